@@ -1,0 +1,43 @@
+//! The labels on everything we manage in Docker, and the owner they name.
+
+use std::collections::BTreeMap;
+
+/// Kind of the owning object, e.g. `PostgresCluster`.
+pub const KIND: &str = "evenkeel.dev/kind";
+/// Namespace of the owning object; empty for cluster-scoped kinds.
+pub const NAMESPACE: &str = "evenkeel.dev/namespace";
+/// Name of the owning object.
+pub const NAME: &str = "evenkeel.dev/name";
+/// The member (instance) this container or volume belongs to, e.g. `awx-db-1`.
+pub const MEMBER: &str = "evenkeel.dev/member";
+/// Uid of the owning object: an object deleted and made again under its name is another owner.
+pub const UID: &str = "evenkeel.dev/uid";
+/// Hash of the container spec it was made from; a different hash means it must be made again.
+pub const SPEC_HASH: &str = "evenkeel.dev/spec-hash";
+
+/// The object that owns a container, volume or network.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Owner {
+    /// Kind, e.g. `PostgresCluster`.
+    pub kind: String,
+    /// Namespace; empty for cluster-scoped kinds.
+    pub namespace: String,
+    /// Name of the object.
+    pub name: String,
+}
+
+impl Owner {
+    /// The labels that name this owner.
+    pub fn labels(&self) -> BTreeMap<String, String> {
+        BTreeMap::from([
+            (KIND.to_owned(), self.kind.clone()),
+            (NAMESPACE.to_owned(), self.namespace.clone()),
+            (NAME.to_owned(), self.name.clone()),
+        ])
+    }
+
+    /// Reads the owner back from labels; `None` if they are not ours.
+    pub fn from_labels<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Option<Self> {
+        Some(Self { kind: get(KIND)?.to_owned(), namespace: get(NAMESPACE)?.to_owned(), name: get(NAME)?.to_owned() })
+    }
+}

@@ -1,0 +1,4 @@
+//! The kinds people write and read: spec, status, defaults, validation. Plain data; no I/O, no clock.
+
+pub mod failure;
+pub mod labels;

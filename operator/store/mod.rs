@@ -1,0 +1,148 @@
+//! Versioned objects: compare-and-set, list and watch. The only room with SQL for objects.
+//!
+//! One monotonic revision counts every write of every resource; an object's
+//! `metadata.resourceVersion` is the revision that wrote it. [`Store`] is the
+//! raw contract (one suite, `tests/it/store_contract.rs`, runs on every
+//! implementation); [`objects`] adds the Kubernetes rules on top.
+
+use std::pin::Pin;
+
+use futures::Stream;
+use serde_json::Value;
+
+use crate::api::failure::{Class, Classify};
+
+/// Where an object lives.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// Lower-case plural with its group, as in a CRD's name: `postgresclusters.evenkeel.dev`, `secrets`.
+    pub resource: String,
+    /// Namespace; empty for cluster-scoped resources.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub name: String,
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.namespace.is_empty() {
+            write!(f, "{}/{}", self.resource, self.name)
+        } else {
+            write!(f, "{}/{}/{}", self.resource, self.namespace, self.name)
+        }
+    }
+}
+
+/// What a write expects to find; anything else is [`Error::Conflict`] or [`Error::AlreadyExists`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    /// No object at this key.
+    Absent,
+    /// The object at exactly this revision.
+    Revision(u64),
+}
+
+/// One change, in revision order. Both sides are carried because a selector may match only one of them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Change {
+    /// The key that changed.
+    pub key: Key,
+    /// The revision of this change.
+    pub revision: u64,
+    /// The object before; `None` when it was created.
+    pub old: Option<Value>,
+    /// The object after; `None` when it was deleted.
+    pub new: Option<Value>,
+}
+
+/// An endless stream of changes; ends with [`Error::Compacted`] if the reader falls behind the window.
+pub type Watch = Pin<Box<dyn Stream<Item = Result<Change, Error>> + Send>>;
+
+/// Versioned objects with compare-and-set and list+watch. A write that returned `Ok` survives a crash.
+#[async_trait::async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// The object at `key`, if any.
+    async fn get(&self, key: &Key) -> Result<Option<Value>, Error>;
+    /// All objects of a resource (of one namespace, if given), ordered by namespace and name,
+    /// and the revision at which this snapshot is true.
+    async fn list(&self, resource: &str, namespace: Option<&str>) -> Result<(Vec<Value>, u64), Error>;
+    /// Writes `value`, with `metadata.resourceVersion` set to the new revision, if `expect` holds. Returns what was written.
+    async fn put(&self, key: &Key, expect: Expect, value: Value) -> Result<Value, Error>;
+    /// Removes the object if it is at `revision`. Returns the last value, carrying the deletion's revision.
+    async fn delete(&self, key: &Key, revision: u64) -> Result<Value, Error>;
+    /// Every change of a resource strictly after `since`. [`Error::Compacted`] if that is older than the window.
+    async fn watch(&self, resource: &str, namespace: Option<&str>, since: u64) -> Result<Watch, Error>;
+    /// The revision of the last write.
+    async fn revision(&self) -> Result<u64, Error>;
+}
+
+/// Why the store refused or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The object is not at the expected revision.
+    #[error("{key} was changed by someone else (expected resourceVersion {expected}, found {})", found.map_or("none".to_owned(), |r| r.to_string()))]
+    Conflict {
+        /// The object.
+        key: Key,
+        /// What the writer had read.
+        expected: u64,
+        /// What is there now, `None` if it is gone.
+        found: Option<u64>,
+    },
+    /// A create found an object.
+    #[error("{key} already exists")]
+    AlreadyExists {
+        /// The object.
+        key: Key,
+    },
+    /// An update or delete found nothing.
+    #[error("{key} not found")]
+    NotFound {
+        /// The object.
+        key: Key,
+    },
+    /// The asked revision is older than the watch window.
+    #[error("resourceVersion {since} is too old; the oldest that can be watched from is {oldest}")]
+    Compacted {
+        /// What was asked.
+        since: u64,
+        /// The oldest that works.
+        oldest: u64,
+    },
+    /// The asked revision has not happened yet.
+    #[error("resourceVersion {since} is in the future; the newest is {newest}")]
+    Future {
+        /// What was asked.
+        since: u64,
+        /// The newest there is.
+        newest: u64,
+    },
+    /// The value is not an object this store can hold.
+    #[error("{key}: {problem}")]
+    Malformed {
+        /// The object.
+        key: Key,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The database below failed (disk full, file removed, I/O).
+    #[error("store: {doing}")]
+    Backend {
+        /// What was being done.
+        doing: &'static str,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl Classify for Error {
+    fn class(&self) -> Class {
+        match self {
+            Self::Conflict { .. } | Self::AlreadyExists { .. } => Class::Conflict,
+            Self::NotFound { .. } => Class::NotFound,
+            Self::Malformed { .. } => Class::Terminal,
+            Self::Compacted { .. } | Self::Future { .. } | Self::Backend { .. } => Class::Transient,
+        }
+    }
+}

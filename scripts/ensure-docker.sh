@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Makes sure a Docker Engine answers: uses the one that runs, else installs the
+# distribution's package and starts it (systemd where it runs, else directly).
+# What it starts directly keeps running when the script ends; the pid is in
+# /run/evenkeel-dockerd.pid.
+set -euo pipefail
+
+engine_answers() { docker version --format '{{.Server.APIVersion}}' >/dev/null 2>&1; }
+
+if command -v docker >/dev/null && engine_answers; then exit 0; fi
+
+if [ "$(id -u)" != 0 ]; then
+  echo "No Docker Engine answers for this user. Run as root to install and start one, or start Docker and try again." >&2
+  exit 1
+fi
+
+if ! command -v dockerd >/dev/null || ! command -v docker >/dev/null; then
+  echo "Installing the Docker Engine from the distribution (docker.io)..."
+  command -v apt-get >/dev/null || { echo "No apt-get here: install a Docker Engine by hand." >&2; exit 1; }
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -q >/dev/null
+  apt-get install -yq --no-install-recommends docker.io iptables ca-certificates >/dev/null
+fi
+
+if [ -d /run/systemd/system ]; then
+  systemctl start docker
+else
+  # A stale pid file of a killed engine stops the next one from starting.
+  if [ -f /var/run/docker.pid ] && ! kill -0 "$(cat /var/run/docker.pid)" 2>/dev/null; then rm -f /var/run/docker.pid; fi
+  setsid nohup dockerd >/var/log/evenkeel-dockerd.log 2>&1 </dev/null &
+  echo $! >/run/evenkeel-dockerd.pid
+fi
+
+for _ in $(seq 1 60); do
+  if engine_answers; then exit 0; fi
+  sleep 0.5
+done
+echo "The Docker Engine did not answer within 30 s. Its last words:" >&2
+tail -n 20 /var/log/evenkeel-dockerd.log >&2 2>/dev/null || journalctl -u docker -n 20 --no-pager >&2 || true
+exit 1
