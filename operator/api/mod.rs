@@ -1,4 +1,7 @@
 //! The kinds people write and read: spec, status, defaults, validation. Plain data; no I/O, no clock.
 
 pub mod failure;
+pub mod invalid;
 pub mod labels;
+pub mod lsn;
+pub mod postgres_cluster;
