@@ -158,8 +158,10 @@ pub struct Seen {
     pub fresh: bool,
     /// The start is held back: it failed just now.
     pub start_held: bool,
-    /// Somebody asked for a start of this run's successor, or a restart of this run.
+    /// The operator asked to restart this very run.
     pub restart_asked: bool,
+    /// An order of a new term came since the postmaster ended (or since boot): the operator has decided.
+    pub ordered_since_stop: bool,
     /// Poll of the running server; `None` until the first one of this run.
     pub server: Option<Server>,
     /// The configuration verified in this run.
@@ -417,9 +419,7 @@ fn lead(seen: &Seen, lead: &Lead, settings: Settings) -> Act {
                 seen.operator_ms.is_some_and(|ms| ms < OPERATOR_DECIDES_MS) || seen.stopped_ms < OPERATOR_DECIDES_MS;
             match () {
                 () if seen.start_held => Act::Wait,
-                () if seen.fresh || seen.restart_asked || !operator_decides => {
-                    Act::Start { standby: false, config: shut }
-                }
+                () if start_pending(seen) || !operator_decides => Act::Start { standby: false, config: shut },
                 () => Act::Wait,
             }
         }
@@ -429,6 +429,11 @@ fn lead(seen: &Seen, lead: &Lead, settings: Settings) -> Act {
         (Postgres::Primary, _) => leading(seen, lead, shut),
         _ => Act::Wait,
     }
+}
+
+/// The postmaster is down but about to start by itself: nothing is to be concluded from its being down.
+pub fn start_pending(seen: &Seen) -> bool {
+    seen.fresh || seen.restart_asked || seen.ordered_since_stop
 }
 
 /// The candidate, still a standby: slots, the new term's commit rule, no session left, all replayed, and only then the promotion.
@@ -464,9 +469,10 @@ fn leading(seen: &Seen, lead: &Lead, shut: Config) -> Act {
     if seen.applied.as_ref() != Some(&wanted) {
         return Act::Apply(wanted);
     }
-    let ensure_app = || Act::EnsureApp { database: lead.database.clone(), owner: lead.owner.clone() };
-    if lead.init.is_some() && !seen.app_ensured {
-        return if seen.credentials { ensure_app() } else { Act::Wait };
+    match (seen.app_ensured, seen.credentials) {
+        (false, true) => return Act::EnsureApp { database: lead.database.clone(), owner: lead.owner.clone() },
+        (false, false) if lead.init.is_some() => return Act::Wait,
+        _ => {}
     }
     if seen.barrier_lsn.is_none() {
         return Act::SetBarrier;
@@ -478,7 +484,7 @@ fn leading(seen: &Seen, lead: &Lead, shut: Config) -> Act {
         // pg_rewind needs the new timeline in the control file; nobody waits for it.
         return Act::Checkpoint;
     }
-    if !seen.app_ensured && seen.credentials && gate == Gate::Open { ensure_app() } else { Act::Wait }
+    Act::Wait
 }
 
 /// The commit rule is in force and everything up to the moment it came into force is flushed by enough of its voters.

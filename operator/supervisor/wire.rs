@@ -227,6 +227,8 @@ pub struct Report {
     pub disk_free: u64,
     /// What is the matter, in words, if something is.
     pub problem: Option<String>,
+    /// The postmaster is down but about to start by itself: a restart, or a start that was ordered.
+    pub start_pending: bool,
     /// SIGTERM came: the container is going down.
     pub terminating: bool,
 }
