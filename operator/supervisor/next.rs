@@ -439,11 +439,12 @@ pub fn start_pending(seen: &Seen) -> bool {
 /// The candidate, still a standby: slots, the new term's commit rule, no session left, all replayed, and only then the promotion.
 fn promotion(seen: &Seen, lead: &Lead, shut: Config) -> Act {
     let Some(server) = &seen.server else { return Act::Poll };
+    if server.slots != lead.slots {
+        // First of all: the other standbys may follow already, and their slots are here.
+        return Act::EnsureSlots(lead.slots.clone());
+    }
     if let Some(act) = ended_behind(seen, shut) {
         return act;
-    }
-    if server.slots != lead.slots {
-        return Act::EnsureSlots(lead.slots.clone());
     }
     if server.receiver || !server.replayed {
         return Act::Poll;

@@ -70,6 +70,36 @@ pub enum Task {
     },
 }
 
+impl std::fmt::Display for Order {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let term = self.term;
+        match &self.task {
+            Task::Prepare => write!(f, "promise term {term}"),
+            Task::Stop { graceful: true } => write!(f, "step down for term {term}"),
+            Task::Stop { graceful: false } => write!(f, "stop at once for term {term}"),
+            Task::Follow(follow) => write!(f, "follow {} in term {term}", follow.leader),
+            Task::Lead(lead) => {
+                let gate = if lead.open { "open" } else { "shut" };
+                let Rule { names, count } = &lead.commit;
+                write!(f, "lead in term {term}, commits need {count} of {} standbys, gate {gate}", names.len())
+            }
+        }
+    }
+}
+
+impl Order {
+    /// The reason of the Event that this order is worth, if it is worth one.
+    pub fn event_reason(&self) -> Option<&'static str> {
+        match &self.task {
+            Task::Prepare => Some("Electing"),
+            Task::Stop { graceful: true } => Some("SteppingDown"),
+            Task::Stop { graceful: false } => Some("Fencing"),
+            Task::Lead(lead) if !lead.open => Some("Promoting"),
+            Task::Lead(_) | Task::Follow(_) => None,
+        }
+    }
+}
+
 impl Task {
     /// The order in which tasks may replace each other within one term: never backwards.
     pub fn rank(&self) -> u8 {
