@@ -1,1 +1,3 @@
-//! (being built)
+//! The kinds' controllers, one folder each: observe, plan, act.
+
+pub mod docker_host;
