@@ -28,6 +28,8 @@ mod protocol;
 pub mod quorum;
 mod secrets;
 mod status;
+#[cfg(test)]
+mod world;
 pub mod workload;
 
 pub use links::{Links, Wake};
