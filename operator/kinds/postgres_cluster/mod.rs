@@ -29,6 +29,8 @@ pub mod quorum;
 mod secrets;
 mod status;
 #[cfg(test)]
+mod scenarios;
+#[cfg(test)]
 mod world;
 pub mod workload;
 

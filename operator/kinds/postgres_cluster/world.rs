@@ -57,6 +57,7 @@ struct Process {
     applied: Option<Config>,
     sessions_ended: bool,
     barrier_lsn: Option<Lsn>,
+    barrier_set: Option<i64>,
     barrier_passed_once: bool,
     app_ensured: bool,
     checkpoint_started: bool,
@@ -349,6 +350,7 @@ impl World {
             applied: process.applied.clone(),
             sessions_ended: process.sessions_ended,
             barrier_lsn: process.barrier_lsn,
+            barrier_ms: process.barrier_set.map_or(0, |at| (self.ms - at) as u64),
             barrier_passed_once: process.barrier_passed_once,
             app_ensured: process.app_ensured,
             checkpoint_started: process.checkpoint_started,
@@ -482,6 +484,7 @@ impl World {
                 let timeline = timeline(&disk.wal);
                 disk.wal.push(Record { timeline, id });
                 process.barrier_lsn = Some(Lsn(disk.wal.len() as u64));
+                process.barrier_set = Some(ms);
             }
             Act::Checkpoint => process.checkpoint_started = true,
             Act::CheckpointForStop => process.checkpointed_for_stop = true,
@@ -676,6 +679,13 @@ impl World {
         self.kill_container(member);
         let name = container_name(&self.object, member);
         self.disks.insert(name, Disk { data: Data::None, ..Disk::default() });
+    }
+
+    /// The container is removed, its volume stays.
+    pub fn forget(&mut self, member: &str) {
+        let name = container_name(&self.object, member);
+        self.boxes.remove(&name);
+        self.last_heard.remove(member);
     }
 
     pub fn primary(&self) -> String {
