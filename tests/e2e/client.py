@@ -18,6 +18,7 @@ import select
 import sys
 import threading
 import time
+from collections import Counter
 
 import psycopg2
 from psycopg2 import extensions
@@ -260,7 +261,7 @@ def compare(records, present):
         "acknowledged": len(acknowledged),
         "found": len(found),
         "lost": sorted(acknowledged - found),
-        "duplicates": sorted(n for n in found if present.count(n) > 1) if len(found) != len(present) else [],
+        "duplicates": sorted(n for n, times in Counter(present).items() if times > 1),
         "phantoms": sorted(found - attempted),
     }
 
