@@ -168,9 +168,9 @@ class Cluster:
     def get(self):
         """The object as stored; None when it is gone."""
         code, out = self.operator.cli_result("get", "postgrescluster", self.name, "-o", "json")
+        if code == 3:  # not found
+            return None
         if code != 0:
-            if "not found" in out.lower():
-                return None
             raise Failed(f"get postgrescluster {self.name}: {out.strip()}")
         return json.loads(out)
 
@@ -335,10 +335,10 @@ def discard(operator):
     shutil.rmtree(operator.data.parent, ignore_errors=True)
 
 
-def writer(cluster, table, **options):
-    """A running writer with some acknowledged rows behind it."""
-    writing = client.Writer(cluster.uri(), table=table, **options).start()
-    if not writing.wait_for_acks(20, 30):
+def writer_for(uri, table, pause, acks=20):
+    """A running writer with this many acknowledged rows behind it."""
+    writing = client.Writer(uri, table=table, pause=pause).start()
+    if not writing.wait_for_acks(acks, 30):
         writing.stop()
         raise Failed(f"the writer got no acknowledgements: {writing.errors[-1:] or writing.records[-1:]}")
     return writing

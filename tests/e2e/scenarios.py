@@ -10,7 +10,7 @@ import time
 
 import client
 import psycopg2
-from harness import Failed, docker, kill_postmaster, wait_until, writer
+from harness import Failed, docker, kill_postmaster, wait_until, writer_for
 
 WRITE_PAUSE = 0.005  # seconds between two rows: leaves the machine to the failover
 AFTER = 50  # rows that must be acknowledged after a disturbance
@@ -33,7 +33,7 @@ class Writes:
         self.probes = []
 
     def __enter__(self):
-        self.writer = writer(self.cluster, self.table, pause=WRITE_PAUSE)
+        self.writer = writer_for(self.uri, self.table, WRITE_PAUSE)
         if self.watch_splits:
             # One more writer on each instance, which takes whatever the instance takes, primary or not.
             for host in client.hosts_of(self.uri):
@@ -412,7 +412,7 @@ def plan_says_that_a_settled_cluster_needs_nothing(cluster):
     """`evenkeel plan` of a settled cluster; and it changes nothing."""
     cluster.settled()
     version = cluster.get()["metadata"]["generation"]
-    cluster.operator.cli("plan", cluster.name)
+    cluster.operator.cli("plan", f"postgrescluster/{cluster.name}")
     expect(cluster.get()["metadata"]["generation"] == version, "plan changed the object")
 
 
