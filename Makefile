@@ -10,7 +10,7 @@ ROUNDS ?= 10
 SECONDS_IDLE ?= 60
 ONLY ?=
 
-.PHONY: help demo test deps fmt lint unit e2e bench-failover bench-idle images crds clean
+.PHONY: help demo test deps static fmt lint unit e2e bench-failover bench-idle images crds clean
 
 help: ## This list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -18,12 +18,18 @@ help: ## This list
 demo: ## Everything from nothing: three instances, a killed primary, the count of lost writes (KEEP=1 leaves it running)
 	@KEEP="$(KEEP)" scripts/demo.sh
 
-test: deps fmt lint unit e2e ## All checks and tests: format, clippy, unit, property, contract, in-process, real Docker
+test: ## All checks and tests: format, clippy, unit, property, contract, in-process, real Docker
+	@$(MAKE) --no-print-directory deps
+	@$(MAKE) --no-print-directory -j2 images static
+	@$(MAKE) --no-print-directory unit e2e
 
 deps:
 	@scripts/ensure-build-deps.sh
 	@scripts/ensure-docker.sh
-	@scripts/ensure-images.sh postgres:15
+
+# In order and as one target, so that images can be made meanwhile.
+static:
+	@$(MAKE) --no-print-directory -j1 fmt lint
 
 fmt: ## Formatting check
 	cargo fmt --check
@@ -31,23 +37,22 @@ fmt: ## Formatting check
 lint: ## Clippy, warnings denied
 	cargo clippy --locked --all-targets -- -D warnings
 
-unit: deps ## Cargo's tests, those against a real Docker Engine among them
+unit: images ## Cargo's tests, those against a real Docker Engine among them
 	EVENKEEL_TEST_DOCKER=1 cargo test --locked
 
-e2e: deps ## The real-Docker suite (ONLY=words runs the scenarios whose name contains one of them)
+e2e: images ## The real-Docker suite (ONLY=words runs the scenarios whose name contains one of them)
 	cargo build --locked
 	tests/e2e/run.sh $(DEBUG) $(ONLY)
 
-bench-failover: deps ## Client-seen write outage beside the floor of the same run (ROUNDS=10)
+bench-failover: images ## Client-seen write outage beside the floor of the same run (ROUNDS=10)
 	cargo build --release --locked
 	PYTHONDONTWRITEBYTECODE=1 $$(scripts/ensure-python.sh) tests/bench/failover.py $(RELEASE) $(ROUNDS)
 
-bench-idle: deps ## CPU and memory of an operator and supervisors with nothing to do
+bench-idle: images ## CPU and memory of an operator and supervisors with nothing to do
 	cargo build --release --locked
 	PYTHONDONTWRITEBYTECODE=1 $$(scripts/ensure-python.sh) tests/bench/idle.py $(RELEASE) $(SECONDS_IDLE)
 
-images: ## The images that tests and demo use: pulled, or built where no registry answers
-	@scripts/ensure-docker.sh
+images: deps ## The images that tests and demo use: pulled, or built where no registry answers
 	@scripts/ensure-images.sh postgres:15
 
 crds: ## Writes crds/ from the types (a test keeps them equal)

@@ -8,9 +8,15 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/ensure-build-deps.sh
 scripts/ensure-docker.sh
 echo "Docker Engine $(docker version --format '{{.Server.Version}}') answers."
-echo "Building the release binary (some minutes the first time)..."
+
+# The image is made while the compiler works; both take minutes the first time.
+scripts/ensure-images.sh postgres:15 &
+images=$!
+trap 'kill "$images" 2>/dev/null || true' EXIT
+echo "Building the release binary..."
 cargo build --release --locked --quiet
+wait "$images"
+trap - EXIT
 triple=$(rustc -vV | sed -n 's/^host: //p')
-scripts/ensure-images.sh postgres:15
 python=$(scripts/ensure-python.sh)
 PYTHONDONTWRITEBYTECODE=1 exec "$python" scripts/demo.py "target/$triple/release/evenkeel"
