@@ -9,6 +9,10 @@ RELEASE = target/$(TRIPLE)/release/evenkeel
 ROUNDS ?= 10
 SECONDS_IDLE ?= 60
 ONLY ?=
+# Cargo minds its own parallelism: inside `make -j` it would take make's tokens.
+CARGO = env -u MAKEFLAGS -u MFLAGS cargo
+FMT = $(CARGO) fmt --check
+LINT = $(CARGO) clippy --locked --all-targets -- -D warnings
 
 .PHONY: help demo test deps static fmt lint unit e2e bench-failover bench-idle images crds clean
 
@@ -29,34 +33,35 @@ deps:
 
 # In order and as one target, so that images can be made meanwhile.
 static:
-	@$(MAKE) --no-print-directory -j1 fmt lint
+	$(FMT)
+	$(LINT)
 
 fmt: ## Formatting check
-	cargo fmt --check
+	$(FMT)
 
 lint: ## Clippy, warnings denied
-	cargo clippy --locked --all-targets -- -D warnings
+	$(LINT)
 
 unit: images ## Cargo's tests, those against a real Docker Engine among them
-	EVENKEEL_TEST_DOCKER=1 cargo test --locked
+	EVENKEEL_TEST_DOCKER=1 $(CARGO) test --locked
 
 e2e: images ## The real-Docker suite (ONLY=words runs the scenarios whose name contains one of them)
-	cargo build --locked
+	$(CARGO) build --locked
 	tests/e2e/run.sh $(DEBUG) $(ONLY)
 
 bench-failover: images ## Client-seen write outage beside the floor of the same run (ROUNDS=10)
-	cargo build --release --locked
+	$(CARGO) build --release --locked
 	PYTHONDONTWRITEBYTECODE=1 $$(scripts/ensure-python.sh) tests/bench/failover.py $(RELEASE) $(ROUNDS)
 
 bench-idle: images ## CPU and memory of an operator and supervisors with nothing to do
-	cargo build --release --locked
+	$(CARGO) build --release --locked
 	PYTHONDONTWRITEBYTECODE=1 $$(scripts/ensure-python.sh) tests/bench/idle.py $(RELEASE) $(SECONDS_IDLE)
 
 images: deps ## The images that tests and demo use: pulled, or built where no registry answers
 	@scripts/ensure-images.sh postgres:15
 
 crds: ## Writes crds/ from the types (a test keeps them equal)
-	UPDATE_CRDS=1 cargo test --locked --test it crds
+	UPDATE_CRDS=1 $(CARGO) test --locked --test it crds
 
 clean: ## Removes what was built here (images and clusters in Docker stay)
 	rm -rf target

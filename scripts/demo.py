@@ -91,7 +91,9 @@ def kill_the_primary_under_writes(cluster):
 def show(cluster, records, moment, status):
     """Prints the timeline and the count. Returns the number of lost rows."""
     failover = status.get("lastFailover") or {}
-    print(f"\nFailover as the operator saw it: {failover.get('from')} -> {failover.get('to')} ({failover.get('cause')})")
+    print(
+        f"\nFailover as the operator saw it: {failover.get('from')} -> {failover.get('to')} ({failover.get('cause')})"
+    )
     at = 0.0
     for step in failover.get("steps", []):
         print(f"  +{at:6.3f} s  {step['step']} ({step['took']:.3f} s)")

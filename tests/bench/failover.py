@@ -71,7 +71,7 @@ def summary(rounds):
         "max": max(outages),
         "rounds": outages,
         "lost": sum(lost for _, lost, *_ in rounds),
-        "told": [told for _, _, told in rounds if told] if rounds and len(rounds[0]) > 2 else [],
+        "told": [told for _, _, *rest in rounds for told in rest if told],
     }
 
 
@@ -125,8 +125,14 @@ def bring_up(binary):
 def keep(name, results, text):
     """Writes results as JSON and as markdown, and prints the latter."""
     OUT.mkdir(parents=True, exist_ok=True)
-    machine = {"kernel": platform.release(), "machine": platform.machine(), "engine": harness.docker("version", "-f", "{{.Server.Version}}").strip()}
-    (OUT / f"{name}.json").write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n", encoding="utf-8")
+    machine = {
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "engine": harness.docker("version", "-f", "{{.Server.Version}}").strip(),
+    }
+    (OUT / f"{name}.json").write_text(
+        json.dumps({"machine": machine, "results": results}, indent=1) + "\n", encoding="utf-8"
+    )
     (OUT / f"{name}.md").write_text(text, encoding="utf-8")
     print(f"\n{text}\nkept: target/bench/{name}.md, {name}.json")
 

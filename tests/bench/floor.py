@@ -1,4 +1,4 @@
-"""The floor of a failover: a hand-made pair of the same image's containers, killed and promoted by this script at once, with no protocol.
+"""The floor of a failover: a hand-made pair of the same image's containers, killed and promoted at once, with no protocol.
 
 What a client sees here is what PostgreSQL, Docker and the client itself cost on
 this machine. Nothing is fenced and nothing is asked first: the script knows who
@@ -59,9 +59,9 @@ class Pair:
     def run(self, *arguments):
         """Starts a container and returns its id; --init, so that the postmaster is not process 1, as with a supervisor."""
         self.made += 1
-        return docker(
-            "run", "-d", "--init", "--label", LABEL, "--network", self.name, "--name", f"{self.name}-{self.made}", *arguments
-        ).strip()
+        name = f"{self.name}-{self.made}"
+        place = ["--label", LABEL, "--network", self.name, "--name", name]
+        return docker("run", "-d", "--init", *place, *arguments).strip()
 
     def inside(self, container, script):
         """Runs a shell script in a container as postgres."""
@@ -73,11 +73,17 @@ class Pair:
 
     def wait_ready(self, container):
         """Waits until it takes connections over TCP (the first start has a phase that does not)."""
-        wait_until("the floor's database is up", lambda: self.inside(container, "pg_isready -q -h 127.0.0.1; echo $?") == "0\n", 60)
+        wait_until(
+            "the floor's database is up",
+            lambda: self.inside(container, "pg_isready -q -h 127.0.0.1; echo $?") == "0\n",
+            60,
+        )
 
     def address(self, container):
         """Its address on the pair's network."""
-        return docker("inspect", "-f", f'{{{{(index .NetworkSettings.Networks "{self.name}").IPAddress}}}}', container).strip()
+        return docker(
+            "inspect", "-f", f'{{{{(index .NetworkSettings.Networks "{self.name}").IPAddress}}}}', container
+        ).strip()
 
     def dsn(self, *containers):
         """A URI of these containers."""
@@ -95,7 +101,9 @@ class Pair:
         self.standby = self.run(
             "-u", "postgres", "-e", f"PGPASSWORD={self.password}", "--entrypoint", "bash", self.image, "-c", clone
         )
-        streaming = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND application_name = 'walreceiver'"
+        streaming = (
+            "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming' AND application_name = 'walreceiver'"
+        )
         wait_until("the floor's standby streams", lambda: self.sql(self.primary, streaming) == "1", 60)
         self.sql(self.primary, "ALTER SYSTEM SET synchronous_standby_names = '*'")
         self.sql(self.primary, "SELECT pg_reload_conf()")

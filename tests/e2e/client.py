@@ -327,7 +327,9 @@ def arguments():
     verbs = parser.add_subparsers(dest="verb", required=True)
     for verb in ("write", "check"):
         sub = verbs.add_parser(verb)
-        sub.add_argument("--uri", default=os.environ.get("DATABASE_URI"), help="libpq URI; - reads it from standard input")
+        sub.add_argument(
+            "--uri", default=os.environ.get("DATABASE_URI"), help="libpq URI; - reads it from standard input"
+        )
         sub.add_argument("--log", required=True, help="JSON-lines file of what was tried")
         sub.add_argument("--table", default=TABLE)
     verbs.choices["write"].add_argument("--seconds", type=float, required=True)

@@ -30,10 +30,18 @@ class Failed(Exception):
 def run(*command, timeout=60, check=True, text=None, env=None):
     """Runs a program to its end and returns its standard output."""
     result = subprocess.run(
-        command, input=text, capture_output=True, text=True, timeout=timeout, check=False, env={**os.environ, **(env or {})}
+        command,
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        env={**os.environ, **(env or {})},
     )
     if check and result.returncode != 0:
-        raise Failed(f"`{' '.join(command)}` ended with {result.returncode}: {result.stderr.strip() or result.stdout.strip()}")
+        raise Failed(
+            f"`{' '.join(command)}` ended with {result.returncode}: {result.stderr.strip() or result.stdout.strip()}"
+        )
     return result.stdout
 
 

@@ -68,6 +68,7 @@ def run(binary, words):
     cluster = harness.Cluster(operator, CLUSTER)
     cluster.clean()
     try:
+
         def a_cluster_of_three_becomes_ready(cluster):
             return f"Ready after {bring_up(cluster):.1f} s"
 
