@@ -223,7 +223,15 @@ mod tests {
             ("ssh://root@db", None),
         ]
         .map(|(endpoint, tls)| problems(endpoint, tls));
-        expect_test::expect![[r#""#]].assert_eq(&told.concat());
+        expect_test::expect![[r#"
+            spec.endpoint: `/var/run/docker.sock` is not a Docker endpoint; write unix:///path or tcp://host:port
+            spec.endpoint: `unix://` names no socket; write unix:///var/run/docker.sock
+            spec.tls.secretName: must not be empty
+            spec.endpoint: `tcp://db` needs a host and a port: tcp://host:port
+            spec.endpoint: `tcp://a:0` needs a host and a port: tcp://host:port
+            spec.tls: a unix:// endpoint takes no TLS; remove it or use tcp://
+            spec.endpoint: `ssh://root@db`: ssh:// is not supported yet; use tcp:// with tls.secretName, or forward the socket with `ssh -L /run/evenkeel/HOST.sock:/var/run/docker.sock HOST` and use unix://
+        "#]].assert_eq(&told.concat());
     }
 
     #[test]

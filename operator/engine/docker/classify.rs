@@ -69,6 +69,16 @@ mod tests {
         ]
         .map(|error| said(error) + "\n")
         .concat();
-        expect_test::expect![[r#""#]].assert_eq(&told);
+        expect_test::expect![[r#"
+            NotFound: Docker host local: not found while starting container db-1: No such container: db-1
+            Conflict: Docker host local: conflict while starting container db-1: Container db-1 is paused
+            Transient: Docker host local refused starting container db-1: driver failed: Bind for 127.0.0.1:5432 failed: port is already allocated
+            Transient: Docker host local refused starting container db-1: invalid reference format
+            Transient: Docker host local does not answer while starting container db-1: no backend
+            Transient: Docker host local refused starting container db-1: toomanyrequests
+            Transient: Docker host local does not answer while starting container db-1: no answer in time
+            Transient: Docker host local does not answer while starting container db-1: there is no socket /run/none.sock; is Docker running?
+            Transient: Docker host local does not answer while starting container db-1: connection refused
+        "#]].assert_eq(&told);
     }
 }

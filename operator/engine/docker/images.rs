@@ -254,7 +254,18 @@ mod tests {
             let change = progress.take(&report).unwrap_or_default();
             told.push_str(&format!("{change} [{progress}]\n"));
         }
-        expect_test::expect![[r#""#]].assert_eq(&told);
+        expect_test::expect![[r#"
+            [asking the registry]
+            Pulling from library/postgres [asking the registry]
+            layer aa: Pulling fs layer [0 % downloaded, 0 of 1 layers done]
+            layer bb: Already exists [0 % downloaded, 1 of 2 layers done]
+            layer aa: Downloading [25 % downloaded, 1 of 2 layers done]
+             [50 % downloaded, 1 of 2 layers done]
+            layer aa: Download complete [100 % downloaded, 1 of 2 layers done]
+            layer aa: Extracting [100 % downloaded, 1 of 2 layers done]
+            layer aa: Pull complete [100 % downloaded, 2 of 2 layers done]
+        "#]]
+        .assert_eq(&told);
     }
 
     #[test]
@@ -267,7 +278,12 @@ mod tests {
         ]
         .map(|message| explain("postgres:99", message) + "\n")
         .concat();
-        expect_test::expect![[r#""#]].assert_eq(&told);
+        expect_test::expect![[r#"
+            its registry has no image postgres:99 for everyone (check the name and the tag; a private one must be put on the host by hand): pull access denied for nosuch, repository does not exist or may require 'docker login'
+            its registry has no image postgres:99 for everyone (check the name and the tag; a private one must be put on the host by hand): manifest for postgres:99 not found: manifest unknown
+            the registry does not answer the host (check its network, or put the image on the host by hand): Get "https://registry-1.docker.io/v2/": dial tcp: lookup registry-1.docker.io: no such host
+            write /var/lib/docker/tmp/x: no space left on device
+        "#]].assert_eq(&told);
     }
 
     #[test]

@@ -171,7 +171,12 @@ mod tests {
                 )
             })
             .concat();
-        expect_test::expect![[r#""#]].assert_eq(&said);
+        expect_test::expect![[r#"
+            172.18.0.0/16 gateway 172.18.0.1 automatic 172.18.128.0/17
+            192.168.16.0/20 gateway 192.168.16.1 automatic 192.168.24.0/21
+            10.1.2.16/28 gateway 10.1.2.17 automatic 10.1.2.24/29
+        "#]]
+        .assert_eq(&said);
     }
 
     #[test]

@@ -177,7 +177,13 @@ mod tests {
             refusal(Tls { key: other, ..good.clone() }),
             refusal(good),
         ];
-        expect_test::expect![[r#""#]].assert_eq(&(told.join("\n") + "\n"));
+        expect_test::expect![[r#"
+            Docker host db-host refused the TLS material of its Secret: ca.crt holds no certificate in PEM
+            Docker host db-host refused the TLS material of its Secret: tls.crt holds no certificate in PEM
+            Docker host db-host refused the TLS material of its Secret: tls.key holds no private key in PEM
+            Docker host db-host refused the TLS material of its Secret: tls.crt and tls.key: keys may not be consistent: KeyMismatch
+            accepted
+        "#]].assert_eq(&(told.join("\n") + "\n"));
     }
 
     /// Answers each connection with the next of these, over mutual TLS if a configuration is given.

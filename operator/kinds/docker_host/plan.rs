@@ -159,12 +159,29 @@ mod tests {
 
     #[test]
     fn a_new_host_is_registered_and_asked_at_once() {
-        check(&host(), Registration::Absent, Answer::NotAsked, expect![[r#""#]]);
+        check(
+            &host(),
+            Registration::Absent,
+            Answer::NotAsked,
+            expect![[r#"
+            step: register Docker host far at tcp://far:2376
+            Ready=Unknown Registering since 10: registering the engine at tcp://far:2376
+            again in 0ns, finished: false
+        "#]],
+        );
     }
 
     #[test]
     fn a_host_that_answers_is_ready() {
-        check(&host(), Registration::Same, info(), expect![[r#""#]]);
+        check(
+            &host(),
+            Registration::Same,
+            info(),
+            expect![[r#"
+            Ready=True Reachable since 10: Docker Engine 20.10.24 answers
+            again in 30s, finished: false
+        "#]],
+        );
         let status = plan(&host(), &Observed { registration: Registration::Same, answer: info() }, at(10)).status;
         assert_eq!((status.reachable, status.capacity), (true, Some(Capacity { cpus: 4, memory: 8 << 30 })));
     }
@@ -173,7 +190,15 @@ mod tests {
     fn a_host_that_went_away_keeps_what_was_known_of_it() {
         let mut known = host();
         known.status = Some(plan(&known, &Observed { registration: Registration::Same, answer: info() }, at(1)).status);
-        check(&known, Registration::Same, away(), expect![[r#""#]]);
+        check(
+            &known,
+            Registration::Same,
+            away(),
+            expect![[r#"
+            Ready=False Unreachable since 10: Docker host far does not answer while asking how it is: connection refused
+            again in 5s, finished: false
+        "#]],
+        );
         let status = plan(&known, &Observed { registration: Registration::Same, answer: away() }, at(10)).status;
         assert_eq!((status.reachable, status.engine_version.as_deref()), (false, Some("20.10.24")));
     }
@@ -182,15 +207,40 @@ mod tests {
     fn a_missing_certificate_is_a_condition_and_nothing_is_done() {
         let missing =
             Registration::Impossible("SecretNotFound", "Secret default/cert of spec.tls does not exist".into());
-        check(&host(), missing, Answer::NotAsked, expect![[r#""#]]);
+        check(
+            &host(),
+            missing,
+            Answer::NotAsked,
+            expect![[r#"
+            Ready=False SecretNotFound since 10: Secret default/cert of spec.tls does not exist
+            again in 5s, finished: false
+        "#]],
+        );
     }
 
     #[test]
     fn a_deleted_host_is_forgotten_and_then_gone() {
         let mut leaving = host();
         leaving.metadata.deletion_timestamp = Some(Time(at(5)));
-        check(&leaving, Registration::Same, info(), expect![[r#""#]]);
-        check(&leaving, Registration::Absent, Answer::NotAsked, expect![[r#""#]]);
+        check(
+            &leaving,
+            Registration::Same,
+            info(),
+            expect![[r#"
+            step: forget Docker host far
+            Ready=False Forgotten since 10: the host is no longer used; what runs there goes on
+            again in 0ns, finished: false
+        "#]],
+        );
+        check(
+            &leaving,
+            Registration::Absent,
+            Answer::NotAsked,
+            expect![[r#"
+            Ready=False Forgotten since 10: the host is no longer used; what runs there goes on
+            again in 0ns, finished: true
+        "#]],
+        );
         let impossible = Registration::Impossible("InvalidEndpoint", "no".into());
         let observed = Observed { registration: impossible, answer: Answer::NotAsked };
         leaving.status = Some(plan(&leaving, &observed, at(6)).status);
