@@ -35,6 +35,13 @@ impl Selector {
         Ok(Self { labels, fields })
     }
 
+    /// The same, and of this name.
+    #[must_use]
+    pub fn and_name(mut self, name: &str) -> Self {
+        self.fields.push(("metadata.name".to_owned(), Match::Equal, name.to_owned()));
+        self
+    }
+
     /// Whether the object is asked for.
     pub fn matches(&self, object: &Value) -> bool {
         let label = |key: &str| object["metadata"]["labels"].get(key).and_then(Value::as_str);

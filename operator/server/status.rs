@@ -143,6 +143,10 @@ impl Refusal {
             Error::AlreadyExists { .. } => Self::already_exists(resource, name),
             Error::Conflict { found: None, .. } => Self::not_found(resource, name),
             Error::Conflict { .. } => Self::conflict(resource, name, MODIFIED),
+            Error::Replaced { expected, found, .. } => {
+                let why = format!("the UID in the precondition ({expected}) does not match the UID in record ({found})");
+                Self::conflict(resource, name, &why)
+            }
             Error::Compacted { since, oldest } => {
                 Self::expired(format!("too old resource version: {since} ({oldest} is the oldest that can be watched from)"))
             }
@@ -150,7 +154,7 @@ impl Refusal {
             Error::Malformed { problem, .. } => {
                 Self::invalid(resource, name, vec![Cause::invalid("", problem.clone())])
             }
-            Error::Backend { .. } => Self::internal(chain(error)),
+            Error::Backend { .. } | Error::InUse { .. } => Self::internal(chain(error)),
         }
     }
 

@@ -205,7 +205,33 @@ mod tests {
         check(
             CLUSTER,
             json!({"metadata": {"name": "db"}, "spec": {"image": "postgres:15"}}),
-            expect![[""]],
+            expect![[r#"
+                {
+                  "metadata": {
+                    "name": "db"
+                  },
+                  "spec": {
+                    "bootstrap": {
+                      "initdb": {
+                        "dataChecksums": true,
+                        "database": "app",
+                        "encoding": "UTF8",
+                        "locale": "C.UTF-8",
+                        "owner": "app"
+                      }
+                    },
+                    "durability": {
+                      "mode": "required"
+                    },
+                    "image": "postgres:15",
+                    "instances": 1,
+                    "parameters": {},
+                    "storage": {
+                      "reclaimPolicy": "Retain"
+                    }
+                  }
+                }
+            "#]],
         );
     }
 
@@ -222,7 +248,16 @@ mod tests {
                     "parameters": {"max_connections": 500},
                 },
             }),
-            expect![[""]],
+            expect![[r#"
+                FieldValueInvalid | spec.imge: Invalid value: unknown field, did you mean "image"?
+                FieldValueInvalid | metadata.name: Invalid value: "DB": must consist of lower case letters, digits, '-' and '.', and start and end with a letter or digit (e.g. 'my-name')
+                FieldValueInvalid | metadata.labels.a: Invalid value: "b c": must be empty or have up to 63 letters, digits, '-', '_' or '.', and start and end with a letter or digit
+                FieldValueRequired | spec.image: Required value
+                FieldValueNotSupported | spec.durability.mode: Unsupported value: "sometimes": must be one of "required", "preferred", "async"
+                FieldValueTypeInvalid | spec.durability.synchronousReplicas: Invalid value: "two": must be a whole number
+                FieldValueInvalid | spec.instances: Invalid value: 0: should be at least 1
+                FieldValueTypeInvalid | spec.parameters.max_connections: Invalid value: 500: must be a string
+            "#]],
         );
     }
 
@@ -234,13 +269,19 @@ mod tests {
                 "metadata": {"name": "db"},
                 "spec": {"image": "postgres:15", "instances": 2, "durability": {"synchronousReplicas": 2}, "foo": 1},
             }),
-            expect![[""]],
+            expect![[r#"
+                FieldValueInvalid | spec.foo: Invalid value: unknown field
+                FieldValueInvalid | spec.durability.synchronousReplicas: Invalid value: is 2, must be less than spec.instances (2): the primary is not its own standby
+            "#]],
         );
     }
 
     #[test]
     fn no_message_repeats_a_secret() {
-        check(("v1", "Secret"), json!({"metadata": {"name": "s"}, "data": {"a": 5}, "type": 7}), expect![[""]]);
+        check(("v1", "Secret"), json!({"metadata": {"name": "s"}, "data": {"a": 5}, "type": 7}), expect![[r#"
+            FieldValueTypeInvalid | data.a: Invalid value: (hidden): must be a string
+            FieldValueTypeInvalid | type: Invalid value: (hidden): must be a string
+        "#]]);
     }
 
     #[test]
