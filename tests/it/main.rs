@@ -1,4 +1,6 @@
 //! In-process tests: one binary, one module a subject.
 
+mod r#loop;
 mod objects_rules;
 mod store_contract;
+mod tidy;
