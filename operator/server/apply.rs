@@ -275,9 +275,12 @@ fn merge(object: &mut Value, wanted: &Value) {
 /// In an apply, null is the same as no opinion.
 fn without_nulls(value: Value) -> Value {
     match value {
-        Value::Object(fields) => {
-            fields.into_iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k, without_nulls(v))).collect::<Map<_, _>>().into()
-        }
+        Value::Object(fields) => fields
+            .into_iter()
+            .filter(|(_, v)| !v.is_null())
+            .map(|(k, v)| (k, without_nulls(v)))
+            .collect::<Map<_, _>>()
+            .into(),
         other => other,
     }
 }
@@ -345,12 +348,13 @@ mod tests {
         let object = apply(&object, "b", json!({"spec": {}}), false).unwrap();
         assert_eq!(object["spec"]["n"], 1);
         let object = apply(&object, "a", json!({"spec": {}}), false).unwrap();
-        assert_eq!(object.get("spec"), None);
+        assert_eq!(object["spec"], json!({}));
     }
 
     #[test]
     fn ownership_is_written_as_fields_v1() {
-        let object = apply(&start(), "a", json!({"kind": "K", "spec": {"n": 1, "list": [1]}, "status": {"x": 1}}), false);
+        let object =
+            apply(&start(), "a", json!({"kind": "K", "spec": {"n": 1, "list": [1]}, "status": {"x": 1}}), false);
         assert_eq!(
             object.unwrap()["metadata"]["managedFields"][0]["fieldsV1"],
             json!({"f:spec": {"f:n": {}, "f:list": {}}})

@@ -37,6 +37,5 @@ pub fn yaml(body: &[u8]) -> Result<Value, Refusal> {
         return Ok(value);
     }
     let text = std::str::from_utf8(body).map_err(|_| Refusal::bad_request("the body is not UTF-8"))?;
-    serde_saphyr::from_str(text)
-        .map_err(|error| Refusal::bad_request(format!("the body is not valid YAML: {error}")))
+    serde_saphyr::from_str(text).map_err(|error| Refusal::bad_request(format!("the body is not valid YAML: {error}")))
 }

@@ -81,7 +81,9 @@ async fn pretend(request: &Request<'_>, only_if: &Preconditions) -> Result<Delet
 fn refused(request: &Request<'_>, error: &store::Error) -> Refusal {
     match error {
         store::Error::Conflict { expected, found: Some(found), .. } => {
-            let why = format!("the ResourceVersion in the precondition ({expected}) does not match the ResourceVersion in record ({found})");
+            let why = format!(
+                "the ResourceVersion in the precondition ({expected}) does not match the ResourceVersion in record ({found})"
+            );
             Refusal::conflict(request.target.resource, &request.key().name, &why)
         }
         other => request.store_refusal(other),
@@ -102,8 +104,11 @@ fn options(params: &Params, headers: &HeaderMap, body: &[u8]) -> Result<Options,
     // What an object owns always goes with it, right after it; a request to keep it must not be taken for granted.
     if !matches!(policy, None | Some("Background" | "Foreground")) {
         let message = "Unsupported value: must be one of \"Background\", \"Foreground\"";
-        return Err(Refusal::unprocessable(format!("propagationPolicy: {message}"))
-            .because(vec![Cause::new("FieldValueNotSupported", "propagationPolicy", message)]));
+        return Err(Refusal::unprocessable(format!("propagationPolicy: {message}")).because(vec![Cause::new(
+            "FieldValueNotSupported",
+            "propagationPolicy",
+            message,
+        )]));
     }
     if sent["orphanDependents"] == true || params.flag("orphanDependents")? {
         return Err(Refusal::unprocessable("orphanDependents: Unsupported value: must be false"));

@@ -356,7 +356,7 @@ mod tests {
         let home = Home::new();
         home.prepare("127.0.0.1:7443").unwrap();
         let (ca, server) = (home.read("pki/ca.crt"), home.read("pki/server.crt"));
-        home.sleep_days(330);
+        home.sleep_days(340);
         home.prepare("127.0.0.1:7443").unwrap();
         assert_ne!(home.read("pki/server.crt"), server, "renewed within 30 days of its end");
         assert_eq!(home.read("pki/ca.crt"), ca);

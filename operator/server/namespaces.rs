@@ -41,10 +41,8 @@ pub async fn require(server: &Server, resource: &Resource, name: &str) -> Result
     match found {
         None => Err(Refusal::not_found(namespaces(), name).into()),
         Some(namespace) if rules::is_deleting(&namespace) => {
-            let message = format!(
-                "{} cannot be created in namespace {name}: it is being terminated",
-                resource.qualified(),
-            );
+            let message =
+                format!("{} cannot be created in namespace {name}: it is being terminated", resource.qualified(),);
             let cause = Cause::new("NamespaceTerminating", "metadata.namespace", "namespace is being terminated");
             Err(Refusal::new(StatusCode::FORBIDDEN, "Forbidden", message).because(vec![cause]).into())
         }

@@ -176,11 +176,7 @@ impl Request<'_> {
     }
 
     /// Server-side apply: makes the object if it is not there.
-    async fn apply(
-        &self,
-        mut wanted: Value,
-        options: &WriteOptions,
-    ) -> Result<(StatusCode, Value, Vec<String>), Stop> {
+    async fn apply(&self, mut wanted: Value, options: &WriteOptions) -> Result<(StatusCode, Value, Vec<String>), Stop> {
         if self.params.get("fieldManager").is_none() {
             let message = "fieldManager: Required value: is required for apply patch";
             return Err(Refusal::unprocessable(message).into());
@@ -269,7 +265,8 @@ impl Request<'_> {
         for (field, expected) in [("apiVersion", resource.api_version()), ("kind", resource.kind.clone())] {
             let found = said(field);
             if found != expected {
-                let message = format!("the {field} in the data ({found:?}) does not match the expected one ({expected:?})");
+                let message =
+                    format!("the {field} in the data ({found:?}) does not match the expected one ({expected:?})");
                 return Err(Refusal::bad_request(message));
             }
         }
@@ -282,7 +279,9 @@ impl Request<'_> {
             match expected {
                 Some(expected) if found.is_empty() => metadata[field] = expected.clone().into(),
                 Some(expected) if found != expected => {
-                    let message = format!("the {field} of the object ({found}) does not match the {field} on the URL ({expected})");
+                    let message = format!(
+                        "the {field} of the object ({found}) does not match the {field} on the URL ({expected})"
+                    );
                     return Err(Refusal::bad_request(message));
                 }
                 _ => {}

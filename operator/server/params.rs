@@ -142,9 +142,8 @@ impl Params {
 
     /// `resourceVersion`, if one was given.
     pub fn revision(&self) -> Result<Option<u64>, Refusal> {
-        let parse = |text: &str| {
-            text.parse().map_err(|_| Refusal::bad_request(format!("invalid resource version {text:?}")))
-        };
+        let parse =
+            |text: &str| text.parse().map_err(|_| Refusal::bad_request(format!("invalid resource version {text:?}")));
         self.get("resourceVersion").map(parse).transpose()
     }
 }
@@ -183,9 +182,8 @@ mod tests {
     fn the_field_manager_defaults_to_the_user_agent() {
         let mut headers = HeaderMap::new();
         headers.insert(header::USER_AGENT, "kubectl/v1.37 (linux)".parse().unwrap());
-        let manager = |uri: &'static str| {
-            Params::parse(&Uri::from_static(uri)).unwrap().write_options(&headers).unwrap().manager
-        };
+        let manager =
+            |uri: &'static str| Params::parse(&Uri::from_static(uri)).unwrap().write_options(&headers).unwrap().manager;
         assert_eq!(manager("/x"), "kubectl");
         assert_eq!(manager("/x?fieldManager=me"), "me");
     }

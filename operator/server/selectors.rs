@@ -30,8 +30,10 @@ impl Selector {
     /// Parses both query parameters; 400 for what is not understood or not supported by the resource.
     pub fn parse(resource: &Resource, labels: Option<&str>, fields: Option<&str>) -> Result<Self, Refusal> {
         let labels = split(labels.unwrap_or_default()).into_iter().map(requirement).collect::<Result<_, _>>()?;
-        let fields =
-            split(fields.unwrap_or_default()).into_iter().map(|term| field(resource, term)).collect::<Result<_, _>>()?;
+        let fields = split(fields.unwrap_or_default())
+            .into_iter()
+            .map(|term| field(resource, term))
+            .collect::<Result<_, _>>()?;
         Ok(Self { labels, fields })
     }
 
@@ -136,10 +138,14 @@ mod tests {
 
     #[test]
     fn label_selectors_match_as_in_kubernetes() {
-        for yes in ["", "app", "app=db", "app==db", "app!=x", "none!=x", "app in (db, web),tier", "app notin (web)", "!x"] {
+        for yes in
+            ["", "app", "app=db", "app==db", "app!=x", "none!=x", "app in (db, web),tier", "app notin (web)", "!x"]
+        {
             assert!(selects(yes, ""), "{yes} should match");
         }
-        for no in ["x", "app=web", "app!=db", "app in (web)", "app notin (db,web)", "x in (a)", "!app", "app=db,tier=tin"] {
+        for no in
+            ["x", "app=web", "app!=db", "app in (web)", "app notin (db,web)", "x in (a)", "!app", "app=db,tier=tin"]
+        {
             assert!(!selects(no, ""), "{no} should not match");
         }
     }

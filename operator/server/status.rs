@@ -144,12 +144,13 @@ impl Refusal {
             Error::Conflict { found: None, .. } => Self::not_found(resource, name),
             Error::Conflict { .. } => Self::conflict(resource, name, MODIFIED),
             Error::Replaced { expected, found, .. } => {
-                let why = format!("the UID in the precondition ({expected}) does not match the UID in record ({found})");
+                let why =
+                    format!("the UID in the precondition ({expected}) does not match the UID in record ({found})");
                 Self::conflict(resource, name, &why)
             }
-            Error::Compacted { since, oldest } => {
-                Self::expired(format!("too old resource version: {since} ({oldest} is the oldest that can be watched from)"))
-            }
+            Error::Compacted { since, oldest } => Self::expired(format!(
+                "too old resource version: {since} ({oldest} is the oldest that can be watched from)"
+            )),
             Error::Future { since, newest } => Self::from_the_future(*since, *newest),
             Error::Malformed { problem, .. } => {
                 Self::invalid(resource, name, vec![Cause::invalid("", problem.clone())])

@@ -278,10 +278,14 @@ mod tests {
 
     #[test]
     fn no_message_repeats_a_secret() {
-        check(("v1", "Secret"), json!({"metadata": {"name": "s"}, "data": {"a": 5}, "type": 7}), expect![[r#"
+        check(
+            ("v1", "Secret"),
+            json!({"metadata": {"name": "s"}, "data": {"a": 5}, "type": 7}),
+            expect![[r#"
             FieldValueTypeInvalid | data.a: Invalid value: (hidden): must be a string
             FieldValueTypeInvalid | type: Invalid value: (hidden): must be a string
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]

@@ -111,10 +111,7 @@ mod tests {
         check("", Ok(View::Whole));
         check("application/json, */*", Ok(View::Whole));
         check("application/vnd.kubernetes.protobuf, */*", Ok(View::Whole));
-        check(
-            "application/json;as=Table;v=v1;g=meta.k8s.io,application/json",
-            Ok(View::Table(Include::Metadata)),
-        );
+        check("application/json;as=Table;v=v1;g=meta.k8s.io,application/json", Ok(View::Table(Include::Metadata)));
         check("application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io", Ok(View::Metadata));
         check("application/json;as=Unheard, application/json", Ok(View::Whole));
         check("text/html", Err(406));
