@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::openapi;
 use super::routes::Route;
 use super::status::Refusal;
 use crate::api::registry::{self, Resource};
@@ -28,6 +29,8 @@ pub fn answer(route: &Route<'_>) -> Result<Value, Refusal> {
             group["apiVersion"] = "v1".into();
             Ok(group)
         }
+        Route::OpenApiIndex => Ok(openapi::index()),
+        Route::OpenApi(name) => openapi::named(name),
         Route::Resources(group, version) => resource_list(group, version),
         _ => Err(Refusal::no_such_path()),
     }

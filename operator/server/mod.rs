@@ -8,6 +8,7 @@ pub mod identity;
 pub mod metadata;
 pub mod namespaces;
 pub mod objects;
+pub mod openapi;
 pub mod params;
 pub mod patch;
 pub mod routes;

@@ -100,8 +100,8 @@ async fn empty_all(objects: &Objects) -> Result<(), store::Error> {
     if going {
         // What is left waits for a finalizer of its own, which no change of a namespace tells.
         let _ = tokio::time::timeout(RECHECK, changes.next()).await;
-    } else {
-        changes.next().await;
+    } else if changes.next().await.is_none() {
+        tokio::time::sleep(RECHECK).await;
     }
     Ok(())
 }

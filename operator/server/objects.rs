@@ -186,6 +186,8 @@ impl Request<'_> {
             return Err(Refusal::bad_request("metadata.managedFields must be nil").into());
         }
         let resource = self.target.resource;
+        // What is owned must be what is stored, or it could not be pruned later.
+        (resource.normalize)(&mut wanted);
         let api_version = resource.api_version();
         let apply = Apply {
             manager: &options.manager,

@@ -18,6 +18,10 @@ pub enum Route<'a> {
     Group(&'a str),
     /// `/api/v1` or `/apis/GROUP/VERSION`: the resources of one group and version.
     Resources(&'a str, &'a str),
+    /// `/openapi/v3`: which documents there are.
+    OpenApiIndex,
+    /// `/openapi/v3/NAME`: the document of one group and version.
+    OpenApi(&'a str),
     /// A collection, an object or a subresource of it.
     Objects(Target),
 }
@@ -50,6 +54,8 @@ pub fn parse(path: &str) -> Result<Route<'_>, Refusal> {
     match segments.as_slice() {
         ["livez" | "readyz" | "healthz", ..] => Ok(Route::Health),
         ["version"] => Ok(Route::Version),
+        ["openapi", "v3"] => Ok(Route::OpenApiIndex),
+        ["openapi", "v3", ..] => Ok(Route::OpenApi(path.trim_start_matches("/openapi/v3/").trim_end_matches('/'))),
         ["api"] => Ok(Route::CoreVersions),
         ["apis"] => Ok(Route::Groups),
         ["apis", group] => Ok(Route::Group(group)),
@@ -105,6 +111,8 @@ mod tests {
         check("/readyz", "Health");
         check("/version/", "Version");
         check("/apis/evenkeel.dev", "Group(\"evenkeel.dev\")");
+        check("/openapi/v3/", "OpenApiIndex");
+        check("/openapi/v3/apis/evenkeel.dev/v1alpha1", "OpenApi(\"apis/evenkeel.dev/v1alpha1\")");
         check("/api/v1/", "Resources(\"\", \"v1\")");
         check("/api/v1/namespaces", "namespaces ns=- name=- Main");
         check("/api/v1/namespaces/a", "namespaces ns=- name=a Main");

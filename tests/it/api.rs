@@ -412,6 +412,22 @@ async fn discovery_leads_to_every_kind() {
 }
 
 #[tokio::test]
+async fn openapi_documents_describe_every_kind() {
+    let api = Api::start().await;
+    let index = api.get("/openapi/v3").await.body;
+    let url = index["paths"]["apis/evenkeel.dev/v1alpha1"]["serverRelativeURL"].as_str().unwrap();
+    let document = api.get(url).await.body;
+    let schema = &document["components"]["schemas"]["dev.evenkeel.v1alpha1.PostgresCluster"];
+    assert_eq!(schema["x-kubernetes-group-version-kind"][0]["kind"], "PostgresCluster");
+    assert!(schema["properties"]["metadata"].is_object());
+    let path = "/apis/evenkeel.dev/v1alpha1/namespaces/{namespace}/postgresclusters/{name}";
+    let types: Vec<&String> =
+        document["paths"][path]["patch"]["requestBody"]["content"].as_object().unwrap().keys().collect();
+    assert!(!types.contains(&&"application/strategic-merge-patch+json".to_owned()));
+    assert_eq!(api.get("/openapi/v3/apis/none/v1").await.code, 404);
+}
+
+#[tokio::test]
 async fn a_secret_keeps_its_plain_text_encoded() {
     let api = Api::start().await;
     let made = api.post(SECRETS, &secret("s", "hunter2")).await;
@@ -425,6 +441,19 @@ async fn a_secret_keeps_its_plain_text_encoded() {
     assert_eq!(fields.iter().map(|c| &c["field"]).collect::<Vec<_>>(), ["data[password]", "type"]);
     let kubectl = api.patch("strategic-merge", &path, &json!({"stringData": {"password": "new"}})).await;
     assert_eq!((kubectl.code, &kubectl.body["data"]["password"]), (200, &json!("bmV3")));
+}
+
+#[tokio::test]
+async fn a_value_dropped_from_an_applied_secret_goes() {
+    let api = Api::start().await;
+    let path = format!("{SECRETS}/s?fieldManager=ann");
+    let mut wanted = secret("s", "x");
+    wanted["stringData"]["extra"] = "y".into();
+    assert_eq!(api.patch("apply", &path, &wanted).await.code, 201);
+    let pruned = api.patch("apply", &path, &secret("s", "x")).await.body;
+    assert_eq!(pruned["data"], json!({"password": "eA=="}));
+    let again = api.patch("apply", &path, &secret("s", "x")).await.body;
+    assert_eq!(again, pruned);
 }
 
 #[tokio::test]
