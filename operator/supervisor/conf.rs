@@ -192,8 +192,8 @@ mod tests {
             passfile: Path::new("/v/pgpass"),
         };
         // Only what differs from a primary without anything is shown.
-        let none = BTreeMap::new();
-        let plain = Facts { minima: &none, settings: &none, ..facts.clone() };
+        let (none, nothing) = (BTreeMap::new(), BTreeMap::new());
+        let plain = Facts { minima: &none, settings: &nothing, ..facts.clone() };
         let base = postgresql_conf(&Config::default(), &plain);
         let text = postgresql_conf(&config, &facts);
         let changed: Vec<&str> = text.lines().filter(|line| !base.lines().any(|other| other == *line)).collect();
@@ -206,13 +206,13 @@ mod tests {
 
     #[test]
     fn a_plain_primary() {
-        let none = BTreeMap::new();
+        let (none, nothing) = (BTreeMap::new(), BTreeMap::new());
         let facts = Facts {
             member: "db-1",
             incarnation: "5f0c",
             generation: 3,
             minima: &none,
-            settings: &none,
+            settings: &nothing,
             passfile: Path::new("/v/pgpass"),
         };
         expect![[]].assert_eq(&postgresql_conf(&Config::default(), &facts));

@@ -104,6 +104,7 @@ mod tests {
             promised: 7,
             order: Some(order),
             unfinished: Some(JobKind::Clone),
+            rewound: Some(3),
         };
         save(folder.path(), &durable).unwrap();
         assert_eq!(load(folder.path()).unwrap(), durable);

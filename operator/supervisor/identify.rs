@@ -4,7 +4,7 @@
 use std::io;
 use std::path::Path;
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::message::{backend, frontend};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -71,7 +71,7 @@ mod tests {
         let Ok(Some(backend::Message::DataRow(row))) = backend::Message::parse(&mut message) else {
             panic!("a data row");
         };
-        assert!(!message.has_remaining());
+        assert!(message.is_empty());
         assert_eq!(answer(&row).ok(), Some((3, Lsn(0x500_0148))));
     }
 }
