@@ -1,5 +1,16 @@
 //! The loop: see, decide, record, do. Knows no kind and no Docker; the only room that reads the clock or draws chance.
 
+pub mod backoff;
+pub mod clock;
+pub mod controller;
+pub mod finalizer;
+pub mod janitor;
+pub mod metrics;
+pub mod queue;
+mod reconcile;
+mod recorder;
+pub mod reflector;
+
 use std::fmt::Display;
 use std::future::Future;
 use std::time::Duration;
@@ -9,6 +20,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::api::failure::Failure;
+
+pub use clock::{Clock, SystemClock};
+pub use controller::{Controller, Trigger};
 
 /// What a planner decided: the status to record and the steps to take, from one and the same look.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,7 +59,7 @@ pub trait Kind: Send + Sync + 'static {
     fn observe(&self, object: &Self::Object) -> impl Future<Output = Result<Self::Observed, Failure>> + Send;
     /// Pure and total: no clock, no chance, no I/O; problems become conditions.
     fn plan(&self, object: &Self::Object, observed: &Self::Observed, now: Timestamp) -> Plan<Self::Step, Self::Status>;
-    /// Performs one step. Already so is success.
+    /// Performs one step; `object` carries the status just recorded. Already so is success.
     fn act(&self, object: &Self::Object, step: &Self::Step) -> impl Future<Output = Result<(), Failure>> + Send;
     /// Keeps in the status of an object whose step failed that it did: called with the recorded status and the failure.
     fn step_failed(&self, status: Self::Status, step: &Self::Step, failure: &Failure, now: Timestamp) -> Self::Status;

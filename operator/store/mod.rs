@@ -5,12 +5,29 @@
 //! raw contract (one suite, `tests/it/store_contract.rs`, runs on every
 //! implementation); [`objects`] adds the Kubernetes rules on top.
 
+pub mod clock;
+pub mod events;
+mod garbage;
+pub mod memory;
+pub mod objects;
+pub mod rules;
+pub mod sqlite;
+
+use std::path::PathBuf;
 use std::pin::Pin;
 
 use futures::Stream;
 use serde_json::Value;
 
 use crate::api::failure::{Class, Classify};
+
+pub use clock::Clock;
+pub use memory::MemoryStore;
+pub use objects::Objects;
+pub use sqlite::SqliteStore;
+
+/// How many changes are kept for watches to resume from, unless told otherwise: hours of a busy operator.
+pub const WINDOW: u64 = 10_000;
 
 /// Where an object lives.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,7 +66,7 @@ pub struct Change {
     pub key: Key,
     /// The revision of this change.
     pub revision: u64,
-    /// The object before; `None` when it was created.
+    /// The object before, at the revision it had then; `None` when it was created.
     pub old: Option<Value>,
     /// The object after; `None` when it was deleted.
     pub new: Option<Value>,
@@ -68,12 +85,16 @@ pub trait Store: Send + Sync + 'static {
     async fn list(&self, resource: &str, namespace: Option<&str>) -> Result<(Vec<Value>, u64), Error>;
     /// Writes `value`, with `metadata.resourceVersion` set to the new revision, if `expect` holds. Returns what was written.
     async fn put(&self, key: &Key, expect: Expect, value: Value) -> Result<Value, Error>;
-    /// Removes the object if it is at `revision`. Returns the last value, carrying the deletion's revision.
+    /// Removes the object if it is at `revision`. Returns the last value, its `resourceVersion` being the deletion's revision.
     async fn delete(&self, key: &Key, revision: u64) -> Result<Value, Error>;
     /// Every change of a resource strictly after `since`. [`Error::Compacted`] if that is older than the window.
     async fn watch(&self, resource: &str, namespace: Option<&str>, since: u64) -> Result<Watch, Error>;
-    /// The revision of the last write.
+    /// The revision of the last write; 0 before the first.
     async fn revision(&self) -> Result<u64, Error>;
+    /// Every object of every resource, ordered by key: for garbage collection and for copies.
+    async fn all(&self) -> Result<Vec<(Key, Value)>, Error>;
+    /// Forgets the changes up to and including `through`; a watch from before it is then [`Error::Compacted`].
+    async fn compact(&self, through: u64) -> Result<(), Error>;
 }
 
 /// Why the store refused or failed.
@@ -101,6 +122,16 @@ pub enum Error {
         /// The object.
         key: Key,
     },
+    /// The object of this name is not the one that was meant: it was deleted and made again.
+    #[error("{key} is another object now (expected uid {expected}, found {found})")]
+    Replaced {
+        /// The object.
+        key: Key,
+        /// The uid that was meant.
+        expected: String,
+        /// The uid that is there.
+        found: String,
+    },
     /// The asked revision is older than the watch window.
     #[error("resourceVersion {since} is too old; the oldest that can be watched from is {oldest}")]
     Compacted {
@@ -125,6 +156,12 @@ pub enum Error {
         /// What is wrong.
         problem: String,
     },
+    /// Another process has this store open.
+    #[error("{} is in use by another evenkeel operator; stop that one first or choose another data folder", path.display())]
+    InUse {
+        /// The store's file.
+        path: PathBuf,
+    },
     /// The database below failed (disk full, file removed, I/O).
     #[error("store: {doing}")]
     Backend {
@@ -139,10 +176,27 @@ pub enum Error {
 impl Classify for Error {
     fn class(&self) -> Class {
         match self {
-            Self::Conflict { .. } | Self::AlreadyExists { .. } => Class::Conflict,
+            Self::Conflict { .. } | Self::AlreadyExists { .. } | Self::Replaced { .. } => Class::Conflict,
             Self::NotFound { .. } => Class::NotFound,
-            Self::Malformed { .. } => Class::Terminal,
+            Self::Malformed { .. } | Self::InUse { .. } => Class::Terminal,
             Self::Compacted { .. } | Self::Future { .. } | Self::Backend { .. } => Class::Transient,
         }
     }
+}
+
+/// The revision an object was written at; `None` if it carries none.
+pub fn revision_of(value: &Value) -> Option<u64> {
+    value["metadata"]["resourceVersion"].as_str()?.parse().ok()
+}
+
+/// Sets `metadata.resourceVersion`, or says why the value cannot be stored.
+fn stamp(key: &Key, mut value: Value, revision: u64) -> Result<Value, Error> {
+    let malformed = |problem: &str| Error::Malformed { key: key.clone(), problem: problem.to_owned() };
+    if key.resource.is_empty() || key.name.is_empty() {
+        return Err(malformed("an object needs a resource and a name"));
+    }
+    let metadata = value.get_mut("metadata").and_then(Value::as_object_mut);
+    let metadata = metadata.ok_or_else(|| malformed("metadata is missing"))?;
+    metadata.insert("resourceVersion".to_owned(), revision.to_string().into());
+    Ok(value)
 }

@@ -1,0 +1,132 @@
+//! The one place that reads the clock and draws chance; everybody else is given the value or a [`Clock`].
+#![allow(clippy::disallowed_methods)]
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rand::Rng;
+use tokio::time::Instant;
+
+pub use crate::store::Clock;
+
+/// The machine's clock and the operating system's chance.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
+    fn random(&self) -> u64 {
+        rand::rng().next_u64()
+    }
+}
+
+/// A clock for tests: starts where it is told, and its chance is a seed's.
+#[derive(Debug)]
+pub struct TestClock {
+    state: Mutex<TestState>,
+    /// Since when it follows tokio's time; `None` if it stands still unless advanced.
+    follows: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct TestState {
+    now: Timestamp,
+    seed: u64,
+}
+
+impl TestClock {
+    /// Stands at `start` until [`TestClock::advance`] is called.
+    pub fn still(start: Timestamp) -> Self {
+        Self { state: Mutex::new(TestState { now: start, seed: 0 }), follows: None }
+    }
+
+    /// Shows `start` now and runs with tokio's time, which tests can pause.
+    pub fn following_tokio(start: Timestamp) -> Self {
+        Self { follows: Some(Instant::now()), ..Self::still(start) }
+    }
+
+    /// Moves the clock forward.
+    pub fn advance(&self, by: Duration) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.now = later(state.now, by);
+    }
+}
+
+impl Clock for TestClock {
+    fn now(&self) -> Timestamp {
+        let now = self.state.lock().unwrap_or_else(PoisonError::into_inner).now;
+        later(now, self.follows.map_or(Duration::ZERO, |start| start.elapsed()))
+    }
+
+    /// SplitMix64: every draw different, the same in every run.
+    fn random(&self) -> u64 {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.seed = state.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (state.seed ^ (state.seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+}
+
+/// The monotonic time that queues and timers run on; tests can pause it.
+pub fn instant() -> Instant {
+    Instant::now()
+}
+
+/// A password of `length` letters and digits (5.9 bits each), safe in a URI and in a shell.
+pub fn password(clock: &dyn Clock, length: usize) -> String {
+    const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+    let pick = |_| char::from(LETTERS[(clock.random() % LETTERS.len() as u64) as usize]);
+    (0..length).map(pick).collect()
+}
+
+/// `duration` times a chance between 0.5 and 1, so that many who failed together do not retry together.
+pub fn jitter(clock: &dyn Clock, duration: Duration) -> Duration {
+    let chance = (clock.random() >> 11) as f64 / (1u64 << 53) as f64;
+    duration.mul_f64(0.5 + chance / 2.0)
+}
+
+/// A time later by `by`; the end of time if that is past it.
+fn later(time: Timestamp, by: Duration) -> Timestamp {
+    time.checked_add(by).unwrap_or(Timestamp::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_still_clock_moves_when_it_is_advanced_only() {
+        let clock = TestClock::still(Timestamp::UNIX_EPOCH);
+        assert_eq!(clock.now(), Timestamp::UNIX_EPOCH);
+        clock.advance(Duration::from_millis(1500));
+        assert_eq!(clock.now().to_string(), "1970-01-01T00:00:01.5Z");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_following_clock_moves_with_paused_time() {
+        let clock = TestClock::following_tokio(Timestamp::UNIX_EPOCH);
+        tokio::time::advance(Duration::from_secs(90)).await;
+        assert_eq!(clock.now().to_string(), "1970-01-01T00:01:30Z");
+    }
+
+    #[test]
+    fn jitter_stays_between_half_and_whole() {
+        let clock = TestClock::still(Timestamp::UNIX_EPOCH);
+        for _ in 0..1000 {
+            let jittered = jitter(&clock, Duration::from_secs(10));
+            assert!((5.0..=10.0).contains(&jittered.as_secs_f64()), "{jittered:?}");
+        }
+    }
+
+    #[test]
+    fn passwords_differ_and_have_the_length_asked_for() {
+        let passwords = [password(&SystemClock, 32), password(&SystemClock, 32)];
+        assert_ne!(passwords[0], passwords[1]);
+        assert!(passwords.iter().all(|word| word.len() == 32 && word.chars().all(|c| c.is_ascii_alphanumeric())));
+    }
+}

@@ -1,0 +1,40 @@
+//! The finalizer protocol: one total match, no effects.
+
+/// The finalizer that keeps a deleted object until what it stands for outside the store is gone.
+pub const FINALIZER: &str = "evenkeel.dev/teardown";
+
+/// What a reconcile of an object does about its finalizer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate {
+    /// Add the finalizer, then go on: nothing is made outside before it is there.
+    Add,
+    /// Go on.
+    Keep,
+    /// Tear down; the finalizer goes when the plan says finished.
+    TearDown,
+    /// Leave the object alone: its teardown is done, others hold it.
+    Leave,
+}
+
+/// The arm for an object that has our finalizer or not and is being deleted or not.
+pub fn gate(has_finalizer: bool, deleting: bool) -> Gate {
+    match (has_finalizer, deleting) {
+        (false, false) => Gate::Add,
+        (true, false) => Gate::Keep,
+        (true, true) => Gate::TearDown,
+        (false, true) => Gate::Leave,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_made_without_a_finalizer_nor_kept_by_ours_once_torn_down() {
+        assert_eq!(gate(false, false), Gate::Add);
+        assert_eq!(gate(true, false), Gate::Keep);
+        assert_eq!(gate(true, true), Gate::TearDown);
+        assert_eq!(gate(false, true), Gate::Leave);
+    }
+}

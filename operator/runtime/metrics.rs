@@ -1,0 +1,45 @@
+//! What a controller counts.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Counters of one kind's controller since it was started.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// Reconciles that found nothing to do.
+    pub settled: Count,
+    /// Reconciles that took steps, all of them done.
+    pub acted: Count,
+    /// Reconciles that ended because somebody else wrote first.
+    pub conflicts: Count,
+    /// Reconciles that failed otherwise.
+    pub failed: Count,
+    /// Reconciles that panicked.
+    pub panics: Count,
+    /// Steps done.
+    pub steps_done: Count,
+    /// Steps that failed.
+    pub steps_failed: Count,
+    /// Keys that were due and waited for a worker when one last looked.
+    pub queue_depth: Count,
+}
+
+/// A number that many tasks may change.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    /// One more.
+    pub fn add(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// This many.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// How many.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,181 @@
+//! One reconcile, the only place where observe, plan and act meet: gate, look, decide, record, do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::clock::{self, Clock};
+use super::finalizer::{FINALIZER, Gate, gate};
+use super::metrics::Metrics;
+use super::recorder::Recorder;
+use super::{Kind, Plan, Significance};
+use crate::api::failure::{Class, Failure};
+use crate::store::events::{Happening, Severity};
+use crate::store::{Key, Objects, rules};
+
+/// The reason of the Event about a step that failed.
+const STEP_FAILED: &str = "StepFailed";
+/// The reason of the Event about an object that cannot be read as its kind.
+const UNREADABLE: &str = "Unreadable";
+
+/// How a reconcile ended that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Done {
+    /// There is nothing (more) to look at.
+    Gone,
+    /// All that was decided is done. `requeue` is the plan's wish.
+    Looked { requeue: Option<Duration> },
+}
+
+/// What a reconcile works with.
+pub(super) struct Reconciler<'a, K: Kind> {
+    pub(super) kind: &'a K,
+    pub(super) objects: &'a Objects,
+    pub(super) clock: &'a dyn Clock,
+    pub(super) metrics: &'a Metrics,
+    pub(super) recorder: &'a Recorder,
+}
+
+impl<K: Kind> Reconciler<'_, K> {
+    /// Brings the object at `key` one decision nearer to what it asks for.
+    pub(super) async fn reconcile(&self, key: &Key) -> Result<Done, Failure> {
+        let Some(mut value) = self.objects.get::<Value>(key).await? else { return Ok(Done::Gone) };
+        tracing::Span::current().record("generation", value["metadata"]["generation"].as_u64());
+        let has_finalizer = rules::finalizers(&value).contains(&FINALIZER);
+        match gate(has_finalizer, rules::is_deleting(&value)) {
+            Gate::Leave => return Ok(Done::Gone),
+            Gate::Add => value = self.objects.update(key, rules::with_finalizer(value, FINALIZER, true)).await?,
+            Gate::Keep | Gate::TearDown => {}
+        }
+        let object = self.read(&value)?;
+        let observed = self.kind.observe(&object).await?;
+        let plan = self.kind.plan(&object, &observed, self.clock.now());
+        self.carry_out(key, value, object, plan).await
+    }
+
+    /// Records what was decided, then does it.
+    async fn carry_out(
+        &self,
+        key: &Key,
+        value: Value,
+        object: K::Object,
+        plan: Plan<K::Step, K::Status>,
+    ) -> Result<Done, Failure> {
+        let torn_down = plan.finished && rules::is_deleting(&value);
+        if torn_down && plan.steps.is_empty() {
+            return self.release(key, value).await;
+        }
+        let status = to_json(&plan.status)?;
+        let (value, object) = if value.get("status") == Some(&status) {
+            (value, object)
+        } else {
+            let recorded = self.record(key, value, status).await?;
+            let object = self.read(&recorded)?;
+            (recorded, object)
+        };
+        if plan.steps.is_empty() {
+            self.metrics.settled.add();
+            return Ok(Done::Looked { requeue: plan.requeue });
+        }
+        self.act(key, &value, &object, &plan).await?;
+        self.metrics.acted.add();
+        if torn_down {
+            return self.release(key, value).await;
+        }
+        Ok(Done::Looked { requeue: plan.requeue })
+    }
+
+    /// Takes the steps in order. The first that fails ends it, and is kept in the status.
+    async fn act(
+        &self,
+        key: &Key,
+        value: &Value,
+        object: &K::Object,
+        plan: &Plan<K::Step, K::Status>,
+    ) -> Result<(), Failure> {
+        let about = Arc::new(reference::<K>(value));
+        for step in &plan.steps {
+            let start = clock::instant();
+            match self.kind.act(object, step).await {
+                Ok(()) => self.step_done(&about, step, start.elapsed()),
+                Err(failure) => {
+                    self.step_failed(&about, step, &failure);
+                    let status = self.kind.step_failed(plan.status.clone(), step, &failure, self.clock.now());
+                    if let Err(error) = self.record(key, value.clone(), to_json(&status)?).await {
+                        tracing::debug!(%error, "the failure could not be kept in the status");
+                    }
+                    return Err(failure);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn step_done(&self, about: &Arc<Value>, step: &K::Step, took: Duration) {
+        self.metrics.steps_done.add();
+        match step.event_reason() {
+            Some(reason) => {
+                tracing::info!(?took, "{step}");
+                self.event(about, Severity::Normal, reason, step.to_string());
+            }
+            None => tracing::debug!(?took, "{step}"),
+        }
+    }
+
+    fn step_failed(&self, about: &Arc<Value>, step: &K::Step, failure: &Failure) {
+        self.metrics.steps_failed.add();
+        tracing::debug!(error = %failure, "failed: {step}");
+        // A conflict says that the decision is outdated, not that something is wrong.
+        if failure.class != Class::Conflict {
+            self.event(about, Severity::Warning, STEP_FAILED, format!("{step}: {failure}"));
+        }
+    }
+
+    /// Writes the status by compare-and-set on the object that was decided upon.
+    async fn record(&self, key: &Key, mut value: Value, status: Value) -> Result<Value, Failure> {
+        value["status"] = status;
+        Ok(self.objects.update_status(key, value).await?)
+    }
+
+    /// Takes our finalizer off an object whose teardown is done.
+    async fn release(&self, key: &Key, value: Value) -> Result<Done, Failure> {
+        self.objects.update(key, rules::with_finalizer(value, FINALIZER, false)).await?;
+        tracing::info!("torn down");
+        Ok(Done::Gone)
+    }
+
+    fn read(&self, value: &Value) -> Result<K::Object, Failure> {
+        // Borrowed, so that the value need not be copied.
+        serde::Deserialize::deserialize(value).map_err(|error: serde_json::Error| {
+            let message = format!("the stored object is not a {}: {error}", K::NAME);
+            self.event(&Arc::new(reference::<K>(value)), Severity::Warning, UNREADABLE, message.clone());
+            Failure::new(Class::Terminal, message)
+        })
+    }
+
+    fn event(&self, about: &Arc<Value>, severity: Severity, reason: &str, message: String) {
+        let happening = Happening { severity, reason: reason.to_owned(), message, at: self.clock.now() };
+        self.recorder.record(Arc::clone(about), happening);
+    }
+}
+
+/// As much of an object as an Event needs.
+fn reference<K: Kind>(value: &Value) -> Value {
+    let metadata = &value["metadata"];
+    json!({
+        "apiVersion": value["apiVersion"],
+        "kind": K::NAME,
+        "metadata": {
+            "namespace": metadata["namespace"],
+            "name": metadata["name"],
+            "uid": metadata["uid"],
+            "resourceVersion": metadata["resourceVersion"],
+        },
+    })
+}
+
+fn to_json(status: &impl serde::Serialize) -> Result<Value, Failure> {
+    let unwritable = |error| Failure::new(Class::Terminal, format!("the status cannot be written as JSON: {error}"));
+    serde_json::to_value(status).map_err(unwritable)
+}

@@ -1,0 +1,61 @@
+//! Writes Events beside the loop, so that no reconcile waits for one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+use crate::store::Objects;
+use crate::store::events::Happening;
+
+/// Events that may wait to be written; what comes on top is dropped and logged.
+const WAITING: usize = 256;
+/// How long Events wait, so that they do not stand in the way of the writes that a failover waits for.
+const CALM: Duration = Duration::from_millis(100);
+
+/// Takes Events without waiting. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Recorder {
+    sender: mpsc::Sender<(Arc<Value>, Happening)>,
+}
+
+impl Recorder {
+    /// A recorder and the task that writes what it takes; the task ends once every clone of the recorder is dropped.
+    pub fn new(objects: Objects) -> (Self, impl Future<Output = ()> + Send) {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        (Self { sender }, write(objects, receiver))
+    }
+
+    /// Has the Event written soon.
+    pub fn record(&self, about: Arc<Value>, happening: Happening) {
+        if let Err(error) = self.sender.try_send((about, happening)) {
+            let (_, happening) = error.into_inner();
+            tracing::warn!(
+                reason = happening.reason,
+                message = happening.message,
+                "too many events; this one is dropped"
+            );
+        }
+    }
+}
+
+async fn write(objects: Objects, mut receiver: mpsc::Receiver<(Arc<Value>, Happening)>) {
+    let mut batch = Vec::new();
+    loop {
+        let Some(first) = receiver.recv().await else { return };
+        sleep(CALM).await;
+        batch.push(first);
+        while let Ok(more) = receiver.try_recv() {
+            batch.push(more);
+        }
+        // Together, for then the store writes them in one go.
+        let written = batch.iter().map(|(about, happening)| objects.record_event(about, happening));
+        for error in join_all(written).await.into_iter().filter_map(Result::err) {
+            tracing::warn!(%error, "an event could not be recorded");
+        }
+        batch.clear();
+    }
+}

@@ -1,0 +1,112 @@
+//! Follows a resource of the store: lists it, then watches it, from where it was after any trouble.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use serde_json::Value;
+use tokio::time::sleep;
+
+use crate::store::{Change, Error, Key, Objects, objects};
+
+/// The wait before a store that failed is asked again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What a follower is told.
+#[derive(Debug)]
+pub enum Told<'a> {
+    /// All there are, at the start and whenever changes may have been missed.
+    Listed(&'a [Key]),
+    /// One change. Every one after the list is told, in order.
+    Changed(&'a Change),
+}
+
+/// Follows `resource` until it is dropped.
+pub async fn follow(objects: Objects, resource: &str, mut tell: impl FnMut(Told<'_>)) {
+    let mut since = None;
+    loop {
+        match session(&objects, resource, &mut since, &mut tell).await {
+            Ok(()) => tracing::debug!(resource, "the watch ended; watching again"),
+            Err(Error::Compacted { .. } | Error::Future { .. }) => {
+                tracing::info!(resource, "the watch fell behind; listing again");
+                since = None;
+                continue;
+            }
+            Err(error) => tracing::warn!(resource, %error, "cannot follow the store; trying again"),
+        }
+        sleep(RETRY).await;
+    }
+}
+
+/// Lists unless it is known where to resume, then watches until something ends it.
+async fn session(
+    objects: &Objects,
+    resource: &str,
+    since: &mut Option<u64>,
+    tell: &mut impl FnMut(Told<'_>),
+) -> Result<(), Error> {
+    let from = match *since {
+        Some(revision) => revision,
+        None => {
+            let (values, revision) = objects.list::<Value>(resource, None).await?;
+            let keys: Vec<Key> = values.iter().map(|value| objects::key_of(resource, value)).collect();
+            tell(Told::Listed(&keys));
+            revision
+        }
+    };
+    *since = Some(from);
+    let mut watch = objects.watch(resource, None, from).await?;
+    while let Some(change) = watch.next().await {
+        let change = change?;
+        tell(Told::Changed(&change));
+        *since = Some(change.revision);
+    }
+    Ok(())
+}
+
+/// Whether a change is one to reconcile for: anything but the status, which is the controller's own word.
+/// Were it not for this, a status that shows a moving number would wake its writer for ever.
+pub fn concerns_controller(change: &Change) -> bool {
+    match (&change.old, &change.new) {
+        (Some(old), Some(new)) => without_status(old) != without_status(new),
+        _ => true,
+    }
+}
+
+fn without_status(value: &Value) -> Value {
+    let mut rest = value.clone();
+    if let Some(object) = rest.as_object_mut() {
+        object.remove("status");
+    }
+    if let Some(metadata) = rest.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("resourceVersion");
+        metadata.remove("managedFields");
+    }
+    rest
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn concerns(old: Option<Value>, new: Option<Value>) -> bool {
+        let key = Key { resource: "toys".into(), namespace: "default".into(), name: "a".into() };
+        concerns_controller(&Change { key, revision: 2, old, new })
+    }
+
+    fn object(revision: &str, spec: &str, status: &str) -> Option<Value> {
+        Some(json!({"metadata": {"resourceVersion": revision}, "spec": spec, "status": status}))
+    }
+
+    #[test]
+    fn a_status_alone_wakes_nobody_and_all_else_does() {
+        assert!(!concerns(object("1", "a", "x"), object("2", "a", "y")));
+        assert!(concerns(object("1", "a", "x"), object("2", "b", "x")));
+        assert!(concerns(None, object("1", "a", "x")));
+        assert!(concerns(object("1", "a", "x"), None));
+        let mut annotated = object("2", "a", "x");
+        annotated.as_mut().unwrap()["metadata"]["annotations"] = json!({"evenkeel.dev/reconcile": "paused"});
+        assert!(concerns(object("1", "a", "x"), annotated));
+    }
+}

@@ -1,0 +1,116 @@
+//! Events: what happened to an object, for people to read. The same again is counted, not stored again.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::objects::{Objects, Part};
+use super::{Error, Key, rules};
+
+/// The resource that Events are stored as.
+pub const EVENTS: &str = "events";
+/// The name that Events are reported under.
+pub const COMPONENT: &str = "evenkeel";
+/// The longest message, in characters, as in Kubernetes.
+const MESSAGE: usize = 1024;
+
+/// Whether an Event tells of the ordinary or of trouble.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// As it should be.
+    Normal,
+    /// Somebody may want to look.
+    Warning,
+}
+
+impl Severity {
+    /// The word in the Event's `type`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Normal => "Normal",
+            Self::Warning => "Warning",
+        }
+    }
+}
+
+/// Something that happened to an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Happening {
+    /// Ordinary or trouble.
+    pub severity: Severity,
+    /// One CamelCase word.
+    pub reason: String,
+    /// What happened, in a sentence. Never a secret.
+    pub message: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+impl Objects {
+    /// Records that something happened to `about` (any whole object) as an Event in its namespace.
+    /// The same object, severity, reason and message again counts up the Event that is there.
+    pub async fn record_event(&self, about: &Value, happening: &Happening) -> Result<Value, Error> {
+        let key = event_key(about, happening);
+        match self.create(&key, event(about, happening, 1, happening.at)).await {
+            Err(Error::AlreadyExists { .. }) => {}
+            outcome => return outcome,
+        }
+        let counted = |old: Value| Ok::<_, Error>(again(old, happening));
+        match self.modify(&key, Part::Main, counted).await {
+            // It expired just now.
+            Err(Error::NotFound { .. }) => self.create(&key, event(about, happening, 1, happening.at)).await,
+            outcome => outcome,
+        }
+    }
+}
+
+/// The same happening always has the same name, so two writers count up one Event.
+fn event_key(about: &Value, happening: &Happening) -> Key {
+    let text = |field: &str| about["metadata"][field].as_str().unwrap_or("");
+    let severity = happening.severity.as_str();
+    let parts = [text("uid"), severity, &happening.reason, &happening.message];
+    let hash = Sha256::digest(parts.join("\0"));
+    let hash: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let namespace = Some(text("namespace")).filter(|name| !name.is_empty()).unwrap_or("default");
+    Key { resource: EVENTS.to_owned(), namespace: namespace.to_owned(), name: format!("{}.{hash}", text("name")) }
+}
+
+fn event(about: &Value, happening: &Happening, count: u64, first: Timestamp) -> Value {
+    let metadata = &about["metadata"];
+    json!({
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {},
+        "involvedObject": {
+            "apiVersion": about["apiVersion"],
+            "kind": about["kind"],
+            "namespace": metadata["namespace"],
+            "name": metadata["name"],
+            "uid": metadata["uid"],
+            "resourceVersion": metadata["resourceVersion"],
+        },
+        "type": happening.severity.as_str(),
+        "reason": happening.reason,
+        "message": happening.message.chars().take(MESSAGE).collect::<String>(),
+        "source": {"component": COMPONENT},
+        "reportingComponent": COMPONENT,
+        "reportingInstance": "",
+        "count": count,
+        "firstTimestamp": rules::seconds(first),
+        "lastTimestamp": rules::seconds(happening.at),
+        "eventTime": microseconds(happening.at),
+    })
+}
+
+/// The Event with one more occurrence.
+fn again(mut event: Value, happening: &Happening) -> Value {
+    event["count"] = json!(event["count"].as_u64().unwrap_or(0) + 1);
+    event["lastTimestamp"] = json!(rules::seconds(happening.at));
+    event["eventTime"] = json!(microseconds(happening.at));
+    event
+}
+
+/// Kubernetes' MicroTime: always six digits.
+fn microseconds(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
+}

@@ -1,0 +1,92 @@
+//! What goes by itself: objects whose owner is gone, Events that are old.
+
+use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
+
+use super::events::EVENTS;
+use super::objects::{Objects, Part, Preconditions};
+use super::{Error, Key, revision_of, rules};
+
+/// How long an Event is kept after it last happened, as in Kubernetes.
+const EVENT_LIFE: SignedDuration = SignedDuration::from_hours(1);
+
+impl Objects {
+    /// Deletes what the removed object `uid` owned. The owner is gone already, so a failure here is logged
+    /// and left to the next [`Objects::sweep`].
+    pub(super) async fn collect(&self, owner: &Key, uid: &str) {
+        if owner.resource == EVENTS {
+            return;
+        }
+        if let Err(error) = self.try_collect(uid).await {
+            tracing::warn!(%owner, %error, "could not delete all that it owned; the next sweep will");
+        }
+    }
+
+    /// Deletes Events that last happened over an hour ago and objects none of whose owners exist. Returns how many.
+    pub async fn sweep(&self) -> Result<usize, Error> {
+        let all = self.store.all().await?;
+        let now = self.clock.now();
+        let mut swept = 0;
+        for (key, value) in &all {
+            let outcome = if key.resource == EVENTS {
+                if !expired(value, now) {
+                    continue;
+                }
+                self.store.delete(key, revision_of(value).unwrap_or(0)).await.map(|_| ())
+            } else {
+                if !orphaned(value, &all) {
+                    continue;
+                }
+                let only_if = Preconditions { revision: revision_of(value), ..Preconditions::default() };
+                self.delete(key, &only_if).await.map(|_| ())
+            };
+            match outcome {
+                Ok(()) => swept += 1,
+                // Somebody was faster, or wrote it: the next sweep sees.
+                Err(Error::NotFound { .. } | Error::Conflict { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(swept)
+    }
+
+    async fn try_collect(&self, uid: &str) -> Result<(), Error> {
+        for (key, value) in self.store.all().await? {
+            let owners = rules::owners(&value);
+            if !owners.contains(&uid) {
+                continue;
+            }
+            let outcome = if owners.len() == 1 {
+                // Deleting may remove, which collects in turn.
+                Box::pin(self.delete(&key, &Preconditions::default())).await.map(|_| ())
+            } else {
+                let disown = |object| Ok::<_, Error>(disowned(object, uid));
+                Box::pin(self.modify(&key, Part::Main, disown)).await.map(|_| ())
+            };
+            match outcome {
+                Ok(()) | Err(Error::NotFound { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn disowned(mut object: Value, uid: &str) -> Value {
+    if let Some(owners) = object["metadata"]["ownerReferences"].as_array_mut() {
+        owners.retain(|owner| owner["uid"] != uid);
+    }
+    object
+}
+
+fn orphaned(value: &Value, all: &[(Key, Value)]) -> bool {
+    let owners = rules::owners(value);
+    let exists = |uid: &&str| all.iter().any(|(_, other)| rules::uid_of(other) == Some(*uid));
+    !owners.is_empty() && !owners.iter().any(exists)
+}
+
+fn expired(event: &Value, now: Timestamp) -> bool {
+    let times = [&event["lastTimestamp"], &event["eventTime"], &event["metadata"]["creationTimestamp"]];
+    let last = times.into_iter().filter_map(Value::as_str).find_map(|time| time.parse::<Timestamp>().ok());
+    last.is_none_or(|last| now.duration_since(last) > EVENT_LIFE)
+}

@@ -1,0 +1,234 @@
+//! Objects by the Kubernetes rules, over any store: what the server and the controllers both write through.
+
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::{Clock, Error, Expect, Key, Store, Watch, clock, revision_of, rules};
+
+/// How often a write that names no resourceVersion is tried anew when somebody else writes in between.
+const ATTEMPTS: usize = 5;
+/// Characters that end a name made from `generateName`.
+const SUFFIX: usize = 5;
+
+/// The objects, by the rules of [`rules`]. Cheap to clone.
+#[derive(Clone)]
+pub struct Objects {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
+/// Which part of an object a write is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Everything but the status.
+    Main,
+    /// The status alone.
+    Status,
+}
+
+/// What must be true of an object for it to be deleted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Preconditions {
+    /// It is this very object, not another of its name.
+    pub uid: Option<String>,
+    /// Nobody wrote it since.
+    pub revision: Option<u64>,
+}
+
+/// What became of a deletion.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Deleted {
+    /// It is gone; this was its last state.
+    Removed(Value),
+    /// It is marked and stays until its finalizers are gone.
+    Pending(Value),
+}
+
+impl Objects {
+    /// Objects in `store`, dated by `clock`.
+    pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
+        Self { store, clock }
+    }
+
+    /// The store below, for what has no rules: revisions, compaction.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The object at `key` as `T` (or as [`Value`]), fresh from the store. [`Error::Malformed`] if it is no `T`.
+    pub async fn get<T: DeserializeOwned>(&self, key: &Key) -> Result<Option<T>, Error> {
+        let value = self.store.get(key).await?;
+        value.map(|value| typed(key, value)).transpose()
+    }
+
+    /// All objects of a resource as `T`, ordered by namespace and name, and the revision of this snapshot.
+    pub async fn list<T: DeserializeOwned>(
+        &self,
+        resource: &str,
+        namespace: Option<&str>,
+    ) -> Result<(Vec<T>, u64), Error> {
+        let (values, revision) = self.store.list(resource, namespace).await?;
+        let typed = values.into_iter().map(|value| typed(&key_of(resource, &value), value));
+        Ok((typed.collect::<Result<_, _>>()?, revision))
+    }
+
+    /// Every change of a resource strictly after `since`, as [`Store::watch`].
+    pub async fn watch(&self, resource: &str, namespace: Option<&str>, since: u64) -> Result<Watch, Error> {
+        self.store.watch(resource, namespace, since).await
+    }
+
+    /// Makes a new object. If `key` has no name, it is made from `metadata.generateName`.
+    pub async fn create(&self, key: &Key, value: Value) -> Result<Value, Error> {
+        let prefix = value["metadata"]["generateName"].as_str().unwrap_or("").to_owned();
+        if !key.name.is_empty() || prefix.is_empty() {
+            return self.create_named(key, value).await;
+        }
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let name = format!("{prefix}{}", clock::suffix(&*self.clock, SUFFIX));
+            match self.create_named(&Key { name, ..key.clone() }, value.clone()).await {
+                Err(Error::AlreadyExists { .. }) if attempts < ATTEMPTS => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Replaces everything but the status and what the server owns. Compare-and-set if `value` carries a
+    /// resourceVersion. A write that changes nothing is none. Taking the last finalizer of a deleted object removes it.
+    pub async fn update(&self, key: &Key, value: Value) -> Result<Value, Error> {
+        self.replace(key, Part::Main, value).await
+    }
+
+    /// Replaces the status and nothing else, by the same terms as [`Objects::update`].
+    pub async fn update_status(&self, key: &Key, value: Value) -> Result<Value, Error> {
+        self.replace(key, Part::Status, value).await
+    }
+
+    /// Reads, lets `change` make the new object, writes; all again if somebody wrote in between.
+    /// A `change` that sets another resourceVersion than it was given pins the write to it.
+    pub async fn modify<E: From<Error>>(
+        &self,
+        key: &Key,
+        part: Part,
+        change: impl Fn(Value) -> Result<Value, E>,
+    ) -> Result<Value, E> {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let old = self.existing(key).await?;
+            let new = change(old.clone())?;
+            let pinned = rules::pinned(key, &new)?;
+            let foreign = pinned.is_some() && pinned != revision_of(&old);
+            match self.replace_old(key, part, old, new).await {
+                Err(Error::Conflict { .. }) if attempts < ATTEMPTS && !foreign => {}
+                outcome => return Ok(outcome?),
+            }
+        }
+    }
+
+    /// Deletes the object, and what it owns; if it has finalizers, marks it to be deleted.
+    pub async fn delete(&self, key: &Key, only_if: &Preconditions) -> Result<Deleted, Error> {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            match self.try_delete(key, only_if).await {
+                Err(Error::Conflict { .. }) if attempts < ATTEMPTS && only_if.revision.is_none() => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn create_named(&self, key: &Key, value: Value) -> Result<Value, Error> {
+        let value = rules::created(key, value, clock::uid(&*self.clock), self.clock.now())?;
+        self.store.put(key, Expect::Absent, value).await
+    }
+
+    async fn existing(&self, key: &Key) -> Result<Value, Error> {
+        let found = self.store.get(key).await?;
+        found.ok_or_else(|| Error::NotFound { key: key.clone() })
+    }
+
+    async fn replace(&self, key: &Key, part: Part, value: Value) -> Result<Value, Error> {
+        let pinned = rules::pinned(key, &value)?;
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let old = self.existing(key).await?;
+            match self.replace_old(key, part, old, value.clone()).await {
+                Err(Error::Conflict { .. }) if attempts < ATTEMPTS && pinned.is_none() => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// One attempt to put `new` in the place of `old`.
+    async fn replace_old(&self, key: &Key, part: Part, old: Value, new: Value) -> Result<Value, Error> {
+        check(key, &old, rules::uid_of(&new), rules::pinned(key, &new)?)?;
+        let new = match part {
+            Part::Main => rules::updated(key, &old, new)?,
+            Part::Status => rules::status_updated(key, &old, &new)?,
+        };
+        if new == old {
+            return Ok(old);
+        }
+        let revision = stored_revision(key, &old)?;
+        if rules::is_deleting(&new) && rules::finalizers(&new).is_empty() {
+            return self.remove(key, revision).await;
+        }
+        self.store.put(key, Expect::Revision(revision), new).await
+    }
+
+    async fn try_delete(&self, key: &Key, only_if: &Preconditions) -> Result<Deleted, Error> {
+        let old = self.existing(key).await?;
+        check(key, &old, only_if.uid.as_deref(), only_if.revision)?;
+        let revision = stored_revision(key, &old)?;
+        if rules::finalizers(&old).is_empty() {
+            return Ok(Deleted::Removed(self.remove(key, revision).await?));
+        }
+        if rules::is_deleting(&old) {
+            return Ok(Deleted::Pending(old));
+        }
+        let marked = rules::marked_deleting(key, &old, self.clock.now())?;
+        Ok(Deleted::Pending(self.store.put(key, Expect::Revision(revision), marked).await?))
+    }
+
+    /// Takes the object out of the store, then what it owned.
+    async fn remove(&self, key: &Key, revision: u64) -> Result<Value, Error> {
+        let removed = self.store.delete(key, revision).await?;
+        if let Some(uid) = rules::uid_of(&removed) {
+            self.collect(key, uid).await;
+        }
+        Ok(removed)
+    }
+}
+
+/// The key of an object that was read from `resource`.
+pub fn key_of(resource: &str, value: &Value) -> Key {
+    let field = |name: &str| value["metadata"][name].as_str().unwrap_or("").to_owned();
+    Key { resource: resource.to_owned(), namespace: field("namespace"), name: field("name") }
+}
+
+fn typed<T: DeserializeOwned>(key: &Key, value: Value) -> Result<T, Error> {
+    serde_json::from_value(value).map_err(|error| Error::Malformed { key: key.clone(), problem: error.to_string() })
+}
+
+/// Refuses a write that was meant for another object or another state of it.
+fn check(key: &Key, old: &Value, uid: Option<&str>, revision: Option<u64>) -> Result<(), Error> {
+    let found = rules::uid_of(old).unwrap_or("");
+    if let Some(expected) = uid.filter(|uid| !uid.is_empty() && *uid != found) {
+        return Err(Error::Replaced { key: key.clone(), expected: expected.to_owned(), found: found.to_owned() });
+    }
+    let found = revision_of(old);
+    match revision {
+        Some(expected) if found != Some(expected) => Err(Error::Conflict { key: key.clone(), expected, found }),
+        _ => Ok(()),
+    }
+}
+
+fn stored_revision(key: &Key, old: &Value) -> Result<u64, Error> {
+    let problem = || "the stored object has no resourceVersion".to_owned();
+    revision_of(old).ok_or_else(|| Error::Malformed { key: key.clone(), problem: problem() })
+}

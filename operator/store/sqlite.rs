@@ -1,0 +1,197 @@
+//! The store in one SQLite file: a task that owns the only writing connection, and a few readers.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+};
+use sqlx::{ConnectOptions, Row};
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use super::{Change, Error, Expect, Key, Store, WINDOW, Watch};
+
+mod tail;
+mod writer;
+
+use tail::Tail;
+use writer::{Deed, Write, Writer};
+
+/// Readers beside the writer: enough for a few lists at once.
+const READERS: u32 = 4;
+/// How long a reader waits for a connection, and SQLite for a lock.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Writes that may wait for the writer before a caller has to.
+const QUEUE: usize = 256;
+/// Changes a watch may be behind before it reads from the file again.
+const LIVE: usize = 256;
+/// The write-ahead log is cut back to this after a checkpoint.
+const WAL_BYTES: &str = "8388608";
+
+/// A [`Store`] in a SQLite file (WAL, every commit synced). Made by [`SqliteStore::open`].
+#[derive(Debug)]
+pub struct SqliteStore {
+    readers: SqlitePool,
+    writes: mpsc::Sender<Write>,
+    changes: broadcast::Sender<Arc<Change>>,
+}
+
+impl SqliteStore {
+    /// Opens the store in the file at `path`, which is made (mode 0600) if it is not there; its folder must be.
+    /// [`Error::InUse`] if another process has it open.
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::open_with_window(path, WINDOW).await
+    }
+
+    /// As [`SqliteStore::open`], remembering only the last `window` changes for watches.
+    pub async fn open_with_window(path: impl AsRef<Path>, window: u64) -> Result<Self, Error> {
+        let path = path.as_ref();
+        let lock = lock(path)?;
+        private_file(path).map_err(backend("creating its file"))?;
+        let options = SqliteConnectOptions::new().filename(path).busy_timeout(PATIENCE).disable_statement_logging();
+        let mut connection = options
+            .clone()
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .pragma("journal_size_limit", WAL_BYTES)
+            .connect()
+            .await
+            .map_err(backend("opening its file"))?;
+        let migrations = sqlx::migrate!("operator/store/migrations");
+        migrations.run(&mut connection).await.map_err(backend("bringing its tables up to date"))?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .min_connections(1)
+            .acquire_timeout(PATIENCE)
+            .test_before_acquire(false)
+            .connect_with(options.pragma("query_only", "ON"))
+            .await
+            .map_err(backend("opening its file to read"))?;
+        let (changes, _) = broadcast::channel(LIVE);
+        let (writes, queue) = mpsc::channel(QUEUE);
+        let writer = Writer::new(connection, changes.clone(), window, lock).await?;
+        tokio::spawn(writer.run(queue));
+        Ok(Self { readers, writes, changes })
+    }
+
+    /// Finishes the writes under way and closes the file. Every later call fails.
+    pub async fn close(&self) {
+        // A writer that is gone already is closed too.
+        let _ = self.write(Deed::Close).await;
+        self.readers.close().await;
+    }
+
+    /// Hands a write to the writer. It is done even if the caller stops waiting for it.
+    async fn write(&self, deed: Deed) -> Result<Value, Error> {
+        let closed = || backend("writing")(std::io::Error::other("the store is closed"));
+        let (reply, outcome) = oneshot::channel();
+        self.writes.send(Write { deed, reply }).await.map_err(|_| closed())?;
+        outcome.await.map_err(|_| closed())?
+    }
+}
+
+#[async_trait::async_trait]
+impl Store for SqliteStore {
+    async fn get(&self, key: &Key) -> Result<Option<Value>, Error> {
+        let row = sqlx::query("SELECT value FROM objects WHERE resource = ?1 AND namespace = ?2 AND name = ?3")
+            .bind(&key.resource)
+            .bind(&key.namespace)
+            .bind(&key.name)
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(backend("reading an object"))?;
+        row.map(|row| json(row.get("value"))).transpose()
+    }
+
+    async fn list(&self, resource: &str, namespace: Option<&str>) -> Result<(Vec<Value>, u64), Error> {
+        // One statement, so the objects and the revision are of one snapshot.
+        let rows = sqlx::query(
+            "SELECT counters.revision AS newest, objects.value AS value FROM counters
+             LEFT JOIN objects ON objects.resource = ?1 AND (?2 IS NULL OR objects.namespace = ?2)
+             ORDER BY objects.namespace, objects.name",
+        )
+        .bind(resource)
+        .bind(namespace)
+        .fetch_all(&self.readers)
+        .await
+        .map_err(backend("listing objects"))?;
+        let newest = rows.first().map_or(0, |row| unsigned(row, "newest"));
+        let texts = rows.iter().filter_map(|row| row.get::<Option<&str>, _>("value"));
+        Ok((texts.map(json).collect::<Result<_, _>>()?, newest))
+    }
+
+    async fn put(&self, key: &Key, expect: Expect, value: Value) -> Result<Value, Error> {
+        self.write(Deed::Put { key: key.clone(), expect, value }).await
+    }
+
+    async fn delete(&self, key: &Key, revision: u64) -> Result<Value, Error> {
+        self.write(Deed::Delete { key: key.clone(), revision }).await
+    }
+
+    async fn watch(&self, resource: &str, namespace: Option<&str>, since: u64) -> Result<Watch, Error> {
+        let live = self.changes.subscribe();
+        let tail = Tail::start(self.readers.clone(), live, resource, namespace, since).await?;
+        Ok(tail.stream())
+    }
+
+    async fn revision(&self) -> Result<u64, Error> {
+        let row = sqlx::query("SELECT revision FROM counters").fetch_one(&self.readers).await;
+        Ok(unsigned(&row.map_err(backend("reading the revision"))?, "revision"))
+    }
+
+    async fn all(&self) -> Result<Vec<(Key, Value)>, Error> {
+        let rows =
+            sqlx::query("SELECT resource, namespace, name, value FROM objects ORDER BY resource, namespace, name")
+                .fetch_all(&self.readers)
+                .await
+                .map_err(backend("reading all objects"))?;
+        rows.iter().map(|row| Ok((key(row), json(row.get("value"))?))).collect()
+    }
+
+    async fn compact(&self, through: u64) -> Result<(), Error> {
+        self.write(Deed::Compact { through }).await.map(|_| ())
+    }
+}
+
+/// Makes sure that this process alone has the store: what another one wrote, our watches would miss.
+fn lock(path: &Path) -> Result<File, Error> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let file = private_file(Path::new(&name)).map_err(backend("creating its lock file"))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::InUse { path: path.to_owned() }),
+        Err(TryLockError::Error(error)) => Err(backend("locking its file")(error)),
+    }
+}
+
+/// Opens the file, made for its owner alone. SQLite gives the same mode to its companions.
+fn private_file(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+fn backend<E: std::error::Error + Send + Sync + 'static>(doing: &'static str) -> impl Fn(E) -> Error {
+    move |source| Error::Backend { doing, source: Box::new(source) }
+}
+
+fn json(text: &str) -> Result<Value, Error> {
+    serde_json::from_str(text).map_err(backend("understanding a stored object"))
+}
+
+fn key(row: &SqliteRow) -> Key {
+    Key { resource: row.get("resource"), namespace: row.get("namespace"), name: row.get("name") }
+}
+
+/// A revision column. They only count up from 0.
+fn unsigned(row: &SqliteRow, column: &str) -> u64 {
+    row.get::<i64, _>(column).unsigned_abs()
+}
+
+/// A revision as SQLite holds it; what does not fit is later than any.
+fn signed(revision: u64) -> i64 {
+    i64::try_from(revision).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,1 @@
+//! The Kubernetes rules as a client sees them, over the memory store.
