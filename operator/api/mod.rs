@@ -1,5 +1,6 @@
 //! The kinds people write and read: spec, status, defaults, validation. Plain data; no I/O, no clock.
 
+pub mod docker_host;
 pub mod failure;
 pub mod invalid;
 pub mod labels;

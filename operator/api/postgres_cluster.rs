@@ -489,6 +489,8 @@ pub struct SwitchoverStatus {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Decisions {
+    /// The term of the last election.
+    pub term: u64,
     /// Where the protocol stands.
     pub stage: Stage,
     /// The members and where they live.

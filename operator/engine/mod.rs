@@ -1,7 +1,19 @@
 //! Docker hosts, in our nouns. The only room that names bollard.
 //!
 //! Every verb is idempotent: already so is success, gone is success for a
-//! removal. Nothing here decides anything; nothing here retries.
+//! removal, a stop and a kill. Nothing here decides anything; nothing here
+//! retries what an engine refused.
+//!
+//! - [`docker`]: the real thing, over bollard.
+//! - [`fake`]: the same in memory, with faults on demand, for tests.
+//! - [`hosts`]: the engines by DockerHost name.
+//! - [`bridge`]: the other end of [`Engine::dial`], inside the container.
+
+pub mod bridge;
+pub mod docker;
+pub mod fake;
+mod hash;
+pub mod hosts;
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -12,6 +24,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::api::failure::{Class, Classify};
 use crate::api::labels::Owner;
+
+/// Where the volume of [`Engine::ensure_binary`] is mounted in a managed container.
+pub const BINARY_DIR: &str = "/evenkeel";
+/// This program inside a managed container.
+pub const BINARY: &str = "/evenkeel/evenkeel";
 
 /// A byte stream to something inside a container.
 pub trait Conversation: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -67,7 +84,7 @@ pub struct ContainerSeen {
     pub labels: BTreeMap<String, String>,
     /// What it is doing.
     pub state: ContainerState,
-    /// Image reference it was made from.
+    /// Image reference it was made from; the image's id if that reference has moved on since.
     pub image: String,
 }
 
@@ -157,26 +174,32 @@ pub trait Engine: Send + Sync + 'static {
     async fn remove_volume(&self, name: &str) -> Result<(), Error>;
     /// Whether the image is on the host.
     async fn has_image(&self, image: &str) -> Result<bool, Error>;
-    /// Pulls the image unless it is there; progress goes to the log at debug level.
+    /// Pulls the image unless it is there. May take minutes: each layer's changes are logged at debug level, a
+    /// summary at info level, and [`Engine::image_progress`] has the latest.
     async fn ensure_image(&self, image: &str) -> Result<(), Error>;
-    /// Puts this process's own binary on the host, in a volume named by its hash. Returns the volume's name.
-    async fn ensure_binary(&self) -> Result<String, Error>;
+    /// How far a pull of this image is, in words; `None` when none is under way.
+    fn image_progress(&self, image: &str) -> Option<String>;
+    /// Puts this process's own binary on the host, in a volume named by its hash. Returns the volume's name; mounted
+    /// read-only at [`BINARY_DIR`] it holds the file [`BINARY`]. `image` is any image on the host; nothing of it is run.
+    async fn ensure_binary(&self, image: &str) -> Result<String, Error>;
     /// Makes the container (does not start it); success if one of that name with the same spec hash is there,
     /// [`Error::Conflict`] if the name is taken by anything else.
     async fn create_container(&self, spec: &ContainerSpec) -> Result<(), Error>;
     /// Starts it.
     async fn start_container(&self, name: &str) -> Result<(), Error>;
-    /// SIGTERM, then SIGKILL after `timeout`.
+    /// SIGTERM, then SIGKILL after `timeout`. A container that is gone is stopped.
     async fn stop_container(&self, name: &str, timeout: Duration) -> Result<(), Error>;
-    /// SIGKILL now.
+    /// SIGKILL, and waits until nothing of it runs; a paused container too. A container that is gone is killed.
     async fn kill_container(&self, name: &str) -> Result<(), Error>;
     /// Resumes a paused container.
     async fn unpause_container(&self, name: &str) -> Result<(), Error>;
     /// Kills and removes the container; named volumes stay.
     async fn remove_container(&self, name: &str) -> Result<(), Error>;
-    /// Opens a stream to an address inside the container (`unix:/path` or `tcp:host:port`), by exec of the injected binary.
+    /// Opens a stream to an address inside the container (`unix:/path` or `tcp:host:port`), by exec of the injected
+    /// binary. `Ok` means connected; dropping the stream disconnects.
     async fn dial(&self, container: &str, address: &str) -> Result<Box<dyn Conversation>, Error>;
-    /// Hints that owned things changed; reconnects by itself for ever, and says `None` after each (re)connect.
+    /// Hints that owned containers changed; reconnects by itself for ever, and says `None` after each (re)connect.
+    /// (Docker's events of volumes and networks carry no labels, so those are not heard.)
     fn events(&self) -> Pin<Box<dyn Stream<Item = EventHint> + Send>>;
 }
 
@@ -224,6 +247,28 @@ pub enum Error {
         /// The engine's words.
         message: String,
     },
+}
+
+impl Error {
+    /// [`Error::Unreachable`] with the cause in words.
+    pub fn unreachable(host: &str, doing: impl Into<String>, cause: impl Into<String>) -> Self {
+        Self::Unreachable { host: host.to_owned(), doing: doing.into(), source: cause.into().into() }
+    }
+
+    /// [`Error::NotFound`].
+    pub fn not_found(host: &str, doing: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::NotFound { host: host.to_owned(), doing: doing.into(), message: message.into() }
+    }
+
+    /// [`Error::Conflict`].
+    pub fn conflict(host: &str, doing: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Conflict { host: host.to_owned(), doing: doing.into(), message: message.into() }
+    }
+
+    /// [`Error::Refused`].
+    pub fn refused(host: &str, doing: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Refused { host: host.to_owned(), doing: doing.into(), message: message.into() }
+    }
 }
 
 impl Classify for Error {

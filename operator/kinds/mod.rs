@@ -1,1 +1,3 @@
-//! (being built)
+//! One folder a kind: observe reads, plan decides, act does. Kinds never name each other.
+
+pub mod postgres_cluster;

@@ -1,0 +1,229 @@
+//! DockerHost: a Docker engine that managed containers may run on.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::invalid::Invalid;
+
+/// The name of the host that stands for this machine's own engine.
+pub const LOCAL: &str = "local";
+
+/// A Docker engine that managed containers may run on.
+#[derive(CustomResource, Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "evenkeel.dev",
+    version = "v1alpha1",
+    kind = "DockerHost",
+    plural = "dockerhosts",
+    shortname = "dh",
+    category = "all",
+    status = "DockerHostStatus",
+    derive = "PartialEq",
+    doc = "A Docker engine that managed containers may run on.",
+    printcolumn = r#"{"name":"Endpoint","type":"string","jsonPath":".spec.endpoint"}"#,
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
+    printcolumn = r#"{"name":"Version","type":"string","jsonPath":".status.engineVersion"}"#,
+    printcolumn = r#"{"name":"CPUs","type":"integer","jsonPath":".status.capacity.cpus"}"#,
+    printcolumn = r#"{"name":"Unschedulable","type":"boolean","jsonPath":".spec.unschedulable","priority":1}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DockerHostSpec {
+    /// Where its API is: `unix:///var/run/docker.sock` or `tcp://host:port`.
+    pub endpoint: String,
+    /// Client certificate for a `tcp://` endpoint with mutual TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsReference>,
+    /// What placement may select on.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Hosts that fail together (rack, room, zone) share this word; copies are spread over different ones. Default: the host's own name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure_domain: Option<String>,
+    /// `true`: no new container is placed here; those that run stay.
+    #[serde(default)]
+    pub unschedulable: bool,
+}
+
+/// A Secret with a client certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TlsReference {
+    /// Secret with the keys `ca.crt`, `tls.crt` and `tls.key` (PEM).
+    pub secret_name: String,
+    /// Namespace of that Secret.
+    #[serde(default = "default_namespace")]
+    pub secret_namespace: String,
+}
+
+fn default_namespace() -> String {
+    "default".to_owned()
+}
+
+/// What was last seen of the host.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DockerHostStatus {
+    /// The `metadata.generation` this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Whether the engine answered when last asked.
+    #[serde(default)]
+    pub reachable: bool,
+    /// Engine version, e.g. `20.10.24`; the last one seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine_version: Option<String>,
+    /// API version in use, e.g. `1.41`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_version: Option<String>,
+    /// Operating system of the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operating_system: Option<String>,
+    /// Machine architecture, e.g. `x86_64`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub architecture: Option<String>,
+    /// What the host has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<Capacity>,
+    /// `Ready`: the engine answers and its version will do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// What a host has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub struct Capacity {
+    /// CPUs.
+    pub cpus: i64,
+    /// Memory in bytes.
+    pub memory: i64,
+}
+
+impl DockerHostSpec {
+    /// Every problem with this spec.
+    pub fn validate(&self) -> Vec<Invalid> {
+        let mut problems = Vec::new();
+        match self.endpoint.parse::<Endpoint>() {
+            Err(message) => problems.push(Invalid::new("spec.endpoint", message)),
+            Ok(Endpoint::Unix { .. }) if self.tls.is_some() => {
+                problems.push(Invalid::new("spec.tls", "a unix:// endpoint takes no TLS; remove it or use tcp://"));
+            }
+            Ok(_) => {}
+        }
+        if self.tls.as_ref().is_some_and(|tls| tls.secret_name.is_empty()) {
+            problems.push(Invalid::new("spec.tls.secretName", "must not be empty"));
+        }
+        if self.failure_domain.as_deref() == Some("") {
+            problems.push(Invalid::new("spec.failureDomain", "must not be empty; leave it out to use the host's own name"));
+        }
+        problems
+    }
+}
+
+impl DockerHost {
+    /// Every problem with this object.
+    pub fn validate(&self) -> Vec<Invalid> {
+        self.spec.validate()
+    }
+}
+
+/// Where a Docker API is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Endpoint {
+    /// A unix socket.
+    Unix {
+        /// Absolute path of the socket.
+        path: String,
+    },
+    /// A TCP port, plain or with TLS.
+    Tcp {
+        /// Host name or address; an IPv6 address in brackets.
+        host: String,
+        /// Port.
+        port: u16,
+    },
+}
+
+impl FromStr for Endpoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once("://") {
+            Some(("unix", path)) if path.starts_with('/') && path.len() > 1 => Ok(Self::Unix { path: path.to_owned() }),
+            Some(("unix", _)) => Err(format!("`{text}` names no socket; write unix:///var/run/docker.sock")),
+            Some(("tcp", address)) => tcp(address).ok_or_else(|| format!("`{text}` needs a host and a port: tcp://host:port")),
+            Some(("ssh", _)) => Err(format!(
+                "`{text}`: ssh:// is not supported yet; use tcp:// with tls.secretName, or forward the socket with \
+                 `ssh -L /run/evenkeel/HOST.sock:/var/run/docker.sock HOST` and use unix://"
+            )),
+            _ => Err(format!("`{text}` is not a Docker endpoint; write unix:///path or tcp://host:port")),
+        }
+    }
+}
+
+fn tcp(address: &str) -> Option<Endpoint> {
+    let (host, port) = address.trim_end_matches('/').rsplit_once(':')?;
+    let bracketed = host.starts_with('[') && host.ends_with(']');
+    let plain = host.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
+    let port = port.parse().ok().filter(|port| *port != 0)?;
+    (!host.is_empty() && (plain || bracketed)).then(|| Endpoint::Tcp { host: host.to_owned(), port })
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix { path } => write!(f, "unix://{path}"),
+            Self::Tcp { host, port } => write!(f, "tcp://{host}:{port}"),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn problems(endpoint: &str, tls: Option<&str>) -> String {
+        let tls = tls.map(|name| TlsReference { secret_name: name.to_owned(), secret_namespace: default_namespace() });
+        let spec = DockerHostSpec { endpoint: endpoint.to_owned(), tls, ..Default::default() };
+        spec.validate().iter().map(|problem| format!("{problem}\n")).collect()
+    }
+
+    #[test]
+    fn endpoints_that_work_have_no_problems() {
+        for endpoint in ["unix:///var/run/docker.sock", "tcp://10.0.0.7:2376", "tcp://[fd00::7]:2376", "tcp://db-host.example:2376/"] {
+            assert_eq!(problems(endpoint, None), "", "{endpoint}");
+        }
+        assert_eq!(problems("tcp://10.0.0.7:2376", Some("host-cert")), "");
+    }
+
+    #[test]
+    fn every_problem_is_told_with_its_path_and_a_way_out() {
+        let told = [("/var/run/docker.sock", None), ("unix://", Some("")), ("tcp://db", None), ("tcp://a:0", None), ("unix:///run/d.sock", Some("x")), ("ssh://root@db", None)]
+            .map(|(endpoint, tls)| problems(endpoint, tls));
+        expect_test::expect![[r#""#]].assert_eq(&told.concat());
+    }
+
+    #[test]
+    fn unknown_fields_are_refused_by_name() {
+        let error = serde_json::from_str::<DockerHostSpec>(r#"{"endpoint":"unix:///d.sock","enpoint":1}"#).unwrap_err();
+        assert!(error.to_string().starts_with("unknown field `enpoint`"), "{error}");
+    }
+
+    #[test]
+    fn the_definition_names_its_scope_columns_and_list_type() {
+        use kube::CustomResourceExt;
+        let crd = serde_json::to_value(DockerHost::crd()).unwrap();
+        assert_eq!(crd["spec"]["scope"], "Cluster");
+        assert_eq!(crd["spec"]["names"]["shortNames"][0], "dh");
+        let status = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"];
+        assert_eq!(status["conditions"]["x-kubernetes-list-type"], "map");
+    }
+}

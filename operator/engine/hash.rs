@@ -1,0 +1,99 @@
+//! The hash of a container spec: equal hash, same container; other hash, make it again.
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::ContainerSpec;
+use crate::api::labels;
+
+impl ContainerSpec {
+    /// The first 16 hex digits of the SHA-256 of the spec's canonical JSON.
+    ///
+    /// Empty and absent fields are left out, so that a field added in a later
+    /// version changes no hash of a container that does not use it.
+    pub fn hash(&self) -> String {
+        let mut canonical = serde_json::to_value(self).expect("a spec is plain data");
+        if let Some(labels) = canonical.get_mut("labels").and_then(Value::as_object_mut) {
+            labels.remove(labels::SPEC_HASH);
+        }
+        prune(&mut canonical);
+        hex(&Sha256::digest(canonical.to_string()))[..16].to_owned()
+    }
+}
+
+/// Takes out of an object what says nothing.
+fn prune(value: &mut Value) {
+    let Value::Object(fields) = value else { return };
+    fields.retain(|_, value| {
+        prune(value);
+        match value {
+            Value::Null => false,
+            Value::Array(items) => !items.is_empty(),
+            Value::Object(fields) => !fields.is_empty(),
+            _ => true,
+        }
+    });
+}
+
+/// Lower-case hex of bytes.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn spec() -> ContainerSpec {
+        ContainerSpec {
+            name: "db-1".into(),
+            hostname: "db-1".into(),
+            image: "postgres:15".into(),
+            entrypoint: vec!["/evenkeel/evenkeel".into(), "supervise".into()],
+            env: BTreeMap::new(),
+            labels: BTreeMap::from([(labels::NAME.to_owned(), "db".to_owned())]),
+            volumes: vec![("db-1-data".into(), "/var/lib/postgresql".into(), false)],
+            tmpfs: BTreeMap::new(),
+            network: "db".into(),
+            address: None,
+            aliases: vec![],
+            ports: vec![],
+            shm_bytes: None,
+            stop_timeout_seconds: 30,
+            memory_bytes: None,
+            nano_cpus: None,
+            restart: true,
+        }
+    }
+
+    #[test]
+    fn a_hash_never_changes_between_versions() {
+        // A change of this value makes every container of every user again: change it only on purpose.
+        expect_test::expect![[r#"e"#]].assert_eq(&spec().hash());
+    }
+
+    #[test]
+    fn every_change_of_the_spec_changes_the_hash() {
+        let changes: [fn(&mut ContainerSpec); 5] = [
+            |s| s.image = "postgres:16".into(),
+            |s| s.volumes[0].2 = true,
+            |s| s.memory_bytes = Some(1),
+            |s| s.restart = false,
+            |s| s.address = Some([10, 0, 0, 2].into()),
+        ];
+        for (number, change) in changes.into_iter().enumerate() {
+            let mut changed = spec();
+            change(&mut changed);
+            assert_ne!(changed.hash(), spec().hash(), "change {number}");
+        }
+    }
+
+    #[test]
+    fn the_hash_label_itself_does_not_count() {
+        let mut labelled = spec();
+        labelled.labels.insert(labels::SPEC_HASH.to_owned(), "0123".to_owned());
+        assert_eq!(labelled.hash(), spec().hash());
+    }
+}

@@ -1,0 +1,211 @@
+//! PostgresCluster: one primary, streaming standbys, promotion by itself.
+//!
+//! `observe` takes one snapshot of Docker and of what the supervisors report,
+//! `plan` decides (placement in `workload.rs`, the protocol in `protocol.rs`
+//! with its arithmetic in `quorum.rs`, what people are told in `status.rs`),
+//! `act` performs. The protocol and its invariants: `docs/protocol.md`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use crate::api::postgres_cluster::PostgresCluster;
+use crate::engine::{ContainerSeen, ContainerSpec, NetworkSpec, VolumeSpec};
+use crate::runtime::Significance;
+use crate::supervisor::wire::{Order, Report};
+
+pub mod plan;
+mod protocol;
+pub mod quorum;
+mod status;
+pub mod workload;
+
+/// The resource in the store.
+pub const RESOURCE: &str = "postgresclusters.evenkeel.dev";
+
+/// What a read brought: a value, or the reason why nothing is known. Unknown is not absent.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Fact<T> {
+    /// It was read.
+    Known(T),
+    /// It could not be read, and why.
+    Unknown(String),
+}
+
+impl<T> Fact<T> {
+    /// The value, if it is known.
+    pub fn known(&self) -> Option<&T> {
+        match self {
+            Self::Known(value) => Some(value),
+            Self::Unknown(_) => None,
+        }
+    }
+}
+
+/// One snapshot of what concerns a cluster.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Observed {
+    /// Containers of the cluster by name.
+    pub containers: Fact<BTreeMap<String, ContainerSeen>>,
+    /// Data volumes of the cluster by name.
+    pub volumes: Fact<BTreeSet<String>>,
+    /// The network's subnet, if it is there.
+    pub network: Fact<Option<(std::net::Ipv4Addr, u8)>>,
+    /// Whether the image is on the host.
+    pub image: Fact<bool>,
+    /// Name of the volume with our binary, once it is there.
+    pub binary: Option<String>,
+    /// What each member's supervisor said last, by member name.
+    pub links: BTreeMap<String, LinkSeen>,
+    /// The cluster's Secrets.
+    pub secrets: SecretsSeen,
+}
+
+/// A supervisor, as its link knows it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LinkSeen {
+    /// The last report, from this container.
+    pub report: Report,
+    /// The stream stands.
+    pub connected: bool,
+    /// Milliseconds since anything was heard.
+    pub silent_ms: u64,
+}
+
+/// The Secrets of a cluster, without what is in them.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct SecretsSeen {
+    /// The Secret that the user named for the owner's password is missing or lacks a key: why.
+    pub source_problem: Option<String>,
+    /// Both of our Secrets are there.
+    pub complete: bool,
+    /// Hash of the passwords in force.
+    pub hash: String,
+    /// `host` of the application's Secret as it stands there: addresses, comma-separated.
+    pub host: String,
+}
+
+/// One deed. All are idempotent; `Display` is the log line, the Event, the dry run and the test's expectation.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Step {
+    /// Passwords are generated where there are none, and the application's Secret says how to connect.
+    EnsureSecrets {
+        /// Addresses of the instances, comma-separated.
+        host: String,
+    },
+    /// Get the image.
+    EnsureImage(String),
+    /// Get our binary onto the host.
+    EnsureBinary {
+        /// An image whose container can hold the volume while it is filled.
+        image: String,
+    },
+    /// Make the network.
+    EnsureNetwork(NetworkSpec),
+    /// Make the data volume.
+    EnsureVolume(VolumeSpec),
+    /// Make the container.
+    CreateContainer(Box<ContainerSpec>),
+    /// Start the container.
+    StartContainer(String),
+    /// Stop and remove the container; its volume stays.
+    RemoveContainer {
+        /// The container.
+        name: String,
+        /// Why.
+        why: String,
+    },
+    /// Remove the data volume and what is in it.
+    RemoveVolume(String),
+    /// Remove the network.
+    RemoveNetwork(String),
+    /// Give an instance its standing order.
+    Order {
+        /// The instance.
+        member: String,
+        /// The order.
+        order: Box<Order>,
+    },
+    /// Give an instance the cluster's passwords.
+    SendCredentials {
+        /// The instance.
+        member: String,
+    },
+    /// Restart the postmaster of an instance.
+    RestartPostgres {
+        /// The instance.
+        member: String,
+        /// The postmaster meant.
+        run: String,
+        /// Why.
+        why: String,
+    },
+    /// Confirm the leader's grant, because too few of its voters can.
+    Renew {
+        /// The leader.
+        member: String,
+        /// The term.
+        term: u64,
+    },
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EnsureSecrets { .. } => write!(f, "write the cluster's Secrets"),
+            Self::EnsureImage(image) => write!(f, "get image {image}"),
+            Self::EnsureBinary { .. } => write!(f, "put the supervisor on the host"),
+            Self::EnsureNetwork(spec) => write!(f, "create network {}", spec.name),
+            Self::EnsureVolume(spec) => write!(f, "create volume {}", spec.name),
+            Self::CreateContainer(spec) => write!(f, "create container {}", spec.name),
+            Self::StartContainer(name) => write!(f, "start container {name}"),
+            Self::RemoveContainer { name, why } => write!(f, "remove container {name}: {why}"),
+            Self::RemoveVolume(name) => write!(f, "remove volume {name} and its data"),
+            Self::RemoveNetwork(name) => write!(f, "remove network {name}"),
+            Self::Order { member, order } => write!(f, "order {member}: {order}"),
+            Self::SendCredentials { member } => write!(f, "give {member} its credentials"),
+            Self::RestartPostgres { member, why, .. } => write!(f, "restart PostgreSQL of {member}: {why}"),
+            Self::Renew { member, term } => write!(f, "confirm {member} as leader of term {term}"),
+        }
+    }
+}
+
+impl Significance for Step {
+    fn event_reason(&self) -> Option<&'static str> {
+        match self {
+            Self::EnsureImage(_) => Some("Pulling"),
+            Self::CreateContainer(_) => Some("Created"),
+            Self::StartContainer(_) => Some("Started"),
+            Self::RemoveContainer { .. } => Some("Removed"),
+            Self::RemoveVolume(_) => Some("VolumeRemoved"),
+            Self::RestartPostgres { .. } => Some("Restarting"),
+            Self::Order { order, .. } => order.event_reason(),
+            Self::EnsureSecrets { .. }
+            | Self::EnsureBinary { .. }
+            | Self::EnsureNetwork(_)
+            | Self::EnsureVolume(_)
+            | Self::RemoveNetwork(_)
+            | Self::SendCredentials { .. }
+            | Self::Renew { .. } => None,
+        }
+    }
+}
+
+/// The name of the container and of the data volume of a member.
+pub fn container_name(object: &PostgresCluster, member: &str) -> String {
+    format!("{}.{member}", namespace(object))
+}
+
+/// The cluster's network.
+pub fn network_name(object: &PostgresCluster) -> String {
+    format!("{}.{}", namespace(object), name(object))
+}
+
+/// `metadata.namespace`; the store never holds a namespaced object without one.
+pub fn namespace(object: &PostgresCluster) -> &str {
+    object.metadata.namespace.as_deref().unwrap_or("default")
+}
+
+/// `metadata.name`.
+pub fn name(object: &PostgresCluster) -> &str {
+    object.metadata.name.as_deref().unwrap_or_default()
+}

@@ -1,0 +1,216 @@
+//! What to do about a cluster: one pure, total function from the object, what was observed and now to a plan.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::protocol::{self, Member, Scene, Trouble};
+use super::{Fact, Observed, Step, container_name, status, workload};
+use crate::api::postgres_cluster::{
+    Decisions, PostgresCluster, PostgresClusterStatus, RECONCILE_ANNOTATION, SWITCHOVER_ANNOTATION, Stage,
+    SwitchoverDecision, SwitchoverStatus,
+};
+use crate::engine::ContainerState;
+use crate::runtime::Plan;
+use crate::supervisor::wire::{Postgres, Report};
+
+/// Something is under way whose end nobody announces.
+const SOON: Duration = Duration::from_millis(500);
+/// Something is not as it should be, but not urgent.
+const DEGRADED: Duration = Duration::from_secs(2);
+/// How long an election may do without a container that could be started, before it is.
+const ELECTION_ALONE: Duration = Duration::from_secs(1);
+/// Settings that a standby may not have lower than its primary: lowering one starts with the primary.
+const PRIMARY_FIRST: [&str; 5] =
+    ["max_connections", "max_locks_per_transaction", "max_prepared_transactions", "max_wal_senders", "max_worker_processes"];
+
+/// The plan of a cluster.
+pub fn plan(object: &PostgresCluster, observed: &Observed, now: Timestamp) -> Plan<Step, PostgresClusterStatus> {
+    let mut status = object.status.clone().unwrap_or_default();
+    if object.metadata.deletion_timestamp.is_some() {
+        return teardown(object, observed, status, now);
+    }
+    let mut d = status.decisions.clone().unwrap_or_else(|| protocol::begin(now));
+    let paused = annotation(object, RECONCILE_ANNOTATION) == Some("paused");
+    let door = observed.secrets.source_problem.clone().map(|message| Trouble { reason: "SecretNotFound", message });
+    if !paused && (door.is_none() || d.stage != Stage::New) {
+        workload::place(object, observed, &mut d);
+    }
+    let before = d.clone();
+    let places = d.members.clone();
+    let scene = scene(object, observed, &places, &d, now);
+    let mut steps = Vec::new();
+    let mut trouble = unknown(observed).or(door);
+    if paused {
+        steps.extend(protocol::renewal(&scene, &d));
+    } else if trouble.as_ref().is_none_or(|_| d.stage != Stage::New) {
+        let stands = protocol::advance(&scene, &mut status, &mut d);
+        if d == before && stands.is_none() && trouble.is_none() {
+            maintain(&scene, observed, &mut status, &mut d, &mut steps);
+        }
+        steps.extend(protocol::orders(&scene, &d, &observed.secrets.hash));
+        steps.extend(protocol::renewal(&scene, &d));
+        steps.extend(workload::removals(object, observed, &d));
+        steps.extend(workload::steps(object, observed, &d, restart_dead(&d, now)));
+        trouble = trouble.or(stands);
+    }
+    let changing = d != before;
+    status::render(&scene, &mut status, &d, trouble, paused);
+    let requeue = requeue(&status, &d, &steps, changing);
+    status.decisions = Some(d);
+    Plan { status, steps, requeue, finished: false }
+}
+
+fn annotation<'a>(object: &'a PostgresCluster, name: &str) -> Option<&'a str> {
+    object.metadata.annotations.as_ref()?.get(name).map(String::as_str)
+}
+
+fn scene<'a>(
+    object: &'a PostgresCluster,
+    observed: &'a Observed,
+    places: &'a [crate::api::postgres_cluster::MemberPlace],
+    d: &Decisions,
+    now: Timestamp,
+) -> Scene<'a> {
+    let leaving = if d.stage == Stage::New { Default::default() } else { workload::leaving(object, d) };
+    let members = places
+        .iter()
+        .map(|place| Member {
+            place,
+            container: observed.containers.known().and_then(|all| all.get(&container_name(object, &place.name))),
+            container_known: observed.containers.known().is_some(),
+            link: observed.links.get(&place.name),
+            leaving: leaving.contains(&place.name),
+        })
+        .collect();
+    Scene { object, members, now }
+}
+
+fn unknown(observed: &Observed) -> Option<Trouble> {
+    let why = match (&observed.containers, &observed.volumes, &observed.network, &observed.image) {
+        (Fact::Unknown(why), ..) => why,
+        (_, Fact::Unknown(why), ..) => why,
+        (_, _, Fact::Unknown(why), _) => why,
+        (_, _, _, Fact::Unknown(why)) => why,
+        _ => return None,
+    };
+    Some(Trouble { reason: "HostUnreachable", message: why.clone() })
+}
+
+/// Dead containers are started again unless an election is under way that may succeed without them.
+fn restart_dead(d: &Decisions, now: Timestamp) -> bool {
+    match d.stage {
+        Stage::New | Stage::Steady => true,
+        Stage::Electing | Stage::Establishing => now.duration_since(d.since).unsigned_abs() >= ELECTION_ALONE,
+    }
+}
+
+/// What may be done to a cluster that is well: a switchover that was asked for, then changes that need a restart, one
+/// instance at a time, standbys first.
+fn maintain(
+    scene: &Scene,
+    observed: &Observed,
+    status: &mut PostgresClusterStatus,
+    d: &mut Decisions,
+    steps: &mut Vec<Step>,
+) {
+    if d.stage != Stage::Steady || asked_switchover(scene, status, d) {
+        return;
+    }
+    let Some(leader) = d.leader.clone() else { return };
+    let whole = scene.members.iter().all(|member| {
+        member.live().is_some_and(|report| matches!(report.postgres, Postgres::Primary | Postgres::Standby))
+            && !member.leaving
+    });
+    if !whole || !d.absent.is_empty() {
+        return;
+    }
+    let standby = scene
+        .members
+        .iter()
+        .filter(|member| member.place.name != leader.member)
+        .find_map(|member| replacement(scene, observed, member));
+    if let Some(step) = standby {
+        steps.push(step);
+        return;
+    }
+    let Some(member) = scene.members.iter().find(|member| member.place.name == leader.member) else { return };
+    let Some(step) = replacement(scene, observed, member) else { return };
+    let request = format!("restart for generation {}", scene.object.metadata.generation.unwrap_or_default());
+    let tried = status.last_switchover.as_ref().is_some_and(|last| last.request == request);
+    let in_place = tried && matches!(step, Step::RestartPostgres { .. }) && primary_first(member.live());
+    if scene.members.len() == 1 || in_place || protocol::cannot_switch_to(scene, d, "").is_some() {
+        steps.push(step);
+    } else {
+        protocol::switch_over(scene, status, d, SwitchoverDecision { request, to: String::new() });
+    }
+}
+
+/// All that waits are settings that were lowered: no standby can lower them before its primary does.
+fn primary_first(report: Option<&Report>) -> bool {
+    report.is_some_and(|report| report.pending_restart.iter().all(|name| PRIMARY_FIRST.contains(&name.as_str())))
+}
+
+/// The step that makes a member what its definition says, if it is not that.
+fn replacement(scene: &Scene, observed: &Observed, member: &Member) -> Option<Step> {
+    let container = member.container?;
+    let spec = workload::container_spec(scene.object, member.place, observed.binary.as_ref()?);
+    if let Some(why) = workload::stale(container, &spec) {
+        return Some(match observed.image {
+            // Nothing is taken away before what replaces it can be had.
+            Fact::Known(true) => Step::RemoveContainer { name: container.name.clone(), why },
+            _ => Step::EnsureImage(scene.object.spec.image.clone()),
+        });
+    }
+    let report = member.live()?;
+    (!report.pending_restart.is_empty() && container.state == ContainerState::Running).then(|| Step::RestartPostgres {
+        member: member.place.name.clone(),
+        run: report.run.clone(),
+        why: format!("{} changed", report.pending_restart.join(", ")),
+    })
+}
+
+/// Takes up or refuses a switchover that was asked for by annotation; `true` if one begins.
+fn asked_switchover(scene: &Scene, status: &mut PostgresClusterStatus, d: &mut Decisions) -> bool {
+    let Some(request) = annotation(scene.object, SWITCHOVER_ANNOTATION) else { return false };
+    if status.last_switchover.as_ref().is_some_and(|last| last.request == request) || answered(status, request) {
+        return false;
+    }
+    let to = request.split_once('/').map(|(_, to)| to).unwrap_or_default();
+    if let Some(refused) = protocol::cannot_switch_to(scene, d, to) {
+        status.last_switchover = Some(SwitchoverStatus { request: request.into(), refused: Some(refused), result: None });
+        return false;
+    }
+    protocol::switch_over(scene, status, d, SwitchoverDecision { request: request.into(), to: to.into() });
+    true
+}
+
+/// A request older than the last promotion was answered before, or came too late.
+fn answered(status: &PostgresClusterStatus, request: &str) -> bool {
+    let asked: Option<Timestamp> = request.split('/').next().and_then(|stamp| stamp.parse().ok());
+    let last = status.last_switchover.as_ref().and_then(|last| last.result.as_ref()).map(|result| result.detected_at);
+    matches!((asked, last), (Some(asked), Some(last)) if asked <= last)
+}
+
+fn requeue(status: &PostgresClusterStatus, d: &Decisions, steps: &[Step], changing: bool) -> Option<Duration> {
+    if changing || d.stage != Stage::Steady || steps.iter().any(|step| !matches!(step, Step::Renew { .. })) {
+        return Some(SOON);
+    }
+    (status.phase != "Healthy" || !d.absent.is_empty() || !steps.is_empty()).then_some(DEGRADED)
+}
+
+fn teardown(
+    object: &PostgresCluster,
+    observed: &Observed,
+    mut status: PostgresClusterStatus,
+    now: Timestamp,
+) -> Plan<Step, PostgresClusterStatus> {
+    let steps = workload::teardown(object, observed);
+    let finished = steps.as_ref().is_some_and(Vec::is_empty);
+    status.phase = "Deleting".into();
+    if let Some(trouble) = unknown(observed) {
+        let verdict = ("False", trouble.reason.to_owned(), trouble.message);
+        status::set(&mut status.conditions, "Ready", verdict, status.observed_generation, now);
+    }
+    Plan { status, steps: steps.unwrap_or_default(), requeue: (!finished).then_some(SOON), finished }
+}

@@ -1,0 +1,234 @@
+//! What people are told of a cluster: phase, instances, endpoints, conditions. Pure; decides nothing.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+use super::protocol::{Member, Scene, Trouble};
+use crate::api::postgres_cluster::{
+    Decisions, DurabilityMode, Endpoints, InstanceStatus, PostgresClusterStatus, Stage,
+};
+use crate::engine::ContainerState;
+use crate::supervisor::wire::{self, JobKind, Postgres, Report};
+
+/// Fills in all of the status that nobody reads back.
+pub fn render(scene: &Scene, status: &mut PostgresClusterStatus, d: &Decisions, trouble: Option<Trouble>, paused: bool) {
+    status.observed_generation = scene.object.metadata.generation.unwrap_or_default();
+    status.term = d.term;
+    status.primary = d.leader.as_ref().map(|leader| leader.member.clone());
+    status.instances = scene.members.iter().map(|member| instance(scene, d, member)).collect();
+    status.ready_instances = status.instances.iter().filter(|i| matches!(i.state.as_str(), "running" | "streaming")).count() as u32;
+    let leader = status.primary.as_ref().and_then(|name| scene.members.iter().find(|m| m.place.name == *name));
+    let leader_report = leader.and_then(Member::live);
+    status.timeline = leader_report.and_then(|report| report.timeline).or(status.timeline);
+    status.endpoints = endpoints(scene, d);
+    let wanted = scene.object.spec.instances;
+    let serving = d.stage == Stage::Steady && !status.endpoints.read_write.is_empty();
+    let whole = status.ready_instances >= wanted && status.instances.len() == wanted as usize;
+    status.phase = phase(d, serving, whole, paused, status).into();
+    let ready = match (&trouble, serving) {
+        (Some(trouble), _) if !serving || trouble.reason == "CommitsWait" => no(trouble.reason, trouble.message.clone()),
+        (_, false) => no("Starting", "nothing takes writes yet".into()),
+        (_, true) if !whole => no("InstancesNotReady", not_ready(status)),
+        _ => yes("Serving", format!("{} takes writes; all instances are ready", status.primary.as_deref().unwrap_or_default())),
+    };
+    let progressing = match &trouble {
+        _ if paused => no("Paused", "reconciliation is paused by annotation".into()),
+        Some(trouble) if !serving => yes(trouble.reason, trouble.message.clone()),
+        _ if !whole => yes("InstancesNotReady", not_ready(status)),
+        _ => match status.instances.iter().find(|instance| !instance.pending_restart.is_empty()) {
+            Some(instance) => {
+                let settings = instance.pending_restart.join(", ");
+                yes("PendingRestart", format!("{} waits for a restart: {settings}", instance.name))
+            }
+            None => no("Settled", "everything is as declared".into()),
+        },
+    };
+    let degraded = match degraded(scene, d, status, trouble.as_ref(), whole) {
+        Some((reason, message)) => yes(reason, message),
+        None => no("Redundant", redundancy(scene, d)),
+    };
+    for (kind, condition) in [("Ready", ready), ("Progressing", progressing), ("Degraded", degraded)] {
+        set(&mut status.conditions, kind, condition, status.observed_generation, scene.now);
+    }
+}
+
+type Verdict = (&'static str, String, String);
+
+fn yes(reason: &str, message: String) -> Verdict {
+    ("True", reason.to_owned(), message)
+}
+
+fn no(reason: &str, message: String) -> Verdict {
+    ("False", reason.to_owned(), message)
+}
+
+/// Sets a condition; its transition time moves only when its status does.
+pub fn set(conditions: &mut Vec<Condition>, kind: &str, verdict: Verdict, generation: i64, now: Timestamp) {
+    let (status, reason, message) = verdict;
+    let old = conditions.iter().position(|condition| condition.type_ == kind);
+    let since = old.map(|at| &conditions[at]).filter(|old| old.status == status);
+    let condition = Condition {
+        type_: kind.into(),
+        last_transition_time: since.map_or_else(|| Time(whole_seconds(now)), |old| old.last_transition_time.clone()),
+        observed_generation: Some(generation),
+        status: status.into(),
+        reason,
+        message,
+    };
+    match old {
+        Some(at) => conditions[at] = condition,
+        None => conditions.push(condition),
+    }
+}
+
+fn whole_seconds(now: Timestamp) -> Timestamp {
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
+}
+
+fn phase(d: &Decisions, serving: bool, whole: bool, paused: bool, status: &PostgresClusterStatus) -> &'static str {
+    match d.stage {
+        _ if paused => "Paused",
+        Stage::Steady if serving && whole => "Healthy",
+        Stage::Steady if serving => "Degraded",
+        Stage::Steady => "Unavailable",
+        Stage::New => "Pending",
+        Stage::Establishing if status.last_failover.is_none() && d.switchover.is_none() => "Bootstrapping",
+        _ if d.switchover.is_some() => "SwitchingOver",
+        _ => "FailingOver",
+    }
+}
+
+fn not_ready(status: &PostgresClusterStatus) -> String {
+    let words: Vec<_> = status
+        .instances
+        .iter()
+        .filter(|instance| !matches!(instance.state.as_str(), "running" | "streaming"))
+        .map(|instance| match &instance.message {
+            Some(message) => format!("{} is {}: {message}", instance.name, instance.state),
+            None => format!("{} is {}", instance.name, instance.state),
+        })
+        .collect();
+    if words.is_empty() { "instances are being added or removed".into() } else { words.join("; ") }
+}
+
+fn degraded(
+    scene: &Scene,
+    d: &Decisions,
+    status: &PostgresClusterStatus,
+    trouble: Option<&Trouble>,
+    whole: bool,
+) -> Option<(&'static str, String)> {
+    let starting = d.stage == Stage::New || d.stage == Stage::Establishing && d.history.is_empty() && status.last_failover.is_none();
+    let spec = &scene.object.spec;
+    match trouble {
+        _ if starting => None,
+        Some(trouble) => Some((trouble.reason, trouble.message.clone())),
+        None if !whole => Some(("InstancesNotReady", not_ready(status))),
+        None if d.commit.w < spec.synchronous_replicas() => Some((
+            "DurabilityReduced",
+            format!("commits wait for {} instead of {} standbys: a failover may lose acknowledged commits", d.commit.w, spec.synchronous_replicas()),
+        )),
+        None => scene.members.iter().find_map(|member| {
+            let report = member.live()?;
+            let refused = report.setting_errors.first()?;
+            Some(("SettingRefused", format!("{} refuses a setting: {refused}", member.place.name)))
+        }),
+    }
+}
+
+/// What the cluster promises as it stands.
+fn redundancy(scene: &Scene, d: &Decisions) -> String {
+    let spec = &scene.object.spec;
+    match spec.durability.mode {
+        _ if spec.instances == 1 => "a single instance: no standby, no failover".into(),
+        DurabilityMode::Async => "async: commits wait for nobody, a failover may lose the last ones".into(),
+        _ => format!("a commit is on disk at {} of {} standbys before it is acknowledged", d.commit.w, d.commit.voters.len()),
+    }
+}
+
+fn instance(scene: &Scene, d: &Decisions, member: &Member) -> InstanceStatus {
+    let name = member.place.name.clone();
+    let leads = d.leader.as_ref().is_some_and(|leader| leader.member == name);
+    let report = member.live();
+    let replica = report.and_then(|report| replica(scene, d, report));
+    let synchronous = d.commit.w > 0 && d.commit.voters.iter().any(|voter| voter.member == name);
+    let (role, state) = match report {
+        None => ("none", absent_state(member)),
+        Some(report) => state(report, leads, replica.is_some_and(|(streaming, _)| streaming)),
+    };
+    let mib = |bytes: u64| bytes >> 20;
+    InstanceStatus {
+        name,
+        host: member.place.host.clone(),
+        role: role.into(),
+        state: state.into(),
+        address: member.place.address.map(|address| format!("{address}:{}", wire::PORT)),
+        lag: replica.filter(|_| !leads).map(|(_, lag)| mib(lag)),
+        synchronous,
+        pending_restart: report.map(|report| report.pending_restart.clone()).unwrap_or_default(),
+        message: message(member, report),
+    }
+}
+
+fn absent_state(member: &Member) -> &'static str {
+    match member.container.map(|container| container.state) {
+        _ if !member.container_known => "unknown",
+        None => "absent",
+        Some(ContainerState::Paused) => "paused",
+        Some(ContainerState::Running | ContainerState::Restarting) => "unknown",
+        Some(ContainerState::Created) => "created",
+        Some(ContainerState::Exited | ContainerState::Dead) => "stopped",
+    }
+}
+
+fn state(report: &Report, leads: bool, streaming: bool) -> (&'static str, &'static str) {
+    let job = report.job.as_ref().filter(|job| job.running).map(|job| match job.kind {
+        JobKind::Init => "initialising",
+        JobKind::Clone => "cloning",
+        JobKind::Rewind => "rewinding",
+    });
+    match (report.postgres, job) {
+        (_, Some(job)) => ("none", job),
+        (Postgres::Stopped, _) => ("none", "stopped"),
+        (Postgres::Starting, _) => ("none", "starting"),
+        (Postgres::Stopping, _) => ("none", "stopping"),
+        (Postgres::Primary, _) if leads && report.gate_open => ("primary", "running"),
+        (Postgres::Primary, _) => ("primary", "gated"),
+        (Postgres::Standby, _) if leads => ("standby", "promoting"),
+        (Postgres::Standby, _) if streaming => ("standby", "streaming"),
+        (Postgres::Standby, _) => ("standby", "catching up"),
+    }
+}
+
+fn message(member: &Member, report: Option<&Report>) -> Option<String> {
+    let Some(report) = report else {
+        let paused = member.container.filter(|container| container.state == ContainerState::Paused);
+        return paused.map(|container| format!("the container is paused: docker unpause {}", container.name));
+    };
+    let failed = report.job.as_ref().and_then(|job| job.error.clone());
+    let refused = report.setting_errors.first().map(|error| format!("setting refused: {error}"));
+    failed.or_else(|| report.problem.clone()).or(refused)
+}
+
+/// Whether the leader sees this instance stream, and how many bytes it lacks.
+fn replica(scene: &Scene, d: &Decisions, report: &Report) -> Option<(bool, u64)> {
+    let leader = d.leader.as_ref()?;
+    let leading = scene.members.iter().find(|m| m.place.name == leader.member)?.live()?.leading.as_ref()?;
+    let replica = leading.replicas.iter().find(|replica| Some(&replica.incarnation) == report.incarnation.as_ref())?;
+    Some((replica.streaming, replica.lag))
+}
+
+fn endpoints(scene: &Scene, d: &Decisions) -> Endpoints {
+    let mut endpoints = Endpoints::default();
+    for member in &scene.members {
+        let (Some(report), Some(address)) = (member.live(), member.place.address) else { continue };
+        let endpoint = format!("{address}:{}", wire::PORT);
+        let leads = d.leader.as_ref().is_some_and(|leader| leader.member == member.place.name);
+        if leads && report.postgres == Postgres::Primary && report.gate_open {
+            endpoints.read_write.push(endpoint);
+        } else if !leads && replica(scene, d, report).is_some_and(|(streaming, _)| streaming) {
+            endpoints.read_only.push(endpoint);
+        }
+    }
+    endpoints
+}
