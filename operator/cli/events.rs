@@ -95,5 +95,5 @@ pub async fn of(client: &Client, object: &Value) -> Result<Vec<Value>, Error> {
 }
 
 fn sort(events: &mut [Value]) {
-    events.sort_by_cached_key(|event| render::event_time(event).to_owned());
+    events.sort_by_cached_key(render::event_time);
 }

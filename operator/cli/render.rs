@@ -116,7 +116,7 @@ pub const EVENT_HEADING: [&str; 5] = ["LAST SEEN", "TYPE", "REASON", "OBJECT", "
 pub fn event_cells(event: &Value, now: Timestamp) -> [String; 5] {
     let object = &event["involvedObject"];
     let count = event["count"].as_i64().or_else(|| event["series"]["count"].as_i64()).unwrap_or(1);
-    let seen = age(event_time(event), now);
+    let seen = event_time(event).map_or_else(|| "<unknown>".to_owned(), |at| age(&at.to_string(), now));
     [
         if count > 1 { format!("{seen} (x{count})") } else { seen },
         cell(&event["type"]),
@@ -126,16 +126,15 @@ pub fn event_cells(event: &Value, now: Timestamp) -> [String; 5] {
     ]
 }
 
-/// When an Event last happened.
-pub fn event_time(event: &Value) -> &str {
+/// When an Event last happened: the latest time in it, of whichever precision.
+pub fn event_time(event: &Value) -> Option<Timestamp> {
     let times = [
+        &event["eventTime"],
         &event["lastTimestamp"],
         &event["series"]["lastObservedTime"],
-        &event["eventTime"],
-        &event["firstTimestamp"],
         &event["metadata"]["creationTimestamp"],
     ];
-    times.iter().find_map(|time| time.as_str()).unwrap_or_default()
+    times.iter().filter_map(|time| time.as_str()?.parse().ok()).max()
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
 //! In-process tests: one binary, one module a subject.
 
+mod cli;
 mod objects_rules;
 mod store_contract;
