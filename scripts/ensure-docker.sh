@@ -19,7 +19,14 @@ if ! command -v dockerd >/dev/null || ! command -v docker >/dev/null; then
   command -v apt-get >/dev/null || { echo "No apt-get here: install a Docker Engine by hand." >&2; exit 1; }
   export DEBIAN_FRONTEND=noninteractive
   apt-get update -q >/dev/null
-  apt-get install -yq --no-install-recommends docker.io iptables ca-certificates >/dev/null
+  packages=(docker.io iptables ca-certificates)
+  # Newer releases have the client in a package of its own, which docker.io only recommends.
+  if apt-cache show docker-cli >/dev/null 2>&1; then packages+=(docker-cli); fi
+  # With AppArmor in the kernel the engine needs its parser to start any container.
+  if grep -qs Y /sys/module/apparmor/parameters/enabled; then packages+=(apparmor); fi
+  apt-get install -yq --no-install-recommends "${packages[@]}" >/dev/null
+  # The package may have started it, or only the client was missing.
+  if engine_answers; then exit 0; fi
 fi
 
 if [ -d /run/systemd/system ]; then

@@ -121,7 +121,8 @@ impl DockerHostSpec {
             problems.push(Invalid::new("spec.tls.secretName", "must not be empty"));
         }
         if self.failure_domain.as_deref() == Some("") {
-            problems.push(Invalid::new("spec.failureDomain", "must not be empty; leave it out to use the host's own name"));
+            problems
+                .push(Invalid::new("spec.failureDomain", "must not be empty; leave it out to use the host's own name"));
         }
         problems
     }
@@ -158,7 +159,9 @@ impl FromStr for Endpoint {
         match text.split_once("://") {
             Some(("unix", path)) if path.starts_with('/') && path.len() > 1 => Ok(Self::Unix { path: path.to_owned() }),
             Some(("unix", _)) => Err(format!("`{text}` names no socket; write unix:///var/run/docker.sock")),
-            Some(("tcp", address)) => tcp(address).ok_or_else(|| format!("`{text}` needs a host and a port: tcp://host:port")),
+            Some(("tcp", address)) => {
+                tcp(address).ok_or_else(|| format!("`{text}` needs a host and a port: tcp://host:port"))
+            }
             Some(("ssh", _)) => Err(format!(
                 "`{text}`: ssh:// is not supported yet; use tcp:// with tls.secretName, or forward the socket with \
                  `ssh -L /run/evenkeel/HOST.sock:/var/run/docker.sock HOST` and use unix://"
@@ -198,7 +201,12 @@ mod tests {
 
     #[test]
     fn endpoints_that_work_have_no_problems() {
-        for endpoint in ["unix:///var/run/docker.sock", "tcp://10.0.0.7:2376", "tcp://[fd00::7]:2376", "tcp://db-host.example:2376/"] {
+        for endpoint in [
+            "unix:///var/run/docker.sock",
+            "tcp://10.0.0.7:2376",
+            "tcp://[fd00::7]:2376",
+            "tcp://db-host.example:2376/",
+        ] {
             assert_eq!(problems(endpoint, None), "", "{endpoint}");
         }
         assert_eq!(problems("tcp://10.0.0.7:2376", Some("host-cert")), "");
@@ -206,9 +214,24 @@ mod tests {
 
     #[test]
     fn every_problem_is_told_with_its_path_and_a_way_out() {
-        let told = [("/var/run/docker.sock", None), ("unix://", Some("")), ("tcp://db", None), ("tcp://a:0", None), ("unix:///run/d.sock", Some("x")), ("ssh://root@db", None)]
-            .map(|(endpoint, tls)| problems(endpoint, tls));
-        expect_test::expect![[r#""#]].assert_eq(&told.concat());
+        let told = [
+            ("/var/run/docker.sock", None),
+            ("unix://", Some("")),
+            ("tcp://db", None),
+            ("tcp://a:0", None),
+            ("unix:///run/d.sock", Some("x")),
+            ("ssh://root@db", None),
+        ]
+        .map(|(endpoint, tls)| problems(endpoint, tls));
+        expect_test::expect![[r#"
+            spec.endpoint: `/var/run/docker.sock` is not a Docker endpoint; write unix:///path or tcp://host:port
+            spec.endpoint: `unix://` names no socket; write unix:///var/run/docker.sock
+            spec.tls.secretName: must not be empty
+            spec.endpoint: `tcp://db` needs a host and a port: tcp://host:port
+            spec.endpoint: `tcp://a:0` needs a host and a port: tcp://host:port
+            spec.tls: a unix:// endpoint takes no TLS; remove it or use tcp://
+            spec.endpoint: `ssh://root@db`: ssh:// is not supported yet; use tcp:// with tls.secretName, or forward the socket with `ssh -L /run/evenkeel/HOST.sock:/var/run/docker.sock HOST` and use unix://
+        "#]].assert_eq(&told.concat());
     }
 
     #[test]

@@ -48,13 +48,19 @@ impl std::str::FromStr for Address {
             let port = port.parse().map_err(|_| format!("{text}: {port} is not a port"))?;
             return Ok(Self::Tcp((Ipv4Addr::LOCALHOST, port).into()));
         }
-        address.parse().map(Self::Tcp).map_err(|_| format!("{text}: the host is an IP address or localhost, then a port"))
+        address
+            .parse()
+            .map(Self::Tcp)
+            .map_err(|_| format!("{text}: the host is an IP address or localhost, then a port"))
     }
 }
 
 /// Joins this process's stdin and stdout to `address` until either side ends.
 pub fn run(address: &str) -> ExitCode {
-    match address.parse().and_then(|parsed| connect(&parsed).map_err(|error| format!("cannot connect to {address}: {error}"))) {
+    match address
+        .parse()
+        .and_then(|parsed| connect(&parsed).map_err(|error| format!("cannot connect to {address}: {error}")))
+    {
         Ok(socket) => {
             bridge(socket, io::stdin(), RawStdout);
             ExitCode::SUCCESS

@@ -6,7 +6,8 @@ use futures::StreamExt;
 use serde_json::Value;
 use tokio::time::sleep;
 
-use crate::store::{Change, Error, Key, Objects, objects};
+use super::finalizer::FINALIZER;
+use crate::store::{Change, Error, Key, Objects, objects, rules};
 
 /// The wait before a store that failed is asked again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -63,17 +64,17 @@ async fn session(
     Ok(())
 }
 
-/// Whether a change is one to reconcile for: anything but the status, which is the controller's own word.
-/// Were it not for this, a status that shows a moving number would wake its writer for ever.
+/// Whether a change is one to reconcile for: anything but the status and our finalizer, which are the
+/// controller's own words. Were it not for this, a status that shows a moving number would wake its writer for ever.
 pub fn concerns_controller(change: &Change) -> bool {
     match (&change.old, &change.new) {
-        (Some(old), Some(new)) => without_status(old) != without_status(new),
+        (Some(old), Some(new)) => others_words(old) != others_words(new),
         _ => true,
     }
 }
 
-fn without_status(value: &Value) -> Value {
-    let mut rest = value.clone();
+fn others_words(value: &Value) -> Value {
+    let mut rest = rules::with_finalizer(value.clone(), FINALIZER, false);
     if let Some(object) = rest.as_object_mut() {
         object.remove("status");
     }
@@ -85,6 +86,7 @@ fn without_status(value: &Value) -> Value {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use serde_json::json;
 
@@ -100,7 +102,10 @@ mod tests {
     }
 
     #[test]
-    fn a_status_alone_wakes_nobody_and_all_else_does() {
+    fn what_the_controller_writes_itself_wakes_nobody_and_all_else_does() {
+        let held = rules::with_finalizer(object("2", "a", "x").unwrap(), FINALIZER, true);
+        assert!(!concerns(object("1", "a", "x"), Some(held.clone())));
+        assert!(concerns(Some(held.clone()), Some(rules::with_finalizer(held, "example.org/other", true))));
         assert!(!concerns(object("1", "a", "x"), object("2", "a", "y")));
         assert!(concerns(object("1", "a", "x"), object("2", "b", "x")));
         assert!(concerns(None, object("1", "a", "x")));

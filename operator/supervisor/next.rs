@@ -17,6 +17,8 @@ use crate::api::postgres_cluster::Fork;
 
 /// After the death of a primary's postmaster the operator has this long to decide before the supervisor starts it again by itself, gate shut.
 const OPERATOR_DECIDES_MS: u64 = 5_000;
+/// A new primary whose barrier takes longer than this checkpoints meanwhile.
+const BARRIER_ALONE_MS: u64 = 1_000;
 /// A rewind that failed this often is given up for a base backup.
 const REWINDS_BEFORE_CLONE: u32 = 2;
 
@@ -170,6 +172,8 @@ pub struct Seen {
     pub sessions_ended: bool,
     /// Primary: the log position up to which the commit rule's voters must have flushed; `None` until the rule is in force.
     pub barrier_lsn: Option<Lsn>,
+    /// Primary: milliseconds since [`Seen::barrier_lsn`] was set.
+    pub barrier_ms: u64,
     /// Primary: a barrier was passed in this run.
     pub barrier_passed_once: bool,
     /// Primary: the application's database and owner are as the credentials say, in this run.
@@ -478,14 +482,13 @@ fn leading(seen: &Seen, lead: &Lead, shut: Config) -> Act {
     if seen.barrier_lsn.is_none() {
         return Act::SetBarrier;
     }
-    if !barrier(seen, lead) {
-        return if lead.open { Act::Wait } else { Act::Poll };
-    }
-    if seen.barrier_passed_once && !seen.checkpoint_started && !server.checkpointed {
-        // pg_rewind needs the new timeline in the control file; nobody waits for it.
+    let passed = barrier(seen, lead);
+    if !seen.checkpoint_started && !server.checkpointed && (passed || seen.barrier_ms >= BARRIER_ALONE_MS) {
+        // pg_rewind needs the new timeline in the control file. Nobody waits for it, unless it is those who must be
+        // rewound that the barrier waits for.
         return Act::Checkpoint;
     }
-    Act::Wait
+    if passed || lead.open { Act::Wait } else { Act::Poll }
 }
 
 /// The commit rule is in force and everything up to the moment it came into force is flushed by enough of its voters.

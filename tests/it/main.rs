@@ -1,5 +1,7 @@
 //! In-process tests: one binary, one module a subject.
 
 mod cli;
+mod r#loop;
 mod objects_rules;
 mod store_contract;
+mod tidy;

@@ -7,20 +7,87 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::{Arc, OnceLock};
 
-use crate::api::postgres_cluster::PostgresCluster;
+use jiff::Timestamp;
+
+use crate::api::failure::Failure;
+use crate::api::postgres_cluster::{PostgresCluster, PostgresClusterStatus};
+use crate::engine::hosts::Hosts;
 use crate::engine::{ContainerSeen, ContainerSpec, NetworkSpec, VolumeSpec};
-use crate::runtime::Significance;
+use crate::runtime::{Kind, Plan, Significance};
+use crate::store::Clock;
+use crate::store::objects::Objects;
 use crate::supervisor::wire::{Order, Report};
 
+mod act;
+mod links;
+mod observe;
 pub mod plan;
 mod protocol;
 pub mod quorum;
+mod secrets;
 mod status;
+#[cfg(test)]
+mod scenarios;
+#[cfg(test)]
+mod world;
 pub mod workload;
+
+pub use links::{Links, Wake};
 
 /// The resource in the store.
 pub const RESOURCE: &str = "postgresclusters.evenkeel.dev";
+/// The DockerHost of every member: a cluster lives on one host so far.
+pub const HOST: &str = "local";
+
+/// What the kind works with.
+pub struct Controller {
+    hosts: Arc<Hosts>,
+    objects: Objects,
+    clock: Arc<dyn Clock>,
+    links: Links,
+    /// The volume with our binary, once it was put on the host.
+    binary: OnceLock<String>,
+}
+
+impl Controller {
+    /// A controller over these hosts and objects; `wake` is told of clusters whose supervisors have news.
+    pub fn new(hosts: Arc<Hosts>, objects: Objects, clock: Arc<dyn Clock>, wake: Wake) -> Self {
+        Self { hosts, objects, clock, links: Links::new(wake), binary: OnceLock::new() }
+    }
+}
+
+impl Kind for Controller {
+    const RESOURCE: &'static str = RESOURCE;
+    const NAME: &'static str = "PostgresCluster";
+    type Object = PostgresCluster;
+    type Status = PostgresClusterStatus;
+    type Observed = Observed;
+    type Step = Step;
+
+    async fn observe(&self, object: &PostgresCluster) -> Result<Observed, Failure> {
+        observe::observe(self, object).await
+    }
+
+    fn plan(&self, object: &PostgresCluster, observed: &Observed, now: Timestamp) -> Plan<Step, PostgresClusterStatus> {
+        plan::plan(object, observed, now)
+    }
+
+    async fn act(&self, object: &PostgresCluster, step: &Step) -> Result<(), Failure> {
+        act::act(self, object, step).await
+    }
+
+    fn step_failed(
+        &self,
+        status: PostgresClusterStatus,
+        step: &Step,
+        failure: &Failure,
+        now: Timestamp,
+    ) -> PostgresClusterStatus {
+        status::step_failed(status, step, failure, now)
+    }
+}
 
 /// What a read brought: a value, or the reason why nothing is known. Unknown is not absent.
 #[derive(Debug, Clone, PartialEq)]

@@ -21,8 +21,13 @@ const DEGRADED: Duration = Duration::from_secs(2);
 /// How long an election may do without a container that could be started, before it is.
 const ELECTION_ALONE: Duration = Duration::from_secs(1);
 /// Settings that a standby may not have lower than its primary: lowering one starts with the primary.
-const PRIMARY_FIRST: [&str; 5] =
-    ["max_connections", "max_locks_per_transaction", "max_prepared_transactions", "max_wal_senders", "max_worker_processes"];
+const PRIMARY_FIRST: [&str; 5] = [
+    "max_connections",
+    "max_locks_per_transaction",
+    "max_prepared_transactions",
+    "max_wal_senders",
+    "max_worker_processes",
+];
 
 /// The plan of a cluster.
 pub fn plan(object: &PostgresCluster, observed: &Observed, now: Timestamp) -> Plan<Step, PostgresClusterStatus> {
@@ -178,7 +183,8 @@ fn asked_switchover(scene: &Scene, status: &mut PostgresClusterStatus, d: &mut D
     }
     let to = request.split_once('/').map(|(_, to)| to).unwrap_or_default();
     if let Some(refused) = protocol::cannot_switch_to(scene, d, to) {
-        status.last_switchover = Some(SwitchoverStatus { request: request.into(), refused: Some(refused), result: None });
+        status.last_switchover =
+            Some(SwitchoverStatus { request: request.into(), refused: Some(refused), result: None });
         return false;
     }
     protocol::switch_over(scene, status, d, SwitchoverDecision { request: request.into(), to: to.into() });

@@ -136,7 +136,7 @@ impl<'a> Scene<'a> {
     /// The leader of `d`, its member and how it is.
     fn leader(&self, d: &Decisions) -> Option<(&Member<'a>, Health<'a>)> {
         let leader = d.leader.as_ref()?;
-        let Some(member) = self.member(&leader.member) else { return None };
+        let member = self.member(&leader.member)?;
         if let Some(cause) = member.gone() {
             return Some((member, Health::Dead(cause)));
         }
@@ -160,21 +160,23 @@ impl<'a> Scene<'a> {
     }
 
     /// Voters of E that could promise now.
-    fn able(&self, d: &Decisions) -> Vec<&Voter> {
+    fn able<'d>(&self, d: &'d Decisions) -> Vec<&'d Voter> {
         let able = |voter: &&Voter| self.member(&voter.member).is_some_and(|member| member.able(voter));
         d.election.voters.iter().filter(able).collect()
     }
 
     /// A voter still receives WAL from the leader: it lives, only we do not see it.
     fn voters_progress(&self, d: &Decisions) -> bool {
-        self.able(d).iter().filter_map(|voter| self.member(&voter.member)?.live()?.receiver.as_ref()).any(|receiver| {
-            receiver.streaming && receiver.quiet_ms < SUSPECT_MS
-        })
+        self.able(d)
+            .iter()
+            .filter_map(|voter| self.member(&voter.member)?.live()?.receiver.as_ref())
+            .any(|receiver| receiver.streaming && receiver.quiet_ms < SUSPECT_MS)
     }
 
     /// Members whose incarnation streams from the leader, by its own account.
     fn streaming(&self, leading: &Leading) -> Vec<Voter> {
-        let streams = |voter: &Voter| leading.replicas.iter().any(|r| r.streaming && r.incarnation == voter.incarnation);
+        let streams =
+            |voter: &Voter| leading.replicas.iter().any(|r| r.streaming && r.incarnation == voter.incarnation);
         self.members.iter().filter_map(Member::voter).filter(streams).collect()
     }
 }
@@ -283,7 +285,9 @@ fn adopt(
         return Some(trouble);
     }
     let with_data: Vec<Voter> = scene.members.iter().filter_map(Member::voter).collect();
-    let nameless = |member: &&Member| member.live().is_some_and(|report| report.data != Data::None && report.incarnation.is_none());
+    let nameless = |member: &&Member| {
+        member.live().is_some_and(|report| report.data != Data::None && report.incarnation.is_none())
+    };
     if let Some(member) = scene.members.iter().find(nameless) {
         let message = format!("the data volume of {} cannot be identified yet", member.place.name);
         return Some(Trouble { reason: "Starting", message });
@@ -383,7 +387,9 @@ fn electing(scene: &Scene, status: &mut PostgresClusterStatus, d: &mut Decisions
         }
     }
     // Too few can ever promise as things are, but the last leader itself is there with all that it acknowledged.
-    if last.can_lead_again && able < needed && !stragglers
+    if last.can_lead_again
+        && able < needed
+        && !stragglers
         && let Some(leader) = d.leader.clone()
     {
         tell(scene, status, d, format!("{} itself leads again: too few standbys could be asked", leader.member));
@@ -494,7 +500,10 @@ fn establishing(scene: &Scene, status: &mut PostgresClusterStatus, d: &mut Decis
         }
         Health::Silent => {
             let silent = member.link.is_none_or(|link| link.silent_ms >= SUSPECT_MS);
-            if silent && scene.age(d.since) >= Duration::from_millis(SUSPECT_MS) && scene.able(d).len() >= promises_needed(&d.election) {
+            if silent
+                && scene.age(d.since) >= Duration::from_millis(SUSPECT_MS)
+                && scene.able(d).len() >= promises_needed(&d.election)
+            {
                 d.switchover = None;
                 elect(scene, status, d, format!("{name}: not a word before it was established"));
                 return None;
@@ -537,7 +546,10 @@ fn establishing(scene: &Scene, status: &mut PostgresClusterStatus, d: &mut Decis
     d.next = Some(wider);
     let waiting = next.w.saturating_sub(scene.streaming(leading).len() as u32);
     Some(match waiting {
-        0 => Trouble { reason: "Establishing", message: format!("{name} waits for its standbys to acknowledge the new term") },
+        0 => Trouble {
+            reason: "Establishing",
+            message: format!("{name} waits for its standbys to acknowledge the new term"),
+        },
         _ => Trouble {
             reason: "WaitingForStandbys",
             message: format!("{name} is up; commits need {} standbys, and {waiting} more must stream first", next.w),
@@ -628,7 +640,12 @@ fn serving(
     let in_commit = streaming.iter().filter(|voter| d.commit.voters.contains(voter)).count();
     let blocked = in_commit < d.commit.w as usize;
     if blocked && quorum_lost(scene, d) {
-        elect(scene, status, d, "commits wait, and the standbys can be reached but do not stream from the primary".into());
+        elect(
+            scene,
+            status,
+            d,
+            "commits wait, and the standbys can be reached but do not stream from the primary".into(),
+        );
         return None;
     }
     let confirmed = leading.barrier && leading.commit.as_ref() == Some(&rule(&d.commit));
@@ -712,7 +729,8 @@ pub fn cannot_switch_to(scene: &Scene, d: &Decisions, to: &str) -> Option<String
     let leader = d.leader.as_ref().map(|leader| leader.member.as_str());
     let leading = leader.and_then(|name| scene.member(name)?.live()?.leading.as_ref());
     let Some(leading) = leading else { return Some("the primary cannot be reached".into()) };
-    let ready: Vec<_> = scene.streaming(leading).into_iter().filter(|voter| d.election.voters.contains(voter)).collect();
+    let ready: Vec<_> =
+        scene.streaming(leading).into_iter().filter(|voter| d.election.voters.contains(voter)).collect();
     if to.is_empty() {
         return ready.is_empty().then(|| "no standby is streaming that could take over".into());
     }
@@ -820,6 +838,5 @@ pub fn renewal(scene: &Scene, d: &Decisions) -> Option<Step> {
     let leader = d.leader.as_ref().filter(|_| d.stage == Stage::Steady)?;
     let leading = scene.member(&leader.member)?.live()?.leading.as_ref().filter(|leading| leading.term == d.term)?;
     let fresh = scene.streaming(leading).iter().filter(|voter| d.election.voters.contains(voter)).count();
-    (fresh < confirmations_needed(&d.election))
-        .then(|| Step::Renew { member: leader.member.clone(), term: d.term })
+    (fresh < confirmations_needed(&d.election)).then(|| Step::Renew { member: leader.member.clone(), term: d.term })
 }

@@ -11,12 +11,19 @@ use crate::engine::ContainerState;
 use crate::supervisor::wire::{self, JobKind, Postgres, Report};
 
 /// Fills in all of the status that nobody reads back.
-pub fn render(scene: &Scene, status: &mut PostgresClusterStatus, d: &Decisions, trouble: Option<Trouble>, paused: bool) {
+pub fn render(
+    scene: &Scene,
+    status: &mut PostgresClusterStatus,
+    d: &Decisions,
+    trouble: Option<Trouble>,
+    paused: bool,
+) {
     status.observed_generation = scene.object.metadata.generation.unwrap_or_default();
     status.term = d.term;
     status.primary = d.leader.as_ref().map(|leader| leader.member.clone());
     status.instances = scene.members.iter().map(|member| instance(scene, d, member)).collect();
-    status.ready_instances = status.instances.iter().filter(|i| matches!(i.state.as_str(), "running" | "streaming")).count() as u32;
+    status.ready_instances =
+        status.instances.iter().filter(|i| matches!(i.state.as_str(), "running" | "streaming")).count() as u32;
     let leader = status.primary.as_ref().and_then(|name| scene.members.iter().find(|m| m.place.name == *name));
     let leader_report = leader.and_then(Member::live);
     status.timeline = leader_report.and_then(|report| report.timeline).or(status.timeline);
@@ -26,10 +33,15 @@ pub fn render(scene: &Scene, status: &mut PostgresClusterStatus, d: &Decisions, 
     let whole = status.ready_instances >= wanted && status.instances.len() == wanted as usize;
     status.phase = phase(d, serving, whole, paused, status).into();
     let ready = match (&trouble, serving) {
-        (Some(trouble), _) if !serving || trouble.reason == "CommitsWait" => no(trouble.reason, trouble.message.clone()),
+        (Some(trouble), _) if !serving || trouble.reason == "CommitsWait" => {
+            no(trouble.reason, trouble.message.clone())
+        }
         (_, false) => no("Starting", "nothing takes writes yet".into()),
         (_, true) if !whole => no("InstancesNotReady", not_ready(status)),
-        _ => yes("Serving", format!("{} takes writes; all instances are ready", status.primary.as_deref().unwrap_or_default())),
+        _ => yes(
+            "Serving",
+            format!("{} takes writes; all instances are ready", status.primary.as_deref().unwrap_or_default()),
+        ),
     };
     let progressing = match &trouble {
         _ if paused => no("Paused", "reconciliation is paused by annotation".into()),
@@ -118,7 +130,8 @@ fn degraded(
     trouble: Option<&Trouble>,
     whole: bool,
 ) -> Option<(&'static str, String)> {
-    let starting = d.stage == Stage::New || d.stage == Stage::Establishing && d.history.is_empty() && status.last_failover.is_none();
+    let starting = d.stage == Stage::New
+        || d.stage == Stage::Establishing && d.history.is_empty() && status.last_failover.is_none();
     let spec = &scene.object.spec;
     match trouble {
         _ if starting => None,
@@ -126,7 +139,11 @@ fn degraded(
         None if !whole => Some(("InstancesNotReady", not_ready(status))),
         None if d.commit.w < spec.synchronous_replicas() => Some((
             "DurabilityReduced",
-            format!("commits wait for {} instead of {} standbys: a failover may lose acknowledged commits", d.commit.w, spec.synchronous_replicas()),
+            format!(
+                "commits wait for {} instead of {} standbys: a failover may lose acknowledged commits",
+                d.commit.w,
+                spec.synchronous_replicas()
+            ),
         )),
         None => scene.members.iter().find_map(|member| {
             let report = member.live()?;
@@ -142,7 +159,11 @@ fn redundancy(scene: &Scene, d: &Decisions) -> String {
     match spec.durability.mode {
         _ if spec.instances == 1 => "a single instance: no standby, no failover".into(),
         DurabilityMode::Async => "async: commits wait for nobody, a failover may lose the last ones".into(),
-        _ => format!("a commit is on disk at {} of {} standbys before it is acknowledged", d.commit.w, d.commit.voters.len()),
+        _ => format!(
+            "a commit is on disk at {} of {} standbys before it is acknowledged",
+            d.commit.w,
+            d.commit.voters.len()
+        ),
     }
 }
 
@@ -231,4 +252,23 @@ fn endpoints(scene: &Scene, d: &Decisions) -> Endpoints {
         }
     }
     endpoints
+}
+
+/// What people are told when a step could not be done; it is tried again.
+pub fn step_failed(
+    mut status: PostgresClusterStatus,
+    step: &super::Step,
+    failure: &crate::api::failure::Failure,
+    now: Timestamp,
+) -> PostgresClusterStatus {
+    let generation = status.observed_generation;
+    let reason = match step {
+        super::Step::EnsureImage(_) => "ImageUnavailable",
+        super::Step::StartContainer(_) | super::Step::CreateContainer(_) => "ContainerNotStarting",
+        _ => "StepFailed",
+    };
+    let message = format!("could not {step}: {failure}; it is tried again");
+    set(&mut status.conditions, "Progressing", no(reason, message.clone()), generation, now);
+    set(&mut status.conditions, "Degraded", yes(reason, message), generation, now);
+    status
 }

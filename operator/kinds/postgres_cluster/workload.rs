@@ -119,15 +119,17 @@ pub fn steps(object: &PostgresCluster, observed: &Observed, decisions: &Decision
         return Vec::new();
     };
     let mut steps = Vec::new();
-    let missing: Vec<_> =
-        decisions.members.iter().filter(|place| !containers.contains_key(&container_name(object, &place.name))).collect();
-    if !missing.is_empty() {
-        if observed.image != Fact::Known(true) {
-            steps.push(Step::EnsureImage(object.spec.image.clone()));
-        }
-        if observed.binary.is_none() {
-            steps.push(Step::EnsureBinary { image: object.spec.image.clone() });
-        }
+    let missing: Vec<_> = decisions
+        .members
+        .iter()
+        .filter(|place| !containers.contains_key(&container_name(object, &place.name)))
+        .collect();
+    let image = observed.image == Fact::Known(true);
+    if !missing.is_empty() && !image {
+        steps.push(Step::EnsureImage(object.spec.image.clone()));
+    }
+    if observed.binary.is_none() && (image || !missing.is_empty()) {
+        steps.push(Step::EnsureBinary { image: object.spec.image.clone() });
     }
     if network.is_none() {
         steps.push(Step::EnsureNetwork(NetworkSpec { name: network_name(object), labels: owner(object).labels() }));
@@ -154,7 +156,9 @@ pub fn steps(object: &PostgresCluster, observed: &Observed, decisions: &Decision
     for (name, container) in containers {
         match container.state {
             ContainerState::Created => steps.push(Step::StartContainer(name.clone())),
-            ContainerState::Exited | ContainerState::Dead if restart_dead => steps.push(Step::StartContainer(name.clone())),
+            ContainerState::Exited | ContainerState::Dead if restart_dead => {
+                steps.push(Step::StartContainer(name.clone()))
+            }
             _ => {}
         }
     }
@@ -187,7 +191,10 @@ pub fn teardown(object: &PostgresCluster, observed: &Observed) -> Option<Vec<Ste
     };
     let mut steps: Vec<_> = containers
         .keys()
-        .map(|name| Step::RemoveContainer { name: name.clone(), why: format!("{RESOURCE} {} is deleted", self::name(object)) })
+        .map(|name| Step::RemoveContainer {
+            name: name.clone(),
+            why: format!("{RESOURCE} {} is deleted", self::name(object)),
+        })
         .collect();
     if object.spec.storage.reclaim_policy == ReclaimPolicy::Delete {
         steps.extend(volumes.iter().map(|name| Step::RemoveVolume(name.clone())));

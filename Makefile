@@ -1,0 +1,67 @@
+# What people and the CI run. Each target installs what it lacks (see scripts/ensure-*.sh).
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p')
+DEBUG = target/$(TRIPLE)/debug/evenkeel
+RELEASE = target/$(TRIPLE)/release/evenkeel
+ROUNDS ?= 10
+SECONDS_IDLE ?= 60
+ONLY ?=
+# Cargo minds its own parallelism: inside `make -j` it would take make's tokens.
+CARGO = env -u MAKEFLAGS -u MFLAGS cargo
+FMT = $(CARGO) fmt --check
+LINT = $(CARGO) clippy --locked --all-targets -- -D warnings
+
+.PHONY: help demo test deps static fmt lint unit e2e bench-failover bench-idle images crds clean
+
+help: ## This list
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+demo: ## Everything from nothing: three instances, a killed primary, the count of lost writes (KEEP=1 leaves it running)
+	@KEEP="$(KEEP)" scripts/demo.sh
+
+test: ## All checks and tests: format, clippy, unit, property, contract, in-process, real Docker
+	@$(MAKE) --no-print-directory deps
+	@$(MAKE) --no-print-directory -j2 images static
+	@$(MAKE) --no-print-directory unit e2e
+
+deps:
+	@scripts/ensure-build-deps.sh
+	@scripts/ensure-docker.sh
+
+# In order and as one target, so that images can be made meanwhile.
+static:
+	$(FMT)
+	$(LINT)
+
+fmt: ## Formatting check
+	$(FMT)
+
+lint: ## Clippy, warnings denied
+	$(LINT)
+
+unit: images ## Cargo's tests, those against a real Docker Engine among them
+	EVENKEEL_TEST_DOCKER=1 $(CARGO) test --locked
+
+e2e: images ## The real-Docker suite (ONLY=words runs the scenarios whose name contains one of them)
+	$(CARGO) build --locked
+	tests/e2e/run.sh $(DEBUG) $(ONLY)
+
+bench-failover: images ## Client-seen write outage beside the floor of the same run (ROUNDS=10)
+	$(CARGO) build --release --locked
+	PYTHONDONTWRITEBYTECODE=1 $$(scripts/ensure-python.sh) tests/bench/failover.py $(RELEASE) $(ROUNDS)
+
+bench-idle: images ## CPU and memory of an operator and supervisors with nothing to do
+	$(CARGO) build --release --locked
+	PYTHONDONTWRITEBYTECODE=1 $$(scripts/ensure-python.sh) tests/bench/idle.py $(RELEASE) $(SECONDS_IDLE)
+
+images: deps ## The images that tests and demo use: pulled, or built where no registry answers
+	@scripts/ensure-images.sh postgres:15
+
+crds: ## Writes crds/ from the types (a test keeps them equal)
+	UPDATE_CRDS=1 $(CARGO) test --locked --test it crds
+
+clean: ## Removes what was built here (images and clusters in Docker stay)
+	rm -rf target

@@ -1,0 +1,132 @@
+//! What happens to our containers, as hints whom to look at; subscribes again for ever.
+//!
+//! A gap between two subscriptions is bridged by order: the engine's own time
+//! is read, then `None` says "look at all", then events since that time
+//! are asked for. What happened before is seen by the look, what happened after by the events.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bollard::Docker;
+use bollard::models::EventMessage;
+use bollard::query_parameters::EventsOptionsBuilder;
+use futures::{Stream, StreamExt as _, stream};
+use tokio::sync::mpsc;
+
+use super::super::{Error, EventHint};
+use super::{ANSWER, DockerEngine, classify};
+use crate::api::labels::{self, Owner};
+
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// A host that vanished sends nothing, and nothing is also what a quiet one sends: so it is asked.
+const PING: Duration = Duration::from_secs(15);
+/// A reader that lags further makes the engine wait.
+const QUEUE: usize = 256;
+
+/// What changes how a container is. Execs are left out: each `dial` makes three events.
+const ACTIONS: [&str; 10] =
+    ["create", "start", "restart", "die", "oom", "pause", "unpause", "stop", "destroy", "health_status"];
+
+impl DockerEngine {
+    pub(super) fn event_hints(&self) -> Pin<Box<dyn Stream<Item = EventHint> + Send>> {
+        let (hints, receiver) = mpsc::channel(QUEUE);
+        let engine = self.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = hints.closed() => {}
+                () = engine.follow_for_ever(&hints) => {}
+            }
+        });
+        Box::pin(stream::unfold(
+            receiver,
+            |mut receiver| async move { receiver.recv().await.map(|hint| (hint, receiver)) },
+        ))
+    }
+
+    async fn follow_for_ever(&self, hints: &mpsc::Sender<EventHint>) {
+        let mut wait = FIRST_WAIT;
+        loop {
+            let ended = self.follow(hints, &mut wait).await;
+            tracing::debug!(host = &*self.host, reason = %ended, "the event stream ended, subscribing again in {wait:?}");
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(LONGEST_WAIT);
+        }
+    }
+
+    /// One subscription; returns why it ended.
+    async fn follow(&self, hints: &mpsc::Sender<EventHint>, wait: &mut Duration) -> Error {
+        let doing = "following its events";
+        let gone = || Error::refused(&self.host, doing, "nobody listens");
+        let info = match self.call(doing, ANSWER, Docker::info).await {
+            Ok(info) => info,
+            Err(error) => return error,
+        };
+        if hints.send(None).await.is_err() {
+            return gone();
+        }
+        let client = match self.client(doing).await {
+            Ok(client) => client,
+            Err(error) => return error,
+        };
+        let mut options = EventsOptionsBuilder::default().filters(&filters());
+        if let Some(now) = &info.system_time {
+            options = options.since(now);
+        }
+        let mut events = Box::pin(client.events(Some(options.build())));
+        let mut ping = tokio::time::interval(PING);
+        ping.tick().await;
+        loop {
+            tokio::select! {
+                event = events.next() => match event {
+                    Some(Ok(event)) => {
+                        *wait = FIRST_WAIT;
+                        if let Some(owner) = owner(&event) && hints.send(Some(owner)).await.is_err() {
+                            return gone();
+                        }
+                    }
+                    Some(Err(error)) => return classify::classify(&self.host, doing, error),
+                    None => return Error::unreachable(&self.host, doing, "the engine ended the stream"),
+                },
+                _ = ping.tick() => match self.call(doing, ANSWER, Docker::ping).await {
+                    Ok(_) => *wait = FIRST_WAIT,
+                    Err(error) => return error,
+                },
+            }
+        }
+    }
+}
+
+fn filters() -> HashMap<String, Vec<String>> {
+    HashMap::from([
+        ("type".to_owned(), vec!["container".to_owned()]),
+        ("label".to_owned(), vec![labels::KIND.to_owned()]),
+        ("event".to_owned(), ACTIONS.map(str::to_owned).to_vec()),
+    ])
+}
+
+/// Whom the event concerns; an event of a container carries that container's labels.
+fn owner(event: &EventMessage) -> Option<Owner> {
+    let attributes = event.actor.as_ref()?.attributes.as_ref()?;
+    Owner::from_labels(|key| attributes.get(key).map(String::as_str))
+}
+
+#[cfg(test)]
+mod tests {
+    use bollard::models::EventActor;
+
+    use super::*;
+
+    #[test]
+    fn an_event_names_the_owner_by_the_labels_of_its_container() {
+        let expected = Owner { kind: "PostgresCluster".into(), namespace: "default".into(), name: "db".into() };
+        let event = |attributes: HashMap<String, String>| EventMessage {
+            actor: Some(EventActor { id: None, attributes: Some(attributes) }),
+            ..Default::default()
+        };
+        assert_eq!(owner(&event(expected.labels().into_iter().collect())), Some(expected));
+        assert_eq!(owner(&event(HashMap::from([("name".to_owned(), "x".to_owned())]))), None);
+        assert_eq!(owner(&EventMessage::default()), None);
+    }
+}

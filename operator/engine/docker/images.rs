@@ -1,0 +1,306 @@
+//! Images: is it there, and pull it with progress a person can follow.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bollard::models::CreateImageInfo;
+use bollard::query_parameters::CreateImageOptionsBuilder;
+use futures::StreamExt as _;
+use tokio::time::MissedTickBehavior;
+
+use super::super::Error;
+use super::{ANSWER, DockerEngine, classify};
+
+/// A pull may take long, but not in silence: Docker reports each step, and retries a registry on its own for less than this.
+const SILENCE: Duration = Duration::from_secs(120);
+/// How often a running pull is summed up in the log.
+const SUMMARY: Duration = Duration::from_secs(5);
+
+/// The pulls under way on one host.
+#[derive(Default)]
+pub(super) struct Pulls {
+    texts: Mutex<BTreeMap<String, String>>,
+    locks: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+impl Pulls {
+    pub(super) fn progress(&self, image: &str) -> Option<String> {
+        self.texts.lock().unwrap_or_else(PoisonError::into_inner).get(image).cloned()
+    }
+
+    fn say(&self, image: &str, text: String) {
+        self.texts.lock().unwrap_or_else(PoisonError::into_inner).insert(image.to_owned(), text);
+    }
+
+    fn lock(&self, image: &str) -> Arc<tokio::sync::Mutex<()>> {
+        self.locks.lock().unwrap_or_else(PoisonError::into_inner).entry(image.to_owned()).or_default().clone()
+    }
+}
+
+/// Takes the progress text away however the pull ends.
+struct Talking<'a>(&'a Pulls, &'a str);
+
+impl Drop for Talking<'_> {
+    fn drop(&mut self) {
+        self.0.texts.lock().unwrap_or_else(PoisonError::into_inner).remove(self.1);
+    }
+}
+
+impl DockerEngine {
+    pub(super) async fn image_present(&self, image: &str) -> Result<bool, Error> {
+        let doing = format!("looking for image {image}");
+        if !is_reference(image) {
+            return Err(Error::refused(&self.host, doing, "that is not an image reference"));
+        }
+        match self.call(&doing, ANSWER, |docker| docker.inspect_image(image)).await {
+            Ok(_) => Ok(true),
+            Err(Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) async fn image_ensured(&self, image: &str) -> Result<(), Error> {
+        let lock = self.pulls.lock(image);
+        let _one_pull_at_a_time = lock.lock().await;
+        if self.image_present(image).await? {
+            return Ok(());
+        }
+        let doing = format!("pulling image {image}");
+        self.pull(image, &doing).await.map_err(|error| self.pull_failed(image, &doing, error))
+    }
+
+    async fn pull(&self, image: &str, doing: &str) -> Result<(), Error> {
+        let host = &*self.host;
+        tracing::info!(host, image, "pulling the image");
+        let mut progress = Progress::default();
+        self.pulls.say(image, progress.to_string());
+        let _until_done = Talking(&self.pulls, image);
+        let mut options = CreateImageOptionsBuilder::default().from_image(image);
+        if !has_tag(image) {
+            // Without a tag Docker would pull every one there is.
+            options = options.tag("latest");
+        }
+        let client = self.client(doing).await?;
+        let mut reports = Box::pin(client.create_image(Some(options.build()), None, None));
+        let mut summary = tokio::time::interval(SUMMARY);
+        summary.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        summary.tick().await;
+        let mut summed_up = String::new();
+        let mut silent = Duration::ZERO;
+        loop {
+            tokio::select! {
+                report = reports.next() => match report {
+                    None => break,
+                    Some(report) => {
+                        let report = report.map_err(|error| classify::classify(host, doing, error))?;
+                        silent = Duration::ZERO;
+                        if let Some(change) = progress.take(&report) {
+                            tracing::debug!(host, image, "{change}");
+                        }
+                        self.pulls.say(image, progress.to_string());
+                    }
+                },
+                _ = summary.tick() => {
+                    let text = progress.to_string();
+                    if text != summed_up {
+                        tracing::info!(host, image, "{text}");
+                        summed_up = text;
+                    }
+                    silent += SUMMARY;
+                    if silent > SILENCE {
+                        let message = format!("Docker reported no progress for {} s", SILENCE.as_secs());
+                        return Err(Error::refused(host, doing, message));
+                    }
+                }
+            }
+        }
+        tracing::info!(host, image, "the image is pulled");
+        Ok(())
+    }
+
+    fn pull_failed(&self, image: &str, doing: &str, error: Error) -> Error {
+        match error {
+            Error::NotFound { message, .. } | Error::Refused { message, .. } | Error::Conflict { message, .. } => {
+                Error::refused(&self.host, doing, explain(image, &message))
+            }
+            unreachable @ Error::Unreachable { .. } => unreachable,
+        }
+    }
+}
+
+/// Whose fault it is, before Docker's own words.
+fn explain(image: &str, message: &str) -> String {
+    let says = |signs: &[&str]| signs.iter().any(|sign| message.contains(sign));
+    if says(&["manifest unknown", "not found", "pull access denied", "does not exist", "denied", "unauthorized"]) {
+        format!(
+            "its registry has no image {image} for everyone (check the name and the tag; a private one must be put on the host by hand): {message}"
+        )
+    } else if says(&[
+        "dial tcp",
+        "no such host",
+        "timeout",
+        "Timeout",
+        "deadline",
+        "connection refused",
+        "EOF",
+        "TLS",
+        "x509",
+        "lookup ",
+    ]) {
+        format!(
+            "the registry does not answer the host (check its network, or put the image on the host by hand): {message}"
+        )
+    } else {
+        message.to_owned()
+    }
+}
+
+/// Whether it can be an image reference at all; the engine's own check is stricter, this one keeps the request in one piece.
+fn is_reference(image: &str) -> bool {
+    !image.is_empty()
+        && !image.starts_with(['/', '.'])
+        && !image.contains("..")
+        && image.chars().all(|c| c.is_ascii_alphanumeric() || "._-/:@".contains(c))
+}
+
+fn has_tag(image: &str) -> bool {
+    image.contains('@') || image.rsplit('/').next().is_some_and(|last| last.contains(':'))
+}
+
+/// The layers of one pull, as far as Docker has told.
+#[derive(Default)]
+struct Progress {
+    layers: BTreeMap<String, Layer>,
+}
+
+#[derive(Default)]
+struct Layer {
+    status: String,
+    done: i64,
+    total: i64,
+}
+
+impl Progress {
+    /// Takes a report; says so if a layer changed its state.
+    fn take(&mut self, report: &CreateImageInfo) -> Option<String> {
+        let status = report.status.as_deref()?;
+        let Some(id) = report.id.as_deref().filter(|_| !status.starts_with("Pulling from")) else {
+            return Some(status.to_owned());
+        };
+        let layer = self.layers.entry(id.to_owned()).or_default();
+        match (status, &report.progress_detail) {
+            ("Downloading", Some(detail)) => {
+                layer.done = detail.current.unwrap_or(layer.done);
+                layer.total = detail.total.unwrap_or(layer.total);
+            }
+            ("Download complete" | "Verifying Checksum" | "Pull complete" | "Already exists", _) => {
+                layer.done = layer.total
+            }
+            _ => {}
+        }
+        let changed = layer.status != status;
+        layer.status = status.to_owned();
+        changed.then(|| format!("layer {id}: {status}"))
+    }
+}
+
+impl std::fmt::Display for Progress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.layers.is_empty() {
+            return f.write_str("asking the registry");
+        }
+        let complete = self
+            .layers
+            .values()
+            .filter(|layer| matches!(layer.status.as_str(), "Pull complete" | "Already exists"))
+            .count();
+        let (done, total) = self.layers.values().fold((0, 0), |sum, layer| (sum.0 + layer.done, sum.1 + layer.total));
+        let percent = if total > 0 { (done * 100 / total).clamp(0, 100) } else { 0 };
+        write!(f, "{percent} % downloaded, {complete} of {} layers done", self.layers.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bollard::models::ProgressDetail;
+
+    use super::*;
+
+    fn report(id: &str, status: &str, bytes: Option<(i64, i64)>) -> CreateImageInfo {
+        CreateImageInfo {
+            id: Some(id.to_owned()),
+            status: Some(status.to_owned()),
+            progress_detail: bytes
+                .map(|(current, total)| ProgressDetail { current: Some(current), total: Some(total) }),
+            error_detail: None,
+        }
+    }
+
+    #[test]
+    fn progress_tells_each_change_once_and_sums_up() {
+        let mut progress = Progress::default();
+        let mut told = format!("[{progress}]\n");
+        for report in [
+            report("15", "Pulling from library/postgres", None),
+            report("aa", "Pulling fs layer", None),
+            report("bb", "Already exists", None),
+            report("aa", "Downloading", Some((10, 40))),
+            report("aa", "Downloading", Some((20, 40))),
+            report("aa", "Download complete", None),
+            report("aa", "Extracting", Some((1, 40))),
+            report("aa", "Pull complete", None),
+        ] {
+            let change = progress.take(&report).unwrap_or_default();
+            told.push_str(&format!("{change} [{progress}]\n"));
+        }
+        expect_test::expect![[r#"
+            [asking the registry]
+            Pulling from library/postgres [asking the registry]
+            layer aa: Pulling fs layer [0 % downloaded, 0 of 1 layers done]
+            layer bb: Already exists [0 % downloaded, 1 of 2 layers done]
+            layer aa: Downloading [25 % downloaded, 1 of 2 layers done]
+             [50 % downloaded, 1 of 2 layers done]
+            layer aa: Download complete [100 % downloaded, 1 of 2 layers done]
+            layer aa: Extracting [100 % downloaded, 1 of 2 layers done]
+            layer aa: Pull complete [100 % downloaded, 2 of 2 layers done]
+        "#]]
+        .assert_eq(&told);
+    }
+
+    #[test]
+    fn a_failed_pull_says_whether_the_registry_or_the_name_is_wrong() {
+        let told = [
+            "pull access denied for nosuch, repository does not exist or may require 'docker login'",
+            "manifest for postgres:99 not found: manifest unknown",
+            "Get \"https://registry-1.docker.io/v2/\": dial tcp: lookup registry-1.docker.io: no such host",
+            "write /var/lib/docker/tmp/x: no space left on device",
+        ]
+        .map(|message| explain("postgres:99", message) + "\n")
+        .concat();
+        expect_test::expect![[r#"
+            its registry has no image postgres:99 for everyone (check the name and the tag; a private one must be put on the host by hand): pull access denied for nosuch, repository does not exist or may require 'docker login'
+            its registry has no image postgres:99 for everyone (check the name and the tag; a private one must be put on the host by hand): manifest for postgres:99 not found: manifest unknown
+            the registry does not answer the host (check its network, or put the image on the host by hand): Get "https://registry-1.docker.io/v2/": dial tcp: lookup registry-1.docker.io: no such host
+            write /var/lib/docker/tmp/x: no space left on device
+        "#]].assert_eq(&told);
+    }
+
+    #[test]
+    fn a_reference_has_a_tag_only_after_its_last_slash() {
+        let tagged: Vec<_> =
+            ["postgres", "postgres:15", "registry:5000/postgres", "registry:5000/postgres:15", "postgres@sha256:00"]
+                .into_iter()
+                .filter(|image| has_tag(image))
+                .collect();
+        assert_eq!(tagged, ["postgres:15", "registry:5000/postgres:15", "postgres@sha256:00"]);
+    }
+
+    #[test]
+    fn what_would_change_the_request_is_no_reference() {
+        for image in ["", "a b", "../version", "x?y", "x#y", "/x", "x%2f"] {
+            assert!(!is_reference(image), "{image:?}");
+        }
+        assert!(is_reference("registry:5000/team/postgres_x-y.z:15@sha256:00"));
+    }
+}

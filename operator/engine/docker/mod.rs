@@ -1,0 +1,193 @@
+//! A Docker host over its API, by bollard: translate, classify, bound in time; nothing else. One file a noun.
+
+mod binary;
+mod classify;
+mod containers;
+mod dial;
+mod events;
+mod images;
+mod networks;
+mod transport;
+mod volumes;
+
+pub use binary::OwnBinary;
+pub use transport::Tls;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bollard::Docker;
+use futures::Stream;
+use tokio::sync::OnceCell;
+
+use self::transport::Transport;
+use super::{
+    ContainerSeen, ContainerSpec, Conversation, Engine, Error, EventHint, HostInfo, NetworkSeen, NetworkSpec,
+    VolumeSpec,
+};
+use crate::api::docker_host::Endpoint;
+use crate::api::labels::{self, Owner};
+
+/// An engine on a healthy host answers a small request in milliseconds; this long means it is in trouble.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// One Docker host, reached over its API. A clone shares its connection, caches and locks.
+#[derive(Clone)]
+pub struct DockerEngine {
+    host: Arc<str>,
+    transport: Arc<Transport>,
+    client: Arc<OnceCell<Docker>>,
+    binary: Arc<binary::Injection>,
+    pulls: Arc<images::Pulls>,
+    /// Networks are made in two steps that must not interleave.
+    networks: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl DockerEngine {
+    /// An engine at `endpoint`, called `host` in every error. Nothing is sent until the first request;
+    /// [`Error::Refused`] if the TLS material cannot be used.
+    pub fn connect(host: &str, endpoint: &Endpoint, tls: Option<&Tls>, binary: Arc<OwnBinary>) -> Result<Self, Error> {
+        Ok(Self {
+            host: host.into(),
+            transport: Arc::new(Transport::new(host, endpoint, tls)?),
+            client: Arc::default(),
+            binary: Arc::new(binary::Injection::new(binary)),
+            pulls: Arc::default(),
+            networks: Arc::default(),
+        })
+    }
+
+    /// The client, with the API version agreed on at the first successful contact.
+    async fn client(&self, doing: &str) -> Result<&Docker, Error> {
+        self.client.get_or_try_init(|| self.transport.negotiate(&self.host, doing)).await
+    }
+
+    /// One request that must be answered within `limit`.
+    async fn call<'a, T, F>(
+        &'a self,
+        doing: &str,
+        limit: Duration,
+        request: impl FnOnce(&'a Docker) -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, bollard::errors::Error>>,
+    {
+        let answered = tokio::time::timeout(limit, async {
+            let client = self.client(doing).await?;
+            request(client).await.map_err(|error| classify::classify(&self.host, doing, error))
+        });
+        match answered.await {
+            Ok(result) => result,
+            Err(_) => Err(Error::unreachable(&self.host, doing, format!("no answer within {} s", limit.as_secs()))),
+        }
+    }
+}
+
+/// Docker's filter for everything of an owner.
+fn owner_filter(owner: &Owner) -> HashMap<String, Vec<String>> {
+    HashMap::from([("label".to_owned(), owner.labels().iter().map(|(key, value)| format!("{key}={value}")).collect())])
+}
+
+/// The labels that name the owner, as far as they are there, in words.
+fn owner_in_words(found: Option<&HashMap<String, String>>) -> String {
+    let owner = found.and_then(|found| Owner::from_labels(|key| found.get(key).map(String::as_str)));
+    match owner {
+        Some(Owner { kind, namespace, name }) if namespace.is_empty() => format!("it belongs to {kind} {name}"),
+        Some(Owner { kind, namespace, name }) => format!("it belongs to {kind} {namespace}/{name}"),
+        None => "it is not managed by evenkeel".to_owned(),
+    }
+}
+
+/// Whether what was found has the owner that is wanted. The uid may differ: data outlives the object it was made for.
+fn same_owner(wanted: &std::collections::BTreeMap<String, String>, found: Option<&HashMap<String, String>>) -> bool {
+    [labels::KIND, labels::NAMESPACE, labels::NAME]
+        .iter()
+        .all(|key| wanted.get(*key) == found.and_then(|found| found.get(*key)))
+}
+
+#[async_trait::async_trait]
+impl Engine for DockerEngine {
+    async fn info(&self) -> Result<HostInfo, Error> {
+        self.host_info().await
+    }
+    async fn list_containers(&self, owner: &Owner) -> Result<Vec<ContainerSeen>, Error> {
+        self.containers_of(owner).await
+    }
+    async fn list_volumes(&self, owner: &Owner) -> Result<Vec<String>, Error> {
+        self.volumes_of(owner).await
+    }
+    async fn network(&self, name: &str) -> Result<Option<NetworkSeen>, Error> {
+        self.network_named(name).await
+    }
+    async fn ensure_network(&self, spec: &NetworkSpec) -> Result<NetworkSeen, Error> {
+        self.network_ensured(spec).await
+    }
+    async fn remove_network(&self, name: &str) -> Result<(), Error> {
+        self.network_removed(name).await
+    }
+    async fn ensure_volume(&self, spec: &VolumeSpec) -> Result<(), Error> {
+        self.volume_ensured(spec).await
+    }
+    async fn remove_volume(&self, name: &str) -> Result<(), Error> {
+        self.volume_removed(name).await
+    }
+    async fn has_image(&self, image: &str) -> Result<bool, Error> {
+        self.image_present(image).await
+    }
+    async fn ensure_image(&self, image: &str) -> Result<(), Error> {
+        self.image_ensured(image).await
+    }
+    fn image_progress(&self, image: &str) -> Option<String> {
+        self.pulls.progress(image)
+    }
+    async fn ensure_binary(&self, image: &str) -> Result<String, Error> {
+        self.binary_ensured(image).await
+    }
+    async fn create_container(&self, spec: &ContainerSpec) -> Result<(), Error> {
+        self.container_created(spec).await
+    }
+    async fn start_container(&self, name: &str) -> Result<(), Error> {
+        self.container_started(name).await
+    }
+    async fn stop_container(&self, name: &str, timeout: Duration) -> Result<(), Error> {
+        self.container_stopped(name, timeout).await
+    }
+    async fn kill_container(&self, name: &str) -> Result<(), Error> {
+        self.container_killed(name).await
+    }
+    async fn unpause_container(&self, name: &str) -> Result<(), Error> {
+        self.container_unpaused(name).await
+    }
+    async fn remove_container(&self, name: &str) -> Result<(), Error> {
+        self.container_removed(name).await
+    }
+    async fn dial(&self, container: &str, address: &str) -> Result<Box<dyn Conversation>, Error> {
+        self.dialed(container, address).await
+    }
+    fn events(&self) -> Pin<Box<dyn Stream<Item = EventHint> + Send>> {
+        self.event_hints()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn an_owner_is_the_same_when_only_its_uid_differs() {
+        let owner = Owner { kind: "PostgresCluster".into(), namespace: "default".into(), name: "db".into() };
+        let wanted: BTreeMap<_, _> =
+            owner.labels().into_iter().chain([(labels::UID.to_owned(), "new".to_owned())]).collect();
+        let found: HashMap<_, _> =
+            owner.labels().into_iter().chain([(labels::UID.to_owned(), "old".to_owned())]).collect();
+        assert!(same_owner(&wanted, Some(&found)));
+        assert!(!same_owner(&wanted, None));
+        assert_eq!(owner_in_words(Some(&found)), "it belongs to PostgresCluster default/db");
+        assert_eq!(owner_in_words(None), "it is not managed by evenkeel");
+    }
+}

@@ -1,0 +1,54 @@
+//! Named volumes. One that belongs to someone else is never taken over.
+
+use bollard::models::{Volume, VolumeCreateRequest};
+use bollard::query_parameters::{ListVolumesOptionsBuilder, RemoveVolumeOptions};
+
+use super::super::{Error, VolumeSpec};
+use super::{ANSWER, DockerEngine, owner_filter, owner_in_words, same_owner};
+use crate::api::labels::Owner;
+
+impl DockerEngine {
+    pub(super) async fn volumes_of(&self, owner: &Owner) -> Result<Vec<String>, Error> {
+        let doing = format!("listing the volumes of {} {}", owner.kind, owner.name);
+        let options = ListVolumesOptionsBuilder::default().filters(&owner_filter(owner)).build();
+        let found = self.call(&doing, ANSWER, |docker| docker.list_volumes(Some(options))).await?;
+        let mut names: Vec<_> = found.volumes.unwrap_or_default().into_iter().map(|volume| volume.name).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// The volume of exactly this name.
+    pub(super) async fn volume_named(&self, name: &str, doing: &str) -> Result<Option<Volume>, Error> {
+        match self.call(doing, ANSWER, |docker| docker.inspect_volume(name)).await {
+            Err(Error::NotFound { .. }) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    pub(super) async fn volume_ensured(&self, spec: &VolumeSpec) -> Result<(), Error> {
+        let doing = format!("making volume {}", spec.name);
+        let request = VolumeCreateRequest {
+            name: Some(spec.name.clone()),
+            labels: Some(spec.labels.clone().into_iter().collect()),
+            ..Default::default()
+        };
+        // Docker answers a create of a volume that exists with that volume.
+        let volume = self.call(&doing, ANSWER, |docker| docker.create_volume(request)).await?;
+        if same_owner(&spec.labels, Some(&volume.labels)) {
+            return Ok(());
+        }
+        let message = format!(
+            "a volume of that name is there already and {}; rename it or remove it",
+            owner_in_words(Some(&volume.labels))
+        );
+        Err(Error::conflict(&self.host, doing, message))
+    }
+
+    pub(super) async fn volume_removed(&self, name: &str) -> Result<(), Error> {
+        let doing = format!("removing volume {name}");
+        match self.call(&doing, ANSWER, |docker| docker.remove_volume(name, None::<RemoveVolumeOptions>)).await {
+            Err(Error::NotFound { .. }) => Ok(()),
+            other => other,
+        }
+    }
+}

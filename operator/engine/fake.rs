@@ -1,0 +1,536 @@
+//! An engine in memory, with the same rules as the real one and faults on demand; for in-process tests.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::Ipv4Addr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::{Stream, StreamExt as _, stream};
+use tokio::io::DuplexStream;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    ContainerSeen, ContainerSpec, ContainerState, Conversation, Engine, Error, EventHint, HostInfo, NetworkSeen,
+    NetworkSpec, VolumeSpec,
+};
+use crate::api::labels::Owner;
+
+/// Buffer of a conversation, in bytes.
+const BUFFER: usize = 64 * 1024;
+
+/// Gets the container's end of a conversation.
+type Answer = Arc<dyn Fn(DuplexStream) + Send + Sync>;
+
+/// How a verb is to fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Not done; the host does not answer.
+    Unreachable,
+    /// Not done; as if the thing were not there.
+    NotFound,
+    /// Not done; as if changed meanwhile.
+    Conflict,
+    /// Not done; the engine will not.
+    Refused,
+    /// Done, and then the host does not answer.
+    LostReply,
+}
+
+/// A container of the fake.
+pub struct FakeContainer {
+    /// What it was made from.
+    pub spec: ContainerSpec,
+    /// Its id; another one each time it is made.
+    pub id: String,
+    /// What it is doing.
+    pub state: ContainerState,
+    /// Ends the conversations of this run.
+    run: CancellationToken,
+}
+
+/// All there is on the fake host.
+#[derive(Default)]
+pub struct World {
+    /// By name.
+    pub containers: BTreeMap<String, FakeContainer>,
+    /// By name.
+    pub networks: BTreeMap<String, (NetworkSpec, NetworkSeen)>,
+    /// By name.
+    pub volumes: BTreeMap<String, VolumeSpec>,
+    /// On the host.
+    pub images: BTreeSet<String>,
+    /// What a pull finds; everything if `None`.
+    pub registry: Option<BTreeSet<String>>,
+    /// Whether the host is away: every verb fails as unreachable.
+    pub away: bool,
+    made: u64,
+    faults: BTreeMap<String, VecDeque<Fault>>,
+    calls: Vec<String>,
+    answers: BTreeMap<(String, String), Answer>,
+    listeners: Vec<mpsc::UnboundedSender<EventHint>>,
+}
+
+/// One Docker host in memory.
+pub struct FakeEngine {
+    host: String,
+    world: Mutex<World>,
+}
+
+impl FakeEngine {
+    /// An empty host; a pull finds every image.
+    pub fn new(host: &str) -> Self {
+        Self { host: host.to_owned(), world: Mutex::default() }
+    }
+
+    /// Looks at or changes the world behind the engine's back; no event tells of it.
+    pub fn world<R>(&self, look: impl FnOnce(&mut World) -> R) -> R {
+        look(&mut self.world.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The next `times` calls of a verb (the method's name) fail like this.
+    pub fn fail_next(&self, verb: &str, times: usize, fault: Fault) {
+        self.world(|world| world.faults.entry(verb.to_owned()).or_default().extend(std::iter::repeat_n(fault, times)));
+    }
+
+    /// The calls so far, as `verb subject`, and empties the list.
+    pub fn take_calls(&self) -> Vec<String> {
+        self.world(|world| std::mem::take(&mut world.calls))
+    }
+
+    /// `answer` gets the container's end of every conversation with that address from now on.
+    pub fn on_dial(&self, container: &str, address: &str, answer: impl Fn(DuplexStream) + Send + Sync + 'static) {
+        self.world(|world| world.answers.insert((container.to_owned(), address.to_owned()), Arc::new(answer)));
+    }
+
+    /// The container ends by itself; its conversations end, and an event tells.
+    pub fn die(&self, container: &str) {
+        self.world(|world| world.end(container, ContainerState::Exited));
+    }
+
+    /// Freezes the container, and an event tells.
+    pub fn pause(&self, container: &str) {
+        self.world(|world| world.set_state(container, ContainerState::Paused));
+    }
+
+    /// Tells this to all who listen to events.
+    pub fn hint(&self, hint: EventHint) {
+        self.world(|world| world.tell(&hint));
+    }
+
+    /// One call of a verb: recorded, failed if a fault waits for it, else done.
+    fn call<T>(
+        &self,
+        verb: &str,
+        subject: &str,
+        deed: impl FnOnce(&mut World) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        self.world(|world| {
+            world.calls.push(format!("{verb} {subject}").trim_end().to_owned());
+            let doing = format!("{verb} {subject}");
+            if world.away {
+                return Err(Error::unreachable(&self.host, doing, "the host is away"));
+            }
+            match world.faults.get_mut(verb).and_then(VecDeque::pop_front) {
+                None => deed(world),
+                Some(Fault::Unreachable) => Err(Error::unreachable(&self.host, doing, "a fault was asked for")),
+                Some(Fault::NotFound) => Err(Error::not_found(&self.host, doing, "a fault was asked for")),
+                Some(Fault::Conflict) => Err(Error::conflict(&self.host, doing, "a fault was asked for")),
+                Some(Fault::Refused) => Err(Error::refused(&self.host, doing, "a fault was asked for")),
+                Some(Fault::LostReply) => {
+                    deed(world)?;
+                    Err(Error::unreachable(&self.host, doing, "the reply was lost"))
+                }
+            }
+        })
+    }
+
+    fn missing(&self, doing: &str, what: &str) -> Error {
+        Error::not_found(&self.host, doing, format!("no such {what}"))
+    }
+}
+
+impl World {
+    fn tell(&mut self, hint: &EventHint) {
+        self.listeners.retain(|listener| listener.send(hint.clone()).is_ok());
+    }
+
+    fn tell_owner_of(&mut self, container: &str) {
+        let owner = self.containers.get(container).and_then(|found| owner_of(&found.spec.labels));
+        if let Some(owner) = owner {
+            self.tell(&Some(owner));
+        }
+    }
+
+    fn set_state(&mut self, container: &str, state: ContainerState) {
+        if let Some(found) = self.containers.get_mut(container)
+            && found.state != state
+        {
+            found.state = state;
+            self.tell_owner_of(container);
+        }
+    }
+
+    /// Nothing of it runs any more.
+    fn end(&mut self, container: &str, state: ContainerState) {
+        if let Some(found) = self.containers.get_mut(container)
+            && !matches!(found.state, ContainerState::Created | ContainerState::Exited | ContainerState::Dead)
+        {
+            std::mem::take(&mut found.run).cancel();
+            self.set_state(container, state);
+        }
+    }
+}
+
+fn owner_of(labels: &BTreeMap<String, String>) -> Option<Owner> {
+    Owner::from_labels(|key| labels.get(key).map(String::as_str))
+}
+
+#[async_trait::async_trait]
+impl Engine for FakeEngine {
+    async fn info(&self) -> Result<HostInfo, Error> {
+        self.call("info", "", |_| {
+            Ok(HostInfo {
+                engine_version: "20.10.24".to_owned(),
+                api_version: "1.41".to_owned(),
+                operating_system: "Fake".to_owned(),
+                architecture: "x86_64".to_owned(),
+                cpus: 2,
+                memory_bytes: 4 << 30,
+            })
+        })
+    }
+
+    async fn list_containers(&self, owner: &Owner) -> Result<Vec<ContainerSeen>, Error> {
+        self.call("list_containers", &owner.name, |world| {
+            let owned = world.containers.values().filter(|found| owner_of(&found.spec.labels).as_ref() == Some(owner));
+            Ok(owned
+                .map(|found| ContainerSeen {
+                    id: found.id.clone(),
+                    name: found.spec.name.clone(),
+                    labels: found
+                        .spec
+                        .labels
+                        .clone()
+                        .into_iter()
+                        .chain([(crate::api::labels::SPEC_HASH.to_owned(), found.spec.hash())])
+                        .collect(),
+                    state: found.state,
+                    image: found.spec.image.clone(),
+                })
+                .collect())
+        })
+    }
+
+    async fn list_volumes(&self, owner: &Owner) -> Result<Vec<String>, Error> {
+        self.call("list_volumes", &owner.name, |world| {
+            let owned = world.volumes.values().filter(|found| owner_of(&found.labels).as_ref() == Some(owner));
+            Ok(owned.map(|found| found.name.clone()).collect())
+        })
+    }
+
+    async fn network(&self, name: &str) -> Result<Option<NetworkSeen>, Error> {
+        self.call("network", name, |world| Ok(world.networks.get(name).map(|(_, seen)| seen.clone())))
+    }
+
+    async fn ensure_network(&self, spec: &NetworkSpec) -> Result<NetworkSeen, Error> {
+        self.call("ensure_network", &spec.name, |world| {
+            let third = u8::try_from(world.networks.len()).unwrap_or(u8::MAX);
+            let fresh = || {
+                (spec.clone(), NetworkSeen { name: spec.name.clone(), subnet: (Ipv4Addr::new(10, 77, third, 0), 24) })
+            };
+            let (there, seen) = world.networks.entry(spec.name.clone()).or_insert_with(fresh);
+            if owner_of(&there.labels) == owner_of(&spec.labels) {
+                Ok(seen.clone())
+            } else {
+                Err(Error::conflict(&self.host, "ensure_network", "a network of that name belongs to someone else"))
+            }
+        })
+    }
+
+    async fn remove_network(&self, name: &str) -> Result<(), Error> {
+        self.call("remove_network", name, |world| {
+            let runs = |found: &&FakeContainer| {
+                !matches!(found.state, ContainerState::Created | ContainerState::Exited | ContainerState::Dead)
+            };
+            if world.containers.values().filter(runs).any(|found| found.spec.network == name) {
+                return Err(Error::conflict(&self.host, "remove_network", "something is attached to it"));
+            }
+            world.networks.remove(name);
+            Ok(())
+        })
+    }
+
+    async fn ensure_volume(&self, spec: &VolumeSpec) -> Result<(), Error> {
+        self.call("ensure_volume", &spec.name, |world| {
+            let there = world.volumes.entry(spec.name.clone()).or_insert_with(|| spec.clone());
+            if owner_of(&there.labels) == owner_of(&spec.labels) {
+                Ok(())
+            } else {
+                Err(Error::conflict(&self.host, "ensure_volume", "a volume of that name belongs to someone else"))
+            }
+        })
+    }
+
+    async fn remove_volume(&self, name: &str) -> Result<(), Error> {
+        self.call("remove_volume", name, |world| {
+            if world.containers.values().any(|found| found.spec.volumes.iter().any(|(volume, ..)| volume == name)) {
+                return Err(Error::conflict(&self.host, "remove_volume", "a container uses it"));
+            }
+            world.volumes.remove(name);
+            Ok(())
+        })
+    }
+
+    async fn has_image(&self, image: &str) -> Result<bool, Error> {
+        self.call("has_image", image, |world| Ok(world.images.contains(image)))
+    }
+
+    async fn ensure_image(&self, image: &str) -> Result<(), Error> {
+        self.call("ensure_image", image, |world| {
+            let found = world.registry.as_ref().is_none_or(|registry| registry.contains(image));
+            if !found && !world.images.contains(image) {
+                return Err(Error::refused(&self.host, "ensure_image", format!("its registry has no image {image}")));
+            }
+            world.images.insert(image.to_owned());
+            Ok(())
+        })
+    }
+
+    fn image_progress(&self, _image: &str) -> Option<String> {
+        None
+    }
+
+    async fn ensure_binary(&self, image: &str) -> Result<String, Error> {
+        self.call("ensure_binary", image, |world| {
+            if !world.images.contains(image) {
+                return Err(self.missing("ensure_binary", "image"));
+            }
+            Ok("evenkeel-bin-fake".to_owned())
+        })
+    }
+
+    async fn create_container(&self, spec: &ContainerSpec) -> Result<(), Error> {
+        self.call("create_container", &spec.name, |world| {
+            if let Some(there) = world.containers.get(&spec.name) {
+                return if there.spec.hash() == spec.hash() {
+                    Ok(())
+                } else {
+                    Err(Error::conflict(
+                        &self.host,
+                        "create_container",
+                        "the name is taken by a container made from another spec",
+                    ))
+                };
+            }
+            if !world.images.contains(&spec.image) {
+                return Err(self.missing("create_container", "image"));
+            }
+            world.made += 1;
+            let made = FakeContainer {
+                spec: spec.clone(),
+                id: format!("{:064x}", world.made),
+                state: ContainerState::Created,
+                run: CancellationToken::new(),
+            };
+            world.containers.insert(spec.name.clone(), made);
+            world.tell_owner_of(&spec.name);
+            Ok(())
+        })
+    }
+
+    async fn start_container(&self, name: &str) -> Result<(), Error> {
+        self.call("start_container", name, |world| {
+            let found = world.containers.get(name).ok_or_else(|| self.missing("start_container", "container"))?;
+            if found.state == ContainerState::Paused {
+                return Err(Error::conflict(&self.host, "start_container", "it is paused"));
+            }
+            let ports = |found: &FakeContainer| {
+                found.spec.ports.iter().map(|(address, host, _)| (*address, *host)).collect::<BTreeSet<_>>()
+            };
+            let wanted = ports(found);
+            let taken = |other: &&FakeContainer| {
+                other.spec.name != name && other.state == ContainerState::Running && !ports(other).is_disjoint(&wanted)
+            };
+            if world.containers.values().any(|other| taken(&other)) {
+                return Err(Error::refused(&self.host, "start_container", "port is already allocated"));
+            }
+            if !world.networks.contains_key(&found.spec.network) {
+                return Err(self.missing("start_container", "network"));
+            }
+            world.set_state(name, ContainerState::Running);
+            Ok(())
+        })
+    }
+
+    async fn stop_container(&self, name: &str, _timeout: Duration) -> Result<(), Error> {
+        self.call("stop_container", name, |world| {
+            world.end(name, ContainerState::Exited);
+            Ok(())
+        })
+    }
+
+    async fn kill_container(&self, name: &str) -> Result<(), Error> {
+        self.call("kill_container", name, |world| {
+            world.end(name, ContainerState::Exited);
+            Ok(())
+        })
+    }
+
+    async fn unpause_container(&self, name: &str) -> Result<(), Error> {
+        self.call("unpause_container", name, |world| {
+            let found = world.containers.get(name).ok_or_else(|| self.missing("unpause_container", "container"))?;
+            if found.state == ContainerState::Paused {
+                world.set_state(name, ContainerState::Running);
+            }
+            Ok(())
+        })
+    }
+
+    async fn remove_container(&self, name: &str) -> Result<(), Error> {
+        self.call("remove_container", name, |world| {
+            world.end(name, ContainerState::Dead);
+            let owner = world.containers.remove(name).and_then(|gone| owner_of(&gone.spec.labels));
+            if owner.is_some() {
+                world.tell(&owner);
+            }
+            Ok(())
+        })
+    }
+
+    async fn dial(&self, container: &str, address: &str) -> Result<Box<dyn Conversation>, Error> {
+        self.call("dial", &format!("{container} {address}"), |world| {
+            let found = world.containers.get(container).ok_or_else(|| self.missing("dial", "container"))?;
+            if found.state != ContainerState::Running {
+                return Err(Error::conflict(&self.host, "dial", format!("the container is {:?}", found.state)));
+            }
+            let Some(answer) = world.answers.get(&(container.to_owned(), address.to_owned())) else {
+                return Err(Error::refused(
+                    &self.host,
+                    "dial",
+                    format!("cannot connect to {address}: connection refused"),
+                ));
+            };
+            let (ours, mut near) = tokio::io::duplex(BUFFER);
+            let (mut far, theirs) = tokio::io::duplex(BUFFER);
+            let run = found.run.clone();
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = run.cancelled() => {}
+                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                }
+            });
+            answer(theirs);
+            Ok(Box::new(ours) as Box<dyn Conversation>)
+        })
+    }
+
+    fn events(&self) -> Pin<Box<dyn Stream<Item = EventHint> + Send>> {
+        let (listener, receiver) = mpsc::unbounded_channel();
+        self.world(|world| world.listeners.push(listener));
+        let later =
+            stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|hint| (hint, receiver)) });
+        Box::pin(stream::once(async { None }).chain(later))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    fn owner() -> Owner {
+        Owner { kind: "K".into(), namespace: "default".into(), name: "db".into() }
+    }
+
+    fn spec(name: &str, port: u16) -> ContainerSpec {
+        ContainerSpec {
+            name: name.into(),
+            hostname: name.into(),
+            image: "image".into(),
+            entrypoint: vec!["run".into()],
+            env: BTreeMap::new(),
+            labels: owner().labels(),
+            volumes: vec![],
+            tmpfs: BTreeMap::new(),
+            network: "net".into(),
+            address: None,
+            aliases: vec![],
+            ports: vec![([127, 0, 0, 1].into(), port, 1)],
+            shm_bytes: None,
+            stop_timeout_seconds: 1,
+            memory_bytes: None,
+            nano_cpus: None,
+            restart: false,
+        }
+    }
+
+    async fn running(name: &str) -> FakeEngine {
+        let engine = FakeEngine::new("fake");
+        engine.ensure_image("image").await.unwrap();
+        engine.ensure_network(&NetworkSpec { name: "net".into(), labels: owner().labels() }).await.unwrap();
+        engine.create_container(&spec(name, 1000)).await.unwrap();
+        engine.start_container(name).await.unwrap();
+        engine.take_calls();
+        engine
+    }
+
+    async fn states(engine: &FakeEngine) -> String {
+        let seen = engine.list_containers(&owner()).await.unwrap();
+        seen.iter().map(|found| format!("{} {:?}\n", found.name, found.state)).collect()
+    }
+
+    #[tokio::test]
+    async fn a_lost_reply_did_the_deed_and_a_failed_one_did_not() {
+        let engine = running("a").await;
+        engine.fail_next("kill_container", 1, Fault::Refused);
+        engine.fail_next("kill_container", 1, Fault::LostReply);
+        assert!(matches!(engine.kill_container("a").await, Err(Error::Refused { .. })));
+        assert_eq!(states(&engine).await, "a Running\n");
+        assert!(matches!(engine.kill_container("a").await, Err(Error::Unreachable { .. })));
+        assert_eq!(states(&engine).await, "a Exited\n");
+        engine.kill_container("a").await.unwrap();
+        assert_eq!(engine.take_calls().iter().filter(|call| *call == "kill_container a").count(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_conversation_ends_with_the_container_and_an_event_tells() {
+        let engine = running("a").await;
+        engine.on_dial("a", "tcp:localhost:1", |mut stream| {
+            tokio::spawn(async move { stream.write_all(b"hello").await });
+        });
+        let mut events = engine.events();
+        assert_eq!(events.next().await, Some(None));
+        let mut stream = engine.dial("a", "tcp:localhost:1").await.unwrap();
+        let mut greeting = [0; 5];
+        stream.read_exact(&mut greeting).await.unwrap();
+        engine.die("a");
+        assert_eq!(stream.read(&mut greeting).await.unwrap(), 0);
+        assert_eq!(events.next().await, Some(Some(owner())));
+        assert!(matches!(engine.dial("a", "tcp:localhost:1").await, Err(Error::Conflict { .. })));
+    }
+
+    #[tokio::test]
+    async fn one_name_one_spec_and_one_port_one_container() {
+        let engine = running("a").await;
+        engine.create_container(&spec("a", 1000)).await.unwrap();
+        assert!(matches!(engine.create_container(&spec("a", 1001)).await, Err(Error::Conflict { .. })));
+        engine.create_container(&spec("b", 1000)).await.unwrap();
+        assert!(matches!(engine.start_container("b").await, Err(Error::Refused { .. })));
+        engine.remove_container("a").await.unwrap();
+        engine.start_container("b").await.unwrap();
+        assert_eq!(states(&engine).await, "b Running\n");
+    }
+
+    #[tokio::test]
+    async fn a_host_that_is_away_does_nothing() {
+        let engine = running("a").await;
+        engine.world(|world| world.away = true);
+        assert!(matches!(engine.kill_container("a").await, Err(Error::Unreachable { .. })));
+        engine.world(|world| world.away = false);
+        assert_eq!(states(&engine).await, "a Running\n");
+    }
+}

@@ -1,0 +1,260 @@
+//! Decides: register what is not, and say whether the host is ready.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::ResourceExt as _;
+
+use super::{Answer, Observed, Registration, Step};
+use crate::api::docker_host::{Capacity, DockerHost, DockerHostStatus};
+use crate::api::failure::Failure;
+use crate::runtime::Plan;
+
+/// A healthy host is asked again after this; its containers' events come by themselves.
+const CALM: Duration = Duration::from_secs(30);
+/// A host in trouble is asked this often, so that its return is seen soon.
+const ALERT: Duration = Duration::from_secs(5);
+const READY: &str = "Ready";
+
+/// Pure: what to record about the host and what to do.
+pub fn plan(object: &DockerHost, observed: &Observed, now: Timestamp) -> Plan<Step, DockerHostStatus> {
+    let host = object.name_any();
+    let mut status = object.status.clone().unwrap_or_default();
+    status.observed_generation = object.metadata.generation;
+    if object.metadata.deletion_timestamp.is_some() {
+        return leaving(host, status, observed, now);
+    }
+    let mut steps = Vec::new();
+    let mut requeue = ALERT;
+    let (ready, reason, message) = match (&observed.registration, &observed.answer) {
+        (Registration::Impossible(reason, message), _) => ("False", *reason, message.clone()),
+        (Registration::Absent | Registration::Differs, _) => {
+            steps.push(Step::Register { host, endpoint: object.spec.endpoint.clone() });
+            // Asked at once after the step, by the requeue.
+            requeue = Duration::ZERO;
+            ("Unknown", "Registering", format!("registering the engine at {}", object.spec.endpoint))
+        }
+        (Registration::Same, Answer::Info(info)) => {
+            requeue = CALM;
+            status.engine_version = Some(info.engine_version.clone());
+            status.api_version = Some(info.api_version.clone());
+            status.operating_system = Some(info.operating_system.clone());
+            status.architecture = Some(info.architecture.clone());
+            status.capacity = Some(Capacity { cpus: info.cpus, memory: info.memory_bytes });
+            ("True", "Reachable", format!("Docker Engine {} answers", info.engine_version))
+        }
+        (Registration::Same, Answer::Trouble(reason, message)) => ("False", *reason, message.clone()),
+        (Registration::Same, Answer::NotAsked) => ("Unknown", "NotAsked", "the engine was not asked".to_owned()),
+    };
+    status.reachable = ready == "True";
+    set_ready(&mut status, ready, reason, message, now);
+    Plan { status, steps, requeue: Some(requeue), finished: false }
+}
+
+/// An object that is being deleted: forget the engine, then the object may go.
+fn leaving(
+    host: String,
+    mut status: DockerHostStatus,
+    observed: &Observed,
+    now: Timestamp,
+) -> Plan<Step, DockerHostStatus> {
+    let registered = !matches!(observed.registration, Registration::Absent);
+    // An impossible endpoint may have been possible before: forgetting what is not there is harmless, once.
+    let forgotten =
+        status.conditions.iter().any(|condition| condition.type_ == READY && condition.reason == "Forgotten");
+    let steps = if registered && !forgotten { vec![Step::Forget { host }] } else { Vec::new() };
+    let finished = steps.is_empty();
+    status.reachable = false;
+    set_ready(&mut status, "False", "Forgotten", "the host is no longer used; what runs there goes on".to_owned(), now);
+    Plan { status, steps, requeue: Some(Duration::ZERO), finished }
+}
+
+/// Keeps in the status that a step failed.
+pub(super) fn failed(mut status: DockerHostStatus, step: &Step, failure: &Failure, now: Timestamp) -> DockerHostStatus {
+    set_ready(&mut status, "False", "StepFailed", format!("{step}: {failure}"), now);
+    status
+}
+
+fn set_ready(status: &mut DockerHostStatus, value: &str, reason: &str, message: String, now: Timestamp) {
+    let since = status
+        .conditions
+        .iter()
+        .find(|known| known.type_ == READY && known.status == value)
+        .map(|known| known.last_transition_time.clone());
+    status.conditions.retain(|known| known.type_ != READY);
+    status.conditions.push(Condition {
+        type_: READY.to_owned(),
+        status: value.to_owned(),
+        reason: reason.to_owned(),
+        message,
+        observed_generation: status.observed_generation,
+        last_transition_time: since.unwrap_or(Time(now)),
+    });
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+    use crate::api::docker_host::DockerHostSpec;
+    use crate::api::failure::Class;
+    use crate::engine::HostInfo;
+
+    fn host() -> DockerHost {
+        let mut host =
+            DockerHost::new("far", DockerHostSpec { endpoint: "tcp://far:2376".into(), ..Default::default() });
+        host.metadata.generation = Some(1);
+        host
+    }
+
+    fn info() -> Answer {
+        Answer::Info(HostInfo {
+            engine_version: "20.10.24".into(),
+            api_version: "1.41".into(),
+            operating_system: "Debian".into(),
+            architecture: "x86_64".into(),
+            cpus: 4,
+            memory_bytes: 8 << 30,
+        })
+    }
+
+    fn away() -> Answer {
+        Answer::Trouble(
+            "Unreachable",
+            "Docker host far does not answer while asking how it is: connection refused".into(),
+        )
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    /// The plan in words.
+    fn said(plan: &Plan<Step, DockerHostStatus>) -> String {
+        let mut said: String = plan.steps.iter().map(|step| format!("step: {step}\n")).collect();
+        for condition in &plan.status.conditions {
+            let Condition { type_, status, reason, message, .. } = condition;
+            said.push_str(&format!(
+                "{type_}={status} {reason} since {}: {message}\n",
+                condition.last_transition_time.0.as_second()
+            ));
+        }
+        said + &format!("again in {:?}, finished: {}\n", plan.requeue.unwrap(), plan.finished)
+    }
+
+    fn check(object: &DockerHost, registration: Registration, answer: Answer, expected: Expect) {
+        let observed = Observed { registration, answer };
+        let first = plan(object, &observed, at(10));
+        expected.assert_eq(&said(&first));
+        // What was recorded changes nothing that is planned from the same look.
+        let mut recorded = object.clone();
+        recorded.status = Some(first.status.clone());
+        if object.metadata.deletion_timestamp.is_none() {
+            assert_eq!(plan(&recorded, &observed, at(20)), first);
+        }
+    }
+
+    #[test]
+    fn a_new_host_is_registered_and_asked_at_once() {
+        check(
+            &host(),
+            Registration::Absent,
+            Answer::NotAsked,
+            expect![[r#"
+            step: register Docker host far at tcp://far:2376
+            Ready=Unknown Registering since 10: registering the engine at tcp://far:2376
+            again in 0ns, finished: false
+        "#]],
+        );
+    }
+
+    #[test]
+    fn a_host_that_answers_is_ready() {
+        check(
+            &host(),
+            Registration::Same,
+            info(),
+            expect![[r#"
+            Ready=True Reachable since 10: Docker Engine 20.10.24 answers
+            again in 30s, finished: false
+        "#]],
+        );
+        let status = plan(&host(), &Observed { registration: Registration::Same, answer: info() }, at(10)).status;
+        assert_eq!((status.reachable, status.capacity), (true, Some(Capacity { cpus: 4, memory: 8 << 30 })));
+    }
+
+    #[test]
+    fn a_host_that_went_away_keeps_what_was_known_of_it() {
+        let mut known = host();
+        known.status = Some(plan(&known, &Observed { registration: Registration::Same, answer: info() }, at(1)).status);
+        check(
+            &known,
+            Registration::Same,
+            away(),
+            expect![[r#"
+            Ready=False Unreachable since 10: Docker host far does not answer while asking how it is: connection refused
+            again in 5s, finished: false
+        "#]],
+        );
+        let status = plan(&known, &Observed { registration: Registration::Same, answer: away() }, at(10)).status;
+        assert_eq!((status.reachable, status.engine_version.as_deref()), (false, Some("20.10.24")));
+    }
+
+    #[test]
+    fn a_missing_certificate_is_a_condition_and_nothing_is_done() {
+        let missing =
+            Registration::Impossible("SecretNotFound", "Secret default/cert of spec.tls does not exist".into());
+        check(
+            &host(),
+            missing,
+            Answer::NotAsked,
+            expect![[r#"
+            Ready=False SecretNotFound since 10: Secret default/cert of spec.tls does not exist
+            again in 5s, finished: false
+        "#]],
+        );
+    }
+
+    #[test]
+    fn a_deleted_host_is_forgotten_and_then_gone() {
+        let mut leaving = host();
+        leaving.metadata.deletion_timestamp = Some(Time(at(5)));
+        check(
+            &leaving,
+            Registration::Same,
+            info(),
+            expect![[r#"
+            step: forget Docker host far
+            Ready=False Forgotten since 10: the host is no longer used; what runs there goes on
+            again in 0ns, finished: false
+        "#]],
+        );
+        check(
+            &leaving,
+            Registration::Absent,
+            Answer::NotAsked,
+            expect![[r#"
+            Ready=False Forgotten since 10: the host is no longer used; what runs there goes on
+            again in 0ns, finished: true
+        "#]],
+        );
+        let impossible = Registration::Impossible("InvalidEndpoint", "no".into());
+        let observed = Observed { registration: impossible, answer: Answer::NotAsked };
+        leaving.status = Some(plan(&leaving, &observed, at(6)).status);
+        assert!(plan(&leaving, &observed, at(7)).finished);
+    }
+
+    #[test]
+    fn a_failed_step_is_told_in_the_condition() {
+        let step = Step::Register { host: "far".into(), endpoint: "tcp://far:2376".into() };
+        let failure = Failure::new(Class::Transient, "tls.key holds no private key in PEM");
+        let status = failed(DockerHostStatus::default(), &step, &failure, at(3));
+        assert_eq!(
+            (status.conditions[0].reason.as_str(), status.conditions[0].message.as_str()),
+            ("StepFailed", "register Docker host far at tcp://far:2376: tls.key holds no private key in PEM")
+        );
+    }
+}

@@ -1,0 +1,61 @@
+//! One snapshot of a cluster: Docker's lists, the supervisors' last words, the Secrets. Reads only, judges nothing.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
+use super::{Controller, Fact, Observed, container_name, name, namespace, network_name, secrets, workload};
+use crate::api::failure::Failure;
+use crate::api::postgres_cluster::PostgresCluster;
+use crate::engine::{ContainerSeen, ContainerState};
+
+/// Reads everything at once.
+pub async fn observe(controller: &Controller, object: &PostgresCluster) -> Result<Observed, Failure> {
+    let engine = controller.hosts.get(super::HOST)?;
+    let owner = workload::owner(object);
+    let network = network_name(object);
+    let (containers, volumes, network, image, secrets) = tokio::join!(
+        engine.list_containers(&owner),
+        engine.list_volumes(&owner),
+        engine.network(&network),
+        engine.has_image(&object.spec.image),
+        secrets::read(&controller.objects, object),
+    );
+    let containers =
+        fact(containers.map(|all| all.into_iter().map(|one| (one.name.clone(), one)).collect::<BTreeMap<_, _>>()));
+    if let Some(containers) = containers.known() {
+        let running = containers.values().filter(|container| talks(container));
+        let running = running.map(|container| (container.id.clone(), container.name.clone())).collect();
+        controller.links.keep(&engine, &(namespace(object).into(), name(object).into()), &running);
+    }
+    let links = containers.known().map(|all| links(controller, object, all)).unwrap_or_default();
+    Ok(Observed {
+        links,
+        containers,
+        volumes: fact(volumes.map(|names| names.into_iter().collect())),
+        network: fact(network.map(|seen| seen.map(|network| network.subnet))),
+        image: fact(image),
+        binary: controller.binary.get().cloned(),
+        secrets: secrets?,
+    })
+}
+
+fn fact<T, E: Display>(read: Result<T, E>) -> Fact<T> {
+    read.map_or_else(|error| Fact::Unknown(error.to_string()), Fact::Known)
+}
+
+fn talks(container: &ContainerSeen) -> bool {
+    matches!(container.state, ContainerState::Running | ContainerState::Paused)
+}
+
+fn links(
+    controller: &Controller,
+    object: &PostgresCluster,
+    containers: &BTreeMap<String, ContainerSeen>,
+) -> BTreeMap<String, super::LinkSeen> {
+    let prefix = container_name(object, "");
+    let member = |container: &ContainerSeen| container.name.strip_prefix(&prefix).map(ToOwned::to_owned);
+    containers
+        .values()
+        .filter_map(|container| Some((member(container)?, controller.links.seen(&container.id)?)))
+        .collect()
+}

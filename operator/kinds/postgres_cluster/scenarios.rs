@@ -1,0 +1,371 @@
+//! The plan and the supervisor together in the small world: what is promised to people, one sentence a test.
+
+use expect_test::{Expect, expect};
+use proptest::prelude::*;
+
+use super::world::World;
+
+const THREE: &str = "{image: 'postgres:15', instances: 3}";
+
+fn settled(spec: &str) -> World {
+    let mut world = World::new(spec);
+    world.settle(100);
+    world
+}
+
+fn check(world: &World, expected: Expect) {
+    expected.assert_eq(&world.summary());
+}
+
+/// Writes each turn until all is well again; nothing acknowledged may be missing at any time.
+fn heals(world: &mut World) {
+    for _ in 0..600 {
+        world.write();
+        let steps = world.turn(0);
+        assert_eq!(world.lost(), Vec::<u64>::new(), "lost:\n{}", world.log.join("\n"));
+        if steps.is_empty() && world.status().phase == "Healthy" {
+            return;
+        }
+    }
+    panic!("did not heal: {}\n{:#?}\n{}", world.summary(), world.status(), world.log.join("\n"));
+}
+
+#[test]
+fn three_instances_come_up_from_nothing_and_then_nothing_is_done() {
+    let mut world = settled(THREE);
+    check(&world, expect!["Healthy term 1: db-1 primary running, db-2 standby streaming, db-3 standby streaming"]);
+    for _ in 0..50 {
+        assert_eq!(world.turn(0), Vec::<String>::new(), "a settled cluster is left alone");
+    }
+}
+
+#[test]
+fn one_instance_and_two_come_up_too() {
+    check(&settled("{image: 'postgres:15'}"), expect!["Healthy term 1: db-1 primary running"]);
+    check(
+        &settled("{image: 'postgres:15', instances: 2}"),
+        expect!["Healthy term 1: db-1 primary running, db-2 standby streaming"],
+    );
+}
+
+#[test]
+fn a_dead_postmaster_is_replaced_by_a_standby_and_taken_back() {
+    let mut world = settled(THREE);
+    world.write();
+    world.turn(0);
+    world.kill_postgres("db-1");
+    heals(&mut world);
+    check(&world, expect!["Healthy term 2: db-1 standby streaming, db-2 primary running, db-3 standby streaming"]);
+}
+
+#[test]
+fn a_dead_container_is_replaced_by_a_standby_and_taken_back() {
+    let mut world = settled(THREE);
+    world.write();
+    world.turn(0);
+    world.kill_container("db-1");
+    heals(&mut world);
+    check(&world, expect!["Healthy term 2: db-1 standby streaming, db-2 primary running, db-3 standby streaming"]);
+    let failover = world.status().last_failover.unwrap_or_else(|| panic!("no story"));
+    assert_eq!((failover.from.as_str(), failover.to.as_str()), ("db-1", "db-2"));
+    assert_eq!(failover.cause, "db-1: its container died");
+    assert!(failover.outage.is_some_and(|outage| outage > 0.0), "{failover:?}");
+}
+
+#[test]
+fn a_paused_primary_is_given_up_after_three_seconds_and_follows_when_it_wakes() {
+    let mut world = settled(THREE);
+    world.pause("db-1");
+    for _ in 0..25 {
+        world.write();
+        world.turn(0);
+    }
+    assert_eq!(world.status().term, 1, "not yet");
+    for _ in 0..60 {
+        world.write();
+        world.turn(0);
+    }
+    assert_eq!((world.status().term, world.primary()), (2, "db-2".into()));
+    world.unpause("db-1");
+    heals(&mut world);
+    check(&world, expect!["Healthy term 2: db-1 standby streaming, db-2 primary running, db-3 standby streaming"]);
+}
+
+#[test]
+fn a_primary_that_only_the_operator_cannot_reach_is_left_alone() {
+    let mut world = settled(THREE);
+    world.cut.insert("db-1".into());
+    for _ in 0..200 {
+        world.write();
+        world.turn(0);
+    }
+    assert_eq!((world.status().term, world.primary()), (1, "db-1".into()));
+    let degraded = world.status().conditions.into_iter().find(|condition| condition.type_ == "Degraded");
+    assert_eq!(degraded.map(|condition| condition.reason), Some("PrimaryUnreachableFromOperator".into()));
+    world.cut.clear();
+    heals(&mut world);
+}
+
+#[test]
+fn without_the_operator_nothing_happens_to_a_healthy_cluster() {
+    let mut world = settled(THREE);
+    for _ in 0..300 {
+        world.write();
+        world.turn_without_operator();
+    }
+    assert!(world.acknowledged.len() >= 290, "writes went on: {}", world.acknowledged.len());
+    heals(&mut world);
+    assert_eq!(world.status().term, 1);
+}
+
+#[test]
+fn a_switchover_by_annotation_moves_the_primary_and_is_answered_once() {
+    let mut world = settled(THREE);
+    let request = "2026-11-24T05:00:00Z/db-3";
+    world.object.metadata.annotations = Some([("evenkeel.dev/switchover".to_owned(), request.to_owned())].into());
+    heals(&mut world);
+    heals(&mut world);
+    check(&world, expect!["Healthy term 2: db-1 standby streaming, db-2 standby streaming, db-3 primary running"]);
+    let switchover = world.status().last_switchover.unwrap_or_default();
+    assert_eq!((switchover.request.as_str(), switchover.refused), (request, None));
+    assert!(switchover.result.is_some_and(|result| result.outage.is_some()));
+}
+
+#[test]
+fn a_switchover_to_nobody_is_refused_with_the_names_there_are() {
+    let mut world = settled(THREE);
+    let request = "2026-11-24T05:00:00Z/db-7";
+    world.object.metadata.annotations = Some([("evenkeel.dev/switchover".to_owned(), request.to_owned())].into());
+    world.turns(3);
+    let refused = world.status().last_switchover.and_then(|switchover| switchover.refused);
+    assert_eq!(refused.as_deref(), Some("there is no instance db-7; there are db-1, db-2, db-3"));
+    assert_eq!(world.status().term, 1);
+}
+
+#[test]
+fn two_instances_switch_over_too() {
+    let mut world = settled("{image: 'postgres:15', instances: 2}");
+    world.object.metadata.annotations =
+        Some([("evenkeel.dev/switchover".to_owned(), "2026-11-24T05:00:00Z".to_owned())].into());
+    world.turn(0);
+    heals(&mut world);
+    check(&world, expect!["Healthy term 2: db-1 standby streaming, db-2 primary running"]);
+}
+
+#[test]
+fn the_primary_leads_again_if_too_few_standbys_could_be_asked() {
+    let mut world = settled(THREE);
+    world.cut.insert("db-2".into());
+    world.pause("db-2");
+    world.kill_postgres("db-1");
+    for _ in 0..60 {
+        world.write();
+        world.turn(0);
+    }
+    assert_eq!(world.primary(), "db-1");
+    assert_eq!(world.lost(), Vec::<u64>::new());
+    world.unpause("db-2");
+    world.cut.clear();
+    heals(&mut world);
+}
+
+#[test]
+fn a_single_instance_is_restarted() {
+    let mut world = settled("{image: 'postgres:15'}");
+    world.kill_postgres("db-1");
+    heals(&mut world);
+    world.kill_container("db-1");
+    heals(&mut world);
+    check(&world, expect!["Healthy term 3: db-1 primary running"]);
+}
+
+#[test]
+fn primary_and_standby_dying_together_wait_for_one_of_them() {
+    let mut world = settled(THREE);
+    world.write();
+    world.turn(0);
+    world.kill_container("db-1");
+    world.kill_container("db-2");
+    heals(&mut world);
+}
+
+#[test]
+fn successive_failures_are_survived_down_to_the_last_standby() {
+    let mut world = settled(THREE);
+    world.pause("db-3");
+    for _ in 0..150 {
+        world.write();
+        world.turn(0);
+    }
+    world.kill_container("db-1");
+    heals_to(&mut world, "db-2");
+    world.unpause("db-3");
+    heals(&mut world);
+}
+
+fn heals_to(world: &mut World, primary: &str) {
+    for _ in 0..300 {
+        world.write();
+        world.turn(0);
+        assert_eq!(world.lost(), Vec::<u64>::new(), "lost:\n{}", world.log.join("\n"));
+        if world.primary() == primary && !world.status().endpoints.read_write.is_empty() {
+            return;
+        }
+    }
+    panic!("{primary} does not lead: {}\n{}", world.summary(), world.log.join("\n"));
+}
+
+#[test]
+fn scaling_goes_down_and_up() {
+    let mut world = settled(THREE);
+    world.object.spec.instances = 2;
+    heals(&mut world);
+    check(&world, expect!["Healthy term 1: db-1 primary running, db-2 standby streaming"]);
+    world.object.spec.instances = 5;
+    heals(&mut world);
+    check(
+        &world,
+        expect!["Healthy term 1: db-1 primary running, db-2 standby streaming, db-3 standby streaming, db-4 standby streaming, db-5 standby streaming"],
+    );
+}
+
+#[test]
+fn a_new_image_goes_to_standbys_first_and_to_the_primary_by_switchover() {
+    let mut world = settled(THREE);
+    world.object.spec.image = "postgres:16".into();
+    heals(&mut world);
+    heals(&mut world);
+    let removed: Vec<_> = world.log.iter().filter(|line| line.contains("remove container")).map(|line| line[7..].to_owned()).collect();
+    assert_eq!(
+        removed,
+        [
+            "remove container default.db-2: image postgres:16 instead of postgres:15",
+            "remove container default.db-3: image postgres:16 instead of postgres:15",
+            "remove container default.db-1: image postgres:16 instead of postgres:15",
+        ]
+    );
+}
+
+#[test]
+fn a_deleted_cluster_leaves_its_volumes_and_a_new_one_takes_them_over() {
+    let mut world = settled(THREE);
+    world.write();
+    world.turn(0);
+    world.turn(0);
+    let acknowledged = world.acknowledged.clone();
+    assert!(!acknowledged.is_empty());
+    for member in ["db-1", "db-2", "db-3"] {
+        world.forget(member);
+    }
+    world.object.status = None;
+    heals(&mut world);
+    assert_eq!(world.lost(), Vec::<u64>::new());
+    assert!(world.status().term > 1, "terms go on: {}", world.status().term);
+}
+
+#[test]
+fn a_wiped_standby_is_copied_anew() {
+    let mut world = settled(THREE);
+    world.wipe("db-3");
+    heals(&mut world);
+    check(&world, expect!["Healthy term 1: db-1 primary running, db-2 standby streaming, db-3 standby streaming"]);
+}
+
+#[test]
+fn a_paused_reconciliation_does_nothing() {
+    let mut world = settled(THREE);
+    world.object.metadata.annotations = Some([("evenkeel.dev/reconcile".to_owned(), "paused".to_owned())].into());
+    world.kill_container("db-1");
+    for _ in 0..30 {
+        assert_eq!(world.turn(0), Vec::<String>::new());
+    }
+    assert_eq!(world.status().phase, "Paused");
+    world.object.metadata.annotations = None;
+    heals(&mut world);
+}
+
+#[derive(Debug, Clone)]
+enum Fault {
+    KillPostgres(u8),
+    KillContainer(u8),
+    Pause(u8),
+    Unpause(u8),
+    Cut(u8),
+    Heal,
+    Wipe(u8),
+    OperatorDown(u8),
+    CutSteps(u8),
+    Switchover,
+}
+
+fn fault() -> impl Strategy<Value = Fault> {
+    let member = 1_u8..4;
+    prop_oneof![
+        member.clone().prop_map(Fault::KillPostgres),
+        member.clone().prop_map(Fault::KillContainer),
+        member.clone().prop_map(Fault::Pause),
+        member.clone().prop_map(Fault::Unpause),
+        member.clone().prop_map(Fault::Cut),
+        Just(Fault::Heal),
+        (2_u8..4).prop_map(Fault::Wipe),
+        (1_u8..60).prop_map(Fault::OperatorDown),
+        (1_u8..4).prop_map(Fault::CutSteps),
+        Just(Fault::Switchover),
+    ]
+}
+
+fn run(spec: &str, faults: Vec<(Fault, u8)>, wipes: bool) -> World {
+    let mut world = settled(spec);
+    let mut requests = 0;
+    for (fault, turns) in faults {
+        match fault {
+            Fault::KillPostgres(n) => world.kill_postgres(&format!("db-{n}")),
+            Fault::KillContainer(n) => world.kill_container(&format!("db-{n}")),
+            Fault::Pause(n) => world.pause(&format!("db-{n}")),
+            Fault::Unpause(n) => world.unpause(&format!("db-{n}")),
+            Fault::Cut(n) => drop(world.cut.insert(format!("db-{n}"))),
+            Fault::Heal => world.cut.clear(),
+            Fault::Wipe(n) if wipes && world.status().phase == "Healthy" && world.primary() != format!("db-{n}") => {
+                world.wipe(&format!("db-{n}"));
+            }
+            Fault::Wipe(_) => {}
+            Fault::OperatorDown(turns) => (0..turns).for_each(|_| {
+                world.write();
+                world.turn_without_operator();
+            }),
+            Fault::CutSteps(count) => drop(world.turn(count as usize)),
+            Fault::Switchover => {
+                requests += 1;
+                let request = format!("2030-11-24T05:00:{requests:02}Z");
+                world.object.metadata.annotations = Some([("evenkeel.dev/switchover".to_owned(), request)].into());
+            }
+        }
+        for _ in 0..turns {
+            world.write();
+            world.turn(0);
+            assert_eq!(world.lost(), Vec::<u64>::new(), "lost:\n{}", world.log.join("\n"));
+        }
+    }
+    world.cut.clear();
+    for n in 1..=3 {
+        world.unpause(&format!("db-{n}"));
+    }
+    heals(&mut world);
+    world
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    /// I2 and healing, whatever happens in whatever order.
+    #[test]
+    fn nothing_acknowledged_is_lost_and_every_cluster_heals(faults in proptest::collection::vec((fault(), 0_u8..50), 1..8)) {
+        run(THREE, faults, true);
+    }
+
+    /// The same with two instances.
+    #[test]
+    fn two_instances_lose_nothing_either(faults in proptest::collection::vec((fault(), 0_u8..50), 1..6)) {
+        run("{image: 'postgres:15', instances: 2}", faults, false);
+    }
+}

@@ -1,0 +1,163 @@
+//! The Secrets of a cluster: `NAME-app` for applications, `NAME-internal` for replication. Passwords are made once and never shown.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::{Controller, SecretsSeen, name, namespace};
+use crate::api::failure::{Class, Failure};
+use crate::api::postgres_cluster::PostgresCluster;
+use crate::runtime::clock;
+use crate::store::objects::Objects;
+use crate::store::{Error, Key};
+use crate::supervisor::wire::{Credentials, PORT};
+
+const PASSWORD_LENGTH: usize = 32;
+const REPLICATION_PASSWORD: &str = "replicationPassword";
+
+fn key(object: &PostgresCluster, secret: &str) -> Key {
+    Key { resource: "secrets".into(), namespace: namespace(object).into(), name: secret.into() }
+}
+
+fn app(object: &PostgresCluster) -> Key {
+    key(object, &format!("{}-app", name(object)))
+}
+
+fn internal(object: &PostgresCluster) -> Key {
+    key(object, &format!("{}-internal", name(object)))
+}
+
+fn text(secret: &Value, field: &str) -> Option<String> {
+    let bytes = BASE64.decode(secret["data"][field].as_str()?).ok()?;
+    String::from_utf8(bytes).ok()
+}
+
+/// How the Secrets stand, without what is in them.
+pub async fn read(objects: &Objects, object: &PostgresCluster) -> Result<SecretsSeen, Error> {
+    let source_problem = source(objects, object).await?.err();
+    let app: Option<Value> = objects.get(&app(object)).await?;
+    let host = app.as_ref().and_then(|secret| text(secret, "host")).unwrap_or_default();
+    let credentials = credentials(objects, object).await?;
+    let hash = credentials.as_ref().map(|credentials| credentials.hash.clone()).unwrap_or_default();
+    Ok(SecretsSeen { source_problem, complete: credentials.is_some(), hash, host })
+}
+
+/// The owner's password that the user gave, if one is named; or what is wrong with the Secret that is named.
+async fn source(objects: &Objects, object: &PostgresCluster) -> Result<Result<Option<String>, String>, Error> {
+    let initdb = &object.spec.bootstrap.initdb;
+    let Some(reference) = &initdb.secret else { return Ok(Ok(None)) };
+    let path = "spec.bootstrap.initdb.secret";
+    let Some(secret) = objects.get::<Value>(&key(object, &reference.name)).await? else {
+        return Ok(Err(format!(
+            "{path} names Secret {}, which is not there: create it with the keys username and password",
+            reference.name
+        )));
+    };
+    if let Some(username) = text(&secret, "username").filter(|username| *username != initdb.owner) {
+        return Ok(Err(format!(
+            "{path}: username in Secret {} is {username}, but spec.bootstrap.initdb.owner is {}",
+            reference.name, initdb.owner
+        )));
+    }
+    Ok(match text(&secret, "password").filter(|password| !password.is_empty()) {
+        Some(password) => Ok(Some(password)),
+        None => Err(format!("{path}: Secret {} has no key password", reference.name)),
+    })
+}
+
+/// The passwords in force; `None` until they are made.
+pub async fn credentials(objects: &Objects, object: &PostgresCluster) -> Result<Option<Credentials>, Error> {
+    let (app, internal): (Option<Value>, Option<Value>) =
+        (objects.get(&app(object)).await?, objects.get(&internal(object)).await?);
+    let given = source(objects, object).await?.ok().flatten();
+    let owner_password = given.or_else(|| text(app.as_ref()?, "password"));
+    let replication_password = internal.as_ref().and_then(|secret| text(secret, REPLICATION_PASSWORD));
+    let (Some(owner_password), Some(replication_password), true) =
+        (owner_password, replication_password, app.is_some())
+    else {
+        return Ok(None);
+    };
+    let mut digest = Sha256::new();
+    for part in [&replication_password, &owner_password] {
+        digest.update((part.len() as u64).to_le_bytes());
+        digest.update(part);
+    }
+    let hash = digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    Ok(Some(Credentials { hash, replication_password, owner_password }))
+}
+
+/// Writes both Secrets: passwords that are there stay, what says how to connect is brought up to date.
+pub async fn ensure(controller: &Controller, object: &PostgresCluster, host: &str) -> Result<(), Failure> {
+    let objects = &controller.objects;
+    let generate = || clock::password(&*controller.clock, PASSWORD_LENGTH);
+    let given = source(objects, object).await?.map_err(|problem| Failure::new(Class::Terminal, problem))?;
+    let old: Option<Value> = objects.get(&app(object)).await?;
+    let password = given.or_else(|| text(old.as_ref()?, "password")).unwrap_or_else(generate);
+    let initdb = &object.spec.bootstrap.initdb;
+    let hosts: Vec<_> = host.split(',').map(|host| format!("{host}:{PORT}")).collect();
+    let uri = format!(
+        "postgresql://{}:{}@{}/{}?target_session_attrs=read-write",
+        percent(&initdb.owner),
+        percent(&password),
+        hosts.join(","),
+        percent(&initdb.database),
+    );
+    let port = PORT.to_string();
+    let fields = [
+        ("username", initdb.owner.as_str()),
+        ("password", &password),
+        ("dbname", &initdb.database),
+        ("host", host),
+        ("port", &port),
+        ("uri", &uri),
+    ];
+    write(objects, object, &app(object), &fields).await?;
+    if objects.get::<Value>(&internal(object)).await?.is_none() {
+        write(objects, object, &internal(object), &[(REPLICATION_PASSWORD, &generate())]).await?;
+    }
+    Ok(())
+}
+
+async fn write(objects: &Objects, object: &PostgresCluster, key: &Key, fields: &[(&str, &str)]) -> Result<(), Error> {
+    let data: serde_json::Map<String, Value> =
+        fields.iter().map(|(field, value)| ((*field).to_owned(), json!(BASE64.encode(value)))).collect();
+    let secret = json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "Opaque",
+        "metadata": {
+            "name": key.name,
+            "namespace": key.namespace,
+            "ownerReferences": [{
+                "apiVersion": "evenkeel.dev/v1alpha1",
+                "kind": "PostgresCluster",
+                "name": name(object),
+                "uid": object.metadata.uid,
+                "controller": true,
+                "blockOwnerDeletion": true,
+            }],
+        },
+        "data": data,
+    });
+    match objects.create(key, secret.clone()).await {
+        Err(Error::AlreadyExists { .. }) => objects.update(key, secret).await.map(drop),
+        outcome => outcome.map(drop),
+    }
+}
+
+/// Percent-encoding of everything that a connection URI could take for itself.
+fn percent(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_uri_could_take_for_itself_is_encoded() {
+        assert_eq!(percent("p@ss:w/ör d~"), "p%40ss%3Aw%2F%C3%B6r%20d~");
+    }
+}

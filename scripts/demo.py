@@ -1,0 +1,160 @@
+"""The demonstration after the preparations of demo.sh: `demo.py BINARY`. KEEP=1 leaves everything running.
+
+Brings up deploy/examples/postgres.yaml with an operator of its own, writes to
+it, kills the primary's container, and shows what the client and the status saw.
+"""
+
+import os
+import pathlib
+import signal
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests" / "e2e"))
+
+import client
+import harness
+
+EXAMPLE = ROOT / "deploy" / "examples" / "postgres.yaml"
+NAME = "awx-db"
+TABLE = "demo"
+BEGAN = time.monotonic()
+
+
+def say(text):
+    """One line with the time since the start."""
+    print(f"[{time.monotonic() - BEGAN:6.1f} s] {text}", flush=True)
+
+
+def manifest():
+    """The example; its volumes are to go with the object, unlike in real use."""
+    text = EXAMPLE.read_text(encoding="utf-8")
+    changed = text.replace("\nspec:\n", "\nspec:\n  storage: {reclaimPolicy: Delete}\n", 1)
+    if changed == text:
+        raise harness.Failed(f"{EXAMPLE} has no line `spec:`")
+    return changed
+
+
+def refuse_to_touch_what_is_there(cluster):
+    """Stops when a cluster of this name is on the engine already: it is somebody's."""
+    containers = harness.docker("ps", "-a", "--format", "{{.Names}}", *cluster.filters()).split()
+    things = containers + cluster.volumes()
+    if things:
+        sys.exit(
+            f"The engine already has a cluster {NAME}: {', '.join(sorted(set(things)))}.\n"
+            "The demo does not touch it. If it was left by `make demo KEEP=1`, remove it as was shown then."
+        )
+
+
+def bring_up(cluster):
+    """Applies the example and waits until it is Ready."""
+    say(f"applying {EXAMPLE.relative_to(ROOT)}: three instances of postgres:15, no acknowledged write may be lost")
+    cluster.operator.cli("apply", "-f", "-", text=manifest())
+    shown = None
+    until = time.monotonic() + 180
+    while True:
+        seen = cluster.get() or {}
+        status = seen.get("status") or {}
+        line = ", ".join(f"{m['name']} {m['role']} {m['state']}" for m in status.get("instances", []))
+        if line and line != shown:
+            say(f"  {line}")
+            shown = line
+        if not harness.unsettled(seen, 3):
+            break
+        if time.monotonic() > until:
+            raise harness.Failed(f"{NAME} was not Ready within 180 s: {status.get('conditions')}")
+        time.sleep(0.2)
+    say("Ready")
+    print(cluster.operator.cli("get", "postgrescluster", NAME, "-o", "wide"), flush=True)
+
+
+def kill_the_primary_under_writes(cluster):
+    """Returns (records of the writer, moment of the kill, status afterwards)."""
+    before = cluster.settled()
+    uri = cluster.uri()
+    writing = harness.writer_for(uri, TABLE, pause=0.001, acks=1000)
+    container = cluster.container(before["primary"])
+    say(f"a client writes; killing the container of the primary, {before['primary']}")
+    moment = time.monotonic()
+    harness.docker("kill", container)
+    if not writing.wait_for_acks(1000, 60):
+        raise harness.Failed(f"the client's writes did not go on: {writing.errors[-1:]}")
+    writing.stop()
+    say("the client writes again")
+    after = cluster.settled(120)
+    say(f"{before['primary']} is back as a standby; the primary is {after['primary']}")
+    return writing.records, moment, after
+
+
+def show(cluster, records, moment, status):
+    """Prints the timeline and the count. Returns the number of lost rows."""
+    failover = status.get("lastFailover") or {}
+    print(
+        f"\nFailover as the operator saw it: {failover.get('from')} -> {failover.get('to')} ({failover.get('cause')})"
+    )
+    at = 0.0
+    for step in failover.get("steps", []):
+        print(f"  +{at:6.3f} s  {step['step']} ({step['took']:.3f} s)")
+        at += step["took"]
+    if failover.get("outage") is not None:
+        print(f"  +{failover['outage']:6.3f} s  writes again")
+    result = client.check(cluster.uri(), records, TABLE)
+    print(f"\nWrite outage as the client saw it: {client.outage(records, moment):.3f} s")
+    print(f"Rows acknowledged to the client: {result['acknowledged']}; found afterwards: {result['found']}")
+    print(f"Lost acknowledged writes: {len(result['lost'])}\n", flush=True)
+    return len(result["lost"])
+
+
+def how_to_look(operator):
+    """What KEEP=1 leaves, and how to be rid of it."""
+    binary = os.path.relpath(operator.binary)
+    print(
+        f"Left running (operator: process {operator.process.pid}, log {operator.log}). To look at it:\n"
+        f"  export EVENKEEL_KUBECONFIG={operator.env['EVENKEEL_KUBECONFIG']}\n"
+        f"  {binary} get postgrescluster {NAME} -o wide\n"
+        f"  {binary} describe postgrescluster {NAME}\n"
+        f"  {binary} switchover {NAME}\n"
+        f"  {binary} get secret {NAME}-app -o yaml        # how to connect\n"
+        "To remove it:\n"
+        f"  {binary} delete postgrescluster {NAME}\n"
+        f"  kill {operator.process.pid} && rm -rf {operator.data.parent}"
+    )
+
+
+def main():
+    """The demonstration."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    keep = os.environ.get("KEEP", "") not in ("", "0")
+    operator = harness.Operator(sys.argv[1], tempfile.mkdtemp(prefix="evenkeel-demo-"))
+    cluster = harness.Cluster(operator, NAME)
+    lost, done = None, False
+    try:
+        refuse_to_touch_what_is_there(cluster)
+    except SystemExit:
+        harness.discard(operator)
+        raise
+    try:
+        operator.start()
+        say("the operator runs")
+        bring_up(cluster)
+        lost = show(cluster, *kill_the_primary_under_writes(cluster))
+        done = True
+        if keep:
+            how_to_look(operator)
+            return
+        cluster.delete()
+        say("deleted, with its volumes")
+    except harness.Failed as failed:
+        print(f"\nThe demo failed: {failed}", file=sys.stderr)
+        print(operator.log.read_text(encoding="utf-8", errors="replace")[-3000:], file=sys.stderr)
+    finally:
+        if not (keep and done):
+            harness.discard(operator)
+            cluster.clean()
+    sys.exit(0 if done and lost == 0 else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,12 @@
+"""What a PostgresCluster promises, each as one scenario on a real Docker Engine, in the order in which they run.
+
+A scenario's name is its sentence. It gets one settled three-instance cluster and
+leaves it settled (the last one removes it); it fails by raising `Failed`, and may
+return a note for the report.
+"""
+
+import scenarios_changes
+import scenarios_failures
+import scenarios_input
+
+SCENARIOS = [*scenarios_input.SCENARIOS, *scenarios_failures.SCENARIOS, *scenarios_changes.SCENARIOS]

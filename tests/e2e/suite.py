@@ -1,0 +1,111 @@
+"""Runs the scenarios on a real Docker Engine: `suite.py BINARY [WORDS...]` runs those whose name contains one of the words.
+
+Prints one line a scenario and ends with `N passed, N failed`. What tells why one
+failed is kept under target/e2e/. Everything made in Docker is removed.
+"""
+
+import shutil
+import signal
+import sys
+import time
+import traceback
+
+import harness
+import scenarios
+from client import Silent
+
+CLUSTER = "e2e-db"
+SAVED = harness.ROOT / "target" / "e2e"
+
+
+def chosen(words):
+    """The scenarios to run."""
+    return [one for one in scenarios.SCENARIOS if not words or any(word in one.__name__ for word in words)]
+
+
+def report(outcome, name, began, note=""):
+    """One line for a person."""
+    sentence = name.replace("_", " ")
+    print(f"{outcome:4} {sentence} ({time.monotonic() - began:.1f} s{'; ' + note if note else ''})", flush=True)
+
+
+def attempt(cluster, scenario):
+    """Runs one scenario. Returns True when it passed."""
+    began = time.monotonic()
+    try:
+        if cluster.operator.process.poll() is not None:
+            cluster.operator.start()
+        report("ok", scenario.__name__, began, scenario(cluster) or "")
+        return True
+    except Exception as error:  # whatever it is, the others shall run and Docker be cleaned
+        report("FAIL", scenario.__name__, began)
+        print(f"     {type(error).__name__}: {error}", flush=True)
+        folder = SAVED / scenario.__name__
+        try:
+            cluster.save(folder)
+            (folder / "trace.txt").write_text(traceback.format_exc(), encoding="utf-8")
+            print(f"     kept: {folder.relative_to(harness.ROOT)}", flush=True)
+        except (harness.Failed, OSError) as problem:
+            print(f"     nothing could be kept: {problem}", flush=True)
+        return False
+
+
+def bring_up(cluster):
+    """Applies the cluster and waits by `evenkeel wait`. Returns the seconds it took."""
+    began = time.monotonic()
+    cluster.apply()
+    cluster.operator.cli(
+        "wait", f"postgrescluster/{cluster.name}", "--for=condition=Ready", "--timeout=180s", timeout=190
+    )
+    cluster.settled(60)
+    return time.monotonic() - began
+
+
+def run(binary, words):
+    """Runs the suite. Returns (passed, failed)."""
+    passed = failed = 0
+    operator = harness.start_operator(binary)
+    cluster = harness.Cluster(operator, CLUSTER)
+    cluster.clean()
+    try:
+
+        def a_cluster_of_three_becomes_ready(cluster):
+            return f"Ready after {bring_up(cluster):.1f} s"
+
+        if not attempt(cluster, a_cluster_of_three_becomes_ready):
+            return 0, 1
+        passed += 1
+        for scenario in chosen(words):
+            if attempt(cluster, scenario):
+                passed += 1
+                continue
+            failed += 1
+            try:
+                operator.process.poll() is None or operator.start()
+                cluster.settled(60)
+            except (harness.Failed, Silent) as problem:
+                # A broken cluster would fail every scenario after it; they get a new one.
+                print(f"     the cluster did not recover ({problem}); making a new one", flush=True)
+                operator.cli_result("delete", "postgrescluster", CLUSTER)
+                cluster.clean()
+                bring_up(cluster)
+    finally:
+        harness.discard(operator)
+        cluster.clean()
+    return passed, failed
+
+
+def main():
+    """Runs the suite and exits 1 when a scenario failed."""
+    if len(sys.argv) < 2:
+        sys.exit("usage: suite.py BINARY [WORDS...]")
+    # `docker stop`-style endings clean up too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    shutil.rmtree(SAVED, ignore_errors=True)
+    passed, failed = run(sys.argv[1], sys.argv[2:])
+    print(f"{passed} passed, {failed} failed", flush=True)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+//! Keeps the walls of the house: arrows between rooms, purity of the planners, who may name what, small files.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Which rooms each room may name.
+const ARROWS: [(&str, &[&str]); 8] = [
+    ("api", &[]),
+    ("store", &["api"]),
+    ("runtime", &["api", "store"]),
+    ("engine", &["api"]),
+    ("supervisor", &["api"]),
+    ("kinds", &["api", "store", "runtime", "engine", "supervisor"]),
+    ("server", &["api", "store", "runtime"]),
+    ("cli", &["api"]),
+];
+
+/// Files that wire the rooms together and may name them all.
+const WIRING: [&str; 2] = ["main.rs", "cli/operator.rs"];
+
+/// Words that say that a decision is not pure.
+const IMPURE: [&str; 11] =
+    ["async", "await", "tokio", "bollard", "sqlx", "redis", "SystemTime", "Instant", "rand", "HashMap", "HashSet"];
+
+/// Words that one room alone may use.
+const OWNED: [(&str, &str); 3] = [("bollard", "engine"), ("sqlx::sqlite", "store"), ("SqlitePool", "store")];
+
+/// The longest a file may be.
+const LINES: usize = 700;
+
+struct Source {
+    /// From the folder it was found under, with `/`.
+    name: String,
+    text: String,
+}
+
+impl Source {
+    /// Without comments and without the tests at the foot.
+    fn code(&self) -> String {
+        let is_foot = |(at, _): &(usize, &str)| {
+            let after = self.text[*at..].lines().find(|line| !line.starts_with("#["));
+            after.is_some_and(|line| line.starts_with("mod "))
+        };
+        let foot = self.text.match_indices("#[cfg(test)]").find(is_foot).map_or(self.text.len(), |(at, _)| at);
+        self.text[..foot].lines().map(|line| line.split("//").next().unwrap()).collect::<Vec<_>>().join("\n")
+    }
+
+    fn room(&self) -> &str {
+        self.name.split(['/', '.']).next().unwrap()
+    }
+}
+
+/// All Rust files under a folder of the repository.
+fn sources(folder: &str) -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let mut folders = vec![root.clone()];
+    let mut found = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path: PathBuf = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let name = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
+                found.push(Source { name, text: fs::read_to_string(&path).unwrap() });
+            }
+        }
+    }
+    assert!(found.len() > 1, "no sources under {folder}");
+    found.sort_by(|one, other| one.name.cmp(&other.name));
+    found
+}
+
+/// The rooms that a piece of code names: `crate::room` and `use crate::{room, other::…}`.
+fn rooms_named(code: &str) -> BTreeSet<String> {
+    let mut named = BTreeSet::new();
+    for rest in code.split("crate::").skip(1) {
+        let Some(group) = rest.strip_prefix('{') else {
+            named.insert(word_at(rest));
+            continue;
+        };
+        let mut depth = 0;
+        for part in group.split_inclusive(['{', '}', ',']) {
+            if depth == 0 && !word_at(part.trim_start()).is_empty() {
+                named.insert(word_at(part.trim_start()));
+            }
+            match part.chars().last() {
+                Some('{') => depth += 1,
+                Some('}') if depth == 0 => break,
+                Some('}') => depth -= 1,
+                _ => {}
+            }
+        }
+    }
+    named
+}
+
+fn word_at(text: &str) -> String {
+    text.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect()
+}
+
+fn has_word(code: &str, word: &str) -> bool {
+    code.match_indices(word).any(|(at, _)| {
+        let inside = |letter: char| letter.is_alphanumeric() || letter == '_';
+        !code[..at].ends_with(inside) && !code[at + word.len()..].starts_with(inside)
+    })
+}
+
+/// Fails with all problems at once.
+fn expect_none(rule: &str, problems: Vec<String>) {
+    assert!(problems.is_empty(), "{rule}:\n  {}", problems.join("\n  "));
+}
+
+#[test]
+fn a_room_names_only_those_its_arrows_point_at() {
+    let mut problems = Vec::new();
+    for source in sources("operator") {
+        let Some((room, allowed)) = ARROWS.iter().find(|(room, _)| *room == source.room()) else { continue };
+        if WIRING.contains(&source.name.as_str()) {
+            continue;
+        }
+        for named in rooms_named(&source.code()) {
+            let is_room = ARROWS.iter().any(|(room, _)| *room == named);
+            if is_room && named != *room && !allowed.contains(&named.as_str()) {
+                problems.push(format!("operator/{} names {named}", source.name));
+            }
+        }
+    }
+    expect_none("a room names only those above it (operator/lib.rs)", problems);
+}
+
+#[test]
+fn every_folder_of_the_operator_is_a_room() {
+    let rooms: BTreeSet<String> = sources("operator").iter().map(|source| source.room().to_owned()).collect();
+    let known = ARROWS.iter().map(|(room, _)| (*room).to_owned()).chain(["lib".to_owned(), "main".to_owned()]);
+    assert_eq!(rooms, known.collect(), "a new room needs its arrows in this test");
+}
+
+#[test]
+fn no_kind_names_another_kind() {
+    let mut problems = Vec::new();
+    let all = sources("operator/kinds");
+    let kinds: BTreeSet<&str> = all.iter().filter(|source| source.name.contains('/')).map(Source::room).collect();
+    for source in all.iter().filter(|source| source.name.contains('/')) {
+        for other in kinds.iter().filter(|kind| **kind != source.room()) {
+            if source.code().contains(&format!("kinds::{other}")) {
+                problems.push(format!("operator/kinds/{} names {other}", source.name));
+            }
+        }
+    }
+    expect_none("a kind sees another only as an object in the store", problems);
+}
+
+#[test]
+fn what_decides_is_pure() {
+    let decides = |source: &Source| matches!(source.name.rsplit('/').next().unwrap(), "plan.rs" | "next.rs");
+    let deciders: Vec<Source> = sources("operator").into_iter().filter(decides).collect();
+    assert!(!deciders.is_empty(), "where are the planners?");
+    let mut problems = Vec::new();
+    for source in deciders {
+        let code = source.code();
+        for word in IMPURE.iter().filter(|word| has_word(&code, word)) {
+            problems.push(format!("operator/{} says {word}", source.name));
+        }
+    }
+    expect_none("a planner has no clock, no chance, no I/O and no order of chance", problems);
+}
+
+#[test]
+fn bollard_and_sqlite_each_have_one_room() {
+    let mut problems = Vec::new();
+    for source in sources("operator") {
+        let code = source.code();
+        for (word, room) in OWNED {
+            if source.room() != room && has_word(&code, word) {
+                problems.push(format!("operator/{} names {word}, which is {room}'s", source.name));
+            }
+        }
+    }
+    expect_none("an adapter stays in its room", problems);
+}
+
+#[test]
+fn every_file_says_what_it_is_and_is_not_long() {
+    let mut problems = Vec::new();
+    for folder in ["operator", "tests"] {
+        for source in sources(folder) {
+            if !source.text.starts_with("//! ") {
+                problems.push(format!("{folder}/{} does not begin with a //! sentence", source.name));
+            }
+            let lines = source.text.lines().count();
+            if lines > LINES {
+                problems.push(format!("{folder}/{} has {lines} lines, more than {LINES}", source.name));
+            }
+        }
+    }
+    expect_none("one file, one purpose", problems);
+}
+
+#[test]
+fn no_test_is_switched_off_and_none_waits_by_the_clock() {
+    // Spelled in two parts, so that this file does not find itself.
+    let ignored = concat!("#[", "ignore");
+    let asleep = [concat!("thread::", "sleep("), concat!("tokio::time::", "sleep(")];
+    let mut problems = Vec::new();
+    for (folder, source) in
+        ["operator", "tests"].iter().flat_map(|folder| sources(folder).into_iter().map(move |s| (folder, s)))
+    {
+        if source.text.contains(ignored) {
+            problems.push(format!("{folder}/{} ignores a test", source.name));
+        }
+        // Paused time is no waiting; a helper that polls for a condition is where waiting belongs.
+        let waits = asleep.iter().any(|sleep| source.text.contains(sleep));
+        let excused = source.text.contains("start_paused = true") || source.name.ends_with("poll.rs");
+        if *folder == "tests" && source.name.starts_with("it/") && waits && !excused {
+            problems.push(format!("{folder}/{} sleeps; poll for what it waits for (tests/it/poll.rs)", source.name));
+        }
+    }
+    expect_none("a test runs always and waits for a fact", problems);
+}
+
+#[test]
+fn this_test_sees_what_it_looks_for() {
+    let named = rooms_named("use crate::{api::{a, store}, engine};\nlet x = crate::kinds::y();");
+    assert_eq!(named, ["api", "engine", "kinds"].map(str::to_owned).into());
+    assert!(has_word("x.await?", "await") && !has_word("strand(awaited)", "rand"));
+    let source =
+        Source { name: "kinds/a/plan.rs".into(), text: "fn a() {} // async\n#[cfg(test)]\nmod tests { rand }".into() };
+    assert_eq!((source.code().trim(), source.room()), ("fn a() {}", "kinds"));
+}
