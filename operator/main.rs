@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use evenkeel::cli::error::{EXIT_CODES, Error};
 use evenkeel::cli::session::{Connection, Session};
-use evenkeel::cli::{about, apply, delete, describe, events, get, plan, switchover, wait};
+use evenkeel::cli::{about, apply, delete, describe, events, get, preview, switchover, wait};
 
 /// Keeps high-availability topologies alive on plain Docker hosts.
 #[derive(Parser)]
@@ -36,7 +36,7 @@ enum Client {
     Get(get::Args),
     Describe(describe::Args),
     Delete(delete::Args),
-    Plan(plan::Args),
+    Plan(preview::Args),
     Switchover(switchover::Args),
     Events(events::Args),
     Wait(wait::Args),
@@ -70,7 +70,7 @@ async fn ask(verb: Client, session: &mut Session<'_>) -> Result<(), Error> {
         Client::Get(args) => get::run(args, session).await,
         Client::Describe(args) => describe::run(args, session).await,
         Client::Delete(args) => delete::run(args, session).await,
-        Client::Plan(args) => plan::run(args, session).await,
+        Client::Plan(args) => preview::run(args, session).await,
         Client::Switchover(args) => switchover::run(args, session).await,
         Client::Events(args) => events::run(args, session).await,
         Client::Wait(args) => wait::run(args, session).await,

@@ -14,7 +14,7 @@ pub mod follow;
 pub mod get;
 pub mod kubeconfig;
 pub mod manifest;
-pub mod plan;
+pub mod preview;
 pub mod render;
 pub mod session;
 pub mod switchover;

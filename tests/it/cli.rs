@@ -10,7 +10,7 @@ mod pages {
     //! What people read, as pure functions make it.
     use super::*;
     use evenkeel::cli::error::Refusal;
-    use evenkeel::cli::{describe, plan, switchover};
+    use evenkeel::cli::{describe, preview, switchover};
 
     const NOW: &str = "2026-11-24T05:45:00Z";
 
@@ -50,7 +50,54 @@ mod pages {
     fn a_cluster_is_one_page_with_its_last_failover_as_a_timeline() {
         let happened = json!({"type": "Warning", "reason": "FailedOver", "message": "awx-db-1 -> awx-db-2", "count": 2,
             "involvedObject": {"kind": "PostgresCluster", "name": "awx-db"}, "lastTimestamp": "2026-11-24T05:41:04Z"});
-        page(&cluster(), &[happened], expect![[r#""#]]);
+        page(&cluster(), &[happened], expect![[r#"
+            Name:         awx-db
+            Namespace:    default
+            Kind:         PostgresCluster (evenkeel.dev/v1alpha1)
+            Labels:       app=awx
+            Created:      2026-11-24T05:00:00Z (45m ago)
+            Generation:   2
+            Phase:        Healthy
+
+            Spec:
+              image: postgres:15
+              instances: 3
+              parameters:
+                max_connections: "500"
+
+            Instances:
+              NAME       HOST    ROLE      STATE       SYNC   LAG     ADDRESS    NOTE
+              awx-db-1   local   standby   streaming   yes    0 MiB   10.1.0.2
+              awx-db-2   local   primary   running                    10.1.0.3   waits for a restart: max_connections
+
+            Endpoints:
+              read-write  10.1.0.3:5432
+              read-only   10.1.0.2:5432
+
+            Leadership:
+              term      4
+              timeline  3
+
+            Last failover:
+              when    2026-11-24T05:41:03.120Z (3m56s ago)
+              from    awx-db-1
+              to      awx-db-2
+              cause   container awx-db-1 died (exit code 137)
+              outage  0.412 s
+              AT         TOOK      STEP
+              +0.000 s   0.100 s   ask for promises of term 4
+              +0.100 s   0.250 s   promote awx-db-2
+              +0.350 s             writes again
+
+            Conditions:
+              TYPE       STATUS   REASON      AGE     MESSAGE
+              Ready      True     Streaming   3m56s   3 of 3 instances serve
+              Degraded   False    AllStream   3m      (of an older spec)
+
+            Events:
+              LAST SEEN    TYPE      REASON       MESSAGE
+              3m56s (x2)   Warning   FailedOver   awx-db-1 -> awx-db-2
+        "#]]);
     }
 
     #[test]
@@ -58,7 +105,22 @@ mod pages {
         let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque",
             "metadata": {"name": "awx-db-app", "namespace": "default", "creationTimestamp": "2026-11-24T05:00:00Z"},
             "data": {"password": "c2VjcmV0", "port": "NTQzMg=="}});
-        page(&secret, &[], expect![[r#""#]]);
+        page(&secret, &[], expect![[r#"
+            Name:         awx-db-app
+            Namespace:    default
+            Kind:         Secret (v1)
+            Created:      2026-11-24T05:00:00Z (45m ago)
+
+            Type:
+              Opaque
+
+            Data:
+              password: 6 bytes
+              port: 4 bytes
+
+            Events:
+              none
+        "#]]);
     }
 
     #[test]
@@ -68,7 +130,23 @@ mod pages {
                 "deletionTimestamp": "2026-11-24T05:44:00Z", "finalizers": ["evenkeel.dev/dockerhost"]},
             "spec": {"endpoint": "unix:///var/run/docker.sock"},
             "status": {"observedGeneration": 2, "reachable": true, "engineVersion": "20.10.24"}});
-        page(&host, &[], expect![[r#""#]]);
+        page(&host, &[], expect![[r#"
+            Name:         local
+            Kind:         DockerHost (evenkeel.dev/v1alpha1)
+            Created:      2026-11-20T05:00:00Z (4d ago)
+            Generation:   3, the status is still of 2
+            Deleting:     since 60s ago; waits for evenkeel.dev/dockerhost
+
+            Spec:
+              endpoint: unix:///var/run/docker.sock
+
+            Status:
+              engineVersion: "20.10.24"
+              reachable: true
+
+            Events:
+              none
+        "#]]);
     }
 
     #[test]
@@ -83,7 +161,12 @@ mod pages {
                 {"reason": "FieldValueRequired", "field": "spec.image", "message": "is required"}]}});
         let refusal = Refusal::from_body(422, &status.to_string()).locate(|field| document.position(field));
         let error = Error::from(refusal);
-        expect![[r#""#]].assert_eq(&error.report());
+        expect![[r#"
+            error: PostgresCluster.evenkeel.dev "db" is invalid
+              db.yaml:5:14: spec.instances: is 0, must be from 1 to 9
+              db.yaml:6:23: spec.parameters[fsync]: is set by Evenkeel
+              db.yaml:5:3: spec.image: is required
+        "#]].assert_eq(&error.report());
         assert_eq!(error.exit_code(), 4);
     }
 
@@ -109,16 +192,41 @@ mod pages {
         ];
         let text: String =
             all.iter().map(|error| format!("{}exit code {}\n\n", error.report(), error.exit_code())).collect();
-        expect![[r#""#]].assert_eq(&text);
+        expect![[r#"
+            error: Apply failed with 1 conflict
+              .spec.instances: conflict with "kubectl-edit"
+            another manager set these fields; --force-conflicts takes them over
+            exit code 4
+
+            error: the server answered 401: Unauthorized
+            the token in the kubeconfig is not this server's; was its data directory made anew?
+            exit code 1
+
+            error: postgresclusters.evenkeel.dev "x" not found
+            exit code 3
+
+            error: timed out after 5m waiting for condition Ready=True of x
+            exit code 5
+
+            error: cannot reach the server at https://127.0.0.1:7443 (kubeconfig /var/lib/evenkeel/kubeconfig): connection refused
+            is `evenkeel operator` running?
+            exit code 6
+
+        "#]].assert_eq(&text);
     }
 
     #[test]
     fn a_plan_is_its_numbered_steps_or_nothing_to_do() {
-        let plan_of = |plan: Value| plan::text("postgrescluster.evenkeel.dev/awx-db", &plan);
+        let plan_of = |plan: Value| preview::text("postgrescluster.evenkeel.dev/awx-db", &plan);
         let steps =
             json!({"status": {"phase": "Bootstrapping"}, "steps": ["make network awx-db", "make volume awx-db-1"]});
         let text = plan_of(steps) + &plan_of(json!({"status": {"phase": "Healthy"}, "steps": []}));
-        expect![[r#""#]].assert_eq(&text);
+        expect![[r#"
+            postgrescluster.evenkeel.dev/awx-db (Bootstrapping):
+               1. make network awx-db
+               2. make volume awx-db-1
+            postgrescluster.evenkeel.dev/awx-db (Healthy): nothing to do
+        "#]].assert_eq(&text);
     }
 
     #[test]
@@ -133,7 +241,13 @@ mod pages {
             object("Healthy", json!({"request": "now", "result": went})),
         ];
         let text: String = seen.iter().map(|object| format!("{:?}\n", switchover::progress(object, "now"))).collect();
-        expect![[r#""#]].assert_eq(&text);
+        expect![[r#"
+            UnderWay
+            UnderWay
+            UnderWay
+            Refused("a-2 does not stream")
+            Done("a-1 -> a-2, writes were out for 0.200 s")
+        "#]].assert_eq(&text);
     }
 }
 
@@ -154,7 +268,10 @@ mod manifests {
     fn documents_are_read_in_order_and_empty_ones_skipped() {
         check(
             "# a comment\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: a}\n---\n---\napiVersion: v1\nkind: Namespace\nmetadata:\n  name: b\n",
-            expect![[r#""#]],
+            expect![[r#"
+                {"apiVersion":"v1","kind":"Secret","metadata":{"name":"a"}}
+                {"apiVersion":"v1","kind":"Namespace","metadata":{"name":"b"}}
+            "#]],
         );
     }
 
@@ -162,7 +279,9 @@ mod manifests {
     fn the_words_on_and_off_stay_words_as_postgresql_wants_them() {
         check(
             "{apiVersion: v1, kind: X, metadata: {name: a}, spec: {parameters: {jit: on, a: off, b: yes}, c: true, d: 1.5, e: null}}",
-            expect![[r#""#]],
+            expect![[r#"
+                {"apiVersion":"v1","kind":"X","metadata":{"name":"a"},"spec":{"c":true,"d":1.5,"e":null,"parameters":{"a":"off","b":"yes","jit":"on"}}}
+            "#]],
         );
     }
 
@@ -170,26 +289,48 @@ mod manifests {
     fn a_list_gives_its_items() {
         check(
             "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Secret, metadata: {name: a}}\n- {apiVersion: v1, kind: Secret, metadata: {}}\n",
-            expect![[r#""#]],
+            expect![[r#"
+                error: db.yaml:5:44: metadata.name is missing or not a string
+            "#]],
         );
     }
 
     #[test]
     fn a_syntax_error_names_file_line_and_column() {
-        check("apiVersion: v1\nkind: Secret\nmetadata:\n  name: a\n   labels: {}\n", expect![[r#""#]]);
-        check("apiVersion: v1\nkind: Secret\nmetadata: {name: a\n", expect![[r#""#]]);
-        check("apiVersion: v1\n\tkind: Secret\n", expect![[r#""#]]);
-        check("a: 1\nkind: X\na: 2\n", expect![[r#""#]]);
-        check("a: *nowhere\n", expect![[r#""#]]);
+        check("apiVersion: v1\nkind: Secret\nmetadata:\n  name: a\n   labels: {}\n", expect![[r#"
+            error: db.yaml:5:10: mapping values are not allowed in this context
+        "#]]);
+        check("apiVersion: v1\nkind: Secret\nmetadata: {name: a\n", expect![[r#"
+            error: db.yaml:3:11: unclosed bracket '{'
+        "#]]);
+        check("apiVersion: v1\n\tkind: Secret\n", expect![[r#"
+            error: db.yaml:1:13: while scanning a plain scalar, found a tab
+        "#]]);
+        check("a: 1\nkind: X\na: 2\n", expect![[r#"
+            error: db.yaml:3:1: duplicate mapping key `a` is not allowed here
+        "#]]);
+        check("a: *nowhere\n", expect![[r#"
+            error: db.yaml:1:4: reference to unknown value
+        "#]]);
     }
 
     #[test]
     fn what_is_no_object_is_refused_with_its_place() {
-        check("just text\n", expect![[r#""#]]);
-        check("kind: Secret\nmetadata: {name: a}\n", expect![[r#""#]]);
-        check("apiVersion: v1\nkind: Secret\nmetadata:\n  name: 7\n", expect![[r#""#]]);
-        check("apiVersion: v1\nkind: Secret\nmetadata: {generateName: a-}\n", expect![[r#""#]]);
-        check("\n# nothing\n", expect![[r#""#]]);
+        check("just text\n", expect![[r#"
+            error: db.yaml:1:1: apiVersion is missing or not a string
+        "#]]);
+        check("kind: Secret\nmetadata: {name: a}\n", expect![[r#"
+            error: db.yaml:1:1: apiVersion is missing or not a string
+        "#]]);
+        check("apiVersion: v1\nkind: Secret\nmetadata:\n  name: 7\n", expect![[r#"
+            error: db.yaml:4:9: metadata.name is missing or not a string
+        "#]]);
+        check("apiVersion: v1\nkind: Secret\nmetadata: {generateName: a-}\n", expect![[r#"
+            error: db.yaml:3:11: metadata.name is missing or not a string
+        "#]]);
+        check("\n# nothing\n", expect![[r#"
+            error: db.yaml: no objects in it
+        "#]]);
     }
 
     #[test]
@@ -260,7 +401,9 @@ mod kinds {
     #[test]
     fn an_unknown_kind_is_answered_with_those_there_are() {
         let error = catalog().resolve("pods").unwrap_err();
-        expect![[r#""#]].assert_eq(&error.report());
+        expect![[r#"
+            error: the server has no kind "pods"; it has postgresclusters, dockerhosts, events, secrets, events
+        "#]].assert_eq(&error.report());
         assert_eq!(error.exit_code(), 3);
     }
 
@@ -273,7 +416,11 @@ mod kinds {
             catalog.resolve("dockerhosts").unwrap().path(Some("default"), Some("h.1")),
             catalog.resolve("secrets").unwrap().path(Some("a/b?c"), Some("..")),
         ];
-        expect![[r#""#]].assert_eq(&paths.join("\n"));
+        expect![[r#"
+            /apis/evenkeel.dev/v1alpha1/namespaces/default/postgresclusters/awx-db
+            /apis/evenkeel.dev/v1alpha1/postgresclusters
+            /apis/evenkeel.dev/v1alpha1/dockerhosts/h.1
+            /api/v1/namespaces/a%2Fb%3Fc/secrets/%2E%2E"#]].assert_eq(&paths.join("\n"));
     }
 
     #[test]
@@ -283,13 +430,19 @@ mod kinds {
             targets(&words).map_or_else(|error| error.report(), |all| format!("{all:?}\n"))
         };
         let all = ["pg", "pg a b", "pg/a secret/b", "pg/a b", "pg/", ""].map(show);
-        expect![[r#""#]].assert_eq(&all.concat());
+        expect![[r#"
+            [("pg", None)]
+            [("pg", Some("a")), ("pg", Some("b"))]
+            [("pg", Some("a")), ("secret", Some("b"))]
+            error: use KIND NAME... or KIND/NAME..., not both at once
+            error: "pg/" is not KIND/NAME
+            error: say which kind, e.g. `postgrescluster awx-db`
+        "#]].assert_eq(&all.concat());
     }
 }
 
 mod kubeconfigs {
     //! Which server is asked.
-    use super::*;
     use evenkeel::cli::kubeconfig::{load, locate};
     use std::path::{Path, PathBuf};
 
