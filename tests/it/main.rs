@@ -2,7 +2,9 @@
 
 mod api;
 mod api_server;
+mod cli;
 mod crds;
+mod docker_engine;
 mod r#loop;
 mod objects_rules;
 mod store_contract;
