@@ -28,6 +28,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
+use futures::future::BoxFuture;
 use subtle::ConstantTimeEq as _;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -39,12 +40,19 @@ use routes::Route;
 use status::Refusal;
 use view::View;
 
+/// Where a plan is asked for: POST `{"object": {...}}`.
+const PLAN: &str = "/evenkeel/v1/plan";
+
+/// Answers with what the operator would do about an object; the server itself knows no planner.
+pub type Planner = Arc<dyn Fn(serde_json::Value) -> BoxFuture<'static, serde_json::Value> + Send + Sync>;
+
 /// Everything that a request needs.
 pub struct Server {
     /// The objects.
     pub objects: Objects,
     /// For ages and dates.
     pub clock: Arc<dyn Clock>,
+    planner: Option<Planner>,
     token: String,
     stop: CancellationToken,
 }
@@ -58,11 +66,12 @@ pub async fn run(
     identity: Identity,
     objects: Objects,
     clock: Arc<dyn Clock>,
+    planner: Option<Planner>,
     shutdown: CancellationToken,
 ) -> Result<(), store::Error> {
     namespaces::ensure_default(&objects).await?;
     let emptying = tokio::spawn(namespaces::keep_emptying(objects.clone(), shutdown.clone()));
-    let server = Arc::new(Server { objects, clock, token: identity.token, stop: shutdown.clone() });
+    let server = Arc::new(Server { objects, clock, planner, token: identity.token, stop: shutdown.clone() });
     let router = Router::new().fallback(answer).with_state(server);
     tls::accept(listener, identity.tls, router, shutdown).await;
     // It has the same token; a panic in it has been logged.
@@ -88,6 +97,13 @@ async fn dispatch(server: &Server, request: Request<Body>) -> Result<Response, R
     }
     if !server.knows(&parts.headers) {
         return Err(Refusal::unauthorized());
+    }
+    if let Some(planner) = server.planner.as_ref().filter(|_| parts.uri.path() == PLAN && parts.method == Method::POST)
+    {
+        let body = body::read(body).await?;
+        let asked: serde_json::Value =
+            serde_json::from_slice(&body).map_err(|error| Refusal::bad_request(format!("not JSON: {error}")))?;
+        return Ok(axum::Json(planner(asked["object"].clone()).await).into_response());
     }
     let params = Params::parse(&parts.uri)?;
     let target = match route? {

@@ -53,8 +53,13 @@ const RESERVED: [(&str, &str); 18] = [
 ];
 
 /// Settings that a hot standby must not have lower than its primary had, or it refuses to start.
-pub const STANDBY_MINIMA: [&str; 5] =
-    ["max_connections", "max_prepared_transactions", "max_locks_per_transaction", "max_wal_senders", "max_worker_processes"];
+pub const STANDBY_MINIMA: [&str; 5] = [
+    "max_connections",
+    "max_prepared_transactions",
+    "max_locks_per_transaction",
+    "max_wal_senders",
+    "max_worker_processes",
+];
 /// Their built-in defaults, for a standby whose user sets nothing.
 const BUILT_IN: [u64; 5] = [100, 0, 64, 10, 8];
 

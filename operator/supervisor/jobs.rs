@@ -134,7 +134,13 @@ impl Site {
     }
 
     /// A single-user server with statements on its stdin; recovers a crashed directory on its way.
-    async fn single(&self, data: &Path, database: &str, input: Stdio, config: Option<&Path>) -> Result<String, Failure> {
+    async fn single(
+        &self,
+        data: &Path,
+        database: &str,
+        input: Stdio,
+        config: Option<&Path>,
+    ) -> Result<String, Failure> {
         let mut command: Command = self.place.tool("postgres");
         command.arg("--single").arg("-D").arg(data);
         if let Some(config) = config {

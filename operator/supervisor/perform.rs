@@ -131,6 +131,7 @@ impl Shell {
             Act::SetBarrier => {
                 let lsn = self.session().await?.barrier().await.map_err(words)?;
                 self.run.barrier_lsn = Some(lsn);
+                self.run.barrier_at = boottime_ms();
                 self.polled().await
             }
             Act::Checkpoint => {
@@ -539,7 +540,13 @@ impl Shell {
     pub fn problem(&self, postgres: Postgres) -> Option<String> {
         let problems = &self.problems;
         let ended = problems.ended.as_ref().filter(|_| matches!(postgres, Postgres::Stopped | Postgres::Starting));
-        let all = [ended, problems.act.as_ref(), problems.refused.as_ref(), problems.overridden.as_ref(), problems.poll.as_ref()];
+        let all = [
+            ended,
+            problems.act.as_ref(),
+            problems.refused.as_ref(),
+            problems.overridden.as_ref(),
+            problems.poll.as_ref(),
+        ];
         let all: Vec<&str> = all.into_iter().flatten().map(String::as_str).collect();
         (!all.is_empty()).then(|| all.join("; "))
     }
@@ -583,7 +590,14 @@ fn listen(line: &str, run: &str) -> Option<Note> {
     }
     let (_, said) = line.split_once("FATAL:").or_else(|| line.split_once("PANIC:"))?;
     // Said to clients every day, no sign of trouble.
-    let routine = ["terminating connection", "pg_hba.conf rejects", "password authentication failed", "is starting up", "is shutting down", "the database system is not"];
+    let routine = [
+        "terminating connection",
+        "pg_hba.conf rejects",
+        "password authentication failed",
+        "is starting up",
+        "is shutting down",
+        "the database system is not",
+    ];
     let said = said.trim();
     (!routine.iter().any(|phrase| said.contains(phrase))).then(|| Note::Fatal(run.to_owned(), said.to_owned()))
 }
@@ -621,8 +635,10 @@ mod tests {
         let said = "2026 GMT [7] LOG:  invalid value for parameter \"max_connections\": \"many\"\n\
                     2026 GMT [7] FATAL:  configuration file \"/v/check.conf\" contains errors\n";
         let settings = [("max_connections".into(), "many".into()), ("work_mem".into(), "8MB".into())].into();
-        let expected =
-            vec![("max_connections".to_owned(), "invalid value for parameter \"max_connections\": \"many\"".to_owned())];
+        let expected = vec![(
+            "max_connections".to_owned(),
+            "invalid value for parameter \"max_connections\": \"many\"".to_owned(),
+        )];
         assert_eq!(refused(said, &settings), expected);
     }
 

@@ -28,7 +28,9 @@ pub enum Error {
     #[error("there is no user postgres in this image: choose an image that follows the conventions of postgres:15")]
     NoUser,
     /// No server.
-    #[error("no PostgreSQL binaries on PATH or under /usr/lib/postgresql: choose an image that follows the conventions of postgres:15")]
+    #[error(
+        "no PostgreSQL binaries on PATH or under /usr/lib/postgresql: choose an image that follows the conventions of postgres:15"
+    )]
     NoBinaries,
     /// A directory could not be prepared.
     #[error("preparing {path}")]

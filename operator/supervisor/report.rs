@@ -151,12 +151,8 @@ mod tests {
     fn a_confirmation_that_ends_has_weight_and_a_moving_position_has_none() {
         let replica = |lsn, streaming| Replica { incarnation: "a".into(), streaming, lsn: Lsn(lsn), lag: 9 };
         let of = |lsn, streaming| {
-            let server = Server {
-                primary: true,
-                lsn: Lsn(lsn),
-                replicas: vec![replica(lsn, streaming)],
-                ..Server::default()
-            };
+            let server =
+                Server { primary: true, lsn: Lsn(lsn), replicas: vec![replica(lsn, streaming)], ..Server::default() };
             weight(&report(&seen(lead(1, &["a"]), server), &Extras { disk_free: lsn, ..Extras::default() }))
         };
         assert_eq!(of(100, true), of(200, true));

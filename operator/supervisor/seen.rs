@@ -33,6 +33,7 @@ pub fn gather(shell: &Shell, now: u64) -> Seen {
         applied: run.applied.clone(),
         sessions_ended: run.sessions_ended,
         barrier_lsn: run.barrier_lsn,
+        barrier_ms: run.barrier_lsn.map_or(0, |_| now.saturating_sub(run.barrier_at)),
         barrier_passed_once: run.barrier_passed_once,
         app_ensured: run.app_ensured,
         checkpoint_started: run.checkpoint_started,

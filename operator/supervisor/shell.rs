@@ -101,6 +101,8 @@ pub struct Run {
     pub sessions_ended: bool,
     /// See [`super::next::Seen::barrier_lsn`].
     pub barrier_lsn: Option<Lsn>,
+    /// When it was set, by our clock.
+    pub barrier_at: u64,
     /// See [`super::next::Seen::barrier_passed_once`].
     pub barrier_passed_once: bool,
     /// See [`super::next::Seen::app_ensured`].

@@ -218,7 +218,11 @@ impl Session {
         within(SHORT, "opening a session", PgConnection::connect_with(&options)).await.map(Self)
     }
 
-    async fn json<T: serde::de::DeserializeOwned>(&mut self, doing: &'static str, sql: &'static str) -> Result<T, Error> {
+    async fn json<T: serde::de::DeserializeOwned>(
+        &mut self,
+        doing: &'static str,
+        sql: &'static str,
+    ) -> Result<T, Error> {
         let text: String = within(SHORT, doing, sqlx::query_scalar(sql).fetch_one(&mut self.0)).await?;
         serde_json::from_str(&text).map_err(|source| Error::Answer { doing, source })
     }
@@ -245,7 +249,8 @@ impl Session {
 
     /// Writes a little WAL, so that voters see that the leader lives.
     pub async fn heartbeat(&mut self) -> Result<(), Error> {
-        self.execute(SHORT, "writing the heartbeat", "SELECT pg_logical_emit_message(false, 'evenkeel', '')".into()).await
+        self.execute(SHORT, "writing the heartbeat", "SELECT pg_logical_emit_message(false, 'evenkeel', '')".into())
+            .await
     }
 
     /// Commits a record here and returns a position after it: what voters must have flushed.
@@ -272,7 +277,8 @@ impl Session {
 
     /// Whether it is still in recovery.
     pub async fn in_recovery(&mut self) -> Result<bool, Error> {
-        within(SHORT, "asking for the role", sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(&mut self.0)).await
+        within(SHORT, "asking for the role", sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(&mut self.0))
+            .await
     }
 
     /// A checkpoint, as long as it takes within `limit`.
@@ -287,7 +293,8 @@ impl Session {
         for slot in there.iter().filter(|slot| slot.lost || !wanted.contains(&slot.name)) {
             if slot.active {
                 // Its standby is no longer one of ours; it comes back to no slot.
-                let sql = "SELECT count(pg_terminate_backend(active_pid)) FROM pg_replication_slots WHERE slot_name = $1";
+                let sql =
+                    "SELECT count(pg_terminate_backend(active_pid)) FROM pg_replication_slots WHERE slot_name = $1";
                 within(SHORT, doing, sqlx::query(sql).bind(&slot.name).execute(&mut self.0)).await?;
             }
             // Should it still be in use, the next look drops it.
