@@ -8,6 +8,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use evenkeel::cli::error::{EXIT_CODES, Error};
 use evenkeel::cli::session::{Connection, Session};
 use evenkeel::cli::{about, apply, delete, describe, events, get, operator, preview, switchover, up, wait};
+use evenkeel::runtime::clock::{Clock as _, SystemClock};
 use evenkeel::supervisor::run::Identity;
 use evenkeel::{api, engine, supervisor};
 
@@ -90,7 +91,7 @@ fn main() -> ExitCode {
 fn run(connection: Connection, verb: Verb) -> Result<(), Error> {
     let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
     match verb {
-        Verb::Client(verb) => small(ask(verb, &mut connection.open(jiff::Timestamp::now, &mut out, &mut err)?)),
+        Verb::Client(verb) => small(ask(verb, &mut connection.open(|| SystemClock.now(), &mut out, &mut err)?)),
         Verb::Kubeconfig(args) => about::print_kubeconfig(&args, &connection, &mut out),
         Verb::Version => small(about::version(&connection, &mut out)),
         Verb::Completion(args) => about::completion(&args, &mut Evenkeel::command(), &mut out),

@@ -4,7 +4,6 @@ use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use jiff::Timestamp;
 use serde_json::Value;
 use tokio::time::{interval, timeout};
 
@@ -12,6 +11,7 @@ use super::apply::{self, Files, Options, Target};
 use super::error::Error;
 use super::operator::{self, Running};
 use super::session::{Connection, Session, duration};
+use crate::runtime::clock::{Clock as _, SystemClock};
 
 /// How often the applied objects are looked at.
 const LOOK: Duration = Duration::from_millis(500);
@@ -42,7 +42,7 @@ pub async fn run(args: Args, connection: &Connection) -> Result<(), Error> {
 async fn foreground(args: &Args, connection: &Connection, running: &Running) -> Result<(), Error> {
     let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
     let own = Connection { kubeconfig: Some(running.kubeconfig.clone()), namespace: connection.namespace.clone() };
-    let mut session = own.open(Timestamp::now, &mut out, &mut err)?;
+    let mut session = own.open(|| SystemClock.now(), &mut out, &mut err)?;
     let targets = apply::targets(&args.files.paths, &session).await?;
     apply::apply(&targets, Options::default(), &mut session).await?;
     let mut board = Board::new(&targets);
