@@ -1,5 +1,6 @@
 //! In-process tests: one binary, one module a subject.
 
+mod docker_engine;
 mod r#loop;
 mod objects_rules;
 mod store_contract;
