@@ -1,12 +1,145 @@
-//! Arguments to subcommand.
+//! Arguments to verb: says which verbs there are, hands over at once, and turns how it ended into an exit code.
 
+use std::future::Future;
+use std::io::Write as _;
 use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use evenkeel::cli::error::{EXIT_CODES, Error};
+use evenkeel::cli::session::{Connection, Session};
+use evenkeel::cli::{about, apply, delete, describe, events, get, operator, preview, switchover, up, wait};
+use evenkeel::supervisor::run::Identity;
+use evenkeel::{api, engine, supervisor};
+
+/// Keeps high-availability topologies alive on plain Docker hosts.
+#[derive(Parser)]
+#[command(name = "evenkeel", version, after_help = EXIT_CODES)]
+struct Evenkeel {
+    #[command(flatten)]
+    connection: Connection,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    Operator(operator::Args),
+    Up(up::Args),
+    #[command(flatten)]
+    Client(Client),
+    Kubeconfig(about::KubeconfigArgs),
+    /// Prints the versions of this program and of the server
+    Version,
+    Completion(about::CompletionArgs),
+    /// Prints the CustomResourceDefinitions
+    #[command(hide = true)]
+    Crds,
+    /// PID 1 beside a database
+    #[command(hide = true)]
+    Supervisor {
+        /// Name of the member
+        #[arg(long)]
+        member: String,
+    },
+    /// Bridges standard input and output to an address
+    #[command(hide = true)]
+    Dial {
+        /// unix:/path or tcp:host:port
+        address: String,
+    },
+}
+
+/// The verbs that talk to a server.
+#[derive(Subcommand)]
+enum Client {
+    Apply(apply::Args),
+    Get(get::Args),
+    Describe(describe::Args),
+    Delete(delete::Args),
+    Plan(preview::Args),
+    Switchover(switchover::Args),
+    Events(events::Args),
+    Wait(wait::Args),
+}
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
-    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+    if let [_, verb, address] = arguments.as_slice()
+        && verb == "dial"
+    {
         // Before anything else is set up: it runs once for each open conversation.
-        [_, "dial", address] => evenkeel::engine::bridge::run(address),
-        _ => ExitCode::FAILURE,
+        return engine::bridge::run(address);
     }
+    let Evenkeel { connection, verb } = Evenkeel::parse();
+    if let Verb::Supervisor { member } = verb {
+        log();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        return runtime
+            .map_or(ExitCode::FAILURE, |runtime| runtime.block_on(supervisor::run::run(Identity { member })));
+    }
+    match run(connection, verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody is left to tell if even this fails.
+            let _ = std::io::stderr().write_all(error.report().as_bytes());
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(connection: Connection, verb: Verb) -> Result<(), Error> {
+    let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
+    match verb {
+        Verb::Client(verb) => small(ask(verb, &mut connection.open(jiff::Timestamp::now, &mut out, &mut err)?)),
+        Verb::Kubeconfig(args) => about::print_kubeconfig(&args, &connection, &mut out),
+        Verb::Version => small(about::version(&connection, &mut out)),
+        Verb::Completion(args) => about::completion(&args, &mut Evenkeel::command(), &mut out),
+        Verb::Operator(args) => {
+            log();
+            large(operator::run(args))
+        }
+        Verb::Up(args) => {
+            log();
+            large(up::run(args, &connection))
+        }
+        Verb::Crds => {
+            for (_, definition) in api::registry::crds() {
+                write!(out, "---\n{}", evenkeel::cli::render::yaml(&definition)?)?;
+            }
+            Ok(())
+        }
+        Verb::Dial { .. } | Verb::Supervisor { .. } => unreachable!("handed over in main"),
+    }
+}
+
+async fn ask(verb: Client, session: &mut Session<'_>) -> Result<(), Error> {
+    match verb {
+        Client::Apply(args) => apply::run(args, session).await,
+        Client::Get(args) => get::run(args, session).await,
+        Client::Describe(args) => describe::run(args, session).await,
+        Client::Delete(args) => delete::run(args, session).await,
+        Client::Plan(args) => preview::run(args, session).await,
+        Client::Switchover(args) => switchover::run(args, session).await,
+        Client::Events(args) => events::run(args, session).await,
+        Client::Wait(args) => wait::run(args, session).await,
+    }
+}
+
+/// Runs on this thread alone: clients and what runs beside a database stay small.
+fn small<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|source| Error::Io { doing: "start the runtime".to_owned(), source })?.block_on(work)
+}
+
+/// Runs on all cores.
+fn large<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.map_err(|source| Error::Io { doing: "start the runtime".to_owned(), source })?.block_on(work)
+}
+
+/// Logs go to stderr; EVENKEEL_LOG chooses what, `info` unless said otherwise.
+fn log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("EVENKEEL_LOG").unwrap_or_else(|_| "info".into());
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
 }

@@ -88,13 +88,51 @@ fn others_words(value: &Value) -> Value {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::cell::RefCell;
+    use std::pin::pin;
+    use std::sync::Arc;
+
+    use futures::FutureExt;
     use serde_json::json;
 
     use super::*;
+    use crate::runtime::clock::TestClock;
+    use crate::store::MemoryStore;
+
+    fn key(name: &str) -> Key {
+        Key { resource: "toys".into(), namespace: "default".into(), name: name.into() }
+    }
+
+    #[tokio::test]
+    async fn a_follower_is_told_the_list_then_each_change_and_the_list_again_when_it_fell_behind() {
+        let clock = Arc::new(TestClock::still(jiff::Timestamp::UNIX_EPOCH));
+        let objects = Objects::new(Arc::new(MemoryStore::with_window(3)), clock);
+        let create = async |name: &str| objects.create(&key(name), json!({"metadata": {}})).await.unwrap();
+        let told = RefCell::new(Vec::new());
+        let mut follower = pin!(follow(objects.clone(), "toys", |news| told.borrow_mut().push(match news {
+            Told::Listed(keys) => format!("{} listed", keys.len()),
+            Told::Changed(change) => change.key.name.clone(),
+        })));
+        let mut listen = || {
+            // As much as can be told now; it never ends.
+            assert!(follower.as_mut().now_or_never().is_none());
+            told.take()
+        };
+        create("a").await;
+        assert_eq!(listen(), ["1 listed"]);
+        create("b").await;
+        create("c").await;
+        assert_eq!(listen(), ["b", "c"]);
+        for name in ["d", "e", "f", "g"] {
+            create(name).await;
+        }
+        assert_eq!(listen(), ["7 listed"]);
+        create("h").await;
+        assert_eq!(listen(), ["h"]);
+    }
 
     fn concerns(old: Option<Value>, new: Option<Value>) -> bool {
-        let key = Key { resource: "toys".into(), namespace: "default".into(), name: "a".into() };
-        concerns_controller(&Change { key, revision: 2, old, new })
+        concerns_controller(&Change { key: key("a"), revision: 2, old, new })
     }
 
     fn object(revision: &str, spec: &str, status: &str) -> Option<Value> {

@@ -1,11 +1,11 @@
 //! The engine room against a real Docker Engine. Runs where EVENKEEL_TEST_DOCKER=1 says that there is one.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use evenkeel::api::docker_host::Endpoint;
@@ -15,6 +15,9 @@ use evenkeel::engine::hosts::local_endpoint;
 use evenkeel::engine::{ContainerSpec, ContainerState, Engine, Error, NetworkSpec, VolumeSpec};
 use futures::StreamExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+/// Tests that run now, and the volumes with our binary that they use.
+static USERS: Mutex<(usize, BTreeSet<String>)> = Mutex::new((0, BTreeSet::new()));
 
 const IMAGE: &str = "evenkeel-test/busybox:1";
 /// Whatever a test waits for has happened long before.
@@ -34,6 +37,7 @@ fn bench(test: &str) -> Option<Bench> {
     }
     static IMPORTED: OnceLock<()> = OnceLock::new();
     IMPORTED.get_or_init(import_image);
+    USERS.lock().unwrap().0 += 1;
     let binary = Arc::new(OwnBinary::at(env!("CARGO_BIN_EXE_evenkeel")));
     let engine = DockerEngine::connect("local", &local_endpoint().unwrap(), None, binary).unwrap();
     let name = format!("it-{test}-{}", std::process::id());
@@ -74,12 +78,26 @@ impl Drop for Bench {
                 docker(&[&remove[..], &[id]].concat());
             }
         }
+        let mut users = USERS.lock().unwrap_or_else(PoisonError::into_inner);
+        users.0 -= 1;
+        if users.0 == 0 {
+            // The last one clears away what they shared.
+            for volume in std::mem::take(&mut users.1) {
+                docker(&["volume", "rm", &volume]);
+            }
+        }
     }
 }
 
 impl Bench {
     fn name(&self, part: &str) -> String {
         format!("{}-{part}", self.owner.name)
+    }
+
+    async fn binary(&self) -> String {
+        let volume = self.engine.ensure_binary(IMAGE).await.unwrap();
+        USERS.lock().unwrap().1.insert(volume.clone());
+        volume
     }
 
     fn network(&self) -> NetworkSpec {
@@ -324,9 +342,8 @@ async fn an_image_that_is_nowhere_is_told_by_name() {
 #[tokio::test]
 async fn the_binary_is_put_on_the_host_once_and_runs_in_any_image() {
     let Some(bench) = bench("binary") else { return };
-    let (one, two) = tokio::join!(bench.engine.ensure_binary(IMAGE), bench.engine.ensure_binary(IMAGE));
-    let volume = one.unwrap();
-    assert_eq!(volume, two.unwrap());
+    let (volume, again) = tokio::join!(bench.binary(), bench.binary());
+    assert_eq!(volume, again);
     let volumes = vec![(volume, "/evenkeel".to_owned(), true)];
     let script = "/evenkeel/evenkeel dial nowhere 2>&1; /bin/busybox touch /evenkeel/x 2>&1";
     bench.run(&ContainerSpec { volumes, ..bench.container(script) }).await;
@@ -400,7 +417,7 @@ async fn a_pruned_binary_volume_is_filled_again_by_the_same_process() {
 
 /// A running container with our binary in it.
 async fn with_binary(bench: &Bench, script: &str) -> String {
-    let volume = bench.engine.ensure_binary(IMAGE).await.unwrap();
+    let volume = bench.binary().await;
     let mut spec = bench.container(script);
     spec.volumes.push((volume, "/evenkeel".to_owned(), true));
     bench.run(&spec).await;
@@ -449,7 +466,7 @@ async fn a_unix_socket_in_a_container_is_dialed() {
     let Some(bench) = bench("dial-unix") else { return };
     let data = VolumeSpec { name: bench.name("data"), labels: bench.owner.labels() };
     bench.engine.ensure_volume(&data).await.unwrap();
-    let binary = bench.engine.ensure_binary(IMAGE).await.unwrap();
+    let binary = bench.binary().await;
     let volumes = vec![(binary, "/evenkeel".to_owned(), true), (data.name.clone(), "/data".to_owned(), false)];
     bench.run(&ContainerSpec { volumes, ..bench.container(IDLE) }).await;
     // busybox has no server for unix sockets; the volume carries one of ours into the container.

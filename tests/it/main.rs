@@ -1,5 +1,9 @@
 //! In-process tests: one binary, one module a subject.
 
+mod api;
+mod api_server;
+mod cli;
+mod crds;
 mod docker_engine;
 mod r#loop;
 mod objects_rules;

@@ -358,6 +358,7 @@ impl World {
                 history: history(&disk.wal),
                 checkpointed: process.checkpoint_started,
             }),
+            started: None,
             applied: process.applied.clone(),
             sessions_ended: process.sessions_ended,
             barrier_lsn: process.barrier_lsn,

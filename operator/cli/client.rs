@@ -1,0 +1,187 @@
+//! The REST client: one request, one answer, and errors that a person can act on. Decides nothing.
+
+use std::time::Duration;
+
+use reqwest::{Method, StatusCode, Url};
+use serde_json::Value;
+
+use super::discovery::{Catalog, Resource};
+use super::error::{Error, Refusal};
+use super::kubeconfig::Kubeconfig;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// For everything but watches. Writes may wait for a durable commit on a slow disk, hence generous.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// A watch is silent at most until its bookmark, which comes at least each minute.
+const WATCH_SILENCE: Duration = Duration::from_secs(90);
+
+/// Asks for the objects themselves.
+pub const JSON: &str = "application/json";
+/// Asks for the table that the server would print.
+pub const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+
+/// Query parameters of a request.
+pub type Query<'a> = [(&'a str, &'a str)];
+
+/// A connection to one server.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    kubeconfig: Kubeconfig,
+}
+
+/// What the server answered to a write.
+#[derive(Debug)]
+pub struct Answer {
+    /// 200 or 201.
+    pub status: StatusCode,
+    /// The object, or a Status of success.
+    pub body: Value,
+    /// `Warning` headers, their text only.
+    pub warnings: Vec<String>,
+}
+
+impl Client {
+    /// Prepares a client; connects to nothing yet.
+    pub fn new(kubeconfig: Kubeconfig) -> Result<Self, Error> {
+        // Another part of the process may have installed it already: the same one.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let unusable = |source: reqwest::Error| Error::Operator {
+            doing: format!("cannot use the kubeconfig {}", kubeconfig.path.display()),
+            source: source.into(),
+        };
+        let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("evenkeel/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(WATCH_SILENCE)
+            .no_proxy();
+        let pem = kubeconfig.certificate_authority.clone().unwrap_or_default();
+        let trusted = reqwest::Certificate::from_pem_bundle(&pem).map_err(unusable)?;
+        builder = builder.tls_certs_only(trusted);
+        let http = builder.build().map_err(unusable)?;
+        Ok(Self { http, kubeconfig })
+    }
+
+    /// The kubeconfig this client uses.
+    pub fn kubeconfig(&self) -> &Kubeconfig {
+        &self.kubeconfig
+    }
+
+    /// GETs a JSON document.
+    pub async fn get(&self, path: &str, query: &Query<'_>, accept: &str) -> Result<Value, Error> {
+        let request = self.request(Method::GET, path, query)?.header("Accept", accept).timeout(REQUEST_TIMEOUT);
+        Ok(self.answer(request).await?.body)
+    }
+
+    /// GETs one object; `None` if it is not there.
+    pub async fn object(&self, resource: &Resource, namespace: &str, name: &str) -> Result<Option<Value>, Error> {
+        match self.get(&resource.path(Some(namespace), Some(name)), &[], JSON).await {
+            Ok(object) => Ok(Some(object)),
+            Err(Error::Refused(Refusal { code: 404, .. })) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// PATCHes an object with the given content type.
+    pub async fn patch(&self, path: &str, query: &Query<'_>, kind: &str, body: &Value) -> Result<Answer, Error> {
+        self.write(Method::PATCH, path, query, kind, body).await
+    }
+
+    /// POSTs a JSON document.
+    pub async fn post(&self, path: &str, query: &Query<'_>, body: &Value) -> Result<Answer, Error> {
+        self.write(Method::POST, path, query, JSON, body).await
+    }
+
+    /// DELETEs an object.
+    pub async fn delete(&self, path: &str, query: &Query<'_>, options: &Value) -> Result<Answer, Error> {
+        self.write(Method::DELETE, path, query, JSON, options).await
+    }
+
+    /// Opens a watch; the caller reads its lines.
+    pub async fn open_watch(&self, path: &str, query: &Query<'_>, accept: &str) -> Result<reqwest::Response, Error> {
+        let request = self.request(Method::GET, path, query)?.header("Accept", accept);
+        self.send(request).await
+    }
+
+    /// Everything the server serves.
+    pub async fn catalog(&self) -> Result<Catalog, Error> {
+        let groups = self.get("/apis", &[], JSON).await?;
+        let mut paths = vec!["/api/v1".to_owned()];
+        for group in groups["groups"].as_array().into_iter().flatten() {
+            if let Some(version) = group["preferredVersion"]["groupVersion"].as_str() {
+                paths.push(format!("/apis/{version}"));
+            }
+        }
+        let lists = futures::future::try_join_all(paths.iter().map(|path| self.get(path, &[], JSON))).await?;
+        Ok(Catalog::from_lists(&lists))
+    }
+
+    async fn write(
+        &self,
+        method: Method,
+        path: &str,
+        query: &Query<'_>,
+        kind: &str,
+        body: &Value,
+    ) -> Result<Answer, Error> {
+        let request = self.request(method, path, query)?.timeout(REQUEST_TIMEOUT);
+        self.answer(request.header("Content-Type", kind).header("Accept", JSON).body(body.to_string())).await
+    }
+
+    fn request(&self, method: Method, path: &str, query: &Query<'_>) -> Result<reqwest::RequestBuilder, Error> {
+        let address = format!("{}{path}", self.kubeconfig.server);
+        let mut url = Url::parse(&address)
+            .map_err(|error| Error::Failed(format!("{address} in {} is no URL: {error}", self.path())))?;
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        let request = self.http.request(method, url);
+        Ok(match &self.kubeconfig.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        })
+    }
+
+    /// Sends a request; an answer that is no success becomes an error.
+    async fn send(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, Error> {
+        let response = request.send().await.map_err(|error| self.unreachable(error))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let body = response.text().await.map_err(|error| self.unreachable(error))?;
+        Err(Refusal::from_body(status.as_u16(), &body).into())
+    }
+
+    async fn answer(&self, request: reqwest::RequestBuilder) -> Result<Answer, Error> {
+        let response = self.send(request).await?;
+        let status = response.status();
+        let header = |value: &reqwest::header::HeaderValue| value.to_str().ok().map(warning_text);
+        let warnings = response.headers().get_all("Warning").iter().filter_map(header).collect();
+        let text = response.text().await.map_err(|error| self.unreachable(error))?;
+        let body = serde_json::from_str(&text).map_err(|error| {
+            Error::Failed(format!("{} does not speak the Kubernetes API: {error}", self.kubeconfig.server))
+        })?;
+        Ok(Answer { status, body, warnings })
+    }
+
+    /// What a failed connection means for a person.
+    pub fn unreachable(&self, error: reqwest::Error) -> Error {
+        Error::Unreachable {
+            address: self.kubeconfig.server.clone(),
+            kubeconfig: self.kubeconfig.path.clone(),
+            // The URL is said already.
+            source: error.without_url().into(),
+        }
+    }
+
+    fn path(&self) -> std::path::Display<'_> {
+        self.kubeconfig.path.display()
+    }
+}
+
+/// `299 - "unknown field \"x\""` -> `unknown field "x"`.
+fn warning_text(header: &str) -> String {
+    let quoted = header.split_once('"').map_or(header, |(_, rest)| rest.trim_end().trim_end_matches('"'));
+    quoted.replace("\\\"", "\"")
+}

@@ -1,0 +1,114 @@
+//! The operator's data directory: where it is, who may read it, and that one operator at a time owns it.
+
+use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use super::error::Error;
+
+/// `/var/lib/evenkeel` for root, else the XDG data folder's `evenkeel`.
+pub fn default_dir(variable: impl Fn(&str) -> Option<String>) -> PathBuf {
+    if nix::unistd::geteuid().is_root() {
+        return "/var/lib/evenkeel".into();
+    }
+    let absolute = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute("XDG_DATA_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
+        .unwrap_or_else(|| ".".into())
+        .join("evenkeel")
+}
+
+const LOCK: &str = "operator.lock";
+
+/// A data directory that this process alone owns until the value is dropped or the process ends, however it ends.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    // Held, never read: the kernel drops the lock with the file.
+    _lock: File,
+}
+
+impl DataDir {
+    /// Makes the directory (mode 0700) and takes its lock. Refused, with the holder's process id, if another operator has it.
+    pub fn claim(path: &Path) -> Result<Self, Error> {
+        let io = |doing: String| move |source| Error::Io { doing, source };
+        let file = path.join(LOCK);
+        // Somebody's own folder must not become private by a slip of the hand.
+        let foreign = path.read_dir().is_ok_and(|mut entries| entries.next().is_some()) && !file.exists();
+        if foreign {
+            return Err(Error::Failed(format!(
+                "{} is neither empty nor an operator's data directory; choose another --data-dir",
+                path.display()
+            )));
+        }
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(io(format!("make the data directory {}", path.display())))?;
+        std::fs::set_permissions(path, Permissions::from_mode(0o700))
+            .map_err(io(format!("make the data directory {} private", path.display())))?;
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&file)
+            .map_err(io(format!("open {}", file.display())))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(taken(path, &mut lock)),
+            Err(TryLockError::Error(source)) => return Err(io(format!("lock {}", file.display()))(source)),
+        }
+        let written =
+            lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| write!(lock, "{}", std::process::id()));
+        written.map_err(io(format!("write {}", file.display())))?;
+        Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+fn taken(path: &Path, lock: &mut File) -> Error {
+    let mut holder = String::new();
+    // Whoever holds it may be about to write its id: then we only do not know it.
+    let known = lock.read_to_string(&mut holder).is_ok() && !holder.trim().is_empty();
+    let who = if known { format!("process {}", holder.trim()) } else { "another process".to_owned() };
+    Error::Failed(format!(
+        "{who} is an operator on the data directory {} already; stop it or choose another --data-dir",
+        path.display()
+    ))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_directory_has_one_operator_and_is_free_again_when_it_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a/b");
+        let first = DataDir::claim(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+        let refused = DataDir::claim(&path).unwrap_err().to_string();
+        assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
+        drop(first);
+        DataDir::claim(&path).unwrap();
+    }
+
+    #[test]
+    fn somebodys_own_folder_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+        std::fs::write(folder.path().join("thesis.tex"), "x").unwrap();
+        let refused = DataDir::claim(folder.path()).unwrap_err().to_string();
+        assert!(refused.contains("neither empty"), "{refused}");
+        assert_eq!(std::fs::metadata(folder.path()).unwrap().permissions().mode() & 0o777, 0o755);
+    }
+}

@@ -1,0 +1,191 @@
+//! `evenkeel describe`: everything about an object on one page, its Events at the end. The page is a pure function.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::discovery;
+use super::error::Error;
+use super::events;
+use super::session::Session;
+use super::{render, timeline};
+use crate::api::postgres_cluster::PostgresClusterStatus;
+
+/// Shows all that is known about objects.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// KIND [NAME...] or KIND/NAME...
+    #[arg(required = true, value_name = "KIND NAME")]
+    words: Vec<String>,
+}
+
+/// Runs the verb.
+pub async fn run(args: Args, session: &mut Session<'_>) -> Result<(), Error> {
+    let catalog = session.client.catalog().await?;
+    let mut first = true;
+    for (kind, name) in discovery::targets(&args.words)? {
+        let resource = catalog.resolve(&kind)?;
+        let path = resource.path(Some(&session.namespace), name.as_deref());
+        let answer = session.client.get(&path, &[], super::client::JSON).await?;
+        let objects = match answer["items"].as_array() {
+            Some(items) => items.clone(),
+            None => vec![answer],
+        };
+        for object in objects {
+            let happened = events::of(&session.client, &object).await?;
+            let separator = if std::mem::take(&mut first) { "" } else { "\n\n" };
+            write!(session.out, "{separator}{}", page(&object, &happened, (session.now)())?)?;
+        }
+    }
+    Ok(())
+}
+
+/// The page of one object.
+pub fn page(object: &Value, events: &[Value], now: Timestamp) -> Result<String, Error> {
+    let mut text = heading(object, now);
+    let mut section = |title: &str, body: &str| {
+        if !body.is_empty() {
+            text.push_str(&format!("\n{title}:\n{body}"));
+        }
+    };
+    for (title, field) in [("Spec", "spec"), ("Type", "type"), ("Data", "data")] {
+        section(title, &field_of(object, field)?);
+    }
+    if object["kind"] == "PostgresCluster" {
+        // A status of another version of the program is shown as the YAML that it is.
+        match serde_json::from_value::<PostgresClusterStatus>(object["status"].clone()) {
+            Ok(status) => postgres(&status, now).iter().for_each(|(title, body)| section(title, body)),
+            Err(_) => section("Status", &status_of(object)?),
+        }
+    } else {
+        section("Status", &status_of(object)?);
+    }
+    if object["status"]["conditions"].is_array() {
+        section("Conditions", &render::conditions(object, now));
+    }
+    let rows: Vec<Vec<String>> = events.iter().map(|event| event_row(event, now)).collect();
+    match rows.is_empty() {
+        true => section("Events", "  none\n"),
+        false => section("Events", &render::table("  ", &["LAST SEEN", "TYPE", "REASON", "MESSAGE"], &rows)),
+    }
+    Ok(text)
+}
+
+fn event_row(event: &Value, now: Timestamp) -> Vec<String> {
+    let [seen, kind, reason, _, message] = render::event_cells(event, now);
+    vec![seen, kind, reason, message]
+}
+
+fn heading(object: &Value, now: Timestamp) -> String {
+    let metadata = &object["metadata"];
+    let created = metadata["creationTimestamp"].as_str().unwrap_or_default();
+    let generation = metadata["generation"].as_i64();
+    let seen = object["status"]["observedGeneration"].as_i64();
+    let mut lines = vec![
+        ("Name", render::cell(&metadata["name"])),
+        ("Namespace", render::cell(&metadata["namespace"])),
+        ("Kind", format!("{} ({})", render::cell(&object["kind"]), render::cell(&object["apiVersion"]))),
+        ("Labels", pairs(&metadata["labels"])),
+        ("Annotations", pairs(&metadata["annotations"])),
+        ("Created", format!("{created} ({} ago)", render::age(created, now))),
+    ];
+    match (generation, seen) {
+        (Some(generation), Some(seen)) if seen < generation => {
+            lines.push(("Generation", format!("{generation}, the status is still of {seen}")));
+        }
+        (Some(generation), _) => lines.push(("Generation", generation.to_string())),
+        _ => {}
+    }
+    if let Some(since) = metadata["deletionTimestamp"].as_str() {
+        let finalizers = metadata["finalizers"].as_array().into_iter().flatten().map(render::cell);
+        let waits = finalizers.collect::<Vec<_>>().join(", ");
+        lines.push(("Deleting", format!("since {} ago; waits for {waits}", render::age(since, now))));
+    }
+    if let Some(phase) = object["status"]["phase"].as_str() {
+        lines.push(("Phase", phase.to_owned()));
+    }
+    let line = |(name, value): &(&str, String)| {
+        let (first, rest) = value.split_once('\n').unwrap_or((value, ""));
+        format!("{:<13} {first}\n{}", format!("{name}:"), render::indented("              ", rest))
+    };
+    lines.iter().filter(|(_, value)| !value.is_empty()).map(line).collect()
+}
+
+fn pairs(map: &Value) -> String {
+    let pair = |(name, value): (&String, &Value)| format!("{name}={}", render::cell(value));
+    map.as_object().map(|map| map.iter().map(pair).collect::<Vec<_>>().join("\n")).unwrap_or_default()
+}
+
+/// A field as indented YAML. The values of a Secret are not shown, only how long they are.
+fn field_of(object: &Value, field: &str) -> Result<String, Error> {
+    let value = &object[field];
+    if object["kind"] == "Secret" && field == "data" {
+        let size = |(key, value): (&String, &Value)| {
+            let encoded = value.as_str().unwrap_or_default();
+            let bytes = encoded.trim_end_matches('=').len() * 3 / 4;
+            format!("  {key}: {bytes} bytes\n")
+        };
+        return Ok(value.as_object().map(|data| data.iter().map(size).collect()).unwrap_or_default());
+    }
+    match value {
+        Value::Null => Ok(String::new()),
+        value => Ok(render::indented("  ", &render::yaml(value)?)),
+    }
+}
+
+/// The status as YAML, without what the page shows in its own place.
+fn status_of(object: &Value) -> Result<String, Error> {
+    let mut status = object["status"].clone();
+    if let Some(fields) = status.as_object_mut() {
+        for elsewhere in ["conditions", "phase", "observedGeneration"] {
+            fields.remove(elsewhere);
+        }
+        if fields.is_empty() {
+            return Ok(String::new());
+        }
+    }
+    match status {
+        Value::Null => Ok(String::new()),
+        status => Ok(render::indented("  ", &render::yaml(&status)?)),
+    }
+}
+
+/// What a PostgresCluster has beyond other kinds: (title, body) of each section.
+fn postgres(status: &PostgresClusterStatus, now: Timestamp) -> Vec<(&'static str, String)> {
+    let mut sections = Vec::new();
+    if !status.instances.is_empty() {
+        let rows: Vec<Vec<String>> = status.instances.iter().map(instance_row).collect();
+        let heading = ["NAME", "HOST", "ROLE", "STATE", "SYNC", "LAG", "ADDRESS", "NOTE"];
+        sections.push(("Instances", render::table("  ", &heading, &rows)));
+    }
+    let either = |addresses: &[String]| if addresses.is_empty() { "none".to_owned() } else { addresses.join(", ") };
+    let endpoints = &status.endpoints;
+    let (write, read) = (either(&endpoints.read_write), either(&endpoints.read_only));
+    sections.push(("Endpoints", format!("  read-write  {write}\n  read-only   {read}\n")));
+    let timeline = status.timeline.map_or("none".to_owned(), |timeline| timeline.to_string());
+    sections.push(("Leadership", format!("  term      {}\n  timeline  {timeline}\n", status.term)));
+    if let Some(last) = &status.last_failover {
+        sections.push(("Last failover", timeline::promotion(last, now)));
+    }
+    if let Some(last) = &status.last_switchover {
+        sections.push(("Last switchover", timeline::switchover(last, now)));
+    }
+    sections
+}
+
+fn instance_row(instance: &crate::api::postgres_cluster::InstanceStatus) -> Vec<String> {
+    let restart = match instance.pending_restart.as_slice() {
+        [] => None,
+        settings => Some(format!("waits for a restart: {}", settings.join(", "))),
+    };
+    let notes: Vec<String> = instance.message.clone().into_iter().chain(restart).collect();
+    vec![
+        instance.name.clone(),
+        instance.host.clone(),
+        instance.role.clone(),
+        instance.state.clone(),
+        if instance.synchronous { "yes" } else { "" }.to_owned(),
+        instance.lag.map_or(String::new(), |lag| format!("{lag} MiB")),
+        instance.address.clone().unwrap_or_default(),
+        notes.join("; "),
+    ]
+}

@@ -1,0 +1,226 @@
+//! What a verb can end with, the text a person reads then, and the exit code of each. Nothing here prints.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+/// The exit codes, as `--help` and docs/cli.md show them. They are an interface: scripts rely on them.
+pub const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed
+  2  wrong usage
+  3  not found: no such object, kind or file
+  4  refused: not valid YAML, or the server says the object or request is invalid or conflicts
+  5  timed out waiting
+  6  the server cannot be reached";
+
+/// Why a verb did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The arguments do not fit together (clap reports those it can see itself).
+    #[error("{0}")]
+    Usage(String),
+    /// No such object, kind or file.
+    #[error("{0}")]
+    NotFound(String),
+    /// A manifest cannot be read as objects; the text starts with `file:line:column`.
+    #[error("{0}")]
+    Manifest(String),
+    /// The server answered with a Status.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// What was waited for did not happen in time.
+    #[error("timed out after {} waiting for {what}", humantime::format_duration(*after))]
+    TimedOut {
+        /// What was waited for.
+        what: String,
+        /// How long.
+        after: std::time::Duration,
+    },
+    /// No answer from the server.
+    #[error("cannot reach the server at {address} (kubeconfig {})", kubeconfig.display())]
+    Unreachable {
+        /// Its URL.
+        address: String,
+        /// The kubeconfig that named it.
+        kubeconfig: PathBuf,
+        /// What the network said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A file or socket of this machine.
+    #[error("cannot {doing}")]
+    Io {
+        /// What was being done, e.g. `read awx-db.yaml`.
+        doing: String,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// Everything else: one sentence that says what happened.
+    #[error("{0}")]
+    Failed(String),
+    /// A part of the operator did not start or stopped.
+    #[error("{doing}")]
+    Operator {
+        /// What was being done.
+        doing: String,
+        /// The cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Several objects failed, each for its own reason.
+    #[error("{} problems", .0.len())]
+    Several(Vec<Error>),
+    /// Whoever read our output is gone; nobody is left to tell.
+    #[error("cannot write the output")]
+    Output(#[from] io::Error),
+}
+
+impl Error {
+    /// The process's exit code, one of [`EXIT_CODES`].
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 2,
+            Self::NotFound(_) => 3,
+            Self::Manifest(_) => 4,
+            Self::Refused(refusal) => refusal.exit_code(),
+            Self::TimedOut { .. } => 5,
+            Self::Unreachable { .. } => 6,
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => 3,
+            Self::Io { .. } | Self::Failed(_) | Self::Operator { .. } => 1,
+            Self::Several(all) => all.first().map_or(1, Self::exit_code),
+            Self::Output(source) => u8::from(source.kind() != io::ErrorKind::BrokenPipe),
+        }
+    }
+
+    /// What goes to stderr: one `error:` line each with its chain of causes, and what to do next. Empty if there is nobody to tell.
+    pub fn report(&self) -> String {
+        match self {
+            Self::Several(all) => all.iter().map(Self::report).collect(),
+            Self::Output(source) if source.kind() == io::ErrorKind::BrokenPipe => String::new(),
+            one => format!("error: {}\n{}", chain(one), one.hint()),
+        }
+    }
+
+    fn hint(&self) -> &'static str {
+        match self {
+            Self::Unreachable { .. } => "is `evenkeel operator` running?\n",
+            Self::Refused(refusal) => refusal.hint(),
+            _ => "",
+        }
+    }
+}
+
+/// The messages of an error and of what caused it, `: `-separated, each said once.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let message = cause.to_string();
+        if !text.ends_with(&message) {
+            text.push_str(": ");
+            text.push_str(&message);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// A Status the server answered with, made ready to be read by a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// HTTP status code.
+    pub code: u16,
+    /// Kubernetes reason, e.g. `Invalid`.
+    pub reason: String,
+    /// One sentence, without the causes if those are listed.
+    pub message: String,
+    /// Every problem with the path it is about.
+    pub causes: Vec<Cause>,
+}
+
+/// One problem of a [`Refusal`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cause {
+    /// Where it stands in a file, `file:line:column`, if the object came from one.
+    pub position: Option<String>,
+    /// Path in the object, e.g. `spec.instances`; empty if the server named none.
+    pub field: String,
+    /// What is wrong there.
+    pub message: String,
+}
+
+impl std::error::Error for Refusal {}
+
+impl Refusal {
+    /// Reads a Status; a body that is none becomes the message.
+    pub fn from_body(code: u16, body: &str) -> Self {
+        let status: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        let causes: Vec<Cause> = status["details"]["causes"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|cause| Cause { position: None, field: text(&cause["field"]), message: text(&cause["message"]) })
+            .collect();
+        let mut message = text(&status["message"]);
+        if message.is_empty() {
+            message = format!("the server answered {code}: {}", body.trim());
+        }
+        if !causes.is_empty() {
+            // The message repeats the causes after the sentence's end; they get a line each instead.
+            for end in [" is invalid", " conflicts", " conflict"] {
+                if let Some(at) = message.find(&format!("{end}:")) {
+                    message.truncate(at + end.len());
+                    break;
+                }
+            }
+        }
+        Self { code, reason: text(&status["reason"]), message, causes }
+    }
+
+    /// Adds where each cause stands in the file that the object came from.
+    pub fn locate(mut self, position: impl Fn(&str) -> Option<String>) -> Self {
+        for cause in &mut self.causes {
+            cause.position = position(cause.field.trim_start_matches('.'));
+        }
+        self
+    }
+
+    fn exit_code(&self) -> u8 {
+        match self.code {
+            404 => 3,
+            400 | 405 | 406 | 409 | 413 | 415 | 422 => 4,
+            _ => 1,
+        }
+    }
+
+    fn hint(&self) -> &'static str {
+        match self.code {
+            401 => "the token in the kubeconfig is not this server's; was its data directory made anew?\n",
+            409 if self.causes.iter().any(|cause| cause.message.contains("conflict with")) => {
+                "another manager set these fields; --force-conflicts takes them over\n"
+            }
+            _ => "",
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        for cause in &self.causes {
+            f.write_str("\n  ")?;
+            if let Some(position) = &cause.position {
+                write!(f, "{position}: ")?;
+            }
+            if !cause.field.is_empty() {
+                write!(f, "{}: ", cause.field)?;
+            }
+            f.write_str(&cause.message)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,150 @@
+//! Finds and reads the kubeconfig: which server, which CA, which token.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::datadir;
+use super::error::Error;
+
+/// What is needed to talk to a server.
+#[derive(Debug, Clone)]
+pub struct Kubeconfig {
+    /// The file this was read from.
+    pub path: PathBuf,
+    /// The server's URL, e.g. `https://127.0.0.1:7443`.
+    pub server: String,
+    /// The CA certificates to trust, PEM.
+    pub certificate_authority: Option<Vec<u8>>,
+    /// The bearer token.
+    pub token: Option<String>,
+    /// The namespace used when none is given.
+    pub namespace: String,
+}
+
+/// Where the kubeconfig is: the flag, EVENKEEL_KUBECONFIG, KUBECONFIG (its first file that exists), the default data directory's.
+pub fn locate(flag: Option<&Path>, variable: impl Fn(&str) -> Option<String>) -> PathBuf {
+    if let Some(path) = flag {
+        return path.to_owned();
+    }
+    let set = |name| variable(name).filter(|value| !value.is_empty());
+    if let Some(path) = set("EVENKEEL_KUBECONFIG") {
+        return path.into();
+    }
+    if let Some(list) = set("KUBECONFIG") {
+        let paths: Vec<PathBuf> = std::env::split_paths(&list).filter(|path| !path.as_os_str().is_empty()).collect();
+        if let Some(path) = paths.iter().find(|path| path.exists()).or(paths.first()) {
+            return path.clone();
+        }
+    }
+    datadir::default_dir(variable).join("kubeconfig")
+}
+
+/// Reads the current context of a kubeconfig.
+pub fn load(path: &Path) -> Result<Kubeconfig, Error> {
+    let text = std::fs::read_to_string(path).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound => Error::NotFound(format!(
+            "there is no kubeconfig at {}; start `evenkeel operator`, which writes one, or name one with --kubeconfig",
+            path.display()
+        )),
+        _ => Error::Io { doing: format!("read the kubeconfig {}", path.display()), source },
+    })?;
+    let broken = |what: &str| Error::Manifest(format!("the kubeconfig {} {what}", path.display()));
+    let file: File = serde_saphyr::from_str(&text).map_err(|error| {
+        let at =
+            error.location().map(|at| format!(" at line {}, column {}", at.line(), at.column())).unwrap_or_default();
+        broken(&format!("cannot be understood{at}"))
+    })?;
+    let wanted = file.current_context.as_deref().filter(|name| !name.is_empty());
+    let context = match wanted {
+        Some(name) => file.contexts.iter().find(|context| context.name == name),
+        None => file.contexts.first(),
+    };
+    let context = &context.ok_or_else(|| broken("has no current context"))?.context;
+    let cluster = file.clusters.into_iter().find(|cluster| cluster.name == context.cluster);
+    let cluster = cluster.ok_or_else(|| broken(&format!("has no cluster {:?}", context.cluster)))?.cluster;
+    let user = file.users.into_iter().find(|user| user.name == context.user).map(|user| user.user).unwrap_or_default();
+    // Relative paths are relative to the file, as kubectl reads them.
+    let beside = |name: PathBuf| path.parent().map_or_else(|| name.clone(), |folder| folder.join(&name));
+    let read = |name: PathBuf| {
+        let name = beside(name);
+        std::fs::read(&name).map_err(|source| Error::Io { doing: format!("read {}", name.display()), source })
+    };
+    let certificate_authority = match (cluster.certificate_authority_data, cluster.certificate_authority) {
+        (Some(data), _) => {
+            Some(decode(&data).ok_or_else(|| broken("has a certificate-authority-data that is not base64"))?)
+        }
+        (None, Some(file)) => Some(read(file)?),
+        (None, None) => None,
+    };
+    let token = match (user.token, user.token_file) {
+        (Some(token), _) => Some(token),
+        (None, Some(file)) => Some(String::from_utf8_lossy(&read(file)?).trim().to_owned()),
+        (None, None) => None,
+    };
+    Ok(Kubeconfig {
+        path: path.to_owned(),
+        server: cluster.server.trim_end_matches('/').to_owned(),
+        certificate_authority,
+        token,
+        namespace: context.namespace.clone().filter(|name| !name.is_empty()).unwrap_or_else(|| "default".to_owned()),
+    })
+}
+
+fn decode(data: &str) -> Option<Vec<u8>> {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.decode(data.trim()).ok()
+}
+
+#[derive(Deserialize)]
+struct File {
+    #[serde(rename = "current-context")]
+    current_context: Option<String>,
+    #[serde(default)]
+    contexts: Vec<NamedContext>,
+    #[serde(default)]
+    clusters: Vec<NamedCluster>,
+    #[serde(default)]
+    users: Vec<NamedUser>,
+}
+
+#[derive(Deserialize)]
+struct NamedContext {
+    name: String,
+    context: Context,
+}
+
+#[derive(Deserialize)]
+struct Context {
+    cluster: String,
+    user: String,
+    namespace: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct NamedCluster {
+    name: String,
+    cluster: Cluster,
+}
+
+#[derive(Deserialize)]
+struct Cluster {
+    server: String,
+    #[serde(rename = "certificate-authority-data")]
+    certificate_authority_data: Option<String>,
+    #[serde(rename = "certificate-authority")]
+    certificate_authority: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct NamedUser {
+    name: String,
+    user: User,
+}
+
+#[derive(Deserialize, Default)]
+struct User {
+    token: Option<String>,
+    #[serde(rename = "tokenFile")]
+    token_file: Option<PathBuf>,
+}

@@ -1,0 +1,83 @@
+//! What every verb that talks to a server is given: the connection, the namespace, the time, and where to write.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::client::Client;
+use super::error::Error;
+use super::{kubeconfig, render};
+
+/// Which server and namespace; valid before and after every verb.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Connection {
+    /// File that says where the server is and how to be let in [default: EVENKEEL_KUBECONFIG, KUBECONFIG, the data directory's]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Connection")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Namespace of the objects [default: the kubeconfig's, else `default`]
+    #[arg(short, long, global = true, value_name = "NS", help_heading = "Connection")]
+    pub namespace: Option<String>,
+}
+
+impl Connection {
+    /// The path of the kubeconfig that will be used.
+    pub fn kubeconfig(&self) -> PathBuf {
+        kubeconfig::locate(self.kubeconfig.as_deref(), |name| std::env::var(name).ok())
+    }
+
+    /// Prepares the client; connects to nothing yet.
+    pub fn open<'a>(
+        &self,
+        now: fn() -> Timestamp,
+        out: &'a mut (dyn Write + Send),
+        err: &'a mut (dyn Write + Send),
+    ) -> Result<Session<'a>, Error> {
+        let config = kubeconfig::load(&self.kubeconfig())?;
+        let namespace = self.namespace.clone().unwrap_or_else(|| config.namespace.clone());
+        Ok(Session { client: Client::new(config)?, namespace, now, out, err })
+    }
+}
+
+/// One run of one verb.
+pub struct Session<'a> {
+    /// The server.
+    pub client: Client,
+    /// Where namespaced objects are looked for and put.
+    pub namespace: String,
+    /// The time of day, for ages.
+    pub now: fn() -> Timestamp,
+    /// What was asked for goes here.
+    pub out: &'a mut (dyn Write + Send),
+    /// Warnings and remarks go here.
+    pub err: &'a mut (dyn Write + Send),
+}
+
+impl Session<'_> {
+    /// Passes on the server's warnings.
+    pub fn warn(&mut self, warnings: &[String]) -> Result<(), Error> {
+        for warning in warnings {
+            writeln!(self.err, "Warning: {warning}")?;
+        }
+        Ok(())
+    }
+
+    /// A wait ran out: shows the conditions as they are, and is the error to end with.
+    pub fn timed_out(&mut self, what: String, after: Duration, last: Option<&Value>) -> Result<Error, Error> {
+        if let Some(object) = last {
+            let phase = object["status"]["phase"].as_str().unwrap_or("unknown");
+            writeln!(self.err, "phase: {phase}\n{}", render::conditions(object, (self.now)()).trim_end())?;
+        }
+        Ok(Error::TimedOut { what, after })
+    }
+}
+
+/// A duration as people type it: `90s`, `5m`, `1h 30m`, or a bare number of seconds.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(seconds) => Ok(Duration::from_secs(seconds)),
+        Err(_) => humantime::parse_duration(text).map_err(|error| format!("{error}; write 90s, 5m or 1h")),
+    }
+}

@@ -1,0 +1,101 @@
+//! `evenkeel switchover`: asks for a planned change of primary by annotation, and follows the status until it is answered.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::discovery::Resource;
+use super::error::Error;
+use super::follow::{Event, Follow};
+use super::session::{Session, duration};
+use super::timeline;
+use crate::api::postgres_cluster::{PostgresClusterStatus, SWITCHOVER_ANNOTATION};
+
+/// Makes another instance of a PostgresCluster the primary; no acknowledged write is lost.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The PostgresCluster
+    name: String,
+    /// The instance that is to be primary [default: the one that is furthest]
+    #[arg(long, value_name = "MEMBER")]
+    to: Option<String>,
+    /// How long to wait until the cluster is healthy again
+    #[arg(long, value_parser = duration, default_value = "60s", value_name = "TIME")]
+    timeout: Duration,
+}
+
+/// How far a request is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Progress {
+    /// Not answered, or the cluster is not healthy again.
+    UnderWay,
+    /// Done; the sentence says how it went.
+    Done(String),
+    /// Not done; the operator says why.
+    Refused(String),
+}
+
+/// Reads from a cluster how far the request is.
+pub fn progress(object: &Value, request: &str) -> Progress {
+    let status: PostgresClusterStatus = match serde_json::from_value(object["status"].clone()) {
+        Ok(status) => status,
+        Err(_) => return Progress::UnderWay,
+    };
+    let Some(last) = status.last_switchover.filter(|last| last.request == request) else { return Progress::UnderWay };
+    match (last.refused, last.result) {
+        (Some(why), _) => Progress::Refused(why),
+        (None, Some(went)) if status.phase == "Healthy" => {
+            let outage = went.outage.map(|outage| format!(", writes were out for {}", timeline::seconds(outage)));
+            Progress::Done(format!("{} -> {}{}", went.from, went.to, outage.unwrap_or_default()))
+        }
+        _ => Progress::UnderWay,
+    }
+}
+
+/// Runs the verb.
+pub async fn run(args: Args, session: &mut Session<'_>) -> Result<(), Error> {
+    let catalog = session.client.catalog().await?;
+    let resource = catalog.resolve("postgresclusters.evenkeel.dev")?.clone();
+    let member = args.to.as_ref().map(|member| format!("/{member}")).unwrap_or_default();
+    let request = format!("{:.3}{member}", (session.now)());
+    let patch = json!({"metadata": {"annotations": {SWITCHOVER_ANNOTATION: request}}});
+    let path = resource.path(Some(&session.namespace), Some(&args.name));
+    let query = [("fieldManager", "evenkeel-switchover")];
+    session.client.patch(&path, &query, "application/merge-patch+json", &patch).await?;
+    let mut last = None;
+    let answer = follow(&resource, &args.name, &request, &mut last, session);
+    match tokio::time::timeout(args.timeout, answer).await {
+        Ok(Ok(Progress::Refused(why))) => Err(Error::Failed(format!("{}: not switched over: {why}", args.name))),
+        Ok(Ok(Progress::Done(how))) => Ok(writeln!(session.out, "{} switched over: {how}", args.name)?),
+        Ok(Ok(Progress::UnderWay)) => Err(Error::NotFound(format!("{} was deleted meanwhile", args.name))),
+        Ok(Err(error)) => Err(error),
+        Err(_) => {
+            let what = format!("the switchover of {}; the request stays until the operator answers it", args.name);
+            Err(session.timed_out(what, args.timeout, last.as_ref())?)
+        }
+    }
+}
+
+/// Follows the cluster until the request is answered; under way means that it is gone.
+async fn follow(
+    resource: &Resource,
+    name: &str,
+    request: &str,
+    last: &mut Option<Value>,
+    session: &Session<'_>,
+) -> Result<Progress, Error> {
+    let mut follow = Follow::object(&session.client, resource, &session.namespace, name);
+    loop {
+        match follow.next().await? {
+            Event::Changed(object) => {
+                let progress = progress(&object, request);
+                *last = Some(object);
+                if progress != Progress::UnderWay {
+                    return Ok(progress);
+                }
+            }
+            Event::Deleted(_) => return Ok(Progress::UnderWay),
+            Event::Restarted => {}
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! A promotion as people read it: who, why, how long writes were out, and each step with its time. Pure.
+
+use jiff::Timestamp;
+
+use super::render;
+use crate::api::postgres_cluster::{FailoverStatus, SwitchoverStatus};
+
+/// `0.412 s`; longer spans get coarser.
+pub fn seconds(seconds: f64) -> String {
+    match seconds {
+        seconds if seconds < 10.0 => format!("{seconds:.3} s"),
+        seconds if seconds < 120.0 => format!("{seconds:.1} s"),
+        seconds => format!("{:.0} min", seconds / 60.0),
+    }
+}
+
+/// The whole story of one promotion, indented by two.
+pub fn promotion(went: &FailoverStatus, now: Timestamp) -> String {
+    let ago = render::age(&went.detected_at.to_string(), now);
+    let to = if went.to.is_empty() { "(not chosen yet)" } else { &went.to };
+    let outage = went.outage.map_or_else(|| "not over yet".to_owned(), seconds);
+    let mut facts = vec![
+        ("when", format!("{:.3} ({ago} ago)", went.detected_at)),
+        ("from", went.from.clone()),
+        ("to", to.to_owned()),
+        ("cause", went.cause.clone()),
+        ("outage", outage),
+    ];
+    if let Some(bytes) = went.possible_loss_bytes {
+        facts.push(("loss", format!("acknowledged commits in up to {bytes} bytes of WAL may be lost")));
+    }
+    let mut text: String = facts.iter().map(|(name, value)| format!("  {name:<7} {value}\n")).collect();
+    if !went.steps.is_empty() {
+        text.push_str(&steps(went));
+    }
+    text
+}
+
+fn steps(went: &FailoverStatus) -> String {
+    let mut at = 0.0;
+    let mut rows = Vec::new();
+    for step in &went.steps {
+        rows.push(vec![format!("+{}", seconds(at)), seconds(step.took), step.step.clone()]);
+        at += step.took;
+    }
+    if went.outage.is_some() {
+        rows.push(vec![format!("+{}", seconds(at)), String::new(), "writes again".to_owned()]);
+    }
+    render::table("  ", &["AT", "TOOK", "STEP"], &rows)
+}
+
+/// What became of the last switchover that was asked for, indented by two.
+pub fn switchover(last: &SwitchoverStatus, now: Timestamp) -> String {
+    match (&last.refused, &last.result) {
+        (Some(why), _) => format!("  refused: {why}\n"),
+        (None, Some(went)) => promotion(went, now),
+        (None, None) => "  under way\n".to_owned(),
+    }
+}
