@@ -154,7 +154,7 @@ SELECT json_build_object(
                 'streaming', state = 'streaming', 'flushed', flush_lsn, 'reply', reply_time) ORDER BY pid)
               FROM pg_stat_replication), '[]'),
   'slots', coalesce((SELECT json_agg(json_build_object('name', slot_name, 'active', active,
-             'lost', coalesce(wal_status = 'lost', false)) ORDER BY slot_name COLLATE C)
+             'lost', coalesce(wal_status = 'lost', false)) ORDER BY slot_name)
            FROM pg_replication_slots WHERE slot_type = 'physical' AND starts_with(slot_name, 'evenkeel_')), '[]')
 )::text
 FROM (SELECT count(*) FILTER (WHERE backend_type = 'walreceiver') AS receivers,
