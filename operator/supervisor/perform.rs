@@ -591,6 +591,9 @@ fn listen(line: &str, run: &str) -> Option<Note> {
     if line.contains("requested WAL segment") && line.contains("has already been removed") {
         return Some(Note::WalMissing(run.to_owned()));
     }
+    if line.contains("could not receive data from WAL stream") {
+        return Some(Note::ReceiverEnded(run.to_owned()));
+    }
     let (_, said) = line.split_once("FATAL:").or_else(|| line.split_once("PANIC:"))?;
     // Said to clients every day, no sign of trouble.
     let routine = [

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use super::control;
 use super::durable;
 use super::jobs::chain;
+use super::look::HURRY_MS;
 use super::next::{self, Act, Seen};
 use super::perform::After;
 use super::place::Place;
@@ -237,9 +238,13 @@ impl Shell {
                 }
                 self.poll_at = 0;
             }
+            Note::ReceiverEnded(run) if run == self.run.id => {
+                self.hurry_until = boottime_ms() + HURRY_MS;
+                self.poll_at = 0;
+            }
             Note::WalMissing(run) if run == self.run.id => self.run.wal_missing = true,
             Note::Fatal(run, line) if run == self.run.id => self.run.fatal = Some(line),
-            Note::Checkpoint { .. } | Note::WalMissing(_) | Note::Fatal(..) => {}
+            Note::Checkpoint { .. } | Note::ReceiverEnded(_) | Note::WalMissing(_) | Note::Fatal(..) => {}
         }
     }
 

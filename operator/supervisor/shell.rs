@@ -42,6 +42,8 @@ pub enum Note {
         /// In words, if it failed.
         error: Option<String>,
     },
+    /// The server's log says that its WAL receiver ended.
+    ReceiverEnded(String),
     /// The server's log says that the leader no longer has our WAL.
     WalMissing(String),
     /// A FATAL or PANIC line of the server's log, of this run.
@@ -255,6 +257,8 @@ pub struct Shell {
     pub jumped: bool,
     /// When to poll next.
     pub poll_at: u64,
+    /// Until then the server is polled again and again: something is about to show.
+    pub hurry_until: u64,
     /// Polls in a row that a transition asked for.
     pub quick_polls: u32,
     /// When to write the next heartbeat.
@@ -312,6 +316,7 @@ impl Shell {
             turned: now,
             jumped: false,
             poll_at: 0,
+            hurry_until: 0,
             quick_polls: 0,
             heartbeat_at: 0,
             details_at: 0,
