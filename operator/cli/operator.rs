@@ -1,0 +1,303 @@
+//! `evenkeel operator`: puts the rooms together: store, hosts, controllers, API; and takes them apart in order.
+//! The wiring alone: it decides nothing, and no other file knows so many rooms.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::datadir::{self, DataDir};
+use super::error::Error;
+use super::logging;
+use crate::api::docker_host::DockerHost;
+use crate::engine::EventHint;
+use crate::engine::docker::OwnBinary;
+use crate::engine::hosts::{Hosts, local_endpoint};
+use crate::kinds::docker_host::{DockerHosts, local_host};
+use crate::kinds::postgres_cluster;
+use crate::runtime::{Clock, Controller, Kind, SystemClock, Trigger, janitor};
+use crate::server::{self, identity};
+use crate::store::{self, Key, Objects, SqliteStore, Store};
+
+/// Hints that wait for a controller; more make the engines wait.
+const HINTS: usize = 256;
+/// Reconciles and requests under way may go on this long after shutdown was asked for (controllers bound themselves to 10 s).
+const GRACE: Duration = Duration::from_secs(15);
+
+/// Runs the long-running controller and its API.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// Where the state, the keys and the kubeconfig are kept [default: /var/lib/evenkeel as root, else the XDG data folder]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Where the API listens
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7443")]
+    pub listen: SocketAddr,
+}
+
+impl Args {
+    /// The data directory, the default filled in.
+    pub fn data_dir(&self) -> PathBuf {
+        self.data_dir.clone().unwrap_or_else(|| datadir::default_dir(|name| std::env::var(name).ok()))
+    }
+}
+
+/// Runs the verb until SIGTERM or SIGINT.
+pub fn run(args: &Args) -> Result<(), Error> {
+    logging::init("info");
+    runtime()?.block_on(async {
+        let mut signals = Signals::new()?;
+        let mut running = start(args).await?;
+        tracing::info!(address = %running.address, kubeconfig = %running.kubeconfig.display(), "serving");
+        let ended = tokio::select! {
+            name = signals.next() => {
+                tracing::info!("{name}: finishing what is under way; once more ends at once");
+                Ok(())
+            }
+            error = running.ended() => Err(error),
+        };
+        tokio::select! {
+            () = running.stop() => ended,
+            _ = signals.next() => Err(Error::Failed("ended before everything was finished".to_owned())),
+        }
+    })
+}
+
+/// The runtime of the operator: several threads, so that one busy reconcile holds up no other.
+pub fn runtime() -> Result<tokio::runtime::Runtime, Error> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map_err(|source| Error::Io { doing: "start the runtime".to_owned(), source })
+}
+
+/// SIGTERM and SIGINT, heard from the moment this is made.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Begins to listen.
+    pub fn new() -> Result<Self, Error> {
+        let listen = |kind| signal(kind).map_err(|source| Error::Io { doing: "listen for signals".to_owned(), source });
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    /// The next signal's name.
+    pub async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+type Part = (&'static str, Result<(), Error>);
+
+/// An operator at work.
+pub struct Running {
+    /// Where the API is.
+    pub address: SocketAddr,
+    /// How to get at it.
+    pub kubeconfig: PathBuf,
+    shutdown: CancellationToken,
+    parts: JoinSet<Part>,
+    store: Arc<SqliteStore>,
+    // Given back last of all.
+    _data_dir: DataDir,
+}
+
+impl Running {
+    /// Waits until a part stops by itself, which none should.
+    pub async fn ended(&mut self) -> Error {
+        match self.parts.join_next().await {
+            Some(Ok((_, Err(error)))) => error,
+            Some(Ok((part, Ok(())))) => Error::Failed(format!("{part} stopped by itself")),
+            Some(Err(panic)) => Error::Operator { doing: "a part of the operator broke".to_owned(), source: panic.into() },
+            None => Error::Failed("nothing runs".to_owned()),
+        }
+    }
+
+    /// Takes no more requests, lets reconciles finish, closes the store.
+    pub async fn stop(mut self) {
+        self.shutdown.cancel();
+        let all = async { while self.parts.join_next().await.is_some() {} };
+        if tokio::time::timeout(GRACE, all).await.is_err() {
+            tracing::warn!("something was not finished in time; it is repeated at the next start");
+            self.parts.shutdown().await;
+        }
+        self.store.close().await;
+        tracing::info!("stopped; what runs in Docker goes on");
+    }
+}
+
+/// Starts everything; when it returns the kubeconfig is written and the API listens.
+pub async fn start(args: &Args) -> Result<Running, Error> {
+    let path = args.data_dir();
+    let data_dir = DataDir::claim(&path)?;
+    let listener = bind(args.listen).await?;
+    let address = listener.local_addr().map_err(|source| Error::Io { doing: "listen".to_owned(), source })?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let identity = identity::prepare(&path, address, clock.as_ref())
+        .map_err(failed(|| format!("cannot prepare keys and kubeconfig in {}", path.display())))?;
+    let kubeconfig = identity.kubeconfig.clone();
+    let file = path.join("state.db");
+    let opened = SqliteStore::open(&file).await;
+    let store = Arc::new(opened.map_err(failed(|| format!("cannot open the store {}", file.display())))?);
+    let objects = Objects::new(store.clone(), clock.clone());
+    let hosts = Arc::new(Hosts::new(Arc::new(OwnBinary::running())));
+    register(&hosts, &objects).await.map_err(failed(|| "cannot read the Docker hosts".to_owned()))?;
+    let shutdown = CancellationToken::new();
+    let mut parts = JoinSet::new();
+    let planner = start_controllers(&mut parts, &hosts, store.clone(), &objects, &clock, &shutdown);
+    let sweeping = janitor::run(objects.clone(), shutdown.clone());
+    parts.spawn(async {
+        sweeping.await;
+        ("the janitor", Ok(()))
+    });
+    let serving = server::run(listener, identity, objects, clock, Some(planner), shutdown.clone());
+    parts.spawn(async { ("the API", serving.await.map_err(failed(|| "the API stopped".to_owned()))) });
+    Ok(Running { address, kubeconfig, shutdown, parts, store, _data_dir: data_dir })
+}
+
+fn failed<E: std::error::Error + Send + Sync + 'static>(doing: impl Fn() -> String) -> impl Fn(E) -> Error {
+    move |source| Error::Operator { doing: doing(), source: Box::new(source) }
+}
+
+async fn bind(listen: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(listen).await.map_err(|source| match source.kind() {
+        std::io::ErrorKind::AddrInUse => Error::Failed(format!(
+            "{listen} is in use by another process (another operator?); stop it or choose another address with --listen"
+        )),
+        std::io::ErrorKind::AddrNotAvailable => {
+            Error::Failed(format!("{listen} is no address of this machine; choose another with --listen"))
+        }
+        _ => Error::Io { doing: format!("listen on {listen}"), source },
+    })
+}
+
+/// Declares this machine's engine if none is declared, and makes the declared ones known before any controller asks.
+/// Hosts with a certificate, or that cannot be used, are left to their controller, which says what is wrong.
+async fn register(hosts: &Hosts, objects: &Objects) -> Result<(), store::Error> {
+    let (mut declared, _) = objects.list::<DockerHost>(DockerHosts::RESOURCE, None).await?;
+    if declared.is_empty() {
+        match local_endpoint() {
+            Ok(endpoint) => {
+                let local = local_host(&endpoint);
+                let name = local.metadata.name.clone().unwrap_or_default();
+                let key = Key { resource: DockerHosts::RESOURCE.to_owned(), namespace: String::new(), name };
+                objects.create(&key, json!(local)).await?;
+                declared.push(local);
+            }
+            Err(error) => tracing::warn!(%error, "no Docker host; declare one"),
+        }
+    }
+    for host in declared {
+        let name = host.metadata.name.unwrap_or_default();
+        if let (None, Ok(endpoint)) = (&host.spec.tls, host.spec.endpoint.parse())
+            && let Err(error) = hosts.register(&name, &endpoint, None)
+        {
+            tracing::debug!(%error, host = name, "not registered yet");
+        }
+    }
+    Ok(())
+}
+
+/// One controller a kind, and the hints of the engines and of the supervisors to whom they concern.
+fn start_controllers(
+    parts: &mut JoinSet<Part>,
+    hosts: &Arc<Hosts>,
+    store: Arc<dyn Store>,
+    objects: &Objects,
+    clock: &Arc<dyn Clock>,
+    shutdown: &CancellationToken,
+) -> Arc<Planners> {
+    let (wake, mut woken) = mpsc::unbounded_channel();
+    let docker_hosts = Arc::new(DockerHosts::new(hosts.clone(), store));
+    let postgres = postgres_cluster::Controller::new(hosts.clone(), objects.clone(), clock.clone(), wake);
+    let postgres = Arc::new(postgres);
+    let (to_hosts, host_hints) = mpsc::channel(HINTS);
+    let (to_postgres, postgres_hints) = mpsc::channel(HINTS);
+
+    let controller = Controller::new(docker_hosts.clone(), objects.clone(), clock.clone())
+        .also_watch("secrets", |_| Some(Trigger::All))
+        .run(host_hints, shutdown.clone());
+    parts.spawn(async {
+        controller.await;
+        ("the controller of DockerHosts", Ok(()))
+    });
+    let controller = Controller::new(postgres.clone(), objects.clone(), clock.clone())
+        .also_watch("secrets", |change| Some(concerned(&change.key)))
+        .also_watch(DockerHosts::RESOURCE, |_| Some(Trigger::All))
+        .run(postgres_hints, shutdown.clone());
+    parts.spawn(async {
+        controller.await;
+        ("the controller of PostgresClusters", Ok(()))
+    });
+
+    let mut events = hosts.events();
+    let stopping = shutdown.clone();
+    parts.spawn(async move {
+        loop {
+            // A controller that is gone is reported by its own part.
+            let _ = tokio::select! {
+                () = stopping.cancelled() => return ("the hints", Ok(())),
+                Some((namespace, name)) = woken.recv() => to_postgres.send(Trigger::Object { namespace, name }).await,
+                Some(hint) = events.next() => match trigger(hint) {
+                    Some(trigger) => to_postgres.send(trigger).await,
+                    None => to_hosts.send(Trigger::All).await.and(to_postgres.send(Trigger::All).await),
+                },
+            };
+        }
+    });
+    Arc::new(Planners { docker_hosts, postgres, clock: clock.clone() })
+}
+
+/// A Secret `x-app` is of the cluster `x`; any other may be meant by any cluster.
+fn concerned(secret: &Key) -> Trigger {
+    match secret.name.strip_suffix("-app") {
+        Some(name) => Trigger::Object { namespace: secret.namespace.clone(), name: name.to_owned() },
+        None => Trigger::All,
+    }
+}
+
+/// Whom an engine's hint concerns; `None`: everybody. Only PostgresClusters own containers so far.
+fn trigger(hint: EventHint) -> Option<Trigger> {
+    hint.map(|owner| Trigger::Object { namespace: owner.namespace, name: owner.name })
+}
+
+/// Answers `evenkeel plan` with the controllers' own eyes and the controllers' own planners.
+struct Planners {
+    docker_hosts: Arc<DockerHosts>,
+    postgres: Arc<postgres_cluster::Controller>,
+    clock: Arc<dyn Clock>,
+}
+
+#[async_trait::async_trait]
+impl server::Planner for Planners {
+    async fn plan(&self, object: Value) -> Result<Value, String> {
+        match object["kind"].as_str() {
+            Some(DockerHosts::NAME) => preview(self.docker_hosts.as_ref(), object, self.clock.as_ref()).await,
+            Some(postgres_cluster::Controller::NAME) => {
+                preview(self.postgres.as_ref(), object, self.clock.as_ref()).await
+            }
+            _ => Ok(json!({"note": "no controller acts on this kind; applying stores it and nothing more"})),
+        }
+    }
+}
+
+/// See and decide, without recording and doing.
+async fn preview<K: Kind>(kind: &K, object: Value, clock: &dyn Clock) -> Result<Value, String> {
+    let object: K::Object = serde_json::from_value(object).map_err(|error| format!("not a {}: {error}", K::NAME))?;
+    let observed = kind.observe(&object).await.map_err(|failure| failure.message)?;
+    let plan = kind.plan(&object, &observed, clock.now());
+    let steps: Vec<String> = plan.steps.iter().map(ToString::to_string).collect();
+    Ok(json!({"status": plan.status, "steps": steps, "requeueSeconds": plan.requeue.map(|after| after.as_secs_f64())}))
+}
