@@ -7,7 +7,10 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use evenkeel::cli::error::{EXIT_CODES, Error};
 use evenkeel::cli::session::{Connection, Session};
-use evenkeel::cli::{about, apply, delete, describe, events, get, preview, switchover, wait};
+use evenkeel::cli::{about, apply, delete, describe, events, get, logging, operator, preview, switchover, up, wait};
+use evenkeel::runtime::clock::{Clock as _, SystemClock};
+use evenkeel::supervisor::run::Identity;
+use evenkeel::{api, engine, supervisor};
 
 /// Keeps high-availability topologies alive on plain Docker hosts.
 #[derive(Parser)]
@@ -21,12 +24,30 @@ struct Evenkeel {
 
 #[derive(Subcommand)]
 enum Verb {
+    Operator(operator::Args),
+    Up(up::Args),
     #[command(flatten)]
     Client(Client),
     Kubeconfig(about::KubeconfigArgs),
     /// Prints the versions of this program and of the server
     Version,
     Completion(about::CompletionArgs),
+    /// Prints the CustomResourceDefinitions
+    #[command(hide = true)]
+    Crds,
+    /// PID 1 beside a database
+    #[command(hide = true)]
+    Supervisor {
+        /// Name of the member
+        #[arg(long)]
+        member: String,
+    },
+    /// Bridges standard input and output to an address
+    #[command(hide = true)]
+    Dial {
+        /// unix:/path or tcp:host:port
+        address: String,
+    },
 }
 
 /// The verbs that talk to a server.
@@ -43,7 +64,20 @@ enum Client {
 }
 
 fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let [_, verb, address] = arguments.as_slice()
+        && verb == "dial"
+    {
+        // Before anything else is set up: it runs once for each open conversation.
+        return engine::bridge::run(address);
+    }
     let Evenkeel { connection, verb } = Evenkeel::parse();
+    if let Verb::Supervisor { member } = verb {
+        logging::init("info");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        return runtime
+            .map_or(ExitCode::FAILURE, |runtime| runtime.block_on(supervisor::run::run(Identity { member })));
+    }
     match run(connection, verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -57,10 +91,19 @@ fn main() -> ExitCode {
 fn run(connection: Connection, verb: Verb) -> Result<(), Error> {
     let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
     match verb {
-        Verb::Client(verb) => small(ask(verb, &mut connection.open(jiff::Timestamp::now, &mut out, &mut err)?)),
+        Verb::Client(verb) => small(ask(verb, &mut connection.open(now, &mut out, &mut err)?)),
         Verb::Kubeconfig(args) => about::print_kubeconfig(&args, &connection, &mut out),
         Verb::Version => small(about::version(&connection, &mut out)),
         Verb::Completion(args) => about::completion(&args, &mut Evenkeel::command(), &mut out),
+        Verb::Operator(args) => operator::run(&args),
+        Verb::Up(args) => up::run(&args, connection.namespace.as_deref(), now),
+        Verb::Crds => {
+            for (_, definition) in api::registry::crds() {
+                write!(out, "---\n{}", evenkeel::cli::render::yaml(&definition)?)?;
+            }
+            Ok(())
+        }
+        Verb::Dial { .. } | Verb::Supervisor { .. } => unreachable!("handed over in main"),
     }
 }
 
@@ -81,4 +124,9 @@ async fn ask(verb: Client, session: &mut Session<'_>) -> Result<(), Error> {
 fn small<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|source| Error::Io { doing: "start the runtime".to_owned(), source })?.block_on(work)
+}
+
+/// The time of day, through its one door.
+fn now() -> jiff::Timestamp {
+    SystemClock.now()
 }

@@ -18,14 +18,13 @@ use super::datadir::{self, DataDir};
 use super::error::Error;
 use super::logging;
 use crate::api::docker_host::DockerHost;
-use crate::engine::EventHint;
 use crate::engine::docker::OwnBinary;
 use crate::engine::hosts::{Hosts, local_endpoint};
 use crate::kinds::docker_host::{DockerHosts, local_host};
 use crate::kinds::postgres_cluster;
 use crate::runtime::{Clock, Controller, Kind, SystemClock, Trigger, janitor};
 use crate::server::{self, identity};
-use crate::store::{self, Key, Objects, SqliteStore, Store};
+use crate::store::{self, Change, Key, Objects, SqliteStore, Store};
 
 /// Hints that wait for a controller; more make the engines wait.
 const HINTS: usize = 256;
@@ -71,9 +70,9 @@ pub fn run(args: &Args) -> Result<(), Error> {
     })
 }
 
-/// The runtime of the operator: several threads, so that one busy reconcile holds up no other.
+/// The runtime of the operator: several threads, so that one busy reconcile holds up no other; two, so that an idle operator stays small.
 pub fn runtime() -> Result<tokio::runtime::Runtime, Error> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.map_err(|source| Error::Io { doing: "start the runtime".to_owned(), source })
 }
 
@@ -148,7 +147,7 @@ pub async fn start(args: &Args) -> Result<Running, Error> {
     let identity = identity::prepare(&path, address, clock.as_ref())
         .map_err(failed(|| format!("cannot prepare keys and kubeconfig in {}", path.display())))?;
     let kubeconfig = identity.kubeconfig.clone();
-    let file = path.join("state.db");
+    let file = path.join("store.db");
     let opened = SqliteStore::open(&file).await;
     let store = Arc::new(opened.map_err(failed(|| format!("cannot open the store {}", file.display())))?);
     let objects = Objects::new(store.clone(), clock.clone());
@@ -218,8 +217,8 @@ fn start_controllers(
     objects: &Objects,
     clock: &Arc<dyn Clock>,
     shutdown: &CancellationToken,
-) -> Arc<Planners> {
-    let (wake, mut woken) = mpsc::unbounded_channel();
+) -> server::Planner {
+    let (wake, woken) = mpsc::unbounded_channel();
     let docker_hosts = Arc::new(DockerHosts::new(hosts.clone(), store));
     let postgres = postgres_cluster::Controller::new(hosts.clone(), objects.clone(), clock.clone(), wake);
     let postgres = Arc::new(postgres);
@@ -234,7 +233,7 @@ fn start_controllers(
         ("the controller of DockerHosts", Ok(()))
     });
     let controller = Controller::new(postgres.clone(), objects.clone(), clock.clone())
-        .also_watch("secrets", |change| Some(concerned(&change.key)))
+        .also_watch("secrets", owner::<postgres_cluster::Controller>)
         .also_watch(DockerHosts::RESOURCE, |_| Some(Trigger::All))
         .run(postgres_hints, shutdown.clone());
     parts.spawn(async {
@@ -242,55 +241,72 @@ fn start_controllers(
         ("the controller of PostgresClusters", Ok(()))
     });
 
-    let mut events = hosts.events();
-    let stopping = shutdown.clone();
-    parts.spawn(async move {
-        loop {
-            // A controller that is gone is reported by its own part.
-            let _ = tokio::select! {
-                () = stopping.cancelled() => return ("the hints", Ok(())),
-                Some((namespace, name)) = woken.recv() => to_postgres.send(Trigger::Object { namespace, name }).await,
-                Some(hint) = events.next() => match trigger(hint) {
-                    Some(trigger) => to_postgres.send(trigger).await,
-                    None => to_hosts.send(Trigger::All).await.and(to_postgres.send(Trigger::All).await),
-                },
-            };
-        }
+    let hints = pass_on(hosts.clone(), woken, to_hosts, to_postgres, shutdown.clone());
+    parts.spawn(async {
+        hints.await;
+        ("the passing on of hints", Ok(()))
     });
-    Arc::new(Planners { docker_hosts, postgres, clock: clock.clone() })
+    planner(docker_hosts, postgres, clock.clone())
 }
 
-/// A Secret `x-app` is of the cluster `x`; any other may be meant by any cluster.
-fn concerned(secret: &Key) -> Trigger {
-    match secret.name.strip_suffix("-app") {
-        Some(name) => Trigger::Object { namespace: secret.namespace.clone(), name: name.to_owned() },
+/// Whom a changed Secret concerns: the object that owns it; all, if none does and so any spec may name it.
+fn owner<K: Kind>(change: &Change) -> Option<Trigger> {
+    let object = change.new.as_ref().or(change.old.as_ref())?;
+    let owners = object["metadata"]["ownerReferences"].as_array();
+    let owner = owners.into_iter().flatten().find(|owner| owner["kind"] == K::NAME);
+    Some(match owner.and_then(|owner| owner["name"].as_str()) {
+        Some(name) => Trigger::Object { namespace: change.key.namespace.clone(), name: name.to_owned() },
         None => Trigger::All,
+    })
+}
+
+/// Passes on what engines and supervisors hint at, to whom it concerns, until `shutdown`.
+async fn pass_on(
+    hosts: Arc<Hosts>,
+    mut woken: mpsc::UnboundedReceiver<(String, String)>,
+    to_hosts: mpsc::Sender<Trigger>,
+    to_postgres: mpsc::Sender<Trigger>,
+    shutdown: CancellationToken,
+) {
+    let mut events = hosts.events();
+    loop {
+        let hint = tokio::select! {
+            () = shutdown.cancelled() => return,
+            Some((namespace, name)) = woken.recv() => Some(Trigger::Object { namespace, name }),
+            Some(hint) = events.next() => match hint {
+                Some(owner) if owner.kind == postgres_cluster::Controller::NAME => {
+                    Some(Trigger::Object { namespace: owner.namespace, name: owner.name })
+                }
+                // Owned by a kind that this operator does not drive.
+                Some(_) => continue,
+                None => None,
+            },
+        };
+        // A controller that is gone is reported by its own part.
+        let _ = match hint {
+            Some(one) => to_postgres.send(one).await,
+            None => to_hosts.send(Trigger::All).await.and(to_postgres.send(Trigger::All).await),
+        };
     }
 }
 
-/// Whom an engine's hint concerns; `None`: everybody. Only PostgresClusters own containers so far.
-fn trigger(hint: EventHint) -> Option<Trigger> {
-    hint.map(|owner| Trigger::Object { namespace: owner.namespace, name: owner.name })
-}
-
-/// Answers `evenkeel plan` with the controllers' own eyes and the controllers' own planners.
-struct Planners {
+/// Answers `evenkeel plan` with the controllers' own eyes and their own planners.
+fn planner(
     docker_hosts: Arc<DockerHosts>,
     postgres: Arc<postgres_cluster::Controller>,
     clock: Arc<dyn Clock>,
-}
-
-#[async_trait::async_trait]
-impl server::Planner for Planners {
-    async fn plan(&self, object: Value) -> Result<Value, String> {
-        match object["kind"].as_str() {
-            Some(DockerHosts::NAME) => preview(self.docker_hosts.as_ref(), object, self.clock.as_ref()).await,
-            Some(postgres_cluster::Controller::NAME) => {
-                preview(self.postgres.as_ref(), object, self.clock.as_ref()).await
-            }
-            _ => Ok(json!({"note": "no controller acts on this kind; applying stores it and nothing more"})),
-        }
-    }
+) -> server::Planner {
+    Arc::new(move |object: Value| {
+        let (docker_hosts, postgres, clock) = (docker_hosts.clone(), postgres.clone(), clock.clone());
+        Box::pin(async move {
+            let plan = match object["kind"].as_str() {
+                Some(DockerHosts::NAME) => preview(&*docker_hosts, object, &*clock).await,
+                Some(postgres_cluster::Controller::NAME) => preview(&*postgres, object, &*clock).await,
+                _ => Err("nothing is done about this kind beyond storing it".to_owned()),
+            };
+            plan.unwrap_or_else(|note| json!({"note": note, "steps": []}))
+        })
+    })
 }
 
 /// See and decide, without recording and doing.

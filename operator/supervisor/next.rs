@@ -34,6 +34,9 @@ pub struct Durable {
     pub order: Option<Order>,
     /// A base backup or rewind has begun and not ended: the directory is unusable.
     pub unfinished: Option<JobKind>,
+    /// It was rewound onto a leader of this timeline and has not been consistent since: it needs that leader's WAL to
+    /// become so, and answers nothing before.
+    pub rewound: Option<u32>,
 }
 
 /// Why an order is not taken.
@@ -166,6 +169,8 @@ pub struct Seen {
     pub ordered_since_stop: bool,
     /// Poll of the running server; `None` until the first one of this run.
     pub server: Option<Server>,
+    /// The configuration this run was started with.
+    pub started: Option<Config>,
     /// The configuration verified in this run.
     pub applied: Option<Config>,
     /// Sessions were ended since the gate was last shut in this run, and none is left.
@@ -303,7 +308,8 @@ fn prepare(seen: &Seen, settings: Settings) -> Act {
     let config = Config { gate, settings, ..Config::default() };
     match (seen.postgres, seen.data) {
         (Postgres::Primary, _) => Act::StopImmediate,
-        (Postgres::Stopped, Data::Standby | Data::Primary) if seen.start_held => Act::Wait,
+        // What was rewound and never consistent has nothing to promise, and without a leader's WAL it answers nothing.
+        (Postgres::Stopped, _) if seen.start_held || seen.durable.rewound.is_some() => Act::Wait,
         (Postgres::Stopped, Data::Standby | Data::Primary) => Act::Start { standby: true, config },
         (Postgres::Standby, _) if seen.applied.as_ref() != Some(&config) => Act::Apply(config),
         (Postgres::Standby, _) if promise(seen).is_none() => Act::Poll,
@@ -328,10 +334,15 @@ fn follow(seen: &Seen, term: u64, follow: &Follow, settings: Settings) -> Act {
         settings,
         ..Config::default()
     };
-    let rewinding = seen.durable.unfinished == Some(JobKind::Rewind) && !rewind_given_up(seen);
+    // Whether this leader can make a rewound directory consistent.
+    let same_leader = seen.durable.rewound == follow.lineage.as_ref().map(|lineage| lineage.timeline);
+    let started_for_another = seen.started.as_ref().is_some_and(|started| started.upstream != config.upstream);
     match (seen.postgres, seen.data) {
         (Postgres::Primary, _) | (Postgres::Standby, Data::Broken) => Act::StopImmediate,
-        (Postgres::Stopped, Data::Broken) if rewinding => when_due(seen, Act::Rewind(follow.clone())),
+        // It waits for WAL that will not come.
+        (Postgres::Starting, _) if seen.durable.rewound.is_some() && started_for_another => Act::StopImmediate,
+        // A rewind that was cut off is not tried again: the first one may have overwritten the WAL that tells the
+        // second one which pages differ.
         (Postgres::Stopped, Data::None | Data::Broken) => when_due(seen, Act::Clone(follow.clone())),
         (Postgres::Stopped, Data::Primary) => match was_primary(seen, follow) {
             Kinship::Unknown => Act::Wait,
@@ -342,6 +353,11 @@ fn follow(seen: &Seen, term: u64, follow: &Follow, settings: Settings) -> Act {
             Kinship::Diverged => when_due(seen, Act::Rewind(follow.clone())),
         },
         (Postgres::Stopped, Data::Standby) if seen.start_held => Act::Wait,
+        (Postgres::Stopped, Data::Standby) if seen.durable.rewound.is_some() => match &follow.lineage {
+            None => Act::Wait,
+            Some(_) if same_leader => Act::Start { standby: true, config },
+            Some(_) => Act::Condemn,
+        },
         // Started without an upstream, so that it is compared with the leader's history before it takes WAL from there.
         (Postgres::Stopped, Data::Standby) => Act::Start { standby: true, config: Config { upstream: None, ..config } },
         (Postgres::Standby, _) => follow_running(seen, term, follow, config),

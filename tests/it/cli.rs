@@ -50,7 +50,10 @@ mod pages {
     fn a_cluster_is_one_page_with_its_last_failover_as_a_timeline() {
         let happened = json!({"type": "Warning", "reason": "FailedOver", "message": "awx-db-1 -> awx-db-2", "count": 2,
             "involvedObject": {"kind": "PostgresCluster", "name": "awx-db"}, "lastTimestamp": "2026-11-24T05:41:04Z"});
-        page(&cluster(), &[happened], expect![[r#"
+        page(
+            &cluster(),
+            &[happened],
+            expect![[r#"
             Name:         awx-db
             Namespace:    default
             Kind:         PostgresCluster (evenkeel.dev/v1alpha1)
@@ -97,7 +100,8 @@ mod pages {
             Events:
               LAST SEEN    TYPE      REASON       MESSAGE
               3m56s (x2)   Warning   FailedOver   awx-db-1 -> awx-db-2
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
@@ -105,7 +109,10 @@ mod pages {
         let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque",
             "metadata": {"name": "awx-db-app", "namespace": "default", "creationTimestamp": "2026-11-24T05:00:00Z"},
             "data": {"password": "c2VjcmV0", "port": "NTQzMg=="}});
-        page(&secret, &[], expect![[r#"
+        page(
+            &secret,
+            &[],
+            expect![[r#"
             Name:         awx-db-app
             Namespace:    default
             Kind:         Secret (v1)
@@ -120,7 +127,8 @@ mod pages {
 
             Events:
               none
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
@@ -130,7 +138,10 @@ mod pages {
                 "deletionTimestamp": "2026-11-24T05:44:00Z", "finalizers": ["evenkeel.dev/dockerhost"]},
             "spec": {"endpoint": "unix:///var/run/docker.sock"},
             "status": {"observedGeneration": 2, "reachable": true, "engineVersion": "20.10.24"}});
-        page(&host, &[], expect![[r#"
+        page(
+            &host,
+            &[],
+            expect![[r#"
             Name:         local
             Kind:         DockerHost (evenkeel.dev/v1alpha1)
             Created:      2026-11-20T05:00:00Z (4d ago)
@@ -146,7 +157,8 @@ mod pages {
 
             Events:
               none
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
@@ -166,7 +178,8 @@ mod pages {
               db.yaml:5:14: spec.instances: is 0, must be from 1 to 9
               db.yaml:6:23: spec.parameters[fsync]: is set by Evenkeel
               db.yaml:5:3: spec.image: is required
-        "#]].assert_eq(&error.report());
+        "#]]
+        .assert_eq(&error.report());
         assert_eq!(error.exit_code(), 4);
     }
 
@@ -226,7 +239,8 @@ mod pages {
                1. make network awx-db
                2. make volume awx-db-1
             postgrescluster.evenkeel.dev/awx-db (Healthy): nothing to do
-        "#]].assert_eq(&text);
+        "#]]
+        .assert_eq(&text);
     }
 
     #[test]
@@ -247,7 +261,8 @@ mod pages {
             UnderWay
             Refused("a-2 does not stream")
             Done("a-1 -> a-2, writes were out for 0.200 s")
-        "#]].assert_eq(&text);
+        "#]]
+        .assert_eq(&text);
     }
 }
 
@@ -297,40 +312,70 @@ mod manifests {
 
     #[test]
     fn a_syntax_error_names_file_line_and_column() {
-        check("apiVersion: v1\nkind: Secret\nmetadata:\n  name: a\n   labels: {}\n", expect![[r#"
+        check(
+            "apiVersion: v1\nkind: Secret\nmetadata:\n  name: a\n   labels: {}\n",
+            expect![[r#"
             error: db.yaml:5:10: mapping values are not allowed in this context
-        "#]]);
-        check("apiVersion: v1\nkind: Secret\nmetadata: {name: a\n", expect![[r#"
+        "#]],
+        );
+        check(
+            "apiVersion: v1\nkind: Secret\nmetadata: {name: a\n",
+            expect![[r#"
             error: db.yaml:3:11: unclosed bracket '{'
-        "#]]);
-        check("apiVersion: v1\n\tkind: Secret\n", expect![[r#"
+        "#]],
+        );
+        check(
+            "apiVersion: v1\n\tkind: Secret\n",
+            expect![[r#"
             error: db.yaml:1:13: while scanning a plain scalar, found a tab
-        "#]]);
-        check("a: 1\nkind: X\na: 2\n", expect![[r#"
+        "#]],
+        );
+        check(
+            "a: 1\nkind: X\na: 2\n",
+            expect![[r#"
             error: db.yaml:3:1: duplicate mapping key `a` is not allowed here
-        "#]]);
-        check("a: *nowhere\n", expect![[r#"
+        "#]],
+        );
+        check(
+            "a: *nowhere\n",
+            expect![[r#"
             error: db.yaml:1:4: reference to unknown value
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
     fn what_is_no_object_is_refused_with_its_place() {
-        check("just text\n", expect![[r#"
+        check(
+            "just text\n",
+            expect![[r#"
             error: db.yaml:1:1: apiVersion is missing or not a string
-        "#]]);
-        check("kind: Secret\nmetadata: {name: a}\n", expect![[r#"
+        "#]],
+        );
+        check(
+            "kind: Secret\nmetadata: {name: a}\n",
+            expect![[r#"
             error: db.yaml:1:1: apiVersion is missing or not a string
-        "#]]);
-        check("apiVersion: v1\nkind: Secret\nmetadata:\n  name: 7\n", expect![[r#"
+        "#]],
+        );
+        check(
+            "apiVersion: v1\nkind: Secret\nmetadata:\n  name: 7\n",
+            expect![[r#"
             error: db.yaml:4:9: metadata.name is missing or not a string
-        "#]]);
-        check("apiVersion: v1\nkind: Secret\nmetadata: {generateName: a-}\n", expect![[r#"
+        "#]],
+        );
+        check(
+            "apiVersion: v1\nkind: Secret\nmetadata: {generateName: a-}\n",
+            expect![[r#"
             error: db.yaml:3:11: metadata.name is missing or not a string
-        "#]]);
-        check("\n# nothing\n", expect![[r#"
+        "#]],
+        );
+        check(
+            "\n# nothing\n",
+            expect![[r#"
             error: db.yaml: no objects in it
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
@@ -403,7 +448,8 @@ mod kinds {
         let error = catalog().resolve("pods").unwrap_err();
         expect![[r#"
             error: the server has no kind "pods"; it has postgresclusters, dockerhosts, events, secrets, events
-        "#]].assert_eq(&error.report());
+        "#]]
+        .assert_eq(&error.report());
         assert_eq!(error.exit_code(), 3);
     }
 
@@ -420,7 +466,8 @@ mod kinds {
             /apis/evenkeel.dev/v1alpha1/namespaces/default/postgresclusters/awx-db
             /apis/evenkeel.dev/v1alpha1/postgresclusters
             /apis/evenkeel.dev/v1alpha1/dockerhosts/h.1
-            /api/v1/namespaces/a%2Fb%3Fc/secrets/%2E%2E"#]].assert_eq(&paths.join("\n"));
+            /api/v1/namespaces/a%2Fb%3Fc/secrets/%2E%2E"#]]
+        .assert_eq(&paths.join("\n"));
     }
 
     #[test]
@@ -437,7 +484,8 @@ mod kinds {
             error: use KIND NAME... or KIND/NAME..., not both at once
             error: "pg/" is not KIND/NAME
             error: say which kind, e.g. `postgrescluster awx-db`
-        "#]].assert_eq(&all.concat());
+        "#]]
+        .assert_eq(&all.concat());
     }
 }
 

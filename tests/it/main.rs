@@ -1,6 +1,10 @@
 //! In-process tests: one binary, one module a subject.
 
+mod api;
+mod api_server;
 mod cli;
+mod crds;
+mod docker_engine;
 mod r#loop;
 mod objects_rules;
 mod store_contract;

@@ -16,10 +16,13 @@ use tokio::sync::mpsc;
 
 use super::super::{Error, EventHint};
 use super::{ANSWER, DockerEngine, classify};
+use crate::api::failure::Failure;
 use crate::api::labels::{self, Owner};
 
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// A failure that repeats this often is told; before that it is a restart of the engine.
+const WORTH_A_WARNING: u32 = 3;
 /// A host that vanished sends nothing, and nothing is also what a quiet one sends: so it is asked.
 const PING: Duration = Duration::from_secs(15);
 /// A reader that lags further makes the engine wait.
@@ -46,17 +49,23 @@ impl DockerEngine {
     }
 
     async fn follow_for_ever(&self, hints: &mpsc::Sender<EventHint>) {
-        let mut wait = FIRST_WAIT;
+        let mut failures = 0;
         loop {
-            let ended = self.follow(hints, &mut wait).await;
-            tracing::debug!(host = &*self.host, reason = %ended, "the event stream ended, subscribing again in {wait:?}");
+            let ended = Failure::from(self.follow(hints, &mut failures).await);
+            failures += 1;
+            let wait = LONGEST_WAIT.min(FIRST_WAIT * 2_u32.saturating_pow(failures - 1));
+            let host = &*self.host;
+            if failures == WORTH_A_WARNING {
+                tracing::warn!(host, "cannot follow the Docker host's events, trying on: {ended}");
+            } else {
+                tracing::debug!(host, "the event stream ended, subscribing again in {wait:?}: {ended}");
+            }
             tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(LONGEST_WAIT);
         }
     }
 
-    /// One subscription; returns why it ended.
-    async fn follow(&self, hints: &mpsc::Sender<EventHint>, wait: &mut Duration) -> Error {
+    /// One subscription; returns why it ended. `failures` in a row are over once it is seen to work.
+    async fn follow(&self, hints: &mpsc::Sender<EventHint>, failures: &mut u32) -> Error {
         let doing = "following its events";
         let gone = || Error::refused(&self.host, doing, "nobody listens");
         let info = match self.call(doing, ANSWER, Docker::info).await {
@@ -71,8 +80,8 @@ impl DockerEngine {
             Err(error) => return error,
         };
         let mut options = EventsOptionsBuilder::default().filters(&filters());
-        if let Some(now) = &info.system_time {
-            options = options.since(now);
+        if let Some(now) = info.system_time.as_deref().and_then(unix_time) {
+            options = options.since(&now);
         }
         let mut events = Box::pin(client.events(Some(options.build())));
         let mut ping = tokio::time::interval(PING);
@@ -81,7 +90,7 @@ impl DockerEngine {
             tokio::select! {
                 event = events.next() => match event {
                     Some(Ok(event)) => {
-                        *wait = FIRST_WAIT;
+                        *failures = 0;
                         if let Some(owner) = owner(&event) && hints.send(Some(owner)).await.is_err() {
                             return gone();
                         }
@@ -90,12 +99,18 @@ impl DockerEngine {
                     None => return Error::unreachable(&self.host, doing, "the engine ended the stream"),
                 },
                 _ = ping.tick() => match self.call(doing, ANSWER, Docker::ping).await {
-                    Ok(_) => *wait = FIRST_WAIT,
+                    Ok(_) => *failures = 0,
                     Err(error) => return error,
                 },
             }
         }
     }
+}
+
+/// Docker tells its time as RFC 3339 and wants to be asked in seconds and nanoseconds.
+fn unix_time(rfc3339: &str) -> Option<String> {
+    let time: jiff::Timestamp = rfc3339.parse().ok()?;
+    Some(format!("{}.{:09}", time.as_second(), time.subsec_nanosecond()))
 }
 
 fn filters() -> HashMap<String, Vec<String>> {
@@ -117,6 +132,13 @@ mod tests {
     use bollard::models::EventActor;
 
     use super::*;
+
+    #[test]
+    fn docker_is_asked_for_its_own_time_in_the_form_it_takes() {
+        assert_eq!(unix_time("2026-11-24T06:52:18.005228525Z").as_deref(), Some("1795503138.005228525"));
+        assert_eq!(unix_time("2026-11-24T07:52:18+01:00").as_deref(), Some("1795503138.000000000"));
+        assert_eq!(unix_time("yesterday"), None);
+    }
 
     #[test]
     fn an_event_names_the_owner_by_the_labels_of_its_container() {

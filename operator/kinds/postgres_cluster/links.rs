@@ -14,6 +14,7 @@ use super::LinkSeen;
 use super::protocol::SUSPECT_MS;
 use crate::api::failure::{Class, Failure};
 use crate::engine::Engine;
+use crate::runtime::clock;
 use crate::supervisor::wire::{Command, Report, SOCKET};
 
 /// Commands that wait for a supervisor; more than a few means that it does not read.
@@ -120,7 +121,7 @@ impl Conversation {
     async fn run(self, mut inbox: mpsc::Receiver<Command>) {
         let mut pause = REDIAL.0;
         loop {
-            let began = Instant::now();
+            let began = clock::instant();
             if let Err(problem) = self.once(&mut inbox).await {
                 tracing::debug!(container = self.container, problem, "the conversation with the supervisor ended");
             }
@@ -170,7 +171,7 @@ impl Conversation {
     fn hear(&self, report: Report) {
         let mut heard = lock(&self.heard);
         let news = !heard.connected || heard.report.as_ref().is_none_or(|old| weight(old) != weight(&report));
-        *heard = Heard { report: Some(report), at: Some(Instant::now()), connected: true };
+        *heard = Heard { report: Some(report), at: Some(clock::instant()), connected: true };
         drop(heard);
         if news {
             self.wake();

@@ -26,13 +26,13 @@ mod observe;
 pub mod plan;
 mod protocol;
 pub mod quorum;
-mod secrets;
-mod status;
 #[cfg(test)]
 mod scenarios;
+mod secrets;
+mod status;
+pub mod workload;
 #[cfg(test)]
 mod world;
-pub mod workload;
 
 pub use links::{Links, Wake};
 

@@ -14,6 +14,8 @@ use crate::engine::ContainerState;
 use crate::runtime::Plan;
 use crate::supervisor::wire::{Postgres, Report};
 
+/// A decision was recorded: what follows from it may be due already.
+const AT_ONCE: Duration = Duration::from_millis(20);
 /// Something is under way whose end nobody announces.
 const SOON: Duration = Duration::from_millis(500);
 /// Something is not as it should be, but not urgent.
@@ -56,7 +58,7 @@ pub fn plan(object: &PostgresCluster, observed: &Observed, now: Timestamp) -> Pl
         steps.extend(protocol::orders(&scene, &d, &observed.secrets.hash));
         steps.extend(protocol::renewal(&scene, &d));
         steps.extend(workload::removals(object, observed, &d));
-        steps.extend(workload::steps(object, observed, &d, restart_dead(&d, now)));
+        steps.extend(workload::steps(object, observed, &d, restart_dead(&status, &d, now)));
         trouble = trouble.or(stands);
     }
     let changing = d != before;
@@ -103,11 +105,14 @@ fn unknown(observed: &Observed) -> Option<Trouble> {
 }
 
 /// Dead containers are started again unless an election is under way that may succeed without them.
-fn restart_dead(d: &Decisions, now: Timestamp) -> bool {
-    match d.stage {
-        Stage::New | Stage::Steady => true,
-        Stage::Electing | Stage::Establishing => now.duration_since(d.since).unsigned_abs() >= ELECTION_ALONE,
-    }
+fn restart_dead(status: &PostgresClusterStatus, d: &Decisions, now: Timestamp) -> bool {
+    let promoting = match d.stage {
+        Stage::New => false,
+        Stage::Electing | Stage::Establishing => true,
+        // The gate is not seen open yet: nothing slow may stand before that.
+        Stage::Steady => status.last_failover.as_ref().is_some_and(|story| story.outage.is_none()),
+    };
+    !promoting || now.duration_since(d.since).unsigned_abs() >= ELECTION_ALONE
 }
 
 /// What may be done to a cluster that is well: a switchover that was asked for, then changes that need a restart, one
@@ -199,7 +204,10 @@ fn answered(status: &PostgresClusterStatus, request: &str) -> bool {
 }
 
 fn requeue(status: &PostgresClusterStatus, d: &Decisions, steps: &[Step], changing: bool) -> Option<Duration> {
-    if changing || d.stage != Stage::Steady || steps.iter().any(|step| !matches!(step, Step::Renew { .. })) {
+    if changing {
+        return Some(AT_ONCE);
+    }
+    if d.stage != Stage::Steady || steps.iter().any(|step| !matches!(step, Step::Renew { .. })) {
         return Some(SOON);
     }
     (status.phase != "Healthy" || !d.absent.is_empty() || !steps.is_empty()).then_some(DEGRADED)

@@ -225,7 +225,9 @@ fn scaling_goes_down_and_up() {
     heals(&mut world);
     check(
         &world,
-        expect!["Healthy term 1: db-1 primary running, db-2 standby streaming, db-3 standby streaming, db-4 standby streaming, db-5 standby streaming"],
+        expect![
+            "Healthy term 1: db-1 primary running, db-2 standby streaming, db-3 standby streaming, db-4 standby streaming, db-5 standby streaming"
+        ],
     );
 }
 
@@ -235,7 +237,8 @@ fn a_new_image_goes_to_standbys_first_and_to_the_primary_by_switchover() {
     world.object.spec.image = "postgres:16".into();
     heals(&mut world);
     heals(&mut world);
-    let removed: Vec<_> = world.log.iter().filter(|line| line.contains("remove container")).map(|line| line[7..].to_owned()).collect();
+    let removed: Vec<_> =
+        world.log.iter().filter(|line| line.contains("remove container")).map(|line| line[7..].to_owned()).collect();
     assert_eq!(
         removed,
         [

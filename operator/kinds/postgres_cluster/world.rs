@@ -10,10 +10,10 @@ use crate::api::labels;
 use crate::api::lsn::Lsn;
 use crate::api::postgres_cluster::{Fork, PostgresCluster, PostgresClusterSpec, PostgresClusterStatus};
 use crate::engine::{ContainerSeen, ContainerSpec, ContainerState};
-use crate::supervisor::next::{Act, Config, Durable, Gate, Seen, Server, accept, barrier, confirmed, next, promise, start_pending};
-use crate::supervisor::wire::{
-    Command, Data, Job, JobKind, Leading, Postgres, Receiver, Replica, Report, Task,
+use crate::supervisor::next::{
+    Act, Config, Durable, Gate, Seen, Server, accept, barrier, confirmed, next, promise, start_pending,
 };
+use crate::supervisor::wire::{Command, Data, Job, JobKind, Leading, Postgres, Receiver, Replica, Report, Task};
 
 /// One turn of the world, in milliseconds.
 pub const TURN_MS: i64 = 100;
@@ -198,7 +198,10 @@ impl World {
             let mut labels = one.spec.labels.clone();
             labels.insert(labels::SPEC_HASH.into(), one.spec.hash());
             let id = one.id.to_string();
-            (name.clone(), ContainerSeen { id, name: name.clone(), labels, state: one.state, image: one.spec.image.clone() })
+            (
+                name.clone(),
+                ContainerSeen { id, name: name.clone(), labels, state: one.state, image: one.spec.image.clone() },
+            )
         };
         Observed {
             containers: Fact::Known(self.boxes.iter().map(seen).collect()),
@@ -214,7 +217,8 @@ impl World {
     fn act(&mut self, step: &Step) {
         match step {
             Step::EnsureSecrets { host } => {
-                self.secrets = SecretsSeen { source_problem: None, complete: true, hash: "h".into(), host: host.clone() };
+                self.secrets =
+                    SecretsSeen { source_problem: None, complete: true, hash: "h".into(), host: host.clone() };
             }
             Step::EnsureImage(_) => self.image = true,
             Step::EnsureBinary { .. } => self.binary = true,
@@ -224,7 +228,13 @@ impl World {
             }
             Step::CreateContainer(spec) => {
                 self.ids += 1;
-                let one = Box { spec: (**spec).clone(), id: self.ids, state: ContainerState::Created, boot: 0, process: Process::default() };
+                let one = Box {
+                    spec: (**spec).clone(),
+                    id: self.ids,
+                    state: ContainerState::Created,
+                    boot: 0,
+                    process: Process::default(),
+                };
                 self.boxes.entry(spec.name.clone()).or_insert(one);
             }
             Step::StartContainer(name) => self.start(name),
@@ -337,7 +347,8 @@ impl World {
                 primary: process.postgres == Postgres::Primary,
                 timeline: end.0,
                 lsn: end.1,
-                receiver: process.applied.as_ref().is_some_and(|applied| applied.upstream.is_some()) && process.streaming,
+                receiver: process.applied.as_ref().is_some_and(|applied| applied.upstream.is_some())
+                    && process.streaming,
                 streaming: process.streaming,
                 replayed: true,
                 sessions: 0,
@@ -347,6 +358,7 @@ impl World {
                 history: history(&disk.wal),
                 checkpointed: process.checkpoint_started,
             }),
+            started: None,
             applied: process.applied.clone(),
             sessions_ended: process.sessions_ended,
             barrier_lsn: process.barrier_lsn,
@@ -368,7 +380,11 @@ impl World {
         let leader_end = self.disks[leader].wal.len() as u64;
         self.boxes
             .iter()
-            .filter(|(name, one)| one.process.streaming && one.state == ContainerState::Running && self.upstream_of(name).as_deref() == Some(leader))
+            .filter(|(name, one)| {
+                one.process.streaming
+                    && one.state == ContainerState::Running
+                    && self.upstream_of(name).as_deref() == Some(leader)
+            })
             .map(|(name, _)| {
                 let end = self.disks[name].wal.len() as u64;
                 Replica {
@@ -389,14 +405,16 @@ impl World {
 
     fn up(&self, name: &str) -> bool {
         self.boxes.get(name).is_some_and(|one| {
-            one.state == ContainerState::Running && matches!(one.process.postgres, Postgres::Standby | Postgres::Primary)
+            one.state == ContainerState::Running
+                && matches!(one.process.postgres, Postgres::Standby | Postgres::Primary)
         })
     }
 
     fn perform(&mut self, name: &str, act: Act) {
         let incarnation = format!("i{}", self.incarnations + 1);
         let leader_wal = |world: &Self, address: &str| {
-            let found = world.boxes.values().find(|one| one.spec.address.map(|a| a.to_string()).as_deref() == Some(address));
+            let found =
+                world.boxes.values().find(|one| one.spec.address.map(|a| a.to_string()).as_deref() == Some(address));
             let name = found.map(|one| one.spec.name.clone())?;
             world.up(&name).then(|| world.disks[&name].wal.clone())
         };
@@ -412,7 +430,15 @@ impl World {
         let down = |process: &mut Process| {
             let (run, restart_asked, credentials, operator) =
                 (process.run, process.restart_asked, process.credentials, process.operator);
-            *process = Process { run, restart_asked, credentials, operator, stopped_ms: ms, slots: process.slots.clone(), ..Process::default() };
+            *process = Process {
+                run,
+                restart_asked,
+                credentials,
+                operator,
+                stopped_ms: ms,
+                slots: process.slots.clone(),
+                ..Process::default()
+            };
         };
         match act {
             Act::Wait | Act::Poll | Act::Exit => {}
@@ -432,7 +458,10 @@ impl World {
                     disk.wal = wal;
                     process.job = None;
                 }
-                None => process.job = Some(Job { kind: JobKind::Clone, error: Some("no leader".into()), failures: 1, running: false }),
+                None => {
+                    process.job =
+                        Some(Job { kind: JobKind::Clone, error: Some("no leader".into()), failures: 1, running: false })
+                }
             },
             Act::Rewind(_) => match copied {
                 Some(wal) => {
@@ -440,7 +469,14 @@ impl World {
                     disk.data = Data::Standby;
                     disk.wal = wal;
                 }
-                None => process.job = Some(Job { kind: JobKind::Rewind, error: Some("no leader".into()), failures: 1, running: false }),
+                None => {
+                    process.job = Some(Job {
+                        kind: JobKind::Rewind,
+                        error: Some("no leader".into()),
+                        failures: 1,
+                        running: false,
+                    })
+                }
             },
             Act::Condemn => {
                 disk.durable.unfinished = Some(JobKind::Clone);
@@ -501,7 +537,12 @@ impl World {
     /// A fast stop ships everything to standbys that stream.
     fn ship(&mut self, leader: &str) {
         let wal = self.disks[leader].wal.clone();
-        let followers: Vec<_> = self.boxes.keys().filter(|name| self.boxes[*name].process.streaming && self.upstream_of(name).as_deref() == Some(leader)).cloned().collect();
+        let followers: Vec<_> = self
+            .boxes
+            .keys()
+            .filter(|name| self.boxes[*name].process.streaming && self.upstream_of(name).as_deref() == Some(leader))
+            .cloned()
+            .collect();
         for name in followers {
             if let Some(disk) = self.disks.get_mut(&name) {
                 disk.wal.clone_from(&wal);
@@ -515,7 +556,8 @@ impl World {
             let names: Vec<_> = self.boxes.keys().cloned().collect();
             for name in &names {
                 let upstream = self.upstream_of(name).filter(|upstream| self.up(upstream) && self.up(name));
-                let slot = self.boxes[name].process.applied.as_ref().and_then(|a| a.upstream.as_ref()).map(|u| u.slot.clone());
+                let slot =
+                    self.boxes[name].process.applied.as_ref().and_then(|a| a.upstream.as_ref()).map(|u| u.slot.clone());
                 let fits = upstream.as_ref().is_some_and(|upstream| {
                     let (theirs, ours) = (&self.disks[upstream].wal, &self.disks[name].wal);
                     theirs.len() >= ours.len()
@@ -565,7 +607,9 @@ impl World {
     fn acknowledge(&mut self) {
         let waiting = std::mem::take(&mut self.waiting);
         for (id, lsn, name) in waiting {
-            let Some(one) = self.boxes.get(&name).filter(|one| one.process.postgres == Postgres::Primary) else { continue };
+            let Some(one) = self.boxes.get(&name).filter(|one| one.process.postgres == Postgres::Primary) else {
+                continue;
+            };
             if one.state != ContainerState::Running {
                 self.waiting.push((id, lsn, name));
                 continue;
@@ -587,7 +631,9 @@ impl World {
     /// I2: whoever takes writes has everything that was ever acknowledged.
     pub fn lost(&self) -> Vec<u64> {
         let status = self.status();
-        let Some(primary) = status.primary.filter(|_| !status.endpoints.read_write.is_empty()) else { return Vec::new() };
+        let Some(primary) = status.primary.filter(|_| !status.endpoints.read_write.is_empty()) else {
+            return Vec::new();
+        };
         let Some(disk) = self.disks.get(&container_name(&self.object, &primary)) else { return Vec::new() };
         let there: BTreeSet<_> = disk.wal.iter().map(|record| record.id).collect();
         self.acknowledged.difference(&there).copied().collect()
@@ -621,7 +667,11 @@ impl World {
             }),
             leading: lead.filter(|_| seen.postgres == Postgres::Primary).map(|(term, lead)| Leading {
                 term,
-                commit: seen.applied.as_ref().map(|applied| applied.commit.clone()).filter(|_| seen.barrier_lsn.is_some()),
+                commit: seen
+                    .applied
+                    .as_ref()
+                    .map(|applied| applied.commit.clone())
+                    .filter(|_| seen.barrier_lsn.is_some()),
                 barrier: barrier(&seen, lead),
                 confirmed: confirmed(&seen, lead),
                 history: up.map(|server| server.history.clone()).unwrap_or_default(),
@@ -643,7 +693,14 @@ impl World {
         let ms = self.ms;
         if let Some(one) = self.boxes.get_mut(&name).filter(|one| one.state == ContainerState::Running) {
             let process = &mut one.process;
-            *process = Process { run: process.run, credentials: process.credentials, operator: process.operator, stopped_ms: ms, slots: process.slots.clone(), ..Process::default() };
+            *process = Process {
+                run: process.run,
+                credentials: process.credentials,
+                operator: process.operator,
+                stopped_ms: ms,
+                slots: process.slots.clone(),
+                ..Process::default()
+            };
         }
     }
 

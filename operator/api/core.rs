@@ -1,0 +1,282 @@
+//! The few core kinds that are served (Namespace, Secret, Event) and the metadata of every kind: schemas and rules.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value, json};
+
+use super::invalid::Invalid;
+use super::registry::{Cell, Column, Resource, age_column};
+
+/// The namespace that is always there.
+pub const DEFAULT_NAMESPACE: &str = "default";
+
+/// Largest sum of a Secret's values, in bytes.
+const MAX_SECRET_BYTES: usize = 1024 * 1024;
+
+/// Namespaces: where names are unique.
+pub fn namespace() -> Resource {
+    Resource {
+        short_names: vec!["ns".into()],
+        namespaced: false,
+        has_status: true,
+        columns: vec![of("Status", "string", namespace_phase), age_column()],
+        selectable: &["status.phase"],
+        ..plain(
+            "Namespace",
+            "namespaces",
+            json!({
+                "spec": {"type": "object", "properties": {"finalizers": strings()}},
+                "status": {"type": "object", "properties": {
+                    "phase": text(),
+                    "conditions": {"type": "array", "items": open()},
+                }},
+            }),
+            &[],
+        )
+    }
+}
+
+/// Secrets: small sensitive values.
+pub fn secret() -> Resource {
+    Resource {
+        sensitive: true,
+        columns: vec![path("Type", "string", ".type"), of("Data", "integer", secret_size), age_column()],
+        selectable: &["type"],
+        normalize: fold_string_data,
+        validate: Box::new(secret_problems),
+        validate_change: secret_change_problems,
+        ..plain(
+            "Secret",
+            "secrets",
+            json!({
+                "type": {"type": "string", "default": "Opaque"},
+                "immutable": {"type": "boolean"},
+                "data": {"type": "object", "additionalProperties": text()},
+                "stringData": {"type": "object", "additionalProperties": text()},
+            }),
+            &[],
+        )
+    }
+}
+
+/// Events: what happened to an object, for people.
+pub fn event() -> Resource {
+    let reference = json!({"type": "object", "properties": {
+        "apiVersion": text(), "kind": text(), "namespace": text(), "name": text(),
+        "uid": text(), "resourceVersion": text(), "fieldPath": text(),
+    }});
+    Resource {
+        short_names: vec!["ev".into()],
+        columns: vec![
+            of("Last Seen", "date", event_time),
+            path("Type", "string", ".type"),
+            path("Reason", "string", ".reason"),
+            of("Object", "string", event_object),
+            path("Message", "string", ".message"),
+        ],
+        selectable: &[
+            "involvedObject.apiVersion",
+            "involvedObject.kind",
+            "involvedObject.name",
+            "involvedObject.namespace",
+            "involvedObject.uid",
+            "reason",
+            "type",
+        ],
+        ..plain(
+            "Event",
+            "events",
+            json!({
+                "involvedObject": reference, "related": reference,
+                "reason": text(), "message": text(), "action": text(),
+                "type": {"type": "string", "enum": ["Normal", "Warning"]},
+                "count": {"type": "integer", "format": "int32"},
+                "firstTimestamp": text(), "lastTimestamp": text(), "eventTime": text(),
+                "source": {"type": "object", "properties": {"component": text(), "host": text()}},
+                "series": {"type": "object", "properties": {
+                    "count": {"type": "integer", "format": "int32"}, "lastObservedTime": text(),
+                }},
+                "reportingComponent": text(), "reportingInstance": text(),
+            }),
+            &["involvedObject"],
+        )
+    }
+}
+
+/// A schema with the properties that every object has: apiVersion, kind and metadata.
+pub fn with_metadata(mut schema: Value) -> Value {
+    if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
+        properties.insert("apiVersion".into(), text());
+        properties.insert("kind".into(), text());
+        properties.insert("metadata".into(), metadata());
+    }
+    schema
+}
+
+fn metadata() -> Value {
+    let texts = json!({"type": "object", "additionalProperties": text()});
+    json!({"type": "object", "properties": {
+        "name": text(), "generateName": text(), "namespace": text(), "selfLink": text(),
+        "uid": text(), "resourceVersion": text(), "generation": {"type": "integer"},
+        "creationTimestamp": text(), "deletionTimestamp": text(),
+        "deletionGracePeriodSeconds": {"type": "integer"},
+        "labels": texts, "annotations": texts, "finalizers": strings(),
+        "ownerReferences": {"type": "array", "items": {
+            "type": "object",
+            "required": ["apiVersion", "kind", "name", "uid"],
+            "properties": {
+                "apiVersion": text(), "kind": text(), "name": text(), "uid": text(),
+                "controller": {"type": "boolean"}, "blockOwnerDeletion": {"type": "boolean"},
+            },
+        }},
+        "managedFields": {"type": "array", "items": open()},
+    }})
+}
+
+fn plain(kind: &str, plural: &str, properties: Value, required: &[&str]) -> Resource {
+    Resource {
+        group: String::new(),
+        version: "v1".into(),
+        kind: kind.into(),
+        plural: plural.into(),
+        singular: kind.to_lowercase(),
+        short_names: Vec::new(),
+        categories: Vec::new(),
+        namespaced: true,
+        has_status: false,
+        sensitive: false,
+        schema: with_metadata(json!({"type": "object", "properties": properties, "required": required})),
+        columns: vec![age_column()],
+        selectable: &[],
+        normalize: |_| {},
+        validate: Box::new(|_| Vec::new()),
+        validate_change: |_, _| Vec::new(),
+        definition: None,
+    }
+}
+
+fn text() -> Value {
+    json!({"type": "string"})
+}
+
+fn strings() -> Value {
+    json!({"type": "array", "items": text()})
+}
+
+fn open() -> Value {
+    json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
+}
+
+fn path(name: &str, kind: &str, path: &str) -> Column {
+    Column { name: name.into(), kind: kind.into(), priority: 0, cell: Cell::Path(path.into()) }
+}
+
+fn of(name: &str, kind: &str, cell: fn(&Value) -> Value) -> Column {
+    Column { name: name.into(), kind: kind.into(), priority: 0, cell: Cell::Of(cell) }
+}
+
+fn namespace_phase(object: &Value) -> Value {
+    if object["metadata"]["deletionTimestamp"].is_string() { "Terminating".into() } else { "Active".into() }
+}
+
+fn secret_size(object: &Value) -> Value {
+    object["data"].as_object().map_or(0, Map::len).into()
+}
+
+fn event_time(object: &Value) -> Value {
+    ["lastTimestamp", "eventTime", "firstTimestamp"].iter().map(|f| &object[f]).find(|v| v.is_string()).cloned().into()
+}
+
+fn event_object(object: &Value) -> Value {
+    let about = &object["involvedObject"];
+    let part = |name: &str| about[name].as_str().unwrap_or_default().to_owned();
+    format!("{}/{}", part("kind").to_lowercase(), part("name")).into()
+}
+
+/// `stringData` is a convenience of writers: it is kept, encoded, in `data` and never stored.
+fn fold_string_data(object: &mut Value) {
+    let Some(fields) = object.as_object_mut() else { return };
+    let foldable = |v: &Value| v.as_object().is_some_and(|m| m.values().all(Value::is_string));
+    if !fields.get("stringData").is_some_and(foldable) || fields.get("data").is_some_and(|d| !d.is_object()) {
+        return; // left for the schema to refuse
+    }
+    let Some(Value::Object(plain)) = fields.remove("stringData") else { return };
+    if plain.is_empty() {
+        return;
+    }
+    let data = fields.entry("data").or_insert_with(|| json!({}));
+    for (key, value) in plain {
+        data[key] = STANDARD.encode(value.as_str().unwrap_or_default()).into();
+    }
+}
+
+fn secret_problems(object: &Value) -> Vec<Invalid> {
+    let mut problems = Vec::new();
+    let mut size = 0;
+    for (key, value) in object["data"].as_object().into_iter().flatten() {
+        let at = format!("data[{key}]");
+        if key.is_empty() || key.len() > 253 || !key.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c)) {
+            let message = "a key must consist of letters, digits, '-', '_' or '.'".to_owned();
+            problems.push(Invalid { path: at.clone(), message });
+        }
+        match STANDARD.decode(value.as_str().unwrap_or_default()) {
+            Ok(bytes) => size += bytes.len(),
+            Err(_) => {
+                let message = "must be base64; put plain text into stringData instead".to_owned();
+                problems.push(Invalid { path: at, message });
+            }
+        }
+    }
+    if size > MAX_SECRET_BYTES {
+        let message = format!("holds {size} bytes; at most {MAX_SECRET_BYTES} are allowed");
+        problems.push(Invalid { path: "data".into(), message });
+    }
+    problems
+}
+
+fn secret_change_problems(old: &Value, new: &Value) -> Vec<Invalid> {
+    let fixed = |path: &str| Invalid { path: path.into(), message: "cannot be changed once set".into() };
+    let mut problems = Vec::new();
+    if old["type"] != new["type"] {
+        problems.push(fixed("type"));
+    }
+    if old["immutable"] == true {
+        let changed = ["immutable", "data"].into_iter().filter(|f| old[f] != new[f]);
+        problems.extend(changed.map(fixed));
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn string_data_is_folded_into_data_and_wins() {
+        let mut object = json!({"data": {"a": "eA==", "b": "eA=="}, "stringData": {"b": "secret"}});
+        fold_string_data(&mut object);
+        assert_eq!(object, json!({"data": {"a": "eA==", "b": "c2VjcmV0"}}));
+    }
+
+    #[test]
+    fn a_secret_that_is_not_base64_is_refused_without_showing_it() {
+        let problems = secret_problems(&json!({"data": {"pass word": "hunter2!"}}));
+        let shown: Vec<String> = problems.iter().map(|p| format!("{}: {}", p.path, p.message)).collect();
+        assert_eq!(
+            shown,
+            [
+                "data[pass word]: a key must consist of letters, digits, '-', '_' or '.'",
+                "data[pass word]: must be base64; put plain text into stringData instead",
+            ]
+        );
+    }
+
+    #[test]
+    fn an_immutable_secret_stays_as_it_is() {
+        let old = json!({"type": "Opaque", "immutable": true, "data": {"a": "eA=="}});
+        let mut new = old.clone();
+        assert!(secret_change_problems(&old, &new).is_empty());
+        new["data"]["a"] = "eQ==".into();
+        assert_eq!(secret_change_problems(&old, &new).len(), 1);
+    }
+}

@@ -1,0 +1,41 @@
+//! Reading request bodies: JSON or YAML, up to a limit.
+
+use axum::body::{Body, Bytes, to_bytes};
+use axum::http::{HeaderMap, header};
+use serde_json::Value;
+
+use super::status::Refusal;
+
+/// Largest body taken, in bytes.
+pub const LIMIT: usize = 3 * 1024 * 1024;
+
+/// The whole body; 413 if it is larger than the limit.
+pub async fn read(body: Body) -> Result<Bytes, Refusal> {
+    // The only other failure is a client that went away, which reads no answer.
+    to_bytes(body, LIMIT).await.map_err(|_| Refusal::too_large(LIMIT))
+}
+
+/// An object in the body by its content type: JSON, YAML, or JSON if the client does not say.
+pub fn object(headers: &HeaderMap, body: &[u8]) -> Result<Value, Refusal> {
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let value = match content_type.split(';').next().unwrap_or_default().trim() {
+        "" | "application/json" | "*/*" => json(body)?,
+        "application/yaml" | "text/yaml" | "application/x-yaml" => yaml(body)?,
+        _ => return Err(Refusal::unsupported_media_type(&["application/json", "application/yaml"])),
+    };
+    if value.is_object() { Ok(value) } else { Err(Refusal::bad_request("the body must be an object")) }
+}
+
+/// JSON of any form.
+pub fn json(body: &[u8]) -> Result<Value, Refusal> {
+    serde_json::from_slice(body).map_err(|error| Refusal::bad_request(format!("the body is not valid JSON: {error}")))
+}
+
+/// YAML of any form (JSON is YAML).
+pub fn yaml(body: &[u8]) -> Result<Value, Refusal> {
+    if let Ok(value) = serde_json::from_slice(body) {
+        return Ok(value);
+    }
+    let text = std::str::from_utf8(body).map_err(|_| Refusal::bad_request("the body is not UTF-8"))?;
+    serde_saphyr::from_str(text).map_err(|error| Refusal::bad_request(format!("the body is not valid YAML: {error}")))
+}

@@ -1,0 +1,132 @@
+//! Deleting objects and collections.
+
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::Response;
+use serde_json::{Value, json};
+
+use super::objects::Request;
+use super::params::{Effect, Params};
+use super::status::{self, Cause, Refusal};
+use super::view::answer;
+use super::{body, namespaces};
+use crate::store::objects::{Deleted, Preconditions, key_of};
+use crate::store::{self, revision_of, rules};
+
+/// How an object is to be deleted.
+struct Options {
+    only_if: Preconditions,
+    effect: Effect,
+}
+
+/// Serves a DELETE of an object or of a collection.
+pub async fn serve(request: Request<'_>) -> Result<Response, Refusal> {
+    let options = options(&request.params, &request.headers, &request.body)?;
+    if request.target.name.is_some() { one(&request, &options).await } else { all(&request, &options).await }
+}
+
+async fn one(request: &Request<'_>, options: &Options) -> Result<Response, Refusal> {
+    let key = request.key();
+    let resource = request.target.resource;
+    let deleted = match options.effect {
+        Effect::DryRun => pretend(request, &options.only_if).await,
+        Effect::Store if resource.kind == "Namespace" => {
+            namespaces::delete(request.server, &key, &options.only_if).await?
+        }
+        Effect::Store => request.server.objects.delete(&key, &options.only_if).await,
+    };
+    match deleted.map_err(|error| refused(request, &error))? {
+        Deleted::Removed(object) => Ok(answer(StatusCode::OK, &status::deleted(resource, &object), &[])),
+        Deleted::Pending(object) => Ok(request.object(StatusCode::OK, object, &[])),
+    }
+}
+
+/// Deletes everything that the selectors match; what is gone already counts as deleted.
+async fn all(request: &Request<'_>, options: &Options) -> Result<Response, Refusal> {
+    let resource = request.target.resource;
+    if resource.namespaced == request.target.namespace.is_none() || resource.kind == "Namespace" {
+        return Err(Refusal::method_not_allowed());
+    }
+    let (objects, _) = request.selected().await?;
+    if options.effect == Effect::Store {
+        for object in &objects {
+            match request.server.objects.delete(&key_of(&resource.qualified(), object), &options.only_if).await {
+                Ok(_) | Err(store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(refused(request, &error)),
+            }
+        }
+    }
+    let done = json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
+        "details": {"group": resource.group, "kind": resource.plural},
+    });
+    Ok(answer(StatusCode::OK, &done, &[]))
+}
+
+async fn pretend(request: &Request<'_>, only_if: &Preconditions) -> Result<Deleted, store::Error> {
+    let key = request.key();
+    let found = request.server.objects.get::<Value>(&key).await?;
+    let object = found.ok_or_else(|| store::Error::NotFound { key: key.clone() })?;
+    let uid = rules::uid_of(&object).unwrap_or_default().to_owned();
+    if let Some(expected) = only_if.uid.clone().filter(|expected| *expected != uid) {
+        return Err(store::Error::Replaced { key, expected, found: uid });
+    }
+    let found = revision_of(&object);
+    if let Some(expected) = only_if.revision.filter(|expected| Some(*expected) != found) {
+        return Err(store::Error::Conflict { key, expected, found });
+    }
+    let lingers = !rules::finalizers(&object).is_empty();
+    Ok(if lingers { Deleted::Pending(object) } else { Deleted::Removed(object) })
+}
+
+fn refused(request: &Request<'_>, error: &store::Error) -> Refusal {
+    match error {
+        store::Error::Conflict { expected, found: Some(found), .. } => {
+            let why = format!(
+                "the ResourceVersion in the precondition ({expected}) does not match the ResourceVersion in record ({found})"
+            );
+            Refusal::conflict(request.target.resource, &request.key().name, &why)
+        }
+        other => request.store_refusal(other),
+    }
+}
+
+/// DeleteOptions from the body, if there is one, and from the query.
+fn options(params: &Params, headers: &HeaderMap, body: &[u8]) -> Result<Options, Refusal> {
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let sent = match body {
+        [] => json!({}),
+        _ if content_type.starts_with("application/vnd.kubernetes.protobuf") => {
+            return Err(Refusal::unsupported_media_type(&["application/json", "application/yaml"]));
+        }
+        _ => body::object(headers, body)?,
+    };
+    let policy = params.get("propagationPolicy").or(sent["propagationPolicy"].as_str());
+    // What an object owns always goes with it, right after it; a request to keep it must not be taken for granted.
+    if !matches!(policy, None | Some("Background" | "Foreground")) {
+        let message = "Unsupported value: must be one of \"Background\", \"Foreground\"";
+        return Err(Refusal::unprocessable(format!("propagationPolicy: {message}")).because(vec![Cause::new(
+            "FieldValueNotSupported",
+            "propagationPolicy",
+            message,
+        )]));
+    }
+    if sent["orphanDependents"] == true || params.flag("orphanDependents")? {
+        return Err(Refusal::unprocessable("orphanDependents: Unsupported value: must be false"));
+    }
+    let dry = match &sent["dryRun"] {
+        Value::Array(values) if values.is_empty() => false,
+        Value::Null => false,
+        Value::Array(values) if values.iter().all(|value| value == "All") => true,
+        other => return Err(Refusal::unprocessable(format!("dryRun: Unsupported value: {other}: must be [\"All\"]"))),
+    };
+    let revision = match &sent["preconditions"]["resourceVersion"] {
+        Value::Null => None,
+        said => {
+            let parsed = said.as_str().and_then(|text| text.parse().ok());
+            Some(parsed.ok_or_else(|| Refusal::bad_request("preconditions.resourceVersion is not one of ours"))?)
+        }
+    };
+    let uid = sent["preconditions"]["uid"].as_str().map(str::to_owned);
+    let effect = if dry { Effect::DryRun } else { params.effect()? };
+    Ok(Options { only_if: Preconditions { uid, revision }, effect })
+}

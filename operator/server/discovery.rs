@@ -1,0 +1,108 @@
+//! Discovery: what is served, all of it read from the registry.
+
+use serde_json::{Value, json};
+
+use super::openapi;
+use super::routes::Route;
+use super::status::Refusal;
+use crate::api::registry::{self, Resource};
+
+/// The Kubernetes version whose conventions we follow.
+const MINOR: &str = "37";
+
+/// The answer to a discovery path.
+pub fn answer(route: &Route<'_>) -> Result<Value, Refusal> {
+    match route {
+        Route::Version => Ok(version()),
+        Route::CoreVersions => Ok(json!({
+            "kind": "APIVersions",
+            "versions": ["v1"],
+            "serverAddressByClientCIDRs": [],
+        })),
+        Route::Groups => {
+            let groups: Vec<Value> = groups().iter().map(|name| group(name)).collect();
+            Ok(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
+        }
+        Route::Group(name) if groups().contains(name) => {
+            let mut group = group(name);
+            group["kind"] = "APIGroup".into();
+            group["apiVersion"] = "v1".into();
+            Ok(group)
+        }
+        Route::OpenApiIndex => Ok(openapi::index()),
+        Route::OpenApi(name) => openapi::named(name),
+        Route::Resources(group, version) => resource_list(group, version),
+        _ => Err(Refusal::no_such_path()),
+    }
+}
+
+fn version() -> Value {
+    json!({
+        "major": "1",
+        "minor": MINOR,
+        "gitVersion": format!("v1.{MINOR}.0+evenkeel.{}", env!("CARGO_PKG_VERSION")),
+        "gitCommit": "",
+        "gitTreeState": "",
+        "buildDate": "",
+        "goVersion": "",
+        "compiler": "rustc",
+        "platform": format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH),
+    })
+}
+
+/// Named groups, in the order of the registry.
+fn groups() -> Vec<&'static str> {
+    let mut names: Vec<&str> = Vec::new();
+    for resource in registry::resources() {
+        if !resource.group.is_empty() && !names.contains(&resource.group.as_str()) {
+            names.push(&resource.group);
+        }
+    }
+    names
+}
+
+fn group(name: &str) -> Value {
+    let mut versions: Vec<Value> = Vec::new();
+    for resource in registry::resources().iter().filter(|r| r.group == name) {
+        let version = json!({"groupVersion": resource.api_version(), "version": resource.version});
+        if !versions.contains(&version) {
+            versions.push(version);
+        }
+    }
+    json!({"name": name, "preferredVersion": versions.first(), "versions": versions})
+}
+
+fn resource_list(group: &str, version: &str) -> Result<Value, Refusal> {
+    let served: Vec<&Resource> =
+        registry::resources().iter().filter(|r| r.group == group && r.version == version).collect();
+    let first = served.first().ok_or_else(Refusal::no_such_path)?;
+    let resources: Vec<Value> = served.iter().flat_map(|resource| entries(resource)).collect();
+    Ok(json!({
+        "kind": "APIResourceList",
+        "apiVersion": "v1",
+        "groupVersion": first.api_version(),
+        "resources": resources,
+    }))
+}
+
+fn entries(resource: &Resource) -> Vec<Value> {
+    let main = json!({
+        "name": resource.plural,
+        "singularName": resource.singular,
+        "namespaced": resource.namespaced,
+        "kind": resource.kind,
+        "verbs": ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        "shortNames": resource.short_names,
+        "categories": resource.categories,
+    });
+    let status = resource.has_status.then(|| {
+        json!({
+            "name": format!("{}/status", resource.plural),
+            "singularName": "",
+            "namespaced": resource.namespaced,
+            "kind": resource.kind,
+            "verbs": ["get", "patch", "update"],
+        })
+    });
+    std::iter::once(main).chain(status).collect()
+}

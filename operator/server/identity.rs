@@ -1,0 +1,386 @@
+//! Who the server is and who may talk to it: CA, server certificate and admin token under `DIR/pki`, and the kubeconfig that carries them.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use jiff::{SignedDuration, Timestamp, tz::TimeZone};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType,
+};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier as _;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use serde_json::{Value, json};
+
+use crate::store::Clock;
+
+const DAY: SignedDuration = SignedDuration::from_hours(24);
+const CA_DAYS: i32 = 3650;
+const SERVER_DAYS: i32 = 365;
+/// A server certificate is made anew when it ends within this.
+const RENEW_DAYS: i32 = 30;
+
+/// What the server needs to be reached and to know its one user.
+pub struct Identity {
+    /// TLS with our certificate.
+    pub tls: Arc<rustls::ServerConfig>,
+    /// The admin's bearer token.
+    pub token: String,
+    /// Where the kubeconfig is.
+    pub kubeconfig: PathBuf,
+}
+
+/// Why there is no identity.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file could not be read or written.
+    #[error("cannot {doing} {}", path.display())]
+    File {
+        /// `read`, `write` or `create`.
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A certificate could not be made.
+    #[error("cannot make a certificate")]
+    Certificate(#[from] rcgen::Error),
+    /// A file holds no usable key or certificate.
+    #[error("{} is damaged ({problem}); remove the folder {} to have a new one made (kubeconfigs given away stop working)", path.display(), folder.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// The folder it is in.
+        folder: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+/// Reads the identity under `dir`, making what is missing or about to end, and writes `dir/kubeconfig` for `listen`.
+pub fn prepare(dir: &Path, listen: SocketAddr, clock: &dyn Clock) -> Result<Identity, Error> {
+    let pki = Pki { dir: dir.join("pki") };
+    private_folder(dir)?;
+    private_folder(&pki.dir)?;
+    let now = clock.now();
+    let ca_key = pki.key("ca.key")?;
+    let ca = pki.ca(&ca_key, now)?;
+    let (certificate, key) = pki.server(&ca, ca_key, &addresses(listen), now)?;
+    let token = pki.token(clock)?;
+
+    let kubeconfig = dir.join("kubeconfig");
+    let text = serde_saphyr::to_string(&kubeconfig_of(&ca, &token, listen)).expect("plain text becomes YAML");
+    write_private(&kubeconfig, &text)?;
+    let tls = rustls::ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(vec![certificate], key))
+        .map_err(|error| pki.damaged("server.key", &error))?;
+    Ok(Identity { tls: Arc::new(tls), token, kubeconfig })
+}
+
+/// The one cryptography provider.
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// Every address that people may reach us by.
+fn addresses(listen: SocketAddr) -> Vec<SanType> {
+    let mut addresses: Vec<IpAddr> = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    if !listen.ip().is_unspecified() && !addresses.contains(&listen.ip()) {
+        addresses.push(listen.ip());
+    }
+    let name = "localhost".try_into().expect("an ASCII name");
+    addresses.into_iter().map(SanType::IpAddress).chain([SanType::DnsName(name)]).collect()
+}
+
+/// The folder with keys and certificates.
+struct Pki {
+    dir: PathBuf,
+}
+
+impl Pki {
+    /// The key in this file; a fresh one if there is none.
+    fn key(&self, name: &str) -> Result<KeyPair, Error> {
+        match self.read(name)? {
+            Some(pem) => KeyPair::from_pem(&pem).map_err(|error| self.damaged(name, &error)),
+            None => {
+                let key = KeyPair::generate()?;
+                self.write(name, &key.serialize_pem())?;
+                Ok(key)
+            }
+        }
+    }
+
+    fn ca(&self, key: &KeyPair, now: Timestamp) -> Result<String, Error> {
+        if let Some(pem) = self.read("ca.crt")? {
+            return Ok(pem);
+        }
+        let mut params = ca_params();
+        valid(&mut params, now, CA_DAYS);
+        let pem = params.self_signed(key)?.pem();
+        self.write("ca.crt", &pem)?;
+        Ok(pem)
+    }
+
+    /// Our certificate and its key: those on disk if they will do for another while, else new ones.
+    fn server(
+        &self,
+        ca: &str,
+        ca_key: KeyPair,
+        names: &[SanType],
+        now: Timestamp,
+    ) -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>), Error> {
+        let key = self.key("server.key")?;
+        let key_der = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes())
+            .map_err(|error| self.damaged("server.key", &error))?;
+        let ca_der = CertificateDer::from_pem_slice(ca.as_bytes()).map_err(|error| self.damaged("ca.crt", &error))?;
+        if let Some(pem) = self.read("server.crt")?
+            && let Ok(certificate) = CertificateDer::from_pem_slice(pem.as_bytes())
+            && serves(&certificate, &key, ca_der, names, now + DAY * RENEW_DAYS)
+        {
+            return Ok((certificate, key_der));
+        }
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = names.to_vec();
+        params.distinguished_name.push(DnType::CommonName, "evenkeel");
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.use_authority_key_identifier_extension = true;
+        valid(&mut params, now, SERVER_DAYS);
+        let certificate = params.signed_by(&key, &Issuer::new(ca_params(), ca_key))?;
+        self.write("server.crt", &certificate.pem())?;
+        Ok((certificate.der().clone(), key_der))
+    }
+
+    fn token(&self, clock: &dyn Clock) -> Result<String, Error> {
+        if let Some(text) = self.read("token")? {
+            let token = text.trim();
+            let usable = token.len() >= 20 && token.chars().all(|c| c.is_ascii_graphic());
+            return if usable { Ok(token.to_owned()) } else { Err(self.damaged("token", &"no token in it")) };
+        }
+        let bytes: Vec<u8> = (0..4).flat_map(|_| clock.random().to_be_bytes()).collect();
+        let token = URL_SAFE_NO_PAD.encode(bytes);
+        self.write("token", &token)?;
+        Ok(token)
+    }
+
+    fn read(&self, name: &str) -> Result<Option<String>, Error> {
+        let path = self.dir.join(name);
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(Error::File { doing: "read", path, source }),
+        }
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<(), Error> {
+        write_private(&self.dir.join(name), text)
+    }
+
+    fn damaged(&self, name: &str, problem: &dyn std::fmt::Display) -> Error {
+        Error::Damaged { path: self.dir.join(name), folder: self.dir.clone(), problem: problem.to_string() }
+    }
+}
+
+/// Whether clients that trust this CA will take this certificate under all names until `until`.
+fn serves(
+    certificate: &CertificateDer<'_>,
+    key: &KeyPair,
+    ca: CertificateDer<'static>,
+    names: &[SanType],
+    until: Timestamp,
+) -> bool {
+    let mut roots = rustls::RootCertStore::empty();
+    if roots.add(ca).is_err() {
+        return false;
+    }
+    let Ok(verifier) = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build() else {
+        return false;
+    };
+    let until = UnixTime::since_unix_epoch(Duration::from_secs(until.as_second().unsigned_abs()));
+    let accepted = |name: &SanType| {
+        let name = match name {
+            SanType::IpAddress(address) => Some(ServerName::from(*address)),
+            SanType::DnsName(name) => ServerName::try_from(name.as_str()).ok(),
+            _ => None,
+        };
+        name.is_some_and(|name| verifier.verify_server_cert(certificate, &[], &name, &[], until).is_ok())
+    };
+    // The key's public half stands in the certificate as it is.
+    let ours = certificate.windows(key.public_key_raw().len()).any(|part| part == key.public_key_raw());
+    ours && names.iter().all(accepted)
+}
+
+/// The CA's own description; the same each time, so that its key alone can sign as it.
+fn ca_params() -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "evenkeel-ca");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
+}
+
+/// Valid from the day before (clocks differ) for so many days.
+fn valid(params: &mut CertificateParams, now: Timestamp, days: i32) {
+    let date = |time: Timestamp| {
+        let date = time.to_zoned(TimeZone::UTC).date();
+        rcgen::date_time_ymd(date.year().into(), date.month().unsigned_abs(), date.day().unsigned_abs())
+    };
+    params.not_before = date(now - DAY);
+    params.not_after = date(now + DAY * days);
+}
+
+fn kubeconfig_of(ca: &str, token: &str, listen: SocketAddr) -> Value {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    let server = format!("https://{}", SocketAddr::new(ip, listen.port()));
+    json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "evenkeel", "cluster": {
+            "server": server,
+            "certificate-authority-data": STANDARD.encode(ca),
+        }}],
+        "users": [{"name": "admin", "user": {"token": token}}],
+        "contexts": [{"name": "evenkeel", "context": {
+            "cluster": "evenkeel", "user": "admin", "namespace": crate::api::core::DEFAULT_NAMESPACE,
+        }}],
+        "current-context": "evenkeel",
+    })
+}
+
+/// Makes the folder (mode 0700) unless it is there; one that is there is shut to others.
+fn private_folder(path: &Path) -> Result<(), Error> {
+    let failed = |doing| move |source| Error::File { doing, path: path.to_owned(), source };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed("create"))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(failed("write"))
+}
+
+/// Writes a file of mode 0600 whole or not at all.
+fn write_private(path: &Path, text: &str) -> Result<(), Error> {
+    let failed = |source| Error::File { doing: "write", path: path.to_owned(), source };
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let beside = PathBuf::from(beside);
+    // Left by a crash, perhaps with another mode.
+    if let Err(error) = fs::remove_file(&beside)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(failed(error));
+    }
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside).map_err(failed)?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+    fs::rename(&beside, path).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+    use super::*;
+
+    struct At(AtomicI64, AtomicU64);
+
+    impl Clock for At {
+        fn now(&self) -> Timestamp {
+            Timestamp::from_second(self.0.load(Ordering::Relaxed)).unwrap()
+        }
+        fn random(&self) -> u64 {
+            self.1.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)
+        }
+    }
+
+    const START: i64 = 1_800_000_000;
+
+    struct Home {
+        dir: tempfile::TempDir,
+        clock: At,
+    }
+
+    impl Home {
+        fn new() -> Self {
+            Self { dir: tempfile::tempdir().unwrap(), clock: At(START.into(), 1.into()) }
+        }
+        fn prepare(&self, listen: &str) -> Result<Identity, Error> {
+            prepare(self.dir.path(), listen.parse().unwrap(), &self.clock)
+        }
+        fn read(&self, name: &str) -> String {
+            fs::read_to_string(self.dir.path().join(name)).unwrap()
+        }
+        fn sleep_days(&self, days: i64) {
+            self.clock.0.fetch_add(days * 86400, Ordering::Relaxed);
+        }
+    }
+
+    const FILES: [&str; 6] =
+        ["pki/ca.key", "pki/ca.crt", "pki/server.key", "pki/server.crt", "pki/token", "kubeconfig"];
+
+    #[test]
+    fn a_restart_finds_everything_as_it_was() {
+        let home = Home::new();
+        let token = home.prepare("127.0.0.1:7443").unwrap().token;
+        let before = FILES.map(|f| home.read(f));
+        home.sleep_days(1);
+        assert_eq!(home.prepare("127.0.0.1:7443").unwrap().token, token);
+        assert_eq!(FILES.map(|f| home.read(f)), before);
+    }
+
+    #[test]
+    fn nobody_else_can_read_a_file() {
+        let home = Home::new();
+        home.prepare("127.0.0.1:7443").unwrap();
+        let mode = |path: &str| fs::metadata(home.dir.path().join(path)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(FILES.map(mode), [0o600; 6]);
+        assert_eq!(["", "pki"].map(mode), [0o700; 2]);
+        assert_eq!(fs::read_dir(home.dir.path().join("pki")).unwrap().count(), 5, "no file is left beside them");
+    }
+
+    #[test]
+    fn a_certificate_that_ends_soon_is_renewed_and_the_ca_stays() {
+        let home = Home::new();
+        home.prepare("127.0.0.1:7443").unwrap();
+        let (ca, server) = (home.read("pki/ca.crt"), home.read("pki/server.crt"));
+        home.sleep_days(340);
+        home.prepare("127.0.0.1:7443").unwrap();
+        assert_ne!(home.read("pki/server.crt"), server, "renewed within 30 days of its end");
+        assert_eq!(home.read("pki/ca.crt"), ca);
+    }
+
+    #[test]
+    fn another_listen_address_gets_another_certificate() {
+        let home = Home::new();
+        home.prepare("127.0.0.1:7443").unwrap();
+        let server = home.read("pki/server.crt");
+        home.prepare("10.1.2.3:7443").unwrap();
+        assert_ne!(home.read("pki/server.crt"), server);
+        assert!(home.read("kubeconfig").contains("https://10.1.2.3:7443"));
+        home.prepare("0.0.0.0:7444").unwrap();
+        assert!(home.read("kubeconfig").contains("https://127.0.0.1:7444"));
+    }
+
+    #[test]
+    fn a_damaged_file_is_named_and_nothing_is_overwritten() {
+        let home = Home::new();
+        home.prepare("127.0.0.1:7443").unwrap();
+        fs::write(home.dir.path().join("pki/ca.key"), "rubbish").unwrap();
+        let error = home.prepare("127.0.0.1:7443").err().unwrap().to_string();
+        assert!(error.contains("pki/ca.key is damaged"), "{error}");
+        assert_eq!(home.read("pki/ca.key"), "rubbish");
+    }
+}

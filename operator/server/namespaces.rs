@@ -1,0 +1,139 @@
+//! Namespaces: what must be true of one to make something in it, and how one empties before it goes.
+
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use futures::StreamExt as _;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::Server;
+use super::objects::Stop;
+use super::status::{Cause, Refusal};
+use crate::api::core::DEFAULT_NAMESPACE;
+use crate::api::registry::{self, Resource};
+use crate::store::objects::{Deleted, Objects, Part, Preconditions, key_of};
+use crate::store::{self, Key, rules};
+
+/// Keeps a deleted namespace until nothing is left in it.
+const FINALIZER: &str = "kubernetes";
+/// How often a namespace that does not empty by itself is looked at, and a lost watch is opened anew.
+const RECHECK: Duration = Duration::from_secs(1);
+/// The resource of namespaces.
+const NAMESPACES: &str = "namespaces";
+
+/// Makes the default namespace unless it is there.
+pub async fn ensure_default(objects: &Objects) -> Result<(), store::Error> {
+    let key = key(DEFAULT_NAMESPACE);
+    if objects.get::<Value>(&key).await?.is_some() {
+        return Ok(());
+    }
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": DEFAULT_NAMESPACE}});
+    match objects.create(&key, namespace).await {
+        Ok(_) | Err(store::Error::AlreadyExists { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Refuses to make a `resource` in a namespace that is not there (404) or about to go (403).
+pub async fn require(server: &Server, resource: &Resource, name: &str) -> Result<(), Stop> {
+    let found = server.objects.get::<Value>(&key(name)).await?;
+    match found {
+        None => Err(Refusal::not_found(namespaces(), name).into()),
+        Some(namespace) if rules::is_deleting(&namespace) => {
+            let message =
+                format!("{} cannot be created in namespace {name}: it is being terminated", resource.qualified(),);
+            let cause = Cause::new("NamespaceTerminating", "metadata.namespace", "namespace is being terminated");
+            Err(Refusal::new(StatusCode::FORBIDDEN, "Forbidden", message).because(vec![cause]).into())
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// Marks a namespace as going; [`keep_emptying`] does the rest. The default namespace stays.
+pub async fn delete(
+    server: &Server,
+    key: &Key,
+    only_if: &Preconditions,
+) -> Result<Result<Deleted, store::Error>, Refusal> {
+    if key.name == DEFAULT_NAMESPACE {
+        let message = "namespaces \"default\" is forbidden: this namespace may not be deleted";
+        return Err(Refusal::new(StatusCode::FORBIDDEN, "Forbidden", message));
+    }
+    let hold = |namespace: Value| {
+        let add = !rules::is_deleting(&namespace);
+        Ok::<_, store::Error>(if add { rules::with_finalizer(namespace, FINALIZER, true) } else { namespace })
+    };
+    let held = match server.objects.modify(key, Part::Main, hold).await {
+        Ok(held) => held,
+        Err(error) => return Ok(Err(error)),
+    };
+    // Our own mark has moved the revision on; the uid still tells one namespace from another.
+    let uid = only_if.uid.clone().or_else(|| rules::uid_of(&held).map(str::to_owned));
+    Ok(server.objects.delete(key, &Preconditions { uid, revision: None }).await)
+}
+
+/// Empties namespaces that are being deleted, until told to stop.
+pub async fn keep_emptying(objects: Objects, stop: CancellationToken) {
+    let work = async {
+        loop {
+            if let Err(error) = empty_all(&objects).await {
+                tracing::warn!(%error, "could not empty a namespace; trying again");
+                tokio::time::sleep(RECHECK).await;
+            }
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = work => {}
+    }
+}
+
+/// One pass over all namespaces; waits until there is a reason for the next.
+async fn empty_all(objects: &Objects) -> Result<(), store::Error> {
+    let (namespaces, revision) = objects.list::<Value>(NAMESPACES, None).await?;
+    let mut going = false;
+    for namespace in namespaces.iter().filter(|namespace| rules::is_deleting(namespace)) {
+        going |= !empty(objects, &key_of(NAMESPACES, namespace)).await?;
+    }
+    let mut changes = objects.watch(NAMESPACES, None, revision).await?;
+    if going {
+        // What is left waits for a finalizer of its own, which no change of a namespace tells.
+        let _ = tokio::time::timeout(RECHECK, changes.next()).await;
+    } else if changes.next().await.is_none() {
+        tokio::time::sleep(RECHECK).await;
+    }
+    Ok(())
+}
+
+/// Deletes what is in a namespace; when nothing is left, lets it go and answers true.
+async fn empty(objects: &Objects, namespace: &Key) -> Result<bool, store::Error> {
+    let mut left = 0;
+    for resource in registry::resources().iter().filter(|r| r.namespaced) {
+        let resource = resource.qualified();
+        let (contents, _) = objects.list::<Value>(&resource, Some(&namespace.name)).await?;
+        for object in &contents {
+            match objects.delete(&key_of(&resource, object), &Preconditions::default()).await {
+                Ok(Deleted::Pending(_)) => left += 1,
+                Ok(Deleted::Removed(_)) | Err(store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    if left > 0 {
+        return Ok(false);
+    }
+    let release = |object: Value| Ok::<_, store::Error>(rules::with_finalizer(object, FINALIZER, false));
+    match objects.modify(namespace, Part::Main, release).await {
+        Ok(_) | Err(store::Error::NotFound { .. }) => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+fn key(name: &str) -> Key {
+    Key { resource: NAMESPACES.to_owned(), namespace: String::new(), name: name.to_owned() }
+}
+
+fn namespaces() -> &'static Resource {
+    registry::find("", "v1", NAMESPACES).expect("namespaces are served")
+}

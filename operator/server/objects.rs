@@ -1,0 +1,365 @@
+//! Objects over HTTP: read, create, replace, patch, delete. The rules of the store are not repeated here.
+
+use std::sync::Mutex;
+
+use axum::body::Bytes;
+use axum::http::{HeaderMap, Method, StatusCode};
+use axum::response::Response;
+use serde_json::{Value, json};
+
+use super::apply::Apply;
+use super::params::{Effect, Params, WriteOptions};
+use super::patch::{Patch, patched};
+use super::routes::{self, Target};
+use super::status::{self, Cause, MODIFIED, Refusal};
+use super::table::Headings;
+use super::validate::{self, Admitted};
+use super::view::{View, answer};
+use super::{Server, body, deletion, namespaces, watch};
+use crate::store::objects::Part;
+use crate::store::{self, Key, clock, revision_of, rules};
+
+/// How often an apply is tried anew when the object comes or goes in between.
+const ATTEMPTS: usize = 3;
+
+/// One request for objects.
+pub struct Request<'a> {
+    /// The server.
+    pub server: &'a Server,
+    /// What is addressed.
+    pub target: Target,
+    /// Its query.
+    pub params: Params,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
+    /// The form of the answer.
+    pub view: View,
+}
+
+/// Why a write did not happen.
+pub enum Stop {
+    /// The store said so.
+    Store(store::Error),
+    /// We said so.
+    Refused(Refusal),
+}
+
+impl From<store::Error> for Stop {
+    fn from(error: store::Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl Request<'_> {
+    /// Serves it.
+    pub async fn serve(self, method: &Method) -> Result<Response, Refusal> {
+        let named = self.target.name.is_some();
+        match (method.as_str(), named, self.target.part) {
+            ("GET", _, routes::Part::Main) if self.params.flag("watch")? => watch::serve(self).await,
+            ("GET", true, _) => self.get().await,
+            ("GET", false, _) => self.list().await,
+            ("POST", false, _) => self.create().await,
+            ("PUT", true, _) => self.replace().await,
+            ("PATCH", true, _) => self.patch().await,
+            ("DELETE", _, routes::Part::Main) => deletion::serve(self).await,
+            _ => Err(Refusal::method_not_allowed()),
+        }
+    }
+
+    async fn get(&self) -> Result<Response, Refusal> {
+        let key = self.key();
+        let found = self.server.objects.get::<Value>(&key).await.map_err(|error| self.store_refusal(&error))?;
+        let object = found.ok_or_else(|| Refusal::not_found(self.target.resource, &key.name))?;
+        Ok(self.object(StatusCode::OK, object, &[]))
+    }
+
+    async fn list(&self) -> Result<Response, Refusal> {
+        if self.params.get("continue").is_some() {
+            return Err(Refusal::bad_request("the continue token was not given by this server: lists come whole"));
+        }
+        let (objects, revision) = self.selected().await?;
+        if let Some(since) = self.params.revision()?.filter(|since| *since > revision) {
+            return Err(self.store_refusal(&store::Error::Future { since, newest: revision }));
+        }
+        let list = self.view.list(self.target.resource, objects, revision, self.server.clock.now());
+        Ok(answer(StatusCode::OK, &list, &[]))
+    }
+
+    /// The objects that the selectors and the path ask for, and the revision of this snapshot.
+    pub async fn selected(&self) -> Result<(Vec<Value>, u64), Refusal> {
+        let selector = self.params.selector(self.target.resource)?;
+        let resource = self.target.resource.qualified();
+        let listed = self.server.objects.list::<Value>(&resource, self.target.namespace.as_deref()).await;
+        let (mut objects, revision) = listed.map_err(|error| self.store_refusal(&error))?;
+        objects.retain(|object| selector.matches(object));
+        Ok((objects, revision))
+    }
+
+    async fn create(&self) -> Result<Response, Refusal> {
+        let options = self.params.write_options(&self.headers)?;
+        let mut object = body::object(&self.headers, &self.body)?;
+        self.identify(&mut object)?;
+        if let Some(metadata) = object["metadata"].as_object_mut() {
+            metadata.remove("managedFields");
+        }
+        let created = self.insert(object, &options).await;
+        let (object, warnings) = created.map_err(|stop| self.stopped(stop))?;
+        Ok(self.object(StatusCode::CREATED, object, &warnings))
+    }
+
+    /// Stores a new object.
+    async fn insert(&self, mut object: Value, options: &WriteOptions) -> Result<(Value, Vec<String>), Stop> {
+        let resource = self.target.resource;
+        if let (true, Some(fields)) = (resource.has_status, object.as_object_mut()) {
+            fields.remove("status");
+        }
+        if resource.namespaced {
+            let namespace = self.target.namespace.as_deref().unwrap_or_default();
+            namespaces::require(self.server, resource, namespace).await?;
+        }
+        let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let refused = |causes| Refusal::invalid(resource, &name, causes);
+        let admitted = validate::admit(resource, object, None, options.unknown).map_err(refused)?;
+        let key = Key { name, ..self.key() };
+        let object = match options.effect {
+            Effect::Store => self.server.objects.create(&key, admitted.object).await?,
+            Effect::DryRun => self.pretend_to_create(key, admitted.object).await?,
+        };
+        Ok((object, admitted.warnings))
+    }
+
+    async fn pretend_to_create(&self, mut key: Key, object: Value) -> Result<Value, Stop> {
+        let clock = &*self.server.clock;
+        if key.name.is_empty() {
+            let prefix = object["metadata"]["generateName"].as_str().unwrap_or_default();
+            key.name = format!("{prefix}{}", clock::suffix(clock, 5));
+        }
+        if self.server.objects.get::<Value>(&key).await?.is_some() {
+            return Err(store::Error::AlreadyExists { key }.into());
+        }
+        Ok(rules::created(&key, object, clock::uid(clock), clock.now())?)
+    }
+
+    async fn replace(&self) -> Result<Response, Refusal> {
+        let options = self.params.write_options(&self.headers)?;
+        let resource = self.target.resource;
+        let mut object = body::object(&self.headers, &self.body)?;
+        self.identify(&mut object)?;
+        let unversioned = object["metadata"]["resourceVersion"].as_str().is_none_or(str::is_empty);
+        if unversioned && resource.definition.is_some() {
+            let message = "Invalid value: must be specified for an update; read the object first";
+            let causes = vec![Cause::invalid("metadata.resourceVersion", message)];
+            return Err(Refusal::invalid(resource, &self.key().name, causes));
+        }
+        let changed = self.change(&options, |_| Ok(object.clone())).await;
+        let (object, warnings) = changed.map_err(|stop| self.stopped(stop))?;
+        Ok(self.object(StatusCode::OK, object, &warnings))
+    }
+
+    async fn patch(&self) -> Result<Response, Refusal> {
+        let options = self.params.write_options(&self.headers)?;
+        let patch = Patch::read(self.target.resource, &self.headers, &self.body)?;
+        let done = match &patch {
+            Patch::Apply(wanted) => self.apply(wanted.clone(), &options).await,
+            _ => self.change(&options, |old| patched(old, &patch)).await.map(|(o, w)| (StatusCode::OK, o, w)),
+        };
+        let (code, object, warnings) = done.map_err(|stop| self.stopped(stop))?;
+        Ok(self.object(code, object, &warnings))
+    }
+
+    /// Server-side apply: makes the object if it is not there.
+    async fn apply(&self, mut wanted: Value, options: &WriteOptions) -> Result<(StatusCode, Value, Vec<String>), Stop> {
+        if self.params.get("fieldManager").is_none() {
+            let message = "fieldManager: Required value: is required for apply patch";
+            return Err(Refusal::unprocessable(message).into());
+        }
+        self.identify(&mut wanted)?;
+        if wanted["metadata"].get("managedFields").is_some_and(|fields| !fields.is_null()) {
+            return Err(Refusal::bad_request("metadata.managedFields must be nil").into());
+        }
+        let resource = self.target.resource;
+        // What is owned must be what is stored, or it could not be pruned later.
+        (resource.normalize)(&mut wanted);
+        let api_version = resource.api_version();
+        let apply = Apply {
+            manager: &options.manager,
+            api_version: &api_version,
+            wanted: &wanted,
+            part: self.store_part(),
+            force: options.force,
+            now: self.server.clock.now(),
+        };
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            match self.change(options, |old| apply.to(old)).await {
+                Err(Stop::Store(store::Error::NotFound { .. })) if apply.part == Part::Main => {}
+                outcome => return outcome.map(|(object, warnings)| (StatusCode::OK, object, warnings)),
+            }
+            if wanted["metadata"].get("resourceVersion").is_some() {
+                return Err(Refusal::conflict(resource, &self.key().name, MODIFIED).into());
+            }
+            let mut fresh = apply.to(&json!({"metadata": {}}))?;
+            for field in ["apiVersion", "kind"] {
+                fresh[field] = wanted[field].clone();
+            }
+            fresh["metadata"]["name"] = wanted["metadata"]["name"].clone();
+            match self.insert(fresh, options).await {
+                Err(Stop::Store(store::Error::AlreadyExists { .. })) if attempts < ATTEMPTS => {}
+                outcome => return outcome.map(|(object, warnings)| (StatusCode::CREATED, object, warnings)),
+            }
+        }
+    }
+
+    /// Reads, lets `make` say what the object is to be, judges and stores that.
+    async fn change(
+        &self,
+        options: &WriteOptions,
+        make: impl Fn(&Value) -> Result<Value, Refusal> + Send + Sync,
+    ) -> Result<(Value, Vec<String>), Stop> {
+        let key = self.key();
+        let warnings = Mutex::new(Vec::new());
+        let judged = |old: Value| -> Result<Value, Stop> {
+            let proposed = settle(self.target.resource.has_status, self.store_part(), &old, make(&old)?);
+            let admitted = validate::admit(self.target.resource, proposed, Some(&old), options.unknown);
+            let admitted: Admitted =
+                admitted.map_err(|causes| Refusal::invalid(self.target.resource, &key.name, causes))?;
+            *warnings.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = admitted.warnings;
+            Ok(admitted.object)
+        };
+        let object = match options.effect {
+            Effect::Store => self.server.objects.modify(&key, self.store_part(), judged).await?,
+            Effect::DryRun => self.pretend_to_change(&key, judged).await?,
+        };
+        Ok((object, warnings.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)))
+    }
+
+    async fn pretend_to_change(
+        &self,
+        key: &Key,
+        judged: impl Fn(Value) -> Result<Value, Stop> + Send,
+    ) -> Result<Value, Stop> {
+        let found = self.server.objects.get::<Value>(key).await?;
+        let old = found.ok_or_else(|| store::Error::NotFound { key: key.clone() })?;
+        let new = judged(old.clone())?;
+        let (pinned, found) = (rules::pinned(key, &new)?, revision_of(&old));
+        if let Some(expected) = pinned.filter(|revision| Some(*revision) != found) {
+            return Err(store::Error::Conflict { key: key.clone(), expected, found }.into());
+        }
+        Ok(match self.store_part() {
+            Part::Main => rules::updated(key, &old, new)?,
+            Part::Status => rules::status_updated(key, &old, &new)?,
+        })
+    }
+
+    /// Checks that the body is of the kind, namespace and name that the path says.
+    fn identify(&self, object: &mut Value) -> Result<(), Refusal> {
+        let resource = self.target.resource;
+        let said = |field: &str| object[field].as_str().unwrap_or_default().to_owned();
+        for (field, expected) in [("apiVersion", resource.api_version()), ("kind", resource.kind.clone())] {
+            let found = said(field);
+            if found != expected {
+                let message =
+                    format!("the {field} in the data ({found:?}) does not match the expected one ({expected:?})");
+                return Err(Refusal::bad_request(message));
+            }
+        }
+        let metadata = object.as_object_mut().map(|fields| fields.entry("metadata").or_insert_with(|| json!({})));
+        let Some(metadata) = metadata.filter(|metadata| metadata.is_object()) else {
+            return Err(Refusal::bad_request("metadata must be an object"));
+        };
+        for (field, expected) in [("namespace", &self.target.namespace), ("name", &self.target.name)] {
+            let found = metadata[field].as_str().unwrap_or_default();
+            match expected {
+                Some(expected) if found.is_empty() => metadata[field] = expected.clone().into(),
+                Some(expected) if found != expected => {
+                    let message = format!(
+                        "the {field} of the object ({found}) does not match the {field} on the URL ({expected})"
+                    );
+                    return Err(Refusal::bad_request(message));
+                }
+                _ => {}
+            }
+        }
+        if resource.namespaced && self.target.namespace.is_none() {
+            return Err(Refusal::bad_request("an empty namespace may not be set during creation"));
+        }
+        Ok(())
+    }
+
+    /// The store's key of what is addressed; a collection has an empty name.
+    pub fn key(&self) -> Key {
+        Key {
+            resource: self.target.resource.qualified(),
+            namespace: self.target.namespace.clone().unwrap_or_default(),
+            name: self.target.name.clone().unwrap_or_default(),
+        }
+    }
+
+    fn store_part(&self) -> Part {
+        match self.target.part {
+            routes::Part::Main => Part::Main,
+            routes::Part::Status => Part::Status,
+        }
+    }
+
+    /// An object as an answer, in the form that was asked for.
+    pub fn object(&self, code: StatusCode, object: Value, warnings: &[String]) -> Response {
+        let now = self.server.clock.now();
+        answer(code, &self.view.object(self.target.resource, object, Headings::Shown, now), warnings)
+    }
+
+    /// A failure of the store as an answer.
+    pub fn store_refusal(&self, error: &store::Error) -> Refusal {
+        Refusal::from_store(error, self.target.resource, &self.key().name)
+    }
+
+    fn stopped(&self, stop: Stop) -> Refusal {
+        match stop {
+            Stop::Refused(refusal) => refusal,
+            Stop::Store(error) => match &error {
+                store::Error::AlreadyExists { key } => status::Refusal::already_exists(self.target.resource, &key.name),
+                _ => self.store_refusal(&error),
+            },
+        }
+    }
+}
+
+/// Leaves of a proposed object only the part that is addressed; the rest stays as it was.
+fn settle(has_status: bool, part: Part, old: &Value, mut proposed: Value) -> Value {
+    match part {
+        Part::Main => {
+            if proposed["metadata"].get("managedFields").is_none()
+                && let Some(kept) = old["metadata"].get("managedFields")
+            {
+                proposed["metadata"]["managedFields"] = kept.clone();
+            }
+            if let (true, Some(fields)) = (has_status, proposed.as_object_mut()) {
+                fields.remove("status");
+                fields.extend(old.get("status").map(|status| ("status".to_owned(), status.clone())));
+            }
+            proposed
+        }
+        Part::Status => {
+            let mut settled = old.clone();
+            if let Some(fields) = settled.as_object_mut() {
+                fields.remove("status");
+                fields.extend(proposed.get("status").map(|status| ("status".to_owned(), status.clone())));
+            }
+            for field in ["resourceVersion", "uid"] {
+                if let Some(said) = proposed["metadata"].get(field) {
+                    settled["metadata"][field] = said.clone();
+                }
+            }
+            settled
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! OpenAPI v3 documents, written from the registry: by them clients know fields and patch types (`explain`, client-side validation).
+
+use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
+
+use super::status::Refusal;
+use crate::api::registry::{self, Resource};
+
+/// The index: one document for each group and version.
+pub fn index() -> Value {
+    let mut paths = Map::new();
+    for resource in registry::resources() {
+        let name = document_name(resource);
+        let hash = Sha256::digest(json!(document(&name)).to_string());
+        let hash: String = hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        paths.insert(name.clone(), json!({"serverRelativeURL": format!("/openapi/v3/{name}?hash={hash}")}));
+    }
+    json!({"paths": paths})
+}
+
+/// The document of this name, e.g. `apis/evenkeel.dev/v1alpha1`.
+pub fn named(name: &str) -> Result<Value, Refusal> {
+    document(name).ok_or_else(Refusal::no_such_path)
+}
+
+fn document_name(resource: &Resource) -> String {
+    let root = if resource.group.is_empty() { "api" } else { "apis" };
+    format!("{root}/{}", resource.api_version())
+}
+
+fn document(name: &str) -> Option<Value> {
+    let served: Vec<&Resource> = registry::resources().iter().filter(|r| document_name(r) == name).collect();
+    if served.is_empty() {
+        return None;
+    }
+    let mut schemas = Map::new();
+    let mut paths = Map::new();
+    for resource in served {
+        schemas.insert(schema_name(resource), schema(resource));
+        let place = if resource.namespaced { "namespaces/{namespace}/" } else { "" };
+        let object = format!("/{name}/{place}{}/{{name}}", resource.plural);
+        if resource.has_status {
+            paths.insert(format!("{object}/status"), json!({"patch": patch(resource)}));
+        }
+        paths.insert(object, json!({"patch": patch(resource)}));
+    }
+    Some(json!({
+        "openapi": "3.0.0",
+        "info": {"title": "Evenkeel", "version": env!("CARGO_PKG_VERSION")},
+        "paths": paths,
+        "components": {"schemas": schemas},
+    }))
+}
+
+/// `dev.evenkeel.v1alpha1.PostgresCluster`.
+fn schema_name(resource: &Resource) -> String {
+    let group = if resource.group.is_empty() { "core.api.k8s.io" } else { &resource.group };
+    let reversed: Vec<&str> = group.rsplit('.').collect();
+    format!("{}.{}.{}", reversed.join("."), resource.version, resource.kind)
+}
+
+fn schema(resource: &Resource) -> Value {
+    let mut schema = resource.schema.clone();
+    schema["x-kubernetes-group-version-kind"] = json!([kind(resource)]);
+    schema
+}
+
+fn kind(resource: &Resource) -> Value {
+    json!({"group": resource.group, "version": resource.version, "kind": resource.kind})
+}
+
+/// What a patch takes; clients read the supported query parameters and patch types here.
+fn patch(resource: &Resource) -> Value {
+    let texts = ["dryRun", "fieldManager", "fieldValidation"]
+        .map(|name| json!({"name": name, "in": "query", "schema": {"type": "string"}}));
+    let force = json!({"name": "force", "in": "query", "schema": {"type": "boolean"}});
+    let parameters: Vec<Value> = texts.into_iter().chain([force]).collect();
+    let mut types = vec!["application/apply-patch+yaml", "application/json-patch+json", "application/merge-patch+json"];
+    if resource.definition.is_none() {
+        types.push("application/strategic-merge-patch+json");
+    }
+    let any = json!({"schema": {"type": "object"}});
+    let content: Map<String, Value> = types.into_iter().map(|name| (name.to_owned(), any.clone())).collect();
+    json!({
+        "x-kubernetes-action": "patch",
+        "x-kubernetes-group-version-kind": kind(resource),
+        "parameters": parameters,
+        "requestBody": {"required": true, "content": content},
+        "responses": {"200": {"description": "OK"}},
+    })
+}

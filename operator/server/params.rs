@@ -1,0 +1,190 @@
+//! The query parameters of a request, parsed once.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use axum::extract::Query;
+use axum::http::{HeaderMap, Uri, header};
+
+use super::selectors::Selector;
+use super::status::{Cause, Refusal};
+use super::validate::UnknownFields;
+use crate::api::registry::Resource;
+
+/// The query parameters by name; of one given twice the last counts.
+#[derive(Debug, Clone, Default)]
+pub struct Params(BTreeMap<String, String>);
+
+/// Whether a write is stored or only judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// Stored.
+    Store,
+    /// `dryRun=All`: everything but the storing.
+    DryRun,
+}
+
+/// What a write is done with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WriteOptions {
+    /// Whether it is stored.
+    pub effect: Effect,
+    /// What becomes of unknown fields.
+    pub unknown: UnknownFields,
+    /// Who writes: `fieldManager`, else the first word of the User-Agent; may be empty.
+    pub manager: String,
+    /// Whether an apply takes fields over from other managers.
+    pub force: bool,
+}
+
+/// What a watch is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WatchOptions {
+    /// Where to start.
+    pub from: WatchFrom,
+    /// Ends the stream; `None`: the server's own limit.
+    pub timeout: Option<Duration>,
+    /// Whether the client knows BOOKMARK events.
+    pub bookmarks: bool,
+}
+
+/// Where a watch starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WatchFrom {
+    /// All objects as ADDED, then changes.
+    Snapshot,
+    /// All objects as ADDED, then a BOOKMARK that says so, then changes.
+    MarkedSnapshot,
+    /// Changes from now on.
+    Now,
+    /// Changes strictly after this revision.
+    Revision(u64),
+}
+
+impl Params {
+    /// Parses the query of a URI.
+    pub fn parse(uri: &Uri) -> Result<Self, Refusal> {
+        let pairs: Query<Vec<(String, String)>> =
+            Query::try_from_uri(uri).map_err(|e| Refusal::bad_request(e.body_text()))?;
+        Ok(Self(pairs.0.into_iter().collect()))
+    }
+
+    /// A parameter, if it is there and not empty.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// A parameter that is on or off; off by default.
+    pub fn flag(&self, name: &str) -> Result<bool, Refusal> {
+        match self.get(name) {
+            None | Some("false" | "0") => Ok(false),
+            Some("true" | "1") => Ok(true),
+            Some(other) => Err(wrong(name, other, "true or false")),
+        }
+    }
+
+    /// Both selectors.
+    pub fn selector(&self, resource: &Resource) -> Result<Selector, Refusal> {
+        Selector::parse(resource, self.get("labelSelector"), self.get("fieldSelector"))
+    }
+
+    /// `dryRun`.
+    pub fn effect(&self) -> Result<Effect, Refusal> {
+        match self.get("dryRun") {
+            None => Ok(Effect::Store),
+            Some("All") => Ok(Effect::DryRun),
+            Some(other) => Err(wrong("dryRun", other, "All")),
+        }
+    }
+
+    /// Everything that shapes a write.
+    pub fn write_options(&self, headers: &HeaderMap) -> Result<WriteOptions, Refusal> {
+        let unknown = match self.get("fieldValidation") {
+            None | Some("Strict") => UnknownFields::Refuse,
+            Some("Warn") => UnknownFields::Warn,
+            Some("Ignore") => UnknownFields::Drop,
+            Some(other) => return Err(wrong("fieldValidation", other, "Strict, Warn or Ignore")),
+        };
+        let agent = headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let manager = self.get("fieldManager").unwrap_or(agent.split('/').next().unwrap_or_default());
+        if manager.len() > 128 || manager.contains(char::is_control) {
+            return Err(wrong("fieldManager", manager, "at most 128 printable characters"));
+        }
+        Ok(WriteOptions { effect: self.effect()?, unknown, manager: manager.to_owned(), force: self.flag("force")? })
+    }
+
+    /// Everything that shapes a watch.
+    pub fn watch_options(&self) -> Result<WatchOptions, Refusal> {
+        let revision = self.revision()?;
+        let from = match (self.get("sendInitialEvents"), self.get("resourceVersionMatch"), revision) {
+            (Some(_), None | Some("Exact"), _) => {
+                let message = "sendInitialEvents needs resourceVersionMatch=NotOlderThan";
+                return Err(refused("resourceVersionMatch", message));
+            }
+            (None, Some(_), _) => {
+                let message = "resourceVersionMatch is only for watches with sendInitialEvents";
+                return Err(refused("resourceVersionMatch", message));
+            }
+            (Some("true" | "1"), Some(_), _) => WatchFrom::MarkedSnapshot,
+            (Some(_), Some(_), None | Some(0)) => WatchFrom::Now,
+            (_, _, None | Some(0)) => WatchFrom::Snapshot,
+            (_, _, Some(revision)) => WatchFrom::Revision(revision),
+        };
+        let timeout = match self.get("timeoutSeconds") {
+            None | Some("0") => None,
+            Some(text) => match text.parse::<u32>() {
+                Ok(seconds) => Some(Duration::from_secs(seconds.into())),
+                Err(_) => return Err(Refusal::bad_request(format!("timeoutSeconds {text:?} is not a number"))),
+            },
+        };
+        Ok(WatchOptions { from, timeout, bookmarks: self.flag("allowWatchBookmarks")? })
+    }
+
+    /// `resourceVersion`, if one was given.
+    pub fn revision(&self) -> Result<Option<u64>, Refusal> {
+        let parse =
+            |text: &str| text.parse().map_err(|_| Refusal::bad_request(format!("invalid resource version {text:?}")));
+        self.get("resourceVersion").map(parse).transpose()
+    }
+}
+
+fn wrong(name: &str, value: &str, wanted: &str) -> Refusal {
+    refused(name, &format!("Invalid value: {value:?}: must be {wanted}"))
+}
+
+fn refused(name: &str, message: &str) -> Refusal {
+    Refusal::unprocessable(format!("{name}: {message}")).because(vec![Cause::invalid(name, message)])
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn from(query: &str) -> Result<WatchFrom, u16> {
+        let uri = format!("/x?watch=true&{query}").parse().unwrap();
+        let options = Params::parse(&uri).unwrap().watch_options();
+        options.map(|o| o.from).map_err(|refusal| refusal.code.as_u16())
+    }
+
+    #[test]
+    fn a_watch_starts_where_it_is_asked_to() {
+        assert_eq!(from(""), Ok(WatchFrom::Snapshot));
+        assert_eq!(from("resourceVersion=0"), Ok(WatchFrom::Snapshot));
+        assert_eq!(from("resourceVersion=7"), Ok(WatchFrom::Revision(7)));
+        assert_eq!(from("sendInitialEvents=true&resourceVersionMatch=NotOlderThan"), Ok(WatchFrom::MarkedSnapshot));
+        assert_eq!(from("sendInitialEvents=false&resourceVersionMatch=NotOlderThan"), Ok(WatchFrom::Now));
+        assert_eq!(from("sendInitialEvents=true"), Err(422));
+        assert_eq!(from("resourceVersion=x"), Err(400));
+    }
+
+    #[test]
+    fn the_field_manager_defaults_to_the_user_agent() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::USER_AGENT, "kubectl/v1.37 (linux)".parse().unwrap());
+        let manager =
+            |uri: &'static str| Params::parse(&Uri::from_static(uri)).unwrap().write_options(&headers).unwrap().manager;
+        assert_eq!(manager("/x"), "kubectl");
+        assert_eq!(manager("/x?fieldManager=me"), "me");
+    }
+}

@@ -1,0 +1,145 @@
+//! What a path means: one parser for every kind, so that a new kind needs no new route.
+
+use crate::api::registry::{self, Resource};
+use crate::server::status::Refusal;
+
+/// A path of ours.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Route<'a> {
+    /// `/livez`, `/readyz`, `/healthz`: open to all.
+    Health,
+    /// `/version`: open to all.
+    Version,
+    /// `/api`: versions of the core group.
+    CoreVersions,
+    /// `/apis`: all named groups.
+    Groups,
+    /// `/apis/GROUP`.
+    Group(&'a str),
+    /// `/api/v1` or `/apis/GROUP/VERSION`: the resources of one group and version.
+    Resources(&'a str, &'a str),
+    /// `/openapi/v3`: which documents there are.
+    OpenApiIndex,
+    /// `/openapi/v3/NAME`: the document of one group and version.
+    OpenApi(&'a str),
+    /// A collection, an object or a subresource of it.
+    Objects(Target),
+}
+
+/// The objects that a path addresses.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Target {
+    /// The kind.
+    pub resource: &'static Resource,
+    /// The namespace; `None` for cluster-scoped kinds and for "all namespaces".
+    pub namespace: Option<String>,
+    /// The object; `None` for the collection.
+    pub name: Option<String>,
+    /// Which part of the object.
+    pub part: Part,
+}
+
+/// The object itself or a subresource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Everything but the status.
+    Main,
+    /// `/status`.
+    Status,
+}
+
+/// Parses a path; a trailing slash does not matter.
+pub fn parse(path: &str) -> Result<Route<'_>, Refusal> {
+    let segments: Vec<&str> = path.split('/').filter(|s| !s.is_empty()).collect();
+    match segments.as_slice() {
+        ["livez" | "readyz" | "healthz", ..] => Ok(Route::Health),
+        ["version"] => Ok(Route::Version),
+        ["openapi", "v3"] => Ok(Route::OpenApiIndex),
+        ["openapi", "v3", ..] => Ok(Route::OpenApi(path.trim_start_matches("/openapi/v3/").trim_end_matches('/'))),
+        ["api"] => Ok(Route::CoreVersions),
+        ["apis"] => Ok(Route::Groups),
+        ["apis", group] => Ok(Route::Group(group)),
+        ["api", version] => Ok(Route::Resources("", version)),
+        ["apis", group, version] => Ok(Route::Resources(group, version)),
+        ["api", version, rest @ ..] => target("", version, rest).map(Route::Objects),
+        ["apis", group, version, rest @ ..] => target(group, version, rest).map(Route::Objects),
+        _ => Err(Refusal::no_such_path()),
+    }
+}
+
+fn target(group: &str, version: &str, rest: &[&str]) -> Result<Target, Refusal> {
+    let find = |plural: &str| registry::find(group, version, plural).ok_or_else(Refusal::no_such_path);
+    // `namespaces/N/secrets` is a collection inside N, but `namespaces/N/status` is a part of N itself.
+    let (namespace, rest) = match rest {
+        ["namespaces", namespace, plural, rest @ ..] if registry::find(group, version, plural).is_some() => {
+            (Some((*namespace).to_owned()), [&[*plural], rest].concat())
+        }
+        _ => (None, rest.to_vec()),
+    };
+    let (resource, name, part) = match rest.as_slice() {
+        [plural] => (find(plural)?, None, Part::Main),
+        [plural, name] => (find(plural)?, Some((*name).to_owned()), Part::Main),
+        [plural, name, "status"] if find(plural)?.has_status => (find(plural)?, Some((*name).to_owned()), Part::Status),
+        _ => return Err(Refusal::no_such_path()),
+    };
+    let misplaced = namespace.is_some() && !resource.namespaced;
+    let nowhere = namespace.is_none() && resource.namespaced && name.is_some();
+    if misplaced || nowhere { Err(Refusal::no_such_path()) } else { Ok(Target { resource, namespace, name, part }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(path: &str, expected: &str) {
+        let shown = match parse(path) {
+            Ok(Route::Objects(t)) => format!(
+                "{} ns={} name={} {:?}",
+                t.resource.plural,
+                t.namespace.as_deref().unwrap_or("-"),
+                t.name.as_deref().unwrap_or("-"),
+                t.part
+            ),
+            Ok(other) => format!("{other:?}"),
+            Err(refusal) => refusal.code.as_u16().to_string(),
+        };
+        assert_eq!(shown, expected, "{path}");
+    }
+
+    #[test]
+    fn every_form_of_path_is_understood() {
+        check("/readyz", "Health");
+        check("/version/", "Version");
+        check("/apis/evenkeel.dev", "Group(\"evenkeel.dev\")");
+        check("/openapi/v3/", "OpenApiIndex");
+        check("/openapi/v3/apis/evenkeel.dev/v1alpha1", "OpenApi(\"apis/evenkeel.dev/v1alpha1\")");
+        check("/api/v1/", "Resources(\"\", \"v1\")");
+        check("/api/v1/namespaces", "namespaces ns=- name=- Main");
+        check("/api/v1/namespaces/a", "namespaces ns=- name=a Main");
+        check("/api/v1/namespaces/a/status", "namespaces ns=- name=a Status");
+        check("/api/v1/namespaces/a/secrets", "secrets ns=a name=- Main");
+        check("/api/v1/namespaces/a/secrets/b", "secrets ns=a name=b Main");
+        check("/api/v1/secrets", "secrets ns=- name=- Main");
+        check("/apis/evenkeel.dev/v1alpha1/dockerhosts/local/status", "dockerhosts ns=- name=local Status");
+        check(
+            "/apis/evenkeel.dev/v1alpha1/namespaces/a/postgresclusters/b/status",
+            "postgresclusters ns=a name=b Status",
+        );
+    }
+
+    #[test]
+    fn what_is_not_served_is_not_found() {
+        for path in [
+            "/",
+            "/foo",
+            "/api/v2/secrets",
+            "/api/v1/secrets/b",
+            "/api/v1/pigs",
+            "/api/v1/namespaces/a/secrets/b/status",
+            "/apis/evenkeel.dev/v1alpha1/namespaces/a/dockerhosts",
+            "/apis/evenkeel.dev/v1alpha1/dockerhosts/a/scale",
+        ] {
+            check(path, "404");
+        }
+    }
+}

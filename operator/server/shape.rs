@@ -1,0 +1,182 @@
+//! Walks an object beside its structural schema: takes out unknown fields, fills in defaults, makes the schema one that `jsonschema` reads.
+
+use serde_json::{Map, Value, json};
+
+/// What [`fit`] took out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownField {
+    /// Its path, e.g. `spec.instnces`.
+    pub path: String,
+    /// A known sibling that was probably meant.
+    pub meant: Option<String>,
+}
+
+/// Removes what the schema does not know (returned) and nulls that it does not allow, and fills in defaults.
+pub fn fit(schema: &Value, object: &mut Value) -> Vec<UnknownField> {
+    let mut unknown = Vec::new();
+    walk(schema, object, "", &mut unknown);
+    unknown
+}
+
+fn walk(schema: &Value, value: &mut Value, path: &str, unknown: &mut Vec<UnknownField>) {
+    match value {
+        Value::Object(fields) => walk_object(schema, fields, path, unknown),
+        Value::Array(items) => {
+            for (index, item) in items.iter_mut().enumerate() {
+                walk(&schema["items"], item, &format!("{path}[{index}]"), unknown);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn walk_object(schema: &Value, fields: &mut Map<String, Value>, path: &str, unknown: &mut Vec<UnknownField>) {
+    let none = Map::new();
+    let known = schema["properties"].as_object().unwrap_or(&none);
+    let rest = schema.get("additionalProperties").filter(|rest| **rest != Value::Bool(false));
+    let free = rest.is_some() || preserves(schema) || schema.get("type").is_none_or(|t| t != "object");
+
+    fields.retain(|name, value| match known.get(name) {
+        Some(child) => !value.is_null() || child["nullable"] == true,
+        None if free => true,
+        None => {
+            let meant = closest(name, known.keys());
+            unknown.push(UnknownField { path: join(path, name), meant });
+            false
+        }
+    });
+    for (name, child) in known {
+        if let Some(default) = child.get("default") {
+            fields.entry(name.clone()).or_insert_with(|| default.clone());
+        }
+    }
+    for (name, value) in fields.iter_mut() {
+        if let Some(child) = known.get(name).or(rest) {
+            walk(child, value, &join(path, name), unknown);
+        }
+    }
+}
+
+fn preserves(schema: &Value) -> bool {
+    schema["x-kubernetes-preserve-unknown-fields"] == true
+}
+
+/// A field below `path`: `path.name`, or `path[name]` if the name itself has dots or slashes.
+pub fn join(path: &str, name: &str) -> String {
+    if name.contains(['.', '/', ' ']) {
+        format!("{path}[{name}]")
+    } else if path.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{path}.{name}")
+    }
+}
+
+/// The known name that was probably meant: no more than a third of its letters differ.
+fn closest<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Option<String> {
+    let distance = |candidate: &&String| strsim::damerau_levenshtein(&name.to_lowercase(), &candidate.to_lowercase());
+    let best = known.min_by_key(distance)?;
+    (distance(&best) * 3 <= best.chars().count().max(3)).then(|| best.clone())
+}
+
+/// The same schema in draft 4 of JSON Schema, which OpenAPI v3 resembles most: `nullable`, int-or-string and number formats spelled out.
+pub fn json_schema(schema: &Value) -> Value {
+    let mut out = match schema {
+        Value::Object(fields) => fields.clone(),
+        other => return other.clone(),
+    };
+    for name in ["properties", "definitions"] {
+        if let Some(Value::Object(children)) = out.get_mut(name) {
+            children.values_mut().for_each(|child| *child = json_schema(child));
+        }
+    }
+    for name in ["items", "additionalProperties", "not"] {
+        if let Some(child) = out.get_mut(name) {
+            *child = json_schema(child);
+        }
+    }
+    for name in ["allOf", "anyOf", "oneOf"] {
+        if let Some(Value::Array(children)) = out.get_mut(name) {
+            children.iter_mut().for_each(|child| *child = json_schema(child));
+        }
+    }
+    if out.get("required").is_some_and(|names| names.as_array().is_some_and(Vec::is_empty)) {
+        out.remove("required"); // draft 4 wants at least one
+    }
+    if out.get("x-kubernetes-int-or-string") == Some(&Value::Bool(true)) {
+        out.insert("type".into(), json!(["integer", "string"]));
+    }
+    let range = out.get("format").and_then(Value::as_str).and_then(range_of);
+    if let (Some((low, high)), Some("integer")) = (range, out.get("type").and_then(Value::as_str)) {
+        out.entry("minimum").or_insert(json!(low));
+        out.entry("maximum").or_insert(json!(high));
+    }
+    if out.remove("nullable") == Some(Value::Bool(true)) {
+        allow_null(&mut out);
+    }
+    Value::Object(out)
+}
+
+fn allow_null(schema: &mut Map<String, Value>) {
+    if let Some(kind @ Value::String(_)) = schema.get_mut("type") {
+        *kind = json!([kind, "null"]);
+    }
+    if let Some(Value::Array(options)) = schema.get_mut("enum")
+        && !options.contains(&Value::Null)
+    {
+        options.push(Value::Null);
+    }
+}
+
+fn range_of(format: &str) -> Option<(i64, i64)> {
+    match format {
+        "int32" => Some((i32::MIN.into(), i32::MAX.into())),
+        "uint8" => Some((0, u8::MAX.into())),
+        "uint16" => Some((0, u16::MAX.into())),
+        "uint32" => Some((0, u32::MAX.into())),
+        "uint64" | "uint" => Some((0, i64::MAX)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schema() -> Value {
+        json!({"type": "object", "properties": {
+            "spec": {"type": "object", "properties": {
+                "instances": {"type": "integer", "default": 1},
+                "bound": {"type": "string", "nullable": true},
+                "labels": {"type": "object", "additionalProperties": {"type": "string"}},
+                "durability": {"type": "object", "default": {}, "properties": {"mode": {"type": "string", "default": "required"}}},
+                "list": {"type": "array", "items": {"type": "object", "properties": {"a": {"type": "string"}}}},
+                "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+            }},
+        }})
+    }
+
+    #[test]
+    fn defaults_are_filled_in_deeply_and_nulls_count_as_absent() {
+        let mut object = json!({"spec": {"instances": null, "bound": null}});
+        assert_eq!(fit(&schema(), &mut object), []);
+        assert_eq!(object, json!({"spec": {"instances": 1, "bound": null, "durability": {"mode": "required"}}}));
+    }
+
+    #[test]
+    fn every_unknown_field_is_named_with_its_path_and_what_was_meant() {
+        let mut object = json!({"spec": {"instnces": 3, "list": [{"a": "x"}, {"b": 1}], "labels": {"x/y": "z"}, "free": {"q": 1}}, "zzz": 1});
+        let found: Vec<String> =
+            fit(&schema(), &mut object).into_iter().map(|u| format!("{} ({:?})", u.path, u.meant)).collect();
+        assert_eq!(found, ["zzz (None)", "spec.instnces (Some(\"instances\"))", "spec.list[1].b (Some(\"a\"))"]);
+        assert_eq!(object["spec"]["free"]["q"], 1);
+    }
+
+    #[test]
+    fn a_number_format_becomes_a_range() {
+        let schema = json_schema(&json!({"type": "integer", "format": "uint16", "minimum": 1, "nullable": true}));
+        assert_eq!(schema["maximum"], 65535);
+        assert_eq!(schema["minimum"], 1);
+        assert_eq!(schema["type"], json!(["integer", "null"]));
+    }
+}

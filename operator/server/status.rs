@@ -1,0 +1,247 @@
+//! Refusals: every error the server answers is a Kubernetes `v1` Status with a code, a reason and its causes.
+
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::api::registry::Resource;
+use crate::store;
+
+/// One problem with one field.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Cause {
+    /// A Kubernetes cause type, e.g. `FieldValueInvalid`.
+    pub reason: &'static str,
+    /// What is wrong, for people; does not repeat the field.
+    pub message: String,
+    /// The field's path, e.g. `spec.durability.synchronousReplicas`.
+    pub field: String,
+}
+
+impl Cause {
+    /// A cause from its three parts.
+    pub fn new(reason: &'static str, field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), field: field.into() }
+    }
+
+    /// A value that is not allowed.
+    pub fn invalid(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::new("FieldValueInvalid", field, message)
+    }
+}
+
+impl std::fmt::Display for Cause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.field.is_empty() { f.write_str(&self.message) } else { write!(f, "{}: {}", self.field, self.message) }
+    }
+}
+
+/// A request that was not served, and why.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Refusal {
+    /// HTTP status code.
+    pub code: StatusCode,
+    /// Kubernetes' word for it, e.g. `NotFound`.
+    pub reason: &'static str,
+    /// One sentence for people.
+    pub message: String,
+    /// The `details` of the Status: name, group, kind, causes.
+    pub details: Map<String, Value>,
+}
+
+impl Refusal {
+    /// A refusal without details.
+    pub fn new(code: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { code, reason, message: message.into(), details: Map::new() }
+    }
+
+    /// 400: the request cannot be understood.
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "BadRequest", message)
+    }
+
+    /// 401: no token, or not ours.
+    pub fn unauthorized() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "Unauthorized", "Unauthorized")
+    }
+
+    /// 404: no such path is served.
+    pub fn no_such_path() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "NotFound", "the server could not find the requested resource")
+    }
+
+    /// 404: the object is not there.
+    pub fn not_found(resource: &Resource, name: &str) -> Self {
+        let message = format!("{} {name:?} not found", resource.qualified());
+        Self::new(StatusCode::NOT_FOUND, "NotFound", message).about(resource.plural.as_str(), resource, name)
+    }
+
+    /// 405: the path is served, the method is not.
+    pub fn method_not_allowed() -> Self {
+        let message = "the server does not allow this method on the requested resource";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message)
+    }
+
+    /// 409: a name that is taken.
+    pub fn already_exists(resource: &Resource, name: &str) -> Self {
+        let message = format!("{} {name:?} already exists", resource.qualified());
+        Self::new(StatusCode::CONFLICT, "AlreadyExists", message).about(resource.plural.as_str(), resource, name)
+    }
+
+    /// 409: somebody wrote first, or a precondition does not hold.
+    pub fn conflict(resource: &Resource, name: &str, why: &str) -> Self {
+        let message = format!("Operation cannot be fulfilled on {} {name:?}: {why}", resource.qualified());
+        Self::new(StatusCode::CONFLICT, "Conflict", message).about(resource.plural.as_str(), resource, name)
+    }
+
+    /// 410: the asked resourceVersion is older than the watch window.
+    pub fn expired(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::GONE, "Expired", message)
+    }
+
+    /// 413: the body is larger than we take.
+    pub fn too_large(limit: usize) -> Self {
+        let message = format!("the request body is larger than the limit of {limit} bytes");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", message)
+    }
+
+    /// 415: a body type that this resource does not take.
+    pub fn unsupported_media_type(supported: &[&str]) -> Self {
+        let message = format!(
+            "the body of the request was in an unknown format - accepted media types include: {}",
+            supported.join(", ")
+        );
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", message)
+    }
+
+    /// 422: the object breaks rules; all of them at once.
+    pub fn invalid(resource: &Resource, name: &str, causes: Vec<Cause>) -> Self {
+        let list = causes.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let list = if list.len() == 1 { list.concat() } else { format!("[{}]", list.join(", ")) };
+        let message = format!("{} {name:?} is invalid: {list}", resource.qualified_kind());
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message)
+            .about(resource.kind.as_str(), resource, name)
+            .because(causes)
+    }
+
+    /// 422: a query parameter or a patch that cannot be honoured.
+    pub fn unprocessable(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message)
+    }
+
+    /// 500: our fault; the text says what failed and holds no secret.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)
+    }
+
+    /// A failure of the store, in the API's words.
+    pub fn from_store(error: &store::Error, resource: &Resource, name: &str) -> Self {
+        use store::Error;
+        match error {
+            Error::NotFound { .. } => Self::not_found(resource, name),
+            Error::AlreadyExists { .. } => Self::already_exists(resource, name),
+            Error::Conflict { found: None, .. } => Self::not_found(resource, name),
+            Error::Conflict { .. } => Self::conflict(resource, name, MODIFIED),
+            Error::Replaced { expected, found, .. } => {
+                let why =
+                    format!("the UID in the precondition ({expected}) does not match the UID in record ({found})");
+                Self::conflict(resource, name, &why)
+            }
+            Error::Compacted { since, oldest } => Self::expired(format!(
+                "too old resource version: {since} ({oldest} is the oldest that can be watched from)"
+            )),
+            Error::Future { since, newest } => Self::from_the_future(*since, *newest),
+            Error::Malformed { problem, .. } => {
+                Self::invalid(resource, name, vec![Cause::invalid("", problem.clone())])
+            }
+            Error::Backend { .. } | Error::InUse { .. } => Self::internal(chain(error)),
+        }
+    }
+
+    fn from_the_future(since: u64, newest: u64) -> Self {
+        let mut refusal = Self::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            "Timeout",
+            format!("Too large resource version: {since}, current: {newest}"),
+        );
+        refusal.details.insert("retryAfterSeconds".into(), json!(1));
+        refusal.because(vec![Cause::new("ResourceVersionTooLarge", "", "Too large resource version")])
+    }
+
+    /// Adds causes.
+    #[must_use]
+    pub fn because(mut self, causes: Vec<Cause>) -> Self {
+        self.details.insert("causes".into(), json!(causes));
+        self
+    }
+
+    fn about(mut self, kind: &str, resource: &Resource, name: &str) -> Self {
+        self.details.insert("name".into(), json!(name));
+        if !resource.group.is_empty() {
+            self.details.insert("group".into(), json!(resource.group));
+        }
+        self.details.insert("kind".into(), json!(kind));
+        self
+    }
+
+    /// The Status object.
+    pub fn status(&self) -> Value {
+        json!({
+            "kind": "Status",
+            "apiVersion": "v1",
+            "metadata": {},
+            "status": "Failure",
+            "message": self.message,
+            "reason": self.reason,
+            "details": self.details,
+            "code": self.code.as_u16(),
+        })
+    }
+}
+
+/// Kubernetes' sentence for a lost compare-and-set; clients match on it.
+pub const MODIFIED: &str =
+    "the object has been modified; please apply your changes to the latest version and try again";
+
+/// An error with its sources, `: `-separated.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        if self.code.is_server_error() {
+            tracing::warn!(code = self.code.as_u16(), reason = self.reason, "{}", self.message);
+        }
+        let mut response = (self.code, axum::Json(self.status())).into_response();
+        if self.code == StatusCode::UNAUTHORIZED {
+            let scheme = axum::http::HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(axum::http::header::WWW_AUTHENTICATE, scheme);
+        }
+        response
+    }
+}
+
+/// The Status that answers a deletion after which nothing is left.
+pub fn deleted(resource: &Resource, object: &Value) -> Value {
+    json!({
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Success",
+        "details": {
+            "name": object["metadata"]["name"],
+            "group": resource.group,
+            "kind": resource.plural,
+            "uid": object["metadata"]["uid"],
+        },
+    })
+}

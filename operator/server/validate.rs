@@ -1,0 +1,299 @@
+//! The door: an object comes in whole, with every problem told at once, or not at all.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use jsonschema::error::{TypeKind, ValidationErrorKind as Kind};
+use jsonschema::paths::LocationSegment;
+use jsonschema::{Draft, ValidationError, Validator};
+use serde_json::Value;
+
+use super::metadata;
+use super::shape::{self, UnknownField};
+use super::status::Cause;
+use crate::api::registry::{self, Resource};
+
+/// What becomes of fields that the kind does not have (`fieldValidation`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnknownFields {
+    /// 422, the default.
+    Refuse,
+    /// Left out, and said so in a `Warning` header.
+    Warn,
+    /// Left out.
+    Drop,
+}
+
+/// An object that may be stored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Admitted {
+    /// With defaults filled in.
+    pub object: Value,
+    /// What the writer should know, for `Warning` headers.
+    pub warnings: Vec<String>,
+}
+
+static VALIDATORS: LazyLock<BTreeMap<String, Validator>> = LazyLock::new(|| {
+    let compiled = |r: &Resource| {
+        let schema = shape::json_schema(&r.schema);
+        let validator = jsonschema::options().with_draft(Draft::Draft4).build(&schema);
+        (r.qualified(), validator.expect("schemas of served kinds compile; a test builds them all"))
+    };
+    registry::resources().iter().map(compiled).collect()
+});
+
+/// Judges an object; `old` is what it replaces.
+pub fn admit(
+    resource: &Resource,
+    mut object: Value,
+    old: Option<&Value>,
+    unknown_fields: UnknownFields,
+) -> Result<Admitted, Vec<Cause>> {
+    (resource.normalize)(&mut object);
+    let unknown = shape::fit(&resource.schema, &mut object);
+    let (mut causes, warnings) = answer(unknown, unknown_fields);
+
+    causes.extend(metadata::problems(&object["metadata"], resource.kind == "Namespace"));
+    if let Some(validator) = VALIDATORS.get(&resource.qualified()) {
+        causes.extend(validator.iter_errors(&object).flat_map(|error| from_schema(&error, resource.sensitive)));
+    }
+    let judged = (resource.validate)(&object);
+    let changed = old.map(|old| (resource.validate_change)(old, &object)).unwrap_or_default();
+    for problem in judged.into_iter().chain(changed) {
+        // What the schema said of a field, the kind need not say again; a problem without a path is its way to say
+        // that the object did not fit the schema.
+        let told = causes.iter().any(|c| c.field == problem.path || problem.path.is_empty());
+        if !told {
+            causes.push(Cause::invalid(problem.path, format!("Invalid value: {}", problem.message)));
+        }
+    }
+    if causes.is_empty() { Ok(Admitted { object, warnings }) } else { Err(causes) }
+}
+
+fn answer(unknown: Vec<UnknownField>, how: UnknownFields) -> (Vec<Cause>, Vec<String>) {
+    match how {
+        UnknownFields::Drop => (Vec::new(), Vec::new()),
+        UnknownFields::Warn => {
+            (Vec::new(), unknown.into_iter().map(|u| format!("unknown field {:?}", u.path)).collect())
+        }
+        UnknownFields::Refuse => (unknown.into_iter().map(unknown_field).collect(), Vec::new()),
+    }
+}
+
+fn unknown_field(unknown: UnknownField) -> Cause {
+    let hint = unknown.meant.map(|name| format!(", did you mean {name:?}?")).unwrap_or_default();
+    Cause::invalid(unknown.path, format!("Invalid value: unknown field{hint}"))
+}
+
+/// One schema error in Kubernetes' terms; more than one if several fields are missing at once.
+fn from_schema(error: &ValidationError<'_>, sensitive: bool) -> Vec<Cause> {
+    let field = path_of(error);
+    let shown = if sensitive { "(hidden)".to_owned() } else { shown(error.instance()) };
+    let invalid = |what: String| vec![Cause::invalid(field.clone(), format!("Invalid value: {shown}: {what}"))];
+    match error.kind() {
+        Kind::Required { property } => {
+            let name = property.as_str().unwrap_or_default();
+            vec![Cause::new("FieldValueRequired", shape::join(&field, name), "Required value")]
+        }
+        Kind::Type { kind } => {
+            let message = format!("Invalid value: {shown}: must be {}", type_names(kind));
+            vec![Cause::new("FieldValueTypeInvalid", field, message)]
+        }
+        Kind::Enum { options } => {
+            let message = format!("Unsupported value: {shown}: must be one of {}", listed(options));
+            vec![Cause::new("FieldValueNotSupported", field, message)]
+        }
+        Kind::Minimum { limit } => invalid(format!("should be at least {limit}")),
+        Kind::Maximum { limit } => invalid(format!("should be at most {limit}")),
+        Kind::ExclusiveMinimum { limit } => invalid(format!("should be more than {limit}")),
+        Kind::ExclusiveMaximum { limit } => invalid(format!("should be less than {limit}")),
+        Kind::MinLength { limit: 1 } => invalid("should not be empty".into()),
+        Kind::MinLength { limit } => invalid(format!("should have at least {limit} characters")),
+        Kind::MaxLength { limit } => invalid(format!("should have at most {limit} characters")),
+        Kind::MinItems { limit } => invalid(format!("should have at least {limit} items")),
+        Kind::MaxItems { limit } => invalid(format!("should have at most {limit} items")),
+        Kind::MinProperties { limit } => invalid(format!("should have at least {limit} entries")),
+        Kind::MaxProperties { limit } => invalid(format!("should have at most {limit} entries")),
+        Kind::Pattern { pattern } => invalid(format!("should match {pattern}")),
+        Kind::UniqueItems => invalid("should not have the same item twice".into()),
+        Kind::OneOfNotValid { context } | Kind::AnyOf { context } | Kind::OneOfMultipleValid { context } => {
+            let names = alternatives(context);
+            let what = if names.is_empty() {
+                "has none of the allowed forms".to_owned()
+            } else {
+                format!("should have exactly one of: {}", names.join(", "))
+            };
+            invalid(what)
+        }
+        _ if sensitive => invalid("is not allowed here".into()),
+        _ => invalid(error.to_string()),
+    }
+}
+
+/// The fields whose absence made the alternatives of a oneOf fail.
+fn alternatives(context: &[Vec<ValidationError<'static>>]) -> Vec<String> {
+    let names = context.iter().flatten().filter_map(|error| match error.kind() {
+        Kind::Required { property } => property.as_str().map(str::to_owned),
+        _ => None,
+    });
+    names.collect()
+}
+
+fn path_of(error: &ValidationError<'_>) -> String {
+    error.instance_path().segments().fold(String::new(), |path, segment| match segment {
+        LocationSegment::Property(name) => shape::join(&path, &name),
+        LocationSegment::Index(index) => format!("{path}[{index}]"),
+    })
+}
+
+fn type_names(kind: &TypeKind) -> String {
+    let names = match kind {
+        TypeKind::Single(one) => vec![one.to_string()],
+        TypeKind::Multiple(many) => many.iter().map(|one| one.to_string()).filter(|name| name != "null").collect(),
+    };
+    let with_article = |name: &String| match name.as_str() {
+        "integer" => "a whole number".to_owned(),
+        "array" => "a list".to_owned(),
+        "object" => "an object (a mapping)".to_owned(),
+        other => format!("a {other}"),
+    };
+    names.iter().map(with_article).collect::<Vec<_>>().join(" or ")
+}
+
+fn listed(options: &Value) -> String {
+    let items = options.as_array().map(Vec::as_slice).unwrap_or_default();
+    items.iter().filter(|v| !v.is_null()).map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// A value as it was written, or only its kind if it is large.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Object(_) => "an object".to_owned(),
+        Value::Array(_) => "a list".to_owned(),
+        Value::String(text) if text.chars().count() > 80 => {
+            format!("{:?}…", text.chars().take(80).collect::<String>())
+        }
+        scalar => scalar.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+    use serde_json::json;
+
+    use super::*;
+
+    fn check(kind: (&str, &str), object: Value, expected: Expect) {
+        let resource = registry::find_kind(kind.0, kind.1).expect("a served kind");
+        let text = match admit(resource, object, None, UnknownFields::Refuse) {
+            Ok(admitted) => format!("{:#}\n", admitted.object),
+            Err(causes) => causes.iter().map(|c| format!("{} | {c}\n", c.reason)).collect(),
+        };
+        expected.assert_eq(&text);
+    }
+
+    const CLUSTER: (&str, &str) = ("evenkeel.dev/v1alpha1", "PostgresCluster");
+
+    #[test]
+    fn every_schema_of_a_served_kind_compiles() {
+        assert_eq!(VALIDATORS.len(), registry::resources().len());
+    }
+
+    #[test]
+    fn defaults_are_filled_in() {
+        check(
+            CLUSTER,
+            json!({"metadata": {"name": "db"}, "spec": {"image": "postgres:15"}}),
+            expect![[r#"
+                {
+                  "metadata": {
+                    "name": "db"
+                  },
+                  "spec": {
+                    "bootstrap": {
+                      "initdb": {
+                        "dataChecksums": true,
+                        "database": "app",
+                        "encoding": "UTF8",
+                        "locale": "C.UTF-8",
+                        "owner": "app"
+                      }
+                    },
+                    "durability": {
+                      "mode": "required"
+                    },
+                    "image": "postgres:15",
+                    "instances": 1,
+                    "parameters": {},
+                    "storage": {
+                      "reclaimPolicy": "Retain"
+                    }
+                  }
+                }
+            "#]],
+        );
+    }
+
+    #[test]
+    fn all_problems_come_at_once_each_with_its_path() {
+        check(
+            CLUSTER,
+            json!({
+                "metadata": {"name": "DB", "labels": {"a": "b c"}},
+                "spec": {
+                    "imge": "postgres:15",
+                    "instances": 0,
+                    "durability": {"mode": "sometimes", "synchronousReplicas": "two"},
+                    "parameters": {"max_connections": 500},
+                },
+            }),
+            expect![[r#"
+                FieldValueInvalid | spec.imge: Invalid value: unknown field, did you mean "image"?
+                FieldValueInvalid | metadata.name: Invalid value: "DB": must consist of lower case letters, digits, '-' and '.', and start and end with a letter or digit (e.g. 'my-name')
+                FieldValueInvalid | metadata.labels.a: Invalid value: "b c": must be empty or have up to 63 letters, digits, '-', '_' or '.', and start and end with a letter or digit
+                FieldValueRequired | spec.image: Required value
+                FieldValueNotSupported | spec.durability.mode: Unsupported value: "sometimes": must be one of "required", "preferred", "async"
+                FieldValueTypeInvalid | spec.durability.synchronousReplicas: Invalid value: "two": must be a whole number
+                FieldValueInvalid | spec.instances: Invalid value: 0: should be at least 1
+                FieldValueTypeInvalid | spec.parameters.max_connections: Invalid value: 500: must be a string
+            "#]],
+        );
+    }
+
+    #[test]
+    fn semantic_problems_are_told_beside_those_of_the_schema() {
+        check(
+            CLUSTER,
+            json!({
+                "metadata": {"name": "db"},
+                "spec": {"image": "postgres:15", "instances": 2, "durability": {"synchronousReplicas": 2}, "foo": 1},
+            }),
+            expect![[r#"
+                FieldValueInvalid | spec.foo: Invalid value: unknown field
+                FieldValueInvalid | spec.durability.synchronousReplicas: Invalid value: is 2, must be less than spec.instances (2): the primary is not its own standby
+            "#]],
+        );
+    }
+
+    #[test]
+    fn no_message_repeats_a_secret() {
+        check(
+            ("v1", "Secret"),
+            json!({"metadata": {"name": "s"}, "data": {"a": 5}, "type": 7}),
+            expect![[r#"
+            FieldValueTypeInvalid | data.a: Invalid value: (hidden): must be a string
+            FieldValueTypeInvalid | type: Invalid value: (hidden): must be a string
+        "#]],
+        );
+    }
+
+    #[test]
+    fn a_lenient_writer_is_warned_about_unknown_fields() {
+        let resource = registry::find_kind(CLUSTER.0, CLUSTER.1).expect("a served kind");
+        let object = json!({"metadata": {"name": "db"}, "spec": {"image": "postgres:15", "foo": 1}});
+        let admitted = admit(resource, object, None, UnknownFields::Warn).expect("admitted");
+        assert_eq!(admitted.warnings, ["unknown field \"spec.foo\""]);
+        assert_eq!(admitted.object["spec"].get("foo"), None);
+    }
+}

@@ -1,0 +1,213 @@
+//! Watches: newline-delimited JSON events, each flushed at once, from any revision in the window.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::Response;
+use futures::{StreamExt as _, stream};
+use serde_json::{Value, json};
+use tokio::time::{Interval, Sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::objects::Request;
+use super::params::WatchFrom;
+use super::selectors::Selector;
+use super::status::Refusal;
+use super::table::Headings;
+use super::view::View;
+use crate::api::registry::Resource;
+use crate::store::{Change, Clock, Error, Watch};
+
+/// A watch that sets no time-out ends after this; clients open the next where it ended.
+const LONGEST: Duration = Duration::from_secs(45 * 60);
+/// Between two BOOKMARK events.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(30);
+
+/// Answers with a stream of events.
+pub async fn serve(request: Request<'_>) -> Result<Response, Refusal> {
+    let resource = request.target.resource;
+    let options = request.params.watch_options()?;
+    let mut selector = request.params.selector(resource)?;
+    if let Some(name) = &request.target.name {
+        selector = selector.and_name(name);
+    }
+    let (mut initial, since) = match options.from {
+        WatchFrom::Revision(since) => (Vec::new(), since),
+        WatchFrom::Now => (Vec::new(), request.selected().await?.1),
+        WatchFrom::Snapshot | WatchFrom::MarkedSnapshot => request.selected().await?,
+    };
+    initial.retain(|object| selector.matches(object));
+    let namespace = request.target.namespace.as_deref();
+    let watch = request.server.objects.watch(&resource.qualified(), namespace, since).await;
+    let mut feed = Feed {
+        changes: watch.map_err(|error| request.store_refusal(&error))?,
+        lines: VecDeque::new(),
+        resource,
+        selector,
+        view: request.view,
+        clock: request.server.clock.clone(),
+        headings: Headings::Shown,
+        revision: since,
+        bookmarks: options.bookmarks.then(|| tokio::time::interval(BOOKMARK_EVERY)),
+        deadline: Box::pin(tokio::time::sleep(options.timeout.unwrap_or(LONGEST).min(LONGEST))),
+        stop: request.server.stop.clone(),
+        ended: false,
+    };
+    if let Some(bookmarks) = &mut feed.bookmarks {
+        bookmarks.reset(); // the first tick would come at once
+    }
+    for object in initial {
+        feed.push("ADDED", object);
+    }
+    if options.from == WatchFrom::MarkedSnapshot && options.bookmarks {
+        feed.push_bookmark(json!({"k8s.io/initial-events-end": "true"}));
+    }
+    let lines = stream::unfold(feed, |mut feed| async {
+        let line = feed.next().await?;
+        Some((Ok::<_, Infallible>(line), feed))
+    });
+    let mut response = Response::new(Body::from_stream(lines));
+    *response.status_mut() = StatusCode::OK;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
+/// One open watch.
+struct Feed {
+    changes: Watch,
+    lines: VecDeque<Bytes>,
+    resource: &'static Resource,
+    selector: Selector,
+    view: View,
+    clock: std::sync::Arc<dyn Clock>,
+    headings: Headings,
+    /// Everything up to here has been told.
+    revision: u64,
+    bookmarks: Option<Interval>,
+    deadline: std::pin::Pin<Box<Sleep>>,
+    stop: CancellationToken,
+    ended: bool,
+}
+
+/// What ended the wait for the next line.
+enum Woken {
+    Change(Option<Result<Change, Error>>),
+    Bookmark,
+    End,
+}
+
+impl Feed {
+    /// The next line; `None` when the stream has ended.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(line) = self.lines.pop_front() {
+                return Some(line);
+            }
+            if self.ended {
+                return None;
+            }
+            match self.wait().await {
+                Woken::Change(Some(Ok(change))) => self.tell(change),
+                Woken::Change(Some(Err(error))) => self.fail(&error),
+                Woken::Bookmark => self.push_bookmark(json!({})),
+                Woken::Change(None) | Woken::End => {
+                    self.ended = true;
+                    if self.bookmarks.is_some() {
+                        self.push_bookmark(json!({}));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn wait(&mut self) -> Woken {
+        let tick = async {
+            match &mut self.bookmarks {
+                Some(bookmarks) => bookmarks.tick().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Woken::End,
+            () = &mut self.deadline => Woken::End,
+            change = self.changes.next() => Woken::Change(change),
+            _ = tick => Woken::Bookmark,
+        }
+    }
+
+    fn tell(&mut self, change: Change) {
+        self.revision = change.revision;
+        let Some((kind, mut object)) = event(&self.selector, change.old, change.new) else { return };
+        object["metadata"]["resourceVersion"] = change.revision.to_string().into();
+        self.push(kind, object);
+    }
+
+    fn push(&mut self, kind: &str, object: Value) {
+        let object = self.view.object(self.resource, object, self.headings, self.clock.now());
+        self.headings = Headings::Omitted;
+        self.push_line(kind, &object);
+    }
+
+    fn push_bookmark(&mut self, annotations: Value) {
+        let mut metadata = json!({"resourceVersion": self.revision.to_string()});
+        if annotations != json!({}) {
+            metadata["annotations"] = annotations;
+        }
+        let (api_version, kind) = match self.view {
+            View::Metadata => ("meta.k8s.io/v1".to_owned(), "PartialObjectMetadata"),
+            _ => (self.resource.api_version(), self.resource.kind.as_str()),
+        };
+        let mark = json!({"apiVersion": api_version, "kind": kind, "metadata": metadata});
+        let mark = match self.view {
+            View::Table(_) => self.view.object(self.resource, mark, Headings::Omitted, self.clock.now()),
+            _ => mark,
+        };
+        self.push_line("BOOKMARK", &mark);
+    }
+
+    fn fail(&mut self, error: &Error) {
+        self.ended = true;
+        self.push_line("ERROR", &Refusal::from_store(error, self.resource, "").status());
+    }
+
+    fn push_line(&mut self, kind: &str, object: &Value) {
+        self.lines.push_back(format!("{}\n", json!({"type": kind, "object": object})).into());
+    }
+}
+
+/// What a change is to a reader who sees only what the selector matches.
+fn event(selector: &Selector, old: Option<Value>, new: Option<Value>) -> Option<(&'static str, Value)> {
+    let old = old.filter(|object| selector.matches(object));
+    let new = new.filter(|object| selector.matches(object));
+    match (old, new) {
+        (None, Some(new)) => Some(("ADDED", new)),
+        (Some(_), Some(new)) => Some(("MODIFIED", new)),
+        (Some(old), None) => Some(("DELETED", old)),
+        (None, None) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::api::registry;
+
+    #[test]
+    fn an_object_comes_and_goes_with_the_selector() {
+        let secrets = registry::find("", "v1", "secrets").unwrap();
+        let selector = Selector::parse(secrets, Some("app=db"), None).unwrap();
+        let of = |app: &str| Some(json!({"metadata": {"name": "x", "labels": {"app": app}}}));
+        let seen = |old, new| event(&selector, old, new).map(|(kind, _)| kind);
+        assert_eq!(seen(None, of("db")), Some("ADDED"));
+        assert_eq!(seen(of("web"), of("db")), Some("ADDED"));
+        assert_eq!(seen(of("db"), of("db")), Some("MODIFIED"));
+        assert_eq!(seen(of("db"), of("web")), Some("DELETED"));
+        assert_eq!(seen(of("db"), None), Some("DELETED"));
+        assert_eq!(seen(of("web"), None), None);
+    }
+}

@@ -1,0 +1,133 @@
+//! The unix socket where the operator's conversations arrive: commands in, whole reports out, one JSON a line.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use tokio::io::AsyncWriteExt;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_util::codec::{FramedRead, LinesCodec};
+
+use super::wire::Command;
+
+/// A command fits in this many bytes.
+const LONGEST_COMMAND: usize = 1 << 20;
+/// Conversations at the same time; more wait for one of them to end.
+const CONVERSATIONS: usize = 32;
+/// A reader that takes nothing for this long is gone.
+const STALLED: Duration = Duration::from_secs(20);
+
+/// Binds the socket; only root may connect.
+pub fn bind(path: &Path) -> io::Result<UnixListener> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    std::fs::create_dir_all(folder)?;
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700))?;
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves conversations for ever.
+pub async fn serve(listener: UnixListener, commands: mpsc::Sender<Command>, reports: watch::Receiver<Arc<str>>) {
+    let free = Arc::new(Semaphore::new(CONVERSATIONS));
+    loop {
+        let Ok(permit) = free.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let (commands, reports) = (commands.clone(), reports.clone());
+                tokio::spawn(async move {
+                    converse(stream, commands, reports).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accepting a conversation");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn converse(stream: UnixStream, commands: mpsc::Sender<Command>, reports: watch::Receiver<Arc<str>>) {
+    let (input, output) = stream.into_split();
+    // Whichever side ends first ends both.
+    tokio::select! {
+        () = hear(input, commands) => {}
+        result = tell(output, reports) => if let Err(error) = result {
+            tracing::debug!(%error, "a conversation ended");
+        }
+    }
+}
+
+async fn hear(input: OwnedReadHalf, commands: mpsc::Sender<Command>) {
+    let mut lines = FramedRead::new(input, LinesCodec::new_with_max_length(LONGEST_COMMAND));
+    while let Some(line) = lines.next().await {
+        let command = match line.map(|line| serde_json::from_str::<Command>(&line)) {
+            Ok(Ok(command)) => command,
+            // The line, and serde's words about it, may hold secrets.
+            Ok(Err(error)) => {
+                let kind = error.classify();
+                tracing::warn!(?kind, column = error.column(), "a command that this version does not understand");
+                continue;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "reading commands");
+                return;
+            }
+        };
+        if commands.send(command).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn tell(mut output: OwnedWriteHalf, mut reports: watch::Receiver<Arc<str>>) -> io::Result<()> {
+    loop {
+        let report = reports.borrow_and_update().clone();
+        if !report.is_empty() {
+            let write = async {
+                output.write_all(report.as_bytes()).await?;
+                output.flush().await
+            };
+            tokio::time::timeout(STALLED, write).await??;
+        }
+        if reports.changed().await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncBufReadExt, BufReader};
+
+    #[tokio::test]
+    async fn a_report_goes_out_at_once_and_again_when_it_changes_and_commands_come_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run/supervisor.sock");
+        let listener = bind(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let (reports, seen) = watch::channel(Arc::from("one\n"));
+        let (commands, mut heard) = mpsc::channel(4);
+        let server = tokio::spawn(serve(listener, commands, seen));
+        let (input, mut output) = UnixStream::connect(&path).await.unwrap().into_split();
+        let mut lines = BufReader::new(input).lines();
+        assert_eq!(lines.next_line().await.unwrap().unwrap(), "one");
+        reports.send(Arc::from("two\n")).unwrap();
+        assert_eq!(lines.next_line().await.unwrap().unwrap(), "two");
+        output.write_all(b"{\"unknown\":{}}\n{\"renew\":{\"term\":3}}\n").await.unwrap();
+        assert_eq!(heard.recv().await, Some(Command::Renew { term: 3 }));
+        server.abort();
+    }
+}

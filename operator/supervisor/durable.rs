@@ -1,0 +1,131 @@
+//! What must never be forgotten, on disk: written beside, fsynced, renamed over, and the folder fsynced.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+
+use super::next::Durable;
+
+/// Reading or writing what must last failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// I/O.
+    #[error("{doing} {path}")]
+    File {
+        /// What was being done.
+        doing: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// Not ours, or of a newer version.
+    #[error("{path} is not understood; it holds this instance's promises, so nothing is started without it")]
+    Content {
+        /// Which file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A second supervisor.
+    #[error("another supervisor works on this volume (it holds {path}): one volume serves one container")]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+    },
+}
+
+fn file(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::File { doing, path, source }
+}
+
+/// Takes the volume for our life; the lock goes with the value.
+pub fn lock(own: &Path) -> Result<Flock<File>, Error> {
+    let path = own.join("lock");
+    let open = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+    let opened = open.map_err(file("opening", &path))?;
+    Flock::lock(opened, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        nix::errno::Errno::EWOULDBLOCK => Error::Locked { path: path.clone() },
+        errno => Error::File { doing: "locking", path: path.clone(), source: errno.into() },
+    })
+}
+
+/// What was saved last; the default if nothing was.
+pub fn load(own: &Path) -> Result<Durable, Error> {
+    let path = own.join("durable.json");
+    match std::fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Durable::default()),
+        Err(source) => Err(Error::File { doing: "reading", path, source }),
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| Error::Content { path, source }),
+    }
+}
+
+/// Saves; when it returns, a power cut cannot undo it.
+pub fn save(own: &Path, durable: &Durable) -> Result<(), Error> {
+    let path = own.join("durable.json");
+    let bytes = serde_json::to_vec(durable).map_err(|source| Error::Content { path: path.clone(), source })?;
+    write(&path, &bytes).map_err(file("writing", &path))
+}
+
+/// Writes a file of mode 0600 that is there whole or not at all, whatever happens.
+pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let beside = path.with_extension("new");
+    let mut new = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&beside)?;
+    new.write_all(bytes)?;
+    new.sync_data()?;
+    std::fs::rename(&beside, path)?;
+    sync_folder(path.parent().unwrap_or(Path::new("/")))
+}
+
+/// Makes names in a folder (made, removed, renamed) last.
+pub fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::supervisor::wire::{JobKind, Order, Task};
+
+    #[test]
+    fn what_was_saved_is_loaded() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(load(folder.path()).unwrap(), Durable::default());
+        let order = Order { term: 7, task: Task::Prepare, settings: [("work_mem".into(), "8MB".into())].into() };
+        let durable = Durable {
+            incarnation: Some("5f0c".into()),
+            promised: 7,
+            order: Some(order),
+            unfinished: Some(JobKind::Clone),
+            rewound: Some(3),
+        };
+        save(folder.path(), &durable).unwrap();
+        assert_eq!(load(folder.path()).unwrap(), durable);
+    }
+
+    #[test]
+    fn a_file_that_is_not_understood_is_an_error_and_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("durable.json"), "{").unwrap();
+        let error = load(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("durable.json is not understood"), "{error}");
+        assert_eq!(std::fs::read_to_string(folder.path().join("durable.json")).unwrap(), "{");
+    }
+
+    #[test]
+    fn a_second_supervisor_on_the_same_volume_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = lock(folder.path()).unwrap();
+        let refused = lock(folder.path()).unwrap_err().to_string();
+        assert!(refused.starts_with("another supervisor works on this volume"), "{refused}");
+        drop(held);
+        assert!(lock(folder.path()).is_ok());
+    }
+}

@@ -1,0 +1,238 @@
+//! Long deeds on the data directory: initdb, pg_basebackup, pg_rewind. Each makes a directory whole or says that it did not.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::conf;
+use super::durable::sync_folder;
+use super::place::Place;
+use super::process::Reaper;
+use super::sql;
+use super::tools;
+use super::wire::{Follow, Init};
+
+/// What a job needs.
+#[derive(Debug, Clone)]
+pub struct Site {
+    /// Paths and ids.
+    pub place: Place,
+    /// Starts and reaps children.
+    pub reaper: Reaper,
+}
+
+/// What a job made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Made {
+    /// A data directory that never existed.
+    New,
+    /// A copy of the leader's.
+    Copy,
+    /// The old one, rewound onto a leader of this timeline.
+    Rewound(u32),
+}
+
+/// Why a job did not make it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// In words.
+    pub words: String,
+    /// The old directory was changed half-way: it is of no use any more.
+    pub spoiled: bool,
+    /// The leader was not even reached: says nothing about the directory.
+    pub unreached: bool,
+}
+
+impl Failure {
+    fn new(words: String) -> Self {
+        // libpq's words for every way of not getting a connection.
+        let unreached = ["connection to server", "could not connect", "could not translate host name"]
+            .iter()
+            .any(|phrase| words.contains(phrase));
+        Self { words, spoiled: false, unreached }
+    }
+
+    fn io(doing: &str, path: &Path, error: &std::io::Error) -> Self {
+        Self::new(format!("{doing} {}: {error}", path.display()))
+    }
+}
+
+impl From<tools::Error> for Failure {
+    fn from(error: tools::Error) -> Self {
+        Self::new(chain(&error))
+    }
+}
+
+/// An error with its causes, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        words = format!("{words}: {cause}");
+        source = cause.source();
+    }
+    words
+}
+
+impl Site {
+    /// initdb, and the roles that replication and we need, before anybody can connect.
+    pub async fn init(self, init: Init) -> Result<Made, Failure> {
+        let new = self.clear_new().await?;
+        let mut command = self.place.tool("initdb");
+        command.arg("-D").arg(&new).args(["-U", "postgres", "--auth-local=peer", "--auth-host=reject"]);
+        command.arg(format!("--encoding={}", init.encoding)).arg(format!("--locale={}", init.locale));
+        command.arg("--no-instructions");
+        if init.data_checksums {
+            command.arg("--data-checksums");
+        }
+        tools::run(&self.reaper, command).await?;
+        let statements = self.place.own().join("bootstrap.sql");
+        std::fs::write(&statements, sql::bootstrap()).map_err(|error| Failure::io("writing", &statements, &error))?;
+        let input = File::open(&statements).map_err(|error| Failure::io("opening", &statements, &error))?;
+        let output = self.single(&new, "postgres", Stdio::from(input), None).await?;
+        if let Some(line) = output.lines().find(|line| line.contains("ERROR:")) {
+            return Err(Failure::new(format!("making the roles: {line}")));
+        }
+        self.swap_in(&new).await?;
+        Ok(Made::New)
+    }
+
+    /// A base backup of the leader, as a standby.
+    pub async fn clone_leader(self, follow: Follow) -> Result<Made, Failure> {
+        let new = self.clear_new().await?;
+        self.make_room(&new).await?;
+        let mut command = self.place.tool("pg_basebackup");
+        command.arg("-D").arg(&new).args(["-X", "stream", "-c", "fast", "--no-password", "-S", &follow.slot]);
+        command.arg("-d").arg(conf::leader(&follow.address, &self.place.passfile()));
+        tools::run(&self.reaper, command).await?;
+        self.standby_signal(&new)?;
+        self.swap_in(&new).await?;
+        Ok(Made::Copy)
+    }
+
+    /// pg_rewind of the old directory onto the leader, as a standby. `clean`: it was shut down cleanly.
+    pub async fn rewind(self, follow: Follow, clean: bool) -> Result<Made, Failure> {
+        let pgdata = self.place.pgdata();
+        let timeline = follow.lineage.as_ref().map_or(0, |lineage| lineage.timeline);
+        // In standby mode no single-user server starts; the crash recovery that pg_rewind needs would fail.
+        remove(&pgdata.join("standby.signal"))?;
+        if !clean {
+            self.single(&pgdata, "template1", Stdio::null(), Some(&self.place.own().join("postgresql.conf"))).await?;
+        }
+        let mut command = self.place.tool("pg_rewind");
+        command.arg("--target-pgdata").arg(&pgdata).arg("--no-ensure-shutdown");
+        let source = format!("{} dbname=postgres", conf::leader(&follow.address, &self.place.passfile()));
+        command.arg("--source-server").arg(source);
+        if let Err(error) = tools::run(&self.reaper, command).await {
+            let output = if let tools::Error::Failed { output, .. } = &error { output.clone() } else { String::new() };
+            // Said after everything was read and before the first byte is changed.
+            let spoiled = output.contains("rewinding from last common checkpoint");
+            return Err(Failure { spoiled, ..Failure::from(error) });
+        }
+        self.standby_signal(&pgdata)?;
+        Ok(Made::Rewound(timeline))
+    }
+
+    /// A single-user server with statements on its stdin; recovers a crashed directory on its way.
+    async fn single(
+        &self,
+        data: &Path,
+        database: &str,
+        input: Stdio,
+        config: Option<&Path>,
+    ) -> Result<String, Failure> {
+        let mut command: Command = self.place.tool("postgres");
+        command.arg("--single").arg("-D").arg(data);
+        if let Some(config) = config {
+            command.arg("-c").arg(format!("config_file={}", config.display()));
+        }
+        command.arg(database).stdin(input);
+        Ok(tools::run(&self.reaper, command).await?)
+    }
+
+    /// An empty directory for what is to be made.
+    async fn clear_new(&self) -> Result<std::path::PathBuf, Failure> {
+        let new = self.place.pgdata_new();
+        remove_tree(&new).await?;
+        let made = self.place.directory(&new, self.place.uid, 0o700);
+        made.map_err(|error| Failure::new(chain(&error)))?;
+        Ok(new)
+    }
+
+    /// The old directory is of no use once a copy begins; it goes first if both have no room.
+    async fn make_room(&self, new: &Path) -> Result<(), Failure> {
+        let old = self.place.pgdata();
+        let measured = old.clone();
+        let size = tokio::task::spawn_blocking(move || size_of(&measured)).await.unwrap_or_default();
+        if self.place.disk_free() < size + size / 10 {
+            tracing::info!(path = %old.display(), "removing the old data directory: there is no room for two");
+            remove_tree(&old).await?;
+            synced(new.parent())?;
+        }
+        Ok(())
+    }
+
+    /// Puts a new directory in the place of the old one.
+    async fn swap_in(&self, new: &Path) -> Result<(), Failure> {
+        let pgdata = self.place.pgdata();
+        remove_tree(&pgdata).await?;
+        std::fs::rename(new, &pgdata).map_err(|error| Failure::io("renaming", new, &error))?;
+        synced(pgdata.parent())
+    }
+
+    fn standby_signal(&self, data: &Path) -> Result<(), Failure> {
+        let path = data.join("standby.signal");
+        let make = || {
+            File::create(&path)?.sync_all()?;
+            std::os::unix::fs::chown(&path, Some(self.place.uid.as_raw()), Some(self.place.gid.as_raw()))
+        };
+        make().map_err(|error| Failure::io("making", &path, &error))?;
+        synced(Some(data))
+    }
+}
+
+fn synced(folder: Option<&Path>) -> Result<(), Failure> {
+    let folder = folder.unwrap_or(Path::new("/"));
+    sync_folder(folder).map_err(|error| Failure::io("syncing", folder, &error))
+}
+
+fn remove(path: &Path) -> Result<(), Failure> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Failure::io("removing", path, &error)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a directory and what is in it, off the loop's thread.
+async fn remove_tree(path: &Path) -> Result<(), Failure> {
+    let tree = path.to_owned();
+    let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(tree)).await;
+    match removed.unwrap_or_else(|panic| Err(std::io::Error::other(panic))) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Failure::io("removing", path, &error)),
+        _ => Ok(()),
+    }
+}
+
+/// Bytes of the files below a directory.
+fn size_of(path: &Path) -> u64 {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => size_of(&entry.path()),
+            Ok(metadata) => metadata.len(),
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_that_is_not_reached_says_nothing_about_the_directory() {
+        let words = "pg_rewind failed (exit code 1): pg_rewind: error: connection to server at \"172.30.0.2\", port 5432 failed: Connection refused";
+        assert!(Failure::new(words.into()).unreached);
+        assert!(!Failure::new("pg_rewind failed (exit code 1): could not find common ancestor".into()).unreached);
+    }
+}

@@ -1,0 +1,280 @@
+//! Looking at the world before each decision: polls, the pid file, the control file, the clock.
+
+use std::path::Path;
+
+use super::conf;
+use super::identify;
+use super::jobs::chain;
+use super::process;
+use super::seen::{self, live_timeline};
+use super::shell::{Postmaster, Reply, Shell, Stop};
+use super::sql::{self, Poll, Session};
+use super::tools;
+use super::wire::{CONFIRMATION_MS, Receiver, Task};
+use crate::api::lsn::Lsn;
+use crate::api::postgres_cluster::Fork;
+
+/// A steady server is polled this often, in milliseconds.
+const STEADY_MS: u64 = 500;
+/// A server that starts, or does not answer, is looked at this often.
+const STARTING_MS: u64 = 3;
+const NOT_ANSWERING_MS: u64 = 200;
+/// A leader writes a little WAL this often.
+const HEARTBEAT_MS: u64 = 1_000;
+/// Settings and the like are read this often.
+const DETAILS_MS: u64 = 10_000;
+/// After the clock jumped, renewals may have waited in a buffer for this long.
+const STALE_RENEWALS_MS: u64 = 2_000;
+/// A fast stop that takes longer becomes immediate, an immediate one a kill.
+const FAST_MS: u64 = 5_000;
+const IMMEDIATE_MS: u64 = 2_000;
+
+impl Shell {
+    /// Brings what is remembered up to date. Errors become problems in the report.
+    pub async fn look(&mut self, now: u64) {
+        self.notice_jump(now);
+        self.press_stop(now);
+        match &mut self.postmaster {
+            Some(postmaster) if postmaster.stopping.is_some() => {}
+            Some(postmaster) if !postmaster.ready => {
+                postmaster.ready = is_ready(&self.place.pgdata(), postmaster);
+                self.poll_at = if postmaster.ready { now } else { now + STARTING_MS };
+                if postmaster.ready {
+                    self.poll(now).await;
+                }
+            }
+            Some(_) if now >= self.poll_at => self.poll(now).await,
+            Some(_) => {}
+            None if !self.down.looked => self.look_at_rest().await,
+            None => {}
+        }
+        self.beat(now).await;
+    }
+
+    /// I8: after a pause of the container or the machine every confirmation is to be had anew.
+    fn notice_jump(&mut self, now: u64) {
+        let gap = now.saturating_sub(self.turned);
+        self.turned = now;
+        if gap <= CONFIRMATION_MS / 2 {
+            return;
+        }
+        tracing::warn!(gap_ms = gap, "the clock jumped: this container stood still; confirmations begin anew");
+        self.renewed = None;
+        self.renewals_from = now + STALE_RENEWALS_MS;
+        self.jumped = true;
+        for reply in self.run.replies.values_mut() {
+            reply.seen = None;
+        }
+    }
+
+    /// A stop that takes too long gets harder.
+    fn press_stop(&mut self, now: u64) {
+        let Some(postmaster) = &mut self.postmaster else { return };
+        let Some(stopping) = postmaster.stopping else { return };
+        let (limit, harder) = match stopping.how {
+            Stop::Fast => (FAST_MS, Stop::Immediate),
+            Stop::Immediate | Stop::Kill => (IMMEDIATE_MS, Stop::Kill),
+        };
+        if now.saturating_sub(stopping.since) >= limit {
+            tracing::warn!(how = ?stopping.how, "the stop takes too long, pressing harder");
+            self.signal_stop(harder, now);
+        }
+    }
+
+    /// Polls the server; a poll that fails leaves the last one in place, whose confirmations age.
+    pub async fn poll(&mut self, now: u64) {
+        let result = self.try_poll().await;
+        self.poll_at = now + STEADY_MS;
+        self.jumped = false;
+        match result {
+            Ok(()) => self.problems.poll = None,
+            Err(words) => {
+                self.poll_at = now + NOT_ANSWERING_MS;
+                if let Some(postmaster) = &mut self.postmaster {
+                    postmaster.session = None;
+                }
+                if self.problems.poll.as_ref() != Some(&words) {
+                    tracing::debug!(problem = %words, "the server does not answer a poll");
+                }
+                self.problems.poll = Some(words);
+            }
+        }
+    }
+
+    async fn try_poll(&mut self) -> Result<(), String> {
+        let Some(postmaster) = &mut self.postmaster else { return Ok(()) };
+        let session = match &mut postmaster.session {
+            Some(session) => session,
+            none => none.insert(Session::open().await.map_err(|error| chain(&error))?),
+        };
+        let poll = session.poll().await.map_err(|error| chain(&error))?;
+        self.identify(&poll).await?;
+        self.take_poll(poll);
+        Ok(())
+    }
+
+    /// Without a receiver only a replication session says which timeline a standby is on.
+    async fn identify(&mut self, poll: &Poll) -> Result<(), String> {
+        let streams = poll.stream.as_ref().is_some_and(|stream| stream.timeline > 0);
+        let known = self.run.identified.is_some_and(|(at, _)| at == poll.lsn);
+        if !poll.recovery || streams || known {
+            return Ok(());
+        }
+        let socket = sql::socket();
+        let asked = identify::replayed(&socket, sql::ROLE);
+        let limit = std::time::Duration::from_secs(1);
+        let answer = tokio::time::timeout(limit, asked).await.map_err(|_| "asking for the timeline took too long")?;
+        let (timeline, _) = answer.map_err(|error| format!("asking for the timeline: {error}"))?;
+        self.run.identified = Some((poll.lsn, timeline));
+        Ok(())
+    }
+
+    fn take_poll(&mut self, poll: Poll) {
+        let now = super::shell::boottime_ms();
+        self.take_replies(&poll, now);
+        if poll.lsn != self.run.moved.0 {
+            self.run.moved = (poll.lsn, now);
+        }
+        if let Some(live) = poll.segment.as_deref().and_then(live_timeline)
+            && self.run.history.0 != live
+        {
+            self.run.history = (live, history(&self.place.pgdata(), live));
+        }
+        let first = self.run.poll.is_none();
+        if first {
+            self.run.applied = self.run.started.clone();
+            self.details_at = 0;
+            self.failed_starts = 0;
+            self.problems.ended = None;
+            if poll.recovery && self.durable.rewound.is_some() {
+                // It answers, so it is consistent: from here on it is a standby like any other.
+                let consistent = super::next::Durable { rewound: None, ..self.durable.clone() };
+                if let Err(error) = self.save(consistent) {
+                    self.problems.act = Some(chain(&error));
+                }
+            }
+        }
+        self.notice_override(&poll);
+        self.run.poll = Some(poll);
+    }
+
+    /// Somebody's ALTER SYSTEM may stand in the way of what was applied: then nothing counts as applied.
+    fn notice_override(&mut self, poll: &Poll) {
+        let Some(applied) = &self.run.applied else { return };
+        let names = conf::standby_names(&applied.commit);
+        let conninfo = applied.upstream.as_ref().map_or(String::new(), |upstream| self.conninfo(upstream));
+        let generation = Some(self.generation.to_string());
+        if poll.names == names && poll.conninfo == conninfo && poll.generation == generation {
+            return;
+        }
+        tracing::warn!(names = %poll.names, "the server runs with another configuration than ours; applying ours again");
+        self.problems.overridden =
+            Some("settings that Evenkeel sets were changed by hand (ALTER SYSTEM); they are set back".to_owned());
+        self.run.applied = None;
+        self.run.barrier_lsn = None;
+    }
+
+    /// When each walsender's other side last said something, by our clock. A row that appears between two polls has
+    /// just replied, unless the clock jumped meanwhile.
+    fn take_replies(&mut self, poll: &Poll, now: u64) {
+        let old = std::mem::take(&mut self.run.replies);
+        for walsender in &poll.replicas {
+            let seen = match old.get(&walsender.pid) {
+                Some(last) if last.reply == walsender.reply => last.seen,
+                None if self.jumped => None,
+                _ => walsender.reply.as_ref().map(|_| now),
+            };
+            self.run.replies.insert(walsender.pid, Reply { reply: walsender.reply.clone(), seen });
+        }
+    }
+
+    /// A standby's receiver, for the report.
+    pub fn receiver(&self, now: u64) -> Option<Receiver> {
+        let poll = self.run.poll.as_ref().filter(|_| self.postmaster.is_some())?;
+        let stream = poll.stream.as_ref()?;
+        Some(Receiver {
+            streaming: stream.status == "streaming",
+            from: stream.host.clone().unwrap_or_default(),
+            quiet_ms: now.saturating_sub(self.run.moved.1),
+        })
+    }
+
+    /// The heartbeat of a leader and what changes rarely; neither is worth an error.
+    async fn beat(&mut self, now: u64) {
+        let leads = self.durable.order.as_ref().is_some_and(|order| matches!(order.task, Task::Lead(_)));
+        let primary = self.run.poll.as_ref().is_some_and(|poll| !poll.recovery);
+        let Some(postmaster) = &mut self.postmaster else { return };
+        if postmaster.stopping.is_some() || self.run.poll.is_none() {
+            return;
+        }
+        let Some(session) = &mut postmaster.session else { return };
+        let mut result = Ok(());
+        if leads && primary && now >= self.heartbeat_at {
+            self.heartbeat_at = now + HEARTBEAT_MS;
+            result = session.heartbeat().await;
+        } else if now >= self.details_at && self.quick_polls == 0 {
+            self.details_at = now + DETAILS_MS;
+            result = session.details().await.map(|details| self.details = details);
+        }
+        if let Err(error) = result {
+            tracing::debug!(problem = %chain(&error), "the session broke");
+            postmaster.session = None;
+        }
+    }
+
+    /// A server that is down: does it end cleanly, and where.
+    async fn look_at_rest(&mut self) {
+        self.down.looked = true;
+        if seen::data(&self.place.pgdata(), false) == super::wire::Data::None {
+            return;
+        }
+        match tools::control(&self.place, &self.reaper).await {
+            Ok(control) => {
+                self.down.clean = tools::clean_end(&self.place, &self.reaper, &control).await;
+                self.details.system_identifier.clone_from(&control.system_identifier);
+                self.down.control = Some(control);
+            }
+            Err(error) => self.problems.act = Some(chain(&error)),
+        }
+    }
+}
+
+/// What the postmaster says of itself in its pid file: line 1 its pid, line 8 its state.
+fn is_ready(pgdata: &Path, postmaster: &Postmaster) -> bool {
+    let text = std::fs::read_to_string(pgdata.join("postmaster.pid")).unwrap_or_default();
+    let mut lines = text.lines().map(str::trim);
+    let pid = lines.next().and_then(|line| line.parse::<i32>().ok());
+    pid == Some(postmaster.pid.as_raw()) && lines.nth(6) == Some("ready")
+}
+
+/// The history of a timeline: which ones came before and where each ended.
+fn history(pgdata: &Path, timeline: u32) -> Vec<Fork> {
+    let text = std::fs::read_to_string(pgdata.join(format!("pg_wal/{timeline:08X}.history")));
+    parse_history(&text.unwrap_or_default())
+}
+
+fn parse_history(text: &str) -> Vec<Fork> {
+    let fork = |line: &str| {
+        let mut words = line.split_whitespace();
+        let timeline = words.next()?.parse().ok()?;
+        Some(Fork { timeline, ended_at: words.next()?.parse::<Lsn>().ok()? })
+    };
+    text.lines().filter_map(fork).collect()
+}
+
+/// Ends every process of the server's user, whatever it is: the postmaster they belonged to is gone.
+pub async fn sweep(shell: &Shell) -> bool {
+    process::none_left_of(shell.place.uid, &shell.reaper).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_history_file_says_where_each_timeline_ended() {
+        let text = "1\t0/3000148\tno recovery target specified\n\n2\t0/50001C0\tno recovery target specified\n";
+        let forks = [(1, 0x300_0148), (2, 0x500_01C0)].map(|(timeline, at)| Fork { timeline, ended_at: Lsn(at) });
+        assert_eq!(parse_history(text), forks);
+    }
+}

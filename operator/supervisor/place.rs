@@ -1,0 +1,130 @@
+//! Where things are in the container: the volume, the server's user, its binaries.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::unistd::{Gid, Uid, User};
+
+use super::wire;
+
+/// The directory of the server's unix socket.
+pub const SOCKETS: &str = "/var/run/postgresql";
+
+/// Paths and ids, found once at the start.
+#[derive(Debug, Clone)]
+pub struct Place {
+    volume: PathBuf,
+    binaries: PathBuf,
+    /// User `postgres`.
+    pub uid: Uid,
+    /// Its group.
+    pub gid: Gid,
+}
+
+/// The container is not one we can work in.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No such user.
+    #[error("there is no user postgres in this image: choose an image that follows the conventions of postgres:15")]
+    NoUser,
+    /// No server.
+    #[error(
+        "no PostgreSQL binaries on PATH or under /usr/lib/postgresql: choose an image that follows the conventions of postgres:15"
+    )]
+    NoBinaries,
+    /// A directory could not be prepared.
+    #[error("preparing {path}")]
+    Prepare {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl Place {
+    /// Looks around: user, binaries.
+    pub fn find() -> Result<Self, Error> {
+        let user = User::from_name("postgres").ok().flatten().ok_or(Error::NoUser)?;
+        let binaries = binaries().ok_or(Error::NoBinaries)?;
+        Ok(Self { volume: PathBuf::from(wire::VOLUME), binaries, uid: user.uid, gid: user.gid })
+    }
+
+    /// Makes the directories we need, with the right owners. The server's user may pass through the volume's root and
+    /// read our folder, and change neither: what is a promise must not be for it to rename.
+    pub fn prepare(&self) -> Result<(), Error> {
+        self.directory(&self.volume, Uid::from_raw(0), 0o750)?;
+        self.directory(&self.own(), Uid::from_raw(0), 0o750)?;
+        self.directory(Path::new(SOCKETS), self.uid, 0o2775)
+    }
+
+    /// Makes a directory if it is not there, of this owner and mode.
+    pub fn directory(&self, path: &Path, owner: Uid, mode: u32) -> Result<(), Error> {
+        use std::os::unix::fs::PermissionsExt;
+        let make = || {
+            std::fs::create_dir_all(path)?;
+            std::os::unix::fs::chown(path, Some(owner.as_raw()), Some(self.gid.as_raw()))?;
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+        };
+        make().map_err(|source| Error::Prepare { path: path.to_owned(), source })
+    }
+
+    /// The data volume.
+    pub fn volume(&self) -> &Path {
+        &self.volume
+    }
+
+    /// The data directory.
+    pub fn pgdata(&self) -> PathBuf {
+        self.volume.join("pgdata")
+    }
+
+    /// A data directory in the making.
+    pub fn pgdata_new(&self) -> PathBuf {
+        self.volume.join("pgdata.new")
+    }
+
+    /// Our own folder: what must survive, and configuration that no copy of a data directory may overwrite.
+    pub fn own(&self) -> PathBuf {
+        self.volume.join("evenkeel")
+    }
+
+    /// The password file of the server's user.
+    pub fn passfile(&self) -> PathBuf {
+        self.own().join("pgpass")
+    }
+
+    /// One of the server's programs, as its user, in its own process group, with nothing on stdin and C messages.
+    pub fn tool(&self, name: &str) -> Command {
+        use std::os::unix::process::CommandExt;
+        let mut command = Command::new(self.binaries.join(name));
+        command.uid(self.uid.as_raw()).gid(self.gid.as_raw()).process_group(0);
+        command.stdin(std::process::Stdio::null()).current_dir("/");
+        command.env("LC_MESSAGES", "C").env("LC_ALL", "C").env("HOME", "/var/lib/postgresql");
+        for variable in ["PGDATA", "PGPASSWORD", "POSTGRES_PASSWORD", "PGHOST", "PGPORT", "PGUSER"] {
+            command.env_remove(variable);
+        }
+        command
+    }
+
+    /// Bytes free on the volume; 0 if that cannot be asked.
+    pub fn disk_free(&self) -> u64 {
+        nix::sys::statvfs::statvfs(&self.volume).map_or(0, |fs| fs.blocks_available() * fs.fragment_size())
+    }
+}
+
+/// The folder that holds `postgres`: the first on PATH, else the newest under /usr/lib/postgresql.
+fn binaries() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let on_path = std::env::split_paths(&path).map(|folder| folder.join("postgres"));
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut packaged: Vec<(u32, PathBuf)> = versions
+        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin/postgres"))))
+        .collect();
+    packaged.sort();
+    let packaged = packaged.into_iter().rev().map(|(_, path)| path);
+    let server = on_path.chain(packaged).find(|file| file.is_file())?;
+    // A link in /usr/bin leads to the folder where initdb and the others are.
+    Some(std::fs::canonicalize(&server).ok()?.parent()?.to_owned())
+}

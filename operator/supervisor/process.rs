@@ -1,0 +1,162 @@
+//! Processes of the container: PID 1 starts them, reaps all of them and leaves none behind.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, Uid};
+use tokio::sync::oneshot;
+
+/// A child that was started.
+#[derive(Debug)]
+pub struct Child {
+    /// Its id.
+    pub pid: Pid,
+    /// Resolves when it has ended.
+    pub exit: oneshot::Receiver<WaitStatus>,
+    /// Its stdout and stderr.
+    pub output: OwnedFd,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    tell: oneshot::Sender<WaitStatus>,
+    then_kill: Option<Uid>,
+}
+
+/// Reaps every process that ends and tells who waits for it.
+#[derive(Debug, Clone, Default)]
+pub struct Reaper(Arc<Mutex<BTreeMap<i32, Waiting>>>);
+
+impl Reaper {
+    /// Starts a child with stdout and stderr in one pipe. If `then_kill` is given, all processes of that user are
+    /// killed the moment the child has ended: orphans of a postmaster were seen to acknowledge for 40 ms more.
+    pub fn spawn(&self, mut command: Command, then_kill: Option<Uid>) -> io::Result<Child> {
+        let (output, stdout) = io::pipe()?;
+        let stderr = stdout.try_clone()?;
+        command.stdout(Stdio::from(stdout)).stderr(Stdio::from(stderr));
+        // Registered before it can be reaped: both happen on the one thread of the runtime.
+        let pid = command.spawn()?.id().cast_signed();
+        let (tell, exit) = oneshot::channel();
+        self.lock().insert(pid, Waiting { tell, then_kill });
+        Ok(Child { pid: Pid::from_raw(pid), exit, output: output.into() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<i32, Waiting>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reaps what has ended until now.
+    pub fn reap(&self) {
+        loop {
+            let status = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(status) => status,
+                Err(Errno::EINTR) => continue,
+                Err(_) => return,
+            };
+            let Some(pid) = status.pid() else { return };
+            if let Some(waiting) = self.lock().remove(&pid.as_raw()) {
+                if let Some(uid) = waiting.then_kill {
+                    kill_all_of(uid);
+                }
+                // Nobody waits any more: fine.
+                let _ = waiting.tell.send(status);
+            }
+        }
+    }
+
+    /// Reaps for ever.
+    pub async fn run(self) -> io::Result<()> {
+        let mut ended = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::child())?;
+        loop {
+            self.reap();
+            ended.recv().await;
+        }
+    }
+}
+
+/// A status in words.
+pub fn describe(status: WaitStatus) -> String {
+    match status {
+        WaitStatus::Exited(_, code) => format!("exit code {code}"),
+        WaitStatus::Signaled(_, signal, _) => format!("signal {signal}"),
+        other => format!("{other:?}"),
+    }
+}
+
+/// Sends SIGKILL to every process of a user; returns how many there were.
+pub fn kill_all_of(uid: Uid) -> usize {
+    let pids = all_of(uid);
+    for pid in &pids {
+        // It may have ended meanwhile.
+        let _ = kill(*pid, Signal::SIGKILL);
+    }
+    pids.len()
+}
+
+/// Kills every process of a user and waits until none is left.
+pub async fn none_left_of(uid: Uid, reaper: &Reaper) -> bool {
+    for _ in 0..2_500 {
+        reaper.reap();
+        if kill_all_of(uid) == 0 {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    false
+}
+
+/// The living processes of a user.
+fn all_of(uid: Uid) -> Vec<Pid> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| is_of(*pid, uid)).map(Pid::from_raw).collect()
+}
+
+fn is_of(pid: i32, uid: Uid) -> bool {
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { return false };
+    let field = |name| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let dead = field("State:").is_none_or(|state| state.starts_with(['Z', 'X']));
+    let owner = field("Uid:").and_then(|ids| ids.split_whitespace().next()?.parse::<u32>().ok());
+    !dead && owner == Some(uid.as_raw())
+}
+
+/// Children of a postmaster that no view of the server shows yet: those that still authenticate. A session that the
+/// old pg_hba.conf let in could otherwise appear after the gate was shut and emptied.
+pub fn not_yet_sessions(postmaster: Pid, uid: Uid) -> Vec<Pid> {
+    let authenticates = |pid: &Pid| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)?.parse::<i32>().ok());
+        let title = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        parent == Some(postmaster.as_raw()) && is_not_yet_session(&String::from_utf8_lossy(&title))
+    };
+    all_of(uid).into_iter().filter(authenticates).collect()
+}
+
+fn is_not_yet_session(title: &str) -> bool {
+    let title = title.trim_end_matches('\0').trim_end();
+    // postgres: CLUSTER_NAME: USER DATABASE HOST authentication
+    let mut words = title.rsplit(' ');
+    let doing = words.next();
+    let ours = words.nth(2).is_some_and(|user| user.starts_with("evenkeel"));
+    title.starts_with("postgres: ") && doing == Some("authentication") && !ours
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_strangers_that_authenticate_are_not_yet_sessions() {
+        assert!(is_not_yet_session("postgres: db-1: app shop 172.18.0.9(41620) authentication\0"));
+        assert!(!is_not_yet_session("postgres: evenkeel-db-1: evenkeel postgres [local] authentication"));
+        assert!(!is_not_yet_session("postgres: db-1: app shop 172.18.0.9(41620) idle"));
+        assert!(!is_not_yet_session("postgres: db-1: walwriter "));
+    }
+}

@@ -1,0 +1,169 @@
+//! What the operator is told, from what was seen; pure.
+
+use super::next::{self, Gate, Seen};
+use super::wire::{Job, JobKind, Leading, Postgres, Receiver, Report, Task};
+use crate::api::lsn::Lsn;
+
+/// What is told and not decided on.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Extras {
+    /// This supervisor's start.
+    pub boot: String,
+    /// PostgreSQL's system identifier.
+    pub system_identifier: Option<String>,
+    /// Server version.
+    pub server_version: Option<String>,
+    /// A standby's receiver.
+    pub receiver: Option<Receiver>,
+    /// Settings that wait for a restart.
+    pub pending_restart: Vec<String>,
+    /// Settings that are refused.
+    pub setting_errors: Vec<String>,
+    /// Hash of the credentials.
+    pub credentials: Option<String>,
+    /// Bytes free.
+    pub disk_free: u64,
+    /// What is the matter.
+    pub problem: Option<String>,
+}
+
+/// The whole report.
+pub fn report(seen: &Seen, extras: &Extras) -> Report {
+    let order = seen.durable.order.as_ref();
+    let leads = order.is_some_and(|order| matches!(order.task, Task::Lead(_)));
+    let (timeline, lsn) = end_of_wal(seen);
+    let running = |kind| seen.job.as_ref().is_some_and(|job: &Job| job.running && job.kind == kind);
+    let start_pending = seen.postgres == Postgres::Stopped && leads && next::start_pending(seen);
+    Report {
+        boot: extras.boot.clone(),
+        promised: seen.durable.promised,
+        order: seen.durable.order.clone(),
+        incarnation: seen.durable.incarnation.clone(),
+        system_identifier: extras.system_identifier.clone(),
+        data: seen.data,
+        postgres: seen.postgres,
+        run: seen.run.clone(),
+        server_version: extras.server_version.clone(),
+        timeline,
+        lsn,
+        clean: seen.clean.is_some(),
+        promise: next::promise(seen).filter(|_| seen.postgres == Postgres::Standby),
+        receiver: extras.receiver.clone(),
+        leading: leading(seen),
+        gate_open: seen.server.is_some() && seen.applied.as_ref().is_some_and(|applied| applied.gate == Gate::Open),
+        job: seen.job.clone(),
+        pending_restart: extras.pending_restart.clone(),
+        setting_errors: extras.setting_errors.clone(),
+        credentials: extras.credentials.clone(),
+        disk_free: extras.disk_free,
+        problem: extras.problem.clone(),
+        start_pending: start_pending || running(JobKind::Init),
+        terminating: seen.terminating,
+    }
+}
+
+fn end_of_wal(seen: &Seen) -> (Option<u32>, Option<Lsn>) {
+    let running = seen.server.as_ref().map(|server| (server.timeline, server.lsn));
+    let end = running.or(seen.clean);
+    (end.map(|end| end.0), end.map(|end| end.1))
+}
+
+fn leading(seen: &Seen) -> Option<Leading> {
+    let order = seen.durable.order.as_ref()?;
+    let Task::Lead(lead) = &order.task else { return None };
+    let server = seen.server.as_ref().filter(|server| server.primary && seen.postgres == Postgres::Primary)?;
+    Some(Leading {
+        term: order.term,
+        commit: seen.applied.as_ref().map(|applied| applied.commit.clone()),
+        barrier: next::barrier(seen, lead),
+        confirmed: next::confirmed(seen, lead),
+        history: server.history.clone(),
+        checkpointed: server.checkpointed,
+        replicas: server.replicas.clone(),
+    })
+}
+
+/// The report without what moves all the time: when this changes, the operator is told at once.
+pub fn weight(report: &Report) -> Report {
+    let mut weight = Report { disk_free: 0, ..report.clone() };
+    if weight.promise.is_none() {
+        weight.lsn = None;
+    }
+    if let Some(receiver) = &mut weight.receiver {
+        receiver.quiet_ms = 0;
+    }
+    for replica in weight.leading.iter_mut().flat_map(|leading| &mut leading.replicas) {
+        (replica.lsn, replica.lag) = (Lsn(0), 0);
+    }
+    weight
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supervisor::next::{Config, Durable, Server};
+    use crate::supervisor::wire::{Data, Lead, Order, Replica, Rule};
+
+    fn seen(task: Task, server: Server) -> Seen {
+        let durable = Durable {
+            incarnation: Some("5f0c".into()),
+            promised: 4,
+            order: Some(Order { term: 4, task, settings: Default::default() }),
+            ..Durable::default()
+        };
+        let postgres = if server.primary { Postgres::Primary } else { Postgres::Standby };
+        let applied = Some(Config::default());
+        Seen { durable, data: Data::Standby, postgres, server: Some(server), applied, ..Seen::default() }
+    }
+
+    fn lead(count: u32, names: &[&str]) -> Task {
+        let rule = Rule { count, names: names.iter().map(|name| (*name).to_owned()).collect() };
+        Task::Lead(Lead {
+            init: None,
+            commit: rule.clone(),
+            confirm: rule,
+            slots: Vec::new(),
+            database: "app".into(),
+            owner: "app".into(),
+            open: false,
+        })
+    }
+
+    #[test]
+    fn a_promise_is_reported_with_the_end_of_the_wal() {
+        let server = Server { timeline: 3, lsn: Lsn(0x500), replayed: true, ..Server::default() };
+        let promise = report(&seen(Task::Prepare, server), &Extras::default()).promise;
+        assert_eq!(promise.map(|promise| (promise.term, promise.timeline, promise.lsn)), Some((4, 3, Lsn(0x500))));
+    }
+
+    #[test]
+    fn a_promise_does_not_hold_while_a_receiver_is_left() {
+        let server = Server { timeline: 3, receiver: true, replayed: true, ..Server::default() };
+        assert_eq!(report(&seen(Task::Prepare, server), &Extras::default()).promise, None);
+    }
+
+    #[test]
+    fn a_standby_that_is_to_lead_is_not_leading_yet() {
+        assert_eq!(report(&seen(lead(0, &[]), Server::default()), &Extras::default()).leading, None);
+    }
+
+    #[test]
+    fn a_confirmation_that_ends_has_weight_and_a_moving_position_has_none() {
+        let replica = |lsn, streaming| Replica { incarnation: "a".into(), streaming, lsn: Lsn(lsn), lag: 9 };
+        let of = |lsn, streaming| {
+            let server =
+                Server { primary: true, lsn: Lsn(lsn), replicas: vec![replica(lsn, streaming)], ..Server::default() };
+            weight(&report(&seen(lead(1, &["a"]), server), &Extras { disk_free: lsn, ..Extras::default() }))
+        };
+        assert_eq!(of(100, true), of(200, true));
+        assert_ne!(of(100, true), of(100, false));
+    }
+
+    #[test]
+    fn a_server_that_was_stopped_cleanly_says_where_its_wal_ends() {
+        let mut seen = seen(Task::Stop { graceful: true }, Server::default());
+        (seen.postgres, seen.server, seen.clean) = (Postgres::Stopped, None, Some((2, Lsn(0x700))));
+        let report = report(&seen, &Extras::default());
+        assert_eq!((report.clean, report.timeline, report.lsn), (true, Some(2), Some(Lsn(0x700))));
+    }
+}

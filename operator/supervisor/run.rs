@@ -1,0 +1,247 @@
+//! The supervisor's loop: look, ask `next`, perform, report; woken by children, signals, commands and the clock.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::wait::WaitStatus;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+use super::control;
+use super::durable;
+use super::jobs::chain;
+use super::next::{self, Act, Seen};
+use super::perform::After;
+use super::place::Place;
+use super::process::Reaper;
+use super::report::{Extras, report, weight};
+use super::secrets::Secrets;
+use super::seen::gather;
+use super::shell::{Note, Shell, boottime_ms};
+use super::wire::{self, Command, Order, Task};
+
+/// The operator hears from us at least this often, in milliseconds.
+const REPORT_MS: u64 = 1_000;
+
+/// Who we are.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// Name of the member, e.g. `awx-db-1`.
+    pub member: String,
+}
+
+/// Runs as PID 1 until SIGTERM.
+pub async fn run(identity: Identity) -> ExitCode {
+    match serve(identity).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = %chain(error.as_ref()), "the supervisor cannot work here");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+type Fatal = Box<dyn std::error::Error + Send + Sync>;
+
+/// Errors only before the loop begins: a wrong container, a volume that is taken.
+async fn serve(identity: Identity) -> Result<(), Fatal> {
+    if std::process::id() != 1 {
+        // It ends every process of the server's user; outside a container's own PID namespace these are not its own.
+        return Err("`evenkeel supervisor` must be PID 1 of its container (no --init, no --pid=host)".into());
+    }
+    let place = Place::find()?;
+    place.prepare()?;
+    let _lock = durable::lock(&place.own())?;
+    let durable = durable::load(&place.own())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let reaper = Reaper::default();
+    tokio::spawn(reaper.clone().run());
+    let (reports, seen) = watch::channel(Arc::from(""));
+    let (notes, mut heard) = mpsc::channel(64);
+    let (said, mut commands) = mpsc::channel(64);
+    let mut shell = Shell::new(place, reaper, identity.member, durable, (reports, notes));
+    tracing::info!(member = %shell.member, boot = %shell.boot, promised = shell.durable.promised, "supervisor begins");
+    // Nobody hears us before there is something to say.
+    shell.turn().await;
+    tokio::spawn(control::serve(control::bind(wire::SOCKET.as_ref())?, said, seen));
+    loop {
+        let pause = match shell.turn().await {
+            After::Exit => break,
+            After::Again => 0,
+            After::Pause(milliseconds) => milliseconds,
+        };
+        tokio::select! {
+            biased;
+            status = ended(&mut shell) => shell.postmaster_ended(status),
+            () = told(&mut terminate, &mut interrupt) => shell.terminate(),
+            Some(command) = commands.recv() => shell.hear(command),
+            Some(note) = heard.recv() => shell.note(note),
+            () = tokio::time::sleep(Duration::from_millis(pause)), if pause > 0 => {}
+            () = tokio::task::yield_now(), if pause == 0 => {}
+        }
+    }
+    super::look::sweep(&shell).await;
+    tracing::info!("supervisor ends");
+    Ok(())
+}
+
+/// Resolves when the postmaster has ended; never while none runs.
+async fn ended(shell: &mut Shell) -> WaitStatus {
+    match &mut shell.postmaster {
+        Some(postmaster) => {
+            let pid = postmaster.pid;
+            // A reaper that forgot to tell has reaped all the same.
+            (&mut postmaster.exit).await.unwrap_or(WaitStatus::Exited(pid, -1))
+        }
+        None => std::future::pending().await,
+    }
+}
+
+async fn told(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+impl Shell {
+    /// One turn: look, report, decide, perform.
+    async fn turn(&mut self) -> After {
+        self.look(boottime_ms()).await;
+        let now = boottime_ms();
+        let mut seen = gather(self, now);
+        if let Some(Order { task: Task::Lead(lead), .. }) = &seen.durable.order
+            && next::barrier(&seen, lead)
+        {
+            self.run.barrier_passed_once = true;
+            seen.barrier_passed_once = true;
+        }
+        self.publish(&seen, now);
+        let act = next::next(&seen);
+        if act != Act::Wait && act != Act::Poll {
+            tracing::trace!(?act, "next");
+        }
+        self.perform(act).await
+    }
+
+    fn publish(&mut self, seen: &Seen, now: u64) {
+        let report = report(seen, &self.extras(seen, now));
+        let due = now.saturating_sub(self.reported.1) >= REPORT_MS;
+        if !due && weight(&report) == weight(&self.reported.0) {
+            return;
+        }
+        match serde_json::to_string(&report) {
+            Ok(mut line) => {
+                line.push('\n');
+                // Nobody listens: then nobody is told.
+                self.reports.send_replace(Arc::from(line));
+            }
+            Err(error) => tracing::error!(%error, "a report cannot be written"),
+        }
+        self.reported = (report, now);
+    }
+
+    fn extras(&self, seen: &Seen, now: u64) -> Extras {
+        let known = |text: &String| (!text.is_empty()).then(|| text.clone());
+        let mut setting_errors = self.settings.errors.clone();
+        setting_errors.extend(self.details.setting_errors.iter().cloned());
+        Extras {
+            boot: self.boot.clone(),
+            system_identifier: known(&self.details.system_identifier),
+            server_version: known(&self.details.version),
+            receiver: self.receiver(now),
+            pending_restart: self.details.pending_restart.clone(),
+            setting_errors,
+            credentials: self.secrets.as_ref().map(|secrets| secrets.credentials.hash.clone()),
+            disk_free: self.place.disk_free(),
+            problem: self.problem(seen.postgres),
+        }
+    }
+
+    fn hear(&mut self, command: Command) {
+        let now = boottime_ms();
+        self.operator_at = Some(now);
+        match command {
+            Command::Order(order) => self.obey(&order),
+            Command::Credentials(credentials) => {
+                if self.secrets.as_ref().is_some_and(|secrets| secrets.credentials == credentials) {
+                    return;
+                }
+                let secrets = Secrets::new(credentials);
+                if let Err(error) = secrets.save(&self.place) {
+                    self.problems.act = Some(format!("saving the credentials: {error}"));
+                    return;
+                }
+                self.secrets = Some(secrets);
+                self.run.app_ensured = false;
+            }
+            Command::Restart { run } if run == self.run.id => self.run.restart_asked = true,
+            Command::Restart { .. } => {}
+            // What waited in a buffer while we stood still confirms nothing.
+            Command::Renew { term } if now >= self.renewals_from => self.renewed = Some((term, now)),
+            Command::Renew { .. } => {}
+        }
+    }
+
+    /// I3: on disk before anything follows from it.
+    fn obey(&mut self, order: &Order) {
+        if self.durable.order.as_ref() == Some(order) {
+            self.problems.refused = None;
+            return;
+        }
+        let accepted = match next::accept(&self.durable, order) {
+            Ok(accepted) => accepted,
+            Err(refused) => {
+                tracing::warn!(%refused, "an order is refused");
+                self.problems.refused = Some(refused.to_string());
+                return;
+            }
+        };
+        let last = self.durable.order.as_ref();
+        let new_term = last.is_none_or(|last| last.term != order.term);
+        let new_task = last.is_none_or(|last| last.task.name() != order.task.name());
+        let begun = std::time::Instant::now();
+        if let Err(error) = self.save(accepted) {
+            self.problems.act = Some(format!("saving the order: {}", chain(&error)));
+            return;
+        }
+        let saved_ms = begun.elapsed().as_secs_f64() * 1e3;
+        tracing::info!(term = order.term, task = order.task.name(), saved_ms, "order");
+        self.problems.refused = None;
+        self.ordered_since_stop |= new_term;
+        if new_task {
+            self.checkpointed_for_stop = false;
+        }
+        // A decision that changed must not wait for the pause after a failure.
+        (self.act_at, self.failed_acts) = (0, 0);
+    }
+
+    fn note(&mut self, note: Note) {
+        match note {
+            Note::Job(kind, result) => self.job_ended(kind, result),
+            Note::Checkpoint { run, for_stop, error } if run == self.run.id => {
+                if let Some(words) = &error {
+                    tracing::warn!(problem = %words, "a checkpoint failed");
+                }
+                self.run.stop_checkpoint = false;
+                if for_stop {
+                    // It only shortens the stop; a stop without it is as good.
+                    self.checkpointed_for_stop = true;
+                } else if error.is_some() {
+                    self.run.checkpoint_started = false;
+                }
+                self.poll_at = 0;
+            }
+            Note::WalMissing(run) if run == self.run.id => self.run.wal_missing = true,
+            Note::Fatal(run, line) if run == self.run.id => self.run.fatal = Some(line),
+            Note::Checkpoint { .. } | Note::WalMissing(_) | Note::Fatal(..) => {}
+        }
+    }
+
+    fn terminate(&mut self) {
+        tracing::info!("SIGTERM: going down");
+        self.terminating = true;
+    }
+}

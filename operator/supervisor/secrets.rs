@@ -1,0 +1,154 @@
+//! Credentials: kept in a file of mode 0600, turned into SCRAM verifiers so that no server log ever sees a password.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::{Digest, Sha256};
+
+use super::durable;
+use super::place::Place;
+use super::wire::Credentials;
+
+/// RFC 5802 iterations, PostgreSQL's default.
+const ITERATIONS: u32 = 4096;
+/// The role that standbys stream, copy and rewind as.
+pub const REPLICATION_ROLE: &str = "evenkeel_replication";
+
+/// Credentials with what the server stores of them. `Debug` shows none.
+#[derive(Clone)]
+pub struct Secrets {
+    /// As they came.
+    pub credentials: Credentials,
+    /// Verifier of the application's owner.
+    pub owner: String,
+    /// Verifier of [`REPLICATION_ROLE`].
+    pub replication: String,
+}
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Secrets({})", self.credentials.hash)
+    }
+}
+
+impl Secrets {
+    /// Computes the verifiers. Their salts derive from the credentials, so that every member computes the same ones
+    /// and a new leader finds them in place.
+    pub fn new(credentials: Credentials) -> Self {
+        let salt = |role: &str, password: &str| -> [u8; 16] {
+            let mut hash = Sha256::new();
+            for part in ["evenkeel salt", &credentials.hash, role, password] {
+                hash.update((part.len() as u64).to_be_bytes());
+                hash.update(part);
+            }
+            let mut salt = [0; 16];
+            salt.copy_from_slice(&hash.finalize()[..16]);
+            salt
+        };
+        let owner = verifier(&credentials.owner_password, &salt("owner", &credentials.owner_password));
+        let replication =
+            verifier(&credentials.replication_password, &salt(REPLICATION_ROLE, &credentials.replication_password));
+        Self { credentials, owner, replication }
+    }
+
+    /// What was saved last, if something usable was.
+    pub fn load(own: &Path) -> Option<Self> {
+        let bytes = std::fs::read(own.join("credentials.json")).ok()?;
+        serde_json::from_slice(&bytes).ok().map(Self::new)
+    }
+
+    /// Saves the credentials for ourselves and the password file for the server.
+    pub fn save(&self, place: &Place) -> std::io::Result<()> {
+        let own = place.own();
+        durable::write(&own.join("credentials.json"), &serde_json::to_vec(&self.credentials)?)?;
+        let pgpass = own.join("pgpass.tmp");
+        durable::write(&pgpass, pgpass_line(&self.credentials.replication_password).as_bytes())?;
+        std::os::unix::fs::chown(&pgpass, Some(place.uid.as_raw()), Some(place.gid.as_raw()))?;
+        std::fs::rename(&pgpass, place.passfile())
+    }
+}
+
+/// `host:port:database:user:password`, with `\` before `:` and `\`.
+fn pgpass_line(password: &str) -> String {
+    let mut line = format!("*:*:*:{REPLICATION_ROLE}:");
+    for c in password.chars() {
+        if matches!(c, ':' | '\\') {
+            line.push('\\');
+        }
+        line.push(c);
+    }
+    line.push('\n');
+    line
+}
+
+/// `SCRAM-SHA-256$<iterations>:<salt>$<stored key>:<server key>` (RFC 5803). Generated passwords are printable ASCII,
+/// which SASLprep leaves alone.
+fn verifier(password: &str, salt: &[u8; 16]) -> String {
+    let salted = salted_password(password.as_bytes(), salt);
+    let stored_key = Sha256::digest(keyed(&salted, &[b"Client Key"]));
+    let server_key = keyed(&salted, &[b"Server Key"]);
+    let mut text = format!("SCRAM-SHA-256${ITERATIONS}:{}$", STANDARD.encode(salt));
+    // Writing to a string cannot fail.
+    let _ = write!(text, "{}:{}", STANDARD.encode(stored_key), STANDARD.encode(server_key));
+    text
+}
+
+/// PBKDF2 with one block (RFC 5802's `Hi`).
+fn salted_password(password: &[u8], salt: &[u8]) -> [u8; 32] {
+    let mut last = keyed(password, &[salt, &[0, 0, 0, 1]]);
+    let mut all = last;
+    for _ in 1..ITERATIONS {
+        last = keyed(password, &[&last]);
+        for (sum, byte) in all.iter_mut().zip(last) {
+            *sum ^= byte;
+        }
+    }
+    all
+}
+
+fn keyed(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
+    for part in parts {
+        mac.update(part);
+    }
+    mac.finalize().into_bytes().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verifier_is_what_postgresql_computes() {
+        // The value that postgres-protocol's own test holds for this password and salt.
+        let salt = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16];
+        assert_eq!(
+            verifier("secret", &salt),
+            "SCRAM-SHA-256$4096:AQIDBAUGBwgJCgsMDQ4PEA==$8rrDg00OqaiWXJ7p+sCgHEIaBSHY89ZJl3mfIsf32oY=:05L1f+yZbiN8O0AnO40Og85NNRhvzTS57naKRWCcsIA="
+        );
+    }
+
+    #[test]
+    fn every_member_computes_the_same_verifiers() {
+        let credentials =
+            || Credentials { hash: "h".into(), replication_password: "r".into(), owner_password: "o".into() };
+        let (one, other) = (Secrets::new(credentials()), Secrets::new(credentials()));
+        assert_eq!((one.owner.clone(), one.replication), (other.owner, other.replication.clone()));
+        assert_ne!(one.owner, other.replication);
+    }
+
+    #[test]
+    fn colons_and_backslashes_of_a_password_are_escaped() {
+        assert_eq!(pgpass_line(r"a:b\c"), "*:*:*:evenkeel_replication:a\\:b\\\\c\n");
+    }
+
+    #[test]
+    fn debug_shows_no_password() {
+        let credentials =
+            Credentials { hash: "h1".into(), replication_password: "rrr".into(), owner_password: "ooo".into() };
+        assert_eq!(format!("{:?}", Secrets::new(credentials)), "Secrets(h1)");
+    }
+}

@@ -1,0 +1,208 @@
+//! From what the shell remembers to what `next` decides on. Reads a few names of the data directory, asks nobody.
+
+use std::path::Path;
+
+use super::next::{Config, Seen, Server};
+use super::shell::{Postmaster, Run, Shell};
+use super::sql::{Poll, Walsender};
+use super::wire::{CONFIRMATION_MS, Data, Job, Postgres, Replica, Task};
+
+/// The startup process sleeps between two tries to get WAL: all that was there is replayed, no WAL receiver exists, and
+/// the next thing it does is to read a configuration that changed. (WaitForWALToBecomeAvailable stops a receiver before
+/// it sleeps, and handles a pending reload after it, before it could start another.)
+const IDLE_WITHOUT_SOURCE: &str = "RecoveryRetrieveRetryInterval";
+/// It waits for the receiver: all that was received is replayed.
+const IDLE_WITH_SOURCE: &str = "RecoveryWalStream";
+
+/// Everything a decision may rest on, at this moment.
+pub fn gather(shell: &Shell, now: u64) -> Seen {
+    let run = &shell.run;
+    Seen {
+        data: data(&shell.place.pgdata(), shell.durable.unfinished.is_some()),
+        durable: shell.durable.clone(),
+        clean: shell.down.clean.filter(|_| shell.postmaster.is_none()),
+        postgres: postgres(shell.postmaster.as_ref(), run),
+        run: run.id.clone(),
+        stopped_ms: now.saturating_sub(shell.down.since),
+        fresh: shell.fresh,
+        start_held: now < shell.start_held_until,
+        restart_asked: run.restart_asked,
+        ordered_since_stop: shell.ordered_since_stop,
+        server: run.poll.as_ref().filter(|_| shell.postmaster.is_some()).map(|poll| server(shell, poll, now)),
+        started: run.started.clone(),
+        applied: run.applied.clone(),
+        sessions_ended: run.sessions_ended,
+        barrier_lsn: run.barrier_lsn,
+        barrier_ms: run.barrier_lsn.map_or(0, |_| now.saturating_sub(run.barrier_at)),
+        barrier_passed_once: run.barrier_passed_once,
+        app_ensured: run.app_ensured,
+        checkpoint_started: run.checkpoint_started,
+        checkpointed_for_stop: shell.checkpointed_for_stop,
+        job: shell.work.as_ref().map(|work| Job {
+            kind: work.kind,
+            error: work.error.clone(),
+            failures: work.failures,
+            running: work.running,
+        }),
+        job_due: shell.work.as_ref().is_none_or(|work| !work.running && now >= work.due),
+        credentials: shell.secrets.is_some(),
+        operator_ms: shell.operator_at.map(|at| now.saturating_sub(at)),
+        renewed_ms: renewed_ms(shell, now),
+        terminating: shell.terminating,
+    }
+}
+
+/// Only a renewal of the grant's own term counts.
+fn renewed_ms(shell: &Shell, now: u64) -> Option<u64> {
+    let order = shell.durable.order.as_ref()?;
+    let (term, at) = shell.renewed?;
+    (term == order.term && matches!(order.task, Task::Lead(_))).then(|| now.saturating_sub(at))
+}
+
+/// What the data directory is, by the names in it.
+pub fn data(pgdata: &Path, unfinished: bool) -> Data {
+    match () {
+        () if unfinished => Data::Broken,
+        () if !pgdata.join("global/pg_control").exists() => Data::None,
+        () if pgdata.join("standby.signal").exists() => Data::Standby,
+        () => Data::Primary,
+    }
+}
+
+fn postgres(postmaster: Option<&Postmaster>, run: &Run) -> Postgres {
+    match (postmaster, &run.poll) {
+        (None, _) => Postgres::Stopped,
+        (Some(postmaster), _) if postmaster.stopping.is_some() => Postgres::Stopping,
+        (Some(_), None) => Postgres::Starting,
+        (Some(_), Some(poll)) if poll.recovery => Postgres::Standby,
+        (Some(_), Some(_)) => Postgres::Primary,
+    }
+}
+
+fn server(shell: &Shell, poll: &Poll, now: u64) -> Server {
+    let run = &shell.run;
+    let has_upstream = run.applied.as_ref().is_none_or(|applied: &Config| applied.upstream.is_some());
+    let waits_for = poll.startup.as_deref();
+    let replayed = waits_for == Some(IDLE_WITHOUT_SOURCE) || has_upstream && waits_for == Some(IDLE_WITH_SOURCE);
+    // Slots that are lost are to be made again; unwanted ones that cannot be dropped yet are no reason to hold up the rest.
+    let wanted = |name: &String| match shell.durable.order.as_ref().map(|order| &order.task) {
+        Some(Task::Lead(lead)) => lead.slots.contains(name),
+        _ => false,
+    };
+    let slots = poll.slots.iter().filter(|slot| !slot.lost && (!slot.active || wanted(&slot.name)));
+    Server {
+        primary: !poll.recovery,
+        timeline: timeline(run, poll),
+        lsn: poll.lsn,
+        receiver: poll.receivers > 0 || poll.stream.is_some(),
+        streaming: poll.stream.as_ref().is_some_and(|stream| stream.status == "streaming"),
+        replayed,
+        sessions: poll.sessions,
+        wal_missing: run.wal_missing,
+        replicas: replicas(run, poll, now),
+        slots: slots.map(|slot| slot.name.clone()).collect(),
+        history: if poll.recovery { Vec::new() } else { run.history.1.clone() },
+        checkpointed: !poll.recovery && poll.control_timeline == timeline(run, poll),
+    }
+}
+
+/// The live timeline of a primary; of a standby the one it received or replayed last.
+fn timeline(run: &Run, poll: &Poll) -> u32 {
+    if let Some(live) = poll.segment.as_deref().and_then(live_timeline) {
+        return live;
+    }
+    let streamed = poll.stream.as_ref().map_or(0, |stream| stream.timeline);
+    run.identified.map_or(0, |(_, timeline)| timeline).max(streamed)
+}
+
+/// The first 8 hexadecimal digits of a WAL segment's name.
+pub fn live_timeline(segment: &str) -> Option<u32> {
+    u32::from_str_radix(segment.get(..8)?, 16).ok()
+}
+
+/// Only the one row of a name counts (two of them could make a quorum of one), and only with a reply that is fresh by
+/// our clock.
+fn replicas(run: &Run, poll: &Poll, now: u64) -> Vec<Replica> {
+    let fresh = |walsender: &Walsender| {
+        let seen = run.replies.get(&walsender.pid).and_then(|reply| reply.seen);
+        seen.is_some_and(|at| now.saturating_sub(at) < CONFIRMATION_MS)
+    };
+    let alone = |name: &str| poll.replicas.iter().filter(|other| other.name == name).count() == 1;
+    let replica = |walsender: &Walsender| {
+        let lsn = walsender.flushed.unwrap_or_default();
+        Replica {
+            incarnation: walsender.name.clone(),
+            streaming: walsender.streaming && walsender.flushed.is_some() && fresh(walsender) && alone(&walsender.name),
+            lsn,
+            lag: poll.lsn.0.saturating_sub(lsn.0),
+        }
+    };
+    poll.replicas.iter().map(replica).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::api::lsn::Lsn;
+    use crate::supervisor::shell::Reply;
+
+    fn walsender(pid: i32, name: &str) -> Walsender {
+        Walsender { pid, name: name.into(), streaming: true, flushed: Some(Lsn(90)), reply: Some("12:00:00".into()) }
+    }
+
+    fn poll(replicas: Vec<Walsender>) -> Poll {
+        Poll {
+            recovery: false,
+            lsn: Lsn(100),
+            segment: Some("0000000A0000000000000003".into()),
+            control_timeline: 9,
+            generation: None,
+            names: String::new(),
+            conninfo: String::new(),
+            receivers: 0,
+            startup: None,
+            sessions: 0,
+            stream: None,
+            replicas,
+            slots: Vec::new(),
+        }
+    }
+
+    fn streaming(rows: Vec<Walsender>, seen: &[(i32, Option<u64>)], now: u64) -> Vec<bool> {
+        let replies = seen.iter().map(|(pid, seen)| (*pid, Reply { reply: None, seen: *seen })).collect();
+        let run = Run { replies, ..Run::default() };
+        replicas(&run, &poll(rows), now).iter().map(|replica| replica.streaming).collect()
+    }
+
+    #[test]
+    fn a_reply_counts_for_ten_seconds_of_our_clock() {
+        assert_eq!(streaming(vec![walsender(7, "a")], &[(7, Some(1_000))], 10_999), [true]);
+        assert_eq!(streaming(vec![walsender(7, "a")], &[(7, Some(1_000))], 11_000), [false]);
+        assert_eq!(streaming(vec![walsender(7, "a")], &[(7, None)], 1_000), [false]);
+    }
+
+    #[test]
+    fn two_rows_of_one_name_count_as_none() {
+        let rows = vec![walsender(7, "a"), walsender(8, "a"), walsender(9, "b")];
+        assert_eq!(streaming(rows, &[(7, Some(5)), (8, Some(5)), (9, Some(5))], 10), [false, false, true]);
+    }
+
+    #[test]
+    fn the_live_timeline_is_read_from_the_segment_not_from_the_control_file() {
+        assert_eq!(timeline(&Run::default(), &poll(Vec::new())), 10);
+    }
+
+    #[test]
+    fn a_directory_is_known_by_its_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let pgdata = folder.path();
+        assert_eq!(data(pgdata, false), Data::None);
+        std::fs::create_dir(pgdata.join("global")).unwrap();
+        std::fs::write(pgdata.join("global/pg_control"), "").unwrap();
+        assert_eq!(data(pgdata, false), Data::Primary);
+        std::fs::write(pgdata.join("standby.signal"), "").unwrap();
+        assert_eq!(data(pgdata, false), Data::Standby);
+        assert_eq!(data(pgdata, true), Data::Broken);
+    }
+}

@@ -1,0 +1,329 @@
+//! What the shell remembers between two turns of its loop; no decisions.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use nix::sys::wait::WaitStatus;
+use nix::unistd::Pid;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::jobs::{self, Made};
+use super::next::{Config, Durable, Gate};
+use super::place::Place;
+use super::process::Reaper;
+use super::secrets::Secrets;
+use super::sql::{Details, Poll, Session};
+use super::tools::Control;
+use super::wire::{JobKind, Report};
+use crate::api::lsn::Lsn;
+use crate::api::postgres_cluster::Fork;
+
+/// Milliseconds of CLOCK_BOOTTIME: runs on through `docker pause` and a suspended machine.
+pub fn boottime_ms() -> u64 {
+    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).expect("Linux has CLOCK_BOOTTIME");
+    let milliseconds = time.tv_sec() * 1_000 + time.tv_nsec() / 1_000_000;
+    milliseconds.cast_unsigned()
+}
+
+/// Something that a background task has to say.
+#[derive(Debug)]
+pub enum Note {
+    /// A job ended.
+    Job(JobKind, Result<Made, jobs::Failure>),
+    /// A checkpoint of this run ended; `for_stop` if a stop waits for it.
+    Checkpoint {
+        /// The run.
+        run: String,
+        /// For a graceful stop.
+        for_stop: bool,
+        /// In words, if it failed.
+        error: Option<String>,
+    },
+    /// The server's log says that the leader no longer has our WAL.
+    WalMissing(String),
+    /// A FATAL or PANIC line of the server's log, of this run.
+    Fatal(String, String),
+}
+
+/// A postmaster that was started and has not ended.
+#[derive(Debug)]
+pub struct Postmaster {
+    /// Its process.
+    pub pid: Pid,
+    /// Resolves when it ended.
+    pub exit: oneshot::Receiver<WaitStatus>,
+    /// It said that it takes connections.
+    pub ready: bool,
+    /// Our session there.
+    pub session: Option<Session>,
+    /// It is being stopped.
+    pub stopping: Option<Stopping>,
+    /// It runs as a standby (until promoted): its configuration keeps the primary's minima.
+    pub minima: BTreeMap<String, u64>,
+}
+
+/// A stop under way.
+#[derive(Debug, Clone, Copy)]
+pub struct Stopping {
+    /// When the last signal was sent.
+    pub since: u64,
+    /// How hard it was.
+    pub how: Stop,
+}
+
+/// How hard a stop is; each follows the one before if that takes too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
+pub enum Stop {
+    /// SIGINT.
+    Fast,
+    /// SIGQUIT.
+    Immediate,
+    /// SIGKILL of everything.
+    Kill,
+}
+
+/// What belongs to one run of the postmaster; replaced at each start.
+#[derive(Debug, Default)]
+pub struct Run {
+    /// Its id.
+    pub id: String,
+    /// Started with.
+    pub started: Option<Config>,
+    /// Verified in a session begun after it was loaded.
+    pub applied: Option<Config>,
+    /// The last look.
+    pub poll: Option<Poll>,
+    /// Timeline that a standby said, at this position.
+    pub identified: Option<(Lsn, u32)>,
+    /// History of this timeline.
+    pub history: (u32, Vec<Fork>),
+    /// See [`super::next::Seen::sessions_ended`].
+    pub sessions_ended: bool,
+    /// See [`super::next::Seen::barrier_lsn`].
+    pub barrier_lsn: Option<Lsn>,
+    /// When it was set, by our clock.
+    pub barrier_at: u64,
+    /// See [`super::next::Seen::barrier_passed_once`].
+    pub barrier_passed_once: bool,
+    /// See [`super::next::Seen::app_ensured`].
+    pub app_ensured: bool,
+    /// See [`super::next::Seen::checkpoint_started`].
+    pub checkpoint_started: bool,
+    /// A checkpoint for a stop is under way.
+    pub stop_checkpoint: bool,
+    /// See [`super::next::Seen::restart_asked`].
+    pub restart_asked: bool,
+    /// See [`super::next::Server::wal_missing`].
+    pub wal_missing: bool,
+    /// When each walsender's reply last changed, by our clock.
+    pub replies: BTreeMap<i32, Reply>,
+    /// Where WAL ended at the last change, and when that was.
+    pub moved: (Lsn, u64),
+    /// Its last FATAL or PANIC line.
+    pub fatal: Option<String>,
+}
+
+impl Run {
+    /// A run that begins with this configuration: behind a shut gate no client can be.
+    pub fn begin(id: String, config: &Config) -> Self {
+        Self { id, started: Some(config.clone()), sessions_ended: config.gate == Gate::Shut, ..Self::default() }
+    }
+}
+
+/// The last reply of a walsender's other side.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// Its time by the other side's clock.
+    pub reply: Option<String>,
+    /// When we saw it change; `None`: not since the clock jumped.
+    pub seen: Option<u64>,
+}
+
+/// What is known of a postmaster that is down.
+#[derive(Debug, Default)]
+pub struct Down {
+    /// Since when.
+    pub since: u64,
+    /// Its control file, once read.
+    pub control: Option<Control>,
+    /// Its clean end.
+    pub clean: Option<(u32, Lsn)>,
+    /// It was looked at since it went down (or a job changed it).
+    pub looked: bool,
+}
+
+/// A job, and how its last tries went.
+#[derive(Debug, Clone)]
+pub struct Work {
+    /// Which.
+    pub kind: JobKind,
+    /// It runs.
+    pub running: bool,
+    /// Why the last try failed.
+    pub error: Option<String>,
+    /// Tries that reached the leader and failed, in a row.
+    pub failures: u32,
+    /// All tries that failed in a row: the pause grows with them.
+    pub tries: u32,
+    /// When the next try may begin.
+    pub due: u64,
+}
+
+/// The user's settings, as asked and as PostgreSQL takes them.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// As asked.
+    pub asked: BTreeMap<String, String>,
+    /// Those that are used.
+    pub accepted: BTreeMap<String, String>,
+    /// What was left out, with reasons.
+    pub errors: Vec<String>,
+}
+
+/// What is the matter, by where it comes from; each is cleared by its own success.
+#[derive(Debug, Default)]
+pub struct Problems {
+    /// The last act failed.
+    pub act: Option<String>,
+    /// The last order was refused.
+    pub refused: Option<String>,
+    /// The server does not answer polls.
+    pub poll: Option<String>,
+    /// The server ended by itself or did not start.
+    pub ended: Option<String>,
+    /// Somebody changed what is ours.
+    pub overridden: Option<String>,
+}
+
+/// All of it.
+#[derive(Debug)]
+pub struct Shell {
+    /// Paths and ids.
+    pub place: Place,
+    /// Starts and reaps children.
+    pub reaper: Reaper,
+    /// Our name.
+    pub member: String,
+    /// This supervisor's start.
+    pub boot: String,
+    /// Starts of the postmaster in this boot.
+    pub starts: u64,
+    /// On disk.
+    pub durable: Durable,
+    /// Credentials.
+    pub secrets: Option<Secrets>,
+    /// The postmaster, if it runs.
+    pub postmaster: Option<Postmaster>,
+    /// Its run, under way or last.
+    pub run: Run,
+    /// What it left, if it is down.
+    pub down: Down,
+    /// See [`super::next::Seen::fresh`].
+    pub fresh: bool,
+    /// Starts that failed in a row.
+    pub failed_starts: u32,
+    /// No start before.
+    pub start_held_until: u64,
+    /// A job.
+    pub work: Option<Work>,
+    /// When the operator last spoke.
+    pub operator_at: Option<u64>,
+    /// Term and time of the last renewal.
+    pub renewed: Option<(u64, u64)>,
+    /// Renewals before this moment may be older than a pause of ours.
+    pub renewals_from: u64,
+    /// See [`super::next::Seen::ordered_since_stop`].
+    pub ordered_since_stop: bool,
+    /// See [`super::next::Seen::checkpointed_for_stop`].
+    pub checkpointed_for_stop: bool,
+    /// SIGTERM came.
+    pub terminating: bool,
+    /// The user's settings.
+    pub settings: Settings,
+    /// Of the configuration file written last.
+    pub generation: u64,
+    /// What changes rarely.
+    pub details: Details,
+    /// What is the matter.
+    pub problems: Problems,
+    /// When the loop last turned.
+    pub turned: u64,
+    /// The clock jumped and no poll was made since.
+    pub jumped: bool,
+    /// When to poll next.
+    pub poll_at: u64,
+    /// Polls in a row that a transition asked for.
+    pub quick_polls: u32,
+    /// When to write the next heartbeat.
+    pub heartbeat_at: u64,
+    /// When to read details next.
+    pub details_at: u64,
+    /// No act before: the last one failed.
+    pub act_at: u64,
+    /// Acts that failed in a row.
+    pub failed_acts: u32,
+    /// The last report that went out, and when.
+    pub reported: (Report, u64),
+    /// Where reports go.
+    pub reports: watch::Sender<Arc<str>>,
+    /// Where background tasks speak.
+    pub notes: mpsc::Sender<Note>,
+}
+
+impl Shell {
+    /// A shell at its start.
+    pub fn new(
+        place: Place,
+        reaper: Reaper,
+        member: String,
+        durable: Durable,
+        (reports, notes): (watch::Sender<Arc<str>>, mpsc::Sender<Note>),
+    ) -> Self {
+        let now = boottime_ms();
+        let boot = uuid::Uuid::new_v4().to_string();
+        Self {
+            run: Run { id: format!("{boot}-0"), ..Run::default() },
+            secrets: Secrets::load(&place.own()),
+            place,
+            reaper,
+            member,
+            boot,
+            starts: 0,
+            durable,
+            postmaster: None,
+            down: Down { since: now, ..Down::default() },
+            fresh: false,
+            failed_starts: 0,
+            start_held_until: 0,
+            work: None,
+            operator_at: None,
+            renewed: None,
+            renewals_from: 0,
+            ordered_since_stop: false,
+            checkpointed_for_stop: false,
+            terminating: false,
+            settings: Settings::default(),
+            generation: 0,
+            details: Details::default(),
+            problems: Problems::default(),
+            turned: now,
+            jumped: false,
+            poll_at: 0,
+            quick_polls: 0,
+            heartbeat_at: 0,
+            details_at: 0,
+            act_at: 0,
+            failed_acts: 0,
+            reported: (Report::default(), 0),
+            reports,
+            notes,
+        }
+    }
+
+    /// Writes what must last; nothing may follow from a change before this returned.
+    pub fn save(&mut self, durable: Durable) -> Result<(), super::durable::Error> {
+        super::durable::save(&self.place.own(), &durable)?;
+        self.durable = durable;
+        Ok(())
+    }
+}

@@ -1,0 +1,380 @@
+//! Conversations with the local server: polls and the statements of acts, over the unix socket as role `evenkeel`.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Deserialize;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
+use sqlx::{AssertSqlSafe, Connection, Executor, Row};
+
+use super::place::SOCKETS;
+use super::secrets::{REPLICATION_ROLE, Secrets};
+use super::wire::PORT;
+use crate::api::lsn::Lsn;
+
+/// The supervisor's own role; it gets in by the unix socket alone.
+pub const ROLE: &str = "evenkeel";
+/// Slots whose name starts so are ours.
+pub const SLOT_PREFIX: &str = "evenkeel_";
+
+/// A poll or a short statement; beyond it the server counts as not answering.
+const SHORT: Duration = Duration::from_secs(1);
+/// A statement that writes or makes files.
+const LONG: Duration = Duration::from_secs(5);
+/// CREATE DATABASE copies the template.
+const CREATE: Duration = Duration::from_secs(60);
+
+/// The local server did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It refused, or the session broke.
+    #[error("{doing}")]
+    Sql {
+        /// What was asked.
+        doing: &'static str,
+        /// Why not.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// It answers too slowly.
+    #[error("{doing}: no answer within {limit:?}")]
+    TooLong {
+        /// What was asked.
+        doing: &'static str,
+        /// The limit.
+        limit: Duration,
+    },
+    /// The answer is not what this version was built for.
+    #[error("{doing}: the answer is not understood")]
+    Answer {
+        /// What was asked.
+        doing: &'static str,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+async fn within<T>(
+    limit: Duration,
+    doing: &'static str,
+    work: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, Error> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(done) => done.map_err(|source| Error::Sql { doing, source }),
+        Err(_) => Err(Error::TooLong { doing, limit }),
+    }
+}
+
+/// One look at the running server. What one statement reads is not one instant; where that matters the order is kept by
+/// the query (`startup` and `receivers` are read before the positions).
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Poll {
+    /// In recovery.
+    pub recovery: bool,
+    /// Primary: flushed here. Standby: the greater of received and replayed.
+    pub lsn: Lsn,
+    /// Primary: name of the segment written now; its first 8 digits are the live timeline.
+    pub segment: Option<String>,
+    /// Timeline in the control file.
+    pub control_timeline: u32,
+    /// Marker of the configuration file this session has loaded.
+    pub generation: Option<String>,
+    /// synchronous_standby_names as loaded.
+    pub names: String,
+    /// primary_conninfo as loaded.
+    pub conninfo: String,
+    /// WAL receiver processes.
+    pub receivers: u32,
+    /// What the startup process waits for.
+    pub startup: Option<String>,
+    /// Sessions of clients.
+    pub sessions: u32,
+    /// Standby: its WAL receiver.
+    pub stream: Option<Stream>,
+    /// Primary: who streams from it.
+    pub replicas: Vec<Walsender>,
+    /// Our slots.
+    pub slots: Vec<Slot>,
+}
+
+/// pg_stat_wal_receiver.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Stream {
+    /// `streaming` or another state.
+    pub status: String,
+    /// Timeline of what was received last.
+    pub timeline: u32,
+    /// Sender's address.
+    pub host: Option<String>,
+}
+
+/// A row of pg_stat_replication.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Walsender {
+    /// Its process.
+    pub pid: i32,
+    /// application_name.
+    pub name: String,
+    /// state = 'streaming'.
+    pub streaming: bool,
+    /// Flushed there.
+    pub flushed: Option<Lsn>,
+    /// When the other side sent its last reply, by its clock: only whether it changed is used.
+    pub reply: Option<String>,
+}
+
+/// A row of pg_replication_slots.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Slot {
+    /// Its name.
+    pub name: String,
+    /// In use.
+    pub active: bool,
+    /// Its WAL is gone.
+    pub lost: bool,
+}
+
+const POLL: &str = r"
+SELECT json_build_object(
+  'recovery', r.recovery,
+  'lsn', CASE WHEN r.recovery THEN coalesce(greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()), '0/0')
+              ELSE pg_current_wal_flush_lsn() END,
+  'segment', CASE WHEN NOT r.recovery THEN pg_walfile_name(pg_current_wal_lsn()) END,
+  'controlTimeline', (SELECT timeline_id FROM pg_control_checkpoint()),
+  'generation', current_setting('evenkeel.generation', true),
+  'names', current_setting('synchronous_standby_names'),
+  'conninfo', current_setting('primary_conninfo'),
+  'receivers', a.receivers, 'startup', a.startup, 'sessions', a.sessions,
+  'stream', (SELECT json_build_object('status', status, 'timeline', coalesce(received_tli, 0), 'host', sender_host)
+             FROM pg_stat_wal_receiver),
+  'replicas', coalesce((SELECT json_agg(json_build_object('pid', pid, 'name', application_name,
+                'streaming', state = 'streaming', 'flushed', flush_lsn, 'reply', reply_time) ORDER BY pid)
+              FROM pg_stat_replication), '[]'),
+  'slots', coalesce((SELECT json_agg(json_build_object('name', slot_name, 'active', active,
+             'lost', coalesce(wal_status = 'lost', false)) ORDER BY slot_name)
+           FROM pg_replication_slots WHERE slot_type = 'physical' AND starts_with(slot_name, 'evenkeel_')), '[]')
+)::text
+FROM (SELECT count(*) FILTER (WHERE backend_type = 'walreceiver') AS receivers,
+             max(wait_event) FILTER (WHERE backend_type = 'startup') AS startup,
+             count(*) FILTER (WHERE backend_type = 'client backend'
+               AND coalesce(usename, '') NOT IN ('evenkeel', 'evenkeel_replication')) AS sessions
+      FROM pg_stat_activity) a,
+     (SELECT pg_is_in_recovery() AS recovery) r";
+
+/// What changes rarely.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Details {
+    /// System identifier.
+    pub system_identifier: String,
+    /// server_version.
+    pub version: String,
+    /// Settings that wait for a restart.
+    pub pending_restart: Vec<String>,
+    /// Settings that were refused, with the server's words.
+    pub setting_errors: Vec<String>,
+}
+
+const DETAILS: &str = r"
+SELECT json_build_object(
+  'systemIdentifier', (SELECT system_identifier::text FROM pg_control_system()),
+  'version', current_setting('server_version'),
+  'pendingRestart', coalesce((SELECT json_agg(name ORDER BY name) FROM pg_settings WHERE pending_restart), '[]'),
+  'settingErrors', coalesce((SELECT json_agg(coalesce(name || ': ', '') || error ORDER BY name)
+                   FROM pg_file_settings WHERE error IS NOT NULL AND (name IS NULL
+                   OR name NOT IN (SELECT name FROM pg_settings WHERE pending_restart))), '[]')
+)::text";
+
+/// A session with the local server.
+#[derive(Debug)]
+pub struct Session(PgConnection);
+
+impl Session {
+    /// Opens one. Nothing it does waits for standbys, and no statement of it (verifiers!) goes to the server's log.
+    pub async fn open() -> Result<Self, Error> {
+        let options = PgConnectOptions::new_without_pgpass()
+            .socket(SOCKETS)
+            .port(PORT)
+            .username(ROLE)
+            .database("postgres")
+            .application_name("evenkeel supervisor")
+            .ssl_mode(PgSslMode::Disable)
+            .statement_cache_capacity(8)
+            .options([
+                ("synchronous_commit", "local"),
+                ("search_path", "pg_catalog"),
+                ("log_statement", "none"),
+                ("log_min_duration_statement", "-1"),
+                ("log_min_error_statement", "panic"),
+                ("log_duration", "off"),
+                ("statement_timeout", "0"),
+                ("idle_in_transaction_session_timeout", "0"),
+                ("default_transaction_read_only", "off"),
+                ("jit", "off"),
+            ]);
+        within(SHORT, "opening a session", PgConnection::connect_with(&options)).await.map(Self)
+    }
+
+    async fn json<T: serde::de::DeserializeOwned>(
+        &mut self,
+        doing: &'static str,
+        sql: &'static str,
+    ) -> Result<T, Error> {
+        let text: String = within(SHORT, doing, sqlx::query_scalar(sql).fetch_one(&mut self.0)).await?;
+        serde_json::from_str(&text).map_err(|source| Error::Answer { doing, source })
+    }
+
+    /// Looks at the server.
+    pub async fn poll(&mut self) -> Result<Poll, Error> {
+        self.json("polling", POLL).await
+    }
+
+    /// Looks at what changes rarely.
+    pub async fn details(&mut self) -> Result<Details, Error> {
+        self.json("reading settings", DETAILS).await
+    }
+
+    /// The generation of the configuration this (new) session was begun with: the postmaster's own.
+    pub async fn generation(&mut self) -> Result<Option<String>, Error> {
+        let sql = "SELECT current_setting('evenkeel.generation', true)";
+        within(SHORT, "reading the configuration's generation", sqlx::query_scalar(sql).fetch_one(&mut self.0)).await
+    }
+
+    async fn execute(&mut self, limit: Duration, doing: &'static str, sql: String) -> Result<(), Error> {
+        within(limit, doing, self.0.execute(AssertSqlSafe(sql))).await.map(|_| ())
+    }
+
+    /// Writes a little WAL, so that voters see that the leader lives.
+    pub async fn heartbeat(&mut self) -> Result<(), Error> {
+        self.execute(SHORT, "writing the heartbeat", "SELECT pg_logical_emit_message(false, 'evenkeel', '')".into())
+            .await
+    }
+
+    /// Commits a record here and returns a position after it: what voters must have flushed.
+    pub async fn barrier(&mut self) -> Result<Lsn, Error> {
+        let doing = "setting the barrier";
+        // The transactional message takes a transaction id, so that its commit is flushed before the statement ends.
+        self.execute(LONG, doing, "SELECT pg_logical_emit_message(true, 'evenkeel', 'barrier')".into()).await?;
+        let sql = "SELECT pg_current_wal_flush_lsn()::text";
+        let text: String = within(SHORT, doing, sqlx::query_scalar(sql).fetch_one(&mut self.0)).await?;
+        text.parse().map_err(|_| Error::Sql { doing, source: sqlx::Error::Protocol(text) })
+    }
+
+    /// Ends all sessions of clients; returns how many there were.
+    pub async fn end_sessions(&mut self) -> Result<i64, Error> {
+        let sql = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE backend_type = 'client backend'
+                   AND coalesce(usename, '') NOT IN ('evenkeel', 'evenkeel_replication')";
+        within(SHORT, "ending sessions", sqlx::query_scalar(sql).fetch_one(&mut self.0)).await
+    }
+
+    /// Asks for the promotion and does not wait: pg_promote(true) sleeps in steps of 100 ms.
+    pub async fn promote(&mut self) -> Result<(), Error> {
+        self.execute(SHORT, "promoting", "SELECT pg_promote(false)".into()).await
+    }
+
+    /// Whether it is still in recovery.
+    pub async fn in_recovery(&mut self) -> Result<bool, Error> {
+        within(SHORT, "asking for the role", sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(&mut self.0))
+            .await
+    }
+
+    /// A checkpoint, as long as it takes within `limit`.
+    pub async fn checkpoint(&mut self, limit: Duration) -> Result<(), Error> {
+        self.execute(limit, "writing a checkpoint", "CHECKPOINT".into()).await
+    }
+
+    /// Makes, remakes and drops slots until ours are `wanted`.
+    pub async fn ensure_slots(&mut self, wanted: &[String]) -> Result<(), Error> {
+        let doing = "making replication slots";
+        let there = self.poll().await?.slots;
+        for slot in there.iter().filter(|slot| slot.lost || !wanted.contains(&slot.name)) {
+            if slot.active {
+                // Its standby is no longer one of ours; it comes back to no slot.
+                let sql =
+                    "SELECT count(pg_terminate_backend(active_pid)) FROM pg_replication_slots WHERE slot_name = $1";
+                within(SHORT, doing, sqlx::query(sql).bind(&slot.name).execute(&mut self.0)).await?;
+            }
+            // Should it still be in use, the next look drops it.
+            let sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1 AND NOT active";
+            within(LONG, doing, sqlx::query(sql).bind(&slot.name).execute(&mut self.0)).await?;
+        }
+        let kept: BTreeSet<&str> = there.iter().filter(|slot| !slot.lost).map(|slot| slot.name.as_str()).collect();
+        for name in wanted.iter().filter(|name| !kept.contains(name.as_str())) {
+            let sql = "SELECT pg_create_physical_replication_slot($1, true)";
+            within(LONG, doing, sqlx::query(sql).bind(name).execute(&mut self.0)).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes the owner and the database if they are absent, and sets passwords that differ. One look if all is so.
+    pub async fn ensure_app(&mut self, database: &str, owner: &str, secrets: &Secrets) -> Result<(), Error> {
+        let doing = "looking for the application's database";
+        let sql = "SELECT (SELECT rolpassword FROM pg_authid WHERE rolname = $1), (SELECT rolpassword FROM pg_authid WHERE rolname = $2),
+                   EXISTS (SELECT FROM pg_authid WHERE rolname = $1), EXISTS (SELECT FROM pg_database WHERE datname = $3)";
+        let query = sqlx::query(sql).bind(owner).bind(REPLICATION_ROLE).bind(database);
+        let row = within(SHORT, doing, query.fetch_one(&mut self.0)).await?;
+        let (owner_verifier, replication_verifier): (Option<String>, Option<String>) = (row.get(0), row.get(1));
+        let (owner_there, database_there): (bool, bool) = (row.get(2), row.get(3));
+        let role = quoted(owner);
+        if !owner_there {
+            self.execute(LONG, "making the owner role", format!("CREATE ROLE {role} LOGIN")).await?;
+        }
+        if owner_verifier.as_deref() != Some(&secrets.owner) {
+            let sql = format!("ALTER ROLE {role} LOGIN PASSWORD '{}'", secrets.owner);
+            self.execute(LONG, "setting the owner's password", sql).await?;
+        }
+        if replication_verifier.as_deref() != Some(&secrets.replication) {
+            let sql = format!("ALTER ROLE {REPLICATION_ROLE} PASSWORD '{}'", secrets.replication);
+            self.execute(LONG, "setting the replication password", sql).await?;
+        }
+        if !database_there {
+            let sql = format!("CREATE DATABASE {} OWNER {role}", quoted(database));
+            self.execute(CREATE, "making the application's database", sql).await?;
+        }
+        Ok(())
+    }
+}
+
+/// What the bootstrap adds to a new cluster before anybody can connect. pg_rewind needs the four functions.
+pub fn bootstrap() -> String {
+    format!(
+        "CREATE ROLE {ROLE} SUPERUSER LOGIN;\n\
+         CREATE ROLE {REPLICATION_ROLE} REPLICATION LOGIN;\n\
+         GRANT EXECUTE ON FUNCTION pg_ls_dir(text, boolean, boolean) TO {REPLICATION_ROLE};\n\
+         GRANT EXECUTE ON FUNCTION pg_stat_file(text, boolean) TO {REPLICATION_ROLE};\n\
+         GRANT EXECUTE ON FUNCTION pg_read_binary_file(text) TO {REPLICATION_ROLE};\n\
+         GRANT EXECUTE ON FUNCTION pg_read_binary_file(text, bigint, bigint, boolean) TO {REPLICATION_ROLE};\n"
+    )
+}
+
+/// Path of the server's unix socket.
+pub fn socket() -> std::path::PathBuf {
+    Path::new(SOCKETS).join(format!(".s.PGSQL.{PORT}"))
+}
+
+/// An identifier in double quotes.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identifier_with_quotes_stays_one_identifier() {
+        assert_eq!(quoted(r#"a"; DROP ROLE b"#), r#""a""; DROP ROLE b""#);
+    }
+
+    #[test]
+    fn a_poll_of_a_standby_is_understood() {
+        let text = r#"{"recovery":true,"lsn":"0/3000148","segment":null,"controlTimeline":1,"generation":"2","names":"",
+            "conninfo":"host=x","receivers":1,"startup":"RecoveryWalStream","sessions":0,
+            "stream":{"status":"streaming","timeline":1,"host":"172.30.0.2"},"replicas":[],"slots":[]}"#;
+        let poll: Poll = serde_json::from_str(text).expect("a poll");
+        assert_eq!((poll.lsn, poll.stream.map(|stream| stream.timeline)), (Lsn(0x300_0148), Some(1)));
+    }
+}

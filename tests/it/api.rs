@@ -1,0 +1,509 @@
+//! The API over real TLS, as clients meet it.
+#![allow(clippy::unwrap_used)]
+
+use evenkeel::store::{Key, MemoryStore};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::api_server::{Api, answer};
+
+const CLUSTERS: &str = "/apis/evenkeel.dev/v1alpha1/namespaces/default/postgresclusters";
+const SECRETS: &str = "/api/v1/namespaces/default/secrets";
+
+fn cluster(name: &str) -> Value {
+    json!({
+        "apiVersion": "evenkeel.dev/v1alpha1",
+        "kind": "PostgresCluster",
+        "metadata": {"name": name},
+        "spec": {"image": "postgres:15", "instances": 3},
+    })
+}
+
+fn secret(name: &str, value: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": {"password": value}})
+}
+
+fn key(name: &str) -> Key {
+    Key { resource: "postgresclusters.evenkeel.dev".into(), namespace: "default".into(), name: name.into() }
+}
+
+fn revision(object: &Value) -> &str {
+    object["metadata"]["resourceVersion"].as_str().unwrap()
+}
+
+#[tokio::test]
+async fn only_the_bearer_of_the_token_is_served() {
+    let api = Api::start().await;
+    for header in ["", "Bearer wrong", "Basic abc"] {
+        let request = api.http.get(format!("{}{CLUSTERS}", api.url)).header("Authorization", header);
+        let refused = answer(request).await;
+        assert_eq!((refused.code, &refused.body["reason"]), (401, &json!("Unauthorized")), "{header:?}");
+    }
+    for open in ["/livez", "/readyz", "/healthz", "/version"] {
+        assert_eq!(answer(api.http.get(format!("{}{open}", api.url))).await.code, 200, "{open}");
+    }
+    let secret_path = answer(api.http.get(format!("{}/nothing/here", api.url))).await;
+    assert_eq!(secret_path.code, 401, "a stranger does not learn which paths there are");
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn an_object_is_made_with_defaults_and_read_back() {
+    let api = Api::start().await;
+    let mut sent = cluster("db");
+    sent["status"] = json!({"phase": "Forged"});
+    sent["metadata"]["uid"] = "forged".into();
+    let made = api.post(CLUSTERS, &sent).await;
+    assert_eq!(made.code, 201, "{}", made.body);
+    let metadata = &made.body["metadata"];
+    assert_eq!(metadata["generation"], 1);
+    assert_eq!(metadata["namespace"], "default");
+    assert_ne!(metadata["uid"], "forged");
+    assert!(metadata["creationTimestamp"].as_str().unwrap().ends_with('Z'));
+    assert_eq!(made.body.get("status"), None);
+    assert_eq!(made.body["spec"]["durability"]["mode"], "required");
+
+    assert_eq!(api.get(&format!("{CLUSTERS}/db")).await.body, made.body);
+    let list = api.get(CLUSTERS).await.body;
+    assert_eq!(list["kind"], "PostgresClusterList");
+    assert_eq!(list["items"], json!([made.body]));
+    assert_eq!(revision(&list), revision(&made.body));
+    let everywhere = api.get("/apis/evenkeel.dev/v1alpha1/postgresclusters").await.body;
+    assert_eq!(everywhere["items"].as_array().unwrap().len(), 1);
+
+    let again = api.post(CLUSTERS, &cluster("db")).await;
+    assert_eq!((again.code, &again.body["reason"]), (409, &json!("AlreadyExists")));
+    assert_eq!(again.body["details"]["name"], "db");
+    let missing = api.get(&format!("{CLUSTERS}/none")).await;
+    assert_eq!(missing.code, 404);
+    assert_eq!(missing.body["message"], "postgresclusters.evenkeel.dev \"none\" not found");
+}
+
+#[tokio::test]
+async fn every_problem_is_told_at_once_with_its_path() {
+    let api = Api::start().await;
+    let mut bad = cluster("db");
+    bad["spec"] =
+        json!({"image": "postgres:15", "instances": 2, "instnces": 3, "durability": {"synchronousReplicas": 2}});
+    let refused = api.post(CLUSTERS, &bad).await;
+    assert_eq!((refused.code, &refused.body["reason"]), (422, &json!("Invalid")));
+    assert_eq!(refused.body["details"]["kind"], "PostgresCluster");
+    let fields: Vec<&Value> =
+        refused.body["details"]["causes"].as_array().unwrap().iter().map(|cause| &cause["field"]).collect();
+    assert_eq!(fields, ["spec.instnces", "spec.durability.synchronousReplicas"]);
+
+    bad["spec"] = json!({"instances": "three", "durability": {"mode": "perhaps"}});
+    let refused = api.post(&format!("{CLUSTERS}?fieldValidation=Strict"), &bad).await;
+    assert_eq!(
+        refused.body["message"],
+        "PostgresCluster.evenkeel.dev \"db\" is invalid: [spec.image: Required value, \
+         spec.durability.mode: Unsupported value: \"perhaps\": must be one of \"required\", \"preferred\", \"async\", \
+         spec.instances: Invalid value: \"three\": must be a whole number]"
+    );
+    assert_eq!(api.get(CLUSTERS).await.body["items"], json!([]), "nothing was stored");
+}
+
+#[tokio::test]
+async fn a_lenient_writer_is_warned_of_unknown_fields() {
+    let api = Api::start().await;
+    let mut odd = cluster("db");
+    odd["spec"]["color"] = "blue".into();
+    let made = api.post(&format!("{CLUSTERS}?fieldValidation=Warn"), &odd).await;
+    assert_eq!((made.code, made.warning.as_str()), (201, "299 - \"unknown field \\\"spec.color\\\"\""));
+    assert_eq!(made.body["spec"].get("color"), None);
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_what_the_path_says_is_refused() {
+    let api = Api::start().await;
+    let mut other = cluster("db");
+    other["kind"] = "DockerHost".into();
+    assert_eq!(api.post(CLUSTERS, &other).await.code, 400);
+    let mut elsewhere = cluster("db");
+    elsewhere["metadata"]["namespace"] = "prod".into();
+    assert_eq!(api.post(CLUSTERS, &elsewhere).await.code, 400);
+    assert_eq!(answer(api.request(Method::POST, CLUSTERS).body("{")).await.code, 400);
+    let html = api.request(Method::POST, CLUSTERS).header("Content-Type", "text/html").body("{}");
+    assert_eq!(answer(html).await.code, 415);
+    let large = "x".repeat(4 * 1024 * 1024);
+    assert_eq!(answer(api.request(Method::POST, CLUSTERS).body(large)).await.code, 413);
+    let nowhere = api.post("/apis/evenkeel.dev/v1alpha1/namespaces/nowhere/postgresclusters", &cluster("db")).await;
+    assert_eq!((nowhere.code, &nowhere.body["message"]), (404, &json!("namespaces \"nowhere\" not found")));
+    assert_eq!(api.put(CLUSTERS, &cluster("db")).await.code, 405);
+}
+
+#[tokio::test]
+async fn a_stale_writer_is_told_of_the_conflict() {
+    let api = Api::start().await;
+    let path = format!("{CLUSTERS}/db");
+    let first = api.post(CLUSTERS, &cluster("db")).await.body;
+    let mut second = first.clone();
+    second["spec"]["instances"] = 2.into();
+    let second = api.put(&path, &second).await;
+    assert_eq!((second.code, &second.body["metadata"]["generation"]), (200, &json!(2)));
+
+    let stale = api.put(&path, &first).await;
+    assert_eq!((stale.code, &stale.body["reason"]), (409, &json!("Conflict")));
+    let mut unversioned = second.body.clone();
+    unversioned["metadata"].as_object_mut().unwrap().remove("resourceVersion");
+    assert_eq!(api.put(&path, &unversioned).await.code, 422);
+
+    let same = api.put(&path, &second.body).await.body;
+    assert_eq!(same, second.body, "a write that changes nothing is none");
+    assert_eq!(api.put(&format!("{CLUSTERS}/none"), &json!({"apiVersion": "evenkeel.dev/v1alpha1", "kind": "PostgresCluster", "metadata": {"resourceVersion": "1"}, "spec": {"image": "a"}})).await.code, 404);
+}
+
+#[tokio::test]
+async fn patches_change_what_they_name() {
+    let api = Api::start().await;
+    let path = format!("{CLUSTERS}/db");
+    let made = api.post(CLUSTERS, &cluster("db")).await.body;
+
+    let merged =
+        api.patch("merge", &path, &json!({"metadata": {"labels": {"a": "b"}}, "spec": {"instances": 5}})).await;
+    assert_eq!((merged.code, &merged.body["spec"]["instances"]), (200, &json!(5)));
+    let operations = json!([
+        {"op": "test", "path": "/metadata/finalizers", "value": null},
+        {"op": "replace", "path": "/spec/instances", "value": 4},
+    ]);
+    let patched = api.patch("json", &path, &operations).await;
+    assert_eq!((patched.code, &patched.body["spec"]["instances"]), (200, &json!(4)));
+    let wrong = api.patch("json", &path, &json!([{"op": "test", "path": "/spec/instances", "value": 9}])).await;
+    assert_eq!(wrong.code, 422);
+    let invalid = api.patch("merge", &path, &json!({"spec": {"instances": 0}})).await;
+    assert_eq!((invalid.code, &invalid.body["details"]["causes"][0]["field"]), (422, &json!("spec.instances")));
+    let stale = json!({"metadata": {"resourceVersion": revision(&made)}, "spec": {"instances": 1}});
+    assert_eq!(api.patch("merge", &path, &stale).await.code, 409);
+    assert_eq!(api.patch("strategic-merge", &path, &json!({"spec": {}})).await.code, 415);
+    assert_eq!(api.patch("merge", &format!("{CLUSTERS}/none"), &json!({"spec": {}})).await.code, 404);
+}
+
+#[tokio::test]
+async fn apply_makes_changes_and_prunes_what_its_manager_dropped() {
+    let api = Api::start().await;
+    let path = format!("{CLUSTERS}/db");
+    let by = |manager: &str| format!("{path}?fieldManager={manager}");
+    let mut wanted = cluster("db");
+    wanted["spec"]["parameters"] = json!({"max_connections": "500", "work_mem": "8MB"});
+
+    assert_eq!(api.patch("apply", &path, &wanted).await.code, 422, "a manager is required");
+    let made = api.patch("apply", &by("ann"), &wanted).await;
+    assert_eq!(made.code, 201, "{}", made.body);
+    assert_eq!(made.body["metadata"]["managedFields"][0]["manager"], "ann");
+    let again = api.patch("apply", &by("ann"), &wanted).await;
+    assert_eq!((again.code, &again.body), (200, &made.body), "nothing changed, the resourceVersion neither");
+
+    let theirs = json!({"apiVersion": "evenkeel.dev/v1alpha1", "kind": "PostgresCluster", "spec": {"instances": 5}});
+    let conflict = api.patch("apply", &by("bob"), &theirs).await;
+    assert_eq!(conflict.code, 409);
+    assert_eq!(conflict.body["details"]["causes"][0]["reason"], "FieldManagerConflict");
+    assert_eq!(conflict.body["details"]["causes"][0]["field"], ".spec.instances");
+    let forced = api.patch("apply", &format!("{}&force=true", by("bob")), &theirs).await;
+    assert_eq!((forced.code, &forced.body["spec"]["instances"]), (200, &json!(5)));
+
+    wanted["spec"] = json!({"image": "postgres:15", "parameters": {"work_mem": "8MB"}});
+    let pruned = api.patch("apply", &by("ann"), &wanted).await.body;
+    assert_eq!(pruned["spec"]["parameters"], json!({"work_mem": "8MB"}));
+    assert_eq!(pruned["spec"]["instances"], 5, "bob's");
+    assert_eq!(pruned["metadata"]["generation"], 3);
+}
+
+#[tokio::test]
+async fn spec_and_status_have_different_writers() {
+    let api = Api::start().await;
+    let (path, status) = (format!("{CLUSTERS}/db"), format!("{CLUSTERS}/db/status"));
+    let mut object = api.post(CLUSTERS, &cluster("db")).await.body;
+    object["spec"]["instances"] = 1.into();
+    object["status"] = json!({"phase": "Healthy"});
+    let told = api.put(&status, &object).await;
+    assert_eq!(told.code, 200, "{}", told.body);
+    assert_eq!(told.body["status"]["phase"], "Healthy");
+    assert_eq!(told.body["spec"]["instances"], 3, "the status writer cannot touch the spec");
+    assert_eq!(told.body["metadata"]["generation"], 1);
+
+    let changed =
+        api.patch("merge", &path, &json!({"spec": {"instances": 2}, "status": {"phase": "Forged"}})).await.body;
+    assert_eq!((&changed["status"]["phase"], &changed["spec"]["instances"]), (&json!("Healthy"), &json!(2)));
+    let patched = api.patch("merge", &status, &json!({"status": {"phase": "Degraded"}})).await.body;
+    assert_eq!((&patched["status"]["phase"], &patched["metadata"]["generation"]), (&json!("Degraded"), &json!(2)));
+    let wrong = api.patch("merge", &status, &json!({"status": {"phase": 7}})).await;
+    assert_eq!((wrong.code, &wrong.body["details"]["causes"][0]["field"]), (422, &json!("status.phase")));
+    assert_eq!(api.get(&status).await.body, patched);
+}
+
+#[tokio::test]
+async fn a_finalizer_holds_a_deleted_object() {
+    let api = Api::start().await;
+    let path = format!("{CLUSTERS}/db");
+    let mut object = cluster("db");
+    object["metadata"]["finalizers"] = json!(["example.com/hold"]);
+    let made = api.post(CLUSTERS, &object).await.body;
+
+    let wrong = json!({"preconditions": {"uid": "other"}});
+    assert_eq!(answer(api.request(Method::DELETE, &path).json(&wrong)).await.code, 409);
+    let options = json!({"propagationPolicy": "Background", "preconditions": {"uid": made["metadata"]["uid"]}});
+    let marked = answer(api.request(Method::DELETE, &path).json(&options)).await;
+    assert_eq!(marked.code, 200);
+    assert!(marked.body["metadata"]["deletionTimestamp"].is_string());
+    let released = api.patch("merge", &path, &json!({"metadata": {"finalizers": null}})).await;
+    assert_eq!(released.code, 200, "{}", released.body);
+    assert_eq!(api.get(&path).await.code, 404);
+
+    let unheld = api.post(CLUSTERS, &cluster("db")).await.body;
+    let gone = api.delete(&path).await;
+    assert_eq!((gone.code, &gone.body["status"]), (200, &json!("Success")));
+    assert_eq!(gone.body["details"]["uid"], unheld["metadata"]["uid"]);
+    assert_eq!(api.delete(&path).await.code, 404);
+    assert_eq!(api.delete(&format!("{path}?propagationPolicy=Orphan")).await.code, 422);
+}
+
+#[tokio::test]
+async fn a_collection_is_deleted_by_selector() {
+    let api = Api::start().await;
+    for (name, tier) in [("a", "gold"), ("b", "tin"), ("c", "gold")] {
+        let mut object = cluster(name);
+        object["metadata"]["labels"] = json!({"tier": tier});
+        assert_eq!(api.post(CLUSTERS, &object).await.code, 201);
+    }
+    assert_eq!(api.delete(&format!("{CLUSTERS}?labelSelector=tier%3Dgold")).await.code, 200);
+    let left = api.get(CLUSTERS).await.body;
+    assert_eq!(left["items"].as_array().unwrap().len(), 1);
+    assert_eq!(left["items"][0]["metadata"]["name"], "b");
+}
+
+#[tokio::test]
+async fn a_dry_run_judges_and_stores_nothing() {
+    let api = Api::start().await;
+    let path = format!("{CLUSTERS}/db");
+    let tried = api.post(&format!("{CLUSTERS}?dryRun=All"), &cluster("db")).await;
+    assert_eq!((tried.code, &tried.body["spec"]["durability"]["mode"]), (201, &json!("required")));
+    assert_eq!(api.get(&path).await.code, 404);
+
+    let made = api.post(CLUSTERS, &cluster("db")).await.body;
+    assert_eq!(api.post(&format!("{CLUSTERS}?dryRun=All"), &cluster("db")).await.code, 409);
+    let tried = api.patch("merge", &format!("{path}?dryRun=All"), &json!({"spec": {"instances": 5}})).await.body;
+    assert_eq!((&tried["spec"]["instances"], &tried["metadata"]["generation"]), (&json!(5), &json!(2)));
+    let tried = api.patch("apply", &format!("{path}?dryRun=All&fieldManager=a&force=true"), &cluster("db")).await;
+    assert_eq!(tried.code, 200);
+    assert_eq!(api.delete(&format!("{path}?dryRun=All")).await.code, 200);
+    assert_eq!(api.get(&path).await.body, made);
+    assert_eq!(api.delete(&format!("{path}?dryRun=Some")).await.code, 422);
+}
+
+#[tokio::test]
+async fn a_watch_tells_all_changes_and_resumes_where_it_ended() {
+    let api = Api::start().await;
+    let path = format!("{CLUSTERS}/db");
+    api.post(CLUSTERS, &cluster("old")).await;
+    let mut events = api.watch(&format!("{CLUSTERS}?watch=true")).await;
+    assert_eq!(events.told().await, "ADDED old");
+    let made = api.post(CLUSTERS, &cluster("db")).await.body;
+    assert_eq!(events.told().await, "ADDED db");
+    api.patch("merge", &path, &json!({"spec": {"instances": 2}})).await;
+    assert_eq!(events.told().await, "MODIFIED db");
+    api.delete(&path).await;
+    let gone = events.next().await.unwrap();
+    assert_eq!(gone["type"], "DELETED");
+    assert!(revision(&gone["object"]).parse::<u64>().unwrap() > revision(&made).parse().unwrap());
+
+    let mut resumed = api.watch(&format!("{CLUSTERS}?watch=true&resourceVersion={}", revision(&made))).await;
+    assert_eq!(resumed.told().await, "MODIFIED db");
+    assert_eq!(resumed.told().await, "DELETED db");
+    let future = api.get(&format!("{CLUSTERS}?watch=true&resourceVersion=99999")).await;
+    assert_eq!((future.code, &future.body["details"]["causes"][0]["reason"]), (504, &json!("ResourceVersionTooLarge")));
+}
+
+#[tokio::test]
+async fn a_watch_ends_in_time_with_a_bookmark() {
+    let api = Api::start().await;
+    let made = api.post(CLUSTERS, &cluster("db")).await.body;
+    let path =
+        format!("{CLUSTERS}?watch=1&timeoutSeconds=1&allowWatchBookmarks=true&resourceVersion={}", revision(&made));
+    let mut events = api.watch(&path).await;
+    let bookmark = events.next().await.unwrap();
+    assert_eq!(bookmark["type"], "BOOKMARK");
+    assert_eq!(bookmark["object"]["kind"], "PostgresCluster");
+    assert_eq!(revision(&bookmark["object"]), revision(&made));
+    assert_eq!(events.next().await, None);
+}
+
+#[tokio::test]
+async fn a_streamed_list_says_where_its_snapshot_ends() {
+    let api = Api::start().await;
+    api.post(CLUSTERS, &cluster("db")).await;
+    let asked = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
+    let mut events = api.watch(&format!("{CLUSTERS}?watch=true&{asked}")).await;
+    assert_eq!(events.told().await, "ADDED db");
+    let mark = events.next().await.unwrap();
+    assert_eq!(mark["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+    assert_eq!(api.get(&format!("{CLUSTERS}?watch=true&sendInitialEvents=true")).await.code, 422);
+}
+
+#[tokio::test]
+async fn a_watch_from_a_forgotten_revision_is_answered_410() {
+    let api = Api::with_store(MemoryStore::with_window(3)).await;
+    let first = api.post(CLUSTERS, &cluster("a")).await.body;
+    for name in ["b", "c", "d", "e"] {
+        api.post(CLUSTERS, &cluster(name)).await;
+    }
+    let gone = api.get(&format!("{CLUSTERS}?watch=true&resourceVersion={}", revision(&first))).await;
+    assert_eq!((gone.code, &gone.body["reason"]), (410, &json!("Expired")));
+}
+
+#[tokio::test]
+async fn an_object_enters_and_leaves_a_watch_by_its_labels() {
+    let api = Api::start().await;
+    let path = format!("{CLUSTERS}/db");
+    api.post(CLUSTERS, &cluster("db")).await;
+    let mut events = api.watch(&format!("{CLUSTERS}?watch=true&labelSelector=tier%3Dgold")).await;
+    for (tier, expected) in [("gold", "ADDED db"), ("tin", "DELETED db"), ("gold", "ADDED db")] {
+        api.patch("merge", &path, &json!({"metadata": {"labels": {"tier": tier}}})).await;
+        assert_eq!(events.told().await, expected);
+    }
+}
+
+#[tokio::test]
+async fn stopping_the_server_ends_open_watches_cleanly() {
+    let api = Api::start().await;
+    api.post(CLUSTERS, &cluster("db")).await;
+    let mut events = api.watch(&format!("{CLUSTERS}?watch=true")).await;
+    assert_eq!(events.told().await, "ADDED db");
+    api.stop().await;
+    assert_eq!(events.next().await, None);
+}
+
+#[tokio::test]
+async fn a_table_has_the_columns_of_its_kind() {
+    let api = Api::start().await;
+    api.post(CLUSTERS, &cluster("db")).await;
+    let accept = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+    let table = answer(api.request(Method::GET, CLUSTERS).header("Accept", accept)).await.body;
+    let names: Vec<&Value> = table["columnDefinitions"].as_array().unwrap().iter().map(|c| &c["name"]).collect();
+    assert_eq!(names[..3], ["Name", "Instances", "Ready"]);
+    assert_eq!(first_cells(&table)[..2], [json!("db"), json!(3)]);
+    assert_eq!(table["rows"][0]["object"]["metadata"]["name"], "db");
+    let unknown = api.request(Method::GET, CLUSTERS).header("Accept", "text/html");
+    assert_eq!(answer(unknown).await.code, 406);
+}
+
+fn first_cells(table: &Value) -> &[Value] {
+    table["rows"][0]["cells"].as_array().unwrap()
+}
+
+#[tokio::test]
+async fn discovery_leads_to_every_kind() {
+    let api = Api::start().await;
+    assert_eq!(api.get("/api").await.body["versions"], json!(["v1"]));
+    let groups = api.get("/apis/").await.body;
+    assert_eq!(groups["groups"][0]["preferredVersion"]["groupVersion"], "evenkeel.dev/v1alpha1");
+    assert_eq!(api.get("/apis/evenkeel.dev").await.body["kind"], "APIGroup");
+    let names = |list: Value| -> Vec<String> {
+        list["resources"].as_array().unwrap().iter().map(|r| r["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names(api.get("/api/v1").await.body), ["namespaces", "namespaces/status", "secrets", "events"]);
+    let ours = api.get("/apis/evenkeel.dev/v1alpha1").await.body;
+    assert_eq!(ours["resources"][2]["shortNames"], json!(["pg"]));
+    let ours = names(ours);
+    for name in ["dockerhosts", "dockerhosts/status", "postgresclusters", "postgresclusters/status"] {
+        assert!(ours.contains(&name.to_owned()), "{name}");
+    }
+    assert_eq!(api.get("/apis/none.dev").await.code, 404);
+    assert!(api.get("/version").await.body["gitVersion"].as_str().unwrap().starts_with("v1."));
+}
+
+#[tokio::test]
+async fn openapi_documents_describe_every_kind() {
+    let api = Api::start().await;
+    let index = api.get("/openapi/v3").await.body;
+    let url = index["paths"]["apis/evenkeel.dev/v1alpha1"]["serverRelativeURL"].as_str().unwrap();
+    let document = api.get(url).await.body;
+    let schema = &document["components"]["schemas"]["dev.evenkeel.v1alpha1.PostgresCluster"];
+    assert_eq!(schema["x-kubernetes-group-version-kind"][0]["kind"], "PostgresCluster");
+    assert!(schema["properties"]["metadata"].is_object());
+    let path = "/apis/evenkeel.dev/v1alpha1/namespaces/{namespace}/postgresclusters/{name}";
+    let types: Vec<&String> =
+        document["paths"][path]["patch"]["requestBody"]["content"].as_object().unwrap().keys().collect();
+    assert!(!types.contains(&&"application/strategic-merge-patch+json".to_owned()));
+    assert_eq!(api.get("/openapi/v3/apis/none/v1").await.code, 404);
+}
+
+#[tokio::test]
+async fn a_secret_keeps_its_plain_text_encoded() {
+    let api = Api::start().await;
+    let made = api.post(SECRETS, &secret("s", "hunter2")).await;
+    assert_eq!((made.code, &made.body["data"]["password"]), (201, &json!("aHVudGVyMg==")));
+    assert_eq!((&made.body["type"], made.body.get("stringData")), (&json!("Opaque"), None));
+    let path = format!("{SECRETS}/s");
+    let refused = api.patch("merge", &path, &json!({"data": {"password": "not base64!"}, "type": "other"})).await;
+    assert_eq!(refused.code, 422);
+    assert!(!refused.body.to_string().contains("not base64!"), "{}", refused.body);
+    let fields = refused.body["details"]["causes"].as_array().unwrap();
+    assert_eq!(fields.iter().map(|c| &c["field"]).collect::<Vec<_>>(), ["data[password]", "type"]);
+    let kubectl = api.patch("strategic-merge", &path, &json!({"stringData": {"password": "new"}})).await;
+    assert_eq!((kubectl.code, &kubectl.body["data"]["password"]), (200, &json!("bmV3")));
+}
+
+#[tokio::test]
+async fn a_value_dropped_from_an_applied_secret_goes() {
+    let api = Api::start().await;
+    let path = format!("{SECRETS}/s?fieldManager=ann");
+    let mut wanted = secret("s", "x");
+    wanted["stringData"]["extra"] = "y".into();
+    assert_eq!(api.patch("apply", &path, &wanted).await.code, 201);
+    let pruned = api.patch("apply", &path, &secret("s", "x")).await.body;
+    assert_eq!(pruned["data"], json!({"password": "eA=="}));
+    let again = api.patch("apply", &path, &secret("s", "x")).await.body;
+    assert_eq!(again, pruned);
+}
+
+#[tokio::test]
+async fn events_are_found_by_what_they_are_about() {
+    let api = Api::start().await;
+    for about in ["db", "other"] {
+        let event = json!({
+            "apiVersion": "v1", "kind": "Event", "metadata": {"generateName": "e-"},
+            "involvedObject": {"kind": "PostgresCluster", "name": about}, "reason": "Promoted", "type": "Normal",
+        });
+        assert_eq!(api.post("/api/v1/namespaces/default/events", &event).await.code, 201);
+    }
+    let path = "/api/v1/events?fieldSelector=involvedObject.name%3Ddb,involvedObject.kind%3DPostgresCluster";
+    let found = api.get(path).await.body;
+    assert_eq!(found["items"].as_array().unwrap().len(), 1);
+    assert_eq!(api.get("/api/v1/events?fieldSelector=spec.x%3D1").await.code, 400);
+    let accept = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let table = answer(api.request(Method::GET, path).header("Accept", accept)).await.body;
+    assert_eq!(first_cells(&table)[3], "postgrescluster/db");
+}
+
+#[tokio::test]
+async fn a_deleted_namespace_takes_what_is_in_it_along() {
+    let api = Api::start().await;
+    let ns = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "prod"}});
+    assert_eq!(api.post("/api/v1/namespaces", &ns).await.code, 201);
+    let inside = "/apis/evenkeel.dev/v1alpha1/namespaces/prod/postgresclusters";
+    let mut held = cluster("db");
+    held["metadata"]["finalizers"] = json!(["example.com/hold"]);
+    assert_eq!(api.post(inside, &held).await.code, 201);
+    assert_eq!(api.post("/api/v1/namespaces/prod/secrets", &secret("s", "x")).await.code, 201);
+
+    let mut namespaces = api.watch("/api/v1/namespaces?watch=true&fieldSelector=metadata.name%3Dprod").await;
+    let mut clusters = api.watch(&format!("{inside}?watch=true")).await;
+    assert_eq!(api.delete("/api/v1/namespaces/prod").await.code, 200);
+    assert_eq!((clusters.told().await, clusters.told().await), ("ADDED db".into(), "MODIFIED db".into()));
+    let refused = api.post("/api/v1/namespaces/prod/secrets", &secret("late", "x")).await;
+    assert_eq!((refused.code, &refused.body["details"]["causes"][0]["reason"]), (403, &json!("NamespaceTerminating")));
+
+    api.patch("merge", &format!("{inside}/db"), &json!({"metadata": {"finalizers": null}})).await;
+    while namespaces.told().await != "DELETED prod" {}
+    assert_eq!(api.get("/api/v1/secrets").await.body["items"], json!([]));
+    assert_eq!(api.delete("/api/v1/namespaces/default").await.code, 403);
+}
+
+#[tokio::test]
+async fn controllers_and_clients_write_the_same_objects() {
+    let api = Api::start().await;
+    let mut events = api.watch(&format!("{CLUSTERS}?watch=true")).await;
+    let made = api.objects.create(&key("db"), cluster("db")).await.unwrap();
+    assert_eq!(events.told().await, "ADDED db");
+    assert_eq!(api.get(&format!("{CLUSTERS}/db")).await.body, made);
+}

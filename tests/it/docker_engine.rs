@@ -1,0 +1,548 @@
+//! The engine room against a real Docker Engine. Runs where EVENKEEL_TEST_DOCKER=1 says that there is one.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::net::Ipv4Addr;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use evenkeel::api::docker_host::Endpoint;
+use evenkeel::api::labels::{self, Owner};
+use evenkeel::engine::docker::{DockerEngine, OwnBinary};
+use evenkeel::engine::hosts::local_endpoint;
+use evenkeel::engine::{ContainerSpec, ContainerState, Engine, Error, NetworkSpec, VolumeSpec};
+use futures::StreamExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+const IMAGE: &str = "evenkeel-test/busybox:1";
+/// Whatever a test waits for has happened long before.
+const LONG: Duration = Duration::from_secs(30);
+
+/// An owner on the local engine; everything that carries its labels goes when it is dropped.
+struct Bench {
+    engine: DockerEngine,
+    owner: Owner,
+}
+
+/// `None`, with a line that says so, where no Docker Engine is promised.
+fn bench(test: &str) -> Option<Bench> {
+    if std::env::var("EVENKEEL_TEST_DOCKER").as_deref() != Ok("1") {
+        println!("{test}: skipped, EVENKEEL_TEST_DOCKER=1 is not set");
+        return None;
+    }
+    static IMPORTED: OnceLock<()> = OnceLock::new();
+    IMPORTED.get_or_init(import_image);
+    let binary = Arc::new(OwnBinary::at(env!("CARGO_BIN_EXE_evenkeel")));
+    let engine = DockerEngine::connect("local", &local_endpoint().unwrap(), None, binary).unwrap();
+    let name = format!("it-{test}-{}", std::process::id());
+    Some(Bench { engine, owner: Owner { kind: "EngineTest".into(), namespace: "default".into(), name } })
+}
+
+fn docker(arguments: &[&str]) -> String {
+    let output = Command::new("docker").args(arguments).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// The smallest image with a shell, made from this machine's static busybox.
+fn import_image() {
+    if !docker(&["images", "-q", IMAGE]).is_empty() {
+        return;
+    }
+    let busybox = std::fs::read("/bin/busybox").expect("the package busybox-static is installed");
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(busybox.len() as u64);
+    header.set_mode(0o755);
+    archive.append_data(&mut header, "bin/busybox", busybox.as_slice()).unwrap();
+    let mut import = Command::new("docker").args(["import", "-", IMAGE]).stdin(Stdio::piped()).spawn().unwrap();
+    import.stdin.take().unwrap().write_all(&archive.into_inner().unwrap()).unwrap();
+    assert!(import.wait().unwrap().success());
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let label = format!("label={}={}", labels::NAME, self.owner.name);
+        for (list, remove) in [
+            (vec!["ps", "-aq"], vec!["rm", "-fv"]),
+            (vec!["network", "ls", "-q"], vec!["network", "rm"]),
+            (vec!["volume", "ls", "-q"], vec!["volume", "rm"]),
+        ] {
+            let found = docker(&[&list[..], &["--filter", &label]].concat());
+            for id in found.lines() {
+                docker(&[&remove[..], &[id]].concat());
+            }
+        }
+    }
+}
+
+impl Bench {
+    fn name(&self, part: &str) -> String {
+        format!("{}-{part}", self.owner.name)
+    }
+
+    fn network(&self) -> NetworkSpec {
+        NetworkSpec { name: self.name("net"), labels: self.owner.labels() }
+    }
+
+    /// A container that runs this shell script.
+    fn container(&self, script: &str) -> ContainerSpec {
+        ContainerSpec {
+            name: self.name("1"),
+            hostname: "one".into(),
+            image: IMAGE.into(),
+            entrypoint: ["/bin/busybox", "sh", "-c", script].map(str::to_owned).to_vec(),
+            env: BTreeMap::new(),
+            labels: self.owner.labels(),
+            volumes: vec![],
+            tmpfs: BTreeMap::new(),
+            network: self.name("net"),
+            address: None,
+            aliases: vec![],
+            ports: vec![],
+            shm_bytes: None,
+            stop_timeout_seconds: 1,
+            memory_bytes: None,
+            nano_cpus: None,
+            restart: false,
+        }
+    }
+
+    async fn run(&self, spec: &ContainerSpec) {
+        self.engine.ensure_network(&self.network()).await.unwrap();
+        self.engine.create_container(spec).await.unwrap();
+        self.engine.start_container(&spec.name).await.unwrap();
+    }
+
+    async fn states(&self) -> Vec<ContainerState> {
+        self.engine.list_containers(&self.owner).await.unwrap().into_iter().map(|found| found.state).collect()
+    }
+
+    /// What the container wrote, once it has written anything.
+    async fn output(&self, container: &str) -> String {
+        within(async {
+            loop {
+                let output = docker(&["logs", container]);
+                if !output.is_empty() {
+                    return output;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await
+    }
+}
+
+async fn within<T>(wait: impl Future<Output = T>) -> T {
+    tokio::time::timeout(LONG, wait).await.expect("it happens long before")
+}
+
+/// Sleeps until it is told to end.
+const IDLE: &str = "trap exit TERM; while :; do /bin/busybox sleep 0.05; done";
+
+#[tokio::test]
+async fn the_engine_says_what_it_is() {
+    let Some(bench) = bench("info") else { return };
+    let info = bench.engine.info().await.unwrap();
+    assert_eq!(info.engine_version, docker(&["version", "--format", "{{.Server.Version}}"]));
+    assert!(info.api_version.starts_with("1."), "{info:?}");
+    assert!(info.cpus > 0 && info.memory_bytes > 0, "{info:?}");
+}
+
+#[tokio::test]
+async fn a_network_made_twice_is_one_and_takes_fixed_addresses() {
+    let Some(bench) = bench("network") else { return };
+    let network = bench.network();
+    let (one, two) = tokio::join!(bench.engine.ensure_network(&network), bench.engine.ensure_network(&network));
+    let seen = one.unwrap();
+    assert_eq!(seen, two.unwrap());
+    assert_eq!(bench.engine.network(&seen.name).await.unwrap(), Some(seen.clone()));
+    let fixed = Ipv4Addr::from(u32::from(seen.subnet.0) + 10);
+    let address = "/bin/busybox ip -4 -o addr show eth0 | /bin/busybox awk '{print $4}'; exec /bin/busybox sleep 60";
+    bench.run(&ContainerSpec { address: Some(fixed), ..bench.container(address) }).await;
+    assert_eq!(bench.output(&bench.name("1")).await, format!("{fixed}/{}", seen.subnet.1));
+    // Automatic addresses come from the upper half, so they never take a fixed one.
+    let automatic = ContainerSpec { name: bench.name("2"), ..bench.container(address) };
+    bench.run(&automatic).await;
+    let given = bench.output(&automatic.name).await;
+    let given: Ipv4Addr = given.split('/').next().unwrap().parse().unwrap();
+    assert!(u32::from(given) >= u32::from(seen.subnet.0) + (1 << (31 - seen.subnet.1)), "{given}");
+    assert!(matches!(bench.engine.remove_network(&seen.name).await, Err(Error::Conflict { .. })));
+    for part in ["1", "2"] {
+        bench.engine.remove_container(&bench.name(part)).await.unwrap();
+    }
+    bench.engine.remove_network(&seen.name).await.unwrap();
+    bench.engine.remove_network(&seen.name).await.unwrap();
+    assert_eq!(bench.engine.network(&seen.name).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn what_belongs_to_someone_else_is_not_taken_over() {
+    let Some(bench) = bench("foreign") else { return };
+    let foreign = format!("{}={}", labels::NAME, bench.owner.name);
+    docker(&["network", "create", "--label", &foreign, &bench.name("net")]);
+    docker(&["volume", "create", "--label", &foreign, &bench.name("data")]);
+    let network = bench.engine.ensure_network(&bench.network()).await.unwrap_err();
+    assert_eq!(
+        network.to_string(),
+        format!(
+            "Docker host local: conflict while making network {0}: a network of that name is there already and it is not managed by evenkeel; \
+             rename it or remove it",
+            bench.name("net")
+        )
+    );
+    let volume = VolumeSpec { name: bench.name("data"), labels: bench.owner.labels() };
+    assert!(matches!(bench.engine.ensure_volume(&volume).await, Err(Error::Conflict { .. })));
+}
+
+#[tokio::test]
+async fn a_volume_made_twice_is_one_and_keeps_what_is_in_it() {
+    let Some(bench) = bench("volume") else { return };
+    let volume = VolumeSpec { name: bench.name("data"), labels: bench.owner.labels() };
+    bench.engine.ensure_volume(&volume).await.unwrap();
+    bench.engine.ensure_volume(&volume).await.unwrap();
+    assert_eq!(bench.engine.list_volumes(&bench.owner).await.unwrap(), [volume.name.clone()]);
+    let volumes = vec![(volume.name.clone(), "/data".to_owned(), false)];
+    bench
+        .run(&ContainerSpec { volumes: volumes.clone(), ..bench.container("echo kept > /data/file; echo done") })
+        .await;
+    assert_eq!(bench.output(&bench.name("1")).await, "done");
+    assert!(matches!(bench.engine.remove_volume(&volume.name).await, Err(Error::Conflict { .. })));
+    bench.engine.remove_container(&bench.name("1")).await.unwrap();
+    bench.run(&ContainerSpec { volumes, ..bench.container("/bin/busybox cat /data/file") }).await;
+    assert_eq!(bench.output(&bench.name("1")).await, "kept");
+    bench.engine.remove_container(&bench.name("1")).await.unwrap();
+    bench.engine.remove_volume(&volume.name).await.unwrap();
+    bench.engine.remove_volume(&volume.name).await.unwrap();
+    assert_eq!(bench.engine.list_volumes(&bench.owner).await.unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_container_made_twice_is_one_and_another_spec_is_a_conflict() {
+    let Some(bench) = bench("create") else { return };
+    bench.engine.ensure_network(&bench.network()).await.unwrap();
+    let spec = bench.container(IDLE);
+    bench.engine.create_container(&spec).await.unwrap();
+    let first = bench.engine.list_containers(&bench.owner).await.unwrap();
+    bench.engine.create_container(&spec).await.unwrap();
+    assert_eq!(bench.engine.list_containers(&bench.owner).await.unwrap(), first);
+    assert_eq!(first[0].labels[labels::SPEC_HASH], spec.hash());
+    assert_eq!((first[0].name.as_str(), first[0].image.as_str()), (spec.name.as_str(), IMAGE));
+    let error =
+        bench.engine.create_container(&ContainerSpec { memory_bytes: Some(64 << 20), ..spec }).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "Docker host local: conflict while making container {}: a container of that name is there already (id {}): it belongs to EngineTest \
+             default/{} and was made from another spec",
+            first[0].name,
+            &first[0].id[..12],
+            bench.owner.name
+        )
+    );
+}
+
+#[tokio::test]
+async fn start_stop_kill_and_remove_may_each_run_twice() {
+    let Some(bench) = bench("twice") else { return };
+    let spec = bench.container(IDLE);
+    bench.run(&spec).await;
+    let engine = &bench.engine;
+    engine.start_container(&spec.name).await.unwrap();
+    assert_eq!(bench.states().await, [ContainerState::Running]);
+    for _ in 0..2 {
+        engine.stop_container(&spec.name, Duration::from_secs(5)).await.unwrap();
+        assert_eq!(bench.states().await, [ContainerState::Exited]);
+    }
+    engine.start_container(&spec.name).await.unwrap();
+    for _ in 0..2 {
+        engine.kill_container(&spec.name).await.unwrap();
+        assert_eq!(bench.states().await, [ContainerState::Exited]);
+    }
+    engine.start_container(&spec.name).await.unwrap();
+    docker(&["pause", &spec.name]);
+    assert_eq!(bench.states().await, [ContainerState::Paused]);
+    for _ in 0..2 {
+        engine.unpause_container(&spec.name).await.unwrap();
+        assert_eq!(bench.states().await, [ContainerState::Running]);
+    }
+    docker(&["pause", &spec.name]);
+    engine.kill_container(&spec.name).await.unwrap();
+    assert_eq!(bench.states().await, [ContainerState::Exited]);
+    for _ in 0..2 {
+        engine.remove_container(&spec.name).await.unwrap();
+        assert_eq!(bench.states().await, []);
+    }
+    engine.kill_container(&spec.name).await.unwrap();
+    engine.stop_container(&spec.name, Duration::from_secs(1)).await.unwrap();
+    assert!(matches!(engine.start_container(&spec.name).await, Err(Error::NotFound { .. })));
+}
+
+#[tokio::test]
+async fn two_removals_at_once_both_end_with_the_container_gone() {
+    let Some(bench) = bench("removals") else { return };
+    let spec = bench.container(IDLE);
+    bench.run(&spec).await;
+    let (one, two) = tokio::join!(bench.engine.remove_container(&spec.name), bench.engine.remove_container(&spec.name));
+    one.unwrap();
+    two.unwrap();
+    assert_eq!(bench.states().await, []);
+}
+
+#[tokio::test]
+async fn a_taken_port_is_refused_in_dockers_words() {
+    let Some(bench) = bench("port") else { return };
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let spec = ContainerSpec { ports: vec![([127, 0, 0, 1].into(), port, 80)], ..bench.container(IDLE) };
+    bench.engine.ensure_network(&bench.network()).await.unwrap();
+    bench.engine.create_container(&spec).await.unwrap();
+    let error = bench.engine.start_container(&spec.name).await.unwrap_err();
+    assert!(matches!(&error, Error::Refused { message, .. } if message.contains("address already in use")), "{error}");
+}
+
+#[tokio::test]
+async fn an_image_that_is_nowhere_is_told_by_name() {
+    let Some(bench) = bench("image") else { return };
+    assert!(bench.engine.has_image(IMAGE).await.unwrap());
+    bench.engine.ensure_image(IMAGE).await.unwrap();
+    bench.engine.ensure_network(&bench.network()).await.unwrap();
+    // A registry that nobody runs: the answer is the same on every machine.
+    let nowhere = "127.0.0.1:1/nosuch:1";
+    assert!(!bench.engine.has_image(nowhere).await.unwrap());
+    let error = bench.engine.ensure_image(nowhere).await.unwrap_err().to_string();
+    let expected = "Docker host local refused pulling image 127.0.0.1:1/nosuch:1: the registry does not answer the host \
+                    (check its network, or put the image on the host by hand): ";
+    assert!(error.starts_with(expected) && error.contains("connection refused"), "{error}");
+    assert_eq!(bench.engine.image_progress(nowhere), None);
+    let spec = ContainerSpec { image: nowhere.into(), ..bench.container(IDLE) };
+    assert!(matches!(bench.engine.create_container(&spec).await, Err(Error::NotFound { .. })));
+    assert!(matches!(bench.engine.ensure_image("no such image").await, Err(Error::Refused { .. })));
+}
+
+#[tokio::test]
+async fn the_binary_is_put_on_the_host_once_and_runs_in_any_image() {
+    let Some(bench) = bench("binary") else { return };
+    let (one, two) = tokio::join!(bench.engine.ensure_binary(IMAGE), bench.engine.ensure_binary(IMAGE));
+    let volume = one.unwrap();
+    assert_eq!(volume, two.unwrap());
+    let volumes = vec![(volume, "/evenkeel".to_owned(), true)];
+    let script = "/evenkeel/evenkeel dial nowhere 2>&1; /bin/busybox touch /evenkeel/x 2>&1";
+    bench.run(&ContainerSpec { volumes, ..bench.container(script) }).await;
+    docker(&["wait", &bench.name("1")]);
+    assert_eq!(
+        bench.output(&bench.name("1")).await,
+        "nowhere: an address is unix:/path or tcp:host:port\ntouch: /evenkeel/x: Read-only file system"
+    );
+}
+
+#[tokio::test]
+async fn a_binary_volume_that_was_left_half_filled_is_filled_again() {
+    let Some(bench) = bench("half") else { return };
+    // A binary of its own, so that no other test's volume is touched.
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), format!("#!/bin/busybox sh\necho {}\n", bench.owner.name)).unwrap();
+    let engine = || {
+        let binary = Arc::new(OwnBinary::at(file.path()));
+        DockerEngine::connect("local", &local_endpoint().unwrap(), None, binary).unwrap()
+    };
+    let volume = engine().ensure_binary(IMAGE).await.unwrap();
+    // What an operator that was killed in the middle leaves: no marker, half a file, its helper.
+    let mount = format!("{volume}:/evenkeel");
+    let halve = "rm /evenkeel/.complete; echo broken > /evenkeel/evenkeel";
+    docker(&[
+        "run",
+        "--rm",
+        "-v",
+        &mount,
+        "--entrypoint",
+        "/bin/busybox",
+        IMAGE,
+        "sh",
+        "-c",
+        &halve.replace("rm ", "/bin/busybox rm "),
+    ]);
+    docker(&["create", "--name", &format!("{volume}-fill"), "-v", &mount, "--entrypoint", "/none", IMAGE]);
+    assert_eq!(engine().ensure_binary(IMAGE).await.unwrap(), volume);
+    bench
+        .run(&ContainerSpec {
+            volumes: vec![(volume.clone(), "/evenkeel".to_owned(), true)],
+            ..bench.container("/evenkeel/evenkeel")
+        })
+        .await;
+    assert_eq!(bench.output(&bench.name("1")).await, bench.owner.name);
+    assert_eq!(docker(&["ps", "-aq", "--filter", &format!("name={volume}-fill")]), "");
+    bench.engine.remove_container(&bench.name("1")).await.unwrap();
+    bench.engine.remove_volume(&volume).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_pruned_binary_volume_is_filled_again_by_the_same_process() {
+    let Some(bench) = bench("pruned") else { return };
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), format!("#!/bin/busybox sh\necho {}\n", bench.owner.name)).unwrap();
+    let binary = Arc::new(OwnBinary::at(file.path()));
+    let engine = DockerEngine::connect("local", &local_endpoint().unwrap(), None, binary).unwrap();
+    let volume = engine.ensure_binary(IMAGE).await.unwrap();
+    engine.remove_volume(&volume).await.unwrap();
+    assert_eq!(engine.ensure_binary(IMAGE).await.unwrap(), volume);
+    bench
+        .run(&ContainerSpec {
+            volumes: vec![(volume.clone(), "/evenkeel".to_owned(), true)],
+            ..bench.container("/evenkeel/evenkeel")
+        })
+        .await;
+    assert_eq!(bench.output(&bench.name("1")).await, bench.owner.name);
+    bench.engine.remove_container(&bench.name("1")).await.unwrap();
+    bench.engine.remove_volume(&volume).await.unwrap();
+}
+
+/// A running container with our binary in it.
+async fn with_binary(bench: &Bench, script: &str) -> String {
+    let volume = bench.engine.ensure_binary(IMAGE).await.unwrap();
+    let mut spec = bench.container(script);
+    spec.volumes.push((volume, "/evenkeel".to_owned(), true));
+    bench.run(&spec).await;
+    spec.name
+}
+
+/// Dials until what listens there is up.
+async fn dial(bench: &Bench, container: &str, address: &str) -> Box<dyn evenkeel::engine::Conversation> {
+    within(async {
+        loop {
+            if let Ok(stream) = bench.engine.dial(container, address).await {
+                return stream;
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_tcp_port_in_a_container_is_dialed_and_large_answers_come_whole() {
+    let Some(bench) = bench("dial-tcp") else { return };
+    let container = with_binary(&bench, "exec /bin/busybox nc -ll -p 7000 -e /bin/busybox cat").await;
+    let mut one = dial(&bench, &container, "tcp:127.0.0.1:7000").await;
+    let mut two = dial(&bench, &container, "tcp:localhost:7000").await;
+    for word in ["one", "two", "three"] {
+        for stream in [&mut one, &mut two] {
+            stream.write_all(word.as_bytes()).await.unwrap();
+            let mut echo = vec![0; word.len()];
+            within(stream.read_exact(&mut echo)).await.unwrap();
+            assert_eq!(echo, word.as_bytes());
+        }
+    }
+    let sent: Vec<u8> = (0..300_000_u32).map(|number| (number % 251) as u8).collect();
+    let (mut reader, mut writer) = tokio::io::split(one);
+    let write = async {
+        writer.write_all(&sent).await.unwrap();
+        writer.shutdown().await.unwrap();
+    };
+    let mut received = Vec::new();
+    within(async { tokio::join!(write, reader.read_to_end(&mut received)) }).await.1.unwrap();
+    assert!(received == sent, "{} of {} bytes came back alike", received.len(), sent.len());
+}
+
+#[tokio::test]
+async fn a_unix_socket_in_a_container_is_dialed() {
+    let Some(bench) = bench("dial-unix") else { return };
+    let data = VolumeSpec { name: bench.name("data"), labels: bench.owner.labels() };
+    bench.engine.ensure_volume(&data).await.unwrap();
+    let binary = bench.engine.ensure_binary(IMAGE).await.unwrap();
+    let volumes = vec![(binary, "/evenkeel".to_owned(), true), (data.name.clone(), "/data".to_owned(), false)];
+    bench.run(&ContainerSpec { volumes, ..bench.container(IDLE) }).await;
+    // busybox has no server for unix sockets; the volume carries one of ours into the container.
+    let path = docker(&["volume", "inspect", "-f", "{{.Mountpoint}}", &data.name]);
+    let listener = tokio::net::UnixListener::bind(format!("{path}/s.sock")).unwrap();
+    let mut stream = bench.engine.dial(&bench.name("1"), "unix:/data/s.sock").await.unwrap();
+    let (mut peer, _) = within(listener.accept()).await.unwrap();
+    stream.write_all(b"ping").await.unwrap();
+    let mut heard = [0; 4];
+    within(peer.read_exact(&mut heard)).await.unwrap();
+    peer.write_all(b"pong").await.unwrap();
+    within(stream.read_exact(&mut heard)).await.unwrap();
+    assert_eq!(&heard, b"pong");
+    // Whoever drops the stream ends the conversation on the other side too.
+    drop(stream);
+    assert_eq!(within(peer.read(&mut heard)).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_dial_that_cannot_be_says_why() {
+    let Some(bench) = bench("dial-fails") else { return };
+    let container = with_binary(&bench, IDLE).await;
+    let said = async |address: &str| match bench.engine.dial(&container, address).await {
+        Ok(_) => "connected".to_owned(),
+        Err(error) => error.to_string().replace(&container, "one"),
+    };
+    assert_eq!(
+        said("unix:/none.sock").await,
+        "Docker host local refused dialing unix:/none.sock in container one: cannot connect to unix:/none.sock: No such file or directory (os error 2)"
+    );
+    assert_eq!(
+        said("tcp:127.0.0.1:1").await,
+        "Docker host local refused dialing tcp:127.0.0.1:1 in container one: cannot connect to tcp:127.0.0.1:1: Connection refused (os error 111)"
+    );
+    bench.engine.kill_container(&container).await.unwrap();
+    assert!(matches!(bench.engine.dial(&container, "tcp:127.0.0.1:1").await, Err(Error::Conflict { .. })));
+    bench.engine.remove_container(&container).await.unwrap();
+    assert!(matches!(bench.engine.dial(&container, "tcp:127.0.0.1:1").await, Err(Error::NotFound { .. })));
+    bench.run(&bench.container(IDLE)).await;
+    let error = said("tcp:127.0.0.1:1").await;
+    assert!(error.contains("/evenkeel/evenkeel") && error.contains("no such file"), "{error}");
+}
+
+#[tokio::test]
+async fn a_conversation_ends_when_its_container_is_killed() {
+    let Some(bench) = bench("dial-kill") else { return };
+    let container = with_binary(&bench, "exec /bin/busybox nc -ll -p 7000 -e /bin/busybox cat").await;
+    let mut stream = dial(&bench, &container, "tcp:127.0.0.1:7000").await;
+    bench.engine.kill_container(&container).await.unwrap();
+    let mut rest = Vec::new();
+    // An end or an error: both tell that it is over.
+    let _ = within(stream.read_to_end(&mut rest)).await;
+    assert_eq!(rest, b"");
+}
+
+#[tokio::test]
+async fn a_killed_container_is_hinted_at_by_its_owner() {
+    let Some(bench) = bench("events") else { return };
+    let spec = bench.container(IDLE);
+    bench.run(&spec).await;
+    let mut events = bench.engine.events();
+    assert_eq!(within(events.next()).await, Some(None));
+    docker(&["kill", &spec.name]);
+    let hint = within(async {
+        loop {
+            let hint = events.next().await.unwrap();
+            // Other tests' containers are heard as well.
+            if hint.as_ref() == Some(&bench.owner) {
+                return hint;
+            }
+        }
+    });
+    assert_eq!(hint.await, Some(bench.owner.clone()));
+}
+
+#[tokio::test]
+async fn an_engine_that_is_away_is_unreachable_and_says_where_it_should_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("none.sock").to_str().unwrap().to_owned();
+    let endpoint = Endpoint::Unix { path: path.clone() };
+    let engine = DockerEngine::connect("away", &endpoint, None, Arc::new(OwnBinary::running())).unwrap();
+    let failure = evenkeel::api::failure::Failure::from(engine.info().await.unwrap_err());
+    assert_eq!(
+        failure.message,
+        format!(
+            "Docker host away does not answer while asking how it is: there is no socket {path}; is Docker running?"
+        )
+    );
+    // A socket that nobody listens on any more.
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let failure = evenkeel::api::failure::Failure::from(engine.info().await.unwrap_err());
+    assert_eq!(
+        failure.message,
+        "Docker host away does not answer while asking how it is: Connection refused (os error 111)"
+    );
+}
