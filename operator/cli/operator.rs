@@ -119,7 +119,9 @@ impl Running {
         match self.parts.join_next().await {
             Some(Ok((_, Err(error)))) => error,
             Some(Ok((part, Ok(())))) => Error::Failed(format!("{part} stopped by itself")),
-            Some(Err(panic)) => Error::Operator { doing: "a part of the operator broke".to_owned(), source: panic.into() },
+            Some(Err(panic)) => {
+                Error::Operator { doing: "a part of the operator broke".to_owned(), source: panic.into() }
+            }
             None => Error::Failed("nothing runs".to_owned()),
         }
     }

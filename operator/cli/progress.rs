@@ -31,7 +31,9 @@ pub fn standing(object: &Value) -> Standing {
     let message = if ready {
         condition("Ready", "True")
     } else {
-        condition("Progressing", "True").or_else(|| condition("Degraded", "True")).or_else(|| condition("Ready", "False"))
+        condition("Progressing", "True")
+            .or_else(|| condition("Degraded", "True"))
+            .or_else(|| condition("Ready", "False"))
     };
     let phase = object["status"]["phase"].as_str().filter(|phase| !phase.is_empty());
     let phase = phase.unwrap_or(if ready { "Ready" } else { "Pending" });

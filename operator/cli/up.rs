@@ -1,6 +1,6 @@
 //! `evenkeel up`: an operator in the foreground, the files applied, and progress shown until everything is Ready.
 
-use std::io::Write;
+use std::path::Path;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -12,7 +12,7 @@ use super::apply::{self, Files, Target};
 use super::client::Client;
 use super::error::Error;
 use super::follow::{Event, Follow};
-use super::operator::{self, Running, Signals};
+use super::operator::{self, Signals};
 use super::progress::{Display, problem, standing};
 use super::session::{Session, duration};
 use super::{kubeconfig, logging, manifest};
@@ -40,8 +40,9 @@ pub fn run(args: &Args, namespace: Option<&str>, now: fn() -> Timestamp) -> Resu
     operator::runtime()?.block_on(async {
         let mut signals = Signals::new()?;
         let mut running = operator::start(&args.operator).await?;
+        let kubeconfig = running.kubeconfig.clone();
         let ended = tokio::select! {
-            ended = bring_up(args, documents, namespace, now, display, &running) => ended,
+            ended = bring_up(args, documents, namespace, now, display, &kubeconfig) => ended,
             _ = signals.next() => Ok(false),
             error = running.ended() => Err(error),
         };
@@ -67,9 +68,9 @@ async fn bring_up(
     namespace: Option<&str>,
     now: fn() -> Timestamp,
     mut display: Display,
-    running: &Running,
+    kubeconfig: &Path,
 ) -> Result<bool, Error> {
-    let config = kubeconfig::load(&running.kubeconfig)?;
+    let config = kubeconfig::load(kubeconfig)?;
     let namespace = namespace.unwrap_or(&config.namespace).to_owned();
     let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
     let mut session = Session { client: Client::new(config)?, namespace, now, out: &mut out, err: &mut err };
@@ -86,7 +87,7 @@ async fn bring_up(
         return Err(session.timed_out(what, args.timeout, last.get(late))?);
     };
     result?;
-    let path = running.kubeconfig.display();
+    let path = kubeconfig.display();
     let farewell = format!("everything is ready; look at it with `evenkeel --kubeconfig {path} get all`");
     display.say(&farewell, session.out)?;
     display.say("the operator goes on here until Ctrl-C; what runs in Docker outlives it", session.out)?;
