@@ -132,3 +132,57 @@ impl Default for Display {
         Self::new()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn object(phase: &str, seen: i64, conditions: &[(&str, &str, &str)]) -> Value {
+        let condition = |(kind, status, message): &(&str, &str, &str)| json!({"type": kind, "status": status, "reason": "Why", "message": message, "observedGeneration": seen});
+        let conditions: Vec<Value> = conditions.iter().map(condition).collect();
+        json!({"metadata": {"generation": 2}, "status": {"phase": phase, "conditions": conditions}})
+    }
+
+    #[test]
+    fn the_line_tells_what_is_being_done_then_what_is_wrong_then_that_it_is_ready() {
+        let progressing = ("Progressing", "True", "cloning db-2");
+        let degraded = ("Degraded", "True", "db-3 is away");
+        let seen = [
+            json!({"metadata": {"generation": 1}}),
+            object("Bootstrapping", 2, &[("Ready", "False", "not yet"), progressing]),
+            object("Degraded", 2, &[("Ready", "False", "no primary"), degraded]),
+            object("Healthy", 1, &[("Ready", "True", "3 of 3 serve")]),
+            object("Healthy", 2, &[("Ready", "True", "3 of 3 serve"), degraded]),
+        ];
+        let lines: String = seen.iter().map(|object| format!("{:?}\n", standing(object))).collect();
+        expect_test::expect![[r#"
+            Standing { ready: false, line: "Pending" }
+            Standing { ready: false, line: "Bootstrapping: cloning db-2" }
+            Standing { ready: false, line: "Degraded: db-3 is away" }
+            Standing { ready: false, line: "Healthy" }
+            Standing { ready: true, line: "Healthy: 3 of 3 serve" }
+        "#]].assert_eq(&lines);
+    }
+
+    #[test]
+    fn a_problem_is_what_nobody_is_working_on() {
+        let stuck = [("Ready", "False", "image postgres:99 cannot be had"), ("Progressing", "False", "")];
+        assert_eq!(problem(&object("Pending", 2, &stuck)).as_deref(), Some("Why: image postgres:99 cannot be had"));
+        let working = [("Ready", "False", "not yet"), ("Progressing", "True", "cloning")];
+        assert_eq!(problem(&object("Pending", 2, &working)), None);
+        assert_eq!(problem(&json!({})), None);
+    }
+
+    #[test]
+    fn lines_are_said_once_each_change() {
+        let mut display = Display::Lines(Vec::new());
+        display.begin(&["pg/db".to_owned()]);
+        let mut out = Vec::new();
+        for line in ["Pending", "Pending", "Healthy: 3 of 3 serve"] {
+            let standing = Standing { ready: false, line: line.to_owned() };
+            assert!(display.show(0, &standing, &mut out).is_ok());
+        }
+        assert_eq!(String::from_utf8_lossy(&out), "pg/db  Pending\npg/db  Healthy: 3 of 3 serve\n");
+    }
+}

@@ -3,6 +3,8 @@
 mod api;
 mod api_server;
 mod cli;
+mod cli_operator;
+mod cli_verbs;
 mod crds;
 mod docker_engine;
 mod r#loop;
