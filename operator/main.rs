@@ -130,3 +130,13 @@ fn small<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
 fn now() -> jiff::Timestamp {
     SystemClock.now()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_verbs_and_their_arguments_fit_together() {
+        Evenkeel::command().debug_assert();
+    }
+}

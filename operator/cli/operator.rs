@@ -33,6 +33,7 @@ const GRACE: Duration = Duration::from_secs(15);
 
 /// Runs the long-running controller and its API.
 #[derive(Debug, Clone, clap::Args)]
+#[group(skip)]
 pub struct Args {
     /// Where the state, the keys and the kubeconfig are kept [default: /var/lib/evenkeel as root, else the XDG data folder]
     #[arg(long, value_name = "DIR")]

@@ -258,15 +258,21 @@ mod tests {
             wal_receiver_timeout = '5s'
             wal_retrieve_retry_interval = '100ms'
             wal_sender_timeout = '5s'
-        "#]].assert_eq(&postgresql_conf(&Config::default(), &facts));
+        "#]]
+        .assert_eq(&postgresql_conf(&Config::default(), &facts));
     }
 
     #[test]
     fn a_standby_knows_its_leader_and_keeps_its_own_name() {
         let upstream = Some(Upstream { address: "172.30.0.2".into(), slot: "evenkeel_db_1".into() });
-        check(Config { upstream, ..Config::default() }, &[], &[], expect![[r#"
+        check(
+            Config { upstream, ..Config::default() },
+            &[],
+            &[],
+            expect![[r#"
             primary_conninfo = 'host=172.30.0.2 port=5432 user=evenkeel_replication passfile=/v/pgpass sslmode=prefer connect_timeout=2 keepalives_idle=5 keepalives_interval=2 keepalives_count=3 tcp_user_timeout=5000 application_name=5f0c'
-            primary_slot_name = 'evenkeel_db_1'"#]]);
+            primary_slot_name = 'evenkeel_db_1'"#]],
+        );
     }
 
     #[test]
@@ -301,7 +307,8 @@ mod tests {
 
             ANY 1 ("a","b")
             ANY 2 ("a","evenkeel-nobody-1")
-            ANY 1 ("evenkeel-nobody-0")"#]].assert_eq(&shown.join("\n"));
+            ANY 1 ("evenkeel-nobody-0")"#]]
+        .assert_eq(&shown.join("\n"));
     }
 
     #[test]
@@ -314,7 +321,8 @@ mod tests {
             host all evenkeel_replication all reject
             local all all reject
             host all all all reject
-        "#]].assert_eq(&pg_hba(Gate::Shut));
+        "#]]
+        .assert_eq(&pg_hba(Gate::Shut));
     }
 
     #[test]
@@ -327,6 +335,7 @@ mod tests {
             host all evenkeel_replication all reject
             local all all peer map=evenkeel
             host all all all scram-sha-256
-        "#]].assert_eq(&pg_hba(Gate::Open));
+        "#]]
+        .assert_eq(&pg_hba(Gate::Open));
     }
 }

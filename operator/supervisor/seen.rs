@@ -92,7 +92,7 @@ fn server(shell: &Shell, poll: &Poll, now: u64) -> Server {
     };
     let follows = matches!(shell.durable.order.as_ref().map(|order| &order.task), Some(Task::Follow(_)));
     // What a follower must not hold back is to be made again; under any other order a slot is a slot.
-    let fine = |slot: &&Slot| !slot.lost && !(follows && slot.reserved && !slot.active);
+    let fine = |slot: &&Slot| !(slot.lost || follows && slot.reserved && !slot.active);
     let slots = poll.slots.iter().filter(fine).filter(|slot| !slot.active || wanted(&slot.name));
     Server {
         primary: !poll.recovery,

@@ -47,9 +47,26 @@ impl Bench {
         let volume = format!("{name}:{VOLUME}");
         let member = format!("db-{ordinal}");
         let arguments = [
-            "run", "-d", "--name", &name, "--network", &self.name, "-v", &volume, "-v", &binary, "--tmpfs",
-            "/run/evenkeel:mode=0700", "-e", "EVENKEEL_LOG=evenkeel=debug", "--entrypoint", "/evenkeel/evenkeel",
-            IMAGE, "supervisor", "--member", &member,
+            "run",
+            "-d",
+            "--name",
+            &name,
+            "--network",
+            &self.name,
+            "-v",
+            &volume,
+            "-v",
+            &binary,
+            "--tmpfs",
+            "/run/evenkeel:mode=0700",
+            "-e",
+            "EVENKEEL_LOG=evenkeel=debug",
+            "--entrypoint",
+            "/evenkeel/evenkeel",
+            IMAGE,
+            "supervisor",
+            "--member",
+            &member,
         ];
         docker(&arguments);
         self.members.push(name.clone());
@@ -175,7 +192,7 @@ impl Member {
 
     fn follow_me(&self, slot: &str, rewindable: bool, lineage: Option<Lineage>) -> Task {
         let (leader, address, slot) = (self.container.clone(), self.address.clone(), slot.to_owned());
-        Task::Follow(Follow { leader, address, slot, lineage, rewindable })
+        Task::Follow(Follow { leader, address, slot, slots: Vec::new(), lineage, rewindable })
     }
 }
 
@@ -228,9 +245,10 @@ fn pair(bench: &mut Bench) -> (Member, Member, String, String) {
     bench.mark("standby streams");
     one.order(1, lead(true, 1, &[&second], &["evenkeel_2"], false));
     one.wait("the barrier", |report| {
-        report.leading.as_ref().is_some_and(|leading| {
-            leading.barrier && leading.commit.as_ref().is_some_and(|commit| commit.count == 1)
-        })
+        report
+            .leading
+            .as_ref()
+            .is_some_and(|leading| leading.barrier && leading.commit.as_ref().is_some_and(|commit| commit.count == 1))
     });
     bench.mark("w = 1 in force, barrier passed");
     one.order(1, lead(true, 1, &[&second], &["evenkeel_2"], true));
