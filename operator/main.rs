@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_arguments_of_all_verbs_fit_together() {
+    fn the_verbs_and_their_arguments_fit_together() {
         Evenkeel::command().debug_assert();
     }
 }

@@ -220,13 +220,59 @@ mod tests {
             settings: &nothing,
             passfile: Path::new("/v/pgpass"),
         };
-        expect![[]].assert_eq(&postgresql_conf(&Config::default(), &facts));
+        expect![[r#"
+            # Written by evenkeel; changed by the object's spec.parameters, not here.
+            cluster_name = 'db-1'
+            evenkeel.generation = '3'
+            fsync = 'on'
+            full_page_writes = 'on'
+            hot_standby = 'on'
+            hot_standby_feedback = 'off'
+            lc_messages = 'C'
+            listen_addresses = '*'
+            log_destination = 'stderr'
+            log_line_prefix = '%m [%p] %q%u@%d '
+            logging_collector = 'off'
+            max_replication_slots = '10'
+            max_slot_wal_keep_size = '4GB'
+            max_standby_archive_delay = '0'
+            max_standby_streaming_delay = '0'
+            max_wal_senders = '10'
+            password_encryption = 'scram-sha-256'
+            port = '5432'
+            primary_conninfo = ''
+            primary_slot_name = ''
+            recovery_target_timeline = 'latest'
+            restart_after_crash = 'off'
+            restore_command = ''
+            synchronous_commit = 'on'
+            synchronous_standby_names = ''
+            tcp_keepalives_count = '3'
+            tcp_keepalives_idle = '5'
+            tcp_keepalives_interval = '2'
+            unix_socket_directories = '/var/run/postgresql'
+            wal_keep_size = '256MB'
+            wal_level = 'replica'
+            wal_log_hints = 'on'
+            wal_receiver_status_interval = '1s'
+            wal_receiver_timeout = '5s'
+            wal_retrieve_retry_interval = '100ms'
+            wal_sender_timeout = '5s'
+        "#]]
+        .assert_eq(&postgresql_conf(&Config::default(), &facts));
     }
 
     #[test]
     fn a_standby_knows_its_leader_and_keeps_its_own_name() {
         let upstream = Some(Upstream { address: "172.30.0.2".into(), slot: "evenkeel_db_1".into() });
-        check(Config { upstream, ..Config::default() }, &[], &[], expect![[]]);
+        check(
+            Config { upstream, ..Config::default() },
+            &[],
+            &[],
+            expect![[r#"
+            primary_conninfo = 'host=172.30.0.2 port=5432 user=evenkeel_replication passfile=/v/pgpass sslmode=prefer connect_timeout=2 keepalives_idle=5 keepalives_interval=2 keepalives_count=3 tcp_user_timeout=5000 application_name=5f0c'
+            primary_slot_name = 'evenkeel_db_1'"#]],
+        );
     }
 
     #[test]
@@ -235,7 +281,9 @@ mod tests {
             Config::default(),
             &[("wal_keep_size", "1GB"), ("fsync", "off"), ("restart_after_crash", "on"), ("my.note", "it's C:\\x")],
             &[],
-            expect![[]],
+            expect![[r#"
+                my.note = 'it''s C:\\x'
+                wal_keep_size = '1GB'"#]],
         );
     }
 
@@ -245,7 +293,9 @@ mod tests {
             Config::default(),
             &[("max_connections", "50"), ("max_worker_processes", "20")],
             &[("max_connections", 200), ("max_worker_processes", 8), ("max_wal_senders", 10)],
-            expect![[]],
+            expect![[r#"
+                max_connections = '200'
+                max_worker_processes = '20'"#]],
         );
     }
 
@@ -253,16 +303,39 @@ mod tests {
     fn a_missing_voter_makes_commits_wait() {
         let shown: Vec<String> =
             [rule(0, &["a"]), rule(1, &["a", "b"]), rule(2, &["a"]), rule(1, &[])].iter().map(standby_names).collect();
-        expect![[]].assert_eq(&shown.join("\n"));
+        expect![[r#"
+
+            ANY 1 ("a","b")
+            ANY 2 ("a","evenkeel-nobody-1")
+            ANY 1 ("evenkeel-nobody-0")"#]]
+        .assert_eq(&shown.join("\n"));
     }
 
     #[test]
     fn a_shut_gate_lets_in_replication_and_the_supervisor_alone() {
-        expect![[]].assert_eq(&pg_hba(Gate::Shut));
+        expect![[r#"
+            local all,replication evenkeel peer map=evenkeel
+            host all,replication evenkeel all reject
+            host replication evenkeel_replication samenet scram-sha-256
+            host postgres evenkeel_replication samenet scram-sha-256
+            host all evenkeel_replication all reject
+            local all all reject
+            host all all all reject
+        "#]]
+        .assert_eq(&pg_hba(Gate::Shut));
     }
 
     #[test]
     fn an_open_gate_asks_for_passwords_over_the_network() {
-        expect![[]].assert_eq(&pg_hba(Gate::Open));
+        expect![[r#"
+            local all,replication evenkeel peer map=evenkeel
+            host all,replication evenkeel all reject
+            host replication evenkeel_replication samenet scram-sha-256
+            host postgres evenkeel_replication samenet scram-sha-256
+            host all evenkeel_replication all reject
+            local all all peer map=evenkeel
+            host all all all scram-sha-256
+        "#]]
+        .assert_eq(&pg_hba(Gate::Open));
     }
 }

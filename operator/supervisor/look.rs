@@ -16,6 +16,9 @@ use crate::api::postgres_cluster::Fork;
 
 /// A steady server is polled this often, in milliseconds.
 const STEADY_MS: u64 = 500;
+/// A server about which something is about to show is polled this often, for so long.
+const HURRIED_MS: u64 = 3;
+pub const HURRY_MS: u64 = 200;
 /// A server that starts, or does not answer, is looked at this often.
 const STARTING_MS: u64 = 3;
 const NOT_ANSWERING_MS: u64 = 200;
@@ -84,7 +87,7 @@ impl Shell {
     /// Polls the server; a poll that fails leaves the last one in place, whose confirmations age.
     pub async fn poll(&mut self, now: u64) {
         let result = self.try_poll().await;
-        self.poll_at = now + STEADY_MS;
+        self.poll_at = now + if now < self.hurry_until { HURRIED_MS } else { STEADY_MS };
         self.jumped = false;
         match result {
             Ok(()) => self.problems.poll = None,

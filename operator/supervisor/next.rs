@@ -371,7 +371,8 @@ fn follow_running(seen: &Seen, term: u64, follow: &Follow, config: Config) -> Ac
         return Act::StopFast;
     }
     if server.streaming && seen.applied.as_ref() == Some(&config) {
-        return Act::Wait;
+        let ready = server.slots == follow.slots;
+        return if ready { Act::Wait } else { Act::EnsureSlots(follow.slots.clone()) };
     }
     let kin = match &follow.lineage {
         // The leader was chosen as the furthest of those that promised this term, and we are one of them.

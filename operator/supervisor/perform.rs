@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 
@@ -12,7 +12,7 @@ use super::jobs::{self, Made, Site, chain};
 use super::look::sweep;
 use super::next::{Act, Config, Durable, Gate, Upstream};
 use super::process;
-use super::shell::{Note, Postmaster, Run, Settings, Shell, Stop, Stopping, Work, boottime_ms};
+use super::shell::{Note, Postmaster, Run, Settings, Shell, Stop, Stopping, Work, boottime, boottime_ms, new_id};
 use super::sql::{SLOT_PREFIX, Session};
 use super::tools;
 use super::wire::{JobKind, PORT, Postgres};
@@ -62,9 +62,9 @@ impl Shell {
             return After::Pause(self.act_at - now);
         }
         let name = name(&act);
-        let begun = Instant::now();
+        let begun = boottime();
         let result = self.try_perform(act).await;
-        tracing::debug!(act = name, took_ms = begun.elapsed().as_secs_f64() * 1e3, ok = result.is_ok(), "act");
+        tracing::debug!(act = name, took_ms = (boottime() - begun).as_secs_f64() * 1e3, ok = result.is_ok(), "act");
         match result {
             Ok(after) => {
                 self.failed_acts = 0;
@@ -207,7 +207,7 @@ impl Shell {
         self.down.looked = false;
         (self.down.clean, self.down.control) = (None, None);
         let durable = Durable { unfinished: None, ..self.durable.clone() };
-        let new = || Some(uuid::Uuid::new_v4().to_string());
+        let new = || Some(new_id());
         let (durable, failure) = match result {
             Ok(Made::New) => (Durable { incarnation: new(), ..durable }, None),
             Ok(Made::Copy) => (Durable { incarnation: new(), ..durable }, None),
@@ -332,7 +332,7 @@ impl Shell {
         self.clear_leftovers(standby)?;
         if self.durable.incarnation.is_none() {
             // A directory that was there before us: whoever voted with it, it was not this incarnation.
-            let incarnation = Some(uuid::Uuid::new_v4().to_string());
+            let incarnation = Some(new_id());
             self.save(Durable { incarnation, ..self.durable.clone() }).map_err(words)?;
         }
         let minima = self.down.control.as_ref().filter(|_| standby).map(|control| control.minima.clone());
@@ -465,14 +465,14 @@ impl Shell {
         self.configure(&config, &minima).await?;
         kill(pid, Signal::SIGHUP).map_err(words)?;
         let wanted = Some(self.generation.to_string());
-        let begun = Instant::now();
+        let begun = boottime();
         let session = loop {
             // The postmaster hands its own settings to a new session; an old one would show its own moment of reload.
             let mut session = Session::open().await.map_err(words)?;
             if session.generation().await.map_err(words)? == wanted {
                 break session;
             }
-            if begun.elapsed() > RELOAD {
+            if (boottime() - begun) > RELOAD {
                 return Err("the server does not take the new configuration; see its log".to_owned());
             }
             tokio::time::sleep(STEP).await;
@@ -494,7 +494,7 @@ impl Shell {
     }
 
     async fn end_sessions(&mut self) -> Done {
-        let begun = Instant::now();
+        let begun = boottime();
         loop {
             let postmaster = self.postmaster.as_ref().ok_or("the server does not run")?.pid;
             let not_yet = process::not_yet_sessions(postmaster, self.place.uid);
@@ -506,7 +506,7 @@ impl Shell {
                 self.run.sessions_ended = true;
                 return Ok(After::Again);
             }
-            if begun.elapsed() > PATIENCE {
+            if (boottime() - begun) > PATIENCE {
                 return Err("some sessions do not end".to_owned());
             }
             tokio::time::sleep(STEP).await;
@@ -515,9 +515,9 @@ impl Shell {
 
     async fn promote(&mut self) -> Done {
         self.session().await?.promote().await.map_err(words)?;
-        let begun = Instant::now();
+        let begun = boottime();
         while self.session().await?.in_recovery().await.map_err(words)? {
-            if begun.elapsed() > 4 * PATIENCE {
+            if (boottime() - begun) > 4 * PATIENCE {
                 return Err("the promotion takes long".to_owned());
             }
             tokio::time::sleep(STEP).await;
@@ -587,6 +587,9 @@ fn pass_log_on(output: std::os::fd::OwnedFd, notes: tokio::sync::mpsc::Sender<No
 fn listen(line: &str, run: &str) -> Option<Note> {
     if line.contains("requested WAL segment") && line.contains("has already been removed") {
         return Some(Note::WalMissing(run.to_owned()));
+    }
+    if line.contains("could not receive data from WAL stream") {
+        return Some(Note::ReceiverEnded(run.to_owned()));
     }
     let (_, said) = line.split_once("FATAL:").or_else(|| line.split_once("PANIC:"))?;
     // Said to clients every day, no sign of trouble.

@@ -70,11 +70,6 @@ impl Place {
         make().map_err(|source| Error::Prepare { path: path.to_owned(), source })
     }
 
-    /// The data volume.
-    pub fn volume(&self) -> &Path {
-        &self.volume
-    }
-
     /// The data directory.
     pub fn pgdata(&self) -> PathBuf {
         self.volume.join("pgdata")

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use super::control;
 use super::durable;
 use super::jobs::chain;
+use super::look::HURRY_MS;
 use super::next::{self, Act, Seen};
 use super::perform::After;
 use super::place::Place;
@@ -18,7 +19,7 @@ use super::process::Reaper;
 use super::report::{Extras, report, weight};
 use super::secrets::Secrets;
 use super::seen::gather;
-use super::shell::{Note, Shell, boottime_ms};
+use super::shell::{Note, Shell, boottime, boottime_ms};
 use super::wire::{self, Command, Order, Task};
 
 /// The operator hears from us at least this often, in milliseconds.
@@ -202,12 +203,12 @@ impl Shell {
         let last = self.durable.order.as_ref();
         let new_term = last.is_none_or(|last| last.term != order.term);
         let new_task = last.is_none_or(|last| last.task.name() != order.task.name());
-        let begun = std::time::Instant::now();
+        let begun = boottime();
         if let Err(error) = self.save(accepted) {
             self.problems.act = Some(format!("saving the order: {}", chain(&error)));
             return;
         }
-        let saved_ms = begun.elapsed().as_secs_f64() * 1e3;
+        let saved_ms = (boottime() - begun).as_secs_f64() * 1e3;
         tracing::info!(term = order.term, task = order.task.name(), saved_ms, "order");
         self.problems.refused = None;
         self.ordered_since_stop |= new_term;
@@ -234,9 +235,13 @@ impl Shell {
                 }
                 self.poll_at = 0;
             }
+            Note::ReceiverEnded(run) if run == self.run.id => {
+                self.hurry_until = boottime_ms() + HURRY_MS;
+                self.poll_at = 0;
+            }
             Note::WalMissing(run) if run == self.run.id => self.run.wal_missing = true,
             Note::Fatal(run, line) if run == self.run.id => self.run.fatal = Some(line),
-            Note::Checkpoint { .. } | Note::WalMissing(_) | Note::Fatal(..) => {}
+            Note::Checkpoint { .. } | Note::ReceiverEnded(_) | Note::WalMissing(_) | Note::Fatal(..) => {}
         }
     }
 

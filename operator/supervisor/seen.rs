@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::next::{Config, Seen, Server};
 use super::shell::{Postmaster, Run, Shell};
-use super::sql::{Poll, Walsender};
+use super::sql::{Poll, Slot, Walsender};
 use super::wire::{CONFIRMATION_MS, Data, Job, Postgres, Replica, Task};
 
 /// The startup process sleeps between two tries to get WAL: all that was there is replayed, no WAL receiver exists, and
@@ -87,9 +87,13 @@ fn server(shell: &Shell, poll: &Poll, now: u64) -> Server {
     // Slots that are lost are to be made again; unwanted ones that cannot be dropped yet are no reason to hold up the rest.
     let wanted = |name: &String| match shell.durable.order.as_ref().map(|order| &order.task) {
         Some(Task::Lead(lead)) => lead.slots.contains(name),
+        Some(Task::Follow(follow)) => follow.slots.contains(name),
         _ => false,
     };
-    let slots = poll.slots.iter().filter(|slot| !slot.lost && (!slot.active || wanted(&slot.name)));
+    let follows = matches!(shell.durable.order.as_ref().map(|order| &order.task), Some(Task::Follow(_)));
+    // What a follower must not hold back is to be made again; under any other order a slot is a slot.
+    let fine = |slot: &&Slot| !(slot.lost || follows && slot.reserved && !slot.active);
+    let slots = poll.slots.iter().filter(fine).filter(|slot| !slot.active || wanted(&slot.name));
     Server {
         primary: !poll.recovery,
         timeline: timeline(run, poll),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
@@ -18,11 +19,21 @@ use super::wire::{JobKind, Report};
 use crate::api::lsn::Lsn;
 use crate::api::postgres_cluster::Fork;
 
-/// Milliseconds of CLOCK_BOOTTIME: runs on through `docker pause` and a suspended machine.
-pub fn boottime_ms() -> u64 {
+/// CLOCK_BOOTTIME: runs on through `docker pause` and a suspended machine.
+pub fn boottime() -> Duration {
     let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).expect("Linux has CLOCK_BOOTTIME");
-    let milliseconds = time.tv_sec() * 1_000 + time.tv_nsec() / 1_000_000;
-    milliseconds.cast_unsigned()
+    time.into()
+}
+
+/// [`boottime`] in milliseconds.
+pub fn boottime_ms() -> u64 {
+    u64::try_from(boottime().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A new identity; the only chance in the supervisor.
+#[allow(clippy::disallowed_methods)]
+pub fn new_id() -> String {
+    uuid::Uuid::new_v4().to_string()
 }
 
 /// Something that a background task has to say.
@@ -39,6 +50,8 @@ pub enum Note {
         /// In words, if it failed.
         error: Option<String>,
     },
+    /// The server's log says that its WAL receiver ended.
+    ReceiverEnded(String),
     /// The server's log says that the leader no longer has our WAL.
     WalMissing(String),
     /// A FATAL or PANIC line of the server's log, of this run.
@@ -252,6 +265,8 @@ pub struct Shell {
     pub jumped: bool,
     /// When to poll next.
     pub poll_at: u64,
+    /// Until then the server is polled again and again: something is about to show.
+    pub hurry_until: u64,
     /// Polls in a row that a transition asked for.
     pub quick_polls: u32,
     /// When to write the next heartbeat.
@@ -280,7 +295,7 @@ impl Shell {
         (reports, notes): (watch::Sender<Arc<str>>, mpsc::Sender<Note>),
     ) -> Self {
         let now = boottime_ms();
-        let boot = uuid::Uuid::new_v4().to_string();
+        let boot = new_id();
         Self {
             run: Run { id: format!("{boot}-0"), ..Run::default() },
             secrets: Secrets::load(&place.own()),
@@ -309,6 +324,7 @@ impl Shell {
             turned: now,
             jumped: false,
             poll_at: 0,
+            hurry_until: 0,
             quick_polls: 0,
             heartbeat_at: 0,
             details_at: 0,

@@ -135,6 +135,8 @@ pub struct Slot {
     pub active: bool,
     /// Its WAL is gone.
     pub lost: bool,
+    /// It holds WAL back.
+    pub reserved: bool,
 }
 
 const POLL: &str = r"
@@ -154,7 +156,7 @@ SELECT json_build_object(
                 'streaming', state = 'streaming', 'flushed', flush_lsn, 'reply', reply_time) ORDER BY pid)
               FROM pg_stat_replication), '[]'),
   'slots', coalesce((SELECT json_agg(json_build_object('name', slot_name, 'active', active,
-             'lost', coalesce(wal_status = 'lost', false)) ORDER BY slot_name)
+             'lost', coalesce(wal_status = 'lost', false), 'reserved', restart_lsn IS NOT NULL) ORDER BY slot_name)
            FROM pg_replication_slots WHERE slot_type = 'physical' AND starts_with(slot_name, 'evenkeel_')), '[]')
 )::text
 FROM (SELECT count(*) FILTER (WHERE backend_type = 'walreceiver') AS receivers,
@@ -287,10 +289,14 @@ impl Session {
     }
 
     /// Makes, remakes and drops slots until ours are `wanted`.
+    ///
+    /// On a standby they only wait for its promotion and must hold no WAL back, for nothing there moves them on.
     pub async fn ensure_slots(&mut self, wanted: &[String]) -> Result<(), Error> {
         let doing = "making replication slots";
-        let there = self.poll().await?.slots;
-        for slot in there.iter().filter(|slot| slot.lost || !wanted.contains(&slot.name)) {
+        let poll = self.poll().await?;
+        let (there, standby) = (poll.slots, poll.recovery);
+        let stale = |slot: &&Slot| slot.lost || standby && slot.reserved && !slot.active;
+        for slot in there.iter().filter(|slot| stale(slot) || !wanted.contains(&slot.name)) {
             if slot.active {
                 // Its standby is no longer one of ours; it comes back to no slot.
                 let sql =
@@ -301,10 +307,10 @@ impl Session {
             let sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1 AND NOT active";
             within(LONG, doing, sqlx::query(sql).bind(&slot.name).execute(&mut self.0)).await?;
         }
-        let kept: BTreeSet<&str> = there.iter().filter(|slot| !slot.lost).map(|slot| slot.name.as_str()).collect();
+        let kept: BTreeSet<&str> = there.iter().filter(|slot| !stale(slot)).map(|slot| slot.name.as_str()).collect();
         for name in wanted.iter().filter(|name| !kept.contains(name.as_str())) {
-            let sql = "SELECT pg_create_physical_replication_slot($1, true)";
-            within(LONG, doing, sqlx::query(sql).bind(name).execute(&mut self.0)).await?;
+            let sql = "SELECT pg_create_physical_replication_slot($1, $2)";
+            within(LONG, doing, sqlx::query(sql).bind(name).bind(!standby).execute(&mut self.0)).await?;
         }
         Ok(())
     }

@@ -174,6 +174,8 @@ pub struct Follow {
     pub address: String,
     /// The slot there that is ours.
     pub slot: String,
+    /// Slots to have ready here, holding nothing back, for those who would follow this instance.
+    pub slots: Vec<String>,
     /// The leader's lineage; `None` while it is not known yet: then only a standby that promised this term may follow.
     pub lineage: Option<Lineage>,
     /// The leader has checkpointed on its timeline, so that pg_rewind can see it.

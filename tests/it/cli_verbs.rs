@@ -277,8 +277,9 @@ async fn fields_of_another_manager_are_taken_over_only_by_force() {
     bench.run("apply -f FILE").await;
     let config = kubeconfig::load(&bench.folder.path().join("kubeconfig")).unwrap();
     let path = "/apis/evenkeel.dev/v1alpha1/namespaces/default/postgresclusters/db";
-    let (query, grown) = ([("fieldManager", "somebody")], json!({"spec": {"instances": 5}}));
-    Client::new(config).unwrap().patch(path, &query, "application/merge-patch+json", &grown).await.unwrap();
+    let grown = json!({"apiVersion": "evenkeel.dev/v1alpha1", "kind": "PostgresCluster", "spec": {"instances": 5}});
+    let query = [("fieldManager", "somebody"), ("force", "true")];
+    Client::new(config).unwrap().patch(path, &query, "application/apply-patch+yaml", &grown).await.unwrap();
     bench
         .check(
             "apply -f FILE",

@@ -1,11 +1,11 @@
 //! The engine room against a real Docker Engine. Runs where EVENKEEL_TEST_DOCKER=1 says that there is one.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use evenkeel::api::docker_host::Endpoint;
@@ -14,7 +14,10 @@ use evenkeel::engine::docker::{DockerEngine, OwnBinary};
 use evenkeel::engine::hosts::local_endpoint;
 use evenkeel::engine::{ContainerSpec, ContainerState, Engine, Error, NetworkSpec, VolumeSpec};
 use futures::StreamExt as _;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+
+/// Tests that run now, and the volumes with our binary that they use.
+static USERS: Mutex<(usize, BTreeSet<String>)> = Mutex::new((0, BTreeSet::new()));
 
 const IMAGE: &str = "evenkeel-test/busybox:1";
 /// Whatever a test waits for has happened long before.
@@ -34,6 +37,7 @@ fn bench(test: &str) -> Option<Bench> {
     }
     static IMPORTED: OnceLock<()> = OnceLock::new();
     IMPORTED.get_or_init(import_image);
+    USERS.lock().unwrap().0 += 1;
     let binary = Arc::new(OwnBinary::at(env!("CARGO_BIN_EXE_evenkeel")));
     let engine = DockerEngine::connect("local", &local_endpoint().unwrap(), None, binary).unwrap();
     let name = format!("it-{test}-{}", std::process::id());
@@ -50,7 +54,7 @@ fn import_image() {
     if !docker(&["images", "-q", IMAGE]).is_empty() {
         return;
     }
-    let busybox = std::fs::read("/bin/busybox").expect("the package busybox-static is installed");
+    let busybox = static_busybox();
     let mut archive = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
     header.set_size(busybox.len() as u64);
@@ -59,6 +63,20 @@ fn import_image() {
     let mut import = Command::new("docker").args(["import", "-", IMAGE]).stdin(Stdio::piped()).spawn().unwrap();
     import.stdin.take().unwrap().write_all(&archive.into_inner().unwrap()).unwrap();
     assert!(import.wait().unwrap().success());
+}
+
+/// This machine's busybox if it is a static one, else the one of Debian's package, which is not installed for it.
+fn static_busybox() -> Vec<u8> {
+    let needs_no_loader = |program: &Vec<u8>| !program[..4096].windows(5).any(|bytes| bytes == b"/ld-l");
+    if let Some(busybox) = std::fs::read("/bin/busybox").ok().filter(needs_no_loader) {
+        return busybox;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    for command in ["apt-get download -q busybox-static", "dpkg-deb -x busybox-static_*.deb ."] {
+        let status = Command::new("sh").args(["-c", command]).current_dir(dir.path()).status().unwrap();
+        assert!(status.success(), "{command}");
+    }
+    ["bin/busybox", "usr/bin/busybox"].iter().find_map(|path| std::fs::read(dir.path().join(path)).ok()).unwrap()
 }
 
 impl Drop for Bench {
@@ -74,12 +92,26 @@ impl Drop for Bench {
                 docker(&[&remove[..], &[id]].concat());
             }
         }
+        let mut users = USERS.lock().unwrap_or_else(PoisonError::into_inner);
+        users.0 -= 1;
+        if users.0 == 0 {
+            // The last one clears away what they shared.
+            for volume in std::mem::take(&mut users.1) {
+                docker(&["volume", "rm", &volume]);
+            }
+        }
     }
 }
 
 impl Bench {
     fn name(&self, part: &str) -> String {
         format!("{}-{part}", self.owner.name)
+    }
+
+    async fn binary(&self) -> String {
+        let volume = self.engine.ensure_binary(IMAGE).await.unwrap();
+        USERS.lock().unwrap().1.insert(volume.clone());
+        volume
     }
 
     fn network(&self) -> NetworkSpec {
@@ -119,18 +151,16 @@ impl Bench {
         self.engine.list_containers(&self.owner).await.unwrap().into_iter().map(|found| found.state).collect()
     }
 
-    /// What the container wrote, once it has written anything.
-    async fn output(&self, container: &str) -> String {
-        within(async {
-            loop {
-                let output = docker(&["logs", container]);
-                if !output.is_empty() {
-                    return output;
-                }
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        })
-        .await
+    /// The first line the container writes.
+    async fn says(&self, container: &str) -> String {
+        let mut logs = tokio::process::Command::new("docker")
+            .args(["logs", "-f", container])
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(logs.stdout.take().unwrap()).lines();
+        within(lines.next_line()).await.unwrap().unwrap_or_default()
     }
 }
 
@@ -161,11 +191,11 @@ async fn a_network_made_twice_is_one_and_takes_fixed_addresses() {
     let fixed = Ipv4Addr::from(u32::from(seen.subnet.0) + 10);
     let address = "/bin/busybox ip -4 -o addr show eth0 | /bin/busybox awk '{print $4}'; exec /bin/busybox sleep 60";
     bench.run(&ContainerSpec { address: Some(fixed), ..bench.container(address) }).await;
-    assert_eq!(bench.output(&bench.name("1")).await, format!("{fixed}/{}", seen.subnet.1));
+    assert_eq!(bench.says(&bench.name("1")).await, format!("{fixed}/{}", seen.subnet.1));
     // Automatic addresses come from the upper half, so they never take a fixed one.
     let automatic = ContainerSpec { name: bench.name("2"), ..bench.container(address) };
     bench.run(&automatic).await;
-    let given = bench.output(&automatic.name).await;
+    let given = bench.says(&automatic.name).await;
     let given: Ipv4Addr = given.split('/').next().unwrap().parse().unwrap();
     assert!(u32::from(given) >= u32::from(seen.subnet.0) + (1 << (31 - seen.subnet.1)), "{given}");
     assert!(matches!(bench.engine.remove_network(&seen.name).await, Err(Error::Conflict { .. })));
@@ -202,16 +232,16 @@ async fn a_volume_made_twice_is_one_and_keeps_what_is_in_it() {
     let volume = VolumeSpec { name: bench.name("data"), labels: bench.owner.labels() };
     bench.engine.ensure_volume(&volume).await.unwrap();
     bench.engine.ensure_volume(&volume).await.unwrap();
-    assert_eq!(bench.engine.list_volumes(&bench.owner).await.unwrap(), [volume.name.clone()]);
+    assert_eq!(bench.engine.list_volumes(&bench.owner).await.unwrap(), std::slice::from_ref(&volume.name));
     let volumes = vec![(volume.name.clone(), "/data".to_owned(), false)];
     bench
         .run(&ContainerSpec { volumes: volumes.clone(), ..bench.container("echo kept > /data/file; echo done") })
         .await;
-    assert_eq!(bench.output(&bench.name("1")).await, "done");
+    assert_eq!(bench.says(&bench.name("1")).await, "done");
     assert!(matches!(bench.engine.remove_volume(&volume.name).await, Err(Error::Conflict { .. })));
     bench.engine.remove_container(&bench.name("1")).await.unwrap();
     bench.run(&ContainerSpec { volumes, ..bench.container("/bin/busybox cat /data/file") }).await;
-    assert_eq!(bench.output(&bench.name("1")).await, "kept");
+    assert_eq!(bench.says(&bench.name("1")).await, "kept");
     bench.engine.remove_container(&bench.name("1")).await.unwrap();
     bench.engine.remove_volume(&volume.name).await.unwrap();
     bench.engine.remove_volume(&volume.name).await.unwrap();
@@ -324,15 +354,14 @@ async fn an_image_that_is_nowhere_is_told_by_name() {
 #[tokio::test]
 async fn the_binary_is_put_on_the_host_once_and_runs_in_any_image() {
     let Some(bench) = bench("binary") else { return };
-    let (one, two) = tokio::join!(bench.engine.ensure_binary(IMAGE), bench.engine.ensure_binary(IMAGE));
-    let volume = one.unwrap();
-    assert_eq!(volume, two.unwrap());
+    let (volume, again) = tokio::join!(bench.binary(), bench.binary());
+    assert_eq!(volume, again);
     let volumes = vec![(volume, "/evenkeel".to_owned(), true)];
     let script = "/evenkeel/evenkeel dial nowhere 2>&1; /bin/busybox touch /evenkeel/x 2>&1";
     bench.run(&ContainerSpec { volumes, ..bench.container(script) }).await;
     docker(&["wait", &bench.name("1")]);
     assert_eq!(
-        bench.output(&bench.name("1")).await,
+        docker(&["logs", &bench.name("1")]),
         "nowhere: an address is unix:/path or tcp:host:port\ntouch: /evenkeel/x: Read-only file system"
     );
 }
@@ -371,7 +400,7 @@ async fn a_binary_volume_that_was_left_half_filled_is_filled_again() {
             ..bench.container("/evenkeel/evenkeel")
         })
         .await;
-    assert_eq!(bench.output(&bench.name("1")).await, bench.owner.name);
+    assert_eq!(bench.says(&bench.name("1")).await, bench.owner.name);
     assert_eq!(docker(&["ps", "-aq", "--filter", &format!("name={volume}-fill")]), "");
     bench.engine.remove_container(&bench.name("1")).await.unwrap();
     bench.engine.remove_volume(&volume).await.unwrap();
@@ -393,14 +422,14 @@ async fn a_pruned_binary_volume_is_filled_again_by_the_same_process() {
             ..bench.container("/evenkeel/evenkeel")
         })
         .await;
-    assert_eq!(bench.output(&bench.name("1")).await, bench.owner.name);
+    assert_eq!(bench.says(&bench.name("1")).await, bench.owner.name);
     bench.engine.remove_container(&bench.name("1")).await.unwrap();
     bench.engine.remove_volume(&volume).await.unwrap();
 }
 
 /// A running container with our binary in it.
 async fn with_binary(bench: &Bench, script: &str) -> String {
-    let volume = bench.engine.ensure_binary(IMAGE).await.unwrap();
+    let volume = bench.binary().await;
     let mut spec = bench.container(script);
     spec.volumes.push((volume, "/evenkeel".to_owned(), true));
     bench.run(&spec).await;
@@ -449,7 +478,7 @@ async fn a_unix_socket_in_a_container_is_dialed() {
     let Some(bench) = bench("dial-unix") else { return };
     let data = VolumeSpec { name: bench.name("data"), labels: bench.owner.labels() };
     bench.engine.ensure_volume(&data).await.unwrap();
-    let binary = bench.engine.ensure_binary(IMAGE).await.unwrap();
+    let binary = bench.binary().await;
     let volumes = vec![(binary, "/evenkeel".to_owned(), true), (data.name.clone(), "/data".to_owned(), false)];
     bench.run(&ContainerSpec { volumes, ..bench.container(IDLE) }).await;
     // busybox has no server for unix sockets; the volume carries one of ours into the container.

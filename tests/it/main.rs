@@ -10,4 +10,5 @@ mod docker_engine;
 mod r#loop;
 mod objects_rules;
 mod store_contract;
+mod supervisor_docker;
 mod tidy;

@@ -23,6 +23,7 @@ use crate::supervisor::wire::{Order, Report};
 mod act;
 mod links;
 mod observe;
+mod orders;
 pub mod plan;
 mod protocol;
 pub mod quorum;

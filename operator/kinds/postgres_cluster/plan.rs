@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::protocol::{self, Member, Scene, Trouble};
-use super::{Fact, Observed, Step, container_name, status, workload};
+use super::{Fact, Observed, Step, container_name, orders, status, workload};
 use crate::api::postgres_cluster::{
     Decisions, PostgresCluster, PostgresClusterStatus, RECONCILE_ANNOTATION, SWITCHOVER_ANNOTATION, Stage,
     SwitchoverDecision, SwitchoverStatus,
@@ -49,14 +49,14 @@ pub fn plan(object: &PostgresCluster, observed: &Observed, now: Timestamp) -> Pl
     let mut steps = Vec::new();
     let mut trouble = unknown(observed).or(door);
     if paused {
-        steps.extend(protocol::renewal(&scene, &d));
+        steps.extend(orders::renewal(&scene, &d));
     } else if trouble.as_ref().is_none_or(|_| d.stage != Stage::New) {
         let stands = protocol::advance(&scene, &mut status, &mut d);
         if d == before && stands.is_none() && trouble.is_none() {
             maintain(&scene, observed, &mut status, &mut d, &mut steps);
         }
-        steps.extend(protocol::orders(&scene, &d, &observed.secrets.hash));
-        steps.extend(protocol::renewal(&scene, &d));
+        steps.extend(orders::orders(&scene, &d, &observed.secrets.hash));
+        steps.extend(orders::renewal(&scene, &d));
         steps.extend(workload::removals(object, observed, &d));
         steps.extend(workload::steps(object, observed, &d, restart_dead(&status, &d, now)));
         trouble = trouble.or(stands);

@@ -15,17 +15,15 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::quorum::{Sets, confirmations_needed, promises_needed, reconfigure};
-use super::{LinkSeen, Step};
+use super::LinkSeen;
+use super::quorum::{Sets, promises_needed, reconfigure};
 use crate::api::lsn::Lsn;
 use crate::api::postgres_cluster::{
     Decisions, DurabilityMode, FailoverStatus, MemberPlace, PostgresCluster, PostgresClusterStatus, Quorum, Stage,
     SwitchoverDecision, SwitchoverStatus, TimedStep, Voter,
 };
 use crate::engine::{ContainerSeen, ContainerState};
-use crate::supervisor::wire::{
-    CONFIRMATION_MS, Data, Follow, Init, Lead, Leading, Lineage, Order, Postgres, Promise, Report, Rule, Task,
-};
+use crate::supervisor::wire::{CONFIRMATION_MS, Data, Leading, Order, Postgres, Promise, Report, Rule, Task};
 
 /// Without a word from the primary, and without WAL at its standbys, for this long, it is taken for dead.
 pub const SUSPECT_MS: u64 = 3_000;
@@ -38,7 +36,7 @@ const STRAGGLERS: Duration = Duration::from_secs(2);
 /// A leader that no voter confirms has stopped by itself after this long (1.5 times the confirmation's life).
 const LEASE_OVER: Duration = Duration::from_millis(CONFIRMATION_MS * 3 / 2);
 /// A step-down that takes longer is no longer waited for.
-const STEP_DOWN: Duration = Duration::from_secs(60);
+pub(super) const STEP_DOWN: Duration = Duration::from_secs(60);
 
 /// A member and everything seen of it.
 pub struct Member<'a> {
@@ -117,7 +115,7 @@ enum Health<'a> {
 }
 
 impl<'a> Scene<'a> {
-    fn member(&self, name: &str) -> Option<&Member<'a>> {
+    pub(super) fn member(&self, name: &str) -> Option<&Member<'a>> {
         self.members.iter().find(|member| member.place.name == name)
     }
 
@@ -129,7 +127,7 @@ impl<'a> Scene<'a> {
         self.object.spec.durability.mode == DurabilityMode::Preferred
     }
 
-    fn age(&self, since: Timestamp) -> Duration {
+    pub(super) fn age(&self, since: Timestamp) -> Duration {
         self.now.duration_since(since).unsigned_abs()
     }
 
@@ -174,7 +172,7 @@ impl<'a> Scene<'a> {
     }
 
     /// Members whose incarnation streams from the leader, by its own account.
-    fn streaming(&self, leading: &Leading) -> Vec<Voter> {
+    pub(super) fn streaming(&self, leading: &Leading) -> Vec<Voter> {
         let streams =
             |voter: &Voter| leading.replicas.iter().any(|r| r.streaming && r.incarnation == voter.incarnation);
         self.members.iter().filter_map(Member::voter).filter(streams).collect()
@@ -204,12 +202,6 @@ pub fn rule(quorum: &Quorum) -> Rule {
     let mut names: Vec<_> = quorum.voters.iter().map(|voter| voter.incarnation.clone()).collect();
     names.sort();
     if quorum.w == 0 { Rule::default() } else { Rule { names, count: quorum.w } }
-}
-
-fn confirm(election: &Quorum) -> Rule {
-    let mut names: Vec<_> = election.voters.iter().map(|voter| voter.incarnation.clone()).collect();
-    names.sort();
-    Rule { names, count: confirmations_needed(election) as u32 }
 }
 
 /// One transition at most; what stands in the way otherwise.
@@ -425,9 +417,9 @@ fn quorum_unavailable(scene: &Scene, d: &Decisions, have: usize, needed: usize) 
 }
 
 /// What is known of the leader before this election.
-struct LastLeader {
+pub(super) struct LastLeader {
     /// It is alive and has not ended its step-down yet.
-    steps_down: bool,
+    pub(super) steps_down: bool,
     /// Nothing of it can acknowledge: its container is dead, or it promised this term and its server is down.
     fenced: bool,
     /// Its clean end, if it stopped cleanly under this term.
@@ -438,7 +430,7 @@ struct LastLeader {
     lsn: Lsn,
 }
 
-fn last_leader(scene: &Scene, d: &Decisions) -> LastLeader {
+pub(super) fn last_leader(scene: &Scene, d: &Decisions) -> LastLeader {
     let nobody =
         LastLeader { steps_down: false, fenced: true, clean_end: None, can_lead_again: false, lsn: Lsn::default() };
     let Some(leader) = &d.leader else { return nobody };
@@ -602,6 +594,12 @@ fn silent(scene: &Scene, status: &mut PostgresClusterStatus, d: &mut Decisions, 
     let name = &member.place.name;
     let silent_ms = member.link.map_or(u64::MAX, |link| link.silent_ms).min(scene.age(d.since).as_millis() as u64);
     let paused = member.container.is_some_and(|container| container.state == ContainerState::Paused);
+    let (able, needed) = (scene.able(d).len(), promises_needed(&d.election));
+    if lost_by_all(scene, d, member) && able >= needed {
+        d.switchover = None;
+        elect(scene, status, d, format!("{name}: its supervisor and its standbys lost it at the same moment"));
+        return None;
+    }
     let how = if paused { format!("{name} is paused") } else { format!("no word from {name}") };
     if silent_ms < SUSPECT_MS {
         return Some(Trouble { reason: "PrimaryUnreachable", message: how });
@@ -610,7 +608,6 @@ fn silent(scene: &Scene, status: &mut PostgresClusterStatus, d: &mut Decisions, 
         let message = format!("{how}, but its standbys still receive WAL from it: nothing is done");
         return Some(Trouble { reason: "PrimaryUnreachableFromOperator", message });
     }
-    let (able, needed) = (scene.able(d).len(), promises_needed(&d.election));
     if d.election.voters.is_empty() || able < needed {
         let message = format!("{how}, and only {able} of the {needed} standbys that an election needs can be reached");
         return Some(Trouble { reason: "QuorumUnavailable", message });
@@ -618,6 +615,19 @@ fn silent(scene: &Scene, status: &mut PostgresClusterStatus, d: &mut Decisions, 
     d.switchover = None;
     elect(scene, status, d, format!("{how} for {} s, and its standbys receive nothing from it", SUSPECT_MS / 1000));
     None
+}
+
+/// The conversation with its supervisor was closed, and so were the streams of all standbys that could vote: what a dying
+/// process does, and no cut network. With w = 0 that is not enough, for there the proof of its end is the only safety.
+fn lost_by_all(scene: &Scene, d: &Decisions, member: &Member) -> bool {
+    let closed = member.link.is_some_and(|link| !link.connected);
+    let lost = |voter: &&Voter| {
+        scene.member(&voter.member).and_then(Member::live).is_some_and(|report| {
+            report.postgres == Postgres::Standby && !report.receiver.as_ref().is_some_and(|receiver| receiver.streaming)
+        })
+    };
+    let able = scene.able(d);
+    d.election.w > 0 && closed && !able.is_empty() && able.iter().all(lost)
 }
 
 fn serving(
@@ -742,101 +752,4 @@ pub fn cannot_switch_to(scene: &Scene, d: &Decisions, to: &str) -> Option<String
         return Some(format!("there is no instance {to}; there are {}", names.join(", ")));
     }
     (!ready.iter().any(|voter| voter.member == to)).then(|| format!("{to} is not streaming from the primary"))
-}
-
-/// The standing order of every instance that can be spoken to, where it differs from what it has.
-pub fn orders(scene: &Scene, d: &Decisions, credentials: &str) -> Vec<Step> {
-    let mut steps = Vec::new();
-    for member in &scene.members {
-        let Some(report) = member.live() else { continue };
-        if !credentials.is_empty() && report.credentials.as_deref() != Some(credentials) {
-            steps.push(Step::SendCredentials { member: member.place.name.clone() });
-        }
-        let Some(task) = task(scene, d, member, report) else { continue };
-        let order = Order { term: d.term, task, settings: scene.object.spec.parameters.clone() };
-        if report.order.as_ref() != Some(&order) {
-            steps.push(Step::Order { member: member.place.name.clone(), order: Box::new(order) });
-        }
-    }
-    // The leader first: everybody else waits for it.
-    steps.sort_by_key(|step| !matches!(step, Step::Order { order, .. } if matches!(order.task, Task::Lead(_))));
-    steps
-}
-
-fn task(scene: &Scene, d: &Decisions, member: &Member, report: &Report) -> Option<Task> {
-    let name = member.place.name.as_str();
-    let leads = d.leader.as_ref().is_some_and(|leader| leader.member == name);
-    let votes = d.election.voters.iter().any(|voter| voter.member == name);
-    match d.stage {
-        Stage::New => None,
-        Stage::Electing if !votes && (leads || report.postgres == Postgres::Primary) => {
-            Some(Task::Stop { graceful: leads && d.switchover.is_some() })
-        }
-        Stage::Electing => {
-            // Receivers must stay until the stepping-down primary has shipped its last WAL.
-            let waits = d.switchover.is_some() && last_leader(scene, d).steps_down && scene.age(d.since) < STEP_DOWN;
-            (votes && !waits).then_some(Task::Prepare)
-        }
-        Stage::Establishing | Stage::Steady if leads => Some(Task::Lead(lead(scene, d, name))),
-        Stage::Establishing | Stage::Steady => follow(scene, d, member, report).map(Task::Follow),
-    }
-}
-
-fn slot(place: &MemberPlace) -> String {
-    format!("evenkeel_{}", place.ordinal)
-}
-
-fn lead(scene: &Scene, d: &Decisions, name: &str) -> Lead {
-    let initdb = &scene.object.spec.bootstrap.initdb;
-    let init = d.system_identifier.is_none().then(|| Init {
-        encoding: initdb.encoding.clone(),
-        locale: initdb.locale.clone(),
-        data_checksums: initdb.data_checksums,
-    });
-    let (commit, election) = match &d.next {
-        Some(next) => (rule(next), next),
-        None => (rule(&d.commit), &d.election),
-    };
-    let mut slots: Vec<_> = scene.members.iter().filter(|m| m.place.name != name).map(|m| slot(m.place)).collect();
-    slots.sort();
-    Lead {
-        init,
-        commit,
-        confirm: confirm(election),
-        slots,
-        database: initdb.database.clone(),
-        owner: initdb.owner.clone(),
-        // I8: never before the record says that the new quorum acknowledged.
-        open: d.stage == Stage::Steady,
-    }
-}
-
-fn follow(scene: &Scene, d: &Decisions, member: &Member, report: &Report) -> Option<Follow> {
-    let leader = d.leader.as_ref()?;
-    let leader_member = scene.member(&leader.member)?;
-    let leading = leader_member.live().and_then(|report| {
-        let leading = report.leading.as_ref()?;
-        (leading.term == d.term).then_some((report.timeline?, leading))
-    });
-    let lineage = leading.map(|(timeline, leading)| Lineage { timeline, history: leading.history.clone() });
-    // Without the lineage only those follow whose reach was compared: they promised this very term.
-    let promised = report.promised == d.term && report.data == Data::Standby;
-    if lineage.is_none() && !(d.stage == Stage::Establishing && promised) {
-        return None;
-    }
-    Some(Follow {
-        leader: leader.member.clone(),
-        address: leader_member.place.address?.to_string(),
-        slot: slot(member.place),
-        lineage,
-        rewindable: leading.is_some_and(|(_, leading)| leading.checkpointed),
-    })
-}
-
-/// The leader's confirmation by us, where its voters cannot give it.
-pub fn renewal(scene: &Scene, d: &Decisions) -> Option<Step> {
-    let leader = d.leader.as_ref().filter(|_| d.stage == Stage::Steady)?;
-    let leading = scene.member(&leader.member)?.live()?.leading.as_ref().filter(|leading| leading.term == d.term)?;
-    let fresh = scene.streaming(leading).iter().filter(|voter| d.election.voters.contains(voter)).count();
-    (fresh < confirmations_needed(&d.election)).then(|| Step::Renew { member: leader.member.clone(), term: d.term })
 }

@@ -188,7 +188,9 @@ impl World {
                 let report = self.report(name);
                 self.last_heard.insert(member.clone(), (report, self.ms));
             }
-            let connected = one.state == ContainerState::Running && !self.cut.contains(&member);
+            // A frozen process closes no stream.
+            let stands = matches!(one.state, ContainerState::Running | ContainerState::Paused);
+            let connected = stands && !self.cut.contains(&member);
             if let Some((report, at)) = self.last_heard.get(&member) {
                 let link = LinkSeen { report: report.clone(), connected, silent_ms: (self.ms - at) as u64 };
                 links.insert(member, link);
