@@ -284,16 +284,19 @@ async fn fields_of_another_manager_are_taken_over_only_by_force() {
         .check(
             "apply -f FILE",
             expect![[r#"
-        postgrescluster.evenkeel.dev/db configured
-    "#]],
+                error: Apply failed with 1 conflict
+                  db.yaml:6:14: spec.instances: conflict with "somebody"
+                another manager set these fields; --force-conflicts takes them over
+                exit code 4
+            "#]],
         )
         .await;
     bench
         .check(
             "apply -f FILE --force-conflicts",
             expect![[r#"
-        postgrescluster.evenkeel.dev/db unchanged
-    "#]],
+                postgrescluster.evenkeel.dev/db configured
+            "#]],
         )
         .await;
 }
