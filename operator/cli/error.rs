@@ -163,7 +163,11 @@ impl Refusal {
             .as_array()
             .into_iter()
             .flatten()
-            .map(|cause| Cause { position: None, field: text(&cause["field"]).trim_start_matches('.').to_owned(), message: text(&cause["message"]) })
+            .map(|cause| Cause {
+                position: None,
+                field: text(&cause["field"]).trim_start_matches('.').to_owned(),
+                message: text(&cause["message"]),
+            })
             .collect();
         let mut message = text(&status["message"]);
         if message.is_empty() {

@@ -162,7 +162,8 @@ mod tests {
             Standing { ready: false, line: "Degraded: db-3 is away" }
             Standing { ready: false, line: "Healthy" }
             Standing { ready: true, line: "Healthy: 3 of 3 serve" }
-        "#]].assert_eq(&lines);
+        "#]]
+        .assert_eq(&lines);
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub fn run(args: &Args, namespace: Option<&str>, now: fn() -> Timestamp) -> Resu
     let documents = manifest::read(&args.files.paths, &mut std::io::stdin())?;
     let display = Display::new();
     match display.bars() {
-        Some(bars) => logging::init_beside("warn", bars),
+        Some(bars) => logging::init_beside("error", bars),
         None => logging::init("warn"),
     }
     operator::runtime()?.block_on(async {
