@@ -116,6 +116,14 @@ pub fn postgresql_conf(config: &Config, facts: &Facts) -> String {
     text
 }
 
+/// Whether a standby runs with more than the user's settings ask for, to keep up with its primary.
+pub fn held_up(settings: &BTreeMap<String, String>, minima: &BTreeMap<String, u64>) -> bool {
+    STANDBY_MINIMA.into_iter().zip(BUILT_IN).any(|(name, built_in)| {
+        let chosen = settings.get(name).map_or(Some(built_in), |value| value.parse().ok());
+        minima.get(name).is_some_and(|minimum| chosen.is_some_and(|chosen| chosen < *minimum))
+    })
+}
+
 /// The name that stands where a voter is missing, so that commits wait instead of passing with too few.
 const NOBODY: &str = "evenkeel-nobody";
 

@@ -218,10 +218,28 @@ impl Shell {
         } else if now >= self.details_at && self.quick_polls == 0 {
             self.details_at = now + DETAILS_MS;
             result = session.details().await.map(|details| self.details = details);
+            self.look_at_minima().await;
         }
         if let Err(error) = result {
             tracing::debug!(problem = %chain(&error), "the session broke");
-            postmaster.session = None;
+            if let Some(postmaster) = &mut self.postmaster {
+                postmaster.session = None;
+            }
+        }
+    }
+
+    /// A standby that was held up to its primary's settings is rendered anew when the primary has lowered them.
+    async fn look_at_minima(&mut self) {
+        let recovery = self.run.poll.as_ref().is_some_and(|poll| poll.recovery);
+        let (Some(postmaster), Some(order)) = (&mut self.postmaster, &self.durable.order) else { return };
+        if !recovery || !conf::held_up(&order.settings, &postmaster.minima) {
+            return;
+        }
+        if let Ok(control) = tools::control(&self.place, &self.reaper).await
+            && control.minima != postmaster.minima
+        {
+            postmaster.minima = control.minima;
+            self.run.applied = None;
         }
     }
 

@@ -454,7 +454,10 @@ impl Shell {
     /// Renders, reloads, and believes it when a session begun afterwards shows it.
     async fn apply(&mut self, config: Config) -> Done {
         let postmaster = self.postmaster.as_ref().ok_or("the server does not run")?;
-        let (pid, minima) = (postmaster.pid, postmaster.minima.clone());
+        let standby = self.run.poll.as_ref().is_none_or(|poll| poll.recovery);
+        // A primary has no primary to keep up with: what it was held up to now waits for a restart.
+        let minima = if standby { postmaster.minima.clone() } else { BTreeMap::new() };
+        let pid = postmaster.pid;
         let before = self.run.applied.take();
         if before.as_ref().is_none_or(|before| before.commit != config.commit) {
             self.run.barrier_lsn = None;
