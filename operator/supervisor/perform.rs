@@ -118,7 +118,8 @@ impl Shell {
             Act::Apply(config) => self.apply(config).await,
             Act::EndSessions => self.end_sessions().await,
             Act::EnsureSlots(wanted) => {
-                self.session().await?.ensure_slots(&wanted).await.map_err(words)?;
+                let settled = self.run.applied.as_ref().is_some_and(|applied| applied.gate == Gate::Open);
+                self.session().await?.ensure_slots(&wanted, settled).await.map_err(words)?;
                 self.polled().await
             }
             Act::Promote => self.promote().await,

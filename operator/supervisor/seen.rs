@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::next::{Config, Seen, Server};
+use super::next::{Config, Gate, Seen, Server};
 use super::shell::{Postmaster, Run, Shell};
 use super::sql::{Poll, Slot, Walsender};
 use super::wire::{CONFIRMATION_MS, Data, Job, Postgres, Replica, Task};
@@ -90,9 +90,15 @@ fn server(shell: &Shell, poll: &Poll, now: u64) -> Server {
         Some(Task::Follow(follow)) => follow.slots.contains(name),
         _ => false,
     };
-    let follows = matches!(shell.durable.order.as_ref().map(|order| &order.task), Some(Task::Follow(_)));
-    // What a follower must not hold back is to be made again; under any other order a slot is a slot.
-    let fine = |slot: &&Slot| !(slot.lost || follows && slot.reserved && !slot.active);
+    // What a follower must not hold back is to be made again, and, once clients are served, what a leader must hold
+    // back and does not. In between a slot is a slot.
+    let open = run.applied.as_ref().is_some_and(|applied| applied.gate == Gate::Open);
+    let wrong = |slot: &Slot| match shell.durable.order.as_ref().map(|order| &order.task) {
+        Some(Task::Follow(_)) => slot.reserved,
+        Some(Task::Lead(_)) => open && !poll.recovery && !slot.reserved,
+        _ => false,
+    };
+    let fine = |slot: &&Slot| !slot.lost && (slot.active || !wrong(slot));
     let slots = poll.slots.iter().filter(fine).filter(|slot| !slot.active || wanted(&slot.name));
     Server {
         primary: !poll.recovery,
