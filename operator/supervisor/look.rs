@@ -131,10 +131,10 @@ impl Shell {
             return Ok(());
         }
         let socket = sql::socket();
-        let asked = identify::replayed(&socket, sql::ROLE);
+        let asked = identify::replayed_timeline(&socket, sql::ROLE);
         let limit = std::time::Duration::from_secs(1);
         let answer = tokio::time::timeout(limit, asked).await.map_err(|_| "asking for the timeline took too long")?;
-        let (timeline, _) = answer.map_err(|error| format!("asking for the timeline: {error}"))?;
+        let timeline = answer.map_err(|error| format!("asking for the timeline: {error}"))?;
         self.run.identified = Some((poll.lsn, timeline));
         Ok(())
     }

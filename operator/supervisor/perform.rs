@@ -13,10 +13,10 @@ use super::look::sweep;
 use super::next::{Act, Config, Durable, Gate, Upstream};
 use super::process;
 use super::shell::{Note, Postmaster, Run, Settings, Shell, Stop, Stopping, Work, boottime, boottime_ms, new_id};
-use super::sql::{SLOT_PREFIX, Session};
+use super::sql::{self, SLOT_PREFIX, Session};
 use super::tools;
 use super::wire::{JobKind, PORT, Postgres};
-use super::{durable, place};
+use super::{durable, identify, place};
 
 /// What the loop does after an act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,7 +118,7 @@ impl Shell {
             Act::Apply(config) => self.apply(config).await,
             Act::EndSessions => self.end_sessions().await,
             Act::EnsureSlots(wanted) => {
-                let settled = self.run.applied.as_ref().is_some_and(|applied| applied.gate == Gate::Open);
+                let settled = self.run.settled(boottime_ms());
                 self.session().await?.ensure_slots(&wanted, settled).await.map_err(words)?;
                 self.polled().await
             }
@@ -434,7 +434,7 @@ impl Shell {
         process::kill_all_of(self.place.uid);
         let how = process::describe(status);
         tracing::info!(run = %self.run.id, status = %how, asked = postmaster.stopping.is_some(), "postgres ended");
-        self.down = super::shell::Down { since: now, ..Default::default() };
+        self.down = super::shell::Down { since: now, untold: postmaster.stopping.is_none(), ..Default::default() };
         self.ordered_since_stop = false;
         self.problems.poll = None;
         if postmaster.stopping.is_some() {
@@ -462,25 +462,13 @@ impl Shell {
         }
         if config.gate == Gate::Open {
             self.run.sessions_ended = false;
+            self.run.opened.get_or_insert(boottime_ms());
+        } else {
+            self.run.opened = None;
         }
         self.configure(&config, &minima).await?;
         kill(pid, Signal::SIGHUP).map_err(words)?;
-        let wanted = Some(self.generation.to_string());
-        let begun = boottime();
-        let session = loop {
-            // The postmaster hands its own settings to a new session; an old one would show its own moment of reload.
-            let mut session = Session::open().await.map_err(words)?;
-            if session.generation().await.map_err(words)? == wanted {
-                break session;
-            }
-            if (boottime() - begun) > RELOAD {
-                return Err("the server does not take the new configuration; see its log".to_owned());
-            }
-            tokio::time::sleep(STEP).await;
-        };
-        if let Some(postmaster) = &mut self.postmaster {
-            postmaster.session = Some(session);
-        }
+        self.reloaded().await?;
         // Whatever was polled before says nothing about the time after. This look compares the settings, too.
         self.run.applied = Some(config);
         if let Some(poll) = &mut self.run.poll {
@@ -492,6 +480,24 @@ impl Shell {
             self.problems.overridden = None;
         }
         Ok(After::Again)
+    }
+
+    /// Waits until a session begun now has the generation written last. The postmaster hands its own settings to a new
+    /// session; an old one would show its own moment of reload. When one has it, the signal is on its way to all others.
+    async fn reloaded(&self) -> Result<(), String> {
+        let (socket, wanted) = (sql::socket(), self.generation.to_string());
+        let begun = boottime();
+        loop {
+            let asked = identify::setting(&socket, sql::ROLE, "evenkeel.generation");
+            let loaded = tokio::time::timeout(RELOAD, asked).await.map_err(|_| "the server does not answer")?;
+            if loaded.map_err(|error| format!("asking for the configuration loaded: {error}"))? == wanted {
+                return Ok(());
+            }
+            if boottime() - begun > RELOAD {
+                return Err("the server does not take the new configuration; see its log".to_owned());
+            }
+            tokio::time::sleep(STEP).await;
+        }
     }
 
     async fn end_sessions(&mut self) -> Done {

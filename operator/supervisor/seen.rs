@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::next::{Config, Gate, Seen, Server};
+use super::next::{Config, Seen, Server};
 use super::shell::{Postmaster, Run, Shell};
 use super::sql::{Poll, Slot, Walsender};
 use super::wire::{CONFIRMATION_MS, Data, Job, Postgres, Replica, Task};
@@ -92,10 +92,9 @@ fn server(shell: &Shell, poll: &Poll, now: u64) -> Server {
     };
     // What a follower must not hold back is to be made again, and, once clients are served, what a leader must hold
     // back and does not. In between a slot is a slot.
-    let open = run.applied.as_ref().is_some_and(|applied| applied.gate == Gate::Open);
     let wrong = |slot: &Slot| match shell.durable.order.as_ref().map(|order| &order.task) {
         Some(Task::Follow(_)) => slot.reserved,
-        Some(Task::Lead(_)) => open && !poll.recovery && !slot.reserved,
+        Some(Task::Lead(_)) => run.settled(now) && !poll.recovery && !slot.reserved,
         _ => false,
     };
     let fine = |slot: &&Slot| !slot.lost && (slot.active || !wrong(slot));

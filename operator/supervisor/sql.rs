@@ -239,12 +239,6 @@ impl Session {
         self.json("reading settings", DETAILS).await
     }
 
-    /// The generation of the configuration this (new) session was begun with: the postmaster's own.
-    pub async fn generation(&mut self) -> Result<Option<String>, Error> {
-        let sql = "SELECT current_setting('evenkeel.generation', true)";
-        within(SHORT, "reading the configuration's generation", sqlx::query_scalar(sql).fetch_one(&mut self.0)).await
-    }
-
     async fn execute(&mut self, limit: Duration, doing: &'static str, sql: String) -> Result<(), Error> {
         within(limit, doing, self.0.execute(AssertSqlSafe(sql))).await.map(|_| ())
     }
