@@ -126,7 +126,8 @@ impl Site {
         // In standby mode no single-user server starts; the crash recovery that pg_rewind needs would fail.
         remove(&pgdata.join("standby.signal"))?;
         if !clean {
-            self.single(&pgdata, "template1", Stdio::null(), Some(&self.place.own().join("postgresql.conf"))).await?;
+            self.single(&pgdata, "template1", Stdio::null(), Some(&self.place.configuration().join("postgresql.conf")))
+                .await?;
         }
         let mut command = self.place.tool("pg_rewind");
         command.arg("--target-pgdata").arg(&pgdata).args(["--no-ensure-shutdown", "--no-sync"]);

@@ -112,6 +112,9 @@ impl Shell {
             Act::Clone(follow) => self.begin(JobKind::Clone, |site| site.clone_leader(follow)),
             Act::Rewind(follow) => {
                 let clean = self.down.clean.is_some();
+                // A crashed directory is recovered first, with this configuration.
+                let settings = self.durable.order.as_ref().map(|order| order.settings.clone()).unwrap_or_default();
+                self.configure(&Config { settings, ..Config::default() }, &BTreeMap::new()).await?;
                 self.begin(JobKind::Rewind, |site| site.rewind(follow, clean))
             }
             Act::Start { standby, config } => self.start(standby, config).await,
@@ -280,7 +283,7 @@ impl Shell {
             let passfile = self.place.passfile();
             let text = conf::postgresql_conf(config, &self.facts(minima, &passfile));
             self.write_file("check.conf", &text)?;
-            let file = self.place.own().join("check.conf");
+            let file = self.place.configuration().join("check.conf");
             let Err(said) = tools::check_configuration(&self.place, &self.reaper, &file).await else { break };
             let mut bad = refused(&said, &self.settings.accepted);
             if bad.is_empty() {
@@ -298,7 +301,7 @@ impl Shell {
 
     fn write_file(&self, name: &str, text: &str) -> Result<(), String> {
         use std::os::unix::fs::{OpenOptionsExt, chown};
-        let path = self.place.own().join(name);
+        let path = self.place.configuration().join(name);
         let beside = path.with_extension("new");
         let write = || {
             let mut options = std::fs::OpenOptions::new();
@@ -347,7 +350,7 @@ impl Shell {
         for (setting, file) in
             [("config_file", "postgresql.conf"), ("hba_file", "pg_hba.conf"), ("ident_file", "pg_ident.conf")]
         {
-            command.arg("-c").arg(format!("{setting}={}", self.place.own().join(file).display()));
+            command.arg("-c").arg(format!("{setting}={}", self.place.configuration().join(file).display()));
         }
         let child = self.reaper.spawn(command, Some(self.place.uid)).map_err(words)?;
         self.starts += 1;
