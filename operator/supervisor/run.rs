@@ -113,6 +113,11 @@ async fn told(terminate: &mut Signal, interrupt: &mut Signal) {
 impl Shell {
     /// One turn: look, report, decide, perform.
     async fn turn(&mut self) -> After {
+        if std::mem::take(&mut self.down.untold) {
+            // A death is told before anything is looked up.
+            let now = boottime_ms();
+            self.publish(&gather(self, now), now);
+        }
         self.look(boottime_ms()).await;
         let now = boottime_ms();
         let mut seen = gather(self, now);
