@@ -1,5 +1,8 @@
 //! The supervisor's loop: look, ask `next`, perform, report; woken by children, signals, commands and the clock.
 
+// It runs beside the database with its own clocks and names; what decides (`next`) is given both.
+#![allow(clippy::disallowed_methods)]
+
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -110,6 +113,11 @@ async fn told(terminate: &mut Signal, interrupt: &mut Signal) {
 impl Shell {
     /// One turn: look, report, decide, perform.
     async fn turn(&mut self) -> After {
+        if std::mem::take(&mut self.down.untold) {
+            // A death is told before anything is looked up.
+            let now = boottime_ms();
+            self.publish(&gather(self, now), now);
+        }
         self.look(boottime_ms()).await;
         let now = boottime_ms();
         let mut seen = gather(self, now);

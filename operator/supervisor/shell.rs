@@ -1,5 +1,8 @@
 //! What the shell remembers between two turns of its loop; no decisions.
 
+// It runs beside the database with its own clocks and names; what decides (`next`) is given both.
+#![allow(clippy::disallowed_methods)]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -132,11 +135,21 @@ pub struct Run {
     pub replies: BTreeMap<i32, Reply>,
     /// Where WAL ended at the last change, and when that was.
     pub moved: (Lsn, u64),
+    /// Since when clients are let in.
+    pub opened: Option<u64>,
     /// Its last FATAL or PANIC line.
     pub fatal: Option<String>,
 }
 
+/// The first clients after a failover are not to share the disk with what can wait.
+const SETTLED_MS: u64 = 3_000;
+
 impl Run {
+    /// Clients have been served for a while.
+    pub fn settled(&self, now: u64) -> bool {
+        self.opened.is_some_and(|at| now.saturating_sub(at) >= SETTLED_MS)
+    }
+
     /// A run that begins with this configuration: behind a shut gate no client can be.
     pub fn begin(id: String, config: &Config) -> Self {
         Self { id, started: Some(config.clone()), sessions_ended: config.gate == Gate::Shut, ..Self::default() }
@@ -161,6 +174,8 @@ pub struct Down {
     pub control: Option<Control>,
     /// Its clean end.
     pub clean: Option<(u32, Lsn)>,
+    /// It ended by itself, and nobody was told yet.
+    pub untold: bool,
     /// It was looked at since it went down (or a job changed it).
     pub looked: bool,
 }

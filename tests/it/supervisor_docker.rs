@@ -60,7 +60,7 @@ impl Bench {
             "--tmpfs",
             "/run/evenkeel:mode=0700",
             "-e",
-            "EVENKEEL_LOG=evenkeel=debug",
+            "EVENKEEL_LOG=evenkeel=trace",
             "--entrypoint",
             "/evenkeel/evenkeel",
             IMAGE,
@@ -192,7 +192,9 @@ impl Member {
 
     fn follow_me(&self, slot: &str, rewindable: bool, lineage: Option<Lineage>) -> Task {
         let (leader, address, slot) = (self.container.clone(), self.address.clone(), slot.to_owned());
-        Task::Follow(Follow { leader, address, slot, slots: Vec::new(), lineage, rewindable })
+        let slots = ["evenkeel_1", "evenkeel_2"].into_iter().filter(|other| *other != slot);
+        let slots = slots.map(str::to_owned).collect();
+        Task::Follow(Follow { leader, address, slot, slots, lineage, rewindable })
     }
 }
 
@@ -323,7 +325,7 @@ fn a_standby_is_promoted_after_a_kill_and_the_old_primary_follows_by_rewind() {
     let promise = promise.promise.unwrap();
     assert_eq!((Some(promise.timeline), Some(promise.lsn)), (stopped.timeline, stopped.lsn), "the standby has all");
     one.order(3, lead(false, 0, &[], &["evenkeel_2"], true));
-    one.wait("the open gate", |report| report.gate_open);
+    one.wait("the open gate", |report| report.gate_open && report.leading.is_some());
     bench.mark("promoted and open");
     two.order(3, one.follow_me("evenkeel_2", true, Some(one.lineage())));
     two.wait("streaming", |report| report.receiver.as_ref().is_some_and(|receiver| receiver.streaming));
