@@ -1,137 +1,20 @@
 //! The verbs, as typed, against a server of this process with the memory store; other hands play the operator.
 #![allow(clippy::unwrap_used)]
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Parser;
-use evenkeel::cli::client::Client;
-use evenkeel::cli::error::Error;
+use evenkeel::cli::client::{Client, JSON};
+use evenkeel::cli::follow::{Event, Follow};
 use evenkeel::cli::session::Session;
-use evenkeel::cli::{apply, delete, describe, events, get, kubeconfig, preview, switchover, wait};
+use evenkeel::cli::{get, kubeconfig};
 use evenkeel::runtime::clock::{Clock as _, SystemClock};
-use evenkeel::server::{self, identity};
 use evenkeel::store::events::{Happening, Severity};
 use evenkeel::store::objects::Part;
-use evenkeel::store::{Key, MemoryStore, Objects};
 use expect_test::{Expect, expect};
-use futures::{FutureExt as _, StreamExt as _};
+use futures::StreamExt as _;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
-/// Nothing here takes longer.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A command line without its verb.
-#[derive(Parser)]
-struct Line<A: clap::Args> {
-    #[command(flatten)]
-    args: A,
-}
-
-fn line<A: clap::Args>(words: &str) -> A {
-    Line::<A>::try_parse_from(std::iter::once("evenkeel").chain(words.split_whitespace()))
-        .map(|line| line.args)
-        .unwrap()
-}
-
-/// A server, a folder for files, and what the verbs print.
-struct Bench {
-    objects: Objects,
-    folder: tempfile::TempDir,
-    stop: CancellationToken,
-}
-
-impl Bench {
-    async fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let clock = Arc::new(SystemClock);
-        let identity = identity::prepare(folder.path(), listener.local_addr().unwrap(), &*clock).unwrap();
-        let objects = Objects::new(Arc::new(MemoryStore::new()), clock.clone());
-        let stop = CancellationToken::new();
-        let planner: server::Planner = Arc::new(|object| {
-            async move {
-                json!({"status": {"phase": "Bootstrapping"}, "steps": [format!("make {}", object["spec"]["image"])]})
-            }
-            .boxed()
-        });
-        let run = server::run(listener, identity, objects.clone(), clock, Some(planner), stop.clone());
-        tokio::spawn(async move { run.await.unwrap() });
-        Self { objects, folder, stop }
-    }
-
-    /// Writes a file; `FILE` in a command line stands for it.
-    fn file(&self, text: &str) {
-        std::fs::write(self.folder.path().join("db.yaml"), text).unwrap();
-    }
-
-    /// Types a command line; gives what it printed, its errors and its exit code.
-    async fn run(&self, command: &str) -> String {
-        let config = kubeconfig::load(&self.folder.path().join("kubeconfig")).unwrap();
-        let namespace = config.namespace.clone();
-        let (mut out, mut err) = (Vec::new(), Vec::new());
-        let client = Client::new(config).unwrap();
-        let now = || SystemClock.now();
-        let mut session = Session { client, namespace, now, out: &mut out, err: &mut err };
-        let file = self.folder.path().join("db.yaml").display().to_string();
-        let command = command.replace("FILE", &file);
-        let (verb, words) = command.split_once(' ').unwrap();
-        let done = tokio::time::timeout(PATIENCE, typed(verb, words, &mut session)).await.unwrap();
-        let mut text = String::from_utf8(out).unwrap() + &String::from_utf8(err).unwrap();
-        if let Err(error) = done {
-            text += &format!("{}exit code {}\n", error.report(), error.exit_code());
-        }
-        text.replace(&file, "db.yaml")
-    }
-
-    async fn check(&self, command: &str, expected: Expect) {
-        expected.assert_eq(&self.run(command).await);
-    }
-
-    /// Writes the status of a cluster, as its controller would.
-    async fn report(&self, name: &str, status: Value) {
-        let change = |mut object: Value| {
-            object["status"] = status.clone();
-            Ok::<_, evenkeel::store::Error>(object)
-        };
-        self.objects.modify(&cluster(name), Part::Status, change).await.unwrap();
-    }
-}
-
-impl Drop for Bench {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
-}
-
-async fn typed(verb: &str, words: &str, session: &mut Session<'_>) -> Result<(), Error> {
-    match verb {
-        "apply" => apply::run(line(words), session).await,
-        "get" => get::run(line(words), session).await,
-        "describe" => describe::run(line(words), session).await,
-        "delete" => delete::run(line(words), session).await,
-        "events" => events::run(line(words), session).await,
-        "plan" => preview::run(line(words), session).await,
-        "switchover" => switchover::run(line(words), session).await,
-        "wait" => wait::run(line(words), session).await,
-        other => panic!("no verb {other}"),
-    }
-}
-
-fn cluster(name: &str) -> Key {
-    Key { resource: "postgresclusters.evenkeel.dev".into(), namespace: "default".into(), name: name.into() }
-}
-
-const CLUSTER: &str = "\
-apiVersion: evenkeel.dev/v1alpha1
-kind: PostgresCluster
-metadata: {name: db}
-spec:
-  image: postgres:15
-  instances: 3
-";
+use super::cli_bench::{Bench, CLUSTER, PATIENCE, cluster, line};
 
 fn ready(status: &str, generation: i64) -> Value {
     json!({"observedGeneration": generation, "phase": "Healthy", "conditions": [{"type": "Ready", "status": status,
@@ -633,4 +516,69 @@ async fn a_server_that_is_not_there_and_a_token_that_is_wrong_are_told_apart() {
     let away = bench.run("get pg").await;
     assert!(away.contains("cannot reach the server at https://127.0.0.1:1 (kubeconfig"), "{away}");
     assert!(away.ends_with("is `evenkeel operator` running?\nexit code 6\n"), "{away}");
+}
+
+/// Hands on what is written.
+struct Told(tokio::sync::mpsc::UnboundedSender<u8>);
+
+impl std::io::Write for Told {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        for byte in bytes {
+            self.0.send(*byte).map_err(std::io::Error::other)?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn get_watch_prints_a_row_for_each_change_after_the_table() {
+    let bench = Bench::new().await;
+    bench.file(CLUSTER);
+    bench.run("apply -f FILE").await;
+    let config = kubeconfig::load(&bench.folder.path().join("kubeconfig")).unwrap();
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let (mut out, mut err) = (Told(tell), Vec::new());
+    let (client, now) = (Client::new(config).unwrap(), || SystemClock.now());
+    let mut session = Session { client, namespace: "default".into(), now, out: &mut out, err: &mut err };
+    let seen = async {
+        let mut text = String::new();
+        let mut reported = false;
+        while !text.ends_with('\n') || !text.contains("Healthy") {
+            text.push(char::from(told.recv().await.unwrap()));
+            if !reported && text.lines().count() == 2 && text.ends_with('\n') {
+                reported = true;
+                bench.report("db", ready("True", 1)).await;
+            }
+        }
+        text
+    };
+    let text = tokio::select! {
+        ended = get::run(line("pg db -w"), &mut session) => panic!("a watch does not end: {ended:?}"),
+        text = tokio::time::timeout(PATIENCE, seen) => text.unwrap(),
+    };
+    expect![[r#"
+        NAME INSTANCES READY STATUS PRIMARY AGE
+        db 3 AGE
+        db 3 Healthy AGE
+    "#]]
+    .assert_eq(&ageless(&text));
+}
+
+#[tokio::test]
+async fn a_watch_that_missed_too_much_says_so_and_begins_with_all_there_is() {
+    let bench = Bench::new().await;
+    bench.file(CLUSTER);
+    bench.run("apply -f FILE").await;
+    let newest = bench.objects.store().revision().await.unwrap();
+    bench.objects.store().compact(newest).await.unwrap();
+    let client = Client::new(kubeconfig::load(&bench.folder.path().join("kubeconfig")).unwrap()).unwrap();
+    let path = "/apis/evenkeel.dev/v1alpha1/postgresclusters".to_owned();
+    let mut follow = Follow::new(&client, path, &[], JSON, "1");
+    assert_eq!(follow.next().await.unwrap(), Event::Restarted);
+    let Event::Changed(object) = follow.next().await.unwrap() else { panic!("not all there is") };
+    assert_eq!(object["metadata"]["name"], "db");
 }

@@ -3,6 +3,7 @@
 mod api;
 mod api_server;
 mod cli;
+mod cli_bench;
 mod cli_operator;
 mod cli_verbs;
 mod crds;
