@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use evenkeel::cli::error::{EXIT_CODES, Error};
 use evenkeel::cli::session::{Connection, Session};
-use evenkeel::cli::{about, apply, delete, describe, events, get, operator, preview, switchover, up, wait};
+use evenkeel::cli::{about, apply, delete, describe, events, get, logging, operator, preview, switchover, up, wait};
 use evenkeel::runtime::clock::{Clock as _, SystemClock};
 use evenkeel::supervisor::run::Identity;
 use evenkeel::{api, engine, supervisor};
@@ -73,7 +73,7 @@ fn main() -> ExitCode {
     }
     let Evenkeel { connection, verb } = Evenkeel::parse();
     if let Verb::Supervisor { member } = verb {
-        log();
+        logging::init("info");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         return runtime
             .map_or(ExitCode::FAILURE, |runtime| runtime.block_on(supervisor::run::run(Identity { member })));
@@ -91,18 +91,12 @@ fn main() -> ExitCode {
 fn run(connection: Connection, verb: Verb) -> Result<(), Error> {
     let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
     match verb {
-        Verb::Client(verb) => small(ask(verb, &mut connection.open(|| SystemClock.now(), &mut out, &mut err)?)),
+        Verb::Client(verb) => small(ask(verb, &mut connection.open(now, &mut out, &mut err)?)),
         Verb::Kubeconfig(args) => about::print_kubeconfig(&args, &connection, &mut out),
         Verb::Version => small(about::version(&connection, &mut out)),
         Verb::Completion(args) => about::completion(&args, &mut Evenkeel::command(), &mut out),
-        Verb::Operator(args) => {
-            log();
-            large(operator::run(args))
-        }
-        Verb::Up(args) => {
-            log();
-            large(up::run(args, &connection))
-        }
+        Verb::Operator(args) => operator::run(&args),
+        Verb::Up(args) => up::run(&args, connection.namespace.as_deref(), now),
         Verb::Crds => {
             for (_, definition) in api::registry::crds() {
                 write!(out, "---\n{}", evenkeel::cli::render::yaml(&definition)?)?;
@@ -132,15 +126,17 @@ fn small<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     runtime.map_err(|source| Error::Io { doing: "start the runtime".to_owned(), source })?.block_on(work)
 }
 
-/// Runs on all cores.
-fn large<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.map_err(|source| Error::Io { doing: "start the runtime".to_owned(), source })?.block_on(work)
+/// The time of day, through its one door.
+fn now() -> jiff::Timestamp {
+    SystemClock.now()
 }
 
-/// Logs go to stderr; EVENKEEL_LOG chooses what, `info` unless said otherwise.
-fn log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("EVENKEEL_LOG").unwrap_or_else(|_| "info".into());
-    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_verbs_and_their_arguments_fit_together() {
+        Evenkeel::command().debug_assert();
+    }
 }

@@ -109,7 +109,11 @@ pub struct Options {
 
 /// Reads all documents and finds out their kinds; sends nothing.
 pub async fn targets(paths: &[PathBuf], session: &Session<'_>) -> Result<Vec<Target>, Error> {
-    let documents = manifest::read(paths, &mut std::io::stdin())?;
+    identify(manifest::read(paths, &mut std::io::stdin())?, session).await
+}
+
+/// Finds out the kinds of documents, from the server; sends nothing.
+pub async fn identify(documents: Vec<Document>, session: &Session<'_>) -> Result<Vec<Target>, Error> {
     let catalog = session.client.catalog().await?;
     let mut targets = Vec::new();
     let mut problems = Vec::new();

@@ -163,7 +163,11 @@ impl Refusal {
             .as_array()
             .into_iter()
             .flatten()
-            .map(|cause| Cause { position: None, field: text(&cause["field"]), message: text(&cause["message"]) })
+            .map(|cause| Cause {
+                position: None,
+                field: text(&cause["field"]).trim_start_matches('.').to_owned(),
+                message: text(&cause["message"]),
+            })
             .collect();
         let mut message = text(&status["message"]);
         if message.is_empty() {
@@ -184,7 +188,7 @@ impl Refusal {
     /// Adds where each cause stands in the file that the object came from.
     pub fn locate(mut self, position: impl Fn(&str) -> Option<String>) -> Self {
         for cause in &mut self.causes {
-            cause.position = position(cause.field.trim_start_matches('.'));
+            cause.position = position(&cause.field);
         }
         self
     }

@@ -1,239 +1,323 @@
-//! The wiring of `evenkeel operator`: opens the store, starts the controllers and the server, ends them in order.
-//! The one room beside main that knows all others.
+//! `evenkeel operator`: puts the rooms together: store, hosts, controllers, API; and takes them apart in order.
+//! The wiring alone: it decides nothing, and no other file knows so many rooms.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::datadir::{self, DataDir};
 use super::error::Error;
+use super::logging;
+use crate::api::docker_host::DockerHost;
 use crate::engine::docker::OwnBinary;
 use crate::engine::hosts::{Hosts, local_endpoint};
 use crate::kinds::docker_host::{DockerHosts, local_host};
 use crate::kinds::postgres_cluster;
-use crate::runtime::clock::SystemClock;
-use crate::runtime::{Controller, Kind, Trigger, janitor};
-use crate::server::{self, Planner, identity};
-use crate::store::sqlite::SqliteStore;
-use crate::store::{Change, Clock, Key, Objects};
+use crate::runtime::{Clock, Controller, Kind, SystemClock, Trigger, janitor};
+use crate::server::{self, identity};
+use crate::store::{self, Change, Key, Objects, SqliteStore, Store};
 
-/// Hints that wait for a controller; beyond that the sender waits.
-const HINTS: usize = 1024;
+/// Hints that wait for a controller; more make the engines wait.
+const HINTS: usize = 256;
+/// Reconciles and requests under way may go on this long after shutdown was asked for (controllers bound themselves to 10 s).
+const GRACE: Duration = Duration::from_secs(15);
 
-/// Keeps everything as declared until it is told to stop.
+/// Runs the long-running controller and its API.
 #[derive(Debug, Clone, clap::Args)]
+// Also a part of `up`, whose arguments are named the same.
+#[group(skip)]
 pub struct Args {
-    /// Where the state, the certificates and the kubeconfig are [default: /var/lib/evenkeel for root, else the XDG data folder]
+    /// Where the state, the keys and the kubeconfig are kept [default: /var/lib/evenkeel as root, else the XDG data folder]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Address of the API
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:7443")]
+    /// Where the API listens
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7443")]
     pub listen: SocketAddr,
 }
 
-/// An operator that runs.
+impl Args {
+    /// The data directory, the default filled in.
+    pub fn data_dir(&self) -> PathBuf {
+        self.data_dir.clone().unwrap_or_else(|| datadir::default_dir(|name| std::env::var(name).ok()))
+    }
+}
+
+/// Runs the verb until SIGTERM or SIGINT.
+pub fn run(args: &Args) -> Result<(), Error> {
+    logging::init("info");
+    runtime()?.block_on(async {
+        let mut signals = Signals::new()?;
+        let mut running = start(args).await?;
+        tracing::info!(address = %running.address, kubeconfig = %running.kubeconfig.display(), "serving");
+        let ended = tokio::select! {
+            name = signals.next() => {
+                tracing::info!("{name}: finishing what is under way; once more ends at once");
+                Ok(())
+            }
+            error = running.ended() => Err(error),
+        };
+        tokio::select! {
+            () = running.stop() => ended,
+            _ = signals.next() => Err(Error::Failed("ended before everything was finished".to_owned())),
+        }
+    })
+}
+
+/// The runtime of the operator: several threads, so that one busy reconcile holds up no other; two, so that an idle operator stays small.
+pub fn runtime() -> Result<tokio::runtime::Runtime, Error> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.map_err(|source| Error::Io { doing: "start the runtime".to_owned(), source })
+}
+
+/// SIGTERM and SIGINT, heard from the moment this is made.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Begins to listen.
+    pub fn new() -> Result<Self, Error> {
+        let listen = |kind| signal(kind).map_err(|source| Error::Io { doing: "listen for signals".to_owned(), source });
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    /// The next signal's name.
+    pub async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+type Part = (&'static str, Result<(), Error>);
+
+/// An operator at work.
 pub struct Running {
-    /// The kubeconfig that clients use.
-    pub kubeconfig: PathBuf,
-    /// Where the API listens.
+    /// Where the API is.
     pub address: SocketAddr,
-    tasks: JoinSet<()>,
-    store: Arc<SqliteStore>,
+    /// How to get at it.
+    pub kubeconfig: PathBuf,
     shutdown: CancellationToken,
-    _dir: DataDir,
+    parts: JoinSet<Part>,
+    store: Arc<SqliteStore>,
+    // Given back last of all.
+    _data_dir: DataDir,
 }
 
 impl Running {
-    /// Stops accepting, lets what is under way finish, closes the store.
+    /// Waits until a part stops by itself, which none should.
+    pub async fn ended(&mut self) -> Error {
+        match self.parts.join_next().await {
+            Some(Ok((_, Err(error)))) => error,
+            Some(Ok((part, Ok(())))) => Error::Failed(format!("{part} stopped by itself")),
+            Some(Err(panic)) => {
+                Error::Operator { doing: "a part of the operator broke".to_owned(), source: panic.into() }
+            }
+            None => Error::Failed("nothing runs".to_owned()),
+        }
+    }
+
+    /// Takes no more requests, lets reconciles finish, closes the store.
     pub async fn stop(mut self) {
         self.shutdown.cancel();
-        while self.tasks.join_next().await.is_some() {}
+        let all = async { while self.parts.join_next().await.is_some() {} };
+        if tokio::time::timeout(GRACE, all).await.is_err() {
+            tracing::warn!("something was not finished in time; it is repeated at the next start");
+            self.parts.shutdown().await;
+        }
         self.store.close().await;
-    }
-
-    /// Ends when a part of the operator ended, which none does by itself.
-    pub async fn failed(&mut self) {
-        let _ = self.tasks.join_next().await;
+        tracing::info!("stopped; what runs in Docker goes on");
     }
 }
 
-/// Runs the operator until SIGTERM or SIGINT.
-pub async fn run(args: Args) -> Result<(), Error> {
-    let mut running = start(&args).await?;
-    tracing::info!(address = %running.address, kubeconfig = %running.kubeconfig.display(), "serving");
-    let outcome = tokio::select! {
-        () = stopped() => Ok(()),
-        () = running.failed() => Err(Error::Failed("a part of the operator ended unexpectedly; see the log".into())),
-    };
-    tracing::info!("stopping");
-    running.stop().await;
-    outcome
-}
-
-/// SIGTERM or SIGINT came.
-pub async fn stopped() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(mut term), Ok(mut int)) => tokio::select! {
-            _ = term.recv() => {}
-            _ = int.recv() => {}
-        },
-        // Without handlers the signals end the process by themselves.
-        _ => std::future::pending().await,
-    }
-}
-
-fn cannot<E: std::error::Error + Send + Sync + 'static>(doing: String) -> impl FnOnce(E) -> Error {
-    move |source| Error::Operator { doing, source: Box::new(source) }
-}
-
-/// Starts all parts; nothing is left running if one cannot start.
+/// Starts everything; when it returns the kubeconfig is written and the API listens.
 pub async fn start(args: &Args) -> Result<Running, Error> {
-    // Only fails if somebody installed one before us, and then there is one.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let path = args.data_dir.clone().unwrap_or_else(|| datadir::default_dir(|name| std::env::var(name).ok()));
-    let dir = DataDir::claim(&path)?;
-    let listener = TcpListener::bind(args.listen)
-        .await
-        .map_err(cannot(format!("cannot listen on {}; choose another --listen or stop who does", args.listen)))?;
-    let address = listener.local_addr().map_err(cannot("cannot tell the address listened on".into()))?;
+    let path = args.data_dir();
+    let data_dir = DataDir::claim(&path)?;
+    let listener = bind(args.listen).await?;
+    let address = listener.local_addr().map_err(|source| Error::Io { doing: "listen".to_owned(), source })?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let store = SqliteStore::open(path.join("store.db"))
-        .await
-        .map_err(cannot(format!("cannot open the store {}", path.join("store.db").display())))?;
-    let store = Arc::new(store);
-    let objects = Objects::new(store.clone(), clock.clone());
-    let identity = identity::prepare(&path, address, &*clock)
-        .map_err(cannot(format!("cannot prepare certificates and kubeconfig in {}", path.display())))?;
+    let identity = identity::prepare(&path, address, clock.as_ref())
+        .map_err(failed(|| format!("cannot prepare keys and kubeconfig in {}", path.display())))?;
     let kubeconfig = identity.kubeconfig.clone();
+    let file = path.join("store.db");
+    let opened = SqliteStore::open(&file).await;
+    let store = Arc::new(opened.map_err(failed(|| format!("cannot open the store {}", file.display())))?);
+    let objects = Objects::new(store.clone(), clock.clone());
+    let hosts = Arc::new(Hosts::new(Arc::new(OwnBinary::running())));
+    register(&hosts, &objects).await.map_err(failed(|| "cannot read the Docker hosts".to_owned()))?;
     let shutdown = CancellationToken::new();
-    let mut tasks = JoinSet::new();
+    let mut parts = JoinSet::new();
+    let planner = start_controllers(&mut parts, &hosts, store.clone(), &objects, &clock, &shutdown);
+    let sweeping = janitor::run(objects.clone(), shutdown.clone());
+    parts.spawn(async {
+        sweeping.await;
+        ("the janitor", Ok(()))
+    });
+    let serving = server::run(listener, identity, objects, clock, Some(planner), shutdown.clone());
+    parts.spawn(async { ("the API", serving.await.map_err(failed(|| "the API stopped".to_owned()))) });
+    Ok(Running { address, kubeconfig, shutdown, parts, store, _data_dir: data_dir })
+}
 
-    let hosts =
-        Hosts::local(Arc::new(OwnBinary::running())).map_err(cannot("cannot use the local Docker engine".into()))?;
-    let hosts = Arc::new(hosts);
-    declare_local(&objects).await?;
+fn failed<E: std::error::Error + Send + Sync + 'static>(doing: impl Fn() -> String) -> impl Fn(E) -> Error {
+    move |source| Error::Operator { doing: doing(), source: Box::new(source) }
+}
+
+async fn bind(listen: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(listen).await.map_err(|source| match source.kind() {
+        std::io::ErrorKind::AddrInUse => Error::Failed(format!(
+            "{listen} is in use by another process (another operator?); stop it or choose another address with --listen"
+        )),
+        std::io::ErrorKind::AddrNotAvailable => {
+            Error::Failed(format!("{listen} is no address of this machine; choose another with --listen"))
+        }
+        _ => Error::Io { doing: format!("listen on {listen}"), source },
+    })
+}
+
+/// Declares this machine's engine if none is declared, and makes the declared ones known before any controller asks.
+/// Hosts with a certificate, or that cannot be used, are left to their controller, which says what is wrong.
+async fn register(hosts: &Hosts, objects: &Objects) -> Result<(), store::Error> {
+    let (mut declared, _) = objects.list::<DockerHost>(DockerHosts::RESOURCE, None).await?;
+    if declared.is_empty() {
+        match local_endpoint() {
+            Ok(endpoint) => {
+                let local = local_host(&endpoint);
+                let name = local.metadata.name.clone().unwrap_or_default();
+                let key = Key { resource: DockerHosts::RESOURCE.to_owned(), namespace: String::new(), name };
+                objects.create(&key, json!(local)).await?;
+                declared.push(local);
+            }
+            Err(error) => tracing::warn!(%error, "no Docker host; declare one"),
+        }
+    }
+    for host in declared {
+        let name = host.metadata.name.unwrap_or_default();
+        if let (None, Ok(endpoint)) = (&host.spec.tls, host.spec.endpoint.parse())
+            && let Err(error) = hosts.register(&name, &endpoint, None)
+        {
+            tracing::debug!(%error, host = name, "not registered yet");
+        }
+    }
+    Ok(())
+}
+
+/// One controller a kind, and the hints of the engines and of the supervisors to whom they concern.
+fn start_controllers(
+    parts: &mut JoinSet<Part>,
+    hosts: &Arc<Hosts>,
+    store: Arc<dyn Store>,
+    objects: &Objects,
+    clock: &Arc<dyn Clock>,
+    shutdown: &CancellationToken,
+) -> server::Planner {
     let (wake, woken) = mpsc::unbounded_channel();
-    let clusters = postgres_cluster::Controller::new(hosts.clone(), objects.clone(), clock.clone(), wake);
-    let clusters = Arc::new(clusters);
-    let (hints, heard) = mpsc::channel(HINTS);
-    tasks.spawn(hint(hosts.clone(), woken, hints, shutdown.clone()));
-    let controller = Controller::new(clusters.clone(), objects.clone(), clock.clone())
-        .also_watch("secrets", owner::<postgres_cluster::Controller>);
-    tasks.spawn(controller.run(heard, shutdown.clone()));
-    // Held by the task, so that the channel stays open and silent.
-    let (quiet, none) = mpsc::channel(1);
-    let docker_hosts =
-        Controller::new(Arc::new(DockerHosts::new(hosts, store.clone())), objects.clone(), clock.clone());
-    let watching = shutdown.clone();
-    tasks.spawn(async move {
-        docker_hosts.run(none, watching).await;
-        drop::<mpsc::Sender<Trigger>>(quiet);
+    let docker_hosts = Arc::new(DockerHosts::new(hosts.clone(), store));
+    let postgres = postgres_cluster::Controller::new(hosts.clone(), objects.clone(), clock.clone(), wake);
+    let postgres = Arc::new(postgres);
+    let (to_hosts, host_hints) = mpsc::channel(HINTS);
+    let (to_postgres, postgres_hints) = mpsc::channel(HINTS);
+
+    let controller = Controller::new(docker_hosts.clone(), objects.clone(), clock.clone())
+        .also_watch("secrets", |_| Some(Trigger::All))
+        .run(host_hints, shutdown.clone());
+    parts.spawn(async {
+        controller.await;
+        ("the controller of DockerHosts", Ok(()))
     });
-    tasks.spawn(janitor::run(objects.clone(), shutdown.clone()));
-    let serving = server::run(
-        listener,
-        identity,
-        objects.clone(),
-        clock.clone(),
-        Some(planner(clusters, clock)),
-        shutdown.clone(),
-    );
-    tasks.spawn(async move {
-        if let Err(error) = serving.await {
-            tracing::error!(%error, "the API could not be served");
-        }
+    let controller = Controller::new(postgres.clone(), objects.clone(), clock.clone())
+        .also_watch("secrets", owner::<postgres_cluster::Controller>)
+        .also_watch(DockerHosts::RESOURCE, |_| Some(Trigger::All))
+        .run(postgres_hints, shutdown.clone());
+    parts.spawn(async {
+        controller.await;
+        ("the controller of PostgresClusters", Ok(()))
     });
-    Ok(Running { kubeconfig, address, tasks, store, shutdown, _dir: dir })
+
+    let hints = pass_on(hosts.clone(), woken, to_hosts, to_postgres, shutdown.clone());
+    parts.spawn(async {
+        hints.await;
+        ("the passing on of hints", Ok(()))
+    });
+    planner(docker_hosts, postgres, clock.clone())
 }
 
-/// The local engine is declared where no host is.
-async fn declare_local(objects: &Objects) -> Result<(), Error> {
-    let doing = || "cannot declare the local Docker host".to_owned();
-    let (declared, _) = objects.list::<Value>(DockerHosts::RESOURCE, None).await.map_err(cannot(doing()))?;
-    if !declared.is_empty() {
-        return Ok(());
-    }
-    let endpoint = local_endpoint().map_err(cannot(doing()))?;
-    let host = serde_json::to_value(local_host(&endpoint)).map_err(cannot(doing()))?;
-    let key = Key {
-        resource: DockerHosts::RESOURCE.into(),
-        namespace: String::new(),
-        name: host["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
-    };
-    objects.create(&key, host).await.map(drop).map_err(cannot(doing()))
-}
-
-/// Turns Docker's events and supervisors' news into hints for the clusters' controller.
-async fn hint(
-    hosts: Arc<Hosts>,
-    mut woken: mpsc::UnboundedReceiver<(String, String)>,
-    hints: mpsc::Sender<Trigger>,
-    shutdown: CancellationToken,
-) {
-    let mut events = hosts.events();
-    loop {
-        let trigger = tokio::select! {
-            () = shutdown.cancelled() => return,
-            news = woken.recv() => match news {
-                Some((namespace, name)) => Trigger::Object { namespace, name },
-                None => return,
-            },
-            event = events.next() => match event {
-                Some(Some(owner)) if owner.kind == postgres_cluster::Controller::NAME => {
-                    Trigger::Object { namespace: owner.namespace, name: owner.name }
-                }
-                Some(Some(_)) => continue,
-                Some(None) => Trigger::All,
-                None => return,
-            },
-        };
-        if hints.send(trigger).await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Whom a changed Secret concerns: its owner; all, if it has none and so may be named by a spec.
+/// Whom a changed Secret concerns: the object that owns it; all, if none does and so any spec may name it.
 fn owner<K: Kind>(change: &Change) -> Option<Trigger> {
     let object = change.new.as_ref().or(change.old.as_ref())?;
     let owners = object["metadata"]["ownerReferences"].as_array();
-    let name =
-        owners.into_iter().flatten().find(|owner| owner["kind"] == K::NAME).and_then(|owner| owner["name"].as_str());
-    Some(match name {
+    let owner = owners.into_iter().flatten().find(|owner| owner["kind"] == K::NAME);
+    Some(match owner.and_then(|owner| owner["name"].as_str()) {
         Some(name) => Trigger::Object { namespace: change.key.namespace.clone(), name: name.to_owned() },
         None => Trigger::All,
     })
 }
 
-/// The planner behind `evenkeel plan`: the same observe and plan as the loop's, and no act.
-fn planner(clusters: Arc<postgres_cluster::Controller>, clock: Arc<dyn Clock>) -> Planner {
-    Arc::new(move |object| {
-        let (clusters, clock) = (clusters.clone(), clock.clone());
+/// Passes on what engines and supervisors hint at, to whom it concerns, until `shutdown`.
+async fn pass_on(
+    hosts: Arc<Hosts>,
+    mut woken: mpsc::UnboundedReceiver<(String, String)>,
+    to_hosts: mpsc::Sender<Trigger>,
+    to_postgres: mpsc::Sender<Trigger>,
+    shutdown: CancellationToken,
+) {
+    let mut events = hosts.events();
+    loop {
+        let hint = tokio::select! {
+            () = shutdown.cancelled() => return,
+            Some((namespace, name)) = woken.recv() => Some(Trigger::Object { namespace, name }),
+            Some(hint) = events.next() => match hint {
+                Some(owner) if owner.kind == postgres_cluster::Controller::NAME => {
+                    Some(Trigger::Object { namespace: owner.namespace, name: owner.name })
+                }
+                // Owned by a kind that this operator does not drive.
+                Some(_) => continue,
+                None => None,
+            },
+        };
+        // A controller that is gone is reported by its own part.
+        let _ = match hint {
+            Some(one) => to_postgres.send(one).await,
+            None => to_hosts.send(Trigger::All).await.and(to_postgres.send(Trigger::All).await),
+        };
+    }
+}
+
+/// Answers `evenkeel plan` with the controllers' own eyes and their own planners.
+fn planner(
+    docker_hosts: Arc<DockerHosts>,
+    postgres: Arc<postgres_cluster::Controller>,
+    clock: Arc<dyn Clock>,
+) -> server::Planner {
+    Arc::new(move |object: Value| {
+        let (docker_hosts, postgres, clock) = (docker_hosts.clone(), postgres.clone(), clock.clone());
         Box::pin(async move {
-            match dry_run(&*clusters, object, &*clock).await {
-                Ok(plan) => plan,
-                Err(note) => json!({"note": note, "steps": []}),
-            }
+            let plan = match object["kind"].as_str() {
+                Some(DockerHosts::NAME) => preview(&*docker_hosts, object, &*clock).await,
+                Some(postgres_cluster::Controller::NAME) => preview(&*postgres, object, &*clock).await,
+                _ => Err("nothing is done about this kind beyond storing it".to_owned()),
+            };
+            plan.unwrap_or_else(|note| json!({"note": note, "steps": []}))
         })
     })
 }
 
-async fn dry_run<K: Kind>(kind: &K, object: Value, clock: &dyn Clock) -> Result<Value, String> {
-    if object["kind"] != K::NAME {
-        return Err(format!("nothing is planned for a {}", object["kind"].as_str().unwrap_or("thing without a kind")));
-    }
-    let object: K::Object = serde_json::from_value(object).map_err(|error| error.to_string())?;
-    let observed = kind.observe(&object).await.map_err(|failure| failure.to_string())?;
+/// See and decide, without recording and doing.
+async fn preview<K: Kind>(kind: &K, object: Value, clock: &dyn Clock) -> Result<Value, String> {
+    let object: K::Object = serde_json::from_value(object).map_err(|error| format!("not a {}: {error}", K::NAME))?;
+    let observed = kind.observe(&object).await.map_err(|failure| failure.message)?;
     let plan = kind.plan(&object, &observed, clock.now());
-    let steps: Vec<_> = plan.steps.iter().map(ToString::to_string).collect();
-    let status = serde_json::to_value(&plan.status).map_err(|error| error.to_string())?;
-    Ok(json!({"status": status, "steps": steps, "requeue": plan.requeue.map(|after| after.as_secs_f64())}))
+    let steps: Vec<String> = plan.steps.iter().map(ToString::to_string).collect();
+    Ok(json!({"status": plan.status, "steps": steps, "requeueSeconds": plan.requeue.map(|after| after.as_secs_f64())}))
 }

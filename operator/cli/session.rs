@@ -66,9 +66,11 @@ impl Session<'_> {
 
     /// A wait ran out: shows the conditions as they are, and is the error to end with.
     pub fn timed_out(&mut self, what: String, after: Duration, last: Option<&Value>) -> Result<Error, Error> {
-        if let Some(object) = last {
-            let phase = object["status"]["phase"].as_str().unwrap_or("unknown");
-            writeln!(self.err, "phase: {phase}\n{}", render::conditions(object, (self.now)()).trim_end())?;
+        if let Some(phase) = last.and_then(|object| object["status"]["phase"].as_str()) {
+            writeln!(self.err, "phase: {phase}")?;
+        }
+        if let Some(object) = last.filter(|object| object["status"]["conditions"].is_array()) {
+            write!(self.err, "{}", render::conditions(object, (self.now)()))?;
         }
         Ok(Error::TimedOut { what, after })
     }

@@ -1,136 +1,150 @@
-//! `evenkeel up`: the operator in the foreground, the files applied, and progress until everything is Ready.
+//! `evenkeel up`: an operator in the foreground, the files applied, and progress shown until everything is Ready.
 
-use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::time::Duration;
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use futures::future::join_all;
+use jiff::Timestamp;
 use serde_json::Value;
-use tokio::time::{interval, timeout};
+use tokio::sync::mpsc;
 
-use super::apply::{self, Files, Options, Target};
+use super::apply::{self, Files, Target};
+use super::client::Client;
 use super::error::Error;
-use super::operator::{self, Running};
-use super::session::{Connection, Session, duration};
-use crate::runtime::clock::{Clock as _, SystemClock};
+use super::follow::{Event, Follow};
+use super::operator::{self, Signals};
+use super::progress::{Display, problem, standing};
+use super::session::{Session, duration};
+use super::{kubeconfig, logging, manifest};
 
-/// How often the applied objects are looked at.
-const LOOK: Duration = Duration::from_millis(500);
-
-/// Starts the operator here, applies files and shows progress until everything is Ready; then stays until Ctrl-C.
+/// Starts an operator in the foreground, applies files and shows progress until everything is ready.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
     files: Files,
     #[command(flatten)]
     operator: operator::Args,
-    /// How long everything may take to be Ready
-    #[arg(long, value_parser = duration, default_value = "15m", value_name = "TIME")]
+    /// Give up if not everything is ready by then
+    #[arg(long, value_parser = duration, default_value = "10m", value_name = "TIME")]
     timeout: Duration,
 }
 
-/// Runs the verb.
-pub async fn run(args: Args, connection: &Connection) -> Result<(), Error> {
-    let running = operator::start(&args.operator).await?;
-    let outcome = tokio::select! {
-        outcome = foreground(&args, connection, &running) => outcome,
-        () = operator::stopped() => Ok(()),
-    };
-    running.stop().await;
-    outcome
+/// Runs the verb until SIGTERM or SIGINT.
+pub fn run(args: &Args, namespace: Option<&str>, now: fn() -> Timestamp) -> Result<(), Error> {
+    let documents = manifest::read(&args.files.paths, &mut std::io::stdin())?;
+    let display = Display::new();
+    match display.bars() {
+        Some(bars) => logging::init_beside("error", bars),
+        None => logging::init("warn"),
+    }
+    operator::runtime()?.block_on(async {
+        let mut signals = Signals::new()?;
+        let mut running = operator::start(&args.operator).await?;
+        let kubeconfig = running.kubeconfig.clone();
+        let ended = tokio::select! {
+            ended = bring_up(args, documents, namespace, now, display, &kubeconfig) => ended,
+            _ = signals.next() => Ok(false),
+            error = running.ended() => Err(error),
+        };
+        // With everything ready, only a person ends it.
+        let ended = match ended {
+            Ok(true) => tokio::select! {
+                _ = signals.next() => Ok(()),
+                error = running.ended() => Err(error),
+            },
+            other => other.map(drop),
+        };
+        tokio::select! {
+            () = running.stop() => ended,
+            _ = signals.next() => Err(Error::Failed("ended before everything was finished".to_owned())),
+        }
+    })
 }
 
-async fn foreground(args: &Args, connection: &Connection, running: &Running) -> Result<(), Error> {
+/// Applies, and returns when everything is ready.
+async fn bring_up(
+    args: &Args,
+    documents: Vec<manifest::Document>,
+    namespace: Option<&str>,
+    now: fn() -> Timestamp,
+    mut display: Display,
+    kubeconfig: &Path,
+) -> Result<bool, Error> {
+    let config = kubeconfig::load(kubeconfig)?;
+    let namespace = namespace.unwrap_or(&config.namespace).to_owned();
     let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
-    let own = Connection { kubeconfig: Some(running.kubeconfig.clone()), namespace: connection.namespace.clone() };
-    let mut session = own.open(|| SystemClock.now(), &mut out, &mut err)?;
-    let targets = apply::targets(&args.files.paths, &session).await?;
-    apply::apply(&targets, Options::default(), &mut session).await?;
-    let mut board = Board::new(&targets);
-    match timeout(args.timeout, ready(&targets, &mut session, &mut board)).await {
-        Ok(outcome) => outcome?,
-        Err(_) => return Err(Error::TimedOut { what: "everything to be Ready".into(), after: args.timeout }),
-    }
-    board.end();
-    writeln!(session.out, "Everything is Ready. Kubeconfig: {}", running.kubeconfig.display())?;
-    writeln!(session.out, "The operator runs here until Ctrl-C; what it made goes on without it.")?;
-    std::future::pending().await
-}
-
-async fn ready(targets: &[Target], session: &mut Session<'_>, board: &mut Board) -> Result<(), Error> {
-    let mut turns = interval(LOOK);
-    loop {
-        turns.tick().await;
-        let mut waiting = false;
-        for (index, target) in targets.iter().enumerate() {
-            let object = session.client.object(&target.resource, &target.namespace, target.document.name()).await?;
-            let (line, done) = state(object.as_ref());
-            board.show(index, &line, session.out)?;
-            waiting |= !done;
-        }
-        if !waiting {
-            return Ok(());
-        }
-    }
-}
-
-/// One line about an object, and whether nothing is waited for any more. Kinds without conditions are there as soon as they exist.
-fn state(object: Option<&Value>) -> (String, bool) {
-    let Some(object) = object else { return ("not there".into(), false) };
-    let condition = |kind: &str| {
-        let all = object["status"]["conditions"].as_array().into_iter().flatten();
-        let mut all = all;
-        all.find(|condition| condition["type"] == kind)
+    let mut session = Session { client: Client::new(config)?, namespace, now, out: &mut out, err: &mut err };
+    writeln!(session.out, "operator at {}", session.client.kubeconfig().server)?;
+    let targets = apply::identify(documents, &session).await?;
+    apply::apply(&targets, apply::Options::default(), &mut session).await?;
+    // Namespaces and Secrets are ready when they are there; ours say when they are.
+    let watched: Vec<&Target> = targets.iter().filter(|target| target.resource.group == "evenkeel.dev").collect();
+    let mut last = vec![Value::Null; watched.len()];
+    let all = until_ready(&watched, &mut last, &mut display, &mut session);
+    let Ok(result) = tokio::time::timeout(args.timeout, all).await else {
+        let late = last.iter().position(|object| !standing(object).ready).unwrap_or_default();
+        let what = watched.get(late).map(|target| format!("{} to be ready", target.label())).unwrap_or_default();
+        return Err(session.timed_out(what, args.timeout, last.get(late))?);
     };
-    let reconciled = ["PostgresCluster", "DockerHost"].iter().any(|kind| object["kind"] == *kind);
-    let Some(ready) = condition("Ready") else { return ("waiting".into(), !reconciled) };
-    let current =
-        ready["observedGeneration"].is_null() || ready["observedGeneration"] == object["metadata"]["generation"];
-    let done = ready["status"] == "True" && current;
-    let phase = object["status"]["phase"].as_str().unwrap_or(if done { "Ready" } else { "NotReady" });
-    let problem = condition("Degraded").filter(|degraded| degraded["status"] == "True");
-    let message = problem.or(condition("Progressing").filter(|_| !done)).unwrap_or(ready)["message"].as_str();
-    (format!("{phase}: {}", message.unwrap_or_default()), done)
+    result?;
+    let path = kubeconfig.display();
+    let farewell = format!("everything is ready; look at it with `evenkeel --kubeconfig {path} get all`");
+    display.say(&farewell, session.out)?;
+    display.say("the operator goes on here until Ctrl-C; what runs in Docker outlives it", session.out)?;
+    session.out.flush()?;
+    Ok(true)
 }
 
-/// Progress: a line that changes in place on a terminal, else a line each time something changes.
-struct Board {
-    labels: Vec<String>,
-    last: Vec<String>,
-    bars: Option<Vec<ProgressBar>>,
-}
-
-impl Board {
-    fn new(targets: &[Target]) -> Self {
-        let labels: Vec<_> = targets.iter().map(Target::label).collect();
-        let style = ProgressStyle::with_template("{spinner} {prefix}  {wide_msg}")
-            .unwrap_or_else(|_| ProgressStyle::default_spinner());
-        let bars = std::io::stdout().is_terminal().then(|| {
-            let all = MultiProgress::new();
-            let bar = |label: &String| {
-                let bar = all.add(ProgressBar::new_spinner().with_style(style.clone()).with_prefix(label.clone()));
-                bar.enable_steady_tick(Duration::from_millis(120));
-                bar
-            };
-            labels.iter().map(bar).collect()
-        });
-        Self { last: vec![String::new(); labels.len()], labels, bars }
-    }
-
-    fn show(&mut self, index: usize, line: &str, out: &mut (dyn Write + Send)) -> Result<(), Error> {
-        if self.last[index] == line {
-            return Ok(());
+/// Shows every change of the objects until all of them are ready. `last` keeps what was last seen of each.
+async fn until_ready(
+    watched: &[&Target],
+    last: &mut [Value],
+    display: &mut Display,
+    session: &mut Session<'_>,
+) -> Result<(), Error> {
+    display.begin(&watched.iter().map(|target| target.label()).collect::<Vec<_>>());
+    let (tell, mut told) = mpsc::channel(16);
+    let client = session.client.clone();
+    let following = join_all(watched.iter().enumerate().map(|(index, target)| {
+        let (tell, client) = (tell.clone(), &client);
+        async move {
+            let (resource, name) = (&target.resource, target.document.name());
+            let mut follow = Follow::object(client, resource, &target.namespace, name);
+            loop {
+                let seen = match follow.next().await {
+                    Ok(Event::Changed(object)) => Ok((index, object)),
+                    Ok(Event::Restarted) => continue,
+                    Ok(Event::Deleted(_)) => Err(Error::NotFound(format!("{} was deleted meanwhile", target.label()))),
+                    Err(error) => Err(error),
+                };
+                let failed = seen.is_err();
+                // Nobody listens once all are ready.
+                if tell.send(seen).await.is_err() || failed {
+                    return;
+                }
+            }
         }
-        line.clone_into(&mut self.last[index]);
-        match &self.bars {
-            Some(bars) => bars[index].set_message(line.to_owned()),
-            None => writeln!(out, "{}  {line}", self.labels[index])?,
+    }));
+    let showing = async {
+        let mut problems = vec![None; watched.len()];
+        while last.iter().any(|object| !standing(object).ready) {
+            let Some(seen) = told.recv().await else { return Ok(()) };
+            let (index, object) = seen?;
+            display.show(index, &standing(&object), session.out)?;
+            let now = problem(&object);
+            if now != problems[index] {
+                if let Some(problem) = &now {
+                    display.say(&format!("{}: {problem}", watched[index].label()), session.out)?;
+                }
+                problems[index] = now;
+            }
+            last[index] = object;
         }
         Ok(())
-    }
-
-    fn end(&self) {
-        for bar in self.bars.iter().flatten() {
-            bar.finish();
-        }
+    };
+    tokio::select! {
+        result = showing => result,
+        // A follower that failed has said so to `showing`, which ends this.
+        () = async { following.await; std::future::pending().await } => Ok(()),
     }
 }

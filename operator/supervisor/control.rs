@@ -1,7 +1,6 @@
 //! The unix socket where the operator's conversations arrive: commands in, whole reports out, one JSON a line.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,16 +23,15 @@ const STALLED: Duration = Duration::from_secs(20);
 
 /// Binds the socket; only root may connect.
 pub fn bind(path: &Path) -> io::Result<UnixListener> {
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    std::fs::create_dir_all(folder)?;
-    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700))?;
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
+    // Narrow from the first moment: not bound first and closed to others afterwards.
+    let before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
+    let listener = UnixListener::bind(path);
+    nix::sys::stat::umask(before);
+    listener
 }
 
 /// Serves conversations for ever.
@@ -110,12 +108,13 @@ async fn tell(mut output: OwnedWriteHalf, mut reports: watch::Receiver<Arc<str>>
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
     use tokio::io::{AsyncBufReadExt, BufReader};
 
     #[tokio::test]
     async fn a_report_goes_out_at_once_and_again_when_it_changes_and_commands_come_in() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("run/supervisor.sock");
+        let path = folder.path().join("supervisor.sock");
         let listener = bind(&path).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let (reports, seen) = watch::channel(Arc::from("one\n"));

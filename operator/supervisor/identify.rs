@@ -1,5 +1,6 @@
-//! IDENTIFY_SYSTEM over the unix socket: the one place where a standby without a WAL receiver says which timeline it
-//! replayed last. (Its control file lags behind; EXP-6 of the studied facts.)
+//! Questions over a replication session on the unix socket: it opens no database, so it is there in a few milliseconds,
+//! and it is the one place where a standby without a WAL receiver says which timeline it replayed last. (Its control
+//! file lags behind; EXP-6 of the studied facts.)
 
 use std::io;
 use std::path::Path;
@@ -10,21 +11,32 @@ use postgres_protocol::message::{backend, frontend};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use crate::api::lsn::Lsn;
+/// The timeline of the last replayed record.
+pub async fn replayed_timeline(socket: &Path, user: &str) -> io::Result<u32> {
+    // Columns: systemid, timeline, xlogpos, dbname.
+    let columns = ask(socket, user, "IDENTIFY_SYSTEM").await?;
+    columns.get(1).ok_or(io::ErrorKind::InvalidData)?.parse().map_err(io::Error::other)
+}
 
-/// The timeline of the last replayed record, and the position after it.
-pub async fn replayed(socket: &Path, user: &str) -> io::Result<(u32, Lsn)> {
+/// A setting as the postmaster has it now: a new session inherits it.
+pub async fn setting(socket: &Path, user: &str, name: &str) -> io::Result<String> {
+    let columns = ask(socket, user, &format!("SHOW {name}")).await?;
+    Ok(columns.into_iter().next().ok_or(io::ErrorKind::InvalidData)?)
+}
+
+/// The first row of an answer.
+async fn ask(socket: &Path, user: &str, question: &str) -> io::Result<Vec<String>> {
     let mut stream = UnixStream::connect(socket).await?;
     let mut out = BytesMut::new();
     frontend::startup_message([("user", user), ("replication", "true")], &mut out)?;
-    frontend::query("IDENTIFY_SYSTEM", &mut out)?;
+    frontend::query(question, &mut out)?;
     frontend::terminate(&mut out);
     stream.write_all(&out).await?;
     let mut input = BytesMut::with_capacity(1024);
     loop {
         while let Some(message) = backend::Message::parse(&mut input)? {
             match message {
-                backend::Message::DataRow(row) => return answer(&row),
+                backend::Message::DataRow(row) => return columns(&row),
                 backend::Message::ErrorResponse(error) => return Err(io::Error::other(words(&error)?)),
                 _ => {}
             }
@@ -35,16 +47,12 @@ pub async fn replayed(socket: &Path, user: &str) -> io::Result<(u32, Lsn)> {
     }
 }
 
-/// Columns: systemid, timeline, xlogpos, dbname.
-fn answer(row: &backend::DataRowBody) -> io::Result<(u32, Lsn)> {
-    let mut columns = row.ranges();
-    let mut text = || -> io::Result<String> {
-        let range = columns.next()?.flatten().ok_or(io::ErrorKind::InvalidData)?;
-        Ok(String::from_utf8_lossy(row.buffer().get(range).unwrap_or_default()).into_owned())
+fn columns(row: &backend::DataRowBody) -> io::Result<Vec<String>> {
+    let text = |range: Option<std::ops::Range<usize>>| {
+        let bytes = range.and_then(|range| row.buffer().get(range)).unwrap_or_default();
+        Ok(String::from_utf8_lossy(bytes).into_owned())
     };
-    let (_, timeline, position) = (text()?, text()?, text()?);
-    let timeline = timeline.parse().map_err(io::Error::other)?;
-    Ok((timeline, position.parse().map_err(io::Error::other)?))
+    row.ranges().map(text).collect()
 }
 
 fn words(error: &backend::ErrorResponseBody) -> io::Result<String> {
@@ -57,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_answer_is_read_from_a_data_row() {
+    fn a_row_is_read_column_by_column() {
         let mut body = BytesMut::new();
         body.extend_from_slice(&4u16.to_be_bytes());
         for column in ["7412", "3", "0/5000148"] {
@@ -72,6 +80,6 @@ mod tests {
             panic!("a data row");
         };
         assert!(message.is_empty());
-        assert_eq!(answer(&row).ok(), Some((3, Lsn(0x500_0148))));
+        assert_eq!(columns(&row).ok(), Some(["7412", "3", "0/5000148", ""].map(String::from).to_vec()));
     }
 }

@@ -81,7 +81,7 @@ impl Site {
         let mut command = self.place.tool("initdb");
         command.arg("-D").arg(&new).args(["-U", "postgres", "--auth-local=peer", "--auth-host=reject"]);
         command.arg(format!("--encoding={}", init.encoding)).arg(format!("--locale={}", init.locale));
-        command.arg("--no-instructions");
+        command.args(["--no-instructions", "--no-sync"]);
         if init.data_checksums {
             command.arg("--data-checksums");
         }
@@ -102,7 +102,16 @@ impl Site {
         let new = self.clear_new().await?;
         self.make_room(&new).await?;
         let mut command = self.place.tool("pg_basebackup");
-        command.arg("-D").arg(&new).args(["-X", "stream", "-c", "fast", "--no-password", "-S", &follow.slot]);
+        command.arg("-D").arg(&new).args([
+            "-X",
+            "stream",
+            "-c",
+            "fast",
+            "--no-sync",
+            "--no-password",
+            "-S",
+            &follow.slot,
+        ]);
         command.arg("-d").arg(conf::leader(&follow.address, &self.place.passfile()));
         tools::run(&self.reaper, command).await?;
         self.standby_signal(&new)?;
@@ -117,10 +126,11 @@ impl Site {
         // In standby mode no single-user server starts; the crash recovery that pg_rewind needs would fail.
         remove(&pgdata.join("standby.signal"))?;
         if !clean {
-            self.single(&pgdata, "template1", Stdio::null(), Some(&self.place.own().join("postgresql.conf"))).await?;
+            self.single(&pgdata, "template1", Stdio::null(), Some(&self.place.configuration().join("postgresql.conf")))
+                .await?;
         }
         let mut command = self.place.tool("pg_rewind");
-        command.arg("--target-pgdata").arg(&pgdata).arg("--no-ensure-shutdown");
+        command.arg("--target-pgdata").arg(&pgdata).args(["--no-ensure-shutdown", "--no-sync"]);
         let source = format!("{} dbname=postgres", conf::leader(&follow.address, &self.place.passfile()));
         command.arg("--source-server").arg(source);
         if let Err(error) = tools::run(&self.reaper, command).await {
@@ -129,6 +139,7 @@ impl Site {
             let spoiled = output.contains("rewinding from last common checkpoint");
             return Err(Failure { spoiled, ..Failure::from(error) });
         }
+        self.sync_all(&pgdata).await?;
         self.standby_signal(&pgdata)?;
         Ok(Made::Rewound(timeline))
     }
@@ -172,8 +183,20 @@ impl Site {
         Ok(())
     }
 
-    /// Puts a new directory in the place of the old one.
+    /// Makes all of a directory last: one call for the whole file system, where the tools would fsync file by file.
+    async fn sync_all(&self, directory: &Path) -> Result<(), Failure> {
+        let opened = File::open(directory).map_err(|error| Failure::io("opening", directory, &error))?;
+        let synced = tokio::task::spawn_blocking(move || nix::unistd::syncfs(opened)).await;
+        match synced {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(errno)) => Err(Failure::io("syncing", directory, &errno.into())),
+            Err(panic) => Err(Failure::io("syncing", directory, &std::io::Error::other(panic))),
+        }
+    }
+
+    /// Puts a new directory in the place of the old one, once it is safely on disk.
     async fn swap_in(&self, new: &Path) -> Result<(), Failure> {
+        self.sync_all(new).await?;
         let pgdata = self.place.pgdata();
         remove_tree(&pgdata).await?;
         std::fs::rename(new, &pgdata).map_err(|error| Failure::io("renaming", new, &error))?;

@@ -7,7 +7,7 @@ use super::identify;
 use super::jobs::chain;
 use super::process;
 use super::seen::{self, live_timeline};
-use super::shell::{Postmaster, Reply, Shell, Stop};
+use super::shell::{Postmaster, Reply, Shell, Stop, boottime};
 use super::sql::{self, Poll, Session};
 use super::tools;
 use super::wire::{CONFIRMATION_MS, Receiver, Task};
@@ -105,6 +105,13 @@ impl Shell {
     }
 
     async fn try_poll(&mut self) -> Result<(), String> {
+        let begun = boottime();
+        let result = self.ask().await;
+        tracing::trace!(took_ms = (boottime() - begun).as_secs_f64() * 1e3, ok = result.is_ok(), "poll");
+        result
+    }
+
+    async fn ask(&mut self) -> Result<(), String> {
         let Some(postmaster) = &mut self.postmaster else { return Ok(()) };
         let session = match &mut postmaster.session {
             Some(session) => session,
@@ -124,10 +131,10 @@ impl Shell {
             return Ok(());
         }
         let socket = sql::socket();
-        let asked = identify::replayed(&socket, sql::ROLE);
+        let asked = identify::replayed_timeline(&socket, sql::ROLE);
         let limit = std::time::Duration::from_secs(1);
         let answer = tokio::time::timeout(limit, asked).await.map_err(|_| "asking for the timeline took too long")?;
-        let (timeline, _) = answer.map_err(|error| format!("asking for the timeline: {error}"))?;
+        let timeline = answer.map_err(|error| format!("asking for the timeline: {error}"))?;
         self.run.identified = Some((poll.lsn, timeline));
         Ok(())
     }
@@ -218,10 +225,28 @@ impl Shell {
         } else if now >= self.details_at && self.quick_polls == 0 {
             self.details_at = now + DETAILS_MS;
             result = session.details().await.map(|details| self.details = details);
+            self.look_at_minima().await;
         }
         if let Err(error) = result {
             tracing::debug!(problem = %chain(&error), "the session broke");
-            postmaster.session = None;
+            if let Some(postmaster) = &mut self.postmaster {
+                postmaster.session = None;
+            }
+        }
+    }
+
+    /// A standby that was held up to its primary's settings is rendered anew when the primary has lowered them.
+    async fn look_at_minima(&mut self) {
+        let recovery = self.run.poll.as_ref().is_some_and(|poll| poll.recovery);
+        let (Some(postmaster), Some(order)) = (&mut self.postmaster, &self.durable.order) else { return };
+        if !recovery || !conf::held_up(&order.settings, &postmaster.minima) {
+            return;
+        }
+        if let Ok(control) = tools::control(&self.place, &self.reaper).await
+            && control.minima != postmaster.minima
+        {
+            postmaster.minima = control.minima;
+            self.run.applied = None;
         }
     }
 

@@ -500,9 +500,10 @@ fn leading(seen: &Seen, lead: &Lead, shut: Config) -> Act {
         return Act::SetBarrier;
     }
     let passed = barrier(seen, lead);
-    if !seen.checkpoint_started && !server.checkpointed && (passed || seen.barrier_ms >= BARRIER_ALONE_MS) {
+    let served = passed && gate == Gate::Open;
+    if !seen.checkpoint_started && !server.checkpointed && (served || seen.barrier_ms >= BARRIER_ALONE_MS) {
         // pg_rewind needs the new timeline in the control file. Nobody waits for it, unless it is those who must be
-        // rewound that the barrier waits for.
+        // rewound that the barrier waits for; its writes would only hold up the opening of the gate.
         return Act::Checkpoint;
     }
     if passed || lead.open { Act::Wait } else { Act::Poll }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 
@@ -15,11 +15,11 @@ use super::jobs::{self, Made, Site, chain};
 use super::look::sweep;
 use super::next::{Act, Config, Durable, Gate, Upstream};
 use super::process;
-use super::shell::{Note, Postmaster, Run, Settings, Shell, Stop, Stopping, Work, boottime_ms};
-use super::sql::{SLOT_PREFIX, Session};
+use super::shell::{Note, Postmaster, Run, Settings, Shell, Stop, Stopping, Work, boottime, boottime_ms, new_id};
+use super::sql::{self, SLOT_PREFIX, Session};
 use super::tools;
 use super::wire::{JobKind, PORT, Postgres};
-use super::{durable, place};
+use super::{durable, identify, place};
 
 /// What the loop does after an act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,9 +65,9 @@ impl Shell {
             return After::Pause(self.act_at - now);
         }
         let name = name(&act);
-        let begun = Instant::now();
+        let begun = boottime();
         let result = self.try_perform(act).await;
-        tracing::debug!(act = name, took_ms = begun.elapsed().as_secs_f64() * 1e3, ok = result.is_ok(), "act");
+        tracing::debug!(act = name, took_ms = (boottime() - begun).as_secs_f64() * 1e3, ok = result.is_ok(), "act");
         match result {
             Ok(after) => {
                 self.failed_acts = 0;
@@ -115,13 +115,17 @@ impl Shell {
             Act::Clone(follow) => self.begin(JobKind::Clone, |site| site.clone_leader(follow)),
             Act::Rewind(follow) => {
                 let clean = self.down.clean.is_some();
+                // A crashed directory is recovered first, with this configuration.
+                let settings = self.durable.order.as_ref().map(|order| order.settings.clone()).unwrap_or_default();
+                self.configure(&Config { settings, ..Config::default() }, &BTreeMap::new()).await?;
                 self.begin(JobKind::Rewind, |site| site.rewind(follow, clean))
             }
             Act::Start { standby, config } => self.start(standby, config).await,
             Act::Apply(config) => self.apply(config).await,
             Act::EndSessions => self.end_sessions().await,
             Act::EnsureSlots(wanted) => {
-                self.session().await?.ensure_slots(&wanted).await.map_err(words)?;
+                let settled = self.run.settled(boottime_ms());
+                self.session().await?.ensure_slots(&wanted, settled).await.map_err(words)?;
                 self.polled().await
             }
             Act::Promote => self.promote().await,
@@ -210,7 +214,7 @@ impl Shell {
         self.down.looked = false;
         (self.down.clean, self.down.control) = (None, None);
         let durable = Durable { unfinished: None, ..self.durable.clone() };
-        let new = || Some(uuid::Uuid::new_v4().to_string());
+        let new = || Some(new_id());
         let (durable, failure) = match result {
             Ok(Made::New) => (Durable { incarnation: new(), ..durable }, None),
             Ok(Made::Copy) => (Durable { incarnation: new(), ..durable }, None),
@@ -282,7 +286,7 @@ impl Shell {
             let passfile = self.place.passfile();
             let text = conf::postgresql_conf(config, &self.facts(minima, &passfile));
             self.write_file("check.conf", &text)?;
-            let file = self.place.own().join("check.conf");
+            let file = self.place.configuration().join("check.conf");
             let Err(said) = tools::check_configuration(&self.place, &self.reaper, &file).await else { break };
             let mut bad = refused(&said, &self.settings.accepted);
             if bad.is_empty() {
@@ -300,7 +304,7 @@ impl Shell {
 
     fn write_file(&self, name: &str, text: &str) -> Result<(), String> {
         use std::os::unix::fs::{OpenOptionsExt, chown};
-        let path = self.place.own().join(name);
+        let path = self.place.configuration().join(name);
         let beside = path.with_extension("new");
         let write = || {
             let mut options = std::fs::OpenOptions::new();
@@ -335,7 +339,7 @@ impl Shell {
         self.clear_leftovers(standby)?;
         if self.durable.incarnation.is_none() {
             // A directory that was there before us: whoever voted with it, it was not this incarnation.
-            let incarnation = Some(uuid::Uuid::new_v4().to_string());
+            let incarnation = Some(new_id());
             self.save(Durable { incarnation, ..self.durable.clone() }).map_err(words)?;
         }
         let minima = self.down.control.as_ref().filter(|_| standby).map(|control| control.minima.clone());
@@ -349,7 +353,7 @@ impl Shell {
         for (setting, file) in
             [("config_file", "postgresql.conf"), ("hba_file", "pg_hba.conf"), ("ident_file", "pg_ident.conf")]
         {
-            command.arg("-c").arg(format!("{setting}={}", self.place.own().join(file).display()));
+            command.arg("-c").arg(format!("{setting}={}", self.place.configuration().join(file).display()));
         }
         let child = self.reaper.spawn(command, Some(self.place.uid)).map_err(words)?;
         self.starts += 1;
@@ -436,7 +440,7 @@ impl Shell {
         process::kill_all_of(self.place.uid);
         let how = process::describe(status);
         tracing::info!(run = %self.run.id, status = %how, asked = postmaster.stopping.is_some(), "postgres ended");
-        self.down = super::shell::Down { since: now, ..Default::default() };
+        self.down = super::shell::Down { since: now, untold: postmaster.stopping.is_none(), ..Default::default() };
         self.ordered_since_stop = false;
         self.problems.poll = None;
         if postmaster.stopping.is_some() {
@@ -457,32 +461,23 @@ impl Shell {
     /// Renders, reloads, and believes it when a session begun afterwards shows it.
     async fn apply(&mut self, config: Config) -> Done {
         let postmaster = self.postmaster.as_ref().ok_or("the server does not run")?;
-        let (pid, minima) = (postmaster.pid, postmaster.minima.clone());
+        let standby = self.run.poll.as_ref().is_none_or(|poll| poll.recovery);
+        // A primary has no primary to keep up with: what it was held up to now waits for a restart.
+        let minima = if standby { postmaster.minima.clone() } else { BTreeMap::new() };
+        let pid = postmaster.pid;
         let before = self.run.applied.take();
         if before.as_ref().is_none_or(|before| before.commit != config.commit) {
             self.run.barrier_lsn = None;
         }
         if config.gate == Gate::Open {
             self.run.sessions_ended = false;
+            self.run.opened.get_or_insert(boottime_ms());
+        } else {
+            self.run.opened = None;
         }
         self.configure(&config, &minima).await?;
         kill(pid, Signal::SIGHUP).map_err(words)?;
-        let wanted = Some(self.generation.to_string());
-        let begun = Instant::now();
-        let session = loop {
-            // The postmaster hands its own settings to a new session; an old one would show its own moment of reload.
-            let mut session = Session::open().await.map_err(words)?;
-            if session.generation().await.map_err(words)? == wanted {
-                break session;
-            }
-            if begun.elapsed() > RELOAD {
-                return Err("the server does not take the new configuration; see its log".to_owned());
-            }
-            tokio::time::sleep(STEP).await;
-        };
-        if let Some(postmaster) = &mut self.postmaster {
-            postmaster.session = Some(session);
-        }
+        self.reloaded().await?;
         // Whatever was polled before says nothing about the time after. This look compares the settings, too.
         self.run.applied = Some(config);
         if let Some(poll) = &mut self.run.poll {
@@ -496,8 +491,26 @@ impl Shell {
         Ok(After::Again)
     }
 
+    /// Waits until a session begun now has the generation written last. The postmaster hands its own settings to a new
+    /// session; an old one would show its own moment of reload. When one has it, the signal is on its way to all others.
+    async fn reloaded(&self) -> Result<(), String> {
+        let (socket, wanted) = (sql::socket(), self.generation.to_string());
+        let begun = boottime();
+        loop {
+            let asked = identify::setting(&socket, sql::ROLE, "evenkeel.generation");
+            let loaded = tokio::time::timeout(RELOAD, asked).await.map_err(|_| "the server does not answer")?;
+            if loaded.map_err(|error| format!("asking for the configuration loaded: {error}"))? == wanted {
+                return Ok(());
+            }
+            if boottime() - begun > RELOAD {
+                return Err("the server does not take the new configuration; see its log".to_owned());
+            }
+            tokio::time::sleep(STEP).await;
+        }
+    }
+
     async fn end_sessions(&mut self) -> Done {
-        let begun = Instant::now();
+        let begun = boottime();
         loop {
             let postmaster = self.postmaster.as_ref().ok_or("the server does not run")?.pid;
             let not_yet = process::not_yet_sessions(postmaster, self.place.uid);
@@ -509,7 +522,7 @@ impl Shell {
                 self.run.sessions_ended = true;
                 return Ok(After::Again);
             }
-            if begun.elapsed() > PATIENCE {
+            if (boottime() - begun) > PATIENCE {
                 return Err("some sessions do not end".to_owned());
             }
             tokio::time::sleep(STEP).await;
@@ -518,9 +531,9 @@ impl Shell {
 
     async fn promote(&mut self) -> Done {
         self.session().await?.promote().await.map_err(words)?;
-        let begun = Instant::now();
+        let begun = boottime();
         while self.session().await?.in_recovery().await.map_err(words)? {
-            if begun.elapsed() > 4 * PATIENCE {
+            if (boottime() - begun) > 4 * PATIENCE {
                 return Err("the promotion takes long".to_owned());
             }
             tokio::time::sleep(STEP).await;

@@ -56,7 +56,10 @@ impl Place {
     pub fn prepare(&self) -> Result<(), Error> {
         self.directory(&self.volume, Uid::from_raw(0), 0o750)?;
         self.directory(&self.own(), Uid::from_raw(0), 0o750)?;
-        self.directory(Path::new(SOCKETS), self.uid, 0o2775)
+        self.directory(Path::new(SOCKETS), self.uid, 0o2775)?;
+        let run = self.configuration();
+        self.directory(run.parent().unwrap_or(&run), Uid::from_raw(0), 0o711)?;
+        self.directory(&run, Uid::from_raw(0), 0o750)
     }
 
     /// Makes a directory if it is not there, of this owner and mode.
@@ -80,9 +83,15 @@ impl Place {
         self.volume.join("pgdata.new")
     }
 
-    /// Our own folder: what must survive, and configuration that no copy of a data directory may overwrite.
+    /// Our own folder: what must survive, where no copy of a data directory overwrites it.
     pub fn own(&self) -> PathBuf {
         self.volume.join("evenkeel")
+    }
+
+    /// The server's configuration. Rendered before each start, so it need not last, and a reload in the middle of a
+    /// failover does not wait for the volume's file system.
+    pub fn configuration(&self) -> PathBuf {
+        Path::new(wire::SOCKET).with_file_name("postgres")
     }
 
     /// The password file of the server's user.

@@ -22,7 +22,7 @@ use super::process::Reaper;
 use super::report::{Extras, report, weight};
 use super::secrets::Secrets;
 use super::seen::gather;
-use super::shell::{Note, Shell, boottime_ms};
+use super::shell::{Note, Shell, boottime, boottime_ms};
 use super::wire::{self, Command, Order, Task};
 
 /// The operator hears from us at least this often, in milliseconds.
@@ -113,6 +113,11 @@ async fn told(terminate: &mut Signal, interrupt: &mut Signal) {
 impl Shell {
     /// One turn: look, report, decide, perform.
     async fn turn(&mut self) -> After {
+        if std::mem::take(&mut self.down.untold) {
+            // A death is told before anything is looked up.
+            let now = boottime_ms();
+            self.publish(&gather(self, now), now);
+        }
         self.look(boottime_ms()).await;
         let now = boottime_ms();
         let mut seen = gather(self, now);
@@ -206,12 +211,12 @@ impl Shell {
         let last = self.durable.order.as_ref();
         let new_term = last.is_none_or(|last| last.term != order.term);
         let new_task = last.is_none_or(|last| last.task.name() != order.task.name());
-        let begun = std::time::Instant::now();
+        let begun = boottime();
         if let Err(error) = self.save(accepted) {
             self.problems.act = Some(format!("saving the order: {}", chain(&error)));
             return;
         }
-        let saved_ms = begun.elapsed().as_secs_f64() * 1e3;
+        let saved_ms = (boottime() - begun).as_secs_f64() * 1e3;
         tracing::info!(term = order.term, task = order.task.name(), saved_ms, "order");
         self.problems.refused = None;
         self.ordered_since_stop |= new_term;

@@ -90,9 +90,14 @@ fn server(shell: &Shell, poll: &Poll, now: u64) -> Server {
         Some(Task::Follow(follow)) => follow.slots.contains(name),
         _ => false,
     };
-    let follows = matches!(shell.durable.order.as_ref().map(|order| &order.task), Some(Task::Follow(_)));
-    // What a follower must not hold back is to be made again; under any other order a slot is a slot.
-    let fine = |slot: &&Slot| !(slot.lost || follows && slot.reserved && !slot.active);
+    // What a follower must not hold back is to be made again, and, once clients are served, what a leader must hold
+    // back and does not. In between a slot is a slot.
+    let wrong = |slot: &Slot| match shell.durable.order.as_ref().map(|order| &order.task) {
+        Some(Task::Follow(_)) => slot.reserved,
+        Some(Task::Lead(_)) => run.settled(now) && !poll.recovery && !slot.reserved,
+        _ => false,
+    };
+    let fine = |slot: &&Slot| !slot.lost && (slot.active || !wrong(slot));
     let slots = poll.slots.iter().filter(fine).filter(|slot| !slot.active || wanted(&slot.name));
     Server {
         primary: !poll.recovery,

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
@@ -21,11 +22,21 @@ use super::wire::{JobKind, Report};
 use crate::api::lsn::Lsn;
 use crate::api::postgres_cluster::Fork;
 
-/// Milliseconds of CLOCK_BOOTTIME: runs on through `docker pause` and a suspended machine.
-pub fn boottime_ms() -> u64 {
+/// CLOCK_BOOTTIME: runs on through `docker pause` and a suspended machine.
+pub fn boottime() -> Duration {
     let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).expect("Linux has CLOCK_BOOTTIME");
-    let milliseconds = time.tv_sec() * 1_000 + time.tv_nsec() / 1_000_000;
-    milliseconds.cast_unsigned()
+    time.into()
+}
+
+/// [`boottime`] in milliseconds.
+pub fn boottime_ms() -> u64 {
+    u64::try_from(boottime().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A new identity; the only chance in the supervisor.
+#[allow(clippy::disallowed_methods)]
+pub fn new_id() -> String {
+    uuid::Uuid::new_v4().to_string()
 }
 
 /// Something that a background task has to say.
@@ -124,11 +135,21 @@ pub struct Run {
     pub replies: BTreeMap<i32, Reply>,
     /// Where WAL ended at the last change, and when that was.
     pub moved: (Lsn, u64),
+    /// Since when clients are let in.
+    pub opened: Option<u64>,
     /// Its last FATAL or PANIC line.
     pub fatal: Option<String>,
 }
 
+/// The first clients after a failover are not to share the disk with what can wait.
+const SETTLED_MS: u64 = 3_000;
+
 impl Run {
+    /// Clients have been served for a while.
+    pub fn settled(&self, now: u64) -> bool {
+        self.opened.is_some_and(|at| now.saturating_sub(at) >= SETTLED_MS)
+    }
+
     /// A run that begins with this configuration: behind a shut gate no client can be.
     pub fn begin(id: String, config: &Config) -> Self {
         Self { id, started: Some(config.clone()), sessions_ended: config.gate == Gate::Shut, ..Self::default() }
@@ -153,6 +174,8 @@ pub struct Down {
     pub control: Option<Control>,
     /// Its clean end.
     pub clean: Option<(u32, Lsn)>,
+    /// It ended by itself, and nobody was told yet.
+    pub untold: bool,
     /// It was looked at since it went down (or a job changed it).
     pub looked: bool,
 }
@@ -287,7 +310,7 @@ impl Shell {
         (reports, notes): (watch::Sender<Arc<str>>, mpsc::Sender<Note>),
     ) -> Self {
         let now = boottime_ms();
-        let boot = uuid::Uuid::new_v4().to_string();
+        let boot = new_id();
         Self {
             run: Run { id: format!("{boot}-0"), ..Run::default() },
             secrets: Secrets::load(&place.own()),

@@ -239,12 +239,6 @@ impl Session {
         self.json("reading settings", DETAILS).await
     }
 
-    /// The generation of the configuration this (new) session was begun with: the postmaster's own.
-    pub async fn generation(&mut self) -> Result<Option<String>, Error> {
-        let sql = "SELECT current_setting('evenkeel.generation', true)";
-        within(SHORT, "reading the configuration's generation", sqlx::query_scalar(sql).fetch_one(&mut self.0)).await
-    }
-
     async fn execute(&mut self, limit: Duration, doing: &'static str, sql: String) -> Result<(), Error> {
         within(limit, doing, self.0.execute(AssertSqlSafe(sql))).await.map(|_| ())
     }
@@ -290,12 +284,14 @@ impl Session {
 
     /// Makes, remakes and drops slots until ours are `wanted`.
     ///
-    /// On a standby they only wait for its promotion and must hold no WAL back, for nothing there moves them on.
-    pub async fn ensure_slots(&mut self, wanted: &[String]) -> Result<(), Error> {
+    /// On a standby they only wait for its promotion and must hold no WAL back, for nothing there moves them on. On a
+    /// primary that is `settled` all hold WAL back, also for a follower that has not come yet.
+    pub async fn ensure_slots(&mut self, wanted: &[String], settled: bool) -> Result<(), Error> {
         let doing = "making replication slots";
         let poll = self.poll().await?;
         let (there, standby) = (poll.slots, poll.recovery);
-        let stale = |slot: &&Slot| slot.lost || standby && slot.reserved && !slot.active;
+        let wrong = |slot: &Slot| if standby { slot.reserved } else { settled && !slot.reserved };
+        let stale = |slot: &&Slot| slot.lost || wrong(slot) && !slot.active;
         for slot in there.iter().filter(|slot| stale(slot) || !wanted.contains(&slot.name)) {
             if slot.active {
                 // Its standby is no longer one of ours; it comes back to no slot.

@@ -63,7 +63,7 @@ def passwords_are_in_no_environment_log_or_process_list(cluster):
         )
         places = {
             "docker inspect": docker("inspect", container),
-            "docker top": docker("top", container, "-eo", "args"),
+            "docker top": docker("top", container, "-eo", "pid,args"),
             "docker logs": log.stdout,
         }
         for place, text in places.items():

@@ -207,7 +207,7 @@ mod pages {
             all.iter().map(|error| format!("{}exit code {}\n\n", error.report(), error.exit_code())).collect();
         expect![[r#"
             error: Apply failed with 1 conflict
-              .spec.instances: conflict with "kubectl-edit"
+              spec.instances: conflict with "kubectl-edit"
             another manager set these fields; --force-conflicts takes them over
             exit code 4
 

@@ -3,9 +3,13 @@
 mod api;
 mod api_server;
 mod cli;
+mod cli_bench;
+mod cli_operator;
+mod cli_verbs;
 mod crds;
 mod docker_engine;
 mod r#loop;
 mod objects_rules;
 mod store_contract;
+mod supervisor_docker;
 mod tidy;

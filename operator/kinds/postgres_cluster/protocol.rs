@@ -78,6 +78,13 @@ impl<'a> Member<'a> {
         }
     }
 
+    /// Is there with another data directory, or with none: this incarnation never comes back.
+    fn replaced(&self, voter: &Voter) -> bool {
+        self.live().is_some_and(|report| {
+            report.data == Data::None || report.incarnation.as_ref().is_some_and(|known| *known != voter.incarnation)
+        })
+    }
+
     /// Carries this incarnation and could promise.
     fn able(&self, voter: &Voter) -> bool {
         self.live().is_some_and(|report| {
@@ -695,7 +702,8 @@ fn quorum_lost(scene: &Scene, d: &Decisions) -> bool {
 
 /// The voters and the w that are right for what streams now.
 fn wish(scene: &Scene, d: &Decisions, streaming: &[Voter]) -> (Vec<Voter>, u32) {
-    let leaves = |voter: &Voter| scene.member(&voter.member).is_none_or(|member| member.leaving);
+    let leaves =
+        |voter: &Voter| scene.member(&voter.member).is_none_or(|member| member.leaving || member.replaced(voter));
     let patient = |voter: &&Voter| {
         !streaming.contains(voter) && d.absent.get(&voter.incarnation).is_some_and(|since| scene.age(*since) < EVICT)
     };
@@ -708,7 +716,8 @@ fn wish(scene: &Scene, d: &Decisions, streaming: &[Voter]) -> (Vec<Voter>, u32) 
     }
     if voters.len() < w as usize {
         // Commits wait anyway; a voter that is let go now would only weaken the next election.
-        let others = d.election.voters.iter().filter(|voter| !voters.contains(voter));
+        let replaced = |voter: &Voter| scene.member(&voter.member).is_some_and(|member| member.replaced(voter));
+        let others = d.election.voters.iter().filter(|voter| !voters.contains(voter) && !replaced(voter));
         let others: Vec<_> = others.cloned().collect();
         voters.extend(others);
     }

@@ -274,6 +274,18 @@ fn a_wiped_standby_is_copied_anew() {
     check(&world, expect!["Healthy term 1: db-1 primary running, db-2 standby streaming, db-3 standby streaming"]);
 }
 
+/// Regression 1: a standby that was copied anew was two voters for ten seconds, its lost incarnation among them; a primary
+/// that lost its disk in that time could not be replaced. A lost incarnation now leaves the quorum at once.
+#[test]
+fn a_primary_that_loses_its_disk_right_after_a_standby_did_is_replaced() {
+    let mut world = settled(THREE);
+    world.wipe("db-3");
+    heals(&mut world);
+    world.wipe("db-1");
+    heals(&mut world);
+    check(&world, expect!["Healthy term 2: db-1 standby streaming, db-2 primary running, db-3 standby streaming"]);
+}
+
 #[test]
 fn a_paused_reconciliation_does_nothing() {
     let mut world = settled(THREE);

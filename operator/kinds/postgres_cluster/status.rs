@@ -1,11 +1,13 @@
 //! What people are told of a cluster: phase, instances, endpoints, conditions. Pure; decides nothing.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::protocol::{Member, Scene, Trouble};
 use crate::api::postgres_cluster::{
-    Decisions, DurabilityMode, Endpoints, InstanceStatus, PostgresClusterStatus, Stage,
+    Decisions, DurabilityMode, Endpoints, InstanceStatus, MemberPlace, PostgresClusterStatus, Stage,
 };
 use crate::engine::ContainerState;
 use crate::supervisor::wire::{self, JobKind, Postgres, Report};
@@ -239,11 +241,18 @@ fn replica(scene: &Scene, d: &Decisions, report: &Report) -> Option<(bool, u64)>
     Some((replica.streaming, replica.lag))
 }
 
+/// Where a member is reached from its Docker host: the published port, else its address on the network.
+fn endpoint(scene: &Scene, place: &MemberPlace) -> Option<String> {
+    let Some(expose) = &scene.object.spec.expose else { return Some(format!("{}:{}", place.address?, wire::PORT)) };
+    let address: IpAddr = expose.bind_address.parse().ok()?;
+    let address = if address.is_unspecified() { IpAddr::from(Ipv4Addr::LOCALHOST) } else { address };
+    Some(format!("{address}:{}", u32::from(expose.host_port) + place.ordinal - 1))
+}
+
 fn endpoints(scene: &Scene, d: &Decisions) -> Endpoints {
     let mut endpoints = Endpoints::default();
     for member in &scene.members {
-        let (Some(report), Some(address)) = (member.live(), member.place.address) else { continue };
-        let endpoint = format!("{address}:{}", wire::PORT);
+        let (Some(report), Some(endpoint)) = (member.live(), endpoint(scene, member.place)) else { continue };
         let leads = d.leader.as_ref().is_some_and(|leader| leader.member == member.place.name);
         if leads && report.postgres == Postgres::Primary && report.gate_open {
             endpoints.read_write.push(endpoint);

@@ -1,0 +1,584 @@
+//! The verbs, as typed, against a server of this process with the memory store; other hands play the operator.
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use evenkeel::cli::client::{Client, JSON};
+use evenkeel::cli::follow::{Event, Follow};
+use evenkeel::cli::session::Session;
+use evenkeel::cli::{get, kubeconfig};
+use evenkeel::runtime::clock::{Clock as _, SystemClock};
+use evenkeel::store::events::{Happening, Severity};
+use evenkeel::store::objects::Part;
+use expect_test::{Expect, expect};
+use futures::StreamExt as _;
+use serde_json::{Value, json};
+
+use super::cli_bench::{Bench, CLUSTER, PATIENCE, cluster, line};
+
+fn ready(status: &str, generation: i64) -> Value {
+    json!({"observedGeneration": generation, "phase": "Healthy", "conditions": [{"type": "Ready", "status": status,
+        "reason": "Streaming", "message": "2 of 3 instances serve", "observedGeneration": generation,
+        "lastTransitionTime": SystemClock.now()}]})
+}
+
+#[tokio::test]
+async fn apply_says_what_became_of_each_document() {
+    let bench = Bench::new().await;
+    bench.file(&format!("{CLUSTER}---\napiVersion: v1\nkind: Secret\nmetadata: {{name: s}}\nstringData: {{a: b}}\n"));
+    bench
+        .check(
+            "apply -f FILE --dry-run=server",
+            expect![[r#"
+        postgrescluster.evenkeel.dev/db created (server dry run)
+        secret/s created (server dry run)
+    "#]],
+        )
+        .await;
+    bench
+        .check(
+            "get all",
+            expect![[r#"
+        no objects found in namespace default
+    "#]],
+        )
+        .await;
+    bench
+        .check(
+            "apply -f FILE",
+            expect![[r#"
+        postgrescluster.evenkeel.dev/db created
+        secret/s created
+    "#]],
+        )
+        .await;
+    bench
+        .check(
+            "apply -f FILE",
+            expect![[r#"
+        postgrescluster.evenkeel.dev/db unchanged
+        secret/s unchanged
+    "#]],
+        )
+        .await;
+    bench
+        .check(
+            "apply -f FILE --dry-run server",
+            expect![[r#"
+        postgrescluster.evenkeel.dev/db unchanged (server dry run)
+        secret/s unchanged (server dry run)
+    "#]],
+        )
+        .await;
+    bench.file(&CLUSTER.replace("instances: 3", "instances: 2"));
+    bench
+        .check(
+            "apply -f FILE",
+            expect![[r#"
+        postgrescluster.evenkeel.dev/db configured
+    "#]],
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn one_bad_document_keeps_all_from_being_sent_if_it_cannot_be_read() {
+    let bench = Bench::new().await;
+    bench.file(&format!("{CLUSTER}---\nkind: [\n"));
+    bench
+        .check(
+            "apply -f FILE",
+            expect![[r#"
+        error: db.yaml:8:7: unclosed bracket '['
+        exit code 4
+    "#]],
+        )
+        .await;
+    bench.file(&format!("{CLUSTER}---\napiVersion: evenkeel.dev/v1\nkind: PostgresClutser\nmetadata: {{name: x}}\n"));
+    bench.check("apply -f FILE", expect![[r#"
+        error: db.yaml:9:7: the server has no kind "evenkeel.dev/v1 PostgresClutser"; it has dockerhosts, postgresclusters, namespaces, secrets, events
+        exit code 4
+    "#]]).await;
+    bench
+        .check(
+            "get pg",
+            expect![[r#"
+        no objects found in namespace default
+    "#]],
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn a_refused_document_has_every_problem_with_its_place_and_the_others_are_applied() {
+    let bench = Bench::new().await;
+    let bad = CLUSTER
+        .replace("name: db", "name: bad")
+        .replace("instances: 3", "instances: 0\n  imagee: x\n  parameters: {port: '1'}");
+    bench.file(&format!("{bad}---\n{CLUSTER}"));
+    bench
+        .check(
+            "apply -f FILE",
+            expect![[r#"
+        postgrescluster.evenkeel.dev/db created
+        error: PostgresCluster.evenkeel.dev "bad" is invalid
+          db.yaml:7:11: spec.imagee: Invalid value: unknown field, did you mean "image"?
+          db.yaml:6:14: spec.instances: Invalid value: 0: should be at least 1
+          db.yaml:8:22: spec.parameters[port]: Invalid value: is set by Evenkeel and cannot be chosen
+        exit code 4
+    "#]],
+        )
+        .await;
+    let bad = bad.replace("  imagee: x\n", "");
+    bench.file(&format!("{bad}---\n{CLUSTER}"));
+    bench
+        .check(
+            "apply -f FILE",
+            expect![[r#"
+        postgrescluster.evenkeel.dev/db unchanged
+        error: PostgresCluster.evenkeel.dev "bad" is invalid
+          db.yaml:6:14: spec.instances: Invalid value: 0: should be at least 1
+          db.yaml:7:22: spec.parameters[port]: Invalid value: is set by Evenkeel and cannot be chosen
+        exit code 4
+    "#]],
+        )
+        .await;
+    bench
+        .check(
+            "get pg -o name",
+            expect![[r#"
+        postgrescluster.evenkeel.dev/db
+    "#]],
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn fields_of_another_manager_are_taken_over_only_by_force() {
+    let bench = Bench::new().await;
+    bench.file(CLUSTER);
+    bench.run("apply -f FILE").await;
+    let config = kubeconfig::load(&bench.folder.path().join("kubeconfig")).unwrap();
+    let path = "/apis/evenkeel.dev/v1alpha1/namespaces/default/postgresclusters/db";
+    let grown = json!({"apiVersion": "evenkeel.dev/v1alpha1", "kind": "PostgresCluster", "spec": {"instances": 5}});
+    let query = [("fieldManager", "somebody"), ("force", "true")];
+    Client::new(config).unwrap().patch(path, &query, "application/apply-patch+yaml", &grown).await.unwrap();
+    bench
+        .check(
+            "apply -f FILE",
+            expect![[r#"
+                error: Apply failed with 1 conflict
+                  db.yaml:6:14: spec.instances: conflict with "somebody"
+                another manager set these fields; --force-conflicts takes them over
+                exit code 4
+            "#]],
+        )
+        .await;
+    bench
+        .check(
+            "apply -f FILE --force-conflicts",
+            expect![[r#"
+                postgrescluster.evenkeel.dev/db configured
+            "#]],
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn get_prints_tables_names_and_whole_objects() {
+    let bench = Bench::new().await;
+    bench.file(&format!("{CLUSTER}---\n{}", CLUSTER.replace("name: db", "name: web-db, labels: {tier: web}")));
+    bench.run("apply -f FILE").await;
+    let aged = |text: String| ageless(&text);
+    let show = async |command: &str, expected: Expect| expected.assert_eq(&aged(bench.run(command).await));
+    show(
+        "get pg",
+        expect![[r#"
+            NAME INSTANCES READY STATUS PRIMARY AGE
+            db 3 AGE
+            web-db 3 AGE
+        "#]],
+    )
+    .await;
+    show(
+        "get postgrescluster db web-db -o wide",
+        expect![[r#"
+            NAME INSTANCES READY STATUS PRIMARY TERM READ-WRITE AGE
+            db 3 AGE
+            web-db 3 AGE
+        "#]],
+    )
+    .await;
+    show(
+        "get pg,ns -A",
+        expect![[r#"
+            NAMESPACE NAME INSTANCES READY STATUS PRIMARY AGE
+            default postgrescluster.evenkeel.dev/db 3 AGE
+            default postgrescluster.evenkeel.dev/web-db 3 AGE
+
+            NAME STATUS AGE
+            namespace/default Active AGE
+        "#]],
+    )
+    .await;
+    show(
+        "get pg -l tier=web -o name",
+        expect![[r#"
+        postgrescluster.evenkeel.dev/web-db
+    "#]],
+    )
+    .await;
+    show(
+        "get pg/db pg/nope",
+        expect![[r#"
+            NAME INSTANCES READY STATUS PRIMARY AGE
+            db 3 AGE
+            error: postgresclusters.evenkeel.dev "nope" not found
+            exit code 3
+        "#]],
+    )
+    .await;
+    show(
+        "get pods",
+        expect![[r#"
+        error: the server has no kind "pods"; it has dockerhosts, postgresclusters, namespaces, secrets, events
+        exit code 3
+    "#]],
+    )
+    .await;
+    show(
+        "get secrets",
+        expect![[r#"
+        no objects found in namespace default
+    "#]],
+    )
+    .await;
+    let whole: Value = serde_json::from_str(&bench.run("get pg db -o json").await).unwrap();
+    assert_eq!(whole["spec"]["instances"], 3);
+    assert!(whole["metadata"]["managedFields"].is_null(), "bookkeeping is not for people");
+    let list: Value = serde_saphyr::from_str(&bench.run("get pg -o yaml").await).unwrap();
+    assert_eq!((list["kind"].as_str(), list["items"].as_array().unwrap().len()), (Some("List"), 2));
+}
+
+/// Ages of seconds become `AGE` and columns stand one blank apart, so that a slow machine prints the same.
+fn ageless(text: &str) -> String {
+    let word = |word: &str| {
+        let seconds = word.strip_suffix('s').is_some_and(|digits| digits.parse::<u32>().is_ok());
+        if seconds { "AGE".to_owned() } else { word.to_owned() }
+    };
+    let line = |line: &str| line.split_whitespace().map(word).collect::<Vec<_>>().join(" ") + "\n";
+    text.lines().map(line).collect()
+}
+
+#[tokio::test]
+async fn what_get_printed_can_be_applied_again() {
+    let bench = Bench::new().await;
+    bench.file(CLUSTER);
+    bench.run("apply -f FILE").await;
+    let printed = bench.run("get pg db -o yaml").await;
+    bench.file(&printed);
+    let again = bench.run("apply -f FILE").await;
+    assert!(!again.contains("error"), "{again}\n{printed}");
+}
+
+#[tokio::test]
+async fn wait_returns_when_the_condition_is_met_and_shows_the_conditions_if_it_is_not() {
+    let bench = Bench::new().await;
+    bench.file(CLUSTER);
+    bench.run("apply -f FILE").await;
+    let (met, ()) = tokio::join!(bench.run("wait pg/db --for condition=Ready"), bench.report("db", ready("True", 1)));
+    expect![[r#"
+        postgrescluster.evenkeel.dev/db condition met
+    "#]]
+    .assert_eq(&met);
+    bench.file(&CLUSTER.replace("instances: 3", "instances: 2"));
+    bench.run("apply -f FILE").await;
+    let late = bench.run("wait pg db --for condition=Ready --timeout 50ms").await;
+    expect![[r#"
+        phase: Healthy
+        TYPE STATUS REASON AGE MESSAGE
+        Ready True Streaming AGE (of an older spec) 2 of 3 instances serve
+        error: timed out after 50ms waiting for condition Ready=True of postgrescluster.evenkeel.dev/db
+        exit code 5
+    "#]]
+    .assert_eq(&ageless(&late));
+    bench
+        .check(
+            "wait pg/nope --for condition=Ready",
+            expect![[r#"
+        error: postgrescluster.evenkeel.dev "nope" not found
+        exit code 3
+    "#]],
+        )
+        .await;
+    bench
+        .check(
+            "wait pg/nope --for delete",
+            expect![[r#"
+        postgrescluster.evenkeel.dev/nope deleted
+    "#]],
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn delete_waits_until_finalizers_have_done_their_work() {
+    let bench = Bench::new().await;
+    bench.file(CLUSTER);
+    bench.run("apply -f FILE").await;
+    let keep = |keep: bool| {
+        move |mut object: Value| {
+            object["metadata"]["finalizers"] = if keep { json!(["evenkeel.dev/teardown"]) } else { json!([]) };
+            Ok::<_, evenkeel::store::Error>(object)
+        }
+    };
+    bench.objects.modify(&cluster("db"), Part::Main, keep(true)).await.unwrap();
+    let late = bench.run("delete pg db --timeout 50ms").await;
+    expect![[r#"
+        postgrescluster.evenkeel.dev "db" deleted
+        error: timed out after 50ms waiting for postgrescluster.evenkeel.dev/db to be gone; it waits for evenkeel.dev/teardown
+        exit code 5
+    "#]].assert_eq(&late);
+    bench.objects.modify(&cluster("db"), Part::Main, keep(false)).await.unwrap();
+    bench.run("apply -f FILE").await;
+    bench.objects.modify(&cluster("db"), Part::Main, keep(true)).await.unwrap();
+    let now = bench.objects.store().revision().await.unwrap();
+    let operator = async {
+        let mut watch = bench.objects.watch("postgresclusters.evenkeel.dev", None, now).await.unwrap();
+        let marked = watch.next().await.unwrap().unwrap().new.unwrap();
+        assert!(marked["metadata"]["deletionTimestamp"].is_string());
+        bench.objects.modify(&cluster("db"), Part::Main, keep(false)).await.unwrap();
+    };
+    let (gone, ()) = tokio::join!(bench.run("delete -f FILE"), operator);
+    expect![[r#"
+        postgrescluster.evenkeel.dev "db" deleted
+    "#]]
+    .assert_eq(&gone);
+    bench
+        .check(
+            "delete pg db",
+            expect![[r#"
+        error: postgresclusters.evenkeel.dev "db" not found
+        exit code 3
+    "#]],
+        )
+        .await;
+    bench.check("delete pg db --ignore-not-found", expect![[r#""#]]).await;
+}
+
+#[tokio::test]
+async fn switchover_asks_by_annotation_and_says_how_it_went() {
+    let bench = Bench::new().await;
+    bench.file(CLUSTER);
+    bench.run("apply -f FILE").await;
+    // Answers every request, the first with a refusal.
+    let operator = async {
+        let mut watch = bench.objects.watch("postgresclusters.evenkeel.dev", None, 0).await.unwrap();
+        let mut answered = String::new();
+        while let Some(change) = watch.next().await {
+            let object = change.unwrap().new.unwrap();
+            let Some(request) = object["metadata"]["annotations"]["evenkeel.dev/switchover"].as_str() else { continue };
+            if request == answered {
+                continue;
+            }
+            let last = match request.ends_with("/db-2") {
+                true => json!({"request": request, "result": {"cause": "asked for", "from": "db-1", "to": "db-2",
+                    "detectedAt": SystemClock.now(), "outage": 0.123}}),
+                false => json!({"request": request, "refused": "db-9 is no instance of db"}),
+            };
+            bench.report("db", json!({"phase": "Healthy", "lastSwitchover": last})).await;
+            answered = request.to_owned();
+        }
+    };
+    let verbs = async {
+        bench
+            .check(
+                "switchover db --to db-9",
+                expect![[r#"
+            error: db: not switched over: db-9 is no instance of db
+            exit code 1
+        "#]],
+            )
+            .await;
+        bench
+            .check(
+                "switchover db --to db-2",
+                expect![[r#"
+            db switched over: db-1 -> db-2, writes were out for 0.123 s
+        "#]],
+            )
+            .await;
+    };
+    tokio::select! {
+        () = operator => panic!("the watch ended"),
+        () = verbs => {}
+    }
+    let late = bench.run("switchover db --timeout 50ms").await;
+    assert!(
+        late.contains("the request stays until the operator answers it") && late.ends_with("exit code 5\n"),
+        "{late}"
+    );
+    bench
+        .check(
+            "switchover nope",
+            expect![[r#"
+        error: postgresclusters.evenkeel.dev "nope" not found
+        exit code 3
+    "#]],
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn events_are_those_of_the_object_oldest_first() {
+    let bench = Bench::new().await;
+    bench.file(&format!("{CLUSTER}---\n{}", CLUSTER.replace("name: db", "name: other")));
+    bench.run("apply -f FILE").await;
+    let start = SystemClock.now();
+    for (at, name, reason) in
+        [(0, "db", "Created"), (60, "other", "Created"), (120, "db", "Promoted"), (121, "db", "Promoted")]
+    {
+        let about: Value = bench.objects.get(&cluster(name)).await.unwrap().unwrap();
+        let at = start + Duration::from_secs(at);
+        let happening =
+            Happening { severity: Severity::Normal, reason: reason.into(), message: format!("{name} {reason}"), at };
+        bench.objects.record_event(&about, &happening).await.unwrap();
+    }
+    expect![[r#"
+        LAST SEEN TYPE REASON OBJECT MESSAGE
+        AGE Normal Created postgrescluster/db db Created
+        AGE (x2) Normal Promoted postgrescluster/db db Promoted
+    "#]]
+    .assert_eq(&ageless(&bench.run("events pg db").await));
+    let all = bench.run("events ").await;
+    assert_eq!(all.lines().count(), 4, "{all}");
+    let page = bench.run("describe pg/db").await;
+    assert!(page.contains("Promoted") && !page.contains("other"), "{page}");
+}
+
+#[tokio::test]
+async fn plan_shows_the_servers_answer_for_files_and_for_objects_and_changes_nothing() {
+    let bench = Bench::new().await;
+    bench.file(CLUSTER);
+    bench
+        .check(
+            "plan -f FILE",
+            expect![[r#"
+        postgrescluster.evenkeel.dev/db (Bootstrapping):
+           1. make "postgres:15"
+    "#]],
+        )
+        .await;
+    bench
+        .check(
+            "plan pg db",
+            expect![[r#"
+        error: postgresclusters.evenkeel.dev "db" not found
+        exit code 3
+    "#]],
+        )
+        .await;
+    bench.run("apply -f FILE").await;
+    bench
+        .check(
+            "plan pg/db",
+            expect![[r#"
+        postgrescluster.evenkeel.dev/db (Bootstrapping):
+           1. make "postgres:15"
+    "#]],
+        )
+        .await;
+    bench.file(&CLUSTER.replace("instances: 3", "instances: many"));
+    bench
+        .check(
+            "plan -f FILE",
+            expect![[r#"
+        error: PostgresCluster.evenkeel.dev "db" is invalid
+          db.yaml:6:14: spec.instances: Invalid value: "many": must be a whole number
+        exit code 4
+    "#]],
+        )
+        .await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_and_a_token_that_is_wrong_are_told_apart() {
+    let bench = Bench::new().await;
+    let path = bench.folder.path().join("kubeconfig");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let token = kubeconfig::load(&path).unwrap().token.unwrap();
+    std::fs::write(&path, text.replace(&token, "wrong")).unwrap();
+    let refused = bench.run("get pg").await;
+    assert!(refused.contains("is not this server's") && refused.ends_with("exit code 1\n"), "{refused}");
+    let address = kubeconfig::load(&path).unwrap().server;
+    // Nobody listens on port 1.
+    std::fs::write(&path, text.replace(&address, "https://127.0.0.1:1")).unwrap();
+    let away = bench.run("get pg").await;
+    assert!(away.contains("cannot reach the server at https://127.0.0.1:1 (kubeconfig"), "{away}");
+    assert!(away.ends_with("is `evenkeel operator` running?\nexit code 6\n"), "{away}");
+}
+
+/// Hands on what is written.
+struct Told(tokio::sync::mpsc::UnboundedSender<u8>);
+
+impl std::io::Write for Told {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        for byte in bytes {
+            self.0.send(*byte).map_err(std::io::Error::other)?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn get_watch_prints_a_row_for_each_change_after_the_table() {
+    let bench = Bench::new().await;
+    bench.file(CLUSTER);
+    bench.run("apply -f FILE").await;
+    let config = kubeconfig::load(&bench.folder.path().join("kubeconfig")).unwrap();
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let (mut out, mut err) = (Told(tell), Vec::new());
+    let (client, now) = (Client::new(config).unwrap(), || SystemClock.now());
+    let mut session = Session { client, namespace: "default".into(), now, out: &mut out, err: &mut err };
+    let seen = async {
+        let mut text = String::new();
+        let mut reported = false;
+        while !text.ends_with('\n') || !text.contains("Healthy") {
+            text.push(char::from(told.recv().await.unwrap()));
+            if !reported && text.lines().count() == 2 && text.ends_with('\n') {
+                reported = true;
+                bench.report("db", ready("True", 1)).await;
+            }
+        }
+        text
+    };
+    let text = tokio::select! {
+        ended = get::run(line("pg db -w"), &mut session) => panic!("a watch does not end: {ended:?}"),
+        text = tokio::time::timeout(PATIENCE, seen) => text.unwrap(),
+    };
+    expect![[r#"
+        NAME INSTANCES READY STATUS PRIMARY AGE
+        db 3 AGE
+        db 3 Healthy AGE
+    "#]]
+    .assert_eq(&ageless(&text));
+}
+
+#[tokio::test]
+async fn a_watch_that_missed_too_much_says_so_and_begins_with_all_there_is() {
+    let bench = Bench::new().await;
+    bench.file(CLUSTER);
+    bench.run("apply -f FILE").await;
+    let newest = bench.objects.store().revision().await.unwrap();
+    bench.objects.store().compact(newest).await.unwrap();
+    let client = Client::new(kubeconfig::load(&bench.folder.path().join("kubeconfig")).unwrap()).unwrap();
+    let path = "/apis/evenkeel.dev/v1alpha1/postgresclusters".to_owned();
+    let mut follow = Follow::new(&client, path, &[], JSON, "1");
+    assert_eq!(follow.next().await.unwrap(), Event::Restarted);
+    let Event::Changed(object) = follow.next().await.unwrap() else { panic!("not all there is") };
+    assert_eq!(object["metadata"]["name"], "db");
+}

@@ -1,0 +1,339 @@
+//! The supervisor in real containers of a stock image; the test plays the operator. Runs where EVENKEEL_TEST_DOCKER=1
+//! says that there is a Docker Engine with the image `postgres:15`.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStdin, Command as Process, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use evenkeel::supervisor::wire::{
+    Command, Credentials, Data, Follow, Init, Lead, Lineage, Order, Postgres, Report, Rule, SOCKET, Task, VOLUME,
+};
+
+const IMAGE: &str = "postgres:15";
+/// Whatever a test waits for has happened long before.
+const LONG: Duration = Duration::from_secs(60);
+
+fn docker(arguments: &[&str]) -> String {
+    let output = Process::new("docker").args(arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "docker {}: {said}", arguments.join(" "));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// A network and containers of this test alone; all of it goes when it is dropped.
+struct Bench {
+    name: String,
+    members: Vec<String>,
+    begun: Instant,
+}
+
+impl Bench {
+    /// `None`, with a line that says so, where no Docker Engine is promised.
+    fn new(test: &str) -> Option<Self> {
+        if std::env::var("EVENKEEL_TEST_DOCKER").as_deref() != Ok("1") {
+            println!("{test}: skipped, EVENKEEL_TEST_DOCKER=1 is not set");
+            return None;
+        }
+        let name = format!("it-supervisor-{test}-{}", std::process::id());
+        docker(&["network", "create", &name]);
+        Some(Self { name, members: Vec::new(), begun: Instant::now() })
+    }
+
+    fn member(&mut self, ordinal: usize) -> Member {
+        let name = format!("{}-{ordinal}", self.name);
+        let binary = format!("{}:/evenkeel/evenkeel:ro", env!("CARGO_BIN_EXE_evenkeel"));
+        let volume = format!("{name}:{VOLUME}");
+        let member = format!("db-{ordinal}");
+        let arguments = [
+            "run",
+            "-d",
+            "--name",
+            &name,
+            "--network",
+            &self.name,
+            "-v",
+            &volume,
+            "-v",
+            &binary,
+            "--tmpfs",
+            "/run/evenkeel:mode=0700",
+            "-e",
+            "EVENKEEL_LOG=evenkeel=trace",
+            "--entrypoint",
+            "/evenkeel/evenkeel",
+            IMAGE,
+            "supervisor",
+            "--member",
+            &member,
+        ];
+        docker(&arguments);
+        self.members.push(name.clone());
+        Member::dial(name)
+    }
+
+    /// Prints how long a step took since the last mark.
+    fn mark(&mut self, step: &str) -> Duration {
+        let took = self.begun.elapsed();
+        println!("{:>9.1} ms  {step}", took.as_secs_f64() * 1e3);
+        self.begun = Instant::now();
+        took
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        for member in &self.members {
+            if std::thread::panicking() || std::env::var_os("EVENKEEL_TEST_LOGS").is_some() {
+                let logs = Process::new("docker").args(["logs", member]).output().unwrap();
+                println!("== {member}\n{}", String::from_utf8_lossy(&logs.stderr));
+            }
+            let _ = Process::new("docker").args(["rm", "-fv", member]).output();
+            let _ = Process::new("docker").args(["volume", "rm", "-f", member]).output();
+        }
+        let _ = Process::new("docker").args(["network", "rm", &self.name]).output();
+    }
+}
+
+/// A container with an open conversation.
+struct Member {
+    container: String,
+    address: String,
+    dial: Child,
+    commands: ChildStdin,
+    reports: Receiver<Report>,
+    last: Report,
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let _ = self.dial.kill();
+        let _ = self.dial.wait();
+    }
+}
+
+impl Member {
+    /// Opens a conversation, as soon as the supervisor listens.
+    fn dial(container: String) -> Self {
+        let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
+        let address = docker(&["inspect", "-f", format, &container]);
+        let begun = Instant::now();
+        loop {
+            let socket = format!("unix:{SOCKET}");
+            let arguments = ["exec", "-i", &container, "/evenkeel/evenkeel", "dial", &socket];
+            let mut dial = Process::new("docker")
+                .args(arguments)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            let mut output = dial.stdout.take().unwrap();
+            let mut first = [0];
+            if output.read(&mut first).unwrap() == 1 && first == [0x06] {
+                let commands = dial.stdin.take().unwrap();
+                let (tell, reports) = channel();
+                std::thread::spawn(move || {
+                    for line in BufReader::new(output).lines() {
+                        let Ok(line) = line else { return };
+                        if tell.send(serde_json::from_str(&line).unwrap()).is_err() {
+                            return;
+                        }
+                    }
+                });
+                return Self { container, address, dial, commands, reports, last: Report::default() };
+            }
+            let _ = dial.wait();
+            assert!(begun.elapsed() < LONG, "{container} does not listen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn say(&mut self, command: &Command) {
+        let mut line = serde_json::to_string(command).unwrap();
+        line.push('\n');
+        self.commands.write_all(line.as_bytes()).unwrap();
+    }
+
+    fn order(&mut self, term: u64, task: Task) {
+        self.say(&Command::Order(Order { term, task, settings: [("max_connections".into(), "60".into())].into() }));
+    }
+
+    /// Waits for a report of which `what` holds.
+    fn wait(&mut self, what: &str, holds: impl Fn(&Report) -> bool) -> Report {
+        let begun = Instant::now();
+        loop {
+            match self.reports.recv_timeout(LONG.saturating_sub(begun.elapsed())) {
+                Ok(report) => self.last = report,
+                Err(RecvTimeoutError::Timeout) => {
+                    panic!("{}: {what} did not come; last report: {:#?}", self.container, self.last)
+                }
+                Err(RecvTimeoutError::Disconnected) => panic!("{}: the conversation ended", self.container),
+            }
+            if holds(&self.last) {
+                return self.last.clone();
+            }
+        }
+    }
+
+    fn exec(&self, user: &str, arguments: &[&str]) -> String {
+        docker(&[&["exec", "-u", user, &self.container][..], arguments].concat())
+    }
+
+    fn sql(&self, sql: &str) -> String {
+        self.exec("postgres", &["psql", "-XAtqc", sql])
+    }
+
+    fn lineage(&self) -> Lineage {
+        let leading = self.last.leading.clone().unwrap();
+        Lineage { timeline: self.last.timeline.unwrap(), history: leading.history }
+    }
+
+    fn follow_me(&self, slot: &str, rewindable: bool, lineage: Option<Lineage>) -> Task {
+        let (leader, address, slot) = (self.container.clone(), self.address.clone(), slot.to_owned());
+        let slots = ["evenkeel_1", "evenkeel_2"].into_iter().filter(|other| *other != slot);
+        let slots = slots.map(str::to_owned).collect();
+        Task::Follow(Follow { leader, address, slot, slots, lineage, rewindable })
+    }
+}
+
+fn credentials() -> Command {
+    Command::Credentials(Credentials {
+        hash: "h1".into(),
+        replication_password: "replicate:\\this".into(),
+        owner_password: "owner-secret".into(),
+    })
+}
+
+fn lead(init: bool, count: u32, names: &[&str], slots: &[&str], open: bool) -> Task {
+    let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    let init = init.then(|| Init { encoding: "UTF8".into(), locale: "C.UTF-8".into(), data_checksums: true });
+    Task::Lead(Lead {
+        init,
+        commit: Rule { count, names: owned(names) },
+        confirm: Rule { count: 0, names: Vec::new() },
+        slots: owned(slots),
+        database: "app".into(),
+        owner: "app".into(),
+        open,
+    })
+}
+
+/// Two members, the first leads with the second as its synchronous standby, and the gate is open.
+fn pair(bench: &mut Bench) -> (Member, Member, String, String) {
+    let mut one = bench.member(1);
+    bench.mark("first member listens");
+    one.say(&credentials());
+    one.order(1, lead(true, 0, &[], &[], false));
+    one.wait("initdb", |report| report.data == Data::Primary);
+    bench.mark("initdb");
+    let first = one
+        .wait("leading", |report| report.leading.as_ref().is_some_and(|leading| leading.barrier))
+        .incarnation
+        .unwrap();
+    bench.mark("started, database made, barrier passed");
+    one.order(1, lead(true, 0, &[], &["evenkeel_2"], false));
+    let mut two = bench.member(2);
+    bench.mark("second member listens");
+    two.say(&credentials());
+    two.order(1, one.follow_me("evenkeel_2", false, Some(one.lineage())));
+    two.wait("the clone", |report| report.data == Data::Standby);
+    bench.mark("base backup");
+    let second = two
+        .wait("streaming", |report| report.receiver.as_ref().is_some_and(|receiver| receiver.streaming))
+        .incarnation
+        .unwrap();
+    bench.mark("standby streams");
+    one.order(1, lead(true, 1, &[&second], &["evenkeel_2"], false));
+    one.wait("the barrier", |report| {
+        report
+            .leading
+            .as_ref()
+            .is_some_and(|leading| leading.barrier && leading.commit.as_ref().is_some_and(|commit| commit.count == 1))
+    });
+    bench.mark("w = 1 in force, barrier passed");
+    one.order(1, lead(true, 1, &[&second], &["evenkeel_2"], true));
+    one.wait("the open gate", |report| report.gate_open);
+    bench.mark("gate open");
+    (one, two, first, second)
+}
+
+#[test]
+fn a_standby_is_promoted_after_a_kill_and_the_old_primary_follows_by_rewind() {
+    let Some(mut bench) = Bench::new("failover") else { return };
+    let (mut one, mut two, first, second) = pair(&mut bench);
+    one.sql("CREATE TABLE t (n int); INSERT INTO t SELECT generate_series(1, 1000)");
+    // The owner gets in by its password over the network, our own roles do not.
+    let owner = format!("postgresql://app:owner-secret@{}/app", one.address);
+    assert_eq!(two.exec("postgres", &["psql", "-XAtqc", "SELECT current_user", &owner]), "app");
+    assert_eq!(two.sql("SELECT count(*) FROM t"), "1000");
+    bench.mark("(writes and reads)");
+
+    println!("-- failover: kill -9 of the postmaster");
+    let postmaster = one.exec("root", &["sh", "-c", "head -1 /var/lib/postgresql/data/pgdata/postmaster.pid"]);
+    bench.mark("(look up the postmaster)");
+    one.exec("root", &["sh", "-c", &format!("kill -9 {postmaster}")]);
+    let total = Instant::now();
+    bench.mark("(kill through docker exec)");
+    one.wait("its death", |report| report.postgres == Postgres::Stopped);
+    bench.mark("death reported");
+    two.order(2, Task::Prepare);
+    let promise = two.wait("the promise", |report| report.promise.is_some_and(|promise| promise.term == 2));
+    bench.mark("promised");
+    assert_eq!(promise.promise.unwrap().timeline, 1);
+    assert!(promise.receiver.is_none());
+    two.order(2, lead(false, 0, &[], &["evenkeel_1"], false));
+    two.wait("leading", |report| report.leading.is_some());
+    bench.mark("promoted");
+    two.wait("the barrier", |report| report.leading.as_ref().is_some_and(|leading| leading.barrier));
+    bench.mark("barrier passed");
+    two.order(2, lead(false, 0, &[], &["evenkeel_1"], true));
+    two.wait("the open gate", |report| report.gate_open);
+    bench.mark("gate open");
+    println!("{:>9.1} ms  failover in total", total.elapsed().as_secs_f64() * 1e3);
+    assert_eq!(two.sql("SELECT count(*) FROM t"), "1000");
+    two.sql("INSERT INTO t VALUES (1001)");
+    two.wait("the checkpoint", |report| report.leading.as_ref().is_some_and(|leading| leading.checkpointed));
+    bench.mark("(write, checkpoint)");
+
+    println!("-- rejoin");
+    one.order(2, two.follow_me("evenkeel_1", true, Some(two.lineage())));
+    one.wait("the rewind", |report| report.data == Data::Standby);
+    bench.mark("rewound");
+    let back = one.wait("streaming", |report| report.receiver.as_ref().is_some_and(|receiver| receiver.streaming));
+    bench.mark("old primary streams");
+    assert_eq!(back.incarnation.as_deref(), Some(first.as_str()), "a rewind keeps the incarnation");
+    assert_eq!(two.last.incarnation.as_deref(), Some(second.as_str()));
+    two.order(2, lead(false, 1, &[&first], &["evenkeel_1"], true));
+    two.wait("w = 1", |report| {
+        let leading = report.leading.as_ref();
+        leading.is_some_and(|leading| leading.barrier && leading.commit.as_ref().is_some_and(|rule| rule.count == 1))
+    });
+    bench.mark("w = 1 in force, barrier passed");
+    two.sql("INSERT INTO t VALUES (1002)");
+    assert_eq!(one.sql("SELECT max(n) FROM t"), "1002");
+
+    println!("-- switchover");
+    bench.mark("(write)");
+    two.order(3, Task::Stop { graceful: true });
+    let stopped = two.wait("the stop", |report| report.postgres == Postgres::Stopped && report.clean);
+    bench.mark("stopped cleanly");
+    one.order(3, Task::Prepare);
+    let promise = one.wait("the promise", |report| report.promise.is_some_and(|promise| promise.term == 3));
+    bench.mark("promised");
+    let promise = promise.promise.unwrap();
+    assert_eq!((Some(promise.timeline), Some(promise.lsn)), (stopped.timeline, stopped.lsn), "the standby has all");
+    one.order(3, lead(false, 0, &[], &["evenkeel_2"], true));
+    one.wait("the open gate", |report| report.gate_open && report.leading.is_some());
+    bench.mark("promoted and open");
+    two.order(3, one.follow_me("evenkeel_2", true, Some(one.lineage())));
+    two.wait("streaming", |report| report.receiver.as_ref().is_some_and(|receiver| receiver.streaming));
+    bench.mark("the other follows without a rewind");
+    assert!(two.last.job.is_none());
+
+    for member in [&one, &two] {
+        let status = member.exec("root", &["sh", "-c", "grep -E 'VmRSS|RssAnon|RssFile' /proc/1/status"]);
+        println!("{}: {}", member.container, status.split_whitespace().collect::<Vec<_>>().join(" "));
+    }
+}
