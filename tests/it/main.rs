@@ -10,6 +10,7 @@ mod crds;
 mod docker_engine;
 mod r#loop;
 mod objects_rules;
+mod poll;
 mod store_contract;
 mod supervisor_docker;
 mod tidy;

@@ -146,7 +146,7 @@ impl Member {
             }
             let _ = dial.wait();
             assert!(begun.elapsed() < LONG, "{container} does not listen");
-            std::thread::sleep(Duration::from_millis(20));
+            crate::poll::pause();
         }
     }
 
