@@ -1,8 +1,5 @@
 //! Performing one act of `next`. Each may be repeated; the next look sees what came of it.
 
-// It runs beside the database with its own clocks and names; what decides (`next`) is given both.
-#![allow(clippy::disallowed_methods)]
-
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;

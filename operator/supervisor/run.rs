@@ -1,8 +1,5 @@
 //! The supervisor's loop: look, ask `next`, perform, report; woken by children, signals, commands and the clock.
 
-// It runs beside the database with its own clocks and names; what decides (`next`) is given both.
-#![allow(clippy::disallowed_methods)]
-
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,8 +1,5 @@
 //! What the shell remembers between two turns of its loop; no decisions.
 
-// It runs beside the database with its own clocks and names; what decides (`next`) is given both.
-#![allow(clippy::disallowed_methods)]
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

@@ -4,5 +4,6 @@ use std::time::Duration;
 
 /// A moment; the caller bounds how often.
 pub fn pause() {
+    #[allow(clippy::disallowed_methods)] // Its callers are plain tests without a runtime.
     std::thread::sleep(Duration::from_millis(20));
 }

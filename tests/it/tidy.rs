@@ -18,7 +18,7 @@ const ARROWS: [(&str, &[&str]); 8] = [
 ];
 
 /// Files that wire the rooms together and may name them all.
-const WIRING: [&str; 3] = ["main.rs", "cli/operator.rs", "cli/up.rs"];
+const WIRING: [&str; 2] = ["main.rs", "cli/operator.rs"];
 
 /// Files that decide, by their names, in whatever room.
 const DECIDERS: [&str; 7] = ["plan.rs", "next.rs", "orders.rs", "protocol.rs", "quorum.rs", "status.rs", "workload.rs"];
