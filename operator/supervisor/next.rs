@@ -19,6 +19,8 @@ use crate::api::postgres_cluster::Fork;
 const OPERATOR_DECIDES_MS: u64 = 5_000;
 /// A new primary whose barrier takes longer than this checkpoints meanwhile.
 const BARRIER_ALONE_MS: u64 = 1_000;
+/// For so long a barrier is looked for eagerly; whoever is missing then is away.
+const BARRIER_EAGER_MS: u64 = 5_000;
 /// A rewind that failed this often is given up for a base backup.
 const REWINDS_BEFORE_CLONE: u32 = 2;
 
@@ -130,6 +132,8 @@ pub struct Server {
     pub streaming: bool,
     /// Standby: everything received is replayed (a positive signal, not a guess).
     pub replayed: bool,
+    /// Standby: replay stands still because a setting is lower than the leader's; a restart takes the higher one.
+    pub stuck: bool,
     /// Sessions of clients that are connected now.
     pub sessions: u32,
     /// Standby: the leader no longer has the WAL that we need (said in the server's log since it started).
@@ -263,6 +267,10 @@ pub fn next(seen: &Seen) -> Act {
     }
     if seen.job.as_ref().is_some_and(|job| job.running) || seen.postgres == Postgres::Stopping {
         return Act::Wait;
+    }
+    if seen.postgres == Postgres::Standby && seen.server.as_ref().is_some_and(|server| server.stuck) {
+        // Whatever it is to do, it neither replays nor stops its receiver; what it received is on disk.
+        return Act::StopFast;
     }
     let Some(order) = &seen.durable.order else { return Act::Wait };
     let settings = || order.settings.clone();
@@ -506,7 +514,7 @@ fn leading(seen: &Seen, lead: &Lead, shut: Config) -> Act {
         // rewound that the barrier waits for; its writes would only hold up the opening of the gate.
         return Act::Checkpoint;
     }
-    if passed || lead.open { Act::Wait } else { Act::Poll }
+    if passed || seen.barrier_ms >= BARRIER_EAGER_MS { Act::Wait } else { Act::Poll }
 }
 
 /// The commit rule is in force and everything up to the moment it came into force is flushed by enough of its voters.
