@@ -338,9 +338,12 @@ fn a_standby_is_promoted_after_a_kill_and_the_old_primary_follows_by_rewind() {
     }
 }
 
-fn open_and_synchronous(standby: &str) -> Task {
+/// A lead that is open and synchronous; `confirm`: only while the standby confirms it.
+fn open_lead(standby: &str, confirm: bool) -> Task {
     let Task::Lead(mut lead) = lead(true, 1, &[standby], &["evenkeel_2"], true) else { unreachable!() };
-    lead.confirm = Rule { count: 1, names: vec![standby.to_owned()] };
+    if confirm {
+        lead.confirm = lead.commit.clone();
+    }
     Task::Lead(lead)
 }
 
@@ -351,8 +354,9 @@ fn a_leader_survives_bad_settings_meddling_crashes_and_restarts_and_fences_itsel
 
     println!("-- settings that PostgreSQL refuses are left out and reported; the others are taken");
     let settings = [("max_connections", "70"), ("work_mem", "lots"), ("no_such_setting", "1"), ("my.own", "x")];
-    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-    one.say(&Command::Order(Order { term: 1, task: open_and_synchronous(&second), settings }));
+    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let settings = std::collections::BTreeMap::from(settings);
+    one.say(&Command::Order(Order { term: 1, task: open_lead(&second, false), settings: settings.clone() }));
     let report = one.wait("refusals", |report| report.setting_errors.len() == 2 && !report.pending_restart.is_empty());
     println!("{:?}", report.setting_errors);
     assert!(report.setting_errors.iter().any(|error| error.contains("work_mem: invalid value")));
@@ -409,8 +413,14 @@ fn a_leader_survives_bad_settings_meddling_crashes_and_restarts_and_fences_itsel
     });
 
     println!("-- after a pause nothing is confirmed, so nobody is served");
+    one.say(&Command::Order(Order { term: 1, task: open_lead(&second, true), settings }));
+    one.wait("a confirmed lead", |report| report.leading.as_ref().is_some_and(|leading| leading.confirmed));
     docker(&["pause", &one.container]);
-    std::thread::sleep(Duration::from_secs(6));
+    // Longer than half of what a confirmation holds.
+    let paused = Instant::now();
+    while paused.elapsed() < Duration::from_secs(6) {
+        crate::poll::pause();
+    }
     docker(&["unpause", &one.container]);
     one.wait("the fence", |report| report.postgres == Postgres::Stopped && !report.gate_open);
     bench.mark("(pause) fenced");
