@@ -19,6 +19,8 @@ use crate::api::postgres_cluster::Fork;
 const OPERATOR_DECIDES_MS: u64 = 5_000;
 /// A new primary whose barrier takes longer than this checkpoints meanwhile.
 const BARRIER_ALONE_MS: u64 = 1_000;
+/// For so long a barrier is looked for eagerly; whoever is missing then is away.
+const BARRIER_EAGER_MS: u64 = 5_000;
 /// A rewind that failed this often is given up for a base backup.
 const REWINDS_BEFORE_CLONE: u32 = 2;
 
@@ -130,6 +132,8 @@ pub struct Server {
     pub streaming: bool,
     /// Standby: everything received is replayed (a positive signal, not a guess).
     pub replayed: bool,
+    /// Standby: replay stands still because a setting is lower than the leader's; a restart takes the higher one.
+    pub stuck: bool,
     /// Sessions of clients that are connected now.
     pub sessions: u32,
     /// Standby: the leader no longer has the WAL that we need (said in the server's log since it started).
@@ -263,6 +267,10 @@ pub fn next(seen: &Seen) -> Act {
     }
     if seen.job.as_ref().is_some_and(|job| job.running) || seen.postgres == Postgres::Stopping {
         return Act::Wait;
+    }
+    if seen.postgres == Postgres::Standby && seen.server.as_ref().is_some_and(|server| server.stuck) {
+        // Whatever it is to do, it neither replays nor stops its receiver; what it received is on disk.
+        return Act::StopFast;
     }
     let Some(order) = &seen.durable.order else { return Act::Wait };
     let settings = || order.settings.clone();
@@ -506,7 +514,7 @@ fn leading(seen: &Seen, lead: &Lead, shut: Config) -> Act {
         // rewound that the barrier waits for; its writes would only hold up the opening of the gate.
         return Act::Checkpoint;
     }
-    if passed || lead.open { Act::Wait } else { Act::Poll }
+    if passed || seen.barrier_ms >= BARRIER_EAGER_MS { Act::Wait } else { Act::Poll }
 }
 
 /// The commit rule is in force and everything up to the moment it came into force is flushed by enough of its voters.
@@ -532,4 +540,196 @@ pub fn confirmed(seen: &Seen, lead: &Lead) -> bool {
         voters.count()
     });
     fresh >= lead.confirm.count as usize || seen.renewed_ms.is_some_and(|ms| ms < CONFIRMATION_MS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TERM: u64 = 5;
+
+    fn order(task: Task) -> Durable {
+        let order = Order { term: TERM, task, settings: Settings::new() };
+        Durable { incarnation: Some("me".into()), promised: TERM, order: Some(order), ..Durable::default() }
+    }
+
+    fn leader(open: bool) -> Lead {
+        let rule = Rule { count: 1, names: vec!["a".into(), "b".into()] };
+        Lead {
+            init: None,
+            commit: rule.clone(),
+            confirm: rule,
+            slots: vec!["evenkeel_2".into()],
+            database: "app".into(),
+            owner: "app".into(),
+            open,
+        }
+    }
+
+    /// Of a leader on timeline 3, which left timeline 2 at position 100.
+    fn follower() -> Follow {
+        let history = vec![Fork { timeline: 2, ended_at: Lsn(100) }];
+        Follow {
+            leader: "db-1".into(),
+            address: "172.30.0.2".into(),
+            slot: "evenkeel_1".into(),
+            slots: Vec::new(),
+            lineage: Some(Lineage { timeline: 3, history }),
+            rewindable: true,
+        }
+    }
+
+    fn follow_config() -> Config {
+        let upstream = Upstream { address: "172.30.0.2".into(), slot: "evenkeel_1".into() };
+        Config { gate: Gate::Open, upstream: Some(upstream), ..Config::default() }
+    }
+
+    fn stopped(data: Data, task: Task) -> Seen {
+        Seen {
+            durable: order(task),
+            data,
+            postgres: Postgres::Stopped,
+            job_due: true,
+            credentials: true,
+            ..Seen::default()
+        }
+    }
+
+    fn standby(task: Task, server: Server, applied: Config) -> Seen {
+        let postgres = Postgres::Standby;
+        Seen { postgres, server: Some(server), applied: Some(applied), ..stopped(Data::Standby, task) }
+    }
+
+    /// A primary whose gate is open, streamed from by `a` with a fresh reply or not.
+    fn open_primary(streaming: bool) -> Seen {
+        let replica = Replica { incarnation: "a".into(), streaming, lsn: Lsn(50), lag: 0 };
+        let server = Server {
+            primary: true,
+            lsn: Lsn(60),
+            replicas: vec![replica],
+            slots: vec!["evenkeel_2".into()],
+            checkpointed: true,
+            ..Server::default()
+        };
+        let applied = Config { commit: leader(true).commit, gate: Gate::Open, ..Config::default() };
+        Seen {
+            postgres: Postgres::Primary,
+            server: Some(server),
+            applied: Some(applied),
+            barrier_lsn: Some(Lsn(50)),
+            barrier_passed_once: true,
+            app_ensured: true,
+            ..stopped(Data::Primary, Task::Lead(leader(true)))
+        }
+    }
+
+    /// The act's first word.
+    fn check(seen: &Seen, act: &str) {
+        let next = format!("{:?}", next(seen));
+        assert_eq!(next.split(['(', ' ']).next(), Some(act), "{next}");
+    }
+
+    #[test]
+    fn a_standby_asked_to_promise_lets_go_of_its_leader_first() {
+        let streaming = Server { receiver: true, streaming: true, replayed: true, timeline: 2, ..Server::default() };
+        let mut seen = standby(Task::Prepare, streaming, follow_config());
+        check(&seen, "Apply");
+        assert_eq!(promise(&seen), None);
+        seen.applied = Some(Config { gate: Gate::Open, ..Config::default() });
+        check(&seen, "Poll");
+        assert_eq!(promise(&seen), None);
+        seen.server = Some(Server { replayed: true, timeline: 2, lsn: Lsn(90), ..Server::default() });
+        check(&seen, "Wait");
+        assert_eq!(promise(&seen), Some(Promise { term: TERM, timeline: 2, lsn: Lsn(90) }));
+    }
+
+    #[test]
+    fn a_primary_asked_to_promise_is_stopped_at_once() {
+        let seen = Seen { durable: order(Task::Prepare), ..open_primary(true) };
+        check(&seen, "StopImmediate");
+    }
+
+    #[test]
+    fn an_open_gate_is_not_kept_without_confirmation() {
+        check(&open_primary(true), "Wait");
+        check(&open_primary(false), "StopImmediate");
+        check(&Seen { renewed_ms: Some(CONFIRMATION_MS - 1), ..open_primary(false) }, "Poll");
+        check(&Seen { renewed_ms: Some(CONFIRMATION_MS), ..open_primary(false) }, "StopImmediate");
+    }
+
+    #[test]
+    fn a_gate_opens_only_behind_a_barrier_of_this_very_run() {
+        let applied = Some(Config { commit: leader(true).commit, ..Config::default() });
+        let shut = Seen { applied, ..open_primary(true) };
+        check(&shut, "Apply");
+        let not_passed = Seen { barrier_passed_once: false, barrier_lsn: Some(Lsn(51)), ..shut.clone() };
+        check(&not_passed, "Poll");
+        check(&Seen { barrier_passed_once: false, barrier_lsn: None, ..shut }, "SetBarrier");
+    }
+
+    #[test]
+    fn a_candidate_ends_sessions_before_it_is_promoted() {
+        let server = Server { replayed: true, slots: vec!["evenkeel_2".into()], ..Server::default() };
+        let shut = Config { commit: leader(false).commit, ..Config::default() };
+        let mut seen = standby(Task::Lead(leader(false)), server, shut);
+        check(&seen, "EndSessions");
+        seen.sessions_ended = true;
+        check(&seen, "Promote");
+    }
+
+    #[test]
+    fn an_old_primary_follows_as_it_is_only_if_it_ended_before_the_fork() {
+        let clean = |end| Seen { clean: end, ..stopped(Data::Primary, Task::Follow(follower())) };
+        check(&clean(Some((2, Lsn(100)))), "Start");
+        check(&clean(Some((2, Lsn(101)))), "Rewind");
+        check(&clean(None), "Rewind");
+    }
+
+    #[test]
+    fn a_rewind_that_was_cut_off_is_not_tried_again() {
+        let mut seen = stopped(Data::Broken, Task::Follow(follower()));
+        seen.durable.unfinished = Some(JobKind::Rewind);
+        check(&seen, "Clone");
+    }
+
+    #[test]
+    fn a_rewound_directory_starts_with_the_leader_it_was_rewound_onto_and_with_no_other() {
+        let mut seen = stopped(Data::Standby, Task::Follow(follower()));
+        seen.durable.rewound = Some(3);
+        assert_eq!(next(&seen), Act::Start { standby: true, config: follow_config() });
+        seen.durable.rewound = Some(2);
+        check(&seen, "Condemn");
+        seen.durable.order = order(Task::Prepare).order;
+        check(&seen, "Wait");
+    }
+
+    #[test]
+    fn a_standby_is_compared_with_its_leaders_history_before_it_takes_anything_from_there() {
+        check(&stopped(Data::Standby, Task::Follow(follower())), "Start");
+        let alone = Config { upstream: None, ..follow_config() };
+        let at = |timeline, lsn| Server { replayed: true, timeline, lsn: Lsn(lsn), ..Server::default() };
+        let follow = || Task::Follow(follower());
+        check(&standby(follow(), at(2, 100), alone.clone()), "Apply");
+        check(&standby(follow(), at(3, 500), alone.clone()), "Apply");
+        check(&standby(follow(), at(2, 101), alone.clone()), "Condemn");
+        check(&standby(follow(), at(1, 10), alone), "Condemn");
+    }
+
+    #[test]
+    fn a_standby_whose_replay_is_stuck_is_restarted_whatever_its_order() {
+        let stuck = || Server { stuck: true, receiver: true, ..Server::default() };
+        for task in [Task::Prepare, Task::Follow(follower()), Task::Lead(leader(false))] {
+            check(&standby(task, stuck(), follow_config()), "StopFast");
+        }
+    }
+
+    #[test]
+    fn an_order_below_the_promise_or_backwards_is_refused() {
+        let durable = order(Task::Lead(leader(false)));
+        let of = |term, task| accept(&durable, &Order { term, task, settings: Settings::new() });
+        assert!(matches!(of(TERM - 1, Task::Prepare), Err(Refused::OldTerm { .. })));
+        assert!(matches!(of(TERM, Task::Prepare), Err(Refused::Backwards { .. })));
+        assert!(matches!(of(TERM, Task::Follow(follower())), Err(Refused::Backwards { .. })));
+        assert_eq!(of(TERM + 1, Task::Prepare).map(|durable| durable.promised), Ok(TERM + 1));
+    }
 }

@@ -570,7 +570,9 @@ fn refused(said: &str, settings: &BTreeMap<String, String>) -> Vec<(String, Stri
     let named = |name: &String| {
         let line = said.lines().find(|line| line.contains(&format!("\"{name}\"")))?;
         let words = ["LOG:", "FATAL:", "ERROR:"].iter().find_map(|level| Some(line.split_once(level)?.1.trim()));
-        Some((name.clone(), words.unwrap_or(line).to_owned()))
+        // The file it names is one of ours, not one that the user knows.
+        let words = words.unwrap_or(line).split(" in file \"").next().unwrap_or_default();
+        Some((name.clone(), words.to_owned()))
     };
     settings.keys().filter_map(named).collect()
 }
@@ -600,6 +602,9 @@ fn pass_log_on(output: std::os::fd::OwnedFd, notes: tokio::sync::mpsc::Sender<No
 fn listen(line: &str, run: &str) -> Option<Note> {
     if line.contains("requested WAL segment") && line.contains("has already been removed") {
         return Some(Note::WalMissing(run.to_owned()));
+    }
+    if line.contains("hot standby is not possible because of insufficient parameter settings") {
+        return Some(Note::Stuck(run.to_owned()));
     }
     if line.contains("could not receive data from WAL stream") {
         return Some(Note::ReceiverEnded(run.to_owned()));

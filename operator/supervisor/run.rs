@@ -245,8 +245,13 @@ impl Shell {
                 self.poll_at = 0;
             }
             Note::WalMissing(run) if run == self.run.id => self.run.wal_missing = true,
+            Note::Stuck(run) if run == self.run.id => self.run.stuck = true,
             Note::Fatal(run, line) if run == self.run.id => self.run.fatal = Some(line),
-            Note::Checkpoint { .. } | Note::ReceiverEnded(_) | Note::WalMissing(_) | Note::Fatal(..) => {}
+            Note::Checkpoint { .. }
+            | Note::ReceiverEnded(_)
+            | Note::WalMissing(_)
+            | Note::Stuck(_)
+            | Note::Fatal(..) => {}
         }
     }
 

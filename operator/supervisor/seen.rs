@@ -106,6 +106,7 @@ fn server(shell: &Shell, poll: &Poll, now: u64) -> Server {
         receiver: poll.receivers > 0 || poll.stream.is_some(),
         streaming: poll.stream.as_ref().is_some_and(|stream| stream.status == "streaming"),
         replayed,
+        stuck: poll.recovery && run.stuck,
         sessions: poll.sessions,
         wal_missing: run.wal_missing,
         replicas: replicas(run, poll, now),

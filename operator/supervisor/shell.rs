@@ -54,6 +54,8 @@ pub enum Note {
     ReceiverEnded(String),
     /// The server's log says that the leader no longer has our WAL.
     WalMissing(String),
+    /// The server's log says that replay stands still for settings that are lower than the leader's.
+    Stuck(String),
     /// A FATAL or PANIC line of the server's log, of this run.
     Fatal(String, String),
 }
@@ -128,6 +130,8 @@ pub struct Run {
     pub restart_asked: bool,
     /// See [`super::next::Server::wal_missing`].
     pub wal_missing: bool,
+    /// See [`super::next::Server::stuck`].
+    pub stuck: bool,
     /// When each walsender's reply last changed, by our clock.
     pub replies: BTreeMap<i32, Reply>,
     /// Where WAL ended at the last change, and when that was.

@@ -60,7 +60,7 @@ impl Bench {
             "--tmpfs",
             "/run/evenkeel:mode=0700",
             "-e",
-            "EVENKEEL_LOG=evenkeel=trace",
+            "EVENKEEL_LOG=evenkeel=debug",
             "--entrypoint",
             "/evenkeel/evenkeel",
             IMAGE,
@@ -336,4 +336,106 @@ fn a_standby_is_promoted_after_a_kill_and_the_old_primary_follows_by_rewind() {
         let status = member.exec("root", &["sh", "-c", "grep -E 'VmRSS|RssAnon|RssFile' /proc/1/status"]);
         println!("{}: {}", member.container, status.split_whitespace().collect::<Vec<_>>().join(" "));
     }
+}
+
+/// A lead that is open and synchronous; `confirm`: only while the standby confirms it.
+fn open_lead(standby: &str, confirm: bool) -> Task {
+    let Task::Lead(mut lead) = lead(true, 1, &[standby], &["evenkeel_2"], true) else { unreachable!() };
+    if confirm {
+        lead.confirm = lead.commit.clone();
+    }
+    Task::Lead(lead)
+}
+
+#[test]
+fn a_leader_survives_bad_settings_meddling_crashes_and_restarts_and_fences_itself_after_a_pause() {
+    let Some(mut bench) = Bench::new("trouble") else { return };
+    let (mut one, mut two, first, second) = pair(&mut bench);
+
+    println!("-- settings that PostgreSQL refuses are left out and reported; the others are taken");
+    let settings = [("max_connections", "70"), ("work_mem", "lots"), ("no_such_setting", "1"), ("my.own", "x")];
+    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let settings = std::collections::BTreeMap::from(settings);
+    one.say(&Command::Order(Order { term: 1, task: open_lead(&second, false), settings: settings.clone() }));
+    let report = one.wait("refusals", |report| report.setting_errors.len() == 2 && !report.pending_restart.is_empty());
+    println!("{:?}", report.setting_errors);
+    assert!(report.setting_errors.iter().any(|error| error.contains("work_mem: invalid value")));
+    assert_eq!(report.pending_restart, ["max_connections"]);
+    assert_eq!(one.sql("SHOW my.own"), "x");
+
+    println!("-- ALTER SYSTEM does not weaken the commit rule for long");
+    one.sql("ALTER SYSTEM SET synchronous_standby_names = ''");
+    one.sql("SELECT pg_reload_conf()");
+    one.wait("the override", |report| report.problem.as_ref().is_some_and(|problem| problem.contains("ALTER SYSTEM")));
+    one.wait("our rule again", |report| report.leading.as_ref().is_some_and(|leading| leading.barrier));
+    assert_eq!(one.sql("SHOW synchronous_standby_names"), format!("ANY 1 (\"{second}\")"));
+    one.wait("peace", |report| report.problem.is_none() && report.gate_open);
+
+    println!("-- the crash of one backend ends the server; a restart opens the gate again by itself");
+    bench.mark("(settings, meddling)");
+    let backend = one.sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'");
+    one.exec("root", &["sh", "-c", &format!("kill -9 {backend}")]);
+    let down = one.wait("the end", |report| report.postgres == Postgres::Stopped);
+    bench.mark("ended");
+    one.say(&Command::Restart { run: "another".into() });
+    one.say(&Command::Restart { run: down.run.clone() });
+    let up = one.wait("the open gate", |report| report.gate_open);
+    bench.mark("restarted, barrier passed, gate open");
+    assert_ne!(up.run, down.run);
+    assert!(up.pending_restart.is_empty());
+    assert_eq!(one.sql("SHOW max_connections"), "70");
+
+    println!("-- a second supervisor on the same volume is refused");
+    let volume = format!("{}:{VOLUME}", one.container);
+    let binary = format!("{}:/evenkeel/evenkeel:ro", env!("CARGO_BIN_EXE_evenkeel"));
+    let twin = ["run", "--rm", "-v", &volume, "-v", &binary, "--entrypoint", "/evenkeel/evenkeel", IMAGE];
+    let twin = Process::new("docker").args(twin).args(["supervisor", "--member", "twin"]).output().unwrap();
+    let said = String::from_utf8_lossy(&twin.stderr).into_owned();
+    assert!(!twin.status.success() && said.contains("another supervisor works on this volume"), "{said}");
+
+    println!("-- docker stop ends it cleanly; the order and the promise outlive the container");
+    bench.mark("(refusal)");
+    docker(&["stop", "-t", "20", &one.container]);
+    bench.mark("docker stop");
+    docker(&["start", &one.container]);
+    one = Member::dial(one.container.clone());
+    let boot = one.wait("a report", |_| true);
+    assert_eq!((boot.promised, boot.clean, boot.data), (1, true, Data::Primary));
+    assert_eq!(boot.incarnation.as_deref(), Some(first.as_str()));
+    one.say(&Command::Restart { run: boot.run });
+    one.wait("the open gate", |report| report.gate_open);
+    bench.mark("started, barrier passed, gate open");
+
+    println!("-- an old order is refused");
+    one.order(0, Task::Prepare);
+    one.wait("the refusal", |report| {
+        report.problem.as_deref().is_some_and(|problem| problem.contains("order of term 0 refused"))
+    });
+
+    println!("-- after a pause nothing is confirmed, so nobody is served");
+    one.say(&Command::Order(Order { term: 1, task: open_lead(&second, true), settings }));
+    one.wait("a confirmed lead", |report| report.leading.as_ref().is_some_and(|leading| leading.confirmed));
+    docker(&["pause", &one.container]);
+    // Longer than half of what a confirmation holds.
+    let paused = Instant::now();
+    while paused.elapsed() < Duration::from_secs(6) {
+        crate::poll::pause();
+    }
+    docker(&["unpause", &one.container]);
+    one.wait("the fence", |report| report.postgres == Postgres::Stopped && !report.gate_open);
+    bench.mark("(pause) fenced");
+
+    println!("-- a standby whose WAL forked away makes a new copy with a new identity");
+    one.say(&Command::Restart { run: one.last.run.clone() });
+    one.wait("the open gate", |report| report.gate_open);
+    two.order(2, Task::Prepare);
+    two.wait("the promise", |report| report.promise.is_some());
+    let forked = Lineage { timeline: 9, history: Vec::new() };
+    one.order(2, lead(false, 0, &[], &["evenkeel_2"], true));
+    two.order(2, one.follow_me("evenkeel_2", true, Some(forked)));
+    two.wait("the clone", |report| report.job.is_some() || report.data == Data::Broken);
+    two.order(2, one.follow_me("evenkeel_2", true, Some(one.lineage())));
+    let copy = two.wait("streaming", |report| report.receiver.as_ref().is_some_and(|receiver| receiver.streaming));
+    bench.mark("condemned and copied");
+    assert_ne!(copy.incarnation.as_deref(), Some(second.as_str()));
 }

@@ -353,6 +353,7 @@ impl World {
                     && process.streaming,
                 streaming: process.streaming,
                 replayed: true,
+                stuck: false,
                 sessions: 0,
                 wal_missing: false,
                 replicas: self.replicas(name),
