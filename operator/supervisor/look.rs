@@ -65,6 +65,7 @@ impl Shell {
         self.renewed = None;
         self.renewals_from = now + STALE_RENEWALS_MS;
         self.jumped = true;
+        self.run.confirmed_at = None;
         for reply in self.run.replies.values_mut() {
             reply.seen = None;
         }

@@ -199,6 +199,8 @@ pub struct Seen {
     pub credentials: bool,
     /// Milliseconds since the operator last said anything; `None`: not since boot.
     pub operator_ms: Option<u64>,
+    /// Primary: milliseconds since enough voters confirmed it, in this run; `None`: never, or the clock jumped since.
+    pub confirmed_ms: Option<u64>,
     /// Milliseconds since the operator renewed the grant's own term; `None`: never.
     pub renewed_ms: Option<u64>,
     /// SIGTERM came.
@@ -530,8 +532,14 @@ pub fn barrier(seen: &Seen, lead: &Lead) -> bool {
     server.primary && applied.commit == lead.commit && flushed >= lead.commit.count as usize
 }
 
-/// Enough voters stream from here with fresh replies, or the operator renewed the grant; an empty need is always met.
+/// Enough voters confirm, or did within [`CONFIRMATION_MS`], or the operator renewed the grant within that.
 pub fn confirmed(seen: &Seen, lead: &Lead) -> bool {
+    let within = |since: Option<u64>| since.is_some_and(|ms| ms < CONFIRMATION_MS);
+    voters_confirm(seen, lead) || within(seen.confirmed_ms) || within(seen.renewed_ms)
+}
+
+/// Enough voters stream from here with fresh replies; an empty need is always met.
+pub fn voters_confirm(seen: &Seen, lead: &Lead) -> bool {
     let fresh = seen.server.as_ref().map_or(0, |server| {
         let voters = server
             .replicas
@@ -539,7 +547,7 @@ pub fn confirmed(seen: &Seen, lead: &Lead) -> bool {
             .filter(|replica| replica.streaming && lead.confirm.names.contains(&replica.incarnation));
         voters.count()
     });
-    fresh >= lead.confirm.count as usize || seen.renewed_ms.is_some_and(|ms| ms < CONFIRMATION_MS)
+    fresh >= lead.confirm.count as usize
 }
 
 #[cfg(test)]
@@ -650,7 +658,10 @@ mod tests {
     }
 
     #[test]
-    fn an_open_gate_is_not_kept_without_confirmation() {
+    fn an_open_gate_is_kept_while_a_confirmation_lives_and_no_longer() {
+        // Regression 2: a primary whose only standby let go for a moment stopped itself at once.
+        check(&Seen { confirmed_ms: Some(CONFIRMATION_MS - 1), ..open_primary(false) }, "Poll");
+        check(&Seen { confirmed_ms: Some(CONFIRMATION_MS), ..open_primary(false) }, "StopImmediate");
         check(&open_primary(true), "Wait");
         check(&open_primary(false), "StopImmediate");
         check(&Seen { renewed_ms: Some(CONFIRMATION_MS - 1), ..open_primary(false) }, "Poll");

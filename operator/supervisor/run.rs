@@ -118,11 +118,18 @@ impl Shell {
         self.look(boottime_ms()).await;
         let now = boottime_ms();
         let mut seen = gather(self, now);
-        if let Some(Order { task: Task::Lead(lead), .. }) = &seen.durable.order
-            && next::barrier(&seen, lead)
-        {
-            self.run.barrier_passed_once = true;
-            seen.barrier_passed_once = true;
+        let granted = match &self.durable.order {
+            Some(Order { task: Task::Lead(lead), .. }) => {
+                Some((next::barrier(&seen, lead), next::voters_confirm(&seen, lead)))
+            }
+            _ => None,
+        };
+        if let Some((barrier, confirmed)) = granted {
+            self.run.barrier_passed_once |= barrier;
+            seen.barrier_passed_once |= barrier;
+            if confirmed {
+                self.run.confirmed_at = Some(now);
+            }
         }
         self.publish(&seen, now);
         let act = next::next(&seen);

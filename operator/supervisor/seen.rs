@@ -47,6 +47,7 @@ pub fn gather(shell: &Shell, now: u64) -> Seen {
         job_due: shell.work.as_ref().is_none_or(|work| !work.running && now >= work.due),
         credentials: shell.secrets.is_some(),
         operator_ms: shell.operator_at.map(|at| now.saturating_sub(at)),
+        confirmed_ms: run.confirmed_at.map(|at| now.saturating_sub(at)),
         renewed_ms: renewed_ms(shell, now),
         terminating: shell.terminating,
     }

@@ -118,6 +118,8 @@ pub struct Run {
     pub barrier_lsn: Option<Lsn>,
     /// When it was set, by our clock.
     pub barrier_at: u64,
+    /// When enough voters confirmed last, by our clock.
+    pub confirmed_at: Option<u64>,
     /// See [`super::next::Seen::barrier_passed_once`].
     pub barrier_passed_once: bool,
     /// See [`super::next::Seen::app_ensured`].

@@ -274,6 +274,16 @@ fn a_wiped_standby_is_copied_anew() {
     check(&world, expect!["Healthy term 1: db-1 primary running, db-2 standby streaming, db-3 standby streaming"]);
 }
 
+/// Regression 2: a primary whose only standby was gone for a moment stopped itself at once, for a confirmation was not
+/// remembered. It now lives as long as the protocol says.
+#[test]
+fn a_primary_whose_only_standby_dies_stays_up_and_waits_for_it() {
+    let mut world = settled("{image: 'postgres:15', instances: 2}");
+    world.kill_postgres("db-2");
+    heals(&mut world);
+    check(&world, expect!["Healthy term 1: db-1 primary running, db-2 standby streaming"]);
+}
+
 /// Regression 1: a standby that was copied anew was two voters for ten seconds, its lost incarnation among them; a primary
 /// that lost its disk in that time could not be replaced. A lost incarnation now leaves the quorum at once.
 #[test]

@@ -11,7 +11,7 @@ use crate::api::lsn::Lsn;
 use crate::api::postgres_cluster::{Fork, PostgresCluster, PostgresClusterSpec, PostgresClusterStatus};
 use crate::engine::{ContainerSeen, ContainerSpec, ContainerState};
 use crate::supervisor::next::{
-    Act, Config, Durable, Gate, Seen, Server, accept, barrier, confirmed, next, promise, start_pending,
+    Act, Config, Durable, Gate, Seen, Server, accept, barrier, confirmed, next, promise, start_pending, voters_confirm,
 };
 use crate::supervisor::wire::{Command, Data, Job, JobKind, Leading, Postgres, Receiver, Replica, Report, Task};
 
@@ -64,6 +64,7 @@ struct Process {
     checkpointed_for_stop: bool,
     slots: Vec<String>,
     credentials: bool,
+    confirmed: Option<i64>,
     renewed: Option<i64>,
     operator: Option<i64>,
     received: Option<i64>,
@@ -313,10 +314,12 @@ impl World {
                 }
                 let seen = self.seen(&name);
                 if let Some(Task::Lead(lead)) = seen.durable.order.as_ref().map(|order| &order.task)
-                    && barrier(&seen, lead)
                     && let Some(one) = self.boxes.get_mut(&name)
                 {
-                    one.process.barrier_passed_once = true;
+                    one.process.barrier_passed_once |= barrier(&seen, lead);
+                    if voters_confirm(&seen, lead) {
+                        one.process.confirmed = Some(self.ms);
+                    }
                 }
                 let act = next(&self.seen(&name));
                 if matches!(act, Act::Wait | Act::Poll) {
@@ -374,6 +377,7 @@ impl World {
             job_due: true,
             credentials: process.credentials,
             operator_ms: ago(process.operator),
+            confirmed_ms: ago(process.confirmed),
             renewed_ms: ago(process.renewed),
             terminating: false,
         }
@@ -729,6 +733,7 @@ impl World {
         let name = container_name(&self.object, member);
         if let Some(one) = self.boxes.get_mut(&name).filter(|one| one.state == ContainerState::Paused) {
             one.state = ContainerState::Running;
+            one.process.confirmed = None;
             one.process.renewed = None;
             one.process.operator = None;
         }
