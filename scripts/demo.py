@@ -123,13 +123,18 @@ def how_to_look(operator):
     )
 
 
+def binaries():
+    """The volumes with the supervisor's binary; an operator leaves its own for the next time."""
+    return set(harness.docker("volume", "ls", "-q", "--filter", "name=^evenkeel-bin-").split())
+
+
 def main():
     """The demonstration."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     keep = os.environ.get("KEEP", "") not in ("", "0")
     operator = harness.Operator(sys.argv[1], tempfile.mkdtemp(prefix="evenkeel-demo-"))
     cluster = harness.Cluster(operator, NAME)
-    lost, done = None, False
+    lost, done, before = None, False, binaries()
     try:
         refuse_to_touch_what_is_there(cluster)
     except SystemExit:
@@ -153,6 +158,8 @@ def main():
         if not (keep and done):
             harness.discard(operator)
             cluster.clean()
+            for volume in binaries() - before:
+                harness.docker("volume", "rm", volume)
     sys.exit(0 if done and lost == 0 else 1)
 
 
