@@ -40,7 +40,10 @@ pub async fn read(objects: &Objects, object: &PostgresCluster) -> Result<Secrets
     let host = app.as_ref().and_then(|secret| text(secret, "host")).unwrap_or_default();
     let credentials = credentials(objects, object).await?;
     let hash = credentials.as_ref().map(|credentials| credentials.hash.clone()).unwrap_or_default();
-    Ok(SecretsSeen { source_problem, complete: credentials.is_some(), hash, host })
+    // A password that the user changed in the Secret he named must reach the application's Secret too.
+    let told = app.as_ref().and_then(|secret| text(secret, "password"));
+    let complete = credentials.is_some_and(|credentials| Some(credentials.owner_password) == told);
+    Ok(SecretsSeen { source_problem, complete, hash, host })
 }
 
 /// The owner's password that the user gave, if one is named; or what is wrong with the Secret that is named.
