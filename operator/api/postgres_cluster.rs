@@ -220,7 +220,6 @@ const OURS: &[&str] = &[
     "unix_socket_directories",
     "unix_socket_group",
     "unix_socket_permissions",
-    "wal_level_minimal",
     "wal_log_hints",
     "wal_receiver_status_interval",
     "wal_retrieve_retry_interval",
@@ -456,7 +455,7 @@ pub struct FailoverStatus {
     /// From the evidence to the open gate, in seconds; absent until then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outage: Option<f64>,
-    /// With `async` or a degraded `preferred`: acknowledged commits in this many bytes of WAL may be lost, at most.
+    /// With `async` or a degraded `preferred`: acknowledged commits in this many bytes of WAL, by the old primary's last report, may be lost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub possible_loss_bytes: Option<u64>,
 }

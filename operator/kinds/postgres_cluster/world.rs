@@ -532,10 +532,9 @@ impl World {
             Act::Checkpoint => process.checkpoint_started = true,
             Act::CheckpointForStop => process.checkpointed_for_stop = true,
             Act::StopFast => {
-                let incarnations: Vec<_> = vec![name.to_owned()];
                 down(process);
                 disk.clean = true;
-                self.ship(&incarnations[0]);
+                self.ship(name);
             }
             Act::StopImmediate => down(process),
         }
