@@ -523,7 +523,7 @@ pub struct Decisions {
 }
 
 /// Where the protocol of a cluster stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Hash)]
 pub enum Stage {
     /// Nothing is decided: looking whether there is data already.
     New,
@@ -536,7 +536,7 @@ pub enum Stage {
 }
 
 /// A member and where it lives; decided once.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Hash)]
 #[serde(rename_all = "camelCase")]
 pub struct MemberPlace {
     /// Name of the member.
@@ -551,7 +551,7 @@ pub struct MemberPlace {
 }
 
 /// A data-directory incarnation and the member that carries it. Names are not voters: incarnations are.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema, Hash)]
 #[serde(rename_all = "camelCase")]
 pub struct Voter {
     /// The member.
@@ -561,7 +561,7 @@ pub struct Voter {
 }
 
 /// A set of voters and how many of them a commit needs.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema, Hash)]
 #[serde(rename_all = "camelCase")]
 pub struct Quorum {
     /// The voters; the leader is not among them.
@@ -571,7 +571,7 @@ pub struct Quorum {
 }
 
 /// A timeline and the position where it was left for the next one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Hash)]
 #[serde(rename_all = "camelCase")]
 pub struct Fork {
     /// The timeline that ended.
@@ -581,7 +581,7 @@ pub struct Fork {
 }
 
 /// A planned switchover under way.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Hash)]
 #[serde(rename_all = "camelCase")]
 pub struct SwitchoverDecision {
     /// The annotation's value, or the reason of our own.

@@ -89,7 +89,7 @@ pub struct ContainerSeen {
 }
 
 /// Docker's container states, those that a planner can tell apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ContainerState {
     /// Made, never started.

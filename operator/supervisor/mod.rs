@@ -16,7 +16,7 @@ pub mod next;
 mod perform;
 mod place;
 mod process;
-mod report;
+pub mod report;
 pub mod run;
 mod secrets;
 mod seen;

@@ -25,7 +25,7 @@ const BARRIER_EAGER_MS: u64 = 5_000;
 const REWINDS_BEFORE_CLONE: u32 = 2;
 
 /// What the supervisor must never forget; written and fsynced before anything follows from it.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Durable {
     /// UUID of the data directory.
@@ -86,7 +86,7 @@ pub fn accept(durable: &Durable, order: &Order) -> Result<Durable, Refused> {
 }
 
 /// Who may connect by `pg_hba.conf`; replication and the supervisor always may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub enum Gate {
     /// Nobody else.
     #[default]
@@ -96,7 +96,7 @@ pub enum Gate {
 }
 
 /// Where a standby streams from.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Upstream {
     /// Address of the leader.
     pub address: String,
@@ -105,7 +105,7 @@ pub struct Upstream {
 }
 
 /// The configuration a server is to run with; rendered to files by the shell and verified in a new session.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Hash)]
 pub struct Config {
     /// synchronous_standby_names.
     pub commit: Rule,

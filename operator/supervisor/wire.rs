@@ -22,7 +22,7 @@ pub const PORT: u16 = 5432;
 pub const CONFIRMATION_MS: u64 = 10_000;
 
 /// From the operator.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase")]
 pub enum Command {
     /// The standing order of this instance; replaces the one before.
@@ -42,7 +42,7 @@ pub enum Command {
 }
 
 /// What an instance is to do. Carries its term: an order below the promise is refused.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase")]
 pub struct Order {
     /// The term in which the order was given.
@@ -54,7 +54,7 @@ pub struct Order {
 }
 
 /// The tasks of an [`Order`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase")]
 pub enum Task {
     /// Promise the term: acknowledge nothing to any older leader from now on, and say how far the WAL reaches.
@@ -122,7 +122,7 @@ impl Task {
 }
 
 /// The grant of a leader.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase")]
 pub struct Lead {
     /// Only for a cluster that never existed: a data directory may be made.
@@ -143,7 +143,7 @@ pub struct Lead {
 }
 
 /// How to make a data directory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase")]
 pub struct Init {
     /// Server encoding.
@@ -155,7 +155,7 @@ pub struct Init {
 }
 
 /// `count` of `names`; names are incarnations.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase")]
 pub struct Rule {
     /// Incarnations, sorted.
@@ -165,7 +165,7 @@ pub struct Rule {
 }
 
 /// Whom a standby follows.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase")]
 pub struct Follow {
     /// The leader's member name, for people.
@@ -183,7 +183,7 @@ pub struct Follow {
 }
 
 /// A leader's live timeline and where each earlier one ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase")]
 pub struct Lineage {
     /// The live one.
@@ -193,7 +193,7 @@ pub struct Lineage {
 }
 
 /// Secrets of a cluster. `Debug` shows none of them.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase")]
 pub struct Credentials {
     /// Changes when any of the others does; safe to show.
@@ -211,7 +211,7 @@ impl std::fmt::Debug for Credentials {
 }
 
 /// The whole state of an instance, as its supervisor sees it.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Report {
     /// New at each start of the supervisor.
@@ -266,7 +266,7 @@ pub struct Report {
 }
 
 /// What the data directory is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase")]
 pub enum Data {
     /// Not looked at yet.
@@ -283,7 +283,7 @@ pub enum Data {
 }
 
 /// What the postmaster does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase")]
 pub enum Postgres {
     /// Nothing of it runs.
@@ -300,7 +300,7 @@ pub enum Postgres {
 }
 
 /// A promise that holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase")]
 pub struct Promise {
     /// The term promised.
@@ -312,7 +312,7 @@ pub struct Promise {
 }
 
 /// A standby's WAL receiver.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase")]
 pub struct Receiver {
     /// It streams.
@@ -324,7 +324,7 @@ pub struct Receiver {
 }
 
 /// A primary under a grant.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase")]
 pub struct Leading {
     /// The grant's term.
@@ -344,7 +344,7 @@ pub struct Leading {
 }
 
 /// A standby, as its primary sees it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase")]
 pub struct Replica {
     /// Its `application_name`, which is its incarnation.
@@ -358,7 +358,7 @@ pub struct Replica {
 }
 
 /// A long deed on the data directory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase")]
 pub struct Job {
     /// Which.
@@ -372,7 +372,7 @@ pub struct Job {
 }
 
 /// The kinds of [`Job`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase")]
 pub enum JobKind {
     /// initdb.

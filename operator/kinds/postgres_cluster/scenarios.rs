@@ -22,12 +22,12 @@ fn heals(world: &mut World) {
     for _ in 0..600 {
         world.write();
         let steps = world.turn(0);
-        assert_eq!(world.lost(), Vec::<u64>::new(), "lost:\n{}", world.log.join("\n"));
+        assert_eq!(world.lost(), Vec::<u64>::new(), "lost:\n{}", world.story());
         if steps.is_empty() && world.status().phase == "Healthy" {
             return;
         }
     }
-    panic!("did not heal: {}\n{:#?}\n{}", world.summary(), world.status(), world.log.join("\n"));
+    panic!("did not heal: {}\n{:#?}\n{}", world.summary(), world.status(), world.story());
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn a_paused_primary_is_given_up_after_three_seconds_and_follows_when_it_wakes() 
 #[test]
 fn a_primary_that_only_the_operator_cannot_reach_is_left_alone() {
     let mut world = settled(THREE);
-    world.cut.insert("db-1".into());
+    world.cut("db-1", true);
     for _ in 0..200 {
         world.write();
         world.turn(0);
@@ -102,7 +102,7 @@ fn a_primary_that_only_the_operator_cannot_reach_is_left_alone() {
     assert_eq!((world.status().term, world.primary()), (1, "db-1".into()));
     let degraded = world.status().conditions.into_iter().find(|condition| condition.type_ == "Degraded");
     assert_eq!(degraded.map(|condition| condition.reason), Some("PrimaryUnreachableFromOperator".into()));
-    world.cut.clear();
+    world.join_all();
     heals(&mut world);
 }
 
@@ -155,7 +155,7 @@ fn two_instances_switch_over_too() {
 #[test]
 fn the_primary_leads_again_if_too_few_standbys_could_be_asked() {
     let mut world = settled(THREE);
-    world.cut.insert("db-2".into());
+    world.cut("db-2", true);
     world.pause("db-2");
     world.kill_postgres("db-1");
     for _ in 0..60 {
@@ -165,7 +165,7 @@ fn the_primary_leads_again_if_too_few_standbys_could_be_asked() {
     assert_eq!(world.primary(), "db-1");
     assert_eq!(world.lost(), Vec::<u64>::new());
     world.unpause("db-2");
-    world.cut.clear();
+    world.join_all();
     heals(&mut world);
 }
 
@@ -207,12 +207,12 @@ fn heals_to(world: &mut World, primary: &str) {
     for _ in 0..300 {
         world.write();
         world.turn(0);
-        assert_eq!(world.lost(), Vec::<u64>::new(), "lost:\n{}", world.log.join("\n"));
+        assert_eq!(world.lost(), Vec::<u64>::new(), "lost:\n{}", world.story());
         if world.primary() == primary && !world.status().endpoints.read_write.is_empty() {
             return;
         }
     }
-    panic!("{primary} does not lead: {}\n{}", world.summary(), world.log.join("\n"));
+    panic!("{primary} does not lead: {}\n{}", world.summary(), world.story());
 }
 
 #[test]
@@ -237,8 +237,13 @@ fn a_new_image_goes_to_standbys_first_and_to_the_primary_by_switchover() {
     world.object.spec.image = "postgres:16".into();
     heals(&mut world);
     heals(&mut world);
-    let removed: Vec<_> =
-        world.log.iter().filter(|line| line.contains("remove container")).map(|line| line[7..].to_owned()).collect();
+    let removed: Vec<_> = world
+        .log
+        .iter()
+        .flatten()
+        .filter(|line| line.contains("remove container"))
+        .map(|line| line[7..].to_owned())
+        .collect();
     assert_eq!(
         removed,
         [
@@ -348,8 +353,8 @@ fn run(spec: &str, faults: Vec<(Fault, u8)>, wipes: bool) -> World {
             Fault::KillContainer(n) => world.kill_container(&format!("db-{n}")),
             Fault::Pause(n) => world.pause(&format!("db-{n}")),
             Fault::Unpause(n) => world.unpause(&format!("db-{n}")),
-            Fault::Cut(n) => drop(world.cut.insert(format!("db-{n}"))),
-            Fault::Heal => world.cut.clear(),
+            Fault::Cut(n) => world.cut(&format!("db-{n}"), true),
+            Fault::Heal => world.join_all(),
             Fault::Wipe(n) if wipes && world.status().phase == "Healthy" && world.primary() != format!("db-{n}") => {
                 world.wipe(&format!("db-{n}"));
             }
@@ -368,10 +373,10 @@ fn run(spec: &str, faults: Vec<(Fault, u8)>, wipes: bool) -> World {
         for _ in 0..turns {
             world.write();
             world.turn(0);
-            assert_eq!(world.lost(), Vec::<u64>::new(), "lost:\n{}", world.log.join("\n"));
+            assert_eq!(world.lost(), Vec::<u64>::new(), "lost:\n{}", world.story());
         }
     }
-    world.cut.clear();
+    world.join_all();
     for n in 1..=3 {
         world.unpause(&format!("db-{n}"));
     }

@@ -1,0 +1,108 @@
+//! What can go wrong in the world, one method a fault.
+
+use super::{Box, Disk, World};
+use crate::engine::ContainerState;
+use crate::supervisor::next::Gate;
+use crate::supervisor::wire::{Data, Postgres};
+
+impl World {
+    fn running(&mut self, member: &str) -> Option<&mut Box> {
+        let name = self.container(member);
+        self.boxes.get_mut(&name).filter(|one| one.runs())
+    }
+
+    /// kill -9 of the postmaster.
+    pub fn kill_postgres(&mut self, member: &str) {
+        if let Some(one) = self.running(member) {
+            one.process.restart_asked = false;
+            one.process.down();
+        }
+        self.drop_broken_streams();
+    }
+
+    /// docker kill; a supervisor that dies takes its container along.
+    pub fn kill_container(&mut self, member: &str) {
+        let name = self.container(member);
+        if let Some(one) = self.boxes.get_mut(&name).filter(|one| one.state != ContainerState::Created) {
+            one.end(ContainerState::Exited);
+        }
+        self.drop_broken_streams();
+    }
+
+    /// docker pause.
+    pub fn pause(&mut self, member: &str) {
+        if let Some(one) = self.running(member) {
+            one.state = ContainerState::Paused;
+        }
+    }
+
+    /// docker unpause; the supervisor notices the gap in time and takes nothing for confirmed.
+    pub fn unpause(&mut self, member: &str) {
+        let name = self.container(member);
+        if let Some(one) = self.boxes.get_mut(&name).filter(|one| one.state == ContainerState::Paused) {
+            one.state = ContainerState::Running;
+            one.process.confirmed = None;
+            one.process.renewed = None;
+            one.process.operator = None;
+        }
+    }
+
+    /// The data volume is emptied while nothing runs on it.
+    pub fn wipe(&mut self, member: &str) {
+        self.kill_container(member);
+        let name = self.container(member);
+        self.promised.remove(&name);
+        self.disks.insert(name, Disk::empty());
+    }
+
+    /// The container is removed, its volume stays.
+    pub fn forget(&mut self, member: &str) {
+        let name = self.container(member);
+        self.boxes.remove(&name);
+        for operator in &mut self.operators {
+            operator.heard.remove(member);
+        }
+        self.drop_broken_streams();
+    }
+
+    /// The operator cannot speak to this member any more; `closed`: the stream says so.
+    pub fn cut(&mut self, member: &str, closed: bool) {
+        self.cut.insert(member.into(), closed);
+    }
+
+    /// Nothing goes from one member to the other; the way back is another matter.
+    pub fn part(&mut self, from: &str, to: &str) {
+        let path = (self.container(from), self.container(to));
+        self.parted.insert(path);
+    }
+
+    /// Every path carries again.
+    pub fn join_all(&mut self) {
+        self.cut.clear();
+        self.parted.clear();
+        self.drop_broken_streams();
+    }
+
+    /// An operator ends and begins anew: it has heard nothing yet.
+    pub fn restart_operator(&mut self, operator: usize) {
+        self.operators[operator] = Default::default();
+    }
+
+    /// Somebody runs `pg_ctl promote` by hand.
+    pub fn promote_by_hand(&mut self, member: &str) {
+        self.records += 1;
+        let id = self.records;
+        let name = self.container(member);
+        let (Some(one), Some(disk)) = (self.boxes.get_mut(&name), self.disks.get_mut(&name)) else { return };
+        if one.runs() && one.process.postgres == Postgres::Standby {
+            disk.data = Data::Primary;
+            let timeline = disk.timeline() + 1;
+            disk.wal.push(super::instance::Record { timeline, id });
+            one.process.postgres = Postgres::Primary;
+            one.process.receiver = None;
+            one.process.opened = false;
+            one.process.session = one.process.applied.as_ref().is_some_and(|applied| applied.gate == Gate::Open);
+        }
+        self.drop_broken_streams();
+    }
+}

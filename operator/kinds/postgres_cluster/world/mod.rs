@@ -1,0 +1,521 @@
+//! A small world for tests: real plans, real supervisor decisions, and a model of Docker, the network, PostgreSQL and
+//! clients between them. Everything that can happen is one method; `turn` lets it happen fairly, `model` in any order.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+use super::plan::plan;
+use super::{Fact, LinkSeen, Observed, SecretsSeen, Step, container_name};
+use crate::api::labels;
+use crate::api::postgres_cluster::{PostgresCluster, PostgresClusterSpec, PostgresClusterStatus};
+use crate::engine::{ContainerSeen, ContainerState};
+use crate::supervisor::next::{Act, accept, barrier, next, voters_confirm};
+use crate::supervisor::wire::{Command, Postgres, Replica, Report};
+
+mod clients;
+mod faults;
+mod instance;
+mod postgres;
+
+pub use instance::{Age, Box, Disk, Process, grant};
+use instance::{seen, told};
+
+/// One turn of the world, in milliseconds.
+pub const TURN_MS: u32 = 100;
+/// A stream without a sign of life is given up after this long.
+const STREAM_TIMEOUT_MS: u32 = 5_000;
+/// Acts of one supervisor in one turn; more means that it goes in circles.
+const ACTS: usize = 24;
+
+/// What is taken out of the protocol, to see what it is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Ablation {
+    /// A promise does not wait for the end of the WAL receiver.
+    ReceiverStop,
+    /// Promise and order do not survive the supervisor.
+    DurablePromise,
+    /// A commit rule counts as confirmed as soon as it is in force.
+    ReconfigurationBarrier,
+    /// A primary is open to clients from its promotion on.
+    Gate,
+    /// A data directory is known by its member's name.
+    Incarnation,
+    /// Promises are compared by position alone.
+    TimelineOrder,
+    /// Sessions from before the promotion stay.
+    SessionKill,
+    /// A fence lets sessions end by themselves.
+    ImmediateFence,
+}
+
+/// A command on its way to one run of a supervisor.
+#[derive(Debug, Clone, PartialEq, Hash)]
+pub struct Letter {
+    pub member: String,
+    /// Container and boot it was sent to.
+    pub to: (u32, u32),
+    pub command: Command,
+}
+
+/// One operator's memory.
+#[derive(Debug, Clone, Default)]
+pub struct Operator {
+    /// By member: the last report, of which container and boot, and its age.
+    pub heard: BTreeMap<String, (Report, (u32, u32), Age)>,
+    /// What it has read and not acted upon yet, and of which version of the object.
+    pub looked: Option<(PostgresCluster, Observed, u64)>,
+}
+
+/// Everything.
+#[derive(Clone)]
+pub struct World {
+    pub object: PostgresCluster,
+    /// Of the object; grows with each write.
+    pub version: u64,
+    /// What happened, if it is to be told.
+    pub log: Option<Vec<String>>,
+    pub ms: i64,
+    pub boxes: BTreeMap<String, Box>,
+    pub disks: BTreeMap<String, Disk>,
+    network: bool,
+    image: bool,
+    binary: bool,
+    secrets: SecretsSeen,
+    ids: u32,
+    incarnations: u32,
+    records: u64,
+    pub operators: Vec<Operator>,
+    pub letters: Vec<Letter>,
+    /// Members that no operator can speak to, and whether the stream was closed thereby.
+    pub cut: BTreeMap<String, bool>,
+    /// Paths between containers that carry nothing, one way.
+    pub parted: BTreeSet<(String, String)>,
+    pub waiting: Vec<clients::Waiting>,
+    /// Commits that a client was told of, and the term of the primary that told it.
+    pub acknowledged: BTreeMap<u64, u64>,
+    /// The highest promise that each volume's supervisor told.
+    promised: BTreeMap<String, u64>,
+    /// Invariants that an event has broken.
+    pub broken: BTreeSet<&'static str>,
+    pub ablation: Option<Ablation>,
+}
+
+impl World {
+    pub fn new(spec: &str) -> Self {
+        let spec: PostgresClusterSpec = serde_saphyr::from_str(spec).unwrap_or_else(|e| panic!("{e}"));
+        let mut object = PostgresCluster::new("db", spec);
+        object.metadata.namespace = Some("default".into());
+        object.metadata.generation = Some(1);
+        Self {
+            object,
+            version: 1,
+            log: Some(Vec::new()),
+            ms: 0,
+            boxes: BTreeMap::new(),
+            disks: BTreeMap::new(),
+            network: false,
+            image: true,
+            binary: false,
+            secrets: SecretsSeen::default(),
+            ids: 0,
+            incarnations: 0,
+            records: 0,
+            operators: vec![Operator::default()],
+            letters: Vec::new(),
+            cut: BTreeMap::new(),
+            parted: BTreeSet::new(),
+            waiting: Vec::new(),
+            acknowledged: BTreeMap::new(),
+            promised: BTreeMap::new(),
+            broken: BTreeSet::new(),
+            ablation: None,
+        }
+    }
+
+    pub fn status(&self) -> PostgresClusterStatus {
+        self.object.status.clone().unwrap_or_default()
+    }
+
+    pub fn now(&self) -> Timestamp {
+        Timestamp::from_millisecond(1_800_000_000_000 + self.ms).unwrap_or_default()
+    }
+
+    pub fn member(container: &str) -> String {
+        container.trim_start_matches("default.").to_owned()
+    }
+
+    fn container(&self, member: &str) -> String {
+        container_name(&self.object, member)
+    }
+
+    fn tell(&mut self, what: impl FnOnce() -> String) {
+        let ms = self.ms;
+        if let Some(log) = &mut self.log {
+            log.push(format!("{ms:>6} {}", what()));
+        }
+    }
+
+    pub fn story(&self) -> String {
+        self.log.iter().flatten().map(|line| format!("{line}\n")).collect()
+    }
+
+    // Fair turns.
+
+    /// Time passes, everything that is to happen happens, and the operator reconciles (all steps but the last `cut_steps`).
+    pub fn turn(&mut self, cut_steps: usize) -> Vec<String> {
+        self.turn_without_operator();
+        self.hear_all(0);
+        let steps = self.reconcile(0, cut_steps);
+        self.deliver_all();
+        steps
+    }
+
+    /// One turn in which the operator is down.
+    pub fn turn_without_operator(&mut self) {
+        self.pass(TURN_MS);
+        self.supervise();
+        for _ in 0..2 {
+            self.streams();
+        }
+        self.acknowledge_all();
+        self.supervise();
+    }
+
+    pub fn turns(&mut self, count: usize) {
+        for _ in 0..count {
+            self.turn(0);
+        }
+    }
+
+    /// Turns until nothing is to be done and all is well; how many it took.
+    pub fn settle(&mut self, bound: usize) -> usize {
+        for turn in 1..=bound {
+            let steps = self.turn(0);
+            if steps.is_empty() && self.status().phase == "Healthy" {
+                return turn;
+            }
+        }
+        panic!("not settled after {bound} turns: {:#?}\n{}", self.status(), self.story());
+    }
+
+    /// Time passes on every clock; streams and conversations that stand have given a sign of life meanwhile, dead ones end.
+    pub fn pass(&mut self, ms: u32) {
+        self.ms += i64::from(ms);
+        for one in self.boxes.values_mut() {
+            one.process.pass(ms);
+        }
+        for heard in self.operators.iter_mut().flat_map(|operator| operator.heard.values_mut()) {
+            heard.2.pass(ms);
+        }
+        let names: Vec<_> = self.boxes.keys().cloned().collect();
+        for name in &names {
+            self.keep_alive(name);
+        }
+    }
+
+    fn keep_alive(&mut self, name: &str) {
+        let Some(receiver) = self.boxes[name].process.receiver.clone() else { return };
+        let (from, here) = (&receiver.from.0, name);
+        let stands = self.boxes[name].runs() && self.boxes.get(from).is_some_and(Box::runs);
+        let there = stands && self.reaches(from, here);
+        let back = stands && self.reaches(here, from);
+        let Some(receiver) = self.boxes.get_mut(here).and_then(|one| one.process.receiver.as_mut()) else { return };
+        if there {
+            receiver.quiet = Age::default();
+        }
+        if back {
+            receiver.silent = Age::default();
+        }
+        if receiver.quiet.0 >= STREAM_TIMEOUT_MS || receiver.silent.0 >= STREAM_TIMEOUT_MS {
+            self.end_receiver(here);
+        }
+    }
+
+    pub fn reaches(&self, from: &str, to: &str) -> bool {
+        !self.parted.contains(&(from.to_owned(), to.to_owned()))
+    }
+
+    // Operators.
+
+    pub fn hear_all(&mut self, operator: usize) {
+        let members: Vec<_> = self.boxes.keys().map(|name| Self::member(name)).collect();
+        for member in members {
+            self.hear(operator, &member);
+        }
+    }
+
+    /// The operator gets a member's report as it is now.
+    pub fn hear(&mut self, operator: usize, member: &str) {
+        let name = self.container(member);
+        let Some(one) = self.boxes.get(&name).filter(|one| one.runs()) else { return };
+        if self.cut.contains_key(member) {
+            return;
+        }
+        let of = (one.id, one.boot);
+        let report = self.report(&name);
+        let before = self.promised.entry(name).or_default();
+        if report.promised < *before {
+            self.broken.insert("I3 promises are monotonic and durable");
+        }
+        *before = report.promised.max(*before);
+        self.operators[operator].heard.insert(member.into(), (report, of, Age::default()));
+    }
+
+    /// Looks, plans, records and performs at once; the last `cut_steps` steps are not performed.
+    pub fn reconcile(&mut self, operator: usize, cut_steps: usize) -> Vec<String> {
+        self.look(operator);
+        self.decide(operator, cut_steps)
+    }
+
+    pub fn look(&mut self, operator: usize) {
+        let looked = (self.object.clone(), self.observe(operator), self.version);
+        self.operators[operator].looked = Some(looked);
+    }
+
+    /// Plans on what was looked at, records by compare-and-set, performs.
+    pub fn decide(&mut self, operator: usize, cut_steps: usize) -> Vec<String> {
+        let Some((object, observed, version)) = self.operators[operator].looked.take() else { return Vec::new() };
+        let plan = plan(&object, &observed, self.now());
+        if object.status.as_ref() != Some(&plan.status) {
+            if version != self.version {
+                return Vec::new();
+            }
+            self.object.status = Some(plan.status);
+            self.version += 1;
+        }
+        let kept = plan.steps.len().saturating_sub(cut_steps);
+        let done: Vec<_> = plan.steps.into_iter().take(kept).collect();
+        for step in &done {
+            self.tell(|| step.to_string());
+            self.perform_step(step);
+        }
+        done.iter().filter(|step| !matches!(step, Step::Renew { .. })).map(ToString::to_string).collect()
+    }
+
+    fn observe(&self, operator: usize) -> Observed {
+        let mut links = BTreeMap::new();
+        for (member, (report, of, age)) in &self.operators[operator].heard {
+            let Some(one) = self.boxes.get(&self.container(member)).filter(|one| one.id == of.0) else { continue };
+            // A frozen process closes no stream.
+            let stands = matches!(one.state, ContainerState::Running | ContainerState::Paused) && one.boot == of.1;
+            let connected = stands && self.cut.get(member) != Some(&true);
+            links.insert(member.clone(), LinkSeen { report: report.clone(), connected, silent_ms: u64::from(age.0) });
+        }
+        let seen = |(name, one): (&String, &Box)| {
+            let mut labels = one.spec.labels.clone();
+            labels.insert(labels::SPEC_HASH.into(), one.spec.hash());
+            let (id, image) = (one.id.to_string(), one.spec.image.clone());
+            (name.clone(), ContainerSeen { id, name: name.clone(), labels, state: one.state, image })
+        };
+        Observed {
+            containers: Fact::Known(self.boxes.iter().map(seen).collect()),
+            volumes: Fact::Known(self.disks.keys().cloned().collect()),
+            network: Fact::Known(self.network.then_some((std::net::Ipv4Addr::new(172, 30, 0, 0), 16))),
+            image: Fact::Known(self.image),
+            binary: self.binary.then(|| "evenkeel-bin-1".into()),
+            links,
+            secrets: self.secrets.clone(),
+        }
+    }
+
+    fn perform_step(&mut self, step: &Step) {
+        match step {
+            Step::EnsureSecrets { host } => {
+                self.secrets =
+                    SecretsSeen { source_problem: None, complete: true, hash: "h".into(), host: host.clone() };
+            }
+            Step::EnsureImage(_) => self.image = true,
+            Step::EnsureBinary { .. } => self.binary = true,
+            Step::EnsureNetwork(_) => self.network = true,
+            Step::EnsureVolume(spec) => drop(self.disks.entry(spec.name.clone()).or_insert_with(Disk::empty)),
+            Step::CreateContainer(spec) => {
+                self.ids += 1;
+                let one = Box {
+                    spec: (**spec).clone().into(),
+                    id: self.ids,
+                    state: ContainerState::Created,
+                    boot: 0,
+                    process: Process::default(),
+                };
+                self.boxes.entry(spec.name.clone()).or_insert(one);
+            }
+            Step::StartContainer(name) => self.start(name),
+            Step::RemoveContainer { name, .. } => {
+                self.boxes.remove(name);
+                self.drop_broken_streams();
+            }
+            Step::RemoveVolume(name) => drop(self.disks.remove(name)),
+            Step::RemoveNetwork(_) => self.network = false,
+            Step::Order { member, order } => self.send(member, Command::Order((**order).clone())),
+            Step::SendCredentials { member } => self.send(member, instance::credentials()),
+            Step::RestartPostgres { member, run, .. } => self.send(member, Command::Restart { run: run.clone() }),
+            Step::Renew { member, term } => self.send(member, Command::Renew { term: *term }),
+        }
+    }
+
+    fn start(&mut self, name: &str) {
+        let Some(one) = self.boxes.get_mut(name).filter(|one| !one.runs()) else { return };
+        let disk = self.disks.entry(name.to_owned()).or_insert_with(Disk::empty);
+        if disk.durable.unfinished.is_some() {
+            disk.data = crate::supervisor::wire::Data::Broken;
+        }
+        if self.ablation == Some(Ablation::DurablePromise) {
+            (disk.durable.promised, disk.durable.order) = (0, None);
+        }
+        one.state = ContainerState::Running;
+        one.boot += 1;
+        one.process = Process { run: one.process.run + 1, ..Process::default() };
+    }
+
+    // Conversations.
+
+    fn send(&mut self, member: &str, command: Command) {
+        if self.cut.contains_key(member) {
+            return;
+        }
+        if let Some(one) = self.boxes.get(&self.container(member)).filter(|one| one.runs()) {
+            let letter = Letter { member: member.into(), to: (one.id, one.boot), command };
+            if !self.letters.contains(&letter) {
+                self.letters.push(letter);
+            }
+        }
+    }
+
+    pub fn deliver_all(&mut self) {
+        for letter in std::mem::take(&mut self.letters) {
+            self.deliver(&letter);
+        }
+    }
+
+    /// The supervisor it was sent to gets it, if that still runs.
+    pub fn deliver(&mut self, letter: &Letter) {
+        let name = self.container(&letter.member);
+        let to = |one: &Box| one.runs() && (one.id, one.boot) == letter.to;
+        if !self.boxes.get(&name).is_some_and(to) {
+            return;
+        }
+        let (Some(one), Some(disk)) = (self.boxes.get_mut(&name), self.disks.get_mut(&name)) else { return };
+        let process = &mut one.process;
+        process.operator = Some(Age::default());
+        match &letter.command {
+            Command::Order(order) => match accept(&disk.durable, order) {
+                Ok(durable) => {
+                    let old = disk.durable.order.as_ref();
+                    let newer = old.is_none_or(|old| old.term < order.term || old.task.rank() < order.task.rank());
+                    process.ordered_since_stop |= process.postgres == Postgres::Stopped && newer;
+                    disk.durable = durable;
+                }
+                Err(why) => self.tell(|| format!("{}: {why}", letter.member)),
+            },
+            Command::Restart { run } => process.restart_asked = *run == process.run.to_string(),
+            Command::Renew { term } => {
+                if disk.durable.order.as_ref().is_some_and(|order| order.term == *term) {
+                    process.renewed = Some(Age::default());
+                }
+            }
+            Command::Credentials(_) => process.credentials = true,
+        }
+    }
+
+    // Supervisors.
+
+    pub fn supervise(&mut self) {
+        let names: Vec<_> = self.boxes.keys().cloned().collect();
+        for name in names {
+            for _ in 0..ACTS {
+                if self.act(&name).is_none() {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// One turn of a supervisor's loop; what it did, if it did anything.
+    pub fn act(&mut self, name: &str) -> Option<Act> {
+        if !self.boxes.get(name).is_some_and(Box::runs) {
+            return None;
+        }
+        let seen = self.seen(name);
+        if let (Some((_, lead)), Some(one)) = (grant(&seen.durable), self.boxes.get_mut(name)) {
+            one.process.barrier_passed_once |= barrier(&seen, lead);
+            if voters_confirm(&seen, lead) {
+                one.process.confirmed = Some(Age::default());
+            }
+        }
+        let act = next(&self.seen(name));
+        if matches!(act, Act::Wait | Act::Poll) {
+            return None;
+        }
+        self.tell(|| format!("  {} {act:?}", Self::member(name)));
+        self.perform(name, act.clone());
+        Some(act)
+    }
+
+    /// What a supervisor sees, less what an ablation keeps from it.
+    pub fn seen(&self, name: &str) -> crate::supervisor::next::Seen {
+        let mut seen = seen(&self.boxes[name], &self.disks[name], self.replicas(name));
+        match self.ablation {
+            Some(Ablation::ReceiverStop) => {
+                if let Some(server) =
+                    seen.server.as_mut().filter(|_| seen.applied.as_ref().is_some_and(|a| a.upstream.is_none()))
+                {
+                    server.receiver = false;
+                }
+            }
+            Some(Ablation::SessionKill) => seen.sessions_ended = true,
+            _ => {}
+        }
+        seen
+    }
+
+    fn report(&self, name: &str) -> Report {
+        let mut report = told(&self.boxes[name], &self.disks[name], &self.seen(name));
+        match self.ablation {
+            Some(Ablation::ReconfigurationBarrier) => {
+                let opened = self.boxes[name].process.opened;
+                if let Some(leading) = report.leading.as_mut().filter(|_| opened) {
+                    leading.barrier = true;
+                }
+            }
+            Some(Ablation::TimelineOrder) => {
+                if let Some(promise) = &mut report.promise {
+                    promise.timeline = 1;
+                }
+            }
+            _ => {}
+        }
+        report
+    }
+
+    /// Who streams from here, as far as it knows.
+    pub fn replicas(&self, leader: &str) -> Vec<Replica> {
+        let run = self.boxes[leader].process.run;
+        let end = self.disks[leader].end();
+        let from_here = |name: &&String| {
+            let receiver = self.boxes[*name].process.receiver.as_ref();
+            receiver.is_some_and(|receiver| receiver.from.0 == leader && receiver.from.1 == run)
+        };
+        let replica = |name: &String| {
+            let receiver = self.boxes[name].process.receiver.as_ref()?;
+            Some(Replica {
+                incarnation: self.disks[name].durable.incarnation.clone().unwrap_or_default(),
+                streaming: u64::from(receiver.silent.0) < crate::supervisor::wire::CONFIRMATION_MS,
+                lsn: receiver.replied,
+                lag: end.0.saturating_sub(receiver.replied.0),
+            })
+        };
+        self.boxes.keys().filter(from_here).filter_map(replica).collect()
+    }
+
+    pub fn primary(&self) -> String {
+        self.status().primary.unwrap_or_default()
+    }
+
+    /// One line for people: phase, term, and each instance.
+    pub fn summary(&self) -> String {
+        let status = self.status();
+        let instances: Vec<_> = status.instances.iter().map(|i| format!("{} {} {}", i.name, i.role, i.state)).collect();
+        format!("{} term {}: {}", status.phase, status.term, instances.join(", "))
+    }
+}
