@@ -22,6 +22,8 @@ use crate::supervisor::wire::{Order, Report};
 
 mod act;
 mod links;
+#[cfg(test)]
+mod model;
 mod observe;
 mod orders;
 pub mod plan;

@@ -1,6 +1,6 @@
 //! Clients of the world: they write wherever they are let in, and remember what they were told.
 
-use super::instance::Record;
+use super::instance::Author;
 use super::{Box, World, grant};
 use crate::supervisor::wire::Postgres;
 
@@ -28,12 +28,15 @@ impl World {
     }
 
     pub fn write_to(&mut self, name: &str) {
-        self.records += 1;
-        let id = self.records;
         let (Some(one), Some(disk)) = (self.boxes.get(name), self.disks.get_mut(name)) else { return };
-        let timeline = disk.timeline();
-        disk.wal.push(Record { timeline, id });
+        self.writes += 1;
+        let id = disk.write(disk.timeline(), Author::Client(self.writes));
         self.waiting.push(Waiting { id, lsn: disk.end().0, server: (name.into(), one.process.run) });
+    }
+
+    /// A client waits for a commit at this server.
+    pub fn waits_at(&self, name: &str) -> bool {
+        self.waiting.iter().any(|one| one.server.0 == name)
     }
 
     pub fn acknowledge_all(&mut self) {

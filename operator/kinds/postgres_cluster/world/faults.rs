@@ -76,6 +76,22 @@ impl World {
         self.parted.insert(path);
     }
 
+    /// The machine of all members dies.
+    pub fn kill_host(&mut self) {
+        let members: Vec<_> = self.boxes.keys().map(|name| Self::member(name)).collect();
+        members.iter().for_each(|member| self.kill_container(member));
+    }
+
+    /// A member is cut from all others and from the operators, without a word.
+    pub fn isolate(&mut self, member: &str) {
+        self.cut(member, false);
+        let others: Vec<_> = self.boxes.keys().map(|name| Self::member(name)).filter(|other| other != member).collect();
+        for other in others {
+            self.part(member, &other);
+            self.part(&other, member);
+        }
+    }
+
     /// Every path carries again.
     pub fn join_all(&mut self) {
         self.cut.clear();
@@ -90,14 +106,11 @@ impl World {
 
     /// Somebody runs `pg_ctl promote` by hand.
     pub fn promote_by_hand(&mut self, member: &str) {
-        self.records += 1;
-        let id = self.records;
         let name = self.container(member);
         let (Some(one), Some(disk)) = (self.boxes.get_mut(&name), self.disks.get_mut(&name)) else { return };
         if one.runs() && one.process.postgres == Postgres::Standby {
             disk.data = Data::Primary;
-            let timeline = disk.timeline() + 1;
-            disk.wal.push(super::instance::Record { timeline, id });
+            disk.write(disk.timeline() + 1, super::instance::Author::Server(&name, one.process.run));
             one.process.postgres = Postgres::Primary;
             one.process.receiver = None;
             one.process.opened = false;

@@ -30,6 +30,14 @@ pub struct Record {
     pub id: u64,
 }
 
+/// Who writes a record; tells records apart in whatever order things happen.
+pub enum Author<'a> {
+    /// A server, in this run: its promotion or barrier.
+    Server(&'a str, u32),
+    /// A client, its n-th write.
+    Client(u64),
+}
+
 /// What is on a data volume.
 #[derive(Debug, Clone, Default, PartialEq, Hash)]
 pub struct Disk {
@@ -42,6 +50,19 @@ pub struct Disk {
 impl Disk {
     pub fn empty() -> Self {
         Self { data: Data::None, ..Self::default() }
+    }
+
+    /// Adds a record; its id.
+    pub fn write(&mut self, timeline: u32, author: Author) -> u64 {
+        let id = match author {
+            Author::Client(n) => 1_000_000_000 + n,
+            Author::Server(name, run) => {
+                let ordinal = name.rsplit('-').next().and_then(|n| n.parse::<u64>().ok()).unwrap_or_default();
+                ordinal * 1_000_000 + u64::from(run) * 1_000 + self.wal.len() as u64
+            }
+        };
+        self.wal.push(Record { timeline, id });
+        id
     }
 
     pub fn end(&self) -> Lsn {

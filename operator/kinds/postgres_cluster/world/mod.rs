@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::plan::plan;
 use super::{Fact, LinkSeen, Observed, SecretsSeen, Step, container_name};
 use crate::api::labels;
-use crate::api::postgres_cluster::{PostgresCluster, PostgresClusterSpec, PostgresClusterStatus};
+use crate::api::postgres_cluster::{PostgresCluster, PostgresClusterSpec, PostgresClusterStatus, Quorum};
 use crate::engine::{ContainerSeen, ContainerState};
 use crate::supervisor::next::{Act, accept, barrier, next, voters_confirm};
 use crate::supervisor::wire::{Command, Postgres, Replica, Report};
@@ -26,7 +26,7 @@ pub const TURN_MS: u32 = 100;
 /// A stream without a sign of life is given up after this long.
 const STREAM_TIMEOUT_MS: u32 = 5_000;
 /// Acts of one supervisor in one turn; more means that it goes in circles.
-const ACTS: usize = 24;
+pub const ACTS: usize = 24;
 
 /// What is taken out of the protocol, to see what it is there for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -82,9 +82,10 @@ pub struct World {
     image: bool,
     binary: bool,
     secrets: SecretsSeen,
-    ids: u32,
-    incarnations: u32,
-    records: u64,
+    /// Containers made and data directories made, by name; client writes.
+    made: BTreeMap<String, u32>,
+    copies: BTreeMap<String, u32>,
+    writes: u64,
     pub operators: Vec<Operator>,
     pub letters: Vec<Letter>,
     /// Members that no operator can speak to, and whether the stream was closed thereby.
@@ -118,9 +119,9 @@ impl World {
             image: true,
             binary: false,
             secrets: SecretsSeen::default(),
-            ids: 0,
-            incarnations: 0,
-            records: 0,
+            made: BTreeMap::new(),
+            copies: BTreeMap::new(),
+            writes: 0,
             operators: vec![Operator::default()],
             letters: Vec::new(),
             cut: BTreeMap::new(),
@@ -145,7 +146,7 @@ impl World {
         container.trim_start_matches("default.").to_owned()
     }
 
-    fn container(&self, member: &str) -> String {
+    pub fn container(&self, member: &str) -> String {
         container_name(&self.object, member)
     }
 
@@ -330,10 +331,11 @@ impl World {
             Step::EnsureNetwork(_) => self.network = true,
             Step::EnsureVolume(spec) => drop(self.disks.entry(spec.name.clone()).or_insert_with(Disk::empty)),
             Step::CreateContainer(spec) => {
-                self.ids += 1;
+                let made = self.made.entry(spec.name.clone()).or_default();
+                *made += 1;
                 let one = Box {
                     spec: (**spec).clone().into(),
-                    id: self.ids,
+                    id: *made,
                     state: ContainerState::Created,
                     boot: 0,
                     process: Process::default(),
@@ -517,5 +519,101 @@ impl World {
         let status = self.status();
         let instances: Vec<_> = status.instances.iter().map(|i| format!("{} {} {}", i.name, i.role, i.state)).collect();
         format!("{} term {}: {}", status.phase, status.term, instances.join(", "))
+    }
+}
+
+/// What tells two worlds apart for the protocol: clocks as ages, of the status only what is read back.
+impl std::hash::Hash for World {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (&self.boxes, &self.disks, &self.letters, &self.cut, &self.parted).hash(state);
+        (&self.waiting, &self.acknowledged, &self.promised, &self.broken).hash(state);
+        (&self.made, &self.copies, self.object.spec.instances, self.object.metadata.annotations.is_some()).hash(state);
+        self.hash_status(&self.object, state);
+        for operator in &self.operators {
+            operator.heard.hash(state);
+            if let Some((object, observed, version)) = &operator.looked {
+                (*version == self.version).hash(state);
+                self.hash_status(object, state);
+                for link in observed.links.values() {
+                    (&link.report, link.connected, link.silent_ms).hash(state);
+                }
+                for (name, container) in observed.containers.known().into_iter().flatten() {
+                    (name, &container.id, container.state).hash(state);
+                }
+            }
+        }
+    }
+}
+
+impl World {
+    fn hash_status<H: std::hash::Hasher>(&self, object: &PostgresCluster, state: &mut H) {
+        use std::hash::Hash as _;
+        let Some(status) = &object.status else { return };
+        let age = |since: Timestamp| (self.now().as_millisecond() - since.as_millisecond()).min(61_000);
+        if let Some(d) = &status.decisions {
+            (d.term, d.stage, &d.leader, &d.election, &d.commit, &d.next, &d.switchover).hash(state);
+            (&d.members, &d.history, age(d.since)).hash(state);
+            for (incarnation, since) in &d.absent {
+                (incarnation, age(*since)).hash(state);
+            }
+        }
+        status.last_failover.as_ref().map(|story| (story.outage.is_none(), story.possible_loss_bytes)).hash(state);
+        status.last_switchover.as_ref().map(|last| (&last.request, last.refused.is_some())).hash(state);
+    }
+
+    /// The operator would learn something new from a member.
+    pub fn has_news(&self, operator: usize, member: &str) -> bool {
+        let name = self.container(member);
+        let Some(one) = self.boxes.get(&name).filter(|one| one.runs()) else { return false };
+        let known = self.operators[operator].heard.get(member);
+        let old = |known: &(Report, (u32, u32), Age)| known.1 == (one.id, one.boot) && known.0 == self.report(&name);
+        !self.cut.contains_key(member) && !known.is_some_and(old)
+    }
+
+    /// Plans, records, and performs only the first `kept` steps.
+    pub fn reconcile_some(&mut self, operator: usize, kept: usize) {
+        self.look(operator);
+        let Some((object, observed, _)) = &self.operators[operator].looked else { return };
+        let all = plan(object, observed, self.now()).steps.len();
+        self.decide(operator, all.saturating_sub(kept));
+    }
+
+    /// All faults are undone and turns go by: whether all is well within `bound` of them.
+    pub fn heals(&mut self, bound: usize) -> bool {
+        self.join_all();
+        let members: Vec<_> = self.boxes.keys().map(|name| Self::member(name)).collect();
+        members.iter().for_each(|member| self.unpause(member));
+        (0..bound).any(|_| self.turn(0).is_empty() && self.status().phase == "Healthy")
+    }
+
+    /// The state in a few lines, for people who read a counterexample.
+    pub fn picture(&self) -> String {
+        let mut lines = Vec::new();
+        if let Some(d) = &self.status().decisions {
+            let show = |quorum: &Quorum| {
+                let names: Vec<_> = quorum.voters.iter().map(|voter| voter.incarnation.as_str()).collect();
+                format!("{} of [{}]", quorum.w, names.join(" "))
+            };
+            let leader = d.leader.as_ref().map_or("nobody", |leader| leader.incarnation.as_str());
+            let next = d.next.as_ref().map(show).unwrap_or_default();
+            let (stage, election, commit) = (d.stage, show(&d.election), show(&d.commit));
+            lines.push(format!("record: term {} {stage:?} {leader} E {election} G {commit} next {next}", d.term));
+        }
+        for (name, one) in &self.boxes {
+            let disk = &self.disks[name];
+            let order = disk.durable.order.as_ref().map(ToString::to_string).unwrap_or_default();
+            let wal: Vec<_> = disk.wal.iter().map(|record| format!("{}:{}", record.timeline, record.id)).collect();
+            lines.push(format!(
+                "{name}: {:?} {:?} {:?} gate {} promised {} [{order}] {}",
+                one.state,
+                one.process.postgres,
+                disk.data,
+                one.process.gate_open(),
+                disk.durable.promised,
+                wal.join(" ")
+            ));
+        }
+        lines.push(format!("acknowledged {:?}", self.acknowledged));
+        lines.join("\n")
     }
 }

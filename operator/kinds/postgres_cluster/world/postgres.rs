@@ -1,6 +1,6 @@
 //! What PostgreSQL does when a supervisor acts, and how WAL flows between servers.
 
-use super::instance::{Age, Disk, Receiving, Record};
+use super::instance::{Age, Author, Disk, Receiving, Record};
 use super::{Ablation, Box, World, grant};
 use crate::api::lsn::Lsn;
 use crate::supervisor::next::{Act, Gate};
@@ -14,16 +14,14 @@ impl World {
             _ => None,
         };
         self.check_grant(name, &act);
-        self.records += 1;
-        let id = self.records;
         let ablation = self.ablation;
         let member = Self::member(name);
         let incarnation = match ablation {
             Some(Ablation::Incarnation) => member,
-            _ => format!("i{}", self.incarnations + 1),
+            _ => format!("{member}#{}", self.copies.get(name).copied().unwrap_or_default() + 1),
         };
         if matches!(act, Act::InitDb(_)) || matches!(act, Act::Clone(_)) && copied.is_some() {
-            self.incarnations += 1;
+            *self.copies.entry(name.to_owned()).or_default() += 1;
         }
         if act == Act::StopFast {
             self.ship_the_rest(name);
@@ -35,7 +33,7 @@ impl World {
             Act::InitDb(_) => {
                 disk.durable.incarnation = Some(incarnation);
                 disk.data = Data::Primary;
-                disk.wal = vec![Record { timeline: 1, id }];
+                disk.write(1, Author::Server(name, process.run));
                 process.fresh = true;
             }
             Act::Clone(_) => match copied {
@@ -103,8 +101,7 @@ impl World {
             Act::EnsureSlots(slots) => process.slots = slots,
             Act::Promote => {
                 disk.data = Data::Primary;
-                let timeline = disk.timeline() + 1;
-                disk.wal.push(Record { timeline, id });
+                disk.write(disk.timeline() + 1, Author::Server(name, process.run));
                 process.postgres = Postgres::Primary;
                 process.barrier_lsn = None;
                 process.receiver = None;
@@ -112,8 +109,7 @@ impl World {
             }
             Act::EnsureApp { .. } => process.app_ensured = true,
             Act::SetBarrier => {
-                let timeline = disk.timeline();
-                disk.wal.push(Record { timeline, id });
+                disk.write(disk.timeline(), Author::Server(name, process.run));
                 process.barrier_lsn = Some(disk.end());
                 process.barrier_age = Age::default();
             }
