@@ -11,9 +11,9 @@ pub enum Action {
     Hear(usize, String),
     /// The operator looks, plans, records and sends.
     Reconcile(usize),
-    /// One of several operators looks.
-    Look(usize),
-    /// And acts upon what it saw, perhaps much later.
+    /// One of several operators reads the object.
+    Read(usize),
+    /// And acts upon what it read, perhaps much later.
     Decide(usize),
     /// The n-th message under way arrives.
     Deliver(usize),
@@ -41,8 +41,6 @@ pub enum Action {
 
 /// Leaps that matter: beyond suspicion, beyond eviction and the confirmation's life, beyond the lease, beyond patience.
 const LEAPS: [u32; 4] = [3_500, 10_500, 15_500, 31_000];
-/// Peace is tried in one of so many states.
-const PEACE_IN: u64 = 128;
 /// Turns until a world in peace must be well.
 const PEACE_TURNS: usize = 500;
 
@@ -59,10 +57,10 @@ pub fn possible(setting: &Setting, state: &State, actions: &mut Vec<Action>) {
         actions.extend(news.map(|name| Action::Hear(operator, member(name))));
         if world.operators.len() == 1 {
             actions.push(Action::Reconcile(operator));
-        } else if world.operators[operator].looked.is_some() {
+        } else if world.operators[operator].read.is_some() {
             actions.push(Action::Decide(operator));
         } else {
-            actions.push(Action::Look(operator));
+            actions.push(Action::Read(operator));
         }
     }
     actions.extend((0..world.letters.len()).map(Action::Deliver));
@@ -96,7 +94,7 @@ pub fn possible(setting: &Setting, state: &State, actions: &mut Vec<Action>) {
             faults(*fault, world, actions);
         }
     }
-    if state.fingerprint().is_multiple_of(PEACE_IN) {
+    if setting.peace_in > 0 && state.fingerprint().is_multiple_of(setting.peace_in) {
         actions.push(Action::Peace);
     }
 }
@@ -138,8 +136,8 @@ pub fn happen(setting: &Setting, state: &mut State, action: &Action) {
     match action {
         Action::Hear(operator, member) => world.hear(*operator, member),
         Action::Reconcile(operator) => drop(world.reconcile(*operator, 0)),
-        Action::Look(operator) => world.look(*operator),
-        Action::Decide(operator) => drop(world.decide(*operator, 0)),
+        Action::Read(operator) => world.read(*operator),
+        Action::Decide(operator) => drop(world.decide(*operator, |all| all)),
         Action::Deliver(at) => {
             let letter = world.letters.remove(*at);
             world.deliver(&letter);
@@ -168,7 +166,8 @@ pub fn happen(setting: &Setting, state: &mut State, action: &Action) {
         }
         Action::MidPlan(kept) => {
             state.left.faults -= 1;
-            world.reconcile_some(0, *kept);
+            world.read(0);
+            world.decide(0, |_| *kept);
             world.restart_operator(0);
         }
         Action::Fault(fault, one, other) => {

@@ -40,7 +40,9 @@ pub struct Setting {
     pub faults: Vec<Fault>,
     /// How much may happen.
     pub budget: Budget,
-    /// The invariants that are looked at; all if empty.
+    /// Peace is tried in one of so many states; never if 0.
+    pub peace_in: u64,
+    /// The one invariant that is looked at; all if none.
     pub only: Option<&'static str>,
 }
 
@@ -145,7 +147,7 @@ impl Model for Setting {
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        properties::all().into_iter().filter(|property| self.only.is_none_or(|only| property.name.starts_with(only))).collect()
+        properties::all().into_iter().filter(|property| self.only.is_none_or(|only| property.name.split(' ').next() == Some(only))).collect()
     }
 }
 

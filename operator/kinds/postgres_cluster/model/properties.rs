@@ -27,6 +27,11 @@ pub fn all() -> Vec<Property<Setting>> {
     always.into_iter().map(|(name, holds)| Property::always(name, holds)).collect()
 }
 
+/// The whole name of an invariant.
+pub fn named(short: &str) -> &'static str {
+    all().into_iter().map(|property| property.name).find(|name| name.split(' ').next() == Some(short)).unwrap_or_default()
+}
+
 impl State {
     fn broken(&self, invariant: &str) -> bool {
         self.world.broken.iter().any(|name| name.starts_with(invariant))
@@ -45,16 +50,24 @@ fn lossless(world: &World) -> bool {
     world.object.spec.synchronous_replicas() > 0
 }
 
+/// The chosen leader, and everybody whose gate is open, holds every commit that was acknowledged in an earlier term.
 fn nothing_lost(world: &World) -> bool {
+    let status = world.status();
+    let chosen = status.decisions.as_ref().filter(|d| matches!(d.stage, Stage::Establishing | Stage::Steady));
+    let chosen = chosen.and_then(|d| Some((d.leader.as_ref()?, d.term)));
+    let holds = |name: &String, term: u64| world.missing(name, term).is_empty();
+    let leads = |(leader, term): (&Voter, u64)| {
+        let name = world.container(&leader.member);
+        let same = world.disks.get(&name).is_some_and(|disk| disk.durable.incarnation.as_ref() == Some(&leader.incarnation));
+        !same || holds(&name, term)
+    };
     let serves = |name: &&String| {
         let one = &world.boxes[*name];
         one.runs() && one.process.postgres == Postgres::Primary && one.process.opened && one.process.gate_open()
     };
+    let term = |name: &String| grant(&world.disks[name].durable).map_or(0, |grant| grant.0);
     !lossless(world)
-        || world.boxes.keys().filter(serves).all(|name| {
-            let term = grant(&world.disks[name].durable).map_or(0, |grant| grant.0);
-            world.missing(name, term).is_empty()
-        })
+        || chosen.is_none_or(leads) && world.boxes.keys().filter(serves).all(|name| holds(name, term(name)))
 }
 
 /// Every commit set of the rule that is in force meets every election set of the record.

@@ -63,8 +63,8 @@ pub struct Letter {
 pub struct Operator {
     /// By member: the last report, of which container and boot, and its age.
     pub heard: BTreeMap<String, (Report, (u32, u32), Age)>,
-    /// What it has read and not acted upon yet, and of which version of the object.
-    pub looked: Option<(PostgresCluster, Observed, u64)>,
+    /// The object as it has read it, and which version that was; what it then acts upon may be older than the store.
+    pub read: Option<(PostgresCluster, u64)>,
 }
 
 /// Everything.
@@ -100,6 +100,8 @@ pub struct World {
     /// Invariants that an event has broken.
     pub broken: BTreeSet<&'static str>,
     pub ablation: Option<Ablation>,
+    /// A new copy of a leader ends somewhere before that leader's end, and the rest comes by streaming.
+    pub short_copies: bool,
 }
 
 impl World {
@@ -131,6 +133,7 @@ impl World {
             promised: BTreeMap::new(),
             broken: BTreeSet::new(),
             ablation: None,
+            short_copies: false,
         }
     }
 
@@ -263,21 +266,21 @@ impl World {
         self.operators[operator].heard.insert(member.into(), (report, of, Age::default()));
     }
 
-    /// Looks, plans, records and performs at once; the last `cut_steps` steps are not performed.
+    /// Reads, plans, records and performs at once; the last `cut_steps` steps are not performed.
     pub fn reconcile(&mut self, operator: usize, cut_steps: usize) -> Vec<String> {
-        self.look(operator);
-        self.decide(operator, cut_steps)
+        self.read(operator);
+        self.decide(operator, |steps| steps.saturating_sub(cut_steps))
     }
 
-    pub fn look(&mut self, operator: usize) {
-        let looked = (self.object.clone(), self.observe(operator), self.version);
-        self.operators[operator].looked = Some(looked);
+    pub fn read(&mut self, operator: usize) {
+        self.operators[operator].read = Some((self.object.clone(), self.version));
     }
 
-    /// Plans on what was looked at, records by compare-and-set, performs.
-    pub fn decide(&mut self, operator: usize, cut_steps: usize) -> Vec<String> {
-        let Some((object, observed, version)) = self.operators[operator].looked.take() else { return Vec::new() };
-        let plan = plan(&object, &observed, self.now());
+    /// Observes, plans on the object as it was read, records by compare-and-set, and performs as many steps as `kept`
+    /// makes of their number.
+    pub fn decide(&mut self, operator: usize, kept: impl Fn(usize) -> usize) -> Vec<String> {
+        let Some((object, version)) = self.operators[operator].read.take() else { return Vec::new() };
+        let plan = plan(&object, &self.observe(operator), self.now());
         if object.status.as_ref() != Some(&plan.status) {
             if version != self.version {
                 return Vec::new();
@@ -285,7 +288,7 @@ impl World {
             self.object.status = Some(plan.status);
             self.version += 1;
         }
-        let kept = plan.steps.len().saturating_sub(cut_steps);
+        let kept = kept(plan.steps.len());
         let done: Vec<_> = plan.steps.into_iter().take(kept).collect();
         for step in &done {
             self.tell(|| step.to_string());
@@ -531,15 +534,9 @@ impl std::hash::Hash for World {
         self.hash_status(&self.object, state);
         for operator in &self.operators {
             operator.heard.hash(state);
-            if let Some((object, observed, version)) = &operator.looked {
+            if let Some((object, version)) = &operator.read {
                 (*version == self.version).hash(state);
                 self.hash_status(object, state);
-                for link in observed.links.values() {
-                    (&link.report, link.connected, link.silent_ms).hash(state);
-                }
-                for (name, container) in observed.containers.known().into_iter().flatten() {
-                    (name, &container.id, container.state).hash(state);
-                }
             }
         }
     }
@@ -568,14 +565,6 @@ impl World {
         let known = self.operators[operator].heard.get(member);
         let old = |known: &(Report, (u32, u32), Age)| known.1 == (one.id, one.boot) && known.0 == self.report(&name);
         !self.cut.contains_key(member) && !known.is_some_and(old)
-    }
-
-    /// Plans, records, and performs only the first `kept` steps.
-    pub fn reconcile_some(&mut self, operator: usize, kept: usize) {
-        self.look(operator);
-        let Some((object, observed, _)) = &self.operators[operator].looked else { return };
-        let all = plan(object, observed, self.now()).steps.len();
-        self.decide(operator, all.saturating_sub(kept));
     }
 
     /// All faults are undone and turns go by: whether all is well within `bound` of them.

@@ -14,7 +14,7 @@ impl World {
             _ => None,
         };
         self.check_grant(name, &act);
-        let ablation = self.ablation;
+        let (ablation, short) = (self.ablation, self.short_copies);
         let member = Self::member(name);
         let incarnation = match ablation {
             Some(Ablation::Incarnation) => member,
@@ -44,6 +44,9 @@ impl World {
                     disk.data = Data::Standby;
                     disk.clean = false;
                     disk.wal = leader.wal;
+                    if short {
+                        disk.wal.truncate(1);
+                    }
                     process.job = None;
                 }
                 None => process.job = Some(failed(JobKind::Clone)),
@@ -61,22 +64,19 @@ impl World {
                 disk.durable.unfinished = Some(JobKind::Clone);
                 disk.data = Data::Broken;
             }
-            Act::Start { standby, mut config } => {
-                if ablation == Some(Ablation::Gate) && !standby {
-                    config.gate = Gate::Open;
-                }
+            Act::Start { standby, config } => {
                 process.run += 1;
                 process.fresh = false;
                 process.restart_asked = false;
                 process.ordered_since_stop = false;
                 process.postgres = if standby { Postgres::Standby } else { Postgres::Primary };
-                process.session = config.gate == Gate::Open;
+                process.session = config.gate == Gate::Open || ablation == Some(Ablation::Gate);
                 process.applied = Some(config);
                 process.sessions_ended = false;
                 disk.data = if standby { Data::Standby } else { Data::Primary };
                 disk.clean = false;
             }
-            Act::Apply(mut config) => {
+            Act::Apply(config) => {
                 let old = process.applied.clone().unwrap_or_default();
                 if config.gate == Gate::Open {
                     process.sessions_ended = false;
@@ -92,9 +92,6 @@ impl World {
                 {
                     receiver.leaving = true;
                 }
-                if ablation == Some(Ablation::Gate) && process.postgres == Postgres::Primary {
-                    config.gate = Gate::Open;
-                }
                 process.applied = Some(config);
             }
             Act::EndSessions => (process.session, process.sessions_ended) = (false, true),
@@ -106,6 +103,7 @@ impl World {
                 process.barrier_lsn = None;
                 process.receiver = None;
                 process.opened = false;
+                process.session |= ablation == Some(Ablation::Gate);
             }
             Act::EnsureApp { .. } => process.app_ensured = true,
             Act::SetBarrier => {
