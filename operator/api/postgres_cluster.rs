@@ -490,6 +490,9 @@ pub struct SwitchoverStatus {
 pub struct Decisions {
     /// The term of the last election.
     pub term: u64,
+    /// Grows with every change of what an order may follow from, so that an older order, or an older record, is known as such.
+    #[serde(default)]
+    pub revision: u64,
     /// Where the protocol stands.
     pub stage: Stage,
     /// The members and where they live.
@@ -500,6 +503,9 @@ pub struct Decisions {
     /// The member that holds, or is being given, the grant of the current term.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leader: Option<Voter>,
+    /// The leader that clients were served by last; it too holds every acknowledged commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub served: Option<Voter>,
     /// The election set E with its w: what an election must gather promises from.
     pub election: Quorum,
     /// The commit set G with its w: what the leader must gather acknowledgements from. Always a subset of E with no smaller w.

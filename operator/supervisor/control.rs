@@ -125,8 +125,8 @@ mod tests {
         assert_eq!(lines.next_line().await.unwrap().unwrap(), "one");
         reports.send(Arc::from("two\n")).unwrap();
         assert_eq!(lines.next_line().await.unwrap().unwrap(), "two");
-        output.write_all(b"{\"unknown\":{}}\n{\"renew\":{\"term\":3}}\n").await.unwrap();
-        assert_eq!(heard.recv().await, Some(Command::Renew { term: 3 }));
+        output.write_all(b"{\"unknown\":{}}\n{\"renew\":{\"term\":3,\"clockMs\":9}}\n").await.unwrap();
+        assert_eq!(heard.recv().await, Some(Command::Renew { term: 3, clock_ms: 9 }));
         server.abort();
     }
 }

@@ -98,8 +98,10 @@ mod tests {
     fn what_was_saved_is_loaded() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(load(folder.path()).unwrap(), Durable::default());
-        let order = Order { term: 7, task: Task::Prepare, settings: [("work_mem".into(), "8MB".into())].into() };
+        let order =
+            Order { term: 7, revision: 2, task: Task::Prepare, settings: [("work_mem".into(), "8MB".into())].into() };
         let durable = Durable {
+            begun: [(1, 7)].into(),
             incarnation: Some("5f0c".into()),
             promised: 7,
             order: Some(order),

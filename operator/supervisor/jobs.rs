@@ -57,6 +57,9 @@ impl Failure {
     }
 }
 
+/// What pg_rewind says before it does nothing.
+const SAME_TIMELINE: &str = "source and target cluster are on the same timeline";
+
 impl From<tools::Error> for Failure {
     fn from(error: tools::Error) -> Self {
         Self::new(chain(&error))
@@ -133,7 +136,15 @@ impl Site {
         command.arg("--target-pgdata").arg(&pgdata).args(["--no-ensure-shutdown", "--no-sync"]);
         let source = format!("{} dbname=postgres", conf::leader(&follow.address, &self.place.passfile()));
         command.arg("--source-server").arg(source);
-        if let Err(error) = tools::run(&self.reaper, command).await {
+        let ran = tools::run(&self.reaper, command).await;
+        if ran.as_ref().is_ok_and(|output| output.contains(SAME_TIMELINE)) {
+            // It changed nothing and calls that success; but what was a primary on its leader's timeline grew apart.
+            return Err(Failure {
+                spoiled: true,
+                ..Failure::new("it is on its leader's timeline, but not the leader".into())
+            });
+        }
+        if let Err(error) = ran {
             let output = if let tools::Error::Failed { output, .. } = &error { output.clone() } else { String::new() };
             // Said after everything was read and before the first byte is changed.
             let spoiled = output.contains("rewinding from last common checkpoint");

@@ -26,8 +26,6 @@ const NOT_ANSWERING_MS: u64 = 200;
 const HEARTBEAT_MS: u64 = 1_000;
 /// Settings and the like are read this often.
 const DETAILS_MS: u64 = 10_000;
-/// After the clock jumped, renewals may have waited in a buffer for this long.
-const STALE_RENEWALS_MS: u64 = 2_000;
 /// A fast stop that takes longer becomes immediate, an immediate one a kill.
 const FAST_MS: u64 = 5_000;
 const IMMEDIATE_MS: u64 = 2_000;
@@ -63,7 +61,6 @@ impl Shell {
         }
         tracing::warn!(gap_ms = gap, "the clock jumped: this container stood still; confirmations begin anew");
         self.renewed = None;
-        self.renewals_from = now + STALE_RENEWALS_MS;
         self.jumped = true;
         self.run.confirmed_at = None;
         for reply in self.run.replies.values_mut() {

@@ -16,6 +16,7 @@ pub mod next;
 mod perform;
 mod place;
 mod process;
+mod rejoin;
 pub mod report;
 pub mod run;
 mod secrets;

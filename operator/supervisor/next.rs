@@ -7,6 +7,8 @@
 //! - **I8** the gate opens only when the commit rule is in force and its barrier passed in this very run, and no
 //!   session older than the promotion survives it.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::wire::{
@@ -21,8 +23,6 @@ const OPERATOR_DECIDES_MS: u64 = 5_000;
 const BARRIER_ALONE_MS: u64 = 1_000;
 /// For so long a barrier is looked for eagerly; whoever is missing then is away.
 const BARRIER_EAGER_MS: u64 = 5_000;
-/// A rewind that failed this often is given up for a base backup.
-const REWINDS_BEFORE_CLONE: u32 = 2;
 
 /// What the supervisor must never forget; written and fsynced before anything follows from it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, Hash)]
@@ -39,6 +39,8 @@ pub struct Durable {
     /// It was rewound onto a leader of this timeline and has not been consistent since: it needs that leader's WAL to
     /// become so, and answers nothing before.
     pub rewound: Option<u32>,
+    /// The term in which each timeline of this directory was begun, as far as known.
+    pub begun: BTreeMap<u32, u64>,
 }
 
 /// Why an order is not taken.
@@ -64,7 +66,8 @@ pub enum Refused {
     },
 }
 
-/// Takes an order or refuses it. I3: the promise only grows; within a term a task never goes backwards and a role never flips.
+/// Takes an order or refuses it. I3: the promise only grows; within a term a task never goes backwards, a role never
+/// flips, and an older revision (late on another stream) brings back no older commit rule (I4).
 pub fn accept(durable: &Durable, order: &Order) -> Result<Durable, Refused> {
     if order.term < durable.promised {
         return Err(Refused::OldTerm { order: order.term, promised: durable.promised });
@@ -74,7 +77,7 @@ pub fn accept(durable: &Durable, order: &Order) -> Result<Durable, Refused> {
             (&accepted.task, &order.task),
             (Task::Lead(_), Task::Follow(_)) | (Task::Follow(_), Task::Lead(_))
         );
-        if flips || order.task.rank() < accepted.task.rank() {
+        if flips || order.task.rank() < accepted.task.rank() || order.revision < accepted.revision {
             return Err(Refused::Backwards {
                 term: order.term,
                 order: order.task.name(),
@@ -114,7 +117,7 @@ pub struct Config {
     /// primary_conninfo and primary_slot_name.
     pub upstream: Option<Upstream>,
     /// The user's settings.
-    pub settings: std::collections::BTreeMap<String, String>,
+    pub settings: BTreeMap<String, String>,
 }
 
 /// A running server, as its last poll found it. All of it belongs to the run under way.
@@ -250,6 +253,8 @@ pub enum Act {
     CheckpointForStop,
     /// Stop fast: standbys get everything; immediate if that takes too long.
     StopFast,
+    /// Write down in which term each timeline was begun.
+    Remember(BTreeMap<u32, u64>),
     /// Mark the data directory as to be made anew.
     Condemn,
     /// Stop now, without a checkpoint.
@@ -279,12 +284,12 @@ pub fn next(seen: &Seen) -> Act {
     match &order.task {
         Task::Stop { graceful } => stop(seen, *graceful, settings()),
         Task::Prepare => prepare(seen, settings()),
-        Task::Follow(follow) => self::follow(seen, order.term, follow, settings()),
-        Task::Lead(lead) => self::lead(seen, lead, settings()),
+        Task::Follow(follow) => super::rejoin::follow(seen, order.term, follow, settings()),
+        Task::Lead(lead) => self::lead(seen, order.term, lead, settings()),
     }
 }
 
-type Settings = std::collections::BTreeMap<String, String>;
+pub(super) type Settings = BTreeMap<String, String>;
 
 fn stop(seen: &Seen, graceful: bool, settings: Settings) -> Act {
     match seen.postgres {
@@ -315,7 +320,7 @@ fn ended_behind(seen: &Seen, config: Config) -> Option<Act> {
 fn prepare(seen: &Seen, settings: Settings) -> Act {
     // A gate that is open for reads may stay so; a primary that is asked to promise must be down first.
     let gate = seen.applied.as_ref().map_or(Gate::Shut, |applied| applied.gate);
-    let config = Config { gate, settings, ..Config::default() };
+    let config = Config { gate, settings, commit: Rule::never(), upstream: None };
     match (seen.postgres, seen.data) {
         (Postgres::Primary, _) => Act::StopImmediate,
         // What was rewound and never consistent has nothing to promise, and without a leader's WAL it answers nothing.
@@ -333,111 +338,18 @@ pub fn promise(seen: &Seen) -> Option<Promise> {
     let server = seen.server.as_ref()?;
     let order = seen.durable.order.as_ref()?;
     let quiet = seen.applied.as_ref()?.upstream.is_none() && !server.receiver && server.replayed;
-    (matches!(order.task, Task::Prepare) && order.term == seen.durable.promised && !server.primary && quiet)
+    // On a branch that no grant began (somebody promoted it by hand) its WAL is not comparable.
+    let begun = &seen.durable.begun;
+    let ours = begun.is_empty() || begun.contains_key(&server.timeline);
+    (matches!(order.task, Task::Prepare) && order.term == seen.durable.promised && !server.primary && quiet && ours)
         .then_some(Promise { term: order.term, timeline: server.timeline, lsn: server.lsn })
 }
 
-fn follow(seen: &Seen, term: u64, follow: &Follow, settings: Settings) -> Act {
-    let config = Config {
-        gate: Gate::Open,
-        upstream: Some(Upstream { address: follow.address.clone(), slot: follow.slot.clone() }),
-        settings,
-        ..Config::default()
-    };
-    // Whether this leader can make a rewound directory consistent.
-    let same_leader = seen.durable.rewound == follow.lineage.as_ref().map(|lineage| lineage.timeline);
-    let started_for_another = seen.started.as_ref().is_some_and(|started| started.upstream != config.upstream);
-    match (seen.postgres, seen.data) {
-        (Postgres::Primary, _) | (Postgres::Standby, Data::Broken) => Act::StopImmediate,
-        // It waits for WAL that will not come.
-        (Postgres::Starting, _) if seen.durable.rewound.is_some() && started_for_another => Act::StopImmediate,
-        // A rewind that was cut off is not tried again: the first one may have overwritten the WAL that tells the
-        // second one which pages differ.
-        (Postgres::Stopped, Data::None | Data::Broken) => when_due(seen, Act::Clone(follow.clone())),
-        (Postgres::Stopped, Data::Primary) => match was_primary(seen, follow) {
-            Kinship::Unknown => Act::Wait,
-            Kinship::Same if seen.start_held => Act::Wait,
-            Kinship::Same => Act::Start { standby: true, config },
-            Kinship::Diverged if rewind_given_up(seen) => Act::Condemn,
-            Kinship::Diverged if !follow.rewindable => Act::Wait,
-            Kinship::Diverged => when_due(seen, Act::Rewind(follow.clone())),
-        },
-        (Postgres::Stopped, Data::Standby) if seen.start_held => Act::Wait,
-        (Postgres::Stopped, Data::Standby) if seen.durable.rewound.is_some() => match &follow.lineage {
-            None => Act::Wait,
-            Some(_) if same_leader => Act::Start { standby: true, config },
-            Some(_) => Act::Condemn,
-        },
-        // Started without an upstream, so that it is compared with the leader's history before it takes WAL from there.
-        (Postgres::Stopped, Data::Standby) => Act::Start { standby: true, config: Config { upstream: None, ..config } },
-        (Postgres::Standby, _) => follow_running(seen, term, follow, config),
-        _ => Act::Wait,
-    }
-}
-
-fn follow_running(seen: &Seen, term: u64, follow: &Follow, config: Config) -> Act {
-    let Some(server) = &seen.server else { return Act::Poll };
-    if seen.restart_asked {
-        return Act::StopFast;
-    }
-    if server.streaming && seen.applied.as_ref() == Some(&config) {
-        let ready = server.slots == follow.slots;
-        return if ready { Act::Wait } else { Act::EnsureSlots(follow.slots.clone()) };
-    }
-    let kin = match &follow.lineage {
-        // The leader was chosen as the furthest of those that promised this term, and we are one of them.
-        None if seen.durable.promised == term => Kinship::Same,
-        None => Kinship::Unknown,
-        Some(_) if !server.replayed => return Act::Poll,
-        Some(lineage) => kinship(lineage, server.timeline, server.lsn),
-    };
-    match kin {
-        Kinship::Unknown => Act::Wait,
-        // A slot that was lost or a WAL that forked away: only a new copy helps. A standby holds nothing that its leader lacks.
-        Kinship::Diverged => Act::Condemn,
-        Kinship::Same if server.wal_missing => Act::Condemn,
-        Kinship::Same if seen.applied.as_ref() == Some(&config) => Act::Wait,
-        Kinship::Same => Act::Apply(config),
-    }
-}
-
-enum Kinship {
-    Same,
-    Diverged,
-    Unknown,
-}
-
-/// Whether WAL that ends at `lsn` on `timeline` is a prefix of the leader's.
-fn kinship(leader: &Lineage, timeline: u32, lsn: Lsn) -> Kinship {
-    let ended = leader.history.iter().find(|fork| fork.timeline == timeline);
-    match ended {
-        Some(fork) if lsn <= fork.ended_at => Kinship::Same,
-        None if timeline == leader.timeline => Kinship::Same,
-        _ => Kinship::Diverged,
-    }
-}
-
-/// A directory that was a primary's: only a clean end at or before the fork may follow as it is. On the leader's own
-/// timeline it can only be a copy that grew apart.
-fn was_primary(seen: &Seen, follow: &Follow) -> Kinship {
-    match (&follow.lineage, seen.clean) {
-        (None, _) => Kinship::Unknown,
-        (Some(leader), Some((timeline, lsn))) if timeline != leader.timeline => kinship(leader, timeline, lsn),
-        _ => Kinship::Diverged,
-    }
-}
-
-fn rewind_given_up(seen: &Seen) -> bool {
-    seen.job.as_ref().is_some_and(|job| {
-        job.kind == JobKind::Clone || job.kind == JobKind::Rewind && job.failures >= REWINDS_BEFORE_CLONE
-    })
-}
-
-fn when_due(seen: &Seen, act: Act) -> Act {
+pub(super) fn when_due(seen: &Seen, act: Act) -> Act {
     if seen.job_due && seen.credentials { act } else { Act::Wait }
 }
 
-fn lead(seen: &Seen, lead: &Lead, settings: Settings) -> Act {
+fn lead(seen: &Seen, term: u64, lead: &Lead, settings: Settings) -> Act {
     let shut = Config { commit: lead.commit.clone(), gate: Gate::Shut, upstream: None, settings };
     match (seen.postgres, seen.data) {
         (Postgres::Stopped, Data::None) => match &lead.init {
@@ -456,8 +368,8 @@ fn lead(seen: &Seen, lead: &Lead, settings: Settings) -> Act {
         }
         (Postgres::Stopped, Data::Standby) if seen.start_held => Act::Wait,
         (Postgres::Stopped, Data::Standby) => Act::Start { standby: true, config: shut },
-        (Postgres::Standby, _) => promotion(seen, lead, shut),
-        (Postgres::Primary, _) => leading(seen, lead, shut),
+        (Postgres::Standby, _) => promotion(seen, term, lead, shut),
+        (Postgres::Primary, _) => leading(seen, term, lead, shut),
         _ => Act::Wait,
     }
 }
@@ -468,7 +380,7 @@ pub fn start_pending(seen: &Seen) -> bool {
 }
 
 /// The candidate, still a standby: slots, the new term's commit rule, no session left, all replayed, and only then the promotion.
-fn promotion(seen: &Seen, lead: &Lead, shut: Config) -> Act {
+fn promotion(seen: &Seen, term: u64, lead: &Lead, shut: Config) -> Act {
     let Some(server) = &seen.server else { return Act::Poll };
     if server.slots != lead.slots {
         // First of all: the other standbys may follow already, and their slots are here.
@@ -480,10 +392,19 @@ fn promotion(seen: &Seen, lead: &Lead, shut: Config) -> Act {
     if server.receiver || !server.replayed {
         return Act::Poll;
     }
-    Act::Promote
+    remember(seen, server.timeline + 1, term).unwrap_or(Act::Promote)
 }
 
-fn leading(seen: &Seen, lead: &Lead, shut: Config) -> Act {
+/// That this timeline begins in this term, unless that is on disk.
+fn remember(seen: &Seen, timeline: u32, term: u64) -> Option<Act> {
+    let mut begun = seen.durable.begun.clone();
+    (!begun.contains_key(&timeline)).then(|| {
+        begun.insert(timeline, term);
+        Act::Remember(begun)
+    })
+}
+
+fn leading(seen: &Seen, term: u64, lead: &Lead, shut: Config) -> Act {
     let Some(server) = &seen.server else { return Act::Poll };
     if seen.restart_asked {
         return Act::StopFast;
@@ -492,6 +413,9 @@ fn leading(seen: &Seen, lead: &Lead, shut: Config) -> Act {
     if open_now && !confirmed(seen, lead) {
         // The quorum may have moved on: nobody is to read or write here, at once.
         return Act::StopImmediate;
+    }
+    if let Some(act) = remember(seen, server.timeline, term) {
+        return act;
     }
     let gate = if lead.open && seen.barrier_passed_once && confirmed(seen, lead) { Gate::Open } else { Gate::Shut };
     let wanted = Config { gate, ..shut };
@@ -532,22 +456,23 @@ pub fn barrier(seen: &Seen, lead: &Lead) -> bool {
     server.primary && applied.commit == lead.commit && flushed >= lead.commit.count as usize
 }
 
-/// Enough voters confirm, or did within [`CONFIRMATION_MS`], or the operator renewed the grant within that.
+/// Enough voters confirmed, or the operator renewed the grant, within [`CONFIRMATION_MS`].
 pub fn confirmed(seen: &Seen, lead: &Lead) -> bool {
     let within = |since: Option<u64>| since.is_some_and(|ms| ms < CONFIRMATION_MS);
-    voters_confirm(seen, lead) || within(seen.confirmed_ms) || within(seen.renewed_ms)
+    within(voters_confirm(seen, lead)) || within(seen.confirmed_ms) || within(seen.renewed_ms)
 }
 
-/// Enough voters stream from here with fresh replies; an empty need is always met.
-pub fn voters_confirm(seen: &Seen, lead: &Lead) -> bool {
-    let fresh = seen.server.as_ref().map_or(0, |server| {
-        let voters = server
-            .replicas
-            .iter()
-            .filter(|replica| replica.streaming && lead.confirm.names.contains(&replica.incarnation));
-        voters.count()
-    });
-    fresh >= lead.confirm.count as usize
+/// How long ago the last of enough voters that stream from here replied, in milliseconds: so old is their confirmation.
+/// An empty need is met at once.
+pub fn voters_confirm(seen: &Seen, lead: &Lead) -> Option<u64> {
+    let replicas = seen.server.iter().flat_map(|server| &server.replicas);
+    let voters = replicas.filter(|replica| replica.streaming && lead.confirm.names.contains(&replica.incarnation));
+    let mut silent: Vec<u64> = voters.map(|replica| replica.silent_ms).collect();
+    silent.sort_unstable();
+    match lead.confirm.count as usize {
+        0 => Some(0),
+        count => silent.get(count - 1).copied(),
+    }
 }
 
 #[cfg(test)]
@@ -557,7 +482,7 @@ mod tests {
     const TERM: u64 = 5;
 
     fn order(task: Task) -> Durable {
-        let order = Order { term: TERM, task, settings: Settings::new() };
+        let order = Order { term: TERM, revision: 3, task, settings: Settings::new() };
         Durable { incarnation: Some("me".into()), promised: TERM, order: Some(order), ..Durable::default() }
     }
 
@@ -582,14 +507,14 @@ mod tests {
             address: "172.30.0.2".into(),
             slot: "evenkeel_1".into(),
             slots: Vec::new(),
-            lineage: Some(Lineage { timeline: 3, history }),
+            lineage: Some(Lineage { timeline: 3, history, begun: BTreeMap::new() }),
             rewindable: true,
         }
     }
 
     fn follow_config() -> Config {
         let upstream = Upstream { address: "172.30.0.2".into(), slot: "evenkeel_1".into() };
-        Config { gate: Gate::Open, upstream: Some(upstream), ..Config::default() }
+        Config { gate: Gate::Open, upstream: Some(upstream), commit: Rule::never(), ..Config::default() }
     }
 
     fn stopped(data: Data, task: Task) -> Seen {
@@ -610,7 +535,7 @@ mod tests {
 
     /// A primary whose gate is open, streamed from by `a` with a fresh reply or not.
     fn open_primary(streaming: bool) -> Seen {
-        let replica = Replica { incarnation: "a".into(), streaming, lsn: Lsn(50), lag: 0 };
+        let replica = Replica { incarnation: "a".into(), streaming, silent_ms: 0, lsn: Lsn(50), lag: 0 };
         let server = Server {
             primary: true,
             lsn: Lsn(60),
@@ -620,7 +545,10 @@ mod tests {
             ..Server::default()
         };
         let applied = Config { commit: leader(true).commit, gate: Gate::Open, ..Config::default() };
+        let mut durable = order(Task::Lead(leader(true)));
+        durable.begun = [(0, TERM)].into();
         Seen {
+            durable,
             postgres: Postgres::Primary,
             server: Some(server),
             applied: Some(applied),
@@ -643,7 +571,7 @@ mod tests {
         let mut seen = standby(Task::Prepare, streaming, follow_config());
         check(&seen, "Apply");
         assert_eq!(promise(&seen), None);
-        seen.applied = Some(Config { gate: Gate::Open, ..Config::default() });
+        seen.applied = Some(Config { gate: Gate::Open, commit: Rule::never(), ..Config::default() });
         check(&seen, "Poll");
         assert_eq!(promise(&seen), None);
         seen.server = Some(Server { replayed: true, timeline: 2, lsn: Lsn(90), ..Server::default() });
@@ -685,7 +613,67 @@ mod tests {
         let mut seen = standby(Task::Lead(leader(false)), server, shut);
         check(&seen, "EndSessions");
         seen.sessions_ended = true;
+        assert_eq!(next(&seen), Act::Remember([(1, TERM)].into()));
+        seen.durable.begun = [(1, TERM)].into();
         check(&seen, "Promote");
+    }
+
+    /// Regression 3: two promotions from one timeline bear the same number; a primary that came back from the one that was
+    /// given up was "rewound" (pg_rewind does nothing then) and streamed from the other. Now the terms are compared.
+    #[test]
+    fn a_directory_on_another_branch_of_the_same_number_is_copied_anew() {
+        let mut follower = follower();
+        follower.lineage = Some(Lineage { timeline: 3, history: Vec::new(), begun: [(1, 1), (3, 5)].into() });
+        let mut seen = stopped(Data::Primary, Task::Follow(follower.clone()));
+        seen.durable.begun = [(1, 1), (3, 4)].into();
+        check(&seen, "Condemn");
+        seen.durable.begun = [(1, 1), (2, 4)].into();
+        check(&seen, "Condemn");
+        seen.durable.begun = [(1, 1)].into();
+        check(&seen, "Rewind");
+        let server = Server { replayed: true, timeline: 3, lsn: Lsn(7), ..Server::default() };
+        let mut seen = standby(Task::Follow(follower), server, Config { upstream: None, ..follow_config() });
+        seen.durable.begun = [(1, 1), (3, 4)].into();
+        check(&seen, "Condemn");
+        seen.durable.begun = [(1, 1), (3, 5)].into();
+        check(&seen, "Apply");
+    }
+
+    /// Regression 4: a standby that somebody promoted by hand could promise the end of a branch that nobody granted, and
+    /// acknowledged writes alone. Now such a branch is never promised, and a standby's commit rule can be met by nobody.
+    #[test]
+    fn a_standby_promoted_by_hand_promises_and_acknowledges_nothing() {
+        let server = Server { replayed: true, timeline: 2, lsn: Lsn(90), ..Server::default() };
+        let config = Config { gate: Gate::Open, commit: Rule::never(), ..Config::default() };
+        let mut seen = standby(Task::Prepare, server, config);
+        seen.durable.begun = [(1, 1)].into();
+        assert_eq!(promise(&seen), None);
+        seen.durable.begun = [(1, 1), (2, 4)].into();
+        assert!(promise(&seen).is_some());
+        let by_hand = Server { primary: true, timeline: 3, ..Server::default() };
+        let mut seen = Seen { server: Some(by_hand), data: Data::Primary, ..seen };
+        (seen.postgres, seen.durable.order) = (Postgres::Primary, order(Task::Follow(follower())).order);
+        check(&seen, "Condemn");
+    }
+
+    /// Regression 5: an order late on another stream brought an older commit rule back, after the record had let go of it.
+    #[test]
+    fn an_older_revision_of_the_same_term_is_refused() {
+        let durable = order(Task::Lead(leader(false)));
+        let of = |revision| Order { term: TERM, revision, task: Task::Lead(leader(true)), settings: Settings::new() };
+        assert!(matches!(accept(&durable, &of(2)), Err(Refused::Backwards { .. })));
+        assert!(accept(&durable, &of(3)).is_ok());
+    }
+
+    /// Regression 6: a voter's last reply counted for ten seconds, and then once more as a confirmation: an isolated primary
+    /// stood open for twenty, five longer than the operator waits for it. A confirmation is now as old as the reply.
+    #[test]
+    fn a_confirmation_is_as_old_as_the_reply_that_it_rests_on() {
+        let mut seen = open_primary(true);
+        let age = |seen: &Seen| voters_confirm(seen, &leader(true));
+        assert_eq!(age(&seen), Some(0));
+        seen.server.iter_mut().flat_map(|server| &mut server.replicas).for_each(|replica| replica.silent_ms = 9_000);
+        assert_eq!(age(&seen), Some(9_000));
     }
 
     #[test]
@@ -737,7 +725,7 @@ mod tests {
     #[test]
     fn an_order_below_the_promise_or_backwards_is_refused() {
         let durable = order(Task::Lead(leader(false)));
-        let of = |term, task| accept(&durable, &Order { term, task, settings: Settings::new() });
+        let of = |term, task| accept(&durable, &Order { term, revision: 3, task, settings: Settings::new() });
         assert!(matches!(of(TERM - 1, Task::Prepare), Err(Refused::OldTerm { .. })));
         assert!(matches!(of(TERM, Task::Prepare), Err(Refused::Backwards { .. })));
         assert!(matches!(of(TERM, Task::Follow(follower())), Err(Refused::Backwards { .. })));

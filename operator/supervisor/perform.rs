@@ -108,14 +108,14 @@ impl Shell {
     async fn try_perform(&mut self, act: Act) -> Done {
         match act {
             Act::Wait | Act::Poll | Act::Exit => Ok(After::Again),
-            Act::InitDb(init) => self.begin(JobKind::Init, |site| site.init(init)),
-            Act::Clone(follow) => self.begin(JobKind::Clone, |site| site.clone_leader(follow)),
+            Act::InitDb(init) => self.begin(JobKind::Init, BTreeMap::new(), |site| site.init(init)),
+            Act::Clone(follow) => self.begin(JobKind::Clone, begun(&follow), |site| site.clone_leader(follow)),
             Act::Rewind(follow) => {
                 let clean = self.down.clean.is_some();
                 // A crashed directory is recovered first, with this configuration.
                 let settings = self.durable.order.as_ref().map(|order| order.settings.clone()).unwrap_or_default();
                 self.configure(&Config { settings, ..Config::default() }, &BTreeMap::new()).await?;
-                self.begin(JobKind::Rewind, |site| site.rewind(follow, clean))
+                self.begin(JobKind::Rewind, begun(&follow), |site| site.rewind(follow, clean))
             }
             Act::Start { standby, config } => self.start(standby, config).await,
             Act::Apply(config) => self.apply(config).await,
@@ -151,6 +151,10 @@ impl Shell {
             }
             Act::StopFast => Ok(self.signal_stop(Stop::Fast, boottime_ms())),
             Act::StopImmediate => Ok(self.signal_stop(Stop::Immediate, boottime_ms())),
+            Act::Remember(begun) => {
+                self.save(Durable { begun, ..self.durable.clone() }).map_err(words)?;
+                Ok(After::Again)
+            }
             Act::Condemn => {
                 tracing::warn!("the data directory is of no use any more: a new copy of the leader will replace it");
                 self.save(Durable { unfinished: Some(JobKind::Clone), rewound: None, ..self.durable.clone() })
@@ -179,6 +183,7 @@ impl Shell {
     fn begin<F: Future<Output = Result<Made, jobs::Failure>> + Send + 'static>(
         &mut self,
         kind: JobKind,
+        begun: BTreeMap<u32, u64>,
         job: impl FnOnce(Site) -> F,
     ) -> Done {
         // The marker is on disk before the first byte changes. A directory that a base backup is to replace is of no
@@ -195,7 +200,7 @@ impl Shell {
         let last = self.work.take().filter(|work| work.kind == kind);
         let (failures, tries) = last.as_ref().map_or((0, 0), |work| (work.failures, work.tries));
         let error = last.and_then(|work| work.error);
-        self.work = Some(Work { kind, running: true, error, failures, tries, due: 0 });
+        self.work = Some(Work { kind, running: true, error, failures, tries, due: 0, begun });
         tracing::info!(?kind, "job begins");
         let job = job(Site { place: self.place.clone(), reaper: self.reaper.clone() });
         let notes = self.notes.clone();
@@ -212,10 +217,10 @@ impl Shell {
         (self.down.clean, self.down.control) = (None, None);
         let durable = Durable { unfinished: None, ..self.durable.clone() };
         let new = || Some(new_id());
+        let begun = self.work.as_ref().map(|work| work.begun.clone()).unwrap_or_default();
         let (durable, failure) = match result {
-            Ok(Made::New) => (Durable { incarnation: new(), ..durable }, None),
-            Ok(Made::Copy) => (Durable { incarnation: new(), ..durable }, None),
-            Ok(Made::Rewound(timeline)) => (Durable { rewound: Some(timeline), ..durable }, None),
+            Ok(Made::New | Made::Copy) => (Durable { incarnation: new(), begun, ..durable }, None),
+            Ok(Made::Rewound(timeline)) => (Durable { rewound: Some(timeline), begun, ..durable }, None),
             // A copy that failed leaves nothing to go back to; a rewind that changed nothing leaves what was.
             Err(failure) if kind == JobKind::Clone || failure.spoiled => {
                 (Durable { unfinished: Some(JobKind::Clone), ..durable }, Some(failure))
@@ -638,6 +643,7 @@ fn name(act: &Act) -> &'static str {
         Act::Promote => "promote",
         Act::EnsureApp { .. } => "ensure app",
         Act::SetBarrier => "set barrier",
+        Act::Remember(_) => "remember",
         Act::Checkpoint => "checkpoint",
         Act::CheckpointForStop => "checkpoint for stop",
         Act::StopFast => "stop fast",
@@ -645,6 +651,11 @@ fn name(act: &Act) -> &'static str {
         Act::StopImmediate => "stop immediate",
         Act::Exit => "exit",
     }
+}
+
+/// What a copy of this leader will know of its timelines.
+fn begun(follow: &super::wire::Follow) -> BTreeMap<u32, u64> {
+    follow.lineage.as_ref().map(|lineage| lineage.begun.clone()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -9,6 +9,8 @@ use crate::api::lsn::Lsn;
 pub struct Extras {
     /// This supervisor's start.
     pub boot: String,
+    /// Its clock, in milliseconds.
+    pub clock_ms: u64,
     /// PostgreSQL's system identifier.
     pub system_identifier: Option<String>,
     /// Server version.
@@ -36,6 +38,7 @@ pub fn report(seen: &Seen, extras: &Extras) -> Report {
     let start_pending = seen.postgres == Postgres::Stopped && leads && next::start_pending(seen);
     Report {
         boot: extras.boot.clone(),
+        clock_ms: extras.clock_ms,
         promised: seen.durable.promised,
         order: seen.durable.order.clone(),
         incarnation: seen.durable.incarnation.clone(),
@@ -78,6 +81,7 @@ fn leading(seen: &Seen) -> Option<Leading> {
         barrier: next::barrier(seen, lead),
         confirmed: next::confirmed(seen, lead),
         history: server.history.clone(),
+        begun: seen.durable.begun.clone(),
         checkpointed: server.checkpointed,
         replicas: server.replicas.clone(),
     })
@@ -85,7 +89,7 @@ fn leading(seen: &Seen) -> Option<Leading> {
 
 /// The report without what moves all the time: when this changes, the operator is told at once.
 pub fn weight(report: &Report) -> Report {
-    let mut weight = Report { disk_free: 0, ..report.clone() };
+    let mut weight = Report { disk_free: 0, clock_ms: 0, ..report.clone() };
     if weight.promise.is_none() {
         weight.lsn = None;
     }
@@ -93,7 +97,7 @@ pub fn weight(report: &Report) -> Report {
         receiver.quiet_ms = 0;
     }
     for replica in weight.leading.iter_mut().flat_map(|leading| &mut leading.replicas) {
-        (replica.lsn, replica.lag) = (Lsn(0), 0);
+        (replica.lsn, replica.lag, replica.silent_ms) = (Lsn(0), 0, 0);
     }
     weight
 }
@@ -108,7 +112,7 @@ mod tests {
         let durable = Durable {
             incarnation: Some("5f0c".into()),
             promised: 4,
-            order: Some(Order { term: 4, task, settings: Default::default() }),
+            order: Some(Order { term: 4, revision: 1, task, settings: Default::default() }),
             ..Durable::default()
         };
         let postgres = if server.primary { Postgres::Primary } else { Postgres::Standby };
@@ -149,7 +153,8 @@ mod tests {
 
     #[test]
     fn a_confirmation_that_ends_has_weight_and_a_moving_position_has_none() {
-        let replica = |lsn, streaming| Replica { incarnation: "a".into(), streaming, lsn: Lsn(lsn), lag: 9 };
+        let replica =
+            |lsn, streaming| Replica { incarnation: "a".into(), streaming, silent_ms: 0, lsn: Lsn(lsn), lag: 9 };
         let of = |lsn, streaming| {
             let server =
                 Server { primary: true, lsn: Lsn(lsn), replicas: vec![replica(lsn, streaming)], ..Server::default() };

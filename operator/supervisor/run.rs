@@ -127,8 +127,8 @@ impl Shell {
         if let Some((barrier, confirmed)) = granted {
             self.run.barrier_passed_once |= barrier;
             seen.barrier_passed_once |= barrier;
-            if confirmed {
-                self.run.confirmed_at = Some(now);
+            if let Some(ms) = confirmed {
+                self.run.confirmed_at = self.run.confirmed_at.max(Some(now.saturating_sub(ms)));
             }
         }
         self.publish(&seen, now);
@@ -162,6 +162,7 @@ impl Shell {
         setting_errors.extend(self.details.setting_errors.iter().cloned());
         Extras {
             boot: self.boot.clone(),
+            clock_ms: now,
             system_identifier: known(&self.details.system_identifier),
             server_version: known(&self.details.version),
             receiver: self.receiver(now),
@@ -192,8 +193,10 @@ impl Shell {
             }
             Command::Restart { run } if run == self.run.id => self.run.restart_asked = true,
             Command::Restart { .. } => {}
-            // What waited in a buffer while we stood still confirms nothing.
-            Command::Renew { term } if now >= self.renewals_from => self.renewed = Some((term, now)),
+            // It counts from when we spoke, so that one that was long under way confirms nothing.
+            Command::Renew { term, clock_ms } if clock_ms <= now => {
+                self.renewed = self.renewed.max(Some((term, clock_ms)))
+            }
             Command::Renew { .. } => {}
         }
     }

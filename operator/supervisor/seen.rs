@@ -134,16 +134,20 @@ pub fn live_timeline(segment: &str) -> Option<u32> {
 /// Only the one row of a name counts (two of them could make a quorum of one), and only with a reply that is fresh by
 /// our clock.
 fn replicas(run: &Run, poll: &Poll, now: u64) -> Vec<Replica> {
-    let fresh = |walsender: &Walsender| {
+    let silent_ms = |walsender: &Walsender| {
         let seen = run.replies.get(&walsender.pid).and_then(|reply| reply.seen);
-        seen.is_some_and(|at| now.saturating_sub(at) < CONFIRMATION_MS)
+        seen.map_or(u64::MAX, |at| now.saturating_sub(at))
     };
     let alone = |name: &str| poll.replicas.iter().filter(|other| other.name == name).count() == 1;
     let replica = |walsender: &Walsender| {
         let lsn = walsender.flushed.unwrap_or_default();
         Replica {
             incarnation: walsender.name.clone(),
-            streaming: walsender.streaming && walsender.flushed.is_some() && fresh(walsender) && alone(&walsender.name),
+            streaming: walsender.streaming
+                && walsender.flushed.is_some()
+                && silent_ms(walsender) < CONFIRMATION_MS
+                && alone(&walsender.name),
+            silent_ms: silent_ms(walsender),
             lsn,
             lag: poll.lsn.0.saturating_sub(lsn.0),
         }

@@ -198,6 +198,8 @@ pub struct Work {
     pub tries: u32,
     /// When the next try may begin.
     pub due: u64,
+    /// The leader's branches, which the copy will have.
+    pub begun: BTreeMap<u32, u64>,
 }
 
 /// The user's settings, as asked and as PostgreSQL takes them.
@@ -261,8 +263,6 @@ pub struct Shell {
     pub operator_at: Option<u64>,
     /// Term and time of the last renewal.
     pub renewed: Option<(u64, u64)>,
-    /// Renewals before this moment may be older than a pause of ours.
-    pub renewals_from: u64,
     /// See [`super::next::Seen::ordered_since_stop`].
     pub ordered_since_stop: bool,
     /// See [`super::next::Seen::checkpointed_for_stop`].
@@ -331,7 +331,6 @@ impl Shell {
             work: None,
             operator_at: None,
             renewed: None,
-            renewals_from: 0,
             ordered_since_stop: false,
             checkpointed_for_stop: false,
             terminating: false,

@@ -34,10 +34,13 @@ pub enum Command {
         /// [`Report::run`] of the postmaster meant.
         run: String,
     },
-    /// The operator confirms the leader of this term; counts for [`CONFIRMATION_MS`].
+    /// The operator confirms the leader of this term; counts for [`CONFIRMATION_MS`] from the report that it answers,
+    /// however long it was under way.
     Renew {
         /// The term confirmed.
         term: u64,
+        /// [`Report::clock_ms`] of that report.
+        clock_ms: u64,
     },
 }
 
@@ -47,6 +50,9 @@ pub enum Command {
 pub struct Order {
     /// The term in which the order was given.
     pub term: u64,
+    /// The revision of the decisions that it follows from; within a term an older one is refused.
+    #[serde(default)]
+    pub revision: u64,
     /// What to do.
     pub task: Task,
     /// PostgreSQL settings of the user, whatever the task.
@@ -164,6 +170,13 @@ pub struct Rule {
     pub count: u32,
 }
 
+impl Rule {
+    /// Nobody can meet it: a standby that somebody promotes by hand acknowledges nothing.
+    pub fn never() -> Self {
+        Self { names: vec!["evenkeel_nobody".into()], count: 1 }
+    }
+}
+
 /// Whom a standby follows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase")]
@@ -190,6 +203,9 @@ pub struct Lineage {
     pub timeline: u32,
     /// The earlier ones, oldest first.
     pub history: Vec<Fork>,
+    /// See [`Leading::begun`].
+    #[serde(default)]
+    pub begun: BTreeMap<u32, u64>,
 }
 
 /// Secrets of a cluster. `Debug` shows none of them.
@@ -216,6 +232,8 @@ impl std::fmt::Debug for Credentials {
 pub struct Report {
     /// New at each start of the supervisor.
     pub boot: String,
+    /// The supervisor's clock when it said this, in milliseconds.
+    pub clock_ms: u64,
     /// The highest term promised; durable.
     pub promised: u64,
     /// The order accepted last; durable.
@@ -337,6 +355,9 @@ pub struct Leading {
     pub confirmed: bool,
     /// Its timelines and where each ended, oldest first.
     pub history: Vec<Fork>,
+    /// The term in which each timeline was begun, as far as known: two branches may bear one number, but not begin in one term.
+    #[serde(default)]
+    pub begun: BTreeMap<u32, u64>,
     /// It has checkpointed on its timeline.
     pub checkpointed: bool,
     /// Who streams from it.
@@ -351,6 +372,8 @@ pub struct Replica {
     pub incarnation: String,
     /// Streaming (caught up with what was there when it connected), replies fresh, and the only one of that name.
     pub streaming: bool,
+    /// Milliseconds since its last reply.
+    pub silent_ms: u64,
     /// Flushed there.
     pub lsn: Lsn,
     /// Bytes of WAL that it lacks.

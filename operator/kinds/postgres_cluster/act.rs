@@ -45,7 +45,9 @@ pub async fn act(controller: &Controller, object: &PostgresCluster, step: &Step)
         Step::RestartPostgres { member, run, .. } => {
             send(controller, object, member, Command::Restart { run: run.clone() }).await?;
         }
-        Step::Renew { member, term } => send(controller, object, member, Command::Renew { term: *term }).await?,
+        Step::Renew { member, term, clock_ms } => {
+            send(controller, object, member, Command::Renew { term: *term, clock_ms: *clock_ms }).await?;
+        }
     }
     Ok(())
 }

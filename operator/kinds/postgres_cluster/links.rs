@@ -191,11 +191,13 @@ fn weight(report: &Report) -> Report {
         weighty.lsn = None;
     }
     weighty.disk_free >>= 28;
+    weighty.clock_ms = 0;
     if let Some(receiver) = &mut weighty.receiver {
         receiver.quiet_ms = u64::from(receiver.quiet_ms >= SUSPECT_MS);
     }
     for replica in weighty.leading.iter_mut().flat_map(|leading| &mut leading.replicas) {
         replica.lsn = Default::default();
+        replica.silent_ms = 0;
         replica.lag >>= 24;
     }
     weighty

@@ -215,6 +215,8 @@ pub enum Step {
         member: String,
         /// The term.
         term: u64,
+        /// The leader's clock in the report that this answers.
+        clock_ms: u64,
     },
 }
 
@@ -234,7 +236,7 @@ impl fmt::Display for Step {
             Self::Order { member, order } => write!(f, "order {member}: {order}"),
             Self::SendCredentials { member } => write!(f, "give {member} its credentials"),
             Self::RestartPostgres { member, why, .. } => write!(f, "restart PostgreSQL of {member}: {why}"),
-            Self::Renew { member, term } => write!(f, "confirm {member} as leader of term {term}"),
+            Self::Renew { member, term, .. } => write!(f, "confirm {member} as leader of term {term}"),
         }
     }
 }

@@ -18,8 +18,14 @@ pub fn orders(scene: &Scene, d: &Decisions, credentials: &str) -> Vec<Step> {
             steps.push(Step::SendCredentials { member: member.place.name.clone() });
         }
         let Some(task) = task(scene, d, member, report) else { continue };
-        let order = Order { term: d.term, task, settings: scene.object.spec.parameters.clone() };
-        if report.order.as_ref() != Some(&order) {
+        let order = Order { term: d.term, revision: d.revision, task, settings: scene.object.spec.parameters.clone() };
+        // Only a leader's order says something new with a new revision alone.
+        let same = |known: &Order| Order { revision: order.revision, ..known.clone() } == order;
+        let told = match &order.task {
+            Task::Lead(_) => report.order.as_ref() == Some(&order),
+            _ => report.order.as_ref().is_some_and(same),
+        };
+        if !told {
             steps.push(Step::Order { member: member.place.name.clone(), order: Box::new(order) });
         }
     }
@@ -31,10 +37,11 @@ pub fn orders(scene: &Scene, d: &Decisions, credentials: &str) -> Vec<Step> {
 fn task(scene: &Scene, d: &Decisions, member: &Member, report: &Report) -> Option<Task> {
     let name = member.place.name.as_str();
     let leads = d.leader.as_ref().is_some_and(|leader| leader.member == name);
+    let led = leads || d.served.as_ref().is_some_and(|leader| leader.member == name);
     let votes = d.election.voters.iter().any(|voter| voter.member == name);
     match d.stage {
         Stage::New => None,
-        Stage::Electing if !votes && (leads || report.postgres == Postgres::Primary) => {
+        Stage::Electing if !votes && (led || report.postgres == Postgres::Primary) => {
             Some(Task::Stop { graceful: leads && d.switchover.is_some() })
         }
         Stage::Electing => {
@@ -88,7 +95,11 @@ fn follow(scene: &Scene, d: &Decisions, member: &Member, report: &Report) -> Opt
         let leading = report.leading.as_ref()?;
         (leading.term == d.term).then_some((report.timeline?, leading))
     });
-    let lineage = leading.map(|(timeline, leading)| Lineage { timeline, history: leading.history.clone() });
+    let lineage = leading.map(|(timeline, leading)| Lineage {
+        timeline,
+        history: leading.history.clone(),
+        begun: leading.begun.clone(),
+    });
     // Without the lineage only those follow whose reach was compared: they promised this very term.
     let promised = report.promised == d.term && report.data == Data::Standby;
     if lineage.is_none() && !(d.stage == Stage::Establishing && promised) {
@@ -107,9 +118,14 @@ fn follow(scene: &Scene, d: &Decisions, member: &Member, report: &Report) -> Opt
 /// The leader's confirmation by us, where its voters cannot give it.
 pub fn renewal(scene: &Scene, d: &Decisions) -> Option<Step> {
     let leader = d.leader.as_ref().filter(|_| d.stage == Stage::Steady)?;
-    let leading = scene.member(&leader.member)?.live()?.leading.as_ref().filter(|leading| leading.term == d.term)?;
+    let report = scene.member(&leader.member)?.live()?;
+    let leading = report.leading.as_ref().filter(|leading| leading.term == d.term)?;
     let fresh = scene.streaming(leading).iter().filter(|voter| d.election.voters.contains(voter)).count();
-    (fresh < confirmations_needed(&d.election)).then(|| Step::Renew { member: leader.member.clone(), term: d.term })
+    (fresh < confirmations_needed(&d.election)).then(|| Step::Renew {
+        member: leader.member.clone(),
+        term: d.term,
+        clock_ms: report.clock_ms,
+    })
 }
 
 fn confirm(election: &Quorum) -> Rule {

@@ -55,6 +55,7 @@ pub fn plan(object: &PostgresCluster, observed: &Observed, now: Timestamp) -> Pl
         if d == before && stands.is_none() && trouble.is_none() {
             maintain(&scene, observed, &mut status, &mut d, &mut steps);
         }
+        protocol::revise(&before, &mut d);
         steps.extend(orders::orders(&scene, &d, &observed.secrets.hash));
         steps.extend(orders::renewal(&scene, &d));
         steps.extend(workload::removals(object, observed, &d));

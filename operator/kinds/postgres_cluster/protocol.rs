@@ -190,10 +190,12 @@ impl<'a> Scene<'a> {
 pub fn begin(now: Timestamp) -> Decisions {
     Decisions {
         term: 0,
+        revision: 0,
         stage: Stage::New,
         members: Vec::new(),
         system_identifier: None,
         leader: None,
+        served: None,
         election: Quorum::default(),
         commit: Quorum::default(),
         next: None,
@@ -214,14 +216,29 @@ pub fn rule(quorum: &Quorum) -> Rule {
 /// One transition at most; what stands in the way otherwise.
 pub fn advance(scene: &Scene, status: &mut PostgresClusterStatus, d: &mut Decisions) -> Option<Trouble> {
     let known = scene.members.iter().filter_map(|m| Some(m.live()?.promised)).max().unwrap_or(0);
-    if d.stage != Stage::New && known > d.term {
-        return adopt(scene, status, d, known, "a supervisor knows a newer term than the record: the record is old");
+    if d.stage != Stage::New && (known > d.term || known == d.term && newest_order(scene, d.term) > d.revision) {
+        return adopt(scene, status, d, known, "a supervisor knows newer decisions than the record: the record is old");
     }
     match d.stage {
         Stage::New => new(scene, status, d, known),
         Stage::Electing => electing(scene, status, d),
         Stage::Establishing => establishing(scene, status, d),
         Stage::Steady => steady(scene, status, d),
+    }
+}
+
+/// The latest revision of this term that a supervisor has an order of.
+fn newest_order(scene: &Scene, term: u64) -> u64 {
+    let orders = scene.members.iter().filter_map(|member| member.live()?.order.as_ref());
+    orders.filter(|order| order.term == term).map(|order| order.revision).max().unwrap_or(0)
+}
+
+/// A new revision for decisions that orders follow from.
+pub fn revise(before: &Decisions, d: &mut Decisions) {
+    let decided =
+        |d: &Decisions| (d.term, d.stage, d.leader.clone(), d.election.clone(), d.commit.clone(), d.next.clone());
+    if decided(before) != decided(d) {
+        d.revision += 1;
     }
 }
 
@@ -304,7 +321,7 @@ fn adopt(
     }
     d.term = d.term.max(known);
     d.system_identifier = systems.into_iter().next();
-    d.leader = None;
+    (d.leader, d.served) = (None, None);
     d.switchover = None;
     // w = 1 makes re = |E|: with the record unknown, nobody may be missing.
     d.election = Quorum { voters: with_data, w: 1 };
@@ -363,7 +380,8 @@ fn electing(scene: &Scene, status: &mut PostgresClusterStatus, d: &mut Decisions
     let stragglers = promises.len() < able && age < STRAGGLERS;
     let by_quorum = d.election.w > 0 && promises.len() >= needed;
     // The last leader's clean end is the end of everything: whoever has all of it needs no other witness.
-    let by_clean_end = last.clean_end.is_some_and(|end| furthest.is_some_and(|furthest| furthest >= end));
+    let by_clean_end =
+        last.clean_end.as_ref().is_some_and(|(_, end)| furthest.is_some_and(|furthest| furthest >= *end));
     // w = 0 promised nothing about the unstreamed rest; but the last leader must be down, provably or by its own clock.
     let by_best = d.election.w == 0 && !promises.is_empty() && (last.fenced || age > LEASE_OVER) && !stragglers;
     let wanted = d.switchover.as_ref().map(|switchover| switchover.to.as_str()).filter(|to| !to.is_empty());
@@ -380,16 +398,15 @@ fn electing(scene: &Scene, status: &mut PostgresClusterStatus, d: &mut Decisions
                 story.possible_loss_bytes = Some(last.lsn.0.saturating_sub(promise.lsn.0));
             }
             let followers = promises.into_iter().map(|(voter, _)| voter).filter(|voter| *voter != candidate);
-            let returning = last.clean_end.is_some().then(|| d.leader.clone()).flatten();
+            let returning = last.clean_end.map(|(leader, _)| leader);
             establish(scene, status, d, candidate.clone(), followers.chain(returning).collect());
             return None;
         }
     }
     // Too few can ever promise as things are, but the last leader itself is there with all that it acknowledged.
-    if last.can_lead_again
+    if let Some(leader) = last.can_lead_again
         && able < needed
         && !stragglers
-        && let Some(leader) = d.leader.clone()
     {
         tell(scene, status, d, format!("{} itself leads again: too few standbys could be asked", leader.member));
         let followers = promises.into_iter().map(|(voter, _)| voter).collect();
@@ -423,38 +440,51 @@ fn quorum_unavailable(scene: &Scene, d: &Decisions, have: usize, needed: usize) 
     }
 }
 
-/// What is known of the leader before this election.
+/// What is known of the leaders before this election: the one chosen last, and the one that clients were served by last.
+/// Either holds all that was ever acknowledged.
 pub(super) struct LastLeader {
     /// It is alive and has not ended its step-down yet.
     pub(super) steps_down: bool,
     /// Nothing of it can acknowledge: its container is dead, or it promised this term and its server is down.
     fenced: bool,
-    /// Its clean end, if it stopped cleanly under this term.
-    clean_end: Option<(u32, Lsn)>,
-    /// It promised this term, is down, and still has its own data.
-    can_lead_again: bool,
+    /// Who stopped cleanly under this term, and where.
+    clean_end: Option<(Voter, (u32, Lsn))>,
+    /// Who promised this term, is down, and still has its own data.
+    can_lead_again: Option<Voter>,
     /// How far its WAL reached when last heard of.
     lsn: Lsn,
 }
 
 pub(super) fn last_leader(scene: &Scene, d: &Decisions) -> LastLeader {
-    let nobody =
-        LastLeader { steps_down: false, fenced: true, clean_end: None, can_lead_again: false, lsn: Lsn::default() };
-    let Some(leader) = &d.leader else { return nobody };
+    let chosen = d.leader.as_ref().map(|leader| last(scene, d, leader));
+    let served = d.served.as_ref().filter(|served| d.leader.as_ref() != Some(served));
+    let served = served.map(|served| last(scene, d, served));
+    let nobody = LastLeader { steps_down: false, fenced: true, clean_end: None, can_lead_again: None, lsn: Lsn(0) };
+    let chosen = chosen.unwrap_or(nobody);
+    match served {
+        None => chosen,
+        Some(served) => LastLeader {
+            clean_end: chosen.clean_end.or(served.clean_end),
+            can_lead_again: chosen.can_lead_again.or(served.can_lead_again),
+            ..chosen
+        },
+    }
+}
+
+fn last(scene: &Scene, d: &Decisions, leader: &Voter) -> LastLeader {
+    let nobody = LastLeader { steps_down: false, fenced: true, clean_end: None, can_lead_again: None, lsn: Lsn(0) };
     let Some(member) = scene.member(&leader.member) else { return nobody };
     let lsn = member.link.and_then(|link| link.report.lsn).unwrap_or_default();
     let Some(report) = member.live() else { return LastLeader { fenced: member.gone().is_some(), lsn, ..nobody } };
     let same = report.incarnation.as_ref() == Some(&leader.incarnation);
-    let promised = report.promised == d.term;
-    let down = promised && report.postgres == Postgres::Stopped;
-    let clean_end = (down && same && report.clean && report.data == Data::Primary)
-        .then(|| Some((report.timeline?, report.lsn?)))
-        .flatten();
+    let down = report.promised == d.term && report.postgres == Postgres::Stopped;
+    let end = report.timeline.zip(report.lsn).filter(|_| down && same && report.clean && report.data == Data::Primary);
+    let whole = down && same && matches!(report.data, Data::Primary | Data::Standby);
     LastLeader {
         steps_down: same && !down && report.data == Data::Primary,
         fenced: down,
-        clean_end,
-        can_lead_again: down && same && matches!(report.data, Data::Primary | Data::Standby),
+        clean_end: end.map(|end| (leader.clone(), end)),
+        can_lead_again: whole.then(|| leader.clone()),
         lsn,
     }
 }
@@ -526,6 +556,7 @@ fn establishing(scene: &Scene, status: &mut PostgresClusterStatus, d: &mut Decis
         d.election = next;
         d.next = None;
         d.absent.clear();
+        d.served.clone_from(&d.leader);
         enter(scene, d, Stage::Steady);
         return None;
     }

@@ -11,7 +11,14 @@ const B: &str = "db-2";
 const C: &str = "db-3";
 
 /// From `start` the checker finds `invariant` broken without that part, and nothing broken with it.
-fn check(part: Ablation, start: fn(Option<Ablation>) -> World, faults: &[Fault], budget: (u8, u8, u8), depth: usize, invariant: &'static str) {
+fn check(
+    part: Ablation,
+    start: fn(Option<Ablation>) -> World,
+    faults: &[Fault],
+    budget: (u8, u8, u8),
+    depth: usize,
+    invariant: &'static str,
+) {
     let (faults_left, writes, leaps) = budget;
     let run = |ablation: Option<Ablation>| {
         let mut world = start(ablation);
@@ -25,7 +32,7 @@ fn check(part: Ablation, start: fn(Option<Ablation>) -> World, faults: &[Fault],
             only: Some(invariant),
         };
         let name = super::properties::named(invariant);
-        let checker = setting.checker().target_max_depth(depth).spawn_bfs().join();
+        let checker = setting.checker().target_max_depth(depth).threads(1).spawn_bfs().join();
         (checker.unique_state_count(), checker.discovery(name))
     };
     let (states, found) = run(Some(part));
@@ -33,7 +40,11 @@ fn check(part: Ablation, start: fn(Option<Ablation>) -> World, faults: &[Fault],
     let steps = path.into_actions();
     println!("{part:?}: {invariant} after {} of {states} states: {steps:?}", steps.len());
     let (states, found) = run(None);
-    assert!(found.is_none(), "{part:?}: broken even with it, {states} states: {:?}", found.map(|path| path.into_actions()));
+    assert!(
+        found.is_none(),
+        "{part:?}: broken even with it, {states} states: {:?}",
+        found.map(|path| path.into_actions())
+    );
 }
 
 fn reconciled(world: &mut World) {

@@ -59,7 +59,7 @@ fn run(name: &str, starts: Vec<World>, faults: &[Fault], (faults_left, writes, l
     let many = starts.len();
     let budget = Budget { faults: faults_left, writes, leaps };
     let setting = Setting { starts, fine: false, faults: faults.to_vec(), budget, peace_in: 64, only: None };
-    let checker = setting.checker().target_max_depth(depth).spawn_bfs().join();
+    let checker = setting.checker().target_max_depth(depth).threads(1).spawn_bfs().join();
     println!(
         "{name}: {many} starts {} states {} unique depth {} in {:?}",
         checker.state_count(),
@@ -72,7 +72,8 @@ fn run(name: &str, starts: Vec<World>, faults: &[Fault], (faults_left, writes, l
     }
 }
 
-const DEATHS: [Fault; 6] = [Fault::Postmaster, Fault::Container, Fault::Host, Fault::Wipe, Fault::Operator, Fault::MidPlan];
+const DEATHS: [Fault; 6] =
+    [Fault::Postmaster, Fault::Container, Fault::Host, Fault::Wipe, Fault::Operator, Fault::MidPlan];
 const NETWORK: [Fault; 7] =
     [Fault::Cut, Fault::Mute, Fault::Part, Fault::Isolate, Fault::Join, Fault::Lose, Fault::Repeat];
 const OTHERS: [Fault; 6] =
@@ -84,13 +85,19 @@ const FIVE: &str = "{image: 'postgres:15', instances: 5, durability: {synchronou
 #[test]
 fn probe() {
     let var = |name: &str, or: usize| std::env::var(name).ok().and_then(|d| d.parse().ok()).unwrap_or(or);
-    let spec = match var("N", 3) { 2 => TWO, 0 => ASYNC, 5 => FIVE, _ => THREE };
+    let spec = match var("N", 3) {
+        2 => TWO,
+        0 => ASYNC,
+        5 => FIVE,
+        _ => THREE,
+    };
     let mut world = settled(spec);
     world.short_copies = true;
     let mut failover = world.clone();
     failover.kill_postgres("db-1");
     let mut switch = world.clone();
-    switch.object.metadata.annotations = Some([("evenkeel.dev/switchover".to_owned(), "2030-11-24T05:00:00Z".to_owned())].into());
+    switch.object.metadata.annotations =
+        Some([("evenkeel.dev/switchover".to_owned(), "2030-11-24T05:00:00Z".to_owned())].into());
     let mut voter_out = world.clone();
     voter_out.kill_container("db-2");
     let budget = (var("F", 1) as u8, var("W", 1) as u8, var("L", 1) as u8);

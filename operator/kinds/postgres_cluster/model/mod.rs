@@ -147,7 +147,10 @@ impl Model for Setting {
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        properties::all().into_iter().filter(|property| self.only.is_none_or(|only| property.name.split(' ').next() == Some(only))).collect()
+        properties::all()
+            .into_iter()
+            .filter(|property| self.only.is_none_or(|only| property.name.split(' ').next() == Some(only)))
+            .collect()
     }
 }
 

@@ -29,7 +29,11 @@ pub fn all() -> Vec<Property<Setting>> {
 
 /// The whole name of an invariant.
 pub fn named(short: &str) -> &'static str {
-    all().into_iter().map(|property| property.name).find(|name| name.split(' ').next() == Some(short)).unwrap_or_default()
+    all()
+        .into_iter()
+        .map(|property| property.name)
+        .find(|name| name.split(' ').next() == Some(short))
+        .unwrap_or_default()
 }
 
 impl State {
@@ -58,7 +62,8 @@ fn nothing_lost(world: &World) -> bool {
     let holds = |name: &String, term: u64| world.missing(name, term).is_empty();
     let leads = |(leader, term): (&Voter, u64)| {
         let name = world.container(&leader.member);
-        let same = world.disks.get(&name).is_some_and(|disk| disk.durable.incarnation.as_ref() == Some(&leader.incarnation));
+        let same =
+            world.disks.get(&name).is_some_and(|disk| disk.durable.incarnation.as_ref() == Some(&leader.incarnation));
         !same || holds(&name, term)
     };
     let serves = |name: &&String| {
@@ -77,7 +82,8 @@ fn overlap(world: &World) -> bool {
     let in_force = |name: &String| {
         let process = &world.boxes[name].process;
         let leads = grant(&world.disks[name].durable).is_some_and(|(term, _)| term == d.term);
-        let rule = process.applied.as_ref().filter(|_| leads && process.postgres == Postgres::Primary && process.opened);
+        let rule =
+            process.applied.as_ref().filter(|_| leads && process.postgres == Postgres::Primary && process.opened);
         rule.map(|applied| applied.commit.clone())
     };
     world.boxes.keys().filter_map(in_force).all(|rule| {
@@ -98,7 +104,15 @@ fn meet(names: &[&str], count: usize, election: &Quorum) -> bool {
 
 /// With w >= 1 an old primary may stand open for a while, for it can tell nobody that a commit is done; without, never.
 fn two_writable(world: &World) -> bool {
-    !lossless(world) && world.writable().len() > 1
+    let acknowledges = |name: &&String| {
+        let commit =
+            world.boxes[*name].process.applied.as_ref().map(|applied| applied.commit.clone()).unwrap_or_default();
+        let replicas = world.replicas(name);
+        let flushing =
+            replicas.iter().filter(|replica| replica.streaming && commit.names.contains(&replica.incarnation));
+        flushing.count() >= commit.count as usize
+    };
+    !lossless(world) && world.writable().iter().filter(acknowledges).count() > 1
 }
 
 fn no_lossy_step(world: &World) -> bool {

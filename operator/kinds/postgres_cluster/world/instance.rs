@@ -244,7 +244,7 @@ pub fn seen(one: &Box, disk: &Disk, replicas: Vec<Replica>) -> Seen {
 }
 
 /// What the supervisor says: production's report.
-pub fn told(one: &Box, disk: &Disk, seen: &Seen) -> Report {
+pub fn told(one: &Box, disk: &Disk, seen: &Seen, clock_ms: u64) -> Report {
     let process = &one.process;
     let receiver = process.receiver.as_ref().map(|receiver| Receiver {
         streaming: true,
@@ -253,6 +253,7 @@ pub fn told(one: &Box, disk: &Disk, seen: &Seen) -> Report {
     });
     let extras = Extras {
         boot: one.boot.to_string(),
+        clock_ms,
         system_identifier: (disk.data != Data::None).then(|| SYSTEM.into()),
         receiver,
         credentials: process.credentials.then(|| "h".into()),

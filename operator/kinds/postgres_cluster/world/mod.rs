@@ -355,7 +355,9 @@ impl World {
             Step::Order { member, order } => self.send(member, Command::Order((**order).clone())),
             Step::SendCredentials { member } => self.send(member, instance::credentials()),
             Step::RestartPostgres { member, run, .. } => self.send(member, Command::Restart { run: run.clone() }),
-            Step::Renew { member, term } => self.send(member, Command::Renew { term: *term }),
+            Step::Renew { member, term, clock_ms } => {
+                self.send(member, Command::Renew { term: *term, clock_ms: *clock_ms });
+            }
         }
     }
 
@@ -414,9 +416,10 @@ impl World {
                 Err(why) => self.tell(|| format!("{}: {why}", letter.member)),
             },
             Command::Restart { run } => process.restart_asked = *run == process.run.to_string(),
-            Command::Renew { term } => {
-                if disk.durable.order.as_ref().is_some_and(|order| order.term == *term) {
-                    process.renewed = Some(Age::default());
+            Command::Renew { term, clock_ms } => {
+                let age = Age((self.ms as u64).saturating_sub(*clock_ms) as u32);
+                if grant(&disk.durable).is_some_and(|grant| grant.0 == *term) {
+                    process.renewed = Some(process.renewed.map_or(age, |last| last.min(age)));
                 }
             }
             Command::Credentials(_) => process.credentials = true,
@@ -444,8 +447,9 @@ impl World {
         let seen = self.seen(name);
         if let (Some((_, lead)), Some(one)) = (grant(&seen.durable), self.boxes.get_mut(name)) {
             one.process.barrier_passed_once |= barrier(&seen, lead);
-            if voters_confirm(&seen, lead) {
-                one.process.confirmed = Some(Age::default());
+            if let Some(ms) = voters_confirm(&seen, lead) {
+                let age = Age(ms as u32);
+                one.process.confirmed = Some(one.process.confirmed.map_or(age, |last| last.min(age)));
             }
         }
         let act = next(&self.seen(name));
@@ -475,7 +479,7 @@ impl World {
     }
 
     fn report(&self, name: &str) -> Report {
-        let mut report = told(&self.boxes[name], &self.disks[name], &self.seen(name));
+        let mut report = told(&self.boxes[name], &self.disks[name], &self.seen(name), self.ms as u64);
         match self.ablation {
             Some(Ablation::ReconfigurationBarrier) => {
                 let opened = self.boxes[name].process.opened;
@@ -506,6 +510,7 @@ impl World {
             Some(Replica {
                 incarnation: self.disks[name].durable.incarnation.clone().unwrap_or_default(),
                 streaming: u64::from(receiver.silent.0) < crate::supervisor::wire::CONFIRMATION_MS,
+                silent_ms: u64::from(receiver.silent.0),
                 lsn: receiver.replied,
                 lag: end.0.saturating_sub(receiver.replied.0),
             })
@@ -548,7 +553,8 @@ impl World {
         let Some(status) = &object.status else { return };
         let age = |since: Timestamp| (self.now().as_millisecond() - since.as_millisecond()).min(61_000);
         if let Some(d) = &status.decisions {
-            (d.term, d.stage, &d.leader, &d.election, &d.commit, &d.next, &d.switchover).hash(state);
+            (d.term, d.revision, d.stage, &d.leader, &d.served, &d.election, &d.commit, &d.next).hash(state);
+            d.switchover.hash(state);
             (&d.members, &d.history, age(d.since)).hash(state);
             for (incarnation, since) in &d.absent {
                 (incarnation, age(*since)).hash(state);
@@ -563,7 +569,10 @@ impl World {
         let name = self.container(member);
         let Some(one) = self.boxes.get(&name).filter(|one| one.runs()) else { return false };
         let known = self.operators[operator].heard.get(member);
-        let old = |known: &(Report, (u32, u32), Age)| known.1 == (one.id, one.boot) && known.0 == self.report(&name);
+        let old = |known: &(Report, (u32, u32), Age)| {
+            let now = Report { clock_ms: known.0.clock_ms, ..self.report(&name) };
+            known.1 == (one.id, one.boot) && known.0 == now
+        };
         !self.cut.contains_key(member) && !known.is_some_and(old)
     }
 

@@ -13,6 +13,12 @@ impl World {
             Act::Clone(follow) | Act::Rewind(follow) => self.leader_disk(name, follow),
             _ => None,
         };
+        let begun = match &act {
+            Act::Clone(Follow { lineage: Some(lineage), .. }) | Act::Rewind(Follow { lineage: Some(lineage), .. }) => {
+                lineage.begun.clone()
+            }
+            _ => Default::default(),
+        };
         self.check_grant(name, &act);
         let (ablation, short) = (self.ablation, self.short_copies);
         let member = Self::member(name);
@@ -38,6 +44,7 @@ impl World {
             }
             Act::Clone(_) => match copied {
                 Some(leader) => {
+                    disk.durable.begun = begun;
                     disk.durable.incarnation = Some(incarnation);
                     disk.durable.unfinished = None;
                     disk.durable.rewound = None;
@@ -52,7 +59,13 @@ impl World {
                 None => process.job = Some(failed(JobKind::Clone)),
             },
             Act::Rewind(_) => match copied {
+                Some(leader) if disk.timeline() == leader.timeline() => {
+                    // "source and target cluster are on the same timeline"
+                    disk.durable.unfinished = Some(JobKind::Clone);
+                    disk.data = Data::Broken;
+                }
                 Some(leader) => {
+                    disk.durable.begun = begun;
                     disk.durable.unfinished = None;
                     disk.data = Data::Standby;
                     disk.clean = false;
@@ -60,6 +73,7 @@ impl World {
                 }
                 None => process.job = Some(failed(JobKind::Rewind)),
             },
+            Act::Remember(begun) => disk.durable.begun = begun,
             Act::Condemn => {
                 disk.durable.unfinished = Some(JobKind::Clone);
                 disk.data = Data::Broken;
@@ -294,10 +308,6 @@ fn rewound(disk: &Disk, leader: &Disk) -> Vec<Record> {
         spans.push((disk.timeline(), begin, Lsn(u64::MAX)));
         spans
     };
-    if disk.timeline() == leader.timeline() {
-        // "no rewind required"
-        return disk.wal.clone();
-    }
     let (ours, theirs) = (spans(disk), spans(leader));
     let common = ours.iter().zip(&theirs).take_while(|(one, other)| (one.0, one.1) == (other.0, other.1)).last();
     let diverged = common.map_or(0, |(one, other)| one.2.min(other.2).0 as usize);

@@ -1,0 +1,150 @@
+//! The way of a data directory behind a leader: follow as it is, rewind, or be copied anew. Pure; part of `next`.
+
+use std::collections::BTreeMap;
+
+use super::next::{Act, Config, Gate, Seen, Settings, Upstream, when_due};
+use super::wire::{Data, Follow, JobKind, Lineage, Postgres, Rule};
+use crate::api::lsn::Lsn;
+
+/// A rewind that failed this often is given up for a base backup.
+const REWINDS_BEFORE_CLONE: u32 = 2;
+
+/// One act of an instance that is to follow a leader.
+pub fn follow(seen: &Seen, term: u64, follow: &Follow, settings: Settings) -> Act {
+    let config = Config {
+        gate: Gate::Open,
+        upstream: Some(Upstream { address: follow.address.clone(), slot: follow.slot.clone() }),
+        settings,
+        commit: Rule::never(),
+    };
+    // Whether this leader can make a rewound directory consistent.
+    let same_leader = seen.durable.rewound == follow.lineage.as_ref().map(|lineage| lineage.timeline);
+    let started_for_another = seen.started.as_ref().is_some_and(|started| started.upstream != config.upstream);
+    match (seen.postgres, seen.data) {
+        (Postgres::Primary, Data::Primary) if promoted_by_hand(seen) => Act::Condemn,
+        (Postgres::Primary, _) | (Postgres::Standby, Data::Broken) => Act::StopImmediate,
+        // It waits for WAL that will not come.
+        (Postgres::Starting, _) if seen.durable.rewound.is_some() && started_for_another => Act::StopImmediate,
+        // A rewind that was cut off is not tried again: the first one may have overwritten the WAL that tells the
+        // second one which pages differ.
+        (Postgres::Stopped, Data::None | Data::Broken) => when_due(seen, Act::Clone(follow.clone())),
+        (Postgres::Stopped, Data::Primary) => match was_primary(seen, follow) {
+            Kinship::Unknown => Act::Wait,
+            Kinship::Same if seen.start_held => Act::Wait,
+            Kinship::Same => Act::Start { standby: true, config },
+            Kinship::Clashing => Act::Condemn,
+            Kinship::Diverged if rewind_given_up(seen) => Act::Condemn,
+            Kinship::Diverged if !follow.rewindable => Act::Wait,
+            Kinship::Diverged => when_due(seen, Act::Rewind(follow.clone())),
+        },
+        (Postgres::Stopped, Data::Standby) if seen.start_held => Act::Wait,
+        (Postgres::Stopped, Data::Standby) if seen.durable.rewound.is_some() => match &follow.lineage {
+            None => Act::Wait,
+            Some(_) if same_leader => Act::Start { standby: true, config },
+            Some(_) => Act::Condemn,
+        },
+        // Started without an upstream, so that it is compared with the leader's history before it takes WAL from there.
+        (Postgres::Stopped, Data::Standby) => Act::Start { standby: true, config: Config { upstream: None, ..config } },
+        (Postgres::Standby, _) => follow_running(seen, term, follow, config),
+        _ => Act::Wait,
+    }
+}
+
+fn follow_running(seen: &Seen, term: u64, follow: &Follow, config: Config) -> Act {
+    let Some(server) = &seen.server else { return Act::Poll };
+    if seen.restart_asked {
+        return Act::StopFast;
+    }
+    let known = |begun: &BTreeMap<u32, u64>| (seen.durable.begun != *begun).then(|| Act::Remember(begun.clone()));
+    if server.streaming && seen.applied.as_ref() == Some(&config) {
+        if let Some(act) = follow.lineage.as_ref().and_then(|lineage| known(&lineage.begun)) {
+            return act;
+        }
+        let ready = server.slots == follow.slots;
+        return if ready { Act::Wait } else { Act::EnsureSlots(follow.slots.clone()) };
+    }
+    let kin = match &follow.lineage {
+        // The leader was chosen as the furthest of those that promised this term, and we are one of them.
+        None if seen.durable.promised == term => Kinship::Same,
+        None => Kinship::Unknown,
+        Some(_) if !server.replayed => return Act::Poll,
+        Some(lineage) => kinship(lineage, server.timeline, server.lsn, &seen.durable.begun),
+    };
+    match kin {
+        Kinship::Unknown => Act::Wait,
+        // A slot that was lost or a WAL that forked away: only a new copy helps. A standby holds nothing that its leader lacks.
+        Kinship::Diverged | Kinship::Clashing => Act::Condemn,
+        Kinship::Same if server.wal_missing => Act::Condemn,
+        Kinship::Same if seen.applied.as_ref() == Some(&config) => Act::Wait,
+        // On disk before the first record of another branch is.
+        Kinship::Same => match &follow.lineage {
+            Some(lineage) => known(&lineage.begun),
+            None => known(&promoted_here(&seen.durable.begun, server.timeline, term)),
+        }
+        .unwrap_or(Act::Apply(config)),
+    }
+}
+
+/// What a leader that is about to be promoted from where we are will say of its timelines.
+fn promoted_here(begun: &BTreeMap<u32, u64>, timeline: u32, term: u64) -> BTreeMap<u32, u64> {
+    let mut begun: BTreeMap<_, _> = begun.range(..=timeline).map(|(timeline, term)| (*timeline, *term)).collect();
+    begun.insert(timeline + 1, term);
+    begun
+}
+
+/// A primary on a timeline that no grant began.
+fn promoted_by_hand(seen: &Seen) -> bool {
+    let begun = &seen.durable.begun;
+    !begun.is_empty() && seen.server.as_ref().is_some_and(|server| !begun.contains_key(&server.timeline))
+}
+
+enum Kinship {
+    /// A prefix of the leader's.
+    Same,
+    /// It left the leader's WAL somewhere; pg_rewind can tell where.
+    Diverged,
+    /// Another branch under a number that the leader's branch bears too: PostgreSQL cannot tell them apart, and neither
+    /// streaming nor pg_rewind would notice (Regression 3).
+    Clashing,
+    /// The leader's lineage is not known yet.
+    Unknown,
+}
+
+/// Whether WAL that ends at `lsn` on `timeline`, whose timelines were begun in these terms, is a prefix of the leader's.
+fn kinship(leader: &Lineage, timeline: u32, lsn: Lsn, begun: &BTreeMap<u32, u64>) -> Kinship {
+    if clashes(leader, begun, timeline) {
+        return Kinship::Clashing;
+    }
+    let ended = leader.history.iter().find(|fork| fork.timeline == timeline);
+    match ended {
+        Some(fork) if lsn <= fork.ended_at => Kinship::Same,
+        None if timeline == leader.timeline => Kinship::Same,
+        _ => Kinship::Diverged,
+    }
+}
+
+/// A timeline that both went through was begun in different terms. A directory from before this was written down knows none.
+fn clashes(leader: &Lineage, begun: &BTreeMap<u32, u64>, timeline: u32) -> bool {
+    let mut shared = begun.range(..=timeline.min(leader.timeline));
+    shared.any(|(timeline, term)| leader.begun.get(timeline) != Some(term))
+        || !begun.is_empty() && timeline <= leader.timeline && begun.get(&timeline) != leader.begun.get(&timeline)
+}
+
+/// A directory that was a primary's: only a clean end at or before the fork may follow as it is. On the leader's own
+/// timeline it can only be a copy that grew apart.
+fn was_primary(seen: &Seen, follow: &Follow) -> Kinship {
+    match (&follow.lineage, seen.clean) {
+        (None, _) => Kinship::Unknown,
+        (Some(leader), _) if clashes(leader, &seen.durable.begun, u32::MAX) => Kinship::Clashing,
+        (Some(leader), Some((timeline, lsn))) if timeline != leader.timeline => {
+            kinship(leader, timeline, lsn, &seen.durable.begun)
+        }
+        _ => Kinship::Diverged,
+    }
+}
+
+fn rewind_given_up(seen: &Seen) -> bool {
+    seen.job.as_ref().is_some_and(|job| {
+        job.kind == JobKind::Clone || job.kind == JobKind::Rewind && job.failures >= REWINDS_BEFORE_CLONE
+    })
+}
