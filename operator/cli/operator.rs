@@ -275,6 +275,7 @@ async fn pass_on(
     let mut events = hosts.events();
     loop {
         let hint = tokio::select! {
+            biased;
             () = shutdown.cancelled() => return,
             Some((namespace, name)) = woken.recv() => Some(Trigger::Object { namespace, name }),
             Some(hint) = events.next() => match hint {

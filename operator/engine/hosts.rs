@@ -118,6 +118,7 @@ impl Hosts {
             loop {
                 readers.follow(&hosts, &hints);
                 tokio::select! {
+                    biased;
                     () = hints.closed() => return,
                     changed = version.changed() => if changed.is_err() { return },
                 }

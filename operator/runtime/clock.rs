@@ -49,6 +49,12 @@ impl TestClock {
         Self { follows: Some(Instant::now()), ..Self::still(start) }
     }
 
+    /// The same clock with another chance.
+    pub fn seeded(self, seed: u64) -> Self {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).seed = seed;
+        self
+    }
+
     /// Moves the clock forward.
     pub fn advance(&self, by: Duration) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);

@@ -126,6 +126,7 @@ impl<K: Kind> Controller<K> {
         tracing::info!(kind = K::NAME, "controller started");
         let workers = async { while tasks.join_next().await.is_some() {} };
         tokio::select! {
+            biased;
             () = shared.follow(&self.related) => {}
             () = shared.hear(triggers) => {}
             () = workers => {}
@@ -203,6 +204,7 @@ impl<K: Kind> Shared<K> {
             };
             self.metrics.queue_depth.set(self.queue.depth() as u64);
             tokio::select! {
+                biased;
                 () = self.process(&job.key, job.reason, &recorder) => {}
                 () = grace(&shutdown) => {
                     tracing::warn!(object = %job.key, "its reconcile did not finish before shutdown; it will start anew");

@@ -16,6 +16,7 @@ pub async fn run(objects: Objects, shutdown: CancellationToken) {
     turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
+            biased;
             () = shutdown.cancelled() => return,
             _ = turns.tick() => {}
         }

@@ -115,6 +115,7 @@ impl<K: Ord + Hash + Clone> Queue<K> {
             };
             match head {
                 Some(at) => tokio::select! {
+                    biased;
                     () = self.changed.notified() => {}
                     () = sleep_until(at) => {}
                 },

@@ -144,6 +144,15 @@ impl Conversation {
         let mut line = Vec::new();
         loop {
             tokio::select! {
+                // What is to be said goes first: it is little, and nothing it answers is older.
+                biased;
+                command = inbox.recv() => {
+                    let Some(command) = command else { return Ok(()) };
+                    let mut text = serde_json::to_vec(&command).map_err(|error| error.to_string())?;
+                    text.push(b'\n');
+                    writer.write_all(&text).await.map_err(|error| error.to_string())?;
+                    writer.flush().await.map_err(|error| error.to_string())?;
+                }
                 // Cancel safe: what was read so far stays in `line`.
                 read = timeout(Duration::from_millis(SUSPECT_MS), reader.read_until(b'\n', &mut line)) => match read {
                     Err(_) => self.wake(),
@@ -154,13 +163,6 @@ impl Conversation {
                         line.clear();
                     }
                 },
-                command = inbox.recv() => {
-                    let Some(command) = command else { return Ok(()) };
-                    let mut text = serde_json::to_vec(&command).map_err(|error| error.to_string())?;
-                    text.push(b'\n');
-                    writer.write_all(&text).await.map_err(|error| error.to_string())?;
-                    writer.flush().await.map_err(|error| error.to_string())?;
-                }
             }
             if line.len() > LINE_BYTES {
                 return Err("a line without end".into());

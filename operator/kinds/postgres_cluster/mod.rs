@@ -32,6 +32,8 @@ pub mod quorum;
 #[cfg(test)]
 mod scenarios;
 mod secrets;
+#[cfg(test)]
+mod simulation;
 mod status;
 pub mod workload;
 #[cfg(test)]

@@ -14,6 +14,7 @@ use crate::supervisor::next::{Act, accept, barrier, next, voters_confirm};
 use crate::supervisor::wire::{Command, Postgres, Replica, Report};
 
 mod clients;
+mod doors;
 mod faults;
 mod instance;
 mod postgres;

@@ -1,0 +1,147 @@
+//! The supervisor's end of a conversation, in the wire protocol: reports out, commands in, for as long as that boot lives.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, duplex, split};
+use tokio::time::sleep_until;
+
+use super::gate::Gate;
+use super::sim::{Away, Sim, State};
+use crate::engine::ContainerState;
+use crate::kinds::postgres_cluster::world::World;
+use crate::runtime::clock;
+use crate::supervisor::report::weight;
+use crate::supervisor::wire::{Command, Report};
+
+/// Buffer of a conversation, in bytes.
+const BUFFER: usize = 64 * 1024;
+/// A report goes out this often, whether anything changed or not.
+const EVERY: Duration = Duration::from_secs(1);
+/// The longest that a line is on its way, in milliseconds.
+const WAY_MS: u64 = 15;
+
+/// How the way between an operator and a supervisor is.
+#[derive(PartialEq, Eq)]
+enum Way {
+    Clear,
+    /// Nothing goes through, and nobody is told.
+    Silent,
+    Over,
+}
+
+impl State {
+    fn way(&self, container: &str, boot: (u32, u32)) -> Way {
+        let Some(one) = self.world.boxes.get(container).filter(|one| (one.id, one.boot) == boot) else {
+            return Way::Over;
+        };
+        let there = match one.state {
+            ContainerState::Running => Way::Clear,
+            ContainerState::Paused => Way::Silent,
+            _ => return Way::Over,
+        };
+        match (self.away, self.world.cut.get(&World::member(container))) {
+            (Some(Away::Refuses), _) | (_, Some(true)) => Way::Over,
+            (Some(Away::Hangs), _) | (_, Some(false)) => Way::Silent,
+            (None, None) => there,
+        }
+    }
+
+    fn report(&mut self, container: &str, boot: (u32, u32)) -> Report {
+        let mut report = self.world.says(container);
+        if report.credentials.is_some() {
+            report.credentials = self.credentials.get(&(container.to_owned(), boot)).cloned();
+        }
+        report
+    }
+}
+
+/// The operator's end of a new conversation.
+pub fn open(sim: &Arc<Sim>, gate: &Arc<Gate>, container: &str, boot: (u32, u32)) -> DuplexStream {
+    let (ours, theirs) = duplex(BUFFER);
+    let talk = Talk { sim: sim.clone(), gate: gate.clone(), container: container.to_owned(), boot };
+    tokio::spawn(async move {
+        // An operator that is gone is no failure.
+        let _ = talk.run(theirs).await;
+    });
+    ours
+}
+
+struct Talk {
+    sim: Arc<Sim>,
+    gate: Arc<Gate>,
+    container: String,
+    boot: (u32, u32),
+}
+
+impl Talk {
+    async fn run(self, stream: DuplexStream) -> std::io::Result<()> {
+        let (reader, mut writer) = split(stream);
+        let mut lines = BufReader::new(reader).lines();
+        let mut changed = self.sim.changed.subscribe();
+        let mut told: Option<Report> = None;
+        let mut due = clock::instant();
+        loop {
+            if !self.clear().await {
+                return Ok(());
+            }
+            changed.mark_unchanged();
+            let report = self.sim.change_quietly(|state| state.report(&self.container, self.boot));
+            let light = weight(&report);
+            if due <= clock::instant() || told.as_ref() != Some(&light) {
+                self.sim.latency(WAY_MS).await;
+                let mut line = serde_json::to_vec(&report)?;
+                line.push(b'\n');
+                writer.write_all(&line).await?;
+                told = Some(light);
+                due = clock::instant() + EVERY;
+            }
+            tokio::select! {
+                biased;
+                line = lines.next_line() => match line? {
+                    None => return Ok(()),
+                    Some(line) => self.obey(serde_json::from_str(&line)?).await,
+                },
+                _ = changed.changed() => {}
+                () = sleep_until(due) => {}
+            }
+        }
+    }
+
+    /// Waits until something can be said; `false`: never again.
+    async fn clear(&self) -> bool {
+        let mut changed = self.sim.changed.subscribe();
+        loop {
+            match self.sim.look(|state| state.way(&self.container, self.boot)) {
+                Way::Clear => return true,
+                Way::Over => return false,
+                Way::Silent => drop(changed.changed().await),
+            }
+        }
+    }
+
+    /// A command that was sent arrives even if its sender dies meanwhile.
+    async fn obey(&self, command: Command) {
+        let what = match &command {
+            Command::Order(order) => format!("order {}: {order}", self.container),
+            Command::Credentials(_) => format!("credentials for {}", self.container),
+            Command::Restart { run } => format!("restart run {run} of {}", self.container),
+            Command::Renew { term } => format!("renew term {term} of {}", self.container),
+        };
+        let idle = matches!(command, Command::Renew { .. });
+        // Of an operator that dies here nobody waits for an answer, so what is sent needs not wait for its end.
+        if !self.sim.send(&self.gate, &what, idle) {
+            return;
+        }
+        self.sim.latency(WAY_MS).await;
+        if !self.clear().await {
+            return;
+        }
+        self.sim.change(|state| {
+            if let Command::Credentials(credentials) = &command {
+                state.credentials.insert((self.container.clone(), self.boot), credentials.hash.clone());
+            }
+            state.world.hears(&self.container, self.boot, command);
+        });
+    }
+}

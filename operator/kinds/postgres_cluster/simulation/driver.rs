@@ -1,0 +1,260 @@
+//! A run of one seed: a cluster is made, things happen to it, all is undone, it must heal and then rest.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use super::chance::Chance;
+use super::faults::{Fault, calm, draw};
+use super::gate::Gate;
+use super::operator::Operator;
+use super::sim::Sim;
+use super::store::SimStore;
+use crate::kinds::postgres_cluster::RESOURCE;
+use crate::kinds::postgres_cluster::world::World;
+use crate::runtime::clock;
+use crate::store::objects::Part;
+use crate::store::{Clock as _, Error, Key, MemoryStore, Objects};
+
+/// Within this a cluster must be well once everything was undone.
+const HEAL: Duration = Duration::from_secs(180);
+/// For this long nothing may be done to a cluster that is well.
+const REST: Duration = Duration::from_secs(25);
+
+/// What became of a seed.
+pub struct Outcome {
+    pub trace: Vec<String>,
+    /// What is wrong, if anything is.
+    pub wrong: Option<String>,
+}
+
+/// One run.
+pub struct Run {
+    sim: Arc<Sim>,
+    store: Arc<MemoryStore>,
+    user: Objects,
+    chance: Chance,
+    operator: Option<Operator>,
+    operators: u32,
+    /// When the next operator comes, while there is none.
+    comes: Instant,
+    turned: Instant,
+    writes: bool,
+}
+
+/// The cluster of a seed.
+fn spec(chance: &mut Chance) -> &'static str {
+    match chance.between(0, 15) {
+        0 => "{image: 'postgres:15'}",
+        1..=2 => "{image: 'postgres:15', instances: 2}",
+        3 => "{image: 'postgres:15', instances: 4, durability: {synchronousReplicas: 2}}",
+        4 => "{image: 'postgres:15', instances: 5, durability: {synchronousReplicas: 2}}",
+        5 => "{image: 'postgres:15', instances: 3, durability: {mode: preferred}}",
+        6 => "{image: 'postgres:15', instances: 3, durability: {mode: async}}",
+        _ => "{image: 'postgres:15', instances: 3}",
+    }
+}
+
+fn key() -> Key {
+    Key { resource: RESOURCE.into(), namespace: "default".into(), name: "db".into() }
+}
+
+/// Runs a seed in virtual time.
+pub fn run(seed: u64) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime = runtime.unwrap_or_else(|error| panic!("no runtime: {error}"));
+    runtime.block_on(async {
+        let mut run = Run::new(seed);
+        let wrong = run.whole().await.err();
+        let trace = run.sim.change(|state| std::mem::take(&mut state.trace));
+        Outcome { trace, wrong }
+    })
+}
+
+impl Run {
+    fn new(seed: u64) -> Self {
+        let mut chance = Chance::new(seed, 2);
+        let world = World::new(spec(&mut chance));
+        let sim = Arc::new(Sim::new(seed, world));
+        let store = Arc::new(MemoryStore::new());
+        let gate = Arc::new(Gate::new(0));
+        let behind = SimStore { inner: store.clone(), sim: sim.clone(), gate };
+        let user = Objects::new(Arc::new(behind), sim.clock.clone());
+        let now = clock::instant();
+        Self { sim, store, user, chance, operator: None, operators: 0, comes: now, turned: now, writes: true }
+    }
+
+    async fn whole(&mut self) -> Result<(), String> {
+        let object = self.sim.look(|state| json!(state.world.object));
+        self.user.create(&key(), object).await.map_err(|error| error.to_string())?;
+        let instances = self.sim.look(|state| state.world.object.spec.instances);
+        // Some clusters meet trouble before they are up.
+        if !self.chance.one_in(5) {
+            self.heal("come up").await?;
+        }
+        for _ in 0..self.chance.between(1, 7) {
+            let fault = draw(&mut self.chance, instances);
+            self.strike(fault).await?;
+            let pause = match self.chance.between(0, 3) {
+                0 => self.chance.between(0, 300),
+                1 => self.chance.between(0, 2_000),
+                2 => self.chance.between(0, 6_000),
+                _ => self.chance.between(0, 20_000),
+            };
+            self.pass(Duration::from_millis(pause)).await?;
+        }
+        self.sim.note("everything is undone");
+        if let Some(operator) = &self.operator {
+            operator.gate.put_out();
+        }
+        self.sim.change(calm);
+        self.heal("heal").await?;
+        self.rest().await
+    }
+
+    async fn pass(&mut self, time: Duration) -> Result<(), String> {
+        let until = clock::instant() + time;
+        while clock::instant() < until {
+            self.turn().await?;
+        }
+        Ok(())
+    }
+
+    /// A moment passes, and everything that is not the operator's does what it does.
+    async fn turn(&mut self) -> Result<(), String> {
+        let ms = self.chance.between(50, 100);
+        sleep(Duration::from_millis(ms)).await;
+        self.mind_operator().await;
+        let elapsed = u32::try_from(self.turned.elapsed().as_millis()).unwrap_or(u32::MAX);
+        self.turned = clock::instant();
+        let writes = self.writes && self.chance.one_in(3);
+        self.sim.change(|state| {
+            let world = &mut state.world;
+            world.pass(elapsed);
+            world.supervise();
+            world.streams();
+            if writes {
+                world.write();
+            }
+            world.streams();
+            world.acknowledge_all();
+            world.supervise();
+            state.check();
+            state.wrong.first().map_or(Ok(()), |wrong| Err(wrong.clone()))
+        })
+    }
+
+    /// A dead operator is taken away, and after a while there is another one.
+    async fn mind_operator(&mut self) {
+        if let Some(operator) = self.operator.take_if(|operator| !operator.gate.alive()) {
+            let panics = operator.crash().await;
+            self.count_panics(panics);
+            let pause = if self.chance.one_in(2) { 0 } else { self.chance.between(0, 30_000) };
+            self.comes = clock::instant() + Duration::from_millis(pause);
+        }
+        if self.operator.is_none() && self.comes <= clock::instant() {
+            self.operators += 1;
+            self.operator = Some(Operator::start(&self.sim, &self.store, self.operators));
+        }
+    }
+
+    fn count_panics(&self, panics: u64) {
+        if panics > 0 {
+            self.sim.change_quietly(|state| state.wrong.push("a reconcile panicked".into()));
+        }
+    }
+
+    async fn strike(&mut self, fault: Fault) -> Result<(), String> {
+        self.sim.note(format!("fault {fault:?}"));
+        if self.sim.change(|state| fault.strike(state)) {
+            return Ok(());
+        }
+        match fault {
+            Fault::Crash(fuse) => {
+                if let Some(operator) = &self.operator {
+                    operator.gate.light(fuse);
+                }
+            }
+            Fault::Restart => {
+                if let Some(operator) = self.operator.take() {
+                    let panics = operator.stop().await;
+                    self.count_panics(panics);
+                    self.comes = clock::instant();
+                }
+            }
+            Fault::Switchover(to) => {
+                let request = match to.as_str() {
+                    "" => self.sim.clock.now().to_string(),
+                    to => format!("{}/{to}", self.sim.clock.now()),
+                };
+                self.edit(|object| object["metadata"]["annotations"]["evenkeel.dev/switchover"] = json!(request)).await?;
+            }
+            Fault::Scale(instances) => self.edit(|object| object["spec"]["instances"] = json!(instances)).await?,
+            Fault::Image(image) => self.edit(|object| object["spec"]["image"] = json!(image)).await?,
+            Fault::Setting(value) => {
+                self.edit(|object| object["spec"]["parameters"]["work_mem"] = json!(format!("{value}MB"))).await?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    async fn edit(&self, edit: impl Fn(&mut Value)) -> Result<(), String> {
+        let edited = |mut object: Value| {
+            edit(&mut object);
+            Ok::<_, Error>(object)
+        };
+        match self.user.modify(&key(), Part::Main, edited).await {
+            // A user would see it, and try again.
+            Ok(_) | Err(Error::Backend { .. } | Error::Conflict { .. }) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    async fn heal(&mut self, what: &str) -> Result<(), String> {
+        let until = clock::instant() + HEAL;
+        while clock::instant() < until {
+            self.turn().await?;
+            if self.well() {
+                return Ok(());
+            }
+        }
+        Err(format!("did not {what} within {HEAL:?}: {}", self.sim.look(|state| state.world.summary())))
+    }
+
+    /// Healthy, by a living operator that has seen the newest spec.
+    fn well(&self) -> bool {
+        self.sim.look(|state| {
+            let object = &state.world.object;
+            let status = state.world.status();
+            status.phase == "Healthy"
+                && Some(status.observed_generation) == object.metadata.generation
+                && status.instances.len() == object.spec.instances as usize
+                && state.world.boxes.values().all(|one| one.runs() && one.process.up())
+        })
+    }
+
+    /// Everything acknowledged is there, and nothing is done any more.
+    async fn rest(&mut self) -> Result<(), String> {
+        self.pass(Duration::from_secs(8)).await?;
+        self.writes = false;
+        self.heal("stay well").await?;
+        self.pass(Duration::from_secs(2)).await?;
+        let primary = self.sim.look(|state| state.world.container(&state.world.primary()));
+        let lost = self.sim.look(|state| if state.lossless { state.lost(&primary, u64::MAX) } else { Vec::new() });
+        if !lost.is_empty() {
+            return Err(format!("{primary} leads in the end without the acknowledged commits {lost:?}"));
+        }
+        let before = self.sim.look(|state| state.effects);
+        self.sim.note("nothing is to be done from now on");
+        self.pass(REST).await?;
+        let effects = self.sim.look(|state| state.effects) - before;
+        if effects > 0 {
+            return Err(format!("{effects} things were done to a cluster that is well"));
+        }
+        self.count_panics(self.operator.as_ref().map_or(0, Operator::panics));
+        self.sim.look(|state| state.wrong.first().map_or(Ok(()), |wrong| Err(wrong.clone())))
+    }
+}

@@ -1,0 +1,300 @@
+//! Production's `Engine` over the world: Docker's rules, and its failures by chance.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt as _, stream};
+use tokio::time::sleep;
+
+use super::conversation;
+use super::gate::Gate;
+use super::sim::{Away, Sim, State};
+use crate::api::labels::Owner;
+use crate::engine::{
+    ContainerSeen, ContainerSpec, ContainerState, Conversation, Engine, Error, EventHint, HostInfo, NetworkSeen,
+    NetworkSpec, VolumeSpec,
+};
+use crate::kinds::postgres_cluster::{Fact, HOST, Observed, Step};
+use crate::kinds::postgres_cluster::world::World;
+use crate::supervisor::next::Act;
+
+/// A host that hangs is given up after this long, as by the real engine.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The longest that a call takes on a good day, in milliseconds.
+const CALL_MS: u64 = 30;
+
+/// One operator's Docker host.
+pub struct SimEngine {
+    pub sim: Arc<Sim>,
+    pub gate: Arc<Gate>,
+}
+
+/// How a call fails by chance.
+enum Failure {
+    Unreachable,
+    LostReply,
+    Conflict,
+    Refused,
+}
+
+fn missing(doing: &str, what: &str) -> Error {
+    Error::not_found(HOST, doing, format!("no such {what}"))
+}
+
+impl SimEngine {
+    /// On the way to the host.
+    async fn reach(&self, doing: &str) -> Result<(), Error> {
+        self.gate.open().await;
+        self.sim.latency(CALL_MS).await;
+        self.gate.open().await;
+        match self.sim.look(|state| state.away) {
+            None => Ok(()),
+            Some(away) => {
+                if away == Away::Hangs {
+                    sleep(PATIENCE).await;
+                    self.gate.open().await;
+                }
+                Err(Error::unreachable(HOST, doing, "the host is away"))
+            }
+        }
+    }
+
+    async fn read<T>(&self, doing: &str, look: impl FnOnce(&State) -> T + Send) -> Result<T, Error> {
+        self.reach(doing).await?;
+        if self.sim.change_quietly(|state| state.chance.one_in(state.trouble.engine)) {
+            return Err(Error::unreachable(HOST, doing, "chance"));
+        }
+        Ok(self.sim.look(look))
+    }
+
+    async fn change<T>(
+        &self,
+        doing: String,
+        deed: impl FnOnce(&mut State, &str) -> Result<T, Error> + Send,
+    ) -> Result<T, Error>
+    where
+        T: Send,
+    {
+        self.reach(&doing).await?;
+        let failure = self.sim.change_quietly(|state| {
+            let fails = state.chance.one_in(state.trouble.engine);
+            fails.then(|| match state.chance.between(0, 3) {
+                0 => Failure::Unreachable,
+                1 => Failure::LostReply,
+                2 => Failure::Conflict,
+                _ => Failure::Refused,
+            })
+        });
+        match failure {
+            Some(Failure::Unreachable) => return Err(Error::unreachable(HOST, doing, "chance")),
+            Some(Failure::Conflict) => return Err(Error::conflict(HOST, doing, "chance")),
+            Some(Failure::Refused) => return Err(Error::refused(HOST, doing, "chance")),
+            Some(Failure::LostReply) | None => {}
+        }
+        let last = self.sim.begin(&self.gate, &doing, false).await;
+        let done = self.sim.change(|state| deed(state, &doing));
+        self.sim.end(&self.gate, last).await;
+        self.sim.latency(CALL_MS).await;
+        self.gate.open().await;
+        if failure.is_some() && done.is_ok() {
+            return Err(Error::unreachable(HOST, doing, "the reply was lost"));
+        }
+        done
+    }
+
+    /// What Docker's lists say.
+    async fn seen<T: Send>(&self, doing: &str, of: impl FnOnce(Observed) -> Fact<T> + Send) -> Result<T, Error> {
+        match self.read(doing, |state| of(state.world.seen_by_docker())).await? {
+            Fact::Known(value) => Ok(value),
+            Fact::Unknown(why) => Err(Error::unreachable(HOST, doing, why)),
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Engine for SimEngine {
+    async fn info(&self) -> Result<HostInfo, Error> {
+        let info = HostInfo {
+            engine_version: "20.10.24".into(),
+            api_version: "1.41".into(),
+            operating_system: "Simulated".into(),
+            architecture: "x86_64".into(),
+            cpus: 2,
+            memory_bytes: 4 << 30,
+        };
+        self.read("info", |_| info).await
+    }
+
+    async fn list_containers(&self, _: &Owner) -> Result<Vec<ContainerSeen>, Error> {
+        Ok(self.seen("list containers", |seen| seen.containers).await?.into_values().collect())
+    }
+
+    async fn list_volumes(&self, _: &Owner) -> Result<Vec<String>, Error> {
+        Ok(self.seen("list volumes", |seen| seen.volumes).await?.into_iter().collect())
+    }
+
+    async fn network(&self, name: &str) -> Result<Option<NetworkSeen>, Error> {
+        let subnet = self.seen("look at the network", |seen| seen.network).await?;
+        Ok(subnet.map(|subnet| NetworkSeen { name: name.to_owned(), subnet }))
+    }
+
+    async fn ensure_network(&self, spec: &NetworkSpec) -> Result<NetworkSeen, Error> {
+        self.change(format!("ensure network {}", spec.name), |state, doing| {
+            state.world.do_by_docker(&Step::EnsureNetwork(spec.clone()));
+            let subnet = state.world.seen_by_docker().network.known().copied().flatten();
+            subnet.map(|subnet| NetworkSeen { name: spec.name.clone(), subnet }).ok_or_else(|| missing(doing, "network"))
+        })
+        .await
+    }
+
+    async fn remove_network(&self, name: &str) -> Result<(), Error> {
+        self.change(format!("remove network {name}"), |state, doing| {
+            if state.world.boxes.values().any(|one| one.runs()) {
+                return Err(Error::conflict(HOST, doing, "something is attached to it"));
+            }
+            state.world.do_by_docker(&Step::RemoveNetwork(name.to_owned()));
+            Ok(())
+        })
+        .await
+    }
+
+    async fn ensure_volume(&self, spec: &VolumeSpec) -> Result<(), Error> {
+        self.change(format!("ensure volume {}", spec.name), |state, _| {
+            state.world.do_by_docker(&Step::EnsureVolume(spec.clone()));
+            Ok(())
+        })
+        .await
+    }
+
+    async fn remove_volume(&self, name: &str) -> Result<(), Error> {
+        self.change(format!("remove volume {name}"), |state, doing| {
+            if state.world.boxes.contains_key(name) {
+                return Err(Error::conflict(HOST, doing, "a container uses it"));
+            }
+            state.world.do_by_docker(&Step::RemoveVolume(name.to_owned()));
+            Ok(())
+        })
+        .await
+    }
+
+    async fn has_image(&self, image: &str) -> Result<bool, Error> {
+        self.read("look for the image", |state| state.images.contains(image)).await
+    }
+
+    async fn ensure_image(&self, image: &str) -> Result<(), Error> {
+        self.sim.latency(3_000).await;
+        self.change(format!("pull {image}"), |state, _| {
+            state.images.insert(image.to_owned());
+            Ok(())
+        })
+        .await
+    }
+
+    fn image_progress(&self, _: &str) -> Option<String> {
+        None
+    }
+
+    async fn ensure_binary(&self, image: &str) -> Result<String, Error> {
+        self.change(format!("put the binary there with {image}"), |state, doing| {
+            if !state.images.contains(image) {
+                return Err(missing(doing, "image"));
+            }
+            Ok("evenkeel-bin-1".to_owned())
+        })
+        .await
+    }
+
+    async fn create_container(&self, spec: &ContainerSpec) -> Result<(), Error> {
+        self.change(format!("create {}", spec.name), |state, doing| {
+            if let Some(one) = state.world.boxes.get(&spec.name) {
+                let same = one.spec.hash() == spec.hash();
+                return if same { Ok(()) } else { Err(Error::conflict(HOST, doing, "the name is taken")) };
+            }
+            if !state.images.contains(&spec.image) {
+                return Err(missing(doing, "image"));
+            }
+            state.world.do_by_docker(&Step::CreateContainer(Box::new(spec.clone())));
+            Ok(())
+        })
+        .await
+    }
+
+    async fn start_container(&self, name: &str) -> Result<(), Error> {
+        self.change(format!("start {name}"), |state, doing| match state.world.boxes.get(name).map(|one| one.state) {
+            None => Err(missing(doing, "container")),
+            Some(ContainerState::Paused) => Err(Error::conflict(HOST, doing, "it is paused")),
+            Some(_) => {
+                state.world.do_by_docker(&Step::StartContainer(name.to_owned()));
+                Ok(())
+            }
+        })
+        .await
+    }
+
+    async fn stop_container(&self, name: &str, _: Duration) -> Result<(), Error> {
+        self.sim.latency(2_000).await;
+        self.change(format!("stop {name}"), |state, _| {
+            let up = state.world.boxes.get(name).is_some_and(|one| one.runs() && one.process.up());
+            if up && !state.chance.one_in(4) {
+                state.world.perform(name, Act::StopFast);
+            }
+            state.world.kill_container(&World::member(name));
+            Ok(())
+        })
+        .await
+    }
+
+    async fn kill_container(&self, name: &str) -> Result<(), Error> {
+        self.change(format!("kill {name}"), |state, _| {
+            state.world.kill_container(&World::member(name));
+            Ok(())
+        })
+        .await
+    }
+
+    async fn unpause_container(&self, name: &str) -> Result<(), Error> {
+        self.change(format!("unpause {name}"), |state, _| {
+            state.world.unpause(&World::member(name));
+            Ok(())
+        })
+        .await
+    }
+
+    async fn remove_container(&self, name: &str) -> Result<(), Error> {
+        self.change(format!("remove {name}"), |state, _| {
+            state.world.do_by_docker(&Step::RemoveContainer { name: name.to_owned(), why: String::new() });
+            Ok(())
+        })
+        .await
+    }
+
+    async fn dial(&self, container: &str, _: &str) -> Result<Box<dyn Conversation>, Error> {
+        let doing = format!("dial {container}");
+        let (found, silent) = self
+            .read(&doing, |state| {
+                let found = state.world.boxes.get(container).map(|one| (one.state, (one.id, one.boot)));
+                (found, state.world.cut.get(&World::member(container)).copied())
+            })
+            .await?;
+        match (found, silent) {
+            (None, _) => Err(missing(&doing, "container")),
+            (_, Some(true)) => Err(Error::refused(HOST, doing, "connection refused")),
+            (_, Some(false)) => {
+                sleep(PATIENCE).await;
+                Err(Error::unreachable(HOST, doing, "no answer"))
+            }
+            (Some((ContainerState::Running, boot)), None) => {
+                Ok(Box::new(conversation::open(&self.sim, &self.gate, container, boot)))
+            }
+            (Some((state, _)), None) => Err(Error::conflict(HOST, doing, format!("the container is {state:?}"))),
+        }
+    }
+
+    fn events(&self) -> Pin<Box<dyn Stream<Item = EventHint> + Send>> {
+        let receiver = self.sim.listen();
+        let later =
+            stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|hint| (hint, receiver)) });
+        Box::pin(stream::once(async { None }).chain(later))
+    }
+}

@@ -1,0 +1,138 @@
+//! What a seed does to a cluster: the faults there are, how they are drawn, and how each is done to the world.
+
+use super::chance::Chance;
+use super::gate::Fuse;
+use super::sim::{Away, State, Trouble};
+use crate::engine::ContainerState;
+use crate::kinds::postgres_cluster::Step;
+
+/// One fault, or one wish of a user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    KillPostgres(String),
+    KillContainer(String),
+    KillHost,
+    Freeze(String),
+    /// Somebody removes a container; its volume stays.
+    Remove(String),
+    /// Docker (or somebody) starts what is down.
+    StartedByDocker(String),
+    /// The data volume of a standby is emptied.
+    Wipe(String),
+    /// The operator's way to a member: closed, or without a word.
+    Cut(String, bool),
+    Part(String, String),
+    PartBoth(String, String),
+    Isolate(String),
+    Away(Away),
+    Deaf,
+    Trouble(Trouble),
+    /// The operator dies at one of its next effects.
+    Crash(Fuse),
+    /// The operator is restarted in order.
+    Restart,
+    /// Somebody runs `pg_ctl promote`.
+    Promote(String),
+    Switchover(String),
+    Scale(u32),
+    Image(String),
+    Setting(String),
+    /// Everything that can be undone is.
+    Calm,
+}
+
+/// Draws the next fault.
+pub fn draw(chance: &mut Chance, instances: u32) -> Fault {
+    let one = |chance: &mut Chance| format!("db-{}", chance.between(1, u64::from(instances)));
+    let member = one(chance);
+    let other = one(chance);
+    match chance.between(0, 33) {
+        0..=2 => Fault::KillPostgres(member),
+        3..=5 => Fault::KillContainer(member),
+        6 => Fault::KillHost,
+        7..=8 => Fault::Freeze(member),
+        9 => Fault::Remove(member),
+        10 => Fault::StartedByDocker(member),
+        11..=12 => Fault::Wipe(member),
+        13..=14 => Fault::Cut(member, chance.one_in(2)),
+        15 => Fault::Part(member, other),
+        16 => Fault::PartBoth(member, other),
+        17 => Fault::Isolate(member),
+        18..=19 => Fault::Away(*chance.pick(&[Away::Refuses, Away::Hangs])),
+        20 => Fault::Deaf,
+        21 => Fault::Trouble(Trouble {
+            engine: chance.between(2, 10),
+            store: chance.between(4, 20),
+            meddler: chance.between(2, 10),
+        }),
+        22..=25 => Fault::Crash(Fuse { effects: chance.between(0, 12), performed: chance.one_in(2) }),
+        26 => Fault::Restart,
+        27 => Fault::Promote(member),
+        28..=29 => Fault::Switchover(if chance.one_in(2) { String::new() } else { member }),
+        30 => Fault::Scale(chance.between(2, 4) as u32),
+        31 => Fault::Image(format!("postgres:{}", chance.between(15, 17))),
+        32 => Fault::Setting(chance.between(1, 9).to_string()),
+        _ => Fault::Calm,
+    }
+}
+
+impl Fault {
+    /// Does it, if it is one of the world's; `false`: it is the driver's to do.
+    pub fn strike(&self, state: &mut State) -> bool {
+        let world = &mut state.world;
+        match self {
+            Self::KillPostgres(member) => world.kill_postgres(member),
+            Self::KillContainer(member) => world.kill_container(member),
+            Self::KillHost => world.kill_host(),
+            Self::Freeze(member) => world.pause(member),
+            Self::Remove(member) => world.forget(member),
+            Self::StartedByDocker(member) => {
+                let name = world.container(member);
+                let ended = world.boxes.get(&name).is_some_and(|one| one.state == ContainerState::Exited);
+                if ended {
+                    world.do_by_docker(&Step::StartContainer(name));
+                }
+            }
+            Self::Wipe(member) => {
+                // Else it might be the last copy, whose loss nothing can mend.
+                if world.status().phase == "Healthy" && world.primary() != *member {
+                    world.wipe(member);
+                }
+            }
+            Self::Cut(member, closed) => world.cut(member, *closed),
+            Self::Part(member, other) => world.part(member, other),
+            Self::PartBoth(member, other) => {
+                world.part(member, other);
+                world.part(other, member);
+            }
+            Self::Isolate(member) => world.isolate(member),
+            Self::Away(away) => state.away = Some(*away),
+            Self::Deaf => state.deaf = true,
+            Self::Trouble(trouble) => state.trouble = *trouble,
+            Self::Promote(member) => world.promote_by_hand(member),
+            Self::Calm => calm(state),
+            Self::Crash(_)
+            | Self::Restart
+            | Self::Switchover(_)
+            | Self::Scale(_)
+            | Self::Image(_)
+            | Self::Setting(_) => return false,
+        }
+        true
+    }
+}
+
+/// Everything that can be undone is.
+pub fn calm(state: &mut State) {
+    let world = &mut state.world;
+    world.join_all();
+    let members: Vec<_> = world.boxes.keys().map(|name| crate::kinds::postgres_cluster::world::World::member(name)).collect();
+    members.iter().for_each(|member| world.unpause(member));
+    state.trouble = Trouble::default();
+    let missed = state.deaf || state.away.is_some();
+    (state.away, state.deaf) = (None, false);
+    // A stream of events that was lost begins anew, and says so. One that was never closed says nothing.
+    if missed && state.chance.one_in(2) {
+        state.tell(&None);
+    }
+}

@@ -1,0 +1,90 @@
+//! The door between one operator and everything it changes: here its effects are counted, and here it dies.
+
+use std::future::pending;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The death of an operator at one of its next effects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fuse {
+    /// Effects that still go well.
+    pub effects: u64,
+    /// The one after those is performed, but its answer never comes; else it is not performed either.
+    pub performed: bool,
+}
+
+/// What becomes of an effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    Done,
+    /// Performed; whoever asked for it never hears.
+    LastDone,
+    /// The operator died before it.
+    NotDone,
+    /// It was dead already.
+    Dead,
+}
+
+/// One operator's door.
+pub struct Gate {
+    /// From 1; 0 is the user, who never dies.
+    pub number: u32,
+    state: Mutex<State>,
+}
+
+struct State {
+    alive: bool,
+    fuse: Option<Fuse>,
+}
+
+impl Gate {
+    pub fn new(number: u32) -> Self {
+        Self { number, state: Mutex::new(State { alive: true, fuse: None }) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn alive(&self) -> bool {
+        self.state().alive
+    }
+
+    pub fn kill(&self) {
+        self.state().alive = false;
+    }
+
+    pub fn light(&self, fuse: Fuse) {
+        self.state().fuse = Some(fuse);
+    }
+
+    pub fn put_out(&self) {
+        self.state().fuse = None;
+    }
+
+    /// An effect is to happen now.
+    pub fn effect(&self) -> Fate {
+        let mut state = self.state();
+        if !state.alive {
+            return Fate::Dead;
+        }
+        match &mut state.fuse {
+            None => Fate::Done,
+            Some(fuse) if fuse.effects > 0 => {
+                fuse.effects -= 1;
+                Fate::Done
+            }
+            Some(fuse) => {
+                let fate = if fuse.performed { Fate::LastDone } else { Fate::NotDone };
+                state.alive = false;
+                fate
+            }
+        }
+    }
+
+    /// Over at once; never, if the operator is dead.
+    pub async fn open(&self) {
+        if !self.alive() {
+            pending().await
+        }
+    }
+}

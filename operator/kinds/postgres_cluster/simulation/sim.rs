@@ -1,0 +1,246 @@
+//! What all parts of a simulation share: the world, its trace, its chance, and who is told when something changes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::pending;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep};
+
+use super::chance::Chance;
+use super::gate::{Fate, Gate};
+use crate::api::postgres_cluster::{DurabilityMode, PostgresCluster, Quorum};
+use crate::engine::{ContainerState, EventHint};
+use crate::kinds::postgres_cluster::workload;
+use crate::kinds::postgres_cluster::world::World;
+use crate::runtime::clock::{self, TestClock};
+
+/// How the Docker host is away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Away {
+    /// It refuses, and its streams end.
+    Refuses,
+    /// It answers nothing, and its streams stand still.
+    Hangs,
+}
+
+/// How often calls fail that could as well go well: once in so many, 0 for never.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Trouble {
+    pub engine: u64,
+    pub store: u64,
+    /// Somebody else writes the object just before the operator does.
+    pub meddler: u64,
+}
+
+/// Everything behind the lock.
+pub struct State {
+    pub world: World,
+    pub trace: Vec<String>,
+    pub chance: Chance,
+    pub away: Option<Away>,
+    /// No event reaches anybody.
+    pub deaf: bool,
+    pub trouble: Trouble,
+    pub images: BTreeSet<String>,
+    /// Hash of the credentials that a boot of a container has got.
+    pub credentials: BTreeMap<(String, (u32, u32)), String>,
+    /// What is wrong with the product or with the simulation; ends the run.
+    pub wrong: Vec<String>,
+    /// The spec allows no loss of what was acknowledged.
+    pub lossless: bool,
+    /// Effects that a settled cluster has none of.
+    pub effects: u64,
+    listeners: Vec<mpsc::UnboundedSender<EventHint>>,
+    states: BTreeMap<String, (u32, u32, ContainerState)>,
+    newest: u32,
+    told: String,
+    began: Instant,
+}
+
+/// One simulation.
+pub struct Sim {
+    pub clock: Arc<TestClock>,
+    pub changed: watch::Sender<u64>,
+    state: Mutex<State>,
+}
+
+impl Sim {
+    pub fn new(seed: u64, world: World) -> Self {
+        let start = jiff::Timestamp::from_second(1_800_000_000).unwrap_or_default();
+        let spec = &world.object.spec;
+        let lossless = spec.synchronous_replicas() > 0 && spec.durability.mode == DurabilityMode::Required;
+        let state = State {
+            world,
+            trace: Vec::new(),
+            chance: Chance::new(seed, 1),
+            away: None,
+            deaf: false,
+            trouble: Trouble::default(),
+            images: BTreeSet::from(["postgres:15".to_owned()]),
+            credentials: BTreeMap::new(),
+            wrong: Vec::new(),
+            lossless,
+            effects: 0,
+            listeners: Vec::new(),
+            states: BTreeMap::new(),
+            newest: 0,
+            told: String::new(),
+            began: clock::instant(),
+        };
+        Self {
+            clock: Arc::new(TestClock::following_tokio(start).seeded(seed)),
+            changed: watch::Sender::new(0),
+            state: Mutex::new(state),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks, and changes nothing that anybody could notice.
+    pub fn look<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.lock())
+    }
+
+    /// Changes something; whoever notices such things does.
+    pub fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.lock();
+        let result = change(&mut state);
+        state.settle();
+        drop(state);
+        self.changed.send_modify(|count| *count += 1);
+        result
+    }
+
+    /// Changes what nobody notices.
+    pub fn change_quietly<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        change(&mut self.lock())
+    }
+
+    pub fn note(&self, line: impl Into<String>) {
+        self.lock().note(line);
+    }
+
+    /// A draw for a pause; drawn so that none is the most likely.
+    pub async fn latency(&self, longest_ms: u64) {
+        let ms = {
+            let chance = &mut self.lock().chance;
+            if chance.one_in(2) { 0 } else { chance.between(0, longest_ms) }
+        };
+        if ms > 0 {
+            sleep(Duration::from_millis(ms)).await;
+        }
+    }
+
+    /// Asks the gate for an effect. Never returns if the operator does not live to see it; `true`: it dies right after.
+    pub async fn begin(&self, gate: &Gate, what: &str, idle: bool) -> bool {
+        match self.count(gate, what, idle) {
+            Fate::Done => false,
+            Fate::LastDone => true,
+            Fate::NotDone | Fate::Dead => pending().await,
+        }
+    }
+
+    /// The same for what nobody waits for; `false`: it is not to happen.
+    pub fn send(&self, gate: &Gate, what: &str, idle: bool) -> bool {
+        match self.count(gate, what, idle) {
+            Fate::Done => true,
+            Fate::LastDone => {
+                self.note(format!("operator {} dies after that", gate.number));
+                true
+            }
+            Fate::NotDone | Fate::Dead => false,
+        }
+    }
+
+    fn count(&self, gate: &Gate, what: &str, idle: bool) -> Fate {
+        let fate = gate.effect();
+        let number = gate.number;
+        let mut state = self.lock();
+        match fate {
+            Fate::Dead => {}
+            Fate::NotDone => state.note(format!("operator {number} dies before: {what}")),
+            Fate::Done | Fate::LastDone => {
+                state.effects += u64::from(!idle);
+                state.note(format!("operator {number}: {what}"));
+                if number > 0 && number < state.newest {
+                    let newest = state.newest;
+                    state.wrong.push(format!("operator {number} acts after operator {newest}"));
+                }
+                state.newest = number.max(state.newest);
+            }
+        }
+        fate
+    }
+
+    /// The answer to an effect, unless the operator is dead by now.
+    pub async fn end(&self, gate: &Gate, last: bool) {
+        if last {
+            self.note(format!("operator {} dies after that", gate.number));
+        }
+        gate.open().await;
+    }
+
+    pub fn listen(&self) -> mpsc::UnboundedReceiver<EventHint> {
+        let (listener, receiver) = mpsc::unbounded_channel();
+        self.lock().listeners.push(listener);
+        receiver
+    }
+}
+
+impl State {
+    pub fn note(&mut self, line: impl Into<String>) {
+        self.drain();
+        let ms = self.began.elapsed().as_millis();
+        self.trace.push(format!("{ms:>7} {}", line.into()));
+    }
+
+    /// What the world logged itself.
+    fn drain(&mut self) {
+        let ms = self.began.elapsed().as_millis();
+        let lines = self.world.log.as_mut().map(std::mem::take).unwrap_or_default();
+        // The world's own time is that of its last turn.
+        self.trace.extend(lines.iter().map(|line| format!("{ms:>7}{}", line.get(6..).unwrap_or(line))));
+    }
+
+    fn settle(&mut self) {
+        self.drain();
+        let now: BTreeMap<_, _> =
+            self.world.boxes.iter().map(|(name, one)| (name.clone(), (one.id, one.boot, one.state))).collect();
+        if now != self.states {
+            self.states = now;
+            let hint = Some(workload::owner(&self.world.object));
+            self.tell(&hint);
+        }
+    }
+
+    /// Tells those who listen to the engine's events.
+    pub fn tell(&mut self, hint: &EventHint) {
+        if !self.deaf && self.away.is_none() {
+            self.listeners.retain(|listener| listener.send(hint.clone()).is_ok());
+        }
+    }
+
+    /// The object as it is in the store now.
+    pub fn mirror(&mut self, object: PostgresCluster) {
+        self.world.object = object;
+        let status = self.world.status();
+        let decisions = status.decisions.as_ref().map(|d| {
+            let show = |quorum: &Quorum| {
+                let names: Vec<_> = quorum.voters.iter().map(|voter| voter.incarnation.as_str()).collect();
+                format!("{}/{}", quorum.w, names.join("+"))
+            };
+            let next = d.next.as_ref().map(show).unwrap_or_default();
+            format!("{:?} E {} G {} next {next}", d.stage, show(&d.election), show(&d.commit))
+        });
+        let reasons: Vec<_> = status.conditions.iter().map(|condition| condition.reason.as_str()).collect();
+        let told = format!("{} {} [{}]", self.world.summary(), decisions.unwrap_or_default(), reasons.join(" "));
+        if told != self.told {
+            self.note(format!("status {told}"));
+            self.told = told;
+        }
+    }
+}
