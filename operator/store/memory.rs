@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::stream;
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use super::{Change, Error, Expect, Key, Store, WINDOW, Watch, revision_of, stamp};
 
@@ -19,8 +19,9 @@ pub struct MemoryStore {
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    /// Says that there is a new revision; what happened is read from the state.
-    written: watch::Sender<u64>,
+    /// Says that there is a new revision; what happened is read from the state. It wakes in the order of waiting, where
+    /// a watch channel wakes by chance, and a simulation could not be repeated.
+    written: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -45,7 +46,7 @@ impl MemoryStore {
 
     /// An empty store that remembers only the last `window` changes.
     pub fn with_window(window: u64) -> Self {
-        let shared = Shared { state: Mutex::default(), written: watch::Sender::new(0) };
+        let shared = Shared { state: Mutex::default(), written: Notify::new() };
         Self { shared: Arc::new(shared), window }
     }
 
@@ -58,7 +59,7 @@ impl MemoryStore {
         };
         state.changes.push_back(Change { key: key.clone(), revision: state.revision, old, new });
         state.forget(state.revision.saturating_sub(self.window));
-        self.shared.written.send_replace(state.revision);
+        self.shared.written.notify_waiters();
     }
 }
 
@@ -136,7 +137,6 @@ impl Store for MemoryStore {
     async fn watch(&self, resource: &str, namespace: Option<&str>, since: u64) -> Result<Watch, Error> {
         self.shared.lock().check_since(since)?;
         let tail = Tail {
-            written: self.shared.written.subscribe(),
             shared: Arc::clone(&self.shared),
             resource: resource.to_owned(),
             namespace: namespace.map(str::to_owned),
@@ -144,7 +144,7 @@ impl Store for MemoryStore {
         };
         Ok(Box::pin(stream::unfold(Some(tail), |tail| async {
             let mut tail = tail?;
-            match tail.next().await? {
+            match tail.next().await {
                 Ok(change) => Some((Ok(change), Some(tail))),
                 Err(error) => Some((Err(error), None)),
             }
@@ -171,22 +171,22 @@ impl Store for MemoryStore {
 /// One watch: the next change is looked up in the window, whoever wrote it.
 struct Tail {
     shared: Arc<Shared>,
-    written: watch::Receiver<u64>,
     resource: String,
     namespace: Option<String>,
     at: u64,
 }
 
 impl Tail {
-    /// The next change; `None` when the store is gone.
-    async fn next(&mut self) -> Option<Result<Change, Error>> {
+    /// The next change.
+    async fn next(&mut self) -> Result<Change, Error> {
+        let shared = Arc::clone(&self.shared);
         loop {
-            self.written.mark_unchanged();
-            match self.look() {
-                Ok(Some(change)) => return Some(Ok(change)),
-                Ok(None) => self.written.changed().await.ok()?,
-                Err(error) => return Some(Err(error)),
+            // Before the look, so that no write in between is missed.
+            let written = shared.written.notified();
+            if let Some(change) = self.look()? {
+                return Ok(change);
             }
+            written.await;
         }
     }
 

@@ -78,14 +78,13 @@ impl Talk {
     async fn run(self, stream: DuplexStream) -> std::io::Result<()> {
         let (reader, mut writer) = split(stream);
         let mut lines = BufReader::new(reader).lines();
-        let mut changed = self.sim.changed.subscribe();
         let mut told: Option<Report> = None;
         let mut due = clock::instant();
         loop {
             if !self.clear().await {
                 return Ok(());
             }
-            changed.mark_unchanged();
+            let changed = self.sim.changed.notified();
             let report = self.sim.change_quietly(|state| state.report(&self.container, self.boot));
             let light = weight(&report);
             if due <= clock::instant() || told.as_ref() != Some(&light) {
@@ -102,7 +101,7 @@ impl Talk {
                     None => return Ok(()),
                     Some(line) => self.obey(serde_json::from_str(&line)?).await,
                 },
-                _ = changed.changed() => {}
+                () = changed => {}
                 () = sleep_until(due) => {}
             }
         }
@@ -110,12 +109,12 @@ impl Talk {
 
     /// Waits until something can be said; `false`: never again.
     async fn clear(&self) -> bool {
-        let mut changed = self.sim.changed.subscribe();
         loop {
+            let changed = self.sim.changed.notified();
             match self.sim.look(|state| state.way(&self.container, self.boot)) {
                 Way::Clear => return true,
                 Way::Over => return false,
-                Way::Silent => drop(changed.changed().await),
+                Way::Silent => changed.await,
             }
         }
     }

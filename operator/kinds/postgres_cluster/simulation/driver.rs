@@ -42,6 +42,8 @@ pub struct Run {
     comes: Instant,
     turned: Instant,
     writes: bool,
+    /// How many times longer than usual turns are.
+    hurry: u64,
 }
 
 /// The cluster of a seed.
@@ -83,19 +85,19 @@ impl Run {
         let behind = SimStore { inner: store.clone(), sim: sim.clone(), gate };
         let user = Objects::new(Arc::new(behind), sim.clock.clone());
         let now = clock::instant();
-        Self { sim, store, user, chance, operator: None, operators: 0, comes: now, turned: now, writes: true }
+        Self { sim, store, user, chance, operator: None, operators: 0, comes: now, turned: now, writes: true, hurry: 1 }
     }
 
     async fn whole(&mut self) -> Result<(), String> {
         let object = self.sim.look(|state| json!(state.world.object));
         self.user.create(&key(), object).await.map_err(|error| error.to_string())?;
-        let instances = self.sim.look(|state| state.world.object.spec.instances);
+        let spec = self.sim.look(|state| state.world.object.spec.clone());
         // Some clusters meet trouble before they are up.
         if !self.chance.one_in(5) {
             self.heal("come up").await?;
         }
         for _ in 0..self.chance.between(1, 7) {
-            let fault = draw(&mut self.chance, instances);
+            let fault = draw(&mut self.chance, &spec);
             self.strike(fault).await?;
             let pause = match self.chance.between(0, 3) {
                 0 => self.chance.between(0, 300),
@@ -124,7 +126,7 @@ impl Run {
 
     /// A moment passes, and everything that is not the operator's does what it does.
     async fn turn(&mut self) -> Result<(), String> {
-        let ms = self.chance.between(50, 100);
+        let ms = self.chance.between(50, 100) * self.hurry;
         sleep(Duration::from_millis(ms)).await;
         self.mind_operator().await;
         let elapsed = u32::try_from(self.turned.elapsed().as_millis()).unwrap_or(u32::MAX);
@@ -238,8 +240,10 @@ impl Run {
 
     /// Everything acknowledged is there, and nothing is done any more.
     async fn rest(&mut self) -> Result<(), String> {
-        self.pass(Duration::from_secs(8)).await?;
-        self.writes = false;
+        self.pass(Duration::from_secs(5)).await?;
+        (self.writes, self.hurry) = (false, 5);
+        // What was begun while something hung may still end.
+        self.pass(Duration::from_secs(12)).await?;
         self.heal("stay well").await?;
         self.pass(Duration::from_secs(2)).await?;
         let primary = self.sim.look(|state| state.world.container(&state.world.primary()));

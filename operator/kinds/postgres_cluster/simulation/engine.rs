@@ -127,7 +127,9 @@ impl Engine for SimEngine {
     }
 
     async fn list_containers(&self, _: &Owner) -> Result<Vec<ContainerSeen>, Error> {
-        Ok(self.seen("list containers", |seen| seen.containers).await?.into_values().collect())
+        let seen = self.seen("list containers", |seen| seen.containers).await?.into_values();
+        // The world counts each name's containers; Docker's ids are unique.
+        Ok(seen.map(|one| ContainerSeen { id: format!("{}#{}", one.name, one.id), ..one }).collect())
     }
 
     async fn list_volumes(&self, _: &Owner) -> Result<Vec<String>, Error> {

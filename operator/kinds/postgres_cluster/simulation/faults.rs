@@ -3,6 +3,7 @@
 use super::chance::Chance;
 use super::gate::Fuse;
 use super::sim::{Away, State, Trouble};
+use crate::api::postgres_cluster::PostgresClusterSpec;
 use crate::engine::ContainerState;
 use crate::kinds::postgres_cluster::Step;
 
@@ -42,8 +43,9 @@ pub enum Fault {
 }
 
 /// Draws the next fault.
-pub fn draw(chance: &mut Chance, instances: u32) -> Fault {
-    let one = |chance: &mut Chance| format!("db-{}", chance.between(1, u64::from(instances)));
+pub fn draw(chance: &mut Chance, spec: &PostgresClusterSpec) -> Fault {
+    let (instances, least) = (u64::from(spec.instances), u64::from(spec.synchronous_replicas()) + 1);
+    let one = |chance: &mut Chance| format!("db-{}", chance.between(1, instances));
     let member = one(chance);
     let other = one(chance);
     match chance.between(0, 33) {
@@ -69,7 +71,7 @@ pub fn draw(chance: &mut Chance, instances: u32) -> Fault {
         26 => Fault::Restart,
         27 => Fault::Promote(member),
         28..=29 => Fault::Switchover(if chance.one_in(2) { String::new() } else { member }),
-        30 => Fault::Scale(chance.between(2, 4) as u32),
+        30 => Fault::Scale(chance.between(least, least + 3) as u32),
         31 => Fault::Image(format!("postgres:{}", chance.between(15, 17))),
         32 => Fault::Setting(chance.between(1, 9).to_string()),
         _ => Fault::Calm,

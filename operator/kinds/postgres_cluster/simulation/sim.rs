@@ -5,7 +5,7 @@ use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep};
 
 use super::chance::Chance;
@@ -62,7 +62,8 @@ pub struct State {
 /// One simulation.
 pub struct Sim {
     pub clock: Arc<TestClock>,
-    pub changed: watch::Sender<u64>,
+    /// Not a watch channel: that one wakes by chance.
+    pub changed: Notify,
     state: Mutex<State>,
 }
 
@@ -91,7 +92,7 @@ impl Sim {
         };
         Self {
             clock: Arc::new(TestClock::following_tokio(start).seeded(seed)),
-            changed: watch::Sender::new(0),
+            changed: Notify::new(),
             state: Mutex::new(state),
         }
     }
@@ -111,7 +112,7 @@ impl Sim {
         let result = change(&mut state);
         state.settle();
         drop(state);
-        self.changed.send_modify(|count| *count += 1);
+        self.changed.notify_waiters();
         result
     }
 
@@ -236,8 +237,9 @@ impl State {
             let next = d.next.as_ref().map(show).unwrap_or_default();
             format!("{:?} E {} G {} next {next}", d.stage, show(&d.election), show(&d.commit))
         });
-        let reasons: Vec<_> = status.conditions.iter().map(|condition| condition.reason.as_str()).collect();
-        let told = format!("{} {} [{}]", self.world.summary(), decisions.unwrap_or_default(), reasons.join(" "));
+        let not_ready = status.conditions.iter().find(|one| one.type_ == "Ready" && one.status != "True");
+        let why = not_ready.map(|one| format!("[{}: {}]", one.reason, one.message)).unwrap_or_default();
+        let told = format!("{} {} {why}", self.world.summary(), decisions.unwrap_or_default());
         if told != self.told {
             self.note(format!("status {told}"));
             self.told = told;
