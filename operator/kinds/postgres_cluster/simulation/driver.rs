@@ -10,10 +10,11 @@ use super::chance::Chance;
 use super::faults::{Fault, calm, draw};
 use super::gate::Gate;
 use super::operator::Operator;
+use super::pace::moment;
 use super::sim::Sim;
 use super::store::SimStore;
 use crate::kinds::postgres_cluster::RESOURCE;
-use crate::kinds::postgres_cluster::world::World;
+use crate::kinds::postgres_cluster::world::{Ablation, World};
 use crate::runtime::clock;
 use crate::store::objects::Part;
 use crate::store::{Clock as _, Error, Key, MemoryStore, Objects};
@@ -65,10 +66,16 @@ fn key() -> Key {
 
 /// Runs a seed in virtual time.
 pub fn run(seed: u64) -> Outcome {
+    run_without(seed, None)
+}
+
+/// The same with something taken out of the protocol.
+pub fn run_without(seed: u64, ablation: Option<Ablation>) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.unwrap_or_else(|error| panic!("no runtime: {error}"));
     runtime.block_on(async {
         let mut run = Run::new(seed);
+        run.sim.change_quietly(|state| state.world.ablation = ablation);
         let wrong = run.whole().await.err();
         let trace = run.sim.change(|state| std::mem::take(&mut state.trace));
         Outcome { trace, wrong }
@@ -96,13 +103,14 @@ impl Run {
         if !self.chance.one_in(5) {
             self.heal("come up").await?;
         }
-        for _ in 0..self.chance.between(1, 7) {
-            let fault = draw(&mut self.chance, &spec);
+        for _ in 0..self.chance.between(1, 9) {
+            let primary = self.sim.look(|state| state.world.primary());
+            let fault = draw(&mut self.chance, &spec, &primary);
             self.strike(fault).await?;
-            let pause = match self.chance.between(0, 3) {
-                0 => self.chance.between(0, 300),
-                1 => self.chance.between(0, 2_000),
-                2 => self.chance.between(0, 6_000),
+            let pause = match self.chance.between(0, 5) {
+                0..=1 => self.chance.between(0, 300),
+                2..=3 => self.chance.between(0, 2_000),
+                4 => self.chance.between(0, 6_000),
                 _ => self.chance.between(0, 20_000),
             };
             self.pass(Duration::from_millis(pause)).await?;
@@ -133,16 +141,8 @@ impl Run {
         self.turned = clock::instant();
         let writes = self.writes && self.chance.one_in(3);
         self.sim.change(|state| {
-            let world = &mut state.world;
-            world.pass(elapsed);
-            world.supervise();
-            world.streams();
-            if writes {
-                world.write();
-            }
-            world.streams();
-            world.acknowledge_all();
-            world.supervise();
+            state.world.pass(elapsed);
+            moment(&mut state.world, state.pace, &mut state.chance, writes);
             state.check();
             state.wrong.first().map_or(Ok(()), |wrong| Err(wrong.clone()))
         })

@@ -2,6 +2,7 @@
 
 use super::chance::Chance;
 use super::gate::Fuse;
+use super::pace::Pace;
 use super::sim::{Away, State, Trouble};
 use crate::api::postgres_cluster::PostgresClusterSpec;
 use crate::engine::ContainerState;
@@ -28,6 +29,8 @@ pub enum Fault {
     Away(Away),
     Deaf,
     Trouble(Trouble),
+    /// Supervisors and streams go at another pace.
+    Slow(Pace),
     /// The operator dies at one of its next effects.
     Crash(Fuse),
     /// The operator is restarted in order.
@@ -43,12 +46,15 @@ pub enum Fault {
 }
 
 /// Draws the next fault.
-pub fn draw(chance: &mut Chance, spec: &PostgresClusterSpec) -> Fault {
+pub fn draw(chance: &mut Chance, spec: &PostgresClusterSpec, primary: &str) -> Fault {
     let (instances, least) = (u64::from(spec.instances), u64::from(spec.synchronous_replicas()) + 1);
-    let one = |chance: &mut Chance| format!("db-{}", chance.between(1, instances));
+    let one = |chance: &mut Chance| match chance.between(0, 2) {
+        0 if !primary.is_empty() => primary.to_owned(),
+        _ => format!("db-{}", chance.between(1, instances)),
+    };
     let member = one(chance);
     let other = one(chance);
-    match chance.between(0, 33) {
+    match chance.between(0, 37) {
         0..=2 => Fault::KillPostgres(member),
         3..=5 => Fault::KillContainer(member),
         6 => Fault::KillHost,
@@ -74,6 +80,7 @@ pub fn draw(chance: &mut Chance, spec: &PostgresClusterSpec) -> Fault {
         30 => Fault::Scale(chance.between(least, least + 3) as u32),
         31 => Fault::Image(format!("postgres:{}", chance.between(15, 17))),
         32 => Fault::Setting(chance.between(1, 9).to_string()),
+        33..=35 => Fault::Slow(Pace::draw(chance)),
         _ => Fault::Calm,
     }
 }
@@ -111,6 +118,7 @@ impl Fault {
             Self::Away(away) => state.away = Some(*away),
             Self::Deaf => state.deaf = true,
             Self::Trouble(trouble) => state.trouble = *trouble,
+            Self::Slow(pace) => state.pace = *pace,
             Self::Promote(member) => world.promote_by_hand(member),
             Self::Calm => calm(state),
             Self::Crash(_)
@@ -130,7 +138,7 @@ pub fn calm(state: &mut State) {
     world.join_all();
     let members: Vec<_> = world.boxes.keys().map(|name| crate::kinds::postgres_cluster::world::World::member(name)).collect();
     members.iter().for_each(|member| world.unpause(member));
-    state.trouble = Trouble::default();
+    (state.trouble, state.pace) = (Trouble::default(), Pace::FAIR);
     let missed = state.deaf || state.away.is_some();
     (state.away, state.deaf) = (None, false);
     // A stream of events that was lost begins anew, and says so. One that was never closed says nothing.

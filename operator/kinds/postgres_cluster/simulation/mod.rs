@@ -9,6 +9,7 @@ mod engine;
 mod faults;
 mod gate;
 mod operator;
+mod pace;
 mod seeds;
 mod sim;
 mod store;

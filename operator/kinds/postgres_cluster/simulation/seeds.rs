@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::driver::{Outcome, run};
+use super::driver::{Outcome, run, run_without};
+use crate::kinds::postgres_cluster::world::Ablation;
 
 /// Seeds that are run unless `EVENKEEL_SEEDS` says otherwise.
 const SEEDS: u64 = 1000;
@@ -73,5 +74,28 @@ fn one_seed_run_twice_gives_identical_bytes() {
         if let Some(at) = (0..one.len().max(other.len())).find(|at| one.get(*at) != other.get(*at)) {
             panic!("seed {seed} differs at line {at}:\n{:?}\n{:?}", one.get(at), other.get(at));
         }
+    }
+}
+
+#[test]
+fn what_is_taken_out_of_the_protocol_is_missed() {
+    for ablation in [
+        Ablation::ReceiverStop,
+        Ablation::DurablePromise,
+        Ablation::ReconfigurationBarrier,
+        Ablation::Gate,
+        Ablation::Incarnation,
+        Ablation::TimelineOrder,
+        Ablation::SessionKill,
+        Ablation::ImmediateFence,
+    ] {
+        let mut found = String::from("no");
+        for seed in 0..150 {
+            if let Some(wrong) = run_without(seed, Some(ablation)).wrong {
+                found = format!("seed {seed}: {}", wrong.chars().take(150).collect::<String>());
+                break;
+            }
+        }
+        println!("{ablation:?} {found}");
     }
 }

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep};
 
 use super::chance::Chance;
 use super::gate::{Fate, Gate};
+use super::pace::Pace;
 use crate::api::postgres_cluster::{DurabilityMode, PostgresCluster, Quorum};
 use crate::engine::{ContainerState, EventHint};
 use crate::kinds::postgres_cluster::workload;
@@ -43,6 +44,7 @@ pub struct State {
     /// No event reaches anybody.
     pub deaf: bool,
     pub trouble: Trouble,
+    pub pace: Pace,
     pub images: BTreeSet<String>,
     /// Hash of the credentials that a boot of a container has got.
     pub credentials: BTreeMap<(String, (u32, u32)), String>,
@@ -79,6 +81,7 @@ impl Sim {
             away: None,
             deaf: false,
             trouble: Trouble::default(),
+            pace: Pace::FAIR,
             images: BTreeSet::from(["postgres:15".to_owned()]),
             credentials: BTreeMap::new(),
             wrong: Vec::new(),
