@@ -350,7 +350,7 @@ fn new(scene: &Scene, status: &mut PostgresClusterStatus, d: &mut Decisions, kno
         return adopt(scene, status, d, known, "existing data volumes are taken over");
     }
     let first = scene.members.first()?;
-    d.term = known + 1;
+    d.term = d.term.max(known) + 1;
     d.leader = Some(Voter { member: first.place.name.clone(), incarnation: String::new() });
     d.next = Some(Quorum { voters: Vec::new(), w: if scene.preferred() { 0 } else { scene.w() } });
     enter(scene, d, Stage::Establishing);
@@ -522,6 +522,12 @@ fn establishing(scene: &Scene, status: &mut PostgresClusterStatus, d: &mut Decis
     let name = member.place.name.clone();
     let report = match health {
         Health::Live(report) => report,
+        Health::Dead(_) if d.system_identifier.is_none() => {
+            // The very first primary, and nobody was ever let in: what it has left, if anything, is looked at anew.
+            (d.leader, d.next) = (None, None);
+            enter(scene, d, Stage::New);
+            return None;
+        }
         Health::Dead(cause) => {
             d.switchover = None;
             elect(scene, status, d, format!("{name}: {cause} before it was established"));

@@ -301,6 +301,22 @@ fn a_primary_that_loses_its_disk_right_after_a_standby_did_is_replaced() {
     check(&world, expect!["Healthy term 2: db-1 standby streaming, db-2 primary running, db-3 standby streaming"]);
 }
 
+/// Regression 20: the first primary died after initdb and before its incarnation was recorded; the election that followed had
+/// no voters and a leader that nobody could recognize, and never ended. Such a cluster now begins anew.
+#[test]
+fn a_first_primary_that_dies_before_it_is_known_stops_nothing() {
+    let faults: [fn(&mut World, &str); 2] = [World::kill_postgres, World::kill_container];
+    for fault in faults {
+        for turns in 1..8 {
+            let mut world = World::new(THREE);
+            world.turns(turns);
+            world.turn_without_operator();
+            fault(&mut world, "db-1");
+            heals(&mut world);
+        }
+    }
+}
+
 #[test]
 fn a_paused_reconciliation_does_nothing() {
     let mut world = settled(THREE);

@@ -45,6 +45,8 @@ pub struct Run {
     writes: bool,
     /// How many times longer than usual turns are.
     hurry: u64,
+    /// Everything was undone.
+    calm: bool,
 }
 
 /// The cluster of a seed.
@@ -92,7 +94,19 @@ impl Run {
         let behind = SimStore { inner: store.clone(), sim: sim.clone(), gate };
         let user = Objects::new(Arc::new(behind), sim.clock.clone());
         let now = clock::instant();
-        Self { sim, store, user, chance, operator: None, operators: 0, comes: now, turned: now, writes: true, hurry: 1 }
+        Self {
+            sim,
+            store,
+            user,
+            chance,
+            operator: None,
+            operators: 0,
+            comes: now,
+            turned: now,
+            writes: true,
+            hurry: 1,
+            calm: false,
+        }
     }
 
     async fn whole(&mut self) -> Result<(), String> {
@@ -116,8 +130,10 @@ impl Run {
             self.pass(Duration::from_millis(pause)).await?;
         }
         self.sim.note("everything is undone");
-        if let Some(operator) = &self.operator {
-            operator.gate.put_out();
+        self.calm = true;
+        match &self.operator {
+            Some(operator) if operator.gate.alive() => operator.gate.put_out(),
+            _ => self.comes = clock::instant(),
         }
         self.sim.change(calm);
         self.heal("heal").await?;
@@ -154,7 +170,7 @@ impl Run {
             let panics = operator.crash().await;
             self.count_panics(panics);
             let pause = if self.chance.one_in(2) { 0 } else { self.chance.between(0, 30_000) };
-            self.comes = clock::instant() + Duration::from_millis(pause);
+            self.comes = clock::instant() + Duration::from_millis(if self.calm { 0 } else { pause });
         }
         if self.operator.is_none() && self.comes <= clock::instant() {
             self.operators += 1;
@@ -191,7 +207,8 @@ impl Run {
                     "" => self.sim.clock.now().to_string(),
                     to => format!("{}/{to}", self.sim.clock.now()),
                 };
-                self.edit(|object| object["metadata"]["annotations"]["evenkeel.dev/switchover"] = json!(request)).await?;
+                self.edit(|object| object["metadata"]["annotations"]["evenkeel.dev/switchover"] = json!(request))
+                    .await?;
             }
             Fault::Scale(instances) => self.edit(|object| object["spec"]["instances"] = json!(instances)).await?,
             Fault::Image(image) => self.edit(|object| object["spec"]["image"] = json!(image)).await?,
@@ -228,14 +245,15 @@ impl Run {
 
     /// Healthy, by a living operator that has seen the newest spec.
     fn well(&self) -> bool {
-        self.sim.look(|state| {
-            let object = &state.world.object;
-            let status = state.world.status();
-            status.phase == "Healthy"
-                && Some(status.observed_generation) == object.metadata.generation
-                && status.instances.len() == object.spec.instances as usize
-                && state.world.boxes.values().all(|one| one.runs() && one.process.up())
-        })
+        self.operator.as_ref().is_some_and(|operator| operator.gate.alive())
+            && self.sim.look(|state| {
+                let object = &state.world.object;
+                let status = state.world.status();
+                status.phase == "Healthy"
+                    && Some(status.observed_generation) == object.metadata.generation
+                    && status.instances.len() == object.spec.instances as usize
+                    && state.world.boxes.values().all(|one| one.runs() && one.process.up())
+            })
     }
 
     /// Everything acknowledged is there, and nothing is done any more.

@@ -15,8 +15,8 @@ use crate::engine::{
     ContainerSeen, ContainerSpec, ContainerState, Conversation, Engine, Error, EventHint, HostInfo, NetworkSeen,
     NetworkSpec, VolumeSpec,
 };
-use crate::kinds::postgres_cluster::{Fact, HOST, Observed, Step};
 use crate::kinds::postgres_cluster::world::World;
+use crate::kinds::postgres_cluster::{Fact, HOST, Observed, Step};
 use crate::supervisor::next::Act;
 
 /// A host that hangs is given up after this long, as by the real engine.
@@ -145,7 +145,9 @@ impl Engine for SimEngine {
         self.change(format!("ensure network {}", spec.name), |state, doing| {
             state.world.do_by_docker(&Step::EnsureNetwork(spec.clone()));
             let subnet = state.world.seen_by_docker().network.known().copied().flatten();
-            subnet.map(|subnet| NetworkSeen { name: spec.name.clone(), subnet }).ok_or_else(|| missing(doing, "network"))
+            subnet
+                .map(|subnet| NetworkSeen { name: spec.name.clone(), subnet })
+                .ok_or_else(|| missing(doing, "network"))
         })
         .await
     }

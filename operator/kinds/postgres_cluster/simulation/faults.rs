@@ -119,7 +119,11 @@ impl Fault {
             Self::Deaf => state.deaf = true,
             Self::Trouble(trouble) => state.trouble = *trouble,
             Self::Slow(pace) => state.pace = *pace,
-            Self::Promote(member) => world.promote_by_hand(member),
+            Self::Promote(member) => {
+                world.promote_by_hand(member);
+                // What follows if its timeline then wins an election is not promised (docs/protocol.md).
+                state.lossless = false;
+            }
             Self::Calm => calm(state),
             Self::Crash(_)
             | Self::Restart
@@ -136,7 +140,8 @@ impl Fault {
 pub fn calm(state: &mut State) {
     let world = &mut state.world;
     world.join_all();
-    let members: Vec<_> = world.boxes.keys().map(|name| crate::kinds::postgres_cluster::world::World::member(name)).collect();
+    let members: Vec<_> =
+        world.boxes.keys().map(|name| crate::kinds::postgres_cluster::world::World::member(name)).collect();
     members.iter().for_each(|member| world.unpause(member));
     (state.trouble, state.pace) = (Trouble::default(), Pace::FAIR);
     let missed = state.deaf || state.away.is_some();

@@ -34,8 +34,7 @@ impl Operator {
         sim.note(format!("operator {number} starts"));
         let gate = Arc::new(Gate::new(number));
         let clock: Arc<dyn Clock> = sim.clock.clone();
-        let store: Arc<dyn Store> =
-            Arc::new(SimStore { inner: inner.clone(), sim: sim.clone(), gate: gate.clone() });
+        let store: Arc<dyn Store> = Arc::new(SimStore { inner: inner.clone(), sim: sim.clone(), gate: gate.clone() });
         let objects = Objects::new(store, clock.clone());
         let hosts = Arc::new(Hosts::new(Arc::new(OwnBinary::running())));
         hosts.insert(HOST, Arc::new(SimEngine { sim: sim.clone(), gate: gate.clone() }));

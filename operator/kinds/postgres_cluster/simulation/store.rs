@@ -55,7 +55,13 @@ impl SimStore {
         }
     }
 
-    async fn answer(&self, doing: &'static str, last: bool, lost: bool, done: Result<Value, Error>) -> Result<Value, Error> {
+    async fn answer(
+        &self,
+        doing: &'static str,
+        last: bool,
+        lost: bool,
+        done: Result<Value, Error>,
+    ) -> Result<Value, Error> {
         self.sim.end(&self.gate, last).await;
         if lost && done.is_ok() { Err(backend(doing)) } else { done }
     }
