@@ -48,6 +48,14 @@ struct Heard {
     connected: bool,
 }
 
+impl Link {
+    fn seen(&self) -> Option<LinkSeen> {
+        let heard = lock(&self.heard);
+        let silent_ms = heard.at?.elapsed().as_millis() as u64;
+        Some(LinkSeen { report: heard.report.clone()?, connected: heard.connected, silent_ms })
+    }
+}
+
 impl Drop for Link {
     fn drop(&mut self) {
         self.task.abort();
@@ -87,12 +95,11 @@ impl Links {
         Link { cluster, container, commands, heard, task }
     }
 
-    /// What was heard last from a container.
-    pub fn seen(&self, id: &str) -> Option<LinkSeen> {
+    /// What was heard last from the containers of a cluster, by their names.
+    pub fn heard(&self, cluster: &(String, String)) -> BTreeMap<String, LinkSeen> {
         let links = self.links();
-        let heard = lock(&links.get(id)?.heard);
-        let silent_ms = heard.at?.elapsed().as_millis() as u64;
-        Some(LinkSeen { report: heard.report.clone()?, connected: heard.connected, silent_ms })
+        let of = links.values().filter(|link| link.cluster == *cluster);
+        of.filter_map(|link| Some((link.container.clone(), link.seen()?))).collect()
     }
 
     /// Says something to the supervisor in the container of this name; `Transient` if it cannot be spoken to now.

@@ -22,12 +22,14 @@ pub async fn observe(controller: &Controller, object: &PostgresCluster) -> Resul
     );
     let containers =
         fact(containers.map(|all| all.into_iter().map(|one| (one.name.clone(), one)).collect::<BTreeMap<_, _>>()));
+    let cluster = (namespace(object).to_owned(), name(object).to_owned());
     if let Some(containers) = containers.known() {
         let running = containers.values().filter(|container| talks(container));
         let running = running.map(|container| (container.id.clone(), container.name.clone())).collect();
-        controller.links.keep(&engine, &(namespace(object).into(), name(object).into()), &running);
+        controller.links.keep(&engine, &cluster, &running);
     }
-    let links = containers.known().map(|all| links(controller, object, all)).unwrap_or_default();
+    // Also where Docker could not be asked: a conversation that stands is worth more than a list.
+    let links = links(controller, object, &cluster);
     Ok(Observed {
         links,
         containers,
@@ -50,12 +52,9 @@ fn talks(container: &ContainerSeen) -> bool {
 fn links(
     controller: &Controller,
     object: &PostgresCluster,
-    containers: &BTreeMap<String, ContainerSeen>,
+    cluster: &(String, String),
 ) -> BTreeMap<String, super::LinkSeen> {
     let prefix = container_name(object, "");
-    let member = |container: &ContainerSeen| container.name.strip_prefix(&prefix).map(ToOwned::to_owned);
-    containers
-        .values()
-        .filter_map(|container| Some((member(container)?, controller.links.seen(&container.id)?)))
-        .collect()
+    let heard = controller.links.heard(cluster).into_iter();
+    heard.filter_map(|(container, seen)| Some((container.strip_prefix(&prefix)?.to_owned(), seen))).collect()
 }

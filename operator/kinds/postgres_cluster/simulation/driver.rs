@@ -33,7 +33,7 @@ pub struct Outcome {
 
 /// One run.
 pub struct Run {
-    sim: Arc<Sim>,
+    pub sim: Arc<Sim>,
     store: Arc<MemoryStore>,
     user: Objects,
     chance: Chance,
@@ -87,19 +87,24 @@ pub fn run_without(seed: u64, ablation: Option<Ablation>) -> Outcome {
 impl Run {
     fn new(seed: u64) -> Self {
         let mut chance = Chance::new(seed, 2);
-        let world = World::new(spec(&mut chance));
-        let sim = Arc::new(Sim::new(seed, world));
+        let spec = spec(&mut chance);
+        Self::of(seed, spec, chance)
+    }
+
+    fn of(seed: u64, spec: &str, chance: Chance) -> Self {
+        let sim = Arc::new(Sim::new(seed, World::new(spec)));
         let store = Arc::new(MemoryStore::new());
         let gate = Arc::new(Gate::new(0));
         let behind = SimStore { inner: store.clone(), sim: sim.clone(), gate };
         let user = Objects::new(Arc::new(behind), sim.clock.clone());
         let now = clock::instant();
+        let operator = None;
         Self {
             sim,
             store,
             user,
             chance,
-            operator: None,
+            operator,
             operators: 0,
             comes: now,
             turned: now,
@@ -109,9 +114,21 @@ impl Run {
         }
     }
 
-    async fn whole(&mut self) -> Result<(), String> {
+    /// A cluster of this spec that is well.
+    pub async fn healthy(spec: &str) -> Result<Self, String> {
+        let mut run = Self::of(0, spec, Chance::new(0, 2));
+        run.create().await?;
+        run.heal("come up").await?;
+        Ok(run)
+    }
+
+    async fn create(&self) -> Result<(), String> {
         let object = self.sim.look(|state| json!(state.world.object));
-        self.user.create(&key(), object).await.map_err(|error| error.to_string())?;
+        self.user.create(&key(), object).await.map(drop).map_err(|error| error.to_string())
+    }
+
+    async fn whole(&mut self) -> Result<(), String> {
+        self.create().await?;
         let spec = self.sim.look(|state| state.world.object.spec.clone());
         // Some clusters meet trouble before they are up.
         if !self.chance.one_in(5) {
@@ -140,7 +157,7 @@ impl Run {
         self.rest().await
     }
 
-    async fn pass(&mut self, time: Duration) -> Result<(), String> {
+    pub async fn pass(&mut self, time: Duration) -> Result<(), String> {
         let until = clock::instant() + time;
         while clock::instant() < until {
             self.turn().await?;
@@ -184,7 +201,7 @@ impl Run {
         }
     }
 
-    async fn strike(&mut self, fault: Fault) -> Result<(), String> {
+    pub async fn strike(&mut self, fault: Fault) -> Result<(), String> {
         self.sim.note(format!("fault {fault:?}"));
         if self.sim.change(|state| fault.strike(state)) {
             return Ok(());
@@ -232,7 +249,7 @@ impl Run {
         }
     }
 
-    async fn heal(&mut self, what: &str) -> Result<(), String> {
+    pub async fn heal(&mut self, what: &str) -> Result<(), String> {
         let until = clock::instant() + HEAL;
         while clock::instant() < until {
             self.turn().await?;

@@ -27,6 +27,7 @@ pub enum Fault {
     PartBoth(String, String),
     Isolate(String),
     Away(Away),
+    Blind,
     Deaf,
     Trouble(Trouble),
     /// Supervisors and streams go at another pace.
@@ -54,7 +55,7 @@ pub fn draw(chance: &mut Chance, spec: &PostgresClusterSpec, primary: &str) -> F
     };
     let member = one(chance);
     let other = one(chance);
-    match chance.between(0, 37) {
+    match chance.between(0, 38) {
         0..=2 => Fault::KillPostgres(member),
         3..=5 => Fault::KillContainer(member),
         6 => Fault::KillHost,
@@ -80,7 +81,8 @@ pub fn draw(chance: &mut Chance, spec: &PostgresClusterSpec, primary: &str) -> F
         30 => Fault::Scale(chance.between(least, least + 3) as u32),
         31 => Fault::Image(format!("postgres:{}", chance.between(15, 17))),
         32 => Fault::Setting(chance.between(1, 9).to_string()),
-        33..=35 => Fault::Slow(Pace::draw(chance)),
+        33 => Fault::Blind,
+        34..=36 => Fault::Slow(Pace::draw(chance)),
         _ => Fault::Calm,
     }
 }
@@ -116,6 +118,7 @@ impl Fault {
             }
             Self::Isolate(member) => world.isolate(member),
             Self::Away(away) => state.away = Some(*away),
+            Self::Blind => state.blind = true,
             Self::Deaf => state.deaf = true,
             Self::Trouble(trouble) => state.trouble = *trouble,
             Self::Slow(pace) => state.pace = *pace,
@@ -145,7 +148,7 @@ pub fn calm(state: &mut State) {
     members.iter().for_each(|member| world.unpause(member));
     (state.trouble, state.pace) = (Trouble::default(), Pace::FAIR);
     let missed = state.deaf || state.away.is_some();
-    (state.away, state.deaf) = (None, false);
+    (state.away, state.blind, state.deaf) = (None, false, false);
     // A stream of events that was lost begins anew, and says so. One that was never closed says nothing.
     if missed && state.chance.one_in(2) {
         state.tell(&None);

@@ -10,6 +10,7 @@ mod faults;
 mod gate;
 mod operator;
 mod pace;
+mod regressions;
 mod seeds;
 mod sim;
 mod store;

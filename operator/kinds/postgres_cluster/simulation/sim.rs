@@ -41,6 +41,8 @@ pub struct State {
     pub trace: Vec<String>,
     pub chance: Chance,
     pub away: Option<Away>,
+    /// Docker's lists fail; all else goes on.
+    pub blind: bool,
     /// No event reaches anybody.
     pub deaf: bool,
     pub trouble: Trouble,
@@ -79,6 +81,7 @@ impl Sim {
             trace: Vec::new(),
             chance: Chance::new(seed, 1),
             away: None,
+            blind: false,
             deaf: false,
             trouble: Trouble::default(),
             pace: Pace::FAIR,
