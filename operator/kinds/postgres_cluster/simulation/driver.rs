@@ -92,7 +92,9 @@ impl Run {
     }
 
     fn of(seed: u64, spec: &str, chance: Chance) -> Self {
-        let sim = Arc::new(Sim::new(seed, World::new(spec)));
+        let mut world = World::new(spec);
+        world.short_copies = seed % 2 == 1;
+        let sim = Arc::new(Sim::new(seed, world));
         let store = Arc::new(MemoryStore::new());
         let gate = Arc::new(Gate::new(0));
         let behind = SimStore { inner: store.clone(), sim: sim.clone(), gate };
@@ -137,7 +139,13 @@ impl Run {
         for _ in 0..self.chance.between(1, 9) {
             let primary = self.sim.look(|state| state.world.primary());
             let fault = draw(&mut self.chance, &spec, &primary);
+            let passes = fault.passes();
             self.strike(fault).await?;
+            if passes && self.chance.one_in(2) {
+                let while_elected = self.chance.between(2_800, 5_500);
+                self.pass(Duration::from_millis(while_elected)).await?;
+                self.strike(Fault::Join).await?;
+            }
             let pause = match self.chance.between(0, 5) {
                 0..=1 => self.chance.between(0, 300),
                 2..=3 => self.chance.between(0, 2_000),

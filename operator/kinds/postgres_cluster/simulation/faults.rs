@@ -7,6 +7,7 @@ use super::sim::{Away, State, Trouble};
 use crate::api::postgres_cluster::PostgresClusterSpec;
 use crate::engine::ContainerState;
 use crate::kinds::postgres_cluster::Step;
+use crate::kinds::postgres_cluster::world::World;
 
 /// One fault, or one wish of a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +43,8 @@ pub enum Fault {
     Scale(u32),
     Image(String),
     Setting(String),
+    /// Every path carries again, and nothing is frozen any more; all else stays as it is.
+    Join,
     /// Everything that can be undone is.
     Calm,
 }
@@ -55,7 +58,7 @@ pub fn draw(chance: &mut Chance, spec: &PostgresClusterSpec, primary: &str) -> F
     };
     let member = one(chance);
     let other = one(chance);
-    match chance.between(0, 38) {
+    match chance.between(0, 41) {
         0..=2 => Fault::KillPostgres(member),
         3..=5 => Fault::KillContainer(member),
         6 => Fault::KillHost,
@@ -66,7 +69,7 @@ pub fn draw(chance: &mut Chance, spec: &PostgresClusterSpec, primary: &str) -> F
         13..=14 => Fault::Cut(member, chance.one_in(2)),
         15 => Fault::Part(member, other),
         16 => Fault::PartBoth(member, other),
-        17 => Fault::Isolate(member),
+        17 | 39..=41 => Fault::Isolate(member),
         18..=19 => Fault::Away(*chance.pick(&[Away::Refuses, Away::Hangs])),
         20 => Fault::Deaf,
         21 => Fault::Trouble(Trouble {
@@ -88,6 +91,11 @@ pub fn draw(chance: &mut Chance, spec: &PostgresClusterSpec, primary: &str) -> F
 }
 
 impl Fault {
+    /// Often this ends just when the cluster has drawn its conclusions from it.
+    pub fn passes(&self) -> bool {
+        matches!(self, Self::Freeze(_) | Self::Cut(..) | Self::Part(..) | Self::PartBoth(..) | Self::Isolate(_))
+    }
+
     /// Does it, if it is one of the world's; `false`: it is the driver's to do.
     pub fn strike(&self, state: &mut State) -> bool {
         let world = &mut state.world;
@@ -127,6 +135,7 @@ impl Fault {
                 // What follows if its timeline then wins an election is not promised (docs/protocol.md).
                 state.lossless = false;
             }
+            Self::Join => join(state),
             Self::Calm => calm(state),
             Self::Crash(_)
             | Self::Restart
@@ -139,13 +148,16 @@ impl Fault {
     }
 }
 
-/// Everything that can be undone is.
-pub fn calm(state: &mut State) {
+fn join(state: &mut State) {
     let world = &mut state.world;
     world.join_all();
-    let members: Vec<_> =
-        world.boxes.keys().map(|name| crate::kinds::postgres_cluster::world::World::member(name)).collect();
+    let members: Vec<_> = world.boxes.keys().map(|name| World::member(name)).collect();
     members.iter().for_each(|member| world.unpause(member));
+}
+
+/// Everything that can be undone is.
+pub fn calm(state: &mut State) {
+    join(state);
     (state.trouble, state.pace) = (Trouble::default(), Pace::FAIR);
     let missed = state.deaf || state.away.is_some();
     (state.away, state.blind, state.deaf) = (None, false, false);
