@@ -64,7 +64,7 @@ pub fn plan(object: &PostgresCluster, observed: &Observed, now: Timestamp) -> Pl
     }
     let changing = d != before;
     status::render(&scene, &mut status, &d, trouble, paused);
-    let requeue = requeue(&status, &d, &steps, changing);
+    let requeue = requeue(&status, &d, &steps, changing).or_else(|| unknown(observed).map(|_| DEGRADED));
     status.decisions = Some(d);
     Plan { status, steps, requeue, finished: false }
 }

@@ -9,8 +9,14 @@ use crate::supervisor::wire::Postgres;
 impl State {
     /// Adds to what is wrong.
     pub fn check(&mut self) {
-        let broken: Vec<_> = std::mem::take(&mut self.world.broken).into_iter().map(str::to_owned).collect();
-        self.wrong.extend(broken);
+        let broken = std::mem::take(&mut self.world.broken);
+        if self.by_hand {
+            // Clients of a standby that somebody promoted are told of what only it has (docs/protocol.md).
+            let rest = broken.into_iter().filter(|rule| !rule.starts_with("I8") && !rule.starts_with("I6"));
+            self.wrong.extend(rest.map(str::to_owned));
+            return;
+        }
+        self.wrong.extend(broken.into_iter().map(str::to_owned));
         if !self.lossless {
             return;
         }

@@ -133,7 +133,7 @@ impl Fault {
             Self::Promote(member) => {
                 world.promote_by_hand(member);
                 // What follows if its timeline then wins an election is not promised (docs/protocol.md).
-                state.lossless = false;
+                (state.by_hand, state.lossless) = (true, false);
             }
             Self::Join => join(state),
             Self::Calm => calm(state),

@@ -52,6 +52,8 @@ pub struct State {
     pub credentials: BTreeMap<(String, (u32, u32)), String>,
     /// What is wrong with the product or with the simulation; ends the run.
     pub wrong: Vec<String>,
+    /// Somebody has promoted a standby by hand.
+    pub by_hand: bool,
     /// The spec allows no loss of what was acknowledged.
     pub lossless: bool,
     /// Effects that a settled cluster has none of.
@@ -88,6 +90,7 @@ impl Sim {
             images: BTreeSet::from(["postgres:15".to_owned()]),
             credentials: BTreeMap::new(),
             wrong: Vec::new(),
+            by_hand: false,
             lossless,
             effects: 0,
             listeners: Vec::new(),
