@@ -61,7 +61,10 @@ impl World {
             return self.waiting.len() != before;
         };
         let rule = one.process.applied.as_ref().map(|applied| applied.commit.clone()).unwrap_or_default();
-        let (opened, term) = (one.process.opened, grant(&self.disks[name].durable).map_or(0, |grant| grant.0));
+        let durable = &self.disks[name].durable;
+        // A primary that steps down for a new term still tells its clients, under the grant that it had before.
+        let term = grant(durable).map_or(durable.promised.saturating_sub(1), |grant| grant.0);
+        let opened = one.process.opened;
         let replicas = self.replicas(name);
         let enough = |lsn: u64| {
             let flushed = replicas.iter().filter(|r| rule.names.contains(&r.incarnation) && r.lsn.0 >= lsn);
