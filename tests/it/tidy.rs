@@ -238,6 +238,21 @@ fn no_test_is_switched_off_and_none_waits_by_the_clock() {
 }
 
 #[test]
+fn no_select_of_the_operator_draws_chance() {
+    let mut problems = Vec::new();
+    for source in sources("operator") {
+        let kept = ["runtime", "kinds", "store"].contains(&source.room()) || source.name == "engine/hosts.rs";
+        let drawn = |(at, _): &(usize, &str)| {
+            let first = source.text[*at..].lines().skip(1).map(str::trim).find(|line| !line.starts_with("//"));
+            first != Some("biased;")
+        };
+        problems
+            .extend(source.text.match_indices("select! {").filter(|_| kept).filter(drawn).map(|_| source.name.clone()));
+    }
+    expect_none("a select! here is biased, so that a simulated run can be repeated (docs/testing.md)", problems);
+}
+
+#[test]
 fn this_test_sees_what_it_looks_for() {
     let named = rooms_named("use crate::{api::{a, store}, engine};\nlet x = crate::kinds::y();");
     assert_eq!(named, ["api", "engine", "kinds"].map(str::to_owned).into());

@@ -26,7 +26,7 @@ impl Chance {
 
     /// Once in `n` times; never if `n` is 0.
     pub fn one_in(&mut self, n: u64) -> bool {
-        n > 0 && self.draw() % n == 0
+        n > 0 && self.draw().is_multiple_of(n)
     }
 
     pub fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {

@@ -77,25 +77,11 @@ fn one_seed_run_twice_gives_identical_bytes() {
     }
 }
 
+/// What a seed can see the lack of within a few tries; the model checker sees the rest.
 #[test]
 fn what_is_taken_out_of_the_protocol_is_missed() {
-    for ablation in [
-        Ablation::ReceiverStop,
-        Ablation::DurablePromise,
-        Ablation::ReconfigurationBarrier,
-        Ablation::Gate,
-        Ablation::Incarnation,
-        Ablation::TimelineOrder,
-        Ablation::SessionKill,
-        Ablation::ImmediateFence,
-    ] {
-        let mut found = String::from("no");
-        for seed in 0..150 {
-            if let Some(wrong) = run_without(seed, Some(ablation)).wrong {
-                found = format!("seed {seed}: {}", wrong.chars().take(150).collect::<String>());
-                break;
-            }
-        }
-        println!("{ablation:?} {found}");
+    for ablation in [Ablation::DurablePromise, Ablation::Gate, Ablation::SessionKill] {
+        let missed = (0..40).any(|seed| run_without(seed, Some(ablation)).wrong.is_some());
+        assert!(missed, "{ablation:?} is not missed");
     }
 }
