@@ -125,7 +125,7 @@ impl Talk {
             Command::Order(order) => format!("order {}: {order}", self.container),
             Command::Credentials(_) => format!("credentials for {}", self.container),
             Command::Restart { run } => format!("restart run {run} of {}", self.container),
-            Command::Renew { term } => format!("renew term {term} of {}", self.container),
+            Command::Renew { term, .. } => format!("renew term {term} of {}", self.container),
         };
         let idle = matches!(command, Command::Renew { .. });
         // Of an operator that dies here nobody waits for an answer, so what is sent needs not wait for its end.
