@@ -524,8 +524,7 @@ fn establishing(scene: &Scene, status: &mut PostgresClusterStatus, d: &mut Decis
         Health::Live(report) => report,
         Health::Dead(_) if d.system_identifier.is_none() => {
             // The very first primary, and nobody was ever let in: what it has left, if anything, is looked at anew.
-            (d.leader, d.next) = (None, None);
-            enter(scene, d, Stage::New);
+            (d.leader, d.next, d.stage, d.since) = (None, None, Stage::New, scene.now);
             return None;
         }
         Health::Dead(cause) => {
