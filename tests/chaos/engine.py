@@ -1,0 +1,147 @@
+"""A Docker Engine of the campaign's own, in a network namespace of its own, so that it may be killed and restarted and the
+machine's engine notices nothing."""
+
+import ctypes
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+
+from harness import Failed, docker, run, wait_until
+
+CLONE_NEWNET = 0x40000000
+
+
+class Engine:
+    """One dockerd. `start` also moves this process into the engine's network namespace and points DOCKER_HOST at it."""
+
+    def __init__(self):
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="evenkeel-chaos-", dir="/var/tmp"))
+        self.netns = self.folder.name
+        self.log = self.folder / "dockerd.log"
+        self.process = None
+        self.origin = os.open("/proc/self/ns/net", os.O_RDONLY)
+
+    def begin(self, images):
+        """The first start, with these images of the engine that was in use before."""
+        archive = self.folder / "images.tar"
+        docker("save", "-o", str(archive), *images, timeout=300)
+        run("ip", "netns", "add", self.netns)
+        run("ip", "-n", self.netns, "link", "set", "lo", "up")
+        enter(f"/run/netns/{self.netns}")
+        os.environ["DOCKER_HOST"] = f"unix://{self.folder}/sock"
+        self.live_restore(True)
+        self.start()
+        docker("load", "-q", "-i", str(archive), timeout=300)
+        archive.unlink()
+
+    def live_restore(self, on):
+        """Whether containers outlive the engine; a running engine is told to read it."""
+        settings = {"live-restore": on, "shutdown-timeout": 10}
+        (self.folder / "daemon.json").write_text(json.dumps(settings), encoding="utf-8")
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGHUP)
+            said = "true" if on else "false"
+            wait_until(
+                f"the engine's live-restore is {said}",
+                lambda: docker("info", "-f", "{{.LiveRestoreEnabled}}").strip() == said,
+                10,
+            )
+
+    def start(self):
+        """Starts dockerd and waits until it answers."""
+        pid = self.folder / "pid"
+        # Left behind by an engine that was killed; the engine refuses to start beside a process of that number.
+        pid.unlink(missing_ok=True)
+        with open(self.log, "a", encoding="utf-8") as log:
+            self.process = subprocess.Popen(
+                [
+                    "dockerd",
+                    f"--config-file={self.folder}/daemon.json",
+                    f"--data-root={self.folder}/data",
+                    f"--exec-root={self.folder}/exec",
+                    f"--pidfile={pid}",
+                    f"--host=unix://{self.folder}/sock",
+                ],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+
+        def answers():
+            if self.process.poll() is not None:
+                raise Failed(f"dockerd ended with {self.process.returncode}: {self.last_words()}")
+            return docker("version", "-f", "{{.Server.Version}}", check=False).strip()
+
+        wait_until("the campaign's Docker Engine answers", answers, 60)
+
+    def last_words(self):
+        """The end of its log."""
+        return self.log.read_text(encoding="utf-8", errors="replace")[-500:]
+
+    def end(self, kill=False):
+        """SIGTERM (or SIGKILL) and wait."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def end_containerd(self):
+        """Ends the containerd that dockerd started, which a killed dockerd leaves behind."""
+        file = self.folder / "exec" / "containerd" / "containerd.pid"
+        try:
+            pid = int(file.read_text(encoding="ascii"))
+            if str(self.folder) in pathlib.Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8"):
+                os.kill(pid, signal.SIGKILL)
+        except (OSError, ValueError):
+            pass
+
+    def remove(self):
+        """Ends it with all its containers, and takes away everything of it."""
+        for container in docker("ps", "-aq", check=False).split():
+            docker("rm", "-fv", container, check=False)
+        self.end()
+        self.end_leftovers()
+        enter(self.origin)
+        run("ip", "netns", "del", self.netns, check=False)
+        for _ in range(10):
+            for mount in reversed(mounts_under(self.folder)):
+                run("umount", "-l", mount, check=False)
+            shutil.rmtree(self.folder, ignore_errors=True)
+            if not self.folder.exists():
+                return
+            time.sleep(0.5)
+        raise Failed(f"{self.folder} could not be removed")
+
+    def end_leftovers(self):
+        """Ends shims and bridges that name this engine's folder on their command line."""
+        self.end_containerd()
+        for entry in pathlib.Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and int(entry.name) != os.getpid():
+                    if f"{self.folder}/exec" in (entry / "cmdline").read_text(encoding="utf-8", errors="replace"):
+                        os.kill(int(entry.name), signal.SIGKILL)
+            except OSError:
+                pass  # it ended meanwhile
+
+
+def enter(namespace):
+    """Moves this thread, and those that it will start, into a network namespace, given by path or open file."""
+    handle = os.open(namespace, os.O_RDONLY) if isinstance(namespace, str) else namespace
+    if ctypes.CDLL(None, use_errno=True).setns(handle, CLONE_NEWNET) != 0:
+        raise Failed(f"cannot enter the network namespace {namespace}: {os.strerror(ctypes.get_errno())}")
+
+
+def mounts_under(folder):
+    """Mount points in a folder, in the order in which they were made."""
+    lines = pathlib.Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
+    return [line.split()[1] for line in lines if line.split()[1].startswith(f"{folder}/")]
