@@ -1,4 +1,4 @@
-"""The fault campaign on a real Docker Engine: `campaign.py BINARY [--minutes M] [--seed S] [--parallel P] [WORDS...]`.
+"""The fault campaign on a real Docker Engine: `campaign.py BINARY [--minutes M] [--seed S] [--parallel P] [--only WORDS]`.
 
 Clusters in parallel under one operator, each with clients and a sequence of faults drawn from the seed; WORDS
 choose the faults whose name contains one of them. Writes target/chaos/report.md and report.json, and beside them what
@@ -27,7 +27,7 @@ from lane import Lane
 from machine import Machine
 
 IMAGE = "postgres:15"
-OUT = ROOT / "target" / "chaos"
+OUT = pathlib.Path(os.environ.get("EVENKEEL_CHAOS_OUT", ROOT / "target" / "chaos"))
 PORT = 15432  # of the first instance of every second cluster, whose clients come by published ports
 
 
@@ -35,12 +35,14 @@ def arguments():
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("binary")
-    parser.add_argument("words", nargs="*", help="only faults whose name contains one of these")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--rounds", type=int, default=1 << 30, help="end sooner, after so many rounds of each cluster")
     parser.add_argument("--seed", default=str(random.SystemRandom().randrange(1_000_000)))
     parser.add_argument("--parallel", type=int, default=2, help="clusters at once")
-    return parser.parse_args()
+    parser.add_argument("--only", default="", help="words, separated by commas: faults whose name contains one of them")
+    args = parser.parse_args()
+    args.words = [word.strip() for word in args.only.split(",") if word.strip()]
+    return args
 
 
 def parallel(works):
@@ -108,7 +110,7 @@ class Campaign:
 
 def command(args):
     """How to run the same again."""
-    only = f' ONLY="{" ".join(args.words)}"' if args.words else ""
+    only = f' ONLY="{",".join(args.words)}"' if args.words else ""
     return f"make chaos MINUTES={args.minutes:g} SEED={args.seed} PARALLEL={args.parallel}{only}"
 
 

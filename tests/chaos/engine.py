@@ -14,16 +14,28 @@ import time
 from harness import Failed, docker, run, wait_until
 
 CLONE_NEWNET = 0x40000000
+CONTAINERD = """version = 2
+root = "{folder}/data/containerd"
+state = "{folder}/exec/containerd"
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[grpc]
+  address = "{folder}/containerd.sock"
+[plugins."io.containerd.internal.v1.opt"]
+  path = "{folder}/opt"
+"""
 
 
 class Engine:
-    """One dockerd. `start` also moves this process into the engine's network namespace and points DOCKER_HOST at it."""
+    """One containerd, which keeps running, and one dockerd, which may end and start as under systemd.
+
+    `begin` also moves this process into the engine's network namespace and points DOCKER_HOST at it.
+    """
 
     def __init__(self):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="evenkeel-chaos-", dir="/var/tmp"))
         self.netns = self.folder.name
         self.log = self.folder / "dockerd.log"
-        self.process = None
+        self.process = self.containerd = None
         self.origin = os.open("/proc/self/ns/net", os.O_RDONLY)
 
     def begin(self, images):
@@ -35,6 +47,8 @@ class Engine:
         enter(f"/run/netns/{self.netns}")
         os.environ["DOCKER_HOST"] = f"unix://{self.folder}/sock"
         self.live_restore(True)
+        (self.folder / "containerd.toml").write_text(CONTAINERD.format(folder=self.folder), encoding="utf-8")
+        self.containerd = self.spawn("containerd", f"--config={self.folder}/containerd.toml")
         self.start()
         docker("load", "-q", "-i", str(archive), timeout=300)
         archive.unlink()
@@ -52,26 +66,25 @@ class Engine:
                 10,
             )
 
+    def spawn(self, *command):
+        """Starts one of its programs."""
+        with open(self.log, "a", encoding="utf-8") as log:
+            return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+
     def start(self):
         """Starts dockerd and waits until it answers."""
         pid = self.folder / "pid"
         # Left behind by an engine that was killed; the engine refuses to start beside a process of that number.
         pid.unlink(missing_ok=True)
-        with open(self.log, "a", encoding="utf-8") as log:
-            self.process = subprocess.Popen(
-                [
-                    "dockerd",
-                    f"--config-file={self.folder}/daemon.json",
-                    f"--data-root={self.folder}/data",
-                    f"--exec-root={self.folder}/exec",
-                    f"--pidfile={pid}",
-                    f"--host=unix://{self.folder}/sock",
-                ],
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+        self.process = self.spawn(
+            "dockerd",
+            f"--config-file={self.folder}/daemon.json",
+            f"--containerd={self.folder}/containerd.sock",
+            f"--data-root={self.folder}/data/docker",
+            f"--exec-root={self.folder}/exec/docker",
+            f"--pidfile={pid}",
+            f"--host=unix://{self.folder}/sock",
+        )
 
         def answers():
             if self.process.poll() is not None:
@@ -85,31 +98,15 @@ class Engine:
         return self.log.read_text(encoding="utf-8", errors="replace")[-500:]
 
     def end(self, kill=False):
-        """SIGTERM (or SIGKILL) and wait."""
-        if self.process is None or self.process.poll() is not None:
-            return
-        self.process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
-        try:
-            self.process.wait(60)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-    def end_containerd(self):
-        """Ends the containerd that dockerd started, which a killed dockerd leaves behind."""
-        file = self.folder / "exec" / "containerd" / "containerd.pid"
-        try:
-            pid = int(file.read_text(encoding="ascii"))
-            if str(self.folder) in pathlib.Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8"):
-                os.kill(pid, signal.SIGKILL)
-        except (OSError, ValueError):
-            pass
+        """Ends dockerd by SIGTERM (or SIGKILL)."""
+        end(self.process, kill)
 
     def remove(self):
         """Ends it with all its containers, and takes away everything of it."""
         for container in docker("ps", "-aq", check=False).split():
             docker("rm", "-fv", container, check=False)
         self.end()
+        end(self.containerd)
         self.end_leftovers()
         enter(self.origin)
         run("ip", "netns", "del", self.netns, check=False)
@@ -124,14 +121,25 @@ class Engine:
 
     def end_leftovers(self):
         """Ends shims and bridges that name this engine's folder on their command line."""
-        self.end_containerd()
         for entry in pathlib.Path("/proc").iterdir():
             try:
                 if entry.name.isdigit() and int(entry.name) != os.getpid():
-                    if f"{self.folder}/exec" in (entry / "cmdline").read_text(encoding="utf-8", errors="replace"):
+                    if f"{self.folder}/" in (entry / "cmdline").read_text(encoding="utf-8", errors="replace"):
                         os.kill(int(entry.name), signal.SIGKILL)
             except OSError:
                 pass  # it ended meanwhile
+
+
+def end(process, kill=False):
+    """SIGTERM (or SIGKILL) to a program that was started here, and wait for its end."""
+    if process is None or process.poll() is not None:
+        return
+    process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def enter(namespace):

@@ -11,6 +11,7 @@ import client
 import faults
 from disks import Disk
 from harness import Cluster, Failed
+from splits import Splits
 from workload import Workload
 
 HEAL = 120  # seconds that a cluster has to get back to full redundancy by itself
@@ -48,6 +49,8 @@ class Lane:
         self.cluster = Cluster(self.machine.operator, self.name)
         # Little WAL is kept ready, so that a full disk is noticed soon.
         self.cluster.spec["parameters"].update(min_wal_size="32MB", max_wal_size="64MB")
+        # Leaves out that a standby refuses the probe's write, and keeps what the server says of itself.
+        self.cluster.spec["parameters"].update(log_min_messages="log")
         if self.expose:
             self.cluster.spec["expose"] = {"hostPort": self.expose}
         self.make_disks(INSTANCES)
@@ -87,8 +90,6 @@ class Lane:
             "appends": history.appends,
             "acknowledged": history.acks,
             "reads": history.reads,
-            "split pairs": self.workload.splits.pairs,
-            "split seconds": self.workload.splits.seconds,
             **history.counts(),
         }
         for name, count in now.items():
@@ -139,6 +140,11 @@ class Lane:
         record["outage"] = client.longest_gap(moments, record.get("struck", begin), HEAL)
         after = self.workload.history.counts() | {"split": self.workload.splits.pairs}
         record["found"] = {kind: after[kind] - before[kind] for kind in after if after[kind] > before[kind]}
+        if "split" in record["found"]:
+            # What is known now would be found again in each later round.
+            record["evidence"] = self.workload.splits.overlaps()
+            record["split seconds"] = self.workload.splits.seconds
+            self.workload.splits = Splits()
         if record.get("failed") or any(kind not in ("stale", "withdrawn") for kind in record["found"]):
             self.keep(record, log_from)
         return record
@@ -157,6 +163,7 @@ class Lane:
         # What strikes every cluster comes last and has ended before another lane strikes.
         with self.machine.turn:
             record["struck"] = time.monotonic()
+            record["clock"] = time.strftime("%H:%M:%S", time.gmtime())
             for fault, member in struck:
                 lasts = self.random.uniform(*fault.lasts)
                 undo = self.act(fault, member)
@@ -204,7 +211,7 @@ class Lane:
             self.cluster.save(folder, log_from)
             found = {kind: sorted(found) for kind, found in self.workload.history.found.items() if found}
             words = [f"{name}: {value}" for name, value in record.items()]
-            words += [f"found: {found}", f"split: {self.workload.splits.overlaps()}"]
+            words += [f"found: {found}"]
             (folder / "round.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
         except (Failed, OSError, subprocess.SubprocessError) as problem:
             record["kept"] = f"nothing could be kept: {problem}"

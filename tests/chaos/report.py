@@ -79,6 +79,7 @@ def write(folder, records, totals, command, impossible):
     """Writes report.md and report.json and prints the former. Returns whether the campaign failed."""
     rows = by_fault(records)
     total = {name: sum(one.get(name, 0) for one in totals) for one in totals for name in one}
+    total["split seconds"] = sum(record.get("split seconds", 0) for record in records)
     bad = [kind for kind in BAD if any(record.get("found", {}).get(kind) for record in records)]
     unhealed = [record for record in records if record.get("failed")]
     text = f"Again: `{command}`\n\n{table(rows)}\n"
