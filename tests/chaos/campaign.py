@@ -22,12 +22,14 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
 import disks
 import faults
 import report
+from asynchronous import AsyncLane
 from harness import ROOT, Failed
 from lane import Lane
 from machine import Machine
 
 IMAGE = "postgres:15"
 OUT = pathlib.Path(os.environ.get("EVENKEEL_CHAOS_OUT", ROOT / "target" / "chaos"))
+ASYNC_SHARE = 0.1  # of the time, after the rest
 PORT = 15432  # of the first instance of every second cluster, whose clients come by published ports
 
 
@@ -39,7 +41,7 @@ def arguments():
     parser.add_argument("--rounds", type=int, default=1 << 30, help="end sooner, after so many rounds of each cluster")
     parser.add_argument("--seed", default=str(random.SystemRandom().randrange(1_000_000)))
     parser.add_argument("--parallel", type=int, default=2, help="clusters at once")
-    parser.add_argument("--only", default="", help="words, separated by commas: faults whose name contains one of them")
+    parser.add_argument("--only", default="", help="words, separated by commas: faults whose name contains one of them, or none with - before")
     args = parser.parse_args()
     args.words = [word.strip() for word in args.only.split(",") if word.strip()]
     return args
@@ -78,7 +80,11 @@ class Campaign:
         possible = faults.possible(private, not self.machine.why_no_disks, disks.can_throttle())
         choices = faults.entries(possible, args.words)
         self.impossible = [fault.name for fault in faults.FAULTS if fault not in possible]
-        for number in range(1, args.parallel + 1):
+        wanted = "async" in args.words or not any(not word.startswith("-") for word in args.words)
+        self.asynchronous = AsyncLane(self.machine, args.seed) if wanted else None
+        if not choices and not wanted:
+            raise Failed(f"no fault's name contains one of {args.words}")
+        for number in range(1, args.parallel + 1 if choices else 1):
             expose = PORT if private and number % 2 == 0 else None
             self.lanes.append(Lane(self.machine, number, args.seed, choices, OUT, folder, expose))
 
@@ -89,8 +95,12 @@ class Campaign:
         if self.impossible:
             print(f"faults that this machine cannot have: {', '.join(self.impossible)}", flush=True)
         parallel([lane.bring_up for lane in self.lanes])
-        until = time.monotonic() + self.args.minutes * 60
+        seconds = self.args.minutes * 60
+        until = time.monotonic() + seconds * (1 - ASYNC_SHARE)
         parallel([lambda lane=lane: lane.run(until, self.args.rounds, self.tell) for lane in self.lanes])
+        if self.asynchronous:
+            self.asynchronous.bring_up()
+            self.asynchronous.run(time.monotonic() + seconds * ASYNC_SHARE, self.tell)
 
     def tell(self, record):
         """One line about a round."""
@@ -100,7 +110,8 @@ class Campaign:
 
     def remove(self):
         """Takes everything away that was made."""
-        for lane in self.lanes:
+        self.machine.operator.stop()
+        for lane in filter(None, [*self.lanes, self.asynchronous]):
             try:
                 lane.take_down()
             except (Failed, OSError) as problem:

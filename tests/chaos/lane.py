@@ -10,7 +10,7 @@ import traceback
 import client
 import faults
 from disks import Disk
-from harness import Cluster, Failed
+from harness import Cluster, Failed, wait_until
 from splits import Splits
 from workload import Workload
 
@@ -76,11 +76,20 @@ class Lane:
         for disk in self.disks.values():
             disk.thaw()
         if self.machine.operator.process.poll() is None:
-            self.machine.operator.cli_result("delete", "postgrescluster", self.name)
+            self.delete()
         self.cluster.clean()
         for disk in self.disks.values():
             disk.remove()
         self.disks = {}
+
+    def delete(self):
+        """Deletes the object. One that the operator cannot tear down goes when its containers are gone."""
+        try:
+            self.machine.operator.cli_result("delete", "postgrescluster", self.name, "--wait=false")
+        except Failed:
+            pass
+        self.cluster.clean()
+        wait_until(f"{self.name} is gone", lambda: self.cluster.get() is None, 60)
 
     def account(self):
         """Adds what this workload came to to the totals."""

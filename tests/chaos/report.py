@@ -75,6 +75,20 @@ def table(rows):
     return "\n".join(lines) + "\n"
 
 
+def async_line(records):
+    """What the rounds with `async` came to, in a sentence; empty if there were none."""
+    rounds = [record for record in records if "bound" in record]
+    if not rounds:
+        return ""
+    beyond = sum(1 for record in rounds if record["gone bytes"] > record["bound"])
+    return (
+        f"\nasync: {len(rounds)} failovers, {sum(1 for record in rounds if record['gone'])} of them with a loss, "
+        f"{sum(record['gone'] for record in rounds)} acknowledged rows gone; "
+        f"most bytes gone {max(record['gone bytes'] for record in rounds)}, most allowed by the status "
+        f"{max(record['bound'] for record in rounds)}; bound exceeded {beyond} times.\n"
+    )
+
+
 def write(folder, records, totals, command, impossible):
     """Writes report.md and report.json and prints the former. Returns whether the campaign failed."""
     rows = by_fault(records)
@@ -84,6 +98,7 @@ def write(folder, records, totals, command, impossible):
     unhealed = [record for record in records if record.get("failed")]
     text = f"Again: `{command}`\n\n{table(rows)}\n"
     text += ", ".join(f"{name} {figure(value)}" for name, value in total.items()) + "\n"
+    text += async_line(records)
     if impossible:
         text += f"\nNot possible on this machine: {', '.join(impossible)}.\n"
     for record in unhealed:

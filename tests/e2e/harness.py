@@ -131,16 +131,19 @@ class Operator:
 
     def cli_result(self, *arguments, text=None):
         """Runs `evenkeel` and returns (exit code, everything it wrote)."""
-        result = subprocess.run(
-            [self.binary, *arguments],
-            input=text,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=60,
-            check=False,
-            env={**os.environ, **self.env},
-        )
+        try:
+            result = subprocess.run(
+                [self.binary, *arguments],
+                input=text,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=60,
+                check=False,
+                env={**os.environ, **self.env},
+            )
+        except subprocess.TimeoutExpired as expired:
+            raise Failed(f"`evenkeel {' '.join(arguments)}` did not end within 60 s") from expired
         return result.returncode, result.stdout
 
 
