@@ -109,7 +109,8 @@ class Campaign:
             print(report.line(record, time.monotonic() - self.began), flush=True)
 
     def remove(self):
-        """Takes everything away that was made."""
+        """Takes everything away that was made. Lanes that still run can disturb nothing from here on."""
+        self.machine.turn.acquire()
         self.machine.operator.stop()
         for lane in filter(None, [*self.lanes, self.asynchronous]):
             try:

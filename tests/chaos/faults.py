@@ -26,7 +26,6 @@ class Fault:
     lasts: tuple = (0.0, 0.0)  # seconds from act to undo
     machine: bool = False  # strikes every cluster
     alone: bool = False  # never together with another: it takes a copy of the data away, or is long
-    takes_time: bool = False  # does all of it by itself
 
     def named(self, role):
         """Its name with whom it strikes."""
@@ -224,7 +223,7 @@ FAULTS = [
     Fault("switchover", switch_over, NOBODY),
     Fault("standby frozen during a switchover", switch_over_frozen, STANDBY, lasts=LONG),
     Fault("parameters changed during a failover", change_parameters, PRIMARY),
-    Fault("scaled 3, 5, 3", scale, NOBODY, weight=0.5, alone=True, takes_time=True),
+    Fault("scaled 3, 5, 3", scale, NOBODY, weight=0.5, alone=True),
     Fault("standby promoted by hand", promote_by_hand, STANDBY, alone=True),
     Fault("operator killed", kill_operator, NOBODY, machine=True),
     Fault("operator killed at a step", kill_operator_at_a_step, PRIMARY, weight=3, machine=True, alone=True),
@@ -275,5 +274,9 @@ def choose(rng, choices, pairs):
 
 
 def clash(one, other):
-    """Whether two faults would strike in each other's way: both the primary, or both the machine."""
-    return (one[1] == other[1] == "primary") or (one[0].machine and other[0].machine)
+    """Whether two faults would strike in each other's way: both the primary, both the machine, or an engine that waits for
+    a disk which thaws only when the engine is back."""
+    faults = one[0], other[0]
+    machine = sum(fault.machine for fault in faults)
+    frozen = any(fault.act is freeze_disk for fault in faults)
+    return one[1] == other[1] == "primary" or machine == 2 or (machine == 1 and frozen)

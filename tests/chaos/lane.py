@@ -73,6 +73,8 @@ class Lane:
             self.workload.stop()
             self.account()
             self.workload = None
+        for one in self.clis:
+            one.terminate()
         for disk in self.disks.values():
             disk.thaw()
         if self.machine.operator.process.poll() is None:
@@ -117,6 +119,7 @@ class Lane:
     def begin_cli(self, *arguments):
         """Runs `evenkeel` without waiting for it."""
         operator = self.machine.operator
+        self.clis = [one for one in self.clis if one.poll() is None]
         self.clis.append(
             subprocess.Popen(
                 [operator.binary, *arguments],
@@ -203,9 +206,13 @@ class Lane:
     def heal(self, record, undone):
         """Waits for full redundancy, seen by the operator and by clients, and checks what was acknowledged."""
         time.sleep(max(0, record["struck"] + NOTICE - time.monotonic()))
-        self.cluster.settled(max(1, undone + HEAL - time.monotonic()))
+        # An operator that was just started may first show what it knew before.
+        uri = wait_until(
+            f"{self.name} is Ready with all instances, and says where",
+            lambda: self.cluster.settled(max(1, undone + HEAL - time.monotonic())) and self.cluster.uri(),
+            max(1, undone + HEAL - time.monotonic()),
+        )
         told = time.monotonic()
-        uri = self.cluster.uri()
         self.workload.probe(uri)
         self.workload.everywhere(uri, 20)
         record["redundancy"] = time.monotonic() - undone

@@ -22,7 +22,12 @@ class Machine:
         self.why_no_disks = disks.possible()
         self.steps = {}  # disturbance -> at which of its steps the operator is killed next
         self.struck = []  # (lane, names of the machine-wide faults, from, to)
-        self.operator = harness.start_operator(binary)
+        try:
+            self.operator = harness.start_operator(binary)
+        except BaseException:
+            if self.engine:
+                self.engine.remove()
+            raise
 
     def kill_at_step(self, lane, disturbance, act):
         """Disturbs a cluster, kills the operator when its k-th step for that cluster is done, and starts another one."""
