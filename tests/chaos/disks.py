@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import threading
+import time
 
 from harness import NAMESPACE, Failed, docker, run
 
@@ -80,12 +81,13 @@ class Disk:
         return lift
 
     def replace(self):
-        """Puts an empty directory in the place of the volume's; running containers keep the old one, the next start sees the
-        new one. The old data is removed."""
-        gone = self.mount / "gone"
-        self.data.rename(gone)
-        self.data.mkdir()
-        remove_slowly(gone)
+        """Moves everything on the volume out of it, at once, and removes it there: who has it open goes on in what is no longer
+        on the volume, and the next start finds nothing."""
+        gone = self.mount / f"gone-{time.monotonic_ns()}"
+        gone.mkdir()
+        for entry in list(self.data.iterdir()):
+            entry.rename(gone / entry.name)
+        threading.Thread(target=shutil.rmtree, args=(gone, True), daemon=True).start()
 
     def empty(self):
         """Removes everything on the volume under whoever uses it."""
@@ -126,11 +128,6 @@ def can_throttle():
     if unified.exists():
         return "io" in unified.read_text(encoding="ascii").split()
     return pathlib.Path("/sys/fs/cgroup/blkio/blkio.throttle.write_iops_device").exists()
-
-
-def remove_slowly(folder):
-    """Removes a folder in the background."""
-    threading.Thread(target=shutil.rmtree, args=(folder, True), daemon=True).start()
 
 
 def possible():

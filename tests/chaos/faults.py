@@ -118,7 +118,7 @@ def replace_volume(lane, member):
     """The container dies and comes back to an empty volume."""
     container = lane.cluster.container(member)
     lane.disks[member].replace()
-    docker("rm", "-f", container)
+    docker("kill", container)
 
 
 def empty_volume(lane, member):

@@ -225,6 +225,9 @@ class Lane:
         record["kept"] = folder.name
         try:
             self.cluster.save(folder, log_from)
+            if self.machine.engine:
+                log = self.machine.engine.log.read_text(encoding="utf-8", errors="replace")
+                (folder / "dockerd.log").write_text(log[-200_000:], encoding="utf-8")
             found = {kind: sorted(found) for kind, found in self.workload.history.found.items() if found}
             words = [f"{name}: {value}" for name, value in record.items()]
             words += [f"found: {found}"]
