@@ -52,7 +52,7 @@ e2e: images ## The real-Docker suite (ONLY=words runs the scenarios whose name c
 	$(CARGO) build --locked
 	tests/e2e/run.sh $(DEBUG) $(ONLY)
 
-chaos: images ## Faults drawn from a seed on a private Docker Engine, under clients and a checker (MINUTES=10 SEED=n ONLY="some,words" PARALLEL=2)
+chaos: images ## Faults drawn from a seed on a private Docker Engine, under clients and a checker (MINUTES=10 SEED=n ONLY="some;words" PARALLEL=2)
 	$(CARGO) build --release --locked
 	tests/chaos/run.sh $(RELEASE) --minutes $(MINUTES) --parallel $(PARALLEL) $(if $(SEED),--seed $(SEED)) --only="$(ONLY)"
 

@@ -41,9 +41,10 @@ def arguments():
     parser.add_argument("--rounds", type=int, default=1 << 30, help="end sooner, after so many rounds of each cluster")
     parser.add_argument("--seed", default=str(random.SystemRandom().randrange(1_000_000)))
     parser.add_argument("--parallel", type=int, default=2, help="clusters at once")
-    parser.add_argument("--only", default="", help="words, separated by commas: faults whose name contains one of them, or none with - before")
+    parser.add_argument("--only", default="", help="words, separated by semicolons: faults whose name contains one of them, or none with - before")
+    parser.add_argument("--durability", default="required", help="another mode loses, and must be found to do so")
     args = parser.parse_args()
-    args.words = [word.strip() for word in args.only.split(",") if word.strip()]
+    args.words = [word.strip() for word in args.only.split(";") if word.strip()]
     return args
 
 
@@ -86,7 +87,7 @@ class Campaign:
             raise Failed(f"no fault's name contains one of {args.words}")
         for number in range(1, args.parallel + 1 if choices else 1):
             expose = PORT if private and number % 2 == 0 else None
-            self.lanes.append(Lane(self.machine, number, args.seed, choices, OUT, folder, expose))
+            self.lanes.append(Lane(self.machine, number, args.seed, choices, OUT, folder, expose, args.durability))
 
     def run(self):
         """All rounds."""
@@ -122,7 +123,7 @@ class Campaign:
 
 def command(args):
     """How to run the same again."""
-    only = f' ONLY="{",".join(args.words)}"' if args.words else ""
+    only = f' ONLY="{";".join(args.words)}"' if args.words else ""
     return f"make chaos MINUTES={args.minutes:g} SEED={args.seed} PARALLEL={args.parallel}{only}"
 
 

@@ -274,9 +274,11 @@ def choose(rng, choices, pairs):
 
 
 def clash(one, other):
-    """Whether two faults would strike in each other's way: both the primary, both the machine, or an engine that waits for
-    a disk which thaws only when the engine is back."""
+    """Whether two faults would strike in each other's way: two that end the primary or two that last on it, two of the machine,
+    or one that waits for a disk which thaws only afterwards."""
     faults = one[0], other[0]
     machine = sum(fault.machine for fault in faults)
     frozen = any(fault.act is freeze_disk for fault in faults)
-    return one[1] == other[1] == "primary" or machine == 2 or (machine == 1 and frozen)
+    both = one[1] == other[1] == "primary"
+    lasting = sum(fault.lasts != (0.0, 0.0) for fault in faults)
+    return machine == 2 or (machine == 1 and frozen) or (both and (frozen or lasting != 1))

@@ -15,6 +15,7 @@ from splits import Splits
 from workload import Workload
 
 HEAL = 120  # seconds that a cluster has to get back to full redundancy by itself
+APART = 1.0  # seconds at most between two faults of one round
 PAIRS = 0.3  # share of rounds with two faults
 NOTICE = 1.5  # seconds in which every fault shows in the status, if it ever will
 INSTANCES = 3
@@ -23,7 +24,7 @@ INSTANCES = 3
 class Lane:
     """A cluster, its clients, and its own sequence of faults."""
 
-    def __init__(self, machine, number, seed, choices, kept, folder, expose=None):
+    def __init__(self, machine, number, seed, choices, kept, folder, expose=None, durability="required"):
         self.machine = machine
         self.name = f"chaos-{number}"
         self.seed = f"{seed}-{number}"
@@ -32,6 +33,7 @@ class Lane:
         self.kept = pathlib.Path(kept)
         self.folder = folder
         self.expose = expose
+        self.durability = {"mode": durability}
         self.rounds = []
         self.notes = []
         self.disks = {}
@@ -51,6 +53,7 @@ class Lane:
         self.cluster.spec["parameters"].update(min_wal_size="32MB", max_wal_size="64MB")
         # Leaves out that a standby refuses the probe's write, and keeps what the server says of itself.
         self.cluster.spec["parameters"].update(log_min_messages="log")
+        self.cluster.spec["durability"] = self.durability
         if self.expose:
             self.cluster.spec["expose"] = {"hostPort": self.expose}
         self.make_disks(INSTANCES)
@@ -163,7 +166,8 @@ class Lane:
 
     def disturb(self, record):
         """Chooses and does the faults, waits as long as they last and undoes them. Returns when that was done."""
-        status = self.cluster.status()
+        # Another lane may have the operator down just now.
+        status = self.cluster.settled(HEAL)
         roles = {role: [m["name"] for m in status["instances"] if m["role"] == role] for role in ("primary", "standby")}
         self.standbys = sorted(roles["standby"])
         chosen = faults.choose(self.random, self.choices, PAIRS)
@@ -176,7 +180,9 @@ class Lane:
         with self.machine.turn:
             record["struck"] = time.monotonic()
             record["clock"] = time.strftime("%H:%M:%S", time.gmtime())
-            for fault, member in struck:
+            for position, (fault, member) in enumerate(struck):
+                if position:
+                    time.sleep(self.random.uniform(0, APART))
                 lasts = self.random.uniform(*fault.lasts)
                 undo = self.act(fault, member)
                 if undo:
@@ -198,10 +204,12 @@ class Lane:
             return None
 
     def targets(self, chosen, roles):
-        """[(fault, member)], machine-wide faults last; no member twice."""
+        """[(fault, member)]: those that last first, machine-wide ones last; no standby twice."""
         free = {role: self.random.sample(sorted(names), len(names)) for role, names in roles.items()}
-        struck = [(fault, free[role].pop() if role else None) for fault, role in chosen]
-        return sorted(struck, key=lambda pair: pair[0].machine)
+        primary = free["primary"][0]
+        pick = {"primary": lambda: primary, "standby": free["standby"].pop, None: lambda: None}
+        struck = [(fault, pick[role]()) for fault, role in chosen]
+        return sorted(struck, key=lambda pair: (pair[0].machine, pair[0].lasts == (0.0, 0.0)))
 
     def heal(self, record, undone):
         """Waits for full redundancy, seen by the operator and by clients, and checks what was acknowledged."""
