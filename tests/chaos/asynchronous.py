@@ -22,7 +22,7 @@ HEAL = 120  # seconds
 
 
 class Burst:
-    """Rows of one round written one after the other until the primary dies: `acknowledged` holds (n, position in the WAL)."""
+    """Rows of one round, written until the primary dies: `acknowledged` holds (n, position in the WAL)."""
 
     def __init__(self, uri, number):
         self.number = number

@@ -7,6 +7,7 @@ was read, two instances took writes at once, or a cluster did not heal.
 """
 
 import argparse
+import json
 import os
 import pathlib
 import random
@@ -41,7 +42,7 @@ def arguments():
     parser.add_argument("--rounds", type=int, default=1 << 30, help="end sooner, after so many rounds of each cluster")
     parser.add_argument("--seed", default=str(random.SystemRandom().randrange(1_000_000)))
     parser.add_argument("--parallel", type=int, default=2, help="clusters at once")
-    parser.add_argument("--only", default="", help="words, separated by semicolons: faults whose name contains one of them, or none with - before")
+    parser.add_argument("--only", default="", help="faults whose name has one of these words; `;` between, - before: not")
     parser.add_argument("--durability", default="required", help="another mode loses, and must be found to do so")
     args = parser.parse_args()
     args.words = [word.strip() for word in args.only.split(";") if word.strip()]
@@ -107,6 +108,8 @@ class Campaign:
         """One line about a round."""
         with self.out:
             self.records.append(record)
+            with open(OUT / "rounds.jsonl", "a", encoding="utf-8") as rounds:
+                rounds.write(json.dumps(record) + "\n")
             print(report.line(record, time.monotonic() - self.began), flush=True)
 
     def remove(self):

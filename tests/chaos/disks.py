@@ -1,4 +1,4 @@
-"""Data volumes on small disks of their own (ext4 in a file, by a loop device), which can be full, slow, frozen or replaced."""
+"""Data volumes on small disks of their own (ext4 in a file, by a loop device): they can be full, slow, frozen, replaced."""
 
 import errno
 import os
@@ -14,7 +14,7 @@ SLOW_WRITES = 15  # writes per second that a slow disk takes
 
 
 class Disk:
-    """The disk of one instance and the Docker volume on it, labelled as the operator would, which then takes it as its own."""
+    """The disk of one instance and the Docker volume on it, labelled so that the operator takes it as its own."""
 
     def __init__(self, folder, cluster, member):
         self.volume = f"{NAMESPACE}.{member}"
@@ -81,8 +81,7 @@ class Disk:
         return lift
 
     def replace(self):
-        """Moves everything on the volume out of it, at once, and removes it there: who has it open goes on in what is no longer
-        on the volume, and the next start finds nothing."""
+        """Moves everything out of the volume at once: who has it open goes on in it, and the next start finds nothing."""
         gone = self.mount / f"gone-{time.monotonic_ns()}"
         gone.mkdir()
         for entry in list(self.data.iterdir()):

@@ -274,8 +274,8 @@ def choose(rng, choices, pairs):
 
 
 def clash(one, other):
-    """Whether two faults would strike in each other's way: two that end the primary or two that last on it, two of the machine,
-    or one that waits for a disk which thaws only afterwards."""
+    """Whether two faults are in each other's way: two that end the primary or two that last on it, two of the machine, or
+    one that waits for a disk which thaws only afterwards."""
     faults = one[0], other[0]
     machine = sum(fault.machine for fault in faults)
     frozen = any(fault.act is freeze_disk for fault in faults)

@@ -168,7 +168,8 @@ class Lane:
         """Chooses and does the faults, waits as long as they last and undoes them. Returns when that was done."""
         # Another lane may have the operator down just now.
         status = self.cluster.settled(HEAL)
-        roles = {role: [m["name"] for m in status["instances"] if m["role"] == role] for role in ("primary", "standby")}
+        instances = status["instances"]
+        roles = {role: [one["name"] for one in instances if one["role"] == role] for role in ("primary", "standby")}
         self.standbys = sorted(roles["standby"])
         chosen = faults.choose(self.random, self.choices, PAIRS)
         struck = self.targets(chosen, roles)
@@ -196,7 +197,7 @@ class Lane:
         return time.monotonic()
 
     def act(self, fault, member):
-        """Does one fault. One that cannot be done, since the other of a pair was faster, is noted and no failure of the cluster."""
+        """Does one fault. One that cannot be done, since the other of a pair was faster, is noted and is no failure."""
         try:
             return fault.act(self, member)
         except (Failed, OSError) as problem:

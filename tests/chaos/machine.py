@@ -63,9 +63,8 @@ class Machine:
 
     def struck_beside(self, lane, begin, end):
         """Names of machine-wide faults of other lanes in this time."""
-        return [
-            name for other, names, first, last in self.struck if other != lane and first < end and last > begin for name in names
-        ]
+        struck = [names for other, names, first, last in self.struck if other != lane and first < end and last > begin]
+        return [name for names in struck for name in names]
 
     def remove(self):
         """Stops the operator and takes the engine away."""

@@ -29,7 +29,8 @@ def spread(values, *shares):
     values = sorted(value for value in values if value is not None and math.isfinite(value))
     if not values:
         return [None for _ in shares]
-    return [statistics.median(values) if share == 0.5 else values[min(len(values) - 1, int(share * len(values)))] for share in shares]
+    at = {share: values[min(len(values) - 1, int(share * len(values)))] for share in shares}
+    return [statistics.median(values) if share == 0.5 else at[share] for share in shares]
 
 
 def summary(records):
@@ -66,7 +67,8 @@ def figure(value):
 
 def table(rows):
     """The rows as markdown."""
-    heads = ["fault", "rounds", "outage median s", "p95", "max", "redundant again median s", "max", "failed", *BAD, *NOTED]
+    heads = ["fault", "rounds", "outage median s", "p95", "max", "redundant again median s", "max", "failed"]
+    heads += [*BAD, *NOTED]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for name, row in rows.items():
         cells = [row["rounds"], *row["outage"].values(), *row["redundancy"].values(), row["failed"]]
@@ -102,7 +104,8 @@ def write(folder, records, totals, command, impossible):
     if impossible:
         text += f"\nNot possible on this machine: {', '.join(impossible)}.\n"
     for record in unhealed:
-        text += f"\n- {record['lane']} round {record['round']} ({', '.join(record['faults'])}): {record['failed'].splitlines()[0]}"
+        what = ", ".join(record.get("faults", ["before any fault"]))
+        text += f"\n- {record['lane']} round {record['round']} ({what}): {record['failed'].splitlines()[0]}"
     (folder / "report.md").write_text(text + "\n", encoding="utf-8")
     result = {"command": command, "table": rows, "totals": total, "impossible": impossible, "rounds": records}
     (folder / "report.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
