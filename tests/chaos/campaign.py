@@ -31,7 +31,6 @@ from machine import Machine
 IMAGE = "postgres:15"
 OUT = pathlib.Path(os.environ.get("EVENKEEL_CHAOS_OUT", ROOT / "target" / "chaos"))
 ASYNC_SHARE = 0.1  # of the time, after the rest
-PORT = 15432  # of the first instance of every second cluster, whose clients come by published ports
 
 
 def arguments():
@@ -87,8 +86,7 @@ class Campaign:
         if not choices and not wanted:
             raise Failed(f"no fault's name contains one of {args.words}")
         for number in range(1, args.parallel + 1 if choices else 1):
-            expose = PORT if private and number % 2 == 0 else None
-            self.lanes.append(Lane(self.machine, number, args.seed, choices, OUT, folder, expose, args.durability))
+            self.lanes.append(Lane(self.machine, number, args.seed, choices, OUT, folder, args.durability))
 
     def run(self):
         """All rounds."""

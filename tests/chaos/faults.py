@@ -24,6 +24,8 @@ class Fault:
     roles: tuple = ("primary", "standby")  # whom it strikes; (None,): nobody in particular
     weight: float = 1.0
     lasts: tuple = (0.0, 0.0)  # seconds from act to undo
+    by_engine: bool = True  # its undoing needs the engine
+    long: bool = False  # takes its time, in which other lanes may strike
     machine: bool = False  # strikes every cluster
     alone: bool = False  # never together with another: it takes a copy of the data away, or is long
 
@@ -159,11 +161,10 @@ def change_parameters(lane, member):
 def scale(lane, _member):
     """3, 5, 3 instances."""
     lane.make_disks(5)
-    lane.cluster.apply(instances=5)
-    lane.cluster.settled(120)
-    lane.workload.probe(lane.cluster.uri())
+    lane.insist("five instances are declared", lambda: lane.cluster.apply(instances=5))
+    lane.workload.probe(lane.settled_uri(120))
     time.sleep(1)  # writes with five
-    lane.cluster.apply(instances=3)
+    lane.insist("three instances are declared", lambda: lane.cluster.apply(instances=3))
 
 
 def promote_by_hand(lane, member):
@@ -215,15 +216,15 @@ FAULTS = [
     Fault("cut off from its peers", cut_from_peers("in", "out"), lasts=LONG),
     Fault("cut off from its peers inwards", cut_from_peers("in"), lasts=LONG),
     Fault("cut off from its peers outwards", cut_from_peers("out"), lasts=LONG),
-    Fault("volume full", fill_disk, lasts=SHORT, alone=True),
-    Fault("disk slow", slow_disk, lasts=LONG),
-    Fault("disk frozen", freeze_disk, lasts=SHORT),
+    Fault("volume full", fill_disk, lasts=SHORT, by_engine=False, alone=True),
+    Fault("disk slow", slow_disk, lasts=LONG, by_engine=False),
+    Fault("disk frozen", freeze_disk, lasts=SHORT, by_engine=False),
     Fault("volume wiped", replace_volume, alone=True),
     Fault("volume emptied while it runs", empty_volume, alone=True),
     Fault("switchover", switch_over, NOBODY),
     Fault("standby frozen during a switchover", switch_over_frozen, STANDBY, lasts=LONG),
     Fault("parameters changed during a failover", change_parameters, PRIMARY),
-    Fault("scaled 3, 5, 3", scale, NOBODY, weight=0.5, alone=True),
+    Fault("scaled 3, 5, 3", scale, NOBODY, weight=0.5, alone=True, long=True),
     Fault("standby promoted by hand", promote_by_hand, STANDBY, alone=True),
     Fault("operator killed", kill_operator, NOBODY, machine=True),
     Fault("operator killed at a step", kill_operator_at_a_step, PRIMARY, weight=3, machine=True, alone=True),

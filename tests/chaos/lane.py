@@ -1,5 +1,6 @@
 """One cluster and its rounds: settled, disturbed, healed to full redundancy, checked; and at once again."""
 
+import contextlib
 import os
 import pathlib
 import random
@@ -24,7 +25,7 @@ INSTANCES = 3
 class Lane:
     """A cluster, its clients, and its own sequence of faults."""
 
-    def __init__(self, machine, number, seed, choices, kept, folder, expose=None, durability="required"):
+    def __init__(self, machine, number, seed, choices, kept, folder, durability="required"):
         self.machine = machine
         self.name = f"chaos-{number}"
         self.seed = f"{seed}-{number}"
@@ -32,7 +33,6 @@ class Lane:
         self.choices = choices
         self.kept = pathlib.Path(kept)
         self.folder = folder
-        self.expose = expose
         self.durability = {"mode": durability}
         self.rounds = []
         self.notes = []
@@ -54,8 +54,6 @@ class Lane:
         # Leaves out that a standby refuses the probe's write, and keeps what the server says of itself.
         self.cluster.spec["parameters"].update(log_min_messages="log")
         self.cluster.spec["durability"] = self.durability
-        if self.expose:
-            self.cluster.spec["expose"] = {"hostPort": self.expose}
         self.make_disks(INSTANCES)
         self.cluster.apply()
         self.cluster.settled(180)
@@ -114,6 +112,19 @@ class Lane:
     def standby(self):
         """A standby's name, drawn."""
         return self.random.choice(self.standbys)
+
+    def settled_uri(self, timeout):
+        """Waits until the cluster is settled and says where it is reached."""
+        # An operator that was just started may first show what it knew before, and then nothing.
+        return wait_until(
+            f"{self.name} is Ready with all instances, and says where",
+            lambda: self.cluster.settled(timeout) and self.cluster.uri(),
+            timeout,
+        )
+
+    def insist(self, what, act):
+        """Does it again until the operator, which another lane may have killed, takes it."""
+        wait_until(what, lambda: act() or True, 30)
 
     def note(self, text):
         """Keeps a remark for this round's record."""
@@ -178,7 +189,7 @@ class Lane:
         undos = []
         wide = [fault.name for fault, _ in chosen if fault.machine]
         # What strikes every cluster comes last and has ended before another lane strikes.
-        with self.machine.turn:
+        with self.machine.turn if not chosen[0][0].long else contextlib.nullcontext():
             record["struck"] = time.monotonic()
             record["clock"] = time.strftime("%H:%M:%S", time.gmtime())
             for position, (fault, member) in enumerate(struck):
@@ -187,12 +198,13 @@ class Lane:
                 lasts = self.random.uniform(*fault.lasts)
                 undo = self.act(fault, member)
                 if undo:
-                    undos.append((time.monotonic() + lasts, undo))
+                    undos.append((time.monotonic() + lasts, undo, fault.by_engine))
             if wide:
                 self.machine.strikes(self.name, wide, record["struck"], time.monotonic())
-        for when, undo in sorted(undos, key=lambda pair: pair[0]):
+        for when, undo, by_engine in sorted(undos, key=lambda one: one[0]):
             time.sleep(max(0, when - time.monotonic()))
-            with self.machine.turn:
+            # Another lane may have the engine down; it may be waiting for just this to end.
+            with self.machine.turn if by_engine else contextlib.nullcontext():
                 undo()
         return time.monotonic()
 
@@ -201,6 +213,8 @@ class Lane:
         try:
             return fault.act(self, member)
         except (Failed, OSError) as problem:
+            if fault.long:
+                raise
             self.note(f"not done: {fault.name}: {problem}")
             return None
 
@@ -215,12 +229,7 @@ class Lane:
     def heal(self, record, undone):
         """Waits for full redundancy, seen by the operator and by clients, and checks what was acknowledged."""
         time.sleep(max(0, record["struck"] + NOTICE - time.monotonic()))
-        # An operator that was just started may first show what it knew before.
-        uri = wait_until(
-            f"{self.name} is Ready with all instances, and says where",
-            lambda: self.cluster.settled(max(1, undone + HEAL - time.monotonic())) and self.cluster.uri(),
-            max(1, undone + HEAL - time.monotonic()),
-        )
+        uri = self.settled_uri(max(1, undone + HEAL - time.monotonic()))
         told = time.monotonic()
         self.workload.probe(uri)
         self.workload.everywhere(uri, 20)
