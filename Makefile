@@ -9,12 +9,15 @@ RELEASE = target/$(TRIPLE)/release/evenkeel
 ROUNDS ?= 10
 SECONDS_IDLE ?= 60
 ONLY ?=
+MINUTES ?= 10
+PARALLEL ?= 2
+SEED ?=
 # Cargo minds its own parallelism: inside `make -j` it would take make's tokens.
 CARGO = env -u MAKEFLAGS -u MFLAGS cargo
 FMT = $(CARGO) fmt --check
 LINT = $(CARGO) clippy --locked --all-targets -- -D warnings
 
-.PHONY: help demo test deps static fmt lint unit e2e bench-failover bench-idle images crds clean
+.PHONY: help demo test deps static fmt lint unit e2e chaos chaos-short bench-failover bench-idle images crds clean
 
 help: ## This list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -25,7 +28,7 @@ demo: ## Everything from nothing: three instances, a killed primary, the count o
 test: ## All checks and tests: format, clippy, unit, property, contract, in-process, real Docker
 	@$(MAKE) --no-print-directory deps
 	@$(MAKE) --no-print-directory -j2 images static
-	@$(MAKE) --no-print-directory unit e2e
+	@$(MAKE) --no-print-directory unit e2e chaos-short
 
 deps:
 	@scripts/ensure-build-deps.sh
@@ -48,6 +51,14 @@ unit: images ## Cargo's tests, those against a real Docker Engine among them
 e2e: images ## The real-Docker suite (ONLY=words runs the scenarios whose name contains one of them)
 	$(CARGO) build --locked
 	tests/e2e/run.sh $(DEBUG) $(ONLY)
+
+chaos: images ## Faults drawn from a seed on a private Docker Engine, under clients and a checker (MINUTES=10 SEED=n ONLY="some;words" PARALLEL=2)
+	$(CARGO) build --release --locked
+	tests/chaos/run.sh $(RELEASE) --minutes $(MINUTES) --parallel $(PARALLEL) $(if $(SEED),--seed $(SEED)) --only="$(ONLY)"
+
+chaos-short: images ## The same for a minute and a half, as in `make test`
+	$(CARGO) build --locked
+	tests/chaos/run.sh $(DEBUG) --minutes 1.5 --parallel 2
 
 bench-failover: images ## Client-seen write outage beside the floor of the same run (ROUNDS=10)
 	$(CARGO) build --release --locked

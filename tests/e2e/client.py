@@ -152,10 +152,11 @@ def connect(uri, attributes="read-write", timeout=30.0):
 class Writer:
     """Writes numbered rows until told to stop. `records` holds one entry for each number tried."""
 
-    def __init__(self, uri, log=None, table=TABLE, attributes="read-write", pause=0.0):
+    def __init__(self, uri, log=None, table=TABLE, attributes="read-write", pause=0.0, create=True):
         self.hosts = hosts_of(uri, attributes)
         self.table = table
         self.pause = pause
+        self.create = create
         self.records = []
         self.errors = []
         self._log = open(log, "w", encoding="utf-8", buffering=1) if log else None
@@ -178,6 +179,13 @@ class Writer:
         if self._log:
             self._log.close()
 
+    def drain(self):
+        """Takes what was recorded so far."""
+        count = len(self.records)
+        taken = self.records[:count]
+        del self.records[:count]
+        return taken
+
     def wait_for_acks(self, count, timeout):
         """Waits until `count` further numbers are acknowledged; False when they were not in time."""
         with self._acknowledged:
@@ -187,7 +195,7 @@ class Writer:
     def run(self, seconds=None):
         """Writes until stopped, or for this many seconds."""
         until = time.monotonic() + seconds if seconds is not None else float("inf")
-        number, connection, host, ready = 0, None, None, False
+        number, connection, host, ready = 0, None, None, not self.create
         while not self._stop.is_set() and time.monotonic() < until:
             try:
                 if connection is None:
@@ -281,7 +289,11 @@ def outage(records, around, window=60.0):
 
     Seconds; infinite when nothing was acknowledged after `around`.
     """
-    moments = sorted(record["ack"] for record in acked(records))
+    return longest_gap(sorted(record["ack"] for record in acked(records)), around, window)
+
+
+def longest_gap(moments, around, window=60.0):
+    """The same for the ordered moments of the acknowledgements."""
     if not moments or moments[-1] < around:
         return float("inf")
     gaps = [

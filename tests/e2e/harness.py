@@ -29,15 +29,18 @@ class Failed(Exception):
 
 def run(*command, timeout=60, check=True, text=None, env=None):
     """Runs a program to its end and returns its standard output."""
-    result = subprocess.run(
-        command,
-        input=text,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-        env={**os.environ, **(env or {})},
-    )
+    try:
+        result = subprocess.run(
+            command,
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            env={**os.environ, **(env or {})},
+        )
+    except subprocess.TimeoutExpired as expired:
+        raise Failed(f"`{' '.join(command)}` did not end within {timeout} s") from expired
     if check and result.returncode != 0:
         raise Failed(
             f"`{' '.join(command)}` ended with {result.returncode}: {result.stderr.strip() or result.stdout.strip()}"
@@ -128,16 +131,19 @@ class Operator:
 
     def cli_result(self, *arguments, text=None):
         """Runs `evenkeel` and returns (exit code, everything it wrote)."""
-        result = subprocess.run(
-            [self.binary, *arguments],
-            input=text,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=60,
-            check=False,
-            env={**os.environ, **self.env},
-        )
+        try:
+            result = subprocess.run(
+                [self.binary, *arguments],
+                input=text,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=60,
+                check=False,
+                env={**os.environ, **self.env},
+            )
+        except subprocess.TimeoutExpired as expired:
+            raise Failed(f"`evenkeel {' '.join(arguments)}` did not end within 60 s") from expired
         return result.returncode, result.stdout
 
 
@@ -243,6 +249,17 @@ class Cluster:
         lines = docker("inspect", "-f", "{{.Id}} {{.State.StartedAt}}", *self.containers()).splitlines()
         return dict(line.split() for line in lines)
 
+    def addresses(self):
+        """The fixed address of each member on the cluster's network: {name: address}."""
+        lines = docker(
+            "inspect",
+            "-f",
+            '{{index .Config.Labels "evenkeel.dev/member"}} '
+            "{{range .NetworkSettings.Networks}}{{with .IPAMConfig}}{{.IPv4Address}}{{end}}{{end}}",
+            *self.containers(),
+        ).splitlines()
+        return dict(line.split() for line in lines if len(line.split()) == 2)
+
     def postmaster(self, member):
         """Process id, on this machine, of the member's postmaster."""
         return postmaster_of(self.container(member))
@@ -274,8 +291,8 @@ class Cluster:
         for network in networks:
             docker("network", "rm", network, check=False)
 
-    def save(self, folder):
-        """Keeps what tells why a test failed: the object, its events, the containers' logs."""
+    def save(self, folder, log_from=0):
+        """Keeps what tells why a test failed: the object, its events, the containers' logs, the operator's from this byte on."""
         folder.mkdir(parents=True, exist_ok=True)
         for file, arguments in {
             "object.json": ("get", "postgrescluster", self.name, "-o", "json"),
@@ -293,7 +310,9 @@ class Cluster:
                 check=False,
             )
             (folder / f"{container}.log").write_bytes(log.stdout)
-        shutil.copy(self.operator.log, folder / "operator.log")
+        with open(self.operator.log, "rb") as log, open(folder / "operator.log", "wb") as kept:
+            log.seek(log_from)
+            shutil.copyfileobj(log, kept)
 
 
 def unsettled(seen, instances):

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Installs the programs with which the fault campaign disturbs a machine: network
+# namespaces and filters, small disks that can be full or frozen.
+set -euo pipefail
+
+missing=()
+command -v ip >/dev/null || missing+=(iproute2)
+command -v iptables >/dev/null || missing+=(iptables)
+command -v nsenter >/dev/null || missing+=(util-linux)
+command -v mount >/dev/null || missing+=(mount)
+command -v mkfs.ext4 >/dev/null || missing+=(e2fsprogs)
+
+[ ${#missing[@]} -gt 0 ] || exit 0
+if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+  echo "Missing: ${missing[*]}. Install them and try again (as root on Debian or Ubuntu this is done by itself)." >&2
+  exit 1
+fi
+echo "Installing ${missing[*]}..."
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -q >/dev/null
+apt-get install -yq --no-install-recommends "${missing[@]}" >/dev/null

@@ -1,0 +1,127 @@
+"""The word that `async` gives: after a failover no more acknowledged bytes are gone than status.lastFailover says may be.
+
+One cluster with durability.mode async; each round a client writes, the standbys are cut off for a moment, the primary dies,
+and what the client had acknowledged is looked for.
+"""
+
+import random
+import threading
+import time
+import traceback
+
+import client
+import faults
+import network
+import psycopg2
+from harness import Cluster, Failed
+
+NAME = "chaos-async"
+CREATE = "CREATE TABLE IF NOT EXISTS acknowledged (round int, n int)"
+INSERT = "INSERT INTO acknowledged VALUES (%s, %s) RETURNING pg_current_wal_insert_lsn() - '0/0'::pg_lsn"
+HEAL = 120  # seconds
+
+
+class Burst:
+    """Rows of one round, written until the primary dies: `acknowledged` holds (n, position in the WAL)."""
+
+    def __init__(self, uri, number):
+        self.number = number
+        self.connection = client.connect(uri)
+        client.execute(self.connection, CREATE, deadline=10)
+        self.acknowledged = []
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self):
+        """Writes."""
+        n = 0
+        try:
+            while True:
+                n += 1
+                rows = client.execute(self.connection, INSERT, (self.number, n), deadline=2)
+                self.acknowledged.append((n, int(rows[0][0])))
+        except (psycopg2.Error, client.Silent):
+            self.connection.close()
+
+
+def lost_bytes(lost):
+    """A safe lower bound for the WAL that is gone with these rows, (n, position), in the order in which they were written.
+
+    The first one's commit record is gone, and the second one began after it.
+    """
+    return lost[-1][1] - lost[1][1] if len(lost) > 1 else 0
+
+
+class AsyncLane:
+    """The cluster and its rounds."""
+
+    def __init__(self, machine, seed):
+        self.machine = machine
+        self.random = random.Random(f"{seed}-async")
+        self.rounds = 0
+        self.cluster = Cluster(machine.operator, NAME)
+        self.cluster.spec["durability"] = {"mode": "async"}
+
+    def bring_up(self):
+        """A new cluster."""
+        self.cluster.apply()
+        self.cluster.settled(180)
+
+    def run(self, until, report):
+        """Rounds until this moment, one at least."""
+        while not self.rounds or time.monotonic() < until:
+            self.rounds += 1
+            report(self.round())
+
+    def round(self):
+        """One round. Returns its record."""
+        kill = self.random.choice((faults.kill_container, faults.kill_postgres, faults.kill_supervisor))
+        cut = self.random.choice((0, self.random.uniform(0.2, 3)))
+        fault = f"async: {kill.__name__.replace('_', ' ')}{' after its peers were cut off' if cut else ''}"
+        record = {"lane": NAME, "round": self.rounds, "faults": [fault], "at": time.monotonic()}
+        try:
+            self.measure(record, kill, cut)
+        except Exception as error:  # whatever it is, it is this round's
+            record["failed"] = f"{type(error).__name__}: {error}"
+            record["trace"] = traceback.format_exc()
+        record["took"] = time.monotonic() - record["at"]
+        return record
+
+    def measure(self, record, kill, cut):
+        """Writes, kills, and compares what is gone with what the status says."""
+        before = self.cluster.settled(HEAL)
+        primary = before["primary"]
+        burst = Burst(self.cluster.uri(), self.rounds)
+        time.sleep(self.random.uniform(0.3, 1))
+        if cut:
+            network.cut_peers(self.cluster, primary, ("in", "out"))
+            time.sleep(cut)
+        record["struck"] = time.monotonic()
+        kill(self, primary)
+        burst.thread.join(30)
+        time.sleep(1)
+        after = self.cluster.settled(HEAL)
+        record["redundancy"] = time.monotonic() - record["struck"]
+        failover = after.get("lastFailover") if after["term"] > before["term"] else None
+        lost = self.missing(burst)
+        record["acknowledged"], record["gone"] = len(burst.acknowledged), len(lost)
+        record["gone bytes"] = lost_bytes(lost)
+        record["bound"] = (failover or {}).get("possibleLossBytes", 0)
+        record["notes"] = [
+            f"{len(lost)} of {len(burst.acknowledged)} acknowledged rows gone, at least {record['gone bytes']} bytes; "
+            f"the status allows {record['bound']}"
+        ]
+        if record["gone bytes"] > record["bound"] or (lost and not record["bound"]):
+            raise Failed(f"more is gone than the status says: {record['notes'][0]}")
+
+    def missing(self, burst):
+        """The acknowledged rows that are not there."""
+        connection = client.connect(self.cluster.uri())
+        rows = client.execute(connection, "SELECT n FROM acknowledged WHERE round = %s", (burst.number,), deadline=30)
+        connection.close()
+        present = {row[0] for row in rows}
+        return [(n, position) for n, position in burst.acknowledged if n not in present]
+
+    def take_down(self):
+        """Removes the cluster."""
+        self.cluster.clean()

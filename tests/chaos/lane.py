@@ -1,0 +1,297 @@
+"""One cluster and its rounds: settled, disturbed, healed to full redundancy, checked; and at once again."""
+
+import contextlib
+import os
+import pathlib
+import random
+import subprocess
+import time
+import traceback
+
+import client
+import faults
+from disks import Disk
+from harness import Cluster, Failed, wait_until
+from splits import Splits
+from workload import Workload
+
+HEAL = 120  # seconds that a cluster has to get back to full redundancy by itself
+APART = 1.0  # seconds at most between two faults of one round
+PAIRS = 0.3  # share of rounds with two faults
+NOTICE = 1.5  # seconds in which every fault shows in the status, if it ever will
+INSTANCES = 3
+
+
+class Lane:
+    """A cluster, its clients, and its own sequence of faults."""
+
+    def __init__(self, machine, number, seed, choices, kept, folder, durability="required"):
+        self.machine = machine
+        self.name = f"chaos-{number}"
+        self.seed = f"{seed}-{number}"
+        self.random = random.Random(self.seed)
+        self.choices = choices
+        self.kept = pathlib.Path(kept)
+        self.folder = folder
+        self.durability = {"mode": durability}
+        self.rounds = []
+        self.notes = []
+        self.disks = {}
+        self.clis = []
+        self.totals = {}
+        self.workload = None
+        self.made = 0
+        self.cluster = Cluster(machine.operator, self.name)
+
+    # The cluster
+
+    def bring_up(self):
+        """A new cluster on new disks, and clients."""
+        self.made += 1
+        self.cluster = Cluster(self.machine.operator, self.name)
+        # Little WAL is kept ready, so that a full disk is noticed soon.
+        self.cluster.spec["parameters"].update(min_wal_size="32MB", max_wal_size="64MB")
+        # Leaves out that a standby refuses the probe's write, and keeps what the server says of itself.
+        self.cluster.spec["parameters"].update(log_min_messages="log")
+        self.cluster.spec["durability"] = self.durability
+        self.make_disks(INSTANCES)
+        self.cluster.apply()
+        self.cluster.settled(180)
+        self.workload = Workload(self.cluster.uri(), f"{self.seed}-{self.made}")
+
+    def make_disks(self, count):
+        """Small disks for the instances up to this number."""
+        if self.machine.why_no_disks:
+            return
+        for ordinal in range(1, count + 1):
+            member = f"{self.name}-{ordinal}"
+            if member not in self.disks:
+                self.disks[member] = Disk(self.folder, self.name, member)
+
+    def take_down(self):
+        """Removes cluster and clients, whatever state they are in."""
+        if self.workload:
+            self.workload.stop()
+            self.account()
+            self.workload = None
+        for one in self.clis:
+            one.terminate()
+        for disk in self.disks.values():
+            disk.thaw()
+        if self.machine.operator.process.poll() is None:
+            self.delete()
+        self.cluster.clean()
+        for disk in self.disks.values():
+            disk.remove()
+        self.disks = {}
+
+    def delete(self):
+        """Deletes the object. One that the operator cannot tear down goes when its containers are gone."""
+        try:
+            self.machine.operator.cli_result("delete", "postgrescluster", self.name, "--wait=false")
+        except Failed:
+            pass
+        self.cluster.clean()
+        wait_until(f"{self.name} is gone", lambda: self.cluster.get() is None, 60)
+
+    def account(self):
+        """Adds what this workload came to to the totals."""
+        history = self.workload.history
+        self.workload.take()
+        now = {
+            "appends": history.appends,
+            "acknowledged": history.acks,
+            "reads": history.reads,
+            **history.counts(),
+        }
+        for name, count in now.items():
+            self.totals[name] = self.totals.get(name, 0) + count
+
+    # What faults ask for
+
+    def standby(self):
+        """A standby's name, drawn."""
+        return self.random.choice(self.standbys)
+
+    def settled_uri(self, timeout):
+        """Waits until the cluster is settled and says where it is reached."""
+        # An operator that was just started may first show what it knew before, and then nothing.
+        return wait_until(
+            f"{self.name} is Ready with all instances, and says where",
+            lambda: self.cluster.settled(timeout) and self.cluster.uri(),
+            timeout,
+        )
+
+    def insist(self, what, act):
+        """Does it again until the operator, which another lane may have killed, takes it."""
+        wait_until(what, lambda: act() or True, 30)
+
+    def note(self, text):
+        """Keeps a remark for this round's record."""
+        self.notes.append(text)
+
+    def begin_cli(self, *arguments):
+        """Runs `evenkeel` without waiting for it."""
+        operator = self.machine.operator
+        self.clis = [one for one in self.clis if one.poll() is None]
+        self.clis.append(
+            subprocess.Popen(
+                [operator.binary, *arguments],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={**os.environ, **operator.env},
+            )
+        )
+
+    # Rounds
+
+    def round(self):
+        """One round. Returns its record."""
+        begin = time.monotonic()
+        log_from = self.machine.operator.log.stat().st_size
+        before = self.workload.history.counts() | {"split": self.workload.splits.pairs}
+        record = {"lane": self.name, "round": len(self.rounds) + 1, "at": begin}
+        self.notes = record["notes"] = []
+        self.rounds.append(record)
+        try:
+            undone = self.disturb(record)
+            self.heal(record, undone)
+        except Exception as error:  # whatever it is, it is this round's and is kept with it
+            record["failed"] = f"{type(error).__name__}: {error}"
+            record["trace"] = traceback.format_exc()
+        end = time.monotonic()
+        record["took"] = end - begin
+        record["beside"] = self.machine.struck_beside(self.name, begin, end)
+        moments = self.workload.take()
+        record["outage"] = client.longest_gap(moments, record.get("struck", begin), HEAL)
+        after = self.workload.history.counts() | {"split": self.workload.splits.pairs}
+        record["found"] = {kind: after[kind] - before[kind] for kind in after if after[kind] > before[kind]}
+        if "split" in record["found"]:
+            # What is known now would be found again in each later round.
+            record["evidence"] = self.workload.splits.overlaps()
+            record["split seconds"] = self.workload.splits.seconds
+            self.workload.splits = Splits()
+        if record.get("failed") or any(kind not in ("stale", "withdrawn") for kind in record["found"]):
+            self.keep(record, log_from)
+        return record
+
+    def disturb(self, record):
+        """Chooses and does the faults, waits as long as they last and undoes them. Returns when that was done."""
+        # Another lane may have the operator down just now.
+        status = self.cluster.settled(HEAL)
+        instances = status["instances"]
+        roles = {role: [one["name"] for one in instances if one["role"] == role] for role in ("primary", "standby")}
+        self.standbys = sorted(roles["standby"])
+        chosen = faults.choose(self.random, self.choices, PAIRS)
+        struck = self.targets(chosen, roles)
+        record["faults"] = [fault.named(role) for fault, role in chosen]
+        record["members"] = [member for _, member in struck]
+        undos = []
+        wide = [fault.name for fault, _ in chosen if fault.machine]
+        # What strikes every cluster comes last and has ended before another lane strikes.
+        with self.machine.turn if not chosen[0][0].long else contextlib.nullcontext():
+            record["struck"] = time.monotonic()
+            record["clock"] = time.strftime("%H:%M:%S", time.gmtime())
+            for position, (fault, member) in enumerate(struck):
+                if position:
+                    time.sleep(self.random.uniform(0, APART))
+                lasts = self.random.uniform(*fault.lasts)
+                undo = self.act(fault, member)
+                if undo:
+                    undos.append((time.monotonic() + lasts, undo, fault.by_engine))
+            if wide:
+                self.machine.strikes(self.name, wide, record["struck"], time.monotonic())
+        for when, undo, by_engine in sorted(undos, key=lambda one: one[0]):
+            time.sleep(max(0, when - time.monotonic()))
+            # Another lane may have the engine down; it may be waiting for just this to end.
+            with self.machine.turn if by_engine else contextlib.nullcontext():
+                undo()
+        return time.monotonic()
+
+    def act(self, fault, member):
+        """Does one fault. One that cannot be done, since the other of a pair was faster, is noted and is no failure."""
+        try:
+            return fault.act(self, member)
+        except (Failed, OSError) as problem:
+            if fault.long:
+                raise
+            self.note(f"not done: {fault.name}: {problem}")
+            return None
+
+    def targets(self, chosen, roles):
+        """[(fault, member)]: those that last first, machine-wide ones last; no standby twice."""
+        free = {role: self.random.sample(sorted(names), len(names)) for role, names in roles.items()}
+        primary = free["primary"][0]
+        pick = {"primary": lambda: primary, "standby": free["standby"].pop, None: lambda: None}
+        struck = [(fault, pick[role]()) for fault, role in chosen]
+        return sorted(struck, key=lambda pair: (pair[0].machine, pair[0].lasts == (0.0, 0.0)))
+
+    def heal(self, record, undone):
+        """Waits for full redundancy, seen by the operator and by clients, and checks what was acknowledged."""
+        time.sleep(max(0, record["struck"] + NOTICE - time.monotonic()))
+        uri = self.settled_uri(max(1, undone + HEAL - time.monotonic()))
+        told = time.monotonic()
+        self.workload.probe(uri)
+        self.workload.everywhere(uri, 20)
+        record["redundancy"] = time.monotonic() - undone
+        record["told"] = told - undone
+        self.workload.verify()
+
+    def keep(self, record, log_from):
+        """Keeps what tells why a round failed."""
+        folder = self.kept / f"{self.name}-round-{record['round']}"
+        record["kept"] = folder.name
+        try:
+            self.cluster.save(folder, log_from)
+            if self.machine.engine:
+                log = self.machine.engine.log.read_text(encoding="utf-8", errors="replace")
+                (folder / "dockerd.log").write_text(log[-200_000:], encoding="utf-8")
+            found = {kind: sorted(found) for kind, found in self.workload.history.found.items() if found}
+            words = [f"{name}: {value}" for name, value in record.items()]
+            words += [f"found: {found}"]
+            (folder / "round.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+        except (Failed, OSError, subprocess.SubprocessError) as problem:
+            record["kept"] = f"nothing could be kept: {problem}"
+
+    def run(self, until, most, report):
+        """Rounds until this moment, at most so many; a cluster that does not heal is replaced."""
+        while time.monotonic() < until and len(self.rounds) < most:
+            record = self.round()
+            report(record)
+            if record.get("failed"):
+                with self.machine.turn:
+                    self.repair()
+        self.finish(report)
+
+    def repair(self):
+        """After a failed round: the engine and the operator run, and the cluster is a new one if it does not settle now."""
+        engine, operator = self.machine.engine, self.machine.operator
+        if engine and engine.process.poll() is not None:
+            engine.start()
+        if operator.process.poll() is not None:
+            operator.start()
+        for disk in self.disks.values():
+            disk.thaw()
+        try:
+            self.cluster.settled(5)
+            self.workload.everywhere(self.cluster.uri(), 5)
+        except Failed:
+            self.take_down()
+            self.bring_up()
+
+    def finish(self, report):
+        """The last round: no fault; every list is read whole, on the writable endpoint."""
+        record = {"lane": self.name, "round": len(self.rounds) + 1, "faults": ["none: every list read whole"]}
+        before = self.workload.history.counts()
+        try:
+            self.cluster.settled(HEAL)
+            for one in self.workload.clients:
+                one.stop()
+            for one in self.workload.clients:
+                one.thread.join(10)
+            self.workload.verify(whole=True)
+        except Failed as problem:
+            record["failed"] = str(problem)
+        after = self.workload.history.counts()
+        record["found"] = {kind: after[kind] - before[kind] for kind in after if after[kind] > before[kind]}
+        report(record)

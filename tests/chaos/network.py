@@ -1,0 +1,108 @@
+"""Cuts of the network of one instance: all of it, towards its peers only (both ways or one), and from the operator only."""
+
+import os
+import pathlib
+import signal
+import threading
+
+from harness import docker, run
+
+SCAN = 0.05  # seconds between two searches for new bridges of the operator
+
+
+def process_of(container):
+    """Process id, on this machine, of the container's first process."""
+    return int(docker("inspect", "-f", "{{.State.Pid}}", container))
+
+
+def disconnect(cluster, member):
+    """Takes an instance off its network. Returns what puts it back as it was."""
+    container = cluster.container(member)
+    network = docker("inspect", "-f", "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}}{{end}}", container).strip()
+    address = cluster.addresses()[member]
+    docker("network", "disconnect", network, container)
+
+    def undo():
+        # The operator may have made another container meanwhile, which is connected.
+        now = cluster.container(member)
+        docker("network", "connect", "--ip", address, "--alias", member, network, now, check=now == container)
+
+    return undo
+
+
+def cut_peers(cluster, member, directions):
+    """Drops what an instance sends to its peers (`out`), gets from them (`in`), or both. Clients are not touched.
+
+    Returns what lifts that.
+    """
+    process = process_of(cluster.container(member))
+    peers = [address for name, address in cluster.addresses().items() if name != member]
+    namespace = os.open(f"/proc/{process}/ns/net", os.O_RDONLY)
+    rules = []
+    for peer in peers:
+        if "in" in directions:
+            rules.append(("INPUT", "-s", peer, "-j", "DROP"))
+        if "out" in directions:
+            rules.append(("OUTPUT", "-d", peer, "-j", "DROP"))
+    inside = ("nsenter", f"--net=/proc/{os.getpid()}/fd/{namespace}", "iptables", "-w")
+    for rule in rules:
+        run(*inside, "-I", *rule)
+
+    def undo():
+        for rule in rules:
+            run(*inside, "-D", *rule, check=False)
+        os.close(namespace)
+
+    return undo
+
+
+class OperatorCut:
+    """Stops the bridges by which the operator speaks to the supervisor of one container, those that it makes anew too."""
+
+    def __init__(self, container):
+        self.container = container
+        self.stopped = set()
+        self.ending = threading.Event()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.stop_new()
+        self.thread.start()
+
+    def run(self):
+        """Looks for new bridges until told to end."""
+        while not self.ending.wait(SCAN):
+            self.stop_new()
+
+    def stop_new(self):
+        """SIGSTOP to each bridge that was not met before."""
+        for process in bridges(self.container) - self.stopped:
+            self.signal(process, signal.SIGSTOP)
+            self.stopped.add(process)
+
+    def signal(self, process, number):
+        """Signals a bridge, which may have ended."""
+        try:
+            os.kill(process, number)
+        except ProcessLookupError:
+            pass
+
+    def undo(self):
+        """Lets all bridges go on."""
+        self.ending.set()
+        self.thread.join()
+        for process in self.stopped & bridges(self.container):
+            self.signal(process, signal.SIGCONT)
+
+
+def bridges(container):
+    """Process ids of the operator's bridges in a container."""
+    found = set()
+    for entry in pathlib.Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            if words[1:2] == [b"dial"] and container in (entry / "cgroup").read_text(encoding="ascii"):
+                found.add(int(entry.name))
+        except OSError:
+            pass  # it ended meanwhile
+    return found

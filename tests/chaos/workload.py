@@ -1,0 +1,232 @@
+"""Clients of one cluster that are not our code: writers that append to lists, readers, and a writer on each instance that
+tells when two take writes at once. They run over all rounds; each round takes what became known since the last one."""
+
+import random
+import threading
+import time
+
+import client
+import psycopg2
+from checks import single_host
+from harness import Failed, wait_until
+from history import History
+from splits import Splits
+
+TABLE, PROBES = "lists", "probes"
+CREATE = f"CREATE TABLE IF NOT EXISTS {TABLE} (key int, place int, value bigint NOT NULL, PRIMARY KEY (key, place))"
+APPEND = (
+    f"INSERT INTO {TABLE} SELECT %(key)s, coalesce(max(place), 0) + 1, %(value)s FROM {TABLE} WHERE key = %(key)s "
+    "RETURNING place, ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int"
+)
+READ = f"SELECT place, value FROM {TABLE} WHERE key = %s AND place > %s ORDER BY place"
+SHOWS = f"SELECT count(*) FROM {TABLE} WHERE key = %s AND place = %s AND value = %s"
+# Errors after which nothing was written for certain.
+FOR_CERTAIN = (
+    psycopg2.errors.UniqueViolation,
+    psycopg2.errors.ReadOnlySqlTransaction,
+    psycopg2.errors.DiskFull,
+)
+WRITERS, KEYS_EACH, READERS = 4, 2, 2
+WRITE_PAUSE, READ_PAUSE, PROBE_PAUSE = 0.02, 0.1, 0.05  # seconds between two of one client
+ANSWER = 1.0  # seconds until a silent server is given up
+OVERLAP = 20  # places before the verified one that are read again
+
+# A client that cannot connect must not take the machine from those that fail over.
+client.RETRY_PAUSE = 0.05
+
+
+class Client:
+    """One client in a thread of its own that connects anew whenever its connection is of no more use."""
+
+    def __init__(self, workload):
+        self.workload = workload
+        self.hosts = client.hosts_of(workload.uri, "read-write")
+        self.connection = self.host = None
+        self.stopping = threading.Event()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self):
+        """Until stopped."""
+        while not self.stopping.is_set():
+            try:
+                if self.connection is None:
+                    self.connection, self.host = client.race(self.hosts, float("inf"), self.stopping)
+                usable = self.act()
+            except (psycopg2.Error, client.Silent):
+                usable = False
+            if not usable:
+                client.hang_up(self.connection)
+                self.connection = None
+            self.stopping.wait(self.pause)
+        client.hang_up(self.connection)
+
+    def stop(self):
+        """Tells it to end."""
+        self.stopping.set()
+
+
+class Writer(Client):
+    """Appends to its keys in turn, one at a time."""
+
+    pause = WRITE_PAUSE
+
+    def __init__(self, workload, keys):
+        self.keys = keys
+        self.turn = 0
+        super().__init__(workload)
+
+    def act(self):
+        """One append. False when the connection is of no more use."""
+        self.turn += 1
+        key = self.keys[self.turn % len(self.keys)]
+        history = self.workload.history
+        value = history.invoke(key)
+        start = time.monotonic()
+        try:
+            rows = client.execute(self.connection, APPEND, {"key": key, "value": value}, deadline=ANSWER)
+        except FOR_CERTAIN:
+            history.failed(key, value)
+            return False
+        if any(client.SYNC_WAIT_CANCELLED in notice for notice in self.connection.notices):
+            return False
+        (place, timeline), ack = rows[0], time.monotonic()
+        history.ok(key, value, place)
+        self.workload.acknowledged({"start": start, "ack": ack, "host": self.host, "timeline": timeline})
+        return True
+
+
+class Reader(Client):
+    """Reads the tails of lists. `anew`: with a connection for each read, as a client without a pool."""
+
+    pause = READ_PAUSE
+
+    def __init__(self, workload, anew, seed):
+        self.anew = anew
+        self.random = random.Random(seed)
+        super().__init__(workload)
+
+    def act(self):
+        """One read. False when the connection is of no more use."""
+        self.workload.read(self.connection, self.random.choice(self.workload.keys))
+        return not self.anew
+
+
+class Workload:
+    """All clients of one cluster, and the history that they make."""
+
+    def __init__(self, uri, seed):
+        self.uri = uri
+        self.keys = list(range(1, WRITERS * KEYS_EACH + 1))
+        self.history = History(self.keys)
+        self.splits = Splits()
+        self.acks = []
+        self.clients, self.probes = [], {}
+        self.prepare()
+        for number in range(WRITERS):
+            self.clients.append(Writer(self, self.keys[number * KEYS_EACH : (number + 1) * KEYS_EACH]))
+        for number in range(READERS):
+            self.clients.append(Reader(self, anew=number % 2 == 0, seed=f"{seed}-{number}"))
+        self.probe(uri)
+
+    def prepare(self):
+        """Makes the tables."""
+        connection = client.connect(self.uri)
+        client.execute(connection, CREATE, deadline=30)
+        client.execute(connection, client.CREATE.format(table=PROBES), deadline=30)
+        connection.close()
+
+    def probe(self, uri):
+        """Puts a writer on each instance of the URI, and takes away those of instances that are no more."""
+        wanted = {host.name for host in client.hosts_of(uri)}
+        for name in set(self.probes) - wanted:
+            probe = self.probes.pop(name)
+            probe.stop()
+            self.splits.add(client.acked(probe.drain()))
+        for name in wanted - set(self.probes):
+            single = single_host(uri, name)
+            probe = client.Writer(single, table=PROBES, attributes="any", pause=PROBE_PAUSE, create=False)
+            self.probes[name] = probe.start()
+
+    def acknowledged(self, write):
+        """Keeps one acknowledged append until the next round takes it."""
+        self.acks.append(write)
+
+    def read(self, connection, key, whole=False, settled=False, deadline=ANSWER * 3):
+        """Reads one list from somewhat before what is verified, and judges it."""
+        after = 0 if whole else max(0, self.history.verified(key) - OVERLAP)
+        last = self.history.last(key)
+        rows = client.execute(connection, READ, (key, after), deadline=deadline)
+        self.history.read(key, last, after, rows, settled)
+
+    def verify(self, whole=False):
+        """Reads every list when nothing disturbs the cluster: what is missing now is lost."""
+        for _ in range(3):
+            try:
+                connection = client.connect(self.uri)
+                for key in self.keys:
+                    self.read(connection, key, whole, settled=True, deadline=30)
+                connection.close()
+                return
+            except (psycopg2.Error, client.Silent) as error:
+                problem = error
+        raise Failed(f"the settled cluster cannot be read: {problem}")
+
+    def everywhere(self, uri, timeout):
+        """Waits until every instance shows an append that was acknowledged just now."""
+        key = self.keys[0]
+        history = self.history
+        before = history.last(key)
+        wait_until("an append to the first list is acknowledged", lambda: history.last(key) > before, timeout)
+        place = history.last(key)
+        value = history.keys[key].acked[place]
+        for host in client.hosts_of(uri):
+            self.shown(single_host(uri, host.name), host.name, (key, place, value), timeout)
+
+    def shown(self, single, name, append, timeout):
+        """Waits until this instance shows the append."""
+
+        def look():
+            try:
+                connection = client.connect(single, attributes="any", timeout=5)
+                try:
+                    return client.execute(connection, SHOWS, append, deadline=5)[0][0] == 1
+                finally:
+                    connection.close()
+            except (psycopg2.Error, client.Silent) as error:
+                raise Failed(str(error).strip()) from error
+
+        wait_until(f"{name} shows the append {append}", look, timeout)
+
+    def take(self):
+        """The moments of the acknowledgements since the last call; what probes and writers saw is added to the splits."""
+        count = len(self.acks)
+        taken = self.acks[:count]
+        del self.acks[:count]
+        self.splits.add(taken)
+        for probe in self.probes.values():
+            self.splits.add(client.acked(probe.drain()))
+            probe.errors.clear()
+        return sorted(write["ack"] for write in taken)
+
+    def flood(self, mebibytes):
+        """Writes this much WAL at once, outside of any table."""
+        connection = client.connect(self.uri, timeout=2)
+        try:
+            for _ in range(mebibytes):
+                client.execute(
+                    connection, "SELECT pg_logical_emit_message(false, '', repeat('x', 1 << 20))", deadline=2
+                )
+        except (psycopg2.Error, client.Silent):
+            pass  # the disk is full, which is what it was for
+        finally:
+            connection.close()
+
+    def stop(self):
+        """Ends all clients."""
+        for one in self.clients:
+            one.stop()
+        for one in self.clients:
+            one.thread.join(10)
+        for probe in self.probes.values():
+            probe.stop()
