@@ -23,7 +23,7 @@ pub const CONFIRMATION_MS: u64 = 10_000;
 
 /// From the operator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Hash)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Command {
     /// The standing order of this instance; replaces the one before.
     Order(Order),
