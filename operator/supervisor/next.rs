@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::wire::{
-    CONFIRMATION_MS, Data, Follow, Init, Job, JobKind, Lead, Lineage, Order, Postgres, Promise, Replica, Rule, Task,
+    CONFIRMATION_MS, Data, Follow, Init, Job, JobKind, Lead, Order, Postgres, Promise, Replica, Rule, Task,
 };
 use crate::api::lsn::Lsn;
 use crate::api::postgres_cluster::Fork;
@@ -478,6 +478,7 @@ pub fn voters_confirm(seen: &Seen, lead: &Lead) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::supervisor::wire::Lineage;
 
     const TERM: u64 = 5;
 

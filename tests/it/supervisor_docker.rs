@@ -157,7 +157,12 @@ impl Member {
     }
 
     fn order(&mut self, term: u64, task: Task) {
-        self.say(&Command::Order(Order { term, task, settings: [("max_connections".into(), "60".into())].into() }));
+        self.say(&Command::Order(Order {
+            term,
+            revision: 0,
+            task,
+            settings: [("max_connections".into(), "60".into())].into(),
+        }));
     }
 
     /// Waits for a report of which `what` holds.
@@ -187,7 +192,7 @@ impl Member {
 
     fn lineage(&self) -> Lineage {
         let leading = self.last.leading.clone().unwrap();
-        Lineage { timeline: self.last.timeline.unwrap(), history: leading.history }
+        Lineage { timeline: self.last.timeline.unwrap(), history: leading.history, begun: leading.begun }
     }
 
     fn follow_me(&self, slot: &str, rewindable: bool, lineage: Option<Lineage>) -> Task {
@@ -356,7 +361,12 @@ fn a_leader_survives_bad_settings_meddling_crashes_and_restarts_and_fences_itsel
     let settings = [("max_connections", "70"), ("work_mem", "lots"), ("no_such_setting", "1"), ("my.own", "x")];
     let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
     let settings = std::collections::BTreeMap::from(settings);
-    one.say(&Command::Order(Order { term: 1, task: open_lead(&second, false), settings: settings.clone() }));
+    one.say(&Command::Order(Order {
+        term: 1,
+        revision: 0,
+        task: open_lead(&second, false),
+        settings: settings.clone(),
+    }));
     let report = one.wait("refusals", |report| report.setting_errors.len() == 2 && !report.pending_restart.is_empty());
     println!("{:?}", report.setting_errors);
     assert!(report.setting_errors.iter().any(|error| error.contains("work_mem: invalid value")));
@@ -413,7 +423,7 @@ fn a_leader_survives_bad_settings_meddling_crashes_and_restarts_and_fences_itsel
     });
 
     println!("-- after a pause nothing is confirmed, so nobody is served");
-    one.say(&Command::Order(Order { term: 1, task: open_lead(&second, true), settings }));
+    one.say(&Command::Order(Order { term: 1, revision: 0, task: open_lead(&second, true), settings }));
     one.wait("a confirmed lead", |report| report.leading.as_ref().is_some_and(|leading| leading.confirmed));
     docker(&["pause", &one.container]);
     // Longer than half of what a confirmation holds.
@@ -430,7 +440,7 @@ fn a_leader_survives_bad_settings_meddling_crashes_and_restarts_and_fences_itsel
     one.wait("the open gate", |report| report.gate_open);
     two.order(2, Task::Prepare);
     two.wait("the promise", |report| report.promise.is_some());
-    let forked = Lineage { timeline: 9, history: Vec::new() };
+    let forked = Lineage { timeline: 9, history: Vec::new(), begun: Default::default() };
     one.order(2, lead(false, 0, &[], &["evenkeel_2"], true));
     two.order(2, one.follow_me("evenkeel_2", true, Some(forked)));
     two.wait("the clone", |report| report.job.is_some() || report.data == Data::Broken);
