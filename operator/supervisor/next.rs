@@ -339,8 +339,7 @@ pub fn promise(seen: &Seen) -> Option<Promise> {
     let order = seen.durable.order.as_ref()?;
     let quiet = seen.applied.as_ref()?.upstream.is_none() && !server.receiver && server.replayed;
     // On a branch that no grant began (somebody promoted it by hand) its WAL is not comparable.
-    let begun = &seen.durable.begun;
-    let ours = begun.is_empty() || begun.contains_key(&server.timeline);
+    let ours = super::rejoin::granted_branch(&seen.durable.begun, server.timeline);
     (matches!(order.task, Task::Prepare) && order.term == seen.durable.promised && !server.primary && quiet && ours)
         .then_some(Promise { term: order.term, timeline: server.timeline, lsn: server.lsn })
 }

@@ -65,7 +65,7 @@ fn follow_running(seen: &Seen, term: u64, follow: &Follow, config: Config) -> Ac
     }
     let kin = match &follow.lineage {
         // The leader was chosen as the furthest of those that promised this term, and we are one of them.
-        None if seen.durable.promised == term => Kinship::Same,
+        None if seen.durable.promised == term && granted_branch(&seen.durable.begun, server.timeline) => Kinship::Same,
         None => Kinship::Unknown,
         Some(_) if !server.replayed => return Act::Poll,
         Some(lineage) => kinship(lineage, server.timeline, server.lsn, &seen.durable.begun),
@@ -94,8 +94,12 @@ fn promoted_here(begun: &BTreeMap<u32, u64>, timeline: u32, term: u64) -> BTreeM
 
 /// A primary on a timeline that no grant began.
 fn promoted_by_hand(seen: &Seen) -> bool {
-    let begun = &seen.durable.begun;
-    !begun.is_empty() && seen.server.as_ref().is_some_and(|server| !begun.contains_key(&server.timeline))
+    seen.server.as_ref().is_some_and(|server| !granted_branch(&seen.durable.begun, server.timeline))
+}
+
+/// Some grant began this timeline; nothing is known of a directory from before that was written down.
+pub fn granted_branch(begun: &BTreeMap<u32, u64>, timeline: u32) -> bool {
+    begun.is_empty() || begun.contains_key(&timeline)
 }
 
 enum Kinship {

@@ -54,21 +54,39 @@ pub fn trail(mut world: World) -> Vec<World> {
     trail
 }
 
-fn run(name: &str, starts: Vec<World>, faults: &[Fault], (faults_left, writes, leaps): (u8, u8, u8), depth: usize) {
-    let begun = std::time::SystemTime::now();
-    let many = starts.len();
-    let budget = Budget { faults: faults_left, writes, leaps };
-    let setting = Setting { starts, fine: false, faults: faults.to_vec(), budget, peace_in: 64, only: None };
-    let checker = setting.checker().target_max_depth(depth).threads(1).spawn_bfs().join();
-    println!(
-        "{name}: {many} starts {} states {} unique depth {} in {:?}",
-        checker.state_count(),
-        checker.unique_state_count(),
-        checker.max_depth(),
-        begun.elapsed()
-    );
-    for (invariant, path) in checker.discoveries() {
-        println!("== {name} {invariant}\n{:?}\n{:?}", path.clone().into_actions(), path.last_state());
+/// One run of the checker.
+struct Run {
+    name: &'static str,
+    starts: Vec<World>,
+    faults: &'static [Fault],
+    /// Faults, writes and leaps.
+    budget: (u8, u8, u8),
+    /// Events from every start.
+    depth: usize,
+    /// States that there are; a change of the protocol or of the world changes it, and is looked at.
+    states: usize,
+}
+
+impl Run {
+    /// Nothing is broken, and as many states were seen as are known. EVENKEEL_MODEL_DEEPER=n goes n events further, with
+    /// one fault more.
+    fn check(self) {
+        let deeper: usize = std::env::var("EVENKEEL_MODEL_DEEPER").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
+        let (faults, writes, leaps) = self.budget;
+        let budget = Budget { faults: faults + u8::from(deeper > 0), writes, leaps };
+        let (starts, faults) = (self.starts.len(), self.faults.to_vec());
+        let setting = Setting { starts: self.starts, fine: false, faults, budget, peace_in: 64, only: None };
+        // One thread, so that it is the same states each time.
+        let checker = setting.checker().target_max_depth(self.depth + 1 + deeper).threads(1).spawn_bfs().join();
+        let states = checker.unique_state_count();
+        println!("{}: {states} states from {starts} starts, depth {}", self.name, checker.max_depth() - 1);
+        for (invariant, path) in checker.discoveries() {
+            let end = path.last_state().clone();
+            panic!("{}: {invariant}: {:?}\n{end:?}", self.name, path.into_actions());
+        }
+        if deeper == 0 {
+            assert_eq!(states, self.states, "{}: the number of states changed", self.name);
+        }
     }
 }
 
@@ -78,33 +96,95 @@ const NETWORK: [Fault; 7] =
     [Fault::Cut, Fault::Mute, Fault::Part, Fault::Isolate, Fault::Join, Fault::Lose, Fault::Repeat];
 const OTHERS: [Fault; 6] =
     [Fault::Pause, Fault::Unpause, Fault::Restore, Fault::Human, Fault::Switchover, Fault::Shrink];
+const ALL: [Fault; 19] = [
+    Fault::Postmaster,
+    Fault::Container,
+    Fault::Host,
+    Fault::Wipe,
+    Fault::Operator,
+    Fault::MidPlan,
+    Fault::Cut,
+    Fault::Mute,
+    Fault::Part,
+    Fault::Isolate,
+    Fault::Join,
+    Fault::Lose,
+    Fault::Repeat,
+    Fault::Pause,
+    Fault::Unpause,
+    Fault::Restore,
+    Fault::Human,
+    Fault::Switchover,
+    Fault::Shrink,
+];
 
 const TWO: &str = "{image: 'postgres:15', instances: 2}";
 const FIVE: &str = "{image: 'postgres:15', instances: 5, durability: {synchronousReplicas: 2}}";
 
-#[test]
-fn probe() {
-    let var = |name: &str, or: usize| std::env::var(name).ok().and_then(|d| d.parse().ok()).unwrap_or(or);
-    let spec = match var("N", 3) {
-        2 => TWO,
-        0 => ASYNC,
-        5 => FIVE,
-        _ => THREE,
-    };
+fn ready(spec: &str) -> World {
     let mut world = settled(spec);
     world.short_copies = true;
-    let mut failover = world.clone();
-    failover.kill_postgres("db-1");
-    let mut switch = world.clone();
-    switch.object.metadata.annotations =
-        Some([("evenkeel.dev/switchover".to_owned(), "2030-11-24T05:00:00Z".to_owned())].into());
-    let mut voter_out = world.clone();
-    voter_out.kill_container("db-2");
-    let budget = (var("F", 1) as u8, var("W", 1) as u8, var("L", 1) as u8);
-    for (name, start) in [("failover", failover), ("switchover", switch), ("standby", voter_out)] {
-        let starts = trail(start);
-        for (kind, faults) in [("deaths", &DEATHS[..]), ("network", &NETWORK), ("others", &OTHERS)] {
-            run(&format!("{spec} {name} {kind}"), starts.clone(), faults, budget, var("DEPTH", 4));
-        }
+    world
+}
+
+/// On the way from a dead postmaster of the primary to health.
+fn failover(spec: &str) -> Vec<World> {
+    let mut world = ready(spec);
+    world.kill_postgres("db-1");
+    trail(world)
+}
+
+fn switchover(spec: &str) -> Vec<World> {
+    let mut world = ready(spec);
+    let request = "2029-11-24T05:00:00Z".to_owned();
+    world.object.metadata.annotations = Some([("evenkeel.dev/switchover".to_owned(), request)].into());
+    trail(world)
+}
+
+/// A voter is away for so long that it is let go; then it comes back. The record is the one without it.
+fn voter_returns(spec: &str) -> Vec<World> {
+    let mut world = ready(spec);
+    world.pause("db-2");
+    world.cut("db-2", false);
+    for _ in 0..130 {
+        world.turn(0);
     }
+    world.join_all();
+    world.unpause("db-2");
+    trail(world)
+}
+
+/// The same, with a second operator that knows what the first one knew in the beginning.
+fn with_two_operators(mut starts: Vec<World>) -> Vec<World> {
+    let known = starts.first().map(|world| world.operators.clone()).unwrap_or_default();
+    for world in &mut starts {
+        world.operators.extend(known.clone());
+    }
+    starts
+}
+
+macro_rules! runs {
+    ($($sentence:ident: $starts:expr, $faults:expr, $budget:expr, $depth:expr, $states:expr;)*) => {
+        $(#[test]
+        fn $sentence() {
+            let name = stringify!($sentence);
+            let (starts, faults) = ($starts, &$faults);
+            Run { name, starts, faults, budget: $budget, depth: $depth, states: $states }.check();
+        })*
+    };
+}
+
+runs! {
+    two_instances_and_one_death_to_the_very_end: vec![ready(TWO)], [Fault::Postmaster, Fault::Container], (1, 1, 0), 60, 0;
+    deaths_in_a_failover: failover(THREE), DEATHS, (1, 1, 1), 3, 0;
+    a_bad_network_in_a_failover: failover(THREE), NETWORK, (1, 1, 1), 3, 0;
+    anything_else_in_a_failover: failover(THREE), OTHERS, (1, 1, 1), 3, 0;
+    deaths_in_a_switchover: switchover(THREE), DEATHS, (1, 1, 1), 3, 0;
+    a_bad_network_in_a_switchover: switchover(THREE), NETWORK, (1, 1, 1), 3, 0;
+    anything_else_in_a_switchover: switchover(THREE), OTHERS, (1, 1, 1), 3, 0;
+    two_faults_while_the_voters_change: voter_returns(THREE), ALL, (2, 1, 0), 3, 0;
+    two_operators_in_a_failover: with_two_operators(failover(THREE)), [Fault::Postmaster, Fault::Container, Fault::Lose], (1, 1, 0), 3, 0;
+    anything_in_a_failover_of_two: failover(TWO), ALL, (1, 1, 1), 3, 0;
+    anything_in_an_asynchronous_failover: failover(ASYNC), ALL, (1, 1, 1), 3, 0;
+    anything_in_a_failover_of_five: failover(FIVE), ALL, (1, 1, 0), 2, 0;
 }

@@ -79,6 +79,11 @@ fn nothing_lost(world: &World) -> bool {
 fn overlap(world: &World) -> bool {
     let status = world.status();
     let Some(d) = status.decisions.filter(|d| d.stage == Stage::Steady && d.election.w > 0) else { return true };
+    // A record that somebody knows to be old is not acted upon (I10).
+    let known = world.disks.values().filter_map(|disk| disk.durable.order.as_ref());
+    if known.map(|order| (order.term, order.revision)).max() > Some((d.term, d.revision)) {
+        return true;
+    }
     let in_force = |name: &String| {
         let process = &world.boxes[name].process;
         let leads = grant(&world.disks[name].durable).is_some_and(|(term, _)| term == d.term);
