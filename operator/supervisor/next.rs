@@ -67,8 +67,9 @@ pub enum Refused {
 }
 
 /// Takes an order or refuses it. I3: the promise only grows; within a term a task never goes backwards, a role never
-/// flips, and an older revision (late on another stream) brings back no older commit rule (I4).
-pub fn accept(durable: &Durable, order: &Order) -> Result<Durable, Refused> {
+/// flips, and an older revision (late on another stream) brings back no older commit rule (I4). `standby`: the timeline
+/// of the standby that is to lead; that the next one begins in this term is written down with the order.
+pub fn accept(durable: &Durable, order: &Order, standby: Option<u32>) -> Result<Durable, Refused> {
     if order.term < durable.promised {
         return Err(Refused::OldTerm { order: order.term, promised: durable.promised });
     }
@@ -85,7 +86,11 @@ pub fn accept(durable: &Durable, order: &Order) -> Result<Durable, Refused> {
             });
         }
     }
-    Ok(Durable { promised: order.term, order: Some(order.clone()), ..durable.clone() })
+    let mut begun = durable.begun.clone();
+    if let (Task::Lead(_), Some(timeline)) = (&order.task, standby) {
+        begun.entry(timeline + 1).or_insert(order.term);
+    }
+    Ok(Durable { promised: order.term, order: Some(order.clone()), begun, ..durable.clone() })
 }
 
 /// Who may connect by `pg_hba.conf`; replication and the supervisor always may.
@@ -424,16 +429,19 @@ fn leading(seen: &Seen, term: u64, lead: &Lead, shut: Config) -> Act {
     if seen.applied.as_ref() != Some(&wanted) {
         return Act::Apply(wanted);
     }
+    let passed = barrier(seen, lead);
+    let served = passed && gate == Gate::Open;
+    // A new cluster's clients need it; those of one that failed over have it, and wait for the barrier.
     match (seen.app_ensured, seen.credentials) {
-        (false, true) => return Act::EnsureApp { database: lead.database.clone(), owner: lead.owner.clone() },
+        (false, true) if lead.init.is_some() || served || seen.barrier_ms >= BARRIER_ALONE_MS => {
+            return Act::EnsureApp { database: lead.database.clone(), owner: lead.owner.clone() };
+        }
         (false, false) if lead.init.is_some() => return Act::Wait,
         _ => {}
     }
     if seen.barrier_lsn.is_none() {
         return Act::SetBarrier;
     }
-    let passed = barrier(seen, lead);
-    let served = passed && gate == Gate::Open;
     if !seen.checkpoint_started && !server.checkpointed && (served || seen.barrier_ms >= BARRIER_ALONE_MS) {
         // pg_rewind needs the new timeline in the control file. Nobody waits for it, unless it is those who must be
         // rewound that the barrier waits for; its writes would only hold up the opening of the gate.
@@ -661,8 +669,8 @@ mod tests {
     fn an_older_revision_of_the_same_term_is_refused() {
         let durable = order(Task::Lead(leader(false)));
         let of = |revision| Order { term: TERM, revision, task: Task::Lead(leader(true)), settings: Settings::new() };
-        assert!(matches!(accept(&durable, &of(2)), Err(Refused::Backwards { .. })));
-        assert!(accept(&durable, &of(3)).is_ok());
+        assert!(matches!(accept(&durable, &of(2), None), Err(Refused::Backwards { .. })));
+        assert!(accept(&durable, &of(3), None).is_ok());
     }
 
     /// Regression 6: a voter's last reply counted for ten seconds, and then once more as a confirmation: an isolated primary
@@ -725,7 +733,7 @@ mod tests {
     #[test]
     fn an_order_below_the_promise_or_backwards_is_refused() {
         let durable = order(Task::Lead(leader(false)));
-        let of = |term, task| accept(&durable, &Order { term, revision: 3, task, settings: Settings::new() });
+        let of = |term, task| accept(&durable, &Order { term, revision: 3, task, settings: Settings::new() }, None);
         assert!(matches!(of(TERM - 1, Task::Prepare), Err(Refused::OldTerm { .. })));
         assert!(matches!(of(TERM, Task::Prepare), Err(Refused::Backwards { .. })));
         assert!(matches!(of(TERM, Task::Follow(follower())), Err(Refused::Backwards { .. })));

@@ -485,7 +485,8 @@ impl Shell {
         if let Some(poll) = &mut self.run.poll {
             poll.startup = None;
         }
-        self.details_at = 0;
+        // Whoever waits for a promise or a barrier does not wait for the rest.
+        self.details_at = boottime_ms() + IDLE_MS;
         self.poll(boottime_ms()).await;
         if self.run.applied.is_some() {
             self.problems.overridden = None;

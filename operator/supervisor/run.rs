@@ -207,7 +207,9 @@ impl Shell {
             self.problems.refused = None;
             return;
         }
-        let accepted = match next::accept(&self.durable, order) {
+        let standby = self.run.poll.as_ref().is_some_and(|poll| poll.recovery) && self.postmaster.is_some();
+        let timeline = self.run.identified.map(|(_, timeline)| timeline).filter(|_| standby);
+        let accepted = match next::accept(&self.durable, order, timeline) {
             Ok(accepted) => accepted,
             Err(refused) => {
                 tracing::warn!(%refused, "an order is refused");

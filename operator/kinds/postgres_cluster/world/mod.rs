@@ -405,9 +405,10 @@ impl World {
         }
         let (Some(one), Some(disk)) = (self.boxes.get_mut(&name), self.disks.get_mut(&name)) else { return };
         let process = &mut one.process;
+        let standby = (process.postgres == Postgres::Standby).then(|| disk.timeline());
         process.operator = Some(Age::default());
         match &letter.command {
-            Command::Order(order) => match accept(&disk.durable, order) {
+            Command::Order(order) => match accept(&disk.durable, order, standby) {
                 Ok(durable) => {
                     let old = disk.durable.order.as_ref();
                     let newer = old.is_none_or(|old| old.term < order.term || old.task.rank() < order.task.rank());
