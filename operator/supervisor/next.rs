@@ -139,8 +139,6 @@ pub struct Server {
     pub stuck: bool,
     /// Sessions of clients that are connected now.
     pub sessions: u32,
-    /// Standby: the leader no longer has the WAL that we need (said in the server's log since it started).
-    pub wal_missing: bool,
     /// Primary: who streams from it.
     pub replicas: Vec<Replica>,
     /// Primary: names of the slots it has.
@@ -182,6 +180,8 @@ pub struct Seen {
     pub applied: Option<Config>,
     /// Sessions were ended since the gate was last shut in this run, and none is left.
     pub sessions_ended: bool,
+    /// Standby: the leader no longer has the WAL or the timeline history that we need (said in the log of this run).
+    pub wal_missing: bool,
     /// Primary: the log position up to which the commit rule's voters must have flushed; `None` until the rule is in force.
     pub barrier_lsn: Option<Lsn>,
     /// Primary: milliseconds since [`Seen::barrier_lsn`] was set.
@@ -713,6 +713,22 @@ mod tests {
         check(&standby(follow(), at(3, 500), alone.clone()), "Apply");
         check(&standby(follow(), at(2, 101), alone.clone()), "Condemn");
         check(&standby(follow(), at(1, 10), alone), "Condemn");
+    }
+
+    /// Regression 31: a rewound directory needs the leader's WAL and histories before it answers anything; where the leader lacks
+    /// them it stayed `starting` for ever (as in Regression 30, which is a standby that answers). Now both are copied anew.
+    #[test]
+    fn what_its_leader_cannot_serve_any_more_is_copied_anew() {
+        let server = Server { replayed: true, timeline: 2, lsn: Lsn(90), ..Server::default() };
+        let answers = standby(Task::Follow(follower()), server, follow_config());
+        check(&answers, "Wait");
+        check(&Seen { wal_missing: true, ..answers }, "Condemn");
+        let mut starts = Seen { postgres: Postgres::Starting, ..stopped(Data::Standby, Task::Follow(follower())) };
+        (starts.durable.rewound, starts.started) = (Some(3), Some(follow_config()));
+        check(&starts, "Wait");
+        starts.wal_missing = true;
+        check(&starts, "Condemn");
+        check(&Seen { data: Data::Broken, ..starts }, "StopImmediate");
     }
 
     #[test]

@@ -22,9 +22,11 @@ pub fn follow(seen: &Seen, term: u64, follow: &Follow, settings: Settings) -> Ac
     let started_for_another = seen.started.as_ref().is_some_and(|started| started.upstream != config.upstream);
     match (seen.postgres, seen.data) {
         (Postgres::Primary, Data::Primary) if promoted_by_hand(seen) => Act::Condemn,
-        (Postgres::Primary, _) | (Postgres::Standby, Data::Broken) => Act::StopImmediate,
+        (Postgres::Primary, _) | (Postgres::Standby | Postgres::Starting, Data::Broken) => Act::StopImmediate,
         // It waits for WAL that will not come.
         (Postgres::Starting, _) if seen.durable.rewound.is_some() && started_for_another => Act::StopImmediate,
+        // It can never be consistent: the leader has not got what it needs for that.
+        (Postgres::Starting, _) if seen.wal_missing => Act::Condemn,
         // A rewind that was cut off is not tried again: the first one may have overwritten the WAL that tells the
         // second one which pages differ.
         (Postgres::Stopped, Data::None | Data::Broken) => when_due(seen, Act::Clone(follow.clone())),
@@ -74,7 +76,7 @@ fn follow_running(seen: &Seen, term: u64, follow: &Follow, config: Config) -> Ac
         Kinship::Unknown => Act::Wait,
         // A slot that was lost or a WAL that forked away: only a new copy helps. A standby holds nothing that its leader lacks.
         Kinship::Diverged | Kinship::Clashing => Act::Condemn,
-        Kinship::Same if server.wal_missing => Act::Condemn,
+        Kinship::Same if seen.wal_missing => Act::Condemn,
         Kinship::Same if seen.applied.as_ref() == Some(&config) => Act::Wait,
         // On disk before the first record of another branch is.
         Kinship::Same => match &follow.lineage {

@@ -52,7 +52,7 @@ pub enum Note {
     },
     /// The server's log says that its WAL receiver ended.
     ReceiverEnded(String),
-    /// The server's log says that the leader no longer has our WAL.
+    /// The server's log says that the leader no longer has the WAL or the timeline history that we need.
     WalMissing(String),
     /// The server's log says that replay stands still for settings that are lower than the leader's.
     Stuck(String),
@@ -130,7 +130,7 @@ pub struct Run {
     pub stop_checkpoint: bool,
     /// See [`super::next::Seen::restart_asked`].
     pub restart_asked: bool,
-    /// See [`super::next::Server::wal_missing`].
+    /// See [`super::next::Seen::wal_missing`].
     pub wal_missing: bool,
     /// See [`super::next::Server::stuck`].
     pub stuck: bool,
