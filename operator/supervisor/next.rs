@@ -156,6 +156,8 @@ pub struct Seen {
     pub durable: Durable,
     /// The data directory.
     pub data: Data,
+    /// Something of ours that was on the volume is not there any more.
+    pub own_gone: bool,
     /// Of a server that is down: shut down cleanly, with its timeline and the end of its WAL.
     pub clean: Option<(u32, Lsn)>,
     /// The postmaster.
@@ -257,6 +259,8 @@ pub enum Act {
     Remember(BTreeMap<u32, u64>),
     /// Mark the data directory as to be made anew.
     Condemn,
+    /// Make our folder on the volume again, with this in it.
+    Restore(Durable),
     /// Stop now, without a checkpoint.
     StopImmediate,
     /// End the supervisor itself.
@@ -275,6 +279,9 @@ pub fn next(seen: &Seen) -> Act {
     if seen.job.as_ref().is_some_and(|job| job.running) || seen.postgres == Postgres::Stopping {
         return Act::Wait;
     }
+    if let Some(act) = emptied(seen) {
+        return act;
+    }
     if seen.postgres == Postgres::Standby && seen.server.as_ref().is_some_and(|server| server.stuck) {
         // Whatever it is to do, it neither replays nor stops its receiver; what it received is on disk.
         return Act::StopFast;
@@ -287,6 +294,19 @@ pub fn next(seen: &Seen) -> Act {
         Task::Follow(follow) => super::rejoin::follow(seen, order.term, follow, settings()),
         Task::Lead(lead) => self::lead(seen, order.term, lead, settings()),
     }
+}
+
+/// The volume was emptied, in part or whole. What runs on it acknowledges what is nowhere, so it ends first. I3: a promise is
+/// remembered for as long as this process lives; who the directory was is not, for that one never comes back (I9).
+fn emptied(seen: &Seen) -> Option<Act> {
+    let mut remembered = seen.durable.clone();
+    if seen.data == Data::None {
+        if seen.postgres != Postgres::Stopped {
+            return Some(Act::StopImmediate);
+        }
+        remembered = Durable { promised: remembered.promised, order: remembered.order, ..Durable::default() };
+    }
+    (seen.own_gone || remembered != seen.durable).then_some(Act::Restore(remembered))
 }
 
 pub(super) type Settings = BTreeMap<String, String>;
@@ -729,6 +749,25 @@ mod tests {
         starts.wal_missing = true;
         check(&starts, "Condemn");
         check(&Seen { data: Data::Broken, ..starts }, "StopImmediate");
+    }
+
+    /// Regression 32: a volume emptied under a running instance never healed: nothing could be written where the supervisor's
+    /// folder had been, and the server went on. Now the server ends at once, and the folder is made again with the promise.
+    #[test]
+    fn an_emptied_volume_ends_the_server_and_keeps_the_promise_but_not_the_identity() {
+        let emptied = |seen: Seen| Seen { data: Data::None, own_gone: true, ..seen };
+        for task in [Task::Prepare, Task::Follow(follower())] {
+            check(&emptied(standby(task, Server::default(), follow_config())), "StopImmediate");
+        }
+        check(&emptied(open_primary(true)), "StopImmediate");
+        let mut seen = emptied(stopped(Data::None, Task::Follow(follower())));
+        let remembered = Durable { incarnation: None, ..seen.durable.clone() };
+        assert_eq!(next(&seen), Act::Restore(remembered.clone()));
+        (seen.durable, seen.own_gone) = (remembered, false);
+        check(&seen, "Clone");
+        // Only our folder is gone: the directory is still who it was.
+        let seen = Seen { own_gone: true, ..open_primary(true) };
+        assert_eq!(next(&seen), Act::Restore(seen.durable.clone()));
     }
 
     #[test]

@@ -161,7 +161,24 @@ impl Shell {
                     .map_err(words)?;
                 Ok(After::Again)
             }
+            Act::Restore(remembered) => self.restore(remembered),
         }
+    }
+
+    /// Our folder is made again, as at the start.
+    fn restore(&mut self, remembered: Durable) -> Done {
+        if remembered != self.durable {
+            tracing::warn!("the data directory is gone: only what was promised is kept");
+        }
+        self.place.prepare().map_err(words)?;
+        if place::is_gone(&self.place.own().join(durable::LOCK)) {
+            self.lock = durable::lock(&self.place.own()).map_err(words)?;
+        }
+        if let Some(secrets) = &self.secrets {
+            secrets.save(&self.place).map_err(words)?;
+        }
+        self.save(remembered).map_err(words)?;
+        Ok(After::Again)
     }
 
     /// The session with the server, opened if there is none.
@@ -657,6 +674,7 @@ fn name(act: &Act) -> &'static str {
         Act::CheckpointForStop => "checkpoint for stop",
         Act::StopFast => "stop fast",
         Act::Condemn => "condemn",
+        Act::Restore(_) => "restore",
         Act::StopImmediate => "stop immediate",
         Act::Exit => "exit",
     }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::next::{Config, Seen, Server};
+use super::place;
 use super::shell::{Postmaster, Run, Shell};
 use super::sql::{Poll, Slot, Walsender};
 use super::wire::{CONFIRMATION_MS, Data, Job, Postgres, Replica, Task};
@@ -19,6 +20,7 @@ pub fn gather(shell: &Shell, now: u64) -> Seen {
     let run = &shell.run;
     Seen {
         data: data(&shell.place.pgdata(), shell.durable.unfinished.is_some()),
+        own_gone: shell.place.own_gone(),
         durable: shell.durable.clone(),
         clean: shell.down.clean.filter(|_| shell.postmaster.is_none()),
         postgres: postgres(shell.postmaster.as_ref(), run),
@@ -65,7 +67,7 @@ fn renewed_ms(shell: &Shell, now: u64) -> Option<u64> {
 pub fn data(pgdata: &Path, unfinished: bool) -> Data {
     match () {
         () if unfinished => Data::Broken,
-        () if !pgdata.join("global/pg_control").exists() => Data::None,
+        () if place::is_gone(&pgdata.join("global/pg_control")) => Data::None,
         () if pgdata.join("standby.signal").exists() => Data::Standby,
         () => Data::Primary,
     }

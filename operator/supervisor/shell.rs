@@ -1,9 +1,11 @@
 //! What the shell remembers between two turns of its loop; no decisions.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::fcntl::Flock;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -233,6 +235,8 @@ pub struct Problems {
 pub struct Shell {
     /// Paths and ids.
     pub place: Place,
+    /// The volume is ours.
+    pub lock: Flock<File>,
     /// Starts and reaps children.
     pub reaper: Reaper,
     /// Our name.
@@ -306,7 +310,7 @@ pub struct Shell {
 impl Shell {
     /// A shell at its start.
     pub fn new(
-        place: Place,
+        (place, lock): (Place, Flock<File>),
         reaper: Reaper,
         member: String,
         durable: Durable,
@@ -318,6 +322,7 @@ impl Shell {
             run: Run { id: format!("{boot}-0"), ..Run::default() },
             secrets: Secrets::load(&place.own()),
             place,
+            lock,
             reaper,
             member,
             boot,

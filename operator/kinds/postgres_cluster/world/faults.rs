@@ -55,6 +55,15 @@ impl World {
         self.disks.insert(name, Disk::empty());
     }
 
+    /// The data volume is emptied under whatever runs on it; the supervisor still knows what it knew.
+    pub fn empty(&mut self, member: &str) {
+        let name = self.container(member);
+        if let Some(disk) = self.disks.get_mut(&name).filter(|_| self.boxes.get(&name).is_some_and(Box::runs)) {
+            *disk = Disk { durable: disk.durable.clone(), ..Disk::empty() };
+        }
+        self.end_receiver(&name);
+    }
+
     /// The container is removed, its volume stays.
     pub fn forget(&mut self, member: &str) {
         let name = self.container(member);
