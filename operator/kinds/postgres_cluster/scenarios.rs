@@ -295,6 +295,18 @@ fn an_instance_whose_volume_is_emptied_under_it_is_copied_anew() {
     }
 }
 
+/// Regression 33: a container in Docker's state `dead` was started for ever ("marked for removal and cannot be started"). It
+/// is now removed and made anew on its volume.
+#[test]
+fn a_container_that_docker_has_half_removed_is_made_anew() {
+    for member in ["db-1", "db-3"] {
+        let mut world = settled(THREE);
+        world.half_remove(member);
+        heals(&mut world);
+        assert_eq!(world.boxes[&world.container(member)].id, 2);
+    }
+}
+
 /// Regression 2: a primary whose only standby was gone for a moment stopped itself at once, for a confirmation was not
 /// remembered. It now lives as long as the protocol says.
 #[test]

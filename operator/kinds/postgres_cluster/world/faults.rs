@@ -29,6 +29,15 @@ impl World {
         self.drop_broken_streams();
     }
 
+    /// docker rm that did not end: the container is there and never starts again.
+    pub fn half_remove(&mut self, member: &str) {
+        self.kill_container(member);
+        let name = self.container(member);
+        if let Some(one) = self.boxes.get_mut(&name) {
+            one.state = ContainerState::Dead;
+        }
+    }
+
     /// docker pause.
     pub fn pause(&mut self, member: &str) {
         if let Some(one) = self.running(member) {
