@@ -358,11 +358,15 @@ pub fn promise(seen: &Seen) -> Option<Promise> {
     let server = seen.server.as_ref()?;
     let order = seen.durable.order.as_ref()?;
     let quiet = seen.applied.as_ref()?.upstream.is_none() && !server.receiver && server.replayed;
-    // On a branch that no grant began (somebody promoted it by hand) its WAL is not comparable.
-    let begun = &seen.durable.begun;
-    let ours = begun.is_empty() || begun.contains_key(&server.timeline);
-    (matches!(order.task, Task::Prepare) && order.term == seen.durable.promised && !server.primary && quiet && ours)
-        .then_some(Promise { term: order.term, timeline: server.timeline, lsn: server.lsn })
+    let asked = matches!(order.task, Task::Prepare) && order.term == seen.durable.promised && !server.primary;
+    let promise = Promise { term: order.term, timeline: server.timeline, lsn: server.lsn };
+    (asked && quiet && !cannot_promise(seen)).then_some(promise)
+}
+
+/// What was rewound and not consistent since answers nothing. On a branch that no grant began (somebody promoted it by
+/// hand) its WAL is not comparable.
+pub fn cannot_promise(seen: &Seen) -> bool {
+    seen.durable.rewound.is_some() || super::rejoin::on_a_branch_of_its_own(seen)
 }
 
 pub(super) fn when_due(seen: &Seen, act: Act) -> Act {
@@ -671,6 +675,12 @@ mod tests {
         assert_eq!(promise(&seen), None);
         seen.durable.begun = [(1, 1), (2, 4)].into();
         assert!(promise(&seen).is_some());
+        // Regression 35: having taken the order to promise, it took WAL from the new leader before it was compared.
+        let lineage = Follow { lineage: None, ..follower() };
+        seen.durable.order = order(Task::Follow(lineage)).order;
+        check(&seen, "Remember");
+        seen.durable.begun = [(1, 1)].into();
+        check(&seen, "Wait");
         let by_hand = Server { primary: true, timeline: 3, ..Server::default() };
         let mut seen = Seen { server: Some(by_hand), data: Data::Primary, ..seen };
         (seen.postgres, seen.durable.order) = (Postgres::Primary, order(Task::Follow(follower())).order);

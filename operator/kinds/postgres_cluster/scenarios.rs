@@ -307,6 +307,19 @@ fn a_container_that_docker_has_half_removed_is_made_anew() {
     }
 }
 
+/// Regression 34: a standby that was promoted by hand can promise nothing, but the election after it waited for it for ever.
+/// Now the last leader, which is there with all its data, leads again, and the standby is copied anew.
+#[test]
+fn an_election_does_not_wait_for_a_voter_that_was_promoted_by_hand() {
+    let mut world = settled("{image: 'postgres:15', instances: 2}");
+    world.write();
+    world.turn(0);
+    world.promote_by_hand("db-2");
+    world.kill_postgres("db-1");
+    heals(&mut world);
+    assert_eq!(world.primary(), "db-1");
+}
+
 /// Regression 2: a primary whose only standby was gone for a moment stopped itself at once, for a confirmation was not
 /// remembered. It now lives as long as the protocol says.
 #[test]
