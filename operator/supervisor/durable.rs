@@ -9,6 +9,10 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::next::Durable;
 
+/// Names in our folder on the volume: the lock of whoever works on it, and what must never be forgotten.
+pub const LOCK: &str = "lock";
+pub const FILE: &str = "durable.json";
+
 /// Reading or writing what must last failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -47,7 +51,7 @@ fn file(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
 
 /// Takes the volume for our life; the lock goes with the value.
 pub fn lock(own: &Path) -> Result<Flock<File>, Error> {
-    let path = own.join("lock");
+    let path = own.join(LOCK);
     let open = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
     let opened = open.map_err(file("opening", &path))?;
     Flock::lock(opened, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
@@ -58,7 +62,7 @@ pub fn lock(own: &Path) -> Result<Flock<File>, Error> {
 
 /// What was saved last; the default if nothing was.
 pub fn load(own: &Path) -> Result<Durable, Error> {
-    let path = own.join("durable.json");
+    let path = own.join(FILE);
     match std::fs::read(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Durable::default()),
         Err(source) => Err(Error::File { doing: "reading", path, source }),
@@ -68,7 +72,7 @@ pub fn load(own: &Path) -> Result<Durable, Error> {
 
 /// Saves; when it returns, a power cut cannot undo it.
 pub fn save(own: &Path, durable: &Durable) -> Result<(), Error> {
-    let path = own.join("durable.json");
+    let path = own.join(FILE);
     let bytes = serde_json::to_vec(durable).map_err(|source| Error::Content { path: path.clone(), source })?;
     write(&path, &bytes).map_err(file("writing", &path))
 }

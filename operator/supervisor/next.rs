@@ -144,8 +144,6 @@ pub struct Server {
     pub stuck: bool,
     /// Sessions of clients that are connected now.
     pub sessions: u32,
-    /// Standby: the leader no longer has the WAL that we need (said in the server's log since it started).
-    pub wal_missing: bool,
     /// Primary: who streams from it.
     pub replicas: Vec<Replica>,
     /// Primary: names of the slots it has.
@@ -163,6 +161,8 @@ pub struct Seen {
     pub durable: Durable,
     /// The data directory.
     pub data: Data,
+    /// Something of ours that was on the volume is not there any more.
+    pub own_gone: bool,
     /// Of a server that is down: shut down cleanly, with its timeline and the end of its WAL.
     pub clean: Option<(u32, Lsn)>,
     /// The postmaster.
@@ -187,6 +187,8 @@ pub struct Seen {
     pub applied: Option<Config>,
     /// Sessions were ended since the gate was last shut in this run, and none is left.
     pub sessions_ended: bool,
+    /// Standby: the leader no longer has the WAL or the timeline history that we need (said in the log of this run).
+    pub wal_missing: bool,
     /// Primary: the log position up to which the commit rule's voters must have flushed; `None` until the rule is in force.
     pub barrier_lsn: Option<Lsn>,
     /// Primary: milliseconds since [`Seen::barrier_lsn`] was set.
@@ -262,6 +264,8 @@ pub enum Act {
     Remember(BTreeMap<u32, u64>),
     /// Mark the data directory as to be made anew.
     Condemn,
+    /// Make our folder on the volume again, with this in it.
+    Restore(Durable),
     /// Stop now, without a checkpoint.
     StopImmediate,
     /// End the supervisor itself.
@@ -280,6 +284,9 @@ pub fn next(seen: &Seen) -> Act {
     if seen.job.as_ref().is_some_and(|job| job.running) || seen.postgres == Postgres::Stopping {
         return Act::Wait;
     }
+    if let Some(act) = emptied(seen) {
+        return act;
+    }
     if seen.postgres == Postgres::Standby && seen.server.as_ref().is_some_and(|server| server.stuck) {
         // Whatever it is to do, it neither replays nor stops its receiver; what it received is on disk.
         return Act::StopFast;
@@ -292,6 +299,19 @@ pub fn next(seen: &Seen) -> Act {
         Task::Follow(follow) => super::rejoin::follow(seen, order.term, follow, settings()),
         Task::Lead(lead) => self::lead(seen, order.term, lead, settings()),
     }
+}
+
+/// The volume was emptied, in part or whole. What runs on it acknowledges what is nowhere, so it ends first. I3: a promise is
+/// remembered for as long as this process lives; who the directory was is not, for that one never comes back (I9).
+fn emptied(seen: &Seen) -> Option<Act> {
+    let mut remembered = seen.durable.clone();
+    if seen.data == Data::None {
+        if seen.postgres != Postgres::Stopped {
+            return Some(Act::StopImmediate);
+        }
+        remembered = Durable { promised: remembered.promised, order: remembered.order, ..Durable::default() };
+    }
+    (seen.own_gone || remembered != seen.durable).then_some(Act::Restore(remembered))
 }
 
 pub(super) type Settings = BTreeMap<String, String>;
@@ -343,10 +363,15 @@ pub fn promise(seen: &Seen) -> Option<Promise> {
     let server = seen.server.as_ref()?;
     let order = seen.durable.order.as_ref()?;
     let quiet = seen.applied.as_ref()?.upstream.is_none() && !server.receiver && server.replayed;
-    // On a branch that no grant began (somebody promoted it by hand) its WAL is not comparable.
-    let ours = super::rejoin::granted_branch(&seen.durable.begun, server.timeline);
-    (matches!(order.task, Task::Prepare) && order.term == seen.durable.promised && !server.primary && quiet && ours)
-        .then_some(Promise { term: order.term, timeline: server.timeline, lsn: server.lsn })
+    let asked = matches!(order.task, Task::Prepare) && order.term == seen.durable.promised && !server.primary;
+    let promise = Promise { term: order.term, timeline: server.timeline, lsn: server.lsn };
+    (asked && quiet && !cannot_promise(seen)).then_some(promise)
+}
+
+/// What was rewound and not consistent since answers nothing. On a branch that no grant began (somebody promoted it by
+/// hand) its WAL is not comparable.
+pub fn cannot_promise(seen: &Seen) -> bool {
+    seen.durable.rewound.is_some() || super::rejoin::on_a_branch_of_its_own(seen)
 }
 
 pub(super) fn when_due(seen: &Seen, act: Act) -> Act {
@@ -658,6 +683,12 @@ mod tests {
         assert_eq!(promise(&seen), None);
         seen.durable.begun = [(1, 1), (2, 4)].into();
         assert!(promise(&seen).is_some());
+        // Regression 35: having taken the order to promise, it took WAL from the new leader before it was compared.
+        let lineage = Follow { lineage: None, ..follower() };
+        seen.durable.order = order(Task::Follow(lineage)).order;
+        check(&seen, "Remember");
+        seen.durable.begun = [(1, 1)].into();
+        check(&seen, "Wait");
         let by_hand = Server { primary: true, timeline: 3, ..Server::default() };
         let mut seen = Seen { server: Some(by_hand), data: Data::Primary, ..seen };
         (seen.postgres, seen.durable.order) = (Postgres::Primary, order(Task::Follow(follower())).order);
@@ -720,6 +751,41 @@ mod tests {
         check(&standby(follow(), at(3, 500), alone.clone()), "Apply");
         check(&standby(follow(), at(2, 101), alone.clone()), "Condemn");
         check(&standby(follow(), at(1, 10), alone), "Condemn");
+    }
+
+    /// Regression 31: a rewound directory needs the leader's WAL and histories before it answers anything; where the leader lacks
+    /// them it stayed `starting` for ever (as in Regression 30, which is a standby that answers). Now both are copied anew.
+    #[test]
+    fn what_its_leader_cannot_serve_any_more_is_copied_anew() {
+        let server = Server { replayed: true, timeline: 2, lsn: Lsn(90), ..Server::default() };
+        let answers = standby(Task::Follow(follower()), server, follow_config());
+        check(&answers, "Wait");
+        check(&Seen { wal_missing: true, ..answers }, "Condemn");
+        let mut starts = Seen { postgres: Postgres::Starting, ..stopped(Data::Standby, Task::Follow(follower())) };
+        (starts.durable.rewound, starts.started) = (Some(3), Some(follow_config()));
+        check(&starts, "Wait");
+        starts.wal_missing = true;
+        check(&starts, "Condemn");
+        check(&Seen { data: Data::Broken, ..starts }, "StopImmediate");
+    }
+
+    /// Regression 32: a volume emptied under a running instance never healed: nothing could be written where the supervisor's
+    /// folder had been, and the server went on. Now the server ends at once, and the folder is made again with the promise.
+    #[test]
+    fn an_emptied_volume_ends_the_server_and_keeps_the_promise_but_not_the_identity() {
+        let emptied = |seen: Seen| Seen { data: Data::None, own_gone: true, ..seen };
+        for task in [Task::Prepare, Task::Follow(follower())] {
+            check(&emptied(standby(task, Server::default(), follow_config())), "StopImmediate");
+        }
+        check(&emptied(open_primary(true)), "StopImmediate");
+        let mut seen = emptied(stopped(Data::None, Task::Follow(follower())));
+        let remembered = Durable { incarnation: None, ..seen.durable.clone() };
+        assert_eq!(next(&seen), Act::Restore(remembered.clone()));
+        (seen.durable, seen.own_gone) = (remembered, false);
+        check(&seen, "Clone");
+        // Only our folder is gone: the directory is still who it was.
+        let seen = Seen { own_gone: true, ..open_primary(true) };
+        assert_eq!(next(&seen), Act::Restore(seen.durable.clone()));
     }
 
     #[test]

@@ -161,7 +161,24 @@ impl Shell {
                     .map_err(words)?;
                 Ok(After::Again)
             }
+            Act::Restore(remembered) => self.restore(remembered),
         }
+    }
+
+    /// Our folder is made again, as at the start.
+    fn restore(&mut self, remembered: Durable) -> Done {
+        if remembered != self.durable {
+            tracing::warn!("the data directory is gone: only what was promised is kept");
+        }
+        self.place.prepare().map_err(words)?;
+        if place::is_gone(&self.place.own().join(durable::LOCK)) {
+            self.lock = durable::lock(&self.place.own()).map_err(words)?;
+        }
+        if let Some(secrets) = &self.secrets {
+            secrets.save(&self.place).map_err(words)?;
+        }
+        self.save(remembered).map_err(words)?;
+        Ok(After::Again)
     }
 
     /// The session with the server, opened if there is none.
@@ -471,6 +488,10 @@ impl Shell {
         if before.as_ref().is_none_or(|before| before.commit != config.commit) {
             self.run.barrier_lsn = None;
         }
+        if before.as_ref().is_none_or(|before| before.upstream != config.upstream) {
+            // It was said of the leader before.
+            self.run.wal_missing = false;
+        }
         if config.gate == Gate::Open {
             self.run.sessions_ended = false;
             self.run.opened.get_or_insert(boottime_ms());
@@ -606,7 +627,12 @@ fn pass_log_on(output: std::os::fd::OwnedFd, notes: tokio::sync::mpsc::Sender<No
 }
 
 fn listen(line: &str, run: &str) -> Option<Note> {
-    if line.contains("requested WAL segment") && line.contains("has already been removed") {
+    // A leader has the history of its own timeline, but if it is a copy itself not those of the timelines before.
+    let removed = line.contains("requested WAL segment") && line.contains("has already been removed");
+    let unknown =
+        line.contains("could not receive timeline history file") && line.contains("No such file or directory");
+    // With FATAL it is our receiver that says so; a walsender here would say it of its own other side.
+    if line.contains("FATAL:") && (removed || unknown) {
         return Some(Note::WalMissing(run.to_owned()));
     }
     if line.contains("hot standby is not possible because of insufficient parameter settings") {
@@ -649,6 +675,7 @@ fn name(act: &Act) -> &'static str {
         Act::CheckpointForStop => "checkpoint for stop",
         Act::StopFast => "stop fast",
         Act::Condemn => "condemn",
+        Act::Restore(_) => "restore",
         Act::StopImmediate => "stop immediate",
         Act::Exit => "exit",
     }
@@ -679,6 +706,21 @@ mod tests {
     fn wal_that_the_leader_lacks_is_heard_in_the_log() {
         let line = "2026 [33] FATAL:  could not receive data from WAL stream: ERROR:  requested WAL segment 000000010000000000000003 has already been removed\n";
         assert!(matches!(listen(line, "r"), Some(Note::WalMissing(run)) if run == "r"));
+        let walsender =
+            "2026 [33] x@[unknown] ERROR:  requested WAL segment 000000010000000000000003 has already been removed\n";
+        assert!(listen(walsender, "r").is_none());
+    }
+
+    /// Regression 30: a standby on timeline 12 came back to a leader that is a copy made on timeline 39: it lacks the histories
+    /// between, and the receiver asked for the first of them for ever. Now that counts as WAL that is missing.
+    #[test]
+    fn a_timeline_history_that_the_leader_lacks_is_heard_in_the_log() {
+        let said =
+            |why| format!("2026 [9] FATAL:  could not receive timeline history file from the primary server: {why}");
+        let missing = said("ERROR:  could not open file \"pg_wal/0000000D.history\": No such file or directory\n");
+        assert!(matches!(listen(&missing, "r"), Some(Note::WalMissing(run)) if run == "r"));
+        let gone = said("server closed the connection unexpectedly\n");
+        assert!(matches!(listen(&gone, "r"), Some(Note::Fatal(..))));
     }
 
     #[test]

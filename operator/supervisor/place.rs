@@ -5,7 +5,7 @@ use std::process::Command;
 
 use nix::unistd::{Gid, Uid, User};
 
-use super::wire;
+use super::{durable, wire};
 
 /// The directory of the server's unix socket.
 pub const SOCKETS: &str = "/var/run/postgresql";
@@ -56,6 +56,9 @@ impl Place {
     pub fn prepare(&self) -> Result<(), Error> {
         self.directory(&self.volume, Uid::from_raw(0), 0o750)?;
         self.directory(&self.own(), Uid::from_raw(0), 0o750)?;
+        // A promise in it is to last, so it has to.
+        let synced = durable::sync_folder(&self.volume);
+        synced.map_err(|source| Error::Prepare { path: self.volume.clone(), source })?;
         self.directory(Path::new(SOCKETS), self.uid, 0o2775)?;
         let run = self.configuration();
         self.directory(run.parent().unwrap_or(&run), Uid::from_raw(0), 0o711)?;
@@ -88,6 +91,11 @@ impl Place {
         self.volume.join("evenkeel")
     }
 
+    /// Something of ours is missing that is always there once we have begun.
+    pub fn own_gone(&self) -> bool {
+        [durable::LOCK, durable::FILE].iter().any(|name| is_gone(&self.own().join(name)))
+    }
+
     /// The server's configuration. Rendered before each start, so it need not last, and a reload in the middle of a
     /// failover does not wait for the volume's file system.
     pub fn configuration(&self) -> PathBuf {
@@ -116,6 +124,11 @@ impl Place {
     pub fn disk_free(&self) -> u64 {
         nix::sys::statvfs::statvfs(&self.volume).map_or(0, |fs| fs.blocks_available() * fs.fragment_size())
     }
+}
+
+/// It is known not to be there: a disk that cannot be asked has lost nothing yet.
+pub fn is_gone(path: &Path) -> bool {
+    path.try_exists().is_ok_and(|exists| !exists)
 }
 
 /// The folder that holds `postgres`: the first on PATH, else the newest under /usr/lib/postgresql.

@@ -21,10 +21,12 @@ pub fn follow(seen: &Seen, term: u64, follow: &Follow, settings: Settings) -> Ac
     let same_leader = seen.durable.rewound == follow.lineage.as_ref().map(|lineage| lineage.timeline);
     let started_for_another = seen.started.as_ref().is_some_and(|started| started.upstream != config.upstream);
     match (seen.postgres, seen.data) {
-        (Postgres::Primary, Data::Primary) if promoted_by_hand(seen) => Act::Condemn,
-        (Postgres::Primary, _) | (Postgres::Standby, Data::Broken) => Act::StopImmediate,
+        (Postgres::Primary, Data::Primary) if on_a_branch_of_its_own(seen) => Act::Condemn,
+        (Postgres::Primary, _) | (Postgres::Standby | Postgres::Starting, Data::Broken) => Act::StopImmediate,
         // It waits for WAL that will not come.
         (Postgres::Starting, _) if seen.durable.rewound.is_some() && started_for_another => Act::StopImmediate,
+        // It can never be consistent: the leader has not got what it needs for that.
+        (Postgres::Starting, _) if seen.wal_missing => Act::Condemn,
         // A rewind that was cut off is not tried again: the first one may have overwritten the WAL that tells the
         // second one which pages differ.
         (Postgres::Stopped, Data::None | Data::Broken) => when_due(seen, Act::Clone(follow.clone())),
@@ -64,8 +66,8 @@ fn follow_running(seen: &Seen, term: u64, follow: &Follow, config: Config) -> Ac
         return if ready { Act::Wait } else { Act::EnsureSlots(follow.slots.clone()) };
     }
     let kin = match &follow.lineage {
-        // The leader was chosen as the furthest of those that promised this term, and we are one of them.
-        None if seen.durable.promised == term && granted_branch(&seen.durable.begun, server.timeline) => Kinship::Same,
+        // The leader was chosen as the furthest of those that promised this term, and we are one of them, if we could.
+        None if seen.durable.promised == term && !on_a_branch_of_its_own(seen) => Kinship::Same,
         None => Kinship::Unknown,
         Some(_) if !server.replayed => return Act::Poll,
         Some(lineage) => kinship(lineage, server.timeline, server.lsn, &seen.durable.begun),
@@ -74,7 +76,7 @@ fn follow_running(seen: &Seen, term: u64, follow: &Follow, config: Config) -> Ac
         Kinship::Unknown => Act::Wait,
         // A slot that was lost or a WAL that forked away: only a new copy helps. A standby holds nothing that its leader lacks.
         Kinship::Diverged | Kinship::Clashing => Act::Condemn,
-        Kinship::Same if server.wal_missing => Act::Condemn,
+        Kinship::Same if seen.wal_missing => Act::Condemn,
         Kinship::Same if seen.applied.as_ref() == Some(&config) => Act::Wait,
         // On disk before the first record of another branch is.
         Kinship::Same => match &follow.lineage {
@@ -92,14 +94,10 @@ fn promoted_here(begun: &BTreeMap<u32, u64>, timeline: u32, term: u64) -> BTreeM
     begun
 }
 
-/// A primary on a timeline that no grant began.
-fn promoted_by_hand(seen: &Seen) -> bool {
-    seen.server.as_ref().is_some_and(|server| !granted_branch(&seen.durable.begun, server.timeline))
-}
-
-/// Some grant began this timeline; nothing is known of a directory from before that was written down.
-pub fn granted_branch(begun: &BTreeMap<u32, u64>, timeline: u32) -> bool {
-    begun.is_empty() || begun.contains_key(&timeline)
+/// It runs on a timeline that no grant began, as far as timelines were written down here.
+pub fn on_a_branch_of_its_own(seen: &Seen) -> bool {
+    let begun = &seen.durable.begun;
+    !begun.is_empty() && seen.server.as_ref().is_some_and(|server| !begun.contains_key(&server.timeline))
 }
 
 enum Kinship {

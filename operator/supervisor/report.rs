@@ -51,6 +51,7 @@ pub fn report(seen: &Seen, extras: &Extras) -> Report {
         lsn,
         clean: seen.clean.is_some(),
         promise: next::promise(seen).filter(|_| seen.postgres == Postgres::Standby),
+        cannot_promise: next::cannot_promise(seen),
         receiver: extras.receiver.clone(),
         leading: leading(seen),
         gate_open: seen.server.is_some() && seen.applied.as_ref().is_some_and(|applied| applied.gate == Gate::Open),
@@ -144,6 +145,21 @@ mod tests {
     fn a_promise_does_not_hold_while_a_receiver_is_left() {
         let server = Server { timeline: 3, receiver: true, replayed: true, ..Server::default() };
         assert_eq!(report(&seen(Task::Prepare, server), &Extras::default()).promise, None);
+    }
+
+    /// Regression 34: a voter that was promoted by hand was waited for by an election that it could not answer, and the last
+    /// leader, which was there, did not lead again. Now it says that it cannot promise, and is not counted.
+    #[test]
+    fn what_cannot_promise_says_so() {
+        let on = |timeline, begun: &[(u32, u64)], rewound| {
+            let mut seen = seen(Task::Prepare, Server { timeline, replayed: true, ..Server::default() });
+            (seen.durable.begun, seen.durable.rewound) = (begun.iter().copied().collect(), rewound);
+            let report = report(&seen, &Extras::default());
+            assert_eq!(report.promise.is_none(), report.cannot_promise);
+            report.cannot_promise
+        };
+        assert!(!on(2, &[], None) && !on(2, &[(1, 1), (2, 3)], None));
+        assert!(on(3, &[(1, 1), (2, 3)], None) && on(2, &[], Some(2)));
     }
 
     #[test]

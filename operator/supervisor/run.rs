@@ -53,7 +53,7 @@ async fn serve(identity: Identity) -> Result<(), Fatal> {
     }
     let place = Place::find()?;
     place.prepare()?;
-    let _lock = durable::lock(&place.own())?;
+    let lock = durable::lock(&place.own())?;
     let durable = durable::load(&place.own())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -62,7 +62,7 @@ async fn serve(identity: Identity) -> Result<(), Fatal> {
     let (reports, seen) = watch::channel(Arc::from(""));
     let (notes, mut heard) = mpsc::channel(64);
     let (said, mut commands) = mpsc::channel(64);
-    let mut shell = Shell::new(place, reaper, identity.member, durable, (reports, notes));
+    let mut shell = Shell::new((place, lock), reaper, identity.member, durable, (reports, notes));
     tracing::info!(member = %shell.member, boot = %shell.boot, promised = shell.durable.promised, "supervisor begins");
     // Nobody hears us before there is something to say.
     shell.turn().await;

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::next::{Config, Seen, Server};
+use super::place;
 use super::shell::{Postmaster, Run, Shell};
 use super::sql::{Poll, Slot, Walsender};
 use super::wire::{CONFIRMATION_MS, Data, Job, Postgres, Replica, Task};
@@ -19,6 +20,7 @@ pub fn gather(shell: &Shell, now: u64) -> Seen {
     let run = &shell.run;
     Seen {
         data: data(&shell.place.pgdata(), shell.durable.unfinished.is_some()),
+        own_gone: shell.place.own_gone(),
         durable: shell.durable.clone(),
         clean: shell.down.clean.filter(|_| shell.postmaster.is_none()),
         postgres: postgres(shell.postmaster.as_ref(), run),
@@ -32,6 +34,7 @@ pub fn gather(shell: &Shell, now: u64) -> Seen {
         started: run.started.clone(),
         applied: run.applied.clone(),
         sessions_ended: run.sessions_ended,
+        wal_missing: run.wal_missing,
         barrier_lsn: run.barrier_lsn,
         barrier_ms: run.barrier_lsn.map_or(0, |_| now.saturating_sub(run.barrier_at)),
         barrier_passed_once: run.barrier_passed_once,
@@ -64,7 +67,7 @@ fn renewed_ms(shell: &Shell, now: u64) -> Option<u64> {
 pub fn data(pgdata: &Path, unfinished: bool) -> Data {
     match () {
         () if unfinished => Data::Broken,
-        () if !pgdata.join("global/pg_control").exists() => Data::None,
+        () if place::is_gone(&pgdata.join("global/pg_control")) => Data::None,
         () if pgdata.join("standby.signal").exists() => Data::Standby,
         () => Data::Primary,
     }
@@ -109,7 +112,6 @@ fn server(shell: &Shell, poll: &Poll, now: u64) -> Server {
         replayed,
         stuck: poll.recovery && run.stuck,
         sessions: poll.sessions,
-        wal_missing: run.wal_missing,
         replicas: replicas(run, poll, now),
         slots: slots.map(|slot| slot.name.clone()).collect(),
         history: if poll.recovery { Vec::new() } else { run.history.1.clone() },

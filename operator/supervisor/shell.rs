@@ -1,9 +1,11 @@
 //! What the shell remembers between two turns of its loop; no decisions.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::fcntl::Flock;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -52,7 +54,7 @@ pub enum Note {
     },
     /// The server's log says that its WAL receiver ended.
     ReceiverEnded(String),
-    /// The server's log says that the leader no longer has our WAL.
+    /// The server's log says that the leader no longer has the WAL or the timeline history that we need.
     WalMissing(String),
     /// The server's log says that replay stands still for settings that are lower than the leader's.
     Stuck(String),
@@ -130,7 +132,7 @@ pub struct Run {
     pub stop_checkpoint: bool,
     /// See [`super::next::Seen::restart_asked`].
     pub restart_asked: bool,
-    /// See [`super::next::Server::wal_missing`].
+    /// See [`super::next::Seen::wal_missing`].
     pub wal_missing: bool,
     /// See [`super::next::Server::stuck`].
     pub stuck: bool,
@@ -233,6 +235,8 @@ pub struct Problems {
 pub struct Shell {
     /// Paths and ids.
     pub place: Place,
+    /// The volume is ours.
+    pub lock: Flock<File>,
     /// Starts and reaps children.
     pub reaper: Reaper,
     /// Our name.
@@ -306,7 +310,7 @@ pub struct Shell {
 impl Shell {
     /// A shell at its start.
     pub fn new(
-        place: Place,
+        (place, lock): (Place, Flock<File>),
         reaper: Reaper,
         member: String,
         durable: Durable,
@@ -318,6 +322,7 @@ impl Shell {
             run: Run { id: format!("{boot}-0"), ..Run::default() },
             secrets: Secrets::load(&place.own()),
             place,
+            lock,
             reaper,
             member,
             boot,

@@ -259,6 +259,9 @@ pub struct Report {
     pub clean: bool,
     /// The promise of [`Report::promised`] holds: receiver gone, replay done, nothing will be acknowledged to an older leader.
     pub promise: Option<Promise>,
+    /// Whatever is asked, it cannot promise as it is: its directory is on a branch that no grant began, or was rewound and
+    /// has not been consistent since.
+    pub cannot_promise: bool,
     /// Of a standby: its WAL receiver.
     pub receiver: Option<Receiver>,
     /// Of a primary under a grant.

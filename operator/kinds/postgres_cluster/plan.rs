@@ -105,7 +105,7 @@ fn unknown(observed: &Observed) -> Option<Trouble> {
     Some(Trouble { reason: "HostUnreachable", message: why.clone() })
 }
 
-/// Dead containers are started again unless an election is under way that may succeed without them.
+/// Dead containers are started again (or made anew) unless an election is under way that may succeed without them.
 fn restart_dead(status: &PostgresClusterStatus, d: &Decisions, now: Timestamp) -> bool {
     let promoting = match d.stage {
         Stage::New => false,

@@ -90,7 +90,7 @@ impl<'a> Member<'a> {
         self.live().is_some_and(|report| {
             report.incarnation.as_ref() == Some(&voter.incarnation)
                 && matches!(report.data, Data::Standby | Data::Primary)
-                && !report.terminating
+                && !(report.terminating || report.cannot_promise)
         })
     }
 }
@@ -431,7 +431,7 @@ fn quorum_unavailable(scene: &Scene, d: &Decisions, have: usize, needed: usize) 
     Trouble {
         reason: "QuorumUnavailable",
         message: format!(
-            "an election needs promises of {needed} of {}, has {have}, and cannot reach {}: an acknowledged commit may be \
+            "an election needs promises of {needed} of {}, has {have}, and can get none from {}: an acknowledged commit may be \
              only there, so nobody is promoted until {} back",
             d.election.voters.len(),
             missing.join(", "),

@@ -279,6 +279,47 @@ fn a_wiped_standby_is_copied_anew() {
     check(&world, expect!["Healthy term 1: db-1 primary running, db-2 standby streaming, db-3 standby streaming"]);
 }
 
+/// Regression 32: a volume emptied under a running instance never healed. Its server now ends at once, and it is copied anew
+/// as somebody else who has promised the same.
+#[test]
+fn an_instance_whose_volume_is_emptied_under_it_is_copied_anew() {
+    for member in ["db-1", "db-3"] {
+        let mut world = settled(THREE);
+        world.write();
+        world.turn(0);
+        world.empty(member);
+        heals(&mut world);
+        let primary = if member == "db-1" { "db-2" } else { "db-1" };
+        assert_eq!(world.primary(), primary);
+        assert!(world.broken.is_empty(), "{:?}", world.broken);
+    }
+}
+
+/// Regression 33: a container in Docker's state `dead` was started for ever ("marked for removal and cannot be started"). It
+/// is now removed and made anew on its volume.
+#[test]
+fn a_container_that_docker_has_half_removed_is_made_anew() {
+    for member in ["db-1", "db-3"] {
+        let mut world = settled(THREE);
+        world.half_remove(member);
+        heals(&mut world);
+        assert_eq!(world.boxes[&world.container(member)].id, 2);
+    }
+}
+
+/// Regression 34: a standby that was promoted by hand can promise nothing, but the election after it waited for it for ever.
+/// Now the last leader, which is there with all its data, leads again, and the standby is copied anew.
+#[test]
+fn an_election_does_not_wait_for_a_voter_that_was_promoted_by_hand() {
+    let mut world = settled("{image: 'postgres:15', instances: 2}");
+    world.write();
+    world.turn(0);
+    world.promote_by_hand("db-2");
+    world.kill_postgres("db-1");
+    heals(&mut world);
+    assert_eq!(world.primary(), "db-1");
+}
+
 /// Regression 2: a primary whose only standby was gone for a moment stopped itself at once, for a confirmation was not
 /// remembered. It now lives as long as the protocol says.
 #[test]
@@ -339,6 +380,7 @@ enum Fault {
     Cut(u8),
     Heal,
     Wipe(u8),
+    Empty(u8),
     OperatorDown(u8),
     CutSteps(u8),
     Switchover,
@@ -354,6 +396,7 @@ fn fault() -> impl Strategy<Value = Fault> {
         member.clone().prop_map(Fault::Cut),
         Just(Fault::Heal),
         (2_u8..4).prop_map(Fault::Wipe),
+        (2_u8..4).prop_map(Fault::Empty),
         (1_u8..60).prop_map(Fault::OperatorDown),
         (1_u8..4).prop_map(Fault::CutSteps),
         Just(Fault::Switchover),
@@ -374,7 +417,10 @@ fn run(spec: &str, faults: Vec<(Fault, u8)>, wipes: bool) -> World {
             Fault::Wipe(n) if wipes && world.status().phase == "Healthy" && world.primary() != format!("db-{n}") => {
                 world.wipe(&format!("db-{n}"));
             }
-            Fault::Wipe(_) => {}
+            Fault::Empty(n) if wipes && world.status().phase == "Healthy" && world.primary() != format!("db-{n}") => {
+                world.empty(&format!("db-{n}"));
+            }
+            Fault::Wipe(_) | Fault::Empty(_) => {}
             Fault::OperatorDown(turns) => (0..turns).for_each(|_| {
                 world.write();
                 world.turn_without_operator();

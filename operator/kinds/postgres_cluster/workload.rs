@@ -110,8 +110,8 @@ pub fn stale(container: &ContainerSeen, spec: &ContainerSpec) -> Option<String> 
     })
 }
 
-/// The steps towards a running container for every member. `restart_dead`: whether dead containers are to be started
-/// now; while an election can do without them they only take its time.
+/// The steps towards a running container for every member. `restart_dead`: whether dead containers are to be started or
+/// made anew now; while an election can do without them they only take its time.
 pub fn steps(object: &PostgresCluster, observed: &Observed, decisions: &Decisions, restart_dead: bool) -> Vec<Step> {
     let (Fact::Known(containers), Fact::Known(volumes), Fact::Known(network)) =
         (&observed.containers, &observed.volumes, &observed.network)
@@ -156,8 +156,11 @@ pub fn steps(object: &PostgresCluster, observed: &Observed, decisions: &Decision
     for (name, container) in containers {
         match container.state {
             ContainerState::Created => steps.push(Step::StartContainer(name.clone())),
-            ContainerState::Exited | ContainerState::Dead if restart_dead => {
-                steps.push(Step::StartContainer(name.clone()))
+            ContainerState::Exited if restart_dead => steps.push(Step::StartContainer(name.clone())),
+            // Docker began to remove it and did not end: it never starts again, and its name is free only without it.
+            ContainerState::Dead if restart_dead => {
+                let why = "Docker has half removed it".into();
+                steps.push(Step::RemoveContainer { name: name.clone(), why });
             }
             _ => {}
         }

@@ -12,7 +12,7 @@ impl State {
         let broken = std::mem::take(&mut self.world.broken);
         if self.by_hand {
             // Clients of a standby that somebody promoted are told of what only it has (docs/protocol.md).
-            let rest = broken.into_iter().filter(|rule| !rule.starts_with("I8") && !rule.starts_with("I6"));
+            let rest = broken.into_iter().filter(|rule| !rule.starts_with("I8"));
             self.wrong.extend(rest.map(str::to_owned));
             return;
         }

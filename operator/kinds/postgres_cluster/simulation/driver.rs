@@ -11,7 +11,7 @@ use super::faults::{Fault, calm, draw};
 use super::gate::Gate;
 use super::operator::Operator;
 use super::pace::moment;
-use super::sim::{Sim, State};
+use super::sim::Sim;
 use super::store::SimStore;
 use crate::kinds::postgres_cluster::RESOURCE;
 use crate::kinds::postgres_cluster::world::{Ablation, World};
@@ -161,12 +161,7 @@ impl Run {
             _ => self.comes = clock::instant(),
         }
         self.sim.change(calm);
-        if let Err(wrong) = self.heal("heal").await {
-            // A voter that somebody promoted by hand can promise no more, and an election may wait for it for ever.
-            let waits =
-                |state: &State| state.by_hand && state.wrong.is_empty() && state.world.status().phase == "FailingOver";
-            return if self.sim.look(waits) { Ok(()) } else { Err(wrong) };
-        }
+        self.heal("heal").await?;
         self.rest().await
     }
 

@@ -29,6 +29,15 @@ impl World {
         self.drop_broken_streams();
     }
 
+    /// docker rm that did not end: the container is there and never starts again.
+    pub fn half_remove(&mut self, member: &str) {
+        self.kill_container(member);
+        let name = self.container(member);
+        if let Some(one) = self.boxes.get_mut(&name) {
+            one.state = ContainerState::Dead;
+        }
+    }
+
     /// docker pause.
     pub fn pause(&mut self, member: &str) {
         if let Some(one) = self.running(member) {
@@ -53,6 +62,15 @@ impl World {
         let name = self.container(member);
         self.promised.remove(&name);
         self.disks.insert(name, Disk::empty());
+    }
+
+    /// The data volume is emptied under whatever runs on it; the supervisor still knows what it knew.
+    pub fn empty(&mut self, member: &str) {
+        let name = self.container(member);
+        if let Some(disk) = self.disks.get_mut(&name).filter(|_| self.boxes.get(&name).is_some_and(Box::runs)) {
+            *disk = Disk { durable: disk.durable.clone(), ..Disk::empty() };
+        }
+        self.end_receiver(&name);
     }
 
     /// The container is removed, its volume stays.

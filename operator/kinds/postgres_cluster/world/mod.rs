@@ -363,7 +363,9 @@ impl World {
     }
 
     fn start(&mut self, name: &str) {
-        let Some(one) = self.boxes.get_mut(name).filter(|one| !one.runs()) else { return };
+        let Some(one) = self.boxes.get_mut(name).filter(|one| !one.runs() && one.state != ContainerState::Dead) else {
+            return;
+        };
         let disk = self.disks.entry(name.to_owned()).or_insert_with(Disk::empty);
         if disk.durable.unfinished.is_some() {
             disk.data = crate::supervisor::wire::Data::Broken;
