@@ -13,7 +13,7 @@ import client
 import faults
 import network
 import psycopg2
-from harness import Cluster, Failed
+from harness import Cluster, Failed, wait_until
 
 NAME = "chaos-async"
 CREATE = "CREATE TABLE IF NOT EXISTS acknowledged (round int, n int)"
@@ -96,9 +96,8 @@ class AsyncLane:
         primary = before["primary"]
         burst = Burst(self.cluster.uri(), self.rounds)
         time.sleep(self.random.uniform(0.3, 1))
-        if cut:
-            network.cut_peers(self.cluster, primary, ("in", "out"))
-            time.sleep(cut)
+        join = network.cut_peers(self.cluster, primary, ("in", "out")) if cut else lambda: None
+        time.sleep(cut)
         heard = []
         last = (before.get("lastFailover") or {}).get("detectedAt")
         listener = threading.Thread(target=self.listen, args=(last, heard, self.over), daemon=True)
@@ -106,6 +105,8 @@ class AsyncLane:
         record["struck"] = time.monotonic()
         kill(self, primary)
         burst.thread.join(30)
+        # A postmaster's death leaves the container's network as it is.
+        join()
         time.sleep(1)
         after = self.cluster.settled(HEAL)
         record["redundancy"] = time.monotonic() - record["struck"]
