@@ -455,9 +455,12 @@ pub struct FailoverStatus {
     /// From the evidence to the open gate, in seconds; absent until then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outage: Option<f64>,
-    /// With `async` or a degraded `preferred`: acknowledged commits in this many bytes of WAL, by the old primary's last report, may be lost.
+    /// With `async` or a degraded `preferred`: no acknowledged commit is lost but in this many bytes of the old primary's WAL. Absent while that is not known; it is known once the old primary is back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub possible_loss_bytes: Option<u64>,
+    /// What is known of the loss, in words. Absent where nothing acknowledged can be lost, since standbys had acknowledged it too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub possible_loss: Option<String>,
 }
 
 /// One step of a promotion.
@@ -523,9 +526,23 @@ pub struct Decisions {
     /// An ongoing planned switchover.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub switchover: Option<SwitchoverDecision>,
+    /// The loss of a promotion that is not known yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unsettled: Option<Unsettled>,
     /// When the current stage was entered.
     #[schemars(with = "String")]
     pub since: Timestamp,
+}
+
+/// A promotion after which only the old primary's WAL says what is lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Unsettled {
+    /// The old primary.
+    pub old: Voter,
+    /// `detectedAt` of the promotion.
+    #[schemars(with = "String")]
+    pub detected_at: Timestamp,
 }
 
 /// Where the protocol of a cluster stands.

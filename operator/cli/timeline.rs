@@ -26,8 +26,8 @@ pub fn promotion(went: &FailoverStatus, now: Timestamp) -> String {
         ("cause", went.cause.clone()),
         ("outage", outage),
     ];
-    if let Some(bytes) = went.possible_loss_bytes {
-        facts.push(("loss", format!("acknowledged commits in up to {bytes} bytes of WAL may be lost")));
+    if let Some(words) = &went.possible_loss {
+        facts.push(("loss", words.clone()));
     }
     let mut text: String = facts.iter().map(|(name, value)| format!("  {name:<7} {value}\n")).collect();
     if !went.steps.is_empty() {

@@ -96,6 +96,8 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::api::lsn::Lsn;
+    use crate::api::postgres_cluster::Fork;
     use crate::supervisor::wire::{JobKind, Order, Task};
 
     #[test]
@@ -111,6 +113,7 @@ mod tests {
             order: Some(order),
             unfinished: Some(JobKind::Clone),
             rewound: Some(3),
+            left: Some(Fork { timeline: 2, ended_at: Lsn(0x700) }),
         };
         save(folder.path(), &durable).unwrap();
         assert_eq!(load(folder.path()).unwrap(), durable);

@@ -28,6 +28,8 @@ pub enum Made {
     New,
     /// A copy of the leader's.
     Copy,
+    /// The old one, with its end of WAL known.
+    Recovered,
     /// The old one, rewound onto a leader of this timeline.
     Rewound(u32),
 }
@@ -122,16 +124,22 @@ impl Site {
         Ok(Made::Copy)
     }
 
-    /// pg_rewind of the old directory onto the leader, as a standby. `clean`: it was shut down cleanly.
-    pub async fn rewind(self, follow: Follow, clean: bool) -> Result<Made, Failure> {
+    /// Crash recovery of the old directory, by the configuration that was written last. One that is cut off is begun anew.
+    pub async fn recover(self) -> Result<Made, Failure> {
+        let pgdata = self.place.pgdata();
+        // In standby mode no single-user server starts, nor beside what a server that was killed left behind.
+        for leftover in ["standby.signal", "postmaster.pid"] {
+            remove(&pgdata.join(leftover))?;
+        }
+        let configuration = self.place.configuration().join("postgresql.conf");
+        self.single(&pgdata, "template1", Stdio::null(), Some(&configuration)).await?;
+        Ok(Made::Recovered)
+    }
+
+    /// pg_rewind of the old directory, which was shut down cleanly, onto the leader, as a standby.
+    pub async fn rewind(self, follow: Follow) -> Result<Made, Failure> {
         let pgdata = self.place.pgdata();
         let timeline = follow.lineage.as_ref().map_or(0, |lineage| lineage.timeline);
-        // In standby mode no single-user server starts; the crash recovery that pg_rewind needs would fail.
-        remove(&pgdata.join("standby.signal"))?;
-        if !clean {
-            self.single(&pgdata, "template1", Stdio::null(), Some(&self.place.configuration().join("postgresql.conf")))
-                .await?;
-        }
         let mut command = self.place.tool("pg_rewind");
         command.arg("--target-pgdata").arg(&pgdata).args(["--no-ensure-shutdown", "--no-sync"]);
         let source = format!("{} dbname=postgres", conf::leader(&follow.address, &self.place.passfile()));

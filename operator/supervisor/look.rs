@@ -33,7 +33,10 @@ const IMMEDIATE_MS: u64 = 2_000;
 impl Shell {
     /// Brings what is remembered up to date. Errors become problems in the report.
     pub async fn look(&mut self, now: u64) {
-        self.notice_jump(now);
+        if self.notice_jump(now, true) {
+            // Clients are let in until something is decided; that waits for no answer of the server.
+            return;
+        }
         self.press_stop(now);
         match &mut self.postmaster {
             Some(postmaster) if postmaster.stopping.is_some() => {}
@@ -52,20 +55,23 @@ impl Shell {
         self.beat(now).await;
     }
 
-    /// I8: after a pause of the container or the machine every confirmation is to be had anew.
-    fn notice_jump(&mut self, now: u64) {
+    /// I8: after a pause of the container or the machine every confirmation is to be had anew. `slept`: the loop had
+    /// nothing to do meanwhile, so it was no slow disk. Whether there was such a pause.
+    pub fn notice_jump(&mut self, now: u64, slept: bool) -> bool {
         let gap = now.saturating_sub(self.turned);
         self.turned = now;
         if gap <= CONFIRMATION_MS / 2 {
-            return;
+            return false;
         }
-        tracing::warn!(gap_ms = gap, "the clock jumped: this container stood still; confirmations begin anew");
+        tracing::warn!(gap_ms = gap, slept, "the clock jumped: this container stood still; confirmations begin anew");
         self.renewed = None;
         self.jumped = true;
         self.run.confirmed_at = None;
         for reply in self.run.replies.values_mut() {
             reply.seen = None;
         }
+        self.poll_at = 0;
+        true
     }
 
     /// A stop that takes too long gets harder.

@@ -41,6 +41,8 @@ pub struct Durable {
     pub rewound: Option<u32>,
     /// The term in which each timeline of this directory was begun, as far as known.
     pub begun: BTreeMap<u32, u64>,
+    /// Where its WAL ended when it last ceased to be a primary's: the operator tells people what may be lost by it.
+    pub left: Option<Fork>,
 }
 
 /// Why an order is not taken.
@@ -90,7 +92,9 @@ pub fn accept(durable: &Durable, order: &Order, standby: Option<u32>) -> Result<
     if let (Task::Lead(_), Some(timeline)) = (&order.task, standby) {
         begun.entry(timeline + 1).or_insert(order.term);
     }
-    Ok(Durable { promised: order.term, order: Some(order.clone()), begun, ..durable.clone() })
+    // Of a former time as primary; whoever leads (again) has left nothing.
+    let left = durable.left.clone().filter(|_| !matches!(order.task, Task::Lead(_)));
+    Ok(Durable { promised: order.term, order: Some(order.clone()), begun, left, ..durable.clone() })
 }
 
 /// Who may connect by `pg_hba.conf`; replication and the supervisor always may.
@@ -228,7 +232,11 @@ pub enum Act {
     InitDb(Init),
     /// Copy the leader into a new directory, new incarnation (job).
     Clone(Follow),
-    /// Rewind the old directory onto the leader (job).
+    /// Let the old directory recover from its crash by itself, so that the end of its WAL is known (job).
+    Recover,
+    /// Write down where its WAL ended, before it follows somebody.
+    Leave(Fork),
+    /// Rewind the old directory, which ended cleanly, onto the leader (job).
     Rewind(Follow),
     /// Start the postmaster; `standby` says whether standby.signal is to be there.
     Start {
@@ -663,7 +671,7 @@ mod tests {
         seen.durable.begun = [(1, 1), (2, 4)].into();
         check(&seen, "Condemn");
         seen.durable.begun = [(1, 1)].into();
-        check(&seen, "Rewind");
+        check(&seen, "Recover");
         let server = Server { replayed: true, timeline: 3, lsn: Lsn(7), ..Server::default() };
         let mut seen = standby(Task::Follow(follower), server, Config { upstream: None, ..follow_config() });
         seen.durable.begun = [(1, 1), (3, 4)].into();
@@ -718,9 +726,30 @@ mod tests {
     #[test]
     fn an_old_primary_follows_as_it_is_only_if_it_ended_before_the_fork() {
         let clean = |end| Seen { clean: end, ..stopped(Data::Primary, Task::Follow(follower())) };
-        check(&clean(Some((2, Lsn(100)))), "Start");
-        check(&clean(Some((2, Lsn(101)))), "Rewind");
-        check(&clean(None), "Rewind");
+        let remembered = |lsn| {
+            let mut seen = clean(Some((2, Lsn(lsn))));
+            seen.durable.left = Some(Fork { timeline: 2, ended_at: Lsn(lsn) });
+            seen
+        };
+        check(&remembered(100), "Start");
+        check(&remembered(101), "Rewind");
+        check(&clean(None), "Recover");
+    }
+
+    /// Regression 41: an old primary was recovered and rewound in one go, so that nobody ever learned where its WAL had ended
+    /// and what was lost. Now its end is on disk before anything is overwritten, until it is to lead again.
+    #[test]
+    fn an_old_primary_writes_down_where_it_ended_before_it_follows() {
+        for end in [100, 101] {
+            let mut seen = stopped(Data::Primary, Task::Follow(follower()));
+            seen.clean = Some((2, Lsn(end)));
+            // Of an earlier time.
+            seen.durable.left = Some(Fork { timeline: 1, ended_at: Lsn(7) });
+            assert_eq!(next(&seen), Act::Leave(Fork { timeline: 2, ended_at: Lsn(end) }));
+            let of = |task| Order { term: TERM + 1, revision: 0, task, settings: Settings::new() };
+            let left = |task| accept(&seen.durable, &of(task)).map(|durable| durable.left.is_some());
+            assert_eq!((left(Task::Prepare), left(Task::Lead(leader(false)))), (Ok(true), Ok(false)));
+        }
     }
 
     #[test]

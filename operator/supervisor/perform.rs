@@ -110,13 +110,16 @@ impl Shell {
             Act::Wait | Act::Poll | Act::Exit => Ok(After::Again),
             Act::InitDb(init) => self.begin(JobKind::Init, BTreeMap::new(), |site| site.init(init)),
             Act::Clone(follow) => self.begin(JobKind::Clone, begun(&follow), |site| site.clone_leader(follow)),
-            Act::Rewind(follow) => {
-                let clean = self.down.clean.is_some();
-                // A crashed directory is recovered first, with this configuration.
+            Act::Recover => {
                 let settings = self.durable.order.as_ref().map(|order| order.settings.clone()).unwrap_or_default();
                 self.configure(&Config { settings, ..Config::default() }, &BTreeMap::new()).await?;
-                self.begin(JobKind::Rewind, begun(&follow), |site| site.rewind(follow, clean))
+                self.begin(JobKind::Recover, BTreeMap::new(), Site::recover)
             }
+            Act::Leave(fork) => {
+                self.save(Durable { left: Some(fork), ..self.durable.clone() }).map_err(words)?;
+                Ok(After::Again)
+            }
+            Act::Rewind(follow) => self.begin(JobKind::Rewind, begun(&follow), |site| site.rewind(follow)),
             Act::Start { standby, config } => self.start(standby, config).await,
             Act::Apply(config) => self.apply(config).await,
             Act::EndSessions => self.end_sessions().await,
@@ -206,7 +209,7 @@ impl Shell {
         // The marker is on disk before the first byte changes. A directory that a base backup is to replace is of no
         // use even if it stays whole for a while.
         match kind {
-            JobKind::Init => {}
+            JobKind::Init | JobKind::Recover => {}
             JobKind::Clone => self
                 .save(Durable { unfinished: Some(kind), incarnation: None, rewound: None, ..self.durable.clone() })
                 .map_err(words)?,
@@ -237,6 +240,7 @@ impl Shell {
         let begun = self.work.as_ref().map(|work| work.begun.clone()).unwrap_or_default();
         let (durable, failure) = match result {
             Ok(Made::New | Made::Copy) => (Durable { incarnation: new(), begun, ..durable }, None),
+            Ok(Made::Recovered) => (durable, None),
             Ok(Made::Rewound(timeline)) => (Durable { rewound: Some(timeline), begun, ..durable }, None),
             // A copy that failed leaves nothing to go back to; a rewind that changed nothing leaves what was.
             Err(failure) if kind == JobKind::Clone || failure.spoiled => {
@@ -662,6 +666,8 @@ fn name(act: &Act) -> &'static str {
         Act::Poll => "poll",
         Act::InitDb(_) => "initdb",
         Act::Clone(_) => "clone",
+        Act::Recover => "recover",
+        Act::Leave(_) => "leave",
         Act::Rewind(_) => "rewind",
         Act::Start { .. } => "start",
         Act::Apply(_) => "apply",

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::next::{Act, Config, Gate, Seen, Settings, Upstream, when_due};
 use super::wire::{Data, Follow, JobKind, Lineage, Postgres, Rule};
 use crate::api::lsn::Lsn;
+use crate::api::postgres_cluster::Fork;
 
 /// A rewind that failed this often is given up for a base backup.
 const REWINDS_BEFORE_CLONE: u32 = 2;
@@ -30,14 +31,16 @@ pub fn follow(seen: &Seen, term: u64, follow: &Follow, settings: Settings) -> Ac
         // A rewind that was cut off is not tried again: the first one may have overwritten the WAL that tells the
         // second one which pages differ.
         (Postgres::Stopped, Data::None | Data::Broken) => when_due(seen, Act::Clone(follow.clone())),
-        (Postgres::Stopped, Data::Primary) => match was_primary(seen, follow) {
-            Kinship::Unknown => Act::Wait,
-            Kinship::Same if seen.start_held => Act::Wait,
-            Kinship::Same => Act::Start { standby: true, config },
-            Kinship::Clashing => Act::Condemn,
-            Kinship::Diverged if rewind_given_up(seen) => Act::Condemn,
-            Kinship::Diverged if !follow.rewindable => Act::Wait,
-            Kinship::Diverged => when_due(seen, Act::Rewind(follow.clone())),
+        (Postgres::Stopped, Data::Primary) => match (was_primary(seen, follow), left(seen)) {
+            (Kinship::Unknown, _) => Act::Wait,
+            (Kinship::Clashing, _) => Act::Condemn,
+            (_, Some(left)) if seen.durable.left.as_ref() != Some(&left) => Act::Leave(left),
+            (Kinship::Same, _) if seen.start_held => Act::Wait,
+            (Kinship::Same, _) => Act::Start { standby: true, config },
+            (Kinship::Diverged, _) if rewind_given_up(seen) => Act::Condemn,
+            (Kinship::Diverged, _) if !follow.rewindable => Act::Wait,
+            (Kinship::Diverged, None) => when_due(seen, Act::Recover),
+            (Kinship::Diverged, Some(_)) => when_due(seen, Act::Rewind(follow.clone())),
         },
         (Postgres::Stopped, Data::Standby) if seen.start_held => Act::Wait,
         (Postgres::Stopped, Data::Standby) if seen.durable.rewound.is_some() => match &follow.lineage {
@@ -145,8 +148,15 @@ fn was_primary(seen: &Seen, follow: &Follow) -> Kinship {
     }
 }
 
+/// Where the WAL of a directory that ended cleanly, or recovered, ends.
+fn left(seen: &Seen) -> Option<Fork> {
+    seen.clean.map(|(timeline, ended_at)| Fork { timeline, ended_at })
+}
+
 fn rewind_given_up(seen: &Seen) -> bool {
-    seen.job.as_ref().is_some_and(|job| {
-        job.kind == JobKind::Clone || job.kind == JobKind::Rewind && job.failures >= REWINDS_BEFORE_CLONE
+    seen.job.as_ref().is_some_and(|job| match job.kind {
+        JobKind::Clone => true,
+        JobKind::Recover | JobKind::Rewind => job.failures >= REWINDS_BEFORE_CLONE,
+        JobKind::Init => false,
     })
 }

@@ -68,7 +68,9 @@ async fn serve(identity: Identity) -> Result<(), Fatal> {
     shell.turn().await;
     tokio::spawn(control::serve(control::bind(wire::SOCKET.as_ref())?, said, seen));
     loop {
-        let pause = match shell.turn().await {
+        let after = shell.turn().await;
+        shell.notice_jump(boottime_ms(), false);
+        let pause = match after {
             After::Exit => break,
             After::Again => 0,
             After::Pause(milliseconds) => milliseconds,

@@ -281,7 +281,7 @@ pub struct Shell {
     pub details: Details,
     /// What is the matter.
     pub problems: Problems,
-    /// When the loop last turned.
+    /// When a turn of the loop last began or ended.
     pub turned: u64,
     /// The clock jumped and no poll was made since.
     pub jumped: bool,

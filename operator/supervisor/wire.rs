@@ -268,8 +268,10 @@ pub struct Report {
     pub leading: Option<Leading>,
     /// Clients may connect.
     pub gate_open: bool,
-    /// Initdb, base backup or rewind under way, or how the last one failed.
+    /// Initdb, base backup, recovery or rewind under way, or how the last one failed.
     pub job: Option<Job>,
+    /// Where the WAL of this volume ended when it last ceased to be a primary's; kept until it is to lead again.
+    pub left: Option<Fork>,
     /// Settings that wait for a restart.
     pub pending_restart: Vec<String>,
     /// Settings that PostgreSQL refuses, each with its words.
@@ -405,6 +407,8 @@ pub enum JobKind {
     Init,
     /// pg_basebackup into a new directory.
     Clone,
+    /// Crash recovery of the old one, before it is rewound.
+    Recover,
     /// pg_rewind of the old one.
     Rewind,
 }

@@ -1,4 +1,4 @@
-"""The word that `async` gives: after a failover no more acknowledged bytes are gone than status.lastFailover says may be.
+"""The word that `async` gives: no more acknowledged bytes are gone than status.lastFailover says, which says nothing before it knows.
 
 One cluster with durability.mode async; each round a client writes, the standbys are cut off for a moment, the primary dies,
 and what the client had acknowledged is looked for.
@@ -13,7 +13,7 @@ import client
 import faults
 import network
 import psycopg2
-from harness import Cluster, Failed
+from harness import Cluster, Failed, wait_until
 
 NAME = "chaos-async"
 CREATE = "CREATE TABLE IF NOT EXISTS acknowledged (round int, n int)"
@@ -59,6 +59,7 @@ class AsyncLane:
         self.machine = machine
         self.random = random.Random(f"{seed}-async")
         self.rounds = 0
+        self.over = threading.Event()  # this round is
         self.cluster = Cluster(machine.operator, NAME)
         self.cluster.spec["durability"] = {"mode": "async"}
 
@@ -79,11 +80,13 @@ class AsyncLane:
         cut = self.random.choice((0, self.random.uniform(0.2, 3)))
         fault = f"async: {kill.__name__.replace('_', ' ')}{' after its peers were cut off' if cut else ''}"
         record = {"lane": NAME, "round": self.rounds, "faults": [fault], "at": time.monotonic()}
+        self.over = threading.Event()
         try:
             self.measure(record, kill, cut)
         except Exception as error:  # whatever it is, it is this round's
             record["failed"] = f"{type(error).__name__}: {error}"
             record["trace"] = traceback.format_exc()
+        self.over.set()
         record["took"] = time.monotonic() - record["at"]
         return record
 
@@ -93,26 +96,59 @@ class AsyncLane:
         primary = before["primary"]
         burst = Burst(self.cluster.uri(), self.rounds)
         time.sleep(self.random.uniform(0.3, 1))
-        if cut:
-            network.cut_peers(self.cluster, primary, ("in", "out"))
-            time.sleep(cut)
+        join = network.cut_peers(self.cluster, primary, ("in", "out")) if cut else lambda: None
+        time.sleep(cut)
+        heard = []
+        last = (before.get("lastFailover") or {}).get("detectedAt")
+        listener = threading.Thread(target=self.listen, args=(last, heard, self.over), daemon=True)
+        listener.start()
         record["struck"] = time.monotonic()
         kill(self, primary)
         burst.thread.join(30)
+        # A postmaster's death leaves the container's network as it is.
+        join()
         time.sleep(1)
         after = self.cluster.settled(HEAL)
         record["redundancy"] = time.monotonic() - record["struck"]
-        failover = after.get("lastFailover") if after["term"] > before["term"] else None
         lost = self.missing(burst)
         record["acknowledged"], record["gone"] = len(burst.acknowledged), len(lost)
         record["gone bytes"] = lost_bytes(lost)
-        record["bound"] = (failover or {}).get("possibleLossBytes", 0)
+        if after["term"] == before["term"]:
+            words, record["bound"] = "nobody else was promoted", 0
+        else:
+            words, record["bound"] = self.said(primary)
+        self.over.set()
+        listener.join()
         record["notes"] = [
             f"{len(lost)} of {len(burst.acknowledged)} acknowledged rows gone, at least {record['gone bytes']} bytes; "
-            f"the status allows {record['bound']}"
+            f"the status allows {record['bound']}: {words}"
         ]
         if record["gone bytes"] > record["bound"] or (lost and not record["bound"]):
             raise Failed(f"more is gone than the status says: {record['notes'][0]}")
+        wrong = [one for one in heard if one[1] != record["bound"] and (one[1] is not None or "not known" not in one[0])]
+        if wrong:
+            raise Failed(f"the status said {wrong[0]} before it knew {record['bound']}")
+
+    def listen(self, last, heard, over):
+        """Keeps everything that the status says of the loss of a promotion after the last one, until the round is over."""
+        while not over.is_set():
+            story = (self.cluster.get() or {}).get("status", {}).get("lastFailover") or {}
+            if story.get("detectedAt") != last and story.get("to", "") not in ("", story["from"]):
+                heard.append((story.get("possibleLoss", "nothing"), story.get("possibleLossBytes")))
+            time.sleep(0.02)
+
+    def said(self, primary):
+        """What the status says of the loss: words and figure. The old primary is back, so the figure must be there soon."""
+
+        def look():
+            story = self.cluster.status()["lastFailover"]
+            if story["from"] == primary and story["to"] == primary:
+                return "it leads again", 0
+            if "possibleLossBytes" not in story:
+                raise Failed(f"no figure: {story}")
+            return story["possibleLoss"], story["possibleLossBytes"]
+
+        return wait_until("the status says what was lost", look, 10)
 
     def missing(self, burst):
         """The acknowledged rows that are not there."""

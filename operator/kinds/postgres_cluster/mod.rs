@@ -22,6 +22,7 @@ use crate::supervisor::wire::{Order, Report};
 
 mod act;
 mod links;
+mod loss;
 #[cfg(test)]
 mod model;
 mod observe;

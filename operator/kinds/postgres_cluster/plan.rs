@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::protocol::{self, Member, Scene, Trouble};
-use super::{Fact, Observed, Step, container_name, orders, status, workload};
+use super::{Fact, Observed, Step, container_name, loss, orders, status, workload};
 use crate::api::postgres_cluster::{
     Decisions, PostgresCluster, PostgresClusterStatus, RECONCILE_ANNOTATION, SWITCHOVER_ANNOTATION, Stage,
     SwitchoverDecision, SwitchoverStatus,
@@ -52,6 +52,7 @@ pub fn plan(object: &PostgresCluster, observed: &Observed, now: Timestamp) -> Pl
         steps.extend(orders::renewal(&scene, &d));
     } else if trouble.as_ref().is_none_or(|_| d.stage != Stage::New) {
         let stands = protocol::advance(&scene, &mut status, &mut d);
+        loss::settle(&scene, &mut status, &mut d);
         if d == before && stands.is_none() && trouble.is_none() {
             maintain(&scene, observed, &mut status, &mut d, &mut steps);
         }

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::LinkSeen;
 use super::quorum::{Sets, promises_needed, reconfigure};
+use super::{LinkSeen, loss};
 use crate::api::lsn::Lsn;
 use crate::api::postgres_cluster::{
     Decisions, DurabilityMode, FailoverStatus, MemberPlace, PostgresCluster, PostgresClusterStatus, Quorum, Stage,
@@ -79,7 +79,7 @@ impl<'a> Member<'a> {
     }
 
     /// Is there with another data directory, or with none: this incarnation never comes back.
-    fn replaced(&self, voter: &Voter) -> bool {
+    pub(super) fn replaced(&self, voter: &Voter) -> bool {
         self.live().is_some_and(|report| {
             report.data == Data::None || report.incarnation.as_ref().is_some_and(|known| *known != voter.incarnation)
         })
@@ -202,6 +202,7 @@ pub fn begin(now: Timestamp) -> Decisions {
         history: Vec::new(),
         absent: Default::default(),
         switchover: None,
+        unsettled: None,
         since: now,
     }
 }
@@ -260,6 +261,7 @@ fn elect(scene: &Scene, status: &mut PostgresClusterStatus, d: &mut Decisions, c
         steps: Vec::new(),
         outage: None,
         possible_loss_bytes: None,
+        possible_loss: None,
     };
     match &d.switchover {
         Some(switchover) => {
@@ -391,12 +393,9 @@ fn electing(scene: &Scene, status: &mut PostgresClusterStatus, d: &mut Decisions
             .iter()
             .filter(|(_, promise)| Some(reach(promise)) == furthest)
             .max_by_key(|(voter, _)| (Some(voter.member.as_str()) == wanted, std::cmp::Reverse(voter.member.clone())));
-        if let Some((candidate, promise)) = best.cloned() {
+        if let Some((candidate, _)) = best.cloned() {
             let who: Vec<_> = promises.iter().map(|(voter, _)| voter.member.as_str()).collect();
             tell(scene, status, d, format!("promises of {}", who.join(", ")));
-            if by_best && let Some(story) = story(status, d) {
-                story.possible_loss_bytes = Some(last.lsn.0.saturating_sub(promise.lsn.0));
-            }
             let followers = promises.into_iter().map(|(voter, _)| voter).filter(|voter| *voter != candidate);
             let returning = last.clean_end.map(|(leader, _)| leader);
             establish(scene, status, d, candidate.clone(), followers.chain(returning).collect());
@@ -448,11 +447,11 @@ pub(super) struct LastLeader {
     /// Nothing of it can acknowledge: its container is dead, or it promised this term and its server is down.
     fenced: bool,
     /// Who stopped cleanly under this term, and where.
-    clean_end: Option<(Voter, (u32, Lsn))>,
+    pub(super) clean_end: Option<(Voter, (u32, Lsn))>,
     /// Who promised this term, is down, and still has its own data.
     can_lead_again: Option<Voter>,
     /// How far its WAL reached when last heard of.
-    lsn: Lsn,
+    pub(super) lsn: Lsn,
 }
 
 pub(super) fn last_leader(scene: &Scene, d: &Decisions) -> LastLeader {
@@ -471,7 +470,7 @@ pub(super) fn last_leader(scene: &Scene, d: &Decisions) -> LastLeader {
     }
 }
 
-fn last(scene: &Scene, d: &Decisions, leader: &Voter) -> LastLeader {
+pub(super) fn last(scene: &Scene, d: &Decisions, leader: &Voter) -> LastLeader {
     let nobody = LastLeader { steps_down: false, fenced: true, clean_end: None, can_lead_again: None, lsn: Lsn(0) };
     let Some(member) = scene.member(&leader.member) else { return nobody };
     let lsn = member.link.and_then(|link| link.report.lsn).unwrap_or_default();
@@ -506,6 +505,7 @@ fn establish(
     }
     voters.sort();
     let w = if scene.preferred() { w.min(voters.len() as u32) } else { w };
+    loss::suspect(scene, status, d, &leader);
     if let Some(story) = story(status, d) {
         story.to.clone_from(&leader.member);
     }

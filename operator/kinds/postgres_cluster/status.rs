@@ -208,6 +208,7 @@ fn state(report: &Report, leads: bool, streaming: bool) -> (&'static str, &'stat
     let job = report.job.as_ref().filter(|job| job.running).map(|job| match job.kind {
         JobKind::Init => "initialising",
         JobKind::Clone => "cloning",
+        JobKind::Recover => "recovering",
         JobKind::Rewind => "rewinding",
     });
     match (report.postgres, job) {

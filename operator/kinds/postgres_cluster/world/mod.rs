@@ -559,6 +559,7 @@ impl World {
         if let Some(d) = &status.decisions {
             (d.term, d.revision, d.stage, &d.leader, &d.served, &d.election, &d.commit, &d.next).hash(state);
             d.switchover.hash(state);
+            d.unsettled.as_ref().map(|unsettled| &unsettled.old).hash(state);
             (&d.members, &d.history, age(d.since)).hash(state);
             for (incarnation, since) in &d.absent {
                 (incarnation, age(*since)).hash(state);

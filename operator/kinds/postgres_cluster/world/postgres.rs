@@ -73,6 +73,12 @@ impl World {
                 }
                 None => process.job = Some(failed(JobKind::Rewind)),
             },
+            Act::Recover => {
+                // What recovery itself writes.
+                disk.write(disk.timeline(), Author::Server(name, process.run));
+                disk.clean = true;
+            }
+            Act::Leave(fork) => disk.durable.left = Some(fork),
             Act::Remember(begun) => disk.durable.begun = begun,
             Act::Condemn => {
                 disk.durable.unfinished = Some(JobKind::Clone);
