@@ -300,8 +300,26 @@ pub async fn sweep(shell: &Shell) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use tokio::sync::{mpsc, watch};
+
+    /// Regression 42: a primary that woke up from a pause first asked its server how it was, which once took half a second;
+    /// clients read old rows meanwhile. Now it decides before it asks anybody.
+    #[tokio::test]
+    async fn who_wakes_up_decides_before_anything_is_looked_at() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = super::super::place::Place::at(folder.path());
+        let ways = (watch::channel("".into()).0, mpsc::channel(1).0);
+        let mut shell = Shell::new(place, Default::default(), "db-1".into(), Default::default(), ways);
+        shell.renewed = Some((1, 0));
+        let now = shell.turned + CONFIRMATION_MS;
+        shell.look(now).await;
+        assert_eq!((shell.renewed, shell.down.looked), (None, false));
+        shell.look(now).await;
+        assert!(shell.down.looked);
+    }
 
     #[test]
     fn a_history_file_says_where_each_timeline_ended() {

@@ -88,7 +88,7 @@ pub fn accept(durable: &Durable, order: &Order) -> Result<Durable, Refused> {
         }
     }
     // Of a former time as primary; whoever leads (again) has left nothing.
-    let left = durable.left.clone().filter(|_| !matches!(order.task, Task::Lead(_)));
+    let left = durable.left.filter(|_| !matches!(order.task, Task::Lead(_)));
     Ok(Durable { promised: order.term, order: Some(order.clone()), left, ..durable.clone() })
 }
 
