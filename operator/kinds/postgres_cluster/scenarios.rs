@@ -368,6 +368,22 @@ fn no_more_is_lost_than_the_status_says_and_it_says_nothing_before_it_knows() {
 }
 
 #[test]
+fn a_primary_that_steps_down_cleanly_provably_loses_nothing() {
+    let mut world = settled(ASYNC);
+    let request = "2026-11-24T05:00:00Z".to_owned();
+    world.object.metadata.annotations = Some([("evenkeel.dev/switchover".to_owned(), request)].into());
+    world.write();
+    world.turn(0);
+    heals(&mut world);
+    let story = world.status().last_switchover.and_then(|last| last.result).unwrap_or_else(|| panic!("no story"));
+    let words = story.possible_loss.unwrap_or_default();
+    assert_eq!(
+        (story.possible_loss_bytes, words.as_str()),
+        (Some(0), "nothing: db-1 ended cleanly, and db-2 has all of it")
+    );
+}
+
+#[test]
 fn what_an_async_failover_lost_is_never_known_if_the_old_data_is_gone() {
     let mut world = settled(ASYNC);
     world.wipe("db-1");
