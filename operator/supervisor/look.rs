@@ -26,6 +26,8 @@ const NOT_ANSWERING_MS: u64 = 200;
 const HEARTBEAT_MS: u64 = 1_000;
 /// Settings and the like are read this often.
 const DETAILS_MS: u64 = 10_000;
+/// A loop that slept for so long (none of its own pauses is half of that) was made to, and somebody else may lead by now.
+const STOOD_STILL_MS: u64 = 3_000;
 /// A fast stop that takes longer becomes immediate, an immediate one a kill.
 const FAST_MS: u64 = 5_000;
 const IMMEDIATE_MS: u64 = 2_000;
@@ -60,7 +62,7 @@ impl Shell {
     pub fn notice_jump(&mut self, now: u64, slept: bool) -> bool {
         let gap = now.saturating_sub(self.turned);
         self.turned = now;
-        if gap <= CONFIRMATION_MS / 2 {
+        if gap < if slept { STOOD_STILL_MS } else { CONFIRMATION_MS / 2 } {
             return false;
         }
         tracing::warn!(gap_ms = gap, slept, "the clock jumped: this container stood still; confirmations begin anew");
@@ -300,8 +302,26 @@ pub async fn sweep(shell: &Shell) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use tokio::sync::{mpsc, watch};
+
+    /// Regression 42: a primary that woke up from a pause first asked its server how it was, which once took half a second;
+    /// clients read old rows meanwhile. Now it decides before it asks anybody.
+    #[tokio::test]
+    async fn who_wakes_up_decides_before_anything_is_looked_at() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = super::super::place::Place::at(folder.path());
+        let ways = (watch::channel("".into()).0, mpsc::channel(1).0);
+        let mut shell = Shell::new(place, Default::default(), "db-1".into(), Default::default(), ways);
+        shell.renewed = Some((1, 0));
+        let now = shell.turned + CONFIRMATION_MS;
+        shell.look(now).await;
+        assert_eq!((shell.renewed, shell.down.looked), (None, false));
+        shell.look(now).await;
+        assert!(shell.down.looked);
+    }
 
     #[test]
     fn a_history_file_says_where_each_timeline_ended() {

@@ -93,7 +93,7 @@ pub fn accept(durable: &Durable, order: &Order, standby: Option<u32>) -> Result<
         begun.entry(timeline + 1).or_insert(order.term);
     }
     // Of a former time as primary; whoever leads (again) has left nothing.
-    let left = durable.left.clone().filter(|_| !matches!(order.task, Task::Lead(_)));
+    let left = durable.left.filter(|_| !matches!(order.task, Task::Lead(_)));
     Ok(Durable { promised: order.term, order: Some(order.clone()), begun, left, ..durable.clone() })
 }
 

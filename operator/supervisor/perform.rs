@@ -76,7 +76,7 @@ impl Shell {
                 tracing::warn!(problem = %words, "an act failed");
                 self.problems.act = Some(words);
                 self.failed_acts += 1;
-                let pause = 100 << self.failed_acts.min(5);
+                let pause = 100 << self.failed_acts.min(3);
                 self.act_at = boottime_ms() + pause;
                 self.poll_at = 0;
                 After::Pause(pause)

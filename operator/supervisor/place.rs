@@ -51,6 +51,12 @@ impl Place {
         Ok(Self { volume: PathBuf::from(wire::VOLUME), binaries, uid: user.uid, gid: user.gid })
     }
 
+    /// Of a volume without a server.
+    #[cfg(test)]
+    pub fn at(volume: &Path) -> Self {
+        Self { volume: volume.into(), binaries: PathBuf::new(), uid: Uid::current(), gid: Gid::current() }
+    }
+
     /// Makes the directories we need, with the right owners. The server's user may pass through the volume's root and
     /// read our folder, and change neither: what is a promise must not be for it to rename.
     pub fn prepare(&self) -> Result<(), Error> {

@@ -56,7 +56,7 @@ pub fn report(seen: &Seen, extras: &Extras) -> Report {
         leading: leading(seen),
         gate_open: seen.server.is_some() && seen.applied.as_ref().is_some_and(|applied| applied.gate == Gate::Open),
         job: seen.job.clone(),
-        left: seen.durable.left.clone(),
+        left: seen.durable.left,
         pending_restart: extras.pending_restart.clone(),
         setting_errors: extras.setting_errors.clone(),
         credentials: extras.credentials.clone(),

@@ -21,8 +21,18 @@ const ARROWS: [(&str, &[&str]); 8] = [
 const WIRING: [&str; 2] = ["main.rs", "cli/operator.rs"];
 
 /// Files that decide, by their names, in whatever room.
-const DECIDERS: [&str; 8] =
-    ["plan.rs", "loss.rs", "next.rs", "orders.rs", "protocol.rs", "quorum.rs", "status.rs", "workload.rs"];
+const DECIDERS: [&str; 10] = [
+    "plan.rs",
+    "loss.rs",
+    "next.rs",
+    "orders.rs",
+    "protocol.rs",
+    "quorum.rs",
+    "rejoin.rs",
+    "scene.rs",
+    "status.rs",
+    "workload.rs",
+];
 
 /// Words that say that a decision is not pure.
 const IMPURE: [&str; 13] = [

@@ -11,7 +11,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::LinkSeen;
-use super::protocol::SUSPECT_MS;
+use super::scene::SUSPECT_MS;
 use crate::api::failure::{Class, Failure};
 use crate::engine::Engine;
 use crate::runtime::clock;

@@ -4,7 +4,8 @@
 //! one took over to its true end, which its supervisor reads before the directory follows somebody (`Report::left`). Until
 //! then, and if that directory never comes back, the loss is unknown and said to be.
 
-use super::protocol::{Scene, last};
+use super::protocol::last;
+use super::scene::Scene;
 use crate::api::postgres_cluster::{Decisions, FailoverStatus, PostgresClusterStatus, Stage, Unsettled, Voter};
 
 /// A leader is named: what of the one that clients were served by last it may not have.

@@ -32,6 +32,7 @@ mod protocol;
 pub mod quorum;
 #[cfg(test)]
 mod scenarios;
+mod scene;
 mod secrets;
 #[cfg(test)]
 mod simulation;

@@ -4,8 +4,9 @@
 //! when the record says that the new quorum acknowledged.
 
 use super::Step;
-use super::protocol::{Member, STEP_DOWN, Scene, last_leader, rule};
+use super::protocol::{STEP_DOWN, last_leader, rule};
 use super::quorum::confirmations_needed;
+use super::scene::{Member, Scene};
 use crate::api::postgres_cluster::{Decisions, MemberPlace, Quorum, Stage};
 use crate::supervisor::wire::{Data, Follow, Init, Lead, Lineage, Order, Postgres, Report, Rule, Task};
 

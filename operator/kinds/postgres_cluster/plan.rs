@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::protocol::{self, Member, Scene, Trouble};
-use super::{Fact, Observed, Step, container_name, loss, orders, status, workload};
+use super::scene::{Member, Scene, Trouble};
+use super::{Fact, Observed, Step, container_name, loss, orders, protocol, status, workload};
 use crate::api::postgres_cluster::{
     Decisions, PostgresCluster, PostgresClusterStatus, RECONCILE_ANNOTATION, SWITCHOVER_ANNOTATION, Stage,
     SwitchoverDecision, SwitchoverStatus,

@@ -409,6 +409,22 @@ fn no_more_is_lost_than_the_status_says_and_it_says_nothing_before_it_knows() {
 }
 
 #[test]
+fn a_primary_that_steps_down_cleanly_provably_loses_nothing() {
+    let mut world = settled(ASYNC);
+    let request = "2026-11-24T05:00:00Z".to_owned();
+    world.object.metadata.annotations = Some([("evenkeel.dev/switchover".to_owned(), request)].into());
+    world.write();
+    world.turn(0);
+    heals(&mut world);
+    let story = world.status().last_switchover.and_then(|last| last.result).unwrap_or_else(|| panic!("no story"));
+    let words = story.possible_loss.unwrap_or_default();
+    assert_eq!(
+        (story.possible_loss_bytes, words.as_str()),
+        (Some(0), "nothing: db-1 ended cleanly, and db-2 has all of it")
+    );
+}
+
+#[test]
 fn what_an_async_failover_lost_is_never_known_if_the_old_data_is_gone() {
     let mut world = settled(ASYNC);
     world.wipe("db-1");
@@ -427,6 +443,18 @@ fn a_paused_reconciliation_does_nothing() {
     assert_eq!(world.status().phase, "Paused");
     world.object.metadata.annotations = None;
     heals(&mut world);
+}
+
+/// Regression 7: an object that asked for one instance while two were failing over waited for ever for a standby that was
+/// to leave. What the new primary waits for now follows the spec for as long as nothing was acknowledged (found by the model).
+#[test]
+fn scaling_to_one_in_the_middle_of_a_failover_ends_it() {
+    let mut world = settled("{image: 'postgres:15', instances: 2}");
+    world.kill_postgres("db-1");
+    world.turns(3);
+    world.object.spec.instances = 1;
+    heals(&mut world);
+    check(&world, expect!["Healthy term 2: db-2 primary running"]);
 }
 
 #[derive(Debug, Clone)]

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use super::protocol::{Member, Scene, Trouble};
+use super::scene::{Member, Scene, Trouble};
 use crate::api::postgres_cluster::{
     Decisions, DurabilityMode, Endpoints, InstanceStatus, MemberPlace, PostgresClusterStatus, Stage,
 };

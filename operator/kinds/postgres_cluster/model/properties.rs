@@ -122,5 +122,5 @@ fn two_writable(world: &World) -> bool {
 
 fn no_lossy_step(world: &World) -> bool {
     let story = world.status().last_failover;
-    !lossless(world) || story.is_none_or(|story| story.possible_loss_bytes.is_none())
+    !lossless(world) || story.is_none_or(|story| story.possible_loss.is_none())
 }

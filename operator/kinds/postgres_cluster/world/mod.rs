@@ -565,7 +565,7 @@ impl World {
                 (incarnation, age(*since)).hash(state);
             }
         }
-        status.last_failover.as_ref().map(|story| (story.outage.is_none(), story.possible_loss_bytes)).hash(state);
+        status.last_failover.as_ref().map(|story| (story.outage.is_none(), &story.possible_loss)).hash(state);
         status.last_switchover.as_ref().map(|last| (&last.request, last.refused.is_some())).hash(state);
     }
 
