@@ -29,6 +29,7 @@ pub type Wake = mpsc::UnboundedSender<(String, String)>;
 
 /// All conversations of all clusters, by container id.
 pub struct Links {
+    began: Instant,
     links: Mutex<BTreeMap<String, Link>>,
     wake: Wake,
 }
@@ -65,7 +66,7 @@ impl Drop for Link {
 impl Links {
     /// No conversations yet; `wake` is told of every cluster that has news.
     pub fn new(wake: Wake) -> Self {
-        Self { links: Mutex::default(), wake }
+        Self { began: clock::instant(), links: Mutex::default(), wake }
     }
 
     fn links(&self) -> MutexGuard<'_, BTreeMap<String, Link>> {
@@ -100,6 +101,12 @@ impl Links {
         let links = self.links();
         let of = links.values().filter(|link| link.cluster == *cluster);
         of.filter_map(|link| Some((link.container.clone(), link.seen()?))).collect()
+    }
+
+    /// We have just begun, and somebody in this cluster has not said a word yet.
+    pub fn calling(&self, cluster: &(String, String)) -> bool {
+        let silent = |link: &Link| link.cluster == *cluster && lock(&link.heard).at.is_none();
+        self.began.elapsed() < Duration::from_millis(SUSPECT_MS) && self.links().values().any(silent)
     }
 
     /// Says something to the supervisor in the container of this name; `Transient` if it cannot be spoken to now.

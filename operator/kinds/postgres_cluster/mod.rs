@@ -130,6 +130,8 @@ pub struct Observed {
     pub binary: Option<String>,
     /// What each member's supervisor said last, by member name.
     pub links: BTreeMap<String, LinkSeen>,
+    /// This operator has just begun, and some supervisor that it calls has not answered yet.
+    pub calling: bool,
     /// The cluster's Secrets.
     pub secrets: SecretsSeen,
 }

@@ -32,6 +32,7 @@ pub async fn observe(controller: &Controller, object: &PostgresCluster) -> Resul
     let links = links(controller, object, &cluster);
     Ok(Observed {
         links,
+        calling: controller.links.calling(&cluster),
         containers,
         volumes: fact(volumes.map(|names| names.into_iter().collect())),
         network: fact(network.map(|seen| seen.map(|network| network.subnet))),

@@ -64,8 +64,13 @@ pub fn plan(object: &PostgresCluster, observed: &Observed, now: Timestamp) -> Pl
         trouble = trouble.or(stands);
     }
     let changing = d != before;
-    status::render(&scene, &mut status, &d, trouble, paused);
+    // A silence that is only ours is no news: what was said before we began stands until we can know better.
+    let calling = observed.calling && !paused && before.stage == Stage::Steady && d.stage == Stage::Steady;
+    if !calling || status.conditions.is_empty() {
+        status::render(&scene, &mut status, &d, trouble, paused);
+    }
     let requeue = requeue(&status, &d, &steps, changing).or_else(|| unknown(observed).map(|_| DEGRADED));
+    let requeue = requeue.or(calling.then_some(SOON));
     status.decisions = Some(d);
     Plan { status, steps, requeue, finished: false }
 }

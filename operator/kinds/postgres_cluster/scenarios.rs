@@ -320,6 +320,22 @@ fn an_election_does_not_wait_for_a_voter_that_was_promoted_by_hand() {
     assert_eq!(world.primary(), "db-1");
 }
 
+/// Regression 36: each start of the operator called a healthy cluster unavailable, without endpoints, until its supervisors
+/// had answered. What was said before now stands meanwhile, and no longer.
+#[test]
+fn an_operator_that_begins_takes_nothing_back_before_it_can_know() {
+    let mut world = settled(THREE);
+    let before = world.status();
+    world.restart_operator(0);
+    world.operators[0].young = true;
+    world.reconcile(0, 0);
+    assert_eq!(world.status(), before);
+    world.operators[0].young = false;
+    world.reconcile(0, 0);
+    assert_eq!(world.status().phase, "Unavailable");
+    heals(&mut world);
+}
+
 /// Regression 2: a primary whose only standby was gone for a moment stopped itself at once, for a confirmation was not
 /// remembered. It now lives as long as the protocol says.
 #[test]

@@ -66,6 +66,8 @@ pub struct Operator {
     pub heard: BTreeMap<String, (Report, (u32, u32), Age)>,
     /// The object as it has read it, and which version that was; what it then acts upon may be older than the store.
     pub read: Option<(PostgresCluster, u64)>,
+    /// It has just begun.
+    pub young: bool,
 }
 
 /// Everything.
@@ -320,6 +322,7 @@ impl World {
             image: Fact::Known(self.image),
             binary: self.binary.then(|| "evenkeel-bin-1".into()),
             links,
+            calling: self.operators[operator].young,
             secrets: self.secrets.clone(),
         }
     }
