@@ -313,8 +313,9 @@ mod tests {
     async fn who_wakes_up_decides_before_anything_is_looked_at() {
         let folder = tempfile::tempdir().unwrap();
         let place = super::super::place::Place::at(folder.path());
+        let lock = super::super::durable::lock(folder.path()).unwrap();
         let ways = (watch::channel("".into()).0, mpsc::channel(1).0);
-        let mut shell = Shell::new(place, Default::default(), "db-1".into(), Default::default(), ways);
+        let mut shell = Shell::new((place, lock), Default::default(), "db-1".into(), Default::default(), ways);
         shell.renewed = Some((1, 0));
         let now = shell.turned + CONFIRMATION_MS;
         shell.look(now).await;
