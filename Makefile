@@ -12,12 +12,13 @@ ONLY ?=
 MINUTES ?= 10
 PARALLEL ?= 2
 SEED ?=
+DEEPER ?= 1
 # Cargo minds its own parallelism: inside `make -j` it would take make's tokens.
 CARGO = env -u MAKEFLAGS -u MFLAGS cargo
 FMT = $(CARGO) fmt --check
 LINT = $(CARGO) clippy --locked --all-targets -- -D warnings
 
-.PHONY: help demo test deps static fmt lint unit e2e chaos chaos-short bench-failover bench-idle images crds clean
+.PHONY: help demo test deps static fmt lint unit e2e model-deep chaos chaos-short bench-failover bench-idle images crds clean
 
 help: ## This list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -51,6 +52,9 @@ unit: images ## Cargo's tests, those against a real Docker Engine among them
 e2e: images ## The real-Docker suite (ONLY=words runs the scenarios whose name contains one of them)
 	$(CARGO) build --locked
 	tests/e2e/run.sh $(DEBUG) $(ONLY)
+
+model-deep: ## The model checker, DEEPER events further than in `make test`, with one fault more (hours for 3)
+	EVENKEEL_MODEL_DEEPER=$(DEEPER) $(CARGO) test --release --locked --lib model::checks -- --nocapture
 
 chaos: images ## Faults drawn from a seed on a private Docker Engine, under clients and a checker (MINUTES=10 SEED=n ONLY="some;words" PARALLEL=2)
 	$(CARGO) build --release --locked
