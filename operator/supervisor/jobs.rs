@@ -276,7 +276,7 @@ mod tests {
         let words = "pg_rewind failed (exit code 1): pg_rewind: error: connection to server at \"172.30.0.2\", port 5432 failed: Connection refused";
         assert!(Failure::new(words.into()).unreached);
         assert!(!Failure::new("pg_rewind failed (exit code 1): could not find common ancestor".into()).unreached);
-        // Counted, so that a clone follows (with Regression 30).
+        // Counted, so that a clone follows (with Regression 10).
         let history = "pg_rewind failed (exit code 1): pg_rewind: connected to server; pg_rewind: error: could not fetch remote file \"pg_wal/0000000D.history\": ERROR:  could not open file \"pg_wal/0000000D.history\": No such file or directory";
         assert!(!Failure::new(history.into()).unreached);
     }

@@ -307,7 +307,7 @@ mod tests {
     use super::*;
     use tokio::sync::{mpsc, watch};
 
-    /// Regression 42: a primary that woke up from a pause first asked its server how it was, which once took half a second;
+    /// Regression 19: a primary that woke up from a pause first asked its server how it was, which once took half a second;
     /// clients read old rows meanwhile. Now it decides before it asks anybody.
     #[tokio::test]
     async fn who_wakes_up_decides_before_anything_is_looked_at() {

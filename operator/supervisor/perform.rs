@@ -639,7 +639,10 @@ fn listen(line: &str, run: &str) -> Option<Note> {
     if line.contains("FATAL:") && (removed || unknown) {
         return Some(Note::WalMissing(run.to_owned()));
     }
-    if line.contains("hot standby is not possible because of insufficient parameter settings") {
+    // A warning, or, where warnings are not logged, what is said with the pause.
+    if line.contains("hot standby is not possible because of insufficient parameter settings")
+        || line.contains("If recovery is unpaused, the server will shut down")
+    {
         return Some(Note::Stuck(run.to_owned()));
     }
     if line.contains("could not receive data from WAL stream") {
@@ -708,6 +711,18 @@ mod tests {
         assert_eq!(refused(said, &settings), expected);
     }
 
+    /// Regression 20: with `log_min_messages = log` nobody heard that the replay of both standbys stood still for a setting,
+    /// and an election waited for their promises for ever. Now the pause is heard, too, and looked for where it matters.
+    #[test]
+    fn a_replay_that_pauses_for_a_setting_is_heard_with_warnings_and_without() {
+        let warning = "2026 [678] WARNING:  hot standby is not possible because of insufficient parameter settings\n";
+        let without = "2026 [678] DETAIL:  If recovery is unpaused, the server will shut down.\n";
+        for line in [warning, without] {
+            assert!(matches!(listen(line, "r"), Some(Note::Stuck(run)) if run == "r"), "{line}");
+        }
+        assert!(listen("2026 [678] LOG:  recovery has paused\n", "r").is_none());
+    }
+
     #[test]
     fn wal_that_the_leader_lacks_is_heard_in_the_log() {
         let line = "2026 [33] FATAL:  could not receive data from WAL stream: ERROR:  requested WAL segment 000000010000000000000003 has already been removed\n";
@@ -717,7 +732,7 @@ mod tests {
         assert!(listen(walsender, "r").is_none());
     }
 
-    /// Regression 30: a standby on timeline 12 came back to a leader that is a copy made on timeline 39: it lacks the histories
+    /// Regression 10: a standby on timeline 12 came back to a leader that is a copy made on timeline 39: it lacks the histories
     /// between, and the receiver asked for the first of them for ever. Now that counts as WAL that is missing.
     #[test]
     fn a_timeline_history_that_the_leader_lacks_is_heard_in_the_log() {

@@ -148,7 +148,7 @@ mod tests {
         assert_eq!(report(&seen(Task::Prepare, server), &Extras::default()).promise, None);
     }
 
-    /// Regression 34: a voter that was promoted by hand was waited for by an election that it could not answer, and the last
+    /// Regression 14: a voter that was promoted by hand was waited for by an election that it could not answer, and the last
     /// leader, which was there, did not lead again. Now it says that it cannot promise, and is not counted.
     #[test]
     fn what_cannot_promise_says_so() {

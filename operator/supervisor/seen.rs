@@ -12,6 +12,8 @@ use super::wire::{CONFIRMATION_MS, Data, Job, Postgres, Replica, Task};
 /// the next thing it does is to read a configuration that changed. (WaitForWALToBecomeAvailable stops a receiver before
 /// it sleeps, and handles a pending reload after it, before it could start another.)
 const IDLE_WITHOUT_SOURCE: &str = "RecoveryRetrieveRetryInterval";
+/// Its replay is paused: by somebody, or because a setting is lower than the leader's.
+const PAUSED: &str = "RecoveryPause";
 /// It waits for the receiver: all that was received is replayed.
 const IDLE_WITH_SOURCE: &str = "RecoveryWalStream";
 
@@ -83,6 +85,12 @@ fn postgres(postmaster: Option<&Postmaster>, run: &Run) -> Postgres {
     }
 }
 
+/// Its replay is paused, whoever did it, where a promise or a promotion waits for it: a restart takes it up again.
+fn paused(shell: &Shell, poll: &Poll) -> bool {
+    let task = shell.durable.order.as_ref().map(|order| &order.task);
+    poll.startup.as_deref() == Some(PAUSED) && matches!(task, Some(Task::Prepare | Task::Lead(_)))
+}
+
 fn server(shell: &Shell, poll: &Poll, now: u64) -> Server {
     let run = &shell.run;
     let has_upstream = run.applied.as_ref().is_none_or(|applied: &Config| applied.upstream.is_some());
@@ -110,7 +118,7 @@ fn server(shell: &Shell, poll: &Poll, now: u64) -> Server {
         receiver: poll.receivers > 0 || poll.stream.is_some(),
         streaming: poll.stream.as_ref().is_some_and(|stream| stream.status == "streaming"),
         replayed,
-        stuck: poll.recovery && run.stuck,
+        stuck: poll.recovery && (run.stuck || paused(shell, poll)),
         sessions: poll.sessions,
         replicas: replicas(run, poll, now),
         slots: slots.map(|slot| slot.name.clone()).collect(),

@@ -279,7 +279,7 @@ fn a_wiped_standby_is_copied_anew() {
     check(&world, expect!["Healthy term 1: db-1 primary running, db-2 standby streaming, db-3 standby streaming"]);
 }
 
-/// Regression 32: a volume emptied under a running instance never healed. Its server now ends at once, and it is copied anew
+/// Regression 12: a volume emptied under a running instance never healed. Its server now ends at once, and it is copied anew
 /// as somebody else who has promised the same.
 #[test]
 fn an_instance_whose_volume_is_emptied_under_it_is_copied_anew() {
@@ -295,7 +295,7 @@ fn an_instance_whose_volume_is_emptied_under_it_is_copied_anew() {
     }
 }
 
-/// Regression 33: a container in Docker's state `dead` was started for ever ("marked for removal and cannot be started"). It
+/// Regression 13: a container in Docker's state `dead` was started for ever ("marked for removal and cannot be started"). It
 /// is now removed and made anew on its volume.
 #[test]
 fn a_container_that_docker_has_half_removed_is_made_anew() {
@@ -307,7 +307,7 @@ fn a_container_that_docker_has_half_removed_is_made_anew() {
     }
 }
 
-/// Regression 34: a standby that was promoted by hand can promise nothing, but the election after it waited for it for ever.
+/// Regression 14: a standby that was promoted by hand can promise nothing, but the election after it waited for it for ever.
 /// Now the last leader, which is there with all its data, leads again, and the standby is copied anew.
 #[test]
 fn an_election_does_not_wait_for_a_voter_that_was_promoted_by_hand() {
@@ -320,7 +320,7 @@ fn an_election_does_not_wait_for_a_voter_that_was_promoted_by_hand() {
     assert_eq!(world.primary(), "db-1");
 }
 
-/// Regression 36: each start of the operator called a healthy cluster unavailable, without endpoints, until its supervisors
+/// Regression 16: each start of the operator called a healthy cluster unavailable, without endpoints, until its supervisors
 /// had answered. What was said before now stands meanwhile, and no longer.
 #[test]
 fn an_operator_that_begins_takes_nothing_back_before_it_can_know() {
@@ -358,7 +358,7 @@ fn a_primary_that_loses_its_disk_right_after_a_standby_did_is_replaced() {
     check(&world, expect!["Healthy term 2: db-1 standby streaming, db-2 primary running, db-3 standby streaming"]);
 }
 
-/// Regression 20: the first primary died after initdb and before its incarnation was recorded; the election that followed had
+/// Regression 8: the first primary died after initdb and before its incarnation was recorded; the election that followed had
 /// no voters and a leader that nobody could recognize, and never ended. Such a cluster now begins anew.
 #[test]
 fn a_first_primary_that_dies_before_it_is_known_stops_nothing() {
@@ -395,7 +395,7 @@ fn fails_over(world: &mut World, primary: &str) -> (usize, Option<u64>, String) 
     panic!("did not heal: {}\n{}", world.summary(), world.story());
 }
 
-/// Regression 40: the figure was the difference to the old primary's last report, which is up to a second old: 8 of 10 real
+/// Regression 17: the figure was the difference to the old primary's last report, which is up to a second old: 8 of 10 real
 /// failovers lost more than it said. Now there is none before the true end of the old primary's WAL is known.
 #[test]
 fn no_more_is_lost_than_the_status_says_and_it_says_nothing_before_it_knows() {

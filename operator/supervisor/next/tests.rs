@@ -174,7 +174,7 @@ fn a_standby_promoted_by_hand_promises_and_acknowledges_nothing() {
     assert_eq!(promise(&seen), None);
     seen.durable.begun = [(1, 1), (2, 4)].into();
     assert!(promise(&seen).is_some());
-    // Regression 35: having taken the order to promise, it took WAL from the new leader before it was compared.
+    // Regression 15: having taken the order to promise, it took WAL from the new leader before it was compared.
     let lineage = Follow { lineage: None, ..follower() };
     seen.durable.order = order(Task::Follow(lineage)).order;
     check(&seen, "Remember");
@@ -219,7 +219,7 @@ fn an_old_primary_follows_as_it_is_only_if_it_ended_before_the_fork() {
     check(&clean(None), "Recover");
 }
 
-/// Regression 41: an old primary was recovered and rewound in one go, so that nobody ever learned where its WAL had ended
+/// Regression 18: an old primary was recovered and rewound in one go, so that nobody ever learned where its WAL had ended
 /// and what was lost. Now its end is on disk before anything is overwritten, until it is to lead again.
 #[test]
 fn an_old_primary_writes_down_where_it_ended_before_it_follows() {
@@ -265,8 +265,8 @@ fn a_standby_is_compared_with_its_leaders_history_before_it_takes_anything_from_
     check(&standby(follow(), at(1, 10), alone), "Condemn");
 }
 
-/// Regression 31: a rewound directory needs the leader's WAL and histories before it answers anything; where the leader lacks
-/// them it stayed `starting` for ever (as in Regression 30, which is a standby that answers). Now both are copied anew.
+/// Regression 11: a rewound directory needs the leader's WAL and histories before it answers anything; where the leader lacks
+/// them it stayed `starting` for ever (as in Regression 10, which is a standby that answers). Now both are copied anew.
 #[test]
 fn what_its_leader_cannot_serve_any_more_is_copied_anew() {
     let server = Server { replayed: true, timeline: 2, lsn: Lsn(90), ..Server::default() };
@@ -281,7 +281,7 @@ fn what_its_leader_cannot_serve_any_more_is_copied_anew() {
     check(&Seen { data: Data::Broken, ..starts }, "StopImmediate");
 }
 
-/// Regression 32: a volume emptied under a running instance never healed: nothing could be written where the supervisor's
+/// Regression 12: a volume emptied under a running instance never healed: nothing could be written where the supervisor's
 /// folder had been, and the server went on. Now the server ends at once, and the folder is made again with the promise.
 #[test]
 fn an_emptied_volume_ends_the_server_and_keeps_the_promise_but_not_the_identity() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::driver::Run;
 use super::faults::Fault;
 
-/// Regression 21: while Docker's lists failed, what supervisors said over conversations that stood was thrown away; a primary
+/// Regression 9: while Docker's lists failed, what supervisors said over conversations that stood was thrown away; a primary
 /// with w = 0 was not confirmed any more and stopped. What was heard now counts, whatever Docker says.
 #[tokio::test(start_paused = true)]
 async fn a_docker_that_cannot_list_stops_no_primary() -> Result<(), String> {
