@@ -109,7 +109,7 @@ impl Shell {
         match act {
             Act::Wait | Act::Poll | Act::Exit => Ok(After::Again),
             Act::InitDb(init) => self.begin(JobKind::Init, BTreeMap::new(), |site| site.init(init)),
-            Act::Clone(follow) => self.begin(JobKind::Clone, begun(&follow), |site| site.clone_leader(follow)),
+            Act::Clone(follow) => self.begin(JobKind::Clone, follow.begun.clone(), |site| site.clone_leader(follow)),
             Act::Recover => {
                 let settings = self.durable.order.as_ref().map(|order| order.settings.clone()).unwrap_or_default();
                 self.configure(&Config { settings, ..Config::default() }, &BTreeMap::new()).await?;
@@ -119,7 +119,7 @@ impl Shell {
                 self.save(Durable { left: Some(fork), ..self.durable.clone() }).map_err(words)?;
                 Ok(After::Again)
             }
-            Act::Rewind(follow) => self.begin(JobKind::Rewind, begun(&follow), |site| site.rewind(follow)),
+            Act::Rewind(follow) => self.begin(JobKind::Rewind, follow.begun.clone(), |site| site.rewind(follow)),
             Act::Start { standby, config } => self.start(standby, config).await,
             Act::Apply(config) => self.apply(config).await,
             Act::EndSessions => self.end_sessions().await,
@@ -688,11 +688,6 @@ fn name(act: &Act) -> &'static str {
         Act::StopImmediate => "stop immediate",
         Act::Exit => "exit",
     }
-}
-
-/// What a copy of this leader will know of its timelines.
-fn begun(follow: &super::wire::Follow) -> BTreeMap<u32, u64> {
-    follow.lineage.as_ref().map(|lineage| lineage.begun.clone()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -62,18 +62,29 @@ fn follow_running(seen: &Seen, term: u64, follow: &Follow, config: Config) -> Ac
     }
     let known = |begun: &BTreeMap<u32, u64>| (seen.durable.begun != *begun).then(|| Act::Remember(begun.clone()));
     if server.streaming && seen.applied.as_ref() == Some(&config) {
-        if let Some(act) = follow.lineage.as_ref().and_then(|lineage| known(&lineage.begun)) {
-            return act;
+        if follow.lineage.is_some() {
+            // It may have come to this address before we could compare. What we foresaw of this very term does not count.
+            let ours = seen.durable.begun.range(..=server.timeline).filter(|(_, begun)| **begun != term);
+            if ours.into_iter().any(|(timeline, begun)| follow.begun.get(timeline) != Some(begun)) {
+                return Act::Condemn;
+            }
+            if let Some(act) = known(&follow.begun) {
+                return act;
+            }
         }
         let ready = server.slots == follow.slots;
         return if ready { Act::Wait } else { Act::EnsureSlots(follow.slots.clone()) };
     }
     let kin = match &follow.lineage {
-        // The leader was chosen as the furthest of those that promised this term, and we are one of them, if we could.
-        None if seen.durable.promised == term && !on_a_branch_of_its_own(seen) => Kinship::Same,
+        // The leader was chosen as the furthest of those that promised this term, and we are one of them; but another branch
+        // of the same number may have promised, too (Regression 22).
+        None if seen.durable.promised == term && !on_a_branch_of_its_own(seen) && same_branch(seen, follow) => {
+            Kinship::Same
+        }
         None => Kinship::Unknown,
         Some(_) if !server.replayed => return Act::Poll,
-        Some(lineage) => kinship(lineage, server.timeline, server.lsn, &seen.durable.begun),
+        Some(lineage) if clashes(lineage, &follow.begun, &seen.durable.begun, server.timeline) => Kinship::Clashing,
+        Some(lineage) => kinship(lineage, server.timeline, server.lsn),
     };
     match kin {
         Kinship::Unknown => Act::Wait,
@@ -83,7 +94,7 @@ fn follow_running(seen: &Seen, term: u64, follow: &Follow, config: Config) -> Ac
         Kinship::Same if seen.applied.as_ref() == Some(&config) => Act::Wait,
         // On disk before the first record of another branch is.
         Kinship::Same => match &follow.lineage {
-            Some(lineage) => known(&lineage.begun),
+            Some(_) => known(&follow.begun),
             None => known(&promoted_here(&seen.durable.begun, server.timeline, term)),
         }
         .unwrap_or(Act::Apply(config)),
@@ -115,11 +126,15 @@ enum Kinship {
     Unknown,
 }
 
-/// Whether WAL that ends at `lsn` on `timeline`, whose timelines were begun in these terms, is a prefix of the leader's.
-fn kinship(leader: &Lineage, timeline: u32, lsn: Lsn, begun: &BTreeMap<u32, u64>) -> Kinship {
-    if clashes(leader, begun, timeline) {
-        return Kinship::Clashing;
-    }
+/// Every timeline that we are on or came through was begun in the same term as the leader's of that number.
+fn same_branch(seen: &Seen, follow: &Follow) -> bool {
+    let Some(server) = &seen.server else { return false };
+    let mut ours = seen.durable.begun.range(..=server.timeline);
+    ours.all(|(timeline, term)| follow.begun.get(timeline) == Some(term))
+}
+
+/// Whether WAL that ends at `lsn` on `timeline` is a prefix of the leader's, if their branches are the same.
+fn kinship(leader: &Lineage, timeline: u32, lsn: Lsn) -> Kinship {
     let ended = leader.history.iter().find(|fork| fork.timeline == timeline);
     match ended {
         Some(fork) if lsn <= fork.ended_at => Kinship::Same,
@@ -129,10 +144,10 @@ fn kinship(leader: &Lineage, timeline: u32, lsn: Lsn, begun: &BTreeMap<u32, u64>
 }
 
 /// A timeline that both went through was begun in different terms. A directory from before this was written down knows none.
-fn clashes(leader: &Lineage, begun: &BTreeMap<u32, u64>, timeline: u32) -> bool {
+fn clashes(leader: &Lineage, theirs: &BTreeMap<u32, u64>, begun: &BTreeMap<u32, u64>, timeline: u32) -> bool {
     let mut shared = begun.range(..=timeline.min(leader.timeline));
-    shared.any(|(timeline, term)| leader.begun.get(timeline) != Some(term))
-        || !begun.is_empty() && timeline <= leader.timeline && begun.get(&timeline) != leader.begun.get(&timeline)
+    shared.any(|(timeline, term)| theirs.get(timeline) != Some(term))
+        || !begun.is_empty() && timeline <= leader.timeline && begun.get(&timeline) != theirs.get(&timeline)
 }
 
 /// A directory that was a primary's: only a clean end at or before the fork may follow as it is. On the leader's own
@@ -140,10 +155,8 @@ fn clashes(leader: &Lineage, begun: &BTreeMap<u32, u64>, timeline: u32) -> bool 
 fn was_primary(seen: &Seen, follow: &Follow) -> Kinship {
     match (&follow.lineage, seen.clean) {
         (None, _) => Kinship::Unknown,
-        (Some(leader), _) if clashes(leader, &seen.durable.begun, u32::MAX) => Kinship::Clashing,
-        (Some(leader), Some((timeline, lsn))) if timeline != leader.timeline => {
-            kinship(leader, timeline, lsn, &seen.durable.begun)
-        }
+        (Some(leader), _) if clashes(leader, &follow.begun, &seen.durable.begun, u32::MAX) => Kinship::Clashing,
+        (Some(leader), Some((timeline, lsn))) if timeline != leader.timeline => kinship(leader, timeline, lsn),
         _ => Kinship::Diverged,
     }
 }

@@ -41,6 +41,7 @@ pub fn report(seen: &Seen, extras: &Extras) -> Report {
         clock_ms: extras.clock_ms,
         promised: seen.durable.promised,
         order: seen.durable.order.clone(),
+        begun: seen.durable.begun.clone(),
         incarnation: seen.durable.incarnation.clone(),
         system_identifier: extras.system_identifier.clone(),
         data: seen.data,
@@ -83,7 +84,6 @@ fn leading(seen: &Seen) -> Option<Leading> {
         barrier: next::barrier(seen, lead),
         confirmed: next::confirmed(seen, lead),
         history: server.history.clone(),
-        begun: seen.durable.begun.clone(),
         checkpointed: server.checkpointed,
         replicas: server.replicas.clone(),
     })

@@ -189,6 +189,9 @@ pub struct Follow {
     pub slot: String,
     /// Slots to have ready here, holding nothing back, for those who would follow this instance.
     pub slots: Vec<String>,
+    /// [`Report::begun`] of the leader; while its lineage is not known, without what it begins in this very term.
+    #[serde(default)]
+    pub begun: BTreeMap<u32, u64>,
     /// The leader's lineage; `None` while it is not known yet: then only a standby that promised this term may follow.
     pub lineage: Option<Lineage>,
     /// The leader has checkpointed on its timeline, so that pg_rewind can see it.
@@ -203,9 +206,6 @@ pub struct Lineage {
     pub timeline: u32,
     /// The earlier ones, oldest first.
     pub history: Vec<Fork>,
-    /// See [`Leading::begun`].
-    #[serde(default)]
-    pub begun: BTreeMap<u32, u64>,
 }
 
 /// Secrets of a cluster. `Debug` shows none of them.
@@ -238,6 +238,9 @@ pub struct Report {
     pub promised: u64,
     /// The order accepted last; durable.
     pub order: Option<Order>,
+    /// The term in which each timeline of the data directory was begun, as far as known: two branches may bear one number, but
+    /// not begin in one term.
+    pub begun: BTreeMap<u32, u64>,
     /// UUID of the data directory: new with initdb and base backup, unchanged by pg_rewind.
     pub incarnation: Option<String>,
     /// PostgreSQL's system identifier.
@@ -360,9 +363,6 @@ pub struct Leading {
     pub confirmed: bool,
     /// Its timelines and where each ended, oldest first.
     pub history: Vec<Fork>,
-    /// The term in which each timeline was begun, as far as known: two branches may bear one number, but not begin in one term.
-    #[serde(default)]
-    pub begun: BTreeMap<u32, u64>,
     /// It has checkpointed on its timeline.
     pub checkpointed: bool,
     /// Who streams from it.

@@ -192,14 +192,15 @@ impl Member {
 
     fn lineage(&self) -> Lineage {
         let leading = self.last.leading.clone().unwrap();
-        Lineage { timeline: self.last.timeline.unwrap(), history: leading.history, begun: leading.begun }
+        Lineage { timeline: self.last.timeline.unwrap(), history: leading.history }
     }
 
     fn follow_me(&self, slot: &str, rewindable: bool, lineage: Option<Lineage>) -> Task {
         let (leader, address, slot) = (self.container.clone(), self.address.clone(), slot.to_owned());
         let slots = ["evenkeel_1", "evenkeel_2"].into_iter().filter(|other| *other != slot);
         let slots = slots.map(str::to_owned).collect();
-        Task::Follow(Follow { leader, address, slot, slots, lineage, rewindable })
+        let begun = self.last.begun.clone();
+        Task::Follow(Follow { leader, address, slot, slots, begun, lineage, rewindable })
     }
 }
 
@@ -440,7 +441,7 @@ fn a_leader_survives_bad_settings_meddling_crashes_and_restarts_and_fences_itsel
     one.wait("the open gate", |report| report.gate_open);
     two.order(2, Task::Prepare);
     two.wait("the promise", |report| report.promise.is_some());
-    let forked = Lineage { timeline: 9, history: Vec::new(), begun: Default::default() };
+    let forked = Lineage { timeline: 9, history: Vec::new() };
     one.order(2, lead(false, 0, &[], &["evenkeel_2"], true));
     two.order(2, one.follow_me("evenkeel_2", true, Some(forked)));
     two.wait("the clone", |report| report.job.is_some() || report.data == Data::Broken);

@@ -31,7 +31,8 @@ fn follower() -> Follow {
         address: "172.30.0.2".into(),
         slot: "evenkeel_1".into(),
         slots: Vec::new(),
-        lineage: Some(Lineage { timeline: 3, history, begun: BTreeMap::new() }),
+        begun: BTreeMap::new(),
+        lineage: Some(Lineage { timeline: 3, history }),
         rewindable: true,
     }
 }
@@ -147,7 +148,8 @@ fn a_candidate_ends_sessions_before_it_is_promoted() {
 #[test]
 fn a_directory_on_another_branch_of_the_same_number_is_copied_anew() {
     let mut follower = follower();
-    follower.lineage = Some(Lineage { timeline: 3, history: Vec::new(), begun: [(1, 1), (3, 5)].into() });
+    follower.lineage = Some(Lineage { timeline: 3, history: Vec::new() });
+    follower.begun = [(1, 1), (3, 5)].into();
     let mut seen = stopped(Data::Primary, Task::Follow(follower.clone()));
     seen.durable.begun = [(1, 1), (3, 4)].into();
     check(&seen, "Condemn");
@@ -161,6 +163,39 @@ fn a_directory_on_another_branch_of_the_same_number_is_copied_anew() {
     check(&seen, "Condemn");
     seen.durable.begun = [(1, 1), (3, 5)].into();
     check(&seen, "Apply");
+}
+
+/// Regression 22: two branches of one number promised the same term; the one that was not chosen followed the other as if it
+/// were its own, for the lineage was not known yet (simulation, seeds 1398 and 1858). Now the terms go with the order.
+#[test]
+fn who_promised_on_another_branch_of_the_number_waits_for_the_lineage() {
+    let server = Server { replayed: true, timeline: 2, ..Server::default() };
+    let follower = Follow { lineage: None, begun: [(1, 1), (2, 3)].into(), ..follower() };
+    let mut seen = standby(Task::Follow(follower), server, Config { upstream: None, ..follow_config() });
+    seen.durable.begun = [(1, 1), (2, 2)].into();
+    check(&seen, "Wait");
+    seen.durable.begun = [(1, 1), (2, 3)].into();
+    assert_eq!(next(&seen), Act::Remember([(1, 1), (2, 3), (3, TERM)].into()));
+}
+
+/// Regression 21: a standby that streamed already was not compared when its leader's lineage came; another leader at the
+/// same address, on another branch of the same number, would have been taken for the old one (found on reading).
+#[test]
+fn a_standby_that_streams_is_compared_as_soon_as_the_lineage_is_known() {
+    let mut follower = follower();
+    follower.lineage = Some(Lineage { timeline: 3, history: Vec::new() });
+    follower.begun = [(1, 1), (3, TERM)].into();
+    let server = Server { receiver: true, streaming: true, replayed: true, timeline: 3, ..Server::default() };
+    let mut seen = standby(Task::Follow(follower), server, follow_config());
+    for (begun, act) in
+        [([(1, 1), (3, TERM - 1)], "Condemn"), ([(1, 1), (2, TERM)], "Remember"), ([(1, 1), (3, TERM)], "EnsureSlots")]
+    {
+        seen.durable.begun = begun.into();
+        if act == "EnsureSlots" {
+            seen.server.iter_mut().for_each(|server| server.slots = vec!["other".into()]);
+        }
+        check(&seen, act);
+    }
 }
 
 /// Regression 4: a standby that somebody promoted by hand could promise the end of a branch that nobody granted, and

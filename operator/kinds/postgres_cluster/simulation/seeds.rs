@@ -6,8 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use super::driver::{Outcome, run, run_without};
 use crate::kinds::postgres_cluster::world::Ablation;
 
-/// Seeds that are run unless `EVENKEEL_SEEDS` says otherwise: under a minute of one core.
-const SEEDS: u64 = 600;
+/// Seeds that are run unless `EVENKEEL_SEEDS` says otherwise: two to three minutes of one core.
+const SEEDS: u64 = 2_000;
 /// Lines of a failing seed's trace that are shown.
 const LINES: usize = 60;
 

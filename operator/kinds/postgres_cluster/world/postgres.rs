@@ -14,9 +14,7 @@ impl World {
             _ => None,
         };
         let begun = match &act {
-            Act::Clone(Follow { lineage: Some(lineage), .. }) | Act::Rewind(Follow { lineage: Some(lineage), .. }) => {
-                lineage.begun.clone()
-            }
+            Act::Clone(follow) | Act::Rewind(follow) => follow.begun.clone(),
             _ => Default::default(),
         };
         self.check_grant(name, &act);
