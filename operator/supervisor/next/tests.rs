@@ -210,7 +210,7 @@ fn a_standby_promoted_by_hand_promises_and_acknowledges_nothing() {
     seen.durable.begun = [(1, 1), (2, 4)].into();
     assert!(promise(&seen).is_some());
     // Regression 15: having taken the order to promise, it took WAL from the new leader before it was compared.
-    let lineage = Follow { lineage: None, ..follower() };
+    let lineage = Follow { begun: [(1, 1), (2, 4)].into(), lineage: None, ..follower() };
     seen.durable.order = order(Task::Follow(lineage)).order;
     check(&seen, "Remember");
     seen.durable.begun = [(1, 1)].into();
