@@ -53,7 +53,7 @@ e2e: images ## The real-Docker suite (ONLY=words runs the scenarios whose name c
 	$(CARGO) build --locked
 	tests/e2e/run.sh $(DEBUG) $(ONLY)
 
-model-deep: ## The model checker, DEEPER events further than in `make test`, with one fault more (hours for 3)
+model-deep: ## The model checker, DEEPER events further than in `make test`, with one fault more
 	EVENKEEL_MODEL_DEEPER=$(DEEPER) $(CARGO) test --release --locked --lib model::checks -- --nocapture
 
 chaos: images ## Faults drawn from a seed on a private Docker Engine, under clients and a checker (MINUTES=10 SEED=n ONLY="some;words" PARALLEL=2)

@@ -146,6 +146,8 @@ pub struct Server {
     pub replayed: bool,
     /// Standby: replay stands still because a setting is lower than the leader's; a restart takes the higher one.
     pub stuck: bool,
+    /// Standby: replay is paused, whoever did it.
+    pub paused: bool,
     /// Sessions of clients that are connected now.
     pub sessions: u32,
     /// Primary: who streams from it.
@@ -295,11 +297,15 @@ pub fn next(seen: &Seen) -> Act {
     if let Some(act) = emptied(seen) {
         return act;
     }
-    if seen.postgres == Postgres::Standby && seen.server.as_ref().is_some_and(|server| server.stuck) {
-        // Whatever it is to do, it neither replays nor stops its receiver; what it received is on disk.
+    // A promise and a promotion wait for the end of the replay; who follows may be paused by somebody.
+    let order = seen.durable.order.as_ref();
+    let waits = order.is_some_and(|order| matches!(order.task, Task::Prepare | Task::Lead(_)));
+    let stands = |server: &Server| server.stuck || server.paused && waits;
+    if seen.postgres == Postgres::Standby && seen.server.as_ref().is_some_and(stands) {
+        // It neither replays nor stops its receiver; what it received is on disk.
         return Act::StopFast;
     }
-    let Some(order) = &seen.durable.order else { return Act::Wait };
+    let Some(order) = order else { return Act::Wait };
     let settings = || order.settings.clone();
     match &order.task {
         Task::Stop { graceful } => stop(seen, *graceful, settings()),

@@ -85,12 +85,6 @@ fn postgres(postmaster: Option<&Postmaster>, run: &Run) -> Postgres {
     }
 }
 
-/// Its replay is paused, whoever did it, where a promise or a promotion waits for it: a restart takes it up again.
-fn paused(shell: &Shell, poll: &Poll) -> bool {
-    let task = shell.durable.order.as_ref().map(|order| &order.task);
-    poll.startup.as_deref() == Some(PAUSED) && matches!(task, Some(Task::Prepare | Task::Lead(_)))
-}
-
 fn server(shell: &Shell, poll: &Poll, now: u64) -> Server {
     let run = &shell.run;
     let has_upstream = run.applied.as_ref().is_none_or(|applied: &Config| applied.upstream.is_some());
@@ -118,7 +112,8 @@ fn server(shell: &Shell, poll: &Poll, now: u64) -> Server {
         receiver: poll.receivers > 0 || poll.stream.is_some(),
         streaming: poll.stream.as_ref().is_some_and(|stream| stream.status == "streaming"),
         replayed,
-        stuck: poll.recovery && (run.stuck || paused(shell, poll)),
+        stuck: poll.recovery && run.stuck,
+        paused: poll.recovery && waits_for == Some(PAUSED),
         sessions: poll.sessions,
         replicas: replicas(run, poll, now),
         slots: slots.map(|slot| slot.name.clone()).collect(),

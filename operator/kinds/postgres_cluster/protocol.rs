@@ -305,12 +305,15 @@ pub(super) struct LastLeader {
     pub(super) lsn: Lsn,
 }
 
+/// There is none.
+const NOBODY: LastLeader =
+    LastLeader { steps_down: false, fenced: true, clean_end: None, can_lead_again: None, lsn: Lsn(0) };
+
 pub(super) fn last_leader(scene: &Scene, d: &Decisions) -> LastLeader {
     let chosen = d.leader.as_ref().map(|leader| last(scene, d, leader));
     let served = d.served.as_ref().filter(|served| d.leader.as_ref() != Some(served));
     let served = served.map(|served| last(scene, d, served));
-    let nobody = LastLeader { steps_down: false, fenced: true, clean_end: None, can_lead_again: None, lsn: Lsn(0) };
-    let chosen = chosen.unwrap_or(nobody);
+    let chosen = chosen.unwrap_or(NOBODY);
     match served {
         None => chosen,
         Some(served) => LastLeader {
@@ -322,10 +325,9 @@ pub(super) fn last_leader(scene: &Scene, d: &Decisions) -> LastLeader {
 }
 
 pub(super) fn last(scene: &Scene, d: &Decisions, leader: &Voter) -> LastLeader {
-    let nobody = LastLeader { steps_down: false, fenced: true, clean_end: None, can_lead_again: None, lsn: Lsn(0) };
-    let Some(member) = scene.member(&leader.member) else { return nobody };
+    let Some(member) = scene.member(&leader.member) else { return NOBODY };
     let lsn = member.link.and_then(|link| link.report.lsn).unwrap_or_default();
-    let Some(report) = member.live() else { return LastLeader { fenced: member.gone().is_some(), lsn, ..nobody } };
+    let Some(report) = member.live() else { return LastLeader { fenced: member.gone().is_some(), lsn, ..NOBODY } };
     let same = report.incarnation.as_ref() == Some(&leader.incarnation);
     let down = report.promised == d.term && report.postgres == Postgres::Stopped;
     let end = report.timeline.zip(report.lsn).filter(|_| down && same && report.clean && report.data == Data::Primary);

@@ -344,6 +344,15 @@ fn a_standby_whose_replay_is_stuck_is_restarted_whatever_its_order() {
 }
 
 #[test]
+fn a_replay_that_somebody_paused_goes_on_where_a_promise_waits_for_it_and_stays_paused_elsewhere() {
+    let paused = || Server { paused: true, receiver: true, streaming: true, slots: Vec::new(), ..Server::default() };
+    for task in [Task::Prepare, Task::Lead(leader(false))] {
+        check(&standby(task, paused(), follow_config()), "StopFast");
+    }
+    check(&standby(Task::Follow(follower()), paused(), follow_config()), "Wait");
+}
+
+#[test]
 fn an_order_below_the_promise_or_backwards_is_refused() {
     let durable = order(Task::Lead(leader(false)));
     let of = |term, task| accept(&durable, &Order { term, revision: 3, task, settings: Settings::new() }, None);
