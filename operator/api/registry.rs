@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use super::core;
 use super::docker_host::DockerHost;
 use super::invalid::Invalid;
+use super::load_balancer::LoadBalancer;
 use super::postgres_cluster::PostgresCluster;
 
 /// Everything served, in the order of discovery.
@@ -22,6 +23,7 @@ static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
         core::event(),
         custom::<DockerHost>(|host| host.spec.validate()),
         custom::<PostgresCluster>(|cluster| cluster.spec.validate()),
+        custom::<LoadBalancer>(|balancer| balancer.spec.validate()),
     ]
 });
 
