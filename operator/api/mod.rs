@@ -3,6 +3,7 @@
 pub mod conditions;
 pub mod core;
 pub mod deployment;
+pub mod deployment_rules;
 pub mod docker_host;
 pub mod duration;
 pub mod failure;
@@ -12,4 +13,6 @@ pub mod load_balancer;
 pub mod lsn;
 pub mod pod;
 pub mod postgres_cluster;
+pub mod quantity;
 pub mod registry;
+pub mod subset;
