@@ -63,51 +63,61 @@ impl Links {
     pub async fn haproxy(&self, partner: &Partner<'_>, commands: &[String]) -> Result<Vec<String>, String> {
         let link = self.link(partner.id);
         let mut link = link.lock().await;
-        link.talk(partner, "master", async |stream, fresh| {
-            if fresh {
-                say(stream, b"prompt\n").await?;
-                until(stream, |heard| heard.ends_with(PROMPT)).await?;
-            }
-            let mut answers = Vec::new();
-            for some in commands.chunks(LINE) {
-                say(stream, (some.join(";") + "\n").as_bytes()).await?;
-                let heard = until(stream, |heard| count(heard, NEXT) >= some.len()).await?;
-                let text = String::from_utf8_lossy(&heard).into_owned();
-                answers.extend(text.split("\nmaster> ").take(some.len()).map(str::to_owned));
-            }
-            Ok(answers)
-        })
-        .await
+        link.talk(partner, "master", &Talk::Commands(commands)).await
     }
 
     /// Asks nginx for a page of its admin.
     pub async fn nginx(&self, partner: &Partner<'_>, page: &str) -> Result<String, String> {
         let link = self.link(partner.id);
         let mut link = link.lock().await;
-        link.talk(partner, "admin", async |stream, _| {
-            say(stream, format!("GET {page} HTTP/1.1\r\nHost: evenkeel\r\n\r\n").as_bytes()).await?;
-            let heard = until(stream, |heard| body(heard).is_some()).await?;
-            body(&heard).map(|body| String::from_utf8_lossy(body).into_owned()).ok_or_else(|| "no page".into())
-        })
-        .await
+        Ok(link.talk(partner, "admin", &Talk::Page(page)).await?.concat())
+    }
+}
+
+/// What is to be said.
+enum Talk<'a> {
+    /// Commands to HAProxy's master.
+    Commands(&'a [String]),
+    /// A page is asked of nginx.
+    Page(&'a str),
+}
+
+impl Talk<'_> {
+    async fn on(&self, stream: &mut Stream, fresh: bool) -> Result<Vec<String>, String> {
+        match self {
+            Self::Commands(commands) => {
+                if fresh {
+                    say(stream, b"prompt\n").await?;
+                    until(stream, |heard| heard.ends_with(PROMPT)).await?;
+                }
+                let mut answers = Vec::new();
+                for some in commands.chunks(LINE) {
+                    say(stream, (some.join(";") + "\n").as_bytes()).await?;
+                    let heard = until(stream, |heard| count(heard, NEXT) >= some.len()).await?;
+                    let text = String::from_utf8_lossy(&heard).into_owned();
+                    answers.extend(text.split("\nmaster> ").take(some.len()).map(str::to_owned));
+                }
+                Ok(answers)
+            }
+            Self::Page(page) => {
+                say(stream, format!("GET {page} HTTP/1.1\r\nHost: evenkeel\r\n\r\n").as_bytes()).await?;
+                let heard = until(stream, |heard| body(heard).is_some()).await?;
+                Ok(body(&heard).map(|body| String::from_utf8_lossy(body).into_owned()).into_iter().collect())
+            }
+        }
     }
 }
 
 impl Link {
     /// Speaks on the stream that stands, or once more on a new one: a reload ends streams.
-    async fn talk<T>(
-        &mut self,
-        partner: &Partner<'_>,
-        socket: &str,
-        mut talk: impl AsyncFnMut(&mut Stream, bool) -> Result<T, String>,
-    ) -> Result<T, String> {
+    async fn talk(&mut self, partner: &Partner<'_>, socket: &str, talk: &Talk<'_>) -> Result<Vec<String>, String> {
         if let Some((at, why)) = self.failed.as_ref().filter(|(at, _)| at.elapsed() < REST) {
             tracing::trace!(container = partner.container, "left alone since {:?}", at.elapsed());
             return Err(why.clone());
         }
         self.failed = None;
         if let Some(mut stream) = self.stream.take()
-            && let Ok(said) = talk(&mut stream, false).await
+            && let Ok(said) = talk.on(&mut stream, false).await
         {
             self.stream = Some(stream);
             return Ok(said);
@@ -116,7 +126,7 @@ impl Link {
         let outcome = match timeout(DIAL, partner.engine.dial(partner.container, &address)).await {
             Err(_) => Err("it takes no connection".to_owned()),
             Ok(Err(error)) => Err(crate::api::failure::Failure::from(error).message),
-            Ok(Ok(mut stream)) => talk(&mut stream, true).await.map(|said| (stream, said)),
+            Ok(Ok(mut stream)) => talk.on(&mut stream, true).await.map(|said| (stream, said)),
         };
         match outcome {
             Ok((stream, said)) => {

@@ -203,7 +203,7 @@ fn files(decided: &Decided, inputs: &Inputs, d: &BalancerDecisions) -> Vec<File>
 fn settled(decided: &Decided, container: &str) -> bool {
     let running = decided.observed.containers.known().and_then(|all| all.get(container));
     let running = running.is_some_and(|seen| seen.state == ContainerState::Running);
-    running && decided.observed.balancers.get(container).is_some_and(|balancer| status::balances(balancer))
+    running && decided.observed.balancers.get(container).is_some_and(status::balances)
 }
 
 fn teardown(
