@@ -8,3 +8,4 @@ pub mod labels;
 pub mod lsn;
 pub mod postgres_cluster;
 pub mod registry;
+pub mod views;
