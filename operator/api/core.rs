@@ -278,8 +278,9 @@ fn config_map_problems(object: &Value) -> Vec<Invalid> {
     let mut problems = Vec::new();
     let mut size = 0;
     let data = object["data"].as_object();
-    for (field, key, value) in
-        ["data", "binaryData"].iter().flat_map(|field| entries(&object[field]).map(move |(key, value)| (field, key, value)))
+    for (field, key, value) in ["data", "binaryData"]
+        .iter()
+        .flat_map(|field| entries(&object[field]).map(move |(key, value)| (field, key, value)))
     {
         let at = format!("{field}[{key}]");
         problems.extend(key_problem(key).map(|message| Invalid::new(&at, message)));

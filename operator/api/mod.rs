@@ -1,11 +1,17 @@
 //! The kinds people write and read: spec, status, defaults, validation. Plain data; no I/O, no clock.
 
+pub mod conditions;
 pub mod core;
+pub mod deployment;
+pub mod deployment_rules;
 pub mod docker_host;
 pub mod failure;
 pub mod invalid;
 pub mod labels;
 pub mod lsn;
+pub mod pod;
 pub mod postgres_cluster;
+pub mod quantity;
 pub mod registry;
+pub mod subset;
 pub mod views;

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::core;
+use super::deployment_rules;
 use super::docker_host::DockerHost;
 use super::invalid::Invalid;
 use super::postgres_cluster::PostgresCluster;
@@ -24,6 +25,7 @@ static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
         core::event(),
         views::pod(),
         views::replica_set(),
+        deployment_rules::resource(),
         custom::<DockerHost>(|host| host.spec.validate()),
         custom::<PostgresCluster>(|cluster| cluster.spec.validate()),
     ]
@@ -78,22 +80,38 @@ pub struct Resource {
 
 /// Where the objects of a kind that is not stored are read from.
 pub struct View {
-    /// The resources they are read from, by qualified name, each with what one object of it shows.
-    pub sources: &'static [(&'static str, fn(&Value) -> Vec<Value>)],
+    /// The resources they are read from.
+    pub sources: &'static [Source],
     /// What to do instead of writing one, for people.
     pub instead: &'static str,
+    /// Whether its objects are containers, with a `log` and an `exec`.
+    pub containers: bool,
+}
+
+/// A resource that shows objects of a [`View`].
+pub struct Source {
+    /// Its qualified name.
+    pub resource: &'static str,
+    /// What one object of it shows.
+    pub show: fn(&Value) -> Vec<Value>,
+    /// The annotation of it that takes the names of shown objects which are to be replaced; without one they cannot be deleted.
+    pub evict: Option<&'static str>,
 }
 
 impl View {
     /// Names of the resources it is read from.
     pub fn resources(&self) -> Vec<&'static str> {
-        self.sources.iter().map(|(resource, _)| *resource).collect()
+        self.sources.iter().map(|source| source.resource).collect()
+    }
+
+    /// The source of this name.
+    pub fn source(&self, resource: &str) -> Option<&Source> {
+        self.sources.iter().find(|source| source.resource == resource)
     }
 
     /// What an object of `resource` shows.
     pub fn of(&self, resource: &str, object: &Value) -> Vec<Value> {
-        let source = self.sources.iter().find(|(source, _)| *source == resource);
-        source.map(|(_, show)| show(object)).unwrap_or_default()
+        self.source(resource).map(|source| (source.show)(object)).unwrap_or_default()
     }
 }
 

@@ -3,15 +3,16 @@
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::core::{of, open, path, plain, wide};
-use super::registry::{Resource, View, age_column};
+use super::core::{of, open, plain, wide};
+use super::deployment::{CHANGE_CAUSE_ANNOTATION, EVICT_ANNOTATION};
+use super::registry::{Resource, Source, View, age_column};
 
 /// The label that tells the pods of one revision of a template from those of another.
 const TEMPLATE_HASH: &str = "pod-template-hash";
 /// The annotation by which clients know the number of a revision.
 const REVISION: &str = "deployment.kubernetes.io/revision";
 /// Annotations of a Deployment that are its own and not its revisions'.
-const KEPT_BACK: [&str; 2] = ["kubectl.kubernetes.io/last-applied-configuration", "kubernetes.io/change-cause"];
+const KEPT_BACK: [&str; 2] = ["kubectl.kubernetes.io/last-applied-configuration", CHANGE_CAUSE_ANNOTATION];
 
 /// Pods: every managed group of containers.
 pub fn pod() -> Resource {
@@ -29,12 +30,13 @@ pub fn pod() -> Resource {
         selectable: &["spec.nodeName", "status.phase", "status.podIP"],
         view: Some(View {
             sources: &[
-                ("deployments.apps", pods_of_deployment),
-                ("loadbalancers.evenkeel.dev", pods_of_balancer),
-                ("postgresclusters.evenkeel.dev", pods_of_cluster),
+                Source { resource: "deployments.apps", show: pods_of_deployment, evict: Some(EVICT_ANNOTATION) },
+                Source { resource: "loadbalancers.evenkeel.dev", show: pods_of_balancer, evict: None },
+                Source { resource: "postgresclusters.evenkeel.dev", show: pods_of_cluster, evict: None },
             ],
-            instead: "a Pod is a view of what its owner runs; scale the owner (`kubectl scale`), make its pods anew \
-                      (`kubectl rollout restart`), change its spec, or delete it",
+            instead: "a Pod is a view of what its owner runs; change, scale or delete the owner. The pods of a \
+                      Deployment can be deleted (they are replaced) or made anew (`kubectl rollout restart`)",
+            containers: true,
         }),
         ..plain("Pod", "pods", json!({"spec": open(), "status": open()}), &[])
     }
@@ -53,9 +55,10 @@ pub fn replica_set() -> Resource {
             age_column(),
         ],
         view: Some(View {
-            sources: &[("deployments.apps", replica_sets_of)],
+            sources: &[Source { resource: "deployments.apps", show: replica_sets_of, evict: None }],
             instead: "a ReplicaSet is a view of one revision of its Deployment; change, scale or roll back the \
                       Deployment (`kubectl rollout undo`)",
+            containers: false,
         }),
         ..plain("ReplicaSet", "replicasets", json!({"spec": open(), "status": open()}), &[])
     }
@@ -63,6 +66,10 @@ pub fn replica_set() -> Resource {
 
 /// The pods of a Deployment, each owned by the ReplicaSet of its revision.
 pub fn pods_of_deployment(deployment: &Value) -> Vec<Value> {
+    let decisions = &deployment["status"]["decisions"];
+    // Those that were asked for and are not taken up yet.
+    let asked = Some(&deployment["metadata"]["annotations"][EVICT_ANNOTATION]);
+    let evicted = text(asked.filter(|asked| **asked != decisions["evicted"]).unwrap_or(&Value::Null));
     let one = |seen: &Value| {
         let revision = revisions(deployment).find(|revision| revision["revision"] == seen["revision"]);
         let template = revision.map_or(&deployment["spec"]["template"], |revision| &revision["template"]);
@@ -83,7 +90,7 @@ pub fn pods_of_deployment(deployment: &Value) -> Vec<Value> {
             spec: object(&template["spec"]),
             images: revision.map_or(&Value::Null, |revision| &revision["images"]),
         }
-        .pod(seen)
+        .pod(seen, going(seen, decisions, evicted))
     };
     list(&deployment["status"]["pods"]).map(one).collect()
 }
@@ -99,7 +106,7 @@ pub fn pods_of_balancer(balancer: &Value) -> Vec<Value> {
         spec: Map::new(),
         images: &Value::Null,
     };
-    list(&balancer["status"]["pods"]).map(|seen| shape.pod(seen)).collect()
+    list(&balancer["status"]["pods"]).map(|seen| shape.pod(seen, going(seen, &Value::Null, ""))).collect()
 }
 
 /// The pods of a PostgresCluster: its instances.
@@ -108,14 +115,14 @@ pub fn pods_of_cluster(cluster: &Value) -> Vec<Value> {
         let name = text(&instance["name"]);
         let state = text(&instance["state"]);
         let ready = matches!(state, "running" | "streaming");
-        let docker_state = if matches!(state, "stopped" | "unknown" | "absent" | "") { "created" } else { "running" };
+        let runs = !matches!(state, "stopped" | "unknown" | "absent" | "");
         let mut labels = app_labels("postgresql", cluster);
         labels.insert("evenkeel.dev/role".to_owned(), instance["role"].clone());
         let seen = json!({
             "name": name,
             "host": instance["host"],
             "address": instance["address"],
-            "phase": if docker_state == "running" { "Running" } else { "Pending" },
+            "phase": if runs { "Running" } else { "Pending" },
             "ready": ready,
             "createdAt": cluster["metadata"]["creationTimestamp"],
             "message": instance.get("message").cloned().unwrap_or_else(|| state.into()),
@@ -123,25 +130,26 @@ pub fn pods_of_cluster(cluster: &Value) -> Vec<Value> {
                 "name": "postgres",
                 "container": format!("{}.{name}", text(&cluster["metadata"]["namespace"])),
                 "image": cluster["spec"]["image"],
-                "state": docker_state,
+                "state": if runs { "running" } else { "waiting" },
+                "reason": if runs { None } else { Some(format!("{}{}", state[..state.len().min(1)].to_uppercase(), state.get(1..).unwrap_or_default())) },
                 "ready": ready,
             }],
         });
         let (annotations, spec) = (Map::new(), Map::new());
         Shape { owner: cluster, parent: own_reference(cluster), labels, annotations, spec, images: &Value::Null }
-            .pod(&seen)
+            .pod(&seen, None)
     };
     list(&cluster["status"]["instances"]).map(one).collect()
 }
 
 /// The revisions of a Deployment as the ReplicaSets that clients look for them in.
 pub fn replica_sets_of(deployment: &Value) -> Vec<Value> {
-    let newest = revisions(deployment).map(|revision| number(&revision["revision"])).max();
+    let target = &deployment["status"]["decisions"]["target"];
     let one = |revision: &Value| {
         let pods: Vec<&Value> = list(&deployment["status"]["pods"])
             .filter(|pod| pod["revision"] == revision["revision"] && pod["terminating"] != true)
             .collect();
-        let current = Some(number(&revision["revision"])) == newest;
+        let current = revision["hash"] == *target;
         let desired = if current { number(&deployment["spec"]["replicas"]) } else { pods.len() as i64 };
         let ready = pods.iter().filter(|pod| pod["ready"] == true).count();
         let name = set_name(deployment, revision);
@@ -152,7 +160,9 @@ pub fn replica_sets_of(deployment: &Value) -> Vec<Value> {
         selector["matchLabels"][TEMPLATE_HASH] = hash;
         // As in Kubernetes, so that an undo, which brings a revision's annotations back, loses none.
         let mut annotations = object(&deployment["metadata"]["annotations"]);
-        annotations.retain(|key, _| !KEPT_BACK.contains(&key.as_str()) || current && key == KEPT_BACK[1]);
+        annotations.retain(|key, _| !KEPT_BACK.contains(&key.as_str()));
+        annotations
+            .extend(revision.get("changeCause").map(|cause| (CHANGE_CAUSE_ANNOTATION.to_owned(), cause.clone())));
         annotations.insert(REVISION.to_owned(), number(&revision["revision"]).to_string().into());
         json!({
             "apiVersion": "apps/v1",
@@ -163,7 +173,7 @@ pub fn replica_sets_of(deployment: &Value) -> Vec<Value> {
                 "uid": derived_uid(deployment, "ReplicaSet", &name),
                 "resourceVersion": deployment["metadata"]["resourceVersion"],
                 "generation": 1,
-                "creationTimestamp": revision["createdAt"],
+                "creationTimestamp": seconds(&revision["createdAt"]),
                 "labels": template["metadata"]["labels"],
                 "annotations": annotations,
                 "ownerReferences": [own_reference(deployment)],
@@ -194,8 +204,8 @@ struct Shape<'a> {
 }
 
 impl Shape<'_> {
-    /// A group of containers, as its owner's status has it, as a Pod.
-    fn pod(&self, seen: &Value) -> Value {
+    /// A group of containers, as its owner's status has it, as a Pod; `going` is since when it is on its way out.
+    fn pod(&self, seen: &Value, going: Option<&Value>) -> Value {
         let name = text(&seen["name"]);
         let containers: Vec<&Value> = list(&seen["containers"]).collect();
         let mut spec = self.spec.clone();
@@ -204,9 +214,11 @@ impl Shape<'_> {
             spec.insert("containers".to_owned(), plain.collect());
         }
         spec.insert("nodeName".to_owned(), seen["host"].clone());
-        let is_init = |c: &&&Value| list(&spec["initContainers"]).any(|init| init["name"] == c["name"]);
-        let main: Vec<Value> = containers.iter().filter(|c| !is_init(c)).map(|c| self.container(seen, c)).collect();
-        let init: Vec<Value> = containers.iter().filter(is_init).map(|c| self.container(seen, c)).collect();
+        let statuses = |init: bool| -> Vec<Value> {
+            let some = containers.iter().filter(|c| (c["init"] == true) == init);
+            some.map(|c| self.container(seen, c)).collect()
+        };
+        let (init, main) = (statuses(true), statuses(false));
         let running = main.iter().any(|status| status["state"].get("running").is_some());
         let address = seen.get("address").filter(|address| address.is_string());
         let mut metadata = json!({
@@ -214,21 +226,26 @@ impl Shape<'_> {
             "namespace": self.owner["metadata"]["namespace"],
             "uid": derived_uid(self.owner, "Pod", name),
             "resourceVersion": self.owner["metadata"]["resourceVersion"],
-            "creationTimestamp": seen["createdAt"],
+            "creationTimestamp": seconds(&seen["createdAt"]),
             "labels": self.labels,
             "ownerReferences": [self.parent],
         });
         if !self.annotations.is_empty() {
             metadata["annotations"] = self.annotations.clone().into();
         }
-        if seen["terminating"] == true {
-            // When it began is not kept; that it is on its way is what clients look for.
-            metadata["deletionTimestamp"] = seen["createdAt"].clone();
+        if let Some(since) = going {
+            metadata["deletionTimestamp"] = seconds(since);
         }
+        let word = text(&seen["phase"]);
+        let phase = match word {
+            "Unknown" | "Failed" | "Succeeded" => word,
+            _ if running => "Running",
+            _ => "Pending",
+        };
         let mut status = json!({
-            "phase": if running { "Running" } else { "Pending" },
+            "phase": phase,
             "conditions": conditions(seen, &main),
-            "startTime": seen["createdAt"],
+            "startTime": seconds(&seen["createdAt"]),
             "containerStatuses": main,
         });
         if !init.is_empty() {
@@ -237,6 +254,9 @@ impl Shape<'_> {
         if let Some(address) = address {
             status["podIP"] = address.clone();
             status["podIPs"] = json!([{"ip": address}]);
+        }
+        if going.is_none() && !word.is_empty() && word != phase {
+            status["reason"] = word.into();
         }
         if let Some(message) = seen["message"].as_str().filter(|message| !message.is_empty()) {
             status["message"] = message.into();
@@ -249,36 +269,55 @@ impl Shape<'_> {
         let resolved = self.images[name].as_str().unwrap_or_else(|| text(&seen["image"]));
         let declared = list(self.spec.get("containers").unwrap_or(&Value::Null)).find(|c| c["name"] == seen["name"]);
         let image = declared.map_or(&seen["image"], |declared| &declared["image"]);
-        let state = text(&seen["state"]).to_lowercase();
         json!({
             "name": name,
             "image": image,
             "imageID": resolved,
             // Docker takes a name wherever it takes an id.
-            "containerID": format!("docker://{}", text(&seen["container"])),
+            "containerID": format!("docker://{}", seen["id"].as_str().unwrap_or(text(&seen["container"]))),
             "ready": seen["ready"] == true,
-            "started": state == "running",
+            "started": seen["state"] == "running",
             "restartCount": number(&seen["restarts"]),
-            "state": container_state(pod, &state),
+            "state": container_state(pod, seen),
         })
     }
 }
 
 /// Running, terminated, or waiting and for what.
-fn container_state(pod: &Value, state: &str) -> Value {
-    let phase = text(&pod["phase"]);
-    let backing_off = phase.ends_with("BackOff");
-    match state {
-        "running" => json!({"running": {"startedAt": pod["createdAt"]}}),
-        "exited" | "dead" if !backing_off => json!({"terminated": {"exitCode": 0, "reason": "Completed"}}),
+fn container_state(pod: &Value, container: &Value) -> Value {
+    let reason = |otherwise: &str| container["reason"].as_str().unwrap_or(otherwise).to_owned();
+    match text(&container["state"]) {
+        "running" => json!({"running": {"startedAt": seconds(&pod["createdAt"])}}),
+        "terminated" => {
+            let code = number(&container["exitCode"]);
+            let word = reason(if code == 0 { "Completed" } else { "Error" });
+            json!({"terminated": {"exitCode": code, "reason": word}})
+        }
         _ => {
-            let reason = if backing_off || phase.starts_with("Err") { phase } else { "ContainerCreating" };
-            let next = pod["nextTry"].as_str().map(|time| format!("next try at {time}"));
-            let why = pod["message"].as_str().map(str::to_owned);
-            let message: Vec<String> = why.into_iter().chain(next).collect();
-            json!({"waiting": {"reason": reason, "message": message.join("; ")}})
+            // An image that cannot be had keeps all of them waiting.
+            let phase = text(&pod["phase"]);
+            let of_all = phase.starts_with("Err") || phase.contains("Image") || phase.ends_with("Error");
+            let word = if of_all { phase.to_owned() } else { reason("ContainerCreating") };
+            json!({"waiting": {"reason": word, "message": pod["message"].as_str().unwrap_or_default()}})
         }
     }
+}
+
+/// Since when the pod is on its way out, if it is.
+fn going<'a>(seen: &'a Value, decisions: &'a Value, evicted: &str) -> Option<&'a Value> {
+    let asked = evicted.split(',').any(|name| name.trim() == text(&seen["name"]));
+    (asked || seen["terminating"] == true).then(|| {
+        let decided = list(&decisions["pods"]).find(|pod| pod["name"] == seen["name"]);
+        let since = decided.map(|pod| &pod["stop"]["since"]).filter(|since| since.is_string());
+        since.unwrap_or(&seen["createdAt"])
+    })
+}
+
+/// A time in whole seconds, as Kubernetes writes them.
+fn seconds(time: &Value) -> Value {
+    let parsed = time.as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
+    let whole = parsed.and_then(|time| jiff::Timestamp::from_second(time.as_second()).ok());
+    whole.map_or(Value::Null, |time| time.to_string().into())
 }
 
 fn conditions(seen: &Value, containers: &[Value]) -> Value {
@@ -286,7 +325,7 @@ fn conditions(seen: &Value, containers: &[Value]) -> Value {
     let since = seen.get("readySince").filter(|time| time.is_string()).unwrap_or(&seen["createdAt"]);
     let condition = |kind: &str, holds: bool, since: &Value| {
         let status = if holds { "True" } else { "False" };
-        json!({"type": kind, "status": status, "lastProbeTime": null, "lastTransitionTime": since})
+        json!({"type": kind, "status": status, "lastProbeTime": null, "lastTransitionTime": seconds(since)})
     };
     json!([
         condition("PodScheduled", seen["host"].is_string(), &seen["createdAt"]),
@@ -306,12 +345,14 @@ fn pod_status(pod: &Value) -> Value {
     if pod["metadata"]["deletionTimestamp"].is_string() {
         return "Terminating".into();
     }
-    let reason = |status: &Value| {
-        let state = &status["state"];
+    let status = &pod["status"];
+    let reason = |container: &Value| {
+        let state = &container["state"];
         let word = state["waiting"]["reason"].as_str().or(state["terminated"]["reason"].as_str());
-        word.map(|word| Value::from(word))
+        word.map(Value::from)
     };
-    list(&pod["status"]["containerStatuses"]).find_map(reason).unwrap_or_else(|| pod["status"]["phase"].clone())
+    let word = status.get("reason").cloned().or_else(|| list(&status["containerStatuses"]).find_map(reason));
+    word.unwrap_or_else(|| status["phase"].clone())
 }
 
 fn restarts(pod: &Value) -> Value {
@@ -328,7 +369,8 @@ fn set_name(deployment: &Value, revision: &Value) -> String {
 }
 
 fn app_labels(app: &str, owner: &Value) -> Map<String, Value> {
-    let labels = [("app.kubernetes.io/name", app.into()), ("app.kubernetes.io/instance", owner["metadata"]["name"].clone())];
+    let labels =
+        [("app.kubernetes.io/name", app.into()), ("app.kubernetes.io/instance", owner["metadata"]["name"].clone())];
     labels.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 

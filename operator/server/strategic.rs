@@ -28,7 +28,11 @@ pub fn merge(keys: MergeKeys, object: &Value, patch: &Value) -> Result<Value, Re
     Ok(mapping(keys, object.clone(), patch)?.into())
 }
 
-fn mapping(keys: MergeKeys, mut old: Map<String, Value>, patch: &Map<String, Value>) -> Result<Map<String, Value>, Refusal> {
+fn mapping(
+    keys: MergeKeys,
+    mut old: Map<String, Value>,
+    patch: &Map<String, Value>,
+) -> Result<Map<String, Value>, Refusal> {
     match patch.get(DIRECTIVE).and_then(Value::as_str) {
         None if !patch.contains_key(DIRECTIVE) => {}
         Some("merge") => {}
@@ -63,7 +67,10 @@ fn mapping(keys: MergeKeys, mut old: Map<String, Value>, patch: &Map<String, Val
             if let (Some(key), Some(list)) = (key_of(keys, name), old.get_mut(name).and_then(Value::as_array_mut)) {
                 arrange(key, list, order);
             }
-        } else if directive.starts_with('$') && !directive.starts_with(ORDER) && ![DIRECTIVE, RETAIN].contains(&&**directive) {
+        } else if directive.starts_with('$')
+            && !directive.starts_with(ORDER)
+            && ![DIRECTIVE, RETAIN].contains(&&**directive)
+        {
             return Err(unknown(directive, &patch[directive]));
         }
     }
@@ -92,7 +99,9 @@ fn list(
     }
     for item in patch.iter().filter(|item| item[DIRECTIVE] != "replace") {
         let Some(fields) = item.as_object().filter(|fields| fields.contains_key(key)) else {
-            return Err(Refusal::unprocessable(format!("the patch does not fit the object: an item of {name} has no {key}")));
+            return Err(Refusal::unprocessable(format!(
+                "the patch does not fit the object: an item of {name} has no {key}"
+            )));
         };
         let at = merged.iter().position(|old| old[key] == fields[key]);
         if item[DIRECTIVE] == "delete" {

@@ -206,5 +206,6 @@ impl Tail {
 
 /// Whether a list or watch of these resources (in `namespace`) shows this key.
 pub(super) fn concerns(key: &Key, resources: &[impl AsRef<str>], namespace: Option<&str>) -> bool {
-    resources.iter().any(|resource| key.resource == resource.as_ref()) && namespace.is_none_or(|namespace| key.namespace == namespace)
+    resources.iter().any(|resource| key.resource == resource.as_ref())
+        && namespace.is_none_or(|namespace| key.namespace == namespace)
 }

@@ -7,7 +7,7 @@ use futures::{StreamExt as _, stream};
 use serde_json::Value;
 
 use super::objects::key_of;
-use super::{Change, Error, Expect, Key, Store, Watch};
+use super::{Change, Error, Expect, Key, Store, Watch, rules};
 use crate::api::registry::{self, View};
 
 /// A [`Store`] with the registry's views over `inner`.
@@ -33,6 +33,33 @@ impl Views {
         // Two owners cannot show the same name for long; of those that do, one is shown.
         Ok((each.collect::<BTreeMap<_, _>>().into_iter().collect(), revision))
     }
+
+    /// Asks the source to replace what it shows at `key`, if it can be asked; answers with that marked as going.
+    async fn evict(&self, key: &Key, view: &View, revision: u64) -> Result<Value, Error> {
+        let (sources, _) = self.inner.list_of(&view.resources(), Some(&key.namespace)).await?;
+        let shown = |of: &Key, source: &Value| entries(&key.resource, view, &of.resource, Some(source)).remove(key);
+        let found = sources.into_iter().find_map(|(of, source)| shown(&of, &source).map(|value| (of, source, value)));
+        let Some((of, mut source, value)) = found else { return Err(Error::NotFound { key: key.clone() }) };
+        let annotation = view.source(&of.resource).and_then(|source| source.evict);
+        let Some(annotation) = annotation else {
+            return Err(Error::View { key: key.clone(), instead: view.instead });
+        };
+        if rules::is_deleting(&value) {
+            return Ok(value);
+        }
+        // Those asked for before and still there; one that is back under its old name is not asked for again.
+        let shows = entries(&key.resource, view, &of.resource, Some(&source));
+        let going = |name: &&str| shows.iter().any(|(key, value)| key.name == **name && rules::is_deleting(value));
+        let before = source["metadata"]["annotations"][annotation].as_str().unwrap_or_default().to_owned();
+        let asked = before.split(',').filter(going).chain([key.name.as_str()]);
+        let mut asked = asked.collect::<Vec<_>>().join(",");
+        if asked == before {
+            asked.push(','); // what does not change would be no news
+        }
+        source["metadata"]["annotations"][annotation] = asked.into();
+        let source = self.inner.put(&of, Expect::Revision(revision), source).await?;
+        shown(&of, &source).ok_or_else(|| Error::NotFound { key: key.clone() })
+    }
 }
 
 #[async_trait::async_trait]
@@ -56,8 +83,10 @@ impl Store for Views {
     }
 
     async fn delete(&self, key: &Key, revision: u64) -> Result<Value, Error> {
-        writable(key)?;
-        self.inner.delete(key, revision).await
+        match view(&key.resource) {
+            Some(view) => self.evict(key, view, revision).await,
+            None => self.inner.delete(key, revision).await,
+        }
     }
 
     async fn watch_of(&self, resources: &[&str], namespace: Option<&str>, since: u64) -> Result<Watch, Error> {
