@@ -143,7 +143,7 @@ fn changes(resource: &str, view: &View, change: &Change) -> Vec<Change> {
     let one = |key: Key| {
         let (old, new) = (old.remove(&key), new.remove(&key));
         let same = matches!((&old, &new), (Some(old), Some(new)) if unversioned(old) == unversioned(new));
-        (!same).then(|| Change { key, revision: change.revision, old, new })
+        (!same).then_some(Change { key, revision: change.revision, old, new })
     };
     keys.into_iter().filter_map(one).collect()
 }
