@@ -108,6 +108,13 @@ fn fill_in(object: &mut Value) {
             spec.insert(name.into(), default);
         }
     }
+    // Typed clients send it where nothing was said; a template with it is no other template.
+    for list in ["containers", "initContainers"] {
+        let containers = spec.get_mut("template").and_then(|template| template["spec"][list].as_array_mut());
+        for container in containers.into_iter().flatten().filter_map(Value::as_object_mut) {
+            container.retain(|name, value| name != "resources" || *value != json!({}));
+        }
+    }
     let strategy = spec.entry("strategy").or_insert_with(|| json!({}));
     if strategy.as_object().is_some_and(|fields| !fields.contains_key("type")) {
         strategy["type"] = "RollingUpdate".into();

@@ -294,9 +294,9 @@ fn container_state(pod: &Value, container: &Value) -> Value {
             json!({"terminated": {"exitCode": code, "reason": word}})
         }
         _ => {
-            // An image that cannot be had keeps all of them waiting.
+            // What keeps the pod back keeps back all of it that does not run.
             let phase = text(&pod["phase"]);
-            let of_all = phase.starts_with("Err") || phase.contains("Image") || phase.ends_with("Error");
+            let of_all = phase.starts_with("Err") || phase.ends_with("BackOff") || phase.ends_with("Error");
             let word = if of_all { phase.to_owned() } else { reason("ContainerCreating") };
             json!({"waiting": {"reason": word, "message": pod["message"].as_str().unwrap_or_default()}})
         }
@@ -407,4 +407,106 @@ fn text(value: &Value) -> &str {
 
 fn number(value: &Value) -> i64 {
     value.as_i64().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn deployment(pod: Value) -> Value {
+        let mut seen = json!({
+            "name": "web-aa-1", "host": "local", "address": "10.0.0.2", "phase": "Running", "ready": true, "revision": 1,
+            "createdAt": "2026-01-02T03:04:05.678Z",
+            "containers": [
+                {"name": "prepare", "container": "n.web-aa-1.prepare", "image": "i", "state": "terminated", "exitCode": 0,
+                 "reason": "Completed", "init": true},
+                {"name": "main", "container": "n.web-aa-1.main", "id": "abc", "image": "sha256:1", "state": "running", "ready": true},
+            ],
+        });
+        json_patch::merge(&mut seen, &pod);
+        let template = json!({
+            "metadata": {"labels": {"app": "web"}},
+            "spec": {"initContainers": [{"name": "prepare", "image": "i"}], "containers": [{"name": "main", "image": "web:1"}]},
+        });
+        json!({
+            "apiVersion": "apps/v1", "kind": "Deployment",
+            "metadata": {"name": "web", "namespace": "n", "uid": "u", "resourceVersion": "7", "annotations": {"mine": "x"}},
+            "spec": {"replicas": 1, "selector": {"matchLabels": {"app": "web"}}, "template": template},
+            "status": {"pods": [seen], "decisions": {"target": "aa", "revisions": [
+                {"revision": 1, "hash": "aa", "template": template, "changeCause": "because", "createdAt": "2026-01-02T03:04:05Z",
+                 "images": {"main": "sha256:1"}}]}},
+        })
+    }
+
+    fn row(pod_seen: Value) -> String {
+        let pod = pods_of_deployment(&deployment(pod_seen)).remove(0);
+        let (ready, status) = (ready_containers(&pod), pod_status(&pod));
+        format!("{} {} {} {}", text(&ready), text(&status), restarts(&pod), text(&pod["status"]["phase"]))
+    }
+
+    #[test]
+    fn the_table_says_in_one_word_how_a_pod_is() {
+        assert_eq!(row(json!({})), "1/1 Running 0 Running");
+        let waiting = json!([{"name": "main", "container": "c", "image": "i", "state": "waiting", "restarts": 3}]);
+        let crashing =
+            json!({"phase": "CrashLoopBackOff", "ready": false, "containers": waiting, "message": "it ended"});
+        assert_eq!(row(crashing), "0/1 CrashLoopBackOff 3 Pending");
+        assert_eq!(
+            row(json!({"phase": "ContainerCreating", "ready": false, "containers": []})),
+            "0/1 ContainerCreating 0 Pending"
+        );
+        assert_eq!(row(json!({"phase": "Unknown"})), "1/1 Unknown 0 Unknown");
+        assert_eq!(row(json!({"phase": "Terminating", "terminating": true})), "1/1 Terminating 0 Running");
+    }
+
+    #[test]
+    fn a_pod_tells_its_owner_its_containers_and_where_it_is() {
+        let object = deployment(json!({}));
+        let (pod, set) = (pods_of_deployment(&object).remove(0), replica_sets_of(&object).remove(0));
+        assert_eq!(pod["metadata"]["ownerReferences"][0]["uid"], set["metadata"]["uid"]);
+        assert_eq!(set["metadata"]["ownerReferences"][0]["uid"], "u");
+        assert_eq!(pod["metadata"]["labels"], json!({"app": "web", "pod-template-hash": "aa"}));
+        assert_eq!(pod["metadata"]["creationTimestamp"], "2026-01-02T03:04:05Z");
+        assert_eq!((&pod["spec"]["nodeName"], &pod["status"]["podIP"]), (&json!("local"), &json!("10.0.0.2")));
+        let [main] = pod["status"]["containerStatuses"].as_array().unwrap().as_slice() else { panic!("one container") };
+        assert_eq!(
+            (&main["containerID"], &main["image"], &main["imageID"]),
+            (&json!("docker://abc"), &json!("web:1"), &json!("sha256:1"))
+        );
+        assert_eq!(pod["status"]["initContainerStatuses"][0]["state"]["terminated"]["reason"], "Completed");
+    }
+
+    #[test]
+    fn a_revision_is_a_replica_set_that_clients_can_take_back() {
+        let set = replica_sets_of(&deployment(json!({}))).remove(0);
+        let annotations =
+            json!({"mine": "x", "deployment.kubernetes.io/revision": "1", "kubernetes.io/change-cause": "because"});
+        assert_eq!(set["metadata"]["annotations"], annotations);
+        assert_eq!(set["metadata"]["name"], "web-aa");
+        assert_eq!(set["spec"]["template"]["metadata"]["labels"]["pod-template-hash"], "aa");
+        assert_eq!((&set["spec"]["replicas"], &set["status"]["readyReplicas"]), (&json!(1), &json!(1)));
+    }
+
+    #[test]
+    fn what_owners_show_is_the_same_each_time_and_every_form_of_it_is_a_pod() {
+        for object in [deployment(json!({})), deployment(json!({"address": null, "containers": null}))] {
+            assert_eq!(pods_of_deployment(&object), pods_of_deployment(&object));
+            let typed: Vec<k8s_openapi::api::core::v1::Pod> =
+                pods_of_deployment(&object).into_iter().map(|pod| serde_json::from_value(pod).unwrap()).collect();
+            assert_eq!(typed.len(), 1);
+            serde_json::from_value::<k8s_openapi::api::apps::v1::ReplicaSet>(replica_sets_of(&object).remove(0))
+                .unwrap();
+        }
+        let cluster = json!({
+            "apiVersion": "evenkeel.dev/v1alpha1", "kind": "PostgresCluster",
+            "metadata": {"name": "db", "namespace": "n", "uid": "u", "creationTimestamp": "2026-01-02T03:04:05Z"},
+            "spec": {"image": "postgres:15"},
+            "status": {"instances": [{"name": "db-1", "host": "local", "role": "primary", "state": "running"},
+                                     {"name": "db-2", "host": "local", "role": "replica", "state": "stopped"}]},
+        });
+        let pods = pods_of_cluster(&cluster);
+        assert_eq!(pods.iter().map(pod_status).collect::<Vec<_>>(), ["Running", "Stopped"]);
+        serde_json::from_value::<k8s_openapi::api::core::v1::Pod>(pods[0].clone()).unwrap();
+    }
 }

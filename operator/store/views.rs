@@ -156,3 +156,144 @@ fn unversioned(value: &Value) -> Value {
     }
     value
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use futures::FutureExt as _;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::store::{MemoryStore, revision_of};
+
+    const PODS: &str = "pods";
+
+    fn owner(resource: &str, name: &str) -> Key {
+        Key { resource: resource.into(), namespace: "n".into(), name: name.into() }
+    }
+
+    fn pod(name: &str) -> Key {
+        owner(PODS, name)
+    }
+
+    /// A Deployment that has these pods, some ready.
+    fn deployment(name: &str, pods: &[(u8, bool)]) -> Value {
+        let pods = pods.iter().map(|(ordinal, ready)| json!({"name": format!("{name}-{ordinal}"), "ready": ready}));
+        json!({
+            "metadata": {"name": name, "namespace": "n", "uid": name},
+            "status": {"pods": pods.collect::<Vec<_>>(), "decisions": {}},
+        })
+    }
+
+    async fn write(store: &dyn Store, key: &Key, value: Value) {
+        let found = store.get(key).await.unwrap();
+        let expect = found.and_then(|found| revision_of(&found)).map_or(Expect::Absent, Expect::Revision);
+        store.put(key, expect, value).await.unwrap();
+    }
+
+    async fn ordinals(store: &Views) -> Vec<String> {
+        let (pods, _) = store.list(PODS, Some("n")).await.unwrap();
+        pods.iter().map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_deleted_pod_is_asked_of_its_deployment_and_answered_as_going() {
+        let store = Views::new(Arc::new(MemoryStore::new()));
+        let web = owner("deployments.apps", "web");
+        write(&store, &web, deployment("web", &[(1, true), (2, true)])).await;
+        let asked =
+            async || store.get(&web).await.unwrap().unwrap()["metadata"]["annotations"]["evenkeel.dev/evict"].clone();
+        let delete = async |name: &str| {
+            let revision = revision_of(&store.get(&pod(name)).await.unwrap().unwrap()).unwrap();
+            store.delete(&pod(name), revision).await.unwrap()
+        };
+        assert!(rules::is_deleting(&delete("web-1").await));
+        assert_eq!(asked().await, "web-1");
+        delete("web-1").await;
+        assert_eq!(asked().await, "web-1", "once is enough");
+        delete("web-2").await;
+        assert_eq!(asked().await, "web-1,web-2");
+        // Both were taken up, and a pod is back under the old name.
+        let mut replaced = deployment("web", &[(1, true), (3, true)]);
+        replaced["metadata"]["annotations"] = json!({"evenkeel.dev/evict": "web-1"});
+        replaced["status"]["decisions"]["evicted"] = "web-1".into();
+        write(&store, &web, replaced).await;
+        assert!(!rules::is_deleting(&store.get(&pod("web-1")).await.unwrap().unwrap()));
+        delete("web-1").await;
+        assert_eq!(asked().await, "web-1,", "the same words again would be no news");
+        assert_eq!(ordinals(&store).await, ["web-1", "web-3"]);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_asked_for_is_refused_with_words() {
+        let store = Views::new(Arc::new(MemoryStore::new()));
+        let cluster =
+            json!({"metadata": {"name": "db", "namespace": "n"}, "status": {"instances": [{"name": "db-1"}]}});
+        write(&store, &owner("postgresclusters.evenkeel.dev", "db"), cluster).await;
+        assert!(matches!(store.delete(&pod("db-1"), 1).await, Err(Error::View { .. })));
+        assert!(matches!(store.put(&pod("x"), Expect::Absent, json!({"metadata": {}})).await, Err(Error::View { .. })));
+        assert!(matches!(store.delete(&pod("x"), 1).await, Err(Error::NotFound { .. })));
+        assert_eq!(ordinals(&store).await, ["db-1"]);
+    }
+
+    #[tokio::test]
+    async fn a_namespace_shows_its_own_alone() {
+        let store = Views::new(Arc::new(MemoryStore::new()));
+        let mut elsewhere = deployment("web", &[(1, true)]);
+        elsewhere["metadata"]["namespace"] = "m".into();
+        let key = Key { namespace: "m".into(), ..owner("deployments.apps", "web") };
+        write(&store, &key, elsewhere).await;
+        assert_eq!(ordinals(&store).await, Vec::<String>::new());
+        assert_eq!(store.list(PODS, None).await.unwrap().0.len(), 1);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn a_watch_from_any_revision_replays_to_what_a_list_shows(
+            steps in prop::collection::vec((0..3u8, prop::option::of(prop::collection::vec((0..4u8, any::<bool>()), 0..4))), 1..16)
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(replays(steps))?;
+        }
+    }
+
+    /// A few owners come, change and go; every state that a list showed is brought up to the last by a watch from there.
+    async fn replays(steps: Vec<(u8, Option<Vec<(u8, bool)>>)>) -> Result<(), TestCaseError> {
+        let store = Views::new(Arc::new(MemoryStore::new()));
+        let shown = async || {
+            let (pods, revision) = store.list_of(&[PODS], None).await.unwrap();
+            (pods.into_iter().map(|(key, pod)| (key, unversioned(&pod))).collect::<BTreeMap<_, _>>(), revision)
+        };
+        let mut states = vec![shown().await];
+        for (which, pods) in steps {
+            let key = owner("deployments.apps", &format!("d{which}"));
+            match (pods, store.get(&key).await.unwrap()) {
+                (Some(pods), _) => {
+                    let unique: BTreeMap<u8, bool> = pods.into_iter().collect();
+                    let pods: Vec<(u8, bool)> = unique.into_iter().collect();
+                    write(&store, &key, deployment(&key.name, &pods)).await;
+                }
+                (None, Some(found)) => drop(store.delete(&key, revision_of(&found).unwrap()).await.unwrap()),
+                (None, None) => {}
+            }
+            states.push(shown().await);
+        }
+        let (last, newest) = states.last().unwrap().clone();
+        for (mut state, since) in states {
+            let mut watch = store.watch(PODS, None, since).await.unwrap();
+            while let Some(Some(change)) = watch.next().now_or_never() {
+                let change = change.unwrap();
+                prop_assert!(since < change.revision && change.revision <= newest);
+                prop_assert_eq!(change.old.as_ref().map(unversioned), state.get(&change.key).cloned());
+                match change.new {
+                    Some(new) => drop(state.insert(change.key, unversioned(&new))),
+                    None => drop(state.remove(&change.key)),
+                }
+            }
+            prop_assert_eq!(&state, &last);
+        }
+        Ok(())
+    }
+}
