@@ -1,6 +1,7 @@
 //! In-process tests: one binary, one module a subject.
 
 mod api;
+mod api_pods;
 mod api_server;
 mod cli;
 mod cli_bench;
