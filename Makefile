@@ -73,7 +73,8 @@ bench-idle: images ## CPU and memory of an operator and supervisors with nothing
 	PYTHONDONTWRITEBYTECODE=1 $$(scripts/ensure-python.sh) tests/bench/idle.py $(RELEASE) $(SECONDS_IDLE)
 
 images: deps ## The images that tests and demo use: pulled, or built where no registry answers
-	@scripts/ensure-images.sh postgres:15
+	@scripts/ensure-images.sh postgres:15 haproxy:2.6 nginx:1.22
+	@scripts/ensure-test-images.sh
 
 crds: ## Writes crds/ from the types (a test keeps them equal)
 	UPDATE_CRDS=1 $(CARGO) test --locked --test it crds
