@@ -10,6 +10,8 @@ pub const NAMESPACE: &str = "evenkeel.dev/namespace";
 pub const NAME: &str = "evenkeel.dev/name";
 /// The member (instance) this container or volume belongs to, e.g. `awx-db-1`.
 pub const MEMBER: &str = "evenkeel.dev/member";
+/// The container's name within its pod.
+pub const CONTAINER: &str = "evenkeel.dev/container";
 /// Uid of the owning object: an object deleted and made again under its name is another owner.
 pub const UID: &str = "evenkeel.dev/uid";
 /// Hash of the container spec it was made from; a different hash means it must be made again.

@@ -1,10 +1,13 @@
 //! The kinds people write and read: spec, status, defaults, validation. Plain data; no I/O, no clock.
 
+pub mod conditions;
 pub mod core;
+pub mod deployment;
 pub mod docker_host;
 pub mod failure;
 pub mod invalid;
 pub mod labels;
 pub mod lsn;
+pub mod pod;
 pub mod postgres_cluster;
 pub mod registry;

@@ -12,8 +12,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ContainerSeen, ContainerSpec, ContainerState, Conversation, Engine, Error, EventHint, HostInfo, NetworkSeen,
-    NetworkSpec, VolumeSpec,
+    ContainerSeen, ContainerSpec, ContainerState, Conversation, Engine, Error, EventHint, ExecResult, File, HostInfo,
+    ImageSeen, LogOptions, MountSource, NetworkSeen, NetworkSpec, Output, Outputs, RegistryLogin, VolumeSpec,
 };
 use crate::api::labels::Owner;
 
@@ -22,6 +22,8 @@ const BUFFER: usize = 64 * 1024;
 
 /// Gets the container's end of a conversation.
 type Answer = Arc<dyn Fn(DuplexStream) + Send + Sync>;
+/// Runs a command of a container.
+type Program = Arc<dyn Fn(&FakeContainer, &[String]) -> ExecResult + Send + Sync>;
 
 /// How a verb is to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +48,14 @@ pub struct FakeContainer {
     pub id: String,
     /// What it is doing.
     pub state: ContainerState,
+    /// How its process ended last.
+    pub exit_code: Option<i64>,
+    /// Its address in each of its networks.
+    pub address: Ipv4Addr,
+    /// What was put into it, by whole path.
+    pub files: BTreeMap<String, File>,
+    /// The signals it got.
+    pub signals: Vec<String>,
     /// Ends the conversations of this run.
     run: CancellationToken,
 }
@@ -69,6 +79,7 @@ pub struct World {
     faults: BTreeMap<String, VecDeque<Fault>>,
     calls: Vec<String>,
     answers: BTreeMap<(String, String), Answer>,
+    program: Option<Program>,
     listeners: Vec<mpsc::UnboundedSender<EventHint>>,
 }
 
@@ -104,9 +115,19 @@ impl FakeEngine {
         self.world(|world| world.answers.insert((container.to_owned(), address.to_owned()), Arc::new(answer)));
     }
 
+    /// Answers every exec from now on; without it each ends well and says nothing.
+    pub fn on_exec(&self, run: impl Fn(&FakeContainer, &[String]) -> ExecResult + Send + Sync + 'static) {
+        self.world(|world| world.program = Some(Arc::new(run)));
+    }
+
     /// The container ends by itself; its conversations end, and an event tells.
     pub fn die(&self, container: &str) {
-        self.world(|world| world.end(container, ContainerState::Exited));
+        self.world(|world| {
+            world.end(container, ContainerState::Exited);
+            if let Some(found) = world.containers.get_mut(container) {
+                found.exit_code = Some(1);
+            }
+        });
     }
 
     /// Freezes the container, and an event tells.
@@ -148,6 +169,24 @@ impl FakeEngine {
 
     fn missing(&self, doing: &str, what: &str) -> Error {
         Error::not_found(&self.host, doing, format!("no such {what}"))
+    }
+}
+
+impl FakeContainer {
+    fn addresses(&self) -> BTreeMap<String, Ipv4Addr> {
+        let runs = matches!(self.state, ContainerState::Running | ContainerState::Paused) && self.spec.joins.is_none();
+        let more = self.spec.networks.iter().map(|attachment| &attachment.network);
+        let all = std::iter::once(&self.spec.network).chain(more).filter(|_| runs);
+        all.map(|network| (network.clone(), self.address)).collect()
+    }
+
+    /// Names of the volumes that it mounts.
+    fn volumes(&self) -> impl Iterator<Item = &String> {
+        let mounts = self.spec.mounts.iter().filter_map(|mount| match &mount.source {
+            MountSource::Volume { name, .. } => Some(name),
+            MountSource::Bind(_) => None,
+        });
+        self.spec.volumes.iter().map(|(volume, ..)| volume).chain(mounts)
     }
 }
 
@@ -218,6 +257,8 @@ impl Engine for FakeEngine {
                         .collect(),
                     state: found.state,
                     image: found.spec.image.clone(),
+                    addresses: found.addresses(),
+                    exit_code: found.exit_code.filter(|_| found.state == ContainerState::Exited),
                 })
                 .collect())
         })
@@ -275,7 +316,7 @@ impl Engine for FakeEngine {
 
     async fn remove_volume(&self, name: &str) -> Result<(), Error> {
         self.call("remove_volume", name, |world| {
-            if world.containers.values().any(|found| found.spec.volumes.iter().any(|(volume, ..)| volume == name)) {
+            if world.containers.values().any(|found| found.volumes().any(|volume| volume == name)) {
                 return Err(Error::conflict(&self.host, "remove_volume", "a container uses it"));
             }
             world.volumes.remove(name);
@@ -332,8 +373,18 @@ impl Engine for FakeEngine {
                 spec: spec.clone(),
                 id: format!("{:064x}", world.made),
                 state: ContainerState::Created,
+                exit_code: None,
+                address: spec.address.unwrap_or(Ipv4Addr::from(0x0a4d_8000 + u32::try_from(world.made).unwrap_or(0))),
+                files: BTreeMap::new(),
+                signals: Vec::new(),
                 run: CancellationToken::new(),
             };
+            for mount in &spec.mounts {
+                if let MountSource::Volume { name, labels, .. } = &mount.source {
+                    let volume = VolumeSpec { name: name.clone(), labels: labels.clone() };
+                    world.volumes.entry(name.clone()).or_insert(volume);
+                }
+            }
             world.containers.insert(spec.name.clone(), made);
             world.tell_owner_of(&spec.name);
             Ok(())
@@ -356,8 +407,19 @@ impl Engine for FakeEngine {
             if world.containers.values().any(|other| taken(&other)) {
                 return Err(Error::refused(&self.host, "start_container", "port is already allocated"));
             }
-            if !world.networks.contains_key(&found.spec.network) {
+            let more = found.spec.networks.iter().map(|attachment| &attachment.network);
+            let own = std::iter::once(&found.spec.network).filter(|_| found.spec.joins.is_none());
+            if own.chain(more).any(|network| !world.networks.contains_key(network)) {
                 return Err(self.missing("start_container", "network"));
+            }
+            let down =
+                |joined: &String| world.containers.get(joined).map(|one| one.state) != Some(ContainerState::Running);
+            if found.spec.joins.as_ref().is_some_and(down) {
+                return Err(Error::conflict(
+                    &self.host,
+                    "start_container",
+                    "cannot join the network of a non running container",
+                ));
             }
             world.set_state(name, ContainerState::Running);
             Ok(())
@@ -396,6 +458,53 @@ impl Engine for FakeEngine {
                 world.tell(&owner);
             }
             Ok(())
+        })
+    }
+
+    async fn image(&self, image: &str) -> Result<Option<ImageSeen>, Error> {
+        self.call("image", image, |world| {
+            let there = world.images.contains(image);
+            Ok(there.then(|| ImageSeen { id: image.to_owned(), digests: Vec::new() }))
+        })
+    }
+
+    async fn pull_image(&self, image: &str, _login: Option<&RegistryLogin>) -> Result<(), Error> {
+        self.ensure_image(image).await
+    }
+
+    async fn signal_container(&self, name: &str, signal: &str) -> Result<(), Error> {
+        self.call("signal_container", &format!("{name} {signal}"), |world| {
+            let found = world.containers.get_mut(name).ok_or_else(|| self.missing("signal_container", "container"))?;
+            found.signals.push(signal.to_owned());
+            Ok(())
+        })
+    }
+
+    async fn put_files(&self, container: &str, directory: &str, files: &[File]) -> Result<(), Error> {
+        self.call("put_files", &format!("{container} {directory}"), |world| {
+            let found = world.containers.get_mut(container).ok_or_else(|| self.missing("put_files", "container"))?;
+            let whole = files.iter().map(|file| (format!("{directory}/{}", file.path), file.clone()));
+            found.files.extend(whole);
+            Ok(())
+        })
+    }
+
+    async fn exec(&self, container: &str, command: &[String], _limit: Duration) -> Result<ExecResult, Error> {
+        self.call("exec", &format!("{container} {}", command.join(" ")), |world| {
+            let found = world.containers.get(container).ok_or_else(|| self.missing("exec", "container"))?;
+            if found.state != ContainerState::Running {
+                return Err(Error::conflict(&self.host, "exec", format!("the container is {:?}", found.state)));
+            }
+            let silent = ExecResult { code: 0, output: String::new() };
+            Ok(world.program.as_ref().map_or(silent, |run| run(found, command)))
+        })
+    }
+
+    async fn logs(&self, container: &str, _options: &LogOptions) -> Result<Outputs, Error> {
+        self.call("logs", container, |world| {
+            let found = world.containers.get(container).ok_or_else(|| self.missing("logs", "container"))?;
+            let line = format!("I am {}\n", found.spec.name);
+            Ok(Box::pin(stream::iter([Ok(Output::Stdout(line.into()))])) as Outputs)
         })
     }
 
@@ -452,19 +561,11 @@ mod tests {
             hostname: name.into(),
             image: "image".into(),
             entrypoint: vec!["run".into()],
-            env: BTreeMap::new(),
             labels: owner().labels(),
-            volumes: vec![],
-            tmpfs: BTreeMap::new(),
             network: "net".into(),
-            address: None,
-            aliases: vec![],
             ports: vec![([127, 0, 0, 1].into(), port, 1)],
-            shm_bytes: None,
             stop_timeout_seconds: 1,
-            memory_bytes: None,
-            nano_cpus: None,
-            restart: false,
+            ..Default::default()
         }
     }
 

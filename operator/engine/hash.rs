@@ -65,6 +65,7 @@ mod tests {
             memory_bytes: None,
             nano_cpus: None,
             restart: true,
+            ..Default::default()
         }
     }
 

@@ -35,7 +35,7 @@ pub trait Conversation: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Conversation for T {}
 
 /// What a container is to be. Its hash ([`ContainerSpec::hash`]) is kept in a label: other hash, other container.
-#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+#[derive(Clone, PartialEq, Default, serde::Serialize)]
 pub struct ContainerSpec {
     /// Container name, unique on the host.
     pub name: String,
@@ -43,9 +43,11 @@ pub struct ContainerSpec {
     pub hostname: String,
     /// Image reference.
     pub image: String,
-    /// Replaces the image's entrypoint; the image's CMD is dropped.
+    /// Replaces the image's entrypoint, and the image's CMD is dropped. Empty: the image's own.
     pub entrypoint: Vec<String>,
-    /// Environment; never secrets.
+    /// Arguments of the entrypoint. Empty: the image's CMD, if the entrypoint is the image's too.
+    pub cmd: Vec<String>,
+    /// Environment; secrets only where a user asked for them here.
     pub env: BTreeMap<String, String>,
     /// Labels, the owner's among them.
     pub labels: BTreeMap<String, String>,
@@ -53,8 +55,15 @@ pub struct ContainerSpec {
     pub volumes: Vec<(String, String, bool)>,
     /// tmpfs mounts: path -> options such as `mode=0700,size=16m`.
     pub tmpfs: BTreeMap<String, String>,
-    /// The one network it is in.
+    /// Mounts beyond named volumes of ours and tmpfs.
+    pub mounts: Vec<Mount>,
+    /// The network it is in; empty if it joins the one of another container.
     pub network: String,
+    /// The container whose network namespace it shares.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub joins: Option<String>,
+    /// Further networks it is connected to before it starts.
+    pub networks: Vec<Attachment>,
     /// Its fixed IPv4 address in that network.
     pub address: Option<std::net::Ipv4Addr>,
     /// DNS names in that network.
@@ -71,6 +80,182 @@ pub struct ContainerSpec {
     pub nano_cpus: Option<i64>,
     /// `true`: Docker starts it again by itself when it exits or when the host boots (`unless-stopped`).
     pub restart: bool,
+    /// `user` or `uid:gid` to run as; `None` = the image's.
+    pub user: Option<String>,
+    /// Working directory; `None` = the image's.
+    pub working_dir: Option<String>,
+    /// Further groups of the process, by number.
+    pub groups: Vec<String>,
+    /// How many processes and threads it may have; `None` = any number.
+    pub pids_limit: Option<i64>,
+    /// Share of CPU time when there is too little, in Docker's units (1024 = one share); `None` = 1024.
+    pub cpu_shares: Option<i64>,
+    /// What it may do.
+    pub security: Security,
+}
+
+impl std::fmt::Debug for ContainerSpec {
+    /// Without the environment, for that may hold secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ContainerSpec").field("name", &self.name).field("image", &self.image).finish_non_exhaustive()
+    }
+}
+
+/// What a container may do, where that differs from Docker's default.
+#[derive(Debug, Clone, PartialEq, Default, serde::Serialize)]
+pub struct Security {
+    /// Capabilities beyond Docker's default set, without `CAP_`.
+    pub cap_add: Vec<String>,
+    /// Capabilities taken away, without `CAP_`; `ALL` for every one.
+    pub cap_drop: Vec<String>,
+    /// Its root file system cannot be written.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub read_only: bool,
+    /// It can gain no privileges by setuid programs.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub no_new_privileges: bool,
+    /// It may do all that the host's root may.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub privileged: bool,
+    /// Kernel parameters of its namespaces.
+    pub sysctls: BTreeMap<String, String>,
+}
+
+/// Something mounted into a container.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Mount {
+    /// What.
+    pub source: MountSource,
+    /// Where inside.
+    pub path: String,
+    /// It cannot be written there.
+    pub read_only: bool,
+}
+
+/// What is mounted.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub enum MountSource {
+    /// A path of the host, which must be there.
+    Bind(String),
+    /// A volume of the `local` driver; made together with the container unless it is there.
+    Volume {
+        /// Its name.
+        name: String,
+        /// Options of the driver, such as `type`, `device` and `o`; none for a directory on the host's disk.
+        options: BTreeMap<String, String>,
+        /// Labels of a volume that is made.
+        labels: BTreeMap<String, String>,
+    },
+}
+
+/// A further network of a container.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub struct Attachment {
+    /// The network, which must be there.
+    pub network: String,
+    /// DNS names in it.
+    pub aliases: Vec<String>,
+}
+
+/// A file to be put into a container.
+#[derive(Clone, PartialEq)]
+pub struct File {
+    /// Path, relative to the directory it is put into; directories between are made (mode 0755).
+    pub path: String,
+    /// Permissions, e.g. `0o600`.
+    pub mode: u32,
+    /// Owning user and group.
+    pub owner: (u64, u64),
+    /// What is in it.
+    pub bytes: Vec<u8>,
+}
+
+impl std::fmt::Debug for File {
+    /// Without what is in it, for that may be a secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "File({}, {} bytes)", self.path, self.bytes.len())
+    }
+}
+
+/// How a command in a container ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExecResult {
+    /// Its exit status.
+    pub code: i64,
+    /// What it wrote to stdout and stderr, 16 KiB at most.
+    pub output: String,
+}
+
+/// A command to be run in a container with its streams attached.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ExecRequest {
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// Whether stdin is attached.
+    pub stdin: bool,
+    /// Whether it gets a terminal; then all output is stdout.
+    pub tty: bool,
+}
+
+/// A piece of output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// From stdout.
+    Stdout(bytes::Bytes),
+    /// From stderr.
+    Stderr(bytes::Bytes),
+}
+
+/// What a process in a container writes.
+pub type Outputs = Pin<Box<dyn Stream<Item = Result<Output, Error>> + Send>>;
+
+/// A command at work in a container. Dropping it closes its streams.
+pub struct ExecSession {
+    /// Docker's id of it, for [`Engine::exec_resize`] and [`Engine::exec_code`].
+    pub id: String,
+    /// What it writes; ends with it.
+    pub output: Outputs,
+    /// Its stdin.
+    pub input: Pin<Box<dyn AsyncWrite + Send>>,
+}
+
+/// Which part of a container's log.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LogOptions {
+    /// Go on with what is written from now on, until the container ends.
+    pub follow: bool,
+    /// Only that many lines from the end.
+    pub tail: Option<u64>,
+    /// Only what was written since (seconds since the epoch).
+    pub since: Option<i64>,
+    /// Each line begins with its time.
+    pub timestamps: bool,
+}
+
+/// An image on a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageSeen {
+    /// Docker's id of it, `sha256:…`.
+    pub id: String,
+    /// References by digest that a registry knows it by (`repository@sha256:…`); none for one that was built here.
+    pub digests: Vec<String>,
+}
+
+/// How to log in at a registry.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RegistryLogin {
+    /// The registry, as in the Secret.
+    pub server: String,
+    /// User name.
+    pub username: String,
+    /// Password or token.
+    pub password: String,
+}
+
+impl std::fmt::Debug for RegistryLogin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RegistryLogin({})", self.server)
+    }
 }
 
 /// A container as it is.
@@ -86,6 +271,10 @@ pub struct ContainerSeen {
     pub state: ContainerState,
     /// Image reference it was made from; the image's id if that reference has moved on since.
     pub image: String,
+    /// Its addresses by network, while it runs.
+    pub addresses: BTreeMap<String, std::net::Ipv4Addr>,
+    /// How its main process ended, if it has.
+    pub exit_code: Option<i64>,
 }
 
 /// Docker's container states, those that a planner can tell apart.
@@ -195,12 +384,63 @@ pub trait Engine: Send + Sync + 'static {
     async fn unpause_container(&self, name: &str) -> Result<(), Error>;
     /// Kills and removes the container; named volumes stay.
     async fn remove_container(&self, name: &str) -> Result<(), Error>;
+    // The verbs from here to `dial` are those that a simulation of databases does without.
+
+    /// What is known of an image on the host, if it is there.
+    async fn image(&self, image: &str) -> Result<Option<ImageSeen>, Error> {
+        let _ = image;
+        Err(unable())
+    }
+    /// Pulls the image even if it is there, as [`Engine::ensure_image`] else; with a login where its registry wants one.
+    async fn pull_image(&self, image: &str, login: Option<&RegistryLogin>) -> Result<(), Error> {
+        let _ = (image, login);
+        Err(unable())
+    }
+    /// Sends a signal such as `SIGHUP` to the container's main process.
+    async fn signal_container(&self, name: &str, signal: &str) -> Result<(), Error> {
+        let _ = (name, signal);
+        Err(unable())
+    }
+    /// Writes files below a directory of the container, running or not; one that is there is replaced.
+    async fn put_files(&self, container: &str, directory: &str, files: &[File]) -> Result<(), Error> {
+        let _ = (container, directory, files);
+        Err(unable())
+    }
+    /// Runs a command in the container to its end; one that takes longer than `limit` is left to itself and is [`Error::Refused`].
+    async fn exec(&self, container: &str, command: &[String], limit: Duration) -> Result<ExecResult, Error> {
+        let _ = (container, command, limit);
+        Err(unable())
+    }
+    /// Runs a command in the container with its streams attached.
+    async fn exec_attached(&self, container: &str, request: &ExecRequest) -> Result<ExecSession, Error> {
+        let _ = (container, request);
+        Err(unable())
+    }
+    /// Tells the terminal of a command at work its size: rows, columns.
+    async fn exec_resize(&self, id: &str, size: (u16, u16)) -> Result<(), Error> {
+        let _ = (id, size);
+        Err(unable())
+    }
+    /// How a command ended; `None` while it runs.
+    async fn exec_code(&self, id: &str) -> Result<Option<i64>, Error> {
+        let _ = id;
+        Err(unable())
+    }
+    /// What the container wrote to stdout and stderr.
+    async fn logs(&self, container: &str, options: &LogOptions) -> Result<Outputs, Error> {
+        let _ = (container, options);
+        Err(unable())
+    }
     /// Opens a stream to an address inside the container (`unix:/path` or `tcp:host:port`), by exec of the injected
     /// binary. `Ok` means connected; dropping the stream disconnects.
     async fn dial(&self, container: &str, address: &str) -> Result<Box<dyn Conversation>, Error>;
     /// Hints that owned containers changed; reconnects by itself for ever, and says `None` after each (re)connect.
     /// (Docker's events of volumes and networks carry no labels, so those are not heard.)
     fn events(&self) -> Pin<Box<dyn Stream<Item = EventHint> + Send>>;
+}
+
+fn unable() -> Error {
+    Error::refused("", "the call", "this engine cannot do that")
 }
 
 /// Why an engine did not do it.

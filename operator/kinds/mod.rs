@@ -1,4 +1,8 @@
 //! One folder a kind: observe reads, plan decides, act does. Kinds never name each other.
 
 pub mod docker_host;
+pub mod fact;
+pub mod namespace_network;
 pub mod postgres_cluster;
+
+pub use namespace_network::{network_of, network_spec};

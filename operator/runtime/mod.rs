@@ -5,6 +5,7 @@ pub mod clock;
 pub mod controller;
 pub mod finalizer;
 pub mod janitor;
+mod lanes;
 pub mod metrics;
 pub mod queue;
 mod reconcile;
@@ -29,7 +30,7 @@ pub use controller::{Controller, Trigger};
 pub struct Plan<Step, Status> {
     /// Recorded by compare-and-set before the first step; a stale planner fails there and does nothing.
     pub status: Status,
-    /// Performed in order after the status is recorded; the first failure ends the cycle.
+    /// Performed in order, as far as [`Significance::lane`] asks for one, after the status is recorded; a failure ends its lane and then the cycle.
     pub steps: Vec<Step>,
     /// Look again after this long even if nothing happens. `None`: the runtime's resync alone.
     pub requeue: Option<Duration>,
@@ -69,4 +70,11 @@ pub trait Kind: Send + Sync + 'static {
 pub trait Significance {
     /// `Some(reason)` (a CamelCase word) if the step is worth an Event on the object; `None` for routine.
     fn event_reason(&self) -> Option<&'static str>;
+
+    /// What the step is about, if it depends on no step about anything else: such steps are performed beside each other,
+    /// those of one lane in order, and one that fails ends its lane only. `None`: all before it are done first, and all
+    /// behind it wait for it.
+    fn lane(&self) -> Option<&str> {
+        None
+    }
 }

@@ -3,10 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::ready;
+use futures::stream::{self, StreamExt as _};
 use serde_json::{Value, json};
 
 use super::clock::{self, Clock};
 use super::finalizer::{FINALIZER, Gate, gate};
+use super::lanes;
 use super::metrics::Metrics;
 use super::recorder::Recorder;
 use super::{Kind, Plan, Significance};
@@ -14,6 +18,8 @@ use crate::api::failure::{Class, Failure};
 use crate::store::events::{Happening, Severity};
 use crate::store::{Key, Objects, rules};
 
+/// Lanes of one object that are taken at once: enough to keep a Docker Engine busy, and few enough for others to be served.
+const LANES: usize = 8;
 /// The reason of the Event about a step that failed.
 const STEP_FAILED: &str = "StepFailed";
 /// The reason of the Event about an object that cannot be read as its kind.
@@ -86,7 +92,7 @@ impl<K: Kind> Reconciler<'_, K> {
         Ok(Done::Looked { requeue: plan.requeue })
     }
 
-    /// Takes the steps in order. The first that fails ends it, and is kept in the status.
+    /// Takes the steps, lanes beside each other. What fails is kept in the status and ends the cycle.
     async fn act(
         &self,
         key: &Key,
@@ -95,21 +101,44 @@ impl<K: Kind> Reconciler<'_, K> {
         plan: &Plan<K::Step, K::Status>,
     ) -> Result<(), Failure> {
         let about = Arc::new(reference::<K>(value));
-        for step in &plan.steps {
+        for stretch in lanes::stretches(&plan.steps) {
+            let mut lanes = Vec::new();
+            for lane in stretch {
+                lanes.push(self.take(&about, object, lane).boxed());
+            }
+            let failed: Vec<_> = stream::iter(lanes).buffered(LANES).filter_map(ready).collect().await;
+            let Some((_, first)) = failed.first() else { continue };
+            let first = Failure::new(first.class, first.message.clone());
+            let now = self.clock.now();
+            let keep =
+                |status, (step, failure): &(&K::Step, Failure)| self.kind.step_failed(status, step, failure, now);
+            let status = failed.iter().fold(plan.status.clone(), keep);
+            if let Err(error) = self.record(key, value.clone(), to_json(&status)?).await {
+                tracing::debug!(%error, "the failure could not be kept in the status");
+            }
+            return Err(first);
+        }
+        Ok(())
+    }
+
+    /// Takes the steps of a lane in order, up to the first that fails.
+    async fn take<'s>(
+        &self,
+        about: &Arc<Value>,
+        object: &K::Object,
+        lane: Vec<&'s K::Step>,
+    ) -> Option<(&'s K::Step, Failure)> {
+        for step in lane {
             let start = clock::instant();
             match self.kind.act(object, step).await {
-                Ok(()) => self.step_done(&about, step, start.elapsed()),
+                Ok(()) => self.step_done(about, step, start.elapsed()),
                 Err(failure) => {
-                    self.step_failed(&about, step, &failure);
-                    let status = self.kind.step_failed(plan.status.clone(), step, &failure, self.clock.now());
-                    if let Err(error) = self.record(key, value.clone(), to_json(&status)?).await {
-                        tracing::debug!(%error, "the failure could not be kept in the status");
-                    }
-                    return Err(failure);
+                    self.step_failed(about, step, &failure);
+                    return Some((step, failure));
                 }
             }
         }
-        Ok(())
+        None
     }
 
     fn step_done(&self, about: &Arc<Value>, step: &K::Step, took: Duration) {

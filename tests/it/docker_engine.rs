@@ -1,7 +1,7 @@
 //! The engine room against a real Docker Engine. Runs where EVENKEEL_TEST_DOCKER=1 says that there is one.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
@@ -125,19 +125,10 @@ impl Bench {
             hostname: "one".into(),
             image: IMAGE.into(),
             entrypoint: ["/bin/busybox", "sh", "-c", script].map(str::to_owned).to_vec(),
-            env: BTreeMap::new(),
             labels: self.owner.labels(),
-            volumes: vec![],
-            tmpfs: BTreeMap::new(),
             network: self.name("net"),
-            address: None,
-            aliases: vec![],
-            ports: vec![],
-            shm_bytes: None,
             stop_timeout_seconds: 1,
-            memory_bytes: None,
-            nano_cpus: None,
-            restart: false,
+            ..Default::default()
         }
     }
 

@@ -1,6 +1,7 @@
 //! Containers: list, make, start, stop, kill, unpause, remove.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use bollard::models::{
@@ -153,7 +154,19 @@ fn seen(found: ContainerSummary) -> ContainerSeen {
         labels: found.labels.unwrap_or_default().into_iter().collect(),
         state: state(found.state),
         image: found.image.unwrap_or_default(),
+        addresses: addresses(found.network_settings.and_then(|settings| settings.networks)),
+        exit_code: exit_code(found.status.as_deref().unwrap_or_default()),
     }
+}
+
+fn addresses(networks: Option<HashMap<String, EndpointSettings>>) -> BTreeMap<String, Ipv4Addr> {
+    let networks = networks.unwrap_or_default().into_iter();
+    networks.filter_map(|(name, endpoint)| Some((name, endpoint.ip_address?.parse().ok()?))).collect()
+}
+
+/// From Docker's words for people, the only place in a list that has it: `Exited (137) 2 seconds ago`.
+fn exit_code(status: &str) -> Option<i64> {
+    status.strip_prefix("Exited (")?.split(')').next()?.parse().ok()
 }
 
 fn state(found: Option<ContainerSummaryStateEnum>) -> ContainerState {
@@ -176,8 +189,8 @@ fn create_body(spec: &ContainerSpec) -> ContainerCreateBody {
     ContainerCreateBody {
         hostname: Some(spec.hostname.clone()),
         image: Some(spec.image.clone()),
-        entrypoint: Some(spec.entrypoint.clone()),
-        cmd: Some(Vec::new()),
+        entrypoint: Some(spec.entrypoint.clone()).filter(|own| !own.is_empty()),
+        cmd: Some(spec.cmd.clone()).filter(|own| !own.is_empty() || !spec.entrypoint.is_empty()),
         env: Some(spec.env.iter().map(|(key, value)| format!("{key}={value}")).collect()),
         labels: Some(labels),
         stop_timeout: Some(spec.stop_timeout_seconds),

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::ResourceExt as _;
 
 use super::{Answer, Observed, Registration, Step};
+use crate::api::conditions;
 use crate::api::docker_host::{Capacity, DockerHost, DockerHostStatus};
 use crate::api::failure::Failure;
 use crate::runtime::Plan;
@@ -76,27 +76,16 @@ pub(super) fn failed(mut status: DockerHostStatus, step: &Step, failure: &Failur
     status
 }
 
-fn set_ready(status: &mut DockerHostStatus, value: &str, reason: &str, message: String, now: Timestamp) {
-    let since = status
-        .conditions
-        .iter()
-        .find(|known| known.type_ == READY && known.status == value)
-        .map(|known| known.last_transition_time.clone());
-    status.conditions.retain(|known| known.type_ != READY);
-    status.conditions.push(Condition {
-        type_: READY.to_owned(),
-        status: value.to_owned(),
-        reason: reason.to_owned(),
-        message,
-        observed_generation: status.observed_generation,
-        last_transition_time: since.unwrap_or(Time(now)),
-    });
+fn set_ready(status: &mut DockerHostStatus, value: &'static str, reason: &str, message: String, now: Timestamp) {
+    let generation = status.observed_generation.unwrap_or_default();
+    conditions::set(&mut status.conditions, READY, (value, reason.to_owned(), message), generation, now);
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use expect_test::{Expect, expect};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
     use super::*;
     use crate::api::docker_host::DockerHostSpec;

@@ -41,6 +41,7 @@ pub mod workload;
 #[cfg(test)]
 mod world;
 
+pub use crate::kinds::fact::Fact;
 pub use links::{Links, Wake};
 
 /// The resource in the store.
@@ -93,25 +94,6 @@ impl Kind for Controller {
         now: Timestamp,
     ) -> PostgresClusterStatus {
         status::step_failed(status, step, failure, now)
-    }
-}
-
-/// What a read brought: a value, or the reason why nothing is known. Unknown is not absent.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Fact<T> {
-    /// It was read.
-    Known(T),
-    /// It could not be read, and why.
-    Unknown(String),
-}
-
-impl<T> Fact<T> {
-    /// The value, if it is known.
-    pub fn known(&self) -> Option<&T> {
-        match self {
-            Self::Known(value) => Some(value),
-            Self::Unknown(_) => None,
-        }
     }
 }
 

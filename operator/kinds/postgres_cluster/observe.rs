@@ -1,7 +1,6 @@
 //! One snapshot of a cluster: Docker's lists, the supervisors' last words, the Secrets. Reads only, judges nothing.
 
 use std::collections::BTreeMap;
-use std::fmt::Display;
 
 use super::{Controller, Fact, Observed, container_name, name, namespace, network_name, secrets, workload};
 use crate::api::failure::Failure;
@@ -20,8 +19,9 @@ pub async fn observe(controller: &Controller, object: &PostgresCluster) -> Resul
         engine.has_image(&object.spec.image),
         secrets::read(&controller.objects, object),
     );
-    let containers =
-        fact(containers.map(|all| all.into_iter().map(|one| (one.name.clone(), one)).collect::<BTreeMap<_, _>>()));
+    let containers = Fact::from(
+        containers.map(|all| all.into_iter().map(|one| (one.name.clone(), one)).collect::<BTreeMap<_, _>>()),
+    );
     let cluster = (namespace(object).to_owned(), name(object).to_owned());
     if let Some(containers) = containers.known() {
         let running = containers.values().filter(|container| talks(container));
@@ -34,16 +34,12 @@ pub async fn observe(controller: &Controller, object: &PostgresCluster) -> Resul
         links,
         calling: controller.links.calling(&cluster),
         containers,
-        volumes: fact(volumes.map(|names| names.into_iter().collect())),
-        network: fact(network.map(|seen| seen.map(|network| network.subnet))),
-        image: fact(image),
+        volumes: Fact::from(volumes.map(|names| names.into_iter().collect())),
+        network: Fact::from(network.map(|seen| seen.map(|network| network.subnet))),
+        image: Fact::from(image),
         binary: controller.binary.get().cloned(),
         secrets: secrets?,
     })
-}
-
-fn fact<T, E: Display>(read: Result<T, E>) -> Fact<T> {
-    read.map_or_else(|error| Fact::Unknown(error.to_string()), Fact::Known)
 }
 
 fn talks(container: &ContainerSeen) -> bool {

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use super::scene::{Member, Scene, Trouble};
 use super::{Fact, Observed, Step, container_name, loss, orders, protocol, status, workload};
+use crate::api::conditions;
 use crate::api::postgres_cluster::{
     Decisions, PostgresCluster, PostgresClusterStatus, RECONCILE_ANNOTATION, SWITCHOVER_ANNOTATION, Stage,
     SwitchoverDecision, SwitchoverStatus,
@@ -231,7 +232,7 @@ fn teardown(
     status.phase = "Deleting".into();
     if let Some(trouble) = unknown(observed) {
         let verdict = ("False", trouble.reason.to_owned(), trouble.message);
-        status::set(&mut status.conditions, "Ready", verdict, status.observed_generation, now);
+        conditions::set(&mut status.conditions, "Ready", verdict, status.observed_generation, now);
     }
     Plan { status, steps: steps.unwrap_or_default(), requeue: (!finished).then_some(SOON), finished }
 }

@@ -3,9 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::scene::{Member, Scene, Trouble};
+use crate::api::conditions::{no, set, yes};
 use crate::api::postgres_cluster::{
     Decisions, DurabilityMode, Endpoints, InstanceStatus, MemberPlace, PostgresClusterStatus, Stage,
 };
@@ -38,7 +38,7 @@ pub fn render(
         (Some(trouble), _) if !serving || trouble.reason == "CommitsWait" => {
             no(trouble.reason, trouble.message.clone())
         }
-        (_, false) => no("Starting", "nothing takes writes yet".into()),
+        (_, false) => no("Starting", "nothing takes writes yet"),
         (_, true) if !whole => no("InstancesNotReady", not_ready(status)),
         _ => yes(
             "Serving",
@@ -46,7 +46,7 @@ pub fn render(
         ),
     };
     let progressing = match &trouble {
-        _ if paused => no("Paused", "reconciliation is paused by annotation".into()),
+        _ if paused => no("Paused", "reconciliation is paused by annotation"),
         Some(trouble) if !serving => yes(trouble.reason, trouble.message.clone()),
         _ if !whole => yes("InstancesNotReady", not_ready(status)),
         _ => match status.instances.iter().find(|instance| !instance.pending_restart.is_empty()) {
@@ -54,7 +54,7 @@ pub fn render(
                 let settings = instance.pending_restart.join(", ");
                 yes("PendingRestart", format!("{} waits for a restart: {settings}", instance.name))
             }
-            None => no("Settled", "everything is as declared".into()),
+            None => no("Settled", "everything is as declared"),
         },
     };
     let degraded = match degraded(scene, d, status, trouble.as_ref(), whole) {
@@ -64,39 +64,6 @@ pub fn render(
     for (kind, condition) in [("Ready", ready), ("Progressing", progressing), ("Degraded", degraded)] {
         set(&mut status.conditions, kind, condition, status.observed_generation, scene.now);
     }
-}
-
-type Verdict = (&'static str, String, String);
-
-fn yes(reason: &str, message: String) -> Verdict {
-    ("True", reason.to_owned(), message)
-}
-
-fn no(reason: &str, message: String) -> Verdict {
-    ("False", reason.to_owned(), message)
-}
-
-/// Sets a condition; its transition time moves only when its status does.
-pub fn set(conditions: &mut Vec<Condition>, kind: &str, verdict: Verdict, generation: i64, now: Timestamp) {
-    let (status, reason, message) = verdict;
-    let old = conditions.iter().position(|condition| condition.type_ == kind);
-    let since = old.map(|at| &conditions[at]).filter(|old| old.status == status);
-    let condition = Condition {
-        type_: kind.into(),
-        last_transition_time: since.map_or_else(|| Time(whole_seconds(now)), |old| old.last_transition_time.clone()),
-        observed_generation: Some(generation),
-        status: status.into(),
-        reason,
-        message,
-    };
-    match old {
-        Some(at) => conditions[at] = condition,
-        None => conditions.push(condition),
-    }
-}
-
-fn whole_seconds(now: Timestamp) -> Timestamp {
-    Timestamp::from_second(now.as_second()).unwrap_or(now)
 }
 
 fn phase(d: &Decisions, serving: bool, whole: bool, paused: bool, status: &PostgresClusterStatus) -> &'static str {

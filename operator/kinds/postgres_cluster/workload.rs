@@ -83,11 +83,10 @@ pub fn container_spec(object: &PostgresCluster, place: &MemberPlace, binary: &st
         ports: ports.into_iter().collect(),
         shm_bytes: Some(SHM_BYTES),
         stop_timeout_seconds: STOP_TIMEOUT_SECONDS,
-        memory_bytes: None,
-        nano_cpus: None,
         // Harmless by the protocol: what comes back serves nobody before it is confirmed.
         restart: true,
         name,
+        ..Default::default()
     }
 }
 

@@ -313,7 +313,18 @@ impl World {
             let mut labels = one.spec.labels.clone();
             labels.insert(labels::SPEC_HASH.into(), one.spec.hash());
             let (id, image) = (one.id.to_string(), one.spec.image.clone());
-            (name.clone(), ContainerSeen { id, name: name.clone(), labels, state: one.state, image })
+            (
+                name.clone(),
+                ContainerSeen {
+                    id,
+                    name: name.clone(),
+                    labels,
+                    state: one.state,
+                    image,
+                    addresses: BTreeMap::new(),
+                    exit_code: None,
+                },
+            )
         };
         Observed {
             containers: Fact::Known(self.boxes.iter().map(seen).collect()),

@@ -1,0 +1,83 @@
+//! What is seen of a pod: containers that live and die together on one host. Part of the status of whoever owns it.
+
+use std::net::Ipv4Addr;
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A pod, as people and other kinds see it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PodSeen {
+    /// Its name, unique in its namespace.
+    pub name: String,
+    /// The DockerHost it is on.
+    pub host: String,
+    /// Its address in the network of its namespace, while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub address: Option<Ipv4Addr>,
+    /// One word for people: `Pending`, `Running`, `CrashLoopBackOff`, `ImagePullBackOff`, `Terminating`, `Unknown`, …
+    pub phase: String,
+    /// It can take work: everything in it runs and its readiness probes hold.
+    pub ready: bool,
+    /// It is on its way out and gets no new work.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub terminating: bool,
+    /// The revision of its template.
+    #[serde(default)]
+    pub revision: u64,
+    /// When it was decided upon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub created_at: Option<Timestamp>,
+    /// Since when it is ready without a break.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub ready_since: Option<Timestamp>,
+    /// How often a container of it was started again.
+    #[serde(default)]
+    pub restarts: u32,
+    /// When a container that keeps ending is started again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub next_try: Option<Timestamp>,
+    /// What is wrong or waited for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Its containers, those that prepare it first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub containers: Vec<PodContainer>,
+}
+
+/// A container of a pod.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PodContainer {
+    /// Its name in the pod.
+    pub name: String,
+    /// Its name in Docker.
+    pub container: String,
+    /// Docker's id of it, once it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// The image it is made from.
+    pub image: String,
+    /// `waiting`, `running` or `terminated`.
+    pub state: String,
+    /// Why it waits or how it ended: a CamelCase word such as `CrashLoopBackOff` or `Completed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// How it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i64>,
+    /// It runs and its readiness probe holds.
+    pub ready: bool,
+    /// It prepares the pod and ends before the others start.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub init: bool,
+    /// How often it was started again.
+    #[serde(default)]
+    pub restarts: u32,
+}
