@@ -42,6 +42,9 @@ enum Verb {
         #[arg(long)]
         member: String,
     },
+    /// PID 1 that holds the network of a pod
+    #[command(hide = true)]
+    Pause,
     /// Bridges standard input and output to an address
     #[command(hide = true)]
     Dial {
@@ -70,6 +73,11 @@ fn main() -> ExitCode {
     {
         // Before anything else is set up: it runs once for each open conversation.
         return engine::bridge::run(address);
+    }
+    if let [_, verb] = arguments.as_slice()
+        && verb == "pause"
+    {
+        return supervisor::pause::run();
     }
     let Evenkeel { connection, verb } = Evenkeel::parse();
     if let Verb::Supervisor { member } = verb {
@@ -103,7 +111,7 @@ fn run(connection: Connection, verb: Verb) -> Result<(), Error> {
             }
             Ok(())
         }
-        Verb::Dial { .. } | Verb::Supervisor { .. } => unreachable!("handed over in main"),
+        Verb::Dial { .. } | Verb::Pause | Verb::Supervisor { .. } => unreachable!("handed over in main"),
     }
 }
 

@@ -156,6 +156,9 @@ pub struct Restarts {
     /// How it ended, or what kept it from starting.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+    /// Docker could not start it: the next try makes it anew.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub stuck: bool,
 }
 
 /// How a pod goes.

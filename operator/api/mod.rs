@@ -3,6 +3,7 @@
 pub mod conditions;
 pub mod core;
 pub mod deployment;
+pub mod deployment_rules;
 pub mod docker_host;
 pub mod failure;
 pub mod invalid;
@@ -10,4 +11,6 @@ pub mod labels;
 pub mod lsn;
 pub mod pod;
 pub mod postgres_cluster;
+pub mod quantity;
 pub mod registry;
+pub mod subset;

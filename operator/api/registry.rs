@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::core;
+use super::deployment_rules;
 use super::docker_host::DockerHost;
 use super::invalid::Invalid;
 use super::postgres_cluster::PostgresCluster;
@@ -20,6 +21,7 @@ static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
         core::namespace(),
         core::secret(),
         core::event(),
+        deployment_rules::resource(),
         custom::<DockerHost>(|host| host.spec.validate()),
         custom::<PostgresCluster>(|cluster| cluster.spec.validate()),
     ]

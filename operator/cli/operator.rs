@@ -1,6 +1,7 @@
 //! `evenkeel operator`: puts the rooms together: store, hosts, controllers, API; and takes them apart in order.
 //! The wiring alone: it decides nothing, and no other file knows so many rooms.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use crate::api::docker_host::DockerHost;
 use crate::engine::docker::OwnBinary;
 use crate::engine::hosts::{Hosts, local_endpoint};
 use crate::kinds::docker_host::{DockerHosts, local_host};
-use crate::kinds::postgres_cluster;
+use crate::kinds::{deployment, postgres_cluster};
 use crate::runtime::{Clock, Controller, Kind, SystemClock, Trigger, janitor};
 use crate::server::{self, identity};
 use crate::store::{self, Change, Key, Objects, SqliteStore, Store};
@@ -213,7 +214,7 @@ async fn register(hosts: &Hosts, objects: &Objects) -> Result<(), store::Error> 
     Ok(())
 }
 
-/// One controller a kind, and the hints of the engines and of the supervisors to whom they concern.
+/// One controller a kind, and the hints of the engines and of conversations to whom they concern.
 fn start_controllers(
     parts: &mut JoinSet<Part>,
     hosts: &Arc<Hosts>,
@@ -222,35 +223,90 @@ fn start_controllers(
     clock: &Arc<dyn Clock>,
     shutdown: &CancellationToken,
 ) -> server::Planner {
-    let (wake, woken) = mpsc::unbounded_channel();
+    let mut hints = Hints::default();
     let docker_hosts = Arc::new(DockerHosts::new(hosts.clone(), store));
-    let postgres = postgres_cluster::Controller::new(hosts.clone(), objects.clone(), clock.clone(), wake);
-    let postgres = Arc::new(postgres);
-    let (to_hosts, host_hints) = mpsc::channel(HINTS);
-    let (to_postgres, postgres_hints) = mpsc::channel(HINTS);
+    let wake = hints.wake::<postgres_cluster::Controller>(parts, shutdown);
+    let postgres = Arc::new(postgres_cluster::Controller::new(hosts.clone(), objects.clone(), clock.clone(), wake));
+    let wake = hints.wake::<deployment::Controller>(parts, shutdown);
+    let deployments = Arc::new(deployment::Controller::new(hosts.clone(), objects.clone(), wake));
 
-    let controller = Controller::new(docker_hosts.clone(), objects.clone(), clock.clone())
-        .also_watch("secrets", |_| Some(Trigger::All))
-        .run(host_hints, shutdown.clone());
-    parts.spawn(async {
-        controller.await;
-        ("the controller of DockerHosts", Ok(()))
-    });
+    let controller = Controller::new(docker_hosts.clone(), objects.clone(), clock.clone());
+    let controller = controller.also_watch("secrets", |_| Some(Trigger::All));
+    drive(parts, &mut hints, controller, shutdown);
     let controller = Controller::new(postgres.clone(), objects.clone(), clock.clone())
         .also_watch("secrets", owner::<postgres_cluster::Controller>)
-        .also_watch(DockerHosts::RESOURCE, |_| Some(Trigger::All))
-        .run(postgres_hints, shutdown.clone());
-    parts.spawn(async {
-        controller.await;
-        ("the controller of PostgresClusters", Ok(()))
-    });
+        .also_watch(DockerHosts::RESOURCE, |_| Some(Trigger::All));
+    drive(parts, &mut hints, controller, shutdown);
+    let controller = Controller::new(deployments.clone(), objects.clone(), clock.clone())
+        .also_watch("secrets", |_| Some(Trigger::All))
+        .also_watch("configmaps", |_| Some(Trigger::All))
+        .also_watch("loadbalancers.evenkeel.dev", |_| Some(Trigger::All))
+        .also_watch(DockerHosts::RESOURCE, |_| Some(Trigger::All));
+    drive(parts, &mut hints, controller, shutdown);
 
-    let hints = pass_on(hosts.clone(), woken, to_hosts, to_postgres, shutdown.clone());
+    let passing = pass_on(hosts.clone(), hints, shutdown.clone());
     parts.spawn(async {
-        hints.await;
+        passing.await;
         ("the passing on of hints", Ok(()))
     });
-    planner(docker_hosts, postgres, clock.clone())
+    planner(docker_hosts, postgres, deployments, clock.clone())
+}
+
+/// Starts a controller, and lets it hear what concerns its kind.
+fn drive<K: Kind>(
+    parts: &mut JoinSet<Part>,
+    hints: &mut Hints,
+    controller: Controller<K>,
+    shutdown: &CancellationToken,
+) {
+    let (sender, receiver) = match hints.waiting.remove(K::NAME) {
+        Some(receiver) => (hints.by_kind.get(K::NAME).cloned(), receiver),
+        None => {
+            let (sender, receiver) = mpsc::channel(HINTS);
+            (Some(sender), receiver)
+        }
+    };
+    hints.by_kind.extend(sender.map(|sender| (K::NAME, sender)));
+    let running = controller.run(receiver, shutdown.clone());
+    parts.spawn(async {
+        running.await;
+        (K::NAME, Ok(()))
+    });
+}
+
+/// Where each kind's controller hears of hints.
+#[derive(Default)]
+struct Hints {
+    by_kind: BTreeMap<&'static str, mpsc::Sender<Trigger>>,
+    /// Of those that are not started yet.
+    waiting: BTreeMap<&'static str, mpsc::Receiver<Trigger>>,
+}
+
+impl Hints {
+    /// What wakes the objects of a kind from its own conversations: (namespace, name).
+    fn wake<K: Kind>(
+        &mut self,
+        parts: &mut JoinSet<Part>,
+        shutdown: &CancellationToken,
+    ) -> mpsc::UnboundedSender<(String, String)> {
+        let (sender, receiver) = mpsc::channel(HINTS);
+        self.by_kind.insert(K::NAME, sender.clone());
+        self.waiting.insert(K::NAME, receiver);
+        let (wake, mut woken) = mpsc::unbounded_channel::<(String, String)>();
+        let shutdown = shutdown.clone();
+        parts.spawn(async move {
+            loop {
+                let (namespace, name) = tokio::select! {
+                    biased;
+                    () = shutdown.cancelled() => return ("the passing on of news", Ok(())),
+                    Some(of) = woken.recv() => of,
+                };
+                // A controller that is gone is reported by its own part.
+                let _ = sender.send(Trigger::Object { namespace, name }).await;
+            }
+        });
+        wake
+    }
 }
 
 /// Whom a changed Secret concerns: the object that owns it; all, if none does and so any spec may name it.
@@ -264,34 +320,28 @@ fn owner<K: Kind>(change: &Change) -> Option<Trigger> {
     })
 }
 
-/// Passes on what engines and supervisors hint at, to whom it concerns, until `shutdown`.
-async fn pass_on(
-    hosts: Arc<Hosts>,
-    mut woken: mpsc::UnboundedReceiver<(String, String)>,
-    to_hosts: mpsc::Sender<Trigger>,
-    to_postgres: mpsc::Sender<Trigger>,
-    shutdown: CancellationToken,
-) {
+/// Passes on what engines hint at, to whom it concerns, until `shutdown`.
+async fn pass_on(hosts: Arc<Hosts>, hints: Hints, shutdown: CancellationToken) {
     let mut events = hosts.events();
     loop {
         let hint = tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
-            Some((namespace, name)) = woken.recv() => Some(Trigger::Object { namespace, name }),
-            Some(hint) = events.next() => match hint {
-                Some(owner) if owner.kind == postgres_cluster::Controller::NAME => {
-                    Some(Trigger::Object { namespace: owner.namespace, name: owner.name })
+            Some(hint) = events.next() => hint,
+        };
+        // A controller that is gone is reported by its own part; an owner may be of a kind that this operator does not drive.
+        match hint {
+            Some(owner) => {
+                if let Some(kind) = hints.by_kind.get(owner.kind.as_str()) {
+                    let _ = kind.send(Trigger::Object { namespace: owner.namespace, name: owner.name }).await;
                 }
-                // Owned by a kind that this operator does not drive.
-                Some(_) => continue,
-                None => None,
-            },
-        };
-        // A controller that is gone is reported by its own part.
-        let _ = match hint {
-            Some(one) => to_postgres.send(one).await,
-            None => to_hosts.send(Trigger::All).await.and(to_postgres.send(Trigger::All).await),
-        };
+            }
+            None => {
+                for kind in hints.by_kind.values() {
+                    let _ = kind.send(Trigger::All).await;
+                }
+            }
+        }
     }
 }
 
@@ -299,14 +349,17 @@ async fn pass_on(
 fn planner(
     docker_hosts: Arc<DockerHosts>,
     postgres: Arc<postgres_cluster::Controller>,
+    deployments: Arc<deployment::Controller>,
     clock: Arc<dyn Clock>,
 ) -> server::Planner {
     Arc::new(move |object: Value| {
         let (docker_hosts, postgres, clock) = (docker_hosts.clone(), postgres.clone(), clock.clone());
+        let deployments = deployments.clone();
         Box::pin(async move {
             let plan = match object["kind"].as_str() {
                 Some(DockerHosts::NAME) => preview(&*docker_hosts, object, &*clock).await,
                 Some(postgres_cluster::Controller::NAME) => preview(&*postgres, object, &*clock).await,
+                Some(deployment::Controller::NAME) => preview(&*deployments, object, &*clock).await,
                 _ => Err("nothing is done about this kind beyond storing it".to_owned()),
             };
             plan.unwrap_or_else(|note| json!({"note": note, "steps": []}))

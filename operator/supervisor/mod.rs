@@ -13,6 +13,7 @@ mod identify;
 mod jobs;
 mod look;
 pub mod next;
+pub mod pause;
 mod perform;
 mod place;
 mod process;

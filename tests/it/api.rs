@@ -395,7 +395,8 @@ async fn discovery_leads_to_every_kind() {
     let api = Api::start().await;
     assert_eq!(api.get("/api").await.body["versions"], json!(["v1"]));
     let groups = api.get("/apis/").await.body;
-    assert_eq!(groups["groups"][0]["preferredVersion"]["groupVersion"], "evenkeel.dev/v1alpha1");
+    let preferred = |index: usize| groups["groups"][index]["preferredVersion"]["groupVersion"].clone();
+    assert_eq!([preferred(0), preferred(1)], ["apps/v1", "evenkeel.dev/v1alpha1"]);
     assert_eq!(api.get("/apis/evenkeel.dev").await.body["kind"], "APIGroup");
     let names = |list: Value| -> Vec<String> {
         list["resources"].as_array().unwrap().iter().map(|r| r["name"].as_str().unwrap().to_owned()).collect()

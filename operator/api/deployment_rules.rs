@@ -1,0 +1,365 @@
+//! Deployment at the door: its schema, defaults, and every problem that a schema cannot express.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::apps::v1::DeploymentSpec;
+use k8s_openapi::api::core::v1::{Container, PodSpec, Probe, Volume};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::core::schema::StructuralSchemaRewriter;
+use schemars::generate::SchemaSettings;
+use serde_json::{Value, json};
+
+use super::core::with_metadata;
+use super::deployment::Deployment;
+use super::invalid::Invalid;
+use super::registry::{Cell, Column, Resource, age_column};
+use super::{quantity, subset};
+
+/// The longest name: pod names with hash and ordinal must stay host names (63 letters).
+const LONGEST_NAME: usize = 45;
+/// The most replicas of one Deployment: their status must fit into one object.
+const MOST_REPLICAS: i32 = 500;
+/// A limit on processes, among the resources of a container.
+pub const PIDS: &str = "evenkeel.dev/pids";
+
+/// The served kind.
+pub fn resource() -> Resource {
+    let column = |name: &str, kind: &str, path: &str, priority| Column {
+        name: name.into(),
+        kind: kind.into(),
+        priority,
+        cell: Cell::Path(path.into()),
+    };
+    let ready = |object: &Value| {
+        let of = |value: &Value| value.as_i64().unwrap_or_default();
+        format!("{}/{}", of(&object["status"]["readyReplicas"]), of(&object["spec"]["replicas"])).into()
+    };
+    let images = |object: &Value| {
+        let containers = object["spec"]["template"]["spec"]["containers"].as_array();
+        let images = containers.into_iter().flatten().filter_map(|container| container["image"].as_str());
+        images.collect::<Vec<_>>().join(",").into()
+    };
+    Resource {
+        group: "apps".into(),
+        version: "v1".into(),
+        kind: "Deployment".into(),
+        plural: "deployments".into(),
+        singular: "deployment".into(),
+        short_names: vec!["deploy".into()],
+        categories: vec!["all".into()],
+        namespaced: true,
+        has_status: true,
+        sensitive: false,
+        schema: with_metadata(schema()),
+        columns: vec![
+            Column { name: "Ready".into(), kind: "string".into(), priority: 0, cell: Cell::Of(ready) },
+            column("Up-to-date", "integer", ".status.updatedReplicas", 0),
+            column("Available", "integer", ".status.availableReplicas", 0),
+            column("Status", "string", ".status.phase", 0),
+            age_column(),
+            Column { name: "Images".into(), kind: "string".into(), priority: 1, cell: Cell::Of(images) },
+            column("Selector", "string", ".status.selector", 1),
+        ],
+        selectable: &[],
+        normalize: fill_in,
+        validate: Box::new(problems),
+        validate_change: change_problems,
+        definition: None,
+    }
+}
+
+/// Kubernetes' own schema of the spec, inlined; the status is ours.
+fn schema() -> Value {
+    let settings = SchemaSettings::openapi3().with(|settings| settings.inline_subschemas = true);
+    let generator = settings.with_transform(StructuralSchemaRewriter).into_generator();
+    let mut spec = json!(generator.into_root_schema_for::<DeploymentSpec>());
+    if let Some(fields) = spec.as_object_mut() {
+        fields.retain(|name, _| !matches!(name.as_str(), "$schema" | "title" | "definitions" | "$defs"));
+    }
+    let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    json!({"type": "object", "required": ["spec"], "properties": {"spec": spec, "status": open}})
+}
+
+/// The defaults that Kubernetes fills in, outside the template.
+fn fill_in(object: &mut Value) {
+    let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    let defaults =
+        [("replicas", json!(1)), ("revisionHistoryLimit", json!(10)), ("progressDeadlineSeconds", json!(600))];
+    for (name, default) in defaults {
+        if spec.get(name).is_none_or(Value::is_null) {
+            spec.insert(name.into(), default);
+        }
+    }
+    let strategy = spec.entry("strategy").or_insert_with(|| json!({}));
+    if strategy.as_object().is_some_and(|fields| !fields.contains_key("type")) {
+        strategy["type"] = "RollingUpdate".into();
+    }
+    if strategy["type"] == "RollingUpdate" && !strategy["rollingUpdate"].is_object() {
+        strategy["rollingUpdate"] = json!({});
+    }
+    if let Some(rolling) = strategy.get_mut("rollingUpdate").and_then(Value::as_object_mut) {
+        for name in ["maxSurge", "maxUnavailable"] {
+            rolling.entry(name).or_insert_with(|| "25%".into());
+        }
+    }
+}
+
+fn problems(object: &Value) -> Vec<Invalid> {
+    let mut problems = subset::unsupported(object);
+    match serde_json::from_value::<Deployment>(object.clone()) {
+        Ok(typed) => judge(&typed, &mut problems),
+        // Without a path: only shown if the schema found nothing, which knows the path.
+        Err(error) => problems.push(Invalid::new("", error.to_string())),
+    }
+    problems
+}
+
+fn change_problems(old: &Value, new: &Value) -> Vec<Invalid> {
+    if old["spec"]["selector"] == new["spec"]["selector"] {
+        return Vec::new();
+    }
+    vec![Invalid::new("spec.selector", "cannot be changed; delete the Deployment and make it anew")]
+}
+
+fn judge(object: &Deployment, problems: &mut Vec<Invalid>) {
+    let mut say = |path: String, message: String| problems.push(Invalid { path, message });
+    let name = object.metadata.name.as_deref().unwrap_or_default();
+    if name.len() > LONGEST_NAME || name.contains('.') {
+        say(
+            "metadata.name".into(),
+            format!("must have at most {LONGEST_NAME} letters and no dot, for pods are named after it"),
+        );
+    }
+    let spec = &object.spec;
+    if spec.replicas.is_some_and(|replicas| !(0..=MOST_REPLICAS).contains(&replicas)) {
+        say("spec.replicas".into(), format!("must be between 0 and {MOST_REPLICAS}"));
+    }
+    for (path, value) in [
+        ("spec.minReadySeconds", spec.min_ready_seconds),
+        ("spec.progressDeadlineSeconds", spec.progress_deadline_seconds),
+        ("spec.revisionHistoryLimit", spec.revision_history_limit),
+    ] {
+        if value.is_some_and(|value| value < 0) {
+            say(path.into(), "must not be negative".into());
+        }
+    }
+    let labels = spec.template.metadata.as_ref().and_then(|metadata| metadata.labels.clone()).unwrap_or_default();
+    let wanted = spec.selector.match_labels.clone().unwrap_or_default();
+    if wanted.is_empty() {
+        say("spec.selector.matchLabels".into(), "must name at least one label of spec.template".into());
+    }
+    if spec.selector.match_expressions.as_ref().is_some_and(|some| !some.is_empty()) {
+        say("spec.selector.matchExpressions".into(), "is not supported: use matchLabels".into());
+    }
+    if wanted.iter().any(|(key, value)| labels.get(key) != Some(value)) {
+        say("spec.template.metadata.labels".into(), "must have all labels of spec.selector.matchLabels".into());
+    }
+    strategy(spec, &mut say);
+    match &spec.template.spec {
+        Some(pod) => pod_spec(pod, &mut say),
+        None => say("spec.template.spec".into(), "must be given".into()),
+    }
+}
+
+fn strategy(spec: &DeploymentSpec, say: &mut impl FnMut(String, String)) {
+    let Some(strategy) = &spec.strategy else { return };
+    let kind = strategy.type_.as_deref().unwrap_or("RollingUpdate");
+    if !["RollingUpdate", "Recreate"].contains(&kind) {
+        say("spec.strategy.type".into(), format!("{kind:?} must be RollingUpdate or Recreate"));
+    }
+    let Some(rolling) = &strategy.rolling_update else { return };
+    if kind == "Recreate" {
+        say("spec.strategy.rollingUpdate".into(), "cannot be given with type Recreate".into());
+    }
+    for (name, value) in [("maxSurge", &rolling.max_surge), ("maxUnavailable", &rolling.max_unavailable)] {
+        if value.as_ref().is_some_and(|value| share(value, 100).is_none()) {
+            say(format!("spec.strategy.rollingUpdate.{name}"), "must be a number like 1 or a share like 25%".into());
+        }
+    }
+    let none = |value: &Option<IntOrString>| value.as_ref().is_some_and(|value| share(value, 100) == Some(0));
+    if none(&rolling.max_surge) && none(&rolling.max_unavailable) {
+        say("spec.strategy.rollingUpdate".into(), "maxSurge and maxUnavailable cannot both be 0".into());
+    }
+}
+
+/// So many of `whole`, in hundredths; `None` if it is neither a number nor a percentage.
+pub fn share(value: &IntOrString, whole: u32) -> Option<u64> {
+    match value {
+        IntOrString::Int(number) => u64::try_from(*number).ok().map(|number| number * 100),
+        IntOrString::String(text) => {
+            text.strip_suffix('%')?.parse::<u32>().ok().map(|percent| u64::from(percent) * u64::from(whole))
+        }
+    }
+}
+
+fn pod_spec(pod: &PodSpec, say: &mut impl FnMut(String, String)) {
+    let root = "spec.template.spec";
+    if pod.containers.is_empty() {
+        say(format!("{root}.containers"), "must have at least one".into());
+    }
+    if pod.termination_grace_period_seconds.is_some_and(|seconds| seconds < 0) {
+        say(format!("{root}.terminationGracePeriodSeconds"), "must not be negative".into());
+    }
+    let mut names = BTreeSet::new();
+    let volumes = pod.volumes.as_deref().unwrap_or_default();
+    for (index, volume) in volumes.iter().enumerate() {
+        self::volume(volume, &format!("{root}.volumes[{index}]"), say);
+        if !names.insert(&volume.name) {
+            say(format!("{root}.volumes[{index}].name"), format!("{:?} is there twice", volume.name));
+        }
+    }
+    let mut seen = BTreeSet::new();
+    let mut ports = BTreeSet::new();
+    let groups = [
+        ("containers", pod.containers.as_slice()),
+        ("initContainers", pod.init_containers.as_deref().unwrap_or_default()),
+    ];
+    for (group, containers) in groups {
+        for (index, container) in containers.iter().enumerate() {
+            let path = format!("{root}.{group}[{index}]");
+            if !seen.insert(&container.name) {
+                say(format!("{path}.name"), format!("{:?} is there twice", container.name));
+            }
+            let probes = container.startup_probe.is_some()
+                || container.readiness_probe.is_some()
+                || container.liveness_probe.is_some();
+            if group == "initContainers" && probes {
+                say(path.clone(), "an init container has no probes".into());
+            }
+            for (at, mount) in container.volume_mounts.iter().flatten().enumerate() {
+                if !names.contains(&mount.name) {
+                    say(
+                        format!("{path}.volumeMounts[{at}].name"),
+                        format!("there is no volume {:?} in {root}.volumes", mount.name),
+                    );
+                }
+                if !mount.mount_path.starts_with('/') {
+                    say(format!("{path}.volumeMounts[{at}].mountPath"), "must be absolute".into());
+                }
+            }
+            for (at, port) in container.ports.iter().flatten().enumerate() {
+                let valid = |port: i32| (1..=65535).contains(&port);
+                if !valid(port.container_port) {
+                    say(format!("{path}.ports[{at}].containerPort"), "must be between 1 and 65535".into());
+                }
+                let Some(host) = port.host_port.filter(|port| *port != 0) else { continue };
+                if !valid(host) || !ports.insert((port.host_ip.clone().unwrap_or_default(), host)) {
+                    say(format!("{path}.ports[{at}].hostPort"), "must be between 1 and 65535 and be there once".into());
+                }
+                if port.host_ip.as_ref().is_some_and(|ip| ip.parse::<std::net::IpAddr>().is_err()) {
+                    say(format!("{path}.ports[{at}].hostIP"), "must be an IP address".into());
+                }
+            }
+            self::container(container, &path, say);
+        }
+    }
+}
+
+fn container(container: &Container, path: &str, say: &mut impl FnMut(String, String)) {
+    let word = |name: &str| {
+        !name.is_empty()
+            && name.len() <= 63
+            && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+    };
+    if !word(&container.name) {
+        say(format!("{path}.name"), "must have lower-case letters, digits and '-' only".into());
+    }
+    if container.image.as_deref().unwrap_or_default().is_empty() {
+        say(format!("{path}.image"), "must be given".into());
+    }
+    if container
+        .image_pull_policy
+        .as_deref()
+        .is_some_and(|policy| !["Always", "IfNotPresent", "Never"].contains(&policy))
+    {
+        say(format!("{path}.imagePullPolicy"), "must be Always, IfNotPresent or Never".into());
+    }
+    let resources = container.resources.clone().unwrap_or_default();
+    for (part, quantities) in [("limits", resources.limits), ("requests", resources.requests)] {
+        for (name, amount) in quantities.unwrap_or_default() {
+            let path = format!("{path}.resources.{part}.{name}");
+            if !["cpu", "memory", PIDS].contains(&name.as_str()) {
+                say(path, format!("is not supported: only cpu, memory and {PIDS} are"));
+            } else if let Err(message) = quantity::milli(&amount.0) {
+                say(path, message);
+            }
+        }
+    }
+    let probes = [
+        ("startupProbe", &container.startup_probe),
+        ("readinessProbe", &container.readiness_probe),
+        ("livenessProbe", &container.liveness_probe),
+    ];
+    for (name, probe) in probes {
+        if let Some(probe) = probe {
+            self::probe(probe, container, &format!("{path}.{name}"), say);
+        }
+    }
+}
+
+fn probe(probe: &Probe, container: &Container, path: &str, say: &mut impl FnMut(String, String)) {
+    let ways = [probe.http_get.is_some(), probe.tcp_socket.is_some(), probe.exec.is_some()];
+    if ways.iter().filter(|way| **way).count() != 1 {
+        say(path.into(), "must have exactly one of httpGet, tcpSocket and exec".into());
+    }
+    let port = probe.http_get.as_ref().map(|get| &get.port).or(probe.tcp_socket.as_ref().map(|socket| &socket.port));
+    if port.is_some_and(|port| port_number(port, container).is_none()) {
+        say(format!("{path}.port"), "must be a port number or the name of a port of this container".into());
+    }
+    for (name, value) in [
+        ("periodSeconds", probe.period_seconds),
+        ("timeoutSeconds", probe.timeout_seconds),
+        ("successThreshold", probe.success_threshold),
+        ("failureThreshold", probe.failure_threshold),
+    ] {
+        if value.is_some_and(|value| value < 1) {
+            say(format!("{path}.{name}"), "must be at least 1".into());
+        }
+    }
+}
+
+/// The number of a port that is given by number or by name.
+pub fn port_number(port: &IntOrString, container: &Container) -> Option<u16> {
+    match port {
+        IntOrString::Int(number) => u16::try_from(*number).ok().filter(|port| *port > 0),
+        IntOrString::String(name) => {
+            let named = container.ports.iter().flatten().find(|port| port.name.as_ref() == Some(name));
+            named.and_then(|port| u16::try_from(port.container_port).ok()).or_else(|| name.parse().ok())
+        }
+    }
+}
+
+fn volume(volume: &Volume, path: &str, say: &mut impl FnMut(String, String)) {
+    let ways = [
+        volume.empty_dir.is_some(),
+        volume.host_path.is_some(),
+        volume.config_map.is_some(),
+        volume.secret.is_some(),
+        volume.nfs.is_some(),
+        volume.persistent_volume_claim.is_some(),
+    ];
+    if ways.iter().filter(|way| **way).count() != 1 {
+        say(
+            path.into(),
+            "must be exactly one of emptyDir, hostPath, configMap, secret, nfs and persistentVolumeClaim".into(),
+        );
+    }
+    if let Some(empty) = &volume.empty_dir {
+        if empty.medium.as_deref().is_some_and(|medium| !["", "Memory"].contains(&medium)) {
+            say(format!("{path}.emptyDir.medium"), "must be empty or Memory".into());
+        }
+        if let Some(Err(message)) = empty.size_limit.as_ref().map(|limit| quantity::whole(&limit.0)) {
+            say(format!("{path}.emptyDir.sizeLimit"), message);
+        }
+    }
+    if volume.host_path.as_ref().is_some_and(|host| !host.path.starts_with('/')) {
+        say(format!("{path}.hostPath.path"), "must be absolute".into());
+    }
+    let kinds = ["", "Directory", "File", "Socket"];
+    if volume.host_path.as_ref().and_then(|host| host.type_.as_deref()).is_some_and(|kind| !kinds.contains(&kind)) {
+        say(
+            format!("{path}.hostPath.type"),
+            "must be empty, Directory, File or Socket: nothing is made on a host".into(),
+        );
+    }
+}

@@ -1,0 +1,479 @@
+//! From a pod template to the containers and volumes of one pod. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Container, PodSpec, Volume};
+
+use super::{Fill, Make, PreStop, name, namespace, owner};
+use crate::api::deployment::{Deployment, Pod, Revision};
+use crate::api::deployment_rules::PIDS;
+use crate::api::{labels, quantity};
+use crate::engine::{Attachment, BINARY, BINARY_DIR, ContainerSpec, Mount, MountSource, Security};
+use crate::kinds::network_of;
+
+/// Docker's name for one CPU's share.
+const SHARES: i64 = 1024;
+/// Between SIGTERM and SIGKILL, unless the template says otherwise.
+const GRACE_SECONDS: i64 = 30;
+/// Where the sandbox has the volumes that hold files.
+const VOLUMES: &str = "/volumes";
+
+/// An environment variable (or several) that does not stand in the template.
+#[derive(Debug, Clone, PartialEq)]
+pub enum EnvSource {
+    /// As it is; `$(NAME)` refers to one before it.
+    Value {
+        /// The variable.
+        name: String,
+        /// Its value.
+        value: String,
+    },
+    /// A key of a Secret or ConfigMap.
+    Key {
+        /// The variable.
+        name: String,
+        /// Which object.
+        input: InputRef,
+        /// Which key of it.
+        key: String,
+        /// May be missing.
+        optional: bool,
+    },
+    /// All keys of a Secret or ConfigMap.
+    All {
+        /// Put before each key.
+        prefix: String,
+        /// Which object.
+        input: InputRef,
+        /// May be missing.
+        optional: bool,
+    },
+}
+
+/// A Secret or ConfigMap of the namespace.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct InputRef {
+    /// `secrets` or `configmaps`.
+    pub resource: &'static str,
+    /// Its name.
+    pub name: String,
+}
+
+impl std::fmt::Display for InputRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", if self.resource == "secrets" { "Secret" } else { "ConfigMap" }, self.name)
+    }
+}
+
+/// A Secret of that name.
+pub fn secret(name: &str) -> InputRef {
+    InputRef { resource: "secrets", name: name.to_owned() }
+}
+
+/// A ConfigMap of that name.
+pub fn config_map(name: &str) -> InputRef {
+    InputRef { resource: "configmaps", name: name.to_owned() }
+}
+
+/// The containers of one pod, in the order in which they are made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Blueprint {
+    /// Holds the network and the volumes in memory, where several containers or files from Secrets need that.
+    pub sandbox: Option<Part>,
+    /// Run one after the other before the main ones.
+    pub init: Vec<Part>,
+    /// The main ones.
+    pub main: Vec<Part>,
+    /// Volumes that go with the pod.
+    pub volumes: Vec<String>,
+}
+
+/// One container of a pod.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Part {
+    /// Its name in the pod; empty for the sandbox.
+    pub name: String,
+    /// What it is to be.
+    pub make: Make,
+    /// What is put into its volumes before it starts.
+    pub fills: Vec<Fill>,
+    /// What precedes its end.
+    pub pre_stop: PreStop,
+}
+
+/// Docker's name of a container of a pod; of its sandbox if `container` is empty.
+pub fn docker_name(object: &Deployment, pod: &str, container: &str) -> String {
+    let sandbox = format!("{}.{pod}", namespace(object));
+    if container.is_empty() { sandbox } else { format!("{sandbox}.{container}") }
+}
+
+/// The pod part of a revision's template.
+pub fn pod_spec(revision: &Revision) -> PodSpec {
+    revision.template.spec.clone().unwrap_or_default()
+}
+
+/// Seconds between SIGTERM and SIGKILL.
+pub fn grace_seconds(spec: &PodSpec) -> i64 {
+    spec.termination_grace_period_seconds.unwrap_or(GRACE_SECONDS)
+}
+
+/// Whether two pods of this template cannot run at once: they would want the same host port or write the same volume.
+pub fn forbids_surge(spec: &PodSpec) -> Option<&'static str> {
+    let ports = spec.containers.iter().flat_map(|container| container.ports.iter().flatten());
+    if ports.into_iter().any(|port| port.host_port.is_some_and(|port| port != 0)) {
+        return Some("a host port");
+    }
+    single_writer(spec).then_some("a volume for one writer")
+}
+
+/// Whether the template has a volume that only one pod may write.
+pub fn single_writer(spec: &PodSpec) -> bool {
+    let claims = spec.volumes.iter().flatten().filter_map(|volume| volume.persistent_volume_claim.as_ref());
+    claims.into_iter().any(|claim| claim.read_only != Some(true))
+}
+
+/// Whether pods of this template need a sandbox, and with it our binary on their host.
+pub fn needs_sandbox(spec: &PodSpec) -> bool {
+    spec.containers.len() > 1 || spec.volumes.iter().flatten().any(|volume| volume.secret.is_some())
+}
+
+/// Secrets and ConfigMaps that a template uses, and whether each may be missing.
+pub fn inputs(spec: &PodSpec) -> BTreeMap<InputRef, bool> {
+    let mut found = BTreeMap::new();
+    let mut add = |input: InputRef, optional: bool| {
+        let known = found.entry(input).or_insert(optional);
+        *known &= optional;
+    };
+    for volume in spec.volumes.iter().flatten() {
+        if let Some(secret) = &volume.secret {
+            add(self::secret(secret.secret_name.as_deref().unwrap_or_default()), secret.optional == Some(true));
+        }
+        if let Some(map) = &volume.config_map {
+            add(config_map(&map.name), map.optional == Some(true));
+        }
+    }
+    for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
+        for source in env_sources(container, &BTreeMap::new()) {
+            match source {
+                EnvSource::Key { input, optional, .. } | EnvSource::All { input, optional, .. } => add(input, optional),
+                EnvSource::Value { .. } => {}
+            }
+        }
+    }
+    found
+}
+
+/// Everything that one pod is made of. `clusters`: databases whose networks it joins; `binary`: the volume with our program.
+pub fn blueprint(
+    object: &Deployment,
+    pod: &Pod,
+    revision: &Revision,
+    clusters: &BTreeSet<String>,
+    binary: Option<&str>,
+) -> Blueprint {
+    let spec = pod_spec(revision);
+    let builder = Builder { object, pod, revision, spec: &spec, clusters };
+    let sandboxed = needs_sandbox(&spec);
+    let part = |container: &Container, init: bool| builder.part(container, sandboxed, init);
+    Blueprint {
+        sandbox: sandboxed.then(|| builder.sandbox(binary.unwrap_or_default())),
+        init: spec.init_containers.iter().flatten().map(|container| part(container, true)).collect(),
+        main: spec.containers.iter().map(|container| part(container, false)).collect(),
+        volumes: spec
+            .volumes
+            .iter()
+            .flatten()
+            .filter_map(|volume| builder.own_volume(volume))
+            .map(|(name, _)| name)
+            .collect(),
+    }
+}
+
+struct Builder<'a> {
+    object: &'a Deployment,
+    pod: &'a Pod,
+    revision: &'a Revision,
+    spec: &'a PodSpec,
+    clusters: &'a BTreeSet<String>,
+}
+
+impl Builder<'_> {
+    fn labels(&self, container: &str) -> BTreeMap<String, String> {
+        let mut all = self.revision.template.metadata.as_ref().and_then(|m| m.labels.clone()).unwrap_or_default();
+        all.extend(owner(self.object).labels());
+        all.insert(labels::MEMBER.into(), self.pod.name.clone());
+        all.insert(labels::CONTAINER.into(), container.into());
+        all
+    }
+
+    fn aliases(&self) -> Vec<String> {
+        vec![self.pod.name.clone(), name(self.object).to_owned()]
+    }
+
+    /// The network side of the container that holds the pod's network.
+    fn networked(&self, spec: ContainerSpec) -> ContainerSpec {
+        let namespace = namespace(self.object);
+        let attach =
+            |cluster: &String| Attachment { network: format!("{namespace}.{cluster}"), aliases: self.aliases() };
+        ContainerSpec {
+            hostname: self.pod.name.clone(),
+            network: network_of(namespace),
+            aliases: self.aliases(),
+            networks: self.clusters.iter().map(attach).collect(),
+            ports: self.ports(),
+            ..spec
+        }
+    }
+
+    fn ports(&self) -> Vec<(IpAddr, u16, u16)> {
+        let all = self.spec.containers.iter().flat_map(|container| container.ports.iter().flatten());
+        let published = all.filter_map(|port| {
+            let host = u16::try_from(port.host_port?).ok().filter(|port| *port != 0)?;
+            // Nothing listens beyond this machine unless the template says so.
+            let address = port.host_ip.as_deref().and_then(|ip| ip.parse().ok());
+            Some((address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)), host, u16::try_from(port.container_port).ok()?))
+        });
+        published.collect()
+    }
+
+    fn image(&self, container: &Container) -> String {
+        let resolved = self.revision.images.get(&container.name).cloned();
+        resolved.or_else(|| container.image.clone()).unwrap_or_default()
+    }
+
+    fn sandbox(&self, binary: &str) -> Part {
+        let image = self.spec.containers.first().map(|container| self.image(container)).unwrap_or_default();
+        let docker_name = docker_name(self.object, &self.pod.name, "");
+        let held = self.spec.volumes.iter().flatten().filter(|volume| holds(volume));
+        let mounts = held.clone().filter_map(|volume| self.mount(volume, &format!("{VOLUMES}/{}", volume.name), false));
+        let spec = ContainerSpec {
+            name: docker_name.clone(),
+            image,
+            entrypoint: vec![BINARY.into(), "pause".into()],
+            user: Some("0:0".into()),
+            labels: self.labels(""),
+            volumes: vec![(binary.into(), BINARY_DIR.into(), true)],
+            mounts: mounts.collect(),
+            stop_timeout_seconds: 1,
+            security: Security { sysctls: self.sysctls(), no_new_privileges: true, ..Default::default() },
+            ..Default::default()
+        };
+        let fill = |volume: &Volume| Fill {
+            container: docker_name.clone(),
+            directory: format!("{VOLUMES}/{}", volume.name),
+            volume: is_files(volume).then(|| Box::new(volume.clone())),
+        };
+        let fills = held.map(fill).collect();
+        Part {
+            name: String::new(),
+            make: Make { spec: self.networked(spec), env: Vec::new() },
+            fills,
+            pre_stop: PreStop::None,
+        }
+    }
+
+    fn part(&self, container: &Container, sandboxed: bool, init: bool) -> Part {
+        let docker_name = docker_name(self.object, &self.pod.name, &container.name);
+        let volume_of = |name: &str| self.spec.volumes.iter().flatten().find(|volume| volume.name == name);
+        let mounted = container.volume_mounts.iter().flatten();
+        let mounted: Vec<_> = mounted.filter_map(|mount| Some((mount, volume_of(&mount.name)?))).collect();
+        let mounts = mounted.iter().filter_map(|(mount, volume)| {
+            self.mount(volume, &mount.mount_path, mount.read_only == Some(true) || is_files(volume))
+        });
+        let spec = ContainerSpec {
+            name: docker_name.clone(),
+            image: self.image(container),
+            entrypoint: container.command.clone().unwrap_or_default(),
+            cmd: container.args.clone().unwrap_or_default(),
+            labels: self.labels(&container.name),
+            mounts: mounts.collect(),
+            stop_timeout_seconds: grace_seconds(self.spec),
+            working_dir: container.working_dir.clone(),
+            ..self.limits(container)
+        };
+        let spec = if sandboxed {
+            let joins = Some(self::docker_name(self.object, &self.pod.name, ""));
+            ContainerSpec { joins, ..spec }
+        } else {
+            let mut spec = self.networked(spec);
+            spec.security.sysctls = self.sysctls();
+            if init {
+                // The pod's ports are the main container's.
+                spec.ports = Vec::new();
+            }
+            spec
+        };
+        let fills = mounted.iter().filter(|(_, volume)| !sandboxed && holds(volume)).map(|(mount, volume)| Fill {
+            container: docker_name.clone(),
+            directory: mount.mount_path.clone(),
+            volume: is_files(volume).then(|| Box::new((*volume).clone())),
+        });
+        let (fills, fields) = (fills.collect(), self.fields());
+        let make = Make { spec, env: env_sources(container, &fields) };
+        Part { name: container.name.clone(), make, fills, pre_stop: pre_stop(container) }
+    }
+
+    fn limits(&self, container: &Container) -> ContainerSpec {
+        let pod = self.spec.security_context.clone().unwrap_or_default();
+        let own = container.security_context.clone().unwrap_or_default();
+        let user = own.run_as_user.or(pod.run_as_user);
+        let group = own.run_as_group.or(pod.run_as_group);
+        let resources = container.resources.clone().unwrap_or_default();
+        let limit =
+            |name: &str| resources.limits.as_ref().and_then(|limits| limits.get(name)).map(|limit| limit.0.as_str());
+        let request =
+            |name: &str| resources.requests.as_ref().and_then(|all| all.get(name)).map(|amount| amount.0.as_str());
+        let milli = |amount: Option<&str>| amount.and_then(|amount| quantity::milli(amount).ok());
+        let whole = |amount: Option<&str>| amount.and_then(|amount| quantity::whole(amount).ok());
+        let capabilities = own.capabilities.unwrap_or_default();
+        ContainerSpec {
+            user: match (user, group) {
+                (Some(user), Some(group)) => Some(format!("{user}:{group}")),
+                (Some(user), None) => Some(user.to_string()),
+                (None, Some(group)) => Some(format!("0:{group}")),
+                (None, None) => None,
+            },
+            groups: pod.supplemental_groups.unwrap_or_default().iter().map(ToString::to_string).collect(),
+            memory_bytes: whole(limit("memory")),
+            nano_cpus: milli(limit("cpu")).map(|milli| milli * 1_000_000),
+            cpu_shares: milli(request("cpu")).map(|milli| (milli * SHARES / 1000).max(2)),
+            pids_limit: whole(limit(PIDS)),
+            security: Security {
+                cap_add: capabilities.add.unwrap_or_default(),
+                cap_drop: capabilities.drop.unwrap_or_default(),
+                read_only: own.read_only_root_filesystem == Some(true),
+                no_new_privileges: own.allow_privilege_escalation == Some(false),
+                privileged: own.privileged == Some(true),
+                sysctls: BTreeMap::new(),
+            },
+            ..Default::default()
+        }
+    }
+
+    fn sysctls(&self) -> BTreeMap<String, String> {
+        let context = self.spec.security_context.as_ref();
+        let all = context.and_then(|context| context.sysctls.as_ref()).into_iter().flatten();
+        all.map(|sysctl| (sysctl.name.clone(), sysctl.value.clone())).collect()
+    }
+
+    /// What `fieldRef` can name.
+    fn fields(&self) -> BTreeMap<&'static str, String> {
+        BTreeMap::from([
+            ("metadata.name", self.pod.name.clone()),
+            ("metadata.namespace", namespace(self.object).to_owned()),
+            ("metadata.uid", self.object.metadata.uid.clone().unwrap_or_default()),
+            ("spec.nodeName", self.pod.host.clone()),
+        ])
+    }
+
+    fn mount(&self, volume: &Volume, path: &str, read_only: bool) -> Option<Mount> {
+        let source = if let Some((name, options)) = self.own_volume(volume) {
+            MountSource::Volume { name, options, labels: self.labels("") }
+        } else if let Some(host) = &volume.host_path {
+            MountSource::Bind(host.path.clone())
+        } else if let Some(nfs) = &volume.nfs {
+            let address = if nfs.read_only == Some(true) { "ro" } else { "rw" };
+            let options = BTreeMap::from([
+                ("type".to_owned(), "nfs".to_owned()),
+                ("device".to_owned(), format!(":{}", nfs.path)),
+                ("o".to_owned(), format!("addr={},{address}", nfs.server)),
+            ]);
+            // The options of a volume never change, so other options are another volume.
+            let name = format!("evenkeel-nfs-{}", super::revisions::hash_of(&options));
+            MountSource::Volume { name, options, labels: BTreeMap::new() }
+        } else {
+            let claim = volume.persistent_volume_claim.as_ref()?;
+            MountSource::Volume { name: claim.claim_name.clone(), options: BTreeMap::new(), labels: BTreeMap::new() }
+        };
+        Some(Mount { source, path: path.to_owned(), read_only })
+    }
+
+    /// Name and driver options of a volume that goes with the pod.
+    fn own_volume(&self, volume: &Volume) -> Option<(String, BTreeMap<String, String>)> {
+        let name = format!("{}.{}", docker_name(self.object, &self.pod.name, ""), volume.name);
+        let memory = |options: String| {
+            let option = |name: &str, value: String| (name.to_owned(), value);
+            BTreeMap::from([option("type", "tmpfs".into()), option("device", "tmpfs".into()), option("o", options)])
+        };
+        if let Some(empty) = &volume.empty_dir {
+            if empty.medium.as_deref() != Some("Memory") {
+                return Some((name, BTreeMap::new()));
+            }
+            let size = empty.size_limit.as_ref().and_then(|limit| quantity::whole(&limit.0).ok());
+            let size = size.map(|bytes| format!(",size={bytes}")).unwrap_or_default();
+            return Some((name, memory(format!("mode=1777{size}"))));
+        }
+        if volume.secret.is_some() {
+            return Some((name, memory("mode=0755,size=8m".into())));
+        }
+        volume.config_map.as_ref().map(|_| (name, BTreeMap::new()))
+    }
+}
+
+/// Whether it holds files of a Secret or ConfigMap.
+fn is_files(volume: &Volume) -> bool {
+    volume.secret.is_some() || volume.config_map.is_some()
+}
+
+/// Whether something must be done to it before it is used: files put in, or opened to every user.
+fn holds(volume: &Volume) -> bool {
+    let on_disk = |empty: &k8s_openapi::api::core::v1::EmptyDirVolumeSource| empty.medium.as_deref() != Some("Memory");
+    is_files(volume) || volume.empty_dir.as_ref().is_some_and(on_disk)
+}
+
+fn pre_stop(container: &Container) -> PreStop {
+    let handler = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref());
+    let Some(handler) = handler else { return PreStop::None };
+    if let Some(command) = handler.exec.as_ref().and_then(|exec| exec.command.clone()) {
+        return PreStop::Exec(command);
+    }
+    let seconds = handler.sleep.as_ref().and_then(|sleep| u64::try_from(sleep.seconds).ok());
+    seconds.map_or(PreStop::None, |seconds| PreStop::Sleep(Duration::from_secs(seconds)))
+}
+
+/// The environment in order: `envFrom` first, as in Kubernetes, so that `env` wins.
+fn env_sources(container: &Container, fields: &BTreeMap<&str, String>) -> Vec<EnvSource> {
+    let mut sources = Vec::new();
+    for from in container.env_from.iter().flatten() {
+        let prefix = from.prefix.clone().unwrap_or_default();
+        if let Some(map) = &from.config_map_ref {
+            let optional = map.optional == Some(true);
+            sources.push(EnvSource::All { prefix: prefix.clone(), input: config_map(&map.name), optional });
+        }
+        if let Some(from) = &from.secret_ref {
+            sources.push(EnvSource::All { prefix, input: secret(&from.name), optional: from.optional == Some(true) });
+        }
+    }
+    for variable in container.env.iter().flatten() {
+        let name = variable.name.clone();
+        let from = variable.value_from.as_ref();
+        if let Some(key) = from.and_then(|from| from.secret_key_ref.as_ref()) {
+            let optional = key.optional == Some(true);
+            sources.push(EnvSource::Key { name, input: secret(&key.name), key: key.key.clone(), optional });
+        } else if let Some(key) = from.and_then(|from| from.config_map_key_ref.as_ref()) {
+            let optional = key.optional == Some(true);
+            sources.push(EnvSource::Key { name, input: config_map(&key.name), key: key.key.clone(), optional });
+        } else if let Some(field) = from.and_then(|from| from.field_ref.as_ref()) {
+            let value = fields.get(field.field_path.as_str()).cloned().unwrap_or_default();
+            sources.push(EnvSource::Value { name, value });
+        } else {
+            sources.push(EnvSource::Value { name, value: variable.value.clone().unwrap_or_default() });
+        }
+    }
+    sources
+}
+
+/// Keys that must be there: (Secret or ConfigMap, key).
+pub fn keys(spec: &PodSpec) -> BTreeSet<(InputRef, String)> {
+    let mut keys = BTreeSet::new();
+    for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
+        for source in env_sources(container, &BTreeMap::new()) {
+            if let EnvSource::Key { input, key, optional: false, .. } = source {
+                keys.insert((input, key));
+            }
+        }
+    }
+    keys
+}

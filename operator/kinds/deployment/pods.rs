@@ -1,0 +1,592 @@
+//! What is next for one pod, and how it is seen. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Container, PodSpec};
+
+use super::containers::{Blueprint, Part, docker_name, grace_seconds, pod_spec};
+use super::rollout::Standing;
+use super::{Observed, PreStop, Step, containers, namespace, place};
+use crate::api::deployment::{Deployment, DeploymentStatus, Pod, Restarts, Revision};
+use crate::api::labels;
+use crate::api::pod::{PodContainer, PodSeen};
+use crate::engine::{ContainerSeen, ContainerState};
+use crate::kinds::fact::Fact;
+use crate::kinds::network_of;
+
+/// First and longest wait before a container that keeps ending is started again, in seconds.
+const BACKOFF: (i64, i64) = (10, 300);
+/// A container that ran this long is no longer one that keeps ending.
+const GOOD: SignedDuration = SignedDuration::from_mins(10);
+/// Beyond the balancers' own bound for old connections, before a pod is stopped though they do not say that it is free.
+const DRAIN_MARGIN_SECONDS: u64 = 10;
+/// Others take the place of pods whose host has been silent for this long.
+const LOST_AFTER: SignedDuration = SignedDuration::from_secs(60);
+
+/// One pod and what was observed of it.
+pub struct View<'a> {
+    object: &'a Deployment,
+    observed: &'a Observed,
+    revision: &'a Revision,
+    spec: PodSpec,
+    blueprint: Blueprint,
+    /// Its containers by name in the pod; `None`: its host does not answer.
+    seen: Option<BTreeMap<String, &'a ContainerSeen>>,
+    /// Containers with its labels that it does not have.
+    strays: Vec<&'a ContainerSeen>,
+    /// How it was seen before.
+    before: Option<&'a PodSeen>,
+}
+
+/// What is next for a pod.
+#[derive(Debug, Default)]
+pub struct Next {
+    /// Steps, all in the pod's lane.
+    pub steps: Vec<Step>,
+    /// When to look again at the latest.
+    pub again: Option<Duration>,
+    /// Nothing of it is left.
+    pub gone: bool,
+    /// What is wrong or waited for: (phase, message).
+    pub note: Option<(&'static str, String)>,
+}
+
+/// Looks at a pod. `status` is the one recorded before.
+pub fn view<'a>(
+    object: &'a Deployment,
+    observed: &'a Observed,
+    status: &'a DeploymentStatus,
+    revision: &'a Revision,
+    pod: &Pod,
+) -> View<'a> {
+    let spec = pod_spec(revision);
+    let clusters = observed.inputs.clusters(&spec);
+    let binary = match observed.jobs.get(&place::binary_job(&pod.host)) {
+        Some(super::JobSeen::Done(volume)) => Some(volume.as_str()),
+        _ => None,
+    };
+    let blueprint = containers::blueprint(object, pod, revision, &clusters, binary);
+    let known: BTreeSet<String> = blueprint.parts().map(|part| part.name.clone()).collect();
+    let mut strays = Vec::new();
+    let seen = observed.hosts.get(&pod.host).and_then(|host| host.containers.known()).map(|all| {
+        let mut seen = BTreeMap::new();
+        for container in all.iter().filter(|one| one.labels.get(labels::MEMBER) == Some(&pod.name)) {
+            let name = container.labels.get(labels::CONTAINER).cloned().unwrap_or_default();
+            if known.contains(&name) && container.name == docker_name(object, &pod.name, &name) {
+                seen.insert(name, container);
+            } else {
+                strays.push(container);
+            }
+        }
+        seen
+    });
+    let before = status.pods.iter().find(|known| known.name == pod.name);
+    View { object, observed, revision, spec, blueprint, seen, strays, before }
+}
+
+impl Blueprint {
+    fn parts(&self) -> impl DoubleEndedIterator<Item = &Part> {
+        self.sandbox.iter().chain(&self.init).chain(&self.main)
+    }
+}
+
+impl View<'_> {
+    fn state(&self, part: &Part) -> Option<ContainerState> {
+        self.seen.as_ref()?.get(&part.name).map(|seen| seen.state)
+    }
+
+    fn template(&self, part: &Part) -> Option<&Container> {
+        self.spec.containers.iter().find(|container| container.name == part.name)
+    }
+
+    /// Runs, has started, and its readiness holds. What no probe has answered yet is as it was.
+    fn part_ready(&self, part: &Part) -> bool {
+        let Some(seen) = self.seen.as_ref().and_then(|seen| seen.get(&part.name)) else { return false };
+        let Some(template) = self.template(part) else { return false };
+        if seen.state != ContainerState::Running {
+            return false;
+        }
+        if template.startup_probe.is_none() && template.readiness_probe.is_none() {
+            return true;
+        }
+        let same = |known: &&PodContainer| known.name == part.name && known.id.as_ref() == Some(&seen.id);
+        let was = self.before.and_then(|before| before.containers.iter().find(same)).is_some_and(|known| known.ready);
+        let probed = self.observed.probes.get(&seen.id);
+        let answer = |verdict: Option<bool>| verdict.unwrap_or(was);
+        probed.map_or(was, |probed| answer(probed.started) && answer(probed.ready))
+    }
+
+    /// Everything in it can take work.
+    fn ready(&self) -> bool {
+        let Some(seen) = &self.seen else {
+            // Not heard of is not gone.
+            return self.before.is_some_and(|before| before.ready);
+        };
+        let sandbox = self
+            .blueprint
+            .sandbox
+            .as_ref()
+            .is_none_or(|part| seen.get(&part.name).is_some_and(|seen| seen.state == ContainerState::Running));
+        sandbox && self.blueprint.main.iter().all(|part| self.part_ready(part))
+    }
+
+    fn address(&self) -> Option<std::net::Ipv4Addr> {
+        let Some(seen) = &self.seen else { return self.before.and_then(|before| before.address) };
+        let holder = self.blueprint.sandbox.as_ref().or(self.blueprint.main.first())?;
+        seen.get(&holder.name)?.addresses.get(&network_of(namespace(self.object))).copied()
+    }
+
+    /// Whether every balancer that routes to the Deployment gives the pod new connections.
+    fn everywhere(&self, pod: &Pod) -> bool {
+        let mut balancers = self.observed.balancers.iter();
+        balancers.all(|balancer| balancer.servers.get(&pod.name).is_some_and(|state| state == "ready"))
+    }
+
+    /// How it stands; notes since when it is ready.
+    pub fn standing(&self, pod: &mut Pod, silent_since: Option<Timestamp>, now: Timestamp) -> Standing {
+        let ready = self.ready() && pod.stop.is_none();
+        pod.ready_since = if ready { pod.ready_since.or(Some(now)) } else { None };
+        let least = self.object.spec.min_ready_seconds.unwrap_or_default();
+        let long_enough = pod.ready_since.is_some_and(|since| now.duration_since(since).as_secs() >= i64::from(least));
+        Standing {
+            ready,
+            available: long_enough && self.everywhere(pod),
+            lost: silent_since.is_some_and(|since| now.duration_since(since) >= LOST_AFTER)
+                && !containers::single_writer(&self.spec),
+            restarts: pod.restarts.values().map(|restarts| restarts.count).sum(),
+        }
+    }
+
+    /// What is next for it.
+    pub fn next(&self, pod: &mut Pod, now: Timestamp) -> Next {
+        let mut next = Next::default();
+        let Some(seen) = &self.seen else { return next };
+        for stray in &self.strays {
+            next.steps.push(self.remove(pod, &stray.name, "nothing of that name belongs to the pod"));
+        }
+        if pod.stop.is_some() {
+            self.leave(pod, seen, now, &mut next);
+        } else {
+            self.live(pod, seen, now, &mut next);
+        }
+        next
+    }
+
+    fn remove(&self, pod: &Pod, container: &str, why: &str) -> Step {
+        let (host, pod, container) = (pod.host.clone(), pod.name.clone(), container.to_owned());
+        Step::Remove { host, pod, container, why: why.to_owned() }
+    }
+
+    /// On its way out: no new work, then no more connections, then stopped, then removed.
+    fn leave(&self, pod: &mut Pod, seen: &BTreeMap<String, &ContainerSeen>, now: Timestamp, next: &mut Next) {
+        if !self.free(pod, now) {
+            next.again = Some(Duration::from_secs(1));
+            return;
+        }
+        let Some(stop) = &mut pod.stop else { return };
+        stop.drained_at = stop.drained_at.or(Some(now));
+        let why = stop.why.clone();
+        let runs = |part: &&Part| {
+            self.state(part).is_some_and(|state| {
+                matches!(state, ContainerState::Running | ContainerState::Paused | ContainerState::Restarting)
+            })
+        };
+        let running: Vec<_> = self.blueprint.init.iter().chain(&self.blueprint.main).filter(runs).collect();
+        if running.is_empty() {
+            // What joins a network goes before what holds it.
+            let containers = self.blueprint.parts().rev().filter_map(|part| seen.get(&part.name));
+            let steps: Vec<_> = containers.map(|container| self.remove(pod, &container.name, &why)).collect();
+            next.gone = steps.is_empty() && self.strays.is_empty();
+            next.steps.extend(steps);
+            let volume = |volume: &String| Step::RemoveVolume {
+                host: pod.host.clone(),
+                pod: pod.name.clone(),
+                volume: volume.clone(),
+            };
+            if !next.gone {
+                next.steps.extend(self.blueprint.volumes.iter().map(volume));
+            }
+            return;
+        }
+        for part in &running {
+            if self.state(part) == Some(ContainerState::Paused) {
+                next.steps.push(self.unpause(pod, part));
+            }
+        }
+        if self.stop_is_due(&pod.name) {
+            let containers = running.iter().map(|part| (part.make.spec.name.clone(), part.pre_stop.clone()));
+            next.steps.push(self.stop(pod, pod.name.clone(), containers.collect(), why));
+        }
+        next.again = Some(Duration::from_secs(2));
+    }
+
+    /// Whether a stop under this key is to be begun: none goes on.
+    fn stop_is_due(&self, key: &str) -> bool {
+        let job = self.observed.jobs.get(&place::stop_job(key));
+        !matches!(job, Some(super::JobSeen::Running | super::JobSeen::Failed { retry: false, .. }))
+    }
+
+    fn stop(&self, pod: &Pod, subject: String, containers: Vec<(String, PreStop)>, why: String) -> Step {
+        let grace = u64::try_from(grace_seconds(&self.spec)).unwrap_or_default();
+        Step::Stop { host: pod.host.clone(), pod: pod.name.clone(), subject, containers, grace, why }
+    }
+
+    fn unpause(&self, pod: &Pod, part: &Part) -> Step {
+        Step::Unpause { host: pod.host.clone(), pod: pod.name.clone(), container: part.make.spec.name.clone() }
+    }
+
+    /// No balancer at work gives it anything any more, or they have had their time.
+    fn free(&self, pod: &Pod, now: Timestamp) -> bool {
+        let Some(stop) = &pod.stop else { return false };
+        let waited = stop.since.map(|since| now.duration_since(since).unsigned_abs()).unwrap_or_default();
+        self.observed.balancers.iter().all(|balancer| {
+            let patience = Duration::from_secs(balancer.drain_seconds + DRAIN_MARGIN_SECONDS);
+            balancer.servers.get(&pod.name).is_some_and(|state| state == "drained") || waited >= patience
+        })
+    }
+
+    /// It is to run.
+    fn live(&self, pod: &mut Pod, seen: &BTreeMap<String, &ContainerSeen>, now: Timestamp, next: &mut Next) {
+        if let Some(note) = self.not_yet(pod) {
+            next.again = Some(Duration::from_secs(5));
+            next.note = Some(note);
+            if seen.is_empty() {
+                return;
+            }
+        }
+        let lacks = next.note.is_some();
+        if let Some(why) = self.broken(seen, pod.made) {
+            for part in self.blueprint.parts() {
+                if let Some(container) = seen.get(&part.name) {
+                    next.steps.push(self.remove(pod, &container.name, why));
+                }
+            }
+            // Made anew behind the removals, unless something for that is missing.
+            pod.made = false;
+            if !lacks {
+                self.make_up(pod, &BTreeMap::new(), Some(why), now, next);
+            }
+        } else {
+            let again = pod.made.then_some("it was removed by somebody else");
+            self.make_up(pod, seen, again.filter(|_| !lacks), now, next);
+        }
+        if self.blueprint.main.iter().all(|part| seen.contains_key(&part.name)) {
+            pod.made = true;
+        }
+    }
+
+    /// What must be there before anything of it can be made.
+    fn not_yet(&self, pod: &Pod) -> Option<(&'static str, String)> {
+        if let Some(missing) = self.observed.inputs.missing(&self.revision.template) {
+            return Some(("CreateContainerConfigError", missing));
+        }
+        for container in self.spec.containers.iter().chain(self.spec.init_containers.iter().flatten()) {
+            let tag = container.image.as_deref().unwrap_or_default();
+            let exact = self.revision.images.get(&container.name).map_or(tag, String::as_str);
+            if !place::has_image(self.observed, &pod.host, exact, tag) {
+                let failed = |image: &str| match self.observed.jobs.get(&place::image_job(&pod.host, image)) {
+                    Some(super::JobSeen::Failed { why, .. }) => Some(why.clone()),
+                    _ => None,
+                };
+                return Some(match failed(exact) {
+                    Some(why) => ("ImagePullBackOff", why),
+                    None => ("ContainerCreating", format!("getting image {tag}")),
+                });
+            }
+        }
+        let binary = self.observed.jobs.get(&place::binary_job(&pod.host));
+        match binary {
+            _ if self.blueprint.sandbox.is_none() => None,
+            Some(super::JobSeen::Done(_)) => None,
+            Some(super::JobSeen::Failed { why, .. }) => Some(("ContainerCreating", why.clone())),
+            _ => Some(("ContainerCreating", "putting evenkeel on the host".into())),
+        }
+    }
+
+    /// Why all of it must be made anew, if it must.
+    fn broken(&self, seen: &BTreeMap<String, &ContainerSeen>, made: bool) -> Option<&'static str> {
+        let network = network_of(namespace(self.object));
+        let holder = self.blueprint.sandbox.as_ref().or(self.blueprint.main.first())?;
+        let Some(container) = seen.get(&holder.name) else {
+            let orphans = self.blueprint.sandbox.is_some() && !seen.is_empty();
+            return orphans.then_some("its sandbox is gone");
+        };
+        if self.blueprint.sandbox.is_some() && matches!(container.state, ContainerState::Exited | ContainerState::Dead)
+        {
+            return Some("its sandbox ended");
+        }
+        let adrift = container.state == ContainerState::Running && !container.addresses.contains_key(&network);
+        (made && adrift).then_some("it was disconnected from its network")
+    }
+
+    /// Makes and starts what is not there or does not run, in order. `again`: why things are missing that were there.
+    fn make_up(
+        &self,
+        pod: &mut Pod,
+        seen: &BTreeMap<String, &ContainerSeen>,
+        again: Option<&str>,
+        now: Timestamp,
+        next: &mut Next,
+    ) {
+        let state = |part: &Part| seen.get(&part.name).map(|container| container.state);
+        let lacks = next.note.is_some();
+        if let Some(sandbox) = &self.blueprint.sandbox {
+            match state(sandbox) {
+                None if lacks => return,
+                None => self.make(pod, sandbox, again, next),
+                Some(ContainerState::Created) => self.fill_and_start(pod, sandbox, None, next),
+                Some(ContainerState::Paused) => next.steps.push(self.unpause(pod, sandbox)),
+                // Nobody knows whether its volumes were filled before we were interrupted.
+                Some(_) if seen.len() == 1 => next.steps.extend(self.fills(pod, sandbox)),
+                Some(_) => {}
+            }
+        }
+        let prepared = pod.made || self.blueprint.main.iter().any(|part| seen.contains_key(&part.name));
+        for part in self.blueprint.init.iter().filter(|_| !prepared) {
+            let ended_well = seen
+                .get(&part.name)
+                .is_some_and(|container| container.state == ContainerState::Exited && container.exit_code == Some(0));
+            if !ended_well {
+                let done =
+                    self.blueprint.init.iter().filter(|part| state(part) == Some(ContainerState::Exited)).count();
+                next.note.get_or_insert((
+                    "Init",
+                    format!("init container {} of {} is at work", done + 1, self.blueprint.init.len()),
+                ));
+                self.keep(pod, part, seen, again, now, next);
+                return;
+            }
+        }
+        for part in &self.blueprint.main {
+            self.keep(pod, part, seen, again, now, next);
+        }
+    }
+
+    /// Keeps one container running.
+    fn keep(
+        &self,
+        pod: &mut Pod,
+        part: &Part,
+        seen: &BTreeMap<String, &ContainerSeen>,
+        again: Option<&str>,
+        now: Timestamp,
+        next: &mut Next,
+    ) {
+        let lacks = next.note.as_ref().is_some_and(|(phase, _)| *phase != "Init");
+        match seen.get(&part.name).map(|container| (container.state, *container)) {
+            None if lacks => {}
+            None => self.make(pod, part, again, next),
+            Some((ContainerState::Created, _)) => match self.waits(pod, part, now) {
+                Some(wait) => self.wait(wait, next),
+                None => self.fill_and_start(pod, part, None, next),
+            },
+            Some((ContainerState::Running, container)) => self.judge(pod, part, container, next),
+            Some((ContainerState::Restarting, _)) => {}
+            Some((ContainerState::Paused, _)) => next.steps.push(self.unpause(pod, part)),
+            Some((ContainerState::Dead, container)) => {
+                next.steps.push(self.remove(pod, &container.name, "Docker has half removed it"));
+            }
+            Some((ContainerState::Exited, container)) => self.ended(pod, part, container, now, next),
+        }
+    }
+
+    fn waits(&self, pod: &Pod, part: &Part, now: Timestamp) -> Option<Duration> {
+        let at = pod.restarts.get(&part.name)?.next_try?;
+        (at > now).then(|| at.duration_since(now).unsigned_abs())
+    }
+
+    fn wait(&self, wait: Duration, next: &mut Next) {
+        next.again = Some(next.again.map_or(wait, |again| again.min(wait)));
+    }
+
+    /// A container that runs: stopped if its probes say that it is not alive.
+    fn judge(&self, pod: &mut Pod, part: &Part, container: &ContainerSeen, next: &mut Next) {
+        if let Some(restarts) = pod.restarts.get_mut(&part.name) {
+            restarts.stuck = false;
+        }
+        let Some(probed) = self.observed.probes.get(&container.id) else { return };
+        let which = match (probed.started, probed.alive) {
+            (Some(false), _) => "startup",
+            (_, Some(false)) => "liveness",
+            _ => return,
+        };
+        if self.stop_is_due(&container.name) {
+            let said = probed.said.as_deref().unwrap_or("it does not hold");
+            let why = format!("{which} probe failed: {said}");
+            let containers = vec![(container.name.clone(), part.pre_stop.clone())];
+            next.steps.push(self.stop(pod, container.name.clone(), containers, why));
+        }
+        next.again = Some(Duration::from_secs(1));
+    }
+
+    /// A container that ended: started again, later and later the more often that happens.
+    fn ended(&self, pod: &mut Pod, part: &Part, container: &ContainerSeen, now: Timestamp, next: &mut Next) {
+        let restarts = pod.restarts.entry(part.name.clone()).or_default();
+        if restarts.next_try.is_none() {
+            if restarts.last.is_none_or(|last| now.duration_since(last) >= GOOD) {
+                restarts.failures = 0;
+            }
+            restarts.next_try = Some(now.saturating_add(wait_after(restarts.failures)).unwrap_or(now));
+            restarts.failures += 1;
+            restarts.why = Some(ended_in_words(container.exit_code));
+        }
+        let why = restarts.why.clone().unwrap_or_default();
+        if let Some(wait) = self.waits(pod, part, now) {
+            self.wait(wait, next);
+            return;
+        }
+        let stuck = pod.restarts.get(&part.name).is_some_and(|restarts| restarts.stuck);
+        if let Some(restarts) = pod.restarts.get_mut(&part.name) {
+            *restarts = Restarts { count: restarts.count + 1, last: Some(now), next_try: None, ..restarts.clone() };
+        }
+        if stuck {
+            next.steps.push(self.remove(pod, &container.name, &why));
+            self.make(pod, part, Some(&why), next);
+        } else {
+            let (host, pod) = (pod.host.clone(), pod.name.clone());
+            next.steps.push(Step::Start { host, pod, container: container.name.clone(), again: Some(why) });
+        }
+    }
+
+    fn make(&self, pod: &Pod, part: &Part, again: Option<&str>, next: &mut Next) {
+        next.steps.push(Step::Create {
+            host: pod.host.clone(),
+            pod: pod.name.clone(),
+            make: Box::new(part.make.clone()),
+            again: again.map(str::to_owned),
+        });
+        self.fill_and_start(pod, part, again, next);
+    }
+
+    fn fills(&self, pod: &Pod, part: &Part) -> Vec<Step> {
+        let fill =
+            |fill: &super::Fill| Step::Fill { host: pod.host.clone(), pod: pod.name.clone(), fill: fill.clone() };
+        part.fills.iter().map(fill).collect()
+    }
+
+    /// What is in memory can be filled only while the sandbox runs; all else before its container starts.
+    fn fill_and_start(&self, pod: &Pod, part: &Part, again: Option<&str>, next: &mut Next) {
+        let start = Step::Start {
+            host: pod.host.clone(),
+            pod: pod.name.clone(),
+            container: part.make.spec.name.clone(),
+            again: again.map(str::to_owned),
+        };
+        if part.name.is_empty() {
+            next.steps.push(start);
+            next.steps.extend(self.fills(pod, part));
+        } else {
+            next.steps.extend(self.fills(pod, part));
+            next.steps.push(start);
+        }
+    }
+
+    /// How people and other kinds see it.
+    pub fn seen(&self, pod: &Pod, next: &Next, now: Timestamp) -> PodSeen {
+        let containers: Vec<_> = self
+            .blueprint
+            .init
+            .iter()
+            .map(|part| self.container(pod, part, true))
+            .chain(self.blueprint.main.iter().map(|part| self.container(pod, part, false)))
+            .collect();
+        let unknown = match self.observed.hosts.get(&pod.host).map(|host| &host.containers) {
+            Some(Fact::Known(_)) => None,
+            Some(Fact::Unknown(why)) => Some(why.clone()),
+            None => Some(format!("there is no DockerHost {}", pod.host)),
+        };
+        let waiting =
+            pod.restarts.values().filter_map(|restarts| Some((restarts.next_try.filter(|at| *at > now)?, restarts)));
+        let waiting = waiting.min_by_key(|(at, _)| *at);
+        let ready = self.ready() && pod.stop.is_none();
+        let (phase, message) = if let Some(why) = unknown {
+            ("Unknown", Some(why))
+        } else if let Some(stop) = &pod.stop {
+            ("Terminating", Some(stop.why.clone()))
+        } else if let Some((phase, message)) = &next.note {
+            (*phase, Some(message.clone()))
+        } else if let Some((at, restarts)) = &waiting {
+            let why = restarts.why.as_deref().unwrap_or_default();
+            ("CrashLoopBackOff", Some(format!("{why}; next try at {at}")))
+        } else if containers.iter().any(|container| container.state == "running") {
+            ("Running", self.unready())
+        } else {
+            ("ContainerCreating", None)
+        };
+        PodSeen {
+            name: pod.name.clone(),
+            host: pod.host.clone(),
+            address: self.address(),
+            phase: phase.into(),
+            ready,
+            terminating: pod.stop.is_some(),
+            revision: self.revision.revision,
+            created_at: pod.created_at,
+            ready_since: pod.ready_since,
+            restarts: pod.restarts.values().map(|restarts| restarts.count).sum(),
+            next_try: waiting.map(|(at, _)| at),
+            message,
+            containers: if self.seen.is_none() {
+                self.before.map(|before| before.containers.clone()).unwrap_or_default()
+            } else {
+                containers
+            },
+        }
+    }
+
+    /// Why it runs and is not ready, in a probe's words.
+    fn unready(&self) -> Option<String> {
+        let parts = self.blueprint.main.iter().filter(|part| !self.part_ready(part));
+        let mut said = parts.filter_map(|part| {
+            let id = &self.seen.as_ref()?.get(&part.name)?.id;
+            let said = self.observed.probes.get(id)?.said.clone()?;
+            Some(format!("{} is not ready: {said}", part.name))
+        });
+        said.next()
+    }
+
+    fn container(&self, pod: &Pod, part: &Part, init: bool) -> PodContainer {
+        let seen = self.seen.as_ref().and_then(|seen| seen.get(&part.name));
+        let restarts = pod.restarts.get(&part.name);
+        let backing_off = restarts.is_some_and(|restarts| restarts.next_try.is_some());
+        let (state, reason) = match seen.map(|seen| seen.state) {
+            None | Some(ContainerState::Created) => ("waiting", Some("ContainerCreating")),
+            Some(ContainerState::Running) => ("running", None),
+            Some(ContainerState::Paused) => ("running", Some("Paused")),
+            Some(_) if backing_off => ("waiting", Some("CrashLoopBackOff")),
+            Some(_) if seen.and_then(|seen| seen.exit_code) == Some(0) => ("terminated", Some("Completed")),
+            Some(_) => ("terminated", Some("Error")),
+        };
+        PodContainer {
+            name: part.name.clone(),
+            container: part.make.spec.name.clone(),
+            id: seen.map(|seen| seen.id.clone()),
+            image: part.make.spec.image.clone(),
+            state: state.into(),
+            reason: reason.map(str::to_owned),
+            exit_code: seen.and_then(|seen| seen.exit_code),
+            ready: !init && self.part_ready(part),
+            init,
+            restarts: restarts.map(|restarts| restarts.count).unwrap_or_default(),
+        }
+    }
+}
+
+/// The wait before the next start after so many ends in a row: none after the first.
+pub fn wait_after(failures: u32) -> SignedDuration {
+    match failures {
+        0 => SignedDuration::ZERO,
+        more => SignedDuration::from_secs(BACKOFF.0.saturating_mul(1 << (more - 1).min(10)).min(BACKOFF.1)),
+    }
+}
+
+fn ended_in_words(code: Option<i64>) -> String {
+    match code {
+        Some(0) => "it ended by itself".into(),
+        Some(137) => "it was killed (exit code 137)".into(),
+        Some(code) => format!("it ended with exit code {code}"),
+        None => "it ended".into(),
+    }
+}

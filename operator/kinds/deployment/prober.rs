@@ -1,0 +1,289 @@
+//! Asks containers how they are, from the host that they run on: one task a container, which ends with it.
+//! What changes wakes the Deployment's reconcile; what it means is decided there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::future::join_all;
+use hyper::Request;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use k8s_openapi::api::core::v1::{Container, Probe};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::probe::{self, Count, Probed, Question};
+use super::{HostSeen, Wake, containers, name, namespace};
+use crate::api::deployment::Deployment;
+use crate::api::deployment_rules::port_number;
+use crate::api::docker_host::LOCAL;
+use crate::api::labels;
+use crate::engine::hosts::Hosts;
+use crate::engine::{ContainerSeen, ContainerState, Engine};
+use crate::kinds::network_of;
+use crate::runtime::clock;
+
+/// A container that has not held yet is asked again sooner than its period, so that it is not kept waiting.
+const EAGER: Duration = Duration::from_millis(100);
+
+/// All probes of all Deployments, by container id.
+pub(super) struct Prober {
+    hosts: Arc<Hosts>,
+    wake: Wake,
+    targets: Mutex<BTreeMap<String, Target>>,
+}
+
+type Subject = (String, String);
+
+struct Target {
+    subject: Subject,
+    address: Option<Ipv4Addr>,
+    found: Arc<Mutex<Probed>>,
+    task: AbortHandle,
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Prober {
+    pub(super) fn new(hosts: Arc<Hosts>, wake: Wake) -> Self {
+        Self { hosts, wake, targets: Mutex::default() }
+    }
+
+    /// What was found so far, by container id.
+    pub(super) fn found(&self, subject: &Subject) -> BTreeMap<String, Probed> {
+        let targets = lock(&self.targets);
+        let ours = targets.iter().filter(|(_, target)| target.subject == *subject);
+        ours.map(|(id, target)| (id.clone(), lock(&target.found).clone())).collect()
+    }
+
+    /// Asks exactly those containers of a Deployment that run and have probes.
+    pub(super) fn keep(&self, object: &Deployment, hosts: &BTreeMap<String, HostSeen>) {
+        let subject = (namespace(object).to_owned(), name(object).to_owned());
+        let revisions = object.status.iter().filter_map(|status| status.decisions.as_ref());
+        let templates: BTreeMap<(String, String), Container> = revisions
+            .flat_map(|d| {
+                d.pods.iter().filter_map(|pod| {
+                    let revision = d.revisions.iter().find(|revision| revision.hash == pod.hash)?;
+                    Some((pod.name.clone(), containers::pod_spec(revision)))
+                })
+            })
+            .flat_map(|(pod, spec)| spec.containers.into_iter().map(move |one| ((pod.clone(), one.name.clone()), one)))
+            .filter(|(_, one)| {
+                one.startup_probe.is_some() || one.readiness_probe.is_some() || one.liveness_probe.is_some()
+            })
+            .collect();
+        let mut targets = lock(&self.targets);
+        let mut kept = BTreeSet::new();
+        for (host, seen) in hosts {
+            let Some(all) = seen.containers.known() else {
+                // Not heard of is not gone.
+                kept.extend(targets.iter().filter(|(_, target)| target.subject == subject).map(|(id, _)| id.clone()));
+                continue;
+            };
+            for container in all.iter().filter(|one| one.state == ContainerState::Running) {
+                let label = |label: &str| container.labels.get(label).cloned().unwrap_or_default();
+                let Some(template) = templates.get(&(label(labels::MEMBER), label(labels::CONTAINER))) else {
+                    continue;
+                };
+                let address = address(container, all, &network_of(&subject.0));
+                kept.insert(container.id.clone());
+                if targets.get(&container.id).is_some_and(|target| target.address == address) {
+                    continue;
+                }
+                let target = self.begin(&subject, host, container, address, template.clone());
+                targets.insert(container.id.clone(), target);
+            }
+        }
+        targets.retain(|id, target| target.subject != subject || kept.contains(id));
+    }
+
+    fn begin(
+        &self,
+        subject: &Subject,
+        host: &str,
+        container: &ContainerSeen,
+        address: Option<Ipv4Addr>,
+        template: Container,
+    ) -> Target {
+        let found = Arc::new(Mutex::new(Probed {
+            started: template.startup_probe.is_none().then_some(true),
+            ready: template.readiness_probe.is_none().then_some(true),
+            alive: template.liveness_probe.is_none().then_some(true),
+            said: None,
+        }));
+        let asker = Asker {
+            hosts: self.hosts.clone(),
+            host: host.to_owned(),
+            container: container.name.clone(),
+            address,
+            template,
+            found: found.clone(),
+            wake: self.wake.clone(),
+            subject: subject.clone(),
+        };
+        let task = tokio::spawn(asker.run()).abort_handle();
+        Target { subject: subject.clone(), address, found, task }
+    }
+}
+
+/// The address of a container's pod: its own, or that of the sandbox whose network it shares.
+fn address(container: &ContainerSeen, all: &[ContainerSeen], network: &str) -> Option<Ipv4Addr> {
+    let pod = container.labels.get(labels::MEMBER);
+    let of_pod = all.iter().filter(|one| one.labels.get(labels::MEMBER) == pod);
+    container
+        .addresses
+        .get(network)
+        .copied()
+        .or_else(|| of_pod.filter_map(|one| one.addresses.get(network).copied()).next())
+}
+
+struct Asker {
+    hosts: Arc<Hosts>,
+    host: String,
+    container: String,
+    address: Option<Ipv4Addr>,
+    template: Container,
+    found: Arc<Mutex<Probed>>,
+    wake: Wake,
+    subject: Subject,
+}
+
+impl Asker {
+    async fn run(self) {
+        if let Some(probe) = &self.template.startup_probe {
+            self.ask_until(probe, Question::Startup, true).await;
+        }
+        let rest = [
+            (&self.template.readiness_probe, Question::Readiness),
+            (&self.template.liveness_probe, Question::Liveness),
+        ];
+        let rest = rest.into_iter().filter_map(|(probe, question)| Some((probe.as_ref()?, question)));
+        join_all(rest.map(|(probe, question)| self.ask_until(probe, question, false))).await;
+    }
+
+    /// Asks for ever, or until the answer is that it has started.
+    async fn ask_until(&self, probe: &Probe, question: Question, once: bool) {
+        let (period, mut eager) = (probe::period(probe), EAGER);
+        let mut count = Count::default();
+        let mut counted: Option<Instant> = None;
+        sleep(probe::delay(probe)).await;
+        loop {
+            let answer = self.ask(probe).await;
+            // Sooner than its period only success counts.
+            let due = counted.is_none_or(|at| at.elapsed() >= period);
+            if answer.is_ok() || due {
+                counted = Some(clock::instant());
+                let changed = count.take(probe, question, answer.is_ok());
+                self.note(question, count.verdict, answer.err(), changed);
+            }
+            if once && count.verdict == Some(true) {
+                return;
+            }
+            let wait = if count.verdict == Some(true) { period } else { eager.min(period) };
+            eager = eager.saturating_mul(2);
+            sleep(wait).await;
+        }
+    }
+
+    fn note(&self, question: Question, verdict: Option<bool>, said: Option<String>, changed: bool) {
+        let mut found = lock(&self.found);
+        match question {
+            Question::Startup => found.started = verdict,
+            Question::Readiness => found.ready = verdict,
+            Question::Liveness => found.alive = verdict,
+        }
+        if said.is_some() || changed {
+            found.said = said;
+        }
+        drop(found);
+        if changed {
+            // Nobody listens once the operator ends.
+            let _ = self.wake.send(self.subject.clone());
+        }
+    }
+
+    /// One question; the error is for people.
+    async fn ask(&self, probe: &Probe) -> Result<(), String> {
+        let limit = probe::limit(probe);
+        let late = || format!("no answer within {} s", limit.as_secs());
+        let asked = async {
+            let engine = self.hosts.get(&self.host).map_err(|error| error.to_string())?;
+            if let Some(exec) = &probe.exec {
+                let command = exec.command.clone().unwrap_or_default();
+                let ended = engine.exec(&self.container, &command, limit).await.map_err(|error| error.to_string())?;
+                return if ended.code == 0 {
+                    Ok(())
+                } else {
+                    Err(format!("exit code {}: {}", ended.code, first_line(&ended.output)))
+                };
+            }
+            let port = probe.http_get.as_ref().map(|get| &get.port).or(probe.tcp_socket.as_ref().map(|tcp| &tcp.port));
+            let port = port.and_then(|port| port_number(port, &self.template)).ok_or("no such port")?;
+            let address = self.address.ok_or("it has no address")?;
+            if self.host == LOCAL {
+                let stream = TcpStream::connect((address, port)).await;
+                let stream = stream.map_err(|error| format!("port {port}: {error}"))?;
+                return self.talk(probe, stream, port).await;
+            }
+            let stream = through(&*engine, &self.container, port).await?;
+            self.talk(probe, stream, port).await
+        };
+        timeout(limit, asked).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    async fn talk(
+        &self,
+        probe: &Probe,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        port: u16,
+    ) -> Result<(), String> {
+        let Some(get) = &probe.http_get else { return Ok(()) };
+        let path = get.path.clone().filter(|path| path.starts_with('/')).unwrap_or_else(|| "/".into());
+        let address = self.address.map(|address| address.to_string()).unwrap_or_default();
+        let mut request = Request::get(&path).header("user-agent", "evenkeel-probe").header("connection", "close");
+        for header in get.http_headers.iter().flatten() {
+            request = request.header(&header.name, &header.value);
+        }
+        if request.headers_ref().is_some_and(|headers| !headers.contains_key("host")) {
+            request = request.header("host", format!("{address}:{port}"));
+        }
+        let request = request.body(String::new()).map_err(|error| error.to_string())?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+        let answer = async { sender.send_request(request).await.map_err(|error| format!("GET {path}: {error}")) };
+        let answer = tokio::select! {
+            biased;
+            answer = answer => answer?,
+            _ = connection => return Err(format!("GET {path} got no HTTP answer")),
+        };
+        match answer.status().as_u16() {
+            200..=399 => Ok(()),
+            status => Err(format!("GET {path} answered {status}")),
+        }
+    }
+}
+
+/// To a port inside a container of a host that is elsewhere.
+async fn through(
+    engine: &dyn Engine,
+    container: &str,
+    port: u16,
+) -> Result<Box<dyn crate::engine::Conversation>, String> {
+    engine.dial(container, &format!("tcp:127.0.0.1:{port}")).await.map_err(|error| error.to_string())
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().chars().take(200).collect()
+}

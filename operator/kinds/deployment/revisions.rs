@@ -1,0 +1,194 @@
+//! Which revision of the template is wanted, which are kept, and when one is given up. Pure.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::PodTemplateSpec;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use super::{JobSeen, Observed, Step, annotation, containers, place};
+use crate::api::deployment::{
+    CHANGE_CAUSE_ANNOTATION, Decisions, Deployment, ROLL_ON_CHANGE_ANNOTATION, ROLLBACK_ANNOTATION, Revision,
+};
+
+/// Revisions that are kept unless the object says otherwise.
+const HISTORY: i32 = 10;
+/// A rollout that has not got on for this long has failed, unless the object says otherwise.
+const DEADLINE_SECONDS: i32 = 600;
+
+/// The first 10 hex digits of the SHA-256 of a value's JSON.
+pub fn hash_of(value: &impl Serialize) -> String {
+    // Plain data with text keys, whose JSON has one form: serde_json sorts nothing, but BTreeMaps and structs do.
+    let text = serde_json::to_string(value).unwrap_or_default();
+    Sha256::digest(text).iter().take(5).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn asks_to_roll(template: &PodTemplateSpec) -> bool {
+    let annotations = template.metadata.as_ref().and_then(|metadata| metadata.annotations.as_ref());
+    annotations.and_then(|all| all.get(ROLL_ON_CHANGE_ANNOTATION)).is_some_and(|value| value == "true")
+}
+
+/// The hash of the revision that the object asks for.
+fn wanted(object: &Deployment, observed: &Observed) -> String {
+    let template = &object.spec.template;
+    let inputs: BTreeMap<String, String> = if asks_to_roll(template) {
+        let used = containers::inputs(&template.spec.clone().unwrap_or_default());
+        used.keys().map(|input| (input.to_string(), observed.inputs.hash(input))).collect()
+    } else {
+        BTreeMap::new()
+    };
+    hash_of(&(template, inputs))
+}
+
+/// Sets the target: the revision that is asked for, unless it was given up; and keeps the history short.
+pub fn choose(object: &Deployment, observed: &Observed, d: &mut Decisions, now: Timestamp) {
+    let wanted = wanted(object, observed);
+    // What it uses is missing: a hash of it says nothing.
+    let lacking = observed.inputs.missing(&object.spec.template).is_some() && asks_to_roll(&object.spec.template);
+    if object.spec.paused == Some(true) && !d.target.is_empty() || lacking && !d.target.is_empty() {
+        return;
+    }
+    if d.given_up.as_ref().is_some_and(|given_up| *given_up != wanted) {
+        d.given_up = None;
+    }
+    let target = match &d.given_up {
+        Some(_) => last_good(d, &wanted).unwrap_or_else(|| wanted.clone()),
+        None => wanted.clone(),
+    };
+    let newest = d.revisions.iter().map(|revision| revision.revision).max().unwrap_or_default();
+    match d.revisions.iter_mut().find(|revision| revision.hash == target) {
+        None => d.revisions.push(Revision {
+            revision: newest + 1,
+            hash: target.clone(),
+            created_at: Some(now),
+            template: object.spec.template.clone(),
+            change_cause: annotation(object, CHANGE_CAUSE_ANNOTATION).map(str::to_owned),
+            ..Default::default()
+        }),
+        // Taken back: as in Kubernetes it becomes the newest.
+        Some(old) if old.revision != newest && target != d.target => old.revision = newest + 1,
+        Some(_) => {}
+    }
+    if d.target != target {
+        d.target = target;
+        d.progressed_at = Some(now);
+        d.best = 0;
+    }
+    trim(object, d);
+}
+
+fn last_good(d: &Decisions, but: &str) -> Option<String> {
+    let good = d.revisions.iter().filter(|revision| revision.good && revision.hash != but);
+    good.max_by_key(|revision| revision.revision).map(|revision| revision.hash.clone())
+}
+
+fn trim(object: &Deployment, d: &mut Decisions) {
+    d.revisions.sort_by_key(|revision| revision.revision);
+    let limit = usize::try_from(object.spec.revision_history_limit.unwrap_or(HISTORY)).unwrap_or_default();
+    let used = |d: &Decisions, hash: &str| {
+        hash == d.target || d.given_up.as_deref() == Some(hash) || d.pods.iter().any(|pod| pod.hash == hash)
+    };
+    let mut spare: Vec<String> =
+        d.revisions.iter().filter(|revision| !used(d, &revision.hash)).map(|revision| revision.hash.clone()).collect();
+    spare.truncate(spare.len().saturating_sub(limit));
+    d.revisions.retain(|revision| !spare.contains(&revision.hash));
+}
+
+/// The revision of this hash.
+pub fn of<'a>(d: &'a Decisions, hash: &str) -> Option<&'a Revision> {
+    d.revisions.iter().find(|revision| revision.hash == hash)
+}
+
+/// Fixes the images of the target once, by digest; the steps that bring them.
+pub fn resolve(object: &Deployment, observed: &Observed, d: &mut Decisions) -> Vec<Step> {
+    let target = d.target.clone();
+    let Some(revision) = d.revisions.iter_mut().find(|revision| revision.hash == target) else { return Vec::new() };
+    if !revision.images.is_empty() {
+        return Vec::new();
+    }
+    let spec = containers::pod_spec(revision);
+    let Some(host) = place::eligible(object, observed, &spec).first().map(|host| (*host).to_owned()) else {
+        return Vec::new();
+    };
+    let (mut images, mut steps) = (BTreeMap::new(), Vec::new());
+    for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
+        let image = container.image.clone().unwrap_or_default();
+        let policy = container.image_pull_policy.as_deref();
+        match observed.jobs.get(&place::image_job(&host, &image)) {
+            Some(JobSeen::Done(references)) => {
+                images.insert(container.name.clone(), exact(&image, references));
+            }
+            job if place::due(job) => steps.push(Step::GetImage {
+                host: host.clone(),
+                always: policy == Some("Always"),
+                never: policy == Some("Never"),
+                logins: place::logins(&spec),
+                image,
+            }),
+            _ => {}
+        }
+    }
+    steps.dedup();
+    if images.len() == spec.containers.len() + spec.init_containers.iter().flatten().count() {
+        revision.images = images;
+    }
+    steps
+}
+
+/// The reference that always means this very image: by the registry's digest, else by Docker's id.
+fn exact(image: &str, references: &str) -> String {
+    let repository = image.split('@').next().unwrap_or_default();
+    let colon = repository.rfind(':').filter(|at| !repository[*at..].contains('/'));
+    let repository = colon.map_or(repository, |at| &repository[..at]);
+    let mut all = references.split(',');
+    let id = all.next().unwrap_or_default().to_owned();
+    let by_digest = all.find(|reference| reference.split('@').next() == Some(repository));
+    by_digest.map_or(id, str::to_owned)
+}
+
+/// Why images of the target cannot be had, if they cannot.
+pub fn image_trouble(observed: &Observed, d: &Decisions) -> Option<String> {
+    let revision = of(d, &d.target)?;
+    let spec = containers::pod_spec(revision);
+    let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let wanted: Vec<_> = all.filter_map(|container| container.image.as_deref()).collect();
+    observed.jobs.iter().find_map(|(key, job)| {
+        let image = place::image_of_job(key)?;
+        let ours = wanted.contains(&image) || revision.images.values().any(|exact| exact == image);
+        match job {
+            JobSeen::Failed { why, .. } if ours => Some(why.clone()),
+            _ => None,
+        }
+    })
+}
+
+/// How a rollout stands against its deadline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// It is within its deadline, which ends after this long.
+    Within(Duration),
+    /// It is over.
+    Exceeded,
+}
+
+/// Compares the last progress with the deadline.
+pub fn pace(object: &Deployment, d: &Decisions, now: Timestamp) -> Pace {
+    let deadline = object.spec.progress_deadline_seconds.unwrap_or(DEADLINE_SECONDS);
+    let deadline = Duration::from_secs(u64::try_from(deadline).unwrap_or_default());
+    let since = d.progressed_at.map(|at| now.duration_since(at).unsigned_abs()).unwrap_or_default();
+    if since < deadline { Pace::Within(deadline - since) } else { Pace::Exceeded }
+}
+
+/// Gives the target up for the last good revision, if the object asks for that and there is one.
+pub fn give_up(object: &Deployment, d: &mut Decisions) -> bool {
+    let asked = annotation(object, ROLLBACK_ANNOTATION) == Some("true");
+    let there_is = last_good(d, &d.target).is_some();
+    let good = of(d, &d.target).is_some_and(|revision| revision.good);
+    if !asked || !there_is || good || d.given_up.is_some() {
+        return false;
+    }
+    d.given_up = Some(d.target.clone());
+    true
+}

@@ -1,0 +1,167 @@
+//! How many pods of which revision: adds and stops some, within what the strategy allows. Pure.
+//!
+//! Invariant (`never_less_available_than_allowed` in tests): no pod that is available is stopped by a rollout while that
+//! leaves fewer than `replicas - maxUnavailable` available ones; no pod is added beyond `replicas + maxSurge`.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::PodSpec;
+
+use super::{Observed, containers, name, place};
+use crate::api::deployment::{Decisions, Deployment, Pod, Stop};
+use crate::api::deployment_rules::share;
+
+/// What the strategy allows, in pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// How many there are to be.
+    pub replicas: usize,
+    /// How many more there may be meanwhile.
+    pub surge: usize,
+    /// How many of them may be away meanwhile.
+    pub unavailable: usize,
+    /// Old ones must be gone before new ones are made.
+    pub stop_first: bool,
+    /// All old ones must be gone first.
+    pub recreate: bool,
+}
+
+/// What is known of a pod that counts here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Standing {
+    /// It can take work.
+    pub ready: bool,
+    /// It has been ready for long enough, and every balancer has it.
+    pub available: bool,
+    /// Its host has been silent for so long that others take its place.
+    pub lost: bool,
+    /// How often it was started again.
+    pub restarts: u32,
+}
+
+/// The limits of an object with this pod template.
+pub fn limits(object: &Deployment, spec: &PodSpec) -> Limits {
+    let deleting = object.metadata.deletion_timestamp.is_some();
+    let replicas = if deleting { 0 } else { usize::try_from(object.spec.replicas.unwrap_or(1)).unwrap_or_default() };
+    let strategy = object.spec.strategy.clone().unwrap_or_default();
+    if strategy.type_.as_deref() == Some("Recreate") {
+        return Limits { replicas, surge: 0, unavailable: replicas, stop_first: true, recreate: true };
+    }
+    let rolling = strategy.rolling_update.unwrap_or_default();
+    let whole = u32::try_from(replicas).unwrap_or(u32::MAX);
+    let of = |value| share(value, whole).unwrap_or_default();
+    // As in Kubernetes: a surge is rounded up, what may be away is rounded down.
+    let surge = rolling.max_surge.as_ref().map_or(u64::from(whole) * 25, of).div_ceil(100) as usize;
+    let unavailable = (rolling.max_unavailable.as_ref().map_or(u64::from(whole) * 25, of) / 100) as usize;
+    let stop_first = containers::forbids_surge(spec).is_some();
+    match (stop_first, surge, unavailable) {
+        (true, _, away) => Limits { replicas, surge: 0, unavailable: away.max(1), stop_first, recreate: false },
+        (false, 0, 0) => Limits { replicas, surge: 0, unavailable: 1, stop_first, recreate: false },
+        (false, surge, away) => Limits { replicas, surge, unavailable: away, stop_first, recreate: false },
+    }
+}
+
+/// Brings the pods one decision nearer to the target revision.
+pub fn adjust(
+    object: &Deployment,
+    observed: &Observed,
+    standing: &BTreeMap<String, Standing>,
+    limits: Limits,
+    d: &mut Decisions,
+    now: Timestamp,
+) {
+    let of = |pod: &Pod| standing.get(&pod.name).copied().unwrap_or_default();
+    let lives = |pod: &&Pod| pod.stop.is_none() && !of(pod).lost;
+    let target = d.target.clone();
+    let is_new = |pod: &&Pod| pod.hash == target;
+
+    // Too many of the wanted revision.
+    let new = d.pods.iter().filter(lives).filter(is_new).count();
+    let surplus = new.saturating_sub(limits.replicas);
+    for name in dispensable(d.pods.iter().filter(lives).filter(is_new), &of, surplus) {
+        stop(d, &name, "scaled down", now);
+    }
+
+    // Old ones, as far as enough others are available: first those that are not, then those that are.
+    let least = limits.replicas.saturating_sub(limits.unavailable);
+    let all = d.pods.iter().filter(lives).count();
+    let new_away = d.pods.iter().filter(lives).filter(is_new).filter(|pod| !of(pod).available).count();
+    let away = |pod: &&Pod| !of(pod).available;
+    let old =
+        |d: &Decisions| -> Vec<Pod> { d.pods.iter().filter(lives).filter(|pod| pod.hash != target).cloned().collect() };
+    let spare = all.saturating_sub(least + new_away);
+    let idle = old(d);
+    for name in dispensable(idle.iter().filter(away), &of, spare) {
+        stop(d, &name, "replaced by another revision", now);
+    }
+    let available = d.pods.iter().filter(lives).filter(|pod| of(pod).available).count();
+    let working = old(d);
+    let spare = available.saturating_sub(least);
+    for name in dispensable(working.iter().filter(|pod| !away(pod)), &of, spare) {
+        stop(d, &name, "replaced by another revision", now);
+    }
+
+    // New ones, as far as there is room. Those on their way out still hold their ports and volumes.
+    let Some(spec) =
+        super::revisions::of(d, &target).filter(|revision| !revision.images.is_empty()).map(containers::pod_spec)
+    else {
+        return;
+    };
+    let holds = |pod: &&Pod| if limits.stop_first { !of(pod).lost } else { lives(pod) };
+    let others = d.pods.iter().filter(holds).filter(|pod| pod.hash != target).count();
+    if limits.recreate && others > 0 {
+        return;
+    }
+    let there = d.pods.iter().filter(holds).count();
+    let new = d.pods.iter().filter(lives).filter(is_new).count();
+    let room = (limits.replicas + limits.surge).saturating_sub(there);
+    for _ in 0..limits.replicas.saturating_sub(new).min(room) {
+        let Some(host) = place::choose(object, observed, d, &spec) else { return };
+        add(object, d, host, now);
+    }
+}
+
+/// The names of so many pods, those first that will be missed least.
+fn dispensable<'a>(pods: impl Iterator<Item = &'a Pod>, of: &impl Fn(&Pod) -> Standing, count: usize) -> Vec<String> {
+    let mut pods: Vec<_> = pods.collect();
+    let mut on_host: BTreeMap<&str, usize> = BTreeMap::new();
+    for pod in &pods {
+        *on_host.entry(&pod.host).or_default() += 1;
+    }
+    pods.sort_by_key(|pod| {
+        let standing = of(pod);
+        let crowd = on_host.get(pod.host.as_str()).copied().unwrap_or_default();
+        (
+            standing.available,
+            standing.ready,
+            Reverse(crowd),
+            Reverse(standing.restarts),
+            Reverse(pod.created_at),
+            Reverse(pod.ordinal),
+        )
+    });
+    pods.into_iter().take(count).map(|pod| pod.name.clone()).collect()
+}
+
+/// Marks a pod as on its way out.
+pub fn stop(d: &mut Decisions, name: &str, why: &str, now: Timestamp) {
+    let pod = d.pods.iter_mut().find(|pod| pod.name == name && pod.stop.is_none());
+    if let Some(pod) = pod {
+        pod.stop = Some(Stop { since: Some(now), why: why.to_owned(), drained_at: None });
+    }
+}
+
+fn add(object: &Deployment, d: &mut Decisions, host: String, now: Timestamp) {
+    let taken = |ordinal: u32| d.pods.iter().any(|pod| pod.hash == d.target && pod.ordinal == ordinal);
+    let ordinal = (1..).find(|ordinal| !taken(*ordinal)).unwrap_or_default();
+    d.pods.push(Pod {
+        name: format!("{}-{}-{ordinal}", name(object), d.target),
+        hash: d.target.clone(),
+        ordinal,
+        host,
+        created_at: Some(now),
+        ..Default::default()
+    });
+}

@@ -1,0 +1,188 @@
+//! What people are told of a Deployment: counts, phase, conditions. Pure; decides nothing.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{Observed, Step, containers, place, revisions};
+use crate::api::conditions::{Verdict, no, set, yes};
+use crate::api::deployment::{Decisions, Deployment, DeploymentStatus};
+use crate::api::failure::{Class, Failure};
+use crate::api::pod::PodSeen;
+
+/// How the rollout stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rollout {
+    /// All pods are of the target revision and available.
+    Done,
+    /// The same, but for pods that are being replaced.
+    Healing,
+    /// It gets on, and has this long for its next success.
+    Within(Duration),
+    /// It has not got on in time.
+    Exceeded,
+    /// It is paused by `spec.paused`.
+    Paused,
+    /// Nothing is done, by annotation.
+    Halted,
+}
+
+/// The whole status.
+pub fn render(
+    object: &Deployment,
+    observed: &Observed,
+    before: &DeploymentStatus,
+    d: Decisions,
+    pods: Vec<PodSeen>,
+    rollout: Rollout,
+    now: Timestamp,
+) -> DeploymentStatus {
+    let mut status = DeploymentStatus {
+        observed_generation: object.metadata.generation.unwrap_or_default(),
+        selector: selector(object),
+        conditions: before.conditions.clone(),
+        ..Default::default()
+    };
+    status.pods = if rollout == Rollout::Halted { before.pods.clone() } else { pods };
+    let wanted = object.spec.replicas.unwrap_or(1);
+    let staying: Vec<_> = status.pods.iter().filter(|pod| !pod.terminating).collect();
+    let count =
+        |some: &dyn Fn(&&&PodSeen) -> bool| i32::try_from(staying.iter().filter(some).count()).unwrap_or(i32::MAX);
+    let target = revisions::of(&d, &d.target).map(|revision| revision.revision).unwrap_or_default();
+    let least = i64::from(object.spec.min_ready_seconds.unwrap_or_default());
+    let everywhere = |pod: &PodSeen| {
+        observed.balancers.iter().all(|one| one.servers.get(&pod.name).is_some_and(|state| state == "ready"))
+    };
+    let long = |pod: &PodSeen| pod.ready_since.is_some_and(|since| now.duration_since(since).as_secs() >= least);
+    status.replicas = count(&|_| true);
+    status.updated_replicas = count(&|pod| pod.revision == target);
+    status.ready_replicas = count(&|pod| pod.ready);
+    status.available_replicas = count(&|pod| pod.ready && long(pod) && everywhere(pod));
+    status.unavailable_replicas = (wanted - status.available_replicas).max(0);
+    let (away, generation) = (status.unavailable_replicas, status.observed_generation);
+    let spec = revisions::of(&d, &d.target).map(containers::pod_spec).unwrap_or_default();
+    let limits = super::rollout::limits(object, &spec);
+    let allowed = i32::try_from(limits.unavailable).unwrap_or(i32::MAX);
+    let trouble = trouble(object, observed, &d, &status.pods, &spec);
+    status.phase = phase(object, &status, rollout, &trouble, away).into();
+    let available = if away <= allowed.min((wanted - 1).max(0)) || wanted == 0 {
+        yes("MinimumReplicasAvailable", "Deployment has minimum availability.")
+    } else {
+        let message = format!("{} of {wanted} replicas are available", status.available_replicas);
+        no("MinimumReplicasUnavailable", trouble.clone().map_or(message.clone(), |why| format!("{message}: {why}")))
+    };
+    let degraded = match (&trouble, &d.given_up) {
+        (_, Some(hash)) => yes("RolledBack", rolled_back(&d, hash)),
+        (Some(why), _) => yes("PodsNotReady", why.clone()),
+        (None, None) if away > 0 && rollout != Rollout::Done => {
+            yes("ReplicasUnavailable", format!("{away} replicas are not available"))
+        }
+        _ => no("AsDeclared", "every replica is available"),
+    };
+    for (kind, verdict) in [
+        ("Available", available),
+        ("Progressing", progressing(&status, &d, rollout, target, &limits, &spec)),
+        ("Degraded", degraded),
+    ] {
+        set(&mut status.conditions, kind, verdict, generation, now);
+    }
+    status.decisions = Some(d);
+    status
+}
+
+fn selector(object: &Deployment) -> String {
+    let labels = object.spec.selector.match_labels.iter().flatten();
+    labels.map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+}
+
+fn rolled_back(d: &Decisions, given_up: &str) -> String {
+    let number = |hash: &str| revisions::of(d, hash).map(|revision| revision.revision).unwrap_or_default();
+    let (bad, good) = (number(given_up), number(&d.target));
+    format!("revision {bad} did not become available in time; revision {good} is back until the template changes")
+}
+
+/// The first thing that is wrong.
+fn trouble(
+    object: &Deployment,
+    observed: &Observed,
+    d: &Decisions,
+    pods: &[PodSeen],
+    spec: &k8s_openapi::api::core::v1::PodSpec,
+) -> Option<String> {
+    let waiting = pods.iter().filter(|pod| !pod.terminating && !pod.ready);
+    let mut told = waiting.filter(|pod| !matches!(pod.phase.as_str(), "ContainerCreating" | "Init" | "Pending"));
+    let pod = told.find_map(|pod| Some(format!("{} {}: {}", pod.name, pod.phase, pod.message.as_ref()?)));
+    let image = || revisions::image_trouble(observed, d);
+    let place = || place::eligible(object, observed, spec).is_empty().then(|| place::nowhere(observed, spec));
+    pod.or_else(image).or_else(place)
+}
+
+fn phase(
+    object: &Deployment,
+    status: &DeploymentStatus,
+    rollout: Rollout,
+    trouble: &Option<String>,
+    away: i32,
+) -> &'static str {
+    if object.metadata.deletion_timestamp.is_some() {
+        return "Deleting";
+    }
+    match rollout {
+        Rollout::Halted => "Paused",
+        Rollout::Exceeded => "Failed",
+        Rollout::Paused => "RolloutPaused",
+        _ if trouble.is_some() => "Degraded",
+        Rollout::Within(_) => "RollingOut",
+        Rollout::Done | Rollout::Healing if away > 0 => "Degraded",
+        Rollout::Done | Rollout::Healing if status.replicas == 0 => "ScaledToZero",
+        Rollout::Done | Rollout::Healing => "Healthy",
+    }
+}
+
+/// Kubernetes' reasons, so that `kubectl rollout status` understands them.
+fn progressing(
+    status: &DeploymentStatus,
+    d: &Decisions,
+    rollout: Rollout,
+    target: u64,
+    limits: &super::rollout::Limits,
+    spec: &k8s_openapi::api::core::v1::PodSpec,
+) -> Verdict {
+    let so_far = format!("revision {target}: {} of {} updated replicas are available", d.best, limits.replicas);
+    match rollout {
+        Rollout::Halted => no("ReconcilePaused", "nothing is done while the annotation says paused"),
+        Rollout::Paused => ("Unknown", "DeploymentPaused".into(), "the rollout is paused".into()),
+        Rollout::Exceeded => no("ProgressDeadlineExceeded", so_far),
+        Rollout::Done | Rollout::Healing => yes("NewReplicaSetAvailable", so_far),
+        Rollout::Within(_) => {
+            let first = match containers::forbids_surge(spec) {
+                Some(why) if status.replicas > 0 => format!("; old pods stop first because of {why}"),
+                _ => String::new(),
+            };
+            yes("ReplicaSetUpdated", format!("{so_far}{first}"))
+        }
+    }
+}
+
+/// Keeps in the status that a step failed; a container that could not be started is tried again later, and made anew.
+pub fn step_failed(mut status: DeploymentStatus, step: &Step, failure: &Failure, now: Timestamp) -> DeploymentStatus {
+    let generation = status.observed_generation;
+    if failure.class != Class::Conflict || matches!(step, Step::Start { .. }) {
+        set(&mut status.conditions, "Degraded", yes("StepFailed", format!("{step}: {failure}")), generation, now);
+    }
+    let Step::Start { pod, container, .. } = step else { return status };
+    // Docker did not answer: nobody knows whether it runs.
+    if failure.class == Class::NotFound {
+        return status;
+    }
+    let pods = status.decisions.iter_mut().flat_map(|d| d.pods.iter_mut());
+    for known in pods.filter(|known| known.name == *pod) {
+        let name = container.rsplit('.').next().unwrap_or_default().to_owned();
+        let restarts = known.restarts.entry(name).or_default();
+        restarts.next_try = now.saturating_add(super::pods::wait_after(restarts.failures)).ok();
+        restarts.failures += 1;
+        restarts.stuck = true;
+        restarts.why = Some(failure.to_string());
+    }
+    status
+}
