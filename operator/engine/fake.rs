@@ -50,6 +50,8 @@ pub struct FakeContainer {
     pub state: ContainerState,
     /// How its process ended last.
     pub exit_code: Option<i64>,
+    /// How its process ends next, if not with 1.
+    pub ends_with: Option<i64>,
     /// Its address in each of its networks.
     pub address: Ipv4Addr,
     /// What was put into it, by whole path.
@@ -125,7 +127,7 @@ impl FakeEngine {
         self.world(|world| {
             world.end(container, ContainerState::Exited);
             if let Some(found) = world.containers.get_mut(container) {
-                found.exit_code = Some(1);
+                found.exit_code = Some(found.ends_with.take().unwrap_or(1));
             }
         });
     }
@@ -374,6 +376,7 @@ impl Engine for FakeEngine {
                 id: format!("{:064x}", world.made),
                 state: ContainerState::Created,
                 exit_code: None,
+                ends_with: None,
                 address: spec.address.unwrap_or(Ipv4Addr::from(0x0a4d_8000 + u32::try_from(world.made).unwrap_or(0))),
                 files: BTreeMap::new(),
                 signals: Vec::new(),

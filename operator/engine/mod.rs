@@ -160,7 +160,8 @@ pub struct Attachment {
 /// A file to be put into a container.
 #[derive(Clone, PartialEq)]
 pub struct File {
-    /// Path, relative to the directory it is put into; directories between are made (mode 0755).
+    /// Path, relative to the directory it is put into; directories between are made (root's, mode 0755). One that
+    /// ends in `/` is a directory, and `./` the directory itself.
     pub path: String,
     /// Permissions, e.g. `0o600`.
     pub mode: u32,
@@ -401,7 +402,8 @@ pub trait Engine: Send + Sync + 'static {
         let _ = (name, signal);
         Err(unable())
     }
-    /// Writes files below a directory of the container, running or not; one that is there is replaced.
+    /// Writes files below a directory that the container has, running or not; one that is there is replaced.
+    /// Where a tmpfs is mounted they stay only while some container that mounts it runs.
     async fn put_files(&self, container: &str, directory: &str, files: &[File]) -> Result<(), Error> {
         let _ = (container, directory, files);
         Err(unable())

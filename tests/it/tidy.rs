@@ -21,9 +21,15 @@ const ARROWS: [(&str, &[&str]); 8] = [
 const WIRING: [&str; 2] = ["main.rs", "cli/operator.rs"];
 
 /// Files that decide, by their names, in whatever room.
-const DECIDERS: [&str; 10] = [
-    "plan.rs",
+const DECIDERS: [&str; 16] = [
+    "blueprint.rs",
     "loss.rs",
+    "placement.rs",
+    "plan.rs",
+    "pods.rs",
+    "probe.rs",
+    "revisions.rs",
+    "rollout.rs",
     "next.rs",
     "orders.rs",
     "protocol.rs",

@@ -1,24 +1,21 @@
-//! Containers: list, make, start, stop, kill, unpause, remove.
+//! Containers: list, start, stop, kill, signal, unpause, remove.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use bollard::models::{
-    ContainerCreateBody, ContainerSummary, ContainerSummaryStateEnum, EndpointIpamConfig, EndpointSettings, HostConfig,
-    Mount, MountType, MountVolumeOptions, NetworkingConfig, PortBinding, PortMap, RestartPolicy, RestartPolicyNameEnum,
-};
+use bollard::models::{ContainerSummary, ContainerSummaryStateEnum, EndpointSettings};
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, KillContainerOptionsBuilder, ListContainersOptionsBuilder,
-    RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
+    KillContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
+    StopContainerOptionsBuilder,
 };
 
-use super::super::{ContainerSeen, ContainerSpec, ContainerState, Error};
-use super::{ANSWER, DockerEngine, owner_filter, owner_in_words};
-use crate::api::labels::{self, Owner};
+use super::super::{ContainerSeen, ContainerState, Error};
+use super::{ANSWER, DockerEngine, owner_filter};
+use crate::api::labels::Owner;
 
 /// Starting a container takes about half a second on an idle host; a loaded one needs longer.
-const START: Duration = Duration::from_secs(30);
+pub(super) const START: Duration = Duration::from_secs(30);
 /// Docker itself waits 10 s for a killed container before it gives up.
 const KILL: Duration = Duration::from_secs(20);
 /// Another client's removal is watched this often.
@@ -32,44 +29,6 @@ impl DockerEngine {
         let mut seen: Vec<_> = found.into_iter().map(seen).collect();
         seen.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(seen)
-    }
-
-    pub(super) async fn container_created(&self, spec: &ContainerSpec) -> Result<(), Error> {
-        let doing = format!("making container {}", spec.name);
-        let options = CreateContainerOptionsBuilder::default().name(&spec.name).build();
-        let body = create_body(spec);
-        match self.call(&doing, START, |docker| docker.create_container(Some(options), body)).await {
-            Ok(made) => {
-                for warning in made.warnings {
-                    tracing::debug!(host = &*self.host, container = spec.name, "{warning}");
-                }
-                Ok(())
-            }
-            Err(Error::Conflict { message, .. }) => self.same_as_there(spec, &doing, message).await,
-            Err(error) => Err(error),
-        }
-    }
-
-    /// The name is taken: by what we want, or by something else?
-    async fn same_as_there(&self, spec: &ContainerSpec, doing: &str, engines_words: String) -> Result<(), Error> {
-        let there = match self.call(doing, ANSWER, |docker| docker.inspect_container(&spec.name, None)).await {
-            Ok(there) => there,
-            // Gone again: the caller looks anew.
-            Err(Error::NotFound { .. }) => return Err(Error::conflict(&self.host, doing, engines_words)),
-            Err(error) => return Err(error),
-        };
-        let labels = there.config.and_then(|config| config.labels);
-        let hash = labels.as_ref().and_then(|labels| labels.get(labels::SPEC_HASH));
-        if hash == Some(&spec.hash()) {
-            return Ok(());
-        }
-        let made = if hash.is_some() { " and was made from another spec" } else { "" };
-        let message = format!(
-            "a container of that name is there already (id {}): {}{made}",
-            there.id.unwrap_or_default().chars().take(12).collect::<String>(),
-            owner_in_words(labels.as_ref()),
-        );
-        Err(Error::conflict(&self.host, doing, message))
     }
 
     pub(super) async fn container_started(&self, name: &str) -> Result<(), Error> {
@@ -95,6 +54,12 @@ impl DockerEngine {
             Err(Error::Conflict { message, .. }) if message.contains("is not running") => Ok(()),
             other => other,
         }
+    }
+
+    pub(super) async fn container_signalled(&self, name: &str, signal: &str) -> Result<(), Error> {
+        let options = KillContainerOptionsBuilder::default().signal(signal).build();
+        let doing = format!("sending {signal} to container {name}");
+        self.call(&doing, ANSWER, |docker| docker.kill_container(name, Some(options))).await
     }
 
     pub(super) async fn container_unpaused(&self, name: &str) -> Result<(), Error> {
@@ -182,79 +147,6 @@ fn state(found: Option<ContainerSummaryStateEnum>) -> ContainerState {
     }
 }
 
-fn create_body(spec: &ContainerSpec) -> ContainerCreateBody {
-    let mut labels: HashMap<_, _> = spec.labels.clone().into_iter().collect();
-    labels.insert(labels::SPEC_HASH.to_owned(), spec.hash());
-    let ports = port_bindings(&spec.ports);
-    ContainerCreateBody {
-        hostname: Some(spec.hostname.clone()),
-        image: Some(spec.image.clone()),
-        entrypoint: Some(spec.entrypoint.clone()).filter(|own| !own.is_empty()),
-        cmd: Some(spec.cmd.clone()).filter(|own| !own.is_empty() || !spec.entrypoint.is_empty()),
-        env: Some(spec.env.iter().map(|(key, value)| format!("{key}={value}")).collect()),
-        labels: Some(labels),
-        stop_timeout: Some(spec.stop_timeout_seconds),
-        exposed_ports: Some(ports.keys().cloned().collect()),
-        host_config: Some(HostConfig {
-            mounts: Some(spec.volumes.iter().map(mount).collect()),
-            tmpfs: Some(spec.tmpfs.clone().into_iter().collect()),
-            network_mode: Some(spec.network.clone()),
-            port_bindings: Some(ports),
-            shm_size: spec.shm_bytes,
-            memory: spec.memory_bytes,
-            nano_cpus: spec.nano_cpus,
-            restart_policy: Some(RestartPolicy {
-                name: Some(if spec.restart {
-                    RestartPolicyNameEnum::UNLESS_STOPPED
-                } else {
-                    RestartPolicyNameEnum::NO
-                }),
-                maximum_retry_count: None,
-            }),
-            ..Default::default()
-        }),
-        networking_config: Some(NetworkingConfig {
-            endpoints_config: Some(HashMap::from([(spec.network.clone(), endpoint(spec))])),
-        }),
-        ..Default::default()
-    }
-}
-
-fn endpoint(spec: &ContainerSpec) -> EndpointSettings {
-    EndpointSettings {
-        aliases: Some(spec.aliases.clone()),
-        ipam_config: spec
-            .address
-            .map(|address| EndpointIpamConfig { ipv4_address: Some(address.to_string()), ..Default::default() }),
-        ..Default::default()
-    }
-}
-
-fn mount((volume, path, read_only): &(String, String, bool)) -> Mount {
-    Mount {
-        typ: Some(MountType::VOLUME),
-        source: Some(volume.clone()),
-        target: Some(path.clone()),
-        read_only: Some(*read_only),
-        // A new data volume starts with the image's directory and its owner; what is only read stays as it was filled.
-        volume_options: Some(MountVolumeOptions { no_copy: Some(*read_only), ..Default::default() }),
-        ..Default::default()
-    }
-}
-
-fn port_bindings(ports: &[(std::net::IpAddr, u16, u16)]) -> PortMap {
-    let mut bindings = PortMap::new();
-    for (address, host, container) in ports {
-        let binding = PortBinding { host_ip: Some(address.to_string()), host_port: Some(host.to_string()) };
-        bindings
-            .entry(format!("{container}/tcp"))
-            .or_insert_with(|| Some(Vec::new()))
-            .get_or_insert_default()
-            .push(binding);
-    }
-    bindings
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -277,12 +169,5 @@ mod tests {
         for found in [Docker::CREATED, Docker::EXITED, Docker::DEAD, Docker::REMOVING] {
             assert!(ended(Some(found)), "{found:?}");
         }
-    }
-
-    #[test]
-    fn one_container_port_can_be_published_twice() {
-        let one: std::net::IpAddr = [127, 0, 0, 1].into();
-        let bindings = port_bindings(&[(one, 15432, 5432), (one, 25432, 5432)]);
-        assert_eq!(bindings["5432/tcp"].as_ref().map(Vec::len), Some(2));
     }
 }

@@ -4,22 +4,16 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bollard::container::LogOutput;
-use bollard::exec::StartExecResults;
 use bollard::models::ExecConfig;
 use bytes::{Buf as _, Bytes};
-use futures::Stream;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 use super::super::bridge::CONNECTED;
-use super::super::{BINARY, Conversation, Error};
+use super::super::{BINARY, Conversation, Error, ExecSession, Output};
 use super::{ANSWER, DockerEngine};
 
 /// Of what the bridge says on stderr this much is kept, in bytes.
 const WORDS: usize = 4096;
-
-type Output = Pin<Box<dyn Stream<Item = Result<LogOutput, bollard::errors::Error>> + Send>>;
-type Input = Pin<Box<dyn AsyncWrite + Send>>;
 
 impl DockerEngine {
     pub(super) async fn dialed(&self, container: &str, address: &str) -> Result<Box<dyn Conversation>, Error> {
@@ -34,12 +28,7 @@ impl DockerEngine {
             cmd: Some(vec![BINARY.to_owned(), "dial".to_owned(), address.to_owned()]),
             ..Default::default()
         };
-        let made = self.call(&doing, ANSWER, |docker| docker.create_exec(container, exec)).await?;
-        let started = self.call(&doing, ANSWER, |docker| docker.start_exec(&made.id, None)).await?;
-        let StartExecResults::Attached { output, input } = started else {
-            return Err(Error::refused(&self.host, doing, "Docker started the exec without attaching to it"));
-        };
-        let mut stream = ExecStream::new(output, input);
+        let mut stream = ExecStream::new(self.exec_started(container, exec, &doing).await?);
         let mut first = [0];
         match tokio::time::timeout(ANSWER, stream.read(&mut first)).await {
             Ok(Ok(1)) if first == [CONNECTED] => Ok(Box::new(stream)),
@@ -60,8 +49,7 @@ impl DockerEngine {
 
 /// The exec's stdout and stdin as one stream. Dropping it closes the connection, Docker then closes the exec's stdin, and the bridge ends.
 struct ExecStream {
-    output: Output,
-    input: Input,
+    exec: ExecSession,
     /// Received on stdout and not yet read.
     pending: Bytes,
     heard: bool,
@@ -69,8 +57,8 @@ struct ExecStream {
 }
 
 impl ExecStream {
-    fn new(output: Output, input: Input) -> Self {
-        Self { output, input, pending: Bytes::new(), heard: false, stderr: String::new() }
+    fn new(exec: ExecSession) -> Self {
+        Self { exec, pending: Bytes::new(), heard: false, stderr: String::new() }
     }
 
     fn complaint(&mut self, message: &[u8]) {
@@ -96,11 +84,11 @@ impl ExecStream {
 impl AsyncRead for ExecStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         while self.pending.is_empty() {
-            match ready!(self.output.as_mut().poll_next(cx)) {
-                Some(Ok(LogOutput::StdErr { message })) => self.complaint(&message),
-                Some(Ok(other)) => {
+            match ready!(self.exec.output.as_mut().poll_next(cx)) {
+                Some(Ok(Output::Stderr(message))) => self.complaint(&message),
+                Some(Ok(Output::Stdout(message))) => {
                     self.heard = true;
-                    self.pending = other.into_bytes();
+                    self.pending = message;
                 }
                 Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
                 None if !self.heard && !self.stderr.is_empty() => {
@@ -118,15 +106,15 @@ impl AsyncRead for ExecStream {
 
 impl AsyncWrite for ExecStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.input.as_mut().poll_write(cx, bytes)
+        self.exec.input.as_mut().poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.input.as_mut().poll_flush(cx)
+        self.exec.input.as_mut().poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.input.as_mut().poll_shutdown(cx)
+        self.exec.input.as_mut().poll_shutdown(cx)
     }
 }
 
@@ -137,19 +125,23 @@ mod tests {
 
     use super::*;
 
-    fn exec_that_says(frames: Vec<LogOutput>) -> ExecStream {
-        ExecStream::new(Box::pin(stream::iter(frames.into_iter().map(Ok))), Box::pin(tokio::io::sink()))
+    fn exec_that_says(frames: Vec<Output>) -> ExecStream {
+        ExecStream::new(ExecSession {
+            id: String::new(),
+            output: Box::pin(stream::iter(frames.into_iter().map(Ok))),
+            input: Box::pin(tokio::io::sink()),
+        })
     }
 
-    fn out(text: &'static str) -> LogOutput {
-        LogOutput::StdOut { message: Bytes::from_static(text.as_bytes()) }
+    fn out(text: &'static str) -> Output {
+        Output::Stdout(Bytes::from_static(text.as_bytes()))
     }
 
-    fn err(text: &'static str) -> LogOutput {
-        LogOutput::StdErr { message: Bytes::from_static(text.as_bytes()) }
+    fn err(text: &'static str) -> Output {
+        Output::Stderr(Bytes::from_static(text.as_bytes()))
     }
 
-    async fn heard(frames: Vec<LogOutput>) -> String {
+    async fn heard(frames: Vec<Output>) -> String {
         let mut text = String::new();
         match exec_that_says(frames).read_to_string(&mut text).await {
             Ok(_) => text,

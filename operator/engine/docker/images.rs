@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bollard::auth::DockerCredentials;
 use bollard::models::CreateImageInfo;
 use bollard::query_parameters::CreateImageOptionsBuilder;
 use futures::StreamExt as _;
 use tokio::time::MissedTickBehavior;
 
-use super::super::Error;
+use super::super::{Error, ImageSeen, RegistryLogin};
 use super::{ANSWER, DockerEngine, classify};
 
 /// A pull may take long, but not in silence: Docker reports each step, and retries a registry on its own for less than this.
@@ -48,16 +49,23 @@ impl Drop for Talking<'_> {
 }
 
 impl DockerEngine {
-    pub(super) async fn image_present(&self, image: &str) -> Result<bool, Error> {
+    pub(super) async fn image_seen(&self, image: &str) -> Result<Option<ImageSeen>, Error> {
         let doing = format!("looking for image {image}");
         if !is_reference(image) {
             return Err(Error::refused(&self.host, doing, "that is not an image reference"));
         }
         match self.call(&doing, ANSWER, |docker| docker.inspect_image(image)).await {
-            Ok(_) => Ok(true),
-            Err(Error::NotFound { .. }) => Ok(false),
+            Ok(found) => Ok(Some(ImageSeen {
+                id: found.id.unwrap_or_default(),
+                digests: found.repo_digests.unwrap_or_default(),
+            })),
+            Err(Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    pub(super) async fn image_present(&self, image: &str) -> Result<bool, Error> {
+        self.image_seen(image).await.map(|found| found.is_some())
     }
 
     pub(super) async fn image_ensured(&self, image: &str) -> Result<(), Error> {
@@ -66,11 +74,24 @@ impl DockerEngine {
         if self.image_present(image).await? {
             return Ok(());
         }
-        let doing = format!("pulling image {image}");
-        self.pull(image, &doing).await.map_err(|error| self.pull_failed(image, &doing, error))
+        self.pull(image, None).await
     }
 
-    async fn pull(&self, image: &str, doing: &str) -> Result<(), Error> {
+    pub(super) async fn image_pulled(&self, image: &str, login: Option<&RegistryLogin>) -> Result<(), Error> {
+        let lock = self.pulls.lock(image);
+        let _one_pull_at_a_time = lock.lock().await;
+        if !is_reference(image) {
+            return Err(Error::refused(&self.host, pulling(image), "that is not an image reference"));
+        }
+        self.pull(image, login).await
+    }
+
+    async fn pull(&self, image: &str, login: Option<&RegistryLogin>) -> Result<(), Error> {
+        let doing = pulling(image);
+        self.pull_to_its_end(image, login, &doing).await.map_err(|error| self.pull_failed(image, &doing, error))
+    }
+
+    async fn pull_to_its_end(&self, image: &str, login: Option<&RegistryLogin>, doing: &str) -> Result<(), Error> {
         let host = &*self.host;
         tracing::info!(host, image, "pulling the image");
         let mut progress = Progress::default();
@@ -82,7 +103,7 @@ impl DockerEngine {
             options = options.tag("latest");
         }
         let client = self.client(doing).await?;
-        let mut reports = Box::pin(client.create_image(Some(options.build()), None, None));
+        let mut reports = Box::pin(client.create_image(Some(options.build()), None, login.map(credentials)));
         let mut summary = tokio::time::interval(SUMMARY);
         summary.set_missed_tick_behavior(MissedTickBehavior::Skip);
         summary.tick().await;
@@ -129,12 +150,25 @@ impl DockerEngine {
     }
 }
 
+fn pulling(image: &str) -> String {
+    format!("pulling image {image}")
+}
+
+fn credentials(login: &RegistryLogin) -> DockerCredentials {
+    DockerCredentials {
+        username: Some(login.username.clone()),
+        password: Some(login.password.clone()),
+        serveraddress: Some(login.server.clone()),
+        ..Default::default()
+    }
+}
+
 /// Whose fault it is, before Docker's own words.
 fn explain(image: &str, message: &str) -> String {
     let says = |signs: &[&str]| signs.iter().any(|sign| message.contains(sign));
     if says(&["manifest unknown", "not found", "pull access denied", "does not exist", "denied", "unauthorized"]) {
         format!(
-            "its registry has no image {image} for everyone (check the name and the tag; a private one must be put on the host by hand): {message}"
+            "its registry does not give the host image {image} (check the name and the tag; for a private one name a Secret in imagePullSecrets, or put it on the host by hand): {message}"
         )
     } else if says(&[
         "dial tcp",
@@ -279,8 +313,8 @@ mod tests {
         .map(|message| explain("postgres:99", message) + "\n")
         .concat();
         expect_test::expect![[r#"
-            its registry has no image postgres:99 for everyone (check the name and the tag; a private one must be put on the host by hand): pull access denied for nosuch, repository does not exist or may require 'docker login'
-            its registry has no image postgres:99 for everyone (check the name and the tag; a private one must be put on the host by hand): manifest for postgres:99 not found: manifest unknown
+            its registry does not give the host image postgres:99 (check the name and the tag; for a private one name a Secret in imagePullSecrets, or put it on the host by hand): pull access denied for nosuch, repository does not exist or may require 'docker login'
+            its registry does not give the host image postgres:99 (check the name and the tag; for a private one name a Secret in imagePullSecrets, or put it on the host by hand): manifest for postgres:99 not found: manifest unknown
             the registry does not answer the host (check its network, or put the image on the host by hand): Get "https://registry-1.docker.io/v2/": dial tcp: lookup registry-1.docker.io: no such host
             write /var/lib/docker/tmp/x: no space left on device
         "#]].assert_eq(&told);

@@ -3,9 +3,13 @@
 mod binary;
 mod classify;
 mod containers;
+mod create;
 mod dial;
 mod events;
+mod execs;
+mod files;
 mod images;
+mod logs;
 mod networks;
 mod transport;
 mod volumes;
@@ -25,8 +29,8 @@ use tokio::sync::OnceCell;
 
 use self::transport::Transport;
 use super::{
-    ContainerSeen, ContainerSpec, Conversation, Engine, Error, EventHint, HostInfo, NetworkSeen, NetworkSpec,
-    VolumeSpec,
+    ContainerSeen, ContainerSpec, Conversation, Engine, Error, EventHint, ExecRequest, ExecResult, ExecSession, File,
+    HostInfo, ImageSeen, LogOptions, NetworkSeen, NetworkSpec, Outputs, RegistryLogin, VolumeSpec,
 };
 use crate::api::docker_host::Endpoint;
 use crate::api::labels::{self, Owner};
@@ -163,6 +167,33 @@ impl Engine for DockerEngine {
     }
     async fn remove_container(&self, name: &str) -> Result<(), Error> {
         self.container_removed(name).await
+    }
+    async fn image(&self, image: &str) -> Result<Option<ImageSeen>, Error> {
+        self.image_seen(image).await
+    }
+    async fn pull_image(&self, image: &str, login: Option<&RegistryLogin>) -> Result<(), Error> {
+        self.image_pulled(image, login).await
+    }
+    async fn signal_container(&self, name: &str, signal: &str) -> Result<(), Error> {
+        self.container_signalled(name, signal).await
+    }
+    async fn put_files(&self, container: &str, directory: &str, files: &[File]) -> Result<(), Error> {
+        self.files_put(container, directory, files).await
+    }
+    async fn exec(&self, container: &str, command: &[String], limit: Duration) -> Result<ExecResult, Error> {
+        self.exec_ended(container, command, limit).await
+    }
+    async fn exec_attached(&self, container: &str, request: &ExecRequest) -> Result<ExecSession, Error> {
+        self.exec_session(container, request).await
+    }
+    async fn exec_resize(&self, id: &str, size: (u16, u16)) -> Result<(), Error> {
+        self.exec_resized(id, size).await
+    }
+    async fn exec_code(&self, id: &str) -> Result<Option<i64>, Error> {
+        self.exec_code_of(id).await
+    }
+    async fn logs(&self, container: &str, options: &LogOptions) -> Result<Outputs, Error> {
+        self.logs_of(container, options).await
     }
     async fn dial(&self, container: &str, address: &str) -> Result<Box<dyn Conversation>, Error> {
         self.dialed(container, address).await

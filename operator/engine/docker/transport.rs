@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt as _, TryFutureExt as _};
 use hyper::Response;
 use hyper::body::Incoming;
+use hyper::header::HeaderValue;
 use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -94,7 +95,8 @@ impl Transport {
     /// A client that speaks the newest API both sides know; [`Error::Refused`] if the engine is too old.
     pub(super) async fn negotiate(&self, host: &str, doing: &str) -> Result<Docker, Error> {
         let failed = |error| classify::classify(host, doing, error);
-        let client = self.client().map_err(failed)?.negotiate_version().await.map_err(failed)?;
+        let client = self.client().map_err(failed)?.with_request_modifier(url_safe);
+        let client = client.negotiate_version().await.map_err(failed)?;
         if client.client_version() < OLDEST {
             let version = client.client_version();
             return Err(Error::refused(
@@ -105,6 +107,18 @@ impl Transport {
         }
         Ok(client)
     }
+}
+
+/// Docker reads a login as URL-safe base64 and takes any other for none; bollard 0.21 writes the standard alphabet.
+fn url_safe(mut request: BollardRequest) -> BollardRequest {
+    if let Some(login) = request.headers_mut().get_mut("x-registry-auth")
+        && let Some(safe) = login.to_str().ok().map(|text| text.replace('+', "-").replace('/', "_"))
+        && let Ok(safe) = HeaderValue::from_str(&safe)
+    {
+        *login = safe;
+        login.set_sensitive(true);
+    }
+    request
 }
 
 fn tls_config(tls: Option<&Tls>) -> Result<rustls::ClientConfig, String> {

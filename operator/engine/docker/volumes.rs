@@ -1,5 +1,7 @@
 //! Named volumes. One that belongs to someone else is never taken over.
 
+use std::collections::BTreeMap;
+
 use bollard::models::{Volume, VolumeCreateRequest};
 use bollard::query_parameters::{ListVolumesOptionsBuilder, RemoveVolumeOptions};
 
@@ -34,7 +36,17 @@ impl DockerEngine {
         };
         // Docker answers a create of a volume that exists with that volume.
         let volume = self.call(&doing, ANSWER, |docker| docker.create_volume(request)).await?;
-        if same_owner(&spec.labels, Some(&volume.labels)) {
+        self.volume_of(&spec.labels, &volume, &doing)
+    }
+
+    /// [`Error::Conflict`] if the volume that is there is not that of the owner in these labels.
+    pub(super) fn volume_of(
+        &self,
+        labels: &BTreeMap<String, String>,
+        volume: &Volume,
+        doing: &str,
+    ) -> Result<(), Error> {
+        if same_owner(labels, Some(&volume.labels)) {
             return Ok(());
         }
         let message = format!(

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 
-use super::{Controller, Fill, PreStop, Step, inputs, name, namespace, place};
+use super::{Controller, Fill, PreStop, Step, inputs, name, namespace, placement};
 use crate::api::deployment::Deployment;
 use crate::api::failure::{Class, Failure};
 use crate::engine::{ContainerSpec, Error, File};
@@ -19,7 +19,7 @@ pub(super) async fn act(controller: &Controller, object: &Deployment, step: &Ste
         Step::GetImage { host, image, always, never, logins } => {
             let (engine, objects) = (engine(host)?, objects.clone());
             let (namespace, image, logins) = (namespace.to_owned(), image.clone(), logins.clone());
-            let (always, never, key) = (*always, *never, place::image_job(host, &image));
+            let (always, never, key) = (*always, *never, placement::image_job(host, &image));
             controller.jobs.begin(&subject, key, async move {
                 let there = engine.image(&image).await?;
                 if there.is_none() && never {
@@ -38,7 +38,7 @@ pub(super) async fn act(controller: &Controller, object: &Deployment, step: &Ste
         }
         Step::GetBinary { host, image } => {
             let (engine, image) = (engine(host)?, image.clone());
-            let key = place::binary_job(host);
+            let key = placement::binary_job(host);
             controller.jobs.begin(&subject, key, async move { Ok(engine.ensure_binary(&image).await?) });
         }
         Step::Create { host, make, .. } => {
@@ -62,7 +62,7 @@ pub(super) async fn act(controller: &Controller, object: &Deployment, step: &Ste
         Step::Unpause { host, container, .. } => engine(host)?.unpause_container(container).await?,
         Step::Stop { host, subject: stopped, containers, grace, .. } => {
             let (engine, containers, grace) = (engine(host)?, containers.clone(), Duration::from_secs(*grace));
-            let key = place::stop_job(stopped);
+            let key = placement::stop_job(stopped);
             controller.jobs.begin(&subject, key, async move {
                 let stops = containers.iter().map(|(container, before)| {
                     let engine = engine.clone();

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{KeyToPath, PodSpec, PodTemplateSpec, Volume};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::containers::{self, EnvSource, InputRef};
+use super::blueprint::{self, EnvSource, InputRef};
 use crate::api::failure::{Class, Failure};
 use crate::engine::{File, RegistryLogin};
 use crate::store::objects::Objects;
@@ -48,12 +48,12 @@ impl Inputs {
     /// What a template needs and is not there, for people.
     pub fn missing(&self, template: &PodTemplateSpec) -> Option<String> {
         let spec = template.spec.clone().unwrap_or_default();
-        let used = containers::inputs(&spec);
+        let used = blueprint::inputs(&spec);
         let absent = used.iter().find(|(input, optional)| !**optional && !self.0.contains_key(input));
         if let Some((input, _)) = absent {
             return Some(format!("{input} is not there; create it"));
         }
-        let keys = containers::keys(&spec);
+        let keys = blueprint::keys(&spec);
         let lacking =
             keys.into_iter().find(|(input, key)| self.0.get(input).is_some_and(|known| !known.keys.contains(key)));
         lacking.map(|(input, key)| format!("{input} has no key {key}"))
@@ -61,7 +61,7 @@ impl Inputs {
 
     /// The databases whose networks a pod joins, because it has a Secret of theirs.
     pub fn clusters(&self, spec: &PodSpec) -> BTreeSet<String> {
-        let used = containers::inputs(spec);
+        let used = blueprint::inputs(spec);
         used.keys().filter_map(|input| self.0.get(input)?.cluster.clone()).collect()
     }
 }
@@ -177,9 +177,9 @@ fn expand(value: &str, env: &BTreeMap<String, String>) -> String {
 pub async fn files(objects: &Objects, namespace: &str, volume: &Volume) -> Result<Vec<File>, Failure> {
     let (input, items, mode, optional) = if let Some(secret) = &volume.secret {
         let name = secret.secret_name.as_deref().unwrap_or_default();
-        (containers::secret(name), &secret.items, secret.default_mode, secret.optional)
+        (blueprint::secret(name), &secret.items, secret.default_mode, secret.optional)
     } else if let Some(map) = &volume.config_map {
-        (containers::config_map(&map.name), &map.items, map.default_mode, map.optional)
+        (blueprint::config_map(&map.name), &map.items, map.default_mode, map.optional)
     } else {
         return Ok(Vec::new());
     };
@@ -209,7 +209,7 @@ pub async fn login(
 ) -> Result<Option<RegistryLogin>, Failure> {
     let server = registry_of(image);
     for name in secrets {
-        let Some(secret) = object(objects, namespace, &containers::secret(name)).await? else {
+        let Some(secret) = object(objects, namespace, &blueprint::secret(name)).await? else {
             return Err(Failure::new(
                 Class::Transient,
                 format!("imagePullSecrets: Secret {name} is not there; create it"),

@@ -1,23 +1,30 @@
 //! Deployment: replicas of a pod template, rolled out without a dropped request, started again when they end.
 //!
 //! `observe` takes one snapshot of Docker's lists, of probes and of what else concerns the object; `plan` decides
-//! (which revision in `revisions.rs`, how many pods of which in `rollout.rs`, where in `place.rs`, what is next for
+//! (which revision in `revisions.rs`, how many pods of which in `rollout.rs`, where in `placement.rs`, what is next for
 //! each pod in `pods.rs`, what people are told in `status.rs`); `act` performs. What takes long (getting images,
 //! stopping with grace) is begun by `act` and goes on in `jobs.rs`; its end is another fact to observe.
 
 mod act;
-mod containers;
+mod blueprint;
 mod inputs;
 mod jobs;
 mod observe;
-mod place;
+mod placement;
 pub mod plan;
 mod pods;
 mod probe;
 mod prober;
 mod revisions;
 mod rollout;
+#[cfg(test)]
+mod scenarios;
+#[cfg(test)]
+mod simulation;
 mod status;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -27,7 +34,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
-pub use self::containers::EnvSource;
+pub use self::blueprint::EnvSource;
 pub use self::inputs::Inputs;
 pub use self::jobs::JobSeen;
 pub use self::probe::Probed;

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::future::join_all;
 use serde_json::Value;
 
-use super::{BalancerSeen, Controller, HostSeen, Observed, containers, inputs, name, namespace, owner};
+use super::{BalancerSeen, Controller, HostSeen, Observed, blueprint, inputs, name, namespace, owner};
 use crate::api::deployment::Deployment;
 use crate::api::docker_host::DockerHost;
 use crate::api::failure::Failure;
@@ -59,12 +59,12 @@ pub(super) async fn observe(controller: &Controller, object: &Deployment) -> Res
 }
 
 /// The Secrets and ConfigMaps of the template and of all revisions that are kept.
-fn used(object: &Deployment) -> BTreeSet<containers::InputRef> {
+fn used(object: &Deployment) -> BTreeSet<blueprint::InputRef> {
     let kept = object.status.iter().filter_map(|status| status.decisions.as_ref()).flat_map(|d| &d.revisions);
     let templates = kept.map(|revision| &revision.template).chain([&object.spec.template]);
     templates
         .filter_map(|template| template.spec.as_ref())
-        .flat_map(|spec| containers::inputs(spec).into_keys())
+        .flat_map(|spec| blueprint::inputs(spec).into_keys())
         .collect()
 }
 

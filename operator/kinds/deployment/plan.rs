@@ -8,8 +8,9 @@ use jiff::Timestamp;
 use super::pods::{self, Next};
 use super::revisions::{self, Pace};
 use super::rollout::{self, Standing};
-use super::{Observed, Step, annotation, containers, namespace, place, status};
+use super::{Observed, Step, annotation, blueprint, namespace, placement, status};
 use crate::api::deployment::{Decisions, Deployment, DeploymentStatus, EVICT_ANNOTATION, Pod};
+use crate::api::labels;
 use crate::api::pod::PodSeen;
 use crate::kinds::fact::Fact;
 use crate::kinds::network_spec;
@@ -36,7 +37,7 @@ pub fn plan(object: &Deployment, observed: &Observed, now: Timestamp) -> Plan<St
     revisions::choose(object, observed, &mut d, now);
     let images = if deleting { Vec::new() } else { revisions::resolve(object, observed, &mut d) };
     let standing = standings(object, observed, &before, &mut d, now);
-    let Some(spec) = revisions::of(&d, &d.target).map(containers::pod_spec) else {
+    let Some(spec) = revisions::of(&d, &d.target).map(blueprint::pod_spec) else {
         return Plan { status: before, steps: Vec::new(), requeue: None, finished: deleting };
     };
     let limits = rollout::limits(object, &spec);
@@ -49,7 +50,8 @@ pub fn plan(object: &Deployment, observed: &Observed, now: Timestamp) -> Plan<St
     if d.pods.iter().any(|pod| pod.ready_since.is_some()) && object.spec.min_ready_seconds.unwrap_or_default() > 0 {
         again = Some(again.map_or(Duration::from_secs(1), |again| again.min(Duration::from_secs(1))));
     }
-    let mut steps = prepare(object, observed, &d, &nexts);
+    let mut steps = prepare(object, &d, &nexts);
+    steps.extend(orphans(observed, &d));
     let mut making = BTreeSet::new();
     for (pod, next) in &nexts {
         let makes = next.steps.iter().any(|step| matches!(step, Step::Create { .. }));
@@ -68,7 +70,7 @@ pub fn plan(object: &Deployment, observed: &Observed, now: Timestamp) -> Plan<St
     let gone: BTreeSet<&String> = nexts.iter().filter(|(_, next)| next.gone).map(|(pod, _)| pod).collect();
     d.pods.retain(|pod| !gone.contains(&pod.name));
     seen.retain(|pod| !gone.contains(&pod.name));
-    let finished = deleting && d.pods.is_empty();
+    let finished = deleting && d.pods.is_empty() && orphans(observed, &d).is_empty();
     if finished {
         steps.extend(leave(object, observed));
     }
@@ -190,8 +192,24 @@ fn advance(
     (seen, nexts)
 }
 
+/// Containers of pods that nobody knows: made by a call whose answer was lost, or renamed and relabelled by hand.
+fn orphans(observed: &Observed, d: &Decisions) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for (host, seen) in &observed.hosts {
+        for container in seen.containers.known().into_iter().flatten() {
+            let pod = container.labels.get(labels::MEMBER).cloned().unwrap_or_default();
+            if d.pods.iter().any(|known| known.name == pod && known.host == *host) {
+                continue;
+            }
+            let (host, container, why) = (host.clone(), container.name.clone(), "it belongs to no pod".to_owned());
+            steps.push(Step::Remove { host, pod, container, why });
+        }
+    }
+    steps
+}
+
 /// What must be on a host before a container is made there.
-fn prepare(object: &Deployment, _observed: &Observed, d: &Decisions, nexts: &[(String, Next)]) -> Vec<Step> {
+fn prepare(object: &Deployment, d: &Decisions, nexts: &[(String, Next)]) -> Vec<Step> {
     let makes = |name: &str| {
         let next = nexts.iter().find(|(pod, _)| pod == name).map(|(_, next)| next);
         next.is_some_and(|next| next.steps.iter().any(|step| matches!(step, Step::Create { .. })))
@@ -209,15 +227,16 @@ fn fetch(observed: &Observed, d: &Decisions) -> Vec<Step> {
             continue;
         };
         let answers = observed.hosts.get(&pod.host).is_some_and(|host| host.containers.known().is_some());
-        let spec = containers::pod_spec(revision);
+        let spec = blueprint::pod_spec(revision);
         for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()).filter(|_| answers) {
             let tag = container.image.as_deref().unwrap_or_default();
             let Some(exact) = revision.images.get(&container.name) else { continue };
-            let there = place::has_image(observed, &pod.host, exact, tag);
-            if !there && place::due(observed.jobs.get(&place::image_job(&pod.host, exact))) {
-                let never = container.image_pull_policy.as_deref() == Some("Never") || !exact.contains('@');
-                let (host, image) = (pod.host.clone(), exact.clone());
-                let step = Step::GetImage { host, image, always: false, never, logins: place::logins(&spec) };
+            let there = placement::has_image(observed, &pod.host, exact, tag);
+            let image = placement::wanted_image(exact, tag).to_owned();
+            if !there && placement::due(observed.jobs.get(&placement::image_job(&pod.host, &image))) {
+                let never = container.image_pull_policy.as_deref() == Some("Never");
+                let (host, logins) = (pod.host.clone(), placement::logins(&spec));
+                let step = Step::GetImage { host, image, always: false, never, logins };
                 if !steps.contains(&step) {
                     steps.push(step);
                 }
@@ -226,11 +245,11 @@ fn fetch(observed: &Observed, d: &Decisions) -> Vec<Step> {
         let first = spec.containers.first();
         let there = first.filter(|container| {
             let exact = revision.images.get(&container.name).map(String::as_str).unwrap_or_default();
-            place::has_image(observed, &pod.host, exact, container.image.as_deref().unwrap_or_default())
+            placement::has_image(observed, &pod.host, exact, container.image.as_deref().unwrap_or_default())
         });
         let image = there.and_then(|container| revision.images.get(&container.name));
-        let due = place::due(observed.jobs.get(&place::binary_job(&pod.host)));
-        if let Some(image) = image.filter(|_| due && answers && containers::needs_sandbox(&spec)) {
+        let due = placement::due(observed.jobs.get(&placement::binary_job(&pod.host)));
+        if let Some(image) = image.filter(|_| due && answers && blueprint::needs_sandbox(&spec)) {
             let step = Step::GetBinary { host: pod.host.clone(), image: image.clone() };
             if !steps.contains(&step) {
                 steps.push(step);

@@ -6,9 +6,9 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 
-use super::containers::{Blueprint, Part, docker_name, grace_seconds, pod_spec};
+use super::blueprint::{Blueprint, Part, docker_name, grace_seconds, pod_spec};
 use super::rollout::Standing;
-use super::{Observed, PreStop, Step, containers, namespace, place};
+use super::{Observed, PreStop, Step, blueprint, namespace, placement};
 use crate::api::deployment::{Deployment, DeploymentStatus, Pod, Restarts, Revision};
 use crate::api::labels;
 use crate::api::pod::{PodContainer, PodSeen};
@@ -63,11 +63,11 @@ pub fn view<'a>(
 ) -> View<'a> {
     let spec = pod_spec(revision);
     let clusters = observed.inputs.clusters(&spec);
-    let binary = match observed.jobs.get(&place::binary_job(&pod.host)) {
+    let binary = match observed.jobs.get(&placement::binary_job(&pod.host)) {
         Some(super::JobSeen::Done(volume)) => Some(volume.as_str()),
         _ => None,
     };
-    let blueprint = containers::blueprint(object, pod, revision, &clusters, binary);
+    let blueprint = blueprint::blueprint(object, pod, revision, &clusters, binary);
     let known: BTreeSet<String> = blueprint.parts().map(|part| part.name.clone()).collect();
     let mut strays = Vec::new();
     let seen = observed.hosts.get(&pod.host).and_then(|host| host.containers.known()).map(|all| {
@@ -154,7 +154,7 @@ impl View<'_> {
             ready,
             available: long_enough && self.everywhere(pod),
             lost: silent_since.is_some_and(|since| now.duration_since(since) >= LOST_AFTER)
-                && !containers::single_writer(&self.spec),
+                && !blueprint::single_writer(&self.spec),
             restarts: pod.restarts.values().map(|restarts| restarts.count).sum(),
         }
     }
@@ -224,7 +224,7 @@ impl View<'_> {
 
     /// Whether a stop under this key is to be begun: none goes on.
     fn stop_is_due(&self, key: &str) -> bool {
-        let job = self.observed.jobs.get(&place::stop_job(key));
+        let job = self.observed.jobs.get(&placement::stop_job(key));
         !matches!(job, Some(super::JobSeen::Running | super::JobSeen::Failed { retry: false, .. }))
     }
 
@@ -269,11 +269,9 @@ impl View<'_> {
                 self.make_up(pod, &BTreeMap::new(), Some(why), now, next);
             }
         } else {
+            pod.made |= self.blueprint.main.iter().all(|part| seen.contains_key(&part.name));
             let again = pod.made.then_some("it was removed by somebody else");
             self.make_up(pod, seen, again.filter(|_| !lacks), now, next);
-        }
-        if self.blueprint.main.iter().all(|part| seen.contains_key(&part.name)) {
-            pod.made = true;
         }
     }
 
@@ -285,18 +283,25 @@ impl View<'_> {
         for container in self.spec.containers.iter().chain(self.spec.init_containers.iter().flatten()) {
             let tag = container.image.as_deref().unwrap_or_default();
             let exact = self.revision.images.get(&container.name).map_or(tag, String::as_str);
-            if !place::has_image(self.observed, &pod.host, exact, tag) {
-                let failed = |image: &str| match self.observed.jobs.get(&place::image_job(&pod.host, image)) {
+            if !placement::has_image(self.observed, &pod.host, exact, tag) {
+                let asked = placement::wanted_image(exact, tag);
+                let failed = |image: &str| match self.observed.jobs.get(&placement::image_job(&pod.host, image)) {
                     Some(super::JobSeen::Failed { why, .. }) => Some(why.clone()),
                     _ => None,
                 };
-                return Some(match failed(exact) {
+                let other = match self.observed.jobs.get(&placement::image_job(&pod.host, asked)) {
+                    Some(super::JobSeen::Done(_)) => {
+                        Some(format!("image {tag} on {} is another one than {exact}", pod.host))
+                    }
+                    _ => None,
+                };
+                return Some(match failed(asked).or(other) {
                     Some(why) => ("ImagePullBackOff", why),
                     None => ("ContainerCreating", format!("getting image {tag}")),
                 });
             }
         }
-        let binary = self.observed.jobs.get(&place::binary_job(&pod.host));
+        let binary = self.observed.jobs.get(&placement::binary_job(&pod.host));
         match binary {
             _ if self.blueprint.sandbox.is_none() => None,
             Some(super::JobSeen::Done(_)) => None,

@@ -17,7 +17,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::probe::{self, Count, Probed, Question};
-use super::{HostSeen, Wake, containers, name, namespace};
+use super::{HostSeen, Wake, blueprint, name, namespace};
 use crate::api::deployment::Deployment;
 use crate::api::deployment_rules::port_number;
 use crate::api::docker_host::LOCAL;
@@ -76,7 +76,7 @@ impl Prober {
             .flat_map(|d| {
                 d.pods.iter().filter_map(|pod| {
                     let revision = d.revisions.iter().find(|revision| revision.hash == pod.hash)?;
-                    Some((pod.name.clone(), containers::pod_spec(revision)))
+                    Some((pod.name.clone(), blueprint::pod_spec(revision)))
                 })
             })
             .flat_map(|(pod, spec)| spec.containers.into_iter().map(move |one| ((pod.clone(), one.name.clone()), one)))

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::PodTemplateSpec;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::{JobSeen, Observed, Step, annotation, containers, place};
+use super::{JobSeen, Observed, Step, annotation, blueprint, placement};
 use crate::api::deployment::{
     CHANGE_CAUSE_ANNOTATION, Decisions, Deployment, ROLL_ON_CHANGE_ANNOTATION, ROLLBACK_ANNOTATION, Revision,
 };
@@ -34,7 +34,7 @@ fn asks_to_roll(template: &PodTemplateSpec) -> bool {
 fn wanted(object: &Deployment, observed: &Observed) -> String {
     let template = &object.spec.template;
     let inputs: BTreeMap<String, String> = if asks_to_roll(template) {
-        let used = containers::inputs(&template.spec.clone().unwrap_or_default());
+        let used = blueprint::inputs(&template.spec.clone().unwrap_or_default());
         used.keys().map(|input| (input.to_string(), observed.inputs.hash(input))).collect()
     } else {
         BTreeMap::new()
@@ -108,23 +108,23 @@ pub fn resolve(object: &Deployment, observed: &Observed, d: &mut Decisions) -> V
     if !revision.images.is_empty() {
         return Vec::new();
     }
-    let spec = containers::pod_spec(revision);
-    let Some(host) = place::eligible(object, observed, &spec).first().map(|host| (*host).to_owned()) else {
+    let spec = blueprint::pod_spec(revision);
+    let Some(host) = placement::eligible(object, observed, &spec).first().map(|host| (*host).to_owned()) else {
         return Vec::new();
     };
     let (mut images, mut steps) = (BTreeMap::new(), Vec::new());
     for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
         let image = container.image.clone().unwrap_or_default();
         let policy = container.image_pull_policy.as_deref();
-        match observed.jobs.get(&place::image_job(&host, &image)) {
+        match observed.jobs.get(&placement::image_job(&host, &image)) {
             Some(JobSeen::Done(references)) => {
                 images.insert(container.name.clone(), exact(&image, references));
             }
-            job if place::due(job) => steps.push(Step::GetImage {
+            job if placement::due(job) => steps.push(Step::GetImage {
                 host: host.clone(),
                 always: policy == Some("Always"),
                 never: policy == Some("Never"),
-                logins: place::logins(&spec),
+                logins: placement::logins(&spec),
                 image,
             }),
             _ => {}
@@ -151,11 +151,11 @@ fn exact(image: &str, references: &str) -> String {
 /// Why images of the target cannot be had, if they cannot.
 pub fn image_trouble(observed: &Observed, d: &Decisions) -> Option<String> {
     let revision = of(d, &d.target)?;
-    let spec = containers::pod_spec(revision);
+    let spec = blueprint::pod_spec(revision);
     let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
     let wanted: Vec<_> = all.filter_map(|container| container.image.as_deref()).collect();
     observed.jobs.iter().find_map(|(key, job)| {
-        let image = place::image_of_job(key)?;
+        let image = placement::image_of_job(key)?;
         let ours = wanted.contains(&image) || revision.images.values().any(|exact| exact == image);
         match job {
             JobSeen::Failed { why, .. } if ours => Some(why.clone()),

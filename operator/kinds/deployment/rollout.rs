@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PodSpec;
 
-use super::{Observed, containers, name, place};
+use super::{Observed, blueprint, name, placement};
 use crate::api::deployment::{Decisions, Deployment, Pod, Stop};
 use crate::api::deployment_rules::share;
 
@@ -55,7 +55,7 @@ pub fn limits(object: &Deployment, spec: &PodSpec) -> Limits {
     // As in Kubernetes: a surge is rounded up, what may be away is rounded down.
     let surge = rolling.max_surge.as_ref().map_or(u64::from(whole) * 25, of).div_ceil(100) as usize;
     let unavailable = (rolling.max_unavailable.as_ref().map_or(u64::from(whole) * 25, of) / 100) as usize;
-    let stop_first = containers::forbids_surge(spec).is_some();
+    let stop_first = blueprint::forbids_surge(spec).is_some();
     match (stop_first, surge, unavailable) {
         (true, _, away) => Limits { replicas, surge: 0, unavailable: away.max(1), stop_first, recreate: false },
         (false, 0, 0) => Limits { replicas, surge: 0, unavailable: 1, stop_first, recreate: false },
@@ -105,7 +105,7 @@ pub fn adjust(
 
     // New ones, as far as there is room. Those on their way out still hold their ports and volumes.
     let Some(spec) =
-        super::revisions::of(d, &target).filter(|revision| !revision.images.is_empty()).map(containers::pod_spec)
+        super::revisions::of(d, &target).filter(|revision| !revision.images.is_empty()).map(blueprint::pod_spec)
     else {
         return;
     };
@@ -118,7 +118,7 @@ pub fn adjust(
     let new = d.pods.iter().filter(lives).filter(is_new).count();
     let room = (limits.replicas + limits.surge).saturating_sub(there);
     for _ in 0..limits.replicas.saturating_sub(new).min(room) {
-        let Some(host) = place::choose(object, observed, d, &spec) else { return };
+        let Some(host) = placement::choose(object, observed, d, &spec) else { return };
         add(object, d, host, now);
     }
 }
@@ -164,4 +164,81 @@ fn add(object: &Deployment, d: &mut Decisions, host: String, now: Timestamp) {
         created_at: Some(now),
         ..Default::default()
     });
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::kinds::deployment::HostSeen;
+    use crate::kinds::fact::Fact;
+
+    fn object(replicas: u32, surge: u32, unavailable: u32) -> Deployment {
+        serde_json::from_value(json!({
+            "metadata": {"name": "web", "namespace": "default"},
+            "spec": {
+                "replicas": replicas, "selector": {},
+                "strategy": {"rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable}},
+                "template": {"spec": {"containers": [{"name": "web", "image": "web"}]}},
+            },
+        }))
+        .unwrap()
+    }
+
+    fn decisions(old: &[Standing], new: &[Standing]) -> (Decisions, BTreeMap<String, Standing>) {
+        let mut d = Decisions { target: "new".into(), ..Default::default() };
+        let mut standing = BTreeMap::new();
+        for (hash, pods) in [("old", old), ("new", new)] {
+            let images = BTreeMap::from([("web".to_owned(), "web".to_owned())]);
+            d.revisions.push(crate::api::deployment::Revision { hash: hash.into(), images, ..Default::default() });
+            for (ordinal, stands) in (1..).zip(pods) {
+                let name = format!("{hash}-{ordinal}");
+                standing.insert(name.clone(), *stands);
+                d.pods.push(Pod { name, hash: hash.into(), ordinal, host: "local".into(), ..Default::default() });
+            }
+        }
+        (d, standing)
+    }
+
+    fn standing() -> impl Strategy<Value = Standing> {
+        (any::<bool>(), any::<bool>(), 0..3_u32).prop_map(|(ready, long, restarts)| Standing {
+            ready,
+            available: ready && long,
+            lost: false,
+            restarts,
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn never_less_available_than_allowed(
+            (replicas, surge, unavailable) in (0..6_u32, 0..3_u32, 0..3_u32),
+            old in proptest::collection::vec(standing(), 0..6),
+            new in proptest::collection::vec(standing(), 0..6),
+        ) {
+            let object = object(replicas, surge, unavailable);
+            let host = HostSeen {
+                labels: BTreeMap::new(), failure_domain: "local".into(), schedulable: true, containers: Fact::Known(Vec::new()),
+            };
+            let observed = Observed { hosts: BTreeMap::from([("local".to_owned(), host)]), ..Default::default() };
+            let limits = limits(&object, &object.spec.template.spec.clone().unwrap());
+            let (mut d, standing) = decisions(&old, &new);
+            let of = |pod: &&Pod| standing.get(&pod.name).copied().unwrap_or_default().available && pod.stop.is_none();
+            let before = d.pods.iter().filter(of).count();
+            let there = d.pods.len();
+            adjust(&object, &observed, &standing, limits, &mut d, Timestamp::UNIX_EPOCH);
+            let after = d.pods.iter().filter(of).count();
+            let least = limits.replicas - limits.unavailable.min(limits.replicas);
+            prop_assert!(after >= before.min(least), "{before} -> {after}, at least {least}");
+            let lives = d.pods.iter().filter(|pod| pod.stop.is_none()).count();
+            prop_assert!(lives <= (limits.replicas + limits.surge).max(there), "{lives} live");
+            // It gets on: either it is done, or it changed something, or it waits for a pod to become available.
+            let waits = d.pods.iter().any(|pod| pod.stop.is_none() && !standing.get(&pod.name).is_some_and(|one| one.available));
+            let done = d.pods.iter().all(|pod| pod.hash == "new" && pod.stop.is_none()) && d.pods.len() == limits.replicas;
+            prop_assert!(done || waits || d.pods.iter().any(|pod| pod.stop.is_some()), "stands still: {:?}", d.pods);
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Observed, Step, containers, place, revisions};
+use super::{Observed, Step, blueprint, placement, revisions};
 use crate::api::conditions::{Verdict, no, set, yes};
 use crate::api::deployment::{Decisions, Deployment, DeploymentStatus};
 use crate::api::failure::{Class, Failure};
@@ -60,7 +60,7 @@ pub fn render(
     status.available_replicas = count(&|pod| pod.ready && long(pod) && everywhere(pod));
     status.unavailable_replicas = (wanted - status.available_replicas).max(0);
     let (away, generation) = (status.unavailable_replicas, status.observed_generation);
-    let spec = revisions::of(&d, &d.target).map(containers::pod_spec).unwrap_or_default();
+    let spec = revisions::of(&d, &d.target).map(blueprint::pod_spec).unwrap_or_default();
     let limits = super::rollout::limits(object, &spec);
     let allowed = i32::try_from(limits.unavailable).unwrap_or(i32::MAX);
     let trouble = trouble(object, observed, &d, &status.pods, &spec);
@@ -109,11 +109,11 @@ fn trouble(
     pods: &[PodSeen],
     spec: &k8s_openapi::api::core::v1::PodSpec,
 ) -> Option<String> {
-    let waiting = pods.iter().filter(|pod| !pod.terminating && !pod.ready);
+    let waiting = pods.iter().filter(|pod| !pod.terminating && (!pod.ready || pod.phase == "Unknown"));
     let mut told = waiting.filter(|pod| !matches!(pod.phase.as_str(), "ContainerCreating" | "Init" | "Pending"));
     let pod = told.find_map(|pod| Some(format!("{} {}: {}", pod.name, pod.phase, pod.message.as_ref()?)));
     let image = || revisions::image_trouble(observed, d);
-    let place = || place::eligible(object, observed, spec).is_empty().then(|| place::nowhere(observed, spec));
+    let place = || placement::eligible(object, observed, spec).is_empty().then(|| placement::nowhere(observed, spec));
     pod.or_else(image).or_else(place)
 }
 
@@ -155,7 +155,7 @@ fn progressing(
         Rollout::Exceeded => no("ProgressDeadlineExceeded", so_far),
         Rollout::Done | Rollout::Healing => yes("NewReplicaSetAvailable", so_far),
         Rollout::Within(_) => {
-            let first = match containers::forbids_surge(spec) {
+            let first = match blueprint::forbids_surge(spec) {
                 Some(why) if status.replicas > 0 => format!("; old pods stop first because of {why}"),
                 _ => String::new(),
             };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::PodSpec;
 
-use super::{JobSeen, Observed, containers};
+use super::{JobSeen, Observed, blueprint};
 use crate::api::deployment::{Decisions, Deployment};
 
 /// Hosts that new pods of this template may be placed on, by name.
@@ -20,7 +20,7 @@ pub fn eligible<'a>(_object: &Deployment, observed: &'a Observed, spec: &PodSpec
 pub fn choose(object: &Deployment, observed: &Observed, d: &Decisions, spec: &PodSpec) -> Option<String> {
     let eligible = eligible(object, observed, spec);
     let staying = || d.pods.iter().filter(|pod| pod.stop.is_none());
-    if containers::single_writer(spec)
+    if blueprint::single_writer(spec)
         && let Some(home) = d.pods.first().map(|pod| pod.host.as_str())
     {
         // The volume is where it is.
@@ -78,6 +78,12 @@ pub fn has_image(observed: &Observed, host: &str, exact: &str, tag: &str) -> boo
         _ => false,
     };
     brought(exact) || brought(tag)
+}
+
+/// What to ask for so as to get an image that was resolved from `tag`: a registry knows digests, but nobody knows the id
+/// of an image that was built by hand, which must be on every host under its tag.
+pub fn wanted_image<'a>(exact: &'a str, tag: &'a str) -> &'a str {
+    if exact.contains('@') { exact } else { tag }
 }
 
 /// Names of the Secrets with registry logins.

@@ -1,0 +1,219 @@
+//! Making a container: a spec in Docker's words. One request, unless it has volumes with an owner or further networks.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+
+use bollard::models::{
+    ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HostConfig, Mount, MountType, MountVolumeOptions,
+    MountVolumeOptionsDriverConfig, NetworkConnectRequest, NetworkingConfig, PortBinding, PortMap, RestartPolicy,
+    RestartPolicyNameEnum,
+};
+use bollard::query_parameters::CreateContainerOptionsBuilder;
+use futures::future::try_join_all;
+
+use super::super::{Attachment, ContainerSpec, Error, Mount as Mounted, MountSource};
+use super::containers::START;
+use super::{ANSWER, DockerEngine, owner_in_words};
+use crate::api::labels;
+
+impl DockerEngine {
+    pub(super) async fn container_created(&self, spec: &ContainerSpec) -> Result<(), Error> {
+        let doing = format!("making container {}", spec.name);
+        self.volumes_are_ours(spec, &doing).await?;
+        let options = CreateContainerOptionsBuilder::default().name(&spec.name).build();
+        let body = create_body(spec);
+        match self.call(&doing, START, |docker| docker.create_container(Some(options), body)).await {
+            Ok(made) => {
+                for warning in made.warnings {
+                    tracing::debug!(host = &*self.host, container = spec.name, "{warning}");
+                }
+            }
+            Err(Error::Conflict { message, .. }) => self.same_as_there(spec, &doing, message).await?,
+            Err(error) => return Err(error),
+        }
+        // Also when it was there: whoever made it may have been stopped before this.
+        for attachment in &spec.networks {
+            self.connected(&spec.name, attachment, &doing).await?;
+        }
+        Ok(())
+    }
+
+    /// Docker mounts any volume of that name that exists, and says nothing.
+    async fn volumes_are_ours(&self, spec: &ContainerSpec, doing: &str) -> Result<(), Error> {
+        let labelled = spec.mounts.iter().filter_map(|mount| match &mount.source {
+            MountSource::Volume { name, labels, .. } if !labels.is_empty() => Some((name, labels)),
+            _ => None,
+        });
+        let checks = labelled.map(async |(name, labels)| match self.volume_named(name, doing).await? {
+            Some(there) => self.volume_of(labels, &there, doing),
+            None => Ok(()),
+        });
+        try_join_all(checks).await.map(drop)
+    }
+
+    /// The name is taken: by what we want, or by something else?
+    async fn same_as_there(&self, spec: &ContainerSpec, doing: &str, engines_words: String) -> Result<(), Error> {
+        let there = match self.call(doing, ANSWER, |docker| docker.inspect_container(&spec.name, None)).await {
+            Ok(there) => there,
+            // Gone again: the caller looks anew.
+            Err(Error::NotFound { .. }) => return Err(Error::conflict(&self.host, doing, engines_words)),
+            Err(error) => return Err(error),
+        };
+        let labels = there.config.and_then(|config| config.labels);
+        let hash = labels.as_ref().and_then(|labels| labels.get(labels::SPEC_HASH));
+        if hash == Some(&spec.hash()) {
+            return Ok(());
+        }
+        let made = if hash.is_some() { " and was made from another spec" } else { "" };
+        let message = format!(
+            "a container of that name is there already (id {}): {}{made}",
+            there.id.unwrap_or_default().chars().take(12).collect::<String>(),
+            owner_in_words(labels.as_ref()),
+        );
+        Err(Error::conflict(&self.host, doing, message))
+    }
+
+    async fn connected(&self, container: &str, attachment: &Attachment, doing: &str) -> Result<(), Error> {
+        let request = NetworkConnectRequest {
+            container: container.to_owned(),
+            endpoint_config: Some(EndpointSettings { aliases: Some(attachment.aliases.clone()), ..Default::default() }),
+        };
+        match self.call(doing, ANSWER, |docker| docker.connect_network(&attachment.network, request)).await {
+            Err(Error::Refused { message, .. } | Error::Conflict { message, .. })
+                if message.contains("already exists in network") =>
+            {
+                Ok(())
+            }
+            other => other,
+        }
+    }
+}
+
+fn create_body(spec: &ContainerSpec) -> ContainerCreateBody {
+    let mut labels: HashMap<_, _> = spec.labels.clone().into_iter().collect();
+    labels.insert(labels::SPEC_HASH.to_owned(), spec.hash());
+    let (ports, security) = (port_bindings(&spec.ports), &spec.security);
+    let mounts = spec.volumes.iter().map(named_volume).chain(spec.mounts.iter().map(mount));
+    // In the network of another container it has that one's host name, addresses and ports; Docker refuses its own.
+    let alone = spec.joins.is_none();
+    ContainerCreateBody {
+        hostname: Some(spec.hostname.clone()).filter(|_| alone),
+        image: Some(spec.image.clone()),
+        entrypoint: Some(spec.entrypoint.clone()).filter(|own| !own.is_empty()),
+        cmd: Some(spec.cmd.clone()).filter(|own| !own.is_empty() || !spec.entrypoint.is_empty()),
+        user: spec.user.clone(),
+        working_dir: spec.working_dir.clone(),
+        env: Some(spec.env.iter().map(|(key, value)| format!("{key}={value}")).collect()),
+        labels: Some(labels),
+        stop_timeout: Some(spec.stop_timeout_seconds),
+        exposed_ports: Some(ports.keys().cloned().collect()).filter(|_| alone),
+        host_config: Some(HostConfig {
+            mounts: Some(mounts.collect()),
+            tmpfs: Some(spec.tmpfs.clone().into_iter().collect()),
+            network_mode: Some(
+                spec.joins.as_ref().map_or_else(|| spec.network.clone(), |one| format!("container:{one}")),
+            ),
+            port_bindings: Some(ports).filter(|_| alone),
+            shm_size: spec.shm_bytes,
+            memory: spec.memory_bytes,
+            nano_cpus: spec.nano_cpus,
+            cpu_shares: spec.cpu_shares,
+            pids_limit: spec.pids_limit,
+            group_add: some(&spec.groups),
+            cap_add: some(&security.cap_add),
+            cap_drop: some(&security.cap_drop),
+            readonly_rootfs: Some(security.read_only),
+            privileged: Some(security.privileged),
+            security_opt: security.no_new_privileges.then(|| vec!["no-new-privileges:true".to_owned()]),
+            sysctls: map(&security.sysctls),
+            restart_policy: Some(RestartPolicy {
+                name: Some(if spec.restart {
+                    RestartPolicyNameEnum::UNLESS_STOPPED
+                } else {
+                    RestartPolicyNameEnum::NO
+                }),
+                maximum_retry_count: None,
+            }),
+            ..Default::default()
+        }),
+        networking_config: alone.then(|| NetworkingConfig {
+            endpoints_config: Some(HashMap::from([(spec.network.clone(), endpoint(spec))])),
+        }),
+        ..Default::default()
+    }
+}
+
+fn some(items: &[String]) -> Option<Vec<String>> {
+    Some(items.to_vec()).filter(|items| !items.is_empty())
+}
+
+fn map(items: &BTreeMap<String, String>) -> Option<HashMap<String, String>> {
+    Some(items.clone().into_iter().collect()).filter(|items: &HashMap<_, _>| !items.is_empty())
+}
+
+fn endpoint(spec: &ContainerSpec) -> EndpointSettings {
+    EndpointSettings {
+        aliases: Some(spec.aliases.clone()),
+        ipam_config: spec
+            .address
+            .map(|address| EndpointIpamConfig { ipv4_address: Some(address.to_string()), ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+fn named_volume((volume, path, read_only): &(String, String, bool)) -> Mount {
+    Mount {
+        typ: Some(MountType::VOLUME),
+        source: Some(volume.clone()),
+        target: Some(path.clone()),
+        read_only: Some(*read_only),
+        // A new data volume starts with the image's directory and its owner; what is only read stays as it was filled.
+        volume_options: Some(MountVolumeOptions { no_copy: Some(*read_only), ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+fn mount(mounted: &Mounted) -> Mount {
+    let mount = Mount { target: Some(mounted.path.clone()), read_only: Some(mounted.read_only), ..Default::default() };
+    match &mounted.source {
+        MountSource::Bind(path) => Mount { typ: Some(MountType::BIND), source: Some(path.clone()), ..mount },
+        MountSource::Volume { name, options, labels } => {
+            // One that was described starts empty, as in Kubernetes; one that was only named may be of any driver.
+            let plain = options.is_empty() && labels.is_empty();
+            let local = MountVolumeOptionsDriverConfig { name: Some("local".to_owned()), options: map(options) };
+            let volume_options = MountVolumeOptions {
+                no_copy: Some(!plain || mounted.read_only),
+                labels: map(labels),
+                driver_config: Some(local).filter(|_| !plain),
+                ..Default::default()
+            };
+            let volume_options = Some(volume_options);
+            Mount { typ: Some(MountType::VOLUME), source: Some(name.clone()), volume_options, ..mount }
+        }
+    }
+}
+
+fn port_bindings(ports: &[(IpAddr, u16, u16)]) -> PortMap {
+    let mut bindings = PortMap::new();
+    for (address, host, container) in ports {
+        let binding = PortBinding { host_ip: Some(address.to_string()), host_port: Some(host.to_string()) };
+        bindings
+            .entry(format!("{container}/tcp"))
+            .or_insert_with(|| Some(Vec::new()))
+            .get_or_insert_default()
+            .push(binding);
+    }
+    bindings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_container_port_can_be_published_twice() {
+        let one: IpAddr = [127, 0, 0, 1].into();
+        let bindings = port_bindings(&[(one, 15432, 5432), (one, 25432, 5432)]);
+        assert_eq!(bindings["5432/tcp"].as_ref().map(Vec::len), Some(2));
+    }
+}

@@ -1,0 +1,117 @@
+//! Files into a container, through the archive API: it writes through the container's mounts, running or not.
+
+use bollard::body_full;
+use bollard::query_parameters::UploadToContainerOptionsBuilder;
+use bytes::Bytes;
+
+use super::super::{Error, File};
+use super::DockerEngine;
+use super::containers::START;
+
+/// Directories between the directory and a file.
+const BETWEEN: u32 = 0o755;
+
+impl DockerEngine {
+    pub(super) async fn files_put(&self, container: &str, directory: &str, files: &[File]) -> Result<(), Error> {
+        let doing = format!("putting files into {directory} of container {container}");
+        let archive =
+            archive(directory, files).map_err(|error| Error::refused(&self.host, &doing, error.to_string()))?;
+        // The owners are those of the archive (`copyUIDGID` would make them the container's user); a directory is
+        // never taken away for a file.
+        let options =
+            UploadToContainerOptionsBuilder::default().path(directory).no_overwrite_dir_non_dir("true").build();
+        self.call(&doing, START, |docker| docker.upload_to_container(container, Some(options), body_full(archive)))
+            .await
+    }
+}
+
+/// A tar of these files and of the directories between; the directories first, so that each is made as it is to be.
+fn archive(directory: &str, files: &[File]) -> std::io::Result<Bytes> {
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut made = std::collections::BTreeSet::new();
+    for file in files {
+        let inner = file.path.trim_start_matches("./").trim_end_matches('/');
+        for (end, _) in inner.match_indices('/') {
+            if made.insert(&inner[..end]) {
+                append(&mut archive, &format!("{}/", &inner[..end]), BETWEEN, (0, 0), &[])?;
+            }
+        }
+        if !file.path.ends_with('/') {
+            append(&mut archive, inner, file.mode, file.owner, &file.bytes)?;
+        } else if inner.is_empty() {
+            append(&mut archive, &itself(directory), file.mode, file.owner, &[])?;
+        } else if made.insert(inner) {
+            append(&mut archive, &format!("{inner}/"), file.mode, file.owner, &[])?;
+        }
+    }
+    archive.into_inner().map(Bytes::from)
+}
+
+/// Docker skips the entry `.`, so that a directory's own mode is set by its name seen from within.
+fn itself(directory: &str) -> String {
+    format!("../{}/", directory.trim_end_matches('/').rsplit('/').next().unwrap_or_default())
+}
+
+fn append(
+    archive: &mut tar::Builder<Vec<u8>>,
+    path: &str,
+    mode: u32,
+    (user, group): (u64, u64),
+    bytes: &[u8],
+) -> std::io::Result<()> {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(if path.ends_with('/') { tar::EntryType::Directory } else { tar::EntryType::Regular });
+    header.set_size(bytes.len() as u64);
+    header.set_mode(mode);
+    header.set_uid(user);
+    header.set_gid(group);
+    if let Some(up) = path.strip_prefix("../") {
+        // The crate refuses `..` in a path.
+        let name = format!("../{up}");
+        let field = &mut header.as_old_mut().name;
+        let field = field.get_mut(..name.len()).ok_or_else(|| std::io::Error::other("its name is too long"))?;
+        field.copy_from_slice(name.as_bytes());
+        header.set_cksum();
+        return archive.append(&header, bytes);
+    }
+    archive.append_data(&mut header, path, bytes)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_come_before_what_is_in_them_and_once() {
+        let file = |path: &str, mode, text: &str| File { path: path.into(), mode, owner: (7, 8), bytes: text.into() };
+        let long = format!("{}/x", "d".repeat(120));
+        let files = [
+            file("./", 0o1777, ""),
+            file("a/b/c", 0o600, "one"),
+            file("a/b/d", 0o640, "two"),
+            file("e/", 0o700, ""),
+            file(&long, 0o600, ""),
+        ];
+        let archive = archive("/mnt/data/", &files).unwrap();
+        let mut told = String::new();
+        for entry in tar::Archive::new(archive.as_ref()).entries().unwrap() {
+            let entry = entry.unwrap();
+            let header = entry.header();
+            let path = String::from_utf8_lossy(&entry.path_bytes()).replace(&"d".repeat(120), "long");
+            let (mode, user, size) = (header.mode().unwrap(), header.uid().unwrap(), header.size().unwrap());
+            told += &format!("{path} {mode:o} {user} {size}\n");
+        }
+        expect_test::expect![[r#"
+            ../data/ 1777 7 0
+            a/ 755 0 0
+            a/b/ 755 0 0
+            a/b/c 600 7 3
+            a/b/d 640 7 3
+            e/ 700 7 0
+            long/ 755 0 0
+            long/x 600 7 0
+        "#]]
+        .assert_eq(&told);
+    }
+}

@@ -1,0 +1,249 @@
+//! Production's loop and this kind over Docker hosts in memory and time that runs only when everybody waits.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use super::{Controller, RESOURCE};
+use crate::api::deployment::DeploymentStatus;
+use crate::engine::docker::OwnBinary;
+use crate::engine::fake::FakeEngine;
+use crate::engine::hosts::Hosts;
+use crate::engine::{ContainerState, ExecResult};
+use crate::runtime::clock::TestClock;
+use crate::runtime::{self, Kind as _, Trigger};
+use crate::store::objects::Part;
+use crate::store::{Clock, Error, Key, MemoryStore, Objects};
+
+/// Looks this often for what it waits for.
+const LOOK: Duration = Duration::from_millis(50);
+/// The longest that anything may take, in the world's own time.
+const PATIENCE: Duration = Duration::from_secs(1800);
+
+/// Hosts, the store, and an operator that may be down.
+pub struct World {
+    pub engines: BTreeMap<String, Arc<FakeEngine>>,
+    pub objects: Objects,
+    pub clock: Arc<TestClock>,
+    operator: Option<(CancellationToken, JoinSet<()>)>,
+}
+
+impl World {
+    /// These hosts, and an operator at work.
+    pub async fn new(hosts: &[&str]) -> Self {
+        let clock = Arc::new(TestClock::following_tokio("2026-01-01T00:00:00Z".parse().unwrap()));
+        let objects = Objects::new(Arc::new(MemoryStore::default()), clock.clone());
+        let mut world = Self { engines: BTreeMap::new(), objects, clock, operator: None };
+        for host in hosts {
+            let engine = Arc::new(FakeEngine::new(host));
+            engine.on_exec(|container, command| {
+                // A probe of these tests: it holds unless the container got a file that says otherwise.
+                let broken = container.files.keys().any(|path| path.ends_with(&format!("/not-{}", command.join("-"))));
+                ExecResult { code: i64::from(broken), output: "broken".into() }
+            });
+            world.engines.insert((*host).to_owned(), engine);
+            let object = json!({
+                "apiVersion": "evenkeel.dev/v1alpha1", "kind": "DockerHost",
+                "metadata": {"name": host}, "spec": {"endpoint": "unix:///run/x.sock"},
+            });
+            world.objects.create(&host_key(host), object).await.unwrap();
+        }
+        world.start();
+        world
+    }
+
+    /// An operator begins.
+    pub fn start(&mut self) {
+        let hosts = Arc::new(Hosts::new(Arc::new(OwnBinary::running())));
+        for (name, engine) in &self.engines {
+            hosts.insert(name, engine.clone());
+        }
+        let (wake, mut woken) = mpsc::unbounded_channel();
+        let controller = Arc::new(Controller::new(hosts.clone(), self.objects.clone(), wake));
+        let (hints, heard) = mpsc::channel(64);
+        let shutdown = CancellationToken::new();
+        let all = |_: &crate::store::Change| Some(Trigger::All);
+        let running = runtime::Controller::new(controller, self.objects.clone(), self.clock.clone())
+            .also_watch("secrets", all)
+            .also_watch("configmaps", all)
+            .also_watch("loadbalancers.evenkeel.dev", all)
+            .also_watch("dockerhosts.evenkeel.dev", all)
+            .run(heard, shutdown.clone());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(running);
+        tasks.spawn(async move {
+            let mut events = hosts.events();
+            loop {
+                let hint = tokio::select! {
+                    biased;
+                    Some((namespace, name)) = woken.recv() => Trigger::Object { namespace, name },
+                    Some(hint) = events.next() => match hint {
+                        Some(owner) if owner.kind == Controller::NAME => {
+                            Trigger::Object { namespace: owner.namespace, name: owner.name }
+                        }
+                        Some(_) => continue,
+                        None => Trigger::All,
+                    },
+                };
+                let _ = hints.send(hint).await;
+            }
+        });
+        self.operator = Some((shutdown, tasks));
+    }
+
+    /// kill -9 of the operator.
+    pub async fn crash(&mut self) {
+        if let Some((_, mut tasks)) = self.operator.take() {
+            tasks.shutdown().await;
+        }
+    }
+
+    /// Declares a Deployment `web`, or changes its spec.
+    pub async fn apply(&self, spec: Value) {
+        self.change(|mut object| {
+            object["spec"] = spec.clone();
+            object
+        })
+        .await;
+    }
+
+    /// Changes the Deployment `web`; makes it if it is not there.
+    pub async fn change(&self, change: impl Fn(Value) -> Value) {
+        let outcome = self.objects.modify(&key(), Part::Main, |old| Ok::<_, Error>(change(old))).await;
+        if matches!(outcome, Err(Error::NotFound { .. })) {
+            let object = json!({
+                "apiVersion": "apps/v1", "kind": "Deployment",
+                "metadata": {"name": "web", "namespace": "default"},
+            });
+            self.objects.create(&key(), change(object)).await.unwrap();
+        } else {
+            outcome.unwrap();
+        }
+    }
+
+    /// Puts an object of another kind into the store, as it is.
+    pub async fn put(&self, resource: &str, name: &str, object: Value) {
+        let key = Key { resource: resource.into(), namespace: "default".into(), name: name.into() };
+        let mut whole = object.clone();
+        whole["metadata"] = json!({"name": name, "namespace": "default"});
+        let made = self.objects.create(&key, whole.clone()).await;
+        if matches!(made, Err(Error::AlreadyExists { .. })) {
+            self.objects.update(&key, whole).await.unwrap();
+        }
+        if object.get("status").is_some() {
+            let set = |mut old: Value| {
+                old["status"] = object["status"].clone();
+                Ok::<_, Error>(old)
+            };
+            self.objects.modify(&key, Part::Status, set).await.unwrap();
+        }
+    }
+
+    /// Deletes the Deployment.
+    pub async fn delete(&self) {
+        self.objects.delete(&key(), &Default::default()).await.unwrap();
+    }
+
+    /// The status now; `None` once the Deployment is gone.
+    pub async fn status(&self) -> Option<DeploymentStatus> {
+        let object: Value = self.objects.get(&key()).await.unwrap()?;
+        Some(serde_json::from_value(object["status"].clone()).unwrap_or_default())
+    }
+
+    /// Waits until the status is so; what is wrong otherwise is said with the last one.
+    pub async fn until(&self, what: &str, is_so: impl Fn(&DeploymentStatus) -> bool) -> DeploymentStatus {
+        let mut waited = Duration::ZERO;
+        loop {
+            let object: Value = self.objects.get(&key()).await.unwrap().unwrap_or_default();
+            let generation = object["metadata"]["generation"].as_i64().unwrap_or_default();
+            let status: DeploymentStatus = serde_json::from_value(object["status"].clone()).unwrap_or_default();
+            // What was said of an older spec is no answer.
+            if status.observed_generation == generation && is_so(&status) {
+                return status;
+            }
+            if waited >= PATIENCE {
+                let mut told = json!(status);
+                told["decisions"]["revisions"] = json!(null);
+                panic!("never {what}; containers:\n{}the last status: {told:#}", self.containers());
+            }
+            sleep(LOOK).await;
+            waited += LOOK;
+        }
+    }
+
+    /// Waits until everything is as declared.
+    pub async fn settled(&self) -> DeploymentStatus {
+        let calm = |status: &DeploymentStatus| {
+            let whole = matches!(status.phase.as_str(), "Healthy" | "ScaledToZero");
+            whole && status.pods.iter().all(|pod| !pod.terminating)
+        };
+        self.until("settled", calm).await
+    }
+
+    /// The containers on all hosts: name, state and image, in lines.
+    pub fn containers(&self) -> String {
+        let mut lines = Vec::new();
+        for engine in self.engines.values() {
+            engine.world(|world| {
+                let line = |(name, one): (&String, &crate::engine::fake::FakeContainer)| {
+                    let name = name.trim_start_matches("default.");
+                    format!("{} {:?} {}\n", short(name), one.state, one.spec.image)
+                };
+                lines.extend(world.containers.iter().map(line));
+            });
+        }
+        lines.sort();
+        lines.concat()
+    }
+
+    /// How many containers run.
+    pub fn running(&self) -> usize {
+        let on = |engine: &Arc<FakeEngine>| {
+            engine.world(|world| world.containers.values().filter(|one| one.state == ContainerState::Running).count())
+        };
+        self.engines.values().map(on).sum()
+    }
+
+    /// The only host of most tests.
+    pub fn engine(&self) -> &FakeEngine {
+        self.engines.values().next().unwrap()
+    }
+
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+}
+
+/// Names without the revision's hash, which no test is about.
+pub fn short(name: &str) -> String {
+    let hex = |part: &&str| part.len() == 10 && part.chars().all(|c| c.is_ascii_hexdigit());
+    name.split('-').map(|part| if hex(&part) { "HASH" } else { part }).collect::<Vec<_>>().join("-")
+}
+
+pub fn key() -> Key {
+    Key { resource: RESOURCE.into(), namespace: "default".into(), name: "web".into() }
+}
+
+pub fn host_key(host: &str) -> Key {
+    Key { resource: "dockerhosts.evenkeel.dev".into(), namespace: String::new(), name: host.into() }
+}
+
+/// A spec with one container of this image.
+pub fn spec(replicas: u32, image: &str) -> Value {
+    json!({
+        "replicas": replicas,
+        "selector": {"matchLabels": {"app": "web"}},
+        "template": {
+            "metadata": {"labels": {"app": "web"}},
+            "spec": {"containers": [{"name": "web", "image": image}]},
+        },
+    })
+}
