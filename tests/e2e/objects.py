@@ -3,6 +3,7 @@
 import http.client
 import json
 import socket
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -237,9 +238,13 @@ class LoadBalancer(Object):
             return f"{status.get('readyReplicas')} of {self.spec['replicas']} balancers are ready"
         if conditions.get("Ready") != "True" or conditions.get("Progressing") == "True":
             return f"phase {status.get('phase')}"
-        states = {s["name"]: s["state"] for one in status.get("backends", []) for s in one.get("servers", [])}
-        idle = {name: state for name, state in states.items() if state != "ready"}
-        return f"servers are {idle}" if idle else ""
+        for backend, wish in zip(status.get("backends", []), self.spec["backends"]):
+            states = {server["name"]: server["state"] for server in backend.get("servers", [])}
+            working = sum(state == "ready" for state in states.values())
+            # Of a database only the one with the role is given anything.
+            if working < (1 if "postgres" in wish else len(states)):
+                return f"servers of {backend['name']} are {states}"
+        return ""
 
 
 def free_ports(count):
@@ -279,6 +284,54 @@ def version_at(url):
 def pods_behind(url, tries=30):
     """Which pods answer at this URL, by many requests."""
     return {version_at(url)[1] for _ in range(tries)}
+
+
+class Requests:
+    """GETs without end on connections that are kept, or on a new one each; `failed` says what was no 2xx answer."""
+
+    def __init__(self, url, keep=True, threads=3, pause=0.005):
+        self.address, _, path = url.removeprefix("http://").partition("/")
+        self.path = f"/{path}"
+        self.keep, self.pause = keep, pause
+        self.count, self.failed = 0, []
+        self.ending = threading.Event()
+        self.threads = [threading.Thread(target=self.work, daemon=True) for _ in range(threads)]
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.ending.set()
+        for thread in self.threads:
+            thread.join()
+
+    def work(self):
+        """One request after the other."""
+        connection = None
+        while not self.ending.is_set():
+            try:
+                connection = connection or http.client.HTTPConnection(self.address, timeout=10)
+                connection.request("GET", self.path, headers={} if self.keep else {"Connection": "close"})
+                answer = connection.getresponse()
+                answer.read()
+                self.count += 1
+                if not 200 <= answer.status < 300:
+                    self.failed.append(f"status {answer.status}")
+                if not self.keep:
+                    connection.close()
+            except (OSError, http.client.HTTPException) as problem:
+                self.count += 1
+                self.failed.append(f"{type(problem).__name__}: {problem}")
+                connection = None
+            self.ending.wait(self.pause)
+
+    def none_failed(self):
+        """Fails if a request did. Returns a note for the report."""
+        if self.failed:
+            raise Failed(f"{len(self.failed)} of {self.count} requests failed: {sorted(set(self.failed))[:5]}")
+        return f"0 of {self.count} requests failed"
 
 
 def stays(what, look, seconds, poll=0.1):

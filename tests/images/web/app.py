@@ -14,6 +14,9 @@
 PORT (8052) says where it listens, LISTEN_SOCKET adds a unix socket, START_DELAY waits that many seconds first,
 STOP_DELAY goes on taking connections for that many seconds after SIGTERM. On SIGTERM it stops listening, finishes what
 is under way with `Connection: close`, and ends.
+
+`app.py redis PATH` is another program: a Redis on a unix socket that knows INCR only, for a pod of two containers.
+`app.py check` asks the application beside it, for exec probes.
 """
 
 import asyncio
@@ -286,7 +289,30 @@ async def main():
     print("ended after its last answer", flush=True)
 
 
+async def serve_counts(path):
+    """The Redis that knows INCR only."""
+    counts = {}
+
+    async def serve(reader, writer):
+        while line := await reader.readline():
+            words = []
+            for _ in range(int(line[1:])):
+                size = int((await reader.readline())[1:])
+                words.append((await reader.readexactly(size + 2))[:-2])
+            counts[words[1]] = counts.get(words[1], 0) + 1
+            writer.write(b":%d\r\n" % counts[words[1]])
+        writer.close()
+
+    await asyncio.start_unix_server(serve, path)
+    done = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, done.set)
+    await done.wait()
+
+
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["redis"]:
+        asyncio.run(serve_counts(sys.argv[2]))
+        sys.exit()
     if sys.argv[1:] == ["check"]:
         # An exec probe: does the program beside us answer?
         import http.client
