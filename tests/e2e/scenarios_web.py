@@ -569,11 +569,14 @@ def everything_of_them_is_removed(cluster):
     Stage.one = None
 
 
-def clear(cluster):
-    """Removes what a failed scenario left, by Docker alone."""
+def clear(cluster, folder=None):
+    """Removes what a failed scenario left, and keeps what tells why in the folder."""
     if Stage.one:
-        Stage.one.edge.clean()
-        Stage.one.web.clean()
+        for one in (Stage.one.edge, Stage.one.web, Stage.one.config):
+            if folder:
+                one.save(folder)
+            cluster.operator.cli_result("delete", one.kind.lower(), one.name)
+            one.clean()
         Stage.one = None
     containers = docker("ps", "-aq", "--filter", "network=evenkeel-default", check=False).split()
     if not containers:
