@@ -71,7 +71,7 @@ fn loopback() -> String {
 }
 
 fn connections() -> u32 {
-    10_000
+    8_000
 }
 
 /// The program that balances.

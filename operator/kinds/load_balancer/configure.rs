@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use tokio::time::sleep;
+use futures::StreamExt as _;
+use tokio::time::{sleep, timeout};
 
 use super::links::Partner;
 use super::names::CONFIG_DIR;
@@ -10,7 +11,7 @@ use super::render::{Config, config_file};
 use super::{Controller, LoadBalancer, observe};
 use crate::api::failure::{Class, Failure};
 use crate::api::load_balancer::EngineKind;
-use crate::engine::File;
+use crate::engine::{File, LogOptions, Output};
 use crate::runtime::clock;
 
 /// A check takes no longer, nor does a rename.
@@ -21,6 +22,8 @@ const TAKE_UP: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(30);
 /// Of what an engine says about a refusal this much is kept, in characters.
 const WORDS: usize = 600;
+/// What went wrong is within so many lines of the container's log.
+const LOG_LINES: u64 = 12;
 /// The old file is kept until the new one has proved itself.
 const RENAME: &str = r#"cp -p "$1" "$1.last" && mv -f "$1.new" "$1""#;
 const RESTORE: &str = r#"cp -p "$1.last" "$1.new" && mv -f "$1.new" "$1""#;
@@ -58,8 +61,9 @@ pub async fn configure(
         EngineKind::Haproxy => "SIGUSR2",
         EngineKind::Nginx => "SIGHUP",
     };
+    let failed = observe::answer(controller, object, partner).await.map(|answer| answer.failed).unwrap_or_default();
     partner.engine.signal_container(partner.container, signal).await?;
-    if taken_up(controller, object, partner, config).await? {
+    if taken_up(controller, object, partner, config, failed).await? {
         controller.known(partner.container, |known| known.refused = None);
         if let Err(words) = script(partner, engine, SWEEP).await? {
             tracing::debug!(container = partner.container, words, "old certificates were not swept");
@@ -71,8 +75,25 @@ pub async fn configure(
     if let Err(words) = script(partner, engine, RESTORE).await? {
         return Err(Failure::new(Class::Transient, format!("cannot take the last good configuration back: {words}")));
     }
-    refuse(controller, partner, config, "no new process took it up; see the container's log");
+    if engine == EngineKind::Haproxy {
+        // Its master waits for a configuration that it can take.
+        partner.engine.signal_container(partner.container, signal).await?;
+    }
+    refuse(controller, partner, config, &last_words(partner).await);
     Ok(())
+}
+
+/// What the engine wrote last about something that went wrong.
+async fn last_words(partner: &Partner<'_>) -> String {
+    let options = LogOptions { tail: Some(LOG_LINES), ..Default::default() };
+    let mut log = String::new();
+    if let Ok(mut outputs) = partner.engine.logs(partner.container, &options).await {
+        while let Ok(Some(Ok(Output::Stdout(bytes) | Output::Stderr(bytes)))) = timeout(EXEC, outputs.next()).await {
+            log.push_str(&String::from_utf8_lossy(&bytes));
+        }
+    }
+    let told: Vec<_> = log.lines().filter(|line| line.contains("[ALERT]") || line.contains("[emerg]")).collect();
+    if told.is_empty() { "no new process took it up; see the container's log".into() } else { told.join("\n") }
 }
 
 /// Waits until a process runs the configuration; `false` if another one still does.
@@ -81,13 +102,14 @@ async fn taken_up(
     object: &LoadBalancer,
     partner: &Partner<'_>,
     config: &Config,
+    failed: u32,
 ) -> Result<bool, Failure> {
     let began = clock::instant();
     loop {
         let answer = observe::answer(controller, object, partner).await;
         match answer {
             Ok(answer) if answer.hash == config.hash => return Ok(true),
-            Ok(_) if began.elapsed() > TAKE_UP => return Ok(false),
+            Ok(answer) if answer.failed > failed || began.elapsed() > TAKE_UP => return Ok(false),
             Err(why) if began.elapsed() > TAKE_UP => {
                 return Err(Failure::new(Class::Transient, format!("{} does not answer: {why}", partner.container)));
             }

@@ -43,6 +43,7 @@ pub fn skeleton(inputs: &Inputs) -> String {
     description {HASH}
     log stdout format raw daemon notice
     maxconn {}
+    no strict-limits
     hard-stop-after {OLD_PROCESS}
     ssl-default-bind-options ssl-min-ver TLSv1.2
     tune.ssl.default-dh-param 2048

@@ -21,9 +21,8 @@ const REST: Duration = Duration::from_millis(500);
 const LINE: usize = 16;
 /// An answer is never longer.
 const ANSWER: usize = 8 << 20;
-/// HAProxy's master says this when it listens.
-const PROMPT: &[u8] = b"master> ";
-const NEXT: &[u8] = b"\nmaster> ";
+/// HAProxy's master says this when it listens; the second after a reload that failed.
+const PROMPTS: [&str; 2] = ["master> ", "master[ReloadFailed]> "];
 
 type Stream = Box<dyn Conversation>;
 
@@ -88,14 +87,13 @@ impl Talk<'_> {
             Self::Commands(commands) => {
                 if fresh {
                     say(stream, b"prompt\n").await?;
-                    until(stream, |heard| heard.ends_with(PROMPT)).await?;
+                    until(stream, |heard| PROMPTS.iter().any(|prompt| heard.ends_with(prompt.as_bytes()))).await?;
                 }
                 let mut answers = Vec::new();
                 for some in commands.chunks(LINE) {
                     say(stream, (some.join(";") + "\n").as_bytes()).await?;
-                    let heard = until(stream, |heard| count(heard, NEXT) >= some.len()).await?;
-                    let text = String::from_utf8_lossy(&heard).into_owned();
-                    answers.extend(text.split("\nmaster> ").take(some.len()).map(str::to_owned));
+                    let heard = until(stream, |heard| split(heard).len() >= some.len()).await?;
+                    answers.extend(split(&heard));
                 }
                 Ok(answers)
             }
@@ -165,8 +163,17 @@ async fn until(stream: &mut Stream, done: impl Fn(&[u8]) -> bool) -> Result<Vec<
     timeout(PATIENCE, reading).await.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}")))
 }
 
-fn count(heard: &[u8], word: &[u8]) -> usize {
-    heard.windows(word.len()).filter(|window| *window == word).count()
+/// The answers that are whole: a prompt follows each.
+fn split(heard: &[u8]) -> Vec<String> {
+    // Looked at when one may have ended only, for answers come in pieces.
+    if !heard.ends_with(b"> ") {
+        return Vec::new();
+    }
+    let [prompt, failed] = PROMPTS.map(|prompt| format!("\n{prompt}"));
+    let text = String::from_utf8_lossy(heard).replace(&failed, &prompt);
+    let mut answers: Vec<String> = text.split(&prompt).map(str::to_owned).collect();
+    answers.pop();
+    answers
 }
 
 /// The body of an HTTP answer, once all of it is there.
@@ -186,6 +193,11 @@ mod tests {
     fn an_answer_is_whole_when_its_length_is_there() {
         let whole = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc";
         assert_eq!((body(whole), body(&whole[..whole.len() - 1])), (Some(b"abc".as_slice()), None));
-        assert_eq!(count(b"a\nmaster> \nmaster> ", NEXT), 2);
+    }
+
+    #[test]
+    fn an_answer_ends_with_a_prompt_also_after_a_reload_that_failed() {
+        assert_eq!(split(b"a\nb\nmaster> \nmaster[ReloadFailed]> "), ["a\nb", ""]);
+        assert_eq!(split(b"a\nmaster> b"), [""; 0]);
     }
 }

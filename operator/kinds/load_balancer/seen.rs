@@ -16,6 +16,8 @@ pub struct Answer {
     pub servers: BTreeMap<(String, String), AtBalancer>,
     /// Processes of it that only finish what was begun before a reload.
     pub old: Vec<u32>,
+    /// Reloads in a row that failed.
+    pub failed: u32,
 }
 
 /// A server as a balancer has it.
@@ -91,6 +93,10 @@ pub fn haproxy(info: &str, state: &str, stat: &str, proc: &str) -> Option<Answer
     for line in proc.lines() {
         match line.strip_prefix("# ") {
             Some(title) => old = title == "old workers",
+            None if line.contains(" master ") => {
+                let failed = line.split_once("[failed: ").and_then(|(_, rest)| rest.split_once(']'));
+                answer.failed = failed.and_then(|(count, _)| count.parse().ok()).unwrap_or_default();
+            }
             None if old => answer.old.extend(line.split_whitespace().next().and_then(|pid| pid.parse::<u32>().ok())),
             None => {}
         }
@@ -177,7 +183,7 @@ mod tests {
 4 pg 2 name - 2 32 1 1 26 1 0 0 0 0 0 0 db.x 9002 - 0 0 - - 0
 ";
         let stat = "# pxname,svname,qcur,qmax,scur,smax\nawx,s3,1,0,4,9,\nawx,BACKEND,0,0,4,,\npg,p1,0,0,2,,\npg,BACKEND,0,0,0,\n\n";
-        let proc = "#<PID> <type> <reloads>\n1   master  1 [failed: 0]\n# workers\n23   worker 0\n# old workers\n8  worker 1\n9 worker 2\n# programs\n\n";
+        let proc = "#<PID> <type> <reloads>\n1   master  1 [failed: 2]\n# workers\n23   worker 0\n# old workers\n8  worker 1\n9 worker 2\n# programs\n\n";
         let mut answer = haproxy("Name: HAProxy\ndescription: abc\n", state, stat, proc).unwrap();
         answer.add_old("# pxname\nawx,s3,0,0,3,\nawx,gone,0,0,3,\n");
         let said: String = answer.servers.iter().map(|(name, seen)| format!("{name:?} {seen:?}\n")).collect();
@@ -191,6 +197,7 @@ mod tests {
         "#]]
         .assert_eq(&said);
         assert_eq!((answer.hash.as_str(), answer.old.as_slice(), answer.backends.len()), ("abc", [8, 9].as_slice(), 2));
+        assert_eq!(answer.failed, 2);
         assert_eq!(haproxy("Unknown command", state, stat, proc), None);
     }
 
