@@ -1,4 +1,5 @@
 //! What the tests of this kind share: an object, its surroundings, and balancers that do what they are told.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
