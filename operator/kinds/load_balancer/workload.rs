@@ -8,7 +8,7 @@ use super::render::config_file;
 use super::{Fact, LoadBalancer, Observed, RESOURCE, Step, haproxy, nginx};
 use crate::api::labels::{self, Owner};
 use crate::api::load_balancer::{EngineKind, Target};
-use crate::engine::{Attachment, ContainerSeen, ContainerSpec, ContainerState, Security, VolumeSpec};
+use crate::engine::{Attachment, BINARY_DIR, ContainerSeen, ContainerSpec, ContainerState, Security, VolumeSpec};
 use crate::kinds::{network_of, network_spec};
 
 /// How long a balancer that goes may finish what goes on.
@@ -38,9 +38,8 @@ pub fn cluster_networks(object: &LoadBalancer) -> BTreeMap<String, String> {
     clusters.collect()
 }
 
-/// What the container of a balancer is to be; `None` while that cannot be known.
-pub fn container_spec(object: &LoadBalancer, observed: &Observed, ordinal: u32) -> Option<ContainerSpec> {
-    let binary = observed.binary.as_ref()?;
+/// What the container of a balancer is to be, with our program from this volume; `None` while that cannot be known.
+pub fn container_spec(object: &LoadBalancer, observed: &Observed, ordinal: u32, binary: &str) -> Option<ContainerSpec> {
     let networks = observed.networks.known()?;
     let attached = |(cluster, network): (String, String)| {
         let object = observed.clusters.get(&cluster)?;
@@ -59,8 +58,8 @@ pub fn container_spec(object: &LoadBalancer, observed: &Observed, ordinal: u32) 
         hostname: member.clone(),
         image: spec.image().into(),
         entrypoint: entrypoint(spec.engine),
-        labels: member_labels(object, &member),
-        volumes: vec![(name.clone(), CONFIG_DIR.into(), false), (binary.clone(), "/evenkeel".into(), true)],
+        labels: member_labels(object, &member).into_iter().chain([(labels::BINARY.into(), binary.into())]).collect(),
+        volumes: vec![(name.clone(), CONFIG_DIR.into(), false), (binary.into(), BINARY_DIR.into(), true)],
         tmpfs: BTreeMap::from([(RUN_DIR.into(), "mode=0700,size=16m".into())]),
         network: network_of(namespace(object)),
         networks: cluster_networks(object).into_iter().filter_map(attached).collect(),
@@ -144,8 +143,11 @@ pub fn steps(object: &LoadBalancer, observed: &Observed, settled: impl Fn(&str) 
     }
     let mut replaced = false;
     for (ordinal, (member, container)) in (1..).zip(&members) {
-        let spec = container_spec(object, observed, ordinal);
-        match (containers.get(container), spec) {
+        let seen = containers.get(container);
+        // One that runs keeps the program that it has.
+        let binary = seen.and_then(|seen| seen.labels.get(labels::BINARY)).or(observed.binary.as_ref());
+        let spec = binary.and_then(|binary| container_spec(object, observed, ordinal, binary));
+        match (seen, spec) {
             (None, Some(spec)) => {
                 if !volumes.contains(container) {
                     let labels = member_labels(object, member);
