@@ -13,7 +13,7 @@ use super::wanted::Admin;
 use super::{Balancer, Certificate, Fact, Hidden, LoadBalancer, Observed, Step, plan, text, workload};
 use crate::api::labels;
 use crate::api::load_balancer::LoadBalancerStatus;
-use crate::engine::{ContainerSeen, ContainerState};
+use crate::engine::{ContainerSeen, ContainerSpec, ContainerState};
 use crate::runtime::Plan;
 
 /// A time, in seconds.
@@ -82,19 +82,8 @@ impl World {
     pub fn containers(&mut self) {
         let members = workload::members(&self.object);
         let all = (1..).zip(members).map(|(ordinal, (_, container))| {
-            let spec = workload::container_spec(&self.object, &self.observed, ordinal).unwrap();
-            let mut labels = spec.labels.clone();
-            labels.insert(labels::SPEC_HASH.into(), spec.hash());
-            let seen = ContainerSeen {
-                id: format!("id of {container}"),
-                name: container.clone(),
-                labels,
-                state: ContainerState::Running,
-                image: spec.image.clone(),
-                addresses: [("evenkeel-default".to_owned(), Ipv4Addr::new(10, 0, 0, ordinal as u8))].into(),
-                exit_code: None,
-            };
-            (container, seen)
+            let spec = workload::container_spec(&self.object, &self.observed, ordinal, "binary").unwrap();
+            (container, made(&spec))
         });
         self.observed.containers = Fact::Known(all.collect());
     }
@@ -148,7 +137,11 @@ impl World {
                 },
             },
         });
-        self.observed.clusters.insert("pg".into(), serde_json::from_value(cluster).unwrap());
+        let first = self.observed.clusters.insert("pg".into(), serde_json::from_value(cluster).unwrap()).is_none();
+        if first && self.object.status.is_none() {
+            // It was there before the balancers, which are in its network.
+            self.containers();
+        }
     }
 
     /// One plan; nothing of it is done but that it is recorded.
@@ -168,10 +161,12 @@ impl World {
 
     /// Rounds until there is nothing to do.
     pub fn settle(&mut self) -> String {
-        let mut said = String::new();
-        for _ in 0..12 {
+        let (mut said, mut calm) = (String::new(), 0);
+        for _ in 0..20 {
             let round = self.round();
-            if round.is_empty() {
+            calm = if round.is_empty() { calm + 1 } else { 0 };
+            // A reload may have been waited for.
+            if calm == 2 {
                 return said;
             }
             said.push_str(&round);
@@ -193,6 +188,18 @@ impl World {
                 if *reload {
                     balancer.answer = Fact::Known(started(&config.text));
                 }
+            }
+            Step::RemoveContainer { name, .. } => {
+                self.observed.balancers.remove(name);
+                if let Fact::Known(containers) = &mut self.observed.containers {
+                    containers.remove(name);
+                }
+            }
+            Step::CreateContainer(spec) => {
+                if let Fact::Known(containers) = &mut self.observed.containers {
+                    containers.insert(spec.name.clone(), made(spec));
+                }
+                self.observed.balancers.insert(spec.name.clone(), bootstrapped());
             }
             _ => {}
         }
@@ -231,6 +238,21 @@ impl World {
     }
 }
 
+/// A container that was made by this and runs.
+fn made(spec: &ContainerSpec) -> ContainerSeen {
+    let mut labels = spec.labels.clone();
+    labels.insert(labels::SPEC_HASH.into(), spec.hash());
+    ContainerSeen {
+        id: format!("id of {}", spec.name),
+        name: spec.name.clone(),
+        labels,
+        state: ContainerState::Running,
+        image: spec.image.clone(),
+        addresses: [("evenkeel-default".to_owned(), Ipv4Addr::new(10, 0, 0, 1))].into(),
+        exit_code: None,
+    }
+}
+
 /// A balancer that has just begun.
 pub fn bootstrapped() -> Balancer {
     let answer = Answer { hash: "bootstrap".into(), ..Default::default() };
@@ -252,13 +274,16 @@ pub fn started(config: &str) -> Answer {
             ["server", name, address, rest @ ..] => {
                 let (host, port) = address.rsplit_once(':').unwrap();
                 let checked = rest.contains(&"check");
-                answer.servers.insert((backend.clone(), (*name).to_owned()), AtBalancer {
-                    address: host.parse().ok(),
-                    port: port.parse().unwrap(),
-                    admin: if rest.contains(&"disabled") { Admin::Maint } else { Admin::Ready },
-                    health: if checked { Health::Unchecked } else { Health::NoCheck },
-                    sessions: 0,
-                });
+                answer.servers.insert(
+                    (backend.clone(), (*name).to_owned()),
+                    AtBalancer {
+                        address: host.parse().ok(),
+                        port: port.parse().unwrap(),
+                        admin: if rest.contains(&"disabled") { Admin::Maint } else { Admin::Ready },
+                        health: if checked { Health::Unchecked } else { Health::NoCheck },
+                        sessions: 0,
+                    },
+                );
             }
             _ => {}
         }
