@@ -9,6 +9,7 @@ mod cli_operator;
 mod cli_verbs;
 mod crds;
 mod docker_engine;
+mod docker_verbs;
 mod r#loop;
 mod objects_rules;
 mod poll;
