@@ -73,6 +73,8 @@ pub fn container_spec(object: &LoadBalancer, observed: &Observed, ordinal: u32, 
         user: Some("0:0".into()),
         security: Security {
             cap_drop: vec!["ALL".into()],
+            // Its processes drop groups that they do not have.
+            cap_add: if spec.engine == EngineKind::Nginx { vec!["SETGID".into()] } else { Vec::new() },
             read_only: true,
             no_new_privileges: true,
             ..Default::default()
