@@ -8,6 +8,8 @@ DEBUG = target/$(TRIPLE)/debug/evenkeel
 RELEASE = target/$(TRIPLE)/release/evenkeel
 ROUNDS ?= 10
 SECONDS_IDLE ?= 60
+REQUESTS ?= 20000
+HEAL_ROUNDS ?= 15
 ONLY ?=
 MINUTES ?= 10
 PARALLEL ?= 2
@@ -18,7 +20,7 @@ CARGO = env -u MAKEFLAGS -u MFLAGS cargo
 FMT = $(CARGO) fmt --check
 LINT = $(CARGO) clippy --locked --all-targets -- -D warnings
 
-.PHONY: help demo test deps static fmt lint unit e2e model-deep chaos chaos-short bench-failover bench-idle images crds clean
+.PHONY: help demo test deps static fmt lint unit e2e model-deep chaos chaos-short bench-failover bench-idle bench-rollout bench-heal images crds clean
 
 help: ## This list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -72,8 +74,18 @@ bench-idle: images ## CPU and memory of an operator and supervisors with nothing
 	$(CARGO) build --release --locked
 	PYTHONDONTWRITEBYTECODE=1 $$(scripts/ensure-python.sh) tests/bench/idle.py $(RELEASE) $(SECONDS_IDLE)
 
+bench-rollout: images ## Failed requests while replicas and balancers change under load (REQUESTS=20000 a row)
+	@scripts/ensure-load-tools.sh
+	$(CARGO) build --release --locked
+	PYTHONDONTWRITEBYTECODE=1 $$(scripts/ensure-python.sh) tests/bench/rollout.py $(RELEASE) $(REQUESTS) $(ONLY)
+
+bench-heal: images ## From a death to its replacement, 100 replicas, a failover through the balancer; each beside the same by hand
+	$(CARGO) build --release --locked
+	PYTHONDONTWRITEBYTECODE=1 $$(scripts/ensure-python.sh) tests/bench/heal.py $(RELEASE) $(HEAL_ROUNDS) $(ONLY)
+
 images: deps ## The images that tests and demo use: pulled, or built where no registry answers
-	@scripts/ensure-images.sh postgres:15
+	@scripts/ensure-images.sh postgres:15 haproxy:2.6 nginx:1.22
+	@scripts/ensure-test-images.sh
 
 crds: ## Writes crds/ from the types (a test keeps them equal)
 	UPDATE_CRDS=1 $(CARGO) test --locked --test it crds

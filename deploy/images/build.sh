@@ -2,7 +2,7 @@
 # Builds one image from the distribution's packages, for machines that no
 # registry answers: `deploy/images/build.sh postgres:15`.
 #
-# One folder an image:
+# One folder an image, here or in the folder given as second argument:
 #   NAME/recipe      sourced with $TAG; sets SUITE (a Debian release) and
 #                    PACKAGES, or says which tags it knows
 #   NAME/setup       optional; run with the root file system's path before
@@ -12,14 +12,14 @@
 # Packages are fetched by this machine's own apt, outside the image, so its
 # mirrors, proxies and certificates are used and nothing of them is left inside.
 set -euo pipefail
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+here=$(cd "${2:-$(dirname "${BASH_SOURCE[0]}")}" && pwd)
 
 die() { echo "$1" >&2; exit 1; }
 
 image=${1:-}
 case "$image" in
   *:*) name=${image%%:*} TAG=${image##*:} ;;
-  *) die "Usage: deploy/images/build.sh NAME:TAG, e.g. postgres:15" ;;
+  *) die "Usage: deploy/images/build.sh NAME:TAG [FOLDER], e.g. postgres:15" ;;
 esac
 [ -f "$here/$name/recipe" ] || die "No recipe for $name here. There is: $(cd "$here" && ls -d -- */ | tr -d '/' | paste -sd ' ')"
 

@@ -97,6 +97,7 @@ class Operator:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
+                env={**os.environ, **self.env},
             )
 
         def serves():

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # The real-Docker suite: `tests/e2e/run.sh BINARY [WORDS...]`. Makes sure of the
-# engine, the image and the client's driver, then runs suite.py.
+# engine, the images, kubectl and the client's driver, then runs suite.py.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cd "$root"
 [ $# -ge 1 ] || { echo "Usage: tests/e2e/run.sh BINARY [WORDS...]" >&2; exit 2; }
 scripts/ensure-docker.sh
-scripts/ensure-images.sh postgres:15
+scripts/ensure-images.sh postgres:15 haproxy:2.6 nginx:1.22
+scripts/ensure-test-images.sh
+scripts/ensure-kubectl.sh
 python=$(scripts/ensure-python.sh)
 export PYTHONDONTWRITEBYTECODE=1
 # First that the checker sees what it is there to see.

@@ -1,4 +1,4 @@
-"""What a PostgresCluster promises, each as one scenario on a real Docker Engine, in the order in which they run.
+"""What the kinds promise, each as one scenario on a real Docker Engine, in the order in which they run.
 
 A scenario's name is its sentence. It gets one settled three-instance cluster and
 leaves it settled (the last one removes it); it fails by raising `Failed`, and may
@@ -8,5 +8,11 @@ return a note for the report.
 import scenarios_changes
 import scenarios_failures
 import scenarios_input
+import scenarios_web
 
-SCENARIOS = [*scenarios_input.SCENARIOS, *scenarios_failures.SCENARIOS, *scenarios_changes.SCENARIOS]
+SCENARIOS = [
+    *scenarios_input.SCENARIOS,
+    *scenarios_web.SCENARIOS,
+    *scenarios_failures.SCENARIOS,
+    *scenarios_changes.SCENARIOS,
+]

@@ -12,6 +12,7 @@ import traceback
 
 import harness
 import scenarios
+import scenarios_web
 from client import Silent
 
 CLUSTER = "e2e-db"
@@ -80,6 +81,7 @@ def run(binary, words):
                 passed += 1
                 continue
             failed += 1
+            scenarios_web.clear(cluster, SAVED / scenario.__name__)
             try:
                 operator.process.poll() is None or operator.start()
                 cluster.settled(60)
@@ -90,6 +92,7 @@ def run(binary, words):
                 cluster.clean()
                 bring_up(cluster)
     finally:
+        scenarios_web.clear(cluster)
         harness.discard(operator)
         cluster.clean()
     return passed, failed

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Makes sure of kubectl: the one that is there, else the distribution's package.
+set -euo pipefail
+
+if command -v kubectl >/dev/null; then exit 0; fi
+if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+  echo "Missing: kubectl. Install it and try again (as root on Debian or Ubuntu this is done by itself)." >&2
+  exit 1
+fi
+echo "Installing kubernetes-client..." >&2
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -q >/dev/null
+apt-get install -yq --no-install-recommends kubernetes-client >/dev/null
