@@ -33,17 +33,23 @@ fn the_first_configuration_goes_to_every_balancer_and_then_nothing_is_to_be_done
     let mut world = World::new(WEB_AND_DATABASE);
     world.pods(&[("web-a", 1, "ready"), ("web-b", 2, "ready")]);
     world.cluster(3, "Steady", "pg-1", &["pg-1 running", "pg-2 streaming", "pg-3 streaming"]);
-    check(&world.settle(), expect![[r#"
+    check(
+        &world.settle(),
+        expect![[r#"
         reload default.edge-1 with configuration e4bc88fb1c2b
         reload default.edge-2 with configuration e4bc88fb1c2b
-    "#]]);
-    check(&world.told(), expect![[r#"
+    "#]],
+    );
+    check(
+        &world.told(),
+        expect![[r#"
         Healthy 2/2
         web: web-a Ready, web-b Ready
         db: pg-1 Ready, pg-2 Drained, pg-3 Drained
         ro: pg-1 Drained, pg-2 Ready, pg-3 Ready
         fixed: 10.9.0.1-80 Ready, api.example.com-80 Ready
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -51,7 +57,9 @@ fn a_configuration_of_haproxy_reads_like_this() {
     let mut world = settled();
     world.plan();
     let balancer = &world.observed.balancers["default.edge-1"];
-    check(&balancer.file.known().unwrap().0, expect![[r#"
+    check(
+        &balancer.file.known().unwrap().0,
+        expect![[r#"
         # evenkeel e4bc88fb1c2b
         global
             description e4bc88fb1c2b
@@ -201,7 +209,8 @@ fn a_configuration_of_haproxy_reads_like_this() {
             stats enable
             stats uri /
             stats refresh 5s
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -404,36 +413,48 @@ fn a_configuration_of_nginx_reads_like_this() {
 fn a_new_pod_is_checked_before_it_gets_anything_and_needs_no_reload() {
     let mut world = settled();
     world.pods(&[("web-a", 1, "ready"), ("web-b", 2, "ready"), ("web-c", 3, "ready"), ("web-d", 4, "")]);
-    check(&world.round(), expect![[r#"
+    check(
+        &world.round(),
+        expect![[r#"
         tell default.edge-1: web/web-c is at 10.1.0.3:8052, check web/web-c, web/web-c drain, cookies of web
         write the servers into the configuration of default.edge-1
         tell default.edge-2: web/web-c is at 10.1.0.3:8052, check web/web-c, web/web-c drain, cookies of web
         write the servers into the configuration of default.edge-2
-    "#]]);
+    "#]],
+    );
     world.plan();
-    check(&world.told(), expect![[r#"
+    check(
+        &world.told(),
+        expect![[r#"
         Healthy 2/2
         web: web-a Ready, web-b Ready, web-c Starting, web-d Starting
         db: pg-1 Ready, pg-2 Drained, pg-3 Drained
         ro: pg-1 Drained, pg-2 Ready, pg-3 Ready
         fixed: 10.9.0.1-80 Ready, api.example.com-80 Ready
-    "#]]);
+    "#]],
+    );
     check(&world.round(), expect![[""]]);
     world.checks(Health::Up);
-    check(&world.round(), expect![[r#"
+    check(
+        &world.round(),
+        expect![[r#"
         tell default.edge-1: web/web-c ready
         write the servers into the configuration of default.edge-1
         tell default.edge-2: web/web-c ready
         write the servers into the configuration of default.edge-2
-    "#]]);
+    "#]],
+    );
     world.plan();
-    check(&world.told(), expect![[r#"
+    check(
+        &world.told(),
+        expect![[r#"
         Healthy 2/2
         web: web-a Ready, web-b Ready, web-c Ready, web-d Starting
         db: pg-1 Ready, pg-2 Drained, pg-3 Drained
         ro: pg-1 Drained, pg-2 Ready, pg-3 Ready
         fixed: 10.9.0.1-80 Ready, api.example.com-80 Ready
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -441,41 +462,56 @@ fn a_pod_that_leaves_is_drained_and_then_forgotten() {
     let mut world = settled();
     world.answer("default.edge-1").servers.get_mut(&("web".into(), "web-a".into())).unwrap().sessions = 2;
     world.pods(&[("web-a", 1, "ready leaving"), ("web-b", 2, "ready")]);
-    check(&world.round(), expect![[r#"
+    check(
+        &world.round(),
+        expect![[r#"
         tell default.edge-1: web/web-a drain
         write the servers into the configuration of default.edge-1
         tell default.edge-2: web/web-a drain
         write the servers into the configuration of default.edge-2
-    "#]]);
+    "#]],
+    );
     world.plan();
-    check(&world.told(), expect![[r#"
+    check(
+        &world.told(),
+        expect![[r#"
         Progressing 2/2
         web: web-a Draining, web-b Ready
         db: pg-1 Ready, pg-2 Drained, pg-3 Drained
         ro: pg-1 Drained, pg-2 Ready, pg-3 Ready
         fixed: 10.9.0.1-80 Ready, api.example.com-80 Ready
         Progressing=True Working: something is being changed
-    "#]]);
+    "#]],
+    );
     world.answer("default.edge-1").servers.get_mut(&("web".into(), "web-a".into())).unwrap().sessions = 0;
-    check(&world.round(), expect![[r#"
+    check(
+        &world.round(),
+        expect![[r#"
         tell default.edge-1: web/web-a maint
         tell default.edge-2: web/web-a maint
-    "#]]);
+    "#]],
+    );
     world.plan();
-    check(&world.told(), expect![[r#"
+    check(
+        &world.told(),
+        expect![[r#"
         Healthy 2/2
         web: web-a Drained, web-b Ready
         db: pg-1 Ready, pg-2 Drained, pg-3 Drained
         ro: pg-1 Drained, pg-2 Ready, pg-3 Ready
         fixed: 10.9.0.1-80 Ready, api.example.com-80 Ready
-    "#]]);
+    "#]],
+    );
     world.pods(&[("web-b", 2, "ready")]);
-    check(&world.settle(), expect![[r#"
+    check(
+        &world.settle(),
+        expect![[r#"
         tell default.edge-1: forget web/web-a
         write the servers into the configuration of default.edge-1
         tell default.edge-2: forget web/web-a
         write the servers into the configuration of default.edge-2
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -502,35 +538,47 @@ fn sessions_of_a_pod_that_leaves_are_cut_when_its_time_is_over() {
 fn a_writer_moves_when_its_successor_is_confirmed_and_in_between_there_is_none() {
     let mut world = settled();
     world.cluster(4, "Electing", "pg-1", &["pg-1 stopped", "pg-2 streaming", "pg-3 streaming"]);
-    check(&world.round(), expect![[r#"
+    check(
+        &world.round(),
+        expect![[r#"
         tell default.edge-1: db/pg-1 maint, cut db/pg-1
         write the servers into the configuration of default.edge-1
         tell default.edge-2: db/pg-1 maint, cut db/pg-1
         write the servers into the configuration of default.edge-2
-    "#]]);
+    "#]],
+    );
     world.cluster(4, "Establishing", "pg-2", &["pg-1 stopped", "pg-2 promoting", "pg-3 streaming"]);
-    check(&world.round(), expect![[r#"
+    check(
+        &world.round(),
+        expect![[r#"
         tell default.edge-1: ro/pg-2 maint
         write the servers into the configuration of default.edge-1
         tell default.edge-2: ro/pg-2 maint
         write the servers into the configuration of default.edge-2
-    "#]]);
+    "#]],
+    );
     world.cluster(4, "Steady", "pg-2", &["pg-1 stopped", "pg-2 gated", "pg-3 streaming"]);
     check(&world.round(), expect![[""]]);
     world.cluster(4, "Steady", "pg-2", &["pg-1 rewinding", "pg-2 running", "pg-3 streaming"]);
-    check(&world.round(), expect![[r#"
+    check(
+        &world.round(),
+        expect![[r#"
         tell default.edge-1: db/pg-2 ready
         write the servers into the configuration of default.edge-1
         tell default.edge-2: db/pg-2 ready
         write the servers into the configuration of default.edge-2
-    "#]]);
+    "#]],
+    );
     world.cluster(4, "Steady", "pg-2", &["pg-1 streaming", "pg-2 unknown", "pg-3 streaming"]);
-    check(&world.round(), expect![[r#"
+    check(
+        &world.round(),
+        expect![[r#"
         tell default.edge-1: ro/pg-1 ready
         write the servers into the configuration of default.edge-1
         tell default.edge-2: ro/pg-1 ready
         write the servers into the configuration of default.edge-2
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -550,14 +598,19 @@ fn a_backend_that_is_not_there_stays_as_it_was_and_the_rest_goes_on() {
     let mut world = settled();
     world.observed.deployments.clear();
     world.cluster(3, "Steady", "pg-1", &["pg-1 running", "pg-2 streaming", "pg-3 stopped"]);
-    check(&world.round(), expect![[r#"
+    check(
+        &world.round(),
+        expect![[r#"
         tell default.edge-1: ro/pg-3 maint
         write the servers into the configuration of default.edge-1
         tell default.edge-2: ro/pg-3 maint
         write the servers into the configuration of default.edge-2
-    "#]]);
+    "#]],
+    );
     world.plan();
-    check(&world.told(), expect![[r#"
+    check(
+        &world.told(),
+        expect![[r#"
         Degraded 2/2
         web: web-a Ready, web-b Ready
         db: pg-1 Ready, pg-2 Drained, pg-3 Drained
@@ -565,7 +618,8 @@ fn a_backend_that_is_not_there_stays_as_it_was_and_the_rest_goes_on() {
         fixed: 10.9.0.1-80 Ready, api.example.com-80 Ready
         BackendsResolved=False BackendNotFound: Deployment web is not there: the servers of backend web stay as they were until it is
         Degraded=True BackendNotFound: Deployment web is not there: the servers of backend web stay as they were until it is
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -578,7 +632,9 @@ fn a_refused_configuration_is_not_tried_again_and_the_last_good_one_follows_its_
     world.observed.balancers.values_mut().for_each(|balancer| balancer.refused = refused.clone());
     assert_eq!(world.round(), "");
     world.plan();
-    check(&world.told(), expect![[r#"
+    check(
+        &world.told(),
+        expect![[r#"
         Degraded 2/2
         web: web-a Ready, web-b Ready
         db: pg-1 Ready, pg-2 Drained, pg-3 Drained
@@ -586,16 +642,20 @@ fn a_refused_configuration_is_not_tried_again_and_the_last_good_one_follows_its_
         fixed: 10.9.0.1-80 Ready, api.example.com-80 Ready
         ConfigValid=False ConfigRefused: default.edge-1 refuses the configuration, the last good configuration goes on: line 7: no
         Degraded=True ConfigRefused: default.edge-1 refuses the configuration, the last good configuration goes on: line 7: no
-    "#]]);
+    "#]],
+    );
     world.pods(&[("web-a", 1, "ready leaving"), ("web-b", 2, "ready")]);
-    check(&world.settle(), expect![[r#"
+    check(
+        &world.settle(),
+        expect![[r#"
         tell default.edge-1: web/web-a drain
         write the servers into the configuration of default.edge-1
         tell default.edge-2: web/web-a drain
         write the servers into the configuration of default.edge-2
         tell default.edge-1: web/web-a maint
         tell default.edge-2: web/web-a maint
-    "#]]);
+    "#]],
+    );
     let file = &world.observed.balancers["default.edge-1"].file.known().unwrap().0;
     assert!(!file.contains("maxconn 7\n") && file.contains("web-a 10.1.0.1:8052"), "{file}");
     // Another one is tried.
@@ -609,7 +669,9 @@ fn a_bad_certificate_leaves_the_last_good_one_in_use() {
     world.observed.certificates.insert("cert".into(), Err("tls.key of Secret cert holds no private key in PEM".into()));
     assert_eq!(world.round(), "");
     world.plan();
-    check(&world.told(), expect![[r#"
+    check(
+        &world.told(),
+        expect![[r#"
         Degraded 2/2
         web: web-a Ready, web-b Ready
         db: pg-1 Ready, pg-2 Drained, pg-3 Drained
@@ -617,7 +679,8 @@ fn a_bad_certificate_leaves_the_last_good_one_in_use() {
         fixed: 10.9.0.1-80 Ready, api.example.com-80 Ready
         CertificatesValid=False CertificateInvalid: tls.key of Secret cert holds no private key in PEM; the last good certificate stays, a frontend that never had one is left out
         Degraded=True CertificateInvalid: tls.key of Secret cert holds no private key in PEM; the last good certificate stays, a frontend that never had one is left out
-    "#]]);
+    "#]],
+    );
     let mut fresh = World::new(WEB_AND_DATABASE);
     fresh.observed.certificates.insert("cert".into(), Err("Secret cert is not there".into()));
     fresh.settle();
@@ -630,12 +693,17 @@ fn a_balancer_that_does_not_answer_makes_its_servers_unknown_and_nothing_disrupt
     let mut world = settled();
     world.observed.balancers.get_mut("default.edge-2").unwrap().answer = Fact::Unknown("no answer within 1s".into());
     world.pods(&[("web-a", 1, "ready leaving"), ("web-b", 2, "ready")]);
-    check(&world.round(), expect![[r#"
+    check(
+        &world.round(),
+        expect![[r#"
         tell default.edge-1: web/web-a drain
         write the servers into the configuration of default.edge-1
-    "#]]);
+    "#]],
+    );
     world.plan();
-    check(&world.told(), expect![[r#"
+    check(
+        &world.told(),
+        expect![[r#"
         Degraded 1/2
         web: web-a Unknown, web-b Unknown
         db: pg-1 Unknown, pg-2 Unknown, pg-3 Unknown
@@ -644,14 +712,17 @@ fn a_balancer_that_does_not_answer_makes_its_servers_unknown_and_nothing_disrupt
         Ready=False BalancersNotReady: 1 of 2 balancers balance
         Degraded=True BalancersNotReady: 1 of 2 balancers balance
         Progressing=True Working: something is being changed
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn balancers_are_replaced_one_at_a_time_and_only_while_all_others_balance() {
     let mut world = settled();
     world.object.spec.image = Some("haproxy:2.8".into());
-    check(&world.settle(), expect![[r#"
+    check(
+        &world.settle(),
+        expect![[r#"
         remove container default.edge-1: image haproxy:2.8 instead of haproxy:2.6
         create container default.edge-1
         start container default.edge-1
@@ -660,7 +731,8 @@ fn balancers_are_replaced_one_at_a_time_and_only_while_all_others_balance() {
         create container default.edge-2
         start container default.edge-2
         reload default.edge-2 with configuration e4bc88fb1c2b
-    "#]]);
+    "#]],
+    );
     world.object.spec.image = Some("haproxy:2.6".into());
     if let Fact::Known(containers) = &mut world.observed.containers {
         containers.get_mut("default.edge-1").unwrap().state = ContainerState::Exited;
@@ -707,13 +779,16 @@ fn what_is_missing_is_made_and_what_is_too_much_goes() {
 fn a_deleted_balancer_takes_everything_with_it() {
     let mut world = settled();
     world.object.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(1)));
-    check(&world.round(), expect![[r#"
+    check(
+        &world.round(),
+        expect![[r#"
         remove container default.edge-1: loadbalancers.evenkeel.dev edge is deleted
         remove container default.edge-2: loadbalancers.evenkeel.dev edge is deleted
         remove volume default.edge-1
         remove volume default.edge-2
         remove network evenkeel-default
-    "#]]);
+    "#]],
+    );
     world.observed.containers = Fact::Known(Default::default());
     world.observed.volumes = Fact::Known(Default::default());
     assert!(world.plan().finished);
