@@ -62,6 +62,7 @@ impl World {
             networks: Fact::Known([("evenkeel-default".to_owned(), true), ("default.pg".to_owned(), true)].into()),
             image: Fact::Known(true),
             binary: Some("binary".into()),
+            stopping: Default::default(),
             balancers: BTreeMap::new(),
             deployments: BTreeMap::new(),
             clusters: BTreeMap::new(),

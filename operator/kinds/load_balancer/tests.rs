@@ -720,7 +720,19 @@ fn a_balancer_that_does_not_answer_makes_its_servers_unknown_and_nothing_disrupt
 fn balancers_are_replaced_one_at_a_time_and_only_while_all_others_balance() {
     let mut world = settled();
     world.object.spec.image = Some("haproxy:2.8".into());
-    check(&world.settle(), expect![[""]]);
+    check(
+        &world.settle(),
+        expect![[r#"
+        remove container default.edge-1: image haproxy:2.8 instead of haproxy:2.6
+        create container default.edge-1
+        start container default.edge-1
+        reload default.edge-1 with configuration e4bc88fb1c2b
+        remove container default.edge-2: image haproxy:2.8 instead of haproxy:2.6
+        create container default.edge-2
+        start container default.edge-2
+        reload default.edge-2 with configuration e4bc88fb1c2b
+    "#]],
+    );
     world.object.spec.image = Some("haproxy:2.6".into());
     if let Fact::Known(containers) = &mut world.observed.containers {
         containers.get_mut("default.edge-1").unwrap().state = ContainerState::Exited;
