@@ -234,7 +234,9 @@ impl Shape<'_> {
             metadata["annotations"] = self.annotations.clone().into();
         }
         if let Some(since) = going {
-            metadata["deletionTimestamp"] = seconds(since);
+            let known = seconds(since);
+            let known = if known.is_null() { self.owner["metadata"]["creationTimestamp"].clone() } else { known };
+            metadata["deletionTimestamp"] = known;
         }
         let word = text(&seen["phase"]);
         let phase = match word {

@@ -169,6 +169,9 @@ mod tests {
 
     const PODS: &str = "pods";
 
+    /// An owner, and the pods it has then; none if it goes.
+    type Step = (u8, Option<Vec<(u8, bool)>>);
+
     fn owner(resource: &str, name: &str) -> Key {
         Key { resource: resource.into(), namespace: "n".into(), name: name.into() }
     }
@@ -181,7 +184,7 @@ mod tests {
     fn deployment(name: &str, pods: &[(u8, bool)]) -> Value {
         let pods = pods.iter().map(|(ordinal, ready)| json!({"name": format!("{name}-{ordinal}"), "ready": ready}));
         json!({
-            "metadata": {"name": name, "namespace": "n", "uid": name},
+            "metadata": {"name": name, "namespace": "n", "uid": name, "creationTimestamp": "2026-01-02T03:04:05Z"},
             "status": {"pods": pods.collect::<Vec<_>>(), "decisions": {}},
         })
     }
@@ -260,7 +263,7 @@ mod tests {
     }
 
     /// A few owners come, change and go; every state that a list showed is brought up to the last by a watch from there.
-    async fn replays(steps: Vec<(u8, Option<Vec<(u8, bool)>>)>) -> Result<(), TestCaseError> {
+    async fn replays(steps: Vec<Step>) -> Result<(), TestCaseError> {
         let store = Views::new(Arc::new(MemoryStore::new()));
         let shown = async || {
             let (pods, revision) = store.list_of(&[PODS], None).await.unwrap();

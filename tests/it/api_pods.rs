@@ -54,15 +54,9 @@ async fn pods_are_listed_selected_and_shown_as_a_table() {
     let api = with_pods().await;
     let table =
         answer(api.request(Method::GET, PODS).header("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io")).await;
-    let cells: Vec<&Value> = table.body["rows"].as_array().unwrap().iter().map(|row| &row["cells"]).collect();
-    let first: Vec<&Value> = cells.iter().map(|cells| &cells[..4]).flat_map(|cells| cells.iter()).collect();
-    assert_eq!(
-        first,
-        ["web-aa-1", "2/2", "Running", "0", "web-aa-2", "0/2", "Running", "0"]
-            .map(|cell| { cell.parse::<i64>().map_or(json!(cell), |number| json!(number)) })
-            .iter()
-            .collect::<Vec<_>>()
-    );
+    let rows = table.body["rows"].as_array().unwrap().iter().map(|row| row["cells"].as_array().unwrap()[..4].to_vec());
+    let rows: Vec<String> = rows.map(|cells| Value::from(cells).to_string()).collect();
+    assert_eq!(rows, [r#"["web-aa-1","2/2","Running",0]"#, r#"["web-aa-2","0/2","Running",0]"#]);
     let some =
         api.get(&format!("{PODS}?labelSelector=app=web,pod-template-hash=aa&fieldSelector=spec.nodeName=local")).await;
     assert_eq!(some.body["items"].as_array().unwrap().len(), 2);

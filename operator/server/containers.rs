@@ -1,0 +1,173 @@
+//! Into the containers of a pod: whom a request means, and the door to the engines, which the wiring opens.
+
+use std::pin::Pin;
+
+use axum::body::Bytes;
+use futures::stream::BoxStream;
+use serde_json::Value;
+use tokio::io::AsyncWrite;
+
+use super::objects::Request;
+use super::status::Refusal;
+use crate::api::failure::{Class, Failure};
+
+/// A container on a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The DockerHost.
+    pub host: String,
+    /// The container's id or name there.
+    pub container: String,
+}
+
+/// Which part of a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LogOptions {
+    /// Go on with what is written from now on.
+    pub follow: bool,
+    /// Only that many lines from the end.
+    pub tail: Option<u64>,
+    /// Only what was written since, in seconds since the epoch.
+    pub since: Option<i64>,
+    /// Each line begins with its time.
+    pub timestamps: bool,
+}
+
+/// A command to be run.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Command {
+    /// Program and arguments.
+    pub words: Vec<String>,
+    /// Whether it reads what the client sends.
+    pub stdin: bool,
+    /// Whether it gets a terminal.
+    pub tty: bool,
+}
+
+/// A piece of output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// From stdout.
+    Stdout(Bytes),
+    /// From stderr.
+    Stderr(Bytes),
+}
+
+/// What a process writes.
+pub type Outputs = BoxStream<'static, Result<Output, Failure>>;
+
+/// A command at work.
+pub struct Session {
+    /// By what the engine knows it.
+    pub id: String,
+    /// What it writes; ends with it.
+    pub output: Outputs,
+    /// Its stdin.
+    pub input: Pin<Box<dyn AsyncWrite + Send>>,
+}
+
+/// The way to containers; the server itself knows no engine.
+#[async_trait::async_trait]
+pub trait Containers: Send + Sync + 'static {
+    /// What the container wrote.
+    async fn logs(&self, place: &Place, options: LogOptions) -> Result<Outputs, Failure>;
+    /// Runs a command in it.
+    async fn exec(&self, place: &Place, command: &Command) -> Result<Session, Failure>;
+    /// Tells the command's terminal its size: rows, columns.
+    async fn resize(&self, place: &Place, id: &str, size: (u16, u16)) -> Result<(), Failure>;
+    /// How the command ended; `None` while it runs.
+    async fn code(&self, place: &Place, id: &str) -> Result<Option<i64>, Failure>;
+}
+
+/// A container of a pod that a request means.
+pub struct Meant {
+    /// Where it is.
+    pub place: Place,
+    /// Its name in the pod.
+    pub name: String,
+    /// The pod's name.
+    pub pod: String,
+}
+
+/// The container that a request means; only those of the view can be reached.
+pub async fn meant(request: &Request<'_>) -> Result<Meant, Refusal> {
+    let key = request.key();
+    let found = request.server.objects.get::<Value>(&key).await.map_err(|error| request.store_refusal(&error))?;
+    let pod = found.ok_or_else(|| Refusal::not_found(request.target.resource, &key.name))?;
+    choose(&pod, &key.name, request.params.get("container"))
+}
+
+fn choose(pod: &Value, name: &str, asked: Option<&str>) -> Result<Meant, Refusal> {
+    let statuses = |field: &str| pod["status"][field].as_array().cloned().unwrap_or_default();
+    let main = statuses("containerStatuses");
+    let all: Vec<Value> = main.iter().cloned().chain(statuses("initContainerStatuses")).collect();
+    let names = |of: &[Value]| of.iter().filter_map(|c| c["name"].as_str()).collect::<Vec<_>>().join(" ");
+    let status = match (asked, main.as_slice()) {
+        (Some(asked), _) => all.iter().find(|status| status["name"] == asked).ok_or_else(|| {
+            let message = format!("container {asked} is not valid for pod {name}, choose one of: [{}]", names(&all));
+            Refusal::bad_request(message)
+        })?,
+        (None, [only]) => only,
+        (None, []) => return Err(Refusal::bad_request(format!("pod {name} has no container yet"))),
+        (None, several) => {
+            let names = names(several);
+            let message = format!("a container name must be specified for pod {name}, choose one of: [{names}]");
+            return Err(Refusal::bad_request(message));
+        }
+    };
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let container = text(&status["containerID"]).trim_start_matches("docker://").to_owned();
+    let place = Place { host: text(&pod["spec"]["nodeName"]), container };
+    Ok(Meant { place, name: text(&status["name"]), pod: name.to_owned() })
+}
+
+impl Meant {
+    /// A failure of the engine in the API's words.
+    pub fn refused(&self, failure: &Failure) -> Refusal {
+        match failure.class {
+            Class::NotFound => {
+                let Self { name, pod, .. } = self;
+                Refusal::bad_request(format!("container {name:?} in pod {pod:?} is waiting to start: it is not there yet"))
+            }
+            Class::Transient => Refusal::unavailable(&failure.message),
+            Class::Conflict | Class::Terminal => Refusal::bad_request(&failure.message),
+        }
+    }
+}
+
+/// The door, if there is one.
+pub fn door<'a>(request: &'a Request<'_>) -> Result<&'a std::sync::Arc<dyn Containers>, Refusal> {
+    let no_engine = || Refusal::not_allowed("this server has no way to containers");
+    request.server.containers.as_ref().ok_or_else(no_engine)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(containers: &[&str]) -> Value {
+        let status = |name: &&str| json!({"name": name, "containerID": format!("docker://n.web-1.{name}")});
+        json!({"spec": {"nodeName": "local"}, "status": {
+            "containerStatuses": containers.iter().map(status).collect::<Vec<_>>(),
+            "initContainerStatuses": [{"name": "setup", "containerID": "docker://n.web-1.setup"}],
+        }})
+    }
+
+    #[test]
+    fn a_container_is_found_by_name_or_because_it_is_the_only_one() {
+        let found = |containers: &[&str], asked| {
+            choose(&pod(containers), "web-1", asked)
+                .map(|meant| meant.place.container)
+                .map_err(|refusal| (refusal.code.as_u16(), refusal.message))
+        };
+        assert_eq!(found(&["main"], None).unwrap(), "n.web-1.main");
+        assert_eq!(found(&["main"], Some("setup")).unwrap(), "n.web-1.setup");
+        let several = "a container name must be specified for pod web-1, choose one of: [main cache]";
+        assert_eq!(found(&["main", "cache"], None), Err((400, several.to_owned())));
+        let none = "container x is not valid for pod web-1, choose one of: [main setup]";
+        assert_eq!(found(&["main"], Some("x")), Err((400, none.to_owned())));
+    }
+}
