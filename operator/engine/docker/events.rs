@@ -91,7 +91,11 @@ impl DockerEngine {
                 event = events.next() => match event {
                     Some(Ok(event)) => {
                         *failures = 0;
-                        if let Some(owner) = owner(&event) && hints.send(Some(owner)).await.is_err() {
+                        let Some(owner) = owner(&event) else { continue };
+                        if event.action.as_deref() == Some("die") {
+                            self.hint_when_listed(&event, owner.clone(), hints.clone());
+                        }
+                        if hints.send(Some(owner)).await.is_err() {
                             return gone();
                         }
                     }
@@ -104,6 +108,22 @@ impl DockerEngine {
                 },
             }
         }
+    }
+}
+
+impl DockerEngine {
+    /// Docker says that a container died before its lists do. An inspect waits for the container's lock, which is
+    /// held until they do; so the hint behind it is the one that finds the death in the list.
+    fn hint_when_listed(&self, event: &EventMessage, owner: Owner, hints: mpsc::Sender<EventHint>) {
+        let Some(id) = event.actor.as_ref().and_then(|actor| actor.id.clone()) else { return };
+        let engine = self.clone();
+        tokio::spawn(async move {
+            // However it is answered: gone is also listed.
+            let doing = "waiting for a death to be listed";
+            drop(engine.call(doing, ANSWER, |docker| docker.inspect_container(&id, None)).await);
+            // Nobody listens once the reader ends.
+            let _ = hints.send(Some(owner)).await;
+        });
     }
 }
 

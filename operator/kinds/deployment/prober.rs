@@ -262,12 +262,11 @@ impl Asker {
         let request = request.body(String::new()).map_err(|error| error.to_string())?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
-        let answer = async { sender.send_request(request).await.map_err(|error| format!("GET {path}: {error}")) };
-        let answer = tokio::select! {
-            biased;
-            answer = answer => answer?,
-            _ = connection => return Err(format!("GET {path} got no HTTP answer")),
-        };
+        // Ends by itself if we are gone first, for then its sender is.
+        let driver = tokio::spawn(connection);
+        let answer = sender.send_request(request).await;
+        driver.abort();
+        let answer = answer.map_err(|error| format!("GET {path} got no HTTP answer: {error}"))?;
         match answer.status().as_u16() {
             200..=399 => Ok(()),
             status => Err(format!("GET {path} answered {status}")),
