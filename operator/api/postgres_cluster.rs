@@ -303,7 +303,7 @@ impl PostgresClusterSpec {
 }
 
 /// What is wrong with an image reference, by Docker's grammar (coarsely).
-fn image_problem(image: &str) -> Option<String> {
+pub(crate) fn image_problem(image: &str) -> Option<String> {
     let bad = |why: &str| Some(format!("{image:?} is not an image reference such as postgres:15: {why}"));
     let (name, digest) = image.split_once('@').map_or((image, None), |(name, digest)| (name, Some(digest)));
     if digest.is_some_and(|digest| !digest.starts_with("sha256:") || digest.len() != 71) {

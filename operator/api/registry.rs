@@ -13,6 +13,7 @@ use super::core;
 use super::deployment_rules;
 use super::docker_host::DockerHost;
 use super::invalid::Invalid;
+use super::load_balancer::LoadBalancer;
 use super::postgres_cluster::PostgresCluster;
 
 /// Everything served, in the order of discovery.
@@ -24,6 +25,7 @@ static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
         deployment_rules::resource(),
         custom::<DockerHost>(|host| host.spec.validate()),
         custom::<PostgresCluster>(|cluster| cluster.spec.validate()),
+        custom::<LoadBalancer>(|balancer| balancer.spec.validate()),
     ]
 });
 

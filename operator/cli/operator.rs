@@ -22,7 +22,7 @@ use crate::api::docker_host::DockerHost;
 use crate::engine::docker::OwnBinary;
 use crate::engine::hosts::{Hosts, local_endpoint};
 use crate::kinds::docker_host::{DockerHosts, local_host};
-use crate::kinds::{deployment, postgres_cluster};
+use crate::kinds::{deployment, load_balancer, postgres_cluster};
 use crate::runtime::{Clock, Controller, Kind, SystemClock, Trigger, janitor};
 use crate::server::{self, identity};
 use crate::store::{self, Change, Key, Objects, SqliteStore, Store};
@@ -229,6 +229,7 @@ fn start_controllers(
     let postgres = Arc::new(postgres_cluster::Controller::new(hosts.clone(), objects.clone(), clock.clone(), wake));
     let wake = hints.wake::<deployment::Controller>(parts, shutdown);
     let deployments = Arc::new(deployment::Controller::new(hosts.clone(), objects.clone(), wake));
+    let balancers = Arc::new(load_balancer::Controller::new(hosts.clone(), objects.clone(), clock.clone()));
 
     let controller = Controller::new(docker_hosts.clone(), objects.clone(), clock.clone());
     let controller = controller.also_watch("secrets", |_| Some(Trigger::All));
@@ -244,12 +245,18 @@ fn start_controllers(
         .also_watch(DockerHosts::RESOURCE, |_| Some(Trigger::All));
     drive(parts, &mut hints, controller, shutdown);
 
+    let controller = Controller::new(balancers.clone(), objects.clone(), clock.clone())
+        .also_watch("secrets", owner::<load_balancer::Controller>)
+        .also_watch(deployment::Controller::RESOURCE, |_| Some(Trigger::All))
+        .also_watch(postgres_cluster::RESOURCE, |_| Some(Trigger::All));
+    drive(parts, &mut hints, controller, shutdown);
+
     let passing = pass_on(hosts.clone(), hints, shutdown.clone());
     parts.spawn(async {
         passing.await;
         ("the passing on of hints", Ok(()))
     });
-    planner(docker_hosts, postgres, deployments, clock.clone())
+    planner(docker_hosts, postgres, deployments, balancers, clock.clone())
 }
 
 /// Starts a controller, and lets it hear what concerns its kind.
@@ -350,16 +357,18 @@ fn planner(
     docker_hosts: Arc<DockerHosts>,
     postgres: Arc<postgres_cluster::Controller>,
     deployments: Arc<deployment::Controller>,
+    balancers: Arc<load_balancer::Controller>,
     clock: Arc<dyn Clock>,
 ) -> server::Planner {
     Arc::new(move |object: Value| {
         let (docker_hosts, postgres, clock) = (docker_hosts.clone(), postgres.clone(), clock.clone());
-        let deployments = deployments.clone();
+        let (deployments, balancers) = (deployments.clone(), balancers.clone());
         Box::pin(async move {
             let plan = match object["kind"].as_str() {
                 Some(DockerHosts::NAME) => preview(&*docker_hosts, object, &*clock).await,
                 Some(postgres_cluster::Controller::NAME) => preview(&*postgres, object, &*clock).await,
                 Some(deployment::Controller::NAME) => preview(&*deployments, object, &*clock).await,
+                Some(load_balancer::Controller::NAME) => preview(&*balancers, object, &*clock).await,
                 _ => Err("nothing is done about this kind beyond storing it".to_owned()),
             };
             plan.unwrap_or_else(|note| json!({"note": note, "steps": []}))

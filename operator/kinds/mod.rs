@@ -3,6 +3,7 @@
 pub mod deployment;
 pub mod docker_host;
 pub mod fact;
+pub mod load_balancer;
 pub mod namespace_network;
 pub mod postgres_cluster;
 

@@ -1,0 +1,418 @@
+//! LoadBalancer: what people declare about HAProxy or nginx in front of their services.
+
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::duration::Span;
+
+mod status;
+mod validate;
+
+pub use status::*;
+pub use validate::split_address;
+
+/// Replicas of a load balancer and where they send what comes in.
+#[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "evenkeel.dev",
+    version = "v1alpha1",
+    kind = "LoadBalancer",
+    plural = "loadbalancers",
+    shortname = "lb",
+    category = "all",
+    namespaced,
+    status = "LoadBalancerStatus",
+    derive = "PartialEq",
+    doc = "Replicas of a load balancer and where they send what comes in.",
+    printcolumn = r#"{"name":"Engine","type":"string","jsonPath":".spec.engine"}"#,
+    printcolumn = r#"{"name":"Replicas","type":"integer","jsonPath":".spec.replicas"}"#,
+    printcolumn = r#"{"name":"Ready","type":"integer","jsonPath":".status.readyReplicas"}"#,
+    printcolumn = r#"{"name":"Status","type":"string","jsonPath":".status.phase"}"#,
+    printcolumn = r#"{"name":"Reloads","type":"integer","jsonPath":".status.reloads","priority":1}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LoadBalancerSpec {
+    /// `haproxy` (default) or `nginx`.
+    #[serde(default)]
+    pub engine: EngineKind,
+    /// How many balancers, all with the same configuration. 1 to 9.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 9))]
+    pub replicas: u32,
+    /// Image by the official image's conventions; `haproxy:2.6` or `nginx:1.22` unless said otherwise. HAProxy 2.6 or newer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Address of the Docker host that host ports are published on.
+    #[serde(default = "loopback")]
+    pub bind_address: String,
+    /// What is listened on.
+    #[schemars(length(min = 1))]
+    pub frontends: Vec<Frontend>,
+    /// Where it goes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub backends: Vec<Backend>,
+    /// A page with the state of everything, behind a password: Secret `NAME-stats`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stats: Option<Stats>,
+    /// Connections of clients at once, per balancer; more wait.
+    #[serde(default = "connections")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub max_connections: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn loopback() -> String {
+    "127.0.0.1".into()
+}
+
+fn connections() -> u32 {
+    8_000
+}
+
+/// The program that balances.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum EngineKind {
+    /// HAProxy.
+    #[default]
+    Haproxy,
+    /// nginx.
+    Nginx,
+}
+
+/// A port that is listened on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Frontend {
+    /// Its name: lower-case letters, digits and `-`.
+    pub name: String,
+    /// The port in the balancer's container.
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: u16,
+    /// `http` (default) or `tcp`.
+    #[serde(default)]
+    pub mode: Mode,
+    /// Ends TLS here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+    /// Sends every client to the same address with https. Instead of a backend.
+    #[serde(default)]
+    pub redirect_to_https: bool,
+    /// The port that clients are sent to; that of the only frontend with TLS unless said otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redirect_port: Option<u16>,
+    /// Where it goes: the name of a backend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
+    /// Publishes the port on the Docker host: balancer `n` gets `hostPort + n - 1`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_port: Option<u16>,
+    /// How long a client is waited for.
+    #[serde(default, skip_serializing_if = "FrontendTimeouts::is_default")]
+    pub timeouts: FrontendTimeouts,
+}
+
+/// What a frontend understands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Mode {
+    /// Requests.
+    #[default]
+    Http,
+    /// Bytes.
+    Tcp,
+}
+
+/// Where a certificate is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Tls {
+    /// A Secret in the same namespace with `tls.crt` (the chain) and `tls.key`, in PEM.
+    #[schemars(length(min = 1))]
+    pub secret_name: String,
+}
+
+/// How long a client is waited for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct FrontendTimeouts {
+    /// Silence of a client in the middle of something. Default 1m; in mode tcp 1h.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client: Option<Span>,
+    /// Until a request's head is complete.
+    pub request: Span,
+    /// Between two requests.
+    pub keep_alive: Span,
+}
+
+impl Default for FrontendTimeouts {
+    fn default() -> Self {
+        Self { client: None, request: Span::seconds(10), keep_alive: Span::seconds(60) }
+    }
+}
+
+impl FrontendTimeouts {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Servers that do the same, by exactly one of `deployment`, `postgres`, `redisSentinel` and `servers`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Backend {
+    /// Its name: lower-case letters, digits and `-`.
+    pub name: String,
+    /// The pods of a Deployment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deployment: Option<DeploymentRef>,
+    /// A PostgresCluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postgres: Option<PostgresRef>,
+    /// A RedisSentinel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redis_sentinel: Option<RedisSentinelRef>,
+    /// Fixed addresses, `host:port`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub servers: Vec<String>,
+    /// How a server is chosen. Default `roundrobin`, and `leastconn` for databases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balance: Option<Balance>,
+    /// How the balancer itself finds out that a server is well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
+    /// Keeps a client with its server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stick: Option<Stick>,
+    /// How long connections to a server that leaves may go on before they are cut.
+    #[serde(default = "drain", skip_serializing_if = "is_drain")]
+    pub drain_timeout: Span,
+    /// How long servers are waited for.
+    #[serde(default, skip_serializing_if = "BackendTimeouts::is_default")]
+    pub timeouts: BackendTimeouts,
+}
+
+const DRAIN: Span = Span::seconds(30);
+
+fn drain() -> Span {
+    DRAIN
+}
+
+fn is_drain(span: &Span) -> bool {
+    *span == DRAIN
+}
+
+/// The pods of a Deployment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DeploymentRef {
+    /// The Deployment, in the same namespace.
+    #[schemars(length(min = 1))]
+    pub name: String,
+    /// The port its containers listen on.
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: u16,
+}
+
+/// A role in a PostgresCluster.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PostgresRef {
+    /// The PostgresCluster, in the same namespace.
+    #[schemars(length(min = 1))]
+    pub name: String,
+    /// `primary`: the one that takes writes. `replica`: standbys that stream, the primary if there are none.
+    pub role: PostgresRole,
+}
+
+/// See [`PostgresRef::role`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum PostgresRole {
+    /// Takes writes.
+    Primary,
+    /// Reads only.
+    Replica,
+}
+
+/// A role in a RedisSentinel.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RedisSentinelRef {
+    /// The RedisSentinel, in the same namespace.
+    #[schemars(length(min = 1))]
+    pub name: String,
+    /// `master`: the one that takes writes.
+    pub role: RedisRole,
+}
+
+/// See [`RedisSentinelRef::role`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum RedisRole {
+    /// Takes writes.
+    Master,
+}
+
+/// How a server is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Balance {
+    /// In turn.
+    Roundrobin,
+    /// The one with the fewest connections.
+    Leastconn,
+    /// By the client's address.
+    Source,
+}
+
+/// How the balancer itself finds out that a server is well.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct HealthCheck {
+    /// Is asked for by GET, and must answer 200 to 399. Without it: that connections are accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// From one check to the next.
+    pub interval: Span,
+    /// A check that takes longer has failed.
+    pub timeout: Span,
+    /// So many failures in a row: down.
+    #[schemars(range(min = 1, max = 100))]
+    pub fall: u32,
+    /// So many successes in a row: up again.
+    #[schemars(range(min = 1, max = 100))]
+    pub rise: u32,
+}
+
+impl Default for HealthCheck {
+    fn default() -> Self {
+        Self { path: None, interval: Span::seconds(2), timeout: Span::seconds(2), fall: 3, rise: 2 }
+    }
+}
+
+/// Keeps a client with its server.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Stick {
+    /// By what a client is known.
+    pub by: StickBy,
+    /// The cookie's name. Default `evenkeel`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cookie: Option<String>,
+}
+
+/// See [`Stick::by`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum StickBy {
+    /// A cookie that the balancer sets; mode http, engine haproxy.
+    Cookie,
+    /// The client's address.
+    Source,
+}
+
+/// How long servers are waited for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct BackendTimeouts {
+    /// Until a connection stands.
+    pub connect: Span,
+    /// Silence of a server. Default 1m; in mode tcp 1h.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<Span>,
+    /// Until there is a server to go to.
+    pub queue: Span,
+    /// Silence of both sides after an upgrade (WebSocket).
+    pub tunnel: Span,
+}
+
+impl Default for BackendTimeouts {
+    fn default() -> Self {
+        Self { connect: Span::seconds(2), server: None, queue: Span::seconds(10), tunnel: Span::seconds(3600) }
+    }
+}
+
+impl BackendTimeouts {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The page with the state of everything.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Stats {
+    /// The port in the balancer's container.
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: u16,
+    /// Publishes it on the loopback address of the Docker host: balancer `n` gets `hostPort + n - 1`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_port: Option<u16>,
+}
+
+impl Default for Stats {
+    fn default() -> Self {
+        Self { port: 8404, host_port: None }
+    }
+}
+
+/// What a backend refers to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Target<'a> {
+    /// The pods of a Deployment.
+    Deployment(&'a DeploymentRef),
+    /// A PostgresCluster.
+    Postgres(&'a PostgresRef),
+    /// A RedisSentinel.
+    RedisSentinel(&'a RedisSentinelRef),
+    /// Fixed addresses.
+    Servers(&'a [String]),
+}
+
+impl Backend {
+    /// What it refers to; `None` unless that is exactly one thing.
+    pub fn target(&self) -> Option<Target<'_>> {
+        match (&self.deployment, &self.postgres, &self.redis_sentinel, self.servers.as_slice()) {
+            (Some(one), None, None, []) => Some(Target::Deployment(one)),
+            (None, Some(one), None, []) => Some(Target::Postgres(one)),
+            (None, None, Some(one), []) => Some(Target::RedisSentinel(one)),
+            (None, None, None, servers @ [_, ..]) => Some(Target::Servers(servers)),
+            _ => None,
+        }
+    }
+
+    /// One of its servers takes writes, and no other may be spoken to.
+    pub fn one_writer(&self) -> bool {
+        match self.target() {
+            Some(Target::Postgres(one)) => one.role == PostgresRole::Primary,
+            Some(Target::RedisSentinel(_)) => true,
+            _ => false,
+        }
+    }
+
+    /// It is a database, of which its own kind says how it is.
+    pub fn is_database(&self) -> bool {
+        matches!(self.target(), Some(Target::Postgres(_) | Target::RedisSentinel(_)))
+    }
+}
+
+impl LoadBalancerSpec {
+    /// The image, its default filled in.
+    pub fn image(&self) -> &str {
+        self.image.as_deref().unwrap_or(match self.engine {
+            EngineKind::Haproxy => "haproxy:2.6",
+            EngineKind::Nginx => "nginx:1.22",
+        })
+    }
+
+    /// What the backend of this name is spoken to in; `None` while nobody speaks to it.
+    pub fn mode_of(&self, backend: &str) -> Option<Mode> {
+        self.frontends.iter().find(|frontend| frontend.backend.as_deref() == Some(backend)).map(|one| one.mode)
+    }
+}

@@ -1,0 +1,73 @@
+//! Performs one step: one call each, no policy. Already so is success.
+
+use std::time::Duration;
+
+use super::diff::Command;
+use super::links::Partner;
+use super::{Controller, LoadBalancer, Step, configure, secrets, workload};
+use crate::api::failure::{Class, Failure};
+use crate::engine::Error;
+
+/// Performs `step`; its failure says what could not be done.
+pub async fn act(controller: &Controller, object: &LoadBalancer, step: &Step) -> Result<(), Failure> {
+    let engine = controller.hosts.get(super::HOST)?;
+    match step {
+        Step::EnsureStats => secrets::ensure(controller, object).await?,
+        Step::EnsureImage(image) => engine.ensure_image(image).await?,
+        Step::EnsureBinary { image } => {
+            let volume = engine.ensure_binary(image).await?;
+            controller.binary.get_or_init(|| volume);
+        }
+        Step::EnsureNetwork(spec) => drop(engine.ensure_network(spec).await?),
+        Step::EnsureVolume(spec) => engine.ensure_volume(spec).await?,
+        Step::CreateContainer(spec) => engine.create_container(spec).await?,
+        Step::StartContainer(name) => engine.start_container(name).await?,
+        Step::RemoveContainer { name, .. } => {
+            engine.stop_container(name, Duration::from_secs(workload::STOP_SECONDS.unsigned_abs())).await?;
+            engine.remove_container(name).await?;
+        }
+        Step::RemoveVolume(name) => engine.remove_volume(name).await?,
+        Step::RemoveNetwork(name) => match engine.remove_network(name).await {
+            // Others of the namespace are in it.
+            Err(Error::Conflict { .. }) => {}
+            other => other?,
+        },
+        Step::Tell { container, commands, old } => {
+            let id = controller.known(container, |known| known.id.clone());
+            tell(controller, &Partner { engine: &engine, container, id: &id }, commands, old).await?;
+        }
+        Step::Configure { container, config, files, reload } => {
+            let id = controller.known(container, |known| known.id.clone());
+            let partner = Partner { engine: &engine, container, id: &id };
+            configure::configure(controller, object, &partner, config, files, *reload).await?;
+        }
+    }
+    Ok(())
+}
+
+/// One batch: the current process first, then those from before a reload what takes something away.
+async fn tell(
+    controller: &Controller,
+    partner: &Partner<'_>,
+    commands: &[Command],
+    old: &[u32],
+) -> Result<(), Failure> {
+    let transient = |why: String| Failure::new(Class::Transient, format!("{}: {why}", partner.container));
+    let lines: Vec<_> = commands.iter().map(|command| format!("@1 {}", command.line())).collect();
+    let words = controller.links.haproxy(partner, &lines).await.map_err(transient)?;
+    let problems: Vec<_> = commands
+        .iter()
+        .zip(&words)
+        .filter_map(|(command, words)| Some(format!("{command}: {}", command.judge(words).err()?)))
+        .collect();
+    let closing = commands.iter().filter(|command| command.closes());
+    let lines: Vec<_> =
+        closing.flat_map(|command| old.iter().map(move |pid| format!("@!{pid} {}", command.line()))).collect();
+    if !lines.is_empty()
+        && let Err(why) = controller.links.haproxy(partner, &lines).await
+    {
+        // It ended meanwhile, and with it all that it had.
+        tracing::debug!(container = partner.container, why, "an old process did not hear everything");
+    }
+    if problems.is_empty() { Ok(()) } else { Err(transient(problems.join("; "))) }
+}

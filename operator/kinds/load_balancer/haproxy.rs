@@ -1,0 +1,235 @@
+//! HAProxy's configuration, from a value to text. Pure.
+
+use std::fmt::Write as _;
+
+use super::names::{CONFIG_DIR, static_name};
+use super::render::{Inputs, server_timeout};
+use super::text::{HASH, hash, hole, title};
+use super::wanted::{Admin, Wanted};
+use crate::api::load_balancer::{Backend, Balance, Frontend, HealthCheck, Mode, StickBy, Target, split_address};
+
+/// How long connections that were begun before a reload may live on in the old process.
+const OLD_PROCESS: &str = "1h";
+/// Connections in a row that fail until a server is taken for down before its check says so.
+const ERROR_LIMIT: u32 = 5;
+/// A client of a database waits here while there is nobody to speak to, instead of being sent away.
+pub const HOLD: &str = r#"-- Written by Evenkeel: holds a new connection while its backend has no server, for `limit` ms.
+core.register_action("hold", { "tcp-req" }, function(txn, backend, limit)
+  local waited, longest = 0, tonumber(limit)
+  while waited < longest and txn.f:nbsrv(backend) == 0 do
+    core.msleep(10)
+    waited = waited + 10
+  end
+end, 2)
+"#;
+/// What runs until the first configuration is there: listens nowhere.
+pub const BOOTSTRAP: &str = "# evenkeel bootstrap
+global
+    description bootstrap
+frontend evenkeel-bootstrap
+    bind unix@/run/evenkeel/bootstrap.sock
+    timeout client 1s
+";
+
+/// The configuration without its servers and its hash.
+pub fn skeleton(inputs: &Inputs) -> String {
+    let spec = inputs.spec;
+    let mut text = title();
+    let hold = spec.backends.iter().any(Backend::one_writer);
+    let lua = if hold { format!("    lua-load {CONFIG_DIR}/hold.lua\n") } else { String::new() };
+    let _ = write!(
+        text,
+        "global
+    description {HASH}
+    log stdout format raw daemon notice
+    maxconn {}
+    no strict-limits
+    hard-stop-after {OLD_PROCESS}
+    ssl-default-bind-options ssl-min-ver TLSv1.2
+    tune.ssl.default-dh-param 2048
+{lua}
+defaults
+    log global
+    option dontlognull
+    option redispatch 1
+    retries 3
+    timeout connect 2s
+    timeout client 1m
+    timeout server 1m
+",
+        spec.max_connections
+    );
+    for one in &spec.frontends {
+        frontend(&mut text, inputs, one);
+    }
+    for one in &spec.backends {
+        backend(&mut text, inputs, one);
+    }
+    if let (Some(stats), Some(password)) = (&spec.stats, inputs.stats_password) {
+        let _ = write!(
+            text,
+            "
+userlist evenkeel-stats
+    user admin insecure-password {password}
+
+frontend evenkeel-stats
+    mode http
+    bind :{}
+    timeout client 10s
+    http-request auth realm evenkeel unless {{ http_auth(evenkeel-stats) }}
+    stats enable
+    stats uri /
+    stats refresh 5s
+",
+            stats.port
+        );
+    }
+    text
+}
+
+fn frontend(text: &mut String, inputs: &Inputs, one: &Frontend) {
+    let tls = match inputs.certificate_of(one) {
+        Some(Some(file)) => {
+            let alpn = if one.mode == Mode::Http { " alpn h2,http/1.1" } else { "" };
+            format!(" ssl crt {file}{alpn}")
+        }
+        Some(None) => return,
+        None => String::new(),
+    };
+    let client = one.timeouts.client.map_or(if one.mode == Mode::Http { 60_000 } else { 3_600_000 }, |t| t.as_millis());
+    let _ = write!(text, "\nfrontend {}\n    mode {}\n    bind :{}{tls}\n", one.name, mode(one.mode), one.port);
+    let _ = writeln!(text, "    timeout client {client}ms");
+    if one.mode == Mode::Http {
+        let _ = writeln!(text, "    timeout http-request {}ms", one.timeouts.request.as_millis());
+        let _ = writeln!(text, "    timeout http-keep-alive {}ms", one.timeouts.keep_alive.as_millis());
+    } else {
+        let _ = writeln!(text, "    option clitcpka");
+    }
+    if one.redirect_to_https {
+        let port = match inputs.redirect_port(one) {
+            443 => String::new(),
+            port => format!(":{port}"),
+        };
+        let location = format!("'https://%[req.hdr(host),regsub(:\\d+$,)]{port}%[pathq]'");
+        let _ = writeln!(text, "    http-request deny deny_status 400 unless {{ req.hdr(host) -m found }}");
+        let _ = writeln!(text, "    http-request redirect location {location} code 301 if METH_GET");
+        let _ = writeln!(text, "    http-request redirect location {location} code 308");
+        return;
+    }
+    if one.mode == Mode::Http {
+        let proto = if tls.is_empty() { "http" } else { "https" };
+        // What a client says of itself is not believed.
+        text.push_str("    http-request del-header Forwarded\n");
+        let _ = writeln!(text, "    http-request set-header X-Forwarded-For %[src]");
+        let _ = writeln!(text, "    http-request set-header X-Forwarded-Proto {proto}");
+        let _ = writeln!(text, "    http-request set-header X-Forwarded-Host %[req.hdr(host)]");
+        let _ = writeln!(text, "    http-request set-header X-Forwarded-Port %[dst_port]");
+    }
+    let Some(backend) = inputs.backend_of(one) else { return };
+    if backend.one_writer() {
+        let queue = backend.timeouts.queue.as_millis();
+        let _ = writeln!(text, "    tcp-request inspect-delay {queue}ms");
+        let _ = writeln!(text, "    tcp-request content lua.hold {} {queue}", backend.name);
+    }
+    let _ = writeln!(text, "    default_backend {}", backend.name);
+}
+
+fn mode(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Http => "http",
+        Mode::Tcp => "tcp",
+    }
+}
+
+fn backend(text: &mut String, inputs: &Inputs, one: &Backend) {
+    let http = inputs.spec.mode_of(&one.name) == Some(Mode::Http);
+    let balance = match one.balance {
+        None if one.is_database() => "leastconn",
+        None | Some(Balance::Roundrobin) => "roundrobin",
+        Some(Balance::Leastconn) => "leastconn",
+        Some(Balance::Source) => "source",
+    };
+    let _ = write!(text, "\nbackend {}\n    mode {}\n    balance {balance}\n", one.name, mode(mode_of(http)));
+    if balance == "source" {
+        // Servers can come and go while it runs with this one only.
+        text.push_str("    hash-type consistent\n");
+    }
+    let timeouts = &one.timeouts;
+    let _ = writeln!(text, "    timeout connect {}ms", timeouts.connect.as_millis());
+    let _ = writeln!(text, "    timeout server {}ms", server_timeout(one, mode_of(http)));
+    let _ = writeln!(text, "    timeout queue {}ms", timeouts.queue.as_millis());
+    if let Some(check) = &one.health_check {
+        let _ = writeln!(text, "    timeout check {}ms", check.timeout.as_millis());
+    }
+    if http {
+        let _ = writeln!(text, "    timeout tunnel {}ms", timeouts.tunnel.as_millis());
+        // A request that changes nothing may go to another server when the first one died over it.
+        text.push_str("    retry-on conn-failure empty-response\n");
+        text.push_str("    http-request disable-l7-retry unless METH_GET\n");
+    } else {
+        text.push_str("    option srvtcpka\n");
+    }
+    if one.one_writer() {
+        // A writer that does not answer is no reason to try it again, and there is no other.
+        text.push_str("    retries 0\n    no option redispatch\n");
+    }
+    if let Some(path) = one.health_check.as_ref().and_then(|check| check.path.as_ref()) {
+        text.push_str("    option httpchk\n");
+        let _ = writeln!(text, "    http-check send meth GET uri {path} ver HTTP/1.1 hdr Host localhost");
+        text.push_str("    http-check expect status 200-399\n");
+    }
+    match &one.stick {
+        Some(stick) if stick.by == StickBy::Cookie => {
+            let name = stick.cookie.as_deref().unwrap_or("evenkeel");
+            let _ = writeln!(text, "    cookie {name} insert indirect nocache httponly dynamic");
+            let _ = writeln!(text, "    dynamic-cookie-key {}", cookie_key(inputs, one));
+        }
+        Some(_) => text.push_str("    stick-table type ipv6 size 100k expire 1h\n    stick on src\n"),
+        None => {}
+    }
+    if let Some(Target::Servers(addresses)) = one.target() {
+        let names = addresses.iter().filter_map(|address| split_address(address));
+        if names.clone().any(|(host, _)| host.parse::<std::net::Ipv4Addr>().is_err()) {
+            text.push_str("    default-server init-addr last,libc,none resolvers evenkeel-system\n");
+        }
+        for (address, _) in addresses.iter().zip(names) {
+            let _ = writeln!(text, "    server {} {address}{}", static_name(address), options(one));
+        }
+        if text.contains("resolvers evenkeel-system") && !text.contains("\nresolvers evenkeel-system\n") {
+            text.push_str("\nresolvers evenkeel-system\n    parse-resolv-conf\n");
+        }
+        return;
+    }
+    text.push_str(&hole("    ", &one.name));
+}
+
+fn mode_of(http: bool) -> Mode {
+    if http { Mode::Http } else { Mode::Tcp }
+}
+
+/// With it a cookie says which server is meant and nobody else can read from it which address that is.
+pub fn cookie_key(inputs: &Inputs, backend: &Backend) -> String {
+    hash(&format!("{}/{}/{}", inputs.uid, inputs.name, backend.name))
+}
+
+/// What is said of every server of a backend, in the file and when it is added.
+pub fn options(backend: &Backend) -> String {
+    if backend.one_writer() {
+        return " on-marked-down shutdown-sessions".into();
+    }
+    // Their own kind says how they are, and a database logs every connection that says nothing.
+    if backend.is_database() {
+        return String::new();
+    }
+    let HealthCheck { interval, fall, rise, .. } = backend.health_check.clone().unwrap_or_default();
+    format!(
+        " check inter {}ms fall {fall} rise {rise} observe layer4 error-limit {ERROR_LIMIT} on-error mark-down",
+        interval.as_millis()
+    )
+}
+
+/// The line of a server in the file. Who does not get connections now must not get any after a restart either.
+pub fn server_line(backend: &Backend, server: &Wanted) -> String {
+    let disabled = if server.admin == Admin::Ready { "" } else { " disabled" };
+    format!("server {} {}:{}{}{disabled}", server.name, server.address, server.port, options(backend))
+}

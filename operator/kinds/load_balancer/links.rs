@@ -1,0 +1,203 @@
+//! Conversations with balancers: one stream each, kept open, for each conversation costs an exec.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::{Instant, timeout};
+
+use super::names::RUN_DIR;
+use crate::engine::{Conversation, Engine};
+use crate::runtime::clock;
+
+/// A balancer that takes longer for an answer is not to be waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Opening a stream takes an exec.
+const DIAL: Duration = Duration::from_secs(5);
+/// One that did not answer is left alone for so long, so that the others need not wait for it each time.
+const REST: Duration = Duration::from_millis(500);
+/// HAProxy takes this many commands in one line.
+const LINE: usize = 16;
+/// An answer is never longer.
+const ANSWER: usize = 8 << 20;
+/// HAProxy's master says this when it listens; the second after a reload that failed.
+const PROMPTS: [&str; 2] = ["master> ", "master[ReloadFailed]> "];
+
+type Stream = Box<dyn Conversation>;
+
+/// All conversations, by container id.
+#[derive(Default)]
+pub struct Links {
+    links: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<Link>>>>,
+}
+
+#[derive(Default)]
+struct Link {
+    stream: Option<Stream>,
+    failed: Option<(Instant, String)>,
+}
+
+/// Whom to speak to.
+pub struct Partner<'a> {
+    /// The engine of its host.
+    pub engine: &'a Arc<dyn Engine>,
+    /// Its container's name.
+    pub container: &'a str,
+    /// Its container's id.
+    pub id: &'a str,
+}
+
+impl Links {
+    /// Keeps the conversations with these containers of an owner whose containers' names begin so.
+    pub fn forget(&self, id: &str) {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    fn link(&self, id: &str) -> Arc<tokio::sync::Mutex<Link>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner).entry(id.to_owned()).or_default().clone()
+    }
+
+    /// Tells HAProxy's master these commands; its answers, in order. They may be told twice.
+    pub async fn haproxy(&self, partner: &Partner<'_>, commands: &[String]) -> Result<Vec<String>, String> {
+        let link = self.link(partner.id);
+        let mut link = link.lock().await;
+        link.talk(partner, "master", &Talk::Commands(commands)).await
+    }
+
+    /// Asks nginx for a page of its admin.
+    pub async fn nginx(&self, partner: &Partner<'_>, page: &str) -> Result<String, String> {
+        let link = self.link(partner.id);
+        let mut link = link.lock().await;
+        Ok(link.talk(partner, "admin", &Talk::Page(page)).await?.concat())
+    }
+}
+
+/// What is to be said.
+enum Talk<'a> {
+    /// Commands to HAProxy's master.
+    Commands(&'a [String]),
+    /// A page is asked of nginx.
+    Page(&'a str),
+}
+
+impl Talk<'_> {
+    async fn on(&self, stream: &mut Stream, fresh: bool) -> Result<Vec<String>, String> {
+        match self {
+            Self::Commands(commands) => {
+                if fresh {
+                    say(stream, b"prompt\n").await?;
+                    until(stream, |heard| PROMPTS.iter().any(|prompt| heard.ends_with(prompt.as_bytes()))).await?;
+                }
+                let mut answers = Vec::new();
+                for some in commands.chunks(LINE) {
+                    say(stream, (some.join(";") + "\n").as_bytes()).await?;
+                    let heard = until(stream, |heard| split(heard).len() >= some.len()).await?;
+                    answers.extend(split(&heard));
+                }
+                Ok(answers)
+            }
+            Self::Page(page) => {
+                say(stream, format!("GET {page} HTTP/1.1\r\nHost: evenkeel\r\n\r\n").as_bytes()).await?;
+                let heard = until(stream, |heard| body(heard).is_some()).await?;
+                Ok(body(&heard).map(|body| String::from_utf8_lossy(body).into_owned()).into_iter().collect())
+            }
+        }
+    }
+}
+
+impl Link {
+    /// Speaks on the stream that stands, or once more on a new one: a reload ends streams.
+    async fn talk(&mut self, partner: &Partner<'_>, socket: &str, talk: &Talk<'_>) -> Result<Vec<String>, String> {
+        if let Some((at, why)) = self.failed.as_ref().filter(|(at, _)| at.elapsed() < REST) {
+            tracing::trace!(container = partner.container, "left alone since {:?}", at.elapsed());
+            return Err(why.clone());
+        }
+        self.failed = None;
+        if let Some(mut stream) = self.stream.take()
+            && let Ok(said) = talk.on(&mut stream, false).await
+        {
+            self.stream = Some(stream);
+            return Ok(said);
+        }
+        let address = format!("unix:{RUN_DIR}/{socket}.sock");
+        let outcome = match timeout(DIAL, partner.engine.dial(partner.container, &address)).await {
+            Err(_) => Err("it takes no connection".to_owned()),
+            Ok(Err(error)) => Err(crate::api::failure::Failure::from(error).message),
+            Ok(Ok(mut stream)) => talk.on(&mut stream, true).await.map(|said| (stream, said)),
+        };
+        match outcome {
+            Ok((stream, said)) => {
+                self.stream = Some(stream);
+                Ok(said)
+            }
+            Err(why) => {
+                self.failed = Some((clock::instant(), why.clone()));
+                Err(why)
+            }
+        }
+    }
+}
+
+async fn say(stream: &mut Stream, words: &[u8]) -> Result<(), String> {
+    stream.write_all(words).await.map_err(|error| error.to_string())?;
+    stream.flush().await.map_err(|error| error.to_string())
+}
+
+/// Reads until that was heard.
+async fn until(stream: &mut Stream, done: impl Fn(&[u8]) -> bool) -> Result<Vec<u8>, String> {
+    let reading = async {
+        let mut heard = Vec::new();
+        while !done(&heard) {
+            if heard.len() > ANSWER {
+                return Err("an answer without end".to_owned());
+            }
+            match stream.read_buf(&mut heard).await {
+                Ok(0) => return Err("closed by the other side".to_owned()),
+                Ok(_) => {}
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        Ok(heard)
+    };
+    timeout(PATIENCE, reading).await.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}")))
+}
+
+/// The answers that are whole: a prompt follows each.
+fn split(heard: &[u8]) -> Vec<String> {
+    // Looked at when one may have ended only, for answers come in pieces.
+    if !heard.ends_with(b"> ") {
+        return Vec::new();
+    }
+    let [prompt, failed] = PROMPTS.map(|prompt| format!("\n{prompt}"));
+    let text = String::from_utf8_lossy(heard).replace(&failed, &prompt);
+    let mut answers: Vec<String> = text.split(&prompt).map(str::to_owned).collect();
+    answers.pop();
+    answers
+}
+
+/// The body of an HTTP answer, once all of it is there.
+fn body(heard: &[u8]) -> Option<&[u8]> {
+    let head = heard.windows(4).position(|window| window == b"\r\n\r\n")?;
+    let text = String::from_utf8_lossy(&heard[..head]).to_ascii_lowercase();
+    let length: usize = text.lines().find_map(|line| line.strip_prefix("content-length:"))?.trim().parse().ok()?;
+    heard.get(head + 4..head + 4 + length)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_whole_when_its_length_is_there() {
+        let whole = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc";
+        assert_eq!((body(whole), body(&whole[..whole.len() - 1])), (Some(b"abc".as_slice()), None));
+    }
+
+    #[test]
+    fn an_answer_ends_with_a_prompt_also_after_a_reload_that_failed() {
+        assert_eq!(split(b"a\nb\nmaster> \nmaster[ReloadFailed]> "), ["a\nb", ""]);
+        assert_eq!(split(b"a\nmaster> b"), [""; 0]);
+    }
+}

@@ -1,0 +1,285 @@
+//! LoadBalancer: HAProxy or nginx in front of Deployments, databases and fixed addresses.
+//!
+//! `observe` asks Docker, the store and the balancers themselves, `plan` decides (where a backend goes in `wanted.rs`,
+//! containers in `workload.rs`, what HAProxy is told in `diff.rs`, what people are told in `status.rs`), `act` performs.
+//! A configuration is text made from a value (`render.rs`, `haproxy.rs`, `nginx.rs`), checked by the engine itself before use.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use jiff::Timestamp;
+
+use crate::api::deployment::Deployment;
+use crate::api::failure::Failure;
+use crate::api::load_balancer::{LoadBalancer, LoadBalancerStatus};
+use crate::api::postgres_cluster::PostgresCluster;
+use crate::engine::hosts::Hosts;
+use crate::engine::{ContainerSeen, ContainerSpec, File, NetworkSpec, VolumeSpec};
+use crate::kinds::fact::Fact;
+use crate::runtime::{Kind, Plan, Significance};
+use crate::store::Clock;
+use crate::store::objects::Objects;
+
+mod act;
+mod configure;
+pub mod diff;
+pub mod haproxy;
+mod links;
+mod names;
+pub mod nginx;
+mod observe;
+pub mod plan;
+pub mod render;
+mod secrets;
+pub mod seen;
+mod status;
+pub mod text;
+pub mod wanted;
+pub mod workload;
+
+use diff::Command;
+use render::Config;
+use seen::Answer;
+
+/// The resource in the store.
+pub const RESOURCE: &str = "loadbalancers.evenkeel.dev";
+/// The DockerHost of every balancer: they live on one host so far.
+pub const HOST: &str = "local";
+
+/// What the kind works with.
+pub struct Controller {
+    hosts: Arc<Hosts>,
+    objects: Objects,
+    clock: Arc<dyn Clock>,
+    links: links::Links,
+    /// The volume with our binary, once it was put on the host.
+    binary: OnceLock<String>,
+    /// What is known of the configuration of each container, by its name.
+    files: Mutex<BTreeMap<String, Known>>,
+}
+
+/// What is known of the configuration in a container.
+#[derive(Clone, Default)]
+struct Known {
+    /// The container meant.
+    id: String,
+    /// The file, once it was read or written.
+    file: Option<String>,
+    /// What its engine refused: hash of the skeleton, and the engine's words.
+    refused: Option<(String, String)>,
+}
+
+impl Controller {
+    /// A controller over these hosts and objects.
+    pub fn new(hosts: Arc<Hosts>, objects: Objects, clock: Arc<dyn Clock>) -> Self {
+        let (links, binary, files) = Default::default();
+        Self { hosts, objects, clock, links, binary, files }
+    }
+
+    fn known<R>(&self, container: &str, look: impl FnOnce(&mut Known) -> R) -> R {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        look(files.entry(container.to_owned()).or_default())
+    }
+}
+
+impl Kind for Controller {
+    const RESOURCE: &'static str = RESOURCE;
+    const NAME: &'static str = "LoadBalancer";
+    type Object = LoadBalancer;
+    type Status = LoadBalancerStatus;
+    type Observed = Observed;
+    type Step = Step;
+
+    async fn observe(&self, object: &LoadBalancer) -> Result<Observed, Failure> {
+        observe::observe(self, object).await
+    }
+
+    fn plan(&self, object: &LoadBalancer, observed: &Observed, now: Timestamp) -> Plan<Step, LoadBalancerStatus> {
+        plan::plan(object, observed, now)
+    }
+
+    async fn act(&self, object: &LoadBalancer, step: &Step) -> Result<(), Failure> {
+        act::act(self, object, step).await
+    }
+
+    fn step_failed(
+        &self,
+        status: LoadBalancerStatus,
+        step: &Step,
+        failure: &Failure,
+        now: Timestamp,
+    ) -> LoadBalancerStatus {
+        status::step_failed(status, step, failure, now)
+    }
+}
+
+/// One snapshot of what concerns a balancer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Observed {
+    /// Its containers by name.
+    pub containers: Fact<BTreeMap<String, ContainerSeen>>,
+    /// Its volumes by name.
+    pub volumes: Fact<BTreeSet<String>>,
+    /// Whether each network that concerns it is there.
+    pub networks: Fact<BTreeMap<String, bool>>,
+    /// Whether the image is on the host.
+    pub image: Fact<bool>,
+    /// Name of the volume with our binary, once it is there.
+    pub binary: Option<String>,
+    /// What each running balancer says, by container name.
+    pub balancers: BTreeMap<String, Balancer>,
+    /// The Deployments that it names and that are there.
+    pub deployments: BTreeMap<String, Deployment>,
+    /// The PostgresClusters that it names and that are there.
+    pub clusters: BTreeMap<String, PostgresCluster>,
+    /// The certificates that it names, by Secret, or what is wrong with each.
+    pub certificates: BTreeMap<String, Result<Certificate, String>>,
+    /// The password of the stats page, once there is one.
+    pub stats_password: Option<Hidden>,
+}
+
+/// A running balancer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Balancer {
+    /// What it says of itself.
+    pub answer: Fact<Answer>,
+    /// Its file.
+    pub file: Fact<Hidden>,
+    /// What its engine refused last: hash of the skeleton, and the engine's words.
+    pub refused: Option<(String, String)>,
+}
+
+/// A good certificate with its key.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Certificate {
+    /// Its hash.
+    pub hash: String,
+    /// Chain and key in PEM.
+    pub pem: Hidden,
+}
+
+/// A text that is shown to nobody.
+#[derive(Clone, PartialEq)]
+pub struct Hidden(pub String);
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
+}
+
+/// One deed. All are idempotent; `Display` is the log line, the Event, the dry run and the test's expectation.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Step {
+    /// A password for the stats page, unless there is one.
+    EnsureStats,
+    /// Get the image.
+    EnsureImage(String),
+    /// Get our binary onto the host.
+    EnsureBinary {
+        /// An image whose container can hold the volume while it is filled.
+        image: String,
+    },
+    /// Make the namespace's network.
+    EnsureNetwork(NetworkSpec),
+    /// Make the volume of a configuration.
+    EnsureVolume(VolumeSpec),
+    /// Make the container.
+    CreateContainer(Box<ContainerSpec>),
+    /// Start the container.
+    StartContainer(String),
+    /// Let the container finish what goes on, and remove it.
+    RemoveContainer {
+        /// The container.
+        name: String,
+        /// Why.
+        why: String,
+    },
+    /// Remove the volume of a configuration.
+    RemoveVolume(String),
+    /// Remove the namespace's network, unless somebody is in it.
+    RemoveNetwork(String),
+    /// Tell a balancer at work about its servers.
+    Tell {
+        /// The container.
+        container: String,
+        /// What.
+        commands: Vec<Command>,
+        /// The processes from before a reload, which hear what takes something away.
+        old: Vec<u32>,
+    },
+    /// Give a balancer its configuration: checked by its engine, then in the place of the old one, then in use.
+    Configure {
+        /// The container.
+        container: String,
+        /// The configuration.
+        config: Config,
+        /// The files that it refers to.
+        files: Vec<File>,
+        /// Another process is to run it.
+        reload: bool,
+    },
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EnsureStats => write!(f, "write the Secret of the stats page"),
+            Self::EnsureImage(image) => write!(f, "get image {image}"),
+            Self::EnsureBinary { .. } => write!(f, "put our program on the host"),
+            Self::EnsureNetwork(spec) => write!(f, "create network {}", spec.name),
+            Self::EnsureVolume(spec) => write!(f, "create volume {}", spec.name),
+            Self::CreateContainer(spec) => write!(f, "create container {}", spec.name),
+            Self::StartContainer(name) => write!(f, "start container {name}"),
+            Self::RemoveContainer { name, why } => write!(f, "remove container {name}: {why}"),
+            Self::RemoveVolume(name) => write!(f, "remove volume {name}"),
+            Self::RemoveNetwork(name) => write!(f, "remove network {name}"),
+            Self::Tell { container, commands, .. } => {
+                write!(f, "tell {container}: ")?;
+                for (at, command) in commands.iter().enumerate() {
+                    write!(f, "{}{command}", if at == 0 { "" } else { ", " })?;
+                }
+                Ok(())
+            }
+            Self::Configure { container, config, reload: true, .. } => {
+                write!(f, "reload {container} with configuration {}", config.hash)
+            }
+            Self::Configure { container, .. } => write!(f, "write the servers into the configuration of {container}"),
+        }
+    }
+}
+
+impl Significance for Step {
+    fn event_reason(&self) -> Option<&'static str> {
+        match self {
+            Self::EnsureImage(_) => Some("Pulling"),
+            Self::CreateContainer(_) => Some("Created"),
+            Self::StartContainer(_) => Some("Started"),
+            Self::RemoveContainer { .. } => Some("Removed"),
+            Self::Configure { reload: true, .. } => Some("Reloading"),
+            Self::Tell { .. } => Some("ServersChanged"),
+            Self::EnsureStats
+            | Self::EnsureBinary { .. }
+            | Self::EnsureNetwork(_)
+            | Self::EnsureVolume(_)
+            | Self::RemoveVolume(_)
+            | Self::RemoveNetwork(_)
+            | Self::Configure { .. } => None,
+        }
+    }
+
+    fn lane(&self) -> Option<&str> {
+        match self {
+            Self::EnsureVolume(spec) => Some(&spec.name),
+            Self::CreateContainer(spec) => Some(&spec.name),
+            Self::StartContainer(name) | Self::RemoveContainer { name, .. } | Self::RemoveVolume(name) => Some(name),
+            Self::Tell { container, .. } | Self::Configure { container, .. } => Some(container),
+            Self::EnsureStats
+            | Self::EnsureImage(_)
+            | Self::EnsureBinary { .. }
+            | Self::EnsureNetwork(_)
+            | Self::RemoveNetwork(_) => None,
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! nginx's configuration, from a value to text. Pure.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use super::names::{CONFIG_DIR, RUN_DIR, static_name};
+use super::render::{Inputs, server_timeout};
+use super::text::{HASH, hole, title};
+use super::wanted::{Admin, Wanted};
+use crate::api::load_balancer::{Backend, Balance, Frontend, Mode, StickBy, Target};
+
+/// The hole that holds what is told at the socket of the admin.
+pub const STATE: &str = "evenkeel-state";
+/// Nobody listens there.
+const NOBODY: &str = "server 127.0.0.1:9 down;";
+/// What runs until the first configuration is there: listens to us only.
+pub const BOOTSTRAP: &str = r#"# evenkeel bootstrap
+daemon off;
+user root;
+pid /run/evenkeel/nginx.pid;
+error_log stderr notice;
+events {}
+http {
+    access_log off;
+    server {
+        listen unix:/run/evenkeel/admin.sock;
+        location = /state { return 200 "hash bootstrap\n"; }
+    }
+}
+"#;
+
+/// The configuration without its servers and its hash.
+pub fn skeleton(inputs: &Inputs) -> String {
+    let spec = inputs.spec;
+    let longest = spec.backends.iter().map(|backend| backend.drain_timeout.as_millis()).max().unwrap_or(30_000);
+    let mut text = title();
+    let _ = write!(
+        text,
+        "daemon off;
+user root;
+worker_processes 2;
+worker_shutdown_timeout {longest}ms;
+pid {RUN_DIR}/nginx.pid;
+error_log stderr notice;
+events {{
+    worker_connections {};
+}}
+http {{
+    access_log off;
+    server_tokens off;
+    default_type text/plain;
+    client_max_body_size 0;
+    client_body_temp_path {CONFIG_DIR}/body;
+    proxy_temp_path {CONFIG_DIR}/proxy;
+    fastcgi_temp_path {CONFIG_DIR}/fastcgi;
+    uwsgi_temp_path {CONFIG_DIR}/uwsgi;
+    scgi_temp_path {CONFIG_DIR}/scgi;
+    map $http_upgrade $connection_upgrade {{
+        default upgrade;
+        '' '';
+    }}
+    # What a client says of itself is not believed.
+    proxy_http_version 1.1;
+    proxy_set_header Host $http_host;
+    proxy_set_header Connection $connection_upgrade;
+    proxy_set_header Upgrade $http_upgrade;
+    proxy_set_header Forwarded '';
+    proxy_set_header X-Forwarded-For $remote_addr;
+    proxy_set_header X-Forwarded-Proto $scheme;
+    proxy_set_header X-Forwarded-Host $http_host;
+    proxy_set_header X-Forwarded-Port $server_port;
+    ssl_protocols TLSv1.2 TLSv1.3;
+    server {{
+        listen unix:{RUN_DIR}/admin.sock;
+        keepalive_timeout 1h;
+        keepalive_requests 1000000000;
+        location = /state {{
+{}        }}
+        location = /connections {{
+            stub_status;
+        }}
+    }}
+",
+        // Each connection of a client has one to a server beside it, and each process gets its share.
+        spec.max_connections.saturating_mul(2).max(64),
+        hole("            ", STATE)
+    );
+    let of = |mode| spec.backends.iter().filter(move |backend| spec.mode_of(&backend.name) == Some(mode));
+    of(Mode::Http).for_each(|backend| upstream(&mut text, backend));
+    let frontends = |mode| spec.frontends.iter().filter(move |one| one.mode == mode);
+    frontends(Mode::Http).for_each(|one| http_server(&mut text, inputs, one));
+    if let (Some(stats), Some(_)) = (&spec.stats, inputs.stats_password) {
+        let _ = write!(
+            text,
+            "    server {{
+        listen {};
+        auth_basic evenkeel;
+        auth_basic_user_file {CONFIG_DIR}/stats.htpasswd;
+        location / {{
+            stub_status;
+        }}
+    }}
+",
+            stats.port
+        );
+    }
+    text.push_str("}\n");
+    if frontends(Mode::Tcp).next().is_some() {
+        text.push_str("stream {\n");
+        of(Mode::Tcp).for_each(|backend| upstream(&mut text, backend));
+        frontends(Mode::Tcp).for_each(|one| tcp_server(&mut text, inputs, one));
+        text.push_str("}\n");
+    }
+    text
+}
+
+/// What it asks for a password with.
+pub fn htpasswd(password: &str) -> String {
+    format!("admin:{{PLAIN}}{password}\n")
+}
+
+fn upstream(text: &mut String, one: &Backend) {
+    let _ = writeln!(text, "    upstream {} {{\n        zone {} 256k;", one.name, one.name);
+    let by_source = one.stick.as_ref().is_some_and(|stick| stick.by == StickBy::Source);
+    match one.balance {
+        Some(Balance::Source) => text.push_str("        hash $remote_addr consistent;\n"),
+        _ if by_source => text.push_str("        hash $remote_addr consistent;\n"),
+        Some(Balance::Leastconn) => text.push_str("        least_conn;\n"),
+        None if one.is_database() => text.push_str("        least_conn;\n"),
+        _ => {}
+    }
+    match one.target() {
+        Some(Target::Servers(addresses)) => {
+            for address in addresses {
+                let _ = writeln!(text, "        # {}\n        server {address}{};", static_name(address), options(one));
+            }
+        }
+        _ => text.push_str(&hole("        ", &one.name)),
+    }
+    text.push_str("    }\n");
+}
+
+/// When a server is left alone for a while after failures.
+fn options(backend: &Backend) -> String {
+    if backend.is_database() {
+        return " max_fails=0".into();
+    }
+    let check = backend.health_check.clone().unwrap_or_default();
+    format!(" max_fails={} fail_timeout={}ms", check.fall, check.interval.as_millis().max(1000))
+}
+
+/// The lines of a backend's servers; an engine that has none would not start.
+pub fn server_lines<'a>(backend: &Backend, servers: impl Iterator<Item = &'a Wanted>) -> Vec<String> {
+    let mut lines: Vec<String> = servers
+        .filter(|server| server.admin == Admin::Ready)
+        .map(|server| format!("server {}:{}{};", server.address, server.port, options(backend)))
+        .collect();
+    if lines.is_empty() {
+        lines.push(NOBODY.into());
+    }
+    lines
+}
+
+/// What is told at the socket of the admin: the hash and the servers of this very process.
+pub fn state_line(servers: &BTreeMap<String, Vec<Wanted>>) -> String {
+    let mut told = format!("hash {HASH}\\n");
+    for (backend, servers) in servers {
+        let _ = write!(told, "backend {backend}\\n");
+        for server in servers {
+            let state = if server.admin == Admin::Ready { "ready" } else { "maint" };
+            let _ = write!(told, "server {backend} {} {}:{} {state}\\n", server.name, server.address, server.port);
+        }
+    }
+    format!("return 200 \"{told}\";")
+}
+
+/// `Some(lines)` of TLS; `None` if the certificate is not there.
+fn tls(inputs: &Inputs, one: &Frontend) -> Option<String> {
+    Some(match inputs.certificate_of(one) {
+        None => String::new(),
+        Some(file) => {
+            let file = file?;
+            format!("        ssl_certificate {file};\n        ssl_certificate_key {file};\n")
+        }
+    })
+}
+
+fn http_server(text: &mut String, inputs: &Inputs, one: &Frontend) {
+    let Some(tls) = tls(inputs, one) else { return };
+    let listen = if tls.is_empty() { "" } else { " ssl http2" };
+    let client = one.timeouts.client.map_or(60_000, |timeout| timeout.as_millis());
+    let _ = write!(
+        text,
+        "    server {{
+        listen {}{listen};
+{tls}        client_header_timeout {}ms;
+        client_body_timeout {client}ms;
+        send_timeout {client}ms;
+        keepalive_timeout {}ms;
+",
+        one.port,
+        one.timeouts.request.as_millis(),
+        one.timeouts.keep_alive.as_millis(),
+    );
+    if one.redirect_to_https {
+        let port = match inputs.redirect_port(one) {
+            443 => String::new(),
+            port => format!(":{port}"),
+        };
+        let _ = write!(
+            text,
+            "        set $status 308;
+        if ($request_method ~ ^(GET|HEAD)$) {{
+            set $status 301;
+        }}
+        if ($status = 301) {{
+            return 301 https://$host{port}$request_uri;
+        }}
+        return 308 https://$host{port}$request_uri;
+    }}
+"
+        );
+        return;
+    }
+    let Some(backend) = inputs.backend_of(one) else { return text.push_str("    }\n") };
+    let server = server_timeout(backend, Mode::Http);
+    let tunnel = backend.timeouts.tunnel.as_millis();
+    let location = |name: &str, silence: u64| {
+        format!(
+            "        location {name} {{
+            proxy_pass http://{};
+            proxy_connect_timeout {}ms;
+            proxy_read_timeout {silence}ms;
+            proxy_send_timeout {silence}ms;
+            proxy_next_upstream error timeout;
+            proxy_next_upstream_tries 3;
+        }}
+",
+            backend.name,
+            backend.timeouts.connect.as_millis()
+        )
+    };
+    // After an upgrade silence is borne for longer.
+    text.push_str("        error_page 418 = @upgrade;\n        recursive_error_pages on;\n");
+    text.push_str(&location("/", server).replace(
+        "            proxy_pass",
+        "            if ($connection_upgrade) {\n                return 418;\n            }\n            proxy_pass",
+    ));
+    text.push_str(&location("@upgrade", tunnel));
+    text.push_str("    }\n");
+}
+
+fn tcp_server(text: &mut String, inputs: &Inputs, one: &Frontend) {
+    let (Some(tls), Some(backend)) = (tls(inputs, one), inputs.backend_of(one)) else { return };
+    let listen = if tls.is_empty() { "" } else { " ssl" };
+    let silence = one.timeouts.client.map_or(3_600_000, |timeout| timeout.as_millis());
+    let _ = write!(
+        text,
+        "    server {{
+        listen {}{listen} so_keepalive=on;
+{tls}        proxy_pass {};
+        proxy_connect_timeout {}ms;
+        proxy_timeout {}ms;
+        proxy_socket_keepalive on;
+    }}
+",
+        one.port,
+        backend.name,
+        backend.timeouts.connect.as_millis(),
+        silence.min(server_timeout(backend, Mode::Tcp)),
+    );
+}

@@ -1,0 +1,204 @@
+//! One snapshot of a balancer: Docker's lists, the store, and what the balancers say. Reads only, judges nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::{join_all, try_join_all};
+use serde::de::DeserializeOwned;
+
+use super::links::Partner;
+use super::names::{CONFIG_DIR, namespace};
+use super::render::{certificate_secrets, config_file};
+use super::seen::{self, Answer};
+use super::{Balancer, Controller, Fact, Hidden, Known, LoadBalancer, Observed, secrets, workload};
+use crate::api::failure::Failure;
+use crate::api::load_balancer::{EngineKind, Target};
+use crate::engine::{ContainerSeen, ContainerState, Engine};
+use crate::kinds::network_of;
+use crate::store::Key;
+
+/// A command in a container that reads something takes no longer.
+const READ: Duration = Duration::from_secs(5);
+/// Docker gives back this much of a command's output, and a little more.
+const PIECE: usize = 12_000;
+/// A configuration has no more of such pieces.
+const PIECES: usize = 100;
+/// How many processes of nginx only finish what they began.
+const OLD_NGINX: &str = r#"n=0; for p in /proc/[0-9]*/cmdline; do case "$(tr '\0' ' ' < "$p" 2>/dev/null)" in *"worker process is shutting down"*) n=$((n+1));; esac; done; echo $n"#;
+
+/// Reads everything at once.
+pub async fn observe(controller: &Controller, object: &LoadBalancer) -> Result<Observed, Failure> {
+    let engine = controller.hosts.get(super::HOST)?;
+    let owner = workload::owner(object);
+    let (containers, volumes, networks, image, related) = tokio::join!(
+        engine.list_containers(&owner),
+        engine.list_volumes(&owner),
+        networks(&engine, object),
+        engine.has_image(object.spec.image()),
+        related(controller, object),
+    );
+    let (deployments, clusters, certificates, stats_password) = related?;
+    let containers =
+        containers.map(|all| all.into_iter().map(|one| (one.name.clone(), one)).collect::<BTreeMap<_, _>>());
+    let running = containers.iter().flatten().map(|(_, seen)| seen).filter(|seen| {
+        matches!(seen.state, ContainerState::Running | ContainerState::Paused)
+    });
+    let balancers = join_all(running.map(|seen| balancer(controller, object, &engine, seen))).await;
+    Ok(Observed {
+        balancers: balancers.into_iter().collect(),
+        containers: containers.into(),
+        volumes: volumes.map(|names| names.into_iter().collect()).into(),
+        networks,
+        image: image.into(),
+        binary: controller.binary.get().cloned(),
+        deployments,
+        clusters,
+        certificates,
+        stats_password,
+    })
+}
+
+async fn networks(engine: &Arc<dyn Engine>, object: &LoadBalancer) -> Fact<BTreeMap<String, bool>> {
+    let names = workload::cluster_networks(object).into_values().chain([network_of(namespace(object))]);
+    let look = names.map(|name| async {
+        let there = engine.network(&name).await?.is_some();
+        Ok::<_, crate::engine::Error>((name, there))
+    });
+    try_join_all(look).await.map(|seen| seen.into_iter().collect()).into()
+}
+
+type Related = (
+    BTreeMap<String, crate::api::deployment::Deployment>,
+    BTreeMap<String, crate::api::postgres_cluster::PostgresCluster>,
+    BTreeMap<String, Result<super::Certificate, String>>,
+    Option<Hidden>,
+);
+
+async fn related(controller: &Controller, object: &LoadBalancer) -> Result<Related, Failure> {
+    let (mut deployments, mut clusters, mut certificates) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    for backend in &object.spec.backends {
+        match backend.target() {
+            Some(Target::Deployment(to)) => {
+                let found = get(controller, object, "deployments.apps", &to.name).await?;
+                deployments.extend(found.map(|found| (to.name.clone(), found)));
+            }
+            Some(Target::Postgres(to)) => {
+                let found = get(controller, object, "postgresclusters.evenkeel.dev", &to.name).await?;
+                clusters.extend(found.map(|found| (to.name.clone(), found)));
+            }
+            Some(Target::RedisSentinel(_) | Target::Servers(_)) | None => {}
+        }
+    }
+    for secret in certificate_secrets(&object.spec) {
+        let found = get(controller, object, "secrets", secret).await?;
+        certificates.insert(secret.to_owned(), secrets::certificate(secret, found.as_ref()));
+    }
+    let password = match object.spec.stats {
+        Some(_) => secrets::password(&controller.objects, object).await?.map(Hidden),
+        None => None,
+    };
+    Ok((deployments, clusters, certificates, password))
+}
+
+async fn get<T: DeserializeOwned>(
+    controller: &Controller,
+    object: &LoadBalancer,
+    resource: &str,
+    name: &str,
+) -> Result<Option<T>, Failure> {
+    let key = Key { resource: resource.into(), namespace: namespace(object).into(), name: name.into() };
+    Ok(controller.objects.get(&key).await?)
+}
+
+async fn balancer(
+    controller: &Controller,
+    object: &LoadBalancer,
+    engine: &Arc<dyn Engine>,
+    seen: &ContainerSeen,
+) -> (String, Balancer) {
+    let partner = Partner { engine, container: &seen.name, id: &seen.id };
+    controller.known(&seen.name, |known| {
+        if known.id != seen.id {
+            controller.links.forget(&known.id);
+            *known = Known { id: seen.id.clone(), ..Default::default() };
+        }
+    });
+    let (answer, file) = tokio::join!(answer(controller, object, &partner), file(controller, object, &partner));
+    let refused = controller.known(&seen.name, |known| known.refused.clone());
+    let balancer = Balancer { answer: answer.into(), file: file.map(Hidden).into(), refused };
+    (seen.name.clone(), balancer)
+}
+
+/// What a balancer says of itself now.
+pub async fn answer(
+    controller: &Controller,
+    object: &LoadBalancer,
+    partner: &Partner<'_>,
+) -> Result<Answer, String> {
+    let strange = || "it says what is not understood".to_owned();
+    match object.spec.engine {
+        EngineKind::Haproxy => {
+            let questions = seen::QUESTIONS.map(String::from);
+            let words = controller.links.haproxy(partner, &questions).await?;
+            let [info, state, stat, proc] = words.as_slice() else { return Err(strange()) };
+            let mut answer = seen::haproxy(info, state, stat, proc).ok_or_else(strange)?;
+            let questions: Vec<_> = answer.old.iter().map(|pid| format!("@!{pid} {}", seen::OLD_QUESTION)).collect();
+            if !questions.is_empty() {
+                let told = controller.links.haproxy(partner, &questions).await?;
+                told.iter().for_each(|words| answer.add_old(words));
+            }
+            Ok(answer)
+        }
+        EngineKind::Nginx => {
+            let words = controller.links.nginx(partner, "/state").await?;
+            let old = old_nginx(controller, object, partner).await?;
+            seen::nginx(&words, old).ok_or_else(strange)
+        }
+    }
+}
+
+async fn old_nginx(controller: &Controller, object: &LoadBalancer, partner: &Partner<'_>) -> Result<u32, String> {
+    // An exec is dear. Long after the last reload there is none.
+    let longest = object.spec.backends.iter().map(|backend| backend.drain_timeout.get()).max().unwrap_or_default();
+    let last = object.status.as_ref().and_then(|status| status.decisions.as_ref()?.last_reload);
+    let since = last.map(|last| controller.clock.now().duration_since(last).unsigned_abs());
+    if since.is_none_or(|since| since > longest + Duration::from_secs(10)) {
+        return Ok(0);
+    }
+    let said = run(partner, &["sh", "-c", OLD_NGINX]).await?;
+    said.trim().parse().map_err(|_| format!("cannot count processes: {said}"))
+}
+
+async fn run(partner: &Partner<'_>, command: &[&str]) -> Result<String, String> {
+    let command: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
+    match partner.engine.exec(partner.container, &command, READ).await {
+        Ok(result) if result.code == 0 => Ok(result.output),
+        Ok(result) => Err(result.output),
+        Err(error) => Err(Failure::from(error).message),
+    }
+}
+
+/// The file of a balancer: what was written last, or, once, what is there.
+async fn file(controller: &Controller, object: &LoadBalancer, partner: &Partner<'_>) -> Result<String, String> {
+    if let Some(file) = controller.known(partner.container, |known| known.file.clone()) {
+        return Ok(file);
+    }
+    let path = format!("{CONFIG_DIR}/{}", config_file(object.spec.engine));
+    let mut text = String::new();
+    for _ in 0..PIECES {
+        let (from, length) = ((text.len() + 1).to_string(), PIECE.to_string());
+        let script = r#"tail -c +"$0" "$1" | head -c "$2""#;
+        let piece = run(partner, &["sh", "-c", script, &from, &path, &length]).await?;
+        text.push_str(&piece);
+        if piece.len() < PIECE {
+            break;
+        }
+    }
+    controller.known(partner.container, |known| {
+        if known.id == partner.id {
+            known.file.get_or_insert_with(|| text.clone());
+        }
+    });
+    Ok(text)
+}

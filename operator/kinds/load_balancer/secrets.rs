@@ -1,0 +1,94 @@
+//! The Secrets of a balancer: certificates that people give, and the password of the stats page, made once and never shown.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use serde_json::{Value, json};
+
+use super::names::{name, namespace};
+use super::{Certificate, Controller, Hidden, LoadBalancer, text};
+use crate::api::failure::Failure;
+use crate::runtime::clock;
+use crate::store::objects::Objects;
+use crate::store::{Error, Key};
+
+const PASSWORD_LENGTH: usize = 32;
+
+fn key(object: &LoadBalancer) -> Key {
+    let name = format!("{}-stats", name(object));
+    Key { resource: "secrets".into(), namespace: namespace(object).into(), name }
+}
+
+fn field(secret: &Value, field: &str) -> Option<Vec<u8>> {
+    BASE64.decode(secret["data"][field].as_str()?).ok()
+}
+
+/// The password of the stats page, if there is one.
+pub async fn password(objects: &Objects, object: &LoadBalancer) -> Result<Option<String>, Error> {
+    let secret: Option<Value> = objects.get(&key(object)).await?;
+    let password = secret.and_then(|secret| String::from_utf8(field(&secret, "password")?).ok());
+    // It becomes part of a configuration: a word, or it is made anew.
+    Ok(password.filter(|word| !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))))
+}
+
+/// Makes the password of the stats page unless there is one.
+pub async fn ensure(controller: &Controller, object: &LoadBalancer) -> Result<(), Failure> {
+    let objects = &controller.objects;
+    if password(objects, object).await?.is_some() {
+        return Ok(());
+    }
+    let key = key(object);
+    let made = clock::password(&*controller.clock, PASSWORD_LENGTH);
+    let secret = json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "Opaque",
+        "metadata": {
+            "name": key.name,
+            "namespace": key.namespace,
+            "ownerReferences": [{
+                "apiVersion": "evenkeel.dev/v1alpha1",
+                "kind": "LoadBalancer",
+                "name": name(object),
+                "uid": object.metadata.uid,
+                "controller": true,
+            }],
+        },
+        "data": {"username": BASE64.encode("admin"), "password": BASE64.encode(made)},
+    });
+    match objects.get::<Value>(&key).await? {
+        None => drop(objects.create(&key, secret).await?),
+        Some(mut old) => {
+            old["data"] = secret["data"].clone();
+            objects.update(&key, old).await?;
+        }
+    }
+    Ok(())
+}
+
+/// A certificate and its key from a Secret, or what is wrong with them.
+pub fn certificate(name: &str, secret: Option<&Value>) -> Result<Certificate, String> {
+    let secret = secret.ok_or_else(|| format!("Secret {name} is not there: create it with tls.crt and tls.key"))?;
+    let part = |part: &str| field(secret, part).ok_or_else(|| format!("Secret {name} has no key {part}"));
+    let (chain, key) = (part("tls.crt")?, part("tls.key")?);
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&chain)
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("tls.crt of Secret {name} is not PEM: {error}"))?;
+    if certificates.is_empty() {
+        return Err(format!("tls.crt of Secret {name} holds no certificate in PEM"));
+    }
+    let private = PrivateKeyDer::from_pem_slice(&key)
+        .map_err(|error| format!("tls.key of Secret {name} holds no private key in PEM: {error}"))?;
+    let signing = rustls::crypto::ring::sign::any_supported_type(&private)
+        .map_err(|error| format!("tls.key of Secret {name} cannot be used: {error}"))?;
+    match CertifiedKey::new(certificates, signing).keys_match() {
+        Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
+        Err(error) => return Err(format!("tls.crt and tls.key of Secret {name} do not belong together: {error}")),
+    }
+    let mut pem = String::from_utf8_lossy(&chain).into_owned();
+    pem.push('\n');
+    pem.push_str(&String::from_utf8_lossy(&key));
+    Ok(Certificate { hash: text::hash(&pem), pem: Hidden(pem) })
+}

@@ -1,0 +1,212 @@
+//! What a balancer says of itself, read from its words. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use super::wanted::Admin;
+
+/// What a balancer said.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Answer {
+    /// Hash of the configuration that it runs.
+    pub hash: String,
+    /// The backends that it knows.
+    pub backends: BTreeSet<String>,
+    /// Its servers, by backend and name.
+    pub servers: BTreeMap<(String, String), AtBalancer>,
+    /// Processes of it that only finish what was begun before a reload.
+    pub old: Vec<u32>,
+    /// Reloads in a row that failed.
+    pub failed: u32,
+}
+
+/// A server as a balancer has it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AtBalancer {
+    /// Where it is thought to be; `None` of one whose name is not resolved.
+    pub address: Option<Ipv4Addr>,
+    /// On which port.
+    pub port: u16,
+    /// What it is given.
+    pub admin: Admin,
+    /// What the balancer's own check says.
+    pub health: Health,
+    /// Connections or requests that it is busy with, in all processes of the balancer.
+    pub sessions: u64,
+}
+
+/// What a balancer's own check says of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// There is none.
+    NoCheck,
+    /// It has not come to a result.
+    Unchecked,
+    /// It is well.
+    Up,
+    /// It is not.
+    Down,
+}
+
+/// Asked of HAProxy's current process; the order is that of [`haproxy`]'s arguments.
+pub const QUESTIONS: [&str; 4] =
+    ["@1 show info", "@1 show servers state", "@1 show stat -1 6 -1", "show proc"];
+/// Asked of an old process, whose number stands before it.
+pub const OLD_QUESTION: &str = "show stat -1 4 -1";
+
+/// The answer of an HAProxy to [`QUESTIONS`]; `None` if those are no such answers.
+pub fn haproxy(info: &str, state: &str, stat: &str, proc: &str) -> Option<Answer> {
+    let hash = info.lines().find_map(|line| line.strip_prefix("description: "))?.to_owned();
+    let mut answer = Answer { hash, ..Default::default() };
+    for line in state.lines().filter(|line| !line.starts_with('#')) {
+        let fields: Vec<_> = line.split(' ').collect();
+        let &[_, backend, _, server, address, op, admin, _, _, _, _, result, _, check, ..] = fields.as_slice() else {
+            continue;
+        };
+        let (op, admin, result): (u8, u8, u8) = (op.parse().ok()?, admin.parse().ok()?, result.parse().ok()?);
+        let (configured, passed) = (check.parse::<u8>().ok()? & 2 != 0, result >= 3);
+        answer.servers.insert((backend.to_owned(), server.to_owned()), AtBalancer {
+            address: address.parse().ok(),
+            port: fields.get(18)?.parse().ok()?,
+            admin: match admin {
+                // Maintenance by command, by file, by another server, or for want of an address.
+                admin if admin & 0x67 != 0 => Admin::Maint,
+                admin if admin & 0x18 != 0 => Admin::Drain,
+                _ => Admin::Ready,
+            },
+            health: match (configured, op) {
+                (false, _) => Health::NoCheck,
+                (true, 0) if admin & 0x67 == 0 => Health::Down,
+                (true, _) if passed => Health::Up,
+                (true, _) => Health::Unchecked,
+            },
+            sessions: 0,
+        });
+    }
+    for (backend, server, sessions) in counts(stat) {
+        match server {
+            "BACKEND" => drop(answer.backends.insert(backend.to_owned())),
+            _ => answer.add(backend, server, sessions),
+        }
+    }
+    let mut old = false;
+    for line in proc.lines() {
+        match line.strip_prefix("# ") {
+            Some(title) => old = title == "old workers",
+            None if line.contains(" master ") => {
+                let failed = line.split_once("[failed: ").and_then(|(_, rest)| rest.split_once(']'));
+                answer.failed = failed.and_then(|(count, _)| count.parse().ok()).unwrap_or_default();
+            }
+            None if old => answer.old.extend(line.split_whitespace().next().and_then(|pid| pid.parse::<u32>().ok())),
+            None => {}
+        }
+    }
+    Some(answer)
+}
+
+impl Answer {
+    /// Counts what an old process of HAProxy is still busy with.
+    pub fn add_old(&mut self, stat: &str) {
+        for (backend, server, sessions) in counts(stat) {
+            self.add(backend, server, sessions);
+        }
+    }
+
+    fn add(&mut self, backend: &str, server: &str, sessions: u64) {
+        if let Some(found) = self.servers.get_mut(&(backend.to_owned(), server.to_owned())) {
+            found.sessions += sessions;
+        }
+    }
+
+    /// The servers of a backend.
+    pub fn of<'a>(&'a self, backend: &'a str) -> impl Iterator<Item = (&'a str, &'a AtBalancer)> {
+        self.servers.iter().filter(move |((of, _), _)| of == backend).map(|((_, name), seen)| (name.as_str(), seen))
+    }
+
+    /// A server, if the balancer has it.
+    pub fn server(&self, backend: &str, name: &str) -> Option<&AtBalancer> {
+        self.servers.get(&(backend.to_owned(), name.to_owned()))
+    }
+}
+
+/// (backend, server, sessions) of each line: those that go on and those that wait.
+fn counts(stat: &str) -> impl Iterator<Item = (&str, &str, u64)> {
+    stat.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
+        let mut fields = line.split(',');
+        let (backend, server) = (fields.next()?, fields.next()?);
+        let waiting: u64 = fields.next()?.parse().unwrap_or(0);
+        let going: u64 = fields.nth(1)?.parse().unwrap_or(0);
+        Some((backend, server, waiting + going))
+    })
+}
+
+/// The answer of an nginx: what it tells of its own configuration, and how many of its processes only finish what they began.
+pub fn nginx(state: &str, old: u32) -> Option<Answer> {
+    let mut answer = Answer { old: (0..old).collect(), ..Default::default() };
+    for line in state.lines() {
+        match line.split(' ').collect::<Vec<_>>().as_slice() {
+            ["hash", hash] => answer.hash = (*hash).to_owned(),
+            ["backend", backend] => drop(answer.backends.insert((*backend).to_owned())),
+            ["server", backend, server, address, admin] => {
+                let (address, port) = address.rsplit_once(':')?;
+                let admin = if *admin == "ready" { Admin::Ready } else { Admin::Maint };
+                answer.servers.insert(((*backend).to_owned(), (*server).to_owned()), AtBalancer {
+                    address: address.parse().ok(),
+                    port: port.parse().ok()?,
+                    admin,
+                    health: Health::NoCheck,
+                    // It does not count by server. Whoever left may still be spoken to by a process from before.
+                    sessions: if admin == Admin::Ready { 0 } else { old.into() },
+                });
+            }
+            _ => {}
+        }
+    }
+    (!answer.hash.is_empty()).then_some(answer)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+
+    #[test]
+    fn the_words_of_an_haproxy_are_read() {
+        let state = "1\n# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state ...
+3 awx 1 s1 127.0.0.1 0 5 1 1 29 1 0 0 14 0 0 0 - 9001 - 0 0 - - 0
+3 awx 2 s2 10.0.0.2 2 8 1 1 1 1 0 2 6 0 0 0 - 9003 - 0 0 - - 0
+3 awx 3 s3 10.0.0.3 2 0 1 1 1 15 3 4 6 0 0 0 - 9003 - 0 0 - - 0
+3 awx 4 s4 10.0.0.4 0 8 1 1 4 8 2 0 6 0 0 0 - 9003 - 0 0 - - 0
+4 pg 1 p1 127.0.0.1 2 0 1 1 26 1 0 0 0 0 0 0 - 9002 - 0 0 - - 0
+4 pg 2 name - 2 32 1 1 26 1 0 0 0 0 0 0 db.x 9002 - 0 0 - - 0
+";
+        let stat = "# pxname,svname,qcur,qmax,scur,smax\nawx,s3,1,0,4,9,\nawx,BACKEND,0,0,4,,\npg,p1,0,0,2,,\npg,BACKEND,0,0,0,\n\n";
+        let proc = "#<PID> <type> <reloads>\n1   master  1 [failed: 2]\n# workers\n23   worker 0\n# old workers\n8  worker 1\n9 worker 2\n# programs\n\n";
+        let mut answer = haproxy("Name: HAProxy\ndescription: abc\n", state, stat, proc).unwrap();
+        answer.add_old("# pxname\nawx,s3,0,0,3,\nawx,gone,0,0,3,\n");
+        let said: String = answer.servers.iter().map(|(name, seen)| format!("{name:?} {seen:?}\n")).collect();
+        expect![[r#"
+            ("awx", "s1") AtBalancer { address: Some(127.0.0.1), port: 9001, admin: Maint, health: Unchecked, sessions: 0 }
+            ("awx", "s2") AtBalancer { address: Some(10.0.0.2), port: 9003, admin: Drain, health: Unchecked, sessions: 0 }
+            ("awx", "s3") AtBalancer { address: Some(10.0.0.3), port: 9003, admin: Ready, health: Up, sessions: 8 }
+            ("awx", "s4") AtBalancer { address: Some(10.0.0.4), port: 9003, admin: Drain, health: Down, sessions: 0 }
+            ("pg", "name") AtBalancer { address: None, port: 9002, admin: Maint, health: NoCheck, sessions: 0 }
+            ("pg", "p1") AtBalancer { address: Some(127.0.0.1), port: 9002, admin: Ready, health: NoCheck, sessions: 2 }
+        "#]]
+        .assert_eq(&said);
+        assert_eq!((answer.hash.as_str(), answer.old.as_slice(), answer.backends.len()), ("abc", [8, 9].as_slice(), 2));
+        assert_eq!(answer.failed, 2);
+        assert_eq!(haproxy("Unknown command", state, stat, proc), None);
+    }
+
+    #[test]
+    fn the_words_of_an_nginx_are_read() {
+        let answer = nginx("hash abc\nbackend web\nserver web a 10.0.0.1:80 ready\nserver web b 10.0.0.2:80 maint\n", 2);
+        let answer = answer.unwrap();
+        let sessions = |name| answer.server("web", name).map(|seen| (seen.admin, seen.sessions));
+        assert_eq!((sessions("a"), sessions("b")), (Some((Admin::Ready, 0)), Some((Admin::Maint, 2))));
+        assert_eq!((answer.hash.as_str(), answer.old.len(), nginx("404", 0)), ("abc", 2, None));
+    }
+}

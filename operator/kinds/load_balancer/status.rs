@@ -1,0 +1,251 @@
+//! What people and other kinds are told of a balancer: its pods, its servers as the balancers have them, conditions. Pure.
+
+use jiff::Timestamp;
+
+use super::names::static_name;
+use super::plan::Decided;
+use super::seen::{Answer, Health};
+use super::wanted::{Admin, Server, Wish};
+use super::{Balancer, Step, text, workload};
+use crate::api::conditions::{Verdict, no, set, yes};
+use crate::api::failure::Failure;
+use crate::api::load_balancer::{
+    BackendSeen, BalancerDecisions, LoadBalancerStatus, ServerSeen, ServerState, Target, split_address,
+};
+use crate::api::pod::{PodContainer, PodSeen};
+use crate::engine::{ContainerSeen, ContainerState};
+use crate::kinds::network_of;
+
+/// Fills in all of the status that nobody reads back.
+pub fn render(decided: &Decided, status: &mut LoadBalancerStatus, d: &BalancerDecisions, busy: bool) {
+    let object = decided.object;
+    let generation = object.metadata.generation.unwrap_or_default();
+    status.observed_generation = generation;
+    status.reloads = d.reloads;
+    status.config_hash = decided.skeleton.as_deref().map(text::hash).unwrap_or_default();
+    status.pods = workload::members(object).iter().map(|(member, container)| pod(decided, member, container)).collect();
+    status.replicas = status.pods.iter().filter(|pod| pod.phase != "Pending").count() as u32;
+    status.ready_replicas = status.pods.iter().filter(|pod| pod.ready).count() as u32;
+    status.backends = backends(decided);
+    let mut verdicts = vec![
+        ("ConfigValid", valid(decided)),
+        ("BackendsResolved", resolved(decided)),
+        ("CertificatesValid", certificates(decided)),
+    ];
+    let wrong = verdicts.iter().find(|(_, (status, ..))| *status == "False").map(|(_, verdict)| verdict.clone());
+    let wanted = object.spec.replicas;
+    let missing = format!("{} of {wanted} balancers balance", status.ready_replicas);
+    let whole = status.ready_replicas == wanted;
+    verdicts.push(("Ready", match (status.ready_replicas, whole) {
+        (0, _) => no("NoBalancer", missing.clone()),
+        (_, false) => no("BalancersNotReady", missing.clone()),
+        (_, true) => yes("Balancing", format!("{wanted} of {wanted} balancers balance")),
+    }));
+    let starting = status.conditions.iter().all(|one| one.type_ != "Ready" || one.reason == "NoBalancer") && !whole;
+    verdicts.push(("Degraded", match (&wrong, whole) {
+        (Some((_, reason, message)), _) => yes(reason, message.clone()),
+        (None, false) if !starting => yes("BalancersNotReady", missing.clone()),
+        _ => no("AsDeclared", "nothing is missing"),
+    }));
+    verdicts.push(("Progressing", match (busy, whole) {
+        (true, _) => yes("Working", "something is being changed"),
+        (false, false) => yes("BalancersNotReady", missing),
+        (false, true) => no("Settled", "everything is as declared"),
+    }));
+    status.phase = match (status.ready_replicas, whole, &wrong) {
+        (0, _, _) if starting => "Pending",
+        (0, _, _) => "Unavailable",
+        (_, true, None) if busy => "Progressing",
+        (_, true, None) => "Healthy",
+        _ if starting => "Progressing",
+        _ => "Degraded",
+    }
+    .into();
+    for (kind, verdict) in verdicts {
+        set(&mut status.conditions, kind, verdict, generation, decided.now);
+    }
+}
+
+/// It runs a configuration of ours, and says so.
+pub fn balances(balancer: &Balancer) -> bool {
+    balancer.answer.known().is_some_and(|answer| answer.hash != "bootstrap")
+}
+
+fn valid(decided: &Decided) -> Verdict {
+    let Some(skeleton) = &decided.skeleton else { return yes("Waiting", "the password of the stats page is being made") };
+    let hash = text::hash(skeleton);
+    let refused = decided.observed.balancers.iter().filter_map(|(container, balancer)| {
+        let (_, words) = balancer.refused.as_ref().filter(|(refused, _)| *refused == hash)?;
+        let goes_on = if balances(balancer) { "the last good configuration goes on" } else { "it listens to nobody" };
+        Some(format!("{container} refuses the configuration, {goes_on}: {words}"))
+    });
+    match refused.reduce(|one, _| one) {
+        Some(words) => no("ConfigRefused", words),
+        None => yes("Checked", "no balancer refuses the configuration"),
+    }
+}
+
+fn resolved(decided: &Decided) -> Verdict {
+    let problems: Vec<_> = decided.routes.iter().filter_map(|route| route.problem.clone()).collect();
+    if problems.is_empty() { yes("Resolved", "every backend is there") } else { no("BackendNotFound", problems.join("; ")) }
+}
+
+fn certificates(decided: &Decided) -> Verdict {
+    if decided.certificates.is_empty() {
+        return yes("Valid", "no certificate is missing");
+    }
+    let words = decided.certificates.join("; ");
+    no("CertificateInvalid", format!("{words}; the last good certificate stays, a frontend that never had one is left out"))
+}
+
+fn pod(decided: &Decided, member: &str, container: &str) -> PodSeen {
+    let observed = decided.observed;
+    let seen = observed.containers.known().and_then(|all| all.get(container));
+    let balancer = observed.balancers.get(container);
+    let runs = seen.is_some_and(|seen| seen.state == ContainerState::Running);
+    let ready = runs && balancer.is_some_and(balances);
+    let phase = match seen {
+        _ if observed.containers.known().is_none() => "Unknown",
+        None => "Pending",
+        Some(seen) => phase(seen),
+    };
+    let message = balancer.filter(|_| runs).and_then(|balancer| match &balancer.answer {
+        super::Fact::Unknown(why) => Some(why.clone()),
+        super::Fact::Known(answer) if answer.hash == "bootstrap" => Some("waits for its first configuration".into()),
+        super::Fact::Known(_) => None,
+    });
+    let namespace = decided.object.metadata.namespace.as_deref().unwrap_or("default");
+    PodSeen {
+        name: member.into(),
+        host: super::HOST.into(),
+        address: seen.and_then(|seen| seen.addresses.get(&network_of(namespace)).copied()),
+        phase: phase.into(),
+        ready,
+        message,
+        containers: seen.map(|seen| part(decided, seen, container, runs, ready)).into_iter().collect(),
+        ..Default::default()
+    }
+}
+
+fn part(decided: &Decided, seen: &ContainerSeen, container: &str, runs: bool, ready: bool) -> PodContainer {
+    PodContainer {
+        name: match decided.object.spec.engine {
+            crate::api::load_balancer::EngineKind::Haproxy => "haproxy".into(),
+            crate::api::load_balancer::EngineKind::Nginx => "nginx".into(),
+        },
+        container: container.into(),
+        id: Some(seen.id.clone()),
+        image: seen.image.clone(),
+        state: if runs { "running".into() } else { "waiting".into() },
+        exit_code: seen.exit_code,
+        ready,
+        ..Default::default()
+    }
+}
+
+fn phase(seen: &ContainerSeen) -> &'static str {
+    match seen.state {
+        ContainerState::Running => "Running",
+        ContainerState::Paused => "Paused",
+        ContainerState::Restarting => "CrashLoopBackOff",
+        ContainerState::Created => "Pending",
+        ContainerState::Exited | ContainerState::Dead => "Stopped",
+    }
+}
+
+/// The balancers that run: what each says, if it says anything.
+fn running<'a>(decided: &'a Decided) -> Vec<Option<&'a Answer>> {
+    let known = decided.observed.containers.known();
+    // Also one that the spec has no room for any more, for as long as it runs.
+    let of = |(container, balancer): (&'a String, &'a Balancer)| {
+        let runs = known.is_none_or(|all| all.contains_key(container));
+        runs.then_some(balancer.answer.known())
+    };
+    decided.observed.balancers.iter().filter_map(of).collect()
+}
+
+fn backends(decided: &Decided) -> Vec<BackendSeen> {
+    let balancers = running(decided);
+    let one = |backend: &crate::api::load_balancer::Backend| {
+        let route = decided.routes.iter().find(|route| route.backend.name == backend.name);
+        let servers: Vec<Server> = match (route, backend.target()) {
+            (Some(route), _) if route.servers.is_some() => route.servers.clone().unwrap_or_default(),
+            (_, Some(Target::Servers(addresses))) => addresses.iter().filter_map(|one| fixed(one)).collect(),
+            _ => as_they_are(&backend.name, &balancers),
+        };
+        let servers = servers.iter().map(|server| seen(&backend.name, server, &balancers, backend.is_database())).collect();
+        let deployment = backend.deployment.as_ref().map(|to| to.name.clone());
+        BackendSeen { name: backend.name.clone(), deployment, servers }
+    };
+    decided.object.spec.backends.iter().map(one).collect()
+}
+
+fn fixed(address: &str) -> Option<Server> {
+    let (host, port) = split_address(address)?;
+    Some(Server { name: static_name(address), address: host.parse().ok(), port, wish: Wish::Serve })
+}
+
+fn as_they_are(backend: &str, balancers: &[Option<&Answer>]) -> Vec<Server> {
+    let mut servers = std::collections::BTreeMap::new();
+    for answer in balancers.iter().flatten() {
+        for (name, seen) in answer.of(backend) {
+            let (address, port) = (seen.address, seen.port);
+            let server = Server { name: name.to_owned(), address, port, wish: Wish::Keep };
+            servers.entry(name.to_owned()).or_insert(server);
+        }
+    }
+    servers.into_values().collect()
+}
+
+fn seen(backend: &str, server: &Server, balancers: &[Option<&Answer>], database: bool) -> ServerSeen {
+    let known = || balancers.iter().flatten().filter_map(|answer| answer.server(backend, &server.name));
+    let sessions = known().map(|seen| seen.sessions).sum::<u64>();
+    ServerSeen {
+        name: server.name.clone(),
+        address: server.address.or_else(|| known().find_map(|seen| seen.address)),
+        port: server.port,
+        state: state(backend, server, balancers, database),
+        sessions: (sessions > 0).then_some(sessions),
+    }
+}
+
+/// Only what was seen at every running balancer counts.
+fn state(backend: &str, server: &Server, balancers: &[Option<&Answer>], database: bool) -> ServerState {
+    if balancers.iter().any(Option::is_none) {
+        return ServerState::Unknown;
+    }
+    let known: Vec<_> = balancers.iter().flatten().map(|answer| answer.server(backend, &server.name)).collect();
+    let busy = known.iter().flatten().any(|seen| seen.admin == Admin::Ready || seen.sessions > 0);
+    match server.wish {
+        Wish::Leave(_) if busy => ServerState::Draining,
+        Wish::Leave(_) => ServerState::Drained,
+        _ if known.iter().flatten().any(|seen| seen.admin != Admin::Maint && seen.health == Health::Down) => {
+            ServerState::Down
+        }
+        _ if !known.is_empty() && known.iter().all(|seen| seen.is_some_and(|seen| seen.admin == Admin::Ready)) => {
+            ServerState::Ready
+        }
+        Wish::Out if busy => ServerState::Draining,
+        Wish::Out if database => ServerState::Drained,
+        Wish::Serve | Wish::Out | Wish::Keep => ServerState::Starting,
+    }
+}
+
+/// What people are told when a step could not be done; it is tried again.
+pub fn step_failed(
+    mut status: LoadBalancerStatus,
+    step: &Step,
+    failure: &Failure,
+    now: Timestamp,
+) -> LoadBalancerStatus {
+    let generation = status.observed_generation;
+    let reason = match step {
+        Step::EnsureImage(_) => "ImageUnavailable",
+        Step::StartContainer(_) | Step::CreateContainer(_) => "ContainerNotStarting",
+        _ => "StepFailed",
+    };
+    let message = format!("could not {step}: {failure}; it is tried again");
+    set(&mut status.conditions, "Progressing", no(reason, message.clone()), generation, now);
+    set(&mut status.conditions, "Degraded", yes(reason, message), generation, now);
+    status
+}
