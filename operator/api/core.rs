@@ -1,4 +1,4 @@
-//! The few core kinds that are served (Namespace, Secret, Event) and the metadata of every kind: schemas and rules.
+//! The few core kinds that are served (Namespace, Secret, ConfigMap, Event) and the metadata of every kind: schemas and rules.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -7,11 +7,13 @@ use serde_json::{Map, Value, json};
 use super::invalid::Invalid;
 use super::registry::{Cell, Column, Resource, age_column};
 
+const FIXED: &str = "cannot be changed once set";
+
 /// The namespace that is always there.
 pub const DEFAULT_NAMESPACE: &str = "default";
 
-/// Largest sum of a Secret's values, in bytes.
-const MAX_SECRET_BYTES: usize = 1024 * 1024;
+/// Largest sum of the values of a Secret or ConfigMap, in bytes.
+const MAX_BYTES: usize = 1024 * 1024;
 
 /// Namespaces: where names are unique.
 pub fn namespace() -> Resource {
@@ -53,6 +55,26 @@ pub fn secret() -> Resource {
                 "immutable": {"type": "boolean"},
                 "data": {"type": "object", "additionalProperties": text()},
                 "stringData": {"type": "object", "additionalProperties": text()},
+            }),
+            &[],
+        )
+    }
+}
+
+/// ConfigMaps: small values that are no secret.
+pub fn config_map() -> Resource {
+    Resource {
+        short_names: vec!["cm".into()],
+        columns: vec![of("Data", "integer", config_map_size), age_column()],
+        validate: Box::new(config_map_problems),
+        validate_change: config_map_change_problems,
+        ..plain(
+            "ConfigMap",
+            "configmaps",
+            json!({
+                "immutable": {"type": "boolean"},
+                "data": {"type": "object", "additionalProperties": text()},
+                "binaryData": {"type": "object", "additionalProperties": text()},
             }),
             &[],
         )
@@ -133,7 +155,7 @@ fn metadata() -> Value {
     }})
 }
 
-fn plain(kind: &str, plural: &str, properties: Value, required: &[&str]) -> Resource {
+pub(super) fn plain(kind: &str, plural: &str, properties: Value, required: &[&str]) -> Resource {
     Resource {
         group: String::new(),
         version: "v1".into(),
@@ -144,6 +166,9 @@ fn plain(kind: &str, plural: &str, properties: Value, required: &[&str]) -> Reso
         categories: Vec::new(),
         namespaced: true,
         has_status: false,
+        has_scale: false,
+        merge_keys: &[],
+        view: None,
         sensitive: false,
         schema: with_metadata(json!({"type": "object", "properties": properties, "required": required})),
         columns: vec![age_column()],
@@ -163,20 +188,29 @@ fn strings() -> Value {
     json!({"type": "array", "items": text()})
 }
 
-fn open() -> Value {
+pub(super) fn open() -> Value {
     json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
 }
 
-fn path(name: &str, kind: &str, path: &str) -> Column {
+pub(super) fn path(name: &str, kind: &str, path: &str) -> Column {
     Column { name: name.into(), kind: kind.into(), priority: 0, cell: Cell::Path(path.into()) }
 }
 
-fn of(name: &str, kind: &str, cell: fn(&Value) -> Value) -> Column {
+/// A column that only wide output shows.
+pub(super) fn wide(name: &str, at: &str) -> Column {
+    Column { priority: 1, ..path(name, "string", at) }
+}
+
+pub(super) fn of(name: &str, kind: &str, cell: fn(&Value) -> Value) -> Column {
     Column { name: name.into(), kind: kind.into(), priority: 0, cell: Cell::Of(cell) }
 }
 
 fn namespace_phase(object: &Value) -> Value {
     if object["metadata"]["deletionTimestamp"].is_string() { "Terminating".into() } else { "Active".into() }
+}
+
+fn config_map_size(object: &Value) -> Value {
+    ["data", "binaryData"].iter().map(|field| object[field].as_object().map_or(0, Map::len)).sum::<usize>().into()
 }
 
 fn secret_size(object: &Value) -> Value {
@@ -215,10 +249,7 @@ fn secret_problems(object: &Value) -> Vec<Invalid> {
     let mut size = 0;
     for (key, value) in object["data"].as_object().into_iter().flatten() {
         let at = format!("data[{key}]");
-        if key.is_empty() || key.len() > 253 || !key.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c)) {
-            let message = "a key must consist of letters, digits, '-', '_' or '.'".to_owned();
-            problems.push(Invalid { path: at.clone(), message });
-        }
+        problems.extend(key_problem(key).map(|message| Invalid::new(&at, message)));
         match STANDARD.decode(value.as_str().unwrap_or_default()) {
             Ok(bytes) => size += bytes.len(),
             Err(_) => {
@@ -227,15 +258,57 @@ fn secret_problems(object: &Value) -> Vec<Invalid> {
             }
         }
     }
-    if size > MAX_SECRET_BYTES {
-        let message = format!("holds {size} bytes; at most {MAX_SECRET_BYTES} are allowed");
-        problems.push(Invalid { path: "data".into(), message });
-    }
+    problems.extend(size_problem(size));
     problems
 }
 
+/// What is wrong with the name of a value; it may become a file's.
+fn key_problem(key: &str) -> Option<&'static str> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    let wrong = key.is_empty() || key.len() > 253 || key == "." || key.starts_with("..") || !key.chars().all(fits);
+    wrong.then_some("a key must consist of letters, digits, '-', '_' or '.', and not begin with '..'")
+}
+
+fn size_problem(size: usize) -> Option<Invalid> {
+    let message = || format!("holds {size} bytes; at most {MAX_BYTES} are allowed");
+    (size > MAX_BYTES).then(|| Invalid::new("data", message()))
+}
+
+fn config_map_problems(object: &Value) -> Vec<Invalid> {
+    let mut problems = Vec::new();
+    let mut size = 0;
+    let data = object["data"].as_object();
+    for (field, key, value) in ["data", "binaryData"]
+        .iter()
+        .flat_map(|field| entries(&object[field]).map(move |(key, value)| (field, key, value)))
+    {
+        let at = format!("{field}[{key}]");
+        problems.extend(key_problem(key).map(|message| Invalid::new(&at, message)));
+        match (*field, STANDARD.decode(value)) {
+            ("data", _) => size += value.len(),
+            (_, Ok(bytes)) => size += bytes.len(),
+            (_, Err(_)) => problems.push(Invalid::new(&at, "must be base64; put plain text into data instead")),
+        }
+        if *field == "binaryData" && data.is_some_and(|data| data.contains_key(key)) {
+            problems.push(Invalid::new(at, "is in data too; a key may be in one of them"));
+        }
+    }
+    problems.extend(size_problem(size));
+    problems
+}
+
+fn config_map_change_problems(old: &Value, new: &Value) -> Vec<Invalid> {
+    let frozen: &[&str] = if old["immutable"] == true { &["immutable", "data", "binaryData"] } else { &[] };
+    frozen.iter().filter(|field| old[field] != new[field]).map(|field| Invalid::new(*field, FIXED)).collect()
+}
+
+/// Names and values of a mapping of texts.
+fn entries(value: &Value) -> impl Iterator<Item = (&String, &str)> {
+    value.as_object().into_iter().flatten().map(|(key, value)| (key, value.as_str().unwrap_or_default()))
+}
+
 fn secret_change_problems(old: &Value, new: &Value) -> Vec<Invalid> {
-    let fixed = |path: &str| Invalid { path: path.into(), message: "cannot be changed once set".into() };
+    let fixed = |path: &str| Invalid::new(path, FIXED);
     let mut problems = Vec::new();
     if old["type"] != new["type"] {
         problems.push(fixed("type"));
@@ -265,10 +338,29 @@ mod tests {
         assert_eq!(
             shown,
             [
-                "data[pass word]: a key must consist of letters, digits, '-', '_' or '.'",
+                "data[pass word]: a key must consist of letters, digits, '-', '_' or '.', and not begin with '..'",
                 "data[pass word]: must be base64; put plain text into stringData instead",
             ]
         );
+    }
+
+    #[test]
+    fn a_config_map_is_judged_by_key_encoding_and_size() {
+        let problems = config_map_problems(&json!({
+            "data": {"..x": "a", "both": "b", "big": "x".repeat(MAX_BYTES)},
+            "binaryData": {"both": "eA==", "odd": "not base64!"},
+        }));
+        let paths: Vec<&str> = problems.iter().map(|problem| problem.path.as_str()).collect();
+        assert_eq!(paths, ["data[..x]", "binaryData[both]", "binaryData[odd]", "data"]);
+        assert!(config_map_problems(&json!({"data": {"a.conf": "x = 1\n"}, "binaryData": {"b": "AAEC"}})).is_empty());
+    }
+
+    #[test]
+    fn an_immutable_config_map_stays_as_it_is() {
+        let old = json!({"immutable": true, "data": {"a": "1"}, "binaryData": {"b": "AAEC"}});
+        let changed = config_map_change_problems(&old, &json!({"data": {"a": "2"}, "binaryData": {"b": "AAEC"}}));
+        assert_eq!(changed.iter().map(|problem| problem.path.as_str()).collect::<Vec<_>>(), ["immutable", "data"]);
+        assert!(config_map_change_problems(&json!({"data": {"a": "1"}}), &json!({"immutable": true})).is_empty());
     }
 
     #[test]

@@ -22,6 +22,21 @@ const MOST_REPLICAS: i32 = 500;
 /// A limit on processes, among the resources of a container.
 pub const PIDS: &str = "evenkeel.dev/pids";
 
+/// The lists that a strategic merge patch merges, by Kubernetes' own keys.
+const MERGE_KEYS: [(&str, &str); 11] = [
+    ("containers", "name"),
+    ("initContainers", "name"),
+    ("env", "name"),
+    ("ports", "containerPort"),
+    ("volumes", "name"),
+    ("volumeMounts", "mountPath"),
+    ("volumeDevices", "devicePath"),
+    ("imagePullSecrets", "name"),
+    ("hostAliases", "ip"),
+    ("topologySpreadConstraints", "topologyKey"),
+    ("conditions", "type"),
+];
+
 /// The served kind.
 pub fn resource() -> Resource {
     let column = |name: &str, kind: &str, path: &str, priority| Column {
@@ -49,6 +64,9 @@ pub fn resource() -> Resource {
         categories: vec!["all".into()],
         namespaced: true,
         has_status: true,
+        has_scale: true,
+        merge_keys: &MERGE_KEYS,
+        view: None,
         sensitive: false,
         schema: with_metadata(schema()),
         columns: vec![
@@ -88,6 +106,13 @@ fn fill_in(object: &mut Value) {
     for (name, default) in defaults {
         if spec.get(name).is_none_or(Value::is_null) {
             spec.insert(name.into(), default);
+        }
+    }
+    // Typed clients send it where nothing was said; a template with it is no other template.
+    for list in ["containers", "initContainers"] {
+        let containers = spec.get_mut("template").and_then(|template| template["spec"][list].as_array_mut());
+        for container in containers.into_iter().flatten().filter_map(Value::as_object_mut) {
+            container.retain(|name, value| name != "resources" || *value != json!({}));
         }
     }
     let strategy = spec.entry("strategy").or_insert_with(|| json!({}));

@@ -16,3 +16,4 @@ pub mod postgres_cluster;
 pub mod quantity;
 pub mod registry;
 pub mod subset;
+pub mod views;

@@ -15,13 +15,17 @@ use super::docker_host::DockerHost;
 use super::invalid::Invalid;
 use super::load_balancer::LoadBalancer;
 use super::postgres_cluster::PostgresCluster;
+use super::views;
 
 /// Everything served, in the order of discovery.
 static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
     vec![
         core::namespace(),
         core::secret(),
+        core::config_map(),
         core::event(),
+        views::pod(),
+        views::replica_set(),
         deployment_rules::resource(),
         custom::<DockerHost>(|host| host.spec.validate()),
         custom::<PostgresCluster>(|cluster| cluster.spec.validate()),
@@ -52,6 +56,12 @@ pub struct Resource {
     pub namespaced: bool,
     /// Whether `/status` is a subresource, so that writers of the spec cannot touch the status and the other way round.
     pub has_status: bool,
+    /// Whether `/scale` is a subresource: `spec.replicas`, `status.replicas` and the pods of `spec.selector`.
+    pub has_scale: bool,
+    /// For kinds that take strategic merge patches: the lists that are merged, by field name, with the key of their items.
+    pub merge_keys: &'static [(&'static str, &'static str)],
+    /// Where its objects are read from, if they are not stored.
+    pub view: Option<View>,
     /// Whether values are secrets: then no message repeats one.
     pub sensitive: bool,
     /// Structural OpenAPI v3 schema of the whole object, metadata included.
@@ -68,6 +78,43 @@ pub struct Resource {
     pub validate_change: fn(&Value, &Value) -> Vec<Invalid>,
     /// The CustomResourceDefinition, for kinds of ours.
     pub definition: Option<CustomResourceDefinition>,
+}
+
+/// Where the objects of a kind that is not stored are read from.
+pub struct View {
+    /// The resources they are read from.
+    pub sources: &'static [Source],
+    /// What to do instead of writing one, for people.
+    pub instead: &'static str,
+    /// Whether its objects are containers, with a `log` and an `exec`.
+    pub containers: bool,
+}
+
+/// A resource that shows objects of a [`View`].
+pub struct Source {
+    /// Its qualified name.
+    pub resource: &'static str,
+    /// What one object of it shows.
+    pub show: fn(&Value) -> Vec<Value>,
+    /// The annotation of it that takes the names of shown objects which are to be replaced; without one they cannot be deleted.
+    pub evict: Option<&'static str>,
+}
+
+impl View {
+    /// Names of the resources it is read from.
+    pub fn resources(&self) -> Vec<&'static str> {
+        self.sources.iter().map(|source| source.resource).collect()
+    }
+
+    /// The source of this name.
+    pub fn source(&self, resource: &str) -> Option<&Source> {
+        self.sources.iter().find(|source| source.resource == resource)
+    }
+
+    /// What an object of `resource` shows.
+    pub fn of(&self, resource: &str, object: &Value) -> Vec<Value> {
+        self.source(resource).map(|source| (source.show)(object)).unwrap_or_default()
+    }
 }
 
 /// One column of a table.
@@ -173,6 +220,9 @@ fn custom<K: CustomResourceExt + DeserializeOwned + 'static>(check: fn(&K) -> Ve
         categories: spec.names.categories.clone().unwrap_or_default(),
         namespaced: spec.scope == "Namespaced",
         has_status: version.subresources.as_ref().is_some_and(|s| s.status.is_some()),
+        has_scale: false,
+        merge_keys: &[],
+        view: None,
         sensitive: false,
         schema: core::with_metadata(tidy(schema)),
         columns,

@@ -86,12 +86,16 @@ fn resource_list(group: &str, version: &str) -> Result<Value, Refusal> {
 }
 
 fn entries(resource: &Resource) -> Vec<Value> {
+    let verbs: &[&str] = match resource.view {
+        None => &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        Some(_) => &["get", "list", "watch"],
+    };
     let main = json!({
         "name": resource.plural,
         "singularName": resource.singular,
         "namespaced": resource.namespaced,
         "kind": resource.kind,
-        "verbs": ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        "verbs": verbs,
         "shortNames": resource.short_names,
         "categories": resource.categories,
     });
@@ -104,5 +108,16 @@ fn entries(resource: &Resource) -> Vec<Value> {
             "verbs": ["get", "patch", "update"],
         })
     });
-    std::iter::once(main).chain(status).collect()
+    let scale = resource.has_scale.then(|| {
+        json!({
+            "name": format!("{}/scale", resource.plural),
+            "singularName": "",
+            "namespaced": resource.namespaced,
+            "group": "autoscaling",
+            "version": "v1",
+            "kind": "Scale",
+            "verbs": ["get", "patch", "update"],
+        })
+    });
+    std::iter::once(main).chain(status).chain(scale).collect()
 }

@@ -9,12 +9,15 @@ pub mod metadata;
 pub mod namespaces;
 pub mod objects;
 pub mod openapi;
+pub mod openapi_v2;
 pub mod params;
 pub mod patch;
 pub mod routes;
+pub mod scale;
 pub mod selectors;
 pub mod shape;
 pub mod status;
+pub mod strategic;
 pub mod table;
 pub mod tls;
 pub mod validate;
@@ -33,7 +36,7 @@ use subtle::ConstantTimeEq as _;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::{self, Clock, Objects};
+use crate::store::{self, Clock, Objects, Views};
 use identity::Identity;
 use params::Params;
 use routes::Route;
@@ -69,6 +72,7 @@ pub async fn run(
     planner: Option<Planner>,
     shutdown: CancellationToken,
 ) -> Result<(), store::Error> {
+    let objects = Objects::new(Arc::new(Views::new(objects.store().clone())), clock.clone());
     namespaces::ensure_default(&objects).await?;
     let emptying = tokio::spawn(namespaces::keep_emptying(objects.clone(), shutdown.clone()));
     let server = Arc::new(Server { objects, clock, planner, token: identity.token, stop: shutdown.clone() });
@@ -108,6 +112,9 @@ async fn dispatch(server: &Server, request: Request<Body>) -> Result<Response, R
     let params = Params::parse(&parts.uri)?;
     let target = match route? {
         Route::Objects(target) => target,
+        Route::OpenApiV2 if parts.method == Method::GET => {
+            return Ok(([(header::CONTENT_TYPE, openapi_v2::CONTENT_TYPE)], openapi_v2::document()).into_response());
+        }
         other if parts.method == Method::GET => {
             return discovery::answer(&other).map(|json| axum::Json(json).into_response());
         }

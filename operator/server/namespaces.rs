@@ -109,7 +109,7 @@ async fn empty_all(objects: &Objects) -> Result<(), store::Error> {
 /// Deletes what is in a namespace; when nothing is left, lets it go and answers true.
 async fn empty(objects: &Objects, namespace: &Key) -> Result<bool, store::Error> {
     let mut left = 0;
-    for resource in registry::resources().iter().filter(|r| r.namespaced) {
+    for resource in registry::resources().iter().filter(|r| r.namespaced && r.view.is_none()) {
         let resource = resource.qualified();
         let (contents, _) = objects.list::<Value>(&resource, Some(&namespace.name)).await?;
         for object in &contents {

@@ -15,7 +15,7 @@ use super::status::{self, Cause, MODIFIED, Refusal};
 use super::table::Headings;
 use super::validate::{self, Admitted};
 use super::view::{View, answer};
-use super::{Server, body, deletion, namespaces, watch};
+use super::{Server, body, deletion, namespaces, scale, watch};
 use crate::store::objects::Part;
 use crate::store::{self, Key, clock, revision_of, rules};
 
@@ -61,6 +61,11 @@ impl From<Refusal> for Stop {
 impl Request<'_> {
     /// Serves it.
     pub async fn serve(self, method: &Method) -> Result<Response, Refusal> {
+        if let Some(view) =
+            self.target.resource.view.as_ref().filter(|_| method != Method::GET && method != Method::DELETE)
+        {
+            return Err(Refusal::not_allowed(view.instead));
+        }
         let named = self.target.name.is_some();
         match (method.as_str(), named, self.target.part) {
             ("GET", _, routes::Part::Main) if self.params.flag("watch")? => watch::serve(self).await,
@@ -78,7 +83,7 @@ impl Request<'_> {
         let key = self.key();
         let found = self.server.objects.get::<Value>(&key).await.map_err(|error| self.store_refusal(&error))?;
         let object = found.ok_or_else(|| Refusal::not_found(self.target.resource, &key.name))?;
-        Ok(self.object(StatusCode::OK, object, &[]))
+        Ok(self.part(StatusCode::OK, object, &[]))
     }
 
     async fn list(&self) -> Result<Response, Refusal> {
@@ -152,6 +157,11 @@ impl Request<'_> {
         let options = self.params.write_options(&self.headers)?;
         let resource = self.target.resource;
         let mut object = body::object(&self.headers, &self.body)?;
+        if self.target.part == routes::Part::Scale {
+            let changed = self.change(&options, |old| scale::scaled(resource, old, &object)).await;
+            let (object, warnings) = changed.map_err(|stop| self.stopped(stop))?;
+            return Ok(self.part(StatusCode::OK, object, &warnings));
+        }
         self.identify(&mut object)?;
         let unversioned = object["metadata"]["resourceVersion"].as_str().is_none_or(str::is_empty);
         if unversioned && resource.definition.is_some() {
@@ -168,11 +178,15 @@ impl Request<'_> {
         let options = self.params.write_options(&self.headers)?;
         let patch = Patch::read(self.target.resource, &self.headers, &self.body)?;
         let done = match &patch {
+            _ if self.target.part == routes::Part::Scale => {
+                let scaled = |old: &Value| scale::scaled(self.target.resource, old, &patched(&scale::of(old), &patch)?);
+                self.change(&options, scaled).await.map(|(object, warnings)| (StatusCode::OK, object, warnings))
+            }
             Patch::Apply(wanted) => self.apply(wanted.clone(), &options).await,
             _ => self.change(&options, |old| patched(old, &patch)).await.map(|(o, w)| (StatusCode::OK, o, w)),
         };
         let (code, object, warnings) = done.map_err(|stop| self.stopped(stop))?;
-        Ok(self.object(code, object, &warnings))
+        Ok(self.part(code, object, &warnings))
     }
 
     /// Server-side apply: makes the object if it is not there.
@@ -306,7 +320,7 @@ impl Request<'_> {
 
     fn store_part(&self) -> Part {
         match self.target.part {
-            routes::Part::Main => Part::Main,
+            routes::Part::Main | routes::Part::Scale => Part::Main,
             routes::Part::Status => Part::Status,
         }
     }
@@ -315,6 +329,14 @@ impl Request<'_> {
     pub fn object(&self, code: StatusCode, object: Value, warnings: &[String]) -> Response {
         let now = self.server.clock.now();
         answer(code, &self.view.object(self.target.resource, object, Headings::Shown, now), warnings)
+    }
+
+    /// The addressed part of an object as an answer.
+    fn part(&self, code: StatusCode, object: Value, warnings: &[String]) -> Response {
+        match self.target.part {
+            routes::Part::Scale => answer(code, &scale::of(&object), warnings),
+            _ => self.object(code, object, warnings),
+        }
     }
 
     /// A failure of the store as an answer.

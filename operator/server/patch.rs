@@ -1,11 +1,11 @@
-//! Patches: JSON merge patch and JSON patch, by content type. Pure.
+//! Patches of every form, by content type. Pure.
 
 use axum::http::{HeaderMap, header};
 use json_patch::PatchOperation;
 use serde_json::Value;
 
-use super::body;
 use super::status::Refusal;
+use super::{body, strategic};
 use crate::api::registry::Resource;
 
 /// A change to an object, as sent.
@@ -15,6 +15,8 @@ pub enum Patch {
     Merge(Value),
     /// RFC 6902.
     Json(Vec<PatchOperation>),
+    /// A merge patch that knows the keys of some lists.
+    Strategic(Value, strategic::MergeKeys),
     /// Server-side apply.
     Apply(Value),
 }
@@ -34,18 +36,21 @@ impl Patch {
                 .map(Self::Json)
                 .map_err(|error| Refusal::bad_request(format!("the body is not a JSON patch: {error}"))),
             APPLY => mapping(body::yaml(body)?).map(Self::Apply),
-            // Core kinds have no lists that a strategic patch would merge, but for those that are refused here.
-            STRATEGIC if resource.definition.is_none() => mapping(body::json(body)?).and_then(plain).map(Self::Merge),
+            // As in Kubernetes, not for custom resources.
+            STRATEGIC if resource.definition.is_none() => {
+                mapping(body::json(body)?).map(|patch| Self::Strategic(patch, resource.merge_keys))
+            }
             _ => Err(Refusal::unsupported_media_type(&[JSON, MERGE, APPLY])),
         }
     }
 }
 
-/// The object with a merge or JSON patch applied; 422 if the patch does not fit the object.
+/// The object with a patch applied; 422 if the patch does not fit the object.
 pub fn patched(object: &Value, patch: &Patch) -> Result<Value, Refusal> {
     let mut patched = object.clone();
     match patch {
         Patch::Merge(change) | Patch::Apply(change) => json_patch::merge(&mut patched, change),
+        Patch::Strategic(change, keys) => patched = strategic::merge(keys, &patched, change)?,
         Patch::Json(operations) => {
             for operation in operations {
                 // That something is null is also true of what is not there (so say the Go and Kubernetes clients).
@@ -68,22 +73,6 @@ pub fn patched(object: &Value, patch: &Patch) -> Result<Value, Refusal> {
 
 fn mapping(value: Value) -> Result<Value, Refusal> {
     if value.is_object() { Ok(value) } else { Err(Refusal::bad_request("the patch must be an object")) }
-}
-
-/// A strategic patch that means the same as a merge patch.
-fn plain(patch: Value) -> Result<Value, Refusal> {
-    fn strategic(value: &Value) -> bool {
-        match value {
-            Value::Array(_) => true,
-            Value::Object(fields) => fields.iter().any(|(name, value)| name.starts_with('$') || strategic(value)),
-            _ => false,
-        }
-    }
-    if strategic(&patch) {
-        let message = "strategic merge patches with lists or $ directives are not supported; use a merge patch";
-        return Err(Refusal::unprocessable(message));
-    }
-    Ok(patch)
 }
 
 #[cfg(test)]

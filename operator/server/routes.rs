@@ -18,6 +18,8 @@ pub enum Route<'a> {
     Group(&'a str),
     /// `/api/v1` or `/apis/GROUP/VERSION`: the resources of one group and version.
     Resources(&'a str, &'a str),
+    /// `/openapi/v2`: the old document.
+    OpenApiV2,
     /// `/openapi/v3`: which documents there are.
     OpenApiIndex,
     /// `/openapi/v3/NAME`: the document of one group and version.
@@ -46,6 +48,8 @@ pub enum Part {
     Main,
     /// `/status`.
     Status,
+    /// `/scale`.
+    Scale,
 }
 
 /// Parses a path; a trailing slash does not matter.
@@ -54,6 +58,7 @@ pub fn parse(path: &str) -> Result<Route<'_>, Refusal> {
     match segments.as_slice() {
         ["livez" | "readyz" | "healthz", ..] => Ok(Route::Health),
         ["version"] => Ok(Route::Version),
+        ["openapi", "v2"] => Ok(Route::OpenApiV2),
         ["openapi", "v3"] => Ok(Route::OpenApiIndex),
         ["openapi", "v3", ..] => Ok(Route::OpenApi(path.trim_start_matches("/openapi/v3/").trim_end_matches('/'))),
         ["api"] => Ok(Route::CoreVersions),
@@ -79,7 +84,15 @@ fn target(group: &str, version: &str, rest: &[&str]) -> Result<Target, Refusal> 
     let (resource, name, part) = match rest.as_slice() {
         [plural] => (find(plural)?, None, Part::Main),
         [plural, name] => (find(plural)?, Some((*name).to_owned()), Part::Main),
-        [plural, name, "status"] if find(plural)?.has_status => (find(plural)?, Some((*name).to_owned()), Part::Status),
+        [plural, name, part] => {
+            let resource = find(plural)?;
+            let part = match *part {
+                "status" if resource.has_status => Part::Status,
+                "scale" if resource.has_scale => Part::Scale,
+                _ => return Err(Refusal::no_such_path()),
+            };
+            (resource, Some((*name).to_owned()), part)
+        }
         _ => return Err(Refusal::no_such_path()),
     };
     let misplaced = namespace.is_some() && !resource.namespaced;
@@ -120,6 +133,7 @@ mod tests {
         check("/api/v1/namespaces/a/secrets", "secrets ns=a name=- Main");
         check("/api/v1/namespaces/a/secrets/b", "secrets ns=a name=b Main");
         check("/api/v1/secrets", "secrets ns=- name=- Main");
+        check("/apis/apps/v1/namespaces/a/deployments/b/scale", "deployments ns=a name=b Scale");
         check("/apis/evenkeel.dev/v1alpha1/dockerhosts/local/status", "dockerhosts ns=- name=local Status");
         check(
             "/apis/evenkeel.dev/v1alpha1/namespaces/a/postgresclusters/b/status",

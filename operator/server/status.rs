@@ -79,7 +79,11 @@ impl Refusal {
 
     /// 405: the path is served, the method is not.
     pub fn method_not_allowed() -> Self {
-        let message = "the server does not allow this method on the requested resource";
+        Self::not_allowed("the server does not allow this method on the requested resource")
+    }
+
+    /// 405, and why.
+    pub fn not_allowed(message: impl Into<String>) -> Self {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message)
     }
 
@@ -155,6 +159,7 @@ impl Refusal {
             Error::Malformed { problem, .. } => {
                 Self::invalid(resource, name, vec![Cause::invalid("", problem.clone())])
             }
+            Error::View { instead, .. } => Self::not_allowed(*instead),
             Error::Backend { .. } | Error::InUse { .. } => Self::internal(chain(error)),
         }
     }

@@ -107,10 +107,10 @@ impl Store for MemoryStore {
         Ok(self.shared.lock().objects.get(key).cloned())
     }
 
-    async fn list(&self, resource: &str, namespace: Option<&str>) -> Result<(Vec<Value>, u64), Error> {
+    async fn list_of(&self, resources: &[&str], namespace: Option<&str>) -> Result<(Vec<(Key, Value)>, u64), Error> {
         let state = self.shared.lock();
-        let wanted = state.objects.iter().filter(|(key, _)| concerns(key, resource, namespace));
-        Ok((wanted.map(|(_, value)| value.clone()).collect(), state.revision))
+        let wanted = state.objects.iter().filter(|(key, _)| concerns(key, resources, namespace));
+        Ok((wanted.map(|(key, value)| (key.clone(), value.clone())).collect(), state.revision))
     }
 
     async fn put(&self, key: &Key, expect: Expect, value: Value) -> Result<Value, Error> {
@@ -134,11 +134,11 @@ impl Store for MemoryStore {
         stamp(key, old, state.revision)
     }
 
-    async fn watch(&self, resource: &str, namespace: Option<&str>, since: u64) -> Result<Watch, Error> {
+    async fn watch_of(&self, resources: &[&str], namespace: Option<&str>, since: u64) -> Result<Watch, Error> {
         self.shared.lock().check_since(since)?;
         let tail = Tail {
             shared: Arc::clone(&self.shared),
-            resource: resource.to_owned(),
+            resources: resources.iter().map(|&resource| resource.to_owned()).collect(),
             namespace: namespace.map(str::to_owned),
             at: since,
         };
@@ -171,7 +171,7 @@ impl Store for MemoryStore {
 /// One watch: the next change is looked up in the window, whoever wrote it.
 struct Tail {
     shared: Arc<Shared>,
-    resource: String,
+    resources: Vec<String>,
     namespace: Option<String>,
     at: u64,
 }
@@ -196,7 +196,7 @@ impl Tail {
         let first = state.changes.partition_point(|change| change.revision <= self.at);
         for change in state.changes.range(first..) {
             self.at = change.revision;
-            if concerns(&change.key, &self.resource, self.namespace.as_deref()) {
+            if concerns(&change.key, &self.resources, self.namespace.as_deref()) {
                 return Ok(Some(change.clone()));
             }
         }
@@ -204,7 +204,8 @@ impl Tail {
     }
 }
 
-/// Whether a list or watch of `resource` (in `namespace`) shows this key.
-pub(super) fn concerns(key: &Key, resource: &str, namespace: Option<&str>) -> bool {
-    key.resource == resource && namespace.is_none_or(|namespace| key.namespace == namespace)
+/// Whether a list or watch of these resources (in `namespace`) shows this key.
+pub(super) fn concerns(key: &Key, resources: &[impl AsRef<str>], namespace: Option<&str>) -> bool {
+    resources.iter().any(|resource| key.resource == resource.as_ref())
+        && namespace.is_none_or(|namespace| key.namespace == namespace)
 }

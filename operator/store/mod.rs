@@ -12,6 +12,7 @@ pub mod memory;
 pub mod objects;
 pub mod rules;
 pub mod sqlite;
+pub mod views;
 
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -25,6 +26,7 @@ pub use clock::Clock;
 pub use memory::MemoryStore;
 pub use objects::Objects;
 pub use sqlite::SqliteStore;
+pub use views::Views;
 
 /// How many changes are kept for watches to resume from, unless told otherwise: hours of a busy operator.
 pub const WINDOW: u64 = 10_000;
@@ -82,13 +84,22 @@ pub trait Store: Send + Sync + 'static {
     async fn get(&self, key: &Key) -> Result<Option<Value>, Error>;
     /// All objects of a resource (of one namespace, if given), ordered by namespace and name,
     /// and the revision at which this snapshot is true.
-    async fn list(&self, resource: &str, namespace: Option<&str>) -> Result<(Vec<Value>, u64), Error>;
+    async fn list(&self, resource: &str, namespace: Option<&str>) -> Result<(Vec<Value>, u64), Error> {
+        let (found, revision) = self.list_of(&[resource], namespace).await?;
+        Ok((found.into_iter().map(|(_, value)| value).collect(), revision))
+    }
+    /// As [`Store::list`], of several resources in one snapshot, ordered by key.
+    async fn list_of(&self, resources: &[&str], namespace: Option<&str>) -> Result<(Vec<(Key, Value)>, u64), Error>;
     /// Writes `value`, with `metadata.resourceVersion` set to the new revision, if `expect` holds. Returns what was written.
     async fn put(&self, key: &Key, expect: Expect, value: Value) -> Result<Value, Error>;
     /// Removes the object if it is at `revision`. Returns the last value, its `resourceVersion` being the deletion's revision.
     async fn delete(&self, key: &Key, revision: u64) -> Result<Value, Error>;
     /// Every change of a resource strictly after `since`. [`Error::Compacted`] if that is older than the window.
-    async fn watch(&self, resource: &str, namespace: Option<&str>, since: u64) -> Result<Watch, Error>;
+    async fn watch(&self, resource: &str, namespace: Option<&str>, since: u64) -> Result<Watch, Error> {
+        self.watch_of(&[resource], namespace, since).await
+    }
+    /// As [`Store::watch`], of several resources in the one order of their revisions.
+    async fn watch_of(&self, resources: &[&str], namespace: Option<&str>, since: u64) -> Result<Watch, Error>;
     /// The revision of the last write; 0 before the first.
     async fn revision(&self) -> Result<u64, Error>;
     /// Every object of every resource, ordered by key: for garbage collection and for copies.
@@ -156,6 +167,14 @@ pub enum Error {
         /// What is wrong.
         problem: String,
     },
+    /// The resource is a view of other objects and cannot be written.
+    #[error("{key} cannot be written: {instead}")]
+    View {
+        /// The object.
+        key: Key,
+        /// What to do instead.
+        instead: &'static str,
+    },
     /// Another process has this store open.
     #[error("{} is in use by another evenkeel operator; stop that one first or choose another data folder", path.display())]
     InUse {
@@ -178,7 +197,7 @@ impl Classify for Error {
         match self {
             Self::Conflict { .. } | Self::AlreadyExists { .. } | Self::Replaced { .. } => Class::Conflict,
             Self::NotFound { .. } => Class::NotFound,
-            Self::Malformed { .. } | Self::InUse { .. } => Class::Terminal,
+            Self::Malformed { .. } | Self::View { .. } | Self::InUse { .. } => Class::Terminal,
             Self::Compacted { .. } | Self::Future { .. } | Self::Backend { .. } => Class::Transient,
         }
     }

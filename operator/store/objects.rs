@@ -192,7 +192,13 @@ impl Objects {
         check(key, &old, only_if.uid.as_deref(), only_if.revision)?;
         let revision = stored_revision(key, &old)?;
         if rules::finalizers(&old).is_empty() {
-            return Ok(Deleted::Removed(self.remove(key, revision).await?));
+            let removed = self.remove(key, revision).await?;
+            // What is only shown goes when its source has let it go.
+            return Ok(if rules::is_deleting(&removed) {
+                Deleted::Pending(removed)
+            } else {
+                Deleted::Removed(removed)
+            });
         }
         if rules::is_deleting(&old) {
             return Ok(Deleted::Pending(old));

@@ -107,21 +107,22 @@ impl Store for SqliteStore {
         row.map(|row| json(row.get("value"))).transpose()
     }
 
-    async fn list(&self, resource: &str, namespace: Option<&str>) -> Result<(Vec<Value>, u64), Error> {
+    async fn list_of(&self, resources: &[&str], namespace: Option<&str>) -> Result<(Vec<(Key, Value)>, u64), Error> {
         // One statement, so the objects and the revision are of one snapshot.
         let rows = sqlx::query(
-            "SELECT counters.revision AS newest, objects.value AS value FROM counters
-             LEFT JOIN objects ON objects.resource = ?1 AND (?2 IS NULL OR objects.namespace = ?2)
-             ORDER BY objects.namespace, objects.name",
+            "SELECT counters.revision AS newest, objects.* FROM counters
+             LEFT JOIN objects ON objects.resource IN (SELECT value FROM json_each(?1))
+                              AND (?2 IS NULL OR objects.namespace = ?2)
+             ORDER BY objects.resource, objects.namespace, objects.name",
         )
-        .bind(resource)
+        .bind(names(resources))
         .bind(namespace)
         .fetch_all(&self.readers)
         .await
         .map_err(backend("listing objects"))?;
         let newest = rows.first().map_or(0, |row| unsigned(row, "newest"));
-        let texts = rows.iter().filter_map(|row| row.get::<Option<&str>, _>("value"));
-        Ok((texts.map(json).collect::<Result<_, _>>()?, newest))
+        let found = rows.iter().filter_map(|row| Some((row, row.get::<Option<&str>, _>("value")?)));
+        Ok((found.map(|(row, text)| Ok((key(row), json(text)?))).collect::<Result<_, _>>()?, newest))
     }
 
     async fn put(&self, key: &Key, expect: Expect, value: Value) -> Result<Value, Error> {
@@ -132,9 +133,9 @@ impl Store for SqliteStore {
         self.write(Deed::Delete { key: key.clone(), revision }).await
     }
 
-    async fn watch(&self, resource: &str, namespace: Option<&str>, since: u64) -> Result<Watch, Error> {
+    async fn watch_of(&self, resources: &[&str], namespace: Option<&str>, since: u64) -> Result<Watch, Error> {
         let live = self.changes.subscribe();
-        let tail = Tail::start(self.readers.clone(), live, resource, namespace, since).await?;
+        let tail = Tail::start(self.readers.clone(), live, resources, namespace, since).await?;
         Ok(tail.stream())
     }
 
@@ -176,6 +177,11 @@ fn private_file(path: &Path) -> std::io::Result<File> {
 
 fn backend<E: std::error::Error + Send + Sync + 'static>(doing: &'static str) -> impl Fn(E) -> Error {
     move |source| Error::Backend { doing, source: Box::new(source) }
+}
+
+/// Resource names as one parameter of a statement.
+fn names(resources: &[impl AsRef<str>]) -> String {
+    Value::from_iter(resources.iter().map(AsRef::as_ref)).to_string()
 }
 
 fn json(text: &str) -> Result<Value, Error> {

@@ -48,11 +48,7 @@ class Stage:
     one = None
 
     def __init__(self, operator):
-        self.config = ConfigMap(operator, "e2e-web").holds(GREETING="hello")
         self.web = Deployment(operator, "e2e-web", 2, livenessProbe=probe("/live"))
-        self.web.main["env"] = [
-            {"name": "GREETING", "valueFrom": {"configMapKeyRef": {"name": "e2e-web", "key": "GREETING"}}}
-        ]
         self.web.spec["strategy"] = {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
         self.edge = LoadBalancer(operator, "e2e-edge", backend="e2e-web")
         self.web.apply()
@@ -229,20 +225,29 @@ def what_is_done_by_hand_is_repaired(cluster):
 def a_changed_config_map_rolls_out_only_when_asked(cluster):
     """The annotation on the pod template says whether."""
     on = stage(cluster)
-    before = on.web.staying()
-    on.config.holds(GREETING="hi")
+    config = ConfigMap(cluster.operator, "e2e-web").holds(GREETING="hello")
+    on.web.main["env"] = [
+        {"name": "GREETING", "valueFrom": {"configMapKeyRef": {"name": "e2e-web", "key": "GREETING"}}}
+    ]
+    on.web.apply()
+    before = on.settled().web.staying()
+    config.holds(GREETING="hi")
     stays("pods were replaced without being asked for", lambda: on.web.staying() == before, 1.5)
     on.web.template["metadata"]["annotations"] = {"evenkeel.dev/roll-on-change": "true"}
     on.web.apply()
     on.settled()
     with Requests(on.edge.url()) as requests:
         before = on.web.staying()
-        on.config.holds(GREETING="good morning")
+        config.holds(GREETING="good morning")
         wait_until("pods are replaced", lambda: not set(before) & set(on.web.staying()), 30)
         on.settled()
     for pod in on.web.staying():
         said = json.loads(on.web.ask(pod, "/env?name=GREETING")[1])["value"]
         expect(said == "good morning", f"{pod} has {said!r} in its environment")
+    del on.web.main["env"], on.web.template["metadata"]["annotations"]
+    on.web.apply()
+    on.settled()
+    cluster.operator.cli("delete", "configmap", config.name)
     return requests.none_failed()
 
 
@@ -563,7 +568,6 @@ def everything_of_them_is_removed(cluster):
     on = stage(cluster)
     on.edge.delete()
     on.web.delete()
-    cluster.operator.cli("delete", "configmap", on.config.name)
     for one in (on.edge, on.web):
         expect(not one.containers(), f"containers are left: {one.containers()}")
     Stage.one = None
@@ -572,7 +576,7 @@ def everything_of_them_is_removed(cluster):
 def clear(cluster, folder=None):
     """Removes what a failed scenario left, and keeps what tells why in the folder."""
     if Stage.one:
-        for one in (Stage.one.edge, Stage.one.web, Stage.one.config):
+        for one in (Stage.one.edge, Stage.one.web):
             if folder:
                 one.save(folder)
             cluster.operator.cli_result("delete", one.kind.lower(), one.name)

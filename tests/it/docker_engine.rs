@@ -19,18 +19,18 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 /// Tests that run now, and the volumes with our binary that they use.
 static USERS: Mutex<(usize, BTreeSet<String>)> = Mutex::new((0, BTreeSet::new()));
 
-const IMAGE: &str = "evenkeel-test/busybox:1";
+pub(crate) const IMAGE: &str = "evenkeel-test/busybox:1";
 /// Whatever a test waits for has happened long before.
 const LONG: Duration = Duration::from_secs(30);
 
 /// An owner on the local engine; everything that carries its labels goes when it is dropped.
-struct Bench {
-    engine: DockerEngine,
-    owner: Owner,
+pub(crate) struct Bench {
+    pub(crate) engine: DockerEngine,
+    pub(crate) owner: Owner,
 }
 
 /// `None`, with a line that says so, where no Docker Engine is promised.
-fn bench(test: &str) -> Option<Bench> {
+pub(crate) fn bench(test: &str) -> Option<Bench> {
     if std::env::var("EVENKEEL_TEST_DOCKER").as_deref() != Ok("1") {
         println!("{test}: skipped, EVENKEEL_TEST_DOCKER=1 is not set");
         return None;
@@ -44,7 +44,7 @@ fn bench(test: &str) -> Option<Bench> {
     Some(Bench { engine, owner: Owner { kind: "EngineTest".into(), namespace: "default".into(), name } })
 }
 
-fn docker(arguments: &[&str]) -> String {
+pub(crate) fn docker(arguments: &[&str]) -> String {
     let output = Command::new("docker").args(arguments).output().unwrap();
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
@@ -104,22 +104,22 @@ impl Drop for Bench {
 }
 
 impl Bench {
-    fn name(&self, part: &str) -> String {
+    pub(crate) fn name(&self, part: &str) -> String {
         format!("{}-{part}", self.owner.name)
     }
 
-    async fn binary(&self) -> String {
+    pub(crate) async fn binary(&self) -> String {
         let volume = self.engine.ensure_binary(IMAGE).await.unwrap();
         USERS.lock().unwrap().1.insert(volume.clone());
         volume
     }
 
-    fn network(&self) -> NetworkSpec {
+    pub(crate) fn network(&self) -> NetworkSpec {
         NetworkSpec { name: self.name("net"), labels: self.owner.labels() }
     }
 
     /// A container that runs this shell script.
-    fn container(&self, script: &str) -> ContainerSpec {
+    pub(crate) fn container(&self, script: &str) -> ContainerSpec {
         ContainerSpec {
             name: self.name("1"),
             hostname: "one".into(),
@@ -132,18 +132,18 @@ impl Bench {
         }
     }
 
-    async fn run(&self, spec: &ContainerSpec) {
+    pub(crate) async fn run(&self, spec: &ContainerSpec) {
         self.engine.ensure_network(&self.network()).await.unwrap();
         self.engine.create_container(spec).await.unwrap();
         self.engine.start_container(&spec.name).await.unwrap();
     }
 
-    async fn states(&self) -> Vec<ContainerState> {
+    pub(crate) async fn states(&self) -> Vec<ContainerState> {
         self.engine.list_containers(&self.owner).await.unwrap().into_iter().map(|found| found.state).collect()
     }
 
     /// The first line the container writes.
-    async fn says(&self, container: &str) -> String {
+    pub(crate) async fn says(&self, container: &str) -> String {
         let mut logs = tokio::process::Command::new("docker")
             .args(["logs", "-f", container])
             .stdout(Stdio::piped())
@@ -155,12 +155,12 @@ impl Bench {
     }
 }
 
-async fn within<T>(wait: impl Future<Output = T>) -> T {
+pub(crate) async fn within<T>(wait: impl Future<Output = T>) -> T {
     tokio::time::timeout(LONG, wait).await.expect("it happens long before")
 }
 
 /// Sleeps until it is told to end.
-const IDLE: &str = "trap exit TERM; while :; do /bin/busybox sleep 0.05; done";
+pub(crate) const IDLE: &str = "trap exit TERM; while :; do /bin/busybox sleep 0.05; done";
 
 #[tokio::test]
 async fn the_engine_says_what_it_is() {

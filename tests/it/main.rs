@@ -1,6 +1,7 @@
 //! In-process tests: one binary, one module a subject.
 
 mod api;
+mod api_pods;
 mod api_server;
 mod cli;
 mod cli_bench;
@@ -8,6 +9,7 @@ mod cli_operator;
 mod cli_verbs;
 mod crds;
 mod docker_engine;
+mod docker_verbs;
 mod r#loop;
 mod objects_rules;
 mod poll;

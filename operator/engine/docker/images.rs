@@ -166,7 +166,15 @@ fn credentials(login: &RegistryLogin) -> DockerCredentials {
 /// Whose fault it is, before Docker's own words.
 fn explain(image: &str, message: &str) -> String {
     let says = |signs: &[&str]| signs.iter().any(|sign| message.contains(sign));
-    if says(&["manifest unknown", "not found", "pull access denied", "does not exist", "denied", "unauthorized"]) {
+    if says(&[
+        "manifest unknown",
+        "not found",
+        "pull access denied",
+        "does not exist",
+        "denied",
+        "unauthorized",
+        "no basic auth",
+    ]) {
         format!(
             "its registry does not give the host image {image} (check the name and the tag; for a private one name a Secret in imagePullSecrets, or put it on the host by hand): {message}"
         )

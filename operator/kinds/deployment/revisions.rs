@@ -64,12 +64,16 @@ pub fn choose(object: &Deployment, observed: &Observed, d: &mut Decisions, now: 
             hash: target.clone(),
             created_at: Some(now),
             template: object.spec.template.clone(),
-            change_cause: annotation(object, CHANGE_CAUSE_ANNOTATION).map(str::to_owned),
             ..Default::default()
         }),
         // Taken back: as in Kubernetes it becomes the newest.
         Some(old) if old.revision != newest && target != d.target => old.revision = newest + 1,
         Some(_) => {}
+    }
+    // It may be told after the change too (`kubectl annotate`).
+    if let (true, Some(cause)) = (target == wanted, annotation(object, CHANGE_CAUSE_ANNOTATION)) {
+        let told = d.revisions.iter_mut().filter(|revision| revision.hash == target);
+        told.for_each(|revision| revision.change_cause = Some(cause.to_owned()));
     }
     if d.target != target {
         d.target = target;

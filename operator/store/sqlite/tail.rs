@@ -8,7 +8,7 @@ use sqlx::Row;
 use sqlx::sqlite::{SqlitePool, SqliteRow};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
-use super::{backend, json, key, signed, unsigned};
+use super::{backend, json, key, names, signed, unsigned};
 use crate::store::memory::concerns;
 use crate::store::{Change, Error, Watch};
 
@@ -18,7 +18,7 @@ const PAGE: usize = 128;
 pub(super) struct Tail {
     readers: SqlitePool,
     live: Receiver<Arc<Change>>,
-    resource: String,
+    resources: Vec<String>,
     namespace: Option<String>,
     /// Everything up to this revision was given out or is in `page`.
     at: u64,
@@ -31,14 +31,14 @@ impl Tail {
     pub(super) async fn start(
         readers: SqlitePool,
         live: Receiver<Arc<Change>>,
-        resource: &str,
+        resources: &[&str],
         namespace: Option<&str>,
         since: u64,
     ) -> Result<Self, Error> {
         let mut tail = Self {
             readers,
             live,
-            resource: resource.to_owned(),
+            resources: resources.iter().map(|&resource| resource.to_owned()).collect(),
             namespace: namespace.map(str::to_owned),
             at: since,
             page: VecDeque::new(),
@@ -74,7 +74,7 @@ impl Tail {
                 Ok(change) if change.revision <= self.at => {}
                 Ok(change) => {
                     self.at = change.revision;
-                    if concerns(&change.key, &self.resource, self.namespace.as_deref()) {
+                    if concerns(&change.key, &self.resources, self.namespace.as_deref()) {
                         return Some(Ok(Change::clone(&change)));
                     }
                 }
@@ -91,12 +91,12 @@ impl Tail {
         let rows = sqlx::query(
             "SELECT counters.revision AS newest, counters.compacted AS oldest, page.* FROM counters
              LEFT JOIN (SELECT * FROM changes
-                        WHERE revision > ?1 AND resource = ?2 AND (?3 IS NULL OR namespace = ?3)
+                        WHERE revision > ?1 AND resource IN (SELECT value FROM json_each(?2)) AND (?3 IS NULL OR namespace = ?3)
                         ORDER BY revision LIMIT ?4) AS page
              ORDER BY page.revision",
         )
         .bind(signed(self.at))
-        .bind(&self.resource)
+        .bind(names(&self.resources))
         .bind(&self.namespace)
         .bind(PAGE as i64)
         .fetch_all(&self.readers)

@@ -74,9 +74,9 @@ impl Store for SimStore {
         self.inner.get(key).await
     }
 
-    async fn list(&self, resource: &str, namespace: Option<&str>) -> Result<(Vec<Value>, u64), Error> {
+    async fn list_of(&self, resources: &[&str], namespace: Option<&str>) -> Result<(Vec<(Key, Value)>, u64), Error> {
         self.gate.open().await;
-        self.inner.list(resource, namespace).await
+        self.inner.list_of(resources, namespace).await
     }
 
     async fn put(&self, key: &Key, expect: Expect, value: Value) -> Result<Value, Error> {
@@ -105,9 +105,9 @@ impl Store for SimStore {
         self.answer("delete", last, lost, done).await
     }
 
-    async fn watch(&self, resource: &str, namespace: Option<&str>, since: u64) -> Result<Watch, Error> {
+    async fn watch_of(&self, resources: &[&str], namespace: Option<&str>, since: u64) -> Result<Watch, Error> {
         self.gate.open().await;
-        self.inner.watch(resource, namespace, since).await
+        self.inner.watch_of(resources, namespace, since).await
     }
 
     async fn revision(&self) -> Result<u64, Error> {
