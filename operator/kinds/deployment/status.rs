@@ -8,6 +8,7 @@ use super::{Observed, Step, blueprint, placement, revisions};
 use crate::api::conditions::{Verdict, no, set, yes};
 use crate::api::deployment::{Decisions, Deployment, DeploymentStatus};
 use crate::api::failure::{Class, Failure};
+use crate::api::load_balancer::ServerState;
 use crate::api::pod::PodSeen;
 
 /// How the rollout stands.
@@ -51,7 +52,10 @@ pub fn render(
     let target = revisions::of(&d, &d.target).map(|revision| revision.revision).unwrap_or_default();
     let least = i64::from(object.spec.min_ready_seconds.unwrap_or_default());
     let everywhere = |pod: &PodSeen| {
-        observed.balancers.iter().all(|one| one.servers.get(&pod.name).is_some_and(|state| state == "ready"))
+        observed
+            .balancers
+            .iter()
+            .all(|one| one.servers.get(&pod.name).is_some_and(|state| *state == ServerState::Ready))
     };
     let long = |pod: &PodSeen| pod.ready_since.is_some_and(|since| now.duration_since(since).as_secs() >= least);
     status.replicas = count(&|_| true);

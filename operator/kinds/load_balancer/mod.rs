@@ -24,16 +24,22 @@ use crate::store::objects::Objects;
 mod act;
 mod configure;
 pub mod diff;
+#[cfg(test)]
+mod fixture;
 pub mod haproxy;
 mod links;
 mod names;
 pub mod nginx;
 mod observe;
 pub mod plan;
+#[cfg(test)]
+mod properties;
 pub mod render;
 mod secrets;
 pub mod seen;
 mod status;
+#[cfg(test)]
+mod tests;
 pub mod text;
 pub mod wanted;
 pub mod workload;
