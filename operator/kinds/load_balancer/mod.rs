@@ -35,6 +35,8 @@ pub mod plan;
 #[cfg(test)]
 mod properties;
 pub mod render;
+#[cfg(test)]
+mod scenarios;
 mod secrets;
 pub mod seen;
 mod status;
