@@ -51,6 +51,9 @@ impl<'a> Inputs<'a> {
     }
 }
 
+/// The hash of what runs until the first configuration is there.
+pub const BOOTSTRAP: &str = "bootstrap";
+
 /// Where a certificate of this hash is, below the directory of the configuration. Another certificate is another file.
 pub fn certificate_file(hash: &str) -> String {
     format!("{hash}.pem")
