@@ -24,7 +24,7 @@ use crate::engine::fake::FakeEngine;
 use crate::engine::hosts::Hosts;
 use crate::engine::{ContainerState, ExecResult};
 use crate::runtime::clock::TestClock;
-use crate::runtime::{self, Kind as _, Trigger};
+use crate::runtime::{self, Trigger};
 use crate::store::objects::Part;
 use crate::store::{Error, Key, MemoryStore, Objects};
 
