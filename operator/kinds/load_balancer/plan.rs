@@ -177,7 +177,8 @@ fn config(
             let file = &balancer.file.known()?.0;
             let last = text::skeleton(file)?;
             // The first one listens to nobody, and has no servers.
-            (text::hash_in(file) != Some(BOOTSTRAP)).then(|| render::assemble(inputs.spec, &last, servers))
+            (text::hash_in(file) != Some(BOOTSTRAP))
+                .then(|| Config { last_good: true, ..render::assemble(inputs.spec, &last, servers) })
         }
     }
 }

@@ -82,7 +82,7 @@ fn happen(world: &mut World, happening: &Happening) {
             let told: Vec<&str> = told.iter().map(String::as_str).collect();
             world.cluster(*term, stage, members[*leader], &told);
         }
-        Happening::Gone(true) => drop(world.observed.clusters.clear()),
+        Happening::Gone(true) => world.observed.clusters.clear(),
         Happening::Gone(false) => world.observed.deployments.clear(),
         Happening::Load(at) => {
             let name = name(world, *at);

@@ -82,6 +82,8 @@ pub struct Config {
     pub text: String,
     /// Hash of its skeleton: what a refusal is about.
     pub skeleton: String,
+    /// It is the last good one in the place of one that was refused.
+    pub last_good: bool,
 }
 
 impl std::fmt::Debug for Config {
@@ -117,7 +119,7 @@ pub fn assemble(spec: &LoadBalancerSpec, skeleton: &str, servers: &BTreeMap<Stri
             text::hash(&text::fill(skeleton, &holes, text::HASH))
         }
     };
-    Config { text: text::fill(skeleton, &holes, &hash), skeleton: text::hash(skeleton), hash }
+    Config { text: text::fill(skeleton, &holes, &hash), skeleton: text::hash(skeleton), hash, last_good: false }
 }
 
 /// The Secrets that frontends name.
