@@ -1,7 +1,7 @@
 //! One snapshot of a balancer: Docker's lists, the store, and what the balancers say. Reads only, judges nothing.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures::future::{join_all, try_join_all};
@@ -54,6 +54,7 @@ pub async fn observe(controller: &Controller, object: &LoadBalancer) -> Result<O
         networks,
         image: image.into(),
         binary: controller.binary.get().cloned(),
+        stopping: controller.stopping.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         deployments,
         clusters,
         certificates,

@@ -60,7 +60,8 @@ pub fn plan(object: &LoadBalancer, observed: &Observed, now: Timestamp) -> Plan<
     let mut requeue = None;
     let mut told = Vec::new();
     for (_, container) in workload::members(object) {
-        let Some(balancer) = observed.balancers.get(&container) else { continue };
+        let at_work = observed.balancers.get(&container).filter(|_| !observed.stopping.contains(&container));
+        let Some(balancer) = at_work else { continue };
         let turn = turn(&decided, &inputs, &d, &container, balancer);
         requeue = sooner(requeue, turn.again);
         told.extend(turn.steps);
@@ -203,6 +204,7 @@ fn files(decided: &Decided, inputs: &Inputs, d: &BalancerDecisions) -> Vec<File>
 fn settled(decided: &Decided, container: &str) -> bool {
     let running = decided.observed.containers.known().and_then(|all| all.get(container));
     let running = running.is_some_and(|seen| seen.state == ContainerState::Running);
+    let running = running && !decided.observed.stopping.contains(container);
     running && decided.observed.balancers.get(container).is_some_and(status::balances)
 }
 

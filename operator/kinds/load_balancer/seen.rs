@@ -70,14 +70,14 @@ pub fn haproxy(info: &str, state: &str, stat: &str, proc: &str) -> Option<Answer
                 address: address.parse().ok(),
                 port: fields.get(18)?.parse().ok()?,
                 admin: match admin {
-                    // Maintenance by command, by file, by another server, or for want of an address.
-                    admin if admin & 0x67 != 0 => Admin::Maint,
+                    // Maintenance by command, by another server, or for want of an address. (4 only tells what the file said once.)
+                    admin if admin & 0x63 != 0 => Admin::Maint,
                     admin if admin & 0x18 != 0 => Admin::Drain,
                     _ => Admin::Ready,
                 },
                 health: match (configured, op) {
                     (false, _) => Health::NoCheck,
-                    (true, 0) if admin & 0x67 == 0 => Health::Down,
+                    (true, 0) if admin & 0x63 == 0 => Health::Down,
                     (true, _) if passed => Health::Up,
                     (true, _) => Health::Unchecked,
                 },

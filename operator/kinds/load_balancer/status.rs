@@ -121,10 +121,12 @@ fn pod(decided: &Decided, member: &str, container: &str) -> PodSeen {
     let seen = observed.containers.known().and_then(|all| all.get(container));
     let balancer = observed.balancers.get(container);
     let runs = seen.is_some_and(|seen| seen.state == ContainerState::Running);
-    let ready = runs && balancer.is_some_and(balances);
+    let terminating = observed.stopping.contains(container);
+    let ready = runs && !terminating && balancer.is_some_and(balances);
     let phase = match seen {
         _ if observed.containers.known().is_none() => "Unknown",
         None => "Pending",
+        Some(_) if terminating => "Terminating",
         Some(seen) => phase(seen),
     };
     let message = balancer.filter(|_| runs).and_then(|balancer| match &balancer.answer {
@@ -139,6 +141,7 @@ fn pod(decided: &Decided, member: &str, container: &str) -> PodSeen {
         address: seen.and_then(|seen| seen.addresses.get(&network_of(namespace)).copied()),
         phase: phase.into(),
         ready,
+        terminating,
         message,
         containers: seen.map(|seen| part(decided, seen, container, runs, ready)).into_iter().collect(),
         ..Default::default()

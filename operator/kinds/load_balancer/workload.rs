@@ -73,6 +73,8 @@ pub fn container_spec(object: &LoadBalancer, observed: &Observed, ordinal: u32, 
         user: Some("0:0".into()),
         security: Security {
             cap_drop: vec!["ALL".into()],
+            // Its processes drop groups that they do not have.
+            cap_add: if spec.engine == EngineKind::Nginx { vec!["SETGID".into()] } else { Vec::new() },
             read_only: true,
             no_new_privileges: true,
             ..Default::default()
@@ -127,7 +129,7 @@ pub fn steps(object: &LoadBalancer, observed: &Observed, settled: impl Fn(&str) 
     else {
         return Vec::new();
     };
-    let mut steps = removals(object, containers, volumes);
+    let mut steps = removals(object, observed, containers, volumes);
     let members = members(object);
     let missing = members.iter().any(|(_, container)| !containers.contains_key(container));
     let image = observed.image == Fact::Known(true);
@@ -156,42 +158,60 @@ pub fn steps(object: &LoadBalancer, observed: &Observed, settled: impl Fn(&str) 
                 steps.push(Step::CreateContainer(Box::new(spec)));
                 steps.push(Step::StartContainer(container.clone()));
             }
-            (Some(seen), spec) => match seen.state {
-                ContainerState::Created | ContainerState::Exited => {
-                    steps.push(Step::StartContainer(container.clone()));
-                }
-                // Docker began to remove it and did not end: it never starts again, and its name is free only without it.
-                ContainerState::Dead => steps
-                    .push(Step::RemoveContainer { name: container.clone(), why: "Docker has half removed it".into() }),
-                _ => {
-                    let Some(why) = spec.and_then(|spec| stale(seen, &spec)) else { continue };
-                    let others = members.iter().all(|(_, other)| other == container || settled(other));
-                    if !image {
-                        // Nothing is taken away before what replaces it can be had.
-                        steps.push(Step::EnsureImage(object.spec.image().into()));
-                    } else if others && !replaced {
-                        replaced = true;
+            (Some(seen), spec) => {
+                let old = spec.and_then(|spec| stale(seen, &spec));
+                let runs = runs(seen);
+                match (seen.state, old) {
+                    // Docker began to remove it and did not end: it never starts again, and its name is free only without it.
+                    (ContainerState::Dead, _) => {
+                        let why = "Docker has half removed it".into();
                         steps.push(Step::RemoveContainer { name: container.clone(), why });
                     }
+                    (_, None) if !runs => steps.push(Step::StartContainer(container.clone())),
+                    (_, None) => {}
+                    // Nothing is taken away before what replaces it can be had.
+                    (_, Some(_)) if !image => steps.push(Step::EnsureImage(object.spec.image().into())),
+                    (_, Some(why)) if !runs => {
+                        steps.push(Step::RemoveContainer { name: container.clone(), why });
+                    }
+                    (_, Some(why)) => {
+                        let others = members.iter().all(|(_, other)| other == container || settled(other));
+                        if others && !replaced && !observed.stopping.contains(container) {
+                            replaced = true;
+                            steps.push(Step::StopContainer { name: container.clone(), why });
+                        }
+                    }
                 }
-            },
+            }
             (None, None) => {}
         }
     }
     steps
 }
 
+fn runs(seen: &ContainerSeen) -> bool {
+    !matches!(seen.state, ContainerState::Created | ContainerState::Exited | ContainerState::Dead)
+}
+
 /// What there is of balancers that the spec has no room for.
 fn removals(
     object: &LoadBalancer,
+    observed: &Observed,
     containers: &BTreeMap<String, ContainerSeen>,
     volumes: &BTreeSet<String>,
 ) -> Vec<Step> {
     let wanted: BTreeSet<_> = members(object).into_iter().map(|(_, container)| container).collect();
-    let extra = |name: &&String| !wanted.contains(*name);
-    let gone = |name: &String| Step::RemoveContainer { name: name.clone(), why: "scaled down".into() };
-    let mut steps: Vec<_> = containers.keys().filter(extra).map(gone).collect();
-    steps.extend(volumes.iter().filter(extra).map(|name| Step::RemoveVolume(name.clone())));
+    let mut steps = Vec::new();
+    for (name, seen) in containers.iter().filter(|(name, _)| !wanted.contains(*name)) {
+        let (name, why) = (name.clone(), "scaled down".into());
+        match runs(seen) {
+            true if observed.stopping.contains(&name) => {}
+            true => steps.push(Step::StopContainer { name, why }),
+            false => steps.push(Step::RemoveContainer { name, why }),
+        }
+    }
+    let left = volumes.iter().filter(|name| !wanted.contains(*name) && !containers.contains_key(*name));
+    steps.extend(left.map(|name| Step::RemoveVolume(name.clone())));
     steps
 }
 
