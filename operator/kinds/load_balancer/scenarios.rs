@@ -388,6 +388,7 @@ async fn balancers_are_replaced_one_after_the_other_and_a_dead_one_is_started() 
     assert_eq!(images(), ["haproxy:2.8", "haproxy:2.8"]);
     world.healthy().await;
     world.engine.die("default.edge-1");
-    world.until("missed", |status| status.ready_replicas == 1).await;
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(images().len(), 2);
     world.healthy().await;
 }
