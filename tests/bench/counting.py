@@ -27,6 +27,7 @@ class Counting:
         self.path = pathlib.Path(self.folder.name) / "docker.sock"
         self.counts = collections.Counter()
         self.lock = threading.Lock()
+        self.serving = set()  # asyncio itself holds its tasks but weakly
         self.loop = self.ending = None
         listens = threading.Event()
         self.thread = threading.Thread(target=lambda: asyncio.run(self.run(listens)), daemon=True)
@@ -60,6 +61,7 @@ class Counting:
 
     async def serve(self, reader, writer):
         """One connection of a client."""
+        self.serving.add(asyncio.current_task())
         answers, requests = await asyncio.open_unix_connection(SOCKET)
         try:
             await asyncio.gather(self.requests(reader, requests), pass_on(answers, writer))
@@ -68,6 +70,7 @@ class Counting:
         finally:
             requests.close()
             writer.close()
+            self.serving.discard(asyncio.current_task())
 
     async def requests(self, reader, writer):
         """Counts requests, and passes everything on as it is."""
