@@ -27,6 +27,8 @@ pub type Query<'a> = [(&'a str, &'a str)];
 #[derive(Debug, Clone)]
 pub struct Client {
     http: reqwest::Client,
+    /// For what may be silent for ever: logs and commands.
+    patient: reqwest::Client,
     kubeconfig: Kubeconfig,
 }
 
@@ -50,16 +52,18 @@ impl Client {
             doing: format!("cannot use the kubeconfig {}", kubeconfig.path.display()),
             source: source.into(),
         };
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("evenkeel/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(WATCH_SILENCE)
-            .no_proxy();
         let pem = kubeconfig.certificate_authority.clone().unwrap_or_default();
         let trusted = reqwest::Certificate::from_pem_bundle(&pem).map_err(unusable)?;
-        builder = builder.tls_certs_only(trusted);
-        let http = builder.build().map_err(unusable)?;
-        Ok(Self { http, kubeconfig })
+        let builder = || {
+            reqwest::Client::builder()
+                .user_agent(concat!("evenkeel/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(CONNECT_TIMEOUT)
+                .no_proxy()
+                .tls_certs_only(trusted.clone())
+        };
+        let http = builder().read_timeout(WATCH_SILENCE).build().map_err(unusable)?;
+        let patient = builder().build().map_err(unusable)?;
+        Ok(Self { http, patient, kubeconfig })
     }
 
     /// The kubeconfig this client uses.
@@ -116,6 +120,31 @@ impl Client {
         Ok(Catalog::from_lists(&lists))
     }
 
+    /// A text that comes as it is written, for as long as that takes.
+    pub async fn open_text(&self, path: &str, query: &Query<'_>) -> Result<reqwest::Response, Error> {
+        self.send(self.request_by(&self.patient, Method::GET, path, query)?).await
+    }
+
+    /// Asks for another language on the connection, by these headers.
+    pub async fn upgrade(
+        &self,
+        path: &str,
+        query: &Query<'_>,
+        headers: &Query<'_>,
+    ) -> Result<reqwest::Upgraded, Error> {
+        let mut request = self.request_by(&self.patient, Method::GET, path, query)?;
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = request.send().await.map_err(|error| self.unreachable(error))?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return response.upgrade().await.map_err(|error| self.unreachable(error));
+        }
+        let status = response.status();
+        let body = response.text().await.map_err(|error| self.unreachable(error))?;
+        Err(Refusal::from_body(status.as_u16(), &body).into())
+    }
+
     async fn write(
         &self,
         method: Method,
@@ -129,13 +158,23 @@ impl Client {
     }
 
     fn request(&self, method: Method, path: &str, query: &Query<'_>) -> Result<reqwest::RequestBuilder, Error> {
+        self.request_by(&self.http, method, path, query)
+    }
+
+    fn request_by(
+        &self,
+        http: &reqwest::Client,
+        method: Method,
+        path: &str,
+        query: &Query<'_>,
+    ) -> Result<reqwest::RequestBuilder, Error> {
         let address = format!("{}{path}", self.kubeconfig.server);
         let mut url = Url::parse(&address)
             .map_err(|error| Error::Failed(format!("{address} in {} is no URL: {error}", self.path())))?;
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        let request = self.http.request(method, url);
+        let request = http.request(method, url);
         Ok(match &self.kubeconfig.token {
             Some(token) => request.bearer_auth(token),
             None => request,

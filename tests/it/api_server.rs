@@ -52,7 +52,7 @@ impl Api {
         let kubeconfig: Value = serde_saphyr::from_str(&text).unwrap();
         let objects = Objects::new(Arc::new(store), clock.clone());
         let stop = CancellationToken::new();
-        let run = server::run(listener, identity, objects.clone(), clock, None, stop.clone());
+        let run = server::run(listener, identity, objects.clone(), clock, None, None, stop.clone());
         let serving = tokio::spawn(async move { run.await.unwrap() });
 
         let _ = rustls::crypto::ring::default_provider().install_default();
