@@ -41,11 +41,9 @@ pub async fn observe(controller: &Controller, object: &LoadBalancer) -> Result<O
     let (deployments, clusters, certificates, stats_password) = related?;
     let containers =
         containers.map(|all| all.into_iter().map(|one| (one.name.clone(), one)).collect::<BTreeMap<_, _>>());
-    let running = containers
-        .iter()
-        .flatten()
-        .map(|(_, seen)| seen)
-        .filter(|seen| matches!(seen.state, ContainerState::Running | ContainerState::Paused));
+    let running = containers.iter().flatten().map(|(_, seen)| seen).filter(|seen| {
+        matches!(seen.state, ContainerState::Running | ContainerState::Paused)
+    });
     let balancers = join_all(running.map(|seen| balancer(controller, object, &engine, seen))).await;
     Ok(Observed {
         balancers: balancers.into_iter().collect(),
@@ -133,7 +131,11 @@ async fn balancer(
 }
 
 /// What a balancer says of itself now.
-pub async fn answer(controller: &Controller, object: &LoadBalancer, partner: &Partner<'_>) -> Result<Answer, String> {
+pub async fn answer(
+    controller: &Controller,
+    object: &LoadBalancer,
+    partner: &Partner<'_>,
+) -> Result<Answer, String> {
     let strange = || "it says what is not understood".to_owned();
     match object.spec.engine {
         EngineKind::Haproxy => {

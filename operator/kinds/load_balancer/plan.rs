@@ -145,7 +145,9 @@ fn turn(decided: &Decided, inputs: &Inputs, d: &BalancerDecisions, container: &s
 
 /// What each backend's servers are to be at a balancer.
 fn servers(decided: &Decided, engine: EngineKind, answer: &Answer) -> BTreeMap<String, Vec<Wanted>> {
-    let of = |route: &Route| (route.backend.name.clone(), wanted::at_balancer(route, engine, answer, decided.now));
+    let of = |route: &Route| {
+        (route.backend.name.clone(), wanted::at_balancer(route, engine, answer, decided.now))
+    };
     decided.routes.iter().map(of).collect()
 }
 
@@ -169,9 +171,7 @@ fn config(
 ) -> Option<Config> {
     let wanted = decided.skeleton.as_ref().map(|skeleton| render::assemble(inputs.spec, skeleton, servers));
     match wanted {
-        Some(config) if balancer.refused.as_ref().is_none_or(|(refused, _)| *refused != config.skeleton) => {
-            Some(config)
-        }
+        Some(config) if balancer.refused.as_ref().is_none_or(|(refused, _)| *refused != config.skeleton) => Some(config),
         _ => {
             let last = text::skeleton(&balancer.file.known()?.0)?;
             // The first one listens to nobody, and has no servers.

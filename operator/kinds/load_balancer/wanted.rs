@@ -102,8 +102,7 @@ pub fn routes<'a>(
             Err(problem) => {
                 // Who was sticky stays so, for nobody said anything else.
                 let prefix = format!("{}/", backend.name);
-                leaving
-                    .extend(d.leaving.iter().filter(|(key, _)| key.starts_with(&prefix)).map(|(k, v)| (k.clone(), *v)));
+                leaving.extend(d.leaving.iter().filter(|(key, _)| key.starts_with(&prefix)).map(|(k, v)| (k.clone(), *v)));
                 writers.extend(d.writers.get_key_value(&backend.name).map(|(k, v)| (k.clone(), v.clone())));
                 (None, Some(problem))
             }

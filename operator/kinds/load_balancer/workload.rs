@@ -50,8 +50,7 @@ pub fn container_spec(object: &LoadBalancer, observed: &Observed, ordinal: u32, 
     let name = container(object, &member);
     let spec = &object.spec;
     let listened = spec.frontends.iter().filter_map(|one| Some((host_address(object), one.host_port?, one.port)));
-    let stats =
-        spec.stats.iter().filter_map(|stats| Some((IpAddr::from(Ipv4Addr::LOCALHOST), stats.host_port?, stats.port)));
+    let stats = spec.stats.iter().filter_map(|stats| Some((IpAddr::from(Ipv4Addr::LOCALHOST), stats.host_port?, stats.port)));
     let published = |(address, first, inside): (IpAddr, u16, u16)| {
         Some((address, u16::try_from(u32::from(first) + ordinal - 1).ok()?, inside))
     };
@@ -95,8 +94,9 @@ fn entrypoint(engine: EngineKind) -> Vec<String> {
         }
         EngineKind::Nginx => (r#"nginx -t -q -c "$1""#, nginx::BOOTSTRAP, r#"nginx -c "$1""#.to_owned()),
     };
-    let script =
-        format!(r#"umask 077; chmod 700 {CONFIG_DIR}; {check} >/dev/null 2>&1 || printf %s "$0" > "$1"; exec {run}"#);
+    let script = format!(
+        r#"umask 077; chmod 700 {CONFIG_DIR}; {check} >/dev/null 2>&1 || printf %s "$0" > "$1"; exec {run}"#
+    );
     let file = format!("{CONFIG_DIR}/{}", config_file(engine));
     vec!["sh".into(), "-c".into(), script, bootstrap.into(), file]
 }
@@ -161,8 +161,10 @@ pub fn steps(object: &LoadBalancer, observed: &Observed, settled: impl Fn(&str) 
                     steps.push(Step::StartContainer(container.clone()));
                 }
                 // Docker began to remove it and did not end: it never starts again, and its name is free only without it.
-                ContainerState::Dead => steps
-                    .push(Step::RemoveContainer { name: container.clone(), why: "Docker has half removed it".into() }),
+                ContainerState::Dead => steps.push(Step::RemoveContainer {
+                    name: container.clone(),
+                    why: "Docker has half removed it".into(),
+                }),
                 _ => {
                     let Some(why) = spec.and_then(|spec| stale(seen, &spec)) else { continue };
                     let others = members.iter().all(|(_, other)| other == container || settled(other));
