@@ -1,7 +1,9 @@
 """The demonstration after the preparations of demo.sh: `demo.py BINARY`. KEEP=1 leaves everything running.
 
-Brings up deploy/examples/postgres.yaml with an operator of its own, writes to
-it, kills the primary's container, and shows what the client and the status saw.
+Brings up deploy/examples/postgres.yaml and postgres-route.yaml with an operator
+of its own. Two clients write, one that knows all instances and one that knows
+only the balancer; the primary's container is killed; shown is what they and the
+status saw.
 """
 
 import os
@@ -16,9 +18,13 @@ sys.path.insert(0, str(ROOT / "tests" / "e2e"))
 
 import client
 import harness
+from checks import single_host
+from objects import LoadBalancer, free_ports
 
 EXAMPLE = ROOT / "deploy" / "examples" / "postgres.yaml"
+ROUTE = ROOT / "deploy" / "examples" / "postgres-route.yaml"
 NAME = "awx-db"
+ROUTE_NAME = "awx-db-route"
 TABLE = "demo"
 BEGAN = time.monotonic()
 
@@ -37,9 +43,29 @@ def manifest():
     return changed
 
 
+def route(operator):
+    """The route of its example, on a free port."""
+    edge = LoadBalancer(operator, ROUTE_NAME)
+    edge.host_port, other = free_ports(1), free_ports(1)
+    text = ROUTE.read_text(encoding="utf-8")
+    for old, new in (("hostPort: 15432", edge.host_port), ("hostPort: 15442", other)):
+        if old not in text:
+            raise harness.Failed(f"{ROUTE} has no {old}")
+        text = text.replace(old, f"hostPort: {new}")
+    say(f"applying {ROUTE.relative_to(ROOT)}: an HAProxy whose port {edge.host_port} leads to the primary")
+    operator.cli("apply", "-f", "-", text=text)
+
+    def balances():
+        return edge.condition("Ready").get("status") == "True" and "ready" in edge.servers("primary").values()
+
+    harness.wait_until(f"{ROUTE_NAME} leads to the primary", balances, 60)
+    return edge
+
+
 def refuse_to_touch_what_is_there(cluster):
     """Stops when a cluster of this name is on the engine already: it is somebody's."""
     containers = harness.docker("ps", "-a", "--format", "{{.Names}}", *cluster.filters()).split()
+    containers += LoadBalancer(cluster.operator, ROUTE_NAME).containers()
     things = containers + cluster.volumes()
     if things:
         sys.exit(
@@ -70,25 +96,31 @@ def bring_up(cluster):
     print(cluster.operator.cli("get", "postgrescluster", NAME, "-o", "wide"), flush=True)
 
 
-def kill_the_primary_under_writes(cluster):
-    """Returns (records of the writer, moment of the kill, status afterwards)."""
+def kill_the_primary_under_writes(cluster, edge):
+    """Returns (writers by name, moment of the kill, status afterwards)."""
     before = cluster.settled()
     uri = cluster.uri()
-    writing = harness.writer_for(uri, TABLE, pause=0.001, acks=1000)
+    through = single_host(uri, edge.addresses()[0])
+    writers = {
+        "that knows all instances": harness.writer_for(uri, TABLE, pause=0.001, acks=1000),
+        "of the balancer": harness.writer_for(through, f"{TABLE}_balanced", pause=0.001, acks=1000),
+    }
     container = cluster.container(before["primary"])
-    say(f"a client writes; killing the container of the primary, {before['primary']}")
+    say(f"two clients write; killing the container of the primary, {before['primary']}")
     moment = time.monotonic()
     harness.docker("kill", container)
-    if not writing.wait_for_acks(1000, 60):
-        raise harness.Failed(f"the client's writes did not go on: {writing.errors[-1:]}")
-    writing.stop()
-    say("the client writes again")
+    for name, writing in writers.items():
+        if not writing.wait_for_acks(1000, 60):
+            raise harness.Failed(f"the writes of the client {name} did not go on: {writing.errors[-1:]}")
+    for writing in writers.values():
+        writing.stop()
+    say("the clients write again")
     after = cluster.settled(120)
     say(f"{before['primary']} is back as a standby; the primary is {after['primary']}")
-    return writing.records, moment, after
+    return writers, moment, after
 
 
-def show(cluster, records, moment, status):
+def show(cluster, writers, moment, status):
     """Prints the timeline and the count. Returns the number of lost rows."""
     failover = status.get("lastFailover") or {}
     print(
@@ -100,11 +132,17 @@ def show(cluster, records, moment, status):
         at += step["took"]
     if failover.get("outage") is not None:
         print(f"  +{failover['outage']:6.3f} s  writes again")
-    result = client.check(cluster.uri(), records, TABLE)
-    print(f"\nWrite outage as the client saw it: {client.outage(records, moment):.3f} s")
-    print(f"Rows acknowledged to the client: {result['acknowledged']}; found afterwards: {result['found']}")
-    print(f"Lost acknowledged writes: {len(result['lost'])}\n", flush=True)
-    return len(result["lost"])
+    print()
+    acknowledged = found = lost = 0
+    for name, writing in writers.items():
+        print(f"Write outage as the client {name} saw it: {client.outage(writing.records, moment):.3f} s")
+        result = client.check(cluster.uri(), writing.records, writing.table)
+        acknowledged += result["acknowledged"]
+        found += result["found"]
+        lost += len(result["lost"])
+    print(f"Rows acknowledged to the clients: {acknowledged}; found afterwards: {found}")
+    print(f"Lost acknowledged writes: {lost}\n", flush=True)
+    return lost
 
 
 def how_to_look(operator):
@@ -115,9 +153,11 @@ def how_to_look(operator):
         f"  export EVENKEEL_KUBECONFIG={operator.env['EVENKEEL_KUBECONFIG']}\n"
         f"  {binary} get postgrescluster {NAME} -o wide\n"
         f"  {binary} describe postgrescluster {NAME}\n"
+        f"  {binary} get loadbalancer {ROUTE_NAME} -o wide\n"
         f"  {binary} switchover {NAME}\n"
         f"  {binary} get secret {NAME}-app -o yaml        # how to connect\n"
         "To remove it:\n"
+        f"  {binary} delete loadbalancer {ROUTE_NAME}\n"
         f"  {binary} delete postgrescluster {NAME}\n"
         f"  kill {operator.process.pid} && rm -rf {operator.data.parent}"
     )
@@ -144,11 +184,13 @@ def main():
         operator.start()
         say("the operator runs")
         bring_up(cluster)
-        lost = show(cluster, *kill_the_primary_under_writes(cluster))
+        edge = route(operator)
+        lost = show(cluster, *kill_the_primary_under_writes(cluster, edge))
         done = True
         if keep:
             how_to_look(operator)
             return
+        edge.delete()
         cluster.delete()
         say("deleted, with its volumes")
     except harness.Failed as failed:
@@ -157,6 +199,7 @@ def main():
     finally:
         if not (keep and done):
             harness.discard(operator)
+            LoadBalancer(operator, ROUTE_NAME).clean()
             cluster.clean()
             for volume in binaries() - before:
                 harness.docker("volume", "rm", volume)

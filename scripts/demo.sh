@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # `make demo`: everything from nothing. Makes sure of Docker, the binary and the
-# image, then scripts/demo.py brings up a cluster, kills its primary and counts.
+# images, then scripts/demo.py brings up a cluster and a balancer, kills the primary
+# and counts.
 # KEEP=1 leaves the cluster and its operator running.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -9,8 +10,8 @@ scripts/ensure-build-deps.sh
 scripts/ensure-docker.sh
 echo "Docker Engine $(docker version --format '{{.Server.Version}}') answers."
 
-# The image is made while the compiler works; both take minutes the first time.
-scripts/ensure-images.sh postgres:15 &
+# The images are made while the compiler works; both take minutes the first time.
+scripts/ensure-images.sh postgres:15 haproxy:2.6 &
 images=$!
 trap 'kill "$images" 2>/dev/null || true' EXIT
 echo "Building the release binary..."

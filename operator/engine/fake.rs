@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ContainerSeen, ContainerSpec, ContainerState, Conversation, Engine, Error, EventHint, ExecResult, File, HostInfo,
-    ImageSeen, LogOptions, MountSource, NetworkSeen, NetworkSpec, Output, Outputs, RegistryLogin, VolumeSpec,
+    ImageSeen, LogOptions, Mount, MountSource, NetworkSeen, NetworkSpec, Output, Outputs, RegistryLogin, VolumeSpec,
 };
 use crate::api::labels::Owner;
 
@@ -58,6 +58,8 @@ pub struct FakeContainer {
     pub files: BTreeMap<String, File>,
     /// The signals it got.
     pub signals: Vec<String>,
+    /// The container it joins: its id if it was there when this one was made, else its name.
+    joined: Option<String>,
     /// Ends the conversations of this run.
     run: CancellationToken,
 }
@@ -370,6 +372,16 @@ impl Engine for FakeEngine {
             if !world.images.contains(&spec.image) {
                 return Err(self.missing("create_container", "image"));
             }
+            let foreign = |mount: &Mount| match &mount.source {
+                MountSource::Volume { name, labels, .. } if !labels.is_empty() => {
+                    world.volumes.get(name).is_some_and(|there| owner_of(&there.labels) != owner_of(labels))
+                }
+                _ => false,
+            };
+            if spec.mounts.iter().any(foreign) {
+                let message = "a volume of that name belongs to someone else";
+                return Err(Error::conflict(&self.host, "create_container", message));
+            }
             world.made += 1;
             let made = FakeContainer {
                 spec: spec.clone(),
@@ -380,6 +392,10 @@ impl Engine for FakeEngine {
                 address: spec.address.unwrap_or(Ipv4Addr::from(0x0a4d_8000 + u32::try_from(world.made).unwrap_or(0))),
                 files: BTreeMap::new(),
                 signals: Vec::new(),
+                joined: spec
+                    .joins
+                    .as_ref()
+                    .map(|name| world.containers.get(name).map_or(name, |found| &found.id).clone()),
                 run: CancellationToken::new(),
             };
             for mount in &spec.mounts {
@@ -415,14 +431,14 @@ impl Engine for FakeEngine {
             if own.chain(more).any(|network| !world.networks.contains_key(network)) {
                 return Err(self.missing("start_container", "network"));
             }
-            let down =
-                |joined: &String| world.containers.get(joined).map(|one| one.state) != Some(ContainerState::Running);
-            if found.spec.joins.as_ref().is_some_and(down) {
-                return Err(Error::conflict(
-                    &self.host,
-                    "start_container",
-                    "cannot join the network of a non running container",
-                ));
+            if let Some(joined) = &found.joined {
+                // Docker remembers which one it was: another of that name is not joined.
+                let one = world.containers.values().find(|one| one.id == *joined || one.spec.name == *joined);
+                let one = one.ok_or_else(|| self.missing("start_container", "container to join"))?;
+                if one.state != ContainerState::Running {
+                    let message = "cannot join network of a non running container";
+                    return Err(Error::conflict(&self.host, "start_container", message));
+                }
             }
             world.set_state(name, ContainerState::Running);
             Ok(())
@@ -478,6 +494,9 @@ impl Engine for FakeEngine {
     async fn signal_container(&self, name: &str, signal: &str) -> Result<(), Error> {
         self.call("signal_container", &format!("{name} {signal}"), |world| {
             let found = world.containers.get_mut(name).ok_or_else(|| self.missing("signal_container", "container"))?;
+            if found.state != ContainerState::Running {
+                return Err(Error::conflict(&self.host, "signal_container", "the container is not running"));
+            }
             found.signals.push(signal.to_owned());
             Ok(())
         })

@@ -59,7 +59,8 @@ pub struct ContainerSpec {
     pub mounts: Vec<Mount>,
     /// The network it is in; empty if it joins the one of another container.
     pub network: String,
-    /// The container whose network namespace it shares.
+    /// The container whose network namespace it shares. Docker keeps that one's id: made again under the same name it
+    /// is not joined, so this one must be made again too; started again, this one must be started again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub joins: Option<String>,
     /// Further networks it is connected to before it starts.

@@ -440,7 +440,9 @@ def containers_of_a_pod_share_a_socket_and_get_secrets_as_files(cluster):
         with Passing(group.apply()):
             group.settled()
             pod = group.staying()[0]
-            counts = [json.loads(group.ask(pod, "/redis")[1]).get("count") for _ in range(2)]
+            # It has no probe: that it runs does not say that it listens.
+            wait_until("the Redis beside it answers", lambda: group.ask(pod, "/redis")[0] == 200, 10)
+            counts = [json.loads(group.ask(pod, "/redis")[1])["count"] - 1 for _ in range(2)]
             expect(counts == [1, 2], f"the Redis beside it counts {counts}")
             note = json.loads(group.ask(pod, "/file?path=/shared/note")[1])
             expect(note["text"] == "prepared\n", f"the init container left {note}")

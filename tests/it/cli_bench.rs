@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
+use evenkeel::api::failure::Failure;
 use evenkeel::cli::client::Client;
 use evenkeel::cli::error::Error;
 use evenkeel::cli::session::Session;
@@ -12,7 +13,6 @@ use evenkeel::cli::{
     apply, delete, describe, events, exec, get, kubeconfig, logs, preview, rollout, scale, switchover, wait,
 };
 use evenkeel::runtime::clock::{Clock as _, SystemClock};
-use evenkeel::api::failure::Failure;
 use evenkeel::server::containers::{Command, Containers, LogOptions, Output, Outputs, Place, Session as Work};
 use evenkeel::server::{self, identity};
 use evenkeel::store::objects::Part;

@@ -117,7 +117,10 @@ async fn a_rollout_is_followed_to_its_end() {
 async fn an_earlier_revision_is_taken_back_with_its_cause() {
     let bench = with_pods(2).await;
     let history = bench.run("rollout history deployment/web").await;
-    assert!(history.lines().nth(1).is_some_and(|line| line.starts_with("1 ") && line.ends_with("web:1,redis:7   first")), "{history}");
+    assert!(
+        history.lines().nth(1).is_some_and(|line| line.starts_with("1 ") && line.ends_with("web:1,redis:7   first")),
+        "{history}"
+    );
     let back = expect![[r#"
         deployment.apps/web is taken back to revision 1
     "#]];

@@ -170,6 +170,13 @@ async fn a_container_that_joins_another_shares_its_localhost_and_its_networks() 
     bench.engine.create_container(&lost).await.unwrap();
     let error = bench.engine.start_container(&lost.name).await.unwrap_err();
     assert!(matches!(&error, Error::NotFound { message, .. } if message.contains("nowhere")), "{error}");
+    // Docker keeps the id of the joined one: another of its name is not joined.
+    bench.engine.kill_container(&joined.name).await.unwrap();
+    bench.engine.kill_container(&holder.name).await.unwrap();
+    assert!(matches!(bench.engine.start_container(&joined.name).await, Err(Error::Conflict { .. })));
+    bench.engine.remove_container(&holder.name).await.unwrap();
+    bench.run(&holder).await;
+    assert!(matches!(bench.engine.start_container(&joined.name).await, Err(Error::NotFound { .. })));
 }
 
 #[tokio::test]

@@ -21,9 +21,12 @@ const ARROWS: [(&str, &[&str]); 8] = [
 const WIRING: [&str; 2] = ["main.rs", "cli/operator.rs"];
 
 /// Files that decide, by their names, in whatever room.
-const DECIDERS: [&str; 16] = [
+const DECIDERS: [&str; 21] = [
     "blueprint.rs",
+    "diff.rs",
+    "haproxy.rs",
     "loss.rs",
+    "nginx.rs",
     "placement.rs",
     "plan.rs",
     "pods.rs",
@@ -37,6 +40,8 @@ const DECIDERS: [&str; 16] = [
     "rejoin.rs",
     "scene.rs",
     "status.rs",
+    "text.rs",
+    "wanted.rs",
     "workload.rs",
 ];
 

@@ -149,7 +149,8 @@ impl LoadBalancerSpec {
         }
         if let Some(asked) = &check.path {
             if self.engine == EngineKind::Nginx {
-                let why = "nginx cannot ask servers by itself: give the pods a readinessProbe, or choose engine haproxy";
+                let why =
+                    "nginx cannot ask servers by itself: give the pods a readinessProbe, or choose engine haproxy";
                 problems.add(format!("{path}.path"), why);
             }
             if !asked.starts_with('/') || !asked.chars().all(|c| c.is_ascii_graphic() && !"\"'\\#{};$%".contains(c)) {

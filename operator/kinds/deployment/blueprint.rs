@@ -121,11 +121,17 @@ pub fn grace_seconds(spec: &PodSpec) -> i64 {
 
 /// Whether two pods of this template cannot run at once: they would want the same host port or write the same volume.
 pub fn forbids_surge(spec: &PodSpec) -> Option<&'static str> {
-    let ports = spec.containers.iter().flat_map(|container| container.ports.iter().flatten());
-    if ports.into_iter().any(|port| port.host_port.is_some_and(|port| port != 0)) {
-        return Some("a host port");
+    match (has_host_port(spec), single_writer(spec)) {
+        (true, _) => Some("a host port"),
+        (false, true) => Some("a volume for one writer"),
+        (false, false) => None,
     }
-    single_writer(spec).then_some("a volume for one writer")
+}
+
+/// Whether the template publishes a port on its host.
+pub fn has_host_port(spec: &PodSpec) -> bool {
+    let mut ports = spec.containers.iter().flat_map(|container| container.ports.iter().flatten());
+    ports.any(|port| port.host_port.is_some_and(|port| port != 0))
 }
 
 /// Whether the template has a volume that only one pod may write.

@@ -41,6 +41,7 @@ pub use self::probe::Probed;
 use crate::api::deployment::{Deployment, DeploymentStatus};
 use crate::api::failure::Failure;
 use crate::api::labels::Owner;
+use crate::api::load_balancer::ServerState;
 use crate::engine::hosts::Hosts;
 use crate::engine::{ContainerSeen, ContainerSpec, NetworkSpec};
 use crate::kinds::fact::Fact;
@@ -138,7 +139,7 @@ pub struct BalancerSeen {
     /// How long it lets old connections finish, in seconds.
     pub drain_seconds: u64,
     /// The state it gives each pod: see `status.backends` of LoadBalancer.
-    pub servers: BTreeMap<String, String>,
+    pub servers: BTreeMap<String, ServerState>,
 }
 
 /// A container to be made, with what is only put together when it is.

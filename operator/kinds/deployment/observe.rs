@@ -2,18 +2,16 @@
 //! Reads only, judges nothing. Of a Deployment that is settled, one list from each host is all that is asked of Docker.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use futures::future::join_all;
-use serde_json::Value;
 
 use super::{BalancerSeen, Controller, HostSeen, Observed, blueprint, inputs, name, namespace, owner};
 use crate::api::deployment::Deployment;
 use crate::api::docker_host::DockerHost;
 use crate::api::failure::Failure;
+use crate::api::load_balancer::{Backend, LoadBalancer, ServerState};
 use crate::kinds::fact::Fact;
-
-/// How long balancers let old connections finish unless they say otherwise, in seconds.
-const DRAIN_SECONDS: u64 = 30;
 
 /// Reads everything.
 pub(super) async fn observe(controller: &Controller, object: &Deployment) -> Result<Observed, Failure> {
@@ -70,41 +68,25 @@ fn used(object: &Deployment) -> BTreeSet<blueprint::InputRef> {
 
 /// Balancers of the namespace that are at work and route to it.
 async fn balancers(controller: &Controller, subject: &(String, String)) -> Result<Vec<BalancerSeen>, Failure> {
-    let (all, _) = controller.objects.list::<Value>("loadbalancers.evenkeel.dev", Some(&subject.0)).await?;
-    let at_work = |object: &&Value| object["status"]["readyReplicas"].as_u64().unwrap_or_default() > 0;
-    Ok(all.iter().filter(at_work).filter_map(|object| balancer(object, &subject.1)).collect())
+    let (all, _) = controller.objects.list::<LoadBalancer>("loadbalancers.evenkeel.dev", Some(&subject.0)).await?;
+    Ok(all.iter().filter_map(|object| balancer(object, &subject.1)).collect())
 }
 
-fn balancer(object: &Value, deployment: &str) -> Option<BalancerSeen> {
-    let routes = object["spec"]["backends"].as_array()?.iter();
-    let ours: Vec<&Value> = routes.filter(|backend| backend["deployment"]["name"] == deployment).collect();
-    if ours.is_empty() {
-        return None;
-    }
-    let drain = |backend: &&Value| {
-        let text = backend["drainTimeout"].as_str()?;
-        humantime::parse_duration(text).ok().map(|bound| bound.as_secs())
-    };
-    let names: BTreeSet<&str> = ours.iter().filter_map(|backend| backend["name"].as_str()).collect();
-    let reported = object["status"]["backends"].as_array().into_iter().flatten();
-    let mut servers: BTreeMap<String, String> = BTreeMap::new();
-    for backend in reported.filter(|backend| backend["name"].as_str().is_some_and(|name| names.contains(name))) {
-        for server in backend["servers"].as_array().into_iter().flatten() {
-            let text = |field: &str| server[field].as_str().unwrap_or_default().to_owned();
+fn balancer(object: &LoadBalancer, deployment: &str) -> Option<BalancerSeen> {
+    let status = object.status.as_ref().filter(|status| status.ready_replicas > 0)?;
+    let to_it = |backend: &&Backend| backend.deployment.as_ref().is_some_and(|to| to.name == deployment);
+    let ours: BTreeMap<&str, Duration> =
+        object.spec.backends.iter().filter(to_it).map(|one| (one.name.as_str(), one.drain_timeout.get())).collect();
+    let drain_seconds = ours.values().max()?.as_secs();
+    let mut servers: BTreeMap<String, ServerState> = BTreeMap::new();
+    for backend in status.backends.iter().filter(|backend| ours.contains_key(backend.name.as_str())) {
+        for server in &backend.servers {
             // Two backends may route to it: it is what it is only if it is so in both.
-            let state = servers.entry(text("name")).or_insert_with(|| text("state"));
-            if *state != text("state") {
-                *state = "unknown".into();
+            let state = servers.entry(server.name.clone()).or_insert(server.state);
+            if *state != server.state {
+                *state = ServerState::Unknown;
             }
         }
     }
-    Some(BalancerSeen {
-        name: object["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
-        drain_seconds: ours
-            .iter()
-            .map(|backend| drain(backend).unwrap_or(DRAIN_SECONDS))
-            .max()
-            .unwrap_or(DRAIN_SECONDS),
-        servers,
-    })
+    Some(BalancerSeen { name: object.metadata.name.clone().unwrap_or_default(), drain_seconds, servers })
 }

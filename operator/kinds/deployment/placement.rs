@@ -18,7 +18,11 @@ pub fn eligible<'a>(_object: &Deployment, observed: &'a Observed, spec: &PodSpec
 
 /// The host for one more pod: in the failure domain with the fewest pods, and there on the host with the fewest.
 pub fn choose(object: &Deployment, observed: &Observed, d: &Decisions, spec: &PodSpec) -> Option<String> {
-    let eligible = eligible(object, observed, spec);
+    let mut eligible = eligible(object, observed, spec);
+    if blueprint::has_host_port(spec) {
+        // Those on their way out hold it too.
+        eligible.retain(|host| !d.pods.iter().any(|pod| pod.host == *host));
+    }
     let staying = || d.pods.iter().filter(|pod| pod.stop.is_none());
     if blueprint::single_writer(spec)
         && let Some(home) = d.pods.first().map(|pod| pod.host.as_str())
@@ -42,6 +46,9 @@ pub fn nowhere(observed: &Observed, spec: &PodSpec) -> String {
     let silent = observed.hosts.values().filter(|host| host.containers.known().is_none()).count();
     let selector = spec.node_selector.clone().unwrap_or_default();
     let wanted: Vec<_> = selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    if blueprint::has_host_port(spec) && closed + silent < count {
+        return "a host port can be held by one pod a host; every host that would do has one".to_owned();
+    }
     let labels = if wanted.is_empty() { String::new() } else { format!(", nodeSelector {}", wanted.join(",")) };
     format!("no host will take it: {count} declared, {closed} unschedulable, {silent} not answering{labels}")
 }

@@ -27,11 +27,11 @@ const AT_A_TIME: usize = 24;
 pub fn plan(object: &Deployment, observed: &Observed, now: Timestamp) -> Plan<Step, DeploymentStatus> {
     let before = object.status.clone().unwrap_or_default();
     let mut d = before.decisions.clone().unwrap_or_default();
-    if annotation(object, RECONCILE_ANNOTATION) == Some("paused") {
+    let deleting = object.metadata.deletion_timestamp.is_some();
+    if annotation(object, RECONCILE_ANNOTATION) == Some("paused") && !deleting {
         let status = status::render(object, observed, &before, d, Vec::new(), status::Rollout::Halted, now);
         return Plan { status, steps: Vec::new(), requeue: None, finished: false };
     }
-    let deleting = object.metadata.deletion_timestamp.is_some();
     note_silence(observed, &mut d, now);
     d.pods.retain(|pod| observed.hosts.contains_key(&pod.host));
     revisions::choose(object, observed, &mut d, now);
@@ -140,7 +140,6 @@ fn progress(
             revision.good |= replicas > 0;
         }
         d.best = best;
-        d.progressed_at = Some(now).filter(|_| d.progressed_at.is_none()).or(d.progressed_at);
         return status::Rollout::Done;
     }
     // What was whole once and has only lost a pod since is no rollout, and has no deadline.
@@ -148,8 +147,11 @@ fn progress(
         return status::Rollout::Healing;
     }
     if object.spec.paused == Some(true) {
+        // The deadline begins anew when it goes on.
+        d.progressed_at = None;
         return status::Rollout::Paused;
     }
+    d.progressed_at = d.progressed_at.or(Some(now));
     match revisions::pace(object, d, now) {
         Pace::Within(left) => status::Rollout::Within(left),
         Pace::Exceeded => {

@@ -11,6 +11,7 @@ use super::rollout::Standing;
 use super::{Observed, PreStop, Step, blueprint, namespace, placement};
 use crate::api::deployment::{Deployment, DeploymentStatus, Pod, Restarts, Revision};
 use crate::api::labels;
+use crate::api::load_balancer::ServerState;
 use crate::api::pod::{PodContainer, PodSeen};
 use crate::engine::{ContainerSeen, ContainerState};
 use crate::kinds::fact::Fact;
@@ -141,7 +142,7 @@ impl View<'_> {
     /// Whether every balancer that routes to the Deployment gives the pod new connections.
     fn everywhere(&self, pod: &Pod) -> bool {
         let mut balancers = self.observed.balancers.iter();
-        balancers.all(|balancer| balancer.servers.get(&pod.name).is_some_and(|state| state == "ready"))
+        balancers.all(|balancer| balancer.servers.get(&pod.name).is_some_and(|state| *state == ServerState::Ready))
     }
 
     /// How it stands; notes since when it is ready.
@@ -243,7 +244,7 @@ impl View<'_> {
         let waited = stop.since.map(|since| now.duration_since(since).unsigned_abs()).unwrap_or_default();
         self.observed.balancers.iter().all(|balancer| {
             let patience = Duration::from_secs(balancer.drain_seconds + DRAIN_MARGIN_SECONDS);
-            balancer.servers.get(&pod.name).is_some_and(|state| state == "drained") || waited >= patience
+            balancer.servers.get(&pod.name).is_some_and(|state| *state == ServerState::Drained) || waited >= patience
         })
     }
 

@@ -129,8 +129,10 @@ async fn an_image_that_cannot_be_had_leaves_the_old_pods_and_is_given_up_after_i
 
 fn balancer(states: serde_json::Value) -> serde_json::Value {
     json!({
+        "apiVersion": "evenkeel.dev/v1alpha1",
         "kind": "LoadBalancer",
-        "spec": {"backends": [{"name": "web", "deployment": {"name": "web", "port": 80}, "drainTimeout": "20s"}]},
+        "metadata": {},
+        "spec": {"frontends": [{"name": "web", "port": 80, "backend": "web"}], "backends": [{"name": "web", "deployment": {"name": "web", "port": 80}, "drainTimeout": "20s"}]},
         "status": {"readyReplicas": 1, "backends": [{"name": "web", "servers": states}]},
     })
 }

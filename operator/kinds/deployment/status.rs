@@ -8,6 +8,7 @@ use super::{Observed, Step, blueprint, placement, revisions};
 use crate::api::conditions::{Verdict, no, set, yes};
 use crate::api::deployment::{Decisions, Deployment, DeploymentStatus};
 use crate::api::failure::{Class, Failure};
+use crate::api::load_balancer::ServerState;
 use crate::api::pod::PodSeen;
 
 /// How the rollout stands.
@@ -51,7 +52,10 @@ pub fn render(
     let target = revisions::of(&d, &d.target).map(|revision| revision.revision).unwrap_or_default();
     let least = i64::from(object.spec.min_ready_seconds.unwrap_or_default());
     let everywhere = |pod: &PodSeen| {
-        observed.balancers.iter().all(|one| one.servers.get(&pod.name).is_some_and(|state| state == "ready"))
+        observed
+            .balancers
+            .iter()
+            .all(|one| one.servers.get(&pod.name).is_some_and(|state| *state == ServerState::Ready))
     };
     let long = |pod: &PodSeen| pod.ready_since.is_some_and(|since| now.duration_since(since).as_secs() >= least);
     status.replicas = count(&|_| true);
@@ -63,7 +67,7 @@ pub fn render(
     let spec = revisions::of(&d, &d.target).map(blueprint::pod_spec).unwrap_or_default();
     let limits = super::rollout::limits(object, &spec);
     let allowed = i32::try_from(limits.unavailable).unwrap_or(i32::MAX);
-    let trouble = trouble(object, observed, &d, &status.pods, &spec);
+    let trouble = trouble(object, observed, &d, &status.pods, &spec, rollout);
     status.phase = phase(object, &status, rollout, &trouble, away).into();
     let available = if away <= allowed.min((wanted - 1).max(0)) || wanted == 0 {
         yes("MinimumReplicasAvailable", "Deployment has minimum availability.")
@@ -108,12 +112,22 @@ fn trouble(
     d: &Decisions,
     pods: &[PodSeen],
     spec: &k8s_openapi::api::core::v1::PodSpec,
+    rollout: Rollout,
 ) -> Option<String> {
     let waiting = pods.iter().filter(|pod| !pod.terminating && (!pod.ready || pod.phase == "Unknown"));
-    let mut told = waiting.filter(|pod| !matches!(pod.phase.as_str(), "ContainerCreating" | "Init" | "Pending"));
+    // What only begins is no trouble yet.
+    let begins = |pod: &&PodSeen| match pod.phase.as_str() {
+        "ContainerCreating" | "Init" | "Pending" => true,
+        "Running" => matches!(rollout, Rollout::Within(_)) && pod.restarts == 0,
+        _ => false,
+    };
+    let mut told = waiting.filter(|pod| !begins(pod));
     let pod = told.find_map(|pod| Some(format!("{} {}: {}", pod.name, pod.phase, pod.message.as_ref()?)));
     let image = || revisions::image_trouble(observed, d);
-    let place = || placement::eligible(object, observed, spec).is_empty().then(|| placement::nowhere(observed, spec));
+    let wanted = usize::try_from(object.spec.replicas.unwrap_or(1)).unwrap_or_default();
+    let fewer = pods.iter().all(|pod| !pod.terminating) && pods.len() < wanted;
+    let nowhere = fewer && placement::choose(object, observed, d, spec).is_none();
+    let place = || nowhere.then(|| placement::nowhere(observed, spec));
     pod.or_else(image).or_else(place)
 }
 

@@ -24,16 +24,22 @@ use crate::store::objects::Objects;
 mod act;
 mod configure;
 pub mod diff;
+#[cfg(test)]
+mod fixture;
 pub mod haproxy;
 mod links;
 mod names;
 pub mod nginx;
 mod observe;
 pub mod plan;
+#[cfg(test)]
+mod properties;
 pub mod render;
 mod secrets;
 pub mod seen;
 mod status;
+#[cfg(test)]
+mod tests;
 pub mod text;
 pub mod wanted;
 pub mod workload;
@@ -57,6 +63,8 @@ pub struct Controller {
     binary: OnceLock<String>,
     /// What is known of the configuration of each container, by its name.
     files: Mutex<BTreeMap<String, Known>>,
+    /// Containers that are being stopped: it takes as long as what they finish, and nobody else waits for it.
+    stopping: Arc<Mutex<BTreeSet<String>>>,
 }
 
 /// What is known of the configuration in a container.
@@ -73,8 +81,8 @@ struct Known {
 impl Controller {
     /// A controller over these hosts and objects.
     pub fn new(hosts: Arc<Hosts>, objects: Objects, clock: Arc<dyn Clock>) -> Self {
-        let (links, binary, files) = Default::default();
-        Self { hosts, objects, clock, links, binary, files }
+        let (links, binary, files, stopping) = Default::default();
+        Self { hosts, objects, clock, links, binary, files, stopping }
     }
 
     fn known<R>(&self, container: &str, look: impl FnOnce(&mut Known) -> R) -> R {
@@ -127,6 +135,8 @@ pub struct Observed {
     pub image: Fact<bool>,
     /// Name of the volume with our binary, once it is there.
     pub binary: Option<String>,
+    /// Containers that are being stopped.
+    pub stopping: BTreeSet<String>,
     /// What each running balancer says, by container name.
     pub balancers: BTreeMap<String, Balancer>,
     /// The Deployments that it names and that are there.
@@ -189,7 +199,14 @@ pub enum Step {
     CreateContainer(Box<ContainerSpec>),
     /// Start the container.
     StartContainer(String),
-    /// Let the container finish what goes on, and remove it.
+    /// Let the container finish what goes on and end; nobody waits for that.
+    StopContainer {
+        /// The container.
+        name: String,
+        /// Why.
+        why: String,
+    },
+    /// Let the container finish what goes on, if it runs, and remove it.
     RemoveContainer {
         /// The container.
         name: String,
@@ -232,6 +249,7 @@ impl fmt::Display for Step {
             Self::EnsureVolume(spec) => write!(f, "create volume {}", spec.name),
             Self::CreateContainer(spec) => write!(f, "create container {}", spec.name),
             Self::StartContainer(name) => write!(f, "start container {name}"),
+            Self::StopContainer { name, why } => write!(f, "stop container {name}: {why}"),
             Self::RemoveContainer { name, why } => write!(f, "remove container {name}: {why}"),
             Self::RemoveVolume(name) => write!(f, "remove volume {name}"),
             Self::RemoveNetwork(name) => write!(f, "remove network {name}"),
@@ -256,6 +274,7 @@ impl Significance for Step {
             Self::EnsureImage(_) => Some("Pulling"),
             Self::CreateContainer(_) => Some("Created"),
             Self::StartContainer(_) => Some("Started"),
+            Self::StopContainer { .. } => Some("Stopping"),
             Self::RemoveContainer { .. } => Some("Removed"),
             Self::Configure { reload: true, .. } => Some("Reloading"),
             Self::Tell { .. } => Some("ServersChanged"),
@@ -273,7 +292,8 @@ impl Significance for Step {
         match self {
             Self::EnsureVolume(spec) => Some(&spec.name),
             Self::CreateContainer(spec) => Some(&spec.name),
-            Self::StartContainer(name) | Self::RemoveContainer { name, .. } | Self::RemoveVolume(name) => Some(name),
+            Self::StartContainer(name) | Self::RemoveVolume(name) => Some(name),
+            Self::StopContainer { name, .. } | Self::RemoveContainer { name, .. } => Some(name),
             Self::Tell { container, .. } | Self::Configure { container, .. } => Some(container),
             Self::EnsureStats
             | Self::EnsureImage(_)

@@ -13,6 +13,8 @@ use crate::api::load_balancer::{Backend, Balance, Frontend, Mode, StickBy, Targe
 pub const STATE: &str = "evenkeel-state";
 /// Nobody listens there.
 const NOBODY: &str = "server 127.0.0.1:9 down;";
+/// Some distributions have mode tcp in a module of its own; the configuration includes this file if it is there.
+pub const PREPARE: &str = r#"m=/usr/lib/nginx/modules/ngx_stream_module.so; [ ! -e "$m" ] || echo "load_module $m;" > /run/evenkeel/modules.conf; "#;
 /// What runs until the first configuration is there: listens to us only.
 pub const BOOTSTRAP: &str = r#"# evenkeel bootstrap
 daemon off;
@@ -22,6 +24,11 @@ error_log stderr notice;
 events {}
 http {
     access_log off;
+    client_body_temp_path /etc/evenkeel/body;
+    proxy_temp_path /etc/evenkeel/proxy;
+    fastcgi_temp_path /etc/evenkeel/fastcgi;
+    uwsgi_temp_path /etc/evenkeel/uwsgi;
+    scgi_temp_path /etc/evenkeel/scgi;
     server {
         listen unix:/run/evenkeel/admin.sock;
         location = /state { return 200 "hash bootstrap\n"; }
@@ -41,6 +48,7 @@ user root;
 worker_processes 2;
 worker_shutdown_timeout {longest}ms;
 pid {RUN_DIR}/nginx.pid;
+include {RUN_DIR}/modules*.conf;
 error_log stderr notice;
 events {{
     worker_connections {};
@@ -209,11 +217,11 @@ fn http_server(text: &mut String, inputs: &Inputs, one: &Frontend) {
         };
         let _ = write!(
             text,
-            "        set $status 308;
+            "        set $redirect 308;
         if ($request_method ~ ^(GET|HEAD)$) {{
-            set $status 301;
+            set $redirect 301;
         }}
-        if ($status = 301) {{
+        if ($redirect = 301) {{
             return 301 https://$host{port}$request_uri;
         }}
         return 308 https://$host{port}$request_uri;

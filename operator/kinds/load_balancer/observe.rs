@@ -1,7 +1,7 @@
 //! One snapshot of a balancer: Docker's lists, the store, and what the balancers say. Reads only, judges nothing.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures::future::{join_all, try_join_all};
@@ -41,9 +41,11 @@ pub async fn observe(controller: &Controller, object: &LoadBalancer) -> Result<O
     let (deployments, clusters, certificates, stats_password) = related?;
     let containers =
         containers.map(|all| all.into_iter().map(|one| (one.name.clone(), one)).collect::<BTreeMap<_, _>>());
-    let running = containers.iter().flatten().map(|(_, seen)| seen).filter(|seen| {
-        matches!(seen.state, ContainerState::Running | ContainerState::Paused)
-    });
+    let running = containers
+        .iter()
+        .flatten()
+        .map(|(_, seen)| seen)
+        .filter(|seen| matches!(seen.state, ContainerState::Running | ContainerState::Paused));
     let balancers = join_all(running.map(|seen| balancer(controller, object, &engine, seen))).await;
     Ok(Observed {
         balancers: balancers.into_iter().collect(),
@@ -52,6 +54,7 @@ pub async fn observe(controller: &Controller, object: &LoadBalancer) -> Result<O
         networks,
         image: image.into(),
         binary: controller.binary.get().cloned(),
+        stopping: controller.stopping.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         deployments,
         clusters,
         certificates,
@@ -131,11 +134,7 @@ async fn balancer(
 }
 
 /// What a balancer says of itself now.
-pub async fn answer(
-    controller: &Controller,
-    object: &LoadBalancer,
-    partner: &Partner<'_>,
-) -> Result<Answer, String> {
+pub async fn answer(controller: &Controller, object: &LoadBalancer, partner: &Partner<'_>) -> Result<Answer, String> {
     let strange = || "it says what is not understood".to_owned();
     match object.spec.engine {
         EngineKind::Haproxy => {

@@ -60,7 +60,8 @@ pub fn plan(object: &LoadBalancer, observed: &Observed, now: Timestamp) -> Plan<
     let mut requeue = None;
     let mut told = Vec::new();
     for (_, container) in workload::members(object) {
-        let Some(balancer) = observed.balancers.get(&container) else { continue };
+        let at_work = observed.balancers.get(&container).filter(|_| !observed.stopping.contains(&container));
+        let Some(balancer) = at_work else { continue };
         let turn = turn(&decided, &inputs, &d, &container, balancer);
         requeue = sooner(requeue, turn.again);
         told.extend(turn.steps);
@@ -145,9 +146,7 @@ fn turn(decided: &Decided, inputs: &Inputs, d: &BalancerDecisions, container: &s
 
 /// What each backend's servers are to be at a balancer.
 fn servers(decided: &Decided, engine: EngineKind, answer: &Answer) -> BTreeMap<String, Vec<Wanted>> {
-    let of = |route: &Route| {
-        (route.backend.name.clone(), wanted::at_balancer(route, engine, answer, decided.now))
-    };
+    let of = |route: &Route| (route.backend.name.clone(), wanted::at_balancer(route, engine, answer, decided.now));
     decided.routes.iter().map(of).collect()
 }
 
@@ -171,7 +170,9 @@ fn config(
 ) -> Option<Config> {
     let wanted = decided.skeleton.as_ref().map(|skeleton| render::assemble(inputs.spec, skeleton, servers));
     match wanted {
-        Some(config) if balancer.refused.as_ref().is_none_or(|(refused, _)| *refused != config.skeleton) => Some(config),
+        Some(config) if balancer.refused.as_ref().is_none_or(|(refused, _)| *refused != config.skeleton) => {
+            Some(config)
+        }
         _ => {
             let last = text::skeleton(&balancer.file.known()?.0)?;
             // The first one listens to nobody, and has no servers.
@@ -203,6 +204,7 @@ fn files(decided: &Decided, inputs: &Inputs, d: &BalancerDecisions) -> Vec<File>
 fn settled(decided: &Decided, container: &str) -> bool {
     let running = decided.observed.containers.known().and_then(|all| all.get(container));
     let running = running.is_some_and(|seen| seen.state == ContainerState::Running);
+    let running = running && !decided.observed.stopping.contains(container);
     running && decided.observed.balancers.get(container).is_some_and(status::balances)
 }
 

@@ -49,8 +49,7 @@ pub enum Health {
 }
 
 /// Asked of HAProxy's current process; the order is that of [`haproxy`]'s arguments.
-pub const QUESTIONS: [&str; 4] =
-    ["@1 show info", "@1 show servers state", "@1 show stat -1 6 -1", "show proc"];
+pub const QUESTIONS: [&str; 4] = ["@1 show info", "@1 show servers state", "@1 show stat -1 6 -1", "show proc"];
 /// Asked of an old process, whose number stands before it.
 pub const OLD_QUESTION: &str = "show stat -1 4 -1";
 
@@ -65,23 +64,26 @@ pub fn haproxy(info: &str, state: &str, stat: &str, proc: &str) -> Option<Answer
         };
         let (op, admin, result): (u8, u8, u8) = (op.parse().ok()?, admin.parse().ok()?, result.parse().ok()?);
         let (configured, passed) = (check.parse::<u8>().ok()? & 2 != 0, result >= 3);
-        answer.servers.insert((backend.to_owned(), server.to_owned()), AtBalancer {
-            address: address.parse().ok(),
-            port: fields.get(18)?.parse().ok()?,
-            admin: match admin {
-                // Maintenance by command, by file, by another server, or for want of an address.
-                admin if admin & 0x67 != 0 => Admin::Maint,
-                admin if admin & 0x18 != 0 => Admin::Drain,
-                _ => Admin::Ready,
+        answer.servers.insert(
+            (backend.to_owned(), server.to_owned()),
+            AtBalancer {
+                address: address.parse().ok(),
+                port: fields.get(18)?.parse().ok()?,
+                admin: match admin {
+                    // Maintenance by command, by another server, or for want of an address. (4 only tells what the file said once.)
+                    admin if admin & 0x63 != 0 => Admin::Maint,
+                    admin if admin & 0x18 != 0 => Admin::Drain,
+                    _ => Admin::Ready,
+                },
+                health: match (configured, op) {
+                    (false, _) => Health::NoCheck,
+                    (true, 0) if admin & 0x63 == 0 => Health::Down,
+                    (true, _) if passed => Health::Up,
+                    (true, _) => Health::Unchecked,
+                },
+                sessions: 0,
             },
-            health: match (configured, op) {
-                (false, _) => Health::NoCheck,
-                (true, 0) if admin & 0x67 == 0 => Health::Down,
-                (true, _) if passed => Health::Up,
-                (true, _) => Health::Unchecked,
-            },
-            sessions: 0,
-        });
+        );
     }
     for (backend, server, sessions) in counts(stat) {
         match server {
@@ -150,14 +152,17 @@ pub fn nginx(state: &str, old: u32) -> Option<Answer> {
             ["server", backend, server, address, admin] => {
                 let (address, port) = address.rsplit_once(':')?;
                 let admin = if *admin == "ready" { Admin::Ready } else { Admin::Maint };
-                answer.servers.insert(((*backend).to_owned(), (*server).to_owned()), AtBalancer {
-                    address: address.parse().ok(),
-                    port: port.parse().ok()?,
-                    admin,
-                    health: Health::NoCheck,
-                    // It does not count by server. Whoever left may still be spoken to by a process from before.
-                    sessions: if admin == Admin::Ready { 0 } else { old.into() },
-                });
+                answer.servers.insert(
+                    ((*backend).to_owned(), (*server).to_owned()),
+                    AtBalancer {
+                        address: address.parse().ok(),
+                        port: port.parse().ok()?,
+                        admin,
+                        health: Health::NoCheck,
+                        // It does not count by server. Whoever left may still be spoken to by a process from before.
+                        sessions: if admin == Admin::Ready { 0 } else { old.into() },
+                    },
+                );
             }
             _ => {}
         }
@@ -203,7 +208,8 @@ mod tests {
 
     #[test]
     fn the_words_of_an_nginx_are_read() {
-        let answer = nginx("hash abc\nbackend web\nserver web a 10.0.0.1:80 ready\nserver web b 10.0.0.2:80 maint\n", 2);
+        let answer =
+            nginx("hash abc\nbackend web\nserver web a 10.0.0.1:80 ready\nserver web b 10.0.0.2:80 maint\n", 2);
         let answer = answer.unwrap();
         let sessions = |name| answer.server("web", name).map(|seen| (seen.admin, seen.sessions));
         assert_eq!((sessions("a"), sessions("b")), (Some((Admin::Ready, 0)), Some((Admin::Maint, 2))));

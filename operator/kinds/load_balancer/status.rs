@@ -36,22 +36,31 @@ pub fn render(decided: &Decided, status: &mut LoadBalancerStatus, d: &BalancerDe
     let wanted = object.spec.replicas;
     let missing = format!("{} of {wanted} balancers balance", status.ready_replicas);
     let whole = status.ready_replicas == wanted;
-    verdicts.push(("Ready", match (status.ready_replicas, whole) {
-        (0, _) => no("NoBalancer", missing.clone()),
-        (_, false) => no("BalancersNotReady", missing.clone()),
-        (_, true) => yes("Balancing", format!("{wanted} of {wanted} balancers balance")),
-    }));
+    verdicts.push((
+        "Ready",
+        match (status.ready_replicas, whole) {
+            (0, _) => no("NoBalancer", missing.clone()),
+            (_, false) => no("BalancersNotReady", missing.clone()),
+            (_, true) => yes("Balancing", format!("{wanted} of {wanted} balancers balance")),
+        },
+    ));
     let starting = status.conditions.iter().all(|one| one.type_ != "Ready" || one.reason == "NoBalancer") && !whole;
-    verdicts.push(("Degraded", match (&wrong, whole) {
-        (Some((_, reason, message)), _) => yes(reason, message.clone()),
-        (None, false) if !starting => yes("BalancersNotReady", missing.clone()),
-        _ => no("AsDeclared", "nothing is missing"),
-    }));
-    verdicts.push(("Progressing", match (busy, whole) {
-        (true, _) => yes("Working", "something is being changed"),
-        (false, false) => yes("BalancersNotReady", missing),
-        (false, true) => no("Settled", "everything is as declared"),
-    }));
+    verdicts.push((
+        "Degraded",
+        match (&wrong, whole) {
+            (Some((_, reason, message)), _) => yes(reason, message.clone()),
+            (None, false) if !starting => yes("BalancersNotReady", missing.clone()),
+            _ => no("AsDeclared", "nothing is missing"),
+        },
+    ));
+    verdicts.push((
+        "Progressing",
+        match (busy, whole) {
+            (true, _) => yes("Working", "something is being changed"),
+            (false, false) => yes("BalancersNotReady", missing),
+            (false, true) => no("Settled", "everything is as declared"),
+        },
+    ));
     status.phase = match (status.ready_replicas, whole, &wrong) {
         (0, _, _) if starting => "Pending",
         (0, _, _) => "Unavailable",
@@ -72,7 +81,9 @@ pub fn balances(balancer: &Balancer) -> bool {
 }
 
 fn valid(decided: &Decided) -> Verdict {
-    let Some(skeleton) = &decided.skeleton else { return yes("Waiting", "the password of the stats page is being made") };
+    let Some(skeleton) = &decided.skeleton else {
+        return yes("Waiting", "the password of the stats page is being made");
+    };
     let hash = text::hash(skeleton);
     let refused = decided.observed.balancers.iter().filter_map(|(container, balancer)| {
         let (_, words) = balancer.refused.as_ref().filter(|(refused, _)| *refused == hash)?;
@@ -87,7 +98,11 @@ fn valid(decided: &Decided) -> Verdict {
 
 fn resolved(decided: &Decided) -> Verdict {
     let problems: Vec<_> = decided.routes.iter().filter_map(|route| route.problem.clone()).collect();
-    if problems.is_empty() { yes("Resolved", "every backend is there") } else { no("BackendNotFound", problems.join("; ")) }
+    if problems.is_empty() {
+        yes("Resolved", "every backend is there")
+    } else {
+        no("BackendNotFound", problems.join("; "))
+    }
 }
 
 fn certificates(decided: &Decided) -> Verdict {
@@ -95,7 +110,10 @@ fn certificates(decided: &Decided) -> Verdict {
         return yes("Valid", "no certificate is missing");
     }
     let words = decided.certificates.join("; ");
-    no("CertificateInvalid", format!("{words}; the last good certificate stays, a frontend that never had one is left out"))
+    no(
+        "CertificateInvalid",
+        format!("{words}; the last good certificate stays, a frontend that never had one is left out"),
+    )
 }
 
 fn pod(decided: &Decided, member: &str, container: &str) -> PodSeen {
@@ -103,10 +121,12 @@ fn pod(decided: &Decided, member: &str, container: &str) -> PodSeen {
     let seen = observed.containers.known().and_then(|all| all.get(container));
     let balancer = observed.balancers.get(container);
     let runs = seen.is_some_and(|seen| seen.state == ContainerState::Running);
-    let ready = runs && balancer.is_some_and(balances);
+    let terminating = observed.stopping.contains(container);
+    let ready = runs && !terminating && balancer.is_some_and(balances);
     let phase = match seen {
         _ if observed.containers.known().is_none() => "Unknown",
         None => "Pending",
+        Some(_) if terminating => "Terminating",
         Some(seen) => phase(seen),
     };
     let message = balancer.filter(|_| runs).and_then(|balancer| match &balancer.answer {
@@ -121,6 +141,7 @@ fn pod(decided: &Decided, member: &str, container: &str) -> PodSeen {
         address: seen.and_then(|seen| seen.addresses.get(&network_of(namespace)).copied()),
         phase: phase.into(),
         ready,
+        terminating,
         message,
         containers: seen.map(|seen| part(decided, seen, container, runs, ready)).into_iter().collect(),
         ..Default::default()
@@ -173,7 +194,8 @@ fn backends(decided: &Decided) -> Vec<BackendSeen> {
             (_, Some(Target::Servers(addresses))) => addresses.iter().filter_map(|one| fixed(one)).collect(),
             _ => as_they_are(&backend.name, &balancers),
         };
-        let servers = servers.iter().map(|server| seen(&backend.name, server, &balancers, backend.is_database())).collect();
+        let servers =
+            servers.iter().map(|server| seen(&backend.name, server, &balancers, backend.is_database())).collect();
         let deployment = backend.deployment.as_ref().map(|to| to.name.clone());
         BackendSeen { name: backend.name.clone(), deployment, servers }
     };

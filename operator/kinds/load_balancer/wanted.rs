@@ -75,6 +75,8 @@ pub struct Route<'a> {
     pub servers: Option<Vec<Server>>,
     /// Why nobody can say.
     pub problem: Option<String>,
+    /// Who was seen to leave before that; they get nothing new.
+    pub leaving: Vec<String>,
 }
 
 /// All backends whose servers come and go. What has to be remembered about them goes into the decisions.
@@ -97,17 +99,20 @@ pub fn routes<'a>(
             )),
             Some(Target::Servers(_)) | None => continue,
         };
-        let (servers, problem) = match found {
-            Ok(servers) => (Some(servers), None),
+        let mut route = Route { backend, servers: None, problem: None, leaving: Vec::new() };
+        match found {
+            Ok(servers) => route.servers = Some(servers),
             Err(problem) => {
                 // Who was sticky stays so, for nobody said anything else.
                 let prefix = format!("{}/", backend.name);
-                leaving.extend(d.leaving.iter().filter(|(key, _)| key.starts_with(&prefix)).map(|(k, v)| (k.clone(), *v)));
+                let left: Vec<_> = d.leaving.iter().filter(|(key, _)| key.starts_with(&prefix)).collect();
+                route.leaving = left.iter().map(|(key, _)| key[prefix.len()..].to_owned()).collect();
+                leaving.extend(left.into_iter().map(|(key, since)| (key.clone(), *since)));
                 writers.extend(d.writers.get_key_value(&backend.name).map(|(k, v)| (k.clone(), v.clone())));
-                (None, Some(problem))
+                route.problem = Some(problem);
             }
-        };
-        routes.push(Route { backend, servers, problem });
+        }
+        routes.push(route);
     }
     (d.leaving, d.writers) = (leaving, writers);
     routes
@@ -205,7 +210,9 @@ fn writer(cluster: &PostgresCluster, status: &PostgresClusterStatus, before: Opt
 /// What the servers of a route are to be at a balancer that answered this.
 pub fn at_balancer(route: &Route, engine: EngineKind, answer: &Answer, now: Timestamp) -> Vec<Wanted> {
     let backend = route.backend;
-    let Some(servers) = &route.servers else { return answer.of(&backend.name).filter_map(as_it_is).collect() };
+    let Some(servers) = &route.servers else {
+        return answer.of(&backend.name).filter_map(|(name, seen)| as_it_is(route, name, seen)).collect();
+    };
     let checked = engine == EngineKind::Haproxy && !backend.is_database();
     // An unchecked server is better than none.
     let alone = !answer.of(&backend.name).any(|(_, seen)| seen.admin == Admin::Ready && seen.health != Health::Down);
@@ -248,7 +255,9 @@ fn leave(seen: &AtBalancer, engine: EngineKind, late: bool) -> (Admin, bool) {
     }
 }
 
-fn as_it_is((name, seen): (&str, &AtBalancer)) -> Option<Wanted> {
-    let (address, port, admin) = (seen.address?, seen.port, seen.admin);
+fn as_it_is(route: &Route, name: &str, seen: &AtBalancer) -> Option<Wanted> {
+    let (address, port) = (seen.address?, seen.port);
+    let leaves = seen.admin == Admin::Ready && route.leaving.iter().any(|leaving| leaving == name);
+    let admin = if leaves { Admin::Drain } else { seen.admin };
     Some(Wanted { name: name.to_owned(), address, port, admin, cut: false })
 }

@@ -50,7 +50,8 @@ pub fn container_spec(object: &LoadBalancer, observed: &Observed, ordinal: u32, 
     let name = container(object, &member);
     let spec = &object.spec;
     let listened = spec.frontends.iter().filter_map(|one| Some((host_address(object), one.host_port?, one.port)));
-    let stats = spec.stats.iter().filter_map(|stats| Some((IpAddr::from(Ipv4Addr::LOCALHOST), stats.host_port?, stats.port)));
+    let stats =
+        spec.stats.iter().filter_map(|stats| Some((IpAddr::from(Ipv4Addr::LOCALHOST), stats.host_port?, stats.port)));
     let published = |(address, first, inside): (IpAddr, u16, u16)| {
         Some((address, u16::try_from(u32::from(first) + ordinal - 1).ok()?, inside))
     };
@@ -72,6 +73,8 @@ pub fn container_spec(object: &LoadBalancer, observed: &Observed, ordinal: u32, 
         user: Some("0:0".into()),
         security: Security {
             cap_drop: vec!["ALL".into()],
+            // Its processes drop groups that they do not have.
+            cap_add: if spec.engine == EngineKind::Nginx { vec!["SETGID".into()] } else { Vec::new() },
             read_only: true,
             no_new_privileges: true,
             ..Default::default()
@@ -94,9 +97,8 @@ fn entrypoint(engine: EngineKind) -> Vec<String> {
         }
         EngineKind::Nginx => (r#"nginx -t -q -c "$1""#, nginx::BOOTSTRAP, r#"nginx -c "$1""#.to_owned()),
     };
-    let script = format!(
-        r#"umask 077; chmod 700 {CONFIG_DIR}; {check} >/dev/null 2>&1 || printf %s "$0" > "$1"; exec {run}"#
-    );
+    let script =
+        format!(r#"umask 077; chmod 700 {CONFIG_DIR}; {check} >/dev/null 2>&1 || printf %s "$0" > "$1"; exec {run}"#);
     let file = format!("{CONFIG_DIR}/{}", config_file(engine));
     vec!["sh".into(), "-c".into(), script, bootstrap.into(), file]
 }
@@ -127,7 +129,7 @@ pub fn steps(object: &LoadBalancer, observed: &Observed, settled: impl Fn(&str) 
     else {
         return Vec::new();
     };
-    let mut steps = removals(object, containers, volumes);
+    let mut steps = removals(object, observed, containers, volumes);
     let members = members(object);
     let missing = members.iter().any(|(_, container)| !containers.contains_key(container));
     let image = observed.image == Fact::Known(true);
@@ -156,44 +158,60 @@ pub fn steps(object: &LoadBalancer, observed: &Observed, settled: impl Fn(&str) 
                 steps.push(Step::CreateContainer(Box::new(spec)));
                 steps.push(Step::StartContainer(container.clone()));
             }
-            (Some(seen), spec) => match seen.state {
-                ContainerState::Created | ContainerState::Exited => {
-                    steps.push(Step::StartContainer(container.clone()));
-                }
-                // Docker began to remove it and did not end: it never starts again, and its name is free only without it.
-                ContainerState::Dead => steps.push(Step::RemoveContainer {
-                    name: container.clone(),
-                    why: "Docker has half removed it".into(),
-                }),
-                _ => {
-                    let Some(why) = spec.and_then(|spec| stale(seen, &spec)) else { continue };
-                    let others = members.iter().all(|(_, other)| other == container || settled(other));
-                    if !image {
-                        // Nothing is taken away before what replaces it can be had.
-                        steps.push(Step::EnsureImage(object.spec.image().into()));
-                    } else if others && !replaced {
-                        replaced = true;
+            (Some(seen), spec) => {
+                let old = spec.and_then(|spec| stale(seen, &spec));
+                let runs = runs(seen);
+                match (seen.state, old) {
+                    // Docker began to remove it and did not end: it never starts again, and its name is free only without it.
+                    (ContainerState::Dead, _) => {
+                        let why = "Docker has half removed it".into();
                         steps.push(Step::RemoveContainer { name: container.clone(), why });
                     }
+                    (_, None) if !runs => steps.push(Step::StartContainer(container.clone())),
+                    (_, None) => {}
+                    // Nothing is taken away before what replaces it can be had.
+                    (_, Some(_)) if !image => steps.push(Step::EnsureImage(object.spec.image().into())),
+                    (_, Some(why)) if !runs => {
+                        steps.push(Step::RemoveContainer { name: container.clone(), why });
+                    }
+                    (_, Some(why)) => {
+                        let others = members.iter().all(|(_, other)| other == container || settled(other));
+                        if others && !replaced && !observed.stopping.contains(container) {
+                            replaced = true;
+                            steps.push(Step::StopContainer { name: container.clone(), why });
+                        }
+                    }
                 }
-            },
+            }
             (None, None) => {}
         }
     }
     steps
 }
 
+fn runs(seen: &ContainerSeen) -> bool {
+    !matches!(seen.state, ContainerState::Created | ContainerState::Exited | ContainerState::Dead)
+}
+
 /// What there is of balancers that the spec has no room for.
 fn removals(
     object: &LoadBalancer,
+    observed: &Observed,
     containers: &BTreeMap<String, ContainerSeen>,
     volumes: &BTreeSet<String>,
 ) -> Vec<Step> {
     let wanted: BTreeSet<_> = members(object).into_iter().map(|(_, container)| container).collect();
-    let extra = |name: &&String| !wanted.contains(*name);
-    let gone = |name: &String| Step::RemoveContainer { name: name.clone(), why: "scaled down".into() };
-    let mut steps: Vec<_> = containers.keys().filter(extra).map(gone).collect();
-    steps.extend(volumes.iter().filter(extra).map(|name| Step::RemoveVolume(name.clone())));
+    let mut steps = Vec::new();
+    for (name, seen) in containers.iter().filter(|(name, _)| !wanted.contains(*name)) {
+        let (name, why) = (name.clone(), "scaled down".into());
+        match runs(seen) {
+            true if observed.stopping.contains(&name) => {}
+            true => steps.push(Step::StopContainer { name, why }),
+            false => steps.push(Step::RemoveContainer { name, why }),
+        }
+    }
+    let left = volumes.iter().filter(|name| !wanted.contains(*name) && !containers.contains_key(*name));
+    steps.extend(left.map(|name| Step::RemoveVolume(name.clone())));
     steps
 }
 

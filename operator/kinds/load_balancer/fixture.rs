@@ -1,0 +1,322 @@
+//! What the tests of this kind share: an object, its surroundings, and balancers that do what they are told.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::diff::{Command, Verb};
+use super::seen::{Answer, AtBalancer, Health};
+use super::wanted::Admin;
+use super::{Balancer, Certificate, Fact, Hidden, LoadBalancer, Observed, Step, plan, text, workload};
+use crate::api::labels;
+use crate::api::load_balancer::LoadBalancerStatus;
+use crate::engine::{ContainerSeen, ContainerSpec, ContainerState};
+use crate::runtime::Plan;
+
+/// A time, in seconds.
+pub fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+/// A balancer of two for a web application and a database.
+pub const WEB_AND_DATABASE: &str = r"
+replicas: 2
+frontends:
+- {name: https, port: 443, tls: {secretName: cert}, backend: web}
+- {name: http, port: 80, redirectToHttps: true, hostPort: 8080}
+- {name: pg-rw, port: 5432, mode: tcp, backend: db}
+- {name: pg-ro, port: 5433, mode: tcp, backend: ro}
+- {name: api, port: 8000, backend: fixed, timeouts: {client: 5m}}
+backends:
+- {name: web, deployment: {name: web, port: 8052}, healthCheck: {path: /ping, interval: 1s}, stick: {by: cookie}, drainTimeout: 10s}
+- {name: db, postgres: {name: pg, role: primary}}
+- {name: ro, postgres: {name: pg, role: replica}}
+- {name: fixed, servers: ['10.9.0.1:80', 'api.example.com:80'], balance: leastconn, stick: {by: source}}
+stats: {hostPort: 18404}
+";
+
+/// A world with one object in it.
+pub struct World {
+    /// The object.
+    pub object: LoadBalancer,
+    /// All that is seen.
+    pub observed: Observed,
+    /// The time.
+    pub now: Timestamp,
+}
+
+impl World {
+    /// The object of this spec; its containers run and have no configuration yet.
+    pub fn new(spec: &str) -> Self {
+        let spec = serde_saphyr::from_str(spec).unwrap();
+        let mut object = LoadBalancer::new("edge", spec);
+        object.metadata.namespace = Some("default".into());
+        object.metadata.uid = Some("uid".into());
+        object.metadata.generation = Some(1);
+        let mut observed = Observed {
+            containers: Fact::Known(BTreeMap::new()),
+            volumes: Fact::Known(workload::members(&object).into_iter().map(|(_, container)| container).collect()),
+            networks: Fact::Known([("evenkeel-default".to_owned(), true), ("default.pg".to_owned(), true)].into()),
+            image: Fact::Known(true),
+            binary: Some("binary".into()),
+            stopping: Default::default(),
+            balancers: BTreeMap::new(),
+            deployments: BTreeMap::new(),
+            clusters: BTreeMap::new(),
+            certificates: BTreeMap::new(),
+            stats_password: object.spec.stats.as_ref().map(|_| Hidden("secret".into())),
+        };
+        let good = Certificate { hash: "c0ffee".into(), pem: Hidden("PEM".into()) };
+        observed.certificates.insert("cert".into(), Ok(good));
+        let mut world = Self { object, observed, now: at(100) };
+        world.containers();
+        for (_, container) in workload::members(&world.object) {
+            world.observed.balancers.insert(container, bootstrapped());
+        }
+        world
+    }
+
+    /// Every container runs and is what it should be.
+    pub fn containers(&mut self) {
+        let members = workload::members(&self.object);
+        let all = (1..).zip(members).map(|(ordinal, (_, container))| {
+            let spec = workload::container_spec(&self.object, &self.observed, ordinal, "binary").unwrap();
+            (container, made(&spec))
+        });
+        self.observed.containers = Fact::Known(all.collect());
+    }
+
+    /// The pods of Deployment `web`: name, last byte of the address (0: none), and of `ready` and `leaving` what is so.
+    pub fn pods(&mut self, pods: &[(&str, u8, &str)]) {
+        let pods: Vec<Value> = pods
+            .iter()
+            .map(|(name, address, words)| {
+                json!({
+                    "name": name, "host": "local", "phase": "Running",
+                    "address": (*address > 0).then(|| format!("10.1.0.{address}")),
+                    "ready": words.contains("ready"), "terminating": words.contains("leaving"),
+                })
+            })
+            .collect();
+        let deployment = json!({
+            "metadata": {"name": "web", "namespace": "default"},
+            "spec": {"selector": {}, "template": {}},
+            "status": {"pods": pods},
+        });
+        self.observed.deployments.insert("web".into(), serde_json::from_value(deployment).unwrap());
+    }
+
+    /// The PostgresCluster `pg`: term, stage, leader, and each instance as `name state`.
+    pub fn cluster(&mut self, term: u64, stage: &str, leader: &str, instances: &[&str]) {
+        let parts: Vec<(&str, &str)> = instances.iter().map(|one| one.split_once(' ').unwrap()).collect();
+        let told: Vec<Value> = parts
+            .iter()
+            .map(|(name, state)| {
+                let role = if *state == "running" { "primary" } else { "standby" };
+                json!({"name": name, "host": "local", "role": role, "state": state})
+            })
+            .collect();
+        let members: Vec<Value> = (1..)
+            .zip(&parts)
+            .map(|(ordinal, (name, _))| {
+                json!({"name": name, "ordinal": ordinal, "host": "local", "address": format!("10.2.0.{ordinal}")})
+            })
+            .collect();
+        let quorum = json!({"voters": [], "w": 0});
+        let cluster = json!({
+            "apiVersion": "evenkeel.dev/v1alpha1", "kind": "PostgresCluster",
+            "metadata": {"name": "pg", "namespace": "default"},
+            "spec": {"image": "postgres:15", "instances": parts.len()},
+            "status": {
+                "term": term, "instances": told,
+                "decisions": {
+                    "term": term, "stage": stage, "members": members, "since": "2026-01-01T00:00:00Z",
+                    "leader": {"member": leader, "incarnation": "x"}, "election": quorum, "commit": quorum,
+                },
+            },
+        });
+        let first = self.observed.clusters.insert("pg".into(), serde_json::from_value(cluster).unwrap()).is_none();
+        if first && self.object.status.is_none() {
+            // It was there before the balancers, which are in its network.
+            self.containers();
+        }
+    }
+
+    /// One plan; nothing of it is done but that it is recorded.
+    pub fn plan(&mut self) -> Plan<Step, LoadBalancerStatus> {
+        let plan = plan::plan(&self.object, &self.observed, self.now);
+        self.object.status = Some(plan.status.clone());
+        plan
+    }
+
+    /// Plans and does everything that is said to balancers, once; the steps in words.
+    pub fn round(&mut self) -> String {
+        let plan = self.plan();
+        plan.steps.iter().for_each(|step| self.perform(step));
+        self.now = self.now.checked_add(std::time::Duration::from_secs(2)).unwrap();
+        plan.steps.iter().map(|step| format!("{step}\n")).collect()
+    }
+
+    /// Rounds until there is nothing to do.
+    pub fn settle(&mut self) -> String {
+        let (mut said, mut calm) = (String::new(), 0);
+        for _ in 0..20 {
+            let round = self.round();
+            calm = if round.is_empty() { calm + 1 } else { 0 };
+            // A reload may have been waited for.
+            if calm == 2 {
+                return said;
+            }
+            said.push_str(&round);
+            self.checks(Health::Up);
+        }
+        panic!("it does not settle:\n{said}");
+    }
+
+    /// The balancers do what a step says.
+    pub fn perform(&mut self, step: &Step) {
+        match step {
+            Step::Tell { container, commands, .. } => {
+                let answer = self.answer(container);
+                commands.iter().for_each(|command| obey(answer, command));
+            }
+            Step::Configure { container, config, reload, .. } => {
+                let balancer = self.observed.balancers.get_mut(container).unwrap();
+                balancer.file = Fact::Known(Hidden(config.text.clone()));
+                if *reload {
+                    balancer.answer = Fact::Known(started(&config.text));
+                }
+            }
+            Step::RemoveContainer { name, .. } => {
+                self.observed.balancers.remove(name);
+                if let Fact::Known(containers) = &mut self.observed.containers {
+                    containers.remove(name);
+                }
+            }
+            Step::CreateContainer(spec) => {
+                if let Fact::Known(containers) = &mut self.observed.containers {
+                    containers.insert(spec.name.clone(), made(spec));
+                }
+                self.observed.balancers.insert(spec.name.clone(), bootstrapped());
+            }
+            _ => {}
+        }
+    }
+
+    /// What a balancer says.
+    pub fn answer(&mut self, container: &str) -> &mut Answer {
+        match &mut self.observed.balancers.get_mut(container).unwrap().answer {
+            Fact::Known(answer) => answer,
+            Fact::Unknown(why) => panic!("{container} does not answer: {why}"),
+        }
+    }
+
+    /// Every check that runs comes to this result.
+    pub fn checks(&mut self, health: Health) {
+        for balancer in self.observed.balancers.values_mut() {
+            let Fact::Known(answer) = &mut balancer.answer else { continue };
+            let checked = |seen: &&mut AtBalancer| seen.health != Health::NoCheck && seen.admin != Admin::Maint;
+            answer.servers.values_mut().filter(checked).for_each(|seen| seen.health = health);
+        }
+    }
+
+    /// The servers of all backends as people are told, and the conditions that are not as they should be.
+    pub fn told(&self) -> String {
+        let status = self.object.status.as_ref().unwrap();
+        let mut told = format!("{} {}/{}\n", status.phase, status.ready_replicas, status.replicas);
+        for backend in &status.backends {
+            let servers: Vec<_> = backend.servers.iter().map(|one| format!("{} {:?}", one.name, one.state)).collect();
+            told.push_str(&format!("{}: {}\n", backend.name, servers.join(", ")));
+        }
+        let fine = |kind: &str| if ["Degraded", "Progressing"].contains(&kind) { "False" } else { "True" };
+        for one in status.conditions.iter().filter(|one| one.status != fine(&one.type_)) {
+            told.push_str(&format!("{}={} {}: {}\n", one.type_, one.status, one.reason, one.message));
+        }
+        told
+    }
+}
+
+/// A container that was made by this and runs.
+fn made(spec: &ContainerSpec) -> ContainerSeen {
+    let mut labels = spec.labels.clone();
+    labels.insert(labels::SPEC_HASH.into(), spec.hash());
+    ContainerSeen {
+        id: format!("id of {}", spec.name),
+        name: spec.name.clone(),
+        labels,
+        state: ContainerState::Running,
+        image: spec.image.clone(),
+        addresses: [("evenkeel-default".to_owned(), Ipv4Addr::new(10, 0, 0, 1))].into(),
+        exit_code: None,
+    }
+}
+
+/// A balancer that has just begun.
+pub fn bootstrapped() -> Balancer {
+    let answer = Answer { hash: "bootstrap".into(), ..Default::default() };
+    let file = Hidden(super::haproxy::BOOTSTRAP.into());
+    Balancer { answer: Fact::Known(answer), file: Fact::Known(file), refused: None }
+}
+
+/// An HAProxy that has just read this.
+pub fn started(config: &str) -> Answer {
+    let mut answer = Answer { hash: text::hash_in(config).unwrap().to_owned(), ..Default::default() };
+    let mut backend = String::new();
+    for line in config.lines() {
+        let words: Vec<_> = line.split_whitespace().collect();
+        match words.as_slice() {
+            ["backend", name] => {
+                backend = (*name).to_owned();
+                answer.backends.insert(backend.clone());
+            }
+            ["server", name, address, rest @ ..] => {
+                let (host, port) = address.rsplit_once(':').unwrap();
+                let checked = rest.contains(&"check");
+                answer.servers.insert(
+                    (backend.clone(), (*name).to_owned()),
+                    AtBalancer {
+                        address: host.parse().ok(),
+                        port: port.parse().unwrap(),
+                        admin: if rest.contains(&"disabled") { Admin::Maint } else { Admin::Ready },
+                        health: if checked { Health::Unchecked } else { Health::NoCheck },
+                        sessions: 0,
+                    },
+                );
+            }
+            _ => {}
+        }
+    }
+    answer
+}
+
+/// An HAProxy that is told this.
+pub fn obey(answer: &mut Answer, command: &Command) {
+    let key = (command.backend.clone(), command.server.clone());
+    if let Verb::Add(address, port, options) = &command.verb {
+        answer.servers.entry(key).or_insert(AtBalancer {
+            address: Some(*address),
+            port: *port,
+            admin: Admin::Maint,
+            health: if options.contains(" check") { Health::Unchecked } else { Health::NoCheck },
+            sessions: 0,
+        });
+        return;
+    }
+    let Some(seen) = answer.servers.get_mut(&key) else { return };
+    match &command.verb {
+        Verb::State(admin) => {
+            if *admin == Admin::Maint && command.backend == "db" {
+                // on-marked-down shutdown-sessions
+                seen.sessions = 0;
+            }
+            seen.admin = *admin;
+        }
+        Verb::Cut => seen.sessions = 0,
+        Verb::Address(address, port) => (seen.address, seen.port) = (Some(*address), *port),
+        Verb::Delete if seen.admin == Admin::Maint && seen.sessions == 0 => drop(answer.servers.remove(&key)),
+        Verb::Delete | Verb::Check | Verb::Cookie(_) | Verb::Add(..) => {}
+    }
+}

@@ -1,0 +1,828 @@
+//! The planner by example: what is told to balancers and people, in words.
+#![allow(clippy::unwrap_used)]
+
+use expect_test::{Expect, expect};
+
+use super::fixture::{WEB_AND_DATABASE, World, at};
+use super::render::{Inputs, assemble, skeleton};
+use super::seen::Health;
+use super::wanted::Admin;
+use super::{Fact, Step, haproxy, text, wanted, workload};
+use crate::engine::ContainerState;
+
+fn settled() -> World {
+    let mut world = World::new(WEB_AND_DATABASE);
+    world.pods(&[("web-a", 1, "ready"), ("web-b", 2, "ready")]);
+    world.cluster(3, "Steady", "pg-1", &["pg-1 running", "pg-2 streaming", "pg-3 streaming"]);
+    world.settle();
+    world.plan();
+    world
+}
+
+fn check(said: &str, expected: Expect) {
+    expected.assert_eq(said);
+}
+
+const ONE: &str = r"
+frontends: [{name: web, port: 80, backend: web}]
+backends: [{name: web, deployment: {name: web, port: 8052}, drainTimeout: 10s}]
+";
+
+#[test]
+fn the_first_configuration_goes_to_every_balancer_and_then_nothing_is_to_be_done() {
+    let mut world = World::new(WEB_AND_DATABASE);
+    world.pods(&[("web-a", 1, "ready"), ("web-b", 2, "ready")]);
+    world.cluster(3, "Steady", "pg-1", &["pg-1 running", "pg-2 streaming", "pg-3 streaming"]);
+    check(
+        &world.settle(),
+        expect![[r#"
+        reload default.edge-1 with configuration e4bc88fb1c2b
+        reload default.edge-2 with configuration e4bc88fb1c2b
+    "#]],
+    );
+    check(
+        &world.told(),
+        expect![[r#"
+        Healthy 2/2
+        web: web-a Ready, web-b Ready
+        db: pg-1 Ready, pg-2 Drained, pg-3 Drained
+        ro: pg-1 Drained, pg-2 Ready, pg-3 Ready
+        fixed: 10.9.0.1-80 Ready, api.example.com-80 Ready
+    "#]],
+    );
+}
+
+#[test]
+fn a_configuration_of_haproxy_reads_like_this() {
+    let mut world = settled();
+    world.plan();
+    let balancer = &world.observed.balancers["default.edge-1"];
+    check(
+        &balancer.file.known().unwrap().0,
+        expect![[r#"
+        # evenkeel e4bc88fb1c2b
+        global
+            description e4bc88fb1c2b
+            log stdout format raw daemon notice
+            maxconn 8000
+            no strict-limits
+            hard-stop-after 1h
+            ssl-default-bind-options ssl-min-ver TLSv1.2
+            tune.ssl.default-dh-param 2048
+            lua-load /etc/evenkeel/hold.lua
+
+        defaults
+            log global
+            option dontlognull
+            option redispatch 1
+            retries 3
+            timeout connect 2s
+            timeout client 1m
+            timeout server 1m
+
+        frontend https
+            mode http
+            bind :443 ssl crt /etc/evenkeel/c0ffee.pem alpn h2,http/1.1
+            timeout client 60000ms
+            timeout http-request 10000ms
+            timeout http-keep-alive 60000ms
+            http-request del-header Forwarded
+            http-request set-header X-Forwarded-For %[src]
+            http-request set-header X-Forwarded-Proto https
+            http-request set-header X-Forwarded-Host %[req.hdr(host)]
+            http-request set-header X-Forwarded-Port %[dst_port]
+            default_backend web
+
+        frontend http
+            mode http
+            bind :80
+            timeout client 60000ms
+            timeout http-request 10000ms
+            timeout http-keep-alive 60000ms
+            http-request deny deny_status 400 unless { req.hdr(host) -m found }
+            http-request redirect location 'https://%[req.hdr(host),regsub(:\d+$,)]%[pathq]' code 301 if METH_GET
+            http-request redirect location 'https://%[req.hdr(host),regsub(:\d+$,)]%[pathq]' code 308
+
+        frontend pg-rw
+            mode tcp
+            bind :5432
+            timeout client 3600000ms
+            option clitcpka
+            tcp-request inspect-delay 10000ms
+            tcp-request content lua.hold db 10000
+            default_backend db
+
+        frontend pg-ro
+            mode tcp
+            bind :5433
+            timeout client 3600000ms
+            option clitcpka
+            default_backend ro
+
+        frontend api
+            mode http
+            bind :8000
+            timeout client 300000ms
+            timeout http-request 10000ms
+            timeout http-keep-alive 60000ms
+            http-request del-header Forwarded
+            http-request set-header X-Forwarded-For %[src]
+            http-request set-header X-Forwarded-Proto http
+            http-request set-header X-Forwarded-Host %[req.hdr(host)]
+            http-request set-header X-Forwarded-Port %[dst_port]
+            default_backend fixed
+
+        backend web
+            mode http
+            balance roundrobin
+            timeout connect 2000ms
+            timeout server 60000ms
+            timeout queue 10000ms
+            timeout check 2000ms
+            timeout tunnel 3600000ms
+            retry-on conn-failure empty-response
+            http-request disable-l7-retry unless METH_GET
+            option httpchk
+            http-check send meth GET uri /ping ver HTTP/1.1 hdr Host localhost
+            http-check expect status 200-399
+            cookie evenkeel insert indirect nocache httponly dynamic
+            dynamic-cookie-key 9d89c5bd4020
+            # begin web
+            server web-a 10.1.0.1:8052 check inter 1000ms fall 3 rise 2 observe layer4 error-limit 5 on-error mark-down
+            server web-b 10.1.0.2:8052 check inter 1000ms fall 3 rise 2 observe layer4 error-limit 5 on-error mark-down
+            # end web
+
+        backend db
+            mode tcp
+            balance leastconn
+            timeout connect 2000ms
+            timeout server 3600000ms
+            timeout queue 10000ms
+            option srvtcpka
+            retries 0
+            no option redispatch
+            # begin db
+            server pg-1 10.2.0.1:5432 on-marked-down shutdown-sessions
+            server pg-2 10.2.0.2:5432 on-marked-down shutdown-sessions disabled
+            server pg-3 10.2.0.3:5432 on-marked-down shutdown-sessions disabled
+            # end db
+
+        backend ro
+            mode tcp
+            balance leastconn
+            timeout connect 2000ms
+            timeout server 3600000ms
+            timeout queue 10000ms
+            option srvtcpka
+            # begin ro
+            server pg-1 10.2.0.1:5432 disabled
+            server pg-2 10.2.0.2:5432
+            server pg-3 10.2.0.3:5432
+            # end ro
+
+        backend fixed
+            mode http
+            balance leastconn
+            timeout connect 2000ms
+            timeout server 60000ms
+            timeout queue 10000ms
+            timeout tunnel 3600000ms
+            retry-on conn-failure empty-response
+            http-request disable-l7-retry unless METH_GET
+            stick-table type ipv6 size 100k expire 1h
+            stick on src
+            default-server init-addr last,libc,none resolvers evenkeel-system
+            server 10.9.0.1-80 10.9.0.1:80 check inter 2000ms fall 3 rise 2 observe layer4 error-limit 5 on-error mark-down
+            server api.example.com-80 api.example.com:80 check inter 2000ms fall 3 rise 2 observe layer4 error-limit 5 on-error mark-down
+
+        resolvers evenkeel-system
+            parse-resolv-conf
+
+        userlist evenkeel-stats
+            user admin insecure-password secret
+
+        frontend evenkeel-stats
+            mode http
+            bind :8404
+            timeout client 10s
+            http-request auth realm evenkeel unless { http_auth(evenkeel-stats) }
+            stats enable
+            stats uri /
+            stats refresh 5s
+    "#]],
+    );
+}
+
+#[test]
+fn a_configuration_of_nginx_reads_like_this() {
+    let spec = WEB_AND_DATABASE.replace("replicas: 2", "engine: nginx").replace("stick: {by: cookie}, ", "");
+    let mut world = World::new(&spec.replace("path: /ping, ", ""));
+    world.pods(&[("web-a", 1, "ready"), ("web-b", 2, "")]);
+    world.cluster(3, "Steady", "pg-1", &["pg-1 running", "pg-2 streaming"]);
+    let mut d = world.object.status.clone().unwrap_or_default().decisions.unwrap_or_default();
+    let routes = wanted::routes(&world.object, &world.observed, &mut d, world.now);
+    let engine = world.object.spec.engine;
+    let servers = routes
+        .iter()
+        .map(|route| (route.backend.name.clone(), wanted::at_balancer(route, engine, &Default::default(), world.now)))
+        .collect();
+    let certificates = [("cert".to_owned(), "c0ffee".to_owned())].into();
+    let inputs = Inputs::new(&world.object, &certificates, Some("secret"));
+    check(
+        &assemble(&world.object.spec, &skeleton(&inputs), &servers).text,
+        expect![[r##"
+        # evenkeel e0a6f0484d86
+        daemon off;
+        user root;
+        worker_processes 2;
+        worker_shutdown_timeout 30000ms;
+        pid /run/evenkeel/nginx.pid;
+        error_log stderr notice;
+        events {
+            worker_connections 16000;
+        }
+        http {
+            access_log off;
+            server_tokens off;
+            default_type text/plain;
+            client_max_body_size 0;
+            client_body_temp_path /etc/evenkeel/body;
+            proxy_temp_path /etc/evenkeel/proxy;
+            fastcgi_temp_path /etc/evenkeel/fastcgi;
+            uwsgi_temp_path /etc/evenkeel/uwsgi;
+            scgi_temp_path /etc/evenkeel/scgi;
+            map $http_upgrade $connection_upgrade {
+                default upgrade;
+                '' '';
+            }
+            # What a client says of itself is not believed.
+            proxy_http_version 1.1;
+            proxy_set_header Host $http_host;
+            proxy_set_header Connection $connection_upgrade;
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Forwarded '';
+            proxy_set_header X-Forwarded-For $remote_addr;
+            proxy_set_header X-Forwarded-Proto $scheme;
+            proxy_set_header X-Forwarded-Host $http_host;
+            proxy_set_header X-Forwarded-Port $server_port;
+            ssl_protocols TLSv1.2 TLSv1.3;
+            server {
+                listen unix:/run/evenkeel/admin.sock;
+                keepalive_timeout 1h;
+                keepalive_requests 1000000000;
+                location = /state {
+                    # begin evenkeel-state
+                    return 200 "hash e0a6f0484d86\nbackend db\nserver db pg-1 10.2.0.1:5432 ready\nserver db pg-2 10.2.0.2:5432 maint\nbackend ro\nserver ro pg-1 10.2.0.1:5432 maint\nserver ro pg-2 10.2.0.2:5432 ready\nbackend web\nserver web web-a 10.1.0.1:8052 ready\n";
+                    # end evenkeel-state
+                }
+                location = /connections {
+                    stub_status;
+                }
+            }
+            upstream web {
+                zone web 256k;
+                # begin web
+                server 10.1.0.1:8052 max_fails=3 fail_timeout=1000ms;
+                # end web
+            }
+            upstream fixed {
+                zone fixed 256k;
+                hash $remote_addr consistent;
+                # 10.9.0.1-80
+                server 10.9.0.1:80 max_fails=3 fail_timeout=2000ms;
+                # api.example.com-80
+                server api.example.com:80 max_fails=3 fail_timeout=2000ms;
+            }
+            server {
+                listen 443 ssl http2;
+                ssl_certificate /etc/evenkeel/c0ffee.pem;
+                ssl_certificate_key /etc/evenkeel/c0ffee.pem;
+                client_header_timeout 10000ms;
+                client_body_timeout 60000ms;
+                send_timeout 60000ms;
+                keepalive_timeout 60000ms;
+                error_page 418 = @upgrade;
+                recursive_error_pages on;
+                location / {
+                    if ($connection_upgrade) {
+                        return 418;
+                    }
+                    proxy_pass http://web;
+                    proxy_connect_timeout 2000ms;
+                    proxy_read_timeout 60000ms;
+                    proxy_send_timeout 60000ms;
+                    proxy_next_upstream error timeout;
+                    proxy_next_upstream_tries 3;
+                }
+                location @upgrade {
+                    proxy_pass http://web;
+                    proxy_connect_timeout 2000ms;
+                    proxy_read_timeout 3600000ms;
+                    proxy_send_timeout 3600000ms;
+                    proxy_next_upstream error timeout;
+                    proxy_next_upstream_tries 3;
+                }
+            }
+            server {
+                listen 80;
+                client_header_timeout 10000ms;
+                client_body_timeout 60000ms;
+                send_timeout 60000ms;
+                keepalive_timeout 60000ms;
+                set $status 308;
+                if ($request_method ~ ^(GET|HEAD)$) {
+                    set $status 301;
+                }
+                if ($status = 301) {
+                    return 301 https://$host$request_uri;
+                }
+                return 308 https://$host$request_uri;
+            }
+            server {
+                listen 8000;
+                client_header_timeout 10000ms;
+                client_body_timeout 300000ms;
+                send_timeout 300000ms;
+                keepalive_timeout 60000ms;
+                error_page 418 = @upgrade;
+                recursive_error_pages on;
+                location / {
+                    if ($connection_upgrade) {
+                        return 418;
+                    }
+                    proxy_pass http://fixed;
+                    proxy_connect_timeout 2000ms;
+                    proxy_read_timeout 60000ms;
+                    proxy_send_timeout 60000ms;
+                    proxy_next_upstream error timeout;
+                    proxy_next_upstream_tries 3;
+                }
+                location @upgrade {
+                    proxy_pass http://fixed;
+                    proxy_connect_timeout 2000ms;
+                    proxy_read_timeout 3600000ms;
+                    proxy_send_timeout 3600000ms;
+                    proxy_next_upstream error timeout;
+                    proxy_next_upstream_tries 3;
+                }
+            }
+            server {
+                listen 8404;
+                auth_basic evenkeel;
+                auth_basic_user_file /etc/evenkeel/stats.htpasswd;
+                location / {
+                    stub_status;
+                }
+            }
+        }
+        stream {
+            upstream db {
+                zone db 256k;
+                least_conn;
+                # begin db
+                server 10.2.0.1:5432 max_fails=0;
+                # end db
+            }
+            upstream ro {
+                zone ro 256k;
+                least_conn;
+                # begin ro
+                server 10.2.0.2:5432 max_fails=0;
+                # end ro
+            }
+            server {
+                listen 5432 so_keepalive=on;
+                proxy_pass db;
+                proxy_connect_timeout 2000ms;
+                proxy_timeout 3600000ms;
+                proxy_socket_keepalive on;
+            }
+            server {
+                listen 5433 so_keepalive=on;
+                proxy_pass ro;
+                proxy_connect_timeout 2000ms;
+                proxy_timeout 3600000ms;
+                proxy_socket_keepalive on;
+            }
+        }
+    "##]],
+    );
+}
+
+#[test]
+fn a_new_pod_is_checked_before_it_gets_anything_and_needs_no_reload() {
+    let mut world = settled();
+    world.pods(&[("web-a", 1, "ready"), ("web-b", 2, "ready"), ("web-c", 3, "ready"), ("web-d", 4, "")]);
+    check(
+        &world.round(),
+        expect![[r#"
+        tell default.edge-1: web/web-c is at 10.1.0.3:8052, check web/web-c, web/web-c drain, cookies of web
+        write the servers into the configuration of default.edge-1
+        tell default.edge-2: web/web-c is at 10.1.0.3:8052, check web/web-c, web/web-c drain, cookies of web
+        write the servers into the configuration of default.edge-2
+    "#]],
+    );
+    world.plan();
+    check(
+        &world.told(),
+        expect![[r#"
+        Healthy 2/2
+        web: web-a Ready, web-b Ready, web-c Starting, web-d Starting
+        db: pg-1 Ready, pg-2 Drained, pg-3 Drained
+        ro: pg-1 Drained, pg-2 Ready, pg-3 Ready
+        fixed: 10.9.0.1-80 Ready, api.example.com-80 Ready
+    "#]],
+    );
+    check(&world.round(), expect![[""]]);
+    world.checks(Health::Up);
+    check(
+        &world.round(),
+        expect![[r#"
+        tell default.edge-1: web/web-c ready
+        write the servers into the configuration of default.edge-1
+        tell default.edge-2: web/web-c ready
+        write the servers into the configuration of default.edge-2
+    "#]],
+    );
+    world.plan();
+    check(
+        &world.told(),
+        expect![[r#"
+        Healthy 2/2
+        web: web-a Ready, web-b Ready, web-c Ready, web-d Starting
+        db: pg-1 Ready, pg-2 Drained, pg-3 Drained
+        ro: pg-1 Drained, pg-2 Ready, pg-3 Ready
+        fixed: 10.9.0.1-80 Ready, api.example.com-80 Ready
+    "#]],
+    );
+}
+
+#[test]
+fn a_pod_that_leaves_is_drained_and_then_forgotten() {
+    let mut world = settled();
+    world.answer("default.edge-1").servers.get_mut(&("web".into(), "web-a".into())).unwrap().sessions = 2;
+    world.pods(&[("web-a", 1, "ready leaving"), ("web-b", 2, "ready")]);
+    check(
+        &world.round(),
+        expect![[r#"
+        tell default.edge-1: web/web-a drain
+        write the servers into the configuration of default.edge-1
+        tell default.edge-2: web/web-a drain
+        write the servers into the configuration of default.edge-2
+    "#]],
+    );
+    world.plan();
+    check(
+        &world.told(),
+        expect![[r#"
+        Progressing 2/2
+        web: web-a Draining, web-b Ready
+        db: pg-1 Ready, pg-2 Drained, pg-3 Drained
+        ro: pg-1 Drained, pg-2 Ready, pg-3 Ready
+        fixed: 10.9.0.1-80 Ready, api.example.com-80 Ready
+        Progressing=True Working: something is being changed
+    "#]],
+    );
+    world.answer("default.edge-1").servers.get_mut(&("web".into(), "web-a".into())).unwrap().sessions = 0;
+    check(
+        &world.round(),
+        expect![[r#"
+        tell default.edge-1: web/web-a maint
+        tell default.edge-2: web/web-a maint
+    "#]],
+    );
+    world.plan();
+    check(
+        &world.told(),
+        expect![[r#"
+        Healthy 2/2
+        web: web-a Drained, web-b Ready
+        db: pg-1 Ready, pg-2 Drained, pg-3 Drained
+        ro: pg-1 Drained, pg-2 Ready, pg-3 Ready
+        fixed: 10.9.0.1-80 Ready, api.example.com-80 Ready
+    "#]],
+    );
+    world.pods(&[("web-b", 2, "ready")]);
+    check(
+        &world.settle(),
+        expect![[r#"
+        tell default.edge-1: forget web/web-a
+        write the servers into the configuration of default.edge-1
+        tell default.edge-2: forget web/web-a
+        write the servers into the configuration of default.edge-2
+    "#]],
+    );
+}
+
+#[test]
+fn sessions_of_a_pod_that_leaves_are_cut_when_its_time_is_over() {
+    let mut world = World::new(ONE);
+    world.pods(&[("web-a", 1, "ready"), ("web-b", 2, "ready")]);
+    world.settle();
+    world.pods(&[("web-a", 1, "leaving"), ("web-b", 2, "ready")]);
+    world.round();
+    let since = world.object.status.as_ref().unwrap().decisions.as_ref().unwrap().leaving["web/web-a"];
+    world.answer("default.edge-1").servers.get_mut(&("web".into(), "web-a".into())).unwrap().sessions = 1;
+    world.now = at(since.as_second() + 9);
+    assert!(!world.round().contains("cut"));
+    world.now = at(since.as_second() + 10);
+    check(
+        &world.round(),
+        expect![[r#"
+        tell default.edge-1: web/web-a maint, cut web/web-a
+    "#]],
+    );
+}
+
+#[test]
+fn a_writer_moves_when_its_successor_is_confirmed_and_in_between_there_is_none() {
+    let mut world = settled();
+    world.cluster(4, "Electing", "pg-1", &["pg-1 stopped", "pg-2 streaming", "pg-3 streaming"]);
+    check(
+        &world.round(),
+        expect![[r#"
+        tell default.edge-1: db/pg-1 maint, cut db/pg-1
+        write the servers into the configuration of default.edge-1
+        tell default.edge-2: db/pg-1 maint, cut db/pg-1
+        write the servers into the configuration of default.edge-2
+    "#]],
+    );
+    world.cluster(4, "Establishing", "pg-2", &["pg-1 stopped", "pg-2 promoting", "pg-3 streaming"]);
+    check(
+        &world.round(),
+        expect![[r#"
+        tell default.edge-1: ro/pg-2 maint
+        write the servers into the configuration of default.edge-1
+        tell default.edge-2: ro/pg-2 maint
+        write the servers into the configuration of default.edge-2
+    "#]],
+    );
+    world.cluster(4, "Steady", "pg-2", &["pg-1 stopped", "pg-2 gated", "pg-3 streaming"]);
+    check(&world.round(), expect![[""]]);
+    world.cluster(4, "Steady", "pg-2", &["pg-1 rewinding", "pg-2 running", "pg-3 streaming"]);
+    check(
+        &world.round(),
+        expect![[r#"
+        tell default.edge-1: db/pg-2 ready
+        write the servers into the configuration of default.edge-1
+        tell default.edge-2: db/pg-2 ready
+        write the servers into the configuration of default.edge-2
+    "#]],
+    );
+    world.cluster(4, "Steady", "pg-2", &["pg-1 streaming", "pg-2 unknown", "pg-3 streaming"]);
+    check(
+        &world.round(),
+        expect![[r#"
+        tell default.edge-1: ro/pg-1 ready
+        write the servers into the configuration of default.edge-1
+        tell default.edge-2: ro/pg-1 ready
+        write the servers into the configuration of default.edge-2
+    "#]],
+    );
+}
+
+#[test]
+fn nobody_is_made_writer_on_a_word_that_is_unknown() {
+    let mut world = World::new(WEB_AND_DATABASE);
+    world.pods(&[]);
+    world.cluster(4, "Steady", "pg-2", &["pg-1 streaming", "pg-2 unknown"]);
+    world.settle();
+    let writers = world.object.status.as_ref().unwrap().decisions.as_ref().unwrap().writers.clone();
+    assert!(writers.is_empty(), "{writers:?}");
+    let ready = |seen: &super::seen::AtBalancer| seen.admin == Admin::Ready;
+    assert!(!world.answer("default.edge-1").of("db").any(|(_, seen)| ready(seen)));
+}
+
+#[test]
+fn a_backend_that_is_not_there_stays_as_it_was_and_the_rest_goes_on() {
+    let mut world = settled();
+    world.observed.deployments.clear();
+    world.cluster(3, "Steady", "pg-1", &["pg-1 running", "pg-2 streaming", "pg-3 stopped"]);
+    check(
+        &world.round(),
+        expect![[r#"
+        tell default.edge-1: ro/pg-3 maint
+        write the servers into the configuration of default.edge-1
+        tell default.edge-2: ro/pg-3 maint
+        write the servers into the configuration of default.edge-2
+    "#]],
+    );
+    world.plan();
+    check(
+        &world.told(),
+        expect![[r#"
+        Degraded 2/2
+        web: web-a Ready, web-b Ready
+        db: pg-1 Ready, pg-2 Drained, pg-3 Drained
+        ro: pg-1 Drained, pg-2 Ready, pg-3 Drained
+        fixed: 10.9.0.1-80 Ready, api.example.com-80 Ready
+        BackendsResolved=False BackendNotFound: Deployment web is not there: the servers of backend web stay as they were until it is
+        Degraded=True BackendNotFound: Deployment web is not there: the servers of backend web stay as they were until it is
+    "#]],
+    );
+}
+
+#[test]
+fn a_refused_configuration_is_not_tried_again_and_the_last_good_one_follows_its_servers() {
+    let mut world = settled();
+    world.object.spec.max_connections = 7;
+    let plan = world.plan();
+    let Some(Step::Configure { config, reload: true, .. }) = plan.steps.first() else { panic!("{:?}", plan.steps) };
+    let refused = Some((config.skeleton.clone(), "line 7: no".to_owned()));
+    world.observed.balancers.values_mut().for_each(|balancer| balancer.refused = refused.clone());
+    assert_eq!(world.round(), "");
+    world.plan();
+    check(
+        &world.told(),
+        expect![[r#"
+        Degraded 2/2
+        web: web-a Ready, web-b Ready
+        db: pg-1 Ready, pg-2 Drained, pg-3 Drained
+        ro: pg-1 Drained, pg-2 Ready, pg-3 Ready
+        fixed: 10.9.0.1-80 Ready, api.example.com-80 Ready
+        ConfigValid=False ConfigRefused: default.edge-1 refuses the configuration, the last good configuration goes on: line 7: no
+        Degraded=True ConfigRefused: default.edge-1 refuses the configuration, the last good configuration goes on: line 7: no
+    "#]],
+    );
+    world.pods(&[("web-a", 1, "ready leaving"), ("web-b", 2, "ready")]);
+    check(
+        &world.settle(),
+        expect![[r#"
+        tell default.edge-1: web/web-a drain
+        write the servers into the configuration of default.edge-1
+        tell default.edge-2: web/web-a drain
+        write the servers into the configuration of default.edge-2
+        tell default.edge-1: web/web-a maint
+        tell default.edge-2: web/web-a maint
+    "#]],
+    );
+    let file = &world.observed.balancers["default.edge-1"].file.known().unwrap().0;
+    assert!(!file.contains("maxconn 7\n") && file.contains("web-a 10.1.0.1:8052"), "{file}");
+    // Another one is tried.
+    world.object.spec.max_connections = 8;
+    assert!(world.round().contains("reload"), "a changed spec is tried");
+}
+
+#[test]
+fn a_bad_certificate_leaves_the_last_good_one_in_use() {
+    let mut world = settled();
+    world.observed.certificates.insert("cert".into(), Err("tls.key of Secret cert holds no private key in PEM".into()));
+    assert_eq!(world.round(), "");
+    world.plan();
+    check(
+        &world.told(),
+        expect![[r#"
+        Degraded 2/2
+        web: web-a Ready, web-b Ready
+        db: pg-1 Ready, pg-2 Drained, pg-3 Drained
+        ro: pg-1 Drained, pg-2 Ready, pg-3 Ready
+        fixed: 10.9.0.1-80 Ready, api.example.com-80 Ready
+        CertificatesValid=False CertificateInvalid: tls.key of Secret cert holds no private key in PEM; the last good certificate stays, a frontend that never had one is left out
+        Degraded=True CertificateInvalid: tls.key of Secret cert holds no private key in PEM; the last good certificate stays, a frontend that never had one is left out
+    "#]],
+    );
+    let mut fresh = World::new(WEB_AND_DATABASE);
+    fresh.observed.certificates.insert("cert".into(), Err("Secret cert is not there".into()));
+    fresh.settle();
+    let file = &fresh.observed.balancers["default.edge-1"].file.known().unwrap().0;
+    assert!(!file.contains("frontend https\n") && file.contains("frontend pg-rw\n"), "{file}");
+}
+
+#[test]
+fn a_balancer_that_does_not_answer_makes_its_servers_unknown_and_nothing_disruptive_is_done() {
+    let mut world = settled();
+    world.observed.balancers.get_mut("default.edge-2").unwrap().answer = Fact::Unknown("no answer within 1s".into());
+    world.pods(&[("web-a", 1, "ready leaving"), ("web-b", 2, "ready")]);
+    check(
+        &world.round(),
+        expect![[r#"
+        tell default.edge-1: web/web-a drain
+        write the servers into the configuration of default.edge-1
+    "#]],
+    );
+    world.plan();
+    check(
+        &world.told(),
+        expect![[r#"
+        Degraded 1/2
+        web: web-a Unknown, web-b Unknown
+        db: pg-1 Unknown, pg-2 Unknown, pg-3 Unknown
+        ro: pg-1 Unknown, pg-2 Unknown, pg-3 Unknown
+        fixed: 10.9.0.1-80 Unknown, api.example.com-80 Unknown
+        Ready=False BalancersNotReady: 1 of 2 balancers balance
+        Degraded=True BalancersNotReady: 1 of 2 balancers balance
+        Progressing=True Working: something is being changed
+    "#]],
+    );
+}
+
+#[test]
+fn balancers_are_replaced_one_at_a_time_and_only_while_all_others_balance() {
+    let mut world = settled();
+    world.object.spec.image = Some("haproxy:2.8".into());
+    check(
+        &world.settle(),
+        expect![[r#"
+        remove container default.edge-1: image haproxy:2.8 instead of haproxy:2.6
+        create container default.edge-1
+        start container default.edge-1
+        reload default.edge-1 with configuration e4bc88fb1c2b
+        remove container default.edge-2: image haproxy:2.8 instead of haproxy:2.6
+        create container default.edge-2
+        start container default.edge-2
+        reload default.edge-2 with configuration e4bc88fb1c2b
+    "#]],
+    );
+    world.object.spec.image = Some("haproxy:2.6".into());
+    if let Fact::Known(containers) = &mut world.observed.containers {
+        containers.get_mut("default.edge-1").unwrap().state = ContainerState::Exited;
+    }
+    let said = world.plan().steps.iter().map(|step| format!("{step}\n")).collect::<String>();
+    assert_eq!(said, "start container default.edge-1\n");
+}
+
+#[test]
+fn what_is_missing_is_made_and_what_is_too_much_goes() {
+    let mut world = World::new(ONE);
+    world.pods(&[]);
+    world.observed.containers = Fact::Known(Default::default());
+    world.observed.balancers.clear();
+    world.observed.volumes = Fact::Known(["default.edge-2".to_owned()].into());
+    world.observed.networks = Fact::Known([("evenkeel-default".to_owned(), false)].into());
+    world.observed.image = Fact::Known(false);
+    check(
+        &world.round(),
+        expect![[r#"
+        remove volume default.edge-2
+        get image haproxy:2.6
+        create network evenkeel-default
+        create volume default.edge-1
+        create container default.edge-1
+        start container default.edge-1
+    "#]],
+    );
+    world.plan();
+    check(
+        &world.told(),
+        expect![[r#"
+            Pending 0/1
+            web: 
+            Ready=False NoBalancer: 0 of 1 balancers balance
+            Progressing=True Working: something is being changed
+        "#]],
+    );
+    world.observed.containers = Fact::Unknown("away".into());
+    assert_eq!(world.round(), "");
+}
+
+#[test]
+fn a_deleted_balancer_takes_everything_with_it() {
+    let mut world = settled();
+    world.object.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(1)));
+    check(
+        &world.round(),
+        expect![[r#"
+        remove container default.edge-1: loadbalancers.evenkeel.dev edge is deleted
+        remove container default.edge-2: loadbalancers.evenkeel.dev edge is deleted
+        remove volume default.edge-1
+        remove volume default.edge-2
+        remove network evenkeel-default
+    "#]],
+    );
+    world.observed.containers = Fact::Known(Default::default());
+    world.observed.volumes = Fact::Known(Default::default());
+    assert!(world.plan().finished);
+    world.observed.volumes = Fact::Unknown("away".into());
+    assert!(!world.plan().finished);
+}
+
+#[test]
+fn a_balancer_is_in_the_networks_of_its_namespace_and_of_the_databases_it_routes_to() {
+    let mut world = World::new(WEB_AND_DATABASE);
+    world.cluster(3, "Steady", "pg-1", &["pg-1 running"]);
+    let spec = workload::container_spec(&world.object, &world.observed, 2, "binary").unwrap();
+    let networks: Vec<_> = spec.networks.iter().map(|one| one.network.as_str()).collect();
+    assert_eq!(
+        (spec.network.as_str(), networks, spec.aliases.join(" ")),
+        ("evenkeel-default", vec!["default.pg"], "edge edge-2".to_owned())
+    );
+    let ports: Vec<_> =
+        spec.ports.iter().map(|(address, host, inside)| format!("{address}:{host}->{inside}")).collect();
+    assert_eq!(ports, ["127.0.0.1:8081->80", "127.0.0.1:18405->8404"]);
+    // Leaving the network lets a cluster that is deleted take it away.
+    world.observed.clusters.get_mut("pg").unwrap().metadata.deletion_timestamp =
+        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(1)));
+    assert!(workload::container_spec(&world.object, &world.observed, 2, "binary").unwrap().networks.is_empty());
+    world.observed.networks = Fact::Unknown("away".into());
+    assert!(workload::container_spec(&world.object, &world.observed, 2, "binary").is_none());
+}
+
+#[test]
+fn no_secret_is_in_a_container_or_in_words() {
+    let mut world = World::new(WEB_AND_DATABASE);
+    world.pods(&[]);
+    let plan = world.plan();
+    let said = format!("{:?} {:?}", plan, world.observed);
+    assert!(!said.contains("secret") && !said.contains("PEM"), "{said}");
+    assert!(text::hash_in(haproxy::BOOTSTRAP).is_some());
+}
