@@ -47,7 +47,8 @@ pub async fn run(args: Args, session: &mut Session<'_>) -> Result<(), Error> {
     query.extend(flags.iter().filter(|(_, on)| *on).map(|(name, _)| (*name, "true")));
     query.extend(args.command.iter().map(|word| ("command", word.as_str())));
     let path = format!("{}/exec", resource.path(Some(&session.namespace), Some(pods::name(pod))));
-    let key = STANDARD.encode(rand::random::<[u8; 16]>());
+    // It has to differ from one conversation to the next, and is no secret.
+    let key = STANDARD.encode((session.now)().as_nanosecond().to_be_bytes());
     let headers = [
         ("Connection", "Upgrade"),
         ("Upgrade", "websocket"),
