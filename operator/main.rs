@@ -8,7 +8,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use evenkeel::cli::error::{EXIT_CODES, Error};
 use evenkeel::cli::session::{Connection, Session};
 use evenkeel::cli::{
-    about, apply, delete, describe, events, exec, get, logging, logs, operator, preview, rollout, scale, switchover,
+    about, apply, delete, describe, events, exec, get, logging, logs, operator, preview, rollouts, scale, switchover,
     up, wait,
 };
 use evenkeel::runtime::clock::{Clock as _, SystemClock};
@@ -69,7 +69,7 @@ enum Client {
     Wait(wait::Args),
     Logs(logs::Args),
     Exec(exec::Args),
-    Rollout(rollout::Args),
+    Rollout(rollouts::Args),
     Scale(scale::Args),
 }
 
@@ -134,7 +134,7 @@ async fn ask(verb: Client, session: &mut Session<'_>) -> Result<(), Error> {
         Client::Wait(args) => wait::run(args, session).await,
         Client::Logs(args) => logs::run(args, session).await,
         Client::Exec(args) => exec::run(args, session).await,
-        Client::Rollout(args) => rollout::run(args, session).await,
+        Client::Rollout(args) => rollouts::run(args, session).await,
         Client::Scale(args) => scale::run(args, session).await,
     }
 }

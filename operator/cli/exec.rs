@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::codec::Framed;
 
 use super::error::Error;
-use super::pods;
+use super::targets;
 use super::session::Session;
 use super::terminal::{self, Raw};
 use crate::api::websocket::{self, Codec, Message};
@@ -36,9 +36,9 @@ pub struct Args {
 
 /// Runs the verb.
 pub async fn run(args: Args, session: &mut Session<'_>) -> Result<(), Error> {
-    let (resource, found) = pods::meant(&args.target, session).await?;
+    let (resource, found) = targets::meant(&args.target, session).await?;
     let Some(pod) = found.first() else { return Err(Error::NotFound(format!("{} has no pods", args.target))) };
-    let (container, word) = pods::container(pod, args.container.as_deref());
+    let (container, word) = targets::container(pod, args.container.as_deref());
     if let Some(word) = word {
         writeln!(session.err, "{word}")?;
     }
@@ -46,7 +46,7 @@ pub async fn run(args: Args, session: &mut Session<'_>) -> Result<(), Error> {
     let mut query = vec![("container", container.as_str())];
     query.extend(flags.iter().filter(|(_, on)| *on).map(|(name, _)| (*name, "true")));
     query.extend(args.command.iter().map(|word| ("command", word.as_str())));
-    let path = format!("{}/exec", resource.path(Some(&session.namespace), Some(pods::name(pod))));
+    let path = format!("{}/exec", resource.path(Some(&session.namespace), Some(targets::name(pod))));
     // It has to differ from one conversation to the next, and is no secret.
     let key = STANDARD.encode((session.now)().as_nanosecond().to_be_bytes());
     let headers = [

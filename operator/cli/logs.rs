@@ -8,7 +8,7 @@ use tokio_util::codec::{FramedRead, LinesCodec};
 use tokio_util::io::StreamReader;
 
 use super::error::Error;
-use super::pods;
+use super::targets;
 use super::session::{Session, duration};
 
 /// Longer lines come in pieces of an error; no log of ours has any.
@@ -53,16 +53,16 @@ type Lines = BoxStream<'static, Result<String, std::io::Error>>;
 
 /// Runs the verb.
 pub async fn run(args: Args, session: &mut Session<'_>) -> Result<(), Error> {
-    let (resource, found) = pods::meant(&args.target, session).await?;
+    let (resource, found) = targets::meant(&args.target, session).await?;
     let mut logs: Vec<Lines> = Vec::new();
     let mut told = None;
     for pod in &found {
-        let (container, word) = pods::container(pod, args.container.as_deref());
+        let (container, word) = targets::container(pod, args.container.as_deref());
         told = told.or(word);
         let query = args.query(container.clone());
         let query: Vec<(&str, &str)> = query.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let path = format!("{}/log", resource.path(Some(&session.namespace), Some(pods::name(pod))));
-        let prefix = if found.len() > 1 { format!("[{} {container}] ", pods::name(pod)) } else { String::new() };
+        let path = format!("{}/log", resource.path(Some(&session.namespace), Some(targets::name(pod))));
+        let prefix = if found.len() > 1 { format!("[{} {container}] ", targets::name(pod)) } else { String::new() };
         let response = session.client.open_text(&path, &query).await?;
         let bytes = StreamReader::new(response.bytes_stream().map_err(std::io::Error::other));
         let lines = FramedRead::new(bytes, LinesCodec::new_with_max_length(LINE_LIMIT));

@@ -10,7 +10,7 @@ use evenkeel::cli::client::Client;
 use evenkeel::cli::error::Error;
 use evenkeel::cli::session::Session;
 use evenkeel::cli::{
-    apply, delete, describe, events, exec, get, kubeconfig, logs, preview, rollout, scale, switchover, wait,
+    apply, delete, describe, events, exec, get, kubeconfig, logs, preview, rollouts, scale, switchover, wait,
 };
 use evenkeel::runtime::clock::{Clock as _, SystemClock};
 use evenkeel::server::containers::{Command, Containers, LogOptions, Output, Outputs, Place, Session as Work};
@@ -123,7 +123,7 @@ async fn typed(verb: &str, words: &str, session: &mut Session<'_>) -> Result<(),
         "wait" => wait::run(line(words), session).await,
         "logs" => logs::run(line(words), session).await,
         "exec" => exec::run(line(words), session).await,
-        "rollout" => rollout::run(line(words), session).await,
+        "rollout" => rollouts::run(line(words), session).await,
         "scale" => scale::run(line(words), session).await,
         other => panic!("no verb {other}"),
     }

@@ -8,7 +8,7 @@ use super::discovery::{Catalog, Resource};
 use super::error::Error;
 use super::follow::{Event, Follow};
 use super::session::{Session, duration};
-use super::{discovery, pods, render};
+use super::{discovery, render, targets};
 
 /// The number of a revision.
 const REVISION: &str = "deployment.kubernetes.io/revision";
@@ -101,17 +101,17 @@ impl Rolled {
     }
 
     fn label(&self) -> String {
-        format!("{}/{}", self.resource.label(), pods::name(&self.object))
+        format!("{}/{}", self.resource.label(), targets::name(&self.object))
     }
 
     async fn patch(&self, kind: &str, patch: &Value, session: &Session<'_>) -> Result<(), Error> {
-        let path = self.resource.path(Some(&session.namespace), Some(pods::name(&self.object)));
+        let path = self.resource.path(Some(&session.namespace), Some(targets::name(&self.object)));
         session.client.patch(&path, &[("fieldManager", "evenkeel-rollout")], kind, patch).await.map(drop)
     }
 
     /// The revisions, oldest first.
     async fn revisions(&self, session: &Session<'_>) -> Result<Vec<(u64, Value)>, Error> {
-        let sets = pods::owned(&self.catalog, &self.object, session).await?;
+        let sets = targets::owned(&self.catalog, &self.object, session).await?;
         let numbered = |set: Value| Some((set["metadata"]["annotations"][REVISION].as_str()?.parse().ok()?, set));
         let mut revisions: Vec<(u64, Value)> = sets.into_iter().filter_map(numbered).collect();
         revisions.sort_by_key(|(number, _)| *number);
@@ -200,7 +200,7 @@ async fn status(target: &Target, no_wait: bool, timeout: Duration, session: &mut
 
 async fn follow(rolled: &Rolled, last: &mut Option<Value>, session: &mut Session<'_>) -> Result<(), Error> {
     let client = session.client.clone();
-    let mut follow = Follow::object(&client, &rolled.resource, &session.namespace, pods::name(&rolled.object));
+    let mut follow = Follow::object(&client, &rolled.resource, &session.namespace, targets::name(&rolled.object));
     let mut said = String::new();
     loop {
         match follow.next().await? {
