@@ -15,6 +15,9 @@ const STOP: Duration = Duration::from_secs(workload::STOP_SECONDS.unsigned_abs()
 /// Performs `step`; its failure says what could not be done.
 pub async fn act(controller: &Controller, object: &LoadBalancer, step: &Step) -> Result<(), Failure> {
     let engine = controller.hosts.get(super::HOST)?;
+    if !matches!(step, Step::Tell { .. } | Step::Configure { .. } | Step::EnsureStats) {
+        controller.lists.forget(object);
+    }
     match step {
         Step::EnsureStats => secrets::ensure(controller, object).await?,
         Step::EnsureImage(image) => engine.ensure_image(image).await?,

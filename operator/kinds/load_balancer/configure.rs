@@ -64,7 +64,9 @@ pub async fn configure(
     let failed = observe::answer(controller, object, partner).await.map(|answer| answer.failed).unwrap_or_default();
     partner.engine.signal_container(partner.container, signal).await?;
     if taken_up(controller, object, partner, config, failed).await? {
-        controller.known(partner.container, |known| known.refused = None);
+        if !config.last_good {
+            controller.known(partner.container, |known| known.refused = None);
+        }
         if let Err(words) = script(partner, engine, SWEEP).await? {
             tracing::debug!(container = partner.container, words, "old certificates were not swept");
         }

@@ -190,6 +190,22 @@ impl World {
                     balancer.answer = Fact::Known(started(&config.text));
                 }
             }
+            Step::StartContainer(name) => {
+                if let Fact::Known(containers) = &mut self.observed.containers
+                    && let Some(seen) = containers.get_mut(name)
+                {
+                    seen.state = ContainerState::Running;
+                }
+                self.observed.balancers.entry(name.clone()).or_insert_with(bootstrapped);
+            }
+            Step::StopContainer { name, .. } => {
+                self.observed.balancers.remove(name);
+                if let Fact::Known(containers) = &mut self.observed.containers
+                    && let Some(seen) = containers.get_mut(name)
+                {
+                    seen.state = ContainerState::Exited;
+                }
+            }
             Step::RemoveContainer { name, .. } => {
                 self.observed.balancers.remove(name);
                 if let Fact::Known(containers) = &mut self.observed.containers {

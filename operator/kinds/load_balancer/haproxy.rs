@@ -102,6 +102,8 @@ fn frontend(text: &mut String, inputs: &Inputs, one: &Frontend) {
     if one.mode == Mode::Http {
         let _ = writeln!(text, "    timeout http-request {}ms", one.timeouts.request.as_millis());
         let _ = writeln!(text, "    timeout http-keep-alive {}ms", one.timeouts.keep_alive.as_millis());
+        // Before a process ends a client hears so with its next answer, not in the middle of its next request.
+        text.push_str("    option idle-close-on-response\n");
     } else {
         let _ = writeln!(text, "    option clitcpka");
     }

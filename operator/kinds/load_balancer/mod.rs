@@ -28,6 +28,7 @@ pub mod diff;
 mod fixture;
 pub mod haproxy;
 mod links;
+mod lists;
 mod names;
 pub mod nginx;
 mod observe;
@@ -35,6 +36,8 @@ pub mod plan;
 #[cfg(test)]
 mod properties;
 pub mod render;
+#[cfg(test)]
+mod scenarios;
 mod secrets;
 pub mod seen;
 mod status;
@@ -59,6 +62,7 @@ pub struct Controller {
     objects: Objects,
     clock: Arc<dyn Clock>,
     links: links::Links,
+    lists: lists::Last,
     /// The volume with our binary, once it was put on the host.
     binary: OnceLock<String>,
     /// What is known of the configuration of each container, by its name.
@@ -81,8 +85,8 @@ struct Known {
 impl Controller {
     /// A controller over these hosts and objects.
     pub fn new(hosts: Arc<Hosts>, objects: Objects, clock: Arc<dyn Clock>) -> Self {
-        let (links, binary, files, stopping) = Default::default();
-        Self { hosts, objects, clock, links, binary, files, stopping }
+        let (links, lists, binary, files, stopping) = Default::default();
+        Self { hosts, objects, clock, links, lists, binary, files, stopping }
     }
 
     fn known<R>(&self, container: &str, look: impl FnOnce(&mut Known) -> R) -> R {

@@ -154,7 +154,8 @@ fn options(backend: &Backend) -> String {
         return " max_fails=0".into();
     }
     let check = backend.health_check.clone().unwrap_or_default();
-    format!(" max_fails={} fail_timeout={}ms", check.fall, check.interval.as_millis().max(1000))
+    // In whole seconds, unlike all else.
+    format!(" max_fails={} fail_timeout={}s", check.fall, check.interval.as_millis().div_ceil(1000).max(1))
 }
 
 /// The lines of a backend's servers; an engine that has none would not start.

@@ -4,18 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use futures::future::{join_all, try_join_all};
+use futures::future::join_all;
 use serde::de::DeserializeOwned;
 
 use super::links::Partner;
+use super::lists::Lists;
 use super::names::{CONFIG_DIR, namespace};
 use super::render::{certificate_secrets, config_file};
 use super::seen::{self, Answer};
-use super::{Balancer, Controller, Fact, Hidden, Known, LoadBalancer, Observed, secrets, workload};
+use super::{Balancer, Controller, Hidden, Known, LoadBalancer, Observed, secrets};
 use crate::api::failure::Failure;
 use crate::api::load_balancer::{EngineKind, Target};
 use crate::engine::{ContainerSeen, ContainerState, Engine};
-use crate::kinds::network_of;
 use crate::store::Key;
 
 /// A command in a container that reads something takes no longer.
@@ -30,29 +30,22 @@ const OLD_NGINX: &str = r#"n=0; for p in /proc/[0-9]*/cmdline; do case "$(tr '\0
 /// Reads everything at once.
 pub async fn observe(controller: &Controller, object: &LoadBalancer) -> Result<Observed, Failure> {
     let engine = controller.hosts.get(super::HOST)?;
-    let owner = workload::owner(object);
-    let (containers, volumes, networks, image, related) = tokio::join!(
-        engine.list_containers(&owner),
-        engine.list_volumes(&owner),
-        networks(&engine, object),
-        engine.has_image(object.spec.image()),
-        related(controller, object),
-    );
+    let (lists, related) = tokio::join!(controller.lists.read(object, &engine), related(controller, object));
     let (deployments, clusters, certificates, stats_password) = related?;
-    let containers =
-        containers.map(|all| all.into_iter().map(|one| (one.name.clone(), one)).collect::<BTreeMap<_, _>>());
+    let Lists { containers, volumes, networks, image } = lists;
     let running = containers
-        .iter()
+        .known()
+        .into_iter()
         .flatten()
         .map(|(_, seen)| seen)
         .filter(|seen| matches!(seen.state, ContainerState::Running | ContainerState::Paused));
     let balancers = join_all(running.map(|seen| balancer(controller, object, &engine, seen))).await;
     Ok(Observed {
         balancers: balancers.into_iter().collect(),
-        containers: containers.into(),
-        volumes: volumes.map(|names| names.into_iter().collect()).into(),
+        containers,
+        volumes,
         networks,
-        image: image.into(),
+        image,
         binary: controller.binary.get().cloned(),
         stopping: controller.stopping.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         deployments,
@@ -60,15 +53,6 @@ pub async fn observe(controller: &Controller, object: &LoadBalancer) -> Result<O
         certificates,
         stats_password,
     })
-}
-
-async fn networks(engine: &Arc<dyn Engine>, object: &LoadBalancer) -> Fact<BTreeMap<String, bool>> {
-    let names = workload::cluster_networks(object).into_values().chain([network_of(namespace(object))]);
-    let look = names.map(|name| async {
-        let there = engine.network(&name).await?.is_some();
-        Ok::<_, crate::engine::Error>((name, there))
-    });
-    try_join_all(look).await.map(|seen| seen.into_iter().collect()).into()
 }
 
 type Related = (

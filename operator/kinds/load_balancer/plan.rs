@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::render::{self, Config, Inputs};
+use super::render::{self, BOOTSTRAP, Config, Inputs};
 use super::seen::Answer;
 use super::wanted::{self, Admin, Route, Wanted};
 use super::{Balancer, LoadBalancer, Observed, Step, diff, haproxy, nginx, status, text, workload};
@@ -174,10 +174,11 @@ fn config(
             Some(config)
         }
         _ => {
-            let last = text::skeleton(&balancer.file.known()?.0)?;
+            let file = &balancer.file.known()?.0;
+            let last = text::skeleton(file)?;
             // The first one listens to nobody, and has no servers.
-            (!last.contains("evenkeel-bootstrap") && text::hash_in(&last) != Some("bootstrap"))
-                .then(|| render::assemble(inputs.spec, &last, servers))
+            (text::hash_in(file) != Some(BOOTSTRAP))
+                .then(|| Config { last_good: true, ..render::assemble(inputs.spec, &last, servers) })
         }
     }
 }

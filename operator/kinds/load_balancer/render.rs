@@ -51,6 +51,9 @@ impl<'a> Inputs<'a> {
     }
 }
 
+/// The hash of what runs until the first configuration is there.
+pub const BOOTSTRAP: &str = "bootstrap";
+
 /// Where a certificate of this hash is, below the directory of the configuration. Another certificate is another file.
 pub fn certificate_file(hash: &str) -> String {
     format!("{hash}.pem")
@@ -79,6 +82,8 @@ pub struct Config {
     pub text: String,
     /// Hash of its skeleton: what a refusal is about.
     pub skeleton: String,
+    /// It is the last good one in the place of one that was refused.
+    pub last_good: bool,
 }
 
 impl std::fmt::Debug for Config {
@@ -114,7 +119,7 @@ pub fn assemble(spec: &LoadBalancerSpec, skeleton: &str, servers: &BTreeMap<Stri
             text::hash(&text::fill(skeleton, &holes, text::HASH))
         }
     };
-    Config { text: text::fill(skeleton, &holes, &hash), skeleton: text::hash(skeleton), hash }
+    Config { text: text::fill(skeleton, &holes, &hash), skeleton: text::hash(skeleton), hash, last_good: false }
 }
 
 /// The Secrets that frontends name.

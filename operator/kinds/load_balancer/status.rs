@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::names::static_name;
 use super::plan::Decided;
+use super::render::BOOTSTRAP;
 use super::seen::{Answer, Health};
 use super::wanted::{Admin, Server, Wish};
 use super::{Balancer, Step, text, workload};
@@ -77,7 +78,7 @@ pub fn render(decided: &Decided, status: &mut LoadBalancerStatus, d: &BalancerDe
 
 /// It runs a configuration of ours, and says so.
 pub fn balances(balancer: &Balancer) -> bool {
-    balancer.answer.known().is_some_and(|answer| answer.hash != "bootstrap")
+    balancer.answer.known().is_some_and(|answer| answer.hash != BOOTSTRAP)
 }
 
 fn valid(decided: &Decided) -> Verdict {
@@ -131,7 +132,7 @@ fn pod(decided: &Decided, member: &str, container: &str) -> PodSeen {
     };
     let message = balancer.filter(|_| runs).and_then(|balancer| match &balancer.answer {
         super::Fact::Unknown(why) => Some(why.clone()),
-        super::Fact::Known(answer) if answer.hash == "bootstrap" => Some("waits for its first configuration".into()),
+        super::Fact::Known(answer) if answer.hash == BOOTSTRAP => Some("waits for its first configuration".into()),
         super::Fact::Known(_) => None,
     });
     let namespace = decided.object.metadata.namespace.as_deref().unwrap_or("default");

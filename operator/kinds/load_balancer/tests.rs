@@ -231,181 +231,182 @@ fn a_configuration_of_nginx_reads_like_this() {
     check(
         &assemble(&world.object.spec, &skeleton(&inputs), &servers).text,
         expect![[r##"
-        # evenkeel e0a6f0484d86
-        daemon off;
-        user root;
-        worker_processes 2;
-        worker_shutdown_timeout 30000ms;
-        pid /run/evenkeel/nginx.pid;
-        error_log stderr notice;
-        events {
-            worker_connections 16000;
-        }
-        http {
-            access_log off;
-            server_tokens off;
-            default_type text/plain;
-            client_max_body_size 0;
-            client_body_temp_path /etc/evenkeel/body;
-            proxy_temp_path /etc/evenkeel/proxy;
-            fastcgi_temp_path /etc/evenkeel/fastcgi;
-            uwsgi_temp_path /etc/evenkeel/uwsgi;
-            scgi_temp_path /etc/evenkeel/scgi;
-            map $http_upgrade $connection_upgrade {
-                default upgrade;
-                '' '';
+            # evenkeel 276509e2e23e
+            daemon off;
+            user root;
+            worker_processes 2;
+            worker_shutdown_timeout 30000ms;
+            pid /run/evenkeel/nginx.pid;
+            include /run/evenkeel/modules*.conf;
+            error_log stderr notice;
+            events {
+                worker_connections 16000;
             }
-            # What a client says of itself is not believed.
-            proxy_http_version 1.1;
-            proxy_set_header Host $http_host;
-            proxy_set_header Connection $connection_upgrade;
-            proxy_set_header Upgrade $http_upgrade;
-            proxy_set_header Forwarded '';
-            proxy_set_header X-Forwarded-For $remote_addr;
-            proxy_set_header X-Forwarded-Proto $scheme;
-            proxy_set_header X-Forwarded-Host $http_host;
-            proxy_set_header X-Forwarded-Port $server_port;
-            ssl_protocols TLSv1.2 TLSv1.3;
-            server {
-                listen unix:/run/evenkeel/admin.sock;
-                keepalive_timeout 1h;
-                keepalive_requests 1000000000;
-                location = /state {
-                    # begin evenkeel-state
-                    return 200 "hash e0a6f0484d86\nbackend db\nserver db pg-1 10.2.0.1:5432 ready\nserver db pg-2 10.2.0.2:5432 maint\nbackend ro\nserver ro pg-1 10.2.0.1:5432 maint\nserver ro pg-2 10.2.0.2:5432 ready\nbackend web\nserver web web-a 10.1.0.1:8052 ready\n";
-                    # end evenkeel-state
+            http {
+                access_log off;
+                server_tokens off;
+                default_type text/plain;
+                client_max_body_size 0;
+                client_body_temp_path /etc/evenkeel/body;
+                proxy_temp_path /etc/evenkeel/proxy;
+                fastcgi_temp_path /etc/evenkeel/fastcgi;
+                uwsgi_temp_path /etc/evenkeel/uwsgi;
+                scgi_temp_path /etc/evenkeel/scgi;
+                map $http_upgrade $connection_upgrade {
+                    default upgrade;
+                    '' '';
                 }
-                location = /connections {
-                    stub_status;
-                }
-            }
-            upstream web {
-                zone web 256k;
-                # begin web
-                server 10.1.0.1:8052 max_fails=3 fail_timeout=1000ms;
-                # end web
-            }
-            upstream fixed {
-                zone fixed 256k;
-                hash $remote_addr consistent;
-                # 10.9.0.1-80
-                server 10.9.0.1:80 max_fails=3 fail_timeout=2000ms;
-                # api.example.com-80
-                server api.example.com:80 max_fails=3 fail_timeout=2000ms;
-            }
-            server {
-                listen 443 ssl http2;
-                ssl_certificate /etc/evenkeel/c0ffee.pem;
-                ssl_certificate_key /etc/evenkeel/c0ffee.pem;
-                client_header_timeout 10000ms;
-                client_body_timeout 60000ms;
-                send_timeout 60000ms;
-                keepalive_timeout 60000ms;
-                error_page 418 = @upgrade;
-                recursive_error_pages on;
-                location / {
-                    if ($connection_upgrade) {
-                        return 418;
+                # What a client says of itself is not believed.
+                proxy_http_version 1.1;
+                proxy_set_header Host $http_host;
+                proxy_set_header Connection $connection_upgrade;
+                proxy_set_header Upgrade $http_upgrade;
+                proxy_set_header Forwarded '';
+                proxy_set_header X-Forwarded-For $remote_addr;
+                proxy_set_header X-Forwarded-Proto $scheme;
+                proxy_set_header X-Forwarded-Host $http_host;
+                proxy_set_header X-Forwarded-Port $server_port;
+                ssl_protocols TLSv1.2 TLSv1.3;
+                server {
+                    listen unix:/run/evenkeel/admin.sock;
+                    keepalive_timeout 1h;
+                    keepalive_requests 1000000000;
+                    location = /state {
+                        # begin evenkeel-state
+                        return 200 "hash 276509e2e23e\nbackend db\nserver db pg-1 10.2.0.1:5432 ready\nserver db pg-2 10.2.0.2:5432 maint\nbackend ro\nserver ro pg-1 10.2.0.1:5432 maint\nserver ro pg-2 10.2.0.2:5432 ready\nbackend web\nserver web web-a 10.1.0.1:8052 ready\n";
+                        # end evenkeel-state
                     }
-                    proxy_pass http://web;
-                    proxy_connect_timeout 2000ms;
-                    proxy_read_timeout 60000ms;
-                    proxy_send_timeout 60000ms;
-                    proxy_next_upstream error timeout;
-                    proxy_next_upstream_tries 3;
-                }
-                location @upgrade {
-                    proxy_pass http://web;
-                    proxy_connect_timeout 2000ms;
-                    proxy_read_timeout 3600000ms;
-                    proxy_send_timeout 3600000ms;
-                    proxy_next_upstream error timeout;
-                    proxy_next_upstream_tries 3;
-                }
-            }
-            server {
-                listen 80;
-                client_header_timeout 10000ms;
-                client_body_timeout 60000ms;
-                send_timeout 60000ms;
-                keepalive_timeout 60000ms;
-                set $status 308;
-                if ($request_method ~ ^(GET|HEAD)$) {
-                    set $status 301;
-                }
-                if ($status = 301) {
-                    return 301 https://$host$request_uri;
-                }
-                return 308 https://$host$request_uri;
-            }
-            server {
-                listen 8000;
-                client_header_timeout 10000ms;
-                client_body_timeout 300000ms;
-                send_timeout 300000ms;
-                keepalive_timeout 60000ms;
-                error_page 418 = @upgrade;
-                recursive_error_pages on;
-                location / {
-                    if ($connection_upgrade) {
-                        return 418;
+                    location = /connections {
+                        stub_status;
                     }
-                    proxy_pass http://fixed;
+                }
+                upstream web {
+                    zone web 256k;
+                    # begin web
+                    server 10.1.0.1:8052 max_fails=3 fail_timeout=1s;
+                    # end web
+                }
+                upstream fixed {
+                    zone fixed 256k;
+                    hash $remote_addr consistent;
+                    # 10.9.0.1-80
+                    server 10.9.0.1:80 max_fails=3 fail_timeout=2s;
+                    # api.example.com-80
+                    server api.example.com:80 max_fails=3 fail_timeout=2s;
+                }
+                server {
+                    listen 443 ssl http2;
+                    ssl_certificate /etc/evenkeel/c0ffee.pem;
+                    ssl_certificate_key /etc/evenkeel/c0ffee.pem;
+                    client_header_timeout 10000ms;
+                    client_body_timeout 60000ms;
+                    send_timeout 60000ms;
+                    keepalive_timeout 60000ms;
+                    error_page 418 = @upgrade;
+                    recursive_error_pages on;
+                    location / {
+                        if ($connection_upgrade) {
+                            return 418;
+                        }
+                        proxy_pass http://web;
+                        proxy_connect_timeout 2000ms;
+                        proxy_read_timeout 60000ms;
+                        proxy_send_timeout 60000ms;
+                        proxy_next_upstream error timeout;
+                        proxy_next_upstream_tries 3;
+                    }
+                    location @upgrade {
+                        proxy_pass http://web;
+                        proxy_connect_timeout 2000ms;
+                        proxy_read_timeout 3600000ms;
+                        proxy_send_timeout 3600000ms;
+                        proxy_next_upstream error timeout;
+                        proxy_next_upstream_tries 3;
+                    }
+                }
+                server {
+                    listen 80;
+                    client_header_timeout 10000ms;
+                    client_body_timeout 60000ms;
+                    send_timeout 60000ms;
+                    keepalive_timeout 60000ms;
+                    set $redirect 308;
+                    if ($request_method ~ ^(GET|HEAD)$) {
+                        set $redirect 301;
+                    }
+                    if ($redirect = 301) {
+                        return 301 https://$host$request_uri;
+                    }
+                    return 308 https://$host$request_uri;
+                }
+                server {
+                    listen 8000;
+                    client_header_timeout 10000ms;
+                    client_body_timeout 300000ms;
+                    send_timeout 300000ms;
+                    keepalive_timeout 60000ms;
+                    error_page 418 = @upgrade;
+                    recursive_error_pages on;
+                    location / {
+                        if ($connection_upgrade) {
+                            return 418;
+                        }
+                        proxy_pass http://fixed;
+                        proxy_connect_timeout 2000ms;
+                        proxy_read_timeout 60000ms;
+                        proxy_send_timeout 60000ms;
+                        proxy_next_upstream error timeout;
+                        proxy_next_upstream_tries 3;
+                    }
+                    location @upgrade {
+                        proxy_pass http://fixed;
+                        proxy_connect_timeout 2000ms;
+                        proxy_read_timeout 3600000ms;
+                        proxy_send_timeout 3600000ms;
+                        proxy_next_upstream error timeout;
+                        proxy_next_upstream_tries 3;
+                    }
+                }
+                server {
+                    listen 8404;
+                    auth_basic evenkeel;
+                    auth_basic_user_file /etc/evenkeel/stats.htpasswd;
+                    location / {
+                        stub_status;
+                    }
+                }
+            }
+            stream {
+                upstream db {
+                    zone db 256k;
+                    least_conn;
+                    # begin db
+                    server 10.2.0.1:5432 max_fails=0;
+                    # end db
+                }
+                upstream ro {
+                    zone ro 256k;
+                    least_conn;
+                    # begin ro
+                    server 10.2.0.2:5432 max_fails=0;
+                    # end ro
+                }
+                server {
+                    listen 5432 so_keepalive=on;
+                    proxy_pass db;
                     proxy_connect_timeout 2000ms;
-                    proxy_read_timeout 60000ms;
-                    proxy_send_timeout 60000ms;
-                    proxy_next_upstream error timeout;
-                    proxy_next_upstream_tries 3;
+                    proxy_timeout 3600000ms;
+                    proxy_socket_keepalive on;
                 }
-                location @upgrade {
-                    proxy_pass http://fixed;
+                server {
+                    listen 5433 so_keepalive=on;
+                    proxy_pass ro;
                     proxy_connect_timeout 2000ms;
-                    proxy_read_timeout 3600000ms;
-                    proxy_send_timeout 3600000ms;
-                    proxy_next_upstream error timeout;
-                    proxy_next_upstream_tries 3;
+                    proxy_timeout 3600000ms;
+                    proxy_socket_keepalive on;
                 }
             }
-            server {
-                listen 8404;
-                auth_basic evenkeel;
-                auth_basic_user_file /etc/evenkeel/stats.htpasswd;
-                location / {
-                    stub_status;
-                }
-            }
-        }
-        stream {
-            upstream db {
-                zone db 256k;
-                least_conn;
-                # begin db
-                server 10.2.0.1:5432 max_fails=0;
-                # end db
-            }
-            upstream ro {
-                zone ro 256k;
-                least_conn;
-                # begin ro
-                server 10.2.0.2:5432 max_fails=0;
-                # end ro
-            }
-            server {
-                listen 5432 so_keepalive=on;
-                proxy_pass db;
-                proxy_connect_timeout 2000ms;
-                proxy_timeout 3600000ms;
-                proxy_socket_keepalive on;
-            }
-            server {
-                listen 5433 so_keepalive=on;
-                proxy_pass ro;
-                proxy_connect_timeout 2000ms;
-                proxy_timeout 3600000ms;
-                proxy_socket_keepalive on;
-            }
-        }
-    "##]],
+        "##]],
     );
 }
 
@@ -723,15 +724,17 @@ fn balancers_are_replaced_one_at_a_time_and_only_while_all_others_balance() {
     check(
         &world.settle(),
         expect![[r#"
-        remove container default.edge-1: image haproxy:2.8 instead of haproxy:2.6
-        create container default.edge-1
-        start container default.edge-1
-        reload default.edge-1 with configuration e4bc88fb1c2b
-        remove container default.edge-2: image haproxy:2.8 instead of haproxy:2.6
-        create container default.edge-2
-        start container default.edge-2
-        reload default.edge-2 with configuration e4bc88fb1c2b
-    "#]],
+            stop container default.edge-1: image haproxy:2.8 instead of haproxy:2.6
+            remove container default.edge-1: image haproxy:2.8 instead of haproxy:2.6
+            create container default.edge-1
+            start container default.edge-1
+            reload default.edge-1 with configuration e4bc88fb1c2b
+            stop container default.edge-2: image haproxy:2.8 instead of haproxy:2.6
+            remove container default.edge-2: image haproxy:2.8 instead of haproxy:2.6
+            create container default.edge-2
+            start container default.edge-2
+            reload default.edge-2 with configuration e4bc88fb1c2b
+        "#]],
     );
     world.object.spec.image = Some("haproxy:2.6".into());
     if let Fact::Known(containers) = &mut world.observed.containers {
