@@ -9,8 +9,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::codec::Framed;
 
 use super::error::Error;
-use super::targets;
 use super::session::Session;
+use super::targets;
 use super::terminal::{self, Raw};
 use crate::api::websocket::{self, Codec, Message};
 

@@ -8,8 +8,8 @@ use tokio_util::codec::{FramedRead, LinesCodec};
 use tokio_util::io::StreamReader;
 
 use super::error::Error;
-use super::targets;
 use super::session::{Session, duration};
+use super::targets;
 
 /// Longer lines come in pieces of an error; no log of ours has any.
 const LINE_LIMIT: usize = 16 << 20;
