@@ -36,9 +36,9 @@ fn the_first_configuration_goes_to_every_balancer_and_then_nothing_is_to_be_done
     check(
         &world.settle(),
         expect![[r#"
-        reload default.edge-1 with configuration e4bc88fb1c2b
-        reload default.edge-2 with configuration e4bc88fb1c2b
-    "#]],
+            reload default.edge-1 with configuration da1b8c0959db
+            reload default.edge-2 with configuration da1b8c0959db
+        "#]],
     );
     check(
         &world.told(),
@@ -60,156 +60,159 @@ fn a_configuration_of_haproxy_reads_like_this() {
     check(
         &balancer.file.known().unwrap().0,
         expect![[r#"
-        # evenkeel e4bc88fb1c2b
-        global
-            description e4bc88fb1c2b
-            log stdout format raw daemon notice
-            maxconn 8000
-            no strict-limits
-            hard-stop-after 1h
-            ssl-default-bind-options ssl-min-ver TLSv1.2
-            tune.ssl.default-dh-param 2048
-            lua-load /etc/evenkeel/hold.lua
+            # evenkeel da1b8c0959db
+            global
+                description da1b8c0959db
+                log stdout format raw daemon notice
+                maxconn 8000
+                no strict-limits
+                hard-stop-after 1h
+                ssl-default-bind-options ssl-min-ver TLSv1.2
+                tune.ssl.default-dh-param 2048
+                lua-load /etc/evenkeel/hold.lua
 
-        defaults
-            log global
-            option dontlognull
-            option redispatch 1
-            retries 3
-            timeout connect 2s
-            timeout client 1m
-            timeout server 1m
+            defaults
+                log global
+                option dontlognull
+                option redispatch 1
+                retries 3
+                timeout connect 2s
+                timeout client 1m
+                timeout server 1m
 
-        frontend https
-            mode http
-            bind :443 ssl crt /etc/evenkeel/c0ffee.pem alpn h2,http/1.1
-            timeout client 60000ms
-            timeout http-request 10000ms
-            timeout http-keep-alive 60000ms
-            http-request del-header Forwarded
-            http-request set-header X-Forwarded-For %[src]
-            http-request set-header X-Forwarded-Proto https
-            http-request set-header X-Forwarded-Host %[req.hdr(host)]
-            http-request set-header X-Forwarded-Port %[dst_port]
-            default_backend web
+            frontend https
+                mode http
+                bind :443 ssl crt /etc/evenkeel/c0ffee.pem alpn h2,http/1.1
+                timeout client 60000ms
+                timeout http-request 10000ms
+                timeout http-keep-alive 60000ms
+                option idle-close-on-response
+                http-request del-header Forwarded
+                http-request set-header X-Forwarded-For %[src]
+                http-request set-header X-Forwarded-Proto https
+                http-request set-header X-Forwarded-Host %[req.hdr(host)]
+                http-request set-header X-Forwarded-Port %[dst_port]
+                default_backend web
 
-        frontend http
-            mode http
-            bind :80
-            timeout client 60000ms
-            timeout http-request 10000ms
-            timeout http-keep-alive 60000ms
-            http-request deny deny_status 400 unless { req.hdr(host) -m found }
-            http-request redirect location 'https://%[req.hdr(host),regsub(:\d+$,)]%[pathq]' code 301 if METH_GET
-            http-request redirect location 'https://%[req.hdr(host),regsub(:\d+$,)]%[pathq]' code 308
+            frontend http
+                mode http
+                bind :80
+                timeout client 60000ms
+                timeout http-request 10000ms
+                timeout http-keep-alive 60000ms
+                option idle-close-on-response
+                http-request deny deny_status 400 unless { req.hdr(host) -m found }
+                http-request redirect location 'https://%[req.hdr(host),regsub(:\d+$,)]%[pathq]' code 301 if METH_GET
+                http-request redirect location 'https://%[req.hdr(host),regsub(:\d+$,)]%[pathq]' code 308
 
-        frontend pg-rw
-            mode tcp
-            bind :5432
-            timeout client 3600000ms
-            option clitcpka
-            tcp-request inspect-delay 10000ms
-            tcp-request content lua.hold db 10000
-            default_backend db
+            frontend pg-rw
+                mode tcp
+                bind :5432
+                timeout client 3600000ms
+                option clitcpka
+                tcp-request inspect-delay 10000ms
+                tcp-request content lua.hold db 10000
+                default_backend db
 
-        frontend pg-ro
-            mode tcp
-            bind :5433
-            timeout client 3600000ms
-            option clitcpka
-            default_backend ro
+            frontend pg-ro
+                mode tcp
+                bind :5433
+                timeout client 3600000ms
+                option clitcpka
+                default_backend ro
 
-        frontend api
-            mode http
-            bind :8000
-            timeout client 300000ms
-            timeout http-request 10000ms
-            timeout http-keep-alive 60000ms
-            http-request del-header Forwarded
-            http-request set-header X-Forwarded-For %[src]
-            http-request set-header X-Forwarded-Proto http
-            http-request set-header X-Forwarded-Host %[req.hdr(host)]
-            http-request set-header X-Forwarded-Port %[dst_port]
-            default_backend fixed
+            frontend api
+                mode http
+                bind :8000
+                timeout client 300000ms
+                timeout http-request 10000ms
+                timeout http-keep-alive 60000ms
+                option idle-close-on-response
+                http-request del-header Forwarded
+                http-request set-header X-Forwarded-For %[src]
+                http-request set-header X-Forwarded-Proto http
+                http-request set-header X-Forwarded-Host %[req.hdr(host)]
+                http-request set-header X-Forwarded-Port %[dst_port]
+                default_backend fixed
 
-        backend web
-            mode http
-            balance roundrobin
-            timeout connect 2000ms
-            timeout server 60000ms
-            timeout queue 10000ms
-            timeout check 2000ms
-            timeout tunnel 3600000ms
-            retry-on conn-failure empty-response
-            http-request disable-l7-retry unless METH_GET
-            option httpchk
-            http-check send meth GET uri /ping ver HTTP/1.1 hdr Host localhost
-            http-check expect status 200-399
-            cookie evenkeel insert indirect nocache httponly dynamic
-            dynamic-cookie-key 9d89c5bd4020
-            # begin web
-            server web-a 10.1.0.1:8052 check inter 1000ms fall 3 rise 2 observe layer4 error-limit 5 on-error mark-down
-            server web-b 10.1.0.2:8052 check inter 1000ms fall 3 rise 2 observe layer4 error-limit 5 on-error mark-down
-            # end web
+            backend web
+                mode http
+                balance roundrobin
+                timeout connect 2000ms
+                timeout server 60000ms
+                timeout queue 10000ms
+                timeout check 2000ms
+                timeout tunnel 3600000ms
+                retry-on conn-failure empty-response
+                http-request disable-l7-retry unless METH_GET
+                option httpchk
+                http-check send meth GET uri /ping ver HTTP/1.1 hdr Host localhost
+                http-check expect status 200-399
+                cookie evenkeel insert indirect nocache httponly dynamic
+                dynamic-cookie-key 9d89c5bd4020
+                # begin web
+                server web-a 10.1.0.1:8052 check inter 1000ms fall 3 rise 2 observe layer4 error-limit 5 on-error mark-down
+                server web-b 10.1.0.2:8052 check inter 1000ms fall 3 rise 2 observe layer4 error-limit 5 on-error mark-down
+                # end web
 
-        backend db
-            mode tcp
-            balance leastconn
-            timeout connect 2000ms
-            timeout server 3600000ms
-            timeout queue 10000ms
-            option srvtcpka
-            retries 0
-            no option redispatch
-            # begin db
-            server pg-1 10.2.0.1:5432 on-marked-down shutdown-sessions
-            server pg-2 10.2.0.2:5432 on-marked-down shutdown-sessions disabled
-            server pg-3 10.2.0.3:5432 on-marked-down shutdown-sessions disabled
-            # end db
+            backend db
+                mode tcp
+                balance leastconn
+                timeout connect 2000ms
+                timeout server 3600000ms
+                timeout queue 10000ms
+                option srvtcpka
+                retries 0
+                no option redispatch
+                # begin db
+                server pg-1 10.2.0.1:5432 on-marked-down shutdown-sessions
+                server pg-2 10.2.0.2:5432 on-marked-down shutdown-sessions disabled
+                server pg-3 10.2.0.3:5432 on-marked-down shutdown-sessions disabled
+                # end db
 
-        backend ro
-            mode tcp
-            balance leastconn
-            timeout connect 2000ms
-            timeout server 3600000ms
-            timeout queue 10000ms
-            option srvtcpka
-            # begin ro
-            server pg-1 10.2.0.1:5432 disabled
-            server pg-2 10.2.0.2:5432
-            server pg-3 10.2.0.3:5432
-            # end ro
+            backend ro
+                mode tcp
+                balance leastconn
+                timeout connect 2000ms
+                timeout server 3600000ms
+                timeout queue 10000ms
+                option srvtcpka
+                # begin ro
+                server pg-1 10.2.0.1:5432 disabled
+                server pg-2 10.2.0.2:5432
+                server pg-3 10.2.0.3:5432
+                # end ro
 
-        backend fixed
-            mode http
-            balance leastconn
-            timeout connect 2000ms
-            timeout server 60000ms
-            timeout queue 10000ms
-            timeout tunnel 3600000ms
-            retry-on conn-failure empty-response
-            http-request disable-l7-retry unless METH_GET
-            stick-table type ipv6 size 100k expire 1h
-            stick on src
-            default-server init-addr last,libc,none resolvers evenkeel-system
-            server 10.9.0.1-80 10.9.0.1:80 check inter 2000ms fall 3 rise 2 observe layer4 error-limit 5 on-error mark-down
-            server api.example.com-80 api.example.com:80 check inter 2000ms fall 3 rise 2 observe layer4 error-limit 5 on-error mark-down
+            backend fixed
+                mode http
+                balance leastconn
+                timeout connect 2000ms
+                timeout server 60000ms
+                timeout queue 10000ms
+                timeout tunnel 3600000ms
+                retry-on conn-failure empty-response
+                http-request disable-l7-retry unless METH_GET
+                stick-table type ipv6 size 100k expire 1h
+                stick on src
+                default-server init-addr last,libc,none resolvers evenkeel-system
+                server 10.9.0.1-80 10.9.0.1:80 check inter 2000ms fall 3 rise 2 observe layer4 error-limit 5 on-error mark-down
+                server api.example.com-80 api.example.com:80 check inter 2000ms fall 3 rise 2 observe layer4 error-limit 5 on-error mark-down
 
-        resolvers evenkeel-system
-            parse-resolv-conf
+            resolvers evenkeel-system
+                parse-resolv-conf
 
-        userlist evenkeel-stats
-            user admin insecure-password secret
+            userlist evenkeel-stats
+                user admin insecure-password secret
 
-        frontend evenkeel-stats
-            mode http
-            bind :8404
-            timeout client 10s
-            http-request auth realm evenkeel unless { http_auth(evenkeel-stats) }
-            stats enable
-            stats uri /
-            stats refresh 5s
-    "#]],
+            frontend evenkeel-stats
+                mode http
+                bind :8404
+                timeout client 10s
+                http-request auth realm evenkeel unless { http_auth(evenkeel-stats) }
+                stats enable
+                stats uri /
+                stats refresh 5s
+        "#]],
     );
 }
 
@@ -728,12 +731,12 @@ fn balancers_are_replaced_one_at_a_time_and_only_while_all_others_balance() {
             remove container default.edge-1: image haproxy:2.8 instead of haproxy:2.6
             create container default.edge-1
             start container default.edge-1
-            reload default.edge-1 with configuration e4bc88fb1c2b
+            reload default.edge-1 with configuration da1b8c0959db
             stop container default.edge-2: image haproxy:2.8 instead of haproxy:2.6
             remove container default.edge-2: image haproxy:2.8 instead of haproxy:2.6
             create container default.edge-2
             start container default.edge-2
-            reload default.edge-2 with configuration e4bc88fb1c2b
+            reload default.edge-2 with configuration da1b8c0959db
         "#]],
     );
     world.object.spec.image = Some("haproxy:2.6".into());
@@ -741,7 +744,7 @@ fn balancers_are_replaced_one_at_a_time_and_only_while_all_others_balance() {
         containers.get_mut("default.edge-1").unwrap().state = ContainerState::Exited;
     }
     let said = world.plan().steps.iter().map(|step| format!("{step}\n")).collect::<String>();
-    assert_eq!(said, "start container default.edge-1\n");
+    assert_eq!(said, "remove container default.edge-1: image haproxy:2.6 instead of haproxy:2.8\n");
 }
 
 #[test]
