@@ -17,3 +17,4 @@ pub mod quantity;
 pub mod registry;
 pub mod subset;
 pub mod views;
+pub mod websocket;

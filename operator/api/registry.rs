@@ -138,6 +138,11 @@ pub enum Cell {
 }
 
 impl Resource {
+    /// Whether its objects are containers, with a `log` and an `exec`.
+    pub fn has_containers(&self) -> bool {
+        self.view.as_ref().is_some_and(|view| view.containers)
+    }
+
     /// `plural.group`, or the bare plural in the core group; also the store's name for the resource.
     pub fn qualified(&self) -> String {
         if self.group.is_empty() { self.plural.clone() } else { format!("{}.{}", self.plural, self.group) }

@@ -141,7 +141,8 @@ impl Encoder<Message> for Codec {
             Message::Data(channel, bytes) => (2, Some(channel), bytes),
             Message::Ping(bytes) => (9, None, bytes),
             Message::Pong(bytes) => (10, None, bytes),
-            Message::Close => (8, None, Bytes::from_static(&1000_u16.to_be_bytes())),
+            // With the code 1000: all is well.
+            Message::Close => (8, None, Bytes::from_static(&[3, 232])),
         };
         let length = bytes.len() + usize::from(channel.is_some());
         let masked = if self.client { 0x80 } else { 0 };

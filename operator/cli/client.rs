@@ -27,6 +27,8 @@ pub type Query<'a> = [(&'a str, &'a str)];
 #[derive(Debug, Clone)]
 pub struct Client {
     http: reqwest::Client,
+    /// For what may be silent for any time.
+    patient: reqwest::Client,
     kubeconfig: Kubeconfig,
 }
 
@@ -50,16 +52,18 @@ impl Client {
             doing: format!("cannot use the kubeconfig {}", kubeconfig.path.display()),
             source: source.into(),
         };
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("evenkeel/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(WATCH_SILENCE)
-            .no_proxy();
         let pem = kubeconfig.certificate_authority.clone().unwrap_or_default();
         let trusted = reqwest::Certificate::from_pem_bundle(&pem).map_err(unusable)?;
-        builder = builder.tls_certs_only(trusted);
-        let http = builder.build().map_err(unusable)?;
-        Ok(Self { http, kubeconfig })
+        let builder = || {
+            reqwest::Client::builder()
+                .user_agent(concat!("evenkeel/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(CONNECT_TIMEOUT)
+                .no_proxy()
+                .tls_certs_only(trusted.clone())
+        };
+        let http = builder().read_timeout(WATCH_SILENCE).build().map_err(unusable)?;
+        let patient = builder().build().map_err(unusable)?;
+        Ok(Self { http, patient, kubeconfig })
     }
 
     /// The kubeconfig this client uses.
@@ -103,6 +107,37 @@ impl Client {
         self.send(request).await
     }
 
+    /// Opens a text that may be silent for any time, such as a log; the caller reads it.
+    pub async fn open_stream(&self, path: &str, query: &Query<'_>) -> Result<reqwest::Response, Error> {
+        self.send(self.request_by(&self.patient, Method::GET, path, query)?).await
+    }
+
+    /// Opens a WebSocket that speaks `protocol`.
+    pub async fn open_websocket(
+        &self,
+        path: &str,
+        query: &Query<'_>,
+        protocol: &str,
+    ) -> Result<reqwest::Upgraded, Error> {
+        let headers = [
+            ("Connection", "Upgrade"),
+            ("Upgrade", "websocket"),
+            ("Sec-WebSocket-Version", "13"),
+            // It tells an answer from a cached one, and inside of TLS there is none.
+            ("Sec-WebSocket-Key", "ZXZlbmtlZWwtZXhlYy0wMA=="),
+            ("Sec-WebSocket-Protocol", protocol),
+        ];
+        let request = self.request_by(&self.patient, Method::GET, path, query)?;
+        let request = headers.into_iter().fold(request, |request, (name, value)| request.header(name, value));
+        let response = request.send().await.map_err(|error| self.unreachable(error))?;
+        let status = response.status();
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            return response.upgrade().await.map_err(|error| self.unreachable(error));
+        }
+        let body = response.text().await.map_err(|error| self.unreachable(error))?;
+        Err(Refusal::from_body(status.as_u16(), &body).into())
+    }
+
     /// Everything the server serves.
     pub async fn catalog(&self) -> Result<Catalog, Error> {
         let groups = self.get("/apis", &[], JSON).await?;
@@ -129,13 +164,23 @@ impl Client {
     }
 
     fn request(&self, method: Method, path: &str, query: &Query<'_>) -> Result<reqwest::RequestBuilder, Error> {
+        self.request_by(&self.http, method, path, query)
+    }
+
+    fn request_by(
+        &self,
+        http: &reqwest::Client,
+        method: Method,
+        path: &str,
+        query: &Query<'_>,
+    ) -> Result<reqwest::RequestBuilder, Error> {
         let address = format!("{}{path}", self.kubeconfig.server);
         let mut url = Url::parse(&address)
             .map_err(|error| Error::Failed(format!("{address} in {} is no URL: {error}", self.path())))?;
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        let request = self.http.request(method, url);
+        let request = http.request(method, url);
         Ok(match &self.kubeconfig.token {
             Some(token) => request.bearer_auth(token),
             None => request,

@@ -70,6 +70,9 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A command in a container ended so; what it had to say it has said.
+    #[error("the command ended with exit code {0}")]
+    Exited(u8),
     /// Several objects failed, each for its own reason.
     #[error("{} problems", .0.len())]
     Several(Vec<Error>),
@@ -90,6 +93,7 @@ impl Error {
             Self::Unreachable { .. } => 6,
             Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => 3,
             Self::Io { .. } | Self::Failed(_) | Self::Operator { .. } => 1,
+            Self::Exited(code) => *code,
             Self::Several(all) => all.first().map_or(1, Self::exit_code),
             Self::Output(source) => u8::from(source.kind() != io::ErrorKind::BrokenPipe),
         }
@@ -99,6 +103,7 @@ impl Error {
     pub fn report(&self) -> String {
         match self {
             Self::Several(all) => all.iter().map(Self::report).collect(),
+            Self::Exited(_) => String::new(),
             Self::Output(source) if source.kind() == io::ErrorKind::BrokenPipe => String::new(),
             one => format!("error: {}\n{}", chain(one), one.hint()),
         }

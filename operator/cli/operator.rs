@@ -19,11 +19,14 @@ use super::datadir::{self, DataDir};
 use super::error::Error;
 use super::logging;
 use crate::api::docker_host::DockerHost;
+use crate::api::failure::Failure;
+use crate::engine;
 use crate::engine::docker::OwnBinary;
 use crate::engine::hosts::{Hosts, local_endpoint};
 use crate::kinds::docker_host::{DockerHosts, local_host};
 use crate::kinds::{deployment, load_balancer, postgres_cluster};
 use crate::runtime::{Clock, Controller, Kind, SystemClock, Trigger, janitor};
+use crate::server::containers::{self, Containers, Place};
 use crate::server::{self, identity};
 use crate::store::{self, Change, Key, Objects, SqliteStore, Store};
 
@@ -166,7 +169,8 @@ pub async fn start(args: &Args) -> Result<Running, Error> {
         sweeping.await;
         ("the janitor", Ok(()))
     });
-    let serving = server::run(listener, identity, objects, clock, Some(planner), shutdown.clone());
+    let doors: Arc<dyn Containers> = Arc::new(Doors(hosts));
+    let serving = server::run(listener, identity, objects, clock, Some(planner), Some(doors), shutdown.clone());
     parts.spawn(async { ("the API", serving.await.map_err(failed(|| "the API stopped".to_owned()))) });
     Ok(Running { address, kubeconfig, shutdown, parts, store, _data_dir: data_dir })
 }
@@ -383,4 +387,42 @@ async fn preview<K: Kind>(kind: &K, object: Value, clock: &dyn Clock) -> Result<
     let plan = kind.plan(&object, &observed, clock.now());
     let steps: Vec<String> = plan.steps.iter().map(ToString::to_string).collect();
     Ok(json!({"status": plan.status, "steps": steps, "requeueSeconds": plan.requeue.map(|after| after.as_secs_f64())}))
+}
+
+/// The server's way into containers: the engines.
+struct Doors(Arc<Hosts>);
+
+#[async_trait::async_trait]
+impl Containers for Doors {
+    async fn logs(&self, place: &Place, options: containers::LogOptions) -> Result<containers::Outputs, Failure> {
+        let containers::LogOptions { follow, tail, since, timestamps } = options;
+        let options = engine::LogOptions { follow, tail, since, timestamps };
+        Ok(outputs(self.0.get(&place.host)?.logs(&place.container, &options).await?))
+    }
+
+    async fn exec(&self, place: &Place, command: &containers::Command) -> Result<containers::Session, Failure> {
+        let containers::Command { words, stdin, tty } = command.clone();
+        let request = engine::ExecRequest { command: words, stdin, tty };
+        let engine::ExecSession { id, output, input } =
+            self.0.get(&place.host)?.exec_attached(&place.container, &request).await?;
+        Ok(containers::Session { id, output: outputs(output), input })
+    }
+
+    async fn resize(&self, place: &Place, id: &str, size: (u16, u16)) -> Result<(), Failure> {
+        Ok(self.0.get(&place.host)?.exec_resize(id, size).await?)
+    }
+
+    async fn code(&self, place: &Place, id: &str) -> Result<Option<i64>, Failure> {
+        Ok(self.0.get(&place.host)?.exec_code(id).await?)
+    }
+}
+
+fn outputs(outputs: engine::Outputs) -> containers::Outputs {
+    outputs
+        .map(|piece| match piece {
+            Ok(engine::Output::Stdout(bytes)) => Ok(containers::Output::Stdout(bytes)),
+            Ok(engine::Output::Stderr(bytes)) => Ok(containers::Output::Stderr(bytes)),
+            Err(error) => Err(error.into()),
+        })
+        .boxed()
 }

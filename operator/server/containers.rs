@@ -127,7 +127,9 @@ impl Meant {
         match failure.class {
             Class::NotFound => {
                 let Self { name, pod, .. } = self;
-                Refusal::bad_request(format!("container {name:?} in pod {pod:?} is waiting to start: it is not there yet"))
+                Refusal::bad_request(format!(
+                    "container {name:?} in pod {pod:?} is waiting to start: it is not there yet"
+                ))
             }
             Class::Transient => Refusal::unavailable(&failure.message),
             Class::Conflict | Class::Terminal => Refusal::bad_request(&failure.message),

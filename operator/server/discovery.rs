@@ -119,5 +119,15 @@ fn entries(resource: &Resource) -> Vec<Value> {
             "verbs": ["get", "patch", "update"],
         })
     });
-    std::iter::once(main).chain(status).chain(scale).collect()
+    let inside = [("log", json!(["get"])), ("exec", json!(["create", "get"]))].map(|(part, verbs)| {
+        json!({
+            "name": format!("{}/{part}", resource.plural),
+            "singularName": "",
+            "namespaced": resource.namespaced,
+            "kind": resource.kind,
+            "verbs": verbs,
+        })
+    });
+    let inside = resource.has_containers().then_some(inside);
+    std::iter::once(main).chain(status).chain(scale).chain(inside.into_iter().flatten()).collect()
 }

@@ -57,7 +57,9 @@ fn options(params: &Params, now: Timestamp) -> Result<(LogOptions, u64), Refusal
         params.get(name).map(parse).transpose()
     };
     let since = match (number("sinceSeconds")?, params.get("sinceTime")) {
-        (Some(_), Some(_)) => return Err(Refusal::bad_request("at most one of sinceTime or sinceSeconds may be given")),
+        (Some(_), Some(_)) => {
+            return Err(Refusal::bad_request("at most one of sinceTime or sinceSeconds may be given"));
+        }
         (Some(seconds), None) => Some(now.as_second().saturating_sub(i64::try_from(seconds).unwrap_or(i64::MAX))),
         (None, Some(text)) => Some(text.parse::<Timestamp>().map_err(|_| wrong("sinceTime", text))?.as_second()),
         (None, None) => None,

@@ -2,9 +2,12 @@
 
 pub mod apply;
 pub mod body;
+pub mod containers;
 pub mod deletion;
 pub mod discovery;
+pub mod exec;
 pub mod identity;
+pub mod logs;
 pub mod metadata;
 pub mod namespaces;
 pub mod objects;
@@ -37,6 +40,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::store::{self, Clock, Objects, Views};
+use containers::Containers;
 use identity::Identity;
 use params::Params;
 use routes::Route;
@@ -55,6 +59,8 @@ pub struct Server {
     pub objects: Objects,
     /// For ages and dates.
     pub clock: Arc<dyn Clock>,
+    /// The way to containers.
+    pub containers: Option<Arc<dyn Containers>>,
     planner: Option<Planner>,
     token: String,
     stop: CancellationToken,
@@ -70,12 +76,14 @@ pub async fn run(
     objects: Objects,
     clock: Arc<dyn Clock>,
     planner: Option<Planner>,
+    containers: Option<Arc<dyn Containers>>,
     shutdown: CancellationToken,
 ) -> Result<(), store::Error> {
     let objects = Objects::new(Arc::new(Views::new(objects.store().clone())), clock.clone());
     namespaces::ensure_default(&objects).await?;
     let emptying = tokio::spawn(namespaces::keep_emptying(objects.clone(), shutdown.clone()));
-    let server = Arc::new(Server { objects, clock, planner, token: identity.token, stop: shutdown.clone() });
+    let server =
+        Arc::new(Server { objects, clock, containers, planner, token: identity.token, stop: shutdown.clone() });
     let router = Router::new().fallback(answer).with_state(server);
     tls::accept(listener, identity.tls, router, shutdown).await;
     // It has the same token; a panic in it has been logged.
@@ -91,7 +99,8 @@ async fn answer(State(server): State<Arc<Server>>, request: Request) -> Response
 }
 
 async fn dispatch(server: &Server, request: Request<Body>) -> Result<Response, Refusal> {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
     let route = routes::parse(parts.uri.path());
     if let Ok(open @ (Route::Health | Route::Version)) = &route {
         return match open {
@@ -120,9 +129,13 @@ async fn dispatch(server: &Server, request: Request<Body>) -> Result<Response, R
         }
         _ => return Err(Refusal::method_not_allowed()),
     };
-    let view = View::negotiate(&parts.headers, &params)?;
+    let view = match target.part {
+        // Those answer in a form of their own.
+        routes::Part::Log | routes::Part::Exec => View::Whole,
+        _ => View::negotiate(&parts.headers, &params)?,
+    };
     let body = if parts.method == Method::GET { Bytes::new() } else { body::read(body).await? };
-    let request = objects::Request { server, target, params, headers: parts.headers, body, view };
+    let request = objects::Request { server, target, params, headers: parts.headers, body, view, upgrade };
     request.serve(&parts.method).await
 }
 

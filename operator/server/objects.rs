@@ -15,7 +15,7 @@ use super::status::{self, Cause, MODIFIED, Refusal};
 use super::table::Headings;
 use super::validate::{self, Admitted};
 use super::view::{View, answer};
-use super::{Server, body, deletion, namespaces, scale, watch};
+use super::{Server, body, deletion, exec, logs, namespaces, scale, watch};
 use crate::store::objects::Part;
 use crate::store::{self, Key, clock, revision_of, rules};
 
@@ -36,6 +36,8 @@ pub struct Request<'a> {
     pub body: Bytes,
     /// The form of the answer.
     pub view: View,
+    /// The connection itself, for a client that wants to speak another language on it.
+    pub upgrade: Option<hyper::upgrade::OnUpgrade>,
 }
 
 /// Why a write did not happen.
@@ -66,9 +68,16 @@ impl Request<'_> {
         {
             return Err(Refusal::not_allowed(view.instead));
         }
+        match (method.as_str(), self.target.part) {
+            ("GET", routes::Part::Log) => return logs::serve(self).await,
+            // By POST come those that can only speak SPDY; they are told so.
+            ("GET" | "POST", routes::Part::Exec) => return exec::serve(self).await,
+            _ => {}
+        }
         let named = self.target.name.is_some();
         match (method.as_str(), named, self.target.part) {
             ("GET", _, routes::Part::Main) if self.params.flag("watch")? => watch::serve(self).await,
+            (_, _, routes::Part::Log | routes::Part::Exec) => Err(Refusal::method_not_allowed()),
             ("GET", true, _) => self.get().await,
             ("GET", false, _) => self.list().await,
             ("POST", false, _) => self.create().await,
@@ -320,7 +329,7 @@ impl Request<'_> {
 
     fn store_part(&self) -> Part {
         match self.target.part {
-            routes::Part::Main | routes::Part::Scale => Part::Main,
+            routes::Part::Main | routes::Part::Scale | routes::Part::Log | routes::Part::Exec => Part::Main,
             routes::Part::Status => Part::Status,
         }
     }

@@ -1,6 +1,5 @@
 //! The query parameters of a request, parsed once.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::extract::Query;
@@ -11,9 +10,9 @@ use super::status::{Cause, Refusal};
 use super::validate::UnknownFields;
 use crate::api::registry::Resource;
 
-/// The query parameters by name; of one given twice the last counts.
+/// The query parameters; of one given twice the last counts, but where all are asked for.
 #[derive(Debug, Clone, Default)]
-pub struct Params(BTreeMap<String, String>);
+pub struct Params(Vec<(String, String)>);
 
 /// Whether a write is stored or only judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,12 +65,17 @@ impl Params {
     pub fn parse(uri: &Uri) -> Result<Self, Refusal> {
         let pairs: Query<Vec<(String, String)>> =
             Query::try_from_uri(uri).map_err(|e| Refusal::bad_request(e.body_text()))?;
-        Ok(Self(pairs.0.into_iter().collect()))
+        Ok(Self(pairs.0))
     }
 
     /// A parameter, if it is there and not empty.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+        self.all(name).last().filter(|value| !value.is_empty())
+    }
+
+    /// All values of a parameter, in their order.
+    pub fn all<'a>(&'a self, name: &str) -> impl DoubleEndedIterator<Item = &'a str> {
+        self.0.iter().filter(move |(found, _)| found == name).map(|(_, value)| value.as_str())
     }
 
     /// A parameter that is on or off; off by default.

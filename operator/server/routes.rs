@@ -50,6 +50,10 @@ pub enum Part {
     Status,
     /// `/scale`.
     Scale,
+    /// `/log` of containers.
+    Log,
+    /// `/exec` in containers.
+    Exec,
 }
 
 /// Parses a path; a trailing slash does not matter.
@@ -89,6 +93,8 @@ fn target(group: &str, version: &str, rest: &[&str]) -> Result<Target, Refusal> 
             let part = match *part {
                 "status" if resource.has_status => Part::Status,
                 "scale" if resource.has_scale => Part::Scale,
+                "log" if resource.has_containers() => Part::Log,
+                "exec" if resource.has_containers() => Part::Exec,
                 _ => return Err(Refusal::no_such_path()),
             };
             (resource, Some((*name).to_owned()), part)
@@ -133,6 +139,8 @@ mod tests {
         check("/api/v1/namespaces/a/secrets", "secrets ns=a name=- Main");
         check("/api/v1/namespaces/a/secrets/b", "secrets ns=a name=b Main");
         check("/api/v1/secrets", "secrets ns=- name=- Main");
+        check("/api/v1/namespaces/a/pods/b/log", "pods ns=a name=b Log");
+        check("/api/v1/namespaces/a/pods/b/exec", "pods ns=a name=b Exec");
         check("/apis/apps/v1/namespaces/a/deployments/b/scale", "deployments ns=a name=b Scale");
         check("/apis/evenkeel.dev/v1alpha1/dockerhosts/local/status", "dockerhosts ns=- name=local Status");
         check(

@@ -1,8 +1,18 @@
 //! Pods, revisions and scaling over real TLS: what is shown of a Deployment, and what can be asked of it.
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Arc;
+
+use bytes::Bytes;
+use evenkeel::api::failure::{Class, Failure};
+use evenkeel::api::websocket::{self, Codec, Message};
+use evenkeel::server::containers::{Command, Containers, LogOptions, Output, Outputs, Place, Session};
+use evenkeel::store::MemoryStore;
+use futures::{SinkExt as _, StreamExt as _, stream};
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio_util::codec::Framed;
+use tokio_util::io::ReaderStream;
 
 use super::api_server::{Api, answer};
 
@@ -27,7 +37,7 @@ fn web() -> Value {
 
 /// A server with a Deployment that has two pods, as its controller would tell.
 async fn with_pods() -> Api {
-    let api = Api::start().await;
+    let api = Api::with(MemoryStore::new(), Some(Arc::new(Echo))).await;
     let mut made = api.post(DEPLOYMENTS, &web()).await.body;
     let pod = |ordinal: u8, ready: bool| {
         let containers: Vec<Value> = ["main", "cache"]
@@ -152,5 +162,101 @@ async fn older_clients_are_told_which_kinds_can_be_patched() {
     let document = response.bytes().await.unwrap();
     let has = |text: &str| document.windows(text.len()).any(|part| part == text.as_bytes());
     assert!(has("/apis/apps/v1/namespaces/{namespace}/deployments/{name}") && has("dryRun"));
+    api.stop().await;
+}
+
+/// Containers that log where they are and what was asked, and run a command that says back what it reads.
+struct Echo;
+
+#[async_trait::async_trait]
+impl Containers for Echo {
+    async fn logs(&self, place: &Place, options: LogOptions) -> Result<Outputs, Failure> {
+        if place.container.ends_with("cache") {
+            return Err(Failure::new(Class::NotFound, "no such container"));
+        }
+        let line = format!("{} {} {:?}\n", place.host, place.container, options.tail);
+        Ok(stream::iter([Ok(Output::Stdout(line.into())), Ok(Output::Stderr("warning\n".into()))]).boxed())
+    }
+
+    async fn exec(&self, _: &Place, command: &Command) -> Result<Session, Failure> {
+        let (ours, theirs) = tokio::io::duplex(1 << 10);
+        let (read, _) = tokio::io::split(theirs);
+        let said = stream::iter([Ok(Output::Stderr(command.words.join(" ").into()))]);
+        let echoed = ReaderStream::new(read).map(|piece| Ok(Output::Stdout(piece.unwrap())));
+        Ok(Session { id: "it".into(), output: said.chain(echoed).boxed(), input: Box::pin(ours) })
+    }
+
+    async fn resize(&self, _: &Place, _: &str, size: (u16, u16)) -> Result<(), Failure> {
+        assert_eq!(size, (24, 80));
+        Ok(())
+    }
+
+    async fn code(&self, _: &Place, id: &str) -> Result<Option<i64>, Failure> {
+        assert_eq!(id, "it");
+        Ok(Some(3))
+    }
+}
+
+#[tokio::test]
+async fn the_log_of_a_container_is_plain_text_and_ends_where_asked() {
+    let api = with_pods().await;
+    let log = |query: &str| {
+        let path = format!("{PODS}/web-aa-1/log?{query}");
+        let api = &api;
+        async move { api.get(&path).await }
+    };
+    let whole = log("container=main&tailLines=5").await;
+    assert_eq!((whole.code, whole.body), (200, json!("local default.web-aa-1.main Some(5)\nwarning\n")));
+    assert_eq!(log("container=main&limitBytes=5").await.body, json!("local"));
+    for (query, words) in [
+        ("", "choose one of: [main cache]"),
+        ("container=other", "not valid for pod web-aa-1"),
+        ("container=cache", "is waiting to start"),
+        ("container=main&previous=true", "previous terminated container"),
+        ("container=main&tailLines=x", "tailLines"),
+    ] {
+        let refused = log(query).await;
+        assert_eq!(refused.code, 400, "{query}");
+        assert!(refused.body["message"].as_str().unwrap().contains(words), "{}", refused.body);
+    }
+    assert_eq!(api.get(&format!("{PODS}/web-aa-9/log")).await.code, 404, "only what is shown can be reached");
+    api.stop().await;
+}
+
+#[tokio::test]
+async fn a_command_is_talked_to_over_a_websocket_and_its_exit_status_told() {
+    let api = with_pods().await;
+    let path = format!("{PODS}/web-aa-1/exec?container=main&command=cat&command=-u&stdin=true&stdout=true");
+    let asked = |upgrade: &'static str| {
+        api.request(Method::GET, &path)
+            .header("Connection", "Upgrade")
+            .header("Upgrade", upgrade)
+            .header("Sec-WebSocket-Version", "13")
+            .header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")
+            .header("Sec-WebSocket-Protocol", "v5.channel.k8s.io")
+    };
+    assert_eq!(answer(asked("SPDY/3.1")).await.code, 400);
+    let response = asked("websocket").send().await.unwrap();
+    assert_eq!(response.status(), 101);
+    assert_eq!(response.headers()["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    assert_eq!(response.headers()["sec-websocket-protocol"], "v5.channel.k8s.io");
+    let mut talk = Framed::new(response.upgrade().await.unwrap(), Codec::client());
+    let data = |channel, text: &'static [u8]| Message::Data(channel, Bytes::from_static(text));
+    talk.send(Message::Ping("still there?".into())).await.unwrap();
+    talk.send(data(websocket::RESIZE, br#"{"Width":80,"Height":24}"#)).await.unwrap();
+    talk.send(data(websocket::STDIN, b"hello")).await.unwrap();
+    talk.send(data(websocket::CLOSED, &[websocket::STDIN])).await.unwrap();
+    let mut told = Vec::new();
+    while let Some(Ok(message)) = talk.next().await {
+        told.push(message);
+    }
+    for expected in
+        [Message::Pong("still there?".into()), data(websocket::STDERR, b"cat -u"), data(websocket::STDOUT, b"hello")]
+    {
+        assert!(told.contains(&expected), "{expected:?} in {told:?}");
+    }
+    let [.., Message::Data(websocket::ENDED, status), Message::Close] = told.as_slice() else { panic!("{told:?}") };
+    let status: Value = serde_json::from_slice(status).unwrap();
+    assert_eq!(status["details"]["causes"][0], json!({"reason": "ExitCode", "message": "3"}));
     api.stop().await;
 }

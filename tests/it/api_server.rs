@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use evenkeel::runtime::clock::SystemClock;
 use evenkeel::server;
+use evenkeel::server::containers::Containers;
 use evenkeel::server::identity;
 use evenkeel::store::{MemoryStore, Objects};
 use reqwest::Method;
@@ -44,6 +45,10 @@ impl Api {
     }
 
     pub async fn with_store(store: MemoryStore) -> Self {
+        Self::with(store, None).await
+    }
+
+    pub async fn with(store: MemoryStore, containers: Option<Arc<dyn Containers>>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let clock = Arc::new(SystemClock);
@@ -52,7 +57,7 @@ impl Api {
         let kubeconfig: Value = serde_saphyr::from_str(&text).unwrap();
         let objects = Objects::new(Arc::new(store), clock.clone());
         let stop = CancellationToken::new();
-        let run = server::run(listener, identity, objects.clone(), clock, None, stop.clone());
+        let run = server::run(listener, identity, objects.clone(), clock, None, containers, stop.clone());
         let serving = tokio::spawn(async move { run.await.unwrap() });
 
         let _ = rustls::crypto::ring::default_provider().install_default();

@@ -57,7 +57,7 @@ impl Bench {
             }
             .boxed()
         });
-        let run = server::run(listener, identity, objects.clone(), clock, Some(planner), stop.clone());
+        let run = server::run(listener, identity, objects.clone(), clock, Some(planner), None, stop.clone());
         tokio::spawn(async move { run.await.unwrap() });
         Self { objects, folder, stop }
     }

@@ -14,7 +14,7 @@ use crate::runtime::clock::TestClock;
 use crate::store::Clock as _;
 
 /// Seeds of a run.
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 20;
 /// Faults of a seed.
 const FAULTS: u64 = 25;
 

@@ -1,0 +1,259 @@
+//! The `exec` of a pod: a command in one of its containers, its streams over a WebSocket in Kubernetes' channels.
+
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::Response;
+use futures::{Sink, SinkExt as _, Stream, StreamExt as _};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+use tokio::sync::mpsc;
+use tokio_util::codec::Framed;
+
+use super::containers::{Command, Containers, Output, Outputs, Place, Session, door, meant};
+use super::objects::Request;
+use super::params::Params;
+use super::status::Refusal;
+use crate::api::failure::Failure;
+use crate::api::websocket::{self, Codec, Message};
+
+/// Messages that wait for a slow client; then the command waits.
+const WAITING: usize = 16;
+/// The engine knows that a command ended a moment after its output has.
+const GLANCE: Duration = Duration::from_millis(20);
+/// How often it is asked.
+const GLANCES: u32 = 100;
+
+/// Starts the command and switches to the WebSocket.
+pub async fn serve(mut request: Request<'_>) -> Result<Response, Refusal> {
+    let command = command(&request.params)?;
+    let (protocol, key) = handshake(&request.headers)?;
+    let meant = meant(&request).await?;
+    let containers = door(&request)?.clone();
+    let upgrade = request.upgrade.take().ok_or_else(|| Refusal::bad_request("this connection cannot be upgraded"))?;
+    let session = containers.exec(&meant.place, &command).await.map_err(|failure| meant.refused(&failure))?;
+    let stop = request.server.stop.clone();
+    tokio::spawn(async move {
+        let connection = match upgrade.await {
+            Ok(connection) => connection,
+            Err(error) => return tracing::debug!(%error, "an exec was not taken up"),
+        };
+        let framed = Framed::new(TokioIo::new(connection), Codec::server());
+        let (sink, stream) = framed.split();
+        let talk = converse(&*containers, &meant.place, session, sink, stream);
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = talk => {}
+        }
+    });
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
+    if let Ok(accept) = websocket::accept(&key).parse() {
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    Ok(response)
+}
+
+fn command(params: &Params) -> Result<Command, Refusal> {
+    let words: Vec<String> = params.all("command").map(str::to_owned).collect();
+    if words.is_empty() {
+        return Err(Refusal::bad_request("you must specify at least one command for the container"));
+    }
+    Ok(Command { words, stdin: params.flag("stdin")?, tty: params.flag("tty")? })
+}
+
+/// The protocol and the key of a client that wants a WebSocket.
+fn handshake(headers: &HeaderMap) -> Result<(&'static str, String), Refusal> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if !text(header::UPGRADE).eq_ignore_ascii_case("websocket") {
+        return Err(Refusal::bad_request(
+            "exec speaks WebSocket here, and not SPDY: kubectl 1.31 and newer do by themselves, 1.29 and 1.30 with \
+             KUBECTL_REMOTE_COMMAND_WEBSOCKETS=true, and `evenkeel exec` always",
+        ));
+    }
+    let offers = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
+    let offers: Vec<&str> = offers.flat_map(|value| value.split(',')).map(str::trim).collect();
+    let protocol = [websocket::V5, websocket::V4].into_iter().find(|known| offers.contains(known));
+    let unknown = || Refusal::bad_request("exec speaks v5.channel.k8s.io and v4.channel.k8s.io");
+    Ok((protocol.ok_or_else(unknown)?, text(header::SEC_WEBSOCKET_KEY).to_owned()))
+}
+
+/// Carries everything in both directions until the command has ended or the client is gone.
+async fn converse(
+    containers: &dyn Containers,
+    place: &Place,
+    session: Session,
+    sink: impl Sink<Message, Error = std::io::Error>,
+    stream: impl Stream<Item = Result<Message, std::io::Error>>,
+) {
+    let Session { id, output, input } = session;
+    let (to_client, from_here) = mpsc::channel(WAITING);
+    let listening = listen(containers, place, &id, input, stream, to_client.clone());
+    let speaking = speak(containers, place, &id, output, to_client);
+    let sending = send(from_here, sink);
+    tokio::pin!(listening, speaking, sending);
+    tokio::select! {
+        // The client is gone; dropping the streams tells the command.
+        () = &mut listening => return,
+        () = &mut sending => return,
+        () = &mut speaking => {}
+    }
+    // It has ended; what is on its way to the client still gets there, while the client is listened to for its pings.
+    tokio::select! {
+        () = &mut listening => {}
+        () = &mut sending => {}
+    }
+}
+
+/// What the client says, to the command.
+async fn listen(
+    containers: &dyn Containers,
+    place: &Place,
+    id: &str,
+    input: std::pin::Pin<Box<dyn tokio::io::AsyncWrite + Send>>,
+    stream: impl Stream<Item = Result<Message, std::io::Error>>,
+    to_client: mpsc::Sender<Message>,
+) {
+    tokio::pin!(stream);
+    let mut input = Some(input);
+    while let Some(Ok(message)) = stream.next().await {
+        match message {
+            Message::Data(websocket::STDIN, bytes) => {
+                if let Some(open) = &mut input
+                    && (open.write_all(&bytes).await.is_err() || open.flush().await.is_err())
+                {
+                    input = None; // it reads no more; what it says is still wanted
+                }
+            }
+            Message::Data(websocket::CLOSED, channels) if channels.first() == Some(&websocket::STDIN) => {
+                if let Some(mut open) = input.take() {
+                    let _ = open.shutdown().await; // it may have ended
+                }
+            }
+            Message::Data(websocket::RESIZE, bytes) => {
+                if let Some(size) = size(&bytes)
+                    && let Err(failure) = containers.resize(place, id, size).await
+                {
+                    tracing::debug!(%failure, "a terminal was not resized");
+                }
+            }
+            Message::Ping(bytes) => drop(to_client.send(Message::Pong(bytes)).await),
+            Message::Close => return,
+            Message::Data(..) | Message::Pong(_) => {}
+        }
+    }
+}
+
+/// Rows and columns.
+fn size(bytes: &[u8]) -> Option<(u16, u16)> {
+    let size: Value = serde_json::from_slice(bytes).ok()?;
+    let side = |name: &str| size[name].as_u64().and_then(|side| u16::try_from(side).ok());
+    Some((side("Height")?, side("Width")?))
+}
+
+/// What the command says, and how it ended, to the client.
+async fn speak(
+    containers: &dyn Containers,
+    place: &Place,
+    id: &str,
+    mut output: Outputs,
+    to_client: mpsc::Sender<Message>,
+) {
+    let mut broken = None;
+    while let Some(piece) = output.next().await {
+        let message = match piece {
+            Ok(Output::Stdout(bytes)) => Message::Data(websocket::STDOUT, bytes),
+            Ok(Output::Stderr(bytes)) => Message::Data(websocket::STDERR, bytes),
+            Err(failure) => {
+                broken = Some(failure);
+                break;
+            }
+        };
+        if to_client.send(message).await.is_err() {
+            return;
+        }
+    }
+    let ended = match broken {
+        Some(failure) => Err(failure),
+        None => code(containers, place, id).await,
+    };
+    let status = Bytes::from(status(ended).to_string());
+    let _ = to_client.send(Message::Data(websocket::ENDED, status)).await; // or the client is gone
+    let _ = to_client.send(Message::Close).await;
+}
+
+async fn code(containers: &dyn Containers, place: &Place, id: &str) -> Result<i64, Failure> {
+    for _ in 0..GLANCES {
+        if let Some(code) = containers.code(place, id).await? {
+            return Ok(code);
+        }
+        tokio::time::sleep(GLANCE).await;
+    }
+    Err(Failure::new(
+        crate::api::failure::Class::Transient,
+        "it closed its output and goes on; how it ends is not waited for",
+    ))
+}
+
+/// How a command ended, as clients read it.
+fn status(ended: Result<i64, Failure>) -> Value {
+    match ended {
+        Ok(0) => json!({"metadata": {}, "status": "Success"}),
+        Ok(code) => json!({
+            "metadata": {}, "status": "Failure", "reason": "NonZeroExitCode",
+            "message": format!("command terminated with non-zero exit code: exit status {code}"),
+            "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]},
+        }),
+        Err(failure) => json!({
+            "metadata": {}, "status": "Failure", "reason": "InternalError", "code": 500, "message": failure.message,
+        }),
+    }
+}
+
+async fn send(mut messages: mpsc::Receiver<Message>, sink: impl Sink<Message, Error = std::io::Error>) {
+    tokio::pin!(sink);
+    while let Some(message) = messages.recv().await {
+        let last = message == Message::Close;
+        if sink.send(message).await.is_err() || last {
+            break;
+        }
+    }
+    let _ = sink.close().await; // or the client is gone
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn only_a_websocket_of_a_known_protocol_is_taken() {
+        let check = |upgrade: &str, protocols: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::UPGRADE, upgrade.parse().unwrap());
+            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocols.parse().unwrap());
+            handshake(&headers).map(|(protocol, _)| protocol).map_err(|refusal| refusal.code.as_u16())
+        };
+        assert_eq!(check("websocket", "v4.channel.k8s.io, v5.channel.k8s.io"), Ok(websocket::V5));
+        assert_eq!(check("WebSocket", "v4.channel.k8s.io"), Ok(websocket::V4));
+        assert_eq!(check("websocket", "base64.channel.k8s.io"), Err(400));
+        assert_eq!(check("SPDY/3.1", ""), Err(400));
+    }
+
+    #[test]
+    fn the_exit_status_is_told_as_clients_look_for_it() {
+        assert_eq!(status(Ok(0))["status"], "Success");
+        let failed = status(Ok(3));
+        assert_eq!(
+            (&failed["reason"], &failed["details"]["causes"][0]["message"]),
+            (&json!("NonZeroExitCode"), &json!("3"))
+        );
+        assert_eq!(size(br#"{"Width":80,"Height":24}"#), Some((24, 80)));
+    }
+}
