@@ -7,6 +7,7 @@ while the change went on. Writes target/bench/rollout.md and rollout.json. Exits
 """
 
 import functools
+import signal
 import sys
 import time
 
@@ -178,6 +179,8 @@ def main():
         sys.exit("usage: rollout.py BINARY [REQUESTS] [WORDS...]")
     least = int(sys.argv[2]) if len(sys.argv) > 2 else LEAST
     words = sys.argv[3:]
+    # `kill` cleans up too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     operator = harness.start_operator(sys.argv[1])
     results = {}
     try:
@@ -188,13 +191,14 @@ def main():
                 chosen = [row for row in rows(stage, engine) if not words or any(w in f"{engine} {row[0]}" for w in words)]
                 if chosen:
                     stage.bring_up()
-                results[engine] = [measure(*row, least) for row in chosen]
+                for row in chosen:
+                    results.setdefault(engine, []).append(measure(*row, least))
             finally:
                 stage.clean()
     finally:
         harness.discard(operator)
-    results = {engine: found for engine, found in results.items() if found}
-    failover.keep("rollout", results, table(results))
+        # What was measured is kept, whatever came after it.
+        failover.keep("rollout", results, table(results))
     sys.exit(1 if any(row["strict"] and row["failed"] for found in results.values() for row in found) else 0)
 
 
