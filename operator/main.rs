@@ -8,7 +8,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 use evenkeel::cli::error::{EXIT_CODES, Error};
 use evenkeel::cli::session::{Connection, Session};
 use evenkeel::cli::{
-    about, apply, delete, describe, events, exec, get, logging, logs, operator, preview, rollout, switchover, up, wait,
+    about, apply, delete, describe, events, exec, get, logging, logs, operator, preview, rollouts, scale, switchover,
+    up, wait,
 };
 use evenkeel::runtime::clock::{Clock as _, SystemClock};
 use evenkeel::supervisor::run::Identity;
@@ -64,12 +65,12 @@ enum Client {
     Delete(delete::Args),
     Plan(preview::Args),
     Switchover(switchover::Args),
-    Logs(logs::Args),
-    Exec(exec::Args),
-    Rollout(rollout::Args),
-    Scale(rollout::ScaleArgs),
     Events(events::Args),
     Wait(wait::Args),
+    Logs(logs::Args),
+    Exec(exec::Args),
+    Rollout(rollouts::Args),
+    Scale(scale::Args),
 }
 
 fn main() -> ExitCode {
@@ -129,12 +130,12 @@ async fn ask(verb: Client, session: &mut Session<'_>) -> Result<(), Error> {
         Client::Delete(args) => delete::run(args, session).await,
         Client::Plan(args) => preview::run(args, session).await,
         Client::Switchover(args) => switchover::run(args, session).await,
-        Client::Logs(args) => logs::run(args, session).await,
-        Client::Exec(args) => exec::run(args, session).await,
-        Client::Rollout(args) => rollout::run(args, session).await,
-        Client::Scale(args) => rollout::scale(args, session).await,
         Client::Events(args) => events::run(args, session).await,
         Client::Wait(args) => wait::run(args, session).await,
+        Client::Logs(args) => logs::run(args, session).await,
+        Client::Exec(args) => exec::run(args, session).await,
+        Client::Rollout(args) => rollouts::run(args, session).await,
+        Client::Scale(args) => scale::run(args, session).await,
     }
 }
 

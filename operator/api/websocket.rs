@@ -202,7 +202,7 @@ mod tests {
         wire.extend_from_slice(&[0x80, 0x81, 0, 0, 0, 0, b'b']);
         let mut codec = Codec::server();
         assert_eq!(codec.decode(&mut wire).unwrap(), Some(Message::Ping(Bytes::new())));
-        assert_eq!(codec.decode(&mut wire).unwrap(), Some(Message::Data(0, Bytes::from_static(b"ab"))));
+        assert_eq!(codec.decode(&mut wire).unwrap(), Some(Message::Data(STDOUT, Bytes::from_static(b"ab"))));
     }
 
     #[test]

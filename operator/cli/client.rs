@@ -27,7 +27,7 @@ pub type Query<'a> = [(&'a str, &'a str)];
 #[derive(Debug, Clone)]
 pub struct Client {
     http: reqwest::Client,
-    /// For what may be silent for any time.
+    /// For what may be silent for ever: logs and commands.
     patient: reqwest::Client,
     kubeconfig: Kubeconfig,
 }
@@ -107,37 +107,6 @@ impl Client {
         self.send(request).await
     }
 
-    /// Opens a text that may be silent for any time, such as a log; the caller reads it.
-    pub async fn open_stream(&self, path: &str, query: &Query<'_>) -> Result<reqwest::Response, Error> {
-        self.send(self.request_by(&self.patient, Method::GET, path, query)?).await
-    }
-
-    /// Opens a WebSocket that speaks `protocol`.
-    pub async fn open_websocket(
-        &self,
-        path: &str,
-        query: &Query<'_>,
-        protocol: &str,
-    ) -> Result<reqwest::Upgraded, Error> {
-        let headers = [
-            ("Connection", "Upgrade"),
-            ("Upgrade", "websocket"),
-            ("Sec-WebSocket-Version", "13"),
-            // It tells an answer from a cached one, and inside of TLS there is none.
-            ("Sec-WebSocket-Key", "ZXZlbmtlZWwtZXhlYy0wMA=="),
-            ("Sec-WebSocket-Protocol", protocol),
-        ];
-        let request = self.request_by(&self.patient, Method::GET, path, query)?;
-        let request = headers.into_iter().fold(request, |request, (name, value)| request.header(name, value));
-        let response = request.send().await.map_err(|error| self.unreachable(error))?;
-        let status = response.status();
-        if status == StatusCode::SWITCHING_PROTOCOLS {
-            return response.upgrade().await.map_err(|error| self.unreachable(error));
-        }
-        let body = response.text().await.map_err(|error| self.unreachable(error))?;
-        Err(Refusal::from_body(status.as_u16(), &body).into())
-    }
-
     /// Everything the server serves.
     pub async fn catalog(&self) -> Result<Catalog, Error> {
         let groups = self.get("/apis", &[], JSON).await?;
@@ -149,6 +118,31 @@ impl Client {
         }
         let lists = futures::future::try_join_all(paths.iter().map(|path| self.get(path, &[], JSON))).await?;
         Ok(Catalog::from_lists(&lists))
+    }
+
+    /// A text that comes as it is written, for as long as that takes.
+    pub async fn open_text(&self, path: &str, query: &Query<'_>) -> Result<reqwest::Response, Error> {
+        self.send(self.request_by(&self.patient, Method::GET, path, query)?).await
+    }
+
+    /// Asks for another language on the connection, by these headers.
+    pub async fn upgrade(
+        &self,
+        path: &str,
+        query: &Query<'_>,
+        headers: &Query<'_>,
+    ) -> Result<reqwest::Upgraded, Error> {
+        let mut request = self.request_by(&self.patient, Method::GET, path, query)?;
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = request.send().await.map_err(|error| self.unreachable(error))?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return response.upgrade().await.map_err(|error| self.unreachable(error));
+        }
+        let status = response.status();
+        let body = response.text().await.map_err(|error| self.unreachable(error))?;
+        Err(Refusal::from_body(status.as_u16(), &body).into())
     }
 
     async fn write(

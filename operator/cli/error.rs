@@ -13,7 +13,8 @@ Exit codes:
   3  not found: no such object, kind or file
   4  refused: not valid YAML, or the server says the object or request is invalid or conflicts
   5  timed out waiting
-  6  the server cannot be reached";
+  6  the server cannot be reached
+  exec ends with the exit code of its command";
 
 /// Why a verb did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -70,9 +71,14 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// A command in a container ended so; what it had to say it has said.
-    #[error("the command ended with exit code {0}")]
-    Exited(u8),
+    /// The command that was run in a container did not end well; its exit code is ours.
+    #[error("{message}")]
+    Ended {
+        /// Its exit code.
+        code: u8,
+        /// How it ended.
+        message: String,
+    },
     /// Several objects failed, each for its own reason.
     #[error("{} problems", .0.len())]
     Several(Vec<Error>),
@@ -93,7 +99,7 @@ impl Error {
             Self::Unreachable { .. } => 6,
             Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => 3,
             Self::Io { .. } | Self::Failed(_) | Self::Operator { .. } => 1,
-            Self::Exited(code) => *code,
+            Self::Ended { code, .. } => *code,
             Self::Several(all) => all.first().map_or(1, Self::exit_code),
             Self::Output(source) => u8::from(source.kind() != io::ErrorKind::BrokenPipe),
         }
@@ -103,7 +109,6 @@ impl Error {
     pub fn report(&self) -> String {
         match self {
             Self::Several(all) => all.iter().map(Self::report).collect(),
-            Self::Exited(_) => String::new(),
             Self::Output(source) if source.kind() == io::ErrorKind::BrokenPipe => String::new(),
             one => format!("error: {}\n{}", chain(one), one.hint()),
         }

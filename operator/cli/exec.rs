@@ -1,68 +1,82 @@
-//! `evenkeel exec`: runs a command in a container of a pod, with its output here, and ends as it ends.
+//! `evenkeel exec`: runs a command in a container of a pod, with its streams here, and ends as it ended.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures::{SinkExt as _, StreamExt as _};
-use serde_json::Value;
-use tokio::sync::mpsc;
+use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::codec::Framed;
 
 use super::error::Error;
-use super::pods;
-use super::render;
 use super::session::Session;
+use super::targets;
+use super::terminal::{self, Raw};
 use crate::api::websocket::{self, Codec, Message};
-
-/// Bytes of standard input sent at once.
-const PIECE: usize = 32 * 1024;
 
 /// Runs a command in a container.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A pod, or KIND/NAME for the first pod of an object that is ready
-    #[arg(value_name = "POD|KIND/NAME")]
+    /// POD, or KIND/NAME for the first pod of an object
+    #[arg(value_name = "POD")]
     target: String,
-    /// In this container [default: the first]
+    /// The container [default: the first]
     #[arg(short, long, value_name = "NAME")]
     container: Option<String>,
-    /// Pass standard input on to the command
+    /// Pass standard input on
     #[arg(short = 'i', long)]
     stdin: bool,
-    /// Program and arguments
+    /// Give it a terminal
+    #[arg(short, long)]
+    tty: bool,
+    /// Program and arguments, after `--`
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<String>,
 }
 
 /// Runs the verb.
 pub async fn run(args: Args, session: &mut Session<'_>) -> Result<(), Error> {
-    let (resource, found) = pods::meant(&args.target, session).await?;
-    let is_ready = |pod: &&Value| {
-        let conditions = pod["status"]["conditions"].as_array();
-        conditions.into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True")
-    };
-    let pod = found.iter().find(is_ready).or(found.first()).cloned().unwrap_or_default();
-    let container = args.container.or_else(|| pods::containers(&pod).into_iter().next());
-    let name = render::cell(&pod["metadata"]["name"]);
-    let path = format!("{}/exec", resource.path(Some(&session.namespace), Some(&name)));
-    let container = container.unwrap_or_default();
-    let mut query = vec![("stdout", "true"), ("stderr", "true"), ("container", container.as_str())];
-    query.extend(args.stdin.then_some(("stdin", "true")));
-    query.extend(args.command.iter().map(|word| ("command", word.as_str())));
-    let connection = session.client.open_websocket(&path, &query, websocket::V5).await?;
-    let (mut sink, mut stream) = Framed::new(connection, Codec::client()).split();
-    let (to_command, mut typed) = mpsc::channel(1);
-    if args.stdin {
-        // A thread of its own: nobody can end a read of standard input, and it must not keep us from ending.
-        std::thread::spawn(move || pass_on(&mut std::io::stdin(), &to_command));
+    let (resource, found) = targets::meant(&args.target, session).await?;
+    let Some(pod) = found.first() else { return Err(Error::NotFound(format!("{} has no pods", args.target))) };
+    let (container, word) = targets::container(pod, args.container.as_deref());
+    if let Some(word) = word {
+        writeln!(session.err, "{word}")?;
     }
-    let mut open = args.stdin;
+    let flags = [("stdin", args.stdin), ("tty", args.tty), ("stdout", true), ("stderr", !args.tty)];
+    let mut query = vec![("container", container.as_str())];
+    query.extend(flags.iter().filter(|(_, on)| *on).map(|(name, _)| (*name, "true")));
+    query.extend(args.command.iter().map(|word| ("command", word.as_str())));
+    let path = format!("{}/exec", resource.path(Some(&session.namespace), Some(targets::name(pod))));
+    // It has to differ from one conversation to the next, and is no secret.
+    let key = STANDARD.encode((session.now)().as_nanosecond().to_be_bytes());
+    let headers = [
+        ("Connection", "Upgrade"),
+        ("Upgrade", "websocket"),
+        ("Sec-WebSocket-Version", "13"),
+        ("Sec-WebSocket-Key", &key),
+        ("Sec-WebSocket-Protocol", websocket::V5),
+    ];
+    let connection = session.client.upgrade(&path, &query, &headers).await?;
+    converse(&args, connection, session).await
+}
+
+/// Carries everything in both directions until the command has ended.
+async fn converse(args: &Args, connection: reqwest::Upgraded, session: &mut Session<'_>) -> Result<(), Error> {
+    let io = |doing: &str| {
+        let doing = doing.to_owned();
+        move |source| Error::Io { doing, source }
+    };
+    let (mut sink, mut stream) = Framed::new(connection, Codec::client()).split();
+    let _raw = if args.tty && args.stdin { Raw::enter().map_err(io("use the terminal"))? } else { None };
+    let mut resized = signal(SignalKind::window_change()).map_err(io("listen for signals"))?;
+    if args.tty
+        && let Some(size) = size()
+    {
+        sink.send(size).await.map_err(io("send to the command"))?;
+    }
+    let mut input = args.stdin.then(terminal::input);
     loop {
         tokio::select! {
-            piece = typed.recv(), if open => {
-                open = piece.is_some();
-                let closed = Message::Data(websocket::CLOSED, Bytes::from_static(&[websocket::STDIN]));
-                // If the command has ended, its end is on the way to us.
-                let _ = sink.send(piece.map_or(closed, |bytes| Message::Data(websocket::STDIN, bytes))).await;
-            }
             message = stream.next() => match message {
                 Some(Ok(Message::Data(websocket::STDOUT, bytes))) => {
                     session.out.write_all(&bytes)?;
@@ -70,51 +84,72 @@ pub async fn run(args: Args, session: &mut Session<'_>) -> Result<(), Error> {
                 }
                 Some(Ok(Message::Data(websocket::STDERR, bytes))) => session.err.write_all(&bytes)?,
                 Some(Ok(Message::Data(websocket::ENDED, bytes))) => return ended(&bytes),
-                Some(Ok(Message::Ping(bytes))) => drop(sink.send(Message::Pong(bytes)).await),
+                Some(Ok(Message::Ping(bytes))) => sink.send(Message::Pong(bytes)).await.map_err(io("answer the server"))?,
                 Some(Ok(Message::Data(..) | Message::Pong(_))) => {}
-                Some(Ok(Message::Close) | Err(_)) | None => {
-                    return Err(Error::Failed("the connection ended before the command did".to_owned()));
+                Some(Ok(Message::Close)) | None => {
+                    return Err(Error::Failed("the server broke off; nobody knows how the command ended".to_owned()));
                 }
+                Some(Err(source)) => return Err(io("hear the command to its end")(source)),
             },
+            piece = read(&mut input) => {
+                let message = match piece {
+                    Some(piece) => Message::Data(websocket::STDIN, piece.into()),
+                    None => {
+                        input = None;
+                        Message::Data(websocket::CLOSED, Bytes::from_static(&[websocket::STDIN]))
+                    }
+                };
+                // A command that has ended reads no more; how it ended is on its way.
+                let _ = sink.send(message).await;
+            }
+            _ = resized.recv(), if args.tty => {
+                if let Some(size) = size() {
+                    let _ = sink.send(size).await;
+                }
+            }
         }
     }
 }
 
-/// Reads to the end; the end of the channel is the end of the input.
-fn pass_on(input: &mut impl std::io::Read, to_command: &mpsc::Sender<Bytes>) {
-    let mut buffer = vec![0; PIECE];
-    while let Ok(length @ 1..) = input.read(&mut buffer) {
-        if to_command.blocking_send(Bytes::copy_from_slice(&buffer[..length])).is_err() {
-            return;
-        }
+/// The next piece of input; waits for ever if there is none to be read.
+async fn read(input: &mut Option<tokio::sync::mpsc::Receiver<Vec<u8>>>) -> Option<Vec<u8>> {
+    match input {
+        Some(input) => input.recv().await,
+        None => std::future::pending().await,
     }
 }
 
-/// How the command ended, from its Status.
+fn size() -> Option<Message> {
+    let (width, height) = terminal::size()?;
+    let size = json!({"Width": width, "Height": height}).to_string();
+    Some(Message::Data(websocket::RESIZE, size.into()))
+}
+
+/// How the command ended, from the Status that ends the conversation.
 fn ended(status: &[u8]) -> Result<(), Error> {
     let status: Value = serde_json::from_slice(status).unwrap_or_default();
     if status["status"] == "Success" {
         return Ok(());
     }
+    let message = status["message"].as_str().unwrap_or("the command failed").to_owned();
     let causes = status["details"]["causes"].as_array();
     let code = causes.into_iter().flatten().find(|cause| cause["reason"] == "ExitCode");
     match code.and_then(|cause| cause["message"].as_str()?.parse().ok()) {
-        Some(code) => Err(Error::Exited(code)),
-        None => Err(Error::Failed(render::cell(&status["message"]))),
+        Some(code) => Err(Error::Ended { code, message }),
+        None => Err(Error::Failed(message)),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
-    fn we_end_as_the_command_did() {
-        assert!(ended(br#"{"status":"Success"}"#).is_ok());
-        let failed = br#"{"status":"Failure","details":{"causes":[{"reason":"ExitCode","message":"3"}]}}"#;
-        assert_eq!(ended(failed).unwrap_err().exit_code(), 3);
-        let broken = ended(br#"{"status":"Failure","message":"Docker host local does not answer"}"#).unwrap_err();
-        assert_eq!(broken.report(), "error: Docker host local does not answer\n");
+    fn we_end_as_the_command_ended() {
+        let end = |status: Value| ended(status.to_string().as_bytes()).map_err(|error| error.exit_code());
+        assert_eq!(end(json!({"status": "Success"})), Ok(()));
+        let causes = json!({"causes": [{"reason": "ExitCode", "message": "42"}]});
+        assert_eq!(end(json!({"status": "Failure", "details": causes})), Err(42));
+        assert_eq!(end(json!({"status": "Failure", "message": "gone"})), Err(1));
     }
 }

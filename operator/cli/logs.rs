@@ -1,92 +1,85 @@
-//! `evenkeel logs`: what the containers of a pod wrote, or of all pods of an object, each line then with its origin.
+//! `evenkeel logs`: what containers wrote, of one pod or of all pods of an object; once, or as it is written.
 
 use std::time::Duration;
 
-use futures::stream::{BoxStream, select_all};
+use futures::stream::{self, BoxStream};
 use futures::{StreamExt as _, TryStreamExt as _};
-use serde_json::Value;
 use tokio_util::codec::{FramedRead, LinesCodec};
 use tokio_util::io::StreamReader;
 
 use super::error::Error;
-use super::pods;
-use super::render;
 use super::session::{Session, duration};
+use super::targets;
 
-/// A longer line is cut off with the rest of its log.
-const LINE_LIMIT: usize = 1 << 20;
+/// Longer lines come in pieces of an error; no log of ours has any.
+const LINE_LIMIT: usize = 16 << 20;
 
-/// Shows what containers wrote.
+/// Prints what containers wrote.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A pod, or KIND/NAME for all pods of an object
-    #[arg(value_name = "POD|KIND/NAME")]
+    /// POD, or KIND/NAME for all pods of an object, e.g. `deployment/web`
+    #[arg(value_name = "POD")]
     target: String,
     /// Go on with what is written from now on
     #[arg(short, long)]
     follow: bool,
-    /// Only this container [default: all of them]
+    /// The container [default: the first]
     #[arg(short, long, value_name = "NAME")]
     container: Option<String>,
     /// Only that many lines from the end
     #[arg(long, value_name = "LINES")]
     tail: Option<u64>,
-    /// Only what was written in this span until now, e.g. `10m`
+    /// Only what was written in the last TIME
     #[arg(long, value_parser = duration, value_name = "TIME")]
     since: Option<Duration>,
-    /// Each line with its time
+    /// Begin each line with its time
     #[arg(long)]
     timestamps: bool,
 }
 
+impl Args {
+    /// The query for one container.
+    fn query(&self, container: String) -> Vec<(&'static str, String)> {
+        let mut query = vec![("container", container)];
+        query.extend(self.follow.then(|| ("follow", "true".to_owned())));
+        query.extend(self.timestamps.then(|| ("timestamps", "true".to_owned())));
+        query.extend(self.tail.map(|lines| ("tailLines", lines.to_string())));
+        query.extend(self.since.map(|since| ("sinceSeconds", since.as_secs().max(1).to_string())));
+        query
+    }
+}
+
+type Lines = BoxStream<'static, Result<String, std::io::Error>>;
+
 /// Runs the verb.
 pub async fn run(args: Args, session: &mut Session<'_>) -> Result<(), Error> {
-    let (resource, found) = pods::meant(&args.target, session).await?;
-    let mut query = Vec::new();
-    query.extend(args.tail.map(|lines| ("tailLines", lines.to_string())));
-    query.extend(args.since.map(|span| ("sinceSeconds", span.as_secs().max(1).to_string())));
-    query.extend(args.follow.then(|| ("follow", "true".to_owned())));
-    query.extend(args.timestamps.then(|| ("timestamps", "true".to_owned())));
-    let sources = sources(&found, args.container.as_deref());
-    let alone = sources.len() == 1;
-    let (mut streams, mut problems) = (Vec::new(), Vec::new());
-    for (pod, container) in &sources {
-        let path = format!("{}/log", resource.path(Some(&session.namespace), Some(pod)));
-        let mut query: Vec<(&str, &str)> = query.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        query.push(("container", container));
-        let prefix = if alone { String::new() } else { format!("[{pod}/{container}] ") };
-        match session.client.open_stream(&path, &query).await {
-            Ok(response) => streams.push(lines(response, prefix)),
-            Err(error) => problems.push(error),
-        }
+    let (resource, found) = targets::meant(&args.target, session).await?;
+    let mut logs: Vec<Lines> = Vec::new();
+    let mut told = None;
+    for pod in &found {
+        let (container, word) = targets::container(pod, args.container.as_deref());
+        told = told.or(word);
+        let query = args.query(container.clone());
+        let query: Vec<(&str, &str)> = query.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let path = format!("{}/log", resource.path(Some(&session.namespace), Some(targets::name(pod))));
+        let prefix = if found.len() > 1 { format!("[{} {container}] ", targets::name(pod)) } else { String::new() };
+        let response = session.client.open_text(&path, &query).await?;
+        let bytes = StreamReader::new(response.bytes_stream().map_err(std::io::Error::other));
+        let lines = FramedRead::new(bytes, LinesCodec::new_with_max_length(LINE_LIMIT));
+        let prefixed = lines.map(move |line| match line {
+            Ok(line) => Ok(format!("{prefix}{line}")),
+            Err(error) => Err(std::io::Error::other(error)),
+        });
+        logs.push(prefixed.boxed());
     }
-    let mut all = select_all(streams);
+    if let Some(word) = told {
+        writeln!(session.err, "{word}")?;
+    }
+    let mut all = if args.follow { stream::select_all(logs).boxed() } else { stream::iter(logs).flatten().boxed() };
     while let Some(line) = all.next().await {
-        match line {
-            Ok(line) => writeln!(session.out, "{line}")?,
-            Err(error) => problems.push(Error::Failed(format!("a log broke off: {error}"))),
-        }
+        let line = line.map_err(|source| Error::Io { doing: "read the log to its end".to_owned(), source })?;
+        writeln!(session.out, "{line}")?;
         session.out.flush()?;
     }
-    match problems.len() {
-        0 => Ok(()),
-        1 => Err(problems.remove(0)),
-        _ => Err(Error::Several(problems)),
-    }
-}
-
-/// Pods and containers whose logs are meant.
-fn sources(found: &[Value], container: Option<&str>) -> Vec<(String, String)> {
-    let of = |pod: &Value| {
-        let names = container.map_or_else(|| pods::containers(pod), |name| vec![name.to_owned()]);
-        let pod = render::cell(&pod["metadata"]["name"]);
-        names.into_iter().map(move |name| (pod.clone(), name)).collect::<Vec<_>>()
-    };
-    found.iter().flat_map(of).collect()
-}
-
-fn lines(response: reqwest::Response, prefix: String) -> BoxStream<'static, Result<String, String>> {
-    let bytes = response.bytes_stream().map_err(std::io::Error::other);
-    let lines = FramedRead::new(StreamReader::new(bytes), LinesCodec::new_with_max_length(LINE_LIMIT));
-    lines.map(move |line| line.map(|line| format!("{prefix}{line}")).map_err(|error| error.to_string())).boxed()
+    Ok(())
 }

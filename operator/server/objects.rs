@@ -63,16 +63,16 @@ impl From<Refusal> for Stop {
 impl Request<'_> {
     /// Serves it.
     pub async fn serve(self, method: &Method) -> Result<Response, Refusal> {
-        if let Some(view) =
-            self.target.resource.view.as_ref().filter(|_| method != Method::GET && method != Method::DELETE)
-        {
-            return Err(Refusal::not_allowed(view.instead));
-        }
         match (method.as_str(), self.target.part) {
             ("GET", routes::Part::Log) => return logs::serve(self).await,
             // By POST come those that can only speak SPDY; they are told so.
             ("GET" | "POST", routes::Part::Exec) => return exec::serve(self).await,
             _ => {}
+        }
+        if let Some(view) =
+            self.target.resource.view.as_ref().filter(|_| method != Method::GET && method != Method::DELETE)
+        {
+            return Err(Refusal::not_allowed(view.instead));
         }
         let named = self.target.name.is_some();
         match (method.as_str(), named, self.target.part) {

@@ -401,7 +401,12 @@ async fn discovery_leads_to_every_kind() {
     let names = |list: Value| -> Vec<String> {
         list["resources"].as_array().unwrap().iter().map(|r| r["name"].as_str().unwrap().to_owned()).collect()
     };
-    assert_eq!(names(api.get("/api/v1").await.body), ["namespaces", "namespaces/status", "secrets", "events"]);
+    let core = names(api.get("/api/v1").await.body);
+    for name in ["namespaces", "namespaces/status", "secrets", "configmaps", "events", "pods", "pods/log", "pods/exec"]
+    {
+        assert!(core.contains(&name.to_owned()), "{name}");
+    }
+    assert!(names(api.get("/apis/apps/v1").await.body).contains(&"deployments/scale".to_owned()));
     let ours = api.get("/apis/evenkeel.dev/v1alpha1").await.body;
     assert_eq!(ours["resources"][2]["shortNames"], json!(["pg"]));
     let ours = names(ours);
@@ -410,6 +415,15 @@ async fn discovery_leads_to_every_kind() {
     }
     assert_eq!(api.get("/apis/none.dev").await.code, 404);
     assert!(api.get("/version").await.body["gitVersion"].as_str().unwrap().starts_with("v1."));
+}
+
+#[tokio::test]
+async fn a_client_that_only_speaks_spdy_is_told_what_does_not() {
+    let api = Api::start().await;
+    let refused = api.post("/api/v1/namespaces/default/pods/x/exec?command=ls", &json!({})).await;
+    assert_eq!(refused.code, 400);
+    assert!(refused.body["message"].as_str().unwrap().contains("kubectl 1.31"), "{}", refused.body);
+    api.stop().await;
 }
 
 #[tokio::test]

@@ -5,16 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
+use evenkeel::api::failure::Failure;
 use evenkeel::cli::client::Client;
 use evenkeel::cli::error::Error;
 use evenkeel::cli::session::Session;
-use evenkeel::cli::{apply, delete, describe, events, get, kubeconfig, preview, switchover, wait};
+use evenkeel::cli::{
+    apply, delete, describe, events, exec, get, kubeconfig, logs, preview, rollouts, scale, switchover, wait,
+};
 use evenkeel::runtime::clock::{Clock as _, SystemClock};
+use evenkeel::server::containers::{Command, Containers, LogOptions, Output, Outputs, Place, Session as Work};
 use evenkeel::server::{self, identity};
 use evenkeel::store::objects::Part;
 use evenkeel::store::{Key, MemoryStore, Objects};
 use expect_test::Expect;
-use futures::FutureExt as _;
+use futures::{FutureExt as _, StreamExt as _, stream};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -57,7 +61,8 @@ impl Bench {
             }
             .boxed()
         });
-        let run = server::run(listener, identity, objects.clone(), clock, Some(planner), None, stop.clone());
+        let containers: Option<Arc<dyn Containers>> = Some(Arc::new(Parrots));
+        let run = server::run(listener, identity, objects.clone(), clock, Some(planner), containers, stop.clone());
         tokio::spawn(async move { run.await.unwrap() });
         Self { objects, folder, stop }
     }
@@ -116,6 +121,10 @@ async fn typed(verb: &str, words: &str, session: &mut Session<'_>) -> Result<(),
         "plan" => preview::run(line(words), session).await,
         "switchover" => switchover::run(line(words), session).await,
         "wait" => wait::run(line(words), session).await,
+        "logs" => logs::run(line(words), session).await,
+        "exec" => exec::run(line(words), session).await,
+        "rollout" => rollouts::run(line(words), session).await,
+        "scale" => scale::run(line(words), session).await,
         other => panic!("no verb {other}"),
     }
 }
@@ -134,3 +143,31 @@ spec:
   image: postgres:15
   instances: 3
 ";
+
+/// Containers that say their own names, and commands that say themselves; `exit N` ends with N.
+struct Parrots;
+
+#[async_trait::async_trait]
+impl Containers for Parrots {
+    async fn logs(&self, place: &Place, options: LogOptions) -> Result<Outputs, Failure> {
+        let lines = [format!("first of {}\n", place.container), format!("last of {}\n", place.container)];
+        let skipped = 2 - options.tail.map_or(2, |lines| lines.min(2) as usize);
+        let lines: Vec<_> = lines.into_iter().skip(skipped).map(|line| Ok(Output::Stdout(line.into()))).collect();
+        Ok(stream::iter(lines).boxed())
+    }
+
+    async fn exec(&self, place: &Place, command: &Command) -> Result<Work, Failure> {
+        let said = format!("{} on {}: {}\n", place.container, place.host, command.words.join(" "));
+        let output = stream::iter([Ok(Output::Stdout(said.into())), Ok(Output::Stderr("oh\n".into()))]).boxed();
+        let id = command.words.last().cloned().unwrap_or_default();
+        Ok(Work { id, output, input: Box::pin(tokio::io::sink()) })
+    }
+
+    async fn resize(&self, _: &Place, _: &str, _: (u16, u16)) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn code(&self, _: &Place, id: &str) -> Result<Option<i64>, Failure> {
+        Ok(Some(id.parse().unwrap_or(0)))
+    }
+}

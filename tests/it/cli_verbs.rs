@@ -96,7 +96,7 @@ async fn one_bad_document_keeps_all_from_being_sent_if_it_cannot_be_read() {
         .await;
     bench.file(&format!("{CLUSTER}---\napiVersion: evenkeel.dev/v1\nkind: PostgresClutser\nmetadata: {{name: x}}\n"));
     bench.check("apply -f FILE", expect![[r#"
-        error: db.yaml:9:7: the server has no kind "evenkeel.dev/v1 PostgresClutser"; it has dockerhosts, postgresclusters, namespaces, secrets, events
+        error: db.yaml:9:7: the server has no kind "evenkeel.dev/v1 PostgresClutser"; it has dockerhosts, postgresclusters, loadbalancers, namespaces, secrets, configmaps, events, pods, replicasets, deployments
         exit code 4
     "#]]).await;
     bench
@@ -239,9 +239,9 @@ async fn get_prints_tables_names_and_whole_objects() {
     )
     .await;
     show(
-        "get pods",
+        "get pigs",
         expect![[r#"
-        error: the server has no kind "pods"; it has dockerhosts, postgresclusters, namespaces, secrets, events
+        error: the server has no kind "pigs"; it has dockerhosts, postgresclusters, loadbalancers, namespaces, secrets, configmaps, events, pods, replicasets, deployments
         exit code 3
     "#]],
     )

@@ -6,6 +6,7 @@ mod api_server;
 mod cli;
 mod cli_bench;
 mod cli_operator;
+mod cli_pods;
 mod cli_verbs;
 mod crds;
 mod docker_engine;

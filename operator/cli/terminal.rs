@@ -1,0 +1,57 @@
+//! The terminal that a person sits at: its size, and the mode in which each key is passed on at once.
+
+use std::io::{Read as _, stdin};
+
+use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr};
+use tokio::sync::mpsc;
+
+/// What is read at once.
+const PIECE: usize = 16 * 1024;
+/// Pieces that wait to be sent.
+const WAITING: usize = 4;
+
+/// Passes keys on as they are until it is dropped.
+pub struct Raw {
+    before: Termios,
+}
+
+impl Raw {
+    /// `None` if standard input is no terminal.
+    pub fn enter() -> std::io::Result<Option<Self>> {
+        if !isatty(stdin()) {
+            return Ok(None);
+        }
+        let before = tcgetattr(stdin())?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        tcsetattr(stdin(), OptionalActions::Now, &raw)?;
+        Ok(Some(Self { before }))
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        // Nothing can be done about a terminal that is gone.
+        let _ = tcsetattr(stdin(), OptionalActions::Now, &self.before);
+    }
+}
+
+/// Columns and rows, if there is a terminal.
+pub fn size() -> Option<(u16, u16)> {
+    let size = tcgetwinsize(stdin()).ok()?;
+    Some((size.ws_col, size.ws_row))
+}
+
+/// Standard input in pieces. Read by a thread of its own, which holds up nobody who wants to end.
+pub fn input() -> mpsc::Receiver<Vec<u8>> {
+    let (sender, receiver) = mpsc::channel(WAITING);
+    std::thread::spawn(move || {
+        let mut piece = vec![0; PIECE];
+        while let Ok(length @ 1..) = stdin().lock().read(&mut piece) {
+            if sender.blocking_send(piece[..length].to_vec()).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
