@@ -22,6 +22,8 @@ use crate::store::Clock;
 use crate::store::objects::Objects;
 
 mod act;
+#[cfg(test)]
+mod configurations;
 mod configure;
 pub mod diff;
 #[cfg(test)]
