@@ -77,7 +77,7 @@ impl Decoder for Codec {
     fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Message>, Self::Error> {
         while let Some((last, kind, payload)) = frame(buffer)? {
             match kind {
-                0 | 1 | 2 => {
+                0..=2 => {
                     if self.parts.len() + payload.len() > LIMIT {
                         return Err(malformed("a message is too long"));
                     }

@@ -142,7 +142,7 @@ pub fn single_writer(spec: &PodSpec) -> bool {
 
 /// Whether pods of this template need a sandbox, and with it our binary on their host.
 pub fn needs_sandbox(spec: &PodSpec) -> bool {
-    spec.containers.len() > 1 || spec.volumes.iter().flatten().any(|volume| volume.secret.is_some())
+    spec.containers.len() > 1 || spec.volumes.iter().flatten().any(in_memory)
 }
 
 /// Secrets and ConfigMaps that a template uses, and whether each may be missing.
@@ -253,7 +253,8 @@ impl Builder<'_> {
         let image = self.spec.containers.first().map(|container| self.image(container)).unwrap_or_default();
         let docker_name = docker_name(self.object, &self.pod.name, "");
         let held = self.spec.volumes.iter().flatten().filter(|volume| holds(volume));
-        let mounts = held.clone().filter_map(|volume| self.mount(volume, &format!("{VOLUMES}/{}", volume.name), false));
+        let kept = self.spec.volumes.iter().flatten().filter(|volume| holds(volume) || in_memory(volume));
+        let mounts = kept.filter_map(|volume| self.mount(volume, &format!("{VOLUMES}/{}", volume.name), false));
         let spec = ContainerSpec {
             name: docker_name.clone(),
             image,
@@ -427,6 +428,12 @@ fn is_files(volume: &Volume) -> bool {
 fn holds(volume: &Volume) -> bool {
     let on_disk = |empty: &k8s_openapi::api::core::v1::EmptyDirVolumeSource| empty.medium.as_deref() != Some("Memory");
     is_files(volume) || volume.empty_dir.as_ref().is_some_and(on_disk)
+}
+
+/// Whether it lasts only as long as some container has it mounted; so the sandbox must.
+fn in_memory(volume: &Volume) -> bool {
+    let memory = |empty: &k8s_openapi::api::core::v1::EmptyDirVolumeSource| empty.medium.as_deref() == Some("Memory");
+    volume.secret.is_some() || volume.empty_dir.as_ref().is_some_and(memory)
 }
 
 fn pre_stop(container: &Container) -> PreStop {

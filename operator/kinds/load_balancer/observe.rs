@@ -24,8 +24,8 @@ const READ: Duration = Duration::from_secs(5);
 const PIECE: usize = 12_000;
 /// A configuration has no more of such pieces.
 const PIECES: usize = 100;
-/// How many processes of nginx only finish what they began.
-const OLD_NGINX: &str = r#"n=0; for p in /proc/[0-9]*/cmdline; do case "$(tr '\0' ' ' < "$p" 2>/dev/null)" in *"worker process is shutting down"*) n=$((n+1));; esac; done; echo $n"#;
+/// How many processes of nginx only finish what they began. From its start: these words are in the shell's own line, too.
+const OLD_NGINX: &str = r#"n=0; for p in /proc/[0-9]*/cmdline; do case "$(tr '\0' ' ' < "$p" 2>/dev/null)" in "nginx: worker process is shutting down"*) n=$((n+1));; esac; done; echo $n"#;
 
 /// Reads everything at once.
 pub async fn observe(controller: &Controller, object: &LoadBalancer) -> Result<Observed, Failure> {
