@@ -20,11 +20,13 @@ use super::error::Error;
 use super::logging;
 use crate::api::docker_host::DockerHost;
 use crate::api::failure::Failure;
+use crate::api::labels::Owner;
 use crate::engine;
 use crate::engine::docker::OwnBinary;
 use crate::engine::hosts::{Hosts, local_endpoint};
 use crate::kinds::docker_host::{DockerHosts, local_host};
 use crate::kinds::{deployment, load_balancer, postgres_cluster};
+use crate::runtime::companions::WakeOwner;
 use crate::runtime::{Clock, Controller, Kind, SystemClock, Trigger, janitor};
 use crate::server::containers::{self, Containers, Place};
 use crate::server::{self, identity};
@@ -230,10 +232,12 @@ fn start_controllers(
     let mut hints = Hints::default();
     let docker_hosts = Arc::new(DockerHosts::new(hosts.clone(), store));
     let wake = hints.wake::<postgres_cluster::Controller>(parts, shutdown);
-    let postgres = Arc::new(postgres_cluster::Controller::new(hosts.clone(), objects.clone(), clock.clone(), wake));
+    let postgres =
+        Arc::new(postgres_cluster::Controller::new(hosts.clone(), objects.clone(), clock.clone(), by_owner(wake)));
     let wake = hints.wake::<deployment::Controller>(parts, shutdown);
-    let deployments = Arc::new(deployment::Controller::new(hosts.clone(), objects.clone(), wake));
-    let balancers = Arc::new(load_balancer::Controller::new(hosts.clone(), objects.clone(), clock.clone()));
+    let deployments = Arc::new(deployment::Controller::new(hosts.clone(), objects.clone(), by_owner(wake)));
+    let wake = by_owner(hints.wake::<load_balancer::Controller>(parts, shutdown));
+    let balancers = Arc::new(load_balancer::Controller::new(hosts.clone(), objects.clone(), clock.clone(), wake));
 
     let controller = Controller::new(docker_hosts.clone(), objects.clone(), clock.clone());
     let controller = controller.also_watch("secrets", |_| Some(Trigger::All));
@@ -261,6 +265,11 @@ fn start_controllers(
         ("the passing on of hints", Ok(()))
     });
     planner(docker_hosts, postgres, deployments, balancers, clock.clone())
+}
+
+fn by_owner(wake: mpsc::UnboundedSender<(String, String)>) -> WakeOwner {
+    // Nobody listens once the operator ends.
+    Arc::new(move |owner: &Owner| drop(wake.send((owner.namespace.clone(), owner.name.clone()))))
 }
 
 /// Starts a controller, and lets it hear what concerns its kind.

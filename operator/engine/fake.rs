@@ -20,6 +20,9 @@ use crate::api::labels::Owner;
 /// Buffer of a conversation, in bytes.
 const BUFFER: usize = 64 * 1024;
 
+/// The volume with our binary.
+const BINARY_VOLUME: &str = "evenkeel-bin-fake";
+
 /// Gets the container's end of a conversation.
 type Answer = Arc<dyn Fn(DuplexStream) + Send + Sync>;
 /// Runs a command of a container.
@@ -79,6 +82,8 @@ pub struct World {
     pub registry: Option<BTreeSet<String>>,
     /// Whether the host is away: every verb fails as unreachable.
     pub away: bool,
+    /// Whether our binary was put on it.
+    pub binary: bool,
     made: u64,
     faults: BTreeMap<String, VecDeque<Fault>>,
     calls: Vec<String>,
@@ -112,6 +117,12 @@ impl FakeEngine {
     /// The calls so far, as `verb subject`, and empties the list.
     pub fn take_calls(&self) -> Vec<String> {
         self.world(|world| std::mem::take(&mut world.calls))
+    }
+
+    /// Whether a call that was recorded changed nothing.
+    pub fn only_reads(call: &str) -> bool {
+        let verb = call.split(' ').next().unwrap_or_default();
+        matches!(verb, "info" | "list_containers" | "list_volumes" | "network" | "has_image" | "image" | "logs")
     }
 
     /// `answer` gets the container's end of every conversation with that address from now on.
@@ -352,8 +363,13 @@ impl Engine for FakeEngine {
             if !world.images.contains(image) {
                 return Err(self.missing("ensure_binary", "image"));
             }
-            Ok("evenkeel-bin-fake".to_owned())
+            world.binary = true;
+            Ok(BINARY_VOLUME.to_owned())
         })
+    }
+
+    fn binary(&self) -> Option<String> {
+        self.world(|world| world.binary.then(|| BINARY_VOLUME.to_owned()))
     }
 
     async fn create_container(&self, spec: &ContainerSpec) -> Result<(), Error> {

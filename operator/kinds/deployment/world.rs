@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Controller, RESOURCE};
 use crate::api::deployment::DeploymentStatus;
+use crate::api::labels::Owner;
 use crate::engine::docker::OwnBinary;
 use crate::engine::fake::FakeEngine;
 use crate::engine::hosts::Hosts;
@@ -66,7 +67,8 @@ impl World {
         for (name, engine) in &self.engines {
             hosts.insert(name, engine.clone());
         }
-        let (wake, mut woken) = mpsc::unbounded_channel();
+        let (sender, mut woken) = mpsc::unbounded_channel();
+        let wake = Arc::new(move |owner: &Owner| drop(sender.send((owner.namespace.clone(), owner.name.clone()))));
         let controller = Arc::new(Controller::new(hosts.clone(), self.objects.clone(), wake));
         let (hints, heard) = mpsc::channel(64);
         let shutdown = CancellationToken::new();

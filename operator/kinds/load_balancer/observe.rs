@@ -1,21 +1,21 @@
 //! One snapshot of a balancer: Docker's lists, the store, and what the balancers say. Reads only, judges nothing.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use serde::de::DeserializeOwned;
 
 use super::links::Partner;
-use super::lists::Lists;
 use super::names::{CONFIG_DIR, namespace};
 use super::render::{certificate_secrets, config_file};
 use super::seen::{self, Answer};
-use super::{Balancer, Controller, Hidden, Known, LoadBalancer, Observed, secrets};
+use super::{Balancer, Controller, Hidden, Known, LoadBalancer, Observed, secrets, workload};
 use crate::api::failure::Failure;
 use crate::api::load_balancer::{EngineKind, Target};
 use crate::engine::{ContainerSeen, ContainerState, Engine};
+use crate::kinds::containers::HOME;
 use crate::store::Key;
 
 /// A command in a container that reads something takes no longer.
@@ -29,25 +29,18 @@ const OLD_NGINX: &str = r#"n=0; for p in /proc/[0-9]*/cmdline; do case "$(tr '\0
 
 /// Reads everything at once.
 pub async fn observe(controller: &Controller, object: &LoadBalancer) -> Result<Observed, Failure> {
-    let engine = controller.hosts.get(super::HOST)?;
-    let (lists, related) = tokio::join!(controller.lists.read(object, &engine), related(controller, object));
+    let engine = controller.docker.hosts().get(HOME)?;
+    let (owner, needs) = (workload::owner(object), workload::needs(object));
+    let (hosts, related) =
+        tokio::join!(controller.docker.observe(&owner, [HOME.to_owned()], &needs), related(controller, object));
     let (deployments, clusters, certificates, stats_password) = related?;
-    let Lists { containers, volumes, networks, image } = lists;
-    let running = containers
-        .known()
-        .into_iter()
-        .flatten()
-        .map(|(_, seen)| seen)
-        .filter(|seen| matches!(seen.state, ContainerState::Running | ContainerState::Paused));
+    let known = hosts.values().filter_map(|host| host.containers.known()).flat_map(BTreeMap::values);
+    let running = known.filter(|seen| matches!(seen.state, ContainerState::Running | ContainerState::Paused));
     let balancers = join_all(running.map(|seen| balancer(controller, object, &engine, seen))).await;
     Ok(Observed {
         balancers: balancers.into_iter().collect(),
-        containers,
-        volumes,
-        networks,
-        image,
-        binary: controller.binary.get().cloned(),
-        stopping: controller.stopping.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        work: controller.docker.work(&owner),
+        hosts,
         deployments,
         clusters,
         certificates,

@@ -18,6 +18,7 @@ use super::fixture::{obey, started};
 use super::seen::{Answer, Health};
 use super::wanted::Admin;
 use super::{Controller, RESOURCE, diff, haproxy};
+use crate::api::labels::Owner;
 use crate::api::load_balancer::{LoadBalancerStatus, ServerState};
 use crate::engine::docker::OwnBinary;
 use crate::engine::fake::FakeEngine;
@@ -80,8 +81,10 @@ impl World {
     fn start(&mut self) {
         let hosts = Arc::new(Hosts::new(Arc::new(OwnBinary::running())));
         hosts.insert("local", self.engine.clone());
-        let controller = Arc::new(Controller::new(hosts.clone(), self.objects.clone(), self.clock.clone()));
         let (hints, heard) = mpsc::channel(64);
+        let woken = hints.clone();
+        let wake = Arc::new(move |_: &Owner| drop(woken.try_send(Trigger::All)));
+        let controller = Arc::new(Controller::new(hosts.clone(), self.objects.clone(), self.clock.clone(), wake));
         let shutdown = CancellationToken::new();
         let all = |_: &crate::store::Change| Some(Trigger::All);
         let running = runtime::Controller::new(controller, self.objects.clone(), self.clock.clone())
@@ -331,7 +334,7 @@ async fn a_settled_balancer_is_only_looked_at_and_a_new_operator_changes_nothing
     world.start();
     sleep(Duration::from_secs(25)).await;
     let calls = world.engine.take_calls();
-    let reads = ["list_", "network ", "has_image ", "dial ", "exec ", "ensure_binary ", "logs "];
+    let reads = ["list_", "network ", "has_image ", "image ", "dial ", "exec ", "ensure_binary ", "logs "];
     let writes: Vec<_> = calls.iter().filter(|call| !reads.iter().any(|read| call.starts_with(read))).collect();
     assert!(writes.is_empty(), "{writes:?}");
     assert_eq!(world.status().await.reloads, 2);

@@ -13,7 +13,7 @@ use super::gate::{Fate, Gate};
 use super::pace::Pace;
 use crate::api::postgres_cluster::{DurabilityMode, PostgresCluster, Quorum};
 use crate::engine::{ContainerState, EventHint};
-use crate::kinds::postgres_cluster::workload;
+use crate::kinds::postgres_cluster::owner;
 use crate::kinds::postgres_cluster::world::World;
 use crate::runtime::clock::{self, TestClock};
 
@@ -222,7 +222,7 @@ impl State {
             self.world.boxes.iter().map(|(name, one)| (name.clone(), (one.id, one.boot, one.state))).collect();
         if now != self.states {
             self.states = now;
-            let hint = Some(workload::owner(&self.world.object));
+            let hint = Some(owner(&self.world.object));
             self.tell(&hint);
         }
     }
