@@ -78,6 +78,12 @@ pub struct World {
     pub volumes: BTreeMap<String, VolumeSpec>,
     /// On the host.
     pub images: BTreeSet<String>,
+    /// Ids of images that are not called after their reference.
+    pub ids: BTreeMap<String, String>,
+    /// Ids that the registry gives to references at the next pull.
+    pub pushed: BTreeMap<String, String>,
+    /// The registry takes connections and answers nothing.
+    pub registry_hangs: bool,
     /// What a pull finds; everything if `None`.
     pub registry: Option<BTreeSet<String>>,
     /// Whether the host is away: every verb fails as unreachable.
@@ -344,12 +350,19 @@ impl Engine for FakeEngine {
     }
 
     async fn ensure_image(&self, image: &str) -> Result<(), Error> {
+        if self.world(|world| world.registry_hangs) {
+            return std::future::pending().await;
+        }
         self.call("ensure_image", image, |world| {
             let found = world.registry.as_ref().is_none_or(|registry| registry.contains(image));
             if !found && !world.images.contains(image) {
                 return Err(Error::refused(&self.host, "ensure_image", format!("its registry has no image {image}")));
             }
             world.images.insert(image.to_owned());
+            if let Some(id) = world.pushed.get(image).cloned() {
+                world.images.insert(id.clone());
+                world.ids.insert(image.to_owned(), id);
+            }
             Ok(())
         })
     }
@@ -498,8 +511,8 @@ impl Engine for FakeEngine {
 
     async fn image(&self, image: &str) -> Result<Option<ImageSeen>, Error> {
         self.call("image", image, |world| {
-            let there = world.images.contains(image);
-            Ok(there.then(|| ImageSeen { id: image.to_owned(), digests: Vec::new() }))
+            let id = world.ids.get(image).cloned().unwrap_or_else(|| image.to_owned());
+            Ok(world.images.contains(image).then(|| ImageSeen { id, digests: Vec::new() }))
         })
     }
 

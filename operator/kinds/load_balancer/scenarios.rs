@@ -395,3 +395,25 @@ async fn balancers_are_replaced_one_after_the_other_and_a_dead_one_is_started() 
     assert_eq!(images().len(), 2);
     world.healthy().await;
 }
+
+/// Regression 23: a balancer awaited the pull of its new image and heard of no change of its servers meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_never_answers_keeps_no_server_from_coming_and_going() {
+    let world = World::new(WEB).await;
+    world.pods(&[("web-a", 1, false)]).await;
+    world.healthy().await;
+    world.engine.world(|world| world.registry_hangs = true);
+    let mut spec: Value = serde_saphyr::from_str(WEB).unwrap();
+    spec["image"] = json!("haproxy:9");
+    world
+        .put(RESOURCE, "edge", json!({"apiVersion": "evenkeel.dev/v1alpha1", "kind": "LoadBalancer", "spec": spec}))
+        .await;
+    sleep(Duration::from_secs(3)).await;
+    world.pods(&[("web-a", 1, true), ("web-b", 2, false)]).await;
+    sleep(Duration::from_secs(3)).await;
+    let status = world.status().await;
+    let servers: Vec<_> = status.backends[0].servers.iter().map(|one| (one.name.as_str(), one.state)).collect();
+    assert_eq!(servers, [("web-a", ServerState::Drained), ("web-b", ServerState::Ready)]);
+    let progressing = status.conditions.iter().find(|one| one.type_ == "Progressing").unwrap();
+    assert_eq!(progressing.message, "getting image haproxy:9 on local");
+}

@@ -1,5 +1,6 @@
 //! Production's `Engine` over the world: Docker's rules, and its failures by chance.
 
+use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -203,6 +204,9 @@ impl Engine for SimEngine {
     }
 
     async fn ensure_image(&self, image: &str) -> Result<(), Error> {
+        if self.sim.look(|state| state.registry_hangs) {
+            return pending().await;
+        }
         self.sim.latency(3_000).await;
         self.change(format!("pull {image}"), |state, _| {
             state.images.insert(image.to_owned());
@@ -257,6 +261,9 @@ impl Engine for SimEngine {
 
     async fn start_container(&self, name: &str) -> Result<(), Error> {
         self.change(format!("start {name}"), |state, doing| match state.world.boxes.get(name).map(|one| one.state) {
+            Some(_) if state.stuck.contains(&(name.to_owned(), state.world.boxes[name].id)) => {
+                Err(Error::refused(HOST, doing, "id already in use"))
+            }
             None => Err(missing(doing, "container")),
             Some(ContainerState::Paused) => Err(Error::conflict(HOST, doing, "it is paused")),
             Some(_) => {

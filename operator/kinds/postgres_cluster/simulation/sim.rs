@@ -48,6 +48,10 @@ pub struct State {
     pub trouble: Trouble,
     pub pace: Pace,
     pub images: BTreeSet<String>,
+    /// The registry takes connections and answers nothing.
+    pub registry_hangs: bool,
+    /// Containers (name, id) that Docker never starts again.
+    pub stuck: BTreeSet<(String, u32)>,
     /// Hash of the credentials that a boot of a container has got.
     pub credentials: BTreeMap<(String, (u32, u32)), String>,
     /// What is wrong with the product or with the simulation; ends the run.
@@ -88,6 +92,8 @@ impl Sim {
             trouble: Trouble::default(),
             pace: Pace::FAIR,
             images: BTreeSet::from(["postgres:15".to_owned()]),
+            registry_hangs: false,
+            stuck: BTreeSet::new(),
             credentials: BTreeMap::new(),
             wrong: Vec::new(),
             by_hand: false,
