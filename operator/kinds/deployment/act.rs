@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use futures::future::join_all;
 
-use super::{Controller, Fill, PreStop, Step, inputs, name, namespace, placement};
+use super::{DeploymentKind, Fill, PreStop, Step, inputs, name, namespace, placement};
 use crate::api::deployment::Deployment;
 use crate::api::failure::{Class, Failure};
 use crate::engine::{ContainerSpec, Error, File};
 
 /// Performs `step`; its failure says what could not be done.
-pub(super) async fn act(controller: &Controller, object: &Deployment, step: &Step) -> Result<(), Failure> {
+pub(super) async fn act(controller: &DeploymentKind, object: &Deployment, step: &Step) -> Result<(), Failure> {
     let (objects, namespace) = (&controller.objects, namespace(object));
     let subject = (namespace.to_owned(), name(object).to_owned());
     let engine = |host: &str| controller.hosts.get(host);

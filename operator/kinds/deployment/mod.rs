@@ -55,14 +55,14 @@ pub const RESOURCE: &str = "deployments.apps";
 pub type Wake = mpsc::UnboundedSender<(String, String)>;
 
 /// What the kind works with.
-pub struct Controller {
+pub struct DeploymentKind {
     hosts: Arc<Hosts>,
     objects: Objects,
     jobs: jobs::Jobs,
     prober: prober::Prober,
 }
 
-impl Controller {
+impl DeploymentKind {
     /// A controller over these hosts and objects; `wake` is told of Deployments of which something ended or changed.
     pub fn new(hosts: Arc<Hosts>, objects: Objects, wake: Wake) -> Self {
         let prober = prober::Prober::new(hosts.clone(), wake.clone());
@@ -70,7 +70,7 @@ impl Controller {
     }
 }
 
-impl Kind for Controller {
+impl Kind for DeploymentKind {
     const RESOURCE: &'static str = RESOURCE;
     const NAME: &'static str = "Deployment";
     type Object = Deployment;

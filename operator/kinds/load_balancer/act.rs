@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::diff::Command;
 use super::links::Partner;
-use super::{Controller, LoadBalancer, Step, configure, secrets, workload};
+use super::{LoadBalancer, LoadBalancerKind, Step, configure, secrets, workload};
 use crate::api::failure::{Class, Failure};
 use crate::engine::{Engine, Error};
 
@@ -13,7 +13,7 @@ use crate::engine::{Engine, Error};
 const STOP: Duration = Duration::from_secs(workload::STOP_SECONDS.unsigned_abs());
 
 /// Performs `step`; its failure says what could not be done.
-pub async fn act(controller: &Controller, object: &LoadBalancer, step: &Step) -> Result<(), Failure> {
+pub async fn act(controller: &LoadBalancerKind, object: &LoadBalancer, step: &Step) -> Result<(), Failure> {
     let engine = controller.hosts.get(super::HOST)?;
     if !matches!(step, Step::Tell { .. } | Step::Configure { .. } | Step::EnsureStats) {
         controller.lists.forget(object);
@@ -54,7 +54,7 @@ pub async fn act(controller: &Controller, object: &LoadBalancer, step: &Step) ->
 }
 
 /// Begins to stop a container. An event tells when it has ended; a failure is another try at the next look.
-fn stop(controller: &Controller, engine: Arc<dyn Engine>, name: &str) {
+fn stop(controller: &LoadBalancerKind, engine: Arc<dyn Engine>, name: &str) {
     let stopping = Arc::clone(&controller.stopping);
     let name = name.to_owned();
     stopping.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
@@ -68,7 +68,7 @@ fn stop(controller: &Controller, engine: Arc<dyn Engine>, name: &str) {
 
 /// One batch: the current process first, then those from before a reload what takes something away.
 async fn tell(
-    controller: &Controller,
+    controller: &LoadBalancerKind,
     partner: &Partner<'_>,
     commands: &[Command],
     old: &[u32],

@@ -59,7 +59,7 @@ pub const RESOURCE: &str = "loadbalancers.evenkeel.dev";
 pub const HOST: &str = "local";
 
 /// What the kind works with.
-pub struct Controller {
+pub struct LoadBalancerKind {
     hosts: Arc<Hosts>,
     objects: Objects,
     clock: Arc<dyn Clock>,
@@ -84,7 +84,7 @@ struct Known {
     refused: Option<(String, String)>,
 }
 
-impl Controller {
+impl LoadBalancerKind {
     /// A controller over these hosts and objects.
     pub fn new(hosts: Arc<Hosts>, objects: Objects, clock: Arc<dyn Clock>) -> Self {
         let (links, lists, binary, files, stopping) = Default::default();
@@ -97,7 +97,7 @@ impl Controller {
     }
 }
 
-impl Kind for Controller {
+impl Kind for LoadBalancerKind {
     const RESOURCE: &'static str = RESOURCE;
     const NAME: &'static str = "LoadBalancer";
     type Object = LoadBalancer;

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::fixture::{obey, started};
 use super::seen::{Answer, Health};
 use super::wanted::Admin;
-use super::{Controller, RESOURCE, diff, haproxy};
+use super::{LoadBalancerKind, RESOURCE, diff, haproxy};
 use crate::api::load_balancer::{LoadBalancerStatus, ServerState};
 use crate::engine::docker::OwnBinary;
 use crate::engine::fake::FakeEngine;
@@ -80,7 +80,7 @@ impl World {
     fn start(&mut self) {
         let hosts = Arc::new(Hosts::new(Arc::new(OwnBinary::running())));
         hosts.insert("local", self.engine.clone());
-        let controller = Arc::new(Controller::new(hosts.clone(), self.objects.clone(), self.clock.clone()));
+        let controller = Arc::new(LoadBalancerKind::new(hosts.clone(), self.objects.clone(), self.clock.clone()));
         let (hints, heard) = mpsc::channel(64);
         let shutdown = CancellationToken::new();
         let all = |_: &crate::store::Change| Some(Trigger::All);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Controller, RESOURCE, Step, container_name, secrets};
+use super::{PostgresClusterKind, RESOURCE, Step, container_name, secrets};
 use crate::api::failure::{Class, Failure};
 use crate::api::postgres_cluster::PostgresCluster;
 use crate::supervisor::wire::Command;
@@ -11,7 +11,7 @@ use crate::supervisor::wire::Command;
 const STOP: Duration = Duration::from_secs(30);
 
 /// Performs `step`; its failure says what could not be done.
-pub async fn act(controller: &Controller, object: &PostgresCluster, step: &Step) -> Result<(), Failure> {
+pub async fn act(controller: &PostgresClusterKind, object: &PostgresCluster, step: &Step) -> Result<(), Failure> {
     let engine = controller.hosts.get(super::HOST)?;
     match step {
         Step::EnsureSecrets { host } => secrets::ensure(controller, object, host).await?,
@@ -53,7 +53,7 @@ pub async fn act(controller: &Controller, object: &PostgresCluster, step: &Step)
 }
 
 async fn send(
-    controller: &Controller,
+    controller: &PostgresClusterKind,
     object: &PostgresCluster,
     member: &str,
     command: Command,

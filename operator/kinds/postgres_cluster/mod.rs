@@ -50,7 +50,7 @@ pub const RESOURCE: &str = "postgresclusters.evenkeel.dev";
 pub const HOST: &str = "local";
 
 /// What the kind works with.
-pub struct Controller {
+pub struct PostgresClusterKind {
     hosts: Arc<Hosts>,
     objects: Objects,
     clock: Arc<dyn Clock>,
@@ -59,14 +59,14 @@ pub struct Controller {
     binary: OnceLock<String>,
 }
 
-impl Controller {
+impl PostgresClusterKind {
     /// A controller over these hosts and objects; `wake` is told of clusters whose supervisors have news.
     pub fn new(hosts: Arc<Hosts>, objects: Objects, clock: Arc<dyn Clock>, wake: Wake) -> Self {
         Self { hosts, objects, clock, links: Links::new(wake), binary: OnceLock::new() }
     }
 }
 
-impl Kind for Controller {
+impl Kind for PostgresClusterKind {
     const RESOURCE: &'static str = RESOURCE;
     const NAME: &'static str = "PostgresCluster";
     type Object = PostgresCluster;

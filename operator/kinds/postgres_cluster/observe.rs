@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::{Controller, Fact, Observed, container_name, name, namespace, network_name, secrets, workload};
+use super::{Fact, Observed, PostgresClusterKind, container_name, name, namespace, network_name, secrets, workload};
 use crate::api::failure::Failure;
 use crate::api::postgres_cluster::PostgresCluster;
 use crate::engine::{ContainerSeen, ContainerState};
 
 /// Reads everything at once.
-pub async fn observe(controller: &Controller, object: &PostgresCluster) -> Result<Observed, Failure> {
+pub async fn observe(controller: &PostgresClusterKind, object: &PostgresCluster) -> Result<Observed, Failure> {
     let engine = controller.hosts.get(super::HOST)?;
     let owner = workload::owner(object);
     let network = network_name(object);
@@ -47,7 +47,7 @@ fn talks(container: &ContainerSeen) -> bool {
 }
 
 fn links(
-    controller: &Controller,
+    controller: &PostgresClusterKind,
     object: &PostgresCluster,
     cluster: &(String, String),
 ) -> BTreeMap<String, super::LinkSeen> {

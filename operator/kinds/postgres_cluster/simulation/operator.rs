@@ -13,7 +13,7 @@ use super::sim::Sim;
 use super::store::SimStore;
 use crate::engine::docker::OwnBinary;
 use crate::engine::hosts::Hosts;
-use crate::kinds::postgres_cluster::{Controller, HOST};
+use crate::kinds::postgres_cluster::{HOST, PostgresClusterKind};
 use crate::runtime::metrics::Metrics;
 use crate::runtime::{self, Clock, Kind, Trigger, janitor};
 use crate::store::{MemoryStore, Objects, Store};
@@ -39,7 +39,7 @@ impl Operator {
         let hosts = Arc::new(Hosts::new(Arc::new(OwnBinary::running())));
         hosts.insert(HOST, Arc::new(SimEngine { sim: sim.clone(), gate: gate.clone() }));
         let (wake, woken) = mpsc::unbounded_channel();
-        let postgres = Arc::new(Controller::new(hosts.clone(), objects.clone(), clock.clone(), wake));
+        let postgres = Arc::new(PostgresClusterKind::new(hosts.clone(), objects.clone(), clock.clone(), wake));
         let (to_postgres, hints) = mpsc::channel(HINTS);
         let shutdown = CancellationToken::new();
         let controller =
@@ -86,7 +86,7 @@ async fn pass_on(
             () = shutdown.cancelled() => return,
             Some((namespace, name)) = woken.recv() => Trigger::Object { namespace, name },
             Some(hint) = events.next() => match hint {
-                Some(owner) if owner.kind == Controller::NAME => {
+                Some(owner) if owner.kind == PostgresClusterKind::NAME => {
                     Trigger::Object { namespace: owner.namespace, name: owner.name }
                 }
                 Some(_) => continue,
