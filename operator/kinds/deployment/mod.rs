@@ -45,13 +45,13 @@ use crate::store::objects::Objects;
 pub const RESOURCE: &str = "deployments.apps";
 
 /// What the kind works with.
-pub struct Controller {
+pub struct DeploymentKind {
     docker: Docker,
     objects: Objects,
     prober: prober::Prober,
 }
 
-impl Controller {
+impl DeploymentKind {
     /// A controller over these hosts and objects; `wake` is called with Deployments of which something ended or changed.
     pub fn new(hosts: Arc<Hosts>, objects: Objects, wake: WakeOwner) -> Self {
         let prober = prober::Prober::new(hosts.clone(), wake.clone());
@@ -70,7 +70,7 @@ impl Controller {
     }
 }
 
-impl Kind for Controller {
+impl Kind for DeploymentKind {
     const RESOURCE: &'static str = RESOURCE;
     const NAME: &'static str = "Deployment";
     type Object = Deployment;

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::{BalancerSeen, Controller, HostSeen, Observed, blueprint, inputs, name, namespace, owner};
+use super::{BalancerSeen, DeploymentKind, HostSeen, Observed, blueprint, inputs, name, namespace, owner};
 use crate::api::deployment::Deployment;
 use crate::api::docker_host::DockerHost;
 use crate::api::failure::Failure;
@@ -13,7 +13,7 @@ use crate::kinds::containers::{DockerSeen, InputRef, Needs};
 use crate::kinds::network_of;
 
 /// Reads everything.
-pub(super) async fn observe(controller: &Controller, object: &Deployment) -> Result<Observed, Failure> {
+pub(super) async fn observe(controller: &DeploymentKind, object: &Deployment) -> Result<Observed, Failure> {
     let owner = owner(object);
     let subject = (namespace(object).to_owned(), name(object).to_owned());
     let (declared, _) = controller.objects.list::<DockerHost>("dockerhosts.evenkeel.dev", None).await?;
@@ -62,7 +62,7 @@ fn used(object: &Deployment) -> BTreeSet<InputRef> {
 }
 
 /// Balancers of the namespace that are at work and route to it.
-async fn balancers(controller: &Controller, subject: &(String, String)) -> Result<Vec<BalancerSeen>, Failure> {
+async fn balancers(controller: &DeploymentKind, subject: &(String, String)) -> Result<Vec<BalancerSeen>, Failure> {
     let (all, _) = controller.objects.list::<LoadBalancer>("loadbalancers.evenkeel.dev", Some(&subject.0)).await?;
     Ok(all.iter().filter_map(|object| balancer(object, &subject.1)).collect())
 }

@@ -2,12 +2,12 @@
 
 use super::diff::Command;
 use super::links::Partner;
-use super::{Controller, LoadBalancer, Step, configure, secrets, workload};
+use super::{LoadBalancer, LoadBalancerKind, Step, configure, secrets, workload};
 use crate::api::failure::{Class, Failure};
 use crate::kinds::containers::HOME;
 
 /// Performs `step`; its failure says what could not be done.
-pub async fn act(controller: &Controller, object: &LoadBalancer, step: &Step) -> Result<(), Failure> {
+pub async fn act(controller: &LoadBalancerKind, object: &LoadBalancer, step: &Step) -> Result<(), Failure> {
     let engine = controller.docker.hosts().get(HOME)?;
     match step {
         Step::EnsureStats => secrets::ensure(controller, object).await?,
@@ -27,7 +27,7 @@ pub async fn act(controller: &Controller, object: &LoadBalancer, step: &Step) ->
 
 /// One batch: the current process first, then those from before a reload what takes something away.
 async fn tell(
-    controller: &Controller,
+    controller: &LoadBalancerKind,
     partner: &Partner<'_>,
     commands: &[Command],
     old: &[u32],

@@ -59,7 +59,7 @@ use seen::Answer;
 /// The resource in the store.
 pub const RESOURCE: &str = "loadbalancers.evenkeel.dev";
 /// What the kind works with.
-pub struct Controller {
+pub struct LoadBalancerKind {
     docker: Docker,
     objects: Objects,
     clock: Arc<dyn Clock>,
@@ -79,7 +79,7 @@ struct Known {
     refused: Option<(String, String)>,
 }
 
-impl Controller {
+impl LoadBalancerKind {
     /// A controller over these hosts and objects; `wake` is called with LoadBalancers of which work has ended.
     pub fn new(hosts: Arc<Hosts>, objects: Objects, clock: Arc<dyn Clock>, wake: WakeOwner) -> Self {
         let docker = Docker::new(hosts, objects.clone(), wake);
@@ -113,7 +113,7 @@ impl Controller {
     }
 }
 
-impl Kind for Controller {
+impl Kind for LoadBalancerKind {
     const RESOURCE: &'static str = RESOURCE;
     const NAME: &'static str = "LoadBalancer";
     type Object = LoadBalancer;

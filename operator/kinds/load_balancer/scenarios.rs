@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::fixture::{obey, started};
 use super::seen::{Answer, Health};
 use super::wanted::Admin;
-use super::{Controller, RESOURCE, diff, haproxy};
+use super::{LoadBalancerKind, RESOURCE, diff, haproxy};
 use crate::api::labels::Owner;
 use crate::api::load_balancer::{LoadBalancerStatus, ServerState};
 use crate::engine::docker::OwnBinary;
@@ -84,7 +84,7 @@ impl World {
         let (hints, heard) = mpsc::channel(64);
         let woken = hints.clone();
         let wake = Arc::new(move |_: &Owner| drop(woken.try_send(Trigger::All)));
-        let controller = Arc::new(Controller::new(hosts.clone(), self.objects.clone(), self.clock.clone(), wake));
+        let controller = Arc::new(LoadBalancerKind::new(hosts.clone(), self.objects.clone(), self.clock.clone(), wake));
         let shutdown = CancellationToken::new();
         let all = |_: &crate::store::Change| Some(Trigger::All);
         let running = runtime::Controller::new(controller, self.objects.clone(), self.clock.clone())

@@ -1,12 +1,12 @@
 //! Performs one step: one call each, no policy. Already so is success.
 
-use super::{Controller, RESOURCE, Step, owner, secrets};
+use super::{PostgresClusterKind, RESOURCE, Step, owner, secrets};
 use crate::api::failure::{Class, Failure};
 use crate::api::postgres_cluster::PostgresCluster;
 use crate::supervisor::wire::Command;
 
 /// Performs `step`; its failure says what could not be done.
-pub async fn act(controller: &Controller, object: &PostgresCluster, step: &Step) -> Result<(), Failure> {
+pub async fn act(controller: &PostgresClusterKind, object: &PostgresCluster, step: &Step) -> Result<(), Failure> {
     let send = |member: &str, command| send(controller, object, member, command);
     match step {
         Step::EnsureSecrets { host } => secrets::ensure(controller, object, host).await,
@@ -26,7 +26,12 @@ pub async fn act(controller: &Controller, object: &PostgresCluster, step: &Step)
     }
 }
 
-fn send(controller: &Controller, object: &PostgresCluster, member: &str, command: Command) -> Result<(), Failure> {
+fn send(
+    controller: &PostgresClusterKind,
+    object: &PostgresCluster,
+    member: &str,
+    command: Command,
+) -> Result<(), Failure> {
     let sent = controller.links.send(&owner(object), member, command);
     sent.map_err(|failure| Failure::new(failure.class, format!("{member}: {failure}")))
 }

@@ -50,14 +50,14 @@ pub use links::Links;
 pub const RESOURCE: &str = "postgresclusters.evenkeel.dev";
 
 /// What the kind works with.
-pub struct Controller {
+pub struct PostgresClusterKind {
     docker: Docker,
     objects: Objects,
     clock: Arc<dyn Clock>,
     links: Links,
 }
 
-impl Controller {
+impl PostgresClusterKind {
     /// A controller over these hosts and objects; `wake` is called with clusters whose supervisors have news.
     pub fn new(hosts: Arc<Hosts>, objects: Objects, clock: Arc<dyn Clock>, wake: WakeOwner) -> Self {
         let docker = Docker::new(hosts, objects.clone(), wake.clone());
@@ -76,7 +76,7 @@ impl Controller {
     }
 }
 
-impl Kind for Controller {
+impl Kind for PostgresClusterKind {
     const RESOURCE: &'static str = RESOURCE;
     const NAME: &'static str = "PostgresCluster";
     type Object = PostgresCluster;

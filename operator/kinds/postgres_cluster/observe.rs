@@ -1,12 +1,12 @@
 //! One snapshot of a cluster: what its hosts show, the supervisors' last words, the Secrets. Reads only, judges nothing.
 
-use super::{Controller, Observed, network_name, owner, secrets, workload};
+use super::{Observed, PostgresClusterKind, network_name, owner, secrets, workload};
 use crate::api::failure::Failure;
 use crate::api::postgres_cluster::PostgresCluster;
 use crate::kinds::containers::Needs;
 
 /// Reads everything at once.
-pub async fn observe(controller: &Controller, object: &PostgresCluster) -> Result<Observed, Failure> {
+pub async fn observe(controller: &PostgresClusterKind, object: &PostgresCluster) -> Result<Observed, Failure> {
     let owner = owner(object);
     let needs = Needs { images: [object.spec.image.clone()].into(), networks: [network_name(object)].into() };
     let (hosts, secrets) = tokio::join!(

@@ -15,7 +15,7 @@ use crate::api::labels::Owner;
 use crate::engine::docker::OwnBinary;
 use crate::engine::hosts::Hosts;
 use crate::kinds::containers::HOME as HOST;
-use crate::kinds::postgres_cluster::Controller;
+use crate::kinds::postgres_cluster::PostgresClusterKind;
 use crate::runtime::companions::WakeOwner;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::{self, Clock, Kind, Trigger, janitor};
@@ -42,7 +42,7 @@ impl Operator {
         let hosts = Arc::new(Hosts::new(Arc::new(OwnBinary::running())));
         hosts.insert(HOST, Arc::new(SimEngine::new(sim.clone(), gate.clone())));
         let (wake, woken) = woken();
-        let postgres = Arc::new(Controller::new(hosts.clone(), objects.clone(), clock.clone(), wake));
+        let postgres = Arc::new(PostgresClusterKind::new(hosts.clone(), objects.clone(), clock.clone(), wake));
         let (to_postgres, hints) = mpsc::channel(HINTS);
         let shutdown = CancellationToken::new();
         let controller =
@@ -89,7 +89,7 @@ async fn pass_on(
             () = shutdown.cancelled() => return,
             Some((namespace, name)) = woken.recv() => Trigger::Object { namespace, name },
             Some(hint) = events.next() => match hint {
-                Some(owner) if owner.kind == Controller::NAME => {
+                Some(owner) if owner.kind == PostgresClusterKind::NAME => {
                     Trigger::Object { namespace: owner.namespace, name: owner.name }
                 }
                 Some(_) => continue,

@@ -368,7 +368,7 @@ impl World {
             DockerStep::GetBinary { .. } => self.binary = true,
             DockerStep::EnsureNetwork { .. } => self.network = true,
             DockerStep::EnsureVolume { spec, .. } => {
-                drop(self.disks.entry(spec.name.clone()).or_insert_with(Disk::empty))
+                self.disks.entry(spec.name.clone()).or_insert_with(Disk::empty);
             }
             DockerStep::Create { spec, .. } => {
                 let made = self.made.entry(spec.name.clone()).or_default();
