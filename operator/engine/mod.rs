@@ -370,7 +370,7 @@ pub trait Engine: Send + Sync + 'static {
     async fn ensure_image(&self, image: &str) -> Result<(), Error>;
     /// How far a pull of this image is, in words; `None` when none is under way.
     fn image_progress(&self, image: &str) -> Option<String>;
-    /// Puts this process's own binary on the host, in a volume named by its hash. Returns the volume's name; mounted
+    /// Puts this process's own binary on the host, in a volume named by its identity in containers. Returns the volume's name; mounted
     /// read-only at [`BINARY_DIR`] it holds the file [`BINARY`]. `image` is any image on the host; nothing of it is run.
     async fn ensure_binary(&self, image: &str) -> Result<String, Error>;
     /// Makes the container (does not start it); success if one of that name with the same spec hash is there,

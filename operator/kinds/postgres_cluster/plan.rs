@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::scene::{Member, Scene, Trouble};
-use super::{Fact, Observed, Step, container_name, loss, orders, protocol, status, workload};
+use super::{Fact, Observed, Step, container_name, loss, orders, protocol, status, upgrade, workload};
 use crate::api::conditions;
 use crate::api::postgres_cluster::{
     Decisions, PostgresCluster, PostgresClusterStatus, RECONCILE_ANNOTATION, SWITCHOVER_ANNOTATION, Stage,
@@ -63,6 +63,7 @@ pub fn plan(object: &PostgresCluster, observed: &Observed, now: Timestamp) -> Pl
     if !calling || status.conditions.is_empty() {
         status::render(&scene, &mut status, &d, trouble, paused);
     }
+    upgrade::tell(object, observed, &places, &mut status, now);
     let requeue = requeue(&status, &d, &steps, changing).or_else(|| unknown(observed).map(|_| DEGRADED));
     let requeue = requeue.or(calling.then_some(SOON));
     status.decisions = Some(d);
@@ -165,8 +166,7 @@ fn primary_first(report: Option<&Report>) -> bool {
 /// The step that makes a member what its definition says, if it is not that.
 fn replacement(scene: &Scene, observed: &Observed, member: &Member) -> Option<Step> {
     let container = member.container?;
-    let spec = workload::container_spec(scene.object, member.place, observed.binary.as_ref()?);
-    if let Some(why) = workload::stale(container, &spec) {
+    if let Some(why) = upgrade::replacement_reason(scene.object, member.place, container, observed.binary.as_ref()?) {
         return Some(match observed.image {
             // Nothing is taken away before what replaces it can be had.
             Fact::Known(true) => Step::RemoveContainer { name: container.name.clone(), why },

@@ -74,7 +74,10 @@ pub fn container_spec(object: &PostgresCluster, place: &MemberPlace, binary: &st
         image: object.spec.image.clone(),
         entrypoint: ["/evenkeel/evenkeel", "supervisor", "--member", &place.name].map(String::from).to_vec(),
         env: BTreeMap::new(),
-        labels: member_labels(object, &place.name),
+        labels: member_labels(object, &place.name)
+            .into_iter()
+            .chain([(labels::BINARY.into(), binary.into())])
+            .collect(),
         volumes: vec![(name.clone(), wire::VOLUME.into(), false), (binary.into(), "/evenkeel".into(), true)],
         tmpfs: BTreeMap::from([("/run/evenkeel".into(), "mode=0755,size=16m".into())]),
         network: network_name(object),

@@ -9,10 +9,11 @@ use super::plan::plan;
 use super::{Fact, LinkSeen, Observed, SecretsSeen, Step, container_name};
 use crate::api::labels;
 use crate::api::postgres_cluster::{PostgresCluster, PostgresClusterSpec, PostgresClusterStatus, Quorum};
-use crate::engine::{ContainerSeen, ContainerState};
+use crate::engine::{ContainerSeen, ContainerSpec, ContainerState};
 use crate::supervisor::next::{accept, next};
+use crate::supervisor::report::report;
 use crate::supervisor::state::{Act, Remembered, Seen};
-use crate::supervisor::wire::{Command, Postgres, Replica, Report};
+use crate::supervisor::wire::{Command, Postgres, Replica, Report, released};
 
 mod clients;
 mod doors;
@@ -20,7 +21,6 @@ mod faults;
 mod instance;
 mod postgres;
 
-use crate::supervisor::report::report;
 use instance::seen;
 pub use instance::{Age, Box, Disk, Process, grant};
 
@@ -72,6 +72,13 @@ pub struct Operator {
     pub young: bool,
 }
 
+/// The volume with a program whose supervisor speaks the wire format of the release before.
+pub const RELEASED_PROGRAM: &str = "evenkeel-bin-released";
+
+fn of_the_release(spec: &ContainerSpec) -> bool {
+    spec.labels.get(labels::BINARY).is_some_and(|binary| binary == RELEASED_PROGRAM)
+}
+
 /// Everything.
 #[derive(Clone)]
 pub struct World {
@@ -86,6 +93,8 @@ pub struct World {
     network: bool,
     image: bool,
     binary: bool,
+    /// The volume with the program that the operator brings.
+    pub program: &'static str,
     secrets: SecretsSeen,
     /// Containers made and data directories made, by name; client writes.
     made: BTreeMap<String, u32>,
@@ -125,6 +134,7 @@ impl World {
             network: false,
             image: true,
             binary: false,
+            program: "evenkeel-bin-1",
             secrets: SecretsSeen::default(),
             made: BTreeMap::new(),
             copies: BTreeMap::new(),
@@ -333,7 +343,7 @@ impl World {
             volumes: Fact::Known(self.disks.keys().cloned().collect()),
             network: Fact::Known(self.network.then_some((std::net::Ipv4Addr::new(172, 30, 0, 0), 16))),
             image: Fact::Known(self.image),
-            binary: self.binary.then(|| "evenkeel-bin-1".into()),
+            binary: self.binary.then(|| self.program.into()),
             links,
             calling: self.operators[operator].young,
             secrets: self.secrets.clone(),
@@ -425,7 +435,10 @@ impl World {
         let process = &mut one.process;
         let standby = (process.postgres == Postgres::Standby).then(|| disk.timeline());
         process.operator = Some(Age::default());
-        match &letter.command {
+        let command =
+            if of_the_release(&one.spec) { released::heard(&letter.command) } else { Some(letter.command.clone()) };
+        let Some(command) = command else { return };
+        match &command {
             Command::Order(order) => match accept(&disk.durable, order, standby) {
                 Ok(durable) => {
                     let old = disk.durable.order.as_ref();
@@ -495,7 +508,8 @@ impl World {
     }
 
     fn report(&self, name: &str) -> Report {
-        let mut report = report(&self.seen(name));
+        let report = report(&self.seen(name));
+        let mut report = if of_the_release(&self.boxes[name].spec) { released::said(&report) } else { report };
         match self.ablation {
             Some(Ablation::ReconfigurationBarrier) => {
                 let opened = self.boxes[name].process.opened;
