@@ -63,7 +63,9 @@ pub fn accept(durable: &Durable, order: &Order, standby: Option<u32>) -> Result<
     }
     let mut timeline_terms = durable.timeline_terms.clone();
     if let (Task::Lead(_), Some(timeline)) = (&order.task, standby) {
-        timeline_terms.entry(timeline + 1).or_insert(order.term);
+        // Timelines after the one that it is on were foreseen and never came to be: this grant may begin one of that number.
+        timeline_terms.split_off(&(timeline + 1));
+        timeline_terms.insert(timeline + 1, order.term);
     }
     // An instance that is to lead is no former primary any more.
     let former_wal_end = durable.former_wal_end.filter(|_| !matches!(order.task, Task::Lead(_)));

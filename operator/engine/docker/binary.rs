@@ -77,11 +77,27 @@ pub(super) struct Injection {
     complete: tokio::sync::Mutex<bool>,
     /// Volumes of other identities are there that could not be removed yet.
     old_ones_left: AtomicBool,
+    /// The name of the volume while it is known to be complete.
+    volume: std::sync::Mutex<Option<String>>,
 }
 
 impl Injection {
     pub(super) fn new(binary: Arc<OwnBinary>) -> Self {
-        Self { binary, complete: tokio::sync::Mutex::new(false), old_ones_left: AtomicBool::new(false) }
+        Self {
+            binary,
+            complete: tokio::sync::Mutex::new(false),
+            old_ones_left: AtomicBool::new(false),
+            volume: std::sync::Mutex::default(),
+        }
+    }
+
+    /// The name of the volume, if it is known to be complete.
+    pub(super) fn volume(&self) -> Option<String> {
+        self.volume.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    fn set_volume(&self, volume: Option<String>) {
+        *self.volume.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = volume;
     }
 }
 
@@ -95,6 +111,7 @@ impl DockerEngine {
             return Ok(volume);
         }
         *complete = false;
+        self.binary.set_volume(None);
         self.volume_ensured(&VolumeSpec { name: volume.clone(), labels: owner.labels() }).await?;
         let mut attempt = 1;
         while let Err(error) = self.fill(&volume, &owner.labels(), image, doing).await {
@@ -104,6 +121,7 @@ impl DockerEngine {
             attempt += 1;
         }
         *complete = true;
+        self.binary.set_volume(Some(volume.clone()));
         self.remove_old_binaries();
         Ok(volume)
     }

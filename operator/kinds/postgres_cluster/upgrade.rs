@@ -7,30 +7,22 @@ use super::{Observed, container_name, workload};
 use crate::api::conditions;
 use crate::api::labels;
 use crate::api::postgres_cluster::{DEFER_UPDATE_ANNOTATION, MemberPlace, PostgresCluster, PostgresClusterStatus};
-use crate::engine::ContainerSeen;
 
 /// The condition that is True while an update waits.
 const CONDITION: &str = "SupervisorUpdateDeferred";
 
-/// Why a container must be replaced, if it must.
-pub fn replacement_reason(
-    object: &PostgresCluster,
-    place: &MemberPlace,
-    container: &ContainerSeen,
-    binary: &str,
-) -> Option<String> {
-    let why = workload::stale(container, &workload::container_spec(object, place, binary))?;
-    if !only_program_differs(object, place, container) {
-        return Some(why);
-    }
-    (!deferred(object)).then(|| "it runs another version of the supervisor".into())
+/// The volume with the program that the container of a member is to have, once one is known.
+pub fn program<'a>(object: &PostgresCluster, observed: &'a Observed, place: &MemberPlace) -> Option<&'a String> {
+    let newest = observed.hosts.get(&place.host)?.binary.as_ref();
+    kept(object, observed, place).filter(|_| deferred(object)).or(newest)
 }
 
-/// The container is what it should be but for the volume with our program.
-fn only_program_differs(object: &PostgresCluster, place: &MemberPlace, container: &ContainerSeen) -> bool {
-    let label = |name: &str| container.labels.get(name);
-    let Some(binary) = label(labels::BINARY) else { return false };
-    label(labels::SPEC_HASH) == Some(&workload::container_spec(object, place, binary).hash())
+/// The program of a container that is as it should be but for that.
+fn kept<'a>(object: &PostgresCluster, observed: &'a Observed, place: &MemberPlace) -> Option<&'a String> {
+    let container = observed.hosts.get(&place.host)?.container(&container_name(object, &place.name))?;
+    let program = container.labels.get(labels::BINARY)?;
+    let hash = workload::container_spec(object, place, program).hash();
+    (container.labels.get(labels::SPEC_HASH) == Some(&hash)).then_some(program)
 }
 
 /// The object asks to leave running supervisors alone.
@@ -47,15 +39,12 @@ pub fn tell(
     status: &mut PostgresClusterStatus,
     now: Timestamp,
 ) {
-    let (Some(containers), Some(binary)) = (observed.containers.known(), &observed.binary) else { return };
     let waits = |place: &&MemberPlace| {
-        let container = containers.get(&container_name(object, &place.name));
-        container.is_some_and(|container| {
-            container.labels.get(labels::BINARY) != Some(binary) && only_program_differs(object, place, container)
-        })
+        let newest = observed.hosts.get(&place.host).and_then(|host| host.binary.as_ref());
+        kept(object, observed, place).zip(newest).is_some_and(|(kept, newest)| kept != newest)
     };
     let waiting: Vec<&str> = places.iter().filter(waits).map(|place| place.name.as_str()).collect();
-    if waiting.is_empty() || !deferred(object) {
+    if !deferred(object) || waiting.is_empty() {
         status.conditions.retain(|condition| condition.type_ != CONDITION);
         return;
     }

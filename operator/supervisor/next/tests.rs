@@ -376,3 +376,15 @@ fn an_order_below_the_promise_or_backwards_is_refused() {
     assert!(matches!(of(TERM, Task::Follow(follower())), Err(Refused::Backwards { .. })));
     assert_eq!(of(TERM + 1, Task::Prepare).map(|durable| durable.promised), Ok(TERM + 1));
 }
+
+/// Regression 38: a leader that was killed before its promotion kept the timeline that it had foreseen, and so did its
+/// follower when that was promoted later; a timeline of that number, promoted by hand, then passed for the leader's. A
+/// grant now writes down its own term for the timeline that it begins.
+#[test]
+fn a_timeline_that_was_foreseen_and_never_began_belongs_to_the_grant_that_begins_it() {
+    let lead = |term| Order { term, revision: 1, task: Task::Lead(leader(false)), settings: Settings::new() };
+    let first = accept(&Durable::default(), &lead(2), Some(1)).unwrap();
+    assert_eq!(first.timeline_terms, [(2, 2)].into());
+    let second = accept(&first, &lead(3), Some(1)).unwrap();
+    assert_eq!(second.timeline_terms, [(2, 3)].into());
+}
