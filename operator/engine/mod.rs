@@ -378,7 +378,7 @@ pub trait Engine: Send + Sync + 'static {
     async fn ensure_volume(&self, spec: &VolumeSpec) -> Result<(), Error>;
     /// Removes the volume and what is in it.
     async fn remove_volume(&self, name: &str) -> Result<(), Error>;
-    /// Puts this process's own binary on the host, in a volume named by its hash. Returns the volume's name; mounted
+    /// Puts this process's own binary on the host, in a volume named by its identity. Returns the volume's name; mounted
     /// read-only at [`BINARY_DIR`] it holds the file [`BINARY`]. `image` is any image on the host; nothing of it is run.
     async fn ensure_binary(&self, image: &str) -> Result<String, Error>;
     /// The volume of [`Engine::ensure_binary`], once this process has seen it complete.

@@ -38,7 +38,7 @@ pub(crate) fn bench(test: &str) -> Option<Bench> {
     static IMPORTED: OnceLock<()> = OnceLock::new();
     IMPORTED.get_or_init(import_image);
     USERS.lock().unwrap().0 += 1;
-    let binary = Arc::new(OwnBinary::at(env!("CARGO_BIN_EXE_evenkeel")));
+    let binary = Arc::new(OwnBinary::at(env!("CARGO_BIN_EXE_evenkeel"), evenkeel::CONTAINER_IDENTITY));
     let engine = DockerEngine::connect("local", &local_endpoint().unwrap(), None, binary).unwrap();
     let name = format!("it-{test}-{}", std::process::id());
     Some(Bench { engine, owner: Owner { kind: "EngineTest".into(), namespace: "default".into(), name } })
@@ -362,7 +362,7 @@ async fn a_binary_volume_that_was_left_half_filled_is_filled_again() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), format!("#!/bin/busybox sh\necho {}\n", bench.owner.name)).unwrap();
     let engine = || {
-        let binary = Arc::new(OwnBinary::at(file.path()));
+        let binary = Arc::new(OwnBinary::at(file.path(), &bench.owner.name));
         DockerEngine::connect("local", &local_endpoint().unwrap(), None, binary).unwrap()
     };
     let volume = engine().ensure_binary(IMAGE).await.unwrap();
@@ -400,7 +400,7 @@ async fn a_pruned_binary_volume_is_filled_again_by_the_same_process() {
     let Some(bench) = bench("pruned") else { return };
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), format!("#!/bin/busybox sh\necho {}\n", bench.owner.name)).unwrap();
-    let binary = Arc::new(OwnBinary::at(file.path()));
+    let binary = Arc::new(OwnBinary::at(file.path(), &bench.owner.name));
     let engine = DockerEngine::connect("local", &local_endpoint().unwrap(), None, binary).unwrap();
     let volume = engine.ensure_binary(IMAGE).await.unwrap();
     engine.remove_volume(&volume).await.unwrap();
@@ -414,6 +414,42 @@ async fn a_pruned_binary_volume_is_filled_again_by_the_same_process() {
     assert_eq!(bench.says(&bench.name("1")).await, bench.owner.name);
     bench.engine.remove_container(&bench.name("1")).await.unwrap();
     bench.engine.remove_volume(&volume).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_binary_of_the_same_identity_takes_the_same_volume_and_the_old_one_goes_with_its_last_container() {
+    let Some(bench) = bench("identity") else { return };
+    let family = &bench.owner.name;
+    let program = |words: &str, identity: &str| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), format!("#!/bin/busybox sh\necho {words}\nexec /bin/busybox sleep 100\n")).unwrap();
+        let binary = Arc::new(OwnBinary::at(file.path(), &format!("{family}-{identity}")).in_family(family));
+        (DockerEngine::connect("local", &local_endpoint().unwrap(), None, binary).unwrap(), file)
+    };
+    let volumes = || {
+        let label = format!("label={}={family}", labels::NAMESPACE);
+        docker(&["volume", "ls", "-q", "--filter", &label]).lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (first, _file) = program("one", "a");
+    let old = first.ensure_binary(IMAGE).await.unwrap();
+    let (second, _file) = program("two", "a");
+    assert_eq!(second.ensure_binary(IMAGE).await.unwrap(), old);
+    let mounts = vec![(old.clone(), "/evenkeel".to_owned(), true)];
+    bench.run(&ContainerSpec { volumes: mounts, ..bench.container("exec /evenkeel/evenkeel") }).await;
+    assert_eq!(bench.says(&bench.name("1")).await, "one", "not filled again");
+    let (third, _file) = program("three", "b");
+    let new = third.ensure_binary(IMAGE).await.unwrap();
+    assert_eq!(volumes(), [old.clone(), new.clone()], "the old one is in use");
+    third.remove_container(&bench.name("1")).await.unwrap();
+    within(async {
+        while volumes() != [new.clone()] {
+            tokio::task::spawn_blocking(crate::poll::pause).await.unwrap();
+            // Any removal is a reason to look again.
+            third.remove_container(&bench.name("none")).await.unwrap();
+        }
+    })
+    .await;
+    bench.engine.remove_volume(&new).await.unwrap();
 }
 
 /// A running container with our binary in it.

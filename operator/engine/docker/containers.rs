@@ -81,12 +81,14 @@ impl DockerEngine {
         // `v` takes the anonymous volumes of the image's VOLUME lines along; named volumes stay.
         let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
         let removed = self.call(&doing, KILL, |docker| docker.remove_container(name, Some(options))).await;
-        match gone_is_done(removed) {
+        let removed = match gone_is_done(removed) {
             Err(Error::Conflict { message, .. }) if message.contains("already in progress") => {
                 self.until_gone(name, &doing).await
             }
             other => other,
-        }
+        };
+        self.container_gone();
+        removed
     }
 
     /// Somebody else is removing it: done when it is gone.
