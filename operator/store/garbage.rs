@@ -1,5 +1,7 @@
 //! What goes by itself: objects whose owner is gone, Events that are old.
 
+use std::collections::BTreeSet;
+
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
@@ -25,6 +27,7 @@ impl Objects {
     /// Deletes Events that last happened over an hour ago and objects none of whose owners exist. Returns how many.
     pub async fn sweep(&self) -> Result<usize, Error> {
         let all = self.store.all().await?;
+        let uids: BTreeSet<&str> = all.iter().filter_map(|(_, value)| rules::uid_of(value)).collect();
         let now = self.clock.now();
         let mut swept = 0;
         for (key, value) in &all {
@@ -34,7 +37,7 @@ impl Objects {
                 }
                 self.store.delete(key, revision_of(value).unwrap_or(0)).await.map(|_| ())
             } else {
-                if !orphaned(value, &all) {
+                if !orphaned(value, &uids) {
                     continue;
                 }
                 let only_if = Preconditions { revision: revision_of(value), ..Preconditions::default() };
@@ -51,12 +54,8 @@ impl Objects {
     }
 
     async fn try_collect(&self, uid: &str) -> Result<(), Error> {
-        for (key, value) in self.store.all().await? {
-            let owners = rules::owners(&value);
-            if !owners.contains(&uid) {
-                continue;
-            }
-            let outcome = if owners.len() == 1 {
+        for (key, value) in self.store.owned_by(uid).await? {
+            let outcome = if rules::owners(&value).len() == 1 {
                 // Deleting may remove, which collects in turn.
                 Box::pin(self.delete(&key, &Preconditions::default())).await.map(|_| ())
             } else {
@@ -79,10 +78,9 @@ fn disowned(mut object: Value, uid: &str) -> Value {
     object
 }
 
-fn orphaned(value: &Value, all: &[(Key, Value)]) -> bool {
+fn orphaned(value: &Value, uids: &BTreeSet<&str>) -> bool {
     let owners = rules::owners(value);
-    let exists = |uid: &&str| all.iter().any(|(_, other)| rules::uid_of(other) == Some(*uid));
-    !owners.is_empty() && !owners.iter().any(exists)
+    !owners.is_empty() && !owners.iter().any(|uid| uids.contains(uid))
 }
 
 fn expired(event: &Value, now: Timestamp) -> bool {

@@ -1,13 +1,13 @@
 //! The store as a model: plain maps under one lock. For tests and simulation; nothing survives the process.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::stream;
 use serde_json::Value;
 use tokio::sync::Notify;
 
-use super::{Change, Error, Expect, Key, Store, WINDOW, Watch, revision_of, stamp};
+use super::{Change, Error, Expect, Key, Store, WINDOW, Watch, revision_of, rules, stamp};
 
 /// A [`Store`] in memory.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     objects: BTreeMap<Key, Value>,
+    /// Owner's uid and the key of what it owns, one for each owner reference of `objects`.
+    owners: BTreeSet<(String, Key)>,
     changes: VecDeque<Change>,
     revision: u64,
     compacted: u64,
@@ -53,6 +55,12 @@ impl MemoryStore {
     /// Records the change from `old` to `new` and wakes the watches.
     fn commit(&self, state: &mut State, key: &Key, old: Option<Value>, new: Option<Value>) {
         state.revision += 1;
+        for uid in old.iter().flat_map(rules::owners) {
+            state.owners.remove(&(uid.to_owned(), key.clone()));
+        }
+        for uid in new.iter().flat_map(rules::owners) {
+            state.owners.insert((uid.to_owned(), key.clone()));
+        }
         match &new {
             Some(value) => state.objects.insert(key.clone(), value.clone()),
             None => state.objects.remove(key),
@@ -111,6 +119,13 @@ impl Store for MemoryStore {
         let state = self.shared.lock();
         let wanted = state.objects.iter().filter(|(key, _)| concerns(key, resources, namespace));
         Ok((wanted.map(|(key, value)| (key.clone(), value.clone())).collect(), state.revision))
+    }
+
+    async fn owned_by(&self, uid: &str) -> Result<Vec<(Key, Value)>, Error> {
+        let state = self.shared.lock();
+        let first = (uid.to_owned(), Key { resource: String::new(), namespace: String::new(), name: String::new() });
+        let owned = state.owners.range(first..).take_while(|(owner, _)| owner == uid);
+        Ok(owned.filter_map(|(_, key)| Some((key.clone(), state.objects.get(key)?.clone()))).collect())
     }
 
     async fn put(&self, key: &Key, expect: Expect, value: Value) -> Result<Value, Error> {

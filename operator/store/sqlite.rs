@@ -32,6 +32,10 @@ const LIVE: usize = 256;
 /// The write-ahead log is cut back to this after a checkpoint.
 const WAL_BYTES: &str = "8388608";
 
+/// What an owner owns, by the index of owner references.
+const OWNED_BY: &str = "SELECT objects.* FROM owners JOIN objects USING (resource, namespace, name)
+     WHERE owners.uid = ?1 ORDER BY resource, namespace, name";
+
 /// A [`Store`] in a SQLite file (WAL, every commit synced). Made by [`SqliteStore::open`].
 #[derive(Debug)]
 pub struct SqliteStore {
@@ -125,6 +129,12 @@ impl Store for SqliteStore {
         Ok((found.map(|(row, text)| Ok((key(row), json(text)?))).collect::<Result<_, _>>()?, newest))
     }
 
+    async fn owned_by(&self, uid: &str) -> Result<Vec<(Key, Value)>, Error> {
+        let rows = sqlx::query(OWNED_BY).bind(uid).fetch_all(&self.readers).await;
+        let rows = rows.map_err(backend("reading what an object owns"))?;
+        rows.iter().map(|row| Ok((key(row), json(row.get("value"))?))).collect()
+    }
+
     async fn put(&self, key: &Key, expect: Expect, value: Value) -> Result<Value, Error> {
         self.write(Deed::Put { key: key.clone(), expect, value }).await
     }
@@ -200,4 +210,57 @@ fn unsigned(row: &SqliteRow, column: &str) -> u64 {
 /// A revision as SQLite holds it; what does not fit is later than any.
 fn signed(revision: u64) -> i64 {
     i64::try_from(revision).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+    use sqlx::{Connection, Executor};
+
+    use super::*;
+
+    fn key(name: &str) -> Key {
+        Key { resource: "toys".into(), namespace: "n".into(), name: name.into() }
+    }
+
+    #[tokio::test]
+    async fn what_an_owner_owns_is_found_by_an_index() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(folder.path().join("store.db")).await.unwrap();
+        let plan = sqlx::query(&format!("EXPLAIN QUERY PLAN {OWNED_BY}")).bind("uid").fetch_all(&store.readers).await;
+        let plan: Vec<String> = plan.unwrap().iter().map(|row| row.get("detail")).collect();
+        assert!(plan.iter().all(|line| !line.contains("SCAN")), "{plan:#?}");
+        store.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_file_without_the_index_of_owners_gets_it_when_it_is_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.db");
+        let store = SqliteStore::open(&path).await.unwrap();
+        let references = [
+            ("array", json!([{"uid": "one"}, {"uid": "two"}, {"uid": "one"}, {"uid": 7}, {}, "one", null])),
+            ("object", json!({"uid": "one"})),
+            ("text", json!("one")),
+            ("none", Value::Null),
+        ];
+        for (name, references) in references {
+            let object = json!({"metadata": {"ownerReferences": references}});
+            store.put(&key(name), Expect::Absent, object).await.unwrap();
+        }
+        store.put(&key("absent"), Expect::Absent, json!({"metadata": {}})).await.unwrap();
+        store.close().await;
+
+        let mut file = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
+        file.execute("DROP TABLE owners; DELETE FROM _sqlx_migrations WHERE version = 2").await.unwrap();
+        file.close().await.unwrap();
+
+        let store = SqliteStore::open(&path).await.unwrap();
+        for uid in ["one", "two"] {
+            let owned = store.owned_by(uid).await.unwrap();
+            assert_eq!(owned.into_iter().map(|(key, _)| key).collect::<Vec<_>>(), [key("array")], "{uid}");
+        }
+        store.close().await;
+    }
 }

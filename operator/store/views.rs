@@ -77,6 +77,10 @@ impl Store for Views {
         }
     }
 
+    async fn owned_by(&self, uid: &str) -> Result<Vec<(Key, Value)>, Error> {
+        self.inner.owned_by(uid).await
+    }
+
     async fn put(&self, key: &Key, expect: Expect, value: Value) -> Result<Value, Error> {
         writable(key)?;
         self.inner.put(key, expect, value).await

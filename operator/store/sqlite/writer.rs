@@ -1,5 +1,6 @@
 //! The one writer: takes what waits, commits it with one sync, tells the watches, answers the callers.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use sqlx::{Connection, Row};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{backend, json, signed, unsigned};
-use crate::store::{Change, Error, Expect, Key, stamp};
+use crate::store::{Change, Error, Expect, Key, rules, stamp};
 
 /// Writes committed together at most, so that the first of them does not wait long.
 const BATCH: usize = 32;
@@ -204,6 +205,7 @@ async fn put(
     .bind(&text)
     .execute(&mut *connection)
     .await?;
+    index_owners(connection, &key, old.as_ref(), Some(&value)).await?;
     remember(connection, &key, revision, old_text.as_deref(), Some(&text)).await?;
     counters.revision = revision;
     changes.push(Change { key, revision, old, new: Some(value.clone()) });
@@ -234,6 +236,7 @@ async fn delete(
         .bind(&key.name)
         .execute(&mut *connection)
         .await?;
+    index_owners(connection, &key, Some(&old), None).await?;
     remember(connection, &key, revision, Some(&text), None).await?;
     counters.revision = revision;
     changes.push(Change { key, revision, old: Some(old), new: None });
@@ -249,6 +252,31 @@ async fn find(connection: &mut SqliteConnection, key: &Key) -> Result<Option<(u6
         .fetch_optional(connection)
         .await?;
     Ok(row.map(|row| (unsigned(&row, "revision"), row.get("value"))))
+}
+
+/// Brings the index of owners from the object before to the object after; most writes leave it alone.
+async fn index_owners<'a>(
+    connection: &mut SqliteConnection,
+    key: &Key,
+    old: Option<&'a Value>,
+    new: Option<&'a Value>,
+) -> Result<(), sqlx::Error> {
+    const ADD: &str = "INSERT INTO owners (uid, resource, namespace, name) VALUES (?1, ?2, ?3, ?4)";
+    const REMOVE: &str = "DELETE FROM owners WHERE uid = ?1 AND resource = ?2 AND namespace = ?3 AND name = ?4";
+    let owners = |side: Option<&'a Value>| -> BTreeSet<&'a str> { side.into_iter().flat_map(rules::owners).collect() };
+    let (old, new) = (owners(old), owners(new));
+    let removed = old.difference(&new).map(|uid| (REMOVE, *uid));
+    let added = new.difference(&old).map(|uid| (ADD, *uid));
+    for (statement, uid) in removed.chain(added) {
+        sqlx::query(statement)
+            .bind(uid)
+            .bind(&key.resource)
+            .bind(&key.namespace)
+            .bind(&key.name)
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
 }
 
 async fn remember(
