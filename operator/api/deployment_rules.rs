@@ -9,10 +9,9 @@ use kube::core::schema::StructuralSchemaRewriter;
 use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
 
-use super::core::with_metadata;
 use super::deployment::Deployment;
 use super::invalid::Invalid;
-use super::registry::{Cell, Column, Resource, age_column};
+use super::resource::{Cell, Column, Resource, age_column, with_metadata};
 use super::{quantity, subset};
 
 /// The longest name: pod names with hash and ordinal must stay host names (63 letters).

@@ -3,9 +3,8 @@
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::core::{of, open, plain, wide};
 use super::deployment::{CHANGE_CAUSE_ANNOTATION, EVICT_ANNOTATION};
-use super::registry::{Resource, Source, View, age_column};
+use super::resource::{Resource, Source, View, age_column, of, open, plain, wide};
 
 /// The label that tells the pods of one revision of a template from those of another.
 const TEMPLATE_HASH: &str = "pod-template-hash";

@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use crate::api::failure::chain;
+
 /// The exit codes, as `--help` and docs/cli.md show them. They are an interface: scripts rely on them.
 pub const EXIT_CODES: &str = "\
 Exit codes:
@@ -121,21 +123,6 @@ impl Error {
             _ => "",
         }
     }
-}
-
-/// The messages of an error and of what caused it, `: `-separated, each said once.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let message = cause.to_string();
-        if !text.ends_with(&message) {
-            text.push_str(": ");
-            text.push_str(&message);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// A Status the server answered with, made ready to be read by a person.

@@ -7,7 +7,7 @@ use futures::stream::BoxStream;
 use serde_json::Value;
 use tokio::io::AsyncWrite;
 
-use super::objects::Request;
+use super::request::Request;
 use super::status::Refusal;
 use crate::api::failure::{Class, Failure};
 

@@ -13,8 +13,8 @@ use tokio::sync::mpsc;
 use tokio_util::codec::Framed;
 
 use super::containers::{Command, Containers, Output, Outputs, Place, Session, door, meant};
-use super::objects::Request;
 use super::params::Params;
+use super::request::Request;
 use super::status::Refusal;
 use crate::api::failure::Failure;
 use crate::api::websocket::{self, Codec, Message};

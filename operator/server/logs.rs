@@ -9,8 +9,8 @@ use futures::{StreamExt as _, future};
 use jiff::Timestamp;
 
 use super::containers::{LogOptions, Output, door, meant};
-use super::objects::Request;
 use super::params::Params;
+use super::request::Request;
 use super::status::Refusal;
 
 /// Answers with the log.

@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::Server;
-use super::objects::Stop;
+use super::request::WriteError;
 use super::status::{Cause, Refusal};
 use crate::api::core::DEFAULT_NAMESPACE;
-use crate::api::registry::{self, Resource};
+use crate::api::registry;
+use crate::api::resource::Resource;
 use crate::store::objects::{Deleted, Objects, Part, Preconditions, key_of};
 use crate::store::{self, Key, rules};
 
@@ -36,7 +37,7 @@ pub async fn ensure_default(objects: &Objects) -> Result<(), store::Error> {
 }
 
 /// Refuses to make a `resource` in a namespace that is not there (404) or about to go (403).
-pub async fn require(server: &Server, resource: &Resource, name: &str) -> Result<(), Stop> {
+pub async fn require(server: &Server, resource: &Resource, name: &str) -> Result<(), WriteError> {
     let found = server.objects.get::<Value>(&key(name)).await?;
     match found {
         None => Err(Refusal::not_found(namespaces(), name).into()),

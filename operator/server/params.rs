@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, Uri, header};
 use super::selectors::Selector;
 use super::status::{Cause, Refusal};
 use super::validate::UnknownFields;
-use crate::api::registry::Resource;
+use crate::api::resource::Resource;
 
 /// The query parameters; of one given twice the last counts, but where all are asked for.
 #[derive(Debug, Clone, Default)]

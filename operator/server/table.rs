@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::api::registry::{Cell, Column, Resource};
+use crate::api::resource::{Cell, Column, Resource};
 
 /// How much of each object a table carries beside its cells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,7 +11,8 @@ use serde_json::Value;
 use super::metadata;
 use super::shape::{self, UnknownField};
 use super::status::Cause;
-use crate::api::registry::{self, Resource};
+use crate::api::registry;
+use crate::api::resource::Resource;
 
 /// What becomes of fields that the kind does not have (`fieldValidation`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::params::Params;
 use super::status::Refusal;
 use super::table::{self, Headings, Include};
-use crate::api::registry::Resource;
+use crate::api::resource::Resource;
 
 /// The form of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,13 +12,13 @@ use serde_json::{Value, json};
 use tokio::time::{Interval, Sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::objects::Request;
 use super::params::WatchFrom;
+use super::request::Request;
 use super::selectors::Selector;
 use super::status::Refusal;
 use super::table::Headings;
 use super::view::View;
-use crate::api::registry::Resource;
+use crate::api::resource::Resource;
 use crate::store::{Change, Clock, Error, Watch};
 
 /// A watch that sets no time-out ends after this; clients open the next where it ended.

@@ -2,10 +2,10 @@
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use super::objects::{Objects, Part};
 use super::{Error, Key, rules};
+use crate::api::hash::short_hash;
 
 /// The resource that Events are stored as.
 pub const EVENTS: &str = "events";
@@ -69,8 +69,7 @@ fn event_key(about: &Value, happening: &Happening) -> Key {
     let text = |field: &str| about["metadata"][field].as_str().unwrap_or("");
     let severity = happening.severity.as_str();
     let parts = [text("uid"), severity, &happening.reason, &happening.message];
-    let hash = Sha256::digest(parts.join("\0"));
-    let hash: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let hash = short_hash(parts.join("\0"), 16);
     let namespace = Some(text("namespace")).filter(|name| !name.is_empty()).unwrap_or("default");
     Key { resource: EVENTS.to_owned(), namespace: namespace.to_owned(), name: format!("{}.{hash}", text("name")) }
 }

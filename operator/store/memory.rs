@@ -1,13 +1,14 @@
 //! The store as a model: plain maps under one lock. For tests and simulation; nothing survives the process.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use futures::stream;
 use serde_json::Value;
 use tokio::sync::Notify;
 
 use super::{Change, Error, Expect, Key, Store, WINDOW, Watch, revision_of, rules, stamp};
+use crate::api::sync::lock;
 
 /// A [`Store`] in memory.
 #[derive(Debug)]
@@ -72,9 +73,8 @@ impl MemoryStore {
 }
 
 impl Shared {
-    /// No code panics while it holds the lock, so a poisoned one still guards a whole state.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

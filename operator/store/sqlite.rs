@@ -228,7 +228,8 @@ mod tests {
     async fn what_an_owner_owns_is_found_by_an_index() {
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(folder.path().join("store.db")).await.unwrap();
-        let plan = sqlx::query(&format!("EXPLAIN QUERY PLAN {OWNED_BY}")).bind("uid").fetch_all(&store.readers).await;
+        let plan = sqlx::query(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {OWNED_BY}")));
+        let plan = plan.bind("uid").fetch_all(&store.readers).await;
         let plan: Vec<String> = plan.unwrap().iter().map(|row| row.get("detail")).collect();
         assert!(plan.iter().all(|line| !line.contains("SCAN")), "{plan:#?}");
         store.close().await;

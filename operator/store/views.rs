@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use super::objects::key_of;
 use super::{Change, Error, Expect, Key, Store, Watch, rules};
-use crate::api::registry::{self, View};
+use crate::api::registry;
+use crate::api::resource::View;
 
 /// A [`Store`] with the registry's views over `inner`.
 pub struct Views {

@@ -20,9 +20,9 @@ use sha2::{Digest, Sha256};
 use tokio::sync::OnceCell;
 use tokio_util::io::ReaderStream;
 
-use super::super::hash::hex;
 use super::super::{BINARY_DIR, Error, VolumeSpec};
 use super::{ANSWER, DockerEngine};
+use crate::api::hash::hex;
 use crate::api::labels::Owner;
 
 /// Kind in the owner labels of what injection makes; no object of that kind exists.
@@ -67,7 +67,7 @@ fn hash_file(path: &Path) -> std::io::Result<String> {
     let mut buffer = vec![0; 256 * 1024];
     loop {
         match file.read(&mut buffer)? {
-            0 => return Ok(hex(&digest.finalize())[..12].to_owned()),
+            0 => return Ok(hex(&digest.finalize(), 12)),
             length => digest.update(&buffer[..length]),
         }
     }
