@@ -12,8 +12,6 @@ pub const NAME: &str = "evenkeel.dev/name";
 pub const MEMBER: &str = "evenkeel.dev/member";
 /// The container's name within its pod.
 pub const CONTAINER: &str = "evenkeel.dev/container";
-/// Uid of the owning object: an object deleted and made again under its name is another owner.
-pub const UID: &str = "evenkeel.dev/uid";
 /// The volume with our program that it mounts: a newer program alone is no reason to make it again.
 pub const BINARY: &str = "evenkeel.dev/binary";
 /// Hash of the container spec it was made from; a different hash means it must be made again.

@@ -8,7 +8,7 @@ use super::{Controller, SecretsSeen, name, namespace};
 use crate::api::failure::{Class, Failure};
 use crate::api::hash::short_hash_of_parts;
 use crate::api::postgres_cluster::PostgresCluster;
-use crate::runtime::clock;
+use crate::store::clock;
 use crate::store::objects::Objects;
 use crate::store::{Error, Key};
 use crate::supervisor::wire::{Credentials, PORT};
