@@ -20,6 +20,9 @@ use crate::api::labels::Owner;
 /// Buffer of a conversation, in bytes.
 const BUFFER: usize = 64 * 1024;
 
+/// The volume with our binary.
+const BINARY_VOLUME: &str = "evenkeel-bin-fake";
+
 /// Gets the container's end of a conversation.
 type Answer = Arc<dyn Fn(DuplexStream) + Send + Sync>;
 /// Runs a command of a container.
@@ -75,10 +78,18 @@ pub struct World {
     pub volumes: BTreeMap<String, VolumeSpec>,
     /// On the host.
     pub images: BTreeSet<String>,
+    /// Ids of images that are not called after their reference.
+    pub ids: BTreeMap<String, String>,
+    /// Ids that the registry gives to references at the next pull.
+    pub pushed: BTreeMap<String, String>,
+    /// The registry takes connections and answers nothing.
+    pub registry_hangs: bool,
     /// What a pull finds; everything if `None`.
     pub registry: Option<BTreeSet<String>>,
     /// Whether the host is away: every verb fails as unreachable.
     pub away: bool,
+    /// Whether our binary was put on it.
+    pub binary: bool,
     made: u64,
     faults: BTreeMap<String, VecDeque<Fault>>,
     calls: Vec<String>,
@@ -112,6 +123,12 @@ impl FakeEngine {
     /// The calls so far, as `verb subject`, and empties the list.
     pub fn take_calls(&self) -> Vec<String> {
         self.world(|world| std::mem::take(&mut world.calls))
+    }
+
+    /// Whether a call that was recorded changed nothing.
+    pub fn only_reads(call: &str) -> bool {
+        let verb = call.split(' ').next().unwrap_or_default();
+        matches!(verb, "info" | "list_containers" | "list_volumes" | "network" | "has_image" | "image" | "logs")
     }
 
     /// `answer` gets the container's end of every conversation with that address from now on.
@@ -333,12 +350,19 @@ impl Engine for FakeEngine {
     }
 
     async fn ensure_image(&self, image: &str) -> Result<(), Error> {
+        if self.world(|world| world.registry_hangs) {
+            return std::future::pending().await;
+        }
         self.call("ensure_image", image, |world| {
             let found = world.registry.as_ref().is_none_or(|registry| registry.contains(image));
             if !found && !world.images.contains(image) {
                 return Err(Error::refused(&self.host, "ensure_image", format!("its registry has no image {image}")));
             }
             world.images.insert(image.to_owned());
+            if let Some(id) = world.pushed.get(image).cloned() {
+                world.images.insert(id.clone());
+                world.ids.insert(image.to_owned(), id);
+            }
             Ok(())
         })
     }
@@ -352,8 +376,13 @@ impl Engine for FakeEngine {
             if !world.images.contains(image) {
                 return Err(self.missing("ensure_binary", "image"));
             }
-            Ok("evenkeel-bin-fake".to_owned())
+            world.binary = true;
+            Ok(BINARY_VOLUME.to_owned())
         })
+    }
+
+    fn binary(&self) -> Option<String> {
+        self.world(|world| world.binary.then(|| BINARY_VOLUME.to_owned()))
     }
 
     async fn create_container(&self, spec: &ContainerSpec) -> Result<(), Error> {
@@ -482,8 +511,8 @@ impl Engine for FakeEngine {
 
     async fn image(&self, image: &str) -> Result<Option<ImageSeen>, Error> {
         self.call("image", image, |world| {
-            let there = world.images.contains(image);
-            Ok(there.then(|| ImageSeen { id: image.to_owned(), digests: Vec::new() }))
+            let id = world.ids.get(image).cloned().unwrap_or_else(|| image.to_owned());
+            Ok(world.images.contains(image).then(|| ImageSeen { id, digests: Vec::new() }))
         })
     }
 

@@ -373,6 +373,8 @@ pub trait Engine: Send + Sync + 'static {
     /// Puts this process's own binary on the host, in a volume named by its hash. Returns the volume's name; mounted
     /// read-only at [`BINARY_DIR`] it holds the file [`BINARY`]. `image` is any image on the host; nothing of it is run.
     async fn ensure_binary(&self, image: &str) -> Result<String, Error>;
+    /// The volume of [`Engine::ensure_binary`], once this process has seen it complete.
+    fn binary(&self) -> Option<String>;
     /// Makes the container (does not start it); success if one of that name with the same spec hash is there,
     /// [`Error::Conflict`] if the name is taken by anything else.
     async fn create_container(&self, spec: &ContainerSpec) -> Result<(), Error>;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use evenkeel::runtime::clock::TestClock;
-use evenkeel::store::events::{Happening, Severity};
+use evenkeel::store::events::{NewEvent, Severity};
 use evenkeel::store::objects::{Deleted, Part, Preconditions};
 use evenkeel::store::rules::{finalizers, is_deleting, uid_of};
 use evenkeel::store::{Clock, Error, Expect, Key, MemoryStore, Objects, SqliteStore, Store, Watch, revision_of};
@@ -231,18 +231,18 @@ async fn a_sweep_removes_what_a_crash_left_without_owner() {
     assert_eq!(names(&objects).await, "");
 }
 
-fn happening(clock: &TestClock, message: &str) -> Happening {
-    Happening { severity: Severity::Normal, reason: "Promoted".into(), message: message.into(), at: clock.now() }
+fn new_event(clock: &TestClock, message: &str) -> NewEvent {
+    NewEvent { severity: Severity::Normal, reason: "Promoted".into(), message: message.into(), at: clock.now() }
 }
 
 #[tokio::test]
 async fn the_same_event_again_is_counted() {
     let (objects, clock) = setup();
     let about = objects.create(&key("toys", "a"), cluster(1)).await.unwrap();
-    objects.record_event(&about, &happening(&clock, "a-2 is primary")).await.unwrap();
+    objects.record_event(&about, &new_event(&clock, "a-2 is primary")).await.unwrap();
     clock.advance(Duration::from_secs(10));
-    objects.record_event(&about, &happening(&clock, "a-3 is primary")).await.unwrap();
-    let event = objects.record_event(&about, &happening(&clock, "a-2 is primary")).await.unwrap();
+    objects.record_event(&about, &new_event(&clock, "a-3 is primary")).await.unwrap();
+    let event = objects.record_event(&about, &new_event(&clock, "a-2 is primary")).await.unwrap();
     let text = serde_json::to_string_pretty(&event).unwrap();
     expect![[r#"
         {
@@ -284,7 +284,7 @@ async fn the_same_event_again_is_counted() {
 async fn events_recorded_at_once_are_all_counted() {
     let (objects, clock) = setup();
     let about = objects.create(&key("toys", "a"), cluster(1)).await.unwrap();
-    let same = happening(&clock, "a-2 is primary");
+    let same = new_event(&clock, "a-2 is primary");
     let outcomes = join_all((0..4).map(|_| objects.record_event(&about, &same))).await;
     let counts: Vec<u64> = outcomes.into_iter().map(|event| event.unwrap()["count"].as_u64().unwrap()).collect();
     assert_eq!(counts.iter().max(), Some(&4), "{counts:?}");
@@ -294,10 +294,10 @@ async fn events_recorded_at_once_are_all_counted() {
 async fn an_event_is_kept_for_an_hour_after_it_last_happened() {
     let (objects, clock) = setup();
     let about = objects.create(&key("toys", "a"), cluster(1)).await.unwrap();
-    objects.record_event(&about, &happening(&clock, "once")).await.unwrap();
-    objects.record_event(&about, &happening(&clock, "twice")).await.unwrap();
+    objects.record_event(&about, &new_event(&clock, "once")).await.unwrap();
+    objects.record_event(&about, &new_event(&clock, "twice")).await.unwrap();
     clock.advance(Duration::from_secs(1800));
-    objects.record_event(&about, &happening(&clock, "twice")).await.unwrap();
+    objects.record_event(&about, &new_event(&clock, "twice")).await.unwrap();
     clock.advance(Duration::from_secs(1801));
     assert_eq!(objects.sweep().await.unwrap(), 1);
     let (left, _) = objects.list::<Value>("events", None).await.unwrap();

@@ -78,11 +78,22 @@ pub(super) struct Injection {
     binary: Arc<OwnBinary>,
     /// Held while filling; `true` once this process has seen the volume complete.
     complete: tokio::sync::Mutex<bool>,
+    /// The name of the volume while it is known to be complete.
+    volume: std::sync::Mutex<Option<String>>,
 }
 
 impl Injection {
     pub(super) fn new(binary: Arc<OwnBinary>) -> Self {
-        Self { binary, complete: tokio::sync::Mutex::new(false) }
+        Self { binary, complete: tokio::sync::Mutex::new(false), volume: std::sync::Mutex::default() }
+    }
+
+    /// The name of the volume, if it is known to be complete.
+    pub(super) fn volume(&self) -> Option<String> {
+        self.volume.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    fn set_volume(&self, volume: Option<String>) {
+        *self.volume.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = volume;
     }
 }
 
@@ -97,6 +108,7 @@ impl DockerEngine {
             return Ok(volume);
         }
         *complete = false;
+        self.binary.set_volume(None);
         let owner = Owner { kind: KIND.to_owned(), namespace: String::new(), name: hash.to_owned() };
         self.volume_ensured(&VolumeSpec { name: volume.clone(), labels: owner.labels() }).await?;
         let mut attempt = 1;
@@ -107,6 +119,7 @@ impl DockerEngine {
             attempt += 1;
         }
         *complete = true;
+        self.binary.set_volume(Some(volume.clone()));
         Ok(volume)
     }
 

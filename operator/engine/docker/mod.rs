@@ -150,6 +150,9 @@ impl Engine for DockerEngine {
     async fn ensure_binary(&self, image: &str) -> Result<String, Error> {
         self.binary_ensured(image).await
     }
+    fn binary(&self) -> Option<String> {
+        self.binary.volume()
+    }
     async fn create_container(&self, spec: &ContainerSpec) -> Result<(), Error> {
         self.container_created(spec).await
     }

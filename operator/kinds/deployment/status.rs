@@ -126,7 +126,7 @@ fn trouble(
     let image = || revisions::image_trouble(observed, d);
     let wanted = usize::try_from(object.spec.replicas.unwrap_or(1)).unwrap_or_default();
     let fewer = pods.iter().all(|pod| !pod.terminating) && pods.len() < wanted;
-    let nowhere = fewer && placement::choose(object, observed, d, spec).is_none();
+    let nowhere = fewer && placement::choose(observed, d, spec).is_none();
     let place = || nowhere.then(|| placement::nowhere(observed, spec));
     pod.or_else(image).or_else(place)
 }
@@ -184,7 +184,7 @@ pub fn step_failed(mut status: DeploymentStatus, step: &Step, failure: &Failure,
     if failure.class != Class::Conflict || matches!(step, Step::Start { .. }) {
         set(&mut status.conditions, "Degraded", yes("StepFailed", format!("{step}: {failure}")), generation, now);
     }
-    let Step::Start { pod, container, .. } = step else { return status };
+    let Step::Start { member: pod, container, .. } = step else { return status };
     // Docker did not answer: nobody knows whether it runs.
     if failure.class == Class::NotFound {
         return status;

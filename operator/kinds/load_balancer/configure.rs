@@ -8,7 +8,7 @@ use tokio::time::{sleep, timeout};
 use super::links::Partner;
 use super::names::CONFIG_DIR;
 use super::render::{Config, config_file};
-use super::{Controller, LoadBalancer, observe};
+use super::{LoadBalancer, LoadBalancerKind, observe};
 use crate::api::failure::{Class, Failure};
 use crate::api::load_balancer::EngineKind;
 use crate::engine::{File, LogOptions, Output};
@@ -32,7 +32,7 @@ const SWEEP: &str = r#"cd "${1%/*}" && for f in *.pem; do grep -q -F "$f" "$1" |
 
 /// Gives a running balancer its configuration. That its engine refuses it is no failure but a fact, and remembered.
 pub async fn configure(
-    controller: &Controller,
+    controller: &LoadBalancerKind,
     object: &LoadBalancer,
     partner: &Partner<'_>,
     config: &Config,
@@ -100,7 +100,7 @@ async fn last_words(partner: &Partner<'_>) -> String {
 
 /// Waits until a process runs the configuration; `false` if another one still does.
 async fn taken_up(
-    controller: &Controller,
+    controller: &LoadBalancerKind,
     object: &LoadBalancer,
     partner: &Partner<'_>,
     config: &Config,
@@ -120,7 +120,7 @@ async fn taken_up(
     }
 }
 
-fn refuse(controller: &Controller, partner: &Partner<'_>, config: &Config, words: &str) {
+fn refuse(controller: &LoadBalancerKind, partner: &Partner<'_>, config: &Config, words: &str) {
     let words: String = words.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" / ");
     let words: String = words.chars().take(WORDS).collect();
     tracing::warn!(container = partner.container, words, "a configuration was refused");

@@ -49,9 +49,14 @@ pub struct Partner<'a> {
 }
 
 impl Links {
-    /// Keeps the conversations with these containers of an owner whose containers' names begin so.
+    /// Ends the conversation with the container of this id.
     pub fn forget(&self, id: &str) {
         self.links.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    /// How many conversations there are.
+    pub fn count(&self) -> usize {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     fn link(&self, id: &str) -> Arc<tokio::sync::Mutex<Link>> {

@@ -1,21 +1,21 @@
 //! One snapshot of a balancer: Docker's lists, the store, and what the balancers say. Reads only, judges nothing.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use serde::de::DeserializeOwned;
 
 use super::links::Partner;
-use super::lists::Lists;
 use super::names::{CONFIG_DIR, namespace};
 use super::render::{certificate_secrets, config_file};
 use super::seen::{self, Answer};
-use super::{Balancer, Controller, Hidden, Known, LoadBalancer, Observed, secrets};
+use super::{Balancer, Hidden, Known, LoadBalancer, LoadBalancerKind, Observed, secrets, workload};
 use crate::api::failure::Failure;
 use crate::api::load_balancer::{EngineKind, Target};
 use crate::engine::{ContainerSeen, ContainerState, Engine};
+use crate::kinds::containers::HOME;
 use crate::store::Key;
 
 /// A command in a container that reads something takes no longer.
@@ -28,26 +28,19 @@ const PIECES: usize = 100;
 const OLD_NGINX: &str = r#"n=0; for p in /proc/[0-9]*/cmdline; do case "$(tr '\0' ' ' < "$p" 2>/dev/null)" in "nginx: worker process is shutting down"*) n=$((n+1));; esac; done; echo $n"#;
 
 /// Reads everything at once.
-pub async fn observe(controller: &Controller, object: &LoadBalancer) -> Result<Observed, Failure> {
-    let engine = controller.hosts.get(super::HOST)?;
-    let (lists, related) = tokio::join!(controller.lists.read(object, &engine), related(controller, object));
+pub async fn observe(controller: &LoadBalancerKind, object: &LoadBalancer) -> Result<Observed, Failure> {
+    let engine = controller.docker.hosts().get(HOME)?;
+    let (owner, needs) = (workload::owner(object), workload::needs(object));
+    let (hosts, related) =
+        tokio::join!(controller.docker.observe(&owner, [HOME.to_owned()], &needs), related(controller, object));
     let (deployments, clusters, certificates, stats_password) = related?;
-    let Lists { containers, volumes, networks, image } = lists;
-    let running = containers
-        .known()
-        .into_iter()
-        .flatten()
-        .map(|(_, seen)| seen)
-        .filter(|seen| matches!(seen.state, ContainerState::Running | ContainerState::Paused));
+    let known = hosts.values().filter_map(|host| host.containers.known()).flat_map(BTreeMap::values);
+    let running = known.filter(|seen| matches!(seen.state, ContainerState::Running | ContainerState::Paused));
     let balancers = join_all(running.map(|seen| balancer(controller, object, &engine, seen))).await;
     Ok(Observed {
         balancers: balancers.into_iter().collect(),
-        containers,
-        volumes,
-        networks,
-        image,
-        binary: controller.binary.get().cloned(),
-        stopping: controller.stopping.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        work: controller.docker.work(&owner),
+        hosts,
         deployments,
         clusters,
         certificates,
@@ -62,7 +55,7 @@ type Related = (
     Option<Hidden>,
 );
 
-async fn related(controller: &Controller, object: &LoadBalancer) -> Result<Related, Failure> {
+async fn related(controller: &LoadBalancerKind, object: &LoadBalancer) -> Result<Related, Failure> {
     let (mut deployments, mut clusters, mut certificates) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     for backend in &object.spec.backends {
         match backend.target() {
@@ -89,7 +82,7 @@ async fn related(controller: &Controller, object: &LoadBalancer) -> Result<Relat
 }
 
 async fn get<T: DeserializeOwned>(
-    controller: &Controller,
+    controller: &LoadBalancerKind,
     object: &LoadBalancer,
     resource: &str,
     name: &str,
@@ -99,7 +92,7 @@ async fn get<T: DeserializeOwned>(
 }
 
 async fn balancer(
-    controller: &Controller,
+    controller: &LoadBalancerKind,
     object: &LoadBalancer,
     engine: &Arc<dyn Engine>,
     seen: &ContainerSeen,
@@ -118,7 +111,11 @@ async fn balancer(
 }
 
 /// What a balancer says of itself now.
-pub async fn answer(controller: &Controller, object: &LoadBalancer, partner: &Partner<'_>) -> Result<Answer, String> {
+pub async fn answer(
+    controller: &LoadBalancerKind,
+    object: &LoadBalancer,
+    partner: &Partner<'_>,
+) -> Result<Answer, String> {
     let strange = || "it says what is not understood".to_owned();
     match object.spec.engine {
         EngineKind::Haproxy => {
@@ -141,7 +138,7 @@ pub async fn answer(controller: &Controller, object: &LoadBalancer, partner: &Pa
     }
 }
 
-async fn old_nginx(controller: &Controller, object: &LoadBalancer, partner: &Partner<'_>) -> Result<u32, String> {
+async fn old_nginx(controller: &LoadBalancerKind, object: &LoadBalancer, partner: &Partner<'_>) -> Result<u32, String> {
     // An exec is dear. Long after the last reload there is none.
     let longest = object.spec.backends.iter().map(|backend| backend.drain_timeout.get()).max().unwrap_or_default();
     let last = object.status.as_ref().and_then(|status| status.decisions.as_ref()?.last_reload);
@@ -163,7 +160,7 @@ async fn run(partner: &Partner<'_>, command: &[&str]) -> Result<String, String> 
 }
 
 /// The file of a balancer: what was written last, or, once, what is there.
-async fn file(controller: &Controller, object: &LoadBalancer, partner: &Partner<'_>) -> Result<String, String> {
+async fn file(controller: &LoadBalancerKind, object: &LoadBalancer, partner: &Partner<'_>) -> Result<String, String> {
     if let Some(file) = controller.known(partner.container, |known| known.file.clone()) {
         return Ok(file);
     }

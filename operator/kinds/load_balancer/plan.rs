@@ -60,7 +60,7 @@ pub fn plan(object: &LoadBalancer, observed: &Observed, now: Timestamp) -> Plan<
     let mut requeue = None;
     let mut told = Vec::new();
     for (_, container) in workload::members(object) {
-        let at_work = observed.balancers.get(&container).filter(|_| !observed.stopping.contains(&container));
+        let at_work = observed.balancers.get(&container).filter(|_| !observed.stopping(&container));
         let Some(balancer) = at_work else { continue };
         let turn = turn(&decided, &inputs, &d, &container, balancer);
         requeue = sooner(requeue, turn.again);
@@ -203,9 +203,9 @@ fn files(decided: &Decided, inputs: &Inputs, d: &BalancerDecisions) -> Vec<File>
 
 /// It balances, by the configuration that is wanted unless its engine refused that.
 fn settled(decided: &Decided, container: &str) -> bool {
-    let running = decided.observed.containers.known().and_then(|all| all.get(container));
+    let running = decided.observed.container(container);
     let running = running.is_some_and(|seen| seen.state == ContainerState::Running);
-    let running = running && !decided.observed.stopping.contains(container);
+    let running = running && !decided.observed.stopping(container);
     running && decided.observed.balancers.get(container).is_some_and(status::balances)
 }
 
@@ -214,8 +214,7 @@ fn teardown(
     observed: &Observed,
     mut status: LoadBalancerStatus,
 ) -> Plan<Step, LoadBalancerStatus> {
-    let steps = workload::teardown(object, observed);
-    let finished = steps.as_ref().is_some_and(Vec::is_empty);
+    let (steps, finished) = workload::teardown(object, observed).unwrap_or_default();
     status.phase = "Deleting".into();
-    Plan { status, steps: steps.unwrap_or_default(), requeue: (!finished).then_some(DEGRADED), finished }
+    Plan { status, steps, requeue: (!finished).then_some(DEGRADED), finished }
 }

@@ -15,6 +15,7 @@ use crate::api::load_balancer::{
 };
 use crate::api::pod::{PodContainer, PodSeen};
 use crate::engine::{ContainerSeen, ContainerState};
+use crate::kinds::containers::{self, DockerStep, HOME};
 use crate::kinds::network_of;
 
 /// Fills in all of the status that nobody reads back.
@@ -34,6 +35,8 @@ pub fn render(decided: &Decided, status: &mut LoadBalancerStatus, d: &BalancerDe
         ("CertificatesValid", certificates(decided)),
     ];
     let wrong = verdicts.iter().find(|(_, (status, ..))| *status == "False").map(|(_, verdict)| verdict.clone());
+    let problem = containers::problem(&decided.observed.work).map(|(reason, message)| no(reason, message));
+    let wrong = wrong.or(problem);
     let wanted = object.spec.replicas;
     let missing = format!("{} of {wanted} balancers balance", status.ready_replicas);
     let whole = status.ready_replicas == wanted;
@@ -54,9 +57,14 @@ pub fn render(decided: &Decided, status: &mut LoadBalancerStatus, d: &BalancerDe
             _ => no("AsDeclared", "nothing is missing"),
         },
     ));
+    let progress = containers::progress(&decided.observed.work);
     verdicts.push((
         "Progressing",
         match (busy, whole) {
+            _ if progress.is_some() => {
+                let (reason, message) = progress.unwrap_or_default();
+                yes(reason, message)
+            }
             (true, _) => yes("Working", "something is being changed"),
             (false, false) => yes("BalancersNotReady", missing),
             (false, true) => no("Settled", "everything is as declared"),
@@ -119,13 +127,13 @@ fn certificates(decided: &Decided) -> Verdict {
 
 fn pod(decided: &Decided, member: &str, container: &str) -> PodSeen {
     let observed = decided.observed;
-    let seen = observed.containers.known().and_then(|all| all.get(container));
+    let seen = observed.container(container);
     let balancer = observed.balancers.get(container);
     let runs = seen.is_some_and(|seen| seen.state == ContainerState::Running);
-    let terminating = observed.stopping.contains(container);
+    let terminating = observed.stopping(container);
     let ready = runs && !terminating && balancer.is_some_and(balances);
     let phase = match seen {
-        _ if observed.containers.known().is_none() => "Unknown",
+        _ if !observed.answers() => "Unknown",
         None => "Pending",
         Some(_) if terminating => "Terminating",
         Some(seen) => phase(seen),
@@ -138,7 +146,7 @@ fn pod(decided: &Decided, member: &str, container: &str) -> PodSeen {
     let namespace = decided.object.metadata.namespace.as_deref().unwrap_or("default");
     PodSeen {
         name: member.into(),
-        host: super::HOST.into(),
+        host: HOME.into(),
         address: seen.and_then(|seen| seen.addresses.get(&network_of(namespace)).copied()),
         phase: phase.into(),
         ready,
@@ -177,10 +185,9 @@ fn phase(seen: &ContainerSeen) -> &'static str {
 
 /// The balancers that run: what each says, if it says anything.
 fn running<'a>(decided: &'a Decided) -> Vec<Option<&'a Answer>> {
-    let known = decided.observed.containers.known();
     // Also one that the spec has no room for any more, for as long as it runs.
     let of = |(container, balancer): (&'a String, &'a Balancer)| {
-        let runs = known.is_none_or(|all| all.contains_key(container));
+        let runs = !decided.observed.answers() || decided.observed.container(container).is_some();
         runs.then_some(balancer.answer.known())
     };
     decided.observed.balancers.iter().filter_map(of).collect()
@@ -263,8 +270,7 @@ pub fn step_failed(
 ) -> LoadBalancerStatus {
     let generation = status.observed_generation;
     let reason = match step {
-        Step::EnsureImage(_) => "ImageUnavailable",
-        Step::StartContainer(_) | Step::CreateContainer(_) => "ContainerNotStarting",
+        Step::Docker(DockerStep::Start { .. } | DockerStep::Create { .. }) => "ContainerNotStarting",
         _ => "StepFailed",
     };
     let message = format!("could not {step}: {failure}; it is tried again");

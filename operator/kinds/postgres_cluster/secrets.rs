@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
-use super::{Controller, SecretsSeen, name, namespace};
+use super::{PostgresClusterKind, SecretsSeen, name, namespace};
 use crate::api::failure::{Class, Failure};
 use crate::api::hash::short_hash_of_parts;
 use crate::api::postgres_cluster::PostgresCluster;
@@ -86,7 +86,7 @@ pub async fn credentials(objects: &Objects, object: &PostgresCluster) -> Result<
 }
 
 /// Writes both Secrets: passwords that are there stay, what says how to connect is brought up to date.
-pub async fn ensure(controller: &Controller, object: &PostgresCluster, host: &str) -> Result<(), Failure> {
+pub async fn ensure(controller: &PostgresClusterKind, object: &PostgresCluster, host: &str) -> Result<(), Failure> {
     let objects = &controller.objects;
     let generate = || clock::password(&*controller.clock, PASSWORD_LENGTH);
     let given = source(objects, object).await?.map_err(|problem| Failure::new(Class::Terminal, problem))?;

@@ -1,7 +1,9 @@
 //! Production's `Engine` over the world: Docker's rules, and its failures by chance.
 
+use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt as _, stream};
@@ -12,11 +14,12 @@ use super::gate::Gate;
 use super::sim::{Away, Sim, State};
 use crate::api::labels::Owner;
 use crate::engine::{
-    ContainerSeen, ContainerSpec, ContainerState, Conversation, Engine, Error, EventHint, HostInfo, NetworkSeen,
-    NetworkSpec, VolumeSpec,
+    ContainerSeen, ContainerSpec, ContainerState, Conversation, Engine, Error, EventHint, HostInfo, ImageSeen,
+    NetworkSeen, NetworkSpec, RegistryLogin, VolumeSpec,
 };
+use crate::kinds::containers::{DockerSeen, DockerStep, HOME as HOST};
+use crate::kinds::postgres_cluster::Fact;
 use crate::kinds::postgres_cluster::world::World;
-use crate::kinds::postgres_cluster::{Fact, HOST, Observed, Step};
 use crate::supervisor::next::Act;
 
 /// A host that hangs is given up after this long, as by the real engine.
@@ -28,6 +31,7 @@ const CALL_MS: u64 = 30;
 pub struct SimEngine {
     pub sim: Arc<Sim>,
     pub gate: Arc<Gate>,
+    binary: AtomicBool,
 }
 
 /// How a call fails by chance.
@@ -42,7 +46,17 @@ fn missing(doing: &str, what: &str) -> Error {
     Error::not_found(HOST, doing, format!("no such {what}"))
 }
 
+/// The deed of Docker's that starts a container.
+pub fn start(container: &str) -> DockerStep {
+    let (host, member, container) = (HOST.to_owned(), String::new(), container.to_owned());
+    DockerStep::Start { host, member, container, again: None }
+}
+
 impl SimEngine {
+    pub fn new(sim: Arc<Sim>, gate: Arc<Gate>) -> Self {
+        Self { sim, gate, binary: AtomicBool::new(false) }
+    }
+
     /// On the way to the host.
     async fn reach(&self, doing: &str) -> Result<(), Error> {
         self.gate.open().await;
@@ -104,7 +118,7 @@ impl SimEngine {
     }
 
     /// What Docker's lists say.
-    async fn seen<T: Send>(&self, doing: &str, of: impl FnOnce(Observed) -> Fact<T> + Send) -> Result<T, Error> {
+    async fn seen<T: Send>(&self, doing: &str, of: impl FnOnce(DockerSeen) -> Fact<T> + Send) -> Result<T, Error> {
         let seen = self.read(doing, |state| (!state.blind).then(|| of(state.world.seen_by_docker())));
         match seen.await?.unwrap_or_else(|| Fact::Unknown("lists fail".into())) {
             Fact::Known(value) => Ok(value),
@@ -138,17 +152,16 @@ impl Engine for SimEngine {
     }
 
     async fn network(&self, name: &str) -> Result<Option<NetworkSeen>, Error> {
-        let subnet = self.seen("look at the network", |seen| seen.network).await?;
-        Ok(subnet.map(|subnet| NetworkSeen { name: name.to_owned(), subnet }))
+        let networks = self.seen("look at the network", |seen| seen.networks).await?;
+        Ok(networks.get(name).cloned())
     }
 
     async fn ensure_network(&self, spec: &NetworkSpec) -> Result<NetworkSeen, Error> {
         self.change(format!("ensure network {}", spec.name), |state, doing| {
-            state.world.do_by_docker(&Step::EnsureNetwork(spec.clone()));
-            let subnet = state.world.seen_by_docker().network.known().copied().flatten();
-            subnet
-                .map(|subnet| NetworkSeen { name: spec.name.clone(), subnet })
-                .ok_or_else(|| missing(doing, "network"))
+            let (host, spec) = (HOST.to_owned(), spec.clone());
+            state.world.perform_by_docker(&DockerStep::EnsureNetwork { host, spec });
+            let networks = state.world.seen_by_docker().networks;
+            networks.known().and_then(|all| all.values().next().cloned()).ok_or_else(|| missing(doing, "network"))
         })
         .await
     }
@@ -158,7 +171,8 @@ impl Engine for SimEngine {
             if state.world.boxes.values().any(|one| one.runs()) {
                 return Err(Error::conflict(HOST, doing, "something is attached to it"));
             }
-            state.world.do_by_docker(&Step::RemoveNetwork(name.to_owned()));
+            let (host, network) = (HOST.to_owned(), name.to_owned());
+            state.world.perform_by_docker(&DockerStep::RemoveNetwork { host, network, shared: false });
             Ok(())
         })
         .await
@@ -166,7 +180,8 @@ impl Engine for SimEngine {
 
     async fn ensure_volume(&self, spec: &VolumeSpec) -> Result<(), Error> {
         self.change(format!("ensure volume {}", spec.name), |state, _| {
-            state.world.do_by_docker(&Step::EnsureVolume(spec.clone()));
+            let (host, member, spec) = (HOST.to_owned(), String::new(), spec.clone());
+            state.world.perform_by_docker(&DockerStep::EnsureVolume { host, member, spec });
             Ok(())
         })
         .await
@@ -177,7 +192,8 @@ impl Engine for SimEngine {
             if state.world.boxes.contains_key(name) {
                 return Err(Error::conflict(HOST, doing, "a container uses it"));
             }
-            state.world.do_by_docker(&Step::RemoveVolume(name.to_owned()));
+            let (host, member, volume) = (HOST.to_owned(), String::new(), name.to_owned());
+            state.world.perform_by_docker(&DockerStep::RemoveVolume { host, member, volume, data: true });
             Ok(())
         })
         .await
@@ -188,12 +204,28 @@ impl Engine for SimEngine {
     }
 
     async fn ensure_image(&self, image: &str) -> Result<(), Error> {
+        if self.sim.look(|state| state.registry_hangs) {
+            return pending().await;
+        }
         self.sim.latency(3_000).await;
         self.change(format!("pull {image}"), |state, _| {
             state.images.insert(image.to_owned());
             Ok(())
         })
         .await
+    }
+
+    async fn image(&self, image: &str) -> Result<Option<ImageSeen>, Error> {
+        let found = self.has_image(image).await?;
+        Ok(found.then(|| ImageSeen { id: image.to_owned(), digests: Vec::new() }))
+    }
+
+    async fn pull_image(&self, image: &str, _: Option<&RegistryLogin>) -> Result<(), Error> {
+        self.ensure_image(image).await
+    }
+
+    fn binary(&self) -> Option<String> {
+        self.binary.load(Ordering::Relaxed).then(|| "evenkeel-bin-1".to_owned())
     }
 
     fn image_progress(&self, _: &str) -> Option<String> {
@@ -205,6 +237,7 @@ impl Engine for SimEngine {
             if !state.images.contains(image) {
                 return Err(missing(doing, "image"));
             }
+            self.binary.store(true, Ordering::Relaxed);
             Ok("evenkeel-bin-1".to_owned())
         })
         .await
@@ -219,7 +252,8 @@ impl Engine for SimEngine {
             if !state.images.contains(&spec.image) {
                 return Err(missing(doing, "image"));
             }
-            state.world.do_by_docker(&Step::CreateContainer(Box::new(spec.clone())));
+            let (host, member, spec, env) = (HOST.to_owned(), String::new(), Box::new(spec.clone()), Vec::new());
+            state.world.perform_by_docker(&DockerStep::Create { host, member, spec, env, again: None });
             Ok(())
         })
         .await
@@ -227,10 +261,13 @@ impl Engine for SimEngine {
 
     async fn start_container(&self, name: &str) -> Result<(), Error> {
         self.change(format!("start {name}"), |state, doing| match state.world.boxes.get(name).map(|one| one.state) {
+            Some(_) if state.stuck.contains(&(name.to_owned(), state.world.boxes[name].id)) => {
+                Err(Error::refused(HOST, doing, "id already in use"))
+            }
             None => Err(missing(doing, "container")),
             Some(ContainerState::Paused) => Err(Error::conflict(HOST, doing, "it is paused")),
             Some(_) => {
-                state.world.do_by_docker(&Step::StartContainer(name.to_owned()));
+                state.world.perform_by_docker(&start(name));
                 Ok(())
             }
         })
@@ -268,7 +305,8 @@ impl Engine for SimEngine {
 
     async fn remove_container(&self, name: &str) -> Result<(), Error> {
         self.change(format!("remove {name}"), |state, _| {
-            state.world.do_by_docker(&Step::RemoveContainer { name: name.to_owned(), why: String::new() });
+            let (host, member, container, why) = (HOST.to_owned(), String::new(), name.to_owned(), String::new());
+            state.world.perform_by_docker(&DockerStep::Remove { host, member, container, grace: None, why });
             Ok(())
         })
         .await

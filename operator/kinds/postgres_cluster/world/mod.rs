@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use super::plan::plan;
-use super::{Fact, LinkSeen, Observed, SecretsSeen, Step, container_name};
+use super::{Fact, LinkSeen, Observed, SecretsSeen, Step, container_name, network_name};
 use crate::api::labels;
 use crate::api::postgres_cluster::{PostgresCluster, PostgresClusterSpec, PostgresClusterStatus, Quorum};
-use crate::engine::{ContainerSeen, ContainerState};
+use crate::engine::{ContainerSeen, ContainerState, ImageSeen, NetworkSeen};
+use crate::kinds::containers::{DockerSeen, DockerStep, HOME};
 use crate::supervisor::next::{Act, accept, barrier, next, voters_confirm};
 use crate::supervisor::wire::{Command, Postgres, Replica, Report};
 
@@ -326,12 +327,18 @@ impl World {
                 },
             )
         };
-        Observed {
+        let network = NetworkSeen { name: network_name(&self.object), subnet: ([172, 30, 0, 0].into(), 16) };
+        let image = ImageSeen { id: String::new(), digests: Vec::new() };
+        let host = DockerSeen {
             containers: Fact::Known(self.boxes.iter().map(seen).collect()),
             volumes: Fact::Known(self.disks.keys().cloned().collect()),
-            network: Fact::Known(self.network.then_some((std::net::Ipv4Addr::new(172, 30, 0, 0), 16))),
-            image: Fact::Known(self.image),
+            networks: Fact::Known(self.network.then(|| (network.name.clone(), network)).into_iter().collect()),
+            images: Fact::Known(self.image.then(|| (self.object.spec.image.clone(), image)).into_iter().collect()),
             binary: self.binary.then(|| "evenkeel-bin-1".into()),
+        };
+        Observed {
+            hosts: BTreeMap::from([(HOME.to_owned(), host)]),
+            work: BTreeMap::new(),
             links,
             calling: self.operators[operator].young,
             secrets: self.secrets.clone(),
@@ -344,11 +351,26 @@ impl World {
                 self.secrets =
                     SecretsSeen { source_problem: None, complete: true, hash: "h".into(), host: host.clone() };
             }
-            Step::EnsureImage(_) => self.image = true,
-            Step::EnsureBinary { .. } => self.binary = true,
-            Step::EnsureNetwork(_) => self.network = true,
-            Step::EnsureVolume(spec) => drop(self.disks.entry(spec.name.clone()).or_insert_with(Disk::empty)),
-            Step::CreateContainer(spec) => {
+            Step::Docker(step) => self.perform_by_docker(step),
+            Step::Order { member, order } => self.send(member, Command::Order((**order).clone())),
+            Step::SendCredentials { member } => self.send(member, instance::credentials()),
+            Step::RestartPostgres { member, run, .. } => self.send(member, Command::Restart { run: run.clone() }),
+            Step::Renew { member, term, clock_ms } => {
+                self.send(member, Command::Renew { term: *term, clock_ms: *clock_ms });
+            }
+        }
+    }
+
+    /// One deed of Docker's. What production begins and does not await is done at once here.
+    pub fn perform_by_docker(&mut self, step: &DockerStep) {
+        match step {
+            DockerStep::GetImage { .. } => self.image = true,
+            DockerStep::GetBinary { .. } => self.binary = true,
+            DockerStep::EnsureNetwork { .. } => self.network = true,
+            DockerStep::EnsureVolume { spec, .. } => {
+                self.disks.entry(spec.name.clone()).or_insert_with(Disk::empty);
+            }
+            DockerStep::Create { spec, .. } => {
                 let made = self.made.entry(spec.name.clone()).or_default();
                 *made += 1;
                 let one = Box {
@@ -360,19 +382,14 @@ impl World {
                 };
                 self.boxes.entry(spec.name.clone()).or_insert(one);
             }
-            Step::StartContainer(name) => self.start(name),
-            Step::RemoveContainer { name, .. } => {
+            DockerStep::Start { container, .. } => self.start(container),
+            DockerStep::Remove { container: name, .. } => {
                 self.boxes.remove(name);
                 self.drop_broken_streams();
             }
-            Step::RemoveVolume(name) => drop(self.disks.remove(name)),
-            Step::RemoveNetwork(_) => self.network = false,
-            Step::Order { member, order } => self.send(member, Command::Order((**order).clone())),
-            Step::SendCredentials { member } => self.send(member, instance::credentials()),
-            Step::RestartPostgres { member, run, .. } => self.send(member, Command::Restart { run: run.clone() }),
-            Step::Renew { member, term, clock_ms } => {
-                self.send(member, Command::Renew { term: *term, clock_ms: *clock_ms });
-            }
+            DockerStep::RemoveVolume { volume, .. } => drop(self.disks.remove(volume)),
+            DockerStep::RemoveNetwork { .. } => self.network = false,
+            DockerStep::Fill { .. } | DockerStep::Unpause { .. } | DockerStep::Stop { .. } => {}
         }
     }
 
