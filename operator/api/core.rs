@@ -147,7 +147,7 @@ fn event_object(object: &Value) -> Value {
     format!("{}/{}", part("kind").to_lowercase(), part("name")).into()
 }
 
-/// `stringData` is a convenience of writers: it is kept, encoded, in `data` and never stored.
+/// Moves `stringData`, encoded, into `data`; it is never stored itself.
 fn fold_string_data(object: &mut Value) {
     let Some(fields) = object.as_object_mut() else { return };
     let foldable = |v: &Value| v.as_object().is_some_and(|m| m.values().all(Value::is_string));

@@ -1,4 +1,4 @@
-//! Deployment at the door: its schema, defaults, and every problem that a schema cannot express.
+//! Admission of Deployments: schema, defaults, and validation beyond the schema.
 
 use std::collections::BTreeSet;
 
@@ -107,7 +107,7 @@ fn fill_in(object: &mut Value) {
             spec.insert(name.into(), default);
         }
     }
-    // Typed clients send it where nothing was said; a template with it is no other template.
+    // Typed clients send an empty `resources`; with or without it the template is the same.
     for list in ["containers", "initContainers"] {
         let containers = spec.get_mut("template").and_then(|template| template["spec"][list].as_array_mut());
         for container in containers.into_iter().flatten().filter_map(Value::as_object_mut) {

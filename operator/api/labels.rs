@@ -1,4 +1,4 @@
-//! The labels on everything we manage in Docker, and the owner they name.
+//! The labels on everything that is managed in Docker, and the owner they name.
 
 use std::collections::BTreeMap;
 

@@ -57,7 +57,7 @@ pub fn crds() -> Vec<(String, Value)> {
     resources().iter().filter_map(named).collect()
 }
 
-/// A kind of ours, wholly described by its derived definition and its own judgement.
+/// A custom kind, from its derived CustomResourceDefinition and its own validation.
 fn custom<K: CustomResourceExt + DeserializeOwned + 'static>(check: fn(&K) -> Vec<Invalid>) -> Resource {
     let definition = K::crd();
     let spec = &definition.spec;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::invalid::Invalid;
 
-/// Judges an object that fits its schema; says every problem.
+/// Validates an object that fits its schema; returns every problem.
 pub type Check = Box<dyn Fn(&Value) -> Vec<Invalid> + Send + Sync>;
 
 /// One served kind, in one version.
@@ -20,7 +20,7 @@ pub struct Resource {
     pub plural: String,
     /// Lower-case singular: `postgrescluster`.
     pub singular: String,
-    /// What people type: `pg`.
+    /// Short names: `pg`.
     pub short_names: Vec<String>,
     /// Groups of kinds that people list together: `all`.
     pub categories: Vec<String>,
@@ -56,7 +56,7 @@ pub struct Resource {
 pub struct View {
     /// The resources they are read from.
     pub sources: &'static [Source],
-    /// What to do instead of writing one, for people.
+    /// What people can do instead of writing one: a sentence for the refusal.
     pub instead: &'static str,
     /// Whether its objects are containers, with a `log` and an `exec`.
     pub containers: bool,
@@ -68,7 +68,7 @@ pub struct Source {
     pub resource: &'static str,
     /// What one object of it shows.
     pub show: fn(&Value) -> Vec<Value>,
-    /// The annotation of it that takes the names of shown objects which are to be replaced; without one they cannot be deleted.
+    /// The annotation that evicts shown objects: names, comma-separated. Without one they cannot be deleted.
     pub evict: Option<&'static str>,
 }
 

@@ -1,4 +1,4 @@
-//! `evenkeel rollout`: the revisions of a pod template: how far the newest is, which there were, back to one, hold, go on, make anew.
+//! `evenkeel rollout`: status, history, undo, pause, resume and restart of the revisions of a pod template.
 
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ use super::{discovery, render, targets};
 const REVISION: &str = "deployment.kubernetes.io/revision";
 /// Why a revision was made.
 const CHANGE_CAUSE: &str = "kubernetes.io/change-cause";
-/// When the pods were asked to be made anew; the same as kubectl's.
+/// Annotation with the time of a restart; kubectl's own.
 const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
-/// What tells the pods of one revision from those of another.
+/// Label with the hash of a pod's revision.
 const TEMPLATE_HASH: &str = "pod-template-hash";
 
 const MERGE: &str = "application/merge-patch+json";

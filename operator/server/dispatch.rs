@@ -58,7 +58,7 @@ async fn dispatch(server: &Server, request: axum::extract::Request) -> Result<Re
         _ => return Err(Refusal::method_not_allowed()),
     };
     let view = match target.part {
-        // Those answer in a form of their own.
+        // Logs are text, and exec is a WebSocket.
         routes::Part::Log | routes::Part::Exec => View::Whole,
         _ => View::negotiate(&parts.headers, &params)?,
     };
@@ -71,7 +71,7 @@ async fn dispatch(server: &Server, request: axum::extract::Request) -> Result<Re
 async fn serve(request: Request<'_>, method: &Method) -> Result<Response, Refusal> {
     match (method.as_str(), request.target.part) {
         ("GET", routes::Part::Log) => return logs::serve(request).await,
-        // By POST come those that can only speak SPDY; they are told so.
+        // POST is SPDY, which exec refuses with a message.
         ("GET" | "POST", routes::Part::Exec) => return exec::serve(request).await,
         _ => {}
     }

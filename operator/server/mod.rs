@@ -40,16 +40,16 @@ use crate::store::{self, Clock, Objects, Views};
 use containers::Containers;
 use identity::Identity;
 
-/// Answers with what the operator would do about an object; the server itself knows no planner.
+/// Plans an object without acting, for `evenkeel plan`; the server itself knows no planner.
 pub type Planner = Arc<dyn Fn(serde_json::Value) -> BoxFuture<'static, serde_json::Value> + Send + Sync>;
 
 /// Everything that a request needs.
 pub struct Server {
     /// The objects.
     pub objects: Objects,
-    /// For ages and dates.
+    /// The clock, for ages and dates.
     pub clock: Arc<dyn Clock>,
-    /// The way to containers.
+    /// Access to containers.
     pub containers: Option<Arc<dyn Containers>>,
     planner: Option<Planner>,
     token: String,

@@ -18,7 +18,7 @@ use crate::api::sync::lock;
 use crate::store::objects::Part;
 use crate::store::{self, Key, clock, revision_of, rules};
 
-/// How often an apply is tried anew when the object comes or goes in between.
+/// Attempts of an apply while the object is created or deleted by others.
 const ATTEMPTS: usize = 3;
 
 impl Request<'_> {
@@ -137,7 +137,7 @@ impl Request<'_> {
             return Err(Refusal::bad_request("metadata.managedFields must be nil").into());
         }
         let resource = self.target.resource;
-        // What is owned must be what is stored, or it could not be pruned later.
+        // The owned fields must be the stored ones, or a later apply could not remove them.
         (resource.normalize)(&mut wanted);
         let api_version = resource.api_version();
         let apply = Apply {
@@ -170,7 +170,7 @@ impl Request<'_> {
         }
     }
 
-    /// Reads, lets `make` say what the object is to be, judges and stores that.
+    /// Reads the object, lets `make` make the new one, validates it and stores it.
     async fn change(
         &self,
         options: &WriteOptions,

@@ -14,12 +14,12 @@ use crate::api::resource::Resource;
 #[derive(Debug, Clone, Default)]
 pub struct Params(Vec<(String, String)>);
 
-/// Whether a write is stored or only judged.
+/// Whether a write is stored, or only validated (`dryRun`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
     /// Stored.
     Store,
-    /// `dryRun=All`: everything but the storing.
+    /// `dryRun=All`: validated and not stored.
     DryRun,
 }
 

@@ -28,7 +28,7 @@ pub struct Request<'a> {
     pub body: Bytes,
     /// The form of the answer.
     pub view: View,
-    /// The connection itself, for a client that wants to speak another language on it.
+    /// The connection itself, for a protocol upgrade (WebSocket).
     pub upgrade: Option<hyper::upgrade::OnUpgrade>,
 }
 

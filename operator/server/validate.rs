@@ -1,4 +1,4 @@
-//! The door: an object comes in whole, with every problem told at once, or not at all.
+//! Admission: an object is accepted whole, or refused with every problem at once.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;

@@ -1,4 +1,4 @@
-//! In which form the client wants its answer: whole objects, a table, or metadata alone.
+//! The form of an answer: whole objects, a table, or metadata alone.
 
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};

@@ -14,12 +14,12 @@ pub const COMPONENT: &str = "evenkeel";
 /// The longest message, in characters, as in Kubernetes.
 const MESSAGE: usize = 1024;
 
-/// Whether an Event tells of the ordinary or of trouble.
+/// The type of an Event: `Normal` or `Warning`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severity {
-    /// As it should be.
+    /// Ordinary.
     Normal,
-    /// Somebody may want to look.
+    /// A problem.
     Warning,
 }
 
@@ -36,7 +36,7 @@ impl Severity {
 /// Something that happened to an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewEvent {
-    /// Ordinary or trouble.
+    /// `Normal` or `Warning`.
     pub severity: Severity,
     /// One CamelCase word.
     pub reason: String,

@@ -1,4 +1,4 @@
-//! What goes by itself: objects whose owner is gone, Events that are old.
+//! Garbage collection: deletes what a deleted object owned, objects without an owner, and Events older than an hour.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use super::events::EVENTS;
 use super::objects::{Objects, Part, Preconditions};
 use super::{Error, Key, revision_of, rules};
 
-/// How long an Event is kept after it last happened, as in Kubernetes.
+/// Lifetime of an Event after it last happened, as in Kubernetes.
 const EVENT_LIFE: SignedDuration = SignedDuration::from_hours(1);
 
 impl Objects {
@@ -45,7 +45,7 @@ impl Objects {
             };
             match outcome {
                 Ok(()) => swept += 1,
-                // Somebody was faster, or wrote it: the next sweep sees.
+                // Deleted or changed meanwhile: the next sweep looks again.
                 Err(Error::NotFound { .. } | Error::Conflict { .. }) => {}
                 Err(error) => return Err(error),
             }
@@ -56,7 +56,7 @@ impl Objects {
     async fn try_collect(&self, uid: &str) -> Result<(), Error> {
         for (key, value) in self.store.owned_by(uid).await? {
             let outcome = if rules::owners(&value).len() == 1 {
-                // Deleting may remove, which collects in turn.
+                // A deletion collects in turn what the deleted object owned.
                 Box::pin(self.delete(&key, &Preconditions::default())).await.map(|_| ())
             } else {
                 let disown = |object| Ok::<_, Error>(disowned(object, uid));

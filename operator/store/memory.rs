@@ -20,8 +20,8 @@ pub struct MemoryStore {
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    /// Says that there is a new revision; what happened is read from the state. It wakes in the order of waiting, where
-    /// a watch channel wakes by chance, and a simulation could not be repeated.
+    /// Signals a new revision; the changes are read from the state. It wakes in the order of waiting; a watch channel
+    /// wakes in random order, and a simulation could not be repeated.
     written: Notify,
 }
 
@@ -183,7 +183,7 @@ impl Store for MemoryStore {
     }
 }
 
-/// One watch: the next change is looked up in the window, whoever wrote it.
+/// One watch: it looks up the next change in the window.
 struct Tail {
     shared: Arc<Shared>,
     resources: Vec<String>,
@@ -196,7 +196,7 @@ impl Tail {
     async fn next(&mut self) -> Result<Change, Error> {
         let shared = Arc::clone(&self.shared);
         loop {
-            // Before the look, so that no write in between is missed.
+            // Before the look-up, so that no write is missed.
             let written = shared.written.notified();
             if let Some(change) = self.look()? {
                 return Ok(change);

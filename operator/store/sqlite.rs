@@ -23,13 +23,13 @@ use writer::{Deed, Write, Writer};
 
 /// Readers beside the writer: enough for a few lists at once.
 const READERS: u32 = 4;
-/// How long a reader waits for a connection, and SQLite for a lock.
+/// Time-out of a reader that waits for a connection, and of SQLite that waits for a lock.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Writes that may wait for the writer before a caller has to.
+/// Writes in the writer's queue; a caller of one more waits for room.
 const QUEUE: usize = 256;
-/// Changes a watch may be behind before it reads from the file again.
+/// Changes that are kept in memory for live watches; a watch further behind reads from the file.
 const LIVE: usize = 256;
-/// The write-ahead log is cut back to this after a checkpoint.
+/// Size of the write-ahead log after a checkpoint, in bytes.
 const WAL_BYTES: &str = "8388608";
 
 /// What an owner owns, by the index of owner references.
@@ -84,12 +84,12 @@ impl SqliteStore {
 
     /// Finishes the writes under way and closes the file. Every later call fails.
     pub async fn close(&self) {
-        // A writer that is gone already is closed too.
+        // The error says that it is closed already.
         let _ = self.write(Deed::Close).await;
         self.readers.close().await;
     }
 
-    /// Hands a write to the writer. It is done even if the caller stops waiting for it.
+    /// Hands a write to the writer. The write is performed even if the caller stops waiting.
     async fn write(&self, deed: Deed) -> Result<Value, Error> {
         let closed = || backend("writing")(std::io::Error::other("the store is closed"));
         let (reply, outcome) = oneshot::channel();
@@ -168,7 +168,7 @@ impl Store for SqliteStore {
     }
 }
 
-/// Makes sure that this process alone has the store: what another one wrote, our watches would miss.
+/// Locks the store for this process: watches would miss the writes of another process.
 fn lock(path: &Path) -> Result<File, Error> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
@@ -180,7 +180,7 @@ fn lock(path: &Path) -> Result<File, Error> {
     }
 }
 
-/// Opens the file, made for its owner alone. SQLite gives the same mode to its companions.
+/// Opens the file, and makes it with mode 0600; SQLite gives its other files the same mode.
 fn private_file(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
@@ -207,7 +207,7 @@ fn unsigned(row: &SqliteRow, column: &str) -> u64 {
     row.get::<i64, _>(column).unsigned_abs()
 }
 
-/// A revision as SQLite holds it; what does not fit is later than any.
+/// A revision as SQLite's integer; one too large for it becomes the largest.
 fn signed(revision: u64) -> i64 {
     i64::try_from(revision).unwrap_or(i64::MAX)
 }

@@ -1,4 +1,4 @@
-//! The one writer: takes what waits, commits it with one sync, tells the watches, answers the callers.
+//! The one writer: commits the waiting writes with one sync, tells the watches, answers the callers.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -12,7 +12,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use super::{backend, json, signed, unsigned};
 use crate::store::{Change, Error, Expect, Key, rules, stamp};
 
-/// Writes committed together at most, so that the first of them does not wait long.
+/// Most writes in one commit, so that the first of them does not wait long.
 const BATCH: usize = 32;
 
 /// What a caller wants written.
@@ -46,7 +46,7 @@ struct Counters {
     compacted: u64,
 }
 
-/// What a transaction did, told to others once it is committed.
+/// What a transaction did: answers and changes, sent once it is committed.
 #[derive(Default)]
 struct Done {
     answers: Vec<Result<Value, Error>>,
@@ -64,7 +64,7 @@ impl Writer {
         Ok(Self { connection, changes, window, counters, _lock: lock })
     }
 
-    /// Works until the queue is closed or somebody says close.
+    /// Performs writes until the queue is closed or [`Deed::Close`] comes.
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Write>) {
         let mut batch = Vec::with_capacity(BATCH);
         while queue.recv_many(&mut batch, BATCH).await > 0 {
@@ -89,7 +89,7 @@ impl Writer {
         match self.transaction(deeds).await {
             Ok(done) => {
                 for change in done.changes {
-                    // Nobody watching is fine.
+                    // The error says that there is no watch.
                     let _ = self.changes.send(Arc::new(change));
                 }
                 for (reply, answer) in replies.into_iter().zip(done.answers) {
@@ -100,7 +100,7 @@ impl Writer {
         }
     }
 
-    /// Nothing of the batch was written: everyone is told, and the counters are read again to be sure.
+    /// Answers every caller of a batch that was not written, and reads the counters again.
     async fn fail(&mut self, replies: Vec<oneshot::Sender<Result<Value, Error>>>, error: sqlx::Error) {
         if let Ok(counters) = Counters::read(&mut self.connection).await {
             self.counters = counters;
@@ -111,7 +111,7 @@ impl Writer {
         }
     }
 
-    /// Performs the deeds in order. A refused one leaves no trace; a failing database fails them all.
+    /// Performs the writes in order. A refused one changes nothing; a failure of the database fails all of them.
     async fn transaction(&mut self, deeds: Vec<Deed>) -> Result<Done, sqlx::Error> {
         let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await?;
         let mut counters = self.counters;
