@@ -14,6 +14,7 @@ pub mod load_balancer;
 pub mod lsn;
 pub mod pod;
 pub mod postgres_cluster;
+pub mod postgres_settings;
 pub mod quantity;
 pub mod registry;
 pub mod resource;

@@ -9,13 +9,13 @@ use nix::sys::signal::{Signal, kill};
 
 use super::conf::{self, Facts};
 use super::jobs::{self, Made, Site, chain};
-use super::look::sweep;
-use super::next::{Act, Config, Durable, Gate, Upstream};
+use super::poll::sweep;
 use super::process;
 use super::shell::{Note, Postmaster, Run, Settings, Shell, Stop, Stopping, Work, boottime, boottime_ms, new_id};
 use super::sql::{self, SLOT_PREFIX, Session};
+use super::state::{Act, Config, Durable, Gate, Upstream};
 use super::tools;
-use super::wire::{JobKind, PORT, Postgres};
+use super::wire::{JobKind, PORT};
 use super::{durable, identify, place};
 
 /// What the loop does after an act.
@@ -29,19 +29,19 @@ pub enum After {
     Exit,
 }
 
-/// Without events the loop turns this often, in milliseconds.
+/// Interval between turns of the loop without events, in milliseconds.
 const IDLE_MS: u64 = 250;
-/// A reload is verified within this.
+/// Timeout for a reload to be visible in a new session.
 const RELOAD: Duration = Duration::from_secs(2);
-/// How long sessions may take to end, and a promotion, before the loop looks around again.
+/// Timeout for sessions to end; a promotion gets four times this. Then the loop polls again.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// One step of waiting for the server.
+/// Interval between questions while such a timeout runs.
 const STEP: Duration = Duration::from_millis(2);
-/// A checkpoint before a graceful stop takes no longer.
+/// Timeout of the checkpoint before a graceful stop.
 const STOP_CHECKPOINT: Duration = Duration::from_secs(10);
-/// A longer line of the server's log is passed on in pieces.
+/// Bytes of the server's log that are passed on at once; a longer line goes in pieces.
 const LONGEST_LINE: u64 = 16 << 10;
-/// Any other checkpoint.
+/// Timeout of any other checkpoint.
 const CHECKPOINT: Duration = Duration::from_secs(3_600);
 
 type Done = Result<After, String>;
@@ -61,10 +61,10 @@ impl Shell {
         if now < self.act_at && !matches!(act, Act::StopFast | Act::StopImmediate) {
             return After::Pause(self.act_at - now);
         }
-        let name = name(&act);
+        let name = act.to_string();
         let begun = boottime();
         let result = self.try_perform(act).await;
-        tracing::debug!(act = name, took_ms = (boottime() - begun).as_secs_f64() * 1e3, ok = result.is_ok(), "act");
+        tracing::debug!(act = %name, took_ms = (boottime() - begun).as_secs_f64() * 1e3, ok = result.is_ok(), "act");
         match result {
             Ok(after) => {
                 self.failed_acts = 0;
@@ -109,17 +109,21 @@ impl Shell {
         match act {
             Act::Wait | Act::Poll | Act::Exit => Ok(After::Again),
             Act::InitDb(init) => self.begin(JobKind::Init, BTreeMap::new(), |site| site.init(init)),
-            Act::Clone(follow) => self.begin(JobKind::Clone, follow.begun.clone(), |site| site.clone_leader(follow)),
+            Act::Clone(follow) => {
+                self.begin(JobKind::Clone, follow.timeline_terms.clone(), |site| site.clone_leader(follow))
+            }
             Act::Recover => {
                 let settings = self.durable.order.as_ref().map(|order| order.settings.clone()).unwrap_or_default();
                 self.configure(&Config { settings, ..Config::default() }, &BTreeMap::new()).await?;
                 self.begin(JobKind::Recover, BTreeMap::new(), Site::recover)
             }
-            Act::Leave(fork) => {
-                self.save(Durable { left: Some(fork), ..self.durable.clone() }).map_err(words)?;
+            Act::RecordWalEnd(end) => {
+                self.save(Durable { former_wal_end: Some(end), ..self.durable.clone() }).map_err(words)?;
                 Ok(After::Again)
             }
-            Act::Rewind(follow) => self.begin(JobKind::Rewind, follow.begun.clone(), |site| site.rewind(follow)),
+            Act::Rewind(follow) => {
+                self.begin(JobKind::Rewind, follow.timeline_terms.clone(), |site| site.rewind(follow))
+            }
             Act::Start { standby, config } => self.start(standby, config).await,
             Act::Apply(config) => self.apply(config).await,
             Act::EndSessions => self.end_sessions().await,
@@ -154,8 +158,8 @@ impl Shell {
             }
             Act::StopFast => Ok(self.signal_stop(Stop::Fast, boottime_ms())),
             Act::StopImmediate => Ok(self.signal_stop(Stop::Immediate, boottime_ms())),
-            Act::Remember(begun) => {
-                self.save(Durable { begun, ..self.durable.clone() }).map_err(words)?;
+            Act::RecordTimelineTerms(timeline_terms) => {
+                self.save(Durable { timeline_terms, ..self.durable.clone() }).map_err(words)?;
                 Ok(After::Again)
             }
             Act::Condemn => {
@@ -203,7 +207,7 @@ impl Shell {
     fn begin<F: Future<Output = Result<Made, jobs::Failure>> + Send + 'static>(
         &mut self,
         kind: JobKind,
-        begun: BTreeMap<u32, u64>,
+        timeline_terms: BTreeMap<u32, u64>,
         job: impl FnOnce(Site) -> F,
     ) -> Done {
         // The marker is on disk before the first byte changes. A directory that a base backup is to replace is of no
@@ -220,7 +224,7 @@ impl Shell {
         let last = self.work.take().filter(|work| work.kind == kind);
         let (failures, tries) = last.as_ref().map_or((0, 0), |work| (work.failures, work.tries));
         let error = last.and_then(|work| work.error);
-        self.work = Some(Work { kind, running: true, error, failures, tries, due: 0, begun });
+        self.work = Some(Work { kind, running: true, error, failures, tries, due: 0, timeline_terms });
         tracing::info!(?kind, "job begins");
         let job = job(Site { place: self.place.clone(), reaper: self.reaper.clone() });
         let notes = self.notes.clone();
@@ -233,15 +237,15 @@ impl Shell {
 
     /// A job ended: what it made becomes ours.
     pub fn job_ended(&mut self, kind: JobKind, result: Result<Made, jobs::Failure>) {
-        self.down.looked = false;
+        self.down.read = false;
         (self.down.clean, self.down.control) = (None, None);
         let durable = Durable { unfinished: None, ..self.durable.clone() };
         let new = || Some(new_id());
-        let begun = self.work.as_ref().map(|work| work.begun.clone()).unwrap_or_default();
+        let timeline_terms = self.work.as_ref().map(|work| work.timeline_terms.clone()).unwrap_or_default();
         let (durable, failure) = match result {
-            Ok(Made::New | Made::Copy) => (Durable { incarnation: new(), begun, ..durable }, None),
+            Ok(Made::New | Made::Copy) => (Durable { incarnation: new(), timeline_terms, ..durable }, None),
             Ok(Made::Recovered) => (durable, None),
-            Ok(Made::Rewound(timeline)) => (Durable { rewound: Some(timeline), begun, ..durable }, None),
+            Ok(Made::Rewound(timeline)) => (Durable { rewound: Some(timeline), timeline_terms, ..durable }, None),
             // A copy that failed leaves nothing to go back to; a rewind that changed nothing leaves what was.
             Err(failure) if kind == JobKind::Clone || failure.spoiled => {
                 (Durable { unfinished: Some(JobKind::Clone), ..durable }, Some(failure))
@@ -414,7 +418,7 @@ impl Shell {
             }
             _ => Ok(()),
         };
-        let socket = Path::new(place::SOCKETS).join(format!(".s.PGSQL.{PORT}"));
+        let socket = sql::socket();
         remove(&pgdata.join("postmaster.pid"))?;
         remove(&socket.with_extension(format!("{PORT}.lock")))?;
         remove(&socket)?;
@@ -579,21 +583,6 @@ impl Shell {
             let _ = notes.send(Note::Checkpoint { run, for_stop, error }).await;
         });
     }
-
-    /// What is the matter, in one line.
-    pub fn problem(&self, postgres: Postgres) -> Option<String> {
-        let problems = &self.problems;
-        let ended = problems.ended.as_ref().filter(|_| matches!(postgres, Postgres::Stopped | Postgres::Starting));
-        let all = [
-            ended,
-            problems.act.as_ref(),
-            problems.refused.as_ref(),
-            problems.overridden.as_ref(),
-            problems.poll.as_ref(),
-        ];
-        let all: Vec<&str> = all.into_iter().flatten().map(String::as_str).collect();
-        (!all.is_empty()).then(|| all.join("; "))
-    }
 }
 
 /// Which of the user's settings PostgreSQL names in its refusal, with its words.
@@ -660,34 +649,6 @@ fn listen(line: &str, run: &str) -> Option<Note> {
     ];
     let said = said.trim();
     (!routine.iter().any(|phrase| said.contains(phrase))).then(|| Note::Fatal(run.to_owned(), said.to_owned()))
-}
-
-/// One word for the log.
-fn name(act: &Act) -> &'static str {
-    match act {
-        Act::Wait => "wait",
-        Act::Poll => "poll",
-        Act::InitDb(_) => "initdb",
-        Act::Clone(_) => "clone",
-        Act::Recover => "recover",
-        Act::Leave(_) => "leave",
-        Act::Rewind(_) => "rewind",
-        Act::Start { .. } => "start",
-        Act::Apply(_) => "apply",
-        Act::EndSessions => "end sessions",
-        Act::EnsureSlots(_) => "ensure slots",
-        Act::Promote => "promote",
-        Act::EnsureApp { .. } => "ensure app",
-        Act::SetBarrier => "set barrier",
-        Act::Remember(_) => "remember",
-        Act::Checkpoint => "checkpoint",
-        Act::CheckpointForStop => "checkpoint for stop",
-        Act::StopFast => "stop fast",
-        Act::Condemn => "condemn",
-        Act::Restore(_) => "restore",
-        Act::StopImmediate => "stop immediate",
-        Act::Exit => "exit",
-    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The supervisor's loop: look, ask `next`, perform, report; woken by children, signals, commands and the clock.
+//! The supervisor's loop: observe, report, ask `next`, perform; woken by children, signals, commands and the clock.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,18 +11,19 @@ use tokio::sync::{mpsc, watch};
 use super::control;
 use super::durable;
 use super::jobs::chain;
-use super::look::HURRY_MS;
-use super::next::{self, Act, Seen};
+use super::next;
 use super::perform::After;
 use super::place::Place;
+use super::poll::{HURRY_MS, sweep};
 use super::process::Reaper;
-use super::report::{Extras, report, weight};
+use super::report::report;
 use super::secrets::Secrets;
-use super::seen::gather;
 use super::shell::{Note, Shell, boottime, boottime_ms};
-use super::wire::{self, Command, Order, Task};
+use super::snapshot::snapshot;
+use super::state::{Act, Seen};
+use super::wire::{self, Command, Order, significant};
 
-/// The operator hears from us at least this often, in milliseconds.
+/// Interval between reports when nothing significant changes, in milliseconds.
 const REPORT_MS: u64 = 1_000;
 
 /// Who we are.
@@ -85,7 +86,7 @@ async fn serve(identity: Identity) -> Result<(), Fatal> {
             () = tokio::task::yield_now(), if pause == 0 => {}
         }
     }
-    super::look::sweep(&shell).await;
+    sweep(&shell).await;
     tracing::info!("supervisor ends");
     Ok(())
 }
@@ -110,31 +111,20 @@ async fn told(terminate: &mut Signal, interrupt: &mut Signal) {
 }
 
 impl Shell {
-    /// One turn: look, report, decide, perform.
+    /// One turn: observe, report, decide, perform.
     async fn turn(&mut self) -> After {
         if std::mem::take(&mut self.down.untold) {
-            // A death is told before anything is looked up.
+            // A death is reported before anything else is asked.
             let now = boottime_ms();
-            self.publish(&gather(self, now), now);
+            self.publish(&snapshot(self, now), now);
         }
-        self.look(boottime_ms()).await;
+        self.observe(boottime_ms()).await;
         let now = boottime_ms();
-        let mut seen = gather(self, now);
-        let granted = match &self.durable.order {
-            Some(Order { task: Task::Lead(lead), .. }) => {
-                Some((next::barrier(&seen, lead), next::voters_confirm(&seen, lead)))
-            }
-            _ => None,
-        };
-        if let Some((barrier, confirmed)) = granted {
-            self.run.barrier_passed_once |= barrier;
-            seen.barrier_passed_once |= barrier;
-            if let Some(ms) = confirmed {
-                self.run.confirmed_at = self.run.confirmed_at.max(Some(now.saturating_sub(ms)));
-            }
-        }
+        let seen = snapshot(self, now);
         self.publish(&seen, now);
-        let act = next::next(&seen);
+        let (act, remembered) = next::next(&seen);
+        self.run.barrier_passed_once = remembered.barrier_passed_once;
+        self.run.confirmed_at = remembered.confirmed_ms.map(|ms| now.saturating_sub(ms));
         if act != Act::Wait && act != Act::Poll {
             tracing::trace!(?act, "next");
         }
@@ -142,9 +132,9 @@ impl Shell {
     }
 
     fn publish(&mut self, seen: &Seen, now: u64) {
-        let report = report(seen, &self.extras(seen, now));
+        let report = report(seen);
         let due = now.saturating_sub(self.reported.1) >= REPORT_MS;
-        if !due && weight(&report) == weight(&self.reported.0) {
+        if !due && significant(&report) == significant(&self.reported.0) {
             return;
         }
         match serde_json::to_string(&report) {
@@ -156,24 +146,6 @@ impl Shell {
             Err(error) => tracing::error!(%error, "a report cannot be written"),
         }
         self.reported = (report, now);
-    }
-
-    fn extras(&self, seen: &Seen, now: u64) -> Extras {
-        let known = |text: &String| (!text.is_empty()).then(|| text.clone());
-        let mut setting_errors = self.settings.errors.clone();
-        setting_errors.extend(self.details.setting_errors.iter().cloned());
-        Extras {
-            boot: self.boot.clone(),
-            clock_ms: now,
-            system_identifier: known(&self.details.system_identifier),
-            server_version: known(&self.details.version),
-            receiver: self.receiver(now),
-            pending_restart: self.details.pending_restart.clone(),
-            setting_errors,
-            credentials: self.secrets.as_ref().map(|secrets| secrets.credentials.hash.clone()),
-            disk_free: self.place.disk_free(),
-            problem: self.problem(seen.postgres),
-        }
     }
 
     fn hear(&mut self, command: Command) {

@@ -11,15 +11,14 @@ use nix::unistd::Pid;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::jobs::{self, Made};
-use super::next::{Config, Durable, Gate};
 use super::place::Place;
 use super::process::Reaper;
 use super::secrets::Secrets;
 use super::sql::{Details, Poll, Session};
+use super::state::{Config, Durable, Gate};
 use super::tools::Control;
-use super::wire::{JobKind, Report};
-use crate::api::lsn::Lsn;
-use crate::api::postgres_cluster::Fork;
+use super::wire::{JobKind, Postgres, Report};
+use crate::api::lsn::{Fork, Lsn};
 
 /// CLOCK_BOOTTIME: runs on through `docker pause` and a suspended machine.
 pub fn boottime() -> Duration {
@@ -114,27 +113,27 @@ pub struct Run {
     pub identified: Option<(Lsn, u32)>,
     /// History of this timeline.
     pub history: (u32, Vec<Fork>),
-    /// See [`super::next::Seen::sessions_ended`].
+    /// See [`super::state::Seen::sessions_ended`].
     pub sessions_ended: bool,
-    /// See [`super::next::Seen::barrier_lsn`].
+    /// See [`super::state::Seen::barrier_lsn`].
     pub barrier_lsn: Option<Lsn>,
     /// When it was set, by our clock.
     pub barrier_at: u64,
     /// When enough voters confirmed last, by our clock.
     pub confirmed_at: Option<u64>,
-    /// See [`super::next::Seen::barrier_passed_once`].
+    /// See [`super::state::Seen::barrier_passed_once`].
     pub barrier_passed_once: bool,
-    /// See [`super::next::Seen::app_ensured`].
+    /// See [`super::state::Seen::app_ensured`].
     pub app_ensured: bool,
-    /// See [`super::next::Seen::checkpoint_started`].
+    /// See [`super::state::Seen::checkpoint_started`].
     pub checkpoint_started: bool,
     /// A checkpoint for a stop is under way.
     pub stop_checkpoint: bool,
-    /// See [`super::next::Seen::restart_asked`].
+    /// See [`super::state::Seen::restart_asked`].
     pub restart_asked: bool,
-    /// See [`super::next::Seen::wal_missing`].
+    /// See [`super::state::Seen::wal_missing`].
     pub wal_missing: bool,
-    /// See [`super::next::Server::stuck`].
+    /// See [`super::state::Server::stuck`].
     pub stuck: bool,
     /// When each walsender's reply last changed, by our clock.
     pub replies: BTreeMap<i32, Reply>,
@@ -146,7 +145,7 @@ pub struct Run {
     pub fatal: Option<String>,
 }
 
-/// The first clients after a failover are not to share the disk with what can wait.
+/// Delay of work that can wait after the gate opened, in milliseconds: the first clients get the disk alone.
 const SETTLED_MS: u64 = 3_000;
 
 impl Run {
@@ -181,8 +180,8 @@ pub struct Down {
     pub clean: Option<(u32, Lsn)>,
     /// It ended by itself, and nobody was told yet.
     pub untold: bool,
-    /// It was looked at since it went down (or a job changed it).
-    pub looked: bool,
+    /// Its control file was read since it went down (or since a job changed the directory).
+    pub read: bool,
 }
 
 /// A job, and how its last tries went.
@@ -200,8 +199,8 @@ pub struct Work {
     pub tries: u32,
     /// When the next try may begin.
     pub due: u64,
-    /// The leader's branches, which the copy will have.
-    pub begun: BTreeMap<u32, u64>,
+    /// Timeline terms of the leader, which the copy will have.
+    pub timeline_terms: BTreeMap<u32, u64>,
 }
 
 /// The user's settings, as asked and as PostgreSQL takes them.
@@ -230,6 +229,16 @@ pub struct Problems {
     pub overridden: Option<String>,
 }
 
+impl Problems {
+    /// All that is the matter, in one line.
+    pub fn in_words(&self, postgres: Postgres) -> Option<String> {
+        let ended = self.ended.as_ref().filter(|_| matches!(postgres, Postgres::Stopped | Postgres::Starting));
+        let all = [ended, self.act.as_ref(), self.refused.as_ref(), self.overridden.as_ref(), self.poll.as_ref()];
+        let all: Vec<&str> = all.into_iter().flatten().map(String::as_str).collect();
+        (!all.is_empty()).then(|| all.join("; "))
+    }
+}
+
 /// All of it.
 #[derive(Debug)]
 pub struct Shell {
@@ -255,7 +264,7 @@ pub struct Shell {
     pub run: Run,
     /// What it left, if it is down.
     pub down: Down,
-    /// See [`super::next::Seen::fresh`].
+    /// See [`super::state::Seen::fresh`].
     pub fresh: bool,
     /// Starts that failed in a row.
     pub failed_starts: u32,
@@ -267,9 +276,9 @@ pub struct Shell {
     pub operator_at: Option<u64>,
     /// Term and time of the last renewal.
     pub renewed: Option<(u64, u64)>,
-    /// See [`super::next::Seen::ordered_since_stop`].
+    /// See [`super::state::Seen::ordered_since_stop`].
     pub ordered_since_stop: bool,
-    /// See [`super::next::Seen::checkpointed_for_stop`].
+    /// See [`super::state::Seen::checkpointed_for_stop`].
     pub checkpointed_for_stop: bool,
     /// SIGTERM came.
     pub terminating: bool,

@@ -18,7 +18,7 @@ use crate::engine::{ContainerSeen, ContainerState, Engine};
 use crate::kinds::containers::DockerSeen;
 use crate::runtime::clock;
 use crate::runtime::companions::{Companions, Voice, WakeOwner};
-use crate::supervisor::wire::{Command, Report, SOCKET};
+use crate::supervisor::wire::{Command, Report, SOCKET, significant};
 
 /// Commands that wait for a supervisor; more than a few means that it does not read.
 const COMMANDS: usize = 64;
@@ -182,7 +182,7 @@ impl Conversation {
     fn hear(&self, commands: &mpsc::Sender<Command>, report: Report) {
         self.voice.tell(|said| {
             let before = said.as_ref().filter(|said| said.connected).and_then(|said| said.report.as_ref());
-            let news = before.is_none_or(|old| weight(old) != weight(&report));
+            let news = before.is_none_or(|old| significant(old) != significant(&report));
             *said = Some(Said {
                 member: self.member.clone(),
                 report: Some(report),
@@ -192,23 +192,4 @@ impl Conversation {
             news
         });
     }
-}
-
-/// A report without what moves all the time.
-fn weight(report: &Report) -> Report {
-    let mut weighty = report.clone();
-    if weighty.promise.is_none() && !weighty.clean {
-        weighty.lsn = None;
-    }
-    weighty.disk_free >>= 28;
-    weighty.clock_ms = 0;
-    if let Some(receiver) = &mut weighty.receiver {
-        receiver.quiet_ms = u64::from(receiver.quiet_ms >= SUSPECT_MS);
-    }
-    for replica in weighty.leading.iter_mut().flat_map(|leading| &mut leading.replicas) {
-        replica.lsn = Default::default();
-        replica.silent_ms = 0;
-        replica.lag >>= 24;
-    }
-    weighty
 }

@@ -11,6 +11,7 @@ use crate::api::postgres_cluster::{
     Decisions, PostgresCluster, PostgresClusterStatus, RECONCILE_ANNOTATION, SWITCHOVER_ANNOTATION, Stage,
     SwitchoverDecision, SwitchoverStatus,
 };
+use crate::api::postgres_settings::lowered_on_primary_first;
 use crate::engine::ContainerState;
 use crate::kinds::containers::{DockerSeen, Work, replace};
 use crate::runtime::Plan;
@@ -24,14 +25,6 @@ const SOON: Duration = Duration::from_millis(500);
 const DEGRADED: Duration = Duration::from_secs(2);
 /// How long an election may do without a container that could be started, before it is.
 const ELECTION_ALONE: Duration = Duration::from_secs(1);
-/// Settings that a standby may not have lower than its primary: lowering one starts with the primary.
-const PRIMARY_FIRST: [&str; 5] = [
-    "max_connections",
-    "max_locks_per_transaction",
-    "max_prepared_transactions",
-    "max_wal_senders",
-    "max_worker_processes",
-];
 
 /// The plan of a cluster.
 pub fn plan(object: &PostgresCluster, observed: &Observed, now: Timestamp) -> Plan<Step, PostgresClusterStatus> {
@@ -166,7 +159,7 @@ fn maintain(
 
 /// All that waits are settings that were lowered: no standby can lower them before its primary does.
 fn primary_first(report: Option<&Report>) -> bool {
-    report.is_some_and(|report| report.pending_restart.iter().all(|name| PRIMARY_FIRST.contains(&name.as_str())))
+    report.is_some_and(|report| report.pending_restart.iter().all(|name| lowered_on_primary_first(name)))
 }
 
 /// The step that makes a member what its definition says, if it is not that.

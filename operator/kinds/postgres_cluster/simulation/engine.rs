@@ -20,7 +20,7 @@ use crate::engine::{
 use crate::kinds::containers::{DockerSeen, DockerStep, HOME as HOST};
 use crate::kinds::postgres_cluster::Fact;
 use crate::kinds::postgres_cluster::world::World;
-use crate::supervisor::next::Act;
+use crate::supervisor::state::Act;
 
 /// A host that hangs is given up after this long, as by the real engine.
 const PATIENCE: Duration = Duration::from_secs(10);

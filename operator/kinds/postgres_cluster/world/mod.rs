@@ -11,7 +11,8 @@ use crate::api::labels;
 use crate::api::postgres_cluster::{PostgresCluster, PostgresClusterSpec, PostgresClusterStatus, Quorum};
 use crate::engine::{ContainerSeen, ContainerState, ImageSeen, NetworkSeen};
 use crate::kinds::containers::{DockerSeen, DockerStep, HOME};
-use crate::supervisor::next::{Act, accept, barrier, next, voters_confirm};
+use crate::supervisor::next::{accept, next};
+use crate::supervisor::state::{Act, Remembered, Seen};
 use crate::supervisor::wire::{Command, Postgres, Replica, Report};
 
 mod clients;
@@ -20,8 +21,9 @@ mod faults;
 mod instance;
 mod postgres;
 
+use crate::supervisor::report::report;
+use instance::seen;
 pub use instance::{Age, Box, Disk, Process, grant};
-use instance::{seen, told};
 
 /// One turn of the world, in milliseconds.
 pub const TURN_MS: u32 = 100;
@@ -479,15 +481,11 @@ impl World {
         if !self.boxes.get(name).is_some_and(Box::runs) {
             return None;
         }
-        let seen = self.seen(name);
-        if let (Some((_, lead)), Some(one)) = (grant(&seen.durable), self.boxes.get_mut(name)) {
-            one.process.barrier_passed_once |= barrier(&seen, lead);
-            if let Some(ms) = voters_confirm(&seen, lead) {
-                let age = Age(ms as u32);
-                one.process.confirmed = Some(one.process.confirmed.map_or(age, |last| last.min(age)));
-            }
+        let (act, Remembered { barrier_passed_once, confirmed_ms }) = next(&self.seen(name));
+        if let Some(one) = self.boxes.get_mut(name) {
+            one.process.barrier_passed_once = barrier_passed_once;
+            one.process.confirmed = confirmed_ms.map(|ms| Age(ms as u32));
         }
-        let act = next(&self.seen(name));
         if matches!(act, Act::Wait | Act::Poll) {
             return None;
         }
@@ -497,8 +495,8 @@ impl World {
     }
 
     /// What a supervisor sees, less what an ablation keeps from it.
-    pub fn seen(&self, name: &str) -> crate::supervisor::next::Seen {
-        let mut seen = seen(&self.boxes[name], &self.disks[name], self.replicas(name));
+    pub fn seen(&self, name: &str) -> Seen {
+        let mut seen = seen(&self.boxes[name], &self.disks[name], self.replicas(name), self.ms as u64);
         match self.ablation {
             Some(Ablation::ReceiverStop) => {
                 if let Some(server) =
@@ -514,7 +512,7 @@ impl World {
     }
 
     fn report(&self, name: &str) -> Report {
-        let mut report = told(&self.boxes[name], &self.disks[name], &self.seen(name), self.ms as u64);
+        let mut report = report(&self.seen(name));
         match self.ablation {
             Some(Ablation::ReconfigurationBarrier) => {
                 let opened = self.boxes[name].process.opened;

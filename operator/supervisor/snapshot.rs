@@ -1,12 +1,12 @@
-//! From what the shell remembers to what `next` decides on. Reads a few names of the data directory, asks nobody.
+//! From what the shell remembers to the [`Seen`] that `next` decides on. Looks at a few file names and at free disk, asks no server.
 
 use std::path::Path;
 
-use super::next::{Config, Seen, Server};
 use super::place;
 use super::shell::{Postmaster, Run, Shell};
 use super::sql::{Poll, Slot, Walsender};
-use super::wire::{CONFIRMATION_MS, Data, Job, Postgres, Replica, Task};
+use super::state::{Config, Seen, Server};
+use super::wire::{CONFIRMATION_MS, Data, Job, Postgres, Receiver, Replica, Task};
 
 /// The startup process sleeps between two tries to get WAL: all that was there is replayed, no WAL receiver exists, and
 /// the next thing it does is to read a configuration that changed. (WaitForWALToBecomeAvailable stops a receiver before
@@ -17,15 +17,17 @@ const PAUSED: &str = "RecoveryPause";
 /// It waits for the receiver: all that was received is replayed.
 const IDLE_WITH_SOURCE: &str = "RecoveryWalStream";
 
-/// Everything a decision may rest on, at this moment.
-pub fn gather(shell: &Shell, now: u64) -> Seen {
+/// The snapshot of this moment.
+pub fn snapshot(shell: &Shell, now: u64) -> Seen {
     let run = &shell.run;
+    let postgres = postgres(shell.postmaster.as_ref(), run);
+    let known = |text: &String| (!text.is_empty()).then(|| text.clone());
     Seen {
         data: data(&shell.place.pgdata(), shell.durable.unfinished.is_some()),
         own_gone: shell.place.own_gone(),
         durable: shell.durable.clone(),
         clean: shell.down.clean.filter(|_| shell.postmaster.is_none()),
-        postgres: postgres(shell.postmaster.as_ref(), run),
+        postgres,
         run: run.id.clone(),
         stopped_ms: now.saturating_sub(shell.down.since),
         fresh: shell.fresh,
@@ -50,12 +52,32 @@ pub fn gather(shell: &Shell, now: u64) -> Seen {
             running: work.running,
         }),
         job_due: shell.work.as_ref().is_none_or(|work| !work.running && now >= work.due),
-        credentials: shell.secrets.is_some(),
+        credentials: shell.secrets.as_ref().map(|secrets| secrets.credentials.hash.clone()),
         operator_ms: shell.operator_at.map(|at| now.saturating_sub(at)),
         confirmed_ms: run.confirmed_at.map(|at| now.saturating_sub(at)),
         renewed_ms: renewed_ms(shell, now),
         terminating: shell.terminating,
+        boot: shell.boot.clone(),
+        clock_ms: now,
+        system_identifier: known(&shell.details.system_identifier),
+        server_version: known(&shell.details.version),
+        receiver: receiver(shell, now),
+        pending_restart: shell.details.pending_restart.clone(),
+        setting_errors: [&shell.settings.errors[..], &shell.details.setting_errors].concat(),
+        disk_free: shell.place.disk_free(),
+        problem: shell.problems.in_words(postgres),
     }
+}
+
+/// A standby's WAL receiver.
+fn receiver(shell: &Shell, now: u64) -> Option<Receiver> {
+    let poll = shell.run.poll.as_ref().filter(|_| shell.postmaster.is_some())?;
+    let stream = poll.stream.as_ref()?;
+    Some(Receiver {
+        streaming: stream.status == "streaming",
+        from: stream.host.clone().unwrap_or_default(),
+        quiet_ms: now.saturating_sub(shell.run.moved.1),
+    })
 }
 
 /// Only a renewal of the grant's own term counts.
@@ -67,11 +89,14 @@ fn renewed_ms(shell: &Shell, now: u64) -> Option<u64> {
 
 /// What the data directory is, by the names in it.
 pub fn data(pgdata: &Path, unfinished: bool) -> Data {
-    match () {
-        () if unfinished => Data::Broken,
-        () if place::is_gone(&pgdata.join("global/pg_control")) => Data::None,
-        () if pgdata.join("standby.signal").exists() => Data::Standby,
-        () => Data::Primary,
+    if unfinished {
+        Data::Broken
+    } else if place::is_gone(&pgdata.join("global/pg_control")) {
+        Data::None
+    } else if pgdata.join("standby.signal").exists() {
+        Data::Standby
+    } else {
+        Data::Primary
     }
 }
 
@@ -90,14 +115,14 @@ fn server(shell: &Shell, poll: &Poll, now: u64) -> Server {
     let has_upstream = run.applied.as_ref().is_none_or(|applied: &Config| applied.upstream.is_some());
     let waits_for = poll.startup.as_deref();
     let replayed = waits_for == Some(IDLE_WITHOUT_SOURCE) || has_upstream && waits_for == Some(IDLE_WITH_SOURCE);
-    // Slots that are lost are to be made again; unwanted ones that cannot be dropped yet are no reason to hold up the rest.
+    // Lost slots are made again. An unwanted slot that is still active cannot be dropped yet and does not count as one.
     let wanted = |name: &String| match shell.durable.order.as_ref().map(|order| &order.task) {
         Some(Task::Lead(lead)) => lead.slots.contains(name),
         Some(Task::Follow(follow)) => follow.slots.contains(name),
         _ => false,
     };
-    // What a follower must not hold back is to be made again, and, once clients are served, what a leader must hold
-    // back and does not. In between a slot is a slot.
+    // Made again, too: a follower's slot that holds WAL back, and a leader's slot that does not, once clients are served. Until
+    // then either kind will do.
     let wrong = |slot: &Slot| match shell.durable.order.as_ref().map(|order| &order.task) {
         Some(Task::Follow(_)) => slot.reserved,
         Some(Task::Lead(_)) => run.settled(now) && !poll.recovery && !slot.reserved,

@@ -1,4 +1,4 @@
-//! Looking at the world before each decision: polls, the pid file, the control file, the clock.
+//! Polls before each decision: the server, its pid file, its control file, the clock.
 
 use std::path::Path;
 
@@ -6,37 +6,38 @@ use super::conf;
 use super::identify;
 use super::jobs::chain;
 use super::process;
-use super::seen::{self, live_timeline};
 use super::shell::{Postmaster, Reply, Shell, Stop, boottime};
+use super::snapshot::{self, live_timeline};
 use super::sql::{self, Poll, Session};
+use super::state::Durable;
 use super::tools;
-use super::wire::{CONFIRMATION_MS, Receiver, Task};
-use crate::api::lsn::Lsn;
-use crate::api::postgres_cluster::Fork;
+use super::wire::{CONFIRMATION_MS, Data, Task};
+use crate::api::lsn::{Fork, Lsn};
 
-/// A steady server is polled this often, in milliseconds.
+/// Interval between polls of a steady server, in milliseconds.
 const STEADY_MS: u64 = 500;
-/// A server about which something is about to show is polled this often, for so long.
+/// Interval between polls while a change is about to show, and how long that lasts, in milliseconds.
 const HURRIED_MS: u64 = 3;
 pub const HURRY_MS: u64 = 200;
-/// A server that starts, or does not answer, is looked at this often.
+/// Interval between polls of a server that starts, and of one that does not answer, in milliseconds.
 const STARTING_MS: u64 = 3;
 const NOT_ANSWERING_MS: u64 = 200;
-/// A leader writes a little WAL this often.
+/// Interval between the heartbeats of a leader, each a little WAL, in milliseconds.
 const HEARTBEAT_MS: u64 = 1_000;
-/// Settings and the like are read this often.
+/// Interval between readings of settings and versions, in milliseconds.
 const DETAILS_MS: u64 = 10_000;
-/// A loop that slept for so long (none of its own pauses is half of that) was made to, and somebody else may lead by now.
+/// A pause of the loop longer than this (twice its longest own pause), in milliseconds, means that the container was frozen; another
+/// instance may lead by now.
 const STOOD_STILL_MS: u64 = 3_000;
-/// A fast stop that takes longer becomes immediate, an immediate one a kill.
+/// A fast stop becomes immediate after this, an immediate one a kill, in milliseconds.
 const FAST_MS: u64 = 5_000;
 const IMMEDIATE_MS: u64 = 2_000;
 
 impl Shell {
     /// Brings what is remembered up to date. Errors become problems in the report.
-    pub async fn look(&mut self, now: u64) {
+    pub async fn observe(&mut self, now: u64) {
         if self.notice_jump(now, true) {
-            // Clients are let in until something is decided; that waits for no answer of the server.
+            // The gate stays open until something is decided, so that must not wait for an answer of the server.
             return;
         }
         self.press_stop(now);
@@ -51,14 +52,14 @@ impl Shell {
             }
             Some(_) if now >= self.poll_at => self.poll(now).await,
             Some(_) => {}
-            None if !self.down.looked => self.look_at_rest().await,
+            None if !self.down.read => self.read_control_file().await,
             None => {}
         }
-        self.beat(now).await;
+        self.heartbeat_or_details(now).await;
     }
 
-    /// I8: after a pause of the container or the machine every confirmation is to be had anew. `slept`: the loop had
-    /// nothing to do meanwhile, so it was no slow disk. Whether there was such a pause.
+    /// I8: after a pause of the container or the machine no older confirmation counts. `slept`: the loop had nothing to do
+    /// meanwhile, so the delay was no slow disk. Returns whether there was such a pause.
     pub fn notice_jump(&mut self, now: u64, slept: bool) -> bool {
         let gap = now.saturating_sub(self.turned);
         self.turned = now;
@@ -164,7 +165,7 @@ impl Shell {
             self.problems.ended = None;
             if poll.recovery && self.durable.rewound.is_some() {
                 // It answers, so it is consistent: from here on it is a standby like any other.
-                let consistent = super::next::Durable { rewound: None, ..self.durable.clone() };
+                let consistent = Durable { rewound: None, ..self.durable.clone() };
                 if let Err(error) = self.save(consistent) {
                     self.problems.act = Some(chain(&error));
                 }
@@ -204,19 +205,8 @@ impl Shell {
         }
     }
 
-    /// A standby's receiver, for the report.
-    pub fn receiver(&self, now: u64) -> Option<Receiver> {
-        let poll = self.run.poll.as_ref().filter(|_| self.postmaster.is_some())?;
-        let stream = poll.stream.as_ref()?;
-        Some(Receiver {
-            streaming: stream.status == "streaming",
-            from: stream.host.clone().unwrap_or_default(),
-            quiet_ms: now.saturating_sub(self.run.moved.1),
-        })
-    }
-
-    /// The heartbeat of a leader and what changes rarely; neither is worth an error.
-    async fn beat(&mut self, now: u64) {
+    /// The heartbeat of a leader, or the details that change rarely. A failure of either is only logged.
+    async fn heartbeat_or_details(&mut self, now: u64) {
         let leads = self.durable.order.as_ref().is_some_and(|order| matches!(order.task, Task::Lead(_)));
         let primary = self.run.poll.as_ref().is_some_and(|poll| !poll.recovery);
         let Some(postmaster) = &mut self.postmaster else { return };
@@ -231,7 +221,7 @@ impl Shell {
         } else if now >= self.details_at && self.quick_polls == 0 {
             self.details_at = now + DETAILS_MS;
             result = session.details().await.map(|details| self.details = details);
-            self.look_at_minima().await;
+            self.reread_minima().await;
         }
         if let Err(error) = result {
             tracing::debug!(problem = %chain(&error), "the session broke");
@@ -242,7 +232,7 @@ impl Shell {
     }
 
     /// A standby that was held up to its primary's settings is rendered anew when the primary has lowered them.
-    async fn look_at_minima(&mut self) {
+    async fn reread_minima(&mut self) {
         let recovery = self.run.poll.as_ref().is_some_and(|poll| poll.recovery);
         let (Some(postmaster), Some(order)) = (&mut self.postmaster, &self.durable.order) else { return };
         if !recovery || !conf::held_up(&order.settings, &postmaster.minima) {
@@ -257,9 +247,9 @@ impl Shell {
     }
 
     /// A server that is down: does it end cleanly, and where.
-    async fn look_at_rest(&mut self) {
-        self.down.looked = true;
-        if seen::data(&self.place.pgdata(), false) == super::wire::Data::None {
+    async fn read_control_file(&mut self) {
+        self.down.read = true;
+        if snapshot::data(&self.place.pgdata(), false) == Data::None {
             return;
         }
         match tools::control(&self.place, &self.reaper).await {
@@ -318,10 +308,10 @@ mod tests {
         let mut shell = Shell::new((place, lock), Default::default(), "db-1".into(), Default::default(), ways);
         shell.renewed = Some((1, 0));
         let now = shell.turned + CONFIRMATION_MS;
-        shell.look(now).await;
-        assert_eq!((shell.renewed, shell.down.looked), (None, false));
-        shell.look(now).await;
-        assert!(shell.down.looked);
+        shell.observe(now).await;
+        assert_eq!((shell.renewed, shell.down.read), (None, false));
+        shell.observe(now).await;
+        assert!(shell.down.read);
     }
 
     #[test]
