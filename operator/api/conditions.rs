@@ -53,6 +53,11 @@ pub fn no(reason: &str, message: impl Into<String>) -> Verdict {
     Verdict::new(Status::False, reason, message)
 }
 
+/// Unknown, with a reason and a message.
+pub fn unknown(reason: &str, message: impl Into<String>) -> Verdict {
+    Verdict::new(Status::Unknown, reason, message)
+}
+
 /// Sets the condition of this type; its transition time moves only when its status does.
 pub fn set(conditions: &mut Vec<Condition>, kind: &str, verdict: Verdict, generation: i64, now: Timestamp) {
     let Verdict { status, reason, message } = verdict;

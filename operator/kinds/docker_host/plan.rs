@@ -66,7 +66,13 @@ fn leaving(
     let steps = if registered && !forgotten { vec![Step::Forget { host }] } else { Vec::new() };
     let finished = steps.is_empty();
     status.reachable = false;
-    set_ready(&mut status, Status::False, "Forgotten", "the host is no longer used; what runs there goes on".to_owned(), now);
+    set_ready(
+        &mut status,
+        Status::False,
+        "Forgotten",
+        "the host is no longer used; what runs there goes on".to_owned(),
+        now,
+    );
     Plan { status, steps, requeue: Some(Duration::ZERO), finished }
 }
 

@@ -34,7 +34,8 @@ pub fn render(decided: &Decided, status: &mut LoadBalancerStatus, d: &BalancerDe
         ("BackendsResolved", resolved(decided)),
         ("CertificatesValid", certificates(decided)),
     ];
-    let wrong = verdicts.iter().find(|(_, verdict)| verdict.status == Status::False).map(|(_, verdict)| verdict.clone());
+    let wrong =
+        verdicts.iter().find(|(_, verdict)| verdict.status == Status::False).map(|(_, verdict)| verdict.clone());
     let problem = containers::problem(&decided.observed.work).map(|(reason, message)| no(reason, message));
     let wrong = wrong.or(problem);
     let wanted = object.spec.replicas;
