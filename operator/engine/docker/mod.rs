@@ -211,12 +211,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_owner_is_the_same_when_only_its_uid_differs() {
+    fn an_owner_is_the_same_when_only_other_labels_differ() {
         let owner = Owner { kind: "PostgresCluster".into(), namespace: "default".into(), name: "db".into() };
         let wanted: BTreeMap<_, _> =
-            owner.labels().into_iter().chain([(labels::UID.to_owned(), "new".to_owned())]).collect();
+            owner.labels().into_iter().chain([(labels::MEMBER.to_owned(), "new".to_owned())]).collect();
         let found: HashMap<_, _> =
-            owner.labels().into_iter().chain([(labels::UID.to_owned(), "old".to_owned())]).collect();
+            owner.labels().into_iter().chain([(labels::MEMBER.to_owned(), "old".to_owned())]).collect();
         assert!(same_owner(&wanted, Some(&found)));
         assert!(!same_owner(&wanted, None));
         assert_eq!(owner_in_words(Some(&found)), "it belongs to PostgresCluster default/db");
