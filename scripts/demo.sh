@@ -14,10 +14,9 @@ echo "Docker Engine $(docker version --format '{{.Server.Version}}') answers."
 scripts/ensure-images.sh postgres:15 haproxy:2.6 &
 images=$!
 trap 'kill "$images" 2>/dev/null || true' EXIT
-echo "Building the release binary..."
-cargo build --release --locked --quiet
+scripts/build.sh
 wait "$images"
 trap - EXIT
 triple=$(rustc -vV | sed -n 's/^host: //p')
 python=$(scripts/ensure-python.sh)
-PYTHONDONTWRITEBYTECODE=1 exec "$python" scripts/demo.py "target/$triple/release/evenkeel"
+PYTHONDONTWRITEBYTECODE=1 exec "$python" scripts/demo.py "target/$triple/debug/evenkeel"

@@ -562,6 +562,8 @@ mod tests {
         let (fake, mirror, mut events) = mirrored().await;
         mirror.create_container(&spec(&owner("two"), "b")).await.unwrap();
         let both = [owner("one"), owner("two")];
+        // What was done itself is told by events, too.
+        while tokio::time::timeout(Duration::from_millis(10), events.next()).await.is_ok() {}
         for owner in &both {
             states(&mirror, owner).await;
         }
