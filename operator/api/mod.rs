@@ -11,6 +11,7 @@ pub mod invalid;
 pub mod labels;
 pub mod load_balancer;
 pub mod lsn;
+pub mod object;
 pub mod pod;
 pub mod postgres_cluster;
 pub mod quantity;

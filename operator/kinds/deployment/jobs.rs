@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Wake;
+use crate::api::deployment::Deployment;
 use crate::api::failure::Failure;
 use crate::runtime::clock;
+use crate::runtime::{ObjectRef, Wake};
 
 /// First and longest wait before work that failed is begun again.
 const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
@@ -88,7 +89,7 @@ impl Jobs {
                 };
             }
             // Nobody listens once the operator ends.
-            let _ = wake.send(subject);
+            wake.object(&ObjectRef::new::<Deployment>(&subject.0, &subject.1));
         });
     }
 

@@ -32,27 +32,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::mpsc;
 
 pub use self::blueprint::EnvSource;
 pub use self::inputs::Inputs;
 pub use self::jobs::JobSeen;
 pub use self::probe::Probed;
 use crate::api::deployment::{Deployment, DeploymentStatus};
+use crate::api::docker_host::DockerHost;
 use crate::api::failure::Failure;
 use crate::api::labels::Owner;
-use crate::api::load_balancer::ServerState;
+use crate::api::load_balancer::{LoadBalancer, ServerState};
+use crate::api::object::Object as _;
 use crate::engine::hosts::Hosts;
 use crate::engine::{ContainerSeen, ContainerSpec, NetworkSpec};
 use crate::kinds::fact::Fact;
-use crate::runtime::{Kind, Plan, Significance};
+use crate::kinds::host_state;
+use crate::runtime::{Concern, Kind, Plan, Significance, Wake, Want};
+use crate::store::Key;
 use crate::store::objects::Objects;
 
 /// The resource in the store.
 pub const RESOURCE: &str = "deployments.apps";
-
-/// Wakes the reconcile of a Deployment: (namespace, name).
-pub type Wake = mpsc::UnboundedSender<(String, String)>;
 
 /// What the kind works with.
 pub struct DeploymentKind {
@@ -71,19 +71,36 @@ impl DeploymentKind {
 }
 
 impl Kind for DeploymentKind {
-    const RESOURCE: &'static str = RESOURCE;
-    const NAME: &'static str = "Deployment";
     type Object = Deployment;
     type Status = DeploymentStatus;
     type Observed = Observed;
     type Step = Step;
 
+    fn concerns() -> Vec<Concern> {
+        vec![
+            Concern::referenced("secrets"),
+            Concern::referenced("configmaps"),
+            Concern::all(DockerHost::RESOURCE).only(host_state),
+            Concern::named_in(LoadBalancer::RESOURCE, observe::routed_to).only(observe::routes),
+        ]
+    }
+
+    fn references(object: &Deployment) -> Vec<Key> {
+        observe::references(object)
+    }
+
     async fn observe(&self, object: &Deployment) -> Result<Observed, Failure> {
         observe::observe(self, object).await
     }
 
-    fn plan(&self, object: &Deployment, observed: &Observed, now: Timestamp) -> Plan<Step, DeploymentStatus> {
-        plan::plan(object, observed, now)
+    fn plan(
+        &self,
+        object: &Deployment,
+        observed: &Observed,
+        want: Want,
+        now: Timestamp,
+    ) -> Plan<Step, DeploymentStatus> {
+        plan::plan(object, observed, want, now)
     }
 
     async fn act(&self, object: &Deployment, step: &Step) -> Result<(), Failure> {

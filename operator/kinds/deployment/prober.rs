@@ -17,7 +17,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::probe::{self, Count, Probed, Question};
-use super::{HostSeen, Wake, blueprint, name, namespace};
+use super::{HostSeen, blueprint, name, namespace};
 use crate::api::deployment::Deployment;
 use crate::api::deployment_rules::port_number;
 use crate::api::docker_host::LOCAL;
@@ -26,6 +26,7 @@ use crate::engine::hosts::Hosts;
 use crate::engine::{ContainerSeen, ContainerState, Engine};
 use crate::kinds::network_of;
 use crate::runtime::clock;
+use crate::runtime::{ObjectRef, Wake};
 
 /// A container that has not held yet is asked again sooner than its period, so that it is not kept waiting.
 const EAGER: Duration = Duration::from_millis(100);
@@ -210,7 +211,7 @@ impl Asker {
         drop(found);
         if changed {
             // Nobody listens once the operator ends.
-            let _ = self.wake.send(self.subject.clone());
+            self.wake.object(&ObjectRef::new::<Deployment>(&self.subject.0, &self.subject.1));
         }
     }
 

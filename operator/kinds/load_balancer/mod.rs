@@ -11,15 +11,18 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use jiff::Timestamp;
 
 use crate::api::deployment::Deployment;
+use crate::api::docker_host::DockerHost;
 use crate::api::failure::Failure;
 use crate::api::load_balancer::{LoadBalancer, LoadBalancerStatus};
+use crate::api::object::Object as _;
 use crate::api::postgres_cluster::PostgresCluster;
 use crate::engine::hosts::Hosts;
 use crate::engine::{ContainerSeen, ContainerSpec, File, NetworkSpec, VolumeSpec};
 use crate::kinds::fact::Fact;
-use crate::runtime::{Kind, Plan, Significance};
-use crate::store::Clock;
+use crate::kinds::host_state;
+use crate::runtime::{Concern, Kind, Plan, Significance, Want};
 use crate::store::objects::Objects;
+use crate::store::{Clock, Key};
 
 mod act;
 #[cfg(test)]
@@ -98,33 +101,40 @@ impl LoadBalancerKind {
 }
 
 impl Kind for LoadBalancerKind {
-    const RESOURCE: &'static str = RESOURCE;
-    const NAME: &'static str = "LoadBalancer";
     type Object = LoadBalancer;
     type Status = LoadBalancerStatus;
     type Observed = Observed;
     type Step = Step;
 
+    fn concerns() -> Vec<Concern> {
+        vec![
+            Concern::referenced("secrets"),
+            Concern::referenced(DockerHost::RESOURCE).only(host_state),
+            Concern::referenced(Deployment::RESOURCE).only(observe::pods),
+            Concern::referenced(PostgresCluster::RESOURCE).only(observe::instances),
+        ]
+    }
+
+    fn references(object: &LoadBalancer) -> Vec<Key> {
+        observe::references(object)
+    }
+
     async fn observe(&self, object: &LoadBalancer) -> Result<Observed, Failure> {
         observe::observe(self, object).await
     }
 
-    fn plan(&self, object: &LoadBalancer, observed: &Observed, now: Timestamp) -> Plan<Step, LoadBalancerStatus> {
-        plan::plan(object, observed, now)
+    fn plan(
+        &self,
+        object: &LoadBalancer,
+        observed: &Observed,
+        want: Want,
+        now: Timestamp,
+    ) -> Plan<Step, LoadBalancerStatus> {
+        plan::plan(object, observed, want, now)
     }
 
     async fn act(&self, object: &LoadBalancer, step: &Step) -> Result<(), Failure> {
         act::act(self, object, step).await
-    }
-
-    fn step_failed(
-        &self,
-        status: LoadBalancerStatus,
-        step: &Step,
-        failure: &Failure,
-        now: Timestamp,
-    ) -> LoadBalancerStatus {
-        status::step_failed(status, step, failure, now)
     }
 }
 
@@ -275,6 +285,14 @@ impl fmt::Display for Step {
 }
 
 impl Significance for Step {
+    fn failure_reason(&self) -> &'static str {
+        match self {
+            Self::EnsureImage(_) => "ImageUnavailable",
+            Self::StartContainer(_) | Self::CreateContainer(_) => "ContainerNotStarting",
+            _ => "StepFailed",
+        }
+    }
+
     fn event_reason(&self) -> Option<&'static str> {
         match self {
             Self::EnsureImage(_) => Some("Pulling"),

@@ -6,10 +6,8 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream};
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -23,8 +21,8 @@ use crate::engine::docker::OwnBinary;
 use crate::engine::fake::FakeEngine;
 use crate::engine::hosts::Hosts;
 use crate::engine::{ContainerState, ExecResult};
+use crate::runtime::Manager;
 use crate::runtime::clock::TestClock;
-use crate::runtime::{self, Trigger};
 use crate::store::objects::Part;
 use crate::store::{Error, Key, MemoryStore, Objects};
 
@@ -80,22 +78,12 @@ impl World {
     fn start(&mut self) {
         let hosts = Arc::new(Hosts::new(Arc::new(OwnBinary::running())));
         hosts.insert("local", self.engine.clone());
-        let controller = Arc::new(LoadBalancerKind::new(hosts.clone(), self.objects.clone(), self.clock.clone()));
-        let (hints, heard) = mpsc::channel(64);
+        let mut manager = Manager::new(self.objects.clone(), self.clock.clone());
+        manager.add(LoadBalancerKind::new(hosts.clone(), self.objects.clone(), self.clock.clone()));
         let shutdown = CancellationToken::new();
-        let all = |_: &crate::store::Change| Some(Trigger::All);
-        let running = runtime::Controller::new(controller, self.objects.clone(), self.clock.clone())
-            .also_watch("secrets", all)
-            .also_watch("deployments.apps", all)
-            .run(heard, shutdown.clone());
         let mut tasks = JoinSet::new();
-        tasks.spawn(running);
-        tasks.spawn(async move {
-            let mut events = hosts.events();
-            while events.next().await.is_some() {
-                let _ = hints.send(Trigger::All).await;
-            }
-        });
+        let stop = shutdown.clone();
+        tasks.spawn(async move { manager.run(hosts.events(), stop).await });
         self.operator = Some((shutdown, tasks));
     }
 

@@ -13,8 +13,9 @@ use tokio::time::{Instant, sleep, timeout};
 use super::LinkSeen;
 use super::scene::SUSPECT_MS;
 use crate::api::failure::{Class, Failure};
+use crate::api::postgres_cluster::PostgresCluster;
 use crate::engine::Engine;
-use crate::runtime::clock;
+use crate::runtime::{ObjectRef, Wake, clock};
 use crate::supervisor::wire::{Command, Report, SOCKET};
 
 /// Commands that wait for a supervisor; more than a few means that it does not read.
@@ -23,9 +24,6 @@ const COMMANDS: usize = 64;
 const REDIAL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// A report is never longer; a stream that says more without a line end is not a supervisor's.
 const LINE_BYTES: usize = 1 << 20;
-
-/// Wakes the reconcile of a cluster: (namespace, name).
-pub type Wake = mpsc::UnboundedSender<(String, String)>;
 
 /// All conversations of all clusters, by container id.
 pub struct Links {
@@ -195,8 +193,8 @@ impl Conversation {
     }
 
     fn wake(&self) {
-        // The receiver is gone only when the operator is ending.
-        let _ = self.wake.send(self.cluster.clone());
+        let (namespace, name) = &self.cluster;
+        self.wake.object(&ObjectRef::new::<PostgresCluster>(namespace, name));
     }
 }
 

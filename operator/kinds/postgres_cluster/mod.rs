@@ -11,13 +11,16 @@ use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
 
+use crate::api::docker_host::DockerHost;
 use crate::api::failure::Failure;
+use crate::api::object::Object as _;
 use crate::api::postgres_cluster::{PostgresCluster, PostgresClusterStatus};
 use crate::engine::hosts::Hosts;
 use crate::engine::{ContainerSeen, ContainerSpec, NetworkSpec, VolumeSpec};
-use crate::runtime::{Kind, Plan, Significance};
-use crate::store::Clock;
+use crate::kinds::host_state;
+use crate::runtime::{Concern, Kind, Plan, Significance, Wake, Want};
 use crate::store::objects::Objects;
+use crate::store::{Clock, Key};
 use crate::supervisor::wire::{Order, Report};
 
 mod act;
@@ -42,7 +45,7 @@ pub mod workload;
 mod world;
 
 pub use crate::kinds::fact::Fact;
-pub use links::{Links, Wake};
+pub use links::Links;
 
 /// The resource in the store.
 pub const RESOURCE: &str = "postgresclusters.evenkeel.dev";
@@ -67,33 +70,36 @@ impl PostgresClusterKind {
 }
 
 impl Kind for PostgresClusterKind {
-    const RESOURCE: &'static str = RESOURCE;
-    const NAME: &'static str = "PostgresCluster";
     type Object = PostgresCluster;
     type Status = PostgresClusterStatus;
     type Observed = Observed;
     type Step = Step;
 
+    fn concerns() -> Vec<Concern> {
+        vec![Concern::referenced("secrets"), Concern::referenced(DockerHost::RESOURCE).only(host_state)]
+    }
+
+    fn references(object: &PostgresCluster) -> Vec<Key> {
+        let host = Key { resource: DockerHost::RESOURCE.to_owned(), namespace: String::new(), name: HOST.to_owned() };
+        secrets::keys(object).chain([host]).collect()
+    }
+
     async fn observe(&self, object: &PostgresCluster) -> Result<Observed, Failure> {
         observe::observe(self, object).await
     }
 
-    fn plan(&self, object: &PostgresCluster, observed: &Observed, now: Timestamp) -> Plan<Step, PostgresClusterStatus> {
-        plan::plan(object, observed, now)
+    fn plan(
+        &self,
+        object: &PostgresCluster,
+        observed: &Observed,
+        want: Want,
+        now: Timestamp,
+    ) -> Plan<Step, PostgresClusterStatus> {
+        plan::plan(object, observed, want, now)
     }
 
     async fn act(&self, object: &PostgresCluster, step: &Step) -> Result<(), Failure> {
         act::act(self, object, step).await
-    }
-
-    fn step_failed(
-        &self,
-        status: PostgresClusterStatus,
-        step: &Step,
-        failure: &Failure,
-        now: Timestamp,
-    ) -> PostgresClusterStatus {
-        status::step_failed(status, step, failure, now)
     }
 }
 
@@ -230,6 +236,14 @@ impl fmt::Display for Step {
 }
 
 impl Significance for Step {
+    fn failure_reason(&self) -> &'static str {
+        match self {
+            Self::EnsureImage(_) => "ImageUnavailable",
+            Self::StartContainer(_) | Self::CreateContainer(_) => "ContainerNotStarting",
+            _ => "StepFailed",
+        }
+    }
+
     fn event_reason(&self) -> Option<&'static str> {
         match self {
             Self::EnsureImage(_) => Some("Pulling"),
