@@ -3,6 +3,11 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
+use super::deployment::DeploymentStatus;
+use super::docker_host::DockerHostStatus;
+use super::load_balancer::LoadBalancerStatus;
+use super::postgres_cluster::PostgresClusterStatus;
+
 /// The status of a condition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
@@ -76,6 +81,70 @@ pub fn set(conditions: &mut Vec<Condition>, kind: &str, verdict: Verdict, genera
         Some(at) => conditions[at] = condition,
         None => conditions.push(condition),
     }
+}
+
+/// A status with conditions.
+pub trait Conditions {
+    /// The generation of the spec that the status speaks of.
+    fn generation(&self) -> i64;
+    /// The conditions.
+    fn conditions(&mut self) -> &mut Vec<Condition>;
+}
+
+impl Conditions for DeploymentStatus {
+    fn generation(&self) -> i64 {
+        self.observed_generation
+    }
+
+    fn conditions(&mut self) -> &mut Vec<Condition> {
+        &mut self.conditions
+    }
+}
+
+impl Conditions for PostgresClusterStatus {
+    fn generation(&self) -> i64 {
+        self.observed_generation
+    }
+
+    fn conditions(&mut self) -> &mut Vec<Condition> {
+        &mut self.conditions
+    }
+}
+
+impl Conditions for LoadBalancerStatus {
+    fn generation(&self) -> i64 {
+        self.observed_generation
+    }
+
+    fn conditions(&mut self) -> &mut Vec<Condition> {
+        &mut self.conditions
+    }
+}
+
+impl Conditions for DockerHostStatus {
+    fn generation(&self) -> i64 {
+        self.observed_generation.unwrap_or_default()
+    }
+
+    fn conditions(&mut self) -> &mut Vec<Condition> {
+        &mut self.conditions
+    }
+}
+
+/// The status with conditions that say that a step failed: nothing progresses, and something is wrong.
+pub fn step_failed<S: Conditions>(mut status: S, reason: &str, message: String, now: Timestamp) -> S {
+    let generation = status.generation();
+    set(status.conditions(), "Progressing", no(reason, message.clone()), generation, now);
+    set(status.conditions(), "Degraded", yes(reason, message), generation, now);
+    status
+}
+
+/// The status with a condition that says that people have paused the object.
+pub fn paused<S: Conditions>(mut status: S, now: Timestamp) -> S {
+    let generation = status.generation();
+    let verdict = no("Paused", "reconciliation is paused by annotation");
+    set(status.conditions(), "Progressing", verdict, generation, now);
+    status
 }
 
 fn whole_seconds(now: Timestamp) -> Timestamp {

@@ -12,6 +12,7 @@ pub mod invalid;
 pub mod labels;
 pub mod load_balancer;
 pub mod lsn;
+pub mod object;
 pub mod pod;
 pub mod postgres_cluster;
 pub mod postgres_settings;

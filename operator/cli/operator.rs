@@ -1,17 +1,15 @@
 //! `evenkeel operator`: puts the rooms together: store, hosts, controllers, API; and takes them apart in order.
 //! The wiring alone: it decides nothing, and no other file knows so many rooms.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -20,20 +18,18 @@ use super::error::Error;
 use super::logging;
 use crate::api::docker_host::DockerHost;
 use crate::api::failure::Failure;
-use crate::api::labels::Owner;
 use crate::engine;
 use crate::engine::docker::OwnBinary;
 use crate::engine::hosts::{Hosts, local_endpoint};
+use crate::kinds::deployment::DeploymentKind;
 use crate::kinds::docker_host::{DockerHostKind, local_host};
-use crate::kinds::{deployment, load_balancer, postgres_cluster};
-use crate::runtime::companions::WakeOwner;
-use crate::runtime::{Clock, Controller, Kind, SystemClock, Trigger, janitor};
+use crate::kinds::load_balancer::LoadBalancerKind;
+use crate::kinds::postgres_cluster::PostgresClusterKind;
+use crate::runtime::{Clock, Kind, Manager, SystemClock, janitor};
 use crate::server::containers::{self, Containers, Place};
 use crate::server::{self, identity};
-use crate::store::{self, Change, Key, Objects, SqliteStore, Store};
+use crate::store::{self, Key, Objects, SqliteStore};
 
-/// Hints that wait for a controller; more make the engines wait.
-const HINTS: usize = 256;
 /// Reconciles and requests under way may go on this long after shutdown was asked for (controllers bound themselves to 10 s).
 const GRACE: Duration = Duration::from_secs(15);
 
@@ -165,14 +161,23 @@ pub async fn start(args: &Args) -> Result<Running, Error> {
     register(&hosts, &objects).await.map_err(failed(|| "cannot read the Docker hosts".to_owned()))?;
     let shutdown = CancellationToken::new();
     let mut parts = JoinSet::new();
-    let planner = start_controllers(&mut parts, &hosts, store.clone(), &objects, &clock, &shutdown);
+    let manager = Arc::new(manager(&hosts, &objects, &clock));
+    let (reconciling, hints, stop) = (manager.clone(), hosts.events(), shutdown.clone());
+    parts.spawn(async move {
+        reconciling.run(hints, stop).await;
+        ("the manager", Ok(()))
+    });
+    let planner: server::Planner = Arc::new(move |object| {
+        let manager = manager.clone();
+        Box::pin(async move { manager.preview(object).await })
+    });
     let sweeping = janitor::run(objects.clone(), shutdown.clone());
     parts.spawn(async {
         sweeping.await;
         ("the janitor", Ok(()))
     });
-    let doors: Arc<dyn Containers> = Arc::new(Doors(hosts));
-    let serving = server::run(listener, identity, objects, clock, Some(planner), Some(doors), shutdown.clone());
+    let containers: Arc<dyn Containers> = Arc::new(EngineContainers(hosts));
+    let serving = server::run(listener, identity, objects, clock, Some(planner), Some(containers), shutdown.clone());
     parts.spawn(async { ("the API", serving.await.map_err(failed(|| "the API stopped".to_owned()))) });
     Ok(Running { address, kubeconfig, shutdown, parts, store, _data_dir: data_dir })
 }
@@ -220,193 +225,22 @@ async fn register(hosts: &Hosts, objects: &Objects) -> Result<(), store::Error> 
     Ok(())
 }
 
-/// One controller a kind, and the hints of the engines and of conversations to whom they concern.
-fn start_controllers(
-    parts: &mut JoinSet<Part>,
-    hosts: &Arc<Hosts>,
-    store: Arc<dyn Store>,
-    objects: &Objects,
-    clock: &Arc<dyn Clock>,
-    shutdown: &CancellationToken,
-) -> server::Planner {
-    let mut hints = Hints::default();
-    let docker_hosts = Arc::new(DockerHostKind::new(hosts.clone(), store));
-    let wake = hints.wake::<postgres_cluster::PostgresClusterKind>(parts, shutdown);
-    let postgres = Arc::new(postgres_cluster::PostgresClusterKind::new(
-        hosts.clone(),
-        objects.clone(),
-        clock.clone(),
-        by_owner(wake),
-    ));
-    let wake = hints.wake::<deployment::DeploymentKind>(parts, shutdown);
-    let deployments = Arc::new(deployment::DeploymentKind::new(hosts.clone(), objects.clone(), by_owner(wake)));
-    let wake = by_owner(hints.wake::<load_balancer::LoadBalancerKind>(parts, shutdown));
-    let balancers = Arc::new(load_balancer::LoadBalancerKind::new(hosts.clone(), objects.clone(), clock.clone(), wake));
-
-    let controller = Controller::new(docker_hosts.clone(), objects.clone(), clock.clone());
-    let controller = controller.also_watch("secrets", |_| Some(Trigger::All));
-    drive(parts, &mut hints, controller, shutdown);
-    let controller = Controller::new(postgres.clone(), objects.clone(), clock.clone())
-        .also_watch("secrets", owner::<postgres_cluster::PostgresClusterKind>)
-        .also_watch(DockerHostKind::RESOURCE, |_| Some(Trigger::All));
-    drive(parts, &mut hints, controller, shutdown);
-    let controller = Controller::new(deployments.clone(), objects.clone(), clock.clone())
-        .also_watch("secrets", |_| Some(Trigger::All))
-        .also_watch("configmaps", |_| Some(Trigger::All))
-        .also_watch("loadbalancers.evenkeel.dev", |_| Some(Trigger::All))
-        .also_watch(DockerHostKind::RESOURCE, |_| Some(Trigger::All));
-    drive(parts, &mut hints, controller, shutdown);
-
-    let controller = Controller::new(balancers.clone(), objects.clone(), clock.clone())
-        .also_watch("secrets", owner::<load_balancer::LoadBalancerKind>)
-        .also_watch(deployment::DeploymentKind::RESOURCE, |_| Some(Trigger::All))
-        .also_watch(postgres_cluster::RESOURCE, |_| Some(Trigger::All));
-    drive(parts, &mut hints, controller, shutdown);
-
-    let passing = pass_on(hosts.clone(), hints, shutdown.clone());
-    parts.spawn(async {
-        passing.await;
-        ("the passing on of hints", Ok(()))
-    });
-    planner(docker_hosts, postgres, deployments, balancers, clock.clone())
-}
-
-fn by_owner(wake: mpsc::UnboundedSender<(String, String)>) -> WakeOwner {
-    // Nobody listens once the operator ends.
-    Arc::new(move |owner: &Owner| drop(wake.send((owner.namespace.clone(), owner.name.clone()))))
-}
-
-/// Starts a controller, and lets it hear what concerns its kind.
-fn drive<K: Kind>(
-    parts: &mut JoinSet<Part>,
-    hints: &mut Hints,
-    controller: Controller<K>,
-    shutdown: &CancellationToken,
-) {
-    let (sender, receiver) = match hints.waiting.remove(K::NAME) {
-        Some(receiver) => (hints.by_kind.get(K::NAME).cloned(), receiver),
-        None => {
-            let (sender, receiver) = mpsc::channel(HINTS);
-            (Some(sender), receiver)
-        }
-    };
-    hints.by_kind.extend(sender.map(|sender| (K::NAME, sender)));
-    let running = controller.run(receiver, shutdown.clone());
-    parts.spawn(async {
-        running.await;
-        (K::NAME, Ok(()))
-    });
-}
-
-/// Where each kind's controller hears of hints.
-#[derive(Default)]
-struct Hints {
-    by_kind: BTreeMap<&'static str, mpsc::Sender<Trigger>>,
-    /// Of those that are not started yet.
-    waiting: BTreeMap<&'static str, mpsc::Receiver<Trigger>>,
-}
-
-impl Hints {
-    /// What wakes the objects of a kind from its own conversations: (namespace, name).
-    fn wake<K: Kind>(
-        &mut self,
-        parts: &mut JoinSet<Part>,
-        shutdown: &CancellationToken,
-    ) -> mpsc::UnboundedSender<(String, String)> {
-        let (sender, receiver) = mpsc::channel(HINTS);
-        self.by_kind.insert(K::NAME, sender.clone());
-        self.waiting.insert(K::NAME, receiver);
-        let (wake, mut woken) = mpsc::unbounded_channel::<(String, String)>();
-        let shutdown = shutdown.clone();
-        parts.spawn(async move {
-            loop {
-                let (namespace, name) = tokio::select! {
-                    biased;
-                    () = shutdown.cancelled() => return ("the passing on of news", Ok(())),
-                    Some(of) = woken.recv() => of,
-                };
-                // A controller that is gone is reported by its own part.
-                let _ = sender.send(Trigger::Object { namespace, name }).await;
-            }
-        });
-        wake
-    }
-}
-
-/// Whom a changed Secret concerns: the object that owns it; all, if none does and so any spec may name it.
-fn owner<K: Kind>(change: &Change) -> Option<Trigger> {
-    let object = change.new.as_ref().or(change.old.as_ref())?;
-    let owners = object["metadata"]["ownerReferences"].as_array();
-    let owner = owners.into_iter().flatten().find(|owner| owner["kind"] == K::NAME);
-    Some(match owner.and_then(|owner| owner["name"].as_str()) {
-        Some(name) => Trigger::Object { namespace: change.key.namespace.clone(), name: name.to_owned() },
-        None => Trigger::All,
-    })
-}
-
-/// Passes on what engines hint at, to whom it concerns, until `shutdown`.
-async fn pass_on(hosts: Arc<Hosts>, hints: Hints, shutdown: CancellationToken) {
-    let mut events = hosts.events();
-    loop {
-        let hint = tokio::select! {
-            biased;
-            () = shutdown.cancelled() => return,
-            Some(hint) = events.next() => hint,
-        };
-        // A controller that is gone is reported by its own part; an owner may be of a kind that this operator does not drive.
-        match hint {
-            Some(owner) => {
-                if let Some(kind) = hints.by_kind.get(owner.kind.as_str()) {
-                    let _ = kind.send(Trigger::Object { namespace: owner.namespace, name: owner.name }).await;
-                }
-            }
-            None => {
-                for kind in hints.by_kind.values() {
-                    let _ = kind.send(Trigger::All).await;
-                }
-            }
-        }
-    }
-}
-
-/// Answers `evenkeel plan` with the controllers' own eyes and their own planners.
-fn planner(
-    docker_hosts: Arc<DockerHostKind>,
-    postgres: Arc<postgres_cluster::PostgresClusterKind>,
-    deployments: Arc<deployment::DeploymentKind>,
-    balancers: Arc<load_balancer::LoadBalancerKind>,
-    clock: Arc<dyn Clock>,
-) -> server::Planner {
-    Arc::new(move |object: Value| {
-        let (docker_hosts, postgres, clock) = (docker_hosts.clone(), postgres.clone(), clock.clone());
-        let (deployments, balancers) = (deployments.clone(), balancers.clone());
-        Box::pin(async move {
-            let plan = match object["kind"].as_str() {
-                Some(DockerHostKind::NAME) => preview(&*docker_hosts, object, &*clock).await,
-                Some(postgres_cluster::PostgresClusterKind::NAME) => preview(&*postgres, object, &*clock).await,
-                Some(deployment::DeploymentKind::NAME) => preview(&*deployments, object, &*clock).await,
-                Some(load_balancer::LoadBalancerKind::NAME) => preview(&*balancers, object, &*clock).await,
-                _ => Err("nothing is done about this kind beyond storing it".to_owned()),
-            };
-            plan.unwrap_or_else(|note| json!({"note": note, "steps": []}))
-        })
-    })
-}
-
-/// See and decide, without recording and doing.
-async fn preview<K: Kind>(kind: &K, object: Value, clock: &dyn Clock) -> Result<Value, String> {
-    let object: K::Object = serde_json::from_value(object).map_err(|error| format!("not a {}: {error}", K::NAME))?;
-    let observed = kind.observe(&object).await.map_err(|failure| failure.message)?;
-    let plan = kind.plan(&object, &observed, clock.now());
-    let steps: Vec<String> = plan.steps.iter().map(ToString::to_string).collect();
-    Ok(json!({"status": plan.status, "steps": steps, "requeueSeconds": plan.requeue.map(|after| after.as_secs_f64())}))
+/// Every kind, over these hosts and objects.
+fn manager(hosts: &Arc<Hosts>, objects: &Objects, clock: &Arc<dyn Clock>) -> Manager {
+    let mut manager = Manager::new(objects.clone(), clock.clone());
+    let wake = manager.wake();
+    manager.add(DockerHostKind::new(hosts.clone(), objects.clone()));
+    manager.add(PostgresClusterKind::new(hosts.clone(), objects.clone(), clock.clone(), wake.clone()));
+    manager.add(DeploymentKind::new(hosts.clone(), objects.clone(), wake.clone()));
+    manager.add(LoadBalancerKind::new(hosts.clone(), objects.clone(), clock.clone(), wake));
+    manager
 }
 
 /// The server's way into containers: the engines.
-struct Doors(Arc<Hosts>);
+struct EngineContainers(Arc<Hosts>);
 
 #[async_trait::async_trait]
-impl Containers for Doors {
+impl Containers for EngineContainers {
     async fn logs(&self, place: &Place, options: containers::LogOptions) -> Result<containers::Outputs, Failure> {
         let containers::LogOptions { follow, tail, since, timestamps } = options;
         let options = engine::LogOptions { follow, tail, since, timestamps };

@@ -9,3 +9,10 @@ pub mod namespace_network;
 pub mod postgres_cluster;
 
 pub use namespace_network::{network_of, network_spec};
+
+use serde_json::{Value, json};
+
+/// What of a DockerHost matters to a kind with containers on it: its spec, its deletion, and whether it answers.
+pub fn host_state(host: &Value) -> Value {
+    json!([host["spec"], host["metadata"]["deletionTimestamp"], host["status"]["reachable"]])
+}

@@ -17,8 +17,21 @@ use crate::api::labels::Owner;
 /// First and longest wait before work that failed is due again.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 
-/// Wakes the reconcile of an object.
-pub type WakeOwner = Arc<dyn Fn(&Owner) + Send + Sync>;
+/// Wakes objects: their reconcile is due at once. Cheap to clone; what tasks beside the loop are given.
+#[derive(Clone)]
+pub struct Wake(Arc<dyn Fn(&Owner) + Send + Sync>);
+
+impl Wake {
+    /// Calls `wake` with each object that is woken.
+    pub fn new(wake: impl Fn(&Owner) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(wake))
+    }
+
+    /// Makes the object's reconcile due; it need not exist.
+    pub fn owner(&self, owner: &Owner) {
+        (self.0)(owner);
+    }
+}
 
 /// A companion, as a planner sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,7 +93,7 @@ pub fn due<V>(heard: Option<&Heard<V>>) -> bool {
 
 /// The companions of all objects of a kind. `Id` says what each is about, `V` is what it tells.
 pub struct Companions<Id, V> {
-    wake: WakeOwner,
+    wake: Wake,
     all: Shared<Id, V>,
 }
 
@@ -136,7 +149,7 @@ pub struct Voice<Id, V> {
     id: Id,
     number: u64,
     all: Shared<Id, V>,
-    wake: WakeOwner,
+    wake: Wake,
 }
 
 impl<Id: Ord + Clone, V> Voice<Id, V> {
@@ -160,7 +173,7 @@ impl<Id: Ord + Clone, V> Voice<Id, V> {
 
     /// Wakes the object.
     pub fn wake(&self) {
-        (self.wake)(&self.owner);
+        self.wake.owner(&self.owner);
     }
 
     /// `None` if somebody else has the place by now.
@@ -199,7 +212,7 @@ impl<Id, V> Drop for Companions<Id, V> {
 
 impl<Id: Ord + Clone + Send + 'static, V: Clone + Send + 'static> Companions<Id, V> {
     /// No companions yet. `wake` is called with the object of each that has news.
-    pub fn new(wake: WakeOwner) -> Self {
+    pub fn new(wake: Wake) -> Self {
         Self { wake, all: Arc::new(Mutex::new(All { of: BTreeMap::new(), started: 0 })) }
     }
 
@@ -305,7 +318,7 @@ mod tests {
 
     fn companions() -> (Companions<&'static str, String>, mpsc::UnboundedReceiver<Owner>) {
         let (sender, woken) = mpsc::unbounded_channel();
-        let wake = Arc::new(move |owner: &Owner| drop(sender.send(owner.clone())));
+        let wake = Wake::new(move |owner| drop(sender.send(owner.clone())));
         (Companions::new(wake), woken)
     }
 

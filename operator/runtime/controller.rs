@@ -1,13 +1,12 @@
-//! A controller: what wakes it, its workers, and what follows a reconcile. The reconcile itself is in `reconcile.rs`.
+//! A controller: the workers of one kind, and what follows a reconcile. The reconcile itself is in `reconcile.rs`.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
-use futures::future::{join_all, pending};
-use serde_json::Value;
-use tokio::sync::mpsc;
+use futures::future::BoxFuture;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -16,193 +15,87 @@ use tracing::Instrument;
 use super::Kind;
 use super::backoff::Backoff;
 use super::clock::{self, Clock};
+use super::inbox::Inbox;
 use super::metrics::Metrics;
-use super::queue::{Queue, Reason};
+use super::queue::Reason;
 use super::reconcile::{Done, Reconciler};
 use super::recorder::Recorder;
-use super::reflector::{self, Event};
 use crate::api::failure::{Class, Failure};
-use crate::store::{Change, Key, Objects, objects};
+use crate::api::labels::Owner;
+use crate::api::object::Object as _;
+use crate::store::{Key, Objects};
 
-/// Look at everything at least this often, whatever was or was not heard.
-const RESYNC: Duration = Duration::from_secs(10);
-/// Objects of a kind reconciled at once.
+/// Objects of a kind that are reconciled at once.
 const WORKERS: usize = 4;
 /// The longest a reconcile may take: a first pull of a large image on a slow line is within it.
 const RECONCILE: Duration = Duration::from_secs(900);
-/// How long a reconcile under way may go on after shutdown was asked for.
+/// Time for a reconcile under way to finish after shutdown was asked for.
 const GRACE: Duration = Duration::from_secs(10);
-/// The wait before the store is asked again for all keys.
-const RELIST: Duration = Duration::from_secs(1);
-/// From this failure in a row on, people are told.
+/// From this failure in a row on, it is logged as a warning.
 const WARN_FROM: u32 = 3;
 
-/// A hint from outside the store: whom to look at. What happened is not said, for it would not be believed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Trigger {
-    /// One object; it need not exist.
-    Object {
-        /// Its namespace; empty for cluster-scoped kinds.
-        namespace: String,
-        /// Its name.
-        name: String,
-    },
-    /// All of them: hints may have been missed.
-    All,
+/// Drives the objects of one kind that its inbox says are due.
+pub(super) struct Controller<K: Kind> {
+    pub(super) kind: K,
+    pub(super) inbox: Arc<Inbox>,
+    pub(super) objects: Objects,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) resync: Duration,
+    pub(super) backoff: Mutex<Backoff<Key>>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
-type Map = Box<dyn Fn(&Change) -> Option<Trigger> + Send + Sync>;
-
-/// Drives one kind. Made with [`Controller::new`], started with [`Controller::run`].
-pub struct Controller<K: Kind> {
-    shared: Shared<K>,
-    workers: usize,
-    related: Vec<(&'static str, Map)>,
+/// A controller of any kind.
+pub(super) trait Drive: Send + Sync {
+    /// Reconciles what is due until `shutdown`; then lets what is under way finish, for 10 s at most.
+    fn run(self: Arc<Self>, shutdown: CancellationToken) -> BoxFuture<'static, ()>;
+    /// Observes and plans without recording and acting. `Err` says why there is no plan.
+    fn preview(&self, object: Value) -> BoxFuture<'_, Result<Value, String>>;
 }
 
-struct Shared<K: Kind> {
-    kind: Arc<K>,
-    objects: Objects,
-    clock: Arc<dyn Clock>,
-    resync: Duration,
-    queue: Queue<Key>,
-    backoff: Mutex<Backoff<Key>>,
-    metrics: Arc<Metrics>,
+impl<K: Kind> Drive for Controller<K> {
+    fn run(self: Arc<Self>, shutdown: CancellationToken) -> BoxFuture<'static, ()> {
+        async move {
+            let (recorder, recording) = Recorder::new(self.objects.clone());
+            // Dropped with this future, so nothing outlives it.
+            let mut recording = JoinSet::from_iter([recording]);
+            let mut workers = JoinSet::new();
+            for _ in 0..WORKERS {
+                workers.spawn(Arc::clone(&self).work(recorder.clone(), shutdown.clone()));
+            }
+            drop(recorder);
+            tracing::info!(kind = K::NAME, "controller started");
+            while workers.join_next().await.is_some() {}
+            // The last Events; a store that does not take them in time delays no shutdown.
+            let _ = timeout(GRACE, recording.join_next()).await;
+            tracing::info!(kind = K::NAME, "controller stopped");
+        }
+        .boxed()
+    }
+
+    fn preview(&self, object: Value) -> BoxFuture<'_, Result<Value, String>> {
+        async move {
+            let object: K::Object =
+                serde_json::from_value(object).map_err(|error| format!("not a {}: {error}", K::NAME))?;
+            let observed = self.kind.observe(&object).await.map_err(|failure| failure.message)?;
+            let plan = self.kind.plan(&object, &observed, object.want(), self.clock.now());
+            let steps: Vec<String> = plan.steps.iter().map(ToString::to_string).collect();
+            let requeue = plan.requeue.map(|after| after.as_secs_f64());
+            Ok(json!({"status": plan.status, "steps": steps, "requeueSeconds": requeue}))
+        }
+        .boxed()
+    }
 }
 
 impl<K: Kind> Controller<K> {
-    /// A controller of `kind` over `objects`.
-    pub fn new(kind: Arc<K>, objects: Objects, clock: Arc<dyn Clock>) -> Self {
-        let shared = Shared {
-            kind,
-            objects,
-            clock,
-            resync: RESYNC,
-            queue: Queue::default(),
-            backoff: Mutex::default(),
-            metrics: Arc::default(),
-        };
-        Self { shared, workers: WORKERS, related: Vec::new() }
-    }
-
-    /// How many objects are reconciled at once; 4 unless said otherwise. One object never twice at once.
-    pub fn workers(self, workers: usize) -> Self {
-        Self { workers, ..self }
-    }
-
-    /// How often a settled object is looked at; 10 s unless said otherwise.
-    pub fn resync(mut self, resync: Duration) -> Self {
-        self.shared.resync = resync;
-        self
-    }
-
-    /// Also follows another resource; `map` says whom one of its changes concerns.
-    pub fn also_watch(
-        mut self,
-        resource: &'static str,
-        map: impl Fn(&Change) -> Option<Trigger> + Send + Sync + 'static,
-    ) -> Self {
-        self.related.push((resource, Box::new(map)));
-        self
-    }
-
-    /// The counters; they go on counting while the controller runs.
-    pub fn metrics(&self) -> Arc<Metrics> {
-        Arc::clone(&self.shared.metrics)
-    }
-
-    /// Reconciles until `shutdown`; then lets what is under way finish, for 10 s at most.
-    pub async fn run(self, triggers: mpsc::Receiver<Trigger>, shutdown: CancellationToken) {
-        let shared = Arc::new(self.shared);
-        let (recorder, recording) = Recorder::new(shared.objects.clone());
-        let mut recording = tokio::spawn(recording);
-        // Dropped with this future, so nothing outlives it.
-        let mut tasks = JoinSet::new();
-        for _ in 0..self.workers.max(1) {
-            let worker = Arc::clone(&shared).work(recorder.clone(), shutdown.clone());
-            tasks.spawn(worker);
-        }
-        drop(recorder);
-        tracing::info!(kind = K::NAME, "controller started");
-        let workers = async { while tasks.join_next().await.is_some() {} };
-        tokio::select! {
-            biased;
-            () = shared.follow(&self.related) => {}
-            () = shared.hear(triggers) => {}
-            () = workers => {}
-        }
-        // The last Events; a store that does not take them in time keeps nobody.
-        if timeout(GRACE, &mut recording).await.is_err() {
-            recording.abort();
-        }
-        tracing::info!(kind = K::NAME, "controller stopped");
-    }
-}
-
-impl<K: Kind> Shared<K> {
-    /// Follows the kind's own objects and all related ones, for ever.
-    async fn follow(&self, related: &[(&'static str, Map)]) {
-        let own = reflector::follow(self.objects.clone(), K::RESOURCE, |told| match told {
-            Event::Listed(keys) => keys.iter().for_each(|key| self.queue.add(key.clone(), Reason::Changed)),
-            Event::Changed(change) if reflector::concerns_controller(change) => {
-                self.queue.add(change.key.clone(), Reason::Changed);
-            }
-            Event::Changed(_) => {}
-        });
-        let (all, wanted) = mpsc::channel(1);
-        let others = related.iter().map(|(resource, map)| {
-            let all = all.clone();
-            reflector::follow(self.objects.clone(), resource, move |told| {
-                let trigger = match told {
-                    Event::Listed(_) => Some(Trigger::All),
-                    Event::Changed(change) => map(change),
-                };
-                match trigger {
-                    Some(Trigger::Object { namespace, name }) => {
-                        self.queue.add(key::<K>(namespace, name), Reason::Hint)
-                    }
-                    // Full: all are about to be looked at anyway.
-                    Some(Trigger::All) => drop(all.try_send(Trigger::All)),
-                    None => {}
-                }
-            })
-        });
-        tokio::join!(own, join_all(others), self.hear(wanted));
-    }
-
-    /// Turns hints into work, for ever.
-    async fn hear(&self, mut triggers: mpsc::Receiver<Trigger>) {
-        while let Some(trigger) = triggers.recv().await {
-            match trigger {
-                Trigger::Object { namespace, name } => self.queue.add(key::<K>(namespace, name), Reason::Hint),
-                Trigger::All => self.add_all().await,
-            }
-        }
-        pending().await
-    }
-
-    async fn add_all(&self) {
-        loop {
-            match self.objects.list::<Value>(K::RESOURCE, None).await {
-                Ok((values, _)) => {
-                    let keys = values.iter().map(|value| objects::key_of(K::RESOURCE, value));
-                    return keys.for_each(|key| self.queue.add(key, Reason::Hint));
-                }
-                Err(error) => tracing::warn!(kind = K::NAME, %error, "cannot list what to look at; trying again"),
-            }
-            sleep(RELIST).await;
-        }
-    }
-
     /// One worker, until shutdown.
     async fn work(self: Arc<Self>, recorder: Recorder, shutdown: CancellationToken) {
         loop {
             let job = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
-                job = self.queue.next() => job,
+                job = self.inbox.queue.next() => job,
             };
-            self.metrics.queue_depth.set(self.queue.depth() as u64);
             tokio::select! {
                 biased;
                 () = self.process(&job.key, job.reason, &recorder) => {}
@@ -213,7 +106,7 @@ impl<K: Kind> Shared<K> {
         }
     }
 
-    /// One reconcile and what follows from how it went.
+    /// One reconcile, and when the next one is due.
     async fn process(&self, key: &Key, reason: Reason, recorder: &Recorder) {
         let span = tracing::info_span!(
             "reconcile", kind = K::NAME, object = %format_args!("{}/{}", key.namespace, key.name),
@@ -224,6 +117,8 @@ impl<K: Kind> Shared<K> {
         let again = match outcome {
             Ok(Done::Gone) => {
                 self.backoff().reset(key);
+                let (kind, namespace, name) = (K::NAME.to_owned(), key.namespace.clone(), key.name.clone());
+                self.kind.forget(&Owner { kind, namespace, name });
                 return;
             }
             Ok(Done::Reconciled { requeue }) => {
@@ -235,13 +130,13 @@ impl<K: Kind> Shared<K> {
             }
             Err(failure) => (self.failed(key, &failure), Reason::Retry),
         };
-        self.queue.add_at(key.clone(), clock::instant() + again.0, again.1);
+        self.inbox.queue.add_at(key.clone(), clock::instant() + again.0, again.1);
     }
 
-    /// The reconcile, with its panics and its endlessness turned into failures.
+    /// The reconcile, with a panic and an endless wait turned into failures.
     async fn reconcile(&self, key: &Key, recorder: &Recorder) -> Result<Done, Failure> {
         let reconciler = Reconciler {
-            kind: &*self.kind,
+            kind: &self.kind,
             objects: &self.objects,
             clock: &*self.clock,
             metrics: &self.metrics,
@@ -263,7 +158,7 @@ impl<K: Kind> Shared<K> {
         }
     }
 
-    /// Counts and logs the failure; returns how long to wait.
+    /// Counts and logs the failure; returns the delay before the next attempt.
     fn failed(&self, key: &Key, failure: &Failure) -> Duration {
         let (wait, failures) = {
             let mut backoff = self.backoff();
@@ -286,11 +181,7 @@ impl<K: Kind> Shared<K> {
     }
 }
 
-fn key<K: Kind>(namespace: String, name: String) -> Key {
-    Key { resource: K::RESOURCE.to_owned(), namespace, name }
-}
-
-/// Over when a reconcile under way has had its time after shutdown.
+/// Ends when a reconcile under way has had its time after shutdown.
 async fn grace(shutdown: &CancellationToken) {
     shutdown.cancelled().await;
     sleep(GRACE).await;

@@ -19,8 +19,6 @@ pub struct Metrics {
     pub steps_done: Count,
     /// Steps that failed.
     pub steps_failed: Count,
-    /// Keys that were due and waited for a worker when one last looked.
-    pub queue_depth: Count,
 }
 
 /// A number that many tasks may change.
@@ -31,11 +29,6 @@ impl Count {
     /// One more.
     pub fn add(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// This many.
-    pub fn set(&self, value: u64) {
-        self.0.store(value, Ordering::Relaxed);
     }
 
     /// How many.

@@ -15,6 +15,7 @@ use super::metrics::Metrics;
 use super::recorder::Recorder;
 use super::{Kind, Plan, Significance};
 use crate::api::failure::{Class, Failure};
+use crate::api::object::Object as _;
 use crate::store::events::{NewEvent, Severity};
 use crate::store::{Key, Objects, rules};
 
@@ -56,7 +57,7 @@ impl<K: Kind> Reconciler<'_, K> {
         }
         let object = self.read(&value)?;
         let observed = self.kind.observe(&object).await?;
-        let plan = self.kind.plan(&object, &observed, self.clock.now());
+        let plan = self.kind.plan(&object, &observed, object.want(), self.clock.now());
         self.carry_out(key, value, object, plan).await
     }
 

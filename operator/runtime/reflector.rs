@@ -1,4 +1,4 @@
-//! Follows a resource of the store: lists it, then watches it, from where it was after any trouble.
+//! A reflector follows a resource of the store: it lists it, then watches it, and resumes after any trouble.
 
 use std::time::Duration;
 
@@ -6,26 +6,25 @@ use futures::StreamExt;
 use serde_json::Value;
 use tokio::time::sleep;
 
-use super::finalizer::FINALIZER;
-use crate::store::{Change, Error, Key, Objects, objects, rules};
+use crate::store::{Change, Error, Objects};
 
-/// The wait before a store that failed is asked again.
+/// Delay before a store that failed is asked again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What a follower is told.
+/// What a reflector passes on.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// All there are, at the start and whenever changes may have been missed.
-    Listed(&'a [Key]),
-    /// One change. Every one after the list is told, in order.
+    /// All objects there are: at the start, and whenever changes may have been missed.
+    Listed(&'a [Value]),
+    /// One change. Every change after the list is passed on, in order.
     Changed(&'a Change),
 }
 
-/// Follows `resource` until it is dropped.
-pub async fn follow(objects: Objects, resource: &str, mut tell: impl FnMut(Event<'_>)) {
+/// Follows `resource` until this future is dropped.
+pub async fn follow(objects: Objects, resource: &str, mut handle: impl FnMut(Event<'_>)) {
     let mut since = None;
     loop {
-        match session(&objects, resource, &mut since, &mut tell).await {
+        match session(&objects, resource, &mut since, &mut handle).await {
             Ok(()) => tracing::debug!(resource, "the watch ended; watching again"),
             Err(Error::Compacted { .. } | Error::Future { .. }) => {
                 tracing::info!(resource, "the watch fell behind; listing again");
@@ -38,19 +37,18 @@ pub async fn follow(objects: Objects, resource: &str, mut tell: impl FnMut(Event
     }
 }
 
-/// Lists unless it is known where to resume, then watches until something ends it.
+/// Lists unless the revision to resume from is known, then watches until the watch ends.
 async fn session(
     objects: &Objects,
     resource: &str,
     since: &mut Option<u64>,
-    tell: &mut impl FnMut(Event<'_>),
+    handle: &mut impl FnMut(Event<'_>),
 ) -> Result<(), Error> {
     let from = match *since {
         Some(revision) => revision,
         None => {
             let (values, revision) = objects.list::<Value>(resource, None).await?;
-            let keys: Vec<Key> = values.iter().map(|value| objects::key_of(resource, value)).collect();
-            tell(Event::Listed(&keys));
+            handle(Event::Listed(&values));
             revision
         }
     };
@@ -58,31 +56,10 @@ async fn session(
     let mut watch = objects.watch(resource, None, from).await?;
     while let Some(change) = watch.next().await {
         let change = change?;
-        tell(Event::Changed(&change));
+        handle(Event::Changed(&change));
         *since = Some(change.revision);
     }
     Ok(())
-}
-
-/// Whether a change is one to reconcile for: anything but the status and our finalizer, which are the
-/// controller's own words. Were it not for this, a status that shows a moving number would wake its writer for ever.
-pub fn concerns_controller(change: &Change) -> bool {
-    match (&change.old, &change.new) {
-        (Some(old), Some(new)) => others_words(old) != others_words(new),
-        _ => true,
-    }
-}
-
-fn others_words(value: &Value) -> Value {
-    let mut rest = rules::with_finalizer(value.clone(), FINALIZER, false);
-    if let Some(object) = rest.as_object_mut() {
-        object.remove("status");
-    }
-    if let Some(metadata) = rest.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.remove("resourceVersion");
-        metadata.remove("managedFields");
-    }
-    rest
 }
 
 #[cfg(test)]
@@ -97,7 +74,7 @@ mod tests {
 
     use super::*;
     use crate::runtime::clock::TestClock;
-    use crate::store::MemoryStore;
+    use crate::store::{Key, MemoryStore};
 
     fn key(name: &str) -> Key {
         Key { resource: "toys".into(), namespace: "default".into(), name: name.into() }
@@ -110,7 +87,7 @@ mod tests {
         let create = async |name: &str| objects.create(&key(name), json!({"metadata": {}})).await.unwrap();
         let told = RefCell::new(Vec::new());
         let mut follower = pin!(follow(objects.clone(), "toys", |news| told.borrow_mut().push(match news {
-            Event::Listed(keys) => format!("{} listed", keys.len()),
+            Event::Listed(values) => format!("{} listed", values.len()),
             Event::Changed(change) => change.key.name.clone(),
         })));
         let mut listen = || {
@@ -129,27 +106,5 @@ mod tests {
         assert_eq!(listen(), ["7 listed"]);
         create("h").await;
         assert_eq!(listen(), ["h"]);
-    }
-
-    fn concerns(old: Option<Value>, new: Option<Value>) -> bool {
-        concerns_controller(&Change { key: key("a"), revision: 2, old, new })
-    }
-
-    fn object(revision: &str, spec: &str, status: &str) -> Option<Value> {
-        Some(json!({"metadata": {"resourceVersion": revision}, "spec": spec, "status": status}))
-    }
-
-    #[test]
-    fn what_the_controller_writes_itself_wakes_nobody_and_all_else_does() {
-        let held = rules::with_finalizer(object("2", "a", "x").unwrap(), FINALIZER, true);
-        assert!(!concerns(object("1", "a", "x"), Some(held.clone())));
-        assert!(concerns(Some(held.clone()), Some(rules::with_finalizer(held, "example.org/other", true))));
-        assert!(!concerns(object("1", "a", "x"), object("2", "a", "y")));
-        assert!(concerns(object("1", "a", "x"), object("2", "b", "x")));
-        assert!(concerns(None, object("1", "a", "x")));
-        assert!(concerns(object("1", "a", "x"), None));
-        let mut annotated = object("2", "a", "x");
-        annotated.as_mut().unwrap()["metadata"]["annotations"] = json!({"evenkeel.dev/reconcile": "paused"});
-        assert!(concerns(object("1", "a", "x"), annotated));
     }
 }

@@ -6,14 +6,18 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use evenkeel::api::conditions::{self, Conditions};
 use evenkeel::api::failure::{Class, Failure};
+use evenkeel::api::labels::Owner;
+use evenkeel::api::object::Object;
 use evenkeel::runtime::clock::{self, TestClock};
 use evenkeel::runtime::finalizer::FINALIZER;
 use evenkeel::runtime::metrics::Metrics;
-use evenkeel::runtime::{Controller, Kind, Plan, Significance, Trigger};
+use evenkeel::runtime::{Concern, Kind, Manager, Plan, Significance, Wake, Want};
 use evenkeel::store::objects::Preconditions;
 use evenkeel::store::{Key, MemoryStore, Objects};
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -26,26 +30,40 @@ const TOYS: &str = "toys.test";
 /// A toy wants as many bricks outside as its spec says.
 #[derive(Debug, Clone, Deserialize)]
 struct Toy {
-    metadata: Metadata,
+    metadata: ObjectMeta,
     spec: Spec,
 }
 
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Metadata {
-    name: String,
-    deletion_timestamp: Option<String>,
+impl Object for Toy {
+    const KIND: &'static str = "Toy";
+    const RESOURCE: &'static str = TOYS;
+
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
 }
 
 #[derive(Debug, Clone, Deserialize)]
 struct Spec {
     bricks: u32,
+    /// The Secret of the toy box.
+    secret: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Status {
     wanted: u32,
-    trouble: Option<String>,
+    conditions: Vec<Condition>,
+}
+
+impl Conditions for Status {
+    fn generation(&self) -> i64 {
+        1
+    }
+
+    fn conditions(&mut self) -> &mut Vec<Condition> {
+        &mut self.conditions
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -88,6 +106,8 @@ struct World {
     most_under_way: u32,
     /// Somebody who writes the object between observe and record.
     meddler: Option<Objects>,
+    /// What was to be forgotten, in order.
+    forgotten: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -100,15 +120,30 @@ impl ToyKind {
 }
 
 impl Kind for ToyKind {
-    const RESOURCE: &'static str = TOYS;
-    const NAME: &'static str = "Toy";
     type Object = Toy;
     type Status = Status;
     type Observed = u32;
     type Step = Step;
 
+    fn concerns() -> Vec<Concern> {
+        vec![
+            Concern::referenced("secrets"),
+            Concern::named_in("boxes.test", |toy_box| vec![toy_box["toy"].as_str().unwrap().to_owned()])
+                .only(|toy_box| json!([toy_box["toy"], toy_box["open"]])),
+            Concern::all("rooms.test"),
+        ]
+    }
+
+    fn references(toy: &Toy) -> Vec<Key> {
+        let key = |name: &String| {
+            let (resource, namespace, name) = ("secrets".to_owned(), toy.namespace().to_owned(), name.clone());
+            Key { resource, namespace, name }
+        };
+        toy.spec.secret.iter().map(key).collect()
+    }
+
     async fn observe(&self, toy: &Toy) -> Result<u32, Failure> {
-        let name = toy.metadata.name.clone();
+        let name = toy.name().to_owned();
         let (slowness, meddler, panics) = self.world(|world| {
             world.log.push(format!("observe {name}"));
             world.observed.push(clock::instant());
@@ -130,8 +165,13 @@ impl Kind for ToyKind {
         Ok(self.world(|world| world.bricks.get(&name).copied().unwrap_or(0)))
     }
 
-    fn plan(&self, toy: &Toy, bricks: &u32, _now: Timestamp) -> Plan<Step, Status> {
-        let deleting = toy.metadata.deletion_timestamp.is_some();
+    fn plan(&self, toy: &Toy, bricks: &u32, want: Want, now: Timestamp) -> Plan<Step, Status> {
+        let status = |wanted| Status { wanted, conditions: Vec::new() };
+        if want == Want::Paused {
+            let status = conditions::paused(status(*bricks), now);
+            return Plan { status, steps: vec![], requeue: None, finished: false };
+        }
+        let deleting = want == Want::Absent;
         let wanted = if deleting { 0 } else { toy.spec.bricks };
         let steps = match wanted {
             _ if *bricks == wanted => vec![],
@@ -140,11 +180,11 @@ impl Kind for ToyKind {
         };
         let finished = deleting && *bricks == 0;
         let requeue = (!steps.is_empty()).then_some(Duration::ZERO);
-        Plan { status: Status { wanted, trouble: None }, steps, requeue, finished }
+        Plan { status: status(wanted), steps, requeue, finished }
     }
 
     async fn act(&self, toy: &Toy, step: &Step) -> Result<(), Failure> {
-        let name = &toy.metadata.name;
+        let name = toy.name().to_owned();
         self.world(|world| {
             world.log.push(format!("act {name}: {step}"));
             if let Some(class) = world.failures.pop() {
@@ -156,36 +196,43 @@ impl Kind for ToyKind {
         })
     }
 
-    fn step_failed(&self, status: Status, step: &Step, failure: &Failure, _now: Timestamp) -> Status {
-        Status { trouble: Some(format!("{step}: {failure}")), ..status }
+    fn forget(&self, toy: &Owner) {
+        self.world(|world| world.forgotten.push(format!("{} {}/{}", toy.kind, toy.namespace, toy.name)));
     }
 }
 
-/// A running controller and its world.
+/// A manager with one kind, and its world.
 struct Bench {
     kind: ToyKind,
     objects: Objects,
     metrics: Arc<Metrics>,
-    triggers: mpsc::Sender<Trigger>,
+    wake: Wake,
+    hints: mpsc::UnboundedSender<Option<Owner>>,
+    manager: Arc<Manager>,
     shutdown: CancellationToken,
     running: JoinHandle<()>,
 }
 
 impl Bench {
     fn new() -> Self {
-        Self::with(|controller| controller)
+        Self::resync(Duration::from_secs(10))
     }
 
-    fn with(configure: impl FnOnce(Controller<ToyKind>) -> Controller<ToyKind>) -> Self {
+    fn resync(resync: Duration) -> Self {
         let clock = Arc::new(TestClock::following_tokio("2026-01-01T00:00:00Z".parse().unwrap()));
         let objects = Objects::new(Arc::new(MemoryStore::new()), clock.clone());
         let kind = ToyKind::default();
-        let controller = configure(Controller::new(Arc::new(kind.clone()), objects.clone(), clock));
-        let metrics = controller.metrics();
-        let (triggers, hints) = mpsc::channel(16);
-        let shutdown = CancellationToken::new();
-        let running = tokio::spawn(controller.run(hints, shutdown.clone()));
-        Self { kind, objects, metrics, triggers, shutdown, running }
+        let mut manager = Manager::new(objects.clone(), clock).resync(resync);
+        let metrics = manager.add(kind.clone());
+        let manager = Arc::new(manager);
+        let (hints, heard) = mpsc::unbounded_channel();
+        let heard = futures::stream::unfold(heard, async |mut heard: mpsc::UnboundedReceiver<_>| {
+            heard.recv().await.map(|hint| (hint, heard))
+        });
+        let (wake, shutdown) = (manager.wake(), CancellationToken::new());
+        let (reconciling, stop) = (manager.clone(), shutdown.clone());
+        let running = tokio::spawn(async move { reconciling.run(heard, stop).await });
+        Self { kind, objects, metrics, wake, hints, manager, shutdown, running }
     }
 
     async fn create(&self, name: &str, bricks: u32) -> Value {
@@ -202,9 +249,20 @@ impl Bench {
         self.kind.world(|world| std::mem::take(&mut world.log))
     }
 
-    async fn hint(&self, name: &str) {
-        let trigger = Trigger::Object { namespace: "default".into(), name: name.into() };
-        self.triggers.send(trigger).await.unwrap();
+    fn hint(&self, name: &str) {
+        let (kind, namespace) = ("Toy".to_owned(), "default".to_owned());
+        self.hints.send(Some(Owner { kind, namespace, name: name.to_owned() })).unwrap();
+    }
+
+    /// Writes an object of another kind, with these fields.
+    async fn put(&self, resource: &str, name: &str, mut object: Value) {
+        let key = Key { resource: resource.into(), namespace: "default".into(), name: name.into() };
+        object["metadata"] = json!({});
+        if self.objects.get::<Value>(&key).await.unwrap().is_none() {
+            self.objects.create(&key, object).await.unwrap();
+        } else {
+            self.objects.update(&key, object).await.unwrap();
+        }
     }
 
     /// Events as `type reason count message`, in order of names.
@@ -244,7 +302,7 @@ async fn an_object_is_seen_decided_recorded_and_done() {
     pass(1).await;
     assert_eq!(bench.log(), ["observe a", "act a: lay 2 bricks", "observe a"]);
     let toy = bench.toy("a").await.unwrap();
-    assert_eq!(toy["status"], json!({"wanted": 2, "trouble": null}));
+    assert_eq!(toy["status"], json!({"wanted": 2, "conditions": []}));
     assert_eq!(toy["metadata"]["finalizers"], json!([FINALIZER]));
     pass(200).await;
     assert_eq!(bench.events().await, ["Normal BricksLaid 1 lay 2 bricks"]);
@@ -253,7 +311,7 @@ async fn an_object_is_seen_decided_recorded_and_done() {
 
 #[tokio::test(start_paused = true)]
 async fn a_settled_object_is_looked_at_every_resync_and_not_written() {
-    let bench = Bench::with(|controller| controller.resync(Duration::from_secs(10)));
+    let bench = Bench::new();
     bench.create("a", 0).await;
     pass(1000).await;
     bench.log();
@@ -280,7 +338,7 @@ async fn one_object_is_never_reconciled_twice_at_once_and_hints_meanwhile_are_on
     bench.log();
     bench.kind.world(|world| world.slowness = Duration::from_millis(100));
     for _ in 0..10 {
-        bench.hint("a").await;
+        bench.hint("a");
         pass(5).await;
     }
     pass(1000).await;
@@ -308,7 +366,7 @@ async fn a_hint_is_followed_at_once() {
     bench.create("a", 0).await;
     pass(3000).await;
     let said = clock::instant();
-    bench.hint("a").await;
+    bench.hint("a");
     pass(1).await;
     let seen = bench.kind.world(|world| *world.observed.last().unwrap());
     assert_eq!(seen.duration_since(said), Duration::ZERO);
@@ -321,7 +379,7 @@ async fn the_hint_all_is_for_every_object() {
     bench.create("b", 0).await;
     pass(1).await;
     bench.log();
-    bench.triggers.send(Trigger::All).await.unwrap();
+    bench.hints.send(None).unwrap();
     pass(1).await;
     assert_eq!(bench.log(), ["observe a", "observe b"]);
 }
@@ -329,27 +387,124 @@ async fn the_hint_all_is_for_every_object() {
 #[tokio::test(start_paused = true)]
 async fn a_hint_for_what_is_not_there_does_nothing() {
     let bench = Bench::new();
-    bench.hint("ghost").await;
+    bench.hint("ghost");
     pass(60_000).await;
     assert_eq!(bench.log(), Vec::<String>::new());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_related_resource_wakes_whom_it_concerns() {
-    let bench = Bench::with(|controller| {
-        controller.also_watch("secrets", |change| {
-            let name = change.key.name.strip_suffix("-secret")?.to_owned();
-            Some(Trigger::Object { namespace: change.key.namespace.clone(), name })
-        })
-    });
+async fn a_task_beside_the_loop_wakes_its_object() {
+    let bench = Bench::new();
     bench.create("a", 0).await;
     bench.create("b", 0).await;
     pass(1).await;
     bench.log();
-    let secret = Key { resource: "secrets".into(), namespace: "default".into(), name: "b-secret".into() };
-    bench.objects.create(&secret, json!({"metadata": {}})).await.unwrap();
+    bench.wake.owner(&Owner { kind: Toy::KIND.into(), namespace: "default".into(), name: "b".into() });
     pass(1).await;
     assert_eq!(bench.log(), ["observe b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_referenced_object_wakes_those_that_reference_it_and_no_others() {
+    let bench = Bench::new();
+    bench.create("a", 0).await;
+    bench.create("b", 0).await;
+    let named = |mut toy: Value| {
+        toy["spec"]["secret"] = json!("its");
+        Ok::<_, evenkeel::store::Error>(toy)
+    };
+    bench.objects.modify(&key("b"), evenkeel::store::objects::Part::Main, named).await.unwrap();
+    pass(1).await;
+    bench.log();
+    for value in ["made", "changed"] {
+        bench.put("secrets", "its", json!({"data": value})).await;
+        bench.put("secrets", "other", json!({"data": value})).await;
+        pass(1).await;
+        assert_eq!(bench.log(), ["observe b"], "{value}");
+    }
+    set_bricks(&bench.objects, "b", 1).await;
+    pass(1).await;
+    bench.log();
+    // And for as long as it is there only.
+    bench.objects.delete(&key("b"), &Preconditions::default()).await.unwrap();
+    pass(1000).await;
+    bench.log();
+    bench.put("secrets", "its", json!({"data": "again"})).await;
+    pass(1).await;
+    assert_eq!(bench.log(), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_names_others_wakes_them_when_what_matters_to_them_changed() {
+    let bench = Bench::new();
+    bench.create("a", 0).await;
+    bench.create("b", 0).await;
+    pass(1).await;
+    bench.log();
+    let woken = async |toy_box: Value| {
+        bench.put("boxes.test", "box", toy_box).await;
+        pass(1).await;
+        bench.log()
+    };
+    assert_eq!(woken(json!({"toy": "a", "open": false, "dust": 1})).await, ["observe a"]);
+    assert_eq!(woken(json!({"toy": "a", "open": false, "dust": 2})).await, Vec::<String>::new());
+    assert_eq!(woken(json!({"toy": "a", "open": true, "dust": 2})).await, ["observe a"]);
+    assert_eq!(woken(json!({"toy": "b", "open": true, "dust": 2})).await, ["observe a", "observe b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_concerns_the_whole_kind_wakes_all() {
+    let bench = Bench::new();
+    bench.create("a", 0).await;
+    bench.create("b", 0).await;
+    pass(1).await;
+    bench.log();
+    bench.put("rooms.test", "room", json!({})).await;
+    pass(1).await;
+    assert_eq!(bench.log(), ["observe a", "observe b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_object_is_left_as_it_is_and_says_so() {
+    let bench = Bench::new();
+    bench.create("a", 2).await;
+    pass(1).await;
+    bench.log();
+    let paused = |mut toy: Value| {
+        toy["metadata"]["annotations"] = json!({"evenkeel.dev/reconcile": "paused"});
+        toy["spec"]["bricks"] = json!(5);
+        Ok::<_, evenkeel::store::Error>(toy)
+    };
+    bench.objects.modify(&key("a"), evenkeel::store::objects::Part::Main, paused).await.unwrap();
+    pass(1).await;
+    assert_eq!(bench.log(), ["observe a"]);
+    let status = bench.toy("a").await.unwrap()["status"].clone();
+    assert_eq!(status["conditions"][0]["message"], "reconciliation is paused by annotation");
+    // Who deletes it wants it gone.
+    bench.objects.delete(&key("a"), &Preconditions::default()).await.unwrap();
+    pass(1).await;
+    assert_eq!(bench.toy("a").await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_gone_is_forgotten_by_its_kind() {
+    let bench = Bench::new();
+    bench.create("a", 2).await;
+    pass(1).await;
+    bench.objects.delete(&key("a"), &Preconditions::default()).await.unwrap();
+    pass(1).await;
+    assert_eq!(bench.kind.world(|world| world.forgotten.first().cloned()).as_deref(), Some("Toy default/a"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_preview_says_the_steps_and_does_nothing() {
+    let bench = Bench::new();
+    let toy = json!({"apiVersion": "test/v1", "kind": "Toy", "metadata": {"name": "a"}, "spec": {"bricks": 2}});
+    let plan = bench.manager.preview(toy).await;
+    assert_eq!((&plan["steps"], &plan["status"]["wanted"]), (&json!(["lay 2 bricks"]), &json!(2)));
+    let unknown = bench.manager.preview(json!({"kind": "Brick"})).await;
+    assert_eq!(unknown["note"], "nothing is done about this kind beyond storing it");
+    assert_eq!(bench.log(), ["observe a"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -360,11 +515,13 @@ async fn a_step_that_fails_is_kept_in_the_status_backed_off_and_recovers() {
     pass(1).await;
     assert_eq!(bench.log(), ["observe a", "act a: lay 2 bricks"]);
     let status = bench.toy("a").await.unwrap()["status"].clone();
-    assert_eq!(status, json!({"wanted": 2, "trouble": "lay 2 bricks: out of mortar"}));
+    let said = "could not lay 2 bricks: out of mortar; it is tried again";
+    assert_eq!(status["conditions"][1]["message"], said);
+    assert_eq!(status["conditions"][0]["reason"], "StepFailed");
     // Three waits of at most 50, 100 and 200 ms.
     pass(400).await;
     let status = bench.toy("a").await.unwrap()["status"].clone();
-    assert_eq!(status, json!({"wanted": 2, "trouble": null}));
+    assert_eq!(status, json!({"wanted": 2, "conditions": []}));
     assert_eq!(bench.kind.world(|world| world.bricks["a"]), 2);
     let waits: Vec<_> =
         bench.kind.world(|world| world.observed.windows(2).map(|pair| pair[1] - pair[0]).take(3).collect());

@@ -19,7 +19,7 @@ pub use self::observe::{DockerSeen, Needs};
 pub use self::step::{DockerStep, Fill, PreStop};
 use crate::api::labels::Owner;
 use crate::engine::hosts::Hosts;
-use crate::runtime::companions::{Companions, Heard, WakeOwner};
+use crate::runtime::companions::{Companions, Heard, Wake};
 use crate::store::objects::Objects;
 
 /// The DockerHost of the members of kinds that live on one host.
@@ -77,7 +77,7 @@ pub struct Docker {
 
 impl Docker {
     /// For one kind; `wake` is called with the object of which work has ended.
-    pub fn new(hosts: Arc<Hosts>, objects: Objects, wake: WakeOwner) -> Self {
+    pub fn new(hosts: Arc<Hosts>, objects: Objects, wake: Wake) -> Self {
         Self { hosts, objects, work: Companions::new(wake) }
     }
 

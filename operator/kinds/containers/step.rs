@@ -108,6 +108,13 @@ impl Significance for DockerStep {
         }
     }
 
+    fn failure_reason(&self) -> &'static str {
+        match self {
+            Self::Start { .. } | Self::Create { .. } => "ContainerNotStarting",
+            _ => "StepFailed",
+        }
+    }
+
     /// Members are independent of each other. What is begun and not awaited keeps to its host.
     fn lane(&self) -> Option<&str> {
         match self {

@@ -31,14 +31,17 @@ use jiff::Timestamp;
 pub use self::inputs::Inputs;
 pub use self::probe::Probed;
 use crate::api::deployment::{Deployment, DeploymentStatus};
+use crate::api::docker_host::DockerHost;
 use crate::api::failure::Failure;
 use crate::api::labels::Owner;
-use crate::api::load_balancer::ServerState;
+use crate::api::load_balancer::{LoadBalancer, ServerState};
+use crate::api::object::Object as _;
 use crate::engine::ContainerSpec;
 use crate::engine::hosts::Hosts;
 use crate::kinds::containers::{Docker, DockerSeen, DockerStep as Step, EnvSource, WorkSeen};
-use crate::runtime::companions::WakeOwner;
-use crate::runtime::{Kind, Plan};
+use crate::kinds::host_state;
+use crate::runtime::{Concern, Kind, Plan, Wake, Want};
+use crate::store::Key;
 use crate::store::objects::Objects;
 
 /// The resource in the store.
@@ -53,15 +56,9 @@ pub struct DeploymentKind {
 
 impl DeploymentKind {
     /// A controller over these hosts and objects; `wake` is called with Deployments of which something ended or changed.
-    pub fn new(hosts: Arc<Hosts>, objects: Objects, wake: WakeOwner) -> Self {
+    pub fn new(hosts: Arc<Hosts>, objects: Objects, wake: Wake) -> Self {
         let prober = prober::Prober::new(hosts.clone(), wake.clone());
         Self { docker: Docker::new(hosts, objects.clone(), wake), objects, prober }
-    }
-
-    /// Ends what lives beside the loop for a Deployment that is gone.
-    pub fn forget(&self, owner: &Owner) {
-        self.docker.forget(owner);
-        self.prober.forget(owner);
     }
 
     /// How much lives or lived beside the loop: for tests of what is given back.
@@ -71,19 +68,36 @@ impl DeploymentKind {
 }
 
 impl Kind for DeploymentKind {
-    const RESOURCE: &'static str = RESOURCE;
-    const NAME: &'static str = "Deployment";
     type Object = Deployment;
     type Status = DeploymentStatus;
     type Observed = Observed;
     type Step = Step;
 
+    fn concerns() -> Vec<Concern> {
+        vec![
+            Concern::referenced("secrets"),
+            Concern::referenced("configmaps"),
+            Concern::all(DockerHost::RESOURCE).only(host_state),
+            Concern::named_in(LoadBalancer::RESOURCE, observe::routed_to).only(observe::routes),
+        ]
+    }
+
+    fn references(object: &Deployment) -> Vec<Key> {
+        observe::references(object)
+    }
+
     async fn observe(&self, object: &Deployment) -> Result<Observed, Failure> {
         observe::observe(self, object).await
     }
 
-    fn plan(&self, object: &Deployment, observed: &Observed, now: Timestamp) -> Plan<Step, DeploymentStatus> {
-        plan::plan(object, observed, now)
+    fn plan(
+        &self,
+        object: &Deployment,
+        observed: &Observed,
+        want: Want,
+        now: Timestamp,
+    ) -> Plan<Step, DeploymentStatus> {
+        plan::plan(object, observed, want, now)
     }
 
     async fn act(&self, object: &Deployment, step: &Step) -> Result<(), Failure> {
@@ -98,6 +112,11 @@ impl Kind for DeploymentKind {
         now: Timestamp,
     ) -> DeploymentStatus {
         status::step_failed(status, step, failure, now)
+    }
+
+    fn forget(&self, owner: &Owner) {
+        self.docker.forget(owner);
+        self.prober.forget(owner);
     }
 }
 

@@ -4,13 +4,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 use super::{BalancerSeen, DeploymentKind, HostSeen, Observed, blueprint, inputs, name, namespace, owner};
 use crate::api::deployment::Deployment;
 use crate::api::docker_host::DockerHost;
 use crate::api::failure::Failure;
 use crate::api::load_balancer::{Backend, LoadBalancer, ServerState};
+use crate::api::object::Object as _;
 use crate::kinds::containers::{DockerSeen, InputRef, Needs};
 use crate::kinds::network_of;
+use crate::store::Key;
 
 /// Reads everything.
 pub(super) async fn observe(controller: &DeploymentKind, object: &Deployment) -> Result<Observed, Failure> {
@@ -51,6 +55,40 @@ fn images(object: &Deployment) -> BTreeSet<String> {
     resolved.chain(containers.filter_map(|container| container.image.clone())).collect()
 }
 
+/// The Secrets and ConfigMaps that are read for a Deployment, those with logins to registries included.
+pub(super) fn references(object: &Deployment) -> Vec<Key> {
+    let key = |resource: &str, name: &str| Key {
+        resource: resource.to_owned(),
+        namespace: namespace(object).to_owned(),
+        name: name.to_owned(),
+    };
+    let template = object.spec.template.spec.iter();
+    let logins =
+        template.flat_map(|spec| spec.image_pull_secrets.iter().flatten()).map(|secret| key("secrets", &secret.name));
+    used(object).iter().map(|input| key(input.resource, &input.name)).chain(logins).collect()
+}
+
+/// The Deployments that a LoadBalancer routes to, by name.
+pub(super) fn routed_to(balancer: &Value) -> Vec<String> {
+    let backends = balancer["spec"]["backends"].as_array().into_iter().flatten();
+    backends.filter_map(|backend| Some(backend["deployment"]["name"].as_str()?.to_owned())).collect()
+}
+
+/// What of a LoadBalancer matters to the Deployments it routes to: its backends and the state of their servers. The
+/// sessions of a server change all the time and do not.
+pub(super) fn routes(balancer: &Value) -> Value {
+    let status = &balancer["status"];
+    let backends = status["backends"].as_array().into_iter().flatten();
+    let states = backends.flat_map(|backend| {
+        backend["servers"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|server| json!([backend["name"], server["name"], server["state"]]))
+    });
+    json!([balancer["spec"]["backends"], status["readyReplicas"], states.collect::<Vec<_>>()])
+}
+
 /// The Secrets and ConfigMaps of the template and of all revisions that are kept.
 fn used(object: &Deployment) -> BTreeSet<InputRef> {
     let kept = object.status.iter().filter_map(|status| status.decisions.as_ref()).flat_map(|d| &d.revisions);
@@ -63,7 +101,7 @@ fn used(object: &Deployment) -> BTreeSet<InputRef> {
 
 /// Balancers of the namespace that are at work and route to it.
 async fn balancers(controller: &DeploymentKind, subject: &(String, String)) -> Result<Vec<BalancerSeen>, Failure> {
-    let (all, _) = controller.objects.list::<LoadBalancer>("loadbalancers.evenkeel.dev", Some(&subject.0)).await?;
+    let (all, _) = controller.objects.list::<LoadBalancer>(LoadBalancer::RESOURCE, Some(&subject.0)).await?;
     Ok(all.iter().filter_map(|object| balancer(object, &subject.1)).collect())
 }
 

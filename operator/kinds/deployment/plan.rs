@@ -14,22 +14,20 @@ use crate::api::labels;
 use crate::api::pod::PodSeen;
 use crate::kinds::containers::Work;
 use crate::kinds::network_spec;
-use crate::runtime::Plan;
 use crate::runtime::companions::due;
+use crate::runtime::{Plan, Want};
 
-/// Stops an object from being touched while it is there: `evenkeel.dev/reconcile: paused`.
-const RECONCILE_ANNOTATION: &str = "evenkeel.dev/reconcile";
 /// A decision was recorded: what follows from it may be due already.
 const AT_ONCE: Duration = Duration::from_millis(20);
 /// Pods that are made in one cycle: more would keep the others waiting.
 const AT_A_TIME: usize = 24;
 
 /// The plan of a Deployment.
-pub fn plan(object: &Deployment, observed: &Observed, now: Timestamp) -> Plan<Step, DeploymentStatus> {
+pub fn plan(object: &Deployment, observed: &Observed, want: Want, now: Timestamp) -> Plan<Step, DeploymentStatus> {
     let before = object.status.clone().unwrap_or_default();
     let mut d = before.decisions.clone().unwrap_or_default();
-    let deleting = object.metadata.deletion_timestamp.is_some();
-    if annotation(object, RECONCILE_ANNOTATION) == Some("paused") && !deleting {
+    let deleting = want == Want::Absent;
+    if want == Want::Paused {
         let status = status::render(object, observed, &before, d, Vec::new(), status::Rollout::Halted, now);
         return Plan { status, steps: Vec::new(), requeue: None, finished: false };
     }

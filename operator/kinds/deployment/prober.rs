@@ -25,7 +25,7 @@ use crate::engine::hosts::Hosts;
 use crate::engine::{ContainerSeen, ContainerState, Engine};
 use crate::kinds::network_of;
 use crate::runtime::clock;
-use crate::runtime::companions::{Companions, Voice, WakeOwner};
+use crate::runtime::companions::{Companions, Voice, Wake};
 
 /// A container that has not held yet is asked again sooner than its period, so that it is not kept waiting.
 const EAGER: Duration = Duration::from_millis(100);
@@ -45,7 +45,7 @@ struct ProbeId {
 }
 
 impl Prober {
-    pub(super) fn new(hosts: Arc<Hosts>, wake: WakeOwner) -> Self {
+    pub(super) fn new(hosts: Arc<Hosts>, wake: Wake) -> Self {
         Self { hosts, probes: Companions::new(wake) }
     }
 

@@ -4,23 +4,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::{DeploymentKind, RESOURCE};
 use crate::api::deployment::DeploymentStatus;
-use crate::api::labels::Owner;
 use crate::engine::docker::OwnBinary;
 use crate::engine::fake::FakeEngine;
 use crate::engine::hosts::Hosts;
 use crate::engine::{ContainerState, ExecResult};
+use crate::runtime::Manager;
 use crate::runtime::clock::TestClock;
-use crate::runtime::{self, Kind as _, Trigger};
 use crate::store::objects::Part;
 use crate::store::{Clock, Error, Key, MemoryStore, Objects};
 
@@ -67,37 +64,12 @@ impl World {
         for (name, engine) in &self.engines {
             hosts.insert(name, engine.clone());
         }
-        let (sender, mut woken) = mpsc::unbounded_channel();
-        let wake = Arc::new(move |owner: &Owner| drop(sender.send((owner.namespace.clone(), owner.name.clone()))));
-        let controller = Arc::new(DeploymentKind::new(hosts.clone(), self.objects.clone(), wake));
-        let (hints, heard) = mpsc::channel(64);
+        let mut manager = Manager::new(self.objects.clone(), self.clock.clone());
+        manager.add(DeploymentKind::new(hosts.clone(), self.objects.clone(), manager.wake()));
         let shutdown = CancellationToken::new();
-        let all = |_: &crate::store::Change| Some(Trigger::All);
-        let running = runtime::Controller::new(controller, self.objects.clone(), self.clock.clone())
-            .also_watch("secrets", all)
-            .also_watch("configmaps", all)
-            .also_watch("loadbalancers.evenkeel.dev", all)
-            .also_watch("dockerhosts.evenkeel.dev", all)
-            .run(heard, shutdown.clone());
         let mut tasks = JoinSet::new();
-        tasks.spawn(running);
-        tasks.spawn(async move {
-            let mut events = hosts.events();
-            loop {
-                let hint = tokio::select! {
-                    biased;
-                    Some((namespace, name)) = woken.recv() => Trigger::Object { namespace, name },
-                    Some(hint) = events.next() => match hint {
-                        Some(owner) if owner.kind == DeploymentKind::NAME => {
-                            Trigger::Object { namespace: owner.namespace, name: owner.name }
-                        }
-                        Some(_) => continue,
-                        None => Trigger::All,
-                    },
-                };
-                let _ = hints.send(hint).await;
-            }
-        });
+        let stop = shutdown.clone();
+        tasks.spawn(async move { manager.run(hosts.events(), stop).await });
         self.operator = Some((shutdown, tasks));
     }
 

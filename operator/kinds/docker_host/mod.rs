@@ -19,19 +19,19 @@ use crate::api::docker_host::{DockerHost, DockerHostSpec, DockerHostStatus, Endp
 use crate::api::failure::Failure;
 use crate::engine::hosts::Hosts;
 use crate::engine::{HostInfo, docker::Tls};
-use crate::runtime::{Kind, Plan, Significance};
-use crate::store::Store;
+use crate::runtime::{Concern, Kind, Plan, Significance, Want};
+use crate::store::{Key, Objects};
 
 /// The controller of DockerHost objects.
 pub struct DockerHostKind {
     hosts: Arc<Hosts>,
-    store: Arc<dyn Store>,
+    objects: Objects,
 }
 
 impl DockerHostKind {
-    /// Keeps `hosts` in step with the objects; certificates are read from Secrets in `store`.
-    pub fn new(hosts: Arc<Hosts>, store: Arc<dyn Store>) -> Self {
-        Self { hosts, store }
+    /// Keeps `hosts` in step with the objects; certificates are read from Secrets.
+    pub fn new(hosts: Arc<Hosts>, objects: Objects) -> Self {
+        Self { hosts, objects }
     }
 }
 
@@ -109,19 +109,31 @@ impl Significance for Step {
 }
 
 impl Kind for DockerHostKind {
-    const RESOURCE: &'static str = "dockerhosts.evenkeel.dev";
-    const NAME: &'static str = "DockerHost";
     type Object = DockerHost;
     type Status = DockerHostStatus;
     type Observed = Observed;
     type Step = Step;
 
+    fn concerns() -> Vec<Concern> {
+        vec![Concern::referenced("secrets")]
+    }
+
+    fn references(object: &DockerHost) -> Vec<Key> {
+        object.spec.tls.iter().map(observe::secret).collect()
+    }
+
     async fn observe(&self, object: &DockerHost) -> Result<Observed, Failure> {
         self.look(object).await
     }
 
-    fn plan(&self, object: &DockerHost, observed: &Observed, now: Timestamp) -> Plan<Step, DockerHostStatus> {
-        plan(object, observed, now)
+    fn plan(
+        &self,
+        object: &DockerHost,
+        observed: &Observed,
+        want: Want,
+        now: Timestamp,
+    ) -> Plan<Step, DockerHostStatus> {
+        plan(object, observed, want, now)
     }
 
     async fn act(&self, object: &DockerHost, step: &Step) -> Result<(), Failure> {

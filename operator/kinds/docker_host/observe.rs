@@ -42,18 +42,19 @@ impl DockerHostKind {
         };
         let Some(reference) = &object.spec.tls else { return Ok(Ok((endpoint, None))) };
         let secret_name = format!("{}/{}", reference.secret_namespace, reference.secret_name);
-        let key = Key {
-            resource: "secrets".to_owned(),
-            namespace: reference.secret_namespace.clone(),
-            name: reference.secret_name.clone(),
-        };
-        Ok(match self.store.get(&key).await? {
+        Ok(match self.objects.get::<Value>(&secret(reference)).await? {
             None => Err(("SecretNotFound", format!("Secret {secret_name} of spec.tls does not exist"))),
             Some(secret) => {
                 tls(&secret, reference).map(|tls| (endpoint, Some(tls))).map_err(|message| ("SecretInvalid", message))
             }
         })
     }
+}
+
+/// The key of the Secret with a certificate.
+pub(super) fn secret(reference: &TlsReference) -> Key {
+    let (namespace, name) = (reference.secret_namespace.clone(), reference.secret_name.clone());
+    Key { resource: "secrets".to_owned(), namespace, name }
 }
 
 async fn ask(engine: &dyn Engine) -> Answer {

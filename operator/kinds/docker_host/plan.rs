@@ -9,7 +9,7 @@ use super::{Answer, Observed, Registration, Step};
 use crate::api::conditions::{self, Status, Verdict};
 use crate::api::docker_host::{Capacity, DockerHost, DockerHostStatus};
 use crate::api::failure::Failure;
-use crate::runtime::Plan;
+use crate::runtime::{Plan, Want};
 
 /// A healthy host is asked again after this; its containers' events come by themselves.
 const CALM: Duration = Duration::from_secs(30);
@@ -18,17 +18,21 @@ const ALERT: Duration = Duration::from_secs(5);
 const READY: &str = "Ready";
 
 /// Pure: what to record about the host and what to do.
-pub fn plan(object: &DockerHost, observed: &Observed, now: Timestamp) -> Plan<Step, DockerHostStatus> {
+pub fn plan(object: &DockerHost, observed: &Observed, want: Want, now: Timestamp) -> Plan<Step, DockerHostStatus> {
     let host = object.name_any();
     let mut status = object.status.clone().unwrap_or_default();
     status.observed_generation = object.metadata.generation;
-    if object.metadata.deletion_timestamp.is_some() {
+    if want == Want::Absent {
         return leaving(host, status, observed, now);
     }
     let mut steps = Vec::new();
     let mut requeue = ALERT;
     let (ready, reason, message) = match (&observed.registration, &observed.answer) {
         (Registration::Impossible(reason, message), _) => (Status::False, *reason, message.clone()),
+        // The engine in use stays in use.
+        (Registration::Differs, _) if want == Want::Paused => {
+            (Status::Unknown, "Paused", "reconciliation is paused by annotation".to_owned())
+        }
         (Registration::Absent | Registration::Differs, _) => {
             steps.push(Step::Register { host, endpoint: object.spec.endpoint.clone() });
             // Asked at once after the step, by the requeue.
@@ -96,6 +100,7 @@ mod tests {
     use super::*;
     use crate::api::docker_host::DockerHostSpec;
     use crate::api::failure::Class;
+    use crate::api::object::Object as _;
     use crate::engine::HostInfo;
 
     fn host() -> DockerHost {
@@ -142,13 +147,13 @@ mod tests {
 
     fn check(object: &DockerHost, registration: Registration, answer: Answer, expected: Expect) {
         let observed = Observed { registration, answer };
-        let first = plan(object, &observed, at(10));
+        let first = plan(object, &observed, object.want(), at(10));
         expected.assert_eq(&said(&first));
         // What was recorded changes nothing that is planned from the same look.
         let mut recorded = object.clone();
         recorded.status = Some(first.status.clone());
         if object.metadata.deletion_timestamp.is_none() {
-            assert_eq!(plan(&recorded, &observed, at(20)), first);
+            assert_eq!(plan(&recorded, &observed, recorded.want(), at(20)), first);
         }
     }
 
@@ -177,14 +182,17 @@ mod tests {
             again in 30s, finished: false
         "#]],
         );
-        let status = plan(&host(), &Observed { registration: Registration::Same, answer: info() }, at(10)).status;
+        let status =
+            plan(&host(), &Observed { registration: Registration::Same, answer: info() }, host().want(), at(10)).status;
         assert_eq!((status.reachable, status.capacity), (true, Some(Capacity { cpus: 4, memory: 8 << 30 })));
     }
 
     #[test]
     fn a_host_that_went_away_keeps_what_was_known_of_it() {
         let mut known = host();
-        known.status = Some(plan(&known, &Observed { registration: Registration::Same, answer: info() }, at(1)).status);
+        known.status = Some(
+            plan(&known, &Observed { registration: Registration::Same, answer: info() }, known.want(), at(1)).status,
+        );
         check(
             &known,
             Registration::Same,
@@ -194,7 +202,8 @@ mod tests {
             again in 5s, finished: false
         "#]],
         );
-        let status = plan(&known, &Observed { registration: Registration::Same, answer: away() }, at(10)).status;
+        let status =
+            plan(&known, &Observed { registration: Registration::Same, answer: away() }, known.want(), at(10)).status;
         assert_eq!((status.reachable, status.engine_version.as_deref()), (false, Some("20.10.24")));
     }
 
@@ -238,8 +247,8 @@ mod tests {
         );
         let impossible = Registration::Impossible("InvalidEndpoint", "no".into());
         let observed = Observed { registration: impossible, answer: Answer::NotAsked };
-        leaving.status = Some(plan(&leaving, &observed, at(6)).status);
-        assert!(plan(&leaving, &observed, at(7)).finished);
+        leaving.status = Some(plan(&leaving, &observed, leaving.want(), at(6)).status);
+        assert!(plan(&leaving, &observed, leaving.want(), at(7)).finished);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::wanted::Admin;
 use super::{Balancer, Certificate, Fact, Hidden, LoadBalancer, Observed, Step, plan, text, workload};
 use crate::api::labels;
 use crate::api::load_balancer::LoadBalancerStatus;
+use crate::api::object::Object as _;
 use crate::engine::{ContainerSeen, ContainerSpec, ContainerState, ImageSeen, NetworkSeen};
 use crate::kinds::containers::{DockerSeen, DockerStep, HOME};
 use crate::runtime::Plan;
@@ -150,7 +151,7 @@ impl World {
 
     /// One plan; nothing of it is done but that it is recorded.
     pub fn plan(&mut self) -> Plan<Step, LoadBalancerStatus> {
-        let plan = plan::plan(&self.object, &self.observed, self.now);
+        let plan = plan::plan(&self.object, &self.observed, self.object.want(), self.now);
         self.object.status = Some(plan.status.clone());
         plan
     }

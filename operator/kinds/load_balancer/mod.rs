@@ -11,19 +11,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use jiff::Timestamp;
 
 use crate::api::deployment::Deployment;
+use crate::api::docker_host::DockerHost;
 use crate::api::failure::Failure;
 use crate::api::labels::Owner;
 use crate::api::load_balancer::{LoadBalancer, LoadBalancerStatus};
+use crate::api::object::Object as _;
 use crate::api::postgres_cluster::PostgresCluster;
 use crate::engine::hosts::Hosts;
 use crate::engine::{ContainerSeen, File};
 use crate::kinds::containers::converge::removing;
 use crate::kinds::containers::{Docker, DockerSeen, DockerStep, HOME, WorkSeen};
 use crate::kinds::fact::Fact;
-use crate::runtime::companions::WakeOwner;
-use crate::runtime::{Kind, Plan, Significance};
-use crate::store::Clock;
+use crate::kinds::host_state;
+use crate::runtime::{Concern, Kind, Plan, Significance, Wake, Want};
 use crate::store::objects::Objects;
+use crate::store::{Clock, Key};
 
 mod act;
 #[cfg(test)]
@@ -81,24 +83,9 @@ struct Known {
 
 impl LoadBalancerKind {
     /// A controller over these hosts and objects; `wake` is called with LoadBalancers of which work has ended.
-    pub fn new(hosts: Arc<Hosts>, objects: Objects, clock: Arc<dyn Clock>, wake: WakeOwner) -> Self {
+    pub fn new(hosts: Arc<Hosts>, objects: Objects, clock: Arc<dyn Clock>, wake: Wake) -> Self {
         let docker = Docker::new(hosts, objects.clone(), wake);
         Self { docker, objects, clock, links: Default::default(), files: Default::default() }
-    }
-
-    /// Ends what lives beside the loop for a LoadBalancer that is gone.
-    pub fn forget(&self, owner: &Owner) {
-        self.docker.forget(owner);
-        let prefix = format!("{}.{}-", owner.namespace, owner.name);
-        let ours = |container: &str| container.strip_prefix(&prefix).is_some_and(|rest| rest.parse::<u32>().is_ok());
-        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        files.retain(|container, known| {
-            let ours = ours(container);
-            if ours {
-                self.links.forget(&known.id);
-            }
-            !ours
-        });
     }
 
     /// How much lives or lived beside the loop: for tests of what is given back.
@@ -114,33 +101,54 @@ impl LoadBalancerKind {
 }
 
 impl Kind for LoadBalancerKind {
-    const RESOURCE: &'static str = RESOURCE;
-    const NAME: &'static str = "LoadBalancer";
     type Object = LoadBalancer;
     type Status = LoadBalancerStatus;
     type Observed = Observed;
     type Step = Step;
 
+    fn concerns() -> Vec<Concern> {
+        vec![
+            Concern::referenced("secrets"),
+            Concern::referenced(DockerHost::RESOURCE).only(host_state),
+            Concern::referenced(Deployment::RESOURCE).only(observe::pods),
+            Concern::referenced(PostgresCluster::RESOURCE).only(observe::instances),
+        ]
+    }
+
+    fn references(object: &LoadBalancer) -> Vec<Key> {
+        observe::references(object)
+    }
+
     async fn observe(&self, object: &LoadBalancer) -> Result<Observed, Failure> {
         observe::observe(self, object).await
     }
 
-    fn plan(&self, object: &LoadBalancer, observed: &Observed, now: Timestamp) -> Plan<Step, LoadBalancerStatus> {
-        plan::plan(object, observed, now)
+    fn plan(
+        &self,
+        object: &LoadBalancer,
+        observed: &Observed,
+        want: Want,
+        now: Timestamp,
+    ) -> Plan<Step, LoadBalancerStatus> {
+        plan::plan(object, observed, want, now)
     }
 
     async fn act(&self, object: &LoadBalancer, step: &Step) -> Result<(), Failure> {
         act::act(self, object, step).await
     }
 
-    fn step_failed(
-        &self,
-        status: LoadBalancerStatus,
-        step: &Step,
-        failure: &Failure,
-        now: Timestamp,
-    ) -> LoadBalancerStatus {
-        status::step_failed(status, step, failure, now)
+    fn forget(&self, owner: &Owner) {
+        self.docker.forget(owner);
+        let prefix = format!("{}.{}-", owner.namespace, owner.name);
+        let ours = |container: &str| container.strip_prefix(&prefix).is_some_and(|rest| rest.parse::<u32>().is_ok());
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        files.retain(|container, known| {
+            let ours = ours(container);
+            if ours {
+                self.links.forget(&known.id);
+            }
+            !ours
+        });
     }
 }
 
@@ -265,6 +273,13 @@ impl fmt::Display for Step {
 }
 
 impl Significance for Step {
+    fn failure_reason(&self) -> &'static str {
+        match self {
+            Self::Docker(step) => step.failure_reason(),
+            _ => "StepFailed",
+        }
+    }
+
     fn event_reason(&self) -> Option<&'static str> {
         match self {
             Self::Docker(step) => step.event_reason(),

@@ -6,16 +6,22 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::links::Partner;
 use super::names::{CONFIG_DIR, namespace};
 use super::render::{certificate_secrets, config_file};
 use super::seen::{self, Answer};
 use super::{Balancer, Hidden, Known, LoadBalancer, LoadBalancerKind, Observed, secrets, workload};
+use crate::api::deployment::Deployment;
+use crate::api::docker_host::DockerHost;
 use crate::api::failure::Failure;
 use crate::api::load_balancer::{EngineKind, Target};
+use crate::api::object::Object as _;
+use crate::api::postgres_cluster::PostgresCluster;
 use crate::engine::{ContainerSeen, ContainerState, Engine};
 use crate::kinds::containers::HOME;
+use crate::runtime::concern;
 use crate::store::Key;
 
 /// A command in a container that reads something takes no longer.
@@ -49,8 +55,8 @@ pub async fn observe(controller: &LoadBalancerKind, object: &LoadBalancer) -> Re
 }
 
 type Related = (
-    BTreeMap<String, crate::api::deployment::Deployment>,
-    BTreeMap<String, crate::api::postgres_cluster::PostgresCluster>,
+    BTreeMap<String, Deployment>,
+    BTreeMap<String, PostgresCluster>,
     BTreeMap<String, Result<super::Certificate, String>>,
     Option<Hidden>,
 );
@@ -60,11 +66,11 @@ async fn related(controller: &LoadBalancerKind, object: &LoadBalancer) -> Result
     for backend in &object.spec.backends {
         match backend.target() {
             Some(Target::Deployment(to)) => {
-                let found = get(controller, object, "deployments.apps", &to.name).await?;
+                let found = get(controller, object, Deployment::RESOURCE, &to.name).await?;
                 deployments.extend(found.map(|found| (to.name.clone(), found)));
             }
             Some(Target::Postgres(to)) => {
-                let found = get(controller, object, "postgresclusters.evenkeel.dev", &to.name).await?;
+                let found = get(controller, object, PostgresCluster::RESOURCE, &to.name).await?;
                 clusters.extend(found.map(|found| (to.name.clone(), found)));
             }
             Some(Target::RedisSentinel(_) | Target::Servers(_)) | None => {}
@@ -81,14 +87,45 @@ async fn related(controller: &LoadBalancerKind, object: &LoadBalancer) -> Result
     Ok((deployments, clusters, certificates, password))
 }
 
+/// The keys of everything in the store that is read for a balancer.
+pub(super) fn references(object: &LoadBalancer) -> Vec<Key> {
+    let key = |resource: &str, name: &str| key(object, resource, name);
+    let targets = object.spec.backends.iter().filter_map(|backend| match backend.target()? {
+        Target::Deployment(to) => Some(key(Deployment::RESOURCE, &to.name)),
+        Target::Postgres(to) => Some(key(PostgresCluster::RESOURCE, &to.name)),
+        Target::RedisSentinel(_) | Target::Servers(_) => None,
+    });
+    let certificates = certificate_secrets(&object.spec).into_iter().map(|secret| key("secrets", secret));
+    let host = Key { namespace: String::new(), ..key(DockerHost::RESOURCE, HOME) };
+    targets.chain(certificates).chain([secrets::key(object), host]).collect()
+}
+
+/// What of a Deployment matters to its balancers: its pods.
+pub(super) fn pods(deployment: &Value) -> Value {
+    deployment["status"]["pods"].clone()
+}
+
+/// What of a PostgresCluster matters to its balancers: everything but how far each replica is behind, which changes all
+/// the time.
+pub(super) fn instances(cluster: &Value) -> Value {
+    let mut rest = concern::content(cluster);
+    for instance in rest["status"]["instances"].as_array_mut().into_iter().flatten() {
+        instance.as_object_mut().map(|instance| instance.remove("lag"));
+    }
+    rest
+}
+
+fn key(object: &LoadBalancer, resource: &str, name: &str) -> Key {
+    Key { resource: resource.into(), namespace: namespace(object).into(), name: name.into() }
+}
+
 async fn get<T: DeserializeOwned>(
     controller: &LoadBalancerKind,
     object: &LoadBalancer,
     resource: &str,
     name: &str,
 ) -> Result<Option<T>, Failure> {
-    let key = Key { resource: resource.into(), namespace: namespace(object).into(), name: name.into() };
-    Ok(controller.objects.get(&key).await?)
+    Ok(controller.objects.get(&key(object, resource, name)).await?)
 }
 
 async fn balancer(

@@ -9,9 +9,10 @@ use super::render::{self, BOOTSTRAP, Config, Inputs};
 use super::seen::Answer;
 use super::wanted::{self, Admin, Route, Wanted};
 use super::{Balancer, LoadBalancer, Observed, Step, diff, haproxy, nginx, status, text, workload};
+use crate::api::conditions;
 use crate::api::load_balancer::{Backend, BalancerDecisions, EngineKind, LoadBalancerStatus};
 use crate::engine::{ContainerState, File};
-use crate::runtime::Plan;
+use crate::runtime::{Plan, Want};
 
 /// Something was told whose effect is to be seen.
 const AT_ONCE: Duration = Duration::from_millis(50);
@@ -39,12 +40,14 @@ pub struct Decided<'a> {
 }
 
 /// The plan of a balancer.
-pub fn plan(object: &LoadBalancer, observed: &Observed, now: Timestamp) -> Plan<Step, LoadBalancerStatus> {
+pub fn plan(object: &LoadBalancer, observed: &Observed, want: Want, now: Timestamp) -> Plan<Step, LoadBalancerStatus> {
     let mut status = object.status.clone().unwrap_or_default();
-    if object.metadata.deletion_timestamp.is_some() {
+    if want == Want::Absent {
         return teardown(object, observed, status);
     }
-    let mut d = status.decisions.take().unwrap_or_default();
+    let paused = want == Want::Paused;
+    let before = status.decisions.take().unwrap_or_default();
+    let mut d = before.clone();
     let routes = wanted::routes(object, observed, &mut d, now);
     let certificates = certificates(object, observed, &mut d);
     let password = observed.stats_password.as_ref().map(|password| password.0.as_str());
@@ -74,8 +77,15 @@ pub fn plan(object: &LoadBalancer, observed: &Observed, now: Timestamp) -> Plan<
     // What is at work comes first: a container takes its time.
     steps.extend(told);
     steps.extend(workload::steps(object, observed, |container| settled(&decided, container)));
+    if paused {
+        (d, steps) = (before, Vec::new());
+    }
     status::render(&decided, &mut status, &d, !steps.is_empty());
     status.decisions = Some(d);
+    if paused {
+        status.phase = "Paused".into();
+        return Plan { status: conditions::paused(status, now), steps, requeue: None, finished: false };
+    }
     if !steps.is_empty() {
         requeue = sooner(requeue, Some(AT_ONCE));
     }

@@ -9,6 +9,7 @@ use super::seen::Health;
 use super::wanted::Admin;
 use super::{Fact, Step, workload};
 use crate::api::load_balancer::ServerState;
+use crate::api::object::Object as _;
 
 /// What may happen between two looks.
 #[derive(Debug, Clone)]
@@ -278,8 +279,8 @@ proptest! {
             happen(&mut world, happening);
             world.round();
         }
-        let (one, other) = (super::plan::plan(&world.object, &world.observed, world.now),
-                            super::plan::plan(&world.object, &world.observed, world.now));
+        let (one, other) = (super::plan::plan(&world.object, &world.observed, world.object.want(), world.now),
+                            super::plan::plan(&world.object, &world.observed, world.object.want(), world.now));
         prop_assert_eq!(one, other);
         *world.docker() = crate::kinds::containers::DockerSeen::unknown("away");
         world.observed.balancers.values_mut().for_each(|balancer| balancer.answer = Fact::Unknown("away".into()));

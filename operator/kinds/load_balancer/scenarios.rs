@@ -6,10 +6,8 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream};
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -18,14 +16,13 @@ use super::fixture::{obey, started};
 use super::seen::{Answer, Health};
 use super::wanted::Admin;
 use super::{LoadBalancerKind, RESOURCE, diff, haproxy};
-use crate::api::labels::Owner;
 use crate::api::load_balancer::{LoadBalancerStatus, ServerState};
 use crate::engine::docker::OwnBinary;
 use crate::engine::fake::FakeEngine;
 use crate::engine::hosts::Hosts;
 use crate::engine::{ContainerState, ExecResult};
+use crate::runtime::Manager;
 use crate::runtime::clock::TestClock;
-use crate::runtime::{self, Trigger};
 use crate::store::objects::Part;
 use crate::store::{Error, Key, MemoryStore, Objects};
 
@@ -81,24 +78,13 @@ impl World {
     fn start(&mut self) {
         let hosts = Arc::new(Hosts::new(Arc::new(OwnBinary::running())));
         hosts.insert("local", self.engine.clone());
-        let (hints, heard) = mpsc::channel(64);
-        let woken = hints.clone();
-        let wake = Arc::new(move |_: &Owner| drop(woken.try_send(Trigger::All)));
-        let controller = Arc::new(LoadBalancerKind::new(hosts.clone(), self.objects.clone(), self.clock.clone(), wake));
+        let mut manager = Manager::new(self.objects.clone(), self.clock.clone());
+        let wake = manager.wake();
+        manager.add(LoadBalancerKind::new(hosts.clone(), self.objects.clone(), self.clock.clone(), wake));
         let shutdown = CancellationToken::new();
-        let all = |_: &crate::store::Change| Some(Trigger::All);
-        let running = runtime::Controller::new(controller, self.objects.clone(), self.clock.clone())
-            .also_watch("secrets", all)
-            .also_watch("deployments.apps", all)
-            .run(heard, shutdown.clone());
         let mut tasks = JoinSet::new();
-        tasks.spawn(running);
-        tasks.spawn(async move {
-            let mut events = hosts.events();
-            while events.next().await.is_some() {
-                let _ = hints.send(Trigger::All).await;
-            }
-        });
+        let stop = shutdown.clone();
+        tasks.spawn(async move { manager.run(hosts.events(), stop).await });
         self.operator = Some((shutdown, tasks));
     }
 

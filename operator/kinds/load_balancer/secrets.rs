@@ -16,7 +16,8 @@ use crate::store::{Error, Key};
 
 const PASSWORD_LENGTH: usize = 32;
 
-fn key(object: &LoadBalancer) -> Key {
+/// The key of the Secret with the password of the stats page.
+pub(super) fn key(object: &LoadBalancer) -> Key {
     let name = format!("{}-stats", name(object));
     Key { resource: "secrets".into(), namespace: namespace(object).into(), name }
 }

@@ -1,21 +1,18 @@
 //! What people and other kinds are told of a balancer: its pods, its servers as the balancers have them, conditions. Pure.
 
-use jiff::Timestamp;
-
 use super::names::static_name;
 use super::plan::Decided;
 use super::render::BOOTSTRAP;
 use super::seen::{Answer, Health};
 use super::wanted::{Admin, Server, Wish};
-use super::{Balancer, Step, text, workload};
+use super::{Balancer, text, workload};
 use crate::api::conditions::{Status, Verdict, no, set, yes};
-use crate::api::failure::Failure;
 use crate::api::load_balancer::{
     BackendSeen, BalancerDecisions, LoadBalancerStatus, ServerSeen, ServerState, Target, split_address,
 };
 use crate::api::pod::{PodContainer, PodSeen};
 use crate::engine::{ContainerSeen, ContainerState};
-use crate::kinds::containers::{self, DockerStep, HOME};
+use crate::kinds::containers::{self, HOME};
 use crate::kinds::network_of;
 
 /// Fills in all of the status that nobody reads back.
@@ -260,22 +257,4 @@ fn state(backend: &str, server: &Server, balancers: &[Option<&Answer>], database
         Wish::Out if database => ServerState::Drained,
         Wish::Serve | Wish::Out | Wish::Keep => ServerState::Starting,
     }
-}
-
-/// What people are told when a step could not be done; it is tried again.
-pub fn step_failed(
-    mut status: LoadBalancerStatus,
-    step: &Step,
-    failure: &Failure,
-    now: Timestamp,
-) -> LoadBalancerStatus {
-    let generation = status.observed_generation;
-    let reason = match step {
-        Step::Docker(DockerStep::Start { .. } | DockerStep::Create { .. }) => "ContainerNotStarting",
-        _ => "StepFailed",
-    };
-    let message = format!("could not {step}: {failure}; it is tried again");
-    set(&mut status.conditions, "Progressing", no(reason, message.clone()), generation, now);
-    set(&mut status.conditions, "Degraded", yes(reason, message), generation, now);
-    status
 }

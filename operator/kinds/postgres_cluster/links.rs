@@ -17,7 +17,7 @@ use crate::engine::hosts::Hosts;
 use crate::engine::{ContainerSeen, ContainerState, Engine};
 use crate::kinds::containers::DockerSeen;
 use crate::runtime::clock;
-use crate::runtime::companions::{Companions, Voice, WakeOwner};
+use crate::runtime::companions::{Companions, Voice, Wake};
 use crate::supervisor::wire::{Command, Report, SOCKET, significant};
 
 /// Commands that wait for a supervisor; more than a few means that it does not read.
@@ -51,7 +51,7 @@ struct Said {
 
 impl Links {
     /// No conversations yet; `wake` is called with every cluster that has news.
-    pub fn new(wake: WakeOwner) -> Self {
+    pub fn new(wake: Wake) -> Self {
         Self { began: clock::instant(), links: Companions::new(wake) }
     }
 

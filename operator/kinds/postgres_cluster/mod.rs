@@ -11,15 +11,17 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use crate::api::docker_host::DockerHost;
 use crate::api::failure::Failure;
 use crate::api::labels::Owner;
+use crate::api::object::Object as _;
 use crate::api::postgres_cluster::{PostgresCluster, PostgresClusterStatus};
 use crate::engine::hosts::Hosts;
-use crate::kinds::containers::{Docker, DockerSeen, DockerStep, WorkSeen};
-use crate::runtime::companions::WakeOwner;
-use crate::runtime::{Kind, Plan, Significance};
-use crate::store::Clock;
+use crate::kinds::containers::{Docker, DockerSeen, DockerStep, HOME, WorkSeen};
+use crate::kinds::host_state;
+use crate::runtime::{Concern, Kind, Plan, Significance, Wake, Want};
 use crate::store::objects::Objects;
+use crate::store::{Clock, Key};
 use crate::supervisor::wire::{Order, Report};
 
 mod act;
@@ -60,15 +62,9 @@ pub struct PostgresClusterKind {
 
 impl PostgresClusterKind {
     /// A controller over these hosts and objects; `wake` is called with clusters whose supervisors have news.
-    pub fn new(hosts: Arc<Hosts>, objects: Objects, clock: Arc<dyn Clock>, wake: WakeOwner) -> Self {
+    pub fn new(hosts: Arc<Hosts>, objects: Objects, clock: Arc<dyn Clock>, wake: Wake) -> Self {
         let docker = Docker::new(hosts, objects.clone(), wake.clone());
         Self { docker, objects, clock, links: Links::new(wake) }
-    }
-
-    /// Ends what lives beside the loop for a cluster that is gone.
-    pub fn forget(&self, owner: &Owner) {
-        self.docker.forget(owner);
-        self.links.forget(owner);
     }
 
     /// How much lives or lived beside the loop: for tests of what is given back.
@@ -78,33 +74,41 @@ impl PostgresClusterKind {
 }
 
 impl Kind for PostgresClusterKind {
-    const RESOURCE: &'static str = RESOURCE;
-    const NAME: &'static str = "PostgresCluster";
     type Object = PostgresCluster;
     type Status = PostgresClusterStatus;
     type Observed = Observed;
     type Step = Step;
 
+    fn concerns() -> Vec<Concern> {
+        vec![Concern::referenced("secrets"), Concern::referenced(DockerHost::RESOURCE).only(host_state)]
+    }
+
+    fn references(object: &PostgresCluster) -> Vec<Key> {
+        let host = Key { resource: DockerHost::RESOURCE.to_owned(), namespace: String::new(), name: HOME.to_owned() };
+        secrets::keys(object).chain([host]).collect()
+    }
+
     async fn observe(&self, object: &PostgresCluster) -> Result<Observed, Failure> {
         observe::observe(self, object).await
     }
 
-    fn plan(&self, object: &PostgresCluster, observed: &Observed, now: Timestamp) -> Plan<Step, PostgresClusterStatus> {
-        plan::plan(object, observed, now)
+    fn plan(
+        &self,
+        object: &PostgresCluster,
+        observed: &Observed,
+        want: Want,
+        now: Timestamp,
+    ) -> Plan<Step, PostgresClusterStatus> {
+        plan::plan(object, observed, want, now)
     }
 
     async fn act(&self, object: &PostgresCluster, step: &Step) -> Result<(), Failure> {
         act::act(self, object, step).await
     }
 
-    fn step_failed(
-        &self,
-        status: PostgresClusterStatus,
-        step: &Step,
-        failure: &Failure,
-        now: Timestamp,
-    ) -> PostgresClusterStatus {
-        status::step_failed(status, step, failure, now)
+    fn forget(&self, owner: &Owner) {
+        self.docker.forget(owner);
+        self.links.forget(owner);
     }
 }
 
@@ -203,6 +207,13 @@ impl fmt::Display for Step {
 }
 
 impl Significance for Step {
+    fn failure_reason(&self) -> &'static str {
+        match self {
+            Self::Docker(step) => step.failure_reason(),
+            _ => "StepFailed",
+        }
+    }
+
     fn event_reason(&self) -> Option<&'static str> {
         match self {
             Self::Docker(step) => step.event_reason(),

@@ -7,14 +7,15 @@ use jiff::Timestamp;
 use super::scene::{Member, Scene, Trouble};
 use super::{Observed, Step, container_name, loss, orders, protocol, status, upgrade, workload};
 use crate::api::conditions;
+use crate::api::object::Object as _;
 use crate::api::postgres_cluster::{
-    Decisions, PostgresCluster, PostgresClusterStatus, RECONCILE_ANNOTATION, SWITCHOVER_ANNOTATION, Stage,
-    SwitchoverDecision, SwitchoverStatus,
+    Decisions, PostgresCluster, PostgresClusterStatus, SWITCHOVER_ANNOTATION, Stage, SwitchoverDecision,
+    SwitchoverStatus,
 };
 use crate::api::postgres_settings::lowered_on_primary_first;
 use crate::engine::ContainerState;
 use crate::kinds::containers::{DockerSeen, Work, replace};
-use crate::runtime::Plan;
+use crate::runtime::{Plan, Want};
 use crate::supervisor::wire::{Postgres, Report};
 
 /// A decision was recorded: what follows from it may be due already.
@@ -27,13 +28,18 @@ const DEGRADED: Duration = Duration::from_secs(2);
 const ELECTION_ALONE: Duration = Duration::from_secs(1);
 
 /// The plan of a cluster.
-pub fn plan(object: &PostgresCluster, observed: &Observed, now: Timestamp) -> Plan<Step, PostgresClusterStatus> {
+pub fn plan(
+    object: &PostgresCluster,
+    observed: &Observed,
+    want: Want,
+    now: Timestamp,
+) -> Plan<Step, PostgresClusterStatus> {
     let mut status = object.status.clone().unwrap_or_default();
-    if object.metadata.deletion_timestamp.is_some() {
+    if want == Want::Absent {
         return teardown(object, observed, status, now);
     }
     let mut d = status.decisions.clone().unwrap_or_else(|| protocol::begin(now));
-    let paused = annotation(object, RECONCILE_ANNOTATION) == Some("paused");
+    let paused = want == Want::Paused;
     let door = observed.secrets.source_problem.clone().map(|message| Trouble { reason: "SecretNotFound", message });
     if !paused && (door.is_none() || d.stage != Stage::New) {
         workload::place(object, observed, &mut d);
@@ -69,10 +75,6 @@ pub fn plan(object: &PostgresCluster, observed: &Observed, now: Timestamp) -> Pl
     let requeue = requeue.or(calling.then_some(SOON));
     status.decisions = Some(d);
     Plan { status, steps, requeue, finished: false }
-}
-
-fn annotation<'a>(object: &'a PostgresCluster, name: &str) -> Option<&'a str> {
-    object.metadata.annotations.as_ref()?.get(name).map(String::as_str)
 }
 
 fn scene<'a>(
@@ -180,7 +182,7 @@ fn replacement(scene: &Scene, observed: &Observed, member: &Member) -> Option<St
 
 /// Takes up or refuses a switchover that was asked for by annotation; `true` if one begins.
 fn asked_switchover(scene: &Scene, status: &mut PostgresClusterStatus, d: &mut Decisions) -> bool {
-    let Some(request) = annotation(scene.object, SWITCHOVER_ANNOTATION) else { return false };
+    let Some(request) = scene.object.annotation(SWITCHOVER_ANNOTATION) else { return false };
     if status.last_switchover.as_ref().is_some_and(|last| last.request == request) || answered(status, request) {
         return false;
     }

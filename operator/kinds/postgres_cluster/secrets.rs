@@ -28,6 +28,12 @@ fn internal(object: &PostgresCluster) -> Key {
     key(object, &format!("{}-internal", name(object)))
 }
 
+/// The keys of all Secrets that are read for a cluster.
+pub fn keys(object: &PostgresCluster) -> impl Iterator<Item = Key> {
+    let given = object.spec.bootstrap.initdb.secret.as_ref().map(|reference| key(object, &reference.name));
+    [app(object), internal(object)].into_iter().chain(given)
+}
+
 fn text(secret: &Value, field: &str) -> Option<String> {
     let bytes = BASE64.decode(secret["data"][field].as_str()?).ok()?;
     String::from_utf8(bytes).ok()

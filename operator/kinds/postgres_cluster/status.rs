@@ -2,15 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use jiff::Timestamp;
-
 use super::scene::{Member, Scene, Trouble};
 use crate::api::conditions::{no, set, yes};
 use crate::api::postgres_cluster::{
     Decisions, DurabilityMode, Endpoints, InstanceStatus, MemberPlace, PostgresClusterStatus, Stage,
 };
 use crate::engine::ContainerState;
-use crate::kinds::containers::{self, DockerStep, WorkSeen};
+use crate::kinds::containers::{self, WorkSeen};
 use crate::supervisor::wire::{self, JobKind, Postgres, Report};
 
 /// Fills in all of the status that nobody reads back.
@@ -246,22 +244,4 @@ fn endpoints(scene: &Scene, d: &Decisions) -> Endpoints {
         }
     }
     endpoints
-}
-
-/// What people are told when a step could not be done; it is tried again.
-pub fn step_failed(
-    mut status: PostgresClusterStatus,
-    step: &super::Step,
-    failure: &crate::api::failure::Failure,
-    now: Timestamp,
-) -> PostgresClusterStatus {
-    let generation = status.observed_generation;
-    let reason = match step {
-        super::Step::Docker(DockerStep::Start { .. } | DockerStep::Create { .. }) => "ContainerNotStarting",
-        _ => "StepFailed",
-    };
-    let message = format!("could not {step}: {failure}; it is tried again");
-    set(&mut status.conditions, "Progressing", no(reason, message.clone()), generation, now);
-    set(&mut status.conditions, "Degraded", yes(reason, message), generation, now);
-    status
 }

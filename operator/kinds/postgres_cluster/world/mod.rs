@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use super::plan::plan;
 use super::{Fact, LinkSeen, Observed, SecretsSeen, Step, container_name, network_name};
 use crate::api::labels;
+use crate::api::object::Object as _;
 use crate::api::postgres_cluster::{PostgresCluster, PostgresClusterSpec, PostgresClusterStatus, Quorum};
 use crate::engine::{ContainerSeen, ContainerSpec, ContainerState, ImageSeen, NetworkSeen};
 use crate::kinds::containers::{DockerSeen, DockerStep, HOME};
@@ -296,7 +297,7 @@ impl World {
     /// makes of their number.
     pub fn decide(&mut self, operator: usize, kept: impl Fn(usize) -> usize) -> Vec<String> {
         let Some((object, version)) = self.operators[operator].read.take() else { return Vec::new() };
-        let plan = plan(&object, &self.observe(operator), self.now());
+        let plan = plan(&object, &self.observe(operator), object.want(), self.now());
         if object.status.as_ref() != Some(&plan.status) {
             if version != self.version {
                 return Vec::new();

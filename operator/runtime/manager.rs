@@ -1,0 +1,136 @@
+//! The manager: all kinds over one store. One reflector a resource, one controller a kind, and every wake-up to its inbox.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::future::{join_all, pending};
+use futures::{Stream, StreamExt as _};
+use serde::Deserialize as _;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::clock::Clock;
+use super::companions::Wake;
+use super::controller::{Controller, Drive};
+use super::inbox::Inbox;
+use super::metrics::Metrics;
+use super::{Kind, reflector};
+use crate::api::labels::Owner;
+use crate::store::Objects;
+
+/// Longest time between two reconciles of an object, whatever was or was not heard.
+const RESYNC: Duration = Duration::from_secs(10);
+
+/// Runs kinds. Made with [`Manager::new`], given its kinds with [`Manager::add`], started with [`Manager::run`].
+pub struct Manager {
+    objects: Objects,
+    clock: Arc<dyn Clock>,
+    resync: Duration,
+    inboxes: Inboxes,
+    controllers: BTreeMap<&'static str, Arc<dyn Drive>>,
+}
+
+/// The inbox of each kind. Shared with the tasks that wake objects, which are made before their kind is added.
+type Inboxes = Arc<Mutex<BTreeMap<&'static str, Arc<Inbox>>>>;
+
+impl Manager {
+    /// A manager of no kind yet, over `objects`.
+    pub fn new(objects: Objects, clock: Arc<dyn Clock>) -> Self {
+        Self { objects, clock, resync: RESYNC, inboxes: Inboxes::default(), controllers: BTreeMap::new() }
+    }
+
+    /// Sets the longest time between two reconciles of an object; 10 s by default. For the kinds that are added after.
+    pub fn resync(self, resync: Duration) -> Self {
+        Self { resync, ..self }
+    }
+
+    /// Wakes objects of any kind that is or will be added: for what a kind does beside the loop.
+    pub fn wake(&self) -> Wake {
+        let inboxes = self.inboxes.clone();
+        Wake::new(move |owner| {
+            let inbox = lock(&inboxes).get(owner.kind.as_str()).cloned();
+            // No such kind is driven here: nobody is concerned.
+            inbox.into_iter().for_each(|inbox| inbox.wake_named(&owner.namespace, &owner.name));
+        })
+    }
+
+    /// Adds a kind. Returns its counters.
+    pub fn add<K: Kind>(&mut self, kind: K) -> Arc<Metrics> {
+        let inbox = Arc::new(Inbox::new(K::RESOURCE, K::concerns(), |value| {
+            K::Object::deserialize(value).map(|object| K::references(&object)).unwrap_or_default()
+        }));
+        let metrics: Arc<Metrics> = Arc::default();
+        let controller = Controller {
+            kind,
+            inbox: inbox.clone(),
+            objects: self.objects.clone(),
+            clock: self.clock.clone(),
+            resync: self.resync,
+            backoff: Mutex::default(),
+            metrics: metrics.clone(),
+        };
+        lock(&self.inboxes).insert(K::NAME, inbox);
+        self.controllers.insert(K::NAME, Arc::new(controller));
+        metrics
+    }
+
+    /// What would be done about an object: its status, the steps, and a note if there is no plan. Nothing is recorded or done.
+    pub async fn preview(&self, object: Value) -> Value {
+        let controller = object["kind"].as_str().and_then(|kind| self.controllers.get(kind));
+        let plan = match controller {
+            Some(controller) => controller.preview(object).await,
+            None => Err("nothing is done about this kind beyond storing it".to_owned()),
+        };
+        plan.unwrap_or_else(|note| json!({"note": note, "steps": []}))
+    }
+
+    /// Reconciles until `shutdown`; then lets what is under way finish, for 10 s at most. Nothing outlives this future.
+    /// Each hint names the owner of something that changed outside the store; `None`: hints may have been missed.
+    pub async fn run(&self, hints: impl Stream<Item = Option<Owner>>, shutdown: CancellationToken) {
+        let inboxes: BTreeMap<_, _> = lock(&self.inboxes).clone();
+        let mut controllers = JoinSet::new();
+        for controller in self.controllers.values() {
+            controllers.spawn(controller.clone().run(shutdown.clone()));
+        }
+        let own = inboxes.values().map(|inbox| inbox.resource);
+        let others = inboxes.values().flat_map(|inbox| inbox.concerns.iter().map(|concern| concern.resource));
+        let resources: BTreeSet<&str> = own.chain(others).collect();
+        let reflectors = resources.into_iter().map(|resource| {
+            let inboxes = &inboxes;
+            reflector::follow(self.objects.clone(), resource, move |event| {
+                inboxes.values().for_each(|inbox| inbox.event(resource, &event));
+            })
+        });
+        let ended = async { while controllers.join_next().await.is_some() {} };
+        tokio::select! {
+            biased;
+            _ = join_all(reflectors) => {}
+            () = forward_hints(&inboxes, hints) => {}
+            () = ended => {}
+        }
+    }
+}
+
+/// Brings each hint to the inbox of its kind, for ever.
+async fn forward_hints(inboxes: &BTreeMap<&'static str, Arc<Inbox>>, hints: impl Stream<Item = Option<Owner>>) {
+    let mut hints = pin!(hints);
+    while let Some(hint) = hints.next().await {
+        match hint {
+            // An owner may be of a kind that is not driven here.
+            Some(owner) => {
+                if let Some(inbox) = inboxes.get(owner.kind.as_str()) {
+                    inbox.wake_named(&owner.namespace, &owner.name);
+                }
+            }
+            None => inboxes.values().for_each(|inbox| inbox.wake_all()),
+        }
+    }
+    pending().await
+}
+
+fn lock(inboxes: &Inboxes) -> MutexGuard<'_, BTreeMap<&'static str, Arc<Inbox>>> {
+    inboxes.lock().unwrap_or_else(PoisonError::into_inner)
+}
