@@ -91,6 +91,15 @@ impl Bench {
         text.replace(&file, "db.yaml")
     }
 
+    /// Types the lines after `$ ` one after the other; compares the whole session.
+    pub async fn session(&self, expected: Expect) {
+        let mut shown = String::new();
+        for command in expected.data.lines().filter_map(|line| line.trim_start().strip_prefix("$ ")) {
+            shown += &format!("$ {command}\n{}", self.run(command).await);
+        }
+        expected.assert_eq(&shown);
+    }
+
     pub async fn check(&self, command: &str, expected: Expect) {
         expected.assert_eq(&self.run(command).await);
     }
