@@ -12,7 +12,7 @@ pub const NAME: &str = "evenkeel.dev/name";
 pub const MEMBER: &str = "evenkeel.dev/member";
 /// The container's name within its pod.
 pub const CONTAINER: &str = "evenkeel.dev/container";
-/// The volume with our program that it mounts: a newer program alone is no reason to make it again.
+/// The volume with our program that it mounts: by it one sees that nothing but the program differs from the definition.
 pub const BINARY: &str = "evenkeel.dev/binary";
 /// Hash of the container spec it was made from; a different hash means it must be made again.
 pub const SPEC_HASH: &str = "evenkeel.dev/spec-hash";

@@ -18,6 +18,9 @@ pub const RECONCILE_ANNOTATION: &str = "evenkeel.dev/reconcile";
 /// Asks for a planned switchover: `TIMESTAMP` or `TIMESTAMP/MEMBER`.
 pub const SWITCHOVER_ANNOTATION: &str = "evenkeel.dev/switchover";
 
+/// Leaves running supervisors alone when the operator brings another version of them: `evenkeel.dev/defer-supervisor-update: "true"`.
+pub const DEFER_UPDATE_ANNOTATION: &str = "evenkeel.dev/defer-supervisor-update";
+
 /// A PostgreSQL cluster: one primary, streaming standbys, promotion by itself.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::Value;
+use tracing_subscriber::fmt::MakeWriter;
 
 use super::error::Error;
 use super::render;
@@ -130,6 +131,29 @@ impl Display {
 impl Default for Display {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// Writes lines of the log above the bars.
+#[derive(Clone)]
+pub struct AboveBars(pub MultiProgress);
+
+impl Write for AboveBars {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.suspend(|| std::io::stderr().write_all(bytes))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().flush()
+    }
+}
+
+impl<'a> MakeWriter<'a> for AboveBars {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
     }
 }
 

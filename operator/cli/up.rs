@@ -13,7 +13,7 @@ use super::client::Client;
 use super::error::Error;
 use super::follow::{Event, Follow};
 use super::operator::{self, Signals};
-use super::progress::{Display, problem, standing};
+use super::progress::{AboveBars, Display, problem, standing};
 use super::session::{Session, duration};
 use super::{kubeconfig, logging, manifest};
 
@@ -34,7 +34,7 @@ pub fn run(args: &Args, namespace: Option<&str>, now: fn() -> Timestamp) -> Resu
     let documents = manifest::read(&args.files.paths, &mut std::io::stdin())?;
     let display = Display::new();
     match display.bars() {
-        Some(bars) => logging::init_beside("error", bars),
+        Some(bars) => logging::init_to("error", AboveBars(bars)),
         None => logging::init("warn"),
     }
     operator::runtime()?.block_on(async {

@@ -3,10 +3,11 @@
 //! - [`wire`]: what operator and supervisor say to each other.
 //! - [`state`]: what decisions rest on and result in; [`next`] (with `rejoin`): every decision, pure; [`report`]: what is told.
 //! - [`run`]: the loop; observes (`poll`), takes a `snapshot`, asks `next`, performs (`perform`), reports.
-//! - The rest does one thing each: files (`place`, `durable`, `secrets`, `conf`), processes (`process`, `tools`, `jobs`),
+//! - The rest does one thing each: files (`place`, `durable`, `secrets`, `conf`, `configure`), processes (`process`, `tools`, `jobs`, `server_log`),
 //!   conversations with the local server (`sql`, `identify`) and with the operator (`control`).
 
 pub mod conf;
+mod configure;
 mod control;
 mod durable;
 mod identify;
@@ -21,6 +22,7 @@ mod rejoin;
 pub mod report;
 pub mod run;
 mod secrets;
+mod server_log;
 mod shell;
 mod snapshot;
 mod sql;

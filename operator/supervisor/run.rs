@@ -93,7 +93,7 @@ async fn serve(identity: Identity) -> Result<(), Fatal> {
 
 /// Resolves when the postmaster has ended; never while none runs.
 async fn ended(shell: &mut Shell) -> WaitStatus {
-    match &mut shell.postmaster {
+    match &mut shell.server.postmaster {
         Some(postmaster) => {
             let pid = postmaster.pid;
             // A reaper that forgot to tell has reaped all the same.
@@ -113,7 +113,7 @@ async fn told(terminate: &mut Signal, interrupt: &mut Signal) {
 impl Shell {
     /// One turn: observe, report, decide, perform.
     async fn turn(&mut self) -> After {
-        if std::mem::take(&mut self.down.untold) {
+        if std::mem::take(&mut self.server.down.untold) {
             // A death is reported before anything else is asked.
             let now = boottime_ms();
             self.publish(&snapshot(self, now), now);
@@ -123,8 +123,8 @@ impl Shell {
         let seen = snapshot(self, now);
         self.publish(&seen, now);
         let (act, remembered) = next::next(&seen);
-        self.run.barrier_passed_once = remembered.barrier_passed_once;
-        self.run.confirmed_at = remembered.confirmed_ms.map(|ms| now.saturating_sub(ms));
+        self.server.run.barrier_passed_once = remembered.barrier_passed_once;
+        self.server.run.confirmed_at = remembered.confirmed_ms.map(|ms| now.saturating_sub(ms));
         if act != Act::Wait && act != Act::Poll {
             tracing::trace!(?act, "next");
         }
@@ -133,24 +133,24 @@ impl Shell {
 
     fn publish(&mut self, seen: &Seen, now: u64) {
         let report = report(seen);
-        let due = now.saturating_sub(self.reported.1) >= REPORT_MS;
-        if !due && significant(&report) == significant(&self.reported.0) {
+        let due = now.saturating_sub(self.told.reported.1) >= REPORT_MS;
+        if !due && significant(&report) == significant(&self.told.reported.0) {
             return;
         }
         match serde_json::to_string(&report) {
             Ok(mut line) => {
                 line.push('\n');
                 // Nobody listens: then nobody is told.
-                self.reports.send_replace(Arc::from(line));
+                self.told.reports.send_replace(Arc::from(line));
             }
             Err(error) => tracing::error!(%error, "a report cannot be written"),
         }
-        self.reported = (report, now);
+        self.told.reported = (report, now);
     }
 
     fn hear(&mut self, command: Command) {
         let now = boottime_ms();
-        self.operator_at = Some(now);
+        self.operator.heard_at = Some(now);
         match command {
             Command::Order(order) => self.obey(&order),
             Command::Credentials(credentials) => {
@@ -163,13 +163,13 @@ impl Shell {
                     return;
                 }
                 self.secrets = Some(secrets);
-                self.run.app_ensured = false;
+                self.server.run.app_ensured = false;
             }
-            Command::Restart { run } if run == self.run.id => self.run.restart_asked = true,
+            Command::Restart { run } if run == self.server.run.id => self.server.run.restart_asked = true,
             Command::Restart { .. } => {}
             // It counts from when we spoke, so that one that was long under way confirms nothing.
             Command::Renew { term, clock_ms } if clock_ms <= now => {
-                self.renewed = self.renewed.max(Some((term, clock_ms)))
+                self.operator.renewed = self.operator.renewed.max(Some((term, clock_ms)))
             }
             Command::Renew { .. } => {}
         }
@@ -181,8 +181,9 @@ impl Shell {
             self.problems.refused = None;
             return;
         }
-        let standby = self.run.poll.as_ref().is_some_and(|poll| poll.recovery) && self.postmaster.is_some();
-        let timeline = self.run.identified.map(|(_, timeline)| timeline).filter(|_| standby);
+        let standby =
+            self.server.run.poll.as_ref().is_some_and(|poll| poll.recovery) && self.server.postmaster.is_some();
+        let timeline = self.server.run.identified.map(|(_, timeline)| timeline).filter(|_| standby);
         let accepted = match next::accept(&self.durable, order, timeline) {
             Ok(accepted) => accepted,
             Err(refused) => {
@@ -202,37 +203,37 @@ impl Shell {
         let saved_ms = (boottime() - begun).as_secs_f64() * 1e3;
         tracing::info!(term = order.term, task = order.task.name(), saved_ms, "order");
         self.problems.refused = None;
-        self.ordered_since_stop |= new_term;
+        self.server.ordered_since_stop |= new_term;
         if new_task {
-            self.checkpointed_for_stop = false;
+            self.server.checkpointed_for_stop = false;
         }
         // A decision that changed must not wait for the pause after a failure.
-        (self.act_at, self.failed_acts) = (0, 0);
+        (self.clocks.act_at, self.clocks.failed_acts) = (0, 0);
     }
 
     fn note(&mut self, note: Note) {
         match note {
             Note::Job(kind, result) => self.job_ended(kind, result),
-            Note::Checkpoint { run, for_stop, error } if run == self.run.id => {
+            Note::Checkpoint { run, for_stop, error } if run == self.server.run.id => {
                 if let Some(words) = &error {
                     tracing::warn!(problem = %words, "a checkpoint failed");
                 }
-                self.run.stop_checkpoint = false;
+                self.server.run.stop_checkpoint = false;
                 if for_stop {
                     // It only shortens the stop; a stop without it is as good.
-                    self.checkpointed_for_stop = true;
+                    self.server.checkpointed_for_stop = true;
                 } else if error.is_some() {
-                    self.run.checkpoint_started = false;
+                    self.server.run.checkpoint_started = false;
                 }
-                self.poll_at = 0;
+                self.clocks.poll_at = 0;
             }
-            Note::ReceiverEnded(run) if run == self.run.id => {
-                self.hurry_until = boottime_ms() + HURRY_MS;
-                self.poll_at = 0;
+            Note::ReceiverEnded(run) if run == self.server.run.id => {
+                self.clocks.hurry_until = boottime_ms() + HURRY_MS;
+                self.clocks.poll_at = 0;
             }
-            Note::WalMissing(run) if run == self.run.id => self.run.wal_missing = true,
-            Note::Stuck(run) if run == self.run.id => self.run.stuck = true,
-            Note::Fatal(run, line) if run == self.run.id => self.run.fatal = Some(line),
+            Note::WalMissing(run) if run == self.server.run.id => self.server.run.wal_missing = true,
+            Note::Stuck(run) if run == self.server.run.id => self.server.run.stuck = true,
+            Note::Fatal(run, line) if run == self.server.run.id => self.server.run.fatal = Some(line),
             Note::Checkpoint { .. }
             | Note::ReceiverEnded(_)
             | Note::WalMissing(_)

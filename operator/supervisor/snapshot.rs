@@ -19,22 +19,22 @@ const IDLE_WITH_SOURCE: &str = "RecoveryWalStream";
 
 /// The snapshot of this moment.
 pub fn snapshot(shell: &Shell, now: u64) -> Seen {
-    let run = &shell.run;
-    let postgres = postgres(shell.postmaster.as_ref(), run);
+    let run = &shell.server.run;
+    let postgres = postgres(shell.server.postmaster.as_ref(), run);
     let known = |text: &String| (!text.is_empty()).then(|| text.clone());
     Seen {
         data: data(&shell.place.pgdata(), shell.durable.unfinished.is_some()),
         own_gone: shell.place.own_gone(),
         durable: shell.durable.clone(),
-        clean: shell.down.clean.filter(|_| shell.postmaster.is_none()),
+        clean: shell.server.down.clean.filter(|_| shell.server.postmaster.is_none()),
         postgres,
         run: run.id.clone(),
-        stopped_ms: now.saturating_sub(shell.down.since),
-        fresh: shell.fresh,
-        start_held: now < shell.start_held_until,
+        stopped_ms: now.saturating_sub(shell.server.down.since),
+        fresh: shell.server.fresh,
+        start_held: now < shell.server.start_held_until,
         restart_asked: run.restart_asked,
-        ordered_since_stop: shell.ordered_since_stop,
-        server: run.poll.as_ref().filter(|_| shell.postmaster.is_some()).map(|poll| server(shell, poll, now)),
+        ordered_since_stop: shell.server.ordered_since_stop,
+        server: run.poll.as_ref().filter(|_| shell.server.postmaster.is_some()).map(|poll| server(shell, poll, now)),
         started: run.started.clone(),
         applied: run.applied.clone(),
         sessions_ended: run.sessions_ended,
@@ -44,26 +44,26 @@ pub fn snapshot(shell: &Shell, now: u64) -> Seen {
         barrier_passed_once: run.barrier_passed_once,
         app_ensured: run.app_ensured,
         checkpoint_started: run.checkpoint_started,
-        checkpointed_for_stop: shell.checkpointed_for_stop,
-        job: shell.work.as_ref().map(|work| Job {
+        checkpointed_for_stop: shell.server.checkpointed_for_stop,
+        job: shell.job.as_ref().map(|work| Job {
             kind: work.kind,
             error: work.error.clone(),
             failures: work.failures,
             running: work.running,
         }),
-        job_due: shell.work.as_ref().is_none_or(|work| !work.running && now >= work.due),
+        job_due: shell.job.as_ref().is_none_or(|work| !work.running && now >= work.due),
         credentials: shell.secrets.as_ref().map(|secrets| secrets.credentials.hash.clone()),
-        operator_ms: shell.operator_at.map(|at| now.saturating_sub(at)),
+        operator_ms: shell.operator.heard_at.map(|at| now.saturating_sub(at)),
         confirmed_ms: run.confirmed_at.map(|at| now.saturating_sub(at)),
         renewed_ms: renewed_ms(shell, now),
         terminating: shell.terminating,
         boot: shell.boot.clone(),
         clock_ms: now,
-        system_identifier: known(&shell.details.system_identifier),
-        server_version: known(&shell.details.version),
+        system_identifier: known(&shell.server.details.system_identifier),
+        server_version: known(&shell.server.details.version),
         receiver: receiver(shell, now),
-        pending_restart: shell.details.pending_restart.clone(),
-        setting_errors: [&shell.settings.errors[..], &shell.details.setting_errors].concat(),
+        pending_restart: shell.server.details.pending_restart.clone(),
+        setting_errors: [&shell.server.settings.errors[..], &shell.server.details.setting_errors].concat(),
         disk_free: shell.place.disk_free(),
         problem: shell.problems.in_words(postgres),
     }
@@ -71,19 +71,19 @@ pub fn snapshot(shell: &Shell, now: u64) -> Seen {
 
 /// A standby's WAL receiver.
 fn receiver(shell: &Shell, now: u64) -> Option<Receiver> {
-    let poll = shell.run.poll.as_ref().filter(|_| shell.postmaster.is_some())?;
+    let poll = shell.server.run.poll.as_ref().filter(|_| shell.server.postmaster.is_some())?;
     let stream = poll.stream.as_ref()?;
     Some(Receiver {
         streaming: stream.status == "streaming",
         from: stream.host.clone().unwrap_or_default(),
-        quiet_ms: now.saturating_sub(shell.run.moved.1),
+        quiet_ms: now.saturating_sub(shell.server.run.moved.1),
     })
 }
 
 /// Only a renewal of the grant's own term counts.
 fn renewed_ms(shell: &Shell, now: u64) -> Option<u64> {
     let order = shell.durable.order.as_ref()?;
-    let (term, at) = shell.renewed?;
+    let (term, at) = shell.operator.renewed?;
     (term == order.term && matches!(order.task, Task::Lead(_))).then(|| now.saturating_sub(at))
 }
 
@@ -111,7 +111,7 @@ fn postgres(postmaster: Option<&Postmaster>, run: &Run) -> Postgres {
 }
 
 fn server(shell: &Shell, poll: &Poll, now: u64) -> Server {
-    let run = &shell.run;
+    let run = &shell.server.run;
     let has_upstream = run.applied.as_ref().is_none_or(|applied: &Config| applied.upstream.is_some());
     let waits_for = poll.startup.as_deref();
     let replayed = waits_for == Some(IDLE_WITHOUT_SOURCE) || has_upstream && waits_for == Some(IDLE_WITH_SOURCE);

@@ -447,6 +447,6 @@ pub enum JobKind {
 }
 
 #[cfg(test)]
-pub mod released;
+pub(crate) mod released;
 #[cfg(test)]
 mod tests;

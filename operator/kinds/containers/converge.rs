@@ -250,7 +250,9 @@ pub fn stale(container: &ContainerSeen, spec: &ContainerSpec) -> Option<String> 
     if hash == spec.hash() {
         return None;
     }
-    Some(if container.image == spec.image {
+    Some(if container.labels.get(labels::BINARY) != spec.labels.get(labels::BINARY) {
+        "another version of evenkeel is to run in it".into()
+    } else if container.image == spec.image {
         "its definition changed".into()
     } else {
         format!("image {} instead of {}", spec.image, container.image)

@@ -39,6 +39,7 @@ mod secrets;
 #[cfg(test)]
 mod simulation;
 mod status;
+mod upgrade;
 pub mod workload;
 #[cfg(test)]
 mod world;

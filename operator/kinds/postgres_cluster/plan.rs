@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::scene::{Member, Scene, Trouble};
-use super::{Observed, Step, container_name, loss, orders, protocol, status, workload};
+use super::{Observed, Step, container_name, loss, orders, protocol, status, upgrade, workload};
 use crate::api::conditions;
 use crate::api::postgres_cluster::{
     Decisions, PostgresCluster, PostgresClusterStatus, RECONCILE_ANNOTATION, SWITCHOVER_ANNOTATION, Stage,
@@ -64,6 +64,7 @@ pub fn plan(object: &PostgresCluster, observed: &Observed, now: Timestamp) -> Pl
     if !calling || status.conditions.is_empty() {
         status::render(&scene, &mut status, &d, trouble, paused, &observed.work);
     }
+    upgrade::tell(object, observed, &places, &mut status, now);
     let requeue = requeue(&status, &d, &steps, changing).or_else(|| unknown(observed).map(|_| DEGRADED));
     let requeue = requeue.or(calling.then_some(SOON));
     status.decisions = Some(d);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::{Observed, RESOURCE, Step, container_name, name, network_name, owner};
+use super::{Observed, RESOURCE, Step, container_name, name, network_name, owner, upgrade};
 use crate::api::labels;
 use crate::api::postgres_cluster::{Decisions, MemberPlace, PostgresCluster, ReclaimPolicy, Stage};
 use crate::engine::{ContainerSpec, NetworkSpec};
@@ -89,7 +89,10 @@ pub fn container_spec(object: &PostgresCluster, place: &MemberPlace, binary: &st
         image: object.spec.image.clone(),
         entrypoint: ["/evenkeel/evenkeel", "supervisor", "--member", &place.name].map(String::from).to_vec(),
         env: BTreeMap::new(),
-        labels: member_labels(object, &place.name),
+        labels: member_labels(object, &place.name)
+            .into_iter()
+            .chain([(labels::BINARY.into(), binary.into())])
+            .collect(),
         volumes: vec![(name.clone(), wire::VOLUME.into(), false), (binary.into(), "/evenkeel".into(), true)],
         tmpfs: BTreeMap::from([("/run/evenkeel".into(), "mode=0755,size=16m".into())]),
         network: network_name(object),
@@ -129,7 +132,7 @@ pub fn members(object: &PostgresCluster, observed: &Observed, decisions: &Decisi
 
 /// The container that a member is to have.
 pub fn member(object: &PostgresCluster, observed: &Observed, place: &MemberPlace) -> Member {
-    let binary = observed.hosts.get(&place.host).and_then(|host| host.binary.as_ref());
+    let binary = upgrade::program(object, observed, place);
     Member {
         name: place.name.clone(),
         host: place.host.clone(),

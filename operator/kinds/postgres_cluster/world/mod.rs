@@ -9,11 +9,12 @@ use super::plan::plan;
 use super::{Fact, LinkSeen, Observed, SecretsSeen, Step, container_name, network_name};
 use crate::api::labels;
 use crate::api::postgres_cluster::{PostgresCluster, PostgresClusterSpec, PostgresClusterStatus, Quorum};
-use crate::engine::{ContainerSeen, ContainerState, ImageSeen, NetworkSeen};
+use crate::engine::{ContainerSeen, ContainerSpec, ContainerState, ImageSeen, NetworkSeen};
 use crate::kinds::containers::{DockerSeen, DockerStep, HOME};
 use crate::supervisor::next::{accept, next};
+use crate::supervisor::report::report;
 use crate::supervisor::state::{Act, Remembered, Seen};
-use crate::supervisor::wire::{Command, Postgres, Replica, Report};
+use crate::supervisor::wire::{Command, Postgres, Replica, Report, released};
 
 mod clients;
 mod doors;
@@ -21,7 +22,6 @@ mod faults;
 mod instance;
 mod postgres;
 
-use crate::supervisor::report::report;
 use instance::seen;
 pub use instance::{Age, Box, Disk, Process, grant};
 
@@ -73,6 +73,13 @@ pub struct Operator {
     pub young: bool,
 }
 
+/// The volume with a program whose supervisor speaks the wire format of the release before.
+pub const RELEASED_PROGRAM: &str = "evenkeel-bin-released";
+
+fn of_the_release(spec: &ContainerSpec) -> bool {
+    spec.labels.get(labels::BINARY).is_some_and(|binary| binary == RELEASED_PROGRAM)
+}
+
 /// Everything.
 #[derive(Clone)]
 pub struct World {
@@ -87,6 +94,8 @@ pub struct World {
     network: bool,
     image: bool,
     binary: bool,
+    /// The volume with the program that the operator brings.
+    pub program: &'static str,
     secrets: SecretsSeen,
     /// Containers made and data directories made, by name; client writes.
     made: BTreeMap<String, u32>,
@@ -126,6 +135,7 @@ impl World {
             network: false,
             image: true,
             binary: false,
+            program: "evenkeel-bin-1",
             secrets: SecretsSeen::default(),
             made: BTreeMap::new(),
             copies: BTreeMap::new(),
@@ -336,7 +346,7 @@ impl World {
             volumes: Fact::Known(self.disks.keys().cloned().collect()),
             networks: Fact::Known(self.network.then(|| (network.name.clone(), network)).into_iter().collect()),
             images: Fact::Known(self.image.then(|| (self.object.spec.image.clone(), image)).into_iter().collect()),
-            binary: self.binary.then(|| "evenkeel-bin-1".into()),
+            binary: self.binary.then(|| self.program.into()),
         };
         Observed {
             hosts: BTreeMap::from([(HOME.to_owned(), host)]),
@@ -442,7 +452,10 @@ impl World {
         let process = &mut one.process;
         let standby = (process.postgres == Postgres::Standby).then(|| disk.timeline());
         process.operator = Some(Age::default());
-        match &letter.command {
+        let command =
+            if of_the_release(&one.spec) { released::heard(&letter.command) } else { Some(letter.command.clone()) };
+        let Some(command) = command else { return };
+        match &command {
             Command::Order(order) => match accept(&disk.durable, order, standby) {
                 Ok(durable) => {
                     let old = disk.durable.order.as_ref();
@@ -512,7 +525,8 @@ impl World {
     }
 
     fn report(&self, name: &str) -> Report {
-        let mut report = report(&self.seen(name));
+        let report = report(&self.seen(name));
+        let mut report = if of_the_release(&self.boxes[name].spec) { released::said(&report) } else { report };
         match self.ablation {
             Some(Ablation::ReconfigurationBarrier) => {
                 let opened = self.boxes[name].process.opened;
