@@ -329,7 +329,10 @@ mod tests {
             json!({"observedGeneration": 2, "replicas": 3, "updatedReplicas": 1}),
             under_way("1 of 3 new pods are created"),
         );
-        check(json!({"observedGeneration": 2, "replicas": 4, "updatedReplicas": 3}), under_way("1 old pods are terminating"));
+        check(
+            json!({"observedGeneration": 2, "replicas": 4, "updatedReplicas": 3}),
+            under_way("1 old pods are terminating"),
+        );
         let status = json!({"observedGeneration": 2, "replicas": 3, "updatedReplicas": 3, "availableReplicas": 2});
         check(status, under_way("2 of 3 new pods are available"));
         check(

@@ -41,13 +41,13 @@ pub fn line<A: clap::Args>(words: &str) -> A {
 }
 
 /// A server, a folder for files, and what the verbs print.
-pub struct Bench {
+pub struct CliBench {
     pub objects: Objects,
     pub folder: tempfile::TempDir,
     stop: CancellationToken,
 }
 
-impl Bench {
+impl CliBench {
     pub async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -114,7 +114,7 @@ impl Bench {
     }
 }
 
-impl Drop for Bench {
+impl Drop for CliBench {
     fn drop(&mut self) {
         self.stop.cancel();
     }

@@ -6,7 +6,7 @@ use evenkeel::store::objects::Part;
 use expect_test::expect;
 use serde_json::{Value, json};
 
-use super::cli_bench::Bench;
+use super::cli_bench::CliBench;
 
 const WEB: &str = "apiVersion: apps/v1
 kind: Deployment
@@ -24,15 +24,15 @@ fn web() -> Key {
 }
 
 /// A Deployment with two pods and two revisions; the rollout is done if `available` is 2.
-async fn with_pods(available: u64) -> Bench {
-    let bench = Bench::new().await;
+async fn with_pods(available: u64) -> CliBench {
+    let bench = CliBench::new().await;
     bench.file(WEB);
     bench.run("apply -f FILE").await;
     report(&bench, available).await;
     bench
 }
 
-async fn report(bench: &Bench, available: u64) {
+async fn report(bench: &CliBench, available: u64) {
     let pod = |ordinal: u8| {
         let containers: Vec<Value> = ["main", "cache"]
             .iter()

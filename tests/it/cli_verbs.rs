@@ -14,7 +14,7 @@ use expect_test::{Expect, expect};
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 
-use super::cli_bench::{Bench, CLUSTER, PATIENCE, cluster, line};
+use super::cli_bench::{CLUSTER, CliBench, PATIENCE, cluster, line};
 
 fn ready(status: &str, generation: i64) -> Value {
     json!({"observedGeneration": generation, "phase": "Healthy", "conditions": [{"type": "Ready", "status": status,
@@ -24,9 +24,10 @@ fn ready(status: &str, generation: i64) -> Value {
 
 #[tokio::test]
 async fn apply_says_what_became_of_each_document() {
-    let bench = Bench::new().await;
+    let bench = CliBench::new().await;
     bench.file(&format!("{CLUSTER}---\napiVersion: v1\nkind: Secret\nmetadata: {{name: s}}\nstringData: {{a: b}}\n"));
-    bench.session(expect![[r#"
+    bench
+        .session(expect![[r#"
         $ apply -f FILE --dry-run=server
         postgrescluster.evenkeel.dev/db created (server dry run)
         secret/s created (server dry run)
@@ -41,23 +42,28 @@ async fn apply_says_what_became_of_each_document() {
         $ apply -f FILE --dry-run server
         postgrescluster.evenkeel.dev/db unchanged (server dry run)
         secret/s unchanged (server dry run)
-    "#]]).await;
+    "#]])
+        .await;
     bench.file(&CLUSTER.replace("instances: 3", "instances: 2"));
-    bench.session(expect![[r#"
+    bench
+        .session(expect![[r#"
         $ apply -f FILE
         postgrescluster.evenkeel.dev/db configured
-    "#]]).await;
+    "#]])
+        .await;
 }
 
 #[tokio::test]
 async fn one_bad_document_keeps_all_from_being_sent_if_it_cannot_be_read() {
-    let bench = Bench::new().await;
+    let bench = CliBench::new().await;
     bench.file(&format!("{CLUSTER}---\nkind: [\n"));
-    bench.session(expect![[r#"
+    bench
+        .session(expect![[r#"
         $ apply -f FILE
         error: db.yaml:8:7: unclosed bracket '['
         exit code 4
-    "#]]).await;
+    "#]])
+        .await;
     bench.file(&format!("{CLUSTER}---\napiVersion: evenkeel.dev/v1\nkind: PostgresClutser\nmetadata: {{name: x}}\n"));
     bench.session(expect![[r#"
         $ apply -f FILE
@@ -70,12 +76,13 @@ async fn one_bad_document_keeps_all_from_being_sent_if_it_cannot_be_read() {
 
 #[tokio::test]
 async fn a_refused_document_has_every_problem_with_its_place_and_the_others_are_applied() {
-    let bench = Bench::new().await;
+    let bench = CliBench::new().await;
     let bad = CLUSTER
         .replace("name: db", "name: bad")
         .replace("instances: 3", "instances: 0\n  imagee: x\n  parameters: {port: '1'}");
     bench.file(&format!("{bad}---\n{CLUSTER}"));
-    bench.session(expect![[r#"
+    bench
+        .session(expect![[r#"
         $ apply -f FILE
         postgrescluster.evenkeel.dev/db created
         error: PostgresCluster.evenkeel.dev "bad" is invalid
@@ -83,10 +90,12 @@ async fn a_refused_document_has_every_problem_with_its_place_and_the_others_are_
           db.yaml:6:14: spec.instances: Invalid value: 0: should be at least 1
           db.yaml:8:22: spec.parameters[port]: Invalid value: is set by Evenkeel and cannot be chosen
         exit code 4
-    "#]]).await;
+    "#]])
+        .await;
     let bad = bad.replace("  imagee: x\n", "");
     bench.file(&format!("{bad}---\n{CLUSTER}"));
-    bench.session(expect![[r#"
+    bench
+        .session(expect![[r#"
         $ apply -f FILE
         postgrescluster.evenkeel.dev/db unchanged
         error: PostgresCluster.evenkeel.dev "bad" is invalid
@@ -95,12 +104,13 @@ async fn a_refused_document_has_every_problem_with_its_place_and_the_others_are_
         exit code 4
         $ get pg -o name
         postgrescluster.evenkeel.dev/db
-    "#]]).await;
+    "#]])
+        .await;
 }
 
 #[tokio::test]
 async fn fields_of_another_manager_are_taken_over_only_by_force() {
-    let bench = Bench::new().await;
+    let bench = CliBench::new().await;
     bench.file(CLUSTER);
     bench.run("apply -f FILE").await;
     let config = kubeconfig::load(&bench.folder.path().join("kubeconfig")).unwrap();
@@ -108,7 +118,8 @@ async fn fields_of_another_manager_are_taken_over_only_by_force() {
     let grown = json!({"apiVersion": "evenkeel.dev/v1alpha1", "kind": "PostgresCluster", "spec": {"instances": 5}});
     let query = [("fieldManager", "somebody"), ("force", "true")];
     Client::new(config).unwrap().patch(path, &query, "application/apply-patch+yaml", &grown).await.unwrap();
-    bench.session(expect![[r#"
+    bench
+        .session(expect![[r#"
         $ apply -f FILE
         error: Apply failed with 1 conflict
           db.yaml:6:14: spec.instances: conflict with "somebody"
@@ -116,12 +127,13 @@ async fn fields_of_another_manager_are_taken_over_only_by_force() {
         exit code 4
         $ apply -f FILE --force-conflicts
         postgrescluster.evenkeel.dev/db configured
-    "#]]).await;
+    "#]])
+        .await;
 }
 
 #[tokio::test]
 async fn get_prints_tables_names_and_whole_objects() {
-    let bench = Bench::new().await;
+    let bench = CliBench::new().await;
     bench.file(&format!("{CLUSTER}---\n{}", CLUSTER.replace("name: db", "name: web-db, labels: {tier: web}")));
     bench.run("apply -f FILE").await;
     let aged = |text: String| ageless(&text);
@@ -207,7 +219,7 @@ fn ageless(text: &str) -> String {
 
 #[tokio::test]
 async fn what_get_printed_can_be_applied_again() {
-    let bench = Bench::new().await;
+    let bench = CliBench::new().await;
     bench.file(CLUSTER);
     bench.run("apply -f FILE").await;
     let printed = bench.run("get pg db -o yaml").await;
@@ -218,7 +230,7 @@ async fn what_get_printed_can_be_applied_again() {
 
 #[tokio::test]
 async fn wait_returns_when_the_condition_is_met_and_shows_the_conditions_if_it_is_not() {
-    let bench = Bench::new().await;
+    let bench = CliBench::new().await;
     bench.file(CLUSTER);
     bench.run("apply -f FILE").await;
     let (met, ()) = tokio::join!(bench.run("wait pg/db --for condition=Ready"), bench.report("db", ready("True", 1)));
@@ -237,18 +249,20 @@ async fn wait_returns_when_the_condition_is_met_and_shows_the_conditions_if_it_i
         exit code 5
     "#]]
     .assert_eq(&ageless(&late));
-    bench.session(expect![[r#"
+    bench
+        .session(expect![[r#"
         $ wait pg/nope --for condition=Ready
         error: postgrescluster.evenkeel.dev "nope" not found
         exit code 3
         $ wait pg/nope --for delete
         postgrescluster.evenkeel.dev/nope deleted
-    "#]]).await;
+    "#]])
+        .await;
 }
 
 #[tokio::test]
 async fn delete_waits_until_finalizers_have_done_their_work() {
-    let bench = Bench::new().await;
+    let bench = CliBench::new().await;
     bench.file(CLUSTER);
     bench.run("apply -f FILE").await;
     let keep = |keep: bool| {
@@ -279,17 +293,19 @@ async fn delete_waits_until_finalizers_have_done_their_work() {
         postgrescluster.evenkeel.dev "db" deleted
     "#]]
     .assert_eq(&gone);
-    bench.session(expect![[r#"
+    bench
+        .session(expect![[r#"
         $ delete pg db
         error: postgresclusters.evenkeel.dev "db" not found
         exit code 3
         $ delete pg db --ignore-not-found
-    "#]]).await;
+    "#]])
+        .await;
 }
 
 #[tokio::test]
 async fn switchover_asks_by_annotation_and_says_how_it_went() {
-    let bench = Bench::new().await;
+    let bench = CliBench::new().await;
     bench.file(CLUSTER);
     bench.run("apply -f FILE").await;
     // Answers every request, the first with a refusal.
@@ -312,13 +328,15 @@ async fn switchover_asks_by_annotation_and_says_how_it_went() {
         }
     };
     let verbs = async {
-        bench.session(expect![[r#"
+        bench
+            .session(expect![[r#"
             $ switchover db --to db-9
             error: db: not switched over: db-9 is no instance of db
             exit code 1
             $ switchover db --to db-2
             db switched over: db-1 -> db-2, no writes for 0.123 s
-        "#]]).await;
+        "#]])
+            .await;
     };
     tokio::select! {
         () = operator => panic!("the watch ended"),
@@ -329,16 +347,18 @@ async fn switchover_asks_by_annotation_and_says_how_it_went() {
         late.contains("the request stays until the operator answers it") && late.ends_with("exit code 5\n"),
         "{late}"
     );
-    bench.session(expect![[r#"
+    bench
+        .session(expect![[r#"
         $ switchover nope
         error: postgresclusters.evenkeel.dev "nope" not found
         exit code 3
-    "#]]).await;
+    "#]])
+        .await;
 }
 
 #[tokio::test]
 async fn events_are_those_of_the_object_oldest_first() {
-    let bench = Bench::new().await;
+    let bench = CliBench::new().await;
     bench.file(&format!("{CLUSTER}---\n{}", CLUSTER.replace("name: db", "name: other")));
     bench.run("apply -f FILE").await;
     let start = SystemClock.now();
@@ -365,34 +385,40 @@ async fn events_are_those_of_the_object_oldest_first() {
 
 #[tokio::test]
 async fn plan_shows_the_servers_answer_for_files_and_for_objects_and_changes_nothing() {
-    let bench = Bench::new().await;
+    let bench = CliBench::new().await;
     bench.file(CLUSTER);
-    bench.session(expect![[r#"
+    bench
+        .session(expect![[r#"
         $ plan -f FILE
         postgrescluster.evenkeel.dev/db (Bootstrapping):
            1. make "postgres:15"
         $ plan pg db
         error: postgresclusters.evenkeel.dev "db" not found
         exit code 3
-    "#]]).await;
+    "#]])
+        .await;
     bench.run("apply -f FILE").await;
-    bench.session(expect![[r#"
+    bench
+        .session(expect![[r#"
         $ plan pg/db
         postgrescluster.evenkeel.dev/db (Bootstrapping):
            1. make "postgres:15"
-    "#]]).await;
+    "#]])
+        .await;
     bench.file(&CLUSTER.replace("instances: 3", "instances: many"));
-    bench.session(expect![[r#"
+    bench
+        .session(expect![[r#"
         $ plan -f FILE
         error: PostgresCluster.evenkeel.dev "db" is invalid
           db.yaml:6:14: spec.instances: Invalid value: "many": must be a whole number
         exit code 4
-    "#]]).await;
+    "#]])
+        .await;
 }
 
 #[tokio::test]
 async fn a_server_that_is_not_there_and_a_token_that_is_wrong_are_told_apart() {
-    let bench = Bench::new().await;
+    let bench = CliBench::new().await;
     let path = bench.folder.path().join("kubeconfig");
     let text = std::fs::read_to_string(&path).unwrap();
     let token = kubeconfig::load(&path).unwrap().token.unwrap();
@@ -425,7 +451,7 @@ impl std::io::Write for Told {
 
 #[tokio::test]
 async fn get_watch_prints_a_row_for_each_change_after_the_table() {
-    let bench = Bench::new().await;
+    let bench = CliBench::new().await;
     bench.file(CLUSTER);
     bench.run("apply -f FILE").await;
     let config = kubeconfig::load(&bench.folder.path().join("kubeconfig")).unwrap();
@@ -459,7 +485,7 @@ async fn get_watch_prints_a_row_for_each_change_after_the_table() {
 
 #[tokio::test]
 async fn a_watch_that_missed_too_much_says_so_and_begins_with_all_there_is() {
-    let bench = Bench::new().await;
+    let bench = CliBench::new().await;
     bench.file(CLUSTER);
     bench.run("apply -f FILE").await;
     let newest = bench.objects.store().revision().await.unwrap();
