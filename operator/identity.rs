@@ -8,8 +8,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Files and folders under `operator/` that run in containers.
-pub const FILES: &[&str] =
-    &["api/lsn.rs", "api/postgres_settings.rs", "cli/logging.rs", "engine/bridge.rs", "inside.rs", "supervisor"];
+pub const FILES: &[&str] = &[
+    "api/chain.rs",
+    "api/lsn.rs",
+    "api/postgres_settings.rs",
+    "cli/logging.rs",
+    "engine/bridge.rs",
+    "inside.rs",
+    "supervisor",
+];
 
 /// Files of tests, wherever they are.
 const TESTS: &[&str] = &["tests.rs", "released.rs"];

@@ -1,5 +1,7 @@
 //! How a failure is to be answered. Every room's error type says its class; one place in `runtime` acts on it.
 
+use super::chain::chain;
+
 /// What a caller should do about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
@@ -45,19 +47,4 @@ impl<E: Classify> From<E> for Failure {
     fn from(error: E) -> Self {
         Self { class: error.class(), message: chain(&error) }
     }
-}
-
-/// The message of an error and those of its causes, `: `-separated, each said once.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let message = cause.to_string();
-        if !text.ends_with(&message) {
-            text.push_str(": ");
-            text.push_str(&message);
-        }
-        source = cause.source();
-    }
-    text
 }

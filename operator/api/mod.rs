@@ -1,5 +1,6 @@
 //! The kinds people write and read: spec, status, defaults, validation. Plain data; no I/O, no clock.
 
+pub mod chain;
 pub mod conditions;
 pub mod core;
 pub mod deployment;

@@ -130,6 +130,6 @@ async fn still_there(doomed: &Doomed, after: Duration, session: &mut Session<'_>
     let object = session.client.object(&doomed.resource, &doomed.namespace, &doomed.name).await?;
     let finalizers = object.as_ref().and_then(|object| object["metadata"]["finalizers"].as_array());
     let waits = finalizers.map(|all| all.iter().map(render::cell).collect::<Vec<_>>().join(", ")).unwrap_or_default();
-    let what = format!("{}/{} to be gone; it waits for {waits}", doomed.resource.label(), doomed.name);
+    let what = format!("{}/{} to be deleted; its finalizers are {waits}", doomed.resource.label(), doomed.name);
     session.timed_out(what, after, object.as_ref())
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use crate::api::failure::chain;
+use crate::api::chain::chain;
 
 /// The exit codes, as `--help` and docs/cli.md show them. They are an interface: scripts rely on them.
 pub const EXIT_CODES: &str = "\

@@ -20,16 +20,16 @@ pub struct Args {
     /// POD, or KIND/NAME for all pods of an object, e.g. `deployment/web`
     #[arg(value_name = "POD")]
     target: String,
-    /// Go on with what is written from now on
+    /// Follow: print new lines as they are written
     #[arg(short, long)]
     follow: bool,
     /// The container [default: the first]
     #[arg(short, long, value_name = "NAME")]
     container: Option<String>,
-    /// Only that many lines from the end
+    /// Only this many lines from the end
     #[arg(long, value_name = "LINES")]
     tail: Option<u64>,
-    /// Only what was written in the last TIME
+    /// Only lines of the last TIME
     #[arg(long, value_parser = duration, value_name = "TIME")]
     since: Option<Duration>,
     /// Begin each line with its time

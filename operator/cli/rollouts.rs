@@ -43,7 +43,7 @@ enum Verb {
     Status {
         #[command(flatten)]
         target: Target,
-        /// Say how it stands, and do not wait
+        /// Print the current state and do not wait
         #[arg(long)]
         no_wait: bool,
         /// How long to wait
@@ -66,11 +66,11 @@ enum Verb {
         #[arg(long, value_name = "NUMBER")]
         to_revision: Option<u64>,
     },
-    /// Holds: changes of the template are not rolled out
+    /// Pauses: changes of the template are not rolled out
     Pause(Target),
-    /// Goes on after a pause
+    /// Resumes a paused rollout
     Resume(Target),
-    /// Makes all pods anew, as a rollout
+    /// Replaces all pods by a rollout
     Restart(Target),
 }
 
@@ -167,13 +167,13 @@ fn progress(object: &Value) -> Progress {
     let number = |value: &Value| value.as_i64().unwrap_or_default();
     let (metadata, spec, status) = (&object["metadata"], &object["spec"], &object["status"]);
     if number(&metadata["generation"]) > number(&status["observedGeneration"]) {
-        return Progress::UnderWay("waiting for the change to be seen".to_owned());
+        return Progress::UnderWay("waiting for the operator to see the change".to_owned());
     }
     let conditions = status["conditions"].as_array();
     let progressing = conditions.into_iter().flatten().find(|condition| condition["type"] == "Progressing");
     if progressing.is_some_and(|condition| condition["reason"] == "ProgressDeadlineExceeded") {
         let message = progressing.and_then(|condition| condition["message"].as_str()).unwrap_or_default();
-        return Progress::Failed(format!("it has not got on before its deadline: {message}"));
+        return Progress::Failed(format!("it made no progress before its deadline: {message}"));
     }
     if spec["paused"] == true {
         return Progress::UnderWay("it is paused".to_owned());
@@ -182,9 +182,9 @@ fn progress(object: &Value) -> Progress {
     let of = |name: &str| number(&status[name]);
     let (all, updated, available) = (of("replicas"), of("updatedReplicas"), of("availableReplicas"));
     if updated < wanted {
-        Progress::UnderWay(format!("{updated} of {wanted} new pods are made"))
+        Progress::UnderWay(format!("{updated} of {wanted} new pods are created"))
     } else if all > updated {
-        Progress::UnderWay(format!("{} old pods are to go", all - updated))
+        Progress::UnderWay(format!("{} old pods are terminating", all - updated))
     } else if available < updated {
         Progress::UnderWay(format!("{available} of {updated} new pods are available"))
     } else {
@@ -277,12 +277,12 @@ async fn undo(target: &Target, wanted: Option<u64>, session: &mut Session<'_>) -
     };
     let template = template(set);
     if template == *current {
-        return Ok(writeln!(session.out, "{} is at revision {number} already", rolled.label())?);
+        return Ok(writeln!(session.out, "{} is already at revision {number}", rolled.label())?);
     }
     rolled
         .patch(PATCH, &back_to(&rolled.object, template, &set["metadata"]["annotations"][CHANGE_CAUSE]), session)
         .await?;
-    Ok(writeln!(session.out, "{} is taken back to revision {number}", rolled.label())?)
+    Ok(writeln!(session.out, "{} rolled back to revision {number}", rolled.label())?)
 }
 
 /// The template of a revision as it was declared.
@@ -324,12 +324,15 @@ mod tests {
     #[test]
     fn a_rollout_is_judged_as_kubectl_judges_it() {
         let under_way = |how: &str| Progress::UnderWay(how.to_owned());
-        check(json!({"observedGeneration": 1}), under_way("waiting for the change to be seen"));
+        check(json!({"observedGeneration": 1}), under_way("waiting for the operator to see the change"));
         check(
             json!({"observedGeneration": 2, "replicas": 3, "updatedReplicas": 1}),
-            under_way("1 of 3 new pods are made"),
+            under_way("1 of 3 new pods are created"),
         );
-        check(json!({"observedGeneration": 2, "replicas": 4, "updatedReplicas": 3}), under_way("1 old pods are to go"));
+        check(
+            json!({"observedGeneration": 2, "replicas": 4, "updatedReplicas": 3}),
+            under_way("1 old pods are terminating"),
+        );
         let status = json!({"observedGeneration": 2, "replicas": 3, "updatedReplicas": 3, "availableReplicas": 2});
         check(status, under_way("2 of 3 new pods are available"));
         check(
@@ -337,7 +340,7 @@ mod tests {
             Progress::Done,
         );
         let late = json!([{"type": "Progressing", "reason": "ProgressDeadlineExceeded", "message": "late"}]);
-        let failed = Progress::Failed("it has not got on before its deadline: late".to_owned());
+        let failed = Progress::Failed("it made no progress before its deadline: late".to_owned());
         check(json!({"observedGeneration": 2, "conditions": late}), failed);
     }
 

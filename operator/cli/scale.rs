@@ -31,7 +31,7 @@ pub async fn run(args: Args, session: &mut Session<'_>) -> Result<(), Error> {
             Ok(_) => writeln!(session.out, "{label}/{name} scaled")?,
             // Without details the path is not served, and the object may well be there.
             Err(Error::Refused(Refusal { code: 404, message, .. })) if !message.contains(&name) => {
-                return Err(Error::Failed(format!("{label} has no scale; change its spec and apply it")));
+                return Err(Error::Failed(format!("{label} has no scale subresource; change its spec and apply it")));
             }
             Err(error) => return Err(error),
         }

@@ -45,7 +45,7 @@ pub fn progress(object: &Value, request: &str) -> Progress {
     match (last.refused, last.result) {
         (Some(why), _) => Progress::Refused(why),
         (None, Some(went)) if status.phase == "Healthy" => {
-            let outage = went.outage.map(|outage| format!(", writes were out for {}", timeline::seconds(outage)));
+            let outage = went.outage.map(|outage| format!(", no writes for {}", timeline::seconds(outage)));
             Progress::Done(format!("{} -> {}{}", went.from, went.to, outage.unwrap_or_default()))
         }
         _ => Progress::UnderWay,

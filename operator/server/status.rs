@@ -5,7 +5,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::api::failure::chain;
+use crate::api::chain::chain;
 use crate::api::resource::Resource;
 use crate::store;
 

@@ -11,7 +11,7 @@ use super::process::Reaper;
 use super::sql;
 use super::tools;
 use super::wire::{Follow, Init};
-pub use crate::api::failure::chain;
+pub use crate::api::chain::chain;
 
 /// What a job needs.
 #[derive(Debug, Clone)]

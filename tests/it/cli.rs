@@ -260,7 +260,7 @@ mod pages {
             UnderWay
             UnderWay
             Refused("a-2 does not stream")
-            Done("a-1 -> a-2, writes were out for 0.200 s")
+            Done("a-1 -> a-2, no writes for 0.200 s")
         "#]]
         .assert_eq(&text);
     }

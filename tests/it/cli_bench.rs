@@ -41,13 +41,13 @@ pub fn line<A: clap::Args>(words: &str) -> A {
 }
 
 /// A server, a folder for files, and what the verbs print.
-pub struct Bench {
+pub struct CliBench {
     pub objects: Objects,
     pub folder: tempfile::TempDir,
     stop: CancellationToken,
 }
 
-impl Bench {
+impl CliBench {
     pub async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -91,6 +91,15 @@ impl Bench {
         text.replace(&file, "db.yaml")
     }
 
+    /// Types the lines after `$ ` one after the other; compares the whole session.
+    pub async fn session(&self, expected: Expect) {
+        let mut shown = String::new();
+        for command in expected.data.lines().filter_map(|line| line.trim_start().strip_prefix("$ ")) {
+            shown += &format!("$ {command}\n{}", self.run(command).await);
+        }
+        expected.assert_eq(&shown);
+    }
+
     pub async fn check(&self, command: &str, expected: Expect) {
         expected.assert_eq(&self.run(command).await);
     }
@@ -105,7 +114,7 @@ impl Bench {
     }
 }
 
-impl Drop for Bench {
+impl Drop for CliBench {
     fn drop(&mut self) {
         self.stop.cancel();
     }

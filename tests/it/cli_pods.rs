@@ -6,7 +6,7 @@ use evenkeel::store::objects::Part;
 use expect_test::expect;
 use serde_json::{Value, json};
 
-use super::cli_bench::Bench;
+use super::cli_bench::CliBench;
 
 const WEB: &str = "apiVersion: apps/v1
 kind: Deployment
@@ -24,15 +24,15 @@ fn web() -> Key {
 }
 
 /// A Deployment with two pods and two revisions; the rollout is done if `available` is 2.
-async fn with_pods(available: u64) -> Bench {
-    let bench = Bench::new().await;
+async fn with_pods(available: u64) -> CliBench {
+    let bench = CliBench::new().await;
     bench.file(WEB);
     bench.run("apply -f FILE").await;
     report(&bench, available).await;
     bench
 }
 
-async fn report(bench: &Bench, available: u64) {
+async fn report(bench: &CliBench, available: u64) {
     let pod = |ordinal: u8| {
         let containers: Vec<Value> = ["main", "cache"]
             .iter()
@@ -108,7 +108,7 @@ async fn a_rollout_is_followed_to_its_end() {
     bench.check("rollout status deploy web --no-wait", not_yet).await;
     bench.run("rollout restart deployment/web").await;
     let seen = expect![[r#"
-        deployment.apps/web: waiting for the change to be seen
+        deployment.apps/web: waiting for the operator to see the change
     "#]];
     bench.check("rollout status deployment/web --no-wait", seen).await;
 }
@@ -122,14 +122,14 @@ async fn an_earlier_revision_is_taken_back_with_its_cause() {
         "{history}"
     );
     let back = expect![[r#"
-        deployment.apps/web is taken back to revision 1
+        deployment.apps/web rolled back to revision 1
     "#]];
     bench.check("rollout undo deployment/web", back).await;
     let object: Value = bench.objects.get(&web()).await.unwrap().unwrap();
     assert_eq!(object["spec"]["template"]["spec"]["containers"][0]["image"], "web:1");
     assert_eq!(object["metadata"]["annotations"]["kubernetes.io/change-cause"], "first");
     let there = expect![[r#"
-        deployment.apps/web is at revision 1 already
+        deployment.apps/web is already at revision 1
     "#]];
     bench.check("rollout undo deployment/web --to-revision 1", there).await;
     let unknown = expect![[r#"
@@ -155,7 +155,7 @@ async fn replicas_are_set_where_there_is_a_scale() {
     let object: Value = bench.objects.get(&web()).await.unwrap().unwrap();
     assert_eq!(object["spec"]["replicas"], 5);
     let none = expect![[r#"
-        error: dockerhost.evenkeel.dev has no scale; change its spec and apply it
+        error: dockerhost.evenkeel.dev has no scale subresource; change its spec and apply it
         exit code 1
     "#]];
     bench.check("scale dh/local --replicas 2", none).await;

@@ -14,7 +14,7 @@ use expect_test::{Expect, expect};
 use futures::StreamExt as _;
 use serde_json::{Value, json};
 
-use super::cli_bench::{Bench, CLUSTER, PATIENCE, cluster, line};
+use super::cli_bench::{CLUSTER, CliBench, PATIENCE, cluster, line};
 
 fn ready(status: &str, generation: i64) -> Value {
     json!({"observedGeneration": generation, "phase": "Healthy", "conditions": [{"type": "Ready", "status": status,
@@ -24,138 +24,93 @@ fn ready(status: &str, generation: i64) -> Value {
 
 #[tokio::test]
 async fn apply_says_what_became_of_each_document() {
-    let bench = Bench::new().await;
+    let bench = CliBench::new().await;
     bench.file(&format!("{CLUSTER}---\napiVersion: v1\nkind: Secret\nmetadata: {{name: s}}\nstringData: {{a: b}}\n"));
     bench
-        .check(
-            "apply -f FILE --dry-run=server",
-            expect![[r#"
+        .session(expect![[r#"
+        $ apply -f FILE --dry-run=server
         postgrescluster.evenkeel.dev/db created (server dry run)
         secret/s created (server dry run)
-    "#]],
-        )
-        .await;
-    bench
-        .check(
-            "get all",
-            expect![[r#"
+        $ get all
         no objects found in namespace default
-    "#]],
-        )
-        .await;
-    bench
-        .check(
-            "apply -f FILE",
-            expect![[r#"
+        $ apply -f FILE
         postgrescluster.evenkeel.dev/db created
         secret/s created
-    "#]],
-        )
-        .await;
-    bench
-        .check(
-            "apply -f FILE",
-            expect![[r#"
+        $ apply -f FILE
         postgrescluster.evenkeel.dev/db unchanged
         secret/s unchanged
-    "#]],
-        )
-        .await;
-    bench
-        .check(
-            "apply -f FILE --dry-run server",
-            expect![[r#"
+        $ apply -f FILE --dry-run server
         postgrescluster.evenkeel.dev/db unchanged (server dry run)
         secret/s unchanged (server dry run)
-    "#]],
-        )
+    "#]])
         .await;
     bench.file(&CLUSTER.replace("instances: 3", "instances: 2"));
     bench
-        .check(
-            "apply -f FILE",
-            expect![[r#"
+        .session(expect![[r#"
+        $ apply -f FILE
         postgrescluster.evenkeel.dev/db configured
-    "#]],
-        )
+    "#]])
         .await;
 }
 
 #[tokio::test]
 async fn one_bad_document_keeps_all_from_being_sent_if_it_cannot_be_read() {
-    let bench = Bench::new().await;
+    let bench = CliBench::new().await;
     bench.file(&format!("{CLUSTER}---\nkind: [\n"));
     bench
-        .check(
-            "apply -f FILE",
-            expect![[r#"
+        .session(expect![[r#"
+        $ apply -f FILE
         error: db.yaml:8:7: unclosed bracket '['
         exit code 4
-    "#]],
-        )
+    "#]])
         .await;
     bench.file(&format!("{CLUSTER}---\napiVersion: evenkeel.dev/v1\nkind: PostgresClutser\nmetadata: {{name: x}}\n"));
-    bench.check("apply -f FILE", expect![[r#"
+    bench.session(expect![[r#"
+        $ apply -f FILE
         error: db.yaml:9:7: the server has no kind "evenkeel.dev/v1 PostgresClutser"; it has dockerhosts, postgresclusters, loadbalancers, namespaces, secrets, configmaps, events, pods, replicasets, deployments
         exit code 4
-    "#]]).await;
-    bench
-        .check(
-            "get pg",
-            expect![[r#"
+        $ get pg
         no objects found in namespace default
-    "#]],
-        )
-        .await;
+    "#]]).await;
 }
 
 #[tokio::test]
 async fn a_refused_document_has_every_problem_with_its_place_and_the_others_are_applied() {
-    let bench = Bench::new().await;
+    let bench = CliBench::new().await;
     let bad = CLUSTER
         .replace("name: db", "name: bad")
         .replace("instances: 3", "instances: 0\n  imagee: x\n  parameters: {port: '1'}");
     bench.file(&format!("{bad}---\n{CLUSTER}"));
     bench
-        .check(
-            "apply -f FILE",
-            expect![[r#"
+        .session(expect![[r#"
+        $ apply -f FILE
         postgrescluster.evenkeel.dev/db created
         error: PostgresCluster.evenkeel.dev "bad" is invalid
           db.yaml:7:11: spec.imagee: Invalid value: unknown field, did you mean "image"?
           db.yaml:6:14: spec.instances: Invalid value: 0: should be at least 1
           db.yaml:8:22: spec.parameters[port]: Invalid value: is set by Evenkeel and cannot be chosen
         exit code 4
-    "#]],
-        )
+    "#]])
         .await;
     let bad = bad.replace("  imagee: x\n", "");
     bench.file(&format!("{bad}---\n{CLUSTER}"));
     bench
-        .check(
-            "apply -f FILE",
-            expect![[r#"
+        .session(expect![[r#"
+        $ apply -f FILE
         postgrescluster.evenkeel.dev/db unchanged
         error: PostgresCluster.evenkeel.dev "bad" is invalid
           db.yaml:6:14: spec.instances: Invalid value: 0: should be at least 1
           db.yaml:7:22: spec.parameters[port]: Invalid value: is set by Evenkeel and cannot be chosen
         exit code 4
-    "#]],
-        )
-        .await;
-    bench
-        .check(
-            "get pg -o name",
-            expect![[r#"
+        $ get pg -o name
         postgrescluster.evenkeel.dev/db
-    "#]],
-        )
+    "#]])
         .await;
 }
 
 #[tokio::test]
 async fn fields_of_another_manager_are_taken_over_only_by_force() {
-    let bench = Bench::new().await;
+    let bench = CliBench::new().await;
     bench.file(CLUSTER);
     bench.run("apply -f FILE").await;
     let config = kubeconfig::load(&bench.folder.path().join("kubeconfig")).unwrap();
@@ -164,29 +119,21 @@ async fn fields_of_another_manager_are_taken_over_only_by_force() {
     let query = [("fieldManager", "somebody"), ("force", "true")];
     Client::new(config).unwrap().patch(path, &query, "application/apply-patch+yaml", &grown).await.unwrap();
     bench
-        .check(
-            "apply -f FILE",
-            expect![[r#"
-                error: Apply failed with 1 conflict
-                  db.yaml:6:14: spec.instances: conflict with "somebody"
-                another manager set these fields; --force-conflicts takes them over
-                exit code 4
-            "#]],
-        )
-        .await;
-    bench
-        .check(
-            "apply -f FILE --force-conflicts",
-            expect![[r#"
-                postgrescluster.evenkeel.dev/db configured
-            "#]],
-        )
+        .session(expect![[r#"
+        $ apply -f FILE
+        error: Apply failed with 1 conflict
+          db.yaml:6:14: spec.instances: conflict with "somebody"
+        another manager set these fields; --force-conflicts takes them over
+        exit code 4
+        $ apply -f FILE --force-conflicts
+        postgrescluster.evenkeel.dev/db configured
+    "#]])
         .await;
 }
 
 #[tokio::test]
 async fn get_prints_tables_names_and_whole_objects() {
-    let bench = Bench::new().await;
+    let bench = CliBench::new().await;
     bench.file(&format!("{CLUSTER}---\n{}", CLUSTER.replace("name: db", "name: web-db, labels: {tier: web}")));
     bench.run("apply -f FILE").await;
     let aged = |text: String| ageless(&text);
@@ -272,7 +219,7 @@ fn ageless(text: &str) -> String {
 
 #[tokio::test]
 async fn what_get_printed_can_be_applied_again() {
-    let bench = Bench::new().await;
+    let bench = CliBench::new().await;
     bench.file(CLUSTER);
     bench.run("apply -f FILE").await;
     let printed = bench.run("get pg db -o yaml").await;
@@ -283,7 +230,7 @@ async fn what_get_printed_can_be_applied_again() {
 
 #[tokio::test]
 async fn wait_returns_when_the_condition_is_met_and_shows_the_conditions_if_it_is_not() {
-    let bench = Bench::new().await;
+    let bench = CliBench::new().await;
     bench.file(CLUSTER);
     bench.run("apply -f FILE").await;
     let (met, ()) = tokio::join!(bench.run("wait pg/db --for condition=Ready"), bench.report("db", ready("True", 1)));
@@ -303,27 +250,19 @@ async fn wait_returns_when_the_condition_is_met_and_shows_the_conditions_if_it_i
     "#]]
     .assert_eq(&ageless(&late));
     bench
-        .check(
-            "wait pg/nope --for condition=Ready",
-            expect![[r#"
+        .session(expect![[r#"
+        $ wait pg/nope --for condition=Ready
         error: postgrescluster.evenkeel.dev "nope" not found
         exit code 3
-    "#]],
-        )
-        .await;
-    bench
-        .check(
-            "wait pg/nope --for delete",
-            expect![[r#"
+        $ wait pg/nope --for delete
         postgrescluster.evenkeel.dev/nope deleted
-    "#]],
-        )
+    "#]])
         .await;
 }
 
 #[tokio::test]
 async fn delete_waits_until_finalizers_have_done_their_work() {
-    let bench = Bench::new().await;
+    let bench = CliBench::new().await;
     bench.file(CLUSTER);
     bench.run("apply -f FILE").await;
     let keep = |keep: bool| {
@@ -336,7 +275,7 @@ async fn delete_waits_until_finalizers_have_done_their_work() {
     let late = bench.run("delete pg db --timeout 50ms").await;
     expect![[r#"
         postgrescluster.evenkeel.dev "db" deleted
-        error: timed out after 50ms waiting for postgrescluster.evenkeel.dev/db to be gone; it waits for evenkeel.dev/teardown
+        error: timed out after 50ms waiting for postgrescluster.evenkeel.dev/db to be deleted; its finalizers are evenkeel.dev/teardown
         exit code 5
     "#]].assert_eq(&late);
     bench.objects.modify(&cluster("db"), Part::Main, keep(false)).await.unwrap();
@@ -355,20 +294,18 @@ async fn delete_waits_until_finalizers_have_done_their_work() {
     "#]]
     .assert_eq(&gone);
     bench
-        .check(
-            "delete pg db",
-            expect![[r#"
+        .session(expect![[r#"
+        $ delete pg db
         error: postgresclusters.evenkeel.dev "db" not found
         exit code 3
-    "#]],
-        )
+        $ delete pg db --ignore-not-found
+    "#]])
         .await;
-    bench.check("delete pg db --ignore-not-found", expect![[r#""#]]).await;
 }
 
 #[tokio::test]
 async fn switchover_asks_by_annotation_and_says_how_it_went() {
-    let bench = Bench::new().await;
+    let bench = CliBench::new().await;
     bench.file(CLUSTER);
     bench.run("apply -f FILE").await;
     // Answers every request, the first with a refusal.
@@ -392,21 +329,13 @@ async fn switchover_asks_by_annotation_and_says_how_it_went() {
     };
     let verbs = async {
         bench
-            .check(
-                "switchover db --to db-9",
-                expect![[r#"
+            .session(expect![[r#"
+            $ switchover db --to db-9
             error: db: not switched over: db-9 is no instance of db
             exit code 1
-        "#]],
-            )
-            .await;
-        bench
-            .check(
-                "switchover db --to db-2",
-                expect![[r#"
-            db switched over: db-1 -> db-2, writes were out for 0.123 s
-        "#]],
-            )
+            $ switchover db --to db-2
+            db switched over: db-1 -> db-2, no writes for 0.123 s
+        "#]])
             .await;
     };
     tokio::select! {
@@ -419,19 +348,17 @@ async fn switchover_asks_by_annotation_and_says_how_it_went() {
         "{late}"
     );
     bench
-        .check(
-            "switchover nope",
-            expect![[r#"
+        .session(expect![[r#"
+        $ switchover nope
         error: postgresclusters.evenkeel.dev "nope" not found
         exit code 3
-    "#]],
-        )
+    "#]])
         .await;
 }
 
 #[tokio::test]
 async fn events_are_those_of_the_object_oldest_first() {
-    let bench = Bench::new().await;
+    let bench = CliBench::new().await;
     bench.file(&format!("{CLUSTER}---\n{}", CLUSTER.replace("name: db", "name: other")));
     bench.run("apply -f FILE").await;
     let start = SystemClock.now();
@@ -458,52 +385,40 @@ async fn events_are_those_of_the_object_oldest_first() {
 
 #[tokio::test]
 async fn plan_shows_the_servers_answer_for_files_and_for_objects_and_changes_nothing() {
-    let bench = Bench::new().await;
+    let bench = CliBench::new().await;
     bench.file(CLUSTER);
     bench
-        .check(
-            "plan -f FILE",
-            expect![[r#"
+        .session(expect![[r#"
+        $ plan -f FILE
         postgrescluster.evenkeel.dev/db (Bootstrapping):
            1. make "postgres:15"
-    "#]],
-        )
-        .await;
-    bench
-        .check(
-            "plan pg db",
-            expect![[r#"
+        $ plan pg db
         error: postgresclusters.evenkeel.dev "db" not found
         exit code 3
-    "#]],
-        )
+    "#]])
         .await;
     bench.run("apply -f FILE").await;
     bench
-        .check(
-            "plan pg/db",
-            expect![[r#"
+        .session(expect![[r#"
+        $ plan pg/db
         postgrescluster.evenkeel.dev/db (Bootstrapping):
            1. make "postgres:15"
-    "#]],
-        )
+    "#]])
         .await;
     bench.file(&CLUSTER.replace("instances: 3", "instances: many"));
     bench
-        .check(
-            "plan -f FILE",
-            expect![[r#"
+        .session(expect![[r#"
+        $ plan -f FILE
         error: PostgresCluster.evenkeel.dev "db" is invalid
           db.yaml:6:14: spec.instances: Invalid value: "many": must be a whole number
         exit code 4
-    "#]],
-        )
+    "#]])
         .await;
 }
 
 #[tokio::test]
 async fn a_server_that_is_not_there_and_a_token_that_is_wrong_are_told_apart() {
-    let bench = Bench::new().await;
+    let bench = CliBench::new().await;
     let path = bench.folder.path().join("kubeconfig");
     let text = std::fs::read_to_string(&path).unwrap();
     let token = kubeconfig::load(&path).unwrap().token.unwrap();
@@ -536,7 +451,7 @@ impl std::io::Write for Told {
 
 #[tokio::test]
 async fn get_watch_prints_a_row_for_each_change_after_the_table() {
-    let bench = Bench::new().await;
+    let bench = CliBench::new().await;
     bench.file(CLUSTER);
     bench.run("apply -f FILE").await;
     let config = kubeconfig::load(&bench.folder.path().join("kubeconfig")).unwrap();
@@ -570,7 +485,7 @@ async fn get_watch_prints_a_row_for_each_change_after_the_table() {
 
 #[tokio::test]
 async fn a_watch_that_missed_too_much_says_so_and_begins_with_all_there_is() {
-    let bench = Bench::new().await;
+    let bench = CliBench::new().await;
     bench.file(CLUSTER);
     bench.run("apply -f FILE").await;
     let newest = bench.objects.store().revision().await.unwrap();

@@ -24,13 +24,13 @@ pub(crate) const IMAGE: &str = "evenkeel-test/busybox:1";
 const LONG: Duration = Duration::from_secs(30);
 
 /// An owner on the local engine; everything that carries its labels goes when it is dropped.
-pub(crate) struct Bench {
+pub(crate) struct DockerBench {
     pub(crate) engine: DockerEngine,
     pub(crate) owner: Owner,
 }
 
 /// `None`, with a line that says so, where no Docker Engine is promised.
-pub(crate) fn bench(test: &str) -> Option<Bench> {
+pub(crate) fn bench(test: &str) -> Option<DockerBench> {
     if std::env::var("EVENKEEL_TEST_DOCKER").as_deref() != Ok("1") {
         println!("{test}: skipped, EVENKEEL_TEST_DOCKER=1 is not set");
         return None;
@@ -41,7 +41,7 @@ pub(crate) fn bench(test: &str) -> Option<Bench> {
     let binary = Arc::new(OwnBinary::at(env!("CARGO_BIN_EXE_evenkeel"), evenkeel::CONTAINER_IDENTITY));
     let engine = DockerEngine::connect("local", &local_endpoint().unwrap(), None, binary).unwrap();
     let name = format!("it-{test}-{}", std::process::id());
-    Some(Bench { engine, owner: Owner { kind: "EngineTest".into(), namespace: "default".into(), name } })
+    Some(DockerBench { engine, owner: Owner { kind: "EngineTest".into(), namespace: "default".into(), name } })
 }
 
 pub(crate) fn docker(arguments: &[&str]) -> String {
@@ -79,7 +79,7 @@ fn static_busybox() -> Vec<u8> {
     ["bin/busybox", "usr/bin/busybox"].iter().find_map(|path| std::fs::read(dir.path().join(path)).ok()).unwrap()
 }
 
-impl Drop for Bench {
+impl Drop for DockerBench {
     fn drop(&mut self) {
         let label = format!("label={}={}", labels::NAME, self.owner.name);
         for (list, remove) in [
@@ -103,7 +103,7 @@ impl Drop for Bench {
     }
 }
 
-impl Bench {
+impl DockerBench {
     pub(crate) fn name(&self, part: &str) -> String {
         format!("{}-{part}", self.owner.name)
     }
@@ -453,7 +453,7 @@ async fn a_binary_of_the_same_identity_takes_the_same_volume_and_the_old_one_goe
 }
 
 /// A running container with our binary in it.
-async fn with_binary(bench: &Bench, script: &str) -> String {
+async fn with_binary(bench: &DockerBench, script: &str) -> String {
     let volume = bench.binary().await;
     let mut spec = bench.container(script);
     spec.volumes.push((volume, "/evenkeel".to_owned(), true));
@@ -462,7 +462,7 @@ async fn with_binary(bench: &Bench, script: &str) -> String {
 }
 
 /// Dials until what listens there is up.
-async fn dial(bench: &Bench, container: &str, address: &str) -> Box<dyn evenkeel::engine::Conversation> {
+async fn dial(bench: &DockerBench, container: &str, address: &str) -> Box<dyn evenkeel::engine::Conversation> {
     within(async {
         loop {
             if let Ok(stream) = bench.engine.dial(container, address).await {

@@ -13,7 +13,7 @@ use evenkeel::engine::{
 use futures::StreamExt as _;
 use tokio::io::AsyncWriteExt as _;
 
-use crate::docker_engine::{Bench, IDLE, IMAGE, bench, docker, within};
+use crate::docker_engine::{DockerBench, IDLE, IMAGE, bench, docker, within};
 
 /// As [`IDLE`], with busybox' commands in reach; says `up` when the trap is set.
 const TRAPPED: &str = "trap 'echo hup' HUP; trap exit TERM; echo up; while :; do /bin/busybox sleep 0.05; done";
@@ -26,7 +26,7 @@ fn shell(script: &str) -> Vec<String> {
     ["/bin/busybox", "sh", "-c", script].map(str::to_owned).to_vec()
 }
 
-impl Bench {
+impl DockerBench {
     async fn exec(&self, container: &str, script: &str) -> String {
         let ended = self.engine.exec(container, &shell(script), Duration::from_secs(30)).await.unwrap();
         assert_eq!(ended.code, 0, "{}", ended.output);

@@ -23,13 +23,13 @@ fn docker(arguments: &[&str]) -> String {
 }
 
 /// A network and containers of this test alone; all of it goes when it is dropped.
-struct Bench {
+struct SupervisorBench {
     name: String,
     members: Vec<String>,
     begun: Instant,
 }
 
-impl Bench {
+impl SupervisorBench {
     /// `None`, with a line that says so, where no Docker Engine is promised.
     fn new(test: &str) -> Option<Self> {
         if std::env::var("EVENKEEL_TEST_DOCKER").as_deref() != Ok("1") {
@@ -82,7 +82,7 @@ impl Bench {
     }
 }
 
-impl Drop for Bench {
+impl Drop for SupervisorBench {
     fn drop(&mut self) {
         for member in &self.members {
             if std::thread::panicking() || std::env::var_os("EVENKEEL_TEST_LOGS").is_some() {
@@ -227,7 +227,7 @@ fn lead(init: bool, count: u32, names: &[&str], slots: &[&str], open: bool) -> T
 }
 
 /// Two members, the first leads with the second as its synchronous standby, and the gate is open.
-fn pair(bench: &mut Bench) -> (Member, Member, String, String) {
+fn pair(bench: &mut SupervisorBench) -> (Member, Member, String, String) {
     let mut one = bench.member(1);
     bench.mark("first member listens");
     one.say(&credentials());
@@ -267,7 +267,7 @@ fn pair(bench: &mut Bench) -> (Member, Member, String, String) {
 
 #[test]
 fn a_standby_is_promoted_after_a_kill_and_the_old_primary_follows_by_rewind() {
-    let Some(mut bench) = Bench::new("failover") else { return };
+    let Some(mut bench) = SupervisorBench::new("failover") else { return };
     let (mut one, mut two, first, second) = pair(&mut bench);
     one.sql("CREATE TABLE t (n int); INSERT INTO t SELECT generate_series(1, 1000)");
     // The owner gets in by its password over the network, our own roles do not.
@@ -355,7 +355,7 @@ fn open_lead(standby: &str, confirm: bool) -> Task {
 
 #[test]
 fn a_leader_survives_bad_settings_meddling_crashes_and_restarts_and_fences_itself_after_a_pause() {
-    let Some(mut bench) = Bench::new("trouble") else { return };
+    let Some(mut bench) = SupervisorBench::new("trouble") else { return };
     let (mut one, mut two, first, second) = pair(&mut bench);
 
     println!("-- settings that PostgreSQL refuses are left out and reported; the others are taken");

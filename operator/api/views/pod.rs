@@ -115,6 +115,7 @@ impl<'a> PodTemplate<'a> {
     }
 
     fn container(&self, pod: &PodSeen, seen: &PodContainer) -> Value {
+        let state = seen.state.to_string();
         let declared = self.spec.get("containers").and_then(Value::as_array);
         let declared = declared.into_iter().flatten().find(|container| text(&container["name"]) == seen.name);
         json!({
@@ -124,7 +125,7 @@ impl<'a> PodTemplate<'a> {
             // Docker takes a name wherever it takes an id.
             "containerID": format!("docker://{}", seen.id.as_ref().unwrap_or(&seen.container)),
             "ready": seen.ready,
-            "started": seen.state.to_string() == "running",
+            "started": state == "running",
             "restartCount": seen.restarts,
             "state": container_state(pod, seen),
         })
