@@ -350,8 +350,8 @@ pub struct InstanceStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
     /// How far it is behind the primary, in MiB of WAL.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub lag: Option<u64>,
+    #[serde(rename = "lag", skip_serializing_if = "Option::is_none")]
+    pub lag_mib: Option<u64>,
     /// It takes part in the acknowledgement of commits.
     pub synchronous: bool,
     /// Settings that wait for a restart.

@@ -18,7 +18,7 @@ pub async fn version(connection: &Connection, out: &mut (dyn Write + Send)) -> R
     };
     match asked.await {
         Ok(version) => writeln!(out, "server: {}", render::cell(&version["gitVersion"]))?,
-        Err(error) => writeln!(out, "server: not known ({})", super::error::chain(&error))?,
+        Err(error) => writeln!(out, "server: not known ({})", crate::api::failure::chain(&error))?,
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! How far objects are on their way to Ready: bars on a terminal, else a line each time something changes.
+//! Progress of objects towards Ready: bars on a terminal, else a line for each change.
 
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
@@ -53,7 +53,7 @@ pub fn problem(object: &Value) -> Option<String> {
     stuck.then(|| format!("{}: {}", render::cell(&ready["reason"]), render::cell(&ready["message"])))
 }
 
-/// Shows the standing of several objects.
+/// Shows the progress of several objects.
 pub enum Display {
     /// Live bars, one an object.
     Bars(MultiProgress, Vec<ProgressBar>),
@@ -119,7 +119,7 @@ impl Display {
         Ok(())
     }
 
-    /// Says a sentence beside the objects.
+    /// Prints a sentence beside the progress.
     pub fn say(&self, sentence: &str, out: &mut (dyn Write + Send)) -> Result<(), Error> {
         match self {
             Self::Bars(multi, _) => Ok(multi.suspend(|| writeln!(out, "{sentence}"))?),

@@ -2,10 +2,10 @@
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use super::objects::{Objects, Part};
 use super::{Error, Key, rules};
+use crate::api::hash::short_hash;
 
 /// The resource that Events are stored as.
 pub const EVENTS: &str = "events";
@@ -14,12 +14,12 @@ pub const COMPONENT: &str = "evenkeel";
 /// The longest message, in characters, as in Kubernetes.
 const MESSAGE: usize = 1024;
 
-/// Whether an Event tells of the ordinary or of trouble.
+/// The type of an Event: `Normal` or `Warning`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severity {
-    /// As it should be.
+    /// Ordinary.
     Normal,
-    /// Somebody may want to look.
+    /// A problem.
     Warning,
 }
 
@@ -36,7 +36,7 @@ impl Severity {
 /// Something that happened to an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewEvent {
-    /// Ordinary or trouble.
+    /// `Normal` or `Warning`.
     pub severity: Severity,
     /// One CamelCase word.
     pub reason: String,
@@ -69,8 +69,7 @@ fn event_key(about: &Value, new: &NewEvent) -> Key {
     let text = |field: &str| about["metadata"][field].as_str().unwrap_or("");
     let severity = new.severity.as_str();
     let parts = [text("uid"), severity, &new.reason, &new.message];
-    let hash = Sha256::digest(parts.join("\0"));
-    let hash: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let hash = short_hash(parts.join("\0"), 16);
     let namespace = Some(text("namespace")).filter(|name| !name.is_empty()).unwrap_or("default");
     Key { resource: EVENTS.to_owned(), namespace: namespace.to_owned(), name: format!("{}.{hash}", text("name")) }
 }

@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn a_confirmation_that_ends_is_significant_and_a_moving_position_is_not() {
         let replica =
-            |lsn, streaming| Replica { incarnation: "a".into(), streaming, silent_ms: 0, lsn: Lsn(lsn), lag: 9 };
+            |lsn, streaming| Replica { incarnation: "a".into(), streaming, silent_ms: 0, lsn: Lsn(lsn), lag_bytes: 9 };
         let of = |lsn, streaming| {
             let server =
                 Server { primary: true, lsn: Lsn(lsn), replicas: vec![replica(lsn, streaming)], ..Server::default() };

@@ -179,7 +179,7 @@ fn replicas(run: &Run, poll: &Poll, now: u64) -> Vec<Replica> {
                 && alone(&walsender.name),
             silent_ms: silent_ms(walsender),
             lsn,
-            lag: poll.lsn.0.saturating_sub(lsn.0),
+            lag_bytes: poll.lsn.0.saturating_sub(lsn.0),
         }
     };
     poll.replicas.iter().map(replica).collect()

@@ -318,7 +318,7 @@ pub fn significant(report: &Report) -> Report {
     }
     for replica in rest.leading.iter_mut().flat_map(|leading| &mut leading.replicas) {
         (replica.lsn, replica.silent_ms) = (Lsn(0), 0);
-        replica.lag >>= LAG_BITS;
+        replica.lag_bytes >>= LAG_BITS;
     }
     rest
 }
@@ -414,7 +414,8 @@ pub struct Replica {
     /// Flushed there.
     pub lsn: Lsn,
     /// Bytes of WAL that it lacks.
-    pub lag: u64,
+    #[serde(rename = "lag")]
+    pub lag_bytes: u64,
 }
 
 /// A long deed on the data directory.

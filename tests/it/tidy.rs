@@ -71,15 +71,15 @@ const OWNED: [(&str, &str); 3] = [("bollard", "engine"), ("sqlx::sqlite", "store
 /// The longest a file may be.
 const LINES: usize = 800;
 
-struct Source {
+pub(crate) struct Source {
     /// From the folder it was found under, with `/`.
-    name: String,
+    pub(crate) name: String,
     text: String,
 }
 
 impl Source {
     /// Without comments and without the tests at the foot.
-    fn code(&self) -> String {
+    pub(crate) fn code(&self) -> String {
         let is_foot = |(at, _): &(usize, &str)| {
             let after = self.text[*at..].lines().find(|line| !line.starts_with("#["));
             after.is_some_and(|line| line.starts_with("mod "))
@@ -94,7 +94,7 @@ impl Source {
 }
 
 /// All Rust files under a folder of the repository.
-fn sources(folder: &str) -> Vec<Source> {
+pub(crate) fn sources(folder: &str) -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut folders = vec![root.clone()];
     let mut found = Vec::new();
@@ -150,7 +150,7 @@ fn has_word(code: &str, word: &str) -> bool {
 }
 
 /// Fails with all problems at once.
-fn expect_none(rule: &str, problems: Vec<String>) {
+pub(crate) fn expect_none(rule: &str, problems: Vec<String>) {
     assert!(problems.is_empty(), "{rule}:\n  {}", problems.join("\n  "));
 }
 

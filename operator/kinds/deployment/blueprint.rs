@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{Container, PodSpec, Volume};
 use super::{Make, name, namespace, owner};
 use crate::api::deployment::{Deployment, Pod, Revision};
 use crate::api::deployment_rules::PIDS;
+use crate::api::hash::short_hash_of_json;
 use crate::api::{labels, quantity};
 use crate::engine::{Attachment, BINARY, BINARY_DIR, ContainerSpec, Mount, MountSource, Security};
 use crate::kinds::containers::inputs::{config_map, secret};
@@ -333,7 +334,7 @@ impl Builder<'_> {
                 ("o".to_owned(), format!("addr={},{address}", nfs.server)),
             ]);
             // The options of a volume never change, so other options are another volume.
-            let name = format!("evenkeel-nfs-{}", super::revisions::hash_of(&options));
+            let name = format!("evenkeel-nfs-{}", short_hash_of_json(&options, 10));
             MountSource::Volume { name, options, labels: BTreeMap::new() }
         } else {
             let claim = volume.persistent_volume_claim.as_ref()?;

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec};
-use sha2::{Digest, Sha256};
 
 use super::blueprint;
+use crate::api::hash::short_hash_of_parts;
 use crate::kinds::containers::InputRef;
 use crate::kinds::containers::inputs::{contents, object};
 use crate::store::Error;
@@ -66,14 +66,7 @@ pub async fn read(objects: &Objects, namespace: &str, used: BTreeSet<InputRef>) 
     for input in used {
         let Some(value) = object(objects, namespace, &input).await? else { continue };
         let contents = contents(&value);
-        let mut digest = Sha256::new();
-        for (key, bytes) in &contents {
-            for part in [key.as_bytes(), bytes] {
-                digest.update((part.len() as u64).to_le_bytes());
-                digest.update(part);
-            }
-        }
-        let hash = digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let hash = short_hash_of_parts(contents.iter().flat_map(|(key, bytes)| [key.as_bytes(), bytes]), 16);
         let owners = value["metadata"]["ownerReferences"].as_array().into_iter().flatten();
         let mut clusters = owners.filter(|owner| owner["kind"] == "PostgresCluster");
         let cluster = clusters.find_map(|owner| owner["name"].as_str()).map(str::to_owned);

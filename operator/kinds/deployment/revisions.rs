@@ -5,28 +5,22 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
-use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 use super::{Observed, Step, annotation, blueprint, placement};
 use crate::api::deployment::{
     CHANGE_CAUSE_ANNOTATION, Decisions, Deployment, ROLL_ON_CHANGE_ANNOTATION, ROLLBACK_ANNOTATION, Revision,
 };
+use crate::api::hash::short_hash_of_json;
 use crate::engine::ImageSeen;
 use crate::kinds::containers::Work;
 use crate::runtime::companions::{Standing, due, due_once};
 
+/// Digits of a revision's hash.
+const HASH_DIGITS: usize = 10;
 /// Revisions that are kept unless the object says otherwise.
 const HISTORY: i32 = 10;
 /// A rollout that has not got on for this long has failed, unless the object says otherwise.
 const DEADLINE_SECONDS: i32 = 600;
-
-/// The first 10 hex digits of the SHA-256 of a value's JSON.
-pub fn hash_of(value: &impl Serialize) -> String {
-    // Plain data with text keys, whose JSON has one form: serde_json sorts nothing, but BTreeMaps and structs do.
-    let text = serde_json::to_string(value).unwrap_or_default();
-    Sha256::digest(text).iter().take(5).map(|byte| format!("{byte:02x}")).collect()
-}
 
 fn asks_to_roll(template: &PodTemplateSpec) -> bool {
     let annotations = template.metadata.as_ref().and_then(|metadata| metadata.annotations.as_ref());
@@ -42,7 +36,7 @@ fn wanted(object: &Deployment, observed: &Observed) -> String {
     } else {
         BTreeMap::new()
     };
-    hash_of(&(template, inputs))
+    short_hash_of_json(&(template, inputs), HASH_DIGITS)
 }
 
 /// Sets the target: the revision that is asked for, unless it was given up; and keeps the history short.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{Observed, Step, blueprint, placement, revisions};
-use crate::api::conditions::{Verdict, no, set, yes};
+use crate::api::conditions::{Verdict, no, set, unknown, yes};
 use crate::api::deployment::{Decisions, Deployment, DeploymentStatus};
 use crate::api::failure::{Class, Failure};
 use crate::api::load_balancer::ServerState;
@@ -165,7 +165,7 @@ fn progressing(
     let so_far = format!("revision {target}: {} of {} updated replicas are available", d.best, limits.replicas);
     match rollout {
         Rollout::Halted => no("ReconcilePaused", "nothing is done while the annotation says paused"),
-        Rollout::Paused => ("Unknown", "DeploymentPaused".into(), "the rollout is paused".into()),
+        Rollout::Paused => unknown("DeploymentPaused", "the rollout is paused"),
         Rollout::Exceeded => no("ProgressDeadlineExceeded", so_far),
         Rollout::Done | Rollout::Healing => yes("NewReplicaSetAvailable", so_far),
         Rollout::Within(_) => {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::names::{name, namespace};
 use super::{Certificate, Hidden, LoadBalancer, LoadBalancerKind, text};
 use crate::api::failure::Failure;
-use crate::runtime::clock;
+use crate::store::clock;
 use crate::store::objects::Objects;
 use crate::store::{Error, Key};
 

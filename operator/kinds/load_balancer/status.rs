@@ -8,7 +8,7 @@ use super::render::BOOTSTRAP;
 use super::seen::{Answer, Health};
 use super::wanted::{Admin, Server, Wish};
 use super::{Balancer, Step, text, workload};
-use crate::api::conditions::{Verdict, no, set, yes};
+use crate::api::conditions::{Status, Verdict, no, set, yes};
 use crate::api::failure::Failure;
 use crate::api::load_balancer::{
     BackendSeen, BalancerDecisions, LoadBalancerStatus, ServerSeen, ServerState, Target, split_address,
@@ -34,7 +34,8 @@ pub fn render(decided: &Decided, status: &mut LoadBalancerStatus, d: &BalancerDe
         ("BackendsResolved", resolved(decided)),
         ("CertificatesValid", certificates(decided)),
     ];
-    let wrong = verdicts.iter().find(|(_, (status, ..))| *status == "False").map(|(_, verdict)| verdict.clone());
+    let wrong =
+        verdicts.iter().find(|(_, verdict)| verdict.status == Status::False).map(|(_, verdict)| verdict.clone());
     let problem = containers::problem(&decided.observed.work).map(|(reason, message)| no(reason, message));
     let wrong = wrong.or(problem);
     let wanted = object.spec.replicas;
@@ -52,7 +53,7 @@ pub fn render(decided: &Decided, status: &mut LoadBalancerStatus, d: &BalancerDe
     verdicts.push((
         "Degraded",
         match (&wrong, whole) {
-            (Some((_, reason, message)), _) => yes(reason, message.clone()),
+            (Some(wrong), _) => yes(&wrong.reason, wrong.message.clone()),
             (None, false) if !starting => yes("BalancersNotReady", missing.clone()),
             _ => no("AsDeclared", "nothing is missing"),
         },

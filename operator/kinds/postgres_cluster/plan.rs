@@ -220,7 +220,7 @@ fn teardown(
     let (steps, finished) = workload::teardown(object, observed).unwrap_or_default();
     status.phase = "Deleting".into();
     if let Some(trouble) = unknown(observed) {
-        let verdict = ("False", trouble.reason.to_owned(), trouble.message);
+        let verdict = conditions::no(trouble.reason, trouble.message);
         conditions::set(&mut status.conditions, "Ready", verdict, status.observed_generation, now);
     }
     Plan { status, steps, requeue: (!finished).then_some(SOON), finished }

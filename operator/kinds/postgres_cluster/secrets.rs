@@ -3,12 +3,12 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use super::{PostgresClusterKind, SecretsSeen, name, namespace};
 use crate::api::failure::{Class, Failure};
+use crate::api::hash::short_hash_of_parts;
 use crate::api::postgres_cluster::PostgresCluster;
-use crate::runtime::clock;
+use crate::store::clock;
 use crate::store::objects::Objects;
 use crate::store::{Error, Key};
 use crate::supervisor::wire::{Credentials, PORT};
@@ -81,12 +81,7 @@ pub async fn credentials(objects: &Objects, object: &PostgresCluster) -> Result<
     else {
         return Ok(None);
     };
-    let mut digest = Sha256::new();
-    for part in [&replication_password, &owner_password] {
-        digest.update((part.len() as u64).to_le_bytes());
-        digest.update(part);
-    }
-    let hash = digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let hash = short_hash_of_parts([&replication_password, &owner_password], 16);
     Ok(Some(Credentials { hash, replication_password, owner_password }))
 }
 

@@ -170,7 +170,7 @@ fn instance(scene: &Scene, d: &Decisions, member: &Member) -> InstanceStatus {
         role: role.into(),
         state: state.into(),
         address: member.place.address.map(|address| format!("{address}:{}", wire::PORT)),
-        lag: replica.filter(|_| !leads).map(|(_, lag)| mib(lag)),
+        lag_mib: replica.filter(|_| !leads).map(|(_, lag)| mib(lag)),
         synchronous,
         pending_restart: report.map(|report| report.pending_restart.clone()).unwrap_or_default(),
         message: message(member, report),
@@ -223,7 +223,7 @@ fn replica(scene: &Scene, d: &Decisions, report: &Report) -> Option<(bool, u64)>
     let leader = d.leader.as_ref()?;
     let leading = scene.members.iter().find(|m| m.place.name == leader.member)?.live()?.leading.as_ref()?;
     let replica = leading.replicas.iter().find(|replica| Some(&replica.incarnation) == report.incarnation.as_ref())?;
-    Some((replica.streaming, replica.lag))
+    Some((replica.streaming, replica.lag_bytes))
 }
 
 /// Where a member is reached from its Docker host: the published port, else its address on the network.

@@ -62,7 +62,7 @@ fn standby(task: Task, server: Server, applied: Config) -> Seen {
 
 /// A primary whose gate is open, streamed from by `a` with a fresh reply or not.
 fn open_primary(streaming: bool) -> Seen {
-    let replica = Replica { incarnation: "a".into(), streaming, silent_ms: 0, lsn: Lsn(50), lag: 0 };
+    let replica = Replica { incarnation: "a".into(), streaming, silent_ms: 0, lsn: Lsn(50), lag_bytes: 0 };
     let server = Server {
         primary: true,
         lsn: Lsn(60),

@@ -14,12 +14,12 @@ use super::gate::Gate;
 use super::sim::{Away, Sim, State};
 use crate::api::labels::Owner;
 use crate::engine::{
-    ContainerSeen, ContainerSpec, ContainerState, Conversation, Engine, Error, EventHint, HostInfo, ImageSeen,
-    NetworkSeen, NetworkSpec, RegistryLogin, VolumeSpec,
+    ContainerSeen, ContainerSpec, ContainerState, Conversation, Engine, Error, EventHint, Everything, HostInfo,
+    ImageSeen, NetworkSeen, NetworkSpec, RegistryLogin, VolumeSpec,
 };
 use crate::kinds::containers::{DockerSeen, DockerStep, HOME as HOST};
-use crate::kinds::postgres_cluster::Fact;
 use crate::kinds::postgres_cluster::world::World;
+use crate::kinds::postgres_cluster::{Fact, owner};
 use crate::supervisor::state::Act;
 
 /// A host that hangs is given up after this long, as by the real engine.
@@ -44,6 +44,11 @@ enum Failure {
 
 fn missing(doing: &str, what: &str) -> Error {
     Error::not_found(HOST, doing, format!("no such {what}"))
+}
+
+/// The world counts each name's containers; Docker's ids are unique.
+fn unique(one: ContainerSeen) -> ContainerSeen {
+    ContainerSeen { id: format!("{}#{}", one.name, one.id), ..one }
 }
 
 /// The deed of Docker's that starts a container.
@@ -143,8 +148,19 @@ impl Engine for SimEngine {
 
     async fn list_containers(&self, _: &Owner) -> Result<Vec<ContainerSeen>, Error> {
         let seen = self.seen("list containers", |seen| seen.containers).await?.into_values();
-        // The world counts each name's containers; Docker's ids are unique.
-        Ok(seen.map(|one| ContainerSeen { id: format!("{}#{}", one.name, one.id), ..one }).collect())
+        Ok(seen.map(unique).collect())
+    }
+
+    async fn list_all(&self) -> Result<Everything, Error> {
+        let seen = self.seen("list everything", Fact::Known).await?;
+        let owner = self.sim.look(|state| owner(&state.world.object));
+        let containers = seen.containers.known().cloned().unwrap_or_default().into_values().map(unique).collect();
+        let volumes = seen.volumes.known().cloned().unwrap_or_default().into_iter().collect();
+        Ok(Everything {
+            containers: [(owner.clone(), containers)].into(),
+            volumes: [(owner, volumes)].into(),
+            networks: seen.networks.known().cloned().unwrap_or_default(),
+        })
     }
 
     async fn list_volumes(&self, _: &Owner) -> Result<Vec<String>, Error> {
@@ -199,11 +215,12 @@ impl Engine for SimEngine {
         .await
     }
 
-    async fn has_image(&self, image: &str) -> Result<bool, Error> {
-        self.read("look for the image", |state| state.images.contains(image)).await
+    async fn image(&self, image: &str) -> Result<Option<ImageSeen>, Error> {
+        let found = self.read("look for the image", |state| state.images.contains(image)).await?;
+        Ok(found.then(|| ImageSeen { id: image.to_owned(), digests: Vec::new() }))
     }
 
-    async fn ensure_image(&self, image: &str) -> Result<(), Error> {
+    async fn pull_image(&self, image: &str, _: Option<&RegistryLogin>) -> Result<(), Error> {
         if self.sim.look(|state| state.registry_hangs) {
             return pending().await;
         }
@@ -215,21 +232,8 @@ impl Engine for SimEngine {
         .await
     }
 
-    async fn image(&self, image: &str) -> Result<Option<ImageSeen>, Error> {
-        let found = self.has_image(image).await?;
-        Ok(found.then(|| ImageSeen { id: image.to_owned(), digests: Vec::new() }))
-    }
-
-    async fn pull_image(&self, image: &str, _: Option<&RegistryLogin>) -> Result<(), Error> {
-        self.ensure_image(image).await
-    }
-
     fn binary(&self) -> Option<String> {
         self.binary.load(Ordering::Relaxed).then(|| "evenkeel-bin-1".to_owned())
-    }
-
-    fn image_progress(&self, _: &str) -> Option<String> {
-        None
     }
 
     async fn ensure_binary(&self, image: &str) -> Result<String, Error> {
@@ -281,14 +285,6 @@ impl Engine for SimEngine {
             if up && !state.chance.one_in(4) {
                 state.world.perform(name, Act::StopFast);
             }
-            state.world.kill_container(&World::member(name));
-            Ok(())
-        })
-        .await
-    }
-
-    async fn kill_container(&self, name: &str) -> Result<(), Error> {
-        self.change(format!("kill {name}"), |state, _| {
             state.world.kill_container(&World::member(name));
             Ok(())
         })

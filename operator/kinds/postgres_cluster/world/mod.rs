@@ -559,7 +559,7 @@ impl World {
                 streaming: u64::from(receiver.silent.0) < crate::supervisor::wire::CONFIRMATION_MS,
                 silent_ms: u64::from(receiver.silent.0),
                 lsn: receiver.replied,
-                lag: end.0.saturating_sub(receiver.replied.0),
+                lag_bytes: end.0.saturating_sub(receiver.replied.0),
             })
         };
         self.boxes.keys().filter(from_here).filter_map(replica).collect()
