@@ -14,9 +14,9 @@ use std::time::Duration;
 /// The first byte on stdout once the socket is connected (ASCII ACK).
 pub const CONNECTED: u8 = 0x06;
 
-/// A local address that does not answer in this time will not.
+/// Timeout for connecting to a local address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// After stdin ended: time for what the other side still has to say.
+/// Grace for the other side's last bytes after stdin has ended.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 const BUFFER: usize = 16 * 1024;
 const STACK: usize = 64 * 1024;

@@ -14,11 +14,11 @@ use tokio_util::codec::{FramedRead, LinesCodec};
 
 use super::wire::Command;
 
-/// A command fits in this many bytes.
+/// Longest command, in bytes.
 const LONGEST_COMMAND: usize = 1 << 20;
-/// Conversations at the same time; more wait for one of them to end.
+/// Most conversations at the same time. Further ones wait.
 const CONVERSATIONS: usize = 32;
-/// A reader that takes nothing for this long is gone.
+/// Timeout for writing a report to the other side.
 const STALLED: Duration = Duration::from_secs(20);
 
 /// Binds the socket; only root may connect.

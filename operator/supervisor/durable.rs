@@ -1,4 +1,4 @@
-//! What must never be forgotten, on disk: written beside, fsynced, renamed over, and the folder fsynced.
+//! `durable.json`, which must survive every crash: written to a new file, fsynced, renamed over the old one, the folder fsynced.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};

@@ -1,4 +1,4 @@
-//! Long deeds on the data directory: initdb, pg_basebackup, pg_rewind. Each makes a directory whole or says that it did not.
+//! Jobs on the data directory: initdb, pg_basebackup, crash recovery, pg_rewind. Each leaves a complete directory or reports a failure.
 
 use std::fs::File;
 use std::path::Path;
@@ -35,14 +35,14 @@ pub enum Made {
     Rewound(u32),
 }
 
-/// Why a job did not make it.
+/// Why a job failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     /// In words.
     pub words: String,
-    /// The old directory was changed half-way: it is of no use any more.
+    /// The old directory was changed in part and cannot be used any more.
     pub spoiled: bool,
-    /// The leader was not even reached: says nothing about the directory.
+    /// No connection to the leader: the failure says nothing about the directory.
     pub unreached: bool,
 }
 
@@ -60,7 +60,7 @@ impl Failure {
     }
 }
 
-/// What pg_rewind says before it does nothing.
+/// Message of pg_rewind when it finds nothing to do.
 const SAME_TIMELINE: &str = "source and target cluster are on the same timeline";
 
 impl From<tools::Error> for Failure {
@@ -114,10 +114,10 @@ impl Site {
         Ok(Made::Copy)
     }
 
-    /// Crash recovery of the old directory, by the configuration that was written last. One that is cut off is begun anew.
+    /// Crash recovery of the old directory, with the configuration that was written last. If interrupted, it starts again.
     pub async fn recover(self) -> Result<Made, Failure> {
         let pgdata = self.place.pgdata();
-        // In standby mode no single-user server starts, nor beside what a server that was killed left behind.
+        // A single-user server starts neither in standby mode nor beside the pid file of a killed server.
         for leftover in ["standby.signal", "postmaster.pid"] {
             remove(&pgdata.join(leftover))?;
         }
@@ -136,7 +136,7 @@ impl Site {
         command.arg("--source-server").arg(source);
         let ran = tools::run(&self.reaper, command).await;
         if ran.as_ref().is_ok_and(|output| output.contains(SAME_TIMELINE)) {
-            // It changed nothing and calls that success; but what was a primary on its leader's timeline grew apart.
+            // pg_rewind changed nothing and exits with success. But a former primary on its leader's own timeline has diverged.
             return Err(Failure {
                 spoiled: true,
                 ..Failure::new("it is on its leader's timeline, but not the leader".into())
@@ -144,7 +144,7 @@ impl Site {
         }
         if let Err(error) = ran {
             let output = if let tools::Error::Failed { output, .. } = &error { output.clone() } else { String::new() };
-            // Said after everything was read and before the first byte is changed.
+            // pg_rewind prints this after it has read everything and before it changes the first byte.
             let spoiled = output.contains("rewinding from last common checkpoint");
             return Err(Failure { spoiled, ..Failure::from(error) });
         }
@@ -170,7 +170,7 @@ impl Site {
         Ok(tools::run(&self.reaper, command).await?)
     }
 
-    /// An empty directory for what is to be made.
+    /// An empty directory for the new data.
     async fn clear_new(&self) -> Result<std::path::PathBuf, Failure> {
         let new = self.place.pgdata_new();
         remove_tree(&new).await?;
@@ -179,7 +179,7 @@ impl Site {
         Ok(new)
     }
 
-    /// The old directory is of no use once a copy begins; it goes first if both have no room.
+    /// Removes the old directory before the copy if there is no room for both. It cannot be used again once a copy has begun.
     async fn make_room(&self, new: &Path) -> Result<(), Failure> {
         let old = self.place.pgdata();
         let measured = old.clone();
@@ -192,7 +192,7 @@ impl Site {
         Ok(())
     }
 
-    /// Makes all of a directory last: one call for the whole file system, where the tools would fsync file by file.
+    /// Syncs a directory to disk: one call for the whole file system, where the tools would fsync each file.
     async fn sync_all(&self, directory: &Path) -> Result<(), Failure> {
         let opened = File::open(directory).map_err(|error| Failure::io("opening", directory, &error))?;
         let synced = tokio::task::spawn_blocking(move || nix::unistd::syncfs(opened)).await;
@@ -203,7 +203,7 @@ impl Site {
         }
     }
 
-    /// Puts a new directory in the place of the old one, once it is safely on disk.
+    /// Replaces the old directory by the new one, once that is on disk.
     async fn swap_in(&self, new: &Path) -> Result<(), Failure> {
         self.sync_all(new).await?;
         let pgdata = self.place.pgdata();

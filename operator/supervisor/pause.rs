@@ -1,4 +1,4 @@
-//! Process 1 of a pod's sandbox: does nothing but hold the pod's network and volumes, until it is told to end.
+//! PID 1 of a pod's sandbox: holds the pod's network and volumes until SIGTERM or SIGINT.
 
 use std::process::ExitCode;
 
@@ -9,7 +9,7 @@ pub fn run() -> ExitCode {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
     signals.add(Signal::SIGINT);
-    // Blocked first, for to process 1 the kernel delivers only what it waits for or handles.
+    // Blocked first: the kernel delivers to PID 1 only signals that it waits for or handles.
     match signals.thread_block().and_then(|()| signals.wait()) {
         Ok(_) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,

@@ -1,4 +1,4 @@
-//! Performing one act of `next`. Each may be repeated; the next look sees what came of it.
+//! Performs one act of `next`. Each may be repeated; the next snapshot shows the result.
 
 use std::collections::BTreeMap;
 use std::path::Path;

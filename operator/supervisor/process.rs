@@ -1,4 +1,4 @@
-//! Processes of the container: PID 1 starts them, reaps all of them and leaves none behind.
+//! Processes of the container: as PID 1 the supervisor starts them, reaps all of them and leaves none behind.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -127,8 +127,8 @@ fn is_of(pid: i32, uid: Uid) -> bool {
     !dead && owner == Some(uid.as_raw())
 }
 
-/// Children of a postmaster that no view of the server shows yet: those that still authenticate. A session that the
-/// old pg_hba.conf let in could otherwise appear after the gate was shut and emptied.
+/// Children of a postmaster that still authenticate, which no view of the server shows yet. A session that the old
+/// pg_hba.conf let in could otherwise appear after the gate was shut and all sessions were ended.
 pub fn not_yet_sessions(postmaster: Pid, uid: Uid) -> Vec<Pid> {
     let authenticates = |pid: &Pid| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

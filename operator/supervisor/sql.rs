@@ -18,11 +18,11 @@ pub const ROLE: &str = "evenkeel";
 /// Slots whose name starts so are ours.
 pub const SLOT_PREFIX: &str = "evenkeel_";
 
-/// A poll or a short statement; beyond it the server counts as not answering.
+/// Timeout of a poll or a short statement; then the server counts as not answering.
 const SHORT: Duration = Duration::from_secs(1);
-/// A statement that writes or makes files.
+/// Timeout of a statement that writes or makes files.
 const LONG: Duration = Duration::from_secs(5);
-/// CREATE DATABASE copies the template.
+/// Timeout of CREATE DATABASE, which copies the template.
 const CREATE: Duration = Duration::from_secs(60);
 
 /// The local server did not do it.

@@ -11,7 +11,8 @@ use crate::api::lsn::{Fork, Lsn};
 /// PostgreSQL's settings as the user asks for them, by name.
 pub type Settings = BTreeMap<String, String>;
 
-/// What the supervisor must never forget; written and fsynced before anything follows from it.
+/// What the supervisor must never forget. Written and fsynced before anything follows from it. `durable.json` on the volume,
+/// compatible one version back like [`super::wire`].
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Durable {
@@ -187,7 +188,7 @@ pub struct Remembered {
     pub confirmed_ms: Option<u64>,
 }
 
-/// One act of the shell. Each may be repeated; the next look decides what follows.
+/// One act of the shell. Each may be repeated; the next snapshot decides what follows.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Act {
     /// Nothing until something happens or the next poll is due.

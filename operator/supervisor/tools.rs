@@ -12,7 +12,7 @@ use super::process::{self, Reaper};
 use crate::api::lsn::Lsn;
 use crate::api::postgres_settings::standby_minima;
 
-/// Output kept of a program: its end says what went wrong.
+/// Bytes kept of a program's output: the end, which says what went wrong.
 const KEPT: usize = 16 * 1024;
 
 /// A program failed.

@@ -383,8 +383,8 @@ fn an_order_below_the_promise_or_backwards_is_refused() {
 #[test]
 fn a_timeline_that_was_foreseen_and_never_began_belongs_to_the_grant_that_begins_it() {
     let lead = |term| Order { term, revision: 1, task: Task::Lead(leader(false)), settings: Settings::new() };
-    let first = accept(&Durable::default(), &lead(2), Some(1)).unwrap();
+    let first = accept(&Durable::default(), &lead(2), Some(1)).expect("a newer term is accepted");
     assert_eq!(first.timeline_terms, [(2, 2)].into());
-    let second = accept(&first, &lead(3), Some(1)).unwrap();
+    let second = accept(&first, &lead(3), Some(1)).expect("a newer term is accepted");
     assert_eq!(second.timeline_terms, [(2, 3)].into());
 }
