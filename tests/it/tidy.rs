@@ -33,6 +33,7 @@ const DECIDERS: [&str; 21] = [
     "probe.rs",
     "revisions.rs",
     "rollout.rs",
+    "routing.rs",
     "next.rs",
     "orders.rs",
     "protocol.rs",
@@ -41,7 +42,6 @@ const DECIDERS: [&str; 21] = [
     "scene.rs",
     "status.rs",
     "text.rs",
-    "wanted.rs",
     "workload.rs",
 ];
 

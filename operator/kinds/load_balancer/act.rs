@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::diff::Command;
-use super::links::Partner;
+use super::links::ContainerRef;
 use super::{Controller, LoadBalancer, Step, configure, secrets, workload};
 use crate::api::failure::{Class, Failure};
 use crate::engine::{Engine, Error};
@@ -42,12 +42,12 @@ pub async fn act(controller: &Controller, object: &LoadBalancer, step: &Step) ->
         },
         Step::Tell { container, commands, old } => {
             let id = controller.known(container, |known| known.id.clone());
-            tell(controller, &Partner { engine: &engine, container, id: &id }, commands, old).await?;
+            tell(controller, &ContainerRef { engine: &engine, container, id: &id }, commands, old).await?;
         }
         Step::Configure { container, config, files, reload } => {
             let id = controller.known(container, |known| known.id.clone());
-            let partner = Partner { engine: &engine, container, id: &id };
-            configure::configure(controller, object, &partner, config, files, *reload).await?;
+            let at = ContainerRef { engine: &engine, container, id: &id };
+            configure::configure(controller, object, &at, config, files, *reload).await?;
         }
     }
     Ok(())
@@ -69,13 +69,13 @@ fn stop(controller: &Controller, engine: Arc<dyn Engine>, name: &str) {
 /// One batch: the current process first, then those from before a reload what takes something away.
 async fn tell(
     controller: &Controller,
-    partner: &Partner<'_>,
+    at: &ContainerRef<'_>,
     commands: &[Command],
     old: &[u32],
 ) -> Result<(), Failure> {
-    let transient = |why: String| Failure::new(Class::Transient, format!("{}: {why}", partner.container));
+    let transient = |why: String| Failure::new(Class::Transient, format!("{}: {why}", at.container));
     let lines: Vec<_> = commands.iter().map(|command| format!("@1 {}", command.line())).collect();
-    let words = controller.links.haproxy(partner, &lines).await.map_err(transient)?;
+    let words = controller.links.haproxy(at, &lines).await.map_err(transient)?;
     let problems: Vec<_> = commands
         .iter()
         .zip(&words)
@@ -85,10 +85,10 @@ async fn tell(
     let lines: Vec<_> =
         closing.flat_map(|command| old.iter().map(move |pid| format!("@!{pid} {}", command.line()))).collect();
     if !lines.is_empty()
-        && let Err(why) = controller.links.haproxy(partner, &lines).await
+        && let Err(why) = controller.links.haproxy(at, &lines).await
     {
         // It ended meanwhile, and with it all that it had.
-        tracing::debug!(container = partner.container, why, "an old process did not hear everything");
+        tracing::debug!(container = at.container, why, "an old process did not hear everything");
     }
     if problems.is_empty() { Ok(()) } else { Err(transient(problems.join("; "))) }
 }

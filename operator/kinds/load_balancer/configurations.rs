@@ -5,8 +5,8 @@ use expect_test::expect;
 
 use super::fixture::{WEB_AND_DATABASE, World};
 use super::render::{Inputs, assemble, skeleton};
+use super::routing;
 use super::tests::{check, settled};
-use super::wanted;
 
 #[test]
 fn a_configuration_of_haproxy_reads_like_this() {
@@ -179,11 +179,11 @@ fn a_configuration_of_nginx_reads_like_this() {
     world.pods(&[("web-a", 1, "ready"), ("web-b", 2, "")]);
     world.cluster(3, "Steady", "pg-1", &["pg-1 running", "pg-2 streaming"]);
     let mut d = world.object.status.clone().unwrap_or_default().decisions.unwrap_or_default();
-    let routes = wanted::routes(&world.object, &world.observed, &mut d, world.now);
+    let backends = routing::resolve(&world.object, &world.observed, &mut d, world.now);
     let engine = world.object.spec.engine;
-    let servers = routes
+    let servers = backends
         .iter()
-        .map(|route| (route.backend.name.clone(), wanted::at_balancer(route, engine, &Default::default(), world.now)))
+        .map(|one| (one.backend.name.clone(), routing::at_balancer(one, engine, &Default::default(), world.now)))
         .collect();
     let certificates = [("cert".to_owned(), "c0ffee".to_owned())].into();
     let inputs = Inputs::new(&world.object, &certificates, Some("secret"));

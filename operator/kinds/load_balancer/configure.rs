@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use tokio::time::{sleep, timeout};
 
-use super::links::Partner;
+use super::links::ContainerRef;
 use super::names::CONFIG_DIR;
 use super::render::{Config, config_file};
 use super::{Controller, LoadBalancer, observe};
@@ -34,7 +34,7 @@ const SWEEP: &str = r#"cd "${1%/*}" && for f in *.pem; do grep -q -F "$f" "$1" |
 pub async fn configure(
     controller: &Controller,
     object: &LoadBalancer,
-    partner: &Partner<'_>,
+    at: &ContainerRef<'_>,
     config: &Config,
     files: &[File],
     reload: bool,
@@ -43,16 +43,16 @@ pub async fn configure(
     let name = config_file(engine);
     let mut put = files.to_vec();
     put.push(File { path: format!("{name}.new"), mode: 0o600, owner: (0, 0), bytes: config.text.clone().into_bytes() });
-    partner.engine.put_files(partner.container, CONFIG_DIR, &put).await?;
+    at.engine.put_files(at.container, CONFIG_DIR, &put).await?;
     let check = match engine {
         EngineKind::Haproxy => r#"haproxy -c -q -f "$1.new""#,
         EngineKind::Nginx => r#"nginx -t -q -c "$1.new""#,
     };
-    if let Err(words) = script(partner, engine, &format!("{check} || exit 9; {RENAME}")).await? {
-        refuse(controller, partner, config, &words);
+    if let Err(words) = script(at, engine, &format!("{check} || exit 9; {RENAME}")).await? {
+        refuse(controller, at, config, &words);
         return Ok(());
     }
-    let told = |file: Option<String>| controller.known(partner.container, |known| known.file = file);
+    let told = |file: Option<String>| controller.known(at.container, |known| known.file = file);
     told(Some(config.text.clone()));
     if !reload {
         return Ok(());
@@ -61,35 +61,35 @@ pub async fn configure(
         EngineKind::Haproxy => "SIGUSR2",
         EngineKind::Nginx => "SIGHUP",
     };
-    let failed = observe::answer(controller, object, partner).await.map(|answer| answer.failed).unwrap_or_default();
-    partner.engine.signal_container(partner.container, signal).await?;
-    if taken_up(controller, object, partner, config, failed).await? {
+    let failed = observe::answer(controller, object, at).await.map(|answer| answer.failed).unwrap_or_default();
+    at.engine.signal_container(at.container, signal).await?;
+    if taken_up(controller, object, at, config, failed).await? {
         if !config.last_good {
-            controller.known(partner.container, |known| known.refused = None);
+            controller.known(at.container, |known| known.refused = None);
         }
-        if let Err(words) = script(partner, engine, SWEEP).await? {
-            tracing::debug!(container = partner.container, words, "old certificates were not swept");
+        if let Err(words) = script(at, engine, SWEEP).await? {
+            tracing::debug!(container = at.container, words, "old certificates were not swept");
         }
         return Ok(());
     }
     // Whoever runs goes on; it must also be what a restart begins with.
     told(None);
-    if let Err(words) = script(partner, engine, RESTORE).await? {
+    if let Err(words) = script(at, engine, RESTORE).await? {
         return Err(Failure::new(Class::Transient, format!("cannot take the last good configuration back: {words}")));
     }
     if engine == EngineKind::Haproxy {
         // Its master waits for a configuration that it can take.
-        partner.engine.signal_container(partner.container, signal).await?;
+        at.engine.signal_container(at.container, signal).await?;
     }
-    refuse(controller, partner, config, &last_words(partner).await);
+    refuse(controller, at, config, &last_words(at).await);
     Ok(())
 }
 
 /// What the engine wrote last about something that went wrong.
-async fn last_words(partner: &Partner<'_>) -> String {
+async fn last_words(at: &ContainerRef<'_>) -> String {
     let options = LogOptions { tail: Some(LOG_LINES), ..Default::default() };
     let mut log = String::new();
-    if let Ok(mut outputs) = partner.engine.logs(partner.container, &options).await {
+    if let Ok(mut outputs) = at.engine.logs(at.container, &options).await {
         while let Ok(Some(Ok(Output::Stdout(bytes) | Output::Stderr(bytes)))) = timeout(EXEC, outputs.next()).await {
             log.push_str(&String::from_utf8_lossy(&bytes));
         }
@@ -102,35 +102,35 @@ async fn last_words(partner: &Partner<'_>) -> String {
 async fn taken_up(
     controller: &Controller,
     object: &LoadBalancer,
-    partner: &Partner<'_>,
+    at: &ContainerRef<'_>,
     config: &Config,
     failed: u32,
 ) -> Result<bool, Failure> {
     let began = clock::instant();
     loop {
-        let answer = observe::answer(controller, object, partner).await;
+        let answer = observe::answer(controller, object, at).await;
         match answer {
             Ok(answer) if answer.hash == config.hash => return Ok(true),
             Ok(answer) if answer.failed > failed || began.elapsed() > TAKE_UP => return Ok(false),
             Err(why) if began.elapsed() > TAKE_UP => {
-                return Err(Failure::new(Class::Transient, format!("{} does not answer: {why}", partner.container)));
+                return Err(Failure::new(Class::Transient, format!("{} does not answer: {why}", at.container)));
             }
             _ => sleep(LOOK).await,
         }
     }
 }
 
-fn refuse(controller: &Controller, partner: &Partner<'_>, config: &Config, words: &str) {
+fn refuse(controller: &Controller, at: &ContainerRef<'_>, config: &Config, words: &str) {
     let words: String = words.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" / ");
     let words: String = words.chars().take(WORDS).collect();
-    tracing::warn!(container = partner.container, words, "a configuration was refused");
-    controller.known(partner.container, |known| known.refused = Some((config.skeleton.clone(), words)));
+    tracing::warn!(container = at.container, words, "a configuration was refused");
+    controller.known(at.container, |known| known.refused = Some((config.skeleton.clone(), words)));
 }
 
 /// Runs a script about the configuration; `Err` are its words if it did not end well.
-async fn script(partner: &Partner<'_>, engine: EngineKind, script: &str) -> Result<Result<(), String>, Failure> {
+async fn script(at: &ContainerRef<'_>, engine: EngineKind, script: &str) -> Result<Result<(), String>, Failure> {
     let file = format!("{CONFIG_DIR}/{}", config_file(engine));
     let command = ["sh", "-c", script, "sh", &file].map(str::to_owned);
-    let result = partner.engine.exec(partner.container, &command, EXEC).await?;
+    let result = at.engine.exec(at.container, &command, EXEC).await?;
     Ok(if result.code == 0 { Ok(()) } else { Err(result.output) })
 }

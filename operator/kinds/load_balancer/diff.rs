@@ -6,8 +6,9 @@ use std::net::Ipv4Addr;
 
 use super::haproxy;
 use super::render::Inputs;
+use super::routing::DesiredServer;
+use super::seen::Admin;
 use super::seen::Answer;
-use super::wanted::{Admin, Wanted};
 use crate::api::load_balancer::{Backend, StickBy};
 
 /// One thing that an HAProxy is told about a server.
@@ -98,7 +99,7 @@ impl fmt::Display for Command {
 }
 
 /// The commands, all that take something away before any that gives something.
-pub fn commands(inputs: &Inputs, answer: &Answer, wanted: &BTreeMap<String, Vec<Wanted>>) -> Vec<Command> {
+pub fn commands(inputs: &Inputs, answer: &Answer, wanted: &BTreeMap<String, Vec<DesiredServer>>) -> Vec<Command> {
     let (mut closing, mut opening) = (Vec::new(), Vec::new());
     for backend in &inputs.spec.backends {
         let Some(servers) = wanted.get(&backend.name).filter(|_| answer.backends.contains(&backend.name)) else {
@@ -131,7 +132,7 @@ pub fn commands(inputs: &Inputs, answer: &Answer, wanted: &BTreeMap<String, Vec<
 fn one(
     inputs: &Inputs,
     backend: &Backend,
-    server: &Wanted,
+    server: &DesiredServer,
     answer: &Answer,
     closing: &mut Vec<Command>,
     opening: &mut Vec<Command>,

@@ -4,8 +4,9 @@ use std::fmt::Write as _;
 
 use super::names::{CONFIG_DIR, static_name};
 use super::render::{Inputs, server_timeout};
+use super::routing::DesiredServer;
+use super::seen::Admin;
 use super::text::{HASH, hash, hole, title};
-use super::wanted::{Admin, Wanted};
 use crate::api::load_balancer::{Backend, Balance, Frontend, HealthCheck, Mode, StickBy, Target, split_address};
 
 /// How long connections that were begun before a reload may live on in the old process.
@@ -231,7 +232,7 @@ pub fn options(backend: &Backend) -> String {
 }
 
 /// The line of a server in the file. Who does not get connections now must not get any after a restart either.
-pub fn server_line(backend: &Backend, server: &Wanted) -> String {
+pub fn server_line(backend: &Backend, server: &DesiredServer) -> String {
     let disabled = if server.admin == Admin::Ready { "" } else { " disabled" };
     format!("server {} {}:{}{}{disabled}", server.name, server.address, server.port, options(backend))
 }

@@ -39,7 +39,7 @@ struct Link {
 }
 
 /// Whom to speak to.
-pub struct Partner<'a> {
+pub struct ContainerRef<'a> {
     /// The engine of its host.
     pub engine: &'a Arc<dyn Engine>,
     /// Its container's name.
@@ -59,29 +59,29 @@ impl Links {
     }
 
     /// Tells HAProxy's master these commands; its answers, in order. They may be told twice.
-    pub async fn haproxy(&self, partner: &Partner<'_>, commands: &[String]) -> Result<Vec<String>, String> {
-        let link = self.link(partner.id);
+    pub async fn haproxy(&self, at: &ContainerRef<'_>, commands: &[String]) -> Result<Vec<String>, String> {
+        let link = self.link(at.id);
         let mut link = link.lock().await;
-        link.talk(partner, "master", &Talk::Commands(commands)).await
+        link.talk(at, "master", &Request::Commands(commands)).await
     }
 
     /// Asks nginx for a page of its admin.
-    pub async fn nginx(&self, partner: &Partner<'_>, page: &str) -> Result<String, String> {
-        let link = self.link(partner.id);
+    pub async fn nginx(&self, at: &ContainerRef<'_>, page: &str) -> Result<String, String> {
+        let link = self.link(at.id);
         let mut link = link.lock().await;
-        Ok(link.talk(partner, "admin", &Talk::Page(page)).await?.concat())
+        Ok(link.talk(at, "admin", &Request::Page(page)).await?.concat())
     }
 }
 
 /// What is to be said.
-enum Talk<'a> {
+enum Request<'a> {
     /// Commands to HAProxy's master.
     Commands(&'a [String]),
     /// A page is asked of nginx.
     Page(&'a str),
 }
 
-impl Talk<'_> {
+impl Request<'_> {
     async fn on(&self, stream: &mut Stream, fresh: bool) -> Result<Vec<String>, String> {
         match self {
             Self::Commands(commands) => {
@@ -108,9 +108,9 @@ impl Talk<'_> {
 
 impl Link {
     /// Speaks on the stream that stands, or once more on a new one: a reload ends streams.
-    async fn talk(&mut self, partner: &Partner<'_>, socket: &str, talk: &Talk<'_>) -> Result<Vec<String>, String> {
-        if let Some((at, why)) = self.failed.as_ref().filter(|(at, _)| at.elapsed() < REST) {
-            tracing::trace!(container = partner.container, "left alone since {:?}", at.elapsed());
+    async fn talk(&mut self, at: &ContainerRef<'_>, socket: &str, talk: &Request<'_>) -> Result<Vec<String>, String> {
+        if let Some((since, why)) = self.failed.as_ref().filter(|(since, _)| since.elapsed() < REST) {
+            tracing::trace!(container = at.container, "left alone since {:?}", since.elapsed());
             return Err(why.clone());
         }
         self.failed = None;
@@ -121,7 +121,7 @@ impl Link {
             return Ok(said);
         }
         let address = format!("unix:{RUN_DIR}/{socket}.sock");
-        let outcome = match timeout(DIAL, partner.engine.dial(partner.container, &address)).await {
+        let outcome = match timeout(DIAL, at.engine.dial(at.container, &address)).await {
             Err(_) => Err("it takes no connection".to_owned()),
             Ok(Err(error)) => Err(crate::api::failure::Failure::from(error).message),
             Ok(Ok(mut stream)) => talk.on(&mut stream, true).await.map(|said| (stream, said)),

@@ -46,11 +46,11 @@ impl Last {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&key(object));
     }
 
-    /// Asks Docker.
-    pub async fn read(&self, object: &LoadBalancer, engine: &Arc<dyn Engine>) -> Lists {
+    /// Asks Docker. `others`: networks that concern the object beside that of its namespace.
+    pub async fn read(&self, object: &LoadBalancer, engine: &Arc<dyn Engine>, others: &BTreeSet<String>) -> Lists {
         let last = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key(object)).cloned();
         let last = last.filter(|(at, _)| at.elapsed() < FRESH);
-        let asked = read(object, engine);
+        let asked = read(object, engine, others);
         let lists = match last {
             None => asked.await,
             Some((_, last)) => match timeout(PATIENCE, asked).await {
@@ -67,12 +67,12 @@ impl Last {
     }
 }
 
-async fn read(object: &LoadBalancer, engine: &Arc<dyn Engine>) -> Lists {
+async fn read(object: &LoadBalancer, engine: &Arc<dyn Engine>, others: &BTreeSet<String>) -> Lists {
     let owner = workload::owner(object);
     let (containers, volumes, networks, image) = tokio::join!(
         engine.list_containers(&owner),
         engine.list_volumes(&owner),
-        networks(engine, object),
+        networks(engine, object, others),
         engine.has_image(object.spec.image()),
     );
     Lists {
@@ -83,8 +83,12 @@ async fn read(object: &LoadBalancer, engine: &Arc<dyn Engine>) -> Lists {
     }
 }
 
-async fn networks(engine: &Arc<dyn Engine>, object: &LoadBalancer) -> Fact<BTreeMap<String, bool>> {
-    let names = workload::cluster_networks(object).into_values().chain([network_of(namespace(object))]);
+async fn networks(
+    engine: &Arc<dyn Engine>,
+    object: &LoadBalancer,
+    others: &BTreeSet<String>,
+) -> Fact<BTreeMap<String, bool>> {
+    let names = others.iter().cloned().chain([network_of(namespace(object))]);
     let look = names.map(|name| async {
         let there = engine.network(&name).await?.is_some();
         Ok::<_, crate::engine::Error>((name, there))

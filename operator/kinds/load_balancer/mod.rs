@@ -1,6 +1,6 @@
 //! LoadBalancer: HAProxy or nginx in front of Deployments, databases and fixed addresses.
 //!
-//! `observe` asks Docker, the store and the balancers themselves, `plan` decides (where a backend goes in `wanted.rs`,
+//! `observe` asks Docker, the store and the balancers themselves, `plan` decides (where a backend goes in `routing.rs`,
 //! containers in `workload.rs`, what HAProxy is told in `diff.rs`, what people are told in `status.rs`), `act` performs.
 //! A configuration is text made from a value (`render.rs`, `haproxy.rs`, `nginx.rs`), checked by the engine itself before use.
 
@@ -10,10 +10,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use jiff::Timestamp;
 
-use crate::api::deployment::Deployment;
+use crate::api::endpoints::Routable;
 use crate::api::failure::Failure;
-use crate::api::load_balancer::{LoadBalancer, LoadBalancerStatus};
-use crate::api::postgres_cluster::PostgresCluster;
+use crate::api::load_balancer::{LoadBalancer, LoadBalancerStatus, TargetObject};
 use crate::engine::hosts::Hosts;
 use crate::engine::{ContainerSeen, ContainerSpec, File, NetworkSpec, VolumeSpec};
 use crate::kinds::fact::Fact;
@@ -38,6 +37,7 @@ pub mod plan;
 #[cfg(test)]
 mod properties;
 pub mod render;
+pub mod routing;
 #[cfg(test)]
 mod scenarios;
 mod secrets;
@@ -46,7 +46,6 @@ mod status;
 #[cfg(test)]
 mod tests;
 pub mod text;
-pub mod wanted;
 pub mod workload;
 
 use diff::Command;
@@ -68,14 +67,14 @@ pub struct Controller {
     /// The volume with our binary, once it was put on the host.
     binary: OnceLock<String>,
     /// What is known of the configuration of each container, by its name.
-    files: Mutex<BTreeMap<String, Known>>,
+    files: Mutex<BTreeMap<String, ConfigCache>>,
     /// Containers that are being stopped: it takes as long as what they finish, and nobody else waits for it.
     stopping: Arc<Mutex<BTreeSet<String>>>,
 }
 
 /// What is known of the configuration in a container.
 #[derive(Clone, Default)]
-struct Known {
+struct ConfigCache {
     /// The container meant.
     id: String,
     /// The file, once it was read or written.
@@ -87,11 +86,19 @@ struct Known {
 impl Controller {
     /// A controller over these hosts and objects.
     pub fn new(hosts: Arc<Hosts>, objects: Objects, clock: Arc<dyn Clock>) -> Self {
-        let (links, lists, binary, files, stopping) = Default::default();
-        Self { hosts, objects, clock, links, lists, binary, files, stopping }
+        Self {
+            hosts,
+            objects,
+            clock,
+            links: Default::default(),
+            lists: Default::default(),
+            binary: Default::default(),
+            files: Default::default(),
+            stopping: Default::default(),
+        }
     }
 
-    fn known<R>(&self, container: &str, look: impl FnOnce(&mut Known) -> R) -> R {
+    fn known<R>(&self, container: &str, look: impl FnOnce(&mut ConfigCache) -> R) -> R {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         look(files.entry(container.to_owned()).or_default())
     }
@@ -145,10 +152,8 @@ pub struct Observed {
     pub stopping: BTreeSet<String>,
     /// What each running balancer says, by container name.
     pub balancers: BTreeMap<String, Balancer>,
-    /// The Deployments that it names and that are there.
-    pub deployments: BTreeMap<String, Deployment>,
-    /// The PostgresClusters that it names and that are there.
-    pub clusters: BTreeMap<String, PostgresCluster>,
+    /// The objects that its backends name and that are there.
+    pub targets: BTreeMap<TargetObject, Routable>,
     /// The certificates that it names, by Secret, or what is wrong with each.
     pub certificates: BTreeMap<String, Result<Certificate, String>>,
     /// The password of the stats page, once there is one.

@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 
 use super::names::{CONFIG_DIR, RUN_DIR, static_name};
 use super::render::{Inputs, server_timeout};
+use super::routing::DesiredServer;
+use super::seen::Admin;
 use super::text::{HASH, hole, title};
-use super::wanted::{Admin, Wanted};
 use crate::api::load_balancer::{Backend, Balance, Frontend, Mode, StickBy, Target};
 
 /// The hole that holds what is told at the socket of the admin.
@@ -159,7 +160,7 @@ fn options(backend: &Backend) -> String {
 }
 
 /// The lines of a backend's servers; an engine that has none would not start.
-pub fn server_lines<'a>(backend: &Backend, servers: impl Iterator<Item = &'a Wanted>) -> Vec<String> {
+pub fn server_lines<'a>(backend: &Backend, servers: impl Iterator<Item = &'a DesiredServer>) -> Vec<String> {
     let mut lines: Vec<String> = servers
         .filter(|server| server.admin == Admin::Ready)
         .map(|server| format!("server {}:{}{};", server.address, server.port, options(backend)))
@@ -171,7 +172,7 @@ pub fn server_lines<'a>(backend: &Backend, servers: impl Iterator<Item = &'a Wan
 }
 
 /// What is told at the socket of the admin: the hash and the servers of this very process.
-pub fn state_line(servers: &BTreeMap<String, Vec<Wanted>>) -> String {
+pub fn state_line(servers: &BTreeMap<String, Vec<DesiredServer>>) -> String {
     let mut told = format!("hash {HASH}\\n");
     for (backend, servers) in servers {
         let _ = write!(told, "backend {backend}\\n");

@@ -7,14 +7,15 @@ use std::time::Duration;
 use futures::future::join_all;
 use serde::de::DeserializeOwned;
 
-use super::links::Partner;
+use super::links::ContainerRef;
 use super::lists::Lists;
 use super::names::{CONFIG_DIR, namespace};
 use super::render::{certificate_secrets, config_file};
 use super::seen::{self, Answer};
-use super::{Balancer, Controller, Hidden, Known, LoadBalancer, Observed, secrets};
+use super::{Balancer, Certificate, ConfigCache, Controller, Hidden, LoadBalancer, Observed, secrets, workload};
+use crate::api::endpoints::Routable;
 use crate::api::failure::Failure;
-use crate::api::load_balancer::{EngineKind, Target};
+use crate::api::load_balancer::{EngineKind, TargetObject};
 use crate::engine::{ContainerSeen, ContainerState, Engine};
 use crate::store::Key;
 
@@ -30,8 +31,8 @@ const OLD_NGINX: &str = r#"n=0; for p in /proc/[0-9]*/cmdline; do case "$(tr '\0
 /// Reads everything at once.
 pub async fn observe(controller: &Controller, object: &LoadBalancer) -> Result<Observed, Failure> {
     let engine = controller.hosts.get(super::HOST)?;
-    let (lists, related) = tokio::join!(controller.lists.read(object, &engine), related(controller, object));
-    let (deployments, clusters, certificates, stats_password) = related?;
+    let Related { targets, certificates, stats_password } = related(controller, object).await?;
+    let lists = controller.lists.read(object, &engine, &workload::networks(object, &targets)).await;
     let Lists { containers, volumes, networks, image } = lists;
     let running = containers
         .known()
@@ -48,44 +49,35 @@ pub async fn observe(controller: &Controller, object: &LoadBalancer) -> Result<O
         image,
         binary: controller.binary.get().cloned(),
         stopping: controller.stopping.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-        deployments,
-        clusters,
+        targets,
         certificates,
         stats_password,
     })
 }
 
-type Related = (
-    BTreeMap<String, crate::api::deployment::Deployment>,
-    BTreeMap<String, crate::api::postgres_cluster::PostgresCluster>,
-    BTreeMap<String, Result<super::Certificate, String>>,
-    Option<Hidden>,
-);
+/// Other objects that the balancer refers to.
+struct Related {
+    targets: BTreeMap<TargetObject, Routable>,
+    certificates: BTreeMap<String, Result<Certificate, String>>,
+    stats_password: Option<Hidden>,
+}
 
 async fn related(controller: &Controller, object: &LoadBalancer) -> Result<Related, Failure> {
-    let (mut deployments, mut clusters, mut certificates) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-    for backend in &object.spec.backends {
-        match backend.target() {
-            Some(Target::Deployment(to)) => {
-                let found = get(controller, object, "deployments.apps", &to.name).await?;
-                deployments.extend(found.map(|found| (to.name.clone(), found)));
-            }
-            Some(Target::Postgres(to)) => {
-                let found = get(controller, object, "postgresclusters.evenkeel.dev", &to.name).await?;
-                clusters.extend(found.map(|found| (to.name.clone(), found)));
-            }
-            Some(Target::RedisSentinel(_) | Target::Servers(_)) | None => {}
+    let (mut targets, mut certificates) = (BTreeMap::new(), BTreeMap::new());
+    for named in object.spec.backends.iter().filter_map(|backend| backend.target()?.object()) {
+        if let Some(found) = get(controller, object, named.resource, &named.name).await? {
+            targets.insert(named, found);
         }
     }
     for secret in certificate_secrets(&object.spec) {
         let found = get(controller, object, "secrets", secret).await?;
         certificates.insert(secret.to_owned(), secrets::certificate(secret, found.as_ref()));
     }
-    let password = match object.spec.stats {
+    let stats_password = match object.spec.stats {
         Some(_) => secrets::password(&controller.objects, object).await?.map(Hidden),
         None => None,
     };
-    Ok((deployments, clusters, certificates, password))
+    Ok(Related { targets, certificates, stats_password })
 }
 
 async fn get<T: DeserializeOwned>(
@@ -104,44 +96,44 @@ async fn balancer(
     engine: &Arc<dyn Engine>,
     seen: &ContainerSeen,
 ) -> (String, Balancer) {
-    let partner = Partner { engine, container: &seen.name, id: &seen.id };
+    let at = ContainerRef { engine, container: &seen.name, id: &seen.id };
     controller.known(&seen.name, |known| {
         if known.id != seen.id {
             controller.links.forget(&known.id);
-            *known = Known { id: seen.id.clone(), ..Default::default() };
+            *known = ConfigCache { id: seen.id.clone(), ..Default::default() };
         }
     });
-    let (answer, file) = tokio::join!(answer(controller, object, &partner), file(controller, object, &partner));
+    let (answer, file) = tokio::join!(answer(controller, object, &at), file(controller, object, &at));
     let refused = controller.known(&seen.name, |known| known.refused.clone());
     let balancer = Balancer { answer: answer.into(), file: file.map(Hidden).into(), refused };
     (seen.name.clone(), balancer)
 }
 
 /// What a balancer says of itself now.
-pub async fn answer(controller: &Controller, object: &LoadBalancer, partner: &Partner<'_>) -> Result<Answer, String> {
+pub async fn answer(controller: &Controller, object: &LoadBalancer, at: &ContainerRef<'_>) -> Result<Answer, String> {
     let strange = || "it says what is not understood".to_owned();
     match object.spec.engine {
         EngineKind::Haproxy => {
             let questions = seen::QUESTIONS.map(String::from);
-            let words = controller.links.haproxy(partner, &questions).await?;
+            let words = controller.links.haproxy(at, &questions).await?;
             let [info, state, stat, proc] = words.as_slice() else { return Err(strange()) };
             let mut answer = seen::haproxy(info, state, stat, proc).ok_or_else(strange)?;
             let questions: Vec<_> = answer.old.iter().map(|pid| format!("@!{pid} {}", seen::OLD_QUESTION)).collect();
             if !questions.is_empty() {
-                let told = controller.links.haproxy(partner, &questions).await?;
+                let told = controller.links.haproxy(at, &questions).await?;
                 told.iter().for_each(|words| answer.add_old(words));
             }
             Ok(answer)
         }
         EngineKind::Nginx => {
-            let words = controller.links.nginx(partner, "/state").await?;
-            let old = old_nginx(controller, object, partner).await?;
+            let words = controller.links.nginx(at, "/state").await?;
+            let old = old_nginx(controller, object, at).await?;
             seen::nginx(&words, old).ok_or_else(strange)
         }
     }
 }
 
-async fn old_nginx(controller: &Controller, object: &LoadBalancer, partner: &Partner<'_>) -> Result<u32, String> {
+async fn old_nginx(controller: &Controller, object: &LoadBalancer, at: &ContainerRef<'_>) -> Result<u32, String> {
     // An exec is dear. Long after the last reload there is none.
     let longest = object.spec.backends.iter().map(|backend| backend.drain_timeout.get()).max().unwrap_or_default();
     let last = object.status.as_ref().and_then(|status| status.decisions.as_ref()?.last_reload);
@@ -149,13 +141,13 @@ async fn old_nginx(controller: &Controller, object: &LoadBalancer, partner: &Par
     if since.is_none_or(|since| since > longest + Duration::from_secs(10)) {
         return Ok(0);
     }
-    let said = run(partner, &["sh", "-c", OLD_NGINX]).await?;
+    let said = run(at, &["sh", "-c", OLD_NGINX]).await?;
     said.trim().parse().map_err(|_| format!("cannot count processes: {said}"))
 }
 
-async fn run(partner: &Partner<'_>, command: &[&str]) -> Result<String, String> {
+async fn run(at: &ContainerRef<'_>, command: &[&str]) -> Result<String, String> {
     let command: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
-    match partner.engine.exec(partner.container, &command, READ).await {
+    match at.engine.exec(at.container, &command, READ).await {
         Ok(result) if result.code == 0 => Ok(result.output),
         Ok(result) => Err(result.output),
         Err(error) => Err(Failure::from(error).message),
@@ -163,8 +155,8 @@ async fn run(partner: &Partner<'_>, command: &[&str]) -> Result<String, String> 
 }
 
 /// The file of a balancer: what was written last, or, once, what is there.
-async fn file(controller: &Controller, object: &LoadBalancer, partner: &Partner<'_>) -> Result<String, String> {
-    if let Some(file) = controller.known(partner.container, |known| known.file.clone()) {
+async fn file(controller: &Controller, object: &LoadBalancer, at: &ContainerRef<'_>) -> Result<String, String> {
+    if let Some(file) = controller.known(at.container, |known| known.file.clone()) {
         return Ok(file);
     }
     let path = format!("{CONFIG_DIR}/{}", config_file(object.spec.engine));
@@ -172,14 +164,14 @@ async fn file(controller: &Controller, object: &LoadBalancer, partner: &Partner<
     for _ in 0..PIECES {
         let (from, length) = ((text.len() + 1).to_string(), PIECE.to_string());
         let script = r#"tail -c +"$0" "$1" | head -c "$2""#;
-        let piece = run(partner, &["sh", "-c", script, &from, &path, &length]).await?;
+        let piece = run(at, &["sh", "-c", script, &from, &path, &length]).await?;
         text.push_str(&piece);
         if piece.len() < PIECE {
             break;
         }
     }
-    controller.known(partner.container, |known| {
-        if known.id == partner.id {
+    controller.known(at.container, |known| {
+        if known.id == at.id {
             known.file.get_or_insert_with(|| text.clone());
         }
     });

@@ -6,10 +6,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::render::{self, BOOTSTRAP, Config, Inputs};
-use super::seen::Answer;
-use super::wanted::{self, Admin, Route, Wanted};
+use super::routing::{self, DesiredServer, ResolvedBackend};
+use super::seen::{Admin, Answer};
 use super::{Balancer, LoadBalancer, Observed, Step, diff, haproxy, nginx, status, text, workload};
-use crate::api::load_balancer::{Backend, BalancerDecisions, EngineKind, LoadBalancerStatus};
+use crate::api::load_balancer::{Backend, BalancerDecisions, BalancerPhase, EngineKind, LoadBalancerStatus};
 use crate::engine::{ContainerState, File};
 use crate::runtime::Plan;
 
@@ -22,14 +22,14 @@ const DEGRADED: Duration = Duration::from_secs(1);
 /// Reloads of a balancer follow each other no faster, for each leaves a process behind.
 const RELOAD_GAP: Duration = Duration::from_secs(1);
 
-/// What was decided about the object, before anything about a single balancer.
-pub struct Decided<'a> {
+/// What holds for the whole object, before anything about a single balancer.
+pub struct PlanContext<'a> {
     /// The object.
     pub object: &'a LoadBalancer,
     /// What was observed.
     pub observed: &'a Observed,
-    /// Its backends whose servers come and go.
-    pub routes: Vec<Route<'a>>,
+    /// Its backends that name an object.
+    pub backends: Vec<ResolvedBackend<'a>>,
     /// The configuration that is wanted, without servers; `None` while it cannot be had.
     pub skeleton: Option<String>,
     /// What is wrong with certificates.
@@ -45,14 +45,14 @@ pub fn plan(object: &LoadBalancer, observed: &Observed, now: Timestamp) -> Plan<
         return teardown(object, observed, status);
     }
     let mut d = status.decisions.take().unwrap_or_default();
-    let routes = wanted::routes(object, observed, &mut d, now);
+    let backends = routing::resolve(object, observed, &mut d, now);
     let certificates = certificates(object, observed, &mut d);
     let password = observed.stats_password.as_ref().map(|password| password.0.as_str());
     let in_force = d.certificates.clone();
     let inputs = Inputs::new(object, &in_force, password);
     let waits = object.spec.stats.is_some() && password.is_none();
     let skeleton = (!waits).then(|| render::skeleton(&inputs));
-    let decided = Decided { object, observed, routes, skeleton, certificates, now };
+    let context = PlanContext { object, observed, backends, skeleton, certificates, now };
     let mut steps = Vec::new();
     if waits {
         steps.push(Step::EnsureStats);
@@ -62,7 +62,7 @@ pub fn plan(object: &LoadBalancer, observed: &Observed, now: Timestamp) -> Plan<
     for (_, container) in workload::members(object) {
         let at_work = observed.balancers.get(&container).filter(|_| !observed.stopping.contains(&container));
         let Some(balancer) = at_work else { continue };
-        let turn = turn(&decided, &inputs, &d, &container, balancer);
+        let turn = turn(&context, &inputs, &d, &container, balancer);
         requeue = sooner(requeue, turn.again);
         told.extend(turn.steps);
     }
@@ -73,13 +73,13 @@ pub fn plan(object: &LoadBalancer, observed: &Observed, now: Timestamp) -> Plan<
     }
     // What is at work comes first: a container takes its time.
     steps.extend(told);
-    steps.extend(workload::steps(object, observed, |container| settled(&decided, container)));
-    status::render(&decided, &mut status, &d, !steps.is_empty());
+    steps.extend(workload::steps(object, observed, |container| settled(&context, container)));
+    status::render(&context, &mut status, &d, !steps.is_empty());
     status.decisions = Some(d);
     if !steps.is_empty() {
         requeue = sooner(requeue, Some(AT_ONCE));
     }
-    if status.phase != "Healthy" {
+    if status.phase != BalancerPhase::Healthy {
         requeue = sooner(requeue, Some(DEGRADED));
     }
     Plan { status, steps, requeue, finished: false }
@@ -106,16 +106,22 @@ fn certificates(object: &LoadBalancer, observed: &Observed, d: &mut BalancerDeci
 
 /// What is to be done about one balancer.
 #[derive(Default)]
-struct Turn {
+struct BalancerPlan {
     steps: Vec<Step>,
     again: Option<Duration>,
 }
 
-fn turn(decided: &Decided, inputs: &Inputs, d: &BalancerDecisions, container: &str, balancer: &Balancer) -> Turn {
-    let Some(answer) = balancer.answer.known() else { return Turn { again: Some(SOON), ..Default::default() } };
+fn turn(
+    context: &PlanContext,
+    inputs: &Inputs,
+    d: &BalancerDecisions,
+    container: &str,
+    balancer: &Balancer,
+) -> BalancerPlan {
+    let Some(answer) = balancer.answer.known() else { return BalancerPlan { again: Some(SOON), ..Default::default() } };
     let engine = inputs.spec.engine;
-    let mut turn = Turn::default();
-    let servers = servers(decided, engine, answer);
+    let mut turn = BalancerPlan::default();
+    let servers = servers(context, engine, answer);
     if engine == EngineKind::Haproxy {
         let commands = diff::commands(inputs, answer, &servers);
         if !commands.is_empty() {
@@ -128,30 +134,32 @@ fn turn(decided: &Decided, inputs: &Inputs, d: &BalancerDecisions, container: &s
     } else if !answer.old.is_empty() {
         turn.again = Some(SOON);
     }
-    let Some(config) = config(decided, inputs, balancer, &servers) else { return turn };
+    let Some(config) = config(context, inputs, balancer, &servers) else { return turn };
     let runs = answer.hash == config.hash;
     let written = balancer.file.known().is_some_and(|file| file.0 == config.text);
     let wait = d.last_reload.map_or(Duration::ZERO, |last| {
-        let since = decided.now.duration_since(last);
+        let since = context.now.duration_since(last);
         RELOAD_GAP.saturating_sub(if since.is_negative() { RELOAD_GAP } else { since.unsigned_abs() })
     });
     if !runs && !wait.is_zero() {
         turn.again = sooner(turn.again, Some(wait));
     } else if !runs || !written && balancer.file.known().is_some() {
-        let files = if runs { Vec::new() } else { files(decided, inputs, d) };
+        let files = if runs { Vec::new() } else { files(context, inputs, d) };
         turn.steps.push(Step::Configure { container: container.to_owned(), config, files, reload: !runs });
     }
     turn
 }
 
 /// What each backend's servers are to be at a balancer.
-fn servers(decided: &Decided, engine: EngineKind, answer: &Answer) -> BTreeMap<String, Vec<Wanted>> {
-    let of = |route: &Route| (route.backend.name.clone(), wanted::at_balancer(route, engine, answer, decided.now));
-    decided.routes.iter().map(of).collect()
+fn servers(context: &PlanContext, engine: EngineKind, answer: &Answer) -> BTreeMap<String, Vec<DesiredServer>> {
+    let of = |route: &ResolvedBackend| {
+        (route.backend.name.clone(), routing::at_balancer(route, engine, answer, context.now))
+    };
+    context.backends.iter().map(of).collect()
 }
 
 /// Something goes on that ends by itself: a check, or the sessions of a server that leaves.
-fn waits(servers: &BTreeMap<String, Vec<Wanted>>, answer: &Answer) -> bool {
+fn waits(servers: &BTreeMap<String, Vec<DesiredServer>>, answer: &Answer) -> bool {
     servers.iter().any(|(backend, servers)| {
         servers.iter().any(|server| {
             let seen = answer.server(backend, &server.name);
@@ -163,12 +171,12 @@ fn waits(servers: &BTreeMap<String, Vec<Wanted>>, answer: &Answer) -> bool {
 /// The configuration that a balancer is to have: the wanted one, or, if its engine refused that, the last good one with
 /// the servers of now.
 fn config(
-    decided: &Decided,
+    context: &PlanContext,
     inputs: &Inputs,
     balancer: &Balancer,
-    servers: &BTreeMap<String, Vec<Wanted>>,
+    servers: &BTreeMap<String, Vec<DesiredServer>>,
 ) -> Option<Config> {
-    let wanted = decided.skeleton.as_ref().map(|skeleton| render::assemble(inputs.spec, skeleton, servers));
+    let wanted = context.skeleton.as_ref().map(|skeleton| render::assemble(inputs.spec, skeleton, servers));
     match wanted {
         Some(config) if balancer.refused.as_ref().is_none_or(|(refused, _)| *refused != config.skeleton) => {
             Some(config)
@@ -184,9 +192,9 @@ fn config(
 }
 
 /// The files that a configuration refers to.
-fn files(decided: &Decided, inputs: &Inputs, d: &BalancerDecisions) -> Vec<File> {
+fn files(context: &PlanContext, inputs: &Inputs, d: &BalancerDecisions) -> Vec<File> {
     let file = |path: String, text: &str| File { path, mode: 0o600, owner: (0, 0), bytes: text.as_bytes().to_vec() };
-    let good = decided.observed.certificates.values().filter_map(|one| one.as_ref().ok());
+    let good = context.observed.certificates.values().filter_map(|one| one.as_ref().ok());
     let used = good.filter(|one| d.certificates.values().any(|hash| *hash == one.hash));
     let mut files: Vec<File> = used.map(|one| file(render::certificate_file(&one.hash), &one.pem.0)).collect();
     match inputs.spec.engine {
@@ -202,11 +210,11 @@ fn files(decided: &Decided, inputs: &Inputs, d: &BalancerDecisions) -> Vec<File>
 }
 
 /// It balances, by the configuration that is wanted unless its engine refused that.
-fn settled(decided: &Decided, container: &str) -> bool {
-    let running = decided.observed.containers.known().and_then(|all| all.get(container));
+fn settled(context: &PlanContext, container: &str) -> bool {
+    let running = context.observed.containers.known().and_then(|all| all.get(container));
     let running = running.is_some_and(|seen| seen.state == ContainerState::Running);
-    let running = running && !decided.observed.stopping.contains(container);
-    running && decided.observed.balancers.get(container).is_some_and(status::balances)
+    let running = running && !context.observed.stopping.contains(container);
+    running && context.observed.balancers.get(container).is_some_and(status::balances)
 }
 
 fn teardown(
@@ -216,6 +224,6 @@ fn teardown(
 ) -> Plan<Step, LoadBalancerStatus> {
     let steps = workload::teardown(object, observed);
     let finished = steps.as_ref().is_some_and(Vec::is_empty);
-    status.phase = "Deleting".into();
+    status.phase = BalancerPhase::Deleting;
     Plan { status, steps: steps.unwrap_or_default(), requeue: (!finished).then_some(DEGRADED), finished }
 }

@@ -5,8 +5,7 @@
 use proptest::prelude::*;
 
 use super::fixture::{WEB_AND_DATABASE, World, bootstrapped, obey, started};
-use super::seen::Health;
-use super::wanted::Admin;
+use super::seen::{Admin, Health};
 use super::{Fact, Step, workload};
 use crate::api::load_balancer::ServerState;
 
@@ -82,8 +81,8 @@ fn happen(world: &mut World, happening: &Happening) {
             let told: Vec<&str> = told.iter().map(String::as_str).collect();
             world.cluster(*term, stage, members[*leader], &told);
         }
-        Happening::Gone(true) => world.observed.clusters.clear(),
-        Happening::Gone(false) => world.observed.deployments.clear(),
+        Happening::Gone(true) => world.observed.targets.retain(|named, _| named.kind != "PostgresCluster"),
+        Happening::Gone(false) => world.observed.targets.retain(|named, _| named.kind != "Deployment"),
         Happening::Load(at) => {
             let name = name(world, *at);
             let Some(Fact::Known(answer)) = world.observed.balancers.get_mut(&name).map(|one| &mut one.answer) else {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::names::{CONFIG_DIR, name};
-use super::wanted::Wanted;
+use super::routing::DesiredServer;
 use super::{LoadBalancer, haproxy, nginx, text};
 use crate::api::load_balancer::{Backend, EngineKind, Frontend, LoadBalancerSpec, Mode};
 
@@ -101,7 +101,7 @@ pub fn skeleton(inputs: &Inputs) -> String {
 }
 
 /// The configuration with these servers.
-pub fn assemble(spec: &LoadBalancerSpec, skeleton: &str, servers: &BTreeMap<String, Vec<Wanted>>) -> Config {
+pub fn assemble(spec: &LoadBalancerSpec, skeleton: &str, servers: &BTreeMap<String, Vec<DesiredServer>>) -> Config {
     let lines = |backend: &Backend| -> Vec<String> {
         let servers = servers.get(&backend.name).into_iter().flatten();
         match spec.engine {

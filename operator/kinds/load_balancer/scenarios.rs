@@ -15,8 +15,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::fixture::{obey, started};
-use super::seen::{Answer, Health};
-use super::wanted::Admin;
+use super::seen::{Admin, Answer, Health};
 use super::{Controller, RESOURCE, diff, haproxy};
 use crate::api::load_balancer::{LoadBalancerStatus, ServerState};
 use crate::engine::docker::OwnBinary;
@@ -129,17 +128,16 @@ impl World {
 
     /// The Deployment `web` has these pods: name, last byte of the address, and whether it leaves.
     async fn pods(&self, pods: &[(&str, u8, bool)]) {
-        let pods: Vec<Value> = pods
+        let endpoints: Vec<Value> = pods
             .iter()
             .map(|(name, address, leaving)| {
-                json!({
-                    "name": name, "host": "local", "phase": "Running", "ready": true, "terminating": leaving,
-                    "address": format!("10.1.0.{address}"), "restarts": 0, "revision": 1,
-                })
+                let state = if *leaving { "leaving" } else { "serving" };
+                json!({"name": name, "host": "local", "address": format!("10.1.0.{address}"), "state": state})
             })
             .collect();
+        let set = json!({"network": "evenkeel-default", "epoch": 0, "endpoints": endpoints});
         let spec = json!({"selector": {}, "template": {}});
-        self.put("deployments.apps", "web", json!({"spec": spec, "status": {"pods": pods}})).await;
+        self.put("deployments.apps", "web", json!({"spec": spec, "status": {"endpointSet": set}})).await;
     }
 
     async fn status(&self) -> LoadBalancerStatus {

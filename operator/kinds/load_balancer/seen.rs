@@ -3,7 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use super::wanted::Admin;
+/// The administrative state of a server, in HAProxy's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Admin {
+    /// It gets new connections.
+    Ready,
+    /// It gets no new connections; open ones go on, and it is checked.
+    Drain,
+    /// It gets no new connections, and it is not checked.
+    Maint,
+}
 
 /// What a balancer said.
 #[derive(Debug, Clone, PartialEq, Default)]

@@ -4,9 +4,9 @@
 use expect_test::{Expect, expect};
 
 use super::fixture::{WEB_AND_DATABASE, World, at};
-use super::seen::Health;
-use super::wanted::Admin;
+use super::seen::{Admin, Health};
 use super::{Fact, Step, haproxy, text, workload};
+use crate::api::endpoints::{EndpointRole, Routable};
 use crate::engine::ContainerState;
 
 pub(super) fn settled() -> World {
@@ -238,7 +238,7 @@ fn nobody_is_made_writer_on_a_word_that_is_unknown() {
 #[test]
 fn a_backend_that_is_not_there_stays_as_it_was_and_the_rest_goes_on() {
     let mut world = settled();
-    world.observed.deployments.clear();
+    world.observed.targets.retain(|named, _| named.kind != "Deployment");
     world.cluster(3, "Steady", "pg-1", &["pg-1 running", "pg-2 streaming", "pg-3 stopped"]);
     check(
         &world.round(),
@@ -258,8 +258,8 @@ fn a_backend_that_is_not_there_stays_as_it_was_and_the_rest_goes_on() {
         db: pg-1 Ready, pg-2 Drained, pg-3 Drained
         ro: pg-1 Drained, pg-2 Ready, pg-3 Drained
         fixed: 10.9.0.1-80 Ready, api.example.com-80 Ready
-        BackendsResolved=False BackendNotFound: Deployment web is not there: the servers of backend web stay as they were until it is
-        Degraded=True BackendNotFound: Deployment web is not there: the servers of backend web stay as they were until it is
+        BackendsResolved=False BackendNotFound: Deployment web is not there: the servers of backend web stay as they are
+        Degraded=True BackendNotFound: Deployment web is not there: the servers of backend web stay as they are
     "#]],
     );
 }
@@ -454,11 +454,41 @@ fn a_balancer_is_in_the_networks_of_its_namespace_and_of_the_databases_it_routes
         spec.ports.iter().map(|(address, host, inside)| format!("{address}:{host}->{inside}")).collect();
     assert_eq!(ports, ["127.0.0.1:8081->80", "127.0.0.1:18405->8404"]);
     // Leaving the network lets a cluster that is deleted take it away.
-    world.observed.clusters.get_mut("pg").unwrap().metadata.deletion_timestamp =
-        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(1)));
+    let database = |world: &mut World, change: &dyn Fn(&mut Routable)| {
+        world
+            .observed
+            .targets
+            .iter_mut()
+            .filter(|(named, _)| named.kind == "PostgresCluster")
+            .for_each(|(_, one)| change(one))
+    };
+    let time = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(1));
+    database(&mut world, &|one| one.metadata.deletion_timestamp = Some(time.clone()));
     assert!(workload::container_spec(&world.object, &world.observed, 2, "binary").unwrap().networks.is_empty());
+    // Until the database has said where it is nothing is made, nor thought to be stale.
+    database(&mut world, &|one| *one = Routable { status: Some(Default::default()), ..Default::default() });
+    assert!(workload::container_spec(&world.object, &world.observed, 2, "binary").is_none());
     world.observed.networks = Fact::Unknown("away".into());
     assert!(workload::container_spec(&world.object, &world.observed, 2, "binary").is_none());
+}
+
+#[test]
+fn a_status_of_a_version_without_endpoint_sets_changes_nothing() {
+    let mut world = settled();
+    world.target("PostgresCluster", "pg", None);
+    world.target("Deployment", "web", None);
+    check(&world.settle(), expect![[""]]);
+    assert!(world.told().starts_with("Healthy 2/2\nweb: web-a Ready, web-b Ready\ndb: pg-1 Ready"), "{}", world.told());
+}
+
+#[test]
+fn a_set_with_two_writers_is_not_believed() {
+    let mut world = settled();
+    let mut set = world.cluster_set(4, "Steady", "pg-2", &["pg-1 running", "pg-2 running"]);
+    set.endpoints.iter_mut().for_each(|one| one.roles.extend([EndpointRole::Primary]));
+    world.target("PostgresCluster", "pg", Some(set));
+    check(&world.settle(), expect![[""]]);
+    assert!(world.told().contains("db: pg-1 Ready, pg-2 Starting"), "{}", world.told());
 }
 
 #[test]

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::names::{CONFIG_DIR, RUN_DIR, cluster_network, container, member, name, namespace};
+use super::names::{CONFIG_DIR, RUN_DIR, container, member, name, namespace};
 use super::render::config_file;
 use super::{Fact, LoadBalancer, Observed, RESOURCE, Step, haproxy, nginx};
+use crate::api::endpoints::Routable;
 use crate::api::labels::{self, Owner};
-use crate::api::load_balancer::{EngineKind, Target};
+use crate::api::load_balancer::{EngineKind, TargetObject};
 use crate::engine::{Attachment, BINARY_DIR, ContainerSeen, ContainerSpec, ContainerState, Security, VolumeSpec};
 use crate::kinds::{network_of, network_spec};
 
@@ -28,24 +29,29 @@ pub fn members(object: &LoadBalancer) -> Vec<(String, String)> {
     (1..=object.spec.replicas).map(of).collect()
 }
 
-/// The networks of the clusters that it names.
-pub fn cluster_networks(object: &LoadBalancer) -> BTreeMap<String, String> {
-    let targets = object.spec.backends.iter().filter_map(|backend| backend.target());
-    let clusters = targets.filter_map(|target| match target {
-        Target::Postgres(to) => Some((to.name.clone(), cluster_network(namespace(object), &to.name))),
-        _ => None,
-    });
-    clusters.collect()
+/// The networks of the objects that it names, beside that of its namespace.
+pub fn networks(object: &LoadBalancer, targets: &BTreeMap<TargetObject, Routable>) -> BTreeSet<String> {
+    let there = targets.values().filter(|one| !one.deleting());
+    let networks = there.filter_map(|one| Some(one.endpoints()?.network.clone()));
+    networks.filter(|network| *network != network_of(namespace(object))).collect()
+}
+
+/// Some database that it names has not said yet in which network it is.
+fn networks_missing(object: &LoadBalancer, observed: &Observed) -> bool {
+    let databases = object.spec.backends.iter().filter(|backend| backend.is_database());
+    let mut named = databases.filter_map(|backend| observed.targets.get(&backend.target()?.object()?));
+    named.any(|database| !database.deleting() && database.endpoints().is_none())
 }
 
 /// What the container of a balancer is to be, with our program from this volume; `None` while that cannot be known.
 pub fn container_spec(object: &LoadBalancer, observed: &Observed, ordinal: u32, binary: &str) -> Option<ContainerSpec> {
-    let networks = observed.networks.known()?;
-    let attached = |(cluster, network): (String, String)| {
-        let object = observed.clusters.get(&cluster)?;
-        let there = networks.get(&network) == Some(&true) && object.metadata.deletion_timestamp.is_none();
-        there.then_some(Attachment { network, aliases: Vec::new() })
-    };
+    let known = observed.networks.known()?;
+    let networks = networks(object, &observed.targets);
+    if networks_missing(object, observed) || networks.iter().any(|network| !known.contains_key(network)) {
+        return None;
+    }
+    let there = networks.into_iter().filter(|network| known.get(network) == Some(&true));
+    let networks = there.map(|network| Attachment { network, aliases: Vec::new() }).collect();
     let member = member(object, ordinal);
     let name = container(object, &member);
     let spec = &object.spec;
@@ -63,7 +69,7 @@ pub fn container_spec(object: &LoadBalancer, observed: &Observed, ordinal: u32, 
         volumes: vec![(name.clone(), CONFIG_DIR.into(), false), (binary.into(), BINARY_DIR.into(), true)],
         tmpfs: BTreeMap::from([(RUN_DIR.into(), "mode=0700,size=16m".into())]),
         network: network_of(namespace(object)),
-        networks: cluster_networks(object).into_iter().filter_map(attached).collect(),
+        networks,
         aliases: vec![self::name(object).into(), member],
         ports: listened.chain(stats).filter_map(published).collect(),
         stop_timeout_seconds: STOP_SECONDS,

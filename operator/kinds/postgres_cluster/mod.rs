@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
 
+use crate::api::endpoints::private_network;
 use crate::api::failure::Failure;
 use crate::api::postgres_cluster::{PostgresCluster, PostgresClusterStatus};
 use crate::engine::hosts::Hosts;
@@ -30,6 +31,7 @@ mod orders;
 pub mod plan;
 mod protocol;
 pub mod quorum;
+mod routing;
 #[cfg(test)]
 mod scenarios;
 mod scene;
@@ -257,7 +259,7 @@ pub fn container_name(object: &PostgresCluster, member: &str) -> String {
 
 /// The cluster's network.
 pub fn network_name(object: &PostgresCluster) -> String {
-    format!("{}.{}", namespace(object), name(object))
+    private_network(Controller::NAME, namespace(object), name(object)).unwrap_or_default()
 }
 
 /// `metadata.namespace`; the store never holds a namespaced object without one.

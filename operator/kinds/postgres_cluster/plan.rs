@@ -8,8 +8,8 @@ use super::scene::{Member, Scene, Trouble};
 use super::{Fact, Observed, Step, container_name, loss, orders, protocol, status, workload};
 use crate::api::conditions;
 use crate::api::postgres_cluster::{
-    Decisions, PostgresCluster, PostgresClusterStatus, RECONCILE_ANNOTATION, SWITCHOVER_ANNOTATION, Stage,
-    SwitchoverDecision, SwitchoverStatus,
+    ClusterPhase, Decisions, PostgresCluster, PostgresClusterStatus, RECONCILE_ANNOTATION, SWITCHOVER_ANNOTATION,
+    Stage, SwitchoverDecision, SwitchoverStatus,
 };
 use crate::engine::ContainerState;
 use crate::runtime::Plan;
@@ -218,7 +218,7 @@ fn requeue(status: &PostgresClusterStatus, d: &Decisions, steps: &[Step], changi
     if d.stage != Stage::Steady || steps.iter().any(|step| !matches!(step, Step::Renew { .. })) {
         return Some(SOON);
     }
-    (status.phase != "Healthy" || !d.absent.is_empty() || !steps.is_empty()).then_some(DEGRADED)
+    (status.phase != ClusterPhase::Healthy || !d.absent.is_empty() || !steps.is_empty()).then_some(DEGRADED)
 }
 
 fn teardown(
@@ -229,7 +229,9 @@ fn teardown(
 ) -> Plan<Step, PostgresClusterStatus> {
     let steps = workload::teardown(object, observed);
     let finished = steps.as_ref().is_some_and(Vec::is_empty);
-    status.phase = "Deleting".into();
+    status.phase = ClusterPhase::Deleting;
+    // Whoever routes here leaves everything as it is until the cluster is gone.
+    status.endpoint_set = None;
     if let Some(trouble) = unknown(observed) {
         let verdict = ("False", trouble.reason.to_owned(), trouble.message);
         conditions::set(&mut status.conditions, "Ready", verdict, status.observed_generation, now);
