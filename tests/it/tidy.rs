@@ -21,7 +21,7 @@ const ARROWS: [(&str, &[&str]); 8] = [
 const WIRING: [&str; 2] = ["main.rs", "cli/operator.rs"];
 
 /// Files that decide, by their names, in whatever room.
-const DECIDERS: [&str; 21] = [
+const DECIDERS: [&str; 23] = [
     "blueprint.rs",
     "diff.rs",
     "haproxy.rs",
@@ -34,6 +34,8 @@ const DECIDERS: [&str; 21] = [
     "revisions.rs",
     "rollout.rs",
     "routing.rs",
+    "stages.rs",
+    "dialect.rs",
     "next.rs",
     "orders.rs",
     "protocol.rs",

@@ -123,6 +123,9 @@ pub struct BalancerDecisions {
     /// Hash of the last certificate of each Secret that was good.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub certificates: BTreeMap<String, String>,
+    /// A balancer was ready once: from then on a missing one is an outage.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub started: bool,
     /// Reloads that were decided upon.
     pub reloads: u64,
     /// When the last one was.

@@ -9,15 +9,26 @@ use super::{Controller, LoadBalancer, Step, configure, secrets, workload};
 use crate::api::failure::{Class, Failure};
 use crate::engine::{Engine, Error};
 
-/// How long a balancer that goes may finish what goes on.
+/// Grace for open connections when a balancer is stopped.
 const STOP: Duration = Duration::from_secs(workload::STOP_SECONDS.unsigned_abs());
 
 /// Performs `step`; its failure says what could not be done.
 pub async fn act(controller: &Controller, object: &LoadBalancer, step: &Step) -> Result<(), Failure> {
     let engine = controller.hosts.get(super::HOST)?;
-    if !matches!(step, Step::Tell { .. } | Step::Configure { .. } | Step::EnsureStats) {
+    let about_containers = !matches!(
+        step,
+        Step::Tell { .. }
+            | Step::Write { .. }
+            | Step::Reload { .. }
+            | Step::Keep { .. }
+            | Step::Refuse { .. }
+            | Step::EnsureStats
+    );
+    if about_containers {
         controller.lists.forget(object);
     }
+    let id = |container: &str| controller.cached(container, |cache| cache.id.clone());
+    let at = |container| ContainerRef { engine: &engine, container, id: id(container) };
     match step {
         Step::EnsureStats => secrets::ensure(controller, object).await?,
         Step::EnsureImage(image) => engine.ensure_image(image).await?,
@@ -29,7 +40,7 @@ pub async fn act(controller: &Controller, object: &LoadBalancer, step: &Step) ->
         Step::EnsureVolume(spec) => engine.ensure_volume(spec).await?,
         Step::CreateContainer(spec) => engine.create_container(spec).await?,
         Step::StartContainer(name) => engine.start_container(name).await?,
-        Step::StopContainer { name, .. } => stop(controller, engine, name),
+        Step::StopContainer { name, .. } => stop(controller, engine.clone(), name),
         Step::RemoveContainer { name, .. } => {
             engine.stop_container(name, STOP).await?;
             engine.remove_container(name).await?;
@@ -40,14 +51,18 @@ pub async fn act(controller: &Controller, object: &LoadBalancer, step: &Step) ->
             Err(Error::Conflict { .. }) => {}
             other => other?,
         },
-        Step::Tell { container, commands, old } => {
-            let id = controller.known(container, |known| known.id.clone());
-            tell(controller, &ContainerRef { engine: &engine, container, id: &id }, commands, old).await?;
+        Step::Tell { container, commands, old } => tell(controller, &at(container), commands, old).await?,
+        Step::Write { container, config, files, runs } => {
+            configure::write(controller, object, &at(container), config, files, *runs).await?;
         }
-        Step::Configure { container, config, files, reload } => {
-            let id = controller.known(container, |known| known.id.clone());
-            let at = ContainerRef { engine: &engine, container, id: &id };
-            configure::configure(controller, object, &at, config, files, *reload).await?;
+        Step::Reload { container, hash, failed } => {
+            configure::reload(controller, object, &at(container), hash, *failed).await?;
+        }
+        Step::Keep { container, accepted } => {
+            configure::keep(controller, object, &at(container), *accepted).await?;
+        }
+        Step::Refuse { container, skeleton, .. } => {
+            configure::refuse(controller, object, &at(container), skeleton).await?;
         }
     }
     Ok(())

@@ -8,7 +8,10 @@ use jiff::Timestamp;
 
 use super::diff::{Command, Verb};
 use super::seen::{Admin, Answer, AtBalancer, Health};
-use super::{Balancer, Certificate, Fact, Hidden, LoadBalancer, Observed, Step, plan, text, workload};
+use super::{
+    Balancer, Certificate, ConfigFiles, Fact, Hidden, LoadBalancer, Observed, Refusal, Signalled, Step, plan, text,
+    workload,
+};
 use crate::api::endpoints::{Endpoint, EndpointRole, EndpointSet, EndpointState, Routable, RoutableStatus};
 use crate::api::labels;
 use crate::api::load_balancer::LoadBalancerStatus;
@@ -165,7 +168,7 @@ impl World {
     /// Rounds until there is nothing to do.
     pub fn settle(&mut self) -> String {
         let (mut said, mut calm) = (String::new(), 0);
-        for _ in 0..20 {
+        for _ in 0..40 {
             let round = self.round();
             calm = if round.is_empty() { calm + 1 } else { 0 };
             // A reload may have been waited for.
@@ -185,12 +188,34 @@ impl World {
                 let answer = self.answer(container);
                 commands.iter().for_each(|command| obey(answer, command));
             }
-            Step::Configure { container, config, reload, .. } => {
-                let balancer = self.observed.balancers.get_mut(container).unwrap();
-                balancer.file = Fact::Known(Hidden(config.text.clone()));
-                if *reload {
-                    balancer.answer = Fact::Known(started(&config.text));
+            Step::Write { container, config, runs, .. } => {
+                let files = self.files(container);
+                let before = std::mem::replace(&mut files.current, Hidden(config.text.clone()));
+                if *runs {
+                    files.good = Some(files.current.clone());
+                } else {
+                    files.good.get_or_insert(before);
                 }
+            }
+            Step::Reload { container, hash, failed } => {
+                let text = self.files(container).current.0.clone();
+                let (at, hash, failed) = (self.now, hash.clone(), *failed);
+                let balancer = self.observed.balancers.get_mut(container).unwrap();
+                balancer.signalled = Some(Signalled { hash, at, failed });
+                match &mut balancer.answer {
+                    // No process can run it.
+                    Fact::Known(answer) if text.contains("bind :667") => answer.failed += 1,
+                    answer => *answer = Fact::Known(started(&text)),
+                }
+            }
+            Step::Keep { container, accepted } => {
+                let files = self.files(container);
+                files.good = Some(files.current.clone());
+                files.refused.take_if(|_| *accepted);
+            }
+            Step::Refuse { container, skeleton, .. } => {
+                let refused = Refusal { skeleton: skeleton.clone(), words: "no process took it up".into() };
+                self.files(container).refused = Some(refused);
             }
             Step::StartContainer(name) => {
                 if let Fact::Known(containers) = &mut self.observed.containers
@@ -221,6 +246,14 @@ impl World {
                 self.observed.balancers.insert(spec.name.clone(), bootstrapped());
             }
             _ => {}
+        }
+    }
+
+    /// The configuration files of a balancer.
+    pub fn files(&mut self, container: &str) -> &mut ConfigFiles {
+        match &mut self.observed.balancers.get_mut(container).unwrap().files {
+            Fact::Known(files) => files,
+            Fact::Unknown(why) => panic!("the files of {container} are not known: {why}"),
         }
     }
 
@@ -275,8 +308,9 @@ fn made(spec: &ContainerSpec) -> ContainerSeen {
 /// A balancer that has just begun.
 pub fn bootstrapped() -> Balancer {
     let answer = Answer { hash: "bootstrap".into(), ..Default::default() };
-    let file = Hidden(super::haproxy::BOOTSTRAP.into());
-    Balancer { answer: Fact::Known(answer), file: Fact::Known(file), refused: None }
+    let current = Hidden(super::haproxy::BOOTSTRAP.into());
+    let files = ConfigFiles { current, good: None, refused: None };
+    Balancer { answer: Fact::Known(answer), files: Fact::Known(files), signalled: None }
 }
 
 /// An HAProxy that has just read this.

@@ -1,5 +1,5 @@
-//! What Docker says of a balancer. A busy Docker is not waited for while what it said a moment ago will do, for it is busiest
-//! when a database fails over, and that is when a balancer must be told of it.
+//! Docker's lists of a balancer, cached. A busy Docker is not waited for while its last answer is fresh: it is busiest during a
+//! failover of a database, and that is when a balancer must be changed at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,9 +14,9 @@ use crate::engine::{ContainerSeen, Engine};
 use crate::kinds::network_of;
 use crate::runtime::clock;
 
-/// Docker is waited for so long if there is an older answer.
+/// Time limit of Docker's answer if there is an older one.
 const PATIENCE: Duration = Duration::from_millis(30);
-/// An older answer will do for so long, unless something was made or taken away since.
+/// Age up to which an older answer is used, unless a container was changed since.
 const FRESH: Duration = Duration::from_secs(3);
 
 /// What Docker says.

@@ -1,4 +1,4 @@
-//! What things of a balancer are called, in Docker and in its container.
+//! Names of a balancer's containers, volumes and folders.
 
 use super::LoadBalancer;
 

@@ -1,4 +1,4 @@
-//! One snapshot of a balancer: Docker's lists, the store, and what the balancers say. Reads only, judges nothing.
+//! One snapshot of a balancer: Docker's lists, the objects it refers to, and the balancers' answers. Reads only.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
@@ -7,24 +7,24 @@ use std::time::Duration;
 use futures::future::join_all;
 use serde::de::DeserializeOwned;
 
+use super::dialect::Protocol;
+use super::inputs::certificate_secrets;
 use super::links::ContainerRef;
 use super::lists::Lists;
-use super::names::{CONFIG_DIR, namespace};
-use super::render::{certificate_secrets, config_file};
+use super::names::namespace;
+use super::render::dialect;
 use super::seen::{self, Answer};
-use super::{Balancer, Certificate, ConfigCache, Controller, Hidden, LoadBalancer, Observed, secrets, workload};
+use super::{
+    Balancer, Certificate, ConfigCache, Controller, Hidden, LoadBalancer, Observed, configure, secrets, workload,
+};
 use crate::api::endpoints::Routable;
 use crate::api::failure::Failure;
-use crate::api::load_balancer::{EngineKind, TargetObject};
+use crate::api::load_balancer::TargetObject;
 use crate::engine::{ContainerSeen, ContainerState, Engine};
 use crate::store::Key;
 
-/// A command in a container that reads something takes no longer.
+/// Time limit of a command that reads.
 const READ: Duration = Duration::from_secs(5);
-/// Docker gives back this much of a command's output, and a little more.
-const PIECE: usize = 12_000;
-/// A configuration has no more of such pieces.
-const PIECES: usize = 100;
 /// How many processes of nginx only finish what they began. From its start: these words are in the shell's own line, too.
 const OLD_NGINX: &str = r#"n=0; for p in /proc/[0-9]*/cmdline; do case "$(tr '\0' ' ' < "$p" 2>/dev/null)" in "nginx: worker process is shutting down"*) n=$((n+1));; esac; done; echo $n"#;
 
@@ -96,24 +96,23 @@ async fn balancer(
     engine: &Arc<dyn Engine>,
     seen: &ContainerSeen,
 ) -> (String, Balancer) {
-    let at = ContainerRef { engine, container: &seen.name, id: &seen.id };
-    controller.known(&seen.name, |known| {
-        if known.id != seen.id {
-            controller.links.forget(&known.id);
-            *known = ConfigCache { id: seen.id.clone(), ..Default::default() };
+    let at = ContainerRef { engine, container: &seen.name, id: seen.id.clone() };
+    controller.cached(&seen.name, |cache| {
+        if cache.id != seen.id {
+            controller.links.forget(&cache.id);
+            *cache = ConfigCache { id: seen.id.clone(), ..Default::default() };
         }
     });
-    let (answer, file) = tokio::join!(answer(controller, object, &at), file(controller, object, &at));
-    let refused = controller.known(&seen.name, |known| known.refused.clone());
-    let balancer = Balancer { answer: answer.into(), file: file.map(Hidden).into(), refused };
-    (seen.name.clone(), balancer)
+    let (answer, files) = tokio::join!(answer(controller, object, &at), configure::files(controller, object, &at));
+    let signalled = controller.cached(&seen.name, |cache| cache.signalled.clone());
+    (seen.name.clone(), Balancer { answer: answer.into(), files: files.into(), signalled })
 }
 
-/// What a balancer says of itself now.
-pub async fn answer(controller: &Controller, object: &LoadBalancer, at: &ContainerRef<'_>) -> Result<Answer, String> {
+/// What a balancer answers now.
+async fn answer(controller: &Controller, object: &LoadBalancer, at: &ContainerRef<'_>) -> Result<Answer, String> {
     let strange = || "it says what is not understood".to_owned();
-    match object.spec.engine {
-        EngineKind::Haproxy => {
+    match dialect(object.spec.engine).protocol() {
+        Protocol::MasterSocket => {
             let questions = seen::QUESTIONS.map(String::from);
             let words = controller.links.haproxy(at, &questions).await?;
             let [info, state, stat, proc] = words.as_slice() else { return Err(strange()) };
@@ -125,7 +124,7 @@ pub async fn answer(controller: &Controller, object: &LoadBalancer, at: &Contain
             }
             Ok(answer)
         }
-        EngineKind::Nginx => {
+        Protocol::StatePage => {
             let words = controller.links.nginx(at, "/state").await?;
             let old = old_nginx(controller, object, at).await?;
             seen::nginx(&words, old).ok_or_else(strange)
@@ -134,46 +133,18 @@ pub async fn answer(controller: &Controller, object: &LoadBalancer, at: &Contain
 }
 
 async fn old_nginx(controller: &Controller, object: &LoadBalancer, at: &ContainerRef<'_>) -> Result<u32, String> {
-    // An exec is dear. Long after the last reload there is none.
+    // Counting takes an exec. Long after the last reload there are none.
     let longest = object.spec.backends.iter().map(|backend| backend.drain_timeout.get()).max().unwrap_or_default();
     let last = object.status.as_ref().and_then(|status| status.decisions.as_ref()?.last_reload);
     let since = last.map(|last| controller.clock.now().duration_since(last).unsigned_abs());
     if since.is_none_or(|since| since > longest + Duration::from_secs(10)) {
         return Ok(0);
     }
-    let said = run(at, &["sh", "-c", OLD_NGINX]).await?;
+    let command = ["sh", "-c", OLD_NGINX].map(str::to_owned);
+    let said = match at.engine.exec(at.container, &command, READ).await {
+        Ok(result) if result.code == 0 => result.output,
+        Ok(result) => return Err(result.output),
+        Err(error) => return Err(Failure::from(error).message),
+    };
     said.trim().parse().map_err(|_| format!("cannot count processes: {said}"))
-}
-
-async fn run(at: &ContainerRef<'_>, command: &[&str]) -> Result<String, String> {
-    let command: Vec<String> = command.iter().map(|word| (*word).to_owned()).collect();
-    match at.engine.exec(at.container, &command, READ).await {
-        Ok(result) if result.code == 0 => Ok(result.output),
-        Ok(result) => Err(result.output),
-        Err(error) => Err(Failure::from(error).message),
-    }
-}
-
-/// The file of a balancer: what was written last, or, once, what is there.
-async fn file(controller: &Controller, object: &LoadBalancer, at: &ContainerRef<'_>) -> Result<String, String> {
-    if let Some(file) = controller.known(at.container, |known| known.file.clone()) {
-        return Ok(file);
-    }
-    let path = format!("{CONFIG_DIR}/{}", config_file(object.spec.engine));
-    let mut text = String::new();
-    for _ in 0..PIECES {
-        let (from, length) = ((text.len() + 1).to_string(), PIECE.to_string());
-        let script = r#"tail -c +"$0" "$1" | head -c "$2""#;
-        let piece = run(at, &["sh", "-c", script, &from, &path, &length]).await?;
-        text.push_str(&piece);
-        if piece.len() < PIECE {
-            break;
-        }
-    }
-    controller.known(at.container, |known| {
-        if known.id == at.id {
-            known.file.get_or_insert_with(|| text.clone());
-        }
-    });
-    Ok(text)
 }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::fixture::{WEB_AND_DATABASE, World, bootstrapped, obey, started};
 use super::seen::{Admin, Health};
-use super::{Fact, Step, workload};
+use super::{Fact, Refusal, Step, render, text, workload};
 use crate::api::load_balancer::ServerState;
 
 /// What may happen between two looks.
@@ -32,6 +32,10 @@ enum Happening {
     Spec(u32),
     /// The engines refuse the configuration that is wanted.
     Refuse,
+    /// The first frontend listens on a port that no new process can have (or on one that it can).
+    Port(bool),
+    /// The operator is another one, which has not signalled anything.
+    Successor,
     /// So many seconds pass.
     Wait(i64),
 }
@@ -49,6 +53,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         1 => (0usize..2).prop_map(Happening::Silent),
         1 => (1u32..4).prop_map(Happening::Spec),
         1 => Just(Happening::Refuse),
+        2 => any::<bool>().prop_map(Happening::Port),
+        1 => Just(Happening::Successor),
         1 => (0i64..40).prop_map(Happening::Wait),
     ]
 }
@@ -94,7 +100,10 @@ fn happen(world: &mut World, happening: &Happening) {
         Happening::Restart(at) => {
             let name = name(world, *at);
             let Some(balancer) = world.observed.balancers.get_mut(&name) else { return };
-            let file = balancer.file.known().unwrap().0.clone();
+            let file = balancer.files.known().unwrap().current.0.clone();
+            if file.contains("bind :667") {
+                return;
+            }
             balancer.answer = Fact::Known(started(&file));
         }
         Happening::Fresh(at) => {
@@ -107,11 +116,13 @@ fn happen(world: &mut World, happening: &Happening) {
         Happening::Refuse => {
             let plan = world.plan();
             for step in &plan.steps {
-                let Step::Configure { container, config, reload: true, .. } = step else { continue };
-                let balancer = world.observed.balancers.get_mut(container).unwrap();
-                balancer.refused = Some((config.skeleton.clone(), "no".into()));
+                let Step::Write { container, config, runs: false, .. } = step else { continue };
+                world.files(container).refused =
+                    Some(Refusal { skeleton: config.skeleton.clone(), words: "no".into() });
             }
         }
+        Happening::Port(free) => world.object.spec.frontends[0].port = if *free { 443 } else { 667 },
+        Happening::Successor => world.observed.balancers.values_mut().for_each(|balancer| balancer.signalled = None),
         Happening::Wait(seconds) => {
             world.now = world.now.checked_add(jiff::SignedDuration::from_secs(*seconds)).unwrap();
         }
@@ -244,17 +255,22 @@ proptest! {
 
     #[test]
     fn whatever_happened_it_settles_when_nothing_more_does(
-        story in prop::collection::vec((happening(), 0usize..12), 0..12)
+        story in prop::collection::vec((happening(), 0usize..12), 0..12), taken in any::<bool>()
     ) {
         let mut world = World::new(WEB_AND_DATABASE);
         for (happening, done) in &story {
             happen(&mut world, happening);
             interrupted(&mut world, *done);
         }
+        if !taken {
+            world.object.spec.frontends[0].port = 443;
+        }
         world.pods(&[("web-a", 1, "ready"), ("web-b", 2, "ready"), ("web-c", 3, "leaving")]);
         world.cluster(9, "Steady", "pg-2", &["pg-1 streaming", "pg-2 running", "pg-3 streaming"]);
         world.observed.balancers.values_mut().for_each(|balancer| {
-            balancer.refused = None;
+            if let Fact::Known(files) = &mut balancer.files {
+                files.refused = None;
+            }
             if let Fact::Known(answer) = &mut balancer.answer {
                 answer.servers.values_mut().for_each(|seen| seen.sessions = 0);
             }
@@ -262,7 +278,17 @@ proptest! {
         world.settle();
         world.plan();
         honest(&world);
+        let refused = world.object.spec.frontends[0].port == 667;
         for (_, container) in workload::members(&world.object) {
+            // What runs is what a restart begins with, and what comes back when the next one is not taken up.
+            let files = world.files(&container).clone();
+            prop_assert_eq!(text::hash_in(&files.current.0), Some(world.answer(&container).hash.as_str()));
+            prop_assert!(!files.current.0.contains("bind :667"));
+            prop_assert!(files.good.as_ref() == Some(&files.current) || world.answer(&container).hash == render::BOOTSTRAP);
+            prop_assert_eq!(world.answer(&container).failed, 0);
+            if refused && world.answer(&container).hash == render::BOOTSTRAP {
+                continue;
+            }
             prop_assert_eq!(writers(&world, &container), vec!["pg-2".to_owned()]);
             let answer = world.answer(&container);
             let ready: Vec<_> = answer.of("web").filter(|(_, seen)| seen.admin == Admin::Ready).map(|(n, _)| n).collect();

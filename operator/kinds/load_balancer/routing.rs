@@ -1,4 +1,4 @@
-//! Where each backend is to go, and what each server is to be at a balancer that has it as it has. Pure.
+//! The servers of each backend, from the endpoints of the object that it names; and what each is to be at one balancer. Pure.
 
 use std::mem::take;
 use std::net::Ipv4Addr;
@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::seen::{Admin, Answer, AtBalancer, Health};
 use super::{LoadBalancer, Observed};
 use crate::api::endpoints::{Endpoint, EndpointRole, EndpointSet, EndpointState, Routable};
-use crate::api::load_balancer::{Backend, BalancerDecisions, EngineKind, Target, TargetObject, Writer};
+use crate::api::load_balancer::{Backend, BalancerDecisions, Target, TargetObject, Writer};
 
 /// What a server is to be at one balancer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -168,14 +168,14 @@ fn remember(backend: &Backend, before: &BalancerDecisions, decisions: &mut Balan
     of.iter().map(|(key, _)| key[prefix.len()..].to_owned()).collect()
 }
 
-/// What the servers of a route are to be at a balancer that answered this.
-pub fn at_balancer(route: &ResolvedBackend, engine: EngineKind, answer: &Answer, now: Timestamp) -> Vec<DesiredServer> {
-    let backend = route.backend;
-    let Some(servers) = &route.servers else {
-        return answer.of(&backend.name).filter_map(|(name, seen)| as_it_is(route, name, seen)).collect();
+/// What the servers of a backend are to be at a balancer that answered this. `live`: its engine checks and drains servers.
+pub fn at_balancer(resolved: &ResolvedBackend, live: bool, answer: &Answer, now: Timestamp) -> Vec<DesiredServer> {
+    let backend = resolved.backend;
+    let Some(servers) = &resolved.servers else {
+        return answer.of(&backend.name).filter_map(|(name, seen)| as_it_is(resolved, name, seen)).collect();
     };
-    let checked = engine == EngineKind::Haproxy && !backend.is_database();
-    // An unchecked server is better than none.
+    let checked = live && !backend.is_database();
+    // A server that is not checked yet is better than none.
     let alone = !answer.of(&backend.name).any(|(_, seen)| seen.admin == Admin::Ready && seen.health != Health::Down);
     let one = |server: &Server| {
         let seen = answer.server(&backend.name, &server.name);
@@ -186,7 +186,7 @@ pub fn at_balancer(route: &ResolvedBackend, engine: EngineKind, answer: &Answer,
             // What was known of it was about another address.
             (Intent::Serve, Some(_)) if moved => (Admin::Maint, false),
             (Intent::Serve, seen) => (admit(seen, checked && !alone), false),
-            (Intent::Leave(until), Some(seen)) => leave(seen, engine, until <= now),
+            (Intent::Leave(until), Some(seen)) => leave(seen, live, until <= now),
             (Intent::Keep, Some(seen)) => (seen.admin, false),
             (Intent::Out, Some(_)) => (Admin::Maint, backend.one_writer()),
             (Intent::Out | Intent::Keep, None) if backend.is_database() => (Admin::Maint, false),
@@ -197,7 +197,7 @@ pub fn at_balancer(route: &ResolvedBackend, engine: EngineKind, answer: &Answer,
     servers.iter().filter_map(one).collect()
 }
 
-/// A server that is well by its own kind gets its share when this balancer has checked it, too.
+/// A ready server gets connections when this balancer has checked it, too.
 fn admit(seen: Option<&AtBalancer>, checked: bool) -> Admin {
     match seen.map(|seen| (seen.admin, seen.health)) {
         _ if !checked => Admin::Ready,
@@ -206,9 +206,9 @@ fn admit(seen: Option<&AtBalancer>, checked: bool) -> Admin {
     }
 }
 
-fn leave(seen: &AtBalancer, engine: EngineKind, late: bool) -> (Admin, bool) {
-    match (engine, seen.admin, seen.sessions) {
-        (EngineKind::Nginx, _, _) => (Admin::Maint, false),
+fn leave(seen: &AtBalancer, live: bool, late: bool) -> (Admin, bool) {
+    match (live, seen.admin, seen.sessions) {
+        (false, _, _) => (Admin::Maint, false),
         (_, Admin::Ready, _) => (Admin::Drain, false),
         (_, _, 0) => (Admin::Maint, false),
         (_, admin, _) if !late => (admin, false),
@@ -216,9 +216,9 @@ fn leave(seen: &AtBalancer, engine: EngineKind, late: bool) -> (Admin, bool) {
     }
 }
 
-fn as_it_is(route: &ResolvedBackend, name: &str, seen: &AtBalancer) -> Option<DesiredServer> {
+fn as_it_is(resolved: &ResolvedBackend, name: &str, seen: &AtBalancer) -> Option<DesiredServer> {
     let (address, port) = (seen.address?, seen.port);
-    let leaves = seen.admin == Admin::Ready && route.leaving.iter().any(|leaving| leaving == name);
+    let leaves = seen.admin == Admin::Ready && resolved.leaving.iter().any(|leaving| leaving == name);
     let admin = if leaves { Admin::Drain } else { seen.admin };
     Some(DesiredServer { name: name.to_owned(), address, port, admin, cut: false })
 }

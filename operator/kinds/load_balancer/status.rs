@@ -2,9 +2,9 @@
 
 use jiff::Timestamp;
 
+use super::context::PlanContext;
 use super::names::static_name;
-use super::plan::PlanContext;
-use super::render::BOOTSTRAP;
+use super::render::{BOOTSTRAP, dialect};
 use super::routing::{Intent, Server};
 use super::seen::{Admin, Answer, Health};
 use super::{Balancer, Step, text, workload};
@@ -45,7 +45,7 @@ pub fn render(context: &PlanContext, status: &mut LoadBalancerStatus, d: &Balanc
             (_, true) => yes("Balancing", format!("{wanted} of {wanted} balancers balance")),
         },
     ));
-    let starting = status.conditions.iter().all(|one| one.type_ != "Ready" || one.reason == "NoBalancer") && !whole;
+    let starting = !d.started && !whole;
     verdicts.push((
         "Degraded",
         match (&wrong, whole) {
@@ -86,7 +86,8 @@ fn valid(context: &PlanContext) -> Verdict {
     };
     let hash = text::hash(skeleton);
     let refused = context.observed.balancers.iter().filter_map(|(container, balancer)| {
-        let (_, words) = balancer.refused.as_ref().filter(|(refused, _)| *refused == hash)?;
+        let refused = balancer.files.known()?.refused.as_ref().filter(|refused| refused.skeleton == hash)?;
+        let words = &refused.words;
         let goes_on = if balances(balancer) { "the last good configuration goes on" } else { "it listens to nobody" };
         Some(format!("{container} refuses the configuration, {goes_on}: {words}"))
     });
@@ -97,7 +98,7 @@ fn valid(context: &PlanContext) -> Verdict {
 }
 
 fn resolved(context: &PlanContext) -> Verdict {
-    let problems: Vec<_> = context.backends.iter().filter_map(|route| route.problem.clone()).collect();
+    let problems: Vec<_> = context.backends.iter().filter_map(|backend| backend.problem.clone()).collect();
     if problems.is_empty() {
         yes("Resolved", "every backend is there")
     } else {
@@ -150,10 +151,7 @@ fn pod(context: &PlanContext, member: &str, container: &str) -> PodSeen {
 
 fn part(context: &PlanContext, seen: &ContainerSeen, container: &str, runs: bool, ready: bool) -> PodContainer {
     PodContainer {
-        name: match context.object.spec.engine {
-            crate::api::load_balancer::EngineKind::Haproxy => "haproxy".into(),
-            crate::api::load_balancer::EngineKind::Nginx => "nginx".into(),
-        },
+        name: dialect(context.object.spec.engine).name().into(),
         container: container.into(),
         id: Some(seen.id.clone()),
         image: seen.image.clone(),
@@ -188,9 +186,9 @@ fn running<'a>(context: &'a PlanContext) -> Vec<Option<&'a Answer>> {
 fn backends(context: &PlanContext) -> Vec<BackendSeen> {
     let balancers = running(context);
     let one = |backend: &crate::api::load_balancer::Backend| {
-        let route = context.backends.iter().find(|route| route.backend.name == backend.name);
-        let servers: Vec<Server> = match (route, backend.target()) {
-            (Some(route), _) if route.servers.is_some() => route.servers.clone().unwrap_or_default(),
+        let resolved = context.backends.iter().find(|one| one.backend.name == backend.name);
+        let servers: Vec<Server> = match (resolved, backend.target()) {
+            (Some(resolved), _) if resolved.servers.is_some() => resolved.servers.clone().unwrap_or_default(),
             (_, Some(Target::Servers(addresses))) => addresses.iter().filter_map(|one| fixed(one)).collect(),
             _ => as_they_are(&backend.name, &balancers),
         };

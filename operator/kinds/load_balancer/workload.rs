@@ -3,16 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
+use super::dialect::Dialect;
 use super::names::{CONFIG_DIR, RUN_DIR, container, member, name, namespace};
-use super::render::config_file;
-use super::{Fact, LoadBalancer, Observed, RESOURCE, Step, haproxy, nginx};
+use super::render::dialect;
+use super::{Fact, LoadBalancer, Observed, RESOURCE, Step};
 use crate::api::endpoints::Routable;
 use crate::api::labels::{self, Owner};
-use crate::api::load_balancer::{EngineKind, TargetObject};
+use crate::api::load_balancer::TargetObject;
 use crate::engine::{Attachment, BINARY_DIR, ContainerSeen, ContainerSpec, ContainerState, Security, VolumeSpec};
 use crate::kinds::{network_of, network_spec};
 
-/// How long a balancer that goes may finish what goes on.
+/// Grace for open connections when a balancer is stopped, in seconds.
 pub const STOP_SECONDS: i64 = 30;
 
 /// The owner named in the labels of everything of this balancer.
@@ -55,6 +56,7 @@ pub fn container_spec(object: &LoadBalancer, observed: &Observed, ordinal: u32, 
     let member = member(object, ordinal);
     let name = container(object, &member);
     let spec = &object.spec;
+    let dialect = dialect(spec.engine);
     let listened = spec.frontends.iter().filter_map(|one| Some((host_address(object), one.host_port?, one.port)));
     let stats =
         spec.stats.iter().filter_map(|stats| Some((IpAddr::from(Ipv4Addr::LOCALHOST), stats.host_port?, stats.port)));
@@ -64,7 +66,7 @@ pub fn container_spec(object: &LoadBalancer, observed: &Observed, ordinal: u32, 
     Some(ContainerSpec {
         hostname: member.clone(),
         image: spec.image().into(),
-        entrypoint: entrypoint(spec.engine),
+        entrypoint: entrypoint(dialect),
         labels: member_labels(object, &member).into_iter().chain([(labels::BINARY.into(), binary.into())]).collect(),
         volumes: vec![(name.clone(), CONFIG_DIR.into(), false), (binary.into(), BINARY_DIR.into(), true)],
         tmpfs: BTreeMap::from([(RUN_DIR.into(), "mode=0700,size=16m".into())]),
@@ -79,8 +81,7 @@ pub fn container_spec(object: &LoadBalancer, observed: &Observed, ordinal: u32, 
         user: Some("0:0".into()),
         security: Security {
             cap_drop: vec!["ALL".into()],
-            // Its processes drop groups that they do not have.
-            cap_add: if spec.engine == EngineKind::Nginx { vec!["SETGID".into()] } else { Vec::new() },
+            cap_add: dialect.capabilities(),
             read_only: true,
             no_new_privileges: true,
             ..Default::default()
@@ -95,18 +96,12 @@ fn host_address(object: &LoadBalancer) -> IpAddr {
 }
 
 /// Starts with the file that is there if the engine takes it, else with one that listens to nobody.
-fn entrypoint(engine: EngineKind) -> Vec<String> {
-    let (check, bootstrap, run) = match engine {
-        EngineKind::Haproxy => {
-            let master = format!("-S {RUN_DIR}/master.sock,mode,600");
-            (r#"haproxy -c -q -f "$1""#, haproxy::BOOTSTRAP, format!(r#"haproxy -W -db {master} -f "$1""#))
-        }
-        EngineKind::Nginx => (r#"nginx -t -q -c "$1""#, nginx::BOOTSTRAP, r#"nginx -c "$1""#.to_owned()),
-    };
+fn entrypoint(dialect: &dyn Dialect) -> Vec<String> {
+    let (check, run) = (dialect.check(r#""$1""#), dialect.run(r#""$1""#));
     let script =
         format!(r#"umask 077; chmod 700 {CONFIG_DIR}; {check} >/dev/null 2>&1 || printf %s "$0" > "$1"; exec {run}"#);
-    let file = format!("{CONFIG_DIR}/{}", config_file(engine));
-    vec!["sh".into(), "-c".into(), script, bootstrap.into(), file]
+    let file = format!("{CONFIG_DIR}/{}", dialect.file());
+    vec!["sh".into(), "-c".into(), script, dialect.bootstrap().into(), file]
 }
 
 fn member_labels(object: &LoadBalancer, member: &str) -> BTreeMap<String, String> {
