@@ -12,6 +12,9 @@
 //! - [`server`]: the Kubernetes API over the store; no decisions.
 //! - [`cli`]: verbs and rendering.
 
+/// The identity of what this program is inside containers; containers made by a program of the same identity are left alone.
+pub const CONTAINER_IDENTITY: &str = env!("EVENKEEL_CONTAINER_IDENTITY");
+
 pub mod api;
 pub mod cli;
 pub mod engine;

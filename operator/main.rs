@@ -1,19 +1,19 @@
 //! Arguments to verb: says which verbs there are, hands over at once, and turns how it ended into an exit code.
 
+mod inside;
+
 use std::future::Future;
 use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use evenkeel::api;
 use evenkeel::cli::error::{EXIT_CODES, Error};
 use evenkeel::cli::session::{Connection, Session};
 use evenkeel::cli::{
-    about, apply, delete, describe, events, exec, get, logging, logs, operator, preview, rollouts, scale, switchover,
-    up, wait,
+    about, apply, delete, describe, events, exec, get, logs, operator, preview, rollouts, scale, switchover, up, wait,
 };
 use evenkeel::runtime::clock::{Clock as _, SystemClock};
-use evenkeel::supervisor::run::Identity;
-use evenkeel::{api, engine, supervisor};
 
 /// Keeps high-availability topologies alive on plain Docker hosts.
 #[derive(Parser)]
@@ -32,28 +32,12 @@ enum Verb {
     #[command(flatten)]
     Client(Client),
     Kubeconfig(about::KubeconfigArgs),
-    /// Prints the versions of this program and of the server
+    /// Prints the versions of this program and of the server, and which program containers run
     Version,
     Completion(about::CompletionArgs),
     /// Prints the CustomResourceDefinitions
     #[command(hide = true)]
     Crds,
-    /// PID 1 beside a database
-    #[command(hide = true)]
-    Supervisor {
-        /// Name of the member
-        #[arg(long)]
-        member: String,
-    },
-    /// PID 1 that holds the network of a pod
-    #[command(hide = true)]
-    Pause,
-    /// Bridges standard input and output to an address
-    #[command(hide = true)]
-    Dial {
-        /// unix:/path or tcp:host:port
-        address: String,
-    },
 }
 
 /// The verbs that talk to a server.
@@ -75,24 +59,11 @@ enum Client {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
-    if let [_, verb, address] = arguments.as_slice()
-        && verb == "dial"
-    {
-        // Before anything else is set up: it runs once for each open conversation.
-        return engine::bridge::run(address);
-    }
-    if let [_, verb] = arguments.as_slice()
-        && verb == "pause"
-    {
-        return supervisor::pause::run();
+    // Before anything else is set up: one of them runs once for each open conversation.
+    if let Some(ended) = inside::run(&arguments) {
+        return ended;
     }
     let Evenkeel { connection, verb } = Evenkeel::parse();
-    if let Verb::Supervisor { member } = verb {
-        logging::init("info");
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        return runtime
-            .map_or(ExitCode::FAILURE, |runtime| runtime.block_on(supervisor::run::run(Identity { member })));
-    }
     match run(connection, verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -118,7 +89,6 @@ fn run(connection: Connection, verb: Verb) -> Result<(), Error> {
             }
             Ok(())
         }
-        Verb::Dial { .. } | Verb::Pause | Verb::Supervisor { .. } => unreachable!("handed over in main"),
     }
 }
 

@@ -1,11 +1,11 @@
-//! The few core kinds that are served (Namespace, Secret, ConfigMap, Event) and the metadata of every kind: schemas and rules.
+//! The few core kinds that are served: Namespace, Secret, ConfigMap, Event. Schemas and rules.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use super::invalid::Invalid;
-use super::registry::{Cell, Column, Resource, age_column};
+use super::resource::{Resource, age_column, of, open, path, plain, strings, text};
 
 const FIXED: &str = "cannot be changed once set";
 
@@ -125,86 +125,6 @@ pub fn event() -> Resource {
     }
 }
 
-/// A schema with the properties that every object has: apiVersion, kind and metadata.
-pub fn with_metadata(mut schema: Value) -> Value {
-    if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
-        properties.insert("apiVersion".into(), text());
-        properties.insert("kind".into(), text());
-        properties.insert("metadata".into(), metadata());
-    }
-    schema
-}
-
-fn metadata() -> Value {
-    let texts = json!({"type": "object", "additionalProperties": text()});
-    json!({"type": "object", "properties": {
-        "name": text(), "generateName": text(), "namespace": text(), "selfLink": text(),
-        "uid": text(), "resourceVersion": text(), "generation": {"type": "integer"},
-        "creationTimestamp": text(), "deletionTimestamp": text(),
-        "deletionGracePeriodSeconds": {"type": "integer"},
-        "labels": texts, "annotations": texts, "finalizers": strings(),
-        "ownerReferences": {"type": "array", "items": {
-            "type": "object",
-            "required": ["apiVersion", "kind", "name", "uid"],
-            "properties": {
-                "apiVersion": text(), "kind": text(), "name": text(), "uid": text(),
-                "controller": {"type": "boolean"}, "blockOwnerDeletion": {"type": "boolean"},
-            },
-        }},
-        "managedFields": {"type": "array", "items": open()},
-    }})
-}
-
-pub(super) fn plain(kind: &str, plural: &str, properties: Value, required: &[&str]) -> Resource {
-    Resource {
-        group: String::new(),
-        version: "v1".into(),
-        kind: kind.into(),
-        plural: plural.into(),
-        singular: kind.to_lowercase(),
-        short_names: Vec::new(),
-        categories: Vec::new(),
-        namespaced: true,
-        has_status: false,
-        has_scale: false,
-        merge_keys: &[],
-        view: None,
-        sensitive: false,
-        schema: with_metadata(json!({"type": "object", "properties": properties, "required": required})),
-        columns: vec![age_column()],
-        selectable: &[],
-        normalize: |_| {},
-        validate: Box::new(|_| Vec::new()),
-        validate_change: |_, _| Vec::new(),
-        definition: None,
-    }
-}
-
-fn text() -> Value {
-    json!({"type": "string"})
-}
-
-fn strings() -> Value {
-    json!({"type": "array", "items": text()})
-}
-
-pub(super) fn open() -> Value {
-    json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
-}
-
-pub(super) fn path(name: &str, kind: &str, path: &str) -> Column {
-    Column { name: name.into(), kind: kind.into(), priority: 0, cell: Cell::Path(path.into()) }
-}
-
-/// A column that only wide output shows.
-pub(super) fn wide(name: &str, at: &str) -> Column {
-    Column { priority: 1, ..path(name, "string", at) }
-}
-
-pub(super) fn of(name: &str, kind: &str, cell: fn(&Value) -> Value) -> Column {
-    Column { name: name.into(), kind: kind.into(), priority: 0, cell: Cell::Of(cell) }
-}
-
 fn namespace_phase(object: &Value) -> Value {
     if object["metadata"]["deletionTimestamp"].is_string() { "Terminating".into() } else { "Active".into() }
 }
@@ -227,7 +147,7 @@ fn event_object(object: &Value) -> Value {
     format!("{}/{}", part("kind").to_lowercase(), part("name")).into()
 }
 
-/// `stringData` is a convenience of writers: it is kept, encoded, in `data` and never stored.
+/// Moves `stringData`, encoded, into `data`; it is never stored itself.
 fn fold_string_data(object: &mut Value) {
     let Some(fields) = object.as_object_mut() else { return };
     let foldable = |v: &Value| v.as_object().is_some_and(|m| m.values().all(Value::is_string));

@@ -1,4 +1,4 @@
-//! Deployment at the door: its schema, defaults, and every problem that a schema cannot express.
+//! Admission of Deployments: schema, defaults, and validation beyond the schema.
 
 use std::collections::BTreeSet;
 
@@ -9,10 +9,9 @@ use kube::core::schema::StructuralSchemaRewriter;
 use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
 
-use super::core::with_metadata;
 use super::deployment::Deployment;
 use super::invalid::Invalid;
-use super::registry::{Cell, Column, Resource, age_column};
+use super::resource::{Cell, Column, Resource, age_column, with_metadata};
 use super::{quantity, subset};
 
 /// The longest name: pod names with hash and ordinal must stay host names (63 letters).
@@ -108,7 +107,7 @@ fn fill_in(object: &mut Value) {
             spec.insert(name.into(), default);
         }
     }
-    // Typed clients send it where nothing was said; a template with it is no other template.
+    // Typed clients send an empty `resources`; with or without it the template is the same.
     for list in ["containers", "initContainers"] {
         let containers = spec.get_mut("template").and_then(|template| template["spec"][list].as_array_mut());
         for container in containers.into_iter().flatten().filter_map(Value::as_object_mut) {

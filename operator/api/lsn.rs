@@ -1,7 +1,10 @@
-//! A position in PostgreSQL's write-ahead log.
+//! Positions in PostgreSQL's write-ahead log, and where one timeline left another.
 
 use std::fmt;
 use std::str::FromStr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 /// A log sequence number, written and read as PostgreSQL does: `16/B374D848`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -54,6 +57,16 @@ impl schemars::JsonSchema for Lsn {
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({"type": "string", "description": "A position in the write-ahead log, as PostgreSQL writes it."})
     }
+}
+
+/// A timeline and the position where it was left for the next one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Hash)]
+#[serde(rename_all = "camelCase")]
+pub struct Fork {
+    /// The timeline that ended.
+    pub timeline: u32,
+    /// Where the next one begins.
+    pub ended_at: Lsn,
 }
 
 #[cfg(test)]

@@ -11,13 +11,17 @@ use serde::{Deserialize, Serialize};
 
 use super::endpoints::EndpointSet;
 use super::invalid::Invalid;
-use super::lsn::Lsn;
+use super::lsn::Fork;
+use super::postgres_settings;
 use super::words::words;
 
 /// Stops a cluster from being touched while it is there: `evenkeel.dev/reconcile: paused`.
 pub const RECONCILE_ANNOTATION: &str = "evenkeel.dev/reconcile";
 /// Asks for a planned switchover: `TIMESTAMP` or `TIMESTAMP/MEMBER`.
 pub const SWITCHOVER_ANNOTATION: &str = "evenkeel.dev/switchover";
+
+/// Leaves running supervisors alone when the operator brings another version of them: `evenkeel.dev/defer-supervisor-update: "true"`.
+pub const DEFER_UPDATE_ANNOTATION: &str = "evenkeel.dev/defer-supervisor-update";
 
 /// A PostgreSQL cluster: one primary, streaming standbys, promotion by itself.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -184,49 +188,6 @@ fn loopback() -> String {
     "127.0.0.1".into()
 }
 
-/// Settings that belong to Evenkeel; a user's value would break what it promises.
-const OURS: &[&str] = &[
-    "allow_alter_system",
-    "archive_cleanup_command",
-    "cluster_name",
-    "config_file",
-    "data_directory",
-    "external_pid_file",
-    "fsync",
-    "full_page_writes",
-    "hba_file",
-    "hot_standby",
-    "ident_file",
-    "include",
-    "include_dir",
-    "include_if_exists",
-    "listen_addresses",
-    "password_encryption",
-    "port",
-    "primary_conninfo",
-    "primary_slot_name",
-    "promote_trigger_file",
-    "recovery_end_command",
-    "recovery_target",
-    "recovery_target_action",
-    "recovery_target_inclusive",
-    "recovery_target_lsn",
-    "recovery_target_name",
-    "recovery_target_time",
-    "recovery_target_timeline",
-    "recovery_target_xid",
-    "restart_after_crash",
-    "restore_command",
-    "synchronous_commit",
-    "synchronous_standby_names",
-    "unix_socket_directories",
-    "unix_socket_group",
-    "unix_socket_permissions",
-    "wal_log_hints",
-    "wal_receiver_status_interval",
-    "wal_retrieve_retry_interval",
-];
-
 impl PostgresClusterSpec {
     /// Standbys that must have a commit on disk before it is acknowledged (w), with the defaults filled in.
     pub fn synchronous_replicas(&self) -> u32 {
@@ -247,7 +208,7 @@ impl PostgresClusterSpec {
             problems.push(Invalid::new("spec.image", problem));
         }
         for (name, value) in &self.parameters {
-            if let Some(problem) = parameter_problem(name, value) {
+            if let Some(problem) = postgres_settings::problem(name, value) {
                 problems.push(Invalid::new(format!("spec.parameters[{name}]"), problem));
             }
         }
@@ -339,30 +300,6 @@ pub(crate) fn image_problem(image: &str) -> Option<String> {
     None
 }
 
-/// What is wrong with one entry of `spec.parameters`.
-fn parameter_problem(name: &str, value: &str) -> Option<String> {
-    let well_formed =
-        !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '.');
-    if !well_formed {
-        return Some("is not the name of a PostgreSQL setting (lower case)".into());
-    }
-    if OURS.contains(&name) {
-        return Some("is set by Evenkeel and cannot be chosen".into());
-    }
-    if value.contains(['\n', '\r', '\0']) {
-        return Some("must be a single line".into());
-    }
-    match (name, value) {
-        ("wal_level", "replica" | "logical") => None,
-        ("wal_level", _) => Some("must be replica or logical: streaming replication needs it".into()),
-        ("max_wal_senders", value) if value.parse::<u32>().is_ok_and(|n| n < 10) => Some("must be at least 10".into()),
-        ("max_replication_slots", value) if value.parse::<u32>().is_ok_and(|n| n < 10) => {
-            Some("must be at least 10".into())
-        }
-        _ => None,
-    }
-}
-
 /// What Evenkeel sees of a cluster, and what it decided.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
@@ -418,8 +355,8 @@ pub struct InstanceStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
     /// How far it is behind the primary, in MiB of WAL.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub lag: Option<u64>,
+    #[serde(rename = "lag", skip_serializing_if = "Option::is_none")]
+    pub lag_mib: Option<u64>,
     /// It takes part in the acknowledgement of commits.
     pub synchronous: bool,
     /// Settings that wait for a restart.
@@ -673,16 +610,6 @@ pub struct Quorum {
     pub voters: Vec<Voter>,
     /// w: acknowledgements that a commit needs.
     pub w: u32,
-}
-
-/// A timeline and the position where it was left for the next one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Hash)]
-#[serde(rename_all = "camelCase")]
-pub struct Fork {
-    /// The timeline that ended.
-    pub timeline: u32,
-    /// Where the next one begins.
-    pub ended_at: Lsn,
 }
 
 /// A planned switchover under way.

@@ -4,7 +4,6 @@
 
 use std::sync::LazyLock;
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -15,6 +14,7 @@ use super::docker_host::DockerHost;
 use super::invalid::Invalid;
 use super::load_balancer::LoadBalancer;
 use super::postgres_cluster::PostgresCluster;
+use super::resource::{Cell, Column, Resource, age_column, with_metadata};
 use super::views;
 
 /// Everything served, in the order of discovery.
@@ -32,144 +32,6 @@ static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
         custom::<LoadBalancer>(|balancer| balancer.spec.validate()),
     ]
 });
-
-/// Judges an object that fits its schema; says every problem.
-pub type Check = Box<dyn Fn(&Value) -> Vec<Invalid> + Send + Sync>;
-
-/// One served kind, in one version.
-pub struct Resource {
-    /// API group; empty for the core group.
-    pub group: String,
-    /// API version, e.g. `v1alpha1`.
-    pub version: String,
-    /// CamelCase, singular: `PostgresCluster`.
-    pub kind: String,
-    /// Lower-case plural, as in paths: `postgresclusters`.
-    pub plural: String,
-    /// Lower-case singular: `postgrescluster`.
-    pub singular: String,
-    /// What people type: `pg`.
-    pub short_names: Vec<String>,
-    /// Groups of kinds that people list together: `all`.
-    pub categories: Vec<String>,
-    /// Whether objects live in a namespace.
-    pub namespaced: bool,
-    /// Whether `/status` is a subresource, so that writers of the spec cannot touch the status and the other way round.
-    pub has_status: bool,
-    /// Whether `/scale` is a subresource: `spec.replicas`, `status.replicas` and the pods of `spec.selector`.
-    pub has_scale: bool,
-    /// For kinds that take strategic merge patches: the lists that are merged, by field name, with the key of their items.
-    pub merge_keys: &'static [(&'static str, &'static str)],
-    /// Where its objects are read from, if they are not stored.
-    pub view: Option<View>,
-    /// Whether values are secrets: then no message repeats one.
-    pub sensitive: bool,
-    /// Structural OpenAPI v3 schema of the whole object, metadata included.
-    pub schema: Value,
-    /// What a table shows after the name.
-    pub columns: Vec<Column>,
-    /// Fields that a fieldSelector may name, beyond `metadata.name` and `metadata.namespace`.
-    pub selectable: &'static [&'static str],
-    /// Brings equivalent forms into the stored one, before anything is judged.
-    pub normalize: fn(&mut Value),
-    /// Problems that a schema cannot express.
-    pub validate: Check,
-    /// Problems of changing one object (first) into another (second).
-    pub validate_change: fn(&Value, &Value) -> Vec<Invalid>,
-    /// The CustomResourceDefinition, for kinds of ours.
-    pub definition: Option<CustomResourceDefinition>,
-}
-
-/// Where the objects of a kind that is not stored are read from.
-pub struct View {
-    /// The resources they are read from.
-    pub sources: &'static [Source],
-    /// What to do instead of writing one, for people.
-    pub instead: &'static str,
-    /// Whether its objects are containers, with a `log` and an `exec`.
-    pub containers: bool,
-}
-
-/// A resource that shows objects of a [`View`].
-pub struct Source {
-    /// Its qualified name.
-    pub resource: &'static str,
-    /// What one object of it shows.
-    pub show: fn(&Value) -> Vec<Value>,
-    /// The annotation of it that takes the names of shown objects which are to be replaced; without one they cannot be deleted.
-    pub evict: Option<&'static str>,
-}
-
-impl View {
-    /// Names of the resources it is read from.
-    pub fn resources(&self) -> Vec<&'static str> {
-        self.sources.iter().map(|source| source.resource).collect()
-    }
-
-    /// The source of this name.
-    pub fn source(&self, resource: &str) -> Option<&Source> {
-        self.sources.iter().find(|source| source.resource == resource)
-    }
-
-    /// What an object of `resource` shows.
-    pub fn of(&self, resource: &str, object: &Value) -> Vec<Value> {
-        self.source(resource).map(|source| (source.show)(object)).unwrap_or_default()
-    }
-}
-
-/// One column of a table.
-pub struct Column {
-    /// Heading.
-    pub name: String,
-    /// `string`, `integer`, `number`, `boolean` or `date` (shown as an age).
-    pub kind: String,
-    /// 0: always shown; 1: only in wide output.
-    pub priority: i64,
-    /// Where the value comes from.
-    pub cell: Cell,
-}
-
-/// Where a table's value comes from.
-pub enum Cell {
-    /// A JSONPath such as `.status.phase`.
-    Path(String),
-    /// Computed from the object.
-    Of(fn(&Value) -> Value),
-}
-
-impl Resource {
-    /// Whether its objects are containers, with a `log` and an `exec`.
-    pub fn has_containers(&self) -> bool {
-        self.view.as_ref().is_some_and(|view| view.containers)
-    }
-
-    /// `plural.group`, or the bare plural in the core group; also the store's name for the resource.
-    pub fn qualified(&self) -> String {
-        if self.group.is_empty() { self.plural.clone() } else { format!("{}.{}", self.plural, self.group) }
-    }
-
-    /// `Kind.group`, or the bare kind in the core group.
-    pub fn qualified_kind(&self) -> String {
-        if self.group.is_empty() { self.kind.clone() } else { format!("{}.{}", self.kind, self.group) }
-    }
-
-    /// `group/version`, or the bare version in the core group.
-    pub fn api_version(&self) -> String {
-        if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
-    }
-}
-
-impl PartialEq for Resource {
-    fn eq(&self, other: &Self) -> bool {
-        (&self.group, &self.version, &self.plural) == (&other.group, &other.version, &other.plural)
-    }
-}
-
-impl std::fmt::Debug for Resource {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Resource({})", self.qualified())
-    }
-}
 
 /// Every served resource.
 pub fn resources() -> &'static [Resource] {
@@ -195,17 +57,7 @@ pub fn crds() -> Vec<(String, Value)> {
     resources().iter().filter_map(named).collect()
 }
 
-/// The columns that every kind ends with.
-pub fn age_column() -> Column {
-    Column {
-        name: "Age".into(),
-        kind: "date".into(),
-        priority: 0,
-        cell: Cell::Path(".metadata.creationTimestamp".into()),
-    }
-}
-
-/// A kind of ours, wholly described by its derived definition and its own judgement.
+/// A custom kind, from its derived CustomResourceDefinition and its own validation.
 fn custom<K: CustomResourceExt + DeserializeOwned + 'static>(check: fn(&K) -> Vec<Invalid>) -> Resource {
     let definition = K::crd();
     let spec = &definition.spec;
@@ -229,7 +81,7 @@ fn custom<K: CustomResourceExt + DeserializeOwned + 'static>(check: fn(&K) -> Ve
         merge_keys: &[],
         view: None,
         sensitive: false,
-        schema: core::with_metadata(tidy(schema)),
+        schema: with_metadata(tidy(schema)),
         columns,
         selectable: &[],
         normalize: |_| {},

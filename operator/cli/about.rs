@@ -8,16 +8,17 @@ use super::kubeconfig;
 use super::render;
 use super::session::Connection;
 
-/// `evenkeel version`: ours, and the server's if it answers.
+/// `evenkeel version`: ours, the identity of what runs in containers, and the server's version if it answers.
 pub async fn version(connection: &Connection, out: &mut (dyn Write + Send)) -> Result<(), Error> {
     writeln!(out, "client: {}", env!("CARGO_PKG_VERSION"))?;
+    writeln!(out, "in containers: {}", crate::CONTAINER_IDENTITY)?;
     let asked = async {
         let client = Client::new(kubeconfig::load(&connection.kubeconfig())?)?;
         client.get("/version", &[], JSON).await
     };
     match asked.await {
         Ok(version) => writeln!(out, "server: {}", render::cell(&version["gitVersion"]))?,
-        Err(error) => writeln!(out, "server: not known ({})", super::error::chain(&error))?,
+        Err(error) => writeln!(out, "server: not known ({})", crate::api::failure::chain(&error))?,
     }
     Ok(())
 }

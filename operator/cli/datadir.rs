@@ -34,7 +34,7 @@ impl DataDir {
     pub fn claim(path: &Path) -> Result<Self, Error> {
         let io = |doing: String| move |source| Error::Io { doing, source };
         let file = path.join(LOCK);
-        // Somebody's own folder must not become private by a slip of the hand.
+        // A folder with other files is refused: its mode would become 0700.
         let foreign = path.read_dir().is_ok_and(|mut entries| entries.next().is_some()) && !file.exists();
         if foreign {
             return Err(Error::Failed(format!(
@@ -76,7 +76,7 @@ impl DataDir {
 
 fn taken(path: &Path, lock: &mut File) -> Error {
     let mut holder = String::new();
-    // Whoever holds it may be about to write its id: then we only do not know it.
+    // The holder may not have written its process id yet.
     let known = lock.read_to_string(&mut holder).is_ok() && !holder.trim().is_empty();
     let who = if known { format!("process {}", holder.trim()) } else { "another process".to_owned() };
     Error::Failed(format!(

@@ -184,7 +184,7 @@ fn instance_row(instance: &crate::api::postgres_cluster::InstanceStatus) -> Vec<
         instance.role.to_string(),
         instance.state.to_string(),
         if instance.synchronous { "yes" } else { "" }.to_owned(),
-        instance.lag.map_or(String::new(), |lag| format!("{lag} MiB")),
+        instance.lag_mib.map_or(String::new(), |lag| format!("{lag} MiB")),
         instance.address.clone().unwrap_or_default(),
         notes.join("; "),
     ]

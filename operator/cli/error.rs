@@ -1,8 +1,10 @@
-//! What a verb can end with, the text a person reads then, and the exit code of each. Nothing here prints.
+//! The errors of a verb: the text for people and the exit code. Nothing here prints.
 
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+
+use crate::api::failure::chain;
 
 /// The exit codes, as `--help` and docs/cli.md show them. They are an interface: scripts rely on them.
 pub const EXIT_CODES: &str = "\
@@ -31,7 +33,7 @@ pub enum Error {
     /// The server answered with a Status.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// What was waited for did not happen in time.
+    /// A wait timed out.
     #[error("timed out after {} waiting for {what}", humantime::format_duration(*after))]
     TimedOut {
         /// What was waited for.
@@ -71,7 +73,7 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The command that was run in a container did not end well; its exit code is ours.
+    /// The command in a container failed; its exit code is the verb's.
     #[error("{message}")]
     Ended {
         /// Its exit code.
@@ -82,7 +84,7 @@ pub enum Error {
     /// Several objects failed, each for its own reason.
     #[error("{} problems", .0.len())]
     Several(Vec<Error>),
-    /// Whoever read our output is gone; nobody is left to tell.
+    /// Standard output was closed by its reader.
     #[error("cannot write the output")]
     Output(#[from] io::Error),
 }
@@ -105,7 +107,7 @@ impl Error {
         }
     }
 
-    /// What goes to stderr: one `error:` line each with its chain of causes, and what to do next. Empty if there is nobody to tell.
+    /// The text for stderr: one `error:` line each with its chain of causes, and what to do next. Empty if the output was closed.
     pub fn report(&self) -> String {
         match self {
             Self::Several(all) => all.iter().map(Self::report).collect(),
@@ -121,21 +123,6 @@ impl Error {
             _ => "",
         }
     }
-}
-
-/// The messages of an error and of what caused it, `: `-separated, each said once.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let message = cause.to_string();
-        if !text.ends_with(&message) {
-            text.push_str(": ");
-            text.push_str(&message);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// A Status the server answered with, made ready to be read by a person.

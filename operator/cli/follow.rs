@@ -12,9 +12,9 @@ use super::client::{Client, JSON};
 use super::discovery::Resource;
 use super::error::{Error, Refusal};
 
-/// The server ends a watch after this long and we ask again; keeps half-dead connections from staying for ever.
+/// Time-out of one watch request, after which the next is sent; ends connections that are dead without notice.
 const WATCH_SECONDS: &str = "290";
-/// A server that restarts is back within this many tries, 0.2 s to 3 s apart; then it counts as unreachable.
+/// Attempts to reconnect, 0.2 s to 3 s apart; after the last the server counts as unreachable.
 const TRIES: u32 = 10;
 /// Longer lines than any object can be.
 const LINE_LIMIT: usize = 16 << 20;
@@ -26,7 +26,7 @@ pub enum Event {
     Changed(Value),
     /// The object is gone; its last state.
     Deleted(Value),
-    /// What happened meanwhile is lost, all there is now follows as changes. Look at what you hold.
+    /// Changes were missed (the revision is too old): every object that exists now follows as a change.
     Restarted,
 }
 
@@ -71,7 +71,7 @@ impl<'a> Follow<'a> {
             match lines.next().await {
                 Some(Ok(line)) if line.is_empty() => {}
                 Some(Ok(line)) => self.take(&line)?,
-                // Its time is up, or the connection broke: both are answered by asking again from where we were.
+                // Time-out or broken connection: the next request begins at the last revision.
                 Some(Err(_)) | None => {
                     self.lines = None;
                     self.pause().await;

@@ -20,11 +20,13 @@ use super::error::Error;
 use super::logging;
 use crate::api::docker_host::DockerHost;
 use crate::api::failure::Failure;
+use crate::api::labels::Owner;
 use crate::engine;
 use crate::engine::docker::OwnBinary;
 use crate::engine::hosts::{Hosts, local_endpoint};
-use crate::kinds::docker_host::{DockerHosts, local_host};
+use crate::kinds::docker_host::{DockerHostKind, local_host};
 use crate::kinds::{deployment, load_balancer, postgres_cluster};
+use crate::runtime::companions::WakeOwner;
 use crate::runtime::{Clock, Controller, Kind, SystemClock, Trigger, janitor};
 use crate::server::containers::{self, Containers, Place};
 use crate::server::{self, identity};
@@ -194,13 +196,13 @@ async fn bind(listen: SocketAddr) -> Result<TcpListener, Error> {
 /// Declares this machine's engine if none is declared, and makes the declared ones known before any controller asks.
 /// Hosts with a certificate, or that cannot be used, are left to their controller, which says what is wrong.
 async fn register(hosts: &Hosts, objects: &Objects) -> Result<(), store::Error> {
-    let (mut declared, _) = objects.list::<DockerHost>(DockerHosts::RESOURCE, None).await?;
+    let (mut declared, _) = objects.list::<DockerHost>(DockerHostKind::RESOURCE, None).await?;
     if declared.is_empty() {
         match local_endpoint() {
             Ok(endpoint) => {
                 let local = local_host(&endpoint);
                 let name = local.metadata.name.clone().unwrap_or_default();
-                let key = Key { resource: DockerHosts::RESOURCE.to_owned(), namespace: String::new(), name };
+                let key = Key { resource: DockerHostKind::RESOURCE.to_owned(), namespace: String::new(), name };
                 objects.create(&key, json!(local)).await?;
                 declared.push(local);
             }
@@ -228,30 +230,36 @@ fn start_controllers(
     shutdown: &CancellationToken,
 ) -> server::Planner {
     let mut hints = Hints::default();
-    let docker_hosts = Arc::new(DockerHosts::new(hosts.clone(), store));
-    let wake = hints.wake::<postgres_cluster::Controller>(parts, shutdown);
-    let postgres = Arc::new(postgres_cluster::Controller::new(hosts.clone(), objects.clone(), clock.clone(), wake));
-    let wake = hints.wake::<deployment::Controller>(parts, shutdown);
-    let deployments = Arc::new(deployment::Controller::new(hosts.clone(), objects.clone(), wake));
-    let balancers = Arc::new(load_balancer::Controller::new(hosts.clone(), objects.clone(), clock.clone()));
+    let docker_hosts = Arc::new(DockerHostKind::new(hosts.clone(), store));
+    let wake = hints.wake::<postgres_cluster::PostgresClusterKind>(parts, shutdown);
+    let postgres = Arc::new(postgres_cluster::PostgresClusterKind::new(
+        hosts.clone(),
+        objects.clone(),
+        clock.clone(),
+        by_owner(wake),
+    ));
+    let wake = hints.wake::<deployment::DeploymentKind>(parts, shutdown);
+    let deployments = Arc::new(deployment::DeploymentKind::new(hosts.clone(), objects.clone(), by_owner(wake)));
+    let wake = by_owner(hints.wake::<load_balancer::LoadBalancerKind>(parts, shutdown));
+    let balancers = Arc::new(load_balancer::LoadBalancerKind::new(hosts.clone(), objects.clone(), clock.clone(), wake));
 
     let controller = Controller::new(docker_hosts.clone(), objects.clone(), clock.clone());
     let controller = controller.also_watch("secrets", |_| Some(Trigger::All));
     drive(parts, &mut hints, controller, shutdown);
     let controller = Controller::new(postgres.clone(), objects.clone(), clock.clone())
-        .also_watch("secrets", owner::<postgres_cluster::Controller>)
-        .also_watch(DockerHosts::RESOURCE, |_| Some(Trigger::All));
+        .also_watch("secrets", owner::<postgres_cluster::PostgresClusterKind>)
+        .also_watch(DockerHostKind::RESOURCE, |_| Some(Trigger::All));
     drive(parts, &mut hints, controller, shutdown);
     let controller = Controller::new(deployments.clone(), objects.clone(), clock.clone())
         .also_watch("secrets", |_| Some(Trigger::All))
         .also_watch("configmaps", |_| Some(Trigger::All))
         .also_watch("loadbalancers.evenkeel.dev", |_| Some(Trigger::All))
-        .also_watch(DockerHosts::RESOURCE, |_| Some(Trigger::All));
+        .also_watch(DockerHostKind::RESOURCE, |_| Some(Trigger::All));
     drive(parts, &mut hints, controller, shutdown);
 
     let controller = Controller::new(balancers.clone(), objects.clone(), clock.clone())
-        .also_watch("secrets", owner::<load_balancer::Controller>)
-        .also_watch(deployment::Controller::RESOURCE, |_| Some(Trigger::All))
+        .also_watch("secrets", owner::<load_balancer::LoadBalancerKind>)
+        .also_watch(deployment::DeploymentKind::RESOURCE, |_| Some(Trigger::All))
         .also_watch(postgres_cluster::RESOURCE, |_| Some(Trigger::All));
     drive(parts, &mut hints, controller, shutdown);
 
@@ -261,6 +269,11 @@ fn start_controllers(
         ("the passing on of hints", Ok(()))
     });
     planner(docker_hosts, postgres, deployments, balancers, clock.clone())
+}
+
+fn by_owner(wake: mpsc::UnboundedSender<(String, String)>) -> WakeOwner {
+    // Nobody listens once the operator ends.
+    Arc::new(move |owner: &Owner| drop(wake.send((owner.namespace.clone(), owner.name.clone()))))
 }
 
 /// Starts a controller, and lets it hear what concerns its kind.
@@ -358,10 +371,10 @@ async fn pass_on(hosts: Arc<Hosts>, hints: Hints, shutdown: CancellationToken) {
 
 /// Answers `evenkeel plan` with the controllers' own eyes and their own planners.
 fn planner(
-    docker_hosts: Arc<DockerHosts>,
-    postgres: Arc<postgres_cluster::Controller>,
-    deployments: Arc<deployment::Controller>,
-    balancers: Arc<load_balancer::Controller>,
+    docker_hosts: Arc<DockerHostKind>,
+    postgres: Arc<postgres_cluster::PostgresClusterKind>,
+    deployments: Arc<deployment::DeploymentKind>,
+    balancers: Arc<load_balancer::LoadBalancerKind>,
     clock: Arc<dyn Clock>,
 ) -> server::Planner {
     Arc::new(move |object: Value| {
@@ -369,10 +382,10 @@ fn planner(
         let (deployments, balancers) = (deployments.clone(), balancers.clone());
         Box::pin(async move {
             let plan = match object["kind"].as_str() {
-                Some(DockerHosts::NAME) => preview(&*docker_hosts, object, &*clock).await,
-                Some(postgres_cluster::Controller::NAME) => preview(&*postgres, object, &*clock).await,
-                Some(deployment::Controller::NAME) => preview(&*deployments, object, &*clock).await,
-                Some(load_balancer::Controller::NAME) => preview(&*balancers, object, &*clock).await,
+                Some(DockerHostKind::NAME) => preview(&*docker_hosts, object, &*clock).await,
+                Some(postgres_cluster::PostgresClusterKind::NAME) => preview(&*postgres, object, &*clock).await,
+                Some(deployment::DeploymentKind::NAME) => preview(&*deployments, object, &*clock).await,
+                Some(load_balancer::LoadBalancerKind::NAME) => preview(&*balancers, object, &*clock).await,
                 _ => Err("nothing is done about this kind beyond storing it".to_owned()),
             };
             plan.unwrap_or_else(|note| json!({"note": note, "steps": []}))

@@ -1,10 +1,11 @@
-//! How far objects are on their way to Ready: bars on a terminal, else a line each time something changes.
+//! Progress of objects towards Ready: bars on a terminal, else a line for each change.
 
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::Value;
+use tracing_subscriber::fmt::MakeWriter;
 
 use super::error::Error;
 use super::render;
@@ -52,7 +53,7 @@ pub fn problem(object: &Value) -> Option<String> {
     stuck.then(|| format!("{}: {}", render::cell(&ready["reason"]), render::cell(&ready["message"])))
 }
 
-/// Shows the standing of several objects.
+/// Shows the progress of several objects.
 pub enum Display {
     /// Live bars, one an object.
     Bars(MultiProgress, Vec<ProgressBar>),
@@ -118,7 +119,7 @@ impl Display {
         Ok(())
     }
 
-    /// Says a sentence beside the objects.
+    /// Prints a sentence beside the progress.
     pub fn say(&self, sentence: &str, out: &mut (dyn Write + Send)) -> Result<(), Error> {
         match self {
             Self::Bars(multi, _) => Ok(multi.suspend(|| writeln!(out, "{sentence}"))?),
@@ -130,6 +131,29 @@ impl Display {
 impl Default for Display {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// Writes lines of the log above the bars.
+#[derive(Clone)]
+pub struct AboveBars(pub MultiProgress);
+
+impl Write for AboveBars {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.suspend(|| std::io::stderr().write_all(bytes))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().flush()
+    }
+}
+
+impl<'a> MakeWriter<'a> for AboveBars {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
     }
 }
 

@@ -1,4 +1,4 @@
-//! `evenkeel rollout`: the revisions of a pod template: how far the newest is, which there were, back to one, hold, go on, make anew.
+//! `evenkeel rollout`: status, history, undo, pause, resume and restart of the revisions of a pod template.
 
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ use super::{discovery, render, targets};
 const REVISION: &str = "deployment.kubernetes.io/revision";
 /// Why a revision was made.
 const CHANGE_CAUSE: &str = "kubernetes.io/change-cause";
-/// When the pods were asked to be made anew; the same as kubectl's.
+/// Annotation with the time of a restart; kubectl's own.
 const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
-/// What tells the pods of one revision from those of another.
+/// Label with the hash of a pod's revision.
 const TEMPLATE_HASH: &str = "pod-template-hash";
 
 const MERGE: &str = "application/merge-patch+json";
@@ -109,6 +109,12 @@ impl Rolled {
         session.client.patch(&path, &[("fieldManager", "evenkeel-rollout")], kind, patch).await.map(drop)
     }
 
+    /// Merges a change and says that it was made.
+    async fn change(&self, patch: &Value, done: &str, session: &mut Session<'_>) -> Result<(), Error> {
+        self.patch(MERGE, patch, session).await?;
+        Ok(writeln!(session.out, "{} {done}", self.label())?)
+    }
+
     /// The revisions, oldest first.
     async fn revisions(&self, session: &Session<'_>) -> Result<Vec<(u64, Value)>, Error> {
         let sets = targets::owned(&self.catalog, &self.object, session).await?;
@@ -125,23 +131,27 @@ pub async fn run(args: Args, session: &mut Session<'_>) -> Result<(), Error> {
         Verb::Status { target, no_wait, timeout } => status(&target, no_wait, timeout, session).await,
         Verb::History { target, revision } => history(&target, revision, session).await,
         Verb::Undo { target, to_revision } => undo(&target, to_revision, session).await,
-        Verb::Pause(target) => say(&target, json!({"spec": {"paused": true}}), "paused", session).await,
-        Verb::Resume(target) => say(&target, json!({"spec": {"paused": null}}), "resumed", session).await,
-        Verb::Restart(target) => {
-            let now = format!("{:.0}", (session.now)());
-            let patch = json!({"spec": {"template": {"metadata": {"annotations": {RESTARTED_AT: now}}}}});
-            say(&target, patch, "restarted", session).await
+        Verb::Pause(target) => {
+            let rolled = Rolled::find(&target, session).await?;
+            rolled.change(&json!({"spec": {"paused": true}}), "paused", session).await
         }
+        Verb::Resume(target) => {
+            let rolled = Rolled::find(&target, session).await?;
+            rolled.change(&json!({"spec": {"paused": null}}), "resumed", session).await
+        }
+        Verb::Restart(target) => restart(&target, session).await,
     }
 }
 
-async fn say(target: &Target, patch: Value, done: &str, session: &mut Session<'_>) -> Result<(), Error> {
+/// Rolls the same template out anew; a paused rollout would not begin.
+async fn restart(target: &Target, session: &mut Session<'_>) -> Result<(), Error> {
     let rolled = Rolled::find(target, session).await?;
-    if done == "restarted" && rolled.object["spec"]["paused"] == true {
+    if rolled.object["spec"]["paused"] == true {
         return Err(Error::Failed(format!("{} is paused; resume it first", rolled.label())));
     }
-    rolled.patch(MERGE, &patch, session).await?;
-    Ok(writeln!(session.out, "{} {done}", rolled.label())?)
+    let now = format!("{:.0}", (session.now)());
+    let patch = json!({"spec": {"template": {"metadata": {"annotations": {RESTARTED_AT: now}}}}});
+    rolled.change(&patch, "restarted", session).await
 }
 
 /// How far a rollout is.

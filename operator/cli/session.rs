@@ -1,4 +1,4 @@
-//! What every verb that talks to a server is given: the connection, the namespace, the time, and where to write.
+//! The session of a verb: connection, namespace, clock and output.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -64,7 +64,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// A wait ran out: shows the conditions as they are, and is the error to end with.
+    /// The error of a wait that timed out; prints the conditions first.
     pub fn timed_out(&mut self, what: String, after: Duration, last: Option<&Value>) -> Result<Error, Error> {
         if let Some(phase) = last.and_then(|object| object["status"]["phase"].as_str()) {
             writeln!(self.err, "phase: {phase}")?;

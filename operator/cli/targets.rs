@@ -1,4 +1,4 @@
-//! Which pods people mean: one by its name, or those of an object, found by who owns them.
+//! The pods that an argument names: one by its name, or those that an object owns.
 
 use serde_json::Value;
 

@@ -1,4 +1,4 @@
-//! The terminal that a person sits at: its size, and the mode in which each key is passed on at once.
+//! The terminal: its size, and raw mode, in which each key is passed on at once.
 
 use std::io::{Read as _, stdin};
 
@@ -10,7 +10,7 @@ const PIECE: usize = 16 * 1024;
 /// Pieces that wait to be sent.
 const WAITING: usize = 4;
 
-/// Passes keys on as they are until it is dropped.
+/// Raw mode until it is dropped.
 pub struct Raw {
     before: Termios,
 }
@@ -31,7 +31,7 @@ impl Raw {
 
 impl Drop for Raw {
     fn drop(&mut self) {
-        // Nothing can be done about a terminal that is gone.
+        // The terminal may be gone.
         let _ = tcsetattr(stdin(), OptionalActions::Now, &self.before);
     }
 }
@@ -42,7 +42,7 @@ pub fn size() -> Option<(u16, u16)> {
     Some((size.ws_col, size.ws_row))
 }
 
-/// Standard input in pieces. Read by a thread of its own, which holds up nobody who wants to end.
+/// Standard input in pieces, read by its own thread, which does not keep the process from ending.
 pub fn input() -> mpsc::Receiver<Vec<u8>> {
     let (sender, receiver) = mpsc::channel(WAITING);
     std::thread::spawn(move || {

@@ -1,4 +1,4 @@
-//! A promotion as people read it: who, why, how long writes were out, and each step with its time. Pure.
+//! A promotion as text: old and new primary, cause, outage, and each step with its time. Pure.
 
 use jiff::Timestamp;
 
@@ -14,7 +14,7 @@ pub fn seconds(seconds: f64) -> String {
     }
 }
 
-/// The whole story of one promotion, indented by two.
+/// One promotion, indented by two.
 pub fn promotion(went: &FailoverStatus, now: Timestamp) -> String {
     let ago = render::age(&went.detected_at.to_string(), now);
     let to = if went.to.is_empty() { "(not chosen yet)" } else { &went.to };
@@ -49,7 +49,7 @@ fn steps(went: &FailoverStatus) -> String {
     render::table("  ", &["AT", "TOOK", "STEP"], &rows)
 }
 
-/// What became of the last switchover that was asked for, indented by two.
+/// The result of the last switchover request, indented by two.
 pub fn switchover(last: &SwitchoverStatus, now: Timestamp) -> String {
     match (&last.refused, &last.result) {
         (Some(why), _) => format!("  refused: {why}\n"),

@@ -13,7 +13,7 @@ use super::client::Client;
 use super::error::Error;
 use super::follow::{Event, Follow};
 use super::operator::{self, Signals};
-use super::progress::{Display, problem, standing};
+use super::progress::{AboveBars, Display, problem, standing};
 use super::session::{Session, duration};
 use super::{kubeconfig, logging, manifest};
 
@@ -34,7 +34,7 @@ pub fn run(args: &Args, namespace: Option<&str>, now: fn() -> Timestamp) -> Resu
     let documents = manifest::read(&args.files.paths, &mut std::io::stdin())?;
     let display = Display::new();
     match display.bars() {
-        Some(bars) => logging::init_beside("error", bars),
+        Some(bars) => logging::init_to("error", AboveBars(bars)),
         None => logging::init("warn"),
     }
     operator::runtime()?.block_on(async {
@@ -46,7 +46,7 @@ pub fn run(args: &Args, namespace: Option<&str>, now: fn() -> Timestamp) -> Resu
             _ = signals.next() => Ok(false),
             error = running.ended() => Err(error),
         };
-        // With everything ready, only a person ends it.
+        // When everything is ready, it runs until a signal.
         let ended = match ended {
             Ok(true) => tokio::select! {
                 _ = signals.next() => Ok(()),
@@ -77,7 +77,7 @@ async fn bring_up(
     writeln!(session.out, "operator at {}", session.client.kubeconfig().server)?;
     let targets = apply::identify(documents, &session).await?;
     apply::apply(&targets, apply::Options::default(), &mut session).await?;
-    // Namespaces and Secrets are ready when they are there; ours say when they are.
+    // Namespaces and Secrets are ready when they exist; custom kinds have a Ready condition.
     let watched: Vec<&Target> = targets.iter().filter(|target| target.resource.group == "evenkeel.dev").collect();
     let mut last = vec![Value::Null; watched.len()];
     let all = until_ready(&watched, &mut last, &mut display, &mut session);

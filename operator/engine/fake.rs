@@ -12,13 +12,19 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ContainerSeen, ContainerSpec, ContainerState, Conversation, Engine, Error, EventHint, ExecResult, File, HostInfo,
-    ImageSeen, LogOptions, Mount, MountSource, NetworkSeen, NetworkSpec, Output, Outputs, RegistryLogin, VolumeSpec,
+    ContainerSeen, ContainerSpec, ContainerState, Conversation, Engine, Error, EventHint, Everything, ExecResult, File,
+    HostInfo, ImageSeen, LogOptions, Mount, MountSource, NetworkSeen, NetworkSpec, Output, Outputs, RegistryLogin,
+    VolumeSpec,
 };
 use crate::api::labels::Owner;
 
 /// Buffer of a conversation, in bytes.
 const BUFFER: usize = 64 * 1024;
+
+/// A list that gets no answer is given up after this long.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The volume with our binary.
+const BINARY_VOLUME: &str = "evenkeel-bin-fake";
 
 /// Gets the container's end of a conversation.
 type Answer = Arc<dyn Fn(DuplexStream) + Send + Sync>;
@@ -75,10 +81,20 @@ pub struct World {
     pub volumes: BTreeMap<String, VolumeSpec>,
     /// On the host.
     pub images: BTreeSet<String>,
+    /// Ids of images that are not called after their reference.
+    pub ids: BTreeMap<String, String>,
+    /// Ids that the registry gives to references at the next pull.
+    pub pushed: BTreeMap<String, String>,
+    /// The registry takes connections and answers nothing.
+    pub registry_hangs: bool,
     /// What a pull finds; everything if `None`.
     pub registry: Option<BTreeSet<String>>,
     /// Whether the host is away: every verb fails as unreachable.
     pub away: bool,
+    /// Whether lists get no answer and are given up after 10 s.
+    pub hangs: bool,
+    /// Whether our binary was put on it.
+    pub binary: bool,
     made: u64,
     faults: BTreeMap<String, VecDeque<Fault>>,
     calls: Vec<String>,
@@ -112,6 +128,12 @@ impl FakeEngine {
     /// The calls so far, as `verb subject`, and empties the list.
     pub fn take_calls(&self) -> Vec<String> {
         self.world(|world| std::mem::take(&mut world.calls))
+    }
+
+    /// Whether a call that was recorded changed nothing.
+    pub fn only_reads(call: &str) -> bool {
+        let verb = call.split(' ').next().unwrap_or_default();
+        matches!(verb, "info" | "list_all" | "list_containers" | "list_volumes" | "network" | "image" | "logs")
     }
 
     /// `answer` gets the container's end of every conversation with that address from now on.
@@ -171,12 +193,33 @@ impl FakeEngine {
         })
     }
 
+    async fn answers(&self, doing: &str) -> Result<(), Error> {
+        if !self.world(|world| world.hangs) {
+            return Ok(());
+        }
+        tokio::time::sleep(PATIENCE).await;
+        Err(Error::unreachable(&self.host, doing, "no answer within 10 s"))
+    }
+
     fn missing(&self, doing: &str, what: &str) -> Error {
         Error::not_found(&self.host, doing, format!("no such {what}"))
     }
 }
 
 impl FakeContainer {
+    fn seen(&self) -> ContainerSeen {
+        let hash = (crate::api::labels::SPEC_HASH.to_owned(), self.spec.hash());
+        ContainerSeen {
+            id: self.id.clone(),
+            name: self.spec.name.clone(),
+            labels: self.spec.labels.clone().into_iter().chain([hash]).collect(),
+            state: self.state,
+            image: self.spec.image.clone(),
+            addresses: self.addresses(),
+            exit_code: self.exit_code.filter(|_| self.state == ContainerState::Exited),
+        }
+    }
+
     fn addresses(&self) -> BTreeMap<String, Ipv4Addr> {
         let runs = matches!(self.state, ContainerState::Running | ContainerState::Paused) && self.spec.joins.is_none();
         let more = self.spec.networks.iter().map(|attachment| &attachment.network);
@@ -246,25 +289,29 @@ impl Engine for FakeEngine {
     }
 
     async fn list_containers(&self, owner: &Owner) -> Result<Vec<ContainerSeen>, Error> {
+        self.answers("list_containers").await?;
         self.call("list_containers", &owner.name, |world| {
             let owned = world.containers.values().filter(|found| owner_of(&found.spec.labels).as_ref() == Some(owner));
-            Ok(owned
-                .map(|found| ContainerSeen {
-                    id: found.id.clone(),
-                    name: found.spec.name.clone(),
-                    labels: found
-                        .spec
-                        .labels
-                        .clone()
-                        .into_iter()
-                        .chain([(crate::api::labels::SPEC_HASH.to_owned(), found.spec.hash())])
-                        .collect(),
-                    state: found.state,
-                    image: found.spec.image.clone(),
-                    addresses: found.addresses(),
-                    exit_code: found.exit_code.filter(|_| found.state == ContainerState::Exited),
-                })
-                .collect())
+            Ok(owned.map(FakeContainer::seen).collect())
+        })
+    }
+
+    async fn list_all(&self) -> Result<Everything, Error> {
+        self.answers("list_all").await?;
+        self.call("list_all", "", |world| {
+            let mut everything = Everything::default();
+            for found in world.containers.values() {
+                if let Some(owner) = owner_of(&found.spec.labels) {
+                    everything.containers.entry(owner).or_default().push(found.seen());
+                }
+            }
+            for found in world.volumes.values() {
+                if let Some(owner) = owner_of(&found.labels) {
+                    everything.volumes.entry(owner).or_default().push(found.name.clone());
+                }
+            }
+            everything.networks = world.networks.iter().map(|(name, (_, seen))| (name.clone(), seen.clone())).collect();
+            Ok(everything)
         })
     }
 
@@ -328,32 +375,18 @@ impl Engine for FakeEngine {
         })
     }
 
-    async fn has_image(&self, image: &str) -> Result<bool, Error> {
-        self.call("has_image", image, |world| Ok(world.images.contains(image)))
-    }
-
-    async fn ensure_image(&self, image: &str) -> Result<(), Error> {
-        self.call("ensure_image", image, |world| {
-            let found = world.registry.as_ref().is_none_or(|registry| registry.contains(image));
-            if !found && !world.images.contains(image) {
-                return Err(Error::refused(&self.host, "ensure_image", format!("its registry has no image {image}")));
-            }
-            world.images.insert(image.to_owned());
-            Ok(())
-        })
-    }
-
-    fn image_progress(&self, _image: &str) -> Option<String> {
-        None
-    }
-
     async fn ensure_binary(&self, image: &str) -> Result<String, Error> {
         self.call("ensure_binary", image, |world| {
             if !world.images.contains(image) {
                 return Err(self.missing("ensure_binary", "image"));
             }
-            Ok("evenkeel-bin-fake".to_owned())
+            world.binary = true;
+            Ok(BINARY_VOLUME.to_owned())
         })
+    }
+
+    fn binary(&self) -> Option<String> {
+        self.world(|world| world.binary.then(|| BINARY_VOLUME.to_owned()))
     }
 
     async fn create_container(&self, spec: &ContainerSpec) -> Result<(), Error> {
@@ -452,13 +485,6 @@ impl Engine for FakeEngine {
         })
     }
 
-    async fn kill_container(&self, name: &str) -> Result<(), Error> {
-        self.call("kill_container", name, |world| {
-            world.end(name, ContainerState::Exited);
-            Ok(())
-        })
-    }
-
     async fn unpause_container(&self, name: &str) -> Result<(), Error> {
         self.call("unpause_container", name, |world| {
             let found = world.containers.get(name).ok_or_else(|| self.missing("unpause_container", "container"))?;
@@ -482,13 +508,27 @@ impl Engine for FakeEngine {
 
     async fn image(&self, image: &str) -> Result<Option<ImageSeen>, Error> {
         self.call("image", image, |world| {
-            let there = world.images.contains(image);
-            Ok(there.then(|| ImageSeen { id: image.to_owned(), digests: Vec::new() }))
+            let id = world.ids.get(image).cloned().unwrap_or_else(|| image.to_owned());
+            Ok(world.images.contains(image).then(|| ImageSeen { id, digests: Vec::new() }))
         })
     }
 
     async fn pull_image(&self, image: &str, _login: Option<&RegistryLogin>) -> Result<(), Error> {
-        self.ensure_image(image).await
+        if self.world(|world| world.registry_hangs) {
+            return std::future::pending().await;
+        }
+        self.call("pull_image", image, |world| {
+            let found = world.registry.as_ref().is_none_or(|registry| registry.contains(image));
+            if !found && !world.images.contains(image) {
+                return Err(Error::refused(&self.host, "pull_image", format!("its registry has no image {image}")));
+            }
+            world.images.insert(image.to_owned());
+            if let Some(id) = world.pushed.get(image).cloned() {
+                world.images.insert(id.clone());
+                world.ids.insert(image.to_owned(), id);
+            }
+            Ok(())
+        })
     }
 
     async fn signal_container(&self, name: &str, signal: &str) -> Result<(), Error> {
@@ -593,7 +633,7 @@ mod tests {
 
     async fn running(name: &str) -> FakeEngine {
         let engine = FakeEngine::new("fake");
-        engine.ensure_image("image").await.unwrap();
+        engine.pull_image("image", None).await.unwrap();
         engine.ensure_network(&NetworkSpec { name: "net".into(), labels: owner().labels() }).await.unwrap();
         engine.create_container(&spec(name, 1000)).await.unwrap();
         engine.start_container(name).await.unwrap();
@@ -609,14 +649,14 @@ mod tests {
     #[tokio::test]
     async fn a_lost_reply_did_the_deed_and_a_failed_one_did_not() {
         let engine = running("a").await;
-        engine.fail_next("kill_container", 1, Fault::Refused);
-        engine.fail_next("kill_container", 1, Fault::LostReply);
-        assert!(matches!(engine.kill_container("a").await, Err(Error::Refused { .. })));
+        engine.fail_next("stop_container", 1, Fault::Refused);
+        engine.fail_next("stop_container", 1, Fault::LostReply);
+        assert!(matches!(engine.stop_container("a", Duration::ZERO).await, Err(Error::Refused { .. })));
         assert_eq!(states(&engine).await, "a Running\n");
-        assert!(matches!(engine.kill_container("a").await, Err(Error::Unreachable { .. })));
+        assert!(matches!(engine.stop_container("a", Duration::ZERO).await, Err(Error::Unreachable { .. })));
         assert_eq!(states(&engine).await, "a Exited\n");
-        engine.kill_container("a").await.unwrap();
-        assert_eq!(engine.take_calls().iter().filter(|call| *call == "kill_container a").count(), 3);
+        engine.stop_container("a", Duration::ZERO).await.unwrap();
+        assert_eq!(engine.take_calls().iter().filter(|call| *call == "stop_container a").count(), 3);
     }
 
     #[tokio::test]
@@ -652,7 +692,7 @@ mod tests {
     async fn a_host_that_is_away_does_nothing() {
         let engine = running("a").await;
         engine.world(|world| world.away = true);
-        assert!(matches!(engine.kill_container("a").await, Err(Error::Unreachable { .. })));
+        assert!(matches!(engine.stop_container("a", Duration::ZERO).await, Err(Error::Unreachable { .. })));
         engine.world(|world| world.away = false);
         assert_eq!(states(&engine).await, "a Running\n");
     }

@@ -1,9 +1,9 @@
 //! The hash of a container spec: equal hash, same container; other hash, make it again.
 
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use super::ContainerSpec;
+use crate::api::hash::short_hash;
 use crate::api::labels;
 
 impl ContainerSpec {
@@ -17,7 +17,7 @@ impl ContainerSpec {
             labels.remove(labels::SPEC_HASH);
         }
         prune(&mut canonical);
-        hex(&Sha256::digest(canonical.to_string()))[..16].to_owned()
+        short_hash(canonical.to_string(), 16)
     }
 }
 
@@ -33,11 +33,6 @@ fn prune(value: &mut Value) {
             _ => true,
         }
     });
-}
-
-/// Lower-case hex of bytes.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

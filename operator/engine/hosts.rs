@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use super::docker::{DockerEngine, OwnBinary, Tls};
+use super::mirror::Mirror;
 use super::{Engine, Error, EventHint};
 use crate::api::docker_host::{Endpoint, LOCAL};
 
@@ -39,13 +40,6 @@ impl Hosts {
         Self { binary, engines: RwLock::default(), version: watch::Sender::new(0) }
     }
 
-    /// This machine's engine as `local`, at DOCKER_HOST or Docker's default socket.
-    pub fn local(binary: Arc<OwnBinary>) -> Result<Self, Error> {
-        let hosts = Self::new(binary);
-        hosts.register(LOCAL, &local_endpoint()?, None)?;
-        Ok(hosts)
-    }
-
     /// Registers or replaces a host; one that is registered the same way keeps its engine and what that has cached.
     /// [`Error::Refused`] if the TLS material cannot be used.
     pub fn register(&self, name: &str, endpoint: &Endpoint, tls: Option<&Tls>) -> Result<(), Error> {
@@ -64,6 +58,7 @@ impl Hosts {
 
     fn put(&self, name: &str, way: Option<(Endpoint, Option<Tls>)>, engine: Arc<dyn Engine>) {
         self.change(|engines, version| {
+            let engine = Arc::new(Mirror::new(name, engine));
             engines.insert(name.to_owned(), Registered { way, version, engine });
         });
     }
@@ -101,11 +96,6 @@ impl Hosts {
         let engines = self.engines.read().unwrap_or_else(PoisonError::into_inner);
         let way = engines.get(name).and_then(|registered| registered.way.as_ref());
         way.is_some_and(|(known, material)| known == endpoint && material.as_ref() == tls)
-    }
-
-    /// The names of all hosts, sorted.
-    pub fn names(&self) -> Vec<String> {
-        self.engines.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
     }
 
     /// The events of all hosts, those registered later too. Never ends.

@@ -6,6 +6,7 @@
 //!
 //! - [`docker`]: the real thing, over bollard.
 //! - [`fake`]: the same in memory, with faults on demand, for tests.
+//! - [`mirror`]: what a host shows, kept in memory, so that looking costs it nothing.
 //! - [`hosts`]: the engines by DockerHost name.
 //! - [`bridge`]: the other end of [`Engine::dial`], inside the container.
 
@@ -14,6 +15,7 @@ pub mod docker;
 pub mod fake;
 mod hash;
 pub mod hosts;
+pub mod mirror;
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -315,6 +317,17 @@ pub struct NetworkSeen {
     pub subnet: (std::net::Ipv4Addr, u8),
 }
 
+/// Everything of ours on a host.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Everything {
+    /// All containers that have an owner, by owner and sorted by name.
+    pub containers: BTreeMap<Owner, Vec<ContainerSeen>>,
+    /// Names of all volumes that have an owner, by owner and sorted.
+    pub volumes: BTreeMap<Owner, Vec<String>>,
+    /// All networks that have an owner, by name.
+    pub networks: BTreeMap<String, NetworkSeen>,
+}
+
 /// A named volume.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VolumeSpec {
@@ -353,6 +366,8 @@ pub trait Engine: Send + Sync + 'static {
     async fn list_containers(&self, owner: &Owner) -> Result<Vec<ContainerSeen>, Error>;
     /// Names of all volumes of an owner.
     async fn list_volumes(&self, owner: &Owner) -> Result<Vec<String>, Error>;
+    /// Everything of ours on the host, in a few requests whatever the number of owners.
+    async fn list_all(&self) -> Result<Everything, Error>;
     /// The network of this name, if there.
     async fn network(&self, name: &str) -> Result<Option<NetworkSeen>, Error>;
     /// Makes the network unless it is there.
@@ -363,16 +378,11 @@ pub trait Engine: Send + Sync + 'static {
     async fn ensure_volume(&self, spec: &VolumeSpec) -> Result<(), Error>;
     /// Removes the volume and what is in it.
     async fn remove_volume(&self, name: &str) -> Result<(), Error>;
-    /// Whether the image is on the host.
-    async fn has_image(&self, image: &str) -> Result<bool, Error>;
-    /// Pulls the image unless it is there. May take minutes: each layer's changes are logged at debug level, a
-    /// summary at info level, and [`Engine::image_progress`] has the latest.
-    async fn ensure_image(&self, image: &str) -> Result<(), Error>;
-    /// How far a pull of this image is, in words; `None` when none is under way.
-    fn image_progress(&self, image: &str) -> Option<String>;
-    /// Puts this process's own binary on the host, in a volume named by its hash. Returns the volume's name; mounted
+    /// Puts this process's own binary on the host, in a volume named by its identity. Returns the volume's name; mounted
     /// read-only at [`BINARY_DIR`] it holds the file [`BINARY`]. `image` is any image on the host; nothing of it is run.
     async fn ensure_binary(&self, image: &str) -> Result<String, Error>;
+    /// The volume of [`Engine::ensure_binary`], once this process has seen it complete.
+    fn binary(&self) -> Option<String>;
     /// Makes the container (does not start it); success if one of that name with the same spec hash is there,
     /// [`Error::Conflict`] if the name is taken by anything else.
     async fn create_container(&self, spec: &ContainerSpec) -> Result<(), Error>;
@@ -380,8 +390,6 @@ pub trait Engine: Send + Sync + 'static {
     async fn start_container(&self, name: &str) -> Result<(), Error>;
     /// SIGTERM, then SIGKILL after `timeout`. A container that is gone is stopped.
     async fn stop_container(&self, name: &str, timeout: Duration) -> Result<(), Error>;
-    /// SIGKILL, and waits until nothing of it runs; a paused container too. A container that is gone is killed.
-    async fn kill_container(&self, name: &str) -> Result<(), Error>;
     /// Resumes a paused container.
     async fn unpause_container(&self, name: &str) -> Result<(), Error>;
     /// Kills and removes the container; named volumes stay.
@@ -393,7 +401,8 @@ pub trait Engine: Send + Sync + 'static {
         let _ = image;
         Err(unable())
     }
-    /// Pulls the image even if it is there, as [`Engine::ensure_image`] else; with a login where its registry wants one.
+    /// Pulls the image even if it is there, with a login where its registry wants one. May take minutes: each layer's
+    /// changes are logged at debug level, a summary at info level.
     async fn pull_image(&self, image: &str, login: Option<&RegistryLogin>) -> Result<(), Error> {
         let _ = (image, login);
         Err(unable())

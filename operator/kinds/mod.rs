@@ -1,5 +1,6 @@
 //! One folder a kind: observe reads, plan decides, act does. Kinds never name each other.
 
+pub mod containers;
 pub mod deployment;
 pub mod docker_host;
 pub mod fact;

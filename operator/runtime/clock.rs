@@ -1,13 +1,14 @@
 //! The one place that reads the clock and draws chance; everybody else is given the value or a [`Clock`].
 #![allow(clippy::disallowed_methods)]
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use rand::Rng;
 use tokio::time::Instant;
 
+use crate::api::sync::lock;
 pub use crate::store::Clock;
 
 /// The machine's clock and the operating system's chance.
@@ -51,26 +52,26 @@ impl TestClock {
 
     /// The same clock with another chance.
     pub fn seeded(self, seed: u64) -> Self {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).seed = seed;
+        lock(&self.state).seed = seed;
         self
     }
 
     /// Moves the clock forward.
     pub fn advance(&self, by: Duration) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         state.now = later(state.now, by);
     }
 }
 
 impl Clock for TestClock {
     fn now(&self) -> Timestamp {
-        let now = self.state.lock().unwrap_or_else(PoisonError::into_inner).now;
+        let now = lock(&self.state).now;
         later(now, self.follows.map_or(Duration::ZERO, |start| start.elapsed()))
     }
 
     /// SplitMix64: every draw different, the same in every run.
     fn random(&self) -> u64 {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         state.seed = state.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (state.seed ^ (state.seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -81,13 +82,6 @@ impl Clock for TestClock {
 /// The monotonic time that queues and timers run on; tests can pause it.
 pub fn instant() -> Instant {
     Instant::now()
-}
-
-/// A password of `length` letters and digits (5.9 bits each), safe in a URI and in a shell.
-pub fn password(clock: &dyn Clock, length: usize) -> String {
-    const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
-    let pick = |_| char::from(LETTERS[(clock.random() % LETTERS.len() as u64) as usize]);
-    (0..length).map(pick).collect()
 }
 
 /// `duration` times a chance between 0.5 and 1, so that many who failed together do not retry together.
@@ -104,6 +98,7 @@ fn later(time: Timestamp, by: Duration) -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::clock::password;
 
     #[test]
     fn a_still_clock_moves_when_it_is_advanced_only() {

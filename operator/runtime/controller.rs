@@ -20,7 +20,7 @@ use super::metrics::Metrics;
 use super::queue::{Queue, Reason};
 use super::reconcile::{Done, Reconciler};
 use super::recorder::Recorder;
-use super::reflector::{self, Told};
+use super::reflector::{self, Event};
 use crate::api::failure::{Class, Failure};
 use crate::store::{Change, Key, Objects, objects};
 
@@ -143,19 +143,19 @@ impl<K: Kind> Shared<K> {
     /// Follows the kind's own objects and all related ones, for ever.
     async fn follow(&self, related: &[(&'static str, Map)]) {
         let own = reflector::follow(self.objects.clone(), K::RESOURCE, |told| match told {
-            Told::Listed(keys) => keys.iter().for_each(|key| self.queue.add(key.clone(), Reason::Changed)),
-            Told::Changed(change) if reflector::concerns_controller(change) => {
+            Event::Listed(keys) => keys.iter().for_each(|key| self.queue.add(key.clone(), Reason::Changed)),
+            Event::Changed(change) if reflector::concerns_controller(change) => {
                 self.queue.add(change.key.clone(), Reason::Changed);
             }
-            Told::Changed(_) => {}
+            Event::Changed(_) => {}
         });
         let (all, wanted) = mpsc::channel(1);
         let others = related.iter().map(|(resource, map)| {
             let all = all.clone();
             reflector::follow(self.objects.clone(), resource, move |told| {
                 let trigger = match told {
-                    Told::Listed(_) => Some(Trigger::All),
-                    Told::Changed(change) => map(change),
+                    Event::Listed(_) => Some(Trigger::All),
+                    Event::Changed(change) => map(change),
                 };
                 match trigger {
                     Some(Trigger::Object { namespace, name }) => {
@@ -226,7 +226,7 @@ impl<K: Kind> Shared<K> {
                 self.backoff().reset(key);
                 return;
             }
-            Ok(Done::Looked { requeue }) => {
+            Ok(Done::Reconciled { requeue }) => {
                 self.backoff().reset(key);
                 match requeue.filter(|requeue| *requeue < self.resync) {
                     Some(requeue) => (requeue, Reason::Requeue),

@@ -2,6 +2,7 @@
 
 pub mod backoff;
 pub mod clock;
+pub mod companions;
 pub mod controller;
 pub mod finalizer;
 pub mod janitor;

@@ -15,7 +15,7 @@ use super::metrics::Metrics;
 use super::recorder::Recorder;
 use super::{Kind, Plan, Significance};
 use crate::api::failure::{Class, Failure};
-use crate::store::events::{Happening, Severity};
+use crate::store::events::{NewEvent, Severity};
 use crate::store::{Key, Objects, rules};
 
 /// Lanes of one object that are taken at once: enough to keep a Docker Engine busy, and few enough for others to be served.
@@ -31,7 +31,7 @@ pub(super) enum Done {
     /// There is nothing (more) to look at.
     Gone,
     /// All that was decided is done. `requeue` is the plan's wish.
-    Looked { requeue: Option<Duration> },
+    Reconciled { requeue: Option<Duration> },
 }
 
 /// What a reconcile works with.
@@ -82,14 +82,14 @@ impl<K: Kind> Reconciler<'_, K> {
         };
         if plan.steps.is_empty() {
             self.metrics.settled.add();
-            return Ok(Done::Looked { requeue: plan.requeue });
+            return Ok(Done::Reconciled { requeue: plan.requeue });
         }
         self.act(key, &value, &object, &plan).await?;
         self.metrics.acted.add();
         if torn_down {
             return self.release(key, value).await;
         }
-        Ok(Done::Looked { requeue: plan.requeue })
+        Ok(Done::Reconciled { requeue: plan.requeue })
     }
 
     /// Takes the steps, lanes beside each other. What fails is kept in the status and ends the cycle.
@@ -184,8 +184,8 @@ impl<K: Kind> Reconciler<'_, K> {
     }
 
     fn event(&self, about: &Arc<Value>, severity: Severity, reason: &str, message: String) {
-        let happening = Happening { severity, reason: reason.to_owned(), message, at: self.clock.now() };
-        self.recorder.record(Arc::clone(about), happening);
+        let event = NewEvent { severity, reason: reason.to_owned(), message, at: self.clock.now() };
+        self.recorder.record(Arc::clone(about), event);
     }
 }
 

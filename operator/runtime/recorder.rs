@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use crate::store::Objects;
-use crate::store::events::Happening;
+use crate::store::events::NewEvent;
 
 /// Events that may wait to be written; what comes on top is dropped and logged.
 const WAITING: usize = 256;
@@ -19,7 +19,7 @@ const CALM: Duration = Duration::from_millis(100);
 /// Takes Events without waiting. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Recorder {
-    sender: mpsc::Sender<(Arc<Value>, Happening)>,
+    sender: mpsc::Sender<(Arc<Value>, NewEvent)>,
 }
 
 impl Recorder {
@@ -30,19 +30,15 @@ impl Recorder {
     }
 
     /// Has the Event written soon.
-    pub fn record(&self, about: Arc<Value>, happening: Happening) {
-        if let Err(error) = self.sender.try_send((about, happening)) {
-            let (_, happening) = error.into_inner();
-            tracing::warn!(
-                reason = happening.reason,
-                message = happening.message,
-                "too many events; this one is dropped"
-            );
+    pub fn record(&self, about: Arc<Value>, event: NewEvent) {
+        if let Err(error) = self.sender.try_send((about, event)) {
+            let (_, event) = error.into_inner();
+            tracing::warn!(reason = event.reason, message = event.message, "too many events; this one is dropped");
         }
     }
 }
 
-async fn write(objects: Objects, mut receiver: mpsc::Receiver<(Arc<Value>, Happening)>) {
+async fn write(objects: Objects, mut receiver: mpsc::Receiver<(Arc<Value>, NewEvent)>) {
     let mut batch = Vec::new();
     loop {
         let Some(first) = receiver.recv().await else { return };
@@ -52,7 +48,7 @@ async fn write(objects: Objects, mut receiver: mpsc::Receiver<(Arc<Value>, Happe
             batch.push(more);
         }
         // Together, for then the store writes them in one go.
-        let written = batch.iter().map(|(about, happening)| objects.record_event(about, happening));
+        let written = batch.iter().map(|(about, event)| objects.record_event(about, event));
         for error in join_all(written).await.into_iter().filter_map(Result::err) {
             tracing::warn!(%error, "an event could not be recorded");
         }

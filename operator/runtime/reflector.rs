@@ -14,7 +14,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// What a follower is told.
 #[derive(Debug)]
-pub enum Told<'a> {
+pub enum Event<'a> {
     /// All there are, at the start and whenever changes may have been missed.
     Listed(&'a [Key]),
     /// One change. Every one after the list is told, in order.
@@ -22,7 +22,7 @@ pub enum Told<'a> {
 }
 
 /// Follows `resource` until it is dropped.
-pub async fn follow(objects: Objects, resource: &str, mut tell: impl FnMut(Told<'_>)) {
+pub async fn follow(objects: Objects, resource: &str, mut tell: impl FnMut(Event<'_>)) {
     let mut since = None;
     loop {
         match session(&objects, resource, &mut since, &mut tell).await {
@@ -43,14 +43,14 @@ async fn session(
     objects: &Objects,
     resource: &str,
     since: &mut Option<u64>,
-    tell: &mut impl FnMut(Told<'_>),
+    tell: &mut impl FnMut(Event<'_>),
 ) -> Result<(), Error> {
     let from = match *since {
         Some(revision) => revision,
         None => {
             let (values, revision) = objects.list::<Value>(resource, None).await?;
             let keys: Vec<Key> = values.iter().map(|value| objects::key_of(resource, value)).collect();
-            tell(Told::Listed(&keys));
+            tell(Event::Listed(&keys));
             revision
         }
     };
@@ -58,7 +58,7 @@ async fn session(
     let mut watch = objects.watch(resource, None, from).await?;
     while let Some(change) = watch.next().await {
         let change = change?;
-        tell(Told::Changed(&change));
+        tell(Event::Changed(&change));
         *since = Some(change.revision);
     }
     Ok(())
@@ -110,8 +110,8 @@ mod tests {
         let create = async |name: &str| objects.create(&key(name), json!({"metadata": {}})).await.unwrap();
         let told = RefCell::new(Vec::new());
         let mut follower = pin!(follow(objects.clone(), "toys", |news| told.borrow_mut().push(match news {
-            Told::Listed(keys) => format!("{} listed", keys.len()),
-            Told::Changed(change) => change.key.name.clone(),
+            Event::Listed(keys) => format!("{} listed", keys.len()),
+            Event::Changed(change) => change.key.name.clone(),
         })));
         let mut listen = || {
             // As much as can be told now; it never ends.

@@ -34,7 +34,7 @@ pub struct Apply<'a> {
     pub now: Timestamp,
 }
 
-/// Metadata that nobody owns by applying it.
+/// Metadata fields that an apply does not own.
 const UNOWNED: [&str; 10] = [
     "name",
     "generateName",

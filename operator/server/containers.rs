@@ -1,4 +1,4 @@
-//! Into the containers of a pod: whom a request means, and the door to the engines, which the wiring opens.
+//! Access to the containers of a pod: which one a request means, and the trait behind which the engines are.
 
 use std::pin::Pin;
 
@@ -7,7 +7,7 @@ use futures::stream::BoxStream;
 use serde_json::Value;
 use tokio::io::AsyncWrite;
 
-use super::objects::Request;
+use super::request::Request;
 use super::status::Refusal;
 use crate::api::failure::{Class, Failure};
 
@@ -23,11 +23,11 @@ pub struct Place {
 /// Which part of a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LogOptions {
-    /// Go on with what is written from now on.
+    /// Follow: go on with new output.
     pub follow: bool,
-    /// Only that many lines from the end.
+    /// Only this many lines from the end.
     pub tail: Option<u64>,
-    /// Only what was written since, in seconds since the epoch.
+    /// Only output since this time, in seconds since the epoch.
     pub since: Option<i64>,
     /// Each line begins with its time.
     pub timestamps: bool,
@@ -66,7 +66,7 @@ pub struct Session {
     pub input: Pin<Box<dyn AsyncWrite + Send>>,
 }
 
-/// The way to containers; the server itself knows no engine.
+/// Access to containers; the server itself knows no engine.
 #[async_trait::async_trait]
 pub trait Containers: Send + Sync + 'static {
     /// What the container wrote.

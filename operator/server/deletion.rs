@@ -4,8 +4,8 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use super::objects::Request;
 use super::params::{Effect, Params};
+use super::request::Request;
 use super::status::{self, Cause, Refusal};
 use super::view::answer;
 use super::{body, namespaces};

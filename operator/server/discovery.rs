@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 use super::openapi;
 use super::routes::Route;
 use super::status::Refusal;
-use crate::api::registry::{self, Resource};
+use crate::api::registry;
+use crate::api::resource::Resource;
 
 /// The Kubernetes version whose conventions we follow.
 const MINOR: &str = "37";

@@ -13,15 +13,15 @@ use tokio::sync::mpsc;
 use tokio_util::codec::Framed;
 
 use super::containers::{Command, Containers, Output, Outputs, Place, Session, door, meant};
-use super::objects::Request;
 use super::params::Params;
+use super::request::Request;
 use super::status::Refusal;
 use crate::api::failure::Failure;
 use crate::api::websocket::{self, Codec, Message};
 
-/// Messages that wait for a slow client; then the command waits.
+/// Messages in the queue to a slow client; when it is full, the command waits.
 const WAITING: usize = 16;
-/// The engine knows that a command ended a moment after its output has.
+/// Time-out for the exit code after the output has ended: the engine reports it a moment later.
 const GLANCE: Duration = Duration::from_millis(20);
 /// How often it is asked.
 const GLANCES: u32 = 100;
@@ -104,7 +104,7 @@ async fn converse(
         () = &mut sending => return,
         () = &mut speaking => {}
     }
-    // It has ended; what is on its way to the client still gets there, while the client is listened to for its pings.
+    // The command has ended: send the rest of its output, and answer the client's pings meanwhile.
     tokio::select! {
         () = &mut listening => {}
         () = &mut sending => {}

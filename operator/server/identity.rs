@@ -27,7 +27,7 @@ use crate::store::Clock;
 const DAY: SignedDuration = SignedDuration::from_hours(24);
 const CA_DAYS: i32 = 3650;
 const SERVER_DAYS: i32 = 365;
-/// A server certificate is made anew when it ends within this.
+/// A server certificate is renewed when it expires within this.
 const RENEW_DAYS: i32 = 30;
 
 /// What the server needs to be reached and to know its one user.
@@ -134,7 +134,7 @@ impl Pki {
         Ok(pem)
     }
 
-    /// Our certificate and its key: those on disk if they will do for another while, else new ones.
+    /// The server's certificate and key: those on disk unless they expire soon, else new ones.
     fn server(
         &self,
         ca: &str,
@@ -218,7 +218,7 @@ fn serves(
         };
         name.is_some_and(|name| verifier.verify_server_cert(certificate, &[], &name, &[], until).is_ok())
     };
-    // The key's public half stands in the certificate as it is.
+    // The certificate contains the public key unchanged.
     let ours = certificate.windows(key.public_key_raw().len()).any(|part| part == key.public_key_raw());
     ours && names.iter().all(accepted)
 }
@@ -264,7 +264,7 @@ fn kubeconfig_of(ca: &str, token: &str, listen: SocketAddr) -> Value {
     })
 }
 
-/// Makes the folder (mode 0700) unless it is there; one that is there is shut to others.
+/// Creates the folder with mode 0700, or sets that mode.
 fn private_folder(path: &Path) -> Result<(), Error> {
     let failed = |doing| move |source| Error::File { doing, path: path.to_owned(), source };
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed("create"))?;

@@ -9,8 +9,8 @@ use futures::{StreamExt as _, future};
 use jiff::Timestamp;
 
 use super::containers::{LogOptions, Output, door, meant};
-use super::objects::Request;
 use super::params::Params;
+use super::request::Request;
 use super::status::Refusal;
 
 /// Answers with the log.
@@ -30,7 +30,7 @@ pub async fn serve(request: Request<'_>) -> Result<Response, Refusal> {
     let pieces = outputs.map(|piece| match piece {
         Ok(Output::Stdout(bytes) | Output::Stderr(bytes)) => Some(bytes),
         Err(failure) => {
-            // The answer has begun; all that can be done is to end it.
+            // The answer has begun: it can only be ended.
             tracing::debug!(%failure, "a log broke off");
             None
         }
@@ -43,14 +43,14 @@ pub async fn serve(request: Request<'_>) -> Result<Response, Refusal> {
     Ok(response)
 }
 
-/// As much of a piece as may still be sent.
+/// The part of a piece that is within the byte limit.
 fn cut(mut bytes: Bytes, left: &mut u64) -> Bytes {
     bytes.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
     *left -= bytes.len() as u64;
     bytes
 }
 
-/// What is asked for, and how many bytes of it at most.
+/// The options of a log request, and its byte limit.
 fn options(params: &Params, now: Timestamp) -> Result<(LogOptions, u64), Refusal> {
     let number = |name: &str| {
         let parse = |text: &str| text.parse::<u64>().map_err(|_| wrong(name, text));

@@ -8,7 +8,7 @@ use super::status::Cause;
 /// Largest sum of all annotations, in bytes.
 const MAX_ANNOTATIONS: usize = 256 * 1024;
 
-/// Longest text shown back to whoever sent it.
+/// Longest text that a message repeats, in characters.
 const MAX_SHOWN: usize = 60;
 
 /// Every problem with an object's metadata (server-owned fields are not judged: they are overwritten).

@@ -1,4 +1,4 @@
-//! Namespaces: what must be true of one to make something in it, and how one empties before it goes.
+//! Namespaces: objects can be created in one that exists and is not terminating; one that is deleted is emptied first.
 
 use std::time::Duration;
 
@@ -8,16 +8,17 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::Server;
-use super::objects::Stop;
+use super::request::WriteError;
 use super::status::{Cause, Refusal};
 use crate::api::core::DEFAULT_NAMESPACE;
-use crate::api::registry::{self, Resource};
+use crate::api::registry;
+use crate::api::resource::Resource;
 use crate::store::objects::{Deleted, Objects, Part, Preconditions, key_of};
 use crate::store::{self, Key, rules};
 
 /// Keeps a deleted namespace until nothing is left in it.
 const FINALIZER: &str = "kubernetes";
-/// How often a namespace that does not empty by itself is looked at, and a lost watch is opened anew.
+/// Interval of looks at a terminating namespace that is not empty yet, and of attempts to open a lost watch.
 const RECHECK: Duration = Duration::from_secs(1);
 /// The resource of namespaces.
 const NAMESPACES: &str = "namespaces";
@@ -35,8 +36,8 @@ pub async fn ensure_default(objects: &Objects) -> Result<(), store::Error> {
     }
 }
 
-/// Refuses to make a `resource` in a namespace that is not there (404) or about to go (403).
-pub async fn require(server: &Server, resource: &Resource, name: &str) -> Result<(), Stop> {
+/// Refuses to create a `resource` in a namespace that is not there (404) or terminating (403).
+pub async fn require(server: &Server, resource: &Resource, name: &str) -> Result<(), WriteError> {
     let found = server.objects.get::<Value>(&key(name)).await?;
     match found {
         None => Err(Refusal::not_found(namespaces(), name).into()),
@@ -50,7 +51,7 @@ pub async fn require(server: &Server, resource: &Resource, name: &str) -> Result
     }
 }
 
-/// Marks a namespace as going; [`keep_emptying`] does the rest. The default namespace stays.
+/// Marks a namespace as terminating; [`keep_emptying`] does the rest. The default namespace cannot be deleted.
 pub async fn delete(
     server: &Server,
     key: &Key,
@@ -68,7 +69,7 @@ pub async fn delete(
         Ok(held) => held,
         Err(error) => return Ok(Err(error)),
     };
-    // Our own mark has moved the revision on; the uid still tells one namespace from another.
+    // The finalizer has changed the revision; the uid still identifies the namespace.
     let uid = only_if.uid.clone().or_else(|| rules::uid_of(&held).map(str::to_owned));
     Ok(server.objects.delete(key, &Preconditions { uid, revision: None }).await)
 }
@@ -98,7 +99,7 @@ async fn empty_all(objects: &Objects) -> Result<(), store::Error> {
     }
     let mut changes = objects.watch(NAMESPACES, None, revision).await?;
     if going {
-        // What is left waits for a finalizer of its own, which no change of a namespace tells.
+        // An object that is left waits for its finalizers; no change of the namespace says when they are removed.
         let _ = tokio::time::timeout(RECHECK, changes.next()).await;
     } else if changes.next().await.is_none() {
         tokio::time::sleep(RECHECK).await;
@@ -106,7 +107,7 @@ async fn empty_all(objects: &Objects) -> Result<(), store::Error> {
     Ok(())
 }
 
-/// Deletes what is in a namespace; when nothing is left, lets it go and answers true.
+/// Deletes the objects in a namespace. When none is left, removes the namespace's finalizer and returns true.
 async fn empty(objects: &Objects, namespace: &Key) -> Result<bool, store::Error> {
     let mut left = 0;
     for resource in registry::resources().iter().filter(|r| r.namespaced && r.view.is_none()) {

@@ -2,100 +2,34 @@
 
 use std::sync::Mutex;
 
-use axum::body::Bytes;
-use axum::http::{HeaderMap, Method, StatusCode};
+use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::apply::Apply;
-use super::params::{Effect, Params, WriteOptions};
+use super::params::{Effect, WriteOptions};
 use super::patch::{Patch, patched};
-use super::routes::{self, Target};
-use super::status::{self, Cause, MODIFIED, Refusal};
-use super::table::Headings;
+use super::request::{Request, WriteError};
+use super::status::{Cause, MODIFIED, Refusal};
 use super::validate::{self, Admitted};
-use super::view::{View, answer};
-use super::{Server, body, deletion, exec, logs, namespaces, scale, watch};
+use super::view::answer;
+use super::{body, namespaces, routes, scale};
+use crate::api::sync::lock;
 use crate::store::objects::Part;
 use crate::store::{self, Key, clock, revision_of, rules};
 
-/// How often an apply is tried anew when the object comes or goes in between.
+/// Attempts of an apply while the object is created or deleted by others.
 const ATTEMPTS: usize = 3;
 
-/// One request for objects.
-pub struct Request<'a> {
-    /// The server.
-    pub server: &'a Server,
-    /// What is addressed.
-    pub target: Target,
-    /// Its query.
-    pub params: Params,
-    /// Its headers.
-    pub headers: HeaderMap,
-    /// Its body.
-    pub body: Bytes,
-    /// The form of the answer.
-    pub view: View,
-    /// The connection itself, for a client that wants to speak another language on it.
-    pub upgrade: Option<hyper::upgrade::OnUpgrade>,
-}
-
-/// Why a write did not happen.
-pub enum Stop {
-    /// The store said so.
-    Store(store::Error),
-    /// We said so.
-    Refused(Refusal),
-}
-
-impl From<store::Error> for Stop {
-    fn from(error: store::Error) -> Self {
-        Self::Store(error)
-    }
-}
-
-impl From<Refusal> for Stop {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
-    }
-}
-
 impl Request<'_> {
-    /// Serves it.
-    pub async fn serve(self, method: &Method) -> Result<Response, Refusal> {
-        match (method.as_str(), self.target.part) {
-            ("GET", routes::Part::Log) => return logs::serve(self).await,
-            // By POST come those that can only speak SPDY; they are told so.
-            ("GET" | "POST", routes::Part::Exec) => return exec::serve(self).await,
-            _ => {}
-        }
-        if let Some(view) =
-            self.target.resource.view.as_ref().filter(|_| method != Method::GET && method != Method::DELETE)
-        {
-            return Err(Refusal::not_allowed(view.instead));
-        }
-        let named = self.target.name.is_some();
-        match (method.as_str(), named, self.target.part) {
-            ("GET", _, routes::Part::Main) if self.params.flag("watch")? => watch::serve(self).await,
-            (_, _, routes::Part::Log | routes::Part::Exec) => Err(Refusal::method_not_allowed()),
-            ("GET", true, _) => self.get().await,
-            ("GET", false, _) => self.list().await,
-            ("POST", false, _) => self.create().await,
-            ("PUT", true, _) => self.replace().await,
-            ("PATCH", true, _) => self.patch().await,
-            ("DELETE", _, routes::Part::Main) => deletion::serve(self).await,
-            _ => Err(Refusal::method_not_allowed()),
-        }
-    }
-
-    async fn get(&self) -> Result<Response, Refusal> {
+    pub(super) async fn get(&self) -> Result<Response, Refusal> {
         let key = self.key();
         let found = self.server.objects.get::<Value>(&key).await.map_err(|error| self.store_refusal(&error))?;
         let object = found.ok_or_else(|| Refusal::not_found(self.target.resource, &key.name))?;
         Ok(self.part(StatusCode::OK, object, &[]))
     }
 
-    async fn list(&self) -> Result<Response, Refusal> {
+    pub(super) async fn list(&self) -> Result<Response, Refusal> {
         if self.params.get("continue").is_some() {
             return Err(Refusal::bad_request("the continue token was not given by this server: lists come whole"));
         }
@@ -107,17 +41,7 @@ impl Request<'_> {
         Ok(answer(StatusCode::OK, &list, &[]))
     }
 
-    /// The objects that the selectors and the path ask for, and the revision of this snapshot.
-    pub async fn selected(&self) -> Result<(Vec<Value>, u64), Refusal> {
-        let selector = self.params.selector(self.target.resource)?;
-        let resource = self.target.resource.qualified();
-        let listed = self.server.objects.list::<Value>(&resource, self.target.namespace.as_deref()).await;
-        let (mut objects, revision) = listed.map_err(|error| self.store_refusal(&error))?;
-        objects.retain(|object| selector.matches(object));
-        Ok((objects, revision))
-    }
-
-    async fn create(&self) -> Result<Response, Refusal> {
+    pub(super) async fn create(&self) -> Result<Response, Refusal> {
         let options = self.params.write_options(&self.headers)?;
         let mut object = body::object(&self.headers, &self.body)?;
         self.identify(&mut object)?;
@@ -125,12 +49,12 @@ impl Request<'_> {
             metadata.remove("managedFields");
         }
         let created = self.insert(object, &options).await;
-        let (object, warnings) = created.map_err(|stop| self.stopped(stop))?;
+        let (object, warnings) = created.map_err(|error| self.write_refusal(error))?;
         Ok(self.object(StatusCode::CREATED, object, &warnings))
     }
 
     /// Stores a new object.
-    async fn insert(&self, mut object: Value, options: &WriteOptions) -> Result<(Value, Vec<String>), Stop> {
+    async fn insert(&self, mut object: Value, options: &WriteOptions) -> Result<(Value, Vec<String>), WriteError> {
         let resource = self.target.resource;
         if let (true, Some(fields)) = (resource.has_status, object.as_object_mut()) {
             fields.remove("status");
@@ -150,7 +74,7 @@ impl Request<'_> {
         Ok((object, admitted.warnings))
     }
 
-    async fn pretend_to_create(&self, mut key: Key, object: Value) -> Result<Value, Stop> {
+    async fn pretend_to_create(&self, mut key: Key, object: Value) -> Result<Value, WriteError> {
         let clock = &*self.server.clock;
         if key.name.is_empty() {
             let prefix = object["metadata"]["generateName"].as_str().unwrap_or_default();
@@ -162,13 +86,13 @@ impl Request<'_> {
         Ok(rules::created(&key, object, clock::uid(clock), clock.now())?)
     }
 
-    async fn replace(&self) -> Result<Response, Refusal> {
+    pub(super) async fn replace(&self) -> Result<Response, Refusal> {
         let options = self.params.write_options(&self.headers)?;
         let resource = self.target.resource;
         let mut object = body::object(&self.headers, &self.body)?;
         if self.target.part == routes::Part::Scale {
             let changed = self.change(&options, |old| scale::scaled(resource, old, &object)).await;
-            let (object, warnings) = changed.map_err(|stop| self.stopped(stop))?;
+            let (object, warnings) = changed.map_err(|error| self.write_refusal(error))?;
             return Ok(self.part(StatusCode::OK, object, &warnings));
         }
         self.identify(&mut object)?;
@@ -179,11 +103,11 @@ impl Request<'_> {
             return Err(Refusal::invalid(resource, &self.key().name, causes));
         }
         let changed = self.change(&options, |_| Ok(object.clone())).await;
-        let (object, warnings) = changed.map_err(|stop| self.stopped(stop))?;
+        let (object, warnings) = changed.map_err(|error| self.write_refusal(error))?;
         Ok(self.object(StatusCode::OK, object, &warnings))
     }
 
-    async fn patch(&self) -> Result<Response, Refusal> {
+    pub(super) async fn patch(&self) -> Result<Response, Refusal> {
         let options = self.params.write_options(&self.headers)?;
         let patch = Patch::read(self.target.resource, &self.headers, &self.body)?;
         let done = match &patch {
@@ -194,12 +118,16 @@ impl Request<'_> {
             Patch::Apply(wanted) => self.apply(wanted.clone(), &options).await,
             _ => self.change(&options, |old| patched(old, &patch)).await.map(|(o, w)| (StatusCode::OK, o, w)),
         };
-        let (code, object, warnings) = done.map_err(|stop| self.stopped(stop))?;
+        let (code, object, warnings) = done.map_err(|error| self.write_refusal(error))?;
         Ok(self.part(code, object, &warnings))
     }
 
     /// Server-side apply: makes the object if it is not there.
-    async fn apply(&self, mut wanted: Value, options: &WriteOptions) -> Result<(StatusCode, Value, Vec<String>), Stop> {
+    async fn apply(
+        &self,
+        mut wanted: Value,
+        options: &WriteOptions,
+    ) -> Result<(StatusCode, Value, Vec<String>), WriteError> {
         if self.params.get("fieldManager").is_none() {
             let message = "fieldManager: Required value: is required for apply patch";
             return Err(Refusal::unprocessable(message).into());
@@ -209,7 +137,7 @@ impl Request<'_> {
             return Err(Refusal::bad_request("metadata.managedFields must be nil").into());
         }
         let resource = self.target.resource;
-        // What is owned must be what is stored, or it could not be pruned later.
+        // The owned fields must be the stored ones, or a later apply could not remove them.
         (resource.normalize)(&mut wanted);
         let api_version = resource.api_version();
         let apply = Apply {
@@ -224,7 +152,7 @@ impl Request<'_> {
         loop {
             attempts += 1;
             match self.change(options, |old| apply.to(old)).await {
-                Err(Stop::Store(store::Error::NotFound { .. })) if apply.part == Part::Main => {}
+                Err(WriteError::Store(store::Error::NotFound { .. })) if apply.part == Part::Main => {}
                 outcome => return outcome.map(|(object, warnings)| (StatusCode::OK, object, warnings)),
             }
             if wanted["metadata"].get("resourceVersion").is_some() {
@@ -236,40 +164,41 @@ impl Request<'_> {
             }
             fresh["metadata"]["name"] = wanted["metadata"]["name"].clone();
             match self.insert(fresh, options).await {
-                Err(Stop::Store(store::Error::AlreadyExists { .. })) if attempts < ATTEMPTS => {}
+                Err(WriteError::Store(store::Error::AlreadyExists { .. })) if attempts < ATTEMPTS => {}
                 outcome => return outcome.map(|(object, warnings)| (StatusCode::CREATED, object, warnings)),
             }
         }
     }
 
-    /// Reads, lets `make` say what the object is to be, judges and stores that.
+    /// Reads the object, lets `make` make the new one, validates it and stores it.
     async fn change(
         &self,
         options: &WriteOptions,
         make: impl Fn(&Value) -> Result<Value, Refusal> + Send + Sync,
-    ) -> Result<(Value, Vec<String>), Stop> {
+    ) -> Result<(Value, Vec<String>), WriteError> {
         let key = self.key();
         let warnings = Mutex::new(Vec::new());
-        let judged = |old: Value| -> Result<Value, Stop> {
+        let judged = |old: Value| -> Result<Value, WriteError> {
             let proposed = settle(self.target.resource.has_status, self.store_part(), &old, make(&old)?);
             let admitted = validate::admit(self.target.resource, proposed, Some(&old), options.unknown);
             let admitted: Admitted =
                 admitted.map_err(|causes| Refusal::invalid(self.target.resource, &key.name, causes))?;
-            *warnings.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = admitted.warnings;
+            *lock(&warnings) = admitted.warnings;
             Ok(admitted.object)
         };
         let object = match options.effect {
             Effect::Store => self.server.objects.modify(&key, self.store_part(), judged).await?,
             Effect::DryRun => self.pretend_to_change(&key, judged).await?,
         };
-        Ok((object, warnings.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)))
+        let warnings = std::mem::take(&mut *lock(&warnings));
+        Ok((object, warnings))
     }
 
     async fn pretend_to_change(
         &self,
         key: &Key,
-        judged: impl Fn(Value) -> Result<Value, Stop> + Send,
-    ) -> Result<Value, Stop> {
+        judged: impl Fn(Value) -> Result<Value, WriteError> + Send,
+    ) -> Result<Value, WriteError> {
         let found = self.server.objects.get::<Value>(key).await?;
         let old = found.ok_or_else(|| store::Error::NotFound { key: key.clone() })?;
         let new = judged(old.clone())?;
@@ -316,51 +245,6 @@ impl Request<'_> {
             return Err(Refusal::bad_request("an empty namespace may not be set during creation"));
         }
         Ok(())
-    }
-
-    /// The store's key of what is addressed; a collection has an empty name.
-    pub fn key(&self) -> Key {
-        Key {
-            resource: self.target.resource.qualified(),
-            namespace: self.target.namespace.clone().unwrap_or_default(),
-            name: self.target.name.clone().unwrap_or_default(),
-        }
-    }
-
-    fn store_part(&self) -> Part {
-        match self.target.part {
-            routes::Part::Main | routes::Part::Scale | routes::Part::Log | routes::Part::Exec => Part::Main,
-            routes::Part::Status => Part::Status,
-        }
-    }
-
-    /// An object as an answer, in the form that was asked for.
-    pub fn object(&self, code: StatusCode, object: Value, warnings: &[String]) -> Response {
-        let now = self.server.clock.now();
-        answer(code, &self.view.object(self.target.resource, object, Headings::Shown, now), warnings)
-    }
-
-    /// The addressed part of an object as an answer.
-    fn part(&self, code: StatusCode, object: Value, warnings: &[String]) -> Response {
-        match self.target.part {
-            routes::Part::Scale => answer(code, &scale::of(&object), warnings),
-            _ => self.object(code, object, warnings),
-        }
-    }
-
-    /// A failure of the store as an answer.
-    pub fn store_refusal(&self, error: &store::Error) -> Refusal {
-        Refusal::from_store(error, self.target.resource, &self.key().name)
-    }
-
-    fn stopped(&self, stop: Stop) -> Refusal {
-        match stop {
-            Stop::Refused(refusal) => refusal,
-            Stop::Store(error) => match &error {
-                store::Error::AlreadyExists { key } => status::Refusal::already_exists(self.target.resource, &key.name),
-                _ => self.store_refusal(&error),
-            },
-        }
     }
 }
 

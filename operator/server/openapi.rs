@@ -1,18 +1,18 @@
 //! OpenAPI v3 documents, written from the registry: by them clients know fields and patch types (`explain`, client-side validation).
 
 use serde_json::{Map, Value, json};
-use sha2::{Digest as _, Sha256};
 
 use super::status::Refusal;
-use crate::api::registry::{self, Resource};
+use crate::api::hash::short_hash_of_json;
+use crate::api::registry;
+use crate::api::resource::Resource;
 
 /// The index: one document for each group and version.
 pub fn index() -> Value {
     let mut paths = Map::new();
     for resource in registry::resources() {
         let name = document_name(resource);
-        let hash = Sha256::digest(json!(document(&name)).to_string());
-        let hash: String = hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        let hash = short_hash_of_json(&document(&name), 32);
         paths.insert(name.clone(), json!({"serverRelativeURL": format!("/openapi/v3/{name}?hash={hash}")}));
     }
     json!({"paths": paths})

@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use crate::api::registry::{self, Resource};
+use crate::api::registry;
+use crate::api::resource::Resource;
 
 /// What clients ask for has an `@` in it, which is no media type; some of them choke on it in the answer.
 pub const CONTENT_TYPE: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";

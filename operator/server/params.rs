@@ -8,18 +8,18 @@ use axum::http::{HeaderMap, Uri, header};
 use super::selectors::Selector;
 use super::status::{Cause, Refusal};
 use super::validate::UnknownFields;
-use crate::api::registry::Resource;
+use crate::api::resource::Resource;
 
 /// The query parameters; of one given twice the last counts, but where all are asked for.
 #[derive(Debug, Clone, Default)]
 pub struct Params(Vec<(String, String)>);
 
-/// Whether a write is stored or only judged.
+/// Whether a write is stored, or only validated (`dryRun`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
     /// Stored.
     Store,
-    /// `dryRun=All`: everything but the storing.
+    /// `dryRun=All`: validated and not stored.
     DryRun,
 }
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::status::Refusal;
 use super::{body, strategic};
-use crate::api::registry::Resource;
+use crate::api::resource::Resource;
 
 /// A change to an object, as sent.
 #[derive(Debug, Clone, PartialEq)]

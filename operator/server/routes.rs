@@ -1,6 +1,7 @@
 //! What a path means: one parser for every kind, so that a new kind needs no new route.
 
-use crate::api::registry::{self, Resource};
+use crate::api::registry;
+use crate::api::resource::Resource;
 use crate::server::status::Refusal;
 
 /// A path of ours.

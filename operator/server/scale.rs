@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::status::{Cause, Refusal};
-use crate::api::registry::Resource;
+use crate::api::resource::Resource;
 
 /// The object's Scale.
 pub fn of(object: &Value) -> Value {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::api::registry::Resource;
+use crate::api::resource::Resource;
 use crate::server::status::Refusal;
 
 /// What a list or watch asks for; an empty one matches everything.

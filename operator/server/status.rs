@@ -5,7 +5,8 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::api::registry::Resource;
+use crate::api::failure::chain;
+use crate::api::resource::Resource;
 use crate::store;
 
 /// One problem with one field.
@@ -213,18 +214,6 @@ impl Refusal {
 /// Kubernetes' sentence for a lost compare-and-set; clients match on it.
 pub const MODIFIED: &str =
     "the object has been modified; please apply your changes to the latest version and try again";
-
-/// An error with its sources, `: `-separated.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {

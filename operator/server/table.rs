@@ -3,9 +3,9 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::api::registry::{Cell, Column, Resource};
+use crate::api::resource::{Cell, Column, Resource};
 
-/// How much of each object a table carries beside its cells.
+/// How much of each object is in its row, beside the cells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Include {
     /// Nothing.
@@ -57,7 +57,7 @@ pub fn metadata_only(object: &Value) -> Value {
     })
 }
 
-/// Events are looked up by what they are about: their own names are noise.
+/// The name column of an Event: the object it is about.
 fn shows_name(resource: &Resource) -> bool {
     resource.kind != "Event"
 }

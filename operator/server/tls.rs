@@ -1,4 +1,4 @@
-//! Connections: TCP, TLS and HTTP/1.1 around the router, with a bound for everything that a stranger could hold open.
+//! Connections: TCP, TLS and HTTP/1.1 around the router, with limits on what a client without a token can hold open.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,11 +19,11 @@ use tower::ServiceExt as _;
 
 /// More connections wait to be accepted.
 const MAX_CONNECTIONS: usize = 1024;
-/// For the TLS handshake, and for the head of a request.
+/// Time-out of the TLS handshake, and of the head of a request.
 const HEAD_TIME: Duration = Duration::from_secs(10);
 /// For requests under way at shutdown.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
-/// After `accept` failed (out of file descriptors, say).
+/// Pause after `accept` failed (out of file descriptors, say).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves connections until `shutdown`, then lets those that are open finish.

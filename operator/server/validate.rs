@@ -1,4 +1,4 @@
-//! The door: an object comes in whole, with every problem told at once, or not at all.
+//! Admission: an object is accepted whole, or refused with every problem at once.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -11,7 +11,8 @@ use serde_json::Value;
 use super::metadata;
 use super::shape::{self, UnknownField};
 use super::status::Cause;
-use crate::api::registry::{self, Resource};
+use crate::api::registry;
+use crate::api::resource::Resource;
 
 /// What becomes of fields that the kind does not have (`fieldValidation`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! In which form the client wants its answer: whole objects, a table, or metadata alone.
+//! The form of an answer: whole objects, a table, or metadata alone.
 
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::params::Params;
 use super::status::Refusal;
 use super::table::{self, Headings, Include};
-use crate::api::registry::Resource;
+use crate::api::resource::Resource;
 
 /// The form of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,16 +12,16 @@ use serde_json::{Value, json};
 use tokio::time::{Interval, Sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::objects::Request;
 use super::params::WatchFrom;
+use super::request::Request;
 use super::selectors::Selector;
 use super::status::Refusal;
 use super::table::Headings;
 use super::view::View;
-use crate::api::registry::Resource;
+use crate::api::resource::Resource;
 use crate::store::{Change, Clock, Error, Watch};
 
-/// A watch that sets no time-out ends after this; clients open the next where it ended.
+/// Duration of a watch that sets no time-out; clients open the next where it ended.
 const LONGEST: Duration = Duration::from_secs(45 * 60);
 /// Between two BOOKMARK events.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(30);
@@ -84,7 +84,7 @@ struct Feed {
     view: View,
     clock: std::sync::Arc<dyn Clock>,
     headings: Headings,
-    /// Everything up to here has been told.
+    /// Revision up to which every change was sent.
     revision: u64,
     bookmarks: Option<Interval>,
     deadline: std::pin::Pin<Box<Sleep>>,
@@ -179,7 +179,7 @@ impl Feed {
     }
 }
 
-/// What a change is to a reader who sees only what the selector matches.
+/// The event of a change for a client that sees only the objects that match its selector.
 fn event(selector: &Selector, old: Option<Value>, new: Option<Value>) -> Option<(&'static str, Value)> {
     let old = old.filter(|object| selector.matches(object));
     let new = new.filter(|object| selector.matches(object));

@@ -1,12 +1,12 @@
-//! The door through which time and chance reach this room and those above it; what is behind it is `runtime/clock.rs`.
+//! Time and chance as a trait, and what is drawn by it: uids, name suffixes, passwords. The implementations are in `runtime/clock.rs`.
 
 use jiff::Timestamp;
 
-/// Time and chance. Behind it stands the machine in production, a seed in tests.
+/// Time and chance: the machine's in production, a seed's in tests.
 pub trait Clock: Send + Sync + 'static {
     /// The time of day.
     fn now(&self) -> Timestamp;
-    /// 64 bits that nobody can guess (in production).
+    /// 64 random bits; in production nobody can guess them.
     fn random(&self) -> u64;
 }
 
@@ -18,12 +18,22 @@ pub fn uid(clock: &dyn Clock) -> String {
     uuid::Builder::from_random_bytes(bytes).into_uuid().to_string()
 }
 
-/// `length` letters and digits, those that people confuse left out, as Kubernetes ends a `generateName`.
+/// What ends a `generateName`, as in Kubernetes: lower-case letters and digits, those that people confuse left out.
+const SUFFIX: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+/// What a password is made of: safe in a URI and in a shell, 5.9 bits each.
+const PASSWORD: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+
+/// The end of a generated name, of `length` letters and digits.
 pub fn suffix(clock: &dyn Clock, length: usize) -> String {
-    const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-    let pick = |_| {
-        let index = clock.random() % LETTERS.len() as u64;
-        char::from(LETTERS[index as usize])
-    };
+    draw(clock, SUFFIX, length)
+}
+
+/// A password of `length` letters and digits.
+pub fn password(clock: &dyn Clock, length: usize) -> String {
+    draw(clock, PASSWORD, length)
+}
+
+fn draw(clock: &dyn Clock, letters: &[u8], length: usize) -> String {
+    let pick = |_| char::from(letters[(clock.random() % letters.len() as u64) as usize]);
     (0..length).map(pick).collect()
 }

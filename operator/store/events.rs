@@ -2,10 +2,10 @@
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use super::objects::{Objects, Part};
 use super::{Error, Key, rules};
+use crate::api::hash::short_hash;
 
 /// The resource that Events are stored as.
 pub const EVENTS: &str = "events";
@@ -14,12 +14,12 @@ pub const COMPONENT: &str = "evenkeel";
 /// The longest message, in characters, as in Kubernetes.
 const MESSAGE: usize = 1024;
 
-/// Whether an Event tells of the ordinary or of trouble.
+/// The type of an Event: `Normal` or `Warning`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severity {
-    /// As it should be.
+    /// Ordinary.
     Normal,
-    /// Somebody may want to look.
+    /// A problem.
     Warning,
 }
 
@@ -35,8 +35,8 @@ impl Severity {
 
 /// Something that happened to an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Happening {
-    /// Ordinary or trouble.
+pub struct NewEvent {
+    /// `Normal` or `Warning`.
     pub severity: Severity,
     /// One CamelCase word.
     pub reason: String,
@@ -49,33 +49,32 @@ pub struct Happening {
 impl Objects {
     /// Records that something happened to `about` (any whole object) as an Event in its namespace.
     /// The same object, severity, reason and message again counts up the Event that is there.
-    pub async fn record_event(&self, about: &Value, happening: &Happening) -> Result<Value, Error> {
-        let key = event_key(about, happening);
-        match self.create(&key, event(about, happening, 1, happening.at)).await {
+    pub async fn record_event(&self, about: &Value, new: &NewEvent) -> Result<Value, Error> {
+        let key = event_key(about, new);
+        match self.create(&key, event(about, new, 1, new.at)).await {
             Err(Error::AlreadyExists { .. }) => {}
             outcome => return outcome,
         }
-        let counted = |old: Value| Ok::<_, Error>(again(old, happening));
+        let counted = |old: Value| Ok::<_, Error>(again(old, new));
         match self.modify(&key, Part::Main, counted).await {
             // It expired just now.
-            Err(Error::NotFound { .. }) => self.create(&key, event(about, happening, 1, happening.at)).await,
+            Err(Error::NotFound { .. }) => self.create(&key, event(about, new, 1, new.at)).await,
             outcome => outcome,
         }
     }
 }
 
-/// The same happening always has the same name, so two writers count up one Event.
-fn event_key(about: &Value, happening: &Happening) -> Key {
+/// The same Event always has the same name, so two writers count up one Event.
+fn event_key(about: &Value, new: &NewEvent) -> Key {
     let text = |field: &str| about["metadata"][field].as_str().unwrap_or("");
-    let severity = happening.severity.as_str();
-    let parts = [text("uid"), severity, &happening.reason, &happening.message];
-    let hash = Sha256::digest(parts.join("\0"));
-    let hash: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let severity = new.severity.as_str();
+    let parts = [text("uid"), severity, &new.reason, &new.message];
+    let hash = short_hash(parts.join("\0"), 16);
     let namespace = Some(text("namespace")).filter(|name| !name.is_empty()).unwrap_or("default");
     Key { resource: EVENTS.to_owned(), namespace: namespace.to_owned(), name: format!("{}.{hash}", text("name")) }
 }
 
-fn event(about: &Value, happening: &Happening, count: u64, first: Timestamp) -> Value {
+fn event(about: &Value, new: &NewEvent, count: u64, first: Timestamp) -> Value {
     let metadata = &about["metadata"];
     json!({
         "apiVersion": "v1",
@@ -89,24 +88,24 @@ fn event(about: &Value, happening: &Happening, count: u64, first: Timestamp) -> 
             "uid": metadata["uid"],
             "resourceVersion": metadata["resourceVersion"],
         },
-        "type": happening.severity.as_str(),
-        "reason": happening.reason,
-        "message": happening.message.chars().take(MESSAGE).collect::<String>(),
+        "type": new.severity.as_str(),
+        "reason": new.reason,
+        "message": new.message.chars().take(MESSAGE).collect::<String>(),
         "source": {"component": COMPONENT},
         "reportingComponent": COMPONENT,
         "reportingInstance": "",
         "count": count,
         "firstTimestamp": rules::seconds(first),
-        "lastTimestamp": rules::seconds(happening.at),
-        "eventTime": microseconds(happening.at),
+        "lastTimestamp": rules::seconds(new.at),
+        "eventTime": microseconds(new.at),
     })
 }
 
 /// The Event with one more occurrence.
-fn again(mut event: Value, happening: &Happening) -> Value {
+fn again(mut event: Value, new: &NewEvent) -> Value {
     event["count"] = json!(event["count"].as_u64().unwrap_or(0) + 1);
-    event["lastTimestamp"] = json!(rules::seconds(happening.at));
-    event["eventTime"] = json!(microseconds(happening.at));
+    event["lastTimestamp"] = json!(rules::seconds(new.at));
+    event["eventTime"] = json!(microseconds(new.at));
     event
 }
 

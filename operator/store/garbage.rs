@@ -1,4 +1,6 @@
-//! What goes by itself: objects whose owner is gone, Events that are old.
+//! Garbage collection: deletes what a deleted object owned, objects without an owner, and Events older than an hour.
+
+use std::collections::BTreeSet;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -7,7 +9,7 @@ use super::events::EVENTS;
 use super::objects::{Objects, Part, Preconditions};
 use super::{Error, Key, revision_of, rules};
 
-/// How long an Event is kept after it last happened, as in Kubernetes.
+/// Lifetime of an Event after it last happened, as in Kubernetes.
 const EVENT_LIFE: SignedDuration = SignedDuration::from_hours(1);
 
 impl Objects {
@@ -25,6 +27,7 @@ impl Objects {
     /// Deletes Events that last happened over an hour ago and objects none of whose owners exist. Returns how many.
     pub async fn sweep(&self) -> Result<usize, Error> {
         let all = self.store.all().await?;
+        let uids: BTreeSet<&str> = all.iter().filter_map(|(_, value)| rules::uid_of(value)).collect();
         let now = self.clock.now();
         let mut swept = 0;
         for (key, value) in &all {
@@ -34,7 +37,7 @@ impl Objects {
                 }
                 self.store.delete(key, revision_of(value).unwrap_or(0)).await.map(|_| ())
             } else {
-                if !orphaned(value, &all) {
+                if !orphaned(value, &uids) {
                     continue;
                 }
                 let only_if = Preconditions { revision: revision_of(value), ..Preconditions::default() };
@@ -42,7 +45,7 @@ impl Objects {
             };
             match outcome {
                 Ok(()) => swept += 1,
-                // Somebody was faster, or wrote it: the next sweep sees.
+                // Deleted or changed meanwhile: the next sweep looks again.
                 Err(Error::NotFound { .. } | Error::Conflict { .. }) => {}
                 Err(error) => return Err(error),
             }
@@ -51,13 +54,9 @@ impl Objects {
     }
 
     async fn try_collect(&self, uid: &str) -> Result<(), Error> {
-        for (key, value) in self.store.all().await? {
-            let owners = rules::owners(&value);
-            if !owners.contains(&uid) {
-                continue;
-            }
-            let outcome = if owners.len() == 1 {
-                // Deleting may remove, which collects in turn.
+        for (key, value) in self.store.owned_by(uid).await? {
+            let outcome = if rules::owners(&value).len() == 1 {
+                // A deletion collects in turn what the deleted object owned.
                 Box::pin(self.delete(&key, &Preconditions::default())).await.map(|_| ())
             } else {
                 let disown = |object| Ok::<_, Error>(disowned(object, uid));
@@ -79,10 +78,9 @@ fn disowned(mut object: Value, uid: &str) -> Value {
     object
 }
 
-fn orphaned(value: &Value, all: &[(Key, Value)]) -> bool {
+fn orphaned(value: &Value, uids: &BTreeSet<&str>) -> bool {
     let owners = rules::owners(value);
-    let exists = |uid: &&str| all.iter().any(|(_, other)| rules::uid_of(other) == Some(*uid));
-    !owners.is_empty() && !owners.iter().any(exists)
+    !owners.is_empty() && !owners.iter().any(|uid| uids.contains(uid))
 }
 
 fn expired(event: &Value, now: Timestamp) -> bool {

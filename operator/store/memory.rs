@@ -1,13 +1,14 @@
 //! The store as a model: plain maps under one lock. For tests and simulation; nothing survives the process.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use futures::stream;
 use serde_json::Value;
 use tokio::sync::Notify;
 
-use super::{Change, Error, Expect, Key, Store, WINDOW, Watch, revision_of, stamp};
+use super::{Change, Error, Expect, Key, Store, WINDOW, Watch, revision_of, rules, stamp};
+use crate::api::sync::lock;
 
 /// A [`Store`] in memory.
 #[derive(Debug)]
@@ -19,14 +20,16 @@ pub struct MemoryStore {
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    /// Says that there is a new revision; what happened is read from the state. It wakes in the order of waiting, where
-    /// a watch channel wakes by chance, and a simulation could not be repeated.
+    /// Signals a new revision; the changes are read from the state. It wakes in the order of waiting; a watch channel
+    /// wakes in random order, and a simulation could not be repeated.
     written: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
     objects: BTreeMap<Key, Value>,
+    /// Owner's uid and the key of what it owns, one for each owner reference of `objects`.
+    owners: BTreeSet<(String, Key)>,
     changes: VecDeque<Change>,
     revision: u64,
     compacted: u64,
@@ -53,6 +56,12 @@ impl MemoryStore {
     /// Records the change from `old` to `new` and wakes the watches.
     fn commit(&self, state: &mut State, key: &Key, old: Option<Value>, new: Option<Value>) {
         state.revision += 1;
+        for uid in old.iter().flat_map(rules::owners) {
+            state.owners.remove(&(uid.to_owned(), key.clone()));
+        }
+        for uid in new.iter().flat_map(rules::owners) {
+            state.owners.insert((uid.to_owned(), key.clone()));
+        }
         match &new {
             Some(value) => state.objects.insert(key.clone(), value.clone()),
             None => state.objects.remove(key),
@@ -64,9 +73,8 @@ impl MemoryStore {
 }
 
 impl Shared {
-    /// No code panics while it holds the lock, so a poisoned one still guards a whole state.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 
@@ -111,6 +119,13 @@ impl Store for MemoryStore {
         let state = self.shared.lock();
         let wanted = state.objects.iter().filter(|(key, _)| concerns(key, resources, namespace));
         Ok((wanted.map(|(key, value)| (key.clone(), value.clone())).collect(), state.revision))
+    }
+
+    async fn owned_by(&self, uid: &str) -> Result<Vec<(Key, Value)>, Error> {
+        let state = self.shared.lock();
+        let first = (uid.to_owned(), Key { resource: String::new(), namespace: String::new(), name: String::new() });
+        let owned = state.owners.range(first..).take_while(|(owner, _)| owner == uid);
+        Ok(owned.filter_map(|(_, key)| Some((key.clone(), state.objects.get(key)?.clone()))).collect())
     }
 
     async fn put(&self, key: &Key, expect: Expect, value: Value) -> Result<Value, Error> {
@@ -168,7 +183,7 @@ impl Store for MemoryStore {
     }
 }
 
-/// One watch: the next change is looked up in the window, whoever wrote it.
+/// One watch: it looks up the next change in the window.
 struct Tail {
     shared: Arc<Shared>,
     resources: Vec<String>,
@@ -181,7 +196,7 @@ impl Tail {
     async fn next(&mut self) -> Result<Change, Error> {
         let shared = Arc::clone(&self.shared);
         loop {
-            // Before the look, so that no write in between is missed.
+            // Before the look-up, so that no write is missed.
             let written = shared.written.notified();
             if let Some(change) = self.look()? {
                 return Ok(change);

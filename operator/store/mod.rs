@@ -90,6 +90,9 @@ pub trait Store: Send + Sync + 'static {
     }
     /// As [`Store::list`], of several resources in one snapshot, ordered by key.
     async fn list_of(&self, resources: &[&str], namespace: Option<&str>) -> Result<(Vec<(Key, Value)>, u64), Error>;
+    /// The objects of every resource whose owner references name this uid, ordered by key. It costs what it finds,
+    /// however much the store holds.
+    async fn owned_by(&self, uid: &str) -> Result<Vec<(Key, Value)>, Error>;
     /// Writes `value`, with `metadata.resourceVersion` set to the new revision, if `expect` holds. Returns what was written.
     async fn put(&self, key: &Key, expect: Expect, value: Value) -> Result<Value, Error>;
     /// Removes the object if it is at `revision`. Returns the last value, its `resourceVersion` being the deletion's revision.
@@ -102,7 +105,7 @@ pub trait Store: Send + Sync + 'static {
     async fn watch_of(&self, resources: &[&str], namespace: Option<&str>, since: u64) -> Result<Watch, Error>;
     /// The revision of the last write; 0 before the first.
     async fn revision(&self) -> Result<u64, Error>;
-    /// Every object of every resource, ordered by key: for garbage collection and for copies.
+    /// Every object of every resource, ordered by key: for the sweep and for copies. It costs what the store holds.
     async fn all(&self) -> Result<Vec<(Key, Value)>, Error>;
     /// Forgets the changes up to and including `through`; a watch from before it is then [`Error::Compacted`].
     async fn compact(&self, through: u64) -> Result<(), Error>;

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Clock, Error, Expect, Key, Store, Watch, clock, revision_of, rules};
 
-/// How often a write that names no resourceVersion is tried anew when somebody else writes in between.
+/// Attempts of a write that names no resourceVersion while others write the same object.
 const ATTEMPTS: usize = 5;
 /// Characters that end a name made from `generateName`.
 const SUFFIX: usize = 5;
@@ -28,21 +28,21 @@ pub enum Part {
     Status,
 }
 
-/// What must be true of an object for it to be deleted.
+/// Preconditions of a deletion.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Preconditions {
-    /// It is this very object, not another of its name.
+    /// The object's uid: another object of the same name is not deleted.
     pub uid: Option<String>,
-    /// Nobody wrote it since.
+    /// The object's revision: a changed object is not deleted.
     pub revision: Option<u64>,
 }
 
 /// What became of a deletion.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Deleted {
-    /// It is gone; this was its last state.
+    /// It is removed; this was its last state.
     Removed(Value),
-    /// It is marked and stays until its finalizers are gone.
+    /// It has a `deletionTimestamp` and stays until its finalizers are removed.
     Pending(Value),
 }
 
@@ -113,7 +113,7 @@ impl Objects {
         self.replace(key, Part::Status, value).await
     }
 
-    /// Reads, lets `change` make the new object, writes; all again if somebody wrote in between.
+    /// Reads the object, lets `change` make the new one, and writes it; again from the start if it was written meanwhile.
     /// A `change` that sets another resourceVersion than it was given pins the write to it.
     pub async fn modify<E: From<Error>>(
         &self,
@@ -193,7 +193,7 @@ impl Objects {
         let revision = stored_revision(key, &old)?;
         if rules::finalizers(&old).is_empty() {
             let removed = self.remove(key, revision).await?;
-            // What is only shown goes when its source has let it go.
+            // An object of a view is removed when its source no longer shows it.
             return Ok(if rules::is_deleting(&removed) {
                 Deleted::Pending(removed)
             } else {
@@ -207,7 +207,7 @@ impl Objects {
         Ok(Deleted::Pending(self.store.put(key, Expect::Revision(revision), marked).await?))
     }
 
-    /// Takes the object out of the store, then what it owned.
+    /// Removes the object from the store, then deletes what it owned.
     async fn remove(&self, key: &Key, revision: u64) -> Result<Value, Error> {
         let removed = self.store.delete(key, revision).await?;
         if let Some(uid) = rules::uid_of(&removed) {

@@ -18,7 +18,7 @@ const SERVER_OWNED: [&str; 9] = [
     "selfLink",
 ];
 
-/// Whether the resource has a status subresource, and with it a `generation`. All have, but for plain data.
+/// Whether the resource has a status subresource and a `generation`: all but plain data.
 pub fn has_status(resource: &str) -> bool {
     !matches!(resource, "secrets" | "configmaps" | "events")
 }
@@ -96,7 +96,7 @@ pub fn marked_deleting(key: &Key, old: &Value, now: Timestamp) -> Result<Value, 
     Ok(marked)
 }
 
-/// Whether somebody asked for the object's deletion.
+/// Whether the object is being deleted.
 pub fn is_deleting(value: &Value) -> bool {
     value["metadata"]["deletionTimestamp"].is_string()
 }
@@ -136,7 +136,7 @@ pub fn uid_of(value: &Value) -> Option<&str> {
     value["metadata"]["uid"].as_str()
 }
 
-/// The resourceVersion a writer says it has read; `None` if it does not care.
+/// The resourceVersion that the writer has read; `None` if it names none.
 pub fn pinned(key: &Key, value: &Value) -> Result<Option<u64>, Error> {
     match &value["metadata"]["resourceVersion"] {
         Value::Null => Ok(None),
@@ -151,7 +151,7 @@ pub fn pinned(key: &Key, value: &Value) -> Result<Option<u64>, Error> {
 
 /// A time as Kubernetes writes it in metadata: RFC 3339, whole seconds, UTC.
 pub fn seconds(time: Timestamp) -> String {
-    // Cut, not rounded, so that nothing is made in the future.
+    // Cut, not rounded, so that no time is in the future.
     Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
 }
 

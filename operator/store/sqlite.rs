@@ -23,14 +23,18 @@ use writer::{Deed, Write, Writer};
 
 /// Readers beside the writer: enough for a few lists at once.
 const READERS: u32 = 4;
-/// How long a reader waits for a connection, and SQLite for a lock.
+/// Time-out of a reader that waits for a connection, and of SQLite that waits for a lock.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Writes that may wait for the writer before a caller has to.
+/// Writes in the writer's queue; a caller of one more waits for room.
 const QUEUE: usize = 256;
-/// Changes a watch may be behind before it reads from the file again.
+/// Changes that are kept in memory for live watches; a watch further behind reads from the file.
 const LIVE: usize = 256;
-/// The write-ahead log is cut back to this after a checkpoint.
+/// Size of the write-ahead log after a checkpoint, in bytes.
 const WAL_BYTES: &str = "8388608";
+
+/// What an owner owns, by the index of owner references.
+const OWNED_BY: &str = "SELECT objects.* FROM owners JOIN objects USING (resource, namespace, name)
+     WHERE owners.uid = ?1 ORDER BY resource, namespace, name";
 
 /// A [`Store`] in a SQLite file (WAL, every commit synced). Made by [`SqliteStore::open`].
 #[derive(Debug)]
@@ -80,12 +84,12 @@ impl SqliteStore {
 
     /// Finishes the writes under way and closes the file. Every later call fails.
     pub async fn close(&self) {
-        // A writer that is gone already is closed too.
+        // The error says that it is closed already.
         let _ = self.write(Deed::Close).await;
         self.readers.close().await;
     }
 
-    /// Hands a write to the writer. It is done even if the caller stops waiting for it.
+    /// Hands a write to the writer. The write is performed even if the caller stops waiting.
     async fn write(&self, deed: Deed) -> Result<Value, Error> {
         let closed = || backend("writing")(std::io::Error::other("the store is closed"));
         let (reply, outcome) = oneshot::channel();
@@ -125,6 +129,12 @@ impl Store for SqliteStore {
         Ok((found.map(|(row, text)| Ok((key(row), json(text)?))).collect::<Result<_, _>>()?, newest))
     }
 
+    async fn owned_by(&self, uid: &str) -> Result<Vec<(Key, Value)>, Error> {
+        let rows = sqlx::query(OWNED_BY).bind(uid).fetch_all(&self.readers).await;
+        let rows = rows.map_err(backend("reading what an object owns"))?;
+        rows.iter().map(|row| Ok((key(row), json(row.get("value"))?))).collect()
+    }
+
     async fn put(&self, key: &Key, expect: Expect, value: Value) -> Result<Value, Error> {
         self.write(Deed::Put { key: key.clone(), expect, value }).await
     }
@@ -158,7 +168,7 @@ impl Store for SqliteStore {
     }
 }
 
-/// Makes sure that this process alone has the store: what another one wrote, our watches would miss.
+/// Locks the store for this process: watches would miss the writes of another process.
 fn lock(path: &Path) -> Result<File, Error> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
@@ -170,7 +180,7 @@ fn lock(path: &Path) -> Result<File, Error> {
     }
 }
 
-/// Opens the file, made for its owner alone. SQLite gives the same mode to its companions.
+/// Opens the file, and makes it with mode 0600; SQLite gives its other files the same mode.
 fn private_file(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
@@ -197,7 +207,61 @@ fn unsigned(row: &SqliteRow, column: &str) -> u64 {
     row.get::<i64, _>(column).unsigned_abs()
 }
 
-/// A revision as SQLite holds it; what does not fit is later than any.
+/// A revision as SQLite's integer; one too large for it becomes the largest.
 fn signed(revision: u64) -> i64 {
     i64::try_from(revision).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+    use sqlx::{Connection, Executor};
+
+    use super::*;
+
+    fn key(name: &str) -> Key {
+        Key { resource: "toys".into(), namespace: "n".into(), name: name.into() }
+    }
+
+    #[tokio::test]
+    async fn what_an_owner_owns_is_found_by_an_index() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(folder.path().join("store.db")).await.unwrap();
+        let plan = sqlx::query(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {OWNED_BY}")));
+        let plan = plan.bind("uid").fetch_all(&store.readers).await;
+        let plan: Vec<String> = plan.unwrap().iter().map(|row| row.get("detail")).collect();
+        assert!(plan.iter().all(|line| !line.contains("SCAN")), "{plan:#?}");
+        store.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_file_without_the_index_of_owners_gets_it_when_it_is_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.db");
+        let store = SqliteStore::open(&path).await.unwrap();
+        let references = [
+            ("array", json!([{"uid": "one"}, {"uid": "two"}, {"uid": "one"}, {"uid": 7}, {}, "one", null])),
+            ("object", json!({"uid": "one"})),
+            ("text", json!("one")),
+            ("none", Value::Null),
+        ];
+        for (name, references) in references {
+            let object = json!({"metadata": {"ownerReferences": references}});
+            store.put(&key(name), Expect::Absent, object).await.unwrap();
+        }
+        store.put(&key("absent"), Expect::Absent, json!({"metadata": {}})).await.unwrap();
+        store.close().await;
+
+        let mut file = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
+        file.execute("DROP TABLE owners; DELETE FROM _sqlx_migrations WHERE version = 2").await.unwrap();
+        file.close().await.unwrap();
+
+        let store = SqliteStore::open(&path).await.unwrap();
+        for uid in ["one", "two"] {
+            let owned = store.owned_by(uid).await.unwrap();
+            assert_eq!(owned.into_iter().map(|(key, _)| key).collect::<Vec<_>>(), [key("array")], "{uid}");
+        }
+        store.close().await;
+    }
 }

@@ -1,4 +1,4 @@
-//! A store that also shows what can be read from its objects: the registry's views, such as Pods. They are not stored and cannot be written.
+//! The registry's views, such as Pods, over a store: objects that are computed from the status of others and cannot be written.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use super::objects::key_of;
 use super::{Change, Error, Expect, Key, Store, Watch, rules};
-use crate::api::registry::{self, View};
+use crate::api::registry;
+use crate::api::resource::View;
 
 /// A [`Store`] with the registry's views over `inner`.
 pub struct Views {
@@ -34,7 +35,7 @@ impl Views {
         Ok((each.collect::<BTreeMap<_, _>>().into_iter().collect(), revision))
     }
 
-    /// Asks the source to replace what it shows at `key`, if it can be asked; answers with that marked as going.
+    /// Evicts the object at `key`: asks its source by annotation to replace it. Returns it with a `deletionTimestamp`.
     async fn evict(&self, key: &Key, view: &View, revision: u64) -> Result<Value, Error> {
         let (sources, _) = self.inner.list_of(&view.resources(), Some(&key.namespace)).await?;
         let shown = |of: &Key, source: &Value| entries(&key.resource, view, &of.resource, Some(source)).remove(key);
@@ -47,14 +48,14 @@ impl Views {
         if rules::is_deleting(&value) {
             return Ok(value);
         }
-        // Those asked for before and still there; one that is back under its old name is not asked for again.
+        // Earlier evictions that are not finished; a pod that is back under its old name is not evicted again.
         let shows = entries(&key.resource, view, &of.resource, Some(&source));
         let going = |name: &&str| shows.iter().any(|(key, value)| key.name == **name && rules::is_deleting(value));
         let before = source["metadata"]["annotations"][annotation].as_str().unwrap_or_default().to_owned();
         let asked = before.split(',').filter(going).chain([key.name.as_str()]);
         let mut asked = asked.collect::<Vec<_>>().join(",");
         if asked == before {
-            asked.push(','); // what does not change would be no news
+            asked.push(','); // an unchanged annotation would be no change of the object
         }
         source["metadata"]["annotations"][annotation] = asked.into();
         let source = self.inner.put(&of, Expect::Revision(revision), source).await?;
@@ -75,6 +76,10 @@ impl Store for Views {
             [resource] if let Some(view) = view(resource) => self.shown(resource, view, namespace).await,
             _ => self.inner.list_of(resources, namespace).await,
         }
+    }
+
+    async fn owned_by(&self, uid: &str) -> Result<Vec<(Key, Value)>, Error> {
+        self.inner.owned_by(uid).await
     }
 
     async fn put(&self, key: &Key, expect: Expect, value: Value) -> Result<Value, Error> {
@@ -135,7 +140,7 @@ fn entries(resource: &str, view: &View, source_resource: &str, source: Option<&V
     shown.into_iter().map(|value| (key_of(resource, &value), value)).collect()
 }
 
-/// A change of a source as changes of what it shows, all at its revision.
+/// A change of a source as changes of the objects it shows, all at its revision.
 fn changes(resource: &str, view: &View, change: &Change) -> Vec<Change> {
     let of = |side: &Option<Value>| entries(resource, view, &change.key.resource, side.as_ref());
     let (mut old, mut new) = (of(&change.old), of(&change.new));
@@ -148,7 +153,7 @@ fn changes(resource: &str, view: &View, change: &Change) -> Vec<Change> {
     keys.into_iter().filter_map(one).collect()
 }
 
-/// The resourceVersion alone is no news: it is the source's.
+/// The object without its resourceVersion, which is its source's and alone makes no change.
 fn unversioned(value: &Value) -> Value {
     let mut value = value.clone();
     if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
@@ -182,7 +187,7 @@ mod tests {
 
     /// A Deployment that has these pods, some ready.
     fn deployment(name: &str, pods: &[(u8, bool)]) -> Value {
-        let pods = pods.iter().map(|(ordinal, ready)| json!({"name": format!("{name}-{ordinal}"), "ready": ready}));
+        let pods = pods.iter().map(|(ordinal, ready)| json!({"name": format!("{name}-{ordinal}"), "host": "local", "phase": "Running", "ready": ready}));
         json!({
             "metadata": {"name": name, "namespace": "n", "uid": name, "creationTimestamp": "2026-01-02T03:04:05Z"},
             "status": {"pods": pods.collect::<Vec<_>>(), "decisions": {}},

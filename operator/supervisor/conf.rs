@@ -4,66 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::next::{Config, Gate, Upstream};
-use super::place::SOCKETS;
 use super::secrets::REPLICATION_ROLE;
-use super::wire::{PORT, Rule};
-
-/// What a user's setting may replace.
-const DEFAULTS: [(&str, &str); 13] = [
-    ("wal_level", "replica"),
-    ("max_wal_senders", "10"),
-    ("max_replication_slots", "10"),
-    ("max_slot_wal_keep_size", "4GB"),
-    ("wal_keep_size", "256MB"),
-    // Off as PostgreSQL has it: a standby that is away must not hold back vacuum.
-    ("hot_standby_feedback", "off"),
-    // A dead peer is noticed within these.
-    ("wal_receiver_timeout", "5s"),
-    ("wal_sender_timeout", "5s"),
-    ("tcp_keepalives_idle", "5"),
-    ("tcp_keepalives_interval", "2"),
-    ("tcp_keepalives_count", "3"),
-    // One call instead of an fsync of every file before each recovery: seconds less until a crashed server is back.
-    ("recovery_init_sync_method", "syncfs"),
-    ("log_line_prefix", "%m [%p] %q%u@%d "),
-];
-
-/// What nobody may replace: replication, promises and the operator's sight rest on it.
-const RESERVED: [(&str, &str); 18] = [
-    ("listen_addresses", "*"),
-    ("unix_socket_directories", SOCKETS),
-    ("hot_standby", "on"),
-    ("wal_log_hints", "on"),
-    ("full_page_writes", "on"),
-    ("fsync", "on"),
-    ("synchronous_commit", "on"),
-    ("password_encryption", "scram-sha-256"),
-    // Frequent replies are the leader's confirmation, quick retries the speed of a failover.
-    ("wal_receiver_status_interval", "1s"),
-    ("wal_retrieve_retry_interval", "100ms"),
-    ("recovery_target_timeline", "latest"),
-    // A crash of one backend ends the server: whether it starts again here is the operator's decision.
-    ("restart_after_crash", "off"),
-    // The log goes to stderr in English, where the supervisor reads it and passes it on.
-    ("lc_messages", "C"),
-    ("log_destination", "stderr"),
-    ("logging_collector", "off"),
-    ("restore_command", ""),
-    ("primary_conninfo", ""),
-    ("primary_slot_name", ""),
-];
-
-/// Settings that a hot standby must not have lower than its primary had, or it refuses to start.
-pub const STANDBY_MINIMA: [&str; 5] = [
-    "max_connections",
-    "max_prepared_transactions",
-    "max_locks_per_transaction",
-    "max_wal_senders",
-    "max_worker_processes",
-];
-/// Their built-in defaults, for a standby whose user sets nothing.
-const BUILT_IN: [u64; 5] = [100, 0, 64, 10, 8];
+use super::state::{Config, Gate, Settings, Upstream};
+use super::wire::{self, NOBODY, PORT};
+use crate::api::postgres_settings::{RULES, Rule, standby_minima};
 
 /// What rendering needs besides the [`Config`].
 #[derive(Debug, Clone)]
@@ -77,36 +21,35 @@ pub struct Facts<'a> {
     /// Values that a hot standby must reach; empty for a primary.
     pub minima: &'a BTreeMap<String, u64>,
     /// The user's settings, those that PostgreSQL accepts.
-    pub settings: &'a BTreeMap<String, String>,
+    pub settings: &'a Settings,
     /// Password file of the server's user.
     pub passfile: &'a Path,
 }
 
-/// `postgresql.conf`.
+/// `postgresql.conf`: the user's settings, and over or under them what [`RULES`] says.
 pub fn postgresql_conf(config: &Config, facts: &Facts) -> String {
-    let mut settings: BTreeMap<&str, String> = BTreeMap::new();
-    settings.extend(DEFAULTS.map(|(name, value)| (name, value.to_owned())));
-    settings.extend(facts.settings.iter().map(|(name, value)| (name.as_str(), value.clone())));
-    settings.extend(RESERVED.map(|(name, value)| (name, value.to_owned())));
-    settings.insert("port", PORT.to_string());
-    settings.insert("cluster_name", facts.member.to_owned());
-    settings.insert("evenkeel.generation", facts.generation.to_string());
-    settings.insert("synchronous_standby_names", standby_names(&config.commit));
-    match &config.upstream {
-        Some(upstream) => {
-            settings.insert("primary_conninfo", conninfo(upstream, facts));
-            settings.insert("primary_slot_name", upstream.slot.clone());
-        }
-        None => {
-            // Without an upstream it is asked to promise or about to lead: queries of readers must not hold up replay.
-            settings.insert("max_standby_archive_delay", "0".to_owned());
-            settings.insert("max_standby_streaming_delay", "0".to_owned());
+    let users = facts.settings.iter().map(|(name, value)| (name.as_str(), value.clone()));
+    let mut settings: BTreeMap<&str, String> = users.collect();
+    for (name, rule) in RULES {
+        match rule {
+            Rule::Default(value) | Rule::OneOf([value, ..]) => {
+                settings.entry(name).or_insert_with(|| (*value).to_owned());
+            }
+            Rule::AtLeast(least) | Rule::StandbyMinimum { at_least: Some(least), .. } => {
+                settings.entry(name).or_insert_with(|| least.to_string());
+            }
+            Rule::Ours(value) => drop(settings.insert(name, (*value).to_owned())),
+            Rule::WithoutLeader(value) if config.upstream.is_none() => {
+                settings.insert(name, (*value).to_owned());
+            }
+            Rule::Computed | Rule::Refused => drop(settings.remove(name)),
+            Rule::OneOf([]) | Rule::StandbyMinimum { at_least: None, .. } | Rule::WithoutLeader(_) => {}
         }
     }
-    for (name, built_in) in STANDBY_MINIMA.into_iter().zip(BUILT_IN) {
+    settings.extend(computed(config, facts));
+    for (name, built_in) in standby_minima() {
         let Some(minimum) = facts.minima.get(name) else { continue };
-        let chosen = settings.get(name).map_or(Some(built_in), |value| value.parse().ok());
-        if chosen.is_some_and(|chosen| chosen < *minimum) {
+        if chosen(settings.get(name), built_in).is_some_and(|chosen| chosen < *minimum) {
             settings.insert(name, minimum.to_string());
         }
     }
@@ -118,25 +61,41 @@ pub fn postgresql_conf(config: &Config, facts: &Facts) -> String {
     text
 }
 
-/// Whether a standby runs with more than the user's settings ask for, to keep up with its primary.
-pub fn held_up(settings: &BTreeMap<String, String>, minima: &BTreeMap<String, u64>) -> bool {
-    STANDBY_MINIMA.into_iter().zip(BUILT_IN).any(|(name, built_in)| {
-        let chosen = settings.get(name).map_or(Some(built_in), |value| value.parse().ok());
+/// The value of each [`Rule::Computed`].
+fn computed(config: &Config, facts: &Facts) -> [(&'static str, String); 6] {
+    let upstream = config.upstream.as_ref();
+    [
+        ("cluster_name", facts.member.to_owned()),
+        ("evenkeel.generation", facts.generation.to_string()),
+        ("port", PORT.to_string()),
+        ("primary_conninfo", upstream.map_or(String::new(), |upstream| conninfo(upstream, facts))),
+        ("primary_slot_name", upstream.map_or(String::new(), |upstream| upstream.slot.clone())),
+        ("synchronous_standby_names", standby_names(&config.commit)),
+    ]
+}
+
+/// The number that a setting will have; `None` if its value is no plain number.
+fn chosen(value: Option<&String>, built_in: u64) -> Option<u64> {
+    value.map_or(Some(built_in), |value| value.parse().ok())
+}
+
+/// Whether a standby runs with more than the user's settings ask for, because its primary has more.
+pub fn held_up(settings: &Settings, minima: &BTreeMap<String, u64>) -> bool {
+    standby_minima().any(|(name, built_in)| {
+        let chosen = chosen(settings.get(name), built_in);
         minima.get(name).is_some_and(|minimum| chosen.is_some_and(|chosen| chosen < *minimum))
     })
 }
 
-/// The name that stands where a voter is missing, so that commits wait instead of passing with too few.
-const NOBODY: &str = "evenkeel-nobody";
-
-/// synchronous_standby_names for a commit rule.
-pub fn standby_names(rule: &Rule) -> String {
+/// synchronous_standby_names for a commit rule. Where a voter is missing stands a name that nobody bears, so that commits wait
+/// instead of passing with too few.
+pub fn standby_names(rule: &wire::Rule) -> String {
     if rule.count == 0 {
         return String::new();
     }
     let mut names: Vec<String> = rule.names.iter().map(|name| format!("\"{}\"", name.replace('"', "\"\""))).collect();
     for missing in names.len()..rule.count as usize {
-        names.push(format!("\"{NOBODY}-{missing}\""));
+        names.push(format!("\"{NOBODY}_{missing}\""));
     }
     format!("ANY {} ({})", rule.count, names.join(","))
 }
@@ -192,7 +151,11 @@ pub fn pg_ident() -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::api::postgres_cluster::PostgresClusterSpec;
+    use crate::api::postgres_settings;
     use expect_test::{Expect, expect};
 
     fn check(config: Config, settings: &[(&str, &str)], minima: &[(&str, u64)], expected: Expect) {
@@ -215,8 +178,8 @@ mod tests {
         expected.assert_eq(&changed.join("\n"));
     }
 
-    fn rule(count: u32, names: &[&str]) -> Rule {
-        Rule { count, names: names.iter().map(|name| (*name).to_owned()).collect() }
+    fn rule(count: u32, names: &[&str]) -> wire::Rule {
+        wire::Rule { count, names: names.iter().map(|name| (*name).to_owned()).collect() }
     }
 
     #[test]
@@ -298,6 +261,39 @@ mod tests {
         );
     }
 
+    /// Regression 26: `lc_messages`, `log_destination`, `logging_collector` and `evenkeel.generation` were accepted in an object and
+    /// silently replaced, because validation and rendering had a list each. Now one table serves both.
+    #[test]
+    fn a_value_that_is_replaced_is_refused_in_the_object_unless_the_rule_says_when_it_holds() {
+        let upstream = Some(Upstream { address: "172.30.0.2".into(), slot: "s".into() });
+        let configs = [Config::default(), Config { upstream, ..Config::default() }];
+        let rendered = |settings: &Settings| {
+            let minima = BTreeMap::from([("max_connections".to_owned(), 200)]);
+            let passfile = Path::new("/v/pgpass");
+            let facts = Facts { member: "m", incarnation: "i", generation: 3, minima: &minima, settings, passfile };
+            configs.clone().map(|config| postgresql_conf(&config, &facts)).join("")
+        };
+        let line = |text: &str, name: &str| text.lines().any(|line| line == format!("{name} = '150'"));
+        let written = rendered(&Settings::new());
+        let names = written.lines().filter_map(|line| line.split_once(" = ")).map(|(name, _)| name);
+        let names: BTreeSet<_> = names.chain(RULES.iter().map(|(name, _)| *name)).collect();
+        let mut silently_replaced = Vec::new();
+        for name in names {
+            let settings = Settings::from([(name.to_owned(), "150".to_owned())]);
+            let spec = serde_json::json!({"image": "postgres:15", "parameters": settings});
+            let spec: PostgresClusterSpec = serde_json::from_value(spec).expect("a spec");
+            let refused = spec
+                .validate()
+                .iter()
+                .any(|problem| problem.to_string().starts_with(&format!("spec.parameters[{name}]")));
+            let conditional = matches!(postgres_settings::rule(name), Some(Rule::StandbyMinimum { .. }));
+            if !refused && !conditional && !line(&rendered(&settings), name) {
+                silently_replaced.push(name.to_owned());
+            }
+        }
+        assert_eq!(silently_replaced, Vec::<String>::new());
+    }
+
     #[test]
     fn a_standby_never_starts_with_less_than_its_primary_had() {
         check(
@@ -317,8 +313,8 @@ mod tests {
         expect![[r#"
 
             ANY 1 ("a","b")
-            ANY 2 ("a","evenkeel-nobody-1")
-            ANY 1 ("evenkeel-nobody-0")"#]]
+            ANY 2 ("a","evenkeel_nobody_1")
+            ANY 1 ("evenkeel_nobody_0")"#]]
         .assert_eq(&shown.join("\n"));
     }
 

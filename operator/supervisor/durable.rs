@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 
-use super::next::Durable;
+use super::state::Durable;
 
 /// Names in our folder on the volume: the lock of whoever works on it, and what must never be forgotten.
 pub const LOCK: &str = "lock";
@@ -96,8 +96,7 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::api::lsn::Lsn;
-    use crate::api::postgres_cluster::Fork;
+    use crate::api::lsn::{Fork, Lsn};
     use crate::supervisor::wire::{JobKind, Order, Task};
 
     #[test]
@@ -107,13 +106,13 @@ mod tests {
         let order =
             Order { term: 7, revision: 2, task: Task::Prepare, settings: [("work_mem".into(), "8MB".into())].into() };
         let durable = Durable {
-            begun: [(1, 7)].into(),
+            timeline_terms: [(1, 7)].into(),
             incarnation: Some("5f0c".into()),
             promised: 7,
             order: Some(order),
             unfinished: Some(JobKind::Clone),
             rewound: Some(3),
-            left: Some(Fork { timeline: 2, ended_at: Lsn(0x700) }),
+            former_wal_end: Some(Fork { timeline: 2, ended_at: Lsn(0x700) }),
         };
         save(folder.path(), &durable).unwrap();
         assert_eq!(load(folder.path()).unwrap(), durable);

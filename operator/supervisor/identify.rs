@@ -1,6 +1,6 @@
 //! Questions over a replication session on the unix socket: it opens no database, so it is there in a few milliseconds,
 //! and it is the one place where a standby without a WAL receiver says which timeline it replayed last. (Its control
-//! file lags behind; EXP-6 of the studied facts.)
+//! file lags behind: it names the timeline of the last restartpoint.)
 
 use std::io;
 use std::path::Path;

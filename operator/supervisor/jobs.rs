@@ -11,6 +11,7 @@ use super::process::Reaper;
 use super::sql;
 use super::tools;
 use super::wire::{Follow, Init};
+pub use crate::api::failure::chain;
 
 /// What a job needs.
 #[derive(Debug, Clone)]
@@ -66,17 +67,6 @@ impl From<tools::Error> for Failure {
     fn from(error: tools::Error) -> Self {
         Self::new(chain(&error))
     }
-}
-
-/// An error with its causes, in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        words = format!("{words}: {cause}");
-        source = cause.source();
-    }
-    words
 }
 
 impl Site {

@@ -1,4 +1,4 @@
-//! The supervisor's decisions: what it has seen in, one act out. Pure and total; `run.rs` performs.
+//! The supervisor's decisions: [`Seen`] in, one [`Act`] and [`Remembered`] out. Pure and total; `run.rs` performs.
 //!
 //! Invariants, each named where it is kept:
 //! - **I3** a promise is monotonic and durable before any answer ([`accept`]; the shell persists before it reports).
@@ -7,43 +7,16 @@
 //! - **I8** the gate opens only when the commit rule is in force and its barrier passed in this very run, and no
 //!   session older than the promotion survives it.
 
-use std::collections::BTreeMap;
+use super::rejoin;
+use super::state::{Act, Config, Durable, Gate, Remembered, Seen, Server, Settings};
+use super::wire::{CONFIRMATION_MS, Data, Lead, Order, Postgres, Promise, Rule, Task};
 
-use serde::{Deserialize, Serialize};
-
-use super::wire::{
-    CONFIRMATION_MS, Data, Follow, Init, Job, JobKind, Lead, Order, Postgres, Promise, Replica, Rule, Task,
-};
-use crate::api::lsn::Lsn;
-use crate::api::postgres_cluster::Fork;
-
-/// After the death of a primary's postmaster the operator has this long to decide before the supervisor starts it again by itself, gate shut.
+/// Grace for the operator to decide after the death of a primary's postmaster, in milliseconds; then the supervisor starts it again, gate shut.
 const OPERATOR_DECIDES_MS: u64 = 5_000;
-/// A new primary whose barrier takes longer than this checkpoints meanwhile.
+/// A new primary that waits longer than this for its barrier does its other work meanwhile (database, checkpoint), in milliseconds.
 const BARRIER_ALONE_MS: u64 = 1_000;
-/// For so long a barrier is looked for eagerly; whoever is missing then is away.
+/// Poll this long for a barrier without a pause, in milliseconds; after that a missing voter counts as down.
 const BARRIER_EAGER_MS: u64 = 5_000;
-
-/// What the supervisor must never forget; written and fsynced before anything follows from it.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, Hash)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Durable {
-    /// UUID of the data directory.
-    pub incarnation: Option<String>,
-    /// The highest term promised.
-    pub promised: u64,
-    /// The order in force.
-    pub order: Option<Order>,
-    /// A base backup or rewind has begun and not ended: the directory is unusable.
-    pub unfinished: Option<JobKind>,
-    /// It was rewound onto a leader of this timeline and has not been consistent since: it needs that leader's WAL to
-    /// become so, and answers nothing before.
-    pub rewound: Option<u32>,
-    /// The term in which each timeline of this directory was begun, as far as known.
-    pub begun: BTreeMap<u32, u64>,
-    /// Where its WAL ended when it last ceased to be a primary's: the operator tells people what may be lost by it.
-    pub left: Option<Fork>,
-}
 
 /// Why an order is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -70,7 +43,7 @@ pub enum Refused {
 
 /// Takes an order or refuses it. I3: the promise only grows; within a term a task never goes backwards, a role never
 /// flips, and an older revision (late on another stream) brings back no older commit rule (I4). `standby`: the timeline
-/// of the standby that is to lead; that the next one begins in this term is written down with the order.
+/// of the standby that is to lead; the timeline after it begins in this term, which is recorded with the order.
 pub fn accept(durable: &Durable, order: &Order, standby: Option<u32>) -> Result<Durable, Refused> {
     if order.term < durable.promised {
         return Err(Refused::OldTerm { order: order.term, promised: durable.promised });
@@ -88,202 +61,37 @@ pub fn accept(durable: &Durable, order: &Order, standby: Option<u32>) -> Result<
             });
         }
     }
-    let mut begun = durable.begun.clone();
+    let mut timeline_terms = durable.timeline_terms.clone();
     if let (Task::Lead(_), Some(timeline)) = (&order.task, standby) {
-        begun.entry(timeline + 1).or_insert(order.term);
+        // Timelines after the one that it is on were foreseen and never came to be: this grant may begin one of that number.
+        timeline_terms.split_off(&(timeline + 1));
+        timeline_terms.insert(timeline + 1, order.term);
     }
-    // Of a former time as primary; whoever leads (again) has left nothing.
-    let left = durable.left.filter(|_| !matches!(order.task, Task::Lead(_)));
-    Ok(Durable { promised: order.term, order: Some(order.clone()), begun, left, ..durable.clone() })
+    // An instance that is to lead is no former primary any more.
+    let former_wal_end = durable.former_wal_end.filter(|_| !matches!(order.task, Task::Lead(_)));
+    let (promised, order) = (order.term, Some(order.clone()));
+    Ok(Durable { promised, order, timeline_terms, former_wal_end, ..durable.clone() })
 }
 
-/// Who may connect by `pg_hba.conf`; replication and the supervisor always may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
-pub enum Gate {
-    /// Nobody else.
-    #[default]
-    Shut,
-    /// Every role with its password.
-    Open,
+/// The act that is due, and what this snapshot adds to the memory of the run.
+pub fn next(seen: &Seen) -> (Act, Remembered) {
+    let remembered = remembered(seen);
+    (act(seen, remembered), remembered)
 }
 
-/// Where a standby streams from.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Upstream {
-    /// Address of the leader.
-    pub address: String,
-    /// Our slot there.
-    pub slot: String,
+/// A barrier that was passed once stays so in this run; the youngest confirmation of the leader's voters counts.
+fn remembered(seen: &Seen) -> Remembered {
+    let Seen { barrier_passed_once, confirmed_ms, .. } = *seen;
+    match &seen.durable.order {
+        Some(Order { task: Task::Lead(lead), .. }) => Remembered {
+            barrier_passed_once: barrier_passed_once || barrier(seen, lead),
+            confirmed_ms: [confirmed_ms, voters_confirm(seen, lead)].into_iter().flatten().min(),
+        },
+        _ => Remembered { barrier_passed_once, confirmed_ms },
+    }
 }
 
-/// The configuration a server is to run with; rendered to files by the shell and verified in a new session.
-#[derive(Debug, Clone, PartialEq, Default, Hash)]
-pub struct Config {
-    /// synchronous_standby_names.
-    pub commit: Rule,
-    /// pg_hba.conf.
-    pub gate: Gate,
-    /// primary_conninfo and primary_slot_name.
-    pub upstream: Option<Upstream>,
-    /// The user's settings.
-    pub settings: BTreeMap<String, String>,
-}
-
-/// A running server, as its last poll found it. All of it belongs to the run under way.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Server {
-    /// Not in recovery.
-    pub primary: bool,
-    /// Live timeline (standby: of what it received or replayed last).
-    pub timeline: u32,
-    /// End of the WAL, as in `Report::lsn`.
-    pub lsn: Lsn,
-    /// Standby: a WAL receiver process exists.
-    pub receiver: bool,
-    /// Standby: the receiver streams.
-    pub streaming: bool,
-    /// Standby: everything received is replayed (a positive signal, not a guess).
-    pub replayed: bool,
-    /// Standby: replay stands still because a setting is lower than the leader's; a restart takes the higher one.
-    pub stuck: bool,
-    /// Standby: replay is paused, whoever did it.
-    pub paused: bool,
-    /// Sessions of clients that are connected now.
-    pub sessions: u32,
-    /// Primary: who streams from it.
-    pub replicas: Vec<Replica>,
-    /// Primary: names of the slots it has.
-    pub slots: Vec<String>,
-    /// Primary: its timeline history.
-    pub history: Vec<Fork>,
-    /// Primary: control file's timeline is the live one.
-    pub checkpointed: bool,
-}
-
-/// Everything a decision may rest on.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Seen {
-    /// What is on disk of ours.
-    pub durable: Durable,
-    /// The data directory.
-    pub data: Data,
-    /// Something of ours that was on the volume is not there any more.
-    pub own_gone: bool,
-    /// Of a server that is down: shut down cleanly, with its timeline and the end of its WAL.
-    pub clean: Option<(u32, Lsn)>,
-    /// The postmaster.
-    pub postgres: Postgres,
-    /// The run under way or last; new at boot.
-    pub run: String,
-    /// Milliseconds since the postmaster ended (or since boot, if it has not run yet).
-    pub stopped_ms: u64,
-    /// The directory was made by initdb in this boot and no postmaster has run on it yet.
-    pub fresh: bool,
-    /// The start is held back: it failed just now.
-    pub start_held: bool,
-    /// The operator asked to restart this very run.
-    pub restart_asked: bool,
-    /// An order of a new term came since the postmaster ended (or since boot): the operator has decided.
-    pub ordered_since_stop: bool,
-    /// Poll of the running server; `None` until the first one of this run.
-    pub server: Option<Server>,
-    /// The configuration this run was started with.
-    pub started: Option<Config>,
-    /// The configuration verified in this run.
-    pub applied: Option<Config>,
-    /// Sessions were ended since the gate was last shut in this run, and none is left.
-    pub sessions_ended: bool,
-    /// Standby: the leader no longer has the WAL or the timeline history that we need (said in the log of this run).
-    pub wal_missing: bool,
-    /// Primary: the log position up to which the commit rule's voters must have flushed; `None` until the rule is in force.
-    pub barrier_lsn: Option<Lsn>,
-    /// Primary: milliseconds since [`Seen::barrier_lsn`] was set.
-    pub barrier_ms: u64,
-    /// Primary: a barrier was passed in this run.
-    pub barrier_passed_once: bool,
-    /// Primary: the application's database and owner are as the credentials say, in this run.
-    pub app_ensured: bool,
-    /// Primary: a checkpoint was started in this run.
-    pub checkpoint_started: bool,
-    /// Primary: a checkpoint was done for the graceful stop that is ordered.
-    pub checkpointed_for_stop: bool,
-    /// Job under way or failed.
-    pub job: Option<Job>,
-    /// The next try of a failed job may begin.
-    pub job_due: bool,
-    /// Credentials are there.
-    pub credentials: bool,
-    /// Milliseconds since the operator last said anything; `None`: not since boot.
-    pub operator_ms: Option<u64>,
-    /// Primary: milliseconds since enough voters confirmed it, in this run; `None`: never, or the clock jumped since.
-    pub confirmed_ms: Option<u64>,
-    /// Milliseconds since the operator renewed the grant's own term; `None`: never.
-    pub renewed_ms: Option<u64>,
-    /// SIGTERM came.
-    pub terminating: bool,
-}
-
-/// One act of the shell. Each may be repeated; the next look decides what follows.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Act {
-    /// Nothing until something happens or the next poll is due.
-    Wait,
-    /// Poll the server again almost at once: a transition is under way.
-    Poll,
-    /// Make a data directory (job).
-    InitDb(Init),
-    /// Copy the leader into a new directory, new incarnation (job).
-    Clone(Follow),
-    /// Let the old directory recover from its crash by itself, so that the end of its WAL is known (job).
-    Recover,
-    /// Write down where its WAL ended, before it follows somebody.
-    Leave(Fork),
-    /// Rewind the old directory, which ended cleanly, onto the leader (job).
-    Rewind(Follow),
-    /// Start the postmaster; `standby` says whether standby.signal is to be there.
-    Start {
-        /// As a standby.
-        standby: bool,
-        /// Rendered before the start.
-        config: Config,
-    },
-    /// Render, reload, verify in a new session.
-    Apply(Config),
-    /// End all sessions of clients.
-    EndSessions,
-    /// Make and drop slots until there are these.
-    EnsureSlots(Vec<String>),
-    /// pg_promote.
-    Promote,
-    /// Make the application's database and owner, and set its password.
-    EnsureApp {
-        /// Database.
-        database: String,
-        /// Owner.
-        owner: String,
-    },
-    /// Write and flush a record, and take the position after it as the barrier.
-    SetBarrier,
-    /// Checkpoint in the background.
-    Checkpoint,
-    /// Checkpoint (bounded) while clients are still served, so that the shutdown checkpoint is short.
-    CheckpointForStop,
-    /// Stop fast: standbys get everything; immediate if that takes too long.
-    StopFast,
-    /// Write down in which term each timeline was begun.
-    Remember(BTreeMap<u32, u64>),
-    /// Mark the data directory as to be made anew.
-    Condemn,
-    /// Make our folder on the volume again, with this in it.
-    Restore(Durable),
-    /// Stop now, without a checkpoint.
-    StopImmediate,
-    /// End the supervisor itself.
-    Exit,
-}
-
-/// One act, from everything seen.
-pub fn next(seen: &Seen) -> Act {
+fn act(seen: &Seen, remembered: Remembered) -> Act {
     if seen.terminating {
         return match seen.postgres {
             Postgres::Stopped => Act::Exit,
@@ -297,12 +105,12 @@ pub fn next(seen: &Seen) -> Act {
     if let Some(act) = emptied(seen) {
         return act;
     }
-    // A promise and a promotion wait for the end of the replay; who follows may be paused by somebody.
+    // A promise and a promotion wait for the end of the replay. A standby that only follows may stay paused.
     let order = seen.durable.order.as_ref();
     let waits = order.is_some_and(|order| matches!(order.task, Task::Prepare | Task::Lead(_)));
     let stands = |server: &Server| server.stuck || server.paused && waits;
     if seen.postgres == Postgres::Standby && seen.server.as_ref().is_some_and(stands) {
-        // It neither replays nor stops its receiver; what it received is on disk.
+        // A server like this neither replays nor stops its receiver. What it received is on disk.
         return Act::StopFast;
     }
     let Some(order) = order else { return Act::Wait };
@@ -310,25 +118,23 @@ pub fn next(seen: &Seen) -> Act {
     match &order.task {
         Task::Stop { graceful } => stop(seen, *graceful, settings()),
         Task::Prepare => prepare(seen, settings()),
-        Task::Follow(follow) => super::rejoin::follow(seen, order.term, follow, settings()),
-        Task::Lead(lead) => self::lead(seen, order.term, lead, settings()),
+        Task::Follow(follow) => rejoin::follow(seen, order.term, follow, settings()),
+        Task::Lead(lead) => self::lead(seen, remembered, order.term, lead, settings()),
     }
 }
 
-/// The volume was emptied, in part or whole. What runs on it acknowledges what is nowhere, so it ends first. I3: a promise is
-/// remembered for as long as this process lives; who the directory was is not, for that one never comes back (I9).
+/// The volume was emptied, in part or whole. The server on it is stopped first: its acknowledgements would be on no disk. I3: the
+/// promise is remembered for as long as this process lives; the incarnation is not, because that directory never comes back (I9).
 fn emptied(seen: &Seen) -> Option<Act> {
-    let mut remembered = seen.durable.clone();
+    let mut kept = seen.durable.clone();
     if seen.data == Data::None {
         if seen.postgres != Postgres::Stopped {
             return Some(Act::StopImmediate);
         }
-        remembered = Durable { promised: remembered.promised, order: remembered.order, ..Durable::default() };
+        kept = Durable { promised: kept.promised, order: kept.order, ..Durable::default() };
     }
-    (seen.own_gone || remembered != seen.durable).then_some(Act::Restore(remembered))
+    (seen.own_gone || kept != seen.durable).then_some(Act::Restore(kept))
 }
-
-pub(super) type Settings = BTreeMap<String, String>;
 
 fn stop(seen: &Seen, graceful: bool, settings: Settings) -> Act {
     match seen.postgres {
@@ -362,7 +168,7 @@ fn prepare(seen: &Seen, settings: Settings) -> Act {
     let config = Config { gate, settings, commit: Rule::never(), upstream: None };
     match (seen.postgres, seen.data) {
         (Postgres::Primary, _) => Act::StopImmediate,
-        // What was rewound and never consistent has nothing to promise, and without a leader's WAL it answers nothing.
+        // A rewound directory that was never consistent has nothing to promise, and it answers nothing without its leader's WAL.
         (Postgres::Stopped, _) if seen.start_held || seen.durable.rewound.is_some() => Act::Wait,
         (Postgres::Stopped, Data::Standby | Data::Primary) => Act::Start { standby: true, config },
         (Postgres::Standby, _) if seen.applied.as_ref() != Some(&config) => Act::Apply(config),
@@ -372,7 +178,7 @@ fn prepare(seen: &Seen, settings: Settings) -> Act {
 }
 
 /// The promise that holds now, if one does: no upstream configured, no receiver left, all that came is replayed.
-/// Only then can an older leader get no acknowledgement from here (EXP-1 of the studied facts).
+/// Only then can an older leader get no acknowledgement from here: a receiver flushes and replies until its process has ended.
 pub fn promise(seen: &Seen) -> Option<Promise> {
     let server = seen.server.as_ref()?;
     let order = seen.durable.order.as_ref()?;
@@ -385,14 +191,10 @@ pub fn promise(seen: &Seen) -> Option<Promise> {
 /// What was rewound and not consistent since answers nothing. On a branch that no grant began (somebody promoted it by
 /// hand) its WAL is not comparable.
 pub fn cannot_promise(seen: &Seen) -> bool {
-    seen.durable.rewound.is_some() || super::rejoin::on_a_branch_of_its_own(seen)
+    seen.durable.rewound.is_some() || rejoin::on_a_branch_of_its_own(seen)
 }
 
-pub(super) fn when_due(seen: &Seen, act: Act) -> Act {
-    if seen.job_due && seen.credentials { act } else { Act::Wait }
-}
-
-fn lead(seen: &Seen, term: u64, lead: &Lead, settings: Settings) -> Act {
+fn lead(seen: &Seen, remembered: Remembered, term: u64, lead: &Lead, settings: Settings) -> Act {
     let shut = Config { commit: lead.commit.clone(), gate: Gate::Shut, upstream: None, settings };
     match (seen.postgres, seen.data) {
         (Postgres::Stopped, Data::None) => match &lead.init {
@@ -403,21 +205,18 @@ fn lead(seen: &Seen, term: u64, lead: &Lead, settings: Settings) -> Act {
             // I5: this is a grant of the promised term. I8: the gate stays shut until this run's own barrier.
             let operator_decides =
                 seen.operator_ms.is_some_and(|ms| ms < OPERATOR_DECIDES_MS) || seen.stopped_ms < OPERATOR_DECIDES_MS;
-            match () {
-                () if seen.start_held => Act::Wait,
-                () if start_pending(seen) || !operator_decides => Act::Start { standby: false, config: shut },
-                () => Act::Wait,
-            }
+            let start = !seen.start_held && (start_pending(seen) || !operator_decides);
+            if start { Act::Start { standby: false, config: shut } } else { Act::Wait }
         }
         (Postgres::Stopped, Data::Standby) if seen.start_held => Act::Wait,
         (Postgres::Stopped, Data::Standby) => Act::Start { standby: true, config: shut },
         (Postgres::Standby, _) => promotion(seen, term, lead, shut),
-        (Postgres::Primary, _) => leading(seen, term, lead, shut),
+        (Postgres::Primary, _) => leading(seen, remembered, term, lead, shut),
         _ => Act::Wait,
     }
 }
 
-/// The postmaster is down but about to start by itself: nothing is to be concluded from its being down.
+/// The postmaster is down but about to start without a further order, so its being down is no evidence of a failure.
 pub fn start_pending(seen: &Seen) -> bool {
     seen.fresh || seen.restart_asked || seen.ordered_since_stop
 }
@@ -426,7 +225,7 @@ pub fn start_pending(seen: &Seen) -> bool {
 fn promotion(seen: &Seen, term: u64, lead: &Lead, shut: Config) -> Act {
     let Some(server) = &seen.server else { return Act::Poll };
     if server.slots != lead.slots {
-        // First of all: the other standbys may follow already, and their slots are here.
+        // Slots first: the other standbys may follow already, and they stream through slots of this instance.
         return Act::EnsureSlots(lead.slots.clone());
     }
     if let Some(act) = ended_behind(seen, shut) {
@@ -435,32 +234,33 @@ fn promotion(seen: &Seen, term: u64, lead: &Lead, shut: Config) -> Act {
     if server.receiver || !server.replayed {
         return Act::Poll;
     }
-    remember(seen, server.timeline + 1, term).unwrap_or(Act::Promote)
+    record_term(seen, server.timeline + 1, term).unwrap_or(Act::Promote)
 }
 
-/// That this timeline begins in this term, unless that is on disk.
-fn remember(seen: &Seen, timeline: u32, term: u64) -> Option<Act> {
-    let mut begun = seen.durable.begun.clone();
-    (!begun.contains_key(&timeline)).then(|| {
-        begun.insert(timeline, term);
-        Act::Remember(begun)
+/// Record that this timeline begins in this term, unless that is on disk.
+fn record_term(seen: &Seen, timeline: u32, term: u64) -> Option<Act> {
+    let mut terms = seen.durable.timeline_terms.clone();
+    (!terms.contains_key(&timeline)).then(|| {
+        terms.insert(timeline, term);
+        Act::RecordTimelineTerms(terms)
     })
 }
 
-fn leading(seen: &Seen, term: u64, lead: &Lead, shut: Config) -> Act {
+fn leading(seen: &Seen, remembered: Remembered, term: u64, lead: &Lead, shut: Config) -> Act {
     let Some(server) = &seen.server else { return Act::Poll };
     if seen.restart_asked {
         return Act::StopFast;
     }
     let open_now = seen.applied.as_ref().is_some_and(|applied| applied.gate == Gate::Open);
     if open_now && !confirmed(seen, lead) {
-        // The quorum may have moved on: nobody is to read or write here, at once.
+        // The voters may follow another leader by now: stop reads and writes here at once.
         return Act::StopImmediate;
     }
-    if let Some(act) = remember(seen, server.timeline, term) {
+    if let Some(act) = record_term(seen, server.timeline, term) {
         return act;
     }
-    let gate = if lead.open && seen.barrier_passed_once && confirmed(seen, lead) { Gate::Open } else { Gate::Shut };
+    let gate =
+        if lead.open && remembered.barrier_passed_once && confirmed(seen, lead) { Gate::Open } else { Gate::Shut };
     let wanted = Config { gate, ..shut };
     if server.slots != lead.slots {
         return Act::EnsureSlots(lead.slots.clone());
@@ -470,8 +270,8 @@ fn leading(seen: &Seen, term: u64, lead: &Lead, shut: Config) -> Act {
     }
     let passed = barrier(seen, lead);
     let served = passed && gate == Gate::Open;
-    // A new cluster's clients need it; those of one that failed over have it, and wait for the barrier.
-    match (seen.app_ensured, seen.credentials) {
+    // A new cluster has no database yet. After a failover it is there, and the barrier comes first.
+    match (seen.app_ensured, seen.credentials.is_some()) {
         (false, true) if lead.init.is_some() || served || seen.barrier_ms >= BARRIER_ALONE_MS => {
             return Act::EnsureApp { database: lead.database.clone(), owner: lead.owner.clone() };
         }
@@ -482,8 +282,8 @@ fn leading(seen: &Seen, term: u64, lead: &Lead, shut: Config) -> Act {
         return Act::SetBarrier;
     }
     if !seen.checkpoint_started && !server.checkpointed && (served || seen.barrier_ms >= BARRIER_ALONE_MS) {
-        // pg_rewind needs the new timeline in the control file. Nobody waits for it, unless it is those who must be
-        // rewound that the barrier waits for; its writes would only hold up the opening of the gate.
+        // pg_rewind needs the new timeline in the control file. It comes after the gate, because its writes would delay the
+        // opening; unless the barrier itself waits for standbys that must be rewound.
         return Act::Checkpoint;
     }
     if passed || seen.barrier_ms >= BARRIER_EAGER_MS { Act::Wait } else { Act::Poll }
@@ -508,8 +308,7 @@ pub fn confirmed(seen: &Seen, lead: &Lead) -> bool {
     within(voters_confirm(seen, lead)) || within(seen.confirmed_ms) || within(seen.renewed_ms)
 }
 
-/// How long ago the last of enough voters that stream from here replied, in milliseconds: so old is their confirmation.
-/// An empty need is met at once.
+/// Age of the voters' confirmation in milliseconds: of the oldest reply among the youngest that are enough. 0 if none is needed.
 pub fn voters_confirm(seen: &Seen, lead: &Lead) -> Option<u64> {
     let replicas = seen.server.iter().flat_map(|server| &server.replicas);
     let voters = replicas.filter(|replica| replica.streaming && lead.confirm.names.contains(&replica.incarnation));

@@ -6,9 +6,7 @@ use std::process::Command;
 use nix::unistd::{Gid, Uid, User};
 
 use super::{durable, wire};
-
-/// The directory of the server's unix socket.
-pub const SOCKETS: &str = "/var/run/postgresql";
+use crate::api::postgres_settings::SOCKETS;
 
 /// Paths and ids, found once at the start.
 #[derive(Debug, Clone)]

@@ -1,13 +1,12 @@
-//! The way of a data directory behind a leader: follow as it is, rewind, or be copied anew. Pure; part of `next`.
+//! How a data directory comes behind a leader: it follows as it is, is rewound, or is copied anew. Pure; `next` stands on it.
 
 use std::collections::BTreeMap;
 
-use super::next::{Act, Config, Gate, Seen, Settings, Upstream, when_due};
+use super::state::{Act, Config, Gate, Seen, Settings, Upstream};
 use super::wire::{Data, Follow, JobKind, Lineage, Postgres, Rule};
-use crate::api::lsn::Lsn;
-use crate::api::postgres_cluster::Fork;
+use crate::api::lsn::{Fork, Lsn};
 
-/// A rewind that failed this often is given up for a base backup.
+/// After this many failed rewinds a base backup is made instead.
 const REWINDS_BEFORE_CLONE: u32 = 2;
 
 /// One act of an instance that is to follow a leader.
@@ -18,23 +17,23 @@ pub fn follow(seen: &Seen, term: u64, follow: &Follow, settings: Settings) -> Ac
         settings,
         commit: Rule::never(),
     };
-    // Whether this leader can make a rewound directory consistent.
+    // Only this leader's WAL makes a rewound directory consistent.
     let same_leader = seen.durable.rewound == follow.lineage.as_ref().map(|lineage| lineage.timeline);
     let started_for_another = seen.started.as_ref().is_some_and(|started| started.upstream != config.upstream);
     match (seen.postgres, seen.data) {
         (Postgres::Primary, Data::Primary) if on_a_branch_of_its_own(seen) => Act::Condemn,
         (Postgres::Primary, _) | (Postgres::Standby | Postgres::Starting, Data::Broken) => Act::StopImmediate,
-        // It waits for WAL that will not come.
+        // It waits for WAL of another leader, which will not come.
         (Postgres::Starting, _) if seen.durable.rewound.is_some() && started_for_another => Act::StopImmediate,
-        // It can never be consistent: the leader has not got what it needs for that.
+        // It can never be consistent: the leader no longer has the WAL that it needs.
         (Postgres::Starting, _) if seen.wal_missing => Act::Condemn,
         // A rewind that was cut off is not tried again: the first one may have overwritten the WAL that tells the
         // second one which pages differ.
         (Postgres::Stopped, Data::None | Data::Broken) => when_due(seen, Act::Clone(follow.clone())),
-        (Postgres::Stopped, Data::Primary) => match (was_primary(seen, follow), left(seen)) {
+        (Postgres::Stopped, Data::Primary) => match (was_primary(seen, follow), wal_end(seen)) {
             (Kinship::Unknown, _) => Act::Wait,
             (Kinship::Clashing, _) => Act::Condemn,
-            (_, Some(left)) if seen.durable.left.as_ref() != Some(&left) => Act::Leave(left),
+            (_, Some(end)) if seen.durable.former_wal_end != Some(end) => Act::RecordWalEnd(end),
             (Kinship::Same, _) if seen.start_held => Act::Wait,
             (Kinship::Same, _) => Act::Start { standby: true, config },
             (Kinship::Diverged, _) if rewind_given_up(seen) => Act::Condemn,
@@ -55,20 +54,26 @@ pub fn follow(seen: &Seen, term: u64, follow: &Follow, settings: Settings) -> Ac
     }
 }
 
+fn when_due(seen: &Seen, act: Act) -> Act {
+    if seen.job_due && seen.credentials.is_some() { act } else { Act::Wait }
+}
+
 fn follow_running(seen: &Seen, term: u64, follow: &Follow, config: Config) -> Act {
     let Some(server) = &seen.server else { return Act::Poll };
     if seen.restart_asked {
         return Act::StopFast;
     }
-    let known = |begun: &BTreeMap<u32, u64>| (seen.durable.begun != *begun).then(|| Act::Remember(begun.clone()));
+    let record = |terms: &BTreeMap<u32, u64>| {
+        (seen.durable.timeline_terms != *terms).then(|| Act::RecordTimelineTerms(terms.clone()))
+    };
     if server.streaming && seen.applied.as_ref() == Some(&config) {
         if follow.lineage.is_some() {
-            // It may have come to this address before we could compare. What we foresaw of this very term does not count.
-            let ours = seen.durable.begun.range(..=server.timeline).filter(|(_, begun)| **begun != term);
-            if ours.into_iter().any(|(timeline, begun)| follow.begun.get(timeline) != Some(begun)) {
+            // It may have streamed from this address before it was compared. What it recorded in advance of this very term does not count.
+            let mut ours = seen.durable.timeline_terms.range(..=server.timeline).filter(|(_, began)| **began != term);
+            if ours.any(|(timeline, began)| follow.timeline_terms.get(timeline) != Some(began)) {
                 return Act::Condemn;
             }
-            if let Some(act) = known(&follow.begun) {
+            if let Some(act) = record(&follow.timeline_terms) {
                 return act;
             }
         }
@@ -83,7 +88,9 @@ fn follow_running(seen: &Seen, term: u64, follow: &Follow, config: Config) -> Ac
         }
         None => Kinship::Unknown,
         Some(_) if !server.replayed => return Act::Poll,
-        Some(lineage) if clashes(lineage, &follow.begun, &seen.durable.begun, server.timeline) => Kinship::Clashing,
+        Some(lineage) if clashes(lineage, &follow.timeline_terms, &seen.durable.timeline_terms, server.timeline) => {
+            Kinship::Clashing
+        }
         Some(lineage) => kinship(lineage, server.timeline, server.lsn),
     };
     match kin {
@@ -92,26 +99,26 @@ fn follow_running(seen: &Seen, term: u64, follow: &Follow, config: Config) -> Ac
         Kinship::Diverged | Kinship::Clashing => Act::Condemn,
         Kinship::Same if seen.wal_missing => Act::Condemn,
         Kinship::Same if seen.applied.as_ref() == Some(&config) => Act::Wait,
-        // On disk before the first record of another branch is.
+        // Recorded before the first WAL record of another branch is on disk.
         Kinship::Same => match &follow.lineage {
-            Some(_) => known(&follow.begun),
-            None => known(&promoted_here(&seen.durable.begun, server.timeline, term)),
+            Some(_) => record(&follow.timeline_terms),
+            None => record(&promoted_here(&seen.durable.timeline_terms, server.timeline, term)),
         }
         .unwrap_or(Act::Apply(config)),
     }
 }
 
 /// What a leader that is about to be promoted from where we are will say of its timelines.
-fn promoted_here(begun: &BTreeMap<u32, u64>, timeline: u32, term: u64) -> BTreeMap<u32, u64> {
-    let mut begun: BTreeMap<_, _> = begun.range(..=timeline).map(|(timeline, term)| (*timeline, *term)).collect();
-    begun.insert(timeline + 1, term);
-    begun
+fn promoted_here(ours: &BTreeMap<u32, u64>, timeline: u32, term: u64) -> BTreeMap<u32, u64> {
+    let mut terms: BTreeMap<_, _> = ours.range(..=timeline).map(|(timeline, term)| (*timeline, *term)).collect();
+    terms.insert(timeline + 1, term);
+    terms
 }
 
-/// It runs on a timeline that no grant began, as far as timelines were written down here.
+/// It runs on a timeline that no grant began, as far as timelines are recorded here.
 pub fn on_a_branch_of_its_own(seen: &Seen) -> bool {
-    let begun = &seen.durable.begun;
-    !begun.is_empty() && seen.server.as_ref().is_some_and(|server| !begun.contains_key(&server.timeline))
+    let terms = &seen.durable.timeline_terms;
+    !terms.is_empty() && seen.server.as_ref().is_some_and(|server| !terms.contains_key(&server.timeline))
 }
 
 enum Kinship {
@@ -126,11 +133,11 @@ enum Kinship {
     Unknown,
 }
 
-/// Every timeline that we are on or came through was begun in the same term as the leader's of that number.
+/// Every timeline that this instance is on or came through began in the same term as the leader's timeline of that number.
 fn same_branch(seen: &Seen, follow: &Follow) -> bool {
     let Some(server) = &seen.server else { return false };
-    let mut ours = seen.durable.begun.range(..=server.timeline);
-    ours.all(|(timeline, term)| follow.begun.get(timeline) == Some(term))
+    let mut ours = seen.durable.timeline_terms.range(..=server.timeline);
+    ours.all(|(timeline, term)| follow.timeline_terms.get(timeline) == Some(term))
 }
 
 /// Whether WAL that ends at `lsn` on `timeline` is a prefix of the leader's, if their branches are the same.
@@ -143,11 +150,11 @@ fn kinship(leader: &Lineage, timeline: u32, lsn: Lsn) -> Kinship {
     }
 }
 
-/// A timeline that both went through was begun in different terms. A directory from before this was written down knows none.
-fn clashes(leader: &Lineage, theirs: &BTreeMap<u32, u64>, begun: &BTreeMap<u32, u64>, timeline: u32) -> bool {
-    let mut shared = begun.range(..=timeline.min(leader.timeline));
+/// A timeline that both went through began in different terms. A directory older than this record knows no terms.
+fn clashes(leader: &Lineage, theirs: &BTreeMap<u32, u64>, ours: &BTreeMap<u32, u64>, timeline: u32) -> bool {
+    let mut shared = ours.range(..=timeline.min(leader.timeline));
     shared.any(|(timeline, term)| theirs.get(timeline) != Some(term))
-        || !begun.is_empty() && timeline <= leader.timeline && begun.get(&timeline) != theirs.get(&timeline)
+        || !ours.is_empty() && timeline <= leader.timeline && ours.get(&timeline) != theirs.get(&timeline)
 }
 
 /// A directory that was a primary's: only a clean end at or before the fork may follow as it is. On the leader's own
@@ -155,14 +162,16 @@ fn clashes(leader: &Lineage, theirs: &BTreeMap<u32, u64>, begun: &BTreeMap<u32, 
 fn was_primary(seen: &Seen, follow: &Follow) -> Kinship {
     match (&follow.lineage, seen.clean) {
         (None, _) => Kinship::Unknown,
-        (Some(leader), _) if clashes(leader, &follow.begun, &seen.durable.begun, u32::MAX) => Kinship::Clashing,
+        (Some(leader), _) if clashes(leader, &follow.timeline_terms, &seen.durable.timeline_terms, u32::MAX) => {
+            Kinship::Clashing
+        }
         (Some(leader), Some((timeline, lsn))) if timeline != leader.timeline => kinship(leader, timeline, lsn),
         _ => Kinship::Diverged,
     }
 }
 
 /// Where the WAL of a directory that ended cleanly, or recovered, ends.
-fn left(seen: &Seen) -> Option<Fork> {
+fn wal_end(seen: &Seen) -> Option<Fork> {
     seen.clean.map(|(timeline, ended_at)| Fork { timeline, ended_at })
 }
 

@@ -1,68 +1,44 @@
-//! What the operator is told, from what was seen; pure.
+//! The report for the operator, rendered from a snapshot. Pure.
 
-use super::next::{self, Gate, Seen};
-use super::wire::{Job, JobKind, Leading, Postgres, Receiver, Report, Task};
+use super::next;
+use super::state::{Gate, Seen};
+use super::wire::{Job, JobKind, Leading, Postgres, Report, Task};
 use crate::api::lsn::Lsn;
 
-/// What is told and not decided on.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Extras {
-    /// This supervisor's start.
-    pub boot: String,
-    /// Its clock, in milliseconds.
-    pub clock_ms: u64,
-    /// PostgreSQL's system identifier.
-    pub system_identifier: Option<String>,
-    /// Server version.
-    pub server_version: Option<String>,
-    /// A standby's receiver.
-    pub receiver: Option<Receiver>,
-    /// Settings that wait for a restart.
-    pub pending_restart: Vec<String>,
-    /// Settings that are refused.
-    pub setting_errors: Vec<String>,
-    /// Hash of the credentials.
-    pub credentials: Option<String>,
-    /// Bytes free.
-    pub disk_free: u64,
-    /// What is the matter.
-    pub problem: Option<String>,
-}
-
 /// The whole report.
-pub fn report(seen: &Seen, extras: &Extras) -> Report {
+pub fn report(seen: &Seen) -> Report {
     let order = seen.durable.order.as_ref();
     let leads = order.is_some_and(|order| matches!(order.task, Task::Lead(_)));
     let (timeline, lsn) = end_of_wal(seen);
     let running = |kind| seen.job.as_ref().is_some_and(|job: &Job| job.running && job.kind == kind);
     let start_pending = seen.postgres == Postgres::Stopped && leads && next::start_pending(seen);
     Report {
-        boot: extras.boot.clone(),
-        clock_ms: extras.clock_ms,
+        boot: seen.boot.clone(),
+        clock_ms: seen.clock_ms,
         promised: seen.durable.promised,
         order: seen.durable.order.clone(),
-        begun: seen.durable.begun.clone(),
+        timeline_terms: seen.durable.timeline_terms.clone(),
         incarnation: seen.durable.incarnation.clone(),
-        system_identifier: extras.system_identifier.clone(),
+        system_identifier: seen.system_identifier.clone(),
         data: seen.data,
         postgres: seen.postgres,
         run: seen.run.clone(),
-        server_version: extras.server_version.clone(),
+        server_version: seen.server_version.clone(),
         timeline,
         lsn,
         clean: seen.clean.is_some(),
         promise: next::promise(seen).filter(|_| seen.postgres == Postgres::Standby),
         cannot_promise: next::cannot_promise(seen),
-        receiver: extras.receiver.clone(),
+        receiver: seen.receiver.clone(),
         leading: leading(seen),
         gate_open: seen.server.is_some() && seen.applied.as_ref().is_some_and(|applied| applied.gate == Gate::Open),
         job: seen.job.clone(),
-        left: seen.durable.left,
-        pending_restart: extras.pending_restart.clone(),
-        setting_errors: extras.setting_errors.clone(),
-        credentials: extras.credentials.clone(),
-        disk_free: extras.disk_free,
-        problem: extras.problem.clone(),
+        former_wal_end: seen.durable.former_wal_end,
+        pending_restart: seen.pending_restart.clone(),
+        setting_errors: seen.setting_errors.clone(),
+        credentials: seen.credentials.clone(),
+        disk_free: seen.disk_free,
+        problem: seen.problem.clone(),
         start_pending: start_pending || running(JobKind::Init),
         terminating: seen.terminating,
     }
@@ -89,26 +65,11 @@ fn leading(seen: &Seen) -> Option<Leading> {
     })
 }
 
-/// The report without what moves all the time: when this changes, the operator is told at once.
-pub fn weight(report: &Report) -> Report {
-    let mut weight = Report { disk_free: 0, clock_ms: 0, ..report.clone() };
-    if weight.promise.is_none() {
-        weight.lsn = None;
-    }
-    if let Some(receiver) = &mut weight.receiver {
-        receiver.quiet_ms = 0;
-    }
-    for replica in weight.leading.iter_mut().flat_map(|leading| &mut leading.replicas) {
-        (replica.lsn, replica.lag, replica.silent_ms) = (Lsn(0), 0, 0);
-    }
-    weight
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::supervisor::next::{Config, Durable, Server};
-    use crate::supervisor::wire::{Data, Lead, Order, Replica, Rule};
+    use crate::supervisor::state::{Config, Durable, Server};
+    use crate::supervisor::wire::{Data, Lead, Order, Replica, Rule, significant};
 
     fn seen(task: Task, server: Server) -> Seen {
         let durable = Durable {
@@ -138,24 +99,24 @@ mod tests {
     #[test]
     fn a_promise_is_reported_with_the_end_of_the_wal() {
         let server = Server { timeline: 3, lsn: Lsn(0x500), replayed: true, ..Server::default() };
-        let promise = report(&seen(Task::Prepare, server), &Extras::default()).promise;
+        let promise = report(&seen(Task::Prepare, server)).promise;
         assert_eq!(promise.map(|promise| (promise.term, promise.timeline, promise.lsn)), Some((4, 3, Lsn(0x500))));
     }
 
     #[test]
     fn a_promise_does_not_hold_while_a_receiver_is_left() {
         let server = Server { timeline: 3, receiver: true, replayed: true, ..Server::default() };
-        assert_eq!(report(&seen(Task::Prepare, server), &Extras::default()).promise, None);
+        assert_eq!(report(&seen(Task::Prepare, server)).promise, None);
     }
 
     /// Regression 14: a voter that was promoted by hand was waited for by an election that it could not answer, and the last
     /// leader, which was there, did not lead again. Now it says that it cannot promise, and is not counted.
     #[test]
     fn what_cannot_promise_says_so() {
-        let on = |timeline, begun: &[(u32, u64)], rewound| {
+        let on = |timeline, terms: &[(u32, u64)], rewound| {
             let mut seen = seen(Task::Prepare, Server { timeline, replayed: true, ..Server::default() });
-            (seen.durable.begun, seen.durable.rewound) = (begun.iter().copied().collect(), rewound);
-            let report = report(&seen, &Extras::default());
+            (seen.durable.timeline_terms, seen.durable.rewound) = (terms.iter().copied().collect(), rewound);
+            let report = report(&seen);
             assert_eq!(report.promise.is_none(), report.cannot_promise);
             report.cannot_promise
         };
@@ -165,17 +126,17 @@ mod tests {
 
     #[test]
     fn a_standby_that_is_to_lead_is_not_leading_yet() {
-        assert_eq!(report(&seen(lead(0, &[]), Server::default()), &Extras::default()).leading, None);
+        assert_eq!(report(&seen(lead(0, &[]), Server::default())).leading, None);
     }
 
     #[test]
-    fn a_confirmation_that_ends_has_weight_and_a_moving_position_has_none() {
+    fn a_confirmation_that_ends_is_significant_and_a_moving_position_is_not() {
         let replica =
-            |lsn, streaming| Replica { incarnation: "a".into(), streaming, silent_ms: 0, lsn: Lsn(lsn), lag: 9 };
+            |lsn, streaming| Replica { incarnation: "a".into(), streaming, silent_ms: 0, lsn: Lsn(lsn), lag_bytes: 9 };
         let of = |lsn, streaming| {
             let server =
                 Server { primary: true, lsn: Lsn(lsn), replicas: vec![replica(lsn, streaming)], ..Server::default() };
-            weight(&report(&seen(lead(1, &["a"]), server), &Extras { disk_free: lsn, ..Extras::default() }))
+            significant(&report(&Seen { disk_free: lsn, ..seen(lead(1, &["a"]), server) }))
         };
         assert_eq!(of(100, true), of(200, true));
         assert_ne!(of(100, true), of(100, false));
@@ -185,7 +146,7 @@ mod tests {
     fn a_server_that_was_stopped_cleanly_says_where_its_wal_ends() {
         let mut seen = seen(Task::Stop { graceful: true }, Server::default());
         (seen.postgres, seen.server, seen.clean) = (Postgres::Stopped, None, Some((2, Lsn(0x700))));
-        let report = report(&seen, &Extras::default());
+        let report = report(&seen);
         assert_eq!((report.clean, report.timeline, report.lsn), (true, Some(2), Some(Lsn(0x700))));
     }
 }

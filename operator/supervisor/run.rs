@@ -1,4 +1,4 @@
-//! The supervisor's loop: look, ask `next`, perform, report; woken by children, signals, commands and the clock.
+//! The supervisor's loop: observe, report, ask `next`, perform; woken by children, signals, commands and the clock.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,18 +11,19 @@ use tokio::sync::{mpsc, watch};
 use super::control;
 use super::durable;
 use super::jobs::chain;
-use super::look::HURRY_MS;
-use super::next::{self, Act, Seen};
+use super::next;
 use super::perform::After;
 use super::place::Place;
+use super::poll::{HURRY_MS, sweep};
 use super::process::Reaper;
-use super::report::{Extras, report, weight};
+use super::report::report;
 use super::secrets::Secrets;
-use super::seen::gather;
 use super::shell::{Note, Shell, boottime, boottime_ms};
-use super::wire::{self, Command, Order, Task};
+use super::snapshot::snapshot;
+use super::state::{Act, Seen};
+use super::wire::{self, Command, Order, significant};
 
-/// The operator hears from us at least this often, in milliseconds.
+/// Interval between reports when nothing significant changes, in milliseconds.
 const REPORT_MS: u64 = 1_000;
 
 /// Who we are.
@@ -85,14 +86,14 @@ async fn serve(identity: Identity) -> Result<(), Fatal> {
             () = tokio::task::yield_now(), if pause == 0 => {}
         }
     }
-    super::look::sweep(&shell).await;
+    sweep(&shell).await;
     tracing::info!("supervisor ends");
     Ok(())
 }
 
 /// Resolves when the postmaster has ended; never while none runs.
 async fn ended(shell: &mut Shell) -> WaitStatus {
-    match &mut shell.postmaster {
+    match &mut shell.server.postmaster {
         Some(postmaster) => {
             let pid = postmaster.pid;
             // A reaper that forgot to tell has reaped all the same.
@@ -110,31 +111,20 @@ async fn told(terminate: &mut Signal, interrupt: &mut Signal) {
 }
 
 impl Shell {
-    /// One turn: look, report, decide, perform.
+    /// One turn: observe, report, decide, perform.
     async fn turn(&mut self) -> After {
-        if std::mem::take(&mut self.down.untold) {
-            // A death is told before anything is looked up.
+        if std::mem::take(&mut self.server.down.untold) {
+            // A death is reported before anything else is asked.
             let now = boottime_ms();
-            self.publish(&gather(self, now), now);
+            self.publish(&snapshot(self, now), now);
         }
-        self.look(boottime_ms()).await;
+        self.observe(boottime_ms()).await;
         let now = boottime_ms();
-        let mut seen = gather(self, now);
-        let granted = match &self.durable.order {
-            Some(Order { task: Task::Lead(lead), .. }) => {
-                Some((next::barrier(&seen, lead), next::voters_confirm(&seen, lead)))
-            }
-            _ => None,
-        };
-        if let Some((barrier, confirmed)) = granted {
-            self.run.barrier_passed_once |= barrier;
-            seen.barrier_passed_once |= barrier;
-            if let Some(ms) = confirmed {
-                self.run.confirmed_at = self.run.confirmed_at.max(Some(now.saturating_sub(ms)));
-            }
-        }
+        let seen = snapshot(self, now);
         self.publish(&seen, now);
-        let act = next::next(&seen);
+        let (act, remembered) = next::next(&seen);
+        self.server.run.barrier_passed_once = remembered.barrier_passed_once;
+        self.server.run.confirmed_at = remembered.confirmed_ms.map(|ms| now.saturating_sub(ms));
         if act != Act::Wait && act != Act::Poll {
             tracing::trace!(?act, "next");
         }
@@ -142,43 +132,25 @@ impl Shell {
     }
 
     fn publish(&mut self, seen: &Seen, now: u64) {
-        let report = report(seen, &self.extras(seen, now));
-        let due = now.saturating_sub(self.reported.1) >= REPORT_MS;
-        if !due && weight(&report) == weight(&self.reported.0) {
+        let report = report(seen);
+        let due = now.saturating_sub(self.told.reported.1) >= REPORT_MS;
+        if !due && significant(&report) == significant(&self.told.reported.0) {
             return;
         }
         match serde_json::to_string(&report) {
             Ok(mut line) => {
                 line.push('\n');
                 // Nobody listens: then nobody is told.
-                self.reports.send_replace(Arc::from(line));
+                self.told.reports.send_replace(Arc::from(line));
             }
             Err(error) => tracing::error!(%error, "a report cannot be written"),
         }
-        self.reported = (report, now);
-    }
-
-    fn extras(&self, seen: &Seen, now: u64) -> Extras {
-        let known = |text: &String| (!text.is_empty()).then(|| text.clone());
-        let mut setting_errors = self.settings.errors.clone();
-        setting_errors.extend(self.details.setting_errors.iter().cloned());
-        Extras {
-            boot: self.boot.clone(),
-            clock_ms: now,
-            system_identifier: known(&self.details.system_identifier),
-            server_version: known(&self.details.version),
-            receiver: self.receiver(now),
-            pending_restart: self.details.pending_restart.clone(),
-            setting_errors,
-            credentials: self.secrets.as_ref().map(|secrets| secrets.credentials.hash.clone()),
-            disk_free: self.place.disk_free(),
-            problem: self.problem(seen.postgres),
-        }
+        self.told.reported = (report, now);
     }
 
     fn hear(&mut self, command: Command) {
         let now = boottime_ms();
-        self.operator_at = Some(now);
+        self.operator.heard_at = Some(now);
         match command {
             Command::Order(order) => self.obey(&order),
             Command::Credentials(credentials) => {
@@ -191,13 +163,13 @@ impl Shell {
                     return;
                 }
                 self.secrets = Some(secrets);
-                self.run.app_ensured = false;
+                self.server.run.app_ensured = false;
             }
-            Command::Restart { run } if run == self.run.id => self.run.restart_asked = true,
+            Command::Restart { run } if run == self.server.run.id => self.server.run.restart_asked = true,
             Command::Restart { .. } => {}
             // It counts from when we spoke, so that one that was long under way confirms nothing.
             Command::Renew { term, clock_ms } if clock_ms <= now => {
-                self.renewed = self.renewed.max(Some((term, clock_ms)))
+                self.operator.renewed = self.operator.renewed.max(Some((term, clock_ms)))
             }
             Command::Renew { .. } => {}
         }
@@ -209,8 +181,9 @@ impl Shell {
             self.problems.refused = None;
             return;
         }
-        let standby = self.run.poll.as_ref().is_some_and(|poll| poll.recovery) && self.postmaster.is_some();
-        let timeline = self.run.identified.map(|(_, timeline)| timeline).filter(|_| standby);
+        let standby =
+            self.server.run.poll.as_ref().is_some_and(|poll| poll.recovery) && self.server.postmaster.is_some();
+        let timeline = self.server.run.identified.map(|(_, timeline)| timeline).filter(|_| standby);
         let accepted = match next::accept(&self.durable, order, timeline) {
             Ok(accepted) => accepted,
             Err(refused) => {
@@ -230,37 +203,37 @@ impl Shell {
         let saved_ms = (boottime() - begun).as_secs_f64() * 1e3;
         tracing::info!(term = order.term, task = order.task.name(), saved_ms, "order");
         self.problems.refused = None;
-        self.ordered_since_stop |= new_term;
+        self.server.ordered_since_stop |= new_term;
         if new_task {
-            self.checkpointed_for_stop = false;
+            self.server.checkpointed_for_stop = false;
         }
         // A decision that changed must not wait for the pause after a failure.
-        (self.act_at, self.failed_acts) = (0, 0);
+        (self.clocks.act_at, self.clocks.failed_acts) = (0, 0);
     }
 
     fn note(&mut self, note: Note) {
         match note {
             Note::Job(kind, result) => self.job_ended(kind, result),
-            Note::Checkpoint { run, for_stop, error } if run == self.run.id => {
+            Note::Checkpoint { run, for_stop, error } if run == self.server.run.id => {
                 if let Some(words) = &error {
                     tracing::warn!(problem = %words, "a checkpoint failed");
                 }
-                self.run.stop_checkpoint = false;
+                self.server.run.stop_checkpoint = false;
                 if for_stop {
                     // It only shortens the stop; a stop without it is as good.
-                    self.checkpointed_for_stop = true;
+                    self.server.checkpointed_for_stop = true;
                 } else if error.is_some() {
-                    self.run.checkpoint_started = false;
+                    self.server.run.checkpoint_started = false;
                 }
-                self.poll_at = 0;
+                self.clocks.poll_at = 0;
             }
-            Note::ReceiverEnded(run) if run == self.run.id => {
-                self.hurry_until = boottime_ms() + HURRY_MS;
-                self.poll_at = 0;
+            Note::ReceiverEnded(run) if run == self.server.run.id => {
+                self.clocks.hurry_until = boottime_ms() + HURRY_MS;
+                self.clocks.poll_at = 0;
             }
-            Note::WalMissing(run) if run == self.run.id => self.run.wal_missing = true,
-            Note::Stuck(run) if run == self.run.id => self.run.stuck = true,
-            Note::Fatal(run, line) if run == self.run.id => self.run.fatal = Some(line),
+            Note::WalMissing(run) if run == self.server.run.id => self.server.run.wal_missing = true,
+            Note::Stuck(run) if run == self.server.run.id => self.server.run.stuck = true,
+            Note::Fatal(run, line) if run == self.server.run.id => self.server.run.fatal = Some(line),
             Note::Checkpoint { .. }
             | Note::ReceiverEnded(_)
             | Note::WalMissing(_)

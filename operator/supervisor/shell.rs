@@ -11,15 +11,14 @@ use nix::unistd::Pid;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::jobs::{self, Made};
-use super::next::{Config, Durable, Gate};
 use super::place::Place;
 use super::process::Reaper;
 use super::secrets::Secrets;
 use super::sql::{Details, Poll, Session};
+use super::state::{Config, Durable, Gate, Settings};
 use super::tools::Control;
-use super::wire::{JobKind, Report};
-use crate::api::lsn::Lsn;
-use crate::api::postgres_cluster::Fork;
+use super::wire::{JobKind, Postgres, Report};
+use crate::api::lsn::{Fork, Lsn};
 
 /// CLOCK_BOOTTIME: runs on through `docker pause` and a suspended machine.
 pub fn boottime() -> Duration {
@@ -114,27 +113,27 @@ pub struct Run {
     pub identified: Option<(Lsn, u32)>,
     /// History of this timeline.
     pub history: (u32, Vec<Fork>),
-    /// See [`super::next::Seen::sessions_ended`].
+    /// See [`super::state::Seen::sessions_ended`].
     pub sessions_ended: bool,
-    /// See [`super::next::Seen::barrier_lsn`].
+    /// See [`super::state::Seen::barrier_lsn`].
     pub barrier_lsn: Option<Lsn>,
     /// When it was set, by our clock.
     pub barrier_at: u64,
     /// When enough voters confirmed last, by our clock.
     pub confirmed_at: Option<u64>,
-    /// See [`super::next::Seen::barrier_passed_once`].
+    /// See [`super::state::Seen::barrier_passed_once`].
     pub barrier_passed_once: bool,
-    /// See [`super::next::Seen::app_ensured`].
+    /// See [`super::state::Seen::app_ensured`].
     pub app_ensured: bool,
-    /// See [`super::next::Seen::checkpoint_started`].
+    /// See [`super::state::Seen::checkpoint_started`].
     pub checkpoint_started: bool,
     /// A checkpoint for a stop is under way.
     pub stop_checkpoint: bool,
-    /// See [`super::next::Seen::restart_asked`].
+    /// See [`super::state::Seen::restart_asked`].
     pub restart_asked: bool,
-    /// See [`super::next::Seen::wal_missing`].
+    /// See [`super::state::Seen::wal_missing`].
     pub wal_missing: bool,
-    /// See [`super::next::Server::stuck`].
+    /// See [`super::state::Server::stuck`].
     pub stuck: bool,
     /// When each walsender's reply last changed, by our clock.
     pub replies: BTreeMap<i32, Reply>,
@@ -146,7 +145,7 @@ pub struct Run {
     pub fatal: Option<String>,
 }
 
-/// The first clients after a failover are not to share the disk with what can wait.
+/// Delay of work that can wait after the gate opened, in milliseconds: the first clients get the disk alone.
 const SETTLED_MS: u64 = 3_000;
 
 impl Run {
@@ -181,8 +180,8 @@ pub struct Down {
     pub clean: Option<(u32, Lsn)>,
     /// It ended by itself, and nobody was told yet.
     pub untold: bool,
-    /// It was looked at since it went down (or a job changed it).
-    pub looked: bool,
+    /// Its control file was read since it went down (or since a job changed the directory).
+    pub read: bool,
 }
 
 /// A job, and how its last tries went.
@@ -200,17 +199,17 @@ pub struct Work {
     pub tries: u32,
     /// When the next try may begin.
     pub due: u64,
-    /// The leader's branches, which the copy will have.
-    pub begun: BTreeMap<u32, u64>,
+    /// Timeline terms of the leader, which the copy will have.
+    pub timeline_terms: BTreeMap<u32, u64>,
 }
 
 /// The user's settings, as asked and as PostgreSQL takes them.
 #[derive(Debug, Clone, Default)]
-pub struct Settings {
+pub struct AskedSettings {
     /// As asked.
-    pub asked: BTreeMap<String, String>,
+    pub asked: Settings,
     /// Those that are used.
-    pub accepted: BTreeMap<String, String>,
+    pub accepted: Settings,
     /// What was left out, with reasons.
     pub errors: Vec<String>,
 }
@@ -230,79 +229,117 @@ pub struct Problems {
     pub overridden: Option<String>,
 }
 
-/// All of it.
-#[derive(Debug)]
-pub struct Shell {
-    /// Paths and ids.
-    pub place: Place,
-    /// The volume is ours.
-    pub lock: Flock<File>,
-    /// Starts and reaps children.
-    pub reaper: Reaper,
-    /// Our name.
-    pub member: String,
-    /// This supervisor's start.
-    pub boot: String,
-    /// Starts of the postmaster in this boot.
-    pub starts: u64,
-    /// On disk.
-    pub durable: Durable,
-    /// Credentials.
-    pub secrets: Option<Secrets>,
+impl Problems {
+    /// All that is the matter, in one line.
+    pub fn in_words(&self, postgres: Postgres) -> Option<String> {
+        let ended = self.ended.as_ref().filter(|_| matches!(postgres, Postgres::Stopped | Postgres::Starting));
+        let all = [ended, self.act.as_ref(), self.refused.as_ref(), self.overridden.as_ref(), self.poll.as_ref()];
+        let all: Vec<&str> = all.into_iter().flatten().map(String::as_str).collect();
+        (!all.is_empty()).then(|| all.join("; "))
+    }
+}
+
+/// When things are due, by [`boottime_ms`].
+#[derive(Debug, Default)]
+pub struct Clocks {
+    /// When a turn of the loop last began or ended.
+    pub turned: u64,
+    /// The clock jumped, and the server was not polled since.
+    pub jumped: bool,
+    /// The next poll of the server.
+    pub poll_at: u64,
+    /// Until then the server is polled without a pause: a change is about to show.
+    pub hurry_until: u64,
+    /// Polls in a row that a transition asked for.
+    pub quick_polls: u32,
+    /// The next heartbeat of a leader.
+    pub heartbeat_at: u64,
+    /// The next reading of details.
+    pub details_at: u64,
+    /// No act before: the last one failed.
+    pub act_at: u64,
+    /// Acts that failed in a row.
+    pub failed_acts: u32,
+}
+
+/// The local server, running or down.
+#[derive(Debug, Default)]
+pub struct LocalServer {
     /// The postmaster, if it runs.
     pub postmaster: Option<Postmaster>,
     /// Its run, under way or last.
     pub run: Run,
     /// What it left, if it is down.
     pub down: Down,
-    /// See [`super::next::Seen::fresh`].
+    /// The directory was made by initdb in this boot and no postmaster has run on it yet.
     pub fresh: bool,
+    /// Starts of the postmaster in this boot.
+    pub starts: u64,
     /// Starts that failed in a row.
     pub failed_starts: u32,
     /// No start before.
     pub start_held_until: u64,
-    /// A job.
-    pub work: Option<Work>,
-    /// When the operator last spoke.
-    pub operator_at: Option<u64>,
+    /// An order of a new term came since the postmaster ended (or since boot).
+    pub ordered_since_stop: bool,
+    /// A checkpoint was done for the graceful stop that is ordered.
+    pub checkpointed_for_stop: bool,
+    /// Of the configuration file written last; grows with each writing.
+    pub generation: u64,
+    /// The user's settings.
+    pub settings: AskedSettings,
+    /// What changes rarely: versions, settings in error.
+    pub details: Details,
+}
+
+/// What was heard from the operator, by our clock.
+#[derive(Debug, Default)]
+pub struct Operator {
+    /// When it last spoke.
+    pub heard_at: Option<u64>,
     /// Term and time of the last renewal.
     pub renewed: Option<(u64, u64)>,
-    /// See [`super::next::Seen::ordered_since_stop`].
-    pub ordered_since_stop: bool,
-    /// See [`super::next::Seen::checkpointed_for_stop`].
-    pub checkpointed_for_stop: bool,
-    /// SIGTERM came.
-    pub terminating: bool,
-    /// The user's settings.
-    pub settings: Settings,
-    /// Of the configuration file written last.
-    pub generation: u64,
-    /// What changes rarely.
-    pub details: Details,
-    /// What is the matter.
-    pub problems: Problems,
-    /// When a turn of the loop last began or ended.
-    pub turned: u64,
-    /// The clock jumped and no poll was made since.
-    pub jumped: bool,
-    /// When to poll next.
-    pub poll_at: u64,
-    /// Until then the server is polled again and again: something is about to show.
-    pub hurry_until: u64,
-    /// Polls in a row that a transition asked for.
-    pub quick_polls: u32,
-    /// When to write the next heartbeat.
-    pub heartbeat_at: u64,
-    /// When to read details next.
-    pub details_at: u64,
-    /// No act before: the last one failed.
-    pub act_at: u64,
-    /// Acts that failed in a row.
-    pub failed_acts: u32,
+}
+
+/// What the operator is told.
+#[derive(Debug)]
+pub struct Told {
     /// The last report that went out, and when.
     pub reported: (Report, u64),
     /// Where reports go.
     pub reports: watch::Sender<Arc<str>>,
+}
+
+/// All that the supervisor remembers between two turns.
+#[derive(Debug)]
+pub struct Shell {
+    /// Name of the member.
+    pub member: String,
+    /// Id of this start of the supervisor.
+    pub boot: String,
+    /// Paths and ids.
+    pub place: Place,
+    /// The volume is ours while this is held.
+    pub lock: Flock<File>,
+    /// Starts and reaps children.
+    pub reaper: Reaper,
+    /// What is on disk and must last.
+    pub durable: Durable,
+    /// Credentials, once they came.
+    pub secrets: Option<Secrets>,
+    /// The local server.
+    pub server: LocalServer,
+    /// A job on the data directory, under way or failed.
+    pub job: Option<Work>,
+    /// What the operator said.
+    pub operator: Operator,
+    /// What the operator is told.
+    pub told: Told,
+    /// When things are due.
+    pub clocks: Clocks,
+    /// What is the matter.
+    pub problems: Problems,
+    /// SIGTERM came.
+    pub terminating: bool,
     /// Where background tasks speak.
     pub notes: mpsc::Sender<Note>,
 }
@@ -316,44 +353,23 @@ impl Shell {
         durable: Durable,
         (reports, notes): (watch::Sender<Arc<str>>, mpsc::Sender<Note>),
     ) -> Self {
-        let now = boottime_ms();
-        let boot = new_id();
+        let (now, boot) = (boottime_ms(), new_id());
+        let run = Run { id: format!("{boot}-0"), ..Run::default() };
         Self {
-            run: Run { id: format!("{boot}-0"), ..Run::default() },
+            member,
+            boot,
             secrets: Secrets::load(&place.own()),
             place,
             lock,
             reaper,
-            member,
-            boot,
-            starts: 0,
             durable,
-            postmaster: None,
-            down: Down { since: now, ..Down::default() },
-            fresh: false,
-            failed_starts: 0,
-            start_held_until: 0,
-            work: None,
-            operator_at: None,
-            renewed: None,
-            ordered_since_stop: false,
-            checkpointed_for_stop: false,
-            terminating: false,
-            settings: Settings::default(),
-            generation: 0,
-            details: Details::default(),
+            server: LocalServer { run, down: Down { since: now, ..Down::default() }, ..LocalServer::default() },
+            job: None,
+            operator: Operator::default(),
+            told: Told { reported: (Report::default(), 0), reports },
+            clocks: Clocks { turned: now, ..Clocks::default() },
             problems: Problems::default(),
-            turned: now,
-            jumped: false,
-            poll_at: 0,
-            hurry_until: 0,
-            quick_polls: 0,
-            heartbeat_at: 0,
-            details_at: 0,
-            act_at: 0,
-            failed_acts: 0,
-            reported: (Report::default(), 0),
-            reports,
+            terminating: false,
             notes,
         }
     }

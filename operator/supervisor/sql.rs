@@ -8,10 +8,10 @@ use serde::Deserialize;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{AssertSqlSafe, Connection, Executor, Row};
 
-use super::place::SOCKETS;
 use super::secrets::{REPLICATION_ROLE, Secrets};
 use super::wire::PORT;
 use crate::api::lsn::Lsn;
+use crate::api::postgres_settings::SOCKETS;
 
 /// The supervisor's own role; it gets in by the unix socket alone.
 pub const ROLE: &str = "evenkeel";

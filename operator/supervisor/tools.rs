@@ -7,10 +7,10 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
-use super::conf::STANDBY_MINIMA;
 use super::place::Place;
 use super::process::{self, Reaper};
 use crate::api::lsn::Lsn;
+use crate::api::postgres_settings::standby_minima;
 
 /// Output kept of a program: its end says what went wrong.
 const KEPT: usize = 16 * 1024;
@@ -130,7 +130,7 @@ fn parse_control(text: &str) -> Control {
         standby_end: (state == "shut down in recovery").then(|| {
             (timeline("Min recovery ending loc's timeline").max(checkpoint), lsn("Minimum recovery ending location"))
         }),
-        minima: STANDBY_MINIMA.into_iter().filter_map(minimum).collect(),
+        minima: standby_minima().filter_map(|(name, _)| minimum(name)).collect(),
         segment: number("Bytes per WAL segment"),
     }
 }

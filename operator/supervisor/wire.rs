@@ -1,15 +1,20 @@
 //! What operator and supervisor say to each other: newline-delimited JSON over one stream. Plain data.
 //!
-//! The operator sends [`Command`]s; the supervisor answers with whole
-//! [`Report`]s, at once when something of weight changed and each second
-//! anyway. Both are level-triggered: the last one says it all.
+//! The operator sends [`Command`]s; the supervisor answers with whole [`Report`]s, at once when something
+//! [`significant`] changed and each second anyway. Both are level-triggered: the last one says it all.
+//!
+//! **Compatible one version back, in both directions**: a new operator works with the supervisors of the release before, and
+//! the other way round. So a field is added with `#[serde(default)]` and is passed over by who does not know it; its absence
+//! must mean what the release before did. No field is renamed (`#[serde(rename)]` keeps its name in JSON), retyped or taken
+//! away before two releases have passed. A new variant of an enum is an error to the release before: it is not sent to a
+//! supervisor that has not said that it knows it. The same rule holds for `durable.json` on the data volume
+//! ([`super::state::Durable`]). `released.json` and `released.rs` are the release before; the tests hold today's types to them.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::lsn::Lsn;
-use crate::api::postgres_cluster::Fork;
+use crate::api::lsn::{Fork, Lsn};
 
 /// Where the supervisor listens inside its container.
 pub const SOCKET: &str = "/run/evenkeel/supervisor.sock";
@@ -17,6 +22,9 @@ pub const SOCKET: &str = "/run/evenkeel/supervisor.sock";
 pub const VOLUME: &str = "/var/lib/postgresql/data";
 /// PostgreSQL's port inside the container.
 pub const PORT: u16 = 5432;
+
+/// A name that no standby bears: a commit rule that asks for it waits.
+pub const NOBODY: &str = "evenkeel_nobody";
 
 /// How long a confirmation holds, in milliseconds (L of the protocol).
 pub const CONFIRMATION_MS: u64 = 10_000;
@@ -173,7 +181,7 @@ pub struct Rule {
 impl Rule {
     /// Nobody can meet it: a standby that somebody promotes by hand acknowledges nothing.
     pub fn never() -> Self {
-        Self { names: vec!["evenkeel_nobody".into()], count: 1 }
+        Self { names: vec![NOBODY.into()], count: 1 }
     }
 }
 
@@ -189,9 +197,9 @@ pub struct Follow {
     pub slot: String,
     /// Slots to have ready here, holding nothing back, for those who would follow this instance.
     pub slots: Vec<String>,
-    /// [`Report::begun`] of the leader; while its lineage is not known, without what it begins in this very term.
-    #[serde(default)]
-    pub begun: BTreeMap<u32, u64>,
+    /// [`Report::timeline_terms`] of the leader; while its lineage is not known, without the timeline that it begins in this very term.
+    #[serde(rename = "begun", default)]
+    pub timeline_terms: BTreeMap<u32, u64>,
     /// The leader's lineage; `None` while it is not known yet: then only a standby that promised this term may follow.
     pub lineage: Option<Lineage>,
     /// The leader has checkpointed on its timeline, so that pg_rewind can see it.
@@ -238,9 +246,10 @@ pub struct Report {
     pub promised: u64,
     /// The order accepted last; durable.
     pub order: Option<Order>,
-    /// The term in which each timeline of the data directory was begun, as far as known: two branches may bear one number, but
+    /// By timeline of the data directory: the term in which it began, as far as known. Two branches may bear one number, but
     /// not begin in one term.
-    pub begun: BTreeMap<u32, u64>,
+    #[serde(rename = "begun")]
+    pub timeline_terms: BTreeMap<u32, u64>,
     /// UUID of the data directory: new with initdb and base backup, unchanged by pg_rewind.
     pub incarnation: Option<String>,
     /// PostgreSQL's system identifier.
@@ -273,8 +282,9 @@ pub struct Report {
     pub gate_open: bool,
     /// Initdb, base backup, recovery or rewind under way, or how the last one failed.
     pub job: Option<Job>,
-    /// Where the WAL of this volume ended when it last ceased to be a primary's; kept until it is to lead again.
-    pub left: Option<Fork>,
+    /// Where the WAL of this volume ended when this instance last ceased to be primary; kept until it is to lead again.
+    #[serde(rename = "left")]
+    pub former_wal_end: Option<Fork>,
     /// Settings that wait for a restart.
     pub pending_restart: Vec<String>,
     /// Settings that PostgreSQL refuses, each with its words.
@@ -289,6 +299,28 @@ pub struct Report {
     pub start_pending: bool,
     /// SIGTERM came: the container is going down.
     pub terminating: bool,
+}
+
+/// A receiver that got no WAL for this long has fallen silent, in milliseconds. A live leader writes a little each second.
+const QUIET_MS: u64 = 3_000;
+/// Free disk counts in steps of 256 MiB, the lag of a replica in steps of 16 MiB.
+const DISK_FREE_BITS: u32 = 28;
+const LAG_BITS: u32 = 24;
+
+/// The report without what moves all the time. A change of the rest is told, and heard, at once.
+pub fn significant(report: &Report) -> Report {
+    let mut rest = Report { clock_ms: 0, disk_free: report.disk_free >> DISK_FREE_BITS, ..report.clone() };
+    if rest.promise.is_none() && !rest.clean {
+        rest.lsn = None;
+    }
+    if let Some(receiver) = &mut rest.receiver {
+        receiver.quiet_ms = u64::from(receiver.quiet_ms >= QUIET_MS);
+    }
+    for replica in rest.leading.iter_mut().flat_map(|leading| &mut leading.replicas) {
+        (replica.lsn, replica.silent_ms) = (Lsn(0), 0);
+        replica.lag_bytes >>= LAG_BITS;
+    }
+    rest
 }
 
 /// What the data directory is.
@@ -382,7 +414,8 @@ pub struct Replica {
     /// Flushed there.
     pub lsn: Lsn,
     /// Bytes of WAL that it lacks.
-    pub lag: u64,
+    #[serde(rename = "lag")]
+    pub lag_bytes: u64,
 }
 
 /// A long deed on the data directory.
@@ -412,3 +445,8 @@ pub enum JobKind {
     /// pg_rewind of the old one.
     Rewind,
 }
+
+#[cfg(test)]
+pub(crate) mod released;
+#[cfg(test)]
+mod tests;

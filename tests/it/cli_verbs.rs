@@ -8,7 +8,7 @@ use evenkeel::cli::follow::{Event, Follow};
 use evenkeel::cli::session::Session;
 use evenkeel::cli::{get, kubeconfig};
 use evenkeel::runtime::clock::{Clock as _, SystemClock};
-use evenkeel::store::events::{Happening, Severity};
+use evenkeel::store::events::{NewEvent, Severity};
 use evenkeel::store::objects::Part;
 use expect_test::{Expect, expect};
 use futures::StreamExt as _;
@@ -440,9 +440,9 @@ async fn events_are_those_of_the_object_oldest_first() {
     {
         let about: Value = bench.objects.get(&cluster(name)).await.unwrap().unwrap();
         let at = start + Duration::from_secs(at);
-        let happening =
-            Happening { severity: Severity::Normal, reason: reason.into(), message: format!("{name} {reason}"), at };
-        bench.objects.record_event(&about, &happening).await.unwrap();
+        let new_event =
+            NewEvent { severity: Severity::Normal, reason: reason.into(), message: format!("{name} {reason}"), at };
+        bench.objects.record_event(&about, &new_event).await.unwrap();
     }
     expect![[r#"
         LAST SEEN TYPE REASON OBJECT MESSAGE

@@ -38,7 +38,7 @@ pub(crate) fn bench(test: &str) -> Option<Bench> {
     static IMPORTED: OnceLock<()> = OnceLock::new();
     IMPORTED.get_or_init(import_image);
     USERS.lock().unwrap().0 += 1;
-    let binary = Arc::new(OwnBinary::at(env!("CARGO_BIN_EXE_evenkeel")));
+    let binary = Arc::new(OwnBinary::at(env!("CARGO_BIN_EXE_evenkeel"), evenkeel::CONTAINER_IDENTITY));
     let engine = DockerEngine::connect("local", &local_endpoint().unwrap(), None, binary).unwrap();
     let name = format!("it-{test}-{}", std::process::id());
     Some(Bench { engine, owner: Owner { kind: "EngineTest".into(), namespace: "default".into(), name } })
@@ -278,7 +278,7 @@ async fn start_stop_kill_and_remove_may_each_run_twice() {
     }
     engine.start_container(&spec.name).await.unwrap();
     for _ in 0..2 {
-        engine.kill_container(&spec.name).await.unwrap();
+        engine.stop_container(&spec.name, Duration::ZERO).await.unwrap();
         assert_eq!(bench.states().await, [ContainerState::Exited]);
     }
     engine.start_container(&spec.name).await.unwrap();
@@ -289,13 +289,13 @@ async fn start_stop_kill_and_remove_may_each_run_twice() {
         assert_eq!(bench.states().await, [ContainerState::Running]);
     }
     docker(&["pause", &spec.name]);
-    engine.kill_container(&spec.name).await.unwrap();
+    engine.stop_container(&spec.name, Duration::ZERO).await.unwrap();
     assert_eq!(bench.states().await, [ContainerState::Exited]);
     for _ in 0..2 {
         engine.remove_container(&spec.name).await.unwrap();
         assert_eq!(bench.states().await, []);
     }
-    engine.kill_container(&spec.name).await.unwrap();
+    engine.stop_container(&spec.name, Duration::ZERO).await.unwrap();
     engine.stop_container(&spec.name, Duration::from_secs(1)).await.unwrap();
     assert!(matches!(engine.start_container(&spec.name).await, Err(Error::NotFound { .. })));
 }
@@ -326,20 +326,18 @@ async fn a_taken_port_is_refused_in_dockers_words() {
 #[tokio::test]
 async fn an_image_that_is_nowhere_is_told_by_name() {
     let Some(bench) = bench("image") else { return };
-    assert!(bench.engine.has_image(IMAGE).await.unwrap());
-    bench.engine.ensure_image(IMAGE).await.unwrap();
+    assert!(bench.engine.image(IMAGE).await.unwrap().is_some());
     bench.engine.ensure_network(&bench.network()).await.unwrap();
     // A registry that nobody runs: the answer is the same on every machine.
     let nowhere = "127.0.0.1:1/nosuch:1";
-    assert!(!bench.engine.has_image(nowhere).await.unwrap());
-    let error = bench.engine.ensure_image(nowhere).await.unwrap_err().to_string();
+    assert!(bench.engine.image(nowhere).await.unwrap().is_none());
+    let error = bench.engine.pull_image(nowhere, None).await.unwrap_err().to_string();
     let expected = "Docker host local refused pulling image 127.0.0.1:1/nosuch:1: the registry does not answer the host \
                     (check its network, or put the image on the host by hand): ";
     assert!(error.starts_with(expected) && error.contains("connection refused"), "{error}");
-    assert_eq!(bench.engine.image_progress(nowhere), None);
     let spec = ContainerSpec { image: nowhere.into(), ..bench.container(IDLE) };
     assert!(matches!(bench.engine.create_container(&spec).await, Err(Error::NotFound { .. })));
-    assert!(matches!(bench.engine.ensure_image("no such image").await, Err(Error::Refused { .. })));
+    assert!(matches!(bench.engine.pull_image("no such image", None).await, Err(Error::Refused { .. })));
 }
 
 #[tokio::test]
@@ -364,7 +362,7 @@ async fn a_binary_volume_that_was_left_half_filled_is_filled_again() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), format!("#!/bin/busybox sh\necho {}\n", bench.owner.name)).unwrap();
     let engine = || {
-        let binary = Arc::new(OwnBinary::at(file.path()));
+        let binary = Arc::new(OwnBinary::at(file.path(), &bench.owner.name));
         DockerEngine::connect("local", &local_endpoint().unwrap(), None, binary).unwrap()
     };
     let volume = engine().ensure_binary(IMAGE).await.unwrap();
@@ -402,7 +400,7 @@ async fn a_pruned_binary_volume_is_filled_again_by_the_same_process() {
     let Some(bench) = bench("pruned") else { return };
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), format!("#!/bin/busybox sh\necho {}\n", bench.owner.name)).unwrap();
-    let binary = Arc::new(OwnBinary::at(file.path()));
+    let binary = Arc::new(OwnBinary::at(file.path(), &bench.owner.name));
     let engine = DockerEngine::connect("local", &local_endpoint().unwrap(), None, binary).unwrap();
     let volume = engine.ensure_binary(IMAGE).await.unwrap();
     engine.remove_volume(&volume).await.unwrap();
@@ -416,6 +414,42 @@ async fn a_pruned_binary_volume_is_filled_again_by_the_same_process() {
     assert_eq!(bench.says(&bench.name("1")).await, bench.owner.name);
     bench.engine.remove_container(&bench.name("1")).await.unwrap();
     bench.engine.remove_volume(&volume).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_binary_of_the_same_identity_takes_the_same_volume_and_the_old_one_goes_with_its_last_container() {
+    let Some(bench) = bench("identity") else { return };
+    let family = &bench.owner.name;
+    let program = |words: &str, identity: &str| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), format!("#!/bin/busybox sh\necho {words}\nexec /bin/busybox sleep 100\n")).unwrap();
+        let binary = Arc::new(OwnBinary::at(file.path(), &format!("{family}-{identity}")).in_family(family));
+        (DockerEngine::connect("local", &local_endpoint().unwrap(), None, binary).unwrap(), file)
+    };
+    let volumes = || {
+        let label = format!("label={}={family}", labels::NAMESPACE);
+        docker(&["volume", "ls", "-q", "--filter", &label]).lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (first, _file) = program("one", "a");
+    let old = first.ensure_binary(IMAGE).await.unwrap();
+    let (second, _file) = program("two", "a");
+    assert_eq!(second.ensure_binary(IMAGE).await.unwrap(), old);
+    let mounts = vec![(old.clone(), "/evenkeel".to_owned(), true)];
+    bench.run(&ContainerSpec { volumes: mounts, ..bench.container("exec /evenkeel/evenkeel") }).await;
+    assert_eq!(bench.says(&bench.name("1")).await, "one", "not filled again");
+    let (third, _file) = program("three", "b");
+    let new = third.ensure_binary(IMAGE).await.unwrap();
+    assert_eq!(volumes(), [old.clone(), new.clone()], "the old one is in use");
+    third.remove_container(&bench.name("1")).await.unwrap();
+    within(async {
+        while volumes() != [new.clone()] {
+            tokio::task::spawn_blocking(crate::poll::pause).await.unwrap();
+            // Any removal is a reason to look again.
+            third.remove_container(&bench.name("none")).await.unwrap();
+        }
+    })
+    .await;
+    bench.engine.remove_volume(&new).await.unwrap();
 }
 
 /// A running container with our binary in it.
@@ -504,7 +538,7 @@ async fn a_dial_that_cannot_be_says_why() {
         said("tcp:127.0.0.1:1").await,
         "Docker host local refused dialing tcp:127.0.0.1:1 in container one: cannot connect to tcp:127.0.0.1:1: Connection refused (os error 111)"
     );
-    bench.engine.kill_container(&container).await.unwrap();
+    bench.engine.stop_container(&container, Duration::ZERO).await.unwrap();
     assert!(matches!(bench.engine.dial(&container, "tcp:127.0.0.1:1").await, Err(Error::Conflict { .. })));
     bench.engine.remove_container(&container).await.unwrap();
     assert!(matches!(bench.engine.dial(&container, "tcp:127.0.0.1:1").await, Err(Error::NotFound { .. })));
@@ -518,7 +552,7 @@ async fn a_conversation_ends_when_its_container_is_killed() {
     let Some(bench) = bench("dial-kill") else { return };
     let container = with_binary(&bench, "exec /bin/busybox nc -ll -p 7000 -e /bin/busybox cat").await;
     let mut stream = dial(&bench, &container, "tcp:127.0.0.1:7000").await;
-    bench.engine.kill_container(&container).await.unwrap();
+    bench.engine.stop_container(&container, Duration::ZERO).await.unwrap();
     let mut rest = Vec::new();
     // An end or an error: both tell that it is over.
     let _ = within(stream.read_to_end(&mut rest)).await;

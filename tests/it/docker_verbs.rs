@@ -171,8 +171,8 @@ async fn a_container_that_joins_another_shares_its_localhost_and_its_networks() 
     let error = bench.engine.start_container(&lost.name).await.unwrap_err();
     assert!(matches!(&error, Error::NotFound { message, .. } if message.contains("nowhere")), "{error}");
     // Docker keeps the id of the joined one: another of its name is not joined.
-    bench.engine.kill_container(&joined.name).await.unwrap();
-    bench.engine.kill_container(&holder.name).await.unwrap();
+    bench.engine.stop_container(&joined.name, Duration::ZERO).await.unwrap();
+    bench.engine.stop_container(&holder.name, Duration::ZERO).await.unwrap();
     assert!(matches!(bench.engine.start_container(&joined.name).await, Err(Error::Conflict { .. })));
     bench.engine.remove_container(&holder.name).await.unwrap();
     bench.run(&holder).await;
@@ -195,9 +195,9 @@ async fn a_memory_volume_is_shared_by_those_who_run_and_empty_afterwards() {
         "shared\ntmpfs 1024"
     );
     assert_eq!(bench.engine.list_volumes(&bench.owner).await.unwrap(), [bench.name("mem")]);
-    bench.engine.kill_container(&one.name).await.unwrap();
+    bench.engine.stop_container(&one.name, Duration::ZERO).await.unwrap();
     assert_eq!(bench.exec(&two.name, "/bin/busybox cat /mem/file").await, "shared");
-    bench.engine.kill_container(&two.name).await.unwrap();
+    bench.engine.stop_container(&two.name, Duration::ZERO).await.unwrap();
     bench.engine.start_container(&two.name).await.unwrap();
     assert_eq!(bench.exec(&two.name, "/bin/busybox ls -A /mem").await, "");
 }
@@ -344,7 +344,7 @@ async fn a_command_ends_with_its_code_and_what_it_said() {
             spec.name
         )
     );
-    bench.engine.kill_container(&spec.name).await.unwrap();
+    bench.engine.stop_container(&spec.name, Duration::ZERO).await.unwrap();
     assert!(matches!(run("exit 0").await, Err(Error::Conflict { .. })));
     bench.engine.remove_container(&spec.name).await.unwrap();
     assert!(matches!(run("exit 0").await, Err(Error::NotFound { .. })));
@@ -497,5 +497,4 @@ async fn a_private_image_is_asked_for_with_the_login_whatever_its_letters() {
     use base64::Engine as _;
     let sent = base64::engine::general_purpose::STANDARD.encode(format!("me:{password}"));
     assert!(requests.try_iter().any(|request| request.contains(&format!("Basic {sent}"))));
-    assert_eq!(bench.engine.image_progress(&image), None);
 }

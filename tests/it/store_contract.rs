@@ -52,6 +52,7 @@ contract! {
     a_reader_overtaken_by_compaction_is_told_and_ends
     a_future_revision_cannot_be_watched_from
     all_is_everything_in_order_of_keys
+    what_an_owner_owns_is_found_as_it_is_now
 }
 
 async fn open(folder: &TempDir) -> SqliteStore {
@@ -262,6 +263,33 @@ async fn a_reader_overtaken_by_compaction_is_told_and_ends(store: &impl Store) {
     let error = next(&mut watch).await.unwrap().unwrap_err();
     assert!(matches!(error, Error::Compacted { since: 0, oldest: 299 }), "{error}");
     assert!(next(&mut watch).await.is_none());
+}
+
+async fn what_an_owner_owns_is_found_as_it_is_now(store: &impl Store) {
+    let owned = |uids: &[&str]| {
+        let references: Vec<Value> = uids.iter().map(|uid| json!({"uid": uid})).collect();
+        json!({"metadata": {"ownerReferences": references}})
+    };
+    let found = async |uid: &str| {
+        let found = store.owned_by(uid).await.unwrap();
+        found.iter().map(|(key, value)| format!("{key}@{}", revision_of(value).unwrap())).collect::<Vec<_>>().join(" ")
+    };
+    let (a, b) = (key("toys", "n", "a"), key("secrets", "n", "b"));
+    store.put(&a, Expect::Absent, owned(&["one", "two", "one"])).await.unwrap();
+    store.put(&b, Expect::Absent, owned(&["one"])).await.unwrap();
+    create(store, &key("toys", "n", "free"), "of nobody").await;
+    let odd = json!({"metadata": {"ownerReferences": {"uid": "one"}}});
+    store.put(&key("toys", "n", "odd"), Expect::Absent, odd).await.unwrap();
+    assert_eq!(found("one").await, "secrets/n/b@2 toys/n/a@1");
+    assert_eq!((found("two").await, found("on").await), ("toys/n/a@1".to_owned(), String::new()));
+    store.put(&a, Expect::Revision(1), owned(&["two", "three"])).await.unwrap();
+    assert_eq!((found("one").await, found("three").await), ("secrets/n/b@2".to_owned(), "toys/n/a@5".to_owned()));
+    // A refused write changes nothing.
+    store.put(&a, Expect::Revision(1), owned(&["one"])).await.unwrap_err();
+    store.delete(&b, 2).await.unwrap();
+    assert_eq!((found("one").await, found("two").await), (String::new(), "toys/n/a@5".to_owned()));
+    store.delete(&a, 5).await.unwrap();
+    assert_eq!((found("two").await, found("three").await), (String::new(), String::new()));
 }
 
 async fn a_future_revision_cannot_be_watched_from(store: &impl Store) {

@@ -199,8 +199,8 @@ impl Member {
         let (leader, address, slot) = (self.container.clone(), self.address.clone(), slot.to_owned());
         let slots = ["evenkeel_1", "evenkeel_2"].into_iter().filter(|other| *other != slot);
         let slots = slots.map(str::to_owned).collect();
-        let begun = self.last.begun.clone();
-        Task::Follow(Follow { leader, address, slot, slots, begun, lineage, rewindable })
+        let timeline_terms = self.last.timeline_terms.clone();
+        Task::Follow(Follow { leader, address, slot, slots, timeline_terms, lineage, rewindable })
     }
 }
 

@@ -5,6 +5,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+#[path = "../../operator/identity.rs"]
+mod identity;
+
 /// Which rooms each room may name.
 const ARROWS: [(&str, &[&str]); 8] = [
     ("api", &[]),
@@ -18,7 +21,7 @@ const ARROWS: [(&str, &[&str]); 8] = [
 ];
 
 /// Files that wire the rooms together and may name them all.
-const WIRING: [&str; 2] = ["main.rs", "cli/operator.rs"];
+const WIRING: [&str; 3] = ["main.rs", "inside.rs", "cli/operator.rs"];
 
 /// Files that decide, by their names, in whatever room.
 const DECIDERS: [&str; 23] = [
@@ -70,15 +73,15 @@ const OWNED: [(&str, &str); 3] = [("bollard", "engine"), ("sqlx::sqlite", "store
 /// The longest a file may be.
 const LINES: usize = 800;
 
-struct Source {
+pub(crate) struct Source {
     /// From the folder it was found under, with `/`.
-    name: String,
+    pub(crate) name: String,
     text: String,
 }
 
 impl Source {
     /// Without comments and without the tests at the foot.
-    fn code(&self) -> String {
+    pub(crate) fn code(&self) -> String {
         let is_foot = |(at, _): &(usize, &str)| {
             let after = self.text[*at..].lines().find(|line| !line.starts_with("#["));
             after.is_some_and(|line| line.starts_with("mod "))
@@ -93,7 +96,7 @@ impl Source {
 }
 
 /// All Rust files under a folder of the repository.
-fn sources(folder: &str) -> Vec<Source> {
+pub(crate) fn sources(folder: &str) -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut folders = vec![root.clone()];
     let mut found = Vec::new();
@@ -149,7 +152,7 @@ fn has_word(code: &str, word: &str) -> bool {
 }
 
 /// Fails with all problems at once.
-fn expect_none(rule: &str, problems: Vec<String>) {
+pub(crate) fn expect_none(rule: &str, problems: Vec<String>) {
     assert!(problems.is_empty(), "{rule}:\n  {}", problems.join("\n  "));
 }
 
@@ -174,7 +177,10 @@ fn a_room_names_only_those_its_arrows_point_at() {
 #[test]
 fn every_folder_of_the_operator_is_a_room() {
     let rooms: BTreeSet<String> = sources("operator").iter().map(|source| source.room().to_owned()).collect();
-    let known = ARROWS.iter().map(|(room, _)| (*room).to_owned()).chain(["lib".to_owned(), "main".to_owned()]);
+    let known = ARROWS
+        .iter()
+        .map(|(room, _)| (*room).to_owned())
+        .chain(["lib", "main", "inside", "identity"].map(str::to_owned));
     assert_eq!(rooms, known.collect(), "a new room needs its arrows in this test");
 }
 
@@ -276,10 +282,92 @@ fn no_select_of_the_operator_draws_chance() {
     expect_none("a select! here is biased, so that a simulated run can be repeated (docs/testing.md)", problems);
 }
 
+/// The modules that code names by a path from the crate's root: `a/b` for `crate::a::b::…`, and each of a group.
+fn modules_named(code: &str) -> BTreeSet<String> {
+    let mut named = BTreeSet::new();
+    for root in ["crate::", "evenkeel::"] {
+        for (at, _) in code.match_indices(root) {
+            if code[..at].ends_with(|letter: char| letter.is_alphanumeric() || letter == '_') {
+                continue;
+            }
+            let room = word_at(&code[at + root.len()..]);
+            let Some(rest) = code[at + root.len() + room.len()..].strip_prefix("::") else { continue };
+            let group = rest.strip_prefix('{').and_then(|group| group.split_once('}')).map(|(group, _)| group);
+            for part in group.unwrap_or(rest).split(',').take(if group.is_some() { usize::MAX } else { 1 }) {
+                named.insert(format!("{room}/{}", word_at(part.trim_start())));
+            }
+        }
+    }
+    named
+}
+
+#[test]
+fn the_identity_of_containers_covers_all_that_runs_in_them() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifest = fs::read_to_string(root.join("Cargo.toml")).unwrap();
+    let dependencies = manifest.split("\n[dependencies]\n").nth(1).unwrap().split("\n[").next().unwrap();
+    let names = dependencies.lines().filter_map(|line| line.split_once(" = ")).map(|(name, _)| name);
+    let names: BTreeSet<String> =
+        names.filter(|name| !name.starts_with('#')).map(|name| name.replace('-', "_")).collect();
+    let covered: BTreeSet<String> =
+        identity::CRATES.iter().map(|path| path.split('/').next().unwrap().replace('-', "_")).collect();
+    let is_covered = |module: &str| {
+        let folder =
+            identity::FILES.iter().any(|file| !file.ends_with(".rs") && module.starts_with(&format!("{file}/")));
+        folder || identity::FILES.contains(&format!("{module}.rs").as_str())
+    };
+    let (mut problems, mut used) = (Vec::new(), BTreeSet::new());
+    for (path, code) in identity::sources(&root.join("operator")) {
+        let path = path.strip_prefix(root).unwrap().display().to_string();
+        problems.extend(
+            modules_named(&code)
+                .into_iter()
+                .filter(|module| !is_covered(module))
+                .map(|module| format!("{path} names {module}")),
+        );
+        let in_folder = path.matches('/').count() == 2 && path.starts_with("operator/supervisor/");
+        if code.contains("super::super") || code.contains("super::") && !in_folder {
+            problems.push(format!("{path} names a module by super::; write its path from the crate's root"));
+        }
+        for name in names.iter().filter(|name| {
+            has_word(&code, name) && (code.contains(&format!("{name}::")) || code.contains(&format!("use {name}")))
+        }) {
+            used.insert(name.clone());
+            if !covered.contains(name) {
+                problems.push(format!("{path} names the crate {name}"));
+            }
+        }
+    }
+    problems.extend(covered.difference(&used).map(|name| format!("nothing names the crate {name} any more")));
+    expect_none("operator/identity.rs lists the files and crates that run in containers", problems);
+}
+
+#[test]
+fn another_file_another_crate_and_another_target_are_another_identity() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let lock = fs::read_to_string(root.join("Cargo.lock")).unwrap();
+    let sources = identity::sources(&root.join("operator"));
+    let crates = identity::crates(&lock);
+    let has = |name: &str| crates.iter().any(|found| found.starts_with(&format!("{name} ")));
+    assert!(has("tokio") && has("sqlx-postgres") && !has("bollard") && !has("kube"), "{crates:?}");
+    let now = identity::identity(&sources, &crates, "x");
+    assert_eq!(now, identity::identity(&sources, &identity::crates(&lock), "x"));
+    let newer = lock.replacen("name = \"tokio\"\nversion = \"", "name = \"tokio\"\nversion = \"9", 1);
+    assert_ne!(now, identity::identity(&sources, &identity::crates(&newer), "x"));
+    assert_ne!(now, identity::identity(&sources, &crates, "y"));
+    let mut changed = sources.clone();
+    changed[0].1.push_str("fn other() {}\n");
+    assert_ne!(now, identity::identity(&changed, &crates, "x"));
+    let has_tests = sources.iter().filter(|(_, code)| code.contains("#[test]") || code.contains("//!")).count();
+    assert_eq!(has_tests, 0, "tests and comments do not count");
+}
+
 #[test]
 fn this_test_sees_what_it_looks_for() {
     let named = rooms_named("use crate::{api::{a, store}, engine};\nlet x = crate::kinds::y();");
     assert_eq!(named, ["api", "engine", "kinds"].map(str::to_owned).into());
+    let modules = modules_named("use evenkeel::a::b;\nuse crate::{c};\nuse crate::d::{e, f::g};\nmycrate::h::i()");
+    assert_eq!(modules, ["a/b", "d/e", "d/f"].map(str::to_owned).into());
     assert!(has_word("x.await?", "await") && !has_word("strand(awaited)", "rand"));
     let source =
         Source { name: "kinds/a/plan.rs".into(), text: "fn a() {} // async\n#[cfg(test)]\nmod tests { rand }".into() };

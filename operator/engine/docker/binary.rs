@@ -1,75 +1,72 @@
-//! This program's own binary on a host: a volume named by the binary's hash, filled once through the archive API.
+//! This program itself on a host: a volume named by the identity of what it is in containers, filled once through the archive API.
 //!
-//! The archive API writes only through a container, so a helper is made of any
-//! image at hand; it never starts. The binary goes up first, a marker last: a volume
-//! without the marker was left in the middle and is filled again.
+//! The archive API writes only through a container, so a helper is made of any image at hand; it never starts. The
+//! program goes up first, a marker last: a volume without the marker was left in the middle and is filled again.
+//! Volumes of other identities go when no container uses them any more.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bollard::body_try_stream;
-use bollard::models::{ContainerCreateBody, HostConfig, Mount, MountType};
+use bollard::models::{ContainerCreateBody, HostConfig, Mount, MountType, Volume};
 use bollard::query_parameters::{
-    ContainerArchiveInfoOptionsBuilder, CreateContainerOptionsBuilder, UploadToContainerOptionsBuilder,
+    ContainerArchiveInfoOptionsBuilder, CreateContainerOptionsBuilder, ListVolumesOptionsBuilder,
+    UploadToContainerOptionsBuilder,
 };
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
-use sha2::{Digest, Sha256};
-use tokio::sync::OnceCell;
+use jiff::Timestamp;
 use tokio_util::io::ReaderStream;
 
-use super::super::hash::hex;
 use super::super::{BINARY_DIR, Error, VolumeSpec};
 use super::{ANSWER, DockerEngine};
-use crate::api::labels::Owner;
+use crate::CONTAINER_IDENTITY;
+use crate::api::labels::{self, Owner};
 
 /// Kind in the owner labels of what injection makes; no object of that kind exists.
 const KIND: &str = "Binary";
 const MARKER: &str = ".complete";
-/// Tens of megabytes, to a host that may be far.
+/// Timeout of the upload: tens of megabytes, to a host that may be far.
 const UPLOAD: Duration = Duration::from_secs(300);
-/// Two operators that fill the same volume take the helper away under each other; more often than this is no race.
+/// Attempts at filling. Two operators that fill the same volume remove each other's helper; more failures than this are no race.
 const ATTEMPTS: usize = 3;
+/// Grace for a volume of another identity that nothing uses: another operator on the host may be about to use it.
+const GRACE: Duration = Duration::from_secs(3600);
 
-/// A binary to inject, and its hash once somebody asked.
+/// The program to inject.
 pub struct OwnBinary {
     path: PathBuf,
-    hash: OnceCell<String>,
+    identity: String,
+    /// Volumes of this family and no other are removed when they are old and unused; stands as namespace in their labels.
+    family: String,
+    grace: Duration,
 }
 
 impl OwnBinary {
     /// The running program, even if its file has been replaced since.
     pub fn running() -> Self {
-        Self::at("/proc/self/exe")
+        Self::at("/proc/self/exe", CONTAINER_IDENTITY)
     }
 
-    /// The program at `path`; for tests, whose own binary is another.
-    pub fn at(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), hash: OnceCell::new() }
+    /// The program at `path`, of this identity in containers; for tests, whose own program is another.
+    pub fn at(path: impl Into<PathBuf>, identity: &str) -> Self {
+        Self { path: path.into(), identity: identity.to_owned(), family: String::new(), grace: GRACE }
     }
 
-    /// The first 12 hex digits of its SHA-256.
-    async fn hash(&self) -> std::io::Result<&str> {
-        let hash = self.hash.get_or_try_init(|| async {
-            let path = self.path.clone();
-            tokio::task::spawn_blocking(move || hash_file(&path)).await.map_err(std::io::Error::other)?
-        });
-        hash.await.map(String::as_str)
+    /// With volumes apart from all others, and no grace for old ones; for tests.
+    pub fn in_family(self, family: &str) -> Self {
+        Self { family: family.to_owned(), grace: Duration::ZERO, ..self }
     }
-}
 
-fn hash_file(path: &Path) -> std::io::Result<String> {
-    use std::io::Read as _;
-    let mut file = std::fs::File::open(path)?;
-    let mut digest = Sha256::new();
-    let mut buffer = vec![0; 256 * 1024];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hex(&digest.finalize())[..12].to_owned()),
-            length => digest.update(&buffer[..length]),
-        }
+    fn volume(&self) -> String {
+        format!("evenkeel-bin-{}", self.identity)
+    }
+
+    fn owner(&self) -> Owner {
+        Owner { kind: KIND.to_owned(), namespace: self.family.clone(), name: self.identity.clone() }
     }
 }
 
@@ -78,26 +75,43 @@ pub(super) struct Injection {
     binary: Arc<OwnBinary>,
     /// Held while filling; `true` once this process has seen the volume complete.
     complete: tokio::sync::Mutex<bool>,
+    /// Volumes of other identities are there that could not be removed yet.
+    old_ones_left: AtomicBool,
+    /// The name of the volume while it is known to be complete.
+    volume: std::sync::Mutex<Option<String>>,
 }
 
 impl Injection {
     pub(super) fn new(binary: Arc<OwnBinary>) -> Self {
-        Self { binary, complete: tokio::sync::Mutex::new(false) }
+        Self {
+            binary,
+            complete: tokio::sync::Mutex::new(false),
+            old_ones_left: AtomicBool::new(false),
+            volume: std::sync::Mutex::default(),
+        }
+    }
+
+    /// The name of the volume, if it is known to be complete.
+    pub(super) fn volume(&self) -> Option<String> {
+        self.volume.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    fn set_volume(&self, volume: Option<String>) {
+        *self.volume.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = volume;
     }
 }
 
 impl DockerEngine {
     pub(super) async fn binary_ensured(&self, image: &str) -> Result<String, Error> {
         let doing = "putting the evenkeel binary on it";
-        let hash = self.binary.binary.hash().await.map_err(|error| self.own_file(doing, &error))?;
-        let volume = format!("evenkeel-bin-{hash}");
+        let (volume, owner) = (self.binary.binary.volume(), self.binary.binary.owner());
         let mut complete = self.binary.complete.lock().await;
         // Someone may have pruned it, and Docker would make an empty one in its place.
         if *complete && self.volume_named(&volume, doing).await?.is_some() {
             return Ok(volume);
         }
         *complete = false;
-        let owner = Owner { kind: KIND.to_owned(), namespace: String::new(), name: hash.to_owned() };
+        self.binary.set_volume(None);
         self.volume_ensured(&VolumeSpec { name: volume.clone(), labels: owner.labels() }).await?;
         let mut attempt = 1;
         while let Err(error) = self.fill(&volume, &owner.labels(), image, doing).await {
@@ -107,7 +121,51 @@ impl DockerEngine {
             attempt += 1;
         }
         *complete = true;
+        self.binary.set_volume(Some(volume.clone()));
+        self.remove_old_binaries();
         Ok(volume)
+    }
+
+    /// A container was removed: it may have been the last that used an old volume.
+    pub(super) fn container_gone(&self) {
+        if self.binary.old_ones_left.swap(false, Ordering::Relaxed) {
+            self.remove_old_binaries();
+        }
+    }
+
+    /// Removes volumes of other identities that nothing uses, beside whatever goes on.
+    fn remove_old_binaries(&self) {
+        let engine = self.clone();
+        tokio::spawn(async move {
+            let all_gone = engine.old_binaries_removed().await.unwrap_or_else(|error| {
+                tracing::debug!(host = &*engine.host, %error, "old volumes with the evenkeel binary stay for now");
+                false
+            });
+            engine.binary.old_ones_left.store(!all_gone, Ordering::Relaxed);
+        });
+    }
+
+    /// Whether none is left.
+    async fn old_binaries_removed(&self) -> Result<bool, Error> {
+        let doing = "removing old volumes with the evenkeel binary";
+        let filters = HashMap::from([("label".to_owned(), vec![format!("{}={KIND}", labels::KIND)])]);
+        let options = ListVolumesOptionsBuilder::default().filters(&filters).build();
+        let found = self.call(doing, ANSWER, |docker| docker.list_volumes(Some(options))).await?;
+        let OwnBinary { family, grace, .. } = &*self.binary.binary;
+        let old = others(found.volumes.unwrap_or_default(), family, &self.binary.binary.volume());
+        if old.is_empty() {
+            return Ok(true);
+        }
+        // By the host's own clock, which also dated the volumes.
+        let now = self.call(doing, ANSWER, |docker| docker.info()).await?.system_time;
+        let now: Option<Timestamp> = now.and_then(|now| now.parse().ok());
+        let mut all_gone = true;
+        for (volume, made) in old {
+            let due = made.zip(now).is_some_and(|(made, now)| now.duration_since(made).unsigned_abs() >= *grace);
+            // Docker refuses to remove a volume that a container mounts, running or not.
+            all_gone &= due && self.volume_removed(&volume).await.is_ok();
+        }
+        Ok(all_gone)
     }
 
     async fn fill(
@@ -211,6 +269,13 @@ impl DockerEngine {
     }
 }
 
+/// The volumes of the family but for ours, each with the time when it was made.
+fn others(volumes: Vec<Volume>, family: &str, ours: &str) -> Vec<(String, Option<Timestamp>)> {
+    let of_the_family = |volume: &Volume| volume.labels.get(labels::NAMESPACE).is_some_and(|found| found == family);
+    let volumes = volumes.into_iter().filter(|volume| of_the_family(volume) && volume.name != ours);
+    volumes.map(|volume| (volume.name, volume.created_at.and_then(|made| made.parse().ok()))).collect()
+}
+
 /// A tar header of a file of root's.
 fn header(name: &str, length: u64, mode: u32) -> Bytes {
     let mut header = tar::Header::new_ustar();
@@ -257,10 +322,17 @@ mod tests {
         assert_eq!(tar::Archive::new(archive_of_marker().as_ref()).entries().unwrap().count(), 1);
     }
 
-    #[tokio::test]
-    async fn the_hash_is_that_of_the_content() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "abc").unwrap();
-        assert_eq!(OwnBinary::at(file.path()).hash().await.unwrap(), "ba7816bf8f01");
+    #[test]
+    fn old_volumes_are_those_of_the_family_but_ours() {
+        let volume = |name: &str, family: &str| Volume {
+            name: name.to_owned(),
+            labels: HashMap::from([(labels::NAMESPACE.to_owned(), family.to_owned())]),
+            created_at: Some("2026-11-28T05:00:00+01:00".to_owned()),
+            ..Volume::default()
+        };
+        let volumes =
+            vec![volume("evenkeel-bin-1", ""), volume("evenkeel-bin-2", ""), volume("evenkeel-bin-3", "test")];
+        let made = "2026-11-28T04:00:00Z".parse().ok();
+        assert_eq!(others(volumes, "", "evenkeel-bin-2"), [("evenkeel-bin-1".to_owned(), made)]);
     }
 }

@@ -11,7 +11,7 @@ use bollard::query_parameters::{
 };
 
 use super::super::{ContainerSeen, ContainerState, Error};
-use super::{ANSWER, DockerEngine, owner_filter};
+use super::{ANSWER, DockerEngine, any_owner_filter, owner_filter};
 use crate::api::labels::Owner;
 
 /// Starting a container takes about half a second on an idle host; a loaded one needs longer.
@@ -31,6 +31,20 @@ impl DockerEngine {
         Ok(seen)
     }
 
+    pub(super) async fn containers_of_all(&self) -> Result<BTreeMap<Owner, Vec<ContainerSeen>>, Error> {
+        let options = ListContainersOptionsBuilder::default().all(true).filters(&any_owner_filter()).build();
+        let doing = "listing all containers of ours";
+        let found = self.call(doing, ANSWER, |docker| docker.list_containers(Some(options))).await?;
+        let mut all: BTreeMap<Owner, Vec<ContainerSeen>> = BTreeMap::new();
+        for one in found.into_iter().map(seen) {
+            if let Some(owner) = Owner::from_labels(|key| one.labels.get(key).map(String::as_str)) {
+                all.entry(owner).or_default().push(one);
+            }
+        }
+        all.values_mut().for_each(|list| list.sort_by(|one, other| one.name.cmp(&other.name)));
+        Ok(all)
+    }
+
     pub(super) async fn container_started(&self, name: &str) -> Result<(), Error> {
         self.call(&format!("starting container {name}"), START, |docker| docker.start_container(name, None)).await
     }
@@ -43,17 +57,6 @@ impl DockerEngine {
             .call(&format!("stopping container {name}"), limit, |docker| docker.stop_container(name, Some(options)))
             .await;
         gone_is_done(stopped)
-    }
-
-    pub(super) async fn container_killed(&self, name: &str) -> Result<(), Error> {
-        let options = KillContainerOptionsBuilder::default().signal("SIGKILL").build();
-        let killed = self
-            .call(&format!("killing container {name}"), KILL, |docker| docker.kill_container(name, Some(options)))
-            .await;
-        match gone_is_done(killed) {
-            Err(Error::Conflict { message, .. }) if message.contains("is not running") => Ok(()),
-            other => other,
-        }
     }
 
     pub(super) async fn container_signalled(&self, name: &str, signal: &str) -> Result<(), Error> {
@@ -78,12 +81,14 @@ impl DockerEngine {
         // `v` takes the anonymous volumes of the image's VOLUME lines along; named volumes stay.
         let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
         let removed = self.call(&doing, KILL, |docker| docker.remove_container(name, Some(options))).await;
-        match gone_is_done(removed) {
+        let removed = match gone_is_done(removed) {
             Err(Error::Conflict { message, .. }) if message.contains("already in progress") => {
                 self.until_gone(name, &doing).await
             }
             other => other,
-        }
+        };
+        self.container_gone();
+        removed
     }
 
     /// Somebody else is removing it: done when it is gone.

@@ -18,33 +18,15 @@ const SILENCE: Duration = Duration::from_secs(120);
 /// How often a running pull is summed up in the log.
 const SUMMARY: Duration = Duration::from_secs(5);
 
-/// The pulls under way on one host.
+/// The pulls under way on one host: each image by one at a time.
 #[derive(Default)]
-pub(super) struct Pulls {
-    texts: Mutex<BTreeMap<String, String>>,
-    locks: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
-}
+pub(super) struct Pulls(Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>);
 
 impl Pulls {
-    pub(super) fn progress(&self, image: &str) -> Option<String> {
-        self.texts.lock().unwrap_or_else(PoisonError::into_inner).get(image).cloned()
-    }
-
-    fn say(&self, image: &str, text: String) {
-        self.texts.lock().unwrap_or_else(PoisonError::into_inner).insert(image.to_owned(), text);
-    }
-
     fn lock(&self, image: &str) -> Arc<tokio::sync::Mutex<()>> {
-        self.locks.lock().unwrap_or_else(PoisonError::into_inner).entry(image.to_owned()).or_default().clone()
-    }
-}
-
-/// Takes the progress text away however the pull ends.
-struct Talking<'a>(&'a Pulls, &'a str);
-
-impl Drop for Talking<'_> {
-    fn drop(&mut self) {
-        self.0.texts.lock().unwrap_or_else(PoisonError::into_inner).remove(self.1);
+        let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+        locks.entry(image.to_owned()).or_default().clone()
     }
 }
 
@@ -68,15 +50,6 @@ impl DockerEngine {
         self.image_seen(image).await.map(|found| found.is_some())
     }
 
-    pub(super) async fn image_ensured(&self, image: &str) -> Result<(), Error> {
-        let lock = self.pulls.lock(image);
-        let _one_pull_at_a_time = lock.lock().await;
-        if self.image_present(image).await? {
-            return Ok(());
-        }
-        self.pull(image, None).await
-    }
-
     pub(super) async fn image_pulled(&self, image: &str, login: Option<&RegistryLogin>) -> Result<(), Error> {
         let lock = self.pulls.lock(image);
         let _one_pull_at_a_time = lock.lock().await;
@@ -95,8 +68,6 @@ impl DockerEngine {
         let host = &*self.host;
         tracing::info!(host, image, "pulling the image");
         let mut progress = Progress::default();
-        self.pulls.say(image, progress.to_string());
-        let _until_done = Talking(&self.pulls, image);
         let mut options = CreateImageOptionsBuilder::default().from_image(image);
         if !has_tag(image) {
             // Without a tag Docker would pull every one there is.
@@ -119,8 +90,7 @@ impl DockerEngine {
                         if let Some(change) = progress.take(&report) {
                             tracing::debug!(host, image, "{change}");
                         }
-                        self.pulls.say(image, progress.to_string());
-                    }
+                                    }
                 },
                 _ = summary.tick() => {
                     let text = progress.to_string();

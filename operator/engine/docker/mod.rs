@@ -29,8 +29,8 @@ use tokio::sync::OnceCell;
 
 use self::transport::Transport;
 use super::{
-    ContainerSeen, ContainerSpec, Conversation, Engine, Error, EventHint, ExecRequest, ExecResult, ExecSession, File,
-    HostInfo, ImageSeen, LogOptions, NetworkSeen, NetworkSpec, Outputs, RegistryLogin, VolumeSpec,
+    ContainerSeen, ContainerSpec, Conversation, Engine, Error, EventHint, Everything, ExecRequest, ExecResult,
+    ExecSession, File, HostInfo, ImageSeen, LogOptions, NetworkSeen, NetworkSpec, Outputs, RegistryLogin, VolumeSpec,
 };
 use crate::api::docker_host::Endpoint;
 use crate::api::labels::{self, Owner};
@@ -95,6 +95,11 @@ fn owner_filter(owner: &Owner) -> HashMap<String, Vec<String>> {
     HashMap::from([("label".to_owned(), owner.labels().iter().map(|(key, value)| format!("{key}={value}")).collect())])
 }
 
+/// Docker's filter for everything that has an owner.
+fn any_owner_filter() -> HashMap<String, Vec<String>> {
+    HashMap::from([("label".to_owned(), vec![labels::KIND.to_owned()])])
+}
+
 /// The labels that name the owner, as far as they are there, in words.
 fn owner_in_words(found: Option<&HashMap<String, String>>) -> String {
     let owner = found.and_then(|found| Owner::from_labels(|key| found.get(key).map(String::as_str)));
@@ -123,6 +128,11 @@ impl Engine for DockerEngine {
     async fn list_volumes(&self, owner: &Owner) -> Result<Vec<String>, Error> {
         self.volumes_of(owner).await
     }
+    async fn list_all(&self) -> Result<Everything, Error> {
+        let (containers, volumes, networks) =
+            tokio::try_join!(self.containers_of_all(), self.volumes_of_all(), self.networks_of_all())?;
+        Ok(Everything { containers, volumes, networks })
+    }
     async fn network(&self, name: &str) -> Result<Option<NetworkSeen>, Error> {
         self.network_named(name).await
     }
@@ -138,17 +148,11 @@ impl Engine for DockerEngine {
     async fn remove_volume(&self, name: &str) -> Result<(), Error> {
         self.volume_removed(name).await
     }
-    async fn has_image(&self, image: &str) -> Result<bool, Error> {
-        self.image_present(image).await
-    }
-    async fn ensure_image(&self, image: &str) -> Result<(), Error> {
-        self.image_ensured(image).await
-    }
-    fn image_progress(&self, image: &str) -> Option<String> {
-        self.pulls.progress(image)
-    }
     async fn ensure_binary(&self, image: &str) -> Result<String, Error> {
         self.binary_ensured(image).await
+    }
+    fn binary(&self) -> Option<String> {
+        self.binary.volume()
     }
     async fn create_container(&self, spec: &ContainerSpec) -> Result<(), Error> {
         self.container_created(spec).await
@@ -158,9 +162,6 @@ impl Engine for DockerEngine {
     }
     async fn stop_container(&self, name: &str, timeout: Duration) -> Result<(), Error> {
         self.container_stopped(name, timeout).await
-    }
-    async fn kill_container(&self, name: &str) -> Result<(), Error> {
-        self.container_killed(name).await
     }
     async fn unpause_container(&self, name: &str) -> Result<(), Error> {
         self.container_unpaused(name).await
@@ -210,12 +211,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_owner_is_the_same_when_only_its_uid_differs() {
+    fn an_owner_is_the_same_when_only_other_labels_differ() {
         let owner = Owner { kind: "PostgresCluster".into(), namespace: "default".into(), name: "db".into() };
         let wanted: BTreeMap<_, _> =
-            owner.labels().into_iter().chain([(labels::UID.to_owned(), "new".to_owned())]).collect();
+            owner.labels().into_iter().chain([(labels::MEMBER.to_owned(), "new".to_owned())]).collect();
         let found: HashMap<_, _> =
-            owner.labels().into_iter().chain([(labels::UID.to_owned(), "old".to_owned())]).collect();
+            owner.labels().into_iter().chain([(labels::MEMBER.to_owned(), "old".to_owned())]).collect();
         assert!(same_owner(&wanted, Some(&found)));
         assert!(!same_owner(&wanted, None));
         assert_eq!(owner_in_words(Some(&found)), "it belongs to PostgresCluster default/db");

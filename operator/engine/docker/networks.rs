@@ -5,14 +5,14 @@
 //! removed, and the real one is made with that subnet. Fixed addresses come from the
 //! lower half; what Docker hands out by itself comes from the upper.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 
 use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest, NetworkInspect};
 use bollard::query_parameters::ListNetworksOptionsBuilder;
 
 use super::super::{Error, NetworkSeen, NetworkSpec};
-use super::{ANSWER, DockerEngine, owner_in_words, same_owner};
+use super::{ANSWER, DockerEngine, any_owner_filter, owner_in_words, same_owner};
 
 /// Another program may take the subnet between probe and network; that it does so again and again means the pool is full.
 const ATTEMPTS: usize = 5;
@@ -34,6 +34,17 @@ impl DockerEngine {
             None => Ok(None),
             Some(network) => self.seen(name, &doing, &network).map(Some),
         }
+    }
+
+    pub(super) async fn networks_of_all(&self) -> Result<BTreeMap<String, NetworkSeen>, Error> {
+        let options = ListNetworksOptionsBuilder::default().filters(&any_owner_filter()).build();
+        let doing = "listing all networks of ours";
+        let found = self.call(doing, ANSWER, |docker| docker.list_networks(Some(options))).await?;
+        let seen = |network: bollard::models::Network| {
+            let (name, subnet) = (network.name?, subnet_of(network.ipam.as_ref())?);
+            Some((name.clone(), NetworkSeen { name, subnet }))
+        };
+        Ok(found.into_iter().filter_map(seen).collect())
     }
 
     fn seen(&self, name: &str, doing: &str, network: &NetworkInspect) -> Result<NetworkSeen, Error> {

@@ -6,7 +6,7 @@ use bollard::models::{Volume, VolumeCreateRequest};
 use bollard::query_parameters::{ListVolumesOptionsBuilder, RemoveVolumeOptions};
 
 use super::super::{Error, VolumeSpec};
-use super::{ANSWER, DockerEngine, owner_filter, owner_in_words, same_owner};
+use super::{ANSWER, DockerEngine, any_owner_filter, owner_filter, owner_in_words, same_owner};
 use crate::api::labels::Owner;
 
 impl DockerEngine {
@@ -17,6 +17,20 @@ impl DockerEngine {
         let mut names: Vec<_> = found.volumes.unwrap_or_default().into_iter().map(|volume| volume.name).collect();
         names.sort();
         Ok(names)
+    }
+
+    pub(super) async fn volumes_of_all(&self) -> Result<BTreeMap<Owner, Vec<String>>, Error> {
+        let options = ListVolumesOptionsBuilder::default().filters(&any_owner_filter()).build();
+        let doing = "listing all volumes of ours";
+        let found = self.call(doing, ANSWER, |docker| docker.list_volumes(Some(options))).await?;
+        let mut all: BTreeMap<Owner, Vec<String>> = BTreeMap::new();
+        for volume in found.volumes.unwrap_or_default() {
+            if let Some(owner) = Owner::from_labels(|key| volume.labels.get(key).map(String::as_str)) {
+                all.entry(owner).or_default().push(volume.name);
+            }
+        }
+        all.values_mut().for_each(|list| list.sort());
+        Ok(all)
     }
 
     /// The volume of exactly this name.

@@ -6,11 +6,14 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, PodSpec, Volume};
 
-use super::{Fill, Make, PreStop, name, namespace, owner};
+use super::{Make, name, namespace, owner};
 use crate::api::deployment::{Deployment, Pod, Revision};
 use crate::api::deployment_rules::PIDS;
+use crate::api::hash::short_hash_of_json;
 use crate::api::{labels, quantity};
 use crate::engine::{Attachment, BINARY, BINARY_DIR, ContainerSpec, Mount, MountSource, Security};
+use crate::kinds::containers::inputs::{config_map, secret};
+use crate::kinds::containers::{EnvSource, Fill, InputRef, PreStop};
 use crate::kinds::network_of;
 
 /// Docker's name for one CPU's share.
@@ -19,63 +22,6 @@ const SHARES: i64 = 1024;
 const GRACE_SECONDS: i64 = 30;
 /// Where the sandbox has the volumes that hold files.
 const VOLUMES: &str = "/volumes";
-
-/// An environment variable (or several) that does not stand in the template.
-#[derive(Debug, Clone, PartialEq)]
-pub enum EnvSource {
-    /// As it is; `$(NAME)` refers to one before it.
-    Value {
-        /// The variable.
-        name: String,
-        /// Its value.
-        value: String,
-    },
-    /// A key of a Secret or ConfigMap.
-    Key {
-        /// The variable.
-        name: String,
-        /// Which object.
-        input: InputRef,
-        /// Which key of it.
-        key: String,
-        /// May be missing.
-        optional: bool,
-    },
-    /// All keys of a Secret or ConfigMap.
-    All {
-        /// Put before each key.
-        prefix: String,
-        /// Which object.
-        input: InputRef,
-        /// May be missing.
-        optional: bool,
-    },
-}
-
-/// A Secret or ConfigMap of the namespace.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct InputRef {
-    /// `secrets` or `configmaps`.
-    pub resource: &'static str,
-    /// Its name.
-    pub name: String,
-}
-
-impl std::fmt::Display for InputRef {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}", if self.resource == "secrets" { "Secret" } else { "ConfigMap" }, self.name)
-    }
-}
-
-/// A Secret of that name.
-pub fn secret(name: &str) -> InputRef {
-    InputRef { resource: "secrets", name: name.to_owned() }
-}
-
-/// A ConfigMap of that name.
-pub fn config_map(name: &str) -> InputRef {
-    InputRef { resource: "configmaps", name: name.to_owned() }
-}
 
 /// The containers of one pod, in the order in which they are made.
 #[derive(Debug, Clone, PartialEq)]
@@ -387,7 +333,7 @@ impl Builder<'_> {
                 ("o".to_owned(), format!("addr={},{address}", nfs.server)),
             ]);
             // The options of a volume never change, so other options are another volume.
-            let name = format!("evenkeel-nfs-{}", super::revisions::hash_of(&options));
+            let name = format!("evenkeel-nfs-{}", short_hash_of_json(&options, 10));
             MountSource::Volume { name, options, labels: BTreeMap::new() }
         } else {
             let claim = volume.persistent_volume_claim.as_ref()?;

@@ -1,22 +1,16 @@
-//! Secrets and ConfigMaps that pods use: whether they are there and how they differ, and at the last moment what is in them.
+//! Secrets and ConfigMaps that pods use: whether they are there and how they differ.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use k8s_openapi::api::core::v1::{KeyToPath, PodSpec, PodTemplateSpec, Volume};
-use serde_json::Value;
-use sha2::{Digest, Sha256};
+use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec};
 
-use super::blueprint::{self, EnvSource, InputRef};
+use super::blueprint;
 use crate::api::endpoints::private_network;
-use crate::api::failure::{Class, Failure};
-use crate::engine::{File, RegistryLogin};
+use crate::api::hash::short_hash_of_parts;
+use crate::kinds::containers::InputRef;
+use crate::kinds::containers::inputs::{contents, object};
+use crate::store::Error;
 use crate::store::objects::Objects;
-use crate::store::{Error, Key};
-
-/// Permissions of files unless the volume says otherwise.
-const FILE_MODE: i32 = 0o644;
 
 /// What is known of Secrets and ConfigMaps, without what is in them.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -67,206 +61,17 @@ impl Inputs {
     }
 }
 
-async fn object(objects: &Objects, namespace: &str, input: &InputRef) -> Result<Option<Value>, Error> {
-    let (namespace, name) = (namespace.to_owned(), input.name.clone());
-    objects.get(&Key { resource: input.resource.to_owned(), namespace, name }).await
-}
-
 /// Reads those that are there.
 pub async fn read(objects: &Objects, namespace: &str, used: BTreeSet<InputRef>) -> Result<Inputs, Error> {
     let mut known = BTreeMap::new();
     for input in used {
         let Some(value) = object(objects, namespace, &input).await? else { continue };
         let contents = contents(&value);
-        let mut digest = Sha256::new();
-        for (key, bytes) in &contents {
-            for part in [key.as_bytes(), bytes] {
-                digest.update((part.len() as u64).to_le_bytes());
-                digest.update(part);
-            }
-        }
-        let hash = digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let hash = short_hash_of_parts(contents.iter().flat_map(|(key, bytes)| [key.as_bytes(), bytes]), 16);
         let owners = value["metadata"]["ownerReferences"].as_array().into_iter().flatten();
         let mut owners = owners.filter_map(|owner| Some((owner["kind"].as_str()?, owner["name"].as_str()?)));
         let network = owners.find_map(|(kind, name)| private_network(kind, namespace, name));
         known.insert(input, Input { hash, keys: contents.into_keys().collect(), network });
     }
     Ok(Inputs(known))
-}
-
-/// What is in a Secret or ConfigMap, by key.
-fn contents(value: &Value) -> BTreeMap<String, Vec<u8>> {
-    let secret = value["kind"] == "Secret";
-    let mut all = BTreeMap::new();
-    for (field, encoded) in [("data", secret), ("binaryData", true)] {
-        for (key, text) in value[field].as_object().into_iter().flatten() {
-            let text = text.as_str().unwrap_or_default();
-            let bytes = if encoded { BASE64.decode(text).unwrap_or_default() } else { text.as_bytes().to_vec() };
-            all.insert(key.clone(), bytes);
-        }
-    }
-    all
-}
-
-/// The environment, put together.
-pub async fn environment(
-    objects: &Objects,
-    namespace: &str,
-    sources: &[EnvSource],
-) -> Result<BTreeMap<String, String>, Failure> {
-    let mut env: BTreeMap<String, String> = BTreeMap::new();
-    for source in sources {
-        match source {
-            EnvSource::Value { name, value } => {
-                let value = expand(value, &env);
-                env.insert(name.clone(), value);
-            }
-            EnvSource::Key { name, input, key, optional } => {
-                let found = object(objects, namespace, input).await?;
-                let value = found.as_ref().map(contents).and_then(|mut contents| contents.remove(key));
-                match value {
-                    Some(value) => drop(env.insert(name.clone(), text(value))),
-                    None if *optional => {}
-                    None => return Err(gone(input)),
-                }
-            }
-            EnvSource::All { prefix, input, optional } => match object(objects, namespace, input).await? {
-                Some(value) => {
-                    let all = contents(&value).into_iter();
-                    env.extend(all.map(|(key, value)| (format!("{prefix}{key}"), text(value))));
-                }
-                None if *optional => {}
-                None => return Err(gone(input)),
-            },
-        }
-    }
-    Ok(env)
-}
-
-fn text(bytes: Vec<u8>) -> String {
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// It was there when that was decided.
-fn gone(input: &InputRef) -> Failure {
-    Failure::new(Class::Conflict, format!("{input} changed meanwhile"))
-}
-
-/// `$(NAME)` is the variable's value, `$$` a dollar; what is not known stays.
-fn expand(value: &str, env: &BTreeMap<String, String>) -> String {
-    let mut out = String::new();
-    let mut rest = value;
-    while let Some(at) = rest.find('$') {
-        out.push_str(&rest[..at]);
-        rest = &rest[at..];
-        let name = rest.strip_prefix("$(").and_then(|inner| inner.split_once(')'));
-        match name.and_then(|(name, after)| Some((env.get(name)?, after))) {
-            Some((known, after)) => {
-                out.push_str(known);
-                rest = after;
-            }
-            None => {
-                out.push('$');
-                rest = rest.strip_prefix("$$").unwrap_or(&rest[1..]);
-            }
-        }
-    }
-    out + rest
-}
-
-/// The files of a volume from a Secret or ConfigMap.
-pub async fn files(objects: &Objects, namespace: &str, volume: &Volume) -> Result<Vec<File>, Failure> {
-    let (input, items, mode, optional) = if let Some(secret) = &volume.secret {
-        let name = secret.secret_name.as_deref().unwrap_or_default();
-        (blueprint::secret(name), &secret.items, secret.default_mode, secret.optional)
-    } else if let Some(map) = &volume.config_map {
-        (blueprint::config_map(&map.name), &map.items, map.default_mode, map.optional)
-    } else {
-        return Ok(Vec::new());
-    };
-    let contents = match object(objects, namespace, &input).await? {
-        Some(value) => contents(&value),
-        None if optional == Some(true) => BTreeMap::new(),
-        None => return Err(gone(&input)),
-    };
-    let mode = |own: Option<i32>| u32::try_from(own.or(mode).unwrap_or(FILE_MODE)).unwrap_or_default() & 0o7777;
-    let file = |path: String, mode: u32, bytes: Vec<u8>| File { path, mode, owner: (0, 0), bytes };
-    let Some(items) = items.as_ref().filter(|items| !items.is_empty()) else {
-        return Ok(contents.into_iter().map(|(key, bytes)| file(key, mode(None), bytes)).collect());
-    };
-    let chosen = |item: &KeyToPath| {
-        let bytes = contents.get(&item.key).cloned()?;
-        Some(file(item.path.clone(), mode(item.mode), bytes))
-    };
-    Ok(items.iter().filter_map(chosen).collect())
-}
-
-/// The login for an image's registry, from Secrets of type `kubernetes.io/dockerconfigjson`.
-pub async fn login(
-    objects: &Objects,
-    namespace: &str,
-    secrets: &[String],
-    image: &str,
-) -> Result<Option<RegistryLogin>, Failure> {
-    let server = registry_of(image);
-    for name in secrets {
-        let Some(secret) = object(objects, namespace, &blueprint::secret(name)).await? else {
-            return Err(Failure::new(
-                Class::Transient,
-                format!("imagePullSecrets: Secret {name} is not there; create it"),
-            ));
-        };
-        let config = contents(&secret).remove(".dockerconfigjson").unwrap_or_default();
-        let config: Value = serde_json::from_slice(&config).unwrap_or_default();
-        for (known, entry) in config["auths"].as_object().into_iter().flatten() {
-            let host = known.trim_start_matches("https://").trim_start_matches("http://");
-            if host.split('/').next() != Some(server) {
-                continue;
-            }
-            let auth = entry["auth"].as_str().and_then(|auth| BASE64.decode(auth).ok()).map(text);
-            let pair = auth.as_deref().and_then(|auth| auth.split_once(':'));
-            let own = |field: &str| entry[field].as_str().map(str::to_owned);
-            let username = own("username").or(pair.map(|(name, _)| name.to_owned())).unwrap_or_default();
-            let password = own("password").or(pair.map(|(_, word)| word.to_owned())).unwrap_or_default();
-            return Ok(Some(RegistryLogin { server: known.clone(), username, password }));
-        }
-    }
-    Ok(None)
-}
-
-/// The registry that an image reference names; Docker's own if none.
-fn registry_of(image: &str) -> &str {
-    match image.split_once('/') {
-        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,
-        _ => "index.docker.io",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn variables_refer_to_those_before_them() {
-        let env = BTreeMap::from([("A".to_owned(), "1".to_owned())]);
-        assert_eq!(expand("x$(A)y$(B)$$z$", &env), "x1y$(B)$z$");
-    }
-
-    #[test]
-    fn secrets_are_base64_and_config_maps_are_not() {
-        let secret = json!({"kind": "Secret", "data": {"a": "eA=="}});
-        let map = json!({"kind": "ConfigMap", "data": {"a": "eA=="}, "binaryData": {"b": "eA=="}});
-        assert_eq!(contents(&secret)["a"], b"x");
-        assert_eq!((contents(&map)["a"].as_slice(), contents(&map)["b"].as_slice()), (&b"eA=="[..], &b"x"[..]));
-    }
-
-    #[test]
-    fn an_image_names_its_registry_or_means_dockers() {
-        assert_eq!(registry_of("quay.example/a/b:1"), "quay.example");
-        assert_eq!(registry_of("localhost/a"), "localhost");
-        assert_eq!(registry_of("library/nginx:1"), "index.docker.io");
-        assert_eq!(registry_of("nginx"), "index.docker.io");
-    }
 }

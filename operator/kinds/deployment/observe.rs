@@ -1,63 +1,58 @@
 //! One snapshot of a Deployment: a list of its containers from each host, what probes and jobs brought, who routes to it.
-//! Reads only, judges nothing. Of a Deployment that is settled, one list from each host is all that is asked of Docker.
+//! Reads only, judges nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use futures::future::join_all;
-
-use super::{BalancerSeen, Controller, HostSeen, Observed, blueprint, inputs, name, namespace, owner};
+use super::{BalancerSeen, DeploymentKind, HostSeen, Observed, blueprint, inputs, name, namespace, owner};
 use crate::api::deployment::Deployment;
 use crate::api::docker_host::DockerHost;
 use crate::api::failure::Failure;
 use crate::api::load_balancer::{Backend, LoadBalancer, ServerState};
-use crate::kinds::fact::Fact;
+use crate::kinds::containers::{DockerSeen, InputRef, Needs};
+use crate::kinds::network_of;
 
 /// Reads everything.
-pub(super) async fn observe(controller: &Controller, object: &Deployment) -> Result<Observed, Failure> {
+pub(super) async fn observe(controller: &DeploymentKind, object: &Deployment) -> Result<Observed, Failure> {
     let owner = owner(object);
     let subject = (namespace(object).to_owned(), name(object).to_owned());
     let (declared, _) = controller.objects.list::<DockerHost>("dockerhosts.evenkeel.dev", None).await?;
-    let reads = declared.iter().map(|host| {
+    let names = declared.iter().map(|host| host.metadata.name.clone().unwrap_or_default());
+    let needs = Needs { images: images(object), networks: [network_of(&subject.0)].into() };
+    let mut seen = controller.docker.observe(&owner, names, &needs).await;
+    let host = |host: &DockerHost| {
         let name = host.metadata.name.clone().unwrap_or_default();
-        let owner = owner.clone();
-        async move {
-            let containers = match controller.hosts.get(&name) {
-                Ok(engine) => Fact::from(engine.list_containers(&owner).await),
-                Err(error) => Fact::Unknown(error.to_string()),
-            };
-            let seen = HostSeen {
-                labels: host.spec.labels.clone(),
-                failure_domain: host.spec.failure_domain.clone().unwrap_or_else(|| name.clone()),
-                schedulable: !host.spec.unschedulable && host.metadata.deletion_timestamp.is_none(),
-                containers,
-            };
-            (name, seen)
-        }
-    });
-    let hosts: BTreeMap<String, HostSeen> = join_all(reads).await.into_iter().collect();
-    controller.prober.keep(object, &hosts);
-    let deleting = object.metadata.deletion_timestamp.is_some();
-    let mut volumes = BTreeMap::new();
-    for host in hosts.keys().filter(|_| deleting) {
-        let read = match controller.hosts.get(host) {
-            Ok(engine) => Fact::from(engine.list_volumes(&owner).await.map(|names| names.into_iter().collect())),
-            Err(error) => Fact::Unknown(error.to_string()),
+        let seen = HostSeen {
+            labels: host.spec.labels.clone(),
+            failure_domain: host.spec.failure_domain.clone().unwrap_or_else(|| name.clone()),
+            schedulable: !host.spec.unschedulable && host.metadata.deletion_timestamp.is_none(),
+            docker: seen.remove(&name).unwrap_or_else(|| DockerSeen::unknown("it was not asked")),
         };
-        volumes.insert(host.clone(), read);
-    }
+        (name, seen)
+    };
+    let hosts: BTreeMap<String, HostSeen> = declared.iter().map(host).collect();
+    controller.prober.keep(object, &hosts);
     Ok(Observed {
         inputs: inputs::read(&controller.objects, &subject.0, used(object)).await?,
-        probes: controller.prober.found(&subject),
-        jobs: controller.jobs.seen(&subject),
+        probes: controller.prober.found(&owner),
+        work: controller.docker.work(&owner),
         balancers: balancers(controller, &subject).await?,
         hosts,
-        volumes,
     })
 }
 
+/// The images of the template and of all revisions that are kept, as they are named and as they were resolved.
+fn images(object: &Deployment) -> BTreeSet<String> {
+    let kept = object.status.iter().filter_map(|status| status.decisions.as_ref()).flat_map(|d| &d.revisions);
+    let resolved = kept.clone().flat_map(|revision| revision.images.values().cloned());
+    let templates = kept.map(|revision| &revision.template).chain([&object.spec.template]);
+    let specs = templates.filter_map(|template| template.spec.as_ref());
+    let containers = specs.flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
+    resolved.chain(containers.filter_map(|container| container.image.clone())).collect()
+}
+
 /// The Secrets and ConfigMaps of the template and of all revisions that are kept.
-fn used(object: &Deployment) -> BTreeSet<blueprint::InputRef> {
+fn used(object: &Deployment) -> BTreeSet<InputRef> {
     let kept = object.status.iter().filter_map(|status| status.decisions.as_ref()).flat_map(|d| &d.revisions);
     let templates = kept.map(|revision| &revision.template).chain([&object.spec.template]);
     templates
@@ -67,7 +62,7 @@ fn used(object: &Deployment) -> BTreeSet<blueprint::InputRef> {
 }
 
 /// Balancers of the namespace that are at work and route to it.
-async fn balancers(controller: &Controller, subject: &(String, String)) -> Result<Vec<BalancerSeen>, Failure> {
+async fn balancers(controller: &DeploymentKind, subject: &(String, String)) -> Result<Vec<BalancerSeen>, Failure> {
     let (all, _) = controller.objects.list::<LoadBalancer>("loadbalancers.evenkeel.dev", Some(&subject.0)).await?;
     Ok(all.iter().filter_map(|object| balancer(object, &subject.1)).collect())
 }

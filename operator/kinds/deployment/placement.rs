@@ -4,21 +4,25 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::PodSpec;
 
-use super::{JobSeen, Observed, blueprint};
-use crate::api::deployment::{Decisions, Deployment};
+use super::{Observed, blueprint};
+use crate::api::deployment::Decisions;
+use crate::engine::ImageSeen;
+use crate::kinds::containers::{Work, WorkSeen};
+use crate::runtime::companions::Heard;
 
 /// Hosts that new pods of this template may be placed on, by name.
-pub fn eligible<'a>(_object: &Deployment, observed: &'a Observed, spec: &PodSpec) -> Vec<&'a str> {
+pub fn eligible<'a>(observed: &'a Observed, spec: &PodSpec) -> Vec<&'a str> {
     let wanted = spec.node_selector.clone().unwrap_or_default();
     let fits = |labels: &BTreeMap<String, String>| wanted.iter().all(|(key, value)| labels.get(key) == Some(value));
     let hosts = observed.hosts.iter();
-    let good = hosts.filter(|(_, host)| host.schedulable && host.containers.known().is_some() && fits(&host.labels));
+    let good =
+        hosts.filter(|(_, host)| host.schedulable && host.docker.containers.known().is_some() && fits(&host.labels));
     good.map(|(name, _)| name.as_str()).collect()
 }
 
 /// The host for one more pod: in the failure domain with the fewest pods, and there on the host with the fewest.
-pub fn choose(object: &Deployment, observed: &Observed, d: &Decisions, spec: &PodSpec) -> Option<String> {
-    let mut eligible = eligible(object, observed, spec);
+pub fn choose(observed: &Observed, d: &Decisions, spec: &PodSpec) -> Option<String> {
+    let mut eligible = eligible(observed, spec);
     if blueprint::has_host_port(spec) {
         // Those on their way out hold it too.
         eligible.retain(|host| !d.pods.iter().any(|pod| pod.host == *host));
@@ -43,7 +47,7 @@ pub fn choose(object: &Deployment, observed: &Observed, d: &Decisions, spec: &Po
 pub fn nowhere(observed: &Observed, spec: &PodSpec) -> String {
     let count = observed.hosts.len();
     let closed = observed.hosts.values().filter(|host| !host.schedulable).count();
-    let silent = observed.hosts.values().filter(|host| host.containers.known().is_none()).count();
+    let silent = observed.hosts.values().filter(|host| host.docker.containers.known().is_none()).count();
     let selector = spec.node_selector.clone().unwrap_or_default();
     let wanted: Vec<_> = selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
     if blueprint::has_host_port(spec) && closed + silent < count {
@@ -53,38 +57,26 @@ pub fn nowhere(observed: &Observed, spec: &PodSpec) -> String {
     format!("no host will take it: {count} declared, {closed} unschedulable, {silent} not answering{labels}")
 }
 
-/// The key of the job that gets an image onto a host.
-pub fn image_job(host: &str, image: &str) -> String {
-    format!("image {host} {image}")
+/// The pull of an image onto a host for a revision.
+pub fn pull<'a>(work: &'a WorkSeen, host: &str, image: &str, revision: &str) -> Option<&'a Heard<()>> {
+    let (host, image, revision) = (host.to_owned(), image.to_owned(), revision.to_owned());
+    work.get(&Work::Image { host, image, revision })
 }
 
-/// The image that a job's key names.
-pub fn image_of_job(key: &str) -> Option<&str> {
-    key.strip_prefix("image ")?.split_once(' ').map(|(_, image)| image)
+/// The image on a host, if it is known to be there.
+pub fn image<'a>(observed: &'a Observed, host: &str, image: &str) -> Option<&'a ImageSeen> {
+    observed.hosts.get(host)?.docker.images.known()?.get(image)
 }
 
-/// The key of the job that puts our binary onto a host.
-pub fn binary_job(host: &str) -> String {
-    format!("binary {host}")
-}
-
-/// The key of the job that stops containers.
-pub fn stop_job(container: &str) -> String {
-    format!("stop {container}")
-}
-
-/// Whether a job is to be begun.
-pub fn due(job: Option<&JobSeen>) -> bool {
-    matches!(job, None | Some(JobSeen::Failed { retry: true, .. }))
-}
-
-/// Whether the image, resolved from `tag`, is on the host.
-pub fn has_image(observed: &Observed, host: &str, exact: &str, tag: &str) -> bool {
-    let brought = |image: &str| match observed.jobs.get(&image_job(host, image)) {
-        Some(JobSeen::Done(references)) => references.split(',').any(|reference| reference == exact),
-        _ => false,
-    };
-    brought(exact) || brought(tag)
+/// Why this image cannot be had on a host though nothing failed: only another image of its tag is there, or it is not
+/// there and must not be pulled.
+pub fn unobtainable(observed: &Observed, host: &str, exact: &str, tag: &str, policy: Option<&str>) -> Option<String> {
+    let there = image(observed, host, tag).is_some();
+    if there && !exact.contains('@') && image(observed, host, exact).is_none() {
+        return Some(format!("image {tag} on {host} is another one than {exact}"));
+    }
+    let never = policy == Some("Never") && !there;
+    never.then(|| format!("image {tag} is not on the host, and it must not be pulled; put it there"))
 }
 
 /// What to ask for so as to get an image that was resolved from `tag`: a registry knows digests, but nobody knows the id

@@ -12,9 +12,10 @@ use super::{Observed, Step, annotation, blueprint, namespace, placement, status}
 use crate::api::deployment::{Decisions, Deployment, DeploymentStatus, EVICT_ANNOTATION, Pod};
 use crate::api::labels;
 use crate::api::pod::PodSeen;
-use crate::kinds::fact::Fact;
+use crate::kinds::containers::Work;
 use crate::kinds::network_spec;
 use crate::runtime::Plan;
+use crate::runtime::companions::due;
 
 /// Stops an object from being touched while it is there: `evenkeel.dev/reconcile: paused`.
 const RECONCILE_ANNOTATION: &str = "evenkeel.dev/reconcile";
@@ -35,7 +36,7 @@ pub fn plan(object: &Deployment, observed: &Observed, now: Timestamp) -> Plan<St
     note_silence(observed, &mut d, now);
     d.pods.retain(|pod| observed.hosts.contains_key(&pod.host));
     revisions::choose(object, observed, &mut d, now);
-    let images = if deleting { Vec::new() } else { revisions::resolve(object, observed, &mut d) };
+    let images = if deleting { Vec::new() } else { revisions::resolve(observed, &mut d) };
     let standing = standings(object, observed, &before, &mut d, now);
     let Some(spec) = revisions::of(&d, &d.target).map(blueprint::pod_spec) else {
         return Plan { status: before, steps: Vec::new(), requeue: None, finished: deleting };
@@ -88,7 +89,7 @@ pub fn plan(object: &Deployment, observed: &Observed, now: Timestamp) -> Plan<St
 
 /// Since when hosts do not answer.
 fn note_silence(observed: &Observed, d: &mut Decisions, now: Timestamp) {
-    let silent = |host: &str| observed.hosts.get(host).is_some_and(|host| host.containers.known().is_none());
+    let silent = |host: &str| observed.hosts.get(host).is_some_and(|host| host.docker.containers.known().is_none());
     d.silent_hosts.retain(|host, _| silent(host));
     for host in observed.hosts.keys().filter(|host| silent(host)) {
         d.silent_hosts.entry(host.clone()).or_insert(now);
@@ -198,13 +199,13 @@ fn advance(
 fn orphans(observed: &Observed, d: &Decisions) -> Vec<Step> {
     let mut steps = Vec::new();
     for (host, seen) in &observed.hosts {
-        for container in seen.containers.known().into_iter().flatten() {
+        for container in seen.docker.containers.known().into_iter().flat_map(BTreeMap::values) {
             let pod = container.labels.get(labels::MEMBER).cloned().unwrap_or_default();
             if d.pods.iter().any(|known| known.name == pod && known.host == *host) {
                 continue;
             }
             let (host, container, why) = (host.clone(), container.name.clone(), "it belongs to no pod".to_owned());
-            steps.push(Step::Remove { host, pod, container, why });
+            steps.push(Step::Remove { host, member: pod, container, grace: None, why });
         }
     }
     steps
@@ -225,33 +226,32 @@ fn prepare(object: &Deployment, d: &Decisions, nexts: &[(String, Next)]) -> Vec<
 fn fetch(observed: &Observed, d: &Decisions) -> Vec<Step> {
     let mut steps = Vec::new();
     for pod in d.pods.iter().filter(|pod| pod.stop.is_none()) {
-        let Some(revision) = revisions::of(d, &pod.hash).filter(|revision| !revision.images.is_empty()) else {
+        let revision = revisions::of(d, &pod.hash).filter(|revision| !revision.images.is_empty());
+        let host = observed.hosts.get(&pod.host).map(|host| &host.docker);
+        let (Some(revision), Some(docker)) = (revision, host.filter(|docker| docker.silence().is_none())) else {
             continue;
         };
-        let answers = observed.hosts.get(&pod.host).is_some_and(|host| host.containers.known().is_some());
         let spec = blueprint::pod_spec(revision);
-        for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()).filter(|_| answers) {
+        for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
             let tag = container.image.as_deref().unwrap_or_default();
+            let policy = container.image_pull_policy.as_deref();
             let Some(exact) = revision.images.get(&container.name) else { continue };
-            let there = placement::has_image(observed, &pod.host, exact, tag);
+            let there = docker.has_image(exact) == Some(true)
+                || placement::unobtainable(observed, &pod.host, exact, tag, policy).is_some();
             let image = placement::wanted_image(exact, tag).to_owned();
-            if !there && placement::due(observed.jobs.get(&placement::image_job(&pod.host, &image))) {
-                let never = container.image_pull_policy.as_deref() == Some("Never");
+            if !there && due(placement::pull(&observed.work, &pod.host, &image, &revision.hash)) {
                 let (host, logins) = (pod.host.clone(), placement::logins(&spec));
-                let step = Step::GetImage { host, image, always: false, never, logins };
+                let step = Step::GetImage { host, image, revision: revision.hash.clone(), logins };
                 if !steps.contains(&step) {
                     steps.push(step);
                 }
             }
         }
-        let first = spec.containers.first();
-        let there = first.filter(|container| {
-            let exact = revision.images.get(&container.name).map(String::as_str).unwrap_or_default();
-            placement::has_image(observed, &pod.host, exact, container.image.as_deref().unwrap_or_default())
-        });
-        let image = there.and_then(|container| revision.images.get(&container.name));
-        let due = placement::due(observed.jobs.get(&placement::binary_job(&pod.host)));
-        if let Some(image) = image.filter(|_| due && answers && blueprint::needs_sandbox(&spec)) {
+        let first = spec.containers.first().and_then(|container| revision.images.get(&container.name));
+        let image = first.filter(|image| docker.has_image(image) == Some(true));
+        let binary = Work::Binary { host: pod.host.clone() };
+        let wanted = blueprint::needs_sandbox(&spec) && docker.binary.is_none() && due(observed.work.get(&binary));
+        if let Some(image) = image.filter(|_| wanted) {
             let step = Step::GetBinary { host: pod.host.clone(), image: image.clone() };
             if !steps.contains(&step) {
                 steps.push(step);
@@ -264,12 +264,16 @@ fn fetch(observed: &Observed, d: &Decisions) -> Vec<Step> {
 /// The last that goes: volumes of pods that were left behind, and the network if nobody else is in it.
 fn leave(object: &Deployment, observed: &Observed) -> Vec<Step> {
     let mut steps = Vec::new();
-    for (host, volumes) in &observed.volumes {
-        let Fact::Known(volumes) = volumes else { continue };
-        let remove =
-            |volume: &String| Step::RemoveVolume { host: host.clone(), pod: String::new(), volume: volume.clone() };
-        steps.extend(volumes.iter().map(remove));
-        steps.push(Step::RemoveNetwork { host: host.clone(), network: network_spec(namespace(object)).name });
+    for (host, seen) in &observed.hosts {
+        let Some(volumes) = seen.docker.volumes.known() else { continue };
+        steps.extend(volumes.iter().map(|volume| Step::RemoveVolume {
+            host: host.clone(),
+            member: String::new(),
+            volume: volume.clone(),
+            data: false,
+        }));
+        let network = network_spec(namespace(object)).name;
+        steps.push(Step::RemoveNetwork { host: host.clone(), network, shared: true });
     }
     steps
 }

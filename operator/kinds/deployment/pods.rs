@@ -8,14 +8,16 @@ use k8s_openapi::api::core::v1::{Container, PodSpec};
 
 use super::blueprint::{Blueprint, Part, docker_name, grace_seconds, pod_spec};
 use super::rollout::Standing;
-use super::{Observed, PreStop, Step, blueprint, namespace, placement};
+use super::{Observed, Step, blueprint, namespace, placement};
 use crate::api::deployment::{Deployment, DeploymentStatus, Pod, Restarts, Revision};
 use crate::api::labels;
 use crate::api::load_balancer::ServerState;
 use crate::api::pod::{PodContainer, PodContainerState, PodPhase, PodSeen};
 use crate::engine::{ContainerSeen, ContainerState};
+use crate::kinds::containers::{Fill, PreStop, Work};
 use crate::kinds::fact::Fact;
 use crate::kinds::network_of;
+use crate::runtime::companions::due;
 
 /// First and longest wait before a container that keeps ending is started again, in seconds.
 const BACKOFF: (i64, i64) = (10, 300);
@@ -73,16 +75,13 @@ pub fn view<'a>(
 ) -> View<'a> {
     let spec = pod_spec(revision);
     let networks = observed.inputs.networks(&spec);
-    let binary = match observed.jobs.get(&placement::binary_job(&pod.host)) {
-        Some(super::JobSeen::Done(volume)) => Some(volume.as_str()),
-        _ => None,
-    };
+    let binary = observed.hosts.get(&pod.host).and_then(|host| host.docker.binary.as_deref());
     let blueprint = blueprint::blueprint(object, pod, revision, &networks, binary);
     let known: BTreeSet<String> = blueprint.parts().map(|part| part.name.clone()).collect();
     let mut strays = Vec::new();
-    let seen = observed.hosts.get(&pod.host).and_then(|host| host.containers.known()).map(|all| {
+    let seen = observed.hosts.get(&pod.host).and_then(|host| host.docker.containers.known()).map(|all| {
         let mut seen = BTreeMap::new();
-        for container in all.iter().filter(|one| one.labels.get(labels::MEMBER) == Some(&pod.name)) {
+        for container in all.values().filter(|one| one.labels.get(labels::MEMBER) == Some(&pod.name)) {
             let name = container.labels.get(labels::CONTAINER).cloned().unwrap_or_default();
             if known.contains(&name) && container.name == docker_name(object, &pod.name, &name) {
                 seen.insert(name, container);
@@ -185,8 +184,8 @@ impl View<'_> {
     }
 
     fn remove(&self, pod: &Pod, container: &str, why: &str) -> Step {
-        let (host, pod, container) = (pod.host.clone(), pod.name.clone(), container.to_owned());
-        Step::Remove { host, pod, container, why: why.to_owned() }
+        let (host, member, container) = (pod.host.clone(), pod.name.clone(), container.to_owned());
+        Step::Remove { host, member, container, grace: None, why: why.to_owned() }
     }
 
     /// On its way out: no new work, then no more connections, then stopped, then removed.
@@ -212,8 +211,9 @@ impl View<'_> {
             next.steps.extend(steps);
             let volume = |volume: &String| Step::RemoveVolume {
                 host: pod.host.clone(),
-                pod: pod.name.clone(),
+                member: pod.name.clone(),
                 volume: volume.clone(),
+                data: false,
             };
             if !next.gone {
                 next.steps.extend(self.blueprint.volumes.iter().map(volume));
@@ -225,26 +225,26 @@ impl View<'_> {
                 next.steps.push(self.unpause(pod, part));
             }
         }
-        if self.stop_is_due(&pod.name) {
+        if self.stop_is_due(pod, &pod.name) {
             let containers = running.iter().map(|part| (part.make.spec.name.clone(), part.pre_stop.clone()));
             next.steps.push(self.stop(pod, pod.name.clone(), containers.collect(), why));
         }
         next.again = Some(Duration::from_secs(2));
     }
 
-    /// Whether a stop under this key is to be begun: none goes on.
-    fn stop_is_due(&self, key: &str) -> bool {
-        let job = self.observed.jobs.get(&placement::stop_job(key));
-        !matches!(job, Some(super::JobSeen::Running | super::JobSeen::Failed { retry: false, .. }))
+    /// Whether a stop of this subject is to be begun: none goes on.
+    fn stop_is_due(&self, pod: &Pod, subject: &str) -> bool {
+        let (host, subject) = (pod.host.clone(), subject.to_owned());
+        due(self.observed.work.get(&Work::Stop { host, subject }))
     }
 
     fn stop(&self, pod: &Pod, subject: String, containers: Vec<(String, PreStop)>, why: String) -> Step {
         let grace = u64::try_from(grace_seconds(&self.spec)).unwrap_or_default();
-        Step::Stop { host: pod.host.clone(), pod: pod.name.clone(), subject, containers, grace, why }
+        Step::Stop { host: pod.host.clone(), member: pod.name.clone(), subject, containers, grace, why }
     }
 
     fn unpause(&self, pod: &Pod, part: &Part) -> Step {
-        Step::Unpause { host: pod.host.clone(), pod: pod.name.clone(), container: part.make.spec.name.clone() }
+        Step::Unpause { host: pod.host.clone(), member: pod.name.clone(), container: part.make.spec.name.clone() }
     }
 
     /// No balancer at work gives it anything any more, or they have had their time.
@@ -259,7 +259,9 @@ impl View<'_> {
 
     /// It is to run.
     fn live(&self, pod: &mut Pod, seen: &BTreeMap<String, &ContainerSeen>, now: Timestamp, next: &mut Next) {
-        if let Some(note) = self.not_yet(pod) {
+        let broken = self.broken(seen, pod.made);
+        // What runs needs nothing: an image whose tag moved on, or a Secret that is gone, concerns the next container only.
+        if let Some(note) = self.not_yet(pod).filter(|_| broken.is_some() || self.lacks(pod, seen)) {
             next.again = Some(Duration::from_secs(5));
             next.note = Some(note);
             if seen.is_empty() {
@@ -267,7 +269,7 @@ impl View<'_> {
             }
         }
         let lacks = next.note.is_some();
-        if let Some(why) = self.broken(seen, pod.made) {
+        if let Some(why) = broken {
             for part in self.blueprint.parts() {
                 if let Some(container) = seen.get(&part.name) {
                     next.steps.push(self.remove(pod, &container.name, why));
@@ -285,40 +287,42 @@ impl View<'_> {
         }
     }
 
+    /// Whether a container of it is to be made.
+    fn lacks(&self, pod: &Pod, seen: &BTreeMap<String, &ContainerSeen>) -> bool {
+        let absent = |part: &Part| !seen.contains_key(&part.name);
+        let prepared = pod.made || !self.blueprint.main.iter().all(absent);
+        self.blueprint.sandbox.iter().chain(&self.blueprint.main).any(absent)
+            || !prepared && self.blueprint.init.iter().any(absent)
+    }
+
     /// What must be there before anything of it can be made.
     fn not_yet(&self, pod: &Pod) -> Option<Note> {
         let note = |phase, message| Note { phase, message };
         if let Some(missing) = self.observed.inputs.missing(&self.revision.template) {
             return Some(note(PodPhase::CreateContainerConfigError, missing));
         }
+        let docker = &self.observed.hosts.get(&pod.host)?.docker;
         for container in self.spec.containers.iter().chain(self.spec.init_containers.iter().flatten()) {
             let tag = container.image.as_deref().unwrap_or_default();
             let exact = self.revision.images.get(&container.name).map_or(tag, String::as_str);
-            if !placement::has_image(self.observed, &pod.host, exact, tag) {
+            if docker.has_image(exact) != Some(true) {
                 let asked = placement::wanted_image(exact, tag);
-                let failed = |image: &str| match self.observed.jobs.get(&placement::image_job(&pod.host, image)) {
-                    Some(super::JobSeen::Failed { why, .. }) => Some(why.clone()),
-                    _ => None,
-                };
-                let other = match self.observed.jobs.get(&placement::image_job(&pod.host, asked)) {
-                    Some(super::JobSeen::Done(_)) => {
-                        Some(format!("image {tag} on {} is another one than {exact}", pod.host))
-                    }
-                    _ => None,
-                };
-                return Some(match failed(asked).or(other) {
+                let pull = placement::pull(&self.observed.work, &pod.host, asked, &self.revision.hash);
+                let policy = container.image_pull_policy.as_deref();
+                let failed = pull.and_then(|pull| pull.failure()).map(str::to_owned);
+                let other = || placement::unobtainable(self.observed, &pod.host, exact, tag, policy);
+                return Some(match failed.or_else(other) {
                     Some(why) => note(PodPhase::ImagePullBackOff, why),
                     None => note(PodPhase::ContainerCreating, format!("getting image {tag}")),
                 });
             }
         }
-        let binary = self.observed.jobs.get(&placement::binary_job(&pod.host));
-        match binary {
-            _ if self.blueprint.sandbox.is_none() => None,
-            Some(super::JobSeen::Done(_)) => None,
-            Some(super::JobSeen::Failed { why, .. }) => Some(note(PodPhase::ContainerCreating, why.clone())),
-            _ => Some(note(PodPhase::ContainerCreating, "putting evenkeel on the host".into())),
+        if self.blueprint.sandbox.is_none() || docker.binary.is_some() {
+            return None;
         }
+        let binary = self.observed.work.get(&Work::Binary { host: pod.host.clone() });
+        let why = binary.and_then(|binary| binary.failure()).unwrap_or("putting evenkeel on the host");
+        Some(note(PodPhase::ContainerCreating, why.to_owned()))
     }
 
     /// Why all of it must be made anew, if it must.
@@ -428,7 +432,7 @@ impl View<'_> {
             (_, Some(false)) => "liveness",
             _ => return,
         };
-        if self.stop_is_due(&container.name) {
+        if self.stop_is_due(pod, &container.name) {
             let said = probed.said.as_deref().unwrap_or("it does not hold");
             let why = format!("{which} probe failed: {said}");
             let containers = vec![(container.name.clone(), part.pre_stop.clone())];
@@ -461,24 +465,24 @@ impl View<'_> {
             next.steps.push(self.remove(pod, &container.name, &why));
             self.make(pod, part, Some(&why), next);
         } else {
-            let (host, pod) = (pod.host.clone(), pod.name.clone());
-            next.steps.push(Step::Start { host, pod, container: container.name.clone(), again: Some(why) });
+            let (host, member) = (pod.host.clone(), pod.name.clone());
+            next.steps.push(Step::Start { host, member, container: container.name.clone(), again: Some(why) });
         }
     }
 
     fn make(&self, pod: &Pod, part: &Part, again: Option<&str>, next: &mut Next) {
         next.steps.push(Step::Create {
             host: pod.host.clone(),
-            pod: pod.name.clone(),
-            make: Box::new(part.make.clone()),
+            member: pod.name.clone(),
+            spec: Box::new(part.make.spec.clone()),
+            env: part.make.env.clone(),
             again: again.map(str::to_owned),
         });
         self.fill_and_start(pod, part, again, next);
     }
 
     fn fills(&self, pod: &Pod, part: &Part) -> Vec<Step> {
-        let fill =
-            |fill: &super::Fill| Step::Fill { host: pod.host.clone(), pod: pod.name.clone(), fill: fill.clone() };
+        let fill = |fill: &Fill| Step::Fill { host: pod.host.clone(), member: pod.name.clone(), fill: fill.clone() };
         part.fills.iter().map(fill).collect()
     }
 
@@ -486,7 +490,7 @@ impl View<'_> {
     fn fill_and_start(&self, pod: &Pod, part: &Part, again: Option<&str>, next: &mut Next) {
         let start = Step::Start {
             host: pod.host.clone(),
-            pod: pod.name.clone(),
+            member: pod.name.clone(),
             container: part.make.spec.name.clone(),
             again: again.map(str::to_owned),
         };
@@ -508,7 +512,7 @@ impl View<'_> {
             .map(|part| self.container(pod, part, true))
             .chain(self.blueprint.main.iter().map(|part| self.container(pod, part, false)))
             .collect();
-        let unknown = match self.observed.hosts.get(&pod.host).map(|host| &host.containers) {
+        let unknown = match self.observed.hosts.get(&pod.host).map(|host| &host.docker.containers) {
             Some(Fact::Known(_)) => None,
             Some(Fact::Unknown(why)) => Some(why.clone()),
             None => Some(format!("there is no DockerHost {}", pod.host)),

@@ -1,9 +1,9 @@
 //! Asks containers how they are, from the host that they run on: one task a container, which ends with it.
 //! What changes wakes the Deployment's reconcile; what it means is decided there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -13,133 +13,101 @@ use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{Container, Probe};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::probe::{self, Count, Probed, Question};
-use super::{HostSeen, Wake, blueprint, name, namespace};
+use super::{HostSeen, blueprint, namespace, owner};
 use crate::api::deployment::Deployment;
 use crate::api::deployment_rules::port_number;
 use crate::api::docker_host::LOCAL;
-use crate::api::labels;
+use crate::api::labels::{self, Owner};
 use crate::engine::hosts::Hosts;
 use crate::engine::{ContainerSeen, ContainerState, Engine};
 use crate::kinds::network_of;
 use crate::runtime::clock;
+use crate::runtime::companions::{Companions, Voice, WakeOwner};
 
 /// A container that has not held yet is asked again sooner than its period, so that it is not kept waiting.
 const EAGER: Duration = Duration::from_millis(100);
 
-/// All probes of all Deployments, by container id.
+/// All probes of all Deployments.
 pub(super) struct Prober {
     hosts: Arc<Hosts>,
-    wake: Wake,
-    targets: Mutex<BTreeMap<String, Target>>,
+    probes: Companions<ProbeId, Probed>,
 }
 
-type Subject = (String, String);
-
-struct Target {
-    subject: Subject,
+/// A container at an address: one that moves is asked anew.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct ProbeId {
+    host: String,
+    container: String,
     address: Option<Ipv4Addr>,
-    found: Arc<Mutex<Probed>>,
-    task: AbortHandle,
-}
-
-impl Drop for Target {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
-    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Prober {
-    pub(super) fn new(hosts: Arc<Hosts>, wake: Wake) -> Self {
-        Self { hosts, wake, targets: Mutex::default() }
+    pub(super) fn new(hosts: Arc<Hosts>, wake: WakeOwner) -> Self {
+        Self { hosts, probes: Companions::new(wake) }
     }
 
     /// What was found so far, by container id.
-    pub(super) fn found(&self, subject: &Subject) -> BTreeMap<String, Probed> {
-        let targets = lock(&self.targets);
-        let ours = targets.iter().filter(|(_, target)| target.subject == *subject);
-        ours.map(|(id, target)| (id.clone(), lock(&target.found).clone())).collect()
+    pub(super) fn found(&self, owner: &Owner) -> BTreeMap<String, Probed> {
+        let probes = self.probes.heard(owner).into_iter();
+        probes.filter_map(|(id, heard)| Some((id.container, heard.value?))).collect()
+    }
+
+    /// Ends the probes of a Deployment that is gone.
+    pub(super) fn forget(&self, owner: &Owner) {
+        self.probes.forget(owner);
+    }
+
+    /// How many containers are asked.
+    pub(super) fn count(&self) -> usize {
+        self.probes.count()
     }
 
     /// Asks exactly those containers of a Deployment that run and have probes.
     pub(super) fn keep(&self, object: &Deployment, hosts: &BTreeMap<String, HostSeen>) {
-        let subject = (namespace(object).to_owned(), name(object).to_owned());
-        let revisions = object.status.iter().filter_map(|status| status.decisions.as_ref());
-        let templates: BTreeMap<(String, String), Container> = revisions
-            .flat_map(|d| {
-                d.pods.iter().filter_map(|pod| {
-                    let revision = d.revisions.iter().find(|revision| revision.hash == pod.hash)?;
-                    Some((pod.name.clone(), blueprint::pod_spec(revision)))
-                })
-            })
-            .flat_map(|(pod, spec)| spec.containers.into_iter().map(move |one| ((pod.clone(), one.name.clone()), one)))
-            .filter(|(_, one)| {
-                one.startup_probe.is_some() || one.readiness_probe.is_some() || one.liveness_probe.is_some()
-            })
-            .collect();
-        let mut targets = lock(&self.targets);
-        let mut kept = BTreeSet::new();
+        let (owner, network) = (owner(object), network_of(namespace(object)));
+        let templates = templates(object);
+        let mut wanted = BTreeMap::new();
         for (host, seen) in hosts {
-            let Some(all) = seen.containers.known() else {
-                // Not heard of is not gone.
-                kept.extend(targets.iter().filter(|(_, target)| target.subject == subject).map(|(id, _)| id.clone()));
-                continue;
-            };
+            let all: Vec<_> = seen.docker.containers.known().into_iter().flat_map(BTreeMap::values).collect();
             for container in all.iter().filter(|one| one.state == ContainerState::Running) {
                 let label = |label: &str| container.labels.get(label).cloned().unwrap_or_default();
-                let Some(template) = templates.get(&(label(labels::MEMBER), label(labels::CONTAINER))) else {
-                    continue;
-                };
-                let address = address(container, all, &network_of(&subject.0));
-                kept.insert(container.id.clone());
-                if targets.get(&container.id).is_some_and(|target| target.address == address) {
-                    continue;
-                }
-                let target = self.begin(&subject, host, container, address, template.clone());
-                targets.insert(container.id.clone(), target);
+                let template = templates.get(&(label(labels::MEMBER), label(labels::CONTAINER)));
+                let address = address(container, &all, &network);
+                let id = ProbeId { host: host.clone(), container: container.id.clone(), address };
+                wanted.extend(template.map(|template| (id, (container.name.clone(), template))));
             }
         }
-        targets.retain(|id, target| target.subject != subject || kept.contains(id));
-    }
-
-    fn begin(
-        &self,
-        subject: &Subject,
-        host: &str,
-        container: &ContainerSeen,
-        address: Option<Ipv4Addr>,
-        template: Container,
-    ) -> Target {
-        let found = Arc::new(Mutex::new(Probed {
-            started: template.startup_probe.is_none().then_some(true),
-            ready: template.readiness_probe.is_none().then_some(true),
-            alive: template.liveness_probe.is_none().then_some(true),
-            said: None,
-        }));
-        let asker = Asker {
-            hosts: self.hosts.clone(),
-            host: host.to_owned(),
-            container: container.name.clone(),
-            address,
-            template,
-            found: found.clone(),
-            wake: self.wake.clone(),
-            subject: subject.clone(),
-        };
-        let task = tokio::spawn(asker.run()).abort_handle();
-        Target { subject: subject.clone(), address, found, task }
+        // Not heard of is not gone.
+        let silent = |host: &str| hosts.get(host).is_some_and(|seen| seen.docker.containers.known().is_none());
+        self.probes.retain(&owner, |id| wanted.contains_key(id) || silent(&id.host));
+        for (id, (container, template)) in wanted {
+            let (hosts, template, host, address) = (self.hosts.clone(), template.clone(), id.host.clone(), id.address);
+            self.probes.ensure(&owner, id, |voice| Asker { hosts, host, container, address, template, voice }.run());
+        }
     }
 }
 
+/// The containers that have probes, by pod and name in it.
+fn templates(object: &Deployment) -> BTreeMap<(String, String), Container> {
+    let decisions = object.status.iter().filter_map(|status| status.decisions.as_ref());
+    let pods = decisions.flat_map(|d| {
+        d.pods.iter().filter_map(|pod| {
+            let revision = d.revisions.iter().find(|revision| revision.hash == pod.hash)?;
+            Some((pod.name.clone(), blueprint::pod_spec(revision)))
+        })
+    });
+    let all =
+        pods.flat_map(|(pod, spec)| spec.containers.into_iter().map(move |one| ((pod.clone(), one.name.clone()), one)));
+    let probed =
+        |one: &Container| one.startup_probe.is_some() || one.readiness_probe.is_some() || one.liveness_probe.is_some();
+    all.filter(|(_, one)| probed(one)).collect()
+}
+
 /// The address of a container's pod: its own, or that of the sandbox whose network it shares.
-fn address(container: &ContainerSeen, all: &[ContainerSeen], network: &str) -> Option<Ipv4Addr> {
+fn address(container: &ContainerSeen, all: &[&ContainerSeen], network: &str) -> Option<Ipv4Addr> {
     let pod = container.labels.get(labels::MEMBER);
     let of_pod = all.iter().filter(|one| one.labels.get(labels::MEMBER) == pod);
     container
@@ -155,13 +123,21 @@ struct Asker {
     container: String,
     address: Option<Ipv4Addr>,
     template: Container,
-    found: Arc<Mutex<Probed>>,
-    wake: Wake,
-    subject: Subject,
+    voice: Voice<ProbeId, Probed>,
 }
 
 impl Asker {
     async fn run(self) {
+        let begun = Probed {
+            started: self.template.startup_probe.is_none().then_some(true),
+            ready: self.template.readiness_probe.is_none().then_some(true),
+            alive: self.template.liveness_probe.is_none().then_some(true),
+            said: None,
+        };
+        self.voice.tell(|found| {
+            *found = Some(begun);
+            false
+        });
         if let Some(probe) = &self.template.startup_probe {
             self.ask_until(probe, Question::Startup, true).await;
         }
@@ -198,20 +174,18 @@ impl Asker {
     }
 
     fn note(&self, question: Question, verdict: Option<bool>, said: Option<String>, changed: bool) {
-        let mut found = lock(&self.found);
-        match question {
-            Question::Startup => found.started = verdict,
-            Question::Readiness => found.ready = verdict,
-            Question::Liveness => found.alive = verdict,
-        }
-        if said.is_some() || changed {
-            found.said = said;
-        }
-        drop(found);
-        if changed {
-            // Nobody listens once the operator ends.
-            let _ = self.wake.send(self.subject.clone());
-        }
+        self.voice.tell(|found| {
+            let Some(found) = found else { return false };
+            match question {
+                Question::Startup => found.started = verdict,
+                Question::Readiness => found.ready = verdict,
+                Question::Liveness => found.alive = verdict,
+            }
+            if said.is_some() || changed {
+                found.said = said;
+            }
+            changed
+        });
     }
 
     /// One question; the error is for people.

@@ -5,25 +5,22 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
-use serde::Serialize;
-use sha2::{Digest, Sha256};
 
-use super::{JobSeen, Observed, Step, annotation, blueprint, placement};
+use super::{Observed, Step, annotation, blueprint, placement};
 use crate::api::deployment::{
     CHANGE_CAUSE_ANNOTATION, Decisions, Deployment, ROLL_ON_CHANGE_ANNOTATION, ROLLBACK_ANNOTATION, Revision,
 };
+use crate::api::hash::short_hash_of_json;
+use crate::engine::ImageSeen;
+use crate::kinds::containers::Work;
+use crate::runtime::companions::{Standing, due, due_once};
 
+/// Digits of a revision's hash.
+const HASH_DIGITS: usize = 10;
 /// Revisions that are kept unless the object says otherwise.
 const HISTORY: i32 = 10;
 /// A rollout that has not got on for this long has failed, unless the object says otherwise.
 const DEADLINE_SECONDS: i32 = 600;
-
-/// The first 10 hex digits of the SHA-256 of a value's JSON.
-pub fn hash_of(value: &impl Serialize) -> String {
-    // Plain data with text keys, whose JSON has one form: serde_json sorts nothing, but BTreeMaps and structs do.
-    let text = serde_json::to_string(value).unwrap_or_default();
-    Sha256::digest(text).iter().take(5).map(|byte| format!("{byte:02x}")).collect()
-}
 
 fn asks_to_roll(template: &PodTemplateSpec) -> bool {
     let annotations = template.metadata.as_ref().and_then(|metadata| metadata.annotations.as_ref());
@@ -39,7 +36,7 @@ fn wanted(object: &Deployment, observed: &Observed) -> String {
     } else {
         BTreeMap::new()
     };
-    hash_of(&(template, inputs))
+    short_hash_of_json(&(template, inputs), HASH_DIGITS)
 }
 
 /// Sets the target: the revision that is asked for, unless it was given up; and keeps the history short.
@@ -105,32 +102,33 @@ pub fn of<'a>(d: &'a Decisions, hash: &str) -> Option<&'a Revision> {
     d.revisions.iter().find(|revision| revision.hash == hash)
 }
 
-/// Fixes the images of the target once, by digest; the steps that bring them.
-pub fn resolve(object: &Deployment, observed: &Observed, d: &mut Decisions) -> Vec<Step> {
+/// Fixes the images of the target once, by digest; the steps that bring them. Whether the registry is to be asked although
+/// the image is there is asked once a revision.
+pub fn resolve(observed: &Observed, d: &mut Decisions) -> Vec<Step> {
     let target = d.target.clone();
     let Some(revision) = d.revisions.iter_mut().find(|revision| revision.hash == target) else { return Vec::new() };
     if !revision.images.is_empty() {
         return Vec::new();
     }
     let spec = blueprint::pod_spec(revision);
-    let Some(host) = placement::eligible(object, observed, &spec).first().map(|host| (*host).to_owned()) else {
+    let Some(host) = placement::eligible(observed, &spec).first().map(|host| (*host).to_owned()) else {
         return Vec::new();
     };
     let (mut images, mut steps) = (BTreeMap::new(), Vec::new());
     for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
         let image = container.image.clone().unwrap_or_default();
-        let policy = container.image_pull_policy.as_deref();
-        match observed.jobs.get(&placement::image_job(&host, &image)) {
-            Some(JobSeen::Done(references)) => {
-                images.insert(container.name.clone(), exact(&image, references));
+        let pull = placement::pull(&observed.work, &host, &image, &target);
+        let (asked, wanted) = match container.image_pull_policy.as_deref() {
+            Some("Always") => (pull.is_some_and(|pull| pull.state == Standing::Done), due_once(pull)),
+            Some("Never") => (true, false),
+            _ => (true, due(pull)),
+        };
+        match placement::image(observed, &host, &image) {
+            Some(found) if asked => drop(images.insert(container.name.clone(), exact(&image, found))),
+            _ if wanted => {
+                let (host, revision, logins) = (host.clone(), target.clone(), placement::logins(&spec));
+                steps.push(Step::GetImage { host, image, revision, logins });
             }
-            job if placement::due(job) => steps.push(Step::GetImage {
-                host: host.clone(),
-                always: policy == Some("Always"),
-                never: policy == Some("Never"),
-                logins: placement::logins(&spec),
-                image,
-            }),
             _ => {}
         }
     }
@@ -142,30 +140,31 @@ pub fn resolve(object: &Deployment, observed: &Observed, d: &mut Decisions) -> V
 }
 
 /// The reference that always means this very image: by the registry's digest, else by Docker's id.
-fn exact(image: &str, references: &str) -> String {
+fn exact(image: &str, found: &ImageSeen) -> String {
     let repository = image.split('@').next().unwrap_or_default();
     let colon = repository.rfind(':').filter(|at| !repository[*at..].contains('/'));
     let repository = colon.map_or(repository, |at| &repository[..at]);
-    let mut all = references.split(',');
-    let id = all.next().unwrap_or_default().to_owned();
-    let by_digest = all.find(|reference| reference.split('@').next() == Some(repository));
-    by_digest.map_or(id, str::to_owned)
+    let by_digest = found.digests.iter().find(|reference| reference.split('@').next() == Some(repository));
+    by_digest.unwrap_or(&found.id).clone()
 }
 
 /// Why images of the target cannot be had, if they cannot.
 pub fn image_trouble(observed: &Observed, d: &Decisions) -> Option<String> {
     let revision = of(d, &d.target)?;
-    let spec = blueprint::pod_spec(revision);
-    let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-    let wanted: Vec<_> = all.filter_map(|container| container.image.as_deref()).collect();
-    observed.jobs.iter().find_map(|(key, job)| {
-        let image = placement::image_of_job(key)?;
-        let ours = wanted.contains(&image) || revision.images.values().any(|exact| exact == image);
-        match job {
-            JobSeen::Failed { why, .. } if ours => Some(why.clone()),
-            _ => None,
-        }
-    })
+    let failed = observed.work.iter().find_map(|(work, heard)| match work {
+        Work::Image { revision, .. } if *revision == d.target => heard.failure().map(str::to_owned),
+        _ => None,
+    });
+    let never = || {
+        let spec = blueprint::pod_spec(revision);
+        let host = *placement::eligible(observed, &spec).first().filter(|_| revision.images.is_empty())?;
+        let mut all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+        all.find_map(|container| {
+            let image = container.image.as_deref().unwrap_or_default();
+            placement::unobtainable(observed, host, image, image, container.image_pull_policy.as_deref())
+        })
+    };
+    failed.or_else(never)
 }
 
 /// How a rollout stands against its deadline.

@@ -118,7 +118,7 @@ pub fn adjust(
     let new = d.pods.iter().filter(lives).filter(is_new).count();
     let room = (limits.replicas + limits.surge).saturating_sub(there);
     for _ in 0..limits.replicas.saturating_sub(new).min(room) {
-        let Some(host) = placement::choose(object, observed, d, &spec) else { return };
+        let Some(host) = placement::choose(observed, d, &spec) else { return };
         add(object, d, host, now);
     }
 }
@@ -173,8 +173,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::kinds::containers::DockerSeen;
     use crate::kinds::deployment::HostSeen;
-    use crate::kinds::fact::Fact;
 
     fn object(replicas: u32, surge: u32, unavailable: u32) -> Deployment {
         serde_json::from_value(json!({
@@ -221,7 +221,7 @@ mod tests {
         ) {
             let object = object(replicas, surge, unavailable);
             let host = HostSeen {
-                labels: BTreeMap::new(), failure_domain: "local".into(), schedulable: true, containers: Fact::Known(Vec::new()),
+                labels: BTreeMap::new(), failure_domain: "local".into(), schedulable: true, docker: DockerSeen::nothing(),
             };
             let observed = Observed { hosts: BTreeMap::from([("local".to_owned(), host)]), ..Default::default() };
             let limits = limits(&object, &object.spec.template.spec.clone().unwrap());

@@ -9,6 +9,7 @@ use tokio::time::sleep;
 
 use super::world::{World, host_key, short, spec};
 use crate::engine::ContainerState;
+use crate::engine::fake::FakeEngine;
 use crate::engine::fake::Fault;
 use crate::store::objects::Part;
 
@@ -27,7 +28,7 @@ async fn replicas_are_made_and_a_settled_set_is_left_alone() {
     world.engine().take_calls();
     sleep(Duration::from_secs(25)).await;
     let calls = world.engine().take_calls();
-    assert!(!calls.is_empty() && calls.iter().all(|call| call == "list_containers web"), "{calls:?}");
+    assert!(calls.iter().all(|call| FakeEngine::only_reads(call)), "{calls:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -398,4 +399,57 @@ async fn a_container_that_docker_cannot_start_is_made_anew_and_holds_up_no_other
     world.engine().die(&names[1]);
     world.until("both are back", |status| status.ready_replicas == 2 && world.running() == 2).await;
     assert_ne!(id(&names[0]), before, "{}", short(&world.containers()));
+}
+
+fn always(replicas: u32) -> serde_json::Value {
+    let mut spec = spec(replicas, "web:1");
+    spec["template"]["spec"]["containers"][0]["imagePullPolicy"] = json!("Always");
+    spec
+}
+
+/// Regression 24: a pull that had ended was believed for ever, so a restarted rollout, and a Deployment deleted and made
+/// again, got the image of the first pull. A pull belongs to a revision, and what was pulled is read from the host.
+#[tokio::test(start_paused = true)]
+async fn a_new_revision_asks_the_registry_again() {
+    let world = World::new(&["local"]).await;
+    let push = |id: &str| world.engine().world(|world| world.pushed.insert("web:1".into(), id.to_owned()));
+    push("sha256:1");
+    world.apply(always(1)).await;
+    world.settled().await;
+    assert_eq!(world.containers(), "web-HASH-1.web Running sha256:1\n");
+    push("sha256:2");
+    let mut restarted = always(1);
+    restarted["template"]["metadata"]["annotations"] = json!({"kubectl.kubernetes.io/restartedAt": "now"});
+    world.apply(restarted).await;
+    world.settled().await;
+    assert_eq!(world.containers(), "web-HASH-1.web Running sha256:2\n");
+    world.delete().await;
+    while world.status().await.is_some() {
+        sleep(Duration::from_secs(1)).await;
+    }
+    push("sha256:3");
+    world.apply(always(1)).await;
+    world.settled().await;
+    assert_eq!(world.containers(), "web-HASH-1.web Running sha256:3\n");
+}
+
+/// Regression 24: a tag that was built anew on the host showed the pods that ran its old image as `ImagePullBackOff`.
+#[tokio::test(start_paused = true)]
+async fn a_tag_that_is_built_anew_disturbs_no_pod_that_runs() {
+    let world = World::new(&["local"]).await;
+    let build = |id: &str| {
+        world.engine().world(|world| {
+            world.images.extend(["web:1".to_owned(), id.to_owned()]);
+            world.ids.insert("web:1".into(), id.to_owned());
+        });
+    };
+    build("sha256:1");
+    world.apply(spec(2, "web:1")).await;
+    world.settled().await;
+    build("sha256:2");
+    sleep(Duration::from_secs(60)).await;
+    let status = world.status().await.unwrap();
+    let told: Vec<_> = status.pods.iter().map(|pod| (pod.phase.word(), pod.ready)).collect();
+    assert_eq!(told, vec![("Running", true); 2]);
+    assert_eq!(status.phase, "Healthy");
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{Observed, Step, blueprint, namespace, placement, revisions};
-use crate::api::conditions::{Verdict, no, set, yes};
+use crate::api::conditions::{Verdict, no, set, unknown, yes};
 use crate::api::deployment::{Decisions, Deployment, DeploymentPhase, DeploymentStatus};
 use crate::api::endpoints::{Endpoint, EndpointSet, EndpointState};
 use crate::api::failure::{Class, Failure};
@@ -147,7 +147,7 @@ fn trouble(
     let image = || revisions::image_trouble(observed, d);
     let wanted = usize::try_from(object.spec.replicas.unwrap_or(1)).unwrap_or_default();
     let fewer = pods.iter().all(|pod| !pod.terminating) && pods.len() < wanted;
-    let nowhere = fewer && placement::choose(object, observed, d, spec).is_none();
+    let nowhere = fewer && placement::choose(observed, d, spec).is_none();
     let place = || nowhere.then(|| placement::nowhere(observed, spec));
     pod.or_else(image).or_else(place)
 }
@@ -186,7 +186,7 @@ fn progressing(
     let so_far = format!("revision {target}: {} of {} updated replicas are available", d.best, limits.replicas);
     match rollout {
         Rollout::Halted => no("ReconcilePaused", "nothing is done while the annotation says paused"),
-        Rollout::Paused => ("Unknown", "DeploymentPaused".into(), "the rollout is paused".into()),
+        Rollout::Paused => unknown("DeploymentPaused", "the rollout is paused"),
         Rollout::Exceeded => no("ProgressDeadlineExceeded", so_far),
         Rollout::Done | Rollout::Healing => yes("NewReplicaSetAvailable", so_far),
         Rollout::Within(_) => {
@@ -205,7 +205,7 @@ pub fn step_failed(mut status: DeploymentStatus, step: &Step, failure: &Failure,
     if failure.class != Class::Conflict || matches!(step, Step::Start { .. }) {
         set(&mut status.conditions, "Degraded", yes("StepFailed", format!("{step}: {failure}")), generation, now);
     }
-    let Step::Start { pod, container, .. } = step else { return status };
+    let Step::Start { member: pod, container, .. } = step else { return status };
     // Docker did not answer: nobody knows whether it runs.
     if failure.class == Class::NotFound {
         return status;

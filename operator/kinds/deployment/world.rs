@@ -12,8 +12,9 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::{Controller, RESOURCE};
+use super::{DeploymentKind, RESOURCE};
 use crate::api::deployment::DeploymentStatus;
+use crate::api::labels::Owner;
 use crate::engine::docker::OwnBinary;
 use crate::engine::fake::FakeEngine;
 use crate::engine::hosts::Hosts;
@@ -66,8 +67,9 @@ impl World {
         for (name, engine) in &self.engines {
             hosts.insert(name, engine.clone());
         }
-        let (wake, mut woken) = mpsc::unbounded_channel();
-        let controller = Arc::new(Controller::new(hosts.clone(), self.objects.clone(), wake));
+        let (sender, mut woken) = mpsc::unbounded_channel();
+        let wake = Arc::new(move |owner: &Owner| drop(sender.send((owner.namespace.clone(), owner.name.clone()))));
+        let controller = Arc::new(DeploymentKind::new(hosts.clone(), self.objects.clone(), wake));
         let (hints, heard) = mpsc::channel(64);
         let shutdown = CancellationToken::new();
         let all = |_: &crate::store::Change| Some(Trigger::All);
@@ -86,7 +88,7 @@ impl World {
                     biased;
                     Some((namespace, name)) = woken.recv() => Trigger::Object { namespace, name },
                     Some(hint) = events.next() => match hint {
-                        Some(owner) if owner.kind == Controller::NAME => {
+                        Some(owner) if owner.kind == DeploymentKind::NAME => {
                             Trigger::Object { namespace: owner.namespace, name: owner.name }
                         }
                         Some(_) => continue,

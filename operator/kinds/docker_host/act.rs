@@ -2,11 +2,11 @@
 
 use kube::ResourceExt as _;
 
-use super::{DockerHosts, Step};
+use super::{DockerHostKind, Step};
 use crate::api::docker_host::DockerHost;
 use crate::api::failure::{Class, Failure};
 
-impl DockerHosts {
+impl DockerHostKind {
     pub(super) async fn perform(&self, object: &DockerHost, step: &Step) -> Result<(), Failure> {
         match step {
             Step::Register { .. } => {

@@ -23,12 +23,12 @@ use crate::runtime::{Kind, Plan, Significance};
 use crate::store::Store;
 
 /// The controller of DockerHost objects.
-pub struct DockerHosts {
+pub struct DockerHostKind {
     hosts: Arc<Hosts>,
     store: Arc<dyn Store>,
 }
 
-impl DockerHosts {
+impl DockerHostKind {
     /// Keeps `hosts` in step with the objects; certificates are read from Secrets in `store`.
     pub fn new(hosts: Arc<Hosts>, store: Arc<dyn Store>) -> Self {
         Self { hosts, store }
@@ -108,7 +108,7 @@ impl Significance for Step {
     }
 }
 
-impl Kind for DockerHosts {
+impl Kind for DockerHostKind {
     const RESOURCE: &'static str = "dockerhosts.evenkeel.dev";
     const NAME: &'static str = "DockerHost";
     type Object = DockerHost;

@@ -7,7 +7,7 @@ use base64::prelude::BASE64_STANDARD;
 use kube::ResourceExt as _;
 use serde_json::Value;
 
-use super::{Answer, DockerHosts, Observed, Registration, Way};
+use super::{Answer, DockerHostKind, Observed, Registration, Way};
 use crate::api::docker_host::{DockerHost, TlsReference};
 use crate::api::failure::Failure;
 use crate::engine::docker::Tls;
@@ -17,7 +17,7 @@ use crate::store::Key;
 /// A host that needs longer for its first words is not one to rely on.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-impl DockerHosts {
+impl DockerHostKind {
     pub(super) async fn look(&self, object: &DockerHost) -> Result<Observed, Failure> {
         let name = object.name_any();
         let there = self.hosts.get(&name).ok();

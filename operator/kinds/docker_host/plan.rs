@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use kube::ResourceExt as _;
 
 use super::{Answer, Observed, Registration, Step};
-use crate::api::conditions;
+use crate::api::conditions::{self, Status, Verdict};
 use crate::api::docker_host::{Capacity, DockerHost, DockerHostStatus};
 use crate::api::failure::Failure;
 use crate::runtime::Plan;
@@ -28,12 +28,12 @@ pub fn plan(object: &DockerHost, observed: &Observed, now: Timestamp) -> Plan<St
     let mut steps = Vec::new();
     let mut requeue = ALERT;
     let (ready, reason, message) = match (&observed.registration, &observed.answer) {
-        (Registration::Impossible(reason, message), _) => ("False", *reason, message.clone()),
+        (Registration::Impossible(reason, message), _) => (Status::False, *reason, message.clone()),
         (Registration::Absent | Registration::Differs, _) => {
             steps.push(Step::Register { host, endpoint: object.spec.endpoint.clone() });
             // Asked at once after the step, by the requeue.
             requeue = Duration::ZERO;
-            ("Unknown", "Registering", format!("registering the engine at {}", object.spec.endpoint))
+            (Status::Unknown, "Registering", format!("registering the engine at {}", object.spec.endpoint))
         }
         (Registration::Same, Answer::Info(info)) => {
             requeue = CALM;
@@ -42,12 +42,12 @@ pub fn plan(object: &DockerHost, observed: &Observed, now: Timestamp) -> Plan<St
             status.operating_system = Some(info.operating_system.clone());
             status.architecture = Some(info.architecture.clone());
             status.capacity = Some(Capacity { cpus: info.cpus, memory: info.memory_bytes });
-            ("True", "Reachable", format!("Docker Engine {} answers", info.engine_version))
+            (Status::True, "Reachable", format!("Docker Engine {} answers", info.engine_version))
         }
-        (Registration::Same, Answer::Trouble(reason, message)) => ("False", *reason, message.clone()),
-        (Registration::Same, Answer::NotAsked) => ("Unknown", "NotAsked", "the engine was not asked".to_owned()),
+        (Registration::Same, Answer::Trouble(reason, message)) => (Status::False, *reason, message.clone()),
+        (Registration::Same, Answer::NotAsked) => (Status::Unknown, "NotAsked", "the engine was not asked".to_owned()),
     };
-    status.reachable = ready == "True";
+    status.reachable = ready == Status::True;
     set_ready(&mut status, ready, reason, message, now);
     Plan { status, steps, requeue: Some(requeue), finished: false }
 }
@@ -66,19 +66,25 @@ fn leaving(
     let steps = if registered && !forgotten { vec![Step::Forget { host }] } else { Vec::new() };
     let finished = steps.is_empty();
     status.reachable = false;
-    set_ready(&mut status, "False", "Forgotten", "the host is no longer used; what runs there goes on".to_owned(), now);
+    set_ready(
+        &mut status,
+        Status::False,
+        "Forgotten",
+        "the host is no longer used; what runs there goes on".to_owned(),
+        now,
+    );
     Plan { status, steps, requeue: Some(Duration::ZERO), finished }
 }
 
 /// Keeps in the status that a step failed.
 pub(super) fn failed(mut status: DockerHostStatus, step: &Step, failure: &Failure, now: Timestamp) -> DockerHostStatus {
-    set_ready(&mut status, "False", "StepFailed", format!("{step}: {failure}"), now);
+    set_ready(&mut status, Status::False, "StepFailed", format!("{step}: {failure}"), now);
     status
 }
 
-fn set_ready(status: &mut DockerHostStatus, value: &'static str, reason: &str, message: String, now: Timestamp) {
+fn set_ready(status: &mut DockerHostStatus, ready: Status, reason: &str, message: String, now: Timestamp) {
     let generation = status.observed_generation.unwrap_or_default();
-    conditions::set(&mut status.conditions, READY, (value, reason.to_owned(), message), generation, now);
+    conditions::set(&mut status.conditions, READY, Verdict::new(ready, reason, message), generation, now);
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::links::ContainerRef;
 use super::names::CONFIG_DIR;
 use super::render::{Config, dialect};
-use super::{ConfigFiles, Controller, Hidden, LoadBalancer, Refusal, Signalled};
+use super::{ConfigFiles, Hidden, LoadBalancer, LoadBalancerKind, Refusal, Signalled};
 use crate::api::failure::{Class, Failure};
 use crate::engine::{File, LogOptions, Output};
 
@@ -40,7 +40,7 @@ const STATE: &str = r#"if [ ! -e "$1.good" ]; then echo none; elif [ "$(cat "$1"
 /// A refusal is no failure but a fact, and kept in the volume. `runs`: the running process has it but for its servers, so that
 /// it is the last good one, too.
 pub async fn write(
-    controller: &Controller,
+    controller: &LoadBalancerKind,
     object: &LoadBalancer,
     at: &ContainerRef<'_>,
     config: &Config,
@@ -78,7 +78,7 @@ pub async fn write(
 
 /// Tells the engine to run the file in use.
 pub async fn reload(
-    controller: &Controller,
+    controller: &LoadBalancerKind,
     object: &LoadBalancer,
     at: &ContainerRef<'_>,
     hash: &str,
@@ -92,7 +92,7 @@ pub async fn reload(
 
 /// Keeps the file in use as the last good one. `accepted`: it is the one that is wanted, so that a refusal is history.
 pub async fn keep(
-    controller: &Controller,
+    controller: &LoadBalancerKind,
     object: &LoadBalancer,
     at: &ContainerRef<'_>,
     accepted: bool,
@@ -109,7 +109,7 @@ pub async fn keep(
 
 /// Keeps in the volume that no process took up this configuration, with the engine's words about it.
 pub async fn refuse(
-    controller: &Controller,
+    controller: &LoadBalancerKind,
     object: &LoadBalancer,
     at: &ContainerRef<'_>,
     skeleton: &str,
@@ -127,7 +127,7 @@ pub async fn refuse(
 
 /// The configuration files of a balancer: as they were left by the last deed, or, if that is not known, as they are.
 pub async fn files(
-    controller: &Controller,
+    controller: &LoadBalancerKind,
     object: &LoadBalancer,
     at: &ContainerRef<'_>,
 ) -> Result<ConfigFiles, String> {
@@ -159,11 +159,11 @@ fn refusal(at: &ContainerRef<'_>, kept: &str) -> Option<Refusal> {
 }
 
 /// Forgets the files, so that they are read again unless what follows leaves them in a known state.
-fn forget(controller: &Controller, at: &ContainerRef<'_>) -> Option<ConfigFiles> {
+fn forget(controller: &LoadBalancerKind, at: &ContainerRef<'_>) -> Option<ConfigFiles> {
     controller.cached(at.container, |cache| cache.files.take())
 }
 
-fn remember(controller: &Controller, at: &ContainerRef<'_>, files: ConfigFiles) {
+fn remember(controller: &LoadBalancerKind, at: &ContainerRef<'_>, files: ConfigFiles) {
     controller.cached(at.container, |cache| {
         if cache.id == at.id {
             cache.files = Some(files);

@@ -15,7 +15,8 @@ use super::{
 use crate::api::endpoints::{Endpoint, EndpointRole, EndpointSet, EndpointState, Routable, RoutableStatus};
 use crate::api::labels;
 use crate::api::load_balancer::LoadBalancerStatus;
-use crate::engine::{ContainerSeen, ContainerSpec, ContainerState};
+use crate::engine::{ContainerSeen, ContainerSpec, ContainerState, ImageSeen, NetworkSeen};
+use crate::kinds::containers::{DockerSeen, DockerStep, HOME};
 use crate::runtime::Plan;
 
 /// A time, in seconds.
@@ -59,12 +60,8 @@ impl World {
         object.metadata.uid = Some("uid".into());
         object.metadata.generation = Some(1);
         let mut observed = Observed {
-            containers: Fact::Known(BTreeMap::new()),
-            volumes: Fact::Known(workload::members(&object).into_iter().map(|(_, container)| container).collect()),
-            networks: Fact::Known([("evenkeel-default".to_owned(), true), ("default.pg".to_owned(), true)].into()),
-            image: Fact::Known(true),
-            binary: Some("binary".into()),
-            stopping: Default::default(),
+            hosts: BTreeMap::from([(HOME.to_owned(), docker(&object))]),
+            work: BTreeMap::new(),
             balancers: BTreeMap::new(),
             targets: BTreeMap::new(),
             certificates: BTreeMap::new(),
@@ -80,6 +77,11 @@ impl World {
         world
     }
 
+    /// What Docker shows.
+    pub fn docker(&mut self) -> &mut DockerSeen {
+        self.observed.hosts.get_mut(HOME).unwrap()
+    }
+
     /// Every container runs and is what it should be.
     pub fn containers(&mut self) {
         let members = workload::members(&self.object);
@@ -87,7 +89,8 @@ impl World {
             let spec = workload::container_spec(&self.object, &self.observed, ordinal, "binary").unwrap();
             (container, made(&spec))
         });
-        self.observed.containers = Fact::Known(all.collect());
+        let all = all.collect();
+        self.docker().containers = Fact::Known(all);
     }
 
     /// The pods of Deployment `web`: name, last byte of the address (0: none), and of `ready` and `leaving` what is so.
@@ -217,33 +220,35 @@ impl World {
                 let refused = Refusal { skeleton: skeleton.clone(), words: "no process took it up".into() };
                 self.files(container).refused = Some(refused);
             }
-            Step::StartContainer(name) => {
-                if let Fact::Known(containers) = &mut self.observed.containers
-                    && let Some(seen) = containers.get_mut(name)
-                {
-                    seen.state = ContainerState::Running;
-                }
-                self.observed.balancers.entry(name.clone()).or_insert_with(bootstrapped);
+            Step::Docker(step) => self.perform_by_docker(step),
+            Step::EnsureStats => {}
+        }
+    }
+
+    /// Docker does what a step says; what production begins and does not await is done at once.
+    fn perform_by_docker(&mut self, step: &DockerStep) {
+        let balancers = &mut self.observed.balancers;
+        let docker = self.observed.hosts.get_mut(HOME).unwrap();
+        let (Fact::Known(containers), Fact::Known(volumes)) = (&mut docker.containers, &mut docker.volumes) else {
+            return;
+        };
+        match step {
+            DockerStep::Start { container, .. } => {
+                containers.get_mut(container).unwrap().state = ContainerState::Running;
+                balancers.entry(container.clone()).or_insert_with(bootstrapped);
             }
-            Step::StopContainer { name, .. } => {
-                self.observed.balancers.remove(name);
-                if let Fact::Known(containers) = &mut self.observed.containers
-                    && let Some(seen) = containers.get_mut(name)
-                {
-                    seen.state = ContainerState::Exited;
-                }
+            DockerStep::Remove { container, .. } => {
+                balancers.remove(container);
+                containers.remove(container);
             }
-            Step::RemoveContainer { name, .. } => {
-                self.observed.balancers.remove(name);
-                if let Fact::Known(containers) = &mut self.observed.containers {
-                    containers.remove(name);
-                }
+            DockerStep::Create { spec, .. } => {
+                containers.insert(spec.name.clone(), made(spec));
+                balancers.insert(spec.name.clone(), bootstrapped());
             }
-            Step::CreateContainer(spec) => {
-                if let Fact::Known(containers) = &mut self.observed.containers {
-                    containers.insert(spec.name.clone(), made(spec));
-                }
-                self.observed.balancers.insert(spec.name.clone(), bootstrapped());
+            DockerStep::EnsureVolume { spec, .. } => drop(volumes.insert(spec.name.clone())),
+            DockerStep::RemoveVolume { volume, .. } => drop(volumes.remove(volume)),
+            DockerStep::GetImage { image, .. } => {
+                docker.images = Fact::Known([(image.clone(), image_seen())].into());
             }
             _ => {}
         }
@@ -288,6 +293,27 @@ impl World {
         }
         told
     }
+}
+
+/// A host that has all that the object needs but its containers.
+fn docker(object: &LoadBalancer) -> DockerSeen {
+    let network =
+        |name: &str| (name.to_owned(), NetworkSeen { name: name.to_owned(), subnet: (Ipv4Addr::new(10, 0, 0, 0), 24) });
+    DockerSeen {
+        containers: Fact::Known(BTreeMap::new()),
+        volumes: Fact::Known(workload::members(object).into_iter().map(|(_, container)| container).collect()),
+        networks: Fact::Known([network("evenkeel-default"), network("default.pg")].into()),
+        images: Fact::Known(
+            ["haproxy:2.6", "haproxy:2.8", "nginx:1.22", object.spec.image()]
+                .map(|one| (one.to_owned(), image_seen()))
+                .into(),
+        ),
+        binary: Some("binary".into()),
+    }
+}
+
+fn image_seen() -> ImageSeen {
+    ImageSeen { id: String::new(), digests: Vec::new() }
 }
 
 /// A container that was made by this and runs.

@@ -49,9 +49,14 @@ pub struct ContainerRef<'a> {
 }
 
 impl Links {
-    /// Ends the conversation with a container.
+    /// Ends the conversation with the container of this id.
     pub fn forget(&self, id: &str) {
         self.links.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    /// How many conversations there are.
+    pub fn count(&self) -> usize {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     fn link(&self, id: &str) -> Arc<tokio::sync::Mutex<Link>> {

@@ -5,18 +5,22 @@
 //! are told in `status.rs`), `act` performs. A configuration is text made from a value (`render.rs`, `haproxy.rs`, `nginx.rs`),
 //! checked by the engine itself before use.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 
 use crate::api::endpoints::Routable;
 use crate::api::failure::Failure;
+use crate::api::labels::Owner;
 use crate::api::load_balancer::{LoadBalancer, LoadBalancerStatus, TargetObject};
 use crate::engine::hosts::Hosts;
-use crate::engine::{ContainerSeen, ContainerSpec, File, NetworkSpec, VolumeSpec};
+use crate::engine::{ContainerSeen, File};
+use crate::kinds::containers::converge::removing;
+use crate::kinds::containers::{Docker, DockerSeen, DockerStep, HOME, WorkSeen};
 use crate::kinds::fact::Fact;
+use crate::runtime::companions::WakeOwner;
 use crate::runtime::{Kind, Plan, Significance};
 use crate::store::Clock;
 use crate::store::objects::Objects;
@@ -33,7 +37,6 @@ mod fixture;
 pub mod haproxy;
 mod inputs;
 mod links;
-mod lists;
 mod names;
 pub mod nginx;
 mod observe;
@@ -59,22 +62,14 @@ use seen::Answer;
 
 /// The resource in the store.
 pub const RESOURCE: &str = "loadbalancers.evenkeel.dev";
-/// The DockerHost of every balancer: they live on one host so far.
-pub const HOST: &str = "local";
-
 /// What the kind works with.
-pub struct Controller {
-    hosts: Arc<Hosts>,
+pub struct LoadBalancerKind {
+    docker: Docker,
     objects: Objects,
     clock: Arc<dyn Clock>,
     links: links::Links,
-    lists: lists::Last,
-    /// The volume with our binary, once it was put on the host.
-    binary: OnceLock<String>,
     /// What is known of the configuration of each container, by its name.
     files: Mutex<BTreeMap<String, ConfigCache>>,
-    /// Containers that are being stopped, by name.
-    stopping: Arc<Mutex<BTreeSet<String>>>,
 }
 
 /// What this operator knows of the configuration in a container without asking.
@@ -88,19 +83,32 @@ struct ConfigCache {
     signalled: Option<Signalled>,
 }
 
-impl Controller {
-    /// A controller over these hosts and objects.
-    pub fn new(hosts: Arc<Hosts>, objects: Objects, clock: Arc<dyn Clock>) -> Self {
-        Self {
-            hosts,
-            objects,
-            clock,
-            links: Default::default(),
-            lists: Default::default(),
-            binary: Default::default(),
-            files: Default::default(),
-            stopping: Default::default(),
-        }
+impl LoadBalancerKind {
+    /// A controller over these hosts and objects; `wake` is called with LoadBalancers of which work has ended.
+    pub fn new(hosts: Arc<Hosts>, objects: Objects, clock: Arc<dyn Clock>, wake: WakeOwner) -> Self {
+        let docker = Docker::new(hosts, objects.clone(), wake);
+        Self { docker, objects, clock, links: Default::default(), files: Default::default() }
+    }
+
+    /// Ends what lives beside the loop for a LoadBalancer that is gone.
+    pub fn forget(&self, owner: &Owner) {
+        self.docker.forget(owner);
+        let prefix = format!("{}.{}-", owner.namespace, owner.name);
+        let ours = |container: &str| container.strip_prefix(&prefix).is_some_and(|rest| rest.parse::<u32>().is_ok());
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        files.retain(|container, cache| {
+            let ours = ours(container);
+            if ours {
+                self.links.forget(&cache.id);
+            }
+            !ours
+        });
+    }
+
+    /// How much lives or lived beside the loop: for tests of what is given back.
+    pub fn kept(&self) -> usize {
+        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner).len();
+        self.docker.work_count() + files + self.links.count()
     }
 
     fn cached<R>(&self, container: &str, look: impl FnOnce(&mut ConfigCache) -> R) -> R {
@@ -109,7 +117,7 @@ impl Controller {
     }
 }
 
-impl Kind for Controller {
+impl Kind for LoadBalancerKind {
     const RESOURCE: &'static str = RESOURCE;
     const NAME: &'static str = "LoadBalancer";
     type Object = LoadBalancer;
@@ -143,18 +151,10 @@ impl Kind for Controller {
 /// One snapshot of what concerns a balancer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Observed {
-    /// Its containers by name.
-    pub containers: Fact<BTreeMap<String, ContainerSeen>>,
-    /// Its volumes by name.
-    pub volumes: Fact<BTreeSet<String>>,
-    /// Whether each network that concerns it is there.
-    pub networks: Fact<BTreeMap<String, bool>>,
-    /// Whether the image is on the host.
-    pub image: Fact<bool>,
-    /// Name of the volume with our binary, once it is there.
-    pub binary: Option<String>,
-    /// Containers that are being stopped.
-    pub stopping: BTreeSet<String>,
+    /// What the hosts of its balancers show.
+    pub hosts: BTreeMap<String, DockerSeen>,
+    /// Work about its containers that goes on beside the loop, or failed.
+    pub work: WorkSeen,
     /// The running balancers, by container name.
     pub balancers: BTreeMap<String, Balancer>,
     /// The objects that its backends name and that are there.
@@ -163,6 +163,28 @@ pub struct Observed {
     pub certificates: BTreeMap<String, Result<Certificate, String>>,
     /// The password of the stats page, once there is one.
     pub stats_password: Option<Hidden>,
+}
+
+impl Observed {
+    /// What the balancers' host shows.
+    pub fn docker(&self) -> Option<&DockerSeen> {
+        self.hosts.get(HOME)
+    }
+
+    /// A container of this name.
+    pub fn container(&self, name: &str) -> Option<&ContainerSeen> {
+        self.docker()?.container(name)
+    }
+
+    /// The containers could be listed.
+    pub fn answers(&self) -> bool {
+        self.docker().is_some_and(|docker| docker.containers.known().is_some())
+    }
+
+    /// The container is being stopped, so that it can be removed.
+    pub fn stopping(&self, container: &str) -> bool {
+        removing(&self.work, HOME, container)
+    }
 }
 
 /// A running balancer.
@@ -231,39 +253,8 @@ impl fmt::Debug for Hidden {
 pub enum Step {
     /// A password for the stats page, unless there is one.
     EnsureStats,
-    /// Get the image.
-    EnsureImage(String),
-    /// Get our binary onto the host.
-    EnsureBinary {
-        /// An image whose container can hold the volume while it is filled.
-        image: String,
-    },
-    /// Make the namespace's network.
-    EnsureNetwork(NetworkSpec),
-    /// Make the volume of a configuration.
-    EnsureVolume(VolumeSpec),
-    /// Make the container.
-    CreateContainer(Box<ContainerSpec>),
-    /// Start the container.
-    StartContainer(String),
-    /// Stop the container, with grace for open connections; nothing waits for its end.
-    StopContainer {
-        /// The container.
-        name: String,
-        /// Why.
-        why: String,
-    },
-    /// Stop the container, if it runs, and remove it.
-    RemoveContainer {
-        /// The container.
-        name: String,
-        /// Why.
-        why: String,
-    },
-    /// Remove the volume of a configuration.
-    RemoveVolume(String),
-    /// Remove the namespace's network, unless somebody is in it.
-    RemoveNetwork(String),
+    /// Something about its containers, volumes or network.
+    Docker(DockerStep),
     /// Change servers of a running balancer by its runtime socket.
     Tell {
         /// The container.
@@ -315,16 +306,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::EnsureStats => write!(f, "write the Secret of the stats page"),
-            Self::EnsureImage(image) => write!(f, "get image {image}"),
-            Self::EnsureBinary { .. } => write!(f, "put our program on the host"),
-            Self::EnsureNetwork(spec) => write!(f, "create network {}", spec.name),
-            Self::EnsureVolume(spec) => write!(f, "create volume {}", spec.name),
-            Self::CreateContainer(spec) => write!(f, "create container {}", spec.name),
-            Self::StartContainer(name) => write!(f, "start container {name}"),
-            Self::StopContainer { name, why } => write!(f, "stop container {name}: {why}"),
-            Self::RemoveContainer { name, why } => write!(f, "remove container {name}: {why}"),
-            Self::RemoveVolume(name) => write!(f, "remove volume {name}"),
-            Self::RemoveNetwork(name) => write!(f, "remove network {name}"),
+            Self::Docker(step) => step.fmt(f),
             Self::Tell { container, commands, .. } => {
                 write!(f, "tell {container}: ")?;
                 for (at, command) in commands.iter().enumerate() {
@@ -351,41 +333,23 @@ impl fmt::Display for Step {
 impl Significance for Step {
     fn event_reason(&self) -> Option<&'static str> {
         match self {
-            Self::EnsureImage(_) => Some("Pulling"),
-            Self::CreateContainer(_) => Some("Created"),
-            Self::StartContainer(_) => Some("Started"),
-            Self::StopContainer { .. } => Some("Stopping"),
-            Self::RemoveContainer { .. } => Some("Removed"),
+            Self::Docker(step) => step.event_reason(),
             Self::Reload { .. } => Some("Reloading"),
             Self::Refuse { .. } => Some("ConfigRefused"),
             Self::Tell { .. } => Some("ServersChanged"),
-            Self::EnsureStats
-            | Self::EnsureBinary { .. }
-            | Self::EnsureNetwork(_)
-            | Self::EnsureVolume(_)
-            | Self::RemoveVolume(_)
-            | Self::RemoveNetwork(_)
-            | Self::Write { .. }
-            | Self::Keep { .. } => None,
+            Self::EnsureStats | Self::Write { .. } | Self::Keep { .. } => None,
         }
     }
 
     fn lane(&self) -> Option<&str> {
         match self {
-            Self::EnsureVolume(spec) => Some(&spec.name),
-            Self::CreateContainer(spec) => Some(&spec.name),
-            Self::StartContainer(name) | Self::RemoveVolume(name) => Some(name),
-            Self::StopContainer { name, .. } | Self::RemoveContainer { name, .. } => Some(name),
+            Self::Docker(step) => step.lane(),
             Self::Tell { container, .. }
             | Self::Write { container, .. }
             | Self::Reload { container, .. }
             | Self::Keep { container, .. }
             | Self::Refuse { container, .. } => Some(container),
-            Self::EnsureStats
-            | Self::EnsureImage(_)
-            | Self::EnsureBinary { .. }
-            | Self::EnsureNetwork(_)
-            | Self::RemoveNetwork(_) => None,
+            Self::EnsureStats => Some("Secrets"),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! One snapshot of a balancer: Docker's lists, the objects it refers to, and the balancers' answers. Reads only.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -10,17 +10,17 @@ use serde::de::DeserializeOwned;
 use super::dialect::Protocol;
 use super::inputs::certificate_secrets;
 use super::links::ContainerRef;
-use super::lists::Lists;
 use super::names::namespace;
 use super::render::dialect;
 use super::seen::{self, Answer};
 use super::{
-    Balancer, Certificate, ConfigCache, Controller, Hidden, LoadBalancer, Observed, configure, secrets, workload,
+    Balancer, Certificate, ConfigCache, Hidden, LoadBalancer, LoadBalancerKind, Observed, configure, secrets, workload,
 };
 use crate::api::endpoints::Routable;
 use crate::api::failure::Failure;
 use crate::api::load_balancer::TargetObject;
 use crate::engine::{ContainerSeen, ContainerState, Engine};
+use crate::kinds::containers::HOME;
 use crate::store::Key;
 
 /// Time limit of a command that reads.
@@ -29,26 +29,18 @@ const READ: Duration = Duration::from_secs(5);
 const OLD_NGINX: &str = r#"n=0; for p in /proc/[0-9]*/cmdline; do case "$(tr '\0' ' ' < "$p" 2>/dev/null)" in "nginx: worker process is shutting down"*) n=$((n+1));; esac; done; echo $n"#;
 
 /// Reads everything at once.
-pub async fn observe(controller: &Controller, object: &LoadBalancer) -> Result<Observed, Failure> {
-    let engine = controller.hosts.get(super::HOST)?;
+pub async fn observe(controller: &LoadBalancerKind, object: &LoadBalancer) -> Result<Observed, Failure> {
+    let engine = controller.docker.hosts().get(HOME)?;
     let Related { targets, certificates, stats_password } = related(controller, object).await?;
-    let lists = controller.lists.read(object, &engine, &workload::networks(object, &targets)).await;
-    let Lists { containers, volumes, networks, image } = lists;
-    let running = containers
-        .known()
-        .into_iter()
-        .flatten()
-        .map(|(_, seen)| seen)
-        .filter(|seen| matches!(seen.state, ContainerState::Running | ContainerState::Paused));
+    let (owner, needs) = (workload::owner(object), workload::needs(object, &targets));
+    let hosts = controller.docker.observe(&owner, [HOME.to_owned()], &needs).await;
+    let known = hosts.values().filter_map(|host| host.containers.known()).flat_map(BTreeMap::values);
+    let running = known.filter(|seen| matches!(seen.state, ContainerState::Running | ContainerState::Paused));
     let balancers = join_all(running.map(|seen| balancer(controller, object, &engine, seen))).await;
     Ok(Observed {
         balancers: balancers.into_iter().collect(),
-        containers,
-        volumes,
-        networks,
-        image,
-        binary: controller.binary.get().cloned(),
-        stopping: controller.stopping.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        work: controller.docker.work(&owner),
+        hosts,
         targets,
         certificates,
         stats_password,
@@ -62,7 +54,7 @@ struct Related {
     stats_password: Option<Hidden>,
 }
 
-async fn related(controller: &Controller, object: &LoadBalancer) -> Result<Related, Failure> {
+async fn related(controller: &LoadBalancerKind, object: &LoadBalancer) -> Result<Related, Failure> {
     let (mut targets, mut certificates) = (BTreeMap::new(), BTreeMap::new());
     for named in object.spec.backends.iter().filter_map(|backend| backend.target()?.object()) {
         if let Some(found) = get(controller, object, named.resource, &named.name).await? {
@@ -81,7 +73,7 @@ async fn related(controller: &Controller, object: &LoadBalancer) -> Result<Relat
 }
 
 async fn get<T: DeserializeOwned>(
-    controller: &Controller,
+    controller: &LoadBalancerKind,
     object: &LoadBalancer,
     resource: &str,
     name: &str,
@@ -91,7 +83,7 @@ async fn get<T: DeserializeOwned>(
 }
 
 async fn balancer(
-    controller: &Controller,
+    controller: &LoadBalancerKind,
     object: &LoadBalancer,
     engine: &Arc<dyn Engine>,
     seen: &ContainerSeen,
@@ -109,7 +101,7 @@ async fn balancer(
 }
 
 /// What a balancer answers now.
-async fn answer(controller: &Controller, object: &LoadBalancer, at: &ContainerRef<'_>) -> Result<Answer, String> {
+async fn answer(controller: &LoadBalancerKind, object: &LoadBalancer, at: &ContainerRef<'_>) -> Result<Answer, String> {
     let strange = || "it says what is not understood".to_owned();
     match dialect(object.spec.engine).protocol() {
         Protocol::MasterSocket => {
@@ -132,7 +124,7 @@ async fn answer(controller: &Controller, object: &LoadBalancer, at: &ContainerRe
     }
 }
 
-async fn old_nginx(controller: &Controller, object: &LoadBalancer, at: &ContainerRef<'_>) -> Result<u32, String> {
+async fn old_nginx(controller: &LoadBalancerKind, object: &LoadBalancer, at: &ContainerRef<'_>) -> Result<u32, String> {
     // Counting takes an exec. Long after the last reload there are none.
     let longest = object.spec.backends.iter().map(|backend| backend.drain_timeout.get()).max().unwrap_or_default();
     let last = object.status.as_ref().and_then(|status| status.decisions.as_ref()?.last_reload);

@@ -44,7 +44,7 @@ pub fn plan(object: &LoadBalancer, observed: &Observed, now: Timestamp) -> Plan<
     let mut told = Vec::new();
     let mut reloading = false;
     for (_, container) in workload::members(object) {
-        let at_work = observed.balancers.get(&container).filter(|_| !observed.stopping.contains(&container));
+        let at_work = observed.balancers.get(&container).filter(|_| !observed.stopping(&container));
         let Some(balancer) = at_work else { continue };
         let plan = balancer_plan(&context, &inputs, &d, &container, balancer);
         requeue = sooner(requeue, plan.again);
@@ -144,9 +144,9 @@ fn files(observed: &Observed, inputs: &Inputs, d: &BalancerDecisions) -> Vec<Fil
 
 /// It balances, by the configuration that is wanted unless its engine refused that.
 fn settled(context: &PlanContext, container: &str) -> bool {
-    let running = context.observed.containers.known().and_then(|all| all.get(container));
+    let running = context.observed.container(container);
     let running = running.is_some_and(|seen| seen.state == ContainerState::Running);
-    let running = running && !context.observed.stopping.contains(container);
+    let running = running && !context.observed.stopping(container);
     running && context.observed.balancers.get(container).is_some_and(status::balances)
 }
 
@@ -155,8 +155,7 @@ fn teardown(
     observed: &Observed,
     mut status: LoadBalancerStatus,
 ) -> Plan<Step, LoadBalancerStatus> {
-    let steps = workload::teardown(object, observed);
-    let finished = steps.as_ref().is_some_and(Vec::is_empty);
+    let (steps, finished) = workload::teardown(object, observed).unwrap_or_default();
     status.phase = BalancerPhase::Deleting;
-    Plan { status, steps: steps.unwrap_or_default(), requeue: (!finished).then_some(DEGRADED), finished }
+    Plan { status, steps, requeue: (!finished).then_some(DEGRADED), finished }
 }

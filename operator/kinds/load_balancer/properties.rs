@@ -306,10 +306,7 @@ proptest! {
         let (one, other) = (super::plan::plan(&world.object, &world.observed, world.now),
                             super::plan::plan(&world.object, &world.observed, world.now));
         prop_assert_eq!(one, other);
-        world.observed.containers = Fact::Unknown("away".into());
-        world.observed.networks = Fact::Unknown("away".into());
-        world.observed.image = Fact::Unknown("away".into());
-        world.observed.volumes = Fact::Unknown("away".into());
+        *world.docker() = crate::kinds::containers::DockerSeen::unknown("away");
         world.observed.balancers.values_mut().for_each(|balancer| balancer.answer = Fact::Unknown("away".into()));
         let steps = world.plan().steps;
         prop_assert!(steps.iter().all(|step| matches!(step, Step::EnsureStats)), "{:?}", steps);

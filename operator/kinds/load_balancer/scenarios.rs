@@ -18,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::fixture::{obey, started};
 use super::seen::{Admin, Answer, Health};
-use super::{Controller, RESOURCE, diff, haproxy, text};
+use super::{LoadBalancerKind, RESOURCE, diff, haproxy, text};
+use crate::api::labels::Owner;
 use crate::api::load_balancer::{LoadBalancerStatus, ServerState};
 use crate::engine::docker::OwnBinary;
 use crate::engine::fake::{FakeContainer, FakeEngine};
@@ -89,8 +90,10 @@ impl World {
     fn start(&mut self) {
         let hosts = Arc::new(Hosts::new(Arc::new(OwnBinary::running())));
         hosts.insert("local", self.engine.clone());
-        let controller = Arc::new(Controller::new(hosts.clone(), self.objects.clone(), self.clock.clone()));
         let (hints, heard) = mpsc::channel(64);
+        let woken = hints.clone();
+        let wake = Arc::new(move |_: &Owner| drop(woken.try_send(Trigger::All)));
+        let controller = Arc::new(LoadBalancerKind::new(hosts.clone(), self.objects.clone(), self.clock.clone(), wake));
         let shutdown = CancellationToken::new();
         let all = |_: &crate::store::Change| Some(Trigger::All);
         let running = runtime::Controller::new(controller, self.objects.clone(), self.clock.clone())
@@ -391,7 +394,7 @@ async fn a_settled_balancer_is_only_looked_at_and_a_new_operator_changes_nothing
     world.start();
     sleep(Duration::from_secs(25)).await;
     let calls = world.engine.take_calls();
-    let reads = ["list_", "network ", "has_image ", "dial ", "exec ", "ensure_binary ", "logs "];
+    let reads = ["list_", "network ", "image ", "dial ", "exec ", "ensure_binary ", "logs "];
     let writes: Vec<_> = calls.iter().filter(|call| !reads.iter().any(|read| call.starts_with(read))).collect();
     assert!(writes.is_empty(), "{writes:?}");
     assert_eq!(world.status().await.reloads, 2);
@@ -511,4 +514,26 @@ async fn balancers_are_replaced_one_after_the_other_and_a_dead_one_is_started() 
     sleep(Duration::from_secs(5)).await;
     assert_eq!(images().len(), 2);
     world.healthy().await;
+}
+
+/// Regression 23: a balancer awaited the pull of its new image and heard of no change of its servers meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_never_answers_keeps_no_server_from_coming_and_going() {
+    let world = World::new(WEB).await;
+    world.pods(&[("web-a", 1, false)]).await;
+    world.healthy().await;
+    world.engine.world(|world| world.registry_hangs = true);
+    let mut spec: Value = serde_saphyr::from_str(WEB).unwrap();
+    spec["image"] = json!("haproxy:9");
+    world
+        .put(RESOURCE, "edge", json!({"apiVersion": "evenkeel.dev/v1alpha1", "kind": "LoadBalancer", "spec": spec}))
+        .await;
+    sleep(Duration::from_secs(3)).await;
+    world.pods(&[("web-a", 1, true), ("web-b", 2, false)]).await;
+    sleep(Duration::from_secs(3)).await;
+    let status = world.status().await;
+    let servers: Vec<_> = status.backends[0].servers.iter().map(|one| (one.name.as_str(), one.state)).collect();
+    assert_eq!(servers, [("web-a", ServerState::Drained), ("web-b", ServerState::Ready)]);
+    let progressing = status.conditions.iter().find(|one| one.type_ == "Progressing").unwrap();
+    assert_eq!(progressing.message, "getting image haproxy:9 on local");
 }

@@ -8,9 +8,9 @@ use rustls::sign::CertifiedKey;
 use serde_json::{Value, json};
 
 use super::names::{name, namespace};
-use super::{Certificate, Controller, Hidden, LoadBalancer, text};
+use super::{Certificate, Hidden, LoadBalancer, LoadBalancerKind, text};
 use crate::api::failure::Failure;
-use crate::runtime::clock;
+use crate::store::clock;
 use crate::store::objects::Objects;
 use crate::store::{Error, Key};
 
@@ -34,7 +34,7 @@ pub async fn password(objects: &Objects, object: &LoadBalancer) -> Result<Option
 }
 
 /// Makes the password of the stats page unless there is one.
-pub async fn ensure(controller: &Controller, object: &LoadBalancer) -> Result<(), Failure> {
+pub async fn ensure(controller: &LoadBalancerKind, object: &LoadBalancer) -> Result<(), Failure> {
     let objects = &controller.objects;
     if password(objects, object).await?.is_some() {
         return Ok(());

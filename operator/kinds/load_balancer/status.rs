@@ -8,13 +8,14 @@ use super::render::{BOOTSTRAP, dialect};
 use super::routing::{Intent, Server};
 use super::seen::{Admin, Answer, Health};
 use super::{Balancer, Step, text, workload};
-use crate::api::conditions::{Verdict, no, set, yes};
+use crate::api::conditions::{Status, Verdict, no, set, yes};
 use crate::api::failure::Failure;
 use crate::api::load_balancer::{
     BackendSeen, BalancerDecisions, BalancerPhase, LoadBalancerStatus, ServerSeen, ServerState, Target, split_address,
 };
 use crate::api::pod::{PodContainer, PodContainerState, PodPhase, PodSeen};
 use crate::engine::{ContainerSeen, ContainerState};
+use crate::kinds::containers::{self, DockerStep, HOME};
 use crate::kinds::network_of;
 
 /// Fills in all of the status that nobody reads back.
@@ -33,7 +34,10 @@ pub fn render(context: &PlanContext, status: &mut LoadBalancerStatus, d: &Balanc
         ("BackendsResolved", resolved(context)),
         ("CertificatesValid", certificates(context)),
     ];
-    let wrong = verdicts.iter().find(|(_, (status, ..))| *status == "False").map(|(_, verdict)| verdict.clone());
+    let wrong =
+        verdicts.iter().find(|(_, verdict)| verdict.status == Status::False).map(|(_, verdict)| verdict.clone());
+    let problem = containers::problem(&context.observed.work).map(|(reason, message)| no(reason, message));
+    let wrong = wrong.or(problem);
     let wanted = object.spec.replicas;
     let missing = format!("{} of {wanted} balancers balance", status.ready_replicas);
     let whole = status.ready_replicas == wanted;
@@ -49,14 +53,19 @@ pub fn render(context: &PlanContext, status: &mut LoadBalancerStatus, d: &Balanc
     verdicts.push((
         "Degraded",
         match (&wrong, whole) {
-            (Some((_, reason, message)), _) => yes(reason, message.clone()),
+            (Some(wrong), _) => yes(&wrong.reason, wrong.message.clone()),
             (None, false) if !starting => yes("BalancersNotReady", missing.clone()),
             _ => no("AsDeclared", "nothing is missing"),
         },
     ));
+    let progress = containers::progress(&context.observed.work);
     verdicts.push((
         "Progressing",
         match (busy, whole) {
+            _ if progress.is_some() => {
+                let (reason, message) = progress.unwrap_or_default();
+                yes(reason, message)
+            }
             (true, _) => yes("Working", "something is being changed"),
             (false, false) => yes("BalancersNotReady", missing),
             (false, true) => no("Settled", "everything is as declared"),
@@ -119,13 +128,13 @@ fn certificates(context: &PlanContext) -> Verdict {
 
 fn pod(context: &PlanContext, member: &str, container: &str) -> PodSeen {
     let observed = context.observed;
-    let seen = observed.containers.known().and_then(|all| all.get(container));
+    let seen = observed.container(container);
     let balancer = observed.balancers.get(container);
     let runs = seen.is_some_and(|seen| seen.state == ContainerState::Running);
-    let terminating = observed.stopping.contains(container);
+    let terminating = observed.stopping(container);
     let ready = runs && !terminating && balancer.is_some_and(balances);
     let phase = match seen {
-        _ if observed.containers.known().is_none() => PodPhase::Unknown,
+        _ if !observed.answers() => PodPhase::Unknown,
         None => PodPhase::Pending,
         Some(_) if terminating => PodPhase::Terminating,
         Some(seen) => phase(seen),
@@ -138,7 +147,7 @@ fn pod(context: &PlanContext, member: &str, container: &str) -> PodSeen {
     let namespace = context.object.metadata.namespace.as_deref().unwrap_or("default");
     PodSeen {
         name: member.into(),
-        host: super::HOST.into(),
+        host: HOME.into(),
         address: seen.and_then(|seen| seen.addresses.get(&network_of(namespace)).copied()),
         phase,
         ready,
@@ -174,10 +183,9 @@ fn phase(seen: &ContainerSeen) -> PodPhase {
 
 /// The balancers that run: what each says, if it says anything.
 fn running<'a>(context: &'a PlanContext) -> Vec<Option<&'a Answer>> {
-    let known = context.observed.containers.known();
     // Also one that the spec has no room for any more, for as long as it runs.
     let of = |(container, balancer): (&'a String, &'a Balancer)| {
-        let runs = known.is_none_or(|all| all.contains_key(container));
+        let runs = !context.observed.answers() || context.observed.container(container).is_some();
         runs.then_some(balancer.answer.known())
     };
     context.observed.balancers.iter().filter_map(of).collect()
@@ -260,8 +268,7 @@ pub fn step_failed(
 ) -> LoadBalancerStatus {
     let generation = status.observed_generation;
     let reason = match step {
-        Step::EnsureImage(_) => "ImageUnavailable",
-        Step::StartContainer(_) | Step::CreateContainer(_) => "ContainerNotStarting",
+        Step::Docker(DockerStep::Start { .. } | DockerStep::Create { .. }) => "ContainerNotStarting",
         _ => "StepFailed",
     };
     let message = format!("could not {step}: {failure}; it is tried again");

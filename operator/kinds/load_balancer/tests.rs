@@ -407,16 +407,14 @@ fn balancers_are_replaced_one_at_a_time_and_only_while_all_others_balance() {
     check(
         &world.settle(),
         expect![[r#"
-            stop container default.edge-1: image haproxy:2.8 instead of haproxy:2.6
             remove container default.edge-1: image haproxy:2.8 instead of haproxy:2.6
-            create container default.edge-1
+            create container default.edge-1 on local
             start container default.edge-1
             give default.edge-1 configuration da1b8c0959db
             reload default.edge-1 with configuration da1b8c0959db
             keep the configuration of default.edge-1 as the last good one
-            stop container default.edge-2: image haproxy:2.8 instead of haproxy:2.6
             remove container default.edge-2: image haproxy:2.8 instead of haproxy:2.6
-            create container default.edge-2
+            create container default.edge-2 on local
             start container default.edge-2
             give default.edge-2 configuration da1b8c0959db
             reload default.edge-2 with configuration da1b8c0959db
@@ -424,7 +422,7 @@ fn balancers_are_replaced_one_at_a_time_and_only_while_all_others_balance() {
         "#]],
     );
     world.object.spec.image = Some("haproxy:2.6".into());
-    if let Fact::Known(containers) = &mut world.observed.containers {
+    if let Fact::Known(containers) = &mut world.docker().containers {
         containers.get_mut("default.edge-1").unwrap().state = ContainerState::Exited;
     }
     let said = world.plan().steps.iter().map(|step| format!("{step}\n")).collect::<String>();
@@ -448,33 +446,30 @@ fn an_outage_of_all_balancers_stays_an_outage() {
 fn what_is_missing_is_made_and_what_is_too_much_goes() {
     let mut world = World::new(ONE);
     world.pods(&[]);
-    world.observed.containers = Fact::Known(Default::default());
+    world.docker().containers = Fact::Known(Default::default());
     world.observed.balancers.clear();
-    world.observed.volumes = Fact::Known(["default.edge-2".to_owned()].into());
-    world.observed.networks = Fact::Known([("evenkeel-default".to_owned(), false)].into());
-    world.observed.image = Fact::Known(false);
+    world.docker().volumes = Fact::Known(["default.edge-2".to_owned()].into());
+    world.docker().networks = Fact::Known(Default::default());
+    world.docker().images = Fact::Known(Default::default());
     check(
         &world.round(),
         expect![[r#"
-        remove volume default.edge-2
-        get image haproxy:2.6
-        create network evenkeel-default
-        create volume default.edge-1
-        create container default.edge-1
-        start container default.edge-1
-    "#]],
+            remove volume default.edge-2
+            get image haproxy:2.6 on local
+            create network evenkeel-default on local
+        "#]],
     );
     world.plan();
     check(
         &world.told(),
         expect![[r#"
-            Pending 0/1
+            Pending 0/0
             web: 
             Ready=False NoBalancer: 0 of 1 balancers balance
             Progressing=True Working: something is being changed
         "#]],
     );
-    world.observed.containers = Fact::Unknown("away".into());
+    world.docker().containers = Fact::Unknown("away".into());
     world.observed.balancers.clear();
     assert_eq!(world.round(), "");
 }
@@ -486,17 +481,14 @@ fn a_deleted_balancer_takes_everything_with_it() {
     check(
         &world.round(),
         expect![[r#"
-        remove container default.edge-1: loadbalancers.evenkeel.dev edge is deleted
-        remove container default.edge-2: loadbalancers.evenkeel.dev edge is deleted
-        remove volume default.edge-1
-        remove volume default.edge-2
-        remove network evenkeel-default
-    "#]],
+            remove container default.edge-1: loadbalancers.evenkeel.dev edge is deleted
+            remove container default.edge-2: loadbalancers.evenkeel.dev edge is deleted
+        "#]],
     );
-    world.observed.containers = Fact::Known(Default::default());
-    world.observed.volumes = Fact::Known(Default::default());
+    world.docker().containers = Fact::Known(Default::default());
+    world.docker().volumes = Fact::Known(Default::default());
     assert!(world.plan().finished);
-    world.observed.volumes = Fact::Unknown("away".into());
+    world.docker().volumes = Fact::Unknown("away".into());
     assert!(!world.plan().finished);
 }
 
@@ -528,7 +520,7 @@ fn a_balancer_is_in_the_networks_of_its_namespace_and_of_the_databases_it_routes
     // Until the database has said where it is nothing is made, nor thought to be stale.
     database(&mut world, &|one| *one = Routable { status: Some(Default::default()), ..Default::default() });
     assert!(workload::container_spec(&world.object, &world.observed, 2, "binary").is_none());
-    world.observed.networks = Fact::Unknown("away".into());
+    world.docker().networks = Fact::Unknown("away".into());
     assert!(workload::container_spec(&world.object, &world.observed, 2, "binary").is_none());
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sha2::{Digest, Sha256};
+use crate::api::hash::short_hash;
 
 /// Stands for the hash.
 pub const HASH: &str = "@HASH@";
@@ -13,7 +13,7 @@ const END: &str = "# end ";
 
 /// A short hash of a text.
 pub fn hash(text: &str) -> String {
-    Sha256::digest(text).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+    short_hash(text, 12)
 }
 
 /// The first line of a configuration.

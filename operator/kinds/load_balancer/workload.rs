@@ -6,15 +6,17 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::dialect::Dialect;
 use super::names::{CONFIG_DIR, RUN_DIR, container, member, name, namespace};
 use super::render::dialect;
-use super::{Fact, LoadBalancer, Observed, RESOURCE, Step};
+use super::{LoadBalancer, Observed, RESOURCE, Step};
 use crate::api::endpoints::Routable;
 use crate::api::labels::{self, Owner};
 use crate::api::load_balancer::TargetObject;
-use crate::engine::{Attachment, BINARY_DIR, ContainerSeen, ContainerSpec, ContainerState, Security, VolumeSpec};
+use crate::engine::{Attachment, BINARY_DIR, ContainerSpec, NetworkSpec, Security};
+use crate::kinds::containers::converge::{self, Common, removals};
+use crate::kinds::containers::{Deed, HOME, Member, Needs};
 use crate::kinds::{network_of, network_spec};
 
 /// Grace for open connections when a balancer is stopped, in seconds.
-pub const STOP_SECONDS: i64 = 30;
+const STOP_SECONDS: i64 = 30;
 
 /// The owner named in the labels of everything of this balancer.
 pub fn owner(object: &LoadBalancer) -> Owner {
@@ -31,7 +33,7 @@ pub fn members(object: &LoadBalancer) -> Vec<(String, String)> {
 }
 
 /// The networks of the objects that it names, beside that of its namespace.
-pub fn networks(object: &LoadBalancer, targets: &BTreeMap<TargetObject, Routable>) -> BTreeSet<String> {
+fn networks(object: &LoadBalancer, targets: &BTreeMap<TargetObject, Routable>) -> BTreeSet<String> {
     let there = targets.values().filter(|one| !one.deleting());
     let networks = there.filter_map(|one| Some(one.endpoints()?.network.clone()));
     networks.filter(|network| *network != network_of(namespace(object))).collect()
@@ -46,12 +48,11 @@ fn networks_missing(object: &LoadBalancer, observed: &Observed) -> bool {
 
 /// What the container of a balancer is to be, with our program from this volume; `None` while that cannot be known.
 pub fn container_spec(object: &LoadBalancer, observed: &Observed, ordinal: u32, binary: &str) -> Option<ContainerSpec> {
-    let known = observed.networks.known()?;
-    let networks = networks(object, &observed.targets);
-    if networks_missing(object, observed) || networks.iter().any(|network| !known.contains_key(network)) {
+    let known = observed.docker()?.networks.known()?;
+    if networks_missing(object, observed) {
         return None;
     }
-    let there = networks.into_iter().filter(|network| known.get(network) == Some(&true));
+    let there = networks(object, &observed.targets).into_iter().filter(|network| known.contains_key(network));
     let networks = there.map(|network| Attachment { network, aliases: Vec::new() }).collect();
     let member = member(object, ordinal);
     let name = container(object, &member);
@@ -110,123 +111,59 @@ fn member_labels(object: &LoadBalancer, member: &str) -> BTreeMap<String, String
     labels
 }
 
-/// Why the container is not what it should be, if it is not.
-pub fn stale(seen: &ContainerSeen, spec: &ContainerSpec) -> Option<String> {
-    let hash = seen.labels.get(labels::SPEC_HASH).map(String::as_str).unwrap_or_default();
-    if hash == spec.hash() {
-        return None;
-    }
-    Some(if seen.image == spec.image {
-        "its definition changed".into()
-    } else {
-        format!("image {} instead of {}", spec.image, seen.image)
-    })
+/// What is asked of Docker beside containers and volumes.
+pub fn needs(object: &LoadBalancer, targets: &BTreeMap<TargetObject, Routable>) -> Needs {
+    let mut networks = networks(object, targets);
+    networks.insert(network_of(namespace(object)));
+    Needs { images: [object.spec.image().to_owned()].into(), networks }
 }
 
-/// The steps towards a running container for every balancer. `settled`: all of them balance, so that one may go.
+fn common<'a>(object: &'a LoadBalancer, observed: &'a Observed, network: &'a NetworkSpec) -> Common<'a> {
+    Common {
+        hosts: &observed.hosts,
+        work: &observed.work,
+        image: object.spec.image(),
+        network,
+        grace: STOP_SECONDS.unsigned_abs(),
+    }
+}
+
+fn wanted(object: &LoadBalancer, observed: &Observed, ordinal: u32) -> Member {
+    let name = member(object, ordinal);
+    let container = container(object, &name);
+    let seen = observed.container(&container);
+    // One that runs keeps the program that it has.
+    let own = seen.and_then(|seen| seen.labels.get(labels::BINARY));
+    let binary = own.or(observed.docker().and_then(|docker| docker.binary.as_ref()));
+    let spec = binary.and_then(|binary| container_spec(object, observed, ordinal, binary));
+    Member { labels: member_labels(object, &name), name, host: HOME.into(), container, spec }
+}
+
+/// The steps towards a running container for every balancer. `settled`: whether a container balances, so that another
+/// one may go.
 pub fn steps(object: &LoadBalancer, observed: &Observed, settled: impl Fn(&str) -> bool) -> Vec<Step> {
-    let (Fact::Known(containers), Fact::Known(volumes), Fact::Known(networks)) =
-        (&observed.containers, &observed.volumes, &observed.networks)
-    else {
-        return Vec::new();
-    };
-    let mut steps = removals(object, observed, containers, volumes);
-    let members = members(object);
-    let missing = members.iter().any(|(_, container)| !containers.contains_key(container));
-    let image = observed.image == Fact::Known(true);
-    if missing && !image {
-        steps.push(Step::EnsureImage(object.spec.image().into()));
-    }
-    if observed.binary.is_none() {
-        steps.push(Step::EnsureBinary { image: object.spec.image().into() });
-    }
-    let network = network_of(namespace(object));
-    if missing && networks.get(&network) != Some(&true) {
-        steps.push(Step::EnsureNetwork(network_spec(namespace(object))));
-    }
+    let network = network_spec(namespace(object));
+    let common = common(object, observed, &network);
+    let members: Vec<_> = (1..=object.spec.replicas).map(|ordinal| wanted(object, observed, ordinal)).collect();
+    let mut steps = removals(&common, &members, true, false);
     let mut replaced = false;
-    for (ordinal, (member, container)) in (1..).zip(&members) {
-        let seen = containers.get(container);
-        // One that runs keeps the program that it has.
-        let binary = seen.and_then(|seen| seen.labels.get(labels::BINARY)).or(observed.binary.as_ref());
-        let spec = binary.and_then(|binary| container_spec(object, observed, ordinal, binary));
-        match (seen, spec) {
-            (None, Some(spec)) => {
-                if !volumes.contains(container) {
-                    let labels = member_labels(object, member);
-                    steps.push(Step::EnsureVolume(VolumeSpec { name: container.clone(), labels }));
-                }
-                steps.push(Step::CreateContainer(Box::new(spec)));
-                steps.push(Step::StartContainer(container.clone()));
-            }
-            (Some(seen), spec) => {
-                let old = spec.and_then(|spec| stale(seen, &spec));
-                let runs = runs(seen);
-                match (seen.state, old) {
-                    // Docker began to remove it and did not end: it never starts again, and its name is free only without it.
-                    (ContainerState::Dead, _) => {
-                        let why = "Docker has half removed it".into();
-                        steps.push(Step::RemoveContainer { name: container.clone(), why });
-                    }
-                    (_, None) if !runs => steps.push(Step::StartContainer(container.clone())),
-                    (_, None) => {}
-                    // Nothing is taken away before what replaces it can be had.
-                    (_, Some(_)) if !image => steps.push(Step::EnsureImage(object.spec.image().into())),
-                    (_, Some(why)) if !runs => {
-                        steps.push(Step::RemoveContainer { name: container.clone(), why });
-                    }
-                    (_, Some(why)) => {
-                        let others = members.iter().all(|(_, other)| other == container || settled(other));
-                        if others && !replaced && !observed.stopping.contains(container) {
-                            replaced = true;
-                            steps.push(Step::StopContainer { name: container.clone(), why });
-                        }
-                    }
-                }
-            }
-            (None, None) => {}
+    steps.extend(converge::converge(&common, &members, |name, deed| match deed {
+        Deed::Start | Deed::Restart | Deed::Remake | Deed::ReplaceStopped => true,
+        Deed::Replace => {
+            let others = members.iter().all(|other| other.name == name || settled(&other.container));
+            let now = others && !replaced;
+            replaced |= now;
+            now
         }
-    }
-    steps
+    }));
+    steps.into_iter().map(Step::Docker).collect()
 }
 
-fn runs(seen: &ContainerSeen) -> bool {
-    !matches!(seen.state, ContainerState::Created | ContainerState::Exited | ContainerState::Dead)
-}
-
-/// What there is of balancers that the spec has no room for.
-fn removals(
-    object: &LoadBalancer,
-    observed: &Observed,
-    containers: &BTreeMap<String, ContainerSeen>,
-    volumes: &BTreeSet<String>,
-) -> Vec<Step> {
-    let wanted: BTreeSet<_> = members(object).into_iter().map(|(_, container)| container).collect();
-    let mut steps = Vec::new();
-    for (name, seen) in containers.iter().filter(|(name, _)| !wanted.contains(*name)) {
-        let (name, why) = (name.clone(), "scaled down".into());
-        match runs(seen) {
-            true if observed.stopping.contains(&name) => {}
-            true => steps.push(Step::StopContainer { name, why }),
-            false => steps.push(Step::RemoveContainer { name, why }),
-        }
-    }
-    let left = volumes.iter().filter(|name| !wanted.contains(*name) && !containers.contains_key(*name));
-    steps.extend(left.map(|name| Step::RemoveVolume(name.clone())));
-    steps
-}
-
-/// Everything goes; the network too, if nobody else is in it.
-pub fn teardown(object: &LoadBalancer, observed: &Observed) -> Option<Vec<Step>> {
-    let (Fact::Known(containers), Fact::Known(volumes)) = (&observed.containers, &observed.volumes) else {
-        return None;
-    };
+/// Everything goes; the network too, if nobody else is in it. The steps, and whether nothing is left once they are done;
+/// `None` while nobody can say what there is.
+pub fn teardown(object: &LoadBalancer, observed: &Observed) -> Option<(Vec<Step>, bool)> {
+    let network = network_spec(namespace(object));
     let why = format!("{RESOURCE} {} is deleted", name(object));
-    let gone = |name: &String| Step::RemoveContainer { name: name.clone(), why: why.clone() };
-    let mut steps: Vec<_> = containers.keys().map(gone).collect();
-    steps.extend(volumes.iter().map(|name| Step::RemoveVolume(name.clone())));
-    if !steps.is_empty() {
-        steps.push(Step::RemoveNetwork(network_of(namespace(object))));
-    }
-    Some(steps)
+    let (steps, finished) = converge::teardown(&common(object, observed, &network), true, false, true, &why)?;
+    Some((steps.into_iter().map(Step::Docker).collect(), finished))
 }

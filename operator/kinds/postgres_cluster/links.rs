@@ -2,20 +2,23 @@
 //! A report that says something new wakes the cluster's reconcile; it carries no decision.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::LinkSeen;
 use super::scene::SUSPECT_MS;
 use crate::api::failure::{Class, Failure};
-use crate::engine::Engine;
+use crate::api::labels::{self, Owner};
+use crate::engine::hosts::Hosts;
+use crate::engine::{ContainerSeen, ContainerState, Engine};
+use crate::kinds::containers::DockerSeen;
 use crate::runtime::clock;
-use crate::supervisor::wire::{Command, Report, SOCKET};
+use crate::runtime::companions::{Companions, Voice, WakeOwner};
+use crate::supervisor::wire::{Command, Report, SOCKET, significant};
 
 /// Commands that wait for a supervisor; more than a few means that it does not read.
 const COMMANDS: usize = 64;
@@ -24,124 +27,116 @@ const REDIAL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 /// A report is never longer; a stream that says more without a line end is not a supervisor's.
 const LINE_BYTES: usize = 1 << 20;
 
-/// Wakes the reconcile of a cluster: (namespace, name).
-pub type Wake = mpsc::UnboundedSender<(String, String)>;
-
-/// All conversations of all clusters, by container id.
+/// All conversations of all clusters.
 pub struct Links {
     began: Instant,
-    links: Mutex<BTreeMap<String, Link>>,
-    wake: Wake,
+    links: Companions<LinkId, Said>,
 }
 
-struct Link {
-    cluster: (String, String),
+/// A conversation is with one container; a container that is made anew gets another one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct LinkId {
+    host: String,
     container: String,
-    commands: mpsc::Sender<Command>,
-    heard: Arc<Mutex<Heard>>,
-    task: AbortHandle,
 }
 
-#[derive(Default)]
-struct Heard {
+/// What is known from a conversation.
+#[derive(Clone)]
+struct Said {
+    member: String,
     report: Option<Report>,
-    at: Option<Instant>,
     connected: bool,
-}
-
-impl Link {
-    fn seen(&self) -> Option<LinkSeen> {
-        let heard = lock(&self.heard);
-        let silent_ms = heard.at?.elapsed().as_millis() as u64;
-        Some(LinkSeen { report: heard.report.clone()?, connected: heard.connected, silent_ms })
-    }
-}
-
-impl Drop for Link {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+    commands: mpsc::Sender<Command>,
 }
 
 impl Links {
-    /// No conversations yet; `wake` is told of every cluster that has news.
-    pub fn new(wake: Wake) -> Self {
-        Self { began: clock::instant(), links: Mutex::default(), wake }
+    /// No conversations yet; `wake` is called with every cluster that has news.
+    pub fn new(wake: WakeOwner) -> Self {
+        Self { began: clock::instant(), links: Companions::new(wake) }
     }
 
-    fn links(&self) -> MutexGuard<'_, BTreeMap<String, Link>> {
-        self.links.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Keeps exactly the conversations with these containers (id -> name) of a cluster.
-    pub fn keep(&self, engine: &Arc<dyn Engine>, cluster: &(String, String), running: &BTreeMap<String, String>) {
-        let mut links = self.links();
-        links.retain(|id, link| link.cluster != *cluster || running.contains_key(id));
-        for (id, name) in running {
-            links.entry(id.clone()).or_insert_with(|| self.begin(engine.clone(), cluster.clone(), name.clone()));
+    /// Keeps exactly the conversations with the running containers of a cluster. Where a host could not be asked they
+    /// stay: that a conversation stands is worth more than a list.
+    pub fn keep(&self, engines: &Hosts, owner: &Owner, hosts: &BTreeMap<String, DockerSeen>) {
+        let running = |host: &str| hosts.get(host)?.containers.known();
+        self.links.retain(owner, |id| match hosts.contains_key(&id.host).then(|| running(&id.host)) {
+            None => false,
+            Some(None) => true,
+            Some(Some(all)) => all.values().any(|one| one.id == id.container && talks(one)),
+        });
+        for (host, seen) in hosts {
+            let Ok(engine) = engines.get(host) else { continue };
+            for one in seen.containers.known().into_iter().flat_map(BTreeMap::values).filter(|one| talks(one)) {
+                let Some(member) = one.labels.get(labels::MEMBER).cloned() else { continue };
+                let (engine, container) = (engine.clone(), one.name.clone());
+                let id = LinkId { host: host.clone(), container: one.id.clone() };
+                self.links.ensure(owner, id, |voice| Conversation { engine, container, member, voice }.run());
+            }
         }
     }
 
-    fn begin(&self, engine: Arc<dyn Engine>, cluster: (String, String), container: String) -> Link {
-        let (commands, inbox) = mpsc::channel(COMMANDS);
-        let heard = Arc::new(Mutex::new(Heard::default()));
-        let conversation = Conversation {
-            engine,
-            container: container.clone(),
-            cluster: cluster.clone(),
-            heard: heard.clone(),
-            wake: self.wake.clone(),
-        };
-        let task = tokio::spawn(conversation.run(inbox)).abort_handle();
-        Link { cluster, container, commands, heard, task }
-    }
-
-    /// What was heard last from the containers of a cluster, by their names.
-    pub fn heard(&self, cluster: &(String, String)) -> BTreeMap<String, LinkSeen> {
-        let links = self.links();
-        let of = links.values().filter(|link| link.cluster == *cluster);
-        of.filter_map(|link| Some((link.container.clone(), link.seen()?))).collect()
+    /// What was heard last from the members of a cluster.
+    pub fn heard(&self, owner: &Owner) -> BTreeMap<String, LinkSeen> {
+        let heard = self.links.heard(owner).into_values();
+        heard
+            .filter_map(|heard| {
+                let said = heard.value?;
+                let seen = LinkSeen { report: said.report?, connected: said.connected, silent_ms: heard.silent_ms };
+                Some((said.member, seen))
+            })
+            .collect()
     }
 
     /// We have just begun, and somebody in this cluster has not said a word yet.
-    pub fn calling(&self, cluster: &(String, String)) -> bool {
-        let silent = |link: &Link| link.cluster == *cluster && lock(&link.heard).at.is_none();
-        self.began.elapsed() < Duration::from_millis(SUSPECT_MS) && self.links().values().any(silent)
+    pub fn calling(&self, owner: &Owner) -> bool {
+        self.began.elapsed() < Duration::from_millis(SUSPECT_MS)
+            && self.links.heard(owner).into_values().any(|heard| heard.value.and_then(|said| said.report).is_none())
     }
 
-    /// Says something to the supervisor in the container of this name; `Transient` if it cannot be spoken to now.
-    pub fn send(&self, container: &str, command: Command) -> Result<(), Failure> {
-        let links = self.links();
-        let link = links.values().find(|link| link.container == container && lock(&link.heard).connected);
-        let link = link.ok_or_else(|| Failure::new(Class::Transient, "its supervisor cannot be reached"))?;
-        link.commands.try_send(command).map_err(|_| Failure::new(Class::Transient, "its supervisor does not listen"))
+    /// Says something to the supervisor of a member; `Transient` if it cannot be spoken to now.
+    pub fn send(&self, owner: &Owner, member: &str, command: Command) -> Result<(), Failure> {
+        let said = self.links.heard(owner).into_values().filter_map(|heard| heard.value);
+        let said = said.into_iter().find(|said| said.member == member && said.connected);
+        let said = said.ok_or_else(|| Failure::new(Class::Transient, "its supervisor cannot be reached"))?;
+        said.commands.try_send(command).map_err(|_| Failure::new(Class::Transient, "its supervisor does not listen"))
+    }
+
+    /// Ends the conversations of a cluster that is gone.
+    pub fn forget(&self, owner: &Owner) {
+        self.links.forget(owner);
+    }
+
+    /// How many conversations there are.
+    pub fn count(&self) -> usize {
+        self.links.count()
     }
 }
 
-fn lock(heard: &Mutex<Heard>) -> MutexGuard<'_, Heard> {
-    heard.lock().unwrap_or_else(PoisonError::into_inner)
+fn talks(container: &ContainerSeen) -> bool {
+    matches!(container.state, ContainerState::Running | ContainerState::Paused)
 }
 
 /// One conversation, begun again for as long as the container runs.
 struct Conversation {
     engine: Arc<dyn Engine>,
     container: String,
-    cluster: (String, String),
-    heard: Arc<Mutex<Heard>>,
-    wake: Wake,
+    member: String,
+    voice: Voice<LinkId, Said>,
 }
 
 impl Conversation {
-    async fn run(self, mut inbox: mpsc::Receiver<Command>) {
+    async fn run(self) {
+        let (commands, mut inbox) = mpsc::channel(COMMANDS);
         let mut pause = REDIAL.0;
         loop {
             let began = clock::instant();
-            if let Err(problem) = self.once(&mut inbox).await {
+            if let Err(problem) = self.once(&commands, &mut inbox).await {
                 tracing::debug!(container = self.container, problem, "the conversation with the supervisor ended");
             }
-            let spoke = std::mem::take(&mut lock(&self.heard).connected);
+            let mut spoke = false;
+            self.voice.amend(|said| spoke = said.as_mut().is_some_and(|said| std::mem::take(&mut said.connected)));
             if spoke {
-                self.wake();
+                self.voice.wake();
             }
             // What was to be said to the old stream is stale; the next plan says it anew.
             while inbox.try_recv().is_ok() {}
@@ -150,7 +145,7 @@ impl Conversation {
         }
     }
 
-    async fn once(&self, inbox: &mut mpsc::Receiver<Command>) -> Result<(), String> {
+    async fn once(&self, commands: &mpsc::Sender<Command>, inbox: &mut mpsc::Receiver<Command>) -> Result<(), String> {
         let address = format!("unix:{SOCKET}");
         let stream = self.engine.dial(&self.container, &address).await.map_err(|error| error.to_string())?;
         let (reader, mut writer) = tokio::io::split(stream);
@@ -169,11 +164,11 @@ impl Conversation {
                 }
                 // Cancel safe: what was read so far stays in `line`.
                 read = timeout(Duration::from_millis(SUSPECT_MS), reader.read_until(b'\n', &mut line)) => match read {
-                    Err(_) => self.wake(),
+                    Err(_) => self.voice.wake(),
                     Ok(Err(error)) => return Err(error.to_string()),
                     Ok(Ok(0)) => return Err("closed by the other side".into()),
                     Ok(Ok(_)) => {
-                        self.hear(serde_json::from_slice(&line).map_err(|error| error.to_string())?);
+                        self.hear(commands, serde_json::from_slice(&line).map_err(|error| error.to_string())?);
                         line.clear();
                     }
                 },
@@ -184,37 +179,17 @@ impl Conversation {
         }
     }
 
-    fn hear(&self, report: Report) {
-        let mut heard = lock(&self.heard);
-        let news = !heard.connected || heard.report.as_ref().is_none_or(|old| weight(old) != weight(&report));
-        *heard = Heard { report: Some(report), at: Some(clock::instant()), connected: true };
-        drop(heard);
-        if news {
-            self.wake();
-        }
+    fn hear(&self, commands: &mpsc::Sender<Command>, report: Report) {
+        self.voice.tell(|said| {
+            let before = said.as_ref().filter(|said| said.connected).and_then(|said| said.report.as_ref());
+            let news = before.is_none_or(|old| significant(old) != significant(&report));
+            *said = Some(Said {
+                member: self.member.clone(),
+                report: Some(report),
+                connected: true,
+                commands: commands.clone(),
+            });
+            news
+        });
     }
-
-    fn wake(&self) {
-        // The receiver is gone only when the operator is ending.
-        let _ = self.wake.send(self.cluster.clone());
-    }
-}
-
-/// A report without what moves all the time.
-fn weight(report: &Report) -> Report {
-    let mut weighty = report.clone();
-    if weighty.promise.is_none() && !weighty.clean {
-        weighty.lsn = None;
-    }
-    weighty.disk_free >>= 28;
-    weighty.clock_ms = 0;
-    if let Some(receiver) = &mut weighty.receiver {
-        receiver.quiet_ms = u64::from(receiver.quiet_ms >= SUSPECT_MS);
-    }
-    for replica in weighty.leading.iter_mut().flat_map(|leading| &mut leading.replicas) {
-        replica.lsn = Default::default();
-        replica.silent_ms = 0;
-        replica.lag >>= 24;
-    }
-    weighty
 }

@@ -45,7 +45,7 @@ pub(super) fn settle(scene: &Scene, status: &mut PostgresClusterStatus, d: &mut 
         return conclude(status, d, None, format!("not known: {from} is no member any more"));
     };
     let Some(report) = member.live() else { return };
-    let Some(left) = &report.left else {
+    let Some(left) = &report.former_wal_end else {
         if member.replaced(old) {
             conclude(status, d, None, format!("not known: {from} came back without its old data"));
         }

@@ -5,17 +5,19 @@
 //! with its arithmetic in `quorum.rs`, what people are told in `status.rs`),
 //! `act` performs. The protocol and its invariants: `docs/protocol.md`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
 use crate::api::endpoints::private_network;
 use crate::api::failure::Failure;
+use crate::api::labels::Owner;
 use crate::api::postgres_cluster::{PostgresCluster, PostgresClusterStatus};
 use crate::engine::hosts::Hosts;
-use crate::engine::{ContainerSeen, ContainerSpec, NetworkSpec, VolumeSpec};
+use crate::kinds::containers::{Docker, DockerSeen, DockerStep, WorkSeen};
+use crate::runtime::companions::WakeOwner;
 use crate::runtime::{Kind, Plan, Significance};
 use crate::store::Clock;
 use crate::store::objects::Objects;
@@ -39,36 +41,45 @@ mod secrets;
 #[cfg(test)]
 mod simulation;
 mod status;
+mod upgrade;
 pub mod workload;
 #[cfg(test)]
 mod world;
 
 pub use crate::kinds::fact::Fact;
-pub use links::{Links, Wake};
+pub use links::Links;
 
 /// The resource in the store.
 pub const RESOURCE: &str = "postgresclusters.evenkeel.dev";
-/// The DockerHost of every member: a cluster lives on one host so far.
-pub const HOST: &str = "local";
 
 /// What the kind works with.
-pub struct Controller {
-    hosts: Arc<Hosts>,
+pub struct PostgresClusterKind {
+    docker: Docker,
     objects: Objects,
     clock: Arc<dyn Clock>,
     links: Links,
-    /// The volume with our binary, once it was put on the host.
-    binary: OnceLock<String>,
 }
 
-impl Controller {
-    /// A controller over these hosts and objects; `wake` is told of clusters whose supervisors have news.
-    pub fn new(hosts: Arc<Hosts>, objects: Objects, clock: Arc<dyn Clock>, wake: Wake) -> Self {
-        Self { hosts, objects, clock, links: Links::new(wake), binary: OnceLock::new() }
+impl PostgresClusterKind {
+    /// A controller over these hosts and objects; `wake` is called with clusters whose supervisors have news.
+    pub fn new(hosts: Arc<Hosts>, objects: Objects, clock: Arc<dyn Clock>, wake: WakeOwner) -> Self {
+        let docker = Docker::new(hosts, objects.clone(), wake.clone());
+        Self { docker, objects, clock, links: Links::new(wake) }
+    }
+
+    /// Ends what lives beside the loop for a cluster that is gone.
+    pub fn forget(&self, owner: &Owner) {
+        self.docker.forget(owner);
+        self.links.forget(owner);
+    }
+
+    /// How much lives or lived beside the loop: for tests of what is given back.
+    pub fn kept(&self) -> usize {
+        self.docker.work_count() + self.links.count()
     }
 }
 
-impl Kind for Controller {
+impl Kind for PostgresClusterKind {
     const RESOURCE: &'static str = RESOURCE;
     const NAME: &'static str = "PostgresCluster";
     type Object = PostgresCluster;
@@ -102,16 +113,10 @@ impl Kind for Controller {
 /// One snapshot of what concerns a cluster.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Observed {
-    /// Containers of the cluster by name.
-    pub containers: Fact<BTreeMap<String, ContainerSeen>>,
-    /// Data volumes of the cluster by name.
-    pub volumes: Fact<BTreeSet<String>>,
-    /// The network's subnet, if it is there.
-    pub network: Fact<Option<(std::net::Ipv4Addr, u8)>>,
-    /// Whether the image is on the host.
-    pub image: Fact<bool>,
-    /// Name of the volume with our binary, once it is there.
-    pub binary: Option<String>,
+    /// What the hosts of its members show.
+    pub hosts: BTreeMap<String, DockerSeen>,
+    /// Work about its containers that goes on beside the loop, or failed.
+    pub work: WorkSeen,
     /// What each member's supervisor said last, by member name.
     pub links: BTreeMap<String, LinkSeen>,
     /// This operator has just begun, and some supervisor that it calls has not answered yet.
@@ -152,32 +157,8 @@ pub enum Step {
         /// Addresses of the instances, comma-separated.
         host: String,
     },
-    /// Get the image.
-    EnsureImage(String),
-    /// Get our binary onto the host.
-    EnsureBinary {
-        /// An image whose container can hold the volume while it is filled.
-        image: String,
-    },
-    /// Make the network.
-    EnsureNetwork(NetworkSpec),
-    /// Make the data volume.
-    EnsureVolume(VolumeSpec),
-    /// Make the container.
-    CreateContainer(Box<ContainerSpec>),
-    /// Start the container.
-    StartContainer(String),
-    /// Stop and remove the container; its volume stays.
-    RemoveContainer {
-        /// The container.
-        name: String,
-        /// Why.
-        why: String,
-    },
-    /// Remove the data volume and what is in it.
-    RemoveVolume(String),
-    /// Remove the network.
-    RemoveNetwork(String),
+    /// Something about its containers, volumes or network.
+    Docker(DockerStep),
     /// Give an instance its standing order.
     Order {
         /// The instance.
@@ -214,15 +195,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::EnsureSecrets { .. } => write!(f, "write the cluster's Secrets"),
-            Self::EnsureImage(image) => write!(f, "get image {image}"),
-            Self::EnsureBinary { .. } => write!(f, "put the supervisor on the host"),
-            Self::EnsureNetwork(spec) => write!(f, "create network {}", spec.name),
-            Self::EnsureVolume(spec) => write!(f, "create volume {}", spec.name),
-            Self::CreateContainer(spec) => write!(f, "create container {}", spec.name),
-            Self::StartContainer(name) => write!(f, "start container {name}"),
-            Self::RemoveContainer { name, why } => write!(f, "remove container {name}: {why}"),
-            Self::RemoveVolume(name) => write!(f, "remove volume {name} and its data"),
-            Self::RemoveNetwork(name) => write!(f, "remove network {name}"),
+            Self::Docker(step) => step.fmt(f),
             Self::Order { member, order } => write!(f, "order {member}: {order}"),
             Self::SendCredentials { member } => write!(f, "give {member} its credentials"),
             Self::RestartPostgres { member, why, .. } => write!(f, "restart PostgreSQL of {member}: {why}"),
@@ -234,22 +207,35 @@ impl fmt::Display for Step {
 impl Significance for Step {
     fn event_reason(&self) -> Option<&'static str> {
         match self {
-            Self::EnsureImage(_) => Some("Pulling"),
-            Self::CreateContainer(_) => Some("Created"),
-            Self::StartContainer(_) => Some("Started"),
-            Self::RemoveContainer { .. } => Some("Removed"),
-            Self::RemoveVolume(_) => Some("VolumeRemoved"),
+            Self::Docker(step) => step.event_reason(),
             Self::RestartPostgres { .. } => Some("Restarting"),
             Self::Order { order, .. } => order.event_reason(),
-            Self::EnsureSecrets { .. }
-            | Self::EnsureBinary { .. }
-            | Self::EnsureNetwork(_)
-            | Self::EnsureVolume(_)
-            | Self::RemoveNetwork(_)
-            | Self::SendCredentials { .. }
-            | Self::Renew { .. } => None,
+            Self::EnsureSecrets { .. } | Self::SendCredentials { .. } | Self::Renew { .. } => None,
         }
     }
+
+    /// Members are independent of each other: one that cannot be spoken to or started holds up nobody else.
+    fn lane(&self) -> Option<&str> {
+        match self {
+            Self::Docker(step) => step.lane(),
+            Self::Order { member, .. }
+            | Self::SendCredentials { member }
+            | Self::RestartPostgres { member, .. }
+            | Self::Renew { member, .. } => Some(member),
+            Self::EnsureSecrets { .. } => Some("Secrets"),
+        }
+    }
+}
+
+impl From<DockerStep> for Step {
+    fn from(step: DockerStep) -> Self {
+        Self::Docker(step)
+    }
+}
+
+/// The owner named in the labels of everything of this cluster.
+pub fn owner(object: &PostgresCluster) -> Owner {
+    Owner { kind: "PostgresCluster".into(), namespace: namespace(object).into(), name: name(object).into() }
 }
 
 /// The name of the container and of the data volume of a member.
@@ -259,7 +245,7 @@ pub fn container_name(object: &PostgresCluster, member: &str) -> String {
 
 /// The cluster's network.
 pub fn network_name(object: &PostgresCluster) -> String {
-    private_network(Controller::NAME, namespace(object), name(object)).unwrap_or_default()
+    private_network(PostgresClusterKind::NAME, namespace(object), name(object)).unwrap_or_default()
 }
 
 /// `metadata.namespace`; the store never holds a namespaced object without one.

@@ -97,9 +97,9 @@ fn follow(scene: &Scene, d: &Decisions, member: &Member, report: &Report) -> Opt
         (leading.term == d.term).then_some((report.timeline?, leading))
     });
     let lineage = leading.map(|(timeline, leading)| Lineage { timeline, history: leading.history.clone() });
-    let mut begun = leader_member.link.map(|link| link.report.begun.clone()).unwrap_or_default();
+    let mut timeline_terms = leader_member.link.map(|link| link.report.timeline_terms.clone()).unwrap_or_default();
     if lineage.is_none() {
-        begun.retain(|_, term| *term < d.term);
+        timeline_terms.retain(|_, term| *term < d.term);
     }
     // Without the lineage only those follow whose reach was compared: they promised this very term.
     let promised = report.promised == d.term && report.data == Data::Standby;
@@ -111,7 +111,7 @@ fn follow(scene: &Scene, d: &Decisions, member: &Member, report: &Report) -> Opt
         address: leader_member.place.address?.to_string(),
         slot: slot(member.place),
         slots: slots(scene, &member.place.name),
-        begun,
+        timeline_terms,
         lineage,
         rewindable: leading.is_some_and(|(_, leading)| leading.checkpointed),
     })

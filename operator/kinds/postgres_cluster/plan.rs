@@ -5,13 +5,15 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::scene::{Member, Scene, Trouble};
-use super::{Fact, Observed, Step, container_name, loss, orders, protocol, status, workload};
+use super::{Observed, Step, container_name, loss, orders, protocol, status, upgrade, workload};
 use crate::api::conditions;
 use crate::api::postgres_cluster::{
     ClusterPhase, Decisions, PostgresCluster, PostgresClusterStatus, RECONCILE_ANNOTATION, SWITCHOVER_ANNOTATION,
     Stage, SwitchoverDecision, SwitchoverStatus,
 };
+use crate::api::postgres_settings::lowered_on_primary_first;
 use crate::engine::ContainerState;
+use crate::kinds::containers::{DockerSeen, Work, replace};
 use crate::runtime::Plan;
 use crate::supervisor::wire::{Postgres, Report};
 
@@ -23,14 +25,6 @@ const SOON: Duration = Duration::from_millis(500);
 const DEGRADED: Duration = Duration::from_secs(2);
 /// How long an election may do without a container that could be started, before it is.
 const ELECTION_ALONE: Duration = Duration::from_secs(1);
-/// Settings that a standby may not have lower than its primary: lowering one starts with the primary.
-const PRIMARY_FIRST: [&str; 5] = [
-    "max_connections",
-    "max_locks_per_transaction",
-    "max_prepared_transactions",
-    "max_wal_senders",
-    "max_worker_processes",
-];
 
 /// The plan of a cluster.
 pub fn plan(object: &PostgresCluster, observed: &Observed, now: Timestamp) -> Plan<Step, PostgresClusterStatus> {
@@ -60,7 +54,7 @@ pub fn plan(object: &PostgresCluster, observed: &Observed, now: Timestamp) -> Pl
         protocol::revise(&before, &mut d);
         steps.extend(orders::orders(&scene, &d, &observed.secrets.hash));
         steps.extend(orders::renewal(&scene, &d));
-        steps.extend(workload::removals(object, observed, &d));
+        steps.extend(workload::secrets(observed, &d));
         steps.extend(workload::steps(object, observed, &d, restart_dead(&status, &d, now)));
         trouble = trouble.or(stands);
     }
@@ -68,8 +62,9 @@ pub fn plan(object: &PostgresCluster, observed: &Observed, now: Timestamp) -> Pl
     // A silence that is only ours is no news: what was said before we began stands until we can know better.
     let calling = observed.calling && !paused && before.stage == Stage::Steady && d.stage == Stage::Steady;
     if !calling || status.conditions.is_empty() {
-        status::render(&scene, &mut status, &d, trouble, paused);
+        status::render(&scene, &mut status, &d, trouble, paused, &observed.work);
     }
+    upgrade::tell(object, observed, &places, &mut status, now);
     let requeue = requeue(&status, &d, &steps, changing).or_else(|| unknown(observed).map(|_| DEGRADED));
     let requeue = requeue.or(calling.then_some(SOON));
     status.decisions = Some(d);
@@ -92,8 +87,11 @@ fn scene<'a>(
         .iter()
         .map(|place| Member {
             place,
-            container: observed.containers.known().and_then(|all| all.get(&container_name(object, &place.name))),
-            container_known: observed.containers.known().is_some(),
+            container: observed
+                .hosts
+                .get(&place.host)
+                .and_then(|host| host.container(&container_name(object, &place.name))),
+            container_known: observed.hosts.get(&place.host).is_some_and(|host| host.containers.known().is_some()),
             link: observed.links.get(&place.name),
             leaving: leaving.contains(&place.name),
         })
@@ -102,14 +100,8 @@ fn scene<'a>(
 }
 
 fn unknown(observed: &Observed) -> Option<Trouble> {
-    let why = match (&observed.containers, &observed.volumes, &observed.network, &observed.image) {
-        (Fact::Unknown(why), ..) => why,
-        (_, Fact::Unknown(why), ..) => why,
-        (_, _, Fact::Unknown(why), _) => why,
-        (_, _, _, Fact::Unknown(why)) => why,
-        _ => return None,
-    };
-    Some(Trouble { reason: "HostUnreachable", message: why.clone() })
+    let why = observed.hosts.values().find_map(DockerSeen::silence)?.to_owned();
+    Some(Trouble { reason: "HostUnreachable", message: why })
 }
 
 /// Dead containers are started again (or made anew) unless an election is under way that may succeed without them.
@@ -132,7 +124,9 @@ fn maintain(
     d: &mut Decisions,
     steps: &mut Vec<Step>,
 ) {
-    if d.stage != Stage::Steady || asked_switchover(scene, status, d) {
+    // One that is taken away to be made anew is still seen to run for a while.
+    let removing = observed.work.iter().any(|(work, heard)| matches!(work, Work::Remove { .. }) && heard.runs());
+    if d.stage != Stage::Steady || removing || asked_switchover(scene, status, d) {
         return;
     }
     let Some(leader) = d.leader.clone() else { return };
@@ -166,19 +160,15 @@ fn maintain(
 
 /// All that waits are settings that were lowered: no standby can lower them before its primary does.
 fn primary_first(report: Option<&Report>) -> bool {
-    report.is_some_and(|report| report.pending_restart.iter().all(|name| PRIMARY_FIRST.contains(&name.as_str())))
+    report.is_some_and(|report| report.pending_restart.iter().all(|name| lowered_on_primary_first(name)))
 }
 
 /// The step that makes a member what its definition says, if it is not that.
 fn replacement(scene: &Scene, observed: &Observed, member: &Member) -> Option<Step> {
     let container = member.container?;
-    let spec = workload::container_spec(scene.object, member.place, observed.binary.as_ref()?);
-    if let Some(why) = workload::stale(container, &spec) {
-        return Some(match observed.image {
-            // Nothing is taken away before what replaces it can be had.
-            Fact::Known(true) => Step::RemoveContainer { name: container.name.clone(), why },
-            _ => Step::EnsureImage(scene.object.spec.image.clone()),
-        });
+    let (network, wanted) = (workload::network(scene.object), workload::member(scene.object, observed, member.place));
+    if let Some(step) = replace(&workload::common(scene.object, observed, &network), &wanted) {
+        return Some(Step::Docker(step));
     }
     let report = member.live()?;
     (!report.pending_restart.is_empty() && container.state == ContainerState::Running).then(|| Step::RestartPostgres {
@@ -227,14 +217,13 @@ fn teardown(
     mut status: PostgresClusterStatus,
     now: Timestamp,
 ) -> Plan<Step, PostgresClusterStatus> {
-    let steps = workload::teardown(object, observed);
-    let finished = steps.as_ref().is_some_and(Vec::is_empty);
+    let (steps, finished) = workload::teardown(object, observed).unwrap_or_default();
     status.phase = ClusterPhase::Deleting;
     // Whoever routes here leaves everything as it is until the cluster is gone.
     status.endpoint_set = None;
     if let Some(trouble) = unknown(observed) {
-        let verdict = ("False", trouble.reason.to_owned(), trouble.message);
+        let verdict = conditions::no(trouble.reason, trouble.message);
         conditions::set(&mut status.conditions, "Ready", verdict, status.observed_generation, now);
     }
-    Plan { status, steps: steps.unwrap_or_default(), requeue: (!finished).then_some(SOON), finished }
+    Plan { status, steps, requeue: (!finished).then_some(SOON), finished }
 }

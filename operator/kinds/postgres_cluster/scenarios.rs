@@ -3,7 +3,8 @@
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
 
-use super::world::World;
+use super::world::{RELEASED_PROGRAM, World};
+use crate::api::labels;
 
 const THREE: &str = "{image: 'postgres:15', instances: 3}";
 
@@ -129,6 +130,90 @@ fn a_switchover_by_annotation_moves_the_primary_and_is_answered_once() {
     let switchover = world.status().last_switchover.unwrap_or_default();
     assert_eq!((switchover.request.as_str(), switchover.refused), (request, None));
     assert!(switchover.result.is_some_and(|result| result.outage.is_some()));
+}
+
+/// Settled with supervisors of the release before; then the operator brings another program.
+fn upgraded(annotations: &[(&str, &str)]) -> World {
+    let mut world = World::new(THREE);
+    world.program = RELEASED_PROGRAM;
+    world.settle(100);
+    let annotations = annotations.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    world.object.metadata.annotations = Some(annotations);
+    world.program = "evenkeel-bin-2";
+    world
+}
+
+/// The program of each instance, in order.
+fn programs(world: &World) -> Vec<&str> {
+    world.boxes.values().map(|one| one.spec.labels[labels::BINARY].as_str()).collect()
+}
+
+fn waiting_for_update(world: &World) -> Option<String> {
+    let conditions = world.status().conditions;
+    conditions.into_iter().find(|condition| condition.type_ == "SupervisorUpdateDeferred").map(|found| found.message)
+}
+
+#[test]
+fn supervisors_of_the_release_before_go_through_failover_and_switchover_with_this_operator() {
+    let mut world = World::new(THREE);
+    world.program = RELEASED_PROGRAM;
+    world.settle(100);
+    world.kill_container("db-1");
+    heals(&mut world);
+    check(&world, expect!["Healthy term 2: db-1 standby streaming, db-2 primary running, db-3 standby streaming"]);
+    let request = "2026-11-24T05:00:00Z/db-3";
+    world.object.metadata.annotations = Some([("evenkeel.dev/switchover".to_owned(), request.to_owned())].into());
+    heals(&mut world);
+    heals(&mut world);
+    check(&world, expect!["Healthy term 3: db-1 standby streaming, db-2 standby streaming, db-3 primary running"]);
+    assert_eq!(programs(&world), [RELEASED_PROGRAM; 3]);
+}
+
+#[test]
+fn another_supervisor_goes_to_the_standbys_first_and_to_the_primary_behind_a_switchover() {
+    let mut world = upgraded(&[]);
+    let mut removed = Vec::new();
+    for _ in 0..200 {
+        world.write();
+        let steps = world.turn(0);
+        removed.extend(steps.into_iter().filter(|step| step.starts_with("remove container")));
+    }
+    assert_eq!(world.lost(), Vec::<u64>::new());
+    expect![[r#"
+        remove container default.db-2: another version of evenkeel is to run in it
+        remove container default.db-3: another version of evenkeel is to run in it
+        remove container default.db-1: another version of evenkeel is to run in it"#]]
+    .assert_eq(&removed.join("\n"));
+    check(&world, expect!["Healthy term 2: db-1 standby streaming, db-2 primary running, db-3 standby streaming"]);
+    assert_eq!(programs(&world), ["evenkeel-bin-2"; 3]);
+    assert!(world.status().last_switchover.is_some_and(|switchover| switchover.result.is_some()));
+}
+
+#[test]
+fn an_update_that_is_deferred_touches_nothing_and_says_that_it_waits() {
+    let mut world = upgraded(&[("evenkeel.dev/defer-supervisor-update", "true")]);
+    for _ in 0..50 {
+        assert_eq!(world.turn(0), Vec::<String>::new());
+    }
+    assert_eq!(programs(&world), [RELEASED_PROGRAM; 3]);
+    expect!["another version of the supervisor runs in db-1, db-2, db-3; remove the annotation evenkeel.dev/defer-supervisor-update for a rolling update"].assert_eq(&waiting_for_update(&world).unwrap_or_default());
+    // What is made anew for another reason takes the new one along.
+    world.object.spec.image = "postgres:16".into();
+    heals(&mut world);
+    heals(&mut world);
+    assert_eq!((programs(&world), waiting_for_update(&world)), (vec!["evenkeel-bin-2"; 3], None));
+}
+
+#[test]
+fn an_update_that_was_deferred_goes_on_when_the_annotation_is_gone() {
+    let mut world = upgraded(&[("evenkeel.dev/defer-supervisor-update", "true")]);
+    world.turns(5);
+    world.object.metadata.annotations = None;
+    for _ in 0..200 {
+        world.write();
+        world.turn(0);
+    }
+    assert_eq!((programs(&world), waiting_for_update(&world)), (vec!["evenkeel-bin-2"; 3], None));
 }
 
 #[test]

@@ -3,12 +3,12 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
-use super::{Controller, SecretsSeen, name, namespace};
+use super::{PostgresClusterKind, SecretsSeen, name, namespace};
 use crate::api::failure::{Class, Failure};
+use crate::api::hash::short_hash_of_parts;
 use crate::api::postgres_cluster::PostgresCluster;
-use crate::runtime::clock;
+use crate::store::clock;
 use crate::store::objects::Objects;
 use crate::store::{Error, Key};
 use crate::supervisor::wire::{Credentials, PORT};
@@ -81,17 +81,12 @@ pub async fn credentials(objects: &Objects, object: &PostgresCluster) -> Result<
     else {
         return Ok(None);
     };
-    let mut digest = Sha256::new();
-    for part in [&replication_password, &owner_password] {
-        digest.update((part.len() as u64).to_le_bytes());
-        digest.update(part);
-    }
-    let hash = digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let hash = short_hash_of_parts([&replication_password, &owner_password], 16);
     Ok(Some(Credentials { hash, replication_password, owner_password }))
 }
 
 /// Writes both Secrets: passwords that are there stay, what says how to connect is brought up to date.
-pub async fn ensure(controller: &Controller, object: &PostgresCluster, host: &str) -> Result<(), Failure> {
+pub async fn ensure(controller: &PostgresClusterKind, object: &PostgresCluster, host: &str) -> Result<(), Failure> {
     let objects = &controller.objects;
     let generate = || clock::password(&*controller.clock, PASSWORD_LENGTH);
     let given = source(objects, object).await?.map_err(|problem| Failure::new(Class::Terminal, problem))?;

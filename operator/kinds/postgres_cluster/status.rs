@@ -12,6 +12,7 @@ use crate::api::postgres_cluster::{
     PostgresClusterStatus, Stage,
 };
 use crate::engine::ContainerState;
+use crate::kinds::containers::{self, DockerStep, WorkSeen};
 use crate::supervisor::wire::{self, JobKind, Postgres, Report};
 
 /// Fills in all of the status that nobody reads back.
@@ -21,7 +22,9 @@ pub fn render(
     d: &Decisions,
     trouble: Option<Trouble>,
     paused: bool,
+    work: &WorkSeen,
 ) {
+    let problem = containers::problem(work);
     status.observed_generation = scene.object.metadata.generation.unwrap_or_default();
     status.term = d.term;
     status.primary = d.leader.as_ref().map(|leader| leader.member.clone());
@@ -40,6 +43,10 @@ pub fn render(
         (Some(trouble), _) if !serving || trouble.reason == "CommitsWait" => {
             no(trouble.reason, trouble.message.clone())
         }
+        (None, false) if problem.is_some() => {
+            let (reason, message) = problem.clone().unwrap_or_default();
+            no(reason, message)
+        }
         (_, false) => no("Starting", "nothing takes writes yet"),
         (_, true) if !whole => no("InstancesNotReady", not_ready(status)),
         _ => yes(
@@ -50,6 +57,15 @@ pub fn render(
     let progressing = match &trouble {
         _ if paused => no("Paused", "reconciliation is paused by annotation"),
         Some(trouble) if !serving => yes(trouble.reason, trouble.message.clone()),
+        _ if problem.is_some() || containers::progress(work).is_some() => {
+            match (&problem, containers::progress(work)) {
+                (Some((reason, message)), _) => no(reason, message.clone()),
+                (None, progress) => {
+                    let (reason, message) = progress.unwrap_or_default();
+                    yes(reason, message)
+                }
+            }
+        }
         _ if !whole => yes("InstancesNotReady", not_ready(status)),
         _ => match status.instances.iter().find(|instance| !instance.pending_restart.is_empty()) {
             Some(instance) => {
@@ -59,7 +75,8 @@ pub fn render(
             None => no("Settled", "everything is as declared"),
         },
     };
-    let degraded = match degraded(scene, d, status, trouble.as_ref(), whole) {
+    let degraded = problem.or_else(|| degraded(scene, d, status, trouble.as_ref(), whole));
+    let degraded = match degraded {
         Some((reason, message)) => yes(reason, message),
         None => no("Redundant", redundancy(scene, d)),
     };
@@ -160,7 +177,7 @@ fn instance(scene: &Scene, d: &Decisions, member: &Member) -> InstanceStatus {
         role,
         state,
         address: member.place.address.map(|address| format!("{address}:{}", wire::PORT)),
-        lag: replica.filter(|_| !leads).map(|(_, lag)| mib(lag)),
+        lag_mib: replica.filter(|_| !leads).map(|(_, lag)| mib(lag)),
         synchronous,
         pending_restart: report.map(|report| report.pending_restart.clone()).unwrap_or_default(),
         message: message(member, report),
@@ -213,7 +230,7 @@ fn replica(scene: &Scene, d: &Decisions, report: &Report) -> Option<(bool, u64)>
     let leader = d.leader.as_ref()?;
     let leading = scene.members.iter().find(|m| m.place.name == leader.member)?.live()?.leading.as_ref()?;
     let replica = leading.replicas.iter().find(|replica| Some(&replica.incarnation) == report.incarnation.as_ref())?;
-    Some((replica.streaming, replica.lag))
+    Some((replica.streaming, replica.lag_bytes))
 }
 
 /// Where a member is reached from its Docker host: the published port, else its address on the network.
@@ -247,8 +264,7 @@ pub fn step_failed(
 ) -> PostgresClusterStatus {
     let generation = status.observed_generation;
     let reason = match step {
-        super::Step::EnsureImage(_) => "ImageUnavailable",
-        super::Step::StartContainer(_) | super::Step::CreateContainer(_) => "ContainerNotStarting",
+        super::Step::Docker(DockerStep::Start { .. } | DockerStep::Create { .. }) => "ContainerNotStarting",
         _ => "StepFailed",
     };
     let message = format!("could not {step}: {failure}; it is tried again");

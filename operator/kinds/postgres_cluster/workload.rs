@@ -1,12 +1,14 @@
-//! Containers, volumes and the network: who lives where, what each container is to be, and the steps that get there. Pure.
+//! The members of a cluster: who lives where, what each container is to be, and when it may be changed. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::{Fact, Observed, RESOURCE, Step, container_name, name, namespace, network_name};
-use crate::api::labels::{self, Owner};
+use super::{Observed, RESOURCE, Step, container_name, name, network_name, owner, upgrade};
+use crate::api::labels;
 use crate::api::postgres_cluster::{Decisions, MemberPlace, PostgresCluster, ReclaimPolicy, Stage};
-use crate::engine::{ContainerSeen, ContainerSpec, ContainerState, NetworkSpec, VolumeSpec};
+use crate::engine::{ContainerSpec, NetworkSpec};
+use crate::kinds::containers::converge::{self, Common};
+use crate::kinds::containers::{Deed, HOME, Member, converge as containers};
 use crate::supervisor::wire;
 
 /// The first fixed address of a subnet is this far from its start; lower ones are the gateway's and whoever knows.
@@ -16,17 +18,30 @@ const SHM_BYTES: i64 = 256 << 20;
 /// Longer than the supervisor's own bound for a fast stop.
 const STOP_TIMEOUT_SECONDS: i64 = 30;
 
-/// The owner named in the labels of everything of this cluster.
-pub fn owner(object: &PostgresCluster) -> Owner {
-    Owner { kind: "PostgresCluster".into(), namespace: namespace(object).into(), name: name(object).into() }
+/// The hosts of the cluster's members, and the one that new members are placed on.
+pub fn hosts(object: &PostgresCluster) -> BTreeSet<String> {
+    let decisions = object.status.iter().filter_map(|status| status.decisions.as_ref());
+    let places = decisions.flat_map(|decisions| &decisions.members).map(|place| place.host.clone());
+    places.chain([HOME.to_owned()]).collect()
+}
+
+/// The cluster's network.
+pub fn network(object: &PostgresCluster) -> NetworkSpec {
+    NetworkSpec { name: network_name(object), labels: owner(object).labels() }
+}
+
+/// The subnet of the cluster's network, once that is there.
+fn subnet(object: &PostgresCluster, observed: &Observed) -> Option<(Ipv4Addr, u8)> {
+    let networks = observed.hosts.get(HOME)?.networks.known()?;
+    networks.get(&network_name(object)).map(|network| network.subnet)
 }
 
 /// Decides which members there are: enough for the spec, and, before anything is decided, every one whose volume holds data.
 pub fn place(object: &PostgresCluster, observed: &Observed, decisions: &mut Decisions) {
-    let subnet = observed.network.known().copied().flatten();
+    let subnet = subnet(object, observed);
     let mut ordinals: BTreeSet<u32> = decisions.members.iter().map(|place| place.ordinal).collect();
     if decisions.stage == Stage::New {
-        let known = observed.volumes.known().into_iter().flatten();
+        let known = observed.hosts.values().filter_map(|host| host.volumes.known()).flatten();
         ordinals.extend(known.filter_map(|volume| ordinal_of(object, volume)));
     }
     let mut candidate = 1;
@@ -39,7 +54,7 @@ pub fn place(object: &PostgresCluster, observed: &Observed, decisions: &mut Deci
         .map(|ordinal| MemberPlace {
             name: format!("{}-{ordinal}", name(object)),
             ordinal,
-            host: "local".into(),
+            host: HOME.into(),
             address: subnet.map(|(base, _)| address(base, ordinal)),
         })
         .collect();
@@ -74,7 +89,10 @@ pub fn container_spec(object: &PostgresCluster, place: &MemberPlace, binary: &st
         image: object.spec.image.clone(),
         entrypoint: ["/evenkeel/evenkeel", "supervisor", "--member", &place.name].map(String::from).to_vec(),
         env: BTreeMap::new(),
-        labels: member_labels(object, &place.name),
+        labels: member_labels(object, &place.name)
+            .into_iter()
+            .chain([(labels::BINARY.into(), binary.into())])
+            .collect(),
         volumes: vec![(name.clone(), wire::VOLUME.into(), false), (binary.into(), "/evenkeel".into(), true)],
         tmpfs: BTreeMap::from([("/run/evenkeel".into(), "mode=0755,size=16m".into())]),
         network: network_name(object),
@@ -96,113 +114,65 @@ fn member_labels(object: &PostgresCluster, member: &str) -> BTreeMap<String, Str
     labels
 }
 
-/// Why the container is not what it should be, if it is not.
-pub fn stale(container: &ContainerSeen, spec: &ContainerSpec) -> Option<String> {
-    let hash = container.labels.get(labels::SPEC_HASH).map(String::as_str).unwrap_or_default();
-    if hash == spec.hash() {
-        return None;
+/// What the members have in common.
+pub fn common<'a>(object: &'a PostgresCluster, observed: &'a Observed, network: &'a NetworkSpec) -> Common<'a> {
+    Common {
+        hosts: &observed.hosts,
+        work: &observed.work,
+        image: &object.spec.image,
+        network,
+        grace: STOP_TIMEOUT_SECONDS.unsigned_abs(),
     }
-    Some(if container.image == spec.image {
-        "its definition changed".into()
-    } else {
-        format!("image {} instead of {}", spec.image, container.image)
-    })
+}
+
+/// The containers that the members are to have.
+pub fn members(object: &PostgresCluster, observed: &Observed, decisions: &Decisions) -> Vec<Member> {
+    decisions.members.iter().map(|place| member(object, observed, place)).collect()
+}
+
+/// The container that a member is to have.
+pub fn member(object: &PostgresCluster, observed: &Observed, place: &MemberPlace) -> Member {
+    let binary = upgrade::program(object, observed, place);
+    Member {
+        name: place.name.clone(),
+        host: place.host.clone(),
+        labels: member_labels(object, &place.name),
+        container: container_name(object, &place.name),
+        // Its address is the network's to give.
+        spec: binary.filter(|_| place.address.is_some()).map(|binary| container_spec(object, place, binary)),
+    }
+}
+
+/// The Secret for applications, if it is not what it should be.
+pub fn secrets(observed: &Observed, decisions: &Decisions) -> Option<Step> {
+    let addresses: Option<Vec<String>> =
+        decisions.members.iter().map(|place| place.address.map(|address| address.to_string())).collect();
+    let host = addresses?.join(",");
+    (!observed.secrets.complete || observed.secrets.host != host).then_some(Step::EnsureSecrets { host })
 }
 
 /// The steps towards a running container for every member. `restart_dead`: whether dead containers are to be started or
 /// made anew now; while an election can do without them they only take its time.
 pub fn steps(object: &PostgresCluster, observed: &Observed, decisions: &Decisions, restart_dead: bool) -> Vec<Step> {
-    let (Fact::Known(containers), Fact::Known(volumes), Fact::Known(network)) =
-        (&observed.containers, &observed.volumes, &observed.network)
-    else {
-        return Vec::new();
-    };
-    let mut steps = Vec::new();
-    let missing: Vec<_> = decisions
-        .members
-        .iter()
-        .filter(|place| !containers.contains_key(&container_name(object, &place.name)))
-        .collect();
-    let image = observed.image == Fact::Known(true);
-    if !missing.is_empty() && !image {
-        steps.push(Step::EnsureImage(object.spec.image.clone()));
-    }
-    if observed.binary.is_none() && (image || !missing.is_empty()) {
-        steps.push(Step::EnsureBinary { image: object.spec.image.clone() });
-    }
-    if network.is_none() {
-        steps.push(Step::EnsureNetwork(NetworkSpec { name: network_name(object), labels: owner(object).labels() }));
-    }
-    let hosts: Option<Vec<String>> =
-        decisions.members.iter().map(|place| place.address.map(|address| address.to_string())).collect();
-    if let Some(host) = hosts.map(|hosts| hosts.join(","))
-        && (!observed.secrets.complete || observed.secrets.host != host)
-    {
-        steps.push(Step::EnsureSecrets { host });
-    }
-    if let Some(binary) = observed.binary.as_ref().filter(|_| network.is_some()) {
-        for place in missing {
-            let spec = container_spec(object, place, binary);
-            if !volumes.contains(&spec.name) {
-                let labels = member_labels(object, &place.name);
-                steps.push(Step::EnsureVolume(VolumeSpec { name: spec.name.clone(), labels }));
-            }
-            let name = spec.name.clone();
-            steps.push(Step::CreateContainer(Box::new(spec)));
-            steps.push(Step::StartContainer(name));
-        }
-    }
-    for (name, container) in containers {
-        match container.state {
-            ContainerState::Created => steps.push(Step::StartContainer(name.clone())),
-            ContainerState::Exited if restart_dead => steps.push(Step::StartContainer(name.clone())),
-            // Docker began to remove it and did not end: it never starts again, and its name is free only without it.
-            ContainerState::Dead if restart_dead => {
-                let why = "Docker has half removed it".into();
-                steps.push(Step::RemoveContainer { name: name.clone(), why });
-            }
-            _ => {}
-        }
-    }
-    steps
+    let (network, members) = (network(object), members(object, observed, decisions));
+    let common = common(object, observed, &network);
+    let data = object.spec.storage.reclaim_policy == ReclaimPolicy::Delete;
+    let mut steps = converge::removals(&common, &members, data, true);
+    steps.extend(containers(&common, &members, |_, deed| match deed {
+        Deed::Start => true,
+        Deed::Restart | Deed::Remake => restart_dead,
+        // One at a time and standbys first: `maintain` chooses.
+        Deed::Replace | Deed::ReplaceStopped => false,
+    }));
+    steps.into_iter().map(Step::Docker).collect()
 }
 
-/// The containers (and, if the object says so, volumes) of members that are no more.
-pub fn removals(object: &PostgresCluster, observed: &Observed, decisions: &Decisions) -> Vec<Step> {
-    let Some(containers) = observed.containers.known() else { return Vec::new() };
-    let wanted: BTreeSet<_> = decisions.members.iter().map(|place| container_name(object, &place.name)).collect();
-    let extra = |name: &&String| !wanted.contains(*name);
-    let mut steps: Vec<_> = containers
-        .keys()
-        .filter(extra)
-        .map(|name| Step::RemoveContainer { name: name.clone(), why: "scaled down".into() })
-        .collect();
-    if object.spec.storage.reclaim_policy == ReclaimPolicy::Delete {
-        let volumes = observed.volumes.known().into_iter().flatten();
-        steps.extend(volumes.filter(extra).map(|name| Step::RemoveVolume(name.clone())));
-    }
-    steps
-}
-
-/// Everything goes: containers, then, if the object says so, the data, then the network.
-pub fn teardown(object: &PostgresCluster, observed: &Observed) -> Option<Vec<Step>> {
-    let (Fact::Known(containers), Fact::Known(volumes), Fact::Known(network)) =
-        (&observed.containers, &observed.volumes, &observed.network)
-    else {
-        return None;
-    };
-    let mut steps: Vec<_> = containers
-        .keys()
-        .map(|name| Step::RemoveContainer {
-            name: name.clone(),
-            why: format!("{RESOURCE} {} is deleted", self::name(object)),
-        })
-        .collect();
-    if object.spec.storage.reclaim_policy == ReclaimPolicy::Delete {
-        steps.extend(volumes.iter().map(|name| Step::RemoveVolume(name.clone())));
-    }
-    if network.is_some() {
-        steps.push(Step::RemoveNetwork(network_name(object)));
-    }
-    Some(steps)
+/// Everything goes: containers, then, if the object says so, the data, then the network. The steps, and whether nothing
+/// is left once they are done; `None` while nobody can say what there is.
+pub fn teardown(object: &PostgresCluster, observed: &Observed) -> Option<(Vec<Step>, bool)> {
+    let network = network(object);
+    let data = object.spec.storage.reclaim_policy == ReclaimPolicy::Delete;
+    let why = format!("{RESOURCE} {} is deleted", name(object));
+    let (steps, finished) = converge::teardown(&common(object, observed, &network), data, true, false, &why)?;
+    Some((steps.into_iter().map(Step::Docker).collect(), finished))
 }

@@ -20,7 +20,7 @@ pub(super) struct Tail {
     live: Receiver<Arc<Change>>,
     resources: Vec<String>,
     namespace: Option<String>,
-    /// Everything up to this revision was given out or is in `page`.
+    /// Revision up to which every change was returned or is in `page`.
     at: u64,
     page: VecDeque<Change>,
     caught_up: bool,
@@ -78,14 +78,14 @@ impl Tail {
                         return Some(Ok(Change::clone(&change)));
                     }
                 }
-                // What was dropped here is still in the file.
+                // The changes that the channel dropped are still in the file.
                 Err(RecvError::Lagged(_)) => self.caught_up = false,
                 Err(RecvError::Closed) => return None,
             }
         }
     }
 
-    /// Reads what follows `at`. Live changes are listened to from before the read, so none falls between.
+    /// Reads the changes after `at`. The channel was subscribed to before, so no change is missed.
     async fn read_page(&mut self) -> Result<(), Error> {
         self.live = self.live.resubscribe();
         let rows = sqlx::query(

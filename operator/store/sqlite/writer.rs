@@ -1,5 +1,6 @@
-//! The one writer: takes what waits, commits it with one sync, tells the watches, answers the callers.
+//! The one writer: commits the waiting writes with one sync, tells the watches, answers the callers.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::sync::Arc;
 
@@ -9,9 +10,9 @@ use sqlx::{Connection, Row};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{backend, json, signed, unsigned};
-use crate::store::{Change, Error, Expect, Key, stamp};
+use crate::store::{Change, Error, Expect, Key, rules, stamp};
 
-/// Writes committed together at most, so that the first of them does not wait long.
+/// Most writes in one commit, so that the first of them does not wait long.
 const BATCH: usize = 32;
 
 /// What a caller wants written.
@@ -45,7 +46,7 @@ struct Counters {
     compacted: u64,
 }
 
-/// What a transaction did, told to others once it is committed.
+/// What a transaction did: answers and changes, sent once it is committed.
 #[derive(Default)]
 struct Done {
     answers: Vec<Result<Value, Error>>,
@@ -63,7 +64,7 @@ impl Writer {
         Ok(Self { connection, changes, window, counters, _lock: lock })
     }
 
-    /// Works until the queue is closed or somebody says close.
+    /// Performs writes until the queue is closed or [`Deed::Close`] comes.
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Write>) {
         let mut batch = Vec::with_capacity(BATCH);
         while queue.recv_many(&mut batch, BATCH).await > 0 {
@@ -88,7 +89,7 @@ impl Writer {
         match self.transaction(deeds).await {
             Ok(done) => {
                 for change in done.changes {
-                    // Nobody watching is fine.
+                    // The error says that there is no watch.
                     let _ = self.changes.send(Arc::new(change));
                 }
                 for (reply, answer) in replies.into_iter().zip(done.answers) {
@@ -99,7 +100,7 @@ impl Writer {
         }
     }
 
-    /// Nothing of the batch was written: everyone is told, and the counters are read again to be sure.
+    /// Answers every caller of a batch that was not written, and reads the counters again.
     async fn fail(&mut self, replies: Vec<oneshot::Sender<Result<Value, Error>>>, error: sqlx::Error) {
         if let Ok(counters) = Counters::read(&mut self.connection).await {
             self.counters = counters;
@@ -110,7 +111,7 @@ impl Writer {
         }
     }
 
-    /// Performs the deeds in order. A refused one leaves no trace; a failing database fails them all.
+    /// Performs the writes in order. A refused one changes nothing; a failure of the database fails all of them.
     async fn transaction(&mut self, deeds: Vec<Deed>) -> Result<Done, sqlx::Error> {
         let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await?;
         let mut counters = self.counters;
@@ -204,6 +205,7 @@ async fn put(
     .bind(&text)
     .execute(&mut *connection)
     .await?;
+    index_owners(connection, &key, old.as_ref(), Some(&value)).await?;
     remember(connection, &key, revision, old_text.as_deref(), Some(&text)).await?;
     counters.revision = revision;
     changes.push(Change { key, revision, old, new: Some(value.clone()) });
@@ -234,6 +236,7 @@ async fn delete(
         .bind(&key.name)
         .execute(&mut *connection)
         .await?;
+    index_owners(connection, &key, Some(&old), None).await?;
     remember(connection, &key, revision, Some(&text), None).await?;
     counters.revision = revision;
     changes.push(Change { key, revision, old: Some(old), new: None });
@@ -249,6 +252,31 @@ async fn find(connection: &mut SqliteConnection, key: &Key) -> Result<Option<(u6
         .fetch_optional(connection)
         .await?;
     Ok(row.map(|row| (unsigned(&row, "revision"), row.get("value"))))
+}
+
+/// Brings the index of owners from the object before to the object after; most writes leave it alone.
+async fn index_owners<'a>(
+    connection: &mut SqliteConnection,
+    key: &Key,
+    old: Option<&'a Value>,
+    new: Option<&'a Value>,
+) -> Result<(), sqlx::Error> {
+    const ADD: &str = "INSERT INTO owners (uid, resource, namespace, name) VALUES (?1, ?2, ?3, ?4)";
+    const REMOVE: &str = "DELETE FROM owners WHERE uid = ?1 AND resource = ?2 AND namespace = ?3 AND name = ?4";
+    let owners = |side: Option<&'a Value>| -> BTreeSet<&'a str> { side.into_iter().flat_map(rules::owners).collect() };
+    let (old, new) = (owners(old), owners(new));
+    let removed = old.difference(&new).map(|uid| (REMOVE, *uid));
+    let added = new.difference(&old).map(|uid| (ADD, *uid));
+    for (statement, uid) in removed.chain(added) {
+        sqlx::query(statement)
+            .bind(uid)
+            .bind(&key.resource)
+            .bind(&key.namespace)
+            .bind(&key.name)
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
 }
 
 async fn remember(

@@ -1,7 +1,9 @@
 //! The supervisor's decisions, one sentence each; and the regressions that were found in them.
 
 use super::*;
-use crate::supervisor::wire::Lineage;
+use crate::api::lsn::{Fork, Lsn};
+use crate::supervisor::state::Upstream;
+use crate::supervisor::wire::{Follow, JobKind, Lineage, Replica};
 
 const TERM: u64 = 5;
 
@@ -31,7 +33,7 @@ fn follower() -> Follow {
         address: "172.30.0.2".into(),
         slot: "evenkeel_1".into(),
         slots: Vec::new(),
-        begun: BTreeMap::new(),
+        timeline_terms: Default::default(),
         lineage: Some(Lineage { timeline: 3, history }),
         rewindable: true,
     }
@@ -48,7 +50,7 @@ fn stopped(data: Data, task: Task) -> Seen {
         data,
         postgres: Postgres::Stopped,
         job_due: true,
-        credentials: true,
+        credentials: Some("h".into()),
         ..Seen::default()
     }
 }
@@ -60,7 +62,7 @@ fn standby(task: Task, server: Server, applied: Config) -> Seen {
 
 /// A primary whose gate is open, streamed from by `a` with a fresh reply or not.
 fn open_primary(streaming: bool) -> Seen {
-    let replica = Replica { incarnation: "a".into(), streaming, silent_ms: 0, lsn: Lsn(50), lag: 0 };
+    let replica = Replica { incarnation: "a".into(), streaming, silent_ms: 0, lsn: Lsn(50), lag_bytes: 0 };
     let server = Server {
         primary: true,
         lsn: Lsn(60),
@@ -71,7 +73,7 @@ fn open_primary(streaming: bool) -> Seen {
     };
     let applied = Config { commit: leader(true).commit, gate: Gate::Open, ..Config::default() };
     let mut durable = order(Task::Lead(leader(true)));
-    durable.begun = [(0, TERM)].into();
+    durable.timeline_terms = [(0, TERM)].into();
     Seen {
         durable,
         postgres: Postgres::Primary,
@@ -86,7 +88,7 @@ fn open_primary(streaming: bool) -> Seen {
 
 /// The act's first word.
 fn check(seen: &Seen, act: &str) {
-    let next = format!("{:?}", next(seen));
+    let next = format!("{:?}", next(seen).0);
     assert_eq!(next.split(['(', ' ']).next(), Some(act), "{next}");
 }
 
@@ -138,8 +140,8 @@ fn a_candidate_ends_sessions_before_it_is_promoted() {
     let mut seen = standby(Task::Lead(leader(false)), server, shut);
     check(&seen, "EndSessions");
     seen.sessions_ended = true;
-    assert_eq!(next(&seen), Act::Remember([(1, TERM)].into()));
-    seen.durable.begun = [(1, TERM)].into();
+    assert_eq!(next(&seen).0, Act::RecordTimelineTerms([(1, TERM)].into()));
+    seen.durable.timeline_terms = [(1, TERM)].into();
     check(&seen, "Promote");
 }
 
@@ -149,19 +151,19 @@ fn a_candidate_ends_sessions_before_it_is_promoted() {
 fn a_directory_on_another_branch_of_the_same_number_is_copied_anew() {
     let mut follower = follower();
     follower.lineage = Some(Lineage { timeline: 3, history: Vec::new() });
-    follower.begun = [(1, 1), (3, 5)].into();
+    follower.timeline_terms = [(1, 1), (3, 5)].into();
     let mut seen = stopped(Data::Primary, Task::Follow(follower.clone()));
-    seen.durable.begun = [(1, 1), (3, 4)].into();
+    seen.durable.timeline_terms = [(1, 1), (3, 4)].into();
     check(&seen, "Condemn");
-    seen.durable.begun = [(1, 1), (2, 4)].into();
+    seen.durable.timeline_terms = [(1, 1), (2, 4)].into();
     check(&seen, "Condemn");
-    seen.durable.begun = [(1, 1)].into();
+    seen.durable.timeline_terms = [(1, 1)].into();
     check(&seen, "Recover");
     let server = Server { replayed: true, timeline: 3, lsn: Lsn(7), ..Server::default() };
     let mut seen = standby(Task::Follow(follower), server, Config { upstream: None, ..follow_config() });
-    seen.durable.begun = [(1, 1), (3, 4)].into();
+    seen.durable.timeline_terms = [(1, 1), (3, 4)].into();
     check(&seen, "Condemn");
-    seen.durable.begun = [(1, 1), (3, 5)].into();
+    seen.durable.timeline_terms = [(1, 1), (3, 5)].into();
     check(&seen, "Apply");
 }
 
@@ -170,12 +172,12 @@ fn a_directory_on_another_branch_of_the_same_number_is_copied_anew() {
 #[test]
 fn who_promised_on_another_branch_of_the_number_waits_for_the_lineage() {
     let server = Server { replayed: true, timeline: 2, ..Server::default() };
-    let follower = Follow { lineage: None, begun: [(1, 1), (2, 3)].into(), ..follower() };
+    let follower = Follow { lineage: None, timeline_terms: [(1, 1), (2, 3)].into(), ..follower() };
     let mut seen = standby(Task::Follow(follower), server, Config { upstream: None, ..follow_config() });
-    seen.durable.begun = [(1, 1), (2, 2)].into();
+    seen.durable.timeline_terms = [(1, 1), (2, 2)].into();
     check(&seen, "Wait");
-    seen.durable.begun = [(1, 1), (2, 3)].into();
-    assert_eq!(next(&seen), Act::Remember([(1, 1), (2, 3), (3, TERM)].into()));
+    seen.durable.timeline_terms = [(1, 1), (2, 3)].into();
+    assert_eq!(next(&seen).0, Act::RecordTimelineTerms([(1, 1), (2, 3), (3, TERM)].into()));
 }
 
 /// Regression 21: a standby that streamed already was not compared when its leader's lineage came; another leader at the
@@ -184,13 +186,15 @@ fn who_promised_on_another_branch_of_the_number_waits_for_the_lineage() {
 fn a_standby_that_streams_is_compared_as_soon_as_the_lineage_is_known() {
     let mut follower = follower();
     follower.lineage = Some(Lineage { timeline: 3, history: Vec::new() });
-    follower.begun = [(1, 1), (3, TERM)].into();
+    follower.timeline_terms = [(1, 1), (3, TERM)].into();
     let server = Server { receiver: true, streaming: true, replayed: true, timeline: 3, ..Server::default() };
     let mut seen = standby(Task::Follow(follower), server, follow_config());
-    for (begun, act) in
-        [([(1, 1), (3, TERM - 1)], "Condemn"), ([(1, 1), (2, TERM)], "Remember"), ([(1, 1), (3, TERM)], "EnsureSlots")]
-    {
-        seen.durable.begun = begun.into();
+    for (terms, act) in [
+        ([(1, 1), (3, TERM - 1)], "Condemn"),
+        ([(1, 1), (2, TERM)], "RecordTimelineTerms"),
+        ([(1, 1), (3, TERM)], "EnsureSlots"),
+    ] {
+        seen.durable.timeline_terms = terms.into();
         if act == "EnsureSlots" {
             seen.server.iter_mut().for_each(|server| server.slots = vec!["other".into()]);
         }
@@ -205,15 +209,15 @@ fn a_standby_promoted_by_hand_promises_and_acknowledges_nothing() {
     let server = Server { replayed: true, timeline: 2, lsn: Lsn(90), ..Server::default() };
     let config = Config { gate: Gate::Open, commit: Rule::never(), ..Config::default() };
     let mut seen = standby(Task::Prepare, server, config);
-    seen.durable.begun = [(1, 1)].into();
+    seen.durable.timeline_terms = [(1, 1)].into();
     assert_eq!(promise(&seen), None);
-    seen.durable.begun = [(1, 1), (2, 4)].into();
+    seen.durable.timeline_terms = [(1, 1), (2, 4)].into();
     assert!(promise(&seen).is_some());
     // Regression 15: having taken the order to promise, it took WAL from the new leader before it was compared.
-    let lineage = Follow { begun: [(1, 1), (2, 4)].into(), lineage: None, ..follower() };
+    let lineage = Follow { timeline_terms: [(1, 1), (2, 4)].into(), lineage: None, ..follower() };
     seen.durable.order = order(Task::Follow(lineage)).order;
-    check(&seen, "Remember");
-    seen.durable.begun = [(1, 1)].into();
+    check(&seen, "RecordTimelineTerms");
+    seen.durable.timeline_terms = [(1, 1)].into();
     check(&seen, "Wait");
     let by_hand = Server { primary: true, timeline: 3, ..Server::default() };
     let mut seen = Seen { server: Some(by_hand), data: Data::Primary, ..seen };
@@ -228,6 +232,17 @@ fn an_older_revision_of_the_same_term_is_refused() {
     let of = |revision| Order { term: TERM, revision, task: Task::Lead(leader(true)), settings: Settings::new() };
     assert!(matches!(accept(&durable, &of(2), None), Err(Refused::Backwards { .. })));
     assert!(accept(&durable, &of(3), None).is_ok());
+}
+
+#[test]
+fn a_barrier_once_passed_and_the_youngest_confirmation_are_remembered() {
+    let remembered = |seen: &Seen| next(seen).1;
+    let passed = Seen { barrier_passed_once: false, ..open_primary(true) };
+    assert_eq!(remembered(&passed), Remembered { barrier_passed_once: true, confirmed_ms: Some(0) });
+    let alone = Seen { confirmed_ms: Some(7), ..open_primary(false) };
+    assert_eq!(remembered(&alone), Remembered { barrier_passed_once: true, confirmed_ms: Some(7) });
+    let standby = standby(Task::Prepare, Server::default(), follow_config());
+    assert_eq!(remembered(&standby), Remembered::default());
 }
 
 /// Regression 6: a voter's last reply counted for ten seconds, and then once more as a confirmation: an isolated primary
@@ -246,7 +261,7 @@ fn an_old_primary_follows_as_it_is_only_if_it_ended_before_the_fork() {
     let clean = |end| Seen { clean: end, ..stopped(Data::Primary, Task::Follow(follower())) };
     let remembered = |lsn| {
         let mut seen = clean(Some((2, Lsn(lsn))));
-        seen.durable.left = Some(Fork { timeline: 2, ended_at: Lsn(lsn) });
+        seen.durable.former_wal_end = Some(Fork { timeline: 2, ended_at: Lsn(lsn) });
         seen
     };
     check(&remembered(100), "Start");
@@ -262,10 +277,10 @@ fn an_old_primary_writes_down_where_it_ended_before_it_follows() {
         let mut seen = stopped(Data::Primary, Task::Follow(follower()));
         seen.clean = Some((2, Lsn(end)));
         // Of an earlier time.
-        seen.durable.left = Some(Fork { timeline: 1, ended_at: Lsn(7) });
-        assert_eq!(next(&seen), Act::Leave(Fork { timeline: 2, ended_at: Lsn(end) }));
+        seen.durable.former_wal_end = Some(Fork { timeline: 1, ended_at: Lsn(7) });
+        assert_eq!(next(&seen).0, Act::RecordWalEnd(Fork { timeline: 2, ended_at: Lsn(end) }));
         let of = |task| Order { term: TERM + 1, revision: 0, task, settings: Settings::new() };
-        let left = |task| accept(&seen.durable, &of(task), None).map(|durable| durable.left.is_some());
+        let left = |task| accept(&seen.durable, &of(task), None).map(|durable| durable.former_wal_end.is_some());
         assert_eq!((left(Task::Prepare), left(Task::Lead(leader(false)))), (Ok(true), Ok(false)));
     }
 }
@@ -281,7 +296,7 @@ fn a_rewind_that_was_cut_off_is_not_tried_again() {
 fn a_rewound_directory_starts_with_the_leader_it_was_rewound_onto_and_with_no_other() {
     let mut seen = stopped(Data::Standby, Task::Follow(follower()));
     seen.durable.rewound = Some(3);
-    assert_eq!(next(&seen), Act::Start { standby: true, config: follow_config() });
+    assert_eq!(next(&seen).0, Act::Start { standby: true, config: follow_config() });
     seen.durable.rewound = Some(2);
     check(&seen, "Condemn");
     seen.durable.order = order(Task::Prepare).order;
@@ -327,12 +342,12 @@ fn an_emptied_volume_ends_the_server_and_keeps_the_promise_but_not_the_identity(
     check(&emptied(open_primary(true)), "StopImmediate");
     let mut seen = emptied(stopped(Data::None, Task::Follow(follower())));
     let remembered = Durable { incarnation: None, ..seen.durable.clone() };
-    assert_eq!(next(&seen), Act::Restore(remembered.clone()));
+    assert_eq!(next(&seen).0, Act::Restore(remembered.clone()));
     (seen.durable, seen.own_gone) = (remembered, false);
     check(&seen, "Clone");
     // Only our folder is gone: the directory is still who it was.
     let seen = Seen { own_gone: true, ..open_primary(true) };
-    assert_eq!(next(&seen), Act::Restore(seen.durable.clone()));
+    assert_eq!(next(&seen).0, Act::Restore(seen.durable.clone()));
 }
 
 #[test]
@@ -360,4 +375,16 @@ fn an_order_below_the_promise_or_backwards_is_refused() {
     assert!(matches!(of(TERM, Task::Prepare), Err(Refused::Backwards { .. })));
     assert!(matches!(of(TERM, Task::Follow(follower())), Err(Refused::Backwards { .. })));
     assert_eq!(of(TERM + 1, Task::Prepare).map(|durable| durable.promised), Ok(TERM + 1));
+}
+
+/// Regression 38: a leader that was killed before its promotion kept the timeline that it had foreseen, and so did its
+/// follower when that was promoted later; a timeline of that number, promoted by hand, then passed for the leader's. A
+/// grant now writes down its own term for the timeline that it begins.
+#[test]
+fn a_timeline_that_was_foreseen_and_never_began_belongs_to_the_grant_that_begins_it() {
+    let lead = |term| Order { term, revision: 1, task: Task::Lead(leader(false)), settings: Settings::new() };
+    let first = accept(&Durable::default(), &lead(2), Some(1)).unwrap();
+    assert_eq!(first.timeline_terms, [(2, 2)].into());
+    let second = accept(&first, &lead(3), Some(1)).unwrap();
+    assert_eq!(second.timeline_terms, [(2, 3)].into());
 }

@@ -9,7 +9,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use stateright::{Model, Property};
 
 use super::world::World;
-use crate::supervisor::next::Act;
+use crate::supervisor::state::Act;
 
 mod ablations;
 mod actions;

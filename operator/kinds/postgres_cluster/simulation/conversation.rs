@@ -11,8 +11,7 @@ use super::sim::{Away, Sim, State};
 use crate::engine::ContainerState;
 use crate::kinds::postgres_cluster::world::World;
 use crate::runtime::clock;
-use crate::supervisor::report::weight;
-use crate::supervisor::wire::{Command, Report};
+use crate::supervisor::wire::{Command, Report, significant};
 
 /// Buffer of a conversation, in bytes.
 const BUFFER: usize = 64 * 1024;
@@ -86,7 +85,7 @@ impl Talk {
             }
             let changed = self.sim.changed.notified();
             let report = self.sim.change_quietly(|state| state.report(&self.container, self.boot));
-            let light = weight(&report);
+            let light = significant(&report);
             if due <= clock::instant() || told.as_ref() != Some(&light) {
                 self.sim.latency(WAY_MS).await;
                 let mut line = serde_json::to_vec(&report)?;

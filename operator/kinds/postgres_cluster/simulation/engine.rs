@@ -1,7 +1,9 @@
 //! Production's `Engine` over the world: Docker's rules, and its failures by chance.
 
+use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt as _, stream};
@@ -12,12 +14,13 @@ use super::gate::Gate;
 use super::sim::{Away, Sim, State};
 use crate::api::labels::Owner;
 use crate::engine::{
-    ContainerSeen, ContainerSpec, ContainerState, Conversation, Engine, Error, EventHint, HostInfo, NetworkSeen,
-    NetworkSpec, VolumeSpec,
+    ContainerSeen, ContainerSpec, ContainerState, Conversation, Engine, Error, EventHint, Everything, HostInfo,
+    ImageSeen, NetworkSeen, NetworkSpec, RegistryLogin, VolumeSpec,
 };
+use crate::kinds::containers::{DockerSeen, DockerStep, HOME as HOST};
 use crate::kinds::postgres_cluster::world::World;
-use crate::kinds::postgres_cluster::{Fact, HOST, Observed, Step};
-use crate::supervisor::next::Act;
+use crate::kinds::postgres_cluster::{Fact, owner};
+use crate::supervisor::state::Act;
 
 /// A host that hangs is given up after this long, as by the real engine.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -28,6 +31,7 @@ const CALL_MS: u64 = 30;
 pub struct SimEngine {
     pub sim: Arc<Sim>,
     pub gate: Arc<Gate>,
+    binary: AtomicBool,
 }
 
 /// How a call fails by chance.
@@ -42,7 +46,22 @@ fn missing(doing: &str, what: &str) -> Error {
     Error::not_found(HOST, doing, format!("no such {what}"))
 }
 
+/// The world counts each name's containers; Docker's ids are unique.
+fn unique(one: ContainerSeen) -> ContainerSeen {
+    ContainerSeen { id: format!("{}#{}", one.name, one.id), ..one }
+}
+
+/// The deed of Docker's that starts a container.
+pub fn start(container: &str) -> DockerStep {
+    let (host, member, container) = (HOST.to_owned(), String::new(), container.to_owned());
+    DockerStep::Start { host, member, container, again: None }
+}
+
 impl SimEngine {
+    pub fn new(sim: Arc<Sim>, gate: Arc<Gate>) -> Self {
+        Self { sim, gate, binary: AtomicBool::new(false) }
+    }
+
     /// On the way to the host.
     async fn reach(&self, doing: &str) -> Result<(), Error> {
         self.gate.open().await;
@@ -104,7 +123,7 @@ impl SimEngine {
     }
 
     /// What Docker's lists say.
-    async fn seen<T: Send>(&self, doing: &str, of: impl FnOnce(Observed) -> Fact<T> + Send) -> Result<T, Error> {
+    async fn seen<T: Send>(&self, doing: &str, of: impl FnOnce(DockerSeen) -> Fact<T> + Send) -> Result<T, Error> {
         let seen = self.read(doing, |state| (!state.blind).then(|| of(state.world.seen_by_docker())));
         match seen.await?.unwrap_or_else(|| Fact::Unknown("lists fail".into())) {
             Fact::Known(value) => Ok(value),
@@ -129,8 +148,19 @@ impl Engine for SimEngine {
 
     async fn list_containers(&self, _: &Owner) -> Result<Vec<ContainerSeen>, Error> {
         let seen = self.seen("list containers", |seen| seen.containers).await?.into_values();
-        // The world counts each name's containers; Docker's ids are unique.
-        Ok(seen.map(|one| ContainerSeen { id: format!("{}#{}", one.name, one.id), ..one }).collect())
+        Ok(seen.map(unique).collect())
+    }
+
+    async fn list_all(&self) -> Result<Everything, Error> {
+        let seen = self.seen("list everything", Fact::Known).await?;
+        let owner = self.sim.look(|state| owner(&state.world.object));
+        let containers = seen.containers.known().cloned().unwrap_or_default().into_values().map(unique).collect();
+        let volumes = seen.volumes.known().cloned().unwrap_or_default().into_iter().collect();
+        Ok(Everything {
+            containers: [(owner.clone(), containers)].into(),
+            volumes: [(owner, volumes)].into(),
+            networks: seen.networks.known().cloned().unwrap_or_default(),
+        })
     }
 
     async fn list_volumes(&self, _: &Owner) -> Result<Vec<String>, Error> {
@@ -138,17 +168,16 @@ impl Engine for SimEngine {
     }
 
     async fn network(&self, name: &str) -> Result<Option<NetworkSeen>, Error> {
-        let subnet = self.seen("look at the network", |seen| seen.network).await?;
-        Ok(subnet.map(|subnet| NetworkSeen { name: name.to_owned(), subnet }))
+        let networks = self.seen("look at the network", |seen| seen.networks).await?;
+        Ok(networks.get(name).cloned())
     }
 
     async fn ensure_network(&self, spec: &NetworkSpec) -> Result<NetworkSeen, Error> {
         self.change(format!("ensure network {}", spec.name), |state, doing| {
-            state.world.do_by_docker(&Step::EnsureNetwork(spec.clone()));
-            let subnet = state.world.seen_by_docker().network.known().copied().flatten();
-            subnet
-                .map(|subnet| NetworkSeen { name: spec.name.clone(), subnet })
-                .ok_or_else(|| missing(doing, "network"))
+            let (host, spec) = (HOST.to_owned(), spec.clone());
+            state.world.perform_by_docker(&DockerStep::EnsureNetwork { host, spec });
+            let networks = state.world.seen_by_docker().networks;
+            networks.known().and_then(|all| all.values().next().cloned()).ok_or_else(|| missing(doing, "network"))
         })
         .await
     }
@@ -158,7 +187,8 @@ impl Engine for SimEngine {
             if state.world.boxes.values().any(|one| one.runs()) {
                 return Err(Error::conflict(HOST, doing, "something is attached to it"));
             }
-            state.world.do_by_docker(&Step::RemoveNetwork(name.to_owned()));
+            let (host, network) = (HOST.to_owned(), name.to_owned());
+            state.world.perform_by_docker(&DockerStep::RemoveNetwork { host, network, shared: false });
             Ok(())
         })
         .await
@@ -166,7 +196,8 @@ impl Engine for SimEngine {
 
     async fn ensure_volume(&self, spec: &VolumeSpec) -> Result<(), Error> {
         self.change(format!("ensure volume {}", spec.name), |state, _| {
-            state.world.do_by_docker(&Step::EnsureVolume(spec.clone()));
+            let (host, member, spec) = (HOST.to_owned(), String::new(), spec.clone());
+            state.world.perform_by_docker(&DockerStep::EnsureVolume { host, member, spec });
             Ok(())
         })
         .await
@@ -177,17 +208,22 @@ impl Engine for SimEngine {
             if state.world.boxes.contains_key(name) {
                 return Err(Error::conflict(HOST, doing, "a container uses it"));
             }
-            state.world.do_by_docker(&Step::RemoveVolume(name.to_owned()));
+            let (host, member, volume) = (HOST.to_owned(), String::new(), name.to_owned());
+            state.world.perform_by_docker(&DockerStep::RemoveVolume { host, member, volume, data: true });
             Ok(())
         })
         .await
     }
 
-    async fn has_image(&self, image: &str) -> Result<bool, Error> {
-        self.read("look for the image", |state| state.images.contains(image)).await
+    async fn image(&self, image: &str) -> Result<Option<ImageSeen>, Error> {
+        let found = self.read("look for the image", |state| state.images.contains(image)).await?;
+        Ok(found.then(|| ImageSeen { id: image.to_owned(), digests: Vec::new() }))
     }
 
-    async fn ensure_image(&self, image: &str) -> Result<(), Error> {
+    async fn pull_image(&self, image: &str, _: Option<&RegistryLogin>) -> Result<(), Error> {
+        if self.sim.look(|state| state.registry_hangs) {
+            return pending().await;
+        }
         self.sim.latency(3_000).await;
         self.change(format!("pull {image}"), |state, _| {
             state.images.insert(image.to_owned());
@@ -196,8 +232,8 @@ impl Engine for SimEngine {
         .await
     }
 
-    fn image_progress(&self, _: &str) -> Option<String> {
-        None
+    fn binary(&self) -> Option<String> {
+        self.binary.load(Ordering::Relaxed).then(|| "evenkeel-bin-1".to_owned())
     }
 
     async fn ensure_binary(&self, image: &str) -> Result<String, Error> {
@@ -205,6 +241,7 @@ impl Engine for SimEngine {
             if !state.images.contains(image) {
                 return Err(missing(doing, "image"));
             }
+            self.binary.store(true, Ordering::Relaxed);
             Ok("evenkeel-bin-1".to_owned())
         })
         .await
@@ -219,7 +256,8 @@ impl Engine for SimEngine {
             if !state.images.contains(&spec.image) {
                 return Err(missing(doing, "image"));
             }
-            state.world.do_by_docker(&Step::CreateContainer(Box::new(spec.clone())));
+            let (host, member, spec, env) = (HOST.to_owned(), String::new(), Box::new(spec.clone()), Vec::new());
+            state.world.perform_by_docker(&DockerStep::Create { host, member, spec, env, again: None });
             Ok(())
         })
         .await
@@ -227,10 +265,13 @@ impl Engine for SimEngine {
 
     async fn start_container(&self, name: &str) -> Result<(), Error> {
         self.change(format!("start {name}"), |state, doing| match state.world.boxes.get(name).map(|one| one.state) {
+            Some(_) if state.stuck.contains(&(name.to_owned(), state.world.boxes[name].id)) => {
+                Err(Error::refused(HOST, doing, "id already in use"))
+            }
             None => Err(missing(doing, "container")),
             Some(ContainerState::Paused) => Err(Error::conflict(HOST, doing, "it is paused")),
             Some(_) => {
-                state.world.do_by_docker(&Step::StartContainer(name.to_owned()));
+                state.world.perform_by_docker(&start(name));
                 Ok(())
             }
         })
@@ -250,14 +291,6 @@ impl Engine for SimEngine {
         .await
     }
 
-    async fn kill_container(&self, name: &str) -> Result<(), Error> {
-        self.change(format!("kill {name}"), |state, _| {
-            state.world.kill_container(&World::member(name));
-            Ok(())
-        })
-        .await
-    }
-
     async fn unpause_container(&self, name: &str) -> Result<(), Error> {
         self.change(format!("unpause {name}"), |state, _| {
             state.world.unpause(&World::member(name));
@@ -268,7 +301,8 @@ impl Engine for SimEngine {
 
     async fn remove_container(&self, name: &str) -> Result<(), Error> {
         self.change(format!("remove {name}"), |state, _| {
-            state.world.do_by_docker(&Step::RemoveContainer { name: name.to_owned(), why: String::new() });
+            let (host, member, container, why) = (HOST.to_owned(), String::new(), name.to_owned(), String::new());
+            state.world.perform_by_docker(&DockerStep::Remove { host, member, container, grace: None, why });
             Ok(())
         })
         .await

@@ -1,12 +1,12 @@
 //! What a seed does to a cluster: the faults there are, how they are drawn, and how each is done to the world.
 
 use super::chance::Chance;
+use super::engine::start;
 use super::gate::Fuse;
 use super::pace::Pace;
 use super::sim::{Away, State, Trouble};
 use crate::api::postgres_cluster::PostgresClusterSpec;
 use crate::engine::ContainerState;
-use crate::kinds::postgres_cluster::Step;
 use crate::kinds::postgres_cluster::world::World;
 
 /// One fault, or one wish of a user.
@@ -109,7 +109,7 @@ impl Fault {
                 let name = world.container(member);
                 let ended = world.boxes.get(&name).is_some_and(|one| one.state == ContainerState::Exited);
                 if ended {
-                    world.do_by_docker(&Step::StartContainer(name));
+                    world.perform_by_docker(&start(&name));
                 }
             }
             Self::Wipe(member) => {

@@ -11,9 +11,12 @@ use super::engine::SimEngine;
 use super::gate::Gate;
 use super::sim::Sim;
 use super::store::SimStore;
+use crate::api::labels::Owner;
 use crate::engine::docker::OwnBinary;
 use crate::engine::hosts::Hosts;
-use crate::kinds::postgres_cluster::{Controller, HOST};
+use crate::kinds::containers::HOME as HOST;
+use crate::kinds::postgres_cluster::PostgresClusterKind;
+use crate::runtime::companions::WakeOwner;
 use crate::runtime::metrics::Metrics;
 use crate::runtime::{self, Clock, Kind, Trigger, janitor};
 use crate::store::{MemoryStore, Objects, Store};
@@ -37,9 +40,9 @@ impl Operator {
         let store: Arc<dyn Store> = Arc::new(SimStore { inner: inner.clone(), sim: sim.clone(), gate: gate.clone() });
         let objects = Objects::new(store, clock.clone());
         let hosts = Arc::new(Hosts::new(Arc::new(OwnBinary::running())));
-        hosts.insert(HOST, Arc::new(SimEngine { sim: sim.clone(), gate: gate.clone() }));
-        let (wake, woken) = mpsc::unbounded_channel();
-        let postgres = Arc::new(Controller::new(hosts.clone(), objects.clone(), clock.clone(), wake));
+        hosts.insert(HOST, Arc::new(SimEngine::new(sim.clone(), gate.clone())));
+        let (wake, woken) = woken();
+        let postgres = Arc::new(PostgresClusterKind::new(hosts.clone(), objects.clone(), clock.clone(), wake));
         let (to_postgres, hints) = mpsc::channel(HINTS);
         let shutdown = CancellationToken::new();
         let controller =
@@ -86,7 +89,7 @@ async fn pass_on(
             () = shutdown.cancelled() => return,
             Some((namespace, name)) = woken.recv() => Trigger::Object { namespace, name },
             Some(hint) = events.next() => match hint {
-                Some(owner) if owner.kind == Controller::NAME => {
+                Some(owner) if owner.kind == PostgresClusterKind::NAME => {
                     Trigger::Object { namespace: owner.namespace, name: owner.name }
                 }
                 Some(_) => continue,
@@ -95,4 +98,11 @@ async fn pass_on(
         };
         let _ = to_postgres.send(hint).await;
     }
+}
+
+/// What wakes clusters from their own conversations.
+fn woken() -> (WakeOwner, mpsc::UnboundedReceiver<(String, String)>) {
+    let (sender, woken) = mpsc::unbounded_channel();
+    let wake = Arc::new(move |owner: &Owner| drop(sender.send((owner.namespace.clone(), owner.name.clone()))));
+    (wake, woken)
 }

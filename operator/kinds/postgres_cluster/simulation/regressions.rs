@@ -17,3 +17,52 @@ async fn a_docker_that_cannot_list_stops_no_primary() -> Result<(), String> {
     assert_eq!((term, writable), (1, vec!["default.db-1".to_owned()]));
     Ok(())
 }
+
+/// How long after the death of the primary another one takes writes, in milliseconds.
+async fn outage(run: &mut Run) -> Result<u64, String> {
+    run.strike(Fault::KillContainer("db-1".into())).await?;
+    for passed in 1..300 {
+        run.pass(Duration::from_millis(100)).await?;
+        if run.sim.look(|state| state.world.writable().iter().any(|name| name != "default.db-1")) {
+            return Ok(passed * 100);
+        }
+    }
+    Err("nothing takes writes".into())
+}
+
+/// Regression 23: a pull was awaited inside the reconcile, so while a registry hung nobody failed over and nobody renewed.
+/// Pulls, and stops with grace, are begun by a step and go on beside the loop.
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_never_answers_delays_no_failover() -> Result<(), String> {
+    let mut calm = Run::healthy("{image: 'postgres:15', instances: 3}").await?;
+    let without = outage(&mut calm).await?;
+    let mut run = Run::healthy("{image: 'postgres:15', instances: 3}").await?;
+    run.sim.change(|state| state.registry_hangs = true);
+    run.strike(Fault::Image("postgres:16".into())).await?;
+    run.pass(Duration::from_secs(3)).await?;
+    let with = outage(&mut run).await?;
+    assert!(with <= without + 500, "{with} ms while a pull hangs, {without} ms without it");
+    let conditions = run.sim.look(|state| state.world.status().conditions);
+    let progressing = conditions.iter().find(|one| one.type_ == "Progressing").map(|one| one.message.clone());
+    assert_eq!(progressing.as_deref(), Some("getting image postgres:16 on local"));
+    Ok(())
+}
+
+/// Regression 28: Docker would not start a container again ("id already in use" after it was killed in the middle of a
+/// start), and that failed step held up the start of the others. Members are lanes, and what does not start is made anew.
+#[tokio::test(start_paused = true)]
+async fn a_container_that_never_starts_again_is_made_anew_and_holds_up_nobody() -> Result<(), String> {
+    let mut run = Run::healthy("{image: 'postgres:15', instances: 3}").await?;
+    run.sim.change(|state| {
+        let id = state.world.boxes["default.db-2"].id;
+        state.stuck.insert(("default.db-2".into(), id));
+    });
+    run.strike(Fault::KillContainer("db-2".into())).await?;
+    run.strike(Fault::KillContainer("db-3".into())).await?;
+    run.pass(Duration::from_secs(3)).await?;
+    let runs = |run: &Run, name: &str| run.sim.look(|state| state.world.boxes.get(name).is_some_and(|one| one.runs()));
+    assert!(runs(&run, "default.db-3"), "db-3 waits for db-2");
+    run.heal("heal").await?;
+    assert!(runs(&run, "default.db-2"));
+    Ok(())
+}

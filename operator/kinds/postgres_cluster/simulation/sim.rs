@@ -13,7 +13,7 @@ use super::gate::{Fate, Gate};
 use super::pace::Pace;
 use crate::api::postgres_cluster::{DurabilityMode, PostgresCluster, Quorum};
 use crate::engine::{ContainerState, EventHint};
-use crate::kinds::postgres_cluster::workload;
+use crate::kinds::postgres_cluster::owner;
 use crate::kinds::postgres_cluster::world::World;
 use crate::runtime::clock::{self, TestClock};
 
@@ -48,6 +48,10 @@ pub struct State {
     pub trouble: Trouble,
     pub pace: Pace,
     pub images: BTreeSet<String>,
+    /// The registry takes connections and answers nothing.
+    pub registry_hangs: bool,
+    /// Containers (name, id) that Docker never starts again.
+    pub stuck: BTreeSet<(String, u32)>,
     /// Hash of the credentials that a boot of a container has got.
     pub credentials: BTreeMap<(String, (u32, u32)), String>,
     /// What is wrong with the product or with the simulation; ends the run.
@@ -88,6 +92,8 @@ impl Sim {
             trouble: Trouble::default(),
             pace: Pace::FAIR,
             images: BTreeSet::from(["postgres:15".to_owned()]),
+            registry_hangs: false,
+            stuck: BTreeSet::new(),
             credentials: BTreeMap::new(),
             wrong: Vec::new(),
             by_hand: false,
@@ -222,7 +228,7 @@ impl State {
             self.world.boxes.iter().map(|(name, one)| (name.clone(), (one.id, one.boot, one.state))).collect();
         if now != self.states {
             self.states = now;
-            let hint = Some(workload::owner(&self.world.object));
+            let hint = Some(owner(&self.world.object));
             self.tell(&hint);
         }
     }

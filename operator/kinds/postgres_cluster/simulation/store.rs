@@ -79,6 +79,11 @@ impl Store for SimStore {
         self.inner.list_of(resources, namespace).await
     }
 
+    async fn owned_by(&self, uid: &str) -> Result<Vec<(Key, Value)>, Error> {
+        self.gate.open().await;
+        self.inner.owned_by(uid).await
+    }
+
     async fn put(&self, key: &Key, expect: Expect, value: Value) -> Result<Value, Error> {
         let lost = self.write("write", key).await?;
         let last = self.sim.begin(&self.gate, &format!("write {key}"), key.resource == EVENTS).await;

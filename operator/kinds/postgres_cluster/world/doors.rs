@@ -1,16 +1,11 @@
 //! The world's doors for those who reach it as production does: Docker by its verbs, a supervisor by its conversation.
 
-use super::{Command, Letter, Observed, Report, Step, World};
+use super::{Command, DockerSeen, HOME, Letter, Report, World};
 
 impl World {
     /// What Docker's lists say.
-    pub fn seen_by_docker(&self) -> Observed {
-        self.observe(0)
-    }
-
-    /// One deed of Docker's.
-    pub fn do_by_docker(&mut self, step: &Step) {
-        self.perform_step(step);
+    pub fn seen_by_docker(&self) -> DockerSeen {
+        self.observe(0).hosts.remove(HOME).unwrap_or_else(DockerSeen::nothing)
     }
 
     /// What the supervisor in a container says now.

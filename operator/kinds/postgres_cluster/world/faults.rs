@@ -2,7 +2,7 @@
 
 use super::{Box, Disk, World};
 use crate::engine::ContainerState;
-use crate::supervisor::next::Gate;
+use crate::supervisor::state::Gate;
 use crate::supervisor::wire::{Data, Postgres};
 
 impl World {

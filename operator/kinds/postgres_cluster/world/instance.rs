@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::api::lsn::Lsn;
-use crate::api::postgres_cluster::Fork;
+use crate::api::lsn::{Fork, Lsn};
 use crate::engine::{ContainerSpec, ContainerState};
-use crate::supervisor::next::{Config, Durable, Gate, Seen, Server};
-use crate::supervisor::report::{Extras, report};
-use crate::supervisor::wire::{Command, Credentials, Data, Job, Lead, Postgres, Receiver, Replica, Report, Task};
+use crate::supervisor::state::{Config, Durable, Gate, Seen, Server};
+use crate::supervisor::wire::{Command, Credentials, Data, Job, Lead, Postgres, Receiver, Replica, Task};
 
 pub const SYSTEM: &str = "7000000000000000001";
 /// Ages are not told apart beyond this: no rule of the protocol waits longer.
@@ -199,7 +197,7 @@ impl Box {
 }
 
 /// What the supervisor sees. `replicas`: who streams from here.
-pub fn seen(one: &Box, disk: &Disk, replicas: Vec<Replica>) -> Seen {
+pub fn seen(one: &Box, disk: &Disk, replicas: Vec<Replica>, clock_ms: u64) -> Seen {
     let process = &one.process;
     let ms = |age: Age| u64::from(age.0);
     Seen {
@@ -235,31 +233,20 @@ pub fn seen(one: &Box, disk: &Disk, replicas: Vec<Replica>) -> Seen {
         checkpointed_for_stop: process.checkpointed_for_stop,
         job: process.job.clone(),
         job_due: true,
-        credentials: process.credentials,
+        credentials: process.credentials.then(|| "h".into()),
         operator_ms: process.operator.map(ms),
         confirmed_ms: process.confirmed.map(ms),
         renewed_ms: process.renewed.map(ms),
-        ..Seen::default()
-    }
-}
-
-/// What the supervisor says: production's report.
-pub fn told(one: &Box, disk: &Disk, seen: &Seen, clock_ms: u64) -> Report {
-    let process = &one.process;
-    let receiver = process.receiver.as_ref().map(|receiver| Receiver {
-        streaming: true,
-        from: receiver.from.0.clone(),
-        quiet_ms: u64::from(receiver.quiet.0),
-    });
-    let extras = Extras {
         boot: one.boot.to_string(),
         clock_ms,
         system_identifier: (disk.data != Data::None).then(|| SYSTEM.into()),
-        receiver,
-        credentials: process.credentials.then(|| "h".into()),
-        ..Extras::default()
-    };
-    report(seen, &extras)
+        receiver: process.receiver.as_ref().map(|receiver| Receiver {
+            streaming: true,
+            from: receiver.from.0.clone(),
+            quiet_ms: ms(receiver.quiet),
+        }),
+        ..Seen::default()
+    }
 }
 
 /// The grant that a supervisor holds.

@@ -6,12 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use super::plan::plan;
-use super::{Fact, LinkSeen, Observed, SecretsSeen, Step, container_name};
+use super::{Fact, LinkSeen, Observed, SecretsSeen, Step, container_name, network_name};
 use crate::api::labels;
 use crate::api::postgres_cluster::{PostgresCluster, PostgresClusterSpec, PostgresClusterStatus, Quorum};
-use crate::engine::{ContainerSeen, ContainerState};
-use crate::supervisor::next::{Act, accept, barrier, next, voters_confirm};
-use crate::supervisor::wire::{Command, Postgres, Replica, Report};
+use crate::engine::{ContainerSeen, ContainerSpec, ContainerState, ImageSeen, NetworkSeen};
+use crate::kinds::containers::{DockerSeen, DockerStep, HOME};
+use crate::supervisor::next::{accept, next};
+use crate::supervisor::report::report;
+use crate::supervisor::state::{Act, Remembered, Seen};
+use crate::supervisor::wire::{Command, Postgres, Replica, Report, released};
 
 mod clients;
 mod doors;
@@ -19,8 +22,8 @@ mod faults;
 mod instance;
 mod postgres;
 
+use instance::seen;
 pub use instance::{Age, Box, Disk, Process, grant};
-use instance::{seen, told};
 
 /// One turn of the world, in milliseconds.
 pub const TURN_MS: u32 = 100;
@@ -70,6 +73,13 @@ pub struct Operator {
     pub young: bool,
 }
 
+/// The volume with a program whose supervisor speaks the wire format of the release before.
+pub const RELEASED_PROGRAM: &str = "evenkeel-bin-released";
+
+fn of_the_release(spec: &ContainerSpec) -> bool {
+    spec.labels.get(labels::BINARY).is_some_and(|binary| binary == RELEASED_PROGRAM)
+}
+
 /// Everything.
 #[derive(Clone)]
 pub struct World {
@@ -84,6 +94,8 @@ pub struct World {
     network: bool,
     image: bool,
     binary: bool,
+    /// The volume with the program that the operator brings.
+    pub program: &'static str,
     secrets: SecretsSeen,
     /// Containers made and data directories made, by name; client writes.
     made: BTreeMap<String, u32>,
@@ -123,6 +135,7 @@ impl World {
             network: false,
             image: true,
             binary: false,
+            program: "evenkeel-bin-1",
             secrets: SecretsSeen::default(),
             made: BTreeMap::new(),
             copies: BTreeMap::new(),
@@ -326,12 +339,18 @@ impl World {
                 },
             )
         };
-        Observed {
+        let network = NetworkSeen { name: network_name(&self.object), subnet: ([172, 30, 0, 0].into(), 16) };
+        let image = ImageSeen { id: String::new(), digests: Vec::new() };
+        let host = DockerSeen {
             containers: Fact::Known(self.boxes.iter().map(seen).collect()),
             volumes: Fact::Known(self.disks.keys().cloned().collect()),
-            network: Fact::Known(self.network.then_some((std::net::Ipv4Addr::new(172, 30, 0, 0), 16))),
-            image: Fact::Known(self.image),
-            binary: self.binary.then(|| "evenkeel-bin-1".into()),
+            networks: Fact::Known(self.network.then(|| (network.name.clone(), network)).into_iter().collect()),
+            images: Fact::Known(self.image.then(|| (self.object.spec.image.clone(), image)).into_iter().collect()),
+            binary: self.binary.then(|| self.program.into()),
+        };
+        Observed {
+            hosts: BTreeMap::from([(HOME.to_owned(), host)]),
+            work: BTreeMap::new(),
             links,
             calling: self.operators[operator].young,
             secrets: self.secrets.clone(),
@@ -344,11 +363,26 @@ impl World {
                 self.secrets =
                     SecretsSeen { source_problem: None, complete: true, hash: "h".into(), host: host.clone() };
             }
-            Step::EnsureImage(_) => self.image = true,
-            Step::EnsureBinary { .. } => self.binary = true,
-            Step::EnsureNetwork(_) => self.network = true,
-            Step::EnsureVolume(spec) => drop(self.disks.entry(spec.name.clone()).or_insert_with(Disk::empty)),
-            Step::CreateContainer(spec) => {
+            Step::Docker(step) => self.perform_by_docker(step),
+            Step::Order { member, order } => self.send(member, Command::Order((**order).clone())),
+            Step::SendCredentials { member } => self.send(member, instance::credentials()),
+            Step::RestartPostgres { member, run, .. } => self.send(member, Command::Restart { run: run.clone() }),
+            Step::Renew { member, term, clock_ms } => {
+                self.send(member, Command::Renew { term: *term, clock_ms: *clock_ms });
+            }
+        }
+    }
+
+    /// One deed of Docker's. What production begins and does not await is done at once here.
+    pub fn perform_by_docker(&mut self, step: &DockerStep) {
+        match step {
+            DockerStep::GetImage { .. } => self.image = true,
+            DockerStep::GetBinary { .. } => self.binary = true,
+            DockerStep::EnsureNetwork { .. } => self.network = true,
+            DockerStep::EnsureVolume { spec, .. } => {
+                self.disks.entry(spec.name.clone()).or_insert_with(Disk::empty);
+            }
+            DockerStep::Create { spec, .. } => {
                 let made = self.made.entry(spec.name.clone()).or_default();
                 *made += 1;
                 let one = Box {
@@ -360,19 +394,14 @@ impl World {
                 };
                 self.boxes.entry(spec.name.clone()).or_insert(one);
             }
-            Step::StartContainer(name) => self.start(name),
-            Step::RemoveContainer { name, .. } => {
+            DockerStep::Start { container, .. } => self.start(container),
+            DockerStep::Remove { container: name, .. } => {
                 self.boxes.remove(name);
                 self.drop_broken_streams();
             }
-            Step::RemoveVolume(name) => drop(self.disks.remove(name)),
-            Step::RemoveNetwork(_) => self.network = false,
-            Step::Order { member, order } => self.send(member, Command::Order((**order).clone())),
-            Step::SendCredentials { member } => self.send(member, instance::credentials()),
-            Step::RestartPostgres { member, run, .. } => self.send(member, Command::Restart { run: run.clone() }),
-            Step::Renew { member, term, clock_ms } => {
-                self.send(member, Command::Renew { term: *term, clock_ms: *clock_ms });
-            }
+            DockerStep::RemoveVolume { volume, .. } => drop(self.disks.remove(volume)),
+            DockerStep::RemoveNetwork { .. } => self.network = false,
+            DockerStep::Fill { .. } | DockerStep::Unpause { .. } | DockerStep::Stop { .. } => {}
         }
     }
 
@@ -423,7 +452,10 @@ impl World {
         let process = &mut one.process;
         let standby = (process.postgres == Postgres::Standby).then(|| disk.timeline());
         process.operator = Some(Age::default());
-        match &letter.command {
+        let command =
+            if of_the_release(&one.spec) { released::heard(&letter.command) } else { Some(letter.command.clone()) };
+        let Some(command) = command else { return };
+        match &command {
             Command::Order(order) => match accept(&disk.durable, order, standby) {
                 Ok(durable) => {
                     let old = disk.durable.order.as_ref();
@@ -462,15 +494,11 @@ impl World {
         if !self.boxes.get(name).is_some_and(Box::runs) {
             return None;
         }
-        let seen = self.seen(name);
-        if let (Some((_, lead)), Some(one)) = (grant(&seen.durable), self.boxes.get_mut(name)) {
-            one.process.barrier_passed_once |= barrier(&seen, lead);
-            if let Some(ms) = voters_confirm(&seen, lead) {
-                let age = Age(ms as u32);
-                one.process.confirmed = Some(one.process.confirmed.map_or(age, |last| last.min(age)));
-            }
+        let (act, Remembered { barrier_passed_once, confirmed_ms }) = next(&self.seen(name));
+        if let Some(one) = self.boxes.get_mut(name) {
+            one.process.barrier_passed_once = barrier_passed_once;
+            one.process.confirmed = confirmed_ms.map(|ms| Age(ms as u32));
         }
-        let act = next(&self.seen(name));
         if matches!(act, Act::Wait | Act::Poll) {
             return None;
         }
@@ -480,8 +508,8 @@ impl World {
     }
 
     /// What a supervisor sees, less what an ablation keeps from it.
-    pub fn seen(&self, name: &str) -> crate::supervisor::next::Seen {
-        let mut seen = seen(&self.boxes[name], &self.disks[name], self.replicas(name));
+    pub fn seen(&self, name: &str) -> Seen {
+        let mut seen = seen(&self.boxes[name], &self.disks[name], self.replicas(name), self.ms as u64);
         match self.ablation {
             Some(Ablation::ReceiverStop) => {
                 if let Some(server) =
@@ -497,7 +525,8 @@ impl World {
     }
 
     fn report(&self, name: &str) -> Report {
-        let mut report = told(&self.boxes[name], &self.disks[name], &self.seen(name), self.ms as u64);
+        let report = report(&self.seen(name));
+        let mut report = if of_the_release(&self.boxes[name].spec) { released::said(&report) } else { report };
         match self.ablation {
             Some(Ablation::ReconfigurationBarrier) => {
                 let opened = self.boxes[name].process.opened;
@@ -530,7 +559,7 @@ impl World {
                 streaming: u64::from(receiver.silent.0) < crate::supervisor::wire::CONFIRMATION_MS,
                 silent_ms: u64::from(receiver.silent.0),
                 lsn: receiver.replied,
-                lag: end.0.saturating_sub(receiver.replied.0),
+                lag_bytes: end.0.saturating_sub(receiver.replied.0),
             })
         };
         self.boxes.keys().filter(from_here).filter_map(replica).collect()

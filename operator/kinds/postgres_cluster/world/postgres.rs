@@ -3,7 +3,7 @@
 use super::instance::{Age, Author, Disk, Receiving, Record};
 use super::{Ablation, Box, World, grant};
 use crate::api::lsn::Lsn;
-use crate::supervisor::next::{Act, Gate};
+use crate::supervisor::state::{Act, Gate};
 use crate::supervisor::wire::{Data, Follow, Job, JobKind, Postgres};
 
 impl World {
@@ -13,8 +13,8 @@ impl World {
             Act::Clone(follow) | Act::Rewind(follow) => self.leader_disk(name, follow),
             _ => None,
         };
-        let begun = match &act {
-            Act::Clone(follow) | Act::Rewind(follow) => follow.begun.clone(),
+        let terms = match &act {
+            Act::Clone(follow) | Act::Rewind(follow) => follow.timeline_terms.clone(),
             _ => Default::default(),
         };
         self.check_grant(name, &act);
@@ -42,7 +42,7 @@ impl World {
             }
             Act::Clone(_) => match copied {
                 Some(leader) => {
-                    disk.durable.begun = begun;
+                    disk.durable.timeline_terms = terms;
                     disk.durable.incarnation = Some(incarnation);
                     disk.durable.unfinished = None;
                     disk.durable.rewound = None;
@@ -63,7 +63,7 @@ impl World {
                     disk.data = Data::Broken;
                 }
                 Some(leader) => {
-                    disk.durable.begun = begun;
+                    disk.durable.timeline_terms = terms;
                     disk.durable.unfinished = None;
                     disk.data = Data::Standby;
                     disk.clean = false;
@@ -76,8 +76,8 @@ impl World {
                 disk.write(disk.timeline(), Author::Server(name, process.run));
                 disk.clean = true;
             }
-            Act::Leave(fork) => disk.durable.left = Some(fork),
-            Act::Remember(begun) => disk.durable.begun = begun,
+            Act::RecordWalEnd(end) => disk.durable.former_wal_end = Some(end),
+            Act::RecordTimelineTerms(terms) => disk.durable.timeline_terms = terms,
             Act::Condemn => {
                 disk.durable.unfinished = Some(JobKind::Clone);
                 disk.data = Data::Broken;

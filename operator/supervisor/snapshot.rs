@@ -1,12 +1,12 @@
-//! From what the shell remembers to what `next` decides on. Reads a few names of the data directory, asks nobody.
+//! From what the shell remembers to the [`Seen`] that `next` decides on. Looks at a few file names and at free disk, asks no server.
 
 use std::path::Path;
 
-use super::next::{Config, Seen, Server};
 use super::place;
 use super::shell::{Postmaster, Run, Shell};
 use super::sql::{Poll, Slot, Walsender};
-use super::wire::{CONFIRMATION_MS, Data, Job, Postgres, Replica, Task};
+use super::state::{Config, Seen, Server};
+use super::wire::{CONFIRMATION_MS, Data, Job, Postgres, Receiver, Replica, Task};
 
 /// The startup process sleeps between two tries to get WAL: all that was there is replayed, no WAL receiver exists, and
 /// the next thing it does is to read a configuration that changed. (WaitForWALToBecomeAvailable stops a receiver before
@@ -17,22 +17,24 @@ const PAUSED: &str = "RecoveryPause";
 /// It waits for the receiver: all that was received is replayed.
 const IDLE_WITH_SOURCE: &str = "RecoveryWalStream";
 
-/// Everything a decision may rest on, at this moment.
-pub fn gather(shell: &Shell, now: u64) -> Seen {
-    let run = &shell.run;
+/// The snapshot of this moment.
+pub fn snapshot(shell: &Shell, now: u64) -> Seen {
+    let run = &shell.server.run;
+    let postgres = postgres(shell.server.postmaster.as_ref(), run);
+    let known = |text: &String| (!text.is_empty()).then(|| text.clone());
     Seen {
         data: data(&shell.place.pgdata(), shell.durable.unfinished.is_some()),
         own_gone: shell.place.own_gone(),
         durable: shell.durable.clone(),
-        clean: shell.down.clean.filter(|_| shell.postmaster.is_none()),
-        postgres: postgres(shell.postmaster.as_ref(), run),
+        clean: shell.server.down.clean.filter(|_| shell.server.postmaster.is_none()),
+        postgres,
         run: run.id.clone(),
-        stopped_ms: now.saturating_sub(shell.down.since),
-        fresh: shell.fresh,
-        start_held: now < shell.start_held_until,
+        stopped_ms: now.saturating_sub(shell.server.down.since),
+        fresh: shell.server.fresh,
+        start_held: now < shell.server.start_held_until,
         restart_asked: run.restart_asked,
-        ordered_since_stop: shell.ordered_since_stop,
-        server: run.poll.as_ref().filter(|_| shell.postmaster.is_some()).map(|poll| server(shell, poll, now)),
+        ordered_since_stop: shell.server.ordered_since_stop,
+        server: run.poll.as_ref().filter(|_| shell.server.postmaster.is_some()).map(|poll| server(shell, poll, now)),
         started: run.started.clone(),
         applied: run.applied.clone(),
         sessions_ended: run.sessions_ended,
@@ -42,36 +44,59 @@ pub fn gather(shell: &Shell, now: u64) -> Seen {
         barrier_passed_once: run.barrier_passed_once,
         app_ensured: run.app_ensured,
         checkpoint_started: run.checkpoint_started,
-        checkpointed_for_stop: shell.checkpointed_for_stop,
-        job: shell.work.as_ref().map(|work| Job {
+        checkpointed_for_stop: shell.server.checkpointed_for_stop,
+        job: shell.job.as_ref().map(|work| Job {
             kind: work.kind,
             error: work.error.clone(),
             failures: work.failures,
             running: work.running,
         }),
-        job_due: shell.work.as_ref().is_none_or(|work| !work.running && now >= work.due),
-        credentials: shell.secrets.is_some(),
-        operator_ms: shell.operator_at.map(|at| now.saturating_sub(at)),
+        job_due: shell.job.as_ref().is_none_or(|work| !work.running && now >= work.due),
+        credentials: shell.secrets.as_ref().map(|secrets| secrets.credentials.hash.clone()),
+        operator_ms: shell.operator.heard_at.map(|at| now.saturating_sub(at)),
         confirmed_ms: run.confirmed_at.map(|at| now.saturating_sub(at)),
         renewed_ms: renewed_ms(shell, now),
         terminating: shell.terminating,
+        boot: shell.boot.clone(),
+        clock_ms: now,
+        system_identifier: known(&shell.server.details.system_identifier),
+        server_version: known(&shell.server.details.version),
+        receiver: receiver(shell, now),
+        pending_restart: shell.server.details.pending_restart.clone(),
+        setting_errors: [&shell.server.settings.errors[..], &shell.server.details.setting_errors].concat(),
+        disk_free: shell.place.disk_free(),
+        problem: shell.problems.in_words(postgres),
     }
+}
+
+/// A standby's WAL receiver.
+fn receiver(shell: &Shell, now: u64) -> Option<Receiver> {
+    let poll = shell.server.run.poll.as_ref().filter(|_| shell.server.postmaster.is_some())?;
+    let stream = poll.stream.as_ref()?;
+    Some(Receiver {
+        streaming: stream.status == "streaming",
+        from: stream.host.clone().unwrap_or_default(),
+        quiet_ms: now.saturating_sub(shell.server.run.moved.1),
+    })
 }
 
 /// Only a renewal of the grant's own term counts.
 fn renewed_ms(shell: &Shell, now: u64) -> Option<u64> {
     let order = shell.durable.order.as_ref()?;
-    let (term, at) = shell.renewed?;
+    let (term, at) = shell.operator.renewed?;
     (term == order.term && matches!(order.task, Task::Lead(_))).then(|| now.saturating_sub(at))
 }
 
 /// What the data directory is, by the names in it.
 pub fn data(pgdata: &Path, unfinished: bool) -> Data {
-    match () {
-        () if unfinished => Data::Broken,
-        () if place::is_gone(&pgdata.join("global/pg_control")) => Data::None,
-        () if pgdata.join("standby.signal").exists() => Data::Standby,
-        () => Data::Primary,
+    if unfinished {
+        Data::Broken
+    } else if place::is_gone(&pgdata.join("global/pg_control")) {
+        Data::None
+    } else if pgdata.join("standby.signal").exists() {
+        Data::Standby
+    } else {
+        Data::Primary
     }
 }
 
@@ -86,18 +111,18 @@ fn postgres(postmaster: Option<&Postmaster>, run: &Run) -> Postgres {
 }
 
 fn server(shell: &Shell, poll: &Poll, now: u64) -> Server {
-    let run = &shell.run;
+    let run = &shell.server.run;
     let has_upstream = run.applied.as_ref().is_none_or(|applied: &Config| applied.upstream.is_some());
     let waits_for = poll.startup.as_deref();
     let replayed = waits_for == Some(IDLE_WITHOUT_SOURCE) || has_upstream && waits_for == Some(IDLE_WITH_SOURCE);
-    // Slots that are lost are to be made again; unwanted ones that cannot be dropped yet are no reason to hold up the rest.
+    // Lost slots are made again. An unwanted slot that is still active cannot be dropped yet and does not count as one.
     let wanted = |name: &String| match shell.durable.order.as_ref().map(|order| &order.task) {
         Some(Task::Lead(lead)) => lead.slots.contains(name),
         Some(Task::Follow(follow)) => follow.slots.contains(name),
         _ => false,
     };
-    // What a follower must not hold back is to be made again, and, once clients are served, what a leader must hold
-    // back and does not. In between a slot is a slot.
+    // Made again, too: a follower's slot that holds WAL back, and a leader's slot that does not, once clients are served. Until
+    // then either kind will do.
     let wrong = |slot: &Slot| match shell.durable.order.as_ref().map(|order| &order.task) {
         Some(Task::Follow(_)) => slot.reserved,
         Some(Task::Lead(_)) => run.settled(now) && !poll.recovery && !slot.reserved,
@@ -154,7 +179,7 @@ fn replicas(run: &Run, poll: &Poll, now: u64) -> Vec<Replica> {
                 && alone(&walsender.name),
             silent_ms: silent_ms(walsender),
             lsn,
-            lag: poll.lsn.0.saturating_sub(lsn.0),
+            lag_bytes: poll.lsn.0.saturating_sub(lsn.0),
         }
     };
     poll.replicas.iter().map(replica).collect()

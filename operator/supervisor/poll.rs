@@ -1,4 +1,4 @@
-//! Looking at the world before each decision: polls, the pid file, the control file, the clock.
+//! Polls before each decision: the server, its pid file, its control file, the clock.
 
 use std::path::Path;
 
@@ -6,79 +6,80 @@ use super::conf;
 use super::identify;
 use super::jobs::chain;
 use super::process;
-use super::seen::{self, live_timeline};
 use super::shell::{Postmaster, Reply, Shell, Stop, boottime};
+use super::snapshot::{self, live_timeline};
 use super::sql::{self, Poll, Session};
+use super::state::Durable;
 use super::tools;
-use super::wire::{CONFIRMATION_MS, Receiver, Task};
-use crate::api::lsn::Lsn;
-use crate::api::postgres_cluster::Fork;
+use super::wire::{CONFIRMATION_MS, Data, Task};
+use crate::api::lsn::{Fork, Lsn};
 
-/// A steady server is polled this often, in milliseconds.
+/// Interval between polls of a steady server, in milliseconds.
 const STEADY_MS: u64 = 500;
-/// A server about which something is about to show is polled this often, for so long.
+/// Interval between polls while a change is about to show, and how long that lasts, in milliseconds.
 const HURRIED_MS: u64 = 3;
 pub const HURRY_MS: u64 = 200;
-/// A server that starts, or does not answer, is looked at this often.
+/// Interval between polls of a server that starts, and of one that does not answer, in milliseconds.
 const STARTING_MS: u64 = 3;
 const NOT_ANSWERING_MS: u64 = 200;
-/// A leader writes a little WAL this often.
+/// Interval between the heartbeats of a leader, each a little WAL, in milliseconds.
 const HEARTBEAT_MS: u64 = 1_000;
-/// Settings and the like are read this often.
+/// Interval between readings of settings and versions, in milliseconds.
 const DETAILS_MS: u64 = 10_000;
-/// A loop that slept for so long (none of its own pauses is half of that) was made to, and somebody else may lead by now.
+/// A pause of the loop longer than this (twice its longest own pause), in milliseconds, means that the container was frozen; another
+/// instance may lead by now.
 const STOOD_STILL_MS: u64 = 3_000;
-/// A fast stop that takes longer becomes immediate, an immediate one a kill.
+/// A fast stop becomes immediate after this, an immediate one a kill, in milliseconds.
 const FAST_MS: u64 = 5_000;
 const IMMEDIATE_MS: u64 = 2_000;
 
 impl Shell {
     /// Brings what is remembered up to date. Errors become problems in the report.
-    pub async fn look(&mut self, now: u64) {
+    pub async fn observe(&mut self, now: u64) {
         if self.notice_jump(now, true) {
-            // Clients are let in until something is decided; that waits for no answer of the server.
+            // The gate stays open until something is decided, so that must not wait for an answer of the server.
             return;
         }
         self.press_stop(now);
-        match &mut self.postmaster {
+        match &mut self.server.postmaster {
             Some(postmaster) if postmaster.stopping.is_some() => {}
             Some(postmaster) if !postmaster.ready => {
                 postmaster.ready = is_ready(&self.place.pgdata(), postmaster);
-                self.poll_at = if postmaster.ready { now } else { now + STARTING_MS };
+                self.clocks.poll_at = if postmaster.ready { now } else { now + STARTING_MS };
                 if postmaster.ready {
                     self.poll(now).await;
                 }
             }
-            Some(_) if now >= self.poll_at => self.poll(now).await,
+            Some(_) if now >= self.clocks.poll_at => self.poll(now).await,
             Some(_) => {}
-            None if !self.down.looked => self.look_at_rest().await,
+            None if !self.server.down.read => self.read_control_file().await,
             None => {}
         }
-        self.beat(now).await;
+        self.heartbeat_or_details(now).await;
     }
 
-    /// I8: after a pause of the container or the machine every confirmation is to be had anew. `slept`: the loop had
-    /// nothing to do meanwhile, so it was no slow disk. Whether there was such a pause.
+    /// I8: after a pause of the container or the machine no older confirmation counts. `slept`: the loop had nothing to do
+    /// meanwhile, so the delay was no slow disk. Returns whether there was such a pause.
     pub fn notice_jump(&mut self, now: u64, slept: bool) -> bool {
-        let gap = now.saturating_sub(self.turned);
-        self.turned = now;
+        let gap = now.saturating_sub(self.clocks.turned);
+        self.clocks.turned = now;
         if gap < if slept { STOOD_STILL_MS } else { CONFIRMATION_MS / 2 } {
             return false;
         }
         tracing::warn!(gap_ms = gap, slept, "the clock jumped: this container stood still; confirmations begin anew");
-        self.renewed = None;
-        self.jumped = true;
-        self.run.confirmed_at = None;
-        for reply in self.run.replies.values_mut() {
+        self.operator.renewed = None;
+        self.clocks.jumped = true;
+        self.server.run.confirmed_at = None;
+        for reply in self.server.run.replies.values_mut() {
             reply.seen = None;
         }
-        self.poll_at = 0;
+        self.clocks.poll_at = 0;
         true
     }
 
     /// A stop that takes too long gets harder.
     fn press_stop(&mut self, now: u64) {
-        let Some(postmaster) = &mut self.postmaster else { return };
+        let Some(postmaster) = &mut self.server.postmaster else { return };
         let Some(stopping) = postmaster.stopping else { return };
         let (limit, harder) = match stopping.how {
             Stop::Fast => (FAST_MS, Stop::Immediate),
@@ -93,13 +94,13 @@ impl Shell {
     /// Polls the server; a poll that fails leaves the last one in place, whose confirmations age.
     pub async fn poll(&mut self, now: u64) {
         let result = self.try_poll().await;
-        self.poll_at = now + if now < self.hurry_until { HURRIED_MS } else { STEADY_MS };
-        self.jumped = false;
+        self.clocks.poll_at = now + if now < self.clocks.hurry_until { HURRIED_MS } else { STEADY_MS };
+        self.clocks.jumped = false;
         match result {
             Ok(()) => self.problems.poll = None,
             Err(words) => {
-                self.poll_at = now + NOT_ANSWERING_MS;
-                if let Some(postmaster) = &mut self.postmaster {
+                self.clocks.poll_at = now + NOT_ANSWERING_MS;
+                if let Some(postmaster) = &mut self.server.postmaster {
                     postmaster.session = None;
                 }
                 if self.problems.poll.as_ref() != Some(&words) {
@@ -118,7 +119,7 @@ impl Shell {
     }
 
     async fn ask(&mut self) -> Result<(), String> {
-        let Some(postmaster) = &mut self.postmaster else { return Ok(()) };
+        let Some(postmaster) = &mut self.server.postmaster else { return Ok(()) };
         let session = match &mut postmaster.session {
             Some(session) => session,
             none => none.insert(Session::open().await.map_err(|error| chain(&error))?),
@@ -132,7 +133,7 @@ impl Shell {
     /// Without a receiver only a replication session says which timeline a standby is on.
     async fn identify(&mut self, poll: &Poll) -> Result<(), String> {
         let streams = poll.stream.as_ref().is_some_and(|stream| stream.timeline > 0);
-        let known = self.run.identified.is_some_and(|(at, _)| at == poll.lsn);
+        let known = self.server.run.identified.is_some_and(|(at, _)| at == poll.lsn);
         if !poll.recovery || streams || known {
             return Ok(());
         }
@@ -141,110 +142,99 @@ impl Shell {
         let limit = std::time::Duration::from_secs(1);
         let answer = tokio::time::timeout(limit, asked).await.map_err(|_| "asking for the timeline took too long")?;
         let timeline = answer.map_err(|error| format!("asking for the timeline: {error}"))?;
-        self.run.identified = Some((poll.lsn, timeline));
+        self.server.run.identified = Some((poll.lsn, timeline));
         Ok(())
     }
 
     fn take_poll(&mut self, poll: Poll) {
         let now = super::shell::boottime_ms();
         self.take_replies(&poll, now);
-        if poll.lsn != self.run.moved.0 {
-            self.run.moved = (poll.lsn, now);
+        if poll.lsn != self.server.run.moved.0 {
+            self.server.run.moved = (poll.lsn, now);
         }
         if let Some(live) = poll.segment.as_deref().and_then(live_timeline)
-            && self.run.history.0 != live
+            && self.server.run.history.0 != live
         {
-            self.run.history = (live, history(&self.place.pgdata(), live));
+            self.server.run.history = (live, history(&self.place.pgdata(), live));
         }
-        let first = self.run.poll.is_none();
+        let first = self.server.run.poll.is_none();
         if first {
-            self.run.applied = self.run.started.clone();
-            self.details_at = 0;
-            self.failed_starts = 0;
+            self.server.run.applied = self.server.run.started.clone();
+            self.clocks.details_at = 0;
+            self.server.failed_starts = 0;
             self.problems.ended = None;
             if poll.recovery && self.durable.rewound.is_some() {
                 // It answers, so it is consistent: from here on it is a standby like any other.
-                let consistent = super::next::Durable { rewound: None, ..self.durable.clone() };
+                let consistent = Durable { rewound: None, ..self.durable.clone() };
                 if let Err(error) = self.save(consistent) {
                     self.problems.act = Some(chain(&error));
                 }
             }
         }
         self.notice_override(&poll);
-        self.run.poll = Some(poll);
+        self.server.run.poll = Some(poll);
     }
 
     /// Somebody's ALTER SYSTEM may stand in the way of what was applied: then nothing counts as applied.
     fn notice_override(&mut self, poll: &Poll) {
-        let Some(applied) = &self.run.applied else { return };
+        let Some(applied) = &self.server.run.applied else { return };
         let names = conf::standby_names(&applied.commit);
         let conninfo = applied.upstream.as_ref().map_or(String::new(), |upstream| self.conninfo(upstream));
-        let generation = Some(self.generation.to_string());
+        let generation = Some(self.server.generation.to_string());
         if poll.names == names && poll.conninfo == conninfo && poll.generation == generation {
             return;
         }
         tracing::warn!(names = %poll.names, "the server runs with another configuration than ours; applying ours again");
         self.problems.overridden =
             Some("settings that Evenkeel sets were changed by hand (ALTER SYSTEM); they are set back".to_owned());
-        self.run.applied = None;
-        self.run.barrier_lsn = None;
+        self.server.run.applied = None;
+        self.server.run.barrier_lsn = None;
     }
 
     /// When each walsender's other side last said something, by our clock. A row that appears between two polls has
     /// just replied, unless the clock jumped meanwhile.
     fn take_replies(&mut self, poll: &Poll, now: u64) {
-        let old = std::mem::take(&mut self.run.replies);
+        let old = std::mem::take(&mut self.server.run.replies);
         for walsender in &poll.replicas {
             let seen = match old.get(&walsender.pid) {
                 Some(last) if last.reply == walsender.reply => last.seen,
-                None if self.jumped => None,
+                None if self.clocks.jumped => None,
                 _ => walsender.reply.as_ref().map(|_| now),
             };
-            self.run.replies.insert(walsender.pid, Reply { reply: walsender.reply.clone(), seen });
+            self.server.run.replies.insert(walsender.pid, Reply { reply: walsender.reply.clone(), seen });
         }
     }
 
-    /// A standby's receiver, for the report.
-    pub fn receiver(&self, now: u64) -> Option<Receiver> {
-        let poll = self.run.poll.as_ref().filter(|_| self.postmaster.is_some())?;
-        let stream = poll.stream.as_ref()?;
-        Some(Receiver {
-            streaming: stream.status == "streaming",
-            from: stream.host.clone().unwrap_or_default(),
-            quiet_ms: now.saturating_sub(self.run.moved.1),
-        })
-    }
-
-    /// The heartbeat of a leader and what changes rarely; neither is worth an error.
-    async fn beat(&mut self, now: u64) {
+    /// The heartbeat of a leader, or the details that change rarely. A failure of either is only logged.
+    async fn heartbeat_or_details(&mut self, now: u64) {
         let leads = self.durable.order.as_ref().is_some_and(|order| matches!(order.task, Task::Lead(_)));
-        let primary = self.run.poll.as_ref().is_some_and(|poll| !poll.recovery);
-        let Some(postmaster) = &mut self.postmaster else { return };
-        if postmaster.stopping.is_some() || self.run.poll.is_none() {
+        let primary = self.server.run.poll.as_ref().is_some_and(|poll| !poll.recovery);
+        let Some(postmaster) = &mut self.server.postmaster else { return };
+        if postmaster.stopping.is_some() || self.server.run.poll.is_none() {
             return;
         }
         let Some(session) = &mut postmaster.session else { return };
         let mut result = Ok(());
-        if leads && primary && now >= self.heartbeat_at {
-            self.heartbeat_at = now + HEARTBEAT_MS;
+        if leads && primary && now >= self.clocks.heartbeat_at {
+            self.clocks.heartbeat_at = now + HEARTBEAT_MS;
             result = session.heartbeat().await;
-        } else if now >= self.details_at && self.quick_polls == 0 {
-            self.details_at = now + DETAILS_MS;
-            result = session.details().await.map(|details| self.details = details);
-            self.look_at_minima().await;
+        } else if now >= self.clocks.details_at && self.clocks.quick_polls == 0 {
+            self.clocks.details_at = now + DETAILS_MS;
+            result = session.details().await.map(|details| self.server.details = details);
+            self.reread_minima().await;
         }
         if let Err(error) = result {
             tracing::debug!(problem = %chain(&error), "the session broke");
-            if let Some(postmaster) = &mut self.postmaster {
+            if let Some(postmaster) = &mut self.server.postmaster {
                 postmaster.session = None;
             }
         }
     }
 
     /// A standby that was held up to its primary's settings is rendered anew when the primary has lowered them.
-    async fn look_at_minima(&mut self) {
-        let recovery = self.run.poll.as_ref().is_some_and(|poll| poll.recovery);
-        let (Some(postmaster), Some(order)) = (&mut self.postmaster, &self.durable.order) else { return };
+    async fn reread_minima(&mut self) {
+        let recovery = self.server.run.poll.as_ref().is_some_and(|poll| poll.recovery);
+        let (Some(postmaster), Some(order)) = (&mut self.server.postmaster, &self.durable.order) else { return };
         if !recovery || !conf::held_up(&order.settings, &postmaster.minima) {
             return;
         }
@@ -252,21 +242,21 @@ impl Shell {
             && control.minima != postmaster.minima
         {
             postmaster.minima = control.minima;
-            self.run.applied = None;
+            self.server.run.applied = None;
         }
     }
 
     /// A server that is down: does it end cleanly, and where.
-    async fn look_at_rest(&mut self) {
-        self.down.looked = true;
-        if seen::data(&self.place.pgdata(), false) == super::wire::Data::None {
+    async fn read_control_file(&mut self) {
+        self.server.down.read = true;
+        if snapshot::data(&self.place.pgdata(), false) == Data::None {
             return;
         }
         match tools::control(&self.place, &self.reaper).await {
             Ok(control) => {
-                self.down.clean = tools::clean_end(&self.place, &self.reaper, &control).await;
-                self.details.system_identifier.clone_from(&control.system_identifier);
-                self.down.control = Some(control);
+                self.server.down.clean = tools::clean_end(&self.place, &self.reaper, &control).await;
+                self.server.details.system_identifier.clone_from(&control.system_identifier);
+                self.server.down.control = Some(control);
             }
             Err(error) => self.problems.act = Some(chain(&error)),
         }
@@ -316,12 +306,12 @@ mod tests {
         let lock = super::super::durable::lock(folder.path()).unwrap();
         let ways = (watch::channel("".into()).0, mpsc::channel(1).0);
         let mut shell = Shell::new((place, lock), Default::default(), "db-1".into(), Default::default(), ways);
-        shell.renewed = Some((1, 0));
-        let now = shell.turned + CONFIRMATION_MS;
-        shell.look(now).await;
-        assert_eq!((shell.renewed, shell.down.looked), (None, false));
-        shell.look(now).await;
-        assert!(shell.down.looked);
+        shell.operator.renewed = Some((1, 0));
+        let now = shell.clocks.turned + CONFIRMATION_MS;
+        shell.observe(now).await;
+        assert_eq!((shell.operator.renewed, shell.server.down.read), (None, false));
+        shell.observe(now).await;
+        assert!(shell.server.down.read);
     }
 
     #[test]

@@ -1,0 +1,170 @@
+//! Which PostgreSQL settings belong to Evenkeel, and what a user may choose: one table for validation, rendering and restarts.
+
+/// The directory of the server's unix socket.
+pub const SOCKETS: &str = "/var/run/postgresql";
+
+/// What holds for one setting. A setting that is not in [`RULES`] is the user's alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// Evenkeel's value, unless the user gives another.
+    Default(&'static str),
+    /// One of these values; the first one unless the user gives another.
+    OneOf(&'static [&'static str]),
+    /// A number of at least this; this number unless the user gives a greater one.
+    AtLeast(u64),
+    /// A hot standby refuses to start with less than its primary had. A lower value is therefore taken by the primary first.
+    StandbyMinimum {
+        /// What PostgreSQL takes if nobody gives a value.
+        built_in: u64,
+        /// As in [`Rule::AtLeast`].
+        at_least: Option<u64>,
+    },
+    /// The user's value, except while an instance has no leader to follow: then this one.
+    WithoutLeader(&'static str),
+    /// Always this value; a user cannot choose it.
+    Ours(&'static str),
+    /// Always a value that Evenkeel computes; a user cannot choose it.
+    Computed,
+    /// Not set by anybody: it would undo what Evenkeel sets, or move files that it writes.
+    Refused,
+}
+
+/// Every setting with a rule, by name.
+pub const RULES: &[(&str, Rule)] = &[
+    ("allow_alter_system", Rule::Refused),
+    ("archive_cleanup_command", Rule::Refused),
+    ("cluster_name", Rule::Computed),
+    ("config_file", Rule::Refused),
+    ("data_directory", Rule::Refused),
+    ("evenkeel.generation", Rule::Computed),
+    ("external_pid_file", Rule::Refused),
+    ("fsync", Rule::Ours("on")),
+    ("full_page_writes", Rule::Ours("on")),
+    ("hba_file", Rule::Refused),
+    ("hot_standby", Rule::Ours("on")),
+    // As PostgreSQL has it: an absent standby must not hold back vacuum.
+    ("hot_standby_feedback", Rule::Default("off")),
+    ("ident_file", Rule::Refused),
+    ("include", Rule::Refused),
+    ("include_dir", Rule::Refused),
+    ("include_if_exists", Rule::Refused),
+    // The log goes to stderr in English: the supervisor reads it and passes it on to the container's log.
+    ("lc_messages", Rule::Ours("C")),
+    ("listen_addresses", Rule::Ours("*")),
+    ("log_destination", Rule::Ours("stderr")),
+    ("log_line_prefix", Rule::Default("%m [%p] %q%u@%d ")),
+    ("logging_collector", Rule::Ours("off")),
+    ("max_connections", Rule::StandbyMinimum { built_in: 100, at_least: None }),
+    ("max_locks_per_transaction", Rule::StandbyMinimum { built_in: 64, at_least: None }),
+    ("max_prepared_transactions", Rule::StandbyMinimum { built_in: 0, at_least: None }),
+    ("max_replication_slots", Rule::AtLeast(10)),
+    ("max_slot_wal_keep_size", Rule::Default("4GB")),
+    // While an instance is asked to promise, or about to lead, the queries of readers must not delay replay.
+    ("max_standby_archive_delay", Rule::WithoutLeader("0")),
+    ("max_standby_streaming_delay", Rule::WithoutLeader("0")),
+    ("max_wal_senders", Rule::StandbyMinimum { built_in: 10, at_least: Some(10) }),
+    ("max_worker_processes", Rule::StandbyMinimum { built_in: 8, at_least: None }),
+    ("password_encryption", Rule::Ours("scram-sha-256")),
+    ("port", Rule::Computed),
+    ("primary_conninfo", Rule::Computed),
+    ("primary_slot_name", Rule::Computed),
+    ("promote_trigger_file", Rule::Refused),
+    ("recovery_end_command", Rule::Refused),
+    // One call instead of an fsync of each file before a recovery: a crashed server is back seconds earlier.
+    ("recovery_init_sync_method", Rule::Default("syncfs")),
+    ("recovery_target", Rule::Refused),
+    ("recovery_target_action", Rule::Refused),
+    ("recovery_target_inclusive", Rule::Refused),
+    ("recovery_target_lsn", Rule::Refused),
+    ("recovery_target_name", Rule::Refused),
+    ("recovery_target_time", Rule::Refused),
+    ("recovery_target_timeline", Rule::Ours("latest")),
+    ("recovery_target_xid", Rule::Refused),
+    // A crash of one backend ends the server. Whether it starts again here is the operator's decision.
+    ("restart_after_crash", Rule::Ours("off")),
+    ("restore_command", Rule::Ours("")),
+    ("synchronous_commit", Rule::Ours("on")),
+    ("synchronous_standby_names", Rule::Computed),
+    // A dead peer is noticed within these.
+    ("tcp_keepalives_count", Rule::Default("3")),
+    ("tcp_keepalives_idle", Rule::Default("5")),
+    ("tcp_keepalives_interval", Rule::Default("2")),
+    ("unix_socket_directories", Rule::Ours(SOCKETS)),
+    ("unix_socket_group", Rule::Refused),
+    ("unix_socket_permissions", Rule::Refused),
+    ("wal_keep_size", Rule::Default("256MB")),
+    ("wal_level", Rule::OneOf(&["replica", "logical"])),
+    ("wal_log_hints", Rule::Ours("on")),
+    // Frequent replies are the leader's confirmation, quick retries make a failover fast.
+    ("wal_receiver_status_interval", Rule::Ours("1s")),
+    ("wal_receiver_timeout", Rule::Default("5s")),
+    ("wal_retrieve_retry_interval", Rule::Ours("100ms")),
+    ("wal_sender_timeout", Rule::Default("5s")),
+];
+
+/// The rule of a setting, if it has one.
+pub fn rule(name: &str) -> Option<Rule> {
+    RULES.binary_search_by_key(&name, |(name, _)| name).ok().map(|at| RULES[at].1)
+}
+
+/// Settings that a standby must not have lower than its primary had, each with PostgreSQL's own default.
+pub fn standby_minima() -> impl Iterator<Item = (&'static str, u64)> {
+    RULES.iter().filter_map(|(name, rule)| match rule {
+        Rule::StandbyMinimum { built_in, .. } => Some((*name, *built_in)),
+        _ => None,
+    })
+}
+
+/// Lowering this setting begins with the primary; everything else with the standbys.
+pub fn lowered_on_primary_first(name: &str) -> bool {
+    matches!(rule(name), Some(Rule::StandbyMinimum { .. }))
+}
+
+/// What is wrong with one entry of `spec.parameters`.
+pub fn problem(name: &str, value: &str) -> Option<String> {
+    let well_formed =
+        !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '.');
+    if !well_formed {
+        return Some("is not the name of a PostgreSQL setting (lower case)".into());
+    }
+    let rule = rule(name);
+    if matches!(rule, Some(Rule::Ours(_) | Rule::Computed | Rule::Refused)) {
+        return Some("is set by Evenkeel and cannot be chosen".into());
+    }
+    if value.contains(['\n', '\r', '\0']) {
+        return Some("must be a single line".into());
+    }
+    match rule {
+        Some(Rule::OneOf(values)) if !values.contains(&value) => {
+            Some(format!("must be {}: streaming replication needs it", values.join(" or ")))
+        }
+        Some(Rule::AtLeast(least) | Rule::StandbyMinimum { at_least: Some(least), .. })
+            if value.parse::<u64>().is_ok_and(|value| value < least) =>
+        {
+            Some(format!("must be at least {least}"))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_sorted_and_names_each_setting_once() {
+        assert!(RULES.is_sorted_by(|(one, _), (other, _)| one < other));
+        assert_eq!(rule("wal_level"), Some(Rule::OneOf(&["replica", "logical"])));
+        assert_eq!(rule("work_mem"), None);
+    }
+
+    #[test]
+    fn the_documentation_lists_each_setting_that_is_refused() {
+        let page = include_str!("../../docs/kinds/postgrescluster.md");
+        let missing: Vec<_> = RULES
+            .iter()
+            .filter(|(name, _)| problem(name, "1").is_some() && !page.contains(&format!("`{name}`")))
+            .collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+}

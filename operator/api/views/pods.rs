@@ -1,0 +1,99 @@
+//! The pods that each kind's status shows. A kind whose status has `pods` needs one line here, and one in the view's sources.
+
+use serde::Deserialize as _;
+use serde_json::{Value, json};
+
+use super::owner::{created_at, derived_uid, fields, reference, reference_to, text};
+use super::pod::{Deletion, PodTemplate};
+use super::replica_sets::{TEMPLATE_HASH, set_name};
+use crate::api::deployment::{DeploymentStatus, EVICT_ANNOTATION};
+use crate::api::load_balancer::LoadBalancerStatus;
+use crate::api::pod::{PodContainer, PodContainerState, PodPhase, PodSeen};
+use crate::api::postgres_cluster::{InstanceState, InstanceStatus, PostgresClusterStatus};
+
+/// The pods of a Deployment, each owned by the ReplicaSet of its revision.
+pub fn pods_of_deployment(deployment: &Value) -> Vec<Value> {
+    let status = DeploymentStatus::deserialize(&deployment["status"]).unwrap_or_default();
+    let decisions = status.decisions.unwrap_or_default();
+    // An eviction that was asked for and is not taken up yet.
+    let asked = text(&deployment["metadata"]["annotations"][EVICT_ANNOTATION]);
+    let asked = if decisions.evicted.as_deref() == Some(asked) { "" } else { asked };
+    let one = |seen: &PodSeen| {
+        let revision = decisions.revisions.iter().find(|revision| revision.revision == seen.revision);
+        let template =
+            revision.map_or_else(|| deployment["spec"]["template"].clone(), |revision| json!(revision.template));
+        let parent = match revision.map(|revision| set_name(deployment, revision)) {
+            Some(name) => reference("apps/v1", "ReplicaSet", &name, &derived_uid(deployment, "ReplicaSet", &name)),
+            None => reference_to(deployment),
+        };
+        let mut labels = fields(&template["metadata"]["labels"]);
+        labels.extend(revision.map(|revision| (TEMPLATE_HASH.to_owned(), revision.hash.clone().into())));
+        let template = PodTemplate {
+            owner: deployment,
+            parent,
+            labels,
+            annotations: fields(&template["metadata"]["annotations"]),
+            spec: fields(&template["spec"]),
+            images: revision.map(|revision| revision.images.clone()).unwrap_or_default(),
+        };
+        let evicted = asked.split(',').any(|name| name.trim() == seen.name);
+        let stop = decisions.pods.iter().find(|pod| pod.name == seen.name).and_then(|pod| pod.stop.as_ref());
+        let since = stop.and_then(|stop| stop.since);
+        template.pod(seen, if evicted { Deletion::Since(since.or(seen.created_at)) } else { deletion(seen, since) })
+    };
+    status.pods.iter().map(one).collect()
+}
+
+/// The pods of a LoadBalancer: its replicas.
+pub fn pods_of_balancer(balancer: &Value) -> Vec<Value> {
+    let status = LoadBalancerStatus::deserialize(&balancer["status"]).unwrap_or_default();
+    let app = balancer["spec"]["engine"].as_str().unwrap_or("loadbalancer");
+    let template = PodTemplate::of_application(app, balancer);
+    status.pods.iter().map(|seen| template.pod(seen, deletion(seen, None))).collect()
+}
+
+/// The pods of a PostgresCluster: its instances, with their role as a label.
+pub fn pods_of_cluster(cluster: &Value) -> Vec<Value> {
+    let status = PostgresClusterStatus::deserialize(&cluster["status"]).unwrap_or_default();
+    let one = |instance: &InstanceStatus| {
+        let mut template = PodTemplate::of_application("postgresql", cluster);
+        template.labels.insert("evenkeel.dev/role".to_owned(), instance.role.to_string().into());
+        template.pod(&instance_as_pod(cluster, instance), Deletion::No)
+    };
+    status.instances.iter().map(one).collect()
+}
+
+/// A pod that its owner says is terminating is being deleted, since `since` or else since it was created.
+fn deletion(seen: &PodSeen, since: Option<jiff::Timestamp>) -> Deletion {
+    if seen.terminating { Deletion::Since(since.or(seen.created_at)) } else { Deletion::No }
+}
+
+fn instance_as_pod(cluster: &Value, instance: &InstanceStatus) -> PodSeen {
+    let state = instance.state;
+    let ready = matches!(state, InstanceState::Running | InstanceState::Streaming);
+    let runs = !matches!(state, InstanceState::Stopped | InstanceState::Unknown | InstanceState::Absent);
+    PodSeen {
+        name: instance.name.clone(),
+        host: instance.host.clone(),
+        address: instance.address.as_ref().and_then(|address| address.parse().ok()),
+        phase: if runs { PodPhase::Running } else { PodPhase::Pending },
+        ready,
+        created_at: created_at(cluster),
+        message: Some(instance.message.clone().unwrap_or_else(|| state.to_string())),
+        containers: vec![PodContainer {
+            name: "postgres".to_owned(),
+            container: format!("{}.{}", text(&cluster["metadata"]["namespace"]), instance.name),
+            image: text(&cluster["spec"]["image"]).to_owned(),
+            state: if runs { PodContainerState::Running } else { PodContainerState::Waiting },
+            reason: (!runs).then(|| capitalized(state.word())),
+            ready,
+            ..PodContainer::default()
+        }],
+        ..PodSeen::default()
+    }
+}
+
+fn capitalized(word: &str) -> String {
+    let mut letters = word.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}

@@ -1,0 +1,625 @@
+//! The mirror of one host: what it shows of all owners, kept in memory, so that looking at a settled object costs the host
+//! nothing. It is an [`Engine`] around another one; reads are answered from memory, everything else is passed on.
+//!
+//! Memory is used only while somebody follows the events of the host. What makes it wrong is taken out of it at once: an
+//! event about an owner, a change that went through the mirror, a new subscription. In addition the whole host is listed
+//! every [`REFRESH`], in a few requests whatever the number of owners: so a lost event, and a volume, network or image that
+//! was taken away (Docker's events about them name no owner), is noticed within that time.
+//! A host that answered nothing for [`HANG`] makes all reads fail at once until it answers again: it delays nobody else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::{Stream, StreamExt as _, stream};
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+use super::{
+    ContainerSeen, ContainerSpec, Conversation, Engine, Error, EventHint, Everything, ExecRequest, ExecResult,
+    ExecSession, File, HostInfo, ImageSeen, LogOptions, NetworkSeen, NetworkSpec, Outputs, RegistryLogin, VolumeSpec,
+};
+use crate::api::labels::Owner;
+
+/// The whole host is listed this often.
+pub const REFRESH: Duration = Duration::from_secs(10);
+/// A read that took this long and failed: the host hangs.
+const HANG: Duration = Duration::from_secs(1);
+/// A host that hangs is asked this often whether it answers again.
+const RETRY: Duration = Duration::from_secs(1);
+/// What nobody has read for so many refreshes is given back.
+const UNUSED: u8 = 3;
+/// Hints that wait for a reader; more make the host wait.
+const QUEUE: usize = 256;
+
+/// One host, mirrored.
+#[derive(Clone)]
+pub struct Mirror {
+    inner: Arc<dyn Engine>,
+    host: Arc<str>,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// How many follow the events: without any, memory is not used.
+    followers: usize,
+    /// Counts what takes something out of memory; a read that began before is not put in.
+    version: u64,
+    owners: BTreeMap<Owner, Picture>,
+    networks: BTreeMap<String, Kept<Option<NetworkSeen>>>,
+    images: BTreeMap<String, Kept<Option<ImageSeen>>>,
+    /// Whose a container or volume is, by name: of those that were seen or made.
+    of: BTreeMap<String, Owner>,
+    /// Why the host is not asked: it hangs.
+    silent: Option<String>,
+}
+
+/// What is known of an owner.
+#[derive(Default)]
+struct Picture {
+    version: u64,
+    containers: Option<Vec<ContainerSeen>>,
+    volumes: Option<Vec<String>>,
+    unused: u8,
+}
+
+struct Kept<T> {
+    value: T,
+    unused: u8,
+}
+
+impl State {
+    fn next(&mut self) -> u64 {
+        self.version += 1;
+        self.version
+    }
+
+    /// Nothing that is known of the owner holds any more.
+    fn outdate(&mut self, owner: &Owner) {
+        let version = self.next();
+        let unused = self.owners.get(owner).map(|picture| picture.unused).unwrap_or_default();
+        self.owners.insert(owner.clone(), Picture { version, unused, ..Default::default() });
+    }
+
+    fn outdate_all(&mut self) {
+        let owners: Vec<_> = self.owners.keys().cloned().collect();
+        owners.iter().for_each(|owner| self.outdate(owner));
+        self.networks.clear();
+        self.images.clear();
+        self.next();
+    }
+
+    /// The container or volume changes; whose it is is not always known.
+    fn outdate_thing(&mut self, name: &str) {
+        match self.of.get(name).cloned() {
+            Some(owner) => self.outdate(&owner),
+            None => self.outdate_all(),
+        }
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Mirror {
+    /// The mirror of this engine, which is called `host`.
+    pub fn new(host: &str, inner: Arc<dyn Engine>) -> Self {
+        Self { inner, host: host.into(), state: Arc::default() }
+    }
+
+    /// How much is kept: for tests of what is given back.
+    pub fn kept(&self) -> usize {
+        let state = lock(&self.state);
+        state.owners.len() + state.networks.len() + state.images.len() + state.of.len()
+    }
+
+    /// A read of the host itself. After one that hung the next ones fail at once.
+    async fn ask<T>(&self, read: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let silent = lock(&self.state).silent.clone();
+        match silent {
+            Some(why) => Err(Error::unreachable(&self.host, "reading what is there", why)),
+            None => self.watch(read).await,
+        }
+    }
+
+    /// Notes whether the host hangs.
+    async fn watch<T>(&self, read: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let mut read = std::pin::pin!(read);
+        let (outcome, hung) = tokio::select! {
+            biased;
+            outcome = &mut read => (outcome, false),
+            () = sleep(HANG) => (read.await, true),
+        };
+        let mut state = lock(&self.state);
+        match &outcome {
+            Err(error @ Error::Unreachable { .. }) if hung && state.followers > 0 => {
+                state.silent.get_or_insert_with(|| error.to_string());
+            }
+            Err(_) => {}
+            Ok(_) => state.silent = None,
+        }
+        drop(state);
+        outcome
+    }
+
+    /// Does something that changes an owner's things: what is known of it is outdated before and after.
+    async fn change<T>(
+        &self,
+        outdate: impl Fn(&mut State),
+        deed: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        outdate(&mut lock(&self.state));
+        let done = deed.await;
+        outdate(&mut lock(&self.state));
+        done
+    }
+
+    /// Lists everything; the owners of which something was not as it was known.
+    async fn refresh(&self) -> Result<BTreeSet<Owner>, Error> {
+        let (before, images) = {
+            let state = lock(&self.state);
+            (state.version, state.images.keys().cloned().collect::<Vec<_>>())
+        };
+        let everything = self.watch(self.inner.list_all()).await?;
+        let mut seen = BTreeMap::new();
+        for image in images {
+            seen.insert(image.clone(), self.inner.image(&image).await?);
+        }
+        Ok(self.take_in(before, everything, seen))
+    }
+
+    fn take_in(
+        &self,
+        before: u64,
+        everything: Everything,
+        mut images: BTreeMap<String, Option<ImageSeen>>,
+    ) -> BTreeSet<Owner> {
+        let mut state = lock(&self.state);
+        let Everything { mut containers, mut volumes, networks } = everything;
+        let mut changed = BTreeSet::new();
+        state.owners.retain(|_, picture| {
+            picture.unused += 1;
+            picture.unused <= UNUSED
+        });
+        for (owner, picture) in &mut state.owners {
+            // Something has changed since the list was asked for: it may be older than that.
+            if picture.version > before {
+                continue;
+            }
+            let (containers, volumes) =
+                (containers.remove(owner).unwrap_or_default(), volumes.remove(owner).unwrap_or_default());
+            let same = picture.containers.as_ref().is_none_or(|known| *known == containers)
+                && picture.volumes.as_ref().is_none_or(|known| *known == volumes);
+            if !same {
+                changed.insert(owner.clone());
+            }
+            (picture.containers, picture.volumes) = (Some(containers), Some(volumes));
+        }
+        if state.version == before {
+            state.networks.retain(|name, kept| {
+                let now = networks.get(name).cloned();
+                kept.unused += 1;
+                // A network without our labels is not listed; it is read again when somebody asks.
+                kept.value.is_some() == now.is_some() && kept.unused <= UNUSED
+            });
+            state.images.retain(|name, kept| {
+                kept.unused += 1;
+                images.remove(name).is_some_and(|now| now == kept.value) && kept.unused <= UNUSED
+            });
+        }
+        let mut of = BTreeMap::new();
+        for (owner, picture) in &state.owners {
+            let names =
+                picture.containers.iter().flatten().map(|one| &one.name).chain(picture.volumes.iter().flatten());
+            of.extend(names.map(|name| (name.clone(), owner.clone())));
+        }
+        state.of = of;
+        changed
+    }
+
+    async fn keep_fresh(self, hints: mpsc::Sender<EventHint>) {
+        loop {
+            let silent = lock(&self.state).silent.is_some();
+            sleep(if silent { RETRY } else { REFRESH }).await;
+            match self.refresh().await {
+                Ok(_) if silent => {
+                    lock(&self.state).outdate_all();
+                    if hints.send(None).await.is_err() {
+                        return;
+                    }
+                }
+                Ok(changed) => {
+                    for owner in changed {
+                        if hints.send(Some(owner)).await.is_err() {
+                            return;
+                        }
+                    }
+                }
+                // Nobody knows how old what is known may be.
+                Err(error) => {
+                    tracing::debug!(host = &*self.host, %error, "what is there could not be listed");
+                    lock(&self.state).outdate_all();
+                }
+            }
+        }
+    }
+
+    async fn pass_on(self, hints: mpsc::Sender<EventHint>) {
+        let mut events = self.inner.events();
+        while let Some(hint) = events.next().await {
+            {
+                let mut state = lock(&self.state);
+                match &hint {
+                    Some(owner) => state.outdate(owner),
+                    None => state.outdate_all(),
+                }
+            }
+            if hints.send(hint).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Counts a follower of the events for as long as it follows.
+struct Follower(Arc<Mutex<State>>);
+
+impl Follower {
+    fn of(mirror: &Mirror) -> Self {
+        lock(&mirror.state).followers += 1;
+        Self(mirror.state.clone())
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let mut state = lock(&self.0);
+        state.followers -= 1;
+        // What is not followed is not kept.
+        state.outdate_all();
+        state.silent = None;
+    }
+}
+
+#[async_trait::async_trait]
+impl Engine for Mirror {
+    async fn info(&self) -> Result<HostInfo, Error> {
+        self.inner.info().await
+    }
+
+    async fn list_all(&self) -> Result<Everything, Error> {
+        self.inner.list_all().await
+    }
+
+    async fn list_containers(&self, owner: &Owner) -> Result<Vec<ContainerSeen>, Error> {
+        let version = {
+            let mut state = lock(&self.state);
+            let follows = state.followers > 0;
+            let picture = state.owners.entry(owner.clone()).or_default();
+            picture.unused = 0;
+            if let Some(known) = picture.containers.clone().filter(|_| follows) {
+                return Ok(known);
+            }
+            picture.version
+        };
+        let seen = self.ask(self.inner.list_containers(owner)).await?;
+        let mut state = lock(&self.state);
+        for one in &seen {
+            state.of.insert(one.name.clone(), owner.clone());
+        }
+        if let Some(picture) = state.owners.get_mut(owner).filter(|picture| picture.version == version) {
+            picture.containers = Some(seen.clone());
+        }
+        Ok(seen)
+    }
+
+    async fn list_volumes(&self, owner: &Owner) -> Result<Vec<String>, Error> {
+        let version = {
+            let mut state = lock(&self.state);
+            let follows = state.followers > 0;
+            let picture = state.owners.entry(owner.clone()).or_default();
+            picture.unused = 0;
+            if let Some(known) = picture.volumes.clone().filter(|_| follows) {
+                return Ok(known);
+            }
+            picture.version
+        };
+        let seen = self.ask(self.inner.list_volumes(owner)).await?;
+        let mut state = lock(&self.state);
+        for name in &seen {
+            state.of.insert(name.clone(), owner.clone());
+        }
+        if let Some(picture) = state.owners.get_mut(owner).filter(|picture| picture.version == version) {
+            picture.volumes = Some(seen.clone());
+        }
+        Ok(seen)
+    }
+
+    async fn network(&self, name: &str) -> Result<Option<NetworkSeen>, Error> {
+        let version = {
+            let mut state = lock(&self.state);
+            let follows = state.followers > 0;
+            if let Some(kept) = state.networks.get_mut(name).filter(|_| follows) {
+                kept.unused = 0;
+                return Ok(kept.value.clone());
+            }
+            state.version
+        };
+        let seen = self.ask(self.inner.network(name)).await?;
+        let mut state = lock(&self.state);
+        if state.version == version {
+            state.networks.insert(name.to_owned(), Kept { value: seen.clone(), unused: 0 });
+        }
+        Ok(seen)
+    }
+
+    async fn image(&self, image: &str) -> Result<Option<ImageSeen>, Error> {
+        let version = {
+            let mut state = lock(&self.state);
+            let follows = state.followers > 0;
+            if let Some(kept) = state.images.get_mut(image).filter(|_| follows) {
+                kept.unused = 0;
+                return Ok(kept.value.clone());
+            }
+            state.version
+        };
+        let seen = self.ask(self.inner.image(image)).await?;
+        let mut state = lock(&self.state);
+        if state.version == version {
+            state.images.insert(image.to_owned(), Kept { value: seen.clone(), unused: 0 });
+        }
+        Ok(seen)
+    }
+
+    async fn ensure_network(&self, spec: &NetworkSpec) -> Result<NetworkSeen, Error> {
+        let outdate = |state: &mut State| {
+            state.networks.remove(&spec.name);
+            state.next();
+        };
+        self.change(outdate, self.inner.ensure_network(spec)).await
+    }
+
+    async fn remove_network(&self, name: &str) -> Result<(), Error> {
+        let outdate = |state: &mut State| {
+            state.networks.remove(name);
+            state.next();
+        };
+        self.change(outdate, self.inner.remove_network(name)).await
+    }
+
+    async fn ensure_volume(&self, spec: &VolumeSpec) -> Result<(), Error> {
+        let owner = Owner::from_labels(|key| spec.labels.get(key).map(String::as_str));
+        let outdate = |state: &mut State| match &owner {
+            Some(owner) => {
+                state.of.insert(spec.name.clone(), owner.clone());
+                state.outdate(owner);
+            }
+            None => state.outdate_all(),
+        };
+        self.change(outdate, self.inner.ensure_volume(spec)).await
+    }
+
+    async fn remove_volume(&self, name: &str) -> Result<(), Error> {
+        self.change(|state| state.outdate_thing(name), self.inner.remove_volume(name)).await
+    }
+
+    async fn ensure_binary(&self, image: &str) -> Result<String, Error> {
+        self.inner.ensure_binary(image).await
+    }
+
+    fn binary(&self) -> Option<String> {
+        self.inner.binary()
+    }
+
+    async fn create_container(&self, spec: &ContainerSpec) -> Result<(), Error> {
+        let owner = Owner::from_labels(|key| spec.labels.get(key).map(String::as_str));
+        let outdate = |state: &mut State| match &owner {
+            Some(owner) => {
+                state.of.insert(spec.name.clone(), owner.clone());
+                state.outdate(owner);
+            }
+            None => state.outdate_all(),
+        };
+        let made = self.change(outdate, self.inner.create_container(spec)).await;
+        if matches!(made, Err(Error::NotFound { .. })) {
+            // Its image or network is not there, whatever is known.
+            lock(&self.state).outdate_all();
+        }
+        made
+    }
+
+    async fn start_container(&self, name: &str) -> Result<(), Error> {
+        let started = self.change(|state| state.outdate_thing(name), self.inner.start_container(name)).await;
+        if started.is_err() {
+            lock(&self.state).outdate_all();
+        }
+        started
+    }
+
+    async fn stop_container(&self, name: &str, timeout: Duration) -> Result<(), Error> {
+        self.change(|state| state.outdate_thing(name), self.inner.stop_container(name, timeout)).await
+    }
+
+    async fn unpause_container(&self, name: &str) -> Result<(), Error> {
+        self.change(|state| state.outdate_thing(name), self.inner.unpause_container(name)).await
+    }
+
+    async fn remove_container(&self, name: &str) -> Result<(), Error> {
+        self.change(|state| state.outdate_thing(name), self.inner.remove_container(name)).await
+    }
+
+    async fn pull_image(&self, image: &str, login: Option<&RegistryLogin>) -> Result<(), Error> {
+        // Its id and digests may be known under other references, too.
+        let outdate = |state: &mut State| {
+            state.images.clear();
+            state.next();
+        };
+        self.change(outdate, self.inner.pull_image(image, login)).await
+    }
+
+    async fn signal_container(&self, name: &str, signal: &str) -> Result<(), Error> {
+        self.inner.signal_container(name, signal).await
+    }
+
+    async fn put_files(&self, container: &str, directory: &str, files: &[File]) -> Result<(), Error> {
+        self.inner.put_files(container, directory, files).await
+    }
+
+    async fn exec(&self, container: &str, command: &[String], limit: Duration) -> Result<ExecResult, Error> {
+        self.inner.exec(container, command, limit).await
+    }
+
+    async fn exec_attached(&self, container: &str, request: &ExecRequest) -> Result<ExecSession, Error> {
+        self.inner.exec_attached(container, request).await
+    }
+
+    async fn exec_resize(&self, id: &str, size: (u16, u16)) -> Result<(), Error> {
+        self.inner.exec_resize(id, size).await
+    }
+
+    async fn exec_code(&self, id: &str) -> Result<Option<i64>, Error> {
+        self.inner.exec_code(id).await
+    }
+
+    async fn logs(&self, container: &str, options: &LogOptions) -> Result<Outputs, Error> {
+        self.inner.logs(container, options).await
+    }
+
+    async fn dial(&self, container: &str, address: &str) -> Result<Box<dyn Conversation>, Error> {
+        self.inner.dial(container, address).await
+    }
+
+    fn events(&self) -> Pin<Box<dyn Stream<Item = EventHint> + Send>> {
+        let (hints, receiver) = mpsc::channel(QUEUE);
+        let (mirror, follower) = (self.clone(), Follower::of(self));
+        tokio::spawn(async move {
+            let _follows = follower;
+            tokio::select! {
+                biased;
+                () = hints.closed() => {}
+                () = mirror.clone().pass_on(hints.clone()) => {}
+                () = mirror.clone().keep_fresh(hints.clone()) => {}
+            }
+        });
+        Box::pin(stream::unfold(
+            receiver,
+            |mut receiver| async move { receiver.recv().await.map(|hint| (hint, receiver)) },
+        ))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::fake::FakeEngine;
+    use super::*;
+
+    fn owner(name: &str) -> Owner {
+        Owner { kind: "K".into(), namespace: "default".into(), name: name.into() }
+    }
+
+    fn spec(owner: &Owner, name: &str) -> ContainerSpec {
+        let (image, network) = ("image".into(), "net".into());
+        ContainerSpec { name: name.into(), image, network, labels: owner.labels(), ..Default::default() }
+    }
+
+    /// A host with one running container `a` of owner `one`, its mirror, and its events.
+    async fn mirrored() -> (Arc<FakeEngine>, Mirror, Pin<Box<dyn Stream<Item = EventHint> + Send>>) {
+        let fake = Arc::new(FakeEngine::new("fake"));
+        let mirror = Mirror::new("fake", fake.clone());
+        let mut events = mirror.events();
+        assert_eq!(events.next().await, Some(None));
+        mirror.pull_image("image", None).await.unwrap();
+        mirror.ensure_network(&NetworkSpec { name: "net".into(), labels: owner("one").labels() }).await.unwrap();
+        mirror.create_container(&spec(&owner("one"), "a")).await.unwrap();
+        mirror.start_container("a").await.unwrap();
+        (fake, mirror, events)
+    }
+
+    async fn states(mirror: &Mirror, owner: &Owner) -> String {
+        let seen = mirror.list_containers(owner).await.unwrap();
+        seen.iter().map(|one| format!("{} {:?} ", one.name, one.state)).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn looking_again_costs_the_host_nothing_and_what_was_done_is_seen() {
+        let (fake, mirror, _events) = mirrored().await;
+        assert_eq!(states(&mirror, &owner("one")).await, "a Running ");
+        fake.take_calls();
+        for _ in 0..100 {
+            assert_eq!(states(&mirror, &owner("one")).await, "a Running ");
+        }
+        assert!(fake.take_calls().is_empty());
+        mirror.stop_container("a", Duration::ZERO).await.unwrap();
+        assert_eq!(states(&mirror, &owner("one")).await, "a Exited ");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_event_outdates_its_owner_alone() {
+        let (fake, mirror, mut events) = mirrored().await;
+        mirror.create_container(&spec(&owner("two"), "b")).await.unwrap();
+        let both = [owner("one"), owner("two")];
+        for owner in &both {
+            states(&mirror, owner).await;
+        }
+        fake.take_calls();
+        fake.die("a");
+        while events.next().await != Some(Some(owner("one"))) {}
+        assert_eq!(states(&mirror, &both[0]).await + &states(&mirror, &both[1]).await, "a Exited b Created ");
+        assert_eq!(fake.take_calls(), ["list_containers one"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_no_event_told_is_seen_at_the_next_refresh_and_its_owner_is_woken() {
+        let (fake, mirror, mut events) = mirrored().await;
+        states(&mirror, &owner("one")).await;
+        fake.world(|world| world.containers.clear());
+        assert_eq!(states(&mirror, &owner("one")).await, "a Running ");
+        let woken = async { while events.next().await != Some(Some(owner("one"))) {} };
+        tokio::time::timeout(REFRESH + Duration::from_secs(1), woken).await.unwrap();
+        assert_eq!(states(&mirror, &owner("one")).await, "");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_follower_nothing_is_answered_from_memory() {
+        let (fake, mirror, events) = mirrored().await;
+        drop(events);
+        tokio::task::yield_now().await;
+        states(&mirror, &owner("one")).await;
+        fake.world(|world| world.containers.clear());
+        assert_eq!(states(&mirror, &owner("one")).await, "");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_reads_any_more_is_given_back() {
+        let (_fake, mirror, mut events) = mirrored().await;
+        tokio::spawn(async move { while events.next().await.is_some() {} });
+        for number in 0..100 {
+            states(&mirror, &owner(&number.to_string())).await;
+        }
+        assert!(mirror.kept() >= 100);
+        sleep(REFRESH * 6).await;
+        // The network that nobody asks for is given back, too.
+        assert_eq!(mirror.kept(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_that_hangs_fails_at_once_from_the_second_read_on() {
+        let (fake, mirror, mut events) = mirrored().await;
+        tokio::spawn(async move { while events.next().await.is_some() {} });
+        fake.world(|world| world.hangs = true);
+        let took = async |name: &str| {
+            let began = tokio::time::Instant::now();
+            assert!(matches!(mirror.list_containers(&owner(name)).await, Err(Error::Unreachable { .. })));
+            began.elapsed()
+        };
+        assert!(took("x").await >= HANG);
+        assert_eq!(took("y").await, Duration::ZERO);
+        fake.world(|world| world.hangs = false);
+        sleep(Duration::from_secs(15)).await;
+        mirror.list_containers(&owner("x")).await.unwrap();
+    }
+}

@@ -1,0 +1,140 @@
+//! Containers, once for all kinds: what a host shows of an object, the steps that change it, and how members come to run.
+//!
+//! `observe.rs` reads each host, `converge.rs` decides about containers that a kind describes (the kind's policy is one
+//! predicate), `step.rs` is the vocabulary of deeds, `act.rs` performs them. What outlasts a reconcile is begun by a
+//! step and goes on as [`Work`] beside the loop; its end wakes the object.
+
+mod act;
+pub mod converge;
+pub mod inputs;
+mod observe;
+mod step;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub use self::converge::{Deed, Member, converge, replace, teardown};
+pub use self::inputs::{EnvSource, InputRef};
+pub use self::observe::{DockerSeen, Needs};
+pub use self::step::{DockerStep, Fill, PreStop};
+use crate::api::labels::Owner;
+use crate::engine::hosts::Hosts;
+use crate::runtime::companions::{Companions, Heard, WakeOwner};
+use crate::store::objects::Objects;
+
+/// The DockerHost of the members of kinds that live on one host.
+pub const HOME: &str = crate::api::docker_host::LOCAL;
+
+/// Work about containers that outlasts a reconcile, or that failed and is due again after a wait.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Work {
+    /// An image is pulled.
+    Image {
+        /// The host.
+        host: String,
+        /// The image, as it is asked for.
+        image: String,
+        /// The revision for which it was asked: another revision asks again.
+        revision: String,
+    },
+    /// Our binary is put on a host.
+    Binary {
+        /// The host.
+        host: String,
+    },
+    /// Containers are stopped with grace.
+    Stop {
+        /// The host.
+        host: String,
+        /// The member or the container that is stopped.
+        subject: String,
+    },
+    /// A container is stopped with grace and then removed.
+    Remove {
+        /// The host.
+        host: String,
+        /// The container.
+        container: String,
+    },
+    /// A container could not be started; never running, for a start is awaited.
+    Start {
+        /// The host.
+        host: String,
+        /// The container.
+        container: String,
+    },
+}
+
+/// The work of an object, as its planner sees it.
+pub type WorkSeen = BTreeMap<Work, Heard<()>>;
+
+/// What a kind changes containers with: the hosts, and the work beside the loop.
+pub struct Docker {
+    hosts: Arc<Hosts>,
+    objects: Objects,
+    work: Companions<Work, ()>,
+}
+
+impl Docker {
+    /// For one kind; `wake` is called with the object of which work has ended.
+    pub fn new(hosts: Arc<Hosts>, objects: Objects, wake: WakeOwner) -> Self {
+        Self { hosts, objects, work: Companions::new(wake) }
+    }
+
+    /// The hosts.
+    pub fn hosts(&self) -> &Arc<Hosts> {
+        &self.hosts
+    }
+
+    /// The work of an object.
+    pub fn work(&self, owner: &Owner) -> WorkSeen {
+        self.work.heard(owner)
+    }
+
+    /// Ends all work of an object that is gone.
+    pub fn forget(&self, owner: &Owner) {
+        self.work.forget(owner);
+    }
+
+    /// How much work there is or was, of all objects: for tests of what is given back.
+    pub fn work_count(&self) -> usize {
+        self.work.count()
+    }
+}
+
+/// Why containers cannot be had, for people: reason and message; `None` if nothing is in the way.
+pub fn problem(work: &WorkSeen) -> Option<(&'static str, String)> {
+    work.iter().find_map(|(work, heard)| {
+        let why = heard.failure()?;
+        Some(match work {
+            Work::Image { host, image, .. } => {
+                ("ImageUnavailable", format!("could not get image {image} on {host}: {why}; it is tried again"))
+            }
+            Work::Start { container, .. } => (
+                "ContainerNotStarting",
+                format!("could not start container {container}: {why}; it is made anew and tried again"),
+            ),
+            Work::Binary { host } => {
+                ("StepFailed", format!("could not put evenkeel on {host}: {why}; it is tried again"))
+            }
+            Work::Stop { subject, .. } => ("StepFailed", format!("could not stop {subject}: {why}; it is tried again")),
+            Work::Remove { container, .. } => {
+                ("StepFailed", format!("could not remove container {container}: {why}; it is tried again"))
+            }
+        })
+    })
+}
+
+/// What is being done beside the loop, for people: reason and message of `Progressing`.
+pub fn progress(work: &WorkSeen) -> Option<(&'static str, String)> {
+    work.iter().find_map(|(work, heard)| {
+        Some(match work {
+            _ if !heard.runs() => return None,
+            Work::Image { host, image, .. } => ("Pulling", format!("getting image {image} on {host}")),
+            Work::Binary { host } => ("Working", format!("putting evenkeel on {host}")),
+            Work::Stop { subject, .. } => ("Stopping", format!("stopping {subject}")),
+            Work::Remove { container, .. } => ("Stopping", format!("stopping container {container}")),
+            Work::Start { .. } => return None,
+        })
+    })
+}

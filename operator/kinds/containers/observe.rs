@@ -1,0 +1,142 @@
+//! What Docker shows of an object, host by host. Reads only, judges nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::future::join_all;
+
+use super::{Docker, Work};
+use crate::api::labels::{self, Owner};
+use crate::engine::{ContainerSeen, Engine, Error, ImageSeen, NetworkSeen};
+use crate::kinds::fact::Fact;
+
+/// What a kind asks a host for, beside its containers and volumes.
+#[derive(Debug, Clone, Default)]
+pub struct Needs {
+    /// Images by reference.
+    pub images: BTreeSet<String>,
+    /// Networks by name.
+    pub networks: BTreeSet<String>,
+}
+
+/// What one host shows of an object.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DockerSeen {
+    /// Its containers by name.
+    pub containers: Fact<BTreeMap<String, ContainerSeen>>,
+    /// Names of its volumes.
+    pub volumes: Fact<BTreeSet<String>>,
+    /// Those of the networks asked for that are there.
+    pub networks: Fact<BTreeMap<String, NetworkSeen>>,
+    /// Those of the images asked for that are there.
+    pub images: Fact<BTreeMap<String, ImageSeen>>,
+    /// The volume with our binary, once it is known to be there.
+    pub binary: Option<String>,
+}
+
+impl DockerSeen {
+    /// Nothing is known, and why.
+    pub fn unknown(why: &str) -> Self {
+        Self {
+            containers: Fact::Unknown(why.to_owned()),
+            volumes: Fact::Unknown(why.to_owned()),
+            networks: Fact::Unknown(why.to_owned()),
+            images: Fact::Unknown(why.to_owned()),
+            binary: None,
+        }
+    }
+
+    /// The host answers and shows nothing.
+    pub fn nothing() -> Self {
+        Self {
+            containers: Fact::Known(BTreeMap::new()),
+            volumes: Fact::Known(BTreeSet::new()),
+            networks: Fact::Known(BTreeMap::new()),
+            images: Fact::Known(BTreeMap::new()),
+            binary: None,
+        }
+    }
+
+    /// Why something is not known of it, if that is so.
+    pub fn silence(&self) -> Option<&str> {
+        match (&self.containers, &self.volumes, &self.networks, &self.images) {
+            (Fact::Unknown(why), ..) | (_, Fact::Unknown(why), ..) => Some(why),
+            (_, _, Fact::Unknown(why), _) | (_, _, _, Fact::Unknown(why)) => Some(why),
+            _ => None,
+        }
+    }
+
+    /// A container of this name.
+    pub fn container(&self, name: &str) -> Option<&ContainerSeen> {
+        self.containers.known()?.get(name)
+    }
+
+    /// Whether the image is there; `None` if nobody knows.
+    pub fn has_image(&self, image: &str) -> Option<bool> {
+        Some(self.images.known()?.contains_key(image))
+    }
+}
+
+impl Docker {
+    /// Reads each of these hosts, and gives back what work is about things that are no more.
+    pub async fn observe(
+        &self,
+        owner: &Owner,
+        hosts: impl IntoIterator<Item = String>,
+        needs: &Needs,
+    ) -> BTreeMap<String, DockerSeen> {
+        let reads = hosts.into_iter().map(|host| async {
+            let seen = match self.hosts.get(&host) {
+                Ok(engine) => read(&*engine, owner, needs).await,
+                Err(error) => DockerSeen::unknown(&error.to_string()),
+            };
+            (host, seen)
+        });
+        let seen: BTreeMap<_, _> = join_all(reads).await.into_iter().collect();
+        self.work.retain(owner, |work| concerns(work, &seen, needs));
+        seen
+    }
+}
+
+async fn read(engine: &dyn Engine, owner: &Owner, needs: &Needs) -> DockerSeen {
+    let (containers, volumes, networks, images) = tokio::join!(
+        engine.list_containers(owner),
+        engine.list_volumes(owner),
+        each(&needs.networks, |name| engine.network(name)),
+        each(&needs.images, |image| engine.image(image)),
+    );
+    DockerSeen {
+        containers: containers.map(|all| all.into_iter().map(|one| (one.name.clone(), one)).collect()).into(),
+        volumes: volumes.map(|names| names.into_iter().collect()).into(),
+        networks: networks.into(),
+        images: images.into(),
+        binary: engine.binary(),
+    }
+}
+
+async fn each<'n, T, Read: Future<Output = Result<Option<T>, Error>>>(
+    names: &'n BTreeSet<String>,
+    read: impl Fn(&'n str) -> Read,
+) -> Result<BTreeMap<String, T>, Error> {
+    let reads = names.iter().map(|name| {
+        let read = read(name);
+        async move { Ok(read.await?.map(|found| (name.clone(), found))) }
+    });
+    let found: Result<Vec<_>, Error> = join_all(reads).await.into_iter().collect();
+    Ok(found?.into_iter().flatten().collect())
+}
+
+/// Whether what the work is about is still there, or may be.
+fn concerns(work: &Work, hosts: &BTreeMap<String, DockerSeen>, needs: &Needs) -> bool {
+    let on = |host: &str, is: &dyn Fn(&ContainerSeen) -> bool| {
+        let containers = hosts.get(host).map(|seen| seen.containers.known());
+        containers.is_some_and(|known| known.is_none_or(|all| all.values().any(is)))
+    };
+    match work {
+        Work::Image { host, image, .. } => hosts.contains_key(host) && needs.images.contains(image),
+        Work::Binary { host } => hosts.contains_key(host),
+        Work::Stop { host, subject } => {
+            on(host, &|one| one.name == *subject || one.labels.get(labels::MEMBER) == Some(subject))
+        }
+        Work::Remove { host, container } | Work::Start { host, container } => on(host, &|one| one.name == *container),
+    }
+}

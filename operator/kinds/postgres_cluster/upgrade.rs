@@ -1,0 +1,57 @@
+//! When a container gets another version of our program: by the rolling update, or, if the object defers that, when it is made anew
+//! for another reason. Pure.
+
+use jiff::Timestamp;
+
+use super::{Observed, container_name, workload};
+use crate::api::conditions;
+use crate::api::labels;
+use crate::api::postgres_cluster::{DEFER_UPDATE_ANNOTATION, MemberPlace, PostgresCluster, PostgresClusterStatus};
+
+/// The condition that is True while an update waits.
+const CONDITION: &str = "SupervisorUpdateDeferred";
+
+/// The volume with the program that the container of a member is to have, once one is known.
+pub fn program<'a>(object: &PostgresCluster, observed: &'a Observed, place: &MemberPlace) -> Option<&'a String> {
+    let newest = observed.hosts.get(&place.host)?.binary.as_ref();
+    kept(object, observed, place).filter(|_| deferred(object)).or(newest)
+}
+
+/// The program of a container that is as it should be but for that.
+fn kept<'a>(object: &PostgresCluster, observed: &'a Observed, place: &MemberPlace) -> Option<&'a String> {
+    let container = observed.hosts.get(&place.host)?.container(&container_name(object, &place.name))?;
+    let program = container.labels.get(labels::BINARY)?;
+    let hash = workload::container_spec(object, place, program).hash();
+    (container.labels.get(labels::SPEC_HASH) == Some(&hash)).then_some(program)
+}
+
+/// The object asks to leave running supervisors alone.
+fn deferred(object: &PostgresCluster) -> bool {
+    let annotations = object.metadata.annotations.as_ref();
+    annotations.and_then(|all| all.get(DEFER_UPDATE_ANNOTATION)).is_some_and(|value| value == "true")
+}
+
+/// Says in the status which instances wait for an update; nothing if none does.
+pub fn tell(
+    object: &PostgresCluster,
+    observed: &Observed,
+    places: &[MemberPlace],
+    status: &mut PostgresClusterStatus,
+    now: Timestamp,
+) {
+    let waits = |place: &&MemberPlace| {
+        let newest = observed.hosts.get(&place.host).and_then(|host| host.binary.as_ref());
+        kept(object, observed, place).zip(newest).is_some_and(|(kept, newest)| kept != newest)
+    };
+    let waiting: Vec<&str> = places.iter().filter(waits).map(|place| place.name.as_str()).collect();
+    if !deferred(object) || waiting.is_empty() {
+        status.conditions.retain(|condition| condition.type_ != CONDITION);
+        return;
+    }
+    let message = format!(
+        "another version of the supervisor runs in {}; remove the annotation {DEFER_UPDATE_ANNOTATION} for a rolling update",
+        waiting.join(", ")
+    );
+    let verdict = conditions::yes("Deferred", message);
+    conditions::set(&mut status.conditions, CONDITION, verdict, status.observed_generation, now);
+}

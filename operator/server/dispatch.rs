@@ -1,0 +1,114 @@
+//! Where each request goes: who may ask, what is asked, and which file answers. The top of the room: no other file names it.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use subtle::ConstantTimeEq as _;
+
+use super::params::Params;
+use super::request::Request;
+use super::routes::{self, Route};
+use super::status::Refusal;
+use super::view::View;
+use super::{Server, body, deletion, discovery, exec, logs, openapi_v2, watch};
+
+/// Where a plan is asked for: POST `{"object": {...}}`.
+const PLAN: &str = "/evenkeel/v1/plan";
+
+/// Answers one HTTP request.
+pub async fn answer(State(server): State<Arc<Server>>, request: axum::extract::Request) -> Response {
+    match dispatch(&server, request).await {
+        Ok(response) => response,
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+async fn dispatch(server: &Server, request: axum::extract::Request) -> Result<Response, Refusal> {
+    let (mut parts, body) = request.into_parts();
+    let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
+    let route = routes::parse(parts.uri.path());
+    if let Ok(open @ (Route::Health | Route::Version)) = &route {
+        return match open {
+            Route::Health => Ok(health(server).await),
+            _ => discovery::answer(open).map(|json| axum::Json(json).into_response()),
+        };
+    }
+    if !authenticated(server, &parts.headers) {
+        return Err(Refusal::unauthorized());
+    }
+    if let Some(planner) = server.planner.as_ref().filter(|_| parts.uri.path() == PLAN && parts.method == Method::POST)
+    {
+        let body = body::read(body).await?;
+        let asked: serde_json::Value =
+            serde_json::from_slice(&body).map_err(|error| Refusal::bad_request(format!("not JSON: {error}")))?;
+        return Ok(axum::Json(planner(asked["object"].clone()).await).into_response());
+    }
+    let params = Params::parse(&parts.uri)?;
+    let target = match route? {
+        Route::Objects(target) => target,
+        Route::OpenApiV2 if parts.method == Method::GET => {
+            return Ok(([(header::CONTENT_TYPE, openapi_v2::CONTENT_TYPE)], openapi_v2::document()).into_response());
+        }
+        other if parts.method == Method::GET => {
+            return discovery::answer(&other).map(|json| axum::Json(json).into_response());
+        }
+        _ => return Err(Refusal::method_not_allowed()),
+    };
+    let view = match target.part {
+        // Logs are text, and exec is a WebSocket.
+        routes::Part::Log | routes::Part::Exec => View::Whole,
+        _ => View::negotiate(&parts.headers, &params)?,
+    };
+    let body = if parts.method == Method::GET { Bytes::new() } else { body::read(body).await? };
+    let request = Request { server, target, params, headers: parts.headers, body, view, upgrade };
+    serve(request, &parts.method).await
+}
+
+/// Hands a request for objects to what serves it.
+async fn serve(request: Request<'_>, method: &Method) -> Result<Response, Refusal> {
+    match (method.as_str(), request.target.part) {
+        ("GET", routes::Part::Log) => return logs::serve(request).await,
+        // POST is SPDY, which exec refuses with a message.
+        ("GET" | "POST", routes::Part::Exec) => return exec::serve(request).await,
+        _ => {}
+    }
+    if let Some(view) =
+        request.target.resource.view.as_ref().filter(|_| method != Method::GET && method != Method::DELETE)
+    {
+        return Err(Refusal::not_allowed(view.instead));
+    }
+    let named = request.target.name.is_some();
+    match (method.as_str(), named, request.target.part) {
+        ("GET", _, routes::Part::Main) if request.params.flag("watch")? => watch::serve(request).await,
+        (_, _, routes::Part::Log | routes::Part::Exec) => Err(Refusal::method_not_allowed()),
+        ("GET", true, _) => request.get().await,
+        ("GET", false, _) => request.list().await,
+        ("POST", false, _) => request.create().await,
+        ("PUT", true, _) => request.replace().await,
+        ("PATCH", true, _) => request.patch().await,
+        ("DELETE", _, routes::Part::Main) => deletion::serve(request).await,
+        _ => Err(Refusal::method_not_allowed()),
+    }
+}
+
+/// Whether the request carries the server's token.
+fn authenticated(server: &Server, headers: &HeaderMap) -> bool {
+    let sent = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let token =
+        sent.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    token.is_some_and(|(_, token)| token.trim().as_bytes().ct_eq(server.token.as_bytes()).into())
+}
+
+/// Healthy while the store answers.
+async fn health(server: &Server) -> Response {
+    match server.objects.store().revision().await {
+        Ok(_) => (StatusCode::OK, "ok").into_response(),
+        Err(error) => {
+            tracing::warn!(%error, "the store does not answer");
+            (StatusCode::SERVICE_UNAVAILABLE, "the store does not answer").into_response()
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! One request for objects: what is addressed, how the answer is to look, and what its handlers share.
+
+use axum::body::Bytes;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use serde_json::Value;
+
+use super::params::Params;
+use super::routes::{self, Target};
+use super::status::Refusal;
+use super::table::Headings;
+use super::view::{View, answer};
+use super::{Server, scale};
+use crate::store::objects::Part;
+use crate::store::{self, Key};
+
+/// One request for objects.
+pub struct Request<'a> {
+    /// The server.
+    pub server: &'a Server,
+    /// What is addressed.
+    pub target: Target,
+    /// Its query.
+    pub params: Params,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
+    /// The form of the answer.
+    pub view: View,
+    /// The connection itself, for a protocol upgrade (WebSocket).
+    pub upgrade: Option<hyper::upgrade::OnUpgrade>,
+}
+
+/// Why a write did not happen.
+pub enum WriteError {
+    /// The store refused it or failed.
+    Store(store::Error),
+    /// The API refused it.
+    Refused(Refusal),
+}
+
+impl From<store::Error> for WriteError {
+    fn from(error: store::Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<Refusal> for WriteError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl Request<'_> {
+    /// The objects that the selectors and the path ask for, and the revision of this snapshot.
+    pub async fn selected(&self) -> Result<(Vec<Value>, u64), Refusal> {
+        let selector = self.params.selector(self.target.resource)?;
+        let resource = self.target.resource.qualified();
+        let listed = self.server.objects.list::<Value>(&resource, self.target.namespace.as_deref()).await;
+        let (mut objects, revision) = listed.map_err(|error| self.store_refusal(&error))?;
+        objects.retain(|object| selector.matches(object));
+        Ok((objects, revision))
+    }
+
+    /// The store's key of what is addressed; a collection has an empty name.
+    pub fn key(&self) -> Key {
+        Key {
+            resource: self.target.resource.qualified(),
+            namespace: self.target.namespace.clone().unwrap_or_default(),
+            name: self.target.name.clone().unwrap_or_default(),
+        }
+    }
+
+    /// The part of the object that the store is to write.
+    pub fn store_part(&self) -> Part {
+        match self.target.part {
+            routes::Part::Main | routes::Part::Scale | routes::Part::Log | routes::Part::Exec => Part::Main,
+            routes::Part::Status => Part::Status,
+        }
+    }
+
+    /// An object as an answer, in the form that was asked for.
+    pub fn object(&self, code: StatusCode, object: Value, warnings: &[String]) -> Response {
+        let now = self.server.clock.now();
+        answer(code, &self.view.object(self.target.resource, object, Headings::Shown, now), warnings)
+    }
+
+    /// The addressed part of an object as an answer.
+    pub fn part(&self, code: StatusCode, object: Value, warnings: &[String]) -> Response {
+        match self.target.part {
+            routes::Part::Scale => answer(code, &scale::of(&object), warnings),
+            _ => self.object(code, object, warnings),
+        }
+    }
+
+    /// A failure of the store as an answer.
+    pub fn store_refusal(&self, error: &store::Error) -> Refusal {
+        Refusal::from_store(error, self.target.resource, &self.key().name)
+    }
+
+    /// A write that did not happen as an answer.
+    pub fn write_refusal(&self, error: WriteError) -> Refusal {
+        match error {
+            WriteError::Refused(refusal) => refusal,
+            WriteError::Store(error) => match &error {
+                store::Error::AlreadyExists { key } => Refusal::already_exists(self.target.resource, &key.name),
+                _ => self.store_refusal(&error),
+            },
+        }
+    }
+}
