@@ -8,7 +8,9 @@ use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use serde::{Deserialize, Serialize};
 
+use super::endpoints::EndpointSet;
 use super::pod::PodSeen;
+use super::words::words;
 
 /// On a Deployment: `"true"` takes the last good revision back when a rollout does not get on before its deadline.
 pub const ROLLBACK_ANNOTATION: &str = "evenkeel.dev/rollback-on-failure";
@@ -51,15 +53,43 @@ pub struct DeploymentStatus {
     pub unavailable_replicas: i32,
     /// The label selector as text, for the scale subresource.
     pub selector: String,
-    /// One word a person can read.
-    pub phase: String,
+    /// The state of the whole Deployment in one word.
+    pub phase: DeploymentPhase,
     /// `Available`, `Progressing`, `Degraded`, as in Kubernetes.
     pub conditions: Vec<Condition>,
     /// The pods.
     pub pods: Vec<PodSeen>,
+    /// The endpoints for whoever routes to the pods.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint_set: Option<EndpointSet>,
     /// What the planner must remember.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decisions: Option<Decisions>,
+}
+
+words! {
+    /// The state of a whole Deployment.
+    DeploymentPhase {
+        /// Nothing was looked at yet.
+        #[default]
+        Pending = "Pending",
+        /// All pods are of the wanted revision and available.
+        Healthy = "Healthy",
+        /// No pod is wanted.
+        ScaledToZero = "ScaledToZero",
+        /// A new revision is being rolled out.
+        RollingOut = "RollingOut",
+        /// The rollout is paused by `spec.paused`.
+        RolloutPaused = "RolloutPaused",
+        /// Something is wrong with a pod.
+        Degraded = "Degraded",
+        /// The rollout did not get on before its deadline.
+        Failed = "Failed",
+        /// Reconciliation is paused by annotation.
+        Paused = "Paused",
+        /// The Deployment is being deleted.
+        Deleting = "Deleting",
+    }
 }
 
 /// What the planner must remember.

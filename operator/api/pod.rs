@@ -6,6 +6,8 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::words::words;
+
 /// A pod, as people and other kinds see it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -18,8 +20,8 @@ pub struct PodSeen {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub address: Option<Ipv4Addr>,
-    /// One word for people: `Pending`, `Running`, `CrashLoopBackOff`, `ImagePullBackOff`, `Terminating`, `Unknown`, …
-    pub phase: String,
+    /// The state of the pod in one word, as `kubectl` shows it.
+    pub phase: PodPhase,
     /// It can take work: everything in it runs and its readiness probes hold.
     pub ready: bool,
     /// It is on its way out and gets no new work.
@@ -51,6 +53,48 @@ pub struct PodSeen {
     pub containers: Vec<PodContainer>,
 }
 
+words! {
+    /// The state of a pod, as `kubectl` shows it.
+    PodPhase {
+        /// Nothing of it is there yet.
+        #[default]
+        Pending = "Pending",
+        /// Its containers are being made.
+        ContainerCreating = "ContainerCreating",
+        /// A Secret or ConfigMap that it needs is not there.
+        CreateContainerConfigError = "CreateContainerConfigError",
+        /// An image cannot be had; it is tried again.
+        ImagePullBackOff = "ImagePullBackOff",
+        /// Its init containers are at work.
+        Init = "Init",
+        /// It runs.
+        Running = "Running",
+        /// A container is paused.
+        Paused = "Paused",
+        /// A container keeps ending; it is started again later.
+        CrashLoopBackOff = "CrashLoopBackOff",
+        /// Its container is stopped.
+        Stopped = "Stopped",
+        /// It is being stopped.
+        Terminating = "Terminating",
+        /// Its host does not answer.
+        Unknown = "Unknown",
+    }
+}
+
+words! {
+    /// Whether a container of a pod runs.
+    PodContainerState {
+        /// It does not run yet, or is to run again.
+        #[default]
+        Waiting = "waiting",
+        /// It runs.
+        Running = "running",
+        /// It has ended.
+        Terminated = "terminated",
+    }
+}
+
 /// A container of a pod.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -64,8 +108,8 @@ pub struct PodContainer {
     pub id: Option<String>,
     /// The image it is made from.
     pub image: String,
-    /// `waiting`, `running` or `terminated`.
-    pub state: String,
+    /// Whether it runs.
+    pub state: PodContainerState,
     /// Why it waits or how it ended: a CamelCase word such as `CrashLoopBackOff` or `Completed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,

@@ -9,9 +9,11 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::endpoints::EndpointSet;
 use super::invalid::Invalid;
 use super::lsn::Fork;
 use super::postgres_settings;
+use super::words::words;
 
 /// Stops a cluster from being touched while it is there: `evenkeel.dev/reconcile: paused`.
 pub const RECONCILE_ANNOTATION: &str = "evenkeel.dev/reconcile";
@@ -304,8 +306,8 @@ pub(crate) fn image_problem(image: &str) -> Option<String> {
 pub struct PostgresClusterStatus {
     /// The generation of the spec that this status speaks of.
     pub observed_generation: i64,
-    /// One word a person can read: `Pending`, `Bootstrapping`, `Healthy`, `Degraded`, `FailingOver`, `SwitchingOver`, `Unavailable`, `Paused`, `Deleting`.
-    pub phase: String,
+    /// The state of the whole cluster in one word.
+    pub phase: ClusterPhase,
     /// The term of the last election.
     pub term: u64,
     /// The instance that takes writes, or is about to.
@@ -320,6 +322,9 @@ pub struct PostgresClusterStatus {
     pub instances: Vec<InstanceStatus>,
     /// Where to connect.
     pub endpoints: Endpoints,
+    /// The endpoints for whoever routes to this cluster; `epoch` is the term. Absent while it is being deleted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint_set: Option<EndpointSet>,
     /// The last promotion that was not asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_failover: Option<FailoverStatus>,
@@ -342,10 +347,10 @@ pub struct InstanceStatus {
     pub name: String,
     /// The DockerHost it runs on.
     pub host: String,
-    /// `primary`, `standby` or `none`.
-    pub role: String,
-    /// What it is doing, e.g. `running`, `streaming`, `cloning`, `rewinding`, `stopped`, `unknown`.
-    pub state: String,
+    /// What PostgreSQL is there.
+    pub role: InstanceRole,
+    /// What it is doing.
+    pub state: InstanceState,
     /// Its address on the cluster's network.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
@@ -360,6 +365,83 @@ pub struct InstanceStatus {
     /// What is the matter, if something is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+}
+
+words! {
+    /// The state of a whole cluster.
+    ClusterPhase {
+        /// Nothing is decided yet.
+        #[default]
+        Pending = "Pending",
+        /// The first primary is being made.
+        Bootstrapping = "Bootstrapping",
+        /// The primary takes writes and every instance is ready.
+        Healthy = "Healthy",
+        /// The primary takes writes; some instance is not ready.
+        Degraded = "Degraded",
+        /// A new primary is being chosen or promoted.
+        FailingOver = "FailingOver",
+        /// The same, because it was asked for.
+        SwitchingOver = "SwitchingOver",
+        /// Nothing takes writes.
+        Unavailable = "Unavailable",
+        /// Reconciliation is paused by annotation.
+        Paused = "Paused",
+        /// The cluster is being deleted.
+        Deleting = "Deleting",
+    }
+}
+
+words! {
+    /// What PostgreSQL an instance runs.
+    InstanceRole {
+        /// A primary.
+        Primary = "primary",
+        /// A standby.
+        Standby = "standby",
+        /// None, or nobody can say.
+        #[default]
+        None = "none",
+    }
+}
+
+words! {
+    /// What an instance is doing.
+    InstanceState {
+        /// It could not be asked.
+        #[default]
+        Unknown = "unknown",
+        /// Its container is not there.
+        Absent = "absent",
+        /// Its container was made and never started.
+        Created = "created",
+        /// Its container is paused.
+        Paused = "paused",
+        /// PostgreSQL, or its container, is stopped.
+        Stopped = "stopped",
+        /// PostgreSQL starts.
+        Starting = "starting",
+        /// PostgreSQL stops.
+        Stopping = "stopping",
+        /// Its data directory is being made.
+        Initialising = "initialising",
+        /// Its data directory is being copied from the primary.
+        Cloning = "cloning",
+        /// It recovers by itself before it can be rewound.
+        Recovering = "recovering",
+        /// Its data directory is being rewound to the primary's history.
+        Rewinding = "rewinding",
+        /// It is the primary and takes writes.
+        Running = "running",
+        /// It is a primary and takes no connections.
+        Gated = "gated",
+        /// It is a standby on its way to primary.
+        Promoting = "promoting",
+        /// It is a standby that streams from the primary.
+        Streaming = "streaming",
+        /// It is a standby that does not stream yet.
+        CatchingUp = "catching up",
+    }
 }
 
 /// Where to connect, as `host:port` reachable from the Docker host.

@@ -181,8 +181,8 @@ fn instance_row(instance: &crate::api::postgres_cluster::InstanceStatus) -> Vec<
     vec![
         instance.name.clone(),
         instance.host.clone(),
-        instance.role.clone(),
-        instance.state.clone(),
+        instance.role.to_string(),
+        instance.state.to_string(),
         if instance.synchronous { "yes" } else { "" }.to_owned(),
         instance.lag_mib.map_or(String::new(), |lag| format!("{lag} MiB")),
         instance.address.clone().unwrap_or_default(),

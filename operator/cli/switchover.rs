@@ -9,7 +9,7 @@ use super::error::Error;
 use super::follow::{Event, Follow};
 use super::session::{Session, duration};
 use super::timeline;
-use crate::api::postgres_cluster::{PostgresClusterStatus, SWITCHOVER_ANNOTATION};
+use crate::api::postgres_cluster::{ClusterPhase, PostgresClusterStatus, SWITCHOVER_ANNOTATION};
 
 /// Makes another instance of a PostgresCluster the primary; no acknowledged write is lost.
 #[derive(Debug, clap::Args)]
@@ -44,7 +44,7 @@ pub fn progress(object: &Value, request: &str) -> Progress {
     let Some(last) = status.last_switchover.filter(|last| last.request == request) else { return Progress::UnderWay };
     match (last.refused, last.result) {
         (Some(why), _) => Progress::Refused(why),
-        (None, Some(went)) if status.phase == "Healthy" => {
+        (None, Some(went)) if status.phase == ClusterPhase::Healthy => {
             let outage = went.outage.map(|outage| format!(", no writes for {}", timeline::seconds(outage)));
             Progress::Done(format!("{} -> {}{}", went.from, went.to, outage.unwrap_or_default()))
         }

@@ -24,7 +24,7 @@ const ARROWS: [(&str, &[&str]); 8] = [
 const WIRING: [&str; 3] = ["main.rs", "inside.rs", "cli/operator.rs"];
 
 /// Files that decide, by their names, in whatever room.
-const DECIDERS: [&str; 21] = [
+const DECIDERS: [&str; 23] = [
     "blueprint.rs",
     "diff.rs",
     "haproxy.rs",
@@ -36,6 +36,9 @@ const DECIDERS: [&str; 21] = [
     "probe.rs",
     "revisions.rs",
     "rollout.rs",
+    "routing.rs",
+    "stages.rs",
+    "dialect.rs",
     "next.rs",
     "orders.rs",
     "protocol.rs",
@@ -44,7 +47,6 @@ const DECIDERS: [&str; 21] = [
     "scene.rs",
     "status.rs",
     "text.rs",
-    "wanted.rs",
     "workload.rs",
 ];
 

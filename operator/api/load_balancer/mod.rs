@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::duration::Span;
+use super::endpoints::EndpointRole;
 
 mod status;
 mod validate;
@@ -362,6 +363,55 @@ impl Default for Stats {
     }
 }
 
+/// The object that a backend names, in the namespace of its LoadBalancer.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TargetObject {
+    /// Its kind.
+    pub kind: &'static str,
+    /// Its resource in the store.
+    pub resource: &'static str,
+    /// Its name.
+    pub name: String,
+}
+
+impl std::fmt::Display for TargetObject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.kind, self.name)
+    }
+}
+
+impl Target<'_> {
+    /// The object that it names; `None` of fixed addresses.
+    pub fn object(&self) -> Option<TargetObject> {
+        let (kind, resource, name) = match self {
+            Self::Deployment(to) => ("Deployment", "deployments.apps", &to.name),
+            Self::Postgres(to) => ("PostgresCluster", "postgresclusters.evenkeel.dev", &to.name),
+            Self::RedisSentinel(to) => ("RedisSentinel", "redissentinels.evenkeel.dev", &to.name),
+            Self::Servers(_) => return None,
+        };
+        Some(TargetObject { kind, resource, name: name.clone() })
+    }
+
+    /// The role that an endpoint must have; `None`: any endpoint will do.
+    pub fn role(&self) -> Option<EndpointRole> {
+        match self {
+            Self::Postgres(PostgresRef { role: PostgresRole::Primary, .. }) | Self::RedisSentinel(_) => {
+                Some(EndpointRole::Primary)
+            }
+            Self::Postgres(PostgresRef { role: PostgresRole::Replica, .. }) => Some(EndpointRole::Replica),
+            Self::Deployment(_) | Self::Servers(_) => None,
+        }
+    }
+
+    /// The port, where the backend names it.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Self::Deployment(to) => Some(to.port),
+            Self::Postgres(_) | Self::RedisSentinel(_) | Self::Servers(_) => None,
+        }
+    }
+}
+
 /// What a backend refers to.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Target<'a> {
@@ -389,11 +439,7 @@ impl Backend {
 
     /// One of its servers takes writes, and no other may be spoken to.
     pub fn one_writer(&self) -> bool {
-        match self.target() {
-            Some(Target::Postgres(one)) => one.role == PostgresRole::Primary,
-            Some(Target::RedisSentinel(_)) => true,
-            _ => false,
-        }
+        self.target().and_then(|target| target.role()) == Some(EndpointRole::Primary)
     }
 
     /// It is a database, of which its own kind says how it is.

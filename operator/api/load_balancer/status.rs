@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::api::pod::PodSeen;
+use crate::api::words::words;
 
 /// What is seen of a LoadBalancer, and what was decided.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
@@ -16,8 +17,8 @@ use crate::api::pod::PodSeen;
 pub struct LoadBalancerStatus {
     /// The generation of the spec that this status speaks of.
     pub observed_generation: i64,
-    /// One word a person can read: `Pending`, `Healthy`, `Progressing`, `Degraded`, `Unavailable`, `Deleting`.
-    pub phase: String,
+    /// The state of all balancers in one word.
+    pub phase: BalancerPhase,
     /// Balancers that are there.
     pub replicas: u32,
     /// Balancers that run and balance.
@@ -36,6 +37,27 @@ pub struct LoadBalancerStatus {
     /// What was decided and must not be forgotten; the only part of the status that the planner reads back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decisions: Option<BalancerDecisions>,
+}
+
+words! {
+    /// The state of all balancers of a LoadBalancer.
+    BalancerPhase {
+        /// No balancer was ready yet.
+        #[default]
+        Pending = "Pending",
+        /// Every balancer is ready and nothing is being changed.
+        Healthy = "Healthy",
+        /// Something is being changed.
+        Progressing = "Progressing",
+        /// A balancer is missing, or something that was declared cannot be had.
+        Degraded = "Degraded",
+        /// No balancer is ready.
+        Unavailable = "Unavailable",
+        /// Nothing is changed, by annotation.
+        Paused = "Paused",
+        /// The LoadBalancer is being deleted.
+        Deleting = "Deleting",
+    }
 }
 
 /// A backend, as the balancers have it.
@@ -103,6 +125,9 @@ pub struct BalancerDecisions {
     /// Hash of the last certificate of each Secret that was good.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub certificates: BTreeMap<String, String>,
+    /// A balancer was ready once: from then on a missing one is an outage.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub started: bool,
     /// Reloads that were decided upon.
     pub reloads: u64,
     /// When the last one was.

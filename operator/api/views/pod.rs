@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::owner::{created_at, derived_uid, reference_to, seconds, text};
-use crate::api::pod::{PodContainer, PodSeen};
+use crate::api::pod::{PodContainer, PodContainerState, PodPhase, PodSeen};
 
 /// What the pods of one owner have in common.
 pub struct PodTemplate<'a> {
@@ -55,11 +55,10 @@ impl<'a> PodTemplate<'a> {
             containers.into_iter().map(|container| self.container(seen, container)).collect()
         };
         let (init, main) = (statuses(init), statuses(main));
-        let word = seen.phase.to_string();
-        let phase = match word.as_str() {
-            "Unknown" | "Failed" | "Succeeded" => word.as_str(),
-            _ if main.iter().any(|status| status["state"].get("running").is_some()) => "Running",
-            _ => "Pending",
+        let phase = match seen.phase {
+            PodPhase::Unknown => PodPhase::Unknown,
+            _ if main.iter().any(|status| status["state"].get("running").is_some()) => PodPhase::Running,
+            _ => PodPhase::Pending,
         };
         let mut status = json!({
             "phase": phase,
@@ -74,8 +73,8 @@ impl<'a> PodTemplate<'a> {
             status["podIP"] = address.to_string().into();
             status["podIPs"] = json!([{"ip": address}]);
         }
-        if deletion == Deletion::No && !word.is_empty() && word != phase {
-            status["reason"] = word.as_str().into();
+        if deletion == Deletion::No && seen.phase != phase {
+            status["reason"] = seen.phase.word().into();
         }
         if let Some(message) = seen.message.as_deref().filter(|message| !message.is_empty()) {
             status["message"] = message.into();
@@ -115,7 +114,6 @@ impl<'a> PodTemplate<'a> {
     }
 
     fn container(&self, pod: &PodSeen, seen: &PodContainer) -> Value {
-        let state = seen.state.to_string();
         let declared = self.spec.get("containers").and_then(Value::as_array);
         let declared = declared.into_iter().flatten().find(|container| text(&container["name"]) == seen.name);
         json!({
@@ -125,7 +123,7 @@ impl<'a> PodTemplate<'a> {
             // Docker takes a name wherever it takes an id.
             "containerID": format!("docker://{}", seen.id.as_ref().unwrap_or(&seen.container)),
             "ready": seen.ready,
-            "started": state == "running",
+            "started": seen.state == PodContainerState::Running,
             "restartCount": seen.restarts,
             "state": container_state(pod, seen),
         })
@@ -135,17 +133,20 @@ impl<'a> PodTemplate<'a> {
 /// Running, terminated, or waiting and for what.
 fn container_state(pod: &PodSeen, container: &PodContainer) -> Value {
     let reason = |otherwise: &str| container.reason.clone().unwrap_or_else(|| otherwise.to_owned());
-    match container.state.to_string().as_str() {
-        "running" => json!({"running": {"startedAt": seconds(pod.created_at)}}),
-        "terminated" => {
+    match container.state {
+        PodContainerState::Running => json!({"running": {"startedAt": seconds(pod.created_at)}}),
+        PodContainerState::Terminated => {
             let code = container.exit_code.unwrap_or_default();
             json!({"terminated": {"exitCode": code, "reason": reason(if code == 0 { "Completed" } else { "Error" })}})
         }
-        _ => {
+        PodContainerState::Waiting => {
             // A problem of the pod is the reason of each container that does not run.
-            let phase = pod.phase.to_string();
-            let of_all = phase.starts_with("Err") || phase.ends_with("BackOff") || phase.ends_with("Error");
-            let word = if of_all { phase } else { reason("ContainerCreating") };
+            let word = match pod.phase {
+                PodPhase::CreateContainerConfigError | PodPhase::ImagePullBackOff | PodPhase::CrashLoopBackOff => {
+                    pod.phase.to_string()
+                }
+                _ => reason("ContainerCreating"),
+            };
             json!({"waiting": {"reason": word, "message": pod.message.as_deref().unwrap_or_default()}})
         }
     }

@@ -8,8 +8,8 @@ use super::pod::{Deletion, PodTemplate};
 use super::replica_sets::{TEMPLATE_HASH, set_name};
 use crate::api::deployment::{DeploymentStatus, EVICT_ANNOTATION};
 use crate::api::load_balancer::LoadBalancerStatus;
-use crate::api::pod::{PodContainer, PodSeen};
-use crate::api::postgres_cluster::{InstanceStatus, PostgresClusterStatus};
+use crate::api::pod::{PodContainer, PodContainerState, PodPhase, PodSeen};
+use crate::api::postgres_cluster::{InstanceState, InstanceStatus, PostgresClusterStatus};
 
 /// The pods of a Deployment, each owned by the ReplicaSet of its revision.
 pub fn pods_of_deployment(deployment: &Value) -> Vec<Value> {
@@ -69,23 +69,23 @@ fn deletion(seen: &PodSeen, since: Option<jiff::Timestamp>) -> Deletion {
 }
 
 fn instance_as_pod(cluster: &Value, instance: &InstanceStatus) -> PodSeen {
-    let state = instance.state.to_string();
-    let ready = matches!(state.as_str(), "running" | "streaming");
-    let runs = !matches!(state.as_str(), "stopped" | "unknown" | "absent" | "");
+    let state = instance.state;
+    let ready = matches!(state, InstanceState::Running | InstanceState::Streaming);
+    let runs = !matches!(state, InstanceState::Stopped | InstanceState::Unknown | InstanceState::Absent);
     PodSeen {
         name: instance.name.clone(),
         host: instance.host.clone(),
         address: instance.address.as_ref().and_then(|address| address.parse().ok()),
-        phase: (if runs { "Running" } else { "Pending" }).into(),
+        phase: if runs { PodPhase::Running } else { PodPhase::Pending },
         ready,
         created_at: created_at(cluster),
-        message: Some(instance.message.clone().unwrap_or_else(|| state.clone())),
+        message: Some(instance.message.clone().unwrap_or_else(|| state.to_string())),
         containers: vec![PodContainer {
             name: "postgres".to_owned(),
             container: format!("{}.{}", text(&cluster["metadata"]["namespace"]), instance.name),
             image: text(&cluster["spec"]["image"]).to_owned(),
-            state: (if runs { "running" } else { "waiting" }).into(),
-            reason: (!runs).then(|| capitalized(&state)),
+            state: if runs { PodContainerState::Running } else { PodContainerState::Waiting },
+            reason: (!runs).then(|| capitalized(state.word())),
             ready,
             ..PodContainer::default()
         }],

@@ -117,16 +117,16 @@ pub fn inputs(spec: &PodSpec) -> BTreeMap<InputRef, bool> {
     found
 }
 
-/// Everything that one pod is made of. `clusters`: databases whose networks it joins; `binary`: the volume with our program.
+/// Everything that one pod is made of. `networks`: those of databases that it joins; `binary`: the volume with our program.
 pub fn blueprint(
     object: &Deployment,
     pod: &Pod,
     revision: &Revision,
-    clusters: &BTreeSet<String>,
+    networks: &BTreeSet<String>,
     binary: Option<&str>,
 ) -> Blueprint {
     let spec = pod_spec(revision);
-    let builder = Builder { object, pod, revision, spec: &spec, clusters };
+    let builder = Builder { object, pod, revision, spec: &spec, networks };
     let sandboxed = needs_sandbox(&spec);
     let part = |container: &Container, init: bool| builder.part(container, sandboxed, init);
     Blueprint {
@@ -148,7 +148,7 @@ struct Builder<'a> {
     pod: &'a Pod,
     revision: &'a Revision,
     spec: &'a PodSpec,
-    clusters: &'a BTreeSet<String>,
+    networks: &'a BTreeSet<String>,
 }
 
 impl Builder<'_> {
@@ -167,13 +167,12 @@ impl Builder<'_> {
     /// The network side of the container that holds the pod's network.
     fn networked(&self, spec: ContainerSpec) -> ContainerSpec {
         let namespace = namespace(self.object);
-        let attach =
-            |cluster: &String| Attachment { network: format!("{namespace}.{cluster}"), aliases: self.aliases() };
+        let attach = |network: &String| Attachment { network: network.clone(), aliases: self.aliases() };
         ContainerSpec {
             hostname: self.pod.name.clone(),
             network: network_of(namespace),
             aliases: self.aliases(),
-            networks: self.clusters.iter().map(attach).collect(),
+            networks: self.networks.iter().map(attach).collect(),
             ports: self.ports(),
             ..spec
         }

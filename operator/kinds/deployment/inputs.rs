@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec};
 
 use super::blueprint;
+use crate::api::endpoints::private_network;
 use crate::api::hash::short_hash_of_parts;
 use crate::kinds::containers::InputRef;
 use crate::kinds::containers::inputs::{contents, object};
@@ -22,8 +23,8 @@ pub struct Input {
     pub hash: String,
     /// Its keys.
     pub keys: BTreeSet<String>,
-    /// The PostgresCluster whose it is: a pod with its password also joins its network.
-    pub cluster: Option<String>,
+    /// The network of the database whose it is: a pod with its password joins it.
+    pub network: Option<String>,
 }
 
 impl Inputs {
@@ -53,10 +54,10 @@ impl Inputs {
         lacking.map(|(input, key)| format!("{input} has no key {key}"))
     }
 
-    /// The databases whose networks a pod joins, because it has a Secret of theirs.
-    pub fn clusters(&self, spec: &PodSpec) -> BTreeSet<String> {
+    /// The networks of databases that a pod joins, because it has a Secret of theirs.
+    pub fn networks(&self, spec: &PodSpec) -> BTreeSet<String> {
         let used = blueprint::inputs(spec);
-        used.keys().filter_map(|input| self.0.get(input)?.cluster.clone()).collect()
+        used.keys().filter_map(|input| self.0.get(input)?.network.clone()).collect()
     }
 }
 
@@ -68,9 +69,9 @@ pub async fn read(objects: &Objects, namespace: &str, used: BTreeSet<InputRef>) 
         let contents = contents(&value);
         let hash = short_hash_of_parts(contents.iter().flat_map(|(key, bytes)| [key.as_bytes(), bytes]), 16);
         let owners = value["metadata"]["ownerReferences"].as_array().into_iter().flatten();
-        let mut clusters = owners.filter(|owner| owner["kind"] == "PostgresCluster");
-        let cluster = clusters.find_map(|owner| owner["name"].as_str()).map(str::to_owned);
-        known.insert(input, Input { hash, keys: contents.into_keys().collect(), cluster });
+        let mut owners = owners.filter_map(|owner| Some((owner["kind"].as_str()?, owner["name"].as_str()?)));
+        let network = owners.find_map(|(kind, name)| private_network(kind, namespace, name));
+        known.insert(input, Input { hash, keys: contents.into_keys().collect(), network });
     }
     Ok(Inputs(known))
 }

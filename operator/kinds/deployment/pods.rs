@@ -12,7 +12,7 @@ use super::{Observed, Step, blueprint, namespace, placement};
 use crate::api::deployment::{Deployment, DeploymentStatus, Pod, Restarts, Revision};
 use crate::api::labels;
 use crate::api::load_balancer::ServerState;
-use crate::api::pod::{PodContainer, PodSeen};
+use crate::api::pod::{PodContainer, PodContainerState, PodPhase, PodSeen};
 use crate::engine::{ContainerSeen, ContainerState};
 use crate::kinds::containers::{Fill, PreStop, Work};
 use crate::kinds::fact::Fact;
@@ -52,8 +52,17 @@ pub struct Next {
     pub again: Option<Duration>,
     /// Nothing of it is left.
     pub gone: bool,
-    /// What is wrong or waited for: (phase, message).
-    pub note: Option<(&'static str, String)>,
+    /// What is wrong or waited for.
+    pub note: Option<Note>,
+}
+
+/// What is wrong with a pod, or waited for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Note {
+    /// How the pod is shown meanwhile.
+    pub phase: PodPhase,
+    /// What is wrong or waited for.
+    pub message: String,
 }
 
 /// Looks at a pod. `status` is the one recorded before.
@@ -65,9 +74,9 @@ pub fn view<'a>(
     pod: &Pod,
 ) -> View<'a> {
     let spec = pod_spec(revision);
-    let clusters = observed.inputs.clusters(&spec);
+    let networks = observed.inputs.networks(&spec);
     let binary = observed.hosts.get(&pod.host).and_then(|host| host.docker.binary.as_deref());
-    let blueprint = blueprint::blueprint(object, pod, revision, &clusters, binary);
+    let blueprint = blueprint::blueprint(object, pod, revision, &networks, binary);
     let known: BTreeSet<String> = blueprint.parts().map(|part| part.name.clone()).collect();
     let mut strays = Vec::new();
     let seen = observed.hosts.get(&pod.host).and_then(|host| host.docker.containers.known()).map(|all| {
@@ -287,9 +296,10 @@ impl View<'_> {
     }
 
     /// What must be there before anything of it can be made.
-    fn not_yet(&self, pod: &Pod) -> Option<(&'static str, String)> {
+    fn not_yet(&self, pod: &Pod) -> Option<Note> {
+        let note = |phase, message| Note { phase, message };
         if let Some(missing) = self.observed.inputs.missing(&self.revision.template) {
-            return Some(("CreateContainerConfigError", missing));
+            return Some(note(PodPhase::CreateContainerConfigError, missing));
         }
         let docker = &self.observed.hosts.get(&pod.host)?.docker;
         for container in self.spec.containers.iter().chain(self.spec.init_containers.iter().flatten()) {
@@ -302,8 +312,8 @@ impl View<'_> {
                 let failed = pull.and_then(|pull| pull.failure()).map(str::to_owned);
                 let other = || placement::unobtainable(self.observed, &pod.host, exact, tag, policy);
                 return Some(match failed.or_else(other) {
-                    Some(why) => ("ImagePullBackOff", why),
-                    None => ("ContainerCreating", format!("getting image {tag}")),
+                    Some(why) => note(PodPhase::ImagePullBackOff, why),
+                    None => note(PodPhase::ContainerCreating, format!("getting image {tag}")),
                 });
             }
         }
@@ -312,7 +322,7 @@ impl View<'_> {
         }
         let binary = self.observed.work.get(&Work::Binary { host: pod.host.clone() });
         let why = binary.and_then(|binary| binary.failure()).unwrap_or("putting evenkeel on the host");
-        Some(("ContainerCreating", why.to_owned()))
+        Some(note(PodPhase::ContainerCreating, why.to_owned()))
     }
 
     /// Why all of it must be made anew, if it must.
@@ -361,10 +371,10 @@ impl View<'_> {
             if !ended_well {
                 let done =
                     self.blueprint.init.iter().filter(|part| state(part) == Some(ContainerState::Exited)).count();
-                next.note.get_or_insert((
-                    "Init",
-                    format!("init container {} of {} is at work", done + 1, self.blueprint.init.len()),
-                ));
+                next.note.get_or_insert(Note {
+                    phase: PodPhase::Init,
+                    message: format!("init container {} of {} is at work", done + 1, self.blueprint.init.len()),
+                });
                 self.keep(pod, part, seen, again, now, next);
                 return;
             }
@@ -384,7 +394,7 @@ impl View<'_> {
         now: Timestamp,
         next: &mut Next,
     ) {
-        let lacks = next.note.as_ref().is_some_and(|(phase, _)| *phase != "Init");
+        let lacks = next.note.as_ref().is_some_and(|note| note.phase != PodPhase::Init);
         match seen.get(&part.name).map(|container| (container.state, *container)) {
             None if lacks => {}
             None => self.make(pod, part, again, next),
@@ -512,24 +522,24 @@ impl View<'_> {
         let waiting = waiting.min_by_key(|(at, _)| *at);
         let ready = self.ready() && pod.stop.is_none();
         let (phase, message) = if let Some(why) = unknown {
-            ("Unknown", Some(why))
+            (PodPhase::Unknown, Some(why))
         } else if let Some(stop) = &pod.stop {
-            ("Terminating", Some(stop.why.clone()))
-        } else if let Some((phase, message)) = &next.note {
-            (*phase, Some(message.clone()))
+            (PodPhase::Terminating, Some(stop.why.clone()))
+        } else if let Some(note) = &next.note {
+            (note.phase, Some(note.message.clone()))
         } else if let Some((at, restarts)) = &waiting {
             let why = restarts.why.as_deref().unwrap_or_default();
-            ("CrashLoopBackOff", Some(format!("{why}; next try at {at}")))
-        } else if containers.iter().any(|container| container.state == "running") {
-            ("Running", self.unready())
+            (PodPhase::CrashLoopBackOff, Some(format!("{why}; next try at {at}")))
+        } else if containers.iter().any(|container| container.state == PodContainerState::Running) {
+            (PodPhase::Running, self.unready())
         } else {
-            ("ContainerCreating", None)
+            (PodPhase::ContainerCreating, None)
         };
         PodSeen {
             name: pod.name.clone(),
             host: pod.host.clone(),
             address: self.address(),
-            phase: phase.into(),
+            phase,
             ready,
             terminating: pod.stop.is_some(),
             revision: self.revision.revision,
@@ -562,19 +572,21 @@ impl View<'_> {
         let restarts = pod.restarts.get(&part.name);
         let backing_off = restarts.is_some_and(|restarts| restarts.next_try.is_some());
         let (state, reason) = match seen.map(|seen| seen.state) {
-            None | Some(ContainerState::Created) => ("waiting", Some("ContainerCreating")),
-            Some(ContainerState::Running) => ("running", None),
-            Some(ContainerState::Paused) => ("running", Some("Paused")),
-            Some(_) if backing_off => ("waiting", Some("CrashLoopBackOff")),
-            Some(_) if seen.and_then(|seen| seen.exit_code) == Some(0) => ("terminated", Some("Completed")),
-            Some(_) => ("terminated", Some("Error")),
+            None | Some(ContainerState::Created) => (PodContainerState::Waiting, Some("ContainerCreating")),
+            Some(ContainerState::Running) => (PodContainerState::Running, None),
+            Some(ContainerState::Paused) => (PodContainerState::Running, Some("Paused")),
+            Some(_) if backing_off => (PodContainerState::Waiting, Some("CrashLoopBackOff")),
+            Some(_) if seen.and_then(|seen| seen.exit_code) == Some(0) => {
+                (PodContainerState::Terminated, Some("Completed"))
+            }
+            Some(_) => (PodContainerState::Terminated, Some("Error")),
         };
         PodContainer {
             name: part.name.clone(),
             container: part.make.spec.name.clone(),
             id: seen.map(|seen| seen.id.clone()),
             image: part.make.spec.image.clone(),
-            state: state.into(),
+            state,
             reason: reason.map(str::to_owned),
             exit_code: seen.and_then(|seen| seen.exit_code),
             ready: !init && self.part_ready(part),

@@ -72,7 +72,7 @@ async fn what_keeps_ending_is_started_later_and_later_and_an_operators_restart_f
     world.start();
     sleep(Duration::from_secs(5)).await;
     let still = world.status().await.unwrap();
-    assert_eq!((still.pods[0].phase.as_str(), still.pods[0].next_try), ("CrashLoopBackOff", Some(next_try)));
+    assert_eq!((still.pods[0].phase.word(), still.pods[0].next_try), ("CrashLoopBackOff", Some(next_try)));
     world.until("started again in the end", |status| status.pods[0].ready && status.pods[0].restarts == 2).await;
     assert!(world.now() >= next_try);
     world.engine().die(&name);
@@ -449,7 +449,7 @@ async fn a_tag_that_is_built_anew_disturbs_no_pod_that_runs() {
     build("sha256:2");
     sleep(Duration::from_secs(60)).await;
     let status = world.status().await.unwrap();
-    let told: Vec<_> = status.pods.iter().map(|pod| (pod.phase.clone(), pod.ready)).collect();
-    assert_eq!(told, vec![("Running".into(), true); 2]);
+    let told: Vec<_> = status.pods.iter().map(|pod| (pod.phase.word(), pod.ready)).collect();
+    assert_eq!(told, vec![("Running", true); 2]);
     assert_eq!(status.phase, "Healthy");
 }

@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Observed, Step, blueprint, placement, revisions};
+use super::{Observed, Step, blueprint, namespace, placement, revisions};
 use crate::api::conditions::{Verdict, no, set, unknown, yes};
-use crate::api::deployment::{Decisions, Deployment, DeploymentStatus};
+use crate::api::deployment::{Decisions, Deployment, DeploymentPhase, DeploymentStatus};
+use crate::api::endpoints::{Endpoint, EndpointSet, EndpointState};
 use crate::api::failure::{Class, Failure};
 use crate::api::load_balancer::ServerState;
-use crate::api::pod::PodSeen;
+use crate::api::pod::{PodPhase, PodSeen};
+use crate::kinds::network_of;
 
 /// How the rollout stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +47,7 @@ pub fn render(
         ..Default::default()
     };
     status.pods = if rollout == Rollout::Halted { before.pods.clone() } else { pods };
+    status.endpoint_set = Some(endpoint_set(object, &status.pods));
     let wanted = object.spec.replicas.unwrap_or(1);
     let staying: Vec<_> = status.pods.iter().filter(|pod| !pod.terminating).collect();
     let count =
@@ -68,7 +71,7 @@ pub fn render(
     let limits = super::rollout::limits(object, &spec);
     let allowed = i32::try_from(limits.unavailable).unwrap_or(i32::MAX);
     let trouble = trouble(object, observed, &d, &status.pods, &spec, rollout);
-    status.phase = phase(object, &status, rollout, &trouble, away).into();
+    status.phase = phase(object, &status, rollout, &trouble, away);
     let available = if away <= allowed.min((wanted - 1).max(0)) || wanted == 0 {
         yes("MinimumReplicasAvailable", "Deployment has minimum availability.")
     } else {
@@ -94,6 +97,24 @@ pub fn render(
     status
 }
 
+/// The endpoints of the pods. Whoever routes to them names the port; no pod is the only writer.
+fn endpoint_set(object: &Deployment, pods: &[PodSeen]) -> EndpointSet {
+    let endpoint = |pod: &PodSeen| Endpoint {
+        name: pod.name.clone(),
+        host: pod.host.clone(),
+        address: pod.address,
+        state: match pod.phase {
+            _ if pod.terminating => EndpointState::Leaving,
+            _ if pod.ready && pod.address.is_some() => EndpointState::Serving,
+            PodPhase::Unknown => EndpointState::Unknown,
+            _ => EndpointState::Out,
+        },
+        ..Default::default()
+    };
+    let network = network_of(namespace(object));
+    EndpointSet { network, epoch: 0, endpoints: pods.iter().map(endpoint).collect() }
+}
+
 fn selector(object: &Deployment) -> String {
     let labels = object.spec.selector.match_labels.iter().flatten();
     labels.map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
@@ -114,11 +135,11 @@ fn trouble(
     spec: &k8s_openapi::api::core::v1::PodSpec,
     rollout: Rollout,
 ) -> Option<String> {
-    let waiting = pods.iter().filter(|pod| !pod.terminating && (!pod.ready || pod.phase == "Unknown"));
+    let waiting = pods.iter().filter(|pod| !pod.terminating && (!pod.ready || pod.phase == PodPhase::Unknown));
     // What only begins is no trouble yet.
-    let begins = |pod: &&PodSeen| match pod.phase.as_str() {
-        "ContainerCreating" | "Init" | "Pending" => true,
-        "Running" => matches!(rollout, Rollout::Within(_)) && pod.restarts == 0,
+    let begins = |pod: &&PodSeen| match pod.phase {
+        PodPhase::ContainerCreating | PodPhase::Init | PodPhase::Pending => true,
+        PodPhase::Running => matches!(rollout, Rollout::Within(_)) && pod.restarts == 0,
         _ => false,
     };
     let mut told = waiting.filter(|pod| !begins(pod));
@@ -137,19 +158,19 @@ fn phase(
     rollout: Rollout,
     trouble: &Option<String>,
     away: i32,
-) -> &'static str {
+) -> DeploymentPhase {
     if object.metadata.deletion_timestamp.is_some() {
-        return "Deleting";
+        return DeploymentPhase::Deleting;
     }
     match rollout {
-        Rollout::Halted => "Paused",
-        Rollout::Exceeded => "Failed",
-        Rollout::Paused => "RolloutPaused",
-        _ if trouble.is_some() => "Degraded",
-        Rollout::Within(_) => "RollingOut",
-        Rollout::Done | Rollout::Healing if away > 0 => "Degraded",
-        Rollout::Done | Rollout::Healing if status.replicas == 0 => "ScaledToZero",
-        Rollout::Done | Rollout::Healing => "Healthy",
+        Rollout::Halted => DeploymentPhase::Paused,
+        Rollout::Exceeded => DeploymentPhase::Failed,
+        Rollout::Paused => DeploymentPhase::RolloutPaused,
+        _ if trouble.is_some() => DeploymentPhase::Degraded,
+        Rollout::Within(_) => DeploymentPhase::RollingOut,
+        Rollout::Done | Rollout::Healing if away > 0 => DeploymentPhase::Degraded,
+        Rollout::Done | Rollout::Healing if status.replicas == 0 => DeploymentPhase::ScaledToZero,
+        Rollout::Done | Rollout::Healing => DeploymentPhase::Healthy,
     }
 }
 

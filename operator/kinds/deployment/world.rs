@@ -156,7 +156,7 @@ impl World {
     /// Waits until everything is as declared.
     pub async fn settled(&self) -> DeploymentStatus {
         let calm = |status: &DeploymentStatus| {
-            let whole = matches!(status.phase.as_str(), "Healthy" | "ScaledToZero");
+            let whole = matches!(status.phase.word(), "Healthy" | "ScaledToZero");
             whole && status.pods.iter().all(|pod| !pod.terminating)
         };
         self.until("settled", calm).await

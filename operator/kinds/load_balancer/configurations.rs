@@ -4,9 +4,10 @@
 use expect_test::expect;
 
 use super::fixture::{WEB_AND_DATABASE, World};
-use super::render::{Inputs, assemble, skeleton};
+use super::inputs::Inputs;
+use super::render::{assemble, skeleton};
+use super::routing;
 use super::tests::{check, settled};
-use super::wanted;
 
 #[test]
 fn a_configuration_of_haproxy_reads_like_this() {
@@ -14,7 +15,7 @@ fn a_configuration_of_haproxy_reads_like_this() {
     world.plan();
     let balancer = &world.observed.balancers["default.edge-1"];
     check(
-        &balancer.file.known().unwrap().0,
+        &balancer.files.known().unwrap().current.0,
         expect![[r#"
             # evenkeel da1b8c0959db
             global
@@ -179,11 +180,10 @@ fn a_configuration_of_nginx_reads_like_this() {
     world.pods(&[("web-a", 1, "ready"), ("web-b", 2, "")]);
     world.cluster(3, "Steady", "pg-1", &["pg-1 running", "pg-2 streaming"]);
     let mut d = world.object.status.clone().unwrap_or_default().decisions.unwrap_or_default();
-    let routes = wanted::routes(&world.object, &world.observed, &mut d, world.now);
-    let engine = world.object.spec.engine;
-    let servers = routes
+    let backends = routing::resolve(&world.object, &world.observed, &mut d, world.now);
+    let servers = backends
         .iter()
-        .map(|route| (route.backend.name.clone(), wanted::at_balancer(route, engine, &Default::default(), world.now)))
+        .map(|one| (one.backend.name.clone(), routing::at_balancer(one, false, &Default::default(), world.now)))
         .collect();
     let certificates = [("cert".to_owned(), "c0ffee".to_owned())].into();
     let inputs = Inputs::new(&world.object, &certificates, Some("secret"));

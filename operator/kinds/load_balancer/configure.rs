@@ -1,95 +1,181 @@
-//! How a configuration comes into use: put beside the old one, checked by the engine, renamed over it, taken up by a new process.
+//! Performs the steps by which a configuration comes into use. Each may be repeated; `stages.rs` decides which is due. Their
+//! results are files in the volume of the balancer, read back by [`files`].
 
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
-use super::links::Partner;
+use super::links::ContainerRef;
 use super::names::CONFIG_DIR;
-use super::render::{Config, config_file};
-use super::{LoadBalancer, LoadBalancerKind, observe};
+use super::render::{Config, dialect};
+use super::{ConfigFiles, Hidden, LoadBalancer, LoadBalancerKind, Refusal, Signalled};
 use crate::api::failure::{Class, Failure};
-use crate::api::load_balancer::EngineKind;
 use crate::engine::{File, LogOptions, Output};
-use crate::runtime::clock;
 
-/// A check takes no longer, nor does a rename.
+/// Time limit of a script that checks, moves or copies files.
 const EXEC: Duration = Duration::from_secs(20);
-/// A new process is there by then, or never.
-const TAKE_UP: Duration = Duration::from_secs(10);
-/// Between two looks whether it is.
-const LOOK: Duration = Duration::from_millis(30);
-/// Of what an engine says about a refusal this much is kept, in characters.
+/// Time limit of a script that reads.
+const READ: Duration = Duration::from_secs(5);
+/// Longest text that is kept of what an engine says about a refusal, in characters.
 const WORDS: usize = 600;
-/// What went wrong is within so many lines of the container's log.
+/// Lines of the container's log that are searched for what went wrong.
 const LOG_LINES: u64 = 12;
-/// The old file is kept until the new one has proved itself.
-const RENAME: &str = r#"cp -p "$1" "$1.last" && mv -f "$1.new" "$1""#;
-const RESTORE: &str = r#"cp -p "$1.last" "$1.new" && mv -f "$1.new" "$1""#;
-/// Certificates that the file does not name any more.
+/// Bytes that are read with one command: Docker gives back this much of a command's output, and a little more.
+const PIECE: usize = 12_000;
+/// Pieces of the longest configuration.
+const PIECES: usize = 100;
+/// Exit code of [`write`]'s script when the engine refuses the configuration.
+const REFUSED: i64 = 9;
+/// Copies the file in use as the last good one.
+const KEEP: &str = r#"cp -p "$1" "$1.good.new" && mv -f "$1.good.new" "$1.good""#;
+/// Removes certificates that the file in use does not name.
 const SWEEP: &str = r#"cd "${1%/*}" && for f in *.pem; do grep -q -F "$f" "$1" || rm -f "$f"; done"#;
+/// Keeps what a refusal is about (`$2`) and the engine's words (`$3`).
+const REFUSE: &str = r#"printf '%s\n%s\n' "$2" "$3" > "$1.refused.new" && mv -f "$1.refused.new" "$1.refused""#;
+/// Says whether there is a last good file and whether it is the file in use; then the refusal.
+const STATE: &str = r#"if [ ! -e "$1.good" ]; then echo none; elif [ "$(cat "$1")" = "$(cat "$1.good")" ]; then echo same; else echo other; fi; [ ! -e "$1.refused" ] || head -c 4000 "$1.refused""#;
 
-/// Gives a running balancer its configuration. That its engine refuses it is no failure but a fact, and remembered.
-pub async fn configure(
+/// Puts a configuration into the volume, lets the engine check it, and makes it the file in use unless the engine refuses it.
+/// A refusal is no failure but a fact, and kept in the volume. `runs`: the running process has it but for its servers, so that
+/// it is the last good one, too.
+pub async fn write(
     controller: &LoadBalancerKind,
     object: &LoadBalancer,
-    partner: &Partner<'_>,
+    at: &ContainerRef<'_>,
     config: &Config,
     files: &[File],
-    reload: bool,
+    runs: bool,
 ) -> Result<(), Failure> {
-    let engine = object.spec.engine;
-    let name = config_file(engine);
+    let dialect = dialect(object.spec.engine);
     let mut put = files.to_vec();
-    put.push(File { path: format!("{name}.new"), mode: 0o600, owner: (0, 0), bytes: config.text.clone().into_bytes() });
-    partner.engine.put_files(partner.container, CONFIG_DIR, &put).await?;
-    let check = match engine {
-        EngineKind::Haproxy => r#"haproxy -c -q -f "$1.new""#,
-        EngineKind::Nginx => r#"nginx -t -q -c "$1.new""#,
-    };
-    if let Err(words) = script(partner, engine, &format!("{check} || exit 9; {RENAME}")).await? {
-        refuse(controller, partner, config, &words);
-        return Ok(());
-    }
-    let told = |file: Option<String>| controller.known(partner.container, |known| known.file = file);
-    told(Some(config.text.clone()));
-    if !reload {
-        return Ok(());
-    }
-    let signal = match engine {
-        EngineKind::Haproxy => "SIGUSR2",
-        EngineKind::Nginx => "SIGHUP",
-    };
-    let failed = observe::answer(controller, object, partner).await.map(|answer| answer.failed).unwrap_or_default();
-    partner.engine.signal_container(partner.container, signal).await?;
-    if taken_up(controller, object, partner, config, failed).await? {
-        if !config.last_good {
-            controller.known(partner.container, |known| known.refused = None);
+    let (path, bytes) = (format!("{}.new", dialect.file()), config.text.clone().into_bytes());
+    put.push(File { path, mode: 0o600, owner: (0, 0), bytes });
+    at.engine.put_files(at.container, CONFIG_DIR, &put).await?;
+    let check = dialect.check(r#""$1.new""#);
+    let keep = if runs { format!(" && {KEEP}") } else { String::new() };
+    let script = format!(
+        r#"if said=$({check} 2>&1); then {{ [ -e "$1.good" ] || cp -p "$1" "$1.good"; }} && mv -f "$1.new" "$1"{keep}; else set -- "$1" "$2" "$said"; printf %s "$said"; {REFUSE}; exit {REFUSED}; fi"#
+    );
+    let known = forget(controller, at);
+    let (code, said) = run(at, object, &script, &[&refusal_key(at, &config.skeleton)], EXEC).await?;
+    match (code, known) {
+        (0, Some(known)) => {
+            let current = Hidden(config.text.clone());
+            let good = if runs { Some(current.clone()) } else { known.good.or(Some(known.current)) };
+            remember(controller, at, ConfigFiles { current, good, refused: known.refused });
         }
-        if let Err(words) = script(partner, engine, SWEEP).await? {
-            tracing::debug!(container = partner.container, words, "old certificates were not swept");
+        (REFUSED, Some(known)) => {
+            let refused = Refusal { skeleton: config.skeleton.clone(), words: in_one_line(&said) };
+            tracing::warn!(container = at.container, words = refused.words, "a configuration was refused");
+            remember(controller, at, ConfigFiles { refused: Some(refused), ..known });
         }
-        return Ok(());
+        (0 | REFUSED, None) => {}
+        _ => return Err(Failure::new(Class::Transient, format!("cannot write the configuration: {said}"))),
     }
-    // Whoever runs goes on; it must also be what a restart begins with.
-    told(None);
-    if let Err(words) = script(partner, engine, RESTORE).await? {
-        return Err(Failure::new(Class::Transient, format!("cannot take the last good configuration back: {words}")));
-    }
-    if engine == EngineKind::Haproxy {
-        // Its master waits for a configuration that it can take.
-        partner.engine.signal_container(partner.container, signal).await?;
-    }
-    refuse(controller, partner, config, &last_words(partner).await);
     Ok(())
 }
 
+/// Tells the engine to run the file in use.
+pub async fn reload(
+    controller: &LoadBalancerKind,
+    object: &LoadBalancer,
+    at: &ContainerRef<'_>,
+    hash: &str,
+    failed: u32,
+) -> Result<(), Failure> {
+    at.engine.signal_container(at.container, dialect(object.spec.engine).signal()).await?;
+    let signalled = Signalled { hash: hash.to_owned(), at: controller.clock.now(), failed };
+    controller.cached(at.container, |cache| cache.signalled = Some(signalled));
+    Ok(())
+}
+
+/// Keeps the file in use as the last good one. `accepted`: it is the one that is wanted, so that a refusal is history.
+pub async fn keep(
+    controller: &LoadBalancerKind,
+    object: &LoadBalancer,
+    at: &ContainerRef<'_>,
+    accepted: bool,
+) -> Result<(), Failure> {
+    let known = forget(controller, at);
+    let accept = if accepted { r#" && rm -f "$1.refused""# } else { "" };
+    succeed(run(at, object, &format!("{KEEP}{accept} && {{ {SWEEP}; }}"), &[], EXEC).await?)?;
+    if let Some(known) = known {
+        let refused = known.refused.filter(|_| !accepted);
+        remember(controller, at, ConfigFiles { good: Some(known.current.clone()), current: known.current, refused });
+    }
+    Ok(())
+}
+
+/// Keeps in the volume that no process took up this configuration, with the engine's words about it.
+pub async fn refuse(
+    controller: &LoadBalancerKind,
+    object: &LoadBalancer,
+    at: &ContainerRef<'_>,
+    skeleton: &str,
+) -> Result<(), Failure> {
+    let words = in_one_line(&last_words(at).await);
+    let known = forget(controller, at);
+    succeed(run(at, object, REFUSE, &[&refusal_key(at, skeleton), &words], EXEC).await?)?;
+    tracing::warn!(container = at.container, words, "a configuration was not taken up");
+    if let Some(known) = known {
+        let refused = Some(Refusal { skeleton: skeleton.to_owned(), words });
+        remember(controller, at, ConfigFiles { refused, ..known });
+    }
+    Ok(())
+}
+
+/// The configuration files of a balancer: as they were left by the last deed, or, if that is not known, as they are.
+pub async fn files(
+    controller: &LoadBalancerKind,
+    object: &LoadBalancer,
+    at: &ContainerRef<'_>,
+) -> Result<ConfigFiles, String> {
+    if let Some(files) = controller.cached(at.container, |cache| cache.files.clone()) {
+        return Ok(files);
+    }
+    let (current, state) = tokio::join!(text(at, object, ""), read(at, object, STATE, &[]));
+    let (current, state) = (current?, state?);
+    let (which, refused) = state.split_once('\n').unwrap_or((&state, ""));
+    let good = match which {
+        "same" => Some(current.clone()),
+        "other" => Some(text(at, object, ".good").await?),
+        _ => None,
+    };
+    let files = ConfigFiles { current: Hidden(current), good: good.map(Hidden), refused: refusal(at, refused) };
+    remember(controller, at, files.clone());
+    Ok(files)
+}
+
+/// A refusal holds for the container that refused: another image may take the configuration.
+fn refusal_key(at: &ContainerRef<'_>, skeleton: &str) -> String {
+    format!("{} {skeleton}", at.id)
+}
+
+fn refusal(at: &ContainerRef<'_>, kept: &str) -> Option<Refusal> {
+    let (key, words) = kept.split_once('\n')?;
+    let (id, skeleton) = key.rsplit_once(' ')?;
+    (id == at.id).then(|| Refusal { skeleton: skeleton.to_owned(), words: in_one_line(words) })
+}
+
+/// Forgets the files, so that they are read again unless what follows leaves them in a known state.
+fn forget(controller: &LoadBalancerKind, at: &ContainerRef<'_>) -> Option<ConfigFiles> {
+    controller.cached(at.container, |cache| cache.files.take())
+}
+
+fn remember(controller: &LoadBalancerKind, at: &ContainerRef<'_>, files: ConfigFiles) {
+    controller.cached(at.container, |cache| {
+        if cache.id == at.id {
+            cache.files = Some(files);
+        }
+    });
+}
+
 /// What the engine wrote last about something that went wrong.
-async fn last_words(partner: &Partner<'_>) -> String {
+async fn last_words(at: &ContainerRef<'_>) -> String {
     let options = LogOptions { tail: Some(LOG_LINES), ..Default::default() };
     let mut log = String::new();
-    if let Ok(mut outputs) = partner.engine.logs(partner.container, &options).await {
+    if let Ok(mut outputs) = at.engine.logs(at.container, &options).await {
         while let Ok(Some(Ok(Output::Stdout(bytes) | Output::Stderr(bytes)))) = timeout(EXEC, outputs.next()).await {
             log.push_str(&String::from_utf8_lossy(&bytes));
         }
@@ -98,39 +184,49 @@ async fn last_words(partner: &Partner<'_>) -> String {
     if told.is_empty() { "no new process took it up; see the container's log".into() } else { told.join("\n") }
 }
 
-/// Waits until a process runs the configuration; `false` if another one still does.
-async fn taken_up(
-    controller: &LoadBalancerKind,
-    object: &LoadBalancer,
-    partner: &Partner<'_>,
-    config: &Config,
-    failed: u32,
-) -> Result<bool, Failure> {
-    let began = clock::instant();
-    loop {
-        let answer = observe::answer(controller, object, partner).await;
-        match answer {
-            Ok(answer) if answer.hash == config.hash => return Ok(true),
-            Ok(answer) if answer.failed > failed || began.elapsed() > TAKE_UP => return Ok(false),
-            Err(why) if began.elapsed() > TAKE_UP => {
-                return Err(Failure::new(Class::Transient, format!("{} does not answer: {why}", partner.container)));
-            }
-            _ => sleep(LOOK).await,
+fn in_one_line(words: &str) -> String {
+    let words = words.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" / ");
+    words.chars().take(WORDS).collect()
+}
+
+/// The text of the file in use, or of one beside it.
+async fn text(at: &ContainerRef<'_>, object: &LoadBalancer, suffix: &str) -> Result<String, String> {
+    let mut text = String::new();
+    for _ in 0..PIECES {
+        let (from, length) = ((text.len() + 1).to_string(), PIECE.to_string());
+        let script = format!(r#"tail -c +"$2" "$1{suffix}" | head -c "$3""#);
+        let piece = read(at, object, &script, &[&from, &length]).await?;
+        text.push_str(&piece);
+        if piece.len() < PIECE {
+            break;
         }
+    }
+    Ok(text)
+}
+
+async fn read(at: &ContainerRef<'_>, object: &LoadBalancer, script: &str, more: &[&str]) -> Result<String, String> {
+    match run(at, object, script, more, READ).await {
+        Ok((0, said)) => Ok(said),
+        Ok((_, said)) => Err(said),
+        Err(failure) => Err(failure.message),
     }
 }
 
-fn refuse(controller: &LoadBalancerKind, partner: &Partner<'_>, config: &Config, words: &str) {
-    let words: String = words.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" / ");
-    let words: String = words.chars().take(WORDS).collect();
-    tracing::warn!(container = partner.container, words, "a configuration was refused");
-    controller.known(partner.container, |known| known.refused = Some((config.skeleton.clone(), words)));
+fn succeed((code, said): (i64, String)) -> Result<(), Failure> {
+    if code == 0 { Ok(()) } else { Err(Failure::new(Class::Transient, said)) }
 }
 
-/// Runs a script about the configuration; `Err` are its words if it did not end well.
-async fn script(partner: &Partner<'_>, engine: EngineKind, script: &str) -> Result<Result<(), String>, Failure> {
-    let file = format!("{CONFIG_DIR}/{}", config_file(engine));
-    let command = ["sh", "-c", script, "sh", &file].map(str::to_owned);
-    let result = partner.engine.exec(partner.container, &command, EXEC).await?;
-    Ok(if result.code == 0 { Ok(()) } else { Err(result.output) })
+/// Runs a script about the file in use, `$1`; its exit code and output.
+async fn run(
+    at: &ContainerRef<'_>,
+    object: &LoadBalancer,
+    script: &str,
+    more: &[&str],
+    limit: Duration,
+) -> Result<(i64, String), Failure> {
+    let file = format!("{CONFIG_DIR}/{}", dialect(object.spec.engine).file());
+    let command: Vec<String> =
+        ["sh", "-c", script, "sh", &file].iter().chain(more).map(|word| (*word).to_owned()).collect();
+    let result = at.engine.exec(at.container, &command, limit).await?;
+    Ok((result.code, result.output))
 }

@@ -1,16 +1,17 @@
-//! What an HAProxy at work must be told so that its servers are as they are to be. Pure.
+//! Commands that bring the servers of a running HAProxy to their desired state. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
 
 use super::haproxy;
-use super::render::Inputs;
+use super::inputs::Inputs;
+use super::routing::DesiredServer;
+use super::seen::Admin;
 use super::seen::Answer;
-use super::wanted::{Admin, Wanted};
 use crate::api::load_balancer::{Backend, StickBy};
 
-/// One thing that an HAProxy is told about a server.
+/// One command about a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Command {
     /// Its backend.
@@ -24,29 +25,29 @@ pub struct Command {
 /// See [`Command`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verb {
-    /// Is to be given this.
+    /// Set its administrative state.
     State(Admin),
-    /// What goes on with it ends.
+    /// Close its sessions.
     Cut,
-    /// Is no more, if nothing goes on with it.
+    /// Remove it, if it has no session.
     Delete,
-    /// Is new, at this address, with these options.
+    /// Add it: address, port, options.
     Add(Ipv4Addr, u16, String),
-    /// Is checked.
+    /// Enable its health check.
     Check,
-    /// Is at this address.
+    /// Change its address.
     Address(Ipv4Addr, u16),
-    /// Gets its cookie, as all of the backend do, by this key.
+    /// Set the cookie key of its backend.
     Cookie(String),
 }
 
 impl Command {
-    /// It takes something away, so that the processes from before a reload are to hear it as well.
+    /// It closes something, so that processes from before a reload must get it as well.
     pub fn closes(&self) -> bool {
         matches!(self.verb, Verb::State(Admin::Maint | Admin::Drain) | Verb::Cut)
     }
 
-    /// As HAProxy understands it.
+    /// Its line in HAProxy's runtime API.
     pub fn line(&self) -> String {
         let name = format!("{}/{}", self.backend, self.server);
         match &self.verb {
@@ -60,7 +61,7 @@ impl Command {
         }
     }
 
-    /// What its words say of how it went; `Err` if that was not so.
+    /// Judges HAProxy's answer; `Err` with its words if the command failed.
     pub fn judge(&self, words: &str) -> Result<(), String> {
         let words = words.trim();
         let fine = match self.verb {
@@ -97,8 +98,8 @@ impl fmt::Display for Command {
     }
 }
 
-/// The commands, all that take something away before any that gives something.
-pub fn commands(inputs: &Inputs, answer: &Answer, wanted: &BTreeMap<String, Vec<Wanted>>) -> Vec<Command> {
+/// The commands, those that close something before those that open something.
+pub fn commands(inputs: &Inputs, answer: &Answer, wanted: &BTreeMap<String, Vec<DesiredServer>>) -> Vec<Command> {
     let (mut closing, mut opening) = (Vec::new(), Vec::new());
     for backend in &inputs.spec.backends {
         let Some(servers) = wanted.get(&backend.name).filter(|_| answer.backends.contains(&backend.name)) else {
@@ -115,7 +116,7 @@ pub fn commands(inputs: &Inputs, answer: &Answer, wanted: &BTreeMap<String, Vec<
             closing.push(command(Verb::Delete));
         }
         for server in servers {
-            one(inputs, backend, server, answer, &mut closing, &mut opening);
+            one(backend, server, answer, &mut closing, &mut opening);
         }
         let sticky = backend.stick.as_ref().is_some_and(|stick| stick.by == StickBy::Cookie);
         let new = |command: &&Command| command.backend == backend.name && matches!(command.verb, Verb::Add(..));
@@ -129,14 +130,12 @@ pub fn commands(inputs: &Inputs, answer: &Answer, wanted: &BTreeMap<String, Vec<
 }
 
 fn one(
-    inputs: &Inputs,
     backend: &Backend,
-    server: &Wanted,
+    server: &DesiredServer,
     answer: &Answer,
     closing: &mut Vec<Command>,
     opening: &mut Vec<Command>,
 ) {
-    debug_assert!(inputs.spec.backends.contains(backend));
     let command = |verb| Command { backend: backend.name.clone(), server: server.name.clone(), verb };
     let Some(seen) = answer.server(&backend.name, &server.name) else {
         opening.push(command(Verb::Add(server.address, server.port, haproxy::options(backend))));

@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use jiff::Timestamp;
-use serde_json::{Value, json};
 
 use super::diff::{Command, Verb};
-use super::seen::{Answer, AtBalancer, Health};
-use super::wanted::Admin;
-use super::{Balancer, Certificate, Fact, Hidden, LoadBalancer, Observed, Step, plan, text, workload};
+use super::seen::{Admin, Answer, AtBalancer, Health};
+use super::{
+    Balancer, Certificate, ConfigFiles, Fact, Hidden, LoadBalancer, Observed, Refusal, Signalled, Step, plan, text,
+    workload,
+};
+use crate::api::endpoints::{Endpoint, EndpointRole, EndpointSet, EndpointState, Routable, RoutableStatus};
 use crate::api::labels;
 use crate::api::load_balancer::LoadBalancerStatus;
 use crate::api::object::Object as _;
@@ -62,8 +64,7 @@ impl World {
             hosts: BTreeMap::from([(HOME.to_owned(), docker(&object))]),
             work: BTreeMap::new(),
             balancers: BTreeMap::new(),
-            deployments: BTreeMap::new(),
-            clusters: BTreeMap::new(),
+            targets: BTreeMap::new(),
             certificates: BTreeMap::new(),
             stats_password: object.spec.stats.as_ref().map(|_| Hidden("secret".into())),
         };
@@ -95,58 +96,62 @@ impl World {
 
     /// The pods of Deployment `web`: name, last byte of the address (0: none), and of `ready` and `leaving` what is so.
     pub fn pods(&mut self, pods: &[(&str, u8, &str)]) {
-        let pods: Vec<Value> = pods
-            .iter()
-            .map(|(name, address, words)| {
-                json!({
-                    "name": name, "host": "local", "phase": "Running",
-                    "address": (*address > 0).then(|| format!("10.1.0.{address}")),
-                    "ready": words.contains("ready"), "terminating": words.contains("leaving"),
-                })
-            })
-            .collect();
-        let deployment = json!({
-            "metadata": {"name": "web", "namespace": "default"},
-            "spec": {"selector": {}, "template": {}},
-            "status": {"pods": pods},
-        });
-        self.observed.deployments.insert("web".into(), serde_json::from_value(deployment).unwrap());
+        let endpoint = |(name, address, words): &(&str, u8, &str)| Endpoint {
+            name: (*name).into(),
+            host: "local".into(),
+            address: (*address > 0).then(|| Ipv4Addr::new(10, 1, 0, *address)),
+            state: match () {
+                () if words.contains("leaving") => EndpointState::Leaving,
+                () if words.contains("ready") && *address > 0 => EndpointState::Serving,
+                () => EndpointState::Out,
+            },
+            ..Default::default()
+        };
+        let endpoints = pods.iter().map(endpoint).collect();
+        let set = EndpointSet { network: "evenkeel-default".into(), epoch: 0, endpoints };
+        self.target("Deployment", "web", Some(set));
     }
 
     /// The PostgresCluster `pg`: term, stage, leader, and each instance as `name state`.
     pub fn cluster(&mut self, term: u64, stage: &str, leader: &str, instances: &[&str]) {
-        let parts: Vec<(&str, &str)> = instances.iter().map(|one| one.split_once(' ').unwrap()).collect();
-        let told: Vec<Value> = parts
-            .iter()
-            .map(|(name, state)| {
-                let role = if *state == "running" { "primary" } else { "standby" };
-                json!({"name": name, "host": "local", "role": role, "state": state})
-            })
-            .collect();
-        let members: Vec<Value> = (1..)
-            .zip(&parts)
-            .map(|(ordinal, (name, _))| {
-                json!({"name": name, "ordinal": ordinal, "host": "local", "address": format!("10.2.0.{ordinal}")})
-            })
-            .collect();
-        let quorum = json!({"voters": [], "w": 0});
-        let cluster = json!({
-            "apiVersion": "evenkeel.dev/v1alpha1", "kind": "PostgresCluster",
-            "metadata": {"name": "pg", "namespace": "default"},
-            "spec": {"image": "postgres:15", "instances": parts.len()},
-            "status": {
-                "term": term, "instances": told,
-                "decisions": {
-                    "term": term, "stage": stage, "members": members, "since": "2026-01-01T00:00:00Z",
-                    "leader": {"member": leader, "incarnation": "x"}, "election": quorum, "commit": quorum,
-                },
-            },
-        });
-        let first = self.observed.clusters.insert("pg".into(), serde_json::from_value(cluster).unwrap()).is_none();
+        let set = self.cluster_set(term, stage, leader, instances);
+        let first = self.target("PostgresCluster", "pg", Some(set)).is_none();
         if first && self.object.status.is_none() {
             // It was there before the balancers, which are in its network.
             self.containers();
         }
+    }
+
+    /// The endpoints of that cluster.
+    pub fn cluster_set(&self, term: u64, stage: &str, leader: &str, instances: &[&str]) -> EndpointSet {
+        let parts: Vec<(&str, &str)> = instances.iter().map(|one| one.split_once(' ').unwrap()).collect();
+        let streaming = parts.iter().any(|(_, state)| *state == "streaming");
+        let endpoint = |(ordinal, (name, state)): (u8, &(&str, &str))| {
+            let primary = (stage == "Steady" && *name == leader).then_some(EndpointRole::Primary);
+            let replica = (*state != "running" || !streaming).then_some(EndpointRole::Replica);
+            Endpoint {
+                name: (*name).into(),
+                host: "local".into(),
+                address: Some(Ipv4Addr::new(10, 2, 0, ordinal)),
+                port: Some(5432),
+                roles: primary.into_iter().chain(replica).collect(),
+                state: match *state {
+                    "running" | "streaming" => EndpointState::Serving,
+                    "unknown" | "paused" => EndpointState::Unknown,
+                    _ => EndpointState::Out,
+                },
+            }
+        };
+        let endpoints = (1..).zip(&parts).map(endpoint).collect();
+        EndpointSet { network: "default.pg".into(), epoch: term, endpoints }
+    }
+
+    /// An object that backends name; the one that was there before.
+    pub fn target(&mut self, kind: &str, name: &str, endpoint_set: Option<EndpointSet>) -> Option<Routable> {
+        let named = self.object.spec.backends.iter().filter_map(|backend| backend.target()?.object());
+        let named = named.into_iter().find(|one| one.kind == kind && one.name == name);
+        let status = Some(RoutableStatus { endpoint_set });
+        self.observed.targets.insert(named?, Routable { metadata: Default::default(), status })
     }
 
     /// One plan; nothing of it is done but that it is recorded.
@@ -167,7 +172,7 @@ impl World {
     /// Rounds until there is nothing to do.
     pub fn settle(&mut self) -> String {
         let (mut said, mut calm) = (String::new(), 0);
-        for _ in 0..20 {
+        for _ in 0..40 {
             let round = self.round();
             calm = if round.is_empty() { calm + 1 } else { 0 };
             // A reload may have been waited for.
@@ -187,12 +192,34 @@ impl World {
                 let answer = self.answer(container);
                 commands.iter().for_each(|command| obey(answer, command));
             }
-            Step::Configure { container, config, reload, .. } => {
-                let balancer = self.observed.balancers.get_mut(container).unwrap();
-                balancer.file = Fact::Known(Hidden(config.text.clone()));
-                if *reload {
-                    balancer.answer = Fact::Known(started(&config.text));
+            Step::Write { container, config, runs, .. } => {
+                let files = self.files(container);
+                let before = std::mem::replace(&mut files.current, Hidden(config.text.clone()));
+                if *runs {
+                    files.good = Some(files.current.clone());
+                } else {
+                    files.good.get_or_insert(before);
                 }
+            }
+            Step::Reload { container, hash, failed } => {
+                let text = self.files(container).current.0.clone();
+                let (at, hash, failed) = (self.now, hash.clone(), *failed);
+                let balancer = self.observed.balancers.get_mut(container).unwrap();
+                balancer.signalled = Some(Signalled { hash, at, failed });
+                match &mut balancer.answer {
+                    // No process can run it.
+                    Fact::Known(answer) if text.contains("bind :667") => answer.failed += 1,
+                    answer => *answer = Fact::Known(started(&text)),
+                }
+            }
+            Step::Keep { container, accepted } => {
+                let files = self.files(container);
+                files.good = Some(files.current.clone());
+                files.refused.take_if(|_| *accepted);
+            }
+            Step::Refuse { container, skeleton, .. } => {
+                let refused = Refusal { skeleton: skeleton.clone(), words: "no process took it up".into() };
+                self.files(container).refused = Some(refused);
             }
             Step::Docker(step) => self.perform_by_docker(step),
             Step::EnsureStats => {}
@@ -225,6 +252,14 @@ impl World {
                 docker.images = Fact::Known([(image.clone(), image_seen())].into());
             }
             _ => {}
+        }
+    }
+
+    /// The configuration files of a balancer.
+    pub fn files(&mut self, container: &str) -> &mut ConfigFiles {
+        match &mut self.observed.balancers.get_mut(container).unwrap().files {
+            Fact::Known(files) => files,
+            Fact::Unknown(why) => panic!("the files of {container} are not known: {why}"),
         }
     }
 
@@ -300,8 +335,9 @@ fn made(spec: &ContainerSpec) -> ContainerSeen {
 /// A balancer that has just begun.
 pub fn bootstrapped() -> Balancer {
     let answer = Answer { hash: "bootstrap".into(), ..Default::default() };
-    let file = Hidden(super::haproxy::BOOTSTRAP.into());
-    Balancer { answer: Fact::Known(answer), file: Fact::Known(file), refused: None }
+    let current = Hidden(super::haproxy::BOOTSTRAP.into());
+    let files = ConfigFiles { current, good: None, refused: None };
+    Balancer { answer: Fact::Known(answer), files: Fact::Known(files), signalled: None }
 }
 
 /// An HAProxy that has just read this.

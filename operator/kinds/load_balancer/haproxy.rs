@@ -1,19 +1,22 @@
-//! HAProxy's configuration, from a value to text. Pure.
+//! HAProxy: its dialect and its configuration as text. Pure.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::names::{CONFIG_DIR, static_name};
-use super::render::{Inputs, server_timeout};
+use super::dialect::{Dialect, Protocol};
+use super::inputs::{Inputs, server_timeout};
+use super::names::{CONFIG_DIR, RUN_DIR, static_name};
+use super::routing::DesiredServer;
+use super::seen::Admin;
 use super::text::{HASH, hash, hole, title};
-use super::wanted::{Admin, Wanted};
 use crate::api::load_balancer::{Backend, Balance, Frontend, HealthCheck, Mode, StickBy, Target, split_address};
 
-/// How long connections that were begun before a reload may live on in the old process.
+/// Longest life of connections from before a reload, in the old process.
 const OLD_PROCESS: &str = "1h";
-/// Connections in a row that fail until a server is taken for down before its check says so.
+/// Failed connections in a row after which a server counts as down before its check says so.
 const ERROR_LIMIT: u32 = 5;
-/// A client of a database waits here while there is nobody to speak to, instead of being sent away.
-pub const HOLD: &str = r#"-- Written by Evenkeel: holds a new connection while its backend has no server, for `limit` ms.
+/// Holds new clients of a database while it has no writer, instead of refusing them.
+const HOLD: &str = r#"-- Written by Evenkeel: holds a new connection while its backend has no server, for `limit` ms.
 core.register_action("hold", { "tcp-req" }, function(txn, backend, limit)
   local waited, longest = 0, tonumber(limit)
   while waited < longest and txn.f:nbsrv(backend) == 0 do
@@ -22,7 +25,7 @@ core.register_action("hold", { "tcp-req" }, function(txn, backend, limit)
   end
 end, 2)
 "#;
-/// What runs until the first configuration is there: listens nowhere.
+/// Configuration until the first one is written: listens nowhere.
 pub const BOOTSTRAP: &str = "# evenkeel bootstrap
 global
     description bootstrap
@@ -31,8 +34,65 @@ frontend evenkeel-bootstrap
     timeout client 1s
 ";
 
-/// The configuration without its servers and its hash.
-pub fn skeleton(inputs: &Inputs) -> String {
+/// HAProxy 2.6 or newer in master-worker mode.
+pub struct Haproxy;
+
+impl Dialect for Haproxy {
+    fn name(&self) -> &'static str {
+        "haproxy"
+    }
+
+    fn file(&self) -> &'static str {
+        "haproxy.cfg"
+    }
+
+    fn check(&self, file: &str) -> String {
+        format!("haproxy -c -q -f {file}")
+    }
+
+    fn run(&self, file: &str) -> String {
+        format!("haproxy -W -db -S {RUN_DIR}/master.sock,mode,600 -f {file}")
+    }
+
+    fn bootstrap(&self) -> &'static str {
+        BOOTSTRAP
+    }
+
+    fn signal(&self) -> &'static str {
+        "SIGUSR2"
+    }
+
+    fn capabilities(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn protocol(&self) -> Protocol {
+        Protocol::MasterSocket
+    }
+
+    fn live_servers(&self) -> bool {
+        true
+    }
+
+    fn skeleton(&self, inputs: &Inputs) -> String {
+        skeleton(inputs)
+    }
+
+    fn server_lines(&self, backend: &Backend, servers: &[DesiredServer]) -> Vec<String> {
+        servers.iter().map(|server| server_line(backend, server)).collect()
+    }
+
+    fn other_lines(&self, _: &BTreeMap<String, Vec<DesiredServer>>) -> BTreeMap<String, Vec<String>> {
+        BTreeMap::new()
+    }
+
+    fn files(&self, inputs: &Inputs) -> Vec<(&'static str, String)> {
+        let hold = inputs.spec.backends.iter().any(Backend::one_writer);
+        hold.then(|| ("hold.lua", HOLD.to_owned())).into_iter().collect()
+    }
+}
+
+fn skeleton(inputs: &Inputs) -> String {
     let spec = inputs.spec;
     let mut text = title();
     let hold = spec.backends.iter().any(Backend::one_writer);
@@ -209,17 +269,17 @@ fn mode_of(http: bool) -> Mode {
     if http { Mode::Http } else { Mode::Tcp }
 }
 
-/// With it a cookie says which server is meant and nobody else can read from it which address that is.
+/// Key of the cookies of a backend: a cookie names its server and does not show its address.
 pub fn cookie_key(inputs: &Inputs, backend: &Backend) -> String {
     hash(&format!("{}/{}/{}", inputs.uid, inputs.name, backend.name))
 }
 
-/// What is said of every server of a backend, in the file and when it is added.
+/// Options of every server of a backend, in the file and when it is added.
 pub fn options(backend: &Backend) -> String {
     if backend.one_writer() {
         return " on-marked-down shutdown-sessions".into();
     }
-    // Their own kind says how they are, and a database logs every connection that says nothing.
+    // Their own kind checks them, and a database logs every connection that says nothing.
     if backend.is_database() {
         return String::new();
     }
@@ -230,8 +290,8 @@ pub fn options(backend: &Backend) -> String {
     )
 }
 
-/// The line of a server in the file. Who does not get connections now must not get any after a restart either.
-pub fn server_line(backend: &Backend, server: &Wanted) -> String {
+/// The line of a server in the file. A server without connections now gets none after a restart either.
+fn server_line(backend: &Backend, server: &DesiredServer) -> String {
     let disabled = if server.admin == Admin::Ready { "" } else { " disabled" };
     format!("server {} {}:{}{}{disabled}", server.name, server.address, server.port, options(backend))
 }

@@ -11,15 +11,15 @@ use super::names::RUN_DIR;
 use crate::engine::{Conversation, Engine};
 use crate::runtime::clock;
 
-/// A balancer that takes longer for an answer is not to be waited for.
+/// Time limit of an answer.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Opening a stream takes an exec.
+/// Time limit of opening a stream, which takes an exec.
 const DIAL: Duration = Duration::from_secs(5);
-/// One that did not answer is left alone for so long, so that the others need not wait for it each time.
+/// Pause after a failed conversation, so that other balancers need not wait for this one each time.
 const REST: Duration = Duration::from_millis(500);
-/// HAProxy takes this many commands in one line.
+/// Most commands that HAProxy takes in one line.
 const LINE: usize = 16;
-/// An answer is never longer.
+/// Longest answer, in bytes.
 const ANSWER: usize = 8 << 20;
 /// HAProxy's master says this when it listens; the second after a reload that failed.
 const PROMPTS: [&str; 2] = ["master> ", "master[ReloadFailed]> "];
@@ -38,14 +38,14 @@ struct Link {
     failed: Option<(Instant, String)>,
 }
 
-/// Whom to speak to.
-pub struct Partner<'a> {
+/// A container that is spoken to.
+pub struct ContainerRef<'a> {
     /// The engine of its host.
     pub engine: &'a Arc<dyn Engine>,
     /// Its container's name.
     pub container: &'a str,
     /// Its container's id.
-    pub id: &'a str,
+    pub id: String,
 }
 
 impl Links {
@@ -64,29 +64,29 @@ impl Links {
     }
 
     /// Tells HAProxy's master these commands; its answers, in order. They may be told twice.
-    pub async fn haproxy(&self, partner: &Partner<'_>, commands: &[String]) -> Result<Vec<String>, String> {
-        let link = self.link(partner.id);
+    pub async fn haproxy(&self, at: &ContainerRef<'_>, commands: &[String]) -> Result<Vec<String>, String> {
+        let link = self.link(&at.id);
         let mut link = link.lock().await;
-        link.talk(partner, "master", &Talk::Commands(commands)).await
+        link.talk(at, "master", &Request::Commands(commands)).await
     }
 
     /// Asks nginx for a page of its admin.
-    pub async fn nginx(&self, partner: &Partner<'_>, page: &str) -> Result<String, String> {
-        let link = self.link(partner.id);
+    pub async fn nginx(&self, at: &ContainerRef<'_>, page: &str) -> Result<String, String> {
+        let link = self.link(&at.id);
         let mut link = link.lock().await;
-        Ok(link.talk(partner, "admin", &Talk::Page(page)).await?.concat())
+        Ok(link.talk(at, "admin", &Request::Page(page)).await?.concat())
     }
 }
 
-/// What is to be said.
-enum Talk<'a> {
+/// What is asked.
+enum Request<'a> {
     /// Commands to HAProxy's master.
     Commands(&'a [String]),
     /// A page is asked of nginx.
     Page(&'a str),
 }
 
-impl Talk<'_> {
+impl Request<'_> {
     async fn on(&self, stream: &mut Stream, fresh: bool) -> Result<Vec<String>, String> {
         match self {
             Self::Commands(commands) => {
@@ -113,23 +113,28 @@ impl Talk<'_> {
 
 impl Link {
     /// Speaks on the stream that stands, or once more on a new one: a reload ends streams.
-    async fn talk(&mut self, partner: &Partner<'_>, socket: &str, talk: &Talk<'_>) -> Result<Vec<String>, String> {
-        if let Some((at, why)) = self.failed.as_ref().filter(|(at, _)| at.elapsed() < REST) {
-            tracing::trace!(container = partner.container, "left alone since {:?}", at.elapsed());
+    async fn talk(
+        &mut self,
+        at: &ContainerRef<'_>,
+        socket: &str,
+        request: &Request<'_>,
+    ) -> Result<Vec<String>, String> {
+        if let Some((since, why)) = self.failed.as_ref().filter(|(since, _)| since.elapsed() < REST) {
+            tracing::trace!(container = at.container, "left alone since {:?}", since.elapsed());
             return Err(why.clone());
         }
         self.failed = None;
         if let Some(mut stream) = self.stream.take()
-            && let Ok(said) = talk.on(&mut stream, false).await
+            && let Ok(said) = request.on(&mut stream, false).await
         {
             self.stream = Some(stream);
             return Ok(said);
         }
         let address = format!("unix:{RUN_DIR}/{socket}.sock");
-        let outcome = match timeout(DIAL, partner.engine.dial(partner.container, &address)).await {
+        let outcome = match timeout(DIAL, at.engine.dial(at.container, &address)).await {
             Err(_) => Err("it takes no connection".to_owned()),
             Ok(Err(error)) => Err(crate::api::failure::Failure::from(error).message),
-            Ok(Ok(mut stream)) => talk.on(&mut stream, true).await.map(|said| (stream, said)),
+            Ok(Ok(mut stream)) => request.on(&mut stream, true).await.map(|said| (stream, said)),
         };
         match outcome {
             Ok((stream, said)) => {

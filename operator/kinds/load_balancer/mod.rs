@@ -1,8 +1,9 @@
 //! LoadBalancer: HAProxy or nginx in front of Deployments, databases and fixed addresses.
 //!
-//! `observe` asks Docker, the store and the balancers themselves, `plan` decides (where a backend goes in `wanted.rs`,
-//! containers in `workload.rs`, what HAProxy is told in `diff.rs`, what people are told in `status.rs`), `act` performs.
-//! A configuration is text made from a value (`render.rs`, `haproxy.rs`, `nginx.rs`), checked by the engine itself before use.
+//! `observe` asks Docker, the store and the balancers themselves, `plan` decides (where a backend goes in `routing.rs`,
+//! containers in `workload.rs`, what HAProxy is told in `diff.rs`, how a configuration comes into use in `stages.rs`, what people
+//! are told in `status.rs`), `act` performs. A configuration is text made from a value (`render.rs`, `haproxy.rs`, `nginx.rs`),
+//! checked by the engine itself before use.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,9 +13,10 @@ use jiff::Timestamp;
 
 use crate::api::deployment::Deployment;
 use crate::api::docker_host::DockerHost;
+use crate::api::endpoints::Routable;
 use crate::api::failure::Failure;
 use crate::api::labels::Owner;
-use crate::api::load_balancer::{LoadBalancer, LoadBalancerStatus};
+use crate::api::load_balancer::{LoadBalancer, LoadBalancerStatus, TargetObject};
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::PostgresCluster;
 use crate::engine::hosts::Hosts;
@@ -31,10 +33,13 @@ mod act;
 #[cfg(test)]
 mod configurations;
 mod configure;
+mod context;
+mod dialect;
 pub mod diff;
 #[cfg(test)]
 mod fixture;
 pub mod haproxy;
+mod inputs;
 mod links;
 mod names;
 pub mod nginx;
@@ -43,15 +48,16 @@ pub mod plan;
 #[cfg(test)]
 mod properties;
 pub mod render;
+pub mod routing;
 #[cfg(test)]
 mod scenarios;
 mod secrets;
 pub mod seen;
+mod stages;
 mod status;
 #[cfg(test)]
 mod tests;
 pub mod text;
-pub mod wanted;
 pub mod workload;
 
 use diff::Command;
@@ -67,18 +73,18 @@ pub struct LoadBalancerKind {
     clock: Arc<dyn Clock>,
     links: links::Links,
     /// What is known of the configuration of each container, by its name.
-    files: Mutex<BTreeMap<String, Known>>,
+    files: Mutex<BTreeMap<String, ConfigCache>>,
 }
 
-/// What is known of the configuration in a container.
+/// What this operator knows of the configuration in a container without asking.
 #[derive(Clone, Default)]
-struct Known {
-    /// The container meant.
+struct ConfigCache {
+    /// Id of the container.
     id: String,
-    /// The file, once it was read or written.
-    file: Option<String>,
-    /// What its engine refused: hash of the skeleton, and the engine's words.
-    refused: Option<(String, String)>,
+    /// The files, once they were read or written; `None` after a deed that may or may not have been done.
+    files: Option<ConfigFiles>,
+    /// The last reload that it was told.
+    signalled: Option<Signalled>,
 }
 
 impl LoadBalancerKind {
@@ -94,7 +100,7 @@ impl LoadBalancerKind {
         self.docker.work_count() + files + self.links.count()
     }
 
-    fn known<R>(&self, container: &str, look: impl FnOnce(&mut Known) -> R) -> R {
+    fn cached<R>(&self, container: &str, look: impl FnOnce(&mut ConfigCache) -> R) -> R {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         look(files.entry(container.to_owned()).or_default())
     }
@@ -110,8 +116,8 @@ impl Kind for LoadBalancerKind {
         vec![
             Concern::referenced("secrets"),
             Concern::referenced(DockerHost::RESOURCE).only(host_state),
-            Concern::referenced(Deployment::RESOURCE).only(observe::pods),
-            Concern::referenced(PostgresCluster::RESOURCE).only(observe::instances),
+            Concern::referenced(Deployment::RESOURCE).only(observe::endpoints),
+            Concern::referenced(PostgresCluster::RESOURCE).only(observe::endpoints),
         ]
     }
 
@@ -159,12 +165,10 @@ pub struct Observed {
     pub hosts: BTreeMap<String, DockerSeen>,
     /// Work about its containers that goes on beside the loop, or failed.
     pub work: WorkSeen,
-    /// What each running balancer says, by container name.
+    /// The running balancers, by container name.
     pub balancers: BTreeMap<String, Balancer>,
-    /// The Deployments that it names and that are there.
-    pub deployments: BTreeMap<String, Deployment>,
-    /// The PostgresClusters that it names and that are there.
-    pub clusters: BTreeMap<String, PostgresCluster>,
+    /// The objects that its backends name and that are there.
+    pub targets: BTreeMap<TargetObject, Routable>,
     /// The certificates that it names, by Secret, or what is wrong with each.
     pub certificates: BTreeMap<String, Result<Certificate, String>>,
     /// The password of the stats page, once there is one.
@@ -196,12 +200,43 @@ impl Observed {
 /// A running balancer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Balancer {
-    /// What it says of itself.
+    /// What it answers.
     pub answer: Fact<Answer>,
-    /// Its file.
-    pub file: Fact<Hidden>,
-    /// What its engine refused last: hash of the skeleton, and the engine's words.
-    pub refused: Option<(String, String)>,
+    /// Its configuration files.
+    pub files: Fact<ConfigFiles>,
+    /// The last reload that this operator told it.
+    pub signalled: Option<Signalled>,
+}
+
+/// The configuration files in the volume of a balancer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConfigFiles {
+    /// The file in use: a process that starts begins with it.
+    pub current: Hidden,
+    /// The last one that a process took up, once there is one.
+    pub good: Option<Hidden>,
+    /// The configuration that its engine refused last.
+    pub refused: Option<Refusal>,
+}
+
+/// A configuration that an engine refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Hash of its skeleton.
+    pub skeleton: String,
+    /// The engine's words.
+    pub words: String,
+}
+
+/// A reload that a balancer was told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signalled {
+    /// Hash of the configuration.
+    pub hash: String,
+    /// When.
+    pub at: Timestamp,
+    /// Its failed reloads in a row before that.
+    pub failed: u32,
 }
 
 /// A good certificate with its key.
@@ -213,7 +248,7 @@ pub struct Certificate {
     pub pem: Hidden,
 }
 
-/// A text that is shown to nobody.
+/// A text that is never printed.
 #[derive(Clone, PartialEq)]
 pub struct Hidden(pub String);
 
@@ -223,32 +258,57 @@ impl fmt::Debug for Hidden {
     }
 }
 
-/// One deed. All are idempotent; `Display` is the log line, the Event, the dry run and the test's expectation.
+/// One step. All are idempotent; `Display` is the log line, the Event, the dry run and the test's expectation.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
     /// A password for the stats page, unless there is one.
     EnsureStats,
     /// Something about its containers, volumes or network.
     Docker(DockerStep),
-    /// Tell a balancer at work about its servers.
+    /// Change servers of a running balancer by its runtime socket.
     Tell {
         /// The container.
         container: String,
         /// What.
         commands: Vec<Command>,
-        /// The processes from before a reload, which hear what takes something away.
+        /// Processes from before a reload; they get the commands that close something.
         old: Vec<u32>,
     },
-    /// Give a balancer its configuration: checked by its engine, then in the place of the old one, then in use.
-    Configure {
+    /// Put a configuration into the volume and make it the file in use, unless the engine refuses it.
+    Write {
         /// The container.
         container: String,
         /// The configuration.
         config: Config,
         /// The files that it refers to.
         files: Vec<File>,
-        /// Another process is to run it.
-        reload: bool,
+        /// The running process has it already, but for its servers.
+        runs: bool,
+    },
+    /// Tell the engine to run the file in use.
+    Reload {
+        /// The container.
+        container: String,
+        /// Hash of the configuration.
+        hash: String,
+        /// Failed reloads in a row before that.
+        failed: u32,
+    },
+    /// Keep the file in use, which runs, as the last good one.
+    Keep {
+        /// The container.
+        container: String,
+        /// It is the one that is wanted: what was refused before is history.
+        accepted: bool,
+    },
+    /// Keep in mind that no process took up a configuration.
+    Refuse {
+        /// The container.
+        container: String,
+        /// Hash of the configuration.
+        hash: String,
+        /// Hash of its skeleton.
+        skeleton: String,
     },
 }
 
@@ -264,10 +324,18 @@ impl fmt::Display for Step {
                 }
                 Ok(())
             }
-            Self::Configure { container, config, reload: true, .. } => {
-                write!(f, "reload {container} with configuration {}", config.hash)
+            Self::Write { container, config: Config { last_good: true, .. }, .. } => {
+                write!(f, "write the last good configuration of {container}")
             }
-            Self::Configure { container, .. } => write!(f, "write the servers into the configuration of {container}"),
+            Self::Write { container, runs: true, .. } => {
+                write!(f, "write the servers into the configuration of {container}")
+            }
+            Self::Write { container, config, .. } => write!(f, "give {container} configuration {}", config.hash),
+            Self::Reload { container, hash, .. } => write!(f, "reload {container} with configuration {hash}"),
+            Self::Keep { container, .. } => write!(f, "keep the configuration of {container} as the last good one"),
+            Self::Refuse { container, hash, .. } => {
+                write!(f, "note that {container} did not take up configuration {hash}")
+            }
         }
     }
 }
@@ -283,16 +351,21 @@ impl Significance for Step {
     fn event_reason(&self) -> Option<&'static str> {
         match self {
             Self::Docker(step) => step.event_reason(),
-            Self::Configure { reload: true, .. } => Some("Reloading"),
+            Self::Reload { .. } => Some("Reloading"),
+            Self::Refuse { .. } => Some("ConfigRefused"),
             Self::Tell { .. } => Some("ServersChanged"),
-            Self::EnsureStats | Self::Configure { .. } => None,
+            Self::EnsureStats | Self::Write { .. } | Self::Keep { .. } => None,
         }
     }
 
     fn lane(&self) -> Option<&str> {
         match self {
             Self::Docker(step) => step.lane(),
-            Self::Tell { container, .. } | Self::Configure { container, .. } => Some(container),
+            Self::Tell { container, .. }
+            | Self::Write { container, .. }
+            | Self::Reload { container, .. }
+            | Self::Keep { container, .. }
+            | Self::Refuse { container, .. } => Some(container),
             Self::EnsureStats => Some("Secrets"),
         }
     }

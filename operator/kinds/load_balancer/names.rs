@@ -1,4 +1,4 @@
-//! What things of a balancer are called, in Docker and in its container.
+//! Names of a balancer's containers, volumes and folders.
 
 use super::LoadBalancer;
 
@@ -6,8 +6,6 @@ use super::LoadBalancer;
 pub const CONFIG_DIR: &str = "/etc/evenkeel";
 /// Where its sockets are; goes with the container.
 pub const RUN_DIR: &str = "/run/evenkeel";
-/// The port that a PostgreSQL listens on, if its cluster does not say.
-pub const POSTGRES_PORT: u16 = 5432;
 
 /// `metadata.namespace`; the store never holds a namespaced object without one.
 pub fn namespace(object: &LoadBalancer) -> &str {
@@ -27,11 +25,6 @@ pub fn member(object: &LoadBalancer, ordinal: u32) -> String {
 /// The name of the container and of the volume of a balancer.
 pub fn container(object: &LoadBalancer, member: &str) -> String {
     format!("{}.{member}", namespace(object))
-}
-
-/// The network of a PostgresCluster, by its kind's convention.
-pub fn cluster_network(namespace: &str, cluster: &str) -> String {
-    format!("{namespace}.{cluster}")
 }
 
 /// What an engine calls a server that is given by its address.

@@ -1,21 +1,21 @@
-//! nginx's configuration, from a value to text. Pure.
+//! nginx: its dialect and its configuration as text. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use super::dialect::{Dialect, Protocol};
+use super::inputs::{Inputs, server_timeout};
 use super::names::{CONFIG_DIR, RUN_DIR, static_name};
-use super::render::{Inputs, server_timeout};
+use super::routing::DesiredServer;
+use super::seen::Admin;
 use super::text::{HASH, hole, title};
-use super::wanted::{Admin, Wanted};
 use crate::api::load_balancer::{Backend, Balance, Frontend, Mode, StickBy, Target};
 
-/// The hole that holds what is told at the socket of the admin.
-pub const STATE: &str = "evenkeel-state";
-/// Nobody listens there.
+/// The hole of the page that is answered at the admin socket.
+const STATE: &str = "evenkeel-state";
+/// A server that nothing listens on: an upstream without servers is refused.
 const NOBODY: &str = "server 127.0.0.1:9 down;";
-/// Some distributions have mode tcp in a module of its own; the configuration includes this file if it is there.
-pub const PREPARE: &str = r#"m=/usr/lib/nginx/modules/ngx_stream_module.so; [ ! -e "$m" ] || echo "load_module $m;" > /run/evenkeel/modules.conf; "#;
-/// What runs until the first configuration is there: listens to us only.
+/// Configuration until the first one is written: listens to the operator only.
 pub const BOOTSTRAP: &str = r#"# evenkeel bootstrap
 daemon off;
 user root;
@@ -36,8 +36,65 @@ http {
 }
 "#;
 
-/// The configuration without its servers and its hash.
-pub fn skeleton(inputs: &Inputs) -> String {
+/// nginx 1.22 or newer.
+pub struct Nginx;
+
+impl Dialect for Nginx {
+    fn name(&self) -> &'static str {
+        "nginx"
+    }
+
+    fn file(&self) -> &'static str {
+        "nginx.conf"
+    }
+
+    fn check(&self, file: &str) -> String {
+        format!("nginx -t -q -c {file}")
+    }
+
+    fn run(&self, file: &str) -> String {
+        format!("nginx -c {file}")
+    }
+
+    fn bootstrap(&self) -> &'static str {
+        BOOTSTRAP
+    }
+
+    fn signal(&self) -> &'static str {
+        "SIGHUP"
+    }
+
+    fn capabilities(&self) -> Vec<String> {
+        // Its processes drop groups that they do not have.
+        vec!["SETGID".into()]
+    }
+
+    fn protocol(&self) -> Protocol {
+        Protocol::StatePage
+    }
+
+    fn live_servers(&self) -> bool {
+        false
+    }
+
+    fn skeleton(&self, inputs: &Inputs) -> String {
+        skeleton(inputs)
+    }
+
+    fn server_lines(&self, backend: &Backend, servers: &[DesiredServer]) -> Vec<String> {
+        server_lines(backend, servers)
+    }
+
+    fn other_lines(&self, servers: &BTreeMap<String, Vec<DesiredServer>>) -> BTreeMap<String, Vec<String>> {
+        BTreeMap::from([(STATE.to_owned(), vec![state_line(servers)])])
+    }
+
+    fn files(&self, inputs: &Inputs) -> Vec<(&'static str, String)> {
+        inputs.stats_password.map(|password| ("stats.htpasswd", htpasswd(password))).into_iter().collect()
+    }
+}
+
+fn skeleton(inputs: &Inputs) -> String {
     let spec = inputs.spec;
     let longest = spec.backends.iter().map(|backend| backend.drain_timeout.as_millis()).max().unwrap_or(30_000);
     let mut text = title();
@@ -122,8 +179,8 @@ http {{
     text
 }
 
-/// What it asks for a password with.
-pub fn htpasswd(password: &str) -> String {
+/// The password file of the stats page.
+fn htpasswd(password: &str) -> String {
     format!("admin:{{PLAIN}}{password}\n")
 }
 
@@ -148,7 +205,7 @@ fn upstream(text: &mut String, one: &Backend) {
     text.push_str("    }\n");
 }
 
-/// When a server is left alone for a while after failures.
+/// Failures after which a server gets nothing for a while.
 fn options(backend: &Backend) -> String {
     if backend.is_database() {
         return " max_fails=0".into();
@@ -158,9 +215,10 @@ fn options(backend: &Backend) -> String {
     format!(" max_fails={} fail_timeout={}s", check.fall, check.interval.as_millis().div_ceil(1000).max(1))
 }
 
-/// The lines of a backend's servers; an engine that has none would not start.
-pub fn server_lines<'a>(backend: &Backend, servers: impl Iterator<Item = &'a Wanted>) -> Vec<String> {
+/// The lines of a backend's servers.
+fn server_lines(backend: &Backend, servers: &[DesiredServer]) -> Vec<String> {
     let mut lines: Vec<String> = servers
+        .iter()
         .filter(|server| server.admin == Admin::Ready)
         .map(|server| format!("server {}:{}{};", server.address, server.port, options(backend)))
         .collect();
@@ -170,8 +228,8 @@ pub fn server_lines<'a>(backend: &Backend, servers: impl Iterator<Item = &'a Wan
     lines
 }
 
-/// What is told at the socket of the admin: the hash and the servers of this very process.
-pub fn state_line(servers: &BTreeMap<String, Vec<Wanted>>) -> String {
+/// What is answered at the admin socket: the hash and the servers of this very process.
+fn state_line(servers: &BTreeMap<String, Vec<DesiredServer>>) -> String {
     let mut told = format!("hash {HASH}\\n");
     for (backend, servers) in servers {
         let _ = write!(told, "backend {backend}\\n");

@@ -3,26 +3,27 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::fixture::{obey, started};
-use super::seen::{Answer, Health};
-use super::wanted::Admin;
-use super::{LoadBalancerKind, RESOURCE, diff, haproxy};
+use super::seen::{Admin, Answer, Health};
+use super::{LoadBalancerKind, RESOURCE, diff, haproxy, text};
 use crate::api::load_balancer::{LoadBalancerStatus, ServerState};
 use crate::engine::docker::OwnBinary;
-use crate::engine::fake::FakeEngine;
+use crate::engine::fake::{FakeContainer, FakeEngine};
 use crate::engine::hosts::Hosts;
 use crate::engine::{ContainerState, ExecResult};
 use crate::runtime::Manager;
-use crate::runtime::clock::TestClock;
+use crate::runtime::clock::{self, TestClock};
 use crate::store::objects::Part;
 use crate::store::{Error, Key, MemoryStore, Objects};
 
@@ -32,14 +33,20 @@ frontends: [{name: web, port: 80, backend: web}]
 backends: [{name: web, deployment: {name: web, port: 8052}, drainTimeout: 20s}]
 ";
 
-/// An HAProxy in a container of the fake.
+/// Time that a reload takes.
+const RELOAD: Duration = Duration::from_millis(150);
+
+/// An HAProxy in a container of the fake. Its files are in a real directory, where a real shell runs its scripts.
 struct Proxy {
     /// The container's id: a new one starts anew.
     id: String,
-    file: String,
     answer: Answer,
     /// Signals that were acted upon.
     reloads: usize,
+    /// Since when a signal is being acted upon.
+    signalled: Option<Instant>,
+    /// Reloads in a row that failed.
+    failed: usize,
 }
 
 type Proxies = Arc<Mutex<BTreeMap<String, Proxy>>>;
@@ -47,6 +54,7 @@ type Proxies = Arc<Mutex<BTreeMap<String, Proxy>>>;
 struct World {
     engine: Arc<FakeEngine>,
     proxies: Proxies,
+    volumes: TempDir,
     objects: Objects,
     clock: Arc<TestClock>,
     operator: Option<(CancellationToken, JoinSet<()>)>,
@@ -58,15 +66,16 @@ impl World {
         let objects = Objects::new(Arc::new(MemoryStore::default()), clock.clone());
         let engine = Arc::new(FakeEngine::new("local"));
         let proxies = Proxies::default();
-        let files = proxies.clone();
-        engine.on_exec(move |container, command| run(&files, container, command));
+        let volumes = volumes();
+        let place = volumes.path().to_owned();
+        engine.on_exec(move |container, command| run(&place, container, command));
         for name in ["default.edge-1", "default.edge-2"] {
-            let (engine_, proxies) = (engine.clone(), proxies.clone());
+            let (engine_, proxies, place) = (engine.clone(), proxies.clone(), volumes.path().to_owned());
             engine.on_dial(name, "unix:/run/evenkeel/master.sock", move |stream| {
-                tokio::spawn(converse(name, engine_.clone(), proxies.clone(), stream));
+                tokio::spawn(converse(name, engine_.clone(), proxies.clone(), place.clone(), stream));
             });
         }
-        let mut world = Self { engine, proxies, objects, clock, operator: None };
+        let mut world = Self { engine, proxies, volumes, objects, clock, operator: None };
         let spec: Value = serde_saphyr::from_str(spec).unwrap();
         world
             .put(RESOURCE, "edge", json!({"apiVersion": "evenkeel.dev/v1alpha1", "kind": "LoadBalancer", "spec": spec}))
@@ -118,17 +127,16 @@ impl World {
 
     /// The Deployment `web` has these pods: name, last byte of the address, and whether it leaves.
     async fn pods(&self, pods: &[(&str, u8, bool)]) {
-        let pods: Vec<Value> = pods
+        let endpoints: Vec<Value> = pods
             .iter()
             .map(|(name, address, leaving)| {
-                json!({
-                    "name": name, "host": "local", "phase": "Running", "ready": true, "terminating": leaving,
-                    "address": format!("10.1.0.{address}"), "restarts": 0, "revision": 1,
-                })
+                let state = if *leaving { "leaving" } else { "serving" };
+                json!({"name": name, "host": "local", "address": format!("10.1.0.{address}"), "state": state})
             })
             .collect();
+        let set = json!({"network": "evenkeel-default", "epoch": 0, "endpoints": endpoints});
         let spec = json!({"selector": {}, "template": {}});
-        self.put("deployments.apps", "web", json!({"spec": spec, "status": {"pods": pods}})).await;
+        self.put("deployments.apps", "web", json!({"spec": spec, "status": {"endpointSet": set}})).await;
     }
 
     async fn status(&self) -> LoadBalancerStatus {
@@ -152,6 +160,18 @@ impl World {
         self.until("healthy", |status| status.phase == "Healthy" && status.ready_replicas == 2).await
     }
 
+    /// The configuration that a balancer begins with when it is started.
+    fn file(&self, container: &str) -> String {
+        std::fs::read_to_string(file(self.volumes.path(), container)).unwrap()
+    }
+
+    /// Makes the only frontend listen on another port.
+    async fn listen(&self, port: u16) {
+        let mut spec: Value = serde_saphyr::from_str(WEB).unwrap();
+        spec["frontends"][0]["port"] = json!(port);
+        self.put(RESOURCE, "edge", json!({"spec": spec})).await;
+    }
+
     fn proxy<R>(&self, container: &str, look: impl FnOnce(&mut Proxy) -> R) -> R {
         look(self.proxies.lock().unwrap().get_mut(container).unwrap())
     }
@@ -161,28 +181,56 @@ fn state(status: &LoadBalancerStatus, server: &str) -> Option<ServerState> {
     status.backends[0].servers.iter().find(|one| one.name == server).map(|one| one.state)
 }
 
-/// What a shell does with the configuration.
-fn run(proxies: &Proxies, container: &crate::engine::fake::FakeContainer, command: &[String]) -> ExecResult {
-    let mut proxies = proxies.lock().unwrap();
-    let done = |code: i64, output: &str| ExecResult { code, output: output.to_owned() };
-    let Some(proxy) = proxies.get_mut(&container.spec.name) else { return done(1, "it does not run") };
-    let script = command.get(2).map(String::as_str).unwrap_or_default();
-    if script.contains("haproxy -c") {
-        let file = container.files.iter().find(|(path, _)| path.ends_with("haproxy.cfg.new"));
-        let text = file.map(|(_, file)| String::from_utf8(file.bytes.clone()).unwrap()).unwrap();
-        if text.contains("bind :666") {
-            return done(9, "[ALERT] (9) : parsing [haproxy.cfg.new:17]: the number of the beast");
+/// Stands for HAProxy in scripts: it refuses to listen on port 666.
+const CHECK: &str = r#"#!/bin/sh
+if grep -q 'bind :666$' "$4"; then echo '[ALERT] (9) : parsing [haproxy.cfg.new:17]: the number of the beast'; exit 1; fi
+"#;
+
+/// The volumes of all balancers, and the program that they have.
+fn volumes() -> TempDir {
+    use std::os::unix::fs::PermissionsExt as _;
+    let volumes = TempDir::new().unwrap();
+    let program = volumes.path().join("haproxy");
+    std::fs::write(&program, CHECK).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    volumes
+}
+
+/// A file in the volume of a balancer.
+fn file(volumes: &Path, container: &str) -> PathBuf {
+    let path = volumes.join(format!("{container}.d/haproxy.cfg"));
+    if !path.exists() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, haproxy::BOOTSTRAP).unwrap();
+    }
+    path
+}
+
+/// A real shell does it.
+fn run(volumes: &Path, container: &FakeContainer, command: &[String]) -> ExecResult {
+    let folder = file(volumes, &container.spec.name).parent().unwrap().to_owned();
+    let here = format!("{}/", folder.display());
+    if command.iter().any(|word| word.contains("haproxy -c")) {
+        for (path, file) in &container.files {
+            let name = path.rsplit('/').next().unwrap();
+            std::fs::write(folder.join(name), &file.bytes).unwrap();
         }
-        proxy.file = text;
     }
-    if script.contains("tail -c") {
-        return done(0, &proxy.file);
-    }
-    done(0, "")
+    let words: Vec<_> = command.iter().map(|word| word.replace("/etc/evenkeel/", &here)).collect();
+    let path = format!("{}:{}", volumes.display(), std::env::var("PATH").unwrap_or_default());
+    let ran = std::process::Command::new(&words[0]).args(&words[1..]).env("PATH", path).output().unwrap();
+    let output = String::from_utf8([ran.stdout, ran.stderr].concat()).unwrap();
+    ExecResult { code: ran.status.code().unwrap_or(-1).into(), output }
 }
 
 /// The master's socket of an HAProxy.
-async fn converse(name: &'static str, engine: Arc<FakeEngine>, proxies: Proxies, stream: DuplexStream) {
+async fn converse(
+    name: &'static str,
+    engine: Arc<FakeEngine>,
+    proxies: Proxies,
+    volumes: PathBuf,
+    stream: DuplexStream,
+) {
     let (reader, mut writer) = tokio::io::split(stream);
     let mut lines = BufReader::new(reader).lines();
     while let Ok(Some(line)) = lines.next_line().await {
@@ -197,17 +245,26 @@ async fn converse(name: &'static str, engine: Arc<FakeEngine>, proxies: Proxies,
             let Some((id, signals)) = container else { return };
             let mut proxies = proxies.lock().unwrap();
             // It begins with the file that its volume has.
-            let kept = proxies.get(name).map(|proxy| proxy.file.clone()).unwrap_or(haproxy::BOOTSTRAP.into());
-            let fresh = |file: String| Proxy { id: id.clone(), answer: started(&file), file, reloads: 0 };
-            let proxy = proxies.entry(name.to_owned()).or_insert_with(|| fresh(kept.clone()));
+            let kept = std::fs::read_to_string(file(&volumes, name)).unwrap();
+            let fresh = || Proxy { id: id.clone(), answer: started(&kept), reloads: 0, signalled: None, failed: 0 };
+            let proxy = proxies.entry(name.to_owned()).or_insert_with(fresh);
             if proxy.id != id {
-                *proxy = fresh(kept);
+                *proxy = fresh();
             }
-            if proxy.reloads != signals {
-                (proxy.reloads, proxy.answer) = (signals, started(&proxy.file));
+            let signalled = *proxy.signalled.get_or_insert_with(clock::instant);
+            if proxy.reloads == signals {
+                proxy.signalled = None;
+            } else if signalled.elapsed() >= RELOAD {
+                (proxy.reloads, proxy.signalled) = (signals, None);
+                // Somebody else has the port.
+                if kept.contains("bind :667\n") {
+                    proxy.failed += 1;
+                } else {
+                    (proxy.failed, proxy.answer) = (0, started(&kept));
+                }
             }
             for command in line.split(';') {
-                let _ = write!(said, "{}\nmaster> ", answer(&mut proxy.answer, command));
+                let _ = write!(said, "{}\nmaster> ", answer(proxy, command));
             }
         }
         if writer.write_all(said.as_bytes()).await.is_err() {
@@ -216,7 +273,9 @@ async fn converse(name: &'static str, engine: Arc<FakeEngine>, proxies: Proxies,
     }
 }
 
-fn answer(proxy: &mut Answer, command: &str) -> String {
+fn answer(proxy: &mut Proxy, command: &str) -> String {
+    let failed = proxy.failed;
+    let proxy = &mut proxy.answer;
     let words: Vec<_> = command.split(' ').collect();
     match words.as_slice() {
         ["@1", "show", "info"] => format!("description: {}\n", proxy.hash),
@@ -244,7 +303,7 @@ fn answer(proxy: &mut Answer, command: &str) -> String {
             said.extend(proxy.backends.iter().map(|backend| format!("{backend},BACKEND,0,0,0,\n")));
             said
         }
-        ["show", "proc"] => "# workers\n1 worker\n# programs\n".into(),
+        ["show", "proc"] => format!("1 master 1 [failed: {failed}]\n# workers\n1 worker\n# programs\n"),
         ["@1", verb @ ..] => {
             let known = |command: &diff::Command| command.line() == verb.join(" ");
             let Some(command) = commands(proxy, verb).into_iter().find(known) else { return String::new() };
@@ -296,8 +355,9 @@ async fn balancers_come_up_follow_the_pods_without_a_reload_and_go_with_the_obje
         world.proxy(container, |proxy| {
             let names: Vec<_> = proxy.answer.of("web").map(|(name, _)| name.to_owned()).collect();
             assert_eq!(names, ["web-b"]);
-            assert!(!proxy.file.contains("web-a") && proxy.file.contains("web-b"), "{}", proxy.file);
         });
+        let file = world.file(container);
+        assert!(!file.contains("web-a") && file.contains("web-b"), "{file}");
     }
     let key = Key { resource: RESOURCE.into(), namespace: "default".into(), name: "edge".into() };
     world.objects.delete(&key, &Default::default()).await.unwrap();
@@ -331,9 +391,7 @@ async fn a_configuration_that_the_engine_refuses_is_said_once_and_servers_still_
     let world = World::new(WEB).await;
     world.pods(&[("web-a", 1, false)]).await;
     world.healthy().await;
-    let mut spec: Value = serde_saphyr::from_str(WEB).unwrap();
-    spec["frontends"][0]["port"] = json!(666);
-    world.put(RESOURCE, "edge", json!({"spec": spec})).await;
+    world.listen(666).await;
     let refused = |status: &LoadBalancerStatus| {
         status.conditions.iter().any(|one| one.type_ == "ConfigValid" && one.message.contains("number of the beast"))
     };
@@ -345,11 +403,73 @@ async fn a_configuration_that_the_engine_refuses_is_said_once_and_servers_still_
     world.pods(&[("web-a", 1, false), ("web-b", 2, false)]).await;
     world.until("ready", |status| state(status, "web-b") == Some(ServerState::Ready)).await;
     sleep(Duration::from_secs(5)).await;
-    world.proxy("default.edge-1", |proxy| {
-        assert!(proxy.file.contains("bind :80\n") && proxy.file.contains("web-b"), "{}", proxy.file);
-    });
+    let file = world.file("default.edge-1");
+    assert!(file.contains("bind :80\n") && file.contains("web-b"), "{file}");
     world.put(RESOURCE, "edge", json!({"spec": serde_saphyr::from_str::<Value>(WEB).unwrap()})).await;
     world.healthy().await;
+}
+
+/// Whether the configuration is said to be refused.
+fn refused(status: &LoadBalancerStatus) -> bool {
+    status.conditions.iter().any(|one| one.type_ == "ConfigValid" && one.status == "False")
+}
+
+/// Regression 27: an operator was killed after it had put a configuration in place and before it knew that no process took it up.
+/// Its successor took that configuration for the last good one: a balancer that was started again had none that it could run.
+#[tokio::test(start_paused = true)]
+async fn wherever_an_operator_dies_over_a_configuration_its_successor_comes_to_the_same_end() {
+    for port in [667, 666, 81] {
+        for deeds in 1..14 {
+            let mut world = World::new(WEB).await;
+            world.pods(&[("web-a", 1, false)]).await;
+            world.healthy().await;
+            sleep(Duration::from_secs(5)).await;
+            let good = world.proxy("default.edge-1", |proxy| proxy.answer.hash.clone());
+            world.engine.take_calls();
+            world.listen(port).await;
+            let mut done = 0;
+            for _ in 0..2000 {
+                let deed =
+                    |call: &&String| ["put_files ", "signal_", "exec "].iter().any(|verb| call.starts_with(verb));
+                done += world.engine.take_calls().iter().filter(deed).count();
+                if done >= deeds {
+                    break;
+                }
+                sleep(Duration::from_millis(1)).await;
+            }
+            world.crash().await;
+            world.start();
+            if port == 81 {
+                let taken = |world: &World| {
+                    let hash = |name: &str| world.proxy(name, |proxy| proxy.answer.hash.clone());
+                    hash("default.edge-1") != good && hash("default.edge-2") != good
+                };
+                for _ in 0..2000 {
+                    if taken(&world) {
+                        break;
+                    }
+                    sleep(Duration::from_millis(20)).await;
+                }
+                assert!(taken(&world), "killed after {deeds} deeds: the new configuration is not taken up");
+            } else {
+                world.until("refused", refused).await;
+            }
+            sleep(Duration::from_secs(15)).await;
+            for name in ["default.edge-1", "default.edge-2"] {
+                let (file, hash) = (world.file(name), world.proxy(name, |proxy| proxy.answer.hash.clone()));
+                assert_eq!(
+                    text::hash_in(&file),
+                    Some(hash.as_str()),
+                    "port {port}, killed after {deeds} deeds: {file}"
+                );
+                assert_eq!(hash == good, port != 81);
+                assert_eq!(world.proxy(name, |proxy| proxy.failed), 0, "its master waits");
+            }
+            let tried = world.status().await.reloads;
+            sleep(Duration::from_secs(60)).await;
+            assert_eq!(world.status().await.reloads, tried, "it is tried again and again");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

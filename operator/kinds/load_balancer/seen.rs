@@ -1,9 +1,18 @@
-//! What a balancer says of itself, read from its words. Pure.
+//! The answer of a balancer, parsed. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use super::wanted::Admin;
+/// The administrative state of a server, in HAProxy's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Admin {
+    /// It gets new connections.
+    Ready,
+    /// It gets no new connections; open ones go on, and it is checked.
+    Drain,
+    /// It gets no new connections, and it is not checked.
+    Maint,
+}
 
 /// What a balancer said.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -14,7 +23,7 @@ pub struct Answer {
     pub backends: BTreeSet<String>,
     /// Its servers, by backend and name.
     pub servers: BTreeMap<(String, String), AtBalancer>,
-    /// Processes of it that only finish what was begun before a reload.
+    /// Processes from before a reload that still have sessions.
     pub old: Vec<u32>,
     /// Reloads in a row that failed.
     pub failed: u32,
@@ -23,15 +32,15 @@ pub struct Answer {
 /// A server as a balancer has it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AtBalancer {
-    /// Where it is thought to be; `None` of one whose name is not resolved.
+    /// Its address; `None` while its name is not resolved.
     pub address: Option<Ipv4Addr>,
     /// On which port.
     pub port: u16,
-    /// What it is given.
+    /// Its administrative state.
     pub admin: Admin,
     /// What the balancer's own check says.
     pub health: Health,
-    /// Connections or requests that it is busy with, in all processes of the balancer.
+    /// Its open sessions, in all processes of the balancer.
     pub sessions: u64,
 }
 

@@ -1,39 +1,39 @@
 //! What people and other kinds are told of a balancer: its pods, its servers as the balancers have them, conditions. Pure.
 
+use super::context::PlanContext;
 use super::names::static_name;
-use super::plan::Decided;
-use super::render::BOOTSTRAP;
-use super::seen::{Answer, Health};
-use super::wanted::{Admin, Server, Wish};
+use super::render::{BOOTSTRAP, dialect};
+use super::routing::{Intent, Server};
+use super::seen::{Admin, Answer, Health};
 use super::{Balancer, text, workload};
 use crate::api::conditions::{Status, Verdict, no, set, yes};
 use crate::api::load_balancer::{
-    BackendSeen, BalancerDecisions, LoadBalancerStatus, ServerSeen, ServerState, Target, split_address,
+    BackendSeen, BalancerDecisions, BalancerPhase, LoadBalancerStatus, ServerSeen, ServerState, Target, split_address,
 };
-use crate::api::pod::{PodContainer, PodSeen};
+use crate::api::pod::{PodContainer, PodContainerState, PodPhase, PodSeen};
 use crate::engine::{ContainerSeen, ContainerState};
 use crate::kinds::containers::{self, HOME};
 use crate::kinds::network_of;
 
 /// Fills in all of the status that nobody reads back.
-pub fn render(decided: &Decided, status: &mut LoadBalancerStatus, d: &BalancerDecisions, busy: bool) {
-    let object = decided.object;
+pub fn render(context: &PlanContext, status: &mut LoadBalancerStatus, d: &BalancerDecisions, busy: bool) {
+    let object = context.object;
     let generation = object.metadata.generation.unwrap_or_default();
     status.observed_generation = generation;
     status.reloads = d.reloads;
-    status.config_hash = decided.skeleton.as_deref().map(text::hash).unwrap_or_default();
-    status.pods = workload::members(object).iter().map(|(member, container)| pod(decided, member, container)).collect();
-    status.replicas = status.pods.iter().filter(|pod| pod.phase != "Pending").count() as u32;
+    status.config_hash = context.skeleton.as_deref().map(text::hash).unwrap_or_default();
+    status.pods = workload::members(object).iter().map(|(member, container)| pod(context, member, container)).collect();
+    status.replicas = status.pods.iter().filter(|pod| pod.phase != PodPhase::Pending).count() as u32;
     status.ready_replicas = status.pods.iter().filter(|pod| pod.ready).count() as u32;
-    status.backends = backends(decided);
+    status.backends = backends(context);
     let mut verdicts = vec![
-        ("ConfigValid", valid(decided)),
-        ("BackendsResolved", resolved(decided)),
-        ("CertificatesValid", certificates(decided)),
+        ("ConfigValid", valid(context)),
+        ("BackendsResolved", resolved(context)),
+        ("CertificatesValid", certificates(context)),
     ];
     let wrong =
         verdicts.iter().find(|(_, verdict)| verdict.status == Status::False).map(|(_, verdict)| verdict.clone());
-    let problem = containers::problem(&decided.observed.work).map(|(reason, message)| no(reason, message));
+    let problem = containers::problem(&context.observed.work).map(|(reason, message)| no(reason, message));
     let wrong = wrong.or(problem);
     let wanted = object.spec.replicas;
     let missing = format!("{} of {wanted} balancers balance", status.ready_replicas);
@@ -46,7 +46,7 @@ pub fn render(decided: &Decided, status: &mut LoadBalancerStatus, d: &BalancerDe
             (_, true) => yes("Balancing", format!("{wanted} of {wanted} balancers balance")),
         },
     ));
-    let starting = status.conditions.iter().all(|one| one.type_ != "Ready" || one.reason == "NoBalancer") && !whole;
+    let starting = !d.started && !whole;
     verdicts.push((
         "Degraded",
         match (&wrong, whole) {
@@ -55,7 +55,7 @@ pub fn render(decided: &Decided, status: &mut LoadBalancerStatus, d: &BalancerDe
             _ => no("AsDeclared", "nothing is missing"),
         },
     ));
-    let progress = containers::progress(&decided.observed.work);
+    let progress = containers::progress(&context.observed.work);
     verdicts.push((
         "Progressing",
         match (busy, whole) {
@@ -69,16 +69,15 @@ pub fn render(decided: &Decided, status: &mut LoadBalancerStatus, d: &BalancerDe
         },
     ));
     status.phase = match (status.ready_replicas, whole, &wrong) {
-        (0, _, _) if starting => "Pending",
-        (0, _, _) => "Unavailable",
-        (_, true, None) if busy => "Progressing",
-        (_, true, None) => "Healthy",
-        _ if starting => "Progressing",
-        _ => "Degraded",
-    }
-    .into();
+        (0, _, _) if starting => BalancerPhase::Pending,
+        (0, _, _) => BalancerPhase::Unavailable,
+        (_, true, None) if busy => BalancerPhase::Progressing,
+        (_, true, None) => BalancerPhase::Healthy,
+        _ if starting => BalancerPhase::Progressing,
+        _ => BalancerPhase::Degraded,
+    };
     for (kind, verdict) in verdicts {
-        set(&mut status.conditions, kind, verdict, generation, decided.now);
+        set(&mut status.conditions, kind, verdict, generation, context.now);
     }
 }
 
@@ -87,13 +86,14 @@ pub fn balances(balancer: &Balancer) -> bool {
     balancer.answer.known().is_some_and(|answer| answer.hash != BOOTSTRAP)
 }
 
-fn valid(decided: &Decided) -> Verdict {
-    let Some(skeleton) = &decided.skeleton else {
+fn valid(context: &PlanContext) -> Verdict {
+    let Some(skeleton) = &context.skeleton else {
         return yes("Waiting", "the password of the stats page is being made");
     };
     let hash = text::hash(skeleton);
-    let refused = decided.observed.balancers.iter().filter_map(|(container, balancer)| {
-        let (_, words) = balancer.refused.as_ref().filter(|(refused, _)| *refused == hash)?;
+    let refused = context.observed.balancers.iter().filter_map(|(container, balancer)| {
+        let refused = balancer.files.known()?.refused.as_ref().filter(|refused| refused.skeleton == hash)?;
+        let words = &refused.words;
         let goes_on = if balances(balancer) { "the last good configuration goes on" } else { "it listens to nobody" };
         Some(format!("{container} refuses the configuration, {goes_on}: {words}"))
     });
@@ -103,8 +103,8 @@ fn valid(decided: &Decided) -> Verdict {
     }
 }
 
-fn resolved(decided: &Decided) -> Verdict {
-    let problems: Vec<_> = decided.routes.iter().filter_map(|route| route.problem.clone()).collect();
+fn resolved(context: &PlanContext) -> Verdict {
+    let problems: Vec<_> = context.backends.iter().filter_map(|backend| backend.problem.clone()).collect();
     if problems.is_empty() {
         yes("Resolved", "every backend is there")
     } else {
@@ -112,28 +112,28 @@ fn resolved(decided: &Decided) -> Verdict {
     }
 }
 
-fn certificates(decided: &Decided) -> Verdict {
-    if decided.certificates.is_empty() {
+fn certificates(context: &PlanContext) -> Verdict {
+    if context.certificates.is_empty() {
         return yes("Valid", "no certificate is missing");
     }
-    let words = decided.certificates.join("; ");
+    let words = context.certificates.join("; ");
     no(
         "CertificateInvalid",
         format!("{words}; the last good certificate stays, a frontend that never had one is left out"),
     )
 }
 
-fn pod(decided: &Decided, member: &str, container: &str) -> PodSeen {
-    let observed = decided.observed;
+fn pod(context: &PlanContext, member: &str, container: &str) -> PodSeen {
+    let observed = context.observed;
     let seen = observed.container(container);
     let balancer = observed.balancers.get(container);
     let runs = seen.is_some_and(|seen| seen.state == ContainerState::Running);
     let terminating = observed.stopping(container);
     let ready = runs && !terminating && balancer.is_some_and(balances);
     let phase = match seen {
-        _ if !observed.answers() => "Unknown",
-        None => "Pending",
-        Some(_) if terminating => "Terminating",
+        _ if !observed.answers() => PodPhase::Unknown,
+        None => PodPhase::Pending,
+        Some(_) if terminating => PodPhase::Terminating,
         Some(seen) => phase(seen),
     };
     let message = balancer.filter(|_| runs).and_then(|balancer| match &balancer.answer {
@@ -141,62 +141,59 @@ fn pod(decided: &Decided, member: &str, container: &str) -> PodSeen {
         super::Fact::Known(answer) if answer.hash == BOOTSTRAP => Some("waits for its first configuration".into()),
         super::Fact::Known(_) => None,
     });
-    let namespace = decided.object.metadata.namespace.as_deref().unwrap_or("default");
+    let namespace = context.object.metadata.namespace.as_deref().unwrap_or("default");
     PodSeen {
         name: member.into(),
         host: HOME.into(),
         address: seen.and_then(|seen| seen.addresses.get(&network_of(namespace)).copied()),
-        phase: phase.into(),
+        phase,
         ready,
         terminating,
         message,
-        containers: seen.map(|seen| part(decided, seen, container, runs, ready)).into_iter().collect(),
+        containers: seen.map(|seen| part(context, seen, container, runs, ready)).into_iter().collect(),
         ..Default::default()
     }
 }
 
-fn part(decided: &Decided, seen: &ContainerSeen, container: &str, runs: bool, ready: bool) -> PodContainer {
+fn part(context: &PlanContext, seen: &ContainerSeen, container: &str, runs: bool, ready: bool) -> PodContainer {
     PodContainer {
-        name: match decided.object.spec.engine {
-            crate::api::load_balancer::EngineKind::Haproxy => "haproxy".into(),
-            crate::api::load_balancer::EngineKind::Nginx => "nginx".into(),
-        },
+        name: dialect(context.object.spec.engine).name().into(),
         container: container.into(),
         id: Some(seen.id.clone()),
         image: seen.image.clone(),
-        state: if runs { "running".into() } else { "waiting".into() },
+        state: if runs { PodContainerState::Running } else { PodContainerState::Waiting },
         exit_code: seen.exit_code,
         ready,
         ..Default::default()
     }
 }
 
-fn phase(seen: &ContainerSeen) -> &'static str {
+fn phase(seen: &ContainerSeen) -> PodPhase {
     match seen.state {
-        ContainerState::Running => "Running",
-        ContainerState::Paused => "Paused",
-        ContainerState::Restarting => "CrashLoopBackOff",
-        ContainerState::Created => "Pending",
-        ContainerState::Exited | ContainerState::Dead => "Stopped",
+        ContainerState::Running => PodPhase::Running,
+        ContainerState::Paused => PodPhase::Paused,
+        ContainerState::Restarting => PodPhase::CrashLoopBackOff,
+        ContainerState::Created => PodPhase::Pending,
+        ContainerState::Exited | ContainerState::Dead => PodPhase::Stopped,
     }
 }
 
 /// The balancers that run: what each says, if it says anything.
-fn running<'a>(decided: &'a Decided) -> Vec<Option<&'a Answer>> {
+fn running<'a>(context: &'a PlanContext) -> Vec<Option<&'a Answer>> {
     // Also one that the spec has no room for any more, for as long as it runs.
     let of = |(container, balancer): (&'a String, &'a Balancer)| {
-        let runs = !decided.observed.answers() || decided.observed.container(container).is_some();
+        let runs = !context.observed.answers() || context.observed.container(container).is_some();
         runs.then_some(balancer.answer.known())
     };
-    decided.observed.balancers.iter().filter_map(of).collect()
+    context.observed.balancers.iter().filter_map(of).collect()
 }
 
-fn backends(decided: &Decided) -> Vec<BackendSeen> {
-    let balancers = running(decided);
+fn backends(context: &PlanContext) -> Vec<BackendSeen> {
+    let balancers = running(context);
     let one = |backend: &crate::api::load_balancer::Backend| {
-        let route = decided.routes.iter().find(|route| route.backend.name == backend.name);
-        let servers: Vec<Server> = match (route, backend.target()) {
-            (Some(route), _) if route.servers.is_some() => route.servers.clone().unwrap_or_default(),
+        let resolved = context.backends.iter().find(|one| one.backend.name == backend.name);
+        let servers: Vec<Server> = match (resolved, backend.target()) {
+            (Some(resolved), _) if resolved.servers.is_some() => resolved.servers.clone().unwrap_or_default(),
             (_, Some(Target::Servers(addresses))) => addresses.iter().filter_map(|one| fixed(one)).collect(),
             _ => as_they_are(&backend.name, &balancers),
         };
@@ -205,12 +202,12 @@ fn backends(decided: &Decided) -> Vec<BackendSeen> {
         let deployment = backend.deployment.as_ref().map(|to| to.name.clone());
         BackendSeen { name: backend.name.clone(), deployment, servers }
     };
-    decided.object.spec.backends.iter().map(one).collect()
+    context.object.spec.backends.iter().map(one).collect()
 }
 
 fn fixed(address: &str) -> Option<Server> {
     let (host, port) = split_address(address)?;
-    Some(Server { name: static_name(address), address: host.parse().ok(), port, wish: Wish::Serve })
+    Some(Server { name: static_name(address), address: host.parse().ok(), port, intent: Intent::Serve })
 }
 
 fn as_they_are(backend: &str, balancers: &[Option<&Answer>]) -> Vec<Server> {
@@ -218,7 +215,7 @@ fn as_they_are(backend: &str, balancers: &[Option<&Answer>]) -> Vec<Server> {
     for answer in balancers.iter().flatten() {
         for (name, seen) in answer.of(backend) {
             let (address, port) = (seen.address, seen.port);
-            let server = Server { name: name.to_owned(), address, port, wish: Wish::Keep };
+            let server = Server { name: name.to_owned(), address, port, intent: Intent::Keep };
             servers.entry(name.to_owned()).or_insert(server);
         }
     }
@@ -244,17 +241,17 @@ fn state(backend: &str, server: &Server, balancers: &[Option<&Answer>], database
     }
     let known: Vec<_> = balancers.iter().flatten().map(|answer| answer.server(backend, &server.name)).collect();
     let busy = known.iter().flatten().any(|seen| seen.admin == Admin::Ready || seen.sessions > 0);
-    match server.wish {
-        Wish::Leave(_) if busy => ServerState::Draining,
-        Wish::Leave(_) => ServerState::Drained,
+    match server.intent {
+        Intent::Leave(_) if busy => ServerState::Draining,
+        Intent::Leave(_) => ServerState::Drained,
         _ if known.iter().flatten().any(|seen| seen.admin != Admin::Maint && seen.health == Health::Down) => {
             ServerState::Down
         }
         _ if !known.is_empty() && known.iter().all(|seen| seen.is_some_and(|seen| seen.admin == Admin::Ready)) => {
             ServerState::Ready
         }
-        Wish::Out if busy => ServerState::Draining,
-        Wish::Out if database => ServerState::Drained,
-        Wish::Serve | Wish::Out | Wish::Keep => ServerState::Starting,
+        Intent::Out if busy => ServerState::Draining,
+        Intent::Out if database => ServerState::Drained,
+        Intent::Serve | Intent::Out | Intent::Keep => ServerState::Starting,
     }
 }

@@ -4,9 +4,9 @@
 use expect_test::{Expect, expect};
 
 use super::fixture::{WEB_AND_DATABASE, World, at};
-use super::seen::Health;
-use super::wanted::Admin;
-use super::{Fact, Step, haproxy, text, workload};
+use super::seen::{Admin, Health};
+use super::{Fact, Refusal, Step, haproxy, text, workload};
+use crate::api::endpoints::{EndpointRole, Routable};
 use crate::engine::ContainerState;
 
 pub(super) fn settled() -> World {
@@ -35,8 +35,12 @@ fn the_first_configuration_goes_to_every_balancer_and_then_nothing_is_to_be_done
     check(
         &world.settle(),
         expect![[r#"
+            give default.edge-1 configuration da1b8c0959db
+            give default.edge-2 configuration da1b8c0959db
             reload default.edge-1 with configuration da1b8c0959db
             reload default.edge-2 with configuration da1b8c0959db
+            keep the configuration of default.edge-1 as the last good one
+            keep the configuration of default.edge-2 as the last good one
         "#]],
     );
     check(
@@ -238,7 +242,7 @@ fn nobody_is_made_writer_on_a_word_that_is_unknown() {
 #[test]
 fn a_backend_that_is_not_there_stays_as_it_was_and_the_rest_goes_on() {
     let mut world = settled();
-    world.observed.deployments.clear();
+    world.observed.targets.retain(|named, _| named.kind != "Deployment");
     world.cluster(3, "Steady", "pg-1", &["pg-1 running", "pg-2 streaming", "pg-3 stopped"]);
     check(
         &world.round(),
@@ -258,8 +262,8 @@ fn a_backend_that_is_not_there_stays_as_it_was_and_the_rest_goes_on() {
         db: pg-1 Ready, pg-2 Drained, pg-3 Drained
         ro: pg-1 Drained, pg-2 Ready, pg-3 Drained
         fixed: 10.9.0.1-80 Ready, api.example.com-80 Ready
-        BackendsResolved=False BackendNotFound: Deployment web is not there: the servers of backend web stay as they were until it is
-        Degraded=True BackendNotFound: Deployment web is not there: the servers of backend web stay as they were until it is
+        BackendsResolved=False BackendNotFound: Deployment web is not there: the servers of backend web stay as they are
+        Degraded=True BackendNotFound: Deployment web is not there: the servers of backend web stay as they are
     "#]],
     );
 }
@@ -269,9 +273,11 @@ fn a_refused_configuration_is_not_tried_again_and_the_last_good_one_follows_its_
     let mut world = settled();
     world.object.spec.max_connections = 7;
     let plan = world.plan();
-    let Some(Step::Configure { config, reload: true, .. }) = plan.steps.first() else { panic!("{:?}", plan.steps) };
-    let refused = Some((config.skeleton.clone(), "line 7: no".to_owned()));
-    world.observed.balancers.values_mut().for_each(|balancer| balancer.refused = refused.clone());
+    let Some(Step::Write { config, runs: false, .. }) = plan.steps.first() else { panic!("{:?}", plan.steps) };
+    let refused = Some(Refusal { skeleton: config.skeleton.clone(), words: "line 7: no".into() });
+    for name in ["default.edge-1", "default.edge-2"] {
+        world.files(name).refused = refused.clone();
+    }
     assert_eq!(world.round(), "");
     world.plan();
     check(
@@ -290,19 +296,55 @@ fn a_refused_configuration_is_not_tried_again_and_the_last_good_one_follows_its_
     check(
         &world.settle(),
         expect![[r#"
-        tell default.edge-1: web/web-a drain
-        write the servers into the configuration of default.edge-1
-        tell default.edge-2: web/web-a drain
-        write the servers into the configuration of default.edge-2
-        tell default.edge-1: web/web-a maint
-        tell default.edge-2: web/web-a maint
-    "#]],
+            tell default.edge-1: web/web-a drain
+            write the last good configuration of default.edge-1
+            tell default.edge-2: web/web-a drain
+            write the last good configuration of default.edge-2
+            tell default.edge-1: web/web-a maint
+            tell default.edge-2: web/web-a maint
+        "#]],
     );
-    let file = &world.observed.balancers["default.edge-1"].file.known().unwrap().0;
+    let file = world.files("default.edge-1").current.0.clone();
     assert!(!file.contains("maxconn 7\n") && file.contains("web-a 10.1.0.1:8052"), "{file}");
     // Another one is tried.
     world.object.spec.max_connections = 8;
-    assert!(world.round().contains("reload"), "a changed spec is tried");
+    assert!(world.round().contains("give default.edge-1 configuration"), "a changed spec is tried");
+}
+
+#[test]
+fn a_configuration_that_no_process_takes_up_is_refused_and_the_last_good_one_lies_there_again() {
+    let mut world = settled();
+    world.object.spec.frontends[0].port = 667;
+    check(
+        &world.settle(),
+        expect![[r#"
+            give default.edge-1 configuration 6d52b219e992
+            give default.edge-2 configuration 6d52b219e992
+            reload default.edge-1 with configuration 6d52b219e992
+            reload default.edge-2 with configuration 6d52b219e992
+            note that default.edge-1 did not take up configuration 6d52b219e992
+            note that default.edge-2 did not take up configuration 6d52b219e992
+            write the last good configuration of default.edge-1
+            write the last good configuration of default.edge-2
+            reload default.edge-1 with configuration da1b8c0959db
+            reload default.edge-2 with configuration da1b8c0959db
+        "#]],
+    );
+    world.plan();
+    check(
+        &world.told(),
+        expect![[r#"
+        Degraded 2/2
+        web: web-a Ready, web-b Ready
+        db: pg-1 Ready, pg-2 Drained, pg-3 Drained
+        ro: pg-1 Drained, pg-2 Ready, pg-3 Ready
+        fixed: 10.9.0.1-80 Ready, api.example.com-80 Ready
+        ConfigValid=False ConfigRefused: default.edge-1 refuses the configuration, the last good configuration goes on: no process took it up
+        Degraded=True ConfigRefused: default.edge-1 refuses the configuration, the last good configuration goes on: no process took it up
+    "#]],
+    );
+    let file = world.files("default.edge-1").current.0.clone();
+    assert!(file.contains("bind :443 "), "{file}");
 }
 
 #[test]
@@ -326,7 +368,7 @@ fn a_bad_certificate_leaves_the_last_good_one_in_use() {
     let mut fresh = World::new(WEB_AND_DATABASE);
     fresh.observed.certificates.insert("cert".into(), Err("Secret cert is not there".into()));
     fresh.settle();
-    let file = &fresh.observed.balancers["default.edge-1"].file.known().unwrap().0;
+    let file = fresh.files("default.edge-1").current.0.clone();
     assert!(!file.contains("frontend https\n") && file.contains("frontend pg-rw\n"), "{file}");
 }
 
@@ -368,11 +410,15 @@ fn balancers_are_replaced_one_at_a_time_and_only_while_all_others_balance() {
             remove container default.edge-1: image haproxy:2.8 instead of haproxy:2.6
             create container default.edge-1 on local
             start container default.edge-1
+            give default.edge-1 configuration da1b8c0959db
             reload default.edge-1 with configuration da1b8c0959db
+            keep the configuration of default.edge-1 as the last good one
             remove container default.edge-2: image haproxy:2.8 instead of haproxy:2.6
             create container default.edge-2 on local
             start container default.edge-2
+            give default.edge-2 configuration da1b8c0959db
             reload default.edge-2 with configuration da1b8c0959db
+            keep the configuration of default.edge-2 as the last good one
         "#]],
     );
     world.object.spec.image = Some("haproxy:2.6".into());
@@ -381,6 +427,19 @@ fn balancers_are_replaced_one_at_a_time_and_only_while_all_others_balance() {
     }
     let said = world.plan().steps.iter().map(|step| format!("{step}\n")).collect::<String>();
     assert_eq!(said, "remove container default.edge-1: image haproxy:2.6 instead of haproxy:2.8\n");
+}
+
+/// Regression 34: an outage of all balancers was shown as Unavailable for one look and as Pending, not degraded, from then on: whether
+/// they had ever balanced was read from the last condition.
+#[test]
+fn an_outage_of_all_balancers_stays_an_outage() {
+    let mut world = settled();
+    world.observed.balancers.values_mut().for_each(|one| one.answer = Fact::Unknown("no answer within 1s".into()));
+    for _ in 0..3 {
+        world.plan();
+        assert!(world.told().starts_with("Unavailable 0/2"), "{}", world.told());
+        assert!(world.told().contains("Degraded=True"), "{}", world.told());
+    }
 }
 
 #[test]
@@ -411,6 +470,7 @@ fn what_is_missing_is_made_and_what_is_too_much_goes() {
         "#]],
     );
     world.docker().containers = Fact::Unknown("away".into());
+    world.observed.balancers.clear();
     assert_eq!(world.round(), "");
 }
 
@@ -446,11 +506,41 @@ fn a_balancer_is_in_the_networks_of_its_namespace_and_of_the_databases_it_routes
         spec.ports.iter().map(|(address, host, inside)| format!("{address}:{host}->{inside}")).collect();
     assert_eq!(ports, ["127.0.0.1:8081->80", "127.0.0.1:18405->8404"]);
     // Leaving the network lets a cluster that is deleted take it away.
-    world.observed.clusters.get_mut("pg").unwrap().metadata.deletion_timestamp =
-        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(1)));
+    let database = |world: &mut World, change: &dyn Fn(&mut Routable)| {
+        world
+            .observed
+            .targets
+            .iter_mut()
+            .filter(|(named, _)| named.kind == "PostgresCluster")
+            .for_each(|(_, one)| change(one))
+    };
+    let time = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(1));
+    database(&mut world, &|one| one.metadata.deletion_timestamp = Some(time.clone()));
     assert!(workload::container_spec(&world.object, &world.observed, 2, "binary").unwrap().networks.is_empty());
+    // Until the database has said where it is nothing is made, nor thought to be stale.
+    database(&mut world, &|one| *one = Routable { status: Some(Default::default()), ..Default::default() });
+    assert!(workload::container_spec(&world.object, &world.observed, 2, "binary").is_none());
     world.docker().networks = Fact::Unknown("away".into());
     assert!(workload::container_spec(&world.object, &world.observed, 2, "binary").is_none());
+}
+
+#[test]
+fn a_status_of_a_version_without_endpoint_sets_changes_nothing() {
+    let mut world = settled();
+    world.target("PostgresCluster", "pg", None);
+    world.target("Deployment", "web", None);
+    check(&world.settle(), expect![[""]]);
+    assert!(world.told().starts_with("Healthy 2/2\nweb: web-a Ready, web-b Ready\ndb: pg-1 Ready"), "{}", world.told());
+}
+
+#[test]
+fn a_set_with_two_writers_is_not_believed() {
+    let mut world = settled();
+    let mut set = world.cluster_set(4, "Steady", "pg-2", &["pg-1 running", "pg-2 running"]);
+    set.endpoints.iter_mut().for_each(|one| one.roles.extend([EndpointRole::Primary]));
+    world.target("PostgresCluster", "pg", Some(set));
+    check(&world.settle(), expect![[""]]);
+    assert!(world.told().contains("db: pg-1 Ready, pg-2 Starting"), "{}", world.told());
 }
 
 #[test]

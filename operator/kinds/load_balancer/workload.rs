@@ -1,13 +1,15 @@
 //! The containers of a balancer: what each is to be, and the steps that get there. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-use super::names::{CONFIG_DIR, RUN_DIR, cluster_network, container, member, name, namespace};
-use super::render::config_file;
-use super::{LoadBalancer, Observed, RESOURCE, Step, haproxy, nginx};
+use super::dialect::Dialect;
+use super::names::{CONFIG_DIR, RUN_DIR, container, member, name, namespace};
+use super::render::dialect;
+use super::{LoadBalancer, Observed, RESOURCE, Step};
+use crate::api::endpoints::Routable;
 use crate::api::labels::{self, Owner};
-use crate::api::load_balancer::{EngineKind, Target};
+use crate::api::load_balancer::TargetObject;
 use crate::engine::{Attachment, BINARY_DIR, ContainerSpec, NetworkSpec, Security};
 use crate::kinds::containers::converge::{self, Common, removals};
 use crate::kinds::containers::{Deed, HOME, Member, Needs};
@@ -30,27 +32,32 @@ pub fn members(object: &LoadBalancer) -> Vec<(String, String)> {
     (1..=object.spec.replicas).map(of).collect()
 }
 
-/// The networks of the clusters that it names.
-pub fn cluster_networks(object: &LoadBalancer) -> BTreeMap<String, String> {
-    let targets = object.spec.backends.iter().filter_map(|backend| backend.target());
-    let clusters = targets.filter_map(|target| match target {
-        Target::Postgres(to) => Some((to.name.clone(), cluster_network(namespace(object), &to.name))),
-        _ => None,
-    });
-    clusters.collect()
+/// The networks of the objects that it names, beside that of its namespace.
+fn networks(object: &LoadBalancer, targets: &BTreeMap<TargetObject, Routable>) -> BTreeSet<String> {
+    let there = targets.values().filter(|one| !one.deleting());
+    let networks = there.filter_map(|one| Some(one.endpoints()?.network.clone()));
+    networks.filter(|network| *network != network_of(namespace(object))).collect()
+}
+
+/// Some database that it names has not said yet in which network it is.
+fn networks_missing(object: &LoadBalancer, observed: &Observed) -> bool {
+    let databases = object.spec.backends.iter().filter(|backend| backend.is_database());
+    let mut named = databases.filter_map(|backend| observed.targets.get(&backend.target()?.object()?));
+    named.any(|database| !database.deleting() && database.endpoints().is_none())
 }
 
 /// What the container of a balancer is to be, with our program from this volume; `None` while that cannot be known.
 pub fn container_spec(object: &LoadBalancer, observed: &Observed, ordinal: u32, binary: &str) -> Option<ContainerSpec> {
-    let networks = observed.docker()?.networks.known()?;
-    let attached = |(cluster, network): (String, String)| {
-        let object = observed.clusters.get(&cluster)?;
-        let there = networks.contains_key(&network) && object.metadata.deletion_timestamp.is_none();
-        there.then_some(Attachment { network, aliases: Vec::new() })
-    };
+    let known = observed.docker()?.networks.known()?;
+    if networks_missing(object, observed) {
+        return None;
+    }
+    let there = networks(object, &observed.targets).into_iter().filter(|network| known.contains_key(network));
+    let networks = there.map(|network| Attachment { network, aliases: Vec::new() }).collect();
     let member = member(object, ordinal);
     let name = container(object, &member);
     let spec = &object.spec;
+    let dialect = dialect(spec.engine);
     let listened = spec.frontends.iter().filter_map(|one| Some((host_address(object), one.host_port?, one.port)));
     let stats =
         spec.stats.iter().filter_map(|stats| Some((IpAddr::from(Ipv4Addr::LOCALHOST), stats.host_port?, stats.port)));
@@ -60,12 +67,12 @@ pub fn container_spec(object: &LoadBalancer, observed: &Observed, ordinal: u32, 
     Some(ContainerSpec {
         hostname: member.clone(),
         image: spec.image().into(),
-        entrypoint: entrypoint(spec.engine),
+        entrypoint: entrypoint(dialect),
         labels: member_labels(object, &member).into_iter().chain([(labels::BINARY.into(), binary.into())]).collect(),
         volumes: vec![(name.clone(), CONFIG_DIR.into(), false), (binary.into(), BINARY_DIR.into(), true)],
         tmpfs: BTreeMap::from([(RUN_DIR.into(), "mode=0700,size=16m".into())]),
         network: network_of(namespace(object)),
-        networks: cluster_networks(object).into_iter().filter_map(attached).collect(),
+        networks,
         aliases: vec![self::name(object).into(), member],
         ports: listened.chain(stats).filter_map(published).collect(),
         stop_timeout_seconds: STOP_SECONDS,
@@ -75,8 +82,7 @@ pub fn container_spec(object: &LoadBalancer, observed: &Observed, ordinal: u32, 
         user: Some("0:0".into()),
         security: Security {
             cap_drop: vec!["ALL".into()],
-            // Its processes drop groups that they do not have.
-            cap_add: if spec.engine == EngineKind::Nginx { vec!["SETGID".into()] } else { Vec::new() },
+            cap_add: dialect.capabilities(),
             read_only: true,
             no_new_privileges: true,
             ..Default::default()
@@ -91,18 +97,12 @@ fn host_address(object: &LoadBalancer) -> IpAddr {
 }
 
 /// Starts with the file that is there if the engine takes it, else with one that listens to nobody.
-fn entrypoint(engine: EngineKind) -> Vec<String> {
-    let (check, bootstrap, run) = match engine {
-        EngineKind::Haproxy => {
-            let master = format!("-S {RUN_DIR}/master.sock,mode,600");
-            (r#"haproxy -c -q -f "$1""#, haproxy::BOOTSTRAP, format!(r#"haproxy -W -db {master} -f "$1""#))
-        }
-        EngineKind::Nginx => (r#"nginx -t -q -c "$1""#, nginx::BOOTSTRAP, r#"nginx -c "$1""#.to_owned()),
-    };
+fn entrypoint(dialect: &dyn Dialect) -> Vec<String> {
+    let (check, run) = (dialect.check(r#""$1""#), dialect.run(r#""$1""#));
     let script =
         format!(r#"umask 077; chmod 700 {CONFIG_DIR}; {check} >/dev/null 2>&1 || printf %s "$0" > "$1"; exec {run}"#);
-    let file = format!("{CONFIG_DIR}/{}", config_file(engine));
-    vec!["sh".into(), "-c".into(), script, bootstrap.into(), file]
+    let file = format!("{CONFIG_DIR}/{}", dialect.file());
+    vec!["sh".into(), "-c".into(), script, dialect.bootstrap().into(), file]
 }
 
 fn member_labels(object: &LoadBalancer, member: &str) -> BTreeMap<String, String> {
@@ -112,9 +112,10 @@ fn member_labels(object: &LoadBalancer, member: &str) -> BTreeMap<String, String
 }
 
 /// What is asked of Docker beside containers and volumes.
-pub fn needs(object: &LoadBalancer) -> Needs {
-    let networks = cluster_networks(object).into_values().chain([network_of(namespace(object))]);
-    Needs { images: [object.spec.image().to_owned()].into(), networks: networks.collect() }
+pub fn needs(object: &LoadBalancer, targets: &BTreeMap<TargetObject, Routable>) -> Needs {
+    let mut networks = networks(object, targets);
+    networks.insert(network_of(namespace(object)));
+    Needs { images: [object.spec.image().to_owned()].into(), networks }
 }
 
 fn common<'a>(object: &'a LoadBalancer, observed: &'a Observed, network: &'a NetworkSpec) -> Common<'a> {

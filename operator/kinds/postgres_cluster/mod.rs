@@ -12,6 +12,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use crate::api::docker_host::DockerHost;
+use crate::api::endpoints::private_network;
 use crate::api::failure::Failure;
 use crate::api::labels::Owner;
 use crate::api::object::Object as _;
@@ -34,6 +35,7 @@ mod orders;
 pub mod plan;
 mod protocol;
 pub mod quorum;
+mod routing;
 #[cfg(test)]
 mod scenarios;
 mod scene;
@@ -254,7 +256,7 @@ pub fn container_name(object: &PostgresCluster, member: &str) -> String {
 
 /// The cluster's network.
 pub fn network_name(object: &PostgresCluster) -> String {
-    format!("{}.{}", namespace(object), name(object))
+    private_network(PostgresClusterKind::NAME, namespace(object), name(object)).unwrap_or_default()
 }
 
 /// `metadata.namespace`; the store never holds a namespaced object without one.

@@ -9,7 +9,7 @@ use super::{Observed, Step, container_name, loss, orders, protocol, status, upgr
 use crate::api::conditions;
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::{
-    Decisions, PostgresCluster, PostgresClusterStatus, SWITCHOVER_ANNOTATION, Stage, SwitchoverDecision,
+    ClusterPhase, Decisions, PostgresCluster, PostgresClusterStatus, SWITCHOVER_ANNOTATION, Stage, SwitchoverDecision,
     SwitchoverStatus,
 };
 use crate::api::postgres_settings::lowered_on_primary_first;
@@ -210,7 +210,7 @@ fn requeue(status: &PostgresClusterStatus, d: &Decisions, steps: &[Step], changi
     if d.stage != Stage::Steady || steps.iter().any(|step| !matches!(step, Step::Renew { .. })) {
         return Some(SOON);
     }
-    (status.phase != "Healthy" || !d.absent.is_empty() || !steps.is_empty()).then_some(DEGRADED)
+    (status.phase != ClusterPhase::Healthy || !d.absent.is_empty() || !steps.is_empty()).then_some(DEGRADED)
 }
 
 fn teardown(
@@ -220,7 +220,9 @@ fn teardown(
     now: Timestamp,
 ) -> Plan<Step, PostgresClusterStatus> {
     let (steps, finished) = workload::teardown(object, observed).unwrap_or_default();
-    status.phase = "Deleting".into();
+    status.phase = ClusterPhase::Deleting;
+    // Whoever routes here leaves everything as it is until the cluster is gone.
+    status.endpoint_set = None;
     if let Some(trouble) = unknown(observed) {
         let verdict = conditions::no(trouble.reason, trouble.message);
         conditions::set(&mut status.conditions, "Ready", verdict, status.observed_generation, now);

@@ -2,10 +2,12 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use super::routing;
 use super::scene::{Member, Scene, Trouble};
 use crate::api::conditions::{no, set, yes};
 use crate::api::postgres_cluster::{
-    Decisions, DurabilityMode, Endpoints, InstanceStatus, MemberPlace, PostgresClusterStatus, Stage,
+    ClusterPhase, Decisions, DurabilityMode, Endpoints, InstanceRole, InstanceState, InstanceStatus, MemberPlace,
+    PostgresClusterStatus, Stage,
 };
 use crate::engine::ContainerState;
 use crate::kinds::containers::{self, WorkSeen};
@@ -25,16 +27,16 @@ pub fn render(
     status.term = d.term;
     status.primary = d.leader.as_ref().map(|leader| leader.member.clone());
     status.instances = scene.members.iter().map(|member| instance(scene, d, member)).collect();
-    status.ready_instances =
-        status.instances.iter().filter(|i| matches!(i.state.as_str(), "running" | "streaming")).count() as u32;
+    status.ready_instances = status.instances.iter().filter(|instance| serves(instance)).count() as u32;
     let leader = status.primary.as_ref().and_then(|name| scene.members.iter().find(|m| m.place.name == *name));
     let leader_report = leader.and_then(Member::live);
     status.timeline = leader_report.and_then(|report| report.timeline).or(status.timeline);
     status.endpoints = endpoints(scene, d);
+    status.endpoint_set = Some(routing::endpoint_set(scene.object, d, &status.instances));
     let wanted = scene.object.spec.instances;
     let serving = d.stage == Stage::Steady && !status.endpoints.read_write.is_empty();
     let whole = status.ready_instances >= wanted && status.instances.len() == wanted as usize;
-    status.phase = phase(d, serving, whole, paused, status).into();
+    status.phase = phase(d, serving, whole, paused, status);
     let ready = match (&trouble, serving) {
         (Some(trouble), _) if !serving || trouble.reason == "CommitsWait" => {
             no(trouble.reason, trouble.message.clone())
@@ -81,24 +83,29 @@ pub fn render(
     }
 }
 
-fn phase(d: &Decisions, serving: bool, whole: bool, paused: bool, status: &PostgresClusterStatus) -> &'static str {
+fn phase(d: &Decisions, serving: bool, whole: bool, paused: bool, status: &PostgresClusterStatus) -> ClusterPhase {
     match d.stage {
-        _ if paused => "Paused",
-        Stage::Steady if serving && whole => "Healthy",
-        Stage::Steady if serving => "Degraded",
-        Stage::Steady => "Unavailable",
-        Stage::New => "Pending",
-        Stage::Establishing if status.last_failover.is_none() && d.switchover.is_none() => "Bootstrapping",
-        _ if d.switchover.is_some() => "SwitchingOver",
-        _ => "FailingOver",
+        _ if paused => ClusterPhase::Paused,
+        Stage::Steady if serving && whole => ClusterPhase::Healthy,
+        Stage::Steady if serving => ClusterPhase::Degraded,
+        Stage::Steady => ClusterPhase::Unavailable,
+        Stage::New => ClusterPhase::Pending,
+        Stage::Establishing if status.last_failover.is_none() && d.switchover.is_none() => ClusterPhase::Bootstrapping,
+        _ if d.switchover.is_some() => ClusterPhase::SwitchingOver,
+        _ => ClusterPhase::FailingOver,
     }
+}
+
+/// It takes writes, or streams.
+fn serves(instance: &InstanceStatus) -> bool {
+    matches!(instance.state, InstanceState::Running | InstanceState::Streaming)
 }
 
 fn not_ready(status: &PostgresClusterStatus) -> String {
     let words: Vec<_> = status
         .instances
         .iter()
-        .filter(|instance| !matches!(instance.state.as_str(), "running" | "streaming"))
+        .filter(|instance| !serves(instance))
         .map(|instance| match &instance.message {
             Some(message) => format!("{} is {}: {message}", instance.name, instance.state),
             None => format!("{} is {}", instance.name, instance.state),
@@ -158,15 +165,15 @@ fn instance(scene: &Scene, d: &Decisions, member: &Member) -> InstanceStatus {
     let replica = report.and_then(|report| replica(scene, d, report));
     let synchronous = d.commit.w > 0 && d.commit.voters.iter().any(|voter| voter.member == name);
     let (role, state) = match report {
-        None => ("none", absent_state(member)),
+        None => (InstanceRole::None, absent_state(member)),
         Some(report) => state(report, leads, replica.is_some_and(|(streaming, _)| streaming)),
     };
     let mib = |bytes: u64| bytes >> 20;
     InstanceStatus {
         name,
         host: member.place.host.clone(),
-        role: role.into(),
-        state: state.into(),
+        role,
+        state,
         address: member.place.address.map(|address| format!("{address}:{}", wire::PORT)),
         lag_mib: replica.filter(|_| !leads).map(|(_, lag)| mib(lag)),
         synchronous,
@@ -175,34 +182,34 @@ fn instance(scene: &Scene, d: &Decisions, member: &Member) -> InstanceStatus {
     }
 }
 
-fn absent_state(member: &Member) -> &'static str {
+fn absent_state(member: &Member) -> InstanceState {
     match member.container.map(|container| container.state) {
-        _ if !member.container_known => "unknown",
-        None => "absent",
-        Some(ContainerState::Paused) => "paused",
-        Some(ContainerState::Running | ContainerState::Restarting) => "unknown",
-        Some(ContainerState::Created) => "created",
-        Some(ContainerState::Exited | ContainerState::Dead) => "stopped",
+        _ if !member.container_known => InstanceState::Unknown,
+        None => InstanceState::Absent,
+        Some(ContainerState::Paused) => InstanceState::Paused,
+        Some(ContainerState::Running | ContainerState::Restarting) => InstanceState::Unknown,
+        Some(ContainerState::Created) => InstanceState::Created,
+        Some(ContainerState::Exited | ContainerState::Dead) => InstanceState::Stopped,
     }
 }
 
-fn state(report: &Report, leads: bool, streaming: bool) -> (&'static str, &'static str) {
+fn state(report: &Report, leads: bool, streaming: bool) -> (InstanceRole, InstanceState) {
     let job = report.job.as_ref().filter(|job| job.running).map(|job| match job.kind {
-        JobKind::Init => "initialising",
-        JobKind::Clone => "cloning",
-        JobKind::Recover => "recovering",
-        JobKind::Rewind => "rewinding",
+        JobKind::Init => InstanceState::Initialising,
+        JobKind::Clone => InstanceState::Cloning,
+        JobKind::Recover => InstanceState::Recovering,
+        JobKind::Rewind => InstanceState::Rewinding,
     });
     match (report.postgres, job) {
-        (_, Some(job)) => ("none", job),
-        (Postgres::Stopped, _) => ("none", "stopped"),
-        (Postgres::Starting, _) => ("none", "starting"),
-        (Postgres::Stopping, _) => ("none", "stopping"),
-        (Postgres::Primary, _) if leads && report.gate_open => ("primary", "running"),
-        (Postgres::Primary, _) => ("primary", "gated"),
-        (Postgres::Standby, _) if leads => ("standby", "promoting"),
-        (Postgres::Standby, _) if streaming => ("standby", "streaming"),
-        (Postgres::Standby, _) => ("standby", "catching up"),
+        (_, Some(job)) => (InstanceRole::None, job),
+        (Postgres::Stopped, _) => (InstanceRole::None, InstanceState::Stopped),
+        (Postgres::Starting, _) => (InstanceRole::None, InstanceState::Starting),
+        (Postgres::Stopping, _) => (InstanceRole::None, InstanceState::Stopping),
+        (Postgres::Primary, _) if leads && report.gate_open => (InstanceRole::Primary, InstanceState::Running),
+        (Postgres::Primary, _) => (InstanceRole::Primary, InstanceState::Gated),
+        (Postgres::Standby, _) if leads => (InstanceRole::Standby, InstanceState::Promoting),
+        (Postgres::Standby, _) if streaming => (InstanceRole::Standby, InstanceState::Streaming),
+        (Postgres::Standby, _) => (InstanceRole::Standby, InstanceState::CatchingUp),
     }
 }
 

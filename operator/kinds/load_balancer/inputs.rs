@@ -1,0 +1,67 @@
+//! What a configuration follows from, whatever the engine. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::LoadBalancer;
+use super::names::{CONFIG_DIR, name};
+use crate::api::load_balancer::{Backend, Frontend, LoadBalancerSpec, Mode};
+
+/// What a configuration follows from, its servers left aside.
+pub struct Inputs<'a> {
+    /// The object's name.
+    pub name: &'a str,
+    /// The object's uid.
+    pub uid: &'a str,
+    /// What is declared.
+    pub spec: &'a LoadBalancerSpec,
+    /// Hash of the certificate in force, by Secret.
+    pub certificates: &'a BTreeMap<String, String>,
+    /// The password of the stats page.
+    pub stats_password: Option<&'a str>,
+}
+
+impl<'a> Inputs<'a> {
+    /// The inputs of an object.
+    pub fn new(
+        object: &'a LoadBalancer,
+        certificates: &'a BTreeMap<String, String>,
+        stats_password: Option<&'a str>,
+    ) -> Self {
+        let uid = object.metadata.uid.as_deref().unwrap_or_default();
+        Self { name: name(object), uid, spec: &object.spec, certificates, stats_password }
+    }
+
+    /// The file with the certificate of a frontend. `Some(None)`: it needs one and there never was a good one.
+    pub fn certificate_of(&self, frontend: &Frontend) -> Option<Option<String>> {
+        let secret = &frontend.tls.as_ref()?.secret_name;
+        Some(self.certificates.get(secret).map(|hash| format!("{CONFIG_DIR}/{}", certificate_file(hash))))
+    }
+
+    /// The backend of a frontend.
+    pub fn backend_of(&self, frontend: &Frontend) -> Option<&'a Backend> {
+        let named = frontend.backend.as_deref()?;
+        self.spec.backends.iter().find(|backend| backend.name == named)
+    }
+
+    /// Where a client that came without TLS is sent.
+    pub fn redirect_port(&self, frontend: &Frontend) -> u16 {
+        let https = || self.spec.frontends.iter().find(|one| one.tls.is_some() && one.mode == Mode::Http);
+        frontend.redirect_port.or_else(|| https().map(|one| one.port)).unwrap_or(443)
+    }
+}
+
+/// Where a certificate of this hash is, below the directory of the configuration. Another certificate is another file.
+pub fn certificate_file(hash: &str) -> String {
+    format!("{hash}.pem")
+}
+
+/// Inactivity timeout of a server, in milliseconds.
+pub fn server_timeout(backend: &Backend, mode: Mode) -> u64 {
+    let default = if mode == Mode::Http { 60_000 } else { 3_600_000 };
+    backend.timeouts.server.map_or(default, |timeout| timeout.as_millis())
+}
+
+/// The Secrets that frontends name.
+pub fn certificate_secrets(spec: &LoadBalancerSpec) -> BTreeSet<&str> {
+    spec.frontends.iter().filter_map(|one| one.tls.as_ref()).map(|tls| tls.secret_name.as_str()).collect()
+}

@@ -1,0 +1,224 @@
+//! The servers of each backend, from the endpoints of the object that it names; and what each is to be at one balancer. Pure.
+
+use std::mem::take;
+use std::net::Ipv4Addr;
+
+use jiff::Timestamp;
+
+use super::seen::{Admin, Answer, AtBalancer, Health};
+use super::{LoadBalancer, Observed};
+use crate::api::endpoints::{Endpoint, EndpointRole, EndpointSet, EndpointState, Routable};
+use crate::api::load_balancer::{Backend, BalancerDecisions, Target, TargetObject, Writer};
+
+/// What a server is to be at one balancer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DesiredServer {
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Its port.
+    pub port: u16,
+    /// Its administrative state.
+    pub admin: Admin,
+    /// Its open connections are closed now.
+    pub cut: bool,
+}
+
+/// What a server is to get of all balancers in the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Intent {
+    /// New connections.
+    Serve,
+    /// No new connections; open ones are closed at this time.
+    Leave(Timestamp),
+    /// Nothing.
+    Out,
+    /// What it gets already: nothing is known of it.
+    Keep,
+}
+
+/// A server of a backend, whatever balancer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Its name.
+    pub name: String,
+    /// Its address, once it has one.
+    pub address: Option<Ipv4Addr>,
+    /// Its port.
+    pub port: u16,
+    /// What it is to get.
+    pub intent: Intent,
+}
+
+/// A backend with the endpoints of the object that it names.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ResolvedBackend<'a> {
+    /// The backend.
+    pub backend: &'a Backend,
+    /// Its servers; `None` while the object says nothing about them: then they stay as they are.
+    pub servers: Option<Vec<Server>>,
+    /// Why the object says nothing, if that is a problem.
+    pub problem: Option<String>,
+    /// Servers that were leaving before the object fell silent; they get no new connections.
+    pub leaving: Vec<String>,
+}
+
+/// Every backend that names an object. What has to be remembered about its servers goes into the decisions.
+pub fn resolve<'a>(
+    object: &'a LoadBalancer,
+    observed: &Observed,
+    decisions: &mut BalancerDecisions,
+    now: Timestamp,
+) -> Vec<ResolvedBackend<'a>> {
+    let before = std::mem::take(decisions);
+    let resolved: Vec<_> = object
+        .spec
+        .backends
+        .iter()
+        .filter_map(|backend| {
+            let target = backend.target()?;
+            let named = target.object()?;
+            let (servers, problem) = match endpoints(backend, &named, observed.targets.get(&named)) {
+                Ok(set) => (set.map(|set| servers(backend, target, set, &before, decisions, now)), None),
+                Err(problem) => (None, Some(problem)),
+            };
+            let leaving = if servers.is_none() { remember(backend, &before, decisions) } else { Vec::new() };
+            Some(ResolvedBackend { backend, servers, problem, leaving })
+        })
+        .collect();
+    *decisions =
+        BalancerDecisions { leaving: take(&mut decisions.leaving), writers: take(&mut decisions.writers), ..before };
+    resolved
+}
+
+/// The endpoints of the object that a backend names; `Ok(None)` while it says nothing about them.
+fn endpoints<'a>(
+    backend: &Backend,
+    named: &TargetObject,
+    found: Option<&'a Routable>,
+) -> Result<Option<&'a EndpointSet>, String> {
+    let stay = |why: &str| format!("{named} {why}: the servers of backend {} stay as they are", backend.name);
+    let Some(found) = found else {
+        return Err(match backend.target() {
+            Some(Target::RedisSentinel(_)) => {
+                format!("{named} is not there: no connection to backend {} is served until it is", backend.name)
+            }
+            _ => stay("is not there"),
+        });
+    };
+    static NOTHING: EndpointSet = EndpointSet { network: String::new(), epoch: 0, endpoints: Vec::new() };
+    let writers =
+        |set: &EndpointSet| set.endpoints.iter().filter(|one| one.roles.contains(&EndpointRole::Primary)).count();
+    match (found.endpoints(), &found.status) {
+        (Some(set), _) if writers(set) > 1 => Err(stay("names more than one writer")),
+        (Some(set), _) => Ok(Some(set)),
+        (None, _) if found.deleting() => Err(stay("is being deleted")),
+        // Its kind has not looked at it yet: nothing of it runs.
+        (None, None) => Ok(Some(&NOTHING)),
+        // Written by a version that knew no endpoint sets.
+        (None, Some(_)) => Ok(None),
+    }
+}
+
+fn servers(
+    backend: &Backend,
+    target: Target,
+    set: &EndpointSet,
+    before: &BalancerDecisions,
+    decisions: &mut BalancerDecisions,
+    now: Timestamp,
+) -> Vec<Server> {
+    let server = |endpoint: &Endpoint| {
+        let writer = Writer { server: endpoint.name.clone(), term: set.epoch };
+        let intent = match endpoint.state {
+            _ if target.role().is_some_and(|role| !endpoint.roles.contains(&role)) => Intent::Out,
+            EndpointState::Serving => Intent::Serve,
+            EndpointState::Leaving => {
+                let key = format!("{}/{}", backend.name, endpoint.name);
+                let since = before.leaving.get(&key).copied().unwrap_or(now);
+                decisions.leaving.insert(key, since);
+                Intent::Leave(since.checked_add(backend.drain_timeout.get()).unwrap_or(Timestamp::MAX))
+            }
+            // A writer that could not be asked is not taken away, nor is it opened.
+            EndpointState::Unknown if backend.one_writer() => match before.writers.get(&backend.name) {
+                Some(known) if *known == writer => Intent::Serve,
+                _ => Intent::Out,
+            },
+            EndpointState::Unknown => Intent::Keep,
+            EndpointState::Out => Intent::Out,
+        };
+        if backend.one_writer() && intent == Intent::Serve {
+            decisions.writers.insert(backend.name.clone(), writer);
+        }
+        let port = target.port().or(endpoint.port).unwrap_or_default();
+        Server { name: endpoint.name.clone(), address: endpoint.address, port, intent }
+    };
+    set.endpoints.iter().map(server).collect()
+}
+
+/// Keeps what was decided about a backend whose object says nothing; returns the servers that are leaving.
+fn remember(backend: &Backend, before: &BalancerDecisions, decisions: &mut BalancerDecisions) -> Vec<String> {
+    let prefix = format!("{}/", backend.name);
+    let of: Vec<_> = before.leaving.iter().filter(|(key, _)| key.starts_with(&prefix)).collect();
+    decisions.leaving.extend(of.iter().map(|(key, since)| ((*key).clone(), **since)));
+    decisions
+        .writers
+        .extend(before.writers.get_key_value(&backend.name).map(|(name, one)| (name.clone(), one.clone())));
+    of.iter().map(|(key, _)| key[prefix.len()..].to_owned()).collect()
+}
+
+/// What the servers of a backend are to be at a balancer that answered this. `live`: its engine checks and drains servers.
+pub fn at_balancer(resolved: &ResolvedBackend, live: bool, answer: &Answer, now: Timestamp) -> Vec<DesiredServer> {
+    let backend = resolved.backend;
+    let Some(servers) = &resolved.servers else {
+        return answer.of(&backend.name).filter_map(|(name, seen)| as_it_is(resolved, name, seen)).collect();
+    };
+    let checked = live && !backend.is_database();
+    // A server that is not checked yet is better than none.
+    let alone = !answer.of(&backend.name).any(|(_, seen)| seen.admin == Admin::Ready && seen.health != Health::Down);
+    let one = |server: &Server| {
+        let seen = answer.server(&backend.name, &server.name);
+        let address = server.address.or_else(|| seen?.address)?;
+        let moved = seen.is_some_and(|seen| (seen.address, seen.port) != (Some(address), server.port));
+        let (admin, cut) = match (server.intent, seen) {
+            (Intent::Serve, _) if backend.one_writer() => (Admin::Ready, false),
+            // What was known of it was about another address.
+            (Intent::Serve, Some(_)) if moved => (Admin::Maint, false),
+            (Intent::Serve, seen) => (admit(seen, checked && !alone), false),
+            (Intent::Leave(until), Some(seen)) => leave(seen, live, until <= now),
+            (Intent::Keep, Some(seen)) => (seen.admin, false),
+            (Intent::Out, Some(_)) => (Admin::Maint, backend.one_writer()),
+            (Intent::Out | Intent::Keep, None) if backend.is_database() => (Admin::Maint, false),
+            (Intent::Leave(_) | Intent::Out | Intent::Keep, None) => return None,
+        };
+        Some(DesiredServer { name: server.name.clone(), address, port: server.port, admin, cut })
+    };
+    servers.iter().filter_map(one).collect()
+}
+
+/// A ready server gets connections when this balancer has checked it, too.
+fn admit(seen: Option<&AtBalancer>, checked: bool) -> Admin {
+    match seen.map(|seen| (seen.admin, seen.health)) {
+        _ if !checked => Admin::Ready,
+        Some((Admin::Ready, _)) | Some((Admin::Drain, Health::Up | Health::NoCheck)) => Admin::Ready,
+        None | Some((Admin::Drain | Admin::Maint, _)) => Admin::Drain,
+    }
+}
+
+fn leave(seen: &AtBalancer, live: bool, late: bool) -> (Admin, bool) {
+    match (live, seen.admin, seen.sessions) {
+        (false, _, _) => (Admin::Maint, false),
+        (_, Admin::Ready, _) => (Admin::Drain, false),
+        (_, _, 0) => (Admin::Maint, false),
+        (_, admin, _) if !late => (admin, false),
+        _ => (Admin::Maint, true),
+    }
+}
+
+fn as_it_is(resolved: &ResolvedBackend, name: &str, seen: &AtBalancer) -> Option<DesiredServer> {
+    let (address, port) = (seen.address?, seen.port);
+    let leaves = seen.admin == Admin::Ready && resolved.leaving.iter().any(|leaving| leaving == name);
+    let admin = if leaves { Admin::Drain } else { seen.admin };
+    Some(DesiredServer { name: name.to_owned(), address, port, admin, cut: false })
+}

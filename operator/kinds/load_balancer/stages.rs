@@ -1,0 +1,108 @@
+//! How a configuration comes into use, stage by stage: written, signalled, then taken up or refused. Pure. The stage follows
+//! from the files in the volume, the balancer's answer and the time of the signal, so an interrupted operator, or its successor,
+//! goes on from there.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::context::{BalancerPlan, PlanContext};
+use super::render::{self, BOOTSTRAP, Config};
+use super::routing::DesiredServer;
+use super::seen::Answer;
+use super::{Balancer, ConfigFiles, Step, text};
+use crate::api::load_balancer::BalancerDecisions;
+
+/// Time until a reloaded balancer answers with the new configuration; after that it does not take it up.
+const TAKE_UP: Duration = Duration::from_secs(10);
+/// Wait between two looks whether a balancer has taken up its configuration.
+const LOOK: Duration = Duration::from_millis(50);
+/// Least time between two reloads, for each leaves an old process behind.
+const RELOAD_GAP: Duration = Duration::from_secs(1);
+
+/// The steps that are due about the configuration of a balancer with these servers.
+pub fn next(
+    context: &PlanContext,
+    decisions: &BalancerDecisions,
+    container: &str,
+    balancer: &Balancer,
+    answer: &Answer,
+    servers: &BTreeMap<String, Vec<DesiredServer>>,
+) -> BalancerPlan {
+    let Some(files) = balancer.files.known() else { return BalancerPlan::default() };
+    let Some(config) = config(context, files, servers) else { return BalancerPlan::default() };
+    let now = |steps: Vec<Step>| BalancerPlan { steps, ..Default::default() };
+    let later = |wait| BalancerPlan { again: Some(wait), reloading: true, ..Default::default() };
+    let container = container.to_owned();
+    let keep = |accepted| Step::Keep { container: container.clone(), accepted };
+    let reload = || Step::Reload { container: container.clone(), hash: config.hash.clone(), failed: answer.failed };
+    let (runs, written) = (answer.hash == config.hash, files.current.0 == config.text);
+    let kept = files.good.as_ref() == Some(&files.current);
+    let signalled = balancer.signalled.as_ref().filter(|signalled| signalled.hash == config.hash);
+    // A clock that was set back neither ends a wait nor makes one longer.
+    let waited = signalled.map(|signalled| since(context, signalled.at).unwrap_or_default());
+    let reloaded = decisions.last_reload.and_then(|last| since(context, last));
+    let gap = reloaded.map_or(Duration::ZERO, |since| RELOAD_GAP.saturating_sub(since));
+    match (written, runs) {
+        (false, true) => now(vec![write(context, &container, config, true)]),
+        (_, false) if waited.is_none() && !gap.is_zero() => later(gap),
+        (false, false) => {
+            // What is overwritten is what runs: the last good one.
+            let proven = text::hash_in(&files.current.0) == Some(&answer.hash) && files.good.is_some() && !kept;
+            let first = proven.then(|| keep(false));
+            now(first.into_iter().chain([write(context, &container, config, false)]).collect())
+        }
+        (true, false) => match (signalled, waited) {
+            (Some(signalled), Some(waited)) if answer.failed > signalled.failed || waited >= TAKE_UP => {
+                // The old process goes on; the next plan makes the last good one the file in use again.
+                if config.last_good { now(vec![reload()]) } else { now(vec![refuse(&container, config)]) }
+            }
+            (Some(_), _) => later(LOOK),
+            (None, _) => now(vec![reload()]),
+        },
+        // HAProxy's master waits for a configuration that it can take.
+        (true, true) if answer.failed > 0 && waited.is_none_or(|waited| waited >= TAKE_UP) => now(vec![reload()]),
+        (true, true) => {
+            let accepted = !config.last_good;
+            let due = !kept && config.hash != BOOTSTRAP || accepted && files.refused.is_some();
+            now(due.then(|| keep(accepted)).into_iter().collect())
+        }
+    }
+}
+
+fn since(context: &PlanContext, then: Timestamp) -> Option<Duration> {
+    Duration::try_from(context.now.duration_since(then)).ok()
+}
+
+fn write(context: &PlanContext, container: &str, config: Config, runs: bool) -> Step {
+    let files = if runs { Vec::new() } else { context.files.clone() };
+    Step::Write { container: container.to_owned(), config, files, runs }
+}
+
+fn refuse(container: &str, config: Config) -> Step {
+    Step::Refuse { container: container.to_owned(), hash: config.hash, skeleton: config.skeleton }
+}
+
+/// The configuration that a balancer is to have: the wanted one, or, if its engine refused that, the last good one with
+/// the servers of now.
+fn config(
+    context: &PlanContext,
+    files: &ConfigFiles,
+    servers: &BTreeMap<String, Vec<DesiredServer>>,
+) -> Option<Config> {
+    let spec = &context.object.spec;
+    let wanted = context.skeleton.as_ref().map(|skeleton| render::assemble(spec, skeleton, servers));
+    let refused = |config: &Config| files.refused.as_ref().is_some_and(|one| one.skeleton == config.skeleton);
+    if let Some(config) = wanted.filter(|config| !refused(config)) {
+        return Some(config);
+    }
+    let good = &files.good.as_ref().unwrap_or(&files.current).0;
+    let skeleton = text::skeleton(good)?;
+    Some(if text::hash_in(good) == Some(BOOTSTRAP) {
+        // It listens to nobody and has no servers.
+        Config { hash: BOOTSTRAP.into(), text: good.clone(), skeleton: text::hash(&skeleton), last_good: true }
+    } else {
+        Config { last_good: true, ..render::assemble(spec, &skeleton, servers) }
+    })
+}

@@ -1,0 +1,43 @@
+//! The endpoints of a cluster for whoever routes to it: who takes writes, who takes reads. Pure.
+
+use std::collections::BTreeSet;
+
+use super::network_name;
+use crate::api::endpoints::{Endpoint, EndpointRole, EndpointSet, EndpointState};
+use crate::api::postgres_cluster::{Decisions, InstanceState, InstanceStatus, MemberPlace, PostgresCluster, Stage};
+use crate::supervisor::wire;
+
+/// The endpoints, one for each member. The writer is the leader of a settled term, and nobody from the moment that an
+/// election begins until its leader serves. Reads go to standbys that stream, and to the primary while there are none.
+pub fn endpoint_set(object: &PostgresCluster, decisions: &Decisions, instances: &[InstanceStatus]) -> EndpointSet {
+    let state_of = |name: &str| {
+        let instance = instances.iter().find(|instance| instance.name == name);
+        instance.map(|instance| instance.state).unwrap_or_default()
+    };
+    let leader = decisions.leader.as_ref().filter(|_| decisions.stage == Stage::Steady);
+    let streaming = decisions.members.iter().any(|member| state_of(&member.name) == InstanceState::Streaming);
+    let endpoint = |member: &MemberPlace| {
+        let state = state_of(&member.name);
+        let mut roles = BTreeSet::new();
+        if leader.is_some_and(|leader| leader.member == member.name) {
+            roles.insert(EndpointRole::Primary);
+        }
+        if state != InstanceState::Running || !streaming {
+            roles.insert(EndpointRole::Replica);
+        }
+        Endpoint {
+            name: member.name.clone(),
+            host: member.host.clone(),
+            address: member.address,
+            port: Some(wire::PORT),
+            roles,
+            state: match state {
+                InstanceState::Running | InstanceState::Streaming => EndpointState::Serving,
+                InstanceState::Unknown | InstanceState::Paused => EndpointState::Unknown,
+                _ => EndpointState::Out,
+            },
+        }
+    };
+    let endpoints = decisions.members.iter().map(endpoint).collect();
+    EndpointSet { network: network_name(object), epoch: decisions.term, endpoints }
+}
