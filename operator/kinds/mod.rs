@@ -1,6 +1,9 @@
 //! One folder a kind: observe reads, plan decides, act does. Kinds never name each other.
 
 pub mod containers;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod declared;
 pub mod deployment;
 pub mod docker_host;
 pub mod fact;

@@ -27,8 +27,8 @@ use crate::store::{Key, Objects};
 
 /// Objects of a kind that are reconciled at once.
 const WORKERS: usize = 4;
-/// The longest a reconcile may take: a first pull of a large image on a slow line is within it.
-const RECONCILE: Duration = Duration::from_secs(900);
+/// The longest a reconcile may take. What takes longer (a pull, a stop with grace) goes on beside the loop.
+const RECONCILE: Duration = Duration::from_secs(60);
 /// Time for a reconcile under way to finish after shutdown was asked for.
 const GRACE: Duration = Duration::from_secs(10);
 /// From this failure in a row on, it is logged as a warning.

@@ -1,4 +1,4 @@
-//! The server's configuration files, rendered from a [`Config`]; pure text.
+//! The server's configuration files, rendered from a [`Config`] as text. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -101,7 +101,7 @@ impl Kind for DeploymentKind {
     }
 
     async fn act(&self, object: &Deployment, step: &Step) -> Result<(), Failure> {
-        self.docker.act(&owner(object), step).await
+        self.docker.act(&object.owner(), step).await
     }
 
     fn step_failed(
@@ -166,23 +166,4 @@ pub struct Make {
     pub spec: ContainerSpec,
     /// Environment variables from elsewhere, in order.
     pub env: Vec<EnvSource>,
-}
-
-/// The owner named in the labels of everything of this Deployment.
-pub fn owner(object: &Deployment) -> Owner {
-    Owner { kind: "Deployment".into(), namespace: namespace(object).into(), name: name(object).into() }
-}
-
-/// `metadata.namespace`; the store never holds a namespaced object without one.
-pub fn namespace(object: &Deployment) -> &str {
-    object.metadata.namespace.as_deref().unwrap_or("default")
-}
-
-/// `metadata.name`.
-pub fn name(object: &Deployment) -> &str {
-    object.metadata.name.as_deref().unwrap_or_default()
-}
-
-fn annotation<'a>(object: &'a Deployment, name: &str) -> Option<&'a str> {
-    object.metadata.annotations.as_ref()?.get(name).map(String::as_str)
 }

@@ -6,11 +6,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 
-use super::{Observed, Step, annotation, blueprint, placement};
+use super::{Observed, Step, blueprint, placement};
 use crate::api::deployment::{
     CHANGE_CAUSE_ANNOTATION, Decisions, Deployment, ROLL_ON_CHANGE_ANNOTATION, ROLLBACK_ANNOTATION, Revision,
 };
 use crate::api::hash::short_hash_of_json;
+use crate::api::object::Object as _;
 use crate::engine::ImageSeen;
 use crate::kinds::containers::Work;
 use crate::runtime::companions::{Standing, due, due_once};
@@ -68,7 +69,7 @@ pub fn choose(object: &Deployment, observed: &Observed, d: &mut Decisions, now: 
         Some(_) => {}
     }
     // It may be told after the change too (`kubectl annotate`).
-    if let (true, Some(cause)) = (target == wanted, annotation(object, CHANGE_CAUSE_ANNOTATION)) {
+    if let (true, Some(cause)) = (target == wanted, object.annotation(CHANGE_CAUSE_ANNOTATION)) {
         let told = d.revisions.iter_mut().filter(|revision| revision.hash == target);
         told.for_each(|revision| revision.change_cause = Some(cause.to_owned()));
     }
@@ -186,7 +187,7 @@ pub fn pace(object: &Deployment, d: &Decisions, now: Timestamp) -> Pace {
 
 /// Gives the target up for the last good revision, if the object asks for that and there is one.
 pub fn give_up(object: &Deployment, d: &mut Decisions) -> bool {
-    let asked = annotation(object, ROLLBACK_ANNOTATION) == Some("true");
+    let asked = object.annotation(ROLLBACK_ANNOTATION) == Some("true");
     let there_is = last_good(d, &d.target).is_some();
     let good = of(d, &d.target).is_some_and(|revision| revision.good);
     if !asked || !there_is || good || d.given_up.is_some() {

@@ -1,4 +1,4 @@
-//! Decides: register what is not, and say whether the host is ready.
+//! What to do about a host: register it if it is not, and say whether it is ready. Pure.
 
 use std::time::Duration;
 
@@ -249,6 +249,31 @@ mod tests {
         let observed = Observed { registration: impossible, answer: Answer::NotAsked };
         leaving.status = Some(plan(&leaving, &observed, leaving.want(), at(6)).status);
         assert!(plan(&leaving, &observed, leaving.want(), at(7)).finished);
+    }
+
+    #[test]
+    fn a_paused_host_keeps_the_engine_in_use_and_is_registered_after_a_restart() {
+        let mut paused = host();
+        paused.metadata.annotations = Some([("evenkeel.dev/reconcile".to_owned(), "paused".to_owned())].into());
+        check(
+            &paused,
+            Registration::Differs,
+            Answer::NotAsked,
+            expect![[r#"
+            Ready=Unknown Paused since 10: reconciliation is paused by annotation
+            again in 5s, finished: false
+        "#]],
+        );
+        check(
+            &paused,
+            Registration::Absent,
+            Answer::NotAsked,
+            expect![[r#"
+            step: register Docker host far at tcp://far:2376
+            Ready=Unknown Registering since 10: registering the engine at tcp://far:2376
+            again in 0ns, finished: false
+        "#]],
+        );
     }
 
     #[test]

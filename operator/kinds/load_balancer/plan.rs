@@ -1,4 +1,4 @@
-//! What to do about a balancer: one pure, total function from the object, what was observed and now to a plan.
+//! What to do about a balancer: a total function from the object, what was observed, what is wanted and now to a plan. Pure.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

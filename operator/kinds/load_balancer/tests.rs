@@ -348,6 +348,29 @@ fn a_configuration_that_no_process_takes_up_is_refused_and_the_last_good_one_lie
 }
 
 #[test]
+fn a_paused_balancer_is_shown_and_not_changed_until_it_goes_on() {
+    let mut world = settled();
+    world.object.metadata.annotations = Some([("evenkeel.dev/reconcile".to_owned(), "paused".to_owned())].into());
+    world.pods(&[("web-b", 2, "ready"), ("web-c", 3, "ready")]);
+    let decisions = world.object.status.as_ref().unwrap().decisions.clone();
+    assert_eq!(world.round(), "");
+    world.plan();
+    check(
+        &world.told(),
+        expect![[r#"
+        Paused 2/2
+        web: web-b Ready, web-c Starting
+        db: pg-1 Ready, pg-2 Drained, pg-3 Drained
+        ro: pg-1 Drained, pg-2 Ready, pg-3 Ready
+        fixed: 10.9.0.1-80 Ready, api.example.com-80 Ready
+    "#]],
+    );
+    assert_eq!(world.object.status.as_ref().unwrap().decisions, decisions);
+    world.object.metadata.annotations = None;
+    assert_ne!(world.round(), "");
+}
+
+#[test]
 fn a_bad_certificate_leaves_the_last_good_one_in_use() {
     let mut world = settled();
     world.observed.certificates.insert("cert".into(), Err("tls.key of Secret cert holds no private key in PEM".into()));

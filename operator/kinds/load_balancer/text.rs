@@ -1,4 +1,4 @@
-//! A configuration as text with two kinds of holes, its servers and its own hash: filled in here, and emptied again.
+//! A configuration as text with two kinds of holes, its servers and its own hash: filled in here, and emptied again. Pure.
 
 use std::collections::BTreeMap;
 

@@ -47,6 +47,8 @@ pub struct Run {
     hurry: u64,
     /// Everything was undone.
     calm: bool,
+    /// Longest time between two reconciles; operators' own unless it is set.
+    resync: Option<Duration>,
 }
 
 /// The cluster of a seed.
@@ -73,10 +75,20 @@ pub fn run(seed: u64) -> Outcome {
 
 /// The same with something taken out of the protocol.
 pub fn run_without(seed: u64, ablation: Option<Ablation>) -> Outcome {
+    run_with(seed, ablation, None)
+}
+
+/// The same with an operator that looks at a settled object only when something wakes it.
+pub fn run_without_resync(seed: u64) -> Outcome {
+    run_with(seed, None, Some(Duration::from_secs(365 * 24 * 3600)))
+}
+
+fn run_with(seed: u64, ablation: Option<Ablation>, resync: Option<Duration>) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.unwrap_or_else(|error| panic!("no runtime: {error}"));
     runtime.block_on(async {
         let mut run = Run::new(seed);
+        run.resync = resync;
         run.sim.change_quietly(|state| state.world.ablation = ablation);
         let wrong = run.whole().await.err();
         let trace = run.sim.change(|state| std::mem::take(&mut state.trace));
@@ -113,6 +125,7 @@ impl Run {
             writes: true,
             hurry: 1,
             calm: false,
+            resync: None,
         }
     }
 
@@ -199,7 +212,7 @@ impl Run {
         }
         if self.operator.is_none() && self.comes <= clock::instant() {
             self.operators += 1;
-            self.operator = Some(Operator::start(&self.sim, &self.store, self.operators));
+            self.operator = Some(Operator::start(&self.sim, &self.store, self.operators, self.resync));
         }
     }
 

@@ -1,6 +1,7 @@
 //! One operator: production's pieces, put together as `cli/operator.rs` does, and taken down without a word.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -26,7 +27,7 @@ pub struct Operator {
 }
 
 impl Operator {
-    pub fn start(sim: &Arc<Sim>, inner: &Arc<MemoryStore>, number: u32) -> Self {
+    pub fn start(sim: &Arc<Sim>, inner: &Arc<MemoryStore>, number: u32, resync: Option<Duration>) -> Self {
         sim.note(format!("operator {number} starts"));
         let gate = Arc::new(Gate::new(number));
         let clock: Arc<dyn Clock> = sim.clock.clone();
@@ -35,6 +36,9 @@ impl Operator {
         let hosts = Arc::new(Hosts::new(Arc::new(OwnBinary::running())));
         hosts.insert(HOST, Arc::new(SimEngine::new(sim.clone(), gate.clone())));
         let mut manager = Manager::new(objects.clone(), clock.clone());
+        if let Some(resync) = resync {
+            manager = manager.resync(resync);
+        }
         let postgres = PostgresClusterKind::new(hosts.clone(), objects.clone(), clock, manager.wake());
         let metrics = manager.add(postgres);
         let shutdown = CancellationToken::new();
