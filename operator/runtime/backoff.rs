@@ -47,6 +47,16 @@ impl<K: Hash + Eq + Clone> Backoff<K> {
         }
     }
 
+    /// How many keys have failed and not yet succeeded.
+    pub fn len(&self) -> usize {
+        self.failing.len()
+    }
+
+    /// No key has failed since it last succeeded.
+    pub fn is_empty(&self) -> bool {
+        self.failing.is_empty()
+    }
+
     /// How many failures in a row `key` has had, conflicts that were answered at once not counted.
     pub fn failures(&self, key: &K) -> u32 {
         self.failing.get(key).map_or(0, |streak| streak.failures)

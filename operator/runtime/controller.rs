@@ -51,6 +51,8 @@ pub(super) trait Drive: Send + Sync {
     fn run(self: Arc<Self>, shutdown: CancellationToken) -> BoxFuture<'static, ()>;
     /// Observes and plans without recording and acting. `Err` says why there is no plan.
     fn preview(&self, object: Value) -> BoxFuture<'_, Result<Value, String>>;
+    /// How much is kept in memory about objects.
+    fn kept(&self) -> usize;
 }
 
 impl<K: Kind> Drive for Controller<K> {
@@ -71,6 +73,10 @@ impl<K: Kind> Drive for Controller<K> {
             tracing::info!(kind = K::NAME, "controller stopped");
         }
         .boxed()
+    }
+
+    fn kept(&self) -> usize {
+        self.kind.kept() + self.inbox.kept() + self.backoff().len()
     }
 
     fn preview(&self, object: Value) -> BoxFuture<'_, Result<Value, String>> {

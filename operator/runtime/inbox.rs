@@ -72,6 +72,12 @@ impl Inbox {
         self.wake(keys);
     }
 
+    /// How many objects are known, referenced or due.
+    pub(super) fn kept(&self) -> usize {
+        let index = self.index();
+        index.references.len() + index.referencing.len() + self.queue.len()
+    }
+
     /// Takes an event of the kind's own resource.
     fn own(&self, event: &Event<'_>) {
         match event {

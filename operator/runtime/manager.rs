@@ -87,6 +87,11 @@ impl Manager {
         plan.unwrap_or_else(|note| json!({"note": note, "steps": []}))
     }
 
+    /// How much is kept in memory about objects of all kinds: what is gone must leave nothing.
+    pub fn kept(&self) -> usize {
+        self.controllers.values().map(|controller| controller.kept()).sum()
+    }
+
     /// Reconciles until `shutdown`; then lets what is under way finish, for 10 s at most. Nothing outlives this future.
     /// Each hint names the owner of something that changed outside the store; `None`: hints may have been missed.
     pub async fn run(&self, hints: impl Stream<Item = Option<Owner>>, shutdown: CancellationToken) {

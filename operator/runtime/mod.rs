@@ -95,6 +95,10 @@ pub trait Kind: Send + Sync + 'static {
     }
     /// Drops what is kept in memory for an object: it is gone, or its teardown is done.
     fn forget(&self, _owner: &Owner) {}
+    /// How much is kept in memory for objects.
+    fn kept(&self) -> usize {
+        0
+    }
 }
 
 /// How much a step matters to a person: decides between Event, log line and silence.

@@ -125,9 +125,20 @@ impl<K: Ord + Hash + Clone> Queue<K> {
     }
 
     /// Keys that are due and wait for a worker.
-    pub fn depth(&self) -> usize {
+    #[cfg(test)]
+    fn depth(&self) -> usize {
         let now = clock::instant();
         self.lock().waiting.iter().take_while(|(at, _)| *at <= now).count()
+    }
+
+    /// How many keys wait, are due later, or are at work.
+    pub fn len(&self) -> usize {
+        self.lock().entries.len()
+    }
+
+    /// Nothing waits, is due later, or is at work.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// The job at the head if it is due, else when it will be.

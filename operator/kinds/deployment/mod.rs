@@ -15,6 +15,8 @@ mod prober;
 mod revisions;
 mod rollout;
 #[cfg(test)]
+mod scale;
+#[cfg(test)]
 mod scenarios;
 #[cfg(test)]
 mod simulation;
@@ -59,11 +61,6 @@ impl DeploymentKind {
     pub fn new(hosts: Arc<Hosts>, objects: Objects, wake: Wake) -> Self {
         let prober = prober::Prober::new(hosts.clone(), wake.clone());
         Self { docker: Docker::new(hosts, objects.clone(), wake), objects, prober }
-    }
-
-    /// How much lives or lived beside the loop: for tests of what is given back.
-    pub fn kept(&self) -> usize {
-        self.docker.work_count() + self.prober.count()
     }
 }
 
@@ -117,6 +114,10 @@ impl Kind for DeploymentKind {
     fn forget(&self, owner: &Owner) {
         self.docker.forget(owner);
         self.prober.forget(owner);
+    }
+
+    fn kept(&self) -> usize {
+        self.docker.work_count() + self.prober.count()
     }
 }
 

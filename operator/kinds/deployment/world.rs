@@ -32,6 +32,7 @@ pub struct World {
     pub objects: Objects,
     pub clock: Arc<TestClock>,
     operator: Option<(CancellationToken, JoinSet<()>)>,
+    manager: Option<Arc<Manager>>,
 }
 
 impl World {
@@ -39,7 +40,7 @@ impl World {
     pub async fn new(hosts: &[&str]) -> Self {
         let clock = Arc::new(TestClock::following_tokio("2026-01-01T00:00:00Z".parse().unwrap()));
         let objects = Objects::new(Arc::new(MemoryStore::default()), clock.clone());
-        let mut world = Self { engines: BTreeMap::new(), objects, clock, operator: None };
+        let mut world = Self { engines: BTreeMap::new(), objects, clock, operator: None, manager: None };
         for host in hosts {
             let engine = Arc::new(FakeEngine::new(host));
             engine.on_exec(|container, command| {
@@ -69,12 +70,20 @@ impl World {
         let shutdown = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let stop = shutdown.clone();
+        let manager = Arc::new(manager);
+        self.manager = Some(manager.clone());
         tasks.spawn(async move { manager.run(hosts.events(), stop).await });
         self.operator = Some((shutdown, tasks));
     }
 
+    /// How much the operator keeps in memory about objects.
+    pub fn kept(&self) -> usize {
+        self.manager.as_ref().map(|manager| manager.kept()).unwrap_or_default()
+    }
+
     /// kill -9 of the operator.
     pub async fn crash(&mut self) {
+        self.manager = None;
         if let Some((_, mut tasks)) = self.operator.take() {
             tasks.shutdown().await;
         }

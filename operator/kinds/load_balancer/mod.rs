@@ -94,12 +94,6 @@ impl LoadBalancerKind {
         Self { docker, objects, clock, links: Default::default(), files: Default::default() }
     }
 
-    /// How much lives or lived beside the loop: for tests of what is given back.
-    pub fn kept(&self) -> usize {
-        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner).len();
-        self.docker.work_count() + files + self.links.count()
-    }
-
     fn cached<R>(&self, container: &str, look: impl FnOnce(&mut ConfigCache) -> R) -> R {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         look(files.entry(container.to_owned()).or_default())
@@ -155,6 +149,11 @@ impl Kind for LoadBalancerKind {
             }
             !ours
         });
+    }
+
+    fn kept(&self) -> usize {
+        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner).len();
+        self.docker.work_count() + files + self.links.count()
     }
 }
 

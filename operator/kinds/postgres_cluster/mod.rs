@@ -26,6 +26,8 @@ use crate::store::{Clock, Key};
 use crate::supervisor::wire::{Order, Report};
 
 mod act;
+mod definition;
+mod invariants;
 mod links;
 mod loss;
 #[cfg(test)]
@@ -68,11 +70,6 @@ impl PostgresClusterKind {
         let docker = Docker::new(hosts, objects.clone(), wake.clone());
         Self { docker, objects, clock, links: Links::new(wake) }
     }
-
-    /// How much lives or lived beside the loop: for tests of what is given back.
-    pub fn kept(&self) -> usize {
-        self.docker.work_count() + self.links.count()
-    }
 }
 
 impl Kind for PostgresClusterKind {
@@ -101,7 +98,12 @@ impl Kind for PostgresClusterKind {
         want: Want,
         now: Timestamp,
     ) -> Plan<Step, PostgresClusterStatus> {
-        plan::plan(object, observed, want, now)
+        let plan = plan::plan(object, observed, want, now);
+        let broken = plan.status.conditions.iter().find(|condition| condition.reason == plan::INVARIANT_VIOLATED);
+        if let Some(broken) = broken {
+            tracing::error!(cluster = object.name(), "{}", broken.message);
+        }
+        plan
     }
 
     async fn act(&self, object: &PostgresCluster, step: &Step) -> Result<(), Failure> {
@@ -111,6 +113,10 @@ impl Kind for PostgresClusterKind {
     fn forget(&self, owner: &Owner) {
         self.docker.forget(owner);
         self.links.forget(owner);
+    }
+
+    fn kept(&self) -> usize {
+        self.docker.work_count() + self.links.count()
     }
 }
 

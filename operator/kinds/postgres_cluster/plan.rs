@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::scene::{Member, Scene, Trouble};
-use super::{Observed, Step, container_name, loss, orders, protocol, status, upgrade, workload};
+use super::{Observed, Step, container_name, invariants, loss, orders, protocol, status, upgrade, workload};
 use crate::api::conditions;
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::{
@@ -26,6 +26,9 @@ const SOON: Duration = Duration::from_millis(500);
 const DEGRADED: Duration = Duration::from_secs(2);
 /// How long an election may do without a container that could be started, before it is.
 const ELECTION_ALONE: Duration = Duration::from_secs(1);
+
+/// The reason of the condition about a decision that would break an invariant.
+pub const INVARIANT_VIOLATED: &str = "InvariantViolated";
 
 /// The plan of a cluster.
 pub fn plan(
@@ -58,6 +61,10 @@ pub fn plan(
             maintain(&scene, observed, &mut status, &mut d, &mut steps);
         }
         protocol::revise(&before, &mut d);
+        let broken = invariants::violations(&before, &d);
+        if !broken.is_empty() {
+            return refused(&scene, before, &broken, observed);
+        }
         steps.extend(orders::orders(&scene, &d, &observed.secrets.hash));
         steps.extend(orders::renewal(&scene, &d));
         steps.extend(workload::secrets(observed, &d));
@@ -75,6 +82,26 @@ pub fn plan(
     let requeue = requeue.or(calling.then_some(SOON));
     status.decisions = Some(d);
     Plan { status, steps, requeue, finished: false }
+}
+
+/// Nothing is done, and why: what was decided would break an invariant, which is a fault of this program.
+fn refused(
+    scene: &Scene,
+    before: Decisions,
+    broken: &[&str],
+    observed: &Observed,
+) -> Plan<Step, PostgresClusterStatus> {
+    debug_assert!(broken.is_empty(), "{broken:?} after {before:#?}");
+    let mut status = scene.object.status.clone().unwrap_or_default();
+    let message = format!(
+        "nothing is done, for it would break what must always hold: {}; this is a fault of Evenkeel, please report it",
+        broken.join(", ")
+    );
+    let trouble = Trouble { reason: INVARIANT_VIOLATED, message };
+    status::render(scene, &mut status, &before, Some(trouble), false, &observed.work);
+    let steps = orders::renewal(scene, &before).into_iter().collect();
+    status.decisions = Some(before);
+    Plan { status, steps, requeue: Some(DEGRADED), finished: false }
 }
 
 fn scene<'a>(

@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 
-use super::{Observed, container_name, workload};
+use super::{Observed, container_name, definition};
 use crate::api::conditions;
 use crate::api::labels;
 use crate::api::postgres_cluster::{DEFER_UPDATE_ANNOTATION, MemberPlace, PostgresCluster, PostgresClusterStatus};
@@ -21,7 +21,7 @@ pub fn program<'a>(object: &PostgresCluster, observed: &'a Observed, place: &Mem
 fn kept<'a>(object: &PostgresCluster, observed: &'a Observed, place: &MemberPlace) -> Option<&'a String> {
     let container = observed.hosts.get(&place.host)?.container(&container_name(object, &place.name))?;
     let program = container.labels.get(labels::BINARY)?;
-    let hash = workload::container_spec(object, place, program).hash();
+    let hash = definition::container_spec(object, place, program).hash();
     (container.labels.get(labels::SPEC_HASH) == Some(&hash)).then_some(program)
 }
 

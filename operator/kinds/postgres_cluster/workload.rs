@@ -1,23 +1,17 @@
 //! The members of a cluster: who lives where, what each container is to be, and when it may be changed. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
-use super::{Observed, RESOURCE, Step, container_name, network_name, upgrade};
-use crate::api::labels;
+use super::{Observed, RESOURCE, Step, container_name, definition, network_name, upgrade};
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::{Decisions, MemberPlace, PostgresCluster, ReclaimPolicy, Stage};
-use crate::engine::{ContainerSpec, NetworkSpec};
+use crate::engine::NetworkSpec;
 use crate::kinds::containers::converge::{self, Common};
 use crate::kinds::containers::{Deed, HOME, Member, converge as containers};
-use crate::supervisor::wire;
 
 /// The first fixed address of a subnet is this far from its start; lower ones are the gateway's and whoever knows.
 const FIRST_ADDRESS: u32 = 10;
-/// Shared memory for parallel queries; Docker's 64 MiB are too few.
-const SHM_BYTES: i64 = 256 << 20;
-/// Longer than the supervisor's own bound for a fast stop.
-const STOP_TIMEOUT_SECONDS: i64 = 30;
 
 /// The hosts of the cluster's members, and the one that new members are placed on.
 pub fn hosts(object: &PostgresCluster) -> BTreeSet<String> {
@@ -40,6 +34,10 @@ fn subnet(object: &PostgresCluster, observed: &Observed) -> Option<(Ipv4Addr, u8
 /// Decides which members there are: enough for the spec, and, before anything is decided, every one whose volume holds data.
 pub fn place(object: &PostgresCluster, observed: &Observed, decisions: &mut Decisions) {
     let subnet = subnet(object, observed);
+    // Nobody knows what the network is now: everyone stays where they were.
+    let silent = observed.hosts.get(HOME).is_none_or(|host| host.networks.known().is_none());
+    let before: BTreeMap<u32, Option<Ipv4Addr>> =
+        decisions.members.iter().map(|place| (place.ordinal, place.address)).collect();
     let mut ordinals: BTreeSet<u32> = decisions.members.iter().map(|place| place.ordinal).collect();
     if decisions.stage == Stage::New {
         let known = observed.hosts.values().filter_map(|host| host.volumes.known()).flatten();
@@ -56,7 +54,10 @@ pub fn place(object: &PostgresCluster, observed: &Observed, decisions: &mut Deci
             name: format!("{}-{ordinal}", object.name()),
             ordinal,
             host: HOME.into(),
-            address: subnet.map(|(base, _)| address(base, ordinal)),
+            address: match subnet {
+                Some((base, _)) => Some(address(base, ordinal)),
+                None => before.get(&ordinal).copied().flatten().filter(|_| silent),
+            },
         })
         .collect();
 }
@@ -77,44 +78,6 @@ pub fn leaving(object: &PostgresCluster, decisions: &Decisions) -> BTreeSet<Stri
     others.take(surplus).map(|place| place.name.clone()).collect()
 }
 
-/// What the container of a member is to be.
-pub fn container_spec(object: &PostgresCluster, place: &MemberPlace, binary: &str) -> ContainerSpec {
-    let name = container_name(object, &place.name);
-    let ports = object.spec.expose.as_ref().and_then(|expose| {
-        let address: IpAddr = expose.bind_address.parse().ok()?;
-        let port = u16::try_from(u32::from(expose.host_port) + place.ordinal - 1).ok()?;
-        Some((address, port, wire::PORT))
-    });
-    ContainerSpec {
-        hostname: place.name.clone(),
-        image: object.spec.image.clone(),
-        entrypoint: ["/evenkeel/evenkeel", "supervisor", "--member", &place.name].map(String::from).to_vec(),
-        env: BTreeMap::new(),
-        labels: member_labels(object, &place.name)
-            .into_iter()
-            .chain([(labels::BINARY.into(), binary.into())])
-            .collect(),
-        volumes: vec![(name.clone(), wire::VOLUME.into(), false), (binary.into(), "/evenkeel".into(), true)],
-        tmpfs: BTreeMap::from([("/run/evenkeel".into(), "mode=0755,size=16m".into())]),
-        network: network_name(object),
-        address: place.address,
-        aliases: vec![place.name.clone()],
-        ports: ports.into_iter().collect(),
-        shm_bytes: Some(SHM_BYTES),
-        stop_timeout_seconds: STOP_TIMEOUT_SECONDS,
-        // Harmless by the protocol: what comes back serves nobody before it is confirmed.
-        restart: true,
-        name,
-        ..Default::default()
-    }
-}
-
-fn member_labels(object: &PostgresCluster, member: &str) -> BTreeMap<String, String> {
-    let mut labels = object.owner().labels();
-    labels.insert(labels::MEMBER.into(), member.into());
-    labels
-}
-
 /// What the members have in common.
 pub fn common<'a>(object: &'a PostgresCluster, observed: &'a Observed, network: &'a NetworkSpec) -> Common<'a> {
     Common {
@@ -122,7 +85,7 @@ pub fn common<'a>(object: &'a PostgresCluster, observed: &'a Observed, network: 
         work: &observed.work,
         image: &object.spec.image,
         network,
-        grace: STOP_TIMEOUT_SECONDS.unsigned_abs(),
+        grace: definition::STOP_TIMEOUT_SECONDS.unsigned_abs(),
     }
 }
 
@@ -137,10 +100,12 @@ pub fn member(object: &PostgresCluster, observed: &Observed, place: &MemberPlace
     Member {
         name: place.name.clone(),
         host: place.host.clone(),
-        labels: member_labels(object, &place.name),
+        labels: definition::member_labels(object, &place.name),
         container: container_name(object, &place.name),
         // Its address is the network's to give.
-        spec: binary.filter(|_| place.address.is_some()).map(|binary| container_spec(object, place, binary)),
+        spec: binary
+            .filter(|_| place.address.is_some())
+            .map(|binary| definition::container_spec(object, place, binary)),
     }
 }
 

@@ -1,0 +1,99 @@
+//! Many objects: what a settled set costs its host, how soon a drift is repaired, and that what goes gives its memory back.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::sleep;
+
+use super::RESOURCE;
+use super::world::{World, spec};
+use crate::engine::ContainerState;
+use crate::runtime::clock;
+use crate::store::Key;
+
+const OBJECTS: usize = 200;
+const REPLICAS: u32 = 5;
+/// Rounds of create and delete, unless `EVENKEEL_ROUNDS` says otherwise.
+const ROUNDS: usize = 200;
+
+fn key(name: &str) -> Key {
+    Key { resource: RESOURCE.into(), namespace: "default".into(), name: name.into() }
+}
+
+async fn create(world: &World, name: &str, replicas: u32) {
+    let object = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": name, "namespace": "default"}, "spec": spec(replicas, "web:1"),
+    });
+    world.objects.create(&key(name), object).await.unwrap();
+}
+
+/// The calls of a minute, counted by verb.
+async fn a_minute(world: &World) -> BTreeMap<String, usize> {
+    world.engine().take_calls();
+    sleep(Duration::from_secs(60)).await;
+    let mut counts = BTreeMap::new();
+    for call in world.engine().take_calls() {
+        *counts.entry(call.split(' ').next().unwrap_or_default().to_owned()).or_default() += 1;
+    }
+    counts
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_settled_operator_makes_no_request_per_object_and_repairs_a_drift_at_once() {
+    let world = World::new(&["local"]).await;
+    for number in 0..OBJECTS {
+        create(&world, &format!("web-{number}"), REPLICAS).await;
+    }
+    while world.running() < OBJECTS * REPLICAS as usize {
+        sleep(Duration::from_millis(500)).await;
+    }
+    sleep(Duration::from_secs(60)).await;
+    let counts = a_minute(&world).await;
+    println!("{OBJECTS} objects of {REPLICAS} containers, requests in a minute: {counts:?}");
+    // The lists of the mirror and the one image of all: the same for any number of objects.
+    assert!(counts.values().sum::<usize>() <= 20, "{counts:?}");
+    let victim = world.engine().world(|world| world.containers.keys().nth(321).cloned()).unwrap();
+    let running = |name: &str| {
+        world.engine().world(|world| world.containers.get(name).is_some_and(|one| one.state == ContainerState::Running))
+    };
+    let began = clock::instant();
+    world.engine().die(&victim);
+    while !running(&victim) {
+        sleep(Duration::from_millis(1)).await;
+    }
+    assert!(began.elapsed() <= Duration::from_millis(100), "{:?}", began.elapsed());
+}
+
+/// Regression 25: a stop job of every pod that ever was, and jobs, files, lists and conversations of deleted objects, stayed
+/// in memory. Whatever lives beside the loop is forgotten with its object.
+#[tokio::test(start_paused = true)]
+async fn what_is_created_and_deleted_again_and_again_leaves_nothing_in_memory() {
+    let rounds = std::env::var("EVENKEEL_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS);
+    let world = World::new(&["local"]).await;
+    let resident = || {
+        let status = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+        status.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or_default() * 4
+    };
+    let mut at_first = 0;
+    for round in 0..rounds {
+        let name = format!("web-{round}");
+        create(&world, &name, 1).await;
+        while world.running() == 0 {
+            sleep(Duration::from_millis(50)).await;
+        }
+        world.objects.delete(&key(&name), &Default::default()).await.unwrap();
+        while world.objects.get::<serde_json::Value>(&key(&name)).await.unwrap().is_some() {
+            sleep(Duration::from_millis(50)).await;
+        }
+        world.engine().take_calls();
+        if round == rounds / 10 {
+            at_first = resident();
+        }
+    }
+    sleep(Duration::from_secs(120)).await;
+    println!("{rounds} rounds: {} KiB resident, {at_first} KiB after a tenth of them", resident());
+    assert_eq!(world.kept(), 0);
+}

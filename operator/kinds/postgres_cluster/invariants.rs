@@ -1,0 +1,63 @@
+//! What must hold of every step from one set of decisions to the next, whatever led to it. Pure.
+//! A planner that would break one of these does nothing and says so: it is a fault of this program.
+
+use crate::api::postgres_cluster::{Decisions, Stage};
+
+/// What the step from `before` to `after` breaks; empty if it may be recorded.
+pub fn violations(before: &Decisions, after: &Decisions) -> Vec<&'static str> {
+    let led = |decisions: &Decisions| matches!(decisions.stage, Stage::Establishing | Stage::Steady);
+    let rules = [
+        (after.term < before.term, "the term went back"),
+        (after.revision < before.revision, "the revision went back"),
+        // I1: at most one leader a term.
+        (
+            after.term == before.term && led(before) && led(after) && after.leader != before.leader,
+            "a term got a second leader (I1)",
+        ),
+        (after.stage == Stage::Steady && after.leader.is_none(), "a settled cluster has no leader"),
+        (after.next.is_some() && after.stage != Stage::Establishing, "voters are being changed by nobody's grant"),
+        // I4: every commit set meets every election set, for the one is a part of the other with no smaller w.
+        (!within(after), "a commit could be acknowledged that no election would ask for (I4)"),
+    ];
+    rules.into_iter().filter_map(|(broken, words)| broken.then_some(words)).collect()
+}
+
+fn within(decisions: &Decisions) -> bool {
+    let (election, commit) = (&decisions.election, &decisions.commit);
+    commit.w == 0 || commit.voters.iter().all(|voter| election.voters.contains(voter)) && commit.w >= election.w
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::api::postgres_cluster::{Quorum, Voter};
+
+    fn voter(member: &str) -> Voter {
+        Voter { member: member.into(), incarnation: member.into() }
+    }
+
+    fn decisions(term: u64, leader: &str) -> Decisions {
+        let quorum = Quorum { voters: vec![voter("a"), voter("b")], w: 1 };
+        Decisions {
+            term,
+            stage: Stage::Steady,
+            leader: Some(voter(leader)),
+            election: quorum.clone(),
+            commit: quorum,
+            ..super::super::protocol::begin(Timestamp::UNIX_EPOCH)
+        }
+    }
+
+    #[test]
+    fn what_a_step_breaks_is_told() {
+        assert!(violations(&decisions(1, "a"), &decisions(2, "b")).is_empty());
+        assert_eq!(violations(&decisions(1, "a"), &decisions(1, "b")), ["a term got a second leader (I1)"]);
+        assert_eq!(violations(&decisions(2, "a"), &decisions(1, "a")), ["the term went back"]);
+        let mut strange = decisions(1, "a");
+        strange.commit.voters.push(voter("c"));
+        let told = ["a commit could be acknowledged that no election would ask for (I4)"];
+        assert_eq!(violations(&decisions(1, "a"), &strange), told);
+    }
+}
