@@ -4,6 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::deployment::Deployment;
 use super::docker_host::DockerHost;
+use super::labels::Owner;
 use super::load_balancer::LoadBalancer;
 use super::postgres_cluster::PostgresCluster;
 
@@ -47,6 +48,11 @@ pub trait Object {
     /// The value of an annotation.
     fn annotation(&self, name: &str) -> Option<&str> {
         self.metadata().annotations.as_ref()?.get(name).map(String::as_str)
+    }
+
+    /// The owner that the labels of its containers, volumes and networks name.
+    fn owner(&self) -> Owner {
+        Owner { kind: Self::KIND.into(), namespace: self.namespace().into(), name: self.name().into() }
     }
 
     /// What people want of it.

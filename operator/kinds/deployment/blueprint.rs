@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, PodSpec, Volume};
 
-use super::{Make, name, namespace, owner};
+use super::Make;
 use crate::api::deployment::{Deployment, Pod, Revision};
 use crate::api::deployment_rules::PIDS;
 use crate::api::hash::short_hash_of_json;
+use crate::api::object::Object as _;
 use crate::api::{labels, quantity};
 use crate::engine::{Attachment, BINARY, BINARY_DIR, ContainerSpec, Mount, MountSource, Security};
 use crate::kinds::containers::inputs::{config_map, secret};
@@ -51,7 +52,7 @@ pub struct Part {
 
 /// Docker's name of a container of a pod; of its sandbox if `container` is empty.
 pub fn docker_name(object: &Deployment, pod: &str, container: &str) -> String {
-    let sandbox = format!("{}.{pod}", namespace(object));
+    let sandbox = format!("{}.{pod}", object.namespace());
     if container.is_empty() { sandbox } else { format!("{sandbox}.{container}") }
 }
 
@@ -154,19 +155,19 @@ struct Builder<'a> {
 impl Builder<'_> {
     fn labels(&self, container: &str) -> BTreeMap<String, String> {
         let mut all = self.revision.template.metadata.as_ref().and_then(|m| m.labels.clone()).unwrap_or_default();
-        all.extend(owner(self.object).labels());
+        all.extend(self.object.owner().labels());
         all.insert(labels::MEMBER.into(), self.pod.name.clone());
         all.insert(labels::CONTAINER.into(), container.into());
         all
     }
 
     fn aliases(&self) -> Vec<String> {
-        vec![self.pod.name.clone(), name(self.object).to_owned()]
+        vec![self.pod.name.clone(), self.object.name().to_owned()]
     }
 
     /// The network side of the container that holds the pod's network.
     fn networked(&self, spec: ContainerSpec) -> ContainerSpec {
-        let namespace = namespace(self.object);
+        let namespace = self.object.namespace();
         let attach = |network: &String| Attachment { network: network.clone(), aliases: self.aliases() };
         ContainerSpec {
             hostname: self.pod.name.clone(),
@@ -314,7 +315,7 @@ impl Builder<'_> {
     fn fields(&self) -> BTreeMap<&'static str, String> {
         BTreeMap::from([
             ("metadata.name", self.pod.name.clone()),
-            ("metadata.namespace", namespace(self.object).to_owned()),
+            ("metadata.namespace", self.object.namespace().to_owned()),
             ("metadata.uid", self.object.metadata.uid.clone().unwrap_or_default()),
             ("spec.nodeName", self.pod.host.clone()),
         ])

@@ -46,9 +46,6 @@ use crate::runtime::{Concern, Kind, Plan, Wake, Want};
 use crate::store::Key;
 use crate::store::objects::Objects;
 
-/// The resource in the store.
-pub const RESOURCE: &str = "deployments.apps";
-
 /// What the kind works with.
 pub struct DeploymentKind {
     docker: Docker,
@@ -98,7 +95,7 @@ impl Kind for DeploymentKind {
     }
 
     async fn act(&self, object: &Deployment, step: &Step) -> Result<(), Failure> {
-        self.docker.act(&owner(object), step).await
+        self.docker.act(&object.owner(), step).await
     }
 
     fn step_failed(
@@ -167,21 +164,6 @@ pub struct Make {
     pub spec: ContainerSpec,
     /// Environment variables from elsewhere, in order.
     pub env: Vec<EnvSource>,
-}
-
-/// The owner named in the labels of everything of this Deployment.
-pub fn owner(object: &Deployment) -> Owner {
-    Owner { kind: "Deployment".into(), namespace: namespace(object).into(), name: name(object).into() }
-}
-
-/// `metadata.namespace`; the store never holds a namespaced object without one.
-pub fn namespace(object: &Deployment) -> &str {
-    object.metadata.namespace.as_deref().unwrap_or("default")
-}
-
-/// `metadata.name`.
-pub fn name(object: &Deployment) -> &str {
-    object.metadata.name.as_deref().unwrap_or_default()
 }
 
 fn annotation<'a>(object: &'a Deployment, name: &str) -> Option<&'a str> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{BalancerSeen, DeploymentKind, HostSeen, Observed, blueprint, inputs, name, namespace, owner};
+use super::{BalancerSeen, DeploymentKind, HostSeen, Observed, blueprint, inputs};
 use crate::api::deployment::Deployment;
 use crate::api::docker_host::DockerHost;
 use crate::api::failure::Failure;
@@ -18,8 +18,8 @@ use crate::store::Key;
 
 /// Reads everything.
 pub(super) async fn observe(controller: &DeploymentKind, object: &Deployment) -> Result<Observed, Failure> {
-    let owner = owner(object);
-    let subject = (namespace(object).to_owned(), name(object).to_owned());
+    let owner = object.owner();
+    let subject = (object.namespace().to_owned(), object.name().to_owned());
     let (declared, _) = controller.objects.list::<DockerHost>("dockerhosts.evenkeel.dev", None).await?;
     let names = declared.iter().map(|host| host.metadata.name.clone().unwrap_or_default());
     let needs = Needs { images: images(object), networks: [network_of(&subject.0)].into() };
@@ -59,7 +59,7 @@ fn images(object: &Deployment) -> BTreeSet<String> {
 pub(super) fn references(object: &Deployment) -> Vec<Key> {
     let key = |resource: &str, name: &str| Key {
         resource: resource.to_owned(),
-        namespace: namespace(object).to_owned(),
+        namespace: object.namespace().to_owned(),
         name: name.to_owned(),
     };
     let template = object.spec.template.spec.iter();

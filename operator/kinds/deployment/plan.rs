@@ -8,9 +8,10 @@ use jiff::Timestamp;
 use super::pods::{self, Next};
 use super::revisions::{self, Pace};
 use super::rollout::{self, Standing};
-use super::{Observed, Step, annotation, blueprint, namespace, placement, status};
+use super::{Observed, Step, annotation, blueprint, placement, status};
 use crate::api::deployment::{Decisions, Deployment, DeploymentStatus, EVICT_ANNOTATION, Pod};
 use crate::api::labels;
+use crate::api::object::Object as _;
 use crate::api::pod::PodSeen;
 use crate::kinds::containers::Work;
 use crate::kinds::network_spec;
@@ -216,7 +217,7 @@ fn prepare(object: &Deployment, d: &Decisions, nexts: &[(String, Next)]) -> Vec<
         next.is_some_and(|next| next.steps.iter().any(|step| matches!(step, Step::Create { .. })))
     };
     let hosts: BTreeSet<&String> = d.pods.iter().filter(|pod| makes(&pod.name)).map(|pod| &pod.host).collect();
-    let network = |host: &String| Step::EnsureNetwork { host: host.clone(), spec: network_spec(namespace(object)) };
+    let network = |host: &String| Step::EnsureNetwork { host: host.clone(), spec: network_spec(object.namespace()) };
     hosts.into_iter().map(network).collect()
 }
 
@@ -270,7 +271,7 @@ fn leave(object: &Deployment, observed: &Observed) -> Vec<Step> {
             volume: volume.clone(),
             data: false,
         }));
-        let network = network_spec(namespace(object)).name;
+        let network = network_spec(object.namespace()).name;
         steps.push(Step::RemoveNetwork { host: host.clone(), network, shared: true });
     }
     steps

@@ -8,10 +8,11 @@ use k8s_openapi::api::core::v1::{Container, PodSpec};
 
 use super::blueprint::{Blueprint, Part, docker_name, grace_seconds, pod_spec};
 use super::rollout::Standing;
-use super::{Observed, Step, blueprint, namespace, placement};
+use super::{Observed, Step, blueprint, placement};
 use crate::api::deployment::{Deployment, DeploymentStatus, Pod, Restarts, Revision};
 use crate::api::labels;
 use crate::api::load_balancer::ServerState;
+use crate::api::object::Object as _;
 use crate::api::pod::{PodContainer, PodContainerState, PodPhase, PodSeen};
 use crate::engine::{ContainerSeen, ContainerState};
 use crate::kinds::containers::{Fill, PreStop, Work};
@@ -144,7 +145,7 @@ impl View<'_> {
     fn address(&self) -> Option<std::net::Ipv4Addr> {
         let Some(seen) = &self.seen else { return self.before.and_then(|before| before.address) };
         let holder = self.blueprint.sandbox.as_ref().or(self.blueprint.main.first())?;
-        seen.get(&holder.name)?.addresses.get(&network_of(namespace(self.object))).copied()
+        seen.get(&holder.name)?.addresses.get(&network_of(self.object.namespace())).copied()
     }
 
     /// Whether every balancer that routes to the Deployment gives the pod new connections.
@@ -327,7 +328,7 @@ impl View<'_> {
 
     /// Why all of it must be made anew, if it must.
     fn broken(&self, seen: &BTreeMap<String, &ContainerSeen>, made: bool) -> Option<&'static str> {
-        let network = network_of(namespace(self.object));
+        let network = network_of(self.object.namespace());
         let holder = self.blueprint.sandbox.as_ref().or(self.blueprint.main.first())?;
         let Some(container) = seen.get(&holder.name) else {
             let orphans = self.blueprint.sandbox.is_some() && !seen.is_empty();

@@ -16,11 +16,12 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::probe::{self, Count, Probed, Question};
-use super::{HostSeen, blueprint, namespace, owner};
+use super::{HostSeen, blueprint};
 use crate::api::deployment::Deployment;
 use crate::api::deployment_rules::port_number;
 use crate::api::docker_host::LOCAL;
 use crate::api::labels::{self, Owner};
+use crate::api::object::Object as _;
 use crate::engine::hosts::Hosts;
 use crate::engine::{ContainerSeen, ContainerState, Engine};
 use crate::kinds::network_of;
@@ -67,7 +68,7 @@ impl Prober {
 
     /// Asks exactly those containers of a Deployment that run and have probes.
     pub(super) fn keep(&self, object: &Deployment, hosts: &BTreeMap<String, HostSeen>) {
-        let (owner, network) = (owner(object), network_of(namespace(object)));
+        let (owner, network) = (object.owner(), network_of(object.namespace()));
         let templates = templates(object);
         let mut wanted = BTreeMap::new();
         for (host, seen) in hosts {

@@ -9,9 +9,10 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PodSpec;
 
-use super::{Observed, blueprint, name, placement};
+use super::{Observed, blueprint, placement};
 use crate::api::deployment::{Decisions, Deployment, Pod, Stop};
 use crate::api::deployment_rules::share;
+use crate::api::object::Object as _;
 
 /// What the strategy allows, in pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,7 +158,7 @@ fn add(object: &Deployment, d: &mut Decisions, host: String, now: Timestamp) {
     let taken = |ordinal: u32| d.pods.iter().any(|pod| pod.hash == d.target && pod.ordinal == ordinal);
     let ordinal = (1..).find(|ordinal| !taken(*ordinal)).unwrap_or_default();
     d.pods.push(Pod {
-        name: format!("{}-{}-{ordinal}", name(object), d.target),
+        name: format!("{}-{}-{ordinal}", object.name(), d.target),
         hash: d.target.clone(),
         ordinal,
         host,

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Observed, Step, blueprint, namespace, placement, revisions};
+use super::{Observed, Step, blueprint, placement, revisions};
 use crate::api::conditions::{Verdict, no, set, unknown, yes};
 use crate::api::deployment::{Decisions, Deployment, DeploymentPhase, DeploymentStatus};
 use crate::api::endpoints::{Endpoint, EndpointSet, EndpointState};
 use crate::api::failure::{Class, Failure};
 use crate::api::load_balancer::ServerState;
+use crate::api::object::Object as _;
 use crate::api::pod::{PodPhase, PodSeen};
 use crate::kinds::network_of;
 
@@ -111,7 +112,7 @@ fn endpoint_set(object: &Deployment, pods: &[PodSeen]) -> EndpointSet {
         },
         ..Default::default()
     };
-    let network = network_of(namespace(object));
+    let network = network_of(object.namespace());
     EndpointSet { network, epoch: 0, endpoints: pods.iter().map(endpoint).collect() }
 }
 

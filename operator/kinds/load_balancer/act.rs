@@ -2,8 +2,9 @@
 
 use super::diff::Command;
 use super::links::ContainerRef;
-use super::{LoadBalancer, LoadBalancerKind, Step, configure, secrets, workload};
+use super::{LoadBalancer, LoadBalancerKind, Step, configure, secrets};
 use crate::api::failure::{Class, Failure};
+use crate::api::object::Object as _;
 use crate::kinds::containers::HOME;
 
 /// Performs `step`; its failure says what could not be done.
@@ -13,7 +14,7 @@ pub async fn act(controller: &LoadBalancerKind, object: &LoadBalancer, step: &St
     let at = |container| ContainerRef { engine: &engine, container, id: id(container) };
     match step {
         Step::EnsureStats => secrets::ensure(controller, object).await?,
-        Step::Docker(step) => controller.docker.act(&workload::owner(object), step).await?,
+        Step::Docker(step) => controller.docker.act(&object.owner(), step).await?,
         Step::Tell { container, commands, old } => tell(controller, &at(container), commands, old).await?,
         Step::Write { container, config, files, runs } => {
             configure::write(controller, object, &at(container), config, files, *runs).await?;

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::LoadBalancer;
-use super::names::{CONFIG_DIR, name};
+use super::names::CONFIG_DIR;
 use crate::api::load_balancer::{Backend, Frontend, LoadBalancerSpec, Mode};
+use crate::api::object::Object as _;
 
 /// What a configuration follows from, its servers left aside.
 pub struct Inputs<'a> {
@@ -28,7 +29,7 @@ impl<'a> Inputs<'a> {
         stats_password: Option<&'a str>,
     ) -> Self {
         let uid = object.metadata.uid.as_deref().unwrap_or_default();
-        Self { name: name(object), uid, spec: &object.spec, certificates, stats_password }
+        Self { name: object.name(), uid, spec: &object.spec, certificates, stats_password }
     }
 
     /// The file with the certificate of a frontend. `Some(None)`: it needs one and there never was a good one.

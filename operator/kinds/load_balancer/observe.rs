@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 use super::dialect::Protocol;
 use super::inputs::certificate_secrets;
 use super::links::ContainerRef;
-use super::names::namespace;
 use super::render::dialect;
 use super::seen::{self, Answer};
 use super::{
@@ -35,7 +34,7 @@ const OLD_NGINX: &str = r#"n=0; for p in /proc/[0-9]*/cmdline; do case "$(tr '\0
 pub async fn observe(controller: &LoadBalancerKind, object: &LoadBalancer) -> Result<Observed, Failure> {
     let engine = controller.docker.hosts().get(HOME)?;
     let Related { targets, certificates, stats_password } = related(controller, object).await?;
-    let (owner, needs) = (workload::owner(object), workload::needs(object, &targets));
+    let (owner, needs) = (object.owner(), workload::needs(object, &targets));
     let hosts = controller.docker.observe(&owner, [HOME.to_owned()], &needs).await;
     let known = hosts.values().filter_map(|host| host.containers.known()).flat_map(BTreeMap::values);
     let running = known.filter(|seen| matches!(seen.state, ContainerState::Running | ContainerState::Paused));
@@ -91,7 +90,7 @@ pub(super) fn endpoints(object: &Value) -> Value {
 }
 
 fn key(object: &LoadBalancer, resource: &str, name: &str) -> Key {
-    Key { resource: resource.into(), namespace: namespace(object).into(), name: name.into() }
+    Key { resource: resource.into(), namespace: object.namespace().into(), name: name.into() }
 }
 
 async fn get<T: DeserializeOwned>(

@@ -7,9 +7,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use serde_json::{Value, json};
 
-use super::names::{name, namespace};
 use super::{Certificate, Hidden, LoadBalancer, LoadBalancerKind, text};
 use crate::api::failure::Failure;
+use crate::api::object::Object as _;
 use crate::store::clock;
 use crate::store::objects::Objects;
 use crate::store::{Error, Key};
@@ -18,8 +18,8 @@ const PASSWORD_LENGTH: usize = 32;
 
 /// The key of the Secret with the password of the stats page.
 pub(super) fn key(object: &LoadBalancer) -> Key {
-    let name = format!("{}-stats", name(object));
-    Key { resource: "secrets".into(), namespace: namespace(object).into(), name }
+    let name = format!("{}-stats", object.name());
+    Key { resource: "secrets".into(), namespace: object.namespace().into(), name }
 }
 
 fn field(secret: &Value, field: &str) -> Option<Vec<u8>> {
@@ -52,7 +52,7 @@ pub async fn ensure(controller: &LoadBalancerKind, object: &LoadBalancer) -> Res
             "ownerReferences": [{
                 "apiVersion": "evenkeel.dev/v1alpha1",
                 "kind": "LoadBalancer",
-                "name": name(object),
+                "name": object.name(),
                 "uid": object.metadata.uid,
                 "controller": true,
             }],

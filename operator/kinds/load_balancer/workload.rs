@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::dialect::Dialect;
-use super::names::{CONFIG_DIR, RUN_DIR, container, member, name, namespace};
+use super::names::{CONFIG_DIR, RUN_DIR, container, member};
 use super::render::dialect;
 use super::{LoadBalancer, Observed, RESOURCE, Step};
 use crate::api::endpoints::Routable;
-use crate::api::labels::{self, Owner};
+use crate::api::labels;
 use crate::api::load_balancer::TargetObject;
+use crate::api::object::Object as _;
 use crate::engine::{Attachment, BINARY_DIR, ContainerSpec, NetworkSpec, Security};
 use crate::kinds::containers::converge::{self, Common, removals};
 use crate::kinds::containers::{Deed, HOME, Member, Needs};
@@ -17,11 +18,6 @@ use crate::kinds::{network_of, network_spec};
 
 /// Grace for open connections when a balancer is stopped, in seconds.
 const STOP_SECONDS: i64 = 30;
-
-/// The owner named in the labels of everything of this balancer.
-pub fn owner(object: &LoadBalancer) -> Owner {
-    Owner { kind: "LoadBalancer".into(), namespace: namespace(object).into(), name: name(object).into() }
-}
 
 /// The balancers there are to be: (member, container).
 pub fn members(object: &LoadBalancer) -> Vec<(String, String)> {
@@ -36,7 +32,7 @@ pub fn members(object: &LoadBalancer) -> Vec<(String, String)> {
 fn networks(object: &LoadBalancer, targets: &BTreeMap<TargetObject, Routable>) -> BTreeSet<String> {
     let there = targets.values().filter(|one| !one.deleting());
     let networks = there.filter_map(|one| Some(one.endpoints()?.network.clone()));
-    networks.filter(|network| *network != network_of(namespace(object))).collect()
+    networks.filter(|network| *network != network_of(object.namespace())).collect()
 }
 
 /// Some database that it names has not said yet in which network it is.
@@ -71,9 +67,9 @@ pub fn container_spec(object: &LoadBalancer, observed: &Observed, ordinal: u32, 
         labels: member_labels(object, &member).into_iter().chain([(labels::BINARY.into(), binary.into())]).collect(),
         volumes: vec![(name.clone(), CONFIG_DIR.into(), false), (binary.into(), BINARY_DIR.into(), true)],
         tmpfs: BTreeMap::from([(RUN_DIR.into(), "mode=0700,size=16m".into())]),
-        network: network_of(namespace(object)),
+        network: network_of(object.namespace()),
         networks,
-        aliases: vec![self::name(object).into(), member],
+        aliases: vec![object.name().into(), member],
         ports: listened.chain(stats).filter_map(published).collect(),
         stop_timeout_seconds: STOP_SECONDS,
         // It must be there when nobody looks after it, too.
@@ -106,7 +102,7 @@ fn entrypoint(dialect: &dyn Dialect) -> Vec<String> {
 }
 
 fn member_labels(object: &LoadBalancer, member: &str) -> BTreeMap<String, String> {
-    let mut labels = owner(object).labels();
+    let mut labels = object.owner().labels();
     labels.insert(labels::MEMBER.into(), member.into());
     labels
 }
@@ -114,7 +110,7 @@ fn member_labels(object: &LoadBalancer, member: &str) -> BTreeMap<String, String
 /// What is asked of Docker beside containers and volumes.
 pub fn needs(object: &LoadBalancer, targets: &BTreeMap<TargetObject, Routable>) -> Needs {
     let mut networks = networks(object, targets);
-    networks.insert(network_of(namespace(object)));
+    networks.insert(network_of(object.namespace()));
     Needs { images: [object.spec.image().to_owned()].into(), networks }
 }
 
@@ -142,7 +138,7 @@ fn wanted(object: &LoadBalancer, observed: &Observed, ordinal: u32) -> Member {
 /// The steps towards a running container for every balancer. `settled`: whether a container balances, so that another
 /// one may go.
 pub fn steps(object: &LoadBalancer, observed: &Observed, settled: impl Fn(&str) -> bool) -> Vec<Step> {
-    let network = network_spec(namespace(object));
+    let network = network_spec(object.namespace());
     let common = common(object, observed, &network);
     let members: Vec<_> = (1..=object.spec.replicas).map(|ordinal| wanted(object, observed, ordinal)).collect();
     let mut steps = removals(&common, &members, true, false);
@@ -162,8 +158,8 @@ pub fn steps(object: &LoadBalancer, observed: &Observed, settled: impl Fn(&str) 
 /// Everything goes; the network too, if nobody else is in it. The steps, and whether nothing is left once they are done;
 /// `None` while nobody can say what there is.
 pub fn teardown(object: &LoadBalancer, observed: &Observed) -> Option<(Vec<Step>, bool)> {
-    let network = network_spec(namespace(object));
-    let why = format!("{RESOURCE} {} is deleted", name(object));
+    let network = network_spec(object.namespace());
+    let why = format!("{RESOURCE} {} is deleted", object.name());
     let (steps, finished) = converge::teardown(&common(object, observed, &network), true, false, true, &why)?;
     Some((steps.into_iter().map(Step::Docker).collect(), finished))
 }

@@ -1,7 +1,8 @@
 //! Performs one step: one call each, no policy. Already so is success.
 
-use super::{PostgresClusterKind, RESOURCE, Step, owner, secrets};
+use super::{PostgresClusterKind, RESOURCE, Step, secrets};
 use crate::api::failure::{Class, Failure};
+use crate::api::object::Object as _;
 use crate::api::postgres_cluster::PostgresCluster;
 use crate::supervisor::wire::Command;
 
@@ -10,14 +11,11 @@ pub async fn act(controller: &PostgresClusterKind, object: &PostgresCluster, ste
     let send = |member: &str, command| send(controller, object, member, command);
     match step {
         Step::EnsureSecrets { host } => secrets::ensure(controller, object, host).await,
-        Step::Docker(step) => controller.docker.act(&owner(object), step).await,
+        Step::Docker(step) => controller.docker.act(&object.owner(), step).await,
         Step::Order { member, order } => send(member, Command::Order((**order).clone())),
         Step::SendCredentials { member } => {
             let credentials = secrets::credentials(&controller.objects, object).await?.ok_or_else(|| {
-                Failure::new(
-                    Class::Transient,
-                    format!("the Secrets of {RESOURCE} {} are not there yet", super::name(object)),
-                )
+                Failure::new(Class::Transient, format!("the Secrets of {RESOURCE} {} are not there yet", object.name()))
             })?;
             send(member, Command::Credentials(credentials))
         }
@@ -32,6 +30,6 @@ fn send(
     member: &str,
     command: Command,
 ) -> Result<(), Failure> {
-    let sent = controller.links.send(&owner(object), member, command);
+    let sent = controller.links.send(&object.owner(), member, command);
     sent.map_err(|failure| Failure::new(failure.class, format!("{member}: {failure}")))
 }

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::{container_name, network_name, owner};
+use super::{container_name, network_name};
 use crate::api::labels;
+use crate::api::object::Object as _;
 use crate::api::postgres_cluster::{MemberPlace, PostgresCluster};
 use crate::engine::ContainerSpec;
 use crate::supervisor::wire;
@@ -48,7 +49,7 @@ pub fn container_spec(object: &PostgresCluster, place: &MemberPlace, binary: &st
 
 /// The labels of everything of a member.
 pub fn member_labels(object: &PostgresCluster, member: &str) -> BTreeMap<String, String> {
-    let mut labels = owner(object).labels();
+    let mut labels = object.owner().labels();
     labels.insert(labels::MEMBER.into(), member.into());
     labels
 }

@@ -50,7 +50,6 @@ pub mod workload;
 #[cfg(test)]
 mod world;
 
-pub use crate::kinds::fact::Fact;
 pub use links::Links;
 
 /// The resource in the store.
@@ -101,7 +100,7 @@ impl Kind for PostgresClusterKind {
         let plan = plan::plan(object, observed, want, now);
         let broken = plan.status.conditions.iter().find(|condition| condition.reason == plan::INVARIANT_VIOLATED);
         if let Some(broken) = broken {
-            tracing::error!(cluster = name(object), "{}", broken.message);
+            tracing::error!(cluster = object.name(), "{}", broken.message);
         }
         plan
     }
@@ -250,27 +249,12 @@ impl From<DockerStep> for Step {
     }
 }
 
-/// The owner named in the labels of everything of this cluster.
-pub fn owner(object: &PostgresCluster) -> Owner {
-    Owner { kind: "PostgresCluster".into(), namespace: namespace(object).into(), name: name(object).into() }
-}
-
 /// The name of the container and of the data volume of a member.
 pub fn container_name(object: &PostgresCluster, member: &str) -> String {
-    format!("{}.{member}", namespace(object))
+    format!("{}.{member}", object.namespace())
 }
 
 /// The cluster's network.
 pub fn network_name(object: &PostgresCluster) -> String {
-    private_network(PostgresClusterKind::NAME, namespace(object), name(object)).unwrap_or_default()
-}
-
-/// `metadata.namespace`; the store never holds a namespaced object without one.
-pub fn namespace(object: &PostgresCluster) -> &str {
-    object.metadata.namespace.as_deref().unwrap_or("default")
-}
-
-/// `metadata.name`.
-pub fn name(object: &PostgresCluster) -> &str {
-    object.metadata.name.as_deref().unwrap_or_default()
+    private_network(PostgresClusterKind::NAME, object.namespace(), object.name()).unwrap_or_default()
 }

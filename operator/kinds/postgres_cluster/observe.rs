@@ -1,13 +1,14 @@
 //! One snapshot of a cluster: what its hosts show, the supervisors' last words, the Secrets. Reads only, judges nothing.
 
-use super::{Observed, PostgresClusterKind, network_name, owner, secrets, workload};
+use super::{Observed, PostgresClusterKind, network_name, secrets, workload};
 use crate::api::failure::Failure;
+use crate::api::object::Object as _;
 use crate::api::postgres_cluster::PostgresCluster;
 use crate::kinds::containers::Needs;
 
 /// Reads everything at once.
 pub async fn observe(controller: &PostgresClusterKind, object: &PostgresCluster) -> Result<Observed, Failure> {
-    let owner = owner(object);
+    let owner = object.owner();
     let needs = Needs { images: [object.spec.image.clone()].into(), networks: [network_name(object)].into() };
     let (hosts, secrets) = tokio::join!(
         controller.docker.observe(&owner, workload::hosts(object), &needs),

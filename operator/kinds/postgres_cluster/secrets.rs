@@ -4,9 +4,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
-use super::{PostgresClusterKind, SecretsSeen, name, namespace};
+use super::{PostgresClusterKind, SecretsSeen};
 use crate::api::failure::{Class, Failure};
 use crate::api::hash::short_hash_of_parts;
+use crate::api::object::Object as _;
 use crate::api::postgres_cluster::PostgresCluster;
 use crate::store::clock;
 use crate::store::objects::Objects;
@@ -17,15 +18,15 @@ const PASSWORD_LENGTH: usize = 32;
 const REPLICATION_PASSWORD: &str = "replicationPassword";
 
 fn key(object: &PostgresCluster, secret: &str) -> Key {
-    Key { resource: "secrets".into(), namespace: namespace(object).into(), name: secret.into() }
+    Key { resource: "secrets".into(), namespace: object.namespace().into(), name: secret.into() }
 }
 
 fn app(object: &PostgresCluster) -> Key {
-    key(object, &format!("{}-app", name(object)))
+    key(object, &format!("{}-app", object.name()))
 }
 
 fn internal(object: &PostgresCluster) -> Key {
-    key(object, &format!("{}-internal", name(object)))
+    key(object, &format!("{}-internal", object.name()))
 }
 
 /// The keys of all Secrets that are read for a cluster.
@@ -136,7 +137,7 @@ async fn write(objects: &Objects, object: &PostgresCluster, key: &Key, fields: &
             "ownerReferences": [{
                 "apiVersion": "evenkeel.dev/v1alpha1",
                 "kind": "PostgresCluster",
-                "name": name(object),
+                "name": object.name(),
                 "uid": object.metadata.uid,
                 "controller": true,
                 "blockOwnerDeletion": true,

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use super::{Observed, RESOURCE, Step, container_name, definition, name, network_name, owner, upgrade};
+use super::{Observed, RESOURCE, Step, container_name, definition, network_name, upgrade};
+use crate::api::object::Object as _;
 use crate::api::postgres_cluster::{Decisions, MemberPlace, PostgresCluster, ReclaimPolicy, Stage};
 use crate::engine::NetworkSpec;
 use crate::kinds::containers::converge::{self, Common};
@@ -21,7 +22,7 @@ pub fn hosts(object: &PostgresCluster) -> BTreeSet<String> {
 
 /// The cluster's network.
 pub fn network(object: &PostgresCluster) -> NetworkSpec {
-    NetworkSpec { name: network_name(object), labels: owner(object).labels() }
+    NetworkSpec { name: network_name(object), labels: object.owner().labels() }
 }
 
 /// The subnet of the cluster's network, once that is there.
@@ -50,7 +51,7 @@ pub fn place(object: &PostgresCluster, observed: &Observed, decisions: &mut Deci
     decisions.members = ordinals
         .into_iter()
         .map(|ordinal| MemberPlace {
-            name: format!("{}-{ordinal}", name(object)),
+            name: format!("{}-{ordinal}", object.name()),
             ordinal,
             host: HOME.into(),
             address: match subnet {
@@ -62,7 +63,7 @@ pub fn place(object: &PostgresCluster, observed: &Observed, decisions: &mut Deci
 }
 
 fn ordinal_of(object: &PostgresCluster, volume: &str) -> Option<u32> {
-    volume.strip_prefix(&container_name(object, name(object)))?.strip_prefix('-')?.parse().ok()
+    volume.strip_prefix(&container_name(object, object.name()))?.strip_prefix('-')?.parse().ok()
 }
 
 fn address(base: Ipv4Addr, ordinal: u32) -> Ipv4Addr {
@@ -137,7 +138,7 @@ pub fn steps(object: &PostgresCluster, observed: &Observed, decisions: &Decision
 pub fn teardown(object: &PostgresCluster, observed: &Observed) -> Option<(Vec<Step>, bool)> {
     let network = network(object);
     let data = object.spec.storage.reclaim_policy == ReclaimPolicy::Delete;
-    let why = format!("{RESOURCE} {} is deleted", name(object));
+    let why = format!("{RESOURCE} {} is deleted", object.name());
     let (steps, finished) = converge::teardown(&common(object, observed, &network), data, true, false, &why)?;
     Some((steps.into_iter().map(Step::Docker).collect(), finished))
 }

@@ -13,13 +13,14 @@ use super::conversation;
 use super::gate::Gate;
 use super::sim::{Away, Sim, State};
 use crate::api::labels::Owner;
+use crate::api::object::Object as _;
 use crate::engine::{
     ContainerSeen, ContainerSpec, ContainerState, Conversation, Engine, Error, EventHint, Everything, HostInfo,
     ImageSeen, NetworkSeen, NetworkSpec, RegistryLogin, VolumeSpec,
 };
 use crate::kinds::containers::{DockerSeen, DockerStep, HOME as HOST};
+use crate::kinds::fact::Fact;
 use crate::kinds::postgres_cluster::world::World;
-use crate::kinds::postgres_cluster::{Fact, owner};
 use crate::supervisor::state::Act;
 
 /// A host that hangs is given up after this long, as by the real engine.
@@ -153,7 +154,7 @@ impl Engine for SimEngine {
 
     async fn list_all(&self) -> Result<Everything, Error> {
         let seen = self.seen("list everything", Fact::Known).await?;
-        let owner = self.sim.look(|state| owner(&state.world.object));
+        let owner = self.sim.look(|state| state.world.object.owner());
         let containers = seen.containers.known().cloned().unwrap_or_default().into_values().map(unique).collect();
         let volumes = seen.volumes.known().cloned().unwrap_or_default().into_iter().collect();
         Ok(Everything {

@@ -11,9 +11,9 @@ use tokio::time::{Instant, sleep};
 use super::chance::Chance;
 use super::gate::{Fate, Gate};
 use super::pace::Pace;
+use crate::api::object::Object as _;
 use crate::api::postgres_cluster::{DurabilityMode, PostgresCluster, Quorum};
 use crate::engine::{ContainerState, EventHint};
-use crate::kinds::postgres_cluster::owner;
 use crate::kinds::postgres_cluster::world::World;
 use crate::runtime::clock::{self, TestClock};
 
@@ -228,7 +228,7 @@ impl State {
             self.world.boxes.iter().map(|(name, one)| (name.clone(), (one.id, one.boot, one.state))).collect();
         if now != self.states {
             self.states = now;
-            let hint = Some(owner(&self.world.object));
+            let hint = Some(self.world.object.owner());
             self.tell(&hint);
         }
     }
