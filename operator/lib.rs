@@ -18,7 +18,7 @@ pub const CONTAINER_IDENTITY: &str = env!("EVENKEEL_CONTAINER_IDENTITY");
 pub mod api;
 pub mod cli;
 pub mod engine;
-pub mod kinds;
+pub(crate) mod kinds;
 pub mod runtime;
 pub mod server;
 pub mod store;

@@ -128,13 +128,6 @@ impl DockerHostSpec {
     }
 }
 
-impl DockerHost {
-    /// Every problem with this object.
-    pub fn validate(&self) -> Vec<Invalid> {
-        self.spec.validate()
-    }
-}
-
 /// Where a Docker API is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Endpoint {

@@ -52,8 +52,7 @@ pub trait Object {
 
     /// The owner that the labels of its containers, volumes and networks name.
     fn owner(&self) -> Owner {
-        let (kind, namespace, name) = (Self::KIND.to_owned(), self.namespace().to_owned(), self.name().to_owned());
-        Owner { kind, namespace, name }
+        Owner { kind: Self::KIND.into(), namespace: self.namespace().into(), name: self.name().into() }
     }
 
     /// What people want of it.

@@ -15,8 +15,6 @@ use super::lsn::Fork;
 use super::postgres_settings;
 use super::words::words;
 
-/// Stops a cluster from being touched while it is there: `evenkeel.dev/reconcile: paused`.
-pub const RECONCILE_ANNOTATION: &str = "evenkeel.dev/reconcile";
 /// Asks for a planned switchover: `TIMESTAMP` or `TIMESTAMP/MEMBER`.
 pub const SWITCHOVER_ANNOTATION: &str = "evenkeel.dev/switchover";
 

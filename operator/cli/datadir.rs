@@ -24,7 +24,6 @@ const LOCK: &str = "operator.lock";
 /// A data directory that this process alone owns until the value is dropped or the process ends, however it ends.
 #[derive(Debug)]
 pub struct DataDir {
-    path: PathBuf,
     // Held, never read: the kernel drops the lock with the file.
     _lock: File,
 }
@@ -65,12 +64,7 @@ impl DataDir {
         let written =
             lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| write!(lock, "{}", std::process::id()));
         written.map_err(io(format!("write {}", file.display())))?;
-        Ok(Self { path: path.to_owned(), _lock: lock })
-    }
-
-    /// The directory.
-    pub fn path(&self) -> &Path {
-        &self.path
+        Ok(Self { _lock: lock })
     }
 }
 

@@ -13,7 +13,7 @@ mod step;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub use self::converge::{Deed, Member, converge, replace, teardown};
+pub use self::converge::{Deed, Member, converge, replace};
 pub use self::inputs::{EnvSource, InputRef};
 pub use self::observe::{DockerSeen, Needs};
 pub use self::step::{DockerStep, Fill, PreStop};

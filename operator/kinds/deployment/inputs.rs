@@ -28,13 +28,6 @@ pub struct Input {
 }
 
 impl Inputs {
-    /// Of one that is there.
-    #[cfg(test)]
-    pub fn with(mut self, input: InputRef, known: Input) -> Self {
-        self.0.insert(input, known);
-        self
-    }
-
     /// The hash of its contents; empty if it is not there.
     pub fn hash(&self, input: &InputRef) -> String {
         self.0.get(input).map(|known| known.hash.clone()).unwrap_or_default()

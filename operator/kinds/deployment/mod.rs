@@ -46,9 +46,6 @@ use crate::runtime::{Concern, Kind, Plan, Wake, Want};
 use crate::store::Key;
 use crate::store::objects::Objects;
 
-/// The resource in the store.
-pub const RESOURCE: &str = "deployments.apps";
-
 /// What the kind works with.
 pub struct DeploymentKind {
     docker: Docker,

@@ -7,8 +7,9 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::RESOURCE;
 use super::world::{World, spec};
+use crate::api::deployment::Deployment;
+use crate::api::object::Object as _;
 use crate::engine::ContainerState;
 use crate::runtime::clock;
 use crate::store::Key;
@@ -19,7 +20,7 @@ const REPLICAS: u32 = 5;
 const ROUNDS: usize = 200;
 
 fn key(name: &str) -> Key {
-    Key { resource: RESOURCE.into(), namespace: "default".into(), name: name.into() }
+    Key { resource: Deployment::RESOURCE.into(), namespace: "default".into(), name: name.into() }
 }
 
 async fn create(world: &World, name: &str, replicas: u32) {

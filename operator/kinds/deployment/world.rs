@@ -10,8 +10,9 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::{DeploymentKind, RESOURCE};
-use crate::api::deployment::DeploymentStatus;
+use super::DeploymentKind;
+use crate::api::deployment::{Deployment, DeploymentStatus};
+use crate::api::object::Object as _;
 use crate::engine::docker::OwnBinary;
 use crate::engine::fake::FakeEngine;
 use crate::engine::hosts::Hosts;
@@ -212,7 +213,7 @@ pub fn short(name: &str) -> String {
 }
 
 pub fn key() -> Key {
-    Key { resource: RESOURCE.into(), namespace: "default".into(), name: "web".into() }
+    Key { resource: Deployment::RESOURCE.into(), namespace: "default".into(), name: "web".into() }
 }
 
 pub fn host_key(host: &str) -> Key {

@@ -11,7 +11,7 @@ pub fn violations(before: &Decisions, after: &Decisions) -> Vec<&'static str> {
         (after.revision < before.revision, "the revision went back"),
         // I1: at most one leader a term.
         (
-            after.term == before.term && led(before) && led(after) && after.leader != before.leader,
+            after.term == before.term && led(before) && led(after) && !same_leader(before, after),
             "a term got a second leader (I1)",
         ),
         (after.stage == Stage::Steady && after.leader.is_none(), "a settled cluster has no leader"),
@@ -20,6 +20,16 @@ pub fn violations(before: &Decisions, after: &Decisions) -> Vec<&'static str> {
         (!within(after), "a commit could be acknowledged that no election would ask for (I4)"),
     ];
     rules.into_iter().filter_map(|(broken, words)| broken.then_some(words)).collect()
+}
+
+/// The first leader of a cluster gets its incarnation when it has made its data directory.
+fn same_leader(before: &Decisions, after: &Decisions) -> bool {
+    match (&before.leader, &after.leader) {
+        (Some(before), Some(after)) => {
+            before.member == after.member && (before.incarnation.is_empty() || before.incarnation == after.incarnation)
+        }
+        (before, after) => before == after,
+    }
 }
 
 fn within(decisions: &Decisions) -> bool {

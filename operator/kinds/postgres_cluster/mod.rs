@@ -50,7 +50,6 @@ pub mod workload;
 #[cfg(test)]
 mod world;
 
-pub use crate::kinds::fact::Fact;
 pub use links::Links;
 
 /// The resource in the store.

@@ -27,7 +27,7 @@ use crate::engine::ContainerState;
 use crate::supervisor::wire::{CONFIRMATION_MS, Data, Leading, Postgres, Promise, Report, Rule};
 
 /// A voter that does not stream for this long leaves the quorum, if the quorum can do without it.
-const EVICT: Duration = Duration::from_secs(10);
+const DISMISS_AFTER: Duration = Duration::from_secs(10);
 /// Commits that wait for this long although the voters can be reached: the primary is cut from them.
 const QUORUM_LOST: Duration = Duration::from_secs(30);
 /// Voters that could promise but have not yet are waited for this long where the choice would be better with them.
@@ -429,7 +429,7 @@ fn establishing(scene: &Scene, status: &mut PostgresClusterStatus, d: &mut Decis
         }
     }
     wider.voters.sort();
-    if scene.preferred() && scene.age(d.since) > EVICT {
+    if scene.preferred() && scene.age(d.since) > DISMISS_AFTER {
         wider.w = wider.w.min(scene.streaming(leading).len() as u32);
     }
     d.next = Some(wider);
@@ -595,7 +595,8 @@ fn wish(scene: &Scene, d: &Decisions, streaming: &[Voter]) -> (Vec<Voter>, u32) 
     let leaves =
         |voter: &Voter| scene.member(&voter.member).is_none_or(|member| member.leaving || member.replaced(voter));
     let patient = |voter: &&Voter| {
-        !streaming.contains(voter) && d.absent.get(&voter.incarnation).is_some_and(|since| scene.age(*since) < EVICT)
+        !streaming.contains(voter)
+            && d.absent.get(&voter.incarnation).is_some_and(|since| scene.age(*since) < DISMISS_AFTER)
     };
     let mut voters: Vec<Voter> = streaming.iter().filter(|voter| !leaves(voter)).cloned().collect();
     voters.extend(d.election.voters.iter().filter(patient).filter(|voter| !leaves(voter)).cloned());

@@ -19,7 +19,7 @@ use crate::engine::{
     ImageSeen, NetworkSeen, NetworkSpec, RegistryLogin, VolumeSpec,
 };
 use crate::kinds::containers::{DockerSeen, DockerStep, HOME as HOST};
-use crate::kinds::postgres_cluster::Fact;
+use crate::kinds::fact::Fact;
 use crate::kinds::postgres_cluster::world::World;
 use crate::supervisor::state::Act;
 

@@ -6,12 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use super::plan::plan;
-use super::{Fact, LinkSeen, Observed, SecretsSeen, Step, container_name, network_name};
+use super::{LinkSeen, Observed, SecretsSeen, Step, container_name, network_name};
 use crate::api::labels;
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::{PostgresCluster, PostgresClusterSpec, PostgresClusterStatus, Quorum};
 use crate::engine::{ContainerSeen, ContainerSpec, ContainerState, ImageSeen, NetworkSeen};
 use crate::kinds::containers::{DockerSeen, DockerStep, HOME};
+use crate::kinds::fact::Fact;
 use crate::supervisor::next::{accept, next};
 use crate::supervisor::report::report;
 use crate::supervisor::state::{Act, Remembered, Seen};
