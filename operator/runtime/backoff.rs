@@ -1,4 +1,4 @@
-//! How long to wait after a failure: one policy for all kinds, kept per key.
+//! Backoff: the delay before a failed key is tried again. One policy for all kinds, kept per key.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -7,14 +7,14 @@ use std::time::Duration;
 use super::clock::{Clock, jitter};
 use crate::api::failure::Class;
 
-/// The wait after the first failure; it doubles with each further one.
+/// Delay after the first failure; it doubles with each further one.
 const FIRST: Duration = Duration::from_millis(50);
-/// The longest wait, and the wait after what a retry cannot mend.
+/// Longest delay, and the delay after a terminal failure, which a retry cannot mend.
 const LONGEST: Duration = Duration::from_secs(30);
-/// Conflicts in a row that are answered by looking again at once.
+/// Conflicts in a row that are retried at once.
 const CONFLICTS: u32 = 10;
 
-/// The failures in a row of each key that has any.
+/// Failures in a row of each key; keys without a failure are not kept.
 #[derive(Debug)]
 pub struct Backoff<K> {
     failing: HashMap<K, Streak>,
@@ -33,7 +33,7 @@ impl<K> Default for Backoff<K> {
 }
 
 impl<K: Hash + Eq + Clone> Backoff<K> {
-    /// Counts a failure of `key` and says how long to wait before the next attempt.
+    /// Counts a failure of `key`; returns the delay before the next attempt.
     pub fn failed(&mut self, key: &K, class: Class, clock: &dyn Clock) -> Duration {
         let streak = self.failing.entry(key.clone()).or_default();
         if class == Class::Conflict && streak.conflicts < CONFLICTS {
@@ -57,7 +57,7 @@ impl<K: Hash + Eq + Clone> Backoff<K> {
         self.failing.is_empty()
     }
 
-    /// How many failures in a row `key` has had, conflicts that were answered at once not counted.
+    /// Failures in a row of `key`, without conflicts that were retried at once.
     pub fn failures(&self, key: &K) -> u32 {
         self.failing.get(key).map_or(0, |streak| streak.failures)
     }
@@ -69,7 +69,7 @@ impl<K: Hash + Eq + Clone> Backoff<K> {
 }
 
 fn doubled(times: u32) -> Duration {
-    // Beyond this many doublings it is the longest anyway.
+    // After 20 doublings it is the longest delay anyway; more would overflow.
     FIRST.saturating_mul(1 << times.min(20)).min(LONGEST)
 }
 

@@ -1,4 +1,4 @@
-//! The one place that reads the clock and draws chance; everybody else is given the value or a [`Clock`].
+//! Clocks and random numbers: the one place that reads them. Others are given the value or a [`Clock`].
 #![allow(clippy::disallowed_methods)]
 
 use std::sync::Mutex;
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::api::sync::lock;
 pub use crate::store::Clock;
 
-/// The machine's clock and the operating system's chance.
+/// The machine's clock and the operating system's random numbers.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 
@@ -29,7 +29,7 @@ impl Clock for SystemClock {
 #[derive(Debug)]
 pub struct TestClock {
     state: Mutex<TestState>,
-    /// Since when it follows tokio's time; `None` if it stands still unless advanced.
+    /// Start in tokio's time, which it follows; `None` if it moves only when it is advanced.
     follows: Option<Instant>,
 }
 
@@ -50,7 +50,7 @@ impl TestClock {
         Self { follows: Some(Instant::now()), ..Self::still(start) }
     }
 
-    /// The same clock with another chance.
+    /// The same clock with another seed for its random numbers.
     pub fn seeded(self, seed: u64) -> Self {
         lock(&self.state).seed = seed;
         self
@@ -84,7 +84,7 @@ pub fn instant() -> Instant {
     Instant::now()
 }
 
-/// `duration` times a chance between 0.5 and 1, so that many who failed together do not retry together.
+/// `duration` times a random number between 0.5 and 1, so that keys that failed together do not retry together.
 pub fn jitter(clock: &dyn Clock, duration: Duration) -> Duration {
     let chance = (clock.random() >> 11) as f64 / (1u64 << 53) as f64;
     duration.mul_f64(0.5 + chance / 2.0)

@@ -1,18 +1,18 @@
-//! The finalizer protocol: one total match, no effects.
+//! The finalizer protocol: one total match, no effects. Pure.
 
-/// The finalizer that keeps a deleted object until what it stands for outside the store is gone.
+/// The finalizer that keeps a deleted object in the store until its containers, volumes and networks are torn down.
 pub const FINALIZER: &str = "evenkeel.dev/teardown";
 
 /// What a reconcile of an object does about its finalizer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gate {
-    /// Add the finalizer, then go on: nothing is made outside before it is there.
+    /// Add the finalizer, then go on: nothing is created outside the store before it is stored.
     Add,
     /// Go on.
     Keep,
-    /// Tear down; the finalizer goes when the plan says finished.
+    /// Tear down; remove the finalizer when the plan says finished.
     TearDown,
-    /// Leave the object alone: its teardown is done, others hold it.
+    /// Leave the object alone: its teardown is done, and finalizers of others keep it.
     Leave,
 }
 

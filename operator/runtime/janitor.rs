@@ -1,4 +1,4 @@
-//! Sweeps the store now and then: old Events, objects whose owner is gone.
+//! The janitor: removes old Events and objects without an owner from the store.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::store::Objects;
 
-/// Between two sweeps.
+/// Interval between two sweeps.
 const EVERY: Duration = Duration::from_secs(300);
 
 /// Sweeps at once and then every five minutes, until `shutdown`.

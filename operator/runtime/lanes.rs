@@ -1,8 +1,8 @@
-//! Which steps of a plan may be taken beside each other.
+//! Lanes: which steps of a plan may be performed concurrently. Pure.
 
 use super::Significance;
 
-/// The steps, cut into stretches to be taken one after the other; each is a set of lanes to be taken beside each other.
+/// Cuts the steps into stretches, performed one after the other; each is a set of lanes, performed concurrently.
 pub(super) fn stretches<S: Significance>(steps: &[S]) -> Vec<Vec<Vec<&S>>> {
     let mut stretches: Vec<Vec<Vec<&S>>> = Vec::new();
     let mut open = false;

@@ -1,4 +1,4 @@
-//! What a controller counts.
+//! Metrics of a controller.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,7 +9,7 @@ pub struct Metrics {
     pub settled: Count,
     /// Reconciles that took steps, all of them done.
     pub acted: Count,
-    /// Reconciles that ended because somebody else wrote first.
+    /// Reconciles that ended in a conflict: another writer was first.
     pub conflicts: Count,
     /// Reconciles that failed otherwise.
     pub failed: Count,
@@ -21,17 +21,17 @@ pub struct Metrics {
     pub steps_failed: Count,
 }
 
-/// A number that many tasks may change.
+/// A counter that many tasks may change.
 #[derive(Debug, Default)]
 pub struct Count(AtomicU64);
 
 impl Count {
-    /// One more.
+    /// Adds one.
     pub fn add(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many.
+    /// The count.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }

@@ -10,18 +10,18 @@ use tokio::time::{Instant, sleep_until};
 
 use super::clock;
 
-/// Why a key is looked at. For logs only; nobody decides by it.
+/// Why a key is reconciled. For logs only; nothing is decided by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
     /// The object changed.
     Changed,
-    /// Something outside the store said so.
+    /// Another object, an engine or a task beside the loop woke it.
     Hint,
-    /// The last plan wanted another look.
+    /// The last plan asked for it.
     Requeue,
     /// The last attempt failed.
     Retry,
-    /// It was its turn.
+    /// The resync period has passed.
     Resync,
 }
 
@@ -37,7 +37,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Keys to be looked at. Bounded by the number of keys there are.
+/// Keys to be reconciled. Bounded by the number of objects.
 #[derive(Debug)]
 pub struct Queue<K: Ord> {
     state: Mutex<State<K>>,
@@ -47,9 +47,9 @@ pub struct Queue<K: Ord> {
 
 #[derive(Debug)]
 struct State<K: Ord> {
-    /// In order of time; a key is here at most once and not while it runs.
+    /// Waiting keys by due time; a key is here at most once, and not while it runs.
     waiting: BTreeSet<(Instant, K)>,
-    /// For each waiting key its place, for each running one when it is to run again.
+    /// The due time of each waiting key, and of each running key that is to run again.
     entries: HashMap<K, Entry>,
 }
 
@@ -83,12 +83,12 @@ impl<K: Ord> Default for Queue<K> {
 }
 
 impl<K: Ord + Hash + Clone> Queue<K> {
-    /// Has `key` looked at now.
+    /// Makes `key` due now.
     pub fn add(&self, key: K, reason: Reason) {
         self.add_at(key, clock::instant(), reason);
     }
 
-    /// Has `key` looked at no later than `at`. If it runs now: again after that.
+    /// Makes `key` due no later than `at`. A key that runs now runs again afterwards.
     pub fn add_at(&self, key: K, at: Instant, reason: Reason) {
         let mut state = self.lock();
         let due = Due { at, reason };
@@ -106,7 +106,7 @@ impl<K: Ord + Hash + Clone> Queue<K> {
         self.changed.notify_one();
     }
 
-    /// The next key that is due, when one is. Safe to cancel.
+    /// Waits for the next due key. Safe to cancel.
     pub async fn next(&self) -> Job<'_, K> {
         loop {
             let head = match self.take_due() {

@@ -1,4 +1,4 @@
-//! One reconcile, the only place where observe, plan and act meet: gate, look, decide, record, do.
+//! One reconcile, the only place where observe, plan and act meet: finalizer gate, observe, plan, record, act.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,19 +19,19 @@ use crate::api::object::Object as _;
 use crate::store::events::{NewEvent, Severity};
 use crate::store::{Key, Objects, rules};
 
-/// Lanes of one object that are taken at once: enough to keep a Docker Engine busy, and few enough for others to be served.
+/// Lanes of one object that are performed concurrently: enough to keep a Docker Engine busy, few enough to leave room for other objects.
 const LANES: usize = 8;
-/// The reason of the Event about a step that failed.
+/// Reason of the Event about a step that failed.
 const STEP_FAILED: &str = "StepFailed";
-/// The reason of the Event about an object that cannot be read as its kind.
+/// Reason of the Event about a stored object that is not valid for its kind.
 const UNREADABLE: &str = "Unreadable";
 
-/// How a reconcile ended that did not fail.
+/// Outcome of a reconcile that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Done {
-    /// There is nothing (more) to look at.
+    /// The object is gone, or its teardown is done.
     Gone,
-    /// All that was decided is done. `requeue` is the plan's wish.
+    /// All steps of the plan are done. `requeue` is the plan's.
     Reconciled { requeue: Option<Duration> },
 }
 
@@ -45,7 +45,7 @@ pub(super) struct Reconciler<'a, K: Kind> {
 }
 
 impl<K: Kind> Reconciler<'_, K> {
-    /// Brings the object at `key` one decision nearer to what it asks for.
+    /// Reconciles the object at `key` once.
     pub(super) async fn reconcile(&self, key: &Key) -> Result<Done, Failure> {
         let Some(mut value) = self.objects.get::<Value>(key).await? else { return Ok(Done::Gone) };
         tracing::Span::current().record("generation", value["metadata"]["generation"].as_u64());
@@ -61,7 +61,7 @@ impl<K: Kind> Reconciler<'_, K> {
         self.carry_out(key, value, object, plan).await
     }
 
-    /// Records what was decided, then does it.
+    /// Records the planned status, then performs the steps.
     async fn carry_out(
         &self,
         key: &Key,
@@ -93,7 +93,7 @@ impl<K: Kind> Reconciler<'_, K> {
         Ok(Done::Reconciled { requeue: plan.requeue })
     }
 
-    /// Takes the steps, lanes beside each other. What fails is kept in the status and ends the cycle.
+    /// Performs the steps, lanes concurrently. A failure is recorded in the status and ends the reconcile.
     async fn act(
         &self,
         key: &Key,
@@ -122,7 +122,7 @@ impl<K: Kind> Reconciler<'_, K> {
         Ok(())
     }
 
-    /// Takes the steps of a lane in order, up to the first that fails.
+    /// Performs the steps of a lane in order, up to the first that fails.
     async fn take<'s>(
         &self,
         about: &Arc<Value>,
@@ -168,7 +168,7 @@ impl<K: Kind> Reconciler<'_, K> {
         Ok(self.objects.update_status(key, value).await?)
     }
 
-    /// Takes our finalizer off an object whose teardown is done.
+    /// Removes our finalizer from an object whose teardown is done.
     async fn release(&self, key: &Key, value: Value) -> Result<Done, Failure> {
         self.objects.update(key, rules::with_finalizer(value, FINALIZER, false)).await?;
         tracing::info!("torn down");
@@ -190,7 +190,7 @@ impl<K: Kind> Reconciler<'_, K> {
     }
 }
 
-/// As much of an object as an Event needs.
+/// The part of an object that an Event refers to.
 fn reference<K: Kind>(value: &Value) -> Value {
     let metadata = &value["metadata"];
     json!({

@@ -1,4 +1,4 @@
-//! Writes Events beside the loop, so that no reconcile waits for one.
+//! The recorder writes Events beside the loop, so that no reconcile waits for one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,9 +11,9 @@ use tokio::time::sleep;
 use crate::store::Objects;
 use crate::store::events::NewEvent;
 
-/// Events that may wait to be written; what comes on top is dropped and logged.
+/// Events that may wait to be written; further ones are dropped and logged.
 const WAITING: usize = 256;
-/// How long Events wait, so that they do not stand in the way of the writes that a failover waits for.
+/// Delay of Events, so that they do not compete with the writes that a failover waits for.
 const CALM: Duration = Duration::from_millis(100);
 
 /// Takes Events without waiting. Cheap to clone.
@@ -29,7 +29,7 @@ impl Recorder {
         (Self { sender }, write(objects, receiver))
     }
 
-    /// Has the Event written soon.
+    /// Queues the Event; it is written after 100 ms.
     pub fn record(&self, about: Arc<Value>, event: NewEvent) {
         if let Err(error) = self.sender.try_send((about, event)) {
             let (_, event) = error.into_inner();
@@ -47,7 +47,7 @@ async fn write(objects: Objects, mut receiver: mpsc::Receiver<(Arc<Value>, NewEv
         while let Ok(more) = receiver.try_recv() {
             batch.push(more);
         }
-        // Together, for then the store writes them in one go.
+        // Concurrently: the store writes them in one transaction.
         let written = batch.iter().map(|(about, event)| objects.record_event(about, event));
         for error in join_all(written).await.into_iter().filter_map(Result::err) {
             tracing::warn!(%error, "an event could not be recorded");
