@@ -595,7 +595,8 @@ fn wish(scene: &Scene, d: &Decisions, streaming: &[Voter]) -> (Vec<Voter>, u32) 
     let leaves =
         |voter: &Voter| scene.member(&voter.member).is_none_or(|member| member.leaving || member.replaced(voter));
     let patient = |voter: &&Voter| {
-        !streaming.contains(voter) && d.absent.get(&voter.incarnation).is_some_and(|since| scene.age(*since) < DISMISS_AFTER)
+        !streaming.contains(voter)
+            && d.absent.get(&voter.incarnation).is_some_and(|since| scene.age(*since) < DISMISS_AFTER)
     };
     let mut voters: Vec<Voter> = streaming.iter().filter(|voter| !leaves(voter)).cloned().collect();
     voters.extend(d.election.voters.iter().filter(patient).filter(|voter| !leaves(voter)).cloned());
