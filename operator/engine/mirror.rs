@@ -91,6 +91,17 @@ impl State {
         self.next();
     }
 
+    /// A container or volume with these labels is made.
+    fn outdate_made(&mut self, name: &str, labels: &BTreeMap<String, String>) {
+        match Owner::from_labels(|key| labels.get(key).map(String::as_str)) {
+            Some(owner) => {
+                self.outdate(&owner);
+                self.of.insert(name.to_owned(), owner);
+            }
+            None => self.outdate_all(),
+        }
+    }
+
     /// The container or volume changes; whose it is is not always known.
     fn outdate_thing(&mut self, name: &str) {
         match self.of.get(name).cloned() {
@@ -143,6 +154,57 @@ impl Mirror {
         }
         drop(state);
         outcome
+    }
+
+    /// A list of an owner's things, from memory if it is known.
+    async fn owned<T: Clone>(
+        &self,
+        owner: &Owner,
+        list: fn(&mut Picture) -> &mut Option<Vec<T>>,
+        name: fn(&T) -> &String,
+        read: impl Future<Output = Result<Vec<T>, Error>>,
+    ) -> Result<Vec<T>, Error> {
+        let version = {
+            let mut state = lock(&self.state);
+            let follows = state.followers > 0;
+            let picture = state.owners.entry(owner.clone()).or_default();
+            picture.unused = 0;
+            if let Some(known) = list(picture).clone().filter(|_| follows) {
+                return Ok(known);
+            }
+            picture.version
+        };
+        let seen = self.ask(read).await?;
+        let mut state = lock(&self.state);
+        state.of.extend(seen.iter().map(|one| (name(one).clone(), owner.clone())));
+        if let Some(picture) = state.owners.get_mut(owner).filter(|picture| picture.version == version) {
+            *list(picture) = Some(seen.clone());
+        }
+        Ok(seen)
+    }
+
+    /// Something by its name, from memory if it is known.
+    async fn named<T: Clone>(
+        &self,
+        name: &str,
+        all: fn(&mut State) -> &mut BTreeMap<String, Kept<Option<T>>>,
+        read: impl Future<Output = Result<Option<T>, Error>>,
+    ) -> Result<Option<T>, Error> {
+        let version = {
+            let mut state = lock(&self.state);
+            let follows = state.followers > 0;
+            if let Some(kept) = all(&mut state).get_mut(name).filter(|_| follows) {
+                kept.unused = 0;
+                return Ok(kept.value.clone());
+            }
+            state.version
+        };
+        let seen = self.ask(read).await?;
+        let mut state = lock(&self.state);
+        if state.version == version {
+            all(&mut state).insert(name.to_owned(), Kept { value: seen.clone(), unused: 0 });
+        }
+        Ok(seen)
     }
 
     /// Does something that changes an owner's things: what is known of it is outdated before and after.
@@ -295,83 +357,19 @@ impl Engine for Mirror {
     }
 
     async fn list_containers(&self, owner: &Owner) -> Result<Vec<ContainerSeen>, Error> {
-        let version = {
-            let mut state = lock(&self.state);
-            let follows = state.followers > 0;
-            let picture = state.owners.entry(owner.clone()).or_default();
-            picture.unused = 0;
-            if let Some(known) = picture.containers.clone().filter(|_| follows) {
-                return Ok(known);
-            }
-            picture.version
-        };
-        let seen = self.ask(self.inner.list_containers(owner)).await?;
-        let mut state = lock(&self.state);
-        for one in &seen {
-            state.of.insert(one.name.clone(), owner.clone());
-        }
-        if let Some(picture) = state.owners.get_mut(owner).filter(|picture| picture.version == version) {
-            picture.containers = Some(seen.clone());
-        }
-        Ok(seen)
+        self.owned(owner, |picture| &mut picture.containers, |one| &one.name, self.inner.list_containers(owner)).await
     }
 
     async fn list_volumes(&self, owner: &Owner) -> Result<Vec<String>, Error> {
-        let version = {
-            let mut state = lock(&self.state);
-            let follows = state.followers > 0;
-            let picture = state.owners.entry(owner.clone()).or_default();
-            picture.unused = 0;
-            if let Some(known) = picture.volumes.clone().filter(|_| follows) {
-                return Ok(known);
-            }
-            picture.version
-        };
-        let seen = self.ask(self.inner.list_volumes(owner)).await?;
-        let mut state = lock(&self.state);
-        for name in &seen {
-            state.of.insert(name.clone(), owner.clone());
-        }
-        if let Some(picture) = state.owners.get_mut(owner).filter(|picture| picture.version == version) {
-            picture.volumes = Some(seen.clone());
-        }
-        Ok(seen)
+        self.owned(owner, |picture| &mut picture.volumes, |name| name, self.inner.list_volumes(owner)).await
     }
 
     async fn network(&self, name: &str) -> Result<Option<NetworkSeen>, Error> {
-        let version = {
-            let mut state = lock(&self.state);
-            let follows = state.followers > 0;
-            if let Some(kept) = state.networks.get_mut(name).filter(|_| follows) {
-                kept.unused = 0;
-                return Ok(kept.value.clone());
-            }
-            state.version
-        };
-        let seen = self.ask(self.inner.network(name)).await?;
-        let mut state = lock(&self.state);
-        if state.version == version {
-            state.networks.insert(name.to_owned(), Kept { value: seen.clone(), unused: 0 });
-        }
-        Ok(seen)
+        self.named(name, |state| &mut state.networks, self.inner.network(name)).await
     }
 
     async fn image(&self, image: &str) -> Result<Option<ImageSeen>, Error> {
-        let version = {
-            let mut state = lock(&self.state);
-            let follows = state.followers > 0;
-            if let Some(kept) = state.images.get_mut(image).filter(|_| follows) {
-                kept.unused = 0;
-                return Ok(kept.value.clone());
-            }
-            state.version
-        };
-        let seen = self.ask(self.inner.image(image)).await?;
-        let mut state = lock(&self.state);
-        if state.version == version {
-            state.images.insert(image.to_owned(), Kept { value: seen.clone(), unused: 0 });
-        }
-        Ok(seen)
+        self.named(image, |state| &mut state.images, self.inner.image(image)).await
     }
 
     async fn ensure_network(&self, spec: &NetworkSpec) -> Result<NetworkSeen, Error> {
@@ -391,14 +389,7 @@ impl Engine for Mirror {
     }
 
     async fn ensure_volume(&self, spec: &VolumeSpec) -> Result<(), Error> {
-        let owner = Owner::from_labels(|key| spec.labels.get(key).map(String::as_str));
-        let outdate = |state: &mut State| match &owner {
-            Some(owner) => {
-                state.of.insert(spec.name.clone(), owner.clone());
-                state.outdate(owner);
-            }
-            None => state.outdate_all(),
-        };
+        let outdate = |state: &mut State| state.outdate_made(&spec.name, &spec.labels);
         self.change(outdate, self.inner.ensure_volume(spec)).await
     }
 
@@ -415,14 +406,7 @@ impl Engine for Mirror {
     }
 
     async fn create_container(&self, spec: &ContainerSpec) -> Result<(), Error> {
-        let owner = Owner::from_labels(|key| spec.labels.get(key).map(String::as_str));
-        let outdate = |state: &mut State| match &owner {
-            Some(owner) => {
-                state.of.insert(spec.name.clone(), owner.clone());
-                state.outdate(owner);
-            }
-            None => state.outdate_all(),
-        };
+        let outdate = |state: &mut State| state.outdate_made(&spec.name, &spec.labels);
         let made = self.change(outdate, self.inner.create_container(spec)).await;
         if matches!(made, Err(Error::NotFound { .. })) {
             // Its image or network is not there, whatever is known.

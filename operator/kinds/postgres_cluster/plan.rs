@@ -91,7 +91,6 @@ fn refused(
     broken: &[&str],
     observed: &Observed,
 ) -> Plan<Step, PostgresClusterStatus> {
-    debug_assert!(broken.is_empty(), "{broken:?} after {before:#?}");
     let mut status = scene.object.status.clone().unwrap_or_default();
     let message = format!(
         "nothing is done, for it would break what must always hold: {}; this is a fault of Evenkeel, please report it",

@@ -299,6 +299,8 @@ impl World {
     pub fn decide(&mut self, operator: usize, kept: impl Fn(usize) -> usize) -> Vec<String> {
         let Some((object, version)) = self.operators[operator].read.take() else { return Vec::new() };
         let plan = plan(&object, &self.observe(operator), object.want(), self.now());
+        let broken = plan.status.conditions.iter().find(|one| one.reason == super::plan::INVARIANT_VIOLATED);
+        assert!(broken.is_none(), "{broken:#?}");
         if object.status.as_ref() != Some(&plan.status) {
             if version != self.version {
                 return Vec::new();
