@@ -311,6 +311,10 @@ impl Engine for FakeEngine {
                 }
             }
             everything.networks = world.networks.iter().map(|(name, (_, seen))| (name.clone(), seen.clone())).collect();
+            for image in &world.images {
+                let id = world.ids.get(image).unwrap_or(image).clone();
+                everything.images.entry(id).or_default().push(image.clone());
+            }
             Ok(everything)
         })
     }

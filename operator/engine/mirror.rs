@@ -3,7 +3,7 @@
 //!
 //! Memory is used only while somebody follows the events of the host. What makes it wrong is taken out of it at once: an
 //! event about an owner, a change that went through the mirror, a new subscription. In addition the whole host is listed
-//! every [`REFRESH`], in a few requests whatever the number of owners: so a lost event, and a volume, network or image that
+//! every [`REFRESH`] and at each new subscription, in a few requests whatever the number of owners: so a lost event, and a volume, network or image that
 //! was taken away (Docker's events about them name no owner), is noticed within that time.
 //! A host that answered nothing for [`HANG`] makes all reads fail at once until it answers again: it delays nobody else.
 
@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt as _, stream};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep;
 
 use super::{
@@ -39,6 +39,8 @@ pub struct Mirror {
     inner: Arc<dyn Engine>,
     host: Arc<str>,
     state: Arc<Mutex<State>>,
+    /// Told when the host is found to hang.
+    hangs: Arc<Notify>,
 }
 
 #[derive(Default)]
@@ -50,6 +52,8 @@ struct State {
     owners: BTreeMap<Owner, Picture>,
     networks: BTreeMap<String, Kept<Option<NetworkSeen>>>,
     images: BTreeMap<String, Kept<Option<ImageSeen>>>,
+    /// The host's images at the last list.
+    listed: Option<BTreeMap<String, Vec<String>>>,
     /// Whose a container or volume is, by name: of those that were seen or made.
     of: BTreeMap<String, Owner>,
     /// Why the host is not asked: it hangs.
@@ -86,9 +90,19 @@ impl State {
     fn outdate_all(&mut self) {
         let owners: Vec<_> = self.owners.keys().cloned().collect();
         owners.iter().for_each(|owner| self.outdate(owner));
+        self.outdate_shared();
+    }
+
+    /// Nothing that is known of networks and images holds any more.
+    fn outdate_shared(&mut self) {
         self.networks.clear();
         self.images.clear();
         self.next();
+    }
+
+    /// Whether reads are answered from memory: somebody follows the events, and the host is not known to hang.
+    fn holds(&self) -> bool {
+        self.followers > 0 && self.silent.is_none()
     }
 
     /// A container or volume with these labels is made.
@@ -118,7 +132,7 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 impl Mirror {
     /// The mirror of this engine, which is called `host`.
     pub fn new(host: &str, inner: Arc<dyn Engine>) -> Self {
-        Self { inner, host: host.into(), state: Arc::default() }
+        Self { inner, host: host.into(), state: Arc::default(), hangs: Arc::default() }
     }
 
     /// How much is kept: for tests of what is given back.
@@ -148,6 +162,7 @@ impl Mirror {
         match &outcome {
             Err(error @ Error::Unreachable { .. }) if hung && state.followers > 0 => {
                 state.silent.get_or_insert_with(|| error.to_string());
+                self.hangs.notify_one();
             }
             Err(_) => {}
             Ok(_) => state.silent = None,
@@ -166,10 +181,10 @@ impl Mirror {
     ) -> Result<Vec<T>, Error> {
         let version = {
             let mut state = lock(&self.state);
-            let follows = state.followers > 0;
+            let holds = state.holds();
             let picture = state.owners.entry(owner.clone()).or_default();
             picture.unused = 0;
-            if let Some(known) = list(picture).clone().filter(|_| follows) {
+            if let Some(known) = list(picture).clone().filter(|_| holds) {
                 return Ok(known);
             }
             picture.version
@@ -192,8 +207,8 @@ impl Mirror {
     ) -> Result<Option<T>, Error> {
         let version = {
             let mut state = lock(&self.state);
-            let follows = state.followers > 0;
-            if let Some(kept) = all(&mut state).get_mut(name).filter(|_| follows) {
+            let holds = state.holds();
+            if let Some(kept) = all(&mut state).get_mut(name).filter(|_| holds) {
                 kept.unused = 0;
                 return Ok(kept.value.clone());
             }
@@ -207,45 +222,39 @@ impl Mirror {
         Ok(seen)
     }
 
-    /// Does something that changes an owner's things: what is known of it is outdated before and after.
+    /// Does something that changes an owner's things: what is known of it is outdated before and after, also if nobody
+    /// waits for the end.
     async fn change<T>(
         &self,
         outdate: impl Fn(&mut State),
         deed: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
         outdate(&mut lock(&self.state));
-        let done = deed.await;
-        outdate(&mut lock(&self.state));
-        done
+        let _after = Outdates { state: &self.state, outdate };
+        deed.await
     }
 
-    /// Lists everything; the owners of which something was not as it was known.
-    async fn refresh(&self) -> Result<BTreeSet<Owner>, Error> {
-        let (before, images) = {
-            let state = lock(&self.state);
-            (state.version, state.images.keys().cloned().collect::<Vec<_>>())
-        };
+    /// Lists everything; the owners of which something was not as it was known. With `fill` owners that nobody has read
+    /// yet are known, too.
+    async fn refresh(&self, fill: bool) -> Result<BTreeSet<Owner>, Error> {
+        let before = lock(&self.state).version;
         let everything = self.watch(self.inner.list_all()).await?;
-        let mut seen = BTreeMap::new();
-        for image in images {
-            seen.insert(image.clone(), self.inner.image(&image).await?);
-        }
-        Ok(self.take_in(before, everything, seen))
+        Ok(self.take_in(before, everything, fill))
     }
 
-    fn take_in(
-        &self,
-        before: u64,
-        everything: Everything,
-        mut images: BTreeMap<String, Option<ImageSeen>>,
-    ) -> BTreeSet<Owner> {
+    fn take_in(&self, before: u64, everything: Everything, fill: bool) -> BTreeSet<Owner> {
         let mut state = lock(&self.state);
-        let Everything { mut containers, mut volumes, networks } = everything;
+        let Everything { mut containers, mut volumes, networks, images } = everything;
         let mut changed = BTreeSet::new();
         state.owners.retain(|_, picture| {
             picture.unused += 1;
             picture.unused <= UNUSED
         });
+        if fill {
+            for owner in containers.keys().chain(volumes.keys()) {
+                state.owners.entry(owner.clone()).or_default();
+            }
+        }
         for (owner, picture) in &mut state.owners {
             // Something has changed since the list was asked for: it may be older than that.
             if picture.version > before {
@@ -262,15 +271,17 @@ impl Mirror {
         }
         if state.version == before {
             state.networks.retain(|name, kept| {
-                let now = networks.get(name).cloned();
                 kept.unused += 1;
                 // A network without our labels is not listed; it is read again when somebody asks.
-                kept.value.is_some() == now.is_some() && kept.unused <= UNUSED
+                kept.value.as_ref() == networks.get(name) && kept.unused <= UNUSED
             });
-            state.images.retain(|name, kept| {
+            // Which reference means which image is the host's to say; so any change outdates them all.
+            let same = state.listed.as_ref() == Some(&images);
+            state.images.retain(|_, kept| {
                 kept.unused += 1;
-                images.remove(name).is_some_and(|now| now == kept.value) && kept.unused <= UNUSED
+                same && kept.unused <= UNUSED
             });
+            state.listed = Some(images);
         }
         let mut of = BTreeMap::new();
         for (owner, picture) in &state.owners {
@@ -285,8 +296,12 @@ impl Mirror {
     async fn keep_fresh(self, hints: mpsc::Sender<EventHint>) {
         loop {
             let silent = lock(&self.state).silent.is_some();
-            sleep(if silent { RETRY } else { REFRESH }).await;
-            match self.refresh().await {
+            tokio::select! {
+                biased;
+                () = self.hangs.notified(), if !silent => continue,
+                () = sleep(if silent { RETRY } else { REFRESH }) => {}
+            }
+            match self.refresh(false).await {
                 Ok(_) if silent => {
                     lock(&self.state).outdate_all();
                     if hints.send(None).await.is_err() {
@@ -319,10 +334,26 @@ impl Mirror {
                     None => state.outdate_all(),
                 }
             }
+            if hint.is_none() {
+                // One list for all owners that will look now; each lists for itself if it does not come soon.
+                let _ = tokio::time::timeout(HANG, self.refresh(true)).await;
+            }
             if hints.send(hint).await.is_err() {
                 return;
             }
         }
+    }
+}
+
+/// Outdates when it is dropped.
+struct Outdates<'a, F: Fn(&mut State)> {
+    state: &'a Mutex<State>,
+    outdate: F,
+}
+
+impl<F: Fn(&mut State)> Drop for Outdates<'_, F> {
+    fn drop(&mut self) {
+        (self.outdate)(&mut lock(self.state));
     }
 }
 
@@ -410,7 +441,7 @@ impl Engine for Mirror {
         let made = self.change(outdate, self.inner.create_container(spec)).await;
         if matches!(made, Err(Error::NotFound { .. })) {
             // Its image or network is not there, whatever is known.
-            lock(&self.state).outdate_all();
+            lock(&self.state).outdate_shared();
         }
         made
     }
@@ -418,7 +449,7 @@ impl Engine for Mirror {
     async fn start_container(&self, name: &str) -> Result<(), Error> {
         let started = self.change(|state| state.outdate_thing(name), self.inner.start_container(name)).await;
         if started.is_err() {
-            lock(&self.state).outdate_all();
+            lock(&self.state).outdate_shared();
         }
         started
     }
@@ -606,5 +637,116 @@ mod tests {
         fake.world(|world| world.hangs = false);
         sleep(Duration::from_secs(15)).await;
         mirror.list_containers(&owner("x")).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_that_hangs_fails_for_what_was_known_too() {
+        let (fake, mirror, mut events) = mirrored().await;
+        tokio::spawn(async move { while events.next().await.is_some() {} });
+        sleep(Duration::from_millis(10)).await;
+        states(&mirror, &owner("one")).await;
+        sleep(Duration::from_millis(4_000)).await;
+        fake.world(|world| world.hangs = true);
+        assert!(matches!(mirror.list_containers(&owner("x")).await, Err(Error::Unreachable { .. })));
+        let known = mirror.list_containers(&owner("one")).await;
+        assert!(known.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_start_that_is_refused_outdates_its_owner_alone() {
+        let (fake, mirror, mut events) = mirrored().await;
+        tokio::spawn(async move { while events.next().await.is_some() {} });
+        for number in 0..200 {
+            states(&mirror, &owner(&number.to_string())).await;
+        }
+        sleep(Duration::from_millis(10)).await;
+        fake.take_calls();
+        fake.fail_next("start_container", 1, super::super::fake::Fault::Refused);
+        mirror.create_container(&spec(&owner("one"), "b")).await.unwrap();
+        mirror.start_container("b").await.unwrap_err();
+        for number in 0..200 {
+            states(&mirror, &owner(&number.to_string())).await;
+        }
+        let lists = fake.take_calls().iter().filter(|call| call.starts_with("list")).count();
+        assert!(lists <= 2, "{lists}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_subscription_costs_one_list_whatever_the_number_of_owners() {
+        let (fake, mirror, mut events) = mirrored().await;
+        tokio::spawn(async move { while events.next().await.is_some() {} });
+        for number in 0..200 {
+            states(&mirror, &owner(&number.to_string())).await;
+        }
+        fake.take_calls();
+        fake.hint(None);
+        sleep(Duration::from_millis(100)).await;
+        for number in 0..200 {
+            states(&mirror, &owner(&number.to_string())).await;
+        }
+        let lists = fake.take_calls().iter().filter(|call| call.starts_with("list")).count();
+        assert!(lists <= 2, "{lists}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_network_made_anew_outside_is_seen_at_the_next_refresh() {
+        let (fake, mirror, mut events) = mirrored().await;
+        tokio::spawn(async move { while events.next().await.is_some() {} });
+        let before = mirror.network("net").await.unwrap().unwrap();
+        fake.world(|world| {
+            let (_, seen) = world.networks.get_mut("net").unwrap();
+            seen.subnet.0 = std::net::Ipv4Addr::new(10, 99, 0, 0);
+        });
+        for _ in 0..3 {
+            sleep(REFRESH).await;
+            mirror.network("net").await.unwrap();
+        }
+        let after = mirror.network("net").await.unwrap().unwrap();
+        assert_ne!(before, after);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_that_nobody_waits_for_leaves_nothing_old() {
+        let (fake, mirror, mut events) = mirrored().await;
+        tokio::spawn(async move { while events.next().await.is_some() {} });
+        sleep(Duration::from_millis(10)).await;
+        let changing = mirror.change(|state| state.outdate_thing("a"), async {
+            sleep(Duration::from_millis(5)).await;
+            fake.world(|world| world.containers.clear());
+            sleep(Duration::from_secs(5)).await;
+            Ok(())
+        });
+        let one = owner("one");
+        tokio::join!(
+            async {
+                sleep(Duration::from_millis(1)).await;
+                assert_eq!(states(&mirror, &one).await, "a Running ");
+            },
+            async { assert!(tokio::time::timeout(Duration::from_millis(20), changing).await.is_err()) }
+        );
+        assert_eq!(states(&mirror, &owner("one")).await, "");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_images_are_kept_by_one_list_and_a_change_outdates_them() {
+        let (fake, mirror, mut events) = mirrored().await;
+        tokio::spawn(async move { while events.next().await.is_some() {} });
+        let names: Vec<_> = (0..100).map(|number| format!("web:{number}")).collect();
+        fake.world(|world| world.images.extend(names.iter().cloned()));
+        let read = async || {
+            for name in &names {
+                mirror.image(name).await.unwrap();
+            }
+            fake.take_calls()
+        };
+        sleep(REFRESH + Duration::from_millis(100)).await;
+        read().await;
+        for _ in 0..3 {
+            sleep(REFRESH).await;
+            assert_eq!(read().await, ["list_all"]);
+        }
+        fake.world(|world| world.ids.insert("web:7".into(), "sha256:new".into()));
+        sleep(REFRESH).await;
+        assert_eq!(mirror.image("web:7").await.unwrap().unwrap().id, "sha256:new");
     }
 }

@@ -326,6 +326,8 @@ pub struct Everything {
     pub volumes: BTreeMap<Owner, Vec<String>>,
     /// All networks that have an owner, by name.
     pub networks: BTreeMap<String, NetworkSeen>,
+    /// Tags and digests of all images, sorted, by the image's id.
+    pub images: BTreeMap<String, Vec<String>>,
 }
 
 /// A named volume.

@@ -12,6 +12,7 @@ use evenkeel::api::docker_host::Endpoint;
 use evenkeel::api::labels::{self, Owner};
 use evenkeel::engine::docker::{DockerEngine, OwnBinary};
 use evenkeel::engine::hosts::local_endpoint;
+use evenkeel::engine::mirror::{Mirror, REFRESH};
 use evenkeel::engine::{ContainerSpec, ContainerState, Engine, Error, NetworkSpec, VolumeSpec};
 use futures::StreamExt as _;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -577,6 +578,57 @@ async fn a_killed_container_is_hinted_at_by_its_owner() {
         }
     });
     assert_eq!(hint.await, Some(bench.owner.clone()));
+}
+
+/// How long it takes until `holds` says yes.
+async fn until<F: Future<Output = bool>>(holds: impl Fn() -> F) -> Duration {
+    let began = std::time::Instant::now();
+    within(async {
+        while !holds().await {
+            tokio::task::spawn_blocking(crate::poll::pause).await.unwrap();
+        }
+    })
+    .await;
+    began.elapsed()
+}
+
+#[tokio::test]
+async fn what_others_do_is_seen_in_the_mirror_by_an_event_or_at_the_next_refresh() {
+    let Some(bench) = bench("mirror") else { return };
+    let spec = bench.container(IDLE);
+    bench.run(&spec).await;
+    let volume = VolumeSpec { name: bench.name("v"), labels: bench.owner.labels() };
+    bench.engine.ensure_volume(&volume).await.unwrap();
+    let tag = format!("evenkeel-test/{}:1", bench.owner.name);
+    docker(&["tag", IMAGE, &tag]);
+    let mirror = Mirror::new("local", Arc::new(bench.engine.clone()));
+    let mut events = mirror.events();
+    assert_eq!(within(events.next()).await, Some(None));
+    tokio::spawn(async move { while events.next().await.is_some() {} });
+    let states = async || -> Vec<_> {
+        mirror.list_containers(&bench.owner).await.unwrap().into_iter().map(|one| one.state).collect()
+    };
+    let (volumes, network) = (async || mirror.list_volumes(&bench.owner).await.unwrap(), bench.name("net"));
+    assert_eq!((states().await, volumes().await), (vec![ContainerState::Running], vec![volume.name.clone()]));
+    assert!(mirror.network(&network).await.unwrap().is_some() && mirror.image(&tag).await.unwrap().is_some());
+
+    docker(&["kill", &spec.name]);
+    let killed = until(async || states().await == [ContainerState::Exited]).await;
+    docker(&["rm", "-f", &spec.name]);
+    let removed = until(async || states().await.is_empty()).await;
+    assert!(killed < Duration::from_secs(1) && removed < Duration::from_secs(1), "{killed:?} {removed:?}");
+
+    docker(&["volume", "rm", &volume.name]);
+    docker(&["network", "rm", &network]);
+    docker(&["rmi", &tag]);
+    let gone = until(async || {
+        volumes().await.is_empty()
+            && mirror.network(&network).await.unwrap().is_none()
+            && mirror.image(&tag).await.unwrap().is_none()
+    });
+    let gone = gone.await;
+    assert!(gone < REFRESH + Duration::from_secs(2), "{gone:?}");
+    println!("killed {killed:?}, removed {removed:?}, what has no events {gone:?}");
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bollard::auth::DockerCredentials;
 use bollard::models::CreateImageInfo;
-use bollard::query_parameters::CreateImageOptionsBuilder;
+use bollard::query_parameters::{CreateImageOptionsBuilder, ListImagesOptions};
 use futures::StreamExt as _;
 use tokio::time::MissedTickBehavior;
 
@@ -44,6 +44,18 @@ impl DockerEngine {
             Err(Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Tags and digests of all images, by id.
+    pub(super) async fn images_of_all(&self) -> Result<BTreeMap<String, Vec<String>>, Error> {
+        let all = None::<ListImagesOptions>;
+        let found = self.call("listing all images", ANSWER, |docker| docker.list_images(all)).await?;
+        let names = |mut tags: Vec<String>, digests: Vec<String>| {
+            tags.extend(digests);
+            tags.sort();
+            tags
+        };
+        Ok(found.into_iter().map(|one| (one.id, names(one.repo_tags, one.repo_digests))).collect())
     }
 
     pub(super) async fn image_present(&self, image: &str) -> Result<bool, Error> {

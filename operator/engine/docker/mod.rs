@@ -129,9 +129,13 @@ impl Engine for DockerEngine {
         self.volumes_of(owner).await
     }
     async fn list_all(&self) -> Result<Everything, Error> {
-        let (containers, volumes, networks) =
-            tokio::try_join!(self.containers_of_all(), self.volumes_of_all(), self.networks_of_all())?;
-        Ok(Everything { containers, volumes, networks })
+        let (containers, volumes, networks, images) = tokio::try_join!(
+            self.containers_of_all(),
+            self.volumes_of_all(),
+            self.networks_of_all(),
+            self.images_of_all()
+        )?;
+        Ok(Everything { containers, volumes, networks, images })
     }
     async fn network(&self, name: &str) -> Result<Option<NetworkSeen>, Error> {
         self.network_named(name).await

@@ -161,6 +161,9 @@ impl Engine for SimEngine {
             containers: [(owner.clone(), containers)].into(),
             volumes: [(owner, volumes)].into(),
             networks: seen.networks.known().cloned().unwrap_or_default(),
+            images: self
+                .sim
+                .look(|state| state.images.iter().map(|image| (image.clone(), vec![image.clone()])).collect()),
         })
     }
 
