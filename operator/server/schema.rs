@@ -94,7 +94,8 @@ impl Judge {
 
     fn list(&mut self, schema: &Value, items: &[Value], path: &str) {
         let length = items.len() as u64;
-        let mut refuse = |what: String| self.causes.push(Cause::invalid(path, format!("Invalid value: a list: {what}")));
+        let mut refuse =
+            |what: String| self.causes.push(Cause::invalid(path, format!("Invalid value: a list: {what}")));
         if let Some(limit) = schema["minItems"].as_u64().filter(|limit| length < *limit) {
             refuse(format!("should have at least {limit} items"));
         }
