@@ -14,7 +14,10 @@ pub fn violations(before: &Decisions, after: &Decisions) -> Vec<&'static str> {
             after.term == before.term && led(before) && led(after) && !same_leader(before, after),
             "a term got a second leader (I1)",
         ),
-        (after.term == before.term && led(before) && !led(after), "an election began without a new term (I1)"),
+        (
+            after.term == before.term && led(before) && after.stage == Stage::Electing,
+            "an election began without a new term (I1)",
+        ),
         (after.stage == Stage::Steady && after.leader.is_none(), "a settled cluster has no leader"),
         (after.next.is_some() && after.stage != Stage::Establishing, "voters are being changed by nobody's grant"),
         // I4: every commit set meets every election set, for the one is a part of the other with no smaller w.
