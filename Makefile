@@ -17,8 +17,10 @@ SEED ?=
 DEEPER ?= 1
 # Cargo minds its own parallelism: inside `make -j` it would take make's tokens.
 CARGO = env -u MAKEFLAGS -u MFLAGS cargo
+# The same in the development profile, with lines that tell how far it is.
+BUILD = env -u MAKEFLAGS -u MFLAGS scripts/build.sh
 FMT = $(CARGO) fmt --check
-LINT = $(CARGO) clippy --locked --all-targets -- -D warnings
+LINT = $(BUILD) clippy --all-targets -- -D warnings
 
 .PHONY: help demo test deps static fmt lint unit e2e model-deep chaos chaos-short bench-failover bench-idle bench-rollout bench-heal images crds clean
 
@@ -49,10 +51,11 @@ lint: ## Clippy, warnings denied
 	$(LINT)
 
 unit: images ## Cargo's tests, those against a real Docker Engine among them
+	@$(BUILD) test --no-run
 	EVENKEEL_TEST_DOCKER=1 $(CARGO) test --locked
 
 e2e: images ## The real-Docker suite (ONLY=words runs the scenarios whose name contains one of them)
-	$(CARGO) build --locked
+	@$(BUILD) build
 	tests/e2e/run.sh $(DEBUG) $(ONLY)
 
 model-deep: ## The model checker, DEEPER events further than in `make test`, with one fault more
@@ -63,7 +66,7 @@ chaos: images ## Faults drawn from a seed on a private Docker Engine, under clie
 	tests/chaos/run.sh $(RELEASE) --minutes $(MINUTES) --parallel $(PARALLEL) $(if $(SEED),--seed $(SEED)) --only="$(ONLY)"
 
 chaos-short: images ## The same for a minute and a half, as in `make test`
-	$(CARGO) build --locked
+	@$(BUILD) build
 	tests/chaos/run.sh $(DEBUG) --minutes 1.5 --parallel 2 --seed 1
 
 bench-failover: images ## Client-seen write outage beside the floor of the same run (ROUNDS=10)

@@ -1,33 +1,50 @@
 #!/usr/bin/env bash
-# Builds the program in the development profile, which the tests use too, so that the dependencies are compiled once.
-# On a terminal cargo shows its own progress; else a line every 15 s says how far it is.
+# Runs cargo and shows how far it is: `scripts/build.sh build`, `scripts/build.sh clippy --all-targets`, `scripts/build.sh test --no-run`.
+# All of them use the development profile, so that make demo and make test compile the dependencies once.
+# On a terminal cargo shows its own progress; elsewhere a line every 15 s tells it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-total=$(grep -c '^\[\[package\]\]' Cargo.lock)
-triple=$(rustc -vV | sed -n 's/^host: //p')
-if [ ! -e "target/$triple/debug/evenkeel" ]; then
-  echo "Building the program: the first time this compiles up to $total crates, which takes about 7 minutes on 2 cores."
+case "${1:-}" in
+  build) what="Building the program" edges=normal,build time="about 3 minutes" ;;
+  clippy) what="Checking with clippy" edges=normal,build,dev time="about 2 minutes" ;;
+  test) what="Building the tests" edges=normal,build,dev time="about 2 minutes more than the program" ;;
+  *) echo "Usage: scripts/build.sh build|clippy|test [ARGUMENT...]" >&2; exit 2 ;;
+esac
+
+# What cargo says beside its progress: warnings and errors.
+said() {
+  grep -vE '^ *(Updating|Downloading|Downloaded|Compiling|Checking|Blocking|Finished|Executable) ' "$1" >&2 || true
+}
+
+done_before="target/.$1-done"
+if [ ! -e "$done_before" ]; then
+  total=$(cargo tree --locked --quiet --edges "$edges" --prefix none | awk '{ print $1, $2 }' | sort -u | wc -l)
+  echo "$what: $total crates. On 2 cores this takes $time the first time, and under a minute later."
 fi
-if [ -t 2 ]; then
-  cargo build --locked
-  exit
-fi
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
-cargo build --locked 2>"$log" &
-build=$!
 started=$SECONDS
-while kill -0 "$build" 2>/dev/null; do
-  for _ in $(seq 15); do
-    kill -0 "$build" 2>/dev/null || break
-    sleep 1
+if [ -t 2 ]; then
+  cargo "$1" --locked "${@:2}"
+else
+  log=$(mktemp)
+  cargo "$1" --locked "${@:2}" 2>"$log" &
+  cargo=$!
+  trap 'kill "$cargo" 2>/dev/null || true; rm -f "$log"' EXIT
+  next=15
+  while kill -0 "$cargo" 2>/dev/null; do
+    sleep 0.5
+    seconds=$((SECONDS - started))
+    if [ "$seconds" -ge "$next" ]; then
+      next=$((seconds + 15))
+      begun=$(grep -cE '^ *(Compiling|Checking) ' "$log" || true)
+      echo "  $what: $seconds s, $begun crates begun${total:+ of at most $total}"
+    fi
   done
-  kill -0 "$build" 2>/dev/null || break
-  echo "  building: $(grep -c Compiling "$log" || true) of up to $total crates begun after $((SECONDS - started)) s"
-done
-if ! wait "$build"; then
-  cat "$log" >&2
-  exit 1
+  if ! wait "$cargo"; then
+    said "$log"
+    exit 1
+  fi
+  said "$log"
 fi
-echo "Built after $((SECONDS - started)) s."
+mkdir -p target && touch "$done_before"
+echo "$what: done after $((SECONDS - started)) s."

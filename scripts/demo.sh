@@ -14,7 +14,7 @@ echo "Docker Engine $(docker version --format '{{.Server.Version}}') answers."
 scripts/ensure-images.sh postgres:15 haproxy:2.6 &
 images=$!
 trap 'kill "$images" 2>/dev/null || true' EXIT
-scripts/build.sh
+scripts/build.sh build
 wait "$images"
 trap - EXIT
 triple=$(rustc -vV | sed -n 's/^host: //p')

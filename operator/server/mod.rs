@@ -19,6 +19,7 @@ pub mod patch;
 pub mod request;
 pub mod routes;
 pub mod scale;
+pub mod schema;
 pub mod selectors;
 pub mod shape;
 pub mod status;

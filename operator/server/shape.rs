@@ -1,6 +1,6 @@
-//! Walks an object beside its structural schema: takes out unknown fields, fills in defaults, makes the schema one that `jsonschema` reads.
+//! Walks an object beside its structural schema: takes out unknown fields and fills in defaults.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 /// What [`fit`] took out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,68 +79,10 @@ fn closest<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Option<St
     (distance(&best) * 3 <= best.chars().count().max(3)).then(|| best.clone())
 }
 
-/// The same schema in draft 4 of JSON Schema, which OpenAPI v3 resembles most: `nullable`, int-or-string and number formats spelled out.
-pub fn json_schema(schema: &Value) -> Value {
-    let mut out = match schema {
-        Value::Object(fields) => fields.clone(),
-        other => return other.clone(),
-    };
-    for name in ["properties", "definitions"] {
-        if let Some(Value::Object(children)) = out.get_mut(name) {
-            children.values_mut().for_each(|child| *child = json_schema(child));
-        }
-    }
-    for name in ["items", "additionalProperties", "not"] {
-        if let Some(child) = out.get_mut(name) {
-            *child = json_schema(child);
-        }
-    }
-    for name in ["allOf", "anyOf", "oneOf"] {
-        if let Some(Value::Array(children)) = out.get_mut(name) {
-            children.iter_mut().for_each(|child| *child = json_schema(child));
-        }
-    }
-    if out.get("required").is_some_and(|names| names.as_array().is_some_and(Vec::is_empty)) {
-        out.remove("required"); // draft 4 wants at least one
-    }
-    if out.get("x-kubernetes-int-or-string") == Some(&Value::Bool(true)) {
-        out.insert("type".into(), json!(["integer", "string"]));
-    }
-    let range = out.get("format").and_then(Value::as_str).and_then(range_of);
-    if let (Some((low, high)), Some("integer")) = (range, out.get("type").and_then(Value::as_str)) {
-        out.entry("minimum").or_insert(json!(low));
-        out.entry("maximum").or_insert(json!(high));
-    }
-    if out.remove("nullable") == Some(Value::Bool(true)) {
-        allow_null(&mut out);
-    }
-    Value::Object(out)
-}
-
-fn allow_null(schema: &mut Map<String, Value>) {
-    if let Some(kind @ Value::String(_)) = schema.get_mut("type") {
-        *kind = json!([kind, "null"]);
-    }
-    if let Some(Value::Array(options)) = schema.get_mut("enum")
-        && !options.contains(&Value::Null)
-    {
-        options.push(Value::Null);
-    }
-}
-
-fn range_of(format: &str) -> Option<(i64, i64)> {
-    match format {
-        "int32" => Some((i32::MIN.into(), i32::MAX.into())),
-        "uint8" => Some((0, u8::MAX.into())),
-        "uint16" => Some((0, u16::MAX.into())),
-        "uint32" => Some((0, u32::MAX.into())),
-        "uint64" | "uint" => Some((0, i64::MAX)),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn schema() -> Value {
@@ -170,13 +112,5 @@ mod tests {
             fit(&schema(), &mut object).into_iter().map(|u| format!("{} ({:?})", u.path, u.meant)).collect();
         assert_eq!(found, ["zzz (None)", "spec.instnces (Some(\"instances\"))", "spec.list[1].b (Some(\"a\"))"]);
         assert_eq!(object["spec"]["free"]["q"], 1);
-    }
-
-    #[test]
-    fn a_number_format_becomes_a_range() {
-        let schema = json_schema(&json!({"type": "integer", "format": "uint16", "minimum": 1, "nullable": true}));
-        assert_eq!(schema["maximum"], 65535);
-        assert_eq!(schema["minimum"], 1);
-        assert_eq!(schema["type"], json!(["integer", "null"]));
     }
 }

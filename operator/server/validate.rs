@@ -1,17 +1,10 @@
 //! Admission: an object is accepted whole, or refused with every problem at once.
 
-use std::collections::BTreeMap;
-use std::sync::LazyLock;
-
-use jsonschema::error::{TypeKind, ValidationErrorKind as Kind};
-use jsonschema::paths::LocationSegment;
-use jsonschema::{Draft, ValidationError, Validator};
 use serde_json::Value;
 
-use super::metadata;
 use super::shape::{self, UnknownField};
 use super::status::Cause;
-use crate::api::registry;
+use super::{metadata, schema};
 use crate::api::resource::Resource;
 
 /// What becomes of fields that the kind does not have (`fieldValidation`).
@@ -34,15 +27,6 @@ pub struct Admitted {
     pub warnings: Vec<String>,
 }
 
-static VALIDATORS: LazyLock<BTreeMap<String, Validator>> = LazyLock::new(|| {
-    let compiled = |r: &Resource| {
-        let schema = shape::json_schema(&r.schema);
-        let validator = jsonschema::options().with_draft(Draft::Draft4).build(&schema);
-        (r.qualified(), validator.expect("schemas of served kinds compile; a test builds them all"))
-    };
-    registry::resources().iter().map(compiled).collect()
-});
-
 /// Judges an object; `old` is what it replaces.
 pub fn admit(
     resource: &Resource,
@@ -55,9 +39,7 @@ pub fn admit(
     let (mut causes, warnings) = answer(unknown, unknown_fields);
 
     causes.extend(metadata::problems(&object["metadata"], resource.kind == "Namespace"));
-    if let Some(validator) = VALIDATORS.get(&resource.qualified()) {
-        causes.extend(validator.iter_errors(&object).flat_map(|error| from_schema(&error, resource.sensitive)));
-    }
+    causes.extend(schema::problems(&resource.schema, &object, resource.sensitive));
     let judged = (resource.validate)(&object);
     let changed = old.map(|old| (resource.validate_change)(old, &object)).unwrap_or_default();
     for problem in judged.into_iter().chain(changed) {
@@ -86,104 +68,13 @@ fn unknown_field(unknown: UnknownField) -> Cause {
     Cause::invalid(unknown.path, format!("Invalid value: unknown field{hint}"))
 }
 
-/// One schema error in Kubernetes' terms; more than one if several fields are missing at once.
-fn from_schema(error: &ValidationError<'_>, sensitive: bool) -> Vec<Cause> {
-    let field = path_of(error);
-    let shown = if sensitive { "(hidden)".to_owned() } else { shown(error.instance()) };
-    let invalid = |what: String| vec![Cause::invalid(field.clone(), format!("Invalid value: {shown}: {what}"))];
-    match error.kind() {
-        Kind::Required { property } => {
-            let name = property.as_str().unwrap_or_default();
-            vec![Cause::new("FieldValueRequired", shape::join(&field, name), "Required value")]
-        }
-        Kind::Type { kind } => {
-            let message = format!("Invalid value: {shown}: must be {}", type_names(kind));
-            vec![Cause::new("FieldValueTypeInvalid", field, message)]
-        }
-        Kind::Enum { options } => {
-            let message = format!("Unsupported value: {shown}: must be one of {}", listed(options));
-            vec![Cause::new("FieldValueNotSupported", field, message)]
-        }
-        Kind::Minimum { limit } => invalid(format!("should be at least {limit}")),
-        Kind::Maximum { limit } => invalid(format!("should be at most {limit}")),
-        Kind::ExclusiveMinimum { limit } => invalid(format!("should be more than {limit}")),
-        Kind::ExclusiveMaximum { limit } => invalid(format!("should be less than {limit}")),
-        Kind::MinLength { limit: 1 } => invalid("should not be empty".into()),
-        Kind::MinLength { limit } => invalid(format!("should have at least {limit} characters")),
-        Kind::MaxLength { limit } => invalid(format!("should have at most {limit} characters")),
-        Kind::MinItems { limit } => invalid(format!("should have at least {limit} items")),
-        Kind::MaxItems { limit } => invalid(format!("should have at most {limit} items")),
-        Kind::MinProperties { limit } => invalid(format!("should have at least {limit} entries")),
-        Kind::MaxProperties { limit } => invalid(format!("should have at most {limit} entries")),
-        Kind::Pattern { pattern } => invalid(format!("should match {pattern}")),
-        Kind::UniqueItems => invalid("should not have the same item twice".into()),
-        Kind::OneOfNotValid { context } | Kind::AnyOf { context } | Kind::OneOfMultipleValid { context } => {
-            let names = alternatives(context);
-            let what = if names.is_empty() {
-                "has none of the allowed forms".to_owned()
-            } else {
-                format!("should have exactly one of: {}", names.join(", "))
-            };
-            invalid(what)
-        }
-        _ if sensitive => invalid("is not allowed here".into()),
-        _ => invalid(error.to_string()),
-    }
-}
-
-/// The fields whose absence made the alternatives of a oneOf fail.
-fn alternatives(context: &[Vec<ValidationError<'static>>]) -> Vec<String> {
-    let names = context.iter().flatten().filter_map(|error| match error.kind() {
-        Kind::Required { property } => property.as_str().map(str::to_owned),
-        _ => None,
-    });
-    names.collect()
-}
-
-fn path_of(error: &ValidationError<'_>) -> String {
-    error.instance_path().segments().fold(String::new(), |path, segment| match segment {
-        LocationSegment::Property(name) => shape::join(&path, &name),
-        LocationSegment::Index(index) => format!("{path}[{index}]"),
-    })
-}
-
-fn type_names(kind: &TypeKind) -> String {
-    let names = match kind {
-        TypeKind::Single(one) => vec![one.to_string()],
-        TypeKind::Multiple(many) => many.iter().map(|one| one.to_string()).filter(|name| name != "null").collect(),
-    };
-    let with_article = |name: &String| match name.as_str() {
-        "integer" => "a whole number".to_owned(),
-        "array" => "a list".to_owned(),
-        "object" => "an object (a mapping)".to_owned(),
-        other => format!("a {other}"),
-    };
-    names.iter().map(with_article).collect::<Vec<_>>().join(" or ")
-}
-
-fn listed(options: &Value) -> String {
-    let items = options.as_array().map(Vec::as_slice).unwrap_or_default();
-    items.iter().filter(|v| !v.is_null()).map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-/// A value as it was written, or only its kind if it is large.
-fn shown(value: &Value) -> String {
-    match value {
-        Value::Object(_) => "an object".to_owned(),
-        Value::Array(_) => "a list".to_owned(),
-        Value::String(text) if text.chars().count() > 80 => {
-            format!("{:?}…", text.chars().take(80).collect::<String>())
-        }
-        scalar => scalar.to_string(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use expect_test::{Expect, expect};
     use serde_json::json;
 
     use super::*;
+    use crate::api::registry;
 
     fn check(kind: (&str, &str), object: Value, expected: Expect) {
         let resource = registry::find_kind(kind.0, kind.1).expect("a served kind");
@@ -195,11 +86,6 @@ mod tests {
     }
 
     const CLUSTER: (&str, &str) = ("evenkeel.dev/v1alpha1", "PostgresCluster");
-
-    #[test]
-    fn every_schema_of_a_served_kind_compiles() {
-        assert_eq!(VALIDATORS.len(), registry::resources().len());
-    }
 
     #[test]
     fn defaults_are_filled_in() {

@@ -3,6 +3,7 @@
 mod api;
 mod api_pods;
 mod api_server;
+mod builds;
 mod circles;
 mod cli;
 mod cli_bench;
