@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt as _, stream};
@@ -17,6 +17,7 @@ use super::{
     VolumeSpec,
 };
 use crate::api::labels::Owner;
+use crate::api::sync::lock;
 
 /// Buffer of a conversation, in bytes.
 const BUFFER: usize = 64 * 1024;
@@ -117,7 +118,7 @@ impl FakeEngine {
 
     /// Looks at or changes the world behind the engine's back; no event tells of it.
     pub fn world<R>(&self, look: impl FnOnce(&mut World) -> R) -> R {
-        look(&mut self.world.lock().unwrap_or_else(PoisonError::into_inner))
+        look(&mut lock(&self.world))
     }
 
     /// The next `times` calls of a verb (the method's name) fail like this.

@@ -3,13 +3,13 @@
 //!
 //! Memory is used only while somebody follows the events of the host. What makes it wrong is taken out of it at once: an
 //! event about an owner, a change that went through the mirror, a new subscription. In addition the whole host is listed
-//! every [`REFRESH`] and at each new subscription, in a few requests whatever the number of owners: so a lost event, and a volume, network or image that
-//! was taken away (Docker's events about them name no owner), is noticed within that time.
+//! every [`REFRESH`] and at each new subscription, in a few requests whatever the number of owners: so a lost event, and a
+//! volume, network or image that was taken away (Docker's events about them name no owner), is noticed within that time.
 //! A host that answered nothing for [`HANG`] makes all reads fail at once until it answers again: it delays nobody else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt as _, stream};
@@ -21,6 +21,7 @@ use super::{
     ExecSession, File, HostInfo, ImageSeen, LogOptions, NetworkSeen, NetworkSpec, Outputs, RegistryLogin, VolumeSpec,
 };
 use crate::api::labels::Owner;
+use crate::api::sync::lock;
 
 /// The whole host is listed this often.
 pub const REFRESH: Duration = Duration::from_secs(10);
@@ -123,10 +124,6 @@ impl State {
             None => self.outdate_all(),
         }
     }
-}
-
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Mirror {

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::task::AbortHandle;
@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::clock;
 use crate::api::failure::Failure;
 use crate::api::labels::Owner;
+use crate::api::sync::lock;
 
 /// First and longest wait before work that failed is due again.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
@@ -299,10 +300,6 @@ impl<Id: Ord + Clone + Send + 'static, V: Clone + Send + 'static> Companions<Id,
     pub fn count(&self) -> usize {
         lock(&self.all).of.values().map(BTreeMap::len).sum()
     }
-}
-
-fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
-    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! A controller: the workers of one kind, and what follows a reconcile. The reconcile itself is in `reconcile.rs`.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -23,6 +23,7 @@ use super::recorder::Recorder;
 use crate::api::failure::{Class, Failure};
 use crate::api::labels::Owner;
 use crate::api::object::Object as _;
+use crate::api::sync::lock;
 use crate::store::{Key, Objects};
 
 /// Objects of a kind that are reconciled at once.
@@ -183,7 +184,7 @@ impl<K: Kind> Controller<K> {
     }
 
     fn backoff(&self) -> MutexGuard<'_, Backoff<Key>> {
-        self.backoff.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.backoff)
     }
 }
 

@@ -1,13 +1,14 @@
 //! The inbox of a kind: the queue of its objects that are due, and the index by which changes of other objects find them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use serde_json::Value;
 
 use super::concern::{self, Concern, Wakes};
 use super::queue::{Queue, Reason};
 use super::reflector::Event;
+use crate::api::sync::lock;
 use crate::store::{Key, objects};
 
 /// Where everything arrives that wakes an object of one kind.
@@ -109,7 +110,7 @@ impl Inbox {
     }
 
     fn index(&self) -> MutexGuard<'_, Index> {
-        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.index)
     }
 }
 

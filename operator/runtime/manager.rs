@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::{join_all, pending};
@@ -19,6 +19,7 @@ use super::inbox::Inbox;
 use super::metrics::Metrics;
 use super::{Kind, reflector};
 use crate::api::labels::Owner;
+use crate::api::sync::lock;
 use crate::store::Objects;
 
 /// Longest time between two reconciles of an object, whatever was or was not heard.
@@ -134,8 +135,4 @@ async fn forward_hints(inboxes: &BTreeMap<&'static str, Arc<Inbox>>, hints: impl
         }
     }
     pending().await
-}
-
-fn lock(inboxes: &Inboxes) -> MutexGuard<'_, BTreeMap<&'static str, Arc<Inbox>>> {
-    inboxes.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -3,12 +3,13 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::hash::Hash;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::clock;
+use crate::api::sync::lock;
 
 /// Why a key is reconciled. For logs only; nothing is decided by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -162,7 +163,7 @@ impl<K: Ord + Hash + Clone> Queue<K> {
 
     /// No code panics while it holds the lock, so a poisoned one still guards a whole state.
     fn lock(&self) -> MutexGuard<'_, State<K>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -12,6 +12,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, Uid};
 use tokio::sync::oneshot;
+
+use crate::api::sync::lock;
 
 /// A child that was started.
 #[derive(Debug)]
@@ -44,12 +46,8 @@ impl Reaper {
         // Registered before it can be reaped: both happen on the one thread of the runtime.
         let pid = command.spawn()?.id().cast_signed();
         let (tell, exit) = oneshot::channel();
-        self.lock().insert(pid, Waiting { tell, then_kill });
+        lock(&self.0).insert(pid, Waiting { tell, then_kill });
         Ok(Child { pid: Pid::from_raw(pid), exit, output: output.into() })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<i32, Waiting>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reaps what has ended until now.
@@ -61,7 +59,7 @@ impl Reaper {
                 Err(_) => return,
             };
             let Some(pid) = status.pid() else { return };
-            if let Some(waiting) = self.lock().remove(&pid.as_raw()) {
+            if let Some(waiting) = lock(&self.0).remove(&pid.as_raw()) {
                 if let Some(uid) = waiting.then_kill {
                     kill_all_of(uid);
                 }

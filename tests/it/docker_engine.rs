@@ -14,6 +14,7 @@ use evenkeel::engine::docker::{DockerEngine, OwnBinary};
 use evenkeel::engine::hosts::local_endpoint;
 use evenkeel::engine::mirror::{Mirror, REFRESH};
 use evenkeel::engine::{ContainerSpec, ContainerState, Engine, Error, NetworkSpec, VolumeSpec};
+use evenkeel::runtime::clock;
 use futures::StreamExt as _;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 
@@ -582,14 +583,14 @@ async fn a_killed_container_is_hinted_at_by_its_owner() {
 
 /// How long it takes until `holds` says yes.
 async fn until<F: Future<Output = bool>>(holds: impl Fn() -> F) -> Duration {
-    let began = std::time::Instant::now();
+    let began = clock::instant();
     within(async {
         while !holds().await {
             tokio::task::spawn_blocking(crate::poll::pause).await.unwrap();
         }
     })
     .await;
-    began.elapsed()
+    clock::instant() - began
 }
 
 #[tokio::test]

@@ -25,6 +25,7 @@ use super::super::{BINARY_DIR, Error, VolumeSpec};
 use super::{ANSWER, DockerEngine};
 use crate::CONTAINER_IDENTITY;
 use crate::api::labels::{self, Owner};
+use crate::api::sync::lock;
 
 /// Kind in the owner labels of what injection makes; no object of that kind exists.
 const KIND: &str = "Binary";
@@ -93,11 +94,11 @@ impl Injection {
 
     /// The name of the volume, if it is known to be complete.
     pub(super) fn volume(&self) -> Option<String> {
-        self.volume.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        lock(&self.volume).clone()
     }
 
     fn set_volume(&self, volume: Option<String>) {
-        *self.volume.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = volume;
+        *lock(&self.volume) = volume;
     }
 }
 

@@ -1,7 +1,7 @@
 //! Images: is it there, and pull it with progress a person can follow.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bollard::auth::DockerCredentials;
@@ -12,6 +12,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::super::{Error, ImageSeen, RegistryLogin};
 use super::{ANSWER, DockerEngine, classify};
+use crate::api::sync::lock;
 
 /// A pull may take long, but not in silence: Docker reports each step, and retries a registry on its own for less than this.
 const SILENCE: Duration = Duration::from_secs(120);
@@ -24,7 +25,7 @@ pub(super) struct Pulls(Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>);
 
 impl Pulls {
     fn lock(&self, image: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut locks = lock(&self.0);
         locks.retain(|_, lock| Arc::strong_count(lock) > 1);
         locks.entry(image.to_owned()).or_default().clone()
     }

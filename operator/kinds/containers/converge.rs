@@ -170,7 +170,8 @@ fn remove(common: &Common, member: &Member, why: String, grace: Option<u64>) -> 
     due(work).then(|| DockerStep::Remove { host, member: member.name.clone(), container, grace, why })
 }
 
-/// The container of a member is removed though it is as it is, because the kind wants it remade; with what it is to be.
+/// The step that removes the container of a member so that it is made anew; `None` unless it is not what it should be
+/// and its image is on the host.
 pub fn replace(common: &Common, member: &Member) -> Option<DockerStep> {
     let seen = common.hosts.get(&member.host)?;
     let container = seen.container(&member.container)?;

@@ -1,13 +1,14 @@
 //! Conversations with balancers: one stream each, kept open, for each conversation costs an exec.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout};
 
 use super::names::RUN_DIR;
+use crate::api::sync::lock;
 use crate::engine::{Conversation, Engine};
 use crate::runtime::clock;
 
@@ -51,16 +52,16 @@ pub struct ContainerRef<'a> {
 impl Links {
     /// Ends the conversation with the container of this id.
     pub fn forget(&self, id: &str) {
-        self.links.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        lock(&self.links).remove(id);
     }
 
     /// How many conversations there are.
     pub fn count(&self) -> usize {
-        self.links.lock().unwrap_or_else(PoisonError::into_inner).len()
+        lock(&self.links).len()
     }
 
     fn link(&self, id: &str) -> Arc<tokio::sync::Mutex<Link>> {
-        self.links.lock().unwrap_or_else(PoisonError::into_inner).entry(id.to_owned()).or_default().clone()
+        lock(&self.links).entry(id.to_owned()).or_default().clone()
     }
 
     /// Tells HAProxy's master these commands; its answers, in order. They may be told twice.

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 
@@ -19,6 +19,7 @@ use crate::api::labels::Owner;
 use crate::api::load_balancer::{LoadBalancer, LoadBalancerStatus, TargetObject};
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::PostgresCluster;
+use crate::api::sync::lock;
 use crate::engine::hosts::Hosts;
 use crate::engine::{ContainerSeen, File};
 use crate::kinds::containers::converge::removing;
@@ -95,7 +96,7 @@ impl LoadBalancerKind {
     }
 
     fn cached<R>(&self, container: &str, look: impl FnOnce(&mut ConfigCache) -> R) -> R {
-        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut files = lock(&self.files);
         look(files.entry(container.to_owned()).or_default())
     }
 }
@@ -141,7 +142,7 @@ impl Kind for LoadBalancerKind {
         self.docker.forget(owner);
         let prefix = format!("{}.{}-", owner.namespace, owner.name);
         let ours = |container: &str| container.strip_prefix(&prefix).is_some_and(|rest| rest.parse::<u32>().is_ok());
-        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut files = lock(&self.files);
         files.retain(|container, known| {
             let ours = ours(container);
             if ours {
@@ -152,7 +153,7 @@ impl Kind for LoadBalancerKind {
     }
 
     fn kept(&self) -> usize {
-        let files = self.files.lock().unwrap_or_else(PoisonError::into_inner).len();
+        let files = lock(&self.files).len();
         self.docker.work_count() + files + self.links.count()
     }
 }

@@ -58,14 +58,11 @@ pub fn render(context: &PlanContext, status: &mut LoadBalancerStatus, d: &Balanc
     let progress = containers::progress(&context.observed.work);
     verdicts.push((
         "Progressing",
-        match (busy, whole) {
-            _ if progress.is_some() => {
-                let (reason, message) = progress.unwrap_or_default();
-                yes(reason, message)
-            }
-            (true, _) => yes("Working", "something is being changed"),
-            (false, false) => yes("BalancersNotReady", missing),
-            (false, true) => no("Settled", "everything is as declared"),
+        match (progress, whole) {
+            (Some((reason, message)), _) => yes(reason, message),
+            (None, _) if busy => yes("Working", "something is being changed"),
+            (None, false) => yes("BalancersNotReady", missing),
+            (None, true) => no("Settled", "everything is as declared"),
         },
     ));
     status.phase = match (status.ready_replicas, whole, &wrong) {

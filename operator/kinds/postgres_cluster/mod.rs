@@ -97,12 +97,7 @@ impl Kind for PostgresClusterKind {
         want: Want,
         now: Timestamp,
     ) -> Plan<Step, PostgresClusterStatus> {
-        let plan = plan::plan(object, observed, want, now);
-        let broken = plan.status.conditions.iter().find(|condition| condition.reason == plan::INVARIANT_VIOLATED);
-        if let Some(broken) = broken {
-            tracing::error!(cluster = object.name(), "{}", broken.message);
-        }
-        plan
+        plan::plan(object, observed, want, now)
     }
 
     async fn act(&self, object: &PostgresCluster, step: &Step) -> Result<(), Failure> {

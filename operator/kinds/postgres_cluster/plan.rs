@@ -43,15 +43,16 @@ pub fn plan(
     }
     let mut d = status.decisions.clone().unwrap_or_else(|| protocol::begin(now));
     let paused = want == Want::Paused;
-    let door = observed.secrets.source_problem.clone().map(|message| Trouble { reason: "SecretNotFound", message });
-    if !paused && (door.is_none() || d.stage != Stage::New) {
+    let missing_secret =
+        observed.secrets.source_problem.clone().map(|message| Trouble { reason: "SecretNotFound", message });
+    if !paused && (missing_secret.is_none() || d.stage != Stage::New) {
         workload::place(object, observed, &mut d);
     }
     let before = d.clone();
     let places = d.members.clone();
     let scene = scene(object, observed, &places, &d, now);
     let mut steps = Vec::new();
-    let mut trouble = unknown(observed).or(door);
+    let mut trouble = unknown(observed).or(missing_secret);
     if paused {
         steps.extend(orders::renewal(&scene, &d));
     } else if trouble.as_ref().is_none_or(|_| d.stage != Stage::New) {

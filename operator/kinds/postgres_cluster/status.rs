@@ -41,37 +41,31 @@ pub fn render(
         (Some(trouble), _) if !serving || trouble.reason == "CommitsWait" => {
             no(trouble.reason, trouble.message.clone())
         }
-        (None, false) if problem.is_some() => {
-            let (reason, message) = problem.clone().unwrap_or_default();
-            no(reason, message)
-        }
-        (_, false) => no("Starting", "nothing takes writes yet"),
+        (_, false) => match &problem {
+            Some((reason, message)) => no(reason, message.clone()),
+            None => no("Starting", "nothing takes writes yet"),
+        },
         (_, true) if !whole => no("InstancesNotReady", not_ready(status)),
         _ => yes(
             "Serving",
             format!("{} takes writes; all instances are ready", status.primary.as_deref().unwrap_or_default()),
         ),
     };
-    let progressing = match &trouble {
+    let beside = match &problem {
+        Some((reason, message)) => Some(no(reason, message.clone())),
+        None => containers::progress(work).map(|(reason, message)| yes(reason, message)),
+    };
+    let restarts = status.instances.iter().find(|instance| !instance.pending_restart.is_empty());
+    let progressing = match (&trouble, beside, restarts) {
         _ if paused => no("Paused", "reconciliation is paused by annotation"),
-        Some(trouble) if !serving => yes(trouble.reason, trouble.message.clone()),
-        _ if problem.is_some() || containers::progress(work).is_some() => {
-            match (&problem, containers::progress(work)) {
-                (Some((reason, message)), _) => no(reason, message.clone()),
-                (None, progress) => {
-                    let (reason, message) = progress.unwrap_or_default();
-                    yes(reason, message)
-                }
-            }
-        }
+        (Some(trouble), ..) if !serving => yes(trouble.reason, trouble.message.clone()),
+        (_, Some(beside), _) => beside,
         _ if !whole => yes("InstancesNotReady", not_ready(status)),
-        _ => match status.instances.iter().find(|instance| !instance.pending_restart.is_empty()) {
-            Some(instance) => {
-                let settings = instance.pending_restart.join(", ");
-                yes("PendingRestart", format!("{} waits for a restart: {settings}", instance.name))
-            }
-            None => no("Settled", "everything is as declared"),
-        },
+        (_, None, Some(instance)) => {
+            let settings = instance.pending_restart.join(", ");
+            yes("PendingRestart", format!("{} waits for a restart: {settings}", instance.name))
+        }
+        (_, None, None) => no("Settled", "everything is as declared"),
     };
     let degraded = problem.or_else(|| degraded(scene, d, status, trouble.as_ref(), whole));
     let degraded = match degraded {

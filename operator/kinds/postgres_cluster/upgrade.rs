@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use super::{Observed, container_name, definition};
 use crate::api::conditions;
 use crate::api::labels;
+use crate::api::object::Object as _;
 use crate::api::postgres_cluster::{DEFER_UPDATE_ANNOTATION, MemberPlace, PostgresCluster, PostgresClusterStatus};
 
 /// The condition that is True while an update waits.
@@ -27,8 +28,7 @@ fn kept<'a>(object: &PostgresCluster, observed: &'a Observed, place: &MemberPlac
 
 /// The object asks to leave running supervisors alone.
 fn deferred(object: &PostgresCluster) -> bool {
-    let annotations = object.metadata.annotations.as_ref();
-    annotations.and_then(|all| all.get(DEFER_UPDATE_ANNOTATION)).is_some_and(|value| value == "true")
+    object.annotation(DEFER_UPDATE_ANNOTATION) == Some("true")
 }
 
 /// Says in the status which instances wait for an update; nothing if none does.

@@ -1,7 +1,9 @@
 //! The door between one operator and everything it changes: here its effects are counted, and here it dies.
 
 use std::future::pending;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
+
+use crate::api::sync::lock;
 
 /// The death of an operator at one of its next effects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +44,7 @@ impl Gate {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     pub fn alive(&self) -> bool {

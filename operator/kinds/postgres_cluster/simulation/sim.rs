@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
@@ -13,6 +13,7 @@ use super::gate::{Fate, Gate};
 use super::pace::Pace;
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::{DurabilityMode, PostgresCluster, Quorum};
+use crate::api::sync::lock;
 use crate::engine::{ContainerState, EventHint};
 use crate::kinds::postgres_cluster::world::World;
 use crate::runtime::clock::{self, TestClock};
@@ -113,7 +114,7 @@ impl Sim {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Looks, and changes nothing that anybody could notice.
