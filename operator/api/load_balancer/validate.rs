@@ -1,4 +1,5 @@
-//! What is wrong with a LoadBalancer, all of it at once: what a schema cannot see, and what an engine could not do.
+//! Validation of a LoadBalancer: every problem that a schema cannot express, and features that the engine does not
+//! have.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -9,11 +10,11 @@ use crate::api::duration::Span;
 use crate::api::invalid::Invalid;
 use crate::api::postgres_cluster::image_problem;
 
-/// Engines keep time in signed 32-bit milliseconds.
+/// Limit of a duration: engines store time in signed 32-bit milliseconds.
 const LONGEST: Span = Span::seconds(24 * 3600);
 
 impl LoadBalancerSpec {
-    /// Every problem that the schema cannot see.
+    /// Every problem that the schema cannot express.
     pub fn validate(&self) -> Vec<Invalid> {
         let mut problems = Problems(Vec::new());
         if self.replicas == 0 || self.replicas > 9 {
@@ -40,7 +41,7 @@ impl LoadBalancerSpec {
         problems.0
     }
 
-    /// Ports in the container and on the host, each once.
+    /// Ports in the container and on the host must be unique.
     fn ports(&self, problems: &mut Problems) {
         let frontends = self.frontends.iter().enumerate();
         let listened = frontends.map(|(at, one)| (format!("spec.frontends[{at}]"), one.port, one.host_port));
@@ -96,7 +97,7 @@ impl LoadBalancerSpec {
         }
     }
 
-    /// Frontends that speak https.
+    /// Frontends with TLS.
     pub(super) fn https_frontends(&self) -> impl Iterator<Item = &Frontend> {
         self.frontends.iter().filter(|one| one.tls.is_some() && one.mode == Mode::Http)
     }
@@ -206,7 +207,7 @@ impl Problems {
     }
 }
 
-/// Names that an engine, a file and a label can all hold, each once.
+/// Names must be valid for an engine, a file and a label, and unique.
 fn unique<'a>(path: &str, names: impl Iterator<Item = &'a str>, problems: &mut Problems) {
     let addresses = path.ends_with(".servers");
     let mut seen = BTreeMap::new();
@@ -225,7 +226,7 @@ fn unique<'a>(path: &str, names: impl Iterator<Item = &'a str>, problems: &mut P
     }
 }
 
-/// `host:port` in its parts; hosts are names or IPv4 addresses.
+/// Splits `host:port`; hosts are names or IPv4 addresses.
 pub fn split_address(address: &str) -> Option<(&str, u16)> {
     let (host, port) = address.rsplit_once(':')?;
     let port: u16 = port.parse().ok().filter(|port| *port > 0)?;
