@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the programs with which the fault campaign disturbs a machine: network
+# Installs the programs that the chaos tests use to cause faults: network
 # namespaces and filters, small disks that can be full or frozen.
 set -euo pipefail
 

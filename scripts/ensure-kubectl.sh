@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes sure of kubectl: the one that is there, else the distribution's package.
+# Ensures kubectl: the installed one, or the distribution's package.
 set -euo pipefail
 
 if command -v kubectl >/dev/null; then exit 0; fi

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the load generators of the benchmarks: wrk (keep-alive connections) and
-# hey (a connection a request, POSTs, a distribution of errors and status codes).
+# hey (one connection per request, POSTs, counts of errors and status codes).
 set -euo pipefail
 
 missing=()
