@@ -34,7 +34,7 @@ pub const DEFER_UPDATE_ANNOTATION: &str = "evenkeel.dev/defer-supervisor-update"
     namespaced,
     status = "PostgresClusterStatus",
     derive = "PartialEq",
-    doc = "A PostgreSQL cluster: one primary, streaming standbys, promotion by itself.",
+    doc = "A PostgreSQL cluster: one primary, streaming standbys, automatic failover.",
     printcolumn = r#"{"name":"Instances","type":"integer","jsonPath":".spec.instances"}"#,
     printcolumn = r#"{"name":"Ready","type":"integer","jsonPath":".status.readyInstances"}"#,
     printcolumn = r#"{"name":"Status","type":"string","jsonPath":".status.phase"}"#,
@@ -247,7 +247,9 @@ impl PostgresClusterSpec {
         match self.durability.mode {
             DurabilityMode::Async if asked > 0 => Some(Invalid::new(
                 path,
-                format!("is {asked}, but mode async waits for nobody: leave it out or choose required or preferred"),
+                format!(
+                    "is {asked}, but mode async does not wait for standbys: leave it out or choose required or preferred"
+                ),
             )),
             DurabilityMode::Async => None,
             _ if asked >= self.instances => Some(Invalid::new(

@@ -77,7 +77,7 @@ pub async fn run(args: Args, session: &mut Session<'_>) -> Result<(), Error> {
     }
     let mut all = if args.follow { stream::select_all(logs).boxed() } else { stream::iter(logs).flatten().boxed() };
     while let Some(line) = all.next().await {
-        let line = line.map_err(|source| Error::Io { doing: "read the log to its end".to_owned(), source })?;
+        let line = line.map_err(|source| Error::Io { doing: "read the log".to_owned(), source })?;
         writeln!(session.out, "{line}")?;
         session.out.flush()?;
     }

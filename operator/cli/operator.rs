@@ -63,7 +63,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
         tracing::info!(address = %running.address, kubeconfig = %running.kubeconfig.display(), "serving");
         let ended = tokio::select! {
             name = signals.next() => {
-                tracing::info!("{name}: finishing what is under way; once more ends at once");
+                tracing::info!("{name}: finishing work in progress; a second signal ends it at once");
                 Ok(())
             }
             error = running.ended() => Err(error),
@@ -141,7 +141,7 @@ impl Running {
             self.parts.shutdown().await;
         }
         self.store.close().await;
-        tracing::info!("stopped; what runs in Docker goes on");
+        tracing::info!("stopped; the containers keep running");
     }
 }
 

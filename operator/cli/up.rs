@@ -91,7 +91,7 @@ async fn bring_up(
     let path = kubeconfig.display();
     let farewell = format!("everything is ready; look at it with `evenkeel --kubeconfig {path} get all`");
     display.say(&farewell, session.out)?;
-    display.say("the operator goes on here until Ctrl-C; what runs in Docker outlives it", session.out)?;
+    display.say("the operator runs here until Ctrl-C; the containers keep running after it", session.out)?;
     session.out.flush()?;
     Ok(true)
 }

@@ -86,7 +86,7 @@ impl Manager {
         let controller = object["kind"].as_str().and_then(|kind| self.controllers.get(kind));
         let plan = match controller {
             Some(controller) => controller.preview(object).await,
-            None => Err("nothing is done about this kind beyond storing it".to_owned()),
+            None => Err("objects of this kind are only stored; the operator does nothing for them".to_owned()),
         };
         plan.unwrap_or_else(|note| json!({"note": note, "steps": []}))
     }

@@ -59,7 +59,7 @@ pub enum Error {
     #[error("cannot make a certificate")]
     Certificate(#[from] rcgen::Error),
     /// A file holds no usable key or certificate.
-    #[error("{} is damaged ({problem}); remove the folder {} to have a new one made (kubeconfigs given away stop working)", path.display(), folder.display())]
+    #[error("{} is damaged ({problem}); remove the folder {} to create new certificates (distributed kubeconfigs stop working)", path.display(), folder.display())]
     Damaged {
         /// The file.
         path: PathBuf,

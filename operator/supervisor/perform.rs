@@ -376,7 +376,7 @@ impl Shell {
             self.problems.ended = None;
             return;
         }
-        let said = self.server.run.fatal.as_deref().map_or(String::new(), |line| format!("; its last words: {line}"));
+        let said = self.server.run.fatal.as_deref().map_or(String::new(), |line| format!("; its last error: {line}"));
         if self.server.run.poll.is_none() {
             self.server.failed_starts += 1;
             self.server.start_held_until = now + (500_u64 << self.server.failed_starts.min(5)).min(15_000);

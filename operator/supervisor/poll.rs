@@ -89,7 +89,7 @@ impl Shell {
             Stop::Immediate | Stop::Kill => (IMMEDIATE_MS, Stop::Kill),
         };
         if now.saturating_sub(stopping.since) >= limit {
-            tracing::warn!(how = ?stopping.how, "the stop takes too long, pressing harder");
+            tracing::warn!(how = ?stopping.how, "the stop takes too long, escalating");
             self.signal_stop(harder, now);
         }
     }

@@ -25,7 +25,7 @@ pub use validate::split_address;
     namespaced,
     status = "LoadBalancerStatus",
     derive = "PartialEq",
-    doc = "Replicas of a load balancer and where they send what comes in.",
+    doc = "Replicas of HAProxy or nginx, and the backends they route to.",
     printcolumn = r#"{"name":"Engine","type":"string","jsonPath":".spec.engine"}"#,
     printcolumn = r#"{"name":"Replicas","type":"integer","jsonPath":".spec.replicas"}"#,
     printcolumn = r#"{"name":"Ready","type":"integer","jsonPath":".status.readyReplicas"}"#,

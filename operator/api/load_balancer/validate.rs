@@ -127,7 +127,7 @@ impl LoadBalancerSpec {
             }
         }
         if one.balance.is_some() && one.one_writer() {
-            problems.add(format!("{path}.balance"), "has no meaning where only one server is spoken to");
+            problems.add(format!("{path}.balance"), "has no effect where only one server gets connections");
         }
         self.health_check(path, one, problems);
         self.stick(path, one, http, problems);
@@ -146,7 +146,7 @@ impl LoadBalancerSpec {
         let Some(check) = &one.health_check else { return };
         let path = format!("{path}.healthCheck");
         if one.is_database() {
-            return problems.add(path, "has no meaning for a database: its own kind knows how it is");
+            return problems.add(path, "has no effect for a database: the status of its own kind is used");
         }
         if let Some(asked) = &check.path {
             if self.engine == EngineKind::Nginx {
@@ -171,7 +171,7 @@ impl LoadBalancerSpec {
         let Some(stick) = &one.stick else { return };
         let path = format!("{path}.stick");
         if one.one_writer() {
-            problems.add(path.clone(), "has no meaning where only one server is spoken to");
+            problems.add(path.clone(), "has no effect where only one server gets connections");
         }
         if stick.by == StickBy::Cookie {
             if !http {
@@ -319,8 +319,8 @@ stats: {port: 81}
                 spec.backends[1]: must have exactly one of deployment, postgres, redisSentinel and servers
                 spec.backends[1].drainTimeout: is 1ns, must be from 1ms to 24h, in whole milliseconds
                 spec.backends[2].name: no frontend has backend "pg"
-                spec.backends[2].balance: has no meaning where only one server is spoken to
-                spec.backends[2].healthCheck: has no meaning for a database: its own kind knows how it is
+                spec.backends[2].balance: has no effect where only one server gets connections
+                spec.backends[2].healthCheck: has no effect for a database: the status of its own kind is used
             "#]],
         );
     }

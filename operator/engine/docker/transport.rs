@@ -149,7 +149,7 @@ fn certificates(pem: &[u8], key: &str) -> Result<Vec<CertificateDer<'static>>, S
 
 impl DockerEngine {
     pub(super) async fn host_info(&self) -> Result<HostInfo, Error> {
-        let info = self.call("asking how it is", ANSWER, Docker::info).await?;
+        let info = self.call("asking for its status", ANSWER, Docker::info).await?;
         let api_version = self.client("asking for its version").await?.client_version().to_string();
         Ok(HostInfo {
             engine_id: info.id.unwrap_or_default(),
@@ -236,7 +236,7 @@ mod tests {
         let engine = DockerEngine::connect("old", &endpoint, None, Arc::new(OwnBinary::running())).unwrap();
         assert_eq!(
             engine.info().await.unwrap_err().to_string(),
-            "Docker host old refused asking how it is: its Docker API is 1.39, older than 1.41; upgrade it to Docker Engine 20.10 or later"
+            "Docker host old refused asking for its status: its Docker API is 1.39, older than 1.41; upgrade it to Docker Engine 20.10 or later"
         );
     }
 

@@ -75,7 +75,7 @@ fn leaving(
         &mut status,
         Status::False,
         "Forgotten",
-        "the host is no longer used; what runs there goes on".to_owned(),
+        "the host is no longer used; its containers keep running".to_owned(),
         now,
     );
     Plan { status, steps, requeue: Some(Duration::ZERO), finished }
@@ -126,7 +126,7 @@ mod tests {
     fn away() -> Answer {
         Answer::Trouble(
             "Unreachable",
-            "Docker host far does not answer while asking how it is: connection refused".into(),
+            "Docker host far does not answer while asking for its status: connection refused".into(),
         )
     }
 
@@ -200,7 +200,7 @@ mod tests {
             Registration::Same,
             away(),
             expect![[r#"
-            Ready=False Unreachable since 10: Docker host far does not answer while asking how it is: connection refused
+            Ready=False Unreachable since 10: Docker host far does not answer while asking for its status: connection refused
             again in 5s, finished: false
         "#]],
         );
@@ -235,7 +235,7 @@ mod tests {
             info(),
             expect![[r#"
             step: forget Docker host far
-            Ready=False Forgotten since 10: the host is no longer used; what runs there goes on
+            Ready=False Forgotten since 10: the host is no longer used; its containers keep running
             again in 0ns, finished: false
         "#]],
         );
@@ -244,7 +244,7 @@ mod tests {
             Registration::Absent,
             Answer::NotAsked,
             expect![[r#"
-            Ready=False Forgotten since 10: the host is no longer used; what runs there goes on
+            Ready=False Forgotten since 10: the host is no longer used; its containers keep running
             again in 0ns, finished: true
         "#]],
         );
