@@ -1,8 +1,7 @@
 //! The identity of this program in containers: a hash of the sources and crates that run there. Computed by `build.rs`.
 //!
 //! It names the volume with the binary, and the volume's name is part of a container's definition: another identity
-//! rolls
-//! every database. So it covers only what runs in containers; tests, comments and blank lines do not count.
+//! rolls every database. So it covers only what runs in containers; tests, comments and blank lines do not count.
 //! `tests/it/tidy.rs` checks that [`FILES`] and [`CRATES`] cover everything that those files import.
 
 use std::collections::{BTreeMap, BTreeSet};

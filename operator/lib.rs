@@ -1,7 +1,7 @@
 //! Evenkeel keeps high-availability topologies alive on plain Docker hosts.
 //!
-//! The rooms, from the lowest up; a room imports only rooms above it in this
-//! list (`tests/it/tidy.rs` checks that, `docs/architecture.md` explains it):
+//! The rooms, from the lowest up; a room imports only rooms above it in this list (`tests/it/tidy.rs` checks that,
+//! `docs/architecture.md` explains it):
 //!
 //! - [`api`]: the kinds: spec, status, validation; plain data, no I/O.
 //! - [`store`]: versioned objects with compare-and-set, list and watch.

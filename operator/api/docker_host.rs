@@ -43,8 +43,7 @@ pub struct DockerHostSpec {
     /// Labels that a nodeSelector can match.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// Hosts that fail together (rack, room, zone) have the same value; replicas are spread over different ones.
-    /// Default: the host's name.
+    /// Hosts that fail together (rack, zone) share this value; replicas are spread over it. Default: the host's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure_domain: Option<String>,
     /// `true`: no new container is placed here; existing ones stay.

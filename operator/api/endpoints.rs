@@ -1,7 +1,6 @@
 //! Endpoints: the addresses of an object's instances, with their roles. Every kind that a load balancer can route to
 //! writes them as `status.endpointSet`; a LoadBalancer reads nothing else of it. Like an EndpointSlice of Kubernetes,
-//! with a
-//! writer.
+//! with a writer.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -18,8 +17,7 @@ use super::words::words;
 pub struct EndpointSet {
     /// The Docker network of the addresses.
     pub network: String,
-    /// Grows whenever another endpoint may become the writer: the term of a cluster. 0 for objects without a single
-    /// writer.
+    /// Grows whenever another endpoint may become the writer: a cluster's term. 0 without a single writer.
     pub epoch: u64,
     /// The endpoints, including those that get no connections.
     pub endpoints: Vec<Endpoint>,

@@ -156,8 +156,7 @@ pub struct SecretRef {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Storage {
-    /// `Retain` (default): the data volumes stay, and a new object with the same name adopts them. `Delete`: they are
-    /// removed with the object.
+    /// `Retain` (default): the volumes stay, and a new object with this name adopts them. `Delete`: they are removed.
     #[serde(default)]
     pub reclaim_policy: ReclaimPolicy,
 }
@@ -480,8 +479,7 @@ pub struct FailoverStatus {
     /// be lost. Absent until it is known, which needs the old primary to be back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub possible_loss_bytes: Option<u64>,
-    /// What is known about the loss, as text. Absent if no acknowledged commit can be lost, because standbys had
-    /// acknowledged them too.
+    /// What is known about the loss, as text. Absent if standbys had acknowledged every commit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub possible_loss: Option<String>,
 }
@@ -534,8 +532,7 @@ pub struct Decisions {
     pub served: Option<Voter>,
     /// The election set E with its w: an election needs promises from it.
     pub election: Quorum,
-    /// The commit set G with its w: the leader needs acknowledgements from it. Always a subset of E, and its w is not
-    /// smaller.
+    /// The commit set G with its w: the leader needs acknowledgements from it. A subset of E with no smaller w.
     pub commit: Quorum,
     /// Only while establishing: becomes election and commit when the leader has passed its barrier.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,5 +1,4 @@
-//! `evenkeel delete`: requests the deletion, then waits until the objects are gone and their finalizers are
-//! done.
+//! `evenkeel delete`: requests the deletion, then waits until the objects are gone and their finalizers are done.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -165,8 +165,7 @@ fn resources_of(list: &Value) -> Vec<Resource> {
     list["resources"].as_array().into_iter().flatten().filter_map(one).collect()
 }
 
-/// Splits the arguments of a verb, `KIND NAME...`, `KIND/NAME...` or `KIND`, into (kind, name) pairs; no name
-/// = `None`.
+/// Splits the arguments of a verb, `KIND NAME...`, `KIND/NAME...` or `KIND`, into (kind, name) pairs; no name = `None`.
 pub fn targets(words: &[String]) -> Result<Vec<(String, Option<String>)>, Error> {
     let slashed = words.iter().filter(|word| word.contains('/')).count();
     match words {

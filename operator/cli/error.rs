@@ -172,8 +172,7 @@ impl Refusal {
             message = format!("the server answered {code}: {}", body.trim());
         }
         if !causes.is_empty() {
-            // The message repeats the causes after its first sentence; they are printed on their own lines
-            // instead.
+            // The message repeats the causes after its first sentence; they are printed on their own lines instead.
             for end in [" is invalid", " conflicts", " conflict"] {
                 if let Some(at) = message.find(&format!("{end}:")) {
                     message.truncate(at + end.len());

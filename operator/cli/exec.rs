@@ -1,5 +1,4 @@
-//! `evenkeel exec`: runs a command in a container of a pod, forwards its streams, and exits with its exit
-//! code.
+//! `evenkeel exec`: runs a command in a container of a pod, forwards its streams, and exits with its exit code.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

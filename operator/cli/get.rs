@@ -14,8 +14,7 @@ use super::session::Session;
 /// Lists objects, or shows those that are named.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// KIND[,KIND] [NAME...] or KIND/NAME...; kinds by singular, plural or short name, `all` for the category
-    /// `all`
+    /// KIND[,KIND] [NAME...] or KIND/NAME...; kinds by singular, plural or short name, `all` for the category `all`
     #[arg(required = true, value_name = "KIND [NAME]")]
     words: Vec<String>,
     /// Output format

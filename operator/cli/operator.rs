@@ -38,8 +38,7 @@ const GRACE: Duration = Duration::from_secs(15);
 // Also a part of `up`, whose arguments have the same names.
 #[group(skip)]
 pub struct Args {
-    /// Folder of the state, the keys and the kubeconfig [default: /var/lib/evenkeel as root, else the XDG
-    /// data folder]
+    /// Folder of the state, the keys and the kubeconfig [default: /var/lib/evenkeel as root, else the XDG data folder]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// Address that the API listens on
@@ -200,9 +199,9 @@ async fn bind(listen: SocketAddr) -> Result<TcpListener, Error> {
     })
 }
 
-/// Creates a DockerHost for this machine's engine if there is none, and registers the existing hosts before
-/// any controller runs.
-/// Hosts with a certificate, or that cannot be used, are left to their controller, which reports the problem.
+/// Creates a DockerHost for this machine's engine if there is none, and registers the existing hosts before any
+/// controller runs. Hosts with a certificate, or that cannot be used, are left to their controller, which reports the
+/// problem.
 async fn register(hosts: &Hosts, objects: &Objects) -> Result<(), store::Error> {
     let (mut declared, _) = objects.list::<DockerHost>(DockerHostKind::RESOURCE, None).await?;
     if declared.is_empty() {

@@ -14,8 +14,7 @@ use super::{kubeconfig, render};
 /// Server and namespace; accepted before and after every verb.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Connection {
-    /// File with the server's address, CA and token [default: EVENKEEL_KUBECONFIG, KUBECONFIG, the data
-    /// directory's]
+    /// File with the server's address, CA and token [default: EVENKEEL_KUBECONFIG, KUBECONFIG, the data directory's]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Connection")]
     pub kubeconfig: Option<PathBuf>,
     /// Namespace of the objects [default: the kubeconfig's, else `default`]

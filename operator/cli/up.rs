@@ -1,5 +1,4 @@
-//! `evenkeel up`: runs an operator in the foreground, applies the files, and shows progress until everything
-//! is Ready.
+//! `evenkeel up`: runs an operator in the foreground, applies the files, and shows progress until everything is Ready.
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,9 +1,9 @@
 //! `evenkeel dial ADDRESS`: forwards stdin and stdout to a socket inside the container; the other end of
 //! `Engine::dial`.
 //!
-//! One process runs for each open connection, so it uses two blocking threads and two
-//! small buffers, without a runtime. It first sends [`CONNECTED`], so that the
-//! caller can distinguish a connection from an error text; after that only the bytes of the socket.
+//! One process runs for each open connection, so it uses two blocking threads and two small buffers, without a runtime.
+//! It first sends [`CONNECTED`], so that the caller can distinguish a connection from an error text; after that only
+//! the bytes of the socket.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};

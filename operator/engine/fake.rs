@@ -471,8 +471,7 @@ impl Engine for FakeEngine {
                 return Err(self.missing("start_container", "network"));
             }
             if let Some(joined) = &found.joined {
-                // Docker remembers the joined container's ID: another container with the same name is not
-                // joined.
+                // Docker remembers the joined container's ID: another container with the same name is not joined.
                 let one = world.containers.values().find(|one| one.id == *joined || one.spec.name == *joined);
                 let one = one.ok_or_else(|| self.missing("start_container", "container to join"))?;
                 if one.state != ContainerState::Running {

@@ -9,8 +9,8 @@ use crate::api::labels;
 impl ContainerSpec {
     /// The first 16 hex digits of the SHA-256 of the spec's canonical JSON.
     ///
-    /// Empty and absent fields are left out, so that a field added in a later
-    /// version does not change the hash of a container that does not use it.
+    /// Empty and absent fields are left out, so that a field added in a later version does not change the hash of a
+    /// container that does not use it.
     pub fn hash(&self) -> String {
         let mut canonical = serde_json::to_value(self).expect("a spec is plain data");
         if let Some(labels) = canonical.get_mut("labels").and_then(Value::as_object_mut) {

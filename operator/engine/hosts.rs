@@ -1,5 +1,4 @@
-//! The engines by DockerHost name, kept in sync with the DockerHost objects, and all their events as one
-//! stream.
+//! The engines by DockerHost name, kept in sync with the DockerHost objects, and all their events as one stream.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -41,8 +40,7 @@ impl Hosts {
         Self { binary, engines: RwLock::default(), version: watch::Sender::new(0) }
     }
 
-    /// Registers or replaces a host; with the same endpoint and TLS it keeps its engine and the engine's
-    /// caches.
+    /// Registers or replaces a host; with the same endpoint and TLS it keeps its engine and the engine's caches.
     /// [`Error::Refused`] if the TLS material cannot be used.
     pub fn register(&self, name: &str, endpoint: &Endpoint, tls: Option<&Tls>) -> Result<(), Error> {
         if self.is_registered(name, endpoint, tls) {

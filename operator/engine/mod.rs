@@ -1,8 +1,7 @@
 //! Docker hosts, in Evenkeel's nouns. The only room that imports bollard.
 //!
-//! Every verb is idempotent: if it is already done, that is success; a removal, a stop and a kill succeed if
-//! the
-//! thing is gone. Nothing here makes decisions or retries what an engine refused.
+//! Every verb is idempotent: if it is already done, that is success; a removal, a stop and a kill succeed if the thing
+//! is gone. Nothing here makes decisions or retries what an engine refused.
 //!
 //! - [`docker`]: the real engine, with bollard.
 //! - [`fake`]: the same in memory, with faults on demand, for tests.
@@ -62,9 +61,8 @@ pub struct ContainerSpec {
     pub mounts: Vec<Mount>,
     /// Its network; empty if it joins the network of another container.
     pub network: String,
-    /// The container whose network namespace it shares. Docker stores that container's ID: if that container
-    /// is recreated under the same
-    /// name, this one must be recreated too; if it is restarted, this one must be restarted.
+    /// The container whose network namespace it shares. Docker stores that container's ID: if that container is
+    /// recreated under the same name, this one must be recreated too; if it is restarted, this one must be restarted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub joins: Option<String>,
     /// Further networks that it is connected to before it starts.
@@ -165,9 +163,8 @@ pub struct Attachment {
 /// A file to copy into a container.
 #[derive(Clone, PartialEq)]
 pub struct File {
-    /// Path relative to the target directory; missing parent directories are created (owner root, mode 0755).
-    /// A path that
-    /// ends in `/` is a directory, and `./` is the target directory itself.
+    /// Path relative to the target directory; missing parent directories are created (owner root, mode 0755). A path
+    /// that ends in `/` is a directory, and `./` is the target directory itself.
     pub path: String,
     /// Permissions, e.g. `0o600`.
     pub mode: u32,
@@ -387,9 +384,8 @@ pub trait Engine: Send + Sync + 'static {
     async fn ensure_volume(&self, spec: &VolumeSpec) -> Result<(), Error>;
     /// Removes the volume and its data.
     async fn remove_volume(&self, name: &str) -> Result<(), Error>;
-    /// Copies this process's own binary to the host, into a volume named by its identity. Returns the
-    /// volume's name; mounted
-    /// read-only at [`BINARY_DIR`] it holds the file [`BINARY`]. `image` is any image on the host; no program
+    /// Copies this process's own binary to the host, into a volume named by its identity. Returns the volume's name;
+    /// mounted read-only at [`BINARY_DIR`] it holds the file [`BINARY`]. `image` is any image on the host; no program
     /// of it is run.
     async fn ensure_binary(&self, image: &str) -> Result<String, Error>;
     /// The volume of [`Engine::ensure_binary`], once this process has seen it complete.
@@ -412,8 +408,7 @@ pub trait Engine: Send + Sync + 'static {
         let _ = image;
         Err(unable())
     }
-    /// Pulls the image even if it exists, with a login if the registry needs one. May take minutes: each
-    /// layer's
+    /// Pulls the image even if it exists, with a login if the registry needs one. May take minutes: each layer's
     /// progress is logged at debug level, a summary at info level.
     async fn pull_image(&self, image: &str, login: Option<&RegistryLogin>) -> Result<(), Error> {
         let _ = (image, login);
@@ -456,8 +451,7 @@ pub trait Engine: Send + Sync + 'static {
         let _ = (container, options);
         Err(unable())
     }
-    /// Opens a stream to an address inside the container (`unix:/path` or `tcp:host:port`), by exec of the
-    /// injected
+    /// Opens a stream to an address inside the container (`unix:/path` or `tcp:host:port`), by exec of the injected
     /// binary. `Ok` means connected; dropping the stream disconnects.
     async fn dial(&self, container: &str, address: &str) -> Result<Box<dyn Conversation>, Error>;
     /// Hints that owned containers changed; reconnects for ever, and sends `None` after each (re)connect.

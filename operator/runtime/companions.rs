@@ -1,7 +1,7 @@
-//! Companions: the background tasks of an object, such as work that takes longer than a reconcile (a pull, a
-//! stop with grace), connections and probes.
-//! A companion is started once, wakes its object when it has news, and ends when the object is deleted.
-//! Nothing here survives the operator: after a restart the next plan starts again what it still needs.
+//! Companions: the background tasks of an object, such as work that takes longer than a reconcile (a pull, a stop with
+//! grace), connections and probes. A companion is started once, wakes its object when it has news, and ends when the
+//! object is deleted. Nothing here survives the operator: after a restart the next plan starts again what it still
+//! needs.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -79,8 +79,7 @@ impl<V> Heard<V> {
     }
 }
 
-/// Whether to start work that must be done once: it does not run, is not done, and does not wait after a
-/// failure.
+/// Whether to start work that must be done once: it does not run, is not done, and does not wait after a failure.
 pub fn due_once<V>(heard: Option<&Heard<V>>) -> bool {
     match heard.map(|heard| &heard.state) {
         None => true,

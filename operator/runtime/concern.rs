@@ -51,8 +51,7 @@ impl Concern {
         Self { resource, whom: Whom::All, significant: content }
     }
 
-    /// Limits the concern to changes of the value that `part` extracts from the object; other changes wake no
-    /// object.
+    /// Limits the concern to changes of the value that `part` extracts from the object; other changes wake no object.
     pub fn only(self, part: fn(&Value) -> Value) -> Self {
         Self { significant: part, ..self }
     }
@@ -93,10 +92,9 @@ pub fn content(value: &Value) -> Value {
     rest
 }
 
-/// Whether a change of an object must wake its own reconcile: true for changes of anything except its status
-/// and Evenkeel's finalizer,
-/// which its controller writes itself. Without this rule a status with a changing number would wake its own
-/// writer for ever.
+/// Whether a change of an object must wake its own reconcile: true for changes of anything except its status and
+/// Evenkeel's finalizer, which its controller writes itself. Without this rule a status with a changing number would
+/// wake its own writer for ever.
 pub(super) fn is_foreign(change: &Change) -> bool {
     let (Some(old), Some(new)) = (&change.old, &change.new) else { return true };
     let foreign = |value: &Value| {

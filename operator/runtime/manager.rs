@@ -26,8 +26,7 @@ use crate::store::Objects;
 /// Resync period: the longest time between two reconciles of an object.
 const RESYNC: Duration = Duration::from_secs(10);
 
-/// Runs kinds. Create it with [`Manager::new`], add kinds with [`Manager::add`], start it with
-/// [`Manager::run`].
+/// Runs kinds. Create it with [`Manager::new`], add kinds with [`Manager::add`], start it with [`Manager::run`].
 pub struct Manager {
     objects: Objects,
     clock: Arc<dyn Clock>,
@@ -80,8 +79,7 @@ impl Manager {
         metrics
     }
 
-    /// The plan for an object: its status, the steps, and a note if there is no plan. Records and does
-    /// nothing.
+    /// The plan for an object: its status, the steps, and a note if there is no plan. Records and does nothing.
     pub async fn preview(&self, object: Value) -> Value {
         let controller = object["kind"].as_str().and_then(|kind| self.controllers.get(kind));
         let plan = match controller {
@@ -96,10 +94,8 @@ impl Manager {
         self.controllers.values().map(|controller| controller.kept()).sum()
     }
 
-    /// Reconciles until `shutdown`; then lets reconciles under way finish, for 10 s at most. No task outlives
-    /// this future.
-    /// Each hint names the owner of something that changed outside the store; `None`: hints may have been
-    /// lost.
+    /// Reconciles until `shutdown`; then lets reconciles under way finish, for 10 s at most. No task outlives this
+    /// future. Each hint names the owner of something that changed outside the store; `None`: hints may have been lost.
     pub async fn run(&self, hints: impl Stream<Item = Option<Owner>>, shutdown: CancellationToken) {
         let inboxes: BTreeMap<_, _> = lock(&self.inboxes).clone();
         let mut controllers = JoinSet::new();

@@ -40,16 +40,14 @@ pub use manager::Manager;
 /// The result of a planner: the status to record and the steps to perform, both from the same snapshot.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan<Step, Status> {
-    /// Recorded by compare-and-set before the first step; if the plan is outdated the write fails and nothing
-    /// is done.
+    /// Recorded by compare-and-set before the first step; if the plan is outdated the write fails and nothing is done.
     pub status: Status,
     /// Performed after the status is recorded, in order or by lanes (see [`Significance::lane`]); a failure
     /// ends its lane and then the reconcile.
     pub steps: Vec<Step>,
     /// Reconcile again after this time even without an event. `None`: only the resync.
     pub requeue: Option<Duration>,
-    /// Only for an object that is being deleted: everything outside the store is gone, the finalizer can be
-    /// removed.
+    /// Only for an object that is being deleted: everything outside the store is gone, the finalizer can be removed.
     pub finished: bool,
 }
 
@@ -79,8 +77,7 @@ pub trait Kind: Send + Sync + 'static {
     fn references(_object: &Self::Object) -> Vec<Key> {
         Vec::new()
     }
-    /// Reads one snapshot. A fact that cannot be read is unknown in the snapshot; `Err` only if nothing can
-    /// be decided.
+    /// Reads one snapshot. A fact that cannot be read is unknown in the snapshot; `Err` only if nothing can be decided.
     fn observe(&self, object: &Self::Object) -> impl Future<Output = Result<Self::Observed, Failure>> + Send;
     /// Pure and total: no clock, no random numbers, no I/O; problems become conditions. With [`Want::Paused`]
     /// it renders the status and returns only the steps that keep the object alive.
@@ -91,8 +88,7 @@ pub trait Kind: Send + Sync + 'static {
         want: Want,
         now: Timestamp,
     ) -> Plan<Self::Step, Self::Status>;
-    /// Performs one step; `object` has the status just recorded. If the step is already done, that is
-    /// success.
+    /// Performs one step; `object` has the status just recorded. If the step is already done, that is success.
     fn act(&self, object: &Self::Object, step: &Self::Step) -> impl Future<Output = Result<(), Failure>> + Send;
     /// Returns the recorded status with the failure of a step in it; the step will be retried.
     fn step_failed(&self, status: Self::Status, step: &Self::Step, failure: &Failure, now: Timestamp) -> Self::Status {
@@ -109,8 +105,7 @@ pub trait Kind: Send + Sync + 'static {
 
 /// How important a step is for people: decides between Event, log line and silence.
 pub trait Significance {
-    /// `Some(reason)` (a CamelCase word) if the step is worth an Event on the object; `None` for routine
-    /// steps.
+    /// `Some(reason)` (a CamelCase word) if the step is worth an Event on the object; `None` for routine steps.
     fn event_reason(&self) -> Option<&'static str>;
 
     /// The reason (a CamelCase word) of the conditions when the step failed.
@@ -118,11 +113,9 @@ pub trait Significance {
         "StepFailed"
     }
 
-    /// The lane of the step: the thing that it is about, if it depends on no step about other things. Lanes
-    /// run concurrently,
-    /// the steps of one lane run in order, and a failed step ends only its lane. `None`: all steps before it
-    /// are done first, and
-    /// all steps after it wait for it.
+    /// The lane of the step: the thing that it is about, if it depends on no step about other things. Lanes run
+    /// concurrently, the steps of one lane run in order, and a failed step ends only its lane. `None`: all steps before
+    /// it are done first, and all steps after it wait for it.
     fn lane(&self) -> Option<&str> {
         None
     }

@@ -1,5 +1,4 @@
-//! The work queue: a key is in it at most once, at its earliest due time, and is never given to two workers
-//! at once.
+//! The work queue: a key is in it at most once, at its earliest due time, and is never given to two workers at once.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;

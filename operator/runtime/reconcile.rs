@@ -1,5 +1,4 @@
-//! One reconcile, the only place that calls observe, plan and act: finalizer gate, observe, plan, record,
-//! act.
+//! One reconcile, the only place that calls observe, plan and act: finalizer gate, observe, plan, record, act.
 
 use std::sync::Arc;
 use std::time::Duration;

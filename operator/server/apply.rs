@@ -1,8 +1,7 @@
 //! Server-side apply: a three-way merge by field ownership. Pure; lists are atomic.
 //!
-//! The fields of a manager's last apply are kept in `metadata.managedFields`. Only Apply owns fields: plain
-//! updates neither
-//! gain nor lose ownership.
+//! The fields of a manager's last apply are kept in `metadata.managedFields`. Only Apply owns fields: plain updates
+//! neither gain nor lose ownership.
 
 use std::collections::BTreeSet;
 

@@ -101,8 +101,7 @@ fn options(params: &Params, headers: &HeaderMap, body: &[u8]) -> Result<Options,
         _ => body::object(headers, body)?,
     };
     let policy = params.get("propagationPolicy").or(sent["propagationPolicy"].as_str());
-    // Owned objects are always deleted right after their owner; a request to keep them is refused, not
-    // ignored.
+    // Owned objects are always deleted right after their owner; a request to keep them is refused, not ignored.
     if !matches!(policy, None | Some("Background" | "Foreground")) {
         let message = "Unsupported value: must be one of \"Background\", \"Foreground\"";
         return Err(Refusal::unprocessable(format!("propagationPolicy: {message}")).because(vec![Cause::new(

@@ -51,8 +51,7 @@ fn invalid(field: &str, value: &str, why: &str) -> Cause {
     Cause::invalid(field, format!("Invalid value: {shown:?}{more}: {why}"))
 }
 
-/// The problem with an object's name (RFC 1123: a subdomain, or a label for kinds whose names become host
-/// names).
+/// The problem with an object's name (RFC 1123: a subdomain, or a label for kinds whose names become host names).
 fn name_problem(name: &str, label: bool) -> Option<&'static str> {
     let limit = if label { 63 } else { 253 };
     let part = |part: &str| {

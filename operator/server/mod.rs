@@ -59,8 +59,7 @@ pub struct Server {
 
 /// Serves the API on `listener` until `shutdown`; then ends open watches and finishes requests under way.
 ///
-/// [`identity::prepare`] must have written the kubeconfig before this is called. The default namespace is
-/// created
+/// [`identity::prepare`] must have written the kubeconfig before this is called. The default namespace is created
 /// before the first request is served.
 pub async fn run(
     listener: TcpListener,

@@ -1,5 +1,4 @@
-//! Namespaces: objects can be created only in one that exists and is not terminating; a deleted one is
-//! emptied first.
+//! Namespaces: objects can be created only in one that exists and is not terminating; a deleted one is emptied first.
 
 use std::time::Duration;
 
@@ -19,8 +18,7 @@ use crate::store::{self, Key, rules};
 
 /// Finalizer that keeps a deleted namespace until it is empty.
 const FINALIZER: &str = "kubernetes";
-/// Interval of checks of a terminating namespace that is not empty yet, and of attempts to reopen a lost
-/// watch.
+/// Interval of checks of a terminating namespace that is not empty yet, and of attempts to reopen a lost watch.
 const RECHECK: Duration = Duration::from_secs(1);
 /// The resource of namespaces.
 const NAMESPACES: &str = "namespaces";
@@ -101,8 +99,7 @@ async fn empty_all(objects: &Objects) -> Result<(), store::Error> {
     }
     let mut changes = objects.watch(NAMESPACES, None, revision).await?;
     if going {
-        // A remaining object waits for its finalizers; no change of the namespace shows when they are
-        // removed.
+        // A remaining object waits for its finalizers; no change of the namespace shows when they are removed.
         let _ = tokio::time::timeout(RECHECK, changes.next()).await;
     } else if changes.next().await.is_none() {
         tokio::time::sleep(RECHECK).await;

@@ -1,5 +1,4 @@
-//! The `scale` subresource: current and desired number of replicas, the same for every kind that scales.
-//! Pure.
+//! The `scale` subresource: current and desired number of replicas, the same for every kind that scales. Pure.
 
 use serde_json::{Map, Value, json};
 

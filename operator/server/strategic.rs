@@ -1,5 +1,4 @@
-//! Strategic merge patches, as kubectl sends them for built-in kinds: lists are merged by the key of their
-//! items. Pure.
+//! Strategic merge patches, as kubectl sends them for built-in kinds: lists are merged by the key of their items. Pure.
 
 use serde_json::{Map, Value};
 

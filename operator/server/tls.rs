@@ -1,5 +1,4 @@
-//! Connections: TCP, TLS and HTTP/1.1 around the router, with limits on the resources of a client without a
-//! token.
+//! Connections: TCP, TLS and HTTP/1.1 around the router, with limits on the resources of a client without a token.
 
 use std::sync::Arc;
 use std::time::Duration;

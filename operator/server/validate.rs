@@ -43,8 +43,7 @@ pub fn admit(
     let judged = (resource.validate)(&object);
     let changed = old.map(|old| (resource.validate_change)(old, &object)).unwrap_or_default();
     for problem in judged.into_iter().chain(changed) {
-        // The kind does not repeat a problem of a field that the schema has already reported; a problem
-        // without a path
+        // The kind does not repeat a problem of a field that the schema has already reported; a problem without a path
         // means that the object did not fit the schema.
         let told = causes.iter().any(|c| c.field == problem.path || problem.path.is_empty());
         if !told {

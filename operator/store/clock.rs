@@ -19,8 +19,7 @@ pub fn uid(clock: &dyn Clock) -> String {
     uuid::Builder::from_random_bytes(bytes).into_uuid().to_string()
 }
 
-/// Alphabet of `generateName`, as in Kubernetes: lower-case letters and digits without those that are easily
-/// confused.
+/// Alphabet of `generateName`, as in Kubernetes: lower-case letters and digits without those that are easily confused.
 const SUFFIX: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 /// Alphabet of passwords: safe in a URI and in a shell, 5.9 bits each.
 const PASSWORD: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";

@@ -13,8 +13,7 @@ use super::{Error, Key, revision_of, rules};
 const EVENT_LIFE: SignedDuration = SignedDuration::from_hours(1);
 
 impl Objects {
-    /// Deletes the objects that the removed object `uid` owned. The owner is already gone, so a failure is
-    /// only logged
+    /// Deletes the objects that the removed object `uid` owned. The owner is already gone, so a failure is only logged
     /// and the next [`Objects::sweep`] tries again.
     pub(super) async fn collect(&self, owner: &Key, uid: &str) {
         if owner.resource == EVENTS {

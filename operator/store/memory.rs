@@ -20,8 +20,7 @@ pub struct MemoryStore {
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    /// Signals a new revision; the changes are read from the state. It wakes waiters in their order; a watch
-    /// channel
+    /// Signals a new revision; the changes are read from the state. It wakes waiters in their order; a watch channel
     /// wakes them in random order, and then a simulation could not be repeated.
     written: Notify,
 }

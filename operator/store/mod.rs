@@ -90,17 +90,15 @@ pub trait Store: Send + Sync + 'static {
     }
     /// Like [`Store::list`], for several resources in one snapshot, ordered by key.
     async fn list_of(&self, resources: &[&str], namespace: Option<&str>) -> Result<(Vec<(Key, Value)>, u64), Error>;
-    /// The objects of every resource whose owner references contain this uid, ordered by key. The cost
-    /// depends on the number
-    /// found, not on the size of the store.
+    /// The objects of every resource whose owner references contain this uid, ordered by key. The cost depends on the
+    /// number found, not on the size of the store.
     async fn owned_by(&self, uid: &str) -> Result<Vec<(Key, Value)>, Error>;
-    /// Writes `value`, with `metadata.resourceVersion` set to the new revision, if `expect` holds. Returns what was written.
+    /// Writes `value` with the new revision as `metadata.resourceVersion`, if `expect` holds. Returns the new value.
     async fn put(&self, key: &Key, expect: Expect, value: Value) -> Result<Value, Error>;
     /// Removes the object if it is at `revision`. Returns the last value; its `resourceVersion` is the
     /// revision of the deletion.
     async fn delete(&self, key: &Key, revision: u64) -> Result<Value, Error>;
-    /// Every change of a resource strictly after `since`. [`Error::Compacted`] if `since` is older than the
-    /// window.
+    /// Every change of a resource strictly after `since`. [`Error::Compacted`] if `since` is older than the window.
     async fn watch(&self, resource: &str, namespace: Option<&str>, since: u64) -> Result<Watch, Error> {
         self.watch_of(&[resource], namespace, since).await
     }

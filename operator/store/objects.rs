@@ -115,8 +115,7 @@ impl Objects {
         self.replace(key, Part::Status, value).await
     }
 
-    /// Reads the object, computes the new one with `change`, and writes it; starts again if it was written
-    /// meanwhile.
+    /// Reads the object, computes the new one with `change`, and writes it; starts again if it was written meanwhile.
     /// If `change` sets another resourceVersion, the write is pinned to that one.
     pub async fn modify<E: From<Error>>(
         &self,

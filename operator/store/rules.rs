@@ -44,8 +44,7 @@ pub fn created(key: &Key, mut value: Value, uid: String, now: Timestamp) -> Resu
     Ok(value)
 }
 
-/// `new` as it may replace `old`: server-owned fields and the status stay, `generation` counts changes of the
-/// rest.
+/// `new` as it may replace `old`: server-owned fields and the status stay, `generation` counts changes of the rest.
 pub fn updated(key: &Key, old: &Value, mut new: Value) -> Result<Value, Error> {
     check_identity(key, &new)?;
     keep_server_owned(key, old, &mut new)?;

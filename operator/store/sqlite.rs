@@ -168,10 +168,8 @@ impl Store for SqliteStore {
     }
 }
 
-/// Statements that create the tables, by version and name. A released one never changes: each file keeps its
-/// checksum.
-/// They are listed by hand, because sqlx's macro that reads the folder would compile all of sqlx a second
-/// time.
+/// Statements that create the tables, by version and name. A released one never changes: each file keeps its checksum.
+/// They are listed by hand, because sqlx's macro that reads the folder would compile all of sqlx a second time.
 const MIGRATIONS: [(i64, &str, &str); 2] = [
     (1, "objects", include_str!("migrations/0001_objects.sql")),
     (2, "owners", include_str!("migrations/0002_owners.sql")),

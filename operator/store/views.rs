@@ -36,8 +36,7 @@ impl Views {
         Ok((each.collect::<BTreeMap<_, _>>().into_iter().collect(), revision))
     }
 
-    /// Evicts the object at `key`: asks its source by annotation to replace it. Returns it with a
-    /// `deletionTimestamp`.
+    /// Evicts the object at `key`: asks its source by annotation to replace it. Returns it with a `deletionTimestamp`.
     async fn evict(&self, key: &Key, view: &View, revision: u64) -> Result<Value, Error> {
         let (sources, _) = self.inner.list_of(&view.resources(), Some(&key.namespace)).await?;
         let shown = |of: &Key, source: &Value| entries(&key.resource, view, &of.resource, Some(source)).remove(key);
@@ -50,8 +49,7 @@ impl Views {
         if rules::is_deleting(&value) {
             return Ok(value);
         }
-        // Earlier evictions that are not finished; a pod that came back under its old name is not evicted
-        // again.
+        // Earlier evictions that are not finished; a pod that came back under its old name is not evicted again.
         let shows = entries(&key.resource, view, &of.resource, Some(&source));
         let going = |name: &&str| shows.iter().any(|(key, value)| key.name == **name && rules::is_deleting(value));
         let before = source["metadata"]["annotations"][annotation].as_str().unwrap_or_default().to_owned();
@@ -270,8 +268,7 @@ mod tests {
         }
     }
 
-    /// A few owners are created, changed and deleted; a watch from any listed state must lead to the last
-    /// state.
+    /// A few owners are created, changed and deleted; a watch from any listed state must lead to the last state.
     async fn replays(steps: Vec<Step>) -> Result<(), TestCaseError> {
         let store = Views::new(Arc::new(MemoryStore::new()));
         let shown = async || {

@@ -87,9 +87,8 @@ pub fn held_up(settings: &Settings, minima: &BTreeMap<String, u64>) -> bool {
     })
 }
 
-/// synchronous_standby_names for a commit rule. A missing voter is replaced by a name that no standby has, so
-/// that commits wait
-/// instead of being acknowledged by too few.
+/// synchronous_standby_names for a commit rule. A missing voter is replaced by a name that no standby has, so that
+/// commits wait instead of being acknowledged by too few.
 pub fn standby_names(rule: &wire::Rule) -> String {
     if rule.count == 0 {
         return String::new();
@@ -106,8 +105,7 @@ pub fn conninfo(upstream: &Upstream, facts: &Facts) -> String {
     format!("{} application_name={}", leader(&upstream.address, facts.passfile), facts.incarnation)
 }
 
-/// Connection string to a leader as the replication role; also for pg_basebackup and pg_rewind. Contains no
-/// secret.
+/// Connection string to a leader as the replication role; also for pg_basebackup and pg_rewind. Contains no secret.
 pub fn leader(address: &str, passfile: &Path) -> String {
     format!(
         "host={address} port={PORT} user={REPLICATION_ROLE} passfile={} sslmode=prefer connect_timeout=2 keepalives_idle=5 keepalives_interval=2 keepalives_count=3 tcp_user_timeout=5000",
@@ -264,9 +262,8 @@ mod tests {
         );
     }
 
-    /// Regression 26: `lc_messages`, `log_destination`, `logging_collector` and `evenkeel.generation` were
-    /// accepted in an object and
-    /// silently replaced, because validation and rendering each had a list. Now one table serves both.
+    /// Regression 26: `lc_messages`, `log_destination`, `logging_collector` and `evenkeel.generation` were accepted in
+    /// an object and silently replaced, because validation and rendering each had a list. Now one table serves both.
     #[test]
     fn a_value_that_is_replaced_is_refused_in_the_object_unless_the_rule_says_when_it_holds() {
         let upstream = Some(Upstream { address: "172.30.0.2".into(), slot: "s".into() });

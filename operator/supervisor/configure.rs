@@ -126,8 +126,7 @@ impl Shell {
         self.configure(&config, &minima).await?;
         kill(pid, Signal::SIGHUP).map_err(words)?;
         self.reloaded().await?;
-        // An earlier poll says nothing about the time after the reload. The new poll also compares the
-        // settings.
+        // An earlier poll says nothing about the time after the reload. The new poll also compares the settings.
         self.server.run.applied = Some(config);
         if let Some(poll) = &mut self.server.run.poll {
             poll.startup = None;
@@ -141,10 +140,8 @@ impl Shell {
         Ok(After::Again)
     }
 
-    /// Waits until a new session has the last written generation. A new session inherits the postmaster's
-    /// settings;
-    /// an old session would show when it reloaded itself. When a new one has it, all others have been
-    /// signalled.
+    /// Waits until a new session has the last written generation. A new session inherits the postmaster's settings; an
+    /// old session would show when it reloaded itself. When a new one has it, all others have been signalled.
     async fn reloaded(&self) -> Result<(), String> {
         let (socket, wanted) = (sql::socket(), self.server.generation.to_string());
         let begun = boottime();

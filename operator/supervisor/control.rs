@@ -1,5 +1,4 @@
-//! The unix socket for the operator's connections: commands in, complete reports out, one JSON document per
-//! line.
+//! The unix socket for the operator's connections: commands in, complete reports out, one JSON document per line.
 
 use std::io;
 use std::path::Path;

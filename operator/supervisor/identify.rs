@@ -1,7 +1,5 @@
-//! Queries over a replication session on the unix socket. It opens no database, so it is ready in a few
-//! milliseconds,
-//! and it is the only way to learn which timeline a standby without a WAL receiver replayed last. (The
-//! control file
+//! Queries over a replication session on the unix socket. It opens no database, so it is ready in a few milliseconds,
+//! and it is the only way to learn which timeline a standby without a WAL receiver replayed last. (The control file
 //! lags behind: it has the timeline of the last restartpoint.)
 
 use std::io;

@@ -71,8 +71,7 @@ impl From<tools::Error> for Failure {
 }
 
 impl Site {
-    /// Runs initdb and creates the roles for replication and for the supervisor, before any client can
-    /// connect.
+    /// Runs initdb and creates the roles for replication and for the supervisor, before any client can connect.
     pub async fn init(self, init: Init) -> Result<Made, Failure> {
         let new = self.clear_new().await?;
         let mut command = self.place.tool("initdb");
@@ -116,8 +115,7 @@ impl Site {
         Ok(Made::Copy)
     }
 
-    /// Crash recovery of the old directory, with the last written configuration. If interrupted, it is
-    /// repeated.
+    /// Crash recovery of the old directory, with the last written configuration. If interrupted, it is repeated.
     pub async fn recover(self) -> Result<Made, Failure> {
         let pgdata = self.place.pgdata();
         // A single-user server starts neither in standby mode nor with the pid file of a killed server.
@@ -183,8 +181,7 @@ impl Site {
         Ok(new)
     }
 
-    /// Removes the old directory before the copy if there is no room for both. It is unusable once a copy has
-    /// begun.
+    /// Removes the old directory before the copy if there is no room for both. It is unusable once a copy has begun.
     async fn make_room(&self, new: &Path) -> Result<(), Failure> {
         let old = self.place.pgdata();
         let measured = old.clone();
@@ -197,8 +194,7 @@ impl Site {
         Ok(())
     }
 
-    /// Syncs a directory to disk: one call for the whole file system, whereas the tools would fsync each
-    /// file.
+    /// Syncs a directory to disk: one call for the whole file system, whereas the tools would fsync each file.
     async fn sync_all(&self, directory: &Path) -> Result<(), Failure> {
         let opened = File::open(directory).map_err(|error| Failure::io("opening", directory, &error))?;
         let synced = tokio::task::spawn_blocking(move || nix::unistd::syncfs(opened)).await;

@@ -47,12 +47,9 @@ pub enum Refused {
     },
 }
 
-/// Accepts or refuses an order. I3: the promise only grows; within a term a task never goes backwards, a role
-/// never
-/// flips, and an older revision (late on another stream) cannot bring back an older commit rule (I4).
-/// `standby`: the timeline
-/// of the standby that must lead; the timeline after it begins in this term, which is recorded with the
-/// order.
+/// Accepts or refuses an order. I3: the promise only grows; within a term a task never goes backwards, a role never
+/// flips, and an older revision (late on another stream) cannot bring back an older commit rule (I4). `standby`: the
+/// timeline of the standby that must lead; the timeline after it begins in this term, which is recorded with the order.
 pub fn accept(durable: &Durable, order: &Order, standby: Option<u32>) -> Result<Durable, Refused> {
     if order.term < durable.promised {
         return Err(Refused::OldTerm { order: order.term, promised: durable.promised });
@@ -88,8 +85,7 @@ pub fn next(seen: &Seen) -> (Act, Remembered) {
     (act(seen, remembered), remembered)
 }
 
-/// A barrier that was passed stays passed in this run; the youngest confirmation by the leader's voters
-/// counts.
+/// A barrier that was passed stays passed in this run; the youngest confirmation by the leader's voters counts.
 fn remembered(seen: &Seen) -> Remembered {
     let Seen { barrier_passed_once, confirmed_ms, .. } = *seen;
     match &seen.durable.order {
@@ -133,10 +129,9 @@ fn act(seen: &Seen, remembered: Remembered) -> Act {
     }
 }
 
-/// The volume was emptied, partly or completely. First the server on it is stopped: it would acknowledge
-/// commits that are on no disk. I3: this
-/// process still remembers the promise; it drops the incarnation, because that directory never comes back
-/// (I9).
+/// The volume was emptied, partly or completely. First the server on it is stopped: it would acknowledge commits that
+/// are on no disk. I3: this process still remembers the promise; it drops the incarnation, because that directory never
+/// comes back (I9).
 fn emptied(seen: &Seen) -> Option<Act> {
     let mut kept = seen.durable.clone();
     if seen.data == Data::None {
@@ -202,9 +197,8 @@ pub fn promise(seen: &Seen) -> Option<Promise> {
     (asked && quiet && !cannot_promise(seen)).then_some(promise)
 }
 
-/// A rewound directory that was not consistent since cannot promise. The WAL of a branch that no grant began
-/// (a promotion by
-/// hand) is not comparable.
+/// A rewound directory that was not consistent since cannot promise. The WAL of a branch that no grant began (a
+/// promotion by hand) is not comparable.
 pub fn cannot_promise(seen: &Seen) -> bool {
     seen.durable.rewound.is_some() || rejoin::on_a_branch_of_its_own(seen)
 }
@@ -298,9 +292,8 @@ fn leading(seen: &Seen, remembered: Remembered, term: u64, lead: &Lead, shut: Co
         return Act::SetBarrier;
     }
     if !seen.checkpoint_started && !server.checkpointed && (served || seen.barrier_ms >= BARRIER_ALONE_MS) {
-        // pg_rewind needs the new timeline in the control file. The checkpoint comes after the gate, because
-        // its writes would delay the
-        // opening; except when the barrier itself waits for standbys that must be rewound.
+        // pg_rewind needs the new timeline in the control file. The checkpoint comes after the gate, because its writes
+        // would delay the opening; except when the barrier itself waits for standbys that must be rewound.
         return Act::Checkpoint;
     }
     if passed || seen.barrier_ms >= BARRIER_EAGER_MS { Act::Wait } else { Act::Poll }

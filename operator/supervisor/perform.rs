@@ -241,8 +241,7 @@ impl Shell {
             Ok(Made::New | Made::Copy) => (Durable { incarnation: new(), timeline_terms, ..durable }, None),
             Ok(Made::Recovered) => (durable, None),
             Ok(Made::Rewound(timeline)) => (Durable { rewound: Some(timeline), timeline_terms, ..durable }, None),
-            // A failed copy leaves nothing to go back to; a rewind that changed nothing leaves the old
-            // directory.
+            // A failed copy leaves nothing to go back to; a rewind that changed nothing leaves the old directory.
             Err(failure) if kind == JobKind::Clone || failure.spoiled => {
                 (Durable { unfinished: Some(JobKind::Clone), ..durable }, Some(failure))
             }
@@ -308,8 +307,7 @@ impl Shell {
         Ok(After::Pause(1))
     }
 
-    /// We hold the lock, so files of a postmaster are stale. A standby keeps no slots of ours from its time
-    /// as primary.
+    /// We hold the lock, so files of a postmaster are stale. A standby keeps no slots of ours from its time as primary.
     fn clear_leftovers(&self, standby: bool) -> Result<(), String> {
         let pgdata = self.place.pgdata();
         let remove = |path: &Path| match std::fs::remove_file(path) {

@@ -55,8 +55,7 @@ impl Place {
         Self { volume: volume.into(), binaries: PathBuf::new(), uid: Uid::current(), gid: Gid::current() }
     }
 
-    /// Creates the supervisor's directories with the right owners. The server's user may traverse the
-    /// volume's root and
+    /// Creates the supervisor's directories with the right owners. The server's user may traverse the volume's root and
     /// read the supervisor's folder, but change neither: it must not be able to rename a promise.
     pub fn prepare(&self) -> Result<(), Error> {
         self.directory(&self.volume, Uid::from_raw(0), 0o750)?;
@@ -101,9 +100,8 @@ impl Place {
         [durable::LOCK, durable::FILE].iter().any(|name| is_gone(&self.own().join(name)))
     }
 
-    /// Folder of the server's configuration. It is rendered before each start, so it need not be durable, and
-    /// a reload during a
-    /// failover does not wait for the volume's file system.
+    /// Folder of the server's configuration. It is rendered before each start, so it need not be durable, and a reload
+    /// during a failover does not wait for the volume's file system.
     pub fn configuration(&self) -> PathBuf {
         Path::new(wire::SOCKET).with_file_name("postgres")
     }
@@ -113,8 +111,7 @@ impl Place {
         self.own().join("pgpass")
     }
 
-    /// A program of PostgreSQL, run as its user, in its own process group, without stdin and with messages in
-    /// English.
+    /// A program of PostgreSQL, run as its user, in its own process group, without stdin and with messages in English.
     pub fn tool(&self, name: &str) -> Command {
         use std::os::unix::process::CommandExt;
         let mut command = Command::new(self.binaries.join(name));

@@ -26,9 +26,8 @@ const NOT_ANSWERING_MS: u64 = 200;
 const HEARTBEAT_MS: u64 = 1_000;
 /// Interval between readings of settings and versions, in milliseconds.
 const DETAILS_MS: u64 = 10_000;
-/// A pause of the loop longer than this (twice its longest own pause), in milliseconds, means that the
-/// container was frozen; another
-/// instance may lead by now.
+/// A pause of the loop longer than this (twice its longest own pause), in milliseconds, means that the container was
+/// frozen; another instance may lead by now.
 const STOOD_STILL_MS: u64 = 3_000;
 /// Time after which a fast stop becomes immediate, and an immediate one a kill, in milliseconds.
 const FAST_MS: u64 = 5_000;
@@ -38,8 +37,7 @@ impl Shell {
     /// Updates the shell's memory of the server. Errors become problems in the report.
     pub async fn observe(&mut self, now: u64) {
         if self.notice_jump(now, true) {
-            // The gate stays open until a decision is made, so the decision must not wait for the server's
-            // answer.
+            // The gate stays open until a decision is made, so the decision must not wait for the server's answer.
             return;
         }
         self.press_stop(now);
@@ -60,9 +58,8 @@ impl Shell {
         self.heartbeat_or_details(now).await;
     }
 
-    /// I8: after a pause of the container or the machine no older confirmation counts. `slept`: the loop had
-    /// nothing to do
-    /// meanwhile, so a slow disk is not the cause. Returns whether there was such a pause.
+    /// I8: after a pause of the container or the machine no older confirmation counts. `slept`: the loop had nothing to
+    /// do meanwhile, so a slow disk is not the cause. Returns whether there was such a pause.
     pub fn notice_jump(&mut self, now: u64, slept: bool) -> bool {
         let gap = now.saturating_sub(self.clocks.turned);
         self.clocks.turned = now;
@@ -194,9 +191,8 @@ impl Shell {
         self.server.run.barrier_lsn = None;
     }
 
-    /// Records when each walsender's standby last replied, by our clock. A row that appears between two polls
-    /// has
-    /// just replied, unless the clock jumped meanwhile.
+    /// Records when each walsender's standby last replied, by our clock. A row that appears between two polls has just
+    /// replied, unless the clock jumped meanwhile.
     fn take_replies(&mut self, poll: &Poll, now: u64) {
         let old = std::mem::take(&mut self.server.run.replies);
         for walsender in &poll.replicas {
@@ -209,8 +205,7 @@ impl Shell {
         }
     }
 
-    /// Writes the heartbeat of a leader, or reads the details that change rarely. A failure of either is only
-    /// logged.
+    /// Writes the heartbeat of a leader, or reads the details that change rarely. A failure of either is only logged.
     async fn heartbeat_or_details(&mut self, now: u64) {
         let leads = self.durable.order.as_ref().is_some_and(|order| matches!(order.task, Task::Lead(_)));
         let primary = self.server.run.poll.as_ref().is_some_and(|poll| !poll.recovery);
@@ -302,8 +297,7 @@ mod tests {
     use super::*;
     use tokio::sync::{mpsc, watch};
 
-    /// Regression 19: a primary that woke up from a pause first polled its server, which once took half a
-    /// second;
+    /// Regression 19: a primary that woke up from a pause first polled its server, which once took half a second;
     /// clients read old rows meanwhile. Now it decides before it polls.
     #[tokio::test]
     async fn who_wakes_up_decides_before_anything_is_looked_at() {

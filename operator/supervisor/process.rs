@@ -126,9 +126,8 @@ fn is_of(pid: i32, uid: Uid) -> bool {
     !dead && owner == Some(uid.as_raw())
 }
 
-/// Children of a postmaster that are still authenticating and are in no view of the server yet. Otherwise a
-/// session that the old
-/// pg_hba.conf admitted could appear after the gate was shut and all sessions were ended.
+/// Children of a postmaster that are still authenticating and are in no view of the server yet. Otherwise a session
+/// that the old pg_hba.conf admitted could appear after the gate was shut and all sessions were ended.
 pub fn not_yet_sessions(postmaster: Pid, uid: Uid) -> Vec<Pid> {
     let authenticates = |pid: &Pid| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

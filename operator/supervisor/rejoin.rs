@@ -84,9 +84,8 @@ fn follow_running(seen: &Seen, term: u64, follow: &Follow, config: Config) -> Ac
         return if ready { Act::Wait } else { Act::EnsureSlots(follow.slots.clone()) };
     }
     let kin = match &follow.lineage {
-        // The leader had the greatest promise of this term, and this instance promised the same term; but
-        // another branch
-        // with the same number may have promised, too (Regression 22).
+        // The leader had the greatest promise of this term, and this instance promised the same term; but another
+        // branch with the same number may have promised, too (Regression 22).
         None if seen.durable.promised == term && !on_a_branch_of_its_own(seen) && same_branch(seen, follow) => {
             Kinship::Same
         }
@@ -99,8 +98,7 @@ fn follow_running(seen: &Seen, term: u64, follow: &Follow, config: Config) -> Ac
     };
     match kin {
         Kinship::Unknown => Act::Wait,
-        // The slot was lost or the WAL diverged: only a clone helps. A standby has no commit that its leader
-        // lacks.
+        // The slot was lost or the WAL diverged: only a clone helps. A standby has no commit that its leader lacks.
         Kinship::Diverged | Kinship::Clashing => Act::Condemn,
         Kinship::Same if seen.wal_missing => Act::Condemn,
         Kinship::Same if seen.applied.as_ref() == Some(&config) => Act::Wait,
@@ -131,24 +129,21 @@ enum Kinship {
     Same,
     /// It left the leader's WAL at some point; pg_rewind can find it.
     Diverged,
-    /// Another branch with a number that the leader's branch also has: PostgreSQL cannot tell them apart, and
-    /// neither
+    /// Another branch with a number that the leader's branch also has: PostgreSQL cannot tell them apart, and neither
     /// streaming nor pg_rewind would notice (Regression 3).
     Clashing,
     /// The leader's lineage is not known yet.
     Unknown,
 }
 
-/// Whether every timeline of this instance's history began in the same term as the leader's timeline with
-/// that number.
+/// Whether every timeline of this instance's history began in the same term as the leader's timeline with that number.
 fn same_branch(seen: &Seen, follow: &Follow) -> bool {
     let Some(server) = &seen.server else { return false };
     let mut ours = seen.durable.timeline_terms.range(..=server.timeline);
     ours.all(|(timeline, term)| follow.timeline_terms.get(timeline) == Some(term))
 }
 
-/// Whether WAL that ends at `lsn` on `timeline` is a prefix of the leader's, provided their branches are the
-/// same.
+/// Whether WAL that ends at `lsn` on `timeline` is a prefix of the leader's, provided their branches are the same.
 fn kinship(leader: &Lineage, timeline: u32, lsn: Lsn) -> Kinship {
     let ended = leader.history.iter().find(|fork| fork.timeline == timeline);
     match ended {
@@ -158,17 +153,15 @@ fn kinship(leader: &Lineage, timeline: u32, lsn: Lsn) -> Kinship {
     }
 }
 
-/// Whether a timeline in both histories began in different terms. A directory older than this record has no
-/// terms.
+/// Whether a timeline in both histories began in different terms. A directory older than this record has no terms.
 fn clashes(leader: &Lineage, theirs: &BTreeMap<u32, u64>, ours: &BTreeMap<u32, u64>, timeline: u32) -> bool {
     let mut shared = ours.range(..=timeline.min(leader.timeline));
     shared.any(|(timeline, term)| theirs.get(timeline) != Some(term))
         || !ours.is_empty() && timeline <= leader.timeline && ours.get(&timeline) != theirs.get(&timeline)
 }
 
-/// Kinship of a former primary's directory: only if it ended cleanly at or before the fork may it follow
-/// unchanged. On the leader's own
-/// timeline it can only be a copy that diverged.
+/// Kinship of a former primary's directory: only if it ended cleanly at or before the fork may it follow unchanged. On
+/// the leader's own timeline it can only be a copy that diverged.
 fn was_primary(seen: &Seen, follow: &Follow) -> Kinship {
     match (&follow.lineage, seen.clean) {
         (None, _) => Kinship::Unknown,

@@ -109,10 +109,9 @@ mod tests {
         assert_eq!(report(&seen(Task::Prepare, server)).promise, None);
     }
 
-    /// Regression 14: an election waited for a voter that was promoted by hand and could not answer, and the
-    /// last
-    /// leader, which was available, did not lead again. Now the voter reports that it cannot promise, and is
-    /// not counted.
+    /// Regression 14: an election waited for a voter that was promoted by hand and could not answer, and the last
+    /// leader, which was available, did not lead again. Now the voter reports that it cannot promise, and is not
+    /// counted.
     #[test]
     fn what_cannot_promise_says_so() {
         let on = |timeline, terms: &[(u32, u64)], rewound| {

@@ -1,5 +1,4 @@
-//! The supervisor's loop: observe, report, call `next`, perform; woken by children, signals, commands and the
-//! clock.
+//! The supervisor's loop: observe, report, call `next`, perform; woken by children, signals, commands and the clock.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -169,8 +168,7 @@ impl Shell {
             }
             Command::Restart { run } if run == self.server.run.id => self.server.run.restart_asked = true,
             Command::Restart { .. } => {}
-            // It counts from the time of our report, so that a message that was delayed for long confirms
-            // nothing.
+            // It counts from the time of our report, so that a message that was delayed for long confirms nothing.
             Command::Renew { term, clock_ms } if clock_ms <= now => {
                 self.operator.renewed = self.operator.renewed.max(Some((term, clock_ms)))
             }

@@ -36,9 +36,8 @@ impl std::fmt::Debug for Secrets {
 }
 
 impl Secrets {
-    /// Computes the verifiers. Their salts derive from the credentials, so that every member computes the
-    /// same ones
-    /// and a new leader finds them unchanged.
+    /// Computes the verifiers. Their salts derive from the credentials, so that every member computes the same ones and
+    /// a new leader finds them unchanged.
     pub fn new(credentials: Credentials) -> Self {
         let salt = |role: &str, password: &str| -> [u8; 16] {
             let mut hash = Sha256::new();
@@ -86,8 +85,7 @@ fn pgpass_line(password: &str) -> String {
     line
 }
 
-/// `SCRAM-SHA-256$<iterations>:<salt>$<stored key>:<server key>` (RFC 5803). Generated passwords are
-/// printable ASCII,
+/// `SCRAM-SHA-256$<iterations>:<salt>$<stored key>:<server key>` (RFC 5803). Generated passwords are printable ASCII,
 /// which SASLprep does not change.
 fn verifier(password: &str, salt: &[u8; 16]) -> String {
     let salted = salted_password(password.as_bytes(), salt);

@@ -1,5 +1,4 @@
-//! The server's log: forwarded to the container's log, and scanned for messages that the supervisor must know
-//! at once.
+//! The server's log: forwarded to the container's log, and scanned for messages that the supervisor must know at once.
 
 use std::io::{BufRead, BufReader, Read, Write};
 
@@ -31,8 +30,7 @@ pub fn pass_on(output: std::os::fd::OwnedFd, notes: tokio::sync::mpsc::Sender<No
 }
 
 fn note(line: &str, run: &str) -> Option<Note> {
-    // A leader has the history of its own timeline, but if it is a copy itself it may lack those of earlier
-    // timelines.
+    // A leader has the history of its own timeline, but if it is a copy itself it may lack those of earlier timelines.
     let removed = line.contains("requested WAL segment") && line.contains("has already been removed");
     let unknown =
         line.contains("could not receive timeline history file") && line.contains("No such file or directory");
@@ -67,10 +65,9 @@ fn note(line: &str, run: &str) -> Option<Note> {
 mod tests {
     use super::*;
 
-    /// Regression 20: with `log_min_messages = log` it went unnoticed that the replay of both standbys was
-    /// paused because of a setting,
-    /// and an election waited for their promises for ever. Now the pause message is recognised, too, and the
-    /// state is polled where it matters.
+    /// Regression 20: with `log_min_messages = log` it went unnoticed that the replay of both standbys was paused
+    /// because of a setting, and an election waited for their promises for ever. Now the pause message is recognised,
+    /// too, and the state is polled where it matters.
     #[test]
     fn a_replay_that_pauses_for_a_setting_is_heard_with_warnings_and_without() {
         let warning = "2026 [678] WARNING:  hot standby is not possible because of insufficient parameter settings\n";
@@ -90,9 +87,9 @@ mod tests {
         assert!(note(walsender, "r").is_none());
     }
 
-    /// Regression 10: a standby on timeline 12 came back to a leader that is a clone made on timeline 39: the
-    /// leader lacks the histories
-    /// in between, and the receiver requested the first of them for ever. Now that counts as missing WAL.
+    /// Regression 10: a standby on timeline 12 came back to a leader that is a clone made on timeline 39: the leader
+    /// lacks the histories in between, and the receiver requested the first of them for ever. Now that counts as
+    /// missing WAL.
     #[test]
     fn a_timeline_history_that_the_leader_lacks_is_heard_in_the_log() {
         let said =

@@ -53,8 +53,7 @@ pub enum Note {
     },
     /// The server's log reports that its WAL receiver ended.
     ReceiverEnded(String),
-    /// The server's log reports that the leader no longer has the WAL or the timeline history that this
-    /// instance needs.
+    /// The server's log reports that the leader no longer has the WAL or the timeline history that this instance needs.
     WalMissing(String),
     /// The server's log reports that replay is paused because settings are lower than the leader's.
     Stuck(String),

@@ -9,9 +9,8 @@ use super::sql::{Poll, Slot, Walsender};
 use super::state::{Config, Seen, Server};
 use super::wire::{CONFIRMATION_MS, Data, Job, Postgres, Receiver, Replica, Task};
 
-/// Wait event: the startup process sleeps between two attempts to get WAL. All existing WAL is replayed, no
-/// WAL receiver exists, and
-/// next it will read a changed configuration. (WaitForWALToBecomeAvailable stops a receiver before
+/// Wait event: the startup process sleeps between two attempts to get WAL. All existing WAL is replayed, no WAL
+/// receiver exists, and next it will read a changed configuration. (WaitForWALToBecomeAvailable stops a receiver before
 /// it sleeps, and handles a pending reload after it, before it could start another.)
 const IDLE_WITHOUT_SOURCE: &str = "RecoveryRetrieveRetryInterval";
 /// Wait event: replay is paused, by a user or because a setting is lower than the leader's.
@@ -117,16 +116,14 @@ fn server(shell: &Shell, poll: &Poll, now: u64) -> Server {
     let has_upstream = run.applied.as_ref().is_none_or(|applied: &Config| applied.upstream.is_some());
     let waits_for = poll.startup.as_deref();
     let replayed = waits_for == Some(IDLE_WITHOUT_SOURCE) || has_upstream && waits_for == Some(IDLE_WITH_SOURCE);
-    // Lost slots are recreated. An unwanted slot that is still active cannot be dropped yet and does not
-    // count.
+    // Lost slots are recreated. An unwanted slot that is still active cannot be dropped yet and does not count.
     let wanted = |name: &String| match shell.durable.order.as_ref().map(|order| &order.task) {
         Some(Task::Lead(lead)) => lead.slots.contains(name),
         Some(Task::Follow(follow)) => follow.slots.contains(name),
         _ => false,
     };
-    // Also recreated: a follower's slot that retains WAL, and a leader's slot that does not, once clients are
-    // served. Until
-    // then both are fine.
+    // Also recreated: a follower's slot that retains WAL, and a leader's slot that does not, once clients are served.
+    // Until then both are fine.
     let wrong = |slot: &Slot| match shell.durable.order.as_ref().map(|order| &order.task) {
         Some(Task::Follow(_)) => slot.reserved,
         Some(Task::Lead(_)) => run.settled(now) && !poll.recovery && !slot.reserved,
@@ -165,9 +162,8 @@ pub fn live_timeline(segment: &str) -> Option<u32> {
     u32::from_str_radix(segment.get(..8)?, 16).ok()
 }
 
-/// Only a single row with a name counts (two of them could make a quorum of one), and only with a reply that
-/// is fresh by
-/// our clock.
+/// Only a single row with a name counts (two of them could make a quorum of one), and only with a reply that is fresh
+/// by our clock.
 fn replicas(run: &Run, poll: &Poll, now: u64) -> Vec<Replica> {
     let silent_ms = |walsender: &Walsender| {
         let seen = run.replies.get(&walsender.pid).and_then(|reply| reply.seen);

@@ -67,9 +67,8 @@ async fn within<T>(
     }
 }
 
-/// The result of one poll of the running server. One statement does not read everything at one instant; where
-/// that matters the query
-/// keeps the order (`startup` and `receivers` are read before the positions).
+/// The result of one poll of the running server. One statement does not read everything at one instant; where that
+/// matters the query keeps the order (`startup` and `receivers` are read before the positions).
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Poll {
@@ -254,8 +253,7 @@ impl Session {
     /// Commits a record and returns a position after it, which voters must flush.
     pub async fn barrier(&mut self) -> Result<Lsn, Error> {
         let doing = "setting the barrier";
-        // The transactional message assigns a transaction id, so that its commit is flushed before the
-        // statement ends.
+        // The transactional message assigns a transaction id, so that its commit is flushed before the statement ends.
         self.execute(LONG, doing, "SELECT pg_logical_emit_message(true, 'evenkeel', 'barrier')".into()).await?;
         let sql = "SELECT pg_current_wal_flush_lsn()::text";
         let text: String = within(SHORT, doing, sqlx::query_scalar(sql).fetch_one(&mut self.0)).await?;
@@ -287,8 +285,7 @@ impl Session {
 
     /// Creates, recreates and drops slots until Evenkeel's slots are `wanted`.
     ///
-    /// On a standby they only wait for its promotion and must retain no WAL, because nothing advances them
-    /// there. On a
+    /// On a standby they only wait for its promotion and must retain no WAL, because nothing advances them there. On a
     /// primary that is `settled` all retain WAL, also for a follower that has not connected yet.
     pub async fn ensure_slots(&mut self, wanted: &[String], settled: bool) -> Result<(), Error> {
         let doing = "making replication slots";

@@ -12,9 +12,8 @@ use crate::api::lsn::{Fork, Lsn};
 /// The user's PostgreSQL settings, by name.
 pub type Settings = BTreeMap<String, String>;
 
-/// The durable state of the supervisor. Written and fsynced before anything follows from it. `durable.json`
-/// on the volume,
-/// compatible one version back like [`super::wire`].
+/// The durable state of the supervisor. Written and fsynced before anything follows from it. `durable.json` on the
+/// volume, compatible one version back like [`super::wire`].
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Durable {
@@ -26,9 +25,8 @@ pub struct Durable {
     pub order: Option<Order>,
     /// A base backup or rewind has started and not finished: the directory is unusable.
     pub unfinished: Option<JobKind>,
-    /// It was rewound onto a leader of this timeline and was not consistent since: it needs that leader's WAL
-    /// to
-    /// become consistent, and answers no query before.
+    /// It was rewound onto a leader of this timeline and was not consistent since: it needs that leader's WAL to become
+    /// consistent, and answers no query before.
     pub rewound: Option<u32>,
     /// The term in which each timeline of this directory began, as far as known.
     #[serde(rename = "begun")]
@@ -160,8 +158,7 @@ pub struct Seen {
     pub credentials: Option<String>,
     /// Milliseconds since the operator's last message; `None`: none since boot.
     pub operator_ms: Option<u64>,
-    /// Primary: milliseconds since enough voters confirmed it, in this run; `None`: never, or the clock
-    /// jumped since.
+    /// Primary: milliseconds since enough voters confirmed it, in this run; `None`: never, or the clock jumped since.
     pub confirmed_ms: Option<u64>,
     /// Milliseconds since the operator renewed the grant's own term; `None`: never.
     pub renewed_ms: Option<u64>,

@@ -139,8 +139,7 @@ fn parse_control(text: &str) -> Control {
 const CHECKPOINT_RECORD: u64 = 114;
 const PAGE: u64 = 8192;
 
-/// Timeline and end of the WAL of a cleanly stopped server. A standby has all of it if its flushed position
-/// reaches the
+/// Timeline and end of the WAL of a cleanly stopped server. A standby has all of it if its flushed position reaches the
 /// end of the shutdown checkpoint's record (its start alone could be reached by the page before).
 pub async fn clean_end(place: &Place, reaper: &Reaper, control: &Control) -> Option<(u32, Lsn)> {
     let Some(start) = control.shutdown_checkpoint else { return control.standby_end };

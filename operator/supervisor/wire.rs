@@ -4,16 +4,12 @@
 //! [`significant`] field changed and otherwise every second. Both are level-triggered: the last message is
 //! sufficient.
 //!
-//! **Compatible one version back, in both directions**: a new operator works with the supervisors of the
-//! previous release, and
-//! the other way round. So a new field has `#[serde(default)]`, is ignored by the older side, and its absence
-//! means what the previous release did. No field is renamed (`#[serde(rename)]` keeps its name in JSON),
-//! retyped or
-//! removed before two releases have passed. A new variant of an enum is an error to the previous release: it
-//! is not sent to a
-//! supervisor that has not reported that it knows it. The same rule holds for `durable.json` on the data
-//! volume
-//! ([`super::state::Durable`]). `released.json` and `released.rs` are the previous release; tests check
+//! **Compatible one version back, in both directions**: a new operator works with the supervisors of the previous
+//! release, and the other way round. So a new field has `#[serde(default)]`, is ignored by the older side, and its
+//! absence means what the previous release did. No field is renamed (`#[serde(rename)]` keeps its name in JSON),
+//! retyped or removed before two releases have passed. A new variant of an enum is an error to the previous release: it
+//! is not sent to a supervisor that has not reported that it knows it. The same rule holds for `durable.json` on the
+//! data volume ([`super::state::Durable`]). `released.json` and `released.rs` are the previous release; tests check
 //! today's types against them.
 
 use std::collections::BTreeMap;
@@ -48,8 +44,7 @@ pub enum Command {
         /// [`Report::run`] of the postmaster meant.
         run: String,
     },
-    /// The operator confirms the leader of this term; valid for [`CONFIRMATION_MS`] from the report that it
-    /// answers,
+    /// The operator confirms the leader of this term; valid for [`CONFIRMATION_MS`] from the report that it answers,
     /// however long the message took.
     Renew {
         /// The term confirmed.
@@ -255,9 +250,8 @@ pub struct Report {
     pub promised: u64,
     /// The order accepted last; durable.
     pub order: Option<Order>,
-    /// The term in which each timeline of the data directory began, as far as known. Two branches may have
-    /// one timeline number, but
-    /// cannot begin in one term.
+    /// The term in which each timeline of the data directory began, as far as known. Two branches may have one timeline
+    /// number, but cannot begin in one term.
     #[serde(rename = "begun")]
     pub timeline_terms: BTreeMap<u32, u64>,
     /// UUID of the data directory: new with initdb and base backup, unchanged by pg_rewind.
@@ -274,18 +268,16 @@ pub struct Report {
     pub server_version: Option<String>,
     /// Timeline at the end of the WAL.
     pub timeline: Option<u32>,
-    /// End of the WAL here: for a standby the greater of received and replayed, for a primary the flushed
-    /// position,
-    /// for a cleanly stopped server the end of its shutdown checkpoint.
+    /// End of the WAL here: for a standby the greater of received and replayed, for a primary the flushed position, for
+    /// a cleanly stopped server the end of its shutdown checkpoint.
     pub lsn: Option<Lsn>,
     /// PostgreSQL was shut down cleanly (and is down).
     pub clean: bool,
     /// The promise of [`Report::promised`] holds: receiver gone, replay done, nothing will be acknowledged to
     /// an older leader.
     pub promise: Option<Promise>,
-    /// It cannot promise in its current state: its directory is on a branch that no grant began, or was
-    /// rewound and
-    /// was not consistent since.
+    /// It cannot promise in its current state: its directory is on a branch that no grant began, or was rewound and was
+    /// not consistent since.
     pub cannot_promise: bool,
     /// Of a standby: its WAL receiver.
     pub receiver: Option<Receiver>,
@@ -295,8 +287,7 @@ pub struct Report {
     pub gate_open: bool,
     /// Initdb, base backup, recovery or rewind that is running, or the error of the last one.
     pub job: Option<Job>,
-    /// The end of this volume's WAL when this instance last ceased to be primary; kept until it is to lead
-    /// again.
+    /// The end of this volume's WAL when this instance last ceased to be primary; kept until it is to lead again.
     #[serde(rename = "left")]
     pub former_wal_end: Option<Fork>,
     /// Settings that wait for a restart.
@@ -315,15 +306,13 @@ pub struct Report {
     pub terminating: bool,
 }
 
-/// A receiver without WAL for this long counts as silent, in milliseconds. A live leader writes a little
-/// every second.
+/// A receiver without WAL for this long counts as silent, in milliseconds. A live leader writes a little every second.
 const QUIET_MS: u64 = 3_000;
 /// Free disk is rounded to steps of 256 MiB, the lag of a replica to steps of 16 MiB.
 const DISK_FREE_BITS: u32 = 28;
 const LAG_BITS: u32 = 24;
 
-/// The report without the fields that change all the time. A change of the result is sent, and handled, at
-/// once.
+/// The report without the fields that change all the time. A change of the result is sent, and handled, at once.
 pub fn significant(report: &Report) -> Report {
     let mut rest = Report { clock_ms: 0, disk_free: report.disk_free >> DISK_FREE_BITS, ..report.clone() };
     if rest.promise.is_none() && !rest.clean {

@@ -42,8 +42,7 @@ pub struct LoadBalancerSpec {
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 9))]
     pub replicas: u32,
-    /// Image that follows the conventions of the official one. Default `haproxy:2.6` or `nginx:1.22`. HAProxy 2.6 or
-    /// newer.
+    /// Image like the official one. Default `haproxy:2.6` or `nginx:1.22`. HAProxy 2.6 or newer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
     /// Address of the Docker host on which host ports are published.

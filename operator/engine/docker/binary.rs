@@ -1,11 +1,9 @@
 //! Injection of this program into a host: a volume named by the identity of its part in containers, filled
 //! once through the archive API.
 //!
-//! The archive API writes only through a container, so a helper container is created from any available
-//! image; it is never started. The
-//! program is uploaded first, a marker file last: a volume without the marker is incomplete and is filled
-//! again.
-//! Volumes of other identities are removed when no container uses them any more.
+//! The archive API writes only through a container, so a helper container is created from any available image; it is
+//! never started. The program is uploaded first, a marker file last: a volume without the marker is incomplete and is
+//! filled again. Volumes of other identities are removed when no container uses them any more.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -56,8 +54,7 @@ impl OwnBinary {
         Self::at("/proc/self/exe", CONTAINER_IDENTITY)
     }
 
-    /// The program at `path` with this identity in containers; for tests, where the running program is the
-    /// test itself.
+    /// The program at `path` with this identity in containers; for tests, where the running program is the test itself.
     pub fn at(path: impl Into<PathBuf>, identity: &str) -> Self {
         Self { path: path.into(), identity: identity.to_owned(), family: String::new(), grace: GRACE }
     }

@@ -169,8 +169,7 @@ fn named_volume((volume, path, read_only): &(String, String, bool)) -> Mount {
         source: Some(volume.clone()),
         target: Some(path.clone()),
         read_only: Some(*read_only),
-        // A new data volume starts with the image's directory and its owner; a read-only volume keeps its
-        // content.
+        // A new data volume starts with the image's directory and its owner; a read-only volume keeps its content.
         volume_options: Some(MountVolumeOptions { no_copy: Some(*read_only), ..Default::default() }),
         ..Default::default()
     }
@@ -181,8 +180,7 @@ fn mount(mounted: &Mounted) -> Mount {
     match &mounted.source {
         MountSource::Bind(path) => Mount { typ: Some(MountType::BIND), source: Some(path.clone()), ..mount },
         MountSource::Volume { name, options, labels } => {
-            // A volume with options or labels starts empty, as in Kubernetes; one with only a name may use
-            // any driver.
+            // A volume with options or labels starts empty, as in Kubernetes; one with only a name may use any driver.
             let plain = options.is_empty() && labels.is_empty();
             let local = MountVolumeOptionsDriverConfig { name: Some("local".to_owned()), options: map(options) };
             let volume_options = MountVolumeOptions {

@@ -48,7 +48,8 @@ impl DockerEngine {
     }
 }
 
-/// The exec's stdout and stdin as one stream. Dropping it closes the connection, Docker then closes the exec's stdin, and the bridge ends.
+/// The exec's stdout and stdin as one stream. Dropping it closes the connection; then Docker closes the exec's
+/// stdin, and the bridge ends.
 struct ExecStream {
     exec: ExecSession,
     /// Received on stdout and not yet read.

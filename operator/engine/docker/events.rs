@@ -1,8 +1,8 @@
 //! Events of our containers, as hints which owners to observe; resubscribes for ever.
 //!
-//! The order of requests closes the gap between two subscriptions: read the engine's own time,
-//! send `None` ("observe everything"), then request the events since that time.
-//! Earlier changes are found by the observation, later ones by the events.
+//! The order of requests closes the gap between two subscriptions: read the engine's own time, send `None` ("observe
+//! everything"), then request the events since that time. Earlier changes are found by the observation, later ones by
+//! the events.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -112,9 +112,8 @@ impl DockerEngine {
 }
 
 impl DockerEngine {
-    /// Docker reports the death of a container before its lists show it. An inspect waits for the container's
-    /// lock, which is
-    /// held until the lists do; so only a hint after the inspect finds the death in the list.
+    /// Docker reports the death of a container before its lists show it. An inspect waits for the container's lock,
+    /// which is held until the lists do; so only a hint after the inspect finds the death in the list.
     fn hint_when_listed(&self, event: &EventMessage, owner: Owner, hints: mpsc::Sender<EventHint>) {
         let Some(id) = event.actor.as_ref().and_then(|actor| actor.id.clone()) else { return };
         let engine = self.clone();

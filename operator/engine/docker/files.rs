@@ -1,5 +1,4 @@
-//! Copies files into a container through the archive API: it writes through the container's mounts, running
-//! or not.
+//! Copies files into a container through the archive API: it writes through the container's mounts, running or not.
 
 use bollard::body_full;
 use bollard::query_parameters::UploadToContainerOptionsBuilder;
@@ -17,8 +16,7 @@ impl DockerEngine {
         let doing = format!("putting files into {directory} of container {container}");
         let archive =
             archive(directory, files).map_err(|error| Error::refused(&self.host, &doing, error.to_string()))?;
-        // The owners are those in the archive (`copyUIDGID` would replace them by the container's user); a
-        // directory is
+        // The owners are those in the archive (`copyUIDGID` would replace them by the container's user); a directory is
         // never replaced by a file.
         let options =
             UploadToContainerOptionsBuilder::default().path(directory).no_overwrite_dir_non_dir("true").build();
@@ -27,8 +25,7 @@ impl DockerEngine {
     }
 }
 
-/// A tar of these files and their parent directories; the directories first, so that each gets the right
-/// mode.
+/// A tar of these files and their parent directories; the directories first, so that each gets the right mode.
 fn archive(directory: &str, files: &[File]) -> std::io::Result<Bytes> {
     let mut archive = tar::Builder::new(Vec::new());
     let mut made = std::collections::BTreeSet::new();

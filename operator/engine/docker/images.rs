@@ -14,8 +14,7 @@ use super::super::{Error, ImageSeen, RegistryLogin};
 use super::{ANSWER, DockerEngine, classify};
 use crate::api::sync::lock;
 
-/// Time-out of a pull without progress: Docker reports each step, and its own registry retries take less
-/// time.
+/// Time-out of a pull without progress: Docker reports each step, and its own registry retries take less time.
 const SILENCE: Duration = Duration::from_secs(120);
 /// Interval of the log summary of a running pull.
 const SUMMARY: Duration = Duration::from_secs(5);

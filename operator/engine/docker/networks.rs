@@ -1,9 +1,8 @@
 //! Networks: bridges with an explicit subnet, because Docker allows fixed addresses only in those.
 //!
-//! Only the engine knows which subnets are free on its host. So a
-//! network is created without a subnet (the probe), its subnet is read, it is
-//! removed, and the real one is created with that subnet. Fixed addresses come from the
-//! lower half; Docker assigns addresses from the upper half.
+//! Only the engine knows which subnets are free on its host. So a network is created without a subnet (the probe), its
+//! subnet is read, it is removed, and the real one is created with that subnet. Fixed addresses come from the lower
+//! half; Docker assigns addresses from the upper half.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;

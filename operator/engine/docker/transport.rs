@@ -110,8 +110,7 @@ impl Transport {
     }
 }
 
-/// Docker expects a login as URL-safe base64 and ignores any other; bollard 0.21 writes the standard
-/// alphabet.
+/// Docker expects a login as URL-safe base64 and ignores any other; bollard 0.21 writes the standard alphabet.
 fn url_safe(mut request: BollardRequest) -> BollardRequest {
     if let Some(login) = request.headers_mut().get_mut("x-registry-auth")
         && let Some(safe) = login.to_str().ok().map(|text| text.replace('+', "-").replace('/', "_"))

@@ -198,8 +198,7 @@ pub fn removals(common: &Common, members: &[Member], volumes: bool, data: bool) 
 }
 
 /// Removes everything: containers, then, with `volumes`, volumes, then the network. Returns the steps, and whether
-/// nothing
-/// is left after them; `None` while a host that may have something does not answer.
+/// nothing is left after them; `None` while a host that may have something does not answer.
 pub fn teardown(
     common: &Common,
     volumes: bool,

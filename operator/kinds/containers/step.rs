@@ -20,8 +20,7 @@ pub enum DockerStep {
     /// Create the volume.
     EnsureVolume { host: String, member: String, spec: VolumeSpec },
     /// Create the container; `env` is built from Secrets and ConfigMaps at that moment; `again` is the reason if the
-    /// container
-    /// existed before.
+    /// container existed before.
     Create { host: String, member: String, spec: Box<ContainerSpec>, env: Vec<EnvSource>, again: Option<String> },
     /// Copy the files of a Secret or ConfigMap to their mount in a container.
     Fill { host: String, member: String, fill: Fill },

@@ -1,8 +1,7 @@
 //! DockerHost: keeps the registered engines in sync with the objects, and reports whether each answers.
 //!
-//! The object's endpoint (and certificate) is registered under its name; then
-//! the engine is polled. Nothing on the host is changed.
-//! Deleting the object makes the operator forget the host; its containers keep running.
+//! The object's endpoint (and certificate) is registered under its name; then the engine is polled. Nothing on the host
+//! is changed. Deleting the object makes the operator forget the host; its containers keep running.
 
 mod act;
 mod observe;

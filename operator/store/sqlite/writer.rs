@@ -111,8 +111,7 @@ impl Writer {
         }
     }
 
-    /// Performs the writes in order. A refused write changes nothing; a failure of the database fails the
-    /// whole batch.
+    /// Performs the writes in order. A refused write changes nothing; a failure of the database fails the whole batch.
     async fn transaction(&mut self, deeds: Vec<Deed>) -> Result<Done, sqlx::Error> {
         let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await?;
         let mut counters = self.counters;

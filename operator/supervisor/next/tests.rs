@@ -145,10 +145,8 @@ fn a_candidate_ends_sessions_before_it_is_promoted() {
     check(&seen, "Promote");
 }
 
-/// Regression 3: two promotions from one timeline got the same number; a primary that came back from the
-/// branch that was
-/// given up was "rewound" (pg_rewind does nothing then) and streamed from the other. Now the terms are
-/// compared.
+/// Regression 3: two promotions from one timeline got the same number; a primary that came back from the branch that
+/// was given up was "rewound" (pg_rewind does nothing then) and streamed from the other. Now the terms are compared.
 #[test]
 fn a_directory_on_another_branch_of_the_same_number_is_copied_anew() {
     let mut follower = follower();
@@ -169,9 +167,8 @@ fn a_directory_on_another_branch_of_the_same_number_is_copied_anew() {
     check(&seen, "Apply");
 }
 
-/// Regression 22: two branches with one number promised the same term; the one that was not chosen followed
-/// the other as if it
-/// were its own, because the lineage was not known yet (simulation, seeds 1398 and 1858). Now the order
+/// Regression 22: two branches with one number promised the same term; the one that was not chosen followed the other
+/// as if it were its own, because the lineage was not known yet (simulation, seeds 1398 and 1858). Now the order
 /// carries the terms.
 #[test]
 fn who_promised_on_another_branch_of_the_number_waits_for_the_lineage() {
@@ -184,10 +181,8 @@ fn who_promised_on_another_branch_of_the_number_waits_for_the_lineage() {
     assert_eq!(next(&seen).0, Act::RecordTimelineTerms([(1, 1), (2, 3), (3, TERM)].into()));
 }
 
-/// Regression 21: a standby that already streamed was not compared when its leader's lineage arrived; another
-/// leader at the
-/// same address, on another branch with the same number, would have been taken for the old one (found by
-/// reading).
+/// Regression 21: a standby that already streamed was not compared when its leader's lineage arrived; another leader at
+/// the same address, on another branch with the same number, would have been taken for the old one (found by reading).
 #[test]
 fn a_standby_that_streams_is_compared_as_soon_as_the_lineage_is_known() {
     let mut follower = follower();
@@ -208,10 +203,8 @@ fn a_standby_that_streams_is_compared_as_soon_as_the_lineage_is_known() {
     }
 }
 
-/// Regression 4: a standby that was promoted by hand could promise the end of a branch that no grant began,
-/// and
-/// acknowledged writes alone. Now such a branch is never promised, and no standby can satisfy a standby's
-/// commit rule.
+/// Regression 4: a standby that was promoted by hand could promise the end of a branch that no grant began, and
+/// acknowledged writes alone. Now such a branch is never promised, and no standby can satisfy a standby's commit rule.
 #[test]
 fn a_standby_promoted_by_hand_promises_and_acknowledges_nothing() {
     let server = Server { replayed: true, timeline: 2, lsn: Lsn(90), ..Server::default() };
@@ -255,10 +248,8 @@ fn a_barrier_once_passed_and_the_youngest_confirmation_are_remembered() {
     assert_eq!(remembered(&standby), Remembered::default());
 }
 
-/// Regression 6: a voter's last reply counted for ten seconds, and then again as a confirmation: an isolated
-/// primary
-/// stayed open for twenty, five longer than the operator waits for it. Now a confirmation has the age of the
-/// reply.
+/// Regression 6: a voter's last reply counted for ten seconds, and then again as a confirmation: an isolated primary
+/// stayed open for twenty, five longer than the operator waits for it. Now a confirmation has the age of the reply.
 #[test]
 fn a_confirmation_is_as_old_as_the_reply_that_it_rests_on() {
     let mut seen = open_primary(true);
@@ -328,10 +319,8 @@ fn a_standby_is_compared_with_its_leaders_history_before_it_takes_anything_from_
     check(&standby(follow(), at(1, 10), alone), "Condemn");
 }
 
-/// Regression 11: a rewound directory needs the leader's WAL and histories before it answers queries; if the
-/// leader lacks
-/// them it stayed `starting` for ever (as in Regression 10, about a standby that answers). Now both are
-/// cloned.
+/// Regression 11: a rewound directory needs the leader's WAL and histories before it answers queries; if the leader
+/// lacks them it stayed `starting` for ever (as in Regression 10, about a standby that answers). Now both are cloned.
 #[test]
 fn what_its_leader_cannot_serve_any_more_is_copied_anew() {
     let server = Server { replayed: true, timeline: 2, lsn: Lsn(90), ..Server::default() };
@@ -346,10 +335,9 @@ fn what_its_leader_cannot_serve_any_more_is_copied_anew() {
     check(&Seen { data: Data::Broken, ..starts }, "StopImmediate");
 }
 
-/// Regression 12: a volume that was emptied under a running instance never healed: the supervisor could not
-/// write to its
-/// folder, which was gone, and the server kept running. Now the server ends at once, and the folder is
-/// restored with the promise.
+/// Regression 12: a volume that was emptied under a running instance never healed: the supervisor could not write to
+/// its folder, which was gone, and the server kept running. Now the server ends at once, and the folder is restored
+/// with the promise.
 #[test]
 fn an_emptied_volume_ends_the_server_and_keeps_the_promise_but_not_the_identity() {
     let emptied = |seen: Seen| Seen { data: Data::None, own_gone: true, ..seen };
@@ -394,11 +382,9 @@ fn an_order_below_the_promise_or_backwards_is_refused() {
     assert_eq!(of(TERM + 1, Task::Prepare).map(|durable| durable.promised), Ok(TERM + 1));
 }
 
-/// Regression 38: a leader that was killed before its promotion kept the timeline that it had foreseen, and
-/// so did its
-/// follower when that one was promoted later; a timeline with that number, promoted by hand, then passed for
-/// the leader's. Now
-/// a grant records its own term for the timeline that it begins.
+/// Regression 38: a leader that was killed before its promotion kept the timeline that it had foreseen, and so did its
+/// follower when that one was promoted later; a timeline with that number, promoted by hand, then passed for the
+/// leader's. Now a grant records its own term for the timeline that it begins.
 #[test]
 fn a_timeline_that_was_foreseen_and_never_began_belongs_to_the_grant_that_begins_it() {
     let lead = |term| Order { term, revision: 1, task: Task::Lead(leader(false)), settings: Settings::new() };

@@ -69,9 +69,8 @@ fn a_field_that_is_not_known_is_passed_over() {
     read::<Command>(&json!({"renew": {"term": 1, "clockMs": 2, "ofTheNextVersion": true}}));
 }
 
-/// An unknown variant is an error to the previous release. Who adds a variant adds its arm here, and sends it
-/// only
-/// to supervisors that have reported that they know it.
+/// An unknown variant is an error to the previous release. Who adds a variant adds its arm here, and sends it only to
+/// supervisors that have reported that they know it.
 #[test]
 fn no_word_is_new_since_the_release_before() {
     for command in recorded("commands").iter().map(read::<Command>) {
