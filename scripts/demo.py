@@ -111,7 +111,7 @@ def kill_the_primary_under_writes(cluster, edge):
     harness.docker("kill", container)
     for name, writing in writers.items():
         if not writing.wait_for_acks(1000, 60):
-            raise harness.Failed(f"the writes of the client {name} did not go on: {writing.errors[-1:]}")
+            raise harness.Failed(f"the client {name} could not write again: {writing.errors[-1:]}")
     for writing in writers.values():
         writing.stop()
     say("the clients write again")

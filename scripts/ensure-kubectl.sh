@@ -4,7 +4,7 @@ set -euo pipefail
 
 if command -v kubectl >/dev/null; then exit 0; fi
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-  echo "Missing: kubectl. Install it and try again (as root on Debian or Ubuntu this is done by itself)." >&2
+  echo "Missing: kubectl. Install it and try again (as root on Debian or Ubuntu this script installs it)." >&2
   exit 1
 fi
 echo "Installing kubernetes-client..." >&2

@@ -87,7 +87,7 @@ async fn converse(args: &Args, connection: reqwest::Upgraded, session: &mut Sess
                 Some(Ok(Message::Ping(bytes))) => sink.send(Message::Pong(bytes)).await.map_err(io("answer the server"))?,
                 Some(Ok(Message::Data(..) | Message::Pong(_))) => {}
                 Some(Ok(Message::Close)) | None => {
-                    return Err(Error::Failed("the connection was lost; the exit code of the command is unknown".to_owned()));
+                    return Err(Error::Failed("the connection was lost; the exit code is unknown".to_owned()));
                 }
                 Some(Err(source)) => return Err(io("read the output of the command")(source)),
             },

@@ -56,7 +56,7 @@ def measure(cluster, kind, number):
     on = writing.wait_for_acks(floor.ACKS_AFTER, PATIENCE)
     writing.stop()
     if not on:
-        raise harness.Failed(f"writes did not go on within {PATIENCE} s: {writing.errors[-1:]}")
+        raise harness.Failed(f"writes did not continue within {PATIENCE} s: {writing.errors[-1:]}")
     after = cluster.settled()
     lost = client.check(uri, writing.records, table)["lost"]
     told = after.get("lastFailover") if kind != "switchover" else (after.get("lastSwitchover") or {}).get("result")

@@ -131,7 +131,7 @@ class Pair:
         writing.stop()
         promoter.close()
         if not on:
-            raise Failed(f"the floor's writes did not go on: {writing.errors[-1:]}")
+            raise Failed(f"the floor's writes did not continue: {writing.errors[-1:]}")
         lost = client.check(self.dsn(self.standby), writing.records, table)["lost"]
         docker("rm", "-fv", self.primary)
         self.primary, self.standby = self.standby, None

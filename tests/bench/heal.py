@@ -321,7 +321,7 @@ def failover_seen_twice(cluster, port, number):
     seen = {}
     for name, writing in writers.items():
         if not writing.wait_for_acks(floor.ACKS_AFTER, failover.PATIENCE):
-            raise harness.Failed(f"the {name} writes did not go on: {writing.errors[-1:]}")
+            raise harness.Failed(f"the {name} writes did not continue: {writing.errors[-1:]}")
     lost = 0
     for name, writing in writers.items():
         writing.stop()

@@ -38,11 +38,11 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("binary")
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--rounds", type=int, default=1 << 30, help="end sooner, after so many rounds of each cluster")
+    parser.add_argument("--rounds", type=int, default=1 << 30, help="stop after this many rounds of each cluster")
     parser.add_argument("--seed", default=str(random.SystemRandom().randrange(1_000_000)))
     parser.add_argument("--parallel", type=int, default=2, help="clusters at once")
-    parser.add_argument("--only", default="", help="faults whose name has one of these words; `;` between, - before: not")
-    parser.add_argument("--durability", default="required", help="another mode loses, and must be found to do so")
+    parser.add_argument("--only", default="", help="faults whose name contains a word; `;` separates words, -word excludes")
+    parser.add_argument("--durability", default="required", help="other modes lose writes, and the checker must find it")
     args = parser.parse_args()
     args.words = [word.strip() for word in args.only.split(";") if word.strip()]
     return args

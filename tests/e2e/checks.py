@@ -38,7 +38,7 @@ class Writes:
     def go_on(self, within):
         """Waits until the client's writes are acknowledged again."""
         if not self.writer.wait_for_acks(AFTER, within):
-            raise Failed(f"the client's writes did not go on within {within} s: {self.writer.errors[-1:]}")
+            raise Failed(f"the client's writes did not continue within {within} s: {self.writer.errors[-1:]}")
 
     def outage(self, around):
         """The client's write outage, in seconds."""
