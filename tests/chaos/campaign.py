@@ -41,8 +41,8 @@ def arguments():
     parser.add_argument("--rounds", type=int, default=1 << 30, help="stop after this many rounds of each cluster")
     parser.add_argument("--seed", default=str(random.SystemRandom().randrange(1_000_000)))
     parser.add_argument("--parallel", type=int, default=2, help="clusters at once")
-    parser.add_argument("--only", default="", help="faults whose name contains a word; `;` separates words, -word excludes")
-    parser.add_argument("--durability", default="required", help="other modes lose writes, and the checker must find it")
+    parser.add_argument("--only", default="", help="faults whose name has a word; `;` separates, -word excludes")
+    parser.add_argument("--durability", default="required", help="other modes lose writes, which must be found")
     args = parser.parse_args()
     args.words = [word.strip() for word in args.only.split(";") if word.strip()]
     return args
