@@ -1,4 +1,4 @@
-# What people and the CI run. Each target installs what it lacks (see scripts/ensure-*.sh).
+# Targets for developers and CI. Each one installs its missing prerequisites (see scripts/ensure-*.sh).
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export PATH := $(PATH):$(HOME)/.cargo/bin
@@ -15,9 +15,9 @@ MINUTES ?= 10
 PARALLEL ?= 2
 SEED ?=
 DEEPER ?= 1
-# Cargo minds its own parallelism: inside `make -j` it would take make's tokens.
+# Cargo limits its own parallelism: inside `make -j` it would use make's job tokens.
 CARGO = env -u MAKEFLAGS -u MFLAGS cargo
-# The same in the development profile, with lines that tell how far it is.
+# Cargo with the development profile and progress lines.
 BUILD = env -u MAKEFLAGS -u MFLAGS scripts/build.sh
 FMT = $(CARGO) fmt --check
 LINT = $(BUILD) clippy --all-targets -- -D warnings
@@ -27,7 +27,7 @@ LINT = $(BUILD) clippy --all-targets -- -D warnings
 help: ## This list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-demo: ## Everything from nothing: three instances, a killed primary, the count of lost writes (KEEP=1 leaves it running)
+demo: ## Demo: starts three instances, kills the primary, counts lost writes (KEEP=1 leaves it running)
 	@KEEP="$(KEEP)" scripts/demo.sh
 
 test: ## All checks and tests: format, clippy, unit, property, contract, in-process, real Docker
@@ -39,7 +39,7 @@ deps:
 	@scripts/ensure-build-deps.sh
 	@scripts/ensure-docker.sh
 
-# In order and as one target, so that images can be made meanwhile.
+# One target with both in order, so that `make -j2` builds images at the same time.
 static:
 	$(FMT)
 	$(LINT)
@@ -47,51 +47,51 @@ static:
 fmt: ## Formatting check
 	$(FMT)
 
-lint: ## Clippy, warnings denied
+lint: ## Clippy with warnings denied
 	$(LINT)
 
-unit: images ## Cargo's tests, those against a real Docker Engine among them
+unit: images ## Cargo's tests, including those on a real Docker Engine
 	@$(BUILD) test --no-run
 	EVENKEEL_TEST_DOCKER=1 $(CARGO) test --locked
 
-e2e: images ## The real-Docker suite (ONLY=words runs the scenarios whose name contains one of them)
+e2e: images ## The real-Docker suite (ONLY="words": scenarios whose name contains one of them)
 	@$(BUILD) build
 	tests/e2e/run.sh $(DEBUG) $(ONLY)
 
-model-deep: ## The model checker, DEEPER events further than in `make test`, with one fault more
+model-deep: ## The model checker, DEEPER events further than in `make test`, with one more fault
 	EVENKEEL_MODEL_DEEPER=$(DEEPER) $(CARGO) test --release --locked --lib model::checks -- --nocapture
 
-chaos: images ## Faults drawn from a seed on a private Docker Engine, under clients and a checker (MINUTES=10 SEED=n ONLY="some;words" PARALLEL=2)
+chaos: images ## Random faults from a seed on a private Docker Engine, with clients and a history checker (MINUTES=10 SEED=n ONLY="some;words" PARALLEL=2)
 	$(CARGO) build --release --locked
 	tests/chaos/run.sh $(RELEASE) --minutes $(MINUTES) --parallel $(PARALLEL) $(if $(SEED),--seed $(SEED)) --only="$(ONLY)"
 
-chaos-short: images ## The same for a minute and a half, as in `make test`
+chaos-short: images ## The chaos tests for a minute and a half, as in `make test`
 	@$(BUILD) build
 	tests/chaos/run.sh $(DEBUG) --minutes 1.5 --parallel 2 --seed 1
 
-bench-failover: images ## Client-seen write outage beside the floor of the same run (ROUNDS=10)
+bench-failover: images ## Write outage seen by a client, compared with a hand-made failover of the same run (ROUNDS=10)
 	$(CARGO) build --release --locked
 	PYTHONDONTWRITEBYTECODE=1 $$(scripts/ensure-python.sh) tests/bench/failover.py $(RELEASE) $(ROUNDS)
 
-bench-idle: images ## CPU and memory of an operator and supervisors with nothing to do
+bench-idle: images ## CPU and memory of an idle operator and its supervisors
 	$(CARGO) build --release --locked
 	PYTHONDONTWRITEBYTECODE=1 $$(scripts/ensure-python.sh) tests/bench/idle.py $(RELEASE) $(SECONDS_IDLE)
 
-bench-rollout: images ## Failed requests while replicas and balancers change under load (REQUESTS=20000 a row)
+bench-rollout: images ## Failed requests while replicas and balancers change under load (REQUESTS=20000 per row)
 	@scripts/ensure-load-tools.sh
 	$(CARGO) build --release --locked
 	PYTHONDONTWRITEBYTECODE=1 $$(scripts/ensure-python.sh) tests/bench/rollout.py $(RELEASE) $(REQUESTS) $(ONLY)
 
-bench-heal: images ## From a death to its replacement, 100 replicas, a failover through the balancer; each beside the same by hand
+bench-heal: images ## Time to replace a dead replica, to start 100, to fail over through the balancer; compared with doing it by hand
 	$(CARGO) build --release --locked
 	PYTHONDONTWRITEBYTECODE=1 $$(scripts/ensure-python.sh) tests/bench/heal.py $(RELEASE) $(HEAL_ROUNDS) $(ONLY)
 
-images: deps ## The images that tests and demo use: pulled, or built where no registry answers
+images: deps ## Images for tests and demo: pulled, or built if no registry answers
 	@scripts/ensure-images.sh postgres:15 haproxy:2.6 nginx:1.22
 	@scripts/ensure-test-images.sh
 
-crds: ## Writes crds/ from the types (a test keeps them equal)
+crds: ## Generates crds/ from the types (a test compares them)
 	UPDATE_CRDS=1 $(CARGO) test --locked --test it crds
 
-clean: ## Removes what was built here (images and clusters in Docker stay)
+clean: ## Removes build results (images and clusters in Docker stay)
 	rm -rf target

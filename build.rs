@@ -1,4 +1,4 @@
-//! Tells the program its identity inside containers, `EVENKEEL_CONTAINER_IDENTITY` (see `operator/identity.rs`).
+//! Sets `EVENKEEL_CONTAINER_IDENTITY`, the program's identity in containers (see `operator/identity.rs`).
 
 #[path = "operator/identity.rs"]
 mod identity;

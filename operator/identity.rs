@@ -1,8 +1,8 @@
-//! The identity of what this program is inside containers: a hash of the sources and crates that run there. Computed by `build.rs`.
+//! The identity of this program in containers: a hash of the sources and crates that run there. Computed by `build.rs`.
 //!
-//! The volume with the program is named by it, and the volume's name is part of a container's definition: another identity rolls
-//! every database. So it covers what runs in containers and nothing else; tests, comments and blank lines do not count.
-//! `tests/it/tidy.rs` checks that [`FILES`] and [`CRATES`] cover all that those files name.
+//! It names the volume with the binary, and the volume's name is part of a container's definition: another identity
+//! rolls every database. So it covers only what runs in containers; tests, comments and blank lines do not count.
+//! `tests/it/tidy.rs` checks that [`FILES`] and [`CRATES`] cover everything that those files import.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -19,10 +19,10 @@ pub const FILES: &[&str] = &[
     "supervisor",
 ];
 
-/// Files of tests, wherever they are.
+/// Files with tests, in any folder.
 const TESTS: &[&str] = &["tests.rs", "released.rs"];
 
-/// The crates that those files name. `a/b`: only the dependency `b` of `a` runs there.
+/// The crates that those files use. `a/b`: only the dependency `b` of `a` runs there.
 pub const CRATES: &[&str] = &[
     "base64",
     "bytes",
@@ -45,7 +45,7 @@ pub const CRATES: &[&str] = &[
     "uuid",
 ];
 
-/// The files of [`FILES`] under this `operator/`, in order, each with its code.
+/// The files of [`FILES`] below this `operator/`, in order, each with its code.
 pub fn sources(operator: &Path) -> Vec<(PathBuf, String)> {
     let mut waiting: Vec<PathBuf> = FILES.iter().map(|name| operator.join(name)).collect();
     let mut files = BTreeSet::new();
@@ -66,7 +66,7 @@ pub fn sources(operator: &Path) -> Vec<(PathBuf, String)> {
     files.into_iter().map(code).collect()
 }
 
-/// Without the tests at the foot, comments and blank lines.
+/// Without the tests at the end, comments and blank lines.
 fn code(text: &str) -> String {
     let is_foot = |(at, _): &(usize, &str)| {
         let after = text[*at..].lines().find(|line| !line.starts_with("#["));
@@ -79,7 +79,8 @@ fn code(text: &str) -> String {
     lines.map(|line| format!("{line}\n")).collect()
 }
 
-/// Each crate that [`CRATES`] stand on, themselves among them, with version and checksum; from the text of `Cargo.lock`.
+/// Each crate that [`CRATES`] depend on, including themselves, with version and checksum; from the text of
+/// `Cargo.lock`.
 pub fn crates(lock: &str) -> BTreeSet<String> {
     let packages: BTreeMap<(&str, &str), Package> = lock.split("[[package]]").skip(1).map(package).collect();
     let find = |name: &str| {
@@ -121,12 +122,12 @@ fn package(entry: &str) -> ((&str, &str), Package<'_>) {
     ((field("name"), field("version")), Package { checksum: field("checksum"), dependencies })
 }
 
-/// 12 hexadecimal digits. `target`: what the program is built for, e.g. `x86_64-unknown-linux-gnu release`.
+/// 12 hexadecimal digits. `target`: the build target, e.g. `x86_64-unknown-linux-gnu release`.
 pub fn identity(sources: &[(PathBuf, String)], crates: &BTreeSet<String>, target: &str) -> String {
     let names = sources.iter().filter_map(|(path, _)| path.file_name()?.to_str());
     let parts = names.chain(sources.iter().map(|(_, code)| code.as_str()));
     let parts = parts.chain(crates.iter().map(String::as_str)).chain([target]);
-    // FNV-1a: equal input, equal name; nobody is to be kept from finding another input.
+    // FNV-1a: equal input, equal name. It need not be collision resistant against attackers.
     let mut hash: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     for byte in parts.flat_map(|part| part.bytes().chain([0])) {
         hash = (hash ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);

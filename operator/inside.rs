@@ -1,6 +1,7 @@
-//! What this program is inside a container: supervisor of a database, holder of a pod's network, bridge of one conversation.
+//! The verbs that run inside containers: supervisor of a database, pause of a pod's sandbox, bridge of one connection.
 //!
-//! Kept apart from the other verbs, because a change of anything that this file reaches rolls the databases (`identity.rs`).
+//! Separate from the other verbs, because a change of anything that this file imports rolls the databases
+//! (`identity.rs`).
 
 use std::process::ExitCode;
 
@@ -9,11 +10,11 @@ use evenkeel::engine::bridge;
 use evenkeel::supervisor::pause;
 use evenkeel::supervisor::run::{self, Identity};
 
-/// Runs the verb if it is one of a container's; `None` if it is not. `arguments` are those of the program, its name first.
+/// Runs the verb if it belongs to containers; `None` if not. `arguments` starts with the program's name.
 pub fn run(arguments: &[String]) -> Option<ExitCode> {
     let words: Vec<&str> = arguments.iter().skip(1).map(String::as_str).collect();
     match words[..] {
-        // Runs once for each open conversation, so nothing is set up for it.
+        // Runs once for each open connection, so it needs no setup.
         ["dial", address] => Some(bridge::run(address)),
         ["pause"] => Some(pause::run()),
         ["supervisor", "--member", member] => Some(supervise(member)),
@@ -23,7 +24,7 @@ pub fn run(arguments: &[String]) -> Option<ExitCode> {
 
 fn supervise(member: &str) -> ExitCode {
     logging::init("info");
-    // One thread: what runs beside a database stays small.
+    // One thread: the supervisor's memory use stays small.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let identity = Identity { member: member.to_owned() };
     runtime.map_or(ExitCode::FAILURE, |runtime| runtime.block_on(run::run(identity)))

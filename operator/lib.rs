@@ -1,18 +1,18 @@
 //! Evenkeel keeps high-availability topologies alive on plain Docker hosts.
 //!
-//! The rooms, from the ground up; a room names only those above it in this
-//! list (`tests/it/tidy.rs` keeps that true, `docs/architecture.md` says why):
+//! The rooms, from the lowest up; a room imports only rooms above it in this list (`tests/it/tidy.rs` checks that,
+//! `docs/architecture.md` explains it):
 //!
-//! - [`api`]: the kinds people write and read; plain data, no I/O.
+//! - [`api`]: the kinds: spec, status, validation; plain data, no I/O.
 //! - [`store`]: versioned objects with compare-and-set, list and watch.
 //! - [`runtime`]: the reconcile loop; knows no kind and no Docker.
-//! - [`engine`]: Docker hosts; the only room that names bollard.
-//! - [`supervisor`]: PID 1 beside a database; the only one that changes a role.
-//! - [`kinds`]: one folder a kind: observe, plan, act.
+//! - [`engine`]: Docker hosts; the only room that imports bollard.
+//! - [`supervisor`]: PID 1 in a database container; only it changes the role of its PostgreSQL.
+//! - [`kinds`]: one folder per kind: observe, plan, act.
 //! - [`server`]: the Kubernetes API over the store; no decisions.
 //! - [`cli`]: verbs and rendering.
 
-/// The identity of what this program is inside containers; containers made by a program of the same identity are left alone.
+/// The identity of this program in containers; an operator with the same identity does not replace existing containers.
 pub const CONTAINER_IDENTITY: &str = env!("EVENKEEL_CONTAINER_IDENTITY");
 
 pub mod api;

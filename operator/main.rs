@@ -1,4 +1,4 @@
-//! Arguments to verb: says which verbs there are, hands over at once, and turns how it ended into an exit code.
+//! Parses the arguments, runs the verb, and converts its result to an exit code.
 
 mod inside;
 
@@ -32,7 +32,7 @@ enum Verb {
     #[command(flatten)]
     Client(Client),
     Kubeconfig(about::KubeconfigArgs),
-    /// Prints the versions of this program and of the server, and which program containers run
+    /// Prints the versions of this program and of the server, and the identity of the binary in containers
     Version,
     Completion(about::CompletionArgs),
     /// Prints the CustomResourceDefinitions
@@ -59,7 +59,7 @@ enum Client {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
-    // Before anything else is set up: one of them runs once for each open conversation.
+    // Before any setup: one of these verbs runs once for each open connection.
     if let Some(ended) = inside::run(&arguments) {
         return ended;
     }
@@ -67,7 +67,7 @@ fn main() -> ExitCode {
     match run(connection, verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Nobody is left to tell if even this fails.
+            // If this fails too, there is no way to report it.
             let _ = std::io::stderr().write_all(error.report().as_bytes());
             ExitCode::from(error.exit_code())
         }
@@ -77,9 +77,9 @@ fn main() -> ExitCode {
 fn run(connection: Connection, verb: Verb) -> Result<(), Error> {
     let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
     match verb {
-        Verb::Client(verb) => small(ask(verb, &mut connection.open(now, &mut out, &mut err)?)),
+        Verb::Client(verb) => block_on_current_thread(ask(verb, &mut connection.open(now, &mut out, &mut err)?)),
         Verb::Kubeconfig(args) => about::print_kubeconfig(&args, &connection, &mut out),
-        Verb::Version => small(about::version(&connection, &mut out)),
+        Verb::Version => block_on_current_thread(about::version(&connection, &mut out)),
         Verb::Completion(args) => about::completion(&args, &mut Evenkeel::command(), &mut out),
         Verb::Operator(args) => operator::run(&args),
         Verb::Up(args) => up::run(&args, connection.namespace.as_deref(), now),
@@ -109,13 +109,13 @@ async fn ask(verb: Client, session: &mut Session<'_>) -> Result<(), Error> {
     }
 }
 
-/// Runs on this thread alone: clients and what runs beside a database stay small.
-fn small<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+/// Runs on this thread only: clients stay small.
+fn block_on_current_thread<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|source| Error::Io { doing: "start the runtime".to_owned(), source })?.block_on(work)
 }
 
-/// The time of day, through its one door.
+/// The time of day; the only place of the command line that reads it.
 fn now() -> jiff::Timestamp {
     SystemClock.now()
 }

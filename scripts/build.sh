@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Runs cargo and shows how far it is: `scripts/build.sh build`, `scripts/build.sh clippy --all-targets`, `scripts/build.sh test --no-run`.
+# Runs cargo and shows its progress: `scripts/build.sh build`, `scripts/build.sh clippy --all-targets`,
+# `scripts/build.sh test --no-run`.
 # All of them use the development profile, so that make demo and make test compile the dependencies once.
-# On a terminal cargo shows its own progress; elsewhere a line every 15 s tells it.
+# On a terminal cargo shows its own progress; otherwise a line every 15 s does.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -12,7 +13,7 @@ case "${1:-}" in
   *) echo "Usage: scripts/build.sh build|clippy|test [ARGUMENT...]" >&2; exit 2 ;;
 esac
 
-# What cargo says beside its progress: warnings and errors.
+# Cargo's output without its progress lines: warnings and errors.
 said() {
   grep -vE '^ *(Updating|Downloading|Downloaded|Compiling|Checking|Blocking|Finished|Executable) ' "$1" >&2 || true
 }

@@ -1,4 +1,4 @@
-"""The demonstration after the preparations of demo.sh: `demo.py BINARY`. KEEP=1 leaves everything running.
+"""The demonstration, after the preparations of demo.sh: `demo.py BINARY`. KEEP=1 leaves everything running.
 
 Brings up deploy/examples/postgres.yaml and postgres-route.yaml with an operator
 of its own. Two clients write, one that knows all instances and one that knows
@@ -30,12 +30,12 @@ BEGAN = time.monotonic()
 
 
 def say(text):
-    """One line with the time since the start."""
+    """Prints one line with the time since the start."""
     print(f"[{time.monotonic() - BEGAN:6.1f} s] {text}", flush=True)
 
 
 def manifest():
-    """The example; its volumes are to go with the object, unlike in real use."""
+    """The example; unlike in real use, its volumes are deleted with the object."""
     text = EXAMPLE.read_text(encoding="utf-8")
     changed = text.replace("\nspec:\n", "\nspec:\n  storage: {reclaimPolicy: Delete}\n", 1)
     if changed == text:
@@ -44,7 +44,7 @@ def manifest():
 
 
 def route(operator):
-    """The route of its example, on a free port."""
+    """The LoadBalancer of the example, on a free port."""
     edge = LoadBalancer(operator, ROUTE_NAME)
     edge.host_port, other = free_ports(1), free_ports(1)
     text = ROUTE.read_text(encoding="utf-8")
@@ -63,7 +63,7 @@ def route(operator):
 
 
 def refuse_to_touch_what_is_there(cluster):
-    """Stops when a cluster of this name is on the engine already: it is somebody's."""
+    """Exits if a cluster with this name already exists on the engine: it belongs to someone else."""
     containers = harness.docker("ps", "-a", "--format", "{{.Names}}", *cluster.filters()).split()
     containers += LoadBalancer(cluster.operator, ROUTE_NAME).containers()
     things = containers + cluster.volumes()
@@ -111,7 +111,7 @@ def kill_the_primary_under_writes(cluster, edge):
     harness.docker("kill", container)
     for name, writing in writers.items():
         if not writing.wait_for_acks(1000, 60):
-            raise harness.Failed(f"the writes of the client {name} did not go on: {writing.errors[-1:]}")
+            raise harness.Failed(f"the client {name} could not write again: {writing.errors[-1:]}")
     for writing in writers.values():
         writing.stop()
     say("the clients write again")
@@ -121,7 +121,7 @@ def kill_the_primary_under_writes(cluster, edge):
 
 
 def show(cluster, writers, moment, status):
-    """Prints the timeline and the count. Returns the number of lost rows."""
+    """Prints the timeline and the number of lost rows. Returns that number."""
     failover = status.get("lastFailover") or {}
     print(
         f"\nFailover as the operator saw it: {failover.get('from')} -> {failover.get('to')} ({failover.get('cause')})"
@@ -146,7 +146,7 @@ def show(cluster, writers, moment, status):
 
 
 def how_to_look(operator):
-    """What KEEP=1 leaves, and how to be rid of it."""
+    """Prints what KEEP=1 leaves running, and how to remove it."""
     binary = os.path.relpath(operator.binary)
     print(
         f"Left running (operator: process {operator.process.pid}, log {operator.log}). To look at it:\n"
@@ -164,7 +164,7 @@ def how_to_look(operator):
 
 
 def binaries():
-    """The volumes with the supervisor's binary; an operator leaves its own for the next time."""
+    """The volumes with the supervisor's binary; an operator keeps its own for the next start."""
     return set(harness.docker("volume", "ls", "-q", "--filter", "name=^evenkeel-bin-").split())
 
 

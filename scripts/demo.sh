@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# `make demo`: everything from nothing. Makes sure of Docker, the binary and the
-# images, then scripts/demo.py brings up a cluster and a balancer, kills the primary
-# and counts.
+# `make demo`: ensures Docker, the binary and the images, then runs scripts/demo.py, which
+# starts a cluster and a balancer, kills the primary and counts lost writes.
 # KEEP=1 leaves the cluster and its operator running.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -10,7 +9,7 @@ scripts/ensure-build-deps.sh
 scripts/ensure-docker.sh
 echo "Docker Engine $(docker version --format '{{.Server.Version}}') answers."
 
-# The images are made while the compiler works; both take minutes the first time.
+# The images are built while the compiler runs; both take minutes the first time.
 scripts/ensure-images.sh postgres:15 haproxy:2.6 &
 images=$!
 trap 'kill "$images" 2>/dev/null || true' EXIT

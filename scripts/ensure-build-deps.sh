@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what a machine with only a Rust toolchain lacks for building and
-# testing: a C compiler and libc (the binary is linked statically), Python.
+# Installs prerequisites of building and testing that a machine with only a Rust toolchain
+# lacks: a C compiler and libc (the binary is linked statically), Python.
 set -euo pipefail
 
 missing=()
@@ -9,7 +9,7 @@ command -v cc >/dev/null || missing+=(gcc)
 command -v pkg-config >/dev/null || missing+=(pkg-config)
 command -v python3 >/dev/null || missing+=(python3)
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
-# docker top asks the machine's ps.
+# docker top runs the machine's ps.
 command -v ps >/dev/null || missing+=(procps)
 
 if ! command -v cargo >/dev/null && [ -x "$HOME/.cargo/bin/cargo" ]; then
@@ -20,7 +20,7 @@ command -v cargo >/dev/null || { echo "A Rust toolchain is needed (cargo was not
 
 [ ${#missing[@]} -gt 0 ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-  echo "Missing: ${missing[*]}. Install them and try again (as root on Debian or Ubuntu this is done by itself)." >&2
+  echo "Missing: ${missing[*]}. Install them and try again (as root on Debian or Ubuntu this script installs it)." >&2
   exit 1
 fi
 echo "Installing ${missing[*]}..."

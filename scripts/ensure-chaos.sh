@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the programs with which the fault campaign disturbs a machine: network
+# Installs the programs that the chaos tests use to cause faults: network
 # namespaces and filters, small disks that can be full or frozen.
 set -euo pipefail
 
@@ -12,7 +12,7 @@ command -v mkfs.ext4 >/dev/null || missing+=(e2fsprogs)
 
 [ ${#missing[@]} -gt 0 ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-  echo "Missing: ${missing[*]}. Install them and try again (as root on Debian or Ubuntu this is done by itself)." >&2
+  echo "Missing: ${missing[*]}. Install them and try again (as root on Debian or Ubuntu this script installs it)." >&2
   exit 1
 fi
 echo "Installing ${missing[*]}..."

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes sure a Docker Engine answers: uses the one that runs, else installs the
-# distribution's package and starts it (systemd where it runs, else directly).
-# What it starts directly keeps running when the script ends; the pid is in
+# Ensures that a Docker Engine answers: uses the running one, or installs the
+# distribution's package and starts it (with systemd if it runs, else directly).
+# A directly started engine keeps running when the script ends; its pid is in
 # /run/evenkeel-dockerd.pid.
 set -euo pipefail
 
@@ -20,7 +20,7 @@ if ! command -v dockerd >/dev/null || ! command -v docker >/dev/null; then
   export DEBIAN_FRONTEND=noninteractive
   apt-get update -q >/dev/null
   packages=(docker.io iptables ca-certificates)
-  # Newer releases have the client in a package of its own, which docker.io only recommends.
+  # Newer releases have the client in a separate package, which docker.io only recommends.
   if apt-cache show docker-cli >/dev/null 2>&1; then packages+=(docker-cli); fi
   # With AppArmor in the kernel the engine needs its parser to start any container.
   if grep -qs Y /sys/module/apparmor/parameters/enabled; then packages+=(apparmor); fi
@@ -42,6 +42,6 @@ for _ in $(seq 1 60); do
   if engine_answers; then exit 0; fi
   sleep 0.5
 done
-echo "The Docker Engine did not answer within 30 s. Its last words:" >&2
+echo "The Docker Engine did not answer within 30 s. The end of its log:" >&2
 tail -n 20 /var/log/evenkeel-dockerd.log >&2 2>/dev/null || journalctl -u docker -n 20 --no-pager >&2 || true
 exit 1

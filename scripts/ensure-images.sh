@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Makes sure images are on the Docker Engine: `scripts/ensure-images.sh postgres:15 ...`.
-# What is there stays; else it is pulled; where no registry answers it is built
+# Ensures that images are on the Docker Engine: `scripts/ensure-images.sh postgres:15 ...`.
+# Existing ones are kept; others are pulled, or, if no registry answers, built
 # from the distribution's packages (deploy/images/).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-# A registry that has sent nothing by then counts as absent.
+# A registry that has sent nothing within this time counts as unreachable.
 pull_seconds=${EVENKEEL_PULL_SECONDS:-20}
 
 [ $# -gt 0 ] || { echo "Usage: scripts/ensure-images.sh IMAGE..." >&2; exit 2; }
 
-# Pulls, and gives up when nothing has moved for $pull_seconds; a slow download that moves may take its time.
+# Pulls; gives up when there was no progress for $pull_seconds. A slow download with progress may continue.
 pull() {
   local log pid size last=-1 idle=0
   log=$(mktemp)
@@ -19,7 +19,7 @@ pull() {
     sleep 0.5
     size=$(stat -c %s "$log")
     if [ "$size" = "$last" ]; then idle=$((idle + 1)); else idle=0 last=$size; fi
-    # Once layers are being fetched the plain output is silent for long: then ten minutes are the bound.
+    # While layers are being fetched the plain output is silent for long: then the time-out is ten minutes.
     local limit=$((pull_seconds * 2))
     if grep -q 'Pulling fs layer' "$log"; then limit=1200; fi
     if [ "$idle" -ge "$limit" ]; then kill "$pid" 2>/dev/null || true; fi
@@ -34,6 +34,6 @@ for image in "$@"; do
   if docker image inspect "$image" >/dev/null 2>&1; then continue; fi
   echo "Pulling $image..."
   if pull "$image"; then continue; fi
-  echo "No registry gave $image; building it here instead."
+  echo "No registry has $image; building it here instead."
   "$here/deploy/images/build.sh" "$image"
 done

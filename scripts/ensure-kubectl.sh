@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Makes sure of kubectl: the one that is there, else the distribution's package.
+# Ensures kubectl: the installed one, or the distribution's package.
 set -euo pipefail
 
 if command -v kubectl >/dev/null; then exit 0; fi
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-  echo "Missing: kubectl. Install it and try again (as root on Debian or Ubuntu this is done by itself)." >&2
+  echo "Missing: kubectl. Install it and try again (as root on Debian or Ubuntu this script installs it)." >&2
   exit 1
 fi
 echo "Installing kubernetes-client..." >&2

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the load generators of the benchmarks: wrk (keep-alive connections) and
-# hey (a connection a request, POSTs, a distribution of errors and status codes).
+# hey (one connection per request, POSTs, counts of errors and status codes).
 set -euo pipefail
 
 missing=()
@@ -9,7 +9,7 @@ command -v hey >/dev/null || missing+=(hey)
 
 [ ${#missing[@]} -gt 0 ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-  echo "Missing: ${missing[*]}. Install them and try again (as root on Debian or Ubuntu this is done by itself)." >&2
+  echo "Missing: ${missing[*]}. Install them and try again (as root on Debian or Ubuntu this script installs it)." >&2
   exit 1
 fi
 echo "Installing ${missing[*]}..." >&2

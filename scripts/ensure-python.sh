@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Prints a Python interpreter that has psycopg2 (the libpq driver of the test
-# client), installing what is missing: `python=$(scripts/ensure-python.sh)`.
+# Prints the path of a Python interpreter with psycopg2 (the libpq driver of the test
+# client); installs what is missing: `python=$(scripts/ensure-python.sh)`.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$here/target/venv

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes sure of the tests' own images, which no registry has: evenkeel-test/web:1
-# and :2 (a web application that differs in the version it answers) and
-# evenkeel-test/busybox:1 (nothing but a static busybox).
+# Ensures the tests' own images, which are in no registry: evenkeel-test/web:1
+# and :2 (a web application that answers with its version) and
+# evenkeel-test/busybox:1 (only a static busybox).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 sources=$(cat tests/images/web/* | sha256sum | cut -c1-16)
@@ -24,7 +24,7 @@ if ! docker image inspect evenkeel-test/busybox:1 >/dev/null 2>&1; then
   trap 'rm -rf "$log" "$work"' EXIT
   (cd "$work" && apt-get download -q busybox-static >/dev/null && dpkg-deb -x busybox-static_*.deb .)
   mkdir -p "$work/root/bin"
-  # Where it lies depends on the release.
+  # Its path depends on the release.
   if [ -e "$work/bin/busybox" ]; then cp "$work/bin/busybox" "$work/root/bin/"; else cp "$work/usr/bin/busybox" "$work/root/bin/"; fi
   tar -C "$work/root" -c bin/busybox | docker import - evenkeel-test/busybox:1 >/dev/null
   echo "Built evenkeel-test/busybox:1."

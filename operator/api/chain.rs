@@ -1,6 +1,6 @@
 //! An error with its causes, as one line.
 
-/// The message of an error and those of its causes, `: `-separated, each said once.
+/// The message of an error and of its causes, separated by `: `, without repetitions.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

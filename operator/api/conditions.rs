@@ -1,4 +1,4 @@
-//! Kubernetes conditions: what they say, and that their transition time moves only when their status does.
+//! Kubernetes conditions; the transition time of a condition changes only with its status.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -11,16 +11,16 @@ use super::postgres_cluster::PostgresClusterStatus;
 /// The status of a condition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
-    /// It holds.
+    /// The condition holds.
     True,
-    /// It does not hold.
+    /// The condition does not hold.
     False,
-    /// Nobody can say.
+    /// The condition is not known.
     Unknown,
 }
 
 impl Status {
-    /// The word that the API has for it.
+    /// The word in the API.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::True => "True",
@@ -30,7 +30,7 @@ impl Status {
     }
 }
 
-/// What a condition says.
+/// The content of a condition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
     /// Whether it holds.
@@ -63,7 +63,7 @@ pub fn unknown(reason: &str, message: impl Into<String>) -> Verdict {
     Verdict::new(Status::Unknown, reason, message)
 }
 
-/// Sets the condition of this type; its transition time moves only when its status does.
+/// Sets the condition of this type; the transition time changes only if the status does.
 pub fn set(conditions: &mut Vec<Condition>, kind: &str, verdict: Verdict, generation: i64, now: Timestamp) {
     let Verdict { status, reason, message } = verdict;
     let status = status.as_str();
@@ -85,7 +85,7 @@ pub fn set(conditions: &mut Vec<Condition>, kind: &str, verdict: Verdict, genera
 
 /// A status with conditions.
 pub trait Conditions {
-    /// The generation of the spec that the status speaks of.
+    /// The generation of the spec that the status is about.
     fn generation(&self) -> i64;
     /// The conditions.
     fn conditions(&mut self) -> &mut Vec<Condition>;
@@ -131,7 +131,7 @@ impl Conditions for DockerHostStatus {
     }
 }
 
-/// The status with conditions that say that a step failed: nothing progresses, and something is wrong.
+/// The status with the conditions of a failed step: not progressing, and degraded.
 pub fn step_failed<S: Conditions>(mut status: S, reason: &str, message: String, now: Timestamp) -> S {
     let generation = status.generation();
     set(status.conditions(), "Progressing", no(reason, message.clone()), generation, now);
@@ -139,7 +139,7 @@ pub fn step_failed<S: Conditions>(mut status: S, reason: &str, message: String, 
     status
 }
 
-/// The status with a condition that says that people have paused the object.
+/// The status with the condition that the object is paused.
 pub fn paused<S: Conditions>(mut status: S, now: Timestamp) -> S {
     let generation = status.generation();
     let verdict = no("Paused", "reconciliation is paused by annotation");

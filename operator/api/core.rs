@@ -1,4 +1,4 @@
-//! The few core kinds that are served: Namespace, Secret, ConfigMap, Event. Schemas and rules.
+//! The supported core kinds: Namespace, Secret, ConfigMap, Event. Schemas and rules.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -9,13 +9,13 @@ use super::resource::{Resource, age_column, of, open, path, plain, strings, text
 
 const FIXED: &str = "cannot be changed once set";
 
-/// The namespace that is always there.
+/// The namespace that always exists.
 pub const DEFAULT_NAMESPACE: &str = "default";
 
-/// Largest sum of the values of a Secret or ConfigMap, in bytes.
+/// Limit of the sum of the values of a Secret or ConfigMap, in bytes.
 const MAX_BYTES: usize = 1024 * 1024;
 
-/// Namespaces: where names are unique.
+/// Namespaces: names are unique within one.
 pub fn namespace() -> Resource {
     Resource {
         short_names: vec!["ns".into()],
@@ -61,7 +61,7 @@ pub fn secret() -> Resource {
     }
 }
 
-/// ConfigMaps: small values that are no secret.
+/// ConfigMaps: small values that are not secret.
 pub fn config_map() -> Resource {
     Resource {
         short_names: vec!["cm".into()],
@@ -147,12 +147,12 @@ fn event_object(object: &Value) -> Value {
     format!("{}/{}", part("kind").to_lowercase(), part("name")).into()
 }
 
-/// Moves `stringData`, encoded, into `data`; it is never stored itself.
+/// Encodes `stringData` and moves it into `data`; `stringData` is never stored.
 fn fold_string_data(object: &mut Value) {
     let Some(fields) = object.as_object_mut() else { return };
     let foldable = |v: &Value| v.as_object().is_some_and(|m| m.values().all(Value::is_string));
     if !fields.get("stringData").is_some_and(foldable) || fields.get("data").is_some_and(|d| !d.is_object()) {
-        return; // left for the schema to refuse
+        return; // the schema will refuse it
     }
     let Some(Value::Object(plain)) = fields.remove("stringData") else { return };
     if plain.is_empty() {
@@ -182,7 +182,7 @@ fn secret_problems(object: &Value) -> Vec<Invalid> {
     problems
 }
 
-/// What is wrong with the name of a value; it may become a file's.
+/// The problem with the key of a value, which may become a file name.
 fn key_problem(key: &str) -> Option<&'static str> {
     let fits = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
     let wrong = key.is_empty() || key.len() > 253 || key == "." || key.starts_with("..") || !key.chars().all(fits);
@@ -222,7 +222,7 @@ fn config_map_change_problems(old: &Value, new: &Value) -> Vec<Invalid> {
     frozen.iter().filter(|field| old[field] != new[field]).map(|field| Invalid::new(*field, FIXED)).collect()
 }
 
-/// Names and values of a mapping of texts.
+/// Names and values of a mapping of strings.
 fn entries(value: &Value) -> impl Iterator<Item = (&String, &str)> {
     value.as_object().into_iter().flatten().map(|(key, value)| (key, value.as_str().unwrap_or_default()))
 }

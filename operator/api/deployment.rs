@@ -12,13 +12,13 @@ use super::endpoints::EndpointSet;
 use super::pod::PodSeen;
 use super::words::words;
 
-/// On a Deployment: `"true"` takes the last good revision back when a rollout does not get on before its deadline.
+/// On a Deployment: `"true"` rolls back to the last good revision when a rollout misses its deadline.
 pub const ROLLBACK_ANNOTATION: &str = "evenkeel.dev/rollback-on-failure";
-/// On a pod template: `"true"` makes a changed Secret or ConfigMap that it uses a new revision.
+/// On a pod template: `"true"` makes a new revision when a Secret or ConfigMap in use changes.
 pub const ROLL_ON_CHANGE_ANNOTATION: &str = "evenkeel.dev/roll-on-change";
-/// On a Deployment: names of pods, comma-separated, that are to be replaced.
+/// On a Deployment: names of pods to replace, comma-separated.
 pub const EVICT_ANNOTATION: &str = "evenkeel.dev/evict";
-/// On a Deployment: why it was changed, kept with the revision.
+/// On a Deployment: the cause of the change, kept with the revision.
 pub const CHANGE_CAUSE_ANNOTATION: &str = "kubernetes.io/change-cause";
 
 /// Replicas of a pod template.
@@ -28,9 +28,9 @@ pub struct Deployment {
     /// Name, namespace, labels, annotations.
     #[serde(default)]
     pub metadata: ObjectMeta,
-    /// What is declared.
+    /// The desired state.
     pub spec: DeploymentSpec,
-    /// What is seen and was decided.
+    /// The observed state and the decisions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<DeploymentStatus>,
 }
@@ -41,15 +41,15 @@ pub struct Deployment {
 pub struct DeploymentStatus {
     /// The `metadata.generation` this status is about.
     pub observed_generation: i64,
-    /// Pods that are not on their way out.
+    /// Pods that are not terminating.
     pub replicas: i32,
-    /// Those of the revision that is wanted.
+    /// Pods of the target revision.
     pub updated_replicas: i32,
-    /// Those that are ready.
+    /// Pods that are ready.
     pub ready_replicas: i32,
-    /// Those that are ready for `minReadySeconds` and reached by every balancer that routes to them.
+    /// Pods that are ready for `minReadySeconds` and get connections from every balancer that routes to them.
     pub available_replicas: i32,
-    /// Those that are wanted and not available.
+    /// Desired pods that are not available.
     pub unavailable_replicas: i32,
     /// The label selector as text, for the scale subresource.
     pub selector: String,
@@ -59,10 +59,10 @@ pub struct DeploymentStatus {
     pub conditions: Vec<Condition>,
     /// The pods.
     pub pods: Vec<PodSeen>,
-    /// The endpoints for whoever routes to the pods.
+    /// The endpoints, for load balancers that route to the pods.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint_set: Option<EndpointSet>,
-    /// What the planner must remember.
+    /// The planner's memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decisions: Option<Decisions>,
 }
@@ -70,12 +70,12 @@ pub struct DeploymentStatus {
 words! {
     /// The state of a whole Deployment.
     DeploymentPhase {
-        /// Nothing was looked at yet.
+        /// Nothing was observed yet.
         #[default]
         Pending = "Pending",
-        /// All pods are of the wanted revision and available.
+        /// All pods are of the target revision and available.
         Healthy = "Healthy",
-        /// No pod is wanted.
+        /// No pod is desired.
         ScaledToZero = "ScaledToZero",
         /// A new revision is being rolled out.
         RollingOut = "RollingOut",
@@ -83,7 +83,7 @@ words! {
         RolloutPaused = "RolloutPaused",
         /// Something is wrong with a pod.
         Degraded = "Degraded",
-        /// The rollout did not get on before its deadline.
+        /// The rollout made no progress before its deadline.
         Failed = "Failed",
         /// Reconciliation is paused by annotation.
         Paused = "Paused",
@@ -92,28 +92,28 @@ words! {
     }
 }
 
-/// What the planner must remember.
+/// The planner's memory.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Decisions {
-    /// The revisions that are kept, oldest first.
+    /// The kept revisions, oldest first.
     pub revisions: Vec<Revision>,
-    /// Hash of the revision that is rolled out or stands.
+    /// Hash of the revision that is being rolled out or is in use.
     pub target: String,
-    /// Hash of a revision that was given up because it did not get on in time.
+    /// Hash of a revision that was given up because it missed its deadline.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub given_up: Option<String>,
-    /// When the rollout last got on.
+    /// Time of the last progress of the rollout.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progressed_at: Option<Timestamp>,
-    /// The best that the rollout has come to: available pods of the target revision.
+    /// The largest number of available pods of the target revision in this rollout.
     pub best: u32,
-    /// The pods there are to be, those on their way out too.
+    /// The decided pods, including those that are terminating.
     pub pods: Vec<Pod>,
-    /// Hosts that do not answer, and since when.
+    /// Hosts that do not answer, with the time since when.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub silent_hosts: BTreeMap<String, Timestamp>,
-    /// The evictions that were taken up last.
+    /// The evictions that were handled last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evicted: Option<String>,
 }
@@ -122,26 +122,26 @@ pub struct Decisions {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Revision {
-    /// Its number; a revision that is taken back gets a new one.
+    /// Its number; a revision that is rolled back to gets a new one.
     pub revision: u64,
-    /// Hash of the template (and of what it uses, if it asks for that).
+    /// Hash of the template (and of the Secrets and ConfigMaps in use, if it asks for that).
     pub hash: String,
     /// When it was first seen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub created_at: Option<Timestamp>,
     /// The template.
     pub template: PodTemplateSpec,
-    /// The images by container, resolved once; empty until they are.
+    /// The resolved image of each container; empty until it is resolved.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub images: BTreeMap<String, String>,
-    /// It was rolled out whole.
+    /// It was completely rolled out once.
     pub good: bool,
-    /// Why it was made, in the words of who made it.
+    /// The cause of the change, as written by its author.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub change_cause: Option<String>,
 }
 
-/// A pod that was decided upon.
+/// A decided pod.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Pod {
@@ -153,54 +153,54 @@ pub struct Pod {
     pub ordinal: u32,
     /// The DockerHost it is on.
     pub host: String,
-    /// When it was decided upon.
+    /// Time of the decision.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub created_at: Option<Timestamp>,
-    /// Since when it is ready without a break.
+    /// Ready without interruption since this time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ready_since: Option<Timestamp>,
-    /// Its containers were all made once.
+    /// All its containers were created once.
     pub made: bool,
     /// The restarts of its containers, by name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub restarts: BTreeMap<String, Restarts>,
-    /// It is on its way out.
+    /// Set while it is terminating.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop: Option<Stop>,
 }
 
-/// How often a container ended, and when it is started again.
+/// The restarts of a container and the time of the next one.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Restarts {
-    /// How often it was started again.
+    /// Number of restarts.
     pub count: u32,
-    /// Ends in a row, none of which came after ten good minutes.
+    /// Exits in a row, none of them after ten minutes of running.
     pub failures: u32,
-    /// When it was last started again.
+    /// Time of the last restart.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last: Option<Timestamp>,
-    /// When it is started again.
+    /// Time of the next restart.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_try: Option<Timestamp>,
-    /// How it ended, or what kept it from starting.
+    /// How it ended, or why it could not start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
-    /// Docker could not start it: the next try makes it anew.
+    /// Docker could not start it: the next try recreates it.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub stuck: bool,
 }
 
-/// How a pod goes.
+/// The termination of a pod.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Stop {
-    /// When that was decided.
+    /// Time of the decision.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
-    /// Why.
+    /// The cause.
     pub why: String,
-    /// When no balancer gave it anything any more, and its containers began to be stopped.
+    /// Time when no balancer sent it anything any more and its containers began to stop.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drained_at: Option<Timestamp>,
 }

@@ -14,11 +14,11 @@ use super::invalid::Invalid;
 use super::resource::{Cell, Column, Resource, age_column, with_metadata};
 use super::{quantity, subset};
 
-/// The longest name: pod names with hash and ordinal must stay host names (63 letters).
+/// Limit of a name: pod names with hash and ordinal must be valid host names (63 letters).
 const LONGEST_NAME: usize = 45;
-/// The most replicas of one Deployment: their status must fit into one object.
+/// Limit of the replicas of one Deployment: their status must fit into one object.
 const MOST_REPLICAS: i32 = 500;
-/// A limit on processes, among the resources of a container.
+/// Limit of processes, in the resources of a container.
 pub const PIDS: &str = "evenkeel.dev/pids";
 
 /// The lists that a strategic merge patch merges, by Kubernetes' own keys.
@@ -85,7 +85,7 @@ pub fn resource() -> Resource {
     }
 }
 
-/// Kubernetes' own schema of the spec, inlined; the status is ours.
+/// Kubernetes' own schema of the spec, inlined; the schema of the status is Evenkeel's.
 fn schema() -> Value {
     let settings = SchemaSettings::openapi3().with(|settings| settings.inline_subschemas = true);
     let generator = settings.with_transform(StructuralSchemaRewriter).into_generator();
@@ -107,7 +107,7 @@ fn fill_in(object: &mut Value) {
             spec.insert(name.into(), default);
         }
     }
-    // Typed clients send an empty `resources`; with or without it the template is the same.
+    // Typed clients send an empty `resources`; with or without it the template must be equal.
     for list in ["containers", "initContainers"] {
         let containers = spec.get_mut("template").and_then(|template| template["spec"][list].as_array_mut());
         for container in containers.into_iter().flatten().filter_map(Value::as_object_mut) {
@@ -132,7 +132,7 @@ fn problems(object: &Value) -> Vec<Invalid> {
     let mut problems = subset::unsupported(object);
     match serde_json::from_value::<Deployment>(object.clone()) {
         Ok(typed) => judge(&typed, &mut problems),
-        // Without a path: only shown if the schema found nothing, which knows the path.
+        // Without a path: shown only if the schema, which knows the path, found nothing.
         Err(error) => problems.push(Invalid::new("", error.to_string())),
     }
     problems
@@ -206,7 +206,7 @@ fn strategy(spec: &DeploymentSpec, say: &mut impl FnMut(String, String)) {
     }
 }
 
-/// So many of `whole`, in hundredths; `None` if it is neither a number nor a percentage.
+/// A share of `whole`, in hundredths; `None` if the value is neither a number nor a percentage.
 pub fn share(value: &IntOrString, whole: u32) -> Option<u64> {
     match value {
         IntOrString::Int(number) => u64::try_from(*number).ok().map(|number| number * 100),
@@ -342,7 +342,7 @@ fn probe(probe: &Probe, container: &Container, path: &str, say: &mut impl FnMut(
     }
 }
 
-/// The number of a port that is given by number or by name.
+/// The number of a port that is given by number or name.
 pub fn port_number(port: &IntOrString, container: &Container) -> Option<u16> {
     match port {
         IntOrString::Int(number) => u16::try_from(*number).ok().filter(|port| *port > 0),

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::invalid::Invalid;
 
-/// The name of the host that stands for this machine's own engine.
+/// The name of the DockerHost for this machine's own engine.
 pub const LOCAL: &str = "local";
 
 /// A Docker engine that managed containers may run on.
@@ -35,18 +35,18 @@ pub const LOCAL: &str = "local";
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DockerHostSpec {
-    /// Where its API is: `unix:///var/run/docker.sock` or `tcp://host:port`.
+    /// Address of its API: `unix:///var/run/docker.sock` or `tcp://host:port`.
     pub endpoint: String,
     /// Client certificate for a `tcp://` endpoint with mutual TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsReference>,
-    /// What placement may select on.
+    /// Labels that a nodeSelector can match.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// Hosts that fail together (rack, room, zone) share this word; copies are spread over different ones. Default: the host's own name.
+    /// Hosts that fail together (rack, zone) share this value; replicas are spread over it. Default: the host's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure_domain: Option<String>,
-    /// `true`: no new container is placed here; those that run stay.
+    /// `true`: no new container is placed here; existing ones stay.
     #[serde(default)]
     pub unschedulable: bool,
 }
@@ -66,21 +66,21 @@ fn default_namespace() -> String {
     "default".to_owned()
 }
 
-/// What was last seen of the host.
+/// The last observed state of the host.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DockerHostStatus {
     /// The `metadata.generation` this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Whether the engine answered when last asked.
+    /// Whether the engine answered the last request.
     #[serde(default)]
     pub reachable: bool,
-    /// The engine's own identity (`docker info --format '{{.ID}}'`), the last one seen: another engine at the same
-    /// endpoint has another.
+    /// The engine's own ID (`docker info --format '{{.ID}}'`), as last observed: another engine at the same
+    /// endpoint has another ID.
     #[serde(default, rename = "engineID", skip_serializing_if = "Option::is_none")]
     pub engine_id: Option<String>,
-    /// Engine version, e.g. `20.10.24`; the last one seen.
+    /// Engine version, e.g. `20.10.24`, as last observed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine_version: Option<String>,
     /// API version in use, e.g. `1.41`.
@@ -92,16 +92,16 @@ pub struct DockerHostStatus {
     /// Machine architecture, e.g. `x86_64`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub architecture: Option<String>,
-    /// What the host has.
+    /// CPUs and memory of the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity: Option<Capacity>,
-    /// `Ready`: the engine answers and its version will do.
+    /// `Ready`: the engine answers and its version is supported.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
 }
 
-/// What a host has.
+/// CPUs and memory of a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Capacity {
     /// CPUs.
@@ -132,7 +132,7 @@ impl DockerHostSpec {
     }
 }
 
-/// Where a Docker API is.
+/// The address of a Docker API.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Endpoint {
     /// A unix socket.

@@ -1,26 +1,26 @@
-//! A span of time as people write it: `300ms`, `30s`, `1h 30m`.
+//! A duration as text: `300ms`, `30s`, `1h 30m`.
 
 use std::time::Duration;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-/// A span of time, in whole milliseconds.
+/// A duration in whole milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(Duration);
 
 impl Span {
-    /// So many milliseconds.
+    /// A duration in milliseconds.
     pub const fn millis(millis: u64) -> Self {
         Self(Duration::from_millis(millis))
     }
 
-    /// So many seconds.
+    /// A duration in seconds.
     pub const fn seconds(seconds: u64) -> Self {
         Self(Duration::from_secs(seconds))
     }
 
-    /// As the standard library has it.
+    /// As a standard library duration.
     pub fn get(self) -> Duration {
         self.0
     }

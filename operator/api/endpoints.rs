@@ -1,6 +1,6 @@
-//! Endpoints: where the instances of an object are reached and what each may be used for. Every kind that can be routed to
-//! writes them as `status.endpointSet`; a LoadBalancer reads nothing else of it. Like an EndpointSlice of Kubernetes, with a
-//! writer.
+//! Endpoints: the addresses of an object's instances, with their roles. Every kind that a load balancer can route to
+//! writes them as `status.endpointSet`; a LoadBalancer reads nothing else of it. Like an EndpointSlice of Kubernetes,
+//! with a writer.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -11,15 +11,15 @@ use serde::{Deserialize, Serialize};
 
 use super::words::words;
 
-/// The endpoints of one object. A status without one says nothing: whoever routes to it leaves everything as it is.
+/// The endpoints of one object. If a status has none, load balancers keep what they have.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EndpointSet {
     /// The Docker network of the addresses.
     pub network: String,
-    /// Grows whenever another endpoint may become the writer: the term of a cluster. 0 where nobody is the only writer.
+    /// Grows whenever another endpoint may become the writer: a cluster's term. 0 without a single writer.
     pub epoch: u64,
-    /// The endpoints, those that get nothing included.
+    /// The endpoints, including those that get no connections.
     pub endpoints: Vec<Endpoint>,
 }
 
@@ -35,17 +35,17 @@ pub struct Endpoint {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub address: Option<Ipv4Addr>,
-    /// The port it listens on; absent where whoever routes to it names the port.
+    /// The port it listens on; absent if the load balancer names the port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
-    /// What it may be used for; empty where all endpoints do the same.
+    /// Its roles; empty if all endpoints are equal.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub roles: BTreeSet<EndpointRole>,
     /// Whether it gets connections.
     pub state: EndpointState,
 }
 
-/// What an endpoint may be used for.
+/// The role of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum EndpointRole {
@@ -60,23 +60,23 @@ words! {
     EndpointState {
         /// It gets new connections.
         Serving = "serving",
-        /// It gets no new connections; open ones may end by themselves.
+        /// It gets no new connections; open ones may finish.
         Leaving = "leaving",
-        /// It gets nothing.
+        /// It gets no connections.
         Out = "out",
-        /// It could not be asked: it keeps what it has.
+        /// It did not answer: its connections stay as they are.
         #[default]
         Unknown = "unknown",
     }
 }
 
-/// Any object that can be routed to, as far as that is read.
+/// Any object that can be routed to, with the fields that are needed for it.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 pub struct Routable {
     /// Name and deletion.
     #[serde(default)]
     pub metadata: ObjectMeta,
-    /// Absent until its kind has looked at it.
+    /// Absent until its kind has observed it.
     #[serde(default)]
     pub status: Option<RoutableStatus>,
 }
@@ -90,18 +90,19 @@ pub struct RoutableStatus {
 }
 
 impl Routable {
-    /// Its endpoints, if it says anything about them.
+    /// Its endpoints, if it has published any.
     pub fn endpoints(&self) -> Option<&EndpointSet> {
         self.status.as_ref()?.endpoint_set.as_ref()
     }
 
-    /// It is being deleted.
+    /// Whether it is being deleted.
     pub fn deleting(&self) -> bool {
         self.metadata.deletion_timestamp.is_some()
     }
 }
 
-/// The Docker network that objects of this kind have for themselves; `None` for kinds that live in the network of their namespace.
+/// The Docker network that an object of this kind has for itself; `None` for kinds that use the network of their
+/// namespace.
 pub fn private_network(kind: &str, namespace: &str, name: &str) -> Option<String> {
     matches!(kind, "PostgresCluster").then(|| format!("{namespace}.{name}"))
 }

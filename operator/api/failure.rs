@@ -1,17 +1,17 @@
-//! How a failure is to be answered. Every room's error type says its class; one place in `runtime` acts on it.
+//! Classes of failures. The error type of every room has a class; one place in `runtime` handles it.
 
 use super::chain::chain;
 
-/// What a caller should do about an error.
+/// How to handle an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// May go away by itself (engine unreachable, time-out): retry with backoff.
+    /// It may resolve by itself (engine unreachable, time-out): retry with backoff.
     Transient,
-    /// Somebody wrote first: look again at once, decide anew.
+    /// The object has changed meanwhile: reconcile again at once.
     Conflict,
-    /// What was addressed is not there.
+    /// The addressed thing does not exist.
     NotFound,
-    /// Retrying the same will fail the same: report it and wait for a change.
+    /// A retry would fail in the same way: report it and wait for a change.
     Terminal,
 }
 
@@ -24,7 +24,7 @@ pub trait Classify: std::error::Error + Send + Sync + 'static {
 /// Any classified error with its message chain, as the runtime handles it.
 #[derive(Debug)]
 pub struct Failure {
-    /// How to answer it.
+    /// How to handle it.
     pub class: Class,
     /// The whole message chain, printed once, `: `-separated.
     pub message: String,

@@ -8,12 +8,12 @@ pub fn short_hash(bytes: impl AsRef<[u8]>, digits: usize) -> String {
     hex(&Sha256::digest(bytes), digits)
 }
 
-/// As [`short_hash`], of a value's JSON. Its fields must have one order, as those of structs and of `BTreeMap`s have.
+/// Like [`short_hash`], of a value's JSON. The order of its fields must be fixed, as in structs and `BTreeMap`s.
 pub fn short_hash_of_json(value: &impl Serialize, digits: usize) -> String {
     short_hash(serde_json::to_string(value).unwrap_or_default(), digits)
 }
 
-/// As [`short_hash`], of several parts: no shift of bytes from one part to the next gives the same hash.
+/// Like [`short_hash`], of several parts: moving bytes from one part to the next gives another hash.
 pub fn short_hash_of_parts<P: AsRef<[u8]>>(parts: impl IntoIterator<Item = P>, digits: usize) -> String {
     let mut digest = Sha256::new();
     for part in parts {

@@ -1,11 +1,11 @@
-//! A problem with an object at the door: where it is and what is wrong, for a person.
+//! A validation problem of an object: the field and the problem, for people.
 
 /// One problem; all of them are reported at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invalid {
     /// Path of the field, e.g. `spec.durability.synchronousReplicas`.
     pub path: String,
-    /// What is wrong with it and what would be right.
+    /// The problem, and what would be right.
     pub message: String,
 }
 

@@ -1,4 +1,4 @@
-//! The labels on everything that is managed in Docker, and the owner they name.
+//! The labels on everything that Evenkeel manages in Docker, and the owner in them.
 
 use std::collections::BTreeMap;
 
@@ -12,9 +12,9 @@ pub const NAME: &str = "evenkeel.dev/name";
 pub const MEMBER: &str = "evenkeel.dev/member";
 /// The container's name within its pod.
 pub const CONTAINER: &str = "evenkeel.dev/container";
-/// The volume with our program that it mounts: by it one sees that nothing but the program differs from the definition.
+/// The mounted volume with Evenkeel's binary: by it one sees whether only the binary differs from the definition.
 pub const BINARY: &str = "evenkeel.dev/binary";
-/// Hash of the container spec it was made from; a different hash means it must be made again.
+/// Hash of the container spec it was created from; if the hash differs, the container is recreated.
 pub const SPEC_HASH: &str = "evenkeel.dev/spec-hash";
 
 /// The object that owns a container, volume or network.
@@ -29,7 +29,7 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// The labels that name this owner.
+    /// The labels for this owner.
     pub fn labels(&self) -> BTreeMap<String, String> {
         BTreeMap::from([
             (KIND.to_owned(), self.kind.clone()),
@@ -38,7 +38,7 @@ impl Owner {
         ])
     }
 
-    /// Reads the owner back from labels; `None` if they are not ours.
+    /// Reads the owner from labels; `None` if they are not Evenkeel's.
     pub fn from_labels<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Option<Self> {
         Some(Self { kind: get(KIND)?.to_owned(), namespace: get(NAMESPACE)?.to_owned(), name: get(NAME)?.to_owned() })
     }

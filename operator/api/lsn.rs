@@ -1,4 +1,4 @@
-//! Positions in PostgreSQL's write-ahead log, and where one timeline left another.
+//! Positions in PostgreSQL's write-ahead log, and timeline forks.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A log sequence number, written and read as PostgreSQL does: `16/B374D848`.
+/// A log sequence number in PostgreSQL's notation: `16/B374D848`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Lsn(pub u64);
 
@@ -59,13 +59,13 @@ impl schemars::JsonSchema for Lsn {
     }
 }
 
-/// A timeline and the position where it was left for the next one.
+/// A timeline and the position where the next one left it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Hash)]
 #[serde(rename_all = "camelCase")]
 pub struct Fork {
     /// The timeline that ended.
     pub timeline: u32,
-    /// Where the next one begins.
+    /// The position where the next one begins.
     pub ended_at: Lsn,
 }
 

@@ -1,4 +1,4 @@
-//! The kinds people write and read: spec, status, defaults, validation. Plain data; no I/O, no clock.
+//! The kinds: spec, status, defaults, validation. Plain data; no I/O, no clock.
 
 pub mod chain;
 pub mod conditions;

@@ -1,4 +1,4 @@
-//! What every object has, whatever its kind: namespace, name, annotations, and what people want of it. Pure.
+//! What every object has, whatever its kind: namespace, name, annotations, and the desired existence. Pure.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -11,14 +11,14 @@ use super::postgres_cluster::PostgresCluster;
 /// Pauses the reconciliation of an object while its value is `paused`.
 pub const RECONCILE_ANNOTATION: &str = "evenkeel.dev/reconcile";
 
-/// What people want of an object.
+/// What users want of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Want {
-    /// It is as its spec says.
+    /// It should exist as in its spec.
     Present,
-    /// Nothing is changed for now, by annotation.
+    /// Paused by annotation: nothing is changed.
     Paused,
-    /// It is gone: the object is being deleted. A paused object is deleted, too.
+    /// The object is being deleted. A paused object is deleted, too.
     Absent,
 }
 
@@ -55,7 +55,7 @@ pub trait Object {
         Owner { kind: Self::KIND.into(), namespace: self.namespace().into(), name: self.name().into() }
     }
 
-    /// What people want of it.
+    /// What users want of it.
     fn want(&self) -> Want {
         match (&self.metadata().deletion_timestamp, self.annotation(RECONCILE_ANNOTATION)) {
             (Some(_), _) => Want::Absent,

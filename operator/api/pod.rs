@@ -1,4 +1,4 @@
-//! What is seen of a pod: containers that live and die together on one host. Part of the status of whoever owns it.
+//! A pod as observed: containers that live and die together on one host. Part of the status of its owner.
 
 use std::net::Ipv4Addr;
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::words::words;
 
-/// A pod, as people and other kinds see it.
+/// A pod as observed.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PodSeen {
@@ -20,35 +20,35 @@ pub struct PodSeen {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub address: Option<Ipv4Addr>,
-    /// The state of the pod in one word, as `kubectl` shows it.
+    /// The state of the pod as one word, as `kubectl` shows it.
     pub phase: PodPhase,
-    /// It can take work: everything in it runs and its readiness probes hold.
+    /// Ready: all its containers run and its readiness probes succeed.
     pub ready: bool,
-    /// It is on its way out and gets no new work.
+    /// Terminating: it gets no new connections.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub terminating: bool,
     /// The revision of its template.
     #[serde(default)]
     pub revision: u64,
-    /// When it was decided upon.
+    /// Time of the decision to create it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub created_at: Option<Timestamp>,
-    /// Since when it is ready without a break.
+    /// Ready without interruption since this time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub ready_since: Option<Timestamp>,
-    /// How often a container of it was started again.
+    /// Number of restarts of its containers.
     #[serde(default)]
     pub restarts: u32,
-    /// When a container that keeps ending is started again.
+    /// Time of the next restart of a container that keeps crashing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub next_try: Option<Timestamp>,
-    /// What is wrong or waited for.
+    /// The problem, or what it waits for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// Its containers, those that prepare it first.
+    /// Its containers, init containers first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub containers: Vec<PodContainer>,
 }
@@ -56,22 +56,22 @@ pub struct PodSeen {
 words! {
     /// The state of a pod, as `kubectl` shows it.
     PodPhase {
-        /// Nothing of it is there yet.
+        /// None of its containers exists yet.
         #[default]
         Pending = "Pending",
-        /// Its containers are being made.
+        /// Its containers are being created.
         ContainerCreating = "ContainerCreating",
-        /// A Secret or ConfigMap that it needs is not there.
+        /// A Secret or ConfigMap that it needs does not exist.
         CreateContainerConfigError = "CreateContainerConfigError",
-        /// An image cannot be had; it is tried again.
+        /// An image cannot be pulled; it is retried.
         ImagePullBackOff = "ImagePullBackOff",
-        /// Its init containers are at work.
+        /// Its init containers are running.
         Init = "Init",
         /// It runs.
         Running = "Running",
         /// A container is paused.
         Paused = "Paused",
-        /// A container keeps ending; it is started again later.
+        /// A container keeps crashing; it is restarted later.
         CrashLoopBackOff = "CrashLoopBackOff",
         /// Its container is stopped.
         Stopped = "Stopped",
@@ -85,7 +85,7 @@ words! {
 words! {
     /// Whether a container of a pod runs.
     PodContainerState {
-        /// It does not run yet, or is to run again.
+        /// It does not run yet, or will run again.
         #[default]
         Waiting = "waiting",
         /// It runs.
@@ -103,25 +103,25 @@ pub struct PodContainer {
     pub name: String,
     /// Its name in Docker.
     pub container: String,
-    /// Docker's id of it, once it is there.
+    /// Docker's ID of it, once it exists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// The image it is made from.
+    /// The image it is created from.
     pub image: String,
     /// Whether it runs.
     pub state: PodContainerState,
     /// Why it waits or how it ended: a CamelCase word such as `CrashLoopBackOff` or `Completed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// How it ended.
+    /// Its last exit code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i64>,
-    /// It runs and its readiness probe holds.
+    /// It runs and its readiness probe succeeds.
     pub ready: bool,
-    /// It prepares the pod and ends before the others start.
+    /// An init container: it ends before the others start.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub init: bool,
-    /// How often it was started again.
+    /// Number of restarts.
     #[serde(default)]
     pub restarts: u32,
 }

@@ -1,4 +1,4 @@
-//! PostgresCluster: what people declare about a PostgreSQL with streaming replication, and what they are told of it.
+//! PostgresCluster: spec and status of a PostgreSQL with streaming replication.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -15,13 +15,14 @@ use super::lsn::Fork;
 use super::postgres_settings;
 use super::words::words;
 
-/// Asks for a planned switchover: `TIMESTAMP` or `TIMESTAMP/MEMBER`.
+/// Requests a planned switchover: `TIMESTAMP` or `TIMESTAMP/MEMBER`.
 pub const SWITCHOVER_ANNOTATION: &str = "evenkeel.dev/switchover";
 
-/// Leaves running supervisors alone when the operator brings another version of them: `evenkeel.dev/defer-supervisor-update: "true"`.
+/// Keeps running supervisors when the operator brings a new version of them: `evenkeel.dev/defer-supervisor-update:
+/// "true"`.
 pub const DEFER_UPDATE_ANNOTATION: &str = "evenkeel.dev/defer-supervisor-update";
 
-/// A PostgreSQL cluster: one primary, streaming standbys, promotion by itself.
+/// A PostgreSQL cluster: one primary, streaming standbys, automatic failover.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "evenkeel.dev",
@@ -33,7 +34,7 @@ pub const DEFER_UPDATE_ANNOTATION: &str = "evenkeel.dev/defer-supervisor-update"
     namespaced,
     status = "PostgresClusterStatus",
     derive = "PartialEq",
-    doc = "A PostgreSQL cluster: one primary, streaming standbys, promotion by itself.",
+    doc = "A PostgreSQL cluster: one primary, streaming standbys, automatic failover.",
     printcolumn = r#"{"name":"Instances","type":"integer","jsonPath":".spec.instances"}"#,
     printcolumn = r#"{"name":"Ready","type":"integer","jsonPath":".status.readyInstances"}"#,
     printcolumn = r#"{"name":"Status","type":"string","jsonPath":".status.phase"}"#,
@@ -44,26 +45,26 @@ pub const DEFER_UPDATE_ANNOTATION: &str = "evenkeel.dev/defer-supervisor-update"
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PostgresClusterSpec {
-    /// Image with PostgreSQL 14 to 17 by the official image's conventions, e.g. `postgres:15`.
+    /// Image with PostgreSQL 14 to 17 that follows the conventions of the official one, e.g. `postgres:15`.
     #[schemars(length(min = 1))]
     pub image: String,
-    /// How many instances: one primary and the rest standbys. 1 to 9.
+    /// Number of instances: one primary, the others standbys. 1 to 9.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 9))]
     pub instances: u32,
     /// When a commit is acknowledged to the client.
     #[serde(default)]
     pub durability: Durability,
-    /// How the first data directory comes to be.
+    /// How the first data directory is created.
     #[serde(default)]
     pub bootstrap: Bootstrap,
-    /// PostgreSQL settings (`postgresql.conf`); applied by reload, or by a rolling restart where a setting needs one.
+    /// PostgreSQL settings (`postgresql.conf`); applied by reload, or by a rolling restart if a setting needs one.
     #[serde(default)]
     pub parameters: BTreeMap<String, String>,
-    /// What becomes of the data.
+    /// What happens to the data volumes.
     #[serde(default)]
     pub storage: Storage,
-    /// Publishes the instances on ports of the Docker host; without it they are reached by address on their network.
+    /// Publishes the instances on ports of the Docker host; without it they are reachable only on their Docker network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expose: Option<Expose>,
 }
@@ -76,11 +77,11 @@ fn one() -> u32 {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Durability {
-    /// `required` (default): only when enough standbys have it on disk; writes wait if they are away.
-    /// `preferred`: the same, but writes go on with fewer standbys when they are away. `async`: at once.
+    /// `required` (default): only when enough standbys have it on disk; writes wait if standbys are missing.
+    /// `preferred`: the same, but writes continue with fewer standbys. `async`: at once.
     #[serde(default)]
     pub mode: DurabilityMode,
-    /// How many standbys must have a commit on disk. Default 1, or 0 with a single instance or `async`.
+    /// Number of standbys that must have a commit on disk. Default 1, or 0 with a single instance or `async`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub synchronous_replicas: Option<u32>,
 }
@@ -89,36 +90,36 @@ pub struct Durability {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum DurabilityMode {
-    /// Writes wait for their standbys, always.
+    /// Writes always wait for standbys.
     #[default]
     Required,
-    /// Writes wait for their standbys while there are any.
+    /// Writes wait for standbys while there are any.
     Preferred,
-    /// Writes wait for nobody.
+    /// Writes do not wait.
     Async,
 }
 
-/// How the first data directory comes to be.
+/// How the first data directory is created.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Bootstrap {
-    /// A fresh, empty cluster.
+    /// A new, empty cluster.
     #[serde(default)]
     pub initdb: Initdb,
 }
 
-/// A fresh cluster with one database and its owner.
+/// A new cluster with one database and its owner.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Initdb {
     /// The application's database.
     #[schemars(length(min = 1, max = 63))]
     pub database: String,
-    /// Its owner, a role that can log in.
+    /// Its owner, a role with LOGIN.
     #[schemars(length(min = 1, max = 63))]
     pub owner: String,
     /// A Secret with the keys `username` and `password` for the owner. Without it a password is generated.
-    /// Either way the Secret `NAME-app` says how to connect.
+    /// In both cases the Secret `NAME-app` has the connection data.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secret: Option<SecretRef>,
     /// Server encoding.
@@ -151,11 +152,11 @@ pub struct SecretRef {
     pub name: String,
 }
 
-/// What becomes of the data.
+/// What happens to the data volumes.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Storage {
-    /// `Retain` (default): the data volumes outlive the object and a new object of the same name takes them over. `Delete`: they go with it.
+    /// `Retain` (default): the volumes stay, and a new object with this name adopts them. `Delete`: they are removed.
     #[serde(default)]
     pub reclaim_policy: ReclaimPolicy,
 }
@@ -187,7 +188,7 @@ fn loopback() -> String {
 }
 
 impl PostgresClusterSpec {
-    /// Standbys that must have a commit on disk before it is acknowledged (w), with the defaults filled in.
+    /// Number of standbys that must have a commit on disk before it is acknowledged (w); the default if it is not set.
     pub fn synchronous_replicas(&self) -> u32 {
         match self.durability.mode {
             DurabilityMode::Async => 0,
@@ -195,7 +196,7 @@ impl PostgresClusterSpec {
         }
     }
 
-    /// Every problem that the schema cannot see.
+    /// Every problem that the schema cannot express.
     pub fn validate(&self) -> Vec<Invalid> {
         let mut problems = Vec::new();
         if self.instances == 0 || self.instances > 9 {
@@ -245,7 +246,9 @@ impl PostgresClusterSpec {
         match self.durability.mode {
             DurabilityMode::Async if asked > 0 => Some(Invalid::new(
                 path,
-                format!("is {asked}, but mode async waits for nobody: leave it out or choose required or preferred"),
+                format!(
+                    "is {asked}, but mode async does not wait for standbys: leave it out or choose required or preferred"
+                ),
             )),
             DurabilityMode::Async => None,
             _ if asked >= self.instances => Some(Invalid::new(
@@ -263,7 +266,7 @@ impl PostgresClusterSpec {
     }
 }
 
-/// What is wrong with an image reference, by Docker's grammar (coarsely).
+/// The problem with an image reference, by Docker's grammar (simplified).
 pub(crate) fn image_problem(image: &str) -> Option<String> {
     let bad = |why: &str| Some(format!("{image:?} is not an image reference such as postgres:15: {why}"));
     let (name, digest) = image.split_once('@').map_or((image, None), |(name, digest)| (name, Some(digest)));
@@ -298,46 +301,46 @@ pub(crate) fn image_problem(image: &str) -> Option<String> {
     None
 }
 
-/// What Evenkeel sees of a cluster, and what it decided.
+/// The observed state of a cluster, and the decisions.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PostgresClusterStatus {
-    /// The generation of the spec that this status speaks of.
+    /// The generation of the spec that this status is about.
     pub observed_generation: i64,
-    /// The state of the whole cluster in one word.
+    /// The state of the whole cluster as one word.
     pub phase: ClusterPhase,
     /// The term of the last election.
     pub term: u64,
-    /// The instance that takes writes, or is about to.
+    /// The instance that takes writes, or will.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub primary: Option<String>,
     /// The primary's timeline.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeline: Option<u32>,
-    /// Instances that serve: the writable primary and streaming standbys.
+    /// Number of ready instances: the writable primary and streaming standbys.
     pub ready_instances: u32,
-    /// Each instance as last seen.
+    /// Each instance as last observed.
     pub instances: Vec<InstanceStatus>,
     /// Where to connect.
     pub endpoints: Endpoints,
-    /// The endpoints for whoever routes to this cluster; `epoch` is the term. Absent while it is being deleted.
+    /// The endpoints for load balancers; `epoch` is the term. Absent while the cluster is being deleted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint_set: Option<EndpointSet>,
-    /// The last promotion that was not asked for.
+    /// The last failover.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_failover: Option<FailoverStatus>,
-    /// The last promotion that was asked for.
+    /// The last requested switchover.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_switchover: Option<SwitchoverStatus>,
-    /// `Ready`, `Progressing`, `Degraded`, and the reason of each.
+    /// `Ready`, `Progressing`, `Degraded`, each with its reason.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-    /// What was decided and must not be forgotten; the only part of the status that the planner reads back.
+    /// The planner's memory; the only part of the status that the planner reads back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decisions: Option<Decisions>,
 }
 
-/// One instance as last seen.
+/// One instance as last observed.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct InstanceStatus {
@@ -345,22 +348,22 @@ pub struct InstanceStatus {
     pub name: String,
     /// The DockerHost it runs on.
     pub host: String,
-    /// What PostgreSQL is there.
+    /// The role of its PostgreSQL.
     pub role: InstanceRole,
-    /// What it is doing.
+    /// Its state.
     pub state: InstanceState,
     /// Its address on the cluster's network.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
-    /// How far it is behind the primary, in MiB of WAL.
+    /// Its lag behind the primary, in MiB of WAL.
     #[serde(rename = "lag", skip_serializing_if = "Option::is_none")]
     pub lag_mib: Option<u64>,
-    /// It takes part in the acknowledgement of commits.
+    /// It acknowledges commits.
     pub synchronous: bool,
     /// Settings that wait for a restart.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub pending_restart: Vec<String>,
-    /// What is the matter, if something is.
+    /// The current problem, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
@@ -368,20 +371,20 @@ pub struct InstanceStatus {
 words! {
     /// The state of a whole cluster.
     ClusterPhase {
-        /// Nothing is decided yet.
+        /// Nothing was decided yet.
         #[default]
         Pending = "Pending",
-        /// The first primary is being made.
+        /// The first primary is being created.
         Bootstrapping = "Bootstrapping",
         /// The primary takes writes and every instance is ready.
         Healthy = "Healthy",
-        /// The primary takes writes; some instance is not ready.
+        /// The primary takes writes; not every instance is ready.
         Degraded = "Degraded",
         /// A new primary is being chosen or promoted.
         FailingOver = "FailingOver",
-        /// The same, because it was asked for.
+        /// A switchover to a new primary is in progress.
         SwitchingOver = "SwitchingOver",
-        /// Nothing takes writes.
+        /// No instance takes writes.
         Unavailable = "Unavailable",
         /// Reconciliation is paused by annotation.
         Paused = "Paused",
@@ -391,49 +394,49 @@ words! {
 }
 
 words! {
-    /// What PostgreSQL an instance runs.
+    /// The role of an instance's PostgreSQL.
     InstanceRole {
         /// A primary.
         Primary = "primary",
         /// A standby.
         Standby = "standby",
-        /// None, or nobody can say.
+        /// Neither, or unknown.
         #[default]
         None = "none",
     }
 }
 
 words! {
-    /// What an instance is doing.
+    /// The state of an instance.
     InstanceState {
-        /// It could not be asked.
+        /// It did not answer.
         #[default]
         Unknown = "unknown",
-        /// Its container is not there.
+        /// Its container does not exist.
         Absent = "absent",
-        /// Its container was made and never started.
+        /// Its container was created but never started.
         Created = "created",
         /// Its container is paused.
         Paused = "paused",
         /// PostgreSQL, or its container, is stopped.
         Stopped = "stopped",
-        /// PostgreSQL starts.
+        /// PostgreSQL is starting.
         Starting = "starting",
-        /// PostgreSQL stops.
+        /// PostgreSQL is stopping.
         Stopping = "stopping",
-        /// Its data directory is being made.
+        /// Its data directory is being created.
         Initialising = "initialising",
-        /// Its data directory is being copied from the primary.
+        /// Its data directory is being cloned from the primary.
         Cloning = "cloning",
-        /// It recovers by itself before it can be rewound.
+        /// It runs crash recovery before it can be rewound.
         Recovering = "recovering",
         /// Its data directory is being rewound to the primary's history.
         Rewinding = "rewinding",
         /// It is the primary and takes writes.
         Running = "running",
-        /// It is a primary and takes no connections.
+        /// It is a primary that admits no clients.
         Gated = "gated",
-        /// It is a standby on its way to primary.
+        /// It is a standby that is being promoted.
         Promoting = "promoting",
         /// It is a standby that streams from the primary.
         Streaming = "streaming",
@@ -446,36 +449,37 @@ words! {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Endpoints {
-    /// The primary; empty while nothing takes writes.
+    /// The primary; empty while no instance takes writes.
     pub read_write: Vec<String>,
     /// Streaming standbys.
     pub read_only: Vec<String>,
 }
 
-/// A promotion as it went.
+/// A promotion with its steps.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FailoverStatus {
-    /// Why: what was seen of the old primary.
+    /// The evidence that the old primary failed, or the reason of a switchover.
     pub cause: String,
     /// The old primary.
     pub from: String,
     /// The new primary; empty until it is chosen.
     #[serde(default)]
     pub to: String,
-    /// When the evidence was seen.
+    /// Time when the evidence was observed.
     #[schemars(with = "String")]
     pub detected_at: Timestamp,
-    /// What was done and how long each took.
+    /// The steps, with the time that each took.
     #[serde(default)]
     pub steps: Vec<TimedStep>,
-    /// From the evidence to the open gate, in seconds; absent until then.
+    /// Seconds from the evidence to the open gate; absent until then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outage: Option<f64>,
-    /// With `async` or a degraded `preferred`: no acknowledged commit is lost but in this many bytes of the old primary's WAL. Absent while that is not known; it is known once the old primary is back.
+    /// With `async` or a reduced `preferred`: only commits in the last bytes (this many) of the old primary's WAL can
+    /// be lost. Absent until it is known, which needs the old primary to be back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub possible_loss_bytes: Option<u64>,
-    /// What is known of the loss, in words. Absent where nothing acknowledged can be lost, since standbys had acknowledged it too.
+    /// What is known about the loss, as text. Absent if standbys had acknowledged every commit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub possible_loss: Option<String>,
 }
@@ -484,74 +488,74 @@ pub struct FailoverStatus {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TimedStep {
-    /// What was done.
+    /// The step.
     pub step: String,
-    /// Seconds it took.
+    /// Its duration in seconds.
     pub took: f64,
 }
 
-/// A promotion that was asked for.
+/// A requested promotion.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SwitchoverStatus {
-    /// The annotation's value that this answers.
+    /// The value of the annotation that this answers.
     pub request: String,
-    /// Why it was not done.
+    /// Why it was refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
-    /// How it went.
+    /// Its result.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub result: Option<FailoverStatus>,
 }
 
-/// What the planner decided and reads back: written by compare-and-set before anything is done.
+/// The planner's memory: written by compare-and-set before anything is done.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Decisions {
     /// The term of the last election.
     pub term: u64,
-    /// Grows with every change of what an order may follow from, so that an older order, or an older record, is known as such.
+    /// Grows with every change that an order depends on, so that an older order, or an older record, is recognised.
     #[serde(default)]
     pub revision: u64,
-    /// Where the protocol stands.
+    /// The stage of the protocol.
     pub stage: Stage,
-    /// The members and where they live.
+    /// The members with host and address.
     pub members: Vec<MemberPlace>,
-    /// PostgreSQL's identity of this cluster, once it is initialised.
+    /// PostgreSQL's system identifier, once the cluster is initialised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system_identifier: Option<String>,
-    /// The member that holds, or is being given, the grant of the current term.
+    /// The member that has, or is getting, the grant of the current term.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leader: Option<Voter>,
-    /// The leader that clients were served by last; it too holds every acknowledged commit.
+    /// The last leader that served clients; it too has every acknowledged commit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub served: Option<Voter>,
-    /// The election set E with its w: what an election must gather promises from.
+    /// The election set E with its w: an election needs promises from it.
     pub election: Quorum,
-    /// The commit set G with its w: what the leader must gather acknowledgements from. Always a subset of E with no smaller w.
+    /// The commit set G with its w: the leader needs acknowledgements from it. A subset of E with no smaller w.
     pub commit: Quorum,
     /// Only while establishing: becomes election and commit when the leader has passed its barrier.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<Quorum>,
-    /// Timelines and where each was left for the next, oldest first.
+    /// Timelines and the position where the next one left each, oldest first.
     #[serde(default)]
     pub history: Vec<Fork>,
-    /// Voters that do not stream, and since when.
+    /// Voters that do not stream, with the time since when.
     #[serde(default)]
     #[schemars(with = "BTreeMap<String, String>")]
     pub absent: BTreeMap<String, Timestamp>,
-    /// An ongoing planned switchover.
+    /// The current planned switchover.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub switchover: Option<SwitchoverDecision>,
-    /// The loss of a promotion that is not known yet.
+    /// A promotion whose loss is not known yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unsettled: Option<Unsettled>,
-    /// When the current stage was entered.
+    /// Time when the current stage began.
     #[schemars(with = "String")]
     pub since: Timestamp,
 }
 
-/// A promotion after which only the old primary's WAL says what is lost.
+/// A promotion whose loss only the old primary's WAL can show.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Unsettled {
@@ -562,20 +566,20 @@ pub struct Unsettled {
     pub detected_at: Timestamp,
 }
 
-/// Where the protocol of a cluster stands.
+/// The stage of the protocol of a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Hash)]
 pub enum Stage {
-    /// Nothing is decided: looking whether there is data already.
+    /// Nothing was decided: checking whether data exists.
     New,
-    /// Promises of the current term are being gathered.
+    /// Promises of the current term are being collected.
     Electing,
-    /// The leader of the current term is being made primary, its gate still shut.
+    /// The leader of the current term is becoming primary, its gate still shut.
     Establishing,
-    /// The leader serves.
+    /// The leader serves clients.
     Steady,
 }
 
-/// A member and where it lives; decided once.
+/// A member with host and address; decided once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Hash)]
 #[serde(rename_all = "camelCase")]
 pub struct MemberPlace {
@@ -585,12 +589,12 @@ pub struct MemberPlace {
     pub ordinal: u32,
     /// The DockerHost.
     pub host: String,
-    /// Its fixed address on the cluster's network, once the network is there.
+    /// Its fixed address on the cluster's network, once the network exists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<Ipv4Addr>,
 }
 
-/// A data-directory incarnation and the member that carries it. Names are not voters: incarnations are.
+/// An incarnation of a data directory and the member that has it. Voters are incarnations, not names.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema, Hash)]
 #[serde(rename_all = "camelCase")]
 pub struct Voter {
@@ -600,23 +604,23 @@ pub struct Voter {
     pub incarnation: String,
 }
 
-/// A set of voters and how many of them a commit needs.
+/// A set of voters, and the number of them that a commit needs.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema, Hash)]
 #[serde(rename_all = "camelCase")]
 pub struct Quorum {
     /// The voters; the leader is not among them.
     pub voters: Vec<Voter>,
-    /// w: acknowledgements that a commit needs.
+    /// w: number of acknowledgements that a commit needs.
     pub w: u32,
 }
 
-/// A planned switchover under way.
+/// The current planned switchover.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Hash)]
 #[serde(rename_all = "camelCase")]
 pub struct SwitchoverDecision {
-    /// The annotation's value, or the reason of our own.
+    /// The value of the annotation, or the operator's own reason.
     pub request: String,
-    /// Who is to become primary; empty = the best.
+    /// The new primary; empty = the best standby.
     pub to: String,
 }
 

@@ -1,31 +1,32 @@
-//! Which PostgreSQL settings belong to Evenkeel, and what a user may choose: one table for validation, rendering and restarts.
+//! Rules for PostgreSQL settings: which ones Evenkeel manages, and which a user may set. One table for validation,
+//! rendering and restarts.
 
 /// The directory of the server's unix socket.
 pub const SOCKETS: &str = "/var/run/postgresql";
 
-/// What holds for one setting. A setting that is not in [`RULES`] is the user's alone.
+/// The rule of one setting. A setting that is not in [`RULES`] belongs to the user alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
-    /// Evenkeel's value, unless the user gives another.
+    /// Evenkeel's default, unless the user sets another value.
     Default(&'static str),
-    /// One of these values; the first one unless the user gives another.
+    /// One of these values; the first one is the default.
     OneOf(&'static [&'static str]),
-    /// A number of at least this; this number unless the user gives a greater one.
+    /// A number of at least this, which is also the default.
     AtLeast(u64),
-    /// A hot standby refuses to start with less than its primary had. A lower value is therefore taken by the primary first.
+    /// A hot standby refuses to start with less than its primary had. So a lower value is applied to the primary first.
     StandbyMinimum {
-        /// What PostgreSQL takes if nobody gives a value.
+        /// PostgreSQL's own default.
         built_in: u64,
-        /// As in [`Rule::AtLeast`].
+        /// Like [`Rule::AtLeast`].
         at_least: Option<u64>,
     },
-    /// The user's value, except while an instance has no leader to follow: then this one.
+    /// The user's value while an instance follows a leader; otherwise this one.
     WithoutLeader(&'static str),
-    /// Always this value; a user cannot choose it.
+    /// Always this value; a user cannot set it.
     Ours(&'static str),
-    /// Always a value that Evenkeel computes; a user cannot choose it.
+    /// Always a value that Evenkeel computes; a user cannot set it.
     Computed,
-    /// Not set by anybody: it would undo what Evenkeel sets, or move files that it writes.
+    /// Never set: it would override a setting of Evenkeel, or move files that it writes.
     Refused,
 }
 
@@ -42,13 +43,13 @@ pub const RULES: &[(&str, Rule)] = &[
     ("full_page_writes", Rule::Ours("on")),
     ("hba_file", Rule::Refused),
     ("hot_standby", Rule::Ours("on")),
-    // As PostgreSQL has it: an absent standby must not hold back vacuum.
+    // PostgreSQL's default: an absent standby must not delay vacuum.
     ("hot_standby_feedback", Rule::Default("off")),
     ("ident_file", Rule::Refused),
     ("include", Rule::Refused),
     ("include_dir", Rule::Refused),
     ("include_if_exists", Rule::Refused),
-    // The log goes to stderr in English: the supervisor reads it and passes it on to the container's log.
+    // The log goes to stderr in English: the supervisor reads it and forwards it to the container's log.
     ("lc_messages", Rule::Ours("C")),
     ("listen_addresses", Rule::Ours("*")),
     ("log_destination", Rule::Ours("stderr")),
@@ -59,7 +60,7 @@ pub const RULES: &[(&str, Rule)] = &[
     ("max_prepared_transactions", Rule::StandbyMinimum { built_in: 0, at_least: None }),
     ("max_replication_slots", Rule::AtLeast(10)),
     ("max_slot_wal_keep_size", Rule::Default("4GB")),
-    // While an instance is asked to promise, or about to lead, the queries of readers must not delay replay.
+    // While an instance must promise, or is about to lead, queries on it must not delay replay.
     ("max_standby_archive_delay", Rule::WithoutLeader("0")),
     ("max_standby_streaming_delay", Rule::WithoutLeader("0")),
     ("max_wal_senders", Rule::StandbyMinimum { built_in: 10, at_least: Some(10) }),
@@ -70,7 +71,7 @@ pub const RULES: &[(&str, Rule)] = &[
     ("primary_slot_name", Rule::Computed),
     ("promote_trigger_file", Rule::Refused),
     ("recovery_end_command", Rule::Refused),
-    // One call instead of an fsync of each file before a recovery: a crashed server is back seconds earlier.
+    // One call instead of an fsync per file before a recovery: a crashed server is back seconds earlier.
     ("recovery_init_sync_method", Rule::Default("syncfs")),
     ("recovery_target", Rule::Refused),
     ("recovery_target_action", Rule::Refused),
@@ -80,12 +81,12 @@ pub const RULES: &[(&str, Rule)] = &[
     ("recovery_target_time", Rule::Refused),
     ("recovery_target_timeline", Rule::Ours("latest")),
     ("recovery_target_xid", Rule::Refused),
-    // A crash of one backend ends the server. Whether it starts again here is the operator's decision.
+    // A crash of one backend ends the server. The operator decides whether it is restarted here.
     ("restart_after_crash", Rule::Ours("off")),
     ("restore_command", Rule::Ours("")),
     ("synchronous_commit", Rule::Ours("on")),
     ("synchronous_standby_names", Rule::Computed),
-    // A dead peer is noticed within these.
+    // A dead peer is detected within these limits.
     ("tcp_keepalives_count", Rule::Default("3")),
     ("tcp_keepalives_idle", Rule::Default("5")),
     ("tcp_keepalives_interval", Rule::Default("2")),
@@ -95,7 +96,7 @@ pub const RULES: &[(&str, Rule)] = &[
     ("wal_keep_size", Rule::Default("256MB")),
     ("wal_level", Rule::OneOf(&["replica", "logical"])),
     ("wal_log_hints", Rule::Ours("on")),
-    // Frequent replies are the leader's confirmation, quick retries make a failover fast.
+    // Frequent replies confirm the leader; quick retries make a failover fast.
     ("wal_receiver_status_interval", Rule::Ours("1s")),
     ("wal_receiver_timeout", Rule::Default("5s")),
     ("wal_retrieve_retry_interval", Rule::Ours("100ms")),
@@ -107,7 +108,7 @@ pub fn rule(name: &str) -> Option<Rule> {
     RULES.binary_search_by_key(&name, |(name, _)| name).ok().map(|at| RULES[at].1)
 }
 
-/// Settings that a standby must not have lower than its primary had, each with PostgreSQL's own default.
+/// Settings that a standby must not have lower than its primary, each with PostgreSQL's own default.
 pub fn standby_minima() -> impl Iterator<Item = (&'static str, u64)> {
     RULES.iter().filter_map(|(name, rule)| match rule {
         Rule::StandbyMinimum { built_in, .. } => Some((*name, *built_in)),
@@ -115,12 +116,12 @@ pub fn standby_minima() -> impl Iterator<Item = (&'static str, u64)> {
     })
 }
 
-/// Lowering this setting begins with the primary; everything else with the standbys.
+/// Whether a lower value is applied to the primary first; all other settings start with the standbys.
 pub fn lowered_on_primary_first(name: &str) -> bool {
     matches!(rule(name), Some(Rule::StandbyMinimum { .. }))
 }
 
-/// What is wrong with one entry of `spec.parameters`.
+/// The problem with one entry of `spec.parameters`.
 pub fn problem(name: &str, value: &str) -> Option<String> {
     let well_formed =
         !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '.');

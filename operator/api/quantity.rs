@@ -1,6 +1,6 @@
 //! Kubernetes quantities: `500m` CPUs, `256Mi` bytes.
 
-/// The value of a quantity in units of one thousandth; an error says what would be right.
+/// The value of a quantity in thousandths; the error says what would be valid.
 pub fn milli(text: &str) -> Result<i64, String> {
     let wrong = || format!("{text:?} is no quantity; write a number with an optional suffix: 500m, 2, 64Mi, 1Gi, 2G");
     let digits = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());

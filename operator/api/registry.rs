@@ -1,4 +1,4 @@
-//! The one list of kinds that the API serves; discovery, tables, validation and `crds/` are all driven from it.
+//! The list of kinds that the API serves; discovery, tables, validation and `crds/` are generated from it.
 //!
 //! Adding a kind is one line in [`RESOURCES`].
 
@@ -43,7 +43,7 @@ pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Resourc
     resources().iter().find(|r| r.group == group && r.version == version && r.plural == plural)
 }
 
-/// The resource that a manifest's `apiVersion` and `kind` name.
+/// The resource for a manifest's `apiVersion` and `kind`.
 #[cfg(test)]
 pub fn find_kind(api_version: &str, kind: &str) -> Option<&'static Resource> {
     resources().iter().find(|r| r.kind == kind && r.api_version() == api_version)
@@ -88,7 +88,7 @@ fn custom<K: CustomResourceExt + DeserializeOwned + 'static>(check: fn(&K) -> Ve
         normalize: |_| {},
         validate: Box::new(move |object| match serde_json::from_value::<K>(object.clone()) {
             Ok(typed) => check(&typed),
-            // Without a path: only shown if the schema found nothing, which knows the path.
+            // Without a path: shown only if the schema, which knows the path, found nothing.
             Err(error) => vec![Invalid { path: String::new(), message: error.to_string() }],
         }),
         validate_change: |_, _| Vec::new(),
@@ -107,7 +107,7 @@ fn column(
     }
 }
 
-/// Writes whole numbers as such: the typed schema keeps bounds as floats, and `minimum: 1.0` reads badly.
+/// Writes whole numbers as integers: the typed schema stores limits as floats, and `minimum: 1.0` is hard to read.
 fn tidy(value: Value) -> Value {
     match value {
         Value::Number(n) if n.is_f64() => {

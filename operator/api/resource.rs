@@ -1,4 +1,4 @@
-//! What the API knows of one served kind: names, schema, table, rules. The list of them is `registry.rs`.
+//! The API's description of one kind: names, schema, table, rules. `registry.rs` lists them.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::{Value, json};
@@ -22,68 +22,68 @@ pub struct Resource {
     pub singular: String,
     /// Short names: `pg`.
     pub short_names: Vec<String>,
-    /// Groups of kinds that people list together: `all`.
+    /// Categories: groups of kinds that can be listed together, e.g. `all`.
     pub categories: Vec<String>,
     /// Whether objects live in a namespace.
     pub namespaced: bool,
-    /// Whether `/status` is a subresource, so that writers of the spec cannot touch the status and the other way round.
+    /// Whether `/status` is a subresource, so that writers of the spec cannot change the status and vice versa.
     pub has_status: bool,
     /// Whether `/scale` is a subresource: `spec.replicas`, `status.replicas` and the pods of `spec.selector`.
     pub has_scale: bool,
-    /// For kinds that take strategic merge patches: the lists that are merged, by field name, with the key of their items.
+    /// For kinds that accept strategic merge patches: the lists to merge, by field name, with the key of their items.
     pub merge_keys: &'static [(&'static str, &'static str)],
-    /// Where its objects are read from, if they are not stored.
+    /// The sources of its objects, if they are not stored.
     pub view: Option<View>,
-    /// Whether values are secrets: then no message repeats one.
+    /// Whether values are secret: then no message repeats one.
     pub sensitive: bool,
     /// Structural OpenAPI v3 schema of the whole object, metadata included.
     pub schema: Value,
-    /// What a table shows after the name.
+    /// Columns of a table after the name.
     pub columns: Vec<Column>,
-    /// Fields that a fieldSelector may name, beyond `metadata.name` and `metadata.namespace`.
+    /// Fields that a fieldSelector may use, besides `metadata.name` and `metadata.namespace`.
     pub selectable: &'static [&'static str],
-    /// Brings equivalent forms into the stored one, before anything is judged.
+    /// Converts equivalent forms into the stored one, before validation.
     pub normalize: fn(&mut Value),
     /// Problems that a schema cannot express.
     pub validate: Check,
-    /// Problems of changing one object (first) into another (second).
+    /// Problems of a change from one object (first) to another (second).
     pub validate_change: fn(&Value, &Value) -> Vec<Invalid>,
-    /// The CustomResourceDefinition, for kinds of ours.
+    /// The CustomResourceDefinition, for Evenkeel's own kinds.
     pub definition: Option<CustomResourceDefinition>,
 }
 
-/// Where the objects of a kind that is not stored are read from.
+/// The sources of a kind that is not stored.
 pub struct View {
-    /// The resources they are read from.
+    /// The resources that it is computed from.
     pub sources: &'static [Source],
-    /// What people can do instead of writing one: a sentence for the refusal.
+    /// What users can do instead of writing to it: a sentence for the refusal.
     pub instead: &'static str,
     /// Whether its objects are containers, with a `log` and an `exec`.
     pub containers: bool,
 }
 
-/// A resource that shows objects of a [`View`].
+/// A resource whose objects the objects of a [`View`] are computed from.
 pub struct Source {
     /// Its qualified name.
     pub resource: &'static str,
-    /// What one object of it shows.
+    /// The objects of the view for one of its objects.
     pub show: fn(&Value) -> Vec<Value>,
-    /// The annotation that evicts shown objects: names, comma-separated. Without one they cannot be deleted.
+    /// The annotation that evicts objects of the view: names, comma-separated. Without one they cannot be deleted.
     pub evict: Option<&'static str>,
 }
 
 impl View {
-    /// Names of the resources it is read from.
+    /// Names of the source resources.
     pub fn resources(&self) -> Vec<&'static str> {
         self.sources.iter().map(|source| source.resource).collect()
     }
 
-    /// The source of this name.
+    /// The source with this name.
     pub fn source(&self, resource: &str) -> Option<&Source> {
         self.sources.iter().find(|source| source.resource == resource)
     }
 
-    /// What an object of `resource` shows.
+    /// The objects of the view for an object of `resource`.
     pub fn of(&self, resource: &str, object: &Value) -> Vec<Value> {
         self.source(resource).map(|source| (source.show)(object)).unwrap_or_default()
     }
@@ -97,11 +97,11 @@ pub struct Column {
     pub kind: String,
     /// 0: always shown; 1: only in wide output.
     pub priority: i64,
-    /// Where the value comes from.
+    /// The source of the value.
     pub cell: Cell,
 }
 
-/// Where a table's value comes from.
+/// The source of a table's value.
 pub enum Cell {
     /// A JSONPath such as `.status.phase`.
     Path(String),
@@ -143,7 +143,7 @@ impl std::fmt::Debug for Resource {
     }
 }
 
-/// A schema with the properties that every object has: apiVersion, kind and metadata.
+/// Adds to a schema the properties that every object has: apiVersion, kind and metadata.
 pub fn with_metadata(mut schema: Value) -> Value {
     if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
         properties.insert("apiVersion".into(), text());
@@ -173,7 +173,7 @@ fn metadata() -> Value {
     }})
 }
 
-/// A kind of the core group, of `v1`, with these properties beside its metadata; the caller adds the rest.
+/// A kind of the core group, version `v1`, with these properties besides its metadata; the caller adds the rest.
 pub(super) fn plain(kind: &str, plural: &str, properties: Value, required: &[&str]) -> Resource {
     Resource {
         group: String::new(),
@@ -199,17 +199,17 @@ pub(super) fn plain(kind: &str, plural: &str, properties: Value, required: &[&st
     }
 }
 
-/// The schema of a text.
+/// The schema of a string.
 pub(super) fn text() -> Value {
     json!({"type": "string"})
 }
 
-/// The schema of a list of texts.
+/// The schema of a list of strings.
 pub(super) fn strings() -> Value {
     json!({"type": "array", "items": text()})
 }
 
-/// The schema of an object whose fields are not judged.
+/// The schema of an object whose fields are not validated.
 pub(super) fn open() -> Value {
     json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
 }
@@ -219,7 +219,7 @@ pub(super) fn path(name: &str, kind: &str, path: &str) -> Column {
     Column { name: name.into(), kind: kind.into(), priority: 0, cell: Cell::Path(path.into()) }
 }
 
-/// A column that only wide output shows.
+/// A column that is shown only in wide output.
 pub(super) fn wide(name: &str, at: &str) -> Column {
     Column { priority: 1, ..path(name, "string", at) }
 }
@@ -229,7 +229,7 @@ pub(super) fn of(name: &str, kind: &str, cell: fn(&Value) -> Value) -> Column {
     Column { name: name.into(), kind: kind.into(), priority: 0, cell: Cell::Of(cell) }
 }
 
-/// The column that every kind ends with.
+/// The last column of every kind.
 pub fn age_column() -> Column {
     Column {
         name: "Age".into(),

@@ -1,23 +1,23 @@
-//! Which fields of apps/v1 Deployment are supported. All others are refused by their path, with the reason; none is ignored.
+//! The supported fields of apps/v1 Deployment. All others are refused with their path and the reason; none is ignored.
 
 use serde_json::Value;
 
 use super::invalid::Invalid;
 
-/// What a path may hold.
+/// What a path may contain.
 #[derive(Clone, Copy)]
 enum Rule {
-    /// Whatever the schema allows.
+    /// Everything that the schema allows.
     Free,
-    /// Only what Kubernetes would fill in anyway.
+    /// Only these values, which Kubernetes would fill in as defaults.
     Only(&'static [&'static str]),
-    /// Nothing, and why.
+    /// Nothing; with the reason.
     No(&'static str),
 }
 
 use Rule::{Free, No, Only};
 
-/// Rules by path; `[]` is any item, `*` any key. A path that only leads to others needs no line of its own.
+/// Rules by path; `[]` is any index, `*` any key. A path that only contains others needs no rule of its own.
 const DEPLOYMENT: &[(&str, Rule)] = &[
     ("spec.replicas", Free),
     ("spec.selector", Free),
@@ -143,14 +143,14 @@ const PROBE: &[(&str, Rule)] = &[
     ("grpc", No("use httpGet, tcpSocket or exec")),
 ];
 
-/// Everything in the spec that is not supported.
+/// Every unsupported field in the spec.
 pub fn unsupported(object: &Value) -> Vec<Invalid> {
     let mut problems = Vec::new();
     walk(&object["spec"], "spec", "spec", &mut problems);
     problems
 }
 
-/// `path` as people read it, `pattern` the same with `[]` for every index.
+/// `path` is for people, `pattern` is the same with `[]` for every index.
 fn walk(value: &Value, path: &str, pattern: &str, problems: &mut Vec<Invalid>) {
     match rule(pattern) {
         Some(Free) => {}
@@ -173,7 +173,7 @@ fn walk(value: &Value, path: &str, pattern: &str, problems: &mut Vec<Invalid>) {
                     walk(child, &format!("{path}[{index}]"), &format!("{pattern}[]"), problems);
                 }
             }
-            // Says nothing, as in `resources: {}`.
+            // An empty value, as in `resources: {}`.
             Value::Object(fields) if fields.is_empty() => {}
             Value::Array(items) if items.is_empty() => {}
             _ => problems.push(Invalid::new(path, "is not supported")),
@@ -198,7 +198,7 @@ fn rule(pattern: &str) -> Option<Rule> {
     table.iter().find(|(known, _)| *known == within).map(|(_, rule)| *rule)
 }
 
-/// Whether rules lie below this path.
+/// Whether there are rules below this path.
 fn leads(pattern: &str) -> bool {
     let roads = [
         "spec",

@@ -1,4 +1,5 @@
-//! The language of `exec`: WebSocket frames (RFC 6455), and Kubernetes' channels in them. Bytes to values and back; no I/O.
+//! The protocol of `exec`: WebSocket frames (RFC 6455), and Kubernetes' channels in them. Bytes to values and back; no
+//! I/O.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -6,28 +7,28 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use sha1::{Digest as _, Sha1};
 use tokio_util::codec::{Decoder, Encoder};
 
-/// The newest protocol, in which a channel can be closed.
+/// The newest subprotocol, in which a channel can be closed.
 pub const V5: &str = "v5.channel.k8s.io";
 /// Its predecessor.
 pub const V4: &str = "v4.channel.k8s.io";
 
-/// Channel of what the process reads.
+/// Channel of the process's stdin.
 pub const STDIN: u8 = 0;
-/// Channel of what it writes.
+/// Channel of its stdout.
 pub const STDOUT: u8 = 1;
-/// Channel of what it complains of.
+/// Channel of its stderr.
 pub const STDERR: u8 = 2;
-/// Channel of the one Status with which it all ends.
+/// Channel of the final Status.
 pub const ENDED: u8 = 3;
-/// Channel of the sizes of the client's terminal: `{"Width": 80, "Height": 24}`.
+/// Channel of the client's terminal sizes: `{"Width": 80, "Height": 24}`.
 pub const RESIZE: u8 = 4;
-/// Channel of the numbers of channels that are closed.
+/// Channel of the numbers of closed channels.
 pub const CLOSED: u8 = 255;
 
-/// The most that a message may hold, in bytes.
+/// Limit of a message in bytes.
 const LIMIT: usize = 1 << 20;
 
-/// What the server answers to a client's `Sec-WebSocket-Key`.
+/// The `Sec-WebSocket-Accept` for a client's `Sec-WebSocket-Key`.
 pub fn accept(key: &str) -> String {
     STANDARD.encode(Sha1::digest(format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11")))
 }
@@ -37,20 +38,20 @@ pub fn accept(key: &str) -> String {
 pub enum Message {
     /// Data of a channel.
     Data(u8, Bytes),
-    /// To be answered with the same.
+    /// A ping; answer with the same data.
     Ping(Bytes),
-    /// The answer.
+    /// A pong.
     Pong(Bytes),
-    /// Nothing follows.
+    /// The last message.
     Close,
 }
 
-/// Frames of one side of a connection.
+/// Encodes and decodes the frames of one side of a connection.
 #[derive(Debug, Default)]
 pub struct Codec {
-    /// Whether this side is the client, which has to mask what it sends.
+    /// Whether this side is the client, which must mask its frames.
     client: bool,
-    /// Parts of a message whose end has not come.
+    /// Parts of a message that is not complete yet.
     parts: BytesMut,
 }
 
@@ -87,7 +88,7 @@ impl Decoder for Codec {
                         false => continue,
                     };
                     if whole.is_empty() {
-                        continue; // some clients begin with one
+                        continue; // some clients send an empty frame first
                     }
                     let channel = whole.get_u8();
                     return Ok(Some(Message::Data(channel, whole.freeze())));
@@ -102,7 +103,7 @@ impl Decoder for Codec {
     }
 }
 
-/// Takes one frame out of the buffer: whether it ends its message, its kind, what is in it.
+/// Takes one frame from the buffer: whether it ends its message, its opcode, its data.
 fn frame(buffer: &mut BytesMut) -> Result<Option<(bool, u8, BytesMut)>, std::io::Error> {
     let [first, second, ..] = **buffer else { return Ok(None) };
     let (wide, masked) = (second & 0x7f, second & 0x80 != 0);
@@ -141,7 +142,7 @@ impl Encoder<Message> for Codec {
             Message::Data(channel, bytes) => (2, Some(channel), bytes),
             Message::Ping(bytes) => (9, None, bytes),
             Message::Pong(bytes) => (10, None, bytes),
-            // With the code 1000: all is well.
+            // With the code 1000: normal closure.
             Message::Close => (8, None, Bytes::from_static(&[3, 232])),
         };
         let length = bytes.len() + usize::from(channel.is_some());
@@ -159,7 +160,7 @@ impl Encoder<Message> for Codec {
             }
         }
         if self.client {
-            // A mask of zeros: it is there to confuse proxies that read along, and inside of TLS none does.
+            // A mask of zeros: masks protect against proxies that read the data, and inside TLS there are none.
             buffer.put_u32(0);
         }
         buffer.extend(channel);

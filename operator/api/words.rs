@@ -1,7 +1,7 @@
-//! An enum whose values are words in a status: the same word in JSON, in the schema and for people. A word that this version
-//! does not know reads as the default, so that a status of another version stays readable.
+//! Enums whose values are words in a status: the same word in JSON, in the schema and for people. An unknown word
+//! reads as the default, so that a status of another version stays readable.
 
-/// Declares the enum. `$word` is what a variant reads as.
+/// Declares the enum. `$word` is the text of a variant.
 macro_rules! words {
     ($(#[$meta:meta])* $name:ident { $($(#[$of:meta])* $variant:ident = $word:literal,)* }) => {
         $(#[$meta])*

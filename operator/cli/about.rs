@@ -1,4 +1,4 @@
-//! The small verbs that say something about the program itself: `version`, `kubeconfig`, `completion`, `crds`.
+//! The small verbs about the program itself: `version`, `kubeconfig`, `completion`, `crds`.
 
 use std::io::Write;
 
@@ -8,7 +8,8 @@ use super::kubeconfig;
 use super::render;
 use super::session::Connection;
 
-/// `evenkeel version`: ours, the identity of what runs in containers, and the server's version if it answers.
+/// `evenkeel version`: the version of this program, the identity of what runs in containers, and the server's
+/// version if it answers.
 pub async fn version(connection: &Connection, out: &mut (dyn Write + Send)) -> Result<(), Error> {
     writeln!(out, "client: {}", env!("CARGO_PKG_VERSION"))?;
     writeln!(out, "in containers: {}", crate::CONTAINER_IDENTITY)?;
@@ -23,10 +24,10 @@ pub async fn version(connection: &Connection, out: &mut (dyn Write + Send)) -> R
     Ok(())
 }
 
-/// Prints the kubeconfig, or where it is.
+/// Prints the kubeconfig, or its path.
 #[derive(Debug, clap::Args)]
 pub struct KubeconfigArgs {
-    /// Print where it is instead of what is in it
+    /// Print the path instead of the content
     #[arg(long)]
     path: bool,
 }

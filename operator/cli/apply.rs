@@ -1,4 +1,5 @@
-//! `evenkeel apply`: every document is read and its kind known before the first is sent; then each is applied by the server.
+//! `evenkeel apply`: reads every document and looks up its kind before it sends the first; then the server
+//! applies each.
 
 use std::path::PathBuf;
 
@@ -11,10 +12,10 @@ use super::error::Error;
 use super::manifest::{self, Document};
 use super::session::Session;
 
-/// Who owns the fields that `apply` sets.
+/// The field manager of fields that `apply` sets.
 const MANAGER: &str = "evenkeel";
 
-/// Makes objects what the files say.
+/// Creates or changes objects from files.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -37,13 +38,13 @@ pub struct Files {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum DryRun {
-    /// Do it
+    /// Apply
     None,
-    /// Only ask the server
+    /// Server-side dry run
     Server,
 }
 
-/// What became of one document.
+/// The result of one document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     Created,
@@ -67,7 +68,7 @@ pub struct Target {
     pub document: Document,
     /// Its kind.
     pub resource: Resource,
-    /// Its namespace (of no meaning for cluster-scoped kinds).
+    /// Its namespace (unused for cluster-scoped kinds).
     pub namespace: String,
 }
 
@@ -82,7 +83,7 @@ impl Target {
         self.resource.path(Some(&self.namespace), Some(self.document.name()))
     }
 
-    /// Puts the file's places into the server's refusal.
+    /// Adds positions in the file to the server's refusal.
     pub fn locate(&self, error: Error) -> Error {
         match error {
             Error::Refused(refusal) => Error::Refused(refusal.locate(|field| self.document.position(field))),
@@ -107,12 +108,12 @@ pub struct Options {
     pub dry_run: bool,
 }
 
-/// Reads all documents and finds out their kinds; sends nothing.
+/// Reads all documents and looks up their kinds; sends nothing.
 pub async fn targets(paths: &[PathBuf], session: &Session<'_>) -> Result<Vec<Target>, Error> {
     identify(manifest::read(paths, &mut std::io::stdin())?, session).await
 }
 
-/// Finds out the kinds of documents, from the server; sends nothing.
+/// Asks the server for the kinds of documents; sends nothing.
 pub async fn identify(documents: Vec<Document>, session: &Session<'_>) -> Result<Vec<Target>, Error> {
     let catalog = session.client.catalog().await?;
     let mut targets = Vec::new();
@@ -134,7 +135,7 @@ pub async fn identify(documents: Vec<Document>, session: &Session<'_>) -> Result
     }
 }
 
-/// Applies each document in turn; one that fails does not keep the others from being applied.
+/// Applies each document in turn; a failure does not stop the others.
 pub async fn apply(targets: &[Target], options: Options, session: &mut Session<'_>) -> Result<(), Error> {
     let mut problems = Vec::new();
     for target in targets {
@@ -174,7 +175,8 @@ async fn apply_one(target: &Target, options: Options, client: &Client) -> Result
     Ok((outcome, answer.warnings))
 }
 
-/// Whether applying changed nothing. The server keeps the version then; in a dry run the version says nothing.
+/// Whether the apply changed nothing. The server then keeps the resourceVersion; a dry run does not return a
+/// useful one.
 fn same(before: &Value, after: &Value, dry_run: bool) -> bool {
     if !dry_run {
         return before["metadata"]["resourceVersion"] == after["metadata"]["resourceVersion"];

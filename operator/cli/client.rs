@@ -1,4 +1,5 @@
-//! The REST client: one request, one answer, and errors that a person can act on. Decides nothing.
+//! The REST client: sends one request and returns one response, with errors that tell the user what to do.
+//! Decides nothing.
 
 use std::time::Duration;
 
@@ -10,14 +11,15 @@ use super::error::{Error, Refusal};
 use super::kubeconfig::Kubeconfig;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// For everything but watches. Writes may wait for a durable commit on a slow disk, hence generous.
+/// Time-out of every request except watches. It is generous because writes wait for a durable commit, perhaps
+/// on a slow disk.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// A watch is silent at most until its bookmark, which comes at least each minute.
+/// Time-out for the next line of a watch; the server sends a bookmark at least every minute.
 const WATCH_SILENCE: Duration = Duration::from_secs(90);
 
-/// Asks for the objects themselves.
+/// Media type: whole objects.
 pub const JSON: &str = "application/json";
-/// Asks for the table that the server would print.
+/// Media type: the table that the server prints.
 pub const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
 
 /// Query parameters of a request.
@@ -27,12 +29,12 @@ pub type Query<'a> = [(&'a str, &'a str)];
 #[derive(Debug, Clone)]
 pub struct Client {
     http: reqwest::Client,
-    /// For what may be silent for ever: logs and commands.
+    /// Client without a time-out, for streams that may be silent for any time: logs and commands.
     patient: reqwest::Client,
     kubeconfig: Kubeconfig,
 }
 
-/// What the server answered to a write.
+/// The server's response to a write.
 #[derive(Debug)]
 pub struct Answer {
     /// 200 or 201.
@@ -46,7 +48,7 @@ pub struct Answer {
 impl Client {
     /// Prepares a client; connects to nothing yet.
     pub fn new(kubeconfig: Kubeconfig) -> Result<Self, Error> {
-        // Another part of the process may have installed it already: the same one.
+        // Another part of the process may have installed the same provider already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let unusable = |source: reqwest::Error| Error::Operator {
             doing: format!("cannot use the kubeconfig {}", kubeconfig.path.display()),
@@ -101,13 +103,13 @@ impl Client {
         self.write(Method::DELETE, path, query, JSON, options).await
     }
 
-    /// Opens a watch; the caller reads its lines.
+    /// Opens a watch; the caller reads the lines.
     pub async fn open_watch(&self, path: &str, query: &Query<'_>, accept: &str) -> Result<reqwest::Response, Error> {
         let request = self.request(Method::GET, path, query)?.header("Accept", accept);
         self.send(request).await
     }
 
-    /// Everything the server serves.
+    /// Lists every kind that the server serves.
     pub async fn catalog(&self) -> Result<Catalog, Error> {
         let groups = self.get("/apis", &[], JSON).await?;
         let mut paths = vec!["/api/v1".to_owned()];
@@ -120,12 +122,12 @@ impl Client {
         Ok(Catalog::from_lists(&lists))
     }
 
-    /// A text that comes as it is written, for as long as that takes.
+    /// Opens a text stream that ends when the server closes it (logs).
     pub async fn open_text(&self, path: &str, query: &Query<'_>) -> Result<reqwest::Response, Error> {
         self.send(self.request_by(&self.patient, Method::GET, path, query)?).await
     }
 
-    /// Asks for another language on the connection, by these headers.
+    /// Upgrades the connection to another protocol (WebSocket), with these headers.
     pub async fn upgrade(
         &self,
         path: &str,
@@ -181,7 +183,7 @@ impl Client {
         })
     }
 
-    /// Sends a request; an answer that is no success becomes an error.
+    /// Sends a request; a response that is not a success becomes an error.
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, Error> {
         let response = request.send().await.map_err(|error| self.unreachable(error))?;
         let status = response.status();
@@ -204,12 +206,12 @@ impl Client {
         Ok(Answer { status, body, warnings })
     }
 
-    /// What a failed connection means for a person.
+    /// The error of a failed connection, with advice for the user.
     pub fn unreachable(&self, error: reqwest::Error) -> Error {
         Error::Unreachable {
             address: self.kubeconfig.server.clone(),
             kubeconfig: self.kubeconfig.path.clone(),
-            // The URL is said already.
+            // The message already contains the URL.
             source: error.without_url().into(),
         }
     }

@@ -1,4 +1,4 @@
-//! The operator's data directory: where it is, who may read it, and that one operator at a time owns it.
+//! The operator's data directory: its path, its permissions, and the lock that allows one operator at a time.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{Read, Seek, Write};
@@ -21,19 +21,20 @@ pub fn default_dir(variable: impl Fn(&str) -> Option<String>) -> PathBuf {
 
 const LOCK: &str = "operator.lock";
 
-/// A data directory that this process alone owns until the value is dropped or the process ends, however it ends.
+/// A data directory that is locked by this process until the value is dropped or the process ends in any way.
 #[derive(Debug)]
 pub struct DataDir {
-    // Held, never read: the kernel drops the lock with the file.
+    // Held, never read: the kernel releases the lock when the file is closed.
     _lock: File,
 }
 
 impl DataDir {
-    /// Makes the directory (mode 0700) and takes its lock. Refused, with the holder's process id, if another operator has it.
+    /// Creates the directory (mode 0700) and locks it. If another operator holds the lock, the error names
+    /// its process id.
     pub fn claim(path: &Path) -> Result<Self, Error> {
         let io = |doing: String| move |source| Error::Io { doing, source };
         let file = path.join(LOCK);
-        // A folder with other files is refused: its mode would become 0700.
+        // A folder with foreign files is refused, because its mode would become 0700.
         let foreign = path.read_dir().is_ok_and(|mut entries| entries.next().is_some()) && !file.exists();
         if foreign {
             return Err(Error::Failed(format!(

@@ -1,4 +1,4 @@
-//! `evenkeel delete`: asks for deletion, then waits until the objects are gone and their finalizers have done their work.
+//! `evenkeel delete`: requests the deletion, then waits until the objects are gone and their finalizers are done.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,7 +19,7 @@ pub struct Args {
     /// KIND NAME... or KIND/NAME...
     #[arg(value_name = "KIND NAME", required_unless_present = "paths", conflicts_with = "paths")]
     words: Vec<String>,
-    /// Delete what these files declare
+    /// Delete the objects in these files
     #[arg(short = 'f', long = "filename", value_name = "FILE")]
     paths: Vec<PathBuf>,
     /// Wait until they are gone
@@ -28,7 +28,7 @@ pub struct Args {
     /// How long to wait for all of them
     #[arg(long, value_parser = duration, default_value = "5m", value_name = "TIME")]
     timeout: Duration,
-    /// An object that is not there is no error
+    /// Do not fail if an object does not exist
     #[arg(long)]
     ignore_not_found: bool,
 }
@@ -95,7 +95,7 @@ async fn doomed(args: &Args, session: &Session<'_>) -> Result<Vec<Doomed>, Error
     Ok(all)
 }
 
-/// Asks the server to delete; returns the uid of what is being deleted.
+/// Requests the deletion; returns the uid of the object that is being deleted.
 async fn ask(doomed: &Doomed, session: &mut Session<'_>) -> Result<String, Error> {
     let path = doomed.resource.path(Some(&doomed.namespace), Some(&doomed.name));
     let answer = session.client.delete(&path, &[], &json!({"propagationPolicy": "Background"})).await?;
@@ -106,7 +106,7 @@ async fn ask(doomed: &Doomed, session: &mut Session<'_>) -> Result<String, Error
     Ok(uid.unwrap_or_default().to_owned())
 }
 
-/// Waits until the object of this uid is gone; another object under its name is not it.
+/// Waits until the object with this uid is gone; a new object with the same name does not count.
 async fn gone(doomed: &Doomed, uid: &str, session: &Session<'_>) -> Result<(), Error> {
     let other = |object: &Value| !uid.is_empty() && object["metadata"]["uid"] != *uid;
     let mut follow = Follow::object(&session.client, &doomed.resource, &doomed.namespace, &doomed.name);

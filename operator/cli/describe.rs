@@ -10,7 +10,7 @@ use super::session::Session;
 use super::{render, timeline};
 use crate::api::postgres_cluster::PostgresClusterStatus;
 
-/// Shows all that is known about objects.
+/// Shows objects in detail.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// KIND [NAME...] or KIND/NAME...
@@ -51,7 +51,7 @@ pub fn page(object: &Value, events: &[Value], now: Timestamp) -> Result<String, 
         section(title, &field_of(object, field)?);
     }
     if object["kind"] == "PostgresCluster" {
-        // A status of another version of the program is shown as the YAML that it is.
+        // A status written by another version of the program is shown as plain YAML.
         match serde_json::from_value::<PostgresClusterStatus>(object["status"].clone()) {
             Ok(status) => postgres(&status, now).iter().for_each(|(title, body)| section(title, body)),
             Err(_) => section("Status", &status_of(object)?),
@@ -115,7 +115,7 @@ fn pairs(map: &Value) -> String {
     map.as_object().map(|map| map.iter().map(pair).collect::<Vec<_>>().join("\n")).unwrap_or_default()
 }
 
-/// A field as indented YAML. The values of a Secret are not shown, only how long they are.
+/// A field as indented YAML. The values of a Secret are not shown, only their length.
 fn field_of(object: &Value, field: &str) -> Result<String, Error> {
     let value = &object[field];
     if object["kind"] == "Secret" && field == "data" {
@@ -132,7 +132,7 @@ fn field_of(object: &Value, field: &str) -> Result<String, Error> {
     }
 }
 
-/// The status as YAML, without what the page shows in its own place.
+/// The status as YAML, without the fields that have their own section on the page.
 fn status_of(object: &Value) -> Result<String, Error> {
     let mut status = object["status"].clone();
     if let Some(fields) = status.as_object_mut() {
@@ -149,7 +149,7 @@ fn status_of(object: &Value) -> Result<String, Error> {
     }
 }
 
-/// What a PostgresCluster has beyond other kinds: (title, body) of each section.
+/// Extra sections of a PostgresCluster: (title, body) of each.
 fn postgres(status: &PostgresClusterStatus, now: Timestamp) -> Vec<(&'static str, String)> {
     let mut sections = Vec::new();
     if !status.instances.is_empty() {

@@ -1,4 +1,5 @@
-//! What the server serves, and which of it a word such as `pg`, `postgresclusters.evenkeel.dev` or `PostgresCluster` means.
+//! The kinds that the server serves, and the lookup of a word such as `pg`, `postgresclusters.evenkeel.dev`
+//! or `PostgresCluster`.
 
 use serde_json::Value;
 
@@ -66,7 +67,7 @@ impl Resource {
     }
 }
 
-/// A name as one URL path segment, whatever was typed: it cannot reach another path or add a query.
+/// A name escaped as one URL path segment: it cannot reach another path or add a query.
 fn segment(name: &str) -> String {
     use std::fmt::Write as _;
     let mut text = String::with_capacity(name.len());
@@ -80,14 +81,14 @@ fn segment(name: &str) -> String {
     text
 }
 
-/// Everything the server serves, in the order in which words are looked up: our own kinds, core, the rest.
+/// Every kind that the server serves, in lookup order: Evenkeel's kinds, core, the rest.
 #[derive(Debug, Clone, Default)]
 pub struct Catalog {
     resources: Vec<Resource>,
 }
 
 impl Catalog {
-    /// Puts together `APIResourceList`s; subresources and what cannot be listed are left out.
+    /// Merges `APIResourceList`s; leaves out subresources and resources that cannot be listed.
     pub fn from_lists<'a>(lists: impl IntoIterator<Item = &'a Value>) -> Self {
         let mut resources: Vec<Resource> = lists.into_iter().flat_map(resources_of).collect();
         resources.sort_by_key(|resource| match resource.group.as_str() {
@@ -104,7 +105,7 @@ impl Catalog {
         self.resources.iter().find(|resource| resource.is_called(&lower)).ok_or_else(|| self.unknown(word))
     }
 
-    /// The kinds that a comma-separated list of words and categories (`all`) means, each once.
+    /// The kinds for a comma-separated list of words and categories (`all`), without duplicates.
     pub fn resolve_all(&self, words: &str) -> Result<Vec<&Resource>, Error> {
         let mut found: Vec<&Resource> = Vec::new();
         for word in words.split(',').filter(|word| !word.is_empty()) {
@@ -130,7 +131,7 @@ impl Catalog {
             .find(|resource| resource.kind == kind && resource.group == group && resource.version == version)
     }
 
-    /// Says that `word` is no kind here, and which there are.
+    /// The error for an unknown kind: names the kinds that exist.
     pub fn unknown(&self, word: &str) -> Error {
         let known: Vec<&str> = self.resources.iter().map(|resource| resource.plural.as_str()).collect();
         Error::NotFound(format!("the server has no kind {word:?}; it has {}", known.join(", ")))
@@ -164,7 +165,7 @@ fn resources_of(list: &Value) -> Vec<Resource> {
     list["resources"].as_array().into_iter().flatten().filter_map(one).collect()
 }
 
-/// Splits what people type after a verb, `KIND NAME...`, `KIND/NAME...` or `KIND`, into (kind, name) pairs; no name = `None`.
+/// Splits the arguments of a verb, `KIND NAME...`, `KIND/NAME...` or `KIND`, into (kind, name) pairs; no name = `None`.
 pub fn targets(words: &[String]) -> Result<Vec<(String, Option<String>)>, Error> {
     let slashed = words.iter().filter(|word| word.contains('/')).count();
     match words {

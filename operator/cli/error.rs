@@ -1,4 +1,4 @@
-//! The errors of a verb: the text for people and the exit code. Nothing here prints.
+//! The errors of a verb: the text for the user and the exit code. Nothing here prints.
 
 use std::fmt;
 use std::io;
@@ -18,10 +18,10 @@ Exit codes:
   6  the server cannot be reached
   exec ends with the exit code of its command";
 
-/// Why a verb did not do what was asked.
+/// Why a verb failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The arguments do not fit together (clap reports those it can see itself).
+    /// The arguments are inconsistent (clap reports the errors that it detects itself).
     #[error("{0}")]
     Usage(String),
     /// No such object, kind or file.
@@ -46,34 +46,34 @@ pub enum Error {
     Unreachable {
         /// Its URL.
         address: String,
-        /// The kubeconfig that named it.
+        /// The kubeconfig that contains it.
         kubeconfig: PathBuf,
-        /// What the network said.
+        /// The network error.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A file or socket of this machine.
     #[error("cannot {doing}")]
     Io {
-        /// What was being done, e.g. `read awx-db.yaml`.
+        /// The action, e.g. `read awx-db.yaml`.
         doing: String,
         /// The cause.
         #[source]
         source: io::Error,
     },
-    /// Everything else: one sentence that says what happened.
+    /// Every other error: one sentence that says what happened.
     #[error("{0}")]
     Failed(String),
-    /// A part of the operator did not start or stopped.
+    /// A part of the operator failed to start, or stopped.
     #[error("{doing}")]
     Operator {
-        /// What was being done.
+        /// The action.
         doing: String,
         /// The cause.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The command in a container failed; its exit code is the verb's.
+    /// The command in a container failed; the verb exits with its exit code.
     #[error("{message}")]
     Ended {
         /// Its exit code.
@@ -107,7 +107,8 @@ impl Error {
         }
     }
 
-    /// The text for stderr: one `error:` line each with its chain of causes, and what to do next. Empty if the output was closed.
+    /// The text for stderr: for each error one `error:` line with its chain of causes, and advice. Empty if
+    /// the output was closed.
     pub fn report(&self) -> String {
         match self {
             Self::Several(all) => all.iter().map(Self::report).collect(),
@@ -125,14 +126,14 @@ impl Error {
     }
 }
 
-/// A Status the server answered with, made ready to be read by a person.
+/// The server's Status, prepared for display.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// HTTP status code.
     pub code: u16,
     /// Kubernetes reason, e.g. `Invalid`.
     pub reason: String,
-    /// One sentence, without the causes if those are listed.
+    /// One sentence, without the causes if they are listed separately.
     pub message: String,
     /// Every problem with the path it is about.
     pub causes: Vec<Cause>,
@@ -141,7 +142,7 @@ pub struct Refusal {
 /// One problem of a [`Refusal`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cause {
-    /// Where it stands in a file, `file:line:column`, if the object came from one.
+    /// Its position in a file, `file:line:column`, if the object came from one.
     pub position: Option<String>,
     /// Path in the object, e.g. `spec.instances`; empty if the server named none.
     pub field: String,
@@ -152,7 +153,7 @@ pub struct Cause {
 impl std::error::Error for Refusal {}
 
 impl Refusal {
-    /// Reads a Status; a body that is none becomes the message.
+    /// Parses a Status; a body that is not a Status becomes the message.
     pub fn from_body(code: u16, body: &str) -> Self {
         let status: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
         let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
@@ -171,7 +172,7 @@ impl Refusal {
             message = format!("the server answered {code}: {}", body.trim());
         }
         if !causes.is_empty() {
-            // The message repeats the causes after the sentence's end; they get a line each instead.
+            // The message repeats the causes after its first sentence; they are printed on their own lines instead.
             for end in [" is invalid", " conflicts", " conflict"] {
                 if let Some(at) = message.find(&format!("{end}:")) {
                     message.truncate(at + end.len());
@@ -182,7 +183,7 @@ impl Refusal {
         Self { code, reason: text(&status["reason"]), message, causes }
     }
 
-    /// Adds where each cause stands in the file that the object came from.
+    /// Adds to each cause its position in the file that the object came from.
     pub fn locate(mut self, position: impl Fn(&str) -> Option<String>) -> Self {
         for cause in &mut self.causes {
             cause.position = position(&cause.field);

@@ -1,4 +1,4 @@
-//! `evenkeel events`: what happened, oldest first; of everything in a namespace or of one object, once or as it happens.
+//! `evenkeel events`: Events, oldest first, of a namespace or of one object; `--watch` follows.
 
 use serde_json::Value;
 
@@ -9,13 +9,13 @@ use super::follow::{Event, Follow};
 use super::render::{self, Layout};
 use super::session::Session;
 
-/// Shows what happened.
+/// Shows Events.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Only of these: KIND NAME or KIND/NAME
+    /// Only Events of these objects: KIND NAME or KIND/NAME
     #[arg(value_name = "KIND NAME")]
     words: Vec<String>,
-    /// Go on printing events as they happen
+    /// Follow: print new Events as they happen
     #[arg(short, long)]
     watch: bool,
     /// In all namespaces

@@ -1,4 +1,4 @@
-//! `evenkeel exec`: runs a command in a container of a pod, with its streams here, and ends as it ended.
+//! `evenkeel exec`: runs a command in a container of a pod, forwards its streams, and exits with its exit code.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -23,10 +23,10 @@ pub struct Args {
     /// The container [default: the first]
     #[arg(short, long, value_name = "NAME")]
     container: Option<String>,
-    /// Pass standard input on
+    /// Pass standard input to the command
     #[arg(short = 'i', long)]
     stdin: bool,
-    /// Give it a terminal
+    /// Allocate a terminal for the command
     #[arg(short, long)]
     tty: bool,
     /// Program and arguments, after `--`
@@ -47,7 +47,7 @@ pub async fn run(args: Args, session: &mut Session<'_>) -> Result<(), Error> {
     query.extend(flags.iter().filter(|(_, on)| *on).map(|(name, _)| (*name, "true")));
     query.extend(args.command.iter().map(|word| ("command", word.as_str())));
     let path = format!("{}/exec", resource.path(Some(&session.namespace), Some(targets::name(pod))));
-    // It has to differ from one conversation to the next, and is no secret.
+    // The key must differ between connections; it is not secret.
     let key = STANDARD.encode((session.now)().as_nanosecond().to_be_bytes());
     let headers = [
         ("Connection", "Upgrade"),
@@ -60,7 +60,7 @@ pub async fn run(args: Args, session: &mut Session<'_>) -> Result<(), Error> {
     converse(&args, connection, session).await
 }
 
-/// Carries everything in both directions until the command has ended.
+/// Forwards data in both directions until the command has ended.
 async fn converse(args: &Args, connection: reqwest::Upgraded, session: &mut Session<'_>) -> Result<(), Error> {
     let io = |doing: &str| {
         let doing = doing.to_owned();
@@ -87,9 +87,9 @@ async fn converse(args: &Args, connection: reqwest::Upgraded, session: &mut Sess
                 Some(Ok(Message::Ping(bytes))) => sink.send(Message::Pong(bytes)).await.map_err(io("answer the server"))?,
                 Some(Ok(Message::Data(..) | Message::Pong(_))) => {}
                 Some(Ok(Message::Close)) | None => {
-                    return Err(Error::Failed("the server broke off; nobody knows how the command ended".to_owned()));
+                    return Err(Error::Failed("the connection was lost; the exit code is unknown".to_owned()));
                 }
-                Some(Err(source)) => return Err(io("hear the command to its end")(source)),
+                Some(Err(source)) => return Err(io("read the output of the command")(source)),
             },
             piece = read(&mut input) => {
                 let message = match piece {
@@ -99,7 +99,7 @@ async fn converse(args: &Args, connection: reqwest::Upgraded, session: &mut Sess
                         Message::Data(websocket::CLOSED, Bytes::from_static(&[websocket::STDIN]))
                     }
                 };
-                // A command that has ended reads no more; how it ended is on its way.
+                // A command that has ended reads no more input; its exit code follows.
                 let _ = sink.send(message).await;
             }
             _ = resized.recv(), if args.tty => {
@@ -111,7 +111,7 @@ async fn converse(args: &Args, connection: reqwest::Upgraded, session: &mut Sess
     }
 }
 
-/// The next piece of input; waits for ever if there is none to be read.
+/// The next piece of input; never returns if there is no input.
 async fn read(input: &mut Option<tokio::sync::mpsc::Receiver<Vec<u8>>>) -> Option<Vec<u8>> {
     match input {
         Some(input) => input.recv().await,
@@ -125,7 +125,7 @@ fn size() -> Option<Message> {
     Some(Message::Data(websocket::RESIZE, size.into()))
 }
 
-/// How the command ended, from the Status that ends the conversation.
+/// The result of the command, from the Status that the server sends last.
 fn ended(status: &[u8]) -> Result<(), Error> {
     let status: Value = serde_json::from_slice(status).unwrap_or_default();
     if status["status"] == "Success" {

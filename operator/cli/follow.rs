@@ -1,4 +1,4 @@
-//! Follows a watch across its time limits and the server's restarts. An event is what the server sent; nothing is judged here.
+//! Follows a watch across its time-outs and restarts of the server. Returns the server's events unchanged.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -12,27 +12,27 @@ use super::client::{Client, JSON};
 use super::discovery::Resource;
 use super::error::{Error, Refusal};
 
-/// Time-out of one watch request, after which the next is sent; ends connections that are dead without notice.
+/// Time-out of one watch request in seconds; then the next one is sent. This also ends dead connections.
 const WATCH_SECONDS: &str = "290";
-/// Attempts to reconnect, 0.2 s to 3 s apart; after the last the server counts as unreachable.
+/// Attempts to reconnect, 0.2 s to 3 s apart; after the last one the server counts as unreachable.
 const TRIES: u32 = 10;
-/// Longer lines than any object can be.
+/// Limit of one line in bytes; no object is larger.
 const LINE_LIMIT: usize = 16 << 20;
 
-/// What a watch says.
+/// An event of a watch.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// The object (or one-row Table) is new or changed.
     Changed(Value),
     /// The object is gone; its last state.
     Deleted(Value),
-    /// Changes were missed (the revision is too old): every object that exists now follows as a change.
+    /// Changes were missed (the resourceVersion is too old): every existing object follows as a change.
     Restarted,
 }
 
 type Lines = futures::stream::BoxStream<'static, Result<String, std::io::Error>>;
 
-/// A watch that goes on until it is dropped.
+/// A watch that continues until it is dropped.
 pub struct Follow<'a> {
     client: &'a Client,
     path: String,
@@ -45,20 +45,20 @@ pub struct Follow<'a> {
 }
 
 impl<'a> Follow<'a> {
-    /// Follows a collection from a resourceVersion; an empty one begins with all that is there.
+    /// Follows a collection from a resourceVersion; an empty one starts with all existing objects.
     pub fn new(client: &'a Client, path: String, query: &[(&str, &str)], accept: &'static str, since: &str) -> Self {
         let query = query.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let (lines, failures, pending) = (None, 0, VecDeque::new());
         Self { client, path, query, accept, since: since.to_owned(), lines, failures, pending }
     }
 
-    /// Follows one object from what is there now.
+    /// Follows one object, starting with its current state.
     pub fn object(client: &'a Client, resource: &Resource, namespace: &str, name: &str) -> Self {
         let selector = format!("metadata.name={name}");
         Self::new(client, resource.path(Some(namespace), None), &[("fieldSelector", &selector)], JSON, "")
     }
 
-    /// The next event. Fails only if the server stays away or refuses.
+    /// The next event. Fails only if the server stays unreachable or refuses.
     pub async fn next(&mut self) -> Result<Event, Error> {
         loop {
             if let Some(event) = self.pending.pop_front() {
@@ -71,7 +71,7 @@ impl<'a> Follow<'a> {
             match lines.next().await {
                 Some(Ok(line)) if line.is_empty() => {}
                 Some(Ok(line)) => self.take(&line)?,
-                // Time-out or broken connection: the next request begins at the last revision.
+                // Time-out or broken connection: the next request starts at the last resourceVersion.
                 Some(Err(_)) | None => {
                     self.lines = None;
                     self.pause().await;
@@ -107,7 +107,7 @@ impl<'a> Follow<'a> {
         }
     }
 
-    /// Waits before the next try: longer each time until an event comes through.
+    /// Waits before the next attempt; the delay grows until an event arrives.
     async fn pause(&mut self) {
         self.failures += 1;
         let pause = Duration::from_millis(200 * u64::from(self.failures)).min(Duration::from_secs(3));
@@ -122,7 +122,7 @@ impl<'a> Follow<'a> {
 
     fn take(&mut self, line: &str) -> Result<(), Error> {
         let Ok(mut event) = serde_json::from_str::<Value>(line) else {
-            // Cut off in the middle: the connection is broken.
+            // A line was cut off: the connection is broken.
             self.lines = None;
             return Ok(());
         };
@@ -137,7 +137,7 @@ impl<'a> Follow<'a> {
             return Err(refusal.into());
         }
         self.failures = 0;
-        // Of a Table, the row's object carries the version.
+        // In a Table, the object of the row has the resourceVersion.
         let version = object["metadata"]["resourceVersion"].as_str().filter(|version| !version.is_empty());
         let version = version.or_else(|| object["rows"][0]["object"]["metadata"]["resourceVersion"].as_str());
         if let Some(version) = version {

@@ -1,4 +1,4 @@
-//! `evenkeel get`: objects as the server's tables, as YAML, JSON or names; once, or as they change.
+//! `evenkeel get`: prints objects as the server's tables, as YAML, JSON or names; `--watch` follows.
 
 use std::collections::BTreeSet;
 
@@ -14,13 +14,13 @@ use super::session::Session;
 /// Lists objects, or shows those that are named.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// KIND[,KIND] [NAME...] or KIND/NAME...; kinds by singular, plural or short name, `all` for all of ours
+    /// KIND[,KIND] [NAME...] or KIND/NAME...; kinds by singular, plural or short name, `all` for the category `all`
     #[arg(required = true, value_name = "KIND [NAME]")]
     words: Vec<String>,
-    /// How to print
+    /// Output format
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     output: Format,
-    /// Go on printing objects as they change
+    /// Follow: print objects as they change
     #[arg(short, long)]
     watch: bool,
     /// In all namespaces
@@ -32,7 +32,7 @@ pub struct Args {
     /// Only objects with these fields, e.g. `metadata.name=awx-db`
     #[arg(long, value_name = "SELECTOR")]
     field_selector: Option<String>,
-    /// Leave out the heading
+    /// Omit the heading
     #[arg(long)]
     no_headers: bool,
 }
@@ -57,7 +57,7 @@ impl Format {
     }
 }
 
-/// One request's worth: a collection (`name`: `None`) or an object.
+/// One request: a collection (`name`: `None`) or an object.
 struct Part {
     resource: Resource,
     name: Option<String>,
@@ -144,7 +144,7 @@ async fn watch(
     }
 }
 
-/// Prints answers in the asked format as they come.
+/// Prints responses in the requested format as they arrive.
 struct Printer {
     format: Format,
     with_namespace: bool,
@@ -178,7 +178,7 @@ impl Printer {
         }
     }
 
-    /// Takes an object, a List or a Table.
+    /// Adds an object, a List or a Table.
     fn take(&mut self, resource: &Resource, answer: &Value, session: &mut Session<'_>) -> Result<(), Error> {
         if !matches!(self.format, Format::Table | Format::Wide) {
             let found = objects(answer, resource);
@@ -226,7 +226,7 @@ impl Printer {
         self.lines.push(line);
     }
 
-    /// Writes what was taken; of whole objects each as a document of its own.
+    /// Prints what was added; each whole object is a document of its own.
     fn flush(&mut self, session: &mut Session<'_>) -> Result<(), Error> {
         if !self.lines.is_empty() && self.printed && self.with_kind {
             writeln!(session.out)?;
@@ -276,7 +276,7 @@ fn name_of(object: &Value, resource: &Resource) -> Value {
     format!("{}/{}", resource.label(), render::cell(&object["metadata"]["name"])).into()
 }
 
-/// The objects of an answer, without the bookkeeping of fields.
+/// The objects of a response, without `managedFields`.
 fn objects(answer: &Value, resource: &Resource) -> Vec<Value> {
     let all = match answer["items"].as_array() {
         Some(items) => items.clone(),
@@ -294,7 +294,7 @@ fn objects(answer: &Value, resource: &Resource) -> Vec<Value> {
     all.into_iter().map(tidy).collect()
 }
 
-/// A server that makes no tables gets one with name and age.
+/// For a server that returns no tables: a table with name and age.
 fn as_table(answer: &Value, now: jiff::Timestamp) -> Value {
     if answer["kind"] == "Table" {
         return answer.clone();

@@ -1,4 +1,4 @@
-//! Finds and reads the kubeconfig: which server, which CA, which token.
+//! Finds and reads the kubeconfig: server, CA and token.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::datadir;
 use super::error::Error;
 
-/// What is needed to talk to a server.
+/// The data needed to connect to a server.
 #[derive(Debug, Clone)]
 pub struct Kubeconfig {
     /// The file this was read from.
@@ -22,7 +22,8 @@ pub struct Kubeconfig {
     pub namespace: String,
 }
 
-/// Where the kubeconfig is: the flag, EVENKEEL_KUBECONFIG, KUBECONFIG (its first file that exists), the default data directory's.
+/// The path of the kubeconfig: the flag, EVENKEEL_KUBECONFIG, KUBECONFIG (its first existing file), the
+/// default data directory.
 pub fn locate(flag: Option<&Path>, variable: impl Fn(&str) -> Option<String>) -> PathBuf {
     if let Some(path) = flag {
         return path.to_owned();
@@ -64,7 +65,7 @@ pub fn load(path: &Path) -> Result<Kubeconfig, Error> {
     let cluster = file.clusters.into_iter().find(|cluster| cluster.name == context.cluster);
     let cluster = cluster.ok_or_else(|| broken(&format!("has no cluster {:?}", context.cluster)))?.cluster;
     let user = file.users.into_iter().find(|user| user.name == context.user).map(|user| user.user).unwrap_or_default();
-    // Relative paths are relative to the file, as kubectl reads them.
+    // Relative paths are relative to the kubeconfig file, as in kubectl.
     let beside = |name: PathBuf| path.parent().map_or_else(|| name.clone(), |folder| folder.join(&name));
     let read = |name: PathBuf| {
         let name = beside(name);

@@ -1,4 +1,4 @@
-//! Where the log goes: stderr, one compact line each, filtered by EVENKEEL_LOG, coloured only on a terminal.
+//! Logging to stderr: one compact line per event, filtered by EVENKEEL_LOG, coloured only on a terminal.
 
 use std::io::IsTerminal;
 
@@ -11,21 +11,21 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 /// The variable with the filter, e.g. `debug` or `evenkeel::engine=debug,info`.
 const FILTER: &str = "EVENKEEL_LOG";
 
-/// Begins logging to stderr; `default` is the level unless EVENKEEL_LOG says otherwise.
+/// Starts logging to stderr; `default` is the level if EVENKEEL_LOG is not set.
 pub fn init(default: &str) {
     init_to(default, std::io::stderr);
 }
 
-/// As [`init`], by a writer that knows what else is on the terminal.
+/// Like [`init`], with a writer that cooperates with progress bars on the terminal.
 pub fn init_to<W: for<'a> MakeWriter<'a> + Send + Sync + 'static>(default: &str, writer: W) {
     let asked = std::env::var(FILTER).ok().filter(|text| !text.is_empty());
     let layer = tracing_subscriber::fmt::layer().compact().with_ansi(std::io::stderr().is_terminal());
     let layer = layer.with_writer(writer).with_filter(filter(asked.as_deref(), default));
-    // A second call (in tests) keeps the first.
+    // A second call (in tests) has no effect.
     let _ = tracing_subscriber::registry().with(layer).try_init();
 }
 
-/// Levels by module, as the variable asks for them; one that cannot be read counts as not set.
+/// Levels by module from the variable; an invalid value counts as not set.
 fn filter(asked: Option<&str>, default: &str) -> Targets {
     let read = |text: &str| text.parse::<Targets>().ok();
     asked.and_then(read).or_else(|| read(default)).unwrap_or_default()

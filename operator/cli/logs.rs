@@ -1,4 +1,4 @@
-//! `evenkeel logs`: what containers wrote, of one pod or of all pods of an object; once, or as it is written.
+//! `evenkeel logs`: prints the logs of one pod or of all pods of an object; `--follow` continues.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use super::error::Error;
 use super::session::{Session, duration};
 use super::targets;
 
-/// Longer lines come in pieces of an error; no log of ours has any.
+/// Limit of one line in bytes; no log line is longer.
 const LINE_LIMIT: usize = 16 << 20;
 
-/// Prints what containers wrote.
+/// Prints the logs of containers.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// POD, or KIND/NAME for all pods of an object, e.g. `deployment/web`
@@ -26,13 +26,13 @@ pub struct Args {
     /// The container [default: the first]
     #[arg(short, long, value_name = "NAME")]
     container: Option<String>,
-    /// Only this many lines from the end
+    /// Print only this many lines from the end
     #[arg(long, value_name = "LINES")]
     tail: Option<u64>,
-    /// Only lines of the last TIME
+    /// Print only lines of the last TIME
     #[arg(long, value_parser = duration, value_name = "TIME")]
     since: Option<Duration>,
-    /// Begin each line with its time
+    /// Start each line with its time
     #[arg(long)]
     timestamps: bool,
 }
@@ -77,7 +77,7 @@ pub async fn run(args: Args, session: &mut Session<'_>) -> Result<(), Error> {
     }
     let mut all = if args.follow { stream::select_all(logs).boxed() } else { stream::iter(logs).flatten().boxed() };
     while let Some(line) = all.next().await {
-        let line = line.map_err(|source| Error::Io { doing: "read the log to its end".to_owned(), source })?;
+        let line = line.map_err(|source| Error::Io { doing: "read the log".to_owned(), source })?;
         writeln!(session.out, "{line}")?;
         session.out.flush()?;
     }

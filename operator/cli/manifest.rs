@@ -1,4 +1,5 @@
-//! Reads manifests: files, directories and stdin, many documents each, with the place of every field. Sends nothing.
+//! Reads manifests: files, directories and stdin with many documents each, and the position of every field.
+//! Sends nothing.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +13,7 @@ use serde_saphyr::Spanned;
 
 use super::error::Error;
 
-/// Manifests above this many bytes are refused; the server takes no larger object anyway.
+/// Limit of a manifest in bytes; the server accepts no larger object.
 const LIMIT: u64 = 16 << 20;
 
 /// One object from a file, not yet sent anywhere.
@@ -40,12 +41,12 @@ impl Document {
         self.value["metadata"]["name"].as_str().unwrap_or_default()
     }
 
-    /// `metadata.namespace`, if the document says one.
+    /// `metadata.namespace`, if the document has one.
     pub fn namespace(&self) -> Option<&str> {
         self.value["metadata"]["namespace"].as_str()
     }
 
-    /// `file:line:column` of a path such as `spec.instances`, or of its closest parent that is in the file.
+    /// `file:line:column` of a path such as `spec.instances`, or of its closest parent in the file.
     pub fn position(&self, path: &str) -> Option<String> {
         let path = dotted(path);
         let mut path = path.as_str();
@@ -81,7 +82,7 @@ impl Document {
         Ok(self)
     }
 
-    /// The items of a `List`, each a document of its own; anything else as it is.
+    /// The items of a `List`, each as a document; any other document unchanged.
     fn items(self) -> Vec<Self> {
         let is_list = self.kind().ends_with("List") && self.value["items"].is_array();
         if !is_list {
@@ -107,8 +108,8 @@ impl Document {
     }
 }
 
-/// Reads every document of every path (`-` is stdin, a directory gives its `*.yaml`, `*.yml` and `*.json`).
-/// Either all of them can be read, or all problems are returned and nothing else.
+/// Reads every document of every path (`-` is stdin, a directory means its `*.yaml`, `*.yml` and `*.json`).
+/// Returns either all documents or all problems.
 pub fn read(paths: &[PathBuf], stdin: &mut dyn Read) -> Result<Vec<Document>, Error> {
     let mut documents = Vec::new();
     let mut problems = Vec::new();
@@ -166,9 +167,9 @@ fn slurp(reader: &mut dyn Read, doing: &str) -> Result<String, Error> {
     Ok(text)
 }
 
-/// The documents of one YAML (or JSON) text. `source` is what error messages call it.
+/// The documents of one YAML (or JSON) text. `source` names it in error messages.
 pub fn parse(source: &str, text: &str) -> Result<Vec<Document>, Error> {
-    // As in YAML 1.2 (and as PostgreSQL's parameters want it), `on` and `yes` are words, not booleans.
+    // As in YAML 1.2, `on` and `yes` are strings, not booleans (PostgreSQL's parameters need that).
     let options = serde_saphyr::options! { strict_booleans: true };
     let trees: Vec<Spanned<Node>> =
         serde_saphyr::from_multiple_with_options(text, options).map_err(|error| syntax_error(source, &error))?;
@@ -193,7 +194,7 @@ fn syntax_error(source: &str, error: &serde_saphyr::Error) -> Error {
     let plain = serde_saphyr::render_options! { formatter: &formatter, snippets: serde_saphyr::SnippetMode::Off };
     let mut message = error.render_with_options(plain);
     if let Some(at) = error.location() {
-        // Said in front already.
+        // The message already starts with the position.
         message = message.replace(&format!(" at line {}, column {}", at.line(), at.column()), "");
         message = message.trim_start_matches(&format!("line {} column {}: ", at.line(), at.column())).to_owned();
     }
@@ -220,7 +221,7 @@ fn dotted(path: &str) -> String {
     text
 }
 
-/// A YAML value whose parts know where they stand.
+/// A YAML value with the position of each part.
 #[derive(Debug)]
 enum Node {
     Plain(Value),
@@ -228,7 +229,7 @@ enum Node {
     Fields(Vec<(String, Spanned<Node>)>),
 }
 
-/// The plain value; the place of each part goes into `positions` under its path.
+/// The plain value; puts the position of each part into `positions` under its path.
 fn flatten(node: Spanned<Node>, path: String, positions: &mut BTreeMap<String, (u64, u64)>) -> Value {
     positions.insert(path.clone(), (node.referenced.line(), node.referenced.column()));
     match node.value {

@@ -1,5 +1,5 @@
-//! The verbs people type, and how answers look. Talks to the server over its API like any other client;
-//! only `operator.rs`, the wiring of `evenkeel operator`, knows the other rooms.
+//! The verbs of the command line and their output. It uses the server's API like any other client;
+//! only `operator.rs`, the wiring of `evenkeel operator`, imports the other rooms.
 
 pub mod about;
 pub mod apply;

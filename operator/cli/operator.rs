@@ -1,5 +1,5 @@
-//! `evenkeel operator`: puts the rooms together: store, hosts, controllers, API; and takes them apart in order.
-//! The wiring alone: it decides nothing, and no other file knows so many rooms.
+//! `evenkeel operator`: starts the store, hosts, controllers and the API, and stops them in order.
+//! Wiring only: it decides nothing, and no other file imports so many rooms.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -30,24 +30,24 @@ use crate::server::containers::{self, Containers, Place};
 use crate::server::{self, identity};
 use crate::store::{self, Key, Objects, SqliteStore};
 
-/// Reconciles and requests under way may go on this long after shutdown was asked for (controllers bound themselves to 10 s).
+/// Grace at shutdown for reconciles and requests under way (controllers limit themselves to 10 s).
 const GRACE: Duration = Duration::from_secs(15);
 
 /// Runs the long-running controller and its API.
 #[derive(Debug, Clone, clap::Args)]
-// Also a part of `up`, whose arguments are named the same.
+// Also a part of `up`, whose arguments have the same names.
 #[group(skip)]
 pub struct Args {
-    /// Where the state, the keys and the kubeconfig are kept [default: /var/lib/evenkeel as root, else the XDG data folder]
+    /// Folder of the state, the keys and the kubeconfig [default: /var/lib/evenkeel as root, else the XDG data folder]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Where the API listens
+    /// Address that the API listens on
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7443")]
     pub listen: SocketAddr,
 }
 
 impl Args {
-    /// The data directory, the default filled in.
+    /// The data directory; the default if none is set.
     pub fn data_dir(&self) -> PathBuf {
         self.data_dir.clone().unwrap_or_else(|| datadir::default_dir(|name| std::env::var(name).ok()))
     }
@@ -62,7 +62,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
         tracing::info!(address = %running.address, kubeconfig = %running.kubeconfig.display(), "serving");
         let ended = tokio::select! {
             name = signals.next() => {
-                tracing::info!("{name}: finishing what is under way; once more ends at once");
+                tracing::info!("{name}: finishing work in progress; a second signal ends it at once");
                 Ok(())
             }
             error = running.ended() => Err(error),
@@ -74,20 +74,21 @@ pub fn run(args: &Args) -> Result<(), Error> {
     })
 }
 
-/// The runtime of the operator: several threads, so that one busy reconcile holds up no other; two, so that an idle operator stays small.
+/// The operator's runtime: several threads, so that one busy reconcile does not delay others; only two, so
+/// that an idle operator stays small.
 pub fn runtime() -> Result<tokio::runtime::Runtime, Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.map_err(|source| Error::Io { doing: "start the runtime".to_owned(), source })
 }
 
-/// SIGTERM and SIGINT, heard from the moment this is made.
+/// Receives SIGTERM and SIGINT from the moment of its creation.
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
-    /// Begins to listen.
+    /// Starts to listen.
     pub fn new() -> Result<Self, Error> {
         let listen = |kind| signal(kind).map_err(|source| Error::Io { doing: "listen for signals".to_owned(), source });
         Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
@@ -104,21 +105,21 @@ impl Signals {
 
 type Part = (&'static str, Result<(), Error>);
 
-/// An operator at work.
+/// A running operator.
 pub struct Running {
-    /// Where the API is.
+    /// Address of the API.
     pub address: SocketAddr,
-    /// How to get at it.
+    /// Path of the kubeconfig.
     pub kubeconfig: PathBuf,
     shutdown: CancellationToken,
     parts: JoinSet<Part>,
     store: Arc<SqliteStore>,
-    // Given back last of all.
+    // Released last.
     _data_dir: DataDir,
 }
 
 impl Running {
-    /// Waits until a part stops by itself, which none should.
+    /// Waits until a part stops by itself, which is always an error.
     pub async fn ended(&mut self) -> Error {
         match self.parts.join_next().await {
             Some(Ok((_, Err(error)))) => error,
@@ -130,7 +131,7 @@ impl Running {
         }
     }
 
-    /// Takes no more requests, lets reconciles finish, closes the store.
+    /// Accepts no more requests, lets reconciles finish, closes the store.
     pub async fn stop(mut self) {
         self.shutdown.cancel();
         let all = async { while self.parts.join_next().await.is_some() {} };
@@ -139,11 +140,11 @@ impl Running {
             self.parts.shutdown().await;
         }
         self.store.close().await;
-        tracing::info!("stopped; what runs in Docker goes on");
+        tracing::info!("stopped; the containers keep running");
     }
 }
 
-/// Starts everything; when it returns the kubeconfig is written and the API listens.
+/// Starts all parts; on return the kubeconfig is written and the API listens.
 pub async fn start(args: &Args) -> Result<Running, Error> {
     let path = args.data_dir();
     let data_dir = DataDir::claim(&path)?;
@@ -198,8 +199,9 @@ async fn bind(listen: SocketAddr) -> Result<TcpListener, Error> {
     })
 }
 
-/// Declares this machine's engine if none is declared, and makes the declared ones known before any controller asks.
-/// Hosts with a certificate, or that cannot be used, are left to their controller, which says what is wrong.
+/// Creates a DockerHost for this machine's engine if there is none, and registers the existing hosts before any
+/// controller runs. Hosts with a certificate, or that cannot be used, are left to their controller, which reports the
+/// problem.
 async fn register(hosts: &Hosts, objects: &Objects) -> Result<(), store::Error> {
     let (mut declared, _) = objects.list::<DockerHost>(DockerHostKind::RESOURCE, None).await?;
     if declared.is_empty() {
@@ -225,7 +227,7 @@ async fn register(hosts: &Hosts, objects: &Objects) -> Result<(), store::Error> 
     Ok(())
 }
 
-/// Every kind, over these hosts and objects.
+/// The manager of all kinds, over these hosts and objects.
 fn manager(hosts: &Arc<Hosts>, objects: &Objects, clock: &Arc<dyn Clock>) -> Manager {
     let mut manager = Manager::new(objects.clone(), clock.clone());
     let wake = manager.wake();
@@ -236,7 +238,7 @@ fn manager(hosts: &Arc<Hosts>, objects: &Objects, clock: &Arc<dyn Clock>) -> Man
     manager
 }
 
-/// The server's way into containers: the engines.
+/// Gives the server access to containers through the engines.
 struct EngineContainers(Arc<Hosts>);
 
 #[async_trait::async_trait]

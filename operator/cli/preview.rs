@@ -1,4 +1,4 @@
-//! `evenkeel plan`: what the operator would do, by its own planner, changing nothing.
+//! `evenkeel plan`: shows the steps that the operator's planner would return; changes nothing.
 
 use std::path::PathBuf;
 
@@ -8,16 +8,16 @@ use super::error::Error;
 use super::session::Session;
 use super::{apply, discovery, render};
 
-/// Where the server answers plans: POST `{"object": {...}}`, answer `{"phase", "steps": [...], "requeue"}`.
+/// Path of plans on the server: POST `{"object": {...}}`, response `{"phase", "steps": [...], "requeue"}`.
 pub const PATH: &str = "/evenkeel/v1/plan";
 
-/// Says what the operator would do now.
+/// Shows what the operator would do now.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// KIND NAME... or KIND/NAME...: objects as they are
+    /// KIND NAME... or KIND/NAME...: stored objects
     #[arg(value_name = "KIND NAME", required_unless_present = "paths", conflicts_with = "paths")]
     words: Vec<String>,
-    /// Objects as these files would make them
+    /// Objects in these files
     #[arg(short = 'f', long = "filename", value_name = "FILE")]
     paths: Vec<PathBuf>,
 }
@@ -36,7 +36,8 @@ pub async fn run(args: Args, session: &mut Session<'_>) -> Result<(), Error> {
         return Ok(());
     }
     for target in apply::targets(&args.paths, session).await? {
-        // The server's own dry run fills in defaults and keeps the status, so the plan is that of the object to be.
+        // The server's dry run fills in defaults and keeps the status, so this is the plan for the object
+        // after the apply.
         let query = [("fieldManager", "evenkeel"), ("fieldValidation", "Strict"), ("dryRun", "All"), ("force", "true")];
         let body = &target.document.value;
         let answer = session.client.patch(&target.path(), &query, "application/apply-patch+yaml", body).await;
@@ -52,7 +53,7 @@ async fn show(label: &str, object: &Value, session: &mut Session<'_>) -> Result<
     Ok(())
 }
 
-/// A plan as text: its steps in order, or why there are none.
+/// A plan as text: its steps in order, or the reason for having none.
 pub fn text(label: &str, plan: &Value) -> String {
     let steps: Vec<String> = plan["steps"].as_array().into_iter().flatten().map(render::cell).collect();
     let phase = plan["status"]["phase"].as_str().map(|phase| format!(" ({phase})")).unwrap_or_default();

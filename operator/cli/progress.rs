@@ -1,4 +1,4 @@
-//! Progress of objects towards Ready: bars on a terminal, else a line for each change.
+//! Progress of objects towards Ready: bars on a terminal, else one line per change.
 
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
@@ -11,16 +11,16 @@ use super::error::Error;
 use super::render;
 use super::wait::Goal;
 
-/// How far one object is.
+/// The progress of one object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
-    /// Ready, by its own condition of its own current spec.
+    /// Ready, by the Ready condition for the current generation.
     pub ready: bool,
-    /// One line: phase, and what is being done or what is wrong.
+    /// One line: the phase, and the current action or problem.
     pub line: String,
 }
 
-/// Reads how far an object is from its status.
+/// Computes the progress of an object from its status.
 pub fn standing(object: &Value) -> Standing {
     let ready = Goal::Condition { kind: "Ready".to_owned(), status: "True".to_owned() }.reached(Some(object));
     let condition = |kind: &str, status: &str| {
@@ -45,7 +45,7 @@ pub fn standing(object: &Value) -> Standing {
     Standing { ready, line }
 }
 
-/// What is wrong with an object that says it cannot go on by itself: its Ready condition, if that is about a problem.
+/// The problem of an object that needs help from a user: its Ready condition, if its reason is a problem.
 pub fn problem(object: &Value) -> Option<String> {
     let ready = object["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == "Ready")?;
     let progressing = object["status"]["conditions"].as_array()?.iter().find(|c| c["type"] == "Progressing");
@@ -55,14 +55,14 @@ pub fn problem(object: &Value) -> Option<String> {
 
 /// Shows the progress of several objects.
 pub enum Display {
-    /// Live bars, one an object.
+    /// Live bars, one per object.
     Bars(MultiProgress, Vec<ProgressBar>),
-    /// Lines; the last of each object is kept so that none is said twice.
+    /// Lines; the last line of each object is kept so that no line is repeated.
     Lines(Vec<(String, String)>),
 }
 
 impl Display {
-    /// Bars if stderr is a terminal, else lines. No object yet.
+    /// Bars if stderr is a terminal, else lines. Without objects yet.
     pub fn new() -> Self {
         match std::io::stderr().is_terminal() {
             true => Self::Bars(MultiProgress::new(), Vec::new()),
@@ -70,7 +70,7 @@ impl Display {
         }
     }
 
-    /// The bars that a log must not write through.
+    /// The bars, so that log lines can be written above them.
     pub fn bars(&self) -> Option<MultiProgress> {
         match self {
             Self::Bars(multi, _) => Some(multi.clone()),
@@ -78,13 +78,13 @@ impl Display {
         }
     }
 
-    /// Names the objects that will be shown, in order.
+    /// Sets the names of the objects to show, in order.
     pub fn begin(&mut self, names: &[String]) {
         match self {
             Self::Lines(last) => last.extend(names.iter().map(|name| (name.clone(), String::new()))),
             Self::Bars(multi, bars) => {
                 let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
-                // The template is ours; one that cannot be read would only look plainer.
+                // The template is a constant; if it were invalid, the bar would only look plainer.
                 let style = ProgressStyle::with_template("{spinner} {prefix}  {elapsed:>4}  {wide_msg}");
                 let style = style.unwrap_or_else(|_| ProgressStyle::default_spinner());
                 for name in names {
@@ -97,7 +97,7 @@ impl Display {
         }
     }
 
-    /// Shows how far the object at `index` is.
+    /// Shows the progress of the object at `index`.
     pub fn show(&mut self, index: usize, standing: &Standing, out: &mut (dyn Write + Send)) -> Result<(), Error> {
         match self {
             Self::Bars(_, bars) => {
@@ -119,7 +119,7 @@ impl Display {
         Ok(())
     }
 
-    /// Prints a sentence beside the progress.
+    /// Prints a sentence above the progress.
     pub fn say(&self, sentence: &str, out: &mut (dyn Write + Send)) -> Result<(), Error> {
         match self {
             Self::Bars(multi, _) => Ok(multi.suspend(|| writeln!(out, "{sentence}"))?),

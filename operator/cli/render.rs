@@ -1,18 +1,18 @@
-//! Values as text for people: tables, ages, YAML, conditions, events. Pure; no colours, no width of a terminal.
+//! Formats values for people: tables, ages, YAML, conditions, events. Pure; no colours, no terminal width.
 
 use jiff::Timestamp;
 use serde_json::Value;
 
 use super::error::Error;
 
-/// Column widths that only grow, so that rows which come later line up with those that are out.
+/// Column widths that only grow, so that later rows line up with rows already printed.
 #[derive(Debug, Clone, Default)]
 pub struct Layout {
     widths: Vec<usize>,
 }
 
 impl Layout {
-    /// Makes room for these cells.
+    /// Widens the columns for these cells.
     pub fn fit(&mut self, cells: &[String]) {
         self.widths.resize(self.widths.len().max(cells.len()), 0);
         for (width, cell) in self.widths.iter_mut().zip(cells) {
@@ -20,7 +20,7 @@ impl Layout {
         }
     }
 
-    /// The cells as one line, with no blanks at its end.
+    /// The cells as one line, without trailing blanks.
     pub fn line(&self, cells: &[String]) -> String {
         let mut line = String::new();
         for (cell, width) in cells.iter().zip(&self.widths) {
@@ -49,7 +49,7 @@ pub fn cell(value: &Value) -> String {
     }
 }
 
-/// How long ago, as kubectl says it: `45s`, `5m12s`, `3h`, `12d`. `<unknown>` if `then` is no time.
+/// Age as kubectl prints it: `45s`, `5m12s`, `3h`, `12d`. `<unknown>` if `then` is not a time.
 pub fn age(then: &str, now: Timestamp) -> String {
     match then.parse::<Timestamp>() {
         Ok(then) => span(now.duration_since(then).as_secs()),
@@ -126,7 +126,7 @@ pub fn event_cells(event: &Value, now: Timestamp) -> [String; 5] {
     ]
 }
 
-/// When an Event last happened: the latest time in it, of whichever precision.
+/// Time of the last occurrence of an Event: the latest time in it, of any precision.
 pub fn event_time(event: &Value) -> Option<Timestamp> {
     let times = [
         &event["eventTime"],

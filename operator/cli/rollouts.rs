@@ -22,14 +22,14 @@ const TEMPLATE_HASH: &str = "pod-template-hash";
 const MERGE: &str = "application/merge-patch+json";
 const PATCH: &str = "application/json-patch+json";
 
-/// Sees and steers rollouts.
+/// Shows and controls rollouts.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
     verb: Verb,
 }
 
-/// What is to be rolled.
+/// The object of the rollout.
 #[derive(Debug, clap::Args)]
 struct Target {
     /// KIND NAME or KIND/NAME, e.g. `deployment/web`
@@ -54,15 +54,15 @@ enum Verb {
     History {
         #[command(flatten)]
         target: Target,
-        /// Show this one whole
+        /// Show the complete template of this revision
         #[arg(long, value_name = "NUMBER")]
         revision: Option<u64>,
     },
-    /// Takes an earlier revision back
+    /// Rolls back to an earlier revision
     Undo {
         #[command(flatten)]
         target: Target,
-        /// Which [default: the one before]
+        /// Target revision [default: the previous one]
         #[arg(long, value_name = "NUMBER")]
         to_revision: Option<u64>,
     },
@@ -74,7 +74,7 @@ enum Verb {
     Restart(Target),
 }
 
-/// An object whose rollout is meant.
+/// An object that has rollouts.
 struct Rolled {
     catalog: Catalog,
     resource: Resource,
@@ -109,7 +109,7 @@ impl Rolled {
         session.client.patch(&path, &[("fieldManager", "evenkeel-rollout")], kind, patch).await.map(drop)
     }
 
-    /// Merges a change and says that it was made.
+    /// Sends a merge patch and prints a confirmation.
     async fn change(&self, patch: &Value, done: &str, session: &mut Session<'_>) -> Result<(), Error> {
         self.patch(MERGE, patch, session).await?;
         Ok(writeln!(session.out, "{} {done}", self.label())?)
@@ -143,7 +143,7 @@ pub async fn run(args: Args, session: &mut Session<'_>) -> Result<(), Error> {
     }
 }
 
-/// Rolls the same template out anew; a paused rollout would not begin.
+/// Starts a new rollout of the same template; refuses if the rollout is paused, because it would not start.
 async fn restart(target: &Target, session: &mut Session<'_>) -> Result<(), Error> {
     let rolled = Rolled::find(target, session).await?;
     if rolled.object["spec"]["paused"] == true {
@@ -154,7 +154,7 @@ async fn restart(target: &Target, session: &mut Session<'_>) -> Result<(), Error
     rolled.change(&patch, "restarted", session).await
 }
 
-/// How far a rollout is.
+/// The progress of a rollout.
 #[derive(Debug, Clone, PartialEq)]
 enum Progress {
     UnderWay(String),
@@ -162,7 +162,7 @@ enum Progress {
     Failed(String),
 }
 
-/// By the same rules as kubectl.
+/// Uses the same rules as kubectl.
 fn progress(object: &Value) -> Progress {
     let number = |value: &Value| value.as_i64().unwrap_or_default();
     let (metadata, spec, status) = (&object["metadata"], &object["spec"], &object["status"]);
@@ -285,7 +285,7 @@ async fn undo(target: &Target, wanted: Option<u64>, session: &mut Session<'_>) -
     Ok(writeln!(session.out, "{} rolled back to revision {number}", rolled.label())?)
 }
 
-/// The template of a revision as it was declared.
+/// The template of a revision without the labels that the operator adds.
 fn template(set: &Value) -> Value {
     let mut template = set["spec"]["template"].clone();
     if let Some(labels) = template["metadata"]["labels"].as_object_mut() {
@@ -294,7 +294,7 @@ fn template(set: &Value) -> Value {
     template
 }
 
-/// The patch that puts an earlier template in the place of the present one, and its cause with it.
+/// The patch that replaces the current template by an earlier one, together with its change cause.
 fn back_to(object: &Value, template: Value, cause: &Value) -> Value {
     let mut patch = vec![
         json!({"op": "test", "path": "/metadata/resourceVersion", "value": object["metadata"]["resourceVersion"]}),

@@ -1,4 +1,4 @@
-//! `evenkeel scale`: sets how many replicas an object is to have, by its scale subresource.
+//! `evenkeel scale`: sets the number of replicas of an object through its scale subresource.
 
 use serde_json::json;
 
@@ -12,7 +12,7 @@ pub struct Args {
     /// KIND NAME... or KIND/NAME...
     #[arg(required = true, value_name = "KIND NAME")]
     words: Vec<String>,
-    /// How many
+    /// Number of replicas
     #[arg(long, value_name = "NUMBER")]
     replicas: u32,
 }
@@ -29,7 +29,7 @@ pub async fn run(args: Args, session: &mut Session<'_>) -> Result<(), Error> {
         let label = resource.label();
         match session.client.patch(&path, &query, "application/merge-patch+json", &patch).await {
             Ok(_) => writeln!(session.out, "{label}/{name} scaled")?,
-            // Without details the path is not served, and the object may well be there.
+            // A 404 without details means that the path is not served; the object may exist.
             Err(Error::Refused(Refusal { code: 404, message, .. })) if !message.contains(&name) => {
                 return Err(Error::Failed(format!("{label} has no scale subresource; change its spec and apply it")));
             }

@@ -11,10 +11,10 @@ use super::client::Client;
 use super::error::Error;
 use super::{kubeconfig, render};
 
-/// Which server and namespace; valid before and after every verb.
+/// Server and namespace; accepted before and after every verb.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Connection {
-    /// File that says where the server is and how to be let in [default: EVENKEEL_KUBECONFIG, KUBECONFIG, the data directory's]
+    /// File with the server's address, CA and token [default: EVENKEEL_KUBECONFIG, KUBECONFIG, the data directory's]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Connection")]
     pub kubeconfig: Option<PathBuf>,
     /// Namespace of the objects [default: the kubeconfig's, else `default`]
@@ -45,18 +45,18 @@ impl Connection {
 pub struct Session<'a> {
     /// The server.
     pub client: Client,
-    /// Where namespaced objects are looked for and put.
+    /// The namespace of namespaced objects.
     pub namespace: String,
-    /// The time of day, for ages.
+    /// The current time, for ages.
     pub now: fn() -> Timestamp,
-    /// What was asked for goes here.
+    /// Results go here.
     pub out: &'a mut (dyn Write + Send),
     /// Warnings and remarks go here.
     pub err: &'a mut (dyn Write + Send),
 }
 
 impl Session<'_> {
-    /// Passes on the server's warnings.
+    /// Prints the server's warnings.
     pub fn warn(&mut self, warnings: &[String]) -> Result<(), Error> {
         for warning in warnings {
             writeln!(self.err, "Warning: {warning}")?;
@@ -76,7 +76,7 @@ impl Session<'_> {
     }
 }
 
-/// A duration as people type it: `90s`, `5m`, `1h 30m`, or a bare number of seconds.
+/// Parses a duration: `90s`, `5m`, `1h 30m`, or a bare number of seconds.
 pub fn duration(text: &str) -> Result<Duration, String> {
     match text.parse() {
         Ok(seconds) => Ok(Duration::from_secs(seconds)),

@@ -1,4 +1,5 @@
-//! `evenkeel switchover`: asks for a planned change of primary by annotation, and follows the status until it is answered.
+//! `evenkeel switchover`: requests a planned change of the primary by annotation, and follows the status
+//! until it is answered.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::api::postgres_cluster::{ClusterPhase, PostgresClusterStatus, SWITCHOV
 pub struct Args {
     /// The PostgresCluster
     name: String,
-    /// The instance that is to be primary [default: the one that is furthest]
+    /// The new primary [default: the standby with the most WAL]
     #[arg(long, value_name = "MEMBER")]
     to: Option<String>,
     /// How long to wait until the cluster is healthy again
@@ -24,18 +25,18 @@ pub struct Args {
     timeout: Duration,
 }
 
-/// How far a request is.
+/// The progress of a request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Progress {
-    /// Not answered, or the cluster is not healthy again.
+    /// Not answered, or the cluster is not healthy again yet.
     UnderWay,
-    /// Done; the sentence says how it went.
+    /// Done; the sentence describes the result.
     Done(String),
-    /// Not done; the operator says why.
+    /// Refused; with the operator's reason.
     Refused(String),
 }
 
-/// Reads from a cluster how far the request is.
+/// The progress of the request, from the status of the cluster.
 pub fn progress(object: &Value, request: &str) -> Progress {
     let status: PostgresClusterStatus = match serde_json::from_value(object["status"].clone()) {
         Ok(status) => status,
@@ -76,7 +77,7 @@ pub async fn run(args: Args, session: &mut Session<'_>) -> Result<(), Error> {
     }
 }
 
-/// Follows the cluster until the request is answered; under way means that it is gone.
+/// Follows the cluster until the request is answered. `UnderWay` means that the cluster was deleted.
 async fn follow(
     resource: &Resource,
     name: &str,

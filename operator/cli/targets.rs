@@ -1,4 +1,4 @@
-//! The pods that an argument names: one by its name, or those that an object owns.
+//! The pods that an argument names: one pod by its name, or the pods of an object.
 
 use serde_json::Value;
 
@@ -7,7 +7,7 @@ use super::discovery::{Catalog, Resource};
 use super::error::Error;
 use super::session::Session;
 
-/// The pods that `POD`, `pod/NAME` or `KIND/NAME` means; at least one.
+/// The pods for `POD`, `pod/NAME` or `KIND/NAME`; at least one.
 pub async fn meant(word: &str, session: &Session<'_>) -> Result<(Resource, Vec<Value>), Error> {
     let catalog = session.client.catalog().await?;
     let pods = catalog.resolve("pods")?.clone();
@@ -23,7 +23,7 @@ pub async fn meant(word: &str, session: &Session<'_>) -> Result<(Resource, Vec<V
     let sets = owned(&catalog, &object, session).await?;
     let owners: Vec<&Value> = sets.iter().chain([&object]).map(|owner| &owner["metadata"]["uid"]).collect();
     theirs.retain(|pod| owners.iter().any(|uid| owned_by(pod, uid)));
-    // Those that can answer come first.
+    // Pods that can answer come first.
     theirs.sort_by_key(|pod| (pod["metadata"]["deletionTimestamp"].is_string(), pod["status"]["phase"] != "Running"));
     if theirs.is_empty() {
         return Err(Error::NotFound(format!("{}/{name} has no pods", resource.label())));
@@ -31,7 +31,7 @@ pub async fn meant(word: &str, session: &Session<'_>) -> Result<(Resource, Vec<V
     Ok((pods, theirs))
 }
 
-/// The revisions of an object: what a kind with revisions shows as ReplicaSets.
+/// The revisions of an object: its ReplicaSets.
 pub async fn owned(catalog: &Catalog, object: &Value, session: &Session<'_>) -> Result<Vec<Value>, Error> {
     let mut sets = list(catalog.resolve("replicasets.apps")?, session).await?;
     sets.retain(|set| owned_by(set, &object["metadata"]["uid"]));
@@ -51,7 +51,7 @@ fn owned_by(object: &Value, uid: &Value) -> bool {
     owners.into_iter().flatten().any(|owner| owner["uid"] == *uid)
 }
 
-/// The container that is meant of a pod, and a word about it if it was not named and there are others.
+/// The container to use in a pod, and a note if it was not named and the pod has several.
 pub fn container(pod: &Value, named: Option<&str>) -> (String, Option<String>) {
     if let Some(named) = named {
         return (named.to_owned(), None);

@@ -1,13 +1,13 @@
-//! The terminal: its size, and raw mode, in which each key is passed on at once.
+//! The terminal: its size, and raw mode, which passes on each key at once.
 
 use std::io::{Read as _, stdin};
 
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr};
 use tokio::sync::mpsc;
 
-/// What is read at once.
+/// Read buffer in bytes.
 const PIECE: usize = 16 * 1024;
-/// Pieces that wait to be sent.
+/// Length of the queue of pieces to send.
 const WAITING: usize = 4;
 
 /// Raw mode until it is dropped.
@@ -31,7 +31,7 @@ impl Raw {
 
 impl Drop for Raw {
     fn drop(&mut self) {
-        // The terminal may be gone.
+        // Ignore the error: the terminal may be gone.
         let _ = tcsetattr(stdin(), OptionalActions::Now, &self.before);
     }
 }

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::render;
 use crate::api::postgres_cluster::{FailoverStatus, SwitchoverStatus};
 
-/// `0.412 s`; longer spans get coarser.
+/// `0.412 s`; longer durations are printed with less precision.
 pub fn seconds(seconds: f64) -> String {
     match seconds {
         seconds if seconds < 10.0 => format!("{seconds:.3} s"),

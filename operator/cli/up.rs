@@ -1,4 +1,4 @@
-//! `evenkeel up`: an operator in the foreground, the files applied, and progress shown until everything is Ready.
+//! `evenkeel up`: runs an operator in the foreground, applies the files, and shows progress until everything is Ready.
 
 use std::path::Path;
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub struct Args {
     files: Files,
     #[command(flatten)]
     operator: operator::Args,
-    /// Give up if not everything is ready by then
+    /// Fail if not everything is ready within this time
     #[arg(long, value_parser = duration, default_value = "10m", value_name = "TIME")]
     timeout: Duration,
 }
@@ -46,7 +46,7 @@ pub fn run(args: &Args, namespace: Option<&str>, now: fn() -> Timestamp) -> Resu
             _ = signals.next() => Ok(false),
             error = running.ended() => Err(error),
         };
-        // When everything is ready, it runs until a signal.
+        // When everything is ready, the operator runs until a signal.
         let ended = match ended {
             Ok(true) => tokio::select! {
                 _ = signals.next() => Ok(()),
@@ -61,7 +61,7 @@ pub fn run(args: &Args, namespace: Option<&str>, now: fn() -> Timestamp) -> Resu
     })
 }
 
-/// Applies, and returns when everything is ready.
+/// Applies the files, and returns when everything is ready.
 async fn bring_up(
     args: &Args,
     documents: Vec<manifest::Document>,
@@ -90,12 +90,12 @@ async fn bring_up(
     let path = kubeconfig.display();
     let farewell = format!("everything is ready; look at it with `evenkeel --kubeconfig {path} get all`");
     display.say(&farewell, session.out)?;
-    display.say("the operator goes on here until Ctrl-C; what runs in Docker outlives it", session.out)?;
+    display.say("the operator runs here until Ctrl-C; the containers keep running after it", session.out)?;
     session.out.flush()?;
     Ok(true)
 }
 
-/// Shows every change of the objects until all of them are ready. `last` keeps what was last seen of each.
+/// Shows every change of the objects until all of them are ready. `last` keeps the last state of each.
 async fn until_ready(
     watched: &[&Target],
     last: &mut [Value],
@@ -118,7 +118,7 @@ async fn until_ready(
                     Err(error) => Err(error),
                 };
                 let failed = seen.is_err();
-                // Nobody listens once all are ready.
+                // The receiver is gone once all are ready.
                 if tell.send(seen).await.is_err() || failed {
                     return;
                 }
@@ -144,7 +144,7 @@ async fn until_ready(
     };
     tokio::select! {
         result = showing => result,
-        // A follower that failed has said so to `showing`, which ends this.
+        // A follower that failed has told `showing`, which ends this.
         () = async { following.await; std::future::pending().await } => Ok(()),
     }
 }

@@ -1,4 +1,5 @@
-//! `evenkeel wait`: until a condition holds, a field has a value, or an object is gone. A condition of an older spec does not count.
+//! `evenkeel wait`: waits until a condition holds, a field has a value, or an object is gone. A condition of
+//! an older generation does not count.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -25,7 +26,7 @@ pub struct Args {
     timeout: Duration,
 }
 
-/// What is waited for.
+/// The goal of a wait.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Goal {
     /// A condition has a status.
@@ -101,7 +102,7 @@ impl Goal {
     }
 }
 
-/// Whether a condition has a status that speaks of the current spec.
+/// Whether a condition has this status for the current generation.
 fn condition_holds(object: &Value, kind: &str, status: &str) -> bool {
     let generation = object["metadata"]["generation"].as_i64().unwrap_or(0);
     let current = |seen: &Value| seen.as_i64().is_none_or(|seen| seen >= generation);

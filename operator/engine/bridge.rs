@@ -1,8 +1,9 @@
-//! `evenkeel dial ADDRESS`: joins stdin and stdout to a socket inside the container; the other end of `Engine::dial`.
+//! `evenkeel dial ADDRESS`: forwards stdin and stdout to a socket inside the container; the other end of
+//! `Engine::dial`.
 //!
-//! Runs once for each open conversation, so it is two blocking threads and two
-//! small buffers, without a runtime. It says [`CONNECTED`] first, so that the
-//! caller can tell a connection from an error text; then bytes only.
+//! One process runs for each open connection, so it uses two blocking threads and two small buffers, without a runtime.
+//! It first sends [`CONNECTED`], so that the caller can distinguish a connection from an error text; after that only
+//! the bytes of the socket.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
@@ -16,17 +17,18 @@ pub const CONNECTED: u8 = 0x06;
 
 /// Timeout for connecting to a local address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Grace for the other side's last bytes after stdin has ended.
+/// Grace for the last bytes of the other side after stdin has ended.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 const BUFFER: usize = 16 * 1024;
 const STACK: usize = 64 * 1024;
 
-/// Where to connect to, inside the container.
+/// The address to connect to, inside the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
     /// `unix:/path`.
     Unix(String),
-    /// `tcp:host:port`; the host is an IP address or `localhost`, since a static binary cannot resolve names everywhere.
+    /// `tcp:host:port`; the host is an IP address or `localhost`, because a static binary cannot resolve
+    /// names everywhere.
     Tcp(SocketAddr),
 }
 
@@ -55,7 +57,7 @@ impl std::str::FromStr for Address {
     }
 }
 
-/// Joins this process's stdin and stdout to `address` until either side ends.
+/// Forwards this process's stdin and stdout to `address` until either side ends.
 pub fn run(address: &str) -> ExitCode {
     match address
         .parse()
@@ -66,7 +68,7 @@ pub fn run(address: &str) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(message) => {
-            // Nothing is left to tell if stderr is gone.
+            // If stderr is closed, there is no way to report it.
             let _ = writeln!(io::stderr(), "{message}");
             ExitCode::FAILURE
         }
@@ -105,7 +107,7 @@ impl Socket {
     }
 
     fn end_writing(&self) {
-        // The peer may be gone already; then the reader sees it.
+        // The peer may have closed already; then the reader notices it.
         let _ = match self {
             Self::Unix(stream) => stream.shutdown(Shutdown::Write),
             Self::Tcp(stream) => stream.shutdown(Shutdown::Write),
@@ -126,7 +128,8 @@ impl Write for RawStdout {
     }
 }
 
-/// Says [`CONNECTED`] and copies both ways. Returns when the socket or the output ends, or a moment after the input did.
+/// Sends [`CONNECTED`] and copies in both directions. Returns when the socket or the output ends, or a moment
+/// after the input ended.
 fn bridge(socket: Socket, input: impl Read + Send + 'static, mut output: impl Write + Send + 'static) {
     let Ok(mut from_socket) = socket.reader() else { return };
     let (ended, wait) = mpsc::channel();

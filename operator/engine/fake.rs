@@ -19,59 +19,59 @@ use super::{
 use crate::api::labels::Owner;
 use crate::api::sync::lock;
 
-/// Buffer of a conversation, in bytes.
+/// Buffer of a connection, in bytes.
 const BUFFER: usize = 64 * 1024;
 
-/// A list that gets no answer is given up after this long.
+/// Time-out of a list without a response.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The volume with our binary.
+/// The volume with Evenkeel's binary.
 const BINARY_VOLUME: &str = "evenkeel-bin-fake";
 
-/// Gets the container's end of a conversation.
+/// Gets the container's end of a connection.
 type Answer = Arc<dyn Fn(DuplexStream) + Send + Sync>;
 /// Runs a command of a container.
 type Program = Arc<dyn Fn(&FakeContainer, &[String]) -> ExecResult + Send + Sync>;
 
-/// How a verb is to fail.
+/// How a verb must fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// Not done; the host does not answer.
     Unreachable,
-    /// Not done; as if the thing were not there.
+    /// Not done; reports that the thing does not exist.
     NotFound,
-    /// Not done; as if changed meanwhile.
+    /// Not done; reports a change in between.
     Conflict,
-    /// Not done; the engine will not.
+    /// Not done; the engine refuses.
     Refused,
-    /// Done, and then the host does not answer.
+    /// Done, but the response is lost.
     LostReply,
 }
 
 /// A container of the fake.
 pub struct FakeContainer {
-    /// What it was made from.
+    /// Its spec.
     pub spec: ContainerSpec,
-    /// Its id; another one each time it is made.
+    /// Its ID; a new one each time it is created.
     pub id: String,
-    /// What it is doing.
+    /// Its state.
     pub state: ContainerState,
-    /// How its process ended last.
+    /// The exit code of its last run.
     pub exit_code: Option<i64>,
-    /// How its process ends next, if not with 1.
+    /// The exit code of its next end; `None`: 1.
     pub ends_with: Option<i64>,
     /// Its address in each of its networks.
     pub address: Ipv4Addr,
-    /// What was put into it, by whole path.
+    /// Files that were put into it, by absolute path.
     pub files: BTreeMap<String, File>,
-    /// The signals it got.
+    /// The signals that it received.
     pub signals: Vec<String>,
-    /// The container it joins: its id if it was there when this one was made, else its name.
+    /// The container it joins: its ID if it existed when this one was created, else its name.
     joined: Option<String>,
-    /// Ends the conversations of this run.
+    /// Ends the connections of this run.
     run: CancellationToken,
 }
 
-/// All there is on the fake host.
+/// Everything on the fake host.
 #[derive(Default)]
 pub struct World {
     /// By name.
@@ -80,21 +80,21 @@ pub struct World {
     pub networks: BTreeMap<String, (NetworkSpec, NetworkSeen)>,
     /// By name.
     pub volumes: BTreeMap<String, VolumeSpec>,
-    /// On the host.
+    /// References on the host.
     pub images: BTreeSet<String>,
-    /// Ids of images that are not called after their reference.
+    /// IDs of images whose ID is not their reference.
     pub ids: BTreeMap<String, String>,
-    /// Ids that the registry gives to references at the next pull.
+    /// IDs that references get at the next pull.
     pub pushed: BTreeMap<String, String>,
-    /// The registry takes connections and answers nothing.
+    /// The registry accepts connections and never answers.
     pub registry_hangs: bool,
-    /// What a pull finds; everything if `None`.
+    /// The images that a pull finds; `None`: every image.
     pub registry: Option<BTreeSet<String>>,
-    /// Whether the host is away: every verb fails as unreachable.
+    /// Whether the host is down: every verb fails as unreachable.
     pub away: bool,
-    /// Whether lists get no answer and are given up after 10 s.
+    /// Whether lists get no response and time out after 10 s.
     pub hangs: bool,
-    /// Whether our binary was put on it.
+    /// Whether the binary was injected.
     pub binary: bool,
     made: u64,
     faults: BTreeMap<String, VecDeque<Fault>>,
@@ -116,38 +116,38 @@ impl FakeEngine {
         Self { host: host.to_owned(), world: Mutex::default() }
     }
 
-    /// Looks at or changes the world behind the engine's back; no event tells of it.
+    /// Reads or changes the world without the engine; causes no event.
     pub fn world<R>(&self, look: impl FnOnce(&mut World) -> R) -> R {
         look(&mut lock(&self.world))
     }
 
-    /// The next `times` calls of a verb (the method's name) fail like this.
+    /// Makes the next `times` calls of a verb (the method's name) fail like this.
     pub fn fail_next(&self, verb: &str, times: usize, fault: Fault) {
         self.world(|world| world.faults.entry(verb.to_owned()).or_default().extend(std::iter::repeat_n(fault, times)));
     }
 
-    /// The calls so far, as `verb subject`, and empties the list.
+    /// Returns the calls so far, as `verb subject`, and clears the list.
     pub fn take_calls(&self) -> Vec<String> {
         self.world(|world| std::mem::take(&mut world.calls))
     }
 
-    /// Whether a call that was recorded changed nothing.
+    /// Whether a recorded call changed nothing.
     pub fn only_reads(call: &str) -> bool {
         let verb = call.split(' ').next().unwrap_or_default();
         matches!(verb, "info" | "list_all" | "list_containers" | "list_volumes" | "network" | "image" | "logs")
     }
 
-    /// `answer` gets the container's end of every conversation with that address from now on.
+    /// From now on `answer` gets the container's end of every connection to that address.
     pub fn on_dial(&self, container: &str, address: &str, answer: impl Fn(DuplexStream) + Send + Sync + 'static) {
         self.world(|world| world.answers.insert((container.to_owned(), address.to_owned()), Arc::new(answer)));
     }
 
-    /// Answers every exec from now on; without it each ends well and says nothing.
+    /// Answers every exec from now on; by default each succeeds without output.
     pub fn on_exec(&self, run: impl Fn(&FakeContainer, &[String]) -> ExecResult + Send + Sync + 'static) {
         self.world(|world| world.program = Some(Arc::new(run)));
     }
 
-    /// The container ends by itself; its conversations end, and an event tells.
+    /// Lets the container exit; its connections end, and an event is sent.
     pub fn die(&self, container: &str) {
         self.world(|world| {
             world.end(container, ContainerState::Exited);
@@ -157,17 +157,17 @@ impl FakeEngine {
         });
     }
 
-    /// Freezes the container, and an event tells.
+    /// Freezes the container; an event is sent.
     pub fn pause(&self, container: &str) {
         self.world(|world| world.set_state(container, ContainerState::Paused));
     }
 
-    /// Tells this to all who listen to events.
+    /// Sends this hint to all readers of events.
     pub fn hint(&self, hint: EventHint) {
         self.world(|world| world.tell(&hint));
     }
 
-    /// One call of a verb: recorded, failed if a fault waits for it, else done.
+    /// One call of a verb: recorded, failed if a fault is set, else done.
     fn call<T>(
         &self,
         verb: &str,
@@ -259,7 +259,7 @@ impl World {
         }
     }
 
-    /// Nothing of it runs any more.
+    /// Ends everything that runs in it.
     fn end(&mut self, container: &str, state: ContainerState) {
         if let Some(found) = self.containers.get_mut(container)
             && !matches!(found.state, ContainerState::Created | ContainerState::Exited | ContainerState::Dead)
@@ -471,7 +471,7 @@ impl Engine for FakeEngine {
                 return Err(self.missing("start_container", "network"));
             }
             if let Some(joined) = &found.joined {
-                // Docker remembers which one it was: another of that name is not joined.
+                // Docker remembers the joined container's ID: another container with the same name is not joined.
                 let one = world.containers.values().find(|one| one.id == *joined || one.spec.name == *joined);
                 let one = one.ok_or_else(|| self.missing("start_container", "container to join"))?;
                 if one.state != ContainerState::Running {

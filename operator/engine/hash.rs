@@ -1,4 +1,4 @@
-//! The hash of a container spec: equal hash, same container; other hash, make it again.
+//! The hash of a container spec: equal hash, same container; different hash, the container is recreated.
 
 use serde_json::Value;
 
@@ -9,8 +9,8 @@ use crate::api::labels;
 impl ContainerSpec {
     /// The first 16 hex digits of the SHA-256 of the spec's canonical JSON.
     ///
-    /// Empty and absent fields are left out, so that a field added in a later
-    /// version changes no hash of a container that does not use it.
+    /// Empty and absent fields are left out, so that a field added in a later version does not change the hash of a
+    /// container that does not use it.
     pub fn hash(&self) -> String {
         let mut canonical = serde_json::to_value(self).expect("a spec is plain data");
         if let Some(labels) = canonical.get_mut("labels").and_then(Value::as_object_mut) {
@@ -21,7 +21,7 @@ impl ContainerSpec {
     }
 }
 
-/// Takes out of an object what says nothing.
+/// Removes empty fields from an object.
 fn prune(value: &mut Value) {
     let Value::Object(fields) = value else { return };
     fields.retain(|_, value| {
@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn a_hash_never_changes_between_versions() {
-        // A change of this value makes every container of every user again: change it only on purpose.
+        // A change of this value recreates every container of every user: change it only on purpose.
         expect_test::expect!["f8b417ae13d25060"].assert_eq(&spec().hash());
     }
 

@@ -1,4 +1,4 @@
-//! The engines by DockerHost name, kept in step with the DockerHost objects, and all their events as one stream.
+//! The engines by DockerHost name, kept in sync with the DockerHost objects, and all their events as one stream.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -13,34 +13,34 @@ use super::mirror::Mirror;
 use super::{Engine, Error, EventHint};
 use crate::api::docker_host::{Endpoint, LOCAL};
 
-/// Docker's place for its socket unless DOCKER_HOST says otherwise.
+/// Docker's default socket, unless DOCKER_HOST is set.
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
-/// A reader that lags further makes the engines wait.
+/// Length of the queue; when it is full, the engines wait.
 const QUEUE: usize = 256;
 
 /// The engines by DockerHost name.
 pub struct Hosts {
     binary: Arc<OwnBinary>,
     engines: RwLock<BTreeMap<String, Registered>>,
-    /// Counts the registrations; a reader of events follows it.
+    /// Counts registrations; readers of events follow it.
     version: watch::Sender<u64>,
 }
 
 struct Registered {
-    /// How it is reached; `None` for an engine given ready made.
+    /// Its endpoint and TLS; `None` for an engine that a test inserted.
     way: Option<(Endpoint, Option<Tls>)>,
-    /// Tells one engine from its successor of the same name.
+    /// Distinguishes an engine from its successor with the same name.
     version: u64,
     engine: Arc<dyn Engine>,
 }
 
 impl Hosts {
-    /// No hosts yet. `binary` is what is put on each.
+    /// An empty set. `binary` is injected into each host.
     pub fn new(binary: Arc<OwnBinary>) -> Self {
         Self { binary, engines: RwLock::default(), version: watch::Sender::new(0) }
     }
 
-    /// Registers or replaces a host; one that is registered the same way keeps its engine and what that has cached.
+    /// Registers or replaces a host; with the same endpoint and TLS it keeps its engine and the engine's caches.
     /// [`Error::Refused`] if the TLS material cannot be used.
     pub fn register(&self, name: &str, endpoint: &Endpoint, tls: Option<&Tls>) -> Result<(), Error> {
         if self.is_registered(name, endpoint, tls) {
@@ -51,7 +51,7 @@ impl Hosts {
         Ok(())
     }
 
-    /// Registers a ready-made engine, in tests.
+    /// Registers an existing engine, in tests.
     pub fn insert(&self, name: &str, engine: Arc<dyn Engine>) {
         self.put(name, None, engine);
     }
@@ -63,7 +63,7 @@ impl Hosts {
         });
     }
 
-    /// Forgets a host; what runs there goes on.
+    /// Forgets a host; its containers keep running.
     pub fn forget(&self, name: &str) {
         self.change(|engines, _| {
             engines.remove(name);
@@ -91,14 +91,14 @@ impl Hosts {
         }
     }
 
-    /// Whether the host is registered in exactly this way.
+    /// Whether the host is registered with exactly this endpoint and TLS.
     pub fn is_registered(&self, name: &str, endpoint: &Endpoint, tls: Option<&Tls>) -> bool {
         let engines = self.engines.read().unwrap_or_else(PoisonError::into_inner);
         let way = engines.get(name).and_then(|registered| registered.way.as_ref());
         way.is_some_and(|(known, material)| known == endpoint && material.as_ref() == tls)
     }
 
-    /// The events of all hosts, those registered later too. Never ends.
+    /// The events of all hosts, including those registered later. Never ends.
     pub fn events(self: &Arc<Self>) -> Pin<Box<dyn Stream<Item = EventHint> + Send>> {
         let (hints, receiver) = mpsc::channel(QUEUE);
         let hosts = self.clone();
@@ -121,7 +121,7 @@ impl Hosts {
     }
 }
 
-/// One task an engine, by the registration's version.
+/// One task per engine, by the version of the registration.
 #[derive(Default)]
 struct Readers(BTreeMap<u64, AbortHandle>);
 
@@ -157,7 +157,7 @@ impl Drop for Readers {
     }
 }
 
-/// Where this machine's engine is: DOCKER_HOST, or Docker's default socket.
+/// The endpoint of this machine's engine: DOCKER_HOST, or Docker's default socket.
 pub fn local_endpoint() -> Result<Endpoint, Error> {
     endpoint_from(std::env::var("DOCKER_HOST").ok(), std::env::var("DOCKER_TLS_VERIFY").ok())
 }

@@ -1,12 +1,11 @@
-//! Docker hosts, in our nouns. The only room that names bollard.
+//! Docker hosts, in Evenkeel's nouns. The only room that imports bollard.
 //!
-//! Every verb is idempotent: already so is success, gone is success for a
-//! removal, a stop and a kill. Nothing here decides anything; nothing here
-//! retries what an engine refused.
+//! Every verb is idempotent: if it is already done, that is success; a removal, a stop and a kill succeed if the thing
+//! is gone. Nothing here makes decisions or retries what an engine refused.
 //!
-//! - [`docker`]: the real thing, over bollard.
+//! - [`docker`]: the real engine, with bollard.
 //! - [`fake`]: the same in memory, with faults on demand, for tests.
-//! - [`mirror`]: what a host shows, kept in memory, so that looking costs it nothing.
+//! - [`mirror`]: a cache of what a host has, so that observing costs the host nothing.
 //! - [`hosts`]: the engines by DockerHost name.
 //! - [`bridge`]: the other end of [`Engine::dial`], inside the container.
 
@@ -27,16 +26,17 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::api::failure::{Class, Classify};
 use crate::api::labels::Owner;
 
-/// Where the volume of [`Engine::ensure_binary`] is mounted in a managed container.
+/// Mount path of the volume of [`Engine::ensure_binary`] in a managed container.
 pub const BINARY_DIR: &str = "/evenkeel";
-/// This program inside a managed container.
+/// Path of this program in a managed container.
 pub const BINARY: &str = "/evenkeel/evenkeel";
 
-/// A byte stream to something inside a container.
+/// A byte stream to a process inside a container.
 pub trait Conversation: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Conversation for T {}
 
-/// What a container is to be. Its hash ([`ContainerSpec::hash`]) is kept in a label: other hash, other container.
+/// The desired container. Its hash ([`ContainerSpec::hash`]) is stored in a label; if the hash differs, the
+/// container is recreated.
 #[derive(Clone, PartialEq, Default, serde::Serialize)]
 pub struct ContainerSpec {
     /// Container name, unique on the host.
@@ -45,27 +45,27 @@ pub struct ContainerSpec {
     pub hostname: String,
     /// Image reference.
     pub image: String,
-    /// Replaces the image's entrypoint, and the image's CMD is dropped. Empty: the image's own.
+    /// Replaces the image's entrypoint and drops the image's CMD. Empty: the image's own entrypoint.
     pub entrypoint: Vec<String>,
-    /// Arguments of the entrypoint. Empty: the image's CMD, if the entrypoint is the image's too.
+    /// Arguments of the entrypoint. Empty: the image's CMD, if the entrypoint is also the image's.
     pub cmd: Vec<String>,
-    /// Environment; secrets only where a user asked for them here.
+    /// Environment; contains secrets only if a user put them here.
     pub env: BTreeMap<String, String>,
-    /// Labels, the owner's among them.
+    /// Labels, including the owner's.
     pub labels: BTreeMap<String, String>,
     /// Named volumes: (volume, path inside, read-only).
     pub volumes: Vec<(String, String, bool)>,
     /// tmpfs mounts: path -> options such as `mode=0700,size=16m`.
     pub tmpfs: BTreeMap<String, String>,
-    /// Mounts beyond named volumes of ours and tmpfs.
+    /// Mounts other than named volumes of Evenkeel and tmpfs.
     pub mounts: Vec<Mount>,
-    /// The network it is in; empty if it joins the one of another container.
+    /// Its network; empty if it joins the network of another container.
     pub network: String,
-    /// The container whose network namespace it shares. Docker keeps that one's id: made again under the same name it
-    /// is not joined, so this one must be made again too; started again, this one must be started again.
+    /// The container whose network namespace it shares. Docker stores that container's ID: if that container is
+    /// recreated under the same name, this one must be recreated too; if it is restarted, this one must be restarted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub joins: Option<String>,
-    /// Further networks it is connected to before it starts.
+    /// Further networks that it is connected to before it starts.
     pub networks: Vec<Attachment>,
     /// Its fixed IPv4 address in that network.
     pub address: Option<std::net::Ipv4Addr>,
@@ -73,80 +73,80 @@ pub struct ContainerSpec {
     pub aliases: Vec<String>,
     /// Published ports: (host address, host port, container port).
     pub ports: Vec<(std::net::IpAddr, u16, u16)>,
-    /// `/dev/shm` size in bytes; `None` = Docker's default.
+    /// Size of `/dev/shm` in bytes; `None`: Docker's default.
     pub shm_bytes: Option<i64>,
     /// Seconds between SIGTERM and SIGKILL on `docker stop`.
     pub stop_timeout_seconds: i64,
-    /// Memory limit in bytes; `None` = none.
+    /// Memory limit in bytes; `None`: no limit.
     pub memory_bytes: Option<i64>,
-    /// CPU limit in units of 1e-9 CPUs; `None` = none.
+    /// CPU limit in units of 1e-9 CPUs; `None`: no limit.
     pub nano_cpus: Option<i64>,
-    /// `true`: Docker starts it again by itself when it exits or when the host boots (`unless-stopped`).
+    /// `true`: Docker restarts it when it exits or when the host boots (`unless-stopped`).
     pub restart: bool,
-    /// `user` or `uid:gid` to run as; `None` = the image's.
+    /// `user` or `uid:gid` of the process; `None`: the image's.
     pub user: Option<String>,
-    /// Working directory; `None` = the image's.
+    /// Working directory; `None`: the image's.
     pub working_dir: Option<String>,
-    /// Further groups of the process, by number.
+    /// Supplementary groups of the process, by number.
     pub groups: Vec<String>,
-    /// How many processes and threads it may have; `None` = any number.
+    /// Limit of processes and threads; `None`: no limit.
     pub pids_limit: Option<i64>,
-    /// Share of CPU time when there is too little, in Docker's units (1024 = one share); `None` = 1024.
+    /// Share of CPU time under contention, in Docker's units (1024 = one share); `None`: 1024.
     pub cpu_shares: Option<i64>,
-    /// What it may do.
+    /// Its privileges.
     pub security: Security,
 }
 
 impl std::fmt::Debug for ContainerSpec {
-    /// Without the environment, for that may hold secrets.
+    /// Omits the environment, because it may contain secrets.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ContainerSpec").field("name", &self.name).field("image", &self.image).finish_non_exhaustive()
     }
 }
 
-/// What a container may do, where that differs from Docker's default.
+/// Privileges of a container that differ from Docker's default.
 #[derive(Debug, Clone, PartialEq, Default, serde::Serialize)]
 pub struct Security {
-    /// Capabilities beyond Docker's default set, without `CAP_`.
+    /// Capabilities to add to Docker's default set, without `CAP_`.
     pub cap_add: Vec<String>,
-    /// Capabilities taken away, without `CAP_`; `ALL` for every one.
+    /// Capabilities to drop, without `CAP_`; `ALL` for every one.
     pub cap_drop: Vec<String>,
-    /// Its root file system cannot be written.
+    /// The root file system is read-only.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub read_only: bool,
-    /// It can gain no privileges by setuid programs.
+    /// Setuid programs give no privileges.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub no_new_privileges: bool,
-    /// It may do all that the host's root may.
+    /// It has all privileges of the host's root.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub privileged: bool,
     /// Kernel parameters of its namespaces.
     pub sysctls: BTreeMap<String, String>,
 }
 
-/// Something mounted into a container.
+/// A mount of a container.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Mount {
-    /// What.
+    /// What is mounted.
     pub source: MountSource,
-    /// Where inside.
+    /// The path inside the container.
     pub path: String,
-    /// It cannot be written there.
+    /// The mount is read-only.
     pub read_only: bool,
 }
 
-/// What is mounted.
+/// The source of a mount.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub enum MountSource {
-    /// A path of the host, which must be there.
+    /// A path of the host, which must exist.
     Bind(String),
-    /// A volume of the `local` driver; made together with the container unless it is there.
+    /// A volume of the `local` driver; created with the container if it does not exist.
     Volume {
         /// Its name.
         name: String,
         /// Options of the driver, such as `type`, `device` and `o`; none for a directory on the host's disk.
         options: BTreeMap<String, String>,
-        /// Labels of a volume that is made.
+        /// Labels of a newly created volume.
         labels: BTreeMap<String, String>,
     },
 }
@@ -154,43 +154,43 @@ pub enum MountSource {
 /// A further network of a container.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Attachment {
-    /// The network, which must be there.
+    /// The network, which must exist.
     pub network: String,
-    /// DNS names in it.
+    /// DNS names in that network.
     pub aliases: Vec<String>,
 }
 
-/// A file to be put into a container.
+/// A file to copy into a container.
 #[derive(Clone, PartialEq)]
 pub struct File {
-    /// Path, relative to the directory it is put into; directories between are made (root's, mode 0755). One that
-    /// ends in `/` is a directory, and `./` the directory itself.
+    /// Path relative to the target directory; missing parent directories are created (owner root, mode 0755). A path
+    /// that ends in `/` is a directory, and `./` is the target directory itself.
     pub path: String,
     /// Permissions, e.g. `0o600`.
     pub mode: u32,
     /// Owning user and group.
     pub owner: (u64, u64),
-    /// What is in it.
+    /// The content.
     pub bytes: Vec<u8>,
 }
 
 impl std::fmt::Debug for File {
-    /// Without what is in it, for that may be a secret.
+    /// Omits the content, because it may be secret.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "File({}, {} bytes)", self.path, self.bytes.len())
     }
 }
 
-/// How a command in a container ended.
+/// The result of a command in a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecResult {
-    /// Its exit status.
+    /// Its exit code.
     pub code: i64,
-    /// What it wrote to stdout and stderr, 16 KiB at most.
+    /// Its output on stdout and stderr, at most 16 KiB.
     pub output: String,
 }
 
-/// A command to be run in a container with its streams attached.
+/// A command to run in a container with its streams attached.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ExecRequest {
     /// Program and arguments.
@@ -210,45 +210,46 @@ pub enum Output {
     Stderr(bytes::Bytes),
 }
 
-/// What a process in a container writes.
+/// The output of a process in a container.
 pub type Outputs = Pin<Box<dyn Stream<Item = Result<Output, Error>> + Send>>;
 
-/// A command at work in a container. Dropping it closes its streams.
+/// A running command in a container. Dropping it closes its streams.
 pub struct ExecSession {
-    /// Docker's id of it, for [`Engine::exec_resize`] and [`Engine::exec_code`].
+    /// Docker's ID of it, for [`Engine::exec_resize`] and [`Engine::exec_code`].
     pub id: String,
-    /// What it writes; ends with it.
+    /// Its output; the stream ends with the command.
     pub output: Outputs,
     /// Its stdin.
     pub input: Pin<Box<dyn AsyncWrite + Send>>,
 }
 
-/// Which part of a container's log.
+/// The requested part of a container's log.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LogOptions {
-    /// Go on with what is written from now on, until the container ends.
+    /// Follow: continue with new output until the container ends.
     pub follow: bool,
-    /// Only that many lines from the end.
+    /// Only this many lines from the end.
     pub tail: Option<u64>,
-    /// Only what was written since (seconds since the epoch).
+    /// Only output since this time (seconds since the epoch).
     pub since: Option<i64>,
-    /// Each line begins with its time.
+    /// Start each line with its time.
     pub timestamps: bool,
 }
 
 /// An image on a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageSeen {
-    /// Docker's id of it, `sha256:…`.
+    /// Docker's ID of it, `sha256:…`.
     pub id: String,
-    /// References by digest that a registry knows it by (`repository@sha256:…`); none for one that was built here.
+    /// References by digest that a registry knows (`repository@sha256:…`); none for an image that was built
+    /// on the host.
     pub digests: Vec<String>,
 }
 
-/// How to log in at a registry.
+/// The login for a registry.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RegistryLogin {
-    /// The registry, as in the Secret.
+    /// The registry's address, as in the Secret.
     pub server: String,
     /// User name.
     pub username: String,
@@ -262,53 +263,54 @@ impl std::fmt::Debug for RegistryLogin {
     }
 }
 
-/// A container as it is.
+/// A container as observed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ContainerSeen {
-    /// Docker's id of this container.
+    /// Docker's ID of this container.
     pub id: String,
     /// Its name without the slash.
     pub name: String,
     /// All its labels.
     pub labels: BTreeMap<String, String>,
-    /// What it is doing.
+    /// Its state.
     pub state: ContainerState,
-    /// Image reference it was made from; the image's id if that reference has moved on since.
+    /// The image reference it was created from; the image's ID if that reference now means another image.
     pub image: String,
     /// Its addresses by network, while it runs.
     pub addresses: BTreeMap<String, std::net::Ipv4Addr>,
-    /// How its main process ended, if it has.
+    /// The exit code of its main process, if it has ended.
     pub exit_code: Option<i64>,
 }
 
-/// Docker's container states, those that a planner can tell apart.
+/// Docker's container states, as far as planners distinguish them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ContainerState {
-    /// Made, never started.
+    /// Created, never started.
     Created,
     /// Running.
     Running,
     /// Frozen by `docker pause`.
     Paused,
-    /// Docker is starting it again.
+    /// Docker is restarting it.
     Restarting,
-    /// Ended; nothing of it runs.
+    /// Exited; no process of it runs.
     Exited,
-    /// Being removed, or dead in Docker's sense; nothing of it runs.
+    /// Being removed, or dead in Docker's sense; no process of it runs.
     Dead,
 }
 
-/// A network to be: a bridge with an explicit subnet (chosen from what the engine finds free), so that addresses can be fixed.
+/// A desired network: a bridge with an explicit subnet (one that the engine finds free), so that addresses
+/// can be fixed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NetworkSpec {
     /// Its name.
     pub name: String,
-    /// Labels, the owner's among them.
+    /// Labels, including the owner's.
     pub labels: BTreeMap<String, String>,
 }
 
-/// A network as it is.
+/// A network as observed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NetworkSeen {
     /// Its name.
@@ -317,7 +319,7 @@ pub struct NetworkSeen {
     pub subnet: (std::net::Ipv4Addr, u8),
 }
 
-/// Everything of ours on a host.
+/// Everything on a host that Evenkeel owns.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Everything {
     /// All containers that have an owner, by owner and sorted by name.
@@ -335,18 +337,18 @@ pub struct Everything {
 pub struct VolumeSpec {
     /// Its name.
     pub name: String,
-    /// Labels, the owner's among them.
+    /// Labels, including the owner's.
     pub labels: BTreeMap<String, String>,
 }
 
-/// What an engine says of itself.
+/// What an engine reports about itself.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HostInfo {
-    /// The engine's own identity: Docker's `ID`, which it makes once and keeps; empty if it says none.
+    /// The engine's own identity: Docker's `ID`, which it creates once and keeps; empty if it reports none.
     pub engine_id: String,
     /// Engine version, e.g. `20.10.24`.
     pub engine_version: String,
-    /// API version agreed on, e.g. `1.41`.
+    /// The negotiated API version, e.g. `1.41`.
     pub api_version: String,
     /// Operating system, e.g. `Debian GNU/Linux 12 (bookworm)`.
     pub operating_system: String,
@@ -358,55 +360,56 @@ pub struct HostInfo {
     pub memory_bytes: i64,
 }
 
-/// Something happened to things of this owner, or (`None`) events may have been missed: look at all again.
+/// Something of this owner changed, or (`None`) events may have been lost: observe everything again.
 pub type EventHint = Option<Owner>;
 
 /// One Docker host.
 #[async_trait::async_trait]
 pub trait Engine: Send + Sync + 'static {
-    /// The engine's version and capacity; also serves as ping.
+    /// The engine's version and capacity; also used as a ping.
     async fn info(&self) -> Result<HostInfo, Error>;
     /// All containers of an owner, running or not.
     async fn list_containers(&self, owner: &Owner) -> Result<Vec<ContainerSeen>, Error>;
     /// Names of all volumes of an owner.
     async fn list_volumes(&self, owner: &Owner) -> Result<Vec<String>, Error>;
-    /// Everything of ours on the host, in a few requests whatever the number of owners.
+    /// Everything on the host that Evenkeel owns, in a few requests whatever the number of owners.
     async fn list_all(&self) -> Result<Everything, Error>;
-    /// The network of this name, if there.
+    /// The network with this name, if it exists.
     async fn network(&self, name: &str) -> Result<Option<NetworkSeen>, Error>;
-    /// Makes the network unless it is there.
+    /// Creates the network if it does not exist.
     async fn ensure_network(&self, spec: &NetworkSpec) -> Result<NetworkSeen, Error>;
-    /// Removes the network; [`Error::Conflict`] while something is attached.
+    /// Removes the network; [`Error::Conflict`] while a container is attached.
     async fn remove_network(&self, name: &str) -> Result<(), Error>;
-    /// Makes the volume unless it is there.
+    /// Creates the volume if it does not exist.
     async fn ensure_volume(&self, spec: &VolumeSpec) -> Result<(), Error>;
-    /// Removes the volume and what is in it.
+    /// Removes the volume and its data.
     async fn remove_volume(&self, name: &str) -> Result<(), Error>;
-    /// Puts this process's own binary on the host, in a volume named by its identity. Returns the volume's name; mounted
-    /// read-only at [`BINARY_DIR`] it holds the file [`BINARY`]. `image` is any image on the host; nothing of it is run.
+    /// Copies this process's own binary to the host, into a volume named by its identity. Returns the volume's name;
+    /// mounted read-only at [`BINARY_DIR`] it holds the file [`BINARY`]. `image` is any image on the host; no program
+    /// of it is run.
     async fn ensure_binary(&self, image: &str) -> Result<String, Error>;
     /// The volume of [`Engine::ensure_binary`], once this process has seen it complete.
     fn binary(&self) -> Option<String>;
-    /// Makes the container (does not start it); success if one of that name with the same spec hash is there,
-    /// [`Error::Conflict`] if the name is taken by anything else.
+    /// Creates the container without starting it. Success if a container with this name and spec hash exists,
+    /// [`Error::Conflict`] if the name is used by anything else.
     async fn create_container(&self, spec: &ContainerSpec) -> Result<(), Error>;
-    /// Starts it.
+    /// Starts the container.
     async fn start_container(&self, name: &str) -> Result<(), Error>;
-    /// SIGTERM, then SIGKILL after `timeout`. A container that is gone is stopped.
+    /// Sends SIGTERM, then SIGKILL after `timeout`. Success if the container is gone.
     async fn stop_container(&self, name: &str, timeout: Duration) -> Result<(), Error>;
     /// Resumes a paused container.
     async fn unpause_container(&self, name: &str) -> Result<(), Error>;
     /// Kills and removes the container; named volumes stay.
     async fn remove_container(&self, name: &str) -> Result<(), Error>;
-    // The verbs from here to `dial` are those that a simulation of databases does without.
+    // The simulation of databases does not need the verbs from here to `dial`.
 
-    /// What is known of an image on the host, if it is there.
+    /// The image on the host, if it exists.
     async fn image(&self, image: &str) -> Result<Option<ImageSeen>, Error> {
         let _ = image;
         Err(unable())
     }
-    /// Pulls the image even if it is there, with a login where its registry wants one. May take minutes: each layer's
-    /// changes are logged at debug level, a summary at info level.
+    /// Pulls the image even if it exists, with a login if the registry needs one. May take minutes: each layer's
+    /// progress is logged at debug level, a summary at info level.
     async fn pull_image(&self, image: &str, login: Option<&RegistryLogin>) -> Result<(), Error> {
         let _ = (image, login);
         Err(unable())
@@ -416,13 +419,14 @@ pub trait Engine: Send + Sync + 'static {
         let _ = (name, signal);
         Err(unable())
     }
-    /// Writes files below a directory that the container has, running or not; one that is there is replaced.
-    /// Where a tmpfs is mounted they stay only while some container that mounts it runs.
+    /// Writes files below a directory of the container, running or not; replaces existing files.
+    /// On a tmpfs the files stay only while a container that mounts it runs.
     async fn put_files(&self, container: &str, directory: &str, files: &[File]) -> Result<(), Error> {
         let _ = (container, directory, files);
         Err(unable())
     }
-    /// Runs a command in the container to its end; one that takes longer than `limit` is left to itself and is [`Error::Refused`].
+    /// Runs a command in the container until it ends; after `limit` it keeps running and the result is
+    /// [`Error::Refused`].
     async fn exec(&self, container: &str, command: &[String], limit: Duration) -> Result<ExecResult, Error> {
         let _ = (container, command, limit);
         Err(unable())
@@ -432,17 +436,17 @@ pub trait Engine: Send + Sync + 'static {
         let _ = (container, request);
         Err(unable())
     }
-    /// Tells the terminal of a command at work its size: rows, columns.
+    /// Sets the terminal size of a running command: rows, columns.
     async fn exec_resize(&self, id: &str, size: (u16, u16)) -> Result<(), Error> {
         let _ = (id, size);
         Err(unable())
     }
-    /// How a command ended; `None` while it runs.
+    /// The exit code of a command; `None` while it runs.
     async fn exec_code(&self, id: &str) -> Result<Option<i64>, Error> {
         let _ = id;
         Err(unable())
     }
-    /// What the container wrote to stdout and stderr.
+    /// The stdout and stderr of the container.
     async fn logs(&self, container: &str, options: &LogOptions) -> Result<Outputs, Error> {
         let _ = (container, options);
         Err(unable())
@@ -450,8 +454,8 @@ pub trait Engine: Send + Sync + 'static {
     /// Opens a stream to an address inside the container (`unix:/path` or `tcp:host:port`), by exec of the injected
     /// binary. `Ok` means connected; dropping the stream disconnects.
     async fn dial(&self, container: &str, address: &str) -> Result<Box<dyn Conversation>, Error>;
-    /// Hints that owned containers changed; reconnects by itself for ever, and says `None` after each (re)connect.
-    /// (Docker's events of volumes and networks carry no labels, so those are not heard.)
+    /// Hints that owned containers changed; reconnects for ever, and sends `None` after each (re)connect.
+    /// (Docker's events of volumes and networks carry no labels, so they cause no hints.)
     fn events(&self) -> Pin<Box<dyn Stream<Item = EventHint> + Send>>;
 }
 
@@ -459,7 +463,7 @@ fn unable() -> Error {
     Error::refused("", "the call", "this engine cannot do that")
 }
 
-/// Why an engine did not do it.
+/// Why a verb of an engine failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The engine does not answer.
@@ -467,46 +471,47 @@ pub enum Error {
     Unreachable {
         /// The DockerHost's name.
         host: String,
-        /// What was being done.
+        /// The failed operation.
         doing: String,
         /// The cause.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The container, image, network or volume is not there.
+    /// The container, image, network or volume does not exist.
     #[error("Docker host {host}: not found while {doing}: {message}")]
     NotFound {
         /// The DockerHost's name.
         host: String,
-        /// What was being done.
+        /// The failed operation.
         doing: String,
-        /// The engine's words.
+        /// The engine's message.
         message: String,
     },
-    /// Name taken, still in use, or changed meanwhile.
+    /// The name is in use, the thing is still in use, or it changed meanwhile.
     #[error("Docker host {host}: conflict while {doing}: {message}")]
     Conflict {
         /// The DockerHost's name.
         host: String,
-        /// What was being done.
+        /// The failed operation.
         doing: String,
-        /// The engine's words.
+        /// The engine's message.
         message: String,
     },
-    /// The engine understood and refused or failed: bad image name, port taken, disk full, image not to be had.
+    /// The engine understood the request and refused or failed: invalid image name, port in use, disk full,
+    /// image not available.
     #[error("Docker host {host} refused {doing}: {message}")]
     Refused {
         /// The DockerHost's name.
         host: String,
-        /// What was being done.
+        /// The failed operation.
         doing: String,
-        /// The engine's words.
+        /// The engine's message.
         message: String,
     },
 }
 
 impl Error {
-    /// [`Error::Unreachable`] with the cause in words.
+    /// [`Error::Unreachable`] with the cause as text.
     pub fn unreachable(host: &str, doing: impl Into<String>, cause: impl Into<String>) -> Self {
         Self::Unreachable { host: host.to_owned(), doing: doing.into(), source: cause.into().into() }
     }
@@ -530,7 +535,7 @@ impl Error {
 impl Classify for Error {
     fn class(&self) -> Class {
         match self {
-            // What an engine refuses today (port taken, disk full, registry away) it may do later.
+            // What an engine refuses now (port in use, disk full, registry down) may succeed later.
             Self::Unreachable { .. } | Self::Refused { .. } => Class::Transient,
             Self::NotFound { .. } => Class::NotFound,
             Self::Conflict { .. } => Class::Conflict,

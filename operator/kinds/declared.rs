@@ -1,4 +1,5 @@
-//! Every read of the store by an `observe` is declared, so that a change of what was read wakes the object at once.
+//! Tests that every read of the store by an `observe` is declared, so that a change of the read object wakes its reader
+//! at once.
 
 use std::sync::{Arc, Mutex};
 
@@ -16,7 +17,7 @@ use crate::runtime::companions::Wake;
 use crate::runtime::{Clock, Kind};
 use crate::store::{Error, Expect, Key, MemoryStore, Objects, Store, Watch};
 
-/// A store that remembers what was read: `get KEY` and `list RESOURCE`.
+/// A store that records reads: `get KEY` and `list RESOURCE`.
 #[derive(Default)]
 struct ReadLog {
     inner: MemoryStore,
@@ -65,7 +66,7 @@ impl Store for ReadLog {
     }
 }
 
-/// Observes an object of a kind and demands that each read is covered by what the kind declares. Returns the keys read.
+/// Observes an object of a kind and asserts that each read is covered by the kind's declaration. Returns the keys read.
 async fn reads<K: Kind>(
     make: impl FnOnce(Arc<Hosts>, Objects, Arc<dyn Clock>, Wake) -> K,
     object: Value,

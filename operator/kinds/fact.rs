@@ -1,13 +1,13 @@
-//! What a read brought: a value, or the reason why nothing is known. Unknown is not absent.
+//! The result of a read: a value, or the reason why it is unknown. Unknown is not absent.
 
 use std::fmt::Display;
 
-/// What a read brought: a value, or the reason why nothing is known.
+/// The result of a read: a value, or the reason why it is unknown.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Fact<T> {
     /// It was read.
     Known(T),
-    /// It could not be read, and why.
+    /// It could not be read, with the cause.
     Unknown(String),
 }
 

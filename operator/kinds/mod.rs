@@ -1,4 +1,4 @@
-//! One folder a kind: observe reads, plan decides, act does. Kinds never name each other.
+//! One folder per kind: observe reads, plan decides, act performs. Kinds never import each other.
 
 pub mod containers;
 #[cfg(test)]
@@ -15,7 +15,7 @@ pub use namespace_network::{network_of, network_spec};
 
 use serde_json::{Value, json};
 
-/// What of a DockerHost matters to a kind with containers on it: its spec, its deletion, and whether it answers.
+/// The part of a DockerHost that matters to a kind with containers on it: spec, deletion, and whether it answers.
 pub fn host_state(host: &Value) -> Value {
     json!([host["spec"], host["metadata"]["deletionTimestamp"], host["status"]["reachable"]])
 }

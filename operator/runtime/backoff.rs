@@ -9,7 +9,7 @@ use crate::api::failure::Class;
 
 /// Delay after the first failure; it doubles with each further one.
 const FIRST: Duration = Duration::from_millis(50);
-/// Longest delay, and the delay after a terminal failure, which a retry cannot mend.
+/// Longest delay, and the delay after a terminal failure, which a retry cannot fix.
 const LONGEST: Duration = Duration::from_secs(30);
 /// Conflicts in a row that are retried at once.
 const CONFLICTS: u32 = 10;
@@ -47,12 +47,12 @@ impl<K: Hash + Eq + Clone> Backoff<K> {
         }
     }
 
-    /// How many keys have failed and not yet succeeded.
+    /// Number of keys that have failed and not yet succeeded.
     pub fn len(&self) -> usize {
         self.failing.len()
     }
 
-    /// No key has failed since it last succeeded.
+    /// Whether every key has succeeded since its last failure.
     pub fn is_empty(&self) -> bool {
         self.failing.is_empty()
     }

@@ -1,4 +1,4 @@
-//! Clocks and random numbers: the one place that reads them. Others are given the value or a [`Clock`].
+//! Clocks and random numbers: the only file that reads them. Other code gets the value or a [`Clock`].
 #![allow(clippy::disallowed_methods)]
 
 use std::sync::Mutex;
@@ -25,11 +25,11 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock for tests: starts where it is told, and its chance is a seed's.
+/// A clock for tests: starts at a given time, and draws its random numbers from a seed.
 #[derive(Debug)]
 pub struct TestClock {
     state: Mutex<TestState>,
-    /// Start in tokio's time, which it follows; `None` if it moves only when it is advanced.
+    /// The start in tokio's time, which it follows; `None` if it moves only with [`TestClock::advance`].
     follows: Option<Instant>,
 }
 
@@ -69,7 +69,7 @@ impl Clock for TestClock {
         later(now, self.follows.map_or(Duration::ZERO, |start| start.elapsed()))
     }
 
-    /// SplitMix64: every draw different, the same in every run.
+    /// SplitMix64: every draw is different, and the same in every run.
     fn random(&self) -> u64 {
         let mut state = lock(&self.state);
         state.seed = state.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -79,7 +79,7 @@ impl Clock for TestClock {
     }
 }
 
-/// The monotonic time that queues and timers run on; tests can pause it.
+/// The monotonic time of queues and timers; tests can pause it.
 pub fn instant() -> Instant {
     Instant::now()
 }
@@ -90,7 +90,7 @@ pub fn jitter(clock: &dyn Clock, duration: Duration) -> Duration {
     duration.mul_f64(0.5 + chance / 2.0)
 }
 
-/// A time later by `by`; the end of time if that is past it.
+/// The time after `by`; the end of time if that would overflow.
 fn later(time: Timestamp, by: Duration) -> Timestamp {
     time.checked_add(by).unwrap_or(Timestamp::MAX)
 }

@@ -1,6 +1,7 @@
-//! What lives beside the loop for an object: work that outlasts a reconcile (a pull, a stop with grace), conversations, probes.
-//! One keeper for all of it. A companion starts once, wakes its object when it has news, and ends when the object is gone.
-//! Nothing here survives the operator: the next plan starts anew what it still wants.
+//! Companions: the background tasks of an object, such as work that takes longer than a reconcile (a pull, a stop with
+//! grace), connections and probes. A companion is started once, wakes its object when it has news, and ends when the
+//! object is deleted. Nothing here survives the operator: after a restart the next plan starts again what it still
+//! needs.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -15,31 +16,31 @@ use crate::api::failure::Failure;
 use crate::api::labels::Owner;
 use crate::api::sync::lock;
 
-/// First and longest wait before work that failed is due again.
+/// First and longest delay before failed work may start again.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 
-/// Wakes objects: their reconcile is due at once. Cheap to clone; what tasks beside the loop are given.
+/// Wakes objects: makes their reconcile due at once. Cheap to clone; background tasks get a clone.
 #[derive(Clone)]
 pub struct Wake(Arc<dyn Fn(&Owner) + Send + Sync>);
 
 impl Wake {
-    /// Calls `wake` with each object that is woken.
+    /// Creates one; `wake` is called with each object to wake.
     pub fn new(wake: impl Fn(&Owner) + Send + Sync + 'static) -> Self {
         Self(Arc::new(wake))
     }
 
-    /// Makes the object's reconcile due; it need not exist.
+    /// Makes the object's reconcile due; the object need not exist.
     pub fn owner(&self, owner: &Owner) {
         (self.0)(owner);
     }
 }
 
-/// A companion, as a planner sees it.
+/// The state of a companion, as a planner sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Heard<V> {
-    /// The last value that it told.
+    /// The last value that it published.
     pub value: Option<V>,
-    /// Milliseconds since it told anything; 0 if it never did.
+    /// Milliseconds since it last published; 0 if it never did.
     pub silent_ms: u64,
     /// Whether it still runs.
     pub state: Standing,
@@ -50,21 +51,21 @@ pub struct Heard<V> {
 pub enum Standing {
     /// It runs.
     Running,
-    /// It ended well.
+    /// It ended with success.
     Done,
     /// It failed.
     Failed {
-        /// Why.
+        /// The cause.
         why: String,
-        /// How often in a row.
+        /// Failures in a row.
         failures: u32,
-        /// The wait after the failure is over: it may start again now.
+        /// The delay after the failure has passed: the work may start again.
         retry: bool,
     },
 }
 
 impl<V> Heard<V> {
-    /// Why it failed, if it did.
+    /// The cause of its failure, if it failed.
     pub fn failure(&self) -> Option<&str> {
         match &self.state {
             Standing::Failed { why, .. } => Some(why),
@@ -78,7 +79,7 @@ impl<V> Heard<V> {
     }
 }
 
-/// Whether work is to be started that must be done once: it neither runs, nor is done, nor waits after a failure.
+/// Whether to start work that must be done once: it does not run, is not done, and does not wait after a failure.
 pub fn due_once<V>(heard: Option<&Heard<V>>) -> bool {
     match heard.map(|heard| &heard.state) {
         None => true,
@@ -87,12 +88,13 @@ pub fn due_once<V>(heard: Option<&Heard<V>>) -> bool {
     }
 }
 
-/// Whether work is to be started (again): it neither runs nor waits after a failure.
+/// Whether to start work (again): it does not run and does not wait after a failure.
 pub fn due<V>(heard: Option<&Heard<V>>) -> bool {
     heard.is_some_and(|heard| heard.state == Standing::Done) || due_once(heard)
 }
 
-/// The companions of all objects of a kind. `Id` says what each is about, `V` is what it tells.
+/// The companions of all objects of a kind. `Id` identifies a companion of an object, `V` is the value that
+/// it publishes.
 pub struct Companions<Id, V> {
     wake: Wake,
     all: Shared<Id, V>,
@@ -102,7 +104,7 @@ type Shared<Id, V> = Arc<Mutex<All<Id, V>>>;
 
 struct All<Id, V> {
     of: BTreeMap<Owner, BTreeMap<Id, Companion<V>>>,
-    /// Tells a companion from its successor under the same id.
+    /// Distinguishes a companion from its successor with the same id.
     started: u64,
 }
 
@@ -144,7 +146,7 @@ impl<V: Clone> Companion<V> {
     }
 }
 
-/// What a companion tells by.
+/// The handle by which a companion publishes its value.
 pub struct Voice<Id, V> {
     owner: Owner,
     id: Id,
@@ -154,7 +156,7 @@ pub struct Voice<Id, V> {
 }
 
 impl<Id: Ord + Clone, V> Voice<Id, V> {
-    /// Changes the value; wakes the object if `change` says that this is news.
+    /// Changes the value; wakes the object if `change` returns true.
     pub fn tell(&self, change: impl FnOnce(&mut Option<V>) -> bool) {
         let news = self.with(|companion| {
             companion.heard = Some(clock::instant());
@@ -165,7 +167,7 @@ impl<Id: Ord + Clone, V> Voice<Id, V> {
         }
     }
 
-    /// Changes the value without counting that as a sign of life, and wakes the object.
+    /// Changes the value without resetting `silent_ms`, and wakes the object.
     pub fn amend(&self, change: impl FnOnce(&mut Option<V>)) {
         if self.with(|companion| change(&mut companion.value)).is_some() {
             self.wake();
@@ -177,7 +179,7 @@ impl<Id: Ord + Clone, V> Voice<Id, V> {
         self.wake.owner(&self.owner);
     }
 
-    /// `None` if somebody else has the place by now.
+    /// `None` if a successor has replaced this companion.
     fn with<R>(&self, change: impl FnOnce(&mut Companion<V>) -> R) -> Option<R> {
         let mut all = lock(&self.all);
         let companion = all.of.get_mut(&self.owner)?.get_mut(&self.id)?;
@@ -205,19 +207,19 @@ impl<Id: Ord + Clone, V> Voice<Id, V> {
 }
 
 impl<Id, V> Drop for Companions<Id, V> {
-    /// Tasks hold what they tell by, so they are ended here and not by the last reference.
+    /// Tasks hold a `Voice`, so the last reference would never be dropped; they are ended here.
     fn drop(&mut self) {
         lock(&self.all).of.clear();
     }
 }
 
 impl<Id: Ord + Clone + Send + 'static, V: Clone + Send + 'static> Companions<Id, V> {
-    /// No companions yet. `wake` is called with the object of each that has news.
+    /// An empty set. `wake` is called with the object of each companion that has news.
     pub fn new(wake: Wake) -> Self {
         Self { wake, all: Arc::new(Mutex::new(All { of: BTreeMap::new(), started: 0 })) }
     }
 
-    /// Starts the work unless it runs; its end wakes the object. What it brings is its value.
+    /// Starts the work unless it runs; its end wakes the object. Its result becomes the value.
     pub fn begin(&self, owner: &Owner, id: Id, work: impl Future<Output = Result<V, Failure>> + Send + 'static) {
         self.start(owner, id, |voice| async move {
             match work.await {
@@ -230,7 +232,7 @@ impl<Id: Ord + Clone + Send + 'static, V: Clone + Send + 'static> Companions<Id,
         });
     }
 
-    /// Starts a companion that tells by its voice, unless there is one under this id.
+    /// Starts a companion that publishes through its `Voice`, unless one with this id exists.
     pub fn ensure<F, Run>(&self, owner: &Owner, id: Id, run: F)
     where
         F: FnOnce(Voice<Id, V>) -> Run,
@@ -257,12 +259,12 @@ impl<Id: Ord + Clone + Send + 'static, V: Clone + Send + 'static> Companions<Id,
         let (value, failures) = before.map(|before| (before.value.clone(), before.failures)).unwrap_or_default();
         let voice =
             Voice { owner: owner.clone(), id: id.clone(), number, all: self.all.clone(), wake: self.wake.clone() };
-        // Spawned under the lock: it cannot tell anything before it has its place.
+        // Spawned under the lock: the task cannot publish before its entry exists.
         let task = Some(tokio::spawn(run(voice)).abort_handle());
         ours.insert(id, Companion { number, value, heard: None, state: State::Running, failures, task });
     }
 
-    /// Notes that something about the object failed that was not done beside the loop: it is due again after a wait.
+    /// Records a failure of an operation that was not done in the background: it is due again after a delay.
     pub fn failed(&self, owner: &Owner, id: Id, why: impl Into<String>) {
         let mut all = lock(&self.all);
         all.started += 1;
@@ -280,7 +282,7 @@ impl<Id: Ord + Clone + Send + 'static, V: Clone + Send + 'static> Companions<Id,
         ours.map(|(id, companion)| (id.clone(), companion.seen())).collect()
     }
 
-    /// Ends those companions of an object that are not to be kept.
+    /// Ends the companions of an object that `keep` rejects.
     pub fn retain(&self, owner: &Owner, keep: impl Fn(&Id) -> bool) {
         let mut all = lock(&self.all);
         if let Some(ours) = all.of.get_mut(owner) {
@@ -291,12 +293,12 @@ impl<Id: Ord + Clone + Send + 'static, V: Clone + Send + 'static> Companions<Id,
         }
     }
 
-    /// Ends all companions of an object: it is gone.
+    /// Ends all companions of an object, because it was deleted.
     pub fn forget(&self, owner: &Owner) {
         lock(&self.all).of.remove(owner);
     }
 
-    /// How many companions there are, of all objects.
+    /// Number of companions of all objects.
     pub fn count(&self) -> usize {
         lock(&self.all).of.values().map(BTreeMap::len).sum()
     }

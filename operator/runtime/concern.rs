@@ -35,33 +35,34 @@ pub(super) enum Wakes {
 }
 
 impl Concern {
-    /// Wakes the objects whose `references` include the one that changed.
+    /// A concern that wakes the objects whose `references` include the changed object.
     pub fn referenced(resource: &'static str) -> Self {
         Self { resource, whom: Whom::Referencing, significant: content }
     }
 
-    /// Wakes the objects whose names `names` finds in the one that changed, in its namespace, before or after the change.
+    /// A concern that wakes the objects whose names `names` finds in the changed object (before or after the
+    /// change), in its namespace.
     pub fn named_in(resource: &'static str, names: fn(&Value) -> Vec<String>) -> Self {
         Self { resource, whom: Whom::Named(names), significant: content }
     }
 
-    /// Wakes all objects of the kind.
+    /// A concern that wakes all objects of the kind.
     pub fn all(resource: &'static str) -> Self {
         Self { resource, whom: Whom::All, significant: content }
     }
 
-    /// Limits it to changes of what `part` takes from the object; all others wake nobody.
+    /// Limits the concern to changes of the value that `part` extracts from the object; other changes wake no object.
     pub fn only(self, part: fn(&Value) -> Value) -> Self {
         Self { significant: part, ..self }
     }
 
-    /// Whether the concern allows a list of the resource: a read by key must be among the `references` otherwise.
+    /// Whether `observe` may list the resource; otherwise each read needs a key from `references`.
     #[cfg(test)]
     pub fn allows_list(&self) -> bool {
         !matches!(self.whom, Whom::Referencing)
     }
 
-    /// Whom of the kind with this resource a change wakes.
+    /// The objects that a change wakes, of the kind with this resource.
     pub(super) fn wakes(&self, resource: &str, change: &Change) -> Wakes {
         if let (Some(old), Some(new)) = (&change.old, &change.new)
             && (self.significant)(old) == (self.significant)(new)
@@ -81,7 +82,7 @@ impl Concern {
     }
 }
 
-/// An object without what every write changes: `resourceVersion` and `managedFields`.
+/// An object without the fields that every write changes: `resourceVersion` and `managedFields`.
 pub fn content(value: &Value) -> Value {
     let mut rest = value.clone();
     if let Some(metadata) = rest.get_mut("metadata").and_then(Value::as_object_mut) {
@@ -91,8 +92,9 @@ pub fn content(value: &Value) -> Value {
     rest
 }
 
-/// Whether a change of an object is one to reconcile it for: anything but its status and our finalizer, which its
-/// controller writes itself. Without this rule a status with a number that moves would wake its own writer for ever.
+/// Whether a change of an object must wake its own reconcile: true for changes of anything except its status and
+/// Evenkeel's finalizer, which its controller writes itself. Without this rule a status with a changing number would
+/// wake its own writer for ever.
 pub(super) fn is_foreign(change: &Change) -> bool {
     let (Some(old), Some(new)) = (&change.old, &change.new) else { return true };
     let foreign = |value: &Value| {

@@ -1,4 +1,5 @@
-//! A controller: the workers of one kind, and what follows a reconcile. The reconcile itself is in `reconcile.rs`.
+//! A controller: the workers of one kind, and what happens after a reconcile. The reconcile itself is in
+//! `reconcile.rs`.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -26,16 +27,16 @@ use crate::api::object::Object as _;
 use crate::api::sync::lock;
 use crate::store::{Key, Objects};
 
-/// Objects of a kind that are reconciled at once.
+/// Number of objects of a kind that are reconciled concurrently.
 const WORKERS: usize = 4;
-/// The longest a reconcile may take. What takes longer (a pull, a stop with grace) goes on beside the loop.
+/// Time-out of a reconcile. Longer work (a pull, a stop with grace) runs in the background.
 const RECONCILE: Duration = Duration::from_secs(60);
-/// Time for a reconcile under way to finish after shutdown was asked for.
+/// Grace at shutdown for reconciles under way.
 const GRACE: Duration = Duration::from_secs(10);
-/// From this failure in a row on, it is logged as a warning.
+/// A failure is logged as a warning from this number in a row on.
 const WARN_FROM: u32 = 3;
 
-/// Drives the objects of one kind that its inbox says are due.
+/// Drives the objects of one kind: reconciles those that its inbox makes due.
 pub(super) struct Controller<K: Kind> {
     pub(super) kind: K,
     pub(super) inbox: Arc<Inbox>,
@@ -48,11 +49,11 @@ pub(super) struct Controller<K: Kind> {
 
 /// A controller of any kind.
 pub(super) trait Drive: Send + Sync {
-    /// Reconciles what is due until `shutdown`; then lets what is under way finish, for 10 s at most.
+    /// Reconciles due objects until `shutdown`; then lets reconciles under way finish, for 10 s at most.
     fn run(self: Arc<Self>, shutdown: CancellationToken) -> BoxFuture<'static, ()>;
-    /// Observes and plans without recording and acting. `Err` says why there is no plan.
+    /// Observes and plans without recording and acting. `Err` is the reason why there is no plan.
     fn preview(&self, object: Value) -> BoxFuture<'_, Result<Value, String>>;
-    /// How much is kept in memory about objects.
+    /// Number of entries in memory about objects.
     fn kept(&self) -> usize;
 }
 
@@ -60,7 +61,7 @@ impl<K: Kind> Drive for Controller<K> {
     fn run(self: Arc<Self>, shutdown: CancellationToken) -> BoxFuture<'static, ()> {
         async move {
             let (recorder, recording) = Recorder::new(self.objects.clone());
-            // Dropped with this future, so nothing outlives it.
+            // Dropped with this future, so the task cannot outlive it.
             let mut recording = JoinSet::from_iter([recording]);
             let mut workers = JoinSet::new();
             for _ in 0..WORKERS {
@@ -69,7 +70,7 @@ impl<K: Kind> Drive for Controller<K> {
             drop(recorder);
             tracing::info!(kind = K::NAME, "controller started");
             while workers.join_next().await.is_some() {}
-            // The last Events; a store that does not take them in time delays no shutdown.
+            // Writes the last Events; a slow store does not delay the shutdown.
             let _ = timeout(GRACE, recording.join_next()).await;
             tracing::info!(kind = K::NAME, "controller stopped");
         }
@@ -113,7 +114,7 @@ impl<K: Kind> Controller<K> {
         }
     }
 
-    /// One reconcile, and when the next one is due.
+    /// One reconcile, and the schedule of the next one.
     async fn process(&self, key: &Key, reason: Reason, recorder: &Recorder) {
         let span = tracing::info_span!(
             "reconcile", kind = K::NAME, object = %format_args!("{}/{}", key.namespace, key.name),
@@ -140,7 +141,7 @@ impl<K: Kind> Controller<K> {
         self.inbox.queue.add_at(key.clone(), clock::instant() + again.0, again.1);
     }
 
-    /// The reconcile, with a panic and an endless wait turned into failures.
+    /// The reconcile; a panic or a time-out becomes a failure.
     async fn reconcile(&self, key: &Key, recorder: &Recorder) -> Result<Done, Failure> {
         let reconciler = Reconciler {
             kind: &self.kind,
@@ -188,7 +189,7 @@ impl<K: Kind> Controller<K> {
     }
 }
 
-/// Ends when a reconcile under way has had its time after shutdown.
+/// Ends when the grace for reconciles under way at shutdown is over.
 async fn grace(shutdown: &CancellationToken) {
     shutdown.cancelled().await;
     sleep(GRACE).await;

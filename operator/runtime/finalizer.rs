@@ -3,20 +3,20 @@
 /// The finalizer that keeps a deleted object in the store until its containers, volumes and networks are torn down.
 pub const FINALIZER: &str = "evenkeel.dev/teardown";
 
-/// What a reconcile of an object does about its finalizer.
+/// What a reconcile must do about the finalizer of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gate {
-    /// Add the finalizer, then go on: nothing is created outside the store before it is stored.
+    /// Add the finalizer, then continue: it must be stored before anything is created outside the store.
     Add,
-    /// Go on.
+    /// Continue.
     Keep,
-    /// Tear down; remove the finalizer when the plan says finished.
+    /// Tear down; remove the finalizer when the plan is finished.
     TearDown,
-    /// Leave the object alone: its teardown is done, and finalizers of others keep it.
+    /// Leave the object alone: its teardown is done, and only finalizers of others keep it.
     Leave,
 }
 
-/// The arm for an object that has our finalizer or not and is being deleted or not.
+/// The gate for an object with or without our finalizer, being deleted or not.
 pub fn gate(has_finalizer: bool, deleting: bool) -> Gate {
     match (has_finalizer, deleting) {
         (false, false) => Gate::Add,

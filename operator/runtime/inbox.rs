@@ -1,4 +1,5 @@
-//! The inbox of a kind: the queue of its objects that are due, and the index by which changes of other objects find them.
+//! The inbox of a kind: the queue of due objects, and the index that finds the objects which reference a
+//! changed object.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard};
@@ -11,20 +12,20 @@ use super::reflector::Event;
 use crate::api::sync::lock;
 use crate::store::{Key, objects};
 
-/// Where everything arrives that wakes an object of one kind.
+/// Receives everything that wakes objects of one kind.
 pub(super) struct Inbox {
     /// The kind's resource.
     pub(super) resource: &'static str,
-    /// What else concerns the kind.
+    /// The concerns of the kind: other resources that it reads.
     pub(super) concerns: Vec<Concern>,
-    /// Objects that are due or will be.
+    /// Objects that are due now or later.
     pub(super) queue: Queue<Key>,
-    /// The keys that an object references; none if it cannot be read.
+    /// The keys that an object references; none if the object is invalid.
     references: fn(&Value) -> Vec<Key>,
     index: Mutex<Index>,
 }
 
-/// The objects there are, and who references whom.
+/// The existing objects, and which object references which.
 #[derive(Debug, Default)]
 struct Index {
     references: BTreeMap<Key, BTreeSet<Key>>,
@@ -37,7 +38,7 @@ impl Inbox {
         Self { resource, concerns, queue: Queue::default(), references, index: Mutex::default() }
     }
 
-    /// Takes an event of any resource that the kind follows.
+    /// Handles an event of any resource that the kind follows.
     pub(super) fn event(&self, resource: &str, event: &Event<'_>) {
         if resource == self.resource {
             self.own(event);
@@ -61,31 +62,31 @@ impl Inbox {
         keys.into_iter().for_each(|key| self.queue.add(key, Reason::Hint));
     }
 
-    /// Makes the object of this name due; it need not exist.
+    /// Makes the object with this name due; it need not exist.
     pub(super) fn wake_named(&self, namespace: &str, name: &str) {
         let (namespace, name) = (namespace.to_owned(), name.to_owned());
         self.wake(vec![Key { resource: self.resource.to_owned(), namespace, name }]);
     }
 
-    /// Makes all objects due that are known. Those that are not yet will be once they are listed.
+    /// Makes all known objects due. Unknown ones become due when they are listed.
     pub(super) fn wake_all(&self) {
         let keys = self.index().references.keys().cloned().collect();
         self.wake(keys);
     }
 
-    /// How many objects are known, referenced or due.
+    /// Number of known, referenced or due objects.
     pub(super) fn kept(&self) -> usize {
         let index = self.index();
         index.references.len() + index.referencing.len() + self.queue.len()
     }
 
-    /// Takes an event of the kind's own resource.
+    /// Handles an event of the kind's own resource.
     fn own(&self, event: &Event<'_>) {
         match event {
             Event::Listed(values) => {
                 let listed: BTreeMap<Key, &Value> =
                     values.iter().map(|value| (objects::key_of(self.resource, value), value)).collect();
-                // Those that went while nobody watched are due, too: something may have to be forgotten.
+                // Objects that were deleted while the watch was down are due too: memory about them must be freed.
                 let gone: Vec<Key> =
                     self.index().references.keys().filter(|key| !listed.contains_key(key)).cloned().collect();
                 for key in gone {

@@ -2,7 +2,7 @@
 
 use super::Significance;
 
-/// Cuts the steps into stretches, performed one after the other; each is a set of lanes, performed concurrently.
+/// Splits the steps into stretches, performed one after the other; the lanes of a stretch run concurrently.
 pub(super) fn stretches<S: Significance>(steps: &[S]) -> Vec<Vec<Vec<&S>>> {
     let mut stretches: Vec<Vec<Vec<&S>>> = Vec::new();
     let mut open = false;

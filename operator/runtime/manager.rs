@@ -1,4 +1,5 @@
-//! The manager: all kinds over one store. One reflector a resource, one controller a kind, and every wake-up to its inbox.
+//! The manager runs all kinds over one store: one reflector per resource, one controller per kind, and routes
+//! every wake-up to an inbox.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
@@ -22,10 +23,10 @@ use crate::api::labels::Owner;
 use crate::api::sync::lock;
 use crate::store::Objects;
 
-/// Longest time between two reconciles of an object, whatever was or was not heard.
+/// Resync period: the longest time between two reconciles of an object.
 const RESYNC: Duration = Duration::from_secs(10);
 
-/// Runs kinds. Made with [`Manager::new`], given its kinds with [`Manager::add`], started with [`Manager::run`].
+/// Runs kinds. Create it with [`Manager::new`], add kinds with [`Manager::add`], start it with [`Manager::run`].
 pub struct Manager {
     objects: Objects,
     clock: Arc<dyn Clock>,
@@ -34,26 +35,26 @@ pub struct Manager {
     controllers: BTreeMap<&'static str, Arc<dyn Drive>>,
 }
 
-/// The inbox of each kind. Shared with the tasks that wake objects, which are made before their kind is added.
+/// The inbox of each kind. Shared with tasks that wake objects; they are created before their kind is added.
 type Inboxes = Arc<Mutex<BTreeMap<&'static str, Arc<Inbox>>>>;
 
 impl Manager {
-    /// A manager of no kind yet, over `objects`.
+    /// A manager without kinds, over `objects`.
     pub fn new(objects: Objects, clock: Arc<dyn Clock>) -> Self {
         Self { objects, clock, resync: RESYNC, inboxes: Inboxes::default(), controllers: BTreeMap::new() }
     }
 
-    /// Sets the longest time between two reconciles of an object; 10 s by default. For the kinds that are added after.
+    /// Sets the resync period; 10 s by default. Applies to kinds that are added afterwards.
     pub fn resync(self, resync: Duration) -> Self {
         Self { resync, ..self }
     }
 
-    /// Wakes objects of any kind that is or will be added: for what a kind does beside the loop.
+    /// Wakes objects of any kind, also of kinds that are added later: for background tasks of a kind.
     pub fn wake(&self) -> Wake {
         let inboxes = self.inboxes.clone();
         Wake::new(move |owner| {
             let inbox = lock(&inboxes).get(owner.kind.as_str()).cloned();
-            // No such kind is driven here: nobody is concerned.
+            // If this kind is not driven here, nothing happens.
             inbox.into_iter().for_each(|inbox| inbox.wake_named(&owner.namespace, &owner.name));
         })
     }
@@ -78,23 +79,23 @@ impl Manager {
         metrics
     }
 
-    /// What would be done about an object: its status, the steps, and a note if there is no plan. Nothing is recorded or done.
+    /// The plan for an object: its status, the steps, and a note if there is no plan. Records and does nothing.
     pub async fn preview(&self, object: Value) -> Value {
         let controller = object["kind"].as_str().and_then(|kind| self.controllers.get(kind));
         let plan = match controller {
             Some(controller) => controller.preview(object).await,
-            None => Err("nothing is done about this kind beyond storing it".to_owned()),
+            None => Err("objects of this kind are only stored; the operator does nothing for them".to_owned()),
         };
         plan.unwrap_or_else(|note| json!({"note": note, "steps": []}))
     }
 
-    /// How much is kept in memory about objects of all kinds: what is gone must leave nothing.
+    /// Number of entries in memory about objects of all kinds: deleted objects must leave none.
     pub fn kept(&self) -> usize {
         self.controllers.values().map(|controller| controller.kept()).sum()
     }
 
-    /// Reconciles until `shutdown`; then lets what is under way finish, for 10 s at most. Nothing outlives this future.
-    /// Each hint names the owner of something that changed outside the store; `None`: hints may have been missed.
+    /// Reconciles until `shutdown`; then lets reconciles under way finish, for 10 s at most. No task outlives this
+    /// future. Each hint names the owner of something that changed outside the store; `None`: hints may have been lost.
     pub async fn run(&self, hints: impl Stream<Item = Option<Owner>>, shutdown: CancellationToken) {
         let inboxes: BTreeMap<_, _> = lock(&self.inboxes).clone();
         let mut controllers = JoinSet::new();
@@ -120,12 +121,12 @@ impl Manager {
     }
 }
 
-/// Brings each hint to the inbox of its kind, for ever.
+/// Forwards each hint to the inbox of its kind, for ever.
 async fn forward_hints(inboxes: &BTreeMap<&'static str, Arc<Inbox>>, hints: impl Stream<Item = Option<Owner>>) {
     let mut hints = pin!(hints);
     while let Some(hint) = hints.next().await {
         match hint {
-            // An owner may be of a kind that is not driven here.
+            // The owner's kind may not be driven here.
             Some(owner) => {
                 if let Some(inbox) = inboxes.get(owner.kind.as_str()) {
                     inbox.wake_named(&owner.namespace, &owner.name);

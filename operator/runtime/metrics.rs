@@ -2,12 +2,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counters of one kind's controller since it was started.
+/// Counters of one kind's controller since its start.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    /// Reconciles that found nothing to do.
+    /// Reconciles without steps.
     pub settled: Count,
-    /// Reconciles that took steps, all of them done.
+    /// Reconciles whose steps were all done.
     pub acted: Count,
     /// Reconciles that ended in a conflict: another writer was first.
     pub conflicts: Count,
@@ -21,7 +21,7 @@ pub struct Metrics {
     pub steps_failed: Count,
 }
 
-/// A counter that many tasks may change.
+/// A counter that many tasks may increment.
 #[derive(Debug, Default)]
 pub struct Count(AtomicU64);
 

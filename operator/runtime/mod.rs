@@ -1,4 +1,5 @@
-//! The loop: see, decide, record, do. Knows no kind and no Docker; the only room that reads the clock or draws chance.
+//! The loop: observe, plan, record, act. Knows no kind and no Docker; the only room that reads the clock or
+//! draws random numbers.
 
 pub mod backoff;
 pub mod clock;
@@ -36,35 +37,36 @@ pub use companions::Wake;
 pub use concern::Concern;
 pub use manager::Manager;
 
-/// What a planner decided: the status to record and the steps to take, from one and the same look.
+/// The result of a planner: the status to record and the steps to perform, both from the same snapshot.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan<Step, Status> {
-    /// Recorded by compare-and-set before the first step; a stale planner fails there and does nothing.
+    /// Recorded by compare-and-set before the first step; if the plan is outdated the write fails and nothing is done.
     pub status: Status,
-    /// Performed in order, as far as [`Significance::lane`] asks for one, after the status is recorded; a failure ends its lane and then the cycle.
+    /// Performed after the status is recorded, in order or by lanes (see [`Significance::lane`]); a failure
+    /// ends its lane and then the reconcile.
     pub steps: Vec<Step>,
-    /// Look again after this long even if nothing happens. `None`: the runtime's resync alone.
+    /// Reconcile again after this time even without an event. `None`: only the resync.
     pub requeue: Option<Duration>,
-    /// Only of an object that is being deleted: everything outside the store is gone, the finalizer may go.
+    /// Only for an object that is being deleted: everything outside the store is gone, the finalizer can be removed.
     pub finished: bool,
 }
 
 /// One kind, as the loop drives it.
 ///
-/// `observe` reads and does not judge; `plan` judges and does not read; `act`
-/// performs and does neither. Every method may run again after any crash.
+/// `observe` reads and does not judge; `plan` judges and does not read; `act` performs steps and does
+/// neither. Every method may run again after any crash.
 pub trait Kind: Send + Sync + 'static {
     /// The resource in the store.
     const RESOURCE: &'static str = <Self::Object as Object>::RESOURCE;
     /// The kind's name, for labels, logs and Events.
     const NAME: &'static str = <Self::Object as Object>::KIND;
-    /// The whole object as stored: metadata, spec and status.
+    /// The complete stored object: metadata, spec and status.
     type Object: Object + DeserializeOwned + Clone + Send + Sync;
     /// The status subresource.
     type Status: Conditions + Serialize + Clone + PartialEq + Send + Sync;
-    /// One snapshot of the world that concerns this object.
+    /// One snapshot of everything that matters for this object.
     type Observed: Send + Sync;
-    /// One idempotent deed; its `Display` is the log line, the Event, the dry run and the test's expectation.
+    /// One idempotent step; its `Display` is the text in the log, the Event, the dry run and tests.
     type Step: Display + Significance + Send + Sync;
 
     /// The resources besides its own that `observe` reads; their changes wake the objects that they concern.
@@ -75,10 +77,10 @@ pub trait Kind: Send + Sync + 'static {
     fn references(_object: &Self::Object) -> Vec<Key> {
         Vec::new()
     }
-    /// Reads one snapshot. What could not be read is part of the snapshot as unknown; `Err` only if nothing can be decided.
+    /// Reads one snapshot. A fact that cannot be read is unknown in the snapshot; `Err` only if nothing can be decided.
     fn observe(&self, object: &Self::Object) -> impl Future<Output = Result<Self::Observed, Failure>> + Send;
-    /// Pure and total: no clock, no chance, no I/O; problems become conditions. While people want it [`Want::Paused`]
-    /// the status is rendered, and there are no steps but those without which it would break.
+    /// Pure and total: no clock, no random numbers, no I/O; problems become conditions. With [`Want::Paused`]
+    /// it renders the status and returns only the steps that keep the object alive.
     fn plan(
         &self,
         object: &Self::Object,
@@ -86,34 +88,34 @@ pub trait Kind: Send + Sync + 'static {
         want: Want,
         now: Timestamp,
     ) -> Plan<Self::Step, Self::Status>;
-    /// Performs one step; `object` carries the status just recorded. Already so is success.
+    /// Performs one step; `object` has the status just recorded. If the step is already done, that is success.
     fn act(&self, object: &Self::Object, step: &Self::Step) -> impl Future<Output = Result<(), Failure>> + Send;
-    /// Shows in the recorded status that a step failed; it is tried again.
+    /// Returns the recorded status with the failure of a step in it; the step will be retried.
     fn step_failed(&self, status: Self::Status, step: &Self::Step, failure: &Failure, now: Timestamp) -> Self::Status {
         let message = format!("could not {step}: {failure}; it is tried again");
         conditions::step_failed(status, step.failure_reason(), message, now)
     }
-    /// Drops what is kept in memory for an object: it is gone, or its teardown is done.
+    /// Frees the memory about an object that is deleted, or whose teardown is done.
     fn forget(&self, _owner: &Owner) {}
-    /// How much is kept in memory for objects.
+    /// Number of entries in memory about objects.
     fn kept(&self) -> usize {
         0
     }
 }
 
-/// How much a step matters to a person: decides between Event, log line and silence.
+/// How important a step is for people: decides between Event, log line and silence.
 pub trait Significance {
-    /// `Some(reason)` (a CamelCase word) if the step is worth an Event on the object; `None` for routine.
+    /// `Some(reason)` (a CamelCase word) if the step is worth an Event on the object; `None` for routine steps.
     fn event_reason(&self) -> Option<&'static str>;
 
-    /// The reason (a CamelCase word) of the conditions that say that the step failed.
+    /// The reason (a CamelCase word) of the conditions when the step failed.
     fn failure_reason(&self) -> &'static str {
         "StepFailed"
     }
 
-    /// What the step is about, if it depends on no step about anything else: such steps are performed beside each other,
-    /// those of one lane in order, and one that fails ends its lane only. `None`: all before it are done first, and all
-    /// behind it wait for it.
+    /// The lane of the step: the thing that it is about, if it depends on no step about other things. Lanes run
+    /// concurrently, the steps of one lane run in order, and a failed step ends only its lane. `None`: all steps before
+    /// it are done first, and all steps after it wait for it.
     fn lane(&self) -> Option<&str> {
         None
     }

@@ -1,4 +1,4 @@
-//! The work queue: a key is in it once, at its earliest time, and is never handed to two workers at once.
+//! The work queue: a key is in it at most once, at its earliest due time, and is never given to two workers at once.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -11,14 +11,14 @@ use tokio::time::{Instant, sleep_until};
 use super::clock;
 use crate::api::sync::lock;
 
-/// Why a key is reconciled. For logs only; nothing is decided by it.
+/// Why a key is reconciled. Only for logs; no decision depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
     /// The object changed.
     Changed,
-    /// Another object, an engine or a task beside the loop woke it.
+    /// Another object, an engine or a background task woke it.
     Hint,
-    /// The last plan asked for it.
+    /// The last plan requested it.
     Requeue,
     /// The last attempt failed.
     Retry,
@@ -38,11 +38,11 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Keys to be reconciled. Bounded by the number of objects.
+/// The keys to reconcile. Bounded by the number of objects.
 #[derive(Debug)]
 pub struct Queue<K: Ord> {
     state: Mutex<State<K>>,
-    /// Wakes one worker to look at the head again.
+    /// Wakes one worker to check the head again.
     changed: Notify,
 }
 
@@ -50,7 +50,7 @@ pub struct Queue<K: Ord> {
 struct State<K: Ord> {
     /// Waiting keys by due time; a key is here at most once, and not while it runs.
     waiting: BTreeSet<(Instant, K)>,
-    /// The due time of each waiting key, and of each running key that is to run again.
+    /// The due time of each waiting key, and of each running key that must run again.
     entries: HashMap<K, Entry>,
 }
 
@@ -66,7 +66,7 @@ struct Due {
     reason: Reason,
 }
 
-/// A key handed out; it can be handed out again when this is dropped.
+/// A key that a worker holds; it can be handed out again when this is dropped.
 #[derive(Debug)]
 pub struct Job<'a, K: Ord + Hash + Clone> {
     queue: &'a Queue<K>,
@@ -89,7 +89,7 @@ impl<K: Ord + Hash + Clone> Queue<K> {
         self.add_at(key, clock::instant(), reason);
     }
 
-    /// Makes `key` due no later than `at`. A key that runs now runs again afterwards.
+    /// Makes `key` due no later than `at`. A key that is running runs again afterwards.
     pub fn add_at(&self, key: K, at: Instant, reason: Reason) {
         let mut state = self.lock();
         let due = Due { at, reason };
@@ -125,24 +125,24 @@ impl<K: Ord + Hash + Clone> Queue<K> {
         }
     }
 
-    /// Keys that are due and wait for a worker.
+    /// Number of keys that are due and wait for a worker.
     #[cfg(test)]
     fn depth(&self) -> usize {
         let now = clock::instant();
         self.lock().waiting.iter().take_while(|(at, _)| *at <= now).count()
     }
 
-    /// How many keys wait, are due later, or are at work.
+    /// Number of keys that wait, are due later, or are running.
     pub fn len(&self) -> usize {
         self.lock().entries.len()
     }
 
-    /// Nothing waits, is due later, or is at work.
+    /// Whether no key waits, is due later, or is running.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The job at the head if it is due, else when it will be.
+    /// The job at the head if it is due, else the time when it will be.
     fn take_due(&self) -> Result<Job<'_, K>, Option<Instant>> {
         let mut state = self.lock();
         let head = state.waiting.first().map(|(at, _)| *at);
@@ -161,7 +161,7 @@ impl<K: Ord + Hash + Clone> Queue<K> {
         Ok(Job { queue: self, key, reason: due.reason })
     }
 
-    /// No code panics while it holds the lock, so a poisoned one still guards a whole state.
+    /// No code panics while it holds the lock, so the state is complete even if the lock is poisoned.
     fn lock(&self) -> MutexGuard<'_, State<K>> {
         lock(&self.state)
     }

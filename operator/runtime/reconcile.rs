@@ -1,4 +1,4 @@
-//! One reconcile, the only place where observe, plan and act meet: finalizer gate, observe, plan, record, act.
+//! One reconcile, the only place that calls observe, plan and act: finalizer gate, observe, plan, record, act.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,11 +19,12 @@ use crate::api::object::Object as _;
 use crate::store::events::{NewEvent, Severity};
 use crate::store::{Key, Objects, rules};
 
-/// Lanes of one object that are performed concurrently: enough to keep a Docker Engine busy, few enough to leave room for other objects.
+/// Lanes of one object that run concurrently: enough to keep a Docker Engine busy, few enough to leave room
+/// for other objects.
 const LANES: usize = 8;
-/// Reason of the Event about a step that failed.
+/// Reason of the Event for a failed step.
 const STEP_FAILED: &str = "StepFailed";
-/// Reason of the Event about a stored object that is not valid for its kind.
+/// Reason of the Event for a stored object that is invalid for its kind.
 const UNREADABLE: &str = "Unreadable";
 
 /// Outcome of a reconcile that did not fail.
@@ -35,7 +36,7 @@ pub(super) enum Done {
     Reconciled { requeue: Option<Duration> },
 }
 
-/// What a reconcile works with.
+/// The dependencies of a reconcile.
 pub(super) struct Reconciler<'a, K: Kind> {
     pub(super) kind: &'a K,
     pub(super) objects: &'a Objects,
@@ -156,19 +157,19 @@ impl<K: Kind> Reconciler<'_, K> {
     fn step_failed(&self, about: &Arc<Value>, step: &K::Step, failure: &Failure) {
         self.metrics.steps_failed.add();
         tracing::debug!(error = %failure, "failed: {step}");
-        // A conflict says that the decision is outdated, not that something is wrong.
+        // A conflict means that the decision is outdated, not that something is wrong.
         if failure.class != Class::Conflict {
             self.event(about, Severity::Warning, STEP_FAILED, format!("{step}: {failure}"));
         }
     }
 
-    /// Writes the status by compare-and-set on the object that was decided upon.
+    /// Writes the status by compare-and-set on the object that the plan has read.
     async fn record(&self, key: &Key, mut value: Value, status: Value) -> Result<Value, Failure> {
         value["status"] = status;
         Ok(self.objects.update_status(key, value).await?)
     }
 
-    /// Removes our finalizer from an object whose teardown is done.
+    /// Removes Evenkeel's finalizer from an object whose teardown is done.
     async fn release(&self, key: &Key, value: Value) -> Result<Done, Failure> {
         self.objects.update(key, rules::with_finalizer(value, FINALIZER, false)).await?;
         tracing::info!("torn down");
@@ -176,7 +177,7 @@ impl<K: Kind> Reconciler<'_, K> {
     }
 
     fn read(&self, value: &Value) -> Result<K::Object, Failure> {
-        // Borrowed, so that the value need not be copied.
+        // Borrowed, to avoid copying the value.
         serde::Deserialize::deserialize(value).map_err(|error: serde_json::Error| {
             let message = format!("the stored object is not a {}: {error}", K::NAME);
             self.event(&Arc::new(reference::<K>(value)), Severity::Warning, UNREADABLE, message.clone());

@@ -1,4 +1,4 @@
-//! The recorder writes Events beside the loop, so that no reconcile waits for one.
+//! The recorder writes Events in the background, so that no reconcile waits for one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use crate::store::Objects;
 use crate::store::events::NewEvent;
 
-/// Events that may wait to be written; further ones are dropped and logged.
+/// Length of the queue of Events; further ones are dropped and logged.
 const WAITING: usize = 256;
 /// Delay of Events, so that they do not compete with the writes that a failover waits for.
 const CALM: Duration = Duration::from_millis(100);
@@ -23,7 +23,7 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// A recorder and the task that writes what it takes; the task ends once every clone of the recorder is dropped.
+    /// A recorder and its background task; the task ends when every clone of the recorder is dropped.
     pub fn new(objects: Objects) -> (Self, impl Future<Output = ()> + Send) {
         let (sender, receiver) = mpsc::channel(WAITING);
         (Self { sender }, write(objects, receiver))

@@ -1,4 +1,4 @@
-//! A reflector follows a resource of the store: it lists it, then watches it, and resumes after any trouble.
+//! A reflector follows a resource of the store: it lists it, then watches it, and resumes after any failure.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use tokio::time::sleep;
 
 use crate::store::{Change, Error, Objects};
 
-/// Delay before a store that failed is asked again.
+/// Delay before a failed store is read again.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// What a reflector passes on.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// All objects there are: at the start, and whenever changes may have been missed.
+    /// All existing objects: at the start, and whenever changes may have been missed.
     Listed(&'a [Value]),
     /// One change. Every change after the list is passed on, in order.
     Changed(&'a Change),
@@ -91,7 +91,7 @@ mod tests {
             Event::Changed(change) => change.key.name.clone(),
         })));
         let mut listen = || {
-            // As much as can be told now; it never ends.
+            // Runs as far as it can now; it never ends.
             assert!(follower.as_mut().now_or_never().is_none());
             told.take()
         };

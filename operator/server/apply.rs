@@ -1,7 +1,7 @@
 //! Server-side apply: a three-way merge by field ownership. Pure; lists are atomic.
 //!
-//! What a manager applied last is kept in `metadata.managedFields`. Only Apply
-//! managers own fields: plain updates neither take nor give ownership.
+//! The fields of a manager's last apply are kept in `metadata.managedFields`. Only Apply owns fields: plain updates
+//! neither gain nor lose ownership.
 
 use std::collections::BTreeSet;
 
@@ -17,20 +17,20 @@ use crate::store::rules;
 type FieldPath = Vec<String>;
 type FieldSet = BTreeSet<FieldPath>;
 
-/// Who applies, what, and how.
+/// One apply: the manager, the fields, the options.
 #[derive(Debug, Clone, Copy)]
 pub struct Apply<'a> {
     /// The field manager.
     pub manager: &'a str,
     /// Group and version of the configuration.
     pub api_version: &'a str,
-    /// What the manager wants: only the fields it has an opinion on.
+    /// The applied configuration: only the fields that the manager sets.
     pub wanted: &'a Value,
-    /// Which part of the object is applied to.
+    /// The part of the object that is applied to.
     pub part: Part,
-    /// Whether fields are taken over from managers that want another value.
+    /// Whether to take over fields for which another manager has another value.
     pub force: bool,
-    /// Noted beside a change of ownership.
+    /// The time to record with a change of ownership.
     pub now: Timestamp,
 }
 
@@ -67,7 +67,7 @@ impl Apply<'_> {
         merge(&mut merged, &wanted);
 
         match own {
-            Some(_) if before == owned => {} // the time stays as well: a repeated apply changes nothing
+            Some(_) if before == owned => {} // the time stays too: a repeated apply changes nothing
             Some(at) => entries[at] = self.entry(&owned),
             None => entries.push(self.entry(&owned)),
         }
@@ -80,7 +80,7 @@ impl Apply<'_> {
         Ok(merged)
     }
 
-    /// What is applied, without identity and without the part that is not addressed.
+    /// The applied fields, without identity and without the part that is not addressed.
     fn opinion(&self) -> Value {
         let mut wanted = without_nulls(self.wanted.clone());
         if let Some(fields) = wanted.as_object_mut() {
@@ -175,7 +175,7 @@ fn set_of(entry: &Value) -> FieldSet {
     set
 }
 
-/// The paths of everything that is not a mapping; an empty mapping counts as such a field.
+/// The paths of everything that is not a mapping; an empty mapping counts as a field.
 fn leaves(value: &Value, path: &mut FieldPath, set: &mut FieldSet) {
     match value.as_object() {
         Some(fields) if !fields.is_empty() => {
@@ -244,7 +244,7 @@ fn at<'a>(object: &'a Value, path: &FieldPath) -> Option<&'a Value> {
     field_names(path).try_fold(object, |at, name| at.get(name))
 }
 
-/// Removes a field, and the mappings that it leaves empty.
+/// Removes a field and the mappings that become empty.
 fn remove(object: &mut Value, path: &FieldPath) {
     fn within(fields: &mut Map<String, Value>, names: &[&str]) {
         match names {
@@ -267,12 +267,12 @@ fn remove(object: &mut Value, path: &FieldPath) {
     }
 }
 
-/// Sets what `wanted` has; mappings are merged, all else is replaced, null removes.
+/// Sets the fields of `wanted`; mappings are merged, other values are replaced, null removes.
 fn merge(object: &mut Value, wanted: &Value) {
     json_patch::merge(object, wanted);
 }
 
-/// In an apply, null is the same as no opinion.
+/// In an apply, null means that the field is not set.
 fn without_nulls(value: Value) -> Value {
     match value {
         Value::Object(fields) => fields

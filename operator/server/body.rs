@@ -6,16 +6,16 @@ use serde_json::Value;
 
 use super::status::Refusal;
 
-/// Largest body taken, in bytes.
+/// Limit of a request body, in bytes.
 pub const LIMIT: usize = 3 * 1024 * 1024;
 
-/// The whole body; 413 if it is larger than the limit.
+/// The complete body; 413 if it is larger than the limit.
 pub async fn read(body: Body) -> Result<Bytes, Refusal> {
-    // The only other failure is a client that went away, which reads no answer.
+    // The only other failure is a client that disconnected, which reads no response.
     to_bytes(body, LIMIT).await.map_err(|_| Refusal::too_large(LIMIT))
 }
 
-/// An object in the body by its content type: JSON, YAML, or JSON if the client does not say.
+/// The object in the body, by its content type: JSON, YAML, or JSON if there is no content type.
 pub fn object(headers: &HeaderMap, body: &[u8]) -> Result<Value, Refusal> {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let value = match content_type.split(';').next().unwrap_or_default().trim() {
@@ -26,12 +26,12 @@ pub fn object(headers: &HeaderMap, body: &[u8]) -> Result<Value, Refusal> {
     if value.is_object() { Ok(value) } else { Err(Refusal::bad_request("the body must be an object")) }
 }
 
-/// JSON of any form.
+/// Any JSON value.
 pub fn json(body: &[u8]) -> Result<Value, Refusal> {
     serde_json::from_slice(body).map_err(|error| Refusal::bad_request(format!("the body is not valid JSON: {error}")))
 }
 
-/// YAML of any form (JSON is YAML).
+/// Any YAML value (JSON is YAML).
 pub fn yaml(body: &[u8]) -> Result<Value, Refusal> {
     if let Ok(value) = serde_json::from_slice(body) {
         return Ok(value);

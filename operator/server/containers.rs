@@ -1,4 +1,5 @@
-//! Access to the containers of a pod: which one a request means, and the trait behind which the engines are.
+//! Access to the containers of a pod: finds the container of a request, and defines the trait that the
+//! engines implement.
 
 use std::pin::Pin;
 
@@ -20,25 +21,25 @@ pub struct Place {
     pub container: String,
 }
 
-/// Which part of a log.
+/// The part of a log that is requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LogOptions {
-    /// Follow: go on with new output.
+    /// Follow: continue with new output.
     pub follow: bool,
     /// Only this many lines from the end.
     pub tail: Option<u64>,
     /// Only output since this time, in seconds since the epoch.
     pub since: Option<i64>,
-    /// Each line begins with its time.
+    /// Start each line with its time.
     pub timestamps: bool,
 }
 
-/// A command to be run.
+/// A command to run.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Command {
     /// Program and arguments.
     pub words: Vec<String>,
-    /// Whether it reads what the client sends.
+    /// Whether the client sends input.
     pub stdin: bool,
     /// Whether it gets a terminal.
     pub tty: bool,
@@ -53,14 +54,14 @@ pub enum Output {
     Stderr(Bytes),
 }
 
-/// What a process writes.
+/// The output of a process.
 pub type Outputs = BoxStream<'static, Result<Output, Failure>>;
 
-/// A command at work.
+/// A running command.
 pub struct Session {
-    /// By what the engine knows it.
+    /// Its ID at the engine.
     pub id: String,
-    /// What it writes; ends with it.
+    /// Its output; the stream ends when the command ends.
     pub output: Outputs,
     /// Its stdin.
     pub input: Pin<Box<dyn AsyncWrite + Send>>,
@@ -69,19 +70,19 @@ pub struct Session {
 /// Access to containers; the server itself knows no engine.
 #[async_trait::async_trait]
 pub trait Containers: Send + Sync + 'static {
-    /// What the container wrote.
+    /// The log of a container.
     async fn logs(&self, place: &Place, options: LogOptions) -> Result<Outputs, Failure>;
-    /// Runs a command in it.
+    /// Runs a command in a container.
     async fn exec(&self, place: &Place, command: &Command) -> Result<Session, Failure>;
-    /// Tells the command's terminal its size: rows, columns.
+    /// Sets the size of the command's terminal: rows, columns.
     async fn resize(&self, place: &Place, id: &str, size: (u16, u16)) -> Result<(), Failure>;
-    /// How the command ended; `None` while it runs.
+    /// The exit code of the command; `None` while it runs.
     async fn code(&self, place: &Place, id: &str) -> Result<Option<i64>, Failure>;
 }
 
-/// A container of a pod that a request means.
+/// The container of a request.
 pub struct Meant {
-    /// Where it is.
+    /// Its host and ID.
     pub place: Place,
     /// Its name in the pod.
     pub name: String,
@@ -89,7 +90,7 @@ pub struct Meant {
     pub pod: String,
 }
 
-/// The container that a request means; only those of the view can be reached.
+/// Finds the container of a request; only containers that the Pod view shows can be reached.
 pub async fn meant(request: &Request<'_>) -> Result<Meant, Refusal> {
     let key = request.key();
     let found = request.server.objects.get::<Value>(&key).await.map_err(|error| request.store_refusal(&error))?;
@@ -122,7 +123,7 @@ fn choose(pod: &Value, name: &str, asked: Option<&str>) -> Result<Meant, Refusal
 }
 
 impl Meant {
-    /// A failure of the engine in the API's words.
+    /// Converts a failure of the engine to an API error.
     pub fn refused(&self, failure: &Failure) -> Refusal {
         match failure.class {
             Class::NotFound => {
@@ -137,7 +138,7 @@ impl Meant {
     }
 }
 
-/// The door, if there is one.
+/// The server's access to containers, if it has one.
 pub fn door<'a>(request: &'a Request<'_>) -> Result<&'a std::sync::Arc<dyn Containers>, Refusal> {
     let no_engine = || Refusal::not_allowed("this server has no way to containers");
     request.server.containers.as_ref().ok_or_else(no_engine)

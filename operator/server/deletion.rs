@@ -12,7 +12,7 @@ use super::{body, namespaces};
 use crate::store::objects::{Deleted, Preconditions, key_of};
 use crate::store::{self, revision_of, rules};
 
-/// How an object is to be deleted.
+/// Options of a deletion.
 struct Options {
     only_if: Preconditions,
     effect: Effect,
@@ -40,7 +40,7 @@ async fn one(request: &Request<'_>, options: &Options) -> Result<Response, Refus
     }
 }
 
-/// Deletes everything that the selectors match; what is gone already counts as deleted.
+/// Deletes every object that matches the selectors; an object that is already gone counts as deleted.
 async fn all(request: &Request<'_>, options: &Options) -> Result<Response, Refusal> {
     let resource = request.target.resource;
     if resource.namespaced == request.target.namespace.is_none() || resource.kind == "Namespace" {
@@ -101,7 +101,7 @@ fn options(params: &Params, headers: &HeaderMap, body: &[u8]) -> Result<Options,
         _ => body::object(headers, body)?,
     };
     let policy = params.get("propagationPolicy").or(sent["propagationPolicy"].as_str());
-    // What an object owns always goes with it, right after it; a request to keep it must not be taken for granted.
+    // Owned objects are always deleted right after their owner; a request to keep them is refused, not ignored.
     if !matches!(policy, None | Some("Background" | "Foreground")) {
         let message = "Unsupported value: must be one of \"Background\", \"Foreground\"";
         return Err(Refusal::unprocessable(format!("propagationPolicy: {message}")).because(vec![Cause::new(

@@ -1,4 +1,4 @@
-//! Discovery: what is served, all of it read from the registry.
+//! Discovery: the served groups and resources, all from the registry.
 
 use serde_json::{Value, json};
 
@@ -8,10 +8,10 @@ use super::status::Refusal;
 use crate::api::registry;
 use crate::api::resource::Resource;
 
-/// The Kubernetes version whose conventions we follow.
+/// Minor version of Kubernetes whose conventions the API follows.
 const MINOR: &str = "37";
 
-/// The answer to a discovery path.
+/// The response to a discovery path.
 pub fn answer(route: &Route<'_>) -> Result<Value, Refusal> {
     match route {
         Route::Version => Ok(version()),
@@ -51,7 +51,7 @@ fn version() -> Value {
     })
 }
 
-/// Named groups, in the order of the registry.
+/// Named API groups, in the order of the registry.
 fn groups() -> Vec<&'static str> {
     let mut names: Vec<&str> = Vec::new();
     for resource in registry::resources() {

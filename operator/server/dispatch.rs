@@ -1,4 +1,5 @@
-//! Where each request goes: who may ask, what is asked, and which file answers. The top of the room: no other file names it.
+//! Dispatch of each request: authentication, parsing, and the file that answers. Top of the room: no other
+//! file imports it.
 
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use super::status::Refusal;
 use super::view::View;
 use super::{Server, body, deletion, discovery, exec, logs, openapi_v2, watch};
 
-/// Where a plan is asked for: POST `{"object": {...}}`.
+/// Path of plans: POST `{"object": {...}}`.
 const PLAN: &str = "/evenkeel/v1/plan";
 
 /// Answers one HTTP request.
@@ -67,7 +68,7 @@ async fn dispatch(server: &Server, request: axum::extract::Request) -> Result<Re
     serve(request, &parts.method).await
 }
 
-/// Hands a request for objects to what serves it.
+/// Dispatches a request for objects to its handler.
 async fn serve(request: Request<'_>, method: &Method) -> Result<Response, Refusal> {
     match (method.as_str(), request.target.part) {
         ("GET", routes::Part::Log) => return logs::serve(request).await,
@@ -102,7 +103,7 @@ fn authenticated(server: &Server, headers: &HeaderMap) -> bool {
     token.is_some_and(|(_, token)| token.trim().as_bytes().ct_eq(server.token.as_bytes()).into())
 }
 
-/// Healthy while the store answers.
+/// Healthy if the store answers.
 async fn health(server: &Server) -> Response {
     match server.objects.store().revision().await {
         Ok(_) => (StatusCode::OK, "ok").into_response(),

@@ -1,4 +1,5 @@
-//! The `exec` of a pod: a command in one of its containers, its streams over a WebSocket in Kubernetes' channels.
+//! The `exec` subresource of a pod: a command in one of its containers, its streams over a WebSocket in
+//! Kubernetes' channels.
 
 use std::time::Duration;
 
@@ -19,11 +20,11 @@ use super::status::Refusal;
 use crate::api::failure::Failure;
 use crate::api::websocket::{self, Codec, Message};
 
-/// Messages in the queue to a slow client; when it is full, the command waits.
+/// Length of the queue to a slow client; when it is full, the command waits.
 const WAITING: usize = 16;
-/// Time-out for the exit code after the output has ended: the engine reports it a moment later.
+/// Poll interval for the exit code after the output has ended: the engine reports it a moment later.
 const GLANCE: Duration = Duration::from_millis(20);
-/// How often it is asked.
+/// Number of polls for the exit code.
 const GLANCES: u32 = 100;
 
 /// Starts the command and switches to the WebSocket.
@@ -68,7 +69,7 @@ fn command(params: &Params) -> Result<Command, Refusal> {
     Ok(Command { words, stdin: params.flag("stdin")?, tty: params.flag("tty")? })
 }
 
-/// The protocol and the key of a client that wants a WebSocket.
+/// The subprotocol and the key of a client that requests a WebSocket.
 fn handshake(headers: &HeaderMap) -> Result<(&'static str, String), Refusal> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if !text(header::UPGRADE).eq_ignore_ascii_case("websocket") {
@@ -84,7 +85,7 @@ fn handshake(headers: &HeaderMap) -> Result<(&'static str, String), Refusal> {
     Ok((protocol.ok_or_else(unknown)?, text(header::SEC_WEBSOCKET_KEY).to_owned()))
 }
 
-/// Carries everything in both directions until the command has ended or the client is gone.
+/// Forwards data in both directions until the command has ended or the client has disconnected.
 async fn converse(
     containers: &dyn Containers,
     place: &Place,
@@ -99,7 +100,7 @@ async fn converse(
     let sending = send(from_here, sink);
     tokio::pin!(listening, speaking, sending);
     tokio::select! {
-        // The client is gone; dropping the streams tells the command.
+        // The client has disconnected; dropping the streams signals that to the command.
         () = &mut listening => return,
         () = &mut sending => return,
         () = &mut speaking => {}
@@ -111,7 +112,7 @@ async fn converse(
     }
 }
 
-/// What the client says, to the command.
+/// Forwards the client's messages to the command.
 async fn listen(
     containers: &dyn Containers,
     place: &Place,
@@ -128,12 +129,12 @@ async fn listen(
                 if let Some(open) = &mut input
                     && (open.write_all(&bytes).await.is_err() || open.flush().await.is_err())
                 {
-                    input = None; // it reads no more; what it says is still wanted
+                    input = None; // the command reads no more input; other messages still count
                 }
             }
             Message::Data(websocket::CLOSED, channels) if channels.first() == Some(&websocket::STDIN) => {
                 if let Some(mut open) = input.take() {
-                    let _ = open.shutdown().await; // it may have ended
+                    let _ = open.shutdown().await; // the command may have ended
                 }
             }
             Message::Data(websocket::RESIZE, bytes) => {
@@ -150,14 +151,14 @@ async fn listen(
     }
 }
 
-/// Rows and columns.
+/// Parses a terminal size: rows and columns.
 fn size(bytes: &[u8]) -> Option<(u16, u16)> {
     let size: Value = serde_json::from_slice(bytes).ok()?;
     let side = |name: &str| size[name].as_u64().and_then(|side| u16::try_from(side).ok());
     Some((side("Height")?, side("Width")?))
 }
 
-/// What the command says, and how it ended, to the client.
+/// Forwards the output and the exit code of the command to the client.
 async fn speak(
     containers: &dyn Containers,
     place: &Place,
@@ -184,7 +185,7 @@ async fn speak(
         None => code(containers, place, id).await,
     };
     let status = Bytes::from(status(ended).to_string());
-    let _ = to_client.send(Message::Data(websocket::ENDED, status)).await; // or the client is gone
+    let _ = to_client.send(Message::Data(websocket::ENDED, status)).await; // or the client has disconnected
     let _ = to_client.send(Message::Close).await;
 }
 
@@ -201,7 +202,7 @@ async fn code(containers: &dyn Containers, place: &Place, id: &str) -> Result<i6
     ))
 }
 
-/// How a command ended, as clients read it.
+/// The result of a command as a Status, as clients expect it.
 fn status(ended: Result<i64, Failure>) -> Value {
     match ended {
         Ok(0) => json!({"metadata": {}, "status": "Success"}),
@@ -224,7 +225,7 @@ async fn send(mut messages: mpsc::Receiver<Message>, sink: impl Sink<Message, Er
             break;
         }
     }
-    let _ = sink.close().await; // or the client is gone
+    let _ = sink.close().await; // or the client has disconnected
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Who the server is and who may talk to it: CA, server certificate and admin token under `DIR/pki`, and the kubeconfig that carries them.
+//! The identity of the server and of its one user: CA, server certificate and admin token under `DIR/pki`,
+//! and the kubeconfig with them.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -27,20 +28,20 @@ use crate::store::Clock;
 const DAY: SignedDuration = SignedDuration::from_hours(24);
 const CA_DAYS: i32 = 3650;
 const SERVER_DAYS: i32 = 365;
-/// A server certificate is renewed when it expires within this.
+/// A server certificate is renewed when it expires within this many days.
 const RENEW_DAYS: i32 = 30;
 
-/// What the server needs to be reached and to know its one user.
+/// TLS configuration, token and kubeconfig of the server.
 pub struct Identity {
-    /// TLS with our certificate.
+    /// TLS configuration with the server certificate.
     pub tls: Arc<rustls::ServerConfig>,
     /// The admin's bearer token.
     pub token: String,
-    /// Where the kubeconfig is.
+    /// Path of the kubeconfig.
     pub kubeconfig: PathBuf,
 }
 
-/// Why there is no identity.
+/// Why the identity could not be prepared.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file could not be read or written.
@@ -54,11 +55,11 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// A certificate could not be made.
+    /// A certificate could not be created.
     #[error("cannot make a certificate")]
     Certificate(#[from] rcgen::Error),
     /// A file holds no usable key or certificate.
-    #[error("{} is damaged ({problem}); remove the folder {} to have a new one made (kubeconfigs given away stop working)", path.display(), folder.display())]
+    #[error("{} is damaged ({problem}); remove the folder {} to create new certificates (distributed kubeconfigs stop working)", path.display(), folder.display())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -69,7 +70,8 @@ pub enum Error {
     },
 }
 
-/// Reads the identity under `dir`, making what is missing or about to end, and writes `dir/kubeconfig` for `listen`.
+/// Reads the identity under `dir`, creates what is missing or about to expire, and writes `dir/kubeconfig`
+/// for `listen`.
 pub fn prepare(dir: &Path, listen: SocketAddr, clock: &dyn Clock) -> Result<Identity, Error> {
     let pki = Pki { dir: dir.join("pki") };
     private_folder(dir)?;
@@ -90,12 +92,12 @@ pub fn prepare(dir: &Path, listen: SocketAddr, clock: &dyn Clock) -> Result<Iden
     Ok(Identity { tls: Arc::new(tls), token, kubeconfig })
 }
 
-/// The one cryptography provider.
+/// The cryptography provider that all TLS uses.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// Every address that people may reach us by.
+/// Every address under which clients may reach the server.
 fn addresses(listen: SocketAddr) -> Vec<SanType> {
     let mut addresses: Vec<IpAddr> = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
     if !listen.ip().is_unspecified() && !addresses.contains(&listen.ip()) {
@@ -111,7 +113,7 @@ struct Pki {
 }
 
 impl Pki {
-    /// The key in this file; a fresh one if there is none.
+    /// The key in this file; creates it if it is missing.
     fn key(&self, name: &str) -> Result<KeyPair, Error> {
         match self.read(name)? {
             Some(pem) => KeyPair::from_pem(&pem).map_err(|error| self.damaged(name, &error)),
@@ -134,7 +136,7 @@ impl Pki {
         Ok(pem)
     }
 
-    /// The server's certificate and key: those on disk unless they expire soon, else new ones.
+    /// The server's certificate and key: the existing ones unless they expire soon, else new ones.
     fn server(
         &self,
         ca: &str,
@@ -194,7 +196,7 @@ impl Pki {
     }
 }
 
-/// Whether clients that trust this CA will take this certificate under all names until `until`.
+/// Whether clients that trust this CA accept this certificate under all names until `until`.
 fn serves(
     certificate: &CertificateDer<'_>,
     key: &KeyPair,
@@ -223,7 +225,7 @@ fn serves(
     ours && names.iter().all(accepted)
 }
 
-/// The CA's own description; the same each time, so that its key alone can sign as it.
+/// The parameters of the CA certificate; always the same, so that the CA's key alone can sign as this CA.
 fn ca_params() -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, "evenkeel-ca");
@@ -232,7 +234,7 @@ fn ca_params() -> CertificateParams {
     params
 }
 
-/// Valid from the day before (clocks differ) for so many days.
+/// Valid from the day before (clocks differ) for this many days.
 fn valid(params: &mut CertificateParams, now: Timestamp, days: i32) {
     let date = |time: Timestamp| {
         let date = time.to_zoned(TimeZone::UTC).date();
@@ -271,13 +273,13 @@ fn private_folder(path: &Path) -> Result<(), Error> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(failed("write"))
 }
 
-/// Writes a file of mode 0600 whole or not at all.
+/// Writes a file of mode 0600, completely or not at all.
 fn write_private(path: &Path, text: &str) -> Result<(), Error> {
     let failed = |source| Error::File { doing: "write", path: path.to_owned(), source };
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
     let beside = PathBuf::from(beside);
-    // Left by a crash, perhaps with another mode.
+    // A crash may have left this file, perhaps with another mode.
     if let Err(error) = fs::remove_file(&beside)
         && error.kind() != io::ErrorKind::NotFound
     {

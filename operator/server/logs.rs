@@ -1,4 +1,4 @@
-//! The `log` of a pod: what one of its containers wrote, as plain text, while it writes it.
+//! The `log` subresource of a pod: the log of one of its containers as plain text, streamed with `follow`.
 
 use std::convert::Infallible;
 
@@ -30,7 +30,7 @@ pub async fn serve(request: Request<'_>) -> Result<Response, Refusal> {
     let pieces = outputs.map(|piece| match piece {
         Ok(Output::Stdout(bytes) | Output::Stderr(bytes)) => Some(bytes),
         Err(failure) => {
-            // The answer has begun: it can only be ended.
+            // The response has started: it can only be ended.
             tracing::debug!(%failure, "a log broke off");
             None
         }
@@ -43,7 +43,7 @@ pub async fn serve(request: Request<'_>) -> Result<Response, Refusal> {
     Ok(response)
 }
 
-/// The part of a piece that is within the byte limit.
+/// The part of a piece within the byte limit.
 fn cut(mut bytes: Bytes, left: &mut u64) -> Bytes {
     bytes.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
     *left -= bytes.len() as u64;

@@ -5,13 +5,13 @@ use serde_json::Value;
 use super::shape::join;
 use super::status::Cause;
 
-/// Largest sum of all annotations, in bytes.
+/// Limit of the sum of all annotations, in bytes.
 const MAX_ANNOTATIONS: usize = 256 * 1024;
 
-/// Longest text that a message repeats, in characters.
+/// Limit of a text that a message repeats, in characters.
 const MAX_SHOWN: usize = 60;
 
-/// Every problem with an object's metadata (server-owned fields are not judged: they are overwritten).
+/// Every problem with an object's metadata (server-owned fields are not checked: they are overwritten).
 pub fn problems(metadata: &Value, label_name: bool) -> Vec<Cause> {
     let mut causes = Vec::new();
     match metadata["name"].as_str().unwrap_or_default() {
@@ -51,7 +51,7 @@ fn invalid(field: &str, value: &str, why: &str) -> Cause {
     Cause::invalid(field, format!("Invalid value: {shown:?}{more}: {why}"))
 }
 
-/// What is wrong with an object's name (RFC 1123: a subdomain, or a label for kinds that become host names).
+/// The problem with an object's name (RFC 1123: a subdomain, or a label for kinds whose names become host names).
 fn name_problem(name: &str, label: bool) -> Option<&'static str> {
     let limit = if label { 63 } else { 253 };
     let part = |part: &str| {
@@ -72,7 +72,7 @@ fn name_problem(name: &str, label: bool) -> Option<&'static str> {
     }
 }
 
-/// What is wrong with a label's, annotation's or finalizer's key: `[prefix/]name`.
+/// The problem with the key of a label, annotation or finalizer: `[prefix/]name`.
 fn key_problem(key: &str) -> Option<&'static str> {
     let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
     if prefix.is_some_and(|prefix| name_problem(prefix, false).is_some()) {
@@ -100,7 +100,7 @@ fn finalizer_problem(finalizer: &str) -> Option<&'static str> {
     (!qualified).then_some("must be a name with a domain (e.g. 'example.com/my-finalizer')")
 }
 
-/// Letters, digits, `-`, `_`, `.`; the first and the last a letter or digit.
+/// Whether it has only letters, digits, `-`, `_`, `.`, and starts and ends with a letter or digit.
 fn bounded(text: &str) -> bool {
     let outer = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
     text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))

@@ -1,4 +1,4 @@
-//! The Kubernetes API over the store: HTTPS, one token, every kind of the registry. No decisions are made here.
+//! The Kubernetes API over the store: HTTPS, one token, every kind of the registry. It makes no decisions.
 
 pub mod apply;
 pub mod body;
@@ -41,10 +41,10 @@ use crate::store::{self, Clock, Objects, Views};
 use containers::Containers;
 use identity::Identity;
 
-/// Plans an object without acting, for `evenkeel plan`; the server itself knows no planner.
+/// Plans an object without acting, for `evenkeel plan`; the server itself imports no planner.
 pub type Planner = Arc<dyn Fn(serde_json::Value) -> BoxFuture<'static, serde_json::Value> + Send + Sync>;
 
-/// Everything that a request needs.
+/// The dependencies of every request.
 pub struct Server {
     /// The objects.
     pub objects: Objects,
@@ -57,9 +57,9 @@ pub struct Server {
     stop: CancellationToken,
 }
 
-/// Serves the API on `listener` until `shutdown`; open watches are then ended and requests under way finished.
+/// Serves the API on `listener` until `shutdown`; then ends open watches and finishes requests under way.
 ///
-/// The kubeconfig was written by [`identity::prepare`] before this is called, and the default namespace is made
+/// [`identity::prepare`] must have written the kubeconfig before this is called. The default namespace is created
 /// before the first request is served.
 pub async fn run(
     listener: TcpListener,
@@ -77,7 +77,7 @@ pub async fn run(
         Arc::new(Server { objects, clock, containers, planner, token: identity.token, stop: shutdown.clone() });
     let router = Router::new().fallback(dispatch::answer).with_state(server);
     tls::accept(listener, identity.tls, router, shutdown).await;
-    // It has the same token; a panic in it has been logged.
+    // The task has the same token; a panic in it has been logged.
     let _ = emptying.await;
     Ok(())
 }

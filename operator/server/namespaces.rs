@@ -1,4 +1,4 @@
-//! Namespaces: objects can be created in one that exists and is not terminating; one that is deleted is emptied first.
+//! Namespaces: objects can be created only in one that exists and is not terminating; a deleted one is emptied first.
 
 use std::time::Duration;
 
@@ -16,14 +16,14 @@ use crate::api::resource::Resource;
 use crate::store::objects::{Deleted, Objects, Part, Preconditions, key_of};
 use crate::store::{self, Key, rules};
 
-/// Keeps a deleted namespace until nothing is left in it.
+/// Finalizer that keeps a deleted namespace until it is empty.
 const FINALIZER: &str = "kubernetes";
-/// Interval of looks at a terminating namespace that is not empty yet, and of attempts to open a lost watch.
+/// Interval of checks of a terminating namespace that is not empty yet, and of attempts to reopen a lost watch.
 const RECHECK: Duration = Duration::from_secs(1);
 /// The resource of namespaces.
 const NAMESPACES: &str = "namespaces";
 
-/// Makes the default namespace unless it is there.
+/// Creates the default namespace if it is missing.
 pub async fn ensure_default(objects: &Objects) -> Result<(), store::Error> {
     let key = key(DEFAULT_NAMESPACE);
     if objects.get::<Value>(&key).await?.is_some() {
@@ -36,7 +36,7 @@ pub async fn ensure_default(objects: &Objects) -> Result<(), store::Error> {
     }
 }
 
-/// Refuses to create a `resource` in a namespace that is not there (404) or terminating (403).
+/// Refuses to create a `resource` in a namespace that does not exist (404) or is terminating (403).
 pub async fn require(server: &Server, resource: &Resource, name: &str) -> Result<(), WriteError> {
     let found = server.objects.get::<Value>(&key(name)).await?;
     match found {
@@ -74,7 +74,7 @@ pub async fn delete(
     Ok(server.objects.delete(key, &Preconditions { uid, revision: None }).await)
 }
 
-/// Empties namespaces that are being deleted, until told to stop.
+/// Empties terminating namespaces until it is told to stop.
 pub async fn keep_emptying(objects: Objects, stop: CancellationToken) {
     let work = async {
         loop {
@@ -90,7 +90,7 @@ pub async fn keep_emptying(objects: Objects, stop: CancellationToken) {
     }
 }
 
-/// One pass over all namespaces; waits until there is a reason for the next.
+/// One pass over all namespaces; then waits for the reason for the next pass.
 async fn empty_all(objects: &Objects) -> Result<(), store::Error> {
     let (namespaces, revision) = objects.list::<Value>(NAMESPACES, None).await?;
     let mut going = false;
@@ -99,7 +99,7 @@ async fn empty_all(objects: &Objects) -> Result<(), store::Error> {
     }
     let mut changes = objects.watch(NAMESPACES, None, revision).await?;
     if going {
-        // An object that is left waits for its finalizers; no change of the namespace says when they are removed.
+        // A remaining object waits for its finalizers; no change of the namespace shows when they are removed.
         let _ = tokio::time::timeout(RECHECK, changes.next()).await;
     } else if changes.next().await.is_none() {
         tokio::time::sleep(RECHECK).await;

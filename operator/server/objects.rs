@@ -18,7 +18,7 @@ use crate::api::sync::lock;
 use crate::store::objects::Part;
 use crate::store::{self, Key, clock, revision_of, rules};
 
-/// Attempts of an apply while the object is created or deleted by others.
+/// Attempts of an apply while others create or delete the object.
 const ATTEMPTS: usize = 3;
 
 impl Request<'_> {
@@ -122,7 +122,7 @@ impl Request<'_> {
         Ok(self.part(code, object, &warnings))
     }
 
-    /// Server-side apply: makes the object if it is not there.
+    /// Server-side apply: creates the object if it does not exist.
     async fn apply(
         &self,
         mut wanted: Value,
@@ -137,7 +137,7 @@ impl Request<'_> {
             return Err(Refusal::bad_request("metadata.managedFields must be nil").into());
         }
         let resource = self.target.resource;
-        // The owned fields must be the stored ones, or a later apply could not remove them.
+        // The owned fields must equal the stored ones, or a later apply could not remove them.
         (resource.normalize)(&mut wanted);
         let api_version = resource.api_version();
         let apply = Apply {
@@ -170,7 +170,7 @@ impl Request<'_> {
         }
     }
 
-    /// Reads the object, lets `make` make the new one, validates it and stores it.
+    /// Reads the object, computes the new one with `make`, validates it and stores it.
     async fn change(
         &self,
         options: &WriteOptions,
@@ -212,7 +212,7 @@ impl Request<'_> {
         })
     }
 
-    /// Checks that the body is of the kind, namespace and name that the path says.
+    /// Checks that kind, namespace and name in the body equal those in the path.
     fn identify(&self, object: &mut Value) -> Result<(), Refusal> {
         let resource = self.target.resource;
         let said = |field: &str| object[field].as_str().unwrap_or_default().to_owned();
@@ -248,7 +248,7 @@ impl Request<'_> {
     }
 }
 
-/// Leaves of a proposed object only the part that is addressed; the rest stays as it was.
+/// Keeps only the addressed part of a proposed object; the rest stays as stored.
 fn settle(has_status: bool, part: Part, old: &Value, mut proposed: Value) -> Value {
     match part {
         Part::Main => {

@@ -1,4 +1,5 @@
-//! OpenAPI v3 documents, written from the registry: by them clients know fields and patch types (`explain`, client-side validation).
+//! OpenAPI v3 documents, generated from the registry: clients read fields and patch types from them
+//! (`explain`, client-side validation).
 
 use serde_json::{Map, Value, json};
 
@@ -7,7 +8,7 @@ use crate::api::hash::short_hash_of_json;
 use crate::api::registry;
 use crate::api::resource::Resource;
 
-/// The index: one document for each group and version.
+/// The index: one document per group and version.
 pub fn index() -> Value {
     let mut paths = Map::new();
     for resource in registry::resources() {
@@ -18,7 +19,7 @@ pub fn index() -> Value {
     json!({"paths": paths})
 }
 
-/// The document of this name, e.g. `apis/evenkeel.dev/v1alpha1`.
+/// The document with this name, e.g. `apis/evenkeel.dev/v1alpha1`.
 pub fn named(name: &str) -> Result<Value, Refusal> {
     document(name).ok_or_else(Refusal::no_such_path)
 }
@@ -69,7 +70,7 @@ fn kind(resource: &Resource) -> Value {
     json!({"group": resource.group, "version": resource.version, "kind": resource.kind})
 }
 
-/// What a patch takes; clients read the supported query parameters and patch types here.
+/// The PATCH operation; clients read the supported query parameters and patch types from it.
 fn patch(resource: &Resource) -> Value {
     let texts = ["dryRun", "fieldManager", "fieldValidation"]
         .map(|name| json!({"name": name, "in": "query", "schema": {"type": "string"}}));

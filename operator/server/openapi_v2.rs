@@ -1,11 +1,13 @@
-//! The OpenAPI v2 document that kubectl before 1.29 wants in protobuf: which kinds can be patched, and with which parameters. No fields: objects are judged here.
+//! The OpenAPI v2 document that kubectl before 1.29 requests in protobuf: the kinds that can be patched, and
+//! the query parameters. It has no fields, because the server validates objects.
 
 use serde_json::json;
 
 use crate::api::registry;
 use crate::api::resource::Resource;
 
-/// What clients ask for has an `@` in it, which is no media type; some of them choke on it in the answer.
+/// The media type that clients request has an `@`, which is not a valid media type; some clients fail on it
+/// in the response.
 pub const CONTENT_TYPE: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// The document, in gnostic's encoding.

@@ -10,7 +10,7 @@ use super::status::{Cause, Refusal};
 use super::validate::UnknownFields;
 use crate::api::resource::Resource;
 
-/// The query parameters; of one given twice the last counts, but where all are asked for.
+/// The query parameters; of repeated ones the last counts, except where all are requested.
 #[derive(Debug, Clone, Default)]
 pub struct Params(Vec<(String, String)>);
 
@@ -23,27 +23,27 @@ pub enum Effect {
     DryRun,
 }
 
-/// What a write is done with.
+/// Options of a write.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WriteOptions {
     /// Whether it is stored.
     pub effect: Effect,
-    /// What becomes of unknown fields.
+    /// How to treat unknown fields.
     pub unknown: UnknownFields,
-    /// Who writes: `fieldManager`, else the first word of the User-Agent; may be empty.
+    /// The field manager: `fieldManager`, else the first word of the User-Agent; may be empty.
     pub manager: String,
-    /// Whether an apply takes fields over from other managers.
+    /// Whether an apply takes over fields of other managers.
     pub force: bool,
 }
 
-/// What a watch is asked for.
+/// Options of a watch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WatchOptions {
     /// Where to start.
     pub from: WatchFrom,
-    /// Ends the stream; `None`: the server's own limit.
+    /// Duration of the stream; `None`: the server's own limit.
     pub timeout: Option<Duration>,
-    /// Whether the client knows BOOKMARK events.
+    /// Whether the client understands BOOKMARK events.
     pub bookmarks: bool,
 }
 
@@ -68,17 +68,17 @@ impl Params {
         Ok(Self(pairs.0))
     }
 
-    /// A parameter, if it is there and not empty.
+    /// A parameter, if it is present and not empty.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.all(name).last().filter(|value| !value.is_empty())
     }
 
-    /// All values of a parameter, in their order.
+    /// All values of a parameter, in order.
     pub fn all<'a>(&'a self, name: &str) -> impl DoubleEndedIterator<Item = &'a str> {
         self.0.iter().filter(move |(found, _)| found == name).map(|(_, value)| value.as_str())
     }
 
-    /// A parameter that is on or off; off by default.
+    /// A boolean parameter; false by default.
     pub fn flag(&self, name: &str) -> Result<bool, Refusal> {
         match self.get(name) {
             None | Some("false" | "0") => Ok(false),
@@ -101,7 +101,7 @@ impl Params {
         }
     }
 
-    /// Everything that shapes a write.
+    /// All options of a write.
     pub fn write_options(&self, headers: &HeaderMap) -> Result<WriteOptions, Refusal> {
         let unknown = match self.get("fieldValidation") {
             None | Some("Strict") => UnknownFields::Refuse,
@@ -117,7 +117,7 @@ impl Params {
         Ok(WriteOptions { effect: self.effect()?, unknown, manager: manager.to_owned(), force: self.flag("force")? })
     }
 
-    /// Everything that shapes a watch.
+    /// All options of a watch.
     pub fn watch_options(&self) -> Result<WatchOptions, Refusal> {
         let revision = self.revision()?;
         let from = match (self.get("sendInitialEvents"), self.get("resourceVersionMatch"), revision) {

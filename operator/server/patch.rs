@@ -15,7 +15,7 @@ pub enum Patch {
     Merge(Value),
     /// RFC 6902.
     Json(Vec<PatchOperation>),
-    /// A merge patch that knows the keys of some lists.
+    /// A strategic merge patch: it knows the merge keys of some lists.
     Strategic(Value, strategic::MergeKeys),
     /// Server-side apply.
     Apply(Value),
@@ -27,7 +27,7 @@ const APPLY: &str = "application/apply-patch+yaml";
 const STRATEGIC: &str = "application/strategic-merge-patch+json";
 
 impl Patch {
-    /// Reads a patch by its content type; 415 for one that the resource does not take.
+    /// Reads a patch by its content type; 415 if the resource does not support that type.
     pub fn read(resource: &Resource, headers: &HeaderMap, body: &[u8]) -> Result<Self, Refusal> {
         let content_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
         match content_type.split(';').next().unwrap_or_default().trim() {
@@ -53,7 +53,7 @@ pub fn patched(object: &Value, patch: &Patch) -> Result<Value, Refusal> {
         Patch::Strategic(change, keys) => patched = strategic::merge(keys, &patched, change)?,
         Patch::Json(operations) => {
             for operation in operations {
-                // That something is null is also true of what is not there (so say the Go and Kubernetes clients).
+                // A test for null also succeeds for a missing field (as in the Go and Kubernetes clients).
                 let vacuous = matches!(operation, PatchOperation::Test(test)
                     if test.value.is_null() && patched.pointer(test.path.as_str()).is_none());
                 if !vacuous {

@@ -1,4 +1,4 @@
-//! One request for objects: what is addressed, how the answer is to look, and what its handlers share.
+//! One request for objects: target, format of the response, and functions that the handlers share.
 
 use axum::body::Bytes;
 use axum::http::{HeaderMap, StatusCode};
@@ -18,7 +18,7 @@ use crate::store::{self, Key};
 pub struct Request<'a> {
     /// The server.
     pub server: &'a Server,
-    /// What is addressed.
+    /// The addressed objects.
     pub target: Target,
     /// Its query.
     pub params: Params,
@@ -26,13 +26,13 @@ pub struct Request<'a> {
     pub headers: HeaderMap,
     /// Its body.
     pub body: Bytes,
-    /// The form of the answer.
+    /// The format of the response.
     pub view: View,
     /// The connection itself, for a protocol upgrade (WebSocket).
     pub upgrade: Option<hyper::upgrade::OnUpgrade>,
 }
 
-/// Why a write did not happen.
+/// Why a write failed.
 pub enum WriteError {
     /// The store refused it or failed.
     Store(store::Error),
@@ -53,7 +53,7 @@ impl From<Refusal> for WriteError {
 }
 
 impl Request<'_> {
-    /// The objects that the selectors and the path ask for, and the revision of this snapshot.
+    /// The objects that match the selectors and the path, and the revision of this snapshot.
     pub async fn selected(&self) -> Result<(Vec<Value>, u64), Refusal> {
         let selector = self.params.selector(self.target.resource)?;
         let resource = self.target.resource.qualified();
@@ -63,7 +63,7 @@ impl Request<'_> {
         Ok((objects, revision))
     }
 
-    /// The store's key of what is addressed; a collection has an empty name.
+    /// The store's key of the target; a collection has an empty name.
     pub fn key(&self) -> Key {
         Key {
             resource: self.target.resource.qualified(),
@@ -72,7 +72,7 @@ impl Request<'_> {
         }
     }
 
-    /// The part of the object that the store is to write.
+    /// The part of the object that the store must write.
     pub fn store_part(&self) -> Part {
         match self.target.part {
             routes::Part::Main | routes::Part::Scale | routes::Part::Log | routes::Part::Exec => Part::Main,
@@ -80,13 +80,13 @@ impl Request<'_> {
         }
     }
 
-    /// An object as an answer, in the form that was asked for.
+    /// An object as a response, in the requested format.
     pub fn object(&self, code: StatusCode, object: Value, warnings: &[String]) -> Response {
         let now = self.server.clock.now();
         answer(code, &self.view.object(self.target.resource, object, Headings::Shown, now), warnings)
     }
 
-    /// The addressed part of an object as an answer.
+    /// The addressed part of an object as a response.
     pub fn part(&self, code: StatusCode, object: Value, warnings: &[String]) -> Response {
         match self.target.part {
             routes::Part::Scale => answer(code, &scale::of(&object), warnings),
@@ -94,12 +94,12 @@ impl Request<'_> {
         }
     }
 
-    /// A failure of the store as an answer.
+    /// A failure of the store as a response.
     pub fn store_refusal(&self, error: &store::Error) -> Refusal {
         Refusal::from_store(error, self.target.resource, &self.key().name)
     }
 
-    /// A write that did not happen as an answer.
+    /// A failed write as a response.
     pub fn write_refusal(&self, error: WriteError) -> Refusal {
         match error {
             WriteError::Refused(refusal) => refusal,

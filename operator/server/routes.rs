@@ -1,15 +1,15 @@
-//! What a path means: one parser for every kind, so that a new kind needs no new route.
+//! Parses paths: one parser for every kind, so that a new kind needs no new route.
 
 use crate::api::registry;
 use crate::api::resource::Resource;
 use crate::server::status::Refusal;
 
-/// A path of ours.
+/// A parsed path.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Route<'a> {
-    /// `/livez`, `/readyz`, `/healthz`: open to all.
+    /// `/livez`, `/readyz`, `/healthz`: need no token.
     Health,
-    /// `/version`: open to all.
+    /// `/version`: needs no token.
     Version,
     /// `/api`: versions of the core group.
     CoreVersions,
@@ -19,9 +19,9 @@ pub enum Route<'a> {
     Group(&'a str),
     /// `/api/v1` or `/apis/GROUP/VERSION`: the resources of one group and version.
     Resources(&'a str, &'a str),
-    /// `/openapi/v2`: the old document.
+    /// `/openapi/v2`: the OpenAPI v2 document.
     OpenApiV2,
-    /// `/openapi/v3`: which documents there are.
+    /// `/openapi/v3`: the list of documents.
     OpenApiIndex,
     /// `/openapi/v3/NAME`: the document of one group and version.
     OpenApi(&'a str),
@@ -38,7 +38,7 @@ pub struct Target {
     pub namespace: Option<String>,
     /// The object; `None` for the collection.
     pub name: Option<String>,
-    /// Which part of the object.
+    /// The part of the object.
     pub part: Part,
 }
 

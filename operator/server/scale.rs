@@ -1,4 +1,4 @@
-//! The `scale` subresource: how many replicas an object has and is to have, the same for every kind that scales. Pure.
+//! The `scale` subresource: current and desired number of replicas, the same for every kind that scales. Pure.
 
 use serde_json::{Map, Value, json};
 
@@ -23,7 +23,7 @@ pub fn of(object: &Value) -> Value {
     })
 }
 
-/// The object with as many replicas as the Scale says; 422 if it says no number.
+/// The object with the Scale's number of replicas; 422 if the Scale has no number.
 pub fn scaled(resource: &Resource, object: &Value, scale: &Value) -> Result<Value, Refusal> {
     let Some(replicas) = scale["spec"]["replicas"].as_u64() else {
         let message = format!("Invalid value: {}: must be a number of replicas, 0 or more", scale["spec"]["replicas"]);
@@ -40,7 +40,7 @@ pub fn scaled(resource: &Resource, object: &Value, scale: &Value) -> Result<Valu
     Ok(scaled)
 }
 
-/// A label selector as people and query strings write it.
+/// A label selector as text, as in query strings.
 fn selector(selector: &Value) -> String {
     let labels = selector["matchLabels"].as_object().into_iter().flatten();
     let equal = labels.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()));

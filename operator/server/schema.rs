@@ -1,6 +1,8 @@
-//! Judges an object by its structural schema: the subset of OpenAPI v3 that the served kinds use, as Kubernetes does.
+//! Validates an object against its structural schema: the subset of OpenAPI v3 that the served kinds use, as
+//! Kubernetes does.
 //!
-//! A test walks every served schema and fails on a keyword that is not judged here, so that none is passed over in silence.
+//! A test walks every served schema and fails on a keyword that is not checked here, so that no keyword is
+//! ignored silently.
 
 use std::cmp::Ordering;
 use std::net::Ipv4Addr;
@@ -31,7 +33,7 @@ impl Judge {
         if !types.is_empty() && !types.iter().any(|name| has_type(value, name)) {
             let expected = types.iter().map(|name| with_article(name)).collect::<Vec<_>>().join(" or ");
             let message = format!("Invalid value: {}: must be {expected}", self.shown(value));
-            // What else the schema says is said of values of the right type.
+            // The other keywords apply only to values of the right type.
             return self.causes.push(Cause::new("FieldValueTypeInvalid", path, message));
         }
         if let Some(options) = schema["enum"].as_array()
@@ -107,7 +109,7 @@ impl Judge {
         }
     }
 
-    /// Unknown fields are not looked for here: [`super::shape::fit`] has taken them out.
+    /// Unknown fields are not checked here: [`super::shape::fit`] has removed them.
     fn object(&mut self, schema: &Value, fields: &Map<String, Value>, path: &str) {
         for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             if !fields.contains_key(name) {
@@ -125,7 +127,7 @@ impl Judge {
     }
 }
 
-/// A value as it was written, or only its kind if it is large.
+/// A value as it was written, or only its type if it is large.
 fn shown(value: &Value, sensitive: bool) -> String {
     match value {
         _ if sensitive => "(hidden)".to_owned(),
@@ -138,7 +140,7 @@ fn shown(value: &Value, sensitive: bool) -> String {
     }
 }
 
-/// The types that a value may have; none if the schema leaves it open.
+/// The allowed types of a value; empty if the schema sets none.
 fn types(schema: &Value) -> Vec<&str> {
     match schema["type"].as_str() {
         _ if schema["x-kubernetes-int-or-string"] == true => vec!["integer", "string"],
@@ -167,7 +169,7 @@ fn with_article(name: &str) -> String {
     }
 }
 
-/// The range of a number format, for schemas that name no limits.
+/// The range of a number format, for schemas without limits.
 fn range_of(format: &Value) -> Option<(i64, i64)> {
     match format.as_str()? {
         "int32" => Some((i32::MIN.into(), i32::MAX.into())),
@@ -194,7 +196,7 @@ mod tests {
     use super::*;
     use crate::api::registry;
 
-    /// Keywords that [`problems`] judges.
+    /// Keywords that [`problems`] checks.
     const JUDGED: [&str; 15] = [
         "type",
         "nullable",

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::api::resource::Resource;
 use crate::server::status::Refusal;
 
-/// What a list or watch asks for; an empty one matches everything.
+/// The selectors of a list or watch; an empty one matches everything.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Selector {
     labels: Vec<Requirement>,
@@ -27,7 +27,7 @@ enum Requirement {
 }
 
 impl Selector {
-    /// Parses both query parameters; 400 for what is not understood or not supported by the resource.
+    /// Parses both query parameters; 400 for syntax errors and for fields that the resource does not support.
     pub fn parse(resource: &Resource, labels: Option<&str>, fields: Option<&str>) -> Result<Self, Refusal> {
         let labels = split(labels.unwrap_or_default()).into_iter().map(requirement).collect::<Result<_, _>>()?;
         let fields = split(fields.unwrap_or_default())
@@ -37,14 +37,14 @@ impl Selector {
         Ok(Self { labels, fields })
     }
 
-    /// The same, and of this name.
+    /// Adds the condition that the object has this name.
     #[must_use]
     pub fn and_name(mut self, name: &str) -> Self {
         self.fields.push(("metadata.name".to_owned(), Match::Equal, name.to_owned()));
         self
     }
 
-    /// Whether the object is asked for.
+    /// Whether the object matches.
     pub fn matches(&self, object: &Value) -> bool {
         let label = |key: &str| object["metadata"]["labels"].get(key).and_then(Value::as_str);
         self.labels.iter().all(|requirement| match requirement {
@@ -59,7 +59,7 @@ impl Selector {
     }
 }
 
-/// Splits at the commas that are not inside parentheses; empty terms are dropped.
+/// Splits at commas outside parentheses; drops empty terms.
 fn split(text: &str) -> Vec<&str> {
     let mut terms = Vec::new();
     let (mut depth, mut start) = (0_u32, 0);

@@ -1,17 +1,17 @@
-//! Walks an object beside its structural schema: takes out unknown fields and fills in defaults.
+//! Walks an object together with its structural schema: removes unknown fields and fills in defaults.
 
 use serde_json::{Map, Value};
 
-/// What [`fit`] took out.
+/// A field that [`fit`] removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnknownField {
     /// Its path, e.g. `spec.instnces`.
     pub path: String,
-    /// A known sibling that was probably meant.
+    /// A known field with a similar name, as a suggestion.
     pub meant: Option<String>,
 }
 
-/// Removes what the schema does not know (returned) and nulls that it does not allow, and fills in defaults.
+/// Removes unknown fields (returned) and nulls that the schema does not allow, and fills in defaults.
 pub fn fit(schema: &Value, object: &mut Value) -> Vec<UnknownField> {
     let mut unknown = Vec::new();
     walk(schema, object, "", &mut unknown);
@@ -72,7 +72,7 @@ pub fn join(path: &str, name: &str) -> String {
     }
 }
 
-/// The known name that was probably meant: no more than a third of its letters differ.
+/// The most similar known name: at most a third of its letters differ.
 fn closest<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Option<String> {
     let distance = |candidate: &&String| strsim::damerau_levenshtein(&name.to_lowercase(), &candidate.to_lowercase());
     let best = known.min_by_key(distance)?;

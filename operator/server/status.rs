@@ -1,4 +1,4 @@
-//! Refusals: every error the server answers is a Kubernetes `v1` Status with a code, a reason and its causes.
+//! Refusals: every error response is a Kubernetes `v1` Status with a code, a reason and its causes.
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -14,7 +14,7 @@ use crate::store;
 pub struct Cause {
     /// A Kubernetes cause type, e.g. `FieldValueInvalid`.
     pub reason: &'static str,
-    /// What is wrong, for people; does not repeat the field.
+    /// The problem, for people; does not repeat the field.
     pub message: String,
     /// The field's path, e.g. `spec.durability.synchronousReplicas`.
     pub field: String,
@@ -43,7 +43,7 @@ impl std::fmt::Display for Cause {
 pub struct Refusal {
     /// HTTP status code.
     pub code: StatusCode,
-    /// Kubernetes' word for it, e.g. `NotFound`.
+    /// Kubernetes' reason, e.g. `NotFound`.
     pub reason: &'static str,
     /// One sentence for people.
     pub message: String,
@@ -57,12 +57,12 @@ impl Refusal {
         Self { code, reason, message: message.into(), details: Map::new() }
     }
 
-    /// 400: the request cannot be understood.
+    /// 400: the request is malformed.
     pub fn bad_request(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "BadRequest", message)
     }
 
-    /// 401: no token, or not ours.
+    /// 401: no token, or a wrong one.
     pub fn unauthorized() -> Self {
         Self::new(StatusCode::UNAUTHORIZED, "Unauthorized", "Unauthorized")
     }
@@ -72,46 +72,46 @@ impl Refusal {
         Self::new(StatusCode::NOT_FOUND, "NotFound", "the server could not find the requested resource")
     }
 
-    /// 404: the object is not there.
+    /// 404: the object does not exist.
     pub fn not_found(resource: &Resource, name: &str) -> Self {
         let message = format!("{} {name:?} not found", resource.qualified());
         Self::new(StatusCode::NOT_FOUND, "NotFound", message).about(resource.plural.as_str(), resource, name)
     }
 
-    /// 405: the path is served, the method is not.
+    /// 405: the path exists, but not the method.
     pub fn method_not_allowed() -> Self {
         Self::not_allowed("the server does not allow this method on the requested resource")
     }
 
-    /// 405, and why.
+    /// 405 with a reason.
     pub fn not_allowed(message: impl Into<String>) -> Self {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message)
     }
 
-    /// 409: a name that is taken.
+    /// 409: the name is in use.
     pub fn already_exists(resource: &Resource, name: &str) -> Self {
         let message = format!("{} {name:?} already exists", resource.qualified());
         Self::new(StatusCode::CONFLICT, "AlreadyExists", message).about(resource.plural.as_str(), resource, name)
     }
 
-    /// 409: somebody wrote first, or a precondition does not hold.
+    /// 409: the object was changed in between, or a precondition does not hold.
     pub fn conflict(resource: &Resource, name: &str, why: &str) -> Self {
         let message = format!("Operation cannot be fulfilled on {} {name:?}: {why}", resource.qualified());
         Self::new(StatusCode::CONFLICT, "Conflict", message).about(resource.plural.as_str(), resource, name)
     }
 
-    /// 410: the asked resourceVersion is older than the watch window.
+    /// 410: the requested resourceVersion is older than the watch window.
     pub fn expired(message: impl Into<String>) -> Self {
         Self::new(StatusCode::GONE, "Expired", message)
     }
 
-    /// 413: the body is larger than we take.
+    /// 413: the body is larger than the limit.
     pub fn too_large(limit: usize) -> Self {
         let message = format!("the request body is larger than the limit of {limit} bytes");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", message)
     }
 
-    /// 415: a body type that this resource does not take.
+    /// 415: the resource does not accept this content type.
     pub fn unsupported_media_type(supported: &[&str]) -> Self {
         let message = format!(
             "the body of the request was in an unknown format - accepted media types include: {}",
@@ -120,7 +120,7 @@ impl Refusal {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", message)
     }
 
-    /// 422: the object breaks rules; all of them at once.
+    /// 422: the object is invalid; with all problems at once.
     pub fn invalid(resource: &Resource, name: &str, causes: Vec<Cause>) -> Self {
         let list = causes.iter().map(ToString::to_string).collect::<Vec<_>>();
         let list = if list.len() == 1 { list.concat() } else { format!("[{}]", list.join(", ")) };
@@ -130,22 +130,22 @@ impl Refusal {
             .because(causes)
     }
 
-    /// 422: a query parameter or a patch that cannot be honoured.
+    /// 422: a query parameter or a patch cannot be applied.
     pub fn unprocessable(message: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message)
     }
 
-    /// 503: what it takes does not answer.
+    /// 503: a dependency (e.g. a Docker Engine) does not answer.
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", message)
     }
 
-    /// 500: our fault; the text says what failed and holds no secret.
+    /// 500: an internal error; the text says what failed and contains no secret.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)
     }
 
-    /// A failure of the store, in the API's words.
+    /// A failure of the store as an API error.
     pub fn from_store(error: &store::Error, resource: &Resource, name: &str) -> Self {
         use store::Error;
         match error {
@@ -229,7 +229,7 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// The Status that answers a deletion after which nothing is left.
+/// The Status in response to a deletion that removed the object.
 pub fn deleted(resource: &Resource, object: &Value) -> Value {
     json!({
         "kind": "Status",

@@ -1,26 +1,26 @@
-//! Strategic merge patches, as kubectl sends them for kinds that it knows: lists are merged by the key of their items. Pure.
+//! Strategic merge patches, as kubectl sends them for built-in kinds: lists are merged by the key of their items. Pure.
 
 use serde_json::{Map, Value};
 
 use super::status::Refusal;
 
-/// Says what to do with a mapping or a list as a whole: `replace`, `delete`, `merge`.
+/// Directive for a mapping or a list as a whole: `replace`, `delete`, `merge`.
 const DIRECTIVE: &str = "$patch";
-/// Names the only fields that are to be left of a mapping.
+/// Directive with the only fields of a mapping to keep.
 const RETAIN: &str = "$retainKeys";
-/// Prefix of the order that the items of a list are to have.
+/// Prefix of the directive for the order of list items.
 const ORDER: &str = "$setElementOrder/";
-/// Prefix of values to be taken from a list of plain values.
+/// Prefix of the directive with values to remove from a list of plain values.
 const DELETE_FROM: &str = "$deleteFromPrimitiveList/";
-/// Lists of plain values that are united, in every kind.
+/// Lists of plain values that are merged, in every kind.
 const UNITED: [&str; 1] = ["finalizers"];
-/// Lists that every kind has, with the key of their items.
+/// Lists of every kind, with the key of their items.
 const EVERYWHERE: [(&str, &str); 1] = [("ownerReferences", "uid")];
 
-/// Which lists are merged: by field name, the key of their items.
+/// The lists to merge: field name and the key of the items.
 pub type MergeKeys = &'static [(&'static str, &'static str)];
 
-/// The object with the patch applied; 422 for a directive that is none.
+/// The object with the patch applied; 422 for an unknown directive.
 pub fn merge(keys: MergeKeys, object: &Value, patch: &Value) -> Result<Value, Refusal> {
     let (Some(object), Some(patch)) = (object.as_object(), patch.as_object()) else {
         return Err(Refusal::bad_request("the patch must be an object"));
@@ -36,7 +36,7 @@ fn mapping(
     match patch.get(DIRECTIVE).and_then(Value::as_str) {
         None if !patch.contains_key(DIRECTIVE) => {}
         Some("merge") => {}
-        // What is left of the patch is the whole value.
+        // The rest of the patch is the complete new value.
         Some("replace") => old.clear(),
         Some("delete") => return Ok(Map::new()),
         _ => return Err(unknown(DIRECTIVE, &patch[DIRECTIVE])),
@@ -119,7 +119,7 @@ fn list(
     Ok(merged.into())
 }
 
-/// Puts the items that the order names into that order; each other one stays behind the item that it follows.
+/// Sorts the named items into the given order; each other item stays behind the item that it follows.
 fn arrange(key: &str, items: &mut Vec<Value>, order: &[Value]) {
     let rank = |item: &Value| order.iter().position(|named| named[key] == item[key]);
     let mut last = None;
@@ -128,7 +128,7 @@ fn arrange(key: &str, items: &mut Vec<Value>, order: &[Value]) {
         last = rank(&item).or(last);
         ranked.push((last, item));
     }
-    ranked.sort_by_key(|(rank, _)| *rank); // stable, so a named one stays before those that follow it
+    ranked.sort_by_key(|(rank, _)| *rank); // stable, so a named item stays before those that follow it
     items.extend(ranked.into_iter().map(|(_, item)| item));
 }
 

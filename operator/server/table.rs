@@ -1,22 +1,22 @@
-//! Tables: what `get` prints, from the columns that a kind declares.
+//! Tables: the output of `get`, from the columns that a kind declares.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::api::resource::{Cell, Column, Resource};
 
-/// How much of each object is in its row, beside the cells.
+/// The part of each object that its row contains, in addition to the cells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Include {
     /// Nothing.
     None,
     /// Its metadata, the default.
     Metadata,
-    /// All of it.
+    /// The whole object.
     Object,
 }
 
-/// Whether a table says what its columns are; in a watch only the first does.
+/// Whether a table includes its column definitions; in a watch only the first table does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Headings {
     /// With column definitions.
@@ -48,7 +48,7 @@ pub fn table(
     })
 }
 
-/// The object without anything but its metadata.
+/// Only the metadata of the object.
 pub fn metadata_only(object: &Value) -> Value {
     json!({
         "kind": "PartialObjectMetadata",
@@ -123,7 +123,7 @@ fn lookup<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
     Some(at)
 }
 
-/// How long ago, as Kubernetes writes it: `42s`, `5m`, `3h20m`, `9d`.
+/// Age as Kubernetes writes it: `42s`, `5m`, `3h20m`, `9d`.
 fn age(time: &str, now: Timestamp) -> String {
     let Ok(time) = time.parse::<Timestamp>() else { return "<invalid>".into() };
     let seconds = now.duration_since(time).as_secs().max(0);

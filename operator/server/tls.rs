@@ -1,4 +1,4 @@
-//! Connections: TCP, TLS and HTTP/1.1 around the router, with limits on what a client without a token can hold open.
+//! Connections: TCP, TLS and HTTP/1.1 around the router, with limits on the resources of a client without a token.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,16 +17,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
-/// More connections wait to be accepted.
+/// Limit of open connections; further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 1024;
-/// Time-out of the TLS handshake, and of the head of a request.
+/// Time-out of the TLS handshake, and of a request header.
 const HEAD_TIME: Duration = Duration::from_secs(10);
-/// For requests under way at shutdown.
+/// Grace for requests under way at shutdown.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
-/// Pause after `accept` failed (out of file descriptors, say).
+/// Pause after `accept` failed (for example, out of file descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves connections until `shutdown`, then lets those that are open finish.
+/// Serves connections until `shutdown`, then lets open ones finish.
 pub async fn accept(
     listener: TcpListener,
     config: Arc<rustls::ServerConfig>,
@@ -73,7 +73,7 @@ pub async fn accept(
 }
 
 async fn connection(stream: TcpStream, acceptor: TlsAcceptor, router: Router, shutdown: CancellationToken) {
-    let _ = stream.set_nodelay(true); // events are small and wanted at once
+    let _ = stream.set_nodelay(true); // send small events at once
     let stream = match timeout(HEAD_TIME, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%error, "no TLS"),

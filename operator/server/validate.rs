@@ -1,4 +1,4 @@
-//! Admission: an object is accepted whole, or refused with every problem at once.
+//! Admission: an object is accepted completely, or refused with every problem at once.
 
 use serde_json::Value;
 
@@ -7,14 +7,14 @@ use super::status::Cause;
 use super::{metadata, schema};
 use crate::api::resource::Resource;
 
-/// What becomes of fields that the kind does not have (`fieldValidation`).
+/// How to treat fields that the kind does not have (`fieldValidation`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnknownFields {
     /// 422, the default.
     Refuse,
-    /// Left out, and said so in a `Warning` header.
+    /// Removed, with a `Warning` header.
     Warn,
-    /// Left out.
+    /// Removed.
     Drop,
 }
 
@@ -23,11 +23,11 @@ pub enum UnknownFields {
 pub struct Admitted {
     /// With defaults filled in.
     pub object: Value,
-    /// What the writer should know, for `Warning` headers.
+    /// Warnings for the client, for `Warning` headers.
     pub warnings: Vec<String>,
 }
 
-/// Judges an object; `old` is what it replaces.
+/// Validates an object; `old` is the stored object that it replaces.
 pub fn admit(
     resource: &Resource,
     mut object: Value,
@@ -43,8 +43,8 @@ pub fn admit(
     let judged = (resource.validate)(&object);
     let changed = old.map(|old| (resource.validate_change)(old, &object)).unwrap_or_default();
     for problem in judged.into_iter().chain(changed) {
-        // What the schema said of a field, the kind need not say again; a problem without a path is its way to say
-        // that the object did not fit the schema.
+        // The kind does not repeat a problem of a field that the schema has already reported; a problem without a path
+        // means that the object did not fit the schema.
         let told = causes.iter().any(|c| c.field == problem.path || problem.path.is_empty());
         if !told {
             causes.push(Cause::invalid(problem.path, format!("Invalid value: {}", problem.message)));

@@ -1,4 +1,4 @@
-//! The form of an answer: whole objects, a table, or metadata alone.
+//! The format of a response: whole objects, a table, or metadata only.
 
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -10,7 +10,7 @@ use super::status::Refusal;
 use super::table::{self, Headings, Include};
 use crate::api::resource::Resource;
 
-/// The form of an answer.
+/// The format of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum View {
     /// As stored.
@@ -22,7 +22,7 @@ pub enum View {
 }
 
 impl View {
-    /// What the `Accept` header asks for, the first that we can do; none at all means JSON.
+    /// The first supported media type of the `Accept` header; none at all means JSON.
     pub fn negotiate(headers: &HeaderMap, params: &Params) -> Result<Self, Refusal> {
         let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
         if accept.trim().is_empty() {
@@ -82,7 +82,7 @@ impl View {
     }
 }
 
-/// A JSON answer, with what the writer should know in `Warning` headers.
+/// A JSON response, with warnings for the client in `Warning` headers.
 pub fn answer(code: StatusCode, body: &Value, warnings: &[String]) -> Response {
     let mut response = (code, axum::Json(body)).into_response();
     for warning in warnings {

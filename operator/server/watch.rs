@@ -21,9 +21,9 @@ use super::view::View;
 use crate::api::resource::Resource;
 use crate::store::{Change, Clock, Error, Watch};
 
-/// Duration of a watch that sets no time-out; clients open the next where it ended.
+/// Duration of a watch without a time-out; clients reopen it where it ended.
 const LONGEST: Duration = Duration::from_secs(45 * 60);
-/// Between two BOOKMARK events.
+/// Interval of BOOKMARK events.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(30);
 
 /// Answers with a stream of events.
@@ -57,7 +57,7 @@ pub async fn serve(request: Request<'_>) -> Result<Response, Refusal> {
         ended: false,
     };
     if let Some(bookmarks) = &mut feed.bookmarks {
-        bookmarks.reset(); // the first tick would come at once
+        bookmarks.reset(); // skip the immediate first tick
     }
     for object in initial {
         feed.push("ADDED", object);
@@ -84,7 +84,7 @@ struct Feed {
     view: View,
     clock: std::sync::Arc<dyn Clock>,
     headings: Headings,
-    /// Revision up to which every change was sent.
+    /// Every change up to this revision was sent.
     revision: u64,
     bookmarks: Option<Interval>,
     deadline: std::pin::Pin<Box<Sleep>>,
@@ -92,7 +92,7 @@ struct Feed {
     ended: bool,
 }
 
-/// What ended the wait for the next line.
+/// What woke the stream.
 enum Woken {
     Change(Option<Result<Change, Error>>),
     Bookmark,

@@ -1,12 +1,13 @@
-//! Time and chance as a trait, and what is drawn by it: uids, name suffixes, passwords. The implementations are in `runtime/clock.rs`.
+//! Time and random numbers as a trait, and values drawn from it: uids, name suffixes, passwords. The
+//! implementations are in `runtime/clock.rs`.
 
 use jiff::Timestamp;
 
-/// Time and chance: the machine's in production, a seed's in tests.
+/// Time and random numbers: the machine's in production, a seed's in tests.
 pub trait Clock: Send + Sync + 'static {
     /// The time of day.
     fn now(&self) -> Timestamp;
-    /// 64 random bits; in production nobody can guess them.
+    /// 64 random bits; unpredictable in production.
     fn random(&self) -> u64;
 }
 
@@ -18,12 +19,12 @@ pub fn uid(clock: &dyn Clock) -> String {
     uuid::Builder::from_random_bytes(bytes).into_uuid().to_string()
 }
 
-/// What ends a `generateName`, as in Kubernetes: lower-case letters and digits, those that people confuse left out.
+/// Alphabet of `generateName`, as in Kubernetes: lower-case letters and digits without those that are easily confused.
 const SUFFIX: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-/// What a password is made of: safe in a URI and in a shell, 5.9 bits each.
+/// Alphabet of passwords: safe in a URI and in a shell, 5.9 bits each.
 const PASSWORD: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
 
-/// The end of a generated name, of `length` letters and digits.
+/// The end of a generated name: `length` letters and digits.
 pub fn suffix(clock: &dyn Clock, length: usize) -> String {
     draw(clock, SUFFIX, length)
 }

@@ -1,4 +1,4 @@
-//! Events: what happened to an object, for people to read. The same again is counted, not stored again.
+//! Events: what happened to an object, for people. A repeated Event is counted, not stored again.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -9,9 +9,9 @@ use crate::api::hash::short_hash;
 
 /// The resource that Events are stored as.
 pub const EVENTS: &str = "events";
-/// The name that Events are reported under.
+/// The component that reports the Events.
 pub const COMPONENT: &str = "evenkeel";
-/// The longest message, in characters, as in Kubernetes.
+/// Limit of a message, in characters, as in Kubernetes.
 const MESSAGE: usize = 1024;
 
 /// The type of an Event: `Normal` or `Warning`.
@@ -40,15 +40,15 @@ pub struct NewEvent {
     pub severity: Severity,
     /// One CamelCase word.
     pub reason: String,
-    /// What happened, in a sentence. Never a secret.
+    /// One sentence that says what happened. Never a secret.
     pub message: String,
-    /// When.
+    /// The time.
     pub at: Timestamp,
 }
 
 impl Objects {
-    /// Records that something happened to `about` (any whole object) as an Event in its namespace.
-    /// The same object, severity, reason and message again counts up the Event that is there.
+    /// Records that something happened to `about` (any complete object) as an Event in its namespace.
+    /// If the same object, severity, reason and message exist already, it increments that Event.
     pub async fn record_event(&self, about: &Value, new: &NewEvent) -> Result<Value, Error> {
         let key = event_key(about, new);
         match self.create(&key, event(about, new, 1, new.at)).await {
@@ -64,7 +64,7 @@ impl Objects {
     }
 }
 
-/// The same Event always has the same name, so two writers count up one Event.
+/// The name is computed from the content, so two writers increment the same Event.
 fn event_key(about: &Value, new: &NewEvent) -> Key {
     let text = |field: &str| about["metadata"][field].as_str().unwrap_or("");
     let severity = new.severity.as_str();
@@ -101,7 +101,7 @@ fn event(about: &Value, new: &NewEvent, count: u64, first: Timestamp) -> Value {
     })
 }
 
-/// The Event with one more occurrence.
+/// The Event with its count incremented.
 fn again(mut event: Value, new: &NewEvent) -> Value {
     event["count"] = json!(event["count"].as_u64().unwrap_or(0) + 1);
     event["lastTimestamp"] = json!(rules::seconds(new.at));

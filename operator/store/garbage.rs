@@ -9,12 +9,12 @@ use super::events::EVENTS;
 use super::objects::{Objects, Part, Preconditions};
 use super::{Error, Key, revision_of, rules};
 
-/// Lifetime of an Event after it last happened, as in Kubernetes.
+/// Lifetime of an Event after its last occurrence, as in Kubernetes.
 const EVENT_LIFE: SignedDuration = SignedDuration::from_hours(1);
 
 impl Objects {
-    /// Deletes what the removed object `uid` owned. The owner is gone already, so a failure here is logged
-    /// and left to the next [`Objects::sweep`].
+    /// Deletes the objects that the removed object `uid` owned. The owner is already gone, so a failure is only logged
+    /// and the next [`Objects::sweep`] tries again.
     pub(super) async fn collect(&self, owner: &Key, uid: &str) {
         if owner.resource == EVENTS {
             return;
@@ -24,7 +24,8 @@ impl Objects {
         }
     }
 
-    /// Deletes Events that last happened over an hour ago and objects none of whose owners exist. Returns how many.
+    /// Deletes Events whose last occurrence is over an hour ago, and objects whose owners are all gone.
+    /// Returns their number.
     pub async fn sweep(&self) -> Result<usize, Error> {
         let all = self.store.all().await?;
         let uids: BTreeSet<&str> = all.iter().filter_map(|(_, value)| rules::uid_of(value)).collect();
@@ -45,7 +46,7 @@ impl Objects {
             };
             match outcome {
                 Ok(()) => swept += 1,
-                // Deleted or changed meanwhile: the next sweep looks again.
+                // Deleted or changed meanwhile: the next sweep checks it again.
                 Err(Error::NotFound { .. } | Error::Conflict { .. }) => {}
                 Err(error) => return Err(error),
             }
@@ -56,7 +57,7 @@ impl Objects {
     async fn try_collect(&self, uid: &str) -> Result<(), Error> {
         for (key, value) in self.store.owned_by(uid).await? {
             let outcome = if rules::owners(&value).len() == 1 {
-                // A deletion collects in turn what the deleted object owned.
+                // The deletion also collects what the deleted object owned.
                 Box::pin(self.delete(&key, &Preconditions::default())).await.map(|_| ())
             } else {
                 let disown = |object| Ok::<_, Error>(disowned(object, uid));

@@ -1,4 +1,4 @@
-//! The store as a model: plain maps under one lock. For tests and simulation; nothing survives the process.
+//! The store in memory: plain maps under one lock. For tests and simulation; nothing survives the process.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -20,15 +20,15 @@ pub struct MemoryStore {
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    /// Signals a new revision; the changes are read from the state. It wakes in the order of waiting; a watch channel
-    /// wakes in random order, and a simulation could not be repeated.
+    /// Signals a new revision; the changes are read from the state. It wakes waiters in their order; a watch channel
+    /// wakes them in random order, and then a simulation could not be repeated.
     written: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
     objects: BTreeMap<Key, Value>,
-    /// Owner's uid and the key of what it owns, one for each owner reference of `objects`.
+    /// Owner's uid and the key of the owned object, one entry per owner reference of `objects`.
     owners: BTreeSet<(String, Key)>,
     changes: VecDeque<Change>,
     revision: u64,
@@ -47,7 +47,7 @@ impl MemoryStore {
         Self::default()
     }
 
-    /// An empty store that remembers only the last `window` changes.
+    /// An empty store that keeps only the last `window` changes.
     pub fn with_window(window: u64) -> Self {
         let shared = Shared { state: Mutex::default(), written: Notify::new() };
         Self { shared: Arc::new(shared), window }
@@ -183,7 +183,7 @@ impl Store for MemoryStore {
     }
 }
 
-/// One watch: it looks up the next change in the window.
+/// One watch: it reads the next change from the window.
 struct Tail {
     shared: Arc<Shared>,
     resources: Vec<String>,
@@ -196,7 +196,7 @@ impl Tail {
     async fn next(&mut self) -> Result<Change, Error> {
         let shared = Arc::clone(&self.shared);
         loop {
-            // Before the look-up, so that no write is missed.
+            // Before the read, so that no write is missed.
             let written = shared.written.notified();
             if let Some(change) = self.look()? {
                 return Ok(change);
@@ -219,7 +219,7 @@ impl Tail {
     }
 }
 
-/// Whether a list or watch of these resources (in `namespace`) shows this key.
+/// Whether a list or watch of these resources (in `namespace`) includes this key.
 pub(super) fn concerns(key: &Key, resources: &[impl AsRef<str>], namespace: Option<&str>) -> bool {
     resources.iter().any(|resource| key.resource == resource.as_ref())
         && namespace.is_none_or(|namespace| key.namespace == namespace)

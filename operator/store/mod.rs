@@ -28,10 +28,10 @@ pub use objects::Objects;
 pub use sqlite::SqliteStore;
 pub use views::Views;
 
-/// How many changes are kept for watches to resume from, unless told otherwise: hours of a busy operator.
+/// Default number of changes that are kept so that watches can resume: hours of a busy operator.
 pub const WINDOW: u64 = 10_000;
 
-/// Where an object lives.
+/// The key of an object.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     /// Lower-case plural with its group, as in a CRD's name: `postgresclusters.evenkeel.dev`, `secrets`.
@@ -52,7 +52,7 @@ impl std::fmt::Display for Key {
     }
 }
 
-/// What a write expects to find; anything else is [`Error::Conflict`] or [`Error::AlreadyExists`].
+/// What a write expects; otherwise it fails with [`Error::Conflict`] or [`Error::AlreadyExists`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expect {
     /// No object at this key.
@@ -61,7 +61,7 @@ pub enum Expect {
     Revision(u64),
 }
 
-/// One change, in revision order. Both sides are carried because a selector may match only one of them.
+/// One change, in revision order. It has both sides because a selector may match only one of them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Change {
     /// The key that changed.
@@ -77,37 +77,40 @@ pub struct Change {
 /// An endless stream of changes; ends with [`Error::Compacted`] if the reader falls behind the window.
 pub type Watch = Pin<Box<dyn Stream<Item = Result<Change, Error>> + Send>>;
 
-/// Versioned objects with compare-and-set and list+watch. A write that returned `Ok` survives a crash.
+/// Versioned objects with compare-and-set, list and watch. A write that returned `Ok` survives a crash.
 #[async_trait::async_trait]
 pub trait Store: Send + Sync + 'static {
     /// The object at `key`, if any.
     async fn get(&self, key: &Key) -> Result<Option<Value>, Error>;
     /// All objects of a resource (of one namespace, if given), ordered by namespace and name,
-    /// and the revision at which this snapshot is true.
+    /// and the revision of this snapshot.
     async fn list(&self, resource: &str, namespace: Option<&str>) -> Result<(Vec<Value>, u64), Error> {
         let (found, revision) = self.list_of(&[resource], namespace).await?;
         Ok((found.into_iter().map(|(_, value)| value).collect(), revision))
     }
-    /// As [`Store::list`], of several resources in one snapshot, ordered by key.
+    /// Like [`Store::list`], for several resources in one snapshot, ordered by key.
     async fn list_of(&self, resources: &[&str], namespace: Option<&str>) -> Result<(Vec<(Key, Value)>, u64), Error>;
-    /// The objects of every resource whose owner references name this uid, ordered by key. It costs what it finds,
-    /// however much the store holds.
+    /// The objects of every resource whose owner references contain this uid, ordered by key. The cost depends on the
+    /// number found, not on the size of the store.
     async fn owned_by(&self, uid: &str) -> Result<Vec<(Key, Value)>, Error>;
-    /// Writes `value`, with `metadata.resourceVersion` set to the new revision, if `expect` holds. Returns what was written.
+    /// Writes `value` with the new revision as `metadata.resourceVersion`, if `expect` holds. Returns the new value.
     async fn put(&self, key: &Key, expect: Expect, value: Value) -> Result<Value, Error>;
-    /// Removes the object if it is at `revision`. Returns the last value, its `resourceVersion` being the deletion's revision.
+    /// Removes the object if it is at `revision`. Returns the last value; its `resourceVersion` is the
+    /// revision of the deletion.
     async fn delete(&self, key: &Key, revision: u64) -> Result<Value, Error>;
-    /// Every change of a resource strictly after `since`. [`Error::Compacted`] if that is older than the window.
+    /// Every change of a resource strictly after `since`. [`Error::Compacted`] if `since` is older than the window.
     async fn watch(&self, resource: &str, namespace: Option<&str>, since: u64) -> Result<Watch, Error> {
         self.watch_of(&[resource], namespace, since).await
     }
-    /// As [`Store::watch`], of several resources in the one order of their revisions.
+    /// Like [`Store::watch`], for several resources, ordered by revision.
     async fn watch_of(&self, resources: &[&str], namespace: Option<&str>, since: u64) -> Result<Watch, Error>;
     /// The revision of the last write; 0 before the first.
     async fn revision(&self) -> Result<u64, Error>;
-    /// Every object of every resource, ordered by key: for the sweep and for copies. It costs what the store holds.
+    /// Every object of every resource, ordered by key: for the sweep and for copies. The cost grows with the
+    /// size of the store.
     async fn all(&self) -> Result<Vec<(Key, Value)>, Error>;
-    /// Forgets the changes up to and including `through`; a watch from before it is then [`Error::Compacted`].
+    /// Drops the changes up to and including `through`; a watch from an earlier revision then fails with
+    /// [`Error::Compacted`].
     async fn compact(&self, through: u64) -> Result<(), Error>;
 }
 
@@ -119,55 +122,55 @@ pub enum Error {
     Conflict {
         /// The object.
         key: Key,
-        /// What the writer had read.
+        /// The revision that the writer had read.
         expected: u64,
-        /// What is there now, `None` if it is gone.
+        /// The current revision, `None` if the object is gone.
         found: Option<u64>,
     },
-    /// A create found an object.
+    /// A create found an existing object.
     #[error("{key} already exists")]
     AlreadyExists {
         /// The object.
         key: Key,
     },
-    /// An update or delete found nothing.
+    /// An update or delete found no object.
     #[error("{key} not found")]
     NotFound {
         /// The object.
         key: Key,
     },
-    /// The object of this name is not the one that was meant: it was deleted and made again.
+    /// The object with this name is another one: the intended one was deleted and created again.
     #[error("{key} is another object now (expected uid {expected}, found {found})")]
     Replaced {
         /// The object.
         key: Key,
-        /// The uid that was meant.
+        /// The expected uid.
         expected: String,
-        /// The uid that is there.
+        /// The uid found.
         found: String,
     },
-    /// The asked revision is older than the watch window.
+    /// The requested revision is older than the watch window.
     #[error("resourceVersion {since} is too old; the oldest that can be watched from is {oldest}")]
     Compacted {
-        /// What was asked.
+        /// The requested revision.
         since: u64,
-        /// The oldest that works.
+        /// The oldest revision that can be requested.
         oldest: u64,
     },
-    /// The asked revision has not happened yet.
+    /// The requested revision does not exist yet.
     #[error("resourceVersion {since} is in the future; the newest is {newest}")]
     Future {
-        /// What was asked.
+        /// The requested revision.
         since: u64,
-        /// The newest there is.
+        /// The newest revision.
         newest: u64,
     },
-    /// The value is not an object this store can hold.
+    /// The value is not an object that this store can hold.
     #[error("{key}: {problem}")]
     Malformed {
         /// The object.
         key: Key,
-        /// What is wrong.
+        /// The problem.
         problem: String,
     },
     /// The resource is a view of other objects and cannot be written.
@@ -184,10 +187,10 @@ pub enum Error {
         /// The store's file.
         path: PathBuf,
     },
-    /// The database below failed (disk full, file removed, I/O).
+    /// The underlying database failed (disk full, file removed, I/O).
     #[error("store: {doing}")]
     Backend {
-        /// What was being done.
+        /// The failed operation.
         doing: &'static str,
         /// The cause.
         #[source]
@@ -206,7 +209,7 @@ impl Classify for Error {
     }
 }
 
-/// The revision an object was written at; `None` if it carries none.
+/// The revision that wrote an object; `None` if it has none.
 pub fn revision_of(value: &Value) -> Option<u64> {
     value["metadata"]["resourceVersion"].as_str()?.parse().ok()
 }

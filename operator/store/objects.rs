@@ -1,4 +1,4 @@
-//! Objects by the Kubernetes rules, over any store: what the server and the controllers both write through.
+//! Objects by the Kubernetes rules, over any store: both the server and the controllers write through this.
 
 use std::sync::Arc;
 
@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use super::{Clock, Error, Expect, Key, Store, Watch, clock, revision_of, rules};
 
-/// Attempts of a write that names no resourceVersion while others write the same object.
+/// Attempts of a write without a resourceVersion while others write the same object.
 const ATTEMPTS: usize = 5;
-/// Characters that end a name made from `generateName`.
+/// Number of random characters at the end of a name from `generateName`.
 const SUFFIX: usize = 5;
 
 /// The objects, by the rules of [`rules`]. Cheap to clone.
@@ -19,7 +19,7 @@ pub struct Objects {
     pub(super) clock: Arc<dyn Clock>,
 }
 
-/// Which part of an object a write is about.
+/// The part of an object that a write changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// Everything but the status.
@@ -33,16 +33,16 @@ pub enum Part {
 pub struct Preconditions {
     /// The object's uid: another object of the same name is not deleted.
     pub uid: Option<String>,
-    /// The object's revision: a changed object is not deleted.
+    /// The object's revision: an object that has changed since is not deleted.
     pub revision: Option<u64>,
 }
 
-/// What became of a deletion.
+/// The result of a deletion.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Deleted {
-    /// It is removed; this was its last state.
+    /// The object is removed; this was its last state.
     Removed(Value),
-    /// It has a `deletionTimestamp` and stays until its finalizers are removed.
+    /// The object has a `deletionTimestamp` and stays until its finalizers are removed.
     Pending(Value),
 }
 
@@ -53,17 +53,18 @@ impl std::fmt::Debug for Objects {
 }
 
 impl Objects {
-    /// Objects in `store`, dated by `clock`.
+    /// Objects in `store`, with times from `clock`.
     pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
         Self { store, clock }
     }
 
-    /// The store below, for what has no rules: revisions, compaction.
+    /// The underlying store, for operations without rules: revisions, compaction.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
     }
 
-    /// The object at `key` as `T` (or as [`Value`]), fresh from the store. [`Error::Malformed`] if it is no `T`.
+    /// The object at `key` as `T` (or as [`Value`]), read from the store. [`Error::Malformed`] if it is not a
+    /// valid `T`.
     pub async fn get<T: DeserializeOwned>(&self, key: &Key) -> Result<Option<T>, Error> {
         let value = self.store.get(key).await?;
         value.map(|value| typed(key, value)).transpose()
@@ -80,12 +81,12 @@ impl Objects {
         Ok((typed.collect::<Result<_, _>>()?, revision))
     }
 
-    /// Every change of a resource strictly after `since`, as [`Store::watch`].
+    /// Every change of a resource strictly after `since`, like [`Store::watch`].
     pub async fn watch(&self, resource: &str, namespace: Option<&str>, since: u64) -> Result<Watch, Error> {
         self.store.watch(resource, namespace, since).await
     }
 
-    /// Makes a new object. If `key` has no name, it is made from `metadata.generateName`.
+    /// Creates an object. If `key` has no name, the name is generated from `metadata.generateName`.
     pub async fn create(&self, key: &Key, value: Value) -> Result<Value, Error> {
         let prefix = value["metadata"]["generateName"].as_str().unwrap_or("").to_owned();
         if !key.name.is_empty() || prefix.is_empty() {
@@ -102,19 +103,20 @@ impl Objects {
         }
     }
 
-    /// Replaces everything but the status and what the server owns. Compare-and-set if `value` carries a
-    /// resourceVersion. A write that changes nothing is none. Taking the last finalizer of a deleted object removes it.
+    /// Replaces everything except the status and server-owned fields. Compare-and-set if `value` has a
+    /// resourceVersion. Without a difference nothing is written. Removing the last finalizer of a deleted
+    /// object removes the object.
     pub async fn update(&self, key: &Key, value: Value) -> Result<Value, Error> {
         self.replace(key, Part::Main, value).await
     }
 
-    /// Replaces the status and nothing else, by the same terms as [`Objects::update`].
+    /// Replaces only the status, by the same rules as [`Objects::update`].
     pub async fn update_status(&self, key: &Key, value: Value) -> Result<Value, Error> {
         self.replace(key, Part::Status, value).await
     }
 
-    /// Reads the object, lets `change` make the new one, and writes it; again from the start if it was written meanwhile.
-    /// A `change` that sets another resourceVersion than it was given pins the write to it.
+    /// Reads the object, computes the new one with `change`, and writes it; starts again if it was written meanwhile.
+    /// If `change` sets another resourceVersion, the write is pinned to that one.
     pub async fn modify<E: From<Error>>(
         &self,
         key: &Key,
@@ -135,7 +137,7 @@ impl Objects {
         }
     }
 
-    /// Deletes the object, and what it owns; if it has finalizers, marks it to be deleted.
+    /// Deletes the object and what it owns; if it has finalizers, marks it as being deleted.
     pub async fn delete(&self, key: &Key, only_if: &Preconditions) -> Result<Deleted, Error> {
         let mut attempts = 0;
         loop {
@@ -170,7 +172,7 @@ impl Objects {
         }
     }
 
-    /// One attempt to put `new` in the place of `old`.
+    /// One attempt to replace `old` by `new`.
     async fn replace_old(&self, key: &Key, part: Part, old: Value, new: Value) -> Result<Value, Error> {
         check(key, &old, rules::uid_of(&new), rules::pinned(key, &new)?)?;
         let new = match part {
@@ -193,7 +195,7 @@ impl Objects {
         let revision = stored_revision(key, &old)?;
         if rules::finalizers(&old).is_empty() {
             let removed = self.remove(key, revision).await?;
-            // An object of a view is removed when its source no longer shows it.
+            // An object of a view is removed when its source no longer has it.
             return Ok(if rules::is_deleting(&removed) {
                 Deleted::Pending(removed)
             } else {
@@ -227,7 +229,7 @@ fn typed<T: DeserializeOwned>(key: &Key, value: Value) -> Result<T, Error> {
     serde_json::from_value(value).map_err(|error| Error::Malformed { key: key.clone(), problem: error.to_string() })
 }
 
-/// Refuses a write that was meant for another object or another state of it.
+/// Refuses a write that was meant for another object or another revision of it.
 fn check(key: &Key, old: &Value, uid: Option<&str>, revision: Option<u64>) -> Result<(), Error> {
     let found = rules::uid_of(old).unwrap_or("");
     if let Some(expected) = uid.filter(|uid| !uid.is_empty() && *uid != found) {

@@ -1,11 +1,11 @@
-//! The Kubernetes rules for what a write may change, as pure functions from the object before to the object after.
+//! The Kubernetes rules for writes, as pure functions from the old object to the new object.
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::{Error, Key};
 
-/// Metadata that only the server writes; what a client sends for it is ignored.
+/// Metadata that only the server writes; values from clients are ignored.
 const SERVER_OWNED: [&str; 9] = [
     "name",
     "namespace",
@@ -18,12 +18,12 @@ const SERVER_OWNED: [&str; 9] = [
     "selfLink",
 ];
 
-/// Whether the resource has a status subresource and a `generation`: all but plain data.
+/// Whether the resource has a status subresource and a `generation`: all except plain data.
 pub fn has_status(resource: &str) -> bool {
     !matches!(resource, "secrets" | "configmaps" | "events")
 }
 
-/// The object as it is first stored: named, identified, without a status.
+/// The object as it is first stored: with name and uid, without a status.
 pub fn created(key: &Key, mut value: Value, uid: String, now: Timestamp) -> Result<Value, Error> {
     check_identity(key, &value)?;
     let object = fields(key, &mut value)?;
@@ -44,7 +44,7 @@ pub fn created(key: &Key, mut value: Value, uid: String, now: Timestamp) -> Resu
     Ok(value)
 }
 
-/// `new` as it may replace `old`: what the server owns and the status stay, `generation` counts changes of the rest.
+/// `new` as it may replace `old`: server-owned fields and the status stay, `generation` counts changes of the rest.
 pub fn updated(key: &Key, old: &Value, mut new: Value) -> Result<Value, Error> {
     check_identity(key, &new)?;
     keep_server_owned(key, old, &mut new)?;
@@ -70,7 +70,7 @@ pub fn updated(key: &Key, old: &Value, mut new: Value) -> Result<Value, Error> {
     Ok(new)
 }
 
-/// `old` with the status of `new`, and nothing else of it.
+/// `old` with only the status of `new`.
 pub fn status_updated(key: &Key, old: &Value, new: &Value) -> Result<Value, Error> {
     if !has_status(&key.resource) {
         return Err(malformed(key, "this resource has no status"));
@@ -136,7 +136,7 @@ pub fn uid_of(value: &Value) -> Option<&str> {
     value["metadata"]["uid"].as_str()
 }
 
-/// The resourceVersion that the writer has read; `None` if it names none.
+/// The resourceVersion that the writer has read; `None` if it sends none.
 pub fn pinned(key: &Key, value: &Value) -> Result<Option<u64>, Error> {
     match &value["metadata"]["resourceVersion"] {
         Value::Null => Ok(None),
@@ -151,7 +151,7 @@ pub fn pinned(key: &Key, value: &Value) -> Result<Option<u64>, Error> {
 
 /// A time as Kubernetes writes it in metadata: RFC 3339, whole seconds, UTC.
 pub fn seconds(time: Timestamp) -> String {
-    // Cut, not rounded, so that no time is in the future.
+    // Truncated, not rounded, so that no time is in the future.
     Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
 }
 
@@ -173,7 +173,7 @@ fn next_generation(key: &Key, value: &mut Value) -> Result<(), Error> {
     Ok(())
 }
 
-/// What the people who write the object decide: everything but metadata and status.
+/// The fields that users set: everything except metadata and status.
 fn desired(value: &Value) -> Vec<(&String, &Value)> {
     let fields = value.as_object().into_iter().flatten();
     let mut desired: Vec<_> = fields.filter(|(name, _)| !matches!(name.as_str(), "metadata" | "status")).collect();
@@ -181,7 +181,7 @@ fn desired(value: &Value) -> Vec<(&String, &Value)> {
     desired
 }
 
-/// An object must say the name and namespace it is stored under, or nothing.
+/// An object must have the name and namespace of its key, or none.
 fn check_identity(key: &Key, value: &Value) -> Result<(), Error> {
     for (field, wanted) in [("name", &key.name), ("namespace", &key.namespace)] {
         match &value["metadata"][field] {

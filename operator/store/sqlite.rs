@@ -22,22 +22,22 @@ mod writer;
 use tail::Tail;
 use writer::{Deed, Write, Writer};
 
-/// Readers beside the writer: enough for a few lists at once.
+/// Read connections beside the writer: enough for a few lists at once.
 const READERS: u32 = 4;
-/// Time-out of a reader that waits for a connection, and of SQLite that waits for a lock.
+/// Time-out of a wait for a read connection, and of SQLite's wait for a lock.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Writes in the writer's queue; a caller of one more waits for room.
+/// Length of the writer's queue; when it is full, callers wait.
 const QUEUE: usize = 256;
-/// Changes that are kept in memory for live watches; a watch further behind reads from the file.
+/// Number of changes kept in memory for live watches; a watch that is further behind reads from the file.
 const LIVE: usize = 256;
-/// Size of the write-ahead log after a checkpoint, in bytes.
+/// Size limit of the write-ahead log after a checkpoint, in bytes.
 const WAL_BYTES: &str = "8388608";
 
-/// What an owner owns, by the index of owner references.
+/// The objects of an owner, by the index of owner references.
 const OWNED_BY: &str = "SELECT objects.* FROM owners JOIN objects USING (resource, namespace, name)
      WHERE owners.uid = ?1 ORDER BY resource, namespace, name";
 
-/// A [`Store`] in a SQLite file (WAL, every commit synced). Made by [`SqliteStore::open`].
+/// A [`Store`] in a SQLite file (WAL, every commit synced). Open it with [`SqliteStore::open`].
 #[derive(Debug)]
 pub struct SqliteStore {
     readers: SqlitePool,
@@ -46,13 +46,13 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the store in the file at `path`, which is made (mode 0600) if it is not there; its folder must be.
+    /// Opens the store in the file at `path`; creates it (mode 0600) if it is missing; its folder must exist.
     /// [`Error::InUse`] if another process has it open.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         Self::open_with_window(path, WINDOW).await
     }
 
-    /// As [`SqliteStore::open`], remembering only the last `window` changes for watches.
+    /// Like [`SqliteStore::open`], keeping only the last `window` changes for watches.
     pub async fn open_with_window(path: impl AsRef<Path>, window: u64) -> Result<Self, Error> {
         let path = path.as_ref();
         let lock = lock(path)?;
@@ -82,14 +82,14 @@ impl SqliteStore {
         Ok(Self { readers, writes, changes })
     }
 
-    /// Finishes the writes under way and closes the file. Every later call fails.
+    /// Finishes writes under way and closes the file. Every later call fails.
     pub async fn close(&self) {
-        // The error says that it is closed already.
+        // An error means that it is already closed.
         let _ = self.write(Deed::Close).await;
         self.readers.close().await;
     }
 
-    /// Hands a write to the writer. The write is performed even if the caller stops waiting.
+    /// Sends a write to the writer. The write is performed even if the caller stops waiting.
     async fn write(&self, deed: Deed) -> Result<Value, Error> {
         let closed = || backend("writing")(std::io::Error::other("the store is closed"));
         let (reply, outcome) = oneshot::channel();
@@ -168,8 +168,8 @@ impl Store for SqliteStore {
     }
 }
 
-/// Statements that make the tables, by version and name. One that was released is never changed: each file keeps its checksum.
-/// They are listed by hand, because the macro that reads the folder has all of sqlx compiled a second time.
+/// Statements that create the tables, by version and name. A released one never changes: each file keeps its checksum.
+/// They are listed by hand, because sqlx's macro that reads the folder would compile all of sqlx a second time.
 const MIGRATIONS: [(i64, &str, &str); 2] = [
     (1, "objects", include_str!("migrations/0001_objects.sql")),
     (2, "owners", include_str!("migrations/0002_owners.sql")),
@@ -182,7 +182,7 @@ fn migrations() -> Migrator {
     Migrator::with_migrations(MIGRATIONS.map(migration).into())
 }
 
-/// Locks the store for this process: watches would miss the writes of another process.
+/// Locks the store for this process: the watches here would miss writes of another process.
 fn lock(path: &Path) -> Result<File, Error> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
@@ -194,7 +194,7 @@ fn lock(path: &Path) -> Result<File, Error> {
     }
 }
 
-/// Opens the file, and makes it with mode 0600; SQLite gives its other files the same mode.
+/// Opens the file, creates it with mode 0600; SQLite gives its other files the same mode.
 fn private_file(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
@@ -216,12 +216,12 @@ fn key(row: &SqliteRow) -> Key {
     Key { resource: row.get("resource"), namespace: row.get("namespace"), name: row.get("name") }
 }
 
-/// A revision column. They only count up from 0.
+/// A revision column; revisions only count up from 0.
 fn unsigned(row: &SqliteRow, column: &str) -> u64 {
     row.get::<i64, _>(column).unsigned_abs()
 }
 
-/// A revision as SQLite's integer; one too large for it becomes the largest.
+/// A revision as SQLite's integer; a larger one becomes the largest integer.
 fn signed(revision: u64) -> i64 {
     i64::try_from(revision).unwrap_or(i64::MAX)
 }

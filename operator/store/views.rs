@@ -1,4 +1,5 @@
-//! The registry's views, such as Pods, over a store: objects that are computed from the status of others and cannot be written.
+//! The registry's views, such as Pods, over a store: objects that are computed from the status of others and
+//! are read-only.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use super::{Change, Error, Expect, Key, Store, Watch, rules};
 use crate::api::registry;
 use crate::api::resource::View;
 
-/// A [`Store`] with the registry's views over `inner`.
+/// A [`Store`] with the registry's views added to `inner`.
 pub struct Views {
     inner: Arc<dyn Store>,
 }
@@ -22,7 +23,7 @@ impl Views {
         Self { inner }
     }
 
-    /// What the view shows of this snapshot of its sources, ordered by key.
+    /// The objects of the view in this snapshot of its sources, ordered by key.
     async fn shown(
         &self,
         resource: &str,
@@ -31,7 +32,7 @@ impl Views {
     ) -> Result<(Vec<(Key, Value)>, u64), Error> {
         let (sources, revision) = self.inner.list_of(&view.resources(), namespace).await?;
         let each = sources.iter().flat_map(|(key, source)| entries(resource, view, &key.resource, Some(source)));
-        // Two owners cannot show the same name for long; of those that do, one is shown.
+        // Two owners may show the same name for a short time; then only one is returned.
         Ok((each.collect::<BTreeMap<_, _>>().into_iter().collect(), revision))
     }
 
@@ -48,14 +49,14 @@ impl Views {
         if rules::is_deleting(&value) {
             return Ok(value);
         }
-        // Earlier evictions that are not finished; a pod that is back under its old name is not evicted again.
+        // Earlier evictions that are not finished; a pod that came back under its old name is not evicted again.
         let shows = entries(&key.resource, view, &of.resource, Some(&source));
         let going = |name: &&str| shows.iter().any(|(key, value)| key.name == **name && rules::is_deleting(value));
         let before = source["metadata"]["annotations"][annotation].as_str().unwrap_or_default().to_owned();
         let asked = before.split(',').filter(going).chain([key.name.as_str()]);
         let mut asked = asked.collect::<Vec<_>>().join(",");
         if asked == before {
-            asked.push(','); // an unchanged annotation would be no change of the object
+            asked.push(','); // an unchanged annotation would not change the object
         }
         source["metadata"]["annotations"][annotation] = asked.into();
         let source = self.inner.put(&of, Expect::Revision(revision), source).await?;
@@ -134,13 +135,13 @@ fn writable(key: &Key) -> Result<(), Error> {
     }
 }
 
-/// What `source` shows, by key.
+/// The objects that `source` shows, by key.
 fn entries(resource: &str, view: &View, source_resource: &str, source: Option<&Value>) -> BTreeMap<Key, Value> {
     let shown = source.map(|source| view.of(source_resource, source)).unwrap_or_default();
     shown.into_iter().map(|value| (key_of(resource, &value), value)).collect()
 }
 
-/// A change of a source as changes of the objects it shows, all at its revision.
+/// A change of a source as changes of the objects that it shows, all at its revision.
 fn changes(resource: &str, view: &View, change: &Change) -> Vec<Change> {
     let of = |side: &Option<Value>| entries(resource, view, &change.key.resource, side.as_ref());
     let (mut old, mut new) = (of(&change.old), of(&change.new));
@@ -153,7 +154,7 @@ fn changes(resource: &str, view: &View, change: &Change) -> Vec<Change> {
     keys.into_iter().filter_map(one).collect()
 }
 
-/// The object without its resourceVersion, which is its source's and alone makes no change.
+/// The object without its resourceVersion, which is its source's; a new one alone is not a change.
 fn unversioned(value: &Value) -> Value {
     let mut value = value.clone();
     if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
@@ -174,7 +175,7 @@ mod tests {
 
     const PODS: &str = "pods";
 
-    /// An owner, and the pods it has then; none if it goes.
+    /// An owner and its pods at that step; none if it is deleted.
     type Step = (u8, Option<Vec<(u8, bool)>>);
 
     fn owner(resource: &str, name: &str) -> Key {
@@ -185,7 +186,7 @@ mod tests {
         owner(PODS, name)
     }
 
-    /// A Deployment that has these pods, some ready.
+    /// A Deployment with these pods, some ready.
     fn deployment(name: &str, pods: &[(u8, bool)]) -> Value {
         let pods = pods.iter().map(|(ordinal, ready)| json!({"name": format!("{name}-{ordinal}"), "host": "local", "phase": "Running", "ready": ready}));
         json!({
@@ -222,7 +223,7 @@ mod tests {
         assert_eq!(asked().await, "web-1", "once is enough");
         delete("web-2").await;
         assert_eq!(asked().await, "web-1,web-2");
-        // Both were taken up, and a pod is back under the old name.
+        // Both evictions were done, and a pod is back under the old name.
         let mut replaced = deployment("web", &[(1, true), (3, true)]);
         replaced["metadata"]["annotations"] = json!({"evenkeel.dev/evict": "web-1"});
         replaced["status"]["decisions"]["evicted"] = "web-1".into();
@@ -267,7 +268,7 @@ mod tests {
         }
     }
 
-    /// A few owners come, change and go; every state that a list showed is brought up to the last by a watch from there.
+    /// A few owners are created, changed and deleted; a watch from any listed state must lead to the last state.
     async fn replays(steps: Vec<Step>) -> Result<(), TestCaseError> {
         let store = Views::new(Arc::new(MemoryStore::new()));
         let shown = async || {

@@ -9,24 +9,24 @@ use super::state::{Config, Gate, Settings, Upstream};
 use super::wire::{self, NOBODY, PORT};
 use crate::api::postgres_settings::{RULES, Rule, standby_minima};
 
-/// What rendering needs besides the [`Config`].
+/// Inputs of the rendering in addition to the [`Config`].
 #[derive(Debug, Clone)]
 pub struct Facts<'a> {
     /// cluster_name.
     pub member: &'a str,
-    /// application_name towards the leader.
+    /// application_name in connections to the leader.
     pub incarnation: &'a str,
-    /// Grows with each rendering: a session that shows it was begun after this file was loaded.
+    /// Incremented by each rendering: a session that shows it was started after this file was loaded.
     pub generation: u64,
-    /// Values that a hot standby must reach; empty for a primary.
+    /// Minimum values on a hot standby; empty for a primary.
     pub minima: &'a BTreeMap<String, u64>,
-    /// The user's settings, those that PostgreSQL accepts.
+    /// The user's settings that PostgreSQL accepts.
     pub settings: &'a Settings,
-    /// Password file of the server's user.
+    /// Password file of the server's operating system user.
     pub passfile: &'a Path,
 }
 
-/// `postgresql.conf`: the user's settings, and over or under them what [`RULES`] says.
+/// `postgresql.conf`: the user's settings, with defaults and overrides by [`RULES`].
 pub fn postgresql_conf(config: &Config, facts: &Facts) -> String {
     let users = facts.settings.iter().map(|(name, value)| (name.as_str(), value.clone()));
     let mut settings: BTreeMap<&str, String> = users.collect();
@@ -74,12 +74,12 @@ fn computed(config: &Config, facts: &Facts) -> [(&'static str, String); 6] {
     ]
 }
 
-/// The number that a setting will have; `None` if its value is no plain number.
+/// The number that a setting will have; `None` if its value is not a plain number.
 fn chosen(value: Option<&String>, built_in: u64) -> Option<u64> {
     value.map_or(Some(built_in), |value| value.parse().ok())
 }
 
-/// Whether a standby runs with more than the user's settings ask for, because its primary has more.
+/// Whether a standby runs with higher values than the user's settings, because its primary has higher ones.
 pub fn held_up(settings: &Settings, minima: &BTreeMap<String, u64>) -> bool {
     standby_minima().any(|(name, built_in)| {
         let chosen = chosen(settings.get(name), built_in);
@@ -87,8 +87,8 @@ pub fn held_up(settings: &Settings, minima: &BTreeMap<String, u64>) -> bool {
     })
 }
 
-/// synchronous_standby_names for a commit rule. Where a voter is missing stands a name that nobody bears, so that commits wait
-/// instead of passing with too few.
+/// synchronous_standby_names for a commit rule. A missing voter is replaced by a name that no standby has, so that
+/// commits wait instead of being acknowledged by too few.
 pub fn standby_names(rule: &wire::Rule) -> String {
     if rule.count == 0 {
         return String::new();
@@ -105,7 +105,7 @@ pub fn conninfo(upstream: &Upstream, facts: &Facts) -> String {
     format!("{} application_name={}", leader(&upstream.address, facts.passfile), facts.incarnation)
 }
 
-/// How to reach a leader as the replication role; also for pg_basebackup and pg_rewind. No secret is in it.
+/// Connection string to a leader as the replication role; also for pg_basebackup and pg_rewind. Contains no secret.
 pub fn leader(address: &str, passfile: &Path) -> String {
     format!(
         "host={address} port={PORT} user={REPLICATION_ROLE} passfile={} sslmode=prefer connect_timeout=2 keepalives_idle=5 keepalives_interval=2 keepalives_count=3 tcp_user_timeout=5000",
@@ -113,7 +113,7 @@ pub fn leader(address: &str, passfile: &Path) -> String {
     )
 }
 
-/// In single quotes, as the server's configuration files read it.
+/// Quotes a value for the server's configuration files.
 fn quoted(value: &str) -> String {
     let mut text = String::with_capacity(value.len());
     for c in value.chars() {
@@ -128,7 +128,8 @@ fn quoted(value: &str) -> String {
     text
 }
 
-/// `pg_hba.conf`. The supervisor always gets in, and only by the unix socket; replication always, for the rest there is the gate.
+/// `pg_hba.conf`. It always admits the supervisor, only by the unix socket, and replication; the gate decides
+/// about all others.
 pub fn pg_hba(gate: Gate) -> String {
     let mut text = format!(
         "local all,replication evenkeel peer map=evenkeel\n\
@@ -144,7 +145,7 @@ pub fn pg_hba(gate: Gate) -> String {
     text
 }
 
-/// `pg_ident.conf`: who may be whom over the unix socket.
+/// `pg_ident.conf`: which operating system user may be which role over the unix socket.
 pub fn pg_ident() -> &'static str {
     "evenkeel root evenkeel\nevenkeel root postgres\nevenkeel postgres postgres\n"
 }
@@ -169,7 +170,7 @@ mod tests {
             settings: &settings,
             passfile: Path::new("/v/pgpass"),
         };
-        // Only what differs from a primary without anything is shown.
+        // Shows only the differences from a primary with an empty configuration.
         let (none, nothing) = (BTreeMap::new(), BTreeMap::new());
         let plain = Facts { minima: &none, settings: &nothing, ..facts.clone() };
         let base = postgresql_conf(&Config::default(), &plain);
@@ -261,8 +262,8 @@ mod tests {
         );
     }
 
-    /// Regression 26: `lc_messages`, `log_destination`, `logging_collector` and `evenkeel.generation` were accepted in an object and
-    /// silently replaced, because validation and rendering had a list each. Now one table serves both.
+    /// Regression 26: `lc_messages`, `log_destination`, `logging_collector` and `evenkeel.generation` were accepted in
+    /// an object and silently replaced, because validation and rendering each had a list. Now one table serves both.
     #[test]
     fn a_value_that_is_replaced_is_refused_in_the_object_unless_the_rule_says_when_it_holds() {
         let upstream = Some(Upstream { address: "172.30.0.2".into(), slot: "s".into() });

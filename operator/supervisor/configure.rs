@@ -1,4 +1,5 @@
-//! The server's configuration: files written, settings left out that PostgreSQL refuses, a reload verified in a new session.
+//! The server's configuration: writes the files, leaves out settings that PostgreSQL refuses, verifies a
+//! reload in a new session.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -19,7 +20,7 @@ use super::tools;
 const RELOAD: Duration = Duration::from_secs(2);
 
 impl Shell {
-    /// primary_conninfo towards an upstream.
+    /// primary_conninfo for an upstream.
     pub fn conninfo(&self, upstream: &Upstream) -> String {
         conf::conninfo(upstream, &self.facts(&BTreeMap::new(), &self.place.passfile()))
     }
@@ -49,7 +50,7 @@ impl Shell {
         self.clear_auto_conf()
     }
 
-    /// Leaves out settings that PostgreSQL would refuse: one bad value must stop neither a start nor a reload.
+    /// Leaves out settings that PostgreSQL would refuse: one bad value must not prevent a start or a reload.
     async fn check_settings(&mut self, config: &Config, minima: &BTreeMap<String, u64>) -> Result<(), String> {
         let asked = config.settings.clone();
         self.server.settings = AskedSettings { asked: asked.clone(), accepted: asked, errors: Vec::new() };
@@ -87,7 +88,7 @@ impl Shell {
         write().map_err(|error| format!("writing {}: {error}", path.display()))
     }
 
-    /// ALTER SYSTEM would win over our file; copies of a leader's directory bring its own along.
+    /// ALTER SYSTEM would override our file; a copy of a leader's directory contains the leader's.
     fn clear_auto_conf(&self) -> Result<(), String> {
         const EMPTY: &str = "# Evenkeel keeps this file empty: settings belong into the object's spec.parameters.\n";
         let path = self.place.pgdata().join("postgresql.auto.conf");
@@ -101,11 +102,11 @@ impl Shell {
             .map_err(|error| format!("writing {}: {error}", path.display()))
     }
 
-    /// Renders, reloads, and believes it when a session begun afterwards shows it.
+    /// Renders and reloads; done when a session that was started afterwards shows the new generation.
     pub async fn apply(&mut self, config: Config) -> Done {
         let postmaster = self.server.postmaster.as_ref().ok_or("the server does not run")?;
         let standby = self.server.run.poll.as_ref().is_none_or(|poll| poll.recovery);
-        // A primary has no primary to keep up with: what it was held up to now waits for a restart.
+        // A primary has no minimum values: those that it had as a standby wait for a restart.
         let minima = if standby { postmaster.minima.clone() } else { BTreeMap::new() };
         let pid = postmaster.pid;
         let before = self.server.run.applied.take();
@@ -113,7 +114,7 @@ impl Shell {
             self.server.run.barrier_lsn = None;
         }
         if before.as_ref().is_none_or(|before| before.upstream != config.upstream) {
-            // It was said of the leader before.
+            // It was reported about the previous leader.
             self.server.run.wal_missing = false;
         }
         if config.gate == Gate::Open {
@@ -125,12 +126,12 @@ impl Shell {
         self.configure(&config, &minima).await?;
         kill(pid, Signal::SIGHUP).map_err(words)?;
         self.reloaded().await?;
-        // Whatever was polled before says nothing about the time after. This look compares the settings, too.
+        // An earlier poll says nothing about the time after the reload. The new poll also compares the settings.
         self.server.run.applied = Some(config);
         if let Some(poll) = &mut self.server.run.poll {
             poll.startup = None;
         }
-        // Whoever waits for a promise or a barrier does not wait for the rest.
+        // Whoever waits for a promise or a barrier must not wait for the details.
         self.clocks.details_at = boottime_ms() + IDLE_MS;
         self.poll(boottime_ms()).await;
         if self.server.run.applied.is_some() {
@@ -139,8 +140,8 @@ impl Shell {
         Ok(After::Again)
     }
 
-    /// Waits until a session begun now has the generation written last. The postmaster hands its own settings to a new
-    /// session; an old one would show its own moment of reload. When one has it, the signal is on its way to all others.
+    /// Waits until a new session has the last written generation. A new session inherits the postmaster's settings; an
+    /// old session would show when it reloaded itself. When a new one has it, all others have been signalled.
     async fn reloaded(&self) -> Result<(), String> {
         let (socket, wanted) = (sql::socket(), self.server.generation.to_string());
         let begun = boottime();
@@ -157,7 +158,7 @@ impl Shell {
         }
     }
 
-    /// After starts that failed, the user's settings are the first suspects: those that the last words name, else all.
+    /// After failed starts the user's settings are suspects: those in the last error message, else all.
     pub fn blame_settings(&mut self) {
         let said = self.server.run.fatal.clone().unwrap_or_else(|| "the server did not start with it".to_owned());
         let named: Vec<String> =
@@ -171,12 +172,12 @@ impl Shell {
     }
 }
 
-/// Which of the user's settings PostgreSQL names in its refusal, with its words.
+/// The user's settings that PostgreSQL names in its refusal, with its message.
 fn refused(said: &str, settings: &BTreeMap<String, String>) -> Vec<(String, String)> {
     let named = |name: &String| {
         let line = said.lines().find(|line| line.contains(&format!("\"{name}\"")))?;
         let words = ["LOG:", "FATAL:", "ERROR:"].iter().find_map(|level| Some(line.split_once(level)?.1.trim()));
-        // The file it names is one of ours, not one that the user knows.
+        // The message names a file of the supervisor, which means nothing to the user.
         let words = words.unwrap_or(line).split(" in file \"").next().unwrap_or_default();
         Some((name.clone(), words.to_owned()))
     };

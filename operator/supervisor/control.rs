@@ -1,4 +1,4 @@
-//! The unix socket where the operator's conversations arrive: commands in, whole reports out, one JSON a line.
+//! The unix socket for the operator's connections: commands in, complete reports out, one JSON document per line.
 
 use std::io;
 use std::path::Path;
@@ -14,11 +14,11 @@ use tokio_util::codec::{FramedRead, LinesCodec};
 
 use super::wire::Command;
 
-/// Longest command, in bytes.
+/// Limit of a command, in bytes.
 const LONGEST_COMMAND: usize = 1 << 20;
-/// Most conversations at the same time. Further ones wait.
+/// Limit of concurrent connections. Further ones wait.
 const CONVERSATIONS: usize = 32;
-/// Timeout for writing a report to the other side.
+/// Time-out for writing a report.
 const STALLED: Duration = Duration::from_secs(20);
 
 /// Binds the socket; only root may connect.
@@ -27,14 +27,14 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    // Narrow from the first moment: not bound first and closed to others afterwards.
+    // The mode is narrow from the start: not bound first and restricted afterwards.
     let before = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
     let listener = UnixListener::bind(path);
     nix::sys::stat::umask(before);
     listener
 }
 
-/// Serves conversations for ever.
+/// Serves connections for ever.
 pub async fn serve(listener: UnixListener, commands: mpsc::Sender<Command>, reports: watch::Receiver<Arc<str>>) {
     let free = Arc::new(Semaphore::new(CONVERSATIONS));
     loop {
@@ -57,7 +57,7 @@ pub async fn serve(listener: UnixListener, commands: mpsc::Sender<Command>, repo
 
 async fn converse(stream: UnixStream, commands: mpsc::Sender<Command>, reports: watch::Receiver<Arc<str>>) {
     let (input, output) = stream.into_split();
-    // Whichever side ends first ends both.
+    // The side that ends first ends both.
     tokio::select! {
         () = hear(input, commands) => {}
         result = tell(output, reports) => if let Err(error) = result {
@@ -71,7 +71,7 @@ async fn hear(input: OwnedReadHalf, commands: mpsc::Sender<Command>) {
     while let Some(line) = lines.next().await {
         let command = match line.map(|line| serde_json::from_str::<Command>(&line)) {
             Ok(Ok(command)) => command,
-            // The line, and serde's words about it, may hold secrets.
+            // The line, and serde's error about it, may contain secrets.
             Ok(Err(error)) => {
                 let kind = error.classify();
                 tracing::warn!(?kind, column = error.column(), "a command that this version does not understand");

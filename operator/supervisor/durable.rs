@@ -1,4 +1,5 @@
-//! `durable.json`, which must survive every crash: written to a new file, fsynced, renamed over the old one, the folder fsynced.
+//! `durable.json`, which must survive every crash: written to a new file, fsynced, renamed over the old one,
+//! the folder fsynced.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -9,34 +10,34 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::state::Durable;
 
-/// Names in our folder on the volume: the lock of whoever works on it, and what must never be forgotten.
+/// Names in the supervisor's folder on the volume: the lock, and the durable state.
 pub const LOCK: &str = "lock";
 pub const FILE: &str = "durable.json";
 
-/// Reading or writing what must last failed.
+/// Reading or writing durable state failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// I/O.
     #[error("{doing} {path}")]
     File {
-        /// What was being done.
+        /// The failed operation.
         doing: &'static str,
-        /// To which file.
+        /// The file.
         path: PathBuf,
         /// The cause.
         #[source]
         source: io::Error,
     },
-    /// Not ours, or of a newer version.
+    /// The file was not written by Evenkeel, or by a newer version.
     #[error("{path} is not understood; it holds this instance's promises, so nothing is started without it")]
     Content {
-        /// Which file.
+        /// The file.
         path: PathBuf,
         /// The cause.
         #[source]
         source: serde_json::Error,
     },
-    /// A second supervisor.
+    /// Another supervisor runs on this volume.
     #[error("another supervisor works on this volume (it holds {path}): one volume serves one container")]
     Locked {
         /// The lock file.
@@ -49,7 +50,7 @@ fn file(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::File { doing, path, source }
 }
 
-/// Takes the volume for our life; the lock goes with the value.
+/// Locks the volume until the value is dropped.
 pub fn lock(own: &Path) -> Result<Flock<File>, Error> {
     let path = own.join(LOCK);
     let open = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
@@ -60,7 +61,7 @@ pub fn lock(own: &Path) -> Result<Flock<File>, Error> {
     })
 }
 
-/// What was saved last; the default if nothing was.
+/// The last saved state; the default if there is none.
 pub fn load(own: &Path) -> Result<Durable, Error> {
     let path = own.join(FILE);
     match std::fs::read(&path) {
@@ -70,14 +71,14 @@ pub fn load(own: &Path) -> Result<Durable, Error> {
     }
 }
 
-/// Saves; when it returns, a power cut cannot undo it.
+/// Saves; after it returns, a power failure cannot undo it.
 pub fn save(own: &Path, durable: &Durable) -> Result<(), Error> {
     let path = own.join(FILE);
     let bytes = serde_json::to_vec(durable).map_err(|source| Error::Content { path: path.clone(), source })?;
     write(&path, &bytes).map_err(file("writing", &path))
 }
 
-/// Writes a file of mode 0600 that is there whole or not at all, whatever happens.
+/// Writes a file of mode 0600 atomically: it exists completely or not at all.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let beside = path.with_extension("new");
     let mut new = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&beside)?;
@@ -87,7 +88,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_folder(path.parent().unwrap_or(Path::new("/")))
 }
 
-/// Makes names in a folder (made, removed, renamed) last.
+/// Syncs a folder, so that created, removed and renamed names are durable.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }

@@ -1,6 +1,6 @@
-//! Questions over a replication session on the unix socket: it opens no database, so it is there in a few milliseconds,
-//! and it is the one place where a standby without a WAL receiver says which timeline it replayed last. (Its control
-//! file lags behind: it names the timeline of the last restartpoint.)
+//! Queries over a replication session on the unix socket. It opens no database, so it is ready in a few milliseconds,
+//! and it is the only way to learn which timeline a standby without a WAL receiver replayed last. (The control file
+//! lags behind: it has the timeline of the last restartpoint.)
 
 use std::io;
 use std::path::Path;
@@ -24,7 +24,7 @@ pub async fn setting(socket: &Path, user: &str, name: &str) -> io::Result<String
     Ok(columns.into_iter().next().ok_or(io::ErrorKind::InvalidData)?)
 }
 
-/// The first row of an answer.
+/// The first row of the result.
 async fn ask(socket: &Path, user: &str, question: &str) -> io::Result<Vec<String>> {
     let mut stream = UnixStream::connect(socket).await?;
     let mut out = BytesMut::new();

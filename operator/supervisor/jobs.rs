@@ -1,4 +1,5 @@
-//! Jobs on the data directory: initdb, pg_basebackup, crash recovery, pg_rewind. Each leaves a complete directory or reports a failure.
+//! Jobs on the data directory: initdb, pg_basebackup, crash recovery, pg_rewind. Each results in a complete
+//! directory or a failure.
 
 use std::fs::File;
 use std::path::Path;
@@ -13,7 +14,7 @@ use super::tools;
 use super::wire::{Follow, Init};
 pub use crate::api::chain::chain;
 
-/// What a job needs.
+/// Inputs of a job.
 #[derive(Debug, Clone)]
 pub struct Site {
     /// Paths and ids.
@@ -22,33 +23,33 @@ pub struct Site {
     pub reaper: Reaper,
 }
 
-/// What a job made.
+/// The result of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Made {
-    /// A data directory that never existed.
+    /// A new data directory by initdb.
     New,
-    /// A copy of the leader's.
+    /// A clone of the leader's.
     Copy,
-    /// The old one, with its end of WAL known.
+    /// The old directory, recovered; the end of its WAL is known.
     Recovered,
-    /// The old one, rewound onto a leader of this timeline.
+    /// The old directory, rewound onto a leader of this timeline.
     Rewound(u32),
 }
 
 /// Why a job failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// In words.
+    /// The error message.
     pub words: String,
-    /// The old directory was changed in part and cannot be used any more.
+    /// The old directory was changed in part and is unusable.
     pub spoiled: bool,
-    /// No connection to the leader: the failure says nothing about the directory.
+    /// The leader could not be connected to: the failure says nothing about the directory.
     pub unreached: bool,
 }
 
 impl Failure {
     fn new(words: String) -> Self {
-        // libpq's words for every way of not getting a connection.
+        // libpq's messages when it gets no connection.
         let unreached = ["connection to server", "could not connect", "could not translate host name"]
             .iter()
             .any(|phrase| words.contains(phrase));
@@ -70,7 +71,7 @@ impl From<tools::Error> for Failure {
 }
 
 impl Site {
-    /// initdb, and the roles that replication and we need, before anybody can connect.
+    /// Runs initdb and creates the roles for replication and for the supervisor, before any client can connect.
     pub async fn init(self, init: Init) -> Result<Made, Failure> {
         let new = self.clear_new().await?;
         let mut command = self.place.tool("initdb");
@@ -114,10 +115,10 @@ impl Site {
         Ok(Made::Copy)
     }
 
-    /// Crash recovery of the old directory, with the configuration that was written last. If interrupted, it starts again.
+    /// Crash recovery of the old directory, with the last written configuration. If interrupted, it is repeated.
     pub async fn recover(self) -> Result<Made, Failure> {
         let pgdata = self.place.pgdata();
-        // A single-user server starts neither in standby mode nor beside the pid file of a killed server.
+        // A single-user server starts neither in standby mode nor with the pid file of a killed server.
         for leftover in ["standby.signal", "postmaster.pid"] {
             remove(&pgdata.join(leftover))?;
         }
@@ -136,7 +137,8 @@ impl Site {
         command.arg("--source-server").arg(source);
         let ran = tools::run(&self.reaper, command).await;
         if ran.as_ref().is_ok_and(|output| output.contains(SAME_TIMELINE)) {
-            // pg_rewind changed nothing and exits with success. But a former primary on its leader's own timeline has diverged.
+            // pg_rewind changed nothing and exits with 0. But a former primary on its leader's own timeline
+            // has diverged.
             return Err(Failure {
                 spoiled: true,
                 ..Failure::new("it is on its leader's timeline, but not the leader".into())
@@ -153,7 +155,7 @@ impl Site {
         Ok(Made::Rewound(timeline))
     }
 
-    /// A single-user server with statements on its stdin; recovers a crashed directory on its way.
+    /// A single-user server with statements on its stdin; it first recovers a crashed directory.
     async fn single(
         &self,
         data: &Path,
@@ -179,7 +181,7 @@ impl Site {
         Ok(new)
     }
 
-    /// Removes the old directory before the copy if there is no room for both. It cannot be used again once a copy has begun.
+    /// Removes the old directory before the copy if there is no room for both. It is unusable once a copy has begun.
     async fn make_room(&self, new: &Path) -> Result<(), Failure> {
         let old = self.place.pgdata();
         let measured = old.clone();
@@ -192,7 +194,7 @@ impl Site {
         Ok(())
     }
 
-    /// Syncs a directory to disk: one call for the whole file system, where the tools would fsync each file.
+    /// Syncs a directory to disk: one call for the whole file system, whereas the tools would fsync each file.
     async fn sync_all(&self, directory: &Path) -> Result<(), Failure> {
         let opened = File::open(directory).map_err(|error| Failure::io("opening", directory, &error))?;
         let synced = tokio::task::spawn_blocking(move || nix::unistd::syncfs(opened)).await;
@@ -203,7 +205,7 @@ impl Site {
         }
     }
 
-    /// Replaces the old directory by the new one, once that is on disk.
+    /// Replaces the old directory by the new one, after the new one is on disk.
     async fn swap_in(&self, new: &Path) -> Result<(), Failure> {
         self.sync_all(new).await?;
         let pgdata = self.place.pgdata();
@@ -235,7 +237,7 @@ fn remove(path: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Removes a directory and what is in it, off the loop's thread.
+/// Removes a directory tree in another thread than the loop's.
 async fn remove_tree(path: &Path) -> Result<(), Failure> {
     let tree = path.to_owned();
     let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(tree)).await;
@@ -266,7 +268,7 @@ mod tests {
         let words = "pg_rewind failed (exit code 1): pg_rewind: error: connection to server at \"172.30.0.2\", port 5432 failed: Connection refused";
         assert!(Failure::new(words.into()).unreached);
         assert!(!Failure::new("pg_rewind failed (exit code 1): could not find common ancestor".into()).unreached);
-        // Counted, so that a clone follows (with Regression 10).
+        // Counted as a failure, so that a clone follows (with Regression 10).
         let history = "pg_rewind failed (exit code 1): pg_rewind: connected to server; pg_rewind: error: could not fetch remote file \"pg_wal/0000000D.history\": ERROR:  could not open file \"pg_wal/0000000D.history\": No such file or directory";
         assert!(!Failure::new(history.into()).unreached);
     }

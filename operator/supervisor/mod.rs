@@ -1,10 +1,13 @@
-//! PID 1 beside the database: a pure state machine (`next.rs`) and a thin shell around it. The only one that changes a role.
+//! PID 1 in the database container: a pure state machine (`next.rs`) and a thin shell around it. Only the
+//! supervisor changes the role of its PostgreSQL.
 //!
-//! - [`wire`]: what operator and supervisor say to each other.
-//! - [`state`]: what decisions rest on and result in; [`next`] (with `rejoin`): every decision, pure; [`report`]: what is told.
-//! - [`run`]: the loop; observes (`poll`), takes a `snapshot`, asks `next`, performs (`perform`), reports.
-//! - The rest does one thing each: files (`place`, `durable`, `secrets`, `conf`, `configure`), processes (`process`, `tools`, `jobs`, `server_log`),
-//!   conversations with the local server (`sql`, `identify`) and with the operator (`control`).
+//! - [`wire`]: the messages between operator and supervisor.
+//! - [`state`]: inputs and outputs of decisions; [`next`] (with `rejoin`): every decision, pure; [`report`]:
+//!   renders the report.
+//! - [`run`]: the loop; observes (`poll`), takes a `snapshot`, calls `next`, performs (`perform`), reports.
+//! - The other files have one task each: files (`place`, `durable`, `secrets`, `conf`, `configure`),
+//!   processes (`process`, `tools`, `jobs`, `server_log`),
+//!   connections to the local server (`sql`, `identify`) and from the operator (`control`).
 
 pub mod conf;
 mod configure;

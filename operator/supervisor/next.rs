@@ -1,24 +1,30 @@
-//! The supervisor's decisions: [`Seen`] in, one [`Act`] and [`Remembered`] out. Pure and total; `run.rs` performs.
+//! The supervisor's decisions: [`Seen`] in, one [`Act`] and [`Remembered`] out. Pure and total; `run.rs`
+//! performs the act.
 //!
 //! Invariants, each named where it is kept:
-//! - **I3** a promise is monotonic and durable before any answer ([`accept`]; the shell persists before it reports).
-//! - **I5** no read-write postmaster without a grant of a term at least as high as every promise ([`next`] starts or
+//! - **I3** a promise is monotonic and durable before it is reported ([`accept`]; the shell persists before
+//!   it reports).
+//! - **I5** no read-write postmaster without a grant of a term at least as high as every promise ([`next`]
+//!   starts or
 //!   promotes only under [`Task::Lead`], which [`accept`] takes only at or above the promise).
-//! - **I8** the gate opens only when the commit rule is in force and its barrier passed in this very run, and no
+//! - **I8** the gate opens only when the commit rule is in force and its barrier was passed in this run, and
+//!   no
 //!   session older than the promotion survives it.
 
 use super::rejoin;
 use super::state::{Act, Config, Durable, Gate, Remembered, Seen, Server, Settings};
 use super::wire::{CONFIRMATION_MS, Data, Lead, Order, Postgres, Promise, Rule, Task};
 
-/// Grace for the operator to decide after the death of a primary's postmaster, in milliseconds; then the supervisor starts it again, gate shut.
+/// Grace for the operator to decide after the primary's postmaster died, in milliseconds; then the supervisor
+/// restarts it, gate shut.
 const OPERATOR_DECIDES_MS: u64 = 5_000;
-/// A new primary that waits longer than this for its barrier does its other work meanwhile (database, checkpoint), in milliseconds.
+/// After waiting this long for its barrier, in milliseconds, a new primary does its other work meanwhile
+/// (database, checkpoint).
 const BARRIER_ALONE_MS: u64 = 1_000;
-/// Poll this long for a barrier without a pause, in milliseconds; after that a missing voter counts as down.
+/// Time of polling for a barrier without a pause, in milliseconds; after that a missing voter counts as down.
 const BARRIER_EAGER_MS: u64 = 5_000;
 
-/// Why an order is not taken.
+/// Why an order is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// Its term is below the promise.
@@ -29,7 +35,7 @@ pub enum Refused {
         /// The promise.
         promised: u64,
     },
-    /// It would undo what the same term already decided.
+    /// It would undo a decision of the same term.
     #[error("order to {order} refused: term {term} already has this instance {accepted}")]
     Backwards {
         /// The term of both.
@@ -41,9 +47,9 @@ pub enum Refused {
     },
 }
 
-/// Takes an order or refuses it. I3: the promise only grows; within a term a task never goes backwards, a role never
-/// flips, and an older revision (late on another stream) brings back no older commit rule (I4). `standby`: the timeline
-/// of the standby that is to lead; the timeline after it begins in this term, which is recorded with the order.
+/// Accepts or refuses an order. I3: the promise only grows; within a term a task never goes backwards, a role never
+/// flips, and an older revision (late on another stream) cannot bring back an older commit rule (I4). `standby`: the
+/// timeline of the standby that must lead; the timeline after it begins in this term, which is recorded with the order.
 pub fn accept(durable: &Durable, order: &Order, standby: Option<u32>) -> Result<Durable, Refused> {
     if order.term < durable.promised {
         return Err(Refused::OldTerm { order: order.term, promised: durable.promised });
@@ -63,23 +69,23 @@ pub fn accept(durable: &Durable, order: &Order, standby: Option<u32>) -> Result<
     }
     let mut timeline_terms = durable.timeline_terms.clone();
     if let (Task::Lead(_), Some(timeline)) = (&order.task, standby) {
-        // Timelines after the one that it is on were foreseen and never came to be: this grant may begin one of that number.
+        // Later timelines were foreseen and never began: this grant may begin one with the same number.
         timeline_terms.split_off(&(timeline + 1));
         timeline_terms.insert(timeline + 1, order.term);
     }
-    // An instance that is to lead is no former primary any more.
+    // An instance that must lead is no longer a former primary.
     let former_wal_end = durable.former_wal_end.filter(|_| !matches!(order.task, Task::Lead(_)));
     let (promised, order) = (order.term, Some(order.clone()));
     Ok(Durable { promised, order, timeline_terms, former_wal_end, ..durable.clone() })
 }
 
-/// The act that is due, and what this snapshot adds to the memory of the run.
+/// The next act, and what this snapshot adds to the memory of the run.
 pub fn next(seen: &Seen) -> (Act, Remembered) {
     let remembered = remembered(seen);
     (act(seen, remembered), remembered)
 }
 
-/// A barrier that was passed once stays so in this run; the youngest confirmation of the leader's voters counts.
+/// A barrier that was passed stays passed in this run; the youngest confirmation by the leader's voters counts.
 fn remembered(seen: &Seen) -> Remembered {
     let Seen { barrier_passed_once, confirmed_ms, .. } = *seen;
     match &seen.durable.order {
@@ -110,7 +116,7 @@ fn act(seen: &Seen, remembered: Remembered) -> Act {
     let waits = order.is_some_and(|order| matches!(order.task, Task::Prepare | Task::Lead(_)));
     let stands = |server: &Server| server.stuck || server.paused && waits;
     if seen.postgres == Postgres::Standby && seen.server.as_ref().is_some_and(stands) {
-        // A server like this neither replays nor stops its receiver. What it received is on disk.
+        // In this state a server neither replays nor stops its receiver. The WAL it received is on disk.
         return Act::StopFast;
     }
     let Some(order) = order else { return Act::Wait };
@@ -123,8 +129,9 @@ fn act(seen: &Seen, remembered: Remembered) -> Act {
     }
 }
 
-/// The volume was emptied, in part or whole. The server on it is stopped first: its acknowledgements would be on no disk. I3: the
-/// promise is remembered for as long as this process lives; the incarnation is not, because that directory never comes back (I9).
+/// The volume was emptied, partly or completely. First the server on it is stopped: it would acknowledge commits that
+/// are on no disk. I3: this process still remembers the promise; it drops the incarnation, because that directory never
+/// comes back (I9).
 fn emptied(seen: &Seen) -> Option<Act> {
     let mut kept = seen.durable.clone();
     if seen.data == Data::None {
@@ -154,7 +161,7 @@ fn stop(seen: &Seen, graceful: bool, settings: Settings) -> Act {
     }
 }
 
-/// With the gate shut by `config`, no session left: `None` when that is so.
+/// The act that shuts the gate by `config` and ends all sessions; `None` when both are done.
 fn ended_behind(seen: &Seen, config: Config) -> Option<Act> {
     if seen.applied.as_ref() != Some(&config) {
         return Some(Act::Apply(config));
@@ -163,12 +170,13 @@ fn ended_behind(seen: &Seen, config: Config) -> Option<Act> {
 }
 
 fn prepare(seen: &Seen, settings: Settings) -> Act {
-    // A gate that is open for reads may stay so; a primary that is asked to promise must be down first.
+    // A gate that is open for reads may stay open; a primary that must promise must first be down.
     let gate = seen.applied.as_ref().map_or(Gate::Shut, |applied| applied.gate);
     let config = Config { gate, settings, commit: Rule::never(), upstream: None };
     match (seen.postgres, seen.data) {
         (Postgres::Primary, _) => Act::StopImmediate,
-        // A rewound directory that was never consistent has nothing to promise, and it answers nothing without its leader's WAL.
+        // A rewound directory that was never consistent cannot promise, and it answers no query without its
+        // leader's WAL.
         (Postgres::Stopped, _) if seen.start_held || seen.durable.rewound.is_some() => Act::Wait,
         (Postgres::Stopped, Data::Standby | Data::Primary) => Act::Start { standby: true, config },
         (Postgres::Standby, _) if seen.applied.as_ref() != Some(&config) => Act::Apply(config),
@@ -177,8 +185,9 @@ fn prepare(seen: &Seen, settings: Settings) -> Act {
     }
 }
 
-/// The promise that holds now, if one does: no upstream configured, no receiver left, all that came is replayed.
-/// Only then can an older leader get no acknowledgement from here: a receiver flushes and replies until its process has ended.
+/// The promise, if it holds now: no upstream configured, no receiver left, all received WAL replayed.
+/// Only then can an older leader get no acknowledgement from here: a receiver flushes and replies until its
+/// process has ended.
 pub fn promise(seen: &Seen) -> Option<Promise> {
     let server = seen.server.as_ref()?;
     let order = seen.durable.order.as_ref()?;
@@ -188,8 +197,8 @@ pub fn promise(seen: &Seen) -> Option<Promise> {
     (asked && quiet && !cannot_promise(seen)).then_some(promise)
 }
 
-/// What was rewound and not consistent since answers nothing. On a branch that no grant began (somebody promoted it by
-/// hand) its WAL is not comparable.
+/// A rewound directory that was not consistent since cannot promise. The WAL of a branch that no grant began (a
+/// promotion by hand) is not comparable.
 pub fn cannot_promise(seen: &Seen) -> bool {
     seen.durable.rewound.is_some() || rejoin::on_a_branch_of_its_own(seen)
 }
@@ -202,7 +211,7 @@ fn lead(seen: &Seen, remembered: Remembered, term: u64, lead: &Lead, settings: S
             _ => Act::Wait,
         },
         (Postgres::Stopped, Data::Primary) => {
-            // I5: this is a grant of the promised term. I8: the gate stays shut until this run's own barrier.
+            // I5: the grant is of the promised term. I8: the gate stays shut until this run's own barrier.
             let operator_decides =
                 seen.operator_ms.is_some_and(|ms| ms < OPERATOR_DECIDES_MS) || seen.stopped_ms < OPERATOR_DECIDES_MS;
             let start = !seen.start_held && (start_pending(seen) || !operator_decides);
@@ -216,12 +225,13 @@ fn lead(seen: &Seen, remembered: Remembered, term: u64, lead: &Lead, settings: S
     }
 }
 
-/// The postmaster is down but about to start without a further order, so its being down is no evidence of a failure.
+/// The postmaster is down but will start without a further order, so this is no evidence of a failure.
 pub fn start_pending(seen: &Seen) -> bool {
     seen.fresh || seen.restart_asked || seen.ordered_since_stop
 }
 
-/// The candidate, still a standby: slots, the new term's commit rule, no session left, all replayed, and only then the promotion.
+/// The candidate, still a standby: slots, the new term's commit rule, no sessions, all replayed; only then
+/// the promotion.
 fn promotion(seen: &Seen, term: u64, lead: &Lead, shut: Config) -> Act {
     let Some(server) = &seen.server else { return Act::Poll };
     if server.slots != lead.slots {
@@ -237,7 +247,7 @@ fn promotion(seen: &Seen, term: u64, lead: &Lead, shut: Config) -> Act {
     record_term(seen, server.timeline + 1, term).unwrap_or(Act::Promote)
 }
 
-/// Record that this timeline begins in this term, unless that is on disk.
+/// Records that this timeline begins in this term, unless that is on disk.
 fn record_term(seen: &Seen, timeline: u32, term: u64) -> Option<Act> {
     let mut terms = seen.durable.timeline_terms.clone();
     (!terms.contains_key(&timeline)).then(|| {
@@ -253,7 +263,7 @@ fn leading(seen: &Seen, remembered: Remembered, term: u64, lead: &Lead, shut: Co
     }
     let open_now = seen.applied.as_ref().is_some_and(|applied| applied.gate == Gate::Open);
     if open_now && !confirmed(seen, lead) {
-        // The voters may follow another leader by now: stop reads and writes here at once.
+        // The voters may already follow another leader: stop reads and writes here at once.
         return Act::StopImmediate;
     }
     if let Some(act) = record_term(seen, server.timeline, term) {
@@ -270,7 +280,7 @@ fn leading(seen: &Seen, remembered: Remembered, term: u64, lead: &Lead, shut: Co
     }
     let passed = barrier(seen, lead);
     let served = passed && gate == Gate::Open;
-    // A new cluster has no database yet. After a failover it is there, and the barrier comes first.
+    // A new cluster has no database yet. After a failover the database exists, and the barrier comes first.
     match (seen.app_ensured, seen.credentials.is_some()) {
         (false, true) if lead.init.is_some() || served || seen.barrier_ms >= BARRIER_ALONE_MS => {
             return Act::EnsureApp { database: lead.database.clone(), owner: lead.owner.clone() };
@@ -282,14 +292,15 @@ fn leading(seen: &Seen, remembered: Remembered, term: u64, lead: &Lead, shut: Co
         return Act::SetBarrier;
     }
     if !seen.checkpoint_started && !server.checkpointed && (served || seen.barrier_ms >= BARRIER_ALONE_MS) {
-        // pg_rewind needs the new timeline in the control file. It comes after the gate, because its writes would delay the
-        // opening; unless the barrier itself waits for standbys that must be rewound.
+        // pg_rewind needs the new timeline in the control file. The checkpoint comes after the gate, because its writes
+        // would delay the opening; except when the barrier itself waits for standbys that must be rewound.
         return Act::Checkpoint;
     }
     if passed || seen.barrier_ms >= BARRIER_EAGER_MS { Act::Wait } else { Act::Poll }
 }
 
-/// The commit rule is in force and everything up to the moment it came into force is flushed by enough of its voters.
+/// The commit rule is in force, and enough of its voters have flushed everything up to the moment when it
+/// came into force.
 pub fn barrier(seen: &Seen, lead: &Lead) -> bool {
     let (Some(server), Some(lsn), Some(applied)) = (&seen.server, seen.barrier_lsn, &seen.applied) else {
         return false;
@@ -308,7 +319,8 @@ pub fn confirmed(seen: &Seen, lead: &Lead) -> bool {
     within(voters_confirm(seen, lead)) || within(seen.confirmed_ms) || within(seen.renewed_ms)
 }
 
-/// Age of the voters' confirmation in milliseconds: of the oldest reply among the youngest that are enough. 0 if none is needed.
+/// Age of the voters' confirmation in milliseconds: the oldest of the newest replies that are enough. 0 if
+/// none is needed.
 pub fn voters_confirm(seen: &Seen, lead: &Lead) -> Option<u64> {
     let replicas = seen.server.iter().flat_map(|server| &server.replicas);
     let voters = replicas.filter(|replica| replica.streaming && lead.confirm.names.contains(&replica.incarnation));

@@ -9,7 +9,7 @@ pub fn run() -> ExitCode {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
     signals.add(Signal::SIGINT);
-    // Blocked first: the kernel delivers to PID 1 only signals that it waits for or handles.
+    // Block the signals first: the kernel delivers to PID 1 only signals that it waits for or handles.
     match signals.thread_block().and_then(|()| signals.wait()) {
         Ok(_) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,

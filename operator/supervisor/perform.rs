@@ -1,4 +1,4 @@
-//! Performs one act of `next`. Each may be repeated; the next snapshot shows the result.
+//! Performs one act of `next`. Each act may be repeated; the next snapshot shows the result.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,35 +18,35 @@ use super::{durable, place, server_log};
 /// What the loop does after an act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum After {
-    /// Look again at once.
+    /// Start the next turn at once.
     Again,
-    /// Look again when something happens, at the latest after so many milliseconds.
+    /// Start the next turn at an event, or after this many milliseconds.
     Pause(u64),
-    /// The supervisor's work is done.
+    /// The supervisor is done.
     Exit,
 }
 
 /// Interval between turns of the loop without events, in milliseconds.
 pub const IDLE_MS: u64 = 250;
-/// Timeout for sessions to end; a promotion gets four times this. Then the loop polls again.
+/// Time-out for sessions to end; four times this before a promotion. Then the loop polls again.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// Interval between questions while such a timeout runs.
+/// Poll interval during this time-out.
 pub const STEP: Duration = Duration::from_millis(2);
-/// Timeout of the checkpoint before a graceful stop.
+/// Time-out of the checkpoint before a graceful stop.
 const STOP_CHECKPOINT: Duration = Duration::from_secs(10);
-/// Timeout of any other checkpoint.
+/// Time-out of any other checkpoint.
 const CHECKPOINT: Duration = Duration::from_secs(3_600);
 
-/// What an act leads to, or why it failed, in words.
+/// What the loop does next, or the error message of the act.
 pub type Done = Result<After, String>;
 
-/// An error with its causes.
+/// An error with its causes as text.
 pub fn words(error: impl std::error::Error) -> String {
     chain(&error)
 }
 
 impl Shell {
-    /// Performs; a failure becomes a problem of the report and holds the next act back for a moment.
+    /// Performs an act; a failure becomes a problem in the report and delays the next act.
     pub async fn perform(&mut self, act: Act) -> After {
         if matches!(act, Act::Wait | Act::Poll | Act::Exit) {
             return self.idle(&act);
@@ -83,7 +83,7 @@ impl Shell {
         match act {
             Act::Exit => After::Exit,
             Act::Poll => {
-                // Eager at first; a transition that takes long is not worth a busy processor.
+                // Poll fast at first; a long transition is not worth the CPU time.
                 let pause = match self.clocks.quick_polls {
                     0..500 => 2,
                     500..1_500 => 10,
@@ -167,7 +167,7 @@ impl Shell {
         }
     }
 
-    /// Our folder is made again, as at the start.
+    /// Creates the supervisor's folder again, as at the start.
     fn restore(&mut self, remembered: Durable) -> Done {
         if remembered != self.durable {
             tracing::warn!("the data directory is gone: only what was promised is kept");
@@ -183,7 +183,7 @@ impl Shell {
         Ok(After::Again)
     }
 
-    /// The session with the server, opened if there is none.
+    /// The session with the server; opens it if needed.
     async fn session(&mut self) -> Result<&mut Session, String> {
         let postmaster = self.server.postmaster.as_mut().ok_or("the server does not run")?;
         match &mut postmaster.session {
@@ -205,8 +205,8 @@ impl Shell {
         timeline_terms: BTreeMap<u32, u64>,
         job: impl FnOnce(Site) -> F,
     ) -> Done {
-        // The marker is on disk before the first byte changes. A directory that a base backup is to replace is of no
-        // use even if it stays whole for a while.
+        // The marker is on disk before the first byte changes. A directory that a base backup must replace is
+        // unusable even while it is still complete.
         match kind {
             JobKind::Init | JobKind::Recover => {}
             JobKind::Clone => self
@@ -224,13 +224,13 @@ impl Shell {
         let job = job(Site { place: self.place.clone(), reaper: self.reaper.clone() });
         let notes = self.notes.clone();
         tokio::spawn(async move {
-            // The loop is there as long as the process is.
+            // The loop exists as long as the process.
             let _ = notes.send(Note::Job(kind, job.await)).await;
         });
         Ok(After::Again)
     }
 
-    /// A job ended: what it made becomes ours.
+    /// Handles the end of a job: its result becomes the instance's state.
     pub fn job_ended(&mut self, kind: JobKind, result: Result<Made, jobs::Failure>) {
         self.server.down.read = false;
         (self.server.down.clean, self.server.down.control) = (None, None);
@@ -241,7 +241,7 @@ impl Shell {
             Ok(Made::New | Made::Copy) => (Durable { incarnation: new(), timeline_terms, ..durable }, None),
             Ok(Made::Recovered) => (durable, None),
             Ok(Made::Rewound(timeline)) => (Durable { rewound: Some(timeline), timeline_terms, ..durable }, None),
-            // A copy that failed leaves nothing to go back to; a rewind that changed nothing leaves what was.
+            // A failed copy leaves nothing to go back to; a rewind that changed nothing leaves the old directory.
             Err(failure) if kind == JobKind::Clone || failure.spoiled => {
                 (Durable { unfinished: Some(JobKind::Clone), ..durable }, Some(failure))
             }
@@ -276,7 +276,7 @@ impl Shell {
         }
         self.clear_leftovers(standby)?;
         if self.durable.incarnation.is_none() {
-            // A directory that was there before us: whoever voted with it, it was not this incarnation.
+            // An existing directory: whatever voted with it had another incarnation.
             let incarnation = Some(new_id());
             self.save(Durable { incarnation, ..self.durable.clone() }).map_err(words)?;
         }
@@ -307,7 +307,7 @@ impl Shell {
         Ok(After::Pause(1))
     }
 
-    /// The lock is ours, so whatever a postmaster left is stale. A standby keeps no slots of ours from a time as primary.
+    /// We hold the lock, so files of a postmaster are stale. A standby keeps no slots of ours from its time as primary.
     fn clear_leftovers(&self, standby: bool) -> Result<(), String> {
         let pgdata = self.place.pgdata();
         let remove = |path: &Path| match std::fs::remove_file(path) {
@@ -339,7 +339,7 @@ impl Shell {
         durable::sync_folder(&pgdata).map_err(words)
     }
 
-    /// Sends the signal of a stop.
+    /// Sends the signal for a stop.
     pub fn signal_stop(&mut self, how: Stop, now: u64) -> After {
         let Some(postmaster) = &mut self.server.postmaster else { return After::Again };
         let signal = match how {
@@ -348,7 +348,7 @@ impl Shell {
             Stop::Kill => Signal::SIGKILL,
         };
         tracing::info!(?how, "postgres is stopped");
-        // Gone already is as good.
+        // If it is already gone, that is fine.
         let _ = kill(postmaster.pid, signal);
         if how == Stop::Kill {
             process::kill_all_of(self.place.uid);
@@ -358,7 +358,7 @@ impl Shell {
         After::Pause(IDLE_MS)
     }
 
-    /// The postmaster ended; everything of it was killed the moment it was reaped.
+    /// Handles the end of the postmaster; all its processes were killed when it was reaped.
     pub fn postmaster_ended(&mut self, status: nix::sys::wait::WaitStatus) {
         let Some(postmaster) = self.server.postmaster.take() else { return };
         let now = boottime_ms();
@@ -374,7 +374,7 @@ impl Shell {
             self.problems.ended = None;
             return;
         }
-        let said = self.server.run.fatal.as_deref().map_or(String::new(), |line| format!("; its last words: {line}"));
+        let said = self.server.run.fatal.as_deref().map_or(String::new(), |line| format!("; its last error: {line}"));
         if self.server.run.poll.is_none() {
             self.server.failed_starts += 1;
             self.server.start_held_until = now + (500_u64 << self.server.failed_starts.min(5)).min(15_000);
@@ -390,7 +390,7 @@ impl Shell {
             let postmaster = self.server.postmaster.as_ref().ok_or("the server does not run")?.pid;
             let not_yet = process::not_yet_sessions(postmaster, self.place.uid);
             for pid in &not_yet {
-                // Gone already is as good.
+                // If it is already gone, that is fine.
                 let _ = kill(*pid, Signal::SIGTERM);
             }
             if self.session().await?.end_sessions().await.map_err(words)? == 0 && not_yet.is_empty() {
@@ -416,13 +416,13 @@ impl Shell {
         self.polled().await
     }
 
-    /// In the background and in its own session; the loop is told when it is done.
+    /// Runs in the background and in its own session; the loop gets a note when it is done.
     fn checkpoint(&self, limit: Duration, for_stop: bool) {
         let (notes, run) = (self.notes.clone(), self.server.run.id.clone());
         tokio::spawn(async move {
             let written = async { Session::open().await?.checkpoint(limit).await }.await;
             let error = written.err().map(|error| chain(&error));
-            // The loop is there as long as the process is.
+            // The loop exists as long as the process.
             let _ = notes.send(Note::Checkpoint { run, for_stop, error }).await;
         });
     }

@@ -1,4 +1,4 @@
-//! Where things are in the container: the volume, the server's user, its binaries.
+//! Paths and ids in the container: the volume, the server's user, its binaries.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,7 +8,7 @@ use nix::unistd::{Gid, Uid, User};
 use super::{durable, wire};
 use crate::api::postgres_settings::SOCKETS;
 
-/// Paths and ids, found once at the start.
+/// Paths and ids, determined once at the start.
 #[derive(Debug, Clone)]
 pub struct Place {
     volume: PathBuf,
@@ -19,13 +19,13 @@ pub struct Place {
     pub gid: Gid,
 }
 
-/// The container is not one we can work in.
+/// The container is unusable for the supervisor.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// No such user.
+    /// There is no user `postgres`.
     #[error("there is no user postgres in this image: choose an image that follows the conventions of postgres:15")]
     NoUser,
-    /// No server.
+    /// PostgreSQL is not installed.
     #[error(
         "no PostgreSQL binaries on PATH or under /usr/lib/postgresql: choose an image that follows the conventions of postgres:15"
     )]
@@ -33,34 +33,34 @@ pub enum Error {
     /// A directory could not be prepared.
     #[error("preparing {path}")]
     Prepare {
-        /// Which.
+        /// The path.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: std::io::Error,
     },
 }
 
 impl Place {
-    /// Looks around: user, binaries.
+    /// Determines user and binaries.
     pub fn find() -> Result<Self, Error> {
         let user = User::from_name("postgres").ok().flatten().ok_or(Error::NoUser)?;
         let binaries = binaries().ok_or(Error::NoBinaries)?;
         Ok(Self { volume: PathBuf::from(wire::VOLUME), binaries, uid: user.uid, gid: user.gid })
     }
 
-    /// Of a volume without a server.
+    /// For a volume without a server.
     #[cfg(test)]
     pub fn at(volume: &Path) -> Self {
         Self { volume: volume.into(), binaries: PathBuf::new(), uid: Uid::current(), gid: Gid::current() }
     }
 
-    /// Makes the directories we need, with the right owners. The server's user may pass through the volume's root and
-    /// read our folder, and change neither: what is a promise must not be for it to rename.
+    /// Creates the supervisor's directories with the right owners. The server's user may traverse the volume's root and
+    /// read the supervisor's folder, but change neither: it must not be able to rename a promise.
     pub fn prepare(&self) -> Result<(), Error> {
         self.directory(&self.volume, Uid::from_raw(0), 0o750)?;
         self.directory(&self.own(), Uid::from_raw(0), 0o750)?;
-        // A promise in it is to last, so it has to.
+        // The promise in it must be durable, so the folder must be, too.
         let synced = durable::sync_folder(&self.volume);
         synced.map_err(|source| Error::Prepare { path: self.volume.clone(), source })?;
         self.directory(Path::new(SOCKETS), self.uid, 0o2775)?;
@@ -69,7 +69,7 @@ impl Place {
         self.directory(&run, Uid::from_raw(0), 0o750)
     }
 
-    /// Makes a directory if it is not there, of this owner and mode.
+    /// Creates a directory with this owner and mode if it is missing.
     pub fn directory(&self, path: &Path, owner: Uid, mode: u32) -> Result<(), Error> {
         use std::os::unix::fs::PermissionsExt;
         let make = || {
@@ -85,33 +85,33 @@ impl Place {
         self.volume.join("pgdata")
     }
 
-    /// A data directory in the making.
+    /// A data directory that is being created.
     pub fn pgdata_new(&self) -> PathBuf {
         self.volume.join("pgdata.new")
     }
 
-    /// Our own folder: what must survive, where no copy of a data directory overwrites it.
+    /// The supervisor's own folder: state that must survive, and that no copy of a data directory overwrites.
     pub fn own(&self) -> PathBuf {
         self.volume.join("evenkeel")
     }
 
-    /// Something of ours is missing that is always there once we have begun.
+    /// Whether a part of the supervisor's folder is missing that always exists after the start.
     pub fn own_gone(&self) -> bool {
         [durable::LOCK, durable::FILE].iter().any(|name| is_gone(&self.own().join(name)))
     }
 
-    /// The server's configuration. Rendered before each start, so it need not last, and a reload in the middle of a
-    /// failover does not wait for the volume's file system.
+    /// Folder of the server's configuration. It is rendered before each start, so it need not be durable, and a reload
+    /// during a failover does not wait for the volume's file system.
     pub fn configuration(&self) -> PathBuf {
         Path::new(wire::SOCKET).with_file_name("postgres")
     }
 
-    /// The password file of the server's user.
+    /// The password file of the server's operating system user.
     pub fn passfile(&self) -> PathBuf {
         self.own().join("pgpass")
     }
 
-    /// One of the server's programs, as its user, in its own process group, with nothing on stdin and C messages.
+    /// A program of PostgreSQL, run as its user, in its own process group, without stdin and with messages in English.
     pub fn tool(&self, name: &str) -> Command {
         use std::os::unix::process::CommandExt;
         let mut command = Command::new(self.binaries.join(name));
@@ -124,13 +124,13 @@ impl Place {
         command
     }
 
-    /// Bytes free on the volume; 0 if that cannot be asked.
+    /// Bytes free on the volume; 0 if unknown.
     pub fn disk_free(&self) -> u64 {
         nix::sys::statvfs::statvfs(&self.volume).map_or(0, |fs| fs.blocks_available() * fs.fragment_size())
     }
 }
 
-/// It is known not to be there: a disk that cannot be asked has lost nothing yet.
+/// Whether the path certainly does not exist: a disk that does not answer has lost nothing yet.
 pub fn is_gone(path: &Path) -> bool {
     path.try_exists().is_ok_and(|exists| !exists)
 }
@@ -146,6 +146,6 @@ fn binaries() -> Option<PathBuf> {
     packaged.sort();
     let packaged = packaged.into_iter().rev().map(|(_, path)| path);
     let server = on_path.chain(packaged).find(|file| file.is_file())?;
-    // A link in /usr/bin leads to the folder where initdb and the others are.
+    // A link in /usr/bin leads to the folder with initdb and the others.
     Some(std::fs::canonicalize(&server).ok()?.parent()?.to_owned())
 }

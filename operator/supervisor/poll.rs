@@ -16,7 +16,7 @@ use crate::api::lsn::{Fork, Lsn};
 
 /// Interval between polls of a steady server, in milliseconds.
 const STEADY_MS: u64 = 500;
-/// Interval between polls while a change is about to show, and how long that lasts, in milliseconds.
+/// Interval between polls while a change is expected, and the length of that time, in milliseconds.
 const HURRIED_MS: u64 = 3;
 pub const HURRY_MS: u64 = 200;
 /// Interval between polls of a server that starts, and of one that does not answer, in milliseconds.
@@ -26,18 +26,18 @@ const NOT_ANSWERING_MS: u64 = 200;
 const HEARTBEAT_MS: u64 = 1_000;
 /// Interval between readings of settings and versions, in milliseconds.
 const DETAILS_MS: u64 = 10_000;
-/// A pause of the loop longer than this (twice its longest own pause), in milliseconds, means that the container was frozen; another
-/// instance may lead by now.
+/// A pause of the loop longer than this (twice its longest own pause), in milliseconds, means that the container was
+/// frozen; another instance may lead by now.
 const STOOD_STILL_MS: u64 = 3_000;
-/// A fast stop becomes immediate after this, an immediate one a kill, in milliseconds.
+/// Time after which a fast stop becomes immediate, and an immediate one a kill, in milliseconds.
 const FAST_MS: u64 = 5_000;
 const IMMEDIATE_MS: u64 = 2_000;
 
 impl Shell {
-    /// Brings what is remembered up to date. Errors become problems in the report.
+    /// Updates the shell's memory of the server. Errors become problems in the report.
     pub async fn observe(&mut self, now: u64) {
         if self.notice_jump(now, true) {
-            // The gate stays open until something is decided, so that must not wait for an answer of the server.
+            // The gate stays open until a decision is made, so the decision must not wait for the server's answer.
             return;
         }
         self.press_stop(now);
@@ -58,8 +58,8 @@ impl Shell {
         self.heartbeat_or_details(now).await;
     }
 
-    /// I8: after a pause of the container or the machine no older confirmation counts. `slept`: the loop had nothing to do
-    /// meanwhile, so the delay was no slow disk. Returns whether there was such a pause.
+    /// I8: after a pause of the container or the machine no older confirmation counts. `slept`: the loop had nothing to
+    /// do meanwhile, so a slow disk is not the cause. Returns whether there was such a pause.
     pub fn notice_jump(&mut self, now: u64, slept: bool) -> bool {
         let gap = now.saturating_sub(self.clocks.turned);
         self.clocks.turned = now;
@@ -77,7 +77,7 @@ impl Shell {
         true
     }
 
-    /// A stop that takes too long gets harder.
+    /// Escalates a stop that takes too long.
     fn press_stop(&mut self, now: u64) {
         let Some(postmaster) = &mut self.server.postmaster else { return };
         let Some(stopping) = postmaster.stopping else { return };
@@ -86,12 +86,12 @@ impl Shell {
             Stop::Immediate | Stop::Kill => (IMMEDIATE_MS, Stop::Kill),
         };
         if now.saturating_sub(stopping.since) >= limit {
-            tracing::warn!(how = ?stopping.how, "the stop takes too long, pressing harder");
+            tracing::warn!(how = ?stopping.how, "the stop takes too long, escalating");
             self.signal_stop(harder, now);
         }
     }
 
-    /// Polls the server; a poll that fails leaves the last one in place, whose confirmations age.
+    /// Polls the server; a failed poll keeps the last result, whose confirmations age.
     pub async fn poll(&mut self, now: u64) {
         let result = self.try_poll().await;
         self.clocks.poll_at = now + if now < self.clocks.hurry_until { HURRIED_MS } else { STEADY_MS };
@@ -130,7 +130,7 @@ impl Shell {
         Ok(())
     }
 
-    /// Without a receiver only a replication session says which timeline a standby is on.
+    /// Without a receiver only a replication session shows the timeline of a standby.
     async fn identify(&mut self, poll: &Poll) -> Result<(), String> {
         let streams = poll.stream.as_ref().is_some_and(|stream| stream.timeline > 0);
         let known = self.server.run.identified.is_some_and(|(at, _)| at == poll.lsn);
@@ -164,7 +164,7 @@ impl Shell {
             self.server.failed_starts = 0;
             self.problems.ended = None;
             if poll.recovery && self.durable.rewound.is_some() {
-                // It answers, so it is consistent: from here on it is a standby like any other.
+                // It answers, so it is consistent: from now on it is a normal standby.
                 let consistent = Durable { rewound: None, ..self.durable.clone() };
                 if let Err(error) = self.save(consistent) {
                     self.problems.act = Some(chain(&error));
@@ -175,7 +175,7 @@ impl Shell {
         self.server.run.poll = Some(poll);
     }
 
-    /// Somebody's ALTER SYSTEM may stand in the way of what was applied: then nothing counts as applied.
+    /// An ALTER SYSTEM may override the applied configuration: then nothing counts as applied.
     fn notice_override(&mut self, poll: &Poll) {
         let Some(applied) = &self.server.run.applied else { return };
         let names = conf::standby_names(&applied.commit);
@@ -191,8 +191,8 @@ impl Shell {
         self.server.run.barrier_lsn = None;
     }
 
-    /// When each walsender's other side last said something, by our clock. A row that appears between two polls has
-    /// just replied, unless the clock jumped meanwhile.
+    /// Records when each walsender's standby last replied, by our clock. A row that appears between two polls has just
+    /// replied, unless the clock jumped meanwhile.
     fn take_replies(&mut self, poll: &Poll, now: u64) {
         let old = std::mem::take(&mut self.server.run.replies);
         for walsender in &poll.replicas {
@@ -205,7 +205,7 @@ impl Shell {
         }
     }
 
-    /// The heartbeat of a leader, or the details that change rarely. A failure of either is only logged.
+    /// Writes the heartbeat of a leader, or reads the details that change rarely. A failure of either is only logged.
     async fn heartbeat_or_details(&mut self, now: u64) {
         let leads = self.durable.order.as_ref().is_some_and(|order| matches!(order.task, Task::Lead(_)));
         let primary = self.server.run.poll.as_ref().is_some_and(|poll| !poll.recovery);
@@ -231,7 +231,7 @@ impl Shell {
         }
     }
 
-    /// A standby that was held up to its primary's settings is rendered anew when the primary has lowered them.
+    /// A standby with raised minimum values is rendered again when the primary has lowered its own.
     async fn reread_minima(&mut self) {
         let recovery = self.server.run.poll.as_ref().is_some_and(|poll| poll.recovery);
         let (Some(postmaster), Some(order)) = (&mut self.server.postmaster, &self.durable.order) else { return };
@@ -246,7 +246,7 @@ impl Shell {
         }
     }
 
-    /// A server that is down: does it end cleanly, and where.
+    /// For a server that is down: reads whether it ended cleanly, and where its WAL ends.
     async fn read_control_file(&mut self) {
         self.server.down.read = true;
         if snapshot::data(&self.place.pgdata(), false) == Data::None {
@@ -263,7 +263,7 @@ impl Shell {
     }
 }
 
-/// What the postmaster says of itself in its pid file: line 1 its pid, line 8 its state.
+/// Whether the postmaster reports in its pid file that it is ready: line 1 is its pid, line 8 its state.
 fn is_ready(pgdata: &Path, postmaster: &Postmaster) -> bool {
     let text = std::fs::read_to_string(pgdata.join("postmaster.pid")).unwrap_or_default();
     let mut lines = text.lines().map(str::trim);
@@ -271,7 +271,7 @@ fn is_ready(pgdata: &Path, postmaster: &Postmaster) -> bool {
     pid == Some(postmaster.pid.as_raw()) && lines.nth(6) == Some("ready")
 }
 
-/// The history of a timeline: which ones came before and where each ended.
+/// The history of a timeline: the earlier ones and where each ended.
 fn history(pgdata: &Path, timeline: u32) -> Vec<Fork> {
     let text = std::fs::read_to_string(pgdata.join(format!("pg_wal/{timeline:08X}.history")));
     parse_history(&text.unwrap_or_default())
@@ -286,7 +286,7 @@ fn parse_history(text: &str) -> Vec<Fork> {
     text.lines().filter_map(fork).collect()
 }
 
-/// Ends every process of the server's user, whatever it is: the postmaster they belonged to is gone.
+/// Kills every process of the server's user: the postmaster they belonged to is gone.
 pub async fn sweep(shell: &Shell) -> bool {
     process::none_left_of(shell.place.uid, &shell.reaper).await
 }
@@ -297,8 +297,8 @@ mod tests {
     use super::*;
     use tokio::sync::{mpsc, watch};
 
-    /// Regression 19: a primary that woke up from a pause first asked its server how it was, which once took half a second;
-    /// clients read old rows meanwhile. Now it decides before it asks anybody.
+    /// Regression 19: a primary that woke up from a pause first polled its server, which once took half a second;
+    /// clients read old rows meanwhile. Now it decides before it polls.
     #[tokio::test]
     async fn who_wakes_up_decides_before_anything_is_looked_at() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Processes of the container: as PID 1 the supervisor starts them, reaps all of them and leaves none behind.
+//! Processes of the container: as PID 1 the supervisor starts them, reaps them all and leaves none behind.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::api::sync::lock;
 
-/// A child that was started.
+/// A child process.
 #[derive(Debug)]
 pub struct Child {
     /// Its id.
@@ -32,25 +32,26 @@ struct Waiting {
     then_kill: Option<Uid>,
 }
 
-/// Reaps every process that ends and tells who waits for it.
+/// Reaps every process that ends and notifies its waiter.
 #[derive(Debug, Clone, Default)]
 pub struct Reaper(Arc<Mutex<BTreeMap<i32, Waiting>>>);
 
 impl Reaper {
-    /// Starts a child with stdout and stderr in one pipe. If `then_kill` is given, all processes of that user are
-    /// killed the moment the child has ended: orphans of a postmaster were seen to acknowledge for 40 ms more.
+    /// Starts a child with stdout and stderr in one pipe. With `then_kill`, all processes of that user are
+    /// killed at the moment the child has ended: orphans of a postmaster were observed to acknowledge commits
+    /// for 40 ms more.
     pub fn spawn(&self, mut command: Command, then_kill: Option<Uid>) -> io::Result<Child> {
         let (output, stdout) = io::pipe()?;
         let stderr = stdout.try_clone()?;
         command.stdout(Stdio::from(stdout)).stderr(Stdio::from(stderr));
-        // Registered before it can be reaped: both happen on the one thread of the runtime.
+        // Registered before it can be reaped: both happen on the runtime's one thread.
         let pid = command.spawn()?.id().cast_signed();
         let (tell, exit) = oneshot::channel();
         lock(&self.0).insert(pid, Waiting { tell, then_kill });
         Ok(Child { pid: Pid::from_raw(pid), exit, output: output.into() })
     }
 
-    /// Reaps what has ended until now.
+    /// Reaps all processes that have ended.
     pub fn reap(&self) {
         loop {
             let status = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
@@ -63,7 +64,7 @@ impl Reaper {
                 if let Some(uid) = waiting.then_kill {
                     kill_all_of(uid);
                 }
-                // Nobody waits any more: fine.
+                // An error means that there is no waiter.
                 let _ = waiting.tell.send(status);
             }
         }
@@ -79,7 +80,7 @@ impl Reaper {
     }
 }
 
-/// A status in words.
+/// An exit status as text.
 pub fn describe(status: WaitStatus) -> String {
     match status {
         WaitStatus::Exited(_, code) => format!("exit code {code}"),
@@ -88,7 +89,7 @@ pub fn describe(status: WaitStatus) -> String {
     }
 }
 
-/// Sends SIGKILL to every process of a user; returns how many there were.
+/// Sends SIGKILL to every process of a user; returns their number.
 pub fn kill_all_of(uid: Uid) -> usize {
     let pids = all_of(uid);
     for pid in &pids {
@@ -125,8 +126,8 @@ fn is_of(pid: i32, uid: Uid) -> bool {
     !dead && owner == Some(uid.as_raw())
 }
 
-/// Children of a postmaster that still authenticate, which no view of the server shows yet. A session that the old
-/// pg_hba.conf let in could otherwise appear after the gate was shut and all sessions were ended.
+/// Children of a postmaster that are still authenticating and are in no view of the server yet. Otherwise a session
+/// that the old pg_hba.conf admitted could appear after the gate was shut and all sessions were ended.
 pub fn not_yet_sessions(postmaster: Pid, uid: Uid) -> Vec<Pid> {
     let authenticates = |pid: &Pid| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

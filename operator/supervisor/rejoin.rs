@@ -1,4 +1,5 @@
-//! How a data directory comes behind a leader: it follows as it is, is rewound, or is copied anew. Pure; `next` stands on it.
+//! How a data directory becomes a standby of a leader: it follows unchanged, is rewound, or is cloned. Pure;
+//! used by `next`.
 
 use std::collections::BTreeMap;
 
@@ -6,10 +7,10 @@ use super::state::{Act, Config, Gate, Seen, Settings, Upstream};
 use super::wire::{Data, Follow, JobKind, Lineage, Postgres, Rule};
 use crate::api::lsn::{Fork, Lsn};
 
-/// After this many failed rewinds a base backup is made instead.
+/// After this many failed rewinds the instance is cloned instead.
 const REWINDS_BEFORE_CLONE: u32 = 2;
 
-/// One act of an instance that is to follow a leader.
+/// The next act of an instance that must follow a leader.
 pub fn follow(seen: &Seen, term: u64, follow: &Follow, settings: Settings) -> Act {
     let config = Config {
         gate: Gate::Open,
@@ -23,12 +24,12 @@ pub fn follow(seen: &Seen, term: u64, follow: &Follow, settings: Settings) -> Ac
     match (seen.postgres, seen.data) {
         (Postgres::Primary, Data::Primary) if on_a_branch_of_its_own(seen) => Act::Condemn,
         (Postgres::Primary, _) | (Postgres::Standby | Postgres::Starting, Data::Broken) => Act::StopImmediate,
-        // It waits for WAL of another leader, which will not come.
+        // It waits for the WAL of another leader, which will not come.
         (Postgres::Starting, _) if seen.durable.rewound.is_some() && started_for_another => Act::StopImmediate,
-        // It can never be consistent: the leader no longer has the WAL that it needs.
+        // It can never become consistent: the leader no longer has the WAL that it needs.
         (Postgres::Starting, _) if seen.wal_missing => Act::Condemn,
-        // A rewind that was cut off is not tried again: the first one may have overwritten the WAL that tells the
-        // second one which pages differ.
+        // An interrupted rewind is not repeated: the first one may have overwritten the WAL that the
+        // second one needs to find the changed pages.
         (Postgres::Stopped, Data::None | Data::Broken) => when_due(seen, Act::Clone(follow.clone())),
         (Postgres::Stopped, Data::Primary) => match (was_primary(seen, follow), wal_end(seen)) {
             (Kinship::Unknown, _) => Act::Wait,
@@ -47,7 +48,8 @@ pub fn follow(seen: &Seen, term: u64, follow: &Follow, settings: Settings) -> Ac
             Some(_) if same_leader => Act::Start { standby: true, config },
             Some(_) => Act::Condemn,
         },
-        // Started without an upstream, so that it is compared with the leader's history before it takes WAL from there.
+        // Started without an upstream, so that it is compared with the leader's history before it receives
+        // WAL from there.
         (Postgres::Stopped, Data::Standby) => Act::Start { standby: true, config: Config { upstream: None, ..config } },
         (Postgres::Standby, _) => follow_running(seen, term, follow, config),
         _ => Act::Wait,
@@ -68,7 +70,8 @@ fn follow_running(seen: &Seen, term: u64, follow: &Follow, config: Config) -> Ac
     };
     if server.streaming && seen.applied.as_ref() == Some(&config) {
         if follow.lineage.is_some() {
-            // It may have streamed from this address before it was compared. What it recorded in advance of this very term does not count.
+            // It may have streamed from this address before it was compared. A timeline that it recorded in
+            // advance for this very term does not count.
             let mut ours = seen.durable.timeline_terms.range(..=server.timeline).filter(|(_, began)| **began != term);
             if ours.any(|(timeline, began)| follow.timeline_terms.get(timeline) != Some(began)) {
                 return Act::Condemn;
@@ -81,8 +84,8 @@ fn follow_running(seen: &Seen, term: u64, follow: &Follow, config: Config) -> Ac
         return if ready { Act::Wait } else { Act::EnsureSlots(follow.slots.clone()) };
     }
     let kin = match &follow.lineage {
-        // The leader was chosen as the furthest of those that promised this term, and we are one of them; but another branch
-        // of the same number may have promised, too (Regression 22).
+        // The leader had the greatest promise of this term, and this instance promised the same term; but another
+        // branch with the same number may have promised, too (Regression 22).
         None if seen.durable.promised == term && !on_a_branch_of_its_own(seen) && same_branch(seen, follow) => {
             Kinship::Same
         }
@@ -95,7 +98,7 @@ fn follow_running(seen: &Seen, term: u64, follow: &Follow, config: Config) -> Ac
     };
     match kin {
         Kinship::Unknown => Act::Wait,
-        // A slot that was lost or a WAL that forked away: only a new copy helps. A standby holds nothing that its leader lacks.
+        // The slot was lost or the WAL diverged: only a clone helps. A standby has no commit that its leader lacks.
         Kinship::Diverged | Kinship::Clashing => Act::Condemn,
         Kinship::Same if seen.wal_missing => Act::Condemn,
         Kinship::Same if seen.applied.as_ref() == Some(&config) => Act::Wait,
@@ -108,14 +111,14 @@ fn follow_running(seen: &Seen, term: u64, follow: &Follow, config: Config) -> Ac
     }
 }
 
-/// What a leader that is about to be promoted from where we are will say of its timelines.
+/// The timeline terms of a leader that is about to be promoted from this timeline.
 fn promoted_here(ours: &BTreeMap<u32, u64>, timeline: u32, term: u64) -> BTreeMap<u32, u64> {
     let mut terms: BTreeMap<_, _> = ours.range(..=timeline).map(|(timeline, term)| (*timeline, *term)).collect();
     terms.insert(timeline + 1, term);
     terms
 }
 
-/// It runs on a timeline that no grant began, as far as timelines are recorded here.
+/// Whether it runs on a timeline that no grant began, as far as timelines are recorded here.
 pub fn on_a_branch_of_its_own(seen: &Seen) -> bool {
     let terms = &seen.durable.timeline_terms;
     !terms.is_empty() && seen.server.as_ref().is_some_and(|server| !terms.contains_key(&server.timeline))
@@ -124,23 +127,23 @@ pub fn on_a_branch_of_its_own(seen: &Seen) -> bool {
 enum Kinship {
     /// A prefix of the leader's.
     Same,
-    /// It left the leader's WAL somewhere; pg_rewind can tell where.
+    /// It left the leader's WAL at some point; pg_rewind can find it.
     Diverged,
-    /// Another branch under a number that the leader's branch bears too: PostgreSQL cannot tell them apart, and neither
+    /// Another branch with a number that the leader's branch also has: PostgreSQL cannot tell them apart, and neither
     /// streaming nor pg_rewind would notice (Regression 3).
     Clashing,
     /// The leader's lineage is not known yet.
     Unknown,
 }
 
-/// Every timeline that this instance is on or came through began in the same term as the leader's timeline of that number.
+/// Whether every timeline of this instance's history began in the same term as the leader's timeline with that number.
 fn same_branch(seen: &Seen, follow: &Follow) -> bool {
     let Some(server) = &seen.server else { return false };
     let mut ours = seen.durable.timeline_terms.range(..=server.timeline);
     ours.all(|(timeline, term)| follow.timeline_terms.get(timeline) == Some(term))
 }
 
-/// Whether WAL that ends at `lsn` on `timeline` is a prefix of the leader's, if their branches are the same.
+/// Whether WAL that ends at `lsn` on `timeline` is a prefix of the leader's, provided their branches are the same.
 fn kinship(leader: &Lineage, timeline: u32, lsn: Lsn) -> Kinship {
     let ended = leader.history.iter().find(|fork| fork.timeline == timeline);
     match ended {
@@ -150,15 +153,15 @@ fn kinship(leader: &Lineage, timeline: u32, lsn: Lsn) -> Kinship {
     }
 }
 
-/// A timeline that both went through began in different terms. A directory older than this record knows no terms.
+/// Whether a timeline in both histories began in different terms. A directory older than this record has no terms.
 fn clashes(leader: &Lineage, theirs: &BTreeMap<u32, u64>, ours: &BTreeMap<u32, u64>, timeline: u32) -> bool {
     let mut shared = ours.range(..=timeline.min(leader.timeline));
     shared.any(|(timeline, term)| theirs.get(timeline) != Some(term))
         || !ours.is_empty() && timeline <= leader.timeline && ours.get(&timeline) != theirs.get(&timeline)
 }
 
-/// A directory that was a primary's: only a clean end at or before the fork may follow as it is. On the leader's own
-/// timeline it can only be a copy that grew apart.
+/// Kinship of a former primary's directory: only if it ended cleanly at or before the fork may it follow unchanged. On
+/// the leader's own timeline it can only be a copy that diverged.
 fn was_primary(seen: &Seen, follow: &Follow) -> Kinship {
     match (&follow.lineage, seen.clean) {
         (None, _) => Kinship::Unknown,
@@ -170,7 +173,7 @@ fn was_primary(seen: &Seen, follow: &Follow) -> Kinship {
     }
 }
 
-/// Where the WAL of a directory that ended cleanly, or recovered, ends.
+/// The end of the WAL of a directory that ended cleanly or was recovered.
 fn wal_end(seen: &Seen) -> Option<Fork> {
     seen.clean.map(|(timeline, ended_at)| Fork { timeline, ended_at })
 }

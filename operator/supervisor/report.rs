@@ -5,7 +5,7 @@ use super::state::{Gate, Seen};
 use super::wire::{Job, JobKind, Leading, Postgres, Report, Task};
 use crate::api::lsn::Lsn;
 
-/// The whole report.
+/// The complete report.
 pub fn report(seen: &Seen) -> Report {
     let order = seen.durable.order.as_ref();
     let leads = order.is_some_and(|order| matches!(order.task, Task::Lead(_)));
@@ -109,8 +109,9 @@ mod tests {
         assert_eq!(report(&seen(Task::Prepare, server)).promise, None);
     }
 
-    /// Regression 14: a voter that was promoted by hand was waited for by an election that it could not answer, and the last
-    /// leader, which was there, did not lead again. Now it says that it cannot promise, and is not counted.
+    /// Regression 14: an election waited for a voter that was promoted by hand and could not answer, and the last
+    /// leader, which was available, did not lead again. Now the voter reports that it cannot promise, and is not
+    /// counted.
     #[test]
     fn what_cannot_promise_says_so() {
         let on = |timeline, terms: &[(u32, u64)], rewound| {

@@ -1,4 +1,4 @@
-//! The supervisor's loop: observe, report, ask `next`, perform; woken by children, signals, commands and the clock.
+//! The supervisor's loop: observe, report, call `next`, perform; woken by children, signals, commands and the clock.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -23,10 +23,10 @@ use super::snapshot::snapshot;
 use super::state::{Act, Seen};
 use super::wire::{self, Command, Order, significant};
 
-/// Interval between reports when nothing significant changes, in milliseconds.
+/// Interval of reports when nothing significant changes, in milliseconds.
 const REPORT_MS: u64 = 1_000;
 
-/// Who we are.
+/// The identity of this instance.
 #[derive(Debug, Clone)]
 pub struct Identity {
     /// Name of the member, e.g. `awx-db-1`.
@@ -46,10 +46,11 @@ pub async fn run(identity: Identity) -> ExitCode {
 
 type Fatal = Box<dyn std::error::Error + Send + Sync>;
 
-/// Errors only before the loop begins: a wrong container, a volume that is taken.
+/// Errors occur only before the loop starts: a wrong container, a volume in use.
 async fn serve(identity: Identity) -> Result<(), Fatal> {
     if std::process::id() != 1 {
-        // It ends every process of the server's user; outside a container's own PID namespace these are not its own.
+        // The supervisor kills every process of the server's user; outside a container's own PID namespace it
+        // would hit others.
         return Err("`evenkeel supervisor` must be PID 1 of its container (no --init, no --pid=host)".into());
     }
     let place = Place::find()?;
@@ -65,7 +66,7 @@ async fn serve(identity: Identity) -> Result<(), Fatal> {
     let (said, mut commands) = mpsc::channel(64);
     let mut shell = Shell::new((place, lock), reaper, identity.member, durable, (reports, notes));
     tracing::info!(member = %shell.member, boot = %shell.boot, promised = shell.durable.promised, "supervisor begins");
-    // Nobody hears us before there is something to say.
+    // The first turn comes before the socket, so that the first report is complete.
     shell.turn().await;
     tokio::spawn(control::serve(control::bind(wire::SOCKET.as_ref())?, said, seen));
     loop {
@@ -96,7 +97,7 @@ async fn ended(shell: &mut Shell) -> WaitStatus {
     match &mut shell.server.postmaster {
         Some(postmaster) => {
             let pid = postmaster.pid;
-            // A reaper that forgot to tell has reaped all the same.
+            // If the reaper did not tell, it has reaped all the same.
             (&mut postmaster.exit).await.unwrap_or(WaitStatus::Exited(pid, -1))
         }
         None => std::future::pending().await,
@@ -114,7 +115,7 @@ impl Shell {
     /// One turn: observe, report, decide, perform.
     async fn turn(&mut self) -> After {
         if std::mem::take(&mut self.server.down.untold) {
-            // A death is reported before anything else is asked.
+            // A death is reported before anything else is polled.
             let now = boottime_ms();
             self.publish(&snapshot(self, now), now);
         }
@@ -140,7 +141,7 @@ impl Shell {
         match serde_json::to_string(&report) {
             Ok(mut line) => {
                 line.push('\n');
-                // Nobody listens: then nobody is told.
+                // An error means that there is no reader.
                 self.told.reports.send_replace(Arc::from(line));
             }
             Err(error) => tracing::error!(%error, "a report cannot be written"),
@@ -167,7 +168,7 @@ impl Shell {
             }
             Command::Restart { run } if run == self.server.run.id => self.server.run.restart_asked = true,
             Command::Restart { .. } => {}
-            // It counts from when we spoke, so that one that was long under way confirms nothing.
+            // It counts from the time of our report, so that a message that was delayed for long confirms nothing.
             Command::Renew { term, clock_ms } if clock_ms <= now => {
                 self.operator.renewed = self.operator.renewed.max(Some((term, clock_ms)))
             }
@@ -207,7 +208,7 @@ impl Shell {
         if new_task {
             self.server.checkpointed_for_stop = false;
         }
-        // A decision that changed must not wait for the pause after a failure.
+        // A changed decision must not wait for the delay after a failure.
         (self.clocks.act_at, self.clocks.failed_acts) = (0, 0);
     }
 
@@ -220,7 +221,7 @@ impl Shell {
                 }
                 self.server.run.stop_checkpoint = false;
                 if for_stop {
-                    // It only shortens the stop; a stop without it is as good.
+                    // The checkpoint only shortens the stop; without it the stop is just as correct.
                     self.server.checkpointed_for_stop = true;
                 } else if error.is_some() {
                     self.server.run.checkpoint_started = false;

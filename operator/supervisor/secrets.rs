@@ -1,4 +1,5 @@
-//! Credentials: kept in a file of mode 0600, turned into SCRAM verifiers so that no server log ever sees a password.
+//! Credentials: stored in a file of mode 0600, and converted to SCRAM verifiers so that no server log ever
+//! contains a password.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -14,13 +15,13 @@ use super::wire::Credentials;
 
 /// RFC 5802 iterations, PostgreSQL's default.
 const ITERATIONS: u32 = 4096;
-/// The role that standbys stream, copy and rewind as.
+/// The role that standbys use to stream, clone and rewind.
 pub const REPLICATION_ROLE: &str = "evenkeel_replication";
 
-/// Credentials with what the server stores of them. `Debug` shows none.
+/// Credentials with the verifiers that the server stores. `Debug` shows none.
 #[derive(Clone)]
 pub struct Secrets {
-    /// As they came.
+    /// As received.
     pub credentials: Credentials,
     /// Verifier of the application's owner.
     pub owner: String,
@@ -35,8 +36,8 @@ impl std::fmt::Debug for Secrets {
 }
 
 impl Secrets {
-    /// Computes the verifiers. Their salts derive from the credentials, so that every member computes the same ones
-    /// and a new leader finds them in place.
+    /// Computes the verifiers. Their salts derive from the credentials, so that every member computes the same ones and
+    /// a new leader finds them unchanged.
     pub fn new(credentials: Credentials) -> Self {
         let salt = |role: &str, password: &str| -> [u8; 16] {
             let mut hash = Sha256::new();
@@ -54,13 +55,13 @@ impl Secrets {
         Self { credentials, owner, replication }
     }
 
-    /// What was saved last, if something usable was.
+    /// The last saved credentials, if they are usable.
     pub fn load(own: &Path) -> Option<Self> {
         let bytes = std::fs::read(own.join("credentials.json")).ok()?;
         serde_json::from_slice(&bytes).ok().map(Self::new)
     }
 
-    /// Saves the credentials for ourselves and the password file for the server.
+    /// Saves the credentials for the supervisor, and the password file for the server.
     pub fn save(&self, place: &Place) -> std::io::Result<()> {
         let own = place.own();
         durable::write(&own.join("credentials.json"), &serde_json::to_vec(&self.credentials)?)?;
@@ -85,7 +86,7 @@ fn pgpass_line(password: &str) -> String {
 }
 
 /// `SCRAM-SHA-256$<iterations>:<salt>$<stored key>:<server key>` (RFC 5803). Generated passwords are printable ASCII,
-/// which SASLprep leaves alone.
+/// which SASLprep does not change.
 fn verifier(password: &str, salt: &[u8; 16]) -> String {
     let salted = salted_password(password.as_bytes(), salt);
     let stored_key = Sha256::digest(keyed(&salted, &[b"Client Key"]));
@@ -123,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_verifier_is_what_postgresql_computes() {
-        // The value that postgres-protocol's own test holds for this password and salt.
+        // The value in postgres-protocol's own test for this password and salt.
         let salt = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16];
         assert_eq!(
             verifier("secret", &salt),

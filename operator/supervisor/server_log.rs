@@ -1,24 +1,24 @@
-//! The server's log: passed on to the container's log, and read for what the supervisor must know at once.
+//! The server's log: forwarded to the container's log, and scanned for messages that the supervisor must know at once.
 
 use std::io::{BufRead, BufReader, Read, Write};
 
 use super::shell::Note;
 
-/// Bytes of the server's log that are passed on at once; a longer line goes in pieces.
+/// Bytes of the server's log that are forwarded at once; a longer line is split.
 const LONGEST_LINE: u64 = 16 << 10;
 
-/// Passes the server's log on to ours and listens for what matters. A thread of its own: neither a full pipe of
-/// `docker logs` nor a busy loop may hold up the other.
+/// Forwards the server's log to stderr and scans it. In a thread of its own: a full pipe of
+/// `docker logs` must not block the loop, nor a busy loop the log.
 pub fn pass_on(output: std::os::fd::OwnedFd, notes: tokio::sync::mpsc::Sender<Note>, run: String) {
     let pass = move || {
         let mut lines = BufReader::new(std::fs::File::from(output));
         let mut line = Vec::new();
         while lines.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
             if let Some(note) = note(&String::from_utf8_lossy(&line), &run) {
-                // A full queue has heard the same already.
+                // If the queue is full, it already has the same note.
                 let _ = notes.try_send(note);
             }
-            // Nobody reads the log any more: the server is not to stop for that.
+            // An error means that the log has no reader: the server must not stop for that.
             let _ = std::io::stderr().write_all(&line);
             line.clear();
         }
@@ -30,15 +30,15 @@ pub fn pass_on(output: std::os::fd::OwnedFd, notes: tokio::sync::mpsc::Sender<No
 }
 
 fn note(line: &str, run: &str) -> Option<Note> {
-    // A leader has the history of its own timeline, but if it is a copy itself not those of the timelines before.
+    // A leader has the history of its own timeline, but if it is a copy itself it may lack those of earlier timelines.
     let removed = line.contains("requested WAL segment") && line.contains("has already been removed");
     let unknown =
         line.contains("could not receive timeline history file") && line.contains("No such file or directory");
-    // With FATAL it is our receiver that says so; a walsender here would say it of its own other side.
+    // With FATAL our own receiver reports it; a walsender here would report it about its standby.
     if line.contains("FATAL:") && (removed || unknown) {
         return Some(Note::WalMissing(run.to_owned()));
     }
-    // A warning, or, where warnings are not logged, what is said with the pause.
+    // A warning, or, if warnings are not logged, the text that is logged with the pause.
     if line.contains("hot standby is not possible because of insufficient parameter settings")
         || line.contains("If recovery is unpaused, the server will shut down")
     {
@@ -48,7 +48,7 @@ fn note(line: &str, run: &str) -> Option<Note> {
         return Some(Note::ReceiverEnded(run.to_owned()));
     }
     let (_, said) = line.split_once("FATAL:").or_else(|| line.split_once("PANIC:"))?;
-    // Said to clients every day, no sign of trouble.
+    // Routine messages to clients; no sign of a problem.
     let routine = [
         "terminating connection",
         "pg_hba.conf rejects",
@@ -65,8 +65,9 @@ fn note(line: &str, run: &str) -> Option<Note> {
 mod tests {
     use super::*;
 
-    /// Regression 20: with `log_min_messages = log` nobody heard that the replay of both standbys stood still for a setting,
-    /// and an election waited for their promises for ever. Now the pause is heard, too, and looked for where it matters.
+    /// Regression 20: with `log_min_messages = log` it went unnoticed that the replay of both standbys was paused
+    /// because of a setting, and an election waited for their promises for ever. Now the pause message is recognised,
+    /// too, and the state is polled where it matters.
     #[test]
     fn a_replay_that_pauses_for_a_setting_is_heard_with_warnings_and_without() {
         let warning = "2026 [678] WARNING:  hot standby is not possible because of insufficient parameter settings\n";
@@ -86,8 +87,9 @@ mod tests {
         assert!(note(walsender, "r").is_none());
     }
 
-    /// Regression 10: a standby on timeline 12 came back to a leader that is a copy made on timeline 39: it lacks the histories
-    /// between, and the receiver asked for the first of them for ever. Now that counts as WAL that is missing.
+    /// Regression 10: a standby on timeline 12 came back to a leader that is a clone made on timeline 39: the leader
+    /// lacks the histories in between, and the receiver requested the first of them for ever. Now that counts as
+    /// missing WAL.
     #[test]
     fn a_timeline_history_that_the_leader_lacks_is_heard_in_the_log() {
         let said =

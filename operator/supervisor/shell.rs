@@ -1,4 +1,4 @@
-//! What the shell remembers between two turns of its loop; no decisions.
+//! The shell's memory between two turns of its loop; no decisions.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -20,7 +20,7 @@ use super::tools::Control;
 use super::wire::{JobKind, Postgres, Report};
 use crate::api::lsn::{Fork, Lsn};
 
-/// CLOCK_BOOTTIME: runs on through `docker pause` and a suspended machine.
+/// CLOCK_BOOTTIME: continues during `docker pause` and a suspended machine.
 pub fn boottime() -> Duration {
     let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).expect("Linux has CLOCK_BOOTTIME");
     time.into()
@@ -31,13 +31,13 @@ pub fn boottime_ms() -> u64 {
     u64::try_from(boottime().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A new identity; the only chance in the supervisor.
+/// A new identity; the only random value in the supervisor.
 #[allow(clippy::disallowed_methods)]
 pub fn new_id() -> String {
     uuid::Uuid::new_v4().to_string()
 }
 
-/// Something that a background task has to say.
+/// A message from a background task.
 #[derive(Debug)]
 pub enum Note {
     /// A job ended.
@@ -48,29 +48,29 @@ pub enum Note {
         run: String,
         /// For a graceful stop.
         for_stop: bool,
-        /// In words, if it failed.
+        /// The error, if it failed.
         error: Option<String>,
     },
-    /// The server's log says that its WAL receiver ended.
+    /// The server's log reports that its WAL receiver ended.
     ReceiverEnded(String),
-    /// The server's log says that the leader no longer has the WAL or the timeline history that we need.
+    /// The server's log reports that the leader no longer has the WAL or the timeline history that this instance needs.
     WalMissing(String),
-    /// The server's log says that replay stands still for settings that are lower than the leader's.
+    /// The server's log reports that replay is paused because settings are lower than the leader's.
     Stuck(String),
-    /// A FATAL or PANIC line of the server's log, of this run.
+    /// A FATAL or PANIC line of the server's log, with the id of the run.
     Fatal(String, String),
 }
 
-/// A postmaster that was started and has not ended.
+/// A running postmaster.
 #[derive(Debug)]
 pub struct Postmaster {
     /// Its process.
     pub pid: Pid,
-    /// Resolves when it ended.
+    /// Resolves when it has ended.
     pub exit: oneshot::Receiver<WaitStatus>,
-    /// It said that it takes connections.
+    /// It reported that it accepts connections.
     pub ready: bool,
-    /// Our session there.
+    /// The supervisor's session with it.
     pub session: Option<Session>,
     /// It is being stopped.
     pub stopping: Option<Stopping>,
@@ -78,38 +78,38 @@ pub struct Postmaster {
     pub minima: BTreeMap<String, u64>,
 }
 
-/// A stop under way.
+/// A stop in progress.
 #[derive(Debug, Clone, Copy)]
 pub struct Stopping {
-    /// When the last signal was sent.
+    /// Time of the last signal.
     pub since: u64,
-    /// How hard it was.
+    /// The signal.
     pub how: Stop,
 }
 
-/// How hard a stop is; each follows the one before if that takes too long.
+/// The strength of a stop; it escalates to the next if it takes too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
 pub enum Stop {
     /// SIGINT.
     Fast,
     /// SIGQUIT.
     Immediate,
-    /// SIGKILL of everything.
+    /// SIGKILL to all processes.
     Kill,
 }
 
-/// What belongs to one run of the postmaster; replaced at each start.
+/// The state of one run of the postmaster; replaced at each start.
 #[derive(Debug, Default)]
 pub struct Run {
     /// Its id.
     pub id: String,
-    /// Started with.
+    /// The configuration it was started with.
     pub started: Option<Config>,
-    /// Verified in a session begun after it was loaded.
+    /// The configuration verified in a session that was started after it was loaded.
     pub applied: Option<Config>,
-    /// The last look.
+    /// The last poll.
     pub poll: Option<Poll>,
-    /// Timeline that a standby said, at this position.
+    /// The timeline that a standby reported at this position.
     pub identified: Option<(Lsn, u32)>,
     /// History of this timeline.
     pub history: (u32, Vec<Fork>),
@@ -117,9 +117,9 @@ pub struct Run {
     pub sessions_ended: bool,
     /// See [`super::state::Seen::barrier_lsn`].
     pub barrier_lsn: Option<Lsn>,
-    /// When it was set, by our clock.
+    /// Time when it was set, by our clock.
     pub barrier_at: u64,
-    /// When enough voters confirmed last, by our clock.
+    /// Time when enough voters last confirmed, by our clock.
     pub confirmed_at: Option<u64>,
     /// See [`super::state::Seen::barrier_passed_once`].
     pub barrier_passed_once: bool,
@@ -127,7 +127,7 @@ pub struct Run {
     pub app_ensured: bool,
     /// See [`super::state::Seen::checkpoint_started`].
     pub checkpoint_started: bool,
-    /// A checkpoint for a stop is under way.
+    /// A checkpoint for a stop is running.
     pub stop_checkpoint: bool,
     /// See [`super::state::Seen::restart_asked`].
     pub restart_asked: bool,
@@ -135,86 +135,86 @@ pub struct Run {
     pub wal_missing: bool,
     /// See [`super::state::Server::stuck`].
     pub stuck: bool,
-    /// When each walsender's reply last changed, by our clock.
+    /// Time when each walsender's reply last changed, by our clock.
     pub replies: BTreeMap<i32, Reply>,
-    /// Where WAL ended at the last change, and when that was.
+    /// The end of the WAL at the last change, and its time.
     pub moved: (Lsn, u64),
-    /// Since when clients are let in.
+    /// Time since when clients are admitted.
     pub opened: Option<u64>,
     /// Its last FATAL or PANIC line.
     pub fatal: Option<String>,
 }
 
-/// Delay of work that can wait after the gate opened, in milliseconds: the first clients get the disk alone.
+/// Delay of background work after the gate opened, in milliseconds: the first clients get the disk alone.
 const SETTLED_MS: u64 = 3_000;
 
 impl Run {
-    /// Clients have been served for a while.
+    /// Whether clients have been served for that time.
     pub fn settled(&self, now: u64) -> bool {
         self.opened.is_some_and(|at| now.saturating_sub(at) >= SETTLED_MS)
     }
 
-    /// A run that begins with this configuration: behind a shut gate no client can be.
+    /// A run that starts with this configuration: behind a shut gate there can be no client.
     pub fn begin(id: String, config: &Config) -> Self {
         Self { id, started: Some(config.clone()), sessions_ended: config.gate == Gate::Shut, ..Self::default() }
     }
 }
 
-/// The last reply of a walsender's other side.
+/// The last reply of a walsender's standby.
 #[derive(Debug, Clone)]
 pub struct Reply {
-    /// Its time by the other side's clock.
+    /// Its time by the standby's clock.
     pub reply: Option<String>,
-    /// When we saw it change; `None`: not since the clock jumped.
+    /// The time when we saw it change; `None`: not since the clock jumped.
     pub seen: Option<u64>,
 }
 
-/// What is known of a postmaster that is down.
+/// The state of a postmaster that is down.
 #[derive(Debug, Default)]
 pub struct Down {
-    /// Since when.
+    /// Since this time.
     pub since: u64,
-    /// Its control file, once read.
+    /// Its control file, once it was read.
     pub control: Option<Control>,
-    /// Its clean end.
+    /// The end of its WAL after a clean shutdown.
     pub clean: Option<(u32, Lsn)>,
-    /// It ended by itself, and nobody was told yet.
+    /// It ended by itself, and this was not reported yet.
     pub untold: bool,
     /// Its control file was read since it went down (or since a job changed the directory).
     pub read: bool,
 }
 
-/// A job, and how its last tries went.
+/// A job and the results of its last attempts.
 #[derive(Debug, Clone)]
 pub struct Work {
-    /// Which.
+    /// The kind of job.
     pub kind: JobKind,
     /// It runs.
     pub running: bool,
-    /// Why the last try failed.
+    /// The error of the last attempt.
     pub error: Option<String>,
-    /// Tries that reached the leader and failed, in a row.
+    /// Attempts in a row that reached the leader and failed.
     pub failures: u32,
-    /// All tries that failed in a row: the pause grows with them.
+    /// All failed attempts in a row: the delay grows with them.
     pub tries: u32,
-    /// When the next try may begin.
+    /// Time of the next attempt.
     pub due: u64,
     /// Timeline terms of the leader, which the copy will have.
     pub timeline_terms: BTreeMap<u32, u64>,
 }
 
-/// The user's settings, as asked and as PostgreSQL takes them.
+/// The user's settings, as requested and as PostgreSQL accepts them.
 #[derive(Debug, Clone, Default)]
 pub struct AskedSettings {
-    /// As asked.
+    /// As requested.
     pub asked: Settings,
-    /// Those that are used.
+    /// The accepted ones, which are used.
     pub accepted: Settings,
-    /// What was left out, with reasons.
+    /// The refused ones, with reasons.
     pub errors: Vec<String>,
 }
 
-/// What is the matter, by where it comes from; each is cleared by its own success.
+/// Current problems by source; each is cleared by its own success.
 #[derive(Debug, Default)]
 pub struct Problems {
     /// The last act failed.
@@ -225,12 +225,12 @@ pub struct Problems {
     pub poll: Option<String>,
     /// The server ended by itself or did not start.
     pub ended: Option<String>,
-    /// Somebody changed what is ours.
+    /// The supervisor's configuration was overridden.
     pub overridden: Option<String>,
 }
 
 impl Problems {
-    /// All that is the matter, in one line.
+    /// All problems in one line.
     pub fn in_words(&self, postgres: Postgres) -> Option<String> {
         let ended = self.ended.as_ref().filter(|_| matches!(postgres, Postgres::Stopped | Postgres::Starting));
         let all = [ended, self.act.as_ref(), self.refused.as_ref(), self.overridden.as_ref(), self.poll.as_ref()];
@@ -239,24 +239,24 @@ impl Problems {
     }
 }
 
-/// When things are due, by [`boottime_ms`].
+/// Due times, by [`boottime_ms`].
 #[derive(Debug, Default)]
 pub struct Clocks {
-    /// When a turn of the loop last began or ended.
+    /// Time when a turn of the loop last began or ended.
     pub turned: u64,
     /// The clock jumped, and the server was not polled since.
     pub jumped: bool,
     /// The next poll of the server.
     pub poll_at: u64,
-    /// Until then the server is polled without a pause: a change is about to show.
+    /// Until then the server is polled without a pause: a change is expected.
     pub hurry_until: u64,
-    /// Polls in a row that a transition asked for.
+    /// Polls in a row that a transition requested.
     pub quick_polls: u32,
     /// The next heartbeat of a leader.
     pub heartbeat_at: u64,
     /// The next reading of details.
     pub details_at: u64,
-    /// No act before: the last one failed.
+    /// No act before this time: the last one failed.
     pub act_at: u64,
     /// Acts that failed in a row.
     pub failed_acts: u32,
@@ -267,9 +267,9 @@ pub struct Clocks {
 pub struct LocalServer {
     /// The postmaster, if it runs.
     pub postmaster: Option<Postmaster>,
-    /// Its run, under way or last.
+    /// Its current or last run.
     pub run: Run,
-    /// What it left, if it is down.
+    /// Its state, if it is down.
     pub down: Down,
     /// The directory was made by initdb in this boot and no postmaster has run on it yet.
     pub fresh: bool,
@@ -277,39 +277,39 @@ pub struct LocalServer {
     pub starts: u64,
     /// Starts that failed in a row.
     pub failed_starts: u32,
-    /// No start before.
+    /// No start before this time.
     pub start_held_until: u64,
-    /// An order of a new term came since the postmaster ended (or since boot).
+    /// An order of a new term arrived since the postmaster ended (or since boot).
     pub ordered_since_stop: bool,
     /// A checkpoint was done for the graceful stop that is ordered.
     pub checkpointed_for_stop: bool,
-    /// Of the configuration file written last; grows with each writing.
+    /// Generation of the last written configuration file; incremented by each write.
     pub generation: u64,
     /// The user's settings.
     pub settings: AskedSettings,
-    /// What changes rarely: versions, settings in error.
+    /// Details that change rarely: versions, refused settings.
     pub details: Details,
 }
 
-/// What was heard from the operator, by our clock.
+/// The last messages from the operator, by our clock.
 #[derive(Debug, Default)]
 pub struct Operator {
-    /// When it last spoke.
+    /// Time of its last message.
     pub heard_at: Option<u64>,
     /// Term and time of the last renewal.
     pub renewed: Option<(u64, u64)>,
 }
 
-/// What the operator is told.
+/// Reports to the operator.
 #[derive(Debug)]
 pub struct Told {
-    /// The last report that went out, and when.
+    /// The last sent report, and its time.
     pub reported: (Report, u64),
-    /// Where reports go.
+    /// The channel of reports.
     pub reports: watch::Sender<Arc<str>>,
 }
 
-/// All that the supervisor remembers between two turns.
+/// The supervisor's complete memory between two turns.
 #[derive(Debug)]
 pub struct Shell {
     /// Name of the member.
@@ -318,34 +318,34 @@ pub struct Shell {
     pub boot: String,
     /// Paths and ids.
     pub place: Place,
-    /// The volume is ours while this is held.
+    /// The lock of the volume; held as long as this exists.
     pub lock: Flock<File>,
     /// Starts and reaps children.
     pub reaper: Reaper,
-    /// What is on disk and must last.
+    /// The durable state, as on disk.
     pub durable: Durable,
-    /// Credentials, once they came.
+    /// Credentials, once they were received.
     pub secrets: Option<Secrets>,
     /// The local server.
     pub server: LocalServer,
-    /// A job on the data directory, under way or failed.
+    /// A job on the data directory, running or failed.
     pub job: Option<Work>,
-    /// What the operator said.
+    /// The last messages from the operator.
     pub operator: Operator,
-    /// What the operator is told.
+    /// Reports to the operator.
     pub told: Told,
-    /// When things are due.
+    /// Due times.
     pub clocks: Clocks,
-    /// What is the matter.
+    /// Current problems.
     pub problems: Problems,
-    /// SIGTERM came.
+    /// SIGTERM was received.
     pub terminating: bool,
-    /// Where background tasks speak.
+    /// The channel for messages from background tasks.
     pub notes: mpsc::Sender<Note>,
 }
 
 impl Shell {
-    /// A shell at its start.
+    /// The shell at its start.
     pub fn new(
         (place, lock): (Place, Flock<File>),
         reaper: Reaper,
@@ -374,7 +374,7 @@ impl Shell {
         }
     }
 
-    /// Writes what must last; nothing may follow from a change before this returned.
+    /// Writes the durable state; nothing may follow from a change before this has returned.
     pub fn save(&mut self, durable: Durable) -> Result<(), super::durable::Error> {
         super::durable::save(&self.place.own(), &durable)?;
         self.durable = durable;

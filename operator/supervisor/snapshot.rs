@@ -1,4 +1,5 @@
-//! From what the shell remembers to the [`Seen`] that `next` decides on. Looks at a few file names and at free disk, asks no server.
+//! Computes the [`Seen`] that `next` decides on from the shell's memory. Checks a few file names and the free
+//! disk space, queries no server.
 
 use std::path::Path;
 
@@ -8,16 +9,16 @@ use super::sql::{Poll, Slot, Walsender};
 use super::state::{Config, Seen, Server};
 use super::wire::{CONFIRMATION_MS, Data, Job, Postgres, Receiver, Replica, Task};
 
-/// The startup process sleeps between two tries to get WAL: all that was there is replayed, no WAL receiver exists, and
-/// the next thing it does is to read a configuration that changed. (WaitForWALToBecomeAvailable stops a receiver before
+/// Wait event: the startup process sleeps between two attempts to get WAL. All existing WAL is replayed, no WAL
+/// receiver exists, and next it will read a changed configuration. (WaitForWALToBecomeAvailable stops a receiver before
 /// it sleeps, and handles a pending reload after it, before it could start another.)
 const IDLE_WITHOUT_SOURCE: &str = "RecoveryRetrieveRetryInterval";
-/// Its replay is paused: by somebody, or because a setting is lower than the leader's.
+/// Wait event: replay is paused, by a user or because a setting is lower than the leader's.
 const PAUSED: &str = "RecoveryPause";
-/// It waits for the receiver: all that was received is replayed.
+/// Wait event: it waits for the receiver. All received WAL is replayed.
 const IDLE_WITH_SOURCE: &str = "RecoveryWalStream";
 
-/// The snapshot of this moment.
+/// The current snapshot.
 pub fn snapshot(shell: &Shell, now: u64) -> Seen {
     let run = &shell.server.run;
     let postgres = postgres(shell.server.postmaster.as_ref(), run);
@@ -87,7 +88,7 @@ fn renewed_ms(shell: &Shell, now: u64) -> Option<u64> {
     (term == order.term && matches!(order.task, Task::Lead(_))).then(|| now.saturating_sub(at))
 }
 
-/// What the data directory is, by the names in it.
+/// The state of the data directory, by the names in it.
 pub fn data(pgdata: &Path, unfinished: bool) -> Data {
     if unfinished {
         Data::Broken
@@ -115,14 +116,14 @@ fn server(shell: &Shell, poll: &Poll, now: u64) -> Server {
     let has_upstream = run.applied.as_ref().is_none_or(|applied: &Config| applied.upstream.is_some());
     let waits_for = poll.startup.as_deref();
     let replayed = waits_for == Some(IDLE_WITHOUT_SOURCE) || has_upstream && waits_for == Some(IDLE_WITH_SOURCE);
-    // Lost slots are made again. An unwanted slot that is still active cannot be dropped yet and does not count as one.
+    // Lost slots are recreated. An unwanted slot that is still active cannot be dropped yet and does not count.
     let wanted = |name: &String| match shell.durable.order.as_ref().map(|order| &order.task) {
         Some(Task::Lead(lead)) => lead.slots.contains(name),
         Some(Task::Follow(follow)) => follow.slots.contains(name),
         _ => false,
     };
-    // Made again, too: a follower's slot that holds WAL back, and a leader's slot that does not, once clients are served. Until
-    // then either kind will do.
+    // Also recreated: a follower's slot that retains WAL, and a leader's slot that does not, once clients are served.
+    // Until then both are fine.
     let wrong = |slot: &Slot| match shell.durable.order.as_ref().map(|order| &order.task) {
         Some(Task::Follow(_)) => slot.reserved,
         Some(Task::Lead(_)) => run.settled(now) && !poll.recovery && !slot.reserved,
@@ -147,7 +148,7 @@ fn server(shell: &Shell, poll: &Poll, now: u64) -> Server {
     }
 }
 
-/// The live timeline of a primary; of a standby the one it received or replayed last.
+/// The current timeline of a primary; for a standby the one it received or replayed last.
 fn timeline(run: &Run, poll: &Poll) -> u32 {
     if let Some(live) = poll.segment.as_deref().and_then(live_timeline) {
         return live;
@@ -161,8 +162,8 @@ pub fn live_timeline(segment: &str) -> Option<u32> {
     u32::from_str_radix(segment.get(..8)?, 16).ok()
 }
 
-/// Only the one row of a name counts (two of them could make a quorum of one), and only with a reply that is fresh by
-/// our clock.
+/// Only a single row with a name counts (two of them could make a quorum of one), and only with a reply that is fresh
+/// by our clock.
 fn replicas(run: &Run, poll: &Poll, now: u64) -> Vec<Replica> {
     let silent_ms = |walsender: &Walsender| {
         let seen = run.replies.get(&walsender.pid).and_then(|reply| reply.seen);

@@ -1,4 +1,4 @@
-//! Conversations with the local server: polls and the statements of acts, over the unix socket as role `evenkeel`.
+//! Sessions with the local server: polls and the statements of acts, over the unix socket as role `evenkeel`.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -13,44 +13,44 @@ use super::wire::PORT;
 use crate::api::lsn::Lsn;
 use crate::api::postgres_settings::SOCKETS;
 
-/// The supervisor's own role; it gets in by the unix socket alone.
+/// The supervisor's own role; it can connect only by the unix socket.
 pub const ROLE: &str = "evenkeel";
-/// Slots whose name starts so are ours.
+/// Prefix of the slots that Evenkeel manages.
 pub const SLOT_PREFIX: &str = "evenkeel_";
 
-/// Timeout of a poll or a short statement; then the server counts as not answering.
+/// Time-out of a poll or a short statement; then the server counts as not answering.
 const SHORT: Duration = Duration::from_secs(1);
-/// Timeout of a statement that writes or makes files.
+/// Time-out of a statement that writes or creates files.
 const LONG: Duration = Duration::from_secs(5);
-/// Timeout of CREATE DATABASE, which copies the template.
+/// Time-out of CREATE DATABASE, which copies the template.
 const CREATE: Duration = Duration::from_secs(60);
 
-/// The local server did not do it.
+/// A statement on the local server failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It refused, or the session broke.
+    /// The server refused it, or the session broke.
     #[error("{doing}")]
     Sql {
-        /// What was asked.
+        /// The operation.
         doing: &'static str,
-        /// Why not.
+        /// The cause.
         #[source]
         source: sqlx::Error,
     },
-    /// It answers too slowly.
+    /// It took too long.
     #[error("{doing}: no answer within {limit:?}")]
     TooLong {
-        /// What was asked.
+        /// The operation.
         doing: &'static str,
-        /// The limit.
+        /// The time-out.
         limit: Duration,
     },
-    /// The answer is not what this version was built for.
+    /// The result has an unexpected form.
     #[error("{doing}: the answer is not understood")]
     Answer {
-        /// What was asked.
+        /// The operation.
         doing: &'static str,
-        /// Why.
+        /// The cause.
         #[source]
         source: serde_json::Error,
     },
@@ -67,8 +67,8 @@ async fn within<T>(
     }
 }
 
-/// One look at the running server. What one statement reads is not one instant; where that matters the order is kept by
-/// the query (`startup` and `receivers` are read before the positions).
+/// The result of one poll of the running server. One statement does not read everything at one instant; where that
+/// matters the query keeps the order (`startup` and `receivers` are read before the positions).
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Poll {
@@ -76,27 +76,27 @@ pub struct Poll {
     pub recovery: bool,
     /// Primary: flushed here. Standby: the greater of received and replayed.
     pub lsn: Lsn,
-    /// Primary: name of the segment written now; its first 8 digits are the live timeline.
+    /// Primary: name of the current WAL segment; its first 8 digits are the current timeline.
     pub segment: Option<String>,
     /// Timeline in the control file.
     pub control_timeline: u32,
-    /// Marker of the configuration file this session has loaded.
+    /// Generation of the configuration file that this session has loaded.
     pub generation: Option<String>,
     /// synchronous_standby_names as loaded.
     pub names: String,
     /// primary_conninfo as loaded.
     pub conninfo: String,
-    /// WAL receiver processes.
+    /// Number of WAL receiver processes.
     pub receivers: u32,
-    /// What the startup process waits for.
+    /// Wait event of the startup process.
     pub startup: Option<String>,
     /// Sessions of clients.
     pub sessions: u32,
     /// Standby: its WAL receiver.
     pub stream: Option<Stream>,
-    /// Primary: who streams from it.
+    /// Primary: the standbys that stream from it.
     pub replicas: Vec<Walsender>,
-    /// Our slots.
+    /// Evenkeel's slots.
     pub slots: Vec<Slot>,
 }
 
@@ -105,7 +105,7 @@ pub struct Poll {
 pub struct Stream {
     /// `streaming` or another state.
     pub status: String,
-    /// Timeline of what was received last.
+    /// Timeline of the WAL received last.
     pub timeline: u32,
     /// Sender's address.
     pub host: Option<String>,
@@ -120,9 +120,9 @@ pub struct Walsender {
     pub name: String,
     /// state = 'streaming'.
     pub streaming: bool,
-    /// Flushed there.
+    /// Position flushed there.
     pub flushed: Option<Lsn>,
-    /// When the other side sent its last reply, by its clock: only whether it changed is used.
+    /// Time of the standby's last reply by its clock; only used to detect a change.
     pub reply: Option<String>,
 }
 
@@ -135,7 +135,7 @@ pub struct Slot {
     pub active: bool,
     /// Its WAL is gone.
     pub lost: bool,
-    /// It holds WAL back.
+    /// It retains WAL.
     pub reserved: bool,
 }
 
@@ -166,7 +166,7 @@ FROM (SELECT count(*) FILTER (WHERE backend_type = 'walreceiver') AS receivers,
       FROM pg_stat_activity) a,
      (SELECT pg_is_in_recovery() AS recovery) r";
 
-/// What changes rarely.
+/// Values that change rarely.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Details {
@@ -176,7 +176,7 @@ pub struct Details {
     pub version: String,
     /// Settings that wait for a restart.
     pub pending_restart: Vec<String>,
-    /// Settings that were refused, with the server's words.
+    /// Refused settings, with the server's message.
     pub setting_errors: Vec<String>,
 }
 
@@ -195,7 +195,8 @@ SELECT json_build_object(
 pub struct Session(PgConnection);
 
 impl Session {
-    /// Opens one. Nothing it does waits for standbys, and no statement of it (verifiers!) goes to the server's log.
+    /// Opens a session. Its statements do not wait for standbys and are not written to the server's log (they
+    /// contain verifiers).
     pub async fn open() -> Result<Self, Error> {
         let options = PgConnectOptions::new_without_pgpass()
             .socket(SOCKETS)
@@ -229,12 +230,12 @@ impl Session {
         serde_json::from_str(&text).map_err(|source| Error::Answer { doing, source })
     }
 
-    /// Looks at the server.
+    /// Polls the server.
     pub async fn poll(&mut self) -> Result<Poll, Error> {
         self.json("polling", POLL).await
     }
 
-    /// Looks at what changes rarely.
+    /// Reads the values that change rarely.
     pub async fn details(&mut self) -> Result<Details, Error> {
         self.json("reading settings", DETAILS).await
     }
@@ -243,30 +244,30 @@ impl Session {
         within(limit, doing, self.0.execute(AssertSqlSafe(sql))).await.map(|_| ())
     }
 
-    /// Writes a little WAL, so that voters see that the leader lives.
+    /// Writes a little WAL, so that voters see that the leader is alive.
     pub async fn heartbeat(&mut self) -> Result<(), Error> {
         self.execute(SHORT, "writing the heartbeat", "SELECT pg_logical_emit_message(false, 'evenkeel', '')".into())
             .await
     }
 
-    /// Commits a record here and returns a position after it: what voters must have flushed.
+    /// Commits a record and returns a position after it, which voters must flush.
     pub async fn barrier(&mut self) -> Result<Lsn, Error> {
         let doing = "setting the barrier";
-        // The transactional message takes a transaction id, so that its commit is flushed before the statement ends.
+        // The transactional message assigns a transaction id, so that its commit is flushed before the statement ends.
         self.execute(LONG, doing, "SELECT pg_logical_emit_message(true, 'evenkeel', 'barrier')".into()).await?;
         let sql = "SELECT pg_current_wal_flush_lsn()::text";
         let text: String = within(SHORT, doing, sqlx::query_scalar(sql).fetch_one(&mut self.0)).await?;
         text.parse().map_err(|_| Error::Sql { doing, source: sqlx::Error::Protocol(text) })
     }
 
-    /// Ends all sessions of clients; returns how many there were.
+    /// Terminates all client sessions; returns their number.
     pub async fn end_sessions(&mut self) -> Result<i64, Error> {
         let sql = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE backend_type = 'client backend'
                    AND coalesce(usename, '') NOT IN ('evenkeel', 'evenkeel_replication')";
         within(SHORT, "ending sessions", sqlx::query_scalar(sql).fetch_one(&mut self.0)).await
     }
 
-    /// Asks for the promotion and does not wait: pg_promote(true) sleeps in steps of 100 ms.
+    /// Requests the promotion without waiting: pg_promote(true) sleeps in steps of 100 ms.
     pub async fn promote(&mut self) -> Result<(), Error> {
         self.execute(SHORT, "promoting", "SELECT pg_promote(false)".into()).await
     }
@@ -277,15 +278,15 @@ impl Session {
             .await
     }
 
-    /// A checkpoint, as long as it takes within `limit`.
+    /// Runs a checkpoint with the time-out `limit`.
     pub async fn checkpoint(&mut self, limit: Duration) -> Result<(), Error> {
         self.execute(limit, "writing a checkpoint", "CHECKPOINT".into()).await
     }
 
-    /// Makes, remakes and drops slots until ours are `wanted`.
+    /// Creates, recreates and drops slots until Evenkeel's slots are `wanted`.
     ///
-    /// On a standby they only wait for its promotion and must hold no WAL back, for nothing there moves them on. On a
-    /// primary that is `settled` all hold WAL back, also for a follower that has not come yet.
+    /// On a standby they only wait for its promotion and must retain no WAL, because nothing advances them there. On a
+    /// primary that is `settled` all retain WAL, also for a follower that has not connected yet.
     pub async fn ensure_slots(&mut self, wanted: &[String], settled: bool) -> Result<(), Error> {
         let doing = "making replication slots";
         let poll = self.poll().await?;
@@ -294,12 +295,12 @@ impl Session {
         let stale = |slot: &&Slot| slot.lost || wrong(slot) && !slot.active;
         for slot in there.iter().filter(|slot| stale(slot) || !wanted.contains(&slot.name)) {
             if slot.active {
-                // Its standby is no longer one of ours; it comes back to no slot.
+                // Its standby is no longer a member; the slot is not needed again.
                 let sql =
                     "SELECT count(pg_terminate_backend(active_pid)) FROM pg_replication_slots WHERE slot_name = $1";
                 within(SHORT, doing, sqlx::query(sql).bind(&slot.name).execute(&mut self.0)).await?;
             }
-            // Should it still be in use, the next look drops it.
+            // If it is still in use, the next poll drops it.
             let sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = $1 AND NOT active";
             within(LONG, doing, sqlx::query(sql).bind(&slot.name).execute(&mut self.0)).await?;
         }
@@ -311,7 +312,8 @@ impl Session {
         Ok(())
     }
 
-    /// Makes the owner and the database if they are absent, and sets passwords that differ. One look if all is so.
+    /// Creates the owner and the database if they are missing, and sets passwords that differ. Costs one
+    /// query if nothing is to do.
     pub async fn ensure_app(&mut self, database: &str, owner: &str, secrets: &Secrets) -> Result<(), Error> {
         let doing = "looking for the application's database";
         let sql = "SELECT (SELECT rolpassword FROM pg_authid WHERE rolname = $1), (SELECT rolpassword FROM pg_authid WHERE rolname = $2),
@@ -340,7 +342,7 @@ impl Session {
     }
 }
 
-/// What the bootstrap adds to a new cluster before anybody can connect. pg_rewind needs the four functions.
+/// Statements for a new cluster before any client can connect. pg_rewind needs the four functions.
 pub fn bootstrap() -> String {
     format!(
         "CREATE ROLE {ROLE} SUPERUSER LOGIN;\n\

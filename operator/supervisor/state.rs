@@ -1,4 +1,5 @@
-//! What the supervisor's decisions rest on and what they result in: [`Seen`] goes in, one [`Act`] and [`Remembered`] come out. Plain data.
+//! Inputs and outputs of the supervisor's decisions: [`Seen`] goes in, one [`Act`] and [`Remembered`] come
+//! out. Plain data.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,11 +9,11 @@ use serde::{Deserialize, Serialize};
 use super::wire::{Data, Follow, Init, Job, JobKind, Order, Postgres, Receiver, Replica, Rule};
 use crate::api::lsn::{Fork, Lsn};
 
-/// PostgreSQL's settings as the user asks for them, by name.
+/// The user's PostgreSQL settings, by name.
 pub type Settings = BTreeMap<String, String>;
 
-/// What the supervisor must never forget. Written and fsynced before anything follows from it. `durable.json` on the volume,
-/// compatible one version back like [`super::wire`].
+/// The durable state of the supervisor. Written and fsynced before anything follows from it. `durable.json` on the
+/// volume, compatible one version back like [`super::wire`].
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Durable {
@@ -22,39 +23,40 @@ pub struct Durable {
     pub promised: u64,
     /// The order in force.
     pub order: Option<Order>,
-    /// A base backup or rewind has begun and not ended: the directory is unusable.
+    /// A base backup or rewind has started and not finished: the directory is unusable.
     pub unfinished: Option<JobKind>,
-    /// It was rewound onto a leader of this timeline and has not been consistent since: it needs that leader's WAL to
-    /// become so, and answers nothing before.
+    /// It was rewound onto a leader of this timeline and was not consistent since: it needs that leader's WAL to become
+    /// consistent, and answers no query before.
     pub rewound: Option<u32>,
-    /// By timeline of this directory: the term in which it began, as far as known.
+    /// The term in which each timeline of this directory began, as far as known.
     #[serde(rename = "begun")]
     pub timeline_terms: BTreeMap<u32, u64>,
-    /// Where the WAL ended when this instance last ceased to be primary. The operator computes from it what a failover lost.
+    /// The end of the WAL when this instance last ceased to be primary. The operator computes the loss of a
+    /// failover from it.
     #[serde(rename = "left")]
     pub former_wal_end: Option<Fork>,
 }
 
-/// Who may connect by `pg_hba.conf`; replication and the supervisor always may.
+/// The gate of `pg_hba.conf`; replication and the supervisor can always connect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub enum Gate {
-    /// Nobody else.
+    /// No client can connect.
     #[default]
     Shut,
-    /// Every role with its password.
+    /// Every role can connect with its password.
     Open,
 }
 
-/// Where a standby streams from.
+/// The server that a standby streams from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Upstream {
     /// Address of the leader.
     pub address: String,
-    /// Our slot there.
+    /// The slot of this instance there.
     pub slot: String,
 }
 
-/// The configuration a server is to run with; rendered to files by the shell and verified in a new session.
+/// The desired configuration of a server; rendered to files by the shell and verified in a new session.
 #[derive(Debug, Clone, PartialEq, Default, Hash)]
 pub struct Config {
     /// synchronous_standby_names.
@@ -67,12 +69,12 @@ pub struct Config {
     pub settings: Settings,
 }
 
-/// A running server, as its last poll found it. All of it belongs to the run under way.
+/// A running server, as of its last poll. All fields are about the current run.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Server {
-    /// Not in recovery.
+    /// It is not in recovery.
     pub primary: bool,
-    /// Live timeline (standby: of what it received or replayed last).
+    /// Current timeline (standby: the one it received or replayed last).
     pub timeline: u32,
     /// End of the WAL, as in `Report::lsn`.
     pub lsn: Lsn,
@@ -80,48 +82,50 @@ pub struct Server {
     pub receiver: bool,
     /// Standby: the receiver streams.
     pub streaming: bool,
-    /// Standby: everything received is replayed (a positive signal, not a guess).
+    /// Standby: everything received is replayed (PostgreSQL shows it; it is not inferred).
     pub replayed: bool,
-    /// Standby: replay stands still because a setting is lower than the leader's; a restart takes the higher one.
+    /// Standby: replay is paused because a setting is lower than the leader's; a restart with the higher
+    /// value fixes it.
     pub stuck: bool,
-    /// Standby: replay is paused, whoever did it.
+    /// Standby: replay is paused, for any reason.
     pub paused: bool,
-    /// Sessions of clients that are connected now.
+    /// Number of connected client sessions.
     pub sessions: u32,
-    /// Primary: who streams from it.
+    /// Primary: the standbys that stream from it.
     pub replicas: Vec<Replica>,
     /// Primary: names of the slots it has.
     pub slots: Vec<String>,
     /// Primary: its timeline history.
     pub history: Vec<Fork>,
-    /// Primary: control file's timeline is the live one.
+    /// Primary: the control file has the current timeline.
     pub checkpointed: bool,
 }
 
-/// One snapshot of the instance: all that a decision may rest on, and what is only reported (the fields behind [`Seen::terminating`]).
+/// One snapshot of the instance: the inputs of a decision, and values that are only reported (the fields
+/// after [`Seen::terminating`]).
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Seen {
-    /// What is on disk of ours.
+    /// The durable state.
     pub durable: Durable,
     /// The data directory.
     pub data: Data,
-    /// Something of ours that was on the volume is not there any more.
+    /// A part of the supervisor's folder on the volume is missing.
     pub own_gone: bool,
-    /// Of a server that is down: shut down cleanly, with its timeline and the end of its WAL.
+    /// Server is down after a clean shutdown: its timeline and the end of its WAL.
     pub clean: Option<(u32, Lsn)>,
     /// The postmaster.
     pub postgres: Postgres,
-    /// The run under way or last; new at boot.
+    /// The current or last run; new at boot.
     pub run: String,
     /// Milliseconds since the postmaster ended (or since boot, if it has not run yet).
     pub stopped_ms: u64,
     /// The directory was made by initdb in this boot and no postmaster has run on it yet.
     pub fresh: bool,
-    /// The start is held back: it failed just now.
+    /// The start is delayed because the last one failed.
     pub start_held: bool,
-    /// The operator asked to restart this very run.
+    /// The operator requested a restart of this very run.
     pub restart_asked: bool,
-    /// An order of a new term came since the postmaster ended (or since boot): the operator has decided.
+    /// An order of a new term arrived since the postmaster ended (or since boot): the operator has decided.
     pub ordered_since_stop: bool,
     /// Poll of the running server; `None` until the first one of this run.
     pub server: Option<Server>,
@@ -129,35 +133,36 @@ pub struct Seen {
     pub started: Option<Config>,
     /// The configuration verified in this run.
     pub applied: Option<Config>,
-    /// Sessions were ended since the gate was last shut in this run, and none is left.
+    /// All sessions were ended since the gate was last shut in this run, and none is left.
     pub sessions_ended: bool,
-    /// Standby: the leader no longer has the WAL or the timeline history that we need (said in the log of this run).
+    /// Standby: the leader no longer has the WAL or the timeline history that this instance needs (from the
+    /// log of this run).
     pub wal_missing: bool,
-    /// Primary: the log position up to which the commit rule's voters must have flushed; `None` until the rule is in force.
+    /// Primary: the log position that the commit rule's voters must flush; `None` until the rule is in force.
     pub barrier_lsn: Option<Lsn>,
     /// Primary: milliseconds since [`Seen::barrier_lsn`] was set.
     pub barrier_ms: u64,
     /// Primary: a barrier was passed in this run.
     pub barrier_passed_once: bool,
-    /// Primary: the application's database and owner are as the credentials say, in this run.
+    /// Primary: the application's database and owner match the credentials, in this run.
     pub app_ensured: bool,
     /// Primary: a checkpoint was started in this run.
     pub checkpoint_started: bool,
     /// Primary: a checkpoint was done for the graceful stop that is ordered.
     pub checkpointed_for_stop: bool,
-    /// Job under way or failed.
+    /// Job that is running or has failed.
     pub job: Option<Job>,
-    /// The next try of a failed job may begin.
+    /// A failed job may be attempted again.
     pub job_due: bool,
-    /// Hash of the credentials, once they are there.
+    /// Hash of the credentials, once they were received.
     pub credentials: Option<String>,
-    /// Milliseconds since the operator last said anything; `None`: not since boot.
+    /// Milliseconds since the operator's last message; `None`: none since boot.
     pub operator_ms: Option<u64>,
     /// Primary: milliseconds since enough voters confirmed it, in this run; `None`: never, or the clock jumped since.
     pub confirmed_ms: Option<u64>,
     /// Milliseconds since the operator renewed the grant's own term; `None`: never.
     pub renewed_ms: Option<u64>,
-    /// SIGTERM came.
+    /// SIGTERM was received.
     pub terminating: bool,
     /// Id of this start of the supervisor.
     pub boot: String,
@@ -171,15 +176,15 @@ pub struct Seen {
     pub receiver: Option<Receiver>,
     /// Settings that wait for a restart.
     pub pending_restart: Vec<String>,
-    /// Settings that PostgreSQL refuses, each with its words.
+    /// Settings that PostgreSQL refuses, each with its message.
     pub setting_errors: Vec<String>,
     /// Bytes free on the data volume.
     pub disk_free: u64,
-    /// What is the matter, in words.
+    /// The current problem, as text.
     pub problem: Option<String>,
 }
 
-/// What a decision adds to the memory of the run: part of the next [`Seen`].
+/// What a decision adds to the memory of the run; becomes part of the next [`Seen`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Remembered {
     /// See [`Seen::barrier_passed_once`].
@@ -191,21 +196,21 @@ pub struct Remembered {
 /// One act of the shell. Each may be repeated; the next snapshot decides what follows.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Act {
-    /// Nothing until something happens or the next poll is due.
+    /// Do nothing until an event or the next poll.
     Wait,
-    /// Poll the server again almost at once: a transition is under way.
+    /// Poll the server again very soon: a transition is in progress.
     Poll,
-    /// Make a data directory (job).
+    /// Run initdb (job).
     InitDb(Init),
-    /// Copy the leader into a new directory, new incarnation (job).
+    /// Clone the leader into a new directory with a new incarnation (job).
     Clone(Follow),
-    /// Let the old directory recover from its crash by itself, so that the end of its WAL is known (job).
+    /// Run crash recovery of the old directory, so that the end of its WAL is known (job).
     Recover,
-    /// Write down where the WAL of the former primary ended, before it follows somebody.
+    /// Record where the WAL of the former primary ended, before it follows another leader.
     RecordWalEnd(Fork),
     /// Rewind the old directory, which ended cleanly, onto the leader (job).
     Rewind(Follow),
-    /// Start the postmaster; `standby` says whether standby.signal is to be there.
+    /// Start the postmaster; `standby`: with standby.signal.
     Start {
         /// As a standby.
         standby: bool,
@@ -214,40 +219,40 @@ pub enum Act {
     },
     /// Render, reload, verify in a new session.
     Apply(Config),
-    /// End all sessions of clients.
+    /// Terminate all client sessions.
     EndSessions,
-    /// Make and drop slots until there are these.
+    /// Create and drop slots until exactly these exist.
     EnsureSlots(Vec<String>),
     /// pg_promote.
     Promote,
-    /// Make the application's database and owner, and set its password.
+    /// Create the application's database and owner, and set its password.
     EnsureApp {
         /// Database.
         database: String,
         /// Owner.
         owner: String,
     },
-    /// Write and flush a record, and take the position after it as the barrier.
+    /// Write and flush a record, and use the position after it as the barrier.
     SetBarrier,
     /// Checkpoint in the background.
     Checkpoint,
-    /// Checkpoint (bounded) while clients are still served, so that the shutdown checkpoint is short.
+    /// Checkpoint with a time-out while clients are still served, so that the shutdown checkpoint is short.
     CheckpointForStop,
-    /// Stop fast: standbys get everything; immediate if that takes too long.
+    /// Stop fast: standbys get all WAL. Immediate if that takes too long.
     StopFast,
-    /// Write down in which term each timeline began.
+    /// Record the term in which each timeline began.
     RecordTimelineTerms(BTreeMap<u32, u64>),
-    /// Mark the data directory as to be made anew.
+    /// Mark the data directory for re-creation.
     Condemn,
-    /// Make our folder on the volume again, with this in it.
+    /// Create the supervisor's folder on the volume again, with this state.
     Restore(Durable),
-    /// Stop now, without a checkpoint.
+    /// Stop immediately, without a checkpoint.
     StopImmediate,
     /// End the supervisor itself.
     Exit,
 }
 
-/// The name in the log and in the words of a problem.
+/// The name in the log and in the text of a problem.
 impl fmt::Display for Act {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

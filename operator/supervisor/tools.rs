@@ -1,4 +1,4 @@
-//! PostgreSQL's own programs, run to their end: pg_controldata, pg_waldump, `postgres -C`.
+//! PostgreSQL's own programs, run until they end: pg_controldata, pg_waldump, `postgres -C`.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -12,7 +12,7 @@ use super::process::{self, Reaper};
 use crate::api::lsn::Lsn;
 use crate::api::postgres_settings::standby_minima;
 
-/// Bytes kept of a program's output: the end, which says what went wrong.
+/// Bytes kept of a program's output: its end, which has the error message.
 const KEPT: usize = 16 * 1024;
 
 /// A program failed.
@@ -21,35 +21,35 @@ pub enum Error {
     /// It could not be started or read.
     #[error("running {program}")]
     Run {
-        /// Which.
+        /// The program.
         program: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: std::io::Error,
     },
-    /// It ended badly.
+    /// It exited with an error.
     #[error("{program} failed ({status}): {words}")]
     Failed {
-        /// Which.
+        /// The program.
         program: String,
-        /// How it ended.
+        /// Its exit status.
         status: String,
         /// The end of its output.
         words: String,
-        /// All of its output that was kept.
+        /// The kept part of its output.
         output: String,
     },
     /// It took too long.
     #[error("{program} took longer than {limit:?}")]
     TooLong {
-        /// Which.
+        /// The program.
         program: String,
-        /// The limit.
+        /// The time-out.
         limit: Duration,
     },
 }
 
-/// Runs a program to its end; its output (stdout and stderr, the last 16 KiB) if it succeeds.
+/// Runs a program until it ends; returns its output (the last 16 KiB of stdout and stderr) if it succeeds.
 pub async fn run(reaper: &Reaper, command: Command) -> Result<String, Error> {
     let path = std::path::Path::new(command.get_program());
     let program = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -63,7 +63,7 @@ pub async fn run(reaper: &Reaper, command: Command) -> Result<String, Error> {
     }
 }
 
-/// [`run`], killed after `limit`.
+/// [`run`] with a time-out; kills the program after `limit`.
 pub async fn run_within(reaper: &Reaper, command: Command, limit: Duration) -> Result<String, Error> {
     let program = command.get_program().to_string_lossy().into_owned();
     tokio::time::timeout(limit, run(reaper, command)).await.unwrap_or(Err(Error::TooLong { program, limit }))
@@ -83,13 +83,13 @@ async fn read_end(mut pipe: pipe::Receiver) -> std::io::Result<String> {
     }
 }
 
-/// The last two lines that say something, in one.
+/// The last two non-empty lines, in one.
 fn last_words(output: &str) -> String {
     let lines: Vec<&str> = output.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     lines[lines.len().saturating_sub(2)..].join("; ")
 }
 
-/// What pg_controldata says of a directory.
+/// The output of pg_controldata.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Control {
     /// System identifier.
@@ -98,9 +98,9 @@ pub struct Control {
     pub shutdown_checkpoint: Option<Lsn>,
     /// Timeline of the last checkpoint.
     pub timeline: u32,
-    /// A standby was shut down cleanly: its timeline and the end of what it replayed.
+    /// `Some` if a standby was shut down cleanly: its timeline and the end of what it replayed.
     pub standby_end: Option<(u32, Lsn)>,
-    /// Settings that a hot standby must reach.
+    /// Settings with minimum values on a hot standby.
     pub minima: BTreeMap<String, u64>,
     /// Bytes per WAL segment.
     pub segment: u64,
@@ -135,11 +135,11 @@ fn parse_control(text: &str) -> Control {
     }
 }
 
-/// Bytes of a shutdown checkpoint record in PostgreSQL 14 to 17, should pg_waldump not say.
+/// Bytes of a shutdown checkpoint record in PostgreSQL 14 to 17, in case pg_waldump does not show it.
 const CHECKPOINT_RECORD: u64 = 114;
 const PAGE: u64 = 8192;
 
-/// Timeline and end of the WAL of a cleanly stopped server. A standby has all of it if what it flushed reaches the
+/// Timeline and end of the WAL of a cleanly stopped server. A standby has all of it if its flushed position reaches the
 /// end of the shutdown checkpoint's record (its start alone could be reached by the page before).
 pub async fn clean_end(place: &Place, reaper: &Reaper, control: &Control) -> Option<(u32, Lsn)> {
     let Some(start) = control.shutdown_checkpoint else { return control.standby_end };
@@ -157,7 +157,7 @@ fn record_length(dump: &str) -> Option<u64> {
     lengths.split_once('/')?.1.split(',').next()?.trim().parse().ok()
 }
 
-/// Where a record that starts at `start` ends: page headers on its way count, and it ends aligned to 8 bytes.
+/// The end of a record that starts at `start`: page headers in between count, and it is aligned to 8 bytes.
 fn end_of_record(start: Lsn, length: u64, segment: u64) -> Lsn {
     let (mut at, mut left) = (start.0, length.next_multiple_of(8));
     loop {
@@ -171,7 +171,7 @@ fn end_of_record(start: Lsn, length: u64, segment: u64) -> Lsn {
     }
 }
 
-/// Whether PostgreSQL would load this configuration file; otherwise what it says, a line an error.
+/// Whether PostgreSQL would load this configuration file; otherwise its errors, one per line.
 pub async fn check_configuration(place: &Place, reaper: &Reaper, file: &std::path::Path) -> Result<(), String> {
     let mut command = place.tool("postgres");
     let option = |name: &str, file: &std::path::Path| format!("{name}={}", file.display());

@@ -1,14 +1,16 @@
-//! What operator and supervisor say to each other: newline-delimited JSON over one stream. Plain data.
+//! The messages between operator and supervisor: newline-delimited JSON over one stream. Plain data.
 //!
-//! The operator sends [`Command`]s; the supervisor answers with whole [`Report`]s, at once when something
-//! [`significant`] changed and each second anyway. Both are level-triggered: the last one says it all.
+//! The operator sends [`Command`]s; the supervisor answers with complete [`Report`]s, at once when a
+//! [`significant`] field changed and otherwise every second. Both are level-triggered: the last message is
+//! sufficient.
 //!
-//! **Compatible one version back, in both directions**: a new operator works with the supervisors of the release before, and
-//! the other way round. So a field is added with `#[serde(default)]` and is passed over by who does not know it; its absence
-//! must mean what the release before did. No field is renamed (`#[serde(rename)]` keeps its name in JSON), retyped or taken
-//! away before two releases have passed. A new variant of an enum is an error to the release before: it is not sent to a
-//! supervisor that has not said that it knows it. The same rule holds for `durable.json` on the data volume
-//! ([`super::state::Durable`]). `released.json` and `released.rs` are the release before; the tests hold today's types to them.
+//! **Compatible one version back, in both directions**: a new operator works with the supervisors of the previous
+//! release, and the other way round. So a new field has `#[serde(default)]`, is ignored by the older side, and its
+//! absence means what the previous release did. No field is renamed (`#[serde(rename)]` keeps its name in JSON),
+//! retyped or removed before two releases have passed. A new variant of an enum is an error to the previous release: it
+//! is not sent to a supervisor that has not reported that it knows it. The same rule holds for `durable.json` on the
+//! data volume ([`super::state::Durable`]). `released.json` and `released.rs` are the previous release; tests check
+//! today's types against them.
 
 use std::collections::BTreeMap;
 
@@ -16,34 +18,34 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::lsn::{Fork, Lsn};
 
-/// Where the supervisor listens inside its container.
+/// The supervisor's socket inside its container.
 pub const SOCKET: &str = "/run/evenkeel/supervisor.sock";
-/// Where the data volume is mounted.
+/// Mount path of the data volume.
 pub const VOLUME: &str = "/var/lib/postgresql/data";
 /// PostgreSQL's port inside the container.
 pub const PORT: u16 = 5432;
 
-/// A name that no standby bears: a commit rule that asks for it waits.
+/// A name that no standby has: a commit rule with it waits for ever.
 pub const NOBODY: &str = "evenkeel_nobody";
 
-/// How long a confirmation holds, in milliseconds (L of the protocol).
+/// Validity of a confirmation, in milliseconds (L of the protocol).
 pub const CONFIRMATION_MS: u64 = 10_000;
 
-/// From the operator.
+/// A message from the operator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Command {
-    /// The standing order of this instance; replaces the one before.
+    /// The standing order of this instance; replaces the previous one.
     Order(Order),
-    /// Secrets; kept in memory and in files of mode 0600, never echoed.
+    /// Secrets; kept in memory and in files of mode 0600, never sent back.
     Credentials(Credentials),
-    /// Start the postmaster again: the one that ran (or last ran) under this run id. Any other run id: nothing.
+    /// Restart the postmaster that runs (or last ran) under this run id. Ignored for any other run id.
     Restart {
         /// [`Report::run`] of the postmaster meant.
         run: String,
     },
-    /// The operator confirms the leader of this term; counts for [`CONFIRMATION_MS`] from the report that it answers,
-    /// however long it was under way.
+    /// The operator confirms the leader of this term; valid for [`CONFIRMATION_MS`] from the report that it answers,
+    /// however long the message took.
     Renew {
         /// The term confirmed.
         term: u64,
@@ -52,7 +54,7 @@ pub enum Command {
     },
 }
 
-/// What an instance is to do. Carries its term: an order below the promise is refused.
+/// What an instance must do. Carries its term: an order below the promise is refused.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase")]
 pub struct Order {
@@ -63,7 +65,7 @@ pub struct Order {
     pub revision: u64,
     /// What to do.
     pub task: Task,
-    /// PostgreSQL settings of the user, whatever the task.
+    /// The user's PostgreSQL settings, for every task.
     pub settings: BTreeMap<String, String>,
 }
 
@@ -71,15 +73,16 @@ pub struct Order {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase")]
 pub enum Task {
-    /// Promise the term: acknowledge nothing to any older leader from now on, and say how far the WAL reaches.
+    /// Promise the term: acknowledge nothing to any older leader from now on, and report the end of the WAL.
     Prepare,
-    /// Be the primary of this term.
+    /// Become the primary of this term.
     Lead(Lead),
-    /// Be a standby of that leader.
+    /// Become a standby of that leader.
     Follow(Follow),
-    /// Stop PostgreSQL and stay as an agent.
+    /// Stop PostgreSQL; the supervisor keeps running.
     Stop {
-        /// `true`: let nothing in, end sessions, checkpoint and stop fast, so that standbys get all WAL. `false`: immediate.
+        /// `true`: admit no clients, end sessions, checkpoint and stop fast, so that standbys get all WAL.
+        /// `false`: immediate.
         graceful: bool,
     },
 }
@@ -102,7 +105,7 @@ impl std::fmt::Display for Order {
 }
 
 impl Order {
-    /// The reason of the Event that this order is worth, if it is worth one.
+    /// The reason of the Event for this order, if it deserves one.
     pub fn event_reason(&self) -> Option<&'static str> {
         match &self.task {
             Task::Prepare => Some("Electing"),
@@ -115,7 +118,7 @@ impl Order {
 }
 
 impl Task {
-    /// The order in which tasks may replace each other within one term: never backwards.
+    /// The rank of a task: within one term an order never replaces one of a higher rank.
     pub fn rank(&self) -> u8 {
         match self {
             Self::Stop { .. } => 0,
@@ -139,24 +142,24 @@ impl Task {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase")]
 pub struct Lead {
-    /// Only for a cluster that never existed: a data directory may be made.
+    /// Only for a cluster that never existed: initdb is allowed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<Init>,
     /// Acknowledgements that a commit needs.
     pub commit: Rule,
     /// Confirmations that the open gate needs.
     pub confirm: Rule,
-    /// Replication slots to keep, one a follower.
+    /// Replication slots to keep, one per follower.
     pub slots: Vec<String>,
-    /// The application's database and owner, made if absent.
+    /// The application's database; created if it is missing.
     pub database: String,
     /// The owner role.
     pub owner: String,
-    /// Clients may come in, once the barrier is passed.
+    /// Clients may connect, once the barrier is passed.
     pub open: bool,
 }
 
-/// How to make a data directory.
+/// Options of initdb.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase")]
 pub struct Init {
@@ -168,24 +171,24 @@ pub struct Init {
     pub data_checksums: bool,
 }
 
-/// `count` of `names`; names are incarnations.
+/// A quorum: `count` of `names`; names are incarnations.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase")]
 pub struct Rule {
     /// Incarnations, sorted.
     pub names: Vec<String>,
-    /// How many of them.
+    /// The required number of them.
     pub count: u32,
 }
 
 impl Rule {
-    /// Nobody can meet it: a standby that somebody promotes by hand acknowledges nothing.
+    /// A rule that no standby can satisfy: a standby that is promoted by hand acknowledges nothing.
     pub fn never() -> Self {
         Self { names: vec![NOBODY.into()], count: 1 }
     }
 }
 
-/// Whom a standby follows.
+/// The leader that a standby follows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase")]
 pub struct Follow {
@@ -193,24 +196,25 @@ pub struct Follow {
     pub leader: String,
     /// Its address on the cluster's network.
     pub address: String,
-    /// The slot there that is ours.
+    /// The slot of this instance there.
     pub slot: String,
-    /// Slots to have ready here, holding nothing back, for those who would follow this instance.
+    /// Slots to have ready here, retaining no WAL, for the instances that would follow this one.
     pub slots: Vec<String>,
-    /// [`Report::timeline_terms`] of the leader; while its lineage is not known, without the timeline that it begins in this very term.
+    /// [`Report::timeline_terms`] of the leader; while its lineage is not known, without the timeline that it
+    /// begins in this very term.
     #[serde(rename = "begun", default)]
     pub timeline_terms: BTreeMap<u32, u64>,
     /// The leader's lineage; `None` while it is not known yet: then only a standby that promised this term may follow.
     pub lineage: Option<Lineage>,
-    /// The leader has checkpointed on its timeline, so that pg_rewind can see it.
+    /// The leader has checkpointed on its timeline, so that pg_rewind sees it.
     pub rewindable: bool,
 }
 
-/// A leader's live timeline and where each earlier one ended.
+/// A leader's current timeline and the position where each earlier one ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase")]
 pub struct Lineage {
-    /// The live one.
+    /// The current one.
     pub timeline: u32,
     /// The earlier ones, oldest first.
     pub history: Vec<Fork>,
@@ -220,7 +224,7 @@ pub struct Lineage {
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase")]
 pub struct Credentials {
-    /// Changes when any of the others does; safe to show.
+    /// Changes when any of the others changes; safe to show.
     pub hash: String,
     /// Password of the replication role.
     pub replication_password: String,
@@ -234,20 +238,20 @@ impl std::fmt::Debug for Credentials {
     }
 }
 
-/// The whole state of an instance, as its supervisor sees it.
+/// The complete state of an instance, as its supervisor observes it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Report {
     /// New at each start of the supervisor.
     pub boot: String,
-    /// The supervisor's clock when it said this, in milliseconds.
+    /// The supervisor's clock when it sent this, in milliseconds.
     pub clock_ms: u64,
     /// The highest term promised; durable.
     pub promised: u64,
     /// The order accepted last; durable.
     pub order: Option<Order>,
-    /// By timeline of the data directory: the term in which it began, as far as known. Two branches may bear one number, but
-    /// not begin in one term.
+    /// The term in which each timeline of the data directory began, as far as known. Two branches may have one timeline
+    /// number, but cannot begin in one term.
     #[serde(rename = "begun")]
     pub timeline_terms: BTreeMap<u32, u64>,
     /// UUID of the data directory: new with initdb and base backup, unchanged by pg_rewind.
@@ -262,17 +266,18 @@ pub struct Report {
     pub run: String,
     /// Server version, e.g. `15.18`.
     pub server_version: Option<String>,
-    /// Timeline of the end of the WAL.
+    /// Timeline at the end of the WAL.
     pub timeline: Option<u32>,
-    /// End of the WAL here: of a standby the greatest of received and replayed, of a primary what is flushed,
-    /// of a cleanly stopped server its shutdown checkpoint's end.
+    /// End of the WAL here: for a standby the greater of received and replayed, for a primary the flushed position, for
+    /// a cleanly stopped server the end of its shutdown checkpoint.
     pub lsn: Option<Lsn>,
     /// PostgreSQL was shut down cleanly (and is down).
     pub clean: bool,
-    /// The promise of [`Report::promised`] holds: receiver gone, replay done, nothing will be acknowledged to an older leader.
+    /// The promise of [`Report::promised`] holds: receiver gone, replay done, nothing will be acknowledged to
+    /// an older leader.
     pub promise: Option<Promise>,
-    /// Whatever is asked, it cannot promise as it is: its directory is on a branch that no grant began, or was rewound and
-    /// has not been consistent since.
+    /// It cannot promise in its current state: its directory is on a branch that no grant began, or was rewound and was
+    /// not consistent since.
     pub cannot_promise: bool,
     /// Of a standby: its WAL receiver.
     pub receiver: Option<Receiver>,
@@ -280,34 +285,34 @@ pub struct Report {
     pub leading: Option<Leading>,
     /// Clients may connect.
     pub gate_open: bool,
-    /// Initdb, base backup, recovery or rewind under way, or how the last one failed.
+    /// Initdb, base backup, recovery or rewind that is running, or the error of the last one.
     pub job: Option<Job>,
-    /// Where the WAL of this volume ended when this instance last ceased to be primary; kept until it is to lead again.
+    /// The end of this volume's WAL when this instance last ceased to be primary; kept until it is to lead again.
     #[serde(rename = "left")]
     pub former_wal_end: Option<Fork>,
     /// Settings that wait for a restart.
     pub pending_restart: Vec<String>,
-    /// Settings that PostgreSQL refuses, each with its words.
+    /// Settings that PostgreSQL refuses, each with its message.
     pub setting_errors: Vec<String>,
     /// Hash of the credentials in force.
     pub credentials: Option<String>,
     /// Bytes free on the data volume.
     pub disk_free: u64,
-    /// What is the matter, in words, if something is.
+    /// The current problem, as text, if there is one.
     pub problem: Option<String>,
-    /// The postmaster is down but about to start by itself: a restart, or a start that was ordered.
+    /// The postmaster is down but will start by itself: a restart, or a start that was ordered.
     pub start_pending: bool,
-    /// SIGTERM came: the container is going down.
+    /// SIGTERM was received: the container is stopping.
     pub terminating: bool,
 }
 
-/// A receiver that got no WAL for this long has fallen silent, in milliseconds. A live leader writes a little each second.
+/// A receiver without WAL for this long counts as silent, in milliseconds. A live leader writes a little every second.
 const QUIET_MS: u64 = 3_000;
-/// Free disk counts in steps of 256 MiB, the lag of a replica in steps of 16 MiB.
+/// Free disk is rounded to steps of 256 MiB, the lag of a replica to steps of 16 MiB.
 const DISK_FREE_BITS: u32 = 28;
 const LAG_BITS: u32 = 24;
 
-/// The report without what moves all the time. A change of the rest is told, and heard, at once.
+/// The report without the fields that change all the time. A change of the result is sent, and handled, at once.
 pub fn significant(report: &Report) -> Report {
     let mut rest = Report { clock_ms: 0, disk_free: report.disk_free >> DISK_FREE_BITS, ..report.clone() };
     if rest.promise.is_none() && !rest.clean {
@@ -323,28 +328,28 @@ pub fn significant(report: &Report) -> Report {
     rest
 }
 
-/// What the data directory is.
+/// The state of the data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase")]
 pub enum Data {
-    /// Not looked at yet.
+    /// Not checked yet.
     #[default]
     Unknown,
-    /// There is none.
+    /// There is no data directory.
     None,
     /// Complete, of a standby (it has standby.signal).
     Standby,
     /// Complete, of a primary.
     Primary,
-    /// A base backup or rewind was cut off: it must be made anew.
+    /// A base backup or rewind was interrupted: it must be recreated.
     Broken,
 }
 
-/// What the postmaster does.
+/// The state of the postmaster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase")]
 pub enum Postgres {
-    /// Nothing of it runs.
+    /// No process of it runs.
     #[default]
     Stopped,
     /// Started, answers no query yet.
@@ -363,7 +368,7 @@ pub enum Postgres {
 pub struct Promise {
     /// The term promised.
     pub term: u64,
-    /// Timeline of the end of the WAL.
+    /// Timeline at the end of the WAL.
     pub timeline: u32,
     /// End of the WAL.
     pub lsn: Lsn,
@@ -377,7 +382,7 @@ pub struct Receiver {
     pub streaming: bool,
     /// Address it streams from.
     pub from: String,
-    /// Milliseconds since WAL last arrived. A live leader writes a little each second.
+    /// Milliseconds since WAL last arrived. A live leader writes a little every second.
     pub quiet_ms: u64,
 }
 
@@ -389,15 +394,15 @@ pub struct Leading {
     pub term: u64,
     /// The commit rule that is in force, verified in a new session; `None` until then.
     pub commit: Option<Rule>,
-    /// All WAL up to the moment when [`Leading::commit`] came into force is flushed by enough of it.
+    /// Enough of its voters have flushed all WAL up to the moment when [`Leading::commit`] came into force.
     pub barrier: bool,
-    /// Enough voters or the operator confirm.
+    /// Enough voters or the operator confirm it.
     pub confirmed: bool,
-    /// Its timelines and where each ended, oldest first.
+    /// Its timelines and the position where each ended, oldest first.
     pub history: Vec<Fork>,
     /// It has checkpointed on its timeline.
     pub checkpointed: bool,
-    /// Who streams from it.
+    /// The standbys that stream from it.
     pub replicas: Vec<Replica>,
 }
 
@@ -407,26 +412,27 @@ pub struct Leading {
 pub struct Replica {
     /// Its `application_name`, which is its incarnation.
     pub incarnation: String,
-    /// Streaming (caught up with what was there when it connected), replies fresh, and the only one of that name.
+    /// It streams (caught up with the position at its connection), its replies are fresh, and no other
+    /// walsender has its name.
     pub streaming: bool,
     /// Milliseconds since its last reply.
     pub silent_ms: u64,
-    /// Flushed there.
+    /// Position flushed there.
     pub lsn: Lsn,
     /// Bytes of WAL that it lacks.
     #[serde(rename = "lag")]
     pub lag_bytes: u64,
 }
 
-/// A long deed on the data directory.
+/// A long operation on the data directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase")]
 pub struct Job {
-    /// Which.
+    /// The kind of job.
     pub kind: JobKind,
-    /// The last try failed with these words; it is tried again.
+    /// The error of the last attempt; it will be retried.
     pub error: Option<String>,
-    /// How many tries failed in a row.
+    /// Failed attempts in a row.
     pub failures: u32,
     /// It runs now.
     pub running: bool,

@@ -1,4 +1,4 @@
-"""A proxy before the Docker Engine's unix socket that counts requests by method and path."""
+"""A proxy in front of the Docker Engine's unix socket that counts requests by method and path."""
 
 import asyncio
 import collections
@@ -20,14 +20,14 @@ def template(target):
 
 
 class Counting:
-    """The proxy, in a thread of its own. `host` is for DOCKER_HOST; `taken` empties the counts."""
+    """The proxy, in its own thread. `host` is for DOCKER_HOST; `taken` returns and clears the counts."""
 
     def __init__(self):
         self.folder = tempfile.TemporaryDirectory(prefix="evenkeel-proxy-")
         self.path = pathlib.Path(self.folder.name) / "docker.sock"
         self.counts = collections.Counter()
         self.lock = threading.Lock()
-        self.serving = set()  # asyncio itself holds its tasks but weakly
+        self.serving = set()  # asyncio keeps only weak references to its tasks
         self.loop = self.ending = None
         listens = threading.Event()
         self.thread = threading.Thread(target=lambda: asyncio.run(self.run(listens)), daemon=True)
@@ -37,30 +37,30 @@ class Counting:
 
     @property
     def host(self):
-        """What DOCKER_HOST must be."""
+        """The value for DOCKER_HOST."""
         return f"unix://{self.path}"
 
     def taken(self):
-        """The counts since the last call: {"GET /containers/json": 3}."""
+        """Returns and clears the counts: {"GET /containers/json": 3}."""
         with self.lock:
             counts, self.counts = self.counts, collections.Counter()
         return dict(sorted(counts.items()))
 
     def stop(self):
-        """Ends it with all its connections."""
+        """Stops it and closes all its connections."""
         self.loop.call_soon_threadsafe(self.ending.set)
         self.thread.join(10)
         self.folder.cleanup()
 
     async def run(self, listens):
-        """The thread."""
+        """The thread's main function."""
         self.loop, self.ending = asyncio.get_running_loop(), asyncio.Event()
         await asyncio.start_unix_server(self.serve, str(self.path), limit=1 << 20)
         listens.set()
         await self.ending.wait()
 
     async def serve(self, reader, writer):
-        """One connection of a client."""
+        """Serves one client connection."""
         self.serving.add(asyncio.current_task())
         answers, requests = await asyncio.open_unix_connection(SOCKET)
         try:
@@ -73,7 +73,7 @@ class Counting:
             self.serving.discard(asyncio.current_task())
 
     async def requests(self, reader, writer):
-        """Counts requests, and passes everything on as it is."""
+        """Counts requests and forwards everything unchanged."""
         while True:
             try:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -94,7 +94,7 @@ class Counting:
 
 
 async def pass_body(reader, writer, headers):
-    """One request's body."""
+    """Forwards one request's body."""
     if headers.get("transfer-encoding") == "chunked":
         while True:
             size = await reader.readuntil(b"\r\n")
@@ -107,7 +107,7 @@ async def pass_body(reader, writer, headers):
 
 
 async def pass_on(reader, writer):
-    """Bytes until the end."""
+    """Forwards bytes until the end."""
     while data := await reader.read(1 << 16):
         writer.write(data)
         await writer.drain()

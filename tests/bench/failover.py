@@ -20,7 +20,7 @@ import harness
 IMAGE = "postgres:15"
 CLUSTER = "bench-db"
 OUT = harness.ROOT / "target" / "bench"
-PATIENCE = 60  # seconds until an outage counts as endless
+PATIENCE = 60  # seconds until an outage counts as infinite
 
 
 def primary_container_killed(cluster, primary):
@@ -36,7 +36,7 @@ def primary_postmaster_killed(cluster, primary):
 
 
 def switchover(cluster, _primary):
-    """A planned switchover, asked for on the command line."""
+    """A planned switchover by the command line."""
     return lambda: cluster.operator.cli("switchover", cluster.name)
 
 
@@ -44,7 +44,7 @@ KINDS = {"container": primary_container_killed, "postmaster": primary_postmaster
 
 
 def measure(cluster, kind, number):
-    """One round: (outage, lost rows, what the operator says it took)."""
+    """One round: (outage, lost rows, outage reported by the operator)."""
     before = cluster.settled()
     uri, table = cluster.uri(), f"{kind}_{number}"
     act = KINDS[kind](cluster, before["primary"])
@@ -56,7 +56,7 @@ def measure(cluster, kind, number):
     on = writing.wait_for_acks(floor.ACKS_AFTER, PATIENCE)
     writing.stop()
     if not on:
-        raise harness.Failed(f"writes did not go on within {PATIENCE} s: {writing.errors[-1:]}")
+        raise harness.Failed(f"writes did not continue within {PATIENCE} s: {writing.errors[-1:]}")
     after = cluster.settled()
     lost = client.check(uri, writing.records, table)["lost"]
     told = after.get("lastFailover") if kind != "switchover" else (after.get("lastSwitchover") or {}).get("result")
@@ -64,7 +64,7 @@ def measure(cluster, kind, number):
 
 
 def summary(rounds):
-    """Median, maximum and all of the outages; the rows lost."""
+    """Median, maximum and all values of the outages; number of lost rows."""
     outages = [outage for outage, *_ in rounds]
     return {
         "median": statistics.median(outages),
@@ -100,7 +100,7 @@ def table(results):
 
 
 def rounds_of(cluster, pair, count):
-    """Measures every kind in turn, `count` times over, so that a slow minute of the machine strikes all alike."""
+    """Measures every kind in turn, `count` times, so that a slow minute of the machine affects all of them."""
     found = {}
     for number in range(1, count + 1):
         for kind in ("container", "postmaster"):
@@ -113,7 +113,7 @@ def rounds_of(cluster, pair, count):
 
 
 def bring_up(binary):
-    """An operator with a settled cluster of three."""
+    """An operator with a settled cluster of three instances."""
     operator = harness.start_operator(binary)
     cluster = harness.Cluster(operator, CLUSTER, IMAGE)
     cluster.clean()
@@ -123,7 +123,7 @@ def bring_up(binary):
 
 
 def keep(name, results, text):
-    """Writes results as JSON and as markdown, and prints the latter."""
+    """Writes results as JSON and as markdown, and prints the markdown."""
     OUT.mkdir(parents=True, exist_ok=True)
     machine = {
         "kernel": platform.release(),
@@ -138,7 +138,7 @@ def keep(name, results, text):
 
 
 def main():
-    """Runs the benchmark. BINARY `-` measures the floor alone."""
+    """Runs the benchmark. BINARY `-` measures only the floor."""
     if len(sys.argv) < 2:
         sys.exit("usage: failover.py BINARY [ROUNDS]")
     count = int(sys.argv[2]) if len(sys.argv) > 2 else 10

@@ -1,4 +1,4 @@
-"""The floor of a failover: a hand-made pair of the same image's containers, killed and promoted at once, with no protocol.
+"""The floor of a failover: a hand-made pair of containers of the same image, killed and promoted without a protocol.
 
 What a client sees here is what PostgreSQL, Docker and the client itself cost on
 this machine. Nothing is fenced and nothing is asked first: the script knows who
@@ -19,12 +19,12 @@ import client
 from harness import Failed, docker, kill_postmaster, postmaster_of, wait_until, writer_for
 
 LABEL = "evenkeel-bench"
-ACKS_BEFORE, ACKS_AFTER = 300, 100  # acknowledged rows on both sides of the kill
+ACKS_BEFORE, ACKS_AFTER = 300, 100  # acknowledged rows before and after the kill
 WRITE_PAUSE = 0.001  # seconds between two rows: the resolution of an outage
 
 
 class EngineConnection(http.client.HTTPConnection):
-    """HTTP to the Docker Engine's unix socket: a kill costs no start of a program."""
+    """HTTP to the Docker Engine's unix socket, so that a kill does not include the start of a program."""
 
     def connect(self):
         path = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://")
@@ -33,7 +33,7 @@ class EngineConnection(http.client.HTTPConnection):
 
 
 def kill_container(container):
-    """`docker kill`, by the API. Returns when the engine says that it is done."""
+    """`docker kill` by the API. Returns when the engine answers."""
     connection = EngineConnection("localhost", timeout=60)
     connection.request("POST", f"/containers/{container}/kill")
     answer = connection.getresponse()
@@ -43,7 +43,7 @@ def kill_container(container):
 
 
 class Pair:
-    """A primary and a synchronous streaming standby. After each round the standby is the primary and gets a new standby."""
+    """A primary and a synchronous standby. After each round the standby is the primary and gets a new standby."""
 
     def __init__(self, image):
         self.image = image
@@ -57,7 +57,7 @@ class Pair:
         self.standby = None
 
     def run(self, *arguments):
-        """Starts a container and returns its id; --init, so that the postmaster is not process 1, as with a supervisor."""
+        """Starts a container, returns its id; --init: the postmaster is not process 1, as under a supervisor."""
         self.made += 1
         name = f"{self.name}-{self.made}"
         place = ["--label", LABEL, "--network", self.name, "--name", name]
@@ -72,7 +72,7 @@ class Pair:
         return docker("exec", "-u", "postgres", container, "psql", "-XAtc", statement, "awx").strip()
 
     def wait_ready(self, container):
-        """Waits until it takes connections over TCP (the first start has a phase that does not)."""
+        """Waits until it accepts connections over TCP (the first start has a phase that does not)."""
         wait_until(
             "the floor's database is up",
             lambda: self.inside(container, "pg_isready -q -h 127.0.0.1; echo $?") == "0\n",
@@ -109,7 +109,7 @@ class Pair:
         self.sql(self.primary, "SELECT pg_reload_conf()")
         synchronous = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"
         wait_until("the floor's standby is synchronous", lambda: self.sql(self.primary, synchronous) == "1", 30)
-        # A name that came with the copy would make the promoted standby wait for another.
+        # Otherwise the promoted standby would wait for a standby name that came with its copy.
         self.sql(self.standby, "ALTER SYSTEM RESET synchronous_standby_names")
         self.sql(self.standby, "SELECT pg_reload_conf()")
 
@@ -131,7 +131,7 @@ class Pair:
         writing.stop()
         promoter.close()
         if not on:
-            raise Failed(f"the floor's writes did not go on: {writing.errors[-1:]}")
+            raise Failed(f"the floor's writes did not continue: {writing.errors[-1:]}")
         lost = client.check(self.dsn(self.standby), writing.records, table)["lost"]
         docker("rm", "-fv", self.primary)
         self.primary, self.standby = self.standby, None

@@ -1,10 +1,10 @@
-"""How fast replicas come back and come up, beside the same by hand in the same run: `heal.py BINARY [ROUNDS] [PARTS...]`.
+"""Time to replace and start replicas, compared with doing it by hand: `heal.py BINARY [ROUNDS] [PARTS...]`.
 
-replace    from kill -9 of a replica's process to its replacement running, beside a raw create and start
-hundred    100 replicas on one host, beside a shell loop of `docker run -d`; then what a settled set costs
-balanced   the write outage of a failover through the balancer, beside a client that knows all instances
+replace    from kill -9 of a replica's process until its replacement runs, compared with a raw create and start
+hundred    100 replicas on one host, compared with a shell loop of `docker run -d`; then the cost of the settled set
+balanced   the write outage of a failover through the balancer, compared with a client that knows all instances
 
-Writes target/bench/heal.md and heal.json. Exits 1 when a bound does not hold.
+Writes target/bench/heal.md and heal.json. Exits 1 when a limit is exceeded.
 """
 
 import datetime
@@ -33,10 +33,10 @@ from objects import Deployment, LoadBalancer
 
 ROUNDS = 15
 MANY = 100
-LANES = 8  # steps that the operator does beside each other
-LOOPS = 3  # rounds of the hundred
-SETTLED = 30  # seconds that a settled set is watched
-POKES = 5  # reconciles that are forced meanwhile
+LANES = 8  # steps that the operator performs concurrently
+LOOPS = 3  # rounds of the part `hundred`
+SETTLED = 30  # seconds for which the settled set is observed
+POKES = 5  # reconciles that are forced in that time
 BUSYBOX = "evenkeel-test/busybox:1"
 SLEEP = ["/bin/busybox", "sleep", "86400"]
 WITHIN_RAW, WITHIN_LOOP, WITHIN_DIRECT = 1.3, 1.5, 0.3
@@ -49,7 +49,7 @@ class Engine:
         self.connection = floor.EngineConnection("localhost", timeout=60)
 
     def ask(self, method, path, body=None):
-        """One request. Returns the answer's JSON, or None where there is none."""
+        """One request. Returns the JSON of the response, or None if there is none."""
         headers = {"Content-Type": "application/json"} if body is not None else {}
         self.connection.request(method, path, json.dumps(body) if body is not None else None, headers)
         answer = self.connection.getresponse()
@@ -60,7 +60,7 @@ class Engine:
 
 
 class Starts(threading.Thread):
-    """The engine's word of ends and starts of one object's containers."""
+    """The engine's events about ends and starts of one object's containers."""
 
     def __init__(self, name):
         super().__init__(daemon=True)
@@ -72,28 +72,28 @@ class Starts(threading.Thread):
         self.start()
 
     def run(self):
-        """Keeps what comes."""
+        """Stores events as they arrive."""
         try:
             for line in self.answer:
                 if line.strip():
                     self.seen.append(json.loads(line))
         except (OSError, ValueError):
-            pass  # ended
+            pass  # the stream has ended
 
     def first(self, action, after):
-        """The first event of this kind after a moment of this machine's clock."""
+        """The first event of this kind after a time by this machine's clock."""
         return next((e for e in self.seen if e["Action"] == action and e["timeNano"] / 1e9 > after), None)
 
 
 def seconds_of(text):
-    """Docker's time as seconds of this machine's clock."""
+    """Docker's time in seconds of this machine's clock."""
     whole, fraction = re.fullmatch(r"([^.Z]+)\.?(\d*)Z", text).groups()
     moment = datetime.datetime.fromisoformat(whole).replace(tzinfo=datetime.timezone.utc)
     return moment.timestamp() + float(f"0.{fraction or 0}")
 
 
 def raw(engine, like, number):
-    """Create and start of a container like that one, by the API: (until it runs, until the API answered)."""
+    """Creates and starts a similar container by the API: (seconds until it runs, seconds until the API answered)."""
     seen = engine.ask("GET", f"/containers/{like}/json")
     name = f"evenkeel-bench-raw-{os.getpid()}-{number}"
     config = {key: seen["Config"][key] for key in ("Image", "Cmd", "Env", "Entrypoint")}
@@ -109,7 +109,7 @@ def raw(engine, like, number):
 
 
 def by_program(image, network, number):
-    """The same by `docker create` and `docker start`."""
+    """The same with `docker create` and `docker start`."""
     name = f"evenkeel-bench-cli-{os.getpid()}-{number}"
     began = time.time()
     docker("create", "--name", name, "--network", network, image)
@@ -120,7 +120,7 @@ def by_program(image, network, number):
 
 
 def replace(operator, rounds):
-    """From a death to its replacement."""
+    """Measures the time from a death to its replacement."""
     web = Deployment(operator, "bench-heal", replicas=rounds)
     web.clean()
     engine, found = Engine(), []
@@ -128,7 +128,7 @@ def replace(operator, rounds):
         web.apply()
         web.settled(180)
         starts = Starts(web.name)
-        # Each replica dies once: a second death in ten minutes would wait for its backoff.
+        # Each replica is killed once: after a second death within ten minutes it would wait for its backoff.
         for number, victim in enumerate(web.staying(), 1):
             time.sleep(1)
             alone, answered = raw(engine, web.container(victim), number)
@@ -151,7 +151,7 @@ def replace(operator, rounds):
 
 
 def replace_table(found):
-    """The rounds as markdown, and whether the bound holds."""
+    """The rounds as markdown, and whether the limit is kept."""
     names = {
         "healed": "kill -9 of a replica's process until its replacement runs",
         "told": "of that: until the engine tells of the death",
@@ -169,7 +169,7 @@ def replace_table(found):
 
 
 def loop_of_runs():
-    """A shell loop of `docker run -d`, as many at once as the operator does. Returns the seconds."""
+    """A shell loop of `docker run -d` with the operator's concurrency. Returns the seconds."""
     network = f"evenkeel-bench-{os.getpid()}"
     docker("network", "create", "--label", floor.LABEL, network)
     try:
@@ -183,13 +183,13 @@ def loop_of_runs():
 
 
 def remove_all(what):
-    """Removes all containers that a filter finds."""
+    """Removes all containers that match a filter."""
     command = f"docker ps -aq --filter {what} | xargs -r -P {LANES} -n 10 docker rm -fv >/dev/null"
     run("sh", "-c", command, timeout=300)
 
 
 def hundred(operator):
-    """100 replicas, and the shell loop, in turn; afterwards what a settled set costs."""
+    """100 replicas and the shell loop, in turn; afterwards the cost of the settled set."""
     many = Deployment(operator, "bench-many", MANY, BUSYBOX, command=SLEEP)
     del many.main["readinessProbe"], many.main["ports"]
     many.template["spec"]["terminationGracePeriodSeconds"] = 0
@@ -215,16 +215,16 @@ def hundred(operator):
 
 
 def at_rest(operator, many):
-    """What a settled set asks Docker, in peace and when it is reconciled again."""
+    """The requests of a settled set to Docker, when idle and when it is reconciled again."""
     proxy = counting.Counting()
-    # Where its Docker is, an operator remembers from its first start.
+    # An operator stores the address of its Docker at its first start.
     another = harness.Operator(operator.binary, tempfile.mkdtemp(prefix="evenkeel-bench-"))
     another.env["DOCKER_HOST"] = proxy.host
     try:
         another.start()
         many.operator = another
         many.apply().settled(120)
-        time.sleep(10)  # what follows a start is not settled
+        time.sleep(10)  # right after a start it is not settled
         proxy.taken()
         time.sleep(SETTLED)
         settled = proxy.taken()
@@ -243,7 +243,7 @@ def at_rest(operator, many):
 
 
 def hundred_table(found):
-    """As markdown, and whether the bounds hold."""
+    """As markdown, and whether the limits are kept."""
     loop, kind = statistics.median(found["loop"]), statistics.median(found["kind"])
     each = lambda values: " ".join(f"{value:.1f}" for value in values)  # noqa: E731
     lines = [
@@ -265,7 +265,7 @@ def hundred_table(found):
 
 
 def balanced(operator, rounds):
-    """Failovers seen by two clients at once: one knows all instances, one only the balancer."""
+    """Failovers observed by two clients at the same time: one knows all instances, one only the balancer."""
     cluster = harness.Cluster(operator, failover.CLUSTER, failover.IMAGE)
     edge = LoadBalancer(operator, "bench-pg")
     port = edge.host_port
@@ -292,7 +292,7 @@ def balanced(operator, rounds):
 
 
 def forgiving(look):
-    """The same, false where the client gets nowhere."""
+    """The same; false if the client cannot connect."""
 
     def tries():
         try:
@@ -304,12 +304,12 @@ def forgiving(look):
 
 
 def uri_through(cluster, port):
-    """The cluster's URI by the balancer alone."""
+    """The cluster's URI through the balancer only."""
     return single_host(cluster.uri(), f"127.0.0.1:{port}")
 
 
 def failover_seen_twice(cluster, port, number):
-    """One killed primary. Returns both outages and the rows lost."""
+    """Kills the primary once. Returns both outages and the number of lost rows."""
     before = cluster.settled()
     direct, through = cluster.uri(), uri_through(cluster, port)
     writers = {
@@ -321,7 +321,7 @@ def failover_seen_twice(cluster, port, number):
     seen = {}
     for name, writing in writers.items():
         if not writing.wait_for_acks(floor.ACKS_AFTER, failover.PATIENCE):
-            raise harness.Failed(f"the {name} writes did not go on: {writing.errors[-1:]}")
+            raise harness.Failed(f"the {name} writes did not continue: {writing.errors[-1:]}")
     lost = 0
     for name, writing in writers.items():
         writing.stop()
@@ -332,7 +332,7 @@ def failover_seen_twice(cluster, port, number):
 
 
 def balanced_table(found):
-    """As markdown, and whether the bound holds."""
+    """As markdown, and whether the limit is kept."""
     medians = {key: statistics.median(each[key] for each in found) for key in ("direct", "balanced")}
     more = statistics.median(each["balanced"] - each["direct"] for each in found)
     names = {"direct": "client that knows all instances", "balanced": "client of the balancer"}
@@ -346,7 +346,7 @@ def balanced_table(found):
 
 
 def main():
-    """Runs the parts that are asked for, or all."""
+    """Runs the requested parts, or all."""
     if len(sys.argv) < 2:
         sys.exit("usage: heal.py BINARY [ROUNDS] [PARTS...]")
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else ROUNDS

@@ -1,4 +1,4 @@
-"""What Evenkeel costs when nothing happens: `idle.py BINARY [SECONDS]`.
+"""The cost of an idle Evenkeel: `idle.py BINARY [SECONDS]`.
 
 One settled cluster of three; the operator's share of a core over a minute and
 its resident memory, and the resident memory of each supervisor, from /proc.
@@ -33,14 +33,14 @@ def resident_mib(pid):
 
 
 def evenkeel_processes(cluster):
-    """Process ids, on this machine, of our own processes in the cluster's containers: {name: pid}."""
+    """Process ids, on this machine, of Evenkeel's processes in the cluster's containers: {name: pid}."""
     found = {}
     for container in cluster.containers():
         name = harness.docker("inspect", "-f", '{{index .Config.Labels "evenkeel.dev/member"}}', container).strip()
         for line in harness.docker("top", container, "-eo", "pid,comm").splitlines()[1:]:
             pid, command = line.split(None, 1)
             if command.startswith("evenkeel"):
-                # Besides the supervisor there is the bridge of each open `dial`.
+                # Besides the supervisor there is a bridge for each open `dial`.
                 is_first = f"supervisor of {name}" not in found
                 found[f"supervisor of {name}" if is_first else f"bridge {pid} into {name}"] = int(pid)
     return found
@@ -72,7 +72,7 @@ def main():
         sys.exit("usage: idle.py BINARY [SECONDS]")
     operator, cluster = failover.bring_up(sys.argv[1])
     try:
-        time.sleep(10)  # what follows becoming Ready is not idle
+        time.sleep(10)  # right after it became Ready it is not idle
         rows = measure(operator, cluster, float(sys.argv[2]) if len(sys.argv) > 2 else 60)
     finally:
         harness.discard(operator)

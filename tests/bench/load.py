@@ -1,4 +1,4 @@
-"""Load on an HTTP address by programs that are not ours, and a client with two addresses.
+"""Load on an HTTP address by independent programs, and a client with two addresses.
 
 `Wrk` keeps its connections; `Hey` makes one a request, or posts. Both are run
 until `stop`, and what they say at their end becomes a `Result`. `PairClient` is
@@ -29,7 +29,7 @@ LATENCY = re.compile(r"^\s+(50|99)%\s+([\d.]+)(us|ms|s|m) *$", re.MULTILINE)
 
 @dataclasses.dataclass
 class Result:
-    """What a load saw. `failed` counts whatever was no 2xx answer; latencies in ms."""
+    """The result of a load. `failed` counts every answer that is not 2xx; latencies in ms."""
 
     client: str
     requests: int
@@ -40,12 +40,12 @@ class Result:
 
     @property
     def failed(self):
-        """How many requests failed."""
+        """Number of failed requests."""
         return sum(self.failures.values())
 
 
 class Program:
-    """A load generator under way; `stop` ends it as Ctrl-C does and reads its report."""
+    """A running load generator; `stop` ends it like Ctrl-C and parses its report."""
 
     def __init__(self, name, command):
         self.name = name
@@ -72,7 +72,7 @@ class Program:
 
 
 class Wrk(Program):
-    """GETs on connections that are kept; each connection waits `pause` ms after an answer."""
+    """GETs on keep-alive connections; each connection waits `pause` ms after a response."""
 
     def __init__(self, url, connections=16, pause=5, post=False):
         self.folder = tempfile.TemporaryDirectory()
@@ -85,7 +85,7 @@ class Wrk(Program):
         super().__init__("wrk, POST" if post else "wrk", [*command, "-s", str(script), url])
 
     def read(self, out, seconds):
-        """wrk counts broken connections apart from bad answers."""
+        """wrk counts broken connections separately from bad responses."""
         answered, took = re.search(r"(\d+) requests in ([\d.]+\w+),", out).groups()
         failures = {}
         found = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", out)
@@ -102,7 +102,7 @@ class Wrk(Program):
 
 
 class Hey(Program):
-    """A new connection for each request, `rate` a second in all; POSTs if wished."""
+    """A new connection for each request, `rate` per second in total; POSTs on request."""
 
     def __init__(self, url, connections=10, rate=800, post=False, keep=False):
         command = ["hey", "-z", "600s", "-c", str(connections), "-q", str(rate / connections), "-t", "10"]
@@ -113,12 +113,12 @@ class Hey(Program):
         super().__init__("hey, POST" if post else "hey", [*command, url])
 
     def read(self, out, seconds):
-        """hey lists status codes, and errors by their text."""
+        """hey counts status codes, and errors by their text."""
         codes = {int(code): int(count) for code, count in re.findall(r"^\s+\[(\d+)\]\t(\d+) responses$", out, re.M)}
         errors = out.partition("Error distribution:")[2]
         failures = {f"status {code}": count for code, count in codes.items() if not 200 <= code < 300}
         for count, text in re.findall(r"^\s+\[(\d+)\]\t(.+)$", errors, re.M):
-            # The address at the front differs from run to run; what went wrong stands at the end.
+            # The address at the beginning differs from run to run; the error is at the end.
             kind = text.rpartition(": ")[2]
             failures[kind] = failures.get(kind, 0) + int(count)
         latency = {q: 1000 * float(s) for q, s in re.findall(r"^\s+(50|99)%+ in ([\d.]+) secs", out, re.M)}
@@ -127,7 +127,7 @@ class Hey(Program):
 
 
 class PairClient:
-    """A client that knows two addresses, as of two A records, and makes a connection for each request.
+    """A client that knows two addresses, like two A records, and opens a connection for each request.
 
     It takes the addresses in turn. Where one does not take the connection, or
     closes it before the first byte of an answer, it asks the other one (RFC 9110
@@ -152,15 +152,15 @@ class PairClient:
         self.thread.start()
 
     def mark(self):
-        """The moment of the fault: just before it."""
+        """Marks the moment just before the fault."""
         self.marked = time.monotonic()
 
     async def run(self):
-        """All workers until told to end."""
+        """Runs all workers until it is stopped."""
         await asyncio.gather(*(self.work(number) for number in range(self.workers)))
 
     async def work(self, number):
-        """One request after the other."""
+        """Sends one request after the other."""
         while not self.ending.is_set():
             number += 1
             began = time.monotonic()
@@ -177,7 +177,7 @@ class PairClient:
             await asyncio.sleep(self.pause)
 
     async def ask(self, address):
-        """One try at one address. Returns what went wrong, or nothing."""
+        """One attempt at one address. Returns the error, or None."""
         writer = None
         try:
             reader, writer = await asyncio.wait_for(asyncio.open_connection(*address), 1)
@@ -194,7 +194,7 @@ class PairClient:
                 writer.close()
 
     def stop(self):
-        """Ends it. Returns the Result."""
+        """Stops it. Returns the Result."""
         self.ending.set()
         self.thread.join(40)
         seconds = time.monotonic() - self.began

@@ -1,4 +1,4 @@
-"""Requests that fail while things change behind a balancer: `rollout.py BINARY [REQUESTS]`.
+"""Requests that fail during changes behind a balancer: `rollout.py BINARY [REQUESTS]`.
 
 Six replicas of the tests' web application behind two HAProxies, then behind two
 nginx. Each row is repeated until at least REQUESTS (20,000) requests were made
@@ -21,7 +21,7 @@ from objects import PING, Deployment, LoadBalancer, version_at
 REPLICAS = 6
 LEAST = 20_000
 PATIENCE = 180  # seconds for one change
-TAIL = 1.0  # seconds that the load goes on after a change
+TAIL = 1.0  # seconds that the load continues after a change
 EVICT = "evenkeel.dev/evict"
 
 
@@ -43,20 +43,20 @@ class Stage:
         self.settled()
 
     def settled(self):
-        """Both are as declared."""
+        """Waits until both are settled."""
         self.web.settled(PATIENCE)
         self.edge.settled(PATIENCE)
 
     def clean(self):
-        """Removes both, by Docker if the operator does not."""
+        """Removes both, with Docker if the operator does not."""
         for one in (self.edge, self.web):
             one.operator.cli_result("delete", one.kind.lower(), one.name)
             one.clean()
 
-    # What is done under load. Each ends when all is as declared again.
+    # The changes under load. Each ends when everything is settled again.
 
     def rolling_update(self, _client):
-        """Another image for all replicas."""
+        """Sets another image for all replicas."""
         self.version = 3 - self.version
         self.web.main["image"] = f"evenkeel-test/web:{self.version}"
         self.web.apply()
@@ -66,7 +66,7 @@ class Stage:
             raise harness.Failed(f"version {found} answers after the rolling update to {self.version}")
 
     def reload(self, _client):
-        """A new frontend: a change of structure."""
+        """Adds a frontend: a change that needs a reload."""
         before = self.edge.status().get("reloads", 0)
         self.extra = 1 - self.extra
         frontends = self.edge.spec["frontends"][:1]
@@ -76,7 +76,7 @@ class Stage:
         self.settled()
 
     def scaling(self, _client):
-        """2 -> 6 -> 2, from and to six."""
+        """Scales 2 -> 6 -> 2, starting and ending with six."""
         for replicas in (2, 6, 2, 6):
             self.web.scale(replicas)
             self.settled()
@@ -98,12 +98,12 @@ class Stage:
 
 
 def rows(stage, engine):
-    """(name, change, how the load is begun, whether none may fail)."""
+    """(name, change, type of load, whether failures are allowed)."""
     kept, anew = stage.edge.url(PING, 0), stage.edge.url(PING, 1)
     echo = stage.edge.url("/echo", 1)
     wrk, hey, post = functools.partial(Wrk, kept), functools.partial(Hey, anew), functools.partial(Hey, echo, post=True)
     pair = functools.partial(PairClient, stage.edge.addresses(), PING)
-    # A reload of nginx closes connections that it keeps, whether or not a request is on the way.
+    # A reload of nginx closes idle keep-alive connections, whether or not a request is in flight.
     keeps = engine == "haproxy"
     return [
         ("rolling update of 6, keep-alive", stage.rolling_update, wrk, keeps),
@@ -120,7 +120,7 @@ def rows(stage, engine):
 
 
 def measure(name, change, load, strict, least):
-    """Repeats one change under load until there were enough requests."""
+    """Repeats one change under load until enough requests were sent."""
     row = {"name": name, "strict": strict, "requests": 0, "failed": 0, "failures": {}, "p50": [], "p99": [], "took": []}
     row.update(seconds=0.0, repeated=0, under_way=0)
     while row["requests"] < least:
@@ -179,7 +179,7 @@ def main():
         sys.exit("usage: rollout.py BINARY [REQUESTS] [WORDS...]")
     least = int(sys.argv[2]) if len(sys.argv) > 2 else LEAST
     words = sys.argv[3:]
-    # `kill` cleans up too.
+    # `kill` also cleans up.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     operator = harness.start_operator(sys.argv[1])
     results = {}
@@ -197,7 +197,7 @@ def main():
                 stage.clean()
     finally:
         harness.discard(operator)
-        # What was measured is kept, whatever came after it.
+        # Results are kept even if a later step fails.
         failover.keep("rollout", results, table(results))
     sys.exit(1 if any(row["strict"] and row["failed"] for found in results.values() for row in found) else 0)
 

@@ -1,4 +1,4 @@
-"""The reports of the load programs are read right: a failure they tell of is counted."""
+"""Tests of the report parsers: a failure that a load program reports is counted."""
 
 import unittest
 import unittest.mock
@@ -40,7 +40,7 @@ Error distribution:
 
 
 def read(kind, out):
-    """The report as its class reads it."""
+    """The report as its class parses it."""
     program = kind.__new__(kind)
     program.name = "x"
     program.folder = unittest.mock.Mock()

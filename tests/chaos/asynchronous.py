@@ -1,4 +1,4 @@
-"""The word that `async` gives: no more acknowledged bytes are gone than status.lastFailover says, which says nothing before it knows.
+"""The guarantee of `async`: a loss is at most what status.lastFailover says, which says nothing before it knows.
 
 One cluster with durability.mode async; each round a client writes, the standbys are cut off for a moment, the primary dies,
 and what the client had acknowledged is looked for.
@@ -22,7 +22,7 @@ HEAL = 120  # seconds
 
 
 class Burst:
-    """Rows of one round, written until the primary dies: `acknowledged` holds (n, position in the WAL)."""
+    """Rows of one round, written until the primary dies: `acknowledged` has (n, position in the WAL)."""
 
     def __init__(self, uri, number):
         self.number = number
@@ -33,7 +33,7 @@ class Burst:
         self.thread.start()
 
     def run(self):
-        """Writes."""
+        """Writes rows."""
         n = 0
         try:
             while True:
@@ -45,7 +45,7 @@ class Burst:
 
 
 def lost_bytes(lost):
-    """A safe lower bound for the WAL that is gone with these rows, (n, position), in the order in which they were written.
+    """A lower bound of the WAL that was lost with these rows, (n, position), in the order in which they were written.
 
     The first one's commit record is gone, and the second one began after it.
     """
@@ -59,7 +59,7 @@ class AsyncLane:
         self.machine = machine
         self.random = random.Random(f"{seed}-async")
         self.rounds = 0
-        self.over = threading.Event()  # this round is
+        self.over = threading.Event()  # the current round is over
         self.cluster = Cluster(machine.operator, NAME)
         self.cluster.spec["durability"] = {"mode": "async"}
 
@@ -69,7 +69,7 @@ class AsyncLane:
         self.cluster.settled(180)
 
     def run(self, until, report):
-        """Rounds until this moment, one at least."""
+        """Runs rounds until this time, at least one."""
         while not self.rounds or time.monotonic() < until:
             self.rounds += 1
             report(self.round())
@@ -83,7 +83,7 @@ class AsyncLane:
         self.over = threading.Event()
         try:
             self.measure(record, kill, cut)
-        except Exception as error:  # whatever it is, it is this round's
+        except Exception as error:  # every error belongs to this round
             record["failed"] = f"{type(error).__name__}: {error}"
             record["trace"] = traceback.format_exc()
         self.over.set()
@@ -91,7 +91,7 @@ class AsyncLane:
         return record
 
     def measure(self, record, kill, cut):
-        """Writes, kills, and compares what is gone with what the status says."""
+        """Writes, kills, and compares the loss with the status."""
         before = self.cluster.settled(HEAL)
         primary = before["primary"]
         burst = Burst(self.cluster.uri(), self.rounds)
@@ -105,7 +105,7 @@ class AsyncLane:
         record["struck"] = time.monotonic()
         kill(self, primary)
         burst.thread.join(30)
-        # A postmaster's death leaves the container's network as it is.
+        # The death of a postmaster does not change the container's network.
         join()
         time.sleep(1)
         after = self.cluster.settled(HEAL)
@@ -130,7 +130,7 @@ class AsyncLane:
             raise Failed(f"the status said {wrong[0]} before it knew {record['bound']}")
 
     def listen(self, last, heard, over):
-        """Keeps everything that the status says of the loss of a promotion after the last one, until the round is over."""
+        """Records what the status says about the loss of the next promotion, until the round is over."""
         while not over.is_set():
             story = (self.cluster.get() or {}).get("status", {}).get("lastFailover") or {}
             if story.get("detectedAt") != last and story.get("to", "") not in ("", story["from"]):
@@ -138,7 +138,7 @@ class AsyncLane:
             time.sleep(0.02)
 
     def said(self, primary):
-        """What the status says of the loss: words and figure. The old primary is back, so the figure must be there soon."""
+        """The loss by the status: text and number. The old primary is back, so the number must appear soon."""
 
         def look():
             story = self.cluster.status()["lastFailover"]
@@ -151,7 +151,7 @@ class AsyncLane:
         return wait_until("the status says what was lost", look, 10)
 
     def missing(self, burst):
-        """The acknowledged rows that are not there."""
+        """The acknowledged rows that are missing."""
         connection = client.connect(self.cluster.uri())
         rows = client.execute(connection, "SELECT n FROM acknowledged WHERE round = %s", (burst.number,), deadline=30)
         connection.close()

@@ -1,4 +1,4 @@
-"""The fault campaign on a real Docker Engine: `campaign.py BINARY [--minutes M] [--seed S] [--parallel P] [--only WORDS]`.
+"""The chaos tests on a real Docker Engine: `campaign.py BINARY [--minutes M] [--seed S] [--parallel P] [--only WORDS]`.
 
 Clusters in parallel under one operator, each with clients and a sequence of faults drawn from the seed; WORDS
 choose the faults whose name contains one of them. Writes target/chaos/report.md and report.json, and beside them what
@@ -30,32 +30,32 @@ from machine import Machine
 
 IMAGE = "postgres:15"
 OUT = pathlib.Path(os.environ.get("EVENKEEL_CHAOS_OUT", ROOT / "target" / "chaos"))
-ASYNC_SHARE = 0.1  # of the time, after the rest
+ASYNC_SHARE = 0.1  # share of the time, after the other rounds
 
 
 def arguments():
-    """The command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("binary")
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--rounds", type=int, default=1 << 30, help="end sooner, after so many rounds of each cluster")
+    parser.add_argument("--rounds", type=int, default=1 << 30, help="stop after this many rounds of each cluster")
     parser.add_argument("--seed", default=str(random.SystemRandom().randrange(1_000_000)))
     parser.add_argument("--parallel", type=int, default=2, help="clusters at once")
-    parser.add_argument("--only", default="", help="faults whose name has one of these words; `;` between, - before: not")
-    parser.add_argument("--durability", default="required", help="another mode loses, and must be found to do so")
+    parser.add_argument("--only", default="", help="faults whose name has a word; `;` separates, -word excludes")
+    parser.add_argument("--durability", default="required", help="other modes lose writes, which must be found")
     args = parser.parse_args()
     args.words = [word.strip() for word in args.only.split(";") if word.strip()]
     return args
 
 
 def parallel(works):
-    """Runs each in a thread of its own and waits for all; the first error of any is raised here."""
+    """Runs each function in its own thread and waits for all; raises the first error of any of them."""
     errors = []
 
     def guarded(work):
         try:
             work()
-        except BaseException as error:  # a thread's end would otherwise pass unnoticed
+        except BaseException as error:  # otherwise the error of a thread would be lost
             errors.append(error)
 
     threads = [threading.Thread(target=guarded, args=(work,), daemon=True) for work in works]
@@ -68,7 +68,7 @@ def parallel(works):
 
 
 class Campaign:
-    """Machine and lanes of one run."""
+    """The machine and the lanes of one run."""
 
     def __init__(self, args, folder):
         self.args = args
@@ -89,7 +89,7 @@ class Campaign:
             self.lanes.append(Lane(self.machine, number, args.seed, choices, OUT, folder, args.durability))
 
     def run(self):
-        """All rounds."""
+        """Runs all rounds."""
         for why in filter(None, (self.machine.why_no_engine, self.machine.why_no_disks)):
             print(f"left out, since {why}", flush=True)
         if self.impossible:
@@ -103,7 +103,7 @@ class Campaign:
             self.asynchronous.run(time.monotonic() + seconds * ASYNC_SHARE, self.tell)
 
     def tell(self, record):
-        """One line about a round."""
+        """Prints one line about a round."""
         with self.out:
             self.records.append(record)
             with open(OUT / "rounds.jsonl", "a", encoding="utf-8") as rounds:
@@ -111,7 +111,7 @@ class Campaign:
             print(report.line(record, time.monotonic() - self.began), flush=True)
 
     def remove(self):
-        """Takes everything away that was made. Lanes that still run can disturb nothing from here on."""
+        """Removes everything that was created. Lanes that are still running can disturb nothing from here on."""
         self.machine.turn.acquire()
         self.machine.operator.stop()
         for lane in filter(None, [*self.lanes, self.asynchronous]):
@@ -123,7 +123,7 @@ class Campaign:
 
 
 def command(args):
-    """How to run the same again."""
+    """Prints how to repeat this run."""
     only = f' ONLY="{";".join(args.words)}"' if args.words else ""
     return f"make chaos MINUTES={args.minutes:g} SEED={args.seed} PARALLEL={args.parallel}{only}"
 
@@ -132,7 +132,7 @@ def main():
     """Runs the campaign."""
     args = arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    # The operator's steps are read from its log.
+    # The operator's steps are parsed from its log.
     os.environ["EVENKEEL_LOG"] = "evenkeel::runtime=debug,info"
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir(parents=True)

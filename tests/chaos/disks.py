@@ -1,4 +1,4 @@
-"""Data volumes on small disks of their own (ext4 in a file, by a loop device): they can be full, slow, frozen, replaced."""
+"""Data volumes on small separate disks (ext4 in a file, on a loop device): full, slow, frozen or replaced on demand."""
 
 import errno
 import os
@@ -9,12 +9,12 @@ import time
 
 from harness import NAMESPACE, Failed, docker, run
 
-SIZE = 1 << 30  # of a disk; the file behind it takes only what is written
-SLOW_WRITES = 15  # writes per second that a slow disk takes
+SIZE = 1 << 30  # bytes of a disk; the file behind it is sparse
+SLOW_WRITES = 15  # writes per second that a slow disk accepts
 
 
 class Disk:
-    """The disk of one instance and the Docker volume on it, labelled so that the operator takes it as its own."""
+    """The disk of one instance and the Docker volume on it, with labels so that the operator adopts it."""
 
     def __init__(self, folder, cluster, member):
         self.volume = f"{NAMESPACE}.{member}"
@@ -25,7 +25,7 @@ class Disk:
         self.frozen = False
         with open(self.image, "wb") as image:
             image.truncate(SIZE)
-        # No blocks are reserved for root: full is full.
+        # No blocks are reserved for root, so that a full disk is really full.
         run("mkfs.ext4", "-q", "-F", "-m", "0", str(self.image))
         self.mount.mkdir()
         run("mount", "-o", "loop", str(self.image), str(self.mount))
@@ -33,7 +33,7 @@ class Disk:
         self.make_volume(cluster, member)
 
     def make_volume(self, cluster, member):
-        """The Docker volume whose place is this disk."""
+        """Creates the Docker volume on this disk."""
         labels = {"kind": "PostgresCluster", "namespace": NAMESPACE, "name": cluster, "member": member}
         options = {"type": "none", "o": "bind", "device": str(self.data)}
         arguments = [part for key, value in labels.items() for part in ("--label", f"evenkeel.dev/{key}={value}")]
@@ -41,7 +41,7 @@ class Disk:
         docker("volume", "create", *arguments, self.volume)
 
     def fill(self):
-        """Leaves no free block. Returns what makes room again."""
+        """Fills every free block. Returns the function that frees them."""
         with open(self.ballast, "wb") as ballast:
             size = os.statvfs(self.mount).f_bavail * os.statvfs(self.mount).f_frsize
             while size >= 4096:
@@ -54,7 +54,7 @@ class Disk:
         return lambda: self.ballast.unlink(missing_ok=True)
 
     def freeze(self):
-        """Lets no write end, fsync included. Returns what thaws it."""
+        """Blocks all writes, including fsync. Returns the function that unblocks them."""
         run("fsfreeze", "-f", str(self.mount))
         self.frozen = True
         return self.thaw
@@ -66,7 +66,7 @@ class Disk:
             run("fsfreeze", "-u", str(self.mount), check=False)
 
     def slow_down(self, container_process):
-        """Throttles the writes of a container, given by a process in it, to this disk. Returns what lifts that."""
+        """Throttles the writes to this disk of a container, given by one of its processes. Returns the undo."""
         device = os.stat(self.mount).st_dev
         number = f"{os.major(device)}:{os.minor(device)}"
         file, slow, fast = throttle_of(container_process)
@@ -76,12 +76,12 @@ class Disk:
             try:
                 file.write_text(f"{number} {fast}\n", encoding="ascii")
             except OSError:
-                pass  # the container is gone, and its limits with it
+                pass  # the container is gone, and with it its limits
 
         return lift
 
     def replace(self):
-        """Moves everything out of the volume at once: who has it open goes on in it, and the next start finds nothing."""
+        """Moves everything out of the volume at once: open files stay usable, the next start finds an empty volume."""
         gone = self.mount / f"gone-{time.monotonic_ns()}"
         gone.mkdir()
         for entry in list(self.data.iterdir()):
@@ -89,7 +89,7 @@ class Disk:
         threading.Thread(target=shutil.rmtree, args=(gone, True), daemon=True).start()
 
     def empty(self):
-        """Removes everything on the volume under whoever uses it."""
+        """Removes everything on the volume while it is in use."""
         for entry in self.data.iterdir():
             if entry.is_dir():
                 shutil.rmtree(entry, ignore_errors=True)
@@ -97,7 +97,7 @@ class Disk:
                 entry.unlink(missing_ok=True)
 
     def remove(self):
-        """Takes volume, mount and file away; containers must be gone."""
+        """Removes volume, mount and file; the containers must be gone."""
         self.thaw()
         docker("volume", "rm", "-f", self.volume, check=False)
         run("umount", "-l", str(self.mount), check=False)
@@ -106,7 +106,7 @@ class Disk:
 
 
 def throttle_of(process):
-    """(file, a slow disk's word, a fast disk's word) of the control group of a process."""
+    """(file, value for a slow disk, value for a fast disk) of the control group of a process."""
     for line in pathlib.Path(f"/proc/{process}/cgroup").read_text(encoding="ascii").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "blkio":
@@ -130,7 +130,7 @@ def can_throttle():
 
 
 def possible():
-    """Why this machine cannot have such disks; empty when it can."""
+    """Why this machine cannot provide such disks; empty if it can."""
     if os.geteuid() != 0:
         return "only root may mount disks"
     missing = [name for name in ("mkfs.ext4", "fsfreeze", "mount") if not shutil.which(name)]

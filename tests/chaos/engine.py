@@ -1,5 +1,5 @@
-"""A Docker Engine of the campaign's own, in a network namespace of its own, so that it may be killed and restarted and the
-machine's engine notices nothing."""
+"""A private Docker Engine in its own network namespace, so that it can be killed and restarted without an effect on the
+machine's engine."""
 
 import ctypes
 import json
@@ -26,7 +26,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
 
 
 class Engine:
-    """One containerd, which keeps running, and one dockerd, which may end and start as under systemd.
+    """One containerd, which keeps running, and one dockerd, which can be stopped and started as under systemd.
 
     `begin` also moves this process into the engine's network namespace and points DOCKER_HOST at it.
     """
@@ -39,7 +39,7 @@ class Engine:
         self.origin = os.open("/proc/self/ns/net", os.O_RDONLY)
 
     def begin(self, images):
-        """The first start, with these images of the engine that was in use before."""
+        """The first start; copies these images from the machine's engine."""
         archive = self.folder / "images.tar"
         docker("save", "-o", str(archive), *images, timeout=300)
         run("ip", "netns", "add", self.netns)
@@ -54,7 +54,7 @@ class Engine:
         archive.unlink()
 
     def live_restore(self, on):
-        """Whether containers outlive the engine; a running engine is told to read it."""
+        """Sets whether containers outlive the engine; a running engine reloads the setting."""
         settings = {"live-restore": on, "shutdown-timeout": 10}
         (self.folder / "daemon.json").write_text(json.dumps(settings), encoding="utf-8")
         if self.process is not None and self.process.poll() is None:
@@ -74,7 +74,7 @@ class Engine:
     def start(self):
         """Starts dockerd and waits until it answers."""
         pid = self.folder / "pid"
-        # Left behind by an engine that was killed; the engine refuses to start beside a process of that number.
+        # Left over from a killed engine; the engine refuses to start if a process with that number exists.
         pid.unlink(missing_ok=True)
         self.process = self.spawn(
             "dockerd",
@@ -94,15 +94,15 @@ class Engine:
         wait_until("the campaign's Docker Engine answers", answers, 60)
 
     def last_words(self):
-        """The end of its log."""
+        """The end of the engine's log."""
         return self.log.read_text(encoding="utf-8", errors="replace")[-500:]
 
     def end(self, kill=False):
-        """Ends dockerd by SIGTERM (or SIGKILL)."""
+        """Stops dockerd with SIGTERM (or SIGKILL)."""
         end(self.process, kill)
 
     def remove(self):
-        """Ends it with all its containers, and takes away everything of it."""
+        """Stops it with all its containers, and removes all its files."""
         for container in docker("ps", "-aq", check=False).split():
             docker("rm", "-fv", container, check=False)
         self.end()
@@ -120,18 +120,18 @@ class Engine:
         raise Failed(f"{self.folder} could not be removed")
 
     def end_leftovers(self):
-        """Ends shims and bridges that name this engine's folder on their command line."""
+        """Kills shims and bridges that have this engine's folder on their command line."""
         for entry in pathlib.Path("/proc").iterdir():
             try:
                 if entry.name.isdigit() and int(entry.name) != os.getpid():
                     if f"{self.folder}/" in (entry / "cmdline").read_text(encoding="utf-8", errors="replace"):
                         os.kill(int(entry.name), signal.SIGKILL)
             except OSError:
-                pass  # it ended meanwhile
+                pass  # it has ended meanwhile
 
 
 def end(process, kill=False):
-    """SIGTERM (or SIGKILL) to a program that was started here, and wait for its end."""
+    """Sends SIGTERM (or SIGKILL) to a program that was started here, and waits for its end."""
     if process is None or process.poll() is not None:
         return
     process.send_signal(signal.SIGKILL if kill else signal.SIGTERM)
@@ -143,13 +143,13 @@ def end(process, kill=False):
 
 
 def enter(namespace):
-    """Moves this thread, and those that it will start, into a network namespace, given by path or open file."""
+    """Moves this thread, and threads that it will start, into a network namespace, given by path or open file."""
     handle = os.open(namespace, os.O_RDONLY) if isinstance(namespace, str) else namespace
     if ctypes.CDLL(None, use_errno=True).setns(handle, CLONE_NEWNET) != 0:
         raise Failed(f"cannot enter the network namespace {namespace}: {os.strerror(ctypes.get_errno())}")
 
 
 def mounts_under(folder):
-    """Mount points in a folder, in the order in which they were made."""
+    """Mount points in a folder, in the order of mounting."""
     lines = pathlib.Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
     return [line.split()[1] for line in lines if line.split()[1].startswith(f"{folder}/")]

@@ -1,4 +1,4 @@
-"""The faults: each disturbs a cluster and may return what undoes it.
+"""The faults: each disturbs a cluster and may return a function that undoes it.
 
 A fault's `act(lane, member)` is called with the lane (its cluster, disks, machine and random source) and the instance it
 strikes. What it returns is called when the fault has lasted for as long as it was to.
@@ -12,25 +12,25 @@ from collections.abc import Callable
 import network
 from harness import docker, kill_postmaster, run
 
-SHORT, LONG = (0.5, 4.0), (2.0, 8.0)  # seconds; silence is taken for death after three
+SHORT, LONG = (0.5, 4.0), (2.0, 8.0)  # seconds; three without a report count as a failure
 
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """One kind of fault."""
+    """One type of fault."""
 
     name: str
     act: Callable
-    roles: tuple = ("primary", "standby")  # whom it strikes; (None,): nobody in particular
+    roles: tuple = ("primary", "standby")  # its target; (None,): no particular instance
     weight: float = 1.0
-    lasts: tuple = (0.0, 0.0)  # seconds from act to undo
-    by_engine: bool = True  # its undoing needs the engine
-    long: bool = False  # takes its time, in which other lanes may strike
-    machine: bool = False  # strikes every cluster
-    alone: bool = False  # never together with another: it takes a copy of the data away, or is long
+    lasts: tuple = (0.0, 0.0)  # seconds between act and undo
+    by_engine: bool = True  # undo needs the engine
+    long: bool = False  # long; other lanes may disturb meanwhile
+    machine: bool = False  # affects every cluster
+    alone: bool = False  # never combined with another: it removes a copy of the data, or is long
 
     def named(self, role):
-        """Its name with whom it strikes."""
+        """Its name with its target."""
         return f"{self.name}, {role}" if role else self.name
 
 
@@ -38,12 +38,12 @@ class Fault:
 
 
 def kill_postgres(lane, member):
-    """kill -9 of the postmaster alone."""
+    """kill -9 of only the postmaster."""
     kill_postmaster(lane.cluster.postmaster(member))
 
 
 def kill_supervisor(lane, member):
-    """kill -9 of the container's first process, and with it of all; Docker starts the container again by itself."""
+    """kill -9 of the container's first process, which ends the container; Docker restarts it."""
     kill_postmaster(network.process_of(lane.cluster.container(member)))
 
 
@@ -63,7 +63,7 @@ def kill_all(lane, _member):
 
 
 def stop_container(lane, member):
-    """docker stop, which is not waited for."""
+    """docker stop, without waiting for it."""
     stopping = subprocess.Popen(
         ["docker", "stop", lane.cluster.container(member)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -74,7 +74,7 @@ def pause_container(lane, member):
     """docker pause."""
     container = lane.cluster.container(member)
     docker("pause", container)
-    # The operator may have replaced the frozen container by itself.
+    # The operator may have replaced the frozen container.
     return lambda: docker("unpause", container, check=False)
 
 
@@ -87,12 +87,12 @@ def disconnect(lane, member):
 
 
 def cut_from_operator(lane, member):
-    """The operator hears nothing of the supervisor."""
+    """The operator receives nothing from the supervisor."""
     return network.OperatorCut(lane.cluster.container(member)).undo
 
 
 def cut_from_peers(*directions):
-    """Packets from and to the other instances are dropped."""
+    """Drops packets from and to the other instances."""
     return lambda lane, member: network.cut_peers(lane.cluster, member, directions)
 
 
@@ -100,52 +100,52 @@ def cut_from_peers(*directions):
 
 
 def fill_disk(lane, member):
-    """No block is left on the volume, and the server needs some."""
+    """Fills the volume while the server needs a block."""
     undo = lane.disks[member].fill()
     lane.workload.flood(64)
     return undo
 
 
 def slow_disk(lane, member):
-    """The volume takes only a few writes a second."""
+    """The volume accepts only a few writes per second."""
     return lane.disks[member].slow_down(network.process_of(lane.cluster.container(member)))
 
 
 def freeze_disk(lane, member):
-    """No write to the volume ends."""
+    """No write to the volume completes."""
     return lane.disks[member].freeze()
 
 
 def replace_volume(lane, member):
-    """The container dies and comes back to an empty volume."""
+    """The container dies and restarts with an empty volume."""
     container = lane.cluster.container(member)
     lane.disks[member].replace()
     docker("kill", container)
 
 
 def empty_volume(lane, member):
-    """Everything on the volume is removed under the running server."""
+    """Removes everything on the volume of a running server."""
     lane.disks[member].empty()
 
 
-# What people do
+# Actions of users
 
 
 def switch_over(lane, _member):
-    """`evenkeel switchover`, half of the time to a named standby; its outcome is not asked for."""
+    """`evenkeel switchover`, half of the time to a named standby; its result is ignored."""
     target = lane.random.choice([[], ["--to", lane.standby()]])
     lane.begin_cli("switchover", lane.cluster.name, *target)
 
 
 def switch_over_frozen(lane, member):
-    """A standby is frozen, and then a switchover asked for."""
+    """Freezes a standby, and then requests a switchover."""
     undo = pause_container(lane, member)
     switch_over(lane, member)
     return undo
 
 
 def change_parameters(lane, member):
-    """The primary dies while a parameter changes that needs a restart, or one that does not."""
+    """The primary dies during a change of a parameter that needs a restart, or of one that does not."""
     changes = {"max_connections": str(lane.random.choice((60, 70, 80)))}
     if lane.random.random() < 0.5:
         changes = {"work_mem": f"{lane.random.randint(4, 9)}MB"}
@@ -163,12 +163,12 @@ def scale(lane, _member):
     lane.make_disks(5)
     lane.insist("five instances are declared", lambda: lane.cluster.apply(instances=5))
     lane.workload.probe(lane.settled_uri(120))
-    time.sleep(1)  # writes with five
+    time.sleep(1)  # writes with five instances
     lane.insist("three instances are declared", lambda: lane.cluster.apply(instances=3))
 
 
 def promote_by_hand(lane, member):
-    """Somebody runs pg_ctl promote on a standby."""
+    """A user runs pg_ctl promote on a standby."""
     script = "$(ls /usr/lib/postgresql/*/bin/pg_ctl) promote -W -D /var/lib/postgresql/data/pgdata"
     run("docker", "exec", "-u", "postgres", lane.cluster.container(member), "sh", "-c", script)
 
@@ -177,20 +177,20 @@ def promote_by_hand(lane, member):
 
 
 def kill_operator(lane, _member):
-    """kill -9, and up to two seconds later another one."""
+    """kill -9 of the operator; another one starts up to two seconds later."""
     lane.machine.operator.kill()
     time.sleep(lane.random.uniform(0, 2))
     lane.machine.operator.start()
 
 
 def kill_operator_at_a_step(lane, member):
-    """kill -9 of the operator when its k-th step after a disturbance is done; k rises from round to round."""
+    """kill -9 of the operator when its k-th step after a disturbance is done; k grows from round to round."""
     trigger = lane.random.choice((kill_container, kill_postgres, switch_over))
     lane.machine.kill_at_step(lane, trigger, lambda: trigger(lane, member))
 
 
 def restart_engine(live, kill):
-    """dockerd ends and is started again."""
+    """dockerd is stopped and started again."""
 
     def act(lane, _member):
         engine = lane.machine.engine
@@ -236,7 +236,7 @@ FAULTS = [
 
 
 def possible(engine, disks, slow):
-    """The faults that this machine can have: whether there is an engine of our own, disks, and disks that can be slow."""
+    """The faults that this machine can provide: depends on a private engine, disks, and disks that can be slow."""
     of_disks = {fill_disk, slow_disk, freeze_disk, replace_volume, empty_volume, scale}
     return [
         fault
@@ -248,8 +248,8 @@ def possible(engine, disks, slow):
 
 
 def entries(faults, words):
-    """(fault, role) for each whom a fault can strike, those whose name contains one of the words and none of those with a
-    minus before them."""
+    """(fault, role) for each target of each fault whose name contains one of the words and none of the words with a
+    minus in front."""
     wanted = [word for word in words if not word.startswith("-")]
     unwanted = [word[1:] for word in words if word.startswith("-")]
     found = [(fault, role) for fault in faults for role in fault.roles]
@@ -262,7 +262,7 @@ def entries(faults, words):
 
 
 def choose(rng, choices, pairs):
-    """One fault, or with the chance `pairs` two that may come together: [(fault, role)]."""
+    """One fault, or with probability `pairs` two compatible ones: [(fault, role)]."""
 
     def pick(among):
         return rng.choices(among, [fault.weight / len(fault.roles) for fault, _ in among])[0]
@@ -275,8 +275,8 @@ def choose(rng, choices, pairs):
 
 
 def clash(one, other):
-    """Whether two faults are in each other's way: two that end the primary or two that last on it, two of the machine, or
-    one that waits for a disk which thaws only afterwards."""
+    """Whether two faults exclude each other: two that kill the primary or two lasting ones on it, two machine-wide
+    ones, or one that waits for a disk which is unblocked only afterwards."""
     faults = one[0], other[0]
     machine = sum(fault.machine for fault in faults)
     frozen = any(fault.act is freeze_disk for fault in faults)

@@ -1,4 +1,4 @@
-"""What was appended to per-key lists, what was read, and every way in which the two disagree. Pure; knows no database.
+"""Values appended to lists, values read, and every contradiction between the two. Pure; knows no database.
 
 Each key has one writer, which appends the values 1, 2, 3, ... to it. The server
 chooses the place of a value in the list (1, 2, 3, ...) and tells it with the
@@ -22,7 +22,7 @@ UNKNOWN, OK, FAILED = 0, 1, 2
 
 
 class Key:
-    """One list: the fate of each value, and what is known of each place. Index 0 of each array is not used."""
+    """One list: the fate of each value, and the knowledge about each place. Index 0 of each array is unused."""
 
     def __init__(self):
         self.fate = bytearray(1)
@@ -41,7 +41,7 @@ def put(values, index, value):
 
 
 class History:
-    """All keys of one cluster. Methods may be called by many threads."""
+    """All keys of one cluster. Thread-safe."""
 
     def __init__(self, keys):
         self.keys = {key: Key() for key in keys}
@@ -49,10 +49,10 @@ class History:
         self.appends = self.acks = self.reads = 0
         self._lock = threading.Lock()
 
-    # What writers say
+    # Called by writers
 
     def invoke(self, key):
-        """A new value is about to be appended. Returns it."""
+        """A new value is about to be appended. Returns the value."""
         with self._lock:
             self.appends += 1
             self.keys[key].fate.append(UNKNOWN)
@@ -66,19 +66,19 @@ class History:
             one.fate[value] = OK
             before = one.acked[place] if place < len(one.acked) else 0
             if before:
-                self.note("lost", key, before)  # its place was free again
+                self.note("lost", key, before)  # the place was free again
             put(one.acked, place, value)
             one.last = max(one.last, place)
 
     def failed(self, key, value):
-        """The server said that nothing was appended."""
+        """The server reported that nothing was appended."""
         with self._lock:
             self.keys[key].fate[value] = FAILED
 
-    # What readers say
+    # Called by readers
 
     def last(self, key):
-        """The greatest acknowledged place now: a read that begins after this must reach it."""
+        """The greatest acknowledged place now: a read that starts after this must reach it."""
         with self._lock:
             return self.keys[key].last
 
@@ -88,7 +88,7 @@ class History:
             return self.keys[key].verified
 
     def read(self, key, last, after, rows, settled=False):
-        """Judges a read that began when `last` was acknowledged and found `rows`, (place, value), after place `after`.
+        """Checks a read that started when `last` was acknowledged and found `rows`, (place, value), after `after`.
 
         `settled`: the writable endpoint was asked and nothing disturbed it, so what is missing is lost.
         """
@@ -107,14 +107,14 @@ class History:
                 one.verified = max(present, default=after)
 
     def _missing(self, key, one, last, after, present, settled):
-        """Acknowledged places that the read covers and does not show."""
+        """Acknowledged places within the range of the read that it does not contain."""
         for place in range(after + 1, last + 1):
             value = one.acked[place]
             if value and present.get(place) != value:
                 self.note("lost" if settled else "stale", key, value)
 
     def _unfounded(self, key, one, rows, after):
-        """Values that nobody appended, that failed, or that are there twice."""
+        """Values that were never appended, that failed, or that are there twice."""
         here = set()
         for _, value in rows:
             if not 0 < value < len(one.fate) or one.fate[value] == FAILED:
@@ -126,7 +126,7 @@ class History:
             here.add(value)
 
     def _order(self, key, one, rows):
-        """The writer waits for each answer, so a value stands after every smaller one that was acknowledged."""
+        """The writer waits for each answer, so a value comes after every smaller acknowledged one."""
         smallest = None  # the smallest acknowledged value further on
         for _, value in reversed(rows):
             if smallest is not None and value > smallest:
@@ -135,7 +135,7 @@ class History:
                 smallest = value if smallest is None else min(smallest, value)
 
     def _withdrawn(self, key, one, after, present):
-        """What was once read without being acknowledged, and is gone."""
+        """Values that were once read without being acknowledged, and are gone."""
         for place in range(after + 1, len(one.seen)):
             value = one.seen[place]
             if value and present.get(place) != value:
@@ -146,10 +146,10 @@ class History:
                     one.place[value] = 0
 
     def note(self, kind, key, value):
-        """Keeps one disagreement; the same one twice counts once."""
+        """Records one contradiction; a repeated one counts once."""
         self.found[kind].add((key, value))
 
     def counts(self):
-        """How many of each kind were found so far."""
+        """Number of contradictions of each kind so far."""
         with self._lock:
             return {kind: len(found) for kind, found in self.found.items()}

@@ -1,4 +1,4 @@
-"""One cluster and its rounds: settled, disturbed, healed to full redundancy, checked; and at once again."""
+"""One cluster and its rounds: settle, disturb, wait for full redundancy, check; and repeat at once."""
 
 import contextlib
 import os
@@ -15,10 +15,10 @@ from harness import Cluster, Failed, wait_until
 from splits import Splits
 from workload import Workload
 
-HEAL = 120  # seconds that a cluster has to get back to full redundancy by itself
+HEAL = 120  # seconds that a cluster has to return to full redundancy
 APART = 1.0  # seconds at most between two faults of one round
 PAIRS = 0.3  # share of rounds with two faults
-NOTICE = 1.5  # seconds in which every fault shows in the status, if it ever will
+NOTICE = 1.5  # seconds within which the status shows a fault, if it ever does
 INSTANCES = 3
 
 
@@ -49,9 +49,9 @@ class Lane:
         """A new cluster on new disks, and clients."""
         self.made += 1
         self.cluster = Cluster(self.machine.operator, self.name)
-        # Little WAL is kept ready, so that a full disk is noticed soon.
+        # Little WAL is preallocated, so that a full disk is noticed soon.
         self.cluster.spec["parameters"].update(min_wal_size="32MB", max_wal_size="64MB")
-        # Leaves out that a standby refuses the probe's write, and keeps what the server says of itself.
+        # Does not log that a standby refuses the probe's write, but logs the server's own messages.
         self.cluster.spec["parameters"].update(log_min_messages="log")
         self.cluster.spec["durability"] = self.durability
         self.make_disks(INSTANCES)
@@ -69,7 +69,7 @@ class Lane:
                 self.disks[member] = Disk(self.folder, self.name, member)
 
     def take_down(self):
-        """Removes cluster and clients, whatever state they are in."""
+        """Removes cluster and clients, in any state."""
         if self.workload:
             self.workload.stop()
             self.account()
@@ -86,7 +86,7 @@ class Lane:
         self.disks = {}
 
     def delete(self):
-        """Deletes the object. One that the operator cannot tear down goes when its containers are gone."""
+        """Deletes the object. If the operator cannot tear it down, that works when its containers are gone."""
         try:
             self.machine.operator.cli_result("delete", "postgrescluster", self.name, "--wait=false")
         except Failed:
@@ -95,7 +95,7 @@ class Lane:
         wait_until(f"{self.name} is gone", lambda: self.cluster.get() is None, 60)
 
     def account(self):
-        """Adds what this workload came to to the totals."""
+        """Adds this workload's results to the totals."""
         history = self.workload.history
         self.workload.take()
         now = {
@@ -107,15 +107,15 @@ class Lane:
         for name, count in now.items():
             self.totals[name] = self.totals.get(name, 0) + count
 
-    # What faults ask for
+    # Used by faults
 
     def standby(self):
-        """A standby's name, drawn."""
+        """The name of a random standby."""
         return self.random.choice(self.standbys)
 
     def settled_uri(self, timeout):
-        """Waits until the cluster is settled and says where it is reached."""
-        # An operator that was just started may first show what it knew before, and then nothing.
+        """Waits until the cluster is settled and returns where it is reachable."""
+        # An operator that was just started may first show its old status, and then an empty one.
         return wait_until(
             f"{self.name} is Ready with all instances, and says where",
             lambda: self.cluster.settled(timeout) and self.cluster.uri(),
@@ -123,11 +123,11 @@ class Lane:
         )
 
     def insist(self, what, act):
-        """Does it again until the operator, which another lane may have killed, takes it."""
+        """Repeats the function until the operator, which another lane may have killed, accepts it."""
         wait_until(what, lambda: act() or True, 30)
 
     def note(self, text):
-        """Keeps a remark for this round's record."""
+        """Adds a remark to this round's record."""
         self.notes.append(text)
 
     def begin_cli(self, *arguments):
@@ -156,7 +156,7 @@ class Lane:
         try:
             undone = self.disturb(record)
             self.heal(record, undone)
-        except Exception as error:  # whatever it is, it is this round's and is kept with it
+        except Exception as error:  # every error belongs to this round and is recorded with it
             record["failed"] = f"{type(error).__name__}: {error}"
             record["trace"] = traceback.format_exc()
         end = time.monotonic()
@@ -167,7 +167,7 @@ class Lane:
         after = self.workload.history.counts() | {"split": self.workload.splits.pairs}
         record["found"] = {kind: after[kind] - before[kind] for kind in after if after[kind] > before[kind]}
         if "split" in record["found"]:
-            # What is known now would be found again in each later round.
+            # Known contradictions would otherwise be found again in each later round.
             record["evidence"] = self.workload.splits.overlaps()
             record["split seconds"] = self.workload.splits.seconds
             self.workload.splits = Splits()
@@ -176,8 +176,8 @@ class Lane:
         return record
 
     def disturb(self, record):
-        """Chooses and does the faults, waits as long as they last and undoes them. Returns when that was done."""
-        # Another lane may have the operator down just now.
+        """Draws and applies the faults, waits for their duration and undoes them. Returns the time of that."""
+        # Another lane may have stopped the operator just now.
         status = self.cluster.settled(HEAL)
         instances = status["instances"]
         roles = {role: [one["name"] for one in instances if one["role"] == role] for role in ("primary", "standby")}
@@ -188,7 +188,7 @@ class Lane:
         record["members"] = [member for _, member in struck]
         undos = []
         wide = [fault.name for fault, _ in chosen if fault.machine]
-        # What strikes every cluster comes last and has ended before another lane strikes.
+        # A machine-wide fault comes last and has ended before another lane disturbs.
         with self.machine.turn if not chosen[0][0].long else contextlib.nullcontext():
             record["struck"] = time.monotonic()
             record["clock"] = time.strftime("%H:%M:%S", time.gmtime())
@@ -203,13 +203,13 @@ class Lane:
                 self.machine.strikes(self.name, wide, record["struck"], time.monotonic())
         for when, undo, by_engine in sorted(undos, key=lambda one: one[0]):
             time.sleep(max(0, when - time.monotonic()))
-            # Another lane may have the engine down; it may be waiting for just this to end.
+            # Another lane may have stopped the engine; it may be waiting for exactly this undo.
             with self.machine.turn if by_engine else contextlib.nullcontext():
                 undo()
         return time.monotonic()
 
     def act(self, fault, member):
-        """Does one fault. One that cannot be done, since the other of a pair was faster, is noted and is no failure."""
+        """Applies one fault. If the other of a pair was faster, so that it is impossible, it only records that."""
         try:
             return fault.act(self, member)
         except (Failed, OSError) as problem:
@@ -219,7 +219,7 @@ class Lane:
             return None
 
     def targets(self, chosen, roles):
-        """[(fault, member)]: those that last first, machine-wide ones last; no standby twice."""
+        """[(fault, member)]: lasting faults first, machine-wide ones last; no standby twice."""
         free = {role: self.random.sample(sorted(names), len(names)) for role, names in roles.items()}
         primary = free["primary"][0]
         pick = {"primary": lambda: primary, "standby": free["standby"].pop, None: lambda: None}
@@ -227,7 +227,7 @@ class Lane:
         return sorted(struck, key=lambda pair: (pair[0].machine, pair[0].lasts == (0.0, 0.0)))
 
     def heal(self, record, undone):
-        """Waits for full redundancy, seen by the operator and by clients, and checks what was acknowledged."""
+        """Waits for full redundancy, as seen by the operator and by clients, and checks the acknowledged values."""
         time.sleep(max(0, record["struck"] + NOTICE - time.monotonic()))
         uri = self.settled_uri(max(1, undone + HEAL - time.monotonic()))
         told = time.monotonic()
@@ -238,7 +238,7 @@ class Lane:
         self.workload.verify()
 
     def keep(self, record, log_from):
-        """Keeps what tells why a round failed."""
+        """Saves the evidence of a failed round."""
         folder = self.kept / f"{self.name}-round-{record['round']}"
         record["kept"] = folder.name
         try:
@@ -254,7 +254,7 @@ class Lane:
             record["kept"] = f"nothing could be kept: {problem}"
 
     def run(self, until, most, report):
-        """Rounds until this moment, at most so many; a cluster that does not heal is replaced."""
+        """Runs rounds until this time, at most this many; replaces a cluster that does not heal."""
         while time.monotonic() < until and len(self.rounds) < most:
             record = self.round()
             report(record)
@@ -264,7 +264,7 @@ class Lane:
         self.finish(report)
 
     def repair(self):
-        """After a failed round: the engine and the operator run, and the cluster is a new one if it does not settle now."""
+        """After a failed round: engine and operator run, and the cluster is replaced if it does not settle now."""
         engine, operator = self.machine.engine, self.machine.operator
         if engine and engine.process.poll() is not None:
             engine.start()
@@ -280,7 +280,7 @@ class Lane:
             self.bring_up()
 
     def finish(self, report):
-        """The last round: no fault; every list is read whole, on the writable endpoint."""
+        """The last round: no fault; reads every list completely at the writable endpoint."""
         record = {"lane": self.name, "round": len(self.rounds) + 1, "faults": ["none: every list read whole"]}
         before = self.workload.history.counts()
         try:

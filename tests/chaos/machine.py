@@ -1,4 +1,4 @@
-"""What all clusters share: the engine, the operator, and the right to disturb, which only one lane has at a time."""
+"""Shared by all clusters: the engine, the operator, and the right to disturb, which only one lane has at a time."""
 
 import threading
 import time
@@ -8,9 +8,9 @@ import harness
 from engine import Engine
 from harness import Failed
 
-STEP = "evenkeel::runtime::reconcile: "  # what a line about a finished step begins with, after time and level
+STEP = "evenkeel::runtime::reconcile: "  # prefix of a log line about a finished step, after time and level
 FAILED_STEP = "failed: "
-STEP_PATIENCE = 15  # seconds until a disturbance is taken to have no k-th step
+STEP_PATIENCE = 15  # seconds to wait for the k-th step of a disturbance
 
 
 class Machine:
@@ -20,7 +20,7 @@ class Machine:
         self.turn = threading.RLock()
         self.engine, self.why_no_engine = private_engine(images)
         self.why_no_disks = disks.possible()
-        self.steps = {}  # disturbance -> at which of its steps the operator is killed next
+        self.steps = {}  # disturbance -> number of the step at which the operator is killed next
         self.struck = []  # (lane, names of the machine-wide faults, from, to)
         try:
             self.operator = harness.start_operator(binary)
@@ -30,14 +30,14 @@ class Machine:
             raise
 
     def kill_at_step(self, lane, disturbance, act):
-        """Disturbs a cluster, kills the operator when its k-th step for that cluster is done, and starts another one."""
+        """Disturbs a cluster, kills the operator when its k-th step for it is done, and starts another operator."""
         name = disturbance.__name__
         k = self.steps.get(name, 1)
         with open(self.operator.log, encoding="utf-8", errors="replace") as log:
             log.seek(0, 2)
             act()
             reached = self.follow(log, f"object={harness.NAMESPACE}/{lane.cluster.name} ", k)
-        # A disturbance that took fewer steps is struck at its first one next.
+        # A disturbance with fewer steps starts again with its first one.
         self.steps[name] = k + 1 if reached == k else 1
         self.operator.kill()
         time.sleep(lane.random.uniform(0, 2))
@@ -45,7 +45,7 @@ class Machine:
         lane.note(f"operator killed after step {reached} of {name}")
 
     def follow(self, log, mark, k):
-        """Waits until k lines about finished steps of one object were written; returns how many there were."""
+        """Waits for k log lines about finished steps of one object; returns their number."""
         until = time.monotonic() + STEP_PATIENCE
         reached, rest = 0, ""
         while reached < k and time.monotonic() < until:
@@ -58,29 +58,29 @@ class Machine:
         return min(reached, k)
 
     def strikes(self, lane, names, begin, end):
-        """Keeps that machine-wide faults of a lane struck all in this time."""
+        """Records the time span of a lane's machine-wide faults."""
         self.struck.append((lane, names, begin, end))
 
     def struck_beside(self, lane, begin, end):
-        """Names of machine-wide faults of other lanes in this time."""
+        """Names of the machine-wide faults of other lanes in this time span."""
         struck = [names for other, names, first, last in self.struck if other != lane and first < end and last > begin]
         return [name for names in struck for name in names]
 
     def remove(self):
-        """Stops the operator and takes the engine away."""
+        """Stops the operator and removes the engine."""
         harness.discard(self.operator)
         if self.engine:
             self.engine.remove()
 
 
 def is_step(line):
-    """Whether a line of the operator's log tells of a finished step."""
+    """Whether a line of the operator's log is about a finished step."""
     _, found, rest = line.partition(STEP)
     return bool(found) and " took=" in rest and not rest.startswith(FAILED_STEP)
 
 
 def private_engine(images):
-    """(an engine of our own, ""), or (None, why there is none)."""
+    """(a private engine, ""), or (None, the reason why there is none)."""
     engine = Engine()
     try:
         engine.begin(images)

@@ -1,4 +1,4 @@
-"""Cuts of the network of one instance: all of it, towards its peers only (both ways or one), and from the operator only."""
+"""Network faults of one instance: cut off from everything, from its peers (both directions or one), or the operator."""
 
 import os
 import pathlib
@@ -16,14 +16,14 @@ def process_of(container):
 
 
 def disconnect(cluster, member):
-    """Takes an instance off its network. Returns what puts it back as it was."""
+    """Disconnects an instance from its network. Returns the function that reconnects it."""
     container = cluster.container(member)
     network = docker("inspect", "-f", "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}}{{end}}", container).strip()
     address = cluster.addresses()[member]
     docker("network", "disconnect", network, container)
 
     def undo():
-        # The operator may have made another container meanwhile, which is connected.
+        # The operator may have created another container meanwhile, which is connected.
         now = cluster.container(member)
         docker("network", "connect", "--ip", address, "--alias", member, network, now, check=now == container)
 
@@ -31,7 +31,7 @@ def disconnect(cluster, member):
 
 
 def cut_peers(cluster, member, directions):
-    """Drops what an instance sends to its peers (`out`), gets from them (`in`), or both. Clients are not touched.
+    """Drops packets of an instance to its peers (`out`), from them (`in`), or both. Clients are not affected.
 
     Returns what lifts that.
     """
@@ -57,7 +57,7 @@ def cut_peers(cluster, member, directions):
 
 
 class OperatorCut:
-    """Stops the bridges by which the operator speaks to the supervisor of one container, those that it makes anew too."""
+    """Stops the bridges between the operator and the supervisor of one container, including new ones."""
 
     def __init__(self, container):
         self.container = container
@@ -68,12 +68,12 @@ class OperatorCut:
         self.thread.start()
 
     def run(self):
-        """Looks for new bridges until told to end."""
+        """Looks for new bridges until it is stopped."""
         while not self.ending.wait(SCAN):
             self.stop_new()
 
     def stop_new(self):
-        """SIGSTOP to each bridge that was not met before."""
+        """Sends SIGSTOP to each new bridge."""
         for process in bridges(self.container) - self.stopped:
             self.signal(process, signal.SIGSTOP)
             self.stopped.add(process)
@@ -86,7 +86,7 @@ class OperatorCut:
             pass
 
     def undo(self):
-        """Lets all bridges go on."""
+        """Continues all bridges."""
         self.ending.set()
         self.thread.join()
         for process in self.stopped & bridges(self.container):
@@ -104,5 +104,5 @@ def bridges(container):
             if words[1:2] == [b"dial"] and container in (entry / "cgroup").read_text(encoding="ascii"):
                 found.add(int(entry.name))
         except OSError:
-            pass  # it ended meanwhile
+            pass  # it has ended meanwhile
     return found

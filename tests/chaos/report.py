@@ -1,4 +1,4 @@
-"""The report of a campaign: a line for each round, and tables by fault, as markdown and JSON."""
+"""The report of the chaos tests: one line per round, and tables by fault, as markdown and JSON."""
 
 import json
 import math
@@ -9,7 +9,7 @@ NOTED = ("stale", "withdrawn")
 
 
 def line(record, clock):
-    """One round in a line."""
+    """One line about a round."""
     words = [f"{clock:6.0f} s", record["lane"], f"{record['round']:4}", " + ".join(record.get("faults", ["?"]))]
     if record.get("beside"):
         words.append(f"beside {', '.join(record['beside'])}")
@@ -25,7 +25,7 @@ def line(record, clock):
 
 
 def spread(values, *shares):
-    """Values at these shares of the ordered values; no value, no word."""
+    """Values at these quantiles of the ordered values; empty without values."""
     values = sorted(value for value in values if value is not None and math.isfinite(value))
     if not values:
         return [None for _ in shares]
@@ -34,7 +34,7 @@ def spread(values, *shares):
 
 
 def summary(records):
-    """What rounds came to."""
+    """Summary of rounds."""
     outage = spread([record.get("outage") for record in records], 0.5, 0.95, 1)
     redundancy = spread([record.get("redundancy") for record in records], 0.5, 1)
     return {
@@ -47,7 +47,7 @@ def summary(records):
 
 
 def by_fault(records):
-    """{row: summary}: each fault alone, each with another, all pairs, all."""
+    """{row: summary}: each fault alone, each in a pair, all pairs, all."""
     real = [record for record in records if record.get("struck")]
     rows = {}
     for record in real:
@@ -78,7 +78,7 @@ def table(rows):
 
 
 def async_line(records):
-    """What the rounds with `async` came to, in a sentence; empty if there were none."""
+    """One sentence about the rounds with `async`; empty if there were none."""
     rounds = [record for record in records if "bound" in record]
     if not rounds:
         return ""
@@ -92,7 +92,7 @@ def async_line(records):
 
 
 def write(folder, records, totals, command, impossible):
-    """Writes report.md and report.json and prints the former. Returns whether the campaign failed."""
+    """Writes report.md and report.json and prints the markdown. Returns whether the run failed."""
     rows = by_fault(records)
     total = {name: sum(one.get(name, 0) for one in totals) for one in totals for name in one}
     total["split seconds"] = sum(record.get("split seconds", 0) for record in records)

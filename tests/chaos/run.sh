@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The fault campaign: `tests/chaos/run.sh BINARY [ARGUMENTS...]`. Makes sure of what
-# it needs, then that the checker sees what it is there to see, then runs campaign.py.
+# The chaos tests: `tests/chaos/run.sh BINARY [ARGUMENTS...]`. Ensures the
+# prerequisites, tests the history checker, then runs campaign.py.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cd "$root"

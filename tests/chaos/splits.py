@@ -1,4 +1,4 @@
-"""Whether two instances took acknowledged writes at once, over writes that become known little by little. Pure.
+"""Detects whether two instances acknowledged writes at the same time, from writes that become known gradually. Pure.
 
 Every promotion raises the timeline, so a write on an older timeline that began after a newer one had acknowledged a write
 is proof of two primaries; so are two hosts on one timeline.
@@ -6,13 +6,13 @@ is proof of two primaries; so are two hosts on one timeline.
 
 
 class Splits:
-    """Per timeline: who acknowledged, when first, and when the last acknowledged write began."""
+    """Per timeline: the host, the first acknowledgement, and the start of the last acknowledged write."""
 
     def __init__(self):
         self.timelines = {}
 
     def add(self, writes):
-        """Takes acknowledged writes, each with host, timeline, start and ack."""
+        """Adds acknowledged writes, each with host, timeline, start and ack."""
         for write in writes:
             one = self.timelines.setdefault(
                 write["timeline"], {"hosts": set(), "first": write["ack"], "last": write["start"]}
@@ -22,7 +22,7 @@ class Splits:
             one["last"] = max(one["last"], write["start"])
 
     def overlaps(self):
-        """(older timeline, the newer one that was first, seconds for which both took writes)."""
+        """(older timeline, the newer one that was first, seconds for which both acknowledged writes)."""
         found, newer = [], None
         for line in sorted(self.timelines, reverse=True):
             one = self.timelines[line]
@@ -36,10 +36,10 @@ class Splits:
 
     @property
     def seconds(self):
-        """Longest time for which two were writable."""
+        """Longest time in which two instances were writable."""
         return max((seconds for _, _, seconds in self.overlaps()), default=0)
 
     @property
     def pairs(self):
-        """How many pairs of primaries were writable at once."""
+        """Number of pairs of primaries that were writable at the same time."""
         return len(self.overlaps())

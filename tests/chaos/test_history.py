@@ -1,4 +1,4 @@
-"""The checker sees what it is there to see: each kind of anomaly, planted in a small history, is found, and only that."""
+"""Tests of the checker: each kind of anomaly, planted in a small history, is found, and nothing else."""
 
 import unittest
 
@@ -7,7 +7,7 @@ from history import History
 
 
 def history(acked=0, unknown=0):
-    """Key 7 with this many acknowledged values at their places, and then some of unknown fate."""
+    """Key 7 with this many acknowledged values at their places, followed by some of unknown fate."""
     one = History([7])
     for value in range(1, acked + 1):
         assert one.invoke(7) == value
@@ -18,13 +18,13 @@ def history(acked=0, unknown=0):
 
 
 def rows(*values, after=0):
-    """Rows as a read finds them."""
+    """Rows as returned by a read."""
     return [(after + place, value) for place, value in enumerate(values, 1)]
 
 
 class Checker(unittest.TestCase):
     def found(self, one, **expected):
-        """Exactly these were found, by kind."""
+        """Asserts that exactly these anomalies were found, by kind."""
         self.assertEqual({kind: n for kind, n in one.counts().items() if n}, expected)
 
     def test_a_whole_list_is_fine(self):

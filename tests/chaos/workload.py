@@ -1,5 +1,5 @@
-"""Clients of one cluster that are not our code: writers that append to lists, readers, and a writer on each instance that
-tells when two take writes at once. They run over all rounds; each round takes what became known since the last one."""
+"""Independent clients of one cluster: writers that append to lists, readers, and a writer on each instance that
+detects when two accept writes at once. They run during all rounds; each round takes the results since the last one."""
 
 import random
 import threading
@@ -20,23 +20,23 @@ APPEND = (
 )
 READ = f"SELECT place, value FROM {TABLE} WHERE key = %s AND place > %s ORDER BY place"
 SHOWS = f"SELECT count(*) FROM {TABLE} WHERE key = %s AND place = %s AND value = %s"
-# Errors after which nothing was written for certain.
+# Errors after which certainly nothing was written.
 FOR_CERTAIN = (
     psycopg2.errors.UniqueViolation,
     psycopg2.errors.ReadOnlySqlTransaction,
     psycopg2.errors.DiskFull,
 )
 WRITERS, KEYS_EACH, READERS = 4, 2, 2
-WRITE_PAUSE, READ_PAUSE, PROBE_PAUSE = 0.02, 0.1, 0.05  # seconds between two of one client
-ANSWER = 1.0  # seconds until a silent server is given up
+WRITE_PAUSE, READ_PAUSE, PROBE_PAUSE = 0.02, 0.1, 0.05  # seconds between two requests of one client
+ANSWER = 1.0  # time-out of the server's answer, in seconds
 OVERLAP = 20  # places before the verified one that are read again
 
-# A client that cannot connect must not take the machine from those that fail over.
+# A client that cannot connect must not take CPU time from the failover.
 client.RETRY_PAUSE = 0.05
 
 
 class Client:
-    """One client in a thread of its own that connects anew whenever its connection is of no more use."""
+    """One client in its own thread; reconnects when its connection is unusable."""
 
     def __init__(self, workload):
         self.workload = workload
@@ -47,7 +47,7 @@ class Client:
         self.thread.start()
 
     def run(self):
-        """Until stopped."""
+        """Runs until it is stopped."""
         while not self.stopping.is_set():
             try:
                 if self.connection is None:
@@ -62,7 +62,7 @@ class Client:
         client.hang_up(self.connection)
 
     def stop(self):
-        """Tells it to end."""
+        """Stops it."""
         self.stopping.set()
 
 
@@ -77,7 +77,7 @@ class Writer(Client):
         super().__init__(workload)
 
     def act(self):
-        """One append. False when the connection is of no more use."""
+        """One append. False if the connection is unusable."""
         self.turn += 1
         key = self.keys[self.turn % len(self.keys)]
         history = self.workload.history
@@ -97,7 +97,7 @@ class Writer(Client):
 
 
 class Reader(Client):
-    """Reads the tails of lists. `anew`: with a connection for each read, as a client without a pool."""
+    """Reads the tails of lists. `anew`: with a connection per read, like a client without a pool."""
 
     pause = READ_PAUSE
 
@@ -107,13 +107,13 @@ class Reader(Client):
         super().__init__(workload)
 
     def act(self):
-        """One read. False when the connection is of no more use."""
+        """One read. False if the connection is unusable."""
         self.workload.read(self.connection, self.random.choice(self.workload.keys))
         return not self.anew
 
 
 class Workload:
-    """All clients of one cluster, and the history that they make."""
+    """All clients of one cluster, and their history."""
 
     def __init__(self, uri, seed):
         self.uri = uri
@@ -130,14 +130,14 @@ class Workload:
         self.probe(uri)
 
     def prepare(self):
-        """Makes the tables."""
+        """Creates the tables."""
         connection = client.connect(self.uri)
         client.execute(connection, CREATE, deadline=30)
         client.execute(connection, client.CREATE.format(table=PROBES), deadline=30)
         connection.close()
 
     def probe(self, uri):
-        """Puts a writer on each instance of the URI, and takes away those of instances that are no more."""
+        """Runs a writer on each instance of the URI, and removes those of former instances."""
         wanted = {host.name for host in client.hosts_of(uri)}
         for name in set(self.probes) - wanted:
             probe = self.probes.pop(name)
@@ -149,18 +149,18 @@ class Workload:
             self.probes[name] = probe.start()
 
     def acknowledged(self, write):
-        """Keeps one acknowledged append until the next round takes it."""
+        """Records one acknowledged append for the next round."""
         self.acks.append(write)
 
     def read(self, connection, key, whole=False, settled=False, deadline=ANSWER * 3):
-        """Reads one list from somewhat before what is verified, and judges it."""
+        """Reads one list from somewhat before the verified place, and checks it."""
         after = 0 if whole else max(0, self.history.verified(key) - OVERLAP)
         last = self.history.last(key)
         rows = client.execute(connection, READ, (key, after), deadline=deadline)
         self.history.read(key, last, after, rows, settled)
 
     def verify(self, whole=False):
-        """Reads every list when nothing disturbs the cluster: what is missing now is lost."""
+        """Reads every list while the cluster is undisturbed: a value that is missing now is lost."""
         for _ in range(3):
             try:
                 connection = client.connect(self.uri)
@@ -173,7 +173,7 @@ class Workload:
         raise Failed(f"the settled cluster cannot be read: {problem}")
 
     def everywhere(self, uri, timeout):
-        """Waits until every instance shows an append that was acknowledged just now."""
+        """Waits until every instance has an append that was acknowledged just now."""
         key = self.keys[0]
         history = self.history
         before = history.last(key)
@@ -184,7 +184,7 @@ class Workload:
             self.shown(single_host(uri, host.name), host.name, (key, place, value), timeout)
 
     def shown(self, single, name, append, timeout):
-        """Waits until this instance shows the append."""
+        """Waits until this instance has the append."""
 
         def look():
             try:
@@ -199,7 +199,7 @@ class Workload:
         wait_until(f"{name} shows the append {append}", look, timeout)
 
     def take(self):
-        """The moments of the acknowledgements since the last call; what probes and writers saw is added to the splits."""
+        """The times of the acknowledgements since the last call; adds writes of probes and writers to the splits."""
         count = len(self.acks)
         taken = self.acks[:count]
         del self.acks[:count]
@@ -210,7 +210,7 @@ class Workload:
         return sorted(write["ack"] for write in taken)
 
     def flood(self, mebibytes):
-        """Writes this much WAL at once, outside of any table."""
+        """Writes this much WAL at once, outside of tables."""
         connection = client.connect(self.uri, timeout=2)
         try:
             for _ in range(mebibytes):
@@ -218,7 +218,7 @@ class Workload:
                     connection, "SELECT pg_logical_emit_message(false, '', repeat('x', 1 << 20))", deadline=2
                 )
         except (psycopg2.Error, client.Silent):
-            pass  # the disk is full, which is what it was for
+            pass  # the disk is full, as intended
         finally:
             connection.close()
 

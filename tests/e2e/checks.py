@@ -1,21 +1,21 @@
-"""What scenarios share: writes around a disturbance, after which nothing acknowledged may be missing on any instance."""
+"""Shared by scenarios: writes around a disturbance, after which no instance may miss an acknowledged row."""
 
 import client
 import psycopg2
 from harness import Failed, wait_until, writer_for
 
-WRITE_PAUSE = 0.005  # seconds between two rows: leaves the machine to the failover
+WRITE_PAUSE = 0.005  # seconds between two rows: leaves CPU time for the failover
 AFTER = 50  # rows that must be acknowledged after a disturbance
 
 
 def expect(truth, sentence):
-    """Fails with the sentence unless it is true."""
+    """Fails with the sentence unless the condition is true."""
     if not truth:
         raise Failed(sentence)
 
 
 class Writes:
-    """Rows written around a disturbance; at the end of the `with` nothing acknowledged may be missing anywhere."""
+    """Writes rows around a disturbance; at the end of the `with` no instance may miss an acknowledged row."""
 
     def __init__(self, cluster, table, watch_splits=False):
         self.cluster = cluster
@@ -27,7 +27,7 @@ class Writes:
     def __enter__(self):
         self.writer = writer_for(self.uri, self.table, WRITE_PAUSE)
         if self.watch_splits:
-            # One more writer on each instance, which takes whatever the instance takes, primary or not.
+            # One more writer on each instance, which writes whenever the instance accepts writes, primary or not.
             for host in client.hosts_of(self.uri):
                 single = single_host(self.uri, host.name)
                 self.probes.append(
@@ -38,7 +38,7 @@ class Writes:
     def go_on(self, within):
         """Waits until the client's writes are acknowledged again."""
         if not self.writer.wait_for_acks(AFTER, within):
-            raise Failed(f"the client's writes did not go on within {within} s: {self.writer.errors[-1:]}")
+            raise Failed(f"the client's writes did not continue within {within} s: {self.writer.errors[-1:]}")
 
     def outage(self, around):
         """The client's write outage, in seconds."""
@@ -57,13 +57,13 @@ class Writes:
 
 
 def single_host(uri, name):
-    """The URI with one of its hosts only."""
+    """The URI with only one of its hosts."""
     before, _, rest = uri.partition("@")
     return f"{before}@{name}/{rest.split('/', 1)[1]}"
 
 
 def check_everywhere(uri, records, table):
-    """No instance misses an acknowledged row, has one twice, or has one that nobody wrote."""
+    """Checks that no instance misses an acknowledged row, has one twice, or has one that was never written."""
     for host in client.hosts_of(uri):
         single = single_host(uri, host.name)
 
@@ -80,12 +80,12 @@ def check_everywhere(uri, records, table):
             )
             return True
 
-        # A standby replays a little later than the primary answers.
+        # A standby replays a little after the primary has answered.
         wait_until(f"{host.name} has every acknowledged row", same, 20)
 
 
 def ask(uri, question):
-    """One value from the instance."""
+    """One value read from the instance."""
     connection = client.connect(uri, attributes="any", timeout=20)
     try:
         return client.execute(connection, question, deadline=10)[0][0]
@@ -94,5 +94,5 @@ def ask(uri, question):
 
 
 def ask_all(uri, question):
-    """The value that each instance gives."""
+    """The value read from each instance."""
     return {host.name: ask(single_host(uri, host.name), question) for host in client.hosts_of(uri)}

@@ -1,4 +1,4 @@
-"""A client of the database that knows nothing of Evenkeel: numbered writes over libpq, and what became of them.
+"""A database client that knows nothing about Evenkeel: numbered writes over libpq, and the fate of each.
 
 The writer takes a multi-host URI, keeps one attempt to connect running for each
 host (as drivers that race hosts do), uses the first that is read-write, and
@@ -23,11 +23,11 @@ from collections import Counter
 import psycopg2
 from psycopg2 import extensions
 
-RETRY_PAUSE = 0.01  # seconds between two tries at one host
-CONNECT_DEADLINE = 0.5  # seconds for one try: TCP, authentication and the read-write question
-REPLY_DEADLINE = 0.5  # seconds until a silent server is given up; the row's fate is then unknown
+RETRY_PAUSE = 0.01  # seconds between two attempts at one host
+CONNECT_DEADLINE = 0.5  # seconds for one attempt: TCP, authentication and the read-write question
+REPLY_DEADLINE = 0.5  # time-out of the server's answer in seconds; the row's fate is then unknown
 TABLE = "evenkeel_writes"
-# The timeline tells two primaries of one cluster apart: every promotion raises it.
+# The timeline distinguishes two primaries of one cluster: every promotion increases it.
 INSERT = (
     "INSERT INTO {table} (n) VALUES (%s) "
     "RETURNING ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int"
@@ -41,7 +41,7 @@ class Silent(Exception):
 
 
 class Host:
-    """One host of the URI and the newest try to connect to it."""
+    """One host of the URI and its newest connection attempt."""
 
     def __init__(self, params):
         self.params = params
@@ -53,7 +53,7 @@ class Host:
         self.problem = "not tried"
 
     def give_up(self, now, problem):
-        """Ends this try; the next may begin after the pause."""
+        """Ends this attempt; the next may start after the pause."""
         if self.connection is not None:
             self.connection.close()
             self.connection = None
@@ -61,7 +61,7 @@ class Host:
         self.next_try = now + RETRY_PAUSE
 
     def advance(self, now):
-        """Begins or continues a try without blocking. Returns True when connected."""
+        """Starts or continues an attempt without blocking. Returns True when connected."""
         try:
             if self.connection is None:
                 if now < self.next_try:
@@ -79,7 +79,7 @@ class Host:
         return False
 
     def take(self):
-        """Hands over the connection that was made."""
+        """Returns the connection."""
         connection, self.connection = self.connection, None
         return connection
 
@@ -99,7 +99,7 @@ def hosts_of(uri, attributes=None):
 
 
 def race(hosts, deadline, stop=None):
-    """Tries all hosts at once until one takes us. Returns (connection, host name)."""
+    """Tries all hosts at once until one accepts. Returns (connection, host name)."""
     while True:
         now = time.monotonic()
         for host in hosts:
@@ -118,7 +118,7 @@ def race(hosts, deadline, stop=None):
 
 
 def wait_for_any(hosts):
-    """Sleeps until a socket moves, at most the retry pause."""
+    """Sleeps until a socket is ready, at most the retry pause."""
     under_way = [host for host in hosts if host.connection is not None]
     readable = [host.connection.fileno() for host in under_way if host.waits_for == extensions.POLL_READ]
     writable = [host.connection.fileno() for host in under_way if host.waits_for == extensions.POLL_WRITE]
@@ -126,7 +126,7 @@ def wait_for_any(hosts):
 
 
 def execute(connection, sql, values=(), deadline=REPLY_DEADLINE):
-    """Runs one statement and returns its rows. Silent when the server does not answer in time."""
+    """Runs one statement and returns its rows. Raises Silent if the server does not answer in time."""
     until = time.monotonic() + deadline
     cursor = connection.cursor()
     cursor.execute(sql, values)
@@ -145,12 +145,12 @@ def execute(connection, sql, values=(), deadline=REPLY_DEADLINE):
 
 
 def connect(uri, attributes="read-write", timeout=30.0):
-    """One connection to any host of the URI that takes us, tried until the time-out."""
+    """One connection to any accepting host of the URI, tried until the time-out."""
     return race(hosts_of(uri, attributes), time.monotonic() + timeout)[0]
 
 
 class Writer:
-    """Writes numbered rows until told to stop. `records` holds one entry for each number tried."""
+    """Writes numbered rows until it is stopped. `records` has one entry for each attempted number."""
 
     def __init__(self, uri, log=None, table=TABLE, attributes="read-write", pause=0.0, create=True):
         self.hosts = hosts_of(uri, attributes)
@@ -166,13 +166,13 @@ class Writer:
         self._thread = None
 
     def start(self):
-        """Runs in a thread of its own."""
+        """Runs in its own thread."""
         self._thread = threading.Thread(target=self.run, daemon=True)
         self._thread.start()
         return self
 
     def stop(self):
-        """Ends the run after the number in hand."""
+        """Stops after the current number."""
         self._stop.set()
         if self._thread:
             self._thread.join()
@@ -180,14 +180,14 @@ class Writer:
             self._log.close()
 
     def drain(self):
-        """Takes what was recorded so far."""
+        """Returns a copy of the records so far."""
         count = len(self.records)
         taken = self.records[:count]
         del self.records[:count]
         return taken
 
     def wait_for_acks(self, count, timeout):
-        """Waits until `count` further numbers are acknowledged; False when they were not in time."""
+        """Waits until `count` more numbers are acknowledged; False on time-out."""
         with self._acknowledged:
             goal = self._acks + count
             return self._acknowledged.wait_for(lambda: self._acks >= goal, timeout)
@@ -215,7 +215,7 @@ class Writer:
         hang_up(connection)
 
     def write(self, connection, host, number):
-        """Inserts one number and records what the server said. False when the connection is of no more use."""
+        """Inserts one number and records the server's answer. False if the connection is unusable."""
         record = {"n": number, "host": host, "start": time.monotonic()}
         usable = False
         try:
@@ -228,7 +228,7 @@ class Writer:
             else:
                 record.update(ack=moment, timeline=rows[0][0])
         except psycopg2.errors.ReadOnlySqlTransaction:
-            # This instance is no primary: nothing was written, and it may become one later.
+            # This instance is not a primary: nothing was written, and it may become one later.
             record.update(refused=time.monotonic(), why="read-only")
             usable = not self.hosts[0].params.get("target_session_attrs", "any") == "read-write"
             self._stop.wait(RETRY_PAUSE)
@@ -260,7 +260,7 @@ def acked(records):
 
 
 def compare(records, present):
-    """What became of the numbers: `present` are those found in the table, with repetitions."""
+    """The fate of the numbers: `present` are those found in the table, with repetitions."""
     attempted = {record["n"] for record in records}
     acknowledged = {record["n"] for record in acked(records)}
     found = set(present)
@@ -285,7 +285,7 @@ def check(uri, records, table=TABLE, attributes="read-write", timeout=30.0):
 
 
 def outage(records, around, window=60.0):
-    """The longest time without an acknowledgement that ends after `around` and begins within `window` of it.
+    """The longest time without an acknowledgement that ends after `around` and starts within `window` of it.
 
     Seconds; infinite when nothing was acknowledged after `around`.
     """
@@ -293,7 +293,7 @@ def outage(records, around, window=60.0):
 
 
 def longest_gap(moments, around, window=60.0):
-    """The same for the ordered moments of the acknowledgements."""
+    """The same for the ordered times of the acknowledgements."""
     if not moments or moments[-1] < around:
         return float("inf")
     gaps = [
@@ -305,7 +305,7 @@ def longest_gap(moments, around, window=60.0):
 
 
 def splits(records):
-    """Pairs of acknowledged writes that two primaries took at once.
+    """Pairs of acknowledged writes that two primaries accepted at the same time.
 
     That is: a write which began after a newer timeline had acknowledged one, or
     two hosts that acknowledged on the same timeline.
@@ -350,7 +350,7 @@ def arguments():
 
 
 def main():
-    """Runs one verb; `check` exits 1 when an acknowledged write is missing or a row is there that nobody wrote."""
+    """Runs one verb; `check` exits 1 when an acknowledged write is missing or a row was never written."""
     args = arguments()
     uri = sys.stdin.readline().strip() if args.uri == "-" else args.uri
     if not uri:

@@ -1,4 +1,4 @@
-"""What the real-Docker tests and benchmarks stand on: an operator of their own, one cluster, and Docker's word for what runs.
+"""The base of the real-Docker tests and benchmarks: a private operator, one cluster, and Docker's view of containers.
 
 Uses only what a user has: the `evenkeel` program, the `docker` program, libpq.
 Things are found by their labels; nothing of Evenkeel's code is used.
@@ -20,15 +20,15 @@ import client
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NAMESPACE = "default"
-POLL = 0.1  # seconds between two looks while waiting
+POLL = 0.1  # poll interval in seconds
 
 
 class Failed(Exception):
-    """A sentence that says what did not come true."""
+    """A sentence about what did not happen."""
 
 
 def run(*command, timeout=60, check=True, text=None, env=None):
-    """Runs a program to its end and returns its standard output."""
+    """Runs a program until it ends and returns its standard output."""
     try:
         result = subprocess.run(
             command,
@@ -54,7 +54,7 @@ def docker(*arguments, check=True, timeout=60):
 
 
 def wait_until(what, look, timeout, poll=POLL):
-    """Looks until `look` returns something true, and returns that. Failed with the sentence `what` when it does not in time."""
+    """Polls `look` until it returns something true, and returns that. Raises Failed with `what` on time-out."""
     until = time.monotonic() + timeout
     problem = ""
     while True:
@@ -71,14 +71,14 @@ def wait_until(what, look, timeout, poll=POLL):
 
 
 def free_port():
-    """A TCP port on loopback that nothing listens on now."""
+    """A free TCP port on loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 class Operator:
-    """One `evenkeel operator` with a data directory of its own."""
+    """One `evenkeel operator` with its own data directory."""
 
     def __init__(self, binary, folder):
         self.binary = str(pathlib.Path(binary).resolve())
@@ -117,7 +117,7 @@ class Operator:
             self.process.wait()
 
     def stop(self):
-        """SIGTERM, and SIGKILL when it has not ended after ten seconds."""
+        """Sends SIGTERM, and SIGKILL if it has not ended after ten seconds."""
         if self.process is None or self.process.poll() is not None:
             return
         self.process.terminate()
@@ -131,7 +131,7 @@ class Operator:
         return run(self.binary, *arguments, text=text, timeout=timeout, check=check, env=self.env)
 
     def cli_result(self, *arguments, text=None):
-        """Runs `evenkeel` and returns (exit code, everything it wrote)."""
+        """Runs `evenkeel` and returns (exit code, all output)."""
         try:
             result = subprocess.run(
                 [self.binary, *arguments],
@@ -165,7 +165,7 @@ class Cluster:
     # The object
 
     def apply(self, **changes):
-        """Changes fields of the spec and applies the whole object, as a person with a file does."""
+        """Changes fields of the spec and applies the whole object, like a user with a file."""
         self.spec.update(changes)
         self.operator.cli("apply", "-f", "-", text=self.manifest())
 
@@ -190,7 +190,7 @@ class Cluster:
         return json.loads(out)
 
     def status(self):
-        """Its status, empty if there is none."""
+        """Its status; empty if there is none."""
         return (self.get() or {}).get("status") or {}
 
     def condition(self, kind):
@@ -204,7 +204,7 @@ class Cluster:
         wait_until(f"{self.name} is gone", lambda: self.get() is None, timeout)
 
     def settled(self, timeout=90):
-        """Waits until it is Ready as declared, with every standby streaming, and returns the status."""
+        """Waits until it is Ready as in the spec, with every standby streaming; returns the status."""
 
         def look():
             seen = self.get() or {}
@@ -218,13 +218,13 @@ class Cluster:
 
     @property
     def primary(self):
-        """Name of the primary by the status."""
+        """Name of the primary according to the status."""
         return self.status().get("primary")
 
-    # Its containers, by Docker's word
+    # Its containers, as Docker shows them
 
     def filters(self, member=None):
-        """Docker filters for what belongs to it."""
+        """Docker filters for everything that belongs to it."""
         labels = {"kind": "PostgresCluster", "namespace": NAMESPACE, "name": self.name}
         if member:
             labels["member"] = member
@@ -246,7 +246,7 @@ class Cluster:
         return docker("volume", "ls", "-q", *self.filters(member)).split()
 
     def started(self):
-        """Since when each container runs: {id: StartedAt}."""
+        """Start time of each container: {id: StartedAt}."""
         lines = docker("inspect", "-f", "{{.Id}} {{.State.StartedAt}}", *self.containers()).splitlines()
         return dict(line.split() for line in lines)
 
@@ -268,12 +268,12 @@ class Cluster:
     # How to connect
 
     def secret(self):
-        """What the Secret NAME-app says, decoded."""
+        """The content of the Secret NAME-app, decoded."""
         data = json.loads(self.operator.cli("get", "secret", f"{self.name}-app", "-o", "json"))["data"]
         return {key: base64.b64decode(value).decode() for key, value in data.items()}
 
     def uri(self):
-        """A URI of all instances by the endpoints in the status, with the Secret's credentials."""
+        """A URI of all instances from the endpoints in the status, with the Secret's credentials."""
         endpoints = self.status().get("endpoints", {})
         hosts = sorted(endpoints.get("readWrite", []) + endpoints.get("readOnly", []))
         if not hosts:
@@ -283,7 +283,7 @@ class Cluster:
         return f"postgresql://{user}:{password}@{','.join(hosts)}/{secret['dbname']}?target_session_attrs=read-write"
 
     def clean(self):
-        """Removes everything of it by Docker alone, whatever the operator does or did."""
+        """Removes everything that belongs to it with Docker only, whatever the operator does."""
         networks = docker("network", "ls", "-q", *self.filters(), check=False).split()
         for container in docker("ps", "-aq", *self.filters(), check=False).split():
             docker("rm", "-fv", container, check=False)
@@ -293,7 +293,7 @@ class Cluster:
             docker("network", "rm", network, check=False)
 
     def save(self, folder, log_from=0):
-        """Keeps what tells why a test failed: the object, its events, the containers' logs, the operator's from this byte on."""
+        """Saves the evidence of a failed test: the object, its events, the containers' logs, the operator's log."""
         folder.mkdir(parents=True, exist_ok=True)
         for file, arguments in {
             "object.json": ("get", "postgrescluster", self.name, "-o", "json"),
@@ -317,7 +317,7 @@ class Cluster:
 
 
 def unsettled(seen, instances):
-    """Why an object is not settled with this many instances; empty when it is."""
+    """Why an object is not settled with this many instances; empty if it is."""
     status = seen.get("status") or {}
     conditions = {c["type"]: c["status"] for c in status.get("conditions", [])}
     members = status.get("instances", [])
@@ -335,7 +335,7 @@ def unsettled(seen, instances):
 
 
 def postmaster_of(container):
-    """Process id, on this machine, of the postmaster in a container: the postgres process that no postgres process began."""
+    """Process id, on this machine, of the postmaster in a container: the postgres whose parent is no postgres."""
     processes = {}
     for line in docker("top", container, "-eo", "pid,ppid,comm").splitlines()[1:]:
         pid, parent, name = line.split(None, 2)
@@ -353,7 +353,7 @@ def kill_postmaster(pid):
 
 
 def start_operator(binary):
-    """An operator in a fresh folder; remove the folder with `discard`."""
+    """An operator in a new folder; remove the folder with `discard`."""
     return Operator(binary, tempfile.mkdtemp(prefix="evenkeel-e2e-")).start()
 
 

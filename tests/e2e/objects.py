@@ -1,4 +1,4 @@
-"""Objects of any kind by the command line, with their containers by Docker's word: Deployments and LoadBalancers for scenarios and benchmarks."""
+"""Deployments and LoadBalancers by the command line, with their containers as Docker shows them."""
 
 import http.client
 import json
@@ -17,7 +17,7 @@ PROBE = {"httpGet": {"path": PING, "port": PORT}, "periodSeconds": 1}
 
 
 class Object:
-    """One object; `manifest` is what was applied last."""
+    """One object; `manifest` is what was last applied."""
 
     kind = api_version = ""
 
@@ -32,7 +32,7 @@ class Object:
         return f"{self.kind.lower()}/{self.name}"
 
     def apply(self):
-        """Applies the manifest, as a person with a file does."""
+        """Applies the manifest, like a user with a file."""
         self.operator.cli("apply", "-f", "-", text=json.dumps(self.manifest))
         return self
 
@@ -51,31 +51,31 @@ class Object:
         return json.loads(out)
 
     def status(self):
-        """Its status, empty if there is none."""
+        """Its status; empty if there is none."""
         return (self.get() or {}).get("status") or {}
 
     def condition(self, kind):
-        """One condition, empty if there is none."""
+        """One condition; empty if there is none."""
         return next((c for c in self.status().get("conditions", []) if c["type"] == kind), {})
 
     def pods(self):
-        """Its pods by its status."""
+        """Its pods according to its status."""
         return self.status().get("pods", [])
 
     def staying(self):
-        """Names of its pods that are not on their way out."""
+        """Names of its pods that are not terminating."""
         return sorted(pod["name"] for pod in self.pods() if not pod.get("terminating"))
 
     def pod(self, name):
-        """One of its pods by its status; empty when it is not there."""
+        """One of its pods according to its status; empty if it does not exist."""
         return next((pod for pod in self.pods() if pod["name"] == name), {})
 
     def unsettled(self, seen):
-        """Why it is not as declared; empty when it is."""
+        """Why it is not settled; empty if it is."""
         raise NotImplementedError
 
     def settled(self, timeout=60):
-        """Waits until it is as declared, and returns the status."""
+        """Waits until it is settled, and returns the status."""
 
         def look():
             seen = self.get()
@@ -97,10 +97,10 @@ class Object:
         self.operator.cli("delete", self.kind.lower(), self.name, timeout=timeout)
         wait_until(f"{self.word} is gone", lambda: self.get() is None, timeout)
 
-    # By Docker's word
+    # As Docker shows it
 
     def filters(self, member=None):
-        """Docker filters for what belongs to it."""
+        """Docker filters for everything that belongs to it."""
         labels = {"kind": self.kind, "namespace": NAMESPACE, "name": self.name}
         if member:
             labels["member"] = member
@@ -111,7 +111,7 @@ class Object:
         return sorted(docker("ps", "-a", "--format", "{{.Names}}", *self.filters(member)).split())
 
     def container(self, member, name=None):
-        """Docker's name of a container of a pod; the only one with a name in the pod, unless one is given."""
+        """Docker's name of a container of a pod; by default of the only one that has a name in the pod."""
         for one in self.containers(member):
             inside = docker("inspect", "-f", '{{index .Config.Labels "evenkeel.dev/container"}}', one).strip()
             if inside and (name is None or inside == name):
@@ -119,14 +119,14 @@ class Object:
         raise Failed(f"{member} has no container {name or 'at all'}")
 
     def clean(self):
-        """Removes everything of it by Docker alone."""
+        """Removes everything that belongs to it with Docker only."""
         for container in docker("ps", "-aq", *self.filters(), check=False).split():
             docker("rm", "-fv", container, check=False)
         for volume in docker("volume", "ls", "-q", *self.filters(), check=False).split():
             docker("volume", "rm", "-f", volume, check=False)
 
     def save(self, folder):
-        """Keeps what tells why a test failed."""
+        """Saves the evidence of a failed test."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{self.kind}-{self.name}.json").write_text(json.dumps(self.get(), indent=1), encoding="utf-8")
         (folder / f"{self.kind}-{self.name}.txt").write_text(docker("ps", "-a", *self.filters()), encoding="utf-8")
@@ -169,12 +169,12 @@ class Deployment(Object):
         return self.template["spec"]["containers"][0]
 
     def scale(self, replicas):
-        """Another number of replicas."""
+        """Sets another number of replicas."""
         self.spec["replicas"] = replicas
         return self.apply()
 
     def unsettled(self, seen):
-        """All replicas are of the wanted revision, ready and available, and none is on its way out."""
+        """Whether all replicas are of the target revision, ready and available, and none is terminating."""
         status, wanted = seen.get("status") or {}, self.spec["replicas"]
         counts = {k: status.get(k, 0) for k in ("replicas", "updatedReplicas", "readyReplicas", "availableReplicas")}
         if any(count != wanted for count in counts.values()):
@@ -183,7 +183,7 @@ class Deployment(Object):
         return f"{leaving} are on their way out" if leaving else ""
 
     def ask(self, pod, path, method="GET"):
-        """Asks one pod at its own address. Returns (status code, text)."""
+        """Sends a request to one pod at its own address. Returns (status code, text)."""
         address = self.pod(pod).get("address")
         if not address:
             raise Failed(f"{pod} has no address")
@@ -200,7 +200,7 @@ class LoadBalancer(Object):
         self.host_port = free_ports(replicas)
         check = {"interval": "1s"}
         if engine == "haproxy":
-            check["path"] = PING  # nginx has no way to ask
+            check["path"] = PING  # nginx has no health checks with a path
         self.manifest["spec"] = {
             "engine": engine,
             "replicas": replicas,
@@ -214,7 +214,7 @@ class LoadBalancer(Object):
         return self.manifest["spec"]
 
     def addresses(self):
-        """Where its balancers are reached on this machine."""
+        """The address of its balancers on this machine."""
         return [f"127.0.0.1:{self.host_port + number}" for number in range(self.spec["replicas"])]
 
     def url(self, path="/", number=0):
@@ -222,7 +222,7 @@ class LoadBalancer(Object):
         return f"http://{self.addresses()[number]}{path}"
 
     def servers(self, backend=None):
-        """{server: state} by its status, of one backend or of all."""
+        """{server: state} according to its status, of one backend or of all."""
         return {
             server["name"]: server["state"]
             for one in self.status().get("backends", [])
@@ -231,7 +231,7 @@ class LoadBalancer(Object):
         }
 
     def unsettled(self, seen):
-        """All balancers run, nothing changes, and every server is given work."""
+        """Whether all balancers run, nothing changes, and every server gets requests."""
         status = seen.get("status") or {}
         conditions = {c["type"]: c["status"] for c in status.get("conditions", [])}
         if status.get("readyReplicas") != self.spec["replicas"]:
@@ -241,14 +241,14 @@ class LoadBalancer(Object):
         for backend, wish in zip(status.get("backends", []), self.spec["backends"]):
             states = {server["name"]: server["state"] for server in backend.get("servers", [])}
             working = sum(state == "ready" for state in states.values())
-            # Of a database only the one with the role is given anything.
+            # Only the database instance with the role gets connections.
             if working < (1 if "postgres" in wish else len(states)):
                 return f"servers of {backend['name']} are {states}"
         return ""
 
 
 def free_ports(count):
-    """The first of this many ports in a row that nothing listens on."""
+    """The first of this many free ports in a row."""
     while True:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -263,7 +263,7 @@ def free_ports(count):
 
 
 def fetch(url, method="GET", timeout=5):
-    """One request. Returns (status code, text); code 0 when there was no answer."""
+    """One request. Returns (status code, text); code 0 if there was no response."""
     try:
         with urllib.request.urlopen(urllib.request.Request(url, method=method), timeout=timeout) as answer:
             return answer.status, answer.read().decode()
@@ -274,7 +274,7 @@ def fetch(url, method="GET", timeout=5):
 
 
 def version_at(url):
-    """The version and the pod that answer at this URL's root."""
+    """The version and the pod that answer at the root of this URL."""
     code, text = fetch(url)
     if code != 200:
         raise Failed(f"{url} answers {code}: {text[:100]}")
@@ -282,12 +282,12 @@ def version_at(url):
 
 
 def pods_behind(url, tries=30):
-    """Which pods answer at this URL, by many requests."""
+    """The pods that answer at this URL, by many requests."""
     return {version_at(url)[1] for _ in range(tries)}
 
 
 class Requests:
-    """GETs without end on connections that are kept, or on a new one each; `failed` says what was no 2xx answer."""
+    """Sends GETs without end on keep-alive or new connections; `failed` lists answers that are not 2xx."""
 
     def __init__(self, url, keep=True, threads=3, pause=0.005):
         self.address, _, path = url.removeprefix("http://").partition("/")
@@ -308,7 +308,7 @@ class Requests:
             thread.join()
 
     def work(self):
-        """One request after the other."""
+        """Sends one request after the other."""
         connection = None
         while not self.ending.is_set():
             try:
@@ -328,14 +328,14 @@ class Requests:
             self.ending.wait(self.pause)
 
     def none_failed(self):
-        """Fails if a request did. Returns a note for the report."""
+        """Fails if a request failed. Returns a note for the report."""
         if self.failed:
             raise Failed(f"{len(self.failed)} of {self.count} requests failed: {sorted(set(self.failed))[:5]}")
         return f"0 of {self.count} requests failed"
 
 
 def stays(what, look, seconds, poll=0.1):
-    """Looks for this long: `look` must hold all the time."""
+    """Checks for this long that `look` is true all the time."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if not look():

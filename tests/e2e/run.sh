@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The real-Docker suite: `tests/e2e/run.sh BINARY [WORDS...]`. Makes sure of the
+# The real-Docker suite: `tests/e2e/run.sh BINARY [WORDS...]`. Ensures the
 # engine, the images, kubectl and the client's driver, then runs suite.py.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -11,6 +11,6 @@ scripts/ensure-test-images.sh
 scripts/ensure-kubectl.sh
 python=$(scripts/ensure-python.sh)
 export PYTHONDONTWRITEBYTECODE=1
-# First that the checker sees what it is there to see.
+# First test the checker itself.
 (cd tests/e2e && "$python" -m unittest -q test_client)
 exec "$python" tests/e2e/suite.py "$@"

@@ -1,4 +1,4 @@
-"""What the kinds promise, each as one scenario on a real Docker Engine, in the order in which they run.
+"""The guarantees of the kinds, each as one scenario on a real Docker Engine, in the order in which they run.
 
 A scenario's name is its sentence. It gets one settled three-instance cluster and
 leaves it settled (the last one removes it); it fails by raising `Failed`, and may

@@ -1,4 +1,4 @@
-"""What people change while a client writes: switchover, parameters, instances, pause, deletion."""
+"""Changes by users while a client writes: switchover, parameters, instances, pause, deletion."""
 
 import json
 import time
@@ -10,7 +10,7 @@ from harness import docker, wait_until
 
 
 def annotate(cluster, value):
-    """Sets evenkeel.dev/reconcile, or takes it away."""
+    """Sets evenkeel.dev/reconcile, or removes it."""
     document = json.loads(cluster.manifest())
     if value:
         document["metadata"]["annotations"] = {"evenkeel.dev/reconcile": value}
@@ -37,7 +37,7 @@ def a_switchover_moves_the_primary_where_it_is_asked_to(cluster):
 
 
 def a_parameter_that_needs_only_a_reload_restarts_nothing(cluster):
-    """work_mem: everywhere, at once."""
+    """Changes work_mem: applied everywhere, without a restart."""
     cluster.settled()
     uri, started = cluster.uri(), cluster.started()
     since = ask_all(uri, "SELECT pg_postmaster_start_time()::text")
@@ -53,7 +53,7 @@ def a_parameter_that_needs_only_a_reload_restarts_nothing(cluster):
 
 
 def a_parameter_that_needs_a_restart_is_rolled_out_without_losing_a_write(cluster):
-    """max_connections up, then down: standbys and primary are restarted one after the other."""
+    """max_connections up, then down: standbys and primary restart one after the other."""
     for value in ("80", "60"):
         with Writes(cluster, f"rolled_{value}") as writes:
             moment = time.monotonic()
@@ -76,13 +76,13 @@ def a_parameter_that_needs_a_restart_is_rolled_out_without_losing_a_write(cluste
 
 
 def instances_are_taken_away_and_added(cluster):
-    """3, then 2, then 3 again."""
+    """Scales 3, then 2, then 3 again."""
     with Writes(cluster, "scaled_down") as writes:
         cluster.apply(instances=2)
         cluster.settled()
         writes.go_on(10)
         expect(len(cluster.containers()) == 2, "there are not two containers")
-        # The instance that went is no longer one to be read from.
+        # The removed instance is no longer in the URI.
         writes.uri = cluster.uri()
     with Writes(cluster, "scaled_up") as writes:
         cluster.apply(instances=3)
@@ -93,7 +93,7 @@ def instances_are_taken_away_and_added(cluster):
 
 
 def a_paused_object_is_left_alone(cluster):
-    """The annotation evenkeel.dev/reconcile: paused; a killed standby stays down until it is taken away."""
+    """The annotation evenkeel.dev/reconcile: paused; a killed standby stays down until it is removed."""
     before = cluster.settled()
     standby = next(member["name"] for member in before["instances"] if member["role"] == "standby")
     annotate(cluster, "paused")
@@ -110,7 +110,7 @@ def a_paused_object_is_left_alone(cluster):
 
 
 def a_deleted_cluster_keeps_its_data_and_finds_it_again(cluster):
-    """Deletion removes containers, not volumes; a new object of the name takes them over."""
+    """Deletion removes containers, not volumes; a new object with the same name adopts them."""
     with Writes(cluster, "before_deletion") as writes:
         writes.go_on(10)
     volumes = cluster.volumes()

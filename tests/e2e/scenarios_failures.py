@@ -1,4 +1,4 @@
-"""What breaks, and what a client that writes all the while sees of it."""
+"""Failures, and their effect on a client that writes all the time."""
 
 import time
 
@@ -7,7 +7,7 @@ from harness import docker, kill_postmaster
 
 
 def fail_over(cluster, table, disturb, within, watch_splits=False):
-    """Disturbs the primary under writes: another must take over in time, and the old one come back as standby."""
+    """Disturbs the primary under writes: another must take over in time, and the old one return as standby."""
     before = cluster.settled()
     with Writes(cluster, table, watch_splits) as writes:
         moment = time.monotonic()
@@ -29,7 +29,7 @@ def fail_over(cluster, table, disturb, within, watch_splits=False):
 
 
 def a_killed_postmaster_is_failed_over(cluster):
-    """kill -9 of the primary's postmaster alone, orphaned backends and all."""
+    """kill -9 of only the primary's postmaster, whose backends become orphans."""
     return fail_over(
         cluster, "killed_postmaster", lambda primary: kill_postmaster(cluster.postmaster(primary)), within=5
     )
@@ -63,14 +63,14 @@ def a_stopped_container_is_failed_over_and_started_again(cluster):
 
 
 def a_paused_primary_is_failed_over_and_acknowledges_nothing_when_it_wakes(cluster):
-    """docker pause: silence, and a primary that wakes up believing that it still is one."""
+    """docker pause: no reports, and then a primary that wakes up and still believes that it leads."""
 
     def disturb(primary):
         container = cluster.container(primary)
         docker("pause", container)
 
         def repair():
-            # The operator may have ended the frozen container by itself.
+            # The operator may have stopped the frozen container.
             docker("unpause", container, check=False)
 
         return repair
@@ -79,7 +79,7 @@ def a_paused_primary_is_failed_over_and_acknowledges_nothing_when_it_wakes(clust
 
 
 def a_killed_standby_costs_the_client_next_to_nothing(cluster):
-    """docker kill of a standby: the other one acknowledges, and the killed one comes back."""
+    """docker kill of a standby: the other one acknowledges, and the killed one returns."""
     before = cluster.settled()
     standby = next(member["name"] for member in before["instances"] if member["role"] == "standby")
     with Writes(cluster, "killed_standby") as writes:
@@ -94,13 +94,13 @@ def a_killed_standby_costs_the_client_next_to_nothing(cluster):
 
 
 def a_killed_operator_is_not_noticed_and_takes_over_again(cluster):
-    """kill -9 of the operator: clients go on; started again, it restarts nothing."""
+    """kill -9 of the operator: clients continue; the next operator restarts nothing."""
     cluster.settled()
     started = cluster.started()
     with Writes(cluster, "killed_operator") as writes:
         moment = time.monotonic()
         cluster.operator.kill()
-        time.sleep(5)  # the silence itself is what is tested
+        time.sleep(5)  # the time without an operator is the test
         writes.go_on(10)
         cluster.operator.start()
         cluster.settled()
@@ -129,7 +129,7 @@ def an_operator_killed_in_the_middle_of_a_failover_finishes_it_afterwards(cluste
         cluster.settled()
         with Writes(cluster, f"mid_failover_{round_}", watch_splits=True) as writes:
             docker("kill", cluster.container(cluster.primary))
-            time.sleep(moment)  # where in the failover the operator dies
+            time.sleep(moment)  # the moment within the failover when the operator is killed
             cluster.operator.kill()
             cluster.operator.start()
             writes.go_on(60)
@@ -143,7 +143,7 @@ def a_standby_without_its_data_is_built_anew(cluster):
     volumes = cluster.volumes(standby)
     expect(len(volumes) == 1, f"{standby} has {len(volumes)} volumes, not one")
     with Writes(cluster, "lost_volume") as writes:
-        cluster.operator.kill()  # so that the volume can be removed before the container is made again
+        cluster.operator.kill()  # so that the volume can be removed before the container is recreated
         docker("rm", "-f", cluster.container(standby))
         docker("volume", "rm", volumes[0])
         cluster.operator.start()
@@ -153,7 +153,7 @@ def a_standby_without_its_data_is_built_anew(cluster):
 
 
 def a_primary_without_its_data_is_replaced_and_built_anew(cluster):
-    """The container and the volume of the primary are removed by hand: the disk is gone."""
+    """The container and the volume of the primary are removed by hand: the disk is lost."""
     before = cluster.settled()
     volumes = cluster.volumes(before["primary"])
     with Writes(cluster, "lost_primary") as writes:

@@ -1,4 +1,4 @@
-"""What people declare and what they are told: secrets, refusals, conditions."""
+"""User input and its answers: secrets, refusals, conditions."""
 
 import base64
 import json
@@ -13,7 +13,7 @@ SMALL = "e2e-small"
 
 
 class Small:
-    """A cluster of one beside the big one, to be declared wrongly; gone at the end of the `with`."""
+    """A second cluster with one instance, for wrong specs; deleted at the end of the `with`."""
 
     def __init__(self, cluster, **spec):
         self.cluster = Cluster(cluster.operator, SMALL)
@@ -31,7 +31,7 @@ class Small:
 
 
 def wait_for_complaint(cluster, word):
-    """Waits until the object is not Ready and a condition's message names what is wrong."""
+    """Waits until the object is not Ready and a condition's message names the problem."""
 
     def look():
         conditions = cluster.status().get("conditions", [])
@@ -42,7 +42,7 @@ def wait_for_complaint(cluster, word):
 
 
 def the_secret_says_how_to_connect(cluster):
-    """A stock libpq program gets to the primary with the Secret's own URI."""
+    """A stock libpq program reaches the primary with the Secret's own URI."""
     secret = cluster.secret()
     missing = {"username", "password", "dbname", "host", "port", "uri"} - set(secret)
     expect(not missing, f"the Secret {cluster.name}-app lacks {sorted(missing)}")
@@ -55,7 +55,7 @@ def the_secret_says_how_to_connect(cluster):
 
 
 def passwords_are_in_no_environment_log_or_process_list(cluster):
-    """Looks where a password would be seen by others."""
+    """Checks the places where others could see a password."""
     password = cluster.secret()["password"]
     for container in cluster.containers():
         log = subprocess.run(
@@ -75,7 +75,7 @@ def passwords_are_in_no_environment_log_or_process_list(cluster):
 
 
 def plan_says_that_a_settled_cluster_needs_nothing(cluster):
-    """`evenkeel plan` of a settled cluster; and it changes nothing."""
+    """`evenkeel plan` of a settled cluster; it changes nothing."""
     cluster.settled()
     version = cluster.get()["metadata"]["generation"]
     cluster.operator.cli("plan", f"postgrescluster/{cluster.name}")
@@ -83,7 +83,7 @@ def plan_says_that_a_settled_cluster_needs_nothing(cluster):
 
 
 def what_makes_no_sense_is_refused_with_its_path_and_changes_nothing(cluster):
-    """Bad input at the door."""
+    """Invalid objects are refused."""
     before = cluster.settled()
     generation, started = cluster.get()["metadata"]["generation"], cluster.started()
     bad = {
@@ -107,7 +107,7 @@ def what_makes_no_sense_is_refused_with_its_path_and_changes_nothing(cluster):
 
 
 def an_image_that_cannot_be_had_becomes_a_condition(cluster):
-    """Nothing is made, the condition names the image, deletion works; the other cluster is not touched."""
+    """Nothing is created, the condition names the image, deletion works; the other cluster is not affected."""
     started = cluster.started()
     image = "127.0.0.1:1/nowhere:1"
     with Small(cluster, image=image) as small:
@@ -116,7 +116,7 @@ def an_image_that_cannot_be_had_becomes_a_condition(cluster):
 
 
 def a_secret_that_is_missing_becomes_a_condition_until_it_is_there(cluster):
-    """bootstrap.initdb.secret names a Secret that comes later."""
+    """bootstrap.initdb.secret names a Secret that is created later."""
     name, password = "e2e-late", "p w'\"%/@:é"
     data = {"username": "awx", "password": password}
     secret = {

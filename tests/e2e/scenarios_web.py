@@ -1,4 +1,4 @@
-"""Deployments and LoadBalancers: what people declare, what they break by hand, what clients see meanwhile."""
+"""Deployments and LoadBalancers: specs, failures caused by hand, and their effect on clients."""
 
 import base64
 import datetime
@@ -20,12 +20,12 @@ BUSYBOX = "evenkeel-test/busybox:1"
 
 
 class Secret(Object):
-    """A Secret, by texts."""
+    """A Secret with string values."""
 
     kind, api_version = "Secret", "v1"
 
     def holds(self, **texts):
-        """What it holds from now on; a `_` in a name stands for a dot."""
+        """Sets its values; a `_` in a name stands for a dot."""
         coded = {name.replace("_", "."): base64.b64encode(text.encode()).decode() for name, text in texts.items()}
         self.manifest["data"] = coded
         return self.apply()
@@ -37,13 +37,13 @@ class ConfigMap(Object):
     kind, api_version = "ConfigMap", "v1"
 
     def holds(self, **texts):
-        """What it holds from now on."""
+        """Sets its values."""
         self.manifest["data"] = texts
         return self.apply()
 
 
 class Stage:
-    """What most scenarios use: two web replicas behind one HAProxy. Made by the first that asks, removed by the last scenario."""
+    """Used by most scenarios: two web replicas behind one HAProxy. Created on first use, removed by the last one."""
 
     one = None
 
@@ -55,7 +55,7 @@ class Stage:
         self.edge.apply()
 
     def settled(self, timeout=60):
-        """Both are as declared."""
+        """Waits until both are settled."""
         self.web.settled(timeout)
         self.edge.settled(timeout)
         return self
@@ -69,7 +69,7 @@ def stage(cluster):
 
 
 class Passing:
-    """Objects of one scenario; deleted at the end of the `with`, whatever happened."""
+    """Objects of one scenario; deleted at the end of the `with`, also on failure."""
 
     def __init__(self, *objects):
         self.objects = objects
@@ -80,7 +80,7 @@ class Passing:
     def __exit__(self, kind, error, trace):
         for one in self.objects:
             if error is not None:
-                # What is there tells why.
+                # The existing objects show the cause.
                 one.save(ROOT / "target" / "e2e" / "objects")
             try:
                 if one.get() is not None:
@@ -90,12 +90,12 @@ class Passing:
 
 
 def probe(path, **more):
-    """A probe by HTTP, each second."""
+    """An HTTP probe every second."""
     return {"httpGet": {"path": path, "port": PORT}, "periodSeconds": 1, "failureThreshold": 2, **more}
 
 
 def example():
-    """The example, its host ports exchanged for free ones: (text, port of HAProxy, port of nginx)."""
+    """The example with free host ports: (text, port of HAProxy, port of nginx)."""
     text = EXAMPLE.read_text(encoding="utf-8")
     ports = {}
     for port in ("8080", "8090"):
@@ -107,7 +107,7 @@ def example():
 
 
 def the_example_is_applied_by_kubectl_and_serves(cluster):
-    """deploy/examples/web.yaml with the tools that people have: apply, rollout status, get, scale, delete."""
+    """deploy/examples/web.yaml with the users' tools: apply, rollout status, get, scale, delete."""
     kubectl = shutil.which("kubectl")
     expect(kubectl, "kubectl is not installed")
     operator = cluster.operator
@@ -144,7 +144,7 @@ def the_example_is_applied_by_kubectl_and_serves(cluster):
 
 
 def a_rolling_update_drops_no_request(cluster):
-    """Another image under requests, with and without connections that are kept."""
+    """Another image under requests, with and without keep-alive."""
     on = stage(cluster)
     with Requests(on.edge.url()) as kept, Requests(on.edge.url(), keep=False) as anew:
         on.web.main["image"] = "evenkeel-test/web:2"
@@ -158,7 +158,7 @@ def a_rolling_update_drops_no_request(cluster):
 
 
 def what_is_undone_becomes_the_newest_revision(cluster):
-    """The old template again: its revision is not made anew but gets the highest number."""
+    """The old template again: its revision is not created again but gets the highest number."""
     on = stage(cluster)
     before = max(pod["revision"] for pod in on.web.pods())
     with Requests(on.edge.url()) as requests:
@@ -172,7 +172,7 @@ def what_is_undone_becomes_the_newest_revision(cluster):
 
 
 def an_image_that_cannot_be_had_is_rolled_back_and_the_old_pods_serve(cluster):
-    """A wrong image, a short deadline, and the annotation that takes the last good revision back."""
+    """A wrong image, a short deadline, and the annotation that rolls back to the last good revision."""
     on = stage(cluster)
     before, image = on.web.staying(), "127.0.0.1:1/nowhere:1"
     on.web.manifest["metadata"]["annotations"] = {"evenkeel.dev/rollback-on-failure": "true"}
@@ -223,7 +223,7 @@ def what_is_done_by_hand_is_repaired(cluster):
 
 
 def a_changed_config_map_rolls_out_only_when_asked(cluster):
-    """The annotation on the pod template says whether."""
+    """The annotation on the pod template decides."""
     on = stage(cluster)
     config = ConfigMap(cluster.operator, "e2e-web").holds(GREETING="hello")
     on.web.main["env"] = [
@@ -252,7 +252,7 @@ def a_changed_config_map_rolls_out_only_when_asked(cluster):
 
 
 def readiness_takes_a_pod_out_of_the_balancer_without_a_restart(cluster):
-    """A pod says that it is not ready, and later that it is."""
+    """A pod reports that it is not ready, and later that it is."""
     on = stage(cluster)
     one, other = on.web.staying()
     container = on.web.pod(one)["containers"][0]
@@ -269,7 +269,7 @@ def readiness_takes_a_pod_out_of_the_balancer_without_a_restart(cluster):
 
 
 def liveness_restarts_what_hangs(cluster):
-    """A pod answers nothing any more."""
+    """A pod stops answering."""
     on = stage(cluster)
     one = on.web.staying()[0]
     restarts = on.web.pod(one)["restarts"]
@@ -294,7 +294,7 @@ def scaling_up_and_down_drops_no_request(cluster):
 
 
 def nginx_follows_a_rolling_update_too(cluster):
-    """The same pods behind nginx, a connection for each request."""
+    """The same pods behind nginx, with a connection per request."""
     on = stage(cluster)
     with Passing(LoadBalancer(cluster.operator, "e2e-nginx", "nginx", backend="e2e-web")) as edge:
         edge.apply()
@@ -310,10 +310,10 @@ def nginx_follows_a_rolling_update_too(cluster):
 
 
 def one_of_two_balancers_dies_and_comes_back(cluster):
-    """New connections go to the other meanwhile."""
+    """New connections go to the other balancer meanwhile."""
     on = stage(cluster)
     on.edge.spec["replicas"] = 2
-    # Two ports in a row from now on.
+    # Now it needs two free ports in a row.
     on.edge.host_port = LoadBalancer(cluster.operator, "x", replicas=2).host_port
     on.edge.spec["frontends"][0]["hostPort"] = on.edge.host_port
     on.edge.apply()
@@ -354,7 +354,7 @@ def certificate():
 
 
 def over_tls(port, trusted):
-    """The status code over TLS, by a client that trusts this certificate only."""
+    """The status code over TLS, for a client that trusts only this certificate."""
     context = ssl.create_default_context(cadata=trusted)
     try:
         return urllib.request.urlopen(f"https://localhost:{port}/", timeout=5, context=context).status
@@ -363,7 +363,7 @@ def over_tls(port, trusted):
 
 
 def a_bad_certificate_leaves_the_last_good_one_in_use(cluster):
-    """TLS from a Secret, which is then broken and mended."""
+    """TLS from a Secret, which is then broken and repaired."""
     on = stage(cluster)
     first, second = certificate(), certificate()
     port = free_port()
@@ -388,7 +388,7 @@ def a_bad_certificate_leaves_the_last_good_one_in_use(cluster):
 
 
 def a_container_that_keeps_ending_waits_for_its_next_try_whoever_operates(cluster):
-    """CrashLoopBackOff with its next try, which an operator that is killed and started keeps."""
+    """CrashLoopBackOff with its next try, which survives a restart of the operator."""
     web = Deployment(cluster.operator, "e2e-crash", 1, BUSYBOX, command=["/bin/busybox", "false"])
     del web.main["readinessProbe"], web.main["ports"]
     with Passing(web.apply()):
@@ -419,7 +419,7 @@ def left(pod):
 
 
 def containers_of_a_pod_share_a_socket_and_get_secrets_as_files(cluster):
-    """A web container beside a Redis on a unix socket, prepared by an init container, with a Secret in memory."""
+    """A web container and a Redis on a unix socket in one pod, with an init container and a Secret in memory."""
     operator, password = cluster.operator, "p w'\"%/@:é"
     secret = Secret(operator, "e2e-group").holds(password=password)
     group = Deployment(operator, "e2e-group", 1)
@@ -440,7 +440,7 @@ def containers_of_a_pod_share_a_socket_and_get_secrets_as_files(cluster):
         with Passing(group.apply()):
             group.settled()
             pod = group.staying()[0]
-            # It has no probe: that it runs does not say that it listens.
+            # It has no probe: it may run without listening yet.
             wait_until("the Redis beside it answers", lambda: group.ask(pod, "/redis")[0] == 200, 10)
             counts = [json.loads(group.ask(pod, "/redis")[1])["count"] - 1 for _ in range(2)]
             expect(counts == [1, 2], f"the Redis beside it counts {counts}")
@@ -455,7 +455,7 @@ def containers_of_a_pod_share_a_socket_and_get_secrets_as_files(cluster):
                 expect(password not in docker("inspect", container), f"docker inspect {container} shows the Secret")
             log = operator.log.read_text(encoding="utf-8", errors="replace")
             expect(password not in log, "the operator's log shows the Secret")
-            # The end of one container is not the end of the pod.
+            # A container that ends does not end the pod.
             docker("kill", group.container(pod, "redis"))
             wait_until("the Redis is started again", lambda: group.pod(pod).get("restarts", 0) > 0, 20)
             wait_until("the pod counts again", lambda: '"count"' in group.ask(pod, "/redis")[1], 20)
@@ -464,7 +464,7 @@ def containers_of_a_pod_share_a_socket_and_get_secrets_as_files(cluster):
 
 
 def a_host_port_is_freed_before_it_is_taken_again(cluster):
-    """A Deployment with a host port cannot surge: the old pod ends first."""
+    """A Deployment with a host port cannot surge: the old pod stops first."""
     port = free_port()
     web = Deployment(cluster.operator, "e2e-port", 1)
     web.main["ports"][0]["hostPort"] = port
@@ -480,7 +480,7 @@ def a_host_port_is_freed_before_it_is_taken_again(cluster):
 
 
 def what_is_not_supported_is_refused_by_its_path(cluster):
-    """Nothing is ignored, and nothing is stored."""
+    """Every unsupported field is refused, and nothing is stored."""
     web = Deployment(cluster.operator, "e2e-refused", 1)
     web.template["spec"]["affinity"] = {"nodeAffinity": {}, "podAffinity": {"x": 1}}
     web.template["spec"]["volumes"] = [{"name": "v", "emptyDir": {}}]
@@ -502,7 +502,7 @@ def what_is_not_supported_is_refused_by_its_path(cluster):
 
 
 def a_deleted_deployment_leaves_only_the_volumes_that_people_named(cluster):
-    """Containers and their own volumes go, a named volume with data stays."""
+    """Containers and their own volumes are removed, a named volume with data stays."""
     web = Deployment(cluster.operator, "e2e-keep", 1)
     web.template["spec"]["volumes"] = [
         {"name": "keep", "persistentVolumeClaim": {"claimName": "e2e-kept"}},
@@ -530,7 +530,7 @@ def a_deleted_deployment_leaves_only_the_volumes_that_people_named(cluster):
 
 
 def the_route_to_the_database_follows_a_failover(cluster):
-    """Writes through the balancer go on at the new primary; sessions to the old one are cut."""
+    """Writes through the balancer continue at the new primary; sessions to the old one are closed."""
     edge = LoadBalancer(cluster.operator, "e2e-pg")
     edge.spec["frontends"] = [
         {"name": "pg-rw", "port": 5432, "mode": "tcp", "hostPort": edge.host_port, "backend": "rw"},
@@ -566,7 +566,7 @@ def the_route_to_the_database_follows_a_failover(cluster):
 
 
 def everything_of_them_is_removed(cluster):
-    """The stage is deleted: no container is left of it, and the network of the namespace goes with the last."""
+    """The shared objects are deleted: no container of them is left, and the namespace's network is removed."""
     on = stage(cluster)
     on.edge.delete()
     on.web.delete()
@@ -576,7 +576,7 @@ def everything_of_them_is_removed(cluster):
 
 
 def clear(cluster, folder=None):
-    """Removes what a failed scenario left, and keeps what tells why in the folder."""
+    """Removes what a failed scenario left, and saves its evidence in the folder."""
     if Stage.one:
         for one in (Stage.one.edge, Stage.one.web):
             if folder:

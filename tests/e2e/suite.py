@@ -25,7 +25,7 @@ def chosen(words):
 
 
 def report(outcome, name, began, note=""):
-    """One line for a person."""
+    """Prints one line."""
     sentence = name.replace("_", " ")
     print(f"{outcome:4} {sentence} ({time.monotonic() - began:.1f} s{'; ' + note if note else ''})", flush=True)
 
@@ -38,7 +38,7 @@ def attempt(cluster, scenario):
             cluster.operator.start()
         report("ok", scenario.__name__, began, scenario(cluster) or "")
         return True
-    except Exception as error:  # whatever it is, the others shall run and Docker be cleaned
+    except Exception as error:  # after any error the other scenarios must run and Docker must be cleaned
         report("FAIL", scenario.__name__, began)
         print(f"     {type(error).__name__}: {error}", flush=True)
         folder = SAVED / scenario.__name__
@@ -86,7 +86,7 @@ def run(binary, words):
                 operator.process.poll() is None or operator.start()
                 cluster.settled(60)
             except (harness.Failed, Silent) as problem:
-                # A broken cluster would fail every scenario after it; they get a new one.
+                # A broken cluster would fail every later scenario; they get a new one.
                 print(f"     the cluster did not recover ({problem}); making a new one", flush=True)
                 operator.cli_result("delete", "postgrescluster", CLUSTER)
                 cluster.clean()
@@ -102,7 +102,7 @@ def main():
     """Runs the suite and exits 1 when a scenario failed."""
     if len(sys.argv) < 2:
         sys.exit("usage: suite.py BINARY [WORDS...]")
-    # `docker stop`-style endings clean up too.
+    # A SIGTERM also cleans up.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     shutil.rmtree(SAVED, ignore_errors=True)
     passed, failed = run(sys.argv[1], sys.argv[2:])

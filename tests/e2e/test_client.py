@@ -1,4 +1,4 @@
-"""The checker sees what it is there to see: planted losses, duplicates, phantoms, outages and splits are found."""
+"""Tests of the checker: planted losses, duplicates, phantoms, outages and splits are found."""
 
 import unittest
 
@@ -11,7 +11,7 @@ def ack(n, at, host="a", timeline=1):
 
 
 def unknown(n, at):
-    """A record whose fate the client does not know."""
+    """A record whose fate is unknown to the client."""
     return {"n": n, "start": at - 0.1, "unknown": at, "host": "a"}
 
 

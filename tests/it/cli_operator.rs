@@ -75,7 +75,7 @@ async fn the_process_serves_until_sigterm_and_ends_well() {
     while let Some(line) = log.next_line().await.unwrap() {
         rest.push_str(&line);
     }
-    assert!(rest.contains("what runs in Docker goes on"), "{rest}");
+    assert!(rest.contains("the containers keep running"), "{rest}");
     let (code, _, err) = run(&format!("--kubeconfig {dir}/kubeconfig get dockerhosts")).await;
     assert!(code == 6 && err.contains("is `evenkeel operator` running?"), "{code} {err}");
 }

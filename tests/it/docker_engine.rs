@@ -642,7 +642,7 @@ async fn an_engine_that_is_away_is_unreachable_and_says_where_it_should_be() {
     assert_eq!(
         failure.message,
         format!(
-            "Docker host away does not answer while asking how it is: there is no socket {path}; is Docker running?"
+            "Docker host away does not answer while asking for its status: there is no socket {path}; is Docker running?"
         )
     );
     // A socket that nobody listens on any more.
@@ -650,6 +650,6 @@ async fn an_engine_that_is_away_is_unreachable_and_says_where_it_should_be() {
     let failure = evenkeel::api::failure::Failure::from(engine.info().await.unwrap_err());
     assert_eq!(
         failure.message,
-        "Docker host away does not answer while asking how it is: Connection refused (os error 111)"
+        "Docker host away does not answer while asking for its status: Connection refused (os error 111)"
     );
 }

@@ -503,7 +503,7 @@ async fn a_preview_says_the_steps_and_does_nothing() {
     let plan = bench.manager.preview(toy).await;
     assert_eq!((&plan["steps"], &plan["status"]["wanted"]), (&json!(["lay 2 bricks"]), &json!(2)));
     let unknown = bench.manager.preview(json!({"kind": "Brick"})).await;
-    assert_eq!(unknown["note"], "nothing is done about this kind beyond storing it");
+    assert_eq!(unknown["note"], "objects of this kind are only stored; the operator does nothing for them");
     assert_eq!(bench.log(), ["observe a"]);
 }
 

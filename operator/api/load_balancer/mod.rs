@@ -1,4 +1,4 @@
-//! LoadBalancer: what people declare about HAProxy or nginx in front of their services.
+//! LoadBalancer: HAProxy or nginx in front of services.
 
 use kube::CustomResource;
 use schemars::JsonSchema;
@@ -13,7 +13,7 @@ mod validate;
 pub use status::*;
 pub use validate::split_address;
 
-/// Replicas of a load balancer and where they send what comes in.
+/// Replicas of HAProxy or nginx, and the backends they route to.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "evenkeel.dev",
@@ -25,7 +25,7 @@ pub use validate::split_address;
     namespaced,
     status = "LoadBalancerStatus",
     derive = "PartialEq",
-    doc = "Replicas of a load balancer and where they send what comes in.",
+    doc = "Replicas of HAProxy or nginx, and the backends they route to.",
     printcolumn = r#"{"name":"Engine","type":"string","jsonPath":".spec.engine"}"#,
     printcolumn = r#"{"name":"Replicas","type":"integer","jsonPath":".spec.replicas"}"#,
     printcolumn = r#"{"name":"Ready","type":"integer","jsonPath":".status.readyReplicas"}"#,
@@ -38,26 +38,26 @@ pub struct LoadBalancerSpec {
     /// `haproxy` (default) or `nginx`.
     #[serde(default)]
     pub engine: EngineKind,
-    /// How many balancers, all with the same configuration. 1 to 9.
+    /// Number of balancers, all with the same configuration. 1 to 9.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 9))]
     pub replicas: u32,
-    /// Image by the official image's conventions; `haproxy:2.6` or `nginx:1.22` unless said otherwise. HAProxy 2.6 or newer.
+    /// Image like the official one. Default `haproxy:2.6` or `nginx:1.22`. HAProxy 2.6 or newer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// Address of the Docker host that host ports are published on.
+    /// Address of the Docker host on which host ports are published.
     #[serde(default = "loopback")]
     pub bind_address: String,
-    /// What is listened on.
+    /// Ports to listen on.
     #[schemars(length(min = 1))]
     pub frontends: Vec<Frontend>,
-    /// Where it goes.
+    /// Groups of servers to route to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub backends: Vec<Backend>,
-    /// A page with the state of everything, behind a password: Secret `NAME-stats`.
+    /// A statistics page, protected by the password in the Secret `NAME-stats`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stats: Option<Stats>,
-    /// Connections of clients at once, per balancer; more wait.
+    /// Limit of concurrent client connections per balancer; more wait.
     #[serde(default = "connections")]
     #[schemars(range(min = 1, max = 100_000))]
     pub max_connections: u32,
@@ -75,7 +75,7 @@ fn connections() -> u32 {
     8_000
 }
 
-/// The program that balances.
+/// The load balancer program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum EngineKind {
@@ -86,7 +86,7 @@ pub enum EngineKind {
     Nginx,
 }
 
-/// A port that is listened on.
+/// A port to listen on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Frontend {
@@ -98,38 +98,38 @@ pub struct Frontend {
     /// `http` (default) or `tcp`.
     #[serde(default)]
     pub mode: Mode,
-    /// Ends TLS here.
+    /// Terminates TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
-    /// Sends every client to the same address with https. Instead of a backend.
+    /// Redirects every client to the same address with https. Instead of a backend.
     #[serde(default)]
     pub redirect_to_https: bool,
-    /// The port that clients are sent to; that of the only frontend with TLS unless said otherwise.
+    /// The port to redirect to. Default: the port of the only frontend with TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redirect_port: Option<u16>,
-    /// Where it goes: the name of a backend.
+    /// Name of the backend.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend: Option<String>,
     /// Publishes the port on the Docker host: balancer `n` gets `hostPort + n - 1`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_port: Option<u16>,
-    /// How long a client is waited for.
+    /// Timeouts for clients.
     #[serde(default, skip_serializing_if = "FrontendTimeouts::is_default")]
     pub timeouts: FrontendTimeouts,
 }
 
-/// What a frontend understands.
+/// The protocol of a frontend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Mode {
-    /// Requests.
+    /// HTTP requests.
     #[default]
     Http,
-    /// Bytes.
+    /// TCP connections.
     Tcp,
 }
 
-/// Where a certificate is.
+/// The location of a certificate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Tls {
@@ -138,16 +138,16 @@ pub struct Tls {
     pub secret_name: String,
 }
 
-/// How long a client is waited for.
+/// Timeouts for clients.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct FrontendTimeouts {
-    /// Silence of a client in the middle of something. Default 1m; in mode tcp 1h.
+    /// Inactivity timeout of a client within a request or connection. Default 1m; in mode tcp 1h.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client: Option<Span>,
-    /// Until a request's head is complete.
+    /// Time to receive the complete request header.
     pub request: Span,
-    /// Between two requests.
+    /// Idle time between two requests.
     pub keep_alive: Span,
 }
 
@@ -163,7 +163,7 @@ impl FrontendTimeouts {
     }
 }
 
-/// Servers that do the same, by exactly one of `deployment`, `postgres`, `redisSentinel` and `servers`.
+/// Equivalent servers, given by exactly one of `deployment`, `postgres`, `redisSentinel` and `servers`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Backend {
@@ -181,19 +181,19 @@ pub struct Backend {
     /// Fixed addresses, `host:port`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub servers: Vec<String>,
-    /// How a server is chosen. Default `roundrobin`, and `leastconn` for databases.
+    /// Load balancing algorithm. Default `roundrobin`, and `leastconn` for databases.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub balance: Option<Balance>,
-    /// How the balancer itself finds out that a server is well.
+    /// Health check of the servers by the balancer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheck>,
-    /// Keeps a client with its server.
+    /// Session stickiness.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stick: Option<Stick>,
-    /// How long connections to a server that leaves may go on before they are cut.
+    /// Grace for open connections to a terminating server; then they are closed.
     #[serde(default = "drain", skip_serializing_if = "is_drain")]
     pub drain_timeout: Span,
-    /// How long servers are waited for.
+    /// Timeouts for servers.
     #[serde(default, skip_serializing_if = "BackendTimeouts::is_default")]
     pub timeouts: BackendTimeouts,
 }
@@ -227,7 +227,7 @@ pub struct PostgresRef {
     /// The PostgresCluster, in the same namespace.
     #[schemars(length(min = 1))]
     pub name: String,
-    /// `primary`: the one that takes writes. `replica`: standbys that stream, the primary if there are none.
+    /// `primary`: the instance that takes writes. `replica`: streaming standbys, or the primary if there are none.
     pub role: PostgresRole,
 }
 
@@ -248,7 +248,7 @@ pub struct RedisSentinelRef {
     /// The RedisSentinel, in the same namespace.
     #[schemars(length(min = 1))]
     pub name: String,
-    /// `master`: the one that takes writes.
+    /// `master`: the instance that takes writes.
     pub role: RedisRole,
 }
 
@@ -260,7 +260,7 @@ pub enum RedisRole {
     Master,
 }
 
-/// How a server is chosen.
+/// Load balancing algorithm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Balance {
@@ -272,21 +272,21 @@ pub enum Balance {
     Source,
 }
 
-/// How the balancer itself finds out that a server is well.
+/// Health check of the servers by the balancer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct HealthCheck {
-    /// Is asked for by GET, and must answer 200 to 399. Without it: that connections are accepted.
+    /// Path of a GET that must answer 200 to 399. Default: a TCP connect.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// From one check to the next.
+    /// Interval of checks.
     pub interval: Span,
-    /// A check that takes longer has failed.
+    /// Time-out of a check.
     pub timeout: Span,
-    /// So many failures in a row: down.
+    /// Failures in a row until the server is down.
     #[schemars(range(min = 1, max = 100))]
     pub fall: u32,
-    /// So many successes in a row: up again.
+    /// Successes in a row until the server is up again.
     #[schemars(range(min = 1, max = 100))]
     pub rise: u32,
 }
@@ -297,13 +297,13 @@ impl Default for HealthCheck {
     }
 }
 
-/// Keeps a client with its server.
+/// Session stickiness.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Stick {
-    /// By what a client is known.
+    /// How a client is recognised.
     pub by: StickBy,
-    /// The cookie's name. Default `evenkeel`.
+    /// Name of the cookie. Default `evenkeel`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cookie: Option<String>,
 }
@@ -318,18 +318,18 @@ pub enum StickBy {
     Source,
 }
 
-/// How long servers are waited for.
+/// Timeouts for servers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct BackendTimeouts {
-    /// Until a connection stands.
+    /// Connect timeout.
     pub connect: Span,
-    /// Silence of a server. Default 1m; in mode tcp 1h.
+    /// Inactivity timeout of a server. Default 1m; in mode tcp 1h.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<Span>,
-    /// Until there is a server to go to.
+    /// How long a new connection waits for a server.
     pub queue: Span,
-    /// Silence of both sides after an upgrade (WebSocket).
+    /// Inactivity timeout of both sides after an upgrade (WebSocket).
     pub tunnel: Span,
 }
 
@@ -345,7 +345,7 @@ impl BackendTimeouts {
     }
 }
 
-/// The page with the state of everything.
+/// The statistics page.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Stats {
@@ -363,7 +363,7 @@ impl Default for Stats {
     }
 }
 
-/// The object that a backend names, in the namespace of its LoadBalancer.
+/// The object that a backend references, in the namespace of its LoadBalancer.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TargetObject {
     /// Its kind.
@@ -381,7 +381,7 @@ impl std::fmt::Display for TargetObject {
 }
 
 impl Target<'_> {
-    /// The object that it names; `None` of fixed addresses.
+    /// The referenced object; `None` for fixed addresses.
     pub fn object(&self) -> Option<TargetObject> {
         let (kind, resource, name) = match self {
             Self::Deployment(to) => ("Deployment", "deployments.apps", &to.name),
@@ -392,7 +392,7 @@ impl Target<'_> {
         Some(TargetObject { kind, resource, name: name.clone() })
     }
 
-    /// The role that an endpoint must have; `None`: any endpoint will do.
+    /// The role that an endpoint must have; `None`: any endpoint.
     pub fn role(&self) -> Option<EndpointRole> {
         match self {
             Self::Postgres(PostgresRef { role: PostgresRole::Primary, .. }) | Self::RedisSentinel(_) => {
@@ -403,7 +403,7 @@ impl Target<'_> {
         }
     }
 
-    /// The port, where the backend names it.
+    /// The port, if the backend names it.
     pub fn port(&self) -> Option<u16> {
         match self {
             Self::Deployment(to) => Some(to.port),
@@ -412,7 +412,7 @@ impl Target<'_> {
     }
 }
 
-/// What a backend refers to.
+/// The reference of a backend.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Target<'a> {
     /// The pods of a Deployment.
@@ -426,7 +426,7 @@ pub enum Target<'a> {
 }
 
 impl Backend {
-    /// What it refers to; `None` unless that is exactly one thing.
+    /// The reference; `None` unless it is exactly one.
     pub fn target(&self) -> Option<Target<'_>> {
         match (&self.deployment, &self.postgres, &self.redis_sentinel, self.servers.as_slice()) {
             (Some(one), None, None, []) => Some(Target::Deployment(one)),
@@ -437,19 +437,19 @@ impl Backend {
         }
     }
 
-    /// One of its servers takes writes, and no other may be spoken to.
+    /// Whether only one of its servers takes writes, so that the others get no connections.
     pub fn one_writer(&self) -> bool {
         self.target().and_then(|target| target.role()) == Some(EndpointRole::Primary)
     }
 
-    /// It is a database, of which its own kind says how it is.
+    /// Whether it is a database, whose own kind reports the state of its servers.
     pub fn is_database(&self) -> bool {
         matches!(self.target(), Some(Target::Postgres(_) | Target::RedisSentinel(_)))
     }
 }
 
 impl LoadBalancerSpec {
-    /// The image, its default filled in.
+    /// The image, or its default.
     pub fn image(&self) -> &str {
         self.image.as_deref().unwrap_or(match self.engine {
             EngineKind::Haproxy => "haproxy:2.6",
@@ -457,7 +457,7 @@ impl LoadBalancerSpec {
         })
     }
 
-    /// What the backend of this name is spoken to in; `None` while nobody speaks to it.
+    /// The mode of the backend with this name; `None` if no frontend uses it.
     pub fn mode_of(&self, backend: &str) -> Option<Mode> {
         self.frontends.iter().find(|frontend| frontend.backend.as_deref() == Some(backend)).map(|one| one.mode)
     }

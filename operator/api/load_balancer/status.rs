@@ -1,4 +1,4 @@
-//! What people and other kinds are told of a LoadBalancer.
+//! The status of a LoadBalancer.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -11,30 +11,30 @@ use serde::{Deserialize, Serialize};
 use crate::api::pod::PodSeen;
 use crate::api::words::words;
 
-/// What is seen of a LoadBalancer, and what was decided.
+/// The observed state of a LoadBalancer, and its decisions.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct LoadBalancerStatus {
-    /// The generation of the spec that this status speaks of.
+    /// The generation of the spec that this status is about.
     pub observed_generation: i64,
-    /// The state of all balancers in one word.
+    /// The state of all balancers as one word.
     pub phase: BalancerPhase,
-    /// Balancers that are there.
+    /// Existing balancers.
     pub replicas: u32,
-    /// Balancers that run and balance.
+    /// Balancers that run and are ready.
     pub ready_replicas: u32,
     /// The balancers.
     pub pods: Vec<PodSeen>,
-    /// The servers, as the balancers have them.
+    /// The servers, as observed at the balancers.
     pub backends: Vec<BackendSeen>,
     /// Reloads so far, of all balancers.
     pub reloads: u64,
-    /// Hash of the configuration that is wanted, its servers left aside.
+    /// Hash of the desired configuration without its servers.
     pub config_hash: String,
     /// `Ready`, `Progressing`, `Degraded`, `ConfigValid`, `BackendsResolved`, `CertificatesValid`.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-    /// What was decided and must not be forgotten; the only part of the status that the planner reads back.
+    /// The planner's memory; the only part of the status that the planner reads back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decisions: Option<BalancerDecisions>,
 }
@@ -42,25 +42,25 @@ pub struct LoadBalancerStatus {
 words! {
     /// The state of all balancers of a LoadBalancer.
     BalancerPhase {
-        /// No balancer was ready yet.
+        /// No balancer has been ready yet.
         #[default]
         Pending = "Pending",
-        /// Every balancer is ready and nothing is being changed.
+        /// Every balancer is ready and no change is in progress.
         Healthy = "Healthy",
-        /// Something is being changed.
+        /// A change is in progress.
         Progressing = "Progressing",
-        /// A balancer is missing, or something that was declared cannot be had.
+        /// A balancer is missing, or a part of the spec cannot be applied.
         Degraded = "Degraded",
         /// No balancer is ready.
         Unavailable = "Unavailable",
-        /// Nothing is changed, by annotation.
+        /// Changes are paused by annotation.
         Paused = "Paused",
         /// The LoadBalancer is being deleted.
         Deleting = "Deleting",
     }
 }
 
-/// A backend, as the balancers have it.
+/// A backend, as observed at the balancers.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct BackendSeen {
@@ -73,11 +73,11 @@ pub struct BackendSeen {
     pub servers: Vec<ServerSeen>,
 }
 
-/// A server, as the balancers have it.
+/// A server, as observed at the balancers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ServerSeen {
-    /// Its name: of the pod or of the instance.
+    /// Name of the pod or instance.
     pub name: String,
     /// Its address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -86,57 +86,57 @@ pub struct ServerSeen {
     /// Its port.
     #[serde(default)]
     pub port: u16,
-    /// What the balancers give it.
+    /// What the balancers send it.
     pub state: ServerState,
-    /// Connections or requests that it is busy with.
+    /// Open connections or requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sessions: Option<u64>,
 }
 
-/// What the balancers give a server, by what was observed at them.
+/// The state of a server, as observed at the balancers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum ServerState {
-    /// Every running balancer gives it new connections.
+    /// Every running balancer sends it new connections.
     Ready,
-    /// Some running balancer does not yet.
+    /// Some running balancer does not send it connections yet.
     Starting,
-    /// None gives it new connections, and some still has sessions of it.
+    /// No balancer sends it new connections, but some still has open sessions.
     Draining,
-    /// No running balancer gives it anything.
+    /// No running balancer sends it anything.
     Drained,
-    /// The health check of some balancer says so.
+    /// The health check of some balancer failed.
     Down,
     /// Some running balancer does not answer.
     Unknown,
 }
 
-/// What the planner decided and reads back: written by compare-and-set before anything is done.
+/// The planner's memory: written by compare-and-set before anything is done.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct BalancerDecisions {
-    /// Servers that were seen to leave, as `BACKEND/SERVER`, and since when.
+    /// Servers that were observed as leaving, as `BACKEND/SERVER`, with the time since when.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(with = "BTreeMap<String, String>")]
     pub leaving: BTreeMap<String, Timestamp>,
     /// The writer of each backend that has one.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub writers: BTreeMap<String, Writer>,
-    /// Hash of the last certificate of each Secret that was good.
+    /// Hash of the last valid certificate of each Secret.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub certificates: BTreeMap<String, String>,
-    /// A balancer was ready once: from then on a missing one is an outage.
+    /// A balancer was ready once: since then a missing one is an outage.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub started: bool,
-    /// Reloads that were decided upon.
+    /// Number of decided reloads.
     pub reloads: u64,
-    /// When the last one was.
+    /// Time of the last one.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub last_reload: Option<Timestamp>,
 }
 
-/// The one server of a backend that may be spoken to.
+/// The one server of a backend that may get connections.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Writer {

@@ -1,4 +1,5 @@
-//! What is wrong with a LoadBalancer, all of it at once: what a schema cannot see, and what an engine could not do.
+//! Validation of a LoadBalancer: every problem that a schema cannot express, and features that the engine does not
+//! have.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -9,11 +10,11 @@ use crate::api::duration::Span;
 use crate::api::invalid::Invalid;
 use crate::api::postgres_cluster::image_problem;
 
-/// Engines keep time in signed 32-bit milliseconds.
+/// Limit of a duration: engines store time in signed 32-bit milliseconds.
 const LONGEST: Span = Span::seconds(24 * 3600);
 
 impl LoadBalancerSpec {
-    /// Every problem that the schema cannot see.
+    /// Every problem that the schema cannot express.
     pub fn validate(&self) -> Vec<Invalid> {
         let mut problems = Problems(Vec::new());
         if self.replicas == 0 || self.replicas > 9 {
@@ -40,7 +41,7 @@ impl LoadBalancerSpec {
         problems.0
     }
 
-    /// Ports in the container and on the host, each once.
+    /// Ports in the container and on the host must be unique.
     fn ports(&self, problems: &mut Problems) {
         let frontends = self.frontends.iter().enumerate();
         let listened = frontends.map(|(at, one)| (format!("spec.frontends[{at}]"), one.port, one.host_port));
@@ -96,7 +97,7 @@ impl LoadBalancerSpec {
         }
     }
 
-    /// Frontends that speak https.
+    /// Frontends with TLS.
     pub(super) fn https_frontends(&self) -> impl Iterator<Item = &Frontend> {
         self.frontends.iter().filter(|one| one.tls.is_some() && one.mode == Mode::Http)
     }
@@ -126,7 +127,7 @@ impl LoadBalancerSpec {
             }
         }
         if one.balance.is_some() && one.one_writer() {
-            problems.add(format!("{path}.balance"), "has no meaning where only one server is spoken to");
+            problems.add(format!("{path}.balance"), "has no effect where only one server gets connections");
         }
         self.health_check(path, one, problems);
         self.stick(path, one, http, problems);
@@ -145,7 +146,7 @@ impl LoadBalancerSpec {
         let Some(check) = &one.health_check else { return };
         let path = format!("{path}.healthCheck");
         if one.is_database() {
-            return problems.add(path, "has no meaning for a database: its own kind knows how it is");
+            return problems.add(path, "has no effect for a database: the status of its own kind is used");
         }
         if let Some(asked) = &check.path {
             if self.engine == EngineKind::Nginx {
@@ -170,7 +171,7 @@ impl LoadBalancerSpec {
         let Some(stick) = &one.stick else { return };
         let path = format!("{path}.stick");
         if one.one_writer() {
-            problems.add(path.clone(), "has no meaning where only one server is spoken to");
+            problems.add(path.clone(), "has no effect where only one server gets connections");
         }
         if stick.by == StickBy::Cookie {
             if !http {
@@ -206,7 +207,7 @@ impl Problems {
     }
 }
 
-/// Names that an engine, a file and a label can all hold, each once.
+/// Names must be valid for an engine, a file and a label, and unique.
 fn unique<'a>(path: &str, names: impl Iterator<Item = &'a str>, problems: &mut Problems) {
     let addresses = path.ends_with(".servers");
     let mut seen = BTreeMap::new();
@@ -225,7 +226,7 @@ fn unique<'a>(path: &str, names: impl Iterator<Item = &'a str>, problems: &mut P
     }
 }
 
-/// `host:port` in its parts; hosts are names or IPv4 addresses.
+/// Splits `host:port`; hosts are names or IPv4 addresses.
 pub fn split_address(address: &str) -> Option<(&str, u16)> {
     let (host, port) = address.rsplit_once(':')?;
     let port: u16 = port.parse().ok().filter(|port| *port > 0)?;
@@ -318,8 +319,8 @@ stats: {port: 81}
                 spec.backends[1]: must have exactly one of deployment, postgres, redisSentinel and servers
                 spec.backends[1].drainTimeout: is 1ns, must be from 1ms to 24h, in whole milliseconds
                 spec.backends[2].name: no frontend has backend "pg"
-                spec.backends[2].balance: has no meaning where only one server is spoken to
-                spec.backends[2].healthCheck: has no meaning for a database: its own kind knows how it is
+                spec.backends[2].balance: has no effect where only one server gets connections
+                spec.backends[2].healthCheck: has no effect for a database: the status of its own kind is used
             "#]],
         );
     }

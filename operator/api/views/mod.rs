@@ -1,4 +1,4 @@
-//! The kinds that are read and never stored, Pod and ReplicaSet: parts of the status of their owners, shown as Kubernetes' own. Pure.
+//! The read-only kinds Pod and ReplicaSet: computed from the status of their owners, in Kubernetes' own form. Pure.
 
 mod owner;
 mod pod;
@@ -67,7 +67,7 @@ fn ready_containers(pod: &Value) -> Value {
     format!("{ready}/{}", list(&pod["spec"]["containers"]).count()).into()
 }
 
-/// One word for people, as kubectl has it.
+/// One word for the status column, as in kubectl.
 fn pod_status(pod: &Value) -> Value {
     if pod["metadata"]["deletionTimestamp"].is_string() {
         return "Terminating".into();

@@ -1,4 +1,4 @@
-//! What a shown object has of its owner: references, derived uids, times.
+//! What an object of a view takes from its owner: references, derived uids, times.
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -18,7 +18,7 @@ pub fn reference(api_version: &str, kind: &str, name: &str, uid: &str) -> Value 
     })
 }
 
-/// A UUID that follows from the owner's, the kind and the name, so that it is the same each time.
+/// A UUID computed from the owner's uid, the kind and the name, so that it is always the same.
 pub fn derived_uid(owner: &Value, kind: &str, name: &str) -> String {
     let hash = Sha256::digest([text(&owner["metadata"]["uid"]), kind, name].join("/"));
     let bytes = std::array::from_fn(|at| hash[at]);
@@ -30,17 +30,17 @@ pub fn created_at(owner: &Value) -> Option<Timestamp> {
     owner["metadata"]["creationTimestamp"].as_str()?.parse().ok()
 }
 
-/// A time in whole seconds, as Kubernetes writes them; `None` if there is none.
+/// A time in whole seconds, as Kubernetes writes it.
 pub fn seconds(time: Option<Timestamp>) -> Option<String> {
     Timestamp::from_second(time?.as_second()).ok().map(|time| time.to_string())
 }
 
-/// The fields of a mapping; none if it is none.
+/// The fields of a mapping; empty if it is not one.
 pub fn fields(value: &Value) -> Map<String, Value> {
     value.as_object().cloned().unwrap_or_default()
 }
 
-/// A text; empty if it is none.
+/// A string; empty if it is not one.
 pub fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }

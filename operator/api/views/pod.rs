@@ -1,4 +1,4 @@
-//! One Pod: what its owner's status says of it, and what it has of the template it was made from.
+//! One Pod: from its owner's status, and from the template it was created from.
 
 use std::collections::BTreeMap;
 
@@ -8,33 +8,33 @@ use serde_json::{Map, Value, json};
 use super::owner::{created_at, derived_uid, reference_to, seconds, text};
 use crate::api::pod::{PodContainer, PodContainerState, PodPhase, PodSeen};
 
-/// What the pods of one owner have in common.
+/// What all pods of one owner have in common.
 pub struct PodTemplate<'a> {
-    /// The object whose status shows them.
+    /// The object whose status contains them.
     pub owner: &'a Value,
-    /// The controller reference that they carry.
+    /// Their controller reference.
     pub parent: Value,
     /// Their labels.
     pub labels: Map<String, Value>,
     /// Their annotations.
     pub annotations: Map<String, Value>,
-    /// The spec of the template they were made from; empty if there is none.
+    /// The spec of their template; empty if there is none.
     pub spec: Map<String, Value>,
-    /// The images that references were resolved to, by container.
+    /// The resolved images, by container.
     pub images: BTreeMap<String, String>,
 }
 
-/// Since when a pod is being deleted, if it is.
+/// Whether a pod is being deleted, and since when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deletion {
-    /// It is not.
+    /// It is not being deleted.
     No,
-    /// Since this time, where it is known.
+    /// Since this time, if it is known.
     Since(Option<Timestamp>),
 }
 
 impl<'a> PodTemplate<'a> {
-    /// The template of an application's pods that have no Kubernetes template: only names and labels.
+    /// The template for pods without a Kubernetes template: only names and labels.
     pub fn of_application(app: &str, owner: &'a Value) -> Self {
         let labels =
             [("app.kubernetes.io/name", app.into()), ("app.kubernetes.io/instance", owner["metadata"]["name"].clone())];
@@ -120,7 +120,7 @@ impl<'a> PodTemplate<'a> {
             "name": seen.name,
             "image": declared.map_or(&json!(seen.image), |declared| &declared["image"]),
             "imageID": self.images.get(&seen.name).unwrap_or(&seen.image),
-            // Docker takes a name wherever it takes an id.
+            // Docker accepts a name in place of an ID.
             "containerID": format!("docker://{}", seen.id.as_ref().unwrap_or(&seen.container)),
             "ready": seen.ready,
             "started": seen.state == PodContainerState::Running,
@@ -130,7 +130,7 @@ impl<'a> PodTemplate<'a> {
     }
 }
 
-/// Running, terminated, or waiting and for what.
+/// Running, terminated, or waiting with the reason.
 fn container_state(pod: &PodSeen, container: &PodContainer) -> Value {
     let reason = |otherwise: &str| container.reason.clone().unwrap_or_else(|| otherwise.to_owned());
     match container.state {

@@ -1,4 +1,5 @@
-//! The pods that each kind's status shows. A kind whose status has `pods` needs one line here, and one in the view's sources.
+//! The pods in each kind's status. A kind whose status has `pods` needs one function here, and one line in the view's
+//! sources.
 
 use serde::Deserialize as _;
 use serde_json::{Value, json};
@@ -15,7 +16,7 @@ use crate::api::postgres_cluster::{InstanceState, InstanceStatus, PostgresCluste
 pub fn pods_of_deployment(deployment: &Value) -> Vec<Value> {
     let status = DeploymentStatus::deserialize(&deployment["status"]).unwrap_or_default();
     let decisions = status.decisions.unwrap_or_default();
-    // An eviction that was asked for and is not taken up yet.
+    // An eviction that was requested and not handled yet.
     let asked = text(&deployment["metadata"]["annotations"][EVICT_ANNOTATION]);
     let asked = if decisions.evicted.as_deref() == Some(asked) { "" } else { asked };
     let one = |seen: &PodSeen| {
@@ -63,7 +64,7 @@ pub fn pods_of_cluster(cluster: &Value) -> Vec<Value> {
     status.instances.iter().map(one).collect()
 }
 
-/// A pod that its owner says is terminating is being deleted, since `since` or else since it was created.
+/// A terminating pod is shown as being deleted since `since`, or else since its creation.
 fn deletion(seen: &PodSeen, since: Option<jiff::Timestamp>) -> Deletion {
     if seen.terminating { Deletion::Since(since.or(seen.created_at)) } else { Deletion::No }
 }

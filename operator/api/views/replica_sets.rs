@@ -1,4 +1,4 @@
-//! ReplicaSets: the revisions of a Deployment, in the form in which clients look for them.
+//! ReplicaSets: the revisions of a Deployment, in the form that clients expect.
 
 use serde::Deserialize as _;
 use serde_json::{Value, json};
@@ -6,11 +6,11 @@ use serde_json::{Value, json};
 use super::owner::{derived_uid, fields, reference_to, seconds, text};
 use crate::api::deployment::{CHANGE_CAUSE_ANNOTATION, DeploymentStatus, Revision};
 
-/// The label that tells the pods of one revision of a template from those of another.
+/// The label that distinguishes the pods of different revisions of a template.
 pub const TEMPLATE_HASH: &str = "pod-template-hash";
-/// The annotation by which clients know the number of a revision.
+/// The annotation from which clients read the number of a revision.
 const REVISION: &str = "deployment.kubernetes.io/revision";
-/// Annotations of a Deployment that are not its revisions'.
+/// Annotations of a Deployment that are not copied to its revisions.
 const KEPT_BACK: [&str; 2] = ["kubectl.kubernetes.io/last-applied-configuration", CHANGE_CAUSE_ANNOTATION];
 
 /// The ReplicaSets of a Deployment.
@@ -27,7 +27,7 @@ pub fn replica_sets_of(deployment: &Value) -> Vec<Value> {
         template["metadata"]["labels"][TEMPLATE_HASH] = revision.hash.as_str().into();
         let mut selector = deployment["spec"]["selector"].clone();
         selector["matchLabels"][TEMPLATE_HASH] = revision.hash.as_str().into();
-        // As in Kubernetes, so that an undo, which brings a revision's annotations back, loses none.
+        // As in Kubernetes, so that an undo, which restores a revision's annotations, loses none.
         let mut annotations = fields(&deployment["metadata"]["annotations"]);
         annotations.retain(|key, _| !KEPT_BACK.contains(&key.as_str()));
         let cause = revision.change_cause.as_ref();

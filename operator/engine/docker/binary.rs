@@ -1,8 +1,9 @@
-//! This program itself on a host: a volume named by the identity of what it is in containers, filled once through the archive API.
+//! Injection of this program into a host: a volume named by the identity of its part in containers, filled
+//! once through the archive API.
 //!
-//! The archive API writes only through a container, so a helper is made of any image at hand; it never starts. The
-//! program goes up first, a marker last: a volume without the marker was left in the middle and is filled again.
-//! Volumes of other identities go when no container uses them any more.
+//! The archive API writes only through a container, so a helper container is created from any available image; it is
+//! never started. The program is uploaded first, a marker file last: a volume without the marker is incomplete and is
+//! filled again. Volumes of other identities are removed when no container uses them any more.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -27,21 +28,22 @@ use crate::CONTAINER_IDENTITY;
 use crate::api::labels::{self, Owner};
 use crate::api::sync::lock;
 
-/// Kind in the owner labels of what injection makes; no object of that kind exists.
+/// Kind in the owner labels of the helper and the volume; no object of that kind exists.
 const KIND: &str = "Binary";
 const MARKER: &str = ".complete";
-/// Timeout of the upload: tens of megabytes, to a host that may be far.
+/// Timeout of the upload: tens of megabytes, perhaps to a distant host.
 const UPLOAD: Duration = Duration::from_secs(300);
-/// Attempts at filling. Two operators that fill the same volume remove each other's helper; more failures than this are no race.
+/// Attempts at filling. Two operators that fill the same volume remove each other's helper; further failures
+/// have another cause.
 const ATTEMPTS: usize = 3;
-/// Grace for a volume of another identity that nothing uses: another operator on the host may be about to use it.
+/// Grace for an unused volume of another identity: another operator on the host may be about to use it.
 const GRACE: Duration = Duration::from_secs(3600);
 
 /// The program to inject.
 pub struct OwnBinary {
     path: PathBuf,
     identity: String,
-    /// Volumes of this family and no other are removed when they are old and unused; stands as namespace in their labels.
+    /// Only old, unused volumes of this family are removed; stored as the namespace in their labels.
     family: String,
     grace: Duration,
 }
@@ -52,12 +54,12 @@ impl OwnBinary {
         Self::at("/proc/self/exe", CONTAINER_IDENTITY)
     }
 
-    /// The program at `path`, of this identity in containers; for tests, whose own program is another.
+    /// The program at `path` with this identity in containers; for tests, where the running program is the test itself.
     pub fn at(path: impl Into<PathBuf>, identity: &str) -> Self {
         Self { path: path.into(), identity: identity.to_owned(), family: String::new(), grace: GRACE }
     }
 
-    /// With volumes apart from all others, and no grace for old ones; for tests.
+    /// Uses a separate family of volumes, and no grace for old ones; for tests.
     pub fn in_family(self, family: &str) -> Self {
         Self { family: family.to_owned(), grace: Duration::ZERO, ..self }
     }
@@ -74,9 +76,9 @@ impl OwnBinary {
 /// The state of injection on one host.
 pub(super) struct Injection {
     binary: Arc<OwnBinary>,
-    /// Held while filling; `true` once this process has seen the volume complete.
+    /// Locked while filling; `true` once this process has seen the volume complete.
     complete: tokio::sync::Mutex<bool>,
-    /// Volumes of other identities are there that could not be removed yet.
+    /// Whether there are volumes of other identities that could not be removed yet.
     old_ones_left: AtomicBool,
     /// The name of the volume while it is known to be complete.
     volume: std::sync::Mutex<Option<String>>,
@@ -107,7 +109,7 @@ impl DockerEngine {
         let doing = "putting the evenkeel binary on it";
         let (volume, owner) = (self.binary.binary.volume(), self.binary.binary.owner());
         let mut complete = self.binary.complete.lock().await;
-        // Someone may have pruned it, and Docker would make an empty one in its place.
+        // The volume may have been pruned, and then Docker would create an empty one.
         if *complete && self.volume_named(&volume, doing).await?.is_some() {
             return Ok(volume);
         }
@@ -127,14 +129,14 @@ impl DockerEngine {
         Ok(volume)
     }
 
-    /// A container was removed: it may have been the last that used an old volume.
+    /// Called when a container was removed: it may have been the last one that used an old volume.
     pub(super) fn container_gone(&self) {
         if self.binary.old_ones_left.swap(false, Ordering::Relaxed) {
             self.remove_old_binaries();
         }
     }
 
-    /// Removes volumes of other identities that nothing uses, beside whatever goes on.
+    /// Removes unused volumes of other identities, in the background.
     fn remove_old_binaries(&self) {
         let engine = self.clone();
         tokio::spawn(async move {
@@ -146,7 +148,7 @@ impl DockerEngine {
         });
     }
 
-    /// Whether none is left.
+    /// Whether all old volumes were removed.
     async fn old_binaries_removed(&self) -> Result<bool, Error> {
         let doing = "removing old volumes with the evenkeel binary";
         let filters = HashMap::from([("label".to_owned(), vec![format!("{}={KIND}", labels::KIND)])]);
@@ -157,7 +159,7 @@ impl DockerEngine {
         if old.is_empty() {
             return Ok(true);
         }
-        // By the host's own clock, which also dated the volumes.
+        // By the host's own clock, which also set the creation times of the volumes.
         let now = self.call(doing, ANSWER, |docker| docker.info()).await?.system_time;
         let now: Option<Timestamp> = now.and_then(|now| now.parse().ok());
         let mut all_gone = true;
@@ -187,14 +189,14 @@ impl DockerEngine {
             self.upload(&helper, stream::once(async { Ok(archive_of_marker()) }), doing).await
         };
         let filled = filled.await;
-        // A helper that stays behind does no harm; the next fill uses it.
+        // A remaining helper does no harm; the next fill uses it.
         if let Err(error) = self.container_removed(&helper).await {
             tracing::debug!(host = &*self.host, helper, %error, "the helper container stays behind");
         }
         filled
     }
 
-    /// Makes the helper, or takes the one that is there: all of one name are alike.
+    /// Creates the helper, or uses the existing one: all helpers with the same name are equal.
     async fn make_helper(
         &self,
         helper: &str,
@@ -235,7 +237,7 @@ impl DockerEngine {
         let options = ContainerArchiveInfoOptionsBuilder::default().path(&path).build();
         match self.call(doing, ANSWER, |docker| docker.get_container_archive_info(helper, Some(options))).await {
             Ok(_) => Ok(true),
-            // The file or the helper; a missing helper shows at the upload.
+            // The file or the helper is missing; a missing helper shows at the upload.
             Err(Error::NotFound { .. }) => Ok(false),
             Err(error) => Err(error),
         }
@@ -270,14 +272,14 @@ impl DockerEngine {
     }
 }
 
-/// The volumes of the family but for ours, each with the time when it was made.
+/// The volumes of the family except ours, each with its creation time.
 fn others(volumes: Vec<Volume>, family: &str, ours: &str) -> Vec<(String, Option<Timestamp>)> {
     let of_the_family = |volume: &Volume| volume.labels.get(labels::NAMESPACE).is_some_and(|found| found == family);
     let volumes = volumes.into_iter().filter(|volume| of_the_family(volume) && volume.name != ours);
     volumes.map(|volume| (volume.name, volume.created_at.and_then(|made| made.parse().ok()))).collect()
 }
 
-/// A tar header of a file of root's.
+/// A tar header of a file that root owns.
 fn header(name: &str, length: u64, mode: u32) -> Bytes {
     let mut header = tar::Header::new_ustar();
     header.set_path(name).expect("the name is short");
@@ -290,7 +292,7 @@ fn header(name: &str, length: u64, mode: u32) -> Bytes {
     Bytes::copy_from_slice(header.as_bytes())
 }
 
-/// Padding of a last file of this length, and the end of a tar archive.
+/// Padding after a last file of this length, and the end of a tar archive.
 fn ending(length: u64) -> Bytes {
     let padding = (512 - (length % 512) as usize) % 512;
     Bytes::from(vec![0; padding + 1024])

@@ -1,4 +1,4 @@
-//! bollard's errors in our four classes, with the engine's own words.
+//! Maps bollard's errors to our four classes; keeps the engine's own message.
 
 use std::error::Error as StdError;
 
@@ -6,7 +6,7 @@ use bollard::errors::Error as Bollard;
 
 use super::super::Error;
 
-/// What an error of bollard means to a caller.
+/// The class of a bollard error.
 pub(super) fn classify(host: &str, doing: &str, error: Bollard) -> Error {
     match error {
         Bollard::DockerResponseServerError { status_code, message } => {
@@ -14,7 +14,7 @@ pub(super) fn classify(host: &str, doing: &str, error: Bollard) -> Error {
             match status_code {
                 404 => Error::not_found(host, doing, message),
                 409 => Error::conflict(host, doing, message),
-                // A proxy before the engine that cannot reach it.
+                // A proxy in front of the engine cannot reach it.
                 502..=504 => Error::unreachable(host, doing, message),
                 _ => Error::refused(host, doing, message),
             }
@@ -31,7 +31,7 @@ pub(super) fn classify(host: &str, doing: &str, error: Bollard) -> Error {
     }
 }
 
-/// The innermost message: what lies between only says that a client failed.
+/// The innermost message: the outer ones only say that a client failed.
 pub(super) fn root_cause(error: &dyn StdError) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {

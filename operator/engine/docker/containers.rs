@@ -14,11 +14,11 @@ use super::super::{ContainerSeen, ContainerState, Error};
 use super::{ANSWER, DockerEngine, any_owner_filter, owner_filter};
 use crate::api::labels::Owner;
 
-/// Starting a container takes about half a second on an idle host; a loaded one needs longer.
+/// Time-out of a start: about half a second on an idle host, more on a loaded one.
 pub(super) const START: Duration = Duration::from_secs(30);
-/// Docker itself waits 10 s for a killed container before it gives up.
+/// Time-out of a kill: Docker itself waits 10 s for a killed container.
 const KILL: Duration = Duration::from_secs(20);
-/// Another client's removal is watched this often.
+/// Poll interval while another client removes the container.
 const GLANCE: Duration = Duration::from_millis(50);
 
 impl DockerEngine {
@@ -78,7 +78,7 @@ impl DockerEngine {
 
     pub(super) async fn container_removed(&self, name: &str) -> Result<(), Error> {
         let doing = format!("removing container {name}");
-        // `v` takes the anonymous volumes of the image's VOLUME lines along; named volumes stay.
+        // `v` also removes the anonymous volumes of the image's VOLUME lines; named volumes stay.
         let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
         let removed = self.call(&doing, KILL, |docker| docker.remove_container(name, Some(options))).await;
         let removed = match gone_is_done(removed) {
@@ -91,7 +91,7 @@ impl DockerEngine {
         removed
     }
 
-    /// Somebody else is removing it: done when it is gone.
+    /// Another client is removing it: wait until it is gone.
     async fn until_gone(&self, name: &str, doing: &str) -> Result<(), Error> {
         let watched = tokio::time::timeout(KILL, async {
             loop {
@@ -134,7 +134,7 @@ fn addresses(networks: Option<HashMap<String, EndpointSettings>>) -> BTreeMap<St
     networks.filter_map(|(name, endpoint)| Some((name, endpoint.ip_address?.parse().ok()?))).collect()
 }
 
-/// From Docker's words for people, the only place in a list that has it: `Exited (137) 2 seconds ago`.
+/// Parses Docker's text `Exited (137) 2 seconds ago`, the only place in a list with the exit code.
 fn exit_code(status: &str) -> Option<i64> {
     status.strip_prefix("Exited (")?.split(')').next()?.parse().ok()
 }
@@ -147,7 +147,7 @@ fn state(found: Option<ContainerSummaryStateEnum>) -> ContainerState {
         Some(Docker::RESTARTING) => ContainerState::Restarting,
         Some(Docker::EXITED) => ContainerState::Exited,
         Some(Docker::DEAD | Docker::REMOVING) => ContainerState::Dead,
-        // While something of it may run, nobody may take it for dead.
+        // As long as a process of it may run, it must not count as dead.
         Some(Docker::RUNNING | Docker::STOPPING | Docker::EMPTY) | None => ContainerState::Running,
     }
 }

@@ -1,4 +1,5 @@
-//! Making a container: a spec in Docker's words. One request, unless it has volumes with an owner or further networks.
+//! Creates a container: translates a spec to Docker's API. One request, unless it has volumes with an owner
+//! or further networks.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -31,14 +32,14 @@ impl DockerEngine {
             Err(Error::Conflict { message, .. }) => self.same_as_there(spec, &doing, message).await?,
             Err(error) => return Err(error),
         }
-        // Also when it was there: whoever made it may have been stopped before this.
+        // Also for an existing container: its creator may have been stopped before this.
         for attachment in &spec.networks {
             self.connected(&spec.name, attachment, &doing).await?;
         }
         Ok(())
     }
 
-    /// Docker mounts any volume of that name that exists, and says nothing.
+    /// Docker silently mounts any existing volume with that name.
     async fn volumes_are_ours(&self, spec: &ContainerSpec, doing: &str) -> Result<(), Error> {
         let labelled = spec.mounts.iter().filter_map(|mount| match &mount.source {
             MountSource::Volume { name, labels, .. } if !labels.is_empty() => Some((name, labels)),
@@ -51,11 +52,11 @@ impl DockerEngine {
         try_join_all(checks).await.map(drop)
     }
 
-    /// The name is taken: by what we want, or by something else?
+    /// The name is in use: by an equal container, or by another one?
     async fn same_as_there(&self, spec: &ContainerSpec, doing: &str, engines_words: String) -> Result<(), Error> {
         let there = match self.call(doing, ANSWER, |docker| docker.inspect_container(&spec.name, None)).await {
             Ok(there) => there,
-            // Gone again: the caller looks anew.
+            // It was removed meanwhile: the caller observes again.
             Err(Error::NotFound { .. }) => return Err(Error::conflict(&self.host, doing, engines_words)),
             Err(error) => return Err(error),
         };
@@ -94,7 +95,8 @@ fn create_body(spec: &ContainerSpec) -> ContainerCreateBody {
     labels.insert(labels::SPEC_HASH.to_owned(), spec.hash());
     let (ports, security) = (port_bindings(&spec.ports), &spec.security);
     let mounts = spec.volumes.iter().map(named_volume).chain(spec.mounts.iter().map(mount));
-    // In the network of another container it has that one's host name, addresses and ports; Docker refuses its own.
+    // In the network of another container it has that container's host name, addresses and ports; Docker
+    // refuses its own.
     let alone = spec.joins.is_none();
     ContainerCreateBody {
         hostname: Some(spec.hostname.clone()).filter(|_| alone),
@@ -167,7 +169,7 @@ fn named_volume((volume, path, read_only): &(String, String, bool)) -> Mount {
         source: Some(volume.clone()),
         target: Some(path.clone()),
         read_only: Some(*read_only),
-        // A new data volume starts with the image's directory and its owner; what is only read stays as it was filled.
+        // A new data volume starts with the image's directory and its owner; a read-only volume keeps its content.
         volume_options: Some(MountVolumeOptions { no_copy: Some(*read_only), ..Default::default() }),
         ..Default::default()
     }
@@ -178,7 +180,7 @@ fn mount(mounted: &Mounted) -> Mount {
     match &mounted.source {
         MountSource::Bind(path) => Mount { typ: Some(MountType::BIND), source: Some(path.clone()), ..mount },
         MountSource::Volume { name, options, labels } => {
-            // One that was described starts empty, as in Kubernetes; one that was only named may be of any driver.
+            // A volume with options or labels starts empty, as in Kubernetes; one with only a name may use any driver.
             let plain = options.is_empty() && labels.is_empty();
             let local = MountVolumeOptionsDriverConfig { name: Some("local".to_owned()), options: map(options) };
             let volume_options = MountVolumeOptions {

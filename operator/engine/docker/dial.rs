@@ -1,4 +1,5 @@
-//! Conversations with what runs in a container: an exec of our own binary that joins its stdin and stdout to a socket there.
+//! Connections to a process in a container: an exec of our own binary that forwards its stdin and stdout to a
+//! socket there.
 
 use std::io;
 use std::pin::Pin;
@@ -12,7 +13,7 @@ use super::super::bridge::CONNECTED;
 use super::super::{BINARY, Conversation, Error, ExecSession, Output};
 use super::{ANSWER, DockerEngine};
 
-/// Of what the bridge says on stderr this much is kept, in bytes.
+/// Limit of the error text that is kept from the bridge's stderr, in bytes.
 const WORDS: usize = 4096;
 
 impl DockerEngine {
@@ -23,7 +24,7 @@ impl DockerEngine {
             attach_stdout: Some(true),
             attach_stderr: Some(true),
             tty: Some(false),
-            // Sockets in a container may be for their owner only.
+            // Sockets in a container may be accessible only to their owner.
             user: Some("0".to_owned()),
             cmd: Some(vec![BINARY.to_owned(), "dial".to_owned(), address.to_owned()]),
             ..Default::default()
@@ -35,7 +36,7 @@ impl DockerEngine {
             Ok(Ok(0)) => {
                 Err(Error::refused(&self.host, doing, "the exec ended without a word; has the container just stopped?"))
             }
-            // An exec that cannot start is reported by Docker where the output would be.
+            // Docker reports an exec that cannot start in the output stream.
             Ok(Ok(_)) => Err(Error::refused(&self.host, doing, stream.rest_in_words(first[0]).await)),
             Ok(Err(error)) => Err(Error::refused(&self.host, doing, error.to_string())),
             Err(_) => Err(Error::refused(
@@ -47,7 +48,8 @@ impl DockerEngine {
     }
 }
 
-/// The exec's stdout and stdin as one stream. Dropping it closes the connection, Docker then closes the exec's stdin, and the bridge ends.
+/// The exec's stdout and stdin as one stream. Dropping it closes the connection; then Docker closes the exec's
+/// stdin, and the bridge ends.
 struct ExecStream {
     exec: ExecSession,
     /// Received on stdout and not yet read.
@@ -71,11 +73,11 @@ impl ExecStream {
         }
     }
 
-    /// What was said instead of [`CONNECTED`].
+    /// The text that came instead of [`CONNECTED`].
     async fn rest_in_words(mut self, first: u8) -> String {
         let mut said = vec![first];
         let mut rest = (&mut self).take(WORDS as u64);
-        // A stream that fails meanwhile has said what it had to say.
+        // If the stream fails meanwhile, the text so far is enough.
         let _ = tokio::time::timeout(ANSWER, rest.read_to_end(&mut said)).await;
         String::from_utf8_lossy(&said).trim().to_owned()
     }

@@ -1,8 +1,8 @@
-//! What happens to our containers, as hints whom to look at; subscribes again for ever.
+//! Events of our containers, as hints which owners to observe; resubscribes for ever.
 //!
-//! A gap between two subscriptions is bridged by order: the engine's own time
-//! is read, then `None` says "look at all", then events since that time
-//! are asked for. What happened before is seen by the look, what happened after by the events.
+//! The order of requests closes the gap between two subscriptions: read the engine's own time, send `None` ("observe
+//! everything"), then request the events since that time. Earlier changes are found by the observation, later ones by
+//! the events.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -21,14 +21,14 @@ use crate::api::labels::{self, Owner};
 
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
-/// A failure that repeats this often is told; before that it is a restart of the engine.
+/// Failures in a row before a warning; fewer are just a restart of the engine.
 const WORTH_A_WARNING: u32 = 3;
-/// A host that vanished sends nothing, and nothing is also what a quiet one sends: so it is asked.
+/// Ping interval: a dead host sends nothing, and neither does a quiet one.
 const PING: Duration = Duration::from_secs(15);
-/// A reader that lags further makes the engine wait.
+/// Length of the queue; when it is full, the engine waits.
 const QUEUE: usize = 256;
 
-/// What changes how a container is. Execs are left out: each `dial` makes three events.
+/// Actions that change the state of a container. Execs are left out: each `dial` causes three events.
 const ACTIONS: [&str; 10] =
     ["create", "start", "restart", "die", "oom", "pause", "unpause", "stop", "destroy", "health_status"];
 
@@ -64,7 +64,7 @@ impl DockerEngine {
         }
     }
 
-    /// One subscription; returns why it ended. `failures` in a row are over once it is seen to work.
+    /// One subscription; returns the reason for its end. `failures` is reset once the subscription works.
     async fn follow(&self, hints: &mpsc::Sender<EventHint>, failures: &mut u32) -> Error {
         let doing = "following its events";
         let gone = || Error::refused(&self.host, doing, "nobody listens");
@@ -112,22 +112,22 @@ impl DockerEngine {
 }
 
 impl DockerEngine {
-    /// Docker says that a container died before its lists do. An inspect waits for the container's lock, which is
-    /// held until they do; so the hint behind it is the one that finds the death in the list.
+    /// Docker reports the death of a container before its lists show it. An inspect waits for the container's lock,
+    /// which is held until the lists do; so only a hint after the inspect finds the death in the list.
     fn hint_when_listed(&self, event: &EventMessage, owner: Owner, hints: mpsc::Sender<EventHint>) {
         let Some(id) = event.actor.as_ref().and_then(|actor| actor.id.clone()) else { return };
         let engine = self.clone();
         tokio::spawn(async move {
-            // However it is answered: gone is also listed.
+            // Any response is fine: a removed container is also listed correctly.
             let doing = "waiting for a death to be listed";
             drop(engine.call(doing, ANSWER, |docker| docker.inspect_container(&id, None)).await);
-            // Nobody listens once the reader ends.
+            // An error means that the reader has ended.
             let _ = hints.send(Some(owner)).await;
         });
     }
 }
 
-/// Docker tells its time as RFC 3339 and wants to be asked in seconds and nanoseconds.
+/// Docker reports its time as RFC 3339 and expects seconds and nanoseconds in requests.
 fn unix_time(rfc3339: &str) -> Option<String> {
     let time: jiff::Timestamp = rfc3339.parse().ok()?;
     Some(format!("{}.{:09}", time.as_second(), time.subsec_nanosecond()))
@@ -141,7 +141,7 @@ fn filters() -> HashMap<String, Vec<String>> {
     ])
 }
 
-/// Whom the event concerns; an event of a container carries that container's labels.
+/// The owner that the event concerns; an event of a container carries its labels.
 fn owner(event: &EventMessage) -> Option<Owner> {
     let attributes = event.actor.as_ref()?.attributes.as_ref()?;
     Owner::from_labels(|key| attributes.get(key).map(String::as_str))

@@ -10,13 +10,13 @@ use futures::StreamExt as _;
 use super::super::{Error, ExecRequest, ExecResult, ExecSession, Output};
 use super::{ANSWER, DockerEngine, classify};
 
-/// Of what a command says this much is kept, in bytes.
+/// Limit of the output that is kept from a command, in bytes.
 const KEPT: usize = 16 * 1024;
-/// Docker knows that a command ended a moment after its output has.
+/// Poll interval for the exit code: Docker knows it a moment after the output has ended.
 const GLANCE: Duration = Duration::from_millis(5);
 
 impl DockerEngine {
-    /// Makes an exec and starts it with its streams attached: Docker's id of it, output and input.
+    /// Creates an exec and starts it with its streams attached: Docker's ID of it, output and input.
     pub(super) async fn exec_started(
         &self,
         container: &str,
@@ -93,7 +93,7 @@ fn config(request: &ExecRequest) -> ExecConfig {
     }
 }
 
-/// A terminal's output is all stdout.
+/// With a terminal all output is stdout.
 pub(super) fn output(piece: LogOutput) -> Output {
     match piece {
         LogOutput::StdErr { message } => Output::Stderr(message),

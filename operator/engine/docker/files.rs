@@ -1,4 +1,4 @@
-//! Files into a container, through the archive API: it writes through the container's mounts, running or not.
+//! Copies files into a container through the archive API: it writes through the container's mounts, running or not.
 
 use bollard::body_full;
 use bollard::query_parameters::UploadToContainerOptionsBuilder;
@@ -8,7 +8,7 @@ use super::super::{Error, File};
 use super::DockerEngine;
 use super::containers::START;
 
-/// Directories between the directory and a file.
+/// Mode of parent directories.
 const BETWEEN: u32 = 0o755;
 
 impl DockerEngine {
@@ -16,8 +16,8 @@ impl DockerEngine {
         let doing = format!("putting files into {directory} of container {container}");
         let archive =
             archive(directory, files).map_err(|error| Error::refused(&self.host, &doing, error.to_string()))?;
-        // The owners are those of the archive (`copyUIDGID` would make them the container's user); a directory is
-        // never taken away for a file.
+        // The owners are those in the archive (`copyUIDGID` would replace them by the container's user); a directory is
+        // never replaced by a file.
         let options =
             UploadToContainerOptionsBuilder::default().path(directory).no_overwrite_dir_non_dir("true").build();
         self.call(&doing, START, |docker| docker.upload_to_container(container, Some(options), body_full(archive)))
@@ -25,7 +25,7 @@ impl DockerEngine {
     }
 }
 
-/// A tar of these files and of the directories between; the directories first, so that each is made as it is to be.
+/// A tar of these files and their parent directories; the directories first, so that each gets the right mode.
 fn archive(directory: &str, files: &[File]) -> std::io::Result<Bytes> {
     let mut archive = tar::Builder::new(Vec::new());
     let mut made = std::collections::BTreeSet::new();
@@ -47,7 +47,7 @@ fn archive(directory: &str, files: &[File]) -> std::io::Result<Bytes> {
     archive.into_inner().map(Bytes::from)
 }
 
-/// Docker skips the entry `.`, so that a directory's own mode is set by its name seen from within.
+/// Docker skips the entry `.`, so the mode of the directory itself is set through its name seen from within.
 fn itself(directory: &str) -> String {
     format!("../{}/", directory.trim_end_matches('/').rsplit('/').next().unwrap_or_default())
 }

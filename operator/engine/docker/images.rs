@@ -1,4 +1,4 @@
-//! Images: is it there, and pull it with progress a person can follow.
+//! Images: look them up, and pull them with progress in the log.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -14,12 +14,12 @@ use super::super::{Error, ImageSeen, RegistryLogin};
 use super::{ANSWER, DockerEngine, classify};
 use crate::api::sync::lock;
 
-/// A pull may take long, but not in silence: Docker reports each step, and retries a registry on its own for less than this.
+/// Time-out of a pull without progress: Docker reports each step, and its own registry retries take less time.
 const SILENCE: Duration = Duration::from_secs(120);
-/// How often a running pull is summed up in the log.
+/// Interval of the log summary of a running pull.
 const SUMMARY: Duration = Duration::from_secs(5);
 
-/// The pulls under way on one host: each image by one at a time.
+/// The running pulls on one host: one at a time for each image.
 #[derive(Default)]
 pub(super) struct Pulls(Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>);
 
@@ -47,7 +47,7 @@ impl DockerEngine {
         }
     }
 
-    /// Tags and digests of all images, by id.
+    /// Tags and digests of all images, by ID.
     pub(super) async fn images_of_all(&self) -> Result<BTreeMap<String, Vec<String>>, Error> {
         let all = None::<ListImagesOptions>;
         let found = self.call("listing all images", ANSWER, |docker| docker.list_images(all)).await?;
@@ -83,7 +83,7 @@ impl DockerEngine {
         let mut progress = Progress::default();
         let mut options = CreateImageOptionsBuilder::default().from_image(image);
         if !has_tag(image) {
-            // Without a tag Docker would pull every one there is.
+            // Without a tag Docker would pull every tag.
             options = options.tag("latest");
         }
         let client = self.client(doing).await?;
@@ -146,7 +146,7 @@ fn credentials(login: &RegistryLogin) -> DockerCredentials {
     }
 }
 
-/// Whose fault it is, before Docker's own words.
+/// Names the likely cause, followed by Docker's own message.
 fn explain(image: &str, message: &str) -> String {
     let says = |signs: &[&str]| signs.iter().any(|sign| message.contains(sign));
     if says(&[
@@ -181,7 +181,8 @@ fn explain(image: &str, message: &str) -> String {
     }
 }
 
-/// Whether it can be an image reference at all; the engine's own check is stricter, this one keeps the request in one piece.
+/// Whether it can be an image reference at all; the engine checks more strictly, this only keeps the request
+/// well-formed.
 fn is_reference(image: &str) -> bool {
     !image.is_empty()
         && !image.starts_with(['/', '.'])
@@ -193,7 +194,7 @@ fn has_tag(image: &str) -> bool {
     image.contains('@') || image.rsplit('/').next().is_some_and(|last| last.contains(':'))
 }
 
-/// The layers of one pull, as far as Docker has told.
+/// The layers of one pull, as reported by Docker so far.
 #[derive(Default)]
 struct Progress {
     layers: BTreeMap<String, Layer>,
@@ -207,7 +208,7 @@ struct Layer {
 }
 
 impl Progress {
-    /// Takes a report; says so if a layer changed its state.
+    /// Handles a report; returns a log line if a layer changed its state.
     fn take(&mut self, report: &CreateImageInfo) -> Option<String> {
         let status = report.status.as_deref()?;
         let Some(id) = report.id.as_deref().filter(|_| !status.starts_with("Pulling from")) else {

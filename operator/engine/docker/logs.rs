@@ -1,4 +1,4 @@
-//! What containers wrote.
+//! Logs of containers.
 
 use bollard::query_parameters::LogsOptionsBuilder;
 use futures::StreamExt as _;
@@ -10,7 +10,7 @@ use super::{ANSWER, DockerEngine, classify};
 impl DockerEngine {
     pub(super) async fn logs_of(&self, container: &str, options: &LogOptions) -> Result<Outputs, Error> {
         let doing = format!("reading the log of container {container}");
-        // The stream says that there is none only where the first line would be.
+        // The log stream reports a missing container only in place of the first line.
         self.call(&doing, ANSWER, |docker| docker.inspect_container(container, None)).await?;
         let mut query = LogsOptionsBuilder::default()
             .stdout(true)

@@ -1,4 +1,5 @@
-//! A Docker host over its API, by bollard: translate, classify, bound in time; nothing else. One file a noun.
+//! A Docker host through its API, with bollard: translates, classifies errors, sets time-outs; nothing else.
+//! One file per noun.
 
 mod binary;
 mod classify;
@@ -35,10 +36,10 @@ use super::{
 use crate::api::docker_host::Endpoint;
 use crate::api::labels::{self, Owner};
 
-/// An engine on a healthy host answers a small request in milliseconds; this long means it is in trouble.
+/// Time-out of a small request; an engine on a healthy host answers in milliseconds.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// One Docker host, reached over its API. A clone shares its connection, caches and locks.
+/// One Docker host, reached through its API. Clones share connection, caches and locks.
 #[derive(Clone)]
 pub struct DockerEngine {
     host: Arc<str>,
@@ -46,12 +47,12 @@ pub struct DockerEngine {
     client: Arc<OnceCell<Docker>>,
     binary: Arc<binary::Injection>,
     pulls: Arc<images::Pulls>,
-    /// Networks are made in two steps that must not interleave.
+    /// Networks are created in two steps that must not interleave.
     networks: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl DockerEngine {
-    /// An engine at `endpoint`, called `host` in every error. Nothing is sent until the first request;
+    /// An engine at `endpoint`; errors name it `host`. Sends nothing before the first request;
     /// [`Error::Refused`] if the TLS material cannot be used.
     pub fn connect(host: &str, endpoint: &Endpoint, tls: Option<&Tls>, binary: Arc<OwnBinary>) -> Result<Self, Error> {
         Ok(Self {
@@ -64,12 +65,12 @@ impl DockerEngine {
         })
     }
 
-    /// The client, with the API version agreed on at the first successful contact.
+    /// The client; the first successful contact negotiates the API version.
     async fn client(&self, doing: &str) -> Result<&Docker, Error> {
         self.client.get_or_try_init(|| self.transport.negotiate(&self.host, doing)).await
     }
 
-    /// One request that must be answered within `limit`.
+    /// One request with the time-out `limit`.
     async fn call<'a, T, F>(
         &'a self,
         doing: &str,
@@ -90,17 +91,17 @@ impl DockerEngine {
     }
 }
 
-/// Docker's filter for everything of an owner.
+/// Docker's filter for everything that an owner has.
 fn owner_filter(owner: &Owner) -> HashMap<String, Vec<String>> {
     HashMap::from([("label".to_owned(), owner.labels().iter().map(|(key, value)| format!("{key}={value}")).collect())])
 }
 
-/// Docker's filter for everything that has an owner.
+/// Docker's filter for everything that has any owner.
 fn any_owner_filter() -> HashMap<String, Vec<String>> {
     HashMap::from([("label".to_owned(), vec![labels::KIND.to_owned()])])
 }
 
-/// The labels that name the owner, as far as they are there, in words.
+/// The owner in the labels as text, as far as the labels exist.
 fn owner_in_words(found: Option<&HashMap<String, String>>) -> String {
     let owner = found.and_then(|found| Owner::from_labels(|key| found.get(key).map(String::as_str)));
     match owner {
@@ -110,7 +111,7 @@ fn owner_in_words(found: Option<&HashMap<String, String>>) -> String {
     }
 }
 
-/// Whether what was found has the owner that is wanted. The uid may differ: data outlives the object it was made for.
+/// Whether the found labels have the wanted owner. The uid may differ: data outlives its object.
 fn same_owner(wanted: &std::collections::BTreeMap<String, String>, found: Option<&HashMap<String, String>>) -> bool {
     [labels::KIND, labels::NAMESPACE, labels::NAME]
         .iter()

@@ -1,9 +1,8 @@
-//! Networks: bridges whose subnet is explicit, since Docker fixes addresses only in those.
+//! Networks: bridges with an explicit subnet, because Docker allows fixed addresses only in those.
 //!
-//! Nobody but the engine knows which subnets are free on its host. So one
-//! network is made without a subnet (the probe), its subnet is read, it is
-//! removed, and the real one is made with that subnet. Fixed addresses come from the
-//! lower half; what Docker hands out by itself comes from the upper.
+//! Only the engine knows which subnets are free on its host. So a network is created without a subnet (the probe), its
+//! subnet is read, it is removed, and the real one is created with that subnet. Fixed addresses come from the lower
+//! half; Docker assigns addresses from the upper half.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
@@ -14,16 +13,16 @@ use bollard::query_parameters::ListNetworksOptionsBuilder;
 use super::super::{Error, NetworkSeen, NetworkSpec};
 use super::{ANSWER, DockerEngine, any_owner_filter, owner_in_words, same_owner};
 
-/// Another program may take the subnet between probe and network; that it does so again and again means the pool is full.
+/// Attempts: another program may take the subnet between probe and network; after this many the pool is full.
 const ATTEMPTS: usize = 5;
-/// Narrower than this has no room for two halves with a few members each.
+/// A narrower subnet has no room for two halves with a few members each.
 const NARROWEST: u8 = 28;
 
 impl DockerEngine {
     async fn inspect_network(&self, name: &str, doing: &str) -> Result<Option<NetworkInspect>, Error> {
         match self.call(doing, ANSWER, |docker| docker.inspect_network(name, None)).await {
             Err(Error::NotFound { .. }) => Ok(None),
-            // Docker also answers to the beginning of an id.
+            // Docker also accepts the beginning of an ID.
             other => other.map(|network| Some(network).filter(|network| network.name.as_deref() == Some(name))),
         }
     }
@@ -86,7 +85,7 @@ impl DockerEngine {
     /// A subnet that is free on this host.
     async fn probe_subnet(&self, spec: &NetworkSpec, doing: &str) -> Result<(Ipv4Addr, u8), Error> {
         let probe = format!("{}-probe", spec.name);
-        // Left behind if we were stopped in the middle.
+        // Left over if the operator was stopped between the two steps.
         self.network_removed(&probe).await?;
         self.create_network(&probe, spec, None, doing).await?;
         let found = self.inspect_network(&probe, doing).await;
@@ -121,7 +120,7 @@ impl DockerEngine {
         self.only_one(name, &made.id, doing).await
     }
 
-    /// Docker keys networks by id and lets two have one name; then ours goes.
+    /// Docker identifies networks by ID and allows two with one name; then ours is removed.
     async fn only_one(&self, name: &str, id: &str, doing: &str) -> Result<(), Error> {
         let filters = HashMap::from([("name".to_owned(), vec![format!("^{name}$")])]);
         let options = ListNetworksOptionsBuilder::default().filters(&filters).build();
@@ -137,7 +136,7 @@ impl DockerEngine {
         let doing = format!("removing network {name}");
         match self.call(&doing, ANSWER, |docker| docker.remove_network(name)).await {
             Err(Error::NotFound { .. }) => Ok(()),
-            // Engines before 29 answer 403 here, as for a network that may never be removed.
+            // Engines before 29 answer 403 here, the same as for a network that can never be removed.
             Err(Error::Refused { message, .. }) if message.contains("active endpoints") => {
                 Err(Error::conflict(&self.host, doing, message))
             }

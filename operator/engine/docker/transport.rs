@@ -1,4 +1,4 @@
-//! How an engine is reached: its endpoint, TLS, and the API version agreed on.
+//! The connection to an engine: endpoint, TLS, and the negotiated API version.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,12 +21,13 @@ use super::super::{Error, HostInfo};
 use super::{ANSWER, DockerEngine, classify};
 use crate::api::docker_host::Endpoint;
 
-/// The oldest API we speak: Docker Engine 20.10.
+/// The oldest supported API: Docker Engine 20.10.
 const OLDEST: ClientVersion = ClientVersion { major_version: 1, minor_version: 41 };
-/// bollard's own time-out, in seconds: out of the way, since every call here has a shorter one or watches progress.
+/// bollard's own time-out, in seconds; effectively disabled, because every call here has a shorter one or
+/// watches progress.
 const NEVER: u64 = 24 * 3600;
 const CONNECT: Duration = Duration::from_secs(5);
-/// Notices a host that vanished without a word while a conversation is silent.
+/// TCP keepalive: detects a dead host while a connection is idle.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
 /// A client certificate for mutual TLS, and the authority that signed the engine's; all PEM.
@@ -46,13 +47,13 @@ impl std::fmt::Debug for Tls {
     }
 }
 
-/// What it takes to make a client, checked; nothing is opened yet.
+/// The checked parts of a client; nothing is opened yet.
 pub(super) enum Transport {
     Unix(String),
     Tcp { address: String, send: Send },
 }
 
-/// Sends one request of bollard's.
+/// Sends one bollard request.
 type Send =
     Arc<dyn Fn(BollardRequest) -> BoxFuture<'static, Result<Response<Incoming>, Bollard>> + std::marker::Send + Sync>;
 
@@ -75,7 +76,7 @@ impl Transport {
             .https_or_http()
             .enable_http1()
             .wrap_connector(connector);
-        // A kept connection may have died unseen, and a dial takes its connection over anyway.
+        // An idle pooled connection may be dead, and a dial takes over its connection anyway.
         let client = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
         let send: Send = Arc::new(move |request| client.request(request).map_err(Bollard::from).boxed());
         Ok(Self::Tcp { address: format!("{scheme}://{name}:{port}"), send })
@@ -92,7 +93,7 @@ impl Transport {
         }
     }
 
-    /// A client that speaks the newest API both sides know; [`Error::Refused`] if the engine is too old.
+    /// A client with the newest API that both sides support; [`Error::Refused`] if the engine is too old.
     pub(super) async fn negotiate(&self, host: &str, doing: &str) -> Result<Docker, Error> {
         let failed = |error| classify::classify(host, doing, error);
         let client = self.client().map_err(failed)?.with_request_modifier(url_safe);
@@ -109,7 +110,7 @@ impl Transport {
     }
 }
 
-/// Docker reads a login as URL-safe base64 and takes any other for none; bollard 0.21 writes the standard alphabet.
+/// Docker expects a login as URL-safe base64 and ignores any other; bollard 0.21 writes the standard alphabet.
 fn url_safe(mut request: BollardRequest) -> BollardRequest {
     if let Some(login) = request.headers_mut().get_mut("x-registry-auth")
         && let Some(safe) = login.to_str().ok().map(|text| text.replace('+', "-").replace('/', "_"))
@@ -147,7 +148,7 @@ fn certificates(pem: &[u8], key: &str) -> Result<Vec<CertificateDer<'static>>, S
 
 impl DockerEngine {
     pub(super) async fn host_info(&self) -> Result<HostInfo, Error> {
-        let info = self.call("asking how it is", ANSWER, Docker::info).await?;
+        let info = self.call("asking for its status", ANSWER, Docker::info).await?;
         let api_version = self.client("asking for its version").await?.client_version().to_string();
         Ok(HostInfo {
             engine_id: info.id.unwrap_or_default(),
@@ -201,7 +202,7 @@ mod tests {
         "#]].assert_eq(&(told.join("\n") + "\n"));
     }
 
-    /// Answers each connection with the next of these, over mutual TLS if a configuration is given.
+    /// Answers each connection with the next of these texts, over mutual TLS if a configuration is given.
     async fn engine_that_says(answers: Vec<&'static str>, tls: Option<rustls::ServerConfig>) -> u16 {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -234,7 +235,7 @@ mod tests {
         let engine = DockerEngine::connect("old", &endpoint, None, Arc::new(OwnBinary::running())).unwrap();
         assert_eq!(
             engine.info().await.unwrap_err().to_string(),
-            "Docker host old refused asking how it is: its Docker API is 1.39, older than 1.41; upgrade it to Docker Engine 20.10 or later"
+            "Docker host old refused asking for its status: its Docker API is 1.39, older than 1.41; upgrade it to Docker Engine 20.10 or later"
         );
     }
 

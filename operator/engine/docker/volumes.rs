@@ -1,4 +1,4 @@
-//! Named volumes. One that belongs to someone else is never taken over.
+//! Named volumes. A volume of another owner is never taken over.
 
 use std::collections::BTreeMap;
 
@@ -48,12 +48,12 @@ impl DockerEngine {
             labels: Some(spec.labels.clone().into_iter().collect()),
             ..Default::default()
         };
-        // Docker answers a create of a volume that exists with that volume.
+        // Docker answers a create of an existing volume with that volume.
         let volume = self.call(&doing, ANSWER, |docker| docker.create_volume(request)).await?;
         self.volume_of(&spec.labels, &volume, &doing)
     }
 
-    /// [`Error::Conflict`] if the volume that is there is not that of the owner in these labels.
+    /// [`Error::Conflict`] if the existing volume does not have the owner in these labels.
     pub(super) fn volume_of(
         &self,
         labels: &BTreeMap<String, String>,

@@ -1,4 +1,4 @@
-//! Performs one step about containers: one call each, no policy. Already so is success.
+//! Performs one step about containers: one call each, no policy. A step that is already done is a success.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::api::labels::Owner;
 use crate::engine::{ContainerSpec, Engine, Error, File};
 
 impl Docker {
-    /// Performs `step` for the object; its failure says what could not be done.
+    /// Performs `step` for the object; the failure names the failed operation.
     pub async fn act(&self, owner: &Owner, step: &DockerStep) -> Result<(), Failure> {
         let (objects, namespace) = (&self.objects, owner.namespace.as_str());
         let engine = |host: &str| self.hosts.get(host);
@@ -78,7 +78,7 @@ impl Docker {
         Ok(())
     }
 
-    /// A start that an engine refuses is kept in mind: the container is made anew, for some never start again ("id
+    /// A start that an engine refuses is recorded: the container is recreated, because some never start again ("id
     /// already in use" after the engine died while it started one).
     async fn start(&self, owner: &Owner, host: &str, container: &str) -> Result<(), Failure> {
         let work = Work::Start { host: host.to_owned(), container: container.to_owned() };
@@ -88,7 +88,7 @@ impl Docker {
                 Ok(())
             }
             Err(error) => {
-                // One that does not answer may have started it, and one that is gone is made anew anyway.
+                // An engine that does not answer may have started it, and a removed container is recreated anyway.
                 let refused = matches!(error, Error::Refused { .. } | Error::Conflict { .. });
                 let failure = Failure::from(error);
                 if refused {
@@ -104,7 +104,7 @@ async fn stop(engine: &Arc<dyn Engine>, container: &str, hook: &PreStop, grace: 
     match hook {
         PreStop::None => {}
         PreStop::Sleep(time) => tokio::time::sleep(*time).await,
-        // A hook that fails keeps nothing running, as in Kubernetes.
+        // A failed hook does not prevent the stop, as in Kubernetes.
         PreStop::Exec(command) => drop(engine.exec(container, command, grace).await),
     }
     engine.stop_container(container, grace).await

@@ -1,5 +1,6 @@
-//! The steps by which the containers of an object become what they are to be, one container a member. Pure.
-//! What may be done to a container that is there is the kind's policy: one predicate, asked for each deed.
+//! The steps that bring the containers of an object to their desired state, one container per member. Pure.
+//! The kind's policy decides which operations on existing containers are allowed: one predicate, called for each
+//! [`Deed`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,15 +11,15 @@ use crate::runtime::companions::due;
 
 /// What the members of an object have in common.
 pub struct Common<'a> {
-    /// What each host shows.
+    /// What was observed on each host.
     pub hosts: &'a BTreeMap<String, DockerSeen>,
-    /// The work beside the loop.
+    /// The background work.
     pub work: &'a WorkSeen,
     /// The image of all members.
     pub image: &'a str,
     /// The network that they need.
     pub network: &'a NetworkSpec,
-    /// Seconds that a container gets to stop.
+    /// Grace of a container to stop, in seconds.
     pub grace: u64,
 }
 
@@ -32,26 +33,27 @@ pub struct Member {
     pub labels: BTreeMap<String, String>,
     /// The name of its container and of its volume.
     pub container: String,
-    /// What its container is to be; `None` while that cannot be known.
+    /// The desired container; `None` while it is not known.
     pub spec: Option<ContainerSpec>,
 }
 
-/// What could be done to a container that is there.
+/// An operation on an existing container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Deed {
-    /// Start one that was never started.
+    /// Start a container that was never started.
     Start,
-    /// Start one that ended.
+    /// Restart a container that exited.
     Restart,
-    /// Remove one that will never start again, so that it can be made anew.
+    /// Remove a container that can never start again, so that it is recreated.
     Remake,
-    /// Remove one that is not what it should be; it runs.
+    /// Remove an outdated container; it runs.
     Replace,
-    /// Remove one that is not what it should be; it does not run.
+    /// Remove an outdated container; it does not run.
     ReplaceStopped,
 }
 
-/// The steps towards a running container for every member. `may`: whether a deed may be done to the member of this name.
+/// The steps towards a running container for every member. `may`: whether an operation is allowed on the member with
+/// this name.
 pub fn converge(common: &Common, members: &[Member], mut may: impl FnMut(&str, &Deed) -> bool) -> Vec<DockerStep> {
     let mut steps = Vec::new();
     for (host, seen) in common.hosts {
@@ -69,7 +71,7 @@ pub fn converge(common: &Common, members: &[Member], mut may: impl FnMut(&str, &
     steps
 }
 
-/// What must be on a host first: network, image and our binary.
+/// Prerequisites on a host: network, image and Evenkeel's binary.
 fn prepare(common: &Common, host: &str, seen: &DockerSeen, members: &[&Member]) -> Vec<DockerStep> {
     let mut steps = Vec::new();
     let (Some(containers), Some(networks), Some(image)) =
@@ -139,12 +141,12 @@ fn keep(
         return None;
     }
     if container.state == ContainerState::Dead {
-        // Docker began to remove it and did not end: it never starts again, and its name is free only without it.
+        // Docker began to remove it and did not finish: it never starts again, and it blocks its name.
         return may(Deed::Remake).then(|| remove("Docker has half removed it".into(), None)).flatten();
     }
     let runs = runs(container);
     let replaceable = seen.has_image(common.image) == Some(true);
-    // Nothing is taken away before what replaces it can be had.
+    // No container is removed before its replacement can be created.
     if let Some(why) = member.spec.as_ref().and_then(|spec| stale(container, spec)).filter(|_| replaceable) {
         let deed = if runs { Deed::Replace } else { Deed::ReplaceStopped };
         if may(deed) {
@@ -163,14 +165,14 @@ fn keep(
     may(deed).then(|| start(member))
 }
 
-/// Removes the container of a member, unless that is under way or waits after a failure.
+/// Removes the container of a member, unless that is in progress or waits after a failure.
 fn remove(common: &Common, member: &Member, why: String, grace: Option<u64>) -> Option<DockerStep> {
     let (host, container) = (member.host.clone(), member.container.clone());
     let work = common.work.get(&Work::Remove { host: host.clone(), container: container.clone() });
     due(work).then(|| DockerStep::Remove { host, member: member.name.clone(), container, grace, why })
 }
 
-/// The step that removes the container of a member so that it is made anew; `None` unless it is not what it should be
+/// The step that removes the container of a member so that it is recreated; `None` unless the container is outdated
 /// and its image is on the host.
 pub fn replace(common: &Common, member: &Member) -> Option<DockerStep> {
     let seen = common.hosts.get(&member.host)?;
@@ -180,7 +182,7 @@ pub fn replace(common: &Common, member: &Member) -> Option<DockerStep> {
     replaceable.then(|| remove(common, member, why, Some(common.grace))).flatten()
 }
 
-/// Containers of members that are no more, and, if `volumes` says so, their volumes once nothing mounts them.
+/// Removes containers of former members and, with `volumes`, their volumes once no container mounts them.
 pub fn removals(common: &Common, members: &[Member], volumes: bool, data: bool) -> Vec<DockerStep> {
     let wanted = |host: &str, name: &str| members.iter().any(|one| one.host == host && one.container == name);
     let mut steps = Vec::new();
@@ -195,8 +197,8 @@ pub fn removals(common: &Common, members: &[Member], volumes: bool, data: bool) 
     steps
 }
 
-/// Everything goes: containers, then, if `volumes` says so, volumes, then the network. The steps, and whether nothing
-/// is left once they are done; `None` while a host that may have something does not answer.
+/// Removes everything: containers, then, with `volumes`, volumes, then the network. Returns the steps, and whether
+/// nothing is left after them; `None` while a host that may have something does not answer.
 pub fn teardown(
     common: &Common,
     volumes: bool,
@@ -234,18 +236,18 @@ fn take_away(common: &Common, host: &str, container: &ContainerSeen, why: &str) 
 }
 
 fn remove_volume(host: &str, volume: &str, data: bool) -> DockerStep {
-    // Nothing but the container of that name mounts it.
+    // Only the container with that name mounts it.
     let (host, member, volume) = (host.to_owned(), volume.to_owned(), volume.to_owned());
     DockerStep::RemoveVolume { host, member, volume, data }
 }
 
-/// Whether the container is being stopped or removed by us.
+/// Whether the operator is stopping or removing the container.
 pub fn removing(work: &WorkSeen, host: &str, container: &str) -> bool {
     let (host, container) = (host.to_owned(), container.to_owned());
     work.get(&Work::Remove { host, container }).is_some_and(|heard| heard.runs())
 }
 
-/// Why the container is not what it should be, if it is not.
+/// Why the container is outdated, if it is.
 pub fn stale(container: &ContainerSeen, spec: &ContainerSpec) -> Option<String> {
     let hash = container.labels.get(labels::SPEC_HASH).map(String::as_str).unwrap_or_default();
     if hash == spec.hash() {
@@ -260,7 +262,7 @@ pub fn stale(container: &ContainerSeen, spec: &ContainerSpec) -> Option<String> 
     })
 }
 
-/// Whether something of the container runs.
+/// Whether a process of the container runs.
 pub fn runs(container: &ContainerSeen) -> bool {
     !matches!(container.state, ContainerState::Created | ContainerState::Exited | ContainerState::Dead)
 }

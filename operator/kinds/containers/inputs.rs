@@ -1,4 +1,4 @@
-//! What containers get from Secrets and ConfigMaps, put together at the last moment: environment, files, registry logins.
+//! Inputs of containers from Secrets and ConfigMaps, read just before use: environment, files, registry logins.
 
 use std::collections::BTreeMap;
 
@@ -12,13 +12,13 @@ use crate::engine::{File, RegistryLogin};
 use crate::store::objects::Objects;
 use crate::store::{Error, Key};
 
-/// Permissions of files unless the volume says otherwise.
+/// Default permissions of files.
 const FILE_MODE: i32 = 0o644;
 
-/// An environment variable (or several) that does not stand in the template.
+/// One or more environment variables whose values are not in the template.
 #[derive(Debug, Clone, PartialEq)]
 pub enum EnvSource {
-    /// As it is; `$(NAME)` refers to one before it.
+    /// A literal value; `$(NAME)` refers to an earlier variable.
     Value {
         /// The variable.
         name: String,
@@ -29,20 +29,20 @@ pub enum EnvSource {
     Key {
         /// The variable.
         name: String,
-        /// Which object.
+        /// The Secret or ConfigMap.
         input: InputRef,
-        /// Which key of it.
+        /// The key in it.
         key: String,
-        /// May be missing.
+        /// It may be missing.
         optional: bool,
     },
     /// All keys of a Secret or ConfigMap.
     All {
-        /// Put before each key.
+        /// Prefix for each key.
         prefix: String,
-        /// Which object.
+        /// The Secret or ConfigMap.
         input: InputRef,
-        /// May be missing.
+        /// It may be missing.
         optional: bool,
     },
 }
@@ -62,23 +62,23 @@ impl std::fmt::Display for InputRef {
     }
 }
 
-/// A Secret of that name.
+/// A Secret with that name.
 pub fn secret(name: &str) -> InputRef {
     InputRef { resource: "secrets", name: name.to_owned() }
 }
 
-/// A ConfigMap of that name.
+/// A ConfigMap with that name.
 pub fn config_map(name: &str) -> InputRef {
     InputRef { resource: "configmaps", name: name.to_owned() }
 }
 
-/// The Secret or ConfigMap, if it is there.
+/// The Secret or ConfigMap, if it exists.
 pub async fn object(objects: &Objects, namespace: &str, input: &InputRef) -> Result<Option<Value>, Error> {
     let (namespace, name) = (namespace.to_owned(), input.name.clone());
     objects.get(&Key { resource: input.resource.to_owned(), namespace, name }).await
 }
 
-/// What is in a Secret or ConfigMap, by key.
+/// The values of a Secret or ConfigMap, by key.
 pub fn contents(value: &Value) -> BTreeMap<String, Vec<u8>> {
     let secret = value["kind"] == "Secret";
     let mut all = BTreeMap::new();
@@ -92,7 +92,7 @@ pub fn contents(value: &Value) -> BTreeMap<String, Vec<u8>> {
     all
 }
 
-/// The environment, put together.
+/// Builds the environment.
 pub async fn environment(
     objects: &Objects,
     namespace: &str,
@@ -131,12 +131,12 @@ fn text(bytes: Vec<u8>) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// It was there when that was decided.
+/// It existed at the time of the decision.
 fn gone(input: &InputRef) -> Failure {
     Failure::new(Class::Conflict, format!("{input} changed meanwhile"))
 }
 
-/// `$(NAME)` is the variable's value, `$$` a dollar; what is not known stays.
+/// Replaces `$(NAME)` by the variable's value and `$$` by a dollar; unknown names stay.
 fn expand(value: &str, env: &BTreeMap<String, String>) -> String {
     let mut out = String::new();
     let mut rest = value;
@@ -218,7 +218,7 @@ pub async fn login(
     Ok(None)
 }
 
-/// The registry that an image reference names; Docker's own if none.
+/// The registry of an image reference; Docker's default if it names none.
 fn registry_of(image: &str) -> &str {
     match image.split_once('/') {
         Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,

@@ -1,8 +1,9 @@
-//! Containers, once for all kinds: what a host shows of an object, the steps that change it, and how members come to run.
+//! Containers, shared by all kinds: observed state on each host, the steps that change it, and how members are brought
+//! up.
 //!
-//! `observe.rs` reads each host, `converge.rs` decides about containers that a kind describes (the kind's policy is one
-//! predicate), `step.rs` is the vocabulary of deeds, `act.rs` performs them. What outlasts a reconcile is begun by a
-//! step and goes on as [`Work`] beside the loop; its end wakes the object.
+//! `observe.rs` reads each host, `converge.rs` decides about the containers that a kind describes (the kind's policy is
+//! one predicate), `step.rs` defines the steps, `act.rs` performs them. Work that takes longer than a reconcile is
+//! started by a step and runs as [`Work`] in the background; its end wakes the object.
 
 mod act;
 pub mod converge;
@@ -24,41 +25,41 @@ use crate::engine::hosts::Hosts;
 use crate::runtime::companions::{Companions, Heard, Wake};
 use crate::store::objects::Objects;
 
-/// The DockerHost of the members of kinds that live on one host.
+/// The DockerHost of kinds that live on one host.
 pub const HOME: &str = crate::api::docker_host::LOCAL;
 
-/// Work about containers that outlasts a reconcile, or that failed and is due again after a wait.
+/// Work on containers that takes longer than a reconcile, or that failed and is retried after a delay.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Work {
-    /// An image is pulled.
+    /// Pulls an image.
     Image {
         /// The host.
         host: String,
-        /// The image, as it is asked for.
+        /// The image reference.
         image: String,
-        /// The revision for which it was asked: another revision asks again.
+        /// The revision that needs it: another revision pulls again.
         revision: String,
     },
-    /// Our binary is put on a host.
+    /// Copies Evenkeel's binary to a host.
     Binary {
         /// The host.
         host: String,
     },
-    /// Containers are stopped with grace.
+    /// Stops containers with grace.
     Stop {
         /// The host.
         host: String,
-        /// The member or the container that is stopped.
+        /// The member or container that is stopped.
         subject: String,
     },
-    /// A container is stopped with grace and then removed.
+    /// Stops a container with grace and then removes it.
     Remove {
         /// The host.
         host: String,
         /// The container.
         container: String,
     },
-    /// A container could not be started; never running, for a start is awaited.
+    /// Records that a container could not be started; it never runs in the background, because a start is awaited.
     Start {
         /// The host.
         host: String,
@@ -70,7 +71,7 @@ pub enum Work {
 /// The work of an object, as its planner sees it.
 pub type WorkSeen = BTreeMap<Work, Heard<()>>;
 
-/// What a kind changes containers with: the hosts, and the work beside the loop.
+/// Access of a kind to containers: the hosts, and the background work.
 pub struct Docker {
     hosts: Arc<Hosts>,
     objects: Objects,
@@ -78,7 +79,7 @@ pub struct Docker {
 }
 
 impl Docker {
-    /// For one kind; `wake` is called with the object of which work has ended.
+    /// For one kind; `wake` is called with the object whose work has ended.
     pub fn new(hosts: Arc<Hosts>, objects: Objects, wake: Wake) -> Self {
         Self { hosts, objects, work: Companions::new(wake) }
     }
@@ -93,18 +94,18 @@ impl Docker {
         self.work.heard(owner)
     }
 
-    /// Ends all work of an object that is gone.
+    /// Ends all work of a deleted object.
     pub fn forget(&self, owner: &Owner) {
         self.work.forget(owner);
     }
 
-    /// How much work there is or was, of all objects: for tests of what is given back.
+    /// Number of work entries of all objects: for tests of freed memory.
     pub fn work_count(&self) -> usize {
         self.work.count()
     }
 }
 
-/// Why containers cannot be had, for people: reason and message; `None` if nothing is in the way.
+/// The reason and message if containers cannot be created; `None` if there is no problem.
 pub fn problem(work: &WorkSeen) -> Option<(&'static str, String)> {
     work.iter().find_map(|(work, heard)| {
         let why = heard.failure()?;
@@ -127,7 +128,7 @@ pub fn problem(work: &WorkSeen) -> Option<(&'static str, String)> {
     })
 }
 
-/// What is being done beside the loop, for people: reason and message of `Progressing`.
+/// The reason and message of `Progressing` while background work runs.
 pub fn progress(work: &WorkSeen) -> Option<(&'static str, String)> {
     work.iter().find_map(|(work, heard)| {
         Some(match work {

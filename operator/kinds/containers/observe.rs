@@ -1,4 +1,4 @@
-//! What Docker shows of an object, host by host. Reads only, judges nothing.
+//! Observes the Docker state of an object on each host. Reads only, judges nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use crate::api::labels::{self, Owner};
 use crate::engine::{ContainerSeen, Engine, Error, ImageSeen, NetworkSeen};
 use crate::kinds::fact::Fact;
 
-/// What a kind asks a host for, beside its containers and volumes.
+/// What a kind needs from a host, besides its containers and volumes.
 #[derive(Debug, Clone, Default)]
 pub struct Needs {
     /// Images by reference.
@@ -18,23 +18,23 @@ pub struct Needs {
     pub networks: BTreeSet<String>,
 }
 
-/// What one host shows of an object.
+/// What was observed on one host for an object.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DockerSeen {
     /// Its containers by name.
     pub containers: Fact<BTreeMap<String, ContainerSeen>>,
     /// Names of its volumes.
     pub volumes: Fact<BTreeSet<String>>,
-    /// Those of the networks asked for that are there.
+    /// The needed networks that exist.
     pub networks: Fact<BTreeMap<String, NetworkSeen>>,
-    /// Those of the images asked for that are there.
+    /// The needed images that exist.
     pub images: Fact<BTreeMap<String, ImageSeen>>,
-    /// The volume with our binary, once it is known to be there.
+    /// The volume with Evenkeel's binary, once it is known to exist.
     pub binary: Option<String>,
 }
 
 impl DockerSeen {
-    /// Nothing is known, and why.
+    /// Everything is unknown, with the cause.
     pub fn unknown(why: &str) -> Self {
         Self {
             containers: Fact::Unknown(why.to_owned()),
@@ -45,7 +45,7 @@ impl DockerSeen {
         }
     }
 
-    /// The host answers and shows nothing.
+    /// The host answers and has nothing.
     #[cfg(test)]
     pub fn nothing() -> Self {
         Self {
@@ -57,7 +57,7 @@ impl DockerSeen {
         }
     }
 
-    /// Why something is not known of it, if that is so.
+    /// Why a fact about it is unknown, if one is.
     pub fn silence(&self) -> Option<&str> {
         match (&self.containers, &self.volumes, &self.networks, &self.images) {
             (Fact::Unknown(why), ..) | (_, Fact::Unknown(why), ..) => Some(why),
@@ -66,19 +66,19 @@ impl DockerSeen {
         }
     }
 
-    /// A container of this name.
+    /// The container with this name.
     pub fn container(&self, name: &str) -> Option<&ContainerSeen> {
         self.containers.known()?.get(name)
     }
 
-    /// Whether the image is there; `None` if nobody knows.
+    /// Whether the image exists; `None` if unknown.
     pub fn has_image(&self, image: &str) -> Option<bool> {
         Some(self.images.known()?.contains_key(image))
     }
 }
 
 impl Docker {
-    /// Reads each of these hosts, and gives back what work is about things that are no more.
+    /// Observes each of these hosts, and drops work about things that no longer exist.
     pub async fn observe(
         &self,
         owner: &Owner,
@@ -126,7 +126,7 @@ async fn each<'n, T, Read: Future<Output = Result<Option<T>, Error>>>(
     Ok(found?.into_iter().flatten().collect())
 }
 
-/// Whether what the work is about is still there, or may be.
+/// Whether the thing that the work is about still exists, or may exist.
 fn concerns(work: &Work, hosts: &BTreeMap<String, DockerSeen>, needs: &Needs) -> bool {
     let on = |host: &str, is: &dyn Fn(&ContainerSeen) -> bool| {
         let containers = hosts.get(host).map(|seen| seen.containers.known());

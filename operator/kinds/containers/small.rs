@@ -1,5 +1,5 @@
-//! What a new kind writes itself, shown by a small one of the shape of Redis with Sentinels: data members of which one is
-//! the primary, watchers beside them, a conversation with each data member, and one rollout at a time, the primary last.
+//! The code that a new kind needs, shown by a small one in the form of Redis with Sentinels: data members, one of them
+//! the primary, sentinels beside them, a connection to each data member, and one rollout at a time, the primary last.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::BTreeMap;
@@ -33,7 +33,7 @@ use crate::runtime::companions::{Companions, Heard, Wake};
 use crate::runtime::{Concern, Kind, Manager, Plan, Significance, Want};
 use crate::store::{Key, MemoryStore, Objects};
 
-// What follows is the kind.
+// The kind starts here.
 
 const GRACE: u64 = 10;
 const POLL: Duration = Duration::from_secs(1);
@@ -136,7 +136,7 @@ impl EnsembleKind {
         Self { docker: Docker::new(hosts, objects, wake.clone()), roles: Companions::new(wake) }
     }
 
-    /// Asks a data member for its role, again and again.
+    /// Polls a data member for its role.
     fn follow(&self, object: &Ensemble, container: &str) {
         let (Ok(engine), name) = (self.docker.hosts().get(HOME), container.to_owned()) else { return };
         self.roles.ensure(&object.owner(), container.to_owned(), |voice| async move {
@@ -155,7 +155,7 @@ fn is_data(name: &str) -> bool {
     !name.contains("-watcher-")
 }
 
-/// The members; the primary is the last, so that it is replaced last.
+/// The members; the primary is last, so that it is replaced last.
 fn members(object: &Ensemble, observed: &Observed) -> Vec<Member> {
     let data = (1..=object.spec.replicas).map(|ordinal| format!("{}-{ordinal}", object.name()));
     let watchers = (1..=object.spec.watchers).map(|ordinal| format!("{}-watcher-{ordinal}", object.name()));
@@ -274,7 +274,7 @@ impl Kind for EnsembleKind {
     }
 }
 
-// What follows is its world: production's loop over a host in memory.
+// The test world starts here: the production loop over a host in memory.
 
 struct World {
     engine: Arc<FakeEngine>,
@@ -295,7 +295,7 @@ impl World {
         let roles: Mutex<BTreeMap<String, String>> = Mutex::default();
         engine.on_exec(move |container, command| {
             let mut roles = lock(&roles);
-            // A data member that starts anew is a primary until it is told otherwise.
+            // A newly created data member is a primary until it gets another role.
             let role = roles.entry(container.id.clone()).or_insert_with(|| "master".into());
             if command[0] == "replicaof" {
                 *role = "slave".into();
@@ -316,7 +316,7 @@ impl World {
         self.objects.get(&key()).await.unwrap().unwrap_or_default()
     }
 
-    /// The object once it is ready, and all that run have this image.
+    /// Waits until the object is ready and all running containers have this image; returns the object.
     async fn ready(&self, image: &str) -> Value {
         loop {
             let object = self.object().await;
@@ -328,7 +328,7 @@ impl World {
         }
     }
 
-    /// The containers that were made or removed since the last call, in order.
+    /// The containers that were created or removed since the last call, in order.
     fn changes(&self) -> Vec<String> {
         let calls = self.engine.take_calls();
         calls.into_iter().filter(|call| call.starts_with("create_c") || call.starts_with("remove_c")).collect()

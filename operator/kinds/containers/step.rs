@@ -1,4 +1,4 @@
-//! The deeds about containers that planners ask for, and their words. Every step names its host.
+//! The steps on containers that planners can return, and their texts. Every step names its host.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,57 +7,57 @@ use super::EnvSource;
 use crate::engine::{ContainerSpec, NetworkSpec, VolumeSpec};
 use crate::runtime::Significance;
 
-/// One idempotent deed. `Display` is the log line, the Event, the dry run and the test's expectation.
+/// One idempotent step. `Display` is its text in the log, the Event, the dry run and tests.
 #[allow(missing_docs)]
 #[derive(Debug, Clone, PartialEq)]
 pub enum DockerStep {
-    /// Make the network.
+    /// Create the network.
     EnsureNetwork { host: String, spec: NetworkSpec },
-    /// Begin to pull an image; `logins` are Secrets with registry logins.
+    /// Start to pull an image; `logins` are Secrets with registry logins.
     GetImage { host: String, image: String, revision: String, logins: Vec<String> },
-    /// Begin to put our binary on the host; `image` is any image that is there.
+    /// Start to copy Evenkeel's binary to the host; `image` is any image on the host.
     GetBinary { host: String, image: String },
-    /// Make the volume.
+    /// Create the volume.
     EnsureVolume { host: String, member: String, spec: VolumeSpec },
-    /// Make the container; `env` is put together from Secrets and ConfigMaps at that moment, `again` says why if it was
-    /// there before.
+    /// Create the container; `env` is built from Secrets and ConfigMaps at that moment; `again` is the reason if the
+    /// container existed before.
     Create { host: String, member: String, spec: Box<ContainerSpec>, env: Vec<EnvSource>, again: Option<String> },
-    /// Put files of a Secret or ConfigMap where a container has them mounted.
+    /// Copy the files of a Secret or ConfigMap to their mount in a container.
     Fill { host: String, member: String, fill: Fill },
-    /// Start the container; `again` says why if it ran before.
+    /// Start the container; `again` is the reason if it ran before.
     Start { host: String, member: String, container: String, again: Option<String> },
-    /// Let a paused container go on.
+    /// Unpause the container.
     Unpause { host: String, member: String, container: String },
-    /// Begin to stop containers, each after its hook; `grace` is seconds between SIGTERM and SIGKILL.
+    /// Start to stop containers, each after its hook; `grace` is the time between SIGTERM and SIGKILL in seconds.
     Stop { host: String, member: String, subject: String, containers: Vec<(String, PreStop)>, grace: u64, why: String },
-    /// Remove the container: begin to stop it first if there is a `grace` in seconds, else at once.
+    /// Remove the container: start to stop it first if there is a `grace` in seconds, else remove it at once.
     Remove { host: String, member: String, container: String, grace: Option<u64>, why: String },
-    /// Remove the volume and what is in it; `data` if that is a user's.
+    /// Remove the volume and its data; `data`: the data belongs to a user.
     RemoveVolume { host: String, member: String, volume: String, data: bool },
-    /// Remove the network; one that is `shared` stays while somebody else is in it.
+    /// Remove the network; a `shared` one stays while other containers use it.
     RemoveNetwork { host: String, network: String, shared: bool },
 }
 
-/// What precedes the signal that stops a container.
+/// What happens before the signal that stops a container.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum PreStop {
     /// Nothing.
     #[default]
     None,
-    /// Run this command in it.
+    /// Run this command in the container.
     Exec(Vec<String>),
     /// Wait this long.
     Sleep(Duration),
 }
 
-/// A volume of files from a Secret or ConfigMap, and where a container has it.
+/// A volume with files from a Secret or ConfigMap, and its mount in a container.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fill {
-    /// The container that has it mounted.
+    /// The container that mounts it.
     pub container: String,
-    /// Where.
+    /// The mount path.
     pub directory: String,
-    /// The template's volume, which says what is in it; `None`: an empty directory that everybody may write to.
+    /// The volume in the template, which defines the content; `None`: an empty directory that every user may write to.
     pub volume: Option<Box<k8s_openapi::api::core::v1::Volume>>,
 }
 
@@ -115,7 +115,7 @@ impl Significance for DockerStep {
         }
     }
 
-    /// Members are independent of each other. What is begun and not awaited keeps to its host.
+    /// Members are independent of each other. Background work is in the lane of its host.
     fn lane(&self) -> Option<&str> {
         match self {
             Self::EnsureVolume { member, .. }

@@ -1,8 +1,7 @@
-//! DockerHost: keeps the registered engines in step with the objects, and says whether each answers.
+//! DockerHost: keeps the registered engines in sync with the objects, and reports whether each answers.
 //!
-//! The object's endpoint (and certificate) is registered under its name; then
-//! the engine is asked how it is, again and again. Nothing on the host is changed.
-//! Deleting the object makes the operator forget the host; what runs there goes on.
+//! The object's endpoint (and certificate) is registered under its name; then the engine is polled. Nothing on the host
+//! is changed. Deleting the object makes the operator forget the host; its containers keep running.
 
 mod act;
 mod observe;
@@ -22,65 +21,65 @@ use crate::engine::{HostInfo, docker::Tls};
 use crate::runtime::{Concern, Kind, Plan, Significance, Want};
 use crate::store::{Key, Objects};
 
-/// The controller of DockerHost objects.
+/// The kind of DockerHost objects.
 pub struct DockerHostKind {
     hosts: Arc<Hosts>,
     objects: Objects,
 }
 
 impl DockerHostKind {
-    /// Keeps `hosts` in step with the objects; certificates are read from Secrets.
+    /// Keeps `hosts` in sync with the objects; reads certificates from Secrets.
     pub fn new(hosts: Arc<Hosts>, objects: Objects) -> Self {
         Self { hosts, objects }
     }
 }
 
-/// The object to create when no DockerHost is declared: this machine's own engine.
+/// The object to create when there is no DockerHost: this machine's own engine.
 pub fn local_host(endpoint: &Endpoint) -> DockerHost {
     DockerHost::new(LOCAL, DockerHostSpec { endpoint: endpoint.to_string(), ..Default::default() })
 }
 
-/// What is true of a host right now.
+/// The observed state of a host.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Observed {
-    /// Whether the operator uses the host as the object says.
+    /// Whether the engine is registered as in the object.
     pub registration: Registration,
-    /// What the engine says; only asked of a host that is registered as the object says.
+    /// The engine's answer; only requested if the host is registered as in the object.
     pub answer: Answer,
 }
 
-/// How the object and what is registered under its name compare.
+/// The registration under the object's name, compared with the object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Registration {
-    /// No engine has that name.
+    /// No engine is registered under that name.
     Absent,
-    /// The engine of that name is reached in another way than the object says.
+    /// The registered endpoint or certificate differs from the object.
     Differs,
-    /// As the object says.
+    /// It equals the object.
     Same,
-    /// It cannot be as the object says: (reason of the condition, what is wrong).
+    /// It cannot be registered: (reason of the condition, the problem).
     Impossible(&'static str, String),
 }
 
-/// What the engine says.
+/// The engine's answer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
-    /// Not asked.
+    /// Not requested.
     NotAsked,
     /// It answers.
     Info(HostInfo),
-    /// It does not, or it cannot be used: the reason of the condition and the chain of causes.
+    /// It does not answer, or it is unusable: the reason of the condition and the chain of causes.
     Trouble(&'static str, String),
 }
 
-/// One deed.
+/// One step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     /// Use the engine at this endpoint under the object's name.
     Register {
         /// The object's name.
         host: String,
-        /// Where it is.
+        /// Its endpoint.
         endpoint: String,
     },
     /// Stop using it.
@@ -151,5 +150,5 @@ impl Kind for DockerHostKind {
     }
 }
 
-/// What an object asks to be registered; `Err` is the reason it cannot be.
+/// The endpoint and TLS that an object declares; `Err`: the reason why it is unusable.
 type Way = Result<(Endpoint, Option<Tls>), (&'static str, String)>;

@@ -1,4 +1,4 @@
-//! One look at a host: how it is registered, and what its engine says.
+//! Observes a host: its registration and its engine's answer.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::engine::docker::Tls;
 use crate::engine::{Engine, Error};
 use crate::store::Key;
 
-/// A host that needs longer for its first words is not one to rely on.
+/// Time-out of the first answer; a slower host is unreliable.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl DockerHostKind {
@@ -34,7 +34,7 @@ impl DockerHostKind {
         Ok(Observed { registration, answer })
     }
 
-    /// The endpoint and the certificate that the object asks for.
+    /// The endpoint and the certificate that the object declares.
     pub(super) async fn way(&self, object: &DockerHost) -> Result<Way, Failure> {
         let endpoint = match object.spec.endpoint.parse() {
             Ok(endpoint) => endpoint,

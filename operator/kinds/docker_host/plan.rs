@@ -1,4 +1,4 @@
-//! What to do about a host: register it if it is not, and say whether it is ready. Pure.
+//! Plans a host: registers it if needed, and judges whether it is ready. Pure.
 
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use crate::api::docker_host::{Capacity, DockerHost, DockerHostStatus};
 use crate::api::failure::Failure;
 use crate::runtime::{Plan, Want};
 
-/// A healthy host is asked again after this; its containers' events come by themselves.
+/// Poll interval of a healthy host; events of its containers arrive without polling.
 const CALM: Duration = Duration::from_secs(30);
-/// A host in trouble is asked this often, so that its return is seen soon.
+/// Poll interval of a host in trouble, so that its return is noticed soon.
 const ALERT: Duration = Duration::from_secs(5);
 const READY: &str = "Ready";
 
-/// Pure: what to record about the host and what to do.
+/// Pure: the status to record and the steps.
 pub fn plan(object: &DockerHost, observed: &Observed, want: Want, now: Timestamp) -> Plan<Step, DockerHostStatus> {
     let host = object.name_any();
     let mut status = object.status.clone().unwrap_or_default();
@@ -29,13 +29,13 @@ pub fn plan(object: &DockerHost, observed: &Observed, want: Want, now: Timestamp
     let mut requeue = ALERT;
     let (ready, reason, message) = match (&observed.registration, &observed.answer) {
         (Registration::Impossible(reason, message), _) => (Status::False, *reason, message.clone()),
-        // The engine in use stays in use.
+        // The registered engine is kept.
         (Registration::Differs, _) if want == Want::Paused => {
             (Status::Unknown, "Paused", "reconciliation is paused by annotation".to_owned())
         }
         (Registration::Absent | Registration::Differs, _) => {
             steps.push(Step::Register { host, endpoint: object.spec.endpoint.clone() });
-            // Asked at once after the step, by the requeue.
+            // The requeue polls it at once after the step.
             requeue = Duration::ZERO;
             (Status::Unknown, "Registering", format!("registering the engine at {}", object.spec.endpoint))
         }
@@ -57,7 +57,7 @@ pub fn plan(object: &DockerHost, observed: &Observed, want: Want, now: Timestamp
     Plan { status, steps, requeue: Some(requeue), finished: false }
 }
 
-/// An object that is being deleted: forget the engine, then the object may go.
+/// For an object that is being deleted: forgets the engine; then the object can be removed.
 fn leaving(
     host: String,
     mut status: DockerHostStatus,
@@ -65,7 +65,7 @@ fn leaving(
     now: Timestamp,
 ) -> Plan<Step, DockerHostStatus> {
     let registered = !matches!(observed.registration, Registration::Absent);
-    // An impossible endpoint may have been possible before: forgetting what is not there is harmless, once.
+    // An impossible endpoint may have been possible before: forgetting an absent engine once is harmless.
     let forgotten =
         status.conditions.iter().any(|condition| condition.type_ == READY && condition.reason == "Forgotten");
     let steps = if registered && !forgotten { vec![Step::Forget { host }] } else { Vec::new() };
@@ -75,13 +75,13 @@ fn leaving(
         &mut status,
         Status::False,
         "Forgotten",
-        "the host is no longer used; what runs there goes on".to_owned(),
+        "the host is no longer used; its containers keep running".to_owned(),
         now,
     );
     Plan { status, steps, requeue: Some(Duration::ZERO), finished }
 }
 
-/// Keeps in the status that a step failed.
+/// Records in the status that a step failed.
 pub(super) fn failed(mut status: DockerHostStatus, step: &Step, failure: &Failure, now: Timestamp) -> DockerHostStatus {
     set_ready(&mut status, Status::False, "StepFailed", format!("{step}: {failure}"), now);
     status
@@ -126,7 +126,7 @@ mod tests {
     fn away() -> Answer {
         Answer::Trouble(
             "Unreachable",
-            "Docker host far does not answer while asking how it is: connection refused".into(),
+            "Docker host far does not answer while asking for its status: connection refused".into(),
         )
     }
 
@@ -134,7 +134,7 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
-    /// The plan in words.
+    /// The plan as text.
     fn said(plan: &Plan<Step, DockerHostStatus>) -> String {
         let mut said: String = plan.steps.iter().map(|step| format!("step: {step}\n")).collect();
         for condition in &plan.status.conditions {
@@ -151,7 +151,7 @@ mod tests {
         let observed = Observed { registration, answer };
         let first = plan(object, &observed, object.want(), at(10));
         expected.assert_eq(&said(&first));
-        // What was recorded changes nothing that is planned from the same look.
+        // Planning again from the same observation must give the same plan.
         let mut recorded = object.clone();
         recorded.status = Some(first.status.clone());
         if object.metadata.deletion_timestamp.is_none() {
@@ -200,7 +200,7 @@ mod tests {
             Registration::Same,
             away(),
             expect![[r#"
-            Ready=False Unreachable since 10: Docker host far does not answer while asking how it is: connection refused
+            Ready=False Unreachable since 10: Docker host far does not answer while asking for its status: connection refused
             again in 5s, finished: false
         "#]],
         );
@@ -235,7 +235,7 @@ mod tests {
             info(),
             expect![[r#"
             step: forget Docker host far
-            Ready=False Forgotten since 10: the host is no longer used; what runs there goes on
+            Ready=False Forgotten since 10: the host is no longer used; its containers keep running
             again in 0ns, finished: false
         "#]],
         );
@@ -244,7 +244,7 @@ mod tests {
             Registration::Absent,
             Answer::NotAsked,
             expect![[r#"
-            Ready=False Forgotten since 10: the host is no longer used; what runs there goes on
+            Ready=False Forgotten since 10: the host is no longer used; its containers keep running
             again in 0ns, finished: true
         "#]],
         );

@@ -12,7 +12,7 @@ use super::{backend, json, key, names, signed, unsigned};
 use crate::store::memory::concerns;
 use crate::store::{Change, Error, Watch};
 
-/// Changes read from the file at once.
+/// Number of changes read from the file at once.
 const PAGE: usize = 128;
 
 pub(super) struct Tail {
@@ -20,14 +20,14 @@ pub(super) struct Tail {
     live: Receiver<Arc<Change>>,
     resources: Vec<String>,
     namespace: Option<String>,
-    /// Revision up to which every change was returned or is in `page`.
+    /// Every change up to this revision was returned or is in `page`.
     at: u64,
     page: VecDeque<Change>,
     caught_up: bool,
 }
 
 impl Tail {
-    /// Reads the first page, so that a revision that cannot be watched from is refused here.
+    /// Reads the first page, so that a revision outside the window is refused here.
     pub(super) async fn start(
         readers: SqlitePool,
         live: Receiver<Arc<Change>>,
@@ -85,7 +85,7 @@ impl Tail {
         }
     }
 
-    /// Reads the changes after `at`. The channel was subscribed to before, so no change is missed.
+    /// Reads the changes after `at`. The channel was subscribed before, so no change is missed.
     async fn read_page(&mut self) -> Result<(), Error> {
         self.live = self.live.resubscribe();
         let rows = sqlx::query(

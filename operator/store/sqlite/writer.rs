@@ -1,4 +1,4 @@
-//! The one writer: commits the waiting writes with one sync, tells the watches, answers the callers.
+//! The one writer: commits waiting writes with one sync, notifies watches, answers callers.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -12,10 +12,10 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use super::{backend, json, signed, unsigned};
 use crate::store::{Change, Error, Expect, Key, rules, stamp};
 
-/// Most writes in one commit, so that the first of them does not wait long.
+/// Limit of writes in one commit, so that the first of them does not wait long.
 const BATCH: usize = 32;
 
-/// What a caller wants written.
+/// One write that a caller requests.
 #[derive(Debug)]
 pub(super) enum Deed {
     Put { key: Key, expect: Expect, value: Value },
@@ -24,7 +24,7 @@ pub(super) enum Deed {
     Close,
 }
 
-/// A deed and who waits for it.
+/// A write and the caller that waits for it.
 #[derive(Debug)]
 pub(super) struct Write {
     pub(super) deed: Deed,
@@ -46,7 +46,7 @@ struct Counters {
     compacted: u64,
 }
 
-/// What a transaction did: answers and changes, sent once it is committed.
+/// The result of a transaction: answers and changes, sent after the commit.
 #[derive(Default)]
 struct Done {
     answers: Vec<Result<Value, Error>>,
@@ -64,7 +64,7 @@ impl Writer {
         Ok(Self { connection, changes, window, counters, _lock: lock })
     }
 
-    /// Performs writes until the queue is closed or [`Deed::Close`] comes.
+    /// Performs writes until the queue is closed or [`Deed::Close`] arrives.
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Write>) {
         let mut batch = Vec::with_capacity(BATCH);
         while queue.recv_many(&mut batch, BATCH).await > 0 {
@@ -89,7 +89,7 @@ impl Writer {
         match self.transaction(deeds).await {
             Ok(done) => {
                 for change in done.changes {
-                    // The error says that there is no watch.
+                    // An error means that there is no watch.
                     let _ = self.changes.send(Arc::new(change));
                 }
                 for (reply, answer) in replies.into_iter().zip(done.answers) {
@@ -111,7 +111,7 @@ impl Writer {
         }
     }
 
-    /// Performs the writes in order. A refused one changes nothing; a failure of the database fails all of them.
+    /// Performs the writes in order. A refused write changes nothing; a failure of the database fails the whole batch.
     async fn transaction(&mut self, deeds: Vec<Deed>) -> Result<Done, sqlx::Error> {
         let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await?;
         let mut counters = self.counters;
@@ -149,7 +149,7 @@ impl Counters {
         Ok(Self { revision: unsigned(&row, "revision"), compacted: unsigned(&row, "compacted") })
     }
 
-    /// Records the counters and forgets the changes that fell out of the window.
+    /// Records the counters and deletes the changes that are outside the window.
     async fn write(self, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
         sqlx::query("UPDATE counters SET revision = ?1, compacted = ?2")
             .bind(signed(self.revision))
@@ -254,7 +254,7 @@ async fn find(connection: &mut SqliteConnection, key: &Key) -> Result<Option<(u6
     Ok(row.map(|row| (unsigned(&row, "revision"), row.get("value"))))
 }
 
-/// Brings the index of owners from the object before to the object after; most writes leave it alone.
+/// Updates the index of owners; most writes do not change it.
 async fn index_owners<'a>(
     connection: &mut SqliteConnection,
     key: &Key,

@@ -1,4 +1,4 @@
-//! The supervisor's decisions, one sentence each; and the regressions that were found in them.
+//! The supervisor's decisions, one sentence each; and the regressions found in them.
 
 use super::*;
 use crate::api::lsn::{Fork, Lsn};
@@ -60,7 +60,7 @@ fn standby(task: Task, server: Server, applied: Config) -> Seen {
     Seen { postgres, server: Some(server), applied: Some(applied), ..stopped(Data::Standby, task) }
 }
 
-/// A primary whose gate is open, streamed from by `a` with a fresh reply or not.
+/// A primary with an open gate; `a` streams from it with a fresh reply, or not.
 fn open_primary(streaming: bool) -> Seen {
     let replica = Replica { incarnation: "a".into(), streaming, silent_ms: 0, lsn: Lsn(50), lag_bytes: 0 };
     let server = Server {
@@ -114,7 +114,7 @@ fn a_primary_asked_to_promise_is_stopped_at_once() {
 
 #[test]
 fn an_open_gate_is_kept_while_a_confirmation_lives_and_no_longer() {
-    // Regression 2: a primary whose only standby let go for a moment stopped itself at once.
+    // Regression 2: a primary whose only standby disconnected for a moment stopped itself at once.
     check(&Seen { confirmed_ms: Some(CONFIRMATION_MS - 1), ..open_primary(false) }, "Poll");
     check(&Seen { confirmed_ms: Some(CONFIRMATION_MS), ..open_primary(false) }, "StopImmediate");
     check(&open_primary(true), "Wait");
@@ -145,8 +145,8 @@ fn a_candidate_ends_sessions_before_it_is_promoted() {
     check(&seen, "Promote");
 }
 
-/// Regression 3: two promotions from one timeline bear the same number; a primary that came back from the one that was
-/// given up was "rewound" (pg_rewind does nothing then) and streamed from the other. Now the terms are compared.
+/// Regression 3: two promotions from one timeline got the same number; a primary that came back from the branch that
+/// was given up was "rewound" (pg_rewind does nothing then) and streamed from the other. Now the terms are compared.
 #[test]
 fn a_directory_on_another_branch_of_the_same_number_is_copied_anew() {
     let mut follower = follower();
@@ -167,8 +167,9 @@ fn a_directory_on_another_branch_of_the_same_number_is_copied_anew() {
     check(&seen, "Apply");
 }
 
-/// Regression 22: two branches of one number promised the same term; the one that was not chosen followed the other as if it
-/// were its own, for the lineage was not known yet (simulation, seeds 1398 and 1858). Now the terms go with the order.
+/// Regression 22: two branches with one number promised the same term; the one that was not chosen followed the other
+/// as if it were its own, because the lineage was not known yet (simulation, seeds 1398 and 1858). Now the order
+/// carries the terms.
 #[test]
 fn who_promised_on_another_branch_of_the_number_waits_for_the_lineage() {
     let server = Server { replayed: true, timeline: 2, ..Server::default() };
@@ -180,8 +181,8 @@ fn who_promised_on_another_branch_of_the_number_waits_for_the_lineage() {
     assert_eq!(next(&seen).0, Act::RecordTimelineTerms([(1, 1), (2, 3), (3, TERM)].into()));
 }
 
-/// Regression 21: a standby that streamed already was not compared when its leader's lineage came; another leader at the
-/// same address, on another branch of the same number, would have been taken for the old one (found on reading).
+/// Regression 21: a standby that already streamed was not compared when its leader's lineage arrived; another leader at
+/// the same address, on another branch with the same number, would have been taken for the old one (found by reading).
 #[test]
 fn a_standby_that_streams_is_compared_as_soon_as_the_lineage_is_known() {
     let mut follower = follower();
@@ -202,8 +203,8 @@ fn a_standby_that_streams_is_compared_as_soon_as_the_lineage_is_known() {
     }
 }
 
-/// Regression 4: a standby that somebody promoted by hand could promise the end of a branch that nobody granted, and
-/// acknowledged writes alone. Now such a branch is never promised, and a standby's commit rule can be met by nobody.
+/// Regression 4: a standby that was promoted by hand could promise the end of a branch that no grant began, and
+/// acknowledged writes alone. Now such a branch is never promised, and no standby can satisfy a standby's commit rule.
 #[test]
 fn a_standby_promoted_by_hand_promises_and_acknowledges_nothing() {
     let server = Server { replayed: true, timeline: 2, lsn: Lsn(90), ..Server::default() };
@@ -213,7 +214,8 @@ fn a_standby_promoted_by_hand_promises_and_acknowledges_nothing() {
     assert_eq!(promise(&seen), None);
     seen.durable.timeline_terms = [(1, 1), (2, 4)].into();
     assert!(promise(&seen).is_some());
-    // Regression 15: having taken the order to promise, it took WAL from the new leader before it was compared.
+    // Regression 15: after it accepted the order to promise, it received WAL from the new leader before it
+    // was compared.
     let lineage = Follow { timeline_terms: [(1, 1), (2, 4)].into(), lineage: None, ..follower() };
     seen.durable.order = order(Task::Follow(lineage)).order;
     check(&seen, "RecordTimelineTerms");
@@ -225,7 +227,8 @@ fn a_standby_promoted_by_hand_promises_and_acknowledges_nothing() {
     check(&seen, "Condemn");
 }
 
-/// Regression 5: an order late on another stream brought an older commit rule back, after the record had let go of it.
+/// Regression 5: an order that arrived late on another stream brought back an older commit rule, after the
+/// record had dropped it.
 #[test]
 fn an_older_revision_of_the_same_term_is_refused() {
     let durable = order(Task::Lead(leader(false)));
@@ -245,8 +248,8 @@ fn a_barrier_once_passed_and_the_youngest_confirmation_are_remembered() {
     assert_eq!(remembered(&standby), Remembered::default());
 }
 
-/// Regression 6: a voter's last reply counted for ten seconds, and then once more as a confirmation: an isolated primary
-/// stood open for twenty, five longer than the operator waits for it. A confirmation is now as old as the reply.
+/// Regression 6: a voter's last reply counted for ten seconds, and then again as a confirmation: an isolated primary
+/// stayed open for twenty, five longer than the operator waits for it. Now a confirmation has the age of the reply.
 #[test]
 fn a_confirmation_is_as_old_as_the_reply_that_it_rests_on() {
     let mut seen = open_primary(true);
@@ -269,14 +272,15 @@ fn an_old_primary_follows_as_it_is_only_if_it_ended_before_the_fork() {
     check(&clean(None), "Recover");
 }
 
-/// Regression 18: an old primary was recovered and rewound in one go, so that nobody ever learned where its WAL had ended
-/// and what was lost. Now its end is on disk before anything is overwritten, until it is to lead again.
+/// Regression 18: an old primary was recovered and rewound in one step, so the end of its WAL and the
+/// loss were never known. Now its end is on disk before anything is overwritten, and stays until it is to
+/// lead again.
 #[test]
 fn an_old_primary_writes_down_where_it_ended_before_it_follows() {
     for end in [100, 101] {
         let mut seen = stopped(Data::Primary, Task::Follow(follower()));
         seen.clean = Some((2, Lsn(end)));
-        // Of an earlier time.
+        // From an earlier time as primary.
         seen.durable.former_wal_end = Some(Fork { timeline: 1, ended_at: Lsn(7) });
         assert_eq!(next(&seen).0, Act::RecordWalEnd(Fork { timeline: 2, ended_at: Lsn(end) }));
         let of = |task| Order { term: TERM + 1, revision: 0, task, settings: Settings::new() };
@@ -315,8 +319,8 @@ fn a_standby_is_compared_with_its_leaders_history_before_it_takes_anything_from_
     check(&standby(follow(), at(1, 10), alone), "Condemn");
 }
 
-/// Regression 11: a rewound directory needs the leader's WAL and histories before it answers anything; where the leader lacks
-/// them it stayed `starting` for ever (as in Regression 10, which is a standby that answers). Now both are copied anew.
+/// Regression 11: a rewound directory needs the leader's WAL and histories before it answers queries; if the leader
+/// lacks them it stayed `starting` for ever (as in Regression 10, about a standby that answers). Now both are cloned.
 #[test]
 fn what_its_leader_cannot_serve_any_more_is_copied_anew() {
     let server = Server { replayed: true, timeline: 2, lsn: Lsn(90), ..Server::default() };
@@ -331,8 +335,9 @@ fn what_its_leader_cannot_serve_any_more_is_copied_anew() {
     check(&Seen { data: Data::Broken, ..starts }, "StopImmediate");
 }
 
-/// Regression 12: a volume emptied under a running instance never healed: nothing could be written where the supervisor's
-/// folder had been, and the server went on. Now the server ends at once, and the folder is made again with the promise.
+/// Regression 12: a volume that was emptied under a running instance never healed: the supervisor could not write to
+/// its folder, which was gone, and the server kept running. Now the server ends at once, and the folder is restored
+/// with the promise.
 #[test]
 fn an_emptied_volume_ends_the_server_and_keeps_the_promise_but_not_the_identity() {
     let emptied = |seen: Seen| Seen { data: Data::None, own_gone: true, ..seen };
@@ -345,7 +350,7 @@ fn an_emptied_volume_ends_the_server_and_keeps_the_promise_but_not_the_identity(
     assert_eq!(next(&seen).0, Act::Restore(remembered.clone()));
     (seen.durable, seen.own_gone) = (remembered, false);
     check(&seen, "Clone");
-    // Only our folder is gone: the directory is still who it was.
+    // Only the supervisor's folder is gone: the directory keeps its incarnation.
     let seen = Seen { own_gone: true, ..open_primary(true) };
     assert_eq!(next(&seen).0, Act::Restore(seen.durable.clone()));
 }
@@ -378,8 +383,8 @@ fn an_order_below_the_promise_or_backwards_is_refused() {
 }
 
 /// Regression 38: a leader that was killed before its promotion kept the timeline that it had foreseen, and so did its
-/// follower when that was promoted later; a timeline of that number, promoted by hand, then passed for the leader's. A
-/// grant now writes down its own term for the timeline that it begins.
+/// follower when that one was promoted later; a timeline with that number, promoted by hand, then passed for the
+/// leader's. Now a grant records its own term for the timeline that it begins.
 #[test]
 fn a_timeline_that_was_foreseen_and_never_began_belongs_to_the_grant_that_begins_it() {
     let lead = |term| Order { term, revision: 1, task: Task::Lead(leader(false)), settings: Settings::new() };

@@ -1,4 +1,4 @@
-//! The language of the release before this one and today's understand each other, by what that release said (`released.json`).
+//! Compatibility with the previous release, checked with its recorded messages (`released.json`).
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -21,7 +21,7 @@ fn written(value: &impl Serialize) -> Value {
     serde_json::to_value(value).expect("plain data")
 }
 
-/// What `less` says is said by `more`, too.
+/// Whether `more` contains everything in `less`.
 fn says_all_of(more: &Value, less: &Value) -> bool {
     match (more, less) {
         (Value::Object(more), Value::Object(less)) => {
@@ -34,7 +34,8 @@ fn says_all_of(more: &Value, less: &Value) -> bool {
     }
 }
 
-/// Today's type reads each record and says all of it again, and the released type reads what today's wrote as the same.
+/// Today's type reads each record and writes all of it again, and the released type reads today's output as
+/// the same value.
 fn check<Today: DeserializeOwned + Serialize, Released: DeserializeOwned + PartialEq>(what: &str) {
     let records = recorded(what);
     assert!(!records.is_empty(), "no {what}");
@@ -68,8 +69,8 @@ fn a_field_that_is_not_known_is_passed_over() {
     read::<Command>(&json!({"renew": {"term": 1, "clockMs": 2, "ofTheNextVersion": true}}));
 }
 
-/// A word that the release before does not know is an error there. Whoever adds one adds its arm here, and sends it only
-/// to those of whom it is known that they understand it.
+/// An unknown variant is an error to the previous release. Who adds a variant adds its arm here, and sends it only to
+/// supervisors that have reported that they know it.
 #[test]
 fn no_word_is_new_since_the_release_before() {
     for command in recorded("commands").iter().map(read::<Command>) {
