@@ -26,13 +26,12 @@ use serde::de::DeserializeOwned;
 
 use crate::api::conditions::{self, Conditions};
 use crate::api::failure::Failure;
-use crate::api::labels::Owner;
 use crate::api::object::Object;
 use crate::store::Key;
 
 pub use crate::api::object::Want;
 pub use clock::{Clock, SystemClock};
-pub use companions::Wake;
+pub use companions::{Keeper, Wake};
 pub use concern::Concern;
 pub use manager::Manager;
 
@@ -49,11 +48,14 @@ pub struct Plan<Step, Status> {
     pub finished: bool,
 }
 
+/// The plan of a kind.
+pub type Planned<K> = Plan<<K as Kind>::Step, <K as Kind>::Status>;
+
 /// One kind, as the loop drives it.
 ///
 /// `observe` reads and does not judge; `plan` judges and does not read; `act`
 /// performs and does neither. Every method may run again after any crash.
-pub trait Kind: Send + Sync + 'static {
+pub trait Kind: Sized + Send + Sync + 'static {
     /// The resource in the store.
     const RESOURCE: &'static str = <Self::Object as Object>::RESOURCE;
     /// The kind's name, for labels, logs and Events.
@@ -79,13 +81,7 @@ pub trait Kind: Send + Sync + 'static {
     fn observe(&self, object: &Self::Object) -> impl Future<Output = Result<Self::Observed, Failure>> + Send;
     /// Pure and total: no clock, no chance, no I/O; problems become conditions. While people want it [`Want::Paused`]
     /// the status is rendered, and there are no steps but those without which it would break.
-    fn plan(
-        &self,
-        object: &Self::Object,
-        observed: &Self::Observed,
-        want: Want,
-        now: Timestamp,
-    ) -> Plan<Self::Step, Self::Status>;
+    fn plan(&self, object: &Self::Object, observed: &Self::Observed, want: Want, now: Timestamp) -> Planned<Self>;
     /// Performs one step; `object` carries the status just recorded. Already so is success.
     fn act(&self, object: &Self::Object, step: &Self::Step) -> impl Future<Output = Result<(), Failure>> + Send;
     /// Shows in the recorded status that a step failed; it is tried again.
@@ -93,11 +89,9 @@ pub trait Kind: Send + Sync + 'static {
         let message = format!("could not {step}: {failure}; it is tried again");
         conditions::step_failed(status, step.failure_reason(), message, now)
     }
-    /// Drops what is kept in memory for an object: it is gone, or its teardown is done.
-    fn forget(&self, _owner: &Owner) {}
-    /// How much is kept in memory for objects.
-    fn kept(&self) -> usize {
-        0
+    /// What keeps something in memory for objects; it is dropped when an object is gone, or its teardown is done.
+    fn companions(&self) -> Vec<&dyn Keeper> {
+        Vec::new()
     }
 }
 

@@ -16,35 +16,15 @@ use crate::store::{Error, Key};
 const FILE_MODE: i32 = 0o644;
 
 /// An environment variable (or several) that does not stand in the template.
+#[allow(missing_docs)]
 #[derive(Debug, Clone, PartialEq)]
 pub enum EnvSource {
-    /// As it is; `$(NAME)` refers to one before it.
-    Value {
-        /// The variable.
-        name: String,
-        /// Its value.
-        value: String,
-    },
-    /// A key of a Secret or ConfigMap.
-    Key {
-        /// The variable.
-        name: String,
-        /// Which object.
-        input: InputRef,
-        /// Which key of it.
-        key: String,
-        /// May be missing.
-        optional: bool,
-    },
-    /// All keys of a Secret or ConfigMap.
-    All {
-        /// Put before each key.
-        prefix: String,
-        /// Which object.
-        input: InputRef,
-        /// May be missing.
-        optional: bool,
-    },
+    /// A variable as it is; `$(NAME)` refers to one before it.
+    Value { name: String, value: String },
+    /// A variable from a key of a Secret or ConfigMap.
+    Key { name: String, input: InputRef, key: String, optional: bool },
+    /// A variable from each key of a Secret or ConfigMap, with this prefix before the key.
+    All { prefix: String, input: InputRef, optional: bool },
 }
 
 /// A Secret or ConfigMap of the namespace.
@@ -74,8 +54,7 @@ pub fn config_map(name: &str) -> InputRef {
 
 /// The Secret or ConfigMap, if it is there.
 pub async fn object(objects: &Objects, namespace: &str, input: &InputRef) -> Result<Option<Value>, Error> {
-    let (namespace, name) = (namespace.to_owned(), input.name.clone());
-    objects.get(&Key { resource: input.resource.to_owned(), namespace, name }).await
+    objects.get(&Key::new(input.resource, namespace, &input.name)).await
 }
 
 /// What is in a Secret or ConfigMap, by key.

@@ -17,7 +17,6 @@ pub use self::converge::{Deed, Member, converge, replace};
 pub use self::inputs::{EnvSource, InputRef};
 pub use self::observe::{DockerSeen, Needs};
 pub use self::step::{DockerStep, Fill, PreStop};
-use crate::api::labels::Owner;
 use crate::engine::hosts::Hosts;
 use crate::runtime::companions::{Companions, Heard, Wake};
 use crate::store::objects::Objects;
@@ -26,43 +25,19 @@ use crate::store::objects::Objects;
 pub const HOME: &str = crate::api::docker_host::LOCAL;
 
 /// Work about containers that outlasts a reconcile, or that failed and is due again after a wait.
+#[allow(missing_docs)]
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Work {
-    /// An image is pulled.
-    Image {
-        /// The host.
-        host: String,
-        /// The image, as it is asked for.
-        image: String,
-        /// The revision for which it was asked: another revision asks again.
-        revision: String,
-    },
+    /// An image is pulled, as it is asked for; another revision asks again.
+    Image { host: String, image: String, revision: String },
     /// Our binary is put on a host.
-    Binary {
-        /// The host.
-        host: String,
-    },
-    /// Containers are stopped with grace.
-    Stop {
-        /// The host.
-        host: String,
-        /// The member or the container that is stopped.
-        subject: String,
-    },
+    Binary { host: String },
+    /// Containers are stopped with grace; `subject` is the member or the container that is stopped.
+    Stop { host: String, subject: String },
     /// A container is stopped with grace and then removed.
-    Remove {
-        /// The host.
-        host: String,
-        /// The container.
-        container: String,
-    },
+    Remove { host: String, container: String },
     /// A container could not be started; never running, for a start is awaited.
-    Start {
-        /// The host.
-        host: String,
-        /// The container.
-        container: String,
-    },
+    Start { host: String, container: String },
 }
 
 /// The work of an object, as its planner sees it.
@@ -70,35 +45,17 @@ pub type WorkSeen = BTreeMap<Work, Heard<()>>;
 
 /// What a kind changes containers with: the hosts, and the work beside the loop.
 pub struct Docker {
-    hosts: Arc<Hosts>,
+    /// The hosts.
+    pub hosts: Arc<Hosts>,
     objects: Objects,
-    work: Companions<Work, ()>,
+    /// The work of all objects.
+    pub work: Companions<Work, ()>,
 }
 
 impl Docker {
     /// For one kind; `wake` is called with the object of which work has ended.
     pub fn new(hosts: Arc<Hosts>, objects: Objects, wake: Wake) -> Self {
         Self { hosts, objects, work: Companions::new(wake) }
-    }
-
-    /// The hosts.
-    pub fn hosts(&self) -> &Arc<Hosts> {
-        &self.hosts
-    }
-
-    /// The work of an object.
-    pub fn work(&self, owner: &Owner) -> WorkSeen {
-        self.work.heard(owner)
-    }
-
-    /// Ends all work of an object that is gone.
-    pub fn forget(&self, owner: &Owner) {
-        self.work.forget(owner);
-    }
-
-    /// How much work there is or was, of all objects: for tests of what is given back.
-    pub fn work_count(&self) -> usize {
-        self.work.count()
     }
 }
 

@@ -35,14 +35,13 @@ pub use self::probe::Probed;
 use crate::api::deployment::{Deployment, DeploymentStatus};
 use crate::api::docker_host::DockerHost;
 use crate::api::failure::Failure;
-use crate::api::labels::Owner;
 use crate::api::load_balancer::{LoadBalancer, ServerState};
 use crate::api::object::Object as _;
 use crate::engine::ContainerSpec;
 use crate::engine::hosts::Hosts;
 use crate::kinds::containers::{Docker, DockerSeen, DockerStep as Step, EnvSource, WorkSeen};
 use crate::kinds::host_state;
-use crate::runtime::{Concern, Kind, Plan, Wake, Want};
+use crate::runtime::{Concern, Keeper, Kind, Planned, Wake, Want};
 use crate::store::Key;
 use crate::store::objects::Objects;
 
@@ -84,13 +83,7 @@ impl Kind for DeploymentKind {
         observe::observe(self, object).await
     }
 
-    fn plan(
-        &self,
-        object: &Deployment,
-        observed: &Observed,
-        want: Want,
-        now: Timestamp,
-    ) -> Plan<Step, DeploymentStatus> {
+    fn plan(&self, object: &Deployment, observed: &Observed, want: Want, now: Timestamp) -> Planned<Self> {
         plan::plan(object, observed, want, now)
     }
 
@@ -108,13 +101,8 @@ impl Kind for DeploymentKind {
         status::step_failed(status, step, failure, now)
     }
 
-    fn forget(&self, owner: &Owner) {
-        self.docker.forget(owner);
-        self.prober.forget(owner);
-    }
-
-    fn kept(&self) -> usize {
-        self.docker.work_count() + self.prober.count()
+    fn companions(&self) -> Vec<&dyn Keeper> {
+        vec![&self.docker.work, &self.prober.probes]
     }
 }
 

@@ -39,7 +39,7 @@ pub(super) async fn observe(controller: &DeploymentKind, object: &Deployment) ->
     Ok(Observed {
         inputs: inputs::read(&controller.objects, &subject.0, used(object)).await?,
         probes: controller.prober.found(&owner),
-        work: controller.docker.work(&owner),
+        work: controller.docker.work.heard(&owner),
         balancers: balancers(controller, &subject).await?,
         hosts,
     })
@@ -57,15 +57,10 @@ fn images(object: &Deployment) -> BTreeSet<String> {
 
 /// The Secrets and ConfigMaps that are read for a Deployment, those with logins to registries included.
 pub(super) fn references(object: &Deployment) -> Vec<Key> {
-    let key = |resource: &str, name: &str| Key {
-        resource: resource.to_owned(),
-        namespace: object.namespace().to_owned(),
-        name: name.to_owned(),
-    };
     let template = object.spec.template.spec.iter();
-    let logins =
-        template.flat_map(|spec| spec.image_pull_secrets.iter().flatten()).map(|secret| key("secrets", &secret.name));
-    used(object).iter().map(|input| key(input.resource, &input.name)).chain(logins).collect()
+    let logins = template.flat_map(|spec| spec.image_pull_secrets.iter().flatten());
+    let logins = logins.map(|secret| Key::beside(object, "secrets", &secret.name));
+    used(object).iter().map(|input| Key::beside(object, input.resource, &input.name)).chain(logins).collect()
 }
 
 /// The Deployments that a LoadBalancer routes to, by name.

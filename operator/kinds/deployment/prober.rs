@@ -34,12 +34,12 @@ const EAGER: Duration = Duration::from_millis(100);
 /// All probes of all Deployments.
 pub(super) struct Prober {
     hosts: Arc<Hosts>,
-    probes: Companions<ProbeId, Probed>,
+    pub(super) probes: Companions<ProbeId, Probed>,
 }
 
 /// A container at an address: one that moves is asked anew.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct ProbeId {
+pub(super) struct ProbeId {
     host: String,
     container: String,
     address: Option<Ipv4Addr>,
@@ -54,16 +54,6 @@ impl Prober {
     pub(super) fn found(&self, owner: &Owner) -> BTreeMap<String, Probed> {
         let probes = self.probes.heard(owner).into_iter();
         probes.filter_map(|(id, heard)| Some((id.container, heard.value?))).collect()
-    }
-
-    /// Ends the probes of a Deployment that is gone.
-    pub(super) fn forget(&self, owner: &Owner) {
-        self.probes.forget(owner);
-    }
-
-    /// How many containers are asked.
-    pub(super) fn count(&self) -> usize {
-        self.probes.count()
     }
 
     /// Asks exactly those containers of a Deployment that run and have probes.

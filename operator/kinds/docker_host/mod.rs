@@ -19,7 +19,7 @@ use crate::api::docker_host::{DockerHost, DockerHostSpec, DockerHostStatus, Endp
 use crate::api::failure::Failure;
 use crate::engine::hosts::Hosts;
 use crate::engine::{HostInfo, docker::Tls};
-use crate::runtime::{Concern, Kind, Plan, Significance, Want};
+use crate::runtime::{Concern, Kind, Planned, Significance, Want};
 use crate::store::{Key, Objects};
 
 /// The controller of DockerHost objects.
@@ -74,20 +74,13 @@ pub enum Answer {
 }
 
 /// One deed.
+#[allow(missing_docs)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     /// Use the engine at this endpoint under the object's name.
-    Register {
-        /// The object's name.
-        host: String,
-        /// Where it is.
-        endpoint: String,
-    },
+    Register { host: String, endpoint: String },
     /// Stop using it.
-    Forget {
-        /// The object's name.
-        host: String,
-    },
+    Forget { host: String },
 }
 
 impl fmt::Display for Step {
@@ -126,13 +119,7 @@ impl Kind for DockerHostKind {
         self.look(object).await
     }
 
-    fn plan(
-        &self,
-        object: &DockerHost,
-        observed: &Observed,
-        want: Want,
-        now: Timestamp,
-    ) -> Plan<Step, DockerHostStatus> {
+    fn plan(&self, object: &DockerHost, observed: &Observed, want: Want, now: Timestamp) -> Planned<Self> {
         plan(object, observed, want, now)
     }
 

@@ -53,8 +53,7 @@ impl DockerHostKind {
 
 /// The key of the Secret with a certificate.
 pub(super) fn secret(reference: &TlsReference) -> Key {
-    let (namespace, name) = (reference.secret_namespace.clone(), reference.secret_name.clone());
-    Key { resource: "secrets".to_owned(), namespace, name }
+    Key::new("secrets", &reference.secret_namespace, &reference.secret_name)
 }
 
 async fn ask(engine: &dyn Engine) -> Answer {

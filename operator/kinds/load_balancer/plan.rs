@@ -1,13 +1,12 @@
 //! What to do about a balancer: a total function from the object, what was observed, what is wanted and now to a plan. Pure.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::context::{BalancerPlan, PlanContext};
 use super::inputs::{Inputs, certificate_file, certificate_secrets};
-use super::routing::{self, DesiredServer, ResolvedBackend};
+use super::routing::{self, ResolvedBackend, Servers};
 use super::seen::{Admin, Answer};
 use super::{Balancer, LoadBalancer, Observed, Step, diff, render, stages, status, workload};
 use crate::api::conditions;
@@ -110,7 +109,7 @@ fn balancer_plan(
     let Some(answer) = balancer.answer.known() else {
         return BalancerPlan { again: Some(SOON), ..Default::default() };
     };
-    let live = render::dialect(inputs.spec.engine).live_servers();
+    let live = render::dialect(inputs.spec.engine).live_servers;
     let servers = servers(context, live, answer);
     let mut plan = stages::next(context, decisions, container, balancer, answer, &servers);
     if live {
@@ -127,13 +126,13 @@ fn balancer_plan(
 }
 
 /// What each backend's servers are to be at a balancer.
-fn servers(context: &PlanContext, live: bool, answer: &Answer) -> BTreeMap<String, Vec<DesiredServer>> {
+fn servers(context: &PlanContext, live: bool, answer: &Answer) -> Servers {
     let of = |one: &ResolvedBackend| (one.backend.name.clone(), routing::at_balancer(one, live, answer, context.now));
     context.backends.iter().map(of).collect()
 }
 
 /// Something goes on that ends by itself: a check, or the sessions of a server that leaves.
-fn waits(servers: &BTreeMap<String, Vec<DesiredServer>>, answer: &Answer) -> bool {
+fn waits(servers: &Servers, answer: &Answer) -> bool {
     servers.iter().any(|(backend, servers)| {
         servers.iter().any(|server| {
             let seen = answer.server(backend, &server.name);
@@ -148,7 +147,7 @@ fn files(observed: &Observed, inputs: &Inputs, d: &BalancerDecisions) -> Vec<Fil
     let good = observed.certificates.values().filter_map(|one| one.as_ref().ok());
     let used = good.filter(|one| d.certificates.values().any(|hash| *hash == one.hash));
     let certificates = used.map(|one| file(certificate_file(&one.hash), &one.pem.0));
-    let others = render::dialect(inputs.spec.engine).files(inputs).into_iter();
+    let others = (render::dialect(inputs.spec.engine).files)(inputs).into_iter();
     certificates.chain(others.map(|(path, text)| file(path.to_owned(), &text))).collect()
 }
 

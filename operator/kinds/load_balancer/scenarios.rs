@@ -16,8 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::fixture::{obey, started};
 use super::seen::{Admin, Answer, Health};
-use super::{LoadBalancerKind, RESOURCE, diff, haproxy, text};
+use super::{LoadBalancer, LoadBalancerKind, diff, haproxy, text};
 use crate::api::load_balancer::{LoadBalancerStatus, ServerState};
+use crate::api::object::Object as _;
 use crate::engine::docker::OwnBinary;
 use crate::engine::fake::{FakeContainer, FakeEngine};
 use crate::engine::hosts::Hosts;
@@ -26,6 +27,8 @@ use crate::runtime::Manager;
 use crate::runtime::clock::{self, TestClock};
 use crate::store::objects::Part;
 use crate::store::{Error, Key, MemoryStore, Objects};
+
+const RESOURCE: &str = LoadBalancer::RESOURCE;
 
 const WEB: &str = r"
 replicas: 2

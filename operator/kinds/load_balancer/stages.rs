@@ -2,14 +2,13 @@
 //! from the files in the volume, the balancer's answer and the time of the signal, so an interrupted operator, or its successor,
 //! goes on from there.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::context::{BalancerPlan, PlanContext};
 use super::render::{self, BOOTSTRAP, Config};
-use super::routing::DesiredServer;
+use super::routing::Servers;
 use super::seen::Answer;
 use super::{Balancer, ConfigFiles, Step, text};
 use crate::api::load_balancer::BalancerDecisions;
@@ -28,7 +27,7 @@ pub fn next(
     container: &str,
     balancer: &Balancer,
     answer: &Answer,
-    servers: &BTreeMap<String, Vec<DesiredServer>>,
+    servers: &Servers,
 ) -> BalancerPlan {
     let Some(files) = balancer.files.known() else { return BalancerPlan::default() };
     let Some(config) = config(context, files, servers) else { return BalancerPlan::default() };
@@ -86,11 +85,7 @@ fn refuse(container: &str, config: Config) -> Step {
 
 /// The configuration that a balancer is to have: the wanted one, or, if its engine refused that, the last good one with
 /// the servers of now.
-fn config(
-    context: &PlanContext,
-    files: &ConfigFiles,
-    servers: &BTreeMap<String, Vec<DesiredServer>>,
-) -> Option<Config> {
+fn config(context: &PlanContext, files: &ConfigFiles, servers: &Servers) -> Option<Config> {
     let spec = &context.object.spec;
     let wanted = context.skeleton.as_ref().map(|skeleton| render::assemble(spec, skeleton, servers));
     let refused = |config: &Config| files.refused.as_ref().is_some_and(|one| one.skeleton == config.skeleton);

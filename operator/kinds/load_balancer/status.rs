@@ -154,7 +154,7 @@ fn pod(context: &PlanContext, member: &str, container: &str) -> PodSeen {
 
 fn part(context: &PlanContext, seen: &ContainerSeen, container: &str, runs: bool, ready: bool) -> PodContainer {
     PodContainer {
-        name: dialect(context.object.spec.engine).name().into(),
+        name: dialect(context.object.spec.engine).name.into(),
         container: container.into(),
         id: Some(seen.id.clone()),
         image: seen.image.clone(),

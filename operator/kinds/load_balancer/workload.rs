@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::dialect::Dialect;
 use super::names::{CONFIG_DIR, RUN_DIR, container, member};
 use super::render::dialect;
-use super::{LoadBalancer, Observed, RESOURCE, Step};
+use super::{LoadBalancer, Observed, Step};
 use crate::api::endpoints::Routable;
 use crate::api::labels;
 use crate::api::load_balancer::TargetObject;
@@ -78,7 +78,7 @@ pub fn container_spec(object: &LoadBalancer, observed: &Observed, ordinal: u32, 
         user: Some("0:0".into()),
         security: Security {
             cap_drop: vec!["ALL".into()],
-            cap_add: dialect.capabilities(),
+            cap_add: dialect.capabilities.iter().map(|one| (*one).to_owned()).collect(),
             read_only: true,
             no_new_privileges: true,
             ..Default::default()
@@ -93,12 +93,12 @@ fn host_address(object: &LoadBalancer) -> IpAddr {
 }
 
 /// Starts with the file that is there if the engine takes it, else with one that listens to nobody.
-fn entrypoint(dialect: &dyn Dialect) -> Vec<String> {
-    let (check, run) = (dialect.check(r#""$1""#), dialect.run(r#""$1""#));
+fn entrypoint(dialect: &Dialect) -> Vec<String> {
+    let (check, run) = ((dialect.check)(r#""$1""#), (dialect.run)(r#""$1""#));
     let script =
         format!(r#"umask 077; chmod 700 {CONFIG_DIR}; {check} >/dev/null 2>&1 || printf %s "$0" > "$1"; exec {run}"#);
-    let file = format!("{CONFIG_DIR}/{}", dialect.file());
-    vec!["sh".into(), "-c".into(), script, dialect.bootstrap().into(), file]
+    let file = format!("{CONFIG_DIR}/{}", dialect.file);
+    vec!["sh".into(), "-c".into(), script, dialect.bootstrap.into(), file]
 }
 
 fn member_labels(object: &LoadBalancer, member: &str) -> BTreeMap<String, String> {
@@ -159,7 +159,7 @@ pub fn steps(object: &LoadBalancer, observed: &Observed, settled: impl Fn(&str) 
 /// `None` while nobody can say what there is.
 pub fn teardown(object: &LoadBalancer, observed: &Observed) -> Option<(Vec<Step>, bool)> {
     let network = network_spec(object.namespace());
-    let why = format!("{RESOURCE} {} is deleted", object.name());
+    let why = format!("{} {} is deleted", LoadBalancer::RESOURCE, object.name());
     let (steps, finished) = converge::teardown(&common(object, observed, &network), true, false, true, &why)?;
     Some((steps.into_iter().map(Step::Docker).collect(), finished))
 }

@@ -30,19 +30,19 @@ const LINE_BYTES: usize = 1 << 20;
 /// All conversations of all clusters.
 pub struct Links {
     began: Instant,
-    links: Companions<LinkId, Said>,
+    pub(super) links: Companions<LinkId, Said>,
 }
 
 /// A conversation is with one container; a container that is made anew gets another one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct LinkId {
+pub(super) struct LinkId {
     host: String,
     container: String,
 }
 
 /// What is known from a conversation.
 #[derive(Clone)]
-struct Said {
+pub(super) struct Said {
     member: String,
     report: Option<Report>,
     connected: bool,
@@ -99,16 +99,6 @@ impl Links {
         let said = said.into_iter().find(|said| said.member == member && said.connected);
         let said = said.ok_or_else(|| Failure::new(Class::Transient, "its supervisor cannot be reached"))?;
         said.commands.try_send(command).map_err(|_| Failure::new(Class::Transient, "its supervisor does not listen"))
-    }
-
-    /// Ends the conversations of a cluster that is gone.
-    pub fn forget(&self, owner: &Owner) {
-        self.links.forget(owner);
-    }
-
-    /// How many conversations there are.
-    pub fn count(&self) -> usize {
-        self.links.count()
     }
 }
 

@@ -1,7 +1,5 @@
 //! The Secrets of a cluster: `NAME-app` for applications, `NAME-internal` for replication. Passwords are made once and never shown.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
 use super::{PostgresClusterKind, SecretsSeen};
@@ -9,6 +7,7 @@ use crate::api::failure::{Class, Failure};
 use crate::api::hash::short_hash_of_parts;
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::PostgresCluster;
+use crate::api::secret::{self, text};
 use crate::store::clock;
 use crate::store::objects::Objects;
 use crate::store::{Error, Key};
@@ -18,7 +17,7 @@ const PASSWORD_LENGTH: usize = 32;
 const REPLICATION_PASSWORD: &str = "replicationPassword";
 
 fn key(object: &PostgresCluster, secret: &str) -> Key {
-    Key { resource: "secrets".into(), namespace: object.namespace().into(), name: secret.into() }
+    Key::beside(object, "secrets", secret)
 }
 
 fn app(object: &PostgresCluster) -> Key {
@@ -33,11 +32,6 @@ fn internal(object: &PostgresCluster) -> Key {
 pub fn keys(object: &PostgresCluster) -> impl Iterator<Item = Key> {
     let given = object.spec.bootstrap.initdb.secret.as_ref().map(|reference| key(object, &reference.name));
     [app(object), internal(object)].into_iter().chain(given)
-}
-
-fn text(secret: &Value, field: &str) -> Option<String> {
-    let bytes = BASE64.decode(secret["data"][field].as_str()?).ok()?;
-    String::from_utf8(bytes).ok()
 }
 
 /// How the Secrets stand, without what is in them.
@@ -125,26 +119,8 @@ pub async fn ensure(controller: &PostgresClusterKind, object: &PostgresCluster, 
 }
 
 async fn write(objects: &Objects, object: &PostgresCluster, key: &Key, fields: &[(&str, &str)]) -> Result<(), Error> {
-    let data: serde_json::Map<String, Value> =
-        fields.iter().map(|(field, value)| ((*field).to_owned(), json!(BASE64.encode(value)))).collect();
-    let secret = json!({
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "type": "Opaque",
-        "metadata": {
-            "name": key.name,
-            "namespace": key.namespace,
-            "ownerReferences": [{
-                "apiVersion": "evenkeel.dev/v1alpha1",
-                "kind": "PostgresCluster",
-                "name": object.name(),
-                "uid": object.metadata.uid,
-                "controller": true,
-                "blockOwnerDeletion": true,
-            }],
-        },
-        "data": data,
-    });
+    let mut secret = secret::owned(object, &key.name, fields);
+    secret["metadata"]["ownerReferences"][0]["blockOwnerDeletion"] = json!(true);
     match objects.create(key, secret.clone()).await {
         Err(Error::AlreadyExists { .. }) => objects.update(key, secret).await.map(drop),
         outcome => outcome.map(drop),
