@@ -51,6 +51,11 @@ pub struct Plan<Step, Status> {
 /// The plan of a kind.
 pub type Planned<K> = Plan<<K as Kind>::Step, <K as Kind>::Status>;
 
+/// The sooner of two times to look again; `None` is never.
+pub fn sooner(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    [one, other].into_iter().flatten().min()
+}
+
 /// One kind, as the loop drives it.
 ///
 /// `observe` reads and does not judge; `plan` judges and does not read; `act`

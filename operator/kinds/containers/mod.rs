@@ -9,6 +9,8 @@ pub mod converge;
 pub mod inputs;
 mod observe;
 mod step;
+#[cfg(test)]
+mod testing;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

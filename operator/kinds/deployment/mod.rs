@@ -5,6 +5,7 @@
 //! each pod in `pods.rs`, what people are told in `status.rs`). All its steps are those of `kinds::containers`.
 
 mod blueprint;
+mod context;
 mod inputs;
 mod observe;
 mod placement;
@@ -37,9 +38,8 @@ use crate::api::docker_host::DockerHost;
 use crate::api::failure::Failure;
 use crate::api::load_balancer::{LoadBalancer, ServerState};
 use crate::api::object::Object as _;
-use crate::engine::ContainerSpec;
 use crate::engine::hosts::Hosts;
-use crate::kinds::containers::{Docker, DockerSeen, DockerStep as Step, EnvSource, WorkSeen};
+use crate::kinds::containers::{Docker, DockerSeen, DockerStep as Step, WorkSeen};
 use crate::kinds::host_state;
 use crate::runtime::{Concern, Keeper, Kind, Planned, Wake, Want};
 use crate::store::Key;
@@ -91,13 +91,7 @@ impl Kind for DeploymentKind {
         self.docker.act(&object.owner(), step).await
     }
 
-    fn step_failed(
-        &self,
-        status: DeploymentStatus,
-        step: &Step,
-        failure: &Failure,
-        now: Timestamp,
-    ) -> DeploymentStatus {
+    fn step_failed(&self, status: Self::Status, step: &Step, failure: &Failure, now: Timestamp) -> Self::Status {
         status::step_failed(status, step, failure, now)
     }
 
@@ -119,6 +113,13 @@ pub struct Observed {
     pub work: WorkSeen,
     /// Balancers at work that route to it.
     pub balancers: Vec<BalancerSeen>,
+}
+
+impl Observed {
+    /// What a host shows of the Deployment.
+    pub fn docker(&self, host: &str) -> Option<&DockerSeen> {
+        self.hosts.get(host).map(|host| &host.docker)
+    }
 }
 
 /// A Docker host, for placement.
@@ -143,13 +144,4 @@ pub struct BalancerSeen {
     pub drain_seconds: u64,
     /// The state it gives each pod: see `status.backends` of LoadBalancer.
     pub servers: BTreeMap<String, ServerState>,
-}
-
-/// A container to be made, with what is only put together when it is.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Make {
-    /// What it is to be, without what comes from Secrets and ConfigMaps.
-    pub spec: ContainerSpec,
-    /// Environment variables from elsewhere, in order.
-    pub env: Vec<EnvSource>,
 }

@@ -116,7 +116,7 @@ impl Kind for DockerHostKind {
     }
 
     async fn observe(&self, object: &DockerHost) -> Result<Observed, Failure> {
-        self.look(object).await
+        observe::observe(self, object).await
     }
 
     fn plan(&self, object: &DockerHost, observed: &Observed, want: Want, now: Timestamp) -> Planned<Self> {
@@ -124,19 +124,13 @@ impl Kind for DockerHostKind {
     }
 
     async fn act(&self, object: &DockerHost, step: &Step) -> Result<(), Failure> {
-        self.perform(object, step).await
+        act::act(self, object, step).await
     }
 
-    fn step_failed(
-        &self,
-        status: DockerHostStatus,
-        step: &Step,
-        failure: &Failure,
-        now: Timestamp,
-    ) -> DockerHostStatus {
+    fn step_failed(&self, status: Self::Status, step: &Step, failure: &Failure, now: Timestamp) -> Self::Status {
         plan::failed(status, step, failure, now)
     }
 }
 
-/// What an object asks to be registered; `Err` is the reason it cannot be.
-type Way = Result<(Endpoint, Option<Tls>), (&'static str, String)>;
+/// How the engine that an object declares is reached; `Err`: why that cannot be, as reason and message of a condition.
+type Connection = Result<(Endpoint, Option<Tls>), (&'static str, String)>;

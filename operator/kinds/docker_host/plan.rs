@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kube::ResourceExt as _;
 
-use super::{Answer, Observed, Registration, Step};
+use super::{Answer, DockerHostKind, Observed, Registration, Step};
 use crate::api::conditions::{self, Status, Verdict};
 use crate::api::docker_host::{Capacity, DockerHost, DockerHostStatus};
 use crate::api::failure::Failure;
-use crate::runtime::{Plan, Want};
+use crate::api::object::Object as _;
+use crate::runtime::{Plan, Planned, Want};
 
 /// A healthy host is asked again after this; its containers' events come by themselves.
 const CALM: Duration = Duration::from_secs(30);
@@ -18,12 +18,11 @@ const ALERT: Duration = Duration::from_secs(5);
 const READY: &str = "Ready";
 
 /// Pure: what to record about the host and what to do.
-pub fn plan(object: &DockerHost, observed: &Observed, want: Want, now: Timestamp) -> Plan<Step, DockerHostStatus> {
-    let host = object.name_any();
+pub fn plan(object: &DockerHost, observed: &Observed, want: Want, now: Timestamp) -> Planned<DockerHostKind> {
     let mut status = object.status.clone().unwrap_or_default();
     status.observed_generation = object.metadata.generation;
     if want == Want::Absent {
-        return leaving(host, status, observed, now);
+        return leaving(object, status, observed, now);
     }
     let mut steps = Vec::new();
     let mut requeue = ALERT;
@@ -34,7 +33,8 @@ pub fn plan(object: &DockerHost, observed: &Observed, want: Want, now: Timestamp
             (Status::Unknown, "Paused", "reconciliation is paused by annotation".to_owned())
         }
         (Registration::Absent | Registration::Differs, _) => {
-            steps.push(Step::Register { host, endpoint: object.spec.endpoint.clone() });
+            let (host, endpoint) = (object.name().to_owned(), object.spec.endpoint.clone());
+            steps.push(Step::Register { host, endpoint });
             // Asked at once after the step, by the requeue.
             requeue = Duration::ZERO;
             (Status::Unknown, "Registering", format!("registering the engine at {}", object.spec.endpoint))
@@ -58,25 +58,21 @@ pub fn plan(object: &DockerHost, observed: &Observed, want: Want, now: Timestamp
 
 /// An object that is being deleted: forget the engine, then the object may go.
 fn leaving(
-    host: String,
+    object: &DockerHost,
     mut status: DockerHostStatus,
     observed: &Observed,
     now: Timestamp,
-) -> Plan<Step, DockerHostStatus> {
+) -> Planned<DockerHostKind> {
     let registered = !matches!(observed.registration, Registration::Absent);
     // An impossible endpoint may have been possible before: forgetting what is not there is harmless, once.
     let forgotten =
         status.conditions.iter().any(|condition| condition.type_ == READY && condition.reason == "Forgotten");
-    let steps = if registered && !forgotten { vec![Step::Forget { host }] } else { Vec::new() };
+    let steps =
+        if registered && !forgotten { vec![Step::Forget { host: object.name().to_owned() }] } else { Vec::new() };
     let finished = steps.is_empty();
     status.reachable = false;
-    set_ready(
-        &mut status,
-        Status::False,
-        "Forgotten",
-        "the host is no longer used; what runs there goes on".to_owned(),
-        now,
-    );
+    let message = "the host is no longer used; what runs there goes on".to_owned();
+    set_ready(&mut status, Status::False, "Forgotten", message, now);
     Plan { status, steps, requeue: Some(Duration::ZERO), finished }
 }
 
@@ -100,7 +96,6 @@ mod tests {
     use super::*;
     use crate::api::docker_host::DockerHostSpec;
     use crate::api::failure::Class;
-    use crate::api::object::Object as _;
     use crate::engine::HostInfo;
 
     fn host() -> DockerHost {

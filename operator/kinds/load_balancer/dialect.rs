@@ -37,8 +37,8 @@ pub struct Dialect {
     pub skeleton: fn(&Inputs) -> String,
     /// Lines of the servers of a backend.
     pub server_lines: fn(&Backend, &[DesiredServer]) -> Vec<String>,
-    /// Lines of other holes of the skeleton, by hole.
-    pub other_lines: fn(&Servers) -> Vec<(String, Vec<String>)>,
+    /// The skeleton's hole that is about all servers, if there is one, and the line in it.
+    pub summary: fn(&Servers) -> Option<(&'static str, String)>,
     /// Files beside the configuration, certificates left aside: name and text.
     pub files: fn(&Inputs) -> Vec<(&'static str, String)>,
 }

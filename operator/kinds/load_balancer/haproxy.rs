@@ -46,7 +46,7 @@ pub static HAPROXY: Dialect = Dialect {
     live_servers: true,
     skeleton,
     server_lines: |backend, servers| servers.iter().map(|server| server_line(backend, server)).collect(),
-    other_lines: |_| Vec::new(),
+    summary: |_| None,
     files: |inputs| if holds(inputs) { vec![("hold.lua", HOLD.to_owned())] } else { Vec::new() },
 };
 

@@ -133,9 +133,9 @@ pub struct Observed {
     /// The running balancers, by container name.
     pub balancers: BTreeMap<String, Balancer>,
     /// The objects that its backends name and that are there.
-    pub targets: BTreeMap<TargetObject, Routable>,
-    /// The certificates that it names, by Secret, or what is wrong with each.
-    pub certificates: BTreeMap<String, Result<Certificate, String>>,
+    pub targets: Targets,
+    /// The certificates that it names.
+    pub certificates: Certificates,
     /// The password of the stats page, once there is one.
     pub stats_password: Option<Hidden>,
 }
@@ -212,6 +212,12 @@ pub struct Certificate {
     /// Chain and key in PEM.
     pub pem: Hidden,
 }
+
+/// The objects that backends name, as far as they are there.
+pub type Targets = BTreeMap<TargetObject, Routable>;
+
+/// Certificates by Secret, or what is wrong with each.
+pub type Certificates = BTreeMap<String, Result<Certificate, String>>;
 
 /// A text that is never printed.
 #[derive(Clone, PartialEq)]

@@ -49,7 +49,7 @@ pub static NGINX: Dialect = Dialect {
     live_servers: false,
     skeleton,
     server_lines,
-    other_lines: |servers| vec![(STATE.to_owned(), vec![state_line(servers)])],
+    summary: |servers| Some((STATE, state_line(servers))),
     files: |inputs| inputs.stats_password.map(htpasswd).into_iter().collect(),
 };
 

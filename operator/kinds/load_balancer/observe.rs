@@ -11,11 +11,9 @@ use super::dialect::Protocol;
 use super::inputs::certificate_secrets;
 use super::links::{ContainerRef, LinkId};
 use super::seen::{self, Answer};
-use super::{Balancer, Certificate, Hidden, LoadBalancer, LoadBalancerKind, Observed, configure, secrets, workload};
+use super::{Balancer, Hidden, LoadBalancer, LoadBalancerKind, Observed, Targets, configure, secrets, workload};
 use crate::api::docker_host::DockerHost;
-use crate::api::endpoints::Routable;
 use crate::api::failure::Failure;
-use crate::api::load_balancer::TargetObject;
 use crate::api::object::Object as _;
 use crate::api::sync::lock;
 use crate::engine::{ContainerSeen, ContainerState, Engine};
@@ -30,10 +28,16 @@ const OLD_NGINX: &str = r#"n=0; for p in /proc/[0-9]*/cmdline; do case "$(tr '\0
 /// Reads everything at once.
 pub async fn observe(controller: &LoadBalancerKind, object: &LoadBalancer) -> Result<Observed, Failure> {
     let engine = controller.docker.hosts.get(HOME)?;
-    let Related { targets, certificates, stats_password } = related(controller, object).await?;
+    let targets = targets(controller, object).await?;
+    let certificates = secrets::certificates(&controller.objects, object).await?;
+    let stats_password = match object.spec.stats {
+        Some(_) => secrets::password(&controller.objects, object).await?.map(Hidden),
+        None => None,
+    };
     let (owner, needs) = (object.owner(), workload::needs(object, &targets));
     let hosts = controller.docker.observe(&owner, [HOME.to_owned()], &needs).await;
     let listed = || hosts.values().filter_map(|host| host.containers.known());
+    // Not heard of is not gone.
     let silent = hosts.values().any(|host| host.containers.known().is_none());
     let there = |id: &LinkId| listed().any(|all| all.get(&id.container).is_some_and(|one| one.id == id.id));
     controller.links.retain(&owner, |id| silent || there(id));
@@ -50,29 +54,15 @@ pub async fn observe(controller: &LoadBalancerKind, object: &LoadBalancer) -> Re
     })
 }
 
-/// Other objects that the balancer refers to.
-struct Related {
-    targets: BTreeMap<TargetObject, Routable>,
-    certificates: BTreeMap<String, Result<Certificate, String>>,
-    stats_password: Option<Hidden>,
-}
-
-async fn related(controller: &LoadBalancerKind, object: &LoadBalancer) -> Result<Related, Failure> {
-    let (mut targets, mut certificates) = (BTreeMap::new(), BTreeMap::new());
+/// The objects that backends name and that are there.
+async fn targets(controller: &LoadBalancerKind, object: &LoadBalancer) -> Result<Targets, Failure> {
+    let mut targets = Targets::new();
     for named in object.spec.backends.iter().filter_map(|backend| backend.target()?.object()) {
         if let Some(found) = controller.objects.get(&Key::beside(object, named.resource, &named.name)).await? {
             targets.insert(named, found);
         }
     }
-    for secret in certificate_secrets(&object.spec) {
-        let found = controller.objects.get(&Key::beside(object, "secrets", secret)).await?;
-        certificates.insert(secret.to_owned(), secrets::certificate(secret, found.as_ref()));
-    }
-    let stats_password = match object.spec.stats {
-        Some(_) => secrets::password(&controller.objects, object).await?.map(Hidden),
-        None => None,
-    };
-    Ok(Related { targets, certificates, stats_password })
+    Ok(targets)
 }
 
 /// The keys of everything in the store that is read for a balancer.

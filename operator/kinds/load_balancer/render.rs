@@ -53,7 +53,7 @@ pub fn assemble(spec: &LoadBalancerSpec, skeleton: &str, servers: &Servers) -> C
         let servers = servers.get(&backend.name).map(Vec::as_slice).unwrap_or_default();
         holes.insert(backend.name.clone(), (dialect.server_lines)(backend, servers));
     }
-    holes.extend((dialect.other_lines)(servers));
+    holes.extend((dialect.summary)(servers).map(|(hole, line)| (hole.to_owned(), vec![line])));
     let hash = match dialect.live_servers {
         // Servers change without a reload, so the hash is about the rest.
         true => text::hash(skeleton),

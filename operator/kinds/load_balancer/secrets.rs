@@ -5,7 +5,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use serde_json::Value;
 
-use super::{Certificate, Hidden, LoadBalancer, LoadBalancerKind, text};
+use super::inputs::certificate_secrets;
+use super::{Certificate, Certificates, Hidden, LoadBalancer, LoadBalancerKind, text};
 use crate::api::failure::Failure;
 use crate::api::object::Object as _;
 use crate::api::secret;
@@ -47,8 +48,18 @@ pub async fn ensure(controller: &LoadBalancerKind, object: &LoadBalancer) -> Res
     Ok(())
 }
 
+/// The certificates that frontends name, by Secret, or what is wrong with each.
+pub async fn certificates(objects: &Objects, object: &LoadBalancer) -> Result<Certificates, Error> {
+    let mut certificates = Certificates::new();
+    for name in certificate_secrets(&object.spec) {
+        let secret: Option<Value> = objects.get(&Key::beside(object, "secrets", name)).await?;
+        certificates.insert(name.to_owned(), certificate(name, secret.as_ref()));
+    }
+    Ok(certificates)
+}
+
 /// A certificate and its key from a Secret, or what is wrong with them.
-pub fn certificate(name: &str, secret: Option<&Value>) -> Result<Certificate, String> {
+fn certificate(name: &str, secret: Option<&Value>) -> Result<Certificate, String> {
     let secret = secret.ok_or_else(|| format!("Secret {name} is not there: create it with tls.crt and tls.key"))?;
     let part = |part: &str| secret::bytes(secret, part).ok_or_else(|| format!("Secret {name} has no key {part}"));
     let (chain, key) = (part("tls.crt")?, part("tls.key")?);

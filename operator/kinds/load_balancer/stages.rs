@@ -11,7 +11,6 @@ use super::render::{self, BOOTSTRAP, Config};
 use super::routing::Servers;
 use super::seen::Answer;
 use super::{Balancer, ConfigFiles, Step, text};
-use crate::api::load_balancer::BalancerDecisions;
 
 /// Time until a reloaded balancer answers with the new configuration; after that it does not take it up.
 const TAKE_UP: Duration = Duration::from_secs(10);
@@ -23,7 +22,6 @@ const RELOAD_GAP: Duration = Duration::from_secs(1);
 /// The steps that are due about the configuration of a balancer with these servers.
 pub fn next(
     context: &PlanContext,
-    decisions: &BalancerDecisions,
     container: &str,
     balancer: &Balancer,
     answer: &Answer,
@@ -41,7 +39,7 @@ pub fn next(
     let signalled = balancer.signalled.as_ref().filter(|signalled| signalled.hash == config.hash);
     // A clock that was set back neither ends a wait nor makes one longer.
     let waited = signalled.map(|signalled| since(context, signalled.at).unwrap_or_default());
-    let reloaded = decisions.last_reload.and_then(|last| since(context, last));
+    let reloaded = context.last_reload.and_then(|last| since(context, last));
     let gap = reloaded.map_or(Duration::ZERO, |since| RELOAD_GAP.saturating_sub(since));
     match (written, runs) {
         (false, true) => now(vec![write(context, &container, config, true)]),

@@ -173,12 +173,8 @@ impl Conversation {
         self.voice.tell(|said| {
             let before = said.as_ref().filter(|said| said.connected).and_then(|said| said.report.as_ref());
             let news = before.is_none_or(|old| significant(old) != significant(&report));
-            *said = Some(Said {
-                member: self.member.clone(),
-                report: Some(report),
-                connected: true,
-                commands: commands.clone(),
-            });
+            let (member, commands) = (self.member.clone(), commands.clone());
+            *said = Some(Said { member, report: Some(report), connected: true, commands });
             news
         });
     }
