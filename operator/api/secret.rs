@@ -38,3 +38,22 @@ pub fn owned<Owner: Object>(object: &Owner, name: &str, texts: &[(&str, &str)]) 
         "data": data,
     })
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::api::load_balancer::LoadBalancer;
+
+    #[test]
+    fn what_is_made_for_an_object_belongs_to_it_and_is_read_again() {
+        let metadata = json!({"name": "edge", "namespace": "web", "uid": "u"});
+        let object: LoadBalancer =
+            serde_json::from_value(json!({"metadata": metadata, "spec": {"frontends": [], "backends": []}})).unwrap();
+        let secret = owned(&object, "edge-stats", &[("password", "p@ss")]);
+        let owner = &secret["metadata"]["ownerReferences"][0];
+        assert_eq!((&owner["kind"], &owner["uid"]), (&json!("LoadBalancer"), &json!("u")));
+        assert_eq!((text(&secret, "password").as_deref(), text(&secret, "username")), (Some("p@ss"), None));
+        assert_eq!(bytes(&json!({"data": {"password": "?"}}), "password"), None);
+    }
+}

@@ -382,6 +382,17 @@ mod tests {
         assert_eq!(talks.count(), 0);
     }
 
+    #[tokio::test]
+    async fn what_is_kept_without_a_task_is_made_once_and_given_back() {
+        let (kept, _) = companions();
+        let keep = |made: &str| kept.keep(&owner(), "a", || made.to_owned());
+        assert_eq!((keep("one"), keep("two")), ("one".into(), "one".into()));
+        kept.retain(&owner(), |_| false);
+        assert_eq!((keep("three"), kept.count()), ("three".into(), 1));
+        kept.forget(&owner());
+        assert_eq!(kept.count(), 0);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn one_that_was_ended_tells_nothing_to_its_successor() {
         let (work, mut woken) = companions();
