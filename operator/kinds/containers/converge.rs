@@ -151,9 +151,7 @@ fn keep(
         return may(Deed::Remake).then(|| remove("Docker has half removed it", None)).flatten();
     }
     let runs = runs(container);
-    let replaceable = seen.has_image(common.image) == Some(true);
-    // Nothing is taken away before what replaces it can be had.
-    if let Some(why) = member.spec.as_ref().and_then(|spec| stale(container, spec)).filter(|_| replaceable) {
+    if let Some(why) = outdated(common, seen, member, container) {
         let deed = if runs { Deed::Replace } else { Deed::ReplaceStopped };
         if may(deed) {
             return remove(&why, runs.then_some(common.grace));
@@ -164,7 +162,8 @@ fn keep(
     }
     let failed = common.work.get(&Work::Start { host: member.host.clone(), container: member.container.clone() });
     if let Some(why) = failed.and_then(|failed| failed.failure()) {
-        let again = due(failed) && replaceable && member.spec.is_some() && may(Deed::Remake);
+        let makeable = member.spec.is_some() && seen.has_image(common.image) == Some(true);
+        let again = due(failed) && makeable && may(Deed::Remake);
         return again.then(|| remove(&format!("it could not be started: {why}"), None)).flatten();
     }
     let deed = if container.state == ContainerState::Created { Deed::Start } else { Deed::Restart };
@@ -182,10 +181,13 @@ fn remove(common: &Common, member: &Member, why: &str, grace: Option<u64>) -> Op
 /// and its image is on the host.
 pub fn replace(common: &Common, member: &Member) -> Option<DockerStep> {
     let seen = common.hosts.get(&member.host)?;
-    let container = seen.container(&member.container)?;
-    let why = stale(container, member.spec.as_ref()?)?;
-    let replaceable = seen.has_image(common.image) == Some(true);
-    replaceable.then(|| remove(common, member, &why, Some(common.grace))).flatten()
+    let why = outdated(common, seen, member, seen.container(&member.container)?)?;
+    remove(common, member, &why, Some(common.grace))
+}
+
+/// Why the container of a member is to be replaced. Nothing is taken away before what replaces it can be had.
+fn outdated(common: &Common, seen: &DockerSeen, member: &Member, container: &ContainerSeen) -> Option<String> {
+    stale(container, member.spec.as_ref()?).filter(|_| seen.has_image(common.image) == Some(true))
 }
 
 /// Containers of members that are no more go, then their volumes, unless these are kept.

@@ -174,10 +174,8 @@ pub async fn login(
     let server = registry_of(image);
     for name in secrets {
         let Some(secret) = object(objects, namespace, &secret(name)).await? else {
-            return Err(Failure::new(
-                Class::Transient,
-                format!("imagePullSecrets: Secret {name} is not there; create it"),
-            ));
+            let missing = format!("imagePullSecrets: Secret {name} is not there; create it");
+            return Err(Failure::new(Class::Transient, missing));
         };
         let config = contents(&secret).remove(".dockerconfigjson").unwrap_or_default();
         let config: Value = serde_json::from_slice(&config).unwrap_or_default();

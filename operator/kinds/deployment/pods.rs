@@ -375,10 +375,12 @@ impl View<'_> {
         match seen.get(&part.name).map(|container| (container.state, *container)) {
             None if lacks => {}
             None => self.make(pod, part, again, next),
-            Some((ContainerState::Created, _)) => match self.waits(pod, part) {
-                Some(wait) => next.look_within(wait),
-                None => self.fill_and_start(pod, part, None, next),
-            },
+            Some((ContainerState::Created, _)) => {
+                match pod.restarts.get(&part.name).and_then(|restarts| self.waits(restarts)) {
+                    Some(wait) => next.look_within(wait),
+                    None => self.fill_and_start(pod, part, None, next),
+                }
+            }
             Some((ContainerState::Running, container)) => self.judge(pod, part, container, next),
             Some((ContainerState::Restarting, _)) => {}
             Some((ContainerState::Paused, _)) => next.steps.push(self.unpause(pod, part)),
@@ -390,10 +392,9 @@ impl View<'_> {
     }
 
     /// How long a container is not started again.
-    fn waits(&self, pod: &Pod, part: &Part) -> Option<Duration> {
-        let now = self.context.now;
-        let at = pod.restarts.get(&part.name)?.next_try?;
-        (at > now).then(|| at.duration_since(now).unsigned_abs())
+    fn waits(&self, restarts: &Restarts) -> Option<Duration> {
+        let at = restarts.next_try.filter(|at| *at > self.context.now)?;
+        Some(at.duration_since(self.context.now).unsigned_abs())
     }
 
     /// A container that runs: stopped if its probes say that it is not alive.
@@ -428,14 +429,11 @@ impl View<'_> {
             restarts.failures += 1;
             restarts.why = Some(ended_in_words(container.exit_code));
         }
-        let why = restarts.why.clone().unwrap_or_default();
-        if let Some(wait) = self.waits(pod, part) {
+        if let Some(wait) = self.waits(restarts) {
             return next.look_within(wait);
         }
-        let stuck = pod.restarts.get(&part.name).is_some_and(|restarts| restarts.stuck);
-        if let Some(restarts) = pod.restarts.get_mut(&part.name) {
-            *restarts = Restarts { count: restarts.count + 1, last: Some(now), next_try: None, ..restarts.clone() };
-        }
+        *restarts = Restarts { count: restarts.count + 1, last: Some(now), next_try: None, ..restarts.clone() };
+        let (why, stuck) = (restarts.why.clone().unwrap_or_default(), restarts.stuck);
         if stuck {
             next.steps.push(self.remove(pod, &container.name, &why));
             self.make(pod, part, Some(&why), next);

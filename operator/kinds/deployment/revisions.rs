@@ -31,12 +31,9 @@ fn asks_to_roll(template: &PodTemplateSpec) -> bool {
 /// The hash of the revision that the object asks for.
 fn wanted(object: &Deployment, observed: &Observed) -> String {
     let template = &object.spec.template;
-    let inputs: BTreeMap<String, String> = if asks_to_roll(template) {
-        let used = blueprint::inputs(&template.spec.clone().unwrap_or_default());
-        used.keys().map(|input| (input.to_string(), observed.inputs.hash(input))).collect()
-    } else {
-        BTreeMap::new()
-    };
+    let used = blueprint::inputs(&template.spec.clone().unwrap_or_default());
+    let counted = used.keys().filter(|_| asks_to_roll(template));
+    let inputs: BTreeMap<_, _> = counted.map(|input| (input.to_string(), observed.inputs.hash(input))).collect();
     short_hash_of_json(&(template, inputs), HASH_DIGITS)
 }
 

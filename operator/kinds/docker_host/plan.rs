@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{Answer, DockerHostKind, Observed, Registration, Step};
-use crate::api::conditions::{self, Status, Verdict};
+use crate::api::conditions::{Status, Verdict, no, set, unknown, yes};
 use crate::api::docker_host::{Capacity, DockerHost, DockerHostStatus};
 use crate::api::failure::Failure;
 use crate::api::object::Object as _;
@@ -26,18 +26,18 @@ pub fn plan(object: &DockerHost, observed: &Observed, want: Want, now: Timestamp
     }
     let mut steps = Vec::new();
     let mut requeue = ALERT;
-    let (ready, reason, message) = match (&observed.registration, &observed.answer) {
-        (Registration::Impossible(reason, message), _) => (Status::False, *reason, message.clone()),
+    let ready = match (&observed.registration, &observed.answer) {
+        (Registration::Impossible(reason, message), _) => no(reason, message.clone()),
         // The engine in use stays in use.
         (Registration::Differs, _) if want == Want::Paused => {
-            (Status::Unknown, "Paused", "reconciliation is paused by annotation".to_owned())
+            unknown("Paused", "reconciliation is paused by annotation")
         }
         (Registration::Absent | Registration::Differs, _) => {
             let (host, endpoint) = (object.name().to_owned(), object.spec.endpoint.clone());
             steps.push(Step::Register { host, endpoint });
             // Asked at once after the step, by the requeue.
             requeue = Duration::ZERO;
-            (Status::Unknown, "Registering", format!("registering the engine at {}", object.spec.endpoint))
+            unknown("Registering", format!("registering the engine at {}", object.spec.endpoint))
         }
         (Registration::Same, Answer::Info(info)) => {
             requeue = CALM;
@@ -46,13 +46,13 @@ pub fn plan(object: &DockerHost, observed: &Observed, want: Want, now: Timestamp
             status.operating_system = Some(info.operating_system.clone());
             status.architecture = Some(info.architecture.clone());
             status.capacity = Some(Capacity { cpus: info.cpus, memory: info.memory_bytes });
-            (Status::True, "Reachable", format!("Docker Engine {} answers", info.engine_version))
+            yes("Reachable", format!("Docker Engine {} answers", info.engine_version))
         }
-        (Registration::Same, Answer::Trouble(reason, message)) => (Status::False, *reason, message.clone()),
-        (Registration::Same, Answer::NotAsked) => (Status::Unknown, "NotAsked", "the engine was not asked".to_owned()),
+        (Registration::Same, Answer::Trouble(reason, message)) => no(reason, message.clone()),
+        (Registration::Same, Answer::NotAsked) => unknown("NotAsked", "the engine was not asked"),
     };
-    status.reachable = ready == Status::True;
-    set_ready(&mut status, ready, reason, message, now);
+    status.reachable = ready.status == Status::True;
+    set_ready(&mut status, ready, now);
     Plan { status, steps, requeue: Some(requeue), finished: false }
 }
 
@@ -71,20 +71,19 @@ fn leaving(
         if registered && !forgotten { vec![Step::Forget { host: object.name().to_owned() }] } else { Vec::new() };
     let finished = steps.is_empty();
     status.reachable = false;
-    let message = "the host is no longer used; what runs there goes on".to_owned();
-    set_ready(&mut status, Status::False, "Forgotten", message, now);
+    set_ready(&mut status, no("Forgotten", "the host is no longer used; what runs there goes on"), now);
     Plan { status, steps, requeue: Some(Duration::ZERO), finished }
 }
 
 /// Keeps in the status that a step failed.
 pub(super) fn failed(mut status: DockerHostStatus, step: &Step, failure: &Failure, now: Timestamp) -> DockerHostStatus {
-    set_ready(&mut status, Status::False, "StepFailed", format!("{step}: {failure}"), now);
+    set_ready(&mut status, no("StepFailed", format!("{step}: {failure}")), now);
     status
 }
 
-fn set_ready(status: &mut DockerHostStatus, ready: Status, reason: &str, message: String, now: Timestamp) {
+fn set_ready(status: &mut DockerHostStatus, ready: Verdict, now: Timestamp) {
     let generation = status.observed_generation.unwrap_or_default();
-    conditions::set(&mut status.conditions, READY, Verdict::new(ready, reason, message), generation, now);
+    set(&mut status.conditions, READY, ready, generation, now);
 }
 
 #[cfg(test)]

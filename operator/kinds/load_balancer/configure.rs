@@ -175,7 +175,8 @@ async fn text(at: &ContainerRef, suffix: &str) -> Result<String, String> {
     Ok(text)
 }
 
-async fn read(at: &ContainerRef, script: &str, more: &[&str]) -> Result<String, String> {
+/// What a script that only reads says; it may speak of the file in use, `$1`.
+pub async fn read(at: &ContainerRef, script: &str, more: &[&str]) -> Result<String, String> {
     match run(at, script, more, READ).await {
         Ok((0, said)) => Ok(said),
         Ok((_, said)) => Err(said),

@@ -20,8 +20,6 @@ use crate::engine::{ContainerSeen, ContainerState, Engine};
 use crate::kinds::containers::HOME;
 use crate::store::Key;
 
-/// Time limit of a command that reads.
-const READ: Duration = Duration::from_secs(5);
 /// How many processes of nginx only finish what they began. From its start: these words are in the shell's own line, too.
 const OLD_NGINX: &str = r#"n=0; for p in /proc/[0-9]*/cmdline; do case "$(tr '\0' ' ' < "$p" 2>/dev/null)" in "nginx: worker process is shutting down"*) n=$((n+1));; esac; done; echo $n"#;
 
@@ -124,11 +122,6 @@ async fn old_nginx(controller: &LoadBalancerKind, object: &LoadBalancer, at: &Co
     if since.is_none_or(|since| since > longest + Duration::from_secs(10)) {
         return Ok(0);
     }
-    let command = ["sh", "-c", OLD_NGINX].map(str::to_owned);
-    let said = match at.engine.exec(&at.id.container, &command, READ).await {
-        Ok(result) if result.code == 0 => result.output,
-        Ok(result) => return Err(result.output),
-        Err(error) => return Err(Failure::from(error).message),
-    };
+    let said = configure::read(at, OLD_NGINX, &[]).await?;
     said.trim().parse().map_err(|_| format!("cannot count processes: {said}"))
 }

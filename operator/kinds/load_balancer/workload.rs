@@ -52,9 +52,10 @@ pub fn container_spec(object: &LoadBalancer, observed: &Observed, ordinal: u32, 
     let name = container(object, &member);
     let spec = &object.spec;
     let dialect = dialect(spec.engine);
-    let listened = spec.frontends.iter().filter_map(|one| Some((host_address(object), one.host_port?, one.port)));
-    let stats =
-        spec.stats.iter().filter_map(|stats| Some((IpAddr::from(Ipv4Addr::LOCALHOST), stats.host_port?, stats.port)));
+    let local = IpAddr::from(Ipv4Addr::LOCALHOST);
+    let address = spec.bind_address.parse().unwrap_or(local);
+    let listened = spec.frontends.iter().filter_map(|one| Some((address, one.host_port?, one.port)));
+    let stats = spec.stats.iter().filter_map(|stats| Some((local, stats.host_port?, stats.port)));
     let published = |(address, first, inside): (IpAddr, u16, u16)| {
         Some((address, u16::try_from(u32::from(first) + ordinal - 1).ok()?, inside))
     };
@@ -89,10 +90,6 @@ pub fn container_spec(object: &LoadBalancer, observed: &Observed, ordinal: u32, 
         name,
         ..Default::default()
     })
-}
-
-fn host_address(object: &LoadBalancer) -> IpAddr {
-    object.spec.bind_address.parse().unwrap_or(IpAddr::from(Ipv4Addr::LOCALHOST))
 }
 
 /// Starts with the file that is there if the engine takes it, else with one that listens to nobody.

@@ -77,14 +77,12 @@ impl Links {
 
     /// What was heard last from the members of a cluster.
     pub fn heard(&self, owner: &Owner) -> BTreeMap<String, LinkSeen> {
-        let heard = self.links.heard(owner).into_values();
-        heard
-            .filter_map(|heard| {
-                let said = heard.value?;
-                let seen = LinkSeen { report: said.report?, connected: said.connected, silent_ms: heard.silent_ms };
-                Some((said.member, seen))
-            })
-            .collect()
+        let seen = self.links.heard(owner).into_values().filter_map(|heard| {
+            let said = heard.value?;
+            let seen = LinkSeen { report: said.report?, connected: said.connected, silent_ms: heard.silent_ms };
+            Some((said.member, seen))
+        });
+        seen.collect()
     }
 
     /// We have just begun, and somebody in this cluster has not said a word yet.
