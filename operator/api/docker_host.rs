@@ -76,6 +76,10 @@ pub struct DockerHostStatus {
     /// Whether the engine answered when last asked.
     #[serde(default)]
     pub reachable: bool,
+    /// The engine's own identity (`docker info --format '{{.ID}}'`), the last one seen: another engine at the same
+    /// endpoint has another.
+    #[serde(default, rename = "engineID", skip_serializing_if = "Option::is_none")]
+    pub engine_id: Option<String>,
     /// Engine version, e.g. `20.10.24`; the last one seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine_version: Option<String>,

@@ -279,6 +279,7 @@ impl Engine for FakeEngine {
     async fn info(&self) -> Result<HostInfo, Error> {
         self.call("info", "", |_| {
             Ok(HostInfo {
+                engine_id: "fake".to_owned(),
                 engine_version: "20.10.24".to_owned(),
                 api_version: "1.41".to_owned(),
                 operating_system: "Fake".to_owned(),

@@ -5,6 +5,7 @@
 //! event about an owner, a change that went through the mirror, a new subscription. In addition the whole host is listed
 //! every [`REFRESH`] and at each new subscription, in a few requests whatever the number of owners: so a lost event, and a
 //! volume, network or image that was taken away (Docker's events about them name no owner), is noticed within that time.
+//! Whatever memory says is thus at most [`REFRESH`] and one list old: when a list fails, all is taken out.
 //! A host that answered nothing for [`HANG`] makes all reads fail at once until it answers again: it delays nobody else.
 
 use std::collections::{BTreeMap, BTreeSet};

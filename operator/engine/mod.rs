@@ -342,6 +342,8 @@ pub struct VolumeSpec {
 /// What an engine says of itself.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HostInfo {
+    /// The engine's own identity: Docker's `ID`, which it makes once and keeps; empty if it says none.
+    pub engine_id: String,
     /// Engine version, e.g. `20.10.24`.
     pub engine_version: String,
     /// API version agreed on, e.g. `1.41`.

@@ -150,6 +150,7 @@ impl DockerEngine {
         let info = self.call("asking how it is", ANSWER, Docker::info).await?;
         let api_version = self.client("asking for its version").await?.client_version().to_string();
         Ok(HostInfo {
+            engine_id: info.id.unwrap_or_default(),
             engine_version: info.server_version.unwrap_or_default(),
             api_version,
             operating_system: info.operating_system.unwrap_or_default(),

@@ -8,6 +8,8 @@ mod act;
 pub mod converge;
 pub mod inputs;
 mod observe;
+#[cfg(test)]
+mod small;
 mod step;
 #[cfg(test)]
 mod testing;

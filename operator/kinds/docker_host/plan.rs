@@ -41,6 +41,7 @@ pub fn plan(object: &DockerHost, observed: &Observed, want: Want, now: Timestamp
         }
         (Registration::Same, Answer::Info(info)) => {
             requeue = CALM;
+            status.engine_id = Some(info.engine_id.clone()).filter(|id| !id.is_empty());
             status.engine_version = Some(info.engine_version.clone());
             status.api_version = Some(info.api_version.clone());
             status.operating_system = Some(info.operating_system.clone());
@@ -106,6 +107,7 @@ mod tests {
 
     fn info() -> Answer {
         Answer::Info(HostInfo {
+            engine_id: "4Z2K:one".into(),
             engine_version: "20.10.24".into(),
             api_version: "1.41".into(),
             operating_system: "Debian".into(),
@@ -199,6 +201,7 @@ mod tests {
         let status =
             plan(&known, &Observed { registration: Registration::Same, answer: away() }, known.want(), at(10)).status;
         assert_eq!((status.reachable, status.engine_version.as_deref()), (false, Some("20.10.24")));
+        assert_eq!(status.engine_id.as_deref(), Some("4Z2K:one"));
     }
 
     #[test]

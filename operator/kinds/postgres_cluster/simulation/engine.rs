@@ -137,6 +137,7 @@ impl SimEngine {
 impl Engine for SimEngine {
     async fn info(&self) -> Result<HostInfo, Error> {
         let info = HostInfo {
+            engine_id: "simulated".into(),
             engine_version: "20.10.24".into(),
             api_version: "1.41".into(),
             operating_system: "Simulated".into(),
