@@ -38,7 +38,14 @@ impl Owner {
         ])
     }
 
-    /// Reads the owner from labels; `None` if they are not Evenkeel's.
+    /// The labels of what is of one member of it.
+    pub fn member_labels(&self, member: &str) -> BTreeMap<String, String> {
+        let mut labels = self.labels();
+        labels.insert(MEMBER.to_owned(), member.to_owned());
+        labels
+    }
+
+    /// Reads the owner back from labels; `None` if they are not ours.
     pub fn from_labels<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Option<Self> {
         Some(Self { kind: get(KIND)?.to_owned(), namespace: get(NAMESPACE)?.to_owned(), name: get(NAME)?.to_owned() })
     }

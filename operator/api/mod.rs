@@ -21,6 +21,7 @@ pub mod postgres_settings;
 pub mod quantity;
 pub mod registry;
 pub mod resource;
+pub mod secret;
 pub mod subset;
 pub mod sync;
 pub mod views;

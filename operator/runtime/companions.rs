@@ -293,13 +293,32 @@ impl<Id: Ord + Clone + Send + 'static, V: Clone + Send + 'static> Companions<Id,
         }
     }
 
-    /// Ends all companions of an object, because it was deleted.
-    pub fn forget(&self, owner: &Owner) {
+    /// What is kept under this id, made by `make` unless it is there: a companion without a task of its own.
+    pub fn keep(&self, owner: &Owner, id: Id, make: impl FnOnce() -> V) -> V {
+        let mut all = lock(&self.all);
+        all.started += 1;
+        let number = all.started;
+        let new = || Companion { number, value: None, heard: None, state: State::Done, failures: 0, task: None };
+        let kept = all.of.entry(owner.clone()).or_default().entry(id).or_insert_with(new);
+        kept.value.get_or_insert_with(make).clone()
+    }
+}
+
+/// What keeps something in memory for objects.
+pub trait Keeper {
+    /// Ends and drops all that is kept for an object: it is gone.
+    fn forget(&self, owner: &Owner);
+
+    /// How much is kept, of all objects.
+    fn count(&self) -> usize;
+}
+
+impl<Id, V> Keeper for Companions<Id, V> {
+    fn forget(&self, owner: &Owner) {
         lock(&self.all).of.remove(owner);
     }
 
-    /// Number of companions of all objects.
-    pub fn count(&self) -> usize {
+    fn count(&self) -> usize {
         lock(&self.all).of.values().map(BTreeMap::len).sum()
     }
 }
@@ -363,6 +382,17 @@ mod tests {
         assert_eq!(talks.heard(&owner()), BTreeMap::from([("b", heard)]));
         talks.retain(&owner(), |_| false);
         assert_eq!(talks.count(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_without_a_task_is_made_once_and_given_back() {
+        let (kept, _) = companions();
+        let keep = |made: &str| kept.keep(&owner(), "a", || made.to_owned());
+        assert_eq!((keep("one"), keep("two")), ("one".into(), "one".into()));
+        kept.retain(&owner(), |_| false);
+        assert_eq!((keep("three"), kept.count()), ("three".into(), 1));
+        kept.forget(&owner());
+        assert_eq!(kept.count(), 0);
     }
 
     #[tokio::test(start_paused = true)]

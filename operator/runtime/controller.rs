@@ -78,7 +78,7 @@ impl<K: Kind> Drive for Controller<K> {
     }
 
     fn kept(&self) -> usize {
-        self.kind.kept() + self.inbox.kept() + self.backoff().len()
+        self.kind.companions().iter().map(|one| one.count()).sum::<usize>() + self.inbox.kept() + self.backoff().len()
     }
 
     fn preview(&self, object: Value) -> BoxFuture<'_, Result<Value, String>> {
@@ -126,7 +126,8 @@ impl<K: Kind> Controller<K> {
             Ok(Done::Gone) => {
                 self.backoff().reset(key);
                 let (kind, namespace, name) = (K::NAME.to_owned(), key.namespace.clone(), key.name.clone());
-                self.kind.forget(&Owner { kind, namespace, name });
+                let owner = Owner { kind, namespace, name };
+                self.kind.companions().iter().for_each(|one| one.forget(&owner));
                 return;
             }
             Ok(Done::Reconciled { requeue }) => {

@@ -27,13 +27,12 @@ use serde::de::DeserializeOwned;
 
 use crate::api::conditions::{self, Conditions};
 use crate::api::failure::Failure;
-use crate::api::labels::Owner;
 use crate::api::object::Object;
 use crate::store::Key;
 
 pub use crate::api::object::Want;
 pub use clock::{Clock, SystemClock};
-pub use companions::Wake;
+pub use companions::{Keeper, Wake};
 pub use concern::Concern;
 pub use manager::Manager;
 
@@ -51,11 +50,19 @@ pub struct Plan<Step, Status> {
     pub finished: bool,
 }
 
+/// The plan of a kind.
+pub type Planned<K> = Plan<<K as Kind>::Step, <K as Kind>::Status>;
+
+/// The sooner of two times to look again; `None` is never.
+pub fn sooner(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    [one, other].into_iter().flatten().min()
+}
+
 /// One kind, as the loop drives it.
 ///
-/// `observe` reads and does not judge; `plan` judges and does not read; `act` performs steps and does
-/// neither. Every method may run again after any crash.
-pub trait Kind: Send + Sync + 'static {
+/// `observe` reads and does not judge; `plan` judges and does not read; `act`
+/// performs and does neither. Every method may run again after any crash.
+pub trait Kind: Sized + Send + Sync + 'static {
     /// The resource in the store.
     const RESOURCE: &'static str = <Self::Object as Object>::RESOURCE;
     /// The kind's name, for labels, logs and Events.
@@ -79,27 +86,19 @@ pub trait Kind: Send + Sync + 'static {
     }
     /// Reads one snapshot. A fact that cannot be read is unknown in the snapshot; `Err` only if nothing can be decided.
     fn observe(&self, object: &Self::Object) -> impl Future<Output = Result<Self::Observed, Failure>> + Send;
-    /// Pure and total: no clock, no random numbers, no I/O; problems become conditions. With [`Want::Paused`]
-    /// it renders the status and returns only the steps that keep the object alive.
-    fn plan(
-        &self,
-        object: &Self::Object,
-        observed: &Self::Observed,
-        want: Want,
-        now: Timestamp,
-    ) -> Plan<Self::Step, Self::Status>;
-    /// Performs one step; `object` has the status just recorded. If the step is already done, that is success.
+    /// Pure and total: no clock, no chance, no I/O; problems become conditions. While people want it [`Want::Paused`]
+    /// the status is rendered, and there are no steps but those without which it would break.
+    fn plan(&self, object: &Self::Object, observed: &Self::Observed, want: Want, now: Timestamp) -> Planned<Self>;
+    /// Performs one step; `object` carries the status just recorded. Already so is success.
     fn act(&self, object: &Self::Object, step: &Self::Step) -> impl Future<Output = Result<(), Failure>> + Send;
     /// Returns the recorded status with the failure of a step in it; the step will be retried.
     fn step_failed(&self, status: Self::Status, step: &Self::Step, failure: &Failure, now: Timestamp) -> Self::Status {
         let message = format!("could not {step}: {failure}; it is tried again");
         conditions::step_failed(status, step.failure_reason(), message, now)
     }
-    /// Frees the memory about an object that is deleted, or whose teardown is done.
-    fn forget(&self, _owner: &Owner) {}
-    /// Number of entries in memory about objects.
-    fn kept(&self) -> usize {
-        0
+    /// What keeps something in memory for objects; it is dropped when an object is gone, or its teardown is done.
+    fn companions(&self) -> Vec<&dyn Keeper> {
+        Vec::new()
     }
 }
 

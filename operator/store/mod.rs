@@ -21,6 +21,7 @@ use futures::Stream;
 use serde_json::Value;
 
 use crate::api::failure::{Class, Classify};
+use crate::api::object::Object;
 
 pub use clock::Clock;
 pub use memory::MemoryStore;
@@ -40,6 +41,18 @@ pub struct Key {
     pub namespace: String,
     /// `metadata.name`.
     pub name: String,
+}
+
+impl Key {
+    /// The key of an object in a namespace; that is empty for a cluster-scoped resource.
+    pub fn new(resource: &str, namespace: &str, name: &str) -> Self {
+        Self { resource: resource.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() }
+    }
+
+    /// The key of another object in the namespace of this one.
+    pub fn beside(object: &impl Object, resource: &str, name: &str) -> Self {
+        Self::new(resource, object.namespace(), name)
+    }
 }
 
 impl std::fmt::Display for Key {

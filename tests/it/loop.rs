@@ -13,7 +13,7 @@ use evenkeel::api::object::Object;
 use evenkeel::runtime::clock::{self, TestClock};
 use evenkeel::runtime::finalizer::FINALIZER;
 use evenkeel::runtime::metrics::Metrics;
-use evenkeel::runtime::{Concern, Kind, Manager, Plan, Significance, Wake, Want};
+use evenkeel::runtime::{Concern, Keeper, Kind, Manager, Plan, Significance, Wake, Want};
 use evenkeel::store::objects::Preconditions;
 use evenkeel::store::{Key, MemoryStore, Objects};
 use jiff::Timestamp;
@@ -196,8 +196,18 @@ impl Kind for ToyKind {
         })
     }
 
+    fn companions(&self) -> Vec<&dyn Keeper> {
+        vec![self]
+    }
+}
+
+impl Keeper for ToyKind {
     fn forget(&self, toy: &Owner) {
         self.world(|world| world.forgotten.push(format!("{} {}/{}", toy.kind, toy.namespace, toy.name)));
+    }
+
+    fn count(&self) -> usize {
+        0
     }
 }
 

@@ -19,8 +19,23 @@ pub struct Common<'a> {
     pub image: &'a str,
     /// The network that they need.
     pub network: &'a NetworkSpec,
-    /// Grace of a container to stop, in seconds.
+    /// Others may be in that network, too.
+    pub shares_network: bool,
+    /// What becomes of the volume of a member that is no more.
+    pub volumes: Volumes,
+    /// Seconds that a container gets to stop.
     pub grace: u64,
+}
+
+/// What becomes of the volume of a member that is no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Volumes {
+    /// It stays.
+    Kept,
+    /// It is removed; nothing in it is a user's.
+    Scratch,
+    /// It is removed, and with it the user's data.
+    Data,
 }
 
 /// One member: a container, and a volume of the same name.
@@ -108,8 +123,7 @@ fn make(common: &Common, seen: &DockerSeen, volumes: &BTreeSet<String>, member: 
         return Vec::new();
     };
     let (host, name, container) = (&member.host, &member.name, &member.container);
-    let waits = common.work.get(&Work::Start { host: host.clone(), container: container.clone() });
-    if !due(waits) {
+    if !due(common.work.get(&Work::Start { host: host.clone(), container: container.clone() })) {
         return Vec::new();
     }
     let mut steps = Vec::new();
@@ -117,15 +131,9 @@ fn make(common: &Common, seen: &DockerSeen, volumes: &BTreeSet<String>, member: 
         let spec = VolumeSpec { name: container.clone(), labels: member.labels.clone() };
         steps.push(DockerStep::EnsureVolume { host: host.clone(), member: name.clone(), spec });
     }
-    let (spec, env) = (Box::new(spec.clone()), Vec::new());
-    steps.push(DockerStep::Create { host: host.clone(), member: name.clone(), spec, env, again: None });
-    steps.push(start(member));
+    steps.push(DockerStep::create(host, name, spec, &[], None));
+    steps.push(DockerStep::start(host, name, container, None));
     steps
-}
-
-fn start(member: &Member) -> DockerStep {
-    let (host, name, container) = (member.host.clone(), member.name.clone(), member.container.clone());
-    DockerStep::Start { host, member: name, container, again: None }
 }
 
 fn keep(
@@ -136,21 +144,19 @@ fn keep(
     may: &mut impl FnMut(&str, &Deed) -> bool,
 ) -> Option<DockerStep> {
     let mut may = |deed: Deed| may(&member.name, &deed);
-    let remove = |why: String, grace| self::remove(common, member, why, grace);
+    let remove = |why: &str, grace| self::remove(common, member, why, grace);
     if removing(common.work, &member.host, &member.container) {
         return None;
     }
     if container.state == ContainerState::Dead {
-        // Docker began to remove it and did not finish: it never starts again, and it blocks its name.
-        return may(Deed::Remake).then(|| remove("Docker has half removed it".into(), None)).flatten();
+        // Docker began to remove it and did not end: it never starts again, and its name is free only without it.
+        return may(Deed::Remake).then(|| remove("Docker has half removed it", None)).flatten();
     }
     let runs = runs(container);
-    let replaceable = seen.has_image(common.image) == Some(true);
-    // No container is removed before its replacement can be created.
-    if let Some(why) = member.spec.as_ref().and_then(|spec| stale(container, spec)).filter(|_| replaceable) {
+    if let Some(why) = outdated(common, seen, member, container) {
         let deed = if runs { Deed::Replace } else { Deed::ReplaceStopped };
         if may(deed) {
-            return remove(why, runs.then_some(common.grace));
+            return remove(&why, runs.then_some(common.grace));
         }
     }
     if runs {
@@ -158,32 +164,36 @@ fn keep(
     }
     let failed = common.work.get(&Work::Start { host: member.host.clone(), container: member.container.clone() });
     if let Some(why) = failed.and_then(|failed| failed.failure()) {
-        let again = due(failed) && replaceable && member.spec.is_some() && may(Deed::Remake);
-        return again.then(|| remove(format!("it could not be started: {why}"), None)).flatten();
+        let makeable = member.spec.is_some() && seen.has_image(common.image) == Some(true);
+        let again = due(failed) && makeable && may(Deed::Remake);
+        return again.then(|| remove(&format!("it could not be started: {why}"), None)).flatten();
     }
     let deed = if container.state == ContainerState::Created { Deed::Start } else { Deed::Restart };
-    may(deed).then(|| start(member))
+    may(deed).then(|| DockerStep::start(&member.host, &member.name, &member.container, None))
 }
 
-/// Removes the container of a member, unless that is in progress or waits after a failure.
-fn remove(common: &Common, member: &Member, why: String, grace: Option<u64>) -> Option<DockerStep> {
-    let (host, container) = (member.host.clone(), member.container.clone());
+/// Removes the container of a member, unless that is under way or waits after a failure.
+fn remove(common: &Common, member: &Member, why: &str, grace: Option<u64>) -> Option<DockerStep> {
+    let Member { host, name, container, .. } = member;
     let work = common.work.get(&Work::Remove { host: host.clone(), container: container.clone() });
-    due(work).then(|| DockerStep::Remove { host, member: member.name.clone(), container, grace, why })
+    due(work).then(|| DockerStep::remove(host, name, container, grace, why))
 }
 
 /// The step that removes the container of a member so that it is recreated; `None` unless the container is outdated
 /// and its image is on the host.
 pub fn replace(common: &Common, member: &Member) -> Option<DockerStep> {
     let seen = common.hosts.get(&member.host)?;
-    let container = seen.container(&member.container)?;
-    let why = stale(container, member.spec.as_ref()?)?;
-    let replaceable = seen.has_image(common.image) == Some(true);
-    replaceable.then(|| remove(common, member, why, Some(common.grace))).flatten()
+    let why = outdated(common, seen, member, seen.container(&member.container)?)?;
+    remove(common, member, &why, Some(common.grace))
 }
 
-/// Removes containers of former members and, with `volumes`, their volumes once no container mounts them.
-pub fn removals(common: &Common, members: &[Member], volumes: bool, data: bool) -> Vec<DockerStep> {
+/// Why the container of a member is to be replaced. Nothing is taken away before what replaces it can be had.
+fn outdated(common: &Common, seen: &DockerSeen, member: &Member, container: &ContainerSeen) -> Option<String> {
+    stale(container, member.spec.as_ref()?).filter(|_| seen.has_image(common.image) == Some(true))
+}
+
+/// Containers of members that are no more go, then their volumes, unless these are kept.
+pub fn removals(common: &Common, members: &[Member]) -> Vec<DockerStep> {
     let wanted = |host: &str, name: &str| members.iter().any(|one| one.host == host && one.container == name);
     let mut steps = Vec::new();
     for (host, seen) in common.hosts {
@@ -191,21 +201,15 @@ pub fn removals(common: &Common, members: &[Member], volumes: bool, data: bool) 
         for container in containers.values().filter(|one| !wanted(host, &one.name)) {
             steps.extend(take_away(common, host, container, "scaled down"));
         }
-        let left = all.iter().filter(|name| volumes && !wanted(host, name) && !containers.contains_key(*name));
-        steps.extend(left.map(|volume| remove_volume(host, volume, data)));
+        let left = all.iter().filter(|name| !wanted(host, name) && !containers.contains_key(*name));
+        steps.extend(left.filter_map(|volume| remove_volume(common, host, volume)));
     }
     steps
 }
 
-/// Removes everything: containers, then, with `volumes`, volumes, then the network. Returns the steps, and whether
-/// nothing is left after them; `None` while a host that may have something does not answer.
-pub fn teardown(
-    common: &Common,
-    volumes: bool,
-    data: bool,
-    shared_network: bool,
-    why: &str,
-) -> Option<(Vec<DockerStep>, bool)> {
+/// Everything goes: containers, then volumes, unless these are kept, then the network. The steps, and whether nothing
+/// is left once they are done; `None` while a host that may have something does not answer.
+pub fn teardown(common: &Common, why: &str) -> Option<(Vec<DockerStep>, bool)> {
     let (mut steps, mut finished) = (Vec::new(), true);
     for (host, seen) in common.hosts {
         let (containers, all, networks) = (seen.containers.known()?, seen.volumes.known()?, seen.networks.known()?);
@@ -216,10 +220,10 @@ pub fn teardown(
             finished = false;
             continue;
         }
-        steps.extend(all.iter().filter(|_| volumes).map(|volume| remove_volume(host, volume, data)));
+        steps.extend(all.iter().filter_map(|volume| remove_volume(common, host, volume)));
         if networks.contains_key(&common.network.name) {
             let (host, network) = (host.clone(), common.network.name.clone());
-            steps.push(DockerStep::RemoveNetwork { host, network, shared: shared_network });
+            steps.push(DockerStep::RemoveNetwork { host, network, shared: common.shares_network });
         }
     }
     Some((steps, finished))
@@ -230,15 +234,15 @@ fn take_away(common: &Common, host: &str, container: &ContainerSeen, why: &str) 
         return None;
     }
     let work = Work::Remove { host: host.to_owned(), container: container.name.clone() };
-    let member = container.labels.get(labels::MEMBER).unwrap_or(&container.name).clone();
-    let (host, container, grace) = (host.to_owned(), container.name.clone(), runs(container).then_some(common.grace));
-    due(common.work.get(&work)).then(|| DockerStep::Remove { host, member, container, grace, why: why.to_owned() })
+    let member = container.labels.get(labels::MEMBER).unwrap_or(&container.name);
+    let grace = runs(container).then_some(common.grace);
+    due(common.work.get(&work)).then(|| DockerStep::remove(host, member, &container.name, grace, why))
 }
 
-fn remove_volume(host: &str, volume: &str, data: bool) -> DockerStep {
-    // Only the container with that name mounts it.
-    let (host, member, volume) = (host.to_owned(), volume.to_owned(), volume.to_owned());
-    DockerStep::RemoveVolume { host, member, volume, data }
+/// Removes a volume, unless volumes are kept. Nothing but the container of its name mounts it.
+fn remove_volume(common: &Common, host: &str, volume: &str) -> Option<DockerStep> {
+    let data = common.volumes == Volumes::Data;
+    (common.volumes != Volumes::Kept).then(|| DockerStep::remove_volume(host, volume, volume, data))
 }
 
 /// Whether the operator is stopping or removing the container.

@@ -15,36 +15,16 @@ use crate::store::{Error, Key};
 /// Default permissions of files.
 const FILE_MODE: i32 = 0o644;
 
-/// One or more environment variables whose values are not in the template.
+/// An environment variable (or several) that does not stand in the template.
+#[allow(missing_docs)]
 #[derive(Debug, Clone, PartialEq)]
 pub enum EnvSource {
-    /// A literal value; `$(NAME)` refers to an earlier variable.
-    Value {
-        /// The variable.
-        name: String,
-        /// Its value.
-        value: String,
-    },
-    /// A key of a Secret or ConfigMap.
-    Key {
-        /// The variable.
-        name: String,
-        /// The Secret or ConfigMap.
-        input: InputRef,
-        /// The key in it.
-        key: String,
-        /// It may be missing.
-        optional: bool,
-    },
-    /// All keys of a Secret or ConfigMap.
-    All {
-        /// Prefix for each key.
-        prefix: String,
-        /// The Secret or ConfigMap.
-        input: InputRef,
-        /// It may be missing.
-        optional: bool,
-    },
+    /// A variable as it is; `$(NAME)` refers to one before it.
+    Value { name: String, value: String },
+    /// A variable from a key of a Secret or ConfigMap.
+    Key { name: String, input: InputRef, key: String, optional: bool },
+    /// A variable from each key of a Secret or ConfigMap, with this prefix before the key.
+    All { prefix: String, input: InputRef, optional: bool },
 }
 
 /// A Secret or ConfigMap of the namespace.
@@ -74,8 +54,7 @@ pub fn config_map(name: &str) -> InputRef {
 
 /// The Secret or ConfigMap, if it exists.
 pub async fn object(objects: &Objects, namespace: &str, input: &InputRef) -> Result<Option<Value>, Error> {
-    let (namespace, name) = (namespace.to_owned(), input.name.clone());
-    objects.get(&Key { resource: input.resource.to_owned(), namespace, name }).await
+    objects.get(&Key::new(input.resource, namespace, &input.name)).await
 }
 
 /// The values of a Secret or ConfigMap, by key.
@@ -195,10 +174,8 @@ pub async fn login(
     let server = registry_of(image);
     for name in secrets {
         let Some(secret) = object(objects, namespace, &secret(name)).await? else {
-            return Err(Failure::new(
-                Class::Transient,
-                format!("imagePullSecrets: Secret {name} is not there; create it"),
-            ));
+            let missing = format!("imagePullSecrets: Secret {name} is not there; create it");
+            return Err(Failure::new(Class::Transient, missing));
         };
         let config = contents(&secret).remove(".dockerconfigjson").unwrap_or_default();
         let config: Value = serde_json::from_slice(&config).unwrap_or_default();

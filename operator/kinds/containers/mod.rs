@@ -12,6 +12,8 @@ mod observe;
 #[cfg(test)]
 mod small;
 mod step;
+#[cfg(test)]
+mod testing;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,7 +22,6 @@ pub use self::converge::{Deed, Member, converge, replace};
 pub use self::inputs::{EnvSource, InputRef};
 pub use self::observe::{DockerSeen, Needs};
 pub use self::step::{DockerStep, Fill, PreStop};
-use crate::api::labels::Owner;
 use crate::engine::hosts::Hosts;
 use crate::runtime::companions::{Companions, Heard, Wake};
 use crate::store::objects::Objects;
@@ -28,44 +29,20 @@ use crate::store::objects::Objects;
 /// The DockerHost of kinds that live on one host.
 pub const HOME: &str = crate::api::docker_host::LOCAL;
 
-/// Work on containers that takes longer than a reconcile, or that failed and is retried after a delay.
+/// Work about containers that outlasts a reconcile, or that failed and is due again after a wait.
+#[allow(missing_docs)]
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Work {
-    /// Pulls an image.
-    Image {
-        /// The host.
-        host: String,
-        /// The image reference.
-        image: String,
-        /// The revision that needs it: another revision pulls again.
-        revision: String,
-    },
-    /// Copies Evenkeel's binary to a host.
-    Binary {
-        /// The host.
-        host: String,
-    },
-    /// Stops containers with grace.
-    Stop {
-        /// The host.
-        host: String,
-        /// The member or container that is stopped.
-        subject: String,
-    },
-    /// Stops a container with grace and then removes it.
-    Remove {
-        /// The host.
-        host: String,
-        /// The container.
-        container: String,
-    },
-    /// Records that a container could not be started; it never runs in the background, because a start is awaited.
-    Start {
-        /// The host.
-        host: String,
-        /// The container.
-        container: String,
-    },
+    /// An image is pulled, as it is asked for; another revision asks again.
+    Image { host: String, image: String, revision: String },
+    /// Our binary is put on a host.
+    Binary { host: String },
+    /// Containers are stopped with grace; `subject` is the member or the container that is stopped.
+    Stop { host: String, subject: String },
+    /// A container is stopped with grace and then removed.
+    Remove { host: String, container: String },
+    /// A container could not be started; never running, for a start is awaited.
+    Start { host: String, container: String },
 }
 
 /// The work of an object, as its planner sees it.
@@ -73,35 +50,17 @@ pub type WorkSeen = BTreeMap<Work, Heard<()>>;
 
 /// Access of a kind to containers: the hosts, and the background work.
 pub struct Docker {
-    hosts: Arc<Hosts>,
+    /// The hosts.
+    pub hosts: Arc<Hosts>,
     objects: Objects,
-    work: Companions<Work, ()>,
+    /// The work of all objects.
+    pub work: Companions<Work, ()>,
 }
 
 impl Docker {
     /// For one kind; `wake` is called with the object whose work has ended.
     pub fn new(hosts: Arc<Hosts>, objects: Objects, wake: Wake) -> Self {
         Self { hosts, objects, work: Companions::new(wake) }
-    }
-
-    /// The hosts.
-    pub fn hosts(&self) -> &Arc<Hosts> {
-        &self.hosts
-    }
-
-    /// The work of an object.
-    pub fn work(&self, owner: &Owner) -> WorkSeen {
-        self.work.heard(owner)
-    }
-
-    /// Ends all work of a deleted object.
-    pub fn forget(&self, owner: &Owner) {
-        self.work.forget(owner);
-    }
-
-    /// Number of work entries of all objects: for tests of freed memory.
-    pub fn work_count(&self) -> usize {
-        self.work.count()
     }
 }
 

@@ -45,19 +45,7 @@ impl DockerSeen {
         }
     }
 
-    /// The host answers and has nothing.
-    #[cfg(test)]
-    pub fn nothing() -> Self {
-        Self {
-            containers: Fact::Known(BTreeMap::new()),
-            volumes: Fact::Known(BTreeSet::new()),
-            networks: Fact::Known(BTreeMap::new()),
-            images: Fact::Known(BTreeMap::new()),
-            binary: None,
-        }
-    }
-
-    /// Why a fact about it is unknown, if one is.
+    /// Why something is not known of it, if that is so.
     pub fn silence(&self) -> Option<&str> {
         match (&self.containers, &self.volumes, &self.networks, &self.images) {
             (Fact::Unknown(why), ..) | (_, Fact::Unknown(why), ..) => Some(why),

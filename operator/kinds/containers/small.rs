@@ -15,12 +15,12 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::converge::{self, Common};
+use super::converge::{self, Common, Volumes};
 use super::{Deed, Docker, DockerSeen, DockerStep, HOME, Member, Needs, WorkSeen};
 use crate::api::conditions::{self, Conditions};
 use crate::api::docker_host::DockerHost;
 use crate::api::failure::{Class, Failure};
-use crate::api::labels::{self, Owner};
+use crate::api::labels;
 use crate::api::object::Object;
 use crate::api::sync::lock;
 use crate::engine::docker::OwnBinary;
@@ -30,7 +30,7 @@ use crate::engine::{ContainerSpec, ContainerState, ExecResult};
 use crate::kinds::{host_state, network_of, network_spec};
 use crate::runtime::clock::TestClock;
 use crate::runtime::companions::{Companions, Heard, Wake};
-use crate::runtime::{Concern, Kind, Manager, Plan, Significance, Want};
+use crate::runtime::{Concern, Keeper, Kind, Manager, Plan, Planned, Significance, Want};
 use crate::store::{Key, MemoryStore, Objects};
 
 // The kind starts here.
@@ -138,7 +138,7 @@ impl EnsembleKind {
 
     /// Polls a data member for its role.
     fn follow(&self, object: &Ensemble, container: &str) {
-        let (Ok(engine), name) = (self.docker.hosts().get(HOME), container.to_owned()) else { return };
+        let (Ok(engine), name) = (self.docker.hosts.get(HOME), container.to_owned()) else { return };
         self.roles.ensure(&object.owner(), container.to_owned(), |voice| async move {
             loop {
                 if let Ok(ExecResult { code: 0, output }) = engine.exec(&name, &["role".into()], POLL).await {
@@ -187,10 +187,10 @@ fn plan(object: &Ensemble, observed: &Observed, want: Want, now: Timestamp) -> P
     status.generation = object.metadata.generation.unwrap_or_default();
     let network = network_spec(object.namespace());
     let (hosts, work, image) = (&observed.hosts, &observed.work, object.spec.image.as_str());
-    let common = Common { hosts, work, image, network: &network, grace: GRACE };
+    let volumes = Volumes::Data;
+    let common = Common { hosts, work, image, network: &network, shares_network: true, volumes, grace: GRACE };
     if want == Want::Absent {
-        let (steps, finished) =
-            converge::teardown(&common, true, true, true, "the Ensemble is deleted").unwrap_or_default();
+        let (steps, finished) = converge::teardown(&common, "the Ensemble is deleted").unwrap_or_default();
         return Plan { status, steps: steps.into_iter().map(Step::Docker).collect(), requeue: None, finished };
     }
     let members = members(object, observed);
@@ -202,7 +202,7 @@ fn plan(object: &Ensemble, observed: &Observed, want: Want, now: Timestamp) -> P
     let data = || members.iter().filter(|member| is_data(&member.name) && ready(member));
     let stays = data().find(|member| status.primary.as_ref() == Some(&member.name));
     status.primary = stays.or_else(|| data().next()).map(|member| member.name.clone());
-    let mut steps = converge::removals(&common, &members, true, true);
+    let mut steps = converge::removals(&common, &members);
     let mut replaced = false;
     steps.extend(converge::converge(&common, &members, |name, deed| {
         let now = *deed != Deed::Replace || !replaced && members.iter().all(|one| one.name == name || ready(one));
@@ -246,10 +246,10 @@ impl Kind for EnsembleKind {
         let running: Vec<_> = hosts[HOME].containers.known().into_iter().flatten().map(|(name, _)| name).collect();
         self.roles.retain(&owner, |container| running.contains(&container));
         running.iter().filter(|name| is_data(name)).for_each(|name| self.follow(object, name));
-        Ok(Observed { work: self.docker.work(&owner), roles: self.roles.heard(&owner), hosts })
+        Ok(Observed { work: self.docker.work.heard(&owner), roles: self.roles.heard(&owner), hosts })
     }
 
-    fn plan(&self, object: &Ensemble, observed: &Observed, want: Want, now: Timestamp) -> Plan<Step, Status> {
+    fn plan(&self, object: &Ensemble, observed: &Observed, want: Want, now: Timestamp) -> Planned<Self> {
         plan(object, observed, want, now)
     }
 
@@ -258,19 +258,14 @@ impl Kind for EnsembleKind {
             Step::Docker(step) => self.docker.act(&object.owner(), step).await,
             Step::Follow { container, primary } => {
                 let command = ["replicaof".to_owned(), primary.clone()];
-                let done = self.docker.hosts().get(HOME)?.exec(container, &command, POLL).await?;
+                let done = self.docker.hosts.get(HOME)?.exec(container, &command, POLL).await?;
                 if done.code == 0 { Ok(()) } else { Err(Failure::new(Class::Transient, done.output)) }
             }
         }
     }
 
-    fn forget(&self, owner: &Owner) {
-        self.docker.forget(owner);
-        self.roles.forget(owner);
-    }
-
-    fn kept(&self) -> usize {
-        self.docker.work_count() + self.roles.count()
+    fn companions(&self) -> Vec<&dyn Keeper> {
+        vec![&self.docker.work, &self.roles]
     }
 }
 

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, PodSpec, Volume};
 
-use super::Make;
 use crate::api::deployment::{Deployment, Pod, Revision};
 use crate::api::deployment_rules::PIDS;
 use crate::api::hash::short_hash_of_json;
@@ -42,8 +41,10 @@ pub struct Blueprint {
 pub struct Part {
     /// Its name in the pod; empty for the sandbox.
     pub name: String,
-    /// What it is to be.
-    pub make: Make,
+    /// What it is to be, without what comes from Secrets and ConfigMaps.
+    pub spec: ContainerSpec,
+    /// Environment variables from elsewhere, in order.
+    pub env: Vec<EnvSource>,
     /// What is put into its volumes before it starts.
     pub fills: Vec<Fill>,
     /// What precedes its end.
@@ -59,6 +60,11 @@ pub fn docker_name(object: &Deployment, pod: &str, container: &str) -> String {
 /// The pod part of a revision's template.
 pub fn pod_spec(revision: &Revision) -> PodSpec {
     revision.template.spec.clone().unwrap_or_default()
+}
+
+/// All containers of a template.
+pub fn containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
+    spec.containers.iter().chain(spec.init_containers.iter().flatten())
 }
 
 /// Seconds between SIGTERM and SIGKILL.
@@ -107,12 +113,10 @@ pub fn inputs(spec: &PodSpec) -> BTreeMap<InputRef, bool> {
             add(config_map(&map.name), map.optional == Some(true));
         }
     }
-    for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
-        for source in env_sources(container, &BTreeMap::new()) {
-            match source {
-                EnvSource::Key { input, optional, .. } | EnvSource::All { input, optional, .. } => add(input, optional),
-                EnvSource::Value { .. } => {}
-            }
+    for source in all_env_sources(spec) {
+        match source {
+            EnvSource::Key { input, optional, .. } | EnvSource::All { input, optional, .. } => add(input, optional),
+            EnvSource::Value { .. } => {}
         }
     }
     found
@@ -130,17 +134,12 @@ pub fn blueprint(
     let builder = Builder { object, pod, revision, spec: &spec, networks };
     let sandboxed = needs_sandbox(&spec);
     let part = |container: &Container, init: bool| builder.part(container, sandboxed, init);
+    let volumes = spec.volumes.iter().flatten().filter_map(|volume| builder.own_volume(volume));
     Blueprint {
         sandbox: sandboxed.then(|| builder.sandbox(binary.unwrap_or_default())),
         init: spec.init_containers.iter().flatten().map(|container| part(container, true)).collect(),
         main: spec.containers.iter().map(|container| part(container, false)).collect(),
-        volumes: spec
-            .volumes
-            .iter()
-            .flatten()
-            .filter_map(|volume| builder.own_volume(volume))
-            .map(|(name, _)| name)
-            .collect(),
+        volumes: volumes.map(|(name, _)| name).collect(),
     }
 }
 
@@ -155,8 +154,7 @@ struct Builder<'a> {
 impl Builder<'_> {
     fn labels(&self, container: &str) -> BTreeMap<String, String> {
         let mut all = self.revision.template.metadata.as_ref().and_then(|m| m.labels.clone()).unwrap_or_default();
-        all.extend(self.object.owner().labels());
-        all.insert(labels::MEMBER.into(), self.pod.name.clone());
+        all.extend(self.object.owner().member_labels(&self.pod.name));
         all.insert(labels::CONTAINER.into(), container.into());
         all
     }
@@ -219,12 +217,7 @@ impl Builder<'_> {
             volume: is_files(volume).then(|| Box::new(volume.clone())),
         };
         let fills = held.map(fill).collect();
-        Part {
-            name: String::new(),
-            make: Make { spec: self.networked(spec), env: Vec::new() },
-            fills,
-            pre_stop: PreStop::None,
-        }
+        Part { name: String::new(), spec: self.networked(spec), env: Vec::new(), fills, pre_stop: PreStop::None }
     }
 
     fn part(&self, container: &Container, sandboxed: bool, init: bool) -> Part {
@@ -263,9 +256,8 @@ impl Builder<'_> {
             directory: mount.mount_path.clone(),
             volume: is_files(volume).then(|| Box::new((*volume).clone())),
         });
-        let (fills, fields) = (fills.collect(), self.fields());
-        let make = Make { spec, env: env_sources(container, &fields) };
-        Part { name: container.name.clone(), make, fills, pre_stop: pre_stop(container) }
+        let (name, env, fills) = (container.name.clone(), env_sources(container, &self.fields()), fills.collect());
+        Part { name, spec, env, fills, pre_stop: pre_stop(container) }
     }
 
     fn limits(&self, container: &Container) -> ContainerSpec {
@@ -372,14 +364,13 @@ fn is_files(volume: &Volume) -> bool {
 
 /// Whether something must be done to it before it is used: files put in, or opened to every user.
 fn holds(volume: &Volume) -> bool {
-    let on_disk = |empty: &k8s_openapi::api::core::v1::EmptyDirVolumeSource| empty.medium.as_deref() != Some("Memory");
-    is_files(volume) || volume.empty_dir.as_ref().is_some_and(on_disk)
+    is_files(volume) || volume.empty_dir.is_some() && !in_memory(volume)
 }
 
 /// Whether it lasts only as long as some container has it mounted; so the sandbox must.
 fn in_memory(volume: &Volume) -> bool {
-    let memory = |empty: &k8s_openapi::api::core::v1::EmptyDirVolumeSource| empty.medium.as_deref() == Some("Memory");
-    volume.secret.is_some() || volume.empty_dir.as_ref().is_some_and(memory)
+    let empty = volume.empty_dir.as_ref();
+    volume.secret.is_some() || empty.is_some_and(|empty| empty.medium.as_deref() == Some("Memory"))
 }
 
 fn pre_stop(container: &Container) -> PreStop {
@@ -396,43 +387,43 @@ fn pre_stop(container: &Container) -> PreStop {
 fn env_sources(container: &Container, fields: &BTreeMap<&str, String>) -> Vec<EnvSource> {
     let mut sources = Vec::new();
     for from in container.env_from.iter().flatten() {
-        let prefix = from.prefix.clone().unwrap_or_default();
-        if let Some(map) = &from.config_map_ref {
-            let optional = map.optional == Some(true);
-            sources.push(EnvSource::All { prefix: prefix.clone(), input: config_map(&map.name), optional });
-        }
-        if let Some(from) = &from.secret_ref {
-            sources.push(EnvSource::All { prefix, input: secret(&from.name), optional: from.optional == Some(true) });
-        }
+        let map = from.config_map_ref.iter().map(|map| (config_map(&map.name), map.optional));
+        let secret = from.secret_ref.iter().map(|from| (secret(&from.name), from.optional));
+        sources.extend(map.chain(secret).map(|(input, optional)| {
+            let (prefix, optional) = (from.prefix.clone().unwrap_or_default(), optional == Some(true));
+            EnvSource::All { prefix, input, optional }
+        }));
     }
     for variable in container.env.iter().flatten() {
         let name = variable.name.clone();
         let from = variable.value_from.as_ref();
-        if let Some(key) = from.and_then(|from| from.secret_key_ref.as_ref()) {
-            let optional = key.optional == Some(true);
-            sources.push(EnvSource::Key { name, input: secret(&key.name), key: key.key.clone(), optional });
-        } else if let Some(key) = from.and_then(|from| from.config_map_key_ref.as_ref()) {
-            let optional = key.optional == Some(true);
-            sources.push(EnvSource::Key { name, input: config_map(&key.name), key: key.key.clone(), optional });
-        } else if let Some(field) = from.and_then(|from| from.field_ref.as_ref()) {
-            let value = fields.get(field.field_path.as_str()).cloned().unwrap_or_default();
-            sources.push(EnvSource::Value { name, value });
-        } else {
-            sources.push(EnvSource::Value { name, value: variable.value.clone().unwrap_or_default() });
-        }
+        let of_secret = from.and_then(|from| from.secret_key_ref.as_ref());
+        let of_secret = of_secret.map(|from| (secret(&from.name), &from.key, from.optional));
+        let of_map = from.and_then(|from| from.config_map_key_ref.as_ref());
+        let of_map = of_map.map(|from| (config_map(&from.name), &from.key, from.optional));
+        sources.push(match (of_secret.or(of_map), from.and_then(|from| from.field_ref.as_ref())) {
+            (Some((input, key, optional)), _) => {
+                EnvSource::Key { name, input, key: key.clone(), optional: optional == Some(true) }
+            }
+            (None, Some(field)) => {
+                EnvSource::Value { name, value: fields.get(field.field_path.as_str()).cloned().unwrap_or_default() }
+            }
+            (None, None) => EnvSource::Value { name, value: variable.value.clone().unwrap_or_default() },
+        });
     }
     sources
 }
 
 /// Keys that must be there: (Secret or ConfigMap, key).
 pub fn keys(spec: &PodSpec) -> BTreeSet<(InputRef, String)> {
-    let mut keys = BTreeSet::new();
-    for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
-        for source in env_sources(container, &BTreeMap::new()) {
-            if let EnvSource::Key { input, key, optional: false, .. } = source {
-                keys.insert((input, key));
-            }
-        }
-    }
-    keys
+    let needed = all_env_sources(spec).filter_map(|source| match source {
+        EnvSource::Key { input, key, optional: false, .. } => Some((input, key)),
+        _ => None,
+    });
+    needed.collect()
+}
+
+/// Where the environment of all containers of a template comes from, whatever the pod.
+fn all_env_sources(spec: &PodSpec) -> impl Iterator<Item = EnvSource> {
+    containers(spec).flat_map(|container| env_sources(container, &BTreeMap::new()))
 }

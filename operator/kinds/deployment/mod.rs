@@ -5,6 +5,7 @@
 //! each pod in `pods.rs`, what people are told in `status.rs`). All its steps are those of `kinds::containers`.
 
 mod blueprint;
+mod context;
 mod inputs;
 mod observe;
 mod placement;
@@ -35,14 +36,12 @@ pub use self::probe::Probed;
 use crate::api::deployment::{Deployment, DeploymentStatus};
 use crate::api::docker_host::DockerHost;
 use crate::api::failure::Failure;
-use crate::api::labels::Owner;
 use crate::api::load_balancer::{LoadBalancer, ServerState};
 use crate::api::object::Object as _;
-use crate::engine::ContainerSpec;
 use crate::engine::hosts::Hosts;
-use crate::kinds::containers::{Docker, DockerSeen, DockerStep as Step, EnvSource, WorkSeen};
+use crate::kinds::containers::{Docker, DockerSeen, DockerStep as Step, WorkSeen};
 use crate::kinds::host_state;
-use crate::runtime::{Concern, Kind, Plan, Wake, Want};
+use crate::runtime::{Concern, Keeper, Kind, Planned, Wake, Want};
 use crate::store::Key;
 use crate::store::objects::Objects;
 
@@ -84,13 +83,7 @@ impl Kind for DeploymentKind {
         observe::observe(self, object).await
     }
 
-    fn plan(
-        &self,
-        object: &Deployment,
-        observed: &Observed,
-        want: Want,
-        now: Timestamp,
-    ) -> Plan<Step, DeploymentStatus> {
+    fn plan(&self, object: &Deployment, observed: &Observed, want: Want, now: Timestamp) -> Planned<Self> {
         plan::plan(object, observed, want, now)
     }
 
@@ -98,23 +91,12 @@ impl Kind for DeploymentKind {
         self.docker.act(&object.owner(), step).await
     }
 
-    fn step_failed(
-        &self,
-        status: DeploymentStatus,
-        step: &Step,
-        failure: &Failure,
-        now: Timestamp,
-    ) -> DeploymentStatus {
+    fn step_failed(&self, status: Self::Status, step: &Step, failure: &Failure, now: Timestamp) -> Self::Status {
         status::step_failed(status, step, failure, now)
     }
 
-    fn forget(&self, owner: &Owner) {
-        self.docker.forget(owner);
-        self.prober.forget(owner);
-    }
-
-    fn kept(&self) -> usize {
-        self.docker.work_count() + self.prober.count()
+    fn companions(&self) -> Vec<&dyn Keeper> {
+        vec![&self.docker.work, &self.prober.probes]
     }
 }
 
@@ -131,6 +113,13 @@ pub struct Observed {
     pub work: WorkSeen,
     /// Balancers at work that route to it.
     pub balancers: Vec<BalancerSeen>,
+}
+
+impl Observed {
+    /// What a host shows of the Deployment.
+    pub fn docker(&self, host: &str) -> Option<&DockerSeen> {
+        self.hosts.get(host).map(|host| &host.docker)
+    }
 }
 
 /// A Docker host, for placement.
@@ -155,13 +144,4 @@ pub struct BalancerSeen {
     pub drain_seconds: u64,
     /// The state it gives each pod: see `status.backends` of LoadBalancer.
     pub servers: BTreeMap<String, ServerState>,
-}
-
-/// A container to be made, with what is only put together when it is.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Make {
-    /// What it is to be, without what comes from Secrets and ConfigMaps.
-    pub spec: ContainerSpec,
-    /// Environment variables from elsewhere, in order.
-    pub env: Vec<EnvSource>,
 }

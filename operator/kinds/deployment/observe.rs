@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::PodSpec;
 use serde_json::{Value, json};
 
 use super::{BalancerSeen, DeploymentKind, HostSeen, Observed, blueprint, inputs};
-use crate::api::deployment::Deployment;
+use crate::api::deployment::{Deployment, Revision};
 use crate::api::docker_host::DockerHost;
 use crate::api::failure::Failure;
 use crate::api::load_balancer::{Backend, LoadBalancer, ServerState};
@@ -19,10 +20,9 @@ use crate::store::Key;
 /// Reads everything.
 pub(super) async fn observe(controller: &DeploymentKind, object: &Deployment) -> Result<Observed, Failure> {
     let owner = object.owner();
-    let subject = (object.namespace().to_owned(), object.name().to_owned());
-    let (declared, _) = controller.objects.list::<DockerHost>("dockerhosts.evenkeel.dev", None).await?;
+    let (declared, _) = controller.objects.list::<DockerHost>(DockerHost::RESOURCE, None).await?;
     let names = declared.iter().map(|host| host.metadata.name.clone().unwrap_or_default());
-    let needs = Needs { images: images(object), networks: [network_of(&subject.0)].into() };
+    let needs = Needs { images: images(object), networks: [network_of(object.namespace())].into() };
     let mut seen = controller.docker.observe(&owner, names, &needs).await;
     let host = |host: &DockerHost| {
         let name = host.metadata.name.clone().unwrap_or_default();
@@ -37,35 +37,38 @@ pub(super) async fn observe(controller: &DeploymentKind, object: &Deployment) ->
     let hosts: BTreeMap<String, HostSeen> = declared.iter().map(host).collect();
     controller.prober.keep(object, &hosts);
     Ok(Observed {
-        inputs: inputs::read(&controller.objects, &subject.0, used(object)).await?,
+        inputs: inputs::read(&controller.objects, object.namespace(), used(object)).await?,
         probes: controller.prober.found(&owner),
-        work: controller.docker.work(&owner),
-        balancers: balancers(controller, &subject).await?,
+        work: controller.docker.work.heard(&owner),
+        balancers: balancers(controller, object).await?,
         hosts,
     })
 }
 
 /// The images of the template and of all revisions that are kept, as they are named and as they were resolved.
 fn images(object: &Deployment) -> BTreeSet<String> {
-    let kept = object.status.iter().filter_map(|status| status.decisions.as_ref()).flat_map(|d| &d.revisions);
-    let resolved = kept.clone().flat_map(|revision| revision.images.values().cloned());
-    let templates = kept.map(|revision| &revision.template).chain([&object.spec.template]);
-    let specs = templates.filter_map(|template| template.spec.as_ref());
-    let containers = specs.flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
+    let resolved = revisions(object).flat_map(|revision| revision.images.values().cloned());
+    let containers = pod_specs(object).flat_map(blueprint::containers);
     resolved.chain(containers.filter_map(|container| container.image.clone())).collect()
+}
+
+/// The revisions that are kept.
+fn revisions(object: &Deployment) -> impl Iterator<Item = &Revision> {
+    object.status.iter().filter_map(|status| status.decisions.as_ref()).flat_map(|d| &d.revisions)
+}
+
+/// The pods of the template and of all revisions that are kept.
+fn pod_specs(object: &Deployment) -> impl Iterator<Item = &PodSpec> {
+    let templates = revisions(object).map(|revision| &revision.template).chain([&object.spec.template]);
+    templates.filter_map(|template| template.spec.as_ref())
 }
 
 /// The Secrets and ConfigMaps that are read for a Deployment, those with logins to registries included.
 pub(super) fn references(object: &Deployment) -> Vec<Key> {
-    let key = |resource: &str, name: &str| Key {
-        resource: resource.to_owned(),
-        namespace: object.namespace().to_owned(),
-        name: name.to_owned(),
-    };
     let template = object.spec.template.spec.iter();
-    let logins =
-        template.flat_map(|spec| spec.image_pull_secrets.iter().flatten()).map(|secret| key("secrets", &secret.name));
-    used(object).iter().map(|input| key(input.resource, &input.name)).chain(logins).collect()
+    let logins = template.flat_map(|spec| spec.image_pull_secrets.iter().flatten());
+    let logins = logins.map(|secret| Key::beside(object, "secrets", &secret.name));
+    used(object).iter().map(|input| Key::beside(object, input.resource, &input.name)).chain(logins).collect()
 }
 
 /// The Deployments that a LoadBalancer routes to, by name.
@@ -80,32 +83,24 @@ pub(super) fn routes(balancer: &Value) -> Value {
     let status = &balancer["status"];
     let backends = status["backends"].as_array().into_iter().flatten();
     let states = backends.flat_map(|backend| {
-        backend["servers"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .map(|server| json!([backend["name"], server["name"], server["state"]]))
+        let servers = backend["servers"].as_array().into_iter().flatten();
+        servers.map(|server| json!([backend["name"], server["name"], server["state"]]))
     });
     json!([balancer["spec"]["backends"], status["readyReplicas"], states.collect::<Vec<_>>()])
 }
 
 /// The Secrets and ConfigMaps of the template and of all revisions that are kept.
 fn used(object: &Deployment) -> BTreeSet<InputRef> {
-    let kept = object.status.iter().filter_map(|status| status.decisions.as_ref()).flat_map(|d| &d.revisions);
-    let templates = kept.map(|revision| &revision.template).chain([&object.spec.template]);
-    templates
-        .filter_map(|template| template.spec.as_ref())
-        .flat_map(|spec| blueprint::inputs(spec).into_keys())
-        .collect()
+    pod_specs(object).flat_map(|spec| blueprint::inputs(spec).into_keys()).collect()
 }
 
 /// Balancers of the namespace that are at work and route to it.
-async fn balancers(controller: &DeploymentKind, subject: &(String, String)) -> Result<Vec<BalancerSeen>, Failure> {
-    let (all, _) = controller.objects.list::<LoadBalancer>(LoadBalancer::RESOURCE, Some(&subject.0)).await?;
-    Ok(all.iter().filter_map(|object| balancer(object, &subject.1)).collect())
+async fn balancers(controller: &DeploymentKind, object: &Deployment) -> Result<Vec<BalancerSeen>, Failure> {
+    let (all, _) = controller.objects.list::<LoadBalancer>(LoadBalancer::RESOURCE, Some(object.namespace())).await?;
+    Ok(all.iter().filter_map(|balancer| routed(balancer, object.name())).collect())
 }
 
-fn balancer(object: &LoadBalancer, deployment: &str) -> Option<BalancerSeen> {
+fn routed(object: &LoadBalancer, deployment: &str) -> Option<BalancerSeen> {
     let status = object.status.as_ref().filter(|status| status.ready_replicas > 0)?;
     let to_it = |backend: &&Backend| backend.deployment.as_ref().is_some_and(|to| to.name == deployment);
     let ours: BTreeMap<&str, Duration> =

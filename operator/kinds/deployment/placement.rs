@@ -65,7 +65,7 @@ pub fn pull<'a>(work: &'a WorkSeen, host: &str, image: &str, revision: &str) -> 
 
 /// The image on a host, if it is known to be there.
 pub fn image<'a>(observed: &'a Observed, host: &str, image: &str) -> Option<&'a ImageSeen> {
-    observed.hosts.get(host)?.docker.images.known()?.get(image)
+    observed.docker(host)?.images.known()?.get(image)
 }
 
 /// Why this image cannot be had on a host though nothing failed: only another image of its tag is there, or it is not

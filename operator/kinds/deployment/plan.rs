@@ -5,18 +5,20 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::pods::{self, Next};
-use super::revisions::{self, Pace};
-use super::rollout::{self, Standing};
+use super::context::PlanContext;
+use super::pods::{self, Next, View};
+use super::revisions;
+use super::rollout::{self, Standings};
+use super::status::Rollout;
 use super::{Observed, Step, blueprint, placement, status};
 use crate::api::deployment::{Decisions, Deployment, DeploymentStatus, EVICT_ANNOTATION, Pod};
 use crate::api::labels;
 use crate::api::object::Object as _;
 use crate::api::pod::PodSeen;
 use crate::kinds::containers::Work;
-use crate::kinds::network_spec;
+use crate::kinds::{network_of, network_spec};
 use crate::runtime::companions::due;
-use crate::runtime::{Plan, Want};
+use crate::runtime::{Plan, Want, sooner};
 
 /// A decision was recorded: what follows from it may be due already.
 const AT_ONCE: Duration = Duration::from_millis(20);
@@ -27,41 +29,39 @@ const AT_A_TIME: usize = 24;
 pub fn plan(object: &Deployment, observed: &Observed, want: Want, now: Timestamp) -> Plan<Step, DeploymentStatus> {
     let before = object.status.clone().unwrap_or_default();
     let mut d = before.decisions.clone().unwrap_or_default();
+    let context = &PlanContext { object, observed, before: &before, now };
     let deleting = want == Want::Absent;
     if want == Want::Paused {
-        let status = status::render(object, observed, &before, d, Vec::new(), status::Rollout::Halted, now);
+        let status = status::render(context, d, Vec::new(), Rollout::Halted);
         return Plan { status, steps: Vec::new(), requeue: None, finished: false };
     }
     note_silence(observed, &mut d, now);
     d.pods.retain(|pod| observed.hosts.contains_key(&pod.host));
     revisions::choose(object, observed, &mut d, now);
     let images = if deleting { Vec::new() } else { revisions::resolve(observed, &mut d) };
-    let standing = standings(object, observed, &before, &mut d, now);
+    let standings = standings(context, &mut d);
     let Some(spec) = revisions::of(&d, &d.target).map(blueprint::pod_spec) else {
         return Plan { status: before, steps: Vec::new(), requeue: None, finished: deleting };
     };
     let limits = rollout::limits(object, &spec);
-    let rollout = progress(object, &standing, limits.replicas, &mut d, now);
+    let rollout = progress(context, &standings, limits.replicas, &mut d);
     evict(object, &mut d, now);
-    rollout::adjust(object, observed, &standing, limits, &mut d, now);
+    rollout::adjust(context, &standings, limits, &mut d);
 
-    let (mut seen, nexts) = advance(object, observed, &before, &mut d, now);
+    let (mut seen, nexts) = advance(context, &mut d);
     let mut again = nexts.iter().filter_map(|(_, next)| next.again).min();
     if d.pods.iter().any(|pod| pod.ready_since.is_some()) && object.spec.min_ready_seconds.unwrap_or_default() > 0 {
-        again = Some(again.map_or(Duration::from_secs(1), |again| again.min(Duration::from_secs(1))));
+        again = sooner(again, Some(Duration::from_secs(1)));
     }
     let mut steps = prepare(object, &d, &nexts);
     steps.extend(orphans(observed, &d));
-    let mut making = BTreeSet::new();
-    for (pod, next) in &nexts {
-        let makes = next.steps.iter().any(|step| matches!(step, Step::Create { .. }));
-        if makes && (making.len() >= AT_A_TIME) {
+    let mut making = 0;
+    for (_, next) in &nexts {
+        if next.makes() && making >= AT_A_TIME {
             again = Some(AT_ONCE);
             continue;
         }
-        if makes {
-            making.insert(pod.clone());
-        }
+        making += usize::from(next.makes());
         steps.extend(next.steps.iter().cloned());
     }
     // Those come last: what cannot be had must not keep anything else waiting.
@@ -77,10 +77,10 @@ pub fn plan(object: &Deployment, observed: &Observed, want: Want, now: Timestamp
     if !gone.is_empty() {
         again = Some(AT_ONCE);
     }
-    if let status::Rollout::Within(left) = rollout {
-        again = Some(again.map_or(left, |again| again.min(left)));
+    if let Rollout::Within(left) = rollout {
+        again = sooner(again, Some(left));
     }
-    let status = status::render(object, observed, &before, d, seen, rollout, now);
+    let status = status::render(context, d, seen, rollout);
     let changing = status.decisions != before.decisions && steps.is_empty();
     let requeue = if changing { Some(AT_ONCE) } else { again };
     Plan { status, steps, requeue, finished }
@@ -95,36 +95,32 @@ fn note_silence(observed: &Observed, d: &mut Decisions, now: Timestamp) {
     }
 }
 
-fn standings(
-    object: &Deployment,
-    observed: &Observed,
-    before: &DeploymentStatus,
-    d: &mut Decisions,
-    now: Timestamp,
-) -> BTreeMap<String, Standing> {
-    let mut standing = BTreeMap::new();
+/// How each pod stands.
+fn standings(context: &PlanContext, d: &mut Decisions) -> Standings {
+    let mut standings = Standings::new();
+    let silent = d.silent_hosts.clone();
+    each_pod(context, d, |view, pod| {
+        standings.insert(pod.name.clone(), view.standing(pod, silent.get(&pod.host).copied()));
+    });
+    standings
+}
+
+/// Looks at each pod, one after the other.
+fn each_pod(context: &PlanContext, d: &mut Decisions, mut look: impl FnMut(&View, &mut Pod)) {
     let mut pods = std::mem::take(&mut d.pods);
     for pod in &mut pods {
         if let Some(revision) = revisions::of(d, &pod.hash) {
-            let silent = d.silent_hosts.get(&pod.host).copied();
-            let view = pods::view(object, observed, before, revision, pod);
-            standing.insert(pod.name.clone(), view.standing(pod, silent, now));
+            look(&pods::view(context, revision, pod), pod);
         }
     }
     d.pods = pods;
-    standing
 }
 
 /// Notes how far the rollout has come, and what follows when it has not got on in time.
-fn progress(
-    object: &Deployment,
-    standing: &BTreeMap<String, Standing>,
-    replicas: usize,
-    d: &mut Decisions,
-    now: Timestamp,
-) -> status::Rollout {
+fn progress(context: &PlanContext, standings: &Standings, replicas: usize, d: &mut Decisions) -> Rollout {
+    let PlanContext { object, now, .. } = *context;
     let target = d.target.clone();
-    let available = |pod: &&Pod| standing.get(&pod.name).is_some_and(|standing| standing.available);
+    let available = |pod: &&Pod| standings.get(&pod.name).is_some_and(|standing| standing.available);
     let new = d.pods.iter().filter(|pod| pod.stop.is_none() && pod.hash == target);
     let come = new.filter(available).count();
     let old = d.pods.iter().filter(|pod| pod.hash != target).count();
@@ -140,25 +136,24 @@ fn progress(
             revision.good |= replicas > 0;
         }
         d.best = best;
-        return status::Rollout::Done;
+        return Rollout::Done;
     }
     // What was whole once and has only lost a pod since is no rollout, and has no deadline.
     if revisions::of(d, &target).is_some_and(|revision| revision.good) && old == 0 {
-        return status::Rollout::Healing;
+        return Rollout::Healing;
     }
     if object.spec.paused == Some(true) {
         // The deadline begins anew when it goes on.
         d.progressed_at = None;
-        return status::Rollout::Paused;
+        return Rollout::Paused;
     }
     d.progressed_at = d.progressed_at.or(Some(now));
-    match revisions::pace(object, d, now) {
-        Pace::Within(left) => status::Rollout::Within(left),
-        Pace::Exceeded => {
-            revisions::give_up(object, d);
-            status::Rollout::Exceeded
-        }
+    let left = revisions::time_left(object, d, now);
+    if !left.is_zero() {
+        return Rollout::Within(left);
     }
+    revisions::give_up(object, d);
+    Rollout::Exceeded
 }
 
 /// Takes up the evictions that were asked for.
@@ -174,23 +169,13 @@ fn evict(object: &Deployment, d: &mut Decisions, now: Timestamp) {
 }
 
 /// What is next for each pod, and how each is seen.
-fn advance(
-    object: &Deployment,
-    observed: &Observed,
-    before: &DeploymentStatus,
-    d: &mut Decisions,
-    now: Timestamp,
-) -> (Vec<PodSeen>, Vec<(String, Next)>) {
+fn advance(context: &PlanContext, d: &mut Decisions) -> (Vec<PodSeen>, Vec<(String, Next)>) {
     let (mut seen, mut nexts) = (Vec::new(), Vec::new());
-    let mut pods = std::mem::take(&mut d.pods);
-    for pod in &mut pods {
-        let Some(revision) = revisions::of(d, &pod.hash) else { continue };
-        let view = pods::view(object, observed, before, revision, pod);
-        let next = view.next(pod, now);
-        seen.push(view.seen(pod, &next, now));
+    each_pod(context, d, |view, pod| {
+        let next = view.next(pod);
+        seen.push(view.seen(pod, &next));
         nexts.push((pod.name.clone(), next));
-    }
-    d.pods = pods;
+    });
     (seen, nexts)
 }
 
@@ -203,8 +188,7 @@ fn orphans(observed: &Observed, d: &Decisions) -> Vec<Step> {
             if d.pods.iter().any(|known| known.name == pod && known.host == *host) {
                 continue;
             }
-            let (host, container, why) = (host.clone(), container.name.clone(), "it belongs to no pod".to_owned());
-            steps.push(Step::Remove { host, member: pod, container, grace: None, why });
+            steps.push(Step::remove(host, &pod, &container.name, None, "it belongs to no pod"));
         }
     }
     steps
@@ -212,10 +196,7 @@ fn orphans(observed: &Observed, d: &Decisions) -> Vec<Step> {
 
 /// What must be on a host before a container is made there.
 fn prepare(object: &Deployment, d: &Decisions, nexts: &[(String, Next)]) -> Vec<Step> {
-    let makes = |name: &str| {
-        let next = nexts.iter().find(|(pod, _)| pod == name).map(|(_, next)| next);
-        next.is_some_and(|next| next.steps.iter().any(|step| matches!(step, Step::Create { .. })))
-    };
+    let makes = |name: &str| nexts.iter().find(|(pod, _)| pod == name).is_some_and(|(_, next)| next.makes());
     let hosts: BTreeSet<&String> = d.pods.iter().filter(|pod| makes(&pod.name)).map(|pod| &pod.host).collect();
     let network = |host: &String| Step::EnsureNetwork { host: host.clone(), spec: network_spec(object.namespace()) };
     hosts.into_iter().map(network).collect()
@@ -224,14 +205,19 @@ fn prepare(object: &Deployment, d: &Decisions, nexts: &[(String, Next)]) -> Vec<
 /// Images and our binary, on hosts where pods wait for them.
 fn fetch(observed: &Observed, d: &Decisions) -> Vec<Step> {
     let mut steps = Vec::new();
+    let mut once = |step: Step| {
+        if !steps.contains(&step) {
+            steps.push(step);
+        }
+    };
     for pod in d.pods.iter().filter(|pod| pod.stop.is_none()) {
         let revision = revisions::of(d, &pod.hash).filter(|revision| !revision.images.is_empty());
-        let host = observed.hosts.get(&pod.host).map(|host| &host.docker);
-        let (Some(revision), Some(docker)) = (revision, host.filter(|docker| docker.silence().is_none())) else {
+        let docker = observed.docker(&pod.host).filter(|docker| docker.silence().is_none());
+        let (Some(revision), Some(docker)) = (revision, docker) else {
             continue;
         };
         let spec = blueprint::pod_spec(revision);
-        for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
+        for container in blueprint::containers(&spec) {
             let tag = container.image.as_deref().unwrap_or_default();
             let policy = container.image_pull_policy.as_deref();
             let Some(exact) = revision.images.get(&container.name) else { continue };
@@ -240,10 +226,7 @@ fn fetch(observed: &Observed, d: &Decisions) -> Vec<Step> {
             let image = placement::wanted_image(exact, tag).to_owned();
             if !there && due(placement::pull(&observed.work, &pod.host, &image, &revision.hash)) {
                 let (host, logins) = (pod.host.clone(), placement::logins(&spec));
-                let step = Step::GetImage { host, image, revision: revision.hash.clone(), logins };
-                if !steps.contains(&step) {
-                    steps.push(step);
-                }
+                once(Step::GetImage { host, image, revision: revision.hash.clone(), logins });
             }
         }
         let first = spec.containers.first().and_then(|container| revision.images.get(&container.name));
@@ -251,10 +234,7 @@ fn fetch(observed: &Observed, d: &Decisions) -> Vec<Step> {
         let binary = Work::Binary { host: pod.host.clone() };
         let wanted = blueprint::needs_sandbox(&spec) && docker.binary.is_none() && due(observed.work.get(&binary));
         if let Some(image) = image.filter(|_| wanted) {
-            let step = Step::GetBinary { host: pod.host.clone(), image: image.clone() };
-            if !steps.contains(&step) {
-                steps.push(step);
-            }
+            once(Step::GetBinary { host: pod.host.clone(), image: image.clone() });
         }
     }
     steps
@@ -265,13 +245,8 @@ fn leave(object: &Deployment, observed: &Observed) -> Vec<Step> {
     let mut steps = Vec::new();
     for (host, seen) in &observed.hosts {
         let Some(volumes) = seen.docker.volumes.known() else { continue };
-        steps.extend(volumes.iter().map(|volume| Step::RemoveVolume {
-            host: host.clone(),
-            member: String::new(),
-            volume: volume.clone(),
-            data: false,
-        }));
-        let network = network_spec(object.namespace()).name;
+        steps.extend(volumes.iter().map(|volume| Step::remove_volume(host, "", volume, false)));
+        let network = network_of(object.namespace());
         steps.push(Step::RemoveNetwork { host: host.clone(), network, shared: true });
     }
     steps

@@ -7,18 +7,21 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 
 use super::blueprint::{Blueprint, Part, docker_name, grace_seconds, pod_spec};
+use super::context::PlanContext;
 use super::rollout::Standing;
-use super::{Observed, Step, blueprint, placement};
-use crate::api::deployment::{Deployment, DeploymentStatus, Pod, Restarts, Revision};
+use super::{Step, blueprint, placement};
+use crate::api::deployment::{Pod, Restarts, Revision};
 use crate::api::labels;
 use crate::api::load_balancer::ServerState;
 use crate::api::object::Object as _;
 use crate::api::pod::{PodContainer, PodContainerState, PodPhase, PodSeen};
 use crate::engine::{ContainerSeen, ContainerState};
+use crate::kinds::containers::converge::runs;
 use crate::kinds::containers::{Fill, PreStop, Work};
 use crate::kinds::fact::Fact;
 use crate::kinds::network_of;
 use crate::runtime::companions::due;
+use crate::runtime::sooner;
 
 /// First and longest wait before a container that keeps ending is started again, in seconds.
 const BACKOFF: (i64, i64) = (10, 300);
@@ -29,15 +32,17 @@ const DRAIN_MARGIN_SECONDS: u64 = 10;
 /// Others take the place of pods whose host has been silent for this long.
 const LOST_AFTER: SignedDuration = SignedDuration::from_secs(60);
 
+/// The containers of a pod that are there, by their name in it.
+type Containers<'a> = BTreeMap<String, &'a ContainerSeen>;
+
 /// One pod and what was observed of it.
 pub struct View<'a> {
-    object: &'a Deployment,
-    observed: &'a Observed,
+    context: &'a PlanContext<'a>,
     revision: &'a Revision,
     spec: PodSpec,
     blueprint: Blueprint,
     /// Its containers by name in the pod; `None`: its host does not answer.
-    seen: Option<BTreeMap<String, &'a ContainerSeen>>,
+    seen: Option<Containers<'a>>,
     /// Containers with its labels that it does not have.
     strays: Vec<&'a ContainerSeen>,
     /// How it was seen before.
@@ -57,6 +62,18 @@ pub struct Next {
     pub note: Option<Note>,
 }
 
+impl Next {
+    /// Whether a container is made.
+    pub fn makes(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::Create { .. }))
+    }
+
+    /// Looks again within this time.
+    fn look_within(&mut self, wait: Duration) {
+        self.again = sooner(self.again, Some(wait));
+    }
+}
+
 /// What is wrong with a pod, or waited for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Note {
@@ -66,21 +83,16 @@ pub struct Note {
     pub message: String,
 }
 
-/// Looks at a pod. `status` is the one recorded before.
-pub fn view<'a>(
-    object: &'a Deployment,
-    observed: &'a Observed,
-    status: &'a DeploymentStatus,
-    revision: &'a Revision,
-    pod: &Pod,
-) -> View<'a> {
-    let spec = pod_spec(revision);
+/// Looks at a pod.
+pub fn view<'a>(context: &'a PlanContext<'a>, revision: &'a Revision, pod: &Pod) -> View<'a> {
+    let PlanContext { object, observed, .. } = *context;
+    let (spec, docker) = (pod_spec(revision), observed.docker(&pod.host));
     let networks = observed.inputs.networks(&spec);
-    let binary = observed.hosts.get(&pod.host).and_then(|host| host.docker.binary.as_deref());
+    let binary = docker.and_then(|docker| docker.binary.as_deref());
     let blueprint = blueprint::blueprint(object, pod, revision, &networks, binary);
     let known: BTreeSet<String> = blueprint.parts().map(|part| part.name.clone()).collect();
     let mut strays = Vec::new();
-    let seen = observed.hosts.get(&pod.host).and_then(|host| host.docker.containers.known()).map(|all| {
+    let seen = docker.and_then(|docker| docker.containers.known()).map(|all| {
         let mut seen = BTreeMap::new();
         for container in all.values().filter(|one| one.labels.get(labels::MEMBER) == Some(&pod.name)) {
             let name = container.labels.get(labels::CONTAINER).cloned().unwrap_or_default();
@@ -92,8 +104,8 @@ pub fn view<'a>(
         }
         seen
     });
-    let before = status.pods.iter().find(|known| known.name == pod.name);
-    View { object, observed, revision, spec, blueprint, seen, strays, before }
+    let before = context.before.pods.iter().find(|known| known.name == pod.name);
+    View { context, revision, spec, blueprint, seen, strays, before }
 }
 
 impl Blueprint {
@@ -123,46 +135,35 @@ impl View<'_> {
         }
         let same = |known: &&PodContainer| known.name == part.name && known.id.as_ref() == Some(&seen.id);
         let was = self.before.and_then(|before| before.containers.iter().find(same)).is_some_and(|known| known.ready);
-        let probed = self.observed.probes.get(&seen.id);
+        let probed = self.context.observed.probes.get(&seen.id);
         let answer = |verdict: Option<bool>| verdict.unwrap_or(was);
         probed.map_or(was, |probed| answer(probed.started) && answer(probed.ready))
     }
 
     /// Everything in it can take work.
     fn ready(&self) -> bool {
-        let Some(seen) = &self.seen else {
+        if self.seen.is_none() {
             // Not heard of is not gone.
             return self.before.is_some_and(|before| before.ready);
-        };
-        let sandbox = self
-            .blueprint
-            .sandbox
-            .as_ref()
-            .is_none_or(|part| seen.get(&part.name).is_some_and(|seen| seen.state == ContainerState::Running));
-        sandbox && self.blueprint.main.iter().all(|part| self.part_ready(part))
+        }
+        let runs = |part: &Part| self.state(part) == Some(ContainerState::Running);
+        self.blueprint.sandbox.as_ref().is_none_or(runs) && self.blueprint.main.iter().all(|part| self.part_ready(part))
     }
 
     fn address(&self) -> Option<std::net::Ipv4Addr> {
         let Some(seen) = &self.seen else { return self.before.and_then(|before| before.address) };
         let holder = self.blueprint.sandbox.as_ref().or(self.blueprint.main.first())?;
-        seen.get(&holder.name)?.addresses.get(&network_of(self.object.namespace())).copied()
-    }
-
-    /// Whether every balancer that routes to the Deployment gives the pod new connections.
-    fn everywhere(&self, pod: &Pod) -> bool {
-        let mut balancers = self.observed.balancers.iter();
-        balancers.all(|balancer| balancer.servers.get(&pod.name).is_some_and(|state| *state == ServerState::Ready))
+        seen.get(&holder.name)?.addresses.get(&network_of(self.context.object.namespace())).copied()
     }
 
     /// How it stands; notes since when it is ready.
-    pub fn standing(&self, pod: &mut Pod, silent_since: Option<Timestamp>, now: Timestamp) -> Standing {
+    pub fn standing(&self, pod: &mut Pod, silent_since: Option<Timestamp>) -> Standing {
+        let now = self.context.now;
         let ready = self.ready() && pod.stop.is_none();
         pod.ready_since = if ready { pod.ready_since.or(Some(now)) } else { None };
-        let least = self.object.spec.min_ready_seconds.unwrap_or_default();
-        let long_enough = pod.ready_since.is_some_and(|since| now.duration_since(since).as_secs() >= i64::from(least));
         Standing {
             ready,
-            available: long_enough && self.everywhere(pod),
+            available: self.context.available(&pod.name, pod.ready_since),
             lost: silent_since.is_some_and(|since| now.duration_since(since) >= LOST_AFTER)
                 && !blueprint::single_writer(&self.spec),
             restarts: pod.restarts.values().map(|restarts| restarts.count).sum(),
@@ -170,39 +171,34 @@ impl View<'_> {
     }
 
     /// What is next for it.
-    pub fn next(&self, pod: &mut Pod, now: Timestamp) -> Next {
+    pub fn next(&self, pod: &mut Pod) -> Next {
         let mut next = Next::default();
         let Some(seen) = &self.seen else { return next };
         for stray in &self.strays {
             next.steps.push(self.remove(pod, &stray.name, "nothing of that name belongs to the pod"));
         }
         if pod.stop.is_some() {
-            self.leave(pod, seen, now, &mut next);
+            self.leave(pod, seen, &mut next);
         } else {
-            self.live(pod, seen, now, &mut next);
+            self.live(pod, seen, &mut next);
         }
         next
     }
 
     fn remove(&self, pod: &Pod, container: &str, why: &str) -> Step {
-        let (host, member, container) = (pod.host.clone(), pod.name.clone(), container.to_owned());
-        Step::Remove { host, member, container, grace: None, why: why.to_owned() }
+        Step::remove(&pod.host, &pod.name, container, None, why)
     }
 
     /// On its way out: no new work, then no more connections, then stopped, then removed.
-    fn leave(&self, pod: &mut Pod, seen: &BTreeMap<String, &ContainerSeen>, now: Timestamp, next: &mut Next) {
-        if !self.free(pod, now) {
+    fn leave(&self, pod: &mut Pod, seen: &Containers, next: &mut Next) {
+        if !self.free(pod) {
             next.again = Some(Duration::from_secs(1));
             return;
         }
         let Some(stop) = &mut pod.stop else { return };
-        stop.drained_at = stop.drained_at.or(Some(now));
+        stop.drained_at = stop.drained_at.or(Some(self.context.now));
         let why = stop.why.clone();
-        let runs = |part: &&Part| {
-            self.state(part).is_some_and(|state| {
-                matches!(state, ContainerState::Running | ContainerState::Paused | ContainerState::Restarting)
-            })
-        };
+        let runs = |part: &&Part| seen.get(&part.name).is_some_and(|container| runs(container));
         let running: Vec<_> = self.blueprint.init.iter().chain(&self.blueprint.main).filter(runs).collect();
         if running.is_empty() {
             // What joins a network goes before what holds it.
@@ -210,12 +206,7 @@ impl View<'_> {
             let steps: Vec<_> = containers.map(|container| self.remove(pod, &container.name, &why)).collect();
             next.gone = steps.is_empty() && self.strays.is_empty();
             next.steps.extend(steps);
-            let volume = |volume: &String| Step::RemoveVolume {
-                host: pod.host.clone(),
-                member: pod.name.clone(),
-                volume: volume.clone(),
-                data: false,
-            };
+            let volume = |volume: &String| Step::remove_volume(&pod.host, &pod.name, volume, false);
             if !next.gone {
                 next.steps.extend(self.blueprint.volumes.iter().map(volume));
             }
@@ -227,7 +218,7 @@ impl View<'_> {
             }
         }
         if self.stop_is_due(pod, &pod.name) {
-            let containers = running.iter().map(|part| (part.make.spec.name.clone(), part.pre_stop.clone()));
+            let containers = running.iter().map(|part| (part.spec.name.clone(), part.pre_stop.clone()));
             next.steps.push(self.stop(pod, pod.name.clone(), containers.collect(), why));
         }
         next.again = Some(Duration::from_secs(2));
@@ -236,7 +227,7 @@ impl View<'_> {
     /// Whether a stop of this subject is to be begun: none goes on.
     fn stop_is_due(&self, pod: &Pod, subject: &str) -> bool {
         let (host, subject) = (pod.host.clone(), subject.to_owned());
-        due(self.observed.work.get(&Work::Stop { host, subject }))
+        due(self.context.observed.work.get(&Work::Stop { host, subject }))
     }
 
     fn stop(&self, pod: &Pod, subject: String, containers: Vec<(String, PreStop)>, why: String) -> Step {
@@ -245,21 +236,21 @@ impl View<'_> {
     }
 
     fn unpause(&self, pod: &Pod, part: &Part) -> Step {
-        Step::Unpause { host: pod.host.clone(), member: pod.name.clone(), container: part.make.spec.name.clone() }
+        Step::Unpause { host: pod.host.clone(), member: pod.name.clone(), container: part.spec.name.clone() }
     }
 
     /// No balancer at work gives it anything any more, or they have had their time.
-    fn free(&self, pod: &Pod, now: Timestamp) -> bool {
+    fn free(&self, pod: &Pod) -> bool {
         let Some(stop) = &pod.stop else { return false };
-        let waited = stop.since.map(|since| now.duration_since(since).unsigned_abs()).unwrap_or_default();
-        self.observed.balancers.iter().all(|balancer| {
+        let waited = stop.since.map(|since| self.context.now.duration_since(since).unsigned_abs()).unwrap_or_default();
+        self.context.observed.balancers.iter().all(|balancer| {
             let patience = Duration::from_secs(balancer.drain_seconds + DRAIN_MARGIN_SECONDS);
             balancer.servers.get(&pod.name).is_some_and(|state| *state == ServerState::Drained) || waited >= patience
         })
     }
 
     /// It is to run.
-    fn live(&self, pod: &mut Pod, seen: &BTreeMap<String, &ContainerSeen>, now: Timestamp, next: &mut Next) {
+    fn live(&self, pod: &mut Pod, seen: &Containers, next: &mut Next) {
         let broken = self.broken(seen, pod.made);
         // What runs needs nothing: an image whose tag moved on, or a Secret that is gone, concerns the next container only.
         if let Some(note) = self.not_yet(pod).filter(|_| broken.is_some() || self.lacks(pod, seen)) {
@@ -279,17 +270,17 @@ impl View<'_> {
             // Made anew behind the removals, unless something for that is missing.
             pod.made = false;
             if !lacks {
-                self.make_up(pod, &BTreeMap::new(), Some(why), now, next);
+                self.make_up(pod, &BTreeMap::new(), Some(why), next);
             }
         } else {
             pod.made |= self.blueprint.main.iter().all(|part| seen.contains_key(&part.name));
             let again = pod.made.then_some("it was removed by somebody else");
-            self.make_up(pod, seen, again.filter(|_| !lacks), now, next);
+            self.make_up(pod, seen, again.filter(|_| !lacks), next);
         }
     }
 
     /// Whether a container of it is to be made.
-    fn lacks(&self, pod: &Pod, seen: &BTreeMap<String, &ContainerSeen>) -> bool {
+    fn lacks(&self, pod: &Pod, seen: &Containers) -> bool {
         let absent = |part: &Part| !seen.contains_key(&part.name);
         let prepared = pod.made || !self.blueprint.main.iter().all(absent);
         self.blueprint.sandbox.iter().chain(&self.blueprint.main).any(absent)
@@ -299,19 +290,19 @@ impl View<'_> {
     /// What must be there before anything of it can be made.
     fn not_yet(&self, pod: &Pod) -> Option<Note> {
         let note = |phase, message| Note { phase, message };
-        if let Some(missing) = self.observed.inputs.missing(&self.revision.template) {
+        if let Some(missing) = self.context.observed.inputs.missing(&self.revision.template) {
             return Some(note(PodPhase::CreateContainerConfigError, missing));
         }
-        let docker = &self.observed.hosts.get(&pod.host)?.docker;
-        for container in self.spec.containers.iter().chain(self.spec.init_containers.iter().flatten()) {
+        let docker = self.context.observed.docker(&pod.host)?;
+        for container in blueprint::containers(&self.spec) {
             let tag = container.image.as_deref().unwrap_or_default();
             let exact = self.revision.images.get(&container.name).map_or(tag, String::as_str);
             if docker.has_image(exact) != Some(true) {
                 let asked = placement::wanted_image(exact, tag);
-                let pull = placement::pull(&self.observed.work, &pod.host, asked, &self.revision.hash);
+                let pull = placement::pull(&self.context.observed.work, &pod.host, asked, &self.revision.hash);
                 let policy = container.image_pull_policy.as_deref();
                 let failed = pull.and_then(|pull| pull.failure()).map(str::to_owned);
-                let other = || placement::unobtainable(self.observed, &pod.host, exact, tag, policy);
+                let other = || placement::unobtainable(self.context.observed, &pod.host, exact, tag, policy);
                 return Some(match failed.or_else(other) {
                     Some(why) => note(PodPhase::ImagePullBackOff, why),
                     None => note(PodPhase::ContainerCreating, format!("getting image {tag}")),
@@ -321,14 +312,14 @@ impl View<'_> {
         if self.blueprint.sandbox.is_none() || docker.binary.is_some() {
             return None;
         }
-        let binary = self.observed.work.get(&Work::Binary { host: pod.host.clone() });
+        let binary = self.context.observed.work.get(&Work::Binary { host: pod.host.clone() });
         let why = binary.and_then(|binary| binary.failure()).unwrap_or("putting evenkeel on the host");
         Some(note(PodPhase::ContainerCreating, why.to_owned()))
     }
 
     /// Why all of it must be made anew, if it must.
-    fn broken(&self, seen: &BTreeMap<String, &ContainerSeen>, made: bool) -> Option<&'static str> {
-        let network = network_of(self.object.namespace());
+    fn broken(&self, seen: &Containers, made: bool) -> Option<&'static str> {
+        let network = network_of(self.context.object.namespace());
         let holder = self.blueprint.sandbox.as_ref().or(self.blueprint.main.first())?;
         let Some(container) = seen.get(&holder.name) else {
             let orphans = self.blueprint.sandbox.is_some() && !seen.is_empty();
@@ -343,14 +334,7 @@ impl View<'_> {
     }
 
     /// Makes and starts what is not there or does not run, in order. `again`: why things are missing that were there.
-    fn make_up(
-        &self,
-        pod: &mut Pod,
-        seen: &BTreeMap<String, &ContainerSeen>,
-        again: Option<&str>,
-        now: Timestamp,
-        next: &mut Next,
-    ) {
+    fn make_up(&self, pod: &mut Pod, seen: &Containers, again: Option<&str>, next: &mut Next) {
         let state = |part: &Part| seen.get(&part.name).map(|container| container.state);
         let lacks = next.note.is_some();
         if let Some(sandbox) = &self.blueprint.sandbox {
@@ -376,50 +360,41 @@ impl View<'_> {
                     phase: PodPhase::Init,
                     message: format!("init container {} of {} is at work", done + 1, self.blueprint.init.len()),
                 });
-                self.keep(pod, part, seen, again, now, next);
+                self.keep(pod, part, seen, again, next);
                 return;
             }
         }
         for part in &self.blueprint.main {
-            self.keep(pod, part, seen, again, now, next);
+            self.keep(pod, part, seen, again, next);
         }
     }
 
     /// Keeps one container running.
-    fn keep(
-        &self,
-        pod: &mut Pod,
-        part: &Part,
-        seen: &BTreeMap<String, &ContainerSeen>,
-        again: Option<&str>,
-        now: Timestamp,
-        next: &mut Next,
-    ) {
+    fn keep(&self, pod: &mut Pod, part: &Part, seen: &Containers, again: Option<&str>, next: &mut Next) {
         let lacks = next.note.as_ref().is_some_and(|note| note.phase != PodPhase::Init);
         match seen.get(&part.name).map(|container| (container.state, *container)) {
             None if lacks => {}
             None => self.make(pod, part, again, next),
-            Some((ContainerState::Created, _)) => match self.waits(pod, part, now) {
-                Some(wait) => self.wait(wait, next),
-                None => self.fill_and_start(pod, part, None, next),
-            },
+            Some((ContainerState::Created, _)) => {
+                match pod.restarts.get(&part.name).and_then(|restarts| self.waits(restarts)) {
+                    Some(wait) => next.look_within(wait),
+                    None => self.fill_and_start(pod, part, None, next),
+                }
+            }
             Some((ContainerState::Running, container)) => self.judge(pod, part, container, next),
             Some((ContainerState::Restarting, _)) => {}
             Some((ContainerState::Paused, _)) => next.steps.push(self.unpause(pod, part)),
             Some((ContainerState::Dead, container)) => {
                 next.steps.push(self.remove(pod, &container.name, "Docker has half removed it"));
             }
-            Some((ContainerState::Exited, container)) => self.ended(pod, part, container, now, next),
+            Some((ContainerState::Exited, container)) => self.ended(pod, part, container, next),
         }
     }
 
-    fn waits(&self, pod: &Pod, part: &Part, now: Timestamp) -> Option<Duration> {
-        let at = pod.restarts.get(&part.name)?.next_try?;
-        (at > now).then(|| at.duration_since(now).unsigned_abs())
-    }
-
-    fn wait(&self, wait: Duration, next: &mut Next) {
-        next.again = Some(next.again.map_or(wait, |again| again.min(wait)));
+    /// How long a container is not started again.
+    fn waits(&self, restarts: &Restarts) -> Option<Duration> {
+        let at = restarts.next_try.filter(|at| *at > self.context.now)?;
+        Some(at.duration_since(self.context.now).unsigned_abs())
     }
 
     /// A container that runs: stopped if its probes say that it is not alive.
@@ -427,7 +402,7 @@ impl View<'_> {
         if let Some(restarts) = pod.restarts.get_mut(&part.name) {
             restarts.stuck = false;
         }
-        let Some(probed) = self.observed.probes.get(&container.id) else { return };
+        let Some(probed) = self.context.observed.probes.get(&container.id) else { return };
         let which = match (probed.started, probed.alive) {
             (Some(false), _) => "startup",
             (_, Some(false)) => "liveness",
@@ -443,7 +418,8 @@ impl View<'_> {
     }
 
     /// A container that ended: started again, later and later the more often that happens.
-    fn ended(&self, pod: &mut Pod, part: &Part, container: &ContainerSeen, now: Timestamp, next: &mut Next) {
+    fn ended(&self, pod: &mut Pod, part: &Part, container: &ContainerSeen, next: &mut Next) {
+        let now = self.context.now;
         let restarts = pod.restarts.entry(part.name.clone()).or_default();
         if restarts.next_try.is_none() {
             if restarts.last.is_none_or(|last| now.duration_since(last) >= GOOD) {
@@ -453,32 +429,21 @@ impl View<'_> {
             restarts.failures += 1;
             restarts.why = Some(ended_in_words(container.exit_code));
         }
-        let why = restarts.why.clone().unwrap_or_default();
-        if let Some(wait) = self.waits(pod, part, now) {
-            self.wait(wait, next);
-            return;
+        if let Some(wait) = self.waits(restarts) {
+            return next.look_within(wait);
         }
-        let stuck = pod.restarts.get(&part.name).is_some_and(|restarts| restarts.stuck);
-        if let Some(restarts) = pod.restarts.get_mut(&part.name) {
-            *restarts = Restarts { count: restarts.count + 1, last: Some(now), next_try: None, ..restarts.clone() };
-        }
+        *restarts = Restarts { count: restarts.count + 1, last: Some(now), next_try: None, ..restarts.clone() };
+        let (why, stuck) = (restarts.why.clone().unwrap_or_default(), restarts.stuck);
         if stuck {
             next.steps.push(self.remove(pod, &container.name, &why));
             self.make(pod, part, Some(&why), next);
         } else {
-            let (host, member) = (pod.host.clone(), pod.name.clone());
-            next.steps.push(Step::Start { host, member, container: container.name.clone(), again: Some(why) });
+            next.steps.push(Step::start(&pod.host, &pod.name, &container.name, Some(&why)));
         }
     }
 
     fn make(&self, pod: &Pod, part: &Part, again: Option<&str>, next: &mut Next) {
-        next.steps.push(Step::Create {
-            host: pod.host.clone(),
-            member: pod.name.clone(),
-            spec: Box::new(part.make.spec.clone()),
-            env: part.make.env.clone(),
-            again: again.map(str::to_owned),
-        });
+        next.steps.push(Step::create(&pod.host, &pod.name, &part.spec, &part.env, again));
         self.fill_and_start(pod, part, again, next);
     }
 
@@ -489,12 +454,7 @@ impl View<'_> {
 
     /// What is in memory can be filled only while the sandbox runs; all else before its container starts.
     fn fill_and_start(&self, pod: &Pod, part: &Part, again: Option<&str>, next: &mut Next) {
-        let start = Step::Start {
-            host: pod.host.clone(),
-            member: pod.name.clone(),
-            container: part.make.spec.name.clone(),
-            again: again.map(str::to_owned),
-        };
+        let start = Step::start(&pod.host, &pod.name, &part.spec.name, again);
         if part.name.is_empty() {
             next.steps.push(start);
             next.steps.extend(self.fills(pod, part));
@@ -505,21 +465,19 @@ impl View<'_> {
     }
 
     /// How people and other kinds see it.
-    pub fn seen(&self, pod: &Pod, next: &Next, now: Timestamp) -> PodSeen {
-        let containers: Vec<_> = self
-            .blueprint
-            .init
-            .iter()
-            .map(|part| self.container(pod, part, true))
-            .chain(self.blueprint.main.iter().map(|part| self.container(pod, part, false)))
-            .collect();
-        let unknown = match self.observed.hosts.get(&pod.host).map(|host| &host.docker.containers) {
+    pub fn seen(&self, pod: &Pod, next: &Next) -> PodSeen {
+        let init = self.blueprint.init.iter().map(|part| self.container(pod, part, true));
+        let main = self.blueprint.main.iter().map(|part| self.container(pod, part, false));
+        let containers: Vec<_> = init.chain(main).collect();
+        let unknown = match self.context.observed.docker(&pod.host).map(|docker| &docker.containers) {
             Some(Fact::Known(_)) => None,
             Some(Fact::Unknown(why)) => Some(why.clone()),
             None => Some(format!("there is no DockerHost {}", pod.host)),
         };
-        let waiting =
-            pod.restarts.values().filter_map(|restarts| Some((restarts.next_try.filter(|at| *at > now)?, restarts)));
+        let waiting = pod
+            .restarts
+            .values()
+            .filter_map(|restarts| Some((restarts.next_try.filter(|at| *at > self.context.now)?, restarts)));
         let waiting = waiting.min_by_key(|(at, _)| *at);
         let ready = self.ready() && pod.stop.is_none();
         let (phase, message) = if let Some(why) = unknown {
@@ -562,7 +520,7 @@ impl View<'_> {
         let parts = self.blueprint.main.iter().filter(|part| !self.part_ready(part));
         let mut said = parts.filter_map(|part| {
             let id = &self.seen.as_ref()?.get(&part.name)?.id;
-            let said = self.observed.probes.get(id)?.said.clone()?;
+            let said = self.context.observed.probes.get(id)?.said.clone()?;
             Some(format!("{} is not ready: {said}", part.name))
         });
         said.next()
@@ -584,9 +542,9 @@ impl View<'_> {
         };
         PodContainer {
             name: part.name.clone(),
-            container: part.make.spec.name.clone(),
+            container: part.spec.name.clone(),
             id: seen.map(|seen| seen.id.clone()),
-            image: part.make.spec.image.clone(),
+            image: part.spec.image.clone(),
             state,
             reason: reason.map(str::to_owned),
             exit_code: seen.and_then(|seen| seen.exit_code),

@@ -2,6 +2,7 @@
 //! What changes wakes the Deployment's reconcile; what it means is decided there.
 
 use std::collections::BTreeMap;
+use std::iter;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,14 +17,14 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::probe::{self, Count, Probed, Question};
-use super::{HostSeen, blueprint};
+use super::{HostSeen, blueprint, revisions};
 use crate::api::deployment::Deployment;
 use crate::api::deployment_rules::port_number;
 use crate::api::docker_host::LOCAL;
 use crate::api::labels::{self, Owner};
 use crate::api::object::Object as _;
 use crate::engine::hosts::Hosts;
-use crate::engine::{ContainerSeen, ContainerState, Engine};
+use crate::engine::{ContainerSeen, ContainerState};
 use crate::kinds::network_of;
 use crate::runtime::clock;
 use crate::runtime::companions::{Companions, Voice, Wake};
@@ -34,12 +35,12 @@ const EAGER: Duration = Duration::from_millis(100);
 /// All probes of all Deployments.
 pub(super) struct Prober {
     hosts: Arc<Hosts>,
-    probes: Companions<ProbeId, Probed>,
+    pub(super) probes: Companions<ProbeId, Probed>,
 }
 
 /// A container at an address: one that moves is asked anew.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct ProbeId {
+pub(super) struct ProbeId {
     host: String,
     container: String,
     address: Option<Ipv4Addr>,
@@ -54,16 +55,6 @@ impl Prober {
     pub(super) fn found(&self, owner: &Owner) -> BTreeMap<String, Probed> {
         let probes = self.probes.heard(owner).into_iter();
         probes.filter_map(|(id, heard)| Some((id.container, heard.value?))).collect()
-    }
-
-    /// Ends the probes of a Deployment that is gone.
-    pub(super) fn forget(&self, owner: &Owner) {
-        self.probes.forget(owner);
-    }
-
-    /// How many containers are asked.
-    pub(super) fn count(&self) -> usize {
-        self.probes.count()
     }
 
     /// Asks exactly those containers of a Deployment that run and have probes.
@@ -94,12 +85,8 @@ impl Prober {
 /// The containers that have probes, by pod and name in it.
 fn templates(object: &Deployment) -> BTreeMap<(String, String), Container> {
     let decisions = object.status.iter().filter_map(|status| status.decisions.as_ref());
-    let pods = decisions.flat_map(|d| {
-        d.pods.iter().filter_map(|pod| {
-            let revision = d.revisions.iter().find(|revision| revision.hash == pod.hash)?;
-            Some((pod.name.clone(), blueprint::pod_spec(revision)))
-        })
-    });
+    let pods = decisions.flat_map(|d| d.pods.iter().map(move |pod| (pod, revisions::of(d, &pod.hash))));
+    let pods = pods.filter_map(|(pod, revision)| Some((pod.name.clone(), blueprint::pod_spec(revision?))));
     let all =
         pods.flat_map(|(pod, spec)| spec.containers.into_iter().map(move |one| ((pod.clone(), one.name.clone()), one)));
     let probed =
@@ -111,11 +98,7 @@ fn templates(object: &Deployment) -> BTreeMap<(String, String), Container> {
 fn address(container: &ContainerSeen, all: &[&ContainerSeen], network: &str) -> Option<Ipv4Addr> {
     let pod = container.labels.get(labels::MEMBER);
     let of_pod = all.iter().filter(|one| one.labels.get(labels::MEMBER) == pod);
-    container
-        .addresses
-        .get(network)
-        .copied()
-        .or_else(|| of_pod.filter_map(|one| one.addresses.get(network).copied()).next())
+    iter::once(&container).chain(of_pod).find_map(|one| one.addresses.get(network).copied())
 }
 
 struct Asker {
@@ -192,17 +175,13 @@ impl Asker {
     /// One question; the error is for people.
     async fn ask(&self, probe: &Probe) -> Result<(), String> {
         let limit = probe::limit(probe);
-        let late = || format!("no answer within {} s", limit.as_secs());
         let asked = async {
             let engine = self.hosts.get(&self.host).map_err(|error| error.to_string())?;
             if let Some(exec) = &probe.exec {
                 let command = exec.command.clone().unwrap_or_default();
                 let ended = engine.exec(&self.container, &command, limit).await.map_err(|error| error.to_string())?;
-                return if ended.code == 0 {
-                    Ok(())
-                } else {
-                    Err(format!("exit code {}: {}", ended.code, first_line(&ended.output)))
-                };
+                let failed = || format!("exit code {}: {}", ended.code, first_line(&ended.output));
+                return if ended.code == 0 { Ok(()) } else { Err(failed()) };
             }
             let port = probe.http_get.as_ref().map(|get| &get.port).or(probe.tcp_socket.as_ref().map(|tcp| &tcp.port));
             let port = port.and_then(|port| port_number(port, &self.template)).ok_or("no such port")?;
@@ -212,10 +191,11 @@ impl Asker {
                 let stream = stream.map_err(|error| format!("port {port}: {error}"))?;
                 return self.talk(probe, stream, port).await;
             }
-            let stream = through(&*engine, &self.container, port).await?;
+            let inside = format!("tcp:127.0.0.1:{port}");
+            let stream = engine.dial(&self.container, &inside).await.map_err(|error| error.to_string())?;
             self.talk(probe, stream, port).await
         };
-        timeout(limit, asked).await.unwrap_or_else(|_| Err(late()))
+        timeout(limit, asked).await.unwrap_or_else(|_| Err(format!("no answer within {} s", limit.as_secs())))
     }
 
     async fn talk(
@@ -247,15 +227,6 @@ impl Asker {
             status => Err(format!("GET {path} answered {status}")),
         }
     }
-}
-
-/// To a port inside a container of a host that is elsewhere.
-async fn through(
-    engine: &dyn Engine,
-    container: &str,
-    port: u16,
-) -> Result<Box<dyn crate::engine::Conversation>, String> {
-    engine.dial(container, &format!("tcp:127.0.0.1:{port}")).await.map_err(|error| error.to_string())
 }
 
 fn first_line(text: &str) -> String {

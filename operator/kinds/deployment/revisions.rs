@@ -31,12 +31,9 @@ fn asks_to_roll(template: &PodTemplateSpec) -> bool {
 /// The hash of the revision that the object asks for.
 fn wanted(object: &Deployment, observed: &Observed) -> String {
     let template = &object.spec.template;
-    let inputs: BTreeMap<String, String> = if asks_to_roll(template) {
-        let used = blueprint::inputs(&template.spec.clone().unwrap_or_default());
-        used.keys().map(|input| (input.to_string(), observed.inputs.hash(input))).collect()
-    } else {
-        BTreeMap::new()
-    };
+    let used = blueprint::inputs(&template.spec.clone().unwrap_or_default());
+    let counted = used.keys().filter(|_| asks_to_roll(template));
+    let inputs: BTreeMap<_, _> = counted.map(|input| (input.to_string(), observed.inputs.hash(input))).collect();
     short_hash_of_json(&(template, inputs), HASH_DIGITS)
 }
 
@@ -98,6 +95,11 @@ fn trim(object: &Deployment, d: &mut Decisions) {
     d.revisions.retain(|revision| !spare.contains(&revision.hash));
 }
 
+/// The number of the revision of this hash; 0 if there is none.
+pub fn number(d: &Decisions, hash: &str) -> u64 {
+    of(d, hash).map(|revision| revision.revision).unwrap_or_default()
+}
+
 /// The revision of this hash.
 pub fn of<'a>(d: &'a Decisions, hash: &str) -> Option<&'a Revision> {
     d.revisions.iter().find(|revision| revision.hash == hash)
@@ -116,7 +118,7 @@ pub fn resolve(observed: &Observed, d: &mut Decisions) -> Vec<Step> {
         return Vec::new();
     };
     let (mut images, mut steps) = (BTreeMap::new(), Vec::new());
-    for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
+    for container in blueprint::containers(&spec) {
         let image = container.image.clone().unwrap_or_default();
         let pull = placement::pull(&observed.work, &host, &image, &target);
         let (asked, wanted) = match container.image_pull_policy.as_deref() {
@@ -134,7 +136,7 @@ pub fn resolve(observed: &Observed, d: &mut Decisions) -> Vec<Step> {
         }
     }
     steps.dedup();
-    if images.len() == spec.containers.len() + spec.init_containers.iter().flatten().count() {
+    if images.len() == blueprint::containers(&spec).count() {
         revision.images = images;
     }
     steps
@@ -159,8 +161,7 @@ pub fn image_trouble(observed: &Observed, d: &Decisions) -> Option<String> {
     let never = || {
         let spec = blueprint::pod_spec(revision);
         let host = *placement::eligible(observed, &spec).first().filter(|_| revision.images.is_empty())?;
-        let mut all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-        all.find_map(|container| {
+        blueprint::containers(&spec).find_map(|container| {
             let image = container.image.as_deref().unwrap_or_default();
             placement::unobtainable(observed, host, image, image, container.image_pull_policy.as_deref())
         })
@@ -168,31 +169,19 @@ pub fn image_trouble(observed: &Observed, d: &Decisions) -> Option<String> {
     failed.or_else(never)
 }
 
-/// How a rollout stands against its deadline.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pace {
-    /// It is within its deadline, which ends after this long.
-    Within(Duration),
-    /// It is over.
-    Exceeded,
-}
-
-/// Compares the last progress with the deadline.
-pub fn pace(object: &Deployment, d: &Decisions, now: Timestamp) -> Pace {
+/// What is left of the deadline of a rollout since it last got on; zero when it is over.
+pub fn time_left(object: &Deployment, d: &Decisions, now: Timestamp) -> Duration {
     let deadline = object.spec.progress_deadline_seconds.unwrap_or(DEADLINE_SECONDS);
     let deadline = Duration::from_secs(u64::try_from(deadline).unwrap_or_default());
     let since = d.progressed_at.map(|at| now.duration_since(at).unsigned_abs()).unwrap_or_default();
-    if since < deadline { Pace::Within(deadline - since) } else { Pace::Exceeded }
+    deadline.saturating_sub(since)
 }
 
 /// Gives the target up for the last good revision, if the object asks for that and there is one.
-pub fn give_up(object: &Deployment, d: &mut Decisions) -> bool {
+pub fn give_up(object: &Deployment, d: &mut Decisions) {
     let asked = object.annotation(ROLLBACK_ANNOTATION) == Some("true");
-    let there_is = last_good(d, &d.target).is_some();
     let good = of(d, &d.target).is_some_and(|revision| revision.good);
-    if !asked || !there_is || good || d.given_up.is_some() {
-        return false;
+    if asked && !good && d.given_up.is_none() && last_good(d, &d.target).is_some() {
+        d.given_up = Some(d.target.clone());
     }
-    d.given_up = Some(d.target.clone());
-    true
 }

@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PodSpec;
 
-use super::{Observed, blueprint, placement};
+use super::context::PlanContext;
+use super::{blueprint, placement};
 use crate::api::deployment::{Decisions, Deployment, Pod, Stop};
 use crate::api::deployment_rules::share;
 use crate::api::object::Object as _;
@@ -42,6 +43,9 @@ pub struct Standing {
     pub restarts: u32,
 }
 
+/// How the pods stand, by name.
+pub type Standings = BTreeMap<String, Standing>;
+
 /// The limits of an object with this pod template.
 pub fn limits(object: &Deployment, spec: &PodSpec) -> Limits {
     let deleting = object.metadata.deletion_timestamp.is_some();
@@ -55,25 +59,18 @@ pub fn limits(object: &Deployment, spec: &PodSpec) -> Limits {
     let of = |value| share(value, whole).unwrap_or_default();
     // As in Kubernetes: a surge is rounded up, what may be away is rounded down.
     let surge = rolling.max_surge.as_ref().map_or(u64::from(whole) * 25, of).div_ceil(100) as usize;
-    let unavailable = (rolling.max_unavailable.as_ref().map_or(u64::from(whole) * 25, of) / 100) as usize;
+    let away = (rolling.max_unavailable.as_ref().map_or(u64::from(whole) * 25, of) / 100) as usize;
     let stop_first = blueprint::forbids_surge(spec).is_some();
-    match (stop_first, surge, unavailable) {
-        (true, _, away) => Limits { replicas, surge: 0, unavailable: away.max(1), stop_first, recreate: false },
-        (false, 0, 0) => Limits { replicas, surge: 0, unavailable: 1, stop_first, recreate: false },
-        (false, surge, away) => Limits { replicas, surge, unavailable: away, stop_first, recreate: false },
-    }
+    let surge = if stop_first { 0 } else { surge };
+    // Without a surge nothing would move unless one may be away.
+    let unavailable = if surge == 0 { away.max(1) } else { away };
+    Limits { replicas, surge, unavailable, stop_first, recreate: false }
 }
 
 /// Brings the pods one decision nearer to the target revision.
-pub fn adjust(
-    object: &Deployment,
-    observed: &Observed,
-    standing: &BTreeMap<String, Standing>,
-    limits: Limits,
-    d: &mut Decisions,
-    now: Timestamp,
-) {
-    let of = |pod: &Pod| standing.get(&pod.name).copied().unwrap_or_default();
+pub fn adjust(context: &PlanContext, standings: &Standings, limits: Limits, d: &mut Decisions) {
+    let now = context.now;
+    let of = |pod: &Pod| standings.get(&pod.name).copied().unwrap_or_default();
     let lives = |pod: &&Pod| pod.stop.is_none() && !of(pod).lost;
     let target = d.target.clone();
     let is_new = |pod: &&Pod| pod.hash == target;
@@ -119,8 +116,8 @@ pub fn adjust(
     let new = d.pods.iter().filter(lives).filter(is_new).count();
     let room = (limits.replicas + limits.surge).saturating_sub(there);
     for _ in 0..limits.replicas.saturating_sub(new).min(room) {
-        let Some(host) = placement::choose(observed, d, &spec) else { return };
-        add(object, d, host, now);
+        let Some(host) = placement::choose(context.observed, d, &spec) else { return };
+        add(context.object, d, host, now);
     }
 }
 
@@ -174,8 +171,9 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::api::deployment::DeploymentStatus;
     use crate::kinds::containers::DockerSeen;
-    use crate::kinds::deployment::HostSeen;
+    use crate::kinds::deployment::{HostSeen, Observed};
 
     fn object(replicas: u32, surge: u32, unavailable: u32) -> Deployment {
         serde_json::from_value(json!({
@@ -230,7 +228,10 @@ mod tests {
             let of = |pod: &&Pod| standing.get(&pod.name).copied().unwrap_or_default().available && pod.stop.is_none();
             let before = d.pods.iter().filter(of).count();
             let there = d.pods.len();
-            adjust(&object, &observed, &standing, limits, &mut d, Timestamp::UNIX_EPOCH);
+            let recorded = DeploymentStatus::default();
+            let now = Timestamp::UNIX_EPOCH;
+            let context = PlanContext { object: &object, observed: &observed, before: &recorded, now };
+            adjust(&context, &standing, limits, &mut d);
             let after = d.pods.iter().filter(of).count();
             let least = limits.replicas - limits.unavailable.min(limits.replicas);
             prop_assert!(after >= before.min(least), "{before} -> {after}, at least {least}");

@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::PodSpec;
 
-use super::{Observed, Step, blueprint, placement, revisions};
+use super::context::PlanContext;
+use super::rollout::{self, Limits};
+use super::{Step, blueprint, placement, revisions};
 use crate::api::conditions::{Verdict, no, set, unknown, yes};
 use crate::api::deployment::{Decisions, Deployment, DeploymentPhase, DeploymentStatus};
 use crate::api::endpoints::{Endpoint, EndpointSet, EndpointState};
 use crate::api::failure::{Class, Failure};
-use crate::api::load_balancer::ServerState;
 use crate::api::object::Object as _;
 use crate::api::pod::{PodPhase, PodSeen};
 use crate::kinds::network_of;
@@ -32,15 +34,8 @@ pub enum Rollout {
 }
 
 /// The whole status.
-pub fn render(
-    object: &Deployment,
-    observed: &Observed,
-    before: &DeploymentStatus,
-    d: Decisions,
-    pods: Vec<PodSeen>,
-    rollout: Rollout,
-    now: Timestamp,
-) -> DeploymentStatus {
+pub fn render(context: &PlanContext, d: Decisions, pods: Vec<PodSeen>, rollout: Rollout) -> DeploymentStatus {
+    let PlanContext { object, before, now, .. } = *context;
     let mut status = DeploymentStatus {
         observed_generation: object.metadata.generation.unwrap_or_default(),
         selector: selector(object),
@@ -53,26 +48,18 @@ pub fn render(
     let staying: Vec<_> = status.pods.iter().filter(|pod| !pod.terminating).collect();
     let count =
         |some: &dyn Fn(&&&PodSeen) -> bool| i32::try_from(staying.iter().filter(some).count()).unwrap_or(i32::MAX);
-    let target = revisions::of(&d, &d.target).map(|revision| revision.revision).unwrap_or_default();
-    let least = i64::from(object.spec.min_ready_seconds.unwrap_or_default());
-    let everywhere = |pod: &PodSeen| {
-        observed
-            .balancers
-            .iter()
-            .all(|one| one.servers.get(&pod.name).is_some_and(|state| *state == ServerState::Ready))
-    };
-    let long = |pod: &PodSeen| pod.ready_since.is_some_and(|since| now.duration_since(since).as_secs() >= least);
+    let target = revisions::number(&d, &d.target);
     status.replicas = count(&|_| true);
     status.updated_replicas = count(&|pod| pod.revision == target);
     status.ready_replicas = count(&|pod| pod.ready);
-    status.available_replicas = count(&|pod| pod.ready && long(pod) && everywhere(pod));
+    status.available_replicas = count(&|pod| pod.ready && context.available(&pod.name, pod.ready_since));
     status.unavailable_replicas = (wanted - status.available_replicas).max(0);
     let (away, generation) = (status.unavailable_replicas, status.observed_generation);
     let spec = revisions::of(&d, &d.target).map(blueprint::pod_spec).unwrap_or_default();
-    let limits = super::rollout::limits(object, &spec);
+    let limits = rollout::limits(object, &spec);
     let allowed = i32::try_from(limits.unavailable).unwrap_or(i32::MAX);
-    let trouble = trouble(object, observed, &d, &status.pods, &spec, rollout);
-    status.phase = phase(object, &status, rollout, &trouble, away);
+    let trouble = trouble(context, &d, &status.pods, &spec, rollout);
+    status.phase = phase(object, &status, rollout, trouble.is_some());
     let available = if away <= allowed.min((wanted - 1).max(0)) || wanted == 0 {
         yes("MinimumReplicasAvailable", "Deployment has minimum availability.")
     } else {
@@ -89,7 +76,7 @@ pub fn render(
     };
     for (kind, verdict) in [
         ("Available", available),
-        ("Progressing", progressing(&status, &d, rollout, target, &limits, &spec)),
+        ("Progressing", progressing(&status, &d, rollout, &limits, &spec)),
         ("Degraded", degraded),
     ] {
         set(&mut status.conditions, kind, verdict, generation, now);
@@ -122,20 +109,13 @@ fn selector(object: &Deployment) -> String {
 }
 
 fn rolled_back(d: &Decisions, given_up: &str) -> String {
-    let number = |hash: &str| revisions::of(d, hash).map(|revision| revision.revision).unwrap_or_default();
-    let (bad, good) = (number(given_up), number(&d.target));
+    let (bad, good) = (revisions::number(d, given_up), revisions::number(d, &d.target));
     format!("revision {bad} did not become available in time; revision {good} is back until the template changes")
 }
 
 /// The first thing that is wrong.
-fn trouble(
-    object: &Deployment,
-    observed: &Observed,
-    d: &Decisions,
-    pods: &[PodSeen],
-    spec: &k8s_openapi::api::core::v1::PodSpec,
-    rollout: Rollout,
-) -> Option<String> {
+fn trouble(context: &PlanContext, d: &Decisions, pods: &[PodSeen], spec: &PodSpec, rollout: Rollout) -> Option<String> {
+    let (object, observed) = (context.object, context.observed);
     let waiting = pods.iter().filter(|pod| !pod.terminating && (!pod.ready || pod.phase == PodPhase::Unknown));
     // What only begins is no trouble yet.
     let begins = |pod: &&PodSeen| match pod.phase {
@@ -153,13 +133,7 @@ fn trouble(
     pod.or_else(image).or_else(place)
 }
 
-fn phase(
-    object: &Deployment,
-    status: &DeploymentStatus,
-    rollout: Rollout,
-    trouble: &Option<String>,
-    away: i32,
-) -> DeploymentPhase {
+fn phase(object: &Deployment, status: &DeploymentStatus, rollout: Rollout, troubled: bool) -> DeploymentPhase {
     if object.metadata.deletion_timestamp.is_some() {
         return DeploymentPhase::Deleting;
     }
@@ -167,23 +141,17 @@ fn phase(
         Rollout::Halted => DeploymentPhase::Paused,
         Rollout::Exceeded => DeploymentPhase::Failed,
         Rollout::Paused => DeploymentPhase::RolloutPaused,
-        _ if trouble.is_some() => DeploymentPhase::Degraded,
+        _ if troubled => DeploymentPhase::Degraded,
         Rollout::Within(_) => DeploymentPhase::RollingOut,
-        Rollout::Done | Rollout::Healing if away > 0 => DeploymentPhase::Degraded,
+        Rollout::Done | Rollout::Healing if status.unavailable_replicas > 0 => DeploymentPhase::Degraded,
         Rollout::Done | Rollout::Healing if status.replicas == 0 => DeploymentPhase::ScaledToZero,
         Rollout::Done | Rollout::Healing => DeploymentPhase::Healthy,
     }
 }
 
 /// Kubernetes' reasons, so that `kubectl rollout status` understands them.
-fn progressing(
-    status: &DeploymentStatus,
-    d: &Decisions,
-    rollout: Rollout,
-    target: u64,
-    limits: &super::rollout::Limits,
-    spec: &k8s_openapi::api::core::v1::PodSpec,
-) -> Verdict {
+fn progressing(status: &DeploymentStatus, d: &Decisions, rollout: Rollout, limits: &Limits, spec: &PodSpec) -> Verdict {
+    let target = revisions::number(d, &d.target);
     let so_far = format!("revision {target}: {} of {} updated replicas are available", d.best, limits.replicas);
     match rollout {
         Rollout::Halted => no("ReconcilePaused", "nothing is done while the annotation says paused"),

@@ -1,23 +1,21 @@
 //! Registers and forgets engines.
 
-use kube::ResourceExt as _;
-
-use super::{DockerHostKind, Step};
+use super::{DockerHostKind, Step, observe};
 use crate::api::docker_host::DockerHost;
 use crate::api::failure::{Class, Failure};
+use crate::api::object::Object as _;
 
-impl DockerHostKind {
-    pub(super) async fn perform(&self, object: &DockerHost, step: &Step) -> Result<(), Failure> {
-        match step {
-            Step::Register { .. } => {
-                let (endpoint, tls) =
-                    self.way(object).await?.map_err(|(_, message)| Failure::new(Class::Conflict, message))?;
-                Ok(self.hosts.register(&object.name_any(), &endpoint, tls.as_ref())?)
-            }
-            Step::Forget { .. } => {
-                self.hosts.forget(&object.name_any());
-                Ok(())
-            }
+/// Performs `step`; its failure says what could not be done.
+pub async fn act(controller: &DockerHostKind, object: &DockerHost, step: &Step) -> Result<(), Failure> {
+    match step {
+        Step::Register { .. } => {
+            let connection = observe::connection(controller, object).await?;
+            let (endpoint, tls) = connection.map_err(|(_, message)| Failure::new(Class::Conflict, message))?;
+            Ok(controller.hosts.register(object.name(), &endpoint, tls.as_ref())?)
+        }
+        Step::Forget { .. } => {
+            controller.hosts.forget(object.name());
+            Ok(())
         }
     }
 }

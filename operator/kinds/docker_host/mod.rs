@@ -18,7 +18,7 @@ use crate::api::docker_host::{DockerHost, DockerHostSpec, DockerHostStatus, Endp
 use crate::api::failure::Failure;
 use crate::engine::hosts::Hosts;
 use crate::engine::{HostInfo, docker::Tls};
-use crate::runtime::{Concern, Kind, Plan, Significance, Want};
+use crate::runtime::{Concern, Kind, Planned, Significance, Want};
 use crate::store::{Key, Objects};
 
 /// The kind of DockerHost objects.
@@ -72,21 +72,14 @@ pub enum Answer {
     Trouble(&'static str, String),
 }
 
-/// One step.
+/// One deed.
+#[allow(missing_docs)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     /// Use the engine at this endpoint under the object's name.
-    Register {
-        /// The object's name.
-        host: String,
-        /// Its endpoint.
-        endpoint: String,
-    },
+    Register { host: String, endpoint: String },
     /// Stop using it.
-    Forget {
-        /// The object's name.
-        host: String,
-    },
+    Forget { host: String },
 }
 
 impl fmt::Display for Step {
@@ -122,33 +115,21 @@ impl Kind for DockerHostKind {
     }
 
     async fn observe(&self, object: &DockerHost) -> Result<Observed, Failure> {
-        self.look(object).await
+        observe::observe(self, object).await
     }
 
-    fn plan(
-        &self,
-        object: &DockerHost,
-        observed: &Observed,
-        want: Want,
-        now: Timestamp,
-    ) -> Plan<Step, DockerHostStatus> {
+    fn plan(&self, object: &DockerHost, observed: &Observed, want: Want, now: Timestamp) -> Planned<Self> {
         plan(object, observed, want, now)
     }
 
     async fn act(&self, object: &DockerHost, step: &Step) -> Result<(), Failure> {
-        self.perform(object, step).await
+        act::act(self, object, step).await
     }
 
-    fn step_failed(
-        &self,
-        status: DockerHostStatus,
-        step: &Step,
-        failure: &Failure,
-        now: Timestamp,
-    ) -> DockerHostStatus {
+    fn step_failed(&self, status: Self::Status, step: &Step, failure: &Failure, now: Timestamp) -> Self::Status {
         plan::failed(status, step, failure, now)
     }
 }
 
-/// The endpoint and TLS that an object declares; `Err`: the reason why it is unusable.
-type Way = Result<(Endpoint, Option<Tls>), (&'static str, String)>;
+/// How the engine that an object declares is reached; `Err`: why that cannot be, as reason and message of a condition.
+type Connection = Result<(Endpoint, Option<Tls>), (&'static str, String)>;

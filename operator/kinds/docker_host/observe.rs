@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use kube::ResourceExt as _;
 use serde_json::Value;
 
-use super::{Answer, DockerHostKind, Observed, Registration, Way};
+use super::{Answer, Connection, DockerHostKind, Observed, Registration};
 use crate::api::docker_host::{DockerHost, TlsReference};
 use crate::api::failure::Failure;
+use crate::api::object::Object as _;
 use crate::engine::docker::Tls;
 use crate::engine::{Engine, Error};
 use crate::store::Key;
@@ -17,44 +17,42 @@ use crate::store::Key;
 /// Time-out of the first answer; a slower host is unreliable.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-impl DockerHostKind {
-    pub(super) async fn look(&self, object: &DockerHost) -> Result<Observed, Failure> {
-        let name = object.name_any();
-        let there = self.hosts.get(&name).ok();
-        let registration = match self.way(object).await? {
-            Err((reason, message)) => Registration::Impossible(reason, message),
-            Ok((endpoint, tls)) if self.hosts.is_registered(&name, &endpoint, tls.as_ref()) => Registration::Same,
-            Ok(_) if there.is_some() => Registration::Differs,
-            Ok(_) => Registration::Absent,
-        };
-        let answer = match there {
-            Some(engine) if registration == Registration::Same => ask(&*engine).await,
-            _ => Answer::NotAsked,
-        };
-        Ok(Observed { registration, answer })
-    }
+/// Looks at the registration of a host, and asks its engine if that is as the object says.
+pub async fn observe(controller: &DockerHostKind, object: &DockerHost) -> Result<Observed, Failure> {
+    let (hosts, name) = (&controller.hosts, object.name());
+    let there = hosts.get(name).ok();
+    let registration = match connection(controller, object).await? {
+        Err((reason, message)) => Registration::Impossible(reason, message),
+        Ok((endpoint, tls)) if hosts.is_registered(name, &endpoint, tls.as_ref()) => Registration::Same,
+        Ok(_) if there.is_some() => Registration::Differs,
+        Ok(_) => Registration::Absent,
+    };
+    let answer = match there {
+        Some(engine) if registration == Registration::Same => ask(&*engine).await,
+        _ => Answer::NotAsked,
+    };
+    Ok(Observed { registration, answer })
+}
 
-    /// The endpoint and the certificate that the object declares.
-    pub(super) async fn way(&self, object: &DockerHost) -> Result<Way, Failure> {
-        let endpoint = match object.spec.endpoint.parse() {
-            Ok(endpoint) => endpoint,
-            Err(message) => return Ok(Err(("InvalidEndpoint", message))),
-        };
-        let Some(reference) = &object.spec.tls else { return Ok(Ok((endpoint, None))) };
-        let secret_name = format!("{}/{}", reference.secret_namespace, reference.secret_name);
-        Ok(match self.objects.get::<Value>(&secret(reference)).await? {
-            None => Err(("SecretNotFound", format!("Secret {secret_name} of spec.tls does not exist"))),
-            Some(secret) => {
-                tls(&secret, reference).map(|tls| (endpoint, Some(tls))).map_err(|message| ("SecretInvalid", message))
-            }
-        })
-    }
+/// The endpoint and the certificate that the object asks for.
+pub async fn connection(controller: &DockerHostKind, object: &DockerHost) -> Result<Connection, Failure> {
+    let endpoint = match object.spec.endpoint.parse() {
+        Ok(endpoint) => endpoint,
+        Err(message) => return Ok(Err(("InvalidEndpoint", message))),
+    };
+    let Some(reference) = &object.spec.tls else { return Ok(Ok((endpoint, None))) };
+    let secret_name = format!("{}/{}", reference.secret_namespace, reference.secret_name);
+    Ok(match controller.objects.get::<Value>(&secret(reference)).await? {
+        None => Err(("SecretNotFound", format!("Secret {secret_name} of spec.tls does not exist"))),
+        Some(secret) => {
+            tls(&secret, reference).map(|tls| (endpoint, Some(tls))).map_err(|message| ("SecretInvalid", message))
+        }
+    })
 }
 
 /// The key of the Secret with a certificate.
-pub(super) fn secret(reference: &TlsReference) -> Key {
-    let (namespace, name) = (reference.secret_namespace.clone(), reference.secret_name.clone());
-    Key { resource: "secrets".to_owned(), namespace, name }
+pub fn secret(reference: &TlsReference) -> Key {
+    Key::new("secrets", &reference.secret_namespace, &reference.secret_name)
 }
 
 async fn ask(engine: &dyn Engine) -> Answer {

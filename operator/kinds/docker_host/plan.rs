@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kube::ResourceExt as _;
 
-use super::{Answer, Observed, Registration, Step};
-use crate::api::conditions::{self, Status, Verdict};
+use super::{Answer, DockerHostKind, Observed, Registration, Step};
+use crate::api::conditions::{Status, Verdict, no, set, unknown, yes};
 use crate::api::docker_host::{Capacity, DockerHost, DockerHostStatus};
 use crate::api::failure::Failure;
-use crate::runtime::{Plan, Want};
+use crate::api::object::Object as _;
+use crate::runtime::{Plan, Planned, Want};
 
 /// Poll interval of a healthy host; events of its containers arrive without polling.
 const CALM: Duration = Duration::from_secs(30);
@@ -17,27 +17,27 @@ const CALM: Duration = Duration::from_secs(30);
 const ALERT: Duration = Duration::from_secs(5);
 const READY: &str = "Ready";
 
-/// Pure: the status to record and the steps.
-pub fn plan(object: &DockerHost, observed: &Observed, want: Want, now: Timestamp) -> Plan<Step, DockerHostStatus> {
-    let host = object.name_any();
+/// Pure: what to record about the host and what to do.
+pub fn plan(object: &DockerHost, observed: &Observed, want: Want, now: Timestamp) -> Planned<DockerHostKind> {
     let mut status = object.status.clone().unwrap_or_default();
     status.observed_generation = object.metadata.generation;
     if want == Want::Absent {
-        return leaving(host, status, observed, now);
+        return leaving(object, status, observed, now);
     }
     let mut steps = Vec::new();
     let mut requeue = ALERT;
-    let (ready, reason, message) = match (&observed.registration, &observed.answer) {
-        (Registration::Impossible(reason, message), _) => (Status::False, *reason, message.clone()),
-        // The registered engine is kept.
+    let ready = match (&observed.registration, &observed.answer) {
+        (Registration::Impossible(reason, message), _) => no(reason, message.clone()),
+        // The engine in use stays in use.
         (Registration::Differs, _) if want == Want::Paused => {
-            (Status::Unknown, "Paused", "reconciliation is paused by annotation".to_owned())
+            unknown("Paused", "reconciliation is paused by annotation")
         }
         (Registration::Absent | Registration::Differs, _) => {
-            steps.push(Step::Register { host, endpoint: object.spec.endpoint.clone() });
-            // The requeue polls it at once after the step.
+            let (host, endpoint) = (object.name().to_owned(), object.spec.endpoint.clone());
+            steps.push(Step::Register { host, endpoint });
+            // Asked at once after the step, by the requeue.
             requeue = Duration::ZERO;
-            (Status::Unknown, "Registering", format!("registering the engine at {}", object.spec.endpoint))
+            unknown("Registering", format!("registering the engine at {}", object.spec.endpoint))
         }
         (Registration::Same, Answer::Info(info)) => {
             requeue = CALM;
@@ -47,49 +47,44 @@ pub fn plan(object: &DockerHost, observed: &Observed, want: Want, now: Timestamp
             status.operating_system = Some(info.operating_system.clone());
             status.architecture = Some(info.architecture.clone());
             status.capacity = Some(Capacity { cpus: info.cpus, memory: info.memory_bytes });
-            (Status::True, "Reachable", format!("Docker Engine {} answers", info.engine_version))
+            yes("Reachable", format!("Docker Engine {} answers", info.engine_version))
         }
-        (Registration::Same, Answer::Trouble(reason, message)) => (Status::False, *reason, message.clone()),
-        (Registration::Same, Answer::NotAsked) => (Status::Unknown, "NotAsked", "the engine was not asked".to_owned()),
+        (Registration::Same, Answer::Trouble(reason, message)) => no(reason, message.clone()),
+        (Registration::Same, Answer::NotAsked) => unknown("NotAsked", "the engine was not asked"),
     };
-    status.reachable = ready == Status::True;
-    set_ready(&mut status, ready, reason, message, now);
+    status.reachable = ready.status == Status::True;
+    set_ready(&mut status, ready, now);
     Plan { status, steps, requeue: Some(requeue), finished: false }
 }
 
 /// For an object that is being deleted: forgets the engine; then the object can be removed.
 fn leaving(
-    host: String,
+    object: &DockerHost,
     mut status: DockerHostStatus,
     observed: &Observed,
     now: Timestamp,
-) -> Plan<Step, DockerHostStatus> {
+) -> Planned<DockerHostKind> {
     let registered = !matches!(observed.registration, Registration::Absent);
     // An impossible endpoint may have been possible before: forgetting an absent engine once is harmless.
     let forgotten =
         status.conditions.iter().any(|condition| condition.type_ == READY && condition.reason == "Forgotten");
-    let steps = if registered && !forgotten { vec![Step::Forget { host }] } else { Vec::new() };
+    let steps =
+        if registered && !forgotten { vec![Step::Forget { host: object.name().to_owned() }] } else { Vec::new() };
     let finished = steps.is_empty();
     status.reachable = false;
-    set_ready(
-        &mut status,
-        Status::False,
-        "Forgotten",
-        "the host is no longer used; its containers keep running".to_owned(),
-        now,
-    );
+    set_ready(&mut status, no("Forgotten", "the host is no longer used; what runs there goes on"), now);
     Plan { status, steps, requeue: Some(Duration::ZERO), finished }
 }
 
 /// Records in the status that a step failed.
 pub(super) fn failed(mut status: DockerHostStatus, step: &Step, failure: &Failure, now: Timestamp) -> DockerHostStatus {
-    set_ready(&mut status, Status::False, "StepFailed", format!("{step}: {failure}"), now);
+    set_ready(&mut status, no("StepFailed", format!("{step}: {failure}")), now);
     status
 }
 
-fn set_ready(status: &mut DockerHostStatus, ready: Status, reason: &str, message: String, now: Timestamp) {
+fn set_ready(status: &mut DockerHostStatus, ready: Verdict, now: Timestamp) {
     let generation = status.observed_generation.unwrap_or_default();
-    conditions::set(&mut status.conditions, READY, Verdict::new(ready, reason, message), generation, now);
+    set(&mut status.conditions, READY, ready, generation, now);
 }
 
 #[cfg(test)]
@@ -101,7 +96,6 @@ mod tests {
     use super::*;
     use crate::api::docker_host::DockerHostSpec;
     use crate::api::failure::Class;
-    use crate::api::object::Object as _;
     use crate::engine::HostInfo;
 
     fn host() -> DockerHost {

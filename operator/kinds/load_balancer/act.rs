@@ -9,39 +9,29 @@ use crate::kinds::containers::HOME;
 
 /// Performs `step`; its failure says what could not be done.
 pub async fn act(controller: &LoadBalancerKind, object: &LoadBalancer, step: &Step) -> Result<(), Failure> {
-    let engine = controller.docker.hosts().get(HOME)?;
-    let id = |container: &str| controller.cached(container, |cache| cache.id.clone());
-    let at = |container| ContainerRef { engine: &engine, container, id: id(container) };
+    let at = |container: &str| {
+        let id = controller.links.heard(&object.owner()).into_keys().find(|id| id.container == *container);
+        let id = id.ok_or_else(|| Failure::new(Class::Conflict, format!("{container} is not there any more")))?;
+        Ok::<_, Failure>(controller.link(object, controller.docker.hosts.get(HOME)?, id))
+    };
     match step {
-        Step::EnsureStats => secrets::ensure(controller, object).await?,
-        Step::Docker(step) => controller.docker.act(&object.owner(), step).await?,
-        Step::Tell { container, commands, old } => tell(controller, &at(container), commands, old).await?,
-        Step::Write { container, config, files, runs } => {
-            configure::write(controller, object, &at(container), config, files, *runs).await?;
-        }
+        Step::EnsureStats => secrets::ensure(controller, object).await,
+        Step::Docker(step) => controller.docker.act(&object.owner(), step).await,
+        Step::Tell { container, commands, old } => tell(&at(container)?, commands, old).await,
+        Step::Write { container, config, files, runs } => configure::write(&at(container)?, config, files, *runs).await,
         Step::Reload { container, hash, failed } => {
-            configure::reload(controller, object, &at(container), hash, *failed).await?;
+            configure::reload(&at(container)?, &*controller.clock, hash, *failed).await
         }
-        Step::Keep { container, accepted } => {
-            configure::keep(controller, object, &at(container), *accepted).await?;
-        }
-        Step::Refuse { container, skeleton, .. } => {
-            configure::refuse(controller, object, &at(container), skeleton).await?;
-        }
+        Step::Keep { container, accepted } => configure::keep(&at(container)?, *accepted).await,
+        Step::Refuse { container, skeleton, .. } => configure::refuse(&at(container)?, skeleton).await,
     }
-    Ok(())
 }
 
 /// One batch: the current process first, then those from before a reload what takes something away.
-async fn tell(
-    controller: &LoadBalancerKind,
-    at: &ContainerRef<'_>,
-    commands: &[Command],
-    old: &[u32],
-) -> Result<(), Failure> {
-    let transient = |why: String| Failure::new(Class::Transient, format!("{}: {why}", at.container));
+async fn tell(at: &ContainerRef, commands: &[Command], old: &[u32]) -> Result<(), Failure> {
+    let transient = |why: String| Failure::new(Class::Transient, format!("{}: {why}", at.id.container));
     let lines: Vec<_> = commands.iter().map(|command| format!("@1 {}", command.line())).collect();
-    let words = controller.links.haproxy(at, &lines).await.map_err(transient)?;
+    let words = at.tell(&lines).await.map_err(transient)?;
     let problems: Vec<_> = commands
         .iter()
         .zip(&words)
@@ -51,10 +41,10 @@ async fn tell(
     let lines: Vec<_> =
         closing.flat_map(|command| old.iter().map(move |pid| format!("@!{pid} {}", command.line()))).collect();
     if !lines.is_empty()
-        && let Err(why) = controller.links.haproxy(at, &lines).await
+        && let Err(why) = at.tell(&lines).await
     {
         // It ended meanwhile, and with it all that it had.
-        tracing::debug!(container = at.container, why, "an old process did not hear everything");
+        tracing::debug!(container = at.id.container, why, "an old process did not hear everything");
     }
     if problems.is_empty() { Ok(()) } else { Err(transient(problems.join("; "))) }
 }

@@ -8,10 +8,12 @@ use tokio::time::timeout;
 
 use super::links::ContainerRef;
 use super::names::CONFIG_DIR;
-use super::render::{Config, dialect};
-use super::{ConfigFiles, Hidden, LoadBalancer, LoadBalancerKind, Refusal, Signalled};
+use super::render::Config;
+use super::{ConfigFiles, Hidden, Refusal, Signalled};
 use crate::api::failure::{Class, Failure};
+use crate::api::sync::lock;
 use crate::engine::{File, LogOptions, Output};
+use crate::store::Clock;
 
 /// Time limit of a script that checks, moves or copies files.
 const EXEC: Duration = Duration::from_secs(20);
@@ -39,36 +41,28 @@ const STATE: &str = r#"if [ ! -e "$1.good" ]; then echo none; elif [ "$(cat "$1"
 /// Puts a configuration into the volume, lets the engine check it, and makes it the file in use unless the engine refuses it.
 /// A refusal is no failure but a fact, and kept in the volume. `runs`: the running process has it but for its servers, so that
 /// it is the last good one, too.
-pub async fn write(
-    controller: &LoadBalancerKind,
-    object: &LoadBalancer,
-    at: &ContainerRef<'_>,
-    config: &Config,
-    files: &[File],
-    runs: bool,
-) -> Result<(), Failure> {
-    let dialect = dialect(object.spec.engine);
+pub async fn write(at: &ContainerRef, config: &Config, files: &[File], runs: bool) -> Result<(), Failure> {
     let mut put = files.to_vec();
-    let (path, bytes) = (format!("{}.new", dialect.file()), config.text.clone().into_bytes());
+    let (path, bytes) = (format!("{}.new", at.dialect.file), config.text.clone().into_bytes());
     put.push(File { path, mode: 0o600, owner: (0, 0), bytes });
-    at.engine.put_files(at.container, CONFIG_DIR, &put).await?;
-    let check = dialect.check(r#""$1.new""#);
+    at.engine.put_files(&at.id.container, CONFIG_DIR, &put).await?;
+    let check = (at.dialect.check)(r#""$1.new""#);
     let keep = if runs { format!(" && {KEEP}") } else { String::new() };
     let script = format!(
         r#"if said=$({check} 2>&1); then {{ [ -e "$1.good" ] || cp -p "$1" "$1.good"; }} && mv -f "$1.new" "$1"{keep}; else set -- "$1" "$2" "$said"; printf %s "$said"; {REFUSE}; exit {REFUSED}; fi"#
     );
-    let known = forget(controller, at);
-    let (code, said) = run(at, object, &script, &[&refusal_key(at, &config.skeleton)], EXEC).await?;
+    let known = forget(at);
+    let (code, said) = run(at, &script, &[&refusal_key(at, &config.skeleton)], EXEC).await?;
     match (code, known) {
         (0, Some(known)) => {
             let current = Hidden(config.text.clone());
             let good = if runs { Some(current.clone()) } else { known.good.or(Some(known.current)) };
-            remember(controller, at, ConfigFiles { current, good, refused: known.refused });
+            remember(at, ConfigFiles { current, good, refused: known.refused });
         }
         (REFUSED, Some(known)) => {
             let refused = Refusal { skeleton: config.skeleton.clone(), words: in_one_line(&said) };
-            tracing::warn!(container = at.container, words = refused.words, "a configuration was refused");
-            remember(controller, at, ConfigFiles { refused: Some(refused), ..known });
+            tracing::warn!(container = at.id.container, words = refused.words, "a configuration was refused");
+            remember(at, ConfigFiles { refused: Some(refused), ..known });
         }
         (0 | REFUSED, None) => {}
         _ => return Err(Failure::new(Class::Transient, format!("cannot write the configuration: {said}"))),
@@ -77,105 +71,82 @@ pub async fn write(
 }
 
 /// Tells the engine to run the file in use.
-pub async fn reload(
-    controller: &LoadBalancerKind,
-    object: &LoadBalancer,
-    at: &ContainerRef<'_>,
-    hash: &str,
-    failed: u32,
-) -> Result<(), Failure> {
-    at.engine.signal_container(at.container, dialect(object.spec.engine).signal()).await?;
-    let signalled = Signalled { hash: hash.to_owned(), at: controller.clock.now(), failed };
-    controller.cached(at.container, |cache| cache.signalled = Some(signalled));
+pub async fn reload(at: &ContainerRef, clock: &dyn Clock, hash: &str, failed: u32) -> Result<(), Failure> {
+    at.engine.signal_container(&at.id.container, at.dialect.signal).await?;
+    let signalled = Signalled { hash: hash.to_owned(), at: clock.now(), failed };
+    lock(&at.link.known).signalled = Some(signalled);
     Ok(())
 }
 
 /// Keeps the file in use as the last good one. `accepted`: it is the one that is wanted, so that a refusal is history.
-pub async fn keep(
-    controller: &LoadBalancerKind,
-    object: &LoadBalancer,
-    at: &ContainerRef<'_>,
-    accepted: bool,
-) -> Result<(), Failure> {
-    let known = forget(controller, at);
+pub async fn keep(at: &ContainerRef, accepted: bool) -> Result<(), Failure> {
+    let known = forget(at);
     let accept = if accepted { r#" && rm -f "$1.refused""# } else { "" };
-    succeed(run(at, object, &format!("{KEEP}{accept} && {{ {SWEEP}; }}"), &[], EXEC).await?)?;
+    succeed(run(at, &format!("{KEEP}{accept} && {{ {SWEEP}; }}"), &[], EXEC).await?)?;
     if let Some(known) = known {
         let refused = known.refused.filter(|_| !accepted);
-        remember(controller, at, ConfigFiles { good: Some(known.current.clone()), current: known.current, refused });
+        remember(at, ConfigFiles { good: Some(known.current.clone()), current: known.current, refused });
     }
     Ok(())
 }
 
 /// Keeps in the volume that no process took up this configuration, with the engine's words about it.
-pub async fn refuse(
-    controller: &LoadBalancerKind,
-    object: &LoadBalancer,
-    at: &ContainerRef<'_>,
-    skeleton: &str,
-) -> Result<(), Failure> {
+pub async fn refuse(at: &ContainerRef, skeleton: &str) -> Result<(), Failure> {
     let words = in_one_line(&last_words(at).await);
-    let known = forget(controller, at);
-    succeed(run(at, object, REFUSE, &[&refusal_key(at, skeleton), &words], EXEC).await?)?;
-    tracing::warn!(container = at.container, words, "a configuration was not taken up");
+    let known = forget(at);
+    succeed(run(at, REFUSE, &[&refusal_key(at, skeleton), &words], EXEC).await?)?;
+    tracing::warn!(container = at.id.container, words, "a configuration was not taken up");
     if let Some(known) = known {
         let refused = Some(Refusal { skeleton: skeleton.to_owned(), words });
-        remember(controller, at, ConfigFiles { refused, ..known });
+        remember(at, ConfigFiles { refused, ..known });
     }
     Ok(())
 }
 
 /// The configuration files of a balancer: as they were left by the last deed, or, if that is not known, as they are.
-pub async fn files(
-    controller: &LoadBalancerKind,
-    object: &LoadBalancer,
-    at: &ContainerRef<'_>,
-) -> Result<ConfigFiles, String> {
-    if let Some(files) = controller.cached(at.container, |cache| cache.files.clone()) {
+pub async fn files(at: &ContainerRef) -> Result<ConfigFiles, String> {
+    let known = lock(&at.link.known).files.clone();
+    if let Some(files) = known {
         return Ok(files);
     }
-    let (current, state) = tokio::join!(text(at, object, ""), read(at, object, STATE, &[]));
+    let (current, state) = tokio::join!(text(at, ""), read(at, STATE, &[]));
     let (current, state) = (current?, state?);
     let (which, refused) = state.split_once('\n').unwrap_or((&state, ""));
     let good = match which {
         "same" => Some(current.clone()),
-        "other" => Some(text(at, object, ".good").await?),
+        "other" => Some(text(at, ".good").await?),
         _ => None,
     };
     let files = ConfigFiles { current: Hidden(current), good: good.map(Hidden), refused: refusal(at, refused) };
-    remember(controller, at, files.clone());
+    remember(at, files.clone());
     Ok(files)
 }
 
 /// A refusal holds for the container that refused: another image may take the configuration.
-fn refusal_key(at: &ContainerRef<'_>, skeleton: &str) -> String {
-    format!("{} {skeleton}", at.id)
+fn refusal_key(at: &ContainerRef, skeleton: &str) -> String {
+    format!("{} {skeleton}", at.id.id)
 }
 
-fn refusal(at: &ContainerRef<'_>, kept: &str) -> Option<Refusal> {
+fn refusal(at: &ContainerRef, kept: &str) -> Option<Refusal> {
     let (key, words) = kept.split_once('\n')?;
     let (id, skeleton) = key.rsplit_once(' ')?;
-    (id == at.id).then(|| Refusal { skeleton: skeleton.to_owned(), words: in_one_line(words) })
+    (id == at.id.id).then(|| Refusal { skeleton: skeleton.to_owned(), words: in_one_line(words) })
 }
 
 /// Forgets the files, so that they are read again unless what follows leaves them in a known state.
-fn forget(controller: &LoadBalancerKind, at: &ContainerRef<'_>) -> Option<ConfigFiles> {
-    controller.cached(at.container, |cache| cache.files.take())
+fn forget(at: &ContainerRef) -> Option<ConfigFiles> {
+    lock(&at.link.known).files.take()
 }
 
-fn remember(controller: &LoadBalancerKind, at: &ContainerRef<'_>, files: ConfigFiles) {
-    controller.cached(at.container, |cache| {
-        if cache.id == at.id {
-            cache.files = Some(files);
-        }
-    });
+fn remember(at: &ContainerRef, files: ConfigFiles) {
+    lock(&at.link.known).files = Some(files);
 }
 
 /// What the engine wrote last about something that went wrong.
-async fn last_words(at: &ContainerRef<'_>) -> String {
+async fn last_words(at: &ContainerRef) -> String {
     let options = LogOptions { tail: Some(LOG_LINES), ..Default::default() };
     let mut log = String::new();
-    if let Ok(mut outputs) = at.engine.logs(at.container, &options).await {
+    if let Ok(mut outputs) = at.engine.logs(&at.id.container, &options).await {
         while let Ok(Some(Ok(Output::Stdout(bytes) | Output::Stderr(bytes)))) = timeout(EXEC, outputs.next()).await {
             log.push_str(&String::from_utf8_lossy(&bytes));
         }
@@ -190,12 +161,12 @@ fn in_one_line(words: &str) -> String {
 }
 
 /// The text of the file in use, or of one beside it.
-async fn text(at: &ContainerRef<'_>, object: &LoadBalancer, suffix: &str) -> Result<String, String> {
+async fn text(at: &ContainerRef, suffix: &str) -> Result<String, String> {
     let mut text = String::new();
     for _ in 0..PIECES {
         let (from, length) = ((text.len() + 1).to_string(), PIECE.to_string());
         let script = format!(r#"tail -c +"$2" "$1{suffix}" | head -c "$3""#);
-        let piece = read(at, object, &script, &[&from, &length]).await?;
+        let piece = read(at, &script, &[&from, &length]).await?;
         text.push_str(&piece);
         if piece.len() < PIECE {
             break;
@@ -204,8 +175,9 @@ async fn text(at: &ContainerRef<'_>, object: &LoadBalancer, suffix: &str) -> Res
     Ok(text)
 }
 
-async fn read(at: &ContainerRef<'_>, object: &LoadBalancer, script: &str, more: &[&str]) -> Result<String, String> {
-    match run(at, object, script, more, READ).await {
+/// What a script that only reads says; it may speak of the file in use, `$1`.
+pub async fn read(at: &ContainerRef, script: &str, more: &[&str]) -> Result<String, String> {
+    match run(at, script, more, READ).await {
         Ok((0, said)) => Ok(said),
         Ok((_, said)) => Err(said),
         Err(failure) => Err(failure.message),
@@ -217,16 +189,10 @@ fn succeed((code, said): (i64, String)) -> Result<(), Failure> {
 }
 
 /// Runs a script about the file in use, `$1`; its exit code and output.
-async fn run(
-    at: &ContainerRef<'_>,
-    object: &LoadBalancer,
-    script: &str,
-    more: &[&str],
-    limit: Duration,
-) -> Result<(i64, String), Failure> {
-    let file = format!("{CONFIG_DIR}/{}", dialect(object.spec.engine).file());
+async fn run(at: &ContainerRef, script: &str, more: &[&str], limit: Duration) -> Result<(i64, String), Failure> {
+    let file = format!("{CONFIG_DIR}/{}", at.dialect.file);
     let command: Vec<String> =
         ["sh", "-c", script, "sh", &file].iter().chain(more).map(|word| (*word).to_owned()).collect();
-    let result = at.engine.exec(at.container, &command, limit).await?;
+    let result = at.engine.exec(&at.id.container, &command, limit).await?;
     Ok((result.code, result.output))
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::inputs::Inputs;
 use super::routing::ResolvedBackend;
 use super::{LoadBalancer, Observed, Step};
 use crate::engine::File;
@@ -14,6 +15,8 @@ pub struct PlanContext<'a> {
     pub object: &'a LoadBalancer,
     /// What was observed.
     pub observed: &'a Observed,
+    /// What its configuration follows from.
+    pub inputs: Inputs<'a>,
     /// Its backends that name an object.
     pub backends: Vec<ResolvedBackend<'a>>,
     /// The configuration that is wanted, without servers; `None` while it cannot be had.
@@ -22,6 +25,8 @@ pub struct PlanContext<'a> {
     pub files: Vec<File>,
     /// What is wrong with certificates.
     pub certificates: Vec<String>,
+    /// When a balancer of it was last told to reload.
+    pub last_reload: Option<Timestamp>,
     /// Now.
     pub now: Timestamp,
 }

@@ -1,9 +1,7 @@
 //! What differs between the engines: files, commands, signals, the text of a configuration, and how servers are changed. Pure.
 
-use std::collections::BTreeMap;
-
 use super::inputs::Inputs;
-use super::routing::DesiredServer;
+use super::routing::{DesiredServer, Servers};
 use crate::api::load_balancer::Backend;
 
 /// How an engine is spoken to.
@@ -16,43 +14,31 @@ pub enum Protocol {
 }
 
 /// An engine as its configuration and its container have it.
-pub trait Dialect: Sync {
+pub struct Dialect {
     /// Name of the program, and of its container in the pod.
-    fn name(&self) -> &'static str;
-
+    pub name: &'static str,
     /// File name of the configuration.
-    fn file(&self) -> &'static str;
-
-    /// Shell command that checks the configuration `file`.
-    fn check(&self, file: &str) -> String;
-
-    /// Shell command that runs the configuration `file`.
-    fn run(&self, file: &str) -> String;
-
+    pub file: &'static str,
+    /// Shell command that checks a configuration, by its file.
+    pub check: fn(&str) -> String,
+    /// Shell command that runs a configuration, by its file.
+    pub run: fn(&str) -> String,
     /// Configuration until the first one is written.
-    fn bootstrap(&self) -> &'static str;
-
+    pub bootstrap: &'static str,
     /// Signal that makes it reload.
-    fn signal(&self) -> &'static str;
-
+    pub signal: &'static str,
     /// Linux capabilities that it needs.
-    fn capabilities(&self) -> Vec<String>;
-
+    pub capabilities: &'static [&'static str],
     /// How it is spoken to.
-    fn protocol(&self) -> Protocol;
-
+    pub protocol: Protocol,
     /// Servers are added, checked, drained and removed without a reload. Else each change is a reload.
-    fn live_servers(&self) -> bool;
-
+    pub live_servers: bool,
     /// The configuration without its servers and its hash.
-    fn skeleton(&self, inputs: &Inputs) -> String;
-
+    pub skeleton: fn(&Inputs) -> String,
     /// Lines of the servers of a backend.
-    fn server_lines(&self, backend: &Backend, servers: &[DesiredServer]) -> Vec<String>;
-
-    /// Lines of other holes of the skeleton, by hole.
-    fn other_lines(&self, servers: &BTreeMap<String, Vec<DesiredServer>>) -> BTreeMap<String, Vec<String>>;
-
+    pub server_lines: fn(&Backend, &[DesiredServer]) -> Vec<String>,
+    /// The skeleton's hole that is about all servers, if there is one, and the line in it.
+    pub summary: fn(&Servers) -> Option<(&'static str, String)>,
     /// Files beside the configuration, certificates left aside: name and text.
-    fn files(&self, inputs: &Inputs) -> Vec<(&'static str, String)>;
+    pub files: fn(&Inputs) -> Vec<(&'static str, String)>,
 }

@@ -1,14 +1,12 @@
 //! Commands that bring the servers of a running HAProxy to their desired state. Pure.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
 
 use super::haproxy;
 use super::inputs::Inputs;
-use super::routing::DesiredServer;
-use super::seen::Admin;
-use super::seen::Answer;
+use super::routing::{DesiredServer, Servers};
+use super::seen::{Admin, Answer};
 use crate::api::load_balancer::{Backend, StickBy};
 
 /// One command about a server.
@@ -99,7 +97,7 @@ impl fmt::Display for Command {
 }
 
 /// The commands, those that close something before those that open something.
-pub fn commands(inputs: &Inputs, answer: &Answer, wanted: &BTreeMap<String, Vec<DesiredServer>>) -> Vec<Command> {
+pub fn commands(inputs: &Inputs, answer: &Answer, wanted: &Servers) -> Vec<Command> {
     let (mut closing, mut opening) = (Vec::new(), Vec::new());
     for backend in &inputs.spec.backends {
         let Some(servers) = wanted.get(&backend.name).filter(|_| answer.backends.contains(&backend.name)) else {

@@ -1,10 +1,9 @@
 //! HAProxy: its dialect and its configuration as text. Pure.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::dialect::{Dialect, Protocol};
-use super::inputs::{Inputs, server_timeout};
+use super::inputs::{Inputs, client_timeout, server_timeout};
 use super::names::{CONFIG_DIR, RUN_DIR, static_name};
 use super::routing::DesiredServer;
 use super::seen::Admin;
@@ -35,68 +34,31 @@ frontend evenkeel-bootstrap
 ";
 
 /// HAProxy 2.6 or newer in master-worker mode.
-pub struct Haproxy;
+pub static HAPROXY: Dialect = Dialect {
+    name: "haproxy",
+    file: "haproxy.cfg",
+    check: |file| format!("haproxy -c -q -f {file}"),
+    run: |file| format!("haproxy -W -db -S {RUN_DIR}/master.sock,mode,600 -f {file}"),
+    bootstrap: BOOTSTRAP,
+    signal: "SIGUSR2",
+    capabilities: &[],
+    protocol: Protocol::MasterSocket,
+    live_servers: true,
+    skeleton,
+    server_lines: |backend, servers| servers.iter().map(|server| server_line(backend, server)).collect(),
+    summary: |_| None,
+    files: |inputs| if holds(inputs) { vec![("hold.lua", HOLD.to_owned())] } else { Vec::new() },
+};
 
-impl Dialect for Haproxy {
-    fn name(&self) -> &'static str {
-        "haproxy"
-    }
-
-    fn file(&self) -> &'static str {
-        "haproxy.cfg"
-    }
-
-    fn check(&self, file: &str) -> String {
-        format!("haproxy -c -q -f {file}")
-    }
-
-    fn run(&self, file: &str) -> String {
-        format!("haproxy -W -db -S {RUN_DIR}/master.sock,mode,600 -f {file}")
-    }
-
-    fn bootstrap(&self) -> &'static str {
-        BOOTSTRAP
-    }
-
-    fn signal(&self) -> &'static str {
-        "SIGUSR2"
-    }
-
-    fn capabilities(&self) -> Vec<String> {
-        Vec::new()
-    }
-
-    fn protocol(&self) -> Protocol {
-        Protocol::MasterSocket
-    }
-
-    fn live_servers(&self) -> bool {
-        true
-    }
-
-    fn skeleton(&self, inputs: &Inputs) -> String {
-        skeleton(inputs)
-    }
-
-    fn server_lines(&self, backend: &Backend, servers: &[DesiredServer]) -> Vec<String> {
-        servers.iter().map(|server| server_line(backend, server)).collect()
-    }
-
-    fn other_lines(&self, _: &BTreeMap<String, Vec<DesiredServer>>) -> BTreeMap<String, Vec<String>> {
-        BTreeMap::new()
-    }
-
-    fn files(&self, inputs: &Inputs) -> Vec<(&'static str, String)> {
-        let hold = inputs.spec.backends.iter().any(Backend::one_writer);
-        hold.then(|| ("hold.lua", HOLD.to_owned())).into_iter().collect()
-    }
+/// Whether new clients of some backend are held while it has no writer.
+fn holds(inputs: &Inputs) -> bool {
+    inputs.spec.backends.iter().any(Backend::one_writer)
 }
 
 fn skeleton(inputs: &Inputs) -> String {
     let spec = inputs.spec;
     let mut text = title();
-    let hold = spec.backends.iter().any(Backend::one_writer);
-    let lua = if hold { format!("    lua-load {CONFIG_DIR}/hold.lua\n") } else { String::new() };
+    let lua = if holds(inputs) { format!("    lua-load {CONFIG_DIR}/hold.lua\n") } else { String::new() };
     let _ = write!(
         text,
         "global
@@ -156,9 +118,8 @@ fn frontend(text: &mut String, inputs: &Inputs, one: &Frontend) {
         Some(None) => return,
         None => String::new(),
     };
-    let client = one.timeouts.client.map_or(if one.mode == Mode::Http { 60_000 } else { 3_600_000 }, |t| t.as_millis());
     let _ = write!(text, "\nfrontend {}\n    mode {}\n    bind :{}{tls}\n", one.name, mode(one.mode), one.port);
-    let _ = writeln!(text, "    timeout client {client}ms");
+    let _ = writeln!(text, "    timeout client {}ms", client_timeout(one));
     if one.mode == Mode::Http {
         let _ = writeln!(text, "    timeout http-request {}ms", one.timeouts.request.as_millis());
         let _ = writeln!(text, "    timeout http-keep-alive {}ms", one.timeouts.keep_alive.as_millis());
@@ -168,10 +129,7 @@ fn frontend(text: &mut String, inputs: &Inputs, one: &Frontend) {
         let _ = writeln!(text, "    option clitcpka");
     }
     if one.redirect_to_https {
-        let port = match inputs.redirect_port(one) {
-            443 => String::new(),
-            port => format!(":{port}"),
-        };
+        let port = inputs.redirect_port(one);
         let location = format!("'https://%[req.hdr(host),regsub(:\\d+$,)]{port}%[pathq]'");
         let _ = writeln!(text, "    http-request deny deny_status 400 unless {{ req.hdr(host) -m found }}");
         let _ = writeln!(text, "    http-request redirect location {location} code 301 if METH_GET");
@@ -204,26 +162,26 @@ fn mode(mode: Mode) -> &'static str {
 }
 
 fn backend(text: &mut String, inputs: &Inputs, one: &Backend) {
-    let http = inputs.spec.mode_of(&one.name) == Some(Mode::Http);
+    let spoken = inputs.spec.mode_of(&one.name).unwrap_or(Mode::Tcp);
     let balance = match one.balance {
         None if one.is_database() => "leastconn",
         None | Some(Balance::Roundrobin) => "roundrobin",
         Some(Balance::Leastconn) => "leastconn",
         Some(Balance::Source) => "source",
     };
-    let _ = write!(text, "\nbackend {}\n    mode {}\n    balance {balance}\n", one.name, mode(mode_of(http)));
+    let _ = write!(text, "\nbackend {}\n    mode {}\n    balance {balance}\n", one.name, mode(spoken));
     if balance == "source" {
         // Servers can come and go while it runs with this one only.
         text.push_str("    hash-type consistent\n");
     }
     let timeouts = &one.timeouts;
     let _ = writeln!(text, "    timeout connect {}ms", timeouts.connect.as_millis());
-    let _ = writeln!(text, "    timeout server {}ms", server_timeout(one, mode_of(http)));
+    let _ = writeln!(text, "    timeout server {}ms", server_timeout(one, spoken));
     let _ = writeln!(text, "    timeout queue {}ms", timeouts.queue.as_millis());
     if let Some(check) = &one.health_check {
         let _ = writeln!(text, "    timeout check {}ms", check.timeout.as_millis());
     }
-    if http {
+    if spoken == Mode::Http {
         let _ = writeln!(text, "    timeout tunnel {}ms", timeouts.tunnel.as_millis());
         // A request that changes nothing may go to another server when the first one died over it.
         text.push_str("    retry-on conn-failure empty-response\n");
@@ -263,10 +221,6 @@ fn backend(text: &mut String, inputs: &Inputs, one: &Backend) {
         return;
     }
     text.push_str(&hole("    ", &one.name));
-}
-
-fn mode_of(http: bool) -> Mode {
-    if http { Mode::Http } else { Mode::Tcp }
 }
 
 /// Key of the cookies of a backend: a cookie names its server and does not show its address.

@@ -44,10 +44,11 @@ impl<'a> Inputs<'a> {
         self.spec.backends.iter().find(|backend| backend.name == named)
     }
 
-    /// Where a client that came without TLS is sent.
-    pub fn redirect_port(&self, frontend: &Frontend) -> u16 {
+    /// The port where a client that came without TLS is sent, as it stands behind a host; nothing if it is HTTPS's own.
+    pub fn redirect_port(&self, frontend: &Frontend) -> String {
         let https = || self.spec.frontends.iter().find(|one| one.tls.is_some() && one.mode == Mode::Http);
-        frontend.redirect_port.or_else(|| https().map(|one| one.port)).unwrap_or(443)
+        let port = frontend.redirect_port.or_else(|| https().map(|one| one.port)).filter(|port| *port != 443);
+        port.map(|port| format!(":{port}")).unwrap_or_default()
     }
 }
 
@@ -58,8 +59,17 @@ pub fn certificate_file(hash: &str) -> String {
 
 /// Inactivity timeout of a server, in milliseconds.
 pub fn server_timeout(backend: &Backend, mode: Mode) -> u64 {
-    let default = if mode == Mode::Http { 60_000 } else { 3_600_000 };
-    backend.timeouts.server.map_or(default, |timeout| timeout.as_millis())
+    backend.timeouts.server.map_or(silence(mode), |timeout| timeout.as_millis())
+}
+
+/// Inactivity timeout of a client, in milliseconds.
+pub fn client_timeout(frontend: &Frontend) -> u64 {
+    frontend.timeouts.client.map_or(silence(frontend.mode), |timeout| timeout.as_millis())
+}
+
+/// Inactivity timeout unless the object says otherwise, in milliseconds.
+fn silence(mode: Mode) -> u64 {
+    if mode == Mode::Http { 60_000 } else { 3_600_000 }
 }
 
 /// The Secrets that frontends name.

@@ -1,14 +1,15 @@
-//! Conversations with balancers: one stream each, kept open, for each conversation costs an exec.
+//! Conversations with balancers: one stream each, kept open, for each conversation costs an exec. They live as long as the
+//! container does, beside the loop, together with what this operator knows of the configuration in it.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout};
 
+use super::dialect::Dialect;
 use super::names::RUN_DIR;
-use crate::api::sync::lock;
+use super::{ConfigFiles, Signalled};
 use crate::engine::{Conversation, Engine};
 use crate::runtime::clock;
 
@@ -25,57 +26,59 @@ const ANSWER: usize = 8 << 20;
 /// HAProxy's master says this when it listens; the second after a reload that failed.
 const PROMPTS: [&str; 2] = ["master> ", "master[ReloadFailed]> "];
 
-type Stream = Box<dyn Conversation>;
+/// The container of a balancer; one that is made anew is another one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LinkId {
+    /// Its name.
+    pub container: String,
+    /// Its id.
+    pub id: String,
+}
 
-/// All conversations, by container id.
+/// What is kept about a container while it is there.
 #[derive(Default)]
-pub struct Links {
-    links: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<Link>>>>,
+pub struct Link {
+    stream: tokio::sync::Mutex<Stream>,
+    /// What is known of its configuration.
+    pub known: Mutex<ConfigCache>,
+}
+
+/// What this operator knows of the configuration in a container without asking.
+#[derive(Default)]
+pub struct ConfigCache {
+    /// The files, once they were read or written; `None` after a deed that may or may not have been done.
+    pub files: Option<ConfigFiles>,
+    /// The last reload that it was told.
+    pub signalled: Option<Signalled>,
 }
 
 #[derive(Default)]
-struct Link {
-    stream: Option<Stream>,
+struct Stream {
+    open: Option<Box<dyn Conversation>>,
     failed: Option<(Instant, String)>,
 }
 
 /// A container that is spoken to.
-pub struct ContainerRef<'a> {
+pub struct ContainerRef {
     /// The engine of its host.
-    pub engine: &'a Arc<dyn Engine>,
-    /// Its container's name.
-    pub container: &'a str,
-    /// Its container's id.
-    pub id: String,
+    pub engine: Arc<dyn Engine>,
+    /// The engine that balances in it.
+    pub dialect: &'static Dialect,
+    /// Which container.
+    pub id: LinkId,
+    /// What is kept about it.
+    pub link: Arc<Link>,
 }
 
-impl Links {
-    /// Ends the conversation with the container of this id.
-    pub fn forget(&self, id: &str) {
-        lock(&self.links).remove(id);
-    }
-
-    /// How many conversations there are.
-    pub fn count(&self) -> usize {
-        lock(&self.links).len()
-    }
-
-    fn link(&self, id: &str) -> Arc<tokio::sync::Mutex<Link>> {
-        lock(&self.links).entry(id.to_owned()).or_default().clone()
-    }
-
+impl ContainerRef {
     /// Tells HAProxy's master these commands; its answers, in order. They may be told twice.
-    pub async fn haproxy(&self, at: &ContainerRef<'_>, commands: &[String]) -> Result<Vec<String>, String> {
-        let link = self.link(&at.id);
-        let mut link = link.lock().await;
-        link.talk(at, "master", &Request::Commands(commands)).await
+    pub async fn tell(&self, commands: &[String]) -> Result<Vec<String>, String> {
+        self.link.stream.lock().await.talk(self, "master", &Request::Commands(commands)).await
     }
 
     /// Asks nginx for a page of its admin.
-    pub async fn nginx(&self, at: &ContainerRef<'_>, page: &str) -> Result<String, String> {
-        let link = self.link(&at.id);
-        let mut link = link.lock().await;
-        Ok(link.talk(at, "admin", &Request::Page(page)).await?.concat())
+    pub async fn page(&self, page: &str) -> Result<String, String> {
+        Ok(self.link.stream.lock().await.talk(self, "admin", &Request::Page(page)).await?.concat())
     }
 }
 
@@ -88,7 +91,7 @@ enum Request<'a> {
 }
 
 impl Request<'_> {
-    async fn on(&self, stream: &mut Stream, fresh: bool) -> Result<Vec<String>, String> {
+    async fn on(&self, stream: &mut Box<dyn Conversation>, fresh: bool) -> Result<Vec<String>, String> {
         match self {
             Self::Commands(commands) => {
                 if fresh {
@@ -112,34 +115,29 @@ impl Request<'_> {
     }
 }
 
-impl Link {
+impl Stream {
     /// Speaks on the stream that stands, or once more on a new one: a reload ends streams.
-    async fn talk(
-        &mut self,
-        at: &ContainerRef<'_>,
-        socket: &str,
-        request: &Request<'_>,
-    ) -> Result<Vec<String>, String> {
+    async fn talk(&mut self, at: &ContainerRef, socket: &str, request: &Request<'_>) -> Result<Vec<String>, String> {
         if let Some((since, why)) = self.failed.as_ref().filter(|(since, _)| since.elapsed() < REST) {
-            tracing::trace!(container = at.container, "left alone since {:?}", since.elapsed());
+            tracing::trace!(container = at.id.container, "left alone since {:?}", since.elapsed());
             return Err(why.clone());
         }
         self.failed = None;
-        if let Some(mut stream) = self.stream.take()
+        if let Some(mut stream) = self.open.take()
             && let Ok(said) = request.on(&mut stream, false).await
         {
-            self.stream = Some(stream);
+            self.open = Some(stream);
             return Ok(said);
         }
         let address = format!("unix:{RUN_DIR}/{socket}.sock");
-        let outcome = match timeout(DIAL, at.engine.dial(at.container, &address)).await {
+        let outcome = match timeout(DIAL, at.engine.dial(&at.id.container, &address)).await {
             Err(_) => Err("it takes no connection".to_owned()),
             Ok(Err(error)) => Err(crate::api::failure::Failure::from(error).message),
             Ok(Ok(mut stream)) => request.on(&mut stream, true).await.map(|said| (stream, said)),
         };
         match outcome {
             Ok((stream, said)) => {
-                self.stream = Some(stream);
+                self.open = Some(stream);
                 Ok(said)
             }
             Err(why) => {
@@ -150,13 +148,13 @@ impl Link {
     }
 }
 
-async fn say(stream: &mut Stream, words: &[u8]) -> Result<(), String> {
+async fn say(stream: &mut Box<dyn Conversation>, words: &[u8]) -> Result<(), String> {
     stream.write_all(words).await.map_err(|error| error.to_string())?;
     stream.flush().await.map_err(|error| error.to_string())
 }
 
 /// Reads until that was heard.
-async fn until(stream: &mut Stream, done: impl Fn(&[u8]) -> bool) -> Result<Vec<u8>, String> {
+async fn until(stream: &mut Box<dyn Conversation>, done: impl Fn(&[u8]) -> bool) -> Result<Vec<u8>, String> {
     let reading = async {
         let mut heard = Vec::new();
         while !done(&heard) {

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 
@@ -15,18 +15,17 @@ use crate::api::deployment::Deployment;
 use crate::api::docker_host::DockerHost;
 use crate::api::endpoints::Routable;
 use crate::api::failure::Failure;
-use crate::api::labels::Owner;
 use crate::api::load_balancer::{LoadBalancer, LoadBalancerStatus, TargetObject};
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::PostgresCluster;
-use crate::api::sync::lock;
 use crate::engine::hosts::Hosts;
-use crate::engine::{ContainerSeen, File};
+use crate::engine::{ContainerSeen, Engine, File};
 use crate::kinds::containers::converge::removing;
 use crate::kinds::containers::{Docker, DockerSeen, DockerStep, HOME, WorkSeen};
 use crate::kinds::fact::Fact;
 use crate::kinds::host_state;
-use crate::runtime::{Concern, Kind, Plan, Significance, Wake, Want};
+use crate::runtime::companions::Companions;
+use crate::runtime::{Concern, Keeper, Kind, Planned, Significance, Wake, Want};
 use crate::store::objects::Objects;
 use crate::store::{Clock, Key};
 
@@ -62,42 +61,29 @@ pub mod text;
 pub mod workload;
 
 use diff::Command;
+use links::{ContainerRef, Link, LinkId};
 use render::Config;
 use seen::Answer;
 
-/// The resource in the store.
-pub const RESOURCE: &str = "loadbalancers.evenkeel.dev";
 /// What the kind works with.
 pub struct LoadBalancerKind {
     docker: Docker,
     objects: Objects,
     clock: Arc<dyn Clock>,
-    links: links::Links,
-    /// What is known of the configuration of each container, by its name.
-    files: Mutex<BTreeMap<String, ConfigCache>>,
-}
-
-/// What this operator knows of the configuration in a container without asking.
-#[derive(Clone, Default)]
-struct ConfigCache {
-    /// Id of the container.
-    id: String,
-    /// The files, once they were read or written; `None` after a deed that may or may not have been done.
-    files: Option<ConfigFiles>,
-    /// The last reload that it was told.
-    signalled: Option<Signalled>,
+    links: Companions<LinkId, Arc<Link>>,
 }
 
 impl LoadBalancerKind {
     /// A controller over these hosts and objects; `wake` is called with LoadBalancers of which work has ended.
     pub fn new(hosts: Arc<Hosts>, objects: Objects, clock: Arc<dyn Clock>, wake: Wake) -> Self {
-        let docker = Docker::new(hosts, objects.clone(), wake);
-        Self { docker, objects, clock, links: Default::default(), files: Default::default() }
+        let docker = Docker::new(hosts, objects.clone(), wake.clone());
+        Self { docker, objects, clock, links: Companions::new(wake) }
     }
 
-    fn cached<R>(&self, container: &str, look: impl FnOnce(&mut ConfigCache) -> R) -> R {
-        let mut files = lock(&self.files);
-        look(files.entry(container.to_owned()).or_default())
+    /// A balancer that can be spoken to, by its container.
+    fn link(&self, object: &LoadBalancer, engine: Arc<dyn Engine>, id: LinkId) -> ContainerRef {
+        let link = self.links.keep(&object.owner(), id.clone(), Default::default);
+        ContainerRef { engine, dialect: render::dialect(object.spec.engine), id, link }
     }
 }
 
@@ -124,13 +110,7 @@ impl Kind for LoadBalancerKind {
         observe::observe(self, object).await
     }
 
-    fn plan(
-        &self,
-        object: &LoadBalancer,
-        observed: &Observed,
-        want: Want,
-        now: Timestamp,
-    ) -> Plan<Step, LoadBalancerStatus> {
+    fn plan(&self, object: &LoadBalancer, observed: &Observed, want: Want, now: Timestamp) -> Planned<Self> {
         plan::plan(object, observed, want, now)
     }
 
@@ -138,23 +118,8 @@ impl Kind for LoadBalancerKind {
         act::act(self, object, step).await
     }
 
-    fn forget(&self, owner: &Owner) {
-        self.docker.forget(owner);
-        let prefix = format!("{}.{}-", owner.namespace, owner.name);
-        let ours = |container: &str| container.strip_prefix(&prefix).is_some_and(|rest| rest.parse::<u32>().is_ok());
-        let mut files = lock(&self.files);
-        files.retain(|container, known| {
-            let ours = ours(container);
-            if ours {
-                self.links.forget(&known.id);
-            }
-            !ours
-        });
-    }
-
-    fn kept(&self) -> usize {
-        let files = lock(&self.files).len();
-        self.docker.work_count() + files + self.links.count()
+    fn companions(&self) -> Vec<&dyn Keeper> {
+        vec![&self.docker.work, &self.links]
     }
 }
 
@@ -168,9 +133,9 @@ pub struct Observed {
     /// The running balancers, by container name.
     pub balancers: BTreeMap<String, Balancer>,
     /// The objects that its backends name and that are there.
-    pub targets: BTreeMap<TargetObject, Routable>,
-    /// The certificates that it names, by Secret, or what is wrong with each.
-    pub certificates: BTreeMap<String, Result<Certificate, String>>,
+    pub targets: Targets,
+    /// The certificates that it names.
+    pub certificates: Certificates,
     /// The password of the stats page, once there is one.
     pub stats_password: Option<Hidden>,
 }
@@ -248,6 +213,12 @@ pub struct Certificate {
     pub pem: Hidden,
 }
 
+/// The objects that backends name, as far as they are there.
+pub type Targets = BTreeMap<TargetObject, Routable>;
+
+/// Certificates by Secret, or what is wrong with each.
+pub type Certificates = BTreeMap<String, Result<Certificate, String>>;
+
 /// A text that is never printed.
 #[derive(Clone, PartialEq)]
 pub struct Hidden(pub String);
@@ -259,57 +230,26 @@ impl fmt::Debug for Hidden {
 }
 
 /// One step. All are idempotent; `Display` is the log line, the Event, the dry run and the test's expectation.
+#[allow(missing_docs)]
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
     /// A password for the stats page, unless there is one.
     EnsureStats,
     /// Something about its containers, volumes or network.
     Docker(DockerStep),
-    /// Change servers of a running balancer by its runtime socket.
-    Tell {
-        /// The container.
-        container: String,
-        /// What.
-        commands: Vec<Command>,
-        /// Processes from before a reload; they get the commands that close something.
-        old: Vec<u32>,
-    },
-    /// Put a configuration into the volume and make it the file in use, unless the engine refuses it.
-    Write {
-        /// The container.
-        container: String,
-        /// The configuration.
-        config: Config,
-        /// The files that it refers to.
-        files: Vec<File>,
-        /// The running process has it already, but for its servers.
-        runs: bool,
-    },
-    /// Tell the engine to run the file in use.
-    Reload {
-        /// The container.
-        container: String,
-        /// Hash of the configuration.
-        hash: String,
-        /// Failed reloads in a row before that.
-        failed: u32,
-    },
-    /// Keep the file in use, which runs, as the last good one.
-    Keep {
-        /// The container.
-        container: String,
-        /// It is the one that is wanted: what was refused before is history.
-        accepted: bool,
-    },
-    /// Keep in mind that no process took up a configuration.
-    Refuse {
-        /// The container.
-        container: String,
-        /// Hash of the configuration.
-        hash: String,
-        /// Hash of its skeleton.
-        skeleton: String,
-    },
+    /// Change servers of a running balancer by its runtime socket; `old` are processes from before a reload, which get the
+    /// commands that close something.
+    Tell { container: String, commands: Vec<Command>, old: Vec<u32> },
+    /// Put a configuration and the files that it refers to into the volume and make it the file in use, unless the engine
+    /// refuses it; `runs`: the running process has it already, but for its servers.
+    Write { container: String, config: Config, files: Vec<File>, runs: bool },
+    /// Tell the engine to run the file in use, the configuration of this hash, after so many failed reloads in a row.
+    Reload { container: String, hash: String, failed: u32 },
+    /// Keep the file in use, which runs, as the last good one; `accepted`: it is the one that is wanted, so that what was
+    /// refused before is history.
+    Keep { container: String, accepted: bool },
+    /// Keep in mind that no process took up the configuration of this hash, and of this skeleton.
+    Refuse { container: String, hash: String, skeleton: String },
 }
 
 impl fmt::Display for Step {

@@ -1,12 +1,11 @@
 //! nginx: its dialect and its configuration as text. Pure.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::dialect::{Dialect, Protocol};
-use super::inputs::{Inputs, server_timeout};
+use super::inputs::{Inputs, client_timeout, server_timeout};
 use super::names::{CONFIG_DIR, RUN_DIR, static_name};
-use super::routing::DesiredServer;
+use super::routing::{DesiredServer, Servers};
 use super::seen::Admin;
 use super::text::{HASH, hole, title};
 use crate::api::load_balancer::{Backend, Balance, Frontend, Mode, StickBy, Target};
@@ -37,62 +36,22 @@ http {
 "#;
 
 /// nginx 1.22 or newer.
-pub struct Nginx;
-
-impl Dialect for Nginx {
-    fn name(&self) -> &'static str {
-        "nginx"
-    }
-
-    fn file(&self) -> &'static str {
-        "nginx.conf"
-    }
-
-    fn check(&self, file: &str) -> String {
-        format!("nginx -t -q -c {file}")
-    }
-
-    fn run(&self, file: &str) -> String {
-        format!("nginx -c {file}")
-    }
-
-    fn bootstrap(&self) -> &'static str {
-        BOOTSTRAP
-    }
-
-    fn signal(&self) -> &'static str {
-        "SIGHUP"
-    }
-
-    fn capabilities(&self) -> Vec<String> {
-        // Its processes drop groups that they do not have.
-        vec!["SETGID".into()]
-    }
-
-    fn protocol(&self) -> Protocol {
-        Protocol::StatePage
-    }
-
-    fn live_servers(&self) -> bool {
-        false
-    }
-
-    fn skeleton(&self, inputs: &Inputs) -> String {
-        skeleton(inputs)
-    }
-
-    fn server_lines(&self, backend: &Backend, servers: &[DesiredServer]) -> Vec<String> {
-        server_lines(backend, servers)
-    }
-
-    fn other_lines(&self, servers: &BTreeMap<String, Vec<DesiredServer>>) -> BTreeMap<String, Vec<String>> {
-        BTreeMap::from([(STATE.to_owned(), vec![state_line(servers)])])
-    }
-
-    fn files(&self, inputs: &Inputs) -> Vec<(&'static str, String)> {
-        inputs.stats_password.map(|password| ("stats.htpasswd", htpasswd(password))).into_iter().collect()
-    }
-}
+pub static NGINX: Dialect = Dialect {
+    name: "nginx",
+    file: "nginx.conf",
+    check: |file| format!("nginx -t -q -c {file}"),
+    run: |file| format!("nginx -c {file}"),
+    bootstrap: BOOTSTRAP,
+    signal: "SIGHUP",
+    // Its processes drop groups that they do not have.
+    capabilities: &["SETGID"],
+    protocol: Protocol::StatePage,
+    live_servers: false,
+    skeleton,
+    server_lines,
+    summary: |servers| Some((STATE, state_line(servers))),
+    files: |inputs| inputs.stats_password.map(htpasswd).into_iter().collect(),
+};
 
 fn skeleton(inputs: &Inputs) -> String {
     let spec = inputs.spec;
@@ -179,17 +138,18 @@ http {{
     text
 }
 
-/// The password file of the stats page.
-fn htpasswd(password: &str) -> String {
-    format!("admin:{{PLAIN}}{password}\n")
+/// The password file of the stats page: name and text.
+fn htpasswd(password: &str) -> (&'static str, String) {
+    ("stats.htpasswd", format!("admin:{{PLAIN}}{password}\n"))
 }
 
 fn upstream(text: &mut String, one: &Backend) {
     let _ = writeln!(text, "    upstream {} {{\n        zone {} 256k;", one.name, one.name);
     let by_source = one.stick.as_ref().is_some_and(|stick| stick.by == StickBy::Source);
     match one.balance {
-        Some(Balance::Source) => text.push_str("        hash $remote_addr consistent;\n"),
-        _ if by_source => text.push_str("        hash $remote_addr consistent;\n"),
+        balance if balance == Some(Balance::Source) || by_source => {
+            text.push_str("        hash $remote_addr consistent;\n")
+        }
         Some(Balance::Leastconn) => text.push_str("        least_conn;\n"),
         None if one.is_database() => text.push_str("        least_conn;\n"),
         _ => {}
@@ -229,7 +189,7 @@ fn server_lines(backend: &Backend, servers: &[DesiredServer]) -> Vec<String> {
 }
 
 /// What is answered at the admin socket: the hash and the servers of this very process.
-fn state_line(servers: &BTreeMap<String, Vec<DesiredServer>>) -> String {
+fn state_line(servers: &Servers) -> String {
     let mut told = format!("hash {HASH}\\n");
     for (backend, servers) in servers {
         let _ = write!(told, "backend {backend}\\n");
@@ -255,7 +215,7 @@ fn tls(inputs: &Inputs, one: &Frontend) -> Option<String> {
 fn http_server(text: &mut String, inputs: &Inputs, one: &Frontend) {
     let Some(tls) = tls(inputs, one) else { return };
     let listen = if tls.is_empty() { "" } else { " ssl http2" };
-    let client = one.timeouts.client.map_or(60_000, |timeout| timeout.as_millis());
+    let client = client_timeout(one);
     let _ = write!(
         text,
         "    server {{
@@ -270,10 +230,7 @@ fn http_server(text: &mut String, inputs: &Inputs, one: &Frontend) {
         one.timeouts.keep_alive.as_millis(),
     );
     if one.redirect_to_https {
-        let port = match inputs.redirect_port(one) {
-            443 => String::new(),
-            port => format!(":{port}"),
-        };
+        let port = inputs.redirect_port(one);
         let _ = write!(
             text,
             "        set $redirect 308;
@@ -320,7 +277,6 @@ fn http_server(text: &mut String, inputs: &Inputs, one: &Frontend) {
 fn tcp_server(text: &mut String, inputs: &Inputs, one: &Frontend) {
     let (Some(tls), Some(backend)) = (tls(inputs, one), inputs.backend_of(one)) else { return };
     let listen = if tls.is_empty() { "" } else { " ssl" };
-    let silence = one.timeouts.client.map_or(3_600_000, |timeout| timeout.as_millis());
     let _ = write!(
         text,
         "    server {{
@@ -334,6 +290,6 @@ fn tcp_server(text: &mut String, inputs: &Inputs, one: &Frontend) {
         one.port,
         backend.name,
         backend.timeouts.connect.as_millis(),
-        silence.min(server_timeout(backend, Mode::Tcp)),
+        client_timeout(one).min(server_timeout(backend, Mode::Tcp)),
     );
 }

@@ -5,43 +5,46 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::dialect::Protocol;
 use super::inputs::certificate_secrets;
-use super::links::ContainerRef;
-use super::render::dialect;
+use super::links::{ContainerRef, LinkId};
 use super::seen::{self, Answer};
-use super::{
-    Balancer, Certificate, ConfigCache, Hidden, LoadBalancer, LoadBalancerKind, Observed, configure, secrets, workload,
-};
+use super::{Balancer, Hidden, LoadBalancer, LoadBalancerKind, Observed, Targets, configure, secrets, workload};
 use crate::api::docker_host::DockerHost;
-use crate::api::endpoints::Routable;
 use crate::api::failure::Failure;
-use crate::api::load_balancer::TargetObject;
 use crate::api::object::Object as _;
+use crate::api::sync::lock;
 use crate::engine::{ContainerSeen, ContainerState, Engine};
 use crate::kinds::containers::HOME;
 use crate::store::Key;
 
-/// Time limit of a command that reads.
-const READ: Duration = Duration::from_secs(5);
 /// How many processes of nginx only finish what they began. From its start: these words are in the shell's own line, too.
 const OLD_NGINX: &str = r#"n=0; for p in /proc/[0-9]*/cmdline; do case "$(tr '\0' ' ' < "$p" 2>/dev/null)" in "nginx: worker process is shutting down"*) n=$((n+1));; esac; done; echo $n"#;
 
 /// Reads everything at once.
 pub async fn observe(controller: &LoadBalancerKind, object: &LoadBalancer) -> Result<Observed, Failure> {
-    let engine = controller.docker.hosts().get(HOME)?;
-    let Related { targets, certificates, stats_password } = related(controller, object).await?;
+    let engine = controller.docker.hosts.get(HOME)?;
+    let targets = targets(controller, object).await?;
+    let certificates = secrets::certificates(&controller.objects, object).await?;
+    let stats_password = match object.spec.stats {
+        Some(_) => secrets::password(&controller.objects, object).await?.map(Hidden),
+        None => None,
+    };
     let (owner, needs) = (object.owner(), workload::needs(object, &targets));
     let hosts = controller.docker.observe(&owner, [HOME.to_owned()], &needs).await;
-    let known = hosts.values().filter_map(|host| host.containers.known()).flat_map(BTreeMap::values);
+    let listed = || hosts.values().filter_map(|host| host.containers.known());
+    // Not heard of is not gone.
+    let silent = hosts.values().any(|host| host.containers.known().is_none());
+    let there = |id: &LinkId| listed().any(|all| all.get(&id.container).is_some_and(|one| one.id == id.id));
+    controller.links.retain(&owner, |id| silent || there(id));
+    let known = listed().flat_map(BTreeMap::values);
     let running = known.filter(|seen| matches!(seen.state, ContainerState::Running | ContainerState::Paused));
     let balancers = join_all(running.map(|seen| balancer(controller, object, &engine, seen))).await;
     Ok(Observed {
         balancers: balancers.into_iter().collect(),
-        work: controller.docker.work(&owner),
+        work: controller.docker.work.heard(&owner),
         hosts,
         targets,
         certificates,
@@ -49,38 +52,23 @@ pub async fn observe(controller: &LoadBalancerKind, object: &LoadBalancer) -> Re
     })
 }
 
-/// Other objects that the balancer refers to.
-struct Related {
-    targets: BTreeMap<TargetObject, Routable>,
-    certificates: BTreeMap<String, Result<Certificate, String>>,
-    stats_password: Option<Hidden>,
-}
-
-async fn related(controller: &LoadBalancerKind, object: &LoadBalancer) -> Result<Related, Failure> {
-    let (mut targets, mut certificates) = (BTreeMap::new(), BTreeMap::new());
+/// The objects that backends name and that are there.
+async fn targets(controller: &LoadBalancerKind, object: &LoadBalancer) -> Result<Targets, Failure> {
+    let mut targets = Targets::new();
     for named in object.spec.backends.iter().filter_map(|backend| backend.target()?.object()) {
-        if let Some(found) = get(controller, object, named.resource, &named.name).await? {
+        if let Some(found) = controller.objects.get(&Key::beside(object, named.resource, &named.name)).await? {
             targets.insert(named, found);
         }
     }
-    for secret in certificate_secrets(&object.spec) {
-        let found = get(controller, object, "secrets", secret).await?;
-        certificates.insert(secret.to_owned(), secrets::certificate(secret, found.as_ref()));
-    }
-    let stats_password = match object.spec.stats {
-        Some(_) => secrets::password(&controller.objects, object).await?.map(Hidden),
-        None => None,
-    };
-    Ok(Related { targets, certificates, stats_password })
+    Ok(targets)
 }
 
 /// The keys of everything in the store that is read for a balancer.
 pub(super) fn references(object: &LoadBalancer) -> Vec<Key> {
-    let key = |resource: &str, name: &str| key(object, resource, name);
     let targets = object.spec.backends.iter().filter_map(|backend| backend.target()?.object());
-    let targets = targets.map(|named| key(named.resource, &named.name));
-    let certificates = certificate_secrets(&object.spec).into_iter().map(|secret| key("secrets", secret));
-    let host = Key { namespace: String::new(), ..key(DockerHost::RESOURCE, HOME) };
+    let targets = targets.map(|named| Key::beside(object, named.resource, &named.name));
+    let certificates = certificate_secrets(&object.spec).into_iter().map(|name| Key::beside(object, "secrets", name));
+    let host = Key::new(DockerHost::RESOURCE, "", HOME);
     targets.chain(certificates).chain([secrets::key(object), host]).collect()
 }
 
@@ -89,62 +77,44 @@ pub(super) fn endpoints(object: &Value) -> Value {
     json!([object["status"]["endpointSet"], object["metadata"]["deletionTimestamp"], object["status"].is_null()])
 }
 
-fn key(object: &LoadBalancer, resource: &str, name: &str) -> Key {
-    Key { resource: resource.into(), namespace: object.namespace().into(), name: name.into() }
-}
-
-async fn get<T: DeserializeOwned>(
-    controller: &LoadBalancerKind,
-    object: &LoadBalancer,
-    resource: &str,
-    name: &str,
-) -> Result<Option<T>, Failure> {
-    Ok(controller.objects.get(&key(object, resource, name)).await?)
-}
-
 async fn balancer(
     controller: &LoadBalancerKind,
     object: &LoadBalancer,
     engine: &Arc<dyn Engine>,
     seen: &ContainerSeen,
 ) -> (String, Balancer) {
-    let at = ContainerRef { engine, container: &seen.name, id: seen.id.clone() };
-    controller.cached(&seen.name, |cache| {
-        if cache.id != seen.id {
-            controller.links.forget(&cache.id);
-            *cache = ConfigCache { id: seen.id.clone(), ..Default::default() };
-        }
-    });
-    let (answer, files) = tokio::join!(answer(controller, object, &at), configure::files(controller, object, &at));
-    let signalled = controller.cached(&seen.name, |cache| cache.signalled.clone());
+    let id = LinkId { container: seen.name.clone(), id: seen.id.clone() };
+    let at = controller.link(object, engine.clone(), id);
+    let (answer, files) = tokio::join!(answer(controller, object, &at), configure::files(&at));
+    let signalled = lock(&at.link.known).signalled.clone();
     (seen.name.clone(), Balancer { answer: answer.into(), files: files.into(), signalled })
 }
 
 /// What a balancer answers now.
-async fn answer(controller: &LoadBalancerKind, object: &LoadBalancer, at: &ContainerRef<'_>) -> Result<Answer, String> {
+async fn answer(controller: &LoadBalancerKind, object: &LoadBalancer, at: &ContainerRef) -> Result<Answer, String> {
     let strange = || "it says what is not understood".to_owned();
-    match dialect(object.spec.engine).protocol() {
+    match at.dialect.protocol {
         Protocol::MasterSocket => {
             let questions = seen::QUESTIONS.map(String::from);
-            let words = controller.links.haproxy(at, &questions).await?;
+            let words = at.tell(&questions).await?;
             let [info, state, stat, proc] = words.as_slice() else { return Err(strange()) };
             let mut answer = seen::haproxy(info, state, stat, proc).ok_or_else(strange)?;
             let questions: Vec<_> = answer.old.iter().map(|pid| format!("@!{pid} {}", seen::OLD_QUESTION)).collect();
             if !questions.is_empty() {
-                let told = controller.links.haproxy(at, &questions).await?;
+                let told = at.tell(&questions).await?;
                 told.iter().for_each(|words| answer.add_old(words));
             }
             Ok(answer)
         }
         Protocol::StatePage => {
-            let words = controller.links.nginx(at, "/state").await?;
+            let words = at.page("/state").await?;
             let old = old_nginx(controller, object, at).await?;
             seen::nginx(&words, old).ok_or_else(strange)
         }
     }
 }
 
-async fn old_nginx(controller: &LoadBalancerKind, object: &LoadBalancer, at: &ContainerRef<'_>) -> Result<u32, String> {
+async fn old_nginx(controller: &LoadBalancerKind, object: &LoadBalancer, at: &ContainerRef) -> Result<u32, String> {
     // Counting takes an exec. Long after the last reload there are none.
     let longest = object.spec.backends.iter().map(|backend| backend.drain_timeout.get()).max().unwrap_or_default();
     let last = object.status.as_ref().and_then(|status| status.decisions.as_ref()?.last_reload);
@@ -152,11 +122,6 @@ async fn old_nginx(controller: &LoadBalancerKind, object: &LoadBalancer, at: &Co
     if since.is_none_or(|since| since > longest + Duration::from_secs(10)) {
         return Ok(0);
     }
-    let command = ["sh", "-c", OLD_NGINX].map(str::to_owned);
-    let said = match at.engine.exec(at.container, &command, READ).await {
-        Ok(result) if result.code == 0 => result.output,
-        Ok(result) => return Err(result.output),
-        Err(error) => return Err(Failure::from(error).message),
-    };
+    let said = configure::read(at, OLD_NGINX, &[]).await?;
     said.trim().parse().map_err(|_| format!("cannot count processes: {said}"))
 }

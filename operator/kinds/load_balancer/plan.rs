@@ -1,19 +1,18 @@
 //! What to do about a balancer: a total function from the object, what was observed, what is wanted and now to a plan. Pure.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::context::{BalancerPlan, PlanContext};
 use super::inputs::{Inputs, certificate_file, certificate_secrets};
-use super::routing::{self, DesiredServer, ResolvedBackend};
+use super::routing::{self, ResolvedBackend, Servers};
 use super::seen::{Admin, Answer};
-use super::{Balancer, LoadBalancer, Observed, Step, diff, render, stages, status, workload};
+use super::{Balancer, LoadBalancer, LoadBalancerKind, Observed, Step, diff, render, stages, status, workload};
 use crate::api::conditions;
 use crate::api::load_balancer::{BalancerDecisions, BalancerPhase, LoadBalancerStatus};
 use crate::engine::{ContainerState, File};
-use crate::runtime::{Plan, Want};
+use crate::runtime::{Plan, Planned, Want, sooner};
 
 /// Wait after a step, whose effect is to be seen.
 const AT_ONCE: Duration = Duration::from_millis(50);
@@ -22,7 +21,7 @@ const SOON: Duration = Duration::from_millis(200);
 /// Wait while something is not as declared and not urgent.
 const DEGRADED: Duration = Duration::from_secs(1);
 /// The plan of a balancer.
-pub fn plan(object: &LoadBalancer, observed: &Observed, want: Want, now: Timestamp) -> Plan<Step, LoadBalancerStatus> {
+pub fn plan(object: &LoadBalancer, observed: &Observed, want: Want, now: Timestamp) -> Planned<LoadBalancerKind> {
     let mut status = object.status.clone().unwrap_or_default();
     if want == Want::Absent {
         return teardown(object, observed, status);
@@ -38,7 +37,8 @@ pub fn plan(object: &LoadBalancer, observed: &Observed, want: Want, now: Timesta
     let waits = object.spec.stats.is_some() && password.is_none();
     let skeleton = (!waits).then(|| render::skeleton(&inputs));
     let files = files(observed, &inputs, &d);
-    let context = PlanContext { object, observed, backends, skeleton, files, certificates, now };
+    let last_reload = d.last_reload;
+    let context = PlanContext { object, observed, inputs, backends, skeleton, files, certificates, last_reload, now };
     let mut steps = Vec::new();
     if waits {
         steps.push(Step::EnsureStats);
@@ -49,7 +49,7 @@ pub fn plan(object: &LoadBalancer, observed: &Observed, want: Want, now: Timesta
     for (_, container) in workload::members(object) {
         let at_work = observed.balancers.get(&container).filter(|_| !observed.stopping(&container));
         let Some(balancer) = at_work else { continue };
-        let plan = balancer_plan(&context, &inputs, &d, &container, balancer);
+        let plan = balancer_plan(&context, &container, balancer);
         requeue = sooner(requeue, plan.again);
         reloading |= plan.reloading;
         told.extend(plan.steps);
@@ -81,10 +81,6 @@ pub fn plan(object: &LoadBalancer, observed: &Observed, want: Want, now: Timesta
     Plan { status, steps, requeue, finished: false }
 }
 
-fn sooner(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
-    [one, other].into_iter().flatten().min()
-}
-
 /// The certificate in force of each Secret is the last good one. What is wrong with the others is said.
 fn certificates(object: &LoadBalancer, observed: &Observed, d: &mut BalancerDecisions) -> Vec<String> {
     let named = certificate_secrets(&object.spec);
@@ -100,21 +96,15 @@ fn certificates(object: &LoadBalancer, observed: &Observed, d: &mut BalancerDeci
     problems
 }
 
-fn balancer_plan(
-    context: &PlanContext,
-    inputs: &Inputs,
-    decisions: &BalancerDecisions,
-    container: &str,
-    balancer: &Balancer,
-) -> BalancerPlan {
+fn balancer_plan(context: &PlanContext, container: &str, balancer: &Balancer) -> BalancerPlan {
     let Some(answer) = balancer.answer.known() else {
         return BalancerPlan { again: Some(SOON), ..Default::default() };
     };
-    let live = render::dialect(inputs.spec.engine).live_servers();
+    let live = render::dialect(context.inputs.spec.engine).live_servers;
     let servers = servers(context, live, answer);
-    let mut plan = stages::next(context, decisions, container, balancer, answer, &servers);
+    let mut plan = stages::next(context, container, balancer, answer, &servers);
     if live {
-        let commands = diff::commands(inputs, answer, &servers);
+        let commands = diff::commands(&context.inputs, answer, &servers);
         if !commands.is_empty() {
             let (container, old) = (container.to_owned(), answer.old.clone());
             plan.steps.insert(0, Step::Tell { container, commands, old });
@@ -127,13 +117,13 @@ fn balancer_plan(
 }
 
 /// What each backend's servers are to be at a balancer.
-fn servers(context: &PlanContext, live: bool, answer: &Answer) -> BTreeMap<String, Vec<DesiredServer>> {
+fn servers(context: &PlanContext, live: bool, answer: &Answer) -> Servers {
     let of = |one: &ResolvedBackend| (one.backend.name.clone(), routing::at_balancer(one, live, answer, context.now));
     context.backends.iter().map(of).collect()
 }
 
 /// Something goes on that ends by itself: a check, or the sessions of a server that leaves.
-fn waits(servers: &BTreeMap<String, Vec<DesiredServer>>, answer: &Answer) -> bool {
+fn waits(servers: &Servers, answer: &Answer) -> bool {
     servers.iter().any(|(backend, servers)| {
         servers.iter().any(|server| {
             let seen = answer.server(backend, &server.name);
@@ -148,7 +138,7 @@ fn files(observed: &Observed, inputs: &Inputs, d: &BalancerDecisions) -> Vec<Fil
     let good = observed.certificates.values().filter_map(|one| one.as_ref().ok());
     let used = good.filter(|one| d.certificates.values().any(|hash| *hash == one.hash));
     let certificates = used.map(|one| file(certificate_file(&one.hash), &one.pem.0));
-    let others = render::dialect(inputs.spec.engine).files(inputs).into_iter();
+    let others = (render::dialect(inputs.spec.engine).files)(inputs).into_iter();
     certificates.chain(others.map(|(path, text)| file(path.to_owned(), &text))).collect()
 }
 
@@ -160,11 +150,7 @@ fn settled(context: &PlanContext, container: &str) -> bool {
     running && context.observed.balancers.get(container).is_some_and(status::balances)
 }
 
-fn teardown(
-    object: &LoadBalancer,
-    observed: &Observed,
-    mut status: LoadBalancerStatus,
-) -> Plan<Step, LoadBalancerStatus> {
+fn teardown(object: &LoadBalancer, observed: &Observed, mut status: LoadBalancerStatus) -> Planned<LoadBalancerKind> {
     let (steps, finished) = workload::teardown(object, observed).unwrap_or_default();
     status.phase = BalancerPhase::Deleting;
     Plan { status, steps, requeue: (!finished).then_some(DEGRADED), finished }

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::dialect::Dialect;
-use super::haproxy::Haproxy;
+use super::haproxy::HAPROXY;
 use super::inputs::Inputs;
-use super::nginx::Nginx;
-use super::routing::DesiredServer;
+use super::nginx::NGINX;
+use super::routing::Servers;
 use super::text;
 use crate::api::load_balancer::{EngineKind, LoadBalancerSpec};
 
@@ -33,29 +33,28 @@ impl std::fmt::Debug for Config {
 }
 
 /// The dialect of an engine.
-pub fn dialect(engine: EngineKind) -> &'static dyn Dialect {
+pub fn dialect(engine: EngineKind) -> &'static Dialect {
     match engine {
-        EngineKind::Haproxy => &Haproxy,
-        EngineKind::Nginx => &Nginx,
+        EngineKind::Haproxy => &HAPROXY,
+        EngineKind::Nginx => &NGINX,
     }
 }
 
 /// The configuration without its servers.
 pub fn skeleton(inputs: &Inputs) -> String {
-    dialect(inputs.spec.engine).skeleton(inputs)
+    (dialect(inputs.spec.engine).skeleton)(inputs)
 }
 
 /// The configuration with these servers.
-pub fn assemble(spec: &LoadBalancerSpec, skeleton: &str, servers: &BTreeMap<String, Vec<DesiredServer>>) -> Config {
+pub fn assemble(spec: &LoadBalancerSpec, skeleton: &str, servers: &Servers) -> Config {
     let dialect = dialect(spec.engine);
-    let none = Vec::new();
     let mut holes = BTreeMap::new();
     for backend in &spec.backends {
-        let servers = servers.get(&backend.name).unwrap_or(&none);
-        holes.insert(backend.name.clone(), dialect.server_lines(backend, servers));
+        let servers = servers.get(&backend.name).map(Vec::as_slice).unwrap_or_default();
+        holes.insert(backend.name.clone(), (dialect.server_lines)(backend, servers));
     }
-    holes.extend(dialect.other_lines(servers));
-    let hash = match dialect.live_servers() {
+    holes.extend((dialect.summary)(servers).map(|(hole, line)| (hole.to_owned(), vec![line])));
+    let hash = match dialect.live_servers {
         // Servers change without a reload, so the hash is about the rest.
         true => text::hash(skeleton),
         false => text::hash(&text::fill(skeleton, &holes, text::HASH)),

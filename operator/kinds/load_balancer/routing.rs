@@ -1,5 +1,6 @@
 //! The servers of each backend, from the endpoints of the object that it names; and what each is to be at one balancer. Pure.
 
+use std::collections::BTreeMap;
 use std::mem::take;
 use std::net::Ipv4Addr;
 
@@ -24,6 +25,9 @@ pub struct DesiredServer {
     /// Its open connections are closed now.
     pub cut: bool,
 }
+
+/// What the servers of each backend are to be at one balancer, by the backend's name.
+pub type Servers = BTreeMap<String, Vec<DesiredServer>>;
 
 /// What a server is to get of all balancers in the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +75,7 @@ pub fn resolve<'a>(
     decisions: &mut BalancerDecisions,
     now: Timestamp,
 ) -> Vec<ResolvedBackend<'a>> {
-    let before = std::mem::take(decisions);
+    let before = take(decisions);
     let resolved: Vec<_> = object
         .spec
         .backends

@@ -16,8 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::fixture::{obey, started};
 use super::seen::{Admin, Answer, Health};
-use super::{LoadBalancerKind, RESOURCE, diff, haproxy, text};
+use super::{LoadBalancer, LoadBalancerKind, diff, haproxy, text};
 use crate::api::load_balancer::{LoadBalancerStatus, ServerState};
+use crate::api::object::Object as _;
 use crate::engine::docker::OwnBinary;
 use crate::engine::fake::{FakeContainer, FakeEngine};
 use crate::engine::hosts::Hosts;
@@ -26,6 +27,8 @@ use crate::runtime::Manager;
 use crate::runtime::clock::{self, TestClock};
 use crate::store::objects::Part;
 use crate::store::{Error, Key, MemoryStore, Objects};
+
+const RESOURCE: &str = LoadBalancer::RESOURCE;
 
 const WEB: &str = r"
 replicas: 2
@@ -57,7 +60,7 @@ struct World {
     volumes: TempDir,
     objects: Objects,
     clock: Arc<TestClock>,
-    operator: Option<(CancellationToken, JoinSet<()>)>,
+    operator: Option<(CancellationToken, JoinSet<()>, Arc<Manager>)>,
 }
 
 impl World {
@@ -93,13 +96,15 @@ impl World {
         let shutdown = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let stop = shutdown.clone();
-        tasks.spawn(async move { manager.run(hosts.events(), stop).await });
-        self.operator = Some((shutdown, tasks));
+        let manager = Arc::new(manager);
+        let running = manager.clone();
+        tasks.spawn(async move { running.run(hosts.events(), stop).await });
+        self.operator = Some((shutdown, tasks, manager));
     }
 
     /// kill -9 of the operator.
     async fn crash(&mut self) {
-        if let Some((_, mut tasks)) = self.operator.take() {
+        if let Some((_, mut tasks, _)) = self.operator.take() {
             tasks.shutdown().await;
         }
     }
@@ -367,6 +372,9 @@ async fn balancers_come_up_follow_the_pods_without_a_reload_and_go_with_the_obje
     world.engine.world(|world| {
         assert!(world.containers.is_empty() && world.volumes.is_empty() && world.networks.is_empty());
     });
+    // Nothing of it is kept in memory.
+    sleep(Duration::from_secs(120)).await;
+    assert_eq!(world.operator.as_ref().map(|(_, _, manager)| manager.kept()), Some(0));
 }
 
 #[tokio::test(start_paused = true)]

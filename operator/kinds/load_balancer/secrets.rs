@@ -1,15 +1,15 @@
 //! The Secrets of a balancer: certificates that people give, and the password of the stats page, made once and never shown.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::{Certificate, Hidden, LoadBalancer, LoadBalancerKind, text};
+use super::inputs::certificate_secrets;
+use super::{Certificate, Certificates, Hidden, LoadBalancer, LoadBalancerKind, text};
 use crate::api::failure::Failure;
 use crate::api::object::Object as _;
+use crate::api::secret;
 use crate::store::clock;
 use crate::store::objects::Objects;
 use crate::store::{Error, Key};
@@ -18,18 +18,13 @@ const PASSWORD_LENGTH: usize = 32;
 
 /// The key of the Secret with the password of the stats page.
 pub(super) fn key(object: &LoadBalancer) -> Key {
-    let name = format!("{}-stats", object.name());
-    Key { resource: "secrets".into(), namespace: object.namespace().into(), name }
-}
-
-fn field(secret: &Value, field: &str) -> Option<Vec<u8>> {
-    BASE64.decode(secret["data"][field].as_str()?).ok()
+    Key::beside(object, "secrets", &format!("{}-stats", object.name()))
 }
 
 /// The password of the stats page, if there is one.
 pub async fn password(objects: &Objects, object: &LoadBalancer) -> Result<Option<String>, Error> {
     let secret: Option<Value> = objects.get(&key(object)).await?;
-    let password = secret.and_then(|secret| String::from_utf8(field(&secret, "password")?).ok());
+    let password = secret.and_then(|secret| secret::text(&secret, "password"));
     // It becomes part of a configuration: a word, or it is made anew.
     Ok(password.filter(|word| !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))))
 }
@@ -42,23 +37,7 @@ pub async fn ensure(controller: &LoadBalancerKind, object: &LoadBalancer) -> Res
     }
     let key = key(object);
     let made = clock::password(&*controller.clock, PASSWORD_LENGTH);
-    let secret = json!({
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "type": "Opaque",
-        "metadata": {
-            "name": key.name,
-            "namespace": key.namespace,
-            "ownerReferences": [{
-                "apiVersion": "evenkeel.dev/v1alpha1",
-                "kind": "LoadBalancer",
-                "name": object.name(),
-                "uid": object.metadata.uid,
-                "controller": true,
-            }],
-        },
-        "data": {"username": BASE64.encode("admin"), "password": BASE64.encode(made)},
-    });
+    let secret = secret::owned(object, &key.name, &[("username", "admin"), ("password", &made)]);
     match objects.get::<Value>(&key).await? {
         None => drop(objects.create(&key, secret).await?),
         Some(mut old) => {
@@ -69,10 +48,20 @@ pub async fn ensure(controller: &LoadBalancerKind, object: &LoadBalancer) -> Res
     Ok(())
 }
 
+/// The certificates that frontends name, by Secret, or what is wrong with each.
+pub async fn certificates(objects: &Objects, object: &LoadBalancer) -> Result<Certificates, Error> {
+    let mut certificates = Certificates::new();
+    for name in certificate_secrets(&object.spec) {
+        let secret: Option<Value> = objects.get(&Key::beside(object, "secrets", name)).await?;
+        certificates.insert(name.to_owned(), certificate(name, secret.as_ref()));
+    }
+    Ok(certificates)
+}
+
 /// A certificate and its key from a Secret, or what is wrong with them.
-pub fn certificate(name: &str, secret: Option<&Value>) -> Result<Certificate, String> {
+fn certificate(name: &str, secret: Option<&Value>) -> Result<Certificate, String> {
     let secret = secret.ok_or_else(|| format!("Secret {name} is not there: create it with tls.crt and tls.key"))?;
-    let part = |part: &str| field(secret, part).ok_or_else(|| format!("Secret {name} has no key {part}"));
+    let part = |part: &str| secret::bytes(secret, part).ok_or_else(|| format!("Secret {name} has no key {part}"));
     let (chain, key) = (part("tls.crt")?, part("tls.key")?);
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(&chain)
         .collect::<Result<_, _>>()

@@ -2,17 +2,15 @@
 //! from the files in the volume, the balancer's answer and the time of the signal, so an interrupted operator, or its successor,
 //! goes on from there.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::context::{BalancerPlan, PlanContext};
 use super::render::{self, BOOTSTRAP, Config};
-use super::routing::DesiredServer;
+use super::routing::Servers;
 use super::seen::Answer;
 use super::{Balancer, ConfigFiles, Step, text};
-use crate::api::load_balancer::BalancerDecisions;
 
 /// Time until a reloaded balancer answers with the new configuration; after that it does not take it up.
 const TAKE_UP: Duration = Duration::from_secs(10);
@@ -24,11 +22,10 @@ const RELOAD_GAP: Duration = Duration::from_secs(1);
 /// The steps that are due about the configuration of a balancer with these servers.
 pub fn next(
     context: &PlanContext,
-    decisions: &BalancerDecisions,
     container: &str,
     balancer: &Balancer,
     answer: &Answer,
-    servers: &BTreeMap<String, Vec<DesiredServer>>,
+    servers: &Servers,
 ) -> BalancerPlan {
     let Some(files) = balancer.files.known() else { return BalancerPlan::default() };
     let Some(config) = config(context, files, servers) else { return BalancerPlan::default() };
@@ -42,7 +39,7 @@ pub fn next(
     let signalled = balancer.signalled.as_ref().filter(|signalled| signalled.hash == config.hash);
     // A clock that was set back neither ends a wait nor makes one longer.
     let waited = signalled.map(|signalled| since(context, signalled.at).unwrap_or_default());
-    let reloaded = decisions.last_reload.and_then(|last| since(context, last));
+    let reloaded = context.last_reload.and_then(|last| since(context, last));
     let gap = reloaded.map_or(Duration::ZERO, |since| RELOAD_GAP.saturating_sub(since));
     match (written, runs) {
         (false, true) => now(vec![write(context, &container, config, true)]),
@@ -86,11 +83,7 @@ fn refuse(container: &str, config: Config) -> Step {
 
 /// The configuration that a balancer is to have: the wanted one, or, if its engine refused that, the last good one with
 /// the servers of now.
-fn config(
-    context: &PlanContext,
-    files: &ConfigFiles,
-    servers: &BTreeMap<String, Vec<DesiredServer>>,
-) -> Option<Config> {
+fn config(context: &PlanContext, files: &ConfigFiles, servers: &Servers) -> Option<Config> {
     let spec = &context.object.spec;
     let wanted = context.skeleton.as_ref().map(|skeleton| render::assemble(spec, skeleton, servers));
     let refused = |config: &Config| files.refused.as_ref().is_some_and(|one| one.skeleton == config.skeleton);

@@ -10,6 +10,7 @@ use crate::api::conditions::{Status, Verdict, no, set, yes};
 use crate::api::load_balancer::{
     BackendSeen, BalancerDecisions, BalancerPhase, LoadBalancerStatus, ServerSeen, ServerState, Target, split_address,
 };
+use crate::api::object::Object as _;
 use crate::api::pod::{PodContainer, PodContainerState, PodPhase, PodSeen};
 use crate::engine::{ContainerSeen, ContainerState};
 use crate::kinds::containers::{self, HOME};
@@ -26,45 +27,34 @@ pub fn render(context: &PlanContext, status: &mut LoadBalancerStatus, d: &Balanc
     status.replicas = status.pods.iter().filter(|pod| pod.phase != PodPhase::Pending).count() as u32;
     status.ready_replicas = status.pods.iter().filter(|pod| pod.ready).count() as u32;
     status.backends = backends(context);
-    let mut verdicts = vec![
+    let declared = [
         ("ConfigValid", valid(context)),
         ("BackendsResolved", resolved(context)),
         ("CertificatesValid", certificates(context)),
     ];
-    let wrong =
-        verdicts.iter().find(|(_, verdict)| verdict.status == Status::False).map(|(_, verdict)| verdict.clone());
+    let wrong = declared.iter().map(|(_, verdict)| verdict).find(|verdict| verdict.status == Status::False).cloned();
     let problem = containers::problem(&context.observed.work).map(|(reason, message)| no(reason, message));
     let wrong = wrong.or(problem);
     let wanted = object.spec.replicas;
     let missing = format!("{} of {wanted} balancers balance", status.ready_replicas);
     let whole = status.ready_replicas == wanted;
-    verdicts.push((
-        "Ready",
-        match (status.ready_replicas, whole) {
-            (0, _) => no("NoBalancer", missing.clone()),
-            (_, false) => no("BalancersNotReady", missing.clone()),
-            (_, true) => yes("Balancing", format!("{wanted} of {wanted} balancers balance")),
-        },
-    ));
+    let ready = match (status.ready_replicas, whole) {
+        (0, _) => no("NoBalancer", missing.clone()),
+        (_, false) => no("BalancersNotReady", missing.clone()),
+        (_, true) => yes("Balancing", format!("{wanted} of {wanted} balancers balance")),
+    };
     let starting = !d.started && !whole;
-    verdicts.push((
-        "Degraded",
-        match (&wrong, whole) {
-            (Some(wrong), _) => yes(&wrong.reason, wrong.message.clone()),
-            (None, false) if !starting => yes("BalancersNotReady", missing.clone()),
-            _ => no("AsDeclared", "nothing is missing"),
-        },
-    ));
-    let progress = containers::progress(&context.observed.work);
-    verdicts.push((
-        "Progressing",
-        match (progress, whole) {
-            (Some((reason, message)), _) => yes(reason, message),
-            (None, _) if busy => yes("Working", "something is being changed"),
-            (None, false) => yes("BalancersNotReady", missing),
-            (None, true) => no("Settled", "everything is as declared"),
-        },
-    ));
+    let degraded = match (&wrong, whole) {
+        (Some(wrong), _) => yes(&wrong.reason, wrong.message.clone()),
+        (None, false) if !starting => yes("BalancersNotReady", missing.clone()),
+        _ => no("AsDeclared", "nothing is missing"),
+    };
+    let progressing = match (containers::progress(&context.observed.work), whole) {
+        (Some((reason, message)), _) => yes(reason, message),
+        (None, _) if busy => yes("Working", "something is being changed"),
+        (None, false) => yes("BalancersNotReady", missing),
+        (None, true) => no("Settled", "everything is as declared"),
+    };
     status.phase = match (status.ready_replicas, whole, &wrong) {
         (0, _, _) if starting => BalancerPhase::Pending,
         (0, _, _) => BalancerPhase::Unavailable,
@@ -73,7 +63,8 @@ pub fn render(context: &PlanContext, status: &mut LoadBalancerStatus, d: &Balanc
         _ if starting => BalancerPhase::Progressing,
         _ => BalancerPhase::Degraded,
     };
-    for (kind, verdict) in verdicts {
+    let judged = [("Ready", ready), ("Degraded", degraded), ("Progressing", progressing)];
+    for (kind, verdict) in declared.into_iter().chain(judged) {
         set(&mut status.conditions, kind, verdict, generation, context.now);
     }
 }
@@ -138,11 +129,10 @@ fn pod(context: &PlanContext, member: &str, container: &str) -> PodSeen {
         super::Fact::Known(answer) if answer.hash == BOOTSTRAP => Some("waits for its first configuration".into()),
         super::Fact::Known(_) => None,
     });
-    let namespace = context.object.metadata.namespace.as_deref().unwrap_or("default");
     PodSeen {
         name: member.into(),
         host: HOME.into(),
-        address: seen.and_then(|seen| seen.addresses.get(&network_of(namespace)).copied()),
+        address: seen.and_then(|seen| seen.addresses.get(&network_of(context.object.namespace())).copied()),
         phase,
         ready,
         terminating,
@@ -154,7 +144,7 @@ fn pod(context: &PlanContext, member: &str, container: &str) -> PodSeen {
 
 fn part(context: &PlanContext, seen: &ContainerSeen, container: &str, runs: bool, ready: bool) -> PodContainer {
     PodContainer {
-        name: dialect(context.object.spec.engine).name().into(),
+        name: dialect(context.object.spec.engine).name.into(),
         container: container.into(),
         id: Some(seen.id.clone()),
         image: seen.image.clone(),

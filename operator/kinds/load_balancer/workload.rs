@@ -6,13 +6,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::dialect::Dialect;
 use super::names::{CONFIG_DIR, RUN_DIR, container, member};
 use super::render::dialect;
-use super::{LoadBalancer, Observed, RESOURCE, Step};
-use crate::api::endpoints::Routable;
+use super::{LoadBalancer, Observed, Step, Targets};
 use crate::api::labels;
-use crate::api::load_balancer::TargetObject;
 use crate::api::object::Object as _;
 use crate::engine::{Attachment, BINARY_DIR, ContainerSpec, NetworkSpec, Security};
-use crate::kinds::containers::converge::{self, Common, removals};
+use crate::kinds::containers::converge::{self, Common, Volumes, removals};
 use crate::kinds::containers::{Deed, HOME, Member, Needs};
 use crate::kinds::{network_of, network_spec};
 
@@ -29,7 +27,7 @@ pub fn members(object: &LoadBalancer) -> Vec<(String, String)> {
 }
 
 /// The networks of the objects that it names, beside that of its namespace.
-fn networks(object: &LoadBalancer, targets: &BTreeMap<TargetObject, Routable>) -> BTreeSet<String> {
+fn networks(object: &LoadBalancer, targets: &Targets) -> BTreeSet<String> {
     let there = targets.values().filter(|one| !one.deleting());
     let networks = there.filter_map(|one| Some(one.endpoints()?.network.clone()));
     networks.filter(|network| *network != network_of(object.namespace())).collect()
@@ -54,9 +52,10 @@ pub fn container_spec(object: &LoadBalancer, observed: &Observed, ordinal: u32, 
     let name = container(object, &member);
     let spec = &object.spec;
     let dialect = dialect(spec.engine);
-    let listened = spec.frontends.iter().filter_map(|one| Some((host_address(object), one.host_port?, one.port)));
-    let stats =
-        spec.stats.iter().filter_map(|stats| Some((IpAddr::from(Ipv4Addr::LOCALHOST), stats.host_port?, stats.port)));
+    let local = IpAddr::from(Ipv4Addr::LOCALHOST);
+    let address = spec.bind_address.parse().unwrap_or(local);
+    let listened = spec.frontends.iter().filter_map(|one| Some((address, one.host_port?, one.port)));
+    let stats = spec.stats.iter().filter_map(|stats| Some((local, stats.host_port?, stats.port)));
     let published = |(address, first, inside): (IpAddr, u16, u16)| {
         Some((address, u16::try_from(u32::from(first) + ordinal - 1).ok()?, inside))
     };
@@ -64,7 +63,12 @@ pub fn container_spec(object: &LoadBalancer, observed: &Observed, ordinal: u32, 
         hostname: member.clone(),
         image: spec.image().into(),
         entrypoint: entrypoint(dialect),
-        labels: member_labels(object, &member).into_iter().chain([(labels::BINARY.into(), binary.into())]).collect(),
+        labels: object
+            .owner()
+            .member_labels(&member)
+            .into_iter()
+            .chain([(labels::BINARY.into(), binary.into())])
+            .collect(),
         volumes: vec![(name.clone(), CONFIG_DIR.into(), false), (binary.into(), BINARY_DIR.into(), true)],
         tmpfs: BTreeMap::from([(RUN_DIR.into(), "mode=0700,size=16m".into())]),
         network: network_of(object.namespace()),
@@ -78,7 +82,7 @@ pub fn container_spec(object: &LoadBalancer, observed: &Observed, ordinal: u32, 
         user: Some("0:0".into()),
         security: Security {
             cap_drop: vec!["ALL".into()],
-            cap_add: dialect.capabilities(),
+            cap_add: dialect.capabilities.iter().map(|one| (*one).to_owned()).collect(),
             read_only: true,
             no_new_privileges: true,
             ..Default::default()
@@ -88,27 +92,17 @@ pub fn container_spec(object: &LoadBalancer, observed: &Observed, ordinal: u32, 
     })
 }
 
-fn host_address(object: &LoadBalancer) -> IpAddr {
-    object.spec.bind_address.parse().unwrap_or(IpAddr::from(Ipv4Addr::LOCALHOST))
-}
-
 /// Starts with the file that is there if the engine takes it, else with one that listens to nobody.
-fn entrypoint(dialect: &dyn Dialect) -> Vec<String> {
-    let (check, run) = (dialect.check(r#""$1""#), dialect.run(r#""$1""#));
+fn entrypoint(dialect: &Dialect) -> Vec<String> {
+    let (check, run) = ((dialect.check)(r#""$1""#), (dialect.run)(r#""$1""#));
     let script =
         format!(r#"umask 077; chmod 700 {CONFIG_DIR}; {check} >/dev/null 2>&1 || printf %s "$0" > "$1"; exec {run}"#);
-    let file = format!("{CONFIG_DIR}/{}", dialect.file());
-    vec!["sh".into(), "-c".into(), script, dialect.bootstrap().into(), file]
-}
-
-fn member_labels(object: &LoadBalancer, member: &str) -> BTreeMap<String, String> {
-    let mut labels = object.owner().labels();
-    labels.insert(labels::MEMBER.into(), member.into());
-    labels
+    let file = format!("{CONFIG_DIR}/{}", dialect.file);
+    vec!["sh".into(), "-c".into(), script, dialect.bootstrap.into(), file]
 }
 
 /// What is asked of Docker beside containers and volumes.
-pub fn needs(object: &LoadBalancer, targets: &BTreeMap<TargetObject, Routable>) -> Needs {
+pub fn needs(object: &LoadBalancer, targets: &Targets) -> Needs {
     let mut networks = networks(object, targets);
     networks.insert(network_of(object.namespace()));
     Needs { images: [object.spec.image().to_owned()].into(), networks }
@@ -120,6 +114,8 @@ fn common<'a>(object: &'a LoadBalancer, observed: &'a Observed, network: &'a Net
         work: &observed.work,
         image: object.spec.image(),
         network,
+        shares_network: true,
+        volumes: Volumes::Scratch,
         grace: STOP_SECONDS.unsigned_abs(),
     }
 }
@@ -132,7 +128,7 @@ fn wanted(object: &LoadBalancer, observed: &Observed, ordinal: u32) -> Member {
     let own = seen.and_then(|seen| seen.labels.get(labels::BINARY));
     let binary = own.or(observed.docker().and_then(|docker| docker.binary.as_ref()));
     let spec = binary.and_then(|binary| container_spec(object, observed, ordinal, binary));
-    Member { labels: member_labels(object, &name), name, host: HOME.into(), container, spec }
+    Member { labels: object.owner().member_labels(&name), name, host: HOME.into(), container, spec }
 }
 
 /// The steps towards a running container for every balancer. `settled`: whether a container balances, so that another
@@ -141,7 +137,7 @@ pub fn steps(object: &LoadBalancer, observed: &Observed, settled: impl Fn(&str) 
     let network = network_spec(object.namespace());
     let common = common(object, observed, &network);
     let members: Vec<_> = (1..=object.spec.replicas).map(|ordinal| wanted(object, observed, ordinal)).collect();
-    let mut steps = removals(&common, &members, true, false);
+    let mut steps = removals(&common, &members);
     let mut replaced = false;
     steps.extend(converge::converge(&common, &members, |name, deed| match deed {
         Deed::Start | Deed::Restart | Deed::Remake | Deed::ReplaceStopped => true,
@@ -159,7 +155,7 @@ pub fn steps(object: &LoadBalancer, observed: &Observed, settled: impl Fn(&str) 
 /// `None` while nobody can say what there is.
 pub fn teardown(object: &LoadBalancer, observed: &Observed) -> Option<(Vec<Step>, bool)> {
     let network = network_spec(object.namespace());
-    let why = format!("{RESOURCE} {} is deleted", object.name());
-    let (steps, finished) = converge::teardown(&common(object, observed, &network), true, false, true, &why)?;
+    let why = format!("{} {} is deleted", LoadBalancer::RESOURCE, object.name());
+    let (steps, finished) = converge::teardown(&common(object, observed, &network), &why)?;
     Some((steps.into_iter().map(Step::Docker).collect(), finished))
 }

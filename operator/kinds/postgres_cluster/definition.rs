@@ -28,7 +28,9 @@ pub fn container_spec(object: &PostgresCluster, place: &MemberPlace, binary: &st
         image: object.spec.image.clone(),
         entrypoint: ["/evenkeel/evenkeel", "supervisor", "--member", &place.name].map(String::from).to_vec(),
         env: BTreeMap::new(),
-        labels: member_labels(object, &place.name)
+        labels: object
+            .owner()
+            .member_labels(&place.name)
             .into_iter()
             .chain([(labels::BINARY.into(), binary.into())])
             .collect(),
@@ -45,11 +47,4 @@ pub fn container_spec(object: &PostgresCluster, place: &MemberPlace, binary: &st
         name,
         ..Default::default()
     }
-}
-
-/// The labels of everything of a member.
-pub fn member_labels(object: &PostgresCluster, member: &str) -> BTreeMap<String, String> {
-    let mut labels = object.owner().labels();
-    labels.insert(labels::MEMBER.into(), member.into());
-    labels
 }

@@ -30,19 +30,19 @@ const LINE_BYTES: usize = 1 << 20;
 /// All conversations of all clusters.
 pub struct Links {
     began: Instant,
-    links: Companions<LinkId, Said>,
+    pub(super) links: Companions<LinkId, Said>,
 }
 
 /// A conversation is with one container; a container that is made anew gets another one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct LinkId {
+pub(super) struct LinkId {
     host: String,
     container: String,
 }
 
 /// What is known from a conversation.
 #[derive(Clone)]
-struct Said {
+pub(super) struct Said {
     member: String,
     report: Option<Report>,
     connected: bool,
@@ -77,14 +77,12 @@ impl Links {
 
     /// What was heard last from the members of a cluster.
     pub fn heard(&self, owner: &Owner) -> BTreeMap<String, LinkSeen> {
-        let heard = self.links.heard(owner).into_values();
-        heard
-            .filter_map(|heard| {
-                let said = heard.value?;
-                let seen = LinkSeen { report: said.report?, connected: said.connected, silent_ms: heard.silent_ms };
-                Some((said.member, seen))
-            })
-            .collect()
+        let seen = self.links.heard(owner).into_values().filter_map(|heard| {
+            let said = heard.value?;
+            let seen = LinkSeen { report: said.report?, connected: said.connected, silent_ms: heard.silent_ms };
+            Some((said.member, seen))
+        });
+        seen.collect()
     }
 
     /// We have just begun, and somebody in this cluster has not said a word yet.
@@ -99,16 +97,6 @@ impl Links {
         let said = said.into_iter().find(|said| said.member == member && said.connected);
         let said = said.ok_or_else(|| Failure::new(Class::Transient, "its supervisor cannot be reached"))?;
         said.commands.try_send(command).map_err(|_| Failure::new(Class::Transient, "its supervisor does not listen"))
-    }
-
-    /// Ends the conversations of a cluster that is gone.
-    pub fn forget(&self, owner: &Owner) {
-        self.links.forget(owner);
-    }
-
-    /// How many conversations there are.
-    pub fn count(&self) -> usize {
-        self.links.count()
     }
 }
 
@@ -183,12 +171,8 @@ impl Conversation {
         self.voice.tell(|said| {
             let before = said.as_ref().filter(|said| said.connected).and_then(|said| said.report.as_ref());
             let news = before.is_none_or(|old| significant(old) != significant(&report));
-            *said = Some(Said {
-                member: self.member.clone(),
-                report: Some(report),
-                connected: true,
-                commands: commands.clone(),
-            });
+            let (member, commands) = (self.member.clone(), commands.clone());
+            *said = Some(Said { member, report: Some(report), connected: true, commands });
             news
         });
     }

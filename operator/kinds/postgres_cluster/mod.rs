@@ -14,13 +14,12 @@ use jiff::Timestamp;
 use crate::api::docker_host::DockerHost;
 use crate::api::endpoints::private_network;
 use crate::api::failure::Failure;
-use crate::api::labels::Owner;
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::{PostgresCluster, PostgresClusterStatus};
 use crate::engine::hosts::Hosts;
 use crate::kinds::containers::{Docker, DockerSeen, DockerStep, HOME, WorkSeen};
 use crate::kinds::host_state;
-use crate::runtime::{Concern, Kind, Plan, Significance, Wake, Want};
+use crate::runtime::{Concern, Keeper, Kind, Planned, Significance, Wake, Want};
 use crate::store::objects::Objects;
 use crate::store::{Clock, Key};
 use crate::supervisor::wire::{Order, Report};
@@ -82,21 +81,14 @@ impl Kind for PostgresClusterKind {
     }
 
     fn references(object: &PostgresCluster) -> Vec<Key> {
-        let host = Key { resource: DockerHost::RESOURCE.to_owned(), namespace: String::new(), name: HOME.to_owned() };
-        secrets::keys(object).chain([host]).collect()
+        secrets::keys(object).chain([Key::new(DockerHost::RESOURCE, "", HOME)]).collect()
     }
 
     async fn observe(&self, object: &PostgresCluster) -> Result<Observed, Failure> {
         observe::observe(self, object).await
     }
 
-    fn plan(
-        &self,
-        object: &PostgresCluster,
-        observed: &Observed,
-        want: Want,
-        now: Timestamp,
-    ) -> Plan<Step, PostgresClusterStatus> {
+    fn plan(&self, object: &PostgresCluster, observed: &Observed, want: Want, now: Timestamp) -> Planned<Self> {
         plan::plan(object, observed, want, now)
     }
 
@@ -104,13 +96,8 @@ impl Kind for PostgresClusterKind {
         act::act(self, object, step).await
     }
 
-    fn forget(&self, owner: &Owner) {
-        self.docker.forget(owner);
-        self.links.forget(owner);
-    }
-
-    fn kept(&self) -> usize {
-        self.docker.work_count() + self.links.count()
+    fn companions(&self) -> Vec<&dyn Keeper> {
+        vec![&self.docker.work, &self.links.links]
     }
 }
 
@@ -154,45 +141,23 @@ pub struct SecretsSeen {
 }
 
 /// One deed. All are idempotent; `Display` is the log line, the Event, the dry run and the test's expectation.
+#[allow(missing_docs)]
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
-    /// Passwords are generated where there are none, and the application's Secret says how to connect.
-    EnsureSecrets {
-        /// Addresses of the instances, comma-separated.
-        host: String,
-    },
+    /// Passwords are generated where there are none, and the application's Secret says how to connect: `host` are the
+    /// addresses of the instances, comma-separated.
+    EnsureSecrets { host: String },
     /// Something about its containers, volumes or network.
     Docker(DockerStep),
     /// Give an instance its standing order.
-    Order {
-        /// The instance.
-        member: String,
-        /// The order.
-        order: Box<Order>,
-    },
+    Order { member: String, order: Box<Order> },
     /// Give an instance the cluster's passwords.
-    SendCredentials {
-        /// The instance.
-        member: String,
-    },
-    /// Restart the postmaster of an instance.
-    RestartPostgres {
-        /// The instance.
-        member: String,
-        /// The postmaster meant.
-        run: String,
-        /// Why.
-        why: String,
-    },
-    /// Confirm the leader's grant, because too few of its voters can.
-    Renew {
-        /// The leader.
-        member: String,
-        /// The term.
-        term: u64,
-        /// The leader's clock in the report that this answers.
-        clock_ms: u64,
-    },
+    SendCredentials { member: String },
+    /// Restart the postmaster of an instance, if it is still this `run`.
+    RestartPostgres { member: String, run: String, why: String },
+    /// Confirm the leader's grant, because too few of its voters can; `clock_ms` is its clock in the report that this
+    /// answers.
+    Renew { member: String, term: u64, clock_ms: u64 },
 }
 
 impl fmt::Display for Step {

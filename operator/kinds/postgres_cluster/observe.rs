@@ -16,11 +16,11 @@ pub async fn observe(controller: &PostgresClusterKind, object: &PostgresCluster)
         controller.docker.observe(&owner, workload::hosts(object), &needs),
         secrets::read(&controller.objects, object),
     );
-    controller.links.keep(controller.docker.hosts(), &owner, &hosts);
+    controller.links.keep(&controller.docker.hosts, &owner, &hosts);
     Ok(Observed {
         links: controller.links.heard(&owner),
         calling: controller.links.calling(&owner),
-        work: controller.docker.work(&owner),
+        work: controller.docker.work.heard(&owner),
         hosts,
         secrets: secrets?,
     })

@@ -1,7 +1,5 @@
 //! The Secrets of a cluster: `NAME-app` for applications, `NAME-internal` for replication. Passwords are made once and never shown.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Value, json};
 
 use super::{PostgresClusterKind, SecretsSeen};
@@ -9,6 +7,7 @@ use crate::api::failure::{Class, Failure};
 use crate::api::hash::short_hash_of_parts;
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::PostgresCluster;
+use crate::api::secret::{self, text};
 use crate::store::clock;
 use crate::store::objects::Objects;
 use crate::store::{Error, Key};
@@ -17,27 +16,22 @@ use crate::supervisor::wire::{Credentials, PORT};
 const PASSWORD_LENGTH: usize = 32;
 const REPLICATION_PASSWORD: &str = "replicationPassword";
 
-fn key(object: &PostgresCluster, secret: &str) -> Key {
-    Key { resource: "secrets".into(), namespace: object.namespace().into(), name: secret.into() }
-}
-
 fn app(object: &PostgresCluster) -> Key {
-    key(object, &format!("{}-app", object.name()))
+    Key::beside(object, "secrets", &format!("{}-app", object.name()))
 }
 
 fn internal(object: &PostgresCluster) -> Key {
-    key(object, &format!("{}-internal", object.name()))
+    Key::beside(object, "secrets", &format!("{}-internal", object.name()))
+}
+
+/// The Secret that the user named for the owner's password, if one is named.
+fn given(object: &PostgresCluster) -> Option<Key> {
+    object.spec.bootstrap.initdb.secret.as_ref().map(|named| Key::beside(object, "secrets", &named.name))
 }
 
 /// The keys of all Secrets that are read for a cluster.
 pub fn keys(object: &PostgresCluster) -> impl Iterator<Item = Key> {
-    let given = object.spec.bootstrap.initdb.secret.as_ref().map(|reference| key(object, &reference.name));
-    [app(object), internal(object)].into_iter().chain(given)
-}
-
-fn text(secret: &Value, field: &str) -> Option<String> {
-    let bytes = BASE64.decode(secret["data"][field].as_str()?).ok()?;
-    String::from_utf8(bytes).ok()
+    [app(object), internal(object)].into_iter().chain(given(object))
 }
 
 /// How the Secrets stand, without what is in them.
@@ -56,23 +50,19 @@ pub async fn read(objects: &Objects, object: &PostgresCluster) -> Result<Secrets
 /// The owner's password that the user gave, if one is named; or what is wrong with the Secret that is named.
 async fn source(objects: &Objects, object: &PostgresCluster) -> Result<Result<Option<String>, String>, Error> {
     let initdb = &object.spec.bootstrap.initdb;
-    let Some(reference) = &initdb.secret else { return Ok(Ok(None)) };
-    let path = "spec.bootstrap.initdb.secret";
-    let Some(secret) = objects.get::<Value>(&key(object, &reference.name)).await? else {
-        return Ok(Err(format!(
-            "{path} names Secret {}, which is not there: create it with the keys username and password",
-            reference.name
-        )));
+    let Some(key) = given(object) else { return Ok(Ok(None)) };
+    let (path, name, owner) = ("spec.bootstrap.initdb.secret", &key.name, &initdb.owner);
+    let Some(secret) = objects.get::<Value>(&key).await? else {
+        let keys = "create it with the keys username and password";
+        return Ok(Err(format!("{path} names Secret {name}, which is not there: {keys}")));
     };
-    if let Some(username) = text(&secret, "username").filter(|username| *username != initdb.owner) {
-        return Ok(Err(format!(
-            "{path}: username in Secret {} is {username}, but spec.bootstrap.initdb.owner is {}",
-            reference.name, initdb.owner
-        )));
+    if let Some(username) = text(&secret, "username").filter(|username| username != owner) {
+        let declared = format!("spec.bootstrap.initdb.owner is {owner}");
+        return Ok(Err(format!("{path}: username in Secret {name} is {username}, but {declared}")));
     }
     Ok(match text(&secret, "password").filter(|password| !password.is_empty()) {
         Some(password) => Ok(Some(password)),
-        None => Err(format!("{path}: Secret {} has no key password", reference.name)),
+        None => Err(format!("{path}: Secret {name} has no key password")),
     })
 }
 
@@ -125,26 +115,8 @@ pub async fn ensure(controller: &PostgresClusterKind, object: &PostgresCluster, 
 }
 
 async fn write(objects: &Objects, object: &PostgresCluster, key: &Key, fields: &[(&str, &str)]) -> Result<(), Error> {
-    let data: serde_json::Map<String, Value> =
-        fields.iter().map(|(field, value)| ((*field).to_owned(), json!(BASE64.encode(value)))).collect();
-    let secret = json!({
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "type": "Opaque",
-        "metadata": {
-            "name": key.name,
-            "namespace": key.namespace,
-            "ownerReferences": [{
-                "apiVersion": "evenkeel.dev/v1alpha1",
-                "kind": "PostgresCluster",
-                "name": object.name(),
-                "uid": object.metadata.uid,
-                "controller": true,
-                "blockOwnerDeletion": true,
-            }],
-        },
-        "data": data,
-    });
+    let mut secret = secret::owned(object, &key.name, fields);
+    secret["metadata"]["ownerReferences"][0]["blockOwnerDeletion"] = json!(true);
     match objects.create(key, secret.clone()).await {
         Err(Error::AlreadyExists { .. }) => objects.update(key, secret).await.map(drop),
         outcome => outcome.map(drop),

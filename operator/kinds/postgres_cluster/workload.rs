@@ -7,7 +7,7 @@ use super::{Observed, RESOURCE, Step, container_name, definition, network_name, 
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::{Decisions, MemberPlace, PostgresCluster, ReclaimPolicy, Stage};
 use crate::engine::NetworkSpec;
-use crate::kinds::containers::converge::{self, Common};
+use crate::kinds::containers::converge::{self, Common, Volumes};
 use crate::kinds::containers::{Deed, HOME, Member, converge as containers};
 
 /// The first fixed address of a subnet is this far from its start; lower ones are the gateway's and whoever knows.
@@ -85,6 +85,11 @@ pub fn common<'a>(object: &'a PostgresCluster, observed: &'a Observed, network: 
         work: &observed.work,
         image: &object.spec.image,
         network,
+        shares_network: false,
+        volumes: match object.spec.storage.reclaim_policy {
+            ReclaimPolicy::Delete => Volumes::Data,
+            ReclaimPolicy::Retain => Volumes::Kept,
+        },
         grace: definition::STOP_TIMEOUT_SECONDS.unsigned_abs(),
     }
 }
@@ -100,7 +105,7 @@ pub fn member(object: &PostgresCluster, observed: &Observed, place: &MemberPlace
     Member {
         name: place.name.clone(),
         host: place.host.clone(),
-        labels: definition::member_labels(object, &place.name),
+        labels: object.owner().member_labels(&place.name),
         container: container_name(object, &place.name),
         // Its address is the network's to give.
         spec: binary
@@ -122,8 +127,7 @@ pub fn secrets(observed: &Observed, decisions: &Decisions) -> Option<Step> {
 pub fn steps(object: &PostgresCluster, observed: &Observed, decisions: &Decisions, restart_dead: bool) -> Vec<Step> {
     let (network, members) = (network(object), members(object, observed, decisions));
     let common = common(object, observed, &network);
-    let data = object.spec.storage.reclaim_policy == ReclaimPolicy::Delete;
-    let mut steps = converge::removals(&common, &members, data, true);
+    let mut steps = converge::removals(&common, &members);
     steps.extend(containers(&common, &members, |_, deed| match deed {
         Deed::Start => true,
         Deed::Restart | Deed::Remake => restart_dead,
@@ -137,8 +141,7 @@ pub fn steps(object: &PostgresCluster, observed: &Observed, decisions: &Decision
 /// is left once they are done; `None` while nobody can say what there is.
 pub fn teardown(object: &PostgresCluster, observed: &Observed) -> Option<(Vec<Step>, bool)> {
     let network = network(object);
-    let data = object.spec.storage.reclaim_policy == ReclaimPolicy::Delete;
     let why = format!("{RESOURCE} {} is deleted", object.name());
-    let (steps, finished) = converge::teardown(&common(object, observed, &network), data, true, false, &why)?;
+    let (steps, finished) = converge::teardown(&common(object, observed, &network), &why)?;
     Some((steps.into_iter().map(Step::Docker).collect(), finished))
 }

@@ -1,0 +1,59 @@
+//! Secrets: what is under their keys, and how one looks that is made for an object. Pure.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::{Map, Value, json};
+
+use super::object::Object;
+
+/// What is under a key of a Secret; `None` if that is nothing, or no base64.
+pub fn bytes(secret: &Value, key: &str) -> Option<Vec<u8>> {
+    BASE64.decode(secret["data"][key].as_str()?).ok()
+}
+
+/// The text under a key of a Secret.
+pub fn text(secret: &Value, key: &str) -> Option<String> {
+    String::from_utf8(bytes(secret, key)?).ok()
+}
+
+/// A Secret with these texts by key. It belongs to the object, and is deleted with it.
+pub fn owned<Owner: Object>(object: &Owner, name: &str, texts: &[(&str, &str)]) -> Value {
+    let data: Map<String, Value> =
+        texts.iter().map(|(key, text)| ((*key).to_owned(), json!(BASE64.encode(text)))).collect();
+    json!({
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "Opaque",
+        "metadata": {
+            "name": name,
+            "namespace": object.namespace(),
+            "ownerReferences": [{
+                "apiVersion": "evenkeel.dev/v1alpha1",
+                "kind": Owner::KIND,
+                "name": object.name(),
+                "uid": object.metadata().uid,
+                "controller": true,
+            }],
+        },
+        "data": data,
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::api::load_balancer::LoadBalancer;
+
+    #[test]
+    fn what_is_made_for_an_object_belongs_to_it_and_is_read_again() {
+        let metadata = json!({"name": "edge", "namespace": "web", "uid": "u"});
+        let object: LoadBalancer =
+            serde_json::from_value(json!({"metadata": metadata, "spec": {"frontends": [], "backends": []}})).unwrap();
+        let secret = owned(&object, "edge-stats", &[("password", "p@ss")]);
+        let owner = &secret["metadata"]["ownerReferences"][0];
+        assert_eq!((&owner["kind"], &owner["uid"]), (&json!("LoadBalancer"), &json!("u")));
+        assert_eq!((text(&secret, "password").as_deref(), text(&secret, "username")), (Some("p@ss"), None));
+        assert_eq!(bytes(&json!({"data": {"password": "?"}}), "password"), None);
+    }
+}

@@ -1,0 +1,31 @@
+//! What the parts of a plan share: the object, what was observed, the status before, and now. Pure.
+
+use jiff::Timestamp;
+
+use super::Observed;
+use crate::api::deployment::{Deployment, DeploymentStatus};
+use crate::api::load_balancer::ServerState;
+
+/// What holds for the whole object and the whole plan.
+pub struct PlanContext<'a> {
+    /// The object.
+    pub object: &'a Deployment,
+    /// What was observed.
+    pub observed: &'a Observed,
+    /// The status that was recorded last.
+    pub before: &'a DeploymentStatus,
+    /// Now.
+    pub now: Timestamp,
+}
+
+impl PlanContext<'_> {
+    /// Whether a pod that is ready since then is available: for long enough, and every balancer that routes to the
+    /// Deployment gives it new connections.
+    pub fn available(&self, pod: &str, ready_since: Option<Timestamp>) -> bool {
+        let least = i64::from(self.object.spec.min_ready_seconds.unwrap_or_default());
+        let ready = |state: &ServerState| *state == ServerState::Ready;
+        let mut balancers = self.observed.balancers.iter();
+        ready_since.is_some_and(|since| self.now.duration_since(since).as_secs() >= least)
+            && balancers.all(|balancer| balancer.servers.get(pod).is_some_and(ready))
+    }
+}
