@@ -72,7 +72,7 @@ fn leaving(
         if registered && !forgotten { vec![Step::Forget { host: object.name().to_owned() }] } else { Vec::new() };
     let finished = steps.is_empty();
     status.reachable = false;
-    set_ready(&mut status, no("Forgotten", "the host is no longer used; what runs there goes on"), now);
+    set_ready(&mut status, no("Forgotten", "the host is no longer used; its containers keep running"), now);
     Plan { status, steps, requeue: Some(Duration::ZERO), finished }
 }
 
