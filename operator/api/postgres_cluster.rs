@@ -453,7 +453,7 @@ pub struct Endpoints {
 }
 
 /// A promotion as it went.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FailoverStatus {
     /// Why: what was seen of the old primary.
@@ -505,7 +505,7 @@ pub struct SwitchoverStatus {
 }
 
 /// What the planner decided and reads back: written by compare-and-set before anything is done.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Decisions {
     /// The term of the last election.
@@ -551,6 +551,18 @@ pub struct Decisions {
     pub since: Timestamp,
 }
 
+impl Decisions {
+    /// Whether this member is the leader.
+    pub fn is_leader(&self, member: &str) -> bool {
+        self.leader_name() == Some(member)
+    }
+
+    /// The leader's name.
+    pub fn leader_name(&self) -> Option<&str> {
+        self.leader.as_ref().map(|leader| leader.member.as_str())
+    }
+}
+
 /// A promotion after which only the old primary's WAL says what is lost.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -563,9 +575,10 @@ pub struct Unsettled {
 }
 
 /// Where the protocol of a cluster stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema, Hash)]
 pub enum Stage {
     /// Nothing is decided: looking whether there is data already.
+    #[default]
     New,
     /// Promises of the current term are being gathered.
     Electing,

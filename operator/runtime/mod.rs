@@ -86,6 +86,8 @@ pub trait Kind: Send + Sync + 'static {
         want: Want,
         now: Timestamp,
     ) -> Plan<Self::Step, Self::Status>;
+    /// The status of an object has just been recorded anew: what changed in it may be worth a line in the log.
+    fn recorded(&self, _before: &Self::Object, _status: &Self::Status) {}
     /// Performs one step; `object` carries the status just recorded. Already so is success.
     fn act(&self, object: &Self::Object, step: &Self::Step) -> impl Future<Output = Result<(), Failure>> + Send;
     /// Shows in the recorded status that a step failed; it is tried again.

@@ -8,7 +8,10 @@ use crate::supervisor::wire::Command;
 
 /// Performs `step`; its failure says what could not be done.
 pub async fn act(controller: &PostgresClusterKind, object: &PostgresCluster, step: &Step) -> Result<(), Failure> {
-    let send = |member: &str, command| send(controller, object, member, command);
+    let send = |member: &str, command| {
+        let sent = controller.links.send(&object.owner(), member, command);
+        sent.map_err(|failure| Failure::new(failure.class, format!("{member}: {failure}")))
+    };
     match step {
         Step::EnsureSecrets { host } => secrets::ensure(controller, object, host).await,
         Step::Docker(step) => controller.docker.act(&object.owner(), step).await,
@@ -22,14 +25,4 @@ pub async fn act(controller: &PostgresClusterKind, object: &PostgresCluster, ste
         Step::RestartPostgres { member, run, .. } => send(member, Command::Restart { run: run.clone() }),
         Step::Renew { member, term, clock_ms } => send(member, Command::Renew { term: *term, clock_ms: *clock_ms }),
     }
-}
-
-fn send(
-    controller: &PostgresClusterKind,
-    object: &PostgresCluster,
-    member: &str,
-    command: Command,
-) -> Result<(), Failure> {
-    let sent = controller.links.send(&object.owner(), member, command);
-    sent.map_err(|failure| Failure::new(failure.class, format!("{member}: {failure}")))
 }
