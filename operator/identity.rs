@@ -12,6 +12,7 @@ pub const FILES: &[&str] = &[
     "api/chain.rs",
     "api/lsn.rs",
     "api/postgres_settings.rs",
+    "api/sync.rs",
     "cli/logging.rs",
     "engine/bridge.rs",
     "inside.rs",
