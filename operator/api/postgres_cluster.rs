@@ -456,7 +456,7 @@ pub struct Endpoints {
 }
 
 /// A promotion with its steps.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FailoverStatus {
     /// The evidence that the old primary failed, or the reason of a switchover.
@@ -509,7 +509,7 @@ pub struct SwitchoverStatus {
 }
 
 /// The planner's memory: written by compare-and-set before anything is done.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Decisions {
     /// The term of the last election.
@@ -555,6 +555,18 @@ pub struct Decisions {
     pub since: Timestamp,
 }
 
+impl Decisions {
+    /// Whether this member is the leader.
+    pub fn is_leader(&self, member: &str) -> bool {
+        self.leader_name() == Some(member)
+    }
+
+    /// The leader's name.
+    pub fn leader_name(&self) -> Option<&str> {
+        self.leader.as_ref().map(|leader| leader.member.as_str())
+    }
+}
+
 /// A promotion whose loss only the old primary's WAL can show.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -567,9 +579,10 @@ pub struct Unsettled {
 }
 
 /// The stage of the protocol of a cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema, Hash)]
 pub enum Stage {
     /// Nothing was decided: checking whether data exists.
+    #[default]
     New,
     /// Promises of the current term are being collected.
     Electing,

@@ -89,6 +89,8 @@ pub trait Kind: Sized + Send + Sync + 'static {
     /// Pure and total: no clock, no chance, no I/O; problems become conditions. While people want it [`Want::Paused`]
     /// the status is rendered, and there are no steps but those without which it would break.
     fn plan(&self, object: &Self::Object, observed: &Self::Observed, want: Want, now: Timestamp) -> Planned<Self>;
+    /// Called after the status of an object was recorded anew, so that a kind can log what changed in it.
+    fn recorded(&self, _before: &Self::Object, _status: &Self::Status) {}
     /// Performs one step; `object` carries the status just recorded. Already so is success.
     fn act(&self, object: &Self::Object, step: &Self::Step) -> impl Future<Output = Result<(), Failure>> + Send;
     /// Returns the recorded status with the failure of a step in it; the step will be retried.

@@ -79,6 +79,7 @@ impl<K: Kind> Reconciler<'_, K> {
             (value, object)
         } else {
             let recorded = self.record(key, value, status).await?;
+            self.kind.recorded(&object, &plan.status);
             let object = self.read(&recorded)?;
             (recorded, object)
         };

@@ -108,6 +108,8 @@ struct World {
     meddler: Option<Objects>,
     /// What was to be forgotten, in order.
     forgotten: Vec<String>,
+    /// What was told of as recorded: toy and bricks.
+    recorded: Vec<(String, u32)>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -181,6 +183,10 @@ impl Kind for ToyKind {
         let finished = deleting && *bricks == 0;
         let requeue = (!steps.is_empty()).then_some(Duration::ZERO);
         Plan { status: status(wanted), steps, requeue, finished }
+    }
+
+    fn recorded(&self, toy: &Toy, status: &Status) {
+        self.world(|world| world.recorded.push((toy.name().to_owned(), status.wanted)));
     }
 
     async fn act(&self, toy: &Toy, step: &Step) -> Result<(), Failure> {
@@ -329,6 +335,7 @@ async fn a_settled_object_is_looked_at_every_resync_and_not_written() {
     pass(30_000).await;
     assert_eq!(bench.log(), ["observe a", "observe a", "observe a"]);
     assert_eq!(bench.toy("a").await, before);
+    assert_eq!(bench.kind.world(|world| world.recorded.clone()), [("a".to_owned(), 0)], "told of once");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,32 +1,32 @@
 //! What must hold of every step from one set of decisions to the next, whatever led to it. Pure.
 //! A planner that would break one of these does nothing and says so: it is a fault of this program.
 
+use super::orders::basis;
 use crate::api::postgres_cluster::{Decisions, Quorum, Stage};
 
 /// What the step from `before` to `after` breaks; empty if it may be recorded.
 pub fn violations(before: &Decisions, after: &Decisions) -> Vec<&'static str> {
     let led = |decisions: &Decisions| matches!(decisions.stage, Stage::Establishing | Stage::Steady);
+    let same_term = after.term == before.term;
+    let serves_on = same_term && (before.stage, after.stage) == (Stage::Steady, Stage::Steady);
+    let same_sets = before.election == after.election && before.commit == after.commit;
+    let same_revision = after.revision == before.revision;
     let rules = [
         (after.term < before.term, "the term went back"),
         (after.revision < before.revision, "the revision went back"),
+        (same_revision && basis(before) != basis(after), "other orders follow from the same revision"),
         // I1: at most one leader a term.
-        (
-            after.term == before.term && led(before) && led(after) && !same_leader(before, after),
-            "a term got a second leader (I1)",
-        ),
-        (
-            after.term == before.term && led(before) && after.stage == Stage::Electing,
-            "an election began without a new term (I1)",
-        ),
+        (same_term && led(before) && led(after) && !same_leader(before, after), "a term got a second leader (I1)"),
+        (same_term && led(before) && after.stage == Stage::Electing, "an election began without a new term (I1)"),
         (after.stage == Stage::Steady && after.leader.is_none(), "a settled cluster has no leader"),
         (after.next.is_some() && after.stage != Stage::Establishing, "voters are being changed by nobody's grant"),
+        // I2: an election asks those who may have acknowledged something before it.
+        (same_term && before.stage == Stage::Electing && !same_sets, "the sets changed in an election (I2)"),
         // I4: every commit set meets every election set, for the one is a part of the other with no smaller w.
         (!within(&after.commit, &after.election), "a commit could be acknowledged that no election would ask for (I4)"),
         // The old commit rule is in force until the leader has passed the barrier of the new one.
         (
-            after.term == before.term
-                && (before.stage, after.stage) == (Stage::Steady, Stage::Steady)
-                && !within(&before.commit, &after.election),
+            serves_on && !within(&before.commit, &after.election),
             "a commit may have been acknowledged that no election would ask for (I4)",
         ),
     ];
@@ -63,6 +63,7 @@ mod tests {
         let quorum = Quorum { voters: vec![voter("a"), voter("b")], w: 1 };
         Decisions {
             term,
+            revision: term,
             stage: Stage::Steady,
             leader: Some(voter(leader)),
             election: quorum.clone(),
@@ -71,24 +72,33 @@ mod tests {
         }
     }
 
+    /// What is told of a step from the first decisions to these, in the next revision.
+    fn step(after: Decisions) -> Vec<&'static str> {
+        violations(&decisions(1, "a"), &Decisions { revision: 2, ..after })
+    }
+
     #[test]
     fn what_a_step_breaks_is_told() {
         assert!(violations(&decisions(1, "a"), &decisions(2, "b")).is_empty());
-        assert_eq!(violations(&decisions(1, "a"), &decisions(1, "b")), ["a term got a second leader (I1)"]);
-        assert_eq!(violations(&decisions(2, "a"), &decisions(1, "a")), ["the term went back"]);
+        assert_eq!(step(decisions(1, "b")), ["a term got a second leader (I1)"]);
+        let told = ["the term went back", "the revision went back"];
+        assert_eq!(violations(&decisions(2, "a"), &decisions(1, "a")), told);
         let electing = Decisions { stage: Stage::Electing, ..decisions(1, "a") };
-        assert_eq!(violations(&decisions(1, "a"), &electing), ["an election began without a new term (I1)"]);
+        assert_eq!(step(electing.clone()), ["an election began without a new term (I1)"]);
         let mut first = decisions(1, "a");
         first.leader = Some(Voter { incarnation: String::new(), ..voter("a") });
-        assert!(violations(&first, &decisions(1, "a")).is_empty());
+        assert_eq!(violations(&first, &decisions(1, "a")), ["other orders follow from the same revision"]);
+        assert!(violations(&first, &Decisions { revision: 2, ..decisions(1, "a") }).is_empty());
         let mut smaller = decisions(1, "a");
         smaller.election.voters.pop();
         smaller.commit.voters.pop();
-        let told = ["a commit may have been acknowledged that no election would ask for (I4)"];
-        assert_eq!(violations(&decisions(1, "a"), &smaller), told);
+        assert_eq!(
+            violations(&electing, &Decisions { stage: Stage::Electing, revision: 2, ..smaller.clone() }),
+            ["the sets changed in an election (I2)"]
+        );
+        assert_eq!(step(smaller), ["a commit may have been acknowledged that no election would ask for (I4)"]);
         let mut strange = decisions(1, "a");
         strange.commit.voters.push(voter("c"));
-        let told = ["a commit could be acknowledged that no election would ask for (I4)"];
-        assert_eq!(violations(&decisions(1, "a"), &strange), told);
+        assert_eq!(step(strange), ["a commit could be acknowledged that no election would ask for (I4)"]);
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::LinkSeen;
-use super::scene::SUSPECT_MS;
+use super::view::SUSPECT_MS;
 use crate::api::failure::{Class, Failure};
 use crate::api::labels::{self, Owner};
 use crate::engine::hosts::Hosts;

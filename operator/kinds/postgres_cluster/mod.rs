@@ -1,8 +1,9 @@
 //! PostgresCluster: one primary, streaming standbys, promotion by itself.
 //!
 //! `observe` takes one snapshot of Docker and of what the supervisors report,
-//! `plan` decides (placement in `workload.rs`, the protocol in `protocol.rs`
-//! with its arithmetic in `quorum.rs`, what people are told in `status.rs`),
+//! `plan` decides (placement in `workload.rs`, the protocol in `protocol/`
+//! with its arithmetic in `quorum.rs`, what people are told in `status.rs`
+//! and of promotions in `promotion.rs`),
 //! `act` performs. The protocol and its invariants: `docs/protocol.md`.
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ use crate::store::{Clock, Key};
 use crate::supervisor::wire::{Order, Report};
 
 mod act;
+mod decided;
 mod definition;
 mod invariants;
 mod links;
@@ -34,17 +36,18 @@ mod model;
 mod observe;
 mod orders;
 pub mod plan;
+mod promotion;
 mod protocol;
 pub mod quorum;
 mod routing;
 #[cfg(test)]
 mod scenarios;
-mod scene;
 mod secrets;
 #[cfg(test)]
 mod simulation;
 mod status;
 mod upgrade;
+mod view;
 pub mod workload;
 #[cfg(test)]
 mod world;
@@ -90,6 +93,14 @@ impl Kind for PostgresClusterKind {
 
     fn plan(&self, object: &PostgresCluster, observed: &Observed, want: Want, now: Timestamp) -> Planned<Self> {
         plan::plan(object, observed, want, now)
+    }
+
+    /// A decision that was refused is a fault of this program: the log says it once, when the condition appears or changes.
+    fn recorded(&self, before: &PostgresCluster, status: &PostgresClusterStatus) {
+        let told = before.status.as_ref().and_then(plan::violation);
+        if let Some(message) = plan::violation(status).filter(|message| told != Some(*message)) {
+            tracing::error!(cluster = before.name(), "{message}");
+        }
     }
 
     async fn act(&self, object: &PostgresCluster, step: &Step) -> Result<(), Failure> {

@@ -1,6 +1,5 @@
 //! One snapshot of a cluster: what its hosts show, the supervisors' last words, the Secrets. Reads only, judges nothing.
 
-use super::plan::INVARIANT_VIOLATED;
 use super::{Observed, PostgresClusterKind, network_name, secrets, workload};
 use crate::api::failure::Failure;
 use crate::api::object::Object as _;
@@ -9,7 +8,6 @@ use crate::kinds::containers::Needs;
 
 /// Reads everything at once.
 pub async fn observe(controller: &PostgresClusterKind, object: &PostgresCluster) -> Result<Observed, Failure> {
-    log_violation(object);
     let owner = object.owner();
     let needs = Needs { images: [object.spec.image.clone()].into(), networks: [network_name(object)].into() };
     let (hosts, secrets) = tokio::join!(
@@ -24,12 +22,4 @@ pub async fn observe(controller: &PostgresClusterKind, object: &PostgresCluster)
         hosts,
         secrets: secrets?,
     })
-}
-
-/// The log repeats a refused decision at every look for as long as the condition stands: it is a fault of this program.
-fn log_violation(object: &PostgresCluster) {
-    let conditions = object.status.iter().flat_map(|status| &status.conditions);
-    for refused in conditions.filter(|condition| condition.reason == INVARIANT_VIOLATED) {
-        tracing::error!(cluster = object.name(), condition = refused.type_, "{}", refused.message);
-    }
 }

@@ -4,22 +4,35 @@
 //! when the record says that the new quorum acknowledged.
 
 use super::Step;
-use super::protocol::{STEP_DOWN, last_leader, rule};
-use super::quorum::confirmations_needed;
-use super::scene::{Member, Scene};
-use crate::api::postgres_cluster::{Decisions, MemberPlace, Quorum, Stage};
-use crate::supervisor::wire::{Data, Follow, Init, Lead, Lineage, Order, Postgres, Report, Rule, Task};
+use super::protocol::STEP_DOWN;
+use super::quorum::{commit_rule, confirm_rule, confirmations_needed};
+use super::view::{ClusterView, LastLeader, Member};
+use crate::api::postgres_cluster::{Decisions, MemberPlace, Stage};
+use crate::supervisor::wire::{Data, Follow, Init, Lead, Lineage, Order, Postgres, Report, Task};
+
+/// What orders follow from, but for the spec and what is seen.
+pub fn basis(decisions: &Decisions) -> impl PartialEq + '_ {
+    let Decisions { term, stage, leader, election, commit, next, .. } = decisions;
+    (term, stage, leader, election, commit, next)
+}
+
+/// `after` with a new revision, if other orders follow from it.
+pub fn revised(before: &Decisions, after: Decisions) -> Decisions {
+    let others = basis(before) != basis(&after);
+    Decisions { revision: before.revision + u64::from(others), ..after }
+}
 
 /// The standing order of every instance that can be spoken to, where it differs from what it has.
-pub fn orders(scene: &Scene, d: &Decisions, credentials: &str) -> Vec<Step> {
+pub fn orders(view: &ClusterView, decisions: &Decisions, credentials: &str) -> Vec<Step> {
     let mut steps = Vec::new();
-    for member in &scene.members {
+    for member in &view.members {
         let Some(report) = member.live() else { continue };
         if !credentials.is_empty() && report.credentials.as_deref() != Some(credentials) {
             steps.push(Step::SendCredentials { member: member.place.name.clone() });
         }
-        let Some(task) = task(scene, d, member, report) else { continue };
-        let order = Order { term: d.term, revision: d.revision, task, settings: scene.object.spec.parameters.clone() };
+        let Some(task) = task(view, decisions, member, report) else { continue };
+        let Decisions { term, revision, .. } = *decisions;
+        let order = Order { term, revision, task, settings: view.object.spec.parameters.clone() };
         // Only a leader's order says something new with a new revision alone.
         let same = |known: &Order| Order { revision: order.revision, ..known.clone() } == order;
         let told = match &order.task {
@@ -35,23 +48,25 @@ pub fn orders(scene: &Scene, d: &Decisions, credentials: &str) -> Vec<Step> {
     steps
 }
 
-fn task(scene: &Scene, d: &Decisions, member: &Member, report: &Report) -> Option<Task> {
+fn task(view: &ClusterView, decisions: &Decisions, member: &Member, report: &Report) -> Option<Task> {
     let name = member.place.name.as_str();
-    let leads = d.leader.as_ref().is_some_and(|leader| leader.member == name);
-    let led = leads || d.served.as_ref().is_some_and(|leader| leader.member == name);
-    let votes = d.election.voters.iter().any(|voter| voter.member == name);
-    match d.stage {
+    let leads = decisions.is_leader(name);
+    let led = leads || decisions.served.as_ref().is_some_and(|leader| leader.member == name);
+    let votes = decisions.election.voters.iter().any(|voter| voter.member == name);
+    match decisions.stage {
         Stage::New => None,
         Stage::Electing if !votes && (led || report.postgres == Postgres::Primary) => {
-            Some(Task::Stop { graceful: leads && d.switchover.is_some() })
+            Some(Task::Stop { graceful: leads && decisions.switchover.is_some() })
         }
         Stage::Electing => {
             // Receivers must stay until the stepping-down primary has shipped its last WAL.
-            let waits = d.switchover.is_some() && last_leader(scene, d).steps_down && scene.age(d.since) < STEP_DOWN;
+            let waits = decisions.switchover.is_some()
+                && LastLeader::of(view, decisions).steps_down
+                && view.age(decisions.since) < STEP_DOWN;
             (votes && !waits).then_some(Task::Prepare)
         }
-        Stage::Establishing | Stage::Steady if leads => Some(Task::Lead(lead(scene, d, name))),
-        Stage::Establishing | Stage::Steady => follow(scene, d, member, report).map(Task::Follow),
+        Stage::Establishing | Stage::Steady if leads => Some(Task::Lead(lead(view, decisions, name))),
+        Stage::Establishing | Stage::Steady => follow(view, decisions, member, report).map(Task::Follow),
     }
 }
 
@@ -60,57 +75,57 @@ fn slot(place: &MemberPlace) -> String {
 }
 
 /// The slots of everybody else.
-fn slots(scene: &Scene, name: &str) -> Vec<String> {
-    let mut slots: Vec<_> = scene.members.iter().filter(|m| m.place.name != name).map(|m| slot(m.place)).collect();
+fn slots(view: &ClusterView, name: &str) -> Vec<String> {
+    let mut slots: Vec<_> = view.members.iter().filter(|m| m.place.name != name).map(|m| slot(m.place)).collect();
     slots.sort();
     slots
 }
 
-fn lead(scene: &Scene, d: &Decisions, name: &str) -> Lead {
-    let initdb = &scene.object.spec.bootstrap.initdb;
-    let init = d.system_identifier.is_none().then(|| Init {
+fn lead(view: &ClusterView, decisions: &Decisions, name: &str) -> Lead {
+    let initdb = &view.object.spec.bootstrap.initdb;
+    let init = decisions.system_identifier.is_none().then(|| Init {
         encoding: initdb.encoding.clone(),
         locale: initdb.locale.clone(),
         data_checksums: initdb.data_checksums,
     });
-    let (commit, election) = match &d.next {
-        Some(next) => (rule(next), next),
-        None => (rule(&d.commit), &d.election),
+    let (commit, election) = match &decisions.next {
+        Some(next) => (commit_rule(next), next),
+        None => (commit_rule(&decisions.commit), &decisions.election),
     };
     Lead {
         init,
         commit,
-        confirm: confirm(election),
-        slots: slots(scene, name),
+        confirm: confirm_rule(election),
+        slots: slots(view, name),
         database: initdb.database.clone(),
         owner: initdb.owner.clone(),
         // I8: never before the record says that the new quorum acknowledged.
-        open: d.stage == Stage::Steady,
+        open: decisions.stage == Stage::Steady,
     }
 }
 
-fn follow(scene: &Scene, d: &Decisions, member: &Member, report: &Report) -> Option<Follow> {
-    let leader = d.leader.as_ref()?;
-    let leader_member = scene.member(&leader.member)?;
+fn follow(view: &ClusterView, decisions: &Decisions, member: &Member, report: &Report) -> Option<Follow> {
+    let leader = decisions.leader.as_ref()?;
+    let leader_member = view.member(&leader.member)?;
     let leading = leader_member.live().and_then(|report| {
         let leading = report.leading.as_ref()?;
-        (leading.term == d.term).then_some((report.timeline?, leading))
+        (leading.term == decisions.term).then_some((report.timeline?, leading))
     });
     let lineage = leading.map(|(timeline, leading)| Lineage { timeline, history: leading.history.clone() });
     let mut timeline_terms = leader_member.link.map(|link| link.report.timeline_terms.clone()).unwrap_or_default();
     if lineage.is_none() {
-        timeline_terms.retain(|_, term| *term < d.term);
+        timeline_terms.retain(|_, term| *term < decisions.term);
     }
     // Without the lineage only those follow whose reach was compared: they promised this very term.
-    let promised = report.promised == d.term && report.data == Data::Standby;
-    if lineage.is_none() && !(d.stage == Stage::Establishing && promised) {
+    let promised = report.promised == decisions.term && report.data == Data::Standby;
+    if lineage.is_none() && !(decisions.stage == Stage::Establishing && promised) {
         return None;
     }
     Some(Follow {
         leader: leader.member.clone(),
         address: leader_member.place.address?.to_string(),
         slot: slot(member.place),
-        slots: slots(scene, &member.place.name),
+        slots: slots(view, &member.place.name),
         timeline_terms,
         lineage,
         rewindable: leading.is_some_and(|(_, leading)| leading.checkpointed),
@@ -118,20 +133,14 @@ fn follow(scene: &Scene, d: &Decisions, member: &Member, report: &Report) -> Opt
 }
 
 /// The leader's confirmation by us, where its voters cannot give it.
-pub fn renewal(scene: &Scene, d: &Decisions) -> Option<Step> {
-    let leader = d.leader.as_ref().filter(|_| d.stage == Stage::Steady)?;
-    let report = scene.member(&leader.member)?.live()?;
-    let leading = report.leading.as_ref().filter(|leading| leading.term == d.term)?;
-    let fresh = scene.streaming(leading).iter().filter(|voter| d.election.voters.contains(voter)).count();
-    (fresh < confirmations_needed(&d.election)).then(|| Step::Renew {
+pub fn renewal(view: &ClusterView, decisions: &Decisions) -> Option<Step> {
+    let leader = decisions.leader.as_ref().filter(|_| decisions.stage == Stage::Steady)?;
+    let report = view.member(&leader.member)?.live()?;
+    let leading = report.leading.as_ref().filter(|leading| leading.term == decisions.term)?;
+    let fresh = view.streaming(leading).iter().filter(|voter| decisions.election.voters.contains(voter)).count();
+    (fresh < confirmations_needed(&decisions.election)).then(|| Step::Renew {
         member: leader.member.clone(),
-        term: d.term,
+        term: decisions.term,
         clock_ms: report.clock_ms,
     })
-}
-
-fn confirm(election: &Quorum) -> Rule {
-    let mut names: Vec<_> = election.voters.iter().map(|voter| voter.incarnation.clone()).collect();
-    names.sort();
-    Rule { names, count: confirmations_needed(election) as u32 }
 }

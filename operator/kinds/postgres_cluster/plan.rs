@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::scene::{Member, Scene, Trouble};
-use super::{Observed, Step, container_name, invariants, loss, orders, protocol, status, upgrade, workload};
+use super::decided::{Blocker, Decided, Told};
+use super::view::{ClusterView, Member};
+use super::{Observed, Step, container_name, invariants, orders, promotion, protocol, status, upgrade, workload};
 use crate::api::conditions;
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::{
-    ClusterPhase, Decisions, PostgresCluster, PostgresClusterStatus, SWITCHOVER_ANNOTATION, Stage, SwitchoverDecision,
-    SwitchoverStatus,
+    ClusterPhase, Decisions, MemberPlace, PostgresCluster, PostgresClusterStatus, SWITCHOVER_ANNOTATION, Stage,
+    SwitchoverDecision, SwitchoverStatus,
 };
 use crate::api::postgres_settings::lowered_on_primary_first;
 use crate::engine::ContainerState;
@@ -28,7 +29,7 @@ const DEGRADED: Duration = Duration::from_secs(2);
 const ELECTION_ALONE: Duration = Duration::from_secs(1);
 
 /// The reason of the condition about a decision that would break an invariant.
-pub const INVARIANT_VIOLATED: &str = "InvariantViolated";
+const INVARIANT_VIOLATED: &str = "InvariantViolated";
 
 /// The plan of a cluster.
 pub fn plan(
@@ -41,150 +42,137 @@ pub fn plan(
     if want == Want::Absent {
         return teardown(object, observed, status, now);
     }
-    let mut d = status.decisions.clone().unwrap_or_else(|| protocol::begin(now));
+    let mut before = status.decisions.clone().unwrap_or_else(|| protocol::begin(now));
     let paused = want == Want::Paused;
-    let missing_secret =
-        observed.secrets.source_problem.clone().map(|message| Trouble { reason: "SecretNotFound", message });
-    if !paused && (missing_secret.is_none() || d.stage != Stage::New) {
-        workload::place(object, observed, &mut d);
+    let missing_secret = observed.secrets.source_problem.as_deref().map(|why| Blocker::new("SecretNotFound", why));
+    if !paused && (missing_secret.is_none() || before.stage != Stage::New) {
+        before.members = workload::places(object, observed, &before);
     }
-    let before = d.clone();
-    let places = d.members.clone();
-    let scene = scene(object, observed, &places, &d, now);
+    let view = view(object, observed, &before, now);
+    let mut decisions = before.clone();
     let mut steps = Vec::new();
-    let mut trouble = unknown(observed).or(missing_secret);
+    let mut blocker = unknown(observed).or(missing_secret);
     if paused {
-        steps.extend(orders::renewal(&scene, &d));
-    } else if trouble.as_ref().is_none_or(|_| d.stage != Stage::New) {
-        let stands = protocol::advance(&scene, &mut status, &mut d);
-        loss::settle(&scene, &mut status, &mut d);
-        if d == before && stands.is_none() && trouble.is_none() {
-            maintain(&scene, observed, &mut status, &mut d, &mut steps);
-        }
-        protocol::revise(&before, &mut d);
-        let broken = invariants::violations(&before, &d);
+        steps.extend(orders::renewal(&view, &before));
+    } else if blocker.is_none() || before.stage != Stage::New {
+        let (decided, maintenance) = decide(&view, observed, blocker.is_none());
+        promotion::record(&mut status, &before, &decided, now);
+        decisions = orders::revised(&before, decided.decisions);
+        let broken = invariants::violations(&before, &decisions);
         if !broken.is_empty() {
-            return refused(&scene, before, &broken, observed);
+            return refused(&view, &broken, observed);
         }
-        steps.extend(orders::orders(&scene, &d, &observed.secrets.hash));
-        steps.extend(orders::renewal(&scene, &d));
-        steps.extend(workload::secrets(observed, &d));
-        steps.extend(workload::steps(object, observed, &d, restart_dead(&status, &d, now)));
-        trouble = trouble.or(stands);
+        steps.extend(maintenance);
+        steps.extend(orders::orders(&view, &decisions, &observed.secrets.hash));
+        steps.extend(orders::renewal(&view, &decisions));
+        steps.extend(workload::secrets(observed, &decisions));
+        steps.extend(workload::steps(object, observed, &decisions, restart_dead(&status, &decisions, now)));
+        blocker = blocker.or(decided.blocker);
     }
-    let changing = d != before;
-    // A silence that is only ours is no news: what was said before we began stands until we can know better.
-    let calling = observed.calling && !paused && before.stage == Stage::Steady && d.stage == Stage::Steady;
+    // Just after our own start a missing report means nothing: what was said before stands until we can know better.
+    let calling = observed.calling && !paused && before.stage == Stage::Steady && decisions.stage == Stage::Steady;
     if !calling || status.conditions.is_empty() {
-        status::render(&scene, &mut status, &d, trouble, paused, &observed.work);
+        status::render(&view, &mut status, &decisions, blocker, paused, &observed.work);
     }
-    upgrade::tell(object, observed, &places, &mut status, now);
-    let requeue = requeue(&status, &d, &steps, changing).or_else(|| unknown(observed).map(|_| DEGRADED));
+    upgrade::tell(object, observed, &before.members, &mut status, now);
+    let requeue = requeue(&status, &before, &decisions, &steps).or_else(|| unknown(observed).map(|_| DEGRADED));
     let requeue = requeue.or(calling.then_some(SOON));
-    status.decisions = Some(d);
+    status.decisions = Some(decisions);
     Plan { status, steps, requeue, finished: false }
 }
 
+/// What is decided in this look, and the step of maintenance that is due.
+fn decide(view: &ClusterView, observed: &Observed, all_known: bool) -> (Decided, Option<Step>) {
+    let advanced = protocol::advance(view);
+    // One that is taken away to be made anew is still seen to run for a while.
+    let removing = observed.work.iter().any(|(work, heard)| matches!(work, Work::Remove { .. }) && heard.runs());
+    let settled = view.before.stage == Stage::Steady && advanced.decisions == *view.before;
+    if !settled || !all_known || removing || advanced.blocker.is_some() {
+        return (advanced, None);
+    }
+    let (maintained, step) = maintain(view, observed);
+    (Decided { told: [advanced.told, maintained.told].concat(), ..maintained }, step)
+}
+
 /// Nothing is done, and why: what was decided would break an invariant, which is a fault of this program.
-fn refused(
-    scene: &Scene,
-    before: Decisions,
-    broken: &[&str],
-    observed: &Observed,
-) -> Plan<Step, PostgresClusterStatus> {
-    let mut status = scene.object.status.clone().unwrap_or_default();
+fn refused(view: &ClusterView, broken: &[&str], observed: &Observed) -> Plan<Step, PostgresClusterStatus> {
+    let mut status = view.object.status.clone().unwrap_or_default();
     let message = format!(
         "nothing is done, for it would break what must always hold: {}; this is a fault of Evenkeel, please report it",
         broken.join(", ")
     );
-    let trouble = Trouble { reason: INVARIANT_VIOLATED, message };
-    status::render(scene, &mut status, &before, Some(trouble), false, &observed.work);
-    let steps = orders::renewal(scene, &before).into_iter().collect();
-    status.decisions = Some(before);
+    let blocker = Blocker::new(INVARIANT_VIOLATED, message);
+    status::render(view, &mut status, view.before, Some(blocker), false, &observed.work);
+    let steps = orders::renewal(view, view.before).into_iter().collect();
+    status.decisions = Some(view.before.clone());
     Plan { status, steps, requeue: Some(DEGRADED), finished: false }
 }
 
-fn scene<'a>(
-    object: &'a PostgresCluster,
-    observed: &'a Observed,
-    places: &'a [crate::api::postgres_cluster::MemberPlace],
-    d: &Decisions,
-    now: Timestamp,
-) -> Scene<'a> {
-    let leaving = if d.stage == Stage::New { Default::default() } else { workload::leaving(object, d) };
-    let members = places
-        .iter()
-        .map(|place| Member {
-            place,
-            container: observed
-                .hosts
-                .get(&place.host)
-                .and_then(|host| host.container(&container_name(object, &place.name))),
-            container_known: observed.hosts.get(&place.host).is_some_and(|host| host.containers.known().is_some()),
-            link: observed.links.get(&place.name),
-            leaving: leaving.contains(&place.name),
-        })
-        .collect();
-    Scene { object, members, now }
+/// The invariants that a refused decision would have broken, if the status tells of one.
+pub fn violation(status: &PostgresClusterStatus) -> Option<&str> {
+    let refused = status.conditions.iter().find(|condition| condition.reason == INVARIANT_VIOLATED);
+    refused.map(|condition| condition.message.as_str())
 }
 
-fn unknown(observed: &Observed) -> Option<Trouble> {
-    let why = observed.hosts.values().find_map(DockerSeen::silence)?.to_owned();
-    Some(Trouble { reason: "HostUnreachable", message: why })
+fn view<'a>(
+    object: &'a PostgresCluster,
+    observed: &'a Observed,
+    before: &'a Decisions,
+    now: Timestamp,
+) -> ClusterView<'a> {
+    let leaving = if before.stage == Stage::New { Default::default() } else { workload::leaving(object, before) };
+    let member = |place: &'a MemberPlace| {
+        let host = observed.hosts.get(&place.host);
+        Member {
+            place,
+            container: host.and_then(|host| host.container(&container_name(object, &place.name))),
+            container_known: host.is_some_and(|host| host.containers.known().is_some()),
+            link: observed.links.get(&place.name),
+            leaving: leaving.contains(&place.name),
+        }
+    };
+    ClusterView { object, before, members: before.members.iter().map(member).collect(), now }
+}
+
+fn unknown(observed: &Observed) -> Option<Blocker> {
+    let why = observed.hosts.values().find_map(DockerSeen::silence)?;
+    Some(Blocker::new("HostUnreachable", why))
 }
 
 /// Dead containers are started again (or made anew) unless an election is under way that may succeed without them.
-fn restart_dead(status: &PostgresClusterStatus, d: &Decisions, now: Timestamp) -> bool {
-    let promoting = match d.stage {
+fn restart_dead(status: &PostgresClusterStatus, decisions: &Decisions, now: Timestamp) -> bool {
+    let promoting = match decisions.stage {
         Stage::New => false,
         Stage::Electing | Stage::Establishing => true,
         // The gate is not seen open yet: nothing slow may stand before that.
-        Stage::Steady => status.last_failover.as_ref().is_some_and(|story| story.outage.is_none()),
+        Stage::Steady => status.last_failover.as_ref().is_some_and(|failover| failover.outage.is_none()),
     };
-    !promoting || now.duration_since(d.since).unsigned_abs() >= ELECTION_ALONE
+    !promoting || now.duration_since(decisions.since).unsigned_abs() >= ELECTION_ALONE
 }
 
 /// What may be done to a cluster that is well: a switchover that was asked for, then changes that need a restart, one
-/// instance at a time, standbys first.
-fn maintain(
-    scene: &Scene,
-    observed: &Observed,
-    status: &mut PostgresClusterStatus,
-    d: &mut Decisions,
-    steps: &mut Vec<Step>,
-) {
-    // One that is taken away to be made anew is still seen to run for a while.
-    let removing = observed.work.iter().any(|(work, heard)| matches!(work, Work::Remove { .. }) && heard.runs());
-    if d.stage != Stage::Steady || removing || asked_switchover(scene, status, d) {
-        return;
-    }
-    let Some(leader) = d.leader.clone() else { return };
-    let whole = scene.members.iter().all(|member| {
+/// instance at a time, standbys first; the primary's behind a switchover.
+fn maintain(view: &ClusterView, observed: &Observed) -> (Decided, Option<Step>) {
+    let asked = asked_switchover(view);
+    let whole = view.members.iter().all(|member| {
         member.live().is_some_and(|report| matches!(report.postgres, Postgres::Primary | Postgres::Standby))
             && !member.leaving
     });
-    if !whole || !d.absent.is_empty() {
-        return;
+    if asked.decisions != *view.before || !whole || !view.before.absent.is_empty() {
+        return (asked, None);
     }
-    let standby = scene
-        .members
-        .iter()
-        .filter(|member| member.place.name != leader.member)
-        .find_map(|member| replacement(scene, observed, member));
-    if let Some(step) = standby {
-        steps.push(step);
-        return;
+    let (leaders, standbys): (Vec<_>, Vec<_>) =
+        view.members.iter().partition(|member| view.before.is_leader(&member.place.name));
+    let standby = standbys.into_iter().find_map(|member| replacement(view, observed, member));
+    let Some(leader) = leaders.first().filter(|_| standby.is_none()) else { return (asked, standby) };
+    let Some(step) = replacement(view, observed, leader) else { return (asked, None) };
+    let request = format!("restart for generation {}", view.object.metadata.generation.unwrap_or_default());
+    let tried = asked.told.is_empty() && last_switchover(view).is_some_and(|last| last.request == request);
+    let in_place = tried && matches!(step, Step::RestartPostgres { .. }) && primary_first(leader.live());
+    if view.members.len() == 1 || in_place || protocol::cannot_switch_to(view, "").is_some() {
+        return (asked, Some(step));
     }
-    let Some(member) = scene.members.iter().find(|member| member.place.name == leader.member) else { return };
-    let Some(step) = replacement(scene, observed, member) else { return };
-    let request = format!("restart for generation {}", scene.object.metadata.generation.unwrap_or_default());
-    let tried = status.last_switchover.as_ref().is_some_and(|last| last.request == request);
-    let in_place = tried && matches!(step, Step::RestartPostgres { .. }) && primary_first(member.live());
-    if scene.members.len() == 1 || in_place || protocol::cannot_switch_to(scene, d, "").is_some() {
-        steps.push(step);
-    } else {
-        protocol::switch_over(scene, status, d, SwitchoverDecision { request, to: String::new() });
-    }
+    (protocol::switch_over(view, SwitchoverDecision { request, to: String::new() }), None)
 }
 
 /// All that waits are settings that were lowered: no standby can lower them before its primary does.
@@ -193,10 +181,10 @@ fn primary_first(report: Option<&Report>) -> bool {
 }
 
 /// The step that makes a member what its definition says, if it is not that.
-fn replacement(scene: &Scene, observed: &Observed, member: &Member) -> Option<Step> {
+fn replacement(view: &ClusterView, observed: &Observed, member: &Member) -> Option<Step> {
     let container = member.container?;
-    let (network, wanted) = (workload::network(scene.object), workload::member(scene.object, observed, member.place));
-    if let Some(step) = replace(&workload::common(scene.object, observed, &network), &wanted) {
+    let (network, wanted) = (workload::network(view.object), workload::member(view.object, observed, member.place));
+    if let Some(step) = replace(&workload::common(view.object, observed, &network), &wanted) {
         return Some(Step::Docker(step));
     }
     let report = member.live()?;
@@ -207,37 +195,37 @@ fn replacement(scene: &Scene, observed: &Observed, member: &Member) -> Option<St
     })
 }
 
-/// Takes up or refuses a switchover that was asked for by annotation; `true` if one begins.
-fn asked_switchover(scene: &Scene, status: &mut PostgresClusterStatus, d: &mut Decisions) -> bool {
-    let Some(request) = scene.object.annotation(SWITCHOVER_ANNOTATION) else { return false };
-    if status.last_switchover.as_ref().is_some_and(|last| last.request == request) || answered(status, request) {
-        return false;
+/// Begins or refuses a switchover that was asked for by annotation.
+fn asked_switchover(view: &ClusterView) -> Decided {
+    let request = view.object.annotation(SWITCHOVER_ANNOTATION).filter(|request| !answered(view, request));
+    let Some(request) = request else { return Decided::unchanged(view.before) };
+    let (to, request) = (request.split_once('/').map(|(_, to)| to).unwrap_or_default(), request.to_owned());
+    match protocol::cannot_switch_to(view, to) {
+        Some(why) => Decided { told: vec![Told::Refused { request, why }], ..Decided::unchanged(view.before) },
+        None => protocol::switch_over(view, SwitchoverDecision { request, to: to.to_owned() }),
     }
-    let to = request.split_once('/').map(|(_, to)| to).unwrap_or_default();
-    if let Some(refused) = protocol::cannot_switch_to(scene, d, to) {
-        status.last_switchover =
-            Some(SwitchoverStatus { request: request.into(), refused: Some(refused), result: None });
-        return false;
-    }
-    protocol::switch_over(scene, status, d, SwitchoverDecision { request: request.into(), to: to.into() });
-    true
 }
 
-/// A request older than the last promotion was answered before, or came too late.
-fn answered(status: &PostgresClusterStatus, request: &str) -> bool {
+/// The last one was this request, or is newer: then this was answered before, or came too late.
+fn answered(view: &ClusterView, request: &str) -> bool {
+    let Some(last) = last_switchover(view) else { return false };
     let asked: Option<Timestamp> = request.split('/').next().and_then(|stamp| stamp.parse().ok());
-    let last = status.last_switchover.as_ref().and_then(|last| last.result.as_ref()).map(|result| result.detected_at);
-    matches!((asked, last), (Some(asked), Some(last)) if asked <= last)
+    let detected = last.result.as_ref().map(|result| result.detected_at);
+    last.request == request || asked.zip(detected).is_some_and(|(asked, detected)| asked <= detected)
 }
 
-fn requeue(status: &PostgresClusterStatus, d: &Decisions, steps: &[Step], changing: bool) -> Option<Duration> {
-    if changing {
+fn last_switchover<'a>(view: &ClusterView<'a>) -> Option<&'a SwitchoverStatus> {
+    view.object.status.as_ref()?.last_switchover.as_ref()
+}
+
+fn requeue(status: &PostgresClusterStatus, before: &Decisions, after: &Decisions, steps: &[Step]) -> Option<Duration> {
+    if after != before {
         return Some(AT_ONCE);
     }
-    if d.stage != Stage::Steady || steps.iter().any(|step| !matches!(step, Step::Renew { .. })) {
+    if after.stage != Stage::Steady || steps.iter().any(|step| !matches!(step, Step::Renew { .. })) {
         return Some(SOON);
     }
-    (status.phase != ClusterPhase::Healthy || !d.absent.is_empty() || !steps.is_empty()).then_some(DEGRADED)
+    (status.phase != ClusterPhase::Healthy || !after.absent.is_empty() || !steps.is_empty()).then_some(DEGRADED)
 }
 
 fn teardown(
@@ -250,8 +238,8 @@ fn teardown(
     status.phase = ClusterPhase::Deleting;
     // Whoever routes here leaves everything as it is until the cluster is gone.
     status.endpoint_set = None;
-    if let Some(trouble) = unknown(observed) {
-        let verdict = conditions::no(trouble.reason, trouble.message);
+    if let Some(blocker) = unknown(observed) {
+        let verdict = conditions::no(blocker.reason, blocker.message);
         conditions::set(&mut status.conditions, "Ready", verdict, status.observed_generation, now);
     }
     Plan { status, steps, requeue: (!finished).then_some(SOON), finished }

@@ -5,6 +5,7 @@
 //! shrinks after G's barrier; w falls in E before it falls in G and rises in E after it rose in G (and passed its barrier).
 
 use crate::api::postgres_cluster::{Quorum, Voter};
+use crate::supervisor::wire::Rule;
 
 /// Promises that an election must gather from E.
 pub fn promises_needed(election: &Quorum) -> usize {
@@ -17,6 +18,22 @@ pub fn promises_needed(election: &Quorum) -> usize {
 /// Voters of E that must confirm a serving primary, so that no election can have been won behind its back: |E| - re + 1.
 pub fn confirmations_needed(election: &Quorum) -> usize {
     (election.voters.len() + 1).saturating_sub(promises_needed(election))
+}
+
+/// The commit rule that a quorum means on the leader: with w = 0 it names nobody.
+pub fn commit_rule(commit: &Quorum) -> Rule {
+    if commit.w == 0 { Rule::default() } else { Rule { names: names(commit), count: commit.w } }
+}
+
+/// The voters of E that confirm the leader, and how many of them must.
+pub fn confirm_rule(election: &Quorum) -> Rule {
+    Rule { names: names(election), count: confirmations_needed(election) as u32 }
+}
+
+fn names(quorum: &Quorum) -> Vec<String> {
+    let mut names: Vec<_> = quorum.voters.iter().map(|voter| voter.incarnation.clone()).collect();
+    names.sort();
+    names
 }
 
 /// The recorded sets, and whether the leader has G in force with its barrier passed.

@@ -2,8 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use super::decided::Blocker;
 use super::routing;
-use super::scene::{Member, Scene, Trouble};
+use super::view::{ClusterView, Member};
 use crate::api::conditions::{no, set, yes};
 use crate::api::postgres_cluster::{
     ClusterPhase, Decisions, DurabilityMode, Endpoints, InstanceRole, InstanceState, InstanceStatus, MemberPlace,
@@ -15,31 +16,30 @@ use crate::supervisor::wire::{self, JobKind, Postgres, Report};
 
 /// Fills in all of the status that nobody reads back.
 pub fn render(
-    scene: &Scene,
+    view: &ClusterView,
     status: &mut PostgresClusterStatus,
-    d: &Decisions,
-    trouble: Option<Trouble>,
+    decisions: &Decisions,
+    blocker: Option<Blocker>,
     paused: bool,
     work: &WorkSeen,
 ) {
     let problem = containers::problem(work);
-    status.observed_generation = scene.object.metadata.generation.unwrap_or_default();
-    status.term = d.term;
-    status.primary = d.leader.as_ref().map(|leader| leader.member.clone());
-    status.instances = scene.members.iter().map(|member| instance(scene, d, member)).collect();
+    status.observed_generation = view.object.metadata.generation.unwrap_or_default();
+    status.term = decisions.term;
+    status.primary = decisions.leader_name().map(str::to_owned);
+    status.instances = view.members.iter().map(|member| instance(view, decisions, member)).collect();
     status.ready_instances = status.instances.iter().filter(|instance| serves(instance)).count() as u32;
-    let leader = status.primary.as_ref().and_then(|name| scene.members.iter().find(|m| m.place.name == *name));
-    let leader_report = leader.and_then(Member::live);
+    let leader_report = decisions.leader_name().and_then(|name| view.member(name)?.live());
     status.timeline = leader_report.and_then(|report| report.timeline).or(status.timeline);
-    status.endpoints = endpoints(scene, d);
-    status.endpoint_set = Some(routing::endpoint_set(scene.object, d, &status.instances));
-    let wanted = scene.object.spec.instances;
-    let serving = d.stage == Stage::Steady && !status.endpoints.read_write.is_empty();
+    status.endpoints = endpoints(view, decisions);
+    status.endpoint_set = Some(routing::endpoint_set(view.object, decisions, &status.instances));
+    let wanted = view.object.spec.instances;
+    let serving = decisions.stage == Stage::Steady && !status.endpoints.read_write.is_empty();
     let whole = status.ready_instances >= wanted && status.instances.len() == wanted as usize;
-    status.phase = phase(d, serving, whole, paused, status);
-    let ready = match (&trouble, serving) {
-        (Some(trouble), _) if !serving || trouble.reason == "CommitsWait" => {
-            no(trouble.reason, trouble.message.clone())
+    status.phase = if paused { ClusterPhase::Paused } else { phase(decisions, serving, whole, status) };
+    let ready = match (&blocker, serving) {
+        (Some(blocker), _) if !serving || blocker.reason == "CommitsWait" => {
+            no(blocker.reason, blocker.message.clone())
         }
         (_, false) => match &problem {
             Some((reason, message)) => no(reason, message.clone()),
@@ -56,9 +56,9 @@ pub fn render(
         None => containers::progress(work).map(|(reason, message)| yes(reason, message)),
     };
     let restarts = status.instances.iter().find(|instance| !instance.pending_restart.is_empty());
-    let progressing = match (&trouble, beside, restarts) {
+    let progressing = match (&blocker, beside, restarts) {
         _ if paused => no("Paused", "reconciliation is paused by annotation"),
-        (Some(trouble), ..) if !serving => yes(trouble.reason, trouble.message.clone()),
+        (Some(blocker), ..) if !serving => yes(blocker.reason, blocker.message.clone()),
         (_, Some(beside), _) => beside,
         _ if !whole => yes("InstancesNotReady", not_ready(status)),
         (_, None, Some(instance)) => {
@@ -67,25 +67,23 @@ pub fn render(
         }
         (_, None, None) => no("Settled", "everything is as declared"),
     };
-    let degraded = problem.or_else(|| degraded(scene, d, status, trouble.as_ref(), whole));
-    let degraded = match degraded {
+    let degraded = match problem.or_else(|| degraded(view, decisions, status, blocker.as_ref(), whole)) {
         Some((reason, message)) => yes(reason, message),
-        None => no("Redundant", redundancy(scene, d)),
+        None => no("Redundant", redundancy(view, decisions)),
     };
     for (kind, condition) in [("Ready", ready), ("Progressing", progressing), ("Degraded", degraded)] {
-        set(&mut status.conditions, kind, condition, status.observed_generation, scene.now);
+        set(&mut status.conditions, kind, condition, status.observed_generation, view.now);
     }
 }
 
-fn phase(d: &Decisions, serving: bool, whole: bool, paused: bool, status: &PostgresClusterStatus) -> ClusterPhase {
-    match d.stage {
-        _ if paused => ClusterPhase::Paused,
+fn phase(decisions: &Decisions, serving: bool, whole: bool, status: &PostgresClusterStatus) -> ClusterPhase {
+    match decisions.stage {
         Stage::Steady if serving && whole => ClusterPhase::Healthy,
         Stage::Steady if serving => ClusterPhase::Degraded,
         Stage::Steady => ClusterPhase::Unavailable,
         Stage::New => ClusterPhase::Pending,
-        Stage::Establishing if status.last_failover.is_none() && d.switchover.is_none() => ClusterPhase::Bootstrapping,
-        _ if d.switchover.is_some() => ClusterPhase::SwitchingOver,
+        _ if decisions.switchover.is_some() => ClusterPhase::SwitchingOver,
+        Stage::Establishing if status.last_failover.is_none() => ClusterPhase::Bootstrapping,
         _ => ClusterPhase::FailingOver,
     }
 }
@@ -109,28 +107,28 @@ fn not_ready(status: &PostgresClusterStatus) -> String {
 }
 
 fn degraded(
-    scene: &Scene,
-    d: &Decisions,
+    view: &ClusterView,
+    decisions: &Decisions,
     status: &PostgresClusterStatus,
-    trouble: Option<&Trouble>,
+    blocker: Option<&Blocker>,
     whole: bool,
 ) -> Option<(&'static str, String)> {
-    let starting = d.stage == Stage::New
-        || d.stage == Stage::Establishing && d.history.is_empty() && status.last_failover.is_none();
-    let spec = &scene.object.spec;
-    match trouble {
+    let starting = decisions.stage == Stage::New
+        || decisions.stage == Stage::Establishing && decisions.history.is_empty() && status.last_failover.is_none();
+    let spec = &view.object.spec;
+    match blocker {
         _ if starting => None,
-        Some(trouble) => Some((trouble.reason, trouble.message.clone())),
+        Some(blocker) => Some((blocker.reason, blocker.message.clone())),
         None if !whole => Some(("InstancesNotReady", not_ready(status))),
-        None if d.commit.w < spec.synchronous_replicas() => Some((
+        None if decisions.commit.w < spec.synchronous_replicas() => Some((
             "DurabilityReduced",
             format!(
                 "commits wait for {} instead of {} standbys: a failover may lose acknowledged commits",
-                d.commit.w,
+                decisions.commit.w,
                 spec.synchronous_replicas()
             ),
         )),
-        None => scene.members.iter().find_map(|member| {
+        None => view.members.iter().find_map(|member| {
             let report = member.live()?;
             let refused = report.setting_errors.first()?;
             Some(("SettingRefused", format!("{} refuses a setting: {refused}", member.place.name)))
@@ -139,25 +137,25 @@ fn degraded(
 }
 
 /// What the cluster promises as it stands.
-fn redundancy(scene: &Scene, d: &Decisions) -> String {
-    let spec = &scene.object.spec;
+fn redundancy(view: &ClusterView, decisions: &Decisions) -> String {
+    let spec = &view.object.spec;
     match spec.durability.mode {
         _ if spec.instances == 1 => "a single instance: no standby, no failover".into(),
         DurabilityMode::Async => "async: commits wait for nobody, a failover may lose the last ones".into(),
         _ => format!(
             "a commit is on disk at {} of {} standbys before it is acknowledged",
-            d.commit.w,
-            d.commit.voters.len()
+            decisions.commit.w,
+            decisions.commit.voters.len()
         ),
     }
 }
 
-fn instance(scene: &Scene, d: &Decisions, member: &Member) -> InstanceStatus {
+fn instance(view: &ClusterView, decisions: &Decisions, member: &Member) -> InstanceStatus {
     let name = member.place.name.clone();
-    let leads = d.leader.as_ref().is_some_and(|leader| leader.member == name);
+    let leads = decisions.is_leader(&name);
     let report = member.live();
-    let replica = report.and_then(|report| replica(scene, d, report));
-    let synchronous = d.commit.w > 0 && d.commit.voters.iter().any(|voter| voter.member == name);
+    let replica = report.and_then(|report| replica(view, decisions, report));
+    let synchronous = decisions.commit.w > 0 && decisions.commit.voters.iter().any(|voter| voter.member == name);
     let (role, state) = match report {
         None => (InstanceRole::None, absent_state(member)),
         Some(report) => state(report, leads, replica.is_some_and(|(streaming, _)| streaming)),
@@ -218,29 +216,28 @@ fn message(member: &Member, report: Option<&Report>) -> Option<String> {
 }
 
 /// Whether the leader sees this instance stream, and how many bytes it lacks.
-fn replica(scene: &Scene, d: &Decisions, report: &Report) -> Option<(bool, u64)> {
-    let leader = d.leader.as_ref()?;
-    let leading = scene.members.iter().find(|m| m.place.name == leader.member)?.live()?.leading.as_ref()?;
+fn replica(view: &ClusterView, decisions: &Decisions, report: &Report) -> Option<(bool, u64)> {
+    let leading = view.member(decisions.leader_name()?)?.live()?.leading.as_ref()?;
     let replica = leading.replicas.iter().find(|replica| Some(&replica.incarnation) == report.incarnation.as_ref())?;
     Some((replica.streaming, replica.lag_bytes))
 }
 
 /// Where a member is reached from its Docker host: the published port, else its address on the network.
-fn endpoint(scene: &Scene, place: &MemberPlace) -> Option<String> {
-    let Some(expose) = &scene.object.spec.expose else { return Some(format!("{}:{}", place.address?, wire::PORT)) };
+fn endpoint(view: &ClusterView, place: &MemberPlace) -> Option<String> {
+    let Some(expose) = &view.object.spec.expose else { return Some(format!("{}:{}", place.address?, wire::PORT)) };
     let address: IpAddr = expose.bind_address.parse().ok()?;
     let address = if address.is_unspecified() { IpAddr::from(Ipv4Addr::LOCALHOST) } else { address };
     Some(format!("{address}:{}", u32::from(expose.host_port) + place.ordinal - 1))
 }
 
-fn endpoints(scene: &Scene, d: &Decisions) -> Endpoints {
+fn endpoints(view: &ClusterView, decisions: &Decisions) -> Endpoints {
     let mut endpoints = Endpoints::default();
-    for member in &scene.members {
-        let (Some(report), Some(endpoint)) = (member.live(), endpoint(scene, member.place)) else { continue };
-        let leads = d.leader.as_ref().is_some_and(|leader| leader.member == member.place.name);
+    for member in &view.members {
+        let (Some(report), Some(endpoint)) = (member.live(), endpoint(view, member.place)) else { continue };
+        let leads = decisions.is_leader(&member.place.name);
         if leads && report.postgres == Postgres::Primary && report.gate_open {
             endpoints.read_write.push(endpoint);
-        } else if !leads && replica(scene, d, report).is_some_and(|(streaming, _)| streaming) {
+        } else if !leads && replica(view, decisions, report).is_some_and(|(streaming, _)| streaming) {
             endpoints.read_only.push(endpoint);
         }
     }

@@ -32,7 +32,7 @@ fn subnet(object: &PostgresCluster, observed: &Observed) -> Option<(Ipv4Addr, u8
 }
 
 /// Decides which members there are: enough for the spec, and, before anything is decided, every one whose volume holds data.
-pub fn place(object: &PostgresCluster, observed: &Observed, decisions: &mut Decisions) {
+pub fn places(object: &PostgresCluster, observed: &Observed, decisions: &Decisions) -> Vec<MemberPlace> {
     let subnet = subnet(object, observed);
     // Nobody knows what the network is now: everyone stays where they were.
     let silent = observed.hosts.get(HOME).is_none_or(|host| host.networks.known().is_none());
@@ -48,7 +48,7 @@ pub fn place(object: &PostgresCluster, observed: &Observed, decisions: &mut Deci
         ordinals.insert(candidate);
         candidate += 1;
     }
-    decisions.members = ordinals
+    ordinals
         .into_iter()
         .map(|ordinal| MemberPlace {
             name: format!("{}-{ordinal}", object.name()),
@@ -59,7 +59,7 @@ pub fn place(object: &PostgresCluster, observed: &Observed, decisions: &mut Deci
                 None => before.get(&ordinal).copied().flatten().filter(|_| silent),
             },
         })
-        .collect();
+        .collect()
 }
 
 fn ordinal_of(object: &PostgresCluster, volume: &str) -> Option<u32> {
@@ -72,9 +72,8 @@ fn address(base: Ipv4Addr, ordinal: u32) -> Ipv4Addr {
 
 /// Members that the spec has no room for: the highest ordinals, never the leader.
 pub fn leaving(object: &PostgresCluster, decisions: &Decisions) -> BTreeSet<String> {
-    let leader = decisions.leader.as_ref().map(|leader| leader.member.as_str());
     let surplus = decisions.members.len().saturating_sub(object.spec.instances as usize);
-    let others = decisions.members.iter().rev().filter(|place| Some(place.name.as_str()) != leader);
+    let others = decisions.members.iter().rev().filter(|place| !decisions.is_leader(&place.name));
     others.take(surplus).map(|place| place.name.clone()).collect()
 }
 

@@ -3,15 +3,14 @@
 use std::collections::BTreeSet;
 
 use super::sim::State;
-use crate::kinds::postgres_cluster::plan::INVARIANT_VIOLATED;
+use crate::kinds::postgres_cluster::plan::violation;
 use crate::kinds::postgres_cluster::world::grant;
 use crate::supervisor::wire::Postgres;
 
 impl State {
     /// Adds to what is wrong.
     pub fn check(&mut self) {
-        let told = self.world.status().conditions.into_iter().find(|one| one.reason == INVARIANT_VIOLATED);
-        self.wrong.extend(told.map(|one| one.message));
+        self.wrong.extend(violation(&self.world.status()).map(str::to_owned));
         let broken = std::mem::take(&mut self.world.broken);
         if self.by_hand {
             // Clients of a standby that somebody promoted are told of what only it has (docs/protocol.md).

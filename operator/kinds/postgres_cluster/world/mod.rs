@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use super::plan::plan;
+use super::plan::{plan, violation};
 use super::{LinkSeen, Observed, SecretsSeen, Step, container_name, network_name};
 use crate::api::labels;
 use crate::api::object::Object as _;
@@ -299,8 +299,7 @@ impl World {
     pub fn decide(&mut self, operator: usize, kept: impl Fn(usize) -> usize) -> Vec<String> {
         let Some((object, version)) = self.operators[operator].read.take() else { return Vec::new() };
         let plan = plan(&object, &self.observe(operator), object.want(), self.now());
-        let broken = plan.status.conditions.iter().find(|one| one.reason == super::plan::INVARIANT_VIOLATED);
-        assert!(broken.is_none(), "{broken:#?}");
+        assert_eq!(violation(&plan.status), None);
         if object.status.as_ref() != Some(&plan.status) {
             if version != self.version {
                 return Vec::new();

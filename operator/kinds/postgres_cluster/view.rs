@@ -1,10 +1,12 @@
-//! What a decision may rest on: the members, what is known of each, and the evidence about the leader. Pure.
+//! What a decision may rest on: the decisions before it, the members, what is known of each, and the evidence about the
+//! leader. Pure.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::LinkSeen;
+use crate::api::lsn::Lsn;
 use crate::api::postgres_cluster::{Decisions, DurabilityMode, MemberPlace, PostgresCluster, Stage, Voter};
 use crate::engine::{ContainerSeen, ContainerState};
 use crate::supervisor::wire::{Data, Leading, Order, Postgres, Report, Task};
@@ -69,19 +71,12 @@ impl<'a> Member<'a> {
     }
 }
 
-/// Why the protocol does not go on, for people.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trouble {
-    /// CamelCase, for the condition.
-    pub reason: &'static str,
-    /// What is the matter and what would help.
-    pub message: String,
-}
-
 /// Everything that a decision may rest on.
-pub struct Scene<'a> {
+pub struct ClusterView<'a> {
     /// The object.
     pub object: &'a PostgresCluster,
+    /// What was decided before this look.
+    pub before: &'a Decisions,
     /// Its members, by ordinal.
     pub members: Vec<Member<'a>>,
     /// Now.
@@ -95,7 +90,7 @@ pub(super) enum Health<'a> {
     Silent,
 }
 
-impl<'a> Scene<'a> {
+impl<'a> ClusterView<'a> {
     pub(super) fn member(&self, name: &str) -> Option<&Member<'a>> {
         self.members.iter().find(|member| member.place.name == name)
     }
@@ -112,16 +107,16 @@ impl<'a> Scene<'a> {
         self.now.duration_since(since).unsigned_abs()
     }
 
-    /// The leader of `d`, its member and how it is.
-    pub(super) fn leader(&self, d: &Decisions) -> Option<(&Member<'a>, Health<'a>)> {
-        let leader = d.leader.as_ref()?;
+    /// The leader, its member and how it is.
+    pub(super) fn leader(&self) -> Option<(&Member<'a>, Health<'a>)> {
+        let leader = self.before.leader.as_ref()?;
         let member = self.member(&leader.member)?;
         if let Some(cause) = member.gone() {
             return Some((member, Health::Dead(cause)));
         }
         let Some(report) = member.live() else { return Some((member, Health::Silent)) };
-        let settled = d.system_identifier.is_some();
-        let granted = |order: &Order| order.term == d.term && matches!(order.task, Task::Lead(_));
+        let settled = self.before.system_identifier.is_some();
+        let granted = |order: &Order| order.term == self.before.term && matches!(order.task, Task::Lead(_));
         let ordered = report.order.as_ref().is_some_and(granted);
         let idle = !report.start_pending && report.job.as_ref().is_none_or(|job| !job.running);
         let down = report.postgres == Postgres::Stopped && idle;
@@ -132,24 +127,30 @@ impl<'a> Scene<'a> {
             }
             Data::Primary if down && ordered => Health::Dead("its postmaster ended".into()),
             // A supervisor that started anew and was told nothing in this term yet: its primary is down and stays down.
-            Data::Primary if down && d.stage == Stage::Steady => Health::Dead("its postmaster ended".into()),
+            Data::Primary if down && self.before.stage == Stage::Steady => Health::Dead("its postmaster ended".into()),
             _ => Health::Live(report),
         };
         Some((member, health))
     }
 
     /// Voters of E that could promise now.
-    pub(super) fn able<'d>(&self, d: &'d Decisions) -> Vec<&'d Voter> {
+    pub(super) fn able(&self) -> Vec<&'a Voter> {
         let able = |voter: &&Voter| self.member(&voter.member).is_some_and(|member| member.able(voter));
-        d.election.voters.iter().filter(able).collect()
+        self.before.election.voters.iter().filter(able).collect()
     }
 
     /// A voter still receives WAL from the leader: it lives, only we do not see it.
-    pub(super) fn voters_progress(&self, d: &Decisions) -> bool {
-        self.able(d)
-            .iter()
-            .filter_map(|voter| self.member(&voter.member)?.live()?.receiver.as_ref())
-            .any(|receiver| receiver.streaming && receiver.quiet_ms < SUSPECT_MS)
+    pub(super) fn voters_progress(&self) -> bool {
+        let receiver = |voter: &Voter| self.member(&voter.member)?.live()?.receiver.as_ref();
+        let mut receivers = self.able().into_iter().filter_map(receiver);
+        receivers.any(|receiver| receiver.streaming && receiver.quiet_ms < SUSPECT_MS)
+    }
+
+    /// This voter is up as a standby and receives nothing.
+    pub(super) fn cut_off(&self, voter: &Voter) -> bool {
+        self.member(&voter.member).and_then(Member::live).is_some_and(|report| {
+            report.postgres == Postgres::Standby && !report.receiver.as_ref().is_some_and(|receiver| receiver.streaming)
+        })
     }
 
     /// Members whose incarnation streams from the leader, by its own account.
@@ -157,5 +158,59 @@ impl<'a> Scene<'a> {
         let streams =
             |voter: &Voter| leading.replicas.iter().any(|r| r.streaming && r.incarnation == voter.incarnation);
         self.members.iter().filter_map(Member::voter).filter(streams).collect()
+    }
+}
+
+/// What is known of the leaders before an election: the one chosen last, and the one that clients were served by last.
+/// Either holds all that was ever acknowledged.
+pub struct LastLeader {
+    /// It is alive and has not ended its step-down yet.
+    pub steps_down: bool,
+    /// Nothing of it can acknowledge: its container is dead, or it promised this term and its server is down.
+    pub fenced: bool,
+    /// Who stopped cleanly under this term, and where.
+    pub clean_end: Option<(Voter, (u32, Lsn))>,
+    /// Who promised this term, is down, and still has its own data.
+    pub can_lead_again: Option<Voter>,
+    /// How far its WAL reached when last heard of.
+    pub lsn: Lsn,
+}
+
+/// There is none.
+const NOBODY: LastLeader =
+    LastLeader { steps_down: false, fenced: true, clean_end: None, can_lead_again: None, lsn: Lsn(0) };
+
+impl LastLeader {
+    /// Of these decisions: the leader chosen last, and what only the one that served last can give.
+    pub fn of(view: &ClusterView, decisions: &Decisions) -> Self {
+        let asked = |leader: &Voter| Self::seen(view, decisions.term, leader);
+        let chosen = decisions.leader.as_ref().map_or(NOBODY, asked);
+        let served = decisions.served.as_ref().filter(|served| decisions.leader.as_ref() != Some(served));
+        match served.map(asked) {
+            None => chosen,
+            Some(served) => Self {
+                clean_end: chosen.clean_end.or(served.clean_end),
+                can_lead_again: chosen.can_lead_again.or(served.can_lead_again),
+                ..chosen
+            },
+        }
+    }
+
+    /// What is seen of this leader in an election of this term.
+    pub fn seen(view: &ClusterView, term: u64, leader: &Voter) -> Self {
+        let Some(member) = view.member(&leader.member) else { return NOBODY };
+        let lsn = member.link.and_then(|link| link.report.lsn).unwrap_or_default();
+        let Some(report) = member.live() else { return Self { fenced: member.gone().is_some(), lsn, ..NOBODY } };
+        let same = report.incarnation.as_ref() == Some(&leader.incarnation);
+        let down = report.promised == term && report.postgres == Postgres::Stopped;
+        let clean = down && same && report.clean && report.data == Data::Primary;
+        let whole = down && same && matches!(report.data, Data::Primary | Data::Standby);
+        Self {
+            steps_down: same && !down && report.data == Data::Primary,
+            fenced: down,
+            clean_end: report.timeline.zip(report.lsn).filter(|_| clean).map(|end| (leader.clone(), end)),
+            can_lead_again: whole.then(|| leader.clone()),
+            lsn,
+        }
     }
 }

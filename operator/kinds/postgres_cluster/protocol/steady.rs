@@ -1,0 +1,105 @@
+//! Stage `Steady`: the leader serves; it is given up on evidence, and the sets follow what streams. Pure.
+
+use std::time::Duration;
+
+use super::super::decided::{Blocker, Decided, Told};
+use super::super::quorum::{Sets, commit_rule, promises_needed, reconfigure};
+use super::super::view::{ClusterView, Health, Member, SUSPECT_MS};
+use super::{Switchover, elect, sets};
+use crate::api::postgres_cluster::{Decisions, Voter};
+use crate::engine::ContainerState;
+use crate::supervisor::wire::{Leading, Report};
+
+/// Commits that wait for this long although the voters can be reached: the primary is cut from them.
+const QUORUM_LOST: Duration = Duration::from_secs(30);
+
+/// Keeps the leader, or gives it up.
+pub(super) fn steady(view: &ClusterView) -> Decided {
+    let before = view.before;
+    let Some((member, health)) = view.leader() else {
+        return elect(view, "the primary is no member any more", Switchover::Keep);
+    };
+    let name = &member.place.name;
+    match health {
+        Health::Dead(cause) => elect(view, format!("{name}: {cause}"), Switchover::Drop),
+        Health::Silent => silent(view, member),
+        Health::Live(report) => match report.leading.as_ref().filter(|leading| leading.term == before.term) {
+            Some(leading) => serving(view, report, leading),
+            None => Decided::blocked(before, "PrimaryNotReady", format!("{name} is not serving yet")),
+        },
+    }
+}
+
+/// No certificate, only silence: act when the standbys hear nothing either, and only if an election can succeed.
+fn silent(view: &ClusterView, member: &Member) -> Decided {
+    let before = view.before;
+    let name = &member.place.name;
+    let silent_ms = member.link.map_or(u64::MAX, |link| link.silent_ms).min(view.age(before.since).as_millis() as u64);
+    let paused = member.container.is_some_and(|container| container.state == ContainerState::Paused);
+    let (able, needed) = (view.able().len(), promises_needed(&before.election));
+    if lost_by_all(view, member) && able >= needed {
+        let cause = format!("{name}: its supervisor and its standbys lost it at the same moment");
+        return elect(view, cause, Switchover::Drop);
+    }
+    let how = if paused { format!("{name} is paused") } else { format!("no word from {name}") };
+    if silent_ms < SUSPECT_MS {
+        return Decided::blocked(before, "PrimaryUnreachable", how);
+    }
+    if view.voters_progress() {
+        let message = format!("{how}, but its standbys still receive WAL from it: nothing is done");
+        return Decided::blocked(before, "PrimaryUnreachableFromOperator", message);
+    }
+    if before.election.voters.is_empty() || able < needed {
+        let message = format!("{how}, and only {able} of the {needed} standbys that an election needs can be reached");
+        return Decided::blocked(before, "QuorumUnavailable", message);
+    }
+    let cause = format!("{how} for {} s, and its standbys receive nothing from it", SUSPECT_MS / 1000);
+    elect(view, cause, Switchover::Drop)
+}
+
+/// The conversation with its supervisor was closed, and so were the streams of all standbys that could vote: what a dying
+/// process does, and no cut network. With w = 0 that is not enough, for there the proof of its end is the only safety.
+fn lost_by_all(view: &ClusterView, member: &Member) -> bool {
+    let closed = member.link.is_some_and(|link| !link.connected);
+    let able = view.able();
+    view.before.election.w > 0 && closed && !able.is_empty() && able.into_iter().all(|voter| view.cut_off(voter))
+}
+
+/// The leader answers: whoever streams is counted, and the sets change one safe step (I4).
+fn serving(view: &ClusterView, report: &Report, leading: &Leading) -> Decided {
+    let streaming = view.streaming(leading);
+    let told = if report.gate_open { vec![Told::GateOpened] } else { Vec::new() };
+    // A switchover is over with the gate open.
+    let switchover = if report.gate_open { Switchover::Drop } else { Switchover::Keep };
+    let seen = Decisions {
+        history: leading.history.clone(),
+        absent: sets::absent(view, &streaming),
+        switchover: view.before.switchover.clone().filter(|_| switchover == Switchover::Keep),
+        ..view.before.clone()
+    };
+    let Decisions { commit, election, .. } = &seen;
+    let in_commit = streaming.iter().filter(|voter| commit.voters.contains(voter)).count();
+    let blocked = in_commit < commit.w as usize;
+    if blocked && quorum_lost(view, &seen) {
+        let cause = "commits wait, and the standbys can be reached but do not stream from the primary";
+        let elected = elect(view, cause, switchover);
+        let decisions = Decisions { history: seen.history, absent: seen.absent, ..elected.decisions };
+        return Decided { decisions, told: [told, elected.told].concat(), blocker: None };
+    }
+    let message = || format!("commits need {} standbys and {in_commit} stream: writes wait", commit.w);
+    let blocker = blocked.then(|| Blocker::new("CommitsWait", message()));
+    let confirmed = leading.barrier && leading.commit.as_ref() == Some(&commit_rule(commit));
+    let (voters, w) = sets::desired(view, &seen, &streaming);
+    let now = Sets { election: election.clone(), commit: commit.clone() };
+    let Sets { election, commit } = reconfigure(&now, &voters, w, confirmed);
+    let decided = Decisions { election, commit, ..seen };
+    let members = if confirmed { sets::remaining(view, &decided) } else { decided.members.clone() };
+    Decided { decisions: Decisions { members, ..decided }, told, blocker }
+}
+
+/// Every voter that an election needs can be reached, receives nothing, and that for long.
+fn quorum_lost(view: &ClusterView, seen: &Decisions) -> bool {
+    let long = |voter: &Voter| seen.absent.get(&voter.incarnation).is_some_and(|since| view.age(*since) >= QUORUM_LOST);
+    let cut = view.able().into_iter().filter(|voter| long(voter) && view.cut_off(voter));
+    !seen.election.voters.is_empty() && cut.count() >= promises_needed(&seen.election)
+}
