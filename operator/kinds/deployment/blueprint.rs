@@ -1,4 +1,4 @@
-//! From a pod template to the containers and volumes of one pod. Pure.
+//! Builds the containers and volumes of one pod from a pod template. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -16,53 +16,53 @@ use crate::kinds::containers::inputs::{config_map, secret};
 use crate::kinds::containers::{EnvSource, Fill, InputRef, PreStop};
 use crate::kinds::network_of;
 
-/// Docker's name for one CPU's share.
+/// CPU shares of one CPU, as Docker counts them.
 const SHARES: i64 = 1024;
-/// Between SIGTERM and SIGKILL, unless the template says otherwise.
+/// Seconds between SIGTERM and SIGKILL, unless the template sets them.
 const GRACE_SECONDS: i64 = 30;
-/// Where the sandbox has the volumes that hold files.
+/// Mount path, in the sandbox, of the volumes that hold files.
 const VOLUMES: &str = "/volumes";
 
-/// The containers of one pod, in the order in which they are made.
+/// The containers of one pod, in the order of their creation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Blueprint {
-    /// Holds the network and the volumes in memory, where several containers or files from Secrets need that.
+    /// Holds the pod's network and in-memory volumes. Only if several containers, or files from Secrets, need that.
     pub sandbox: Option<Part>,
-    /// Run one after the other before the main ones.
+    /// Init containers: they run one after the other, before the main containers.
     pub init: Vec<Part>,
-    /// The main ones.
+    /// The main containers.
     pub main: Vec<Part>,
-    /// Volumes that go with the pod.
+    /// Volumes that are removed with the pod.
     pub volumes: Vec<String>,
 }
 
 /// One container of a pod.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Part {
-    /// Its name in the pod; empty for the sandbox.
+    /// The container's name in the pod; empty for the sandbox.
     pub name: String,
-    /// What it is to be, without what comes from Secrets and ConfigMaps.
+    /// The desired container, without its inputs from Secrets and ConfigMaps.
     pub spec: ContainerSpec,
-    /// Environment variables from elsewhere, in order.
+    /// Environment variables from Secrets and ConfigMaps, in order.
     pub env: Vec<EnvSource>,
-    /// What is put into its volumes before it starts.
+    /// Files that are copied into its volumes before it starts.
     pub fills: Vec<Fill>,
-    /// What precedes its end.
+    /// What precedes the signal that stops it.
     pub pre_stop: PreStop,
 }
 
-/// Docker's name of a container of a pod; of its sandbox if `container` is empty.
+/// Docker's name of a container of a pod; the sandbox's name if `container` is empty.
 pub fn docker_name(object: &Deployment, pod: &str, container: &str) -> String {
     let sandbox = format!("{}.{pod}", object.namespace());
     if container.is_empty() { sandbox } else { format!("{sandbox}.{container}") }
 }
 
-/// The pod part of a revision's template.
+/// The pod spec of a revision's template.
 pub fn pod_spec(revision: &Revision) -> PodSpec {
     revision.template.spec.clone().unwrap_or_default()
 }
 
-/// All containers of a template.
+/// All containers of a template, init containers included.
 pub fn containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
     spec.containers.iter().chain(spec.init_containers.iter().flatten())
 }
@@ -72,7 +72,7 @@ pub fn grace_seconds(spec: &PodSpec) -> i64 {
     spec.termination_grace_period_seconds.unwrap_or(GRACE_SECONDS)
 }
 
-/// Whether two pods of this template cannot run at once: they would want the same host port or write the same volume.
+/// Why two pods of this template cannot run at the same time: they need the same host port or write the same volume.
 pub fn forbids_surge(spec: &PodSpec) -> Option<&'static str> {
     match (has_host_port(spec), single_writer(spec)) {
         (true, _) => Some("a host port"),
@@ -93,12 +93,12 @@ pub fn single_writer(spec: &PodSpec) -> bool {
     claims.into_iter().any(|claim| claim.read_only != Some(true))
 }
 
-/// Whether pods of this template need a sandbox, and with it our binary on their host.
+/// Whether pods of this template need a sandbox, and therefore Evenkeel's binary on their host.
 pub fn needs_sandbox(spec: &PodSpec) -> bool {
     spec.containers.len() > 1 || spec.volumes.iter().flatten().any(in_memory)
 }
 
-/// Secrets and ConfigMaps that a template uses, and whether each may be missing.
+/// Secrets and ConfigMaps that a template uses, and whether each is optional.
 pub fn inputs(spec: &PodSpec) -> BTreeMap<InputRef, bool> {
     let mut found = BTreeMap::new();
     let mut add = |input: InputRef, optional: bool| {
@@ -122,7 +122,8 @@ pub fn inputs(spec: &PodSpec) -> BTreeMap<InputRef, bool> {
     found
 }
 
-/// Everything that one pod is made of. `networks`: those of databases that it joins; `binary`: the volume with our program.
+/// All containers and volumes of one pod. `networks`: the networks of databases that it joins; `binary`: the volume
+/// with Evenkeel's binary.
 pub fn blueprint(
     object: &Deployment,
     pod: &Pod,
@@ -163,7 +164,7 @@ impl Builder<'_> {
         vec![self.pod.name.clone(), self.object.name().to_owned()]
     }
 
-    /// The network side of the container that holds the pod's network.
+    /// Adds the network and the ports to the container that holds the pod's network.
     fn networked(&self, spec: ContainerSpec) -> ContainerSpec {
         let namespace = self.object.namespace();
         let attach = |network: &String| Attachment { network: network.clone(), aliases: self.aliases() };
@@ -181,7 +182,7 @@ impl Builder<'_> {
         let all = self.spec.containers.iter().flat_map(|container| container.ports.iter().flatten());
         let published = all.filter_map(|port| {
             let host = u16::try_from(port.host_port?).ok().filter(|port| *port != 0)?;
-            // Nothing listens beyond this machine unless the template says so.
+            // A host port listens on this machine only, unless the template names another address.
             let address = port.host_ip.as_deref().and_then(|ip| ip.parse().ok());
             Some((address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)), host, u16::try_from(port.container_port).ok()?))
         });
@@ -246,7 +247,7 @@ impl Builder<'_> {
             let mut spec = self.networked(spec);
             spec.security.sysctls = self.sysctls();
             if init {
-                // The pod's ports are the main container's.
+                // The main container has the pod's ports.
                 spec.ports = Vec::new();
             }
             spec
@@ -303,7 +304,7 @@ impl Builder<'_> {
         all.map(|sysctl| (sysctl.name.clone(), sysctl.value.clone())).collect()
     }
 
-    /// What `fieldRef` can name.
+    /// The values that `fieldRef` can name.
     fn fields(&self) -> BTreeMap<&'static str, String> {
         BTreeMap::from([
             ("metadata.name", self.pod.name.clone()),
@@ -325,7 +326,7 @@ impl Builder<'_> {
                 ("device".to_owned(), format!(":{}", nfs.path)),
                 ("o".to_owned(), format!("addr={},{address}", nfs.server)),
             ]);
-            // The options of a volume never change, so other options are another volume.
+            // The options of a Docker volume cannot change, so other options need another volume.
             let name = format!("evenkeel-nfs-{}", short_hash_of_json(&options, 10));
             MountSource::Volume { name, options, labels: BTreeMap::new() }
         } else {
@@ -335,7 +336,7 @@ impl Builder<'_> {
         Some(Mount { source, path: path.to_owned(), read_only })
     }
 
-    /// Name and driver options of a volume that goes with the pod.
+    /// Name and driver options of a volume that is removed with the pod.
     fn own_volume(&self, volume: &Volume) -> Option<(String, BTreeMap<String, String>)> {
         let name = format!("{}.{}", docker_name(self.object, &self.pod.name, ""), volume.name);
         let memory = |options: String| {
@@ -357,17 +358,17 @@ impl Builder<'_> {
     }
 }
 
-/// Whether it holds files of a Secret or ConfigMap.
+/// Whether the volume holds files of a Secret or ConfigMap.
 fn is_files(volume: &Volume) -> bool {
     volume.secret.is_some() || volume.config_map.is_some()
 }
 
-/// Whether something must be done to it before it is used: files put in, or opened to every user.
+/// Whether the volume must be prepared before use: filled with files, or opened to every user.
 fn holds(volume: &Volume) -> bool {
     is_files(volume) || volume.empty_dir.is_some() && !in_memory(volume)
 }
 
-/// Whether it lasts only as long as some container has it mounted; so the sandbox must.
+/// Whether the volume exists only while a container mounts it; then the sandbox must mount it.
 fn in_memory(volume: &Volume) -> bool {
     let empty = volume.empty_dir.as_ref();
     volume.secret.is_some() || empty.is_some_and(|empty| empty.medium.as_deref() == Some("Memory"))
@@ -414,7 +415,7 @@ fn env_sources(container: &Container, fields: &BTreeMap<&str, String>) -> Vec<En
     sources
 }
 
-/// Keys that must be there: (Secret or ConfigMap, key).
+/// Keys that must exist: (Secret or ConfigMap, key).
 pub fn keys(spec: &PodSpec) -> BTreeSet<(InputRef, String)> {
     let needed = all_env_sources(spec).filter_map(|source| match source {
         EnvSource::Key { input, key, optional: false, .. } => Some((input, key)),
@@ -423,7 +424,7 @@ pub fn keys(spec: &PodSpec) -> BTreeSet<(InputRef, String)> {
     needed.collect()
 }
 
-/// Where the environment of all containers of a template comes from, whatever the pod.
+/// The sources of the environment of all containers of a template. They are the same for every pod.
 fn all_env_sources(spec: &PodSpec) -> impl Iterator<Item = EnvSource> {
     containers(spec).flat_map(|container| env_sources(container, &BTreeMap::new()))
 }

@@ -1,4 +1,4 @@
-//! What the parts of a plan share: the object, what was observed, the status before, and now. Pure.
+//! The input of all parts of a plan: the object, what was observed, the status before, and the time. Pure.
 
 use jiff::Timestamp;
 
@@ -6,7 +6,7 @@ use super::Observed;
 use crate::api::deployment::{Deployment, DeploymentStatus};
 use crate::api::load_balancer::ServerState;
 
-/// What holds for the whole object and the whole plan.
+/// What all parts of the plan share.
 pub struct PlanContext<'a> {
     /// The object.
     pub object: &'a Deployment,
@@ -19,8 +19,8 @@ pub struct PlanContext<'a> {
 }
 
 impl PlanContext<'_> {
-    /// Whether a pod that is ready since then is available: for long enough, and every balancer that routes to the
-    /// Deployment gives it new connections.
+    /// Whether a pod that has been ready since this time is available: ready for `minReadySeconds`, and every balancer
+    /// that routes to the Deployment sends it new connections.
     pub fn available(&self, pod: &str, ready_since: Option<Timestamp>) -> bool {
         let least = i64::from(self.object.spec.min_ready_seconds.unwrap_or_default());
         let ready = |state: &ServerState| *state == ServerState::Ready;

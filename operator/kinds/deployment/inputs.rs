@@ -1,4 +1,4 @@
-//! Secrets and ConfigMaps that pods use: whether they are there and how they differ.
+//! Secrets and ConfigMaps that pods use: which exist, and a hash of each.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,28 +12,28 @@ use crate::kinds::containers::inputs::{contents, object};
 use crate::store::Error;
 use crate::store::objects::Objects;
 
-/// What is known of Secrets and ConfigMaps, without what is in them.
+/// What is known of Secrets and ConfigMaps, without their values.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Inputs(BTreeMap<InputRef, Input>);
 
-/// One of them; only those that are there are listed.
+/// One Secret or ConfigMap that exists; the others are not listed.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Input {
     /// Hash of its contents.
     pub hash: String,
     /// Its keys.
     pub keys: BTreeSet<String>,
-    /// The network of the database whose it is: a pod with its password joins it.
+    /// The network of the database that this Secret belongs to: a pod that uses the Secret joins the network.
     pub network: Option<String>,
 }
 
 impl Inputs {
-    /// The hash of its contents; empty if it is not there.
+    /// The hash of its contents; empty if it does not exist.
     pub fn hash(&self, input: &InputRef) -> String {
         self.0.get(input).map(|known| known.hash.clone()).unwrap_or_default()
     }
 
-    /// What a template needs and is not there, for people.
+    /// What a template needs and does not exist, as text for people.
     pub fn missing(&self, template: &PodTemplateSpec) -> Option<String> {
         let spec = template.spec.clone().unwrap_or_default();
         let used = blueprint::inputs(&spec);
@@ -47,14 +47,14 @@ impl Inputs {
         lacking.map(|(input, key)| format!("{input} has no key {key}"))
     }
 
-    /// The networks of databases that a pod joins, because it has a Secret of theirs.
+    /// The networks of databases that a pod joins because it uses their Secrets.
     pub fn networks(&self, spec: &PodSpec) -> BTreeSet<String> {
         let used = blueprint::inputs(spec);
         used.keys().filter_map(|input| self.0.get(input)?.network.clone()).collect()
     }
 }
 
-/// Reads those that are there.
+/// Reads the Secrets and ConfigMaps that exist.
 pub async fn read(objects: &Objects, namespace: &str, used: BTreeSet<InputRef>) -> Result<Inputs, Error> {
     let mut known = BTreeMap::new();
     for input in used {

@@ -1,8 +1,8 @@
-//! Deployment: replicas of a pod template, rolled out without a dropped request, started again when they end.
+//! Deployment: replicas of a pod template, rolled out without a dropped request, restarted when they end.
 //!
-//! `observe` takes one snapshot of Docker's lists, of probes and of what else concerns the object; `plan` decides
-//! (which revision in `revisions.rs`, how many pods of which in `rollout.rs`, where in `placement.rs`, what is next for
-//! each pod in `pods.rs`, what people are told in `status.rs`). All its steps are those of `kinds::containers`.
+//! `observe` takes one snapshot: Docker's lists, the probes' results, the balancers. `plan` decides: `revisions.rs`
+//! chooses the revision, `rollout.rs` the number of pods of each revision, `placement.rs` the host, `pods.rs` the next
+//! steps of each pod, `status.rs` the text for people. All its steps are those of `kinds::containers`.
 
 mod blueprint;
 mod context;
@@ -45,7 +45,7 @@ use crate::runtime::{Concern, Keeper, Kind, Planned, Wake, Want};
 use crate::store::Key;
 use crate::store::objects::Objects;
 
-/// What the kind works with.
+/// The kind of Deployment objects.
 pub struct DeploymentKind {
     docker: Docker,
     objects: Objects,
@@ -53,7 +53,8 @@ pub struct DeploymentKind {
 }
 
 impl DeploymentKind {
-    /// A controller over these hosts and objects; `wake` is called with Deployments of which something ended or changed.
+    /// The kind over these hosts and objects; `wake` is called with a Deployment when its work ended or a probe
+    /// changed.
     pub fn new(hosts: Arc<Hosts>, objects: Objects, wake: Wake) -> Self {
         let prober = prober::Prober::new(hosts.clone(), wake.clone());
         Self { docker: Docker::new(hosts, objects.clone(), wake), objects, prober }
@@ -100,23 +101,23 @@ impl Kind for DeploymentKind {
     }
 }
 
-/// One snapshot of what concerns a Deployment.
+/// One snapshot of everything that the plan of a Deployment needs.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Observed {
     /// The DockerHosts, by name.
     pub hosts: BTreeMap<String, HostSeen>,
-    /// Secrets and ConfigMaps that its revisions use.
+    /// Secrets and ConfigMaps that its kept revisions use.
     pub inputs: Inputs,
-    /// What probes found, by Docker's id of the container.
+    /// The probes' results, by Docker's id of the container.
     pub probes: BTreeMap<String, Probed>,
-    /// Work about its containers that goes on beside the loop, or failed.
+    /// Background work on its containers that runs, or that failed.
     pub work: WorkSeen,
-    /// Balancers at work that route to it.
+    /// Running balancers that route to it.
     pub balancers: Vec<BalancerSeen>,
 }
 
 impl Observed {
-    /// What a host shows of the Deployment.
+    /// What was observed of the Deployment on a host.
     pub fn docker(&self, host: &str) -> Option<&DockerSeen> {
         self.hosts.get(host).map(|host| &host.docker)
     }
@@ -127,11 +128,11 @@ impl Observed {
 pub struct HostSeen {
     /// Its labels.
     pub labels: BTreeMap<String, String>,
-    /// Hosts that fail together share this word.
+    /// Hosts with the same value can fail together.
     pub failure_domain: String,
     /// Whether new pods may be placed on it.
     pub schedulable: bool,
-    /// What it shows of the Deployment.
+    /// What was observed of the Deployment on it.
     pub docker: DockerSeen,
 }
 
@@ -140,8 +141,8 @@ pub struct HostSeen {
 pub struct BalancerSeen {
     /// The LoadBalancer's name.
     pub name: String,
-    /// How long it lets old connections finish, in seconds.
+    /// Seconds that it gives open connections to finish.
     pub drain_seconds: u64,
-    /// The state it gives each pod: see `status.backends` of LoadBalancer.
+    /// The state that it gives each pod, as in `status.backends` of the LoadBalancer.
     pub servers: BTreeMap<String, ServerState>,
 }

@@ -1,5 +1,5 @@
-//! One snapshot of a Deployment: a list of its containers from each host, what probes and jobs brought, who routes to it.
-//! Reads only, judges nothing.
+//! Observes a Deployment: its containers on each host, the results of probes and background work, and the balancers
+//! that route to it. Reads only, judges nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::kinds::containers::{DockerSeen, InputRef, Needs};
 use crate::kinds::network_of;
 use crate::store::Key;
 
-/// Reads everything.
+/// Reads the whole snapshot.
 pub(super) async fn observe(controller: &DeploymentKind, object: &Deployment) -> Result<Observed, Failure> {
     let owner = object.owner();
     let (declared, _) = controller.objects.list::<DockerHost>(DockerHost::RESOURCE, None).await?;
@@ -45,25 +45,25 @@ pub(super) async fn observe(controller: &DeploymentKind, object: &Deployment) ->
     })
 }
 
-/// The images of the template and of all revisions that are kept, as they are named and as they were resolved.
+/// The images of the template and of all kept revisions, as named and as resolved.
 fn images(object: &Deployment) -> BTreeSet<String> {
     let resolved = revisions(object).flat_map(|revision| revision.images.values().cloned());
     let containers = pod_specs(object).flat_map(blueprint::containers);
     resolved.chain(containers.filter_map(|container| container.image.clone())).collect()
 }
 
-/// The revisions that are kept.
+/// The kept revisions.
 fn revisions(object: &Deployment) -> impl Iterator<Item = &Revision> {
     object.status.iter().filter_map(|status| status.decisions.as_ref()).flat_map(|d| &d.revisions)
 }
 
-/// The pods of the template and of all revisions that are kept.
+/// The pod specs of the template and of all kept revisions.
 fn pod_specs(object: &Deployment) -> impl Iterator<Item = &PodSpec> {
     let templates = revisions(object).map(|revision| &revision.template).chain([&object.spec.template]);
     templates.filter_map(|template| template.spec.as_ref())
 }
 
-/// The Secrets and ConfigMaps that are read for a Deployment, those with logins to registries included.
+/// The Secrets and ConfigMaps that a Deployment reads, including registry logins.
 pub(super) fn references(object: &Deployment) -> Vec<Key> {
     let template = object.spec.template.spec.iter();
     let logins = template.flat_map(|spec| spec.image_pull_secrets.iter().flatten());
@@ -77,8 +77,8 @@ pub(super) fn routed_to(balancer: &Value) -> Vec<String> {
     backends.filter_map(|backend| Some(backend["deployment"]["name"].as_str()?.to_owned())).collect()
 }
 
-/// What of a LoadBalancer matters to the Deployments it routes to: its backends and the state of their servers. The
-/// sessions of a server change all the time and do not.
+/// The part of a LoadBalancer that matters to the Deployments that it routes to: its backends and the state of their
+/// servers. Without the session counts, which change all the time.
 pub(super) fn routes(balancer: &Value) -> Value {
     let status = &balancer["status"];
     let backends = status["backends"].as_array().into_iter().flatten();
@@ -89,12 +89,12 @@ pub(super) fn routes(balancer: &Value) -> Value {
     json!([balancer["spec"]["backends"], status["readyReplicas"], states.collect::<Vec<_>>()])
 }
 
-/// The Secrets and ConfigMaps of the template and of all revisions that are kept.
+/// The Secrets and ConfigMaps of the template and of all kept revisions.
 fn used(object: &Deployment) -> BTreeSet<InputRef> {
     pod_specs(object).flat_map(|spec| blueprint::inputs(spec).into_keys()).collect()
 }
 
-/// Balancers of the namespace that are at work and route to it.
+/// The running balancers of the namespace that route to it.
 async fn balancers(controller: &DeploymentKind, object: &Deployment) -> Result<Vec<BalancerSeen>, Failure> {
     let (all, _) = controller.objects.list::<LoadBalancer>(LoadBalancer::RESOURCE, Some(object.namespace())).await?;
     Ok(all.iter().filter_map(|balancer| routed(balancer, object.name())).collect())
@@ -109,7 +109,7 @@ fn routed(object: &LoadBalancer, deployment: &str) -> Option<BalancerSeen> {
     let mut servers: BTreeMap<String, ServerState> = BTreeMap::new();
     for backend in status.backends.iter().filter(|backend| ours.contains_key(backend.name.as_str())) {
         for server in &backend.servers {
-            // Two backends may route to it: it is what it is only if it is so in both.
+            // If two backends route to it, a server has a state only if it has it in both.
             let state = servers.entry(server.name.clone()).or_insert(server.state);
             if *state != server.state {
                 *state = ServerState::Unknown;

@@ -1,4 +1,4 @@
-//! Where pods may run, and what must be there first. Pure.
+//! Chooses the host of a pod, and checks the image there. Pure.
 
 use std::collections::BTreeMap;
 
@@ -24,14 +24,14 @@ pub fn eligible<'a>(observed: &'a Observed, spec: &PodSpec) -> Vec<&'a str> {
 pub fn choose(observed: &Observed, d: &Decisions, spec: &PodSpec) -> Option<String> {
     let mut eligible = eligible(observed, spec);
     if blueprint::has_host_port(spec) {
-        // Those on their way out hold it too.
+        // Terminating pods still hold it too.
         eligible.retain(|host| !d.pods.iter().any(|pod| pod.host == *host));
     }
     let staying = || d.pods.iter().filter(|pod| pod.stop.is_none());
     if blueprint::single_writer(spec)
         && let Some(home) = d.pods.first().map(|pod| pod.host.as_str())
     {
-        // The volume is where it is.
+        // The volume cannot move to another host.
         return eligible.contains(&home).then(|| home.to_owned());
     }
     let domain = |host: &str| observed.hosts.get(host).map(|seen| seen.failure_domain.as_str()).unwrap_or_default();
@@ -43,7 +43,7 @@ pub fn choose(observed: &Observed, d: &Decisions, spec: &PodSpec) -> Option<Stri
     eligible.into_iter().min_by_key(load).map(str::to_owned)
 }
 
-/// Why no host will do, for people.
+/// Why no host is eligible, as text for people.
 pub fn nowhere(observed: &Observed, spec: &PodSpec) -> String {
     let count = observed.hosts.len();
     let closed = observed.hosts.values().filter(|host| !host.schedulable).count();
@@ -63,13 +63,13 @@ pub fn pull<'a>(work: &'a WorkSeen, host: &str, image: &str, revision: &str) -> 
     work.get(&Work::Image { host, image, revision })
 }
 
-/// The image on a host, if it is known to be there.
+/// The image on a host, if it is known to exist there.
 pub fn image<'a>(observed: &'a Observed, host: &str, image: &str) -> Option<&'a ImageSeen> {
     observed.docker(host)?.images.known()?.get(image)
 }
 
-/// Why this image cannot be had on a host though nothing failed: only another image of its tag is there, or it is not
-/// there and must not be pulled.
+/// Why an image is not available on a host although no pull failed: the tag is another image there, or the image does
+/// not exist there and must not be pulled.
 pub fn unobtainable(observed: &Observed, host: &str, exact: &str, tag: &str, policy: Option<&str>) -> Option<String> {
     let there = image(observed, host, tag).is_some();
     if there && !exact.contains('@') && image(observed, host, exact).is_none() {
@@ -79,8 +79,8 @@ pub fn unobtainable(observed: &Observed, host: &str, exact: &str, tag: &str, pol
     never.then(|| format!("image {tag} is not on the host, and it must not be pulled; put it there"))
 }
 
-/// What to ask for so as to get an image that was resolved from `tag`: a registry knows digests, but nobody knows the id
-/// of an image that was built by hand, which must be on every host under its tag.
+/// The reference to pull for an image that was resolved from `tag`. A registry knows digests, but no registry knows the
+/// id of an image that was built by hand; that image must exist on every host under its tag.
 pub fn wanted_image<'a>(exact: &'a str, tag: &'a str) -> &'a str {
     if exact.contains('@') { exact } else { tag }
 }

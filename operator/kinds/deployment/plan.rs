@@ -1,4 +1,4 @@
-//! What to do about a Deployment: a total function from the object, what was observed, what is wanted and now to a plan. Pure.
+//! Plans a Deployment: a total function of the object, what was observed, what users want, and the time. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -20,9 +20,9 @@ use crate::kinds::{network_of, network_spec};
 use crate::runtime::companions::due;
 use crate::runtime::{Plan, Want, sooner};
 
-/// A decision was recorded: what follows from it may be due already.
+/// Requeue after a decision was recorded: its next steps may be due already.
 const AT_ONCE: Duration = Duration::from_millis(20);
-/// Pods that are made in one cycle: more would keep the others waiting.
+/// Most pods created in one reconcile; more would delay the other pods.
 const AT_A_TIME: usize = 24;
 
 /// The plan of a Deployment.
@@ -64,7 +64,7 @@ pub fn plan(object: &Deployment, observed: &Observed, want: Want, now: Timestamp
         making += usize::from(next.makes());
         steps.extend(next.steps.iter().cloned());
     }
-    // Those come last: what cannot be had must not keep anything else waiting.
+    // Images come last: an image that cannot be pulled must not delay the other steps.
     steps.extend(images);
     steps.extend(fetch(observed, &d));
     let gone: BTreeSet<&String> = nexts.iter().filter(|(_, next)| next.gone).map(|(pod, _)| pod).collect();
@@ -86,7 +86,7 @@ pub fn plan(object: &Deployment, observed: &Observed, want: Want, now: Timestamp
     Plan { status, steps, requeue, finished }
 }
 
-/// Since when hosts do not answer.
+/// Records since when each host has not answered.
 fn note_silence(observed: &Observed, d: &mut Decisions, now: Timestamp) {
     let silent = |host: &str| observed.hosts.get(host).is_some_and(|host| host.docker.containers.known().is_none());
     d.silent_hosts.retain(|host, _| silent(host));
@@ -95,7 +95,7 @@ fn note_silence(observed: &Observed, d: &mut Decisions, now: Timestamp) {
     }
 }
 
-/// How each pod stands.
+/// The readiness of each pod.
 fn standings(context: &PlanContext, d: &mut Decisions) -> Standings {
     let mut standings = Standings::new();
     let silent = d.silent_hosts.clone();
@@ -105,7 +105,7 @@ fn standings(context: &PlanContext, d: &mut Decisions) -> Standings {
     standings
 }
 
-/// Looks at each pod, one after the other.
+/// Calls `look` for each pod, one after the other.
 fn each_pod(context: &PlanContext, d: &mut Decisions, mut look: impl FnMut(&View, &mut Pod)) {
     let mut pods = std::mem::take(&mut d.pods);
     for pod in &mut pods {
@@ -116,7 +116,7 @@ fn each_pod(context: &PlanContext, d: &mut Decisions, mut look: impl FnMut(&View
     d.pods = pods;
 }
 
-/// Notes how far the rollout has come, and what follows when it has not got on in time.
+/// Records the progress of the rollout, and gives the revision up if its deadline passed.
 fn progress(context: &PlanContext, standings: &Standings, replicas: usize, d: &mut Decisions) -> Rollout {
     let PlanContext { object, now, .. } = *context;
     let target = d.target.clone();
@@ -138,12 +138,12 @@ fn progress(context: &PlanContext, standings: &Standings, replicas: usize, d: &m
         d.best = best;
         return Rollout::Done;
     }
-    // What was whole once and has only lost a pod since is no rollout, and has no deadline.
+    // A revision that was complete once and only lost a pod is not in a rollout and has no deadline.
     if revisions::of(d, &target).is_some_and(|revision| revision.good) && old == 0 {
         return Rollout::Healing;
     }
     if object.spec.paused == Some(true) {
-        // The deadline begins anew when it goes on.
+        // The deadline starts again when the rollout is resumed.
         d.progressed_at = None;
         return Rollout::Paused;
     }
@@ -156,7 +156,7 @@ fn progress(context: &PlanContext, standings: &Standings, replicas: usize, d: &m
     Rollout::Exceeded
 }
 
-/// Takes up the evictions that were asked for.
+/// Records the evictions that users requested.
 fn evict(object: &Deployment, d: &mut Decisions, now: Timestamp) {
     let asked = object.annotation(EVICT_ANNOTATION).map(str::to_owned);
     if asked == d.evicted {
@@ -168,7 +168,7 @@ fn evict(object: &Deployment, d: &mut Decisions, now: Timestamp) {
     d.evicted = asked;
 }
 
-/// What is next for each pod, and how each is seen.
+/// The next steps of each pod, and its status.
 fn advance(context: &PlanContext, d: &mut Decisions) -> (Vec<PodSeen>, Vec<(String, Next)>) {
     let (mut seen, mut nexts) = (Vec::new(), Vec::new());
     each_pod(context, d, |view, pod| {
@@ -179,7 +179,8 @@ fn advance(context: &PlanContext, d: &mut Decisions) -> (Vec<PodSeen>, Vec<(Stri
     (seen, nexts)
 }
 
-/// Containers of pods that nobody knows: made by a call whose answer was lost, or renamed and relabelled by hand.
+/// Containers of pods that are not in the decisions: created by a call whose answer was lost, or renamed and relabelled
+/// by hand.
 fn orphans(observed: &Observed, d: &Decisions) -> Vec<Step> {
     let mut steps = Vec::new();
     for (host, seen) in &observed.hosts {
@@ -194,7 +195,7 @@ fn orphans(observed: &Observed, d: &Decisions) -> Vec<Step> {
     steps
 }
 
-/// What must be on a host before a container is made there.
+/// What a host needs before a container is created on it.
 fn prepare(object: &Deployment, d: &Decisions, nexts: &[(String, Next)]) -> Vec<Step> {
     let makes = |name: &str| nexts.iter().find(|(pod, _)| pod == name).is_some_and(|(_, next)| next.makes());
     let hosts: BTreeSet<&String> = d.pods.iter().filter(|pod| makes(&pod.name)).map(|pod| &pod.host).collect();
@@ -202,7 +203,7 @@ fn prepare(object: &Deployment, d: &Decisions, nexts: &[(String, Next)]) -> Vec<
     hosts.into_iter().map(network).collect()
 }
 
-/// Images and our binary, on hosts where pods wait for them.
+/// Gets images and Evenkeel's binary for hosts whose pods wait for them.
 fn fetch(observed: &Observed, d: &Decisions) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut once = |step: Step| {
@@ -240,7 +241,7 @@ fn fetch(observed: &Observed, d: &Decisions) -> Vec<Step> {
     steps
 }
 
-/// The last that goes: volumes of pods that were left behind, and the network if nobody else is in it.
+/// The end of the teardown: remaining volumes of pods, then the network if no other object uses it.
 fn leave(object: &Deployment, observed: &Observed) -> Vec<Step> {
     let mut steps = Vec::new();
     for (host, seen) in &observed.hosts {

@@ -1,4 +1,4 @@
-//! What is next for one pod, and how it is seen. Pure.
+//! Decides the next steps of one pod, and its status. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -23,16 +23,16 @@ use crate::kinds::network_of;
 use crate::runtime::companions::due;
 use crate::runtime::sooner;
 
-/// First and longest wait before a container that keeps ending is started again, in seconds.
+/// Back-off before a container that keeps ending is restarted: first and longest wait, in seconds.
 const BACKOFF: (i64, i64) = (10, 300);
-/// A container that ran this long is no longer one that keeps ending.
+/// A container that ran this long does not count as one that keeps ending.
 const GOOD: SignedDuration = SignedDuration::from_mins(10);
-/// Beyond the balancers' own bound for old connections, before a pod is stopped though they do not say that it is free.
+/// Seconds on top of the balancers' drain time; then a pod is stopped even if they do not report it drained.
 const DRAIN_MARGIN_SECONDS: u64 = 10;
-/// Others take the place of pods whose host has been silent for this long.
+/// A host that has not answered for this long is lost: its pods are replaced on other hosts.
 const LOST_AFTER: SignedDuration = SignedDuration::from_secs(60);
 
-/// The containers of a pod that are there, by their name in it.
+/// The existing containers of a pod, by their name in it.
 type Containers<'a> = BTreeMap<String, &'a ContainerSeen>;
 
 /// One pod and what was observed of it.
@@ -41,49 +41,49 @@ pub struct View<'a> {
     revision: &'a Revision,
     spec: PodSpec,
     blueprint: Blueprint,
-    /// Its containers by name in the pod; `None`: its host does not answer.
+    /// Its containers by name in the pod; `None` if its host does not answer.
     seen: Option<Containers<'a>>,
-    /// Containers with its labels that it does not have.
+    /// Containers with the pod's labels that are not part of it.
     strays: Vec<&'a ContainerSeen>,
-    /// How it was seen before.
+    /// Its status before.
     before: Option<&'a PodSeen>,
 }
 
-/// What is next for a pod.
+/// The result of planning one pod.
 #[derive(Debug, Default)]
 pub struct Next {
     /// Steps, all in the pod's lane.
     pub steps: Vec<Step>,
-    /// When to look again at the latest.
+    /// Requeue within this time.
     pub again: Option<Duration>,
-    /// Nothing of it is left.
+    /// Nothing of the pod is left.
     pub gone: bool,
-    /// What is wrong or waited for.
+    /// What is wrong, or what the pod waits for.
     pub note: Option<Note>,
 }
 
 impl Next {
-    /// Whether a container is made.
+    /// Whether it creates a container.
     pub fn makes(&self) -> bool {
         self.steps.iter().any(|step| matches!(step, Step::Create { .. }))
     }
 
-    /// Looks again within this time.
+    /// Requeues within this time.
     fn look_within(&mut self, wait: Duration) {
         self.again = sooner(self.again, Some(wait));
     }
 }
 
-/// What is wrong with a pod, or waited for.
+/// What is wrong with a pod, or what it waits for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Note {
-    /// How the pod is shown meanwhile.
+    /// The phase that the pod shows meanwhile.
     pub phase: PodPhase,
-    /// What is wrong or waited for.
+    /// The problem, or what the pod waits for, as text for people.
     pub message: String,
 }
 
-/// Looks at a pod.
+/// Collects what was observed of a pod.
 pub fn view<'a>(context: &'a PlanContext<'a>, revision: &'a Revision, pod: &Pod) -> View<'a> {
     let PlanContext { object, observed, .. } = *context;
     let (spec, docker) = (pod_spec(revision), observed.docker(&pod.host));
@@ -123,7 +123,7 @@ impl View<'_> {
         self.spec.containers.iter().find(|container| container.name == part.name)
     }
 
-    /// Runs, has started, and its readiness holds. What no probe has answered yet is as it was.
+    /// Whether the container runs, has started and is ready. While a probe has no result yet, the last status counts.
     fn part_ready(&self, part: &Part) -> bool {
         let Some(seen) = self.seen.as_ref().and_then(|seen| seen.get(&part.name)) else { return false };
         let Some(template) = self.template(part) else { return false };
@@ -140,10 +140,10 @@ impl View<'_> {
         probed.map_or(was, |probed| answer(probed.started) && answer(probed.ready))
     }
 
-    /// Everything in it can take work.
+    /// Whether all containers of the pod are ready.
     fn ready(&self) -> bool {
         if self.seen.is_none() {
-            // Not heard of is not gone.
+            // No answer from the host does not mean that the pod is gone: keep the last status.
             return self.before.is_some_and(|before| before.ready);
         }
         let runs = |part: &Part| self.state(part) == Some(ContainerState::Running);
@@ -156,7 +156,7 @@ impl View<'_> {
         seen.get(&holder.name)?.addresses.get(&network_of(self.context.object.namespace())).copied()
     }
 
-    /// How it stands; notes since when it is ready.
+    /// Its readiness; records since when it is ready.
     pub fn standing(&self, pod: &mut Pod, silent_since: Option<Timestamp>) -> Standing {
         let now = self.context.now;
         let ready = self.ready() && pod.stop.is_none();
@@ -170,7 +170,7 @@ impl View<'_> {
         }
     }
 
-    /// What is next for it.
+    /// The next steps.
     pub fn next(&self, pod: &mut Pod) -> Next {
         let mut next = Next::default();
         let Some(seen) = &self.seen else { return next };
@@ -189,7 +189,7 @@ impl View<'_> {
         Step::remove(&pod.host, &pod.name, container, None, why)
     }
 
-    /// On its way out: no new work, then no more connections, then stopped, then removed.
+    /// Terminates the pod: wait until the balancers have drained it, stop its containers, remove them.
     fn leave(&self, pod: &mut Pod, seen: &Containers, next: &mut Next) {
         if !self.free(pod) {
             next.again = Some(Duration::from_secs(1));
@@ -201,7 +201,7 @@ impl View<'_> {
         let runs = |part: &&Part| seen.get(&part.name).is_some_and(|container| runs(container));
         let running: Vec<_> = self.blueprint.init.iter().chain(&self.blueprint.main).filter(runs).collect();
         if running.is_empty() {
-            // What joins a network goes before what holds it.
+            // Containers that join a network are removed before the container that holds it.
             let containers = self.blueprint.parts().rev().filter_map(|part| seen.get(&part.name));
             let steps: Vec<_> = containers.map(|container| self.remove(pod, &container.name, &why)).collect();
             next.gone = steps.is_empty() && self.strays.is_empty();
@@ -224,7 +224,7 @@ impl View<'_> {
         next.again = Some(Duration::from_secs(2));
     }
 
-    /// Whether a stop of this subject is to be begun: none goes on.
+    /// Whether to start a stop of this subject: no stop of it runs or waits.
     fn stop_is_due(&self, pod: &Pod, subject: &str) -> bool {
         let (host, subject) = (pod.host.clone(), subject.to_owned());
         due(self.context.observed.work.get(&Work::Stop { host, subject }))
@@ -239,7 +239,7 @@ impl View<'_> {
         Step::Unpause { host: pod.host.clone(), member: pod.name.clone(), container: part.spec.name.clone() }
     }
 
-    /// No balancer at work gives it anything any more, or they have had their time.
+    /// Whether no running balancer sends it anything any more, or the drain time is over.
     fn free(&self, pod: &Pod) -> bool {
         let Some(stop) = &pod.stop else { return false };
         let waited = stop.since.map(|since| self.context.now.duration_since(since).unsigned_abs()).unwrap_or_default();
@@ -249,10 +249,11 @@ impl View<'_> {
         })
     }
 
-    /// It is to run.
+    /// Brings a pod up, or keeps it running.
     fn live(&self, pod: &mut Pod, seen: &Containers, next: &mut Next) {
         let broken = self.broken(seen, pod.made);
-        // What runs needs nothing: an image whose tag moved on, or a Secret that is gone, concerns the next container only.
+        // A running pod needs nothing: an image whose tag moved, or a Secret that was deleted, matters only to the next
+        // container.
         if let Some(note) = self.not_yet(pod).filter(|_| broken.is_some() || self.lacks(pod, seen)) {
             next.again = Some(Duration::from_secs(5));
             next.note = Some(note);
@@ -267,7 +268,7 @@ impl View<'_> {
                     next.steps.push(self.remove(pod, &container.name, why));
                 }
             }
-            // Made anew behind the removals, unless something for that is missing.
+            // The pod is created again after the removals, unless something that it needs is missing.
             pod.made = false;
             if !lacks {
                 self.make_up(pod, &BTreeMap::new(), Some(why), next);
@@ -279,7 +280,7 @@ impl View<'_> {
         }
     }
 
-    /// Whether a container of it is to be made.
+    /// Whether a container of the pod must be created.
     fn lacks(&self, pod: &Pod, seen: &Containers) -> bool {
         let absent = |part: &Part| !seen.contains_key(&part.name);
         let prepared = pod.made || !self.blueprint.main.iter().all(absent);
@@ -287,7 +288,7 @@ impl View<'_> {
             || !prepared && self.blueprint.init.iter().any(absent)
     }
 
-    /// What must be there before anything of it can be made.
+    /// What is missing before a container of the pod can be created.
     fn not_yet(&self, pod: &Pod) -> Option<Note> {
         let note = |phase, message| Note { phase, message };
         if let Some(missing) = self.context.observed.inputs.missing(&self.revision.template) {
@@ -317,7 +318,7 @@ impl View<'_> {
         Some(note(PodPhase::ContainerCreating, why.to_owned()))
     }
 
-    /// Why all of it must be made anew, if it must.
+    /// Why all containers of the pod must be recreated, if so.
     fn broken(&self, seen: &Containers, made: bool) -> Option<&'static str> {
         let network = network_of(self.context.object.namespace());
         let holder = self.blueprint.sandbox.as_ref().or(self.blueprint.main.first())?;
@@ -333,7 +334,8 @@ impl View<'_> {
         (made && adrift).then_some("it was disconnected from its network")
     }
 
-    /// Makes and starts what is not there or does not run, in order. `again`: why things are missing that were there.
+    /// Creates and starts the containers that are missing or do not run, in order. `again`: why containers that existed
+    /// are missing.
     fn make_up(&self, pod: &mut Pod, seen: &Containers, again: Option<&str>, next: &mut Next) {
         let state = |part: &Part| seen.get(&part.name).map(|container| container.state);
         let lacks = next.note.is_some();
@@ -343,7 +345,7 @@ impl View<'_> {
                 None => self.make(pod, sandbox, again, next),
                 Some(ContainerState::Created) => self.fill_and_start(pod, sandbox, None, next),
                 Some(ContainerState::Paused) => next.steps.push(self.unpause(pod, sandbox)),
-                // Nobody knows whether its volumes were filled before we were interrupted.
+                // It is unknown whether its volumes were filled before an interruption, so fill them again.
                 Some(_) if seen.len() == 1 => next.steps.extend(self.fills(pod, sandbox)),
                 Some(_) => {}
             }
@@ -391,13 +393,13 @@ impl View<'_> {
         }
     }
 
-    /// How long a container is not started again.
+    /// The wait until the container may be restarted.
     fn waits(&self, restarts: &Restarts) -> Option<Duration> {
         let at = restarts.next_try.filter(|at| *at > self.context.now)?;
         Some(at.duration_since(self.context.now).unsigned_abs())
     }
 
-    /// A container that runs: stopped if its probes say that it is not alive.
+    /// A running container: it is stopped if its liveness or startup probe failed.
     fn judge(&self, pod: &mut Pod, part: &Part, container: &ContainerSeen, next: &mut Next) {
         if let Some(restarts) = pod.restarts.get_mut(&part.name) {
             restarts.stuck = false;
@@ -417,7 +419,7 @@ impl View<'_> {
         next.again = Some(Duration::from_secs(1));
     }
 
-    /// A container that ended: started again, later and later the more often that happens.
+    /// A container that ended: it is restarted, after a longer wait each time it ends again.
     fn ended(&self, pod: &mut Pod, part: &Part, container: &ContainerSeen, next: &mut Next) {
         let now = self.context.now;
         let restarts = pod.restarts.entry(part.name.clone()).or_default();
@@ -452,7 +454,8 @@ impl View<'_> {
         part.fills.iter().map(fill).collect()
     }
 
-    /// What is in memory can be filled only while the sandbox runs; all else before its container starts.
+    /// In-memory volumes can be filled only while the sandbox runs; all others are filled before their container
+    /// starts.
     fn fill_and_start(&self, pod: &Pod, part: &Part, again: Option<&str>, next: &mut Next) {
         let start = Step::start(&pod.host, &pod.name, &part.spec.name, again);
         if part.name.is_empty() {
@@ -464,7 +467,7 @@ impl View<'_> {
         }
     }
 
-    /// How people and other kinds see it.
+    /// Its status, for users and other kinds.
     pub fn seen(&self, pod: &Pod, next: &Next) -> PodSeen {
         let init = self.blueprint.init.iter().map(|part| self.container(pod, part, true));
         let main = self.blueprint.main.iter().map(|part| self.container(pod, part, false));
@@ -515,7 +518,7 @@ impl View<'_> {
         }
     }
 
-    /// Why it runs and is not ready, in a probe's words.
+    /// Why it runs but is not ready, in the words of the probe.
     fn unready(&self) -> Option<String> {
         let parts = self.blueprint.main.iter().filter(|part| !self.part_ready(part));
         let mut said = parts.filter_map(|part| {
@@ -555,7 +558,7 @@ impl View<'_> {
     }
 }
 
-/// The wait before the next start after so many ends in a row: none after the first.
+/// The wait before the next start after this many ends in a row; zero after the first.
 pub fn wait_after(failures: u32) -> SignedDuration {
     match failures {
         0 => SignedDuration::ZERO,

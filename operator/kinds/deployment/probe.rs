@@ -1,44 +1,44 @@
-//! A probe's memory: how many answers in a row make it hold or not. Pure.
+//! The state of one probe: counts results in a row until it succeeds or fails. Pure.
 
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Probe;
 
-/// What the probes of a container found.
+/// The results of a container's probes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Probed {
-    /// It has started: no startup probe, or one that held once. `None`: no answer yet.
+    /// It has started: it has no startup probe, or the probe succeeded once. `None`: no result yet.
     pub started: Option<bool>,
-    /// Its readiness holds. `None`: no answer yet.
+    /// Its readiness probe succeeds. `None`: no result yet.
     pub ready: Option<bool>,
-    /// It is alive. `None`: no answer yet.
+    /// Its liveness probe succeeds. `None`: no result yet.
     pub alive: Option<bool>,
-    /// What the last answer that did not hold said.
+    /// The message of the last failed probe.
     pub said: Option<String>,
 }
 
-/// Which question a probe asks.
+/// The type of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Question {
-    /// Has it started? Asked until it has; the others wait for that.
+    /// Has the container started? Asked until it has; the other probes wait for that.
     Startup,
-    /// Can it take work?
+    /// Can it serve requests?
     Readiness,
     /// Is it alive?
     Liveness,
 }
 
-/// Counts the answers of one probe.
+/// Counts the results of one probe.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Count {
     holds: u32,
     fails: u32,
-    /// What it comes to; `None` before enough answers came in.
+    /// The current verdict; `None` until there are enough results.
     pub verdict: Option<bool>,
 }
 
 impl Count {
-    /// Takes an answer; `true` if the verdict changed.
+    /// Counts a result; `true` if the verdict changed.
     pub fn take(&mut self, probe: &Probe, question: Question, held: bool) -> bool {
         let before = self.verdict;
         if held {
@@ -53,7 +53,7 @@ impl Count {
         } else if self.fails >= at_least_one(probe.failure_threshold, 3) {
             self.verdict = Some(false);
         } else if self.verdict.is_none() && question == Question::Readiness && !held {
-            // Not ready until it says so.
+            // A container is not ready before its readiness probe succeeds.
             self.verdict = Some(false);
         }
         before != self.verdict
@@ -64,17 +64,17 @@ fn at_least_one(value: Option<i32>, default: u32) -> u32 {
     value.and_then(|value| u32::try_from(value).ok()).filter(|value| *value > 0).unwrap_or(default)
 }
 
-/// Between two answers.
+/// Time between two probes.
 pub fn period(probe: &Probe) -> Duration {
     Duration::from_secs(at_least_one(probe.period_seconds, 10).into())
 }
 
-/// How long an answer may take.
+/// Time-out of a probe.
 pub fn limit(probe: &Probe) -> Duration {
     Duration::from_secs(at_least_one(probe.timeout_seconds, 1).into())
 }
 
-/// Before the first answer is asked for.
+/// Delay before the first probe.
 pub fn delay(probe: &Probe) -> Duration {
     let seconds = probe.initial_delay_seconds.and_then(|seconds| u64::try_from(seconds).ok());
     Duration::from_secs(seconds.unwrap_or_default())

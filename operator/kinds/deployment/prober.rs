@@ -1,5 +1,5 @@
-//! Asks containers how they are, from the host that they run on: one task a container, which ends with it.
-//! What changes wakes the Deployment's reconcile; what it means is decided there.
+//! Probes containers from the host that they run on: one task per container, which ends with it. A changed result wakes
+//! the Deployment; the planner decides what follows.
 
 use std::collections::BTreeMap;
 use std::iter;
@@ -29,7 +29,7 @@ use crate::kinds::network_of;
 use crate::runtime::clock;
 use crate::runtime::companions::{Companions, Voice, Wake};
 
-/// A container that has not held yet is asked again sooner than its period, so that it is not kept waiting.
+/// Interval of probes until the first success, so that a new container does not wait for its whole period.
 const EAGER: Duration = Duration::from_millis(100);
 
 /// All probes of all Deployments.
@@ -38,7 +38,7 @@ pub(super) struct Prober {
     pub(super) probes: Companions<ProbeId, Probed>,
 }
 
-/// A container at an address: one that moves is asked anew.
+/// A container and its address; if the address changes, the probe starts again.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ProbeId {
     host: String,
@@ -51,13 +51,13 @@ impl Prober {
         Self { hosts, probes: Companions::new(wake) }
     }
 
-    /// What was found so far, by container id.
+    /// The results so far, by container id.
     pub(super) fn found(&self, owner: &Owner) -> BTreeMap<String, Probed> {
         let probes = self.probes.heard(owner).into_iter();
         probes.filter_map(|(id, heard)| Some((id.container, heard.value?))).collect()
     }
 
-    /// Asks exactly those containers of a Deployment that run and have probes.
+    /// Probes exactly the running containers of a Deployment that have probes.
     pub(super) fn keep(&self, object: &Deployment, hosts: &BTreeMap<String, HostSeen>) {
         let (owner, network) = (object.owner(), network_of(object.namespace()));
         let templates = templates(object);
@@ -72,7 +72,7 @@ impl Prober {
                 wanted.extend(template.map(|template| (id, (container.name.clone(), template))));
             }
         }
-        // Not heard of is not gone.
+        // No answer from the host does not mean that the container is gone.
         let silent = |host: &str| hosts.get(host).is_some_and(|seen| seen.docker.containers.known().is_none());
         self.probes.retain(&owner, |id| wanted.contains_key(id) || silent(&id.host));
         for (id, (container, template)) in wanted {
@@ -94,7 +94,7 @@ fn templates(object: &Deployment) -> BTreeMap<(String, String), Container> {
     all.filter(|(_, one)| probed(one)).collect()
 }
 
-/// The address of a container's pod: its own, or that of the sandbox whose network it shares.
+/// The address of a container's pod: its own, or that of the sandbox that holds its network.
 fn address(container: &ContainerSeen, all: &[&ContainerSeen], network: &str) -> Option<Ipv4Addr> {
     let pod = container.labels.get(labels::MEMBER);
     let of_pod = all.iter().filter(|one| one.labels.get(labels::MEMBER) == pod);
@@ -133,7 +133,7 @@ impl Asker {
         join_all(rest.map(|(probe, question)| self.ask_until(probe, question, false))).await;
     }
 
-    /// Asks for ever, or until the answer is that it has started.
+    /// Probes without end, or with `once` until the first success.
     async fn ask_until(&self, probe: &Probe, question: Question, once: bool) {
         let (period, mut eager) = (probe::period(probe), EAGER);
         let mut count = Count::default();
@@ -141,7 +141,7 @@ impl Asker {
         sleep(probe::delay(probe)).await;
         loop {
             let answer = self.ask(probe).await;
-            // Sooner than its period only success counts.
+            // Before the period is over, only a success counts.
             let due = counted.is_none_or(|at| at.elapsed() >= period);
             if answer.is_ok() || due {
                 counted = Some(clock::instant());
@@ -172,7 +172,7 @@ impl Asker {
         });
     }
 
-    /// One question; the error is for people.
+    /// One probe; the error is text for people.
     async fn ask(&self, probe: &Probe) -> Result<(), String> {
         let limit = probe::limit(probe);
         let asked = async {
@@ -217,7 +217,7 @@ impl Asker {
         let request = request.body(String::new()).map_err(|error| error.to_string())?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
-        // Ends by itself if we are gone first, for then its sender is.
+        // Ends by itself if this task is cancelled first, because that drops its sender.
         let driver = tokio::spawn(connection);
         let answer = sender.send_request(request).await;
         driver.abort();

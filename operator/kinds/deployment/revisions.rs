@@ -1,4 +1,4 @@
-//! Which revision of the template is wanted, which are kept, and when one is given up. Pure.
+//! Chooses the target revision, keeps the history, and gives a failed revision up. Pure.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,11 +16,11 @@ use crate::engine::ImageSeen;
 use crate::kinds::containers::Work;
 use crate::runtime::companions::{Standing, due, due_once};
 
-/// Digits of a revision's hash.
+/// Hex digits of a revision's hash.
 const HASH_DIGITS: usize = 10;
-/// Revisions that are kept unless the object says otherwise.
+/// Default of `revisionHistoryLimit`.
 const HISTORY: i32 = 10;
-/// A rollout that has not got on for this long has failed, unless the object says otherwise.
+/// Default of `progressDeadlineSeconds`: a rollout without progress for this long has failed.
 const DEADLINE_SECONDS: i32 = 600;
 
 fn asks_to_roll(template: &PodTemplateSpec) -> bool {
@@ -37,10 +37,10 @@ fn wanted(object: &Deployment, observed: &Observed) -> String {
     short_hash_of_json(&(template, inputs), HASH_DIGITS)
 }
 
-/// Sets the target: the revision that is asked for, unless it was given up; and keeps the history short.
+/// Sets the target to the requested revision, unless that was given up; shortens the history.
 pub fn choose(object: &Deployment, observed: &Observed, d: &mut Decisions, now: Timestamp) {
     let wanted = wanted(object, observed);
-    // What it uses is missing: a hash of it says nothing.
+    // An input is missing, so the hash would mean nothing.
     let lacking = observed.inputs.missing(&object.spec.template).is_some() && asks_to_roll(&object.spec.template);
     if object.spec.paused == Some(true) && !d.target.is_empty() || lacking && !d.target.is_empty() {
         return;
@@ -61,11 +61,11 @@ pub fn choose(object: &Deployment, observed: &Observed, d: &mut Decisions, now: 
             template: object.spec.template.clone(),
             ..Default::default()
         }),
-        // Taken back: as in Kubernetes it becomes the newest.
+        // A rollback: as in Kubernetes the old revision becomes the newest.
         Some(old) if old.revision != newest && target != d.target => old.revision = newest + 1,
         Some(_) => {}
     }
-    // It may be told after the change too (`kubectl annotate`).
+    // The cause may be written after the change too (`kubectl annotate`).
     if let (true, Some(cause)) = (target == wanted, object.annotation(CHANGE_CAUSE_ANNOTATION)) {
         let told = d.revisions.iter_mut().filter(|revision| revision.hash == target);
         told.for_each(|revision| revision.change_cause = Some(cause.to_owned()));
@@ -95,18 +95,18 @@ fn trim(object: &Deployment, d: &mut Decisions) {
     d.revisions.retain(|revision| !spare.contains(&revision.hash));
 }
 
-/// The number of the revision of this hash; 0 if there is none.
+/// The number of the revision with this hash; 0 if there is none.
 pub fn number(d: &Decisions, hash: &str) -> u64 {
     of(d, hash).map(|revision| revision.revision).unwrap_or_default()
 }
 
-/// The revision of this hash.
+/// The revision with this hash.
 pub fn of<'a>(d: &'a Decisions, hash: &str) -> Option<&'a Revision> {
     d.revisions.iter().find(|revision| revision.hash == hash)
 }
 
-/// Fixes the images of the target once, by digest; the steps that bring them. Whether the registry is to be asked although
-/// the image is there is asked once a revision.
+/// Fixes the images of the target once, by digest, and returns the steps that get them. With `imagePullPolicy: Always`,
+/// the registry is asked once per revision, even if the image exists on the host.
 pub fn resolve(observed: &Observed, d: &mut Decisions) -> Vec<Step> {
     let target = d.target.clone();
     let Some(revision) = d.revisions.iter_mut().find(|revision| revision.hash == target) else { return Vec::new() };
@@ -142,7 +142,7 @@ pub fn resolve(observed: &Observed, d: &mut Decisions) -> Vec<Step> {
     steps
 }
 
-/// The reference that always means this very image: by the registry's digest, else by Docker's id.
+/// The reference that always means this exact image: the registry's digest, or else Docker's id.
 fn exact(image: &str, found: &ImageSeen) -> String {
     let repository = image.split('@').next().unwrap_or_default();
     let colon = repository.rfind(':').filter(|at| !repository[*at..].contains('/'));
@@ -151,7 +151,7 @@ fn exact(image: &str, found: &ImageSeen) -> String {
     by_digest.unwrap_or(&found.id).clone()
 }
 
-/// Why images of the target cannot be had, if they cannot.
+/// Why images of the target are not available, if so.
 pub fn image_trouble(observed: &Observed, d: &Decisions) -> Option<String> {
     let revision = of(d, &d.target)?;
     let failed = observed.work.iter().find_map(|(work, heard)| match work {
@@ -169,7 +169,7 @@ pub fn image_trouble(observed: &Observed, d: &Decisions) -> Option<String> {
     failed.or_else(never)
 }
 
-/// What is left of the deadline of a rollout since it last got on; zero when it is over.
+/// The time left until the deadline of a rollout, counted from its last progress; zero when it has passed.
 pub fn time_left(object: &Deployment, d: &Decisions, now: Timestamp) -> Duration {
     let deadline = object.spec.progress_deadline_seconds.unwrap_or(DEADLINE_SECONDS);
     let deadline = Duration::from_secs(u64::try_from(deadline).unwrap_or_default());
@@ -177,7 +177,7 @@ pub fn time_left(object: &Deployment, d: &Decisions, now: Timestamp) -> Duration
     deadline.saturating_sub(since)
 }
 
-/// Gives the target up for the last good revision, if the object asks for that and there is one.
+/// Gives the target up and returns to the last good revision, if the object asks for that and there is one.
 pub fn give_up(object: &Deployment, d: &mut Decisions) {
     let asked = object.annotation(ROLLBACK_ANNOTATION) == Some("true");
     let good = of(d, &d.target).is_some_and(|revision| revision.good);

@@ -1,7 +1,7 @@
-//! How many pods of which revision: adds and stops some, within what the strategy allows. Pure.
+//! Decides how many pods of each revision run: adds and stops pods within the limits of the strategy. Pure.
 //!
-//! Invariant (`never_less_available_than_allowed` in tests): no pod that is available is stopped by a rollout while that
-//! leaves fewer than `replicas - maxUnavailable` available ones; no pod is added beyond `replicas + maxSurge`.
+//! Invariant (`never_less_available_than_allowed` in tests): a rollout stops no available pod if that leaves fewer than
+//! `replicas - maxUnavailable` available ones, and adds no pod beyond `replicas + maxSurge`.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -15,35 +15,35 @@ use crate::api::deployment::{Decisions, Deployment, Pod, Stop};
 use crate::api::deployment_rules::share;
 use crate::api::object::Object as _;
 
-/// What the strategy allows, in pods.
+/// The limits of the strategy, in pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// How many there are to be.
+    /// Desired number of pods.
     pub replicas: usize,
-    /// How many more there may be meanwhile.
+    /// `maxSurge`: how many more pods may exist during the rollout.
     pub surge: usize,
-    /// How many of them may be away meanwhile.
+    /// `maxUnavailable`: how many pods may be unavailable during the rollout.
     pub unavailable: usize,
-    /// Old ones must be gone before new ones are made.
+    /// An old pod must be removed before its replacement is created.
     pub stop_first: bool,
-    /// All old ones must be gone first.
+    /// The strategy is Recreate: all old pods must be removed first.
     pub recreate: bool,
 }
 
-/// What is known of a pod that counts here.
+/// The readiness of a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Standing {
-    /// It can take work.
+    /// All its containers are ready.
     pub ready: bool,
-    /// It has been ready for long enough, and every balancer has it.
+    /// It has been ready for `minReadySeconds`, and every balancer sends it new connections.
     pub available: bool,
-    /// Its host has been silent for so long that others take its place.
+    /// Its host has not answered for so long that other pods replace it.
     pub lost: bool,
-    /// How often it was started again.
+    /// Number of restarts.
     pub restarts: u32,
 }
 
-/// How the pods stand, by name.
+/// The readiness of the pods, by name.
 pub type Standings = BTreeMap<String, Standing>;
 
 /// The limits of an object with this pod template.
@@ -57,17 +57,17 @@ pub fn limits(object: &Deployment, spec: &PodSpec) -> Limits {
     let rolling = strategy.rolling_update.unwrap_or_default();
     let whole = u32::try_from(replicas).unwrap_or(u32::MAX);
     let of = |value| share(value, whole).unwrap_or_default();
-    // As in Kubernetes: a surge is rounded up, what may be away is rounded down.
+    // As in Kubernetes: `maxSurge` is rounded up, `maxUnavailable` down.
     let surge = rolling.max_surge.as_ref().map_or(u64::from(whole) * 25, of).div_ceil(100) as usize;
     let away = (rolling.max_unavailable.as_ref().map_or(u64::from(whole) * 25, of) / 100) as usize;
     let stop_first = blueprint::forbids_surge(spec).is_some();
     let surge = if stop_first { 0 } else { surge };
-    // Without a surge nothing would move unless one may be away.
+    // Without a surge a rollout can progress only if one pod may be unavailable.
     let unavailable = if surge == 0 { away.max(1) } else { away };
     Limits { replicas, surge, unavailable, stop_first, recreate: false }
 }
 
-/// Brings the pods one decision nearer to the target revision.
+/// Changes the pods by one decision towards the target revision.
 pub fn adjust(context: &PlanContext, standings: &Standings, limits: Limits, d: &mut Decisions) {
     let now = context.now;
     let of = |pod: &Pod| standings.get(&pod.name).copied().unwrap_or_default();
@@ -75,14 +75,14 @@ pub fn adjust(context: &PlanContext, standings: &Standings, limits: Limits, d: &
     let target = d.target.clone();
     let is_new = |pod: &&Pod| pod.hash == target;
 
-    // Too many of the wanted revision.
+    // Too many pods of the target revision.
     let new = d.pods.iter().filter(lives).filter(is_new).count();
     let surplus = new.saturating_sub(limits.replicas);
     for name in dispensable(d.pods.iter().filter(lives).filter(is_new), &of, surplus) {
         stop(d, &name, "scaled down", now);
     }
 
-    // Old ones, as far as enough others are available: first those that are not, then those that are.
+    // Old pods, while enough others are available: first the unavailable ones, then the available ones.
     let least = limits.replicas.saturating_sub(limits.unavailable);
     let all = d.pods.iter().filter(lives).count();
     let new_away = d.pods.iter().filter(lives).filter(is_new).filter(|pod| !of(pod).available).count();
@@ -101,7 +101,7 @@ pub fn adjust(context: &PlanContext, standings: &Standings, limits: Limits, d: &
         stop(d, &name, "replaced by another revision", now);
     }
 
-    // New ones, as far as there is room. Those on their way out still hold their ports and volumes.
+    // New pods, while there is room. Terminating pods still hold their ports and volumes.
     let Some(spec) =
         super::revisions::of(d, &target).filter(|revision| !revision.images.is_empty()).map(blueprint::pod_spec)
     else {
@@ -121,7 +121,7 @@ pub fn adjust(context: &PlanContext, standings: &Standings, limits: Limits, d: &
     }
 }
 
-/// The names of so many pods, those first that will be missed least.
+/// The names of this many pods; the first are those whose loss matters least.
 fn dispensable<'a>(pods: impl Iterator<Item = &'a Pod>, of: &impl Fn(&Pod) -> Standing, count: usize) -> Vec<String> {
     let mut pods: Vec<_> = pods.collect();
     let mut on_host: BTreeMap<&str, usize> = BTreeMap::new();
@@ -143,7 +143,7 @@ fn dispensable<'a>(pods: impl Iterator<Item = &'a Pod>, of: &impl Fn(&Pod) -> St
     pods.into_iter().take(count).map(|pod| pod.name.clone()).collect()
 }
 
-/// Marks a pod as on its way out.
+/// Marks a pod as terminating.
 pub fn stop(d: &mut Decisions, name: &str, why: &str, now: Timestamp) {
     let pod = d.pods.iter_mut().find(|pod| pod.name == name && pod.stop.is_none());
     if let Some(pod) = pod {
@@ -237,7 +237,7 @@ mod tests {
             prop_assert!(after >= before.min(least), "{before} -> {after}, at least {least}");
             let lives = d.pods.iter().filter(|pod| pod.stop.is_none()).count();
             prop_assert!(lives <= (limits.replicas + limits.surge).max(there), "{lives} live");
-            // It gets on: either it is done, or it changed something, or it waits for a pod to become available.
+            // It progresses: it is done, or it changed something, or it waits for a pod to become available.
             let waits = d.pods.iter().any(|pod| pod.stop.is_none() && !standing.get(&pod.name).is_some_and(|one| one.available));
             let done = d.pods.iter().all(|pod| pod.hash == "new" && pod.stop.is_none()) && d.pods.len() == limits.replicas;
             prop_assert!(done || waits || d.pods.iter().any(|pod| pod.stop.is_some()), "stands still: {:?}", d.pods);

@@ -1,4 +1,5 @@
-//! Many objects: what a settled set costs its host, how soon a drift is repaired, and that what goes gives its memory back.
+//! Many objects: the cost of a settled set, the time to repair a drift, and that deleted objects leave nothing in
+//! memory.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -16,9 +17,9 @@ use crate::store::Key;
 
 const OBJECTS: usize = 200;
 const REPLICAS: u32 = 5;
-/// Rounds of create and delete, unless `EVENKEEL_ROUNDS` says otherwise.
+/// Rounds of create and delete, unless `EVENKEEL_ROUNDS` sets them.
 const ROUNDS: usize = 200;
-/// After so many rounds the Events about them are left to expire, as they do in production.
+/// After this many rounds the test lets the Events about them expire, as in production.
 const ROUNDS_OF_EVENTS: usize = 250;
 
 fn key(name: &str) -> Key {
@@ -37,7 +38,7 @@ async fn create_of(world: &World, name: &str, replicas: u32, image: &str) {
     world.objects.create(&key(name), object).await.unwrap();
 }
 
-/// The calls of a minute, counted by verb.
+/// The calls of one minute, by verb.
 async fn a_minute(world: &World) -> BTreeMap<String, usize> {
     world.engine().take_calls();
     sleep(Duration::from_secs(60)).await;
@@ -60,7 +61,7 @@ async fn a_settled_operator_makes_no_request_per_object_and_repairs_a_drift_at_o
     sleep(Duration::from_secs(60)).await;
     let counts = a_minute(&world).await;
     println!("{OBJECTS} objects of {REPLICAS} containers, requests in a minute: {counts:?}");
-    // The lists of the mirror: the same for any number of objects and of images.
+    // The lists of the mirror; their number does not depend on the number of objects and images.
     assert_eq!(counts, BTreeMap::from([("list_all".to_owned(), 6)]));
     let victim = world.engine().world(|world| world.containers.keys().nth(321).cloned()).unwrap();
     let running = |name: &str| {
@@ -74,14 +75,14 @@ async fn a_settled_operator_makes_no_request_per_object_and_repairs_a_drift_at_o
     assert!(began.elapsed() <= Duration::from_millis(100), "{:?}", began.elapsed());
 }
 
-/// KiB of memory that this process has now.
+/// Resident memory of this process, in KiB.
 fn resident() -> usize {
     let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
     pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4
 }
 
-/// Regression 25: a stop job of every pod that ever was, and jobs, files, lists and conversations of deleted objects, stayed
-/// in memory. Whatever lives beside the loop is forgotten with its object.
+/// Regression 25: a stop job for every pod that ever existed, and jobs, files, lists and connections of deleted
+/// objects, stayed in memory. Companions of an object are forgotten with it.
 #[tokio::test(start_paused = true)]
 async fn what_is_created_and_deleted_again_and_again_leaves_nothing_in_memory() {
     let asked = std::env::var("EVENKEEL_ROUNDS").ok().and_then(|text| text.parse().ok());
@@ -110,7 +111,8 @@ async fn what_is_created_and_deleted_again_and_again_leaves_nothing_in_memory() 
     sleep(Duration::from_secs(120)).await;
     println!("{rounds} rounds: {} KiB resident, {at_first} KiB after a fifth of them", resident());
     assert_eq!(world.kept(), 0);
-    // Only where no other test shares the process, and the store's window of changes is full after a fifth.
+    // Checked only if no other test shares the process; the store's window of changes is full after a fifth of the
+    // rounds.
     if asked.is_some_and(|rounds| rounds >= 5000) {
         assert!(resident() <= at_first + at_first / 20, "{} KiB after {at_first} KiB", resident());
     }

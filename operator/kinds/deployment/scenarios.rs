@@ -1,4 +1,4 @@
-//! What people would see: a Deployment from its declaration to its end, through what happens to it.
+//! Scenarios as users see them: a Deployment from its creation to its deletion, with the faults and changes between.
 #![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
@@ -158,7 +158,7 @@ async fn a_pod_is_stopped_only_when_no_balancer_gives_it_anything_any_more() {
     assert!(world.containers().contains("web-HASH-1.web Running"), "{}", world.containers());
     world.put("loadbalancers.evenkeel.dev", "edge", balancer(state("drained"))).await;
     world.until("gone", |status| !status.pods.iter().any(|pod| pod.name == names[0])).await;
-    // Its replacement is not available before the balancer has it.
+    // Its replacement is available only once the balancer sends it connections.
     let status = world.until("replaced", |status| status.ready_replicas == 2).await;
     assert_eq!(status.available_replicas, 1);
 }
@@ -407,8 +407,8 @@ fn always(replicas: u32) -> serde_json::Value {
     spec
 }
 
-/// Regression 24: a pull that had ended was believed for ever, so a restarted rollout, and a Deployment deleted and made
-/// again, got the image of the first pull. A pull belongs to a revision, and what was pulled is read from the host.
+/// Regression 24: the result of a finished pull was reused, so a restarted rollout, or a Deployment deleted and created
+/// again, got the first image. Now a pull belongs to a revision, and the image is read from the host.
 #[tokio::test(start_paused = true)]
 async fn a_new_revision_asks_the_registry_again() {
     let world = World::new(&["local"]).await;
@@ -433,7 +433,7 @@ async fn a_new_revision_asks_the_registry_again() {
     assert_eq!(world.containers(), "web-HASH-1.web Running sha256:3\n");
 }
 
-/// Regression 24: a tag that was built anew on the host showed the pods that ran its old image as `ImagePullBackOff`.
+/// Regression 24: after a tag was rebuilt on the host, pods that ran the old image were shown as `ImagePullBackOff`.
 #[tokio::test(start_paused = true)]
 async fn a_tag_that_is_built_anew_disturbs_no_pod_that_runs() {
     let world = World::new(&["local"]).await;

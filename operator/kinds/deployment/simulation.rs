@@ -1,5 +1,5 @@
-//! Faults drawn from a seed, in production's loop: whatever happened, a Deployment that is left in peace becomes what is
-//! declared, and then nothing more is done. One test runs the seeds; `EVENKEEL_SEED=n` runs one.
+//! Random faults from a seed, in the production loop: when the faults end, a Deployment reaches its declared state, and
+//! then nothing more is done. One test runs all seeds; `EVENKEEL_SEED=n` runs one.
 #![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
@@ -13,9 +13,9 @@ use crate::engine::fake::{FakeEngine, Fault};
 use crate::runtime::clock::TestClock;
 use crate::store::Clock as _;
 
-/// Seeds of a run.
+/// Number of seeds.
 const SEEDS: u64 = 20;
-/// Faults of a seed.
+/// Faults per seed.
 const FAULTS: u64 = 25;
 
 struct Chance(TestClock);
@@ -36,7 +36,7 @@ fn names(engine: &FakeEngine, state: ContainerState) -> Vec<String> {
     })
 }
 
-/// One thing goes wrong, or people change their mind.
+/// One fault, or one change by a user.
 async fn fault(world: &mut World, chance: &Chance, wanted: &mut (u32, u64)) {
     let engines: Vec<_> = world.engines.values().cloned().collect();
     let engine = chance.of(&engines).unwrap().clone();
@@ -109,7 +109,7 @@ async fn run(seed: u64) {
     let status = world.settled().await;
     let each = if wanted.1 == 3 { 3 } else { 1 };
     assert_eq!(status.available_replicas, i32::try_from(wanted.0).unwrap(), "seed {seed}: {}", world.containers());
-    // The last pods that were given up may still be on their way out.
+    // The last pods that were replaced may still be terminating.
     sleep(Duration::from_secs(400)).await;
     let status = world.status().await.unwrap();
     let told: Vec<_> = status.pods.iter().map(|pod| (&pod.name, &pod.host, &pod.phase, &pod.message)).collect();

@@ -1,4 +1,4 @@
-//! What people are told of a Deployment: counts, phase, conditions. Pure; decides nothing.
+//! Renders the status of a Deployment: counts, phase, conditions. Pure; decides nothing.
 
 use std::time::Duration;
 
@@ -16,20 +16,20 @@ use crate::api::object::Object as _;
 use crate::api::pod::{PodPhase, PodSeen};
 use crate::kinds::network_of;
 
-/// How the rollout stands.
+/// The state of the rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rollout {
     /// All pods are of the target revision and available.
     Done,
-    /// The same, but for pods that are being replaced.
+    /// As `Done`, except for pods that are being replaced.
     Healing,
-    /// It gets on, and has this long for its next success.
+    /// It progresses; the time left until its deadline.
     Within(Duration),
-    /// It has not got on in time.
+    /// It missed its progress deadline.
     Exceeded,
     /// It is paused by `spec.paused`.
     Paused,
-    /// Nothing is done, by annotation.
+    /// The annotation pauses the whole object; no steps are performed.
     Halted,
 }
 
@@ -85,7 +85,7 @@ pub fn render(context: &PlanContext, d: Decisions, pods: Vec<PodSeen>, rollout: 
     status
 }
 
-/// The endpoints of the pods. Whoever routes to them names the port; no pod is the only writer.
+/// The endpoints of the pods. The object that routes to them names the port; no pod is the only writer.
 fn endpoint_set(object: &Deployment, pods: &[PodSeen]) -> EndpointSet {
     let endpoint = |pod: &PodSeen| Endpoint {
         name: pod.name.clone(),
@@ -113,11 +113,11 @@ fn rolled_back(d: &Decisions, given_up: &str) -> String {
     format!("revision {bad} did not become available in time; revision {good} is back until the template changes")
 }
 
-/// The first thing that is wrong.
+/// The first problem.
 fn trouble(context: &PlanContext, d: &Decisions, pods: &[PodSeen], spec: &PodSpec, rollout: Rollout) -> Option<String> {
     let (object, observed) = (context.object, context.observed);
     let waiting = pods.iter().filter(|pod| !pod.terminating && (!pod.ready || pod.phase == PodPhase::Unknown));
-    // What only begins is no trouble yet.
+    // A pod that is still starting is no problem yet.
     let begins = |pod: &&PodSeen| match pod.phase {
         PodPhase::ContainerCreating | PodPhase::Init | PodPhase::Pending => true,
         PodPhase::Running => matches!(rollout, Rollout::Within(_)) && pod.restarts == 0,
@@ -149,7 +149,7 @@ fn phase(object: &Deployment, status: &DeploymentStatus, rollout: Rollout, troub
     }
 }
 
-/// Kubernetes' reasons, so that `kubectl rollout status` understands them.
+/// Uses Kubernetes' reasons, so that `kubectl rollout status` understands them.
 fn progressing(status: &DeploymentStatus, d: &Decisions, rollout: Rollout, limits: &Limits, spec: &PodSpec) -> Verdict {
     let target = revisions::number(d, &d.target);
     let so_far = format!("revision {target}: {} of {} updated replicas are available", d.best, limits.replicas);
@@ -168,14 +168,14 @@ fn progressing(status: &DeploymentStatus, d: &Decisions, rollout: Rollout, limit
     }
 }
 
-/// Keeps in the status that a step failed; a container that could not be started is tried again later, and made anew.
+/// Records in the status that a step failed; a container that could not be started is retried later and recreated.
 pub fn step_failed(mut status: DeploymentStatus, step: &Step, failure: &Failure, now: Timestamp) -> DeploymentStatus {
     let generation = status.observed_generation;
     if failure.class != Class::Conflict || matches!(step, Step::Start { .. }) {
         set(&mut status.conditions, "Degraded", yes("StepFailed", format!("{step}: {failure}")), generation, now);
     }
     let Step::Start { member: pod, container, .. } = step else { return status };
-    // Docker did not answer: nobody knows whether it runs.
+    // Docker did not answer, so it is unknown whether the container runs.
     if failure.class == Class::NotFound {
         return status;
     }

@@ -1,4 +1,4 @@
-//! Production's loop and this kind over Docker hosts in memory and time that runs only when everybody waits.
+//! The test world: the production loop and this kind over hosts in memory. Time advances only when every task waits.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,12 +22,12 @@ use crate::runtime::clock::TestClock;
 use crate::store::objects::Part;
 use crate::store::{Clock, Error, Key, MemoryStore, Objects};
 
-/// Looks this often for what it waits for.
+/// Poll interval of the tests.
 const LOOK: Duration = Duration::from_millis(50);
-/// The longest that anything may take, in the world's own time.
+/// Longest wait for a condition, in the world's own time.
 const PATIENCE: Duration = Duration::from_secs(1800);
 
-/// Hosts, the store, and an operator that may be down.
+/// Hosts, the store, and an operator that can be stopped.
 pub struct World {
     pub engines: BTreeMap<String, Arc<FakeEngine>>,
     pub objects: Objects,
@@ -37,7 +37,7 @@ pub struct World {
 }
 
 impl World {
-    /// These hosts, and an operator at work.
+    /// A world with these hosts and a running operator.
     pub async fn new(hosts: &[&str]) -> Self {
         let clock = Arc::new(TestClock::following_tokio("2026-01-01T00:00:00Z".parse().unwrap()));
         let objects = Objects::new(Arc::new(MemoryStore::default()), clock.clone());
@@ -45,7 +45,7 @@ impl World {
         for host in hosts {
             let engine = Arc::new(FakeEngine::new(host));
             engine.on_exec(|container, command| {
-                // A probe of these tests: it holds unless the container got a file that says otherwise.
+                // A probe of these tests: it succeeds unless the container got a file that makes it fail.
                 let broken = container.files.keys().any(|path| path.ends_with(&format!("/not-{}", command.join("-"))));
                 ExecResult { code: i64::from(broken), output: "broken".into() }
             });
@@ -60,7 +60,7 @@ impl World {
         world
     }
 
-    /// An operator begins.
+    /// Starts the operator.
     pub fn start(&mut self) {
         let hosts = Arc::new(Hosts::new(Arc::new(OwnBinary::running())));
         for (name, engine) in &self.engines {
@@ -77,7 +77,7 @@ impl World {
         self.operator = Some((shutdown, tasks));
     }
 
-    /// How much the operator keeps in memory about objects.
+    /// Number of entries about objects in the operator's memory.
     pub fn kept(&self) -> usize {
         self.manager.as_ref().map(|manager| manager.kept()).unwrap_or_default()
     }
@@ -99,7 +99,7 @@ impl World {
         .await;
     }
 
-    /// Changes the Deployment `web`; makes it if it is not there.
+    /// Changes the Deployment `web`; creates it if it does not exist.
     pub async fn change(&self, change: impl Fn(Value) -> Value) {
         let outcome = self.objects.modify(&key(), Part::Main, |old| Ok::<_, Error>(change(old))).await;
         if matches!(outcome, Err(Error::NotFound { .. })) {
@@ -113,7 +113,7 @@ impl World {
         }
     }
 
-    /// Puts an object of another kind into the store, as it is.
+    /// Writes an object of another kind into the store unchanged.
     pub async fn put(&self, resource: &str, name: &str, object: Value) {
         let key = Key { resource: resource.into(), namespace: "default".into(), name: name.into() };
         let mut whole = object.clone();
@@ -142,14 +142,14 @@ impl World {
         Some(serde_json::from_value(object["status"].clone()).unwrap_or_default())
     }
 
-    /// Waits until the status is so; what is wrong otherwise is said with the last one.
+    /// Waits until the status fulfils the condition; a time-out fails with the last status.
     pub async fn until(&self, what: &str, is_so: impl Fn(&DeploymentStatus) -> bool) -> DeploymentStatus {
         let mut waited = Duration::ZERO;
         loop {
             let object: Value = self.objects.get(&key()).await.unwrap().unwrap_or_default();
             let generation = object["metadata"]["generation"].as_i64().unwrap_or_default();
             let status: DeploymentStatus = serde_json::from_value(object["status"].clone()).unwrap_or_default();
-            // What was said of an older spec is no answer.
+            // A status of an older generation is no answer.
             if status.observed_generation == generation && is_so(&status) {
                 return status;
             }
@@ -163,7 +163,7 @@ impl World {
         }
     }
 
-    /// Waits until everything is as declared.
+    /// Waits until the observed state equals the declared one.
     pub async fn settled(&self) -> DeploymentStatus {
         let calm = |status: &DeploymentStatus| {
             let whole = matches!(status.phase.word(), "Healthy" | "ScaledToZero");
@@ -172,7 +172,7 @@ impl World {
         self.until("settled", calm).await
     }
 
-    /// The containers on all hosts: name, state and image, in lines.
+    /// The containers on all hosts: name, state and image, one per line.
     pub fn containers(&self) -> String {
         let mut lines = Vec::new();
         for engine in self.engines.values() {
@@ -188,7 +188,7 @@ impl World {
         lines.concat()
     }
 
-    /// How many containers run.
+    /// Number of running containers.
     pub fn running(&self) -> usize {
         let on = |engine: &Arc<FakeEngine>| {
             engine.world(|world| world.containers.values().filter(|one| one.state == ContainerState::Running).count())
@@ -196,7 +196,7 @@ impl World {
         self.engines.values().map(on).sum()
     }
 
-    /// The only host of most tests.
+    /// The engine of the only host that most tests have.
     pub fn engine(&self) -> &FakeEngine {
         self.engines.values().next().unwrap()
     }
@@ -206,7 +206,7 @@ impl World {
     }
 }
 
-/// Names without the revision's hash, which no test is about.
+/// Names without the revision's hash; no test depends on the hash.
 pub fn short(name: &str) -> String {
     let hex = |part: &&str| part.len() == 10 && part.chars().all(|c| c.is_ascii_hexdigit());
     name.split('-').map(|part| if hex(&part) { "HASH" } else { part }).collect::<Vec<_>>().join("-")
