@@ -1,4 +1,4 @@
-//! Performs one step: one call each, no policy. Already so is success.
+//! Performs one step: one call each, no policy. A step that is already done is a success.
 
 use super::diff::Command;
 use super::links::ContainerRef;
@@ -7,7 +7,7 @@ use crate::api::failure::{Class, Failure};
 use crate::api::object::Object as _;
 use crate::kinds::containers::HOME;
 
-/// Performs `step`; its failure says what could not be done.
+/// Performs `step`; the failure names the failed operation.
 pub async fn act(controller: &LoadBalancerKind, object: &LoadBalancer, step: &Step) -> Result<(), Failure> {
     let at = |container: &str| {
         let id = controller.links.heard(&object.owner()).into_keys().find(|id| id.container == *container);
@@ -27,7 +27,8 @@ pub async fn act(controller: &LoadBalancerKind, object: &LoadBalancer, step: &St
     }
 }
 
-/// One batch: the current process first, then those from before a reload what takes something away.
+/// Sends one batch of commands: all to the current process, then the closing ones to the processes from before a
+/// reload.
 async fn tell(at: &ContainerRef, commands: &[Command], old: &[u32]) -> Result<(), Failure> {
     let transient = |why: String| Failure::new(Class::Transient, format!("{}: {why}", at.id.container));
     let lines: Vec<_> = commands.iter().map(|command| format!("@1 {}", command.line())).collect();
@@ -43,7 +44,7 @@ async fn tell(at: &ContainerRef, commands: &[Command], old: &[u32]) -> Result<()
     if !lines.is_empty()
         && let Err(why) = at.tell(&lines).await
     {
-        // It ended meanwhile, and with it all that it had.
+        // The old process ended in the meantime, and all its connections with it.
         tracing::debug!(container = at.id.container, why, "an old process did not hear everything");
     }
     if problems.is_empty() { Ok(()) } else { Err(transient(problems.join("; "))) }

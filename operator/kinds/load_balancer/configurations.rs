@@ -1,4 +1,4 @@
-//! The configurations by example, as the engines get them.
+//! Tests of whole configurations, as the engines read them.
 #![allow(clippy::unwrap_used)]
 
 use expect_test::expect;

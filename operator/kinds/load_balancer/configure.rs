@@ -1,5 +1,5 @@
-//! Performs the steps by which a configuration comes into use. Each may be repeated; `stages.rs` decides which is due. Their
-//! results are files in the volume of the balancer, read back by [`files`].
+//! Performs the steps that bring a configuration into use. Each step may be repeated; `stages.rs` decides which one is
+//! due. The results are files in the volume of the balancer, which [`files`] reads back.
 
 use std::time::Duration;
 
@@ -15,32 +15,32 @@ use crate::api::sync::lock;
 use crate::engine::{File, LogOptions, Output};
 use crate::store::Clock;
 
-/// Time limit of a script that checks, moves or copies files.
+/// Time-out of a script that checks, moves or copies files.
 const EXEC: Duration = Duration::from_secs(20);
-/// Time limit of a script that reads.
+/// Time-out of a script that reads.
 const READ: Duration = Duration::from_secs(5);
-/// Longest text that is kept of what an engine says about a refusal, in characters.
+/// Longest text that is kept of an engine's message about a refusal, in characters.
 const WORDS: usize = 600;
-/// Lines of the container's log that are searched for what went wrong.
+/// Lines of the container's log that are searched for an error.
 const LOG_LINES: u64 = 12;
-/// Bytes that are read with one command: Docker gives back this much of a command's output, and a little more.
+/// Bytes that are read with one command: Docker returns this much of a command's output, and a little more.
 const PIECE: usize = 12_000;
-/// Pieces of the longest configuration.
+/// Most pieces of one configuration.
 const PIECES: usize = 100;
 /// Exit code of [`write`]'s script when the engine refuses the configuration.
 const REFUSED: i64 = 9;
 /// Copies the file in use as the last good one.
 const KEEP: &str = r#"cp -p "$1" "$1.good.new" && mv -f "$1.good.new" "$1.good""#;
-/// Removes certificates that the file in use does not name.
+/// Removes certificates that the file in use does not refer to.
 const SWEEP: &str = r#"cd "${1%/*}" && for f in *.pem; do grep -q -F "$f" "$1" || rm -f "$f"; done"#;
-/// Keeps what a refusal is about (`$2`) and the engine's words (`$3`).
+/// Records the refused configuration (`$2`) and the engine's message (`$3`).
 const REFUSE: &str = r#"printf '%s\n%s\n' "$2" "$3" > "$1.refused.new" && mv -f "$1.refused.new" "$1.refused""#;
-/// Says whether there is a last good file and whether it is the file in use; then the refusal.
+/// Prints whether a last good file exists and whether it equals the file in use; then the refusal.
 const STATE: &str = r#"if [ ! -e "$1.good" ]; then echo none; elif [ "$(cat "$1")" = "$(cat "$1.good")" ]; then echo same; else echo other; fi; [ ! -e "$1.refused" ] || head -c 4000 "$1.refused""#;
 
-/// Puts a configuration into the volume, lets the engine check it, and makes it the file in use unless the engine refuses it.
-/// A refusal is no failure but a fact, and kept in the volume. `runs`: the running process has it but for its servers, so that
-/// it is the last good one, too.
+/// Writes a configuration into the volume, lets the engine check it, and makes it the file in use unless the engine
+/// refuses it. A refusal is not a failure but a fact, recorded in the volume. `runs`: the running process has this
+/// configuration except for its servers, so it becomes the last good one too.
 pub async fn write(at: &ContainerRef, config: &Config, files: &[File], runs: bool) -> Result<(), Failure> {
     let mut put = files.to_vec();
     let (path, bytes) = (format!("{}.new", at.dialect.file), config.text.clone().into_bytes());
@@ -78,7 +78,8 @@ pub async fn reload(at: &ContainerRef, clock: &dyn Clock, hash: &str, failed: u3
     Ok(())
 }
 
-/// Keeps the file in use as the last good one. `accepted`: it is the one that is wanted, so that a refusal is history.
+/// Keeps the file in use as the last good one. `accepted`: it is the desired one, so a recorded refusal is outdated and
+/// is removed.
 pub async fn keep(at: &ContainerRef, accepted: bool) -> Result<(), Failure> {
     let known = forget(at);
     let accept = if accepted { r#" && rm -f "$1.refused""# } else { "" };
@@ -90,7 +91,7 @@ pub async fn keep(at: &ContainerRef, accepted: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Keeps in the volume that no process took up this configuration, with the engine's words about it.
+/// Records in the volume that no process took up this configuration, with the engine's message.
 pub async fn refuse(at: &ContainerRef, skeleton: &str) -> Result<(), Failure> {
     let words = in_one_line(&last_words(at).await);
     let known = forget(at);
@@ -103,7 +104,7 @@ pub async fn refuse(at: &ContainerRef, skeleton: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The configuration files of a balancer: as they were left by the last deed, or, if that is not known, as they are.
+/// The configuration files of a balancer: from memory if the last step left a known state, else read from the volume.
 pub async fn files(at: &ContainerRef) -> Result<ConfigFiles, String> {
     let known = lock(&at.link.known).files.clone();
     if let Some(files) = known {
@@ -122,7 +123,7 @@ pub async fn files(at: &ContainerRef) -> Result<ConfigFiles, String> {
     Ok(files)
 }
 
-/// A refusal holds for the container that refused: another image may take the configuration.
+/// A refusal belongs to the container that refused: another image may accept the configuration.
 fn refusal_key(at: &ContainerRef, skeleton: &str) -> String {
     format!("{} {skeleton}", at.id.id)
 }
@@ -133,7 +134,7 @@ fn refusal(at: &ContainerRef, kept: &str) -> Option<Refusal> {
     (id == at.id.id).then(|| Refusal { skeleton: skeleton.to_owned(), words: in_one_line(words) })
 }
 
-/// Forgets the files, so that they are read again unless what follows leaves them in a known state.
+/// Forgets the files; they are read again unless the next step leaves them in a known state.
 fn forget(at: &ContainerRef) -> Option<ConfigFiles> {
     lock(&at.link.known).files.take()
 }
@@ -142,7 +143,7 @@ fn remember(at: &ContainerRef, files: ConfigFiles) {
     lock(&at.link.known).files = Some(files);
 }
 
-/// What the engine wrote last about something that went wrong.
+/// The engine's last messages about an error.
 async fn last_words(at: &ContainerRef) -> String {
     let options = LogOptions { tail: Some(LOG_LINES), ..Default::default() };
     let mut log = String::new();
@@ -160,7 +161,7 @@ fn in_one_line(words: &str) -> String {
     words.chars().take(WORDS).collect()
 }
 
-/// The text of the file in use, or of one beside it.
+/// The text of the file in use, or of a file beside it with this suffix.
 async fn text(at: &ContainerRef, suffix: &str) -> Result<String, String> {
     let mut text = String::new();
     for _ in 0..PIECES {
@@ -175,7 +176,7 @@ async fn text(at: &ContainerRef, suffix: &str) -> Result<String, String> {
     Ok(text)
 }
 
-/// What a script that only reads says; it may speak of the file in use, `$1`.
+/// The output of a script that only reads; `$1` is the file in use.
 pub async fn read(at: &ContainerRef, script: &str, more: &[&str]) -> Result<String, String> {
     match run(at, script, more, READ).await {
         Ok((0, said)) => Ok(said),
@@ -188,7 +189,7 @@ fn succeed((code, said): (i64, String)) -> Result<(), Failure> {
     if code == 0 { Ok(()) } else { Err(Failure::new(Class::Transient, said)) }
 }
 
-/// Runs a script about the file in use, `$1`; its exit code and output.
+/// Runs a script on the file in use, `$1`; returns its exit code and output.
 async fn run(at: &ContainerRef, script: &str, more: &[&str], limit: Duration) -> Result<(i64, String), Failure> {
     let file = format!("{CONFIG_DIR}/{}", at.dialect.file);
     let command: Vec<String> =

@@ -1,4 +1,4 @@
-//! What the parts of a plan share: what holds for the whole object, and what comes out for one balancer. Pure.
+//! The input of all parts of a plan, and the plan of one balancer. Pure.
 
 use std::time::Duration;
 
@@ -9,35 +9,35 @@ use super::routing::ResolvedBackend;
 use super::{LoadBalancer, Observed, Step};
 use crate::engine::File;
 
-/// What holds for the whole object, before anything about a single balancer.
+/// What all balancers of the object share in one plan.
 pub struct PlanContext<'a> {
     /// The object.
     pub object: &'a LoadBalancer,
     /// What was observed.
     pub observed: &'a Observed,
-    /// What its configuration follows from.
+    /// The inputs of its configuration.
     pub inputs: Inputs<'a>,
-    /// Its backends that name an object.
+    /// Its backends that refer to an object.
     pub backends: Vec<ResolvedBackend<'a>>,
-    /// The configuration that is wanted, without servers; `None` while it cannot be had.
+    /// The desired configuration without its servers; `None` while it cannot be rendered.
     pub skeleton: Option<String>,
     /// The files that it refers to.
     pub files: Vec<File>,
-    /// What is wrong with certificates.
+    /// Problems with certificates.
     pub certificates: Vec<String>,
-    /// When a balancer of it was last told to reload.
+    /// Time of the last reload of any of its balancers.
     pub last_reload: Option<Timestamp>,
     /// Now.
     pub now: Timestamp,
 }
 
-/// What is to be done about one balancer.
+/// The plan for one balancer.
 #[derive(Default)]
 pub struct BalancerPlan {
     /// The steps.
     pub steps: Vec<Step>,
-    /// When to look again at the latest.
+    /// Requeue within this time.
     pub again: Option<Duration>,
-    /// It is about to reload, or has not answered since.
+    /// It is about to reload, or it was told to reload and has not answered since.
     pub reloading: bool,
 }

@@ -1,44 +1,45 @@
-//! What differs between the engines: files, commands, signals, the text of a configuration, and how servers are changed. Pure.
+//! The differences between the engines: files, commands, signals, configuration text, and how servers are changed.
+//! Pure.
 
 use super::inputs::Inputs;
 use super::routing::{DesiredServer, Servers};
 use crate::api::load_balancer::Backend;
 
-/// How an engine is spoken to.
+/// How the operator talks to an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
-    /// Commands at the socket of HAProxy's master.
+    /// Commands on the socket of HAProxy's master process.
     MasterSocket,
-    /// A page of the configuration itself.
+    /// A page that the configuration itself serves.
     StatePage,
 }
 
-/// An engine as its configuration and its container have it.
+/// The engine-specific parts of a configuration and its container.
 pub struct Dialect {
     /// Name of the program, and of its container in the pod.
     pub name: &'static str,
     /// File name of the configuration.
     pub file: &'static str,
-    /// Shell command that checks a configuration, by its file.
+    /// Shell command that checks the configuration in this file.
     pub check: fn(&str) -> String,
-    /// Shell command that runs a configuration, by its file.
+    /// Shell command that runs the configuration in this file.
     pub run: fn(&str) -> String,
-    /// Configuration until the first one is written.
+    /// The configuration before the first one is written.
     pub bootstrap: &'static str,
-    /// Signal that makes it reload.
+    /// Signal that triggers a reload.
     pub signal: &'static str,
     /// Linux capabilities that it needs.
     pub capabilities: &'static [&'static str],
-    /// How it is spoken to.
+    /// How the operator talks to it.
     pub protocol: Protocol,
-    /// Servers are added, checked, drained and removed without a reload. Else each change is a reload.
+    /// Servers are added, checked, drained and removed without a reload. Otherwise each change needs a reload.
     pub live_servers: bool,
     /// The configuration without its servers and its hash.
     pub skeleton: fn(&Inputs) -> String,
-    /// Lines of the servers of a backend.
+    /// The lines of a backend's servers.
     pub server_lines: fn(&Backend, &[DesiredServer]) -> Vec<String>,
-    /// The skeleton's hole that is about all servers, if there is one, and the line in it.
+    /// The skeleton's hole about all servers, if it has one, and the line for it.
     pub summary: fn(&Servers) -> Option<(&'static str, String)>,
-    /// Files beside the configuration, certificates left aside: name and text.
+    /// Files beside the configuration, without certificates: name and text.
     pub files: fn(&Inputs) -> Vec<(&'static str, String)>,
 }

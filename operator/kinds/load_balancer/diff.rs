@@ -9,14 +9,14 @@ use super::routing::{DesiredServer, Servers};
 use super::seen::{Admin, Answer};
 use crate::api::load_balancer::{Backend, StickBy};
 
-/// One command about a server.
+/// One command on a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Command {
     /// Its backend.
     pub backend: String,
     /// Its name.
     pub server: String,
-    /// What.
+    /// What to do with it.
     pub verb: Verb,
 }
 
@@ -40,12 +40,12 @@ pub enum Verb {
 }
 
 impl Command {
-    /// It closes something, so that processes from before a reload must get it as well.
+    /// Whether it closes something, so that processes from before a reload must get it too.
     pub fn closes(&self) -> bool {
         matches!(self.verb, Verb::State(Admin::Maint | Admin::Drain) | Verb::Cut)
     }
 
-    /// Its line in HAProxy's runtime API.
+    /// Its text in HAProxy's runtime API.
     pub fn line(&self) -> String {
         let name = format!("{}/{}", self.backend, self.server);
         match &self.verb {
@@ -59,11 +59,11 @@ impl Command {
         }
     }
 
-    /// Judges HAProxy's answer; `Err` with its words if the command failed.
+    /// Interprets HAProxy's answer; `Err` with HAProxy's words if the command failed.
     pub fn judge(&self, words: &str) -> Result<(), String> {
         let words = words.trim();
         let fine = match self.verb {
-            // It stays while something goes on with it, and is tried again.
+            // The server cannot be removed while it has connections; the removal is retried.
             Verb::Delete => true,
             Verb::Add(..) => words.starts_with("New server registered") || words.contains("Already exists"),
             Verb::Address(..) => words.is_empty() || words.contains("changed") || words.contains("no need to change"),
@@ -96,7 +96,7 @@ impl fmt::Display for Command {
     }
 }
 
-/// The commands, those that close something before those that open something.
+/// The commands; those that close something come before those that open something.
 pub fn commands(inputs: &Inputs, answer: &Answer, wanted: &Servers) -> Vec<Command> {
     let (mut closing, mut opening) = (Vec::new(), Vec::new());
     for backend in &inputs.spec.backends {

@@ -1,4 +1,4 @@
-//! What the tests of this kind share: an object, its surroundings, and balancers that do what they are told.
+//! Shared by the tests of this kind: an object, its surroundings, and balancers that obey commands.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -25,7 +25,7 @@ pub fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
-/// A balancer of two for a web application and a database.
+/// Two balancers for a web application and a database.
 pub const WEB_AND_DATABASE: &str = r"
 replicas: 2
 frontends:
@@ -42,18 +42,18 @@ backends:
 stats: {hostPort: 18404}
 ";
 
-/// A world with one object in it.
+/// A test world with one object.
 pub struct World {
     /// The object.
     pub object: LoadBalancer,
-    /// All that is seen.
+    /// Everything that is observed.
     pub observed: Observed,
     /// The time.
     pub now: Timestamp,
 }
 
 impl World {
-    /// The object of this spec; its containers run and have no configuration yet.
+    /// A world with this spec; its containers run and have no configuration yet.
     pub fn new(spec: &str) -> Self {
         let spec = serde_saphyr::from_str(spec).unwrap();
         let mut object = LoadBalancer::new("edge", spec);
@@ -83,7 +83,7 @@ impl World {
         self.observed.hosts.get_mut(HOME).unwrap()
     }
 
-    /// Every container runs and is what it should be.
+    /// Makes every container run as desired.
     pub fn containers(&mut self) {
         let members = workload::members(&self.object);
         let all = (1..).zip(members).map(|(ordinal, (_, container))| {
@@ -94,7 +94,8 @@ impl World {
         self.docker().containers = Fact::Known(all);
     }
 
-    /// The pods of Deployment `web`: name, last byte of the address (0: none), and of `ready` and `leaving` what is so.
+    /// Sets the pods of Deployment `web`: name, last byte of the address (0: none), and which of `ready` and `leaving`
+    /// hold.
     pub fn pods(&mut self, pods: &[(&str, u8, &str)]) {
         let endpoint = |(name, address, words): &(&str, u8, &str)| Endpoint {
             name: (*name).into(),
@@ -112,12 +113,12 @@ impl World {
         self.target("Deployment", "web", Some(set));
     }
 
-    /// The PostgresCluster `pg`: term, stage, leader, and each instance as `name state`.
+    /// Sets the PostgresCluster `pg`: term, stage, leader, and each instance as `name state`.
     pub fn cluster(&mut self, term: u64, stage: &str, leader: &str, instances: &[&str]) {
         let set = self.cluster_set(term, stage, leader, instances);
         let first = self.target("PostgresCluster", "pg", Some(set)).is_none();
         if first && self.object.status.is_none() {
-            // It was there before the balancers, which are in its network.
+            // It existed before the balancers, which are in its network.
             self.containers();
         }
     }
@@ -146,7 +147,7 @@ impl World {
         EndpointSet { network: "default.pg".into(), epoch: term, endpoints }
     }
 
-    /// An object that backends name; the one that was there before.
+    /// Sets an object that backends refer to; returns the previous one.
     pub fn target(&mut self, kind: &str, name: &str, endpoint_set: Option<EndpointSet>) -> Option<Routable> {
         let named = self.object.spec.backends.iter().filter_map(|backend| backend.target()?.object());
         let named = named.into_iter().find(|one| one.kind == kind && one.name == name);
@@ -154,14 +155,14 @@ impl World {
         self.observed.targets.insert(named?, Routable { metadata: Default::default(), status })
     }
 
-    /// One plan; nothing of it is done but that it is recorded.
+    /// Plans once and records the status; performs no step.
     pub fn plan(&mut self) -> Plan<Step, LoadBalancerStatus> {
         let plan = plan::plan(&self.object, &self.observed, self.object.want(), self.now);
         self.object.status = Some(plan.status.clone());
         plan
     }
 
-    /// Plans and does everything that is said to balancers, once; the steps in words.
+    /// Plans once and performs all steps on balancers; returns the steps as text.
     pub fn round(&mut self) -> String {
         let plan = self.plan();
         plan.steps.iter().for_each(|step| self.perform(step));
@@ -175,7 +176,7 @@ impl World {
         for _ in 0..40 {
             let round = self.round();
             calm = if round.is_empty() { calm + 1 } else { 0 };
-            // A reload may have been waited for.
+            // The plan may have waited for a reload.
             if calm == 2 {
                 return said;
             }
@@ -185,7 +186,7 @@ impl World {
         panic!("it does not settle:\n{said}");
     }
 
-    /// The balancers do what a step says.
+    /// Performs a step on the balancers.
     pub fn perform(&mut self, step: &Step) {
         match step {
             Step::Tell { container, commands, .. } => {
@@ -207,7 +208,7 @@ impl World {
                 let balancer = self.observed.balancers.get_mut(container).unwrap();
                 balancer.signalled = Some(Signalled { hash, at, failed });
                 match &mut balancer.answer {
-                    // No process can run it.
+                    // No process can run this configuration.
                     Fact::Known(answer) if text.contains("bind :667") => answer.failed += 1,
                     answer => *answer = Fact::Known(started(&text)),
                 }
@@ -226,7 +227,7 @@ impl World {
         }
     }
 
-    /// Docker does what a step says; what production begins and does not await is done at once.
+    /// Performs a Docker step; work that runs in the background in production is done at once.
     fn perform_by_docker(&mut self, step: &DockerStep) {
         let balancers = &mut self.observed.balancers;
         let docker = self.observed.hosts.get_mut(HOME).unwrap();
@@ -263,7 +264,7 @@ impl World {
         }
     }
 
-    /// What a balancer says.
+    /// The answer of a balancer.
     pub fn answer(&mut self, container: &str) -> &mut Answer {
         match &mut self.observed.balancers.get_mut(container).unwrap().answer {
             Fact::Known(answer) => answer,
@@ -271,7 +272,7 @@ impl World {
         }
     }
 
-    /// Every check that runs comes to this result.
+    /// Sets the result of every running health check.
     pub fn checks(&mut self, health: Health) {
         for balancer in self.observed.balancers.values_mut() {
             let Fact::Known(answer) = &mut balancer.answer else { continue };
@@ -280,7 +281,7 @@ impl World {
         }
     }
 
-    /// The servers of all backends as people are told, and the conditions that are not as they should be.
+    /// The servers of all backends as in the status, and the conditions that are not healthy.
     pub fn told(&self) -> String {
         let status = self.object.status.as_ref().unwrap();
         let mut told = format!("{} {}/{}\n", status.phase, status.ready_replicas, status.replicas);
@@ -296,7 +297,7 @@ impl World {
     }
 }
 
-/// A host that has all that the object needs but its containers.
+/// A host that has everything that the object needs except its containers.
 fn docker(object: &LoadBalancer) -> DockerSeen {
     let network =
         |name: &str| (name.to_owned(), NetworkSeen { name: name.to_owned(), subnet: (Ipv4Addr::new(10, 0, 0, 0), 24) });
@@ -317,7 +318,7 @@ fn image_seen() -> ImageSeen {
     ImageSeen { id: String::new(), digests: Vec::new() }
 }
 
-/// A container that was made by this and runs.
+/// A running container that was created from this spec.
 fn made(spec: &ContainerSpec) -> ContainerSeen {
     let mut labels = spec.labels.clone();
     labels.insert(labels::SPEC_HASH.into(), spec.hash());
@@ -332,7 +333,7 @@ fn made(spec: &ContainerSpec) -> ContainerSeen {
     }
 }
 
-/// A balancer that has just begun.
+/// A balancer that has just started.
 pub fn bootstrapped() -> Balancer {
     let answer = Answer { hash: "bootstrap".into(), ..Default::default() };
     let current = Hidden(super::haproxy::BOOTSTRAP.into());
@@ -340,7 +341,7 @@ pub fn bootstrapped() -> Balancer {
     Balancer { answer: Fact::Known(answer), files: Fact::Known(files), signalled: None }
 }
 
-/// An HAProxy that has just read this.
+/// An HAProxy that has just read this configuration.
 pub fn started(config: &str) -> Answer {
     let mut answer = Answer { hash: text::hash_in(config).unwrap().to_owned(), ..Default::default() };
     let mut backend = String::new();
@@ -371,7 +372,7 @@ pub fn started(config: &str) -> Answer {
     answer
 }
 
-/// An HAProxy that is told this.
+/// Applies a command to an HAProxy.
 pub fn obey(answer: &mut Answer, command: &Command) {
     let key = (command.backend.clone(), command.server.clone());
     if let Verb::Add(address, port, options) = &command.verb {

@@ -10,11 +10,11 @@ use super::seen::Admin;
 use super::text::{HASH, hash, hole, title};
 use crate::api::load_balancer::{Backend, Balance, Frontend, HealthCheck, Mode, StickBy, Target, split_address};
 
-/// Longest life of connections from before a reload, in the old process.
+/// Longest time that an old process may keep its connections after a reload.
 const OLD_PROCESS: &str = "1h";
-/// Failed connections in a row after which a server counts as down before its check says so.
+/// Failed connections in a row after which a server counts as down before its health check reports it.
 const ERROR_LIMIT: u32 = 5;
-/// Holds new clients of a database while it has no writer, instead of refusing them.
+/// Holds new clients of a database while it has no writer, so that they are not refused.
 const HOLD: &str = r#"-- Written by Evenkeel: holds a new connection while its backend has no server, for `limit` ms.
 core.register_action("hold", { "tcp-req" }, function(txn, backend, limit)
   local waited, longest = 0, tonumber(limit)
@@ -24,7 +24,7 @@ core.register_action("hold", { "tcp-req" }, function(txn, backend, limit)
   end
 end, 2)
 "#;
-/// Configuration until the first one is written: listens nowhere.
+/// Configuration before the first one is written: it listens on no port.
 pub const BOOTSTRAP: &str = "# evenkeel bootstrap
 global
     description bootstrap
@@ -50,7 +50,7 @@ pub static HAPROXY: Dialect = Dialect {
     files: |inputs| if holds(inputs) { vec![("hold.lua", HOLD.to_owned())] } else { Vec::new() },
 };
 
-/// Whether new clients of some backend are held while it has no writer.
+/// Whether some backend holds new clients while it has no writer.
 fn holds(inputs: &Inputs) -> bool {
     inputs.spec.backends.iter().any(Backend::one_writer)
 }
@@ -123,7 +123,8 @@ fn frontend(text: &mut String, inputs: &Inputs, one: &Frontend) {
     if one.mode == Mode::Http {
         let _ = writeln!(text, "    timeout http-request {}ms", one.timeouts.request.as_millis());
         let _ = writeln!(text, "    timeout http-keep-alive {}ms", one.timeouts.keep_alive.as_millis());
-        // Before a process ends a client hears so with its next answer, not in the middle of its next request.
+        // Before a process ends, a client gets `Connection: close` with its next answer, not a closed connection during
+        // a request.
         text.push_str("    option idle-close-on-response\n");
     } else {
         let _ = writeln!(text, "    option clitcpka");
@@ -138,7 +139,7 @@ fn frontend(text: &mut String, inputs: &Inputs, one: &Frontend) {
     }
     if one.mode == Mode::Http {
         let proto = if tls.is_empty() { "http" } else { "https" };
-        // What a client says of itself is not believed.
+        // A client's own statement about where its request comes from is not trusted.
         text.push_str("    http-request del-header Forwarded\n");
         let _ = writeln!(text, "    http-request set-header X-Forwarded-For %[src]");
         let _ = writeln!(text, "    http-request set-header X-Forwarded-Proto {proto}");
@@ -171,7 +172,7 @@ fn backend(text: &mut String, inputs: &Inputs, one: &Backend) {
     };
     let _ = write!(text, "\nbackend {}\n    mode {}\n    balance {balance}\n", one.name, mode(spoken));
     if balance == "source" {
-        // Servers can come and go while it runs with this one only.
+        // HAProxy adds and removes servers at run time only with this hash type.
         text.push_str("    hash-type consistent\n");
     }
     let timeouts = &one.timeouts;
@@ -183,14 +184,14 @@ fn backend(text: &mut String, inputs: &Inputs, one: &Backend) {
     }
     if spoken == Mode::Http {
         let _ = writeln!(text, "    timeout tunnel {}ms", timeouts.tunnel.as_millis());
-        // A request that changes nothing may go to another server when the first one died over it.
+        // A GET may be retried on another server if the first one died while it handled the request.
         text.push_str("    retry-on conn-failure empty-response\n");
         text.push_str("    http-request disable-l7-retry unless METH_GET\n");
     } else {
         text.push_str("    option srvtcpka\n");
     }
     if one.one_writer() {
-        // A writer that does not answer is no reason to try it again, and there is no other.
+        // Retrying a writer that does not answer does not help, and there is no other writer.
         text.push_str("    retries 0\n    no option redispatch\n");
     }
     if let Some(path) = one.health_check.as_ref().and_then(|check| check.path.as_ref()) {
@@ -223,17 +224,17 @@ fn backend(text: &mut String, inputs: &Inputs, one: &Backend) {
     text.push_str(&hole("    ", &one.name));
 }
 
-/// Key of the cookies of a backend: a cookie names its server and does not show its address.
+/// Key of a backend's cookies: a cookie identifies its server without showing the address.
 pub fn cookie_key(inputs: &Inputs, backend: &Backend) -> String {
     hash(&format!("{}/{}/{}", inputs.uid, inputs.name, backend.name))
 }
 
-/// Options of every server of a backend, in the file and when it is added.
+/// Options of every server of a backend, in the file and in the `add server` command.
 pub fn options(backend: &Backend) -> String {
     if backend.one_writer() {
         return " on-marked-down shutdown-sessions".into();
     }
-    // Their own kind checks them, and a database logs every connection that says nothing.
+    // Their own kind checks them, and a database logs every connection that sends nothing.
     if backend.is_database() {
         return String::new();
     }
@@ -244,7 +245,8 @@ pub fn options(backend: &Backend) -> String {
     )
 }
 
-/// The line of a server in the file. A server without connections now gets none after a restart either.
+/// The line of a server in the file. A server that gets no connections now is `disabled`, so it gets none after a
+/// restart.
 fn server_line(backend: &Backend, server: &DesiredServer) -> String {
     let disabled = if server.admin == Admin::Ready { "" } else { " disabled" };
     format!("server {} {}:{}{}{disabled}", server.name, server.address, server.port, options(backend))

@@ -1,4 +1,4 @@
-//! What a configuration follows from, whatever the engine. Pure.
+//! The inputs of a configuration, for any engine. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,15 +7,15 @@ use super::names::CONFIG_DIR;
 use crate::api::load_balancer::{Backend, Frontend, LoadBalancerSpec, Mode};
 use crate::api::object::Object as _;
 
-/// What a configuration follows from, its servers left aside.
+/// The inputs of a configuration, without its servers.
 pub struct Inputs<'a> {
     /// The object's name.
     pub name: &'a str,
     /// The object's uid.
     pub uid: &'a str,
-    /// What is declared.
+    /// The object's spec.
     pub spec: &'a LoadBalancerSpec,
-    /// Hash of the certificate in force, by Secret.
+    /// Hash of the certificate in use, by Secret.
     pub certificates: &'a BTreeMap<String, String>,
     /// The password of the stats page.
     pub stats_password: Option<&'a str>,
@@ -32,7 +32,7 @@ impl<'a> Inputs<'a> {
         Self { name: object.name(), uid, spec: &object.spec, certificates, stats_password }
     }
 
-    /// The file with the certificate of a frontend. `Some(None)`: it needs one and there never was a good one.
+    /// The file with the certificate of a frontend. `Some(None)`: it needs one, and there was never a valid one.
     pub fn certificate_of(&self, frontend: &Frontend) -> Option<Option<String>> {
         let secret = &frontend.tls.as_ref()?.secret_name;
         Some(self.certificates.get(secret).map(|hash| format!("{CONFIG_DIR}/{}", certificate_file(hash))))
@@ -44,7 +44,7 @@ impl<'a> Inputs<'a> {
         self.spec.backends.iter().find(|backend| backend.name == named)
     }
 
-    /// The port where a client that came without TLS is sent, as it stands behind a host; nothing if it is HTTPS's own.
+    /// The port that a client without TLS is redirected to, as it follows a host name; empty for HTTPS's default port.
     pub fn redirect_port(&self, frontend: &Frontend) -> String {
         let https = || self.spec.frontends.iter().find(|one| one.tls.is_some() && one.mode == Mode::Http);
         let port = frontend.redirect_port.or_else(|| https().map(|one| one.port)).filter(|port| *port != 443);
@@ -52,7 +52,8 @@ impl<'a> Inputs<'a> {
     }
 }
 
-/// Where a certificate of this hash is, below the directory of the configuration. Another certificate is another file.
+/// Path of the certificate with this hash, relative to the configuration's directory. Another certificate has another
+/// file.
 pub fn certificate_file(hash: &str) -> String {
     format!("{hash}.pem")
 }
@@ -67,12 +68,12 @@ pub fn client_timeout(frontend: &Frontend) -> u64 {
     frontend.timeouts.client.map_or(silence(frontend.mode), |timeout| timeout.as_millis())
 }
 
-/// Inactivity timeout unless the object says otherwise, in milliseconds.
+/// Default inactivity timeout, in milliseconds.
 fn silence(mode: Mode) -> u64 {
     if mode == Mode::Http { 60_000 } else { 3_600_000 }
 }
 
-/// The Secrets that frontends name.
+/// The Secrets that frontends refer to.
 pub fn certificate_secrets(spec: &LoadBalancerSpec) -> BTreeSet<&str> {
     spec.frontends.iter().filter_map(|one| one.tls.as_ref()).map(|tls| tls.secret_name.as_str()).collect()
 }

@@ -1,5 +1,5 @@
-//! Conversations with balancers: one stream each, kept open, for each conversation costs an exec. They live as long as the
-//! container does, beside the loop, together with what this operator knows of the configuration in it.
+//! Links to balancers: one open stream each, because each new stream costs a `docker exec`. A link lives in the
+//! background as long as its container, with what this operator knows of the configuration in it.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,20 +13,20 @@ use super::{ConfigFiles, Signalled};
 use crate::engine::{Conversation, Engine};
 use crate::runtime::clock;
 
-/// Time limit of an answer.
+/// Time-out of an answer.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Time limit of opening a stream, which takes an exec.
+/// Time-out of opening a stream, which needs a `docker exec`.
 const DIAL: Duration = Duration::from_secs(5);
-/// Pause after a failed conversation, so that other balancers need not wait for this one each time.
+/// Wait after a failed request, so that other balancers are not delayed by this one each time.
 const REST: Duration = Duration::from_millis(500);
 /// Most commands that HAProxy takes in one line.
 const LINE: usize = 16;
 /// Longest answer, in bytes.
 const ANSWER: usize = 8 << 20;
-/// HAProxy's master says this when it listens; the second after a reload that failed.
+/// The prompt of HAProxy's master process; the second one after a failed reload.
 const PROMPTS: [&str; 2] = ["master> ", "master[ReloadFailed]> "];
 
-/// The container of a balancer; one that is made anew is another one.
+/// The container of a balancer; a recreated container is another one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LinkId {
     /// Its name.
@@ -35,7 +35,7 @@ pub struct LinkId {
     pub id: String,
 }
 
-/// What is kept about a container while it is there.
+/// What is kept about a container while it exists.
 #[derive(Default)]
 pub struct Link {
     stream: tokio::sync::Mutex<Stream>,
@@ -43,12 +43,12 @@ pub struct Link {
     pub known: Mutex<ConfigCache>,
 }
 
-/// What this operator knows of the configuration in a container without asking.
+/// What this operator knows of the configuration in a container without reading it.
 #[derive(Default)]
 pub struct ConfigCache {
-    /// The files, once they were read or written; `None` after a deed that may or may not have been done.
+    /// The files, once they were read or written; `None` after a step that may or may not have been done.
     pub files: Option<ConfigFiles>,
-    /// The last reload that it was told.
+    /// The last reload that was requested.
     pub signalled: Option<Signalled>,
 }
 
@@ -58,35 +58,35 @@ struct Stream {
     failed: Option<(Instant, String)>,
 }
 
-/// A container that is spoken to.
+/// A container that the operator can talk to.
 pub struct ContainerRef {
     /// The engine of its host.
     pub engine: Arc<dyn Engine>,
-    /// The engine that balances in it.
+    /// The dialect of its engine.
     pub dialect: &'static Dialect,
-    /// Which container.
+    /// Its identity.
     pub id: LinkId,
-    /// What is kept about it.
+    /// Its link.
     pub link: Arc<Link>,
 }
 
 impl ContainerRef {
-    /// Tells HAProxy's master these commands; its answers, in order. They may be told twice.
+    /// Sends these commands to HAProxy's master process; returns its answers, in order. The commands may be sent twice.
     pub async fn tell(&self, commands: &[String]) -> Result<Vec<String>, String> {
         self.link.stream.lock().await.talk(self, "master", &Request::Commands(commands)).await
     }
 
-    /// Asks nginx for a page of its admin.
+    /// Gets a page from nginx's admin socket.
     pub async fn page(&self, page: &str) -> Result<String, String> {
         Ok(self.link.stream.lock().await.talk(self, "admin", &Request::Page(page)).await?.concat())
     }
 }
 
-/// What is asked.
+/// A request to an engine.
 enum Request<'a> {
-    /// Commands to HAProxy's master.
+    /// Commands for HAProxy's master process.
     Commands(&'a [String]),
-    /// A page is asked of nginx.
+    /// A page of nginx.
     Page(&'a str),
 }
 
@@ -116,7 +116,7 @@ impl Request<'_> {
 }
 
 impl Stream {
-    /// Speaks on the stream that stands, or once more on a new one: a reload ends streams.
+    /// Sends the request on the open stream, and if that fails once more on a new one: a reload ends streams.
     async fn talk(&mut self, at: &ContainerRef, socket: &str, request: &Request<'_>) -> Result<Vec<String>, String> {
         if let Some((since, why)) = self.failed.as_ref().filter(|(since, _)| since.elapsed() < REST) {
             tracing::trace!(container = at.id.container, "left alone since {:?}", since.elapsed());
@@ -153,7 +153,7 @@ async fn say(stream: &mut Box<dyn Conversation>, words: &[u8]) -> Result<(), Str
     stream.flush().await.map_err(|error| error.to_string())
 }
 
-/// Reads until that was heard.
+/// Reads until `done` holds for the bytes so far.
 async fn until(stream: &mut Box<dyn Conversation>, done: impl Fn(&[u8]) -> bool) -> Result<Vec<u8>, String> {
     let reading = async {
         let mut heard = Vec::new();
@@ -172,9 +172,9 @@ async fn until(stream: &mut Box<dyn Conversation>, done: impl Fn(&[u8]) -> bool)
     timeout(PATIENCE, reading).await.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}")))
 }
 
-/// The answers that are whole: a prompt follows each.
+/// The complete answers: each ends with a prompt.
 fn split(heard: &[u8]) -> Vec<String> {
-    // Looked at when one may have ended only, for answers come in pieces.
+    // Checked only when an answer may be complete, because answers arrive in pieces.
     if !heard.ends_with(b"> ") {
         return Vec::new();
     }
@@ -185,7 +185,7 @@ fn split(heard: &[u8]) -> Vec<String> {
     answers
 }
 
-/// The body of an HTTP answer, once all of it is there.
+/// The body of an HTTP answer, once it is complete.
 fn body(heard: &[u8]) -> Option<&[u8]> {
     let head = heard.windows(4).position(|window| window == b"\r\n\r\n")?;
     let text = String::from_utf8_lossy(&heard[..head]).to_ascii_lowercase();

@@ -1,9 +1,9 @@
 //! LoadBalancer: HAProxy or nginx in front of Deployments, databases and fixed addresses.
 //!
-//! `observe` asks Docker, the store and the balancers themselves, `plan` decides (where a backend goes in `routing.rs`,
-//! containers in `workload.rs`, what HAProxy is told in `diff.rs`, how a configuration comes into use in `stages.rs`, what people
-//! are told in `status.rs`), `act` performs. A configuration is text made from a value (`render.rs`, `haproxy.rs`, `nginx.rs`),
-//! checked by the engine itself before use.
+//! `observe` asks Docker, the store and the balancers. `plan` decides: `routing.rs` the servers of each backend,
+//! `workload.rs` the containers, `diff.rs` HAProxy's commands, `stages.rs` how a configuration comes into use,
+//! `status.rs` the text for people. `act` performs. A configuration is rendered from a value (`render.rs`,
+//! `haproxy.rs`, `nginx.rs`), and the engine itself checks it before use.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -65,7 +65,7 @@ use links::{ContainerRef, Link, LinkId};
 use render::Config;
 use seen::Answer;
 
-/// What the kind works with.
+/// The kind of LoadBalancer objects.
 pub struct LoadBalancerKind {
     docker: Docker,
     objects: Objects,
@@ -74,13 +74,13 @@ pub struct LoadBalancerKind {
 }
 
 impl LoadBalancerKind {
-    /// A controller over these hosts and objects; `wake` is called with LoadBalancers of which work has ended.
+    /// The kind over these hosts and objects; `wake` is called with a LoadBalancer when its work has ended.
     pub fn new(hosts: Arc<Hosts>, objects: Objects, clock: Arc<dyn Clock>, wake: Wake) -> Self {
         let docker = Docker::new(hosts, objects.clone(), wake.clone());
         Self { docker, objects, clock, links: Companions::new(wake) }
     }
 
-    /// A balancer that can be spoken to, by its container.
+    /// A balancer's container with its link.
     fn link(&self, object: &LoadBalancer, engine: Arc<dyn Engine>, id: LinkId) -> ContainerRef {
         let link = self.links.keep(&object.owner(), id.clone(), Default::default);
         ContainerRef { engine, dialect: render::dialect(object.spec.engine), id, link }
@@ -123,40 +123,40 @@ impl Kind for LoadBalancerKind {
     }
 }
 
-/// One snapshot of what concerns a balancer.
+/// One snapshot of everything that the plan of a LoadBalancer needs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Observed {
-    /// What the hosts of its balancers show.
+    /// What was observed on the hosts of its balancers.
     pub hosts: BTreeMap<String, DockerSeen>,
-    /// Work about its containers that goes on beside the loop, or failed.
+    /// Background work on its containers that runs, or that failed.
     pub work: WorkSeen,
     /// The running balancers, by container name.
     pub balancers: BTreeMap<String, Balancer>,
-    /// The objects that its backends name and that are there.
+    /// The existing objects that its backends refer to.
     pub targets: Targets,
-    /// The certificates that it names.
+    /// The certificates that it refers to.
     pub certificates: Certificates,
-    /// The password of the stats page, once there is one.
+    /// The password of the stats page, if it exists.
     pub stats_password: Option<Hidden>,
 }
 
 impl Observed {
-    /// What the balancers' host shows.
+    /// What was observed on the balancers' host.
     pub fn docker(&self) -> Option<&DockerSeen> {
         self.hosts.get(HOME)
     }
 
-    /// A container of this name.
+    /// The container with this name.
     pub fn container(&self, name: &str) -> Option<&ContainerSeen> {
         self.docker()?.container(name)
     }
 
-    /// The containers could be listed.
+    /// Whether the containers could be listed.
     pub fn answers(&self) -> bool {
         self.docker().is_some_and(|docker| docker.containers.known().is_some())
     }
 
-    /// The container is being stopped, so that it can be removed.
+    /// Whether the container is being stopped so that it can be removed.
     pub fn stopping(&self, container: &str) -> bool {
         removing(&self.work, HOME, container)
     }
@@ -165,20 +165,20 @@ impl Observed {
 /// A running balancer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Balancer {
-    /// What it answers.
+    /// Its answer.
     pub answer: Fact<Answer>,
     /// Its configuration files.
     pub files: Fact<ConfigFiles>,
-    /// The last reload that this operator told it.
+    /// The last reload that this operator requested.
     pub signalled: Option<Signalled>,
 }
 
 /// The configuration files in the volume of a balancer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ConfigFiles {
-    /// The file in use: a process that starts begins with it.
+    /// The file in use: a process reads it when it starts.
     pub current: Hidden,
-    /// The last one that a process took up, once there is one.
+    /// The last one that a process took up, if any.
     pub good: Option<Hidden>,
     /// The configuration that its engine refused last.
     pub refused: Option<Refusal>,
@@ -189,22 +189,22 @@ pub struct ConfigFiles {
 pub struct Refusal {
     /// Hash of its skeleton.
     pub skeleton: String,
-    /// The engine's words.
+    /// The engine's message.
     pub words: String,
 }
 
-/// A reload that a balancer was told.
+/// A reload that was requested.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signalled {
     /// Hash of the configuration.
     pub hash: String,
-    /// When.
+    /// The time.
     pub at: Timestamp,
-    /// Its failed reloads in a row before that.
+    /// Number of failed reloads in a row before that.
     pub failed: u32,
 }
 
-/// A good certificate with its key.
+/// A valid certificate with its key.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Certificate {
     /// Its hash.
@@ -213,10 +213,10 @@ pub struct Certificate {
     pub pem: Hidden,
 }
 
-/// The objects that backends name, as far as they are there.
+/// The existing objects that backends refer to.
 pub type Targets = BTreeMap<TargetObject, Routable>;
 
-/// Certificates by Secret, or what is wrong with each.
+/// Certificates by Secret, or the problem of each.
 pub type Certificates = BTreeMap<String, Result<Certificate, String>>;
 
 /// A text that is never printed.
@@ -233,22 +233,22 @@ impl fmt::Debug for Hidden {
 #[allow(missing_docs)]
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
-    /// A password for the stats page, unless there is one.
+    /// Create the password of the stats page, unless it exists.
     EnsureStats,
-    /// Something about its containers, volumes or network.
+    /// A step on its containers, volumes or network.
     Docker(DockerStep),
-    /// Change servers of a running balancer by its runtime socket; `old` are processes from before a reload, which get the
-    /// commands that close something.
+    /// Change servers of a running balancer through its runtime socket; `old` are processes from before a reload, which
+    /// get only the commands that close something.
     Tell { container: String, commands: Vec<Command>, old: Vec<u32> },
-    /// Put a configuration and the files that it refers to into the volume and make it the file in use, unless the engine
-    /// refuses it; `runs`: the running process has it already, but for its servers.
+    /// Write a configuration and its files into the volume and make it the file in use, unless the engine refuses it;
+    /// `runs`: the running process has it already, except for its servers.
     Write { container: String, config: Config, files: Vec<File>, runs: bool },
-    /// Tell the engine to run the file in use, the configuration of this hash, after so many failed reloads in a row.
+    /// Tell the engine to run the file in use, which has this hash; `failed`: failed reloads in a row before this one.
     Reload { container: String, hash: String, failed: u32 },
-    /// Keep the file in use, which runs, as the last good one; `accepted`: it is the one that is wanted, so that what was
-    /// refused before is history.
+    /// Keep the file in use, which runs, as the last good one; `accepted`: it is the desired one, so an earlier refusal
+    /// is outdated.
     Keep { container: String, accepted: bool },
-    /// Keep in mind that no process took up the configuration of this hash, and of this skeleton.
+    /// Record that no process took up the configuration with this hash and skeleton.
     Refuse { container: String, hash: String, skeleton: String },
 }
 

@@ -3,12 +3,12 @@
 use super::LoadBalancer;
 use crate::api::object::Object as _;
 
-/// Where the configuration is, in a volume of each balancer's own.
+/// Directory of the configuration, in the volume of each balancer.
 pub const CONFIG_DIR: &str = "/etc/evenkeel";
-/// Where its sockets are; goes with the container.
+/// Directory of its sockets; removed with the container.
 pub const RUN_DIR: &str = "/run/evenkeel";
 
-/// The balancer of an ordinal.
+/// The name of the balancer with this ordinal.
 pub fn member(object: &LoadBalancer, ordinal: u32) -> String {
     format!("{}-{ordinal}", object.name())
 }
@@ -18,7 +18,7 @@ pub fn container(object: &LoadBalancer, member: &str) -> String {
     format!("{}.{member}", object.namespace())
 }
 
-/// What an engine calls a server that is given by its address.
+/// The engine's name for a server that is configured by address.
 pub fn static_name(address: &str) -> String {
     address.replace(':', "-")
 }

@@ -10,11 +10,11 @@ use super::seen::Admin;
 use super::text::{HASH, hole, title};
 use crate::api::load_balancer::{Backend, Balance, Frontend, Mode, StickBy, Target};
 
-/// The hole of the page that is answered at the admin socket.
+/// Name of the hole in the page that the admin socket serves.
 const STATE: &str = "evenkeel-state";
-/// A server that nothing listens on: an upstream without servers is refused.
+/// A placeholder server that is down: nginx refuses an upstream without servers.
 const NOBODY: &str = "server 127.0.0.1:9 down;";
-/// Configuration until the first one is written: listens to the operator only.
+/// Configuration before the first one is written: listens only to the operator.
 pub const BOOTSTRAP: &str = r#"# evenkeel bootstrap
 daemon off;
 user root;
@@ -43,7 +43,7 @@ pub static NGINX: Dialect = Dialect {
     run: |file| format!("nginx -c {file}"),
     bootstrap: BOOTSTRAP,
     signal: "SIGHUP",
-    // Its processes drop groups that they do not have.
+    // Its processes drop groups that they do not have, which needs this capability.
     capabilities: &["SETGID"],
     protocol: Protocol::StatePage,
     live_servers: false,
@@ -105,7 +105,7 @@ http {{
         }}
     }}
 ",
-        // Each connection of a client has one to a server beside it, and each process gets its share.
+        // Each client connection needs one more connection to a server; the limit is divided between the processes.
         spec.max_connections.saturating_mul(2).max(64),
         hole("            ", STATE)
     );
@@ -165,13 +165,13 @@ fn upstream(text: &mut String, one: &Backend) {
     text.push_str("    }\n");
 }
 
-/// Failures after which a server gets nothing for a while.
+/// Number of failures after which a server gets no requests for a while.
 fn options(backend: &Backend) -> String {
     if backend.is_database() {
         return " max_fails=0".into();
     }
     let check = backend.health_check.clone().unwrap_or_default();
-    // In whole seconds, unlike all else.
+    // In whole seconds, unlike all other times.
     format!(" max_fails={} fail_timeout={}s", check.fall, check.interval.as_millis().div_ceil(1000).max(1))
 }
 
@@ -188,7 +188,7 @@ fn server_lines(backend: &Backend, servers: &[DesiredServer]) -> Vec<String> {
     lines
 }
 
-/// What is answered at the admin socket: the hash and the servers of this very process.
+/// The answer of the admin socket: the hash and the servers of this very process.
 fn state_line(servers: &Servers) -> String {
     let mut told = format!("hash {HASH}\\n");
     for (backend, servers) in servers {
@@ -201,7 +201,7 @@ fn state_line(servers: &Servers) -> String {
     format!("return 200 \"{told}\";")
 }
 
-/// `Some(lines)` of TLS; `None` if the certificate is not there.
+/// The TLS lines; `None` if the certificate does not exist.
 fn tls(inputs: &Inputs, one: &Frontend) -> Option<String> {
     Some(match inputs.certificate_of(one) {
         None => String::new(),
@@ -264,7 +264,7 @@ fn http_server(text: &mut String, inputs: &Inputs, one: &Frontend) {
             backend.timeouts.connect.as_millis()
         )
     };
-    // After an upgrade silence is borne for longer.
+    // After an upgrade (WebSocket) the inactivity timeout is longer.
     text.push_str("        error_page 418 = @upgrade;\n        recursive_error_pages on;\n");
     text.push_str(&location("/", server).replace(
         "            proxy_pass",

@@ -1,4 +1,4 @@
-//! One snapshot of a balancer: Docker's lists, the objects it refers to, and the balancers' answers. Reads only.
+//! Observes a LoadBalancer: its containers, the objects that it refers to, and the balancers' answers. Reads only.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,10 +20,11 @@ use crate::engine::{ContainerSeen, ContainerState, Engine};
 use crate::kinds::containers::HOME;
 use crate::store::Key;
 
-/// How many processes of nginx only finish what they began. From its start: these words are in the shell's own line, too.
+/// Counts the nginx processes that only finish their open connections. The match starts at the beginning of the command
+/// line, because the shell's own command line contains these words too.
 const OLD_NGINX: &str = r#"n=0; for p in /proc/[0-9]*/cmdline; do case "$(tr '\0' ' ' < "$p" 2>/dev/null)" in "nginx: worker process is shutting down"*) n=$((n+1));; esac; done; echo $n"#;
 
-/// Reads everything at once.
+/// Reads the whole snapshot.
 pub async fn observe(controller: &LoadBalancerKind, object: &LoadBalancer) -> Result<Observed, Failure> {
     let engine = controller.docker.hosts.get(HOME)?;
     let targets = targets(controller, object).await?;
@@ -35,7 +36,7 @@ pub async fn observe(controller: &LoadBalancerKind, object: &LoadBalancer) -> Re
     let (owner, needs) = (object.owner(), workload::needs(object, &targets));
     let hosts = controller.docker.observe(&owner, [HOME.to_owned()], &needs).await;
     let listed = || hosts.values().filter_map(|host| host.containers.known());
-    // Not heard of is not gone.
+    // No answer from the host does not mean that a container is gone.
     let silent = hosts.values().any(|host| host.containers.known().is_none());
     let there = |id: &LinkId| listed().any(|all| all.get(&id.container).is_some_and(|one| one.id == id.id));
     controller.links.retain(&owner, |id| silent || there(id));
@@ -52,7 +53,7 @@ pub async fn observe(controller: &LoadBalancerKind, object: &LoadBalancer) -> Re
     })
 }
 
-/// The objects that backends name and that are there.
+/// The existing objects that backends refer to.
 async fn targets(controller: &LoadBalancerKind, object: &LoadBalancer) -> Result<Targets, Failure> {
     let mut targets = Targets::new();
     for named in object.spec.backends.iter().filter_map(|backend| backend.target()?.object()) {
@@ -63,7 +64,7 @@ async fn targets(controller: &LoadBalancerKind, object: &LoadBalancer) -> Result
     Ok(targets)
 }
 
-/// The keys of everything in the store that is read for a balancer.
+/// The keys of all objects that are read from the store for a LoadBalancer.
 pub(super) fn references(object: &LoadBalancer) -> Vec<Key> {
     let targets = object.spec.backends.iter().filter_map(|backend| backend.target()?.object());
     let targets = targets.map(|named| Key::beside(object, named.resource, &named.name));
@@ -72,7 +73,8 @@ pub(super) fn references(object: &LoadBalancer) -> Vec<Key> {
     targets.chain(certificates).chain([secrets::key(object), host]).collect()
 }
 
-/// What of an object matters to the balancers that route to it: its endpoints, and whether it is being deleted.
+/// The part of an object that matters to the balancers that route to it: its endpoints, and whether it is being
+/// deleted.
 pub(super) fn endpoints(object: &Value) -> Value {
     json!([object["status"]["endpointSet"], object["metadata"]["deletionTimestamp"], object["status"].is_null()])
 }
@@ -90,7 +92,7 @@ async fn balancer(
     (seen.name.clone(), Balancer { answer: answer.into(), files: files.into(), signalled })
 }
 
-/// What a balancer answers now.
+/// The current answer of a balancer.
 async fn answer(controller: &LoadBalancerKind, object: &LoadBalancer, at: &ContainerRef) -> Result<Answer, String> {
     let strange = || "it says what is not understood".to_owned();
     match at.dialect.protocol {
@@ -115,7 +117,7 @@ async fn answer(controller: &LoadBalancerKind, object: &LoadBalancer, at: &Conta
 }
 
 async fn old_nginx(controller: &LoadBalancerKind, object: &LoadBalancer, at: &ContainerRef) -> Result<u32, String> {
-    // Counting takes an exec. Long after the last reload there are none.
+    // Counting needs a `docker exec`. Long after the last reload there are no old processes.
     let longest = object.spec.backends.iter().map(|backend| backend.drain_timeout.get()).max().unwrap_or_default();
     let last = object.status.as_ref().and_then(|status| status.decisions.as_ref()?.last_reload);
     let since = last.map(|last| controller.clock.now().duration_since(last).unsigned_abs());

@@ -1,4 +1,4 @@
-//! What to do about a balancer: a total function from the object, what was observed, what is wanted and now to a plan. Pure.
+//! Plans a LoadBalancer: a total function of the object, what was observed, what users want, and the time. Pure.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use crate::api::load_balancer::{BalancerDecisions, BalancerPhase, LoadBalancerSt
 use crate::engine::{ContainerState, File};
 use crate::runtime::{Plan, Planned, Want, sooner};
 
-/// Wait after a step, whose effect is to be seen.
+/// Requeue after a step, to observe its effect.
 const AT_ONCE: Duration = Duration::from_millis(50);
-/// Wait for what nobody announces: a check, a drain.
+/// Requeue while waiting for a health check or a drain, which send no event.
 const SOON: Duration = Duration::from_millis(200);
-/// Wait while something is not as declared and not urgent.
+/// Requeue while something differs from the spec and is not urgent.
 const DEGRADED: Duration = Duration::from_secs(1);
-/// The plan of a balancer.
+/// The plan of a LoadBalancer.
 pub fn plan(object: &LoadBalancer, observed: &Observed, want: Want, now: Timestamp) -> Planned<LoadBalancerKind> {
     let mut status = object.status.clone().unwrap_or_default();
     if want == Want::Absent {
@@ -59,7 +59,7 @@ pub fn plan(object: &LoadBalancer, observed: &Observed, want: Want, now: Timesta
         d.reloads += reloads as u64;
         d.last_reload = Some(now);
     }
-    // Balancers at work come first: making a container takes its time.
+    // Running balancers come first, because creating a container takes time.
     steps.extend(told);
     steps.extend(workload::steps(object, observed, |container| settled(&context, container)));
     d.started |= observed.balancers.values().any(status::balances);
@@ -81,7 +81,7 @@ pub fn plan(object: &LoadBalancer, observed: &Observed, want: Want, now: Timesta
     Plan { status, steps, requeue, finished: false }
 }
 
-/// The certificate in force of each Secret is the last good one. What is wrong with the others is said.
+/// The certificate in use of each Secret is the last valid one. Returns the problems of the others.
 fn certificates(object: &LoadBalancer, observed: &Observed, d: &mut BalancerDecisions) -> Vec<String> {
     let named = certificate_secrets(&object.spec);
     d.certificates.retain(|secret, _| named.contains(secret.as_str()));
@@ -116,13 +116,13 @@ fn balancer_plan(context: &PlanContext, container: &str, balancer: &Balancer) ->
     plan
 }
 
-/// What each backend's servers are to be at a balancer.
+/// The desired servers of each backend at a balancer.
 fn servers(context: &PlanContext, live: bool, answer: &Answer) -> Servers {
     let of = |one: &ResolvedBackend| (one.backend.name.clone(), routing::at_balancer(one, live, answer, context.now));
     context.backends.iter().map(of).collect()
 }
 
-/// Something goes on that ends by itself: a check, or the sessions of a server that leaves.
+/// Whether something runs that ends without a step: a health check, or the sessions of a leaving server.
 fn waits(servers: &Servers, answer: &Answer) -> bool {
     servers.iter().any(|(backend, servers)| {
         servers.iter().any(|server| {
@@ -142,7 +142,7 @@ fn files(observed: &Observed, inputs: &Inputs, d: &BalancerDecisions) -> Vec<Fil
     certificates.chain(others.map(|(path, text)| file(path.to_owned(), &text))).collect()
 }
 
-/// It balances, by the configuration that is wanted unless its engine refused that.
+/// Whether it balances, with the desired configuration unless its engine refused that.
 fn settled(context: &PlanContext, container: &str) -> bool {
     let running = context.observed.container(container);
     let running = running.is_some_and(|seen| seen.state == ContainerState::Running);

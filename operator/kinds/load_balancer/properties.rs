@@ -1,5 +1,5 @@
-//! What holds of the planner whatever happens: pods and databases as they like, balancers that restart, go silent or get
-//! half of what was decided.
+//! Property tests of the planner under random events: pods and databases change, balancers restart, do not answer, or
+//! get only a part of the steps.
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;
@@ -10,34 +10,34 @@ use super::{Fact, Refusal, Step, render, text, workload};
 use crate::api::load_balancer::ServerState;
 use crate::api::object::Object as _;
 
-/// What may happen between two looks.
+/// An event between two plans.
 #[derive(Debug, Clone)]
 enum Happening {
-    /// The pods are these: address (0: none), ready, leaving.
+    /// The pods change: address (0: none), ready, leaving.
     Pods(Vec<(u8, bool, bool)>),
-    /// The cluster is in this term, stage (0..3), led by this member, whose state is one of these.
+    /// The cluster has this term, stage (0..3), leader, and state of the leader.
     Cluster(u64, usize, usize, usize),
-    /// The cluster, or the Deployment, is not in the store.
+    /// The cluster or the Deployment is missing in the store.
     Gone(bool),
-    /// Clients use every server that gets connections at this balancer, and everybody else has finished.
+    /// Clients use every server that gets connections at this balancer; all other sessions have ended.
     Load(usize),
-    /// The checks of a balancer come to this result.
+    /// The health checks of a balancer have this result.
     Checks(bool),
-    /// A balancer is started again by Docker.
+    /// Docker restarts a balancer.
     Restart(usize),
-    /// A balancer is made anew.
+    /// A balancer is recreated.
     Fresh(usize),
     /// A balancer does not answer for a round.
     Silent(usize),
     /// The spec changes in a way that needs a reload.
     Spec(u32),
-    /// The engines refuse the configuration that is wanted.
+    /// The engines refuse the desired configuration.
     Refuse,
-    /// The first frontend listens on a port that no new process can have (or on one that it can).
+    /// The first frontend listens on a port that no new process can bind (or on one that it can).
     Port(bool),
-    /// The operator is another one, which has not signalled anything.
+    /// A new operator takes over, which has requested no reload.
     Successor,
-    /// So many seconds pass.
+    /// This many seconds pass.
     Wait(i64),
 }
 
@@ -138,7 +138,7 @@ fn writers(world: &World, container: &str) -> Vec<String> {
     ready.map(|(name, _)| name.to_owned()).collect()
 }
 
-/// What holds at every moment.
+/// Safety: holds at every moment.
 fn safe(world: &World, before: &[Vec<String>]) {
     let status = world.object.status.as_ref().unwrap();
     let decided = status.decisions.as_ref().unwrap().writers.get("db").map(|writer| writer.server.clone());
@@ -158,7 +158,7 @@ fn safe(world: &World, before: &[Vec<String>]) {
     }
 }
 
-/// What the status says of servers is what is so at the balancers that were looked at.
+/// The status of the servers equals their state at the observed balancers.
 fn honest(world: &World) {
     let status = world.object.status.as_ref().unwrap();
     let answers: Vec<_> = world.observed.balancers.values().map(|balancer| balancer.answer.known()).collect();
@@ -184,7 +184,7 @@ fn honest(world: &World) {
     }
 }
 
-/// Plans, and does only the first `done` of all commands and steps, as if the operator died after them.
+/// Plans, and performs only the first `done` commands and steps, as if the operator died after them.
 fn interrupted(world: &mut World, mut done: usize) {
     let plan = world.plan();
     honest(world);
@@ -281,7 +281,8 @@ proptest! {
         honest(&world);
         let refused = world.object.spec.frontends[0].port == 667;
         for (_, container) in workload::members(&world.object) {
-            // What runs is what a restart begins with, and what comes back when the next one is not taken up.
+            // The running configuration is the file in use and the last good one: after a restart, or a failed reload,
+            // it runs again.
             let files = world.files(&container).clone();
             prop_assert_eq!(text::hash_in(&files.current.0), Some(world.answer(&container).hash.as_str()));
             prop_assert!(!files.current.0.contains("bind :667"));

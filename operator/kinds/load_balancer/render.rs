@@ -1,4 +1,4 @@
-//! A whole configuration: skeleton, servers, hash. Pure. The one place that knows which engine speaks which dialect.
+//! Renders a whole configuration: skeleton, servers, hash. Pure. The only place that maps an engine to its dialect.
 
 use std::collections::BTreeMap;
 
@@ -10,19 +10,19 @@ use super::routing::Servers;
 use super::text;
 use crate::api::load_balancer::{EngineKind, LoadBalancerSpec};
 
-/// The hash of what runs until the first configuration is there.
+/// The hash of the configuration that runs before the first one is written.
 pub const BOOTSTRAP: &str = "bootstrap";
 
 /// A configuration for one balancer. Its text may hold a password.
 #[derive(Clone, PartialEq)]
 pub struct Config {
-    /// What a process that runs it answers with.
+    /// The hash that a process with this configuration reports.
     pub hash: String,
     /// The text.
     pub text: String,
-    /// Hash of its skeleton: what a refusal is about.
+    /// Hash of its skeleton; a refusal refers to it.
     pub skeleton: String,
-    /// It is the last good one in the place of one that was refused.
+    /// It is the last good one, used because the engine refused the desired one.
     pub last_good: bool,
 }
 
@@ -55,7 +55,7 @@ pub fn assemble(spec: &LoadBalancerSpec, skeleton: &str, servers: &Servers) -> C
     }
     holes.extend((dialect.summary)(servers).map(|(hole, line)| (hole.to_owned(), vec![line])));
     let hash = match dialect.live_servers {
-        // Servers change without a reload, so the hash is about the rest.
+        // The hash covers everything except the servers, because servers change without a reload.
         true => text::hash(skeleton),
         false => text::hash(&text::fill(skeleton, &holes, text::HASH)),
     };

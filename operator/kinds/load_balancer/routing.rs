@@ -1,4 +1,5 @@
-//! The servers of each backend, from the endpoints of the object that it names; and what each is to be at one balancer. Pure.
+//! Decides the servers of each backend, from the endpoints of its object, and their desired state at one balancer.
+//! Pure.
 
 use std::collections::BTreeMap;
 use std::mem::take;
@@ -11,7 +12,7 @@ use super::{LoadBalancer, Observed};
 use crate::api::endpoints::{Endpoint, EndpointRole, EndpointSet, EndpointState, Routable};
 use crate::api::load_balancer::{Backend, BalancerDecisions, Target, TargetObject, Writer};
 
-/// What a server is to be at one balancer.
+/// The desired state of a server at one balancer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DesiredServer {
     /// Its name.
@@ -26,23 +27,23 @@ pub struct DesiredServer {
     pub cut: bool,
 }
 
-/// What the servers of each backend are to be at one balancer, by the backend's name.
+/// The desired servers of each backend at one balancer, by the backend's name.
 pub type Servers = BTreeMap<String, Vec<DesiredServer>>;
 
-/// What a server is to get of all balancers in the end.
+/// The state that all balancers should give a server in the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Intent {
     /// New connections.
     Serve,
     /// No new connections; open ones are closed at this time.
     Leave(Timestamp),
-    /// Nothing.
+    /// No connections.
     Out,
-    /// What it gets already: nothing is known of it.
+    /// Unchanged, because the state of the server is unknown.
     Keep,
 }
 
-/// A server of a backend, whatever balancer.
+/// A server of a backend, for all balancers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
     /// Its name.
@@ -51,24 +52,24 @@ pub struct Server {
     pub address: Option<Ipv4Addr>,
     /// Its port.
     pub port: u16,
-    /// What it is to get.
+    /// Its intent.
     pub intent: Intent,
 }
 
-/// A backend with the endpoints of the object that it names.
+/// A backend with the endpoints of the object that it refers to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ResolvedBackend<'a> {
     /// The backend.
     pub backend: &'a Backend,
-    /// Its servers; `None` while the object says nothing about them: then they stay as they are.
+    /// Its servers; `None` while the object has no endpoints to read: then the servers stay unchanged.
     pub servers: Option<Vec<Server>>,
-    /// Why the object says nothing, if that is a problem.
+    /// Why the endpoints cannot be read, if that is a problem.
     pub problem: Option<String>,
-    /// Servers that were leaving before the object fell silent; they get no new connections.
+    /// Servers that were leaving when the endpoints were last read; they get no new connections.
     pub leaving: Vec<String>,
 }
 
-/// Every backend that names an object. What has to be remembered about its servers goes into the decisions.
+/// Resolves every backend that refers to an object. What must be remembered about its servers goes into the decisions.
 pub fn resolve<'a>(
     object: &'a LoadBalancer,
     observed: &Observed,
@@ -96,7 +97,7 @@ pub fn resolve<'a>(
     resolved
 }
 
-/// The endpoints of the object that a backend names; `Ok(None)` while it says nothing about them.
+/// The endpoints of the object that a backend refers to; `Ok(None)` while they cannot be read.
 fn endpoints<'a>(
     backend: &Backend,
     named: &TargetObject,
@@ -118,9 +119,9 @@ fn endpoints<'a>(
         (Some(set), _) if writers(set) > 1 => Err(stay("names more than one writer")),
         (Some(set), _) => Ok(Some(set)),
         (None, _) if found.deleting() => Err(stay("is being deleted")),
-        // Its kind has not looked at it yet: nothing of it runs.
+        // Its kind has not reconciled it yet, so none of its containers run.
         (None, None) => Ok(Some(&NOTHING)),
-        // Written by a version that knew no endpoint sets.
+        // Written by an older version without endpoint sets.
         (None, Some(_)) => Ok(None),
     }
 }
@@ -144,7 +145,7 @@ fn servers(
                 decisions.leaving.insert(key, since);
                 Intent::Leave(since.checked_add(backend.drain_timeout.get()).unwrap_or(Timestamp::MAX))
             }
-            // A writer that could not be asked is not taken away, nor is it opened.
+            // A writer in state Unknown is neither removed nor opened.
             EndpointState::Unknown if backend.one_writer() => match before.writers.get(&backend.name) {
                 Some(known) if *known == writer => Intent::Serve,
                 _ => Intent::Out,
@@ -161,7 +162,7 @@ fn servers(
     set.endpoints.iter().map(server).collect()
 }
 
-/// Keeps what was decided about a backend whose object says nothing; returns the servers that are leaving.
+/// Keeps the decisions about a backend whose endpoints cannot be read; returns the servers that are leaving.
 fn remember(backend: &Backend, before: &BalancerDecisions, decisions: &mut BalancerDecisions) -> Vec<String> {
     let prefix = format!("{}/", backend.name);
     let of: Vec<_> = before.leaving.iter().filter(|(key, _)| key.starts_with(&prefix)).collect();
@@ -172,14 +173,14 @@ fn remember(backend: &Backend, before: &BalancerDecisions, decisions: &mut Balan
     of.iter().map(|(key, _)| key[prefix.len()..].to_owned()).collect()
 }
 
-/// What the servers of a backend are to be at a balancer that answered this. `live`: its engine checks and drains servers.
+/// The desired servers of a backend at a balancer with this answer. `live`: its engine checks and drains servers.
 pub fn at_balancer(resolved: &ResolvedBackend, live: bool, answer: &Answer, now: Timestamp) -> Vec<DesiredServer> {
     let backend = resolved.backend;
     let Some(servers) = &resolved.servers else {
         return answer.of(&backend.name).filter_map(|(name, seen)| as_it_is(resolved, name, seen)).collect();
     };
     let checked = live && !backend.is_database();
-    // A server that is not checked yet is better than none.
+    // A server whose health is not known yet is better than no server.
     let alone = !answer.of(&backend.name).any(|(_, seen)| seen.admin == Admin::Ready && seen.health != Health::Down);
     let one = |server: &Server| {
         let seen = answer.server(&backend.name, &server.name);
@@ -187,7 +188,7 @@ pub fn at_balancer(resolved: &ResolvedBackend, live: bool, answer: &Answer, now:
         let moved = seen.is_some_and(|seen| (seen.address, seen.port) != (Some(address), server.port));
         let (admin, cut) = match (server.intent, seen) {
             (Intent::Serve, _) if backend.one_writer() => (Admin::Ready, false),
-            // What was known of it was about another address.
+            // Its health was checked at another address.
             (Intent::Serve, Some(_)) if moved => (Admin::Maint, false),
             (Intent::Serve, seen) => (admit(seen, checked && !alone), false),
             (Intent::Leave(until), Some(seen)) => leave(seen, live, until <= now),
@@ -201,7 +202,7 @@ pub fn at_balancer(resolved: &ResolvedBackend, live: bool, answer: &Answer, now:
     servers.iter().filter_map(one).collect()
 }
 
-/// A ready server gets connections when this balancer has checked it, too.
+/// A ready server gets connections once this balancer's own check succeeded too.
 fn admit(seen: Option<&AtBalancer>, checked: bool) -> Admin {
     match seen.map(|seen| (seen.admin, seen.health)) {
         _ if !checked => Admin::Ready,

@@ -1,4 +1,4 @@
-//! What people would see: production's loop over a Docker host in memory, whose containers speak like HAProxy.
+//! Scenarios as users see them: the production loop over a Docker host in memory, whose containers answer like HAProxy.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -39,16 +39,17 @@ backends: [{name: web, deployment: {name: web, port: 8052}, drainTimeout: 20s}]
 /// Time that a reload takes.
 const RELOAD: Duration = Duration::from_millis(150);
 
-/// An HAProxy in a container of the fake. Its files are in a real directory, where a real shell runs its scripts.
+/// An HAProxy in a container of the fake engine. Its files are in a real directory, where a real shell runs its
+/// scripts.
 struct Proxy {
-    /// The container's id: a new one starts anew.
+    /// The container's id; another id is a new HAProxy.
     id: String,
     answer: Answer,
-    /// Signals that were acted upon.
+    /// Number of signals that were handled.
     reloads: usize,
-    /// Since when a signal is being acted upon.
+    /// Start of the handling of the current signal.
     signalled: Option<Instant>,
-    /// Reloads in a row that failed.
+    /// Failed reloads in a row.
     failed: usize,
 }
 
@@ -130,7 +131,7 @@ impl World {
         }
     }
 
-    /// The Deployment `web` has these pods: name, last byte of the address, and whether it leaves.
+    /// Sets the pods of the Deployment `web`: name, last byte of the address, and whether the pod is leaving.
     async fn pods(&self, pods: &[(&str, u8, bool)]) {
         let endpoints: Vec<Value> = pods
             .iter()
@@ -165,12 +166,12 @@ impl World {
         self.until("healthy", |status| status.phase == "Healthy" && status.ready_replicas == 2).await
     }
 
-    /// The configuration that a balancer begins with when it is started.
+    /// The configuration that a balancer reads when it starts.
     fn file(&self, container: &str) -> String {
         std::fs::read_to_string(file(self.volumes.path(), container)).unwrap()
     }
 
-    /// Makes the only frontend listen on another port.
+    /// Changes the port of the only frontend.
     async fn listen(&self, port: u16) {
         let mut spec: Value = serde_saphyr::from_str(WEB).unwrap();
         spec["frontends"][0]["port"] = json!(port);
@@ -186,12 +187,12 @@ fn state(status: &LoadBalancerStatus, server: &str) -> Option<ServerState> {
     status.backends[0].servers.iter().find(|one| one.name == server).map(|one| one.state)
 }
 
-/// Stands for HAProxy in scripts: it refuses to listen on port 666.
+/// Replaces HAProxy in scripts: it refuses to listen on port 666.
 const CHECK: &str = r#"#!/bin/sh
 if grep -q 'bind :666$' "$4"; then echo '[ALERT] (9) : parsing [haproxy.cfg.new:17]: the number of the beast'; exit 1; fi
 "#;
 
-/// The volumes of all balancers, and the program that they have.
+/// The volumes of all balancers, and the replacement program.
 fn volumes() -> TempDir {
     use std::os::unix::fs::PermissionsExt as _;
     let volumes = TempDir::new().unwrap();
@@ -211,7 +212,7 @@ fn file(volumes: &Path, container: &str) -> PathBuf {
     path
 }
 
-/// A real shell does it.
+/// Runs a command in a real shell.
 fn run(volumes: &Path, container: &FakeContainer, command: &[String]) -> ExecResult {
     let folder = file(volumes, &container.spec.name).parent().unwrap().to_owned();
     let here = format!("{}/", folder.display());
@@ -228,7 +229,7 @@ fn run(volumes: &Path, container: &FakeContainer, command: &[String]) -> ExecRes
     ExecResult { code: ran.status.code().unwrap_or(-1).into(), output }
 }
 
-/// The master's socket of an HAProxy.
+/// Answers on the socket of HAProxy's master process.
 async fn converse(
     name: &'static str,
     engine: Arc<FakeEngine>,
@@ -249,7 +250,7 @@ async fn converse(
             });
             let Some((id, signals)) = container else { return };
             let mut proxies = proxies.lock().unwrap();
-            // It begins with the file that its volume has.
+            // It starts with the file in its volume.
             let kept = std::fs::read_to_string(file(&volumes, name)).unwrap();
             let fresh = || Proxy { id: id.clone(), answer: started(&kept), reloads: 0, signalled: None, failed: 0 };
             let proxy = proxies.entry(name.to_owned()).or_insert_with(fresh);
@@ -261,7 +262,7 @@ async fn converse(
                 proxy.signalled = None;
             } else if signalled.elapsed() >= RELOAD {
                 (proxy.reloads, proxy.signalled) = (signals, None);
-                // Somebody else has the port.
+                // Another process has the port.
                 if kept.contains("bind :667\n") {
                     proxy.failed += 1;
                 } else {
@@ -319,7 +320,7 @@ fn answer(proxy: &mut Proxy, command: &str) -> String {
     }
 }
 
-/// The commands that these words could be.
+/// The commands that these words can mean.
 fn commands(proxy: &Answer, words: &[&str]) -> Vec<diff::Command> {
     use diff::Verb;
     let Some((backend, server)) = words.iter().find_map(|word| word.split_once('/')) else { return Vec::new() };
@@ -350,7 +351,7 @@ async fn balancers_come_up_follow_the_pods_without_a_reload_and_go_with_the_obje
     world.until("draining", |status| state(status, "web-a") == Some(ServerState::Draining)).await;
     sleep(Duration::from_secs(5)).await;
     assert_eq!(state(&world.status().await, "web-a"), Some(ServerState::Draining));
-    // After drainTimeout what goes on is cut.
+    // After `drainTimeout` the open connections are closed.
     let status = world.until("drained", |status| state(status, "web-a") == Some(ServerState::Drained)).await;
     assert_eq!(status.reloads, 2);
     world.pods(&[("web-b", 2, false)]).await;
@@ -372,7 +373,7 @@ async fn balancers_come_up_follow_the_pods_without_a_reload_and_go_with_the_obje
     world.engine.world(|world| {
         assert!(world.containers.is_empty() && world.volumes.is_empty() && world.networks.is_empty());
     });
-    // Nothing of it is kept in memory.
+    // The operator keeps nothing of it in memory.
     sleep(Duration::from_secs(120)).await;
     assert_eq!(world.operator.as_ref().map(|(_, _, manager)| manager.kept()), Some(0));
 }
@@ -417,13 +418,13 @@ async fn a_configuration_that_the_engine_refuses_is_said_once_and_servers_still_
     world.healthy().await;
 }
 
-/// Whether the configuration is said to be refused.
+/// Whether the status reports the configuration as refused.
 fn refused(status: &LoadBalancerStatus) -> bool {
     status.conditions.iter().any(|one| one.type_ == "ConfigValid" && one.status == "False")
 }
 
-/// Regression 27: an operator was killed after it had put a configuration in place and before it knew that no process took it up.
-/// Its successor took that configuration for the last good one: a balancer that was started again had none that it could run.
+/// Regression 27: an operator was killed after it had put a configuration in place, before it knew that no process took
+/// it up. Its successor kept it as the last good one, so a restarted balancer had none that it could run.
 #[tokio::test(start_paused = true)]
 async fn wherever_an_operator_dies_over_a_configuration_its_successor_comes_to_the_same_end() {
     for port in [667, 666, 81] {
@@ -510,7 +511,7 @@ async fn balancers_are_replaced_one_after_the_other_and_a_dead_one_is_started() 
     world.healthy().await;
 }
 
-/// Regression 23: a balancer awaited the pull of its new image and heard of no change of its servers meanwhile.
+/// Regression 23: a balancer awaited the pull of its new image, and its servers were not changed in the meantime.
 #[tokio::test(start_paused = true)]
 async fn a_registry_that_never_answers_keeps_no_server_from_coming_and_going() {
     let world = World::new(WEB).await;

@@ -1,4 +1,5 @@
-//! The Secrets of a balancer: certificates that people give, and the password of the stats page, made once and never shown.
+//! The Secrets of a LoadBalancer: certificates from users, and the password of the stats page, created once and never
+//! shown.
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -21,15 +22,15 @@ pub(super) fn key(object: &LoadBalancer) -> Key {
     Key::beside(object, "secrets", &format!("{}-stats", object.name()))
 }
 
-/// The password of the stats page, if there is one.
+/// The password of the stats page, if it exists.
 pub async fn password(objects: &Objects, object: &LoadBalancer) -> Result<Option<String>, Error> {
     let secret: Option<Value> = objects.get(&key(object)).await?;
     let password = secret.and_then(|secret| secret::text(&secret, "password"));
-    // It becomes part of a configuration: a word, or it is made anew.
+    // It becomes part of a configuration: another password than one plain word is replaced.
     Ok(password.filter(|word| !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))))
 }
 
-/// Makes the password of the stats page unless there is one.
+/// Creates the password of the stats page unless it exists.
 pub async fn ensure(controller: &LoadBalancerKind, object: &LoadBalancer) -> Result<(), Failure> {
     let objects = &controller.objects;
     if password(objects, object).await?.is_some() {
@@ -48,7 +49,7 @@ pub async fn ensure(controller: &LoadBalancerKind, object: &LoadBalancer) -> Res
     Ok(())
 }
 
-/// The certificates that frontends name, by Secret, or what is wrong with each.
+/// The certificates that frontends refer to, by Secret, or the problem of each.
 pub async fn certificates(objects: &Objects, object: &LoadBalancer) -> Result<Certificates, Error> {
     let mut certificates = Certificates::new();
     for name in certificate_secrets(&object.spec) {
@@ -58,7 +59,7 @@ pub async fn certificates(objects: &Objects, object: &LoadBalancer) -> Result<Ce
     Ok(certificates)
 }
 
-/// A certificate and its key from a Secret, or what is wrong with them.
+/// A certificate and its key from a Secret, or the problem with them.
 fn certificate(name: &str, secret: Option<&Value>) -> Result<Certificate, String> {
     let secret = secret.ok_or_else(|| format!("Secret {name} is not there: create it with tls.crt and tls.key"))?;
     let part = |part: &str| secret::bytes(secret, part).ok_or_else(|| format!("Secret {name} has no key {part}"));

@@ -1,4 +1,4 @@
-//! The answer of a balancer, parsed. Pure.
+//! Parses the answer of a balancer. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -8,61 +8,61 @@ use std::net::Ipv4Addr;
 pub enum Admin {
     /// It gets new connections.
     Ready,
-    /// It gets no new connections; open ones go on, and it is checked.
+    /// It gets no new connections; open ones continue, and its health is checked.
     Drain,
-    /// It gets no new connections, and it is not checked.
+    /// It gets no new connections, and its health is not checked.
     Maint,
 }
 
-/// What a balancer said.
+/// The answer of a balancer.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Answer {
-    /// Hash of the configuration that it runs.
+    /// Hash of its running configuration.
     pub hash: String,
-    /// The backends that it knows.
+    /// Its backends.
     pub backends: BTreeSet<String>,
     /// Its servers, by backend and name.
     pub servers: BTreeMap<(String, String), AtBalancer>,
     /// Processes from before a reload that still have sessions.
     pub old: Vec<u32>,
-    /// Reloads in a row that failed.
+    /// Failed reloads in a row.
     pub failed: u32,
 }
 
-/// A server as a balancer has it.
+/// A server as one balancer has it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AtBalancer {
     /// Its address; `None` while its name is not resolved.
     pub address: Option<Ipv4Addr>,
-    /// On which port.
+    /// Its port.
     pub port: u16,
     /// Its administrative state.
     pub admin: Admin,
-    /// What the balancer's own check says.
+    /// The result of the balancer's own health check.
     pub health: Health,
     /// Its open sessions, in all processes of the balancer.
     pub sessions: u64,
 }
 
-/// What a balancer's own check says of a server.
+/// The result of a balancer's own health check of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Health {
-    /// There is none.
+    /// The server has no check.
     NoCheck,
-    /// It has not come to a result.
+    /// There is no result yet.
     Unchecked,
-    /// It is well.
+    /// The server is healthy.
     Up,
-    /// It is not.
+    /// The server is not healthy.
     Down,
 }
 
-/// Asked of HAProxy's current process; the order is that of [`haproxy`]'s arguments.
+/// Commands for HAProxy's current process, in the order of [`haproxy`]'s arguments.
 pub const QUESTIONS: [&str; 4] = ["@1 show info", "@1 show servers state", "@1 show stat -1 6 -1", "show proc"];
-/// Asked of an old process, whose number stands before it.
+/// The command for an old process; its number goes before it.
 pub const OLD_QUESTION: &str = "show stat -1 4 -1";
 
-/// The answer of an HAProxy to [`QUESTIONS`]; `None` if those are no such answers.
+/// Parses the answers of an HAProxy to [`QUESTIONS`]; `None` if they are not valid.
 pub fn haproxy(info: &str, state: &str, stat: &str, proc: &str) -> Option<Answer> {
     let hash = info.lines().find_map(|line| line.strip_prefix("description: "))?.to_owned();
     let mut answer = Answer { hash, ..Default::default() };
@@ -79,7 +79,8 @@ pub fn haproxy(info: &str, state: &str, stat: &str, proc: &str) -> Option<Answer
                 address: address.parse().ok(),
                 port: fields.get(18)?.parse().ok()?,
                 admin: match admin {
-                    // Maintenance by command, by another server, or for want of an address. (4 only tells what the file said once.)
+                    // Maintenance by command, by another server, or because there is no address. (4 only repeats what
+                    // the file said once.)
                     admin if admin & 0x63 != 0 => Admin::Maint,
                     admin if admin & 0x18 != 0 => Admin::Drain,
                     _ => Admin::Ready,
@@ -116,7 +117,7 @@ pub fn haproxy(info: &str, state: &str, stat: &str, proc: &str) -> Option<Answer
 }
 
 impl Answer {
-    /// Counts what an old process of HAProxy is still busy with.
+    /// Adds the sessions of an old process of HAProxy.
     pub fn add_old(&mut self, stat: &str) {
         for (backend, server, sessions) in counts(stat) {
             self.add(backend, server, sessions);
@@ -140,7 +141,7 @@ impl Answer {
     }
 }
 
-/// (backend, server, sessions) of each line: those that go on and those that wait.
+/// (backend, server, sessions) of each line: current and queued sessions.
 fn counts(stat: &str) -> impl Iterator<Item = (&str, &str, u64)> {
     stat.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
         let mut fields = line.split(',');
@@ -151,7 +152,8 @@ fn counts(stat: &str) -> impl Iterator<Item = (&str, &str, u64)> {
     })
 }
 
-/// The answer of an nginx: what it tells of its own configuration, and how many of its processes only finish what they began.
+/// Parses the answer of an nginx: the state of its own configuration, and the number of its processes that only finish
+/// their open connections.
 pub fn nginx(state: &str, old: u32) -> Option<Answer> {
     let mut answer = Answer { old: (0..old).collect(), ..Default::default() };
     for line in state.lines() {
@@ -168,7 +170,8 @@ pub fn nginx(state: &str, old: u32) -> Option<Answer> {
                         port: port.parse().ok()?,
                         admin,
                         health: Health::NoCheck,
-                        // It does not count by server. Whoever left may still be spoken to by a process from before.
+                        // nginx does not count by server. An old process may still have connections to any server that
+                        // left.
                         sessions: if admin == Admin::Ready { 0 } else { old.into() },
                     },
                 );

@@ -1,6 +1,6 @@
-//! How a configuration comes into use, stage by stage: written, signalled, then taken up or refused. Pure. The stage follows
-//! from the files in the volume, the balancer's answer and the time of the signal, so an interrupted operator, or its successor,
-//! goes on from there.
+//! Brings a configuration into use, stage by stage: written, signalled, then taken up or refused. Pure. The stage
+//! follows from the files in the volume, the balancer's answer and the time of the signal, so an operator that was
+//! interrupted, or its successor, continues there.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use super::routing::Servers;
 use super::seen::Answer;
 use super::{Balancer, ConfigFiles, Step, text};
 
-/// Time until a reloaded balancer answers with the new configuration; after that it does not take it up.
+/// Time-out of a reload: a balancer that does not answer with the new configuration by then has not taken it up.
 const TAKE_UP: Duration = Duration::from_secs(10);
-/// Wait between two looks whether a balancer has taken up its configuration.
+/// Requeue while a balancer takes up its configuration.
 const LOOK: Duration = Duration::from_millis(50);
-/// Least time between two reloads, for each leaves an old process behind.
+/// Shortest time between two reloads, because each leaves an old process behind.
 const RELOAD_GAP: Duration = Duration::from_secs(1);
 
-/// The steps that are due about the configuration of a balancer with these servers.
+/// The next steps for the configuration of a balancer with these servers.
 pub fn next(
     context: &PlanContext,
     container: &str,
@@ -37,7 +37,7 @@ pub fn next(
     let (runs, written) = (answer.hash == config.hash, files.current.0 == config.text);
     let kept = files.good.as_ref() == Some(&files.current);
     let signalled = balancer.signalled.as_ref().filter(|signalled| signalled.hash == config.hash);
-    // A clock that was set back neither ends a wait nor makes one longer.
+    // A clock that was set back neither ends a wait nor makes it longer.
     let waited = signalled.map(|signalled| since(context, signalled.at).unwrap_or_default());
     let reloaded = context.last_reload.and_then(|last| since(context, last));
     let gap = reloaded.map_or(Duration::ZERO, |since| RELOAD_GAP.saturating_sub(since));
@@ -45,20 +45,20 @@ pub fn next(
         (false, true) => now(vec![write(context, &container, config, true)]),
         (_, false) if waited.is_none() && !gap.is_zero() => later(gap),
         (false, false) => {
-            // What is overwritten is what runs: the last good one.
+            // The file that will be overwritten is the running configuration: keep it as the last good one first.
             let proven = text::hash_in(&files.current.0) == Some(&answer.hash) && files.good.is_some() && !kept;
             let first = proven.then(|| keep(false));
             now(first.into_iter().chain([write(context, &container, config, false)]).collect())
         }
         (true, false) => match (signalled, waited) {
             (Some(signalled), Some(waited)) if answer.failed > signalled.failed || waited >= TAKE_UP => {
-                // The old process goes on; the next plan makes the last good one the file in use again.
+                // The old process continues; the next plan makes the last good one the file in use again.
                 if config.last_good { now(vec![reload()]) } else { now(vec![refuse(&container, config)]) }
             }
             (Some(_), _) => later(LOOK),
             (None, _) => now(vec![reload()]),
         },
-        // HAProxy's master waits for a configuration that it can take.
+        // HAProxy's master process waits for a configuration that it can take.
         (true, true) if answer.failed > 0 && waited.is_none_or(|waited| waited >= TAKE_UP) => now(vec![reload()]),
         (true, true) => {
             let accepted = !config.last_good;
@@ -81,8 +81,8 @@ fn refuse(container: &str, config: Config) -> Step {
     Step::Refuse { container: container.to_owned(), hash: config.hash, skeleton: config.skeleton }
 }
 
-/// The configuration that a balancer is to have: the wanted one, or, if its engine refused that, the last good one with
-/// the servers of now.
+/// The configuration that a balancer should have: the desired one, or, if its engine refused that, the last good one
+/// with the current servers.
 fn config(context: &PlanContext, files: &ConfigFiles, servers: &Servers) -> Option<Config> {
     let spec = &context.object.spec;
     let wanted = context.skeleton.as_ref().map(|skeleton| render::assemble(spec, skeleton, servers));
@@ -93,7 +93,7 @@ fn config(context: &PlanContext, files: &ConfigFiles, servers: &Servers) -> Opti
     let good = &files.good.as_ref().unwrap_or(&files.current).0;
     let skeleton = text::skeleton(good)?;
     Some(if text::hash_in(good) == Some(BOOTSTRAP) {
-        // It listens to nobody and has no servers.
+        // It listens on no port and has no servers.
         Config { hash: BOOTSTRAP.into(), text: good.clone(), skeleton: text::hash(&skeleton), last_good: true }
     } else {
         Config { last_good: true, ..render::assemble(spec, &skeleton, servers) }

@@ -1,4 +1,4 @@
-//! What people and other kinds are told of a balancer: its pods, its servers as the balancers have them, conditions. Pure.
+//! Renders the status of a LoadBalancer: its pods, its servers as the balancers have them, conditions. Pure.
 
 use super::context::PlanContext;
 use super::names::static_name;
@@ -16,7 +16,7 @@ use crate::engine::{ContainerSeen, ContainerState};
 use crate::kinds::containers::{self, HOME};
 use crate::kinds::network_of;
 
-/// Fills in all of the status that nobody reads back.
+/// Fills in the part of the status that no planner reads back.
 pub fn render(context: &PlanContext, status: &mut LoadBalancerStatus, d: &BalancerDecisions, busy: bool) {
     let object = context.object;
     let generation = object.metadata.generation.unwrap_or_default();
@@ -69,7 +69,7 @@ pub fn render(context: &PlanContext, status: &mut LoadBalancerStatus, d: &Balanc
     }
 }
 
-/// It runs a configuration of ours, and says so.
+/// Whether it answers and runs another configuration than the bootstrap.
 pub fn balances(balancer: &Balancer) -> bool {
     balancer.answer.known().is_some_and(|answer| answer.hash != BOOTSTRAP)
 }
@@ -165,9 +165,9 @@ fn phase(seen: &ContainerSeen) -> PodPhase {
     }
 }
 
-/// The balancers that run: what each says, if it says anything.
+/// The answers of the running balancers; `None` for one that does not answer.
 fn running<'a>(context: &'a PlanContext) -> Vec<Option<&'a Answer>> {
-    // Also one that the spec has no room for any more, for as long as it runs.
+    // Also a balancer beyond `replicas`, as long as it runs.
     let of = |(container, balancer): (&'a String, &'a Balancer)| {
         let runs = !context.observed.answers() || context.observed.container(container).is_some();
         runs.then_some(balancer.answer.known())
@@ -221,7 +221,7 @@ fn seen(backend: &str, server: &Server, balancers: &[Option<&Answer>], database:
     }
 }
 
-/// Only what was seen at every running balancer counts.
+/// The state of a server: only what was observed at every running balancer counts.
 fn state(backend: &str, server: &Server, balancers: &[Option<&Answer>], database: bool) -> ServerState {
     if balancers.iter().any(Option::is_none) {
         return ServerState::Unknown;

@@ -1,4 +1,4 @@
-//! The planner by example: what is told to balancers and people, in words.
+//! Tests of the planner by example: the steps and the status, as text.
 #![allow(clippy::unwrap_used)]
 
 use expect_test::{Expect, expect};
@@ -306,7 +306,7 @@ fn a_refused_configuration_is_not_tried_again_and_the_last_good_one_follows_its_
     );
     let file = world.files("default.edge-1").current.0.clone();
     assert!(!file.contains("maxconn 7\n") && file.contains("web-a 10.1.0.1:8052"), "{file}");
-    // Another one is tried.
+    // Another configuration is tried.
     world.object.spec.max_connections = 8;
     assert!(world.round().contains("give default.edge-1 configuration"), "a changed spec is tried");
 }
@@ -452,8 +452,8 @@ fn balancers_are_replaced_one_at_a_time_and_only_while_all_others_balance() {
     assert_eq!(said, "remove container default.edge-1: image haproxy:2.6 instead of haproxy:2.8\n");
 }
 
-/// Regression 34: an outage of all balancers was shown as Unavailable for one look and as Pending, not degraded, from then on: whether
-/// they had ever balanced was read from the last condition.
+/// Regression 34: an outage of all balancers was shown as Unavailable in one status and after that as Pending, not
+/// degraded: whether they had ever balanced was read from the last condition.
 #[test]
 fn an_outage_of_all_balancers_stays_an_outage() {
     let mut world = settled();
@@ -528,7 +528,7 @@ fn a_balancer_is_in_the_networks_of_its_namespace_and_of_the_databases_it_routes
     let ports: Vec<_> =
         spec.ports.iter().map(|(address, host, inside)| format!("{address}:{host}->{inside}")).collect();
     assert_eq!(ports, ["127.0.0.1:8081->80", "127.0.0.1:18405->8404"]);
-    // Leaving the network lets a cluster that is deleted take it away.
+    // The balancer leaves the network of a cluster that is being deleted, so that the cluster can remove it.
     let database = |world: &mut World, change: &dyn Fn(&mut Routable)| {
         world
             .observed
@@ -540,7 +540,7 @@ fn a_balancer_is_in_the_networks_of_its_namespace_and_of_the_databases_it_routes
     let time = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(1));
     database(&mut world, &|one| one.metadata.deletion_timestamp = Some(time.clone()));
     assert!(workload::container_spec(&world.object, &world.observed, 2, "binary").unwrap().networks.is_empty());
-    // Until the database has said where it is nothing is made, nor thought to be stale.
+    // Until the database reports its network, no container is created and none counts as outdated.
     database(&mut world, &|one| *one = Routable { status: Some(Default::default()), ..Default::default() });
     assert!(workload::container_spec(&world.object, &world.observed, 2, "binary").is_none());
     world.docker().networks = Fact::Unknown("away".into());

@@ -1,17 +1,18 @@
-//! A configuration as text with two kinds of holes, its servers and its own hash: filled in here, and emptied again. Pure.
+//! A configuration text with two kinds of holes, its servers and its own hash: fills them in and empties them again.
+//! Pure.
 
 use std::collections::BTreeMap;
 
 use crate::api::hash::short_hash;
 
-/// Stands for the hash.
+/// Placeholder for the hash.
 pub const HASH: &str = "@HASH@";
-/// The first line of every configuration begins with it; the hash follows.
+/// The beginning of the first line of every configuration; the hash follows.
 const TITLE: &str = "# evenkeel ";
 const BEGIN: &str = "# begin ";
 const END: &str = "# end ";
 
-/// A short hash of a text.
+/// The short hash of a text.
 pub fn hash(text: &str) -> String {
     short_hash(text, 12)
 }
@@ -26,7 +27,7 @@ pub fn hole(indent: &str, name: &str) -> String {
     format!("{indent}{BEGIN}{name}\n{indent}{END}{name}\n")
 }
 
-/// A skeleton whose holes are filled with these lines, and with its hash.
+/// The skeleton with these lines in its holes, and with its hash.
 pub fn fill(skeleton: &str, holes: &BTreeMap<String, Vec<String>>, hash: &str) -> String {
     let mut text = String::with_capacity(skeleton.len());
     for line in skeleton.lines() {
@@ -43,7 +44,7 @@ pub fn fill(skeleton: &str, holes: &BTreeMap<String, Vec<String>>, hash: &str) -
     text.replace(HASH, hash)
 }
 
-/// The skeleton of a text that was filled; `None` if it is none of ours.
+/// The skeleton of a filled text; `None` if Evenkeel did not write the text.
 pub fn skeleton(text: &str) -> Option<String> {
     let hash = hash_in(text)?;
     let mut skeleton = String::with_capacity(text.len());
@@ -59,7 +60,7 @@ pub fn skeleton(text: &str) -> Option<String> {
     Some(skeleton.replace(hash, HASH))
 }
 
-/// The hash that a text says it has.
+/// The hash in the first line of a text.
 pub fn hash_in(text: &str) -> Option<&str> {
     let hash = text.lines().next()?.strip_prefix(TITLE)?;
     (!hash.is_empty()).then_some(hash)

@@ -1,4 +1,4 @@
-//! The containers of a balancer: what each is to be, and the steps that get there. Pure.
+//! Decides the containers of a LoadBalancer: their specs, and the steps that create them. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -17,7 +17,7 @@ use crate::kinds::{network_of, network_spec};
 /// Grace for open connections when a balancer is stopped, in seconds.
 const STOP_SECONDS: i64 = 30;
 
-/// The balancers there are to be: (member, container).
+/// The desired balancers: (member, container).
 pub fn members(object: &LoadBalancer) -> Vec<(String, String)> {
     let of = |ordinal| {
         let member = member(object, ordinal);
@@ -26,21 +26,21 @@ pub fn members(object: &LoadBalancer) -> Vec<(String, String)> {
     (1..=object.spec.replicas).map(of).collect()
 }
 
-/// The networks of the objects that it names, beside that of its namespace.
+/// The networks of the objects that it refers to, without that of its namespace.
 fn networks(object: &LoadBalancer, targets: &Targets) -> BTreeSet<String> {
     let there = targets.values().filter(|one| !one.deleting());
     let networks = there.filter_map(|one| Some(one.endpoints()?.network.clone()));
     networks.filter(|network| *network != network_of(object.namespace())).collect()
 }
 
-/// Some database that it names has not said yet in which network it is.
+/// Whether a database that it refers to has not reported its network yet.
 fn networks_missing(object: &LoadBalancer, observed: &Observed) -> bool {
     let databases = object.spec.backends.iter().filter(|backend| backend.is_database());
     let mut named = databases.filter_map(|backend| observed.targets.get(&backend.target()?.object()?));
     named.any(|database| !database.deleting() && database.endpoints().is_none())
 }
 
-/// What the container of a balancer is to be, with our program from this volume; `None` while that cannot be known.
+/// The spec of a balancer's container, with Evenkeel's binary from this volume; `None` while it cannot be known.
 pub fn container_spec(object: &LoadBalancer, observed: &Observed, ordinal: u32, binary: &str) -> Option<ContainerSpec> {
     let known = observed.docker()?.networks.known()?;
     if networks_missing(object, observed) {
@@ -76,9 +76,9 @@ pub fn container_spec(object: &LoadBalancer, observed: &Observed, ordinal: u32, 
         aliases: vec![object.name().into(), member],
         ports: listened.chain(stats).filter_map(published).collect(),
         stop_timeout_seconds: STOP_SECONDS,
-        // It must be there when nobody looks after it, too.
+        // Docker restarts it even while the operator is down.
         restart: true,
-        // Root without any privilege: its files are its own, and a low port needs none in a container.
+        // Root without any privilege: its files belong to root, and in a container a low port needs no privilege.
         user: Some("0:0".into()),
         security: Security {
             cap_drop: vec!["ALL".into()],
@@ -92,7 +92,7 @@ pub fn container_spec(object: &LoadBalancer, observed: &Observed, ordinal: u32, 
     })
 }
 
-/// Starts with the file that is there if the engine takes it, else with one that listens to nobody.
+/// Starts with the existing file if the engine accepts it, else with one that listens on no port.
 fn entrypoint(dialect: &Dialect) -> Vec<String> {
     let (check, run) = ((dialect.check)(r#""$1""#), (dialect.run)(r#""$1""#));
     let script =
@@ -101,7 +101,7 @@ fn entrypoint(dialect: &Dialect) -> Vec<String> {
     vec!["sh".into(), "-c".into(), script, dialect.bootstrap.into(), file]
 }
 
-/// What is asked of Docker beside containers and volumes.
+/// What is needed from Docker besides containers and volumes.
 pub fn needs(object: &LoadBalancer, targets: &Targets) -> Needs {
     let mut networks = networks(object, targets);
     networks.insert(network_of(object.namespace()));
@@ -124,7 +124,7 @@ fn wanted(object: &LoadBalancer, observed: &Observed, ordinal: u32) -> Member {
     let name = member(object, ordinal);
     let container = container(object, &name);
     let seen = observed.container(&container);
-    // One that runs keeps the program that it has.
+    // An existing container keeps the binary that it has.
     let own = seen.and_then(|seen| seen.labels.get(labels::BINARY));
     let binary = own.or(observed.docker().and_then(|docker| docker.binary.as_ref()));
     let spec = binary.and_then(|binary| container_spec(object, observed, ordinal, binary));
@@ -132,7 +132,7 @@ fn wanted(object: &LoadBalancer, observed: &Observed, ordinal: u32) -> Member {
 }
 
 /// The steps towards a running container for every balancer. `settled`: whether a container balances, so that another
-/// one may go.
+/// one may be replaced.
 pub fn steps(object: &LoadBalancer, observed: &Observed, settled: impl Fn(&str) -> bool) -> Vec<Step> {
     let network = network_spec(object.namespace());
     let common = common(object, observed, &network);
@@ -151,8 +151,8 @@ pub fn steps(object: &LoadBalancer, observed: &Observed, settled: impl Fn(&str) 
     steps.into_iter().map(Step::Docker).collect()
 }
 
-/// Everything goes; the network too, if nobody else is in it. The steps, and whether nothing is left once they are done;
-/// `None` while nobody can say what there is.
+/// Removes everything; the network too, if no other object uses it. The steps, and whether nothing is left once they
+/// are done; `None` while it is unknown what exists.
 pub fn teardown(object: &LoadBalancer, observed: &Observed) -> Option<(Vec<Step>, bool)> {
     let network = network_spec(object.namespace());
     let why = format!("{} {} is deleted", LoadBalancer::RESOURCE, object.name());
