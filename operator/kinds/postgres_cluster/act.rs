@@ -1,4 +1,4 @@
-//! Performs one step: one call each, no policy. Already so is success.
+//! Performs one step: one call each, no policy. A step that is already done is a success.
 
 use super::{PostgresClusterKind, RESOURCE, Step, secrets};
 use crate::api::failure::{Class, Failure};
@@ -6,7 +6,7 @@ use crate::api::object::Object as _;
 use crate::api::postgres_cluster::PostgresCluster;
 use crate::supervisor::wire::Command;
 
-/// Performs `step`; its failure says what could not be done.
+/// Performs `step`; the failure names the failed operation.
 pub async fn act(controller: &PostgresClusterKind, object: &PostgresCluster, step: &Step) -> Result<(), Failure> {
     let send = |member: &str, command| {
         let sent = controller.links.send(&object.owner(), member, command);

@@ -1,77 +1,77 @@
-//! What the protocol answers with: the decisions from now on, what happened, and what stands in the way. Values only. Pure.
+//! The output of the protocol: the next decisions, what is told, and the blocker. Values only. Pure.
 
 use jiff::Timestamp;
 
 use crate::api::postgres_cluster::{Decisions, Quorum};
 
-/// What follows from one look at a cluster.
+/// The result of one pass of the protocol.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decided {
-    /// The decisions from now on.
+    /// The next decisions.
     pub decisions: Decisions,
-    /// What happened, in order.
+    /// The events of the promotion, in order.
     pub told: Vec<Told>,
-    /// Why the protocol does not go on.
+    /// Why the protocol does not continue.
     pub blocker: Option<Blocker>,
 }
 
 impl Decided {
-    /// Nothing is decided.
+    /// No decision changes.
     pub fn unchanged(before: &Decisions) -> Self {
         Self { decisions: before.clone(), told: Vec::new(), blocker: None }
     }
 
-    /// Nothing can be decided, and why.
+    /// No decision is possible, with the reason.
     pub fn blocked(before: &Decisions, reason: &'static str, message: impl Into<String>) -> Self {
         Self { blocker: Some(Blocker::new(reason, message)), ..Self::unchanged(before) }
     }
 }
 
-/// Why the protocol does not go on, for people.
+/// Why the protocol does not continue, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blocker {
     /// CamelCase, for the condition.
     pub reason: &'static str,
-    /// What is the matter and what would help.
+    /// The problem, and what would help.
     pub message: String,
 }
 
 impl Blocker {
-    /// From its two parts.
+    /// A blocker from its two parts.
     pub fn new(reason: &'static str, message: impl Into<String>) -> Self {
         Self { reason, message: message.into() }
     }
 }
 
-/// Something that people are told of a promotion. Members are told by name.
+/// One event of a promotion. Members are given by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Told {
     /// An election began, for this cause.
     Began(String),
-    /// These have promised, and that is enough.
+    /// These members have promised, and they are enough.
     Promised(Vec<String>),
-    /// The last leader itself leads again.
+    /// The last leader leads again.
     LeadsAgain(String),
-    /// This one is to lead.
+    /// This member was chosen as leader.
     Chose(String),
-    /// This leader is primary, and as many voters of this set as must have acknowledged its term.
+    /// This leader is primary, and enough voters of this set have acknowledged its term.
     Promoted(String, Quorum),
-    /// The leader's gate is open: told at every look, and counts once.
+    /// The leader's gate is open: told in every reconcile, and counted once.
     GateOpened,
-    /// What the promotion that was detected then may have lost.
+    /// What the promotion with this `detectedAt` may have lost.
     Loss {
         /// `detectedAt` of the promotion.
         detected_at: Timestamp,
-        /// At most so much WAL, where that is known.
+        /// At most this many bytes of WAL, if known.
         bytes: Option<u64>,
-        /// The same for people.
+        /// The same as text for people.
         words: String,
     },
-    /// A switchover that was asked for does not begin.
+    /// A requested switchover is refused.
     Refused {
         /// The request.
         request: String,
-        /// Why.
+        /// The reason.
         why: String,
     },
 }

@@ -1,4 +1,4 @@
-//! What the container of a member is to be. Pure.
+//! The spec of a member's container. Pure.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,12 +10,12 @@ use crate::api::postgres_cluster::{MemberPlace, PostgresCluster};
 use crate::engine::ContainerSpec;
 use crate::supervisor::wire;
 
-/// Shared memory for parallel queries; Docker's 64 MiB are too few.
+/// Shared memory for parallel queries, in bytes; Docker's default of 64 MiB is too small.
 const SHM_BYTES: i64 = 256 << 20;
-/// Longer than the supervisor's own bound for a fast stop.
+/// Longer than the supervisor's own time-out of a fast stop.
 pub const STOP_TIMEOUT_SECONDS: i64 = 30;
 
-/// What the container of a member is to be.
+/// The desired container of a member.
 pub fn container_spec(object: &PostgresCluster, place: &MemberPlace, binary: &str) -> ContainerSpec {
     let name = container_name(object, &place.name);
     let ports = object.spec.expose.as_ref().and_then(|expose| {
@@ -42,7 +42,7 @@ pub fn container_spec(object: &PostgresCluster, place: &MemberPlace, binary: &st
         ports: ports.into_iter().collect(),
         shm_bytes: Some(SHM_BYTES),
         stop_timeout_seconds: STOP_TIMEOUT_SECONDS,
-        // Harmless by the protocol: what comes back serves nobody before it is confirmed.
+        // Safe by the protocol: a restarted instance serves no client before it is confirmed.
         restart: true,
         name,
         ..Default::default()

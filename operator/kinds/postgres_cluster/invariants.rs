@@ -1,10 +1,10 @@
-//! What must hold of every step from one set of decisions to the next, whatever led to it. Pure.
-//! A planner that would break one of these does nothing and says so: it is a fault of this program.
+//! Invariants of every change of the decisions, whatever caused it. Pure. If the new decisions would break one, the
+//! planner keeps the old ones and reports it: that is a fault of Evenkeel.
 
 use super::orders::basis;
 use crate::api::postgres_cluster::{Decisions, Quorum, Stage};
 
-/// What the step from `before` to `after` breaks; empty if it may be recorded.
+/// The invariants that the change from `before` to `after` breaks; empty if `after` may be recorded.
 pub fn violations(before: &Decisions, after: &Decisions) -> Vec<&'static str> {
     let led = |decisions: &Decisions| matches!(decisions.stage, Stage::Establishing | Stage::Steady);
     let same_term = after.term == before.term;
@@ -15,14 +15,14 @@ pub fn violations(before: &Decisions, after: &Decisions) -> Vec<&'static str> {
         (after.term < before.term, "the term went back"),
         (after.revision < before.revision, "the revision went back"),
         (same_revision && basis(before) != basis(after), "other orders follow from the same revision"),
-        // I1: at most one leader a term.
+        // I1: at most one leader per term.
         (same_term && led(before) && led(after) && !same_leader(before, after), "a term got a second leader (I1)"),
         (same_term && led(before) && after.stage == Stage::Electing, "an election began without a new term (I1)"),
         (after.stage == Stage::Steady && after.leader.is_none(), "a settled cluster has no leader"),
         (after.next.is_some() && after.stage != Stage::Establishing, "voters are being changed by nobody's grant"),
-        // I2: an election asks those who may have acknowledged something before it.
+        // I2: an election asks the voters that may have acknowledged a commit before it.
         (same_term && before.stage == Stage::Electing && !same_sets, "the sets changed in an election (I2)"),
-        // I4: every commit set meets every election set, for the one is a part of the other with no smaller w.
+        // I4: every commit set meets every election set, because G is a subset of E with no smaller w.
         (!within(&after.commit, &after.election), "a commit could be acknowledged that no election would ask for (I4)"),
         // The old commit rule is in force until the leader has passed the barrier of the new one.
         (
@@ -33,7 +33,7 @@ pub fn violations(before: &Decisions, after: &Decisions) -> Vec<&'static str> {
     rules.into_iter().filter_map(|(broken, words)| broken.then_some(words)).collect()
 }
 
-/// The first leader of a cluster gets its incarnation when it has made its data directory.
+/// The first leader of a cluster gets its incarnation once it has made its data directory.
 fn same_leader(before: &Decisions, after: &Decisions) -> bool {
     match (&before.leader, &after.leader) {
         (Some(before), Some(after)) => {
@@ -43,7 +43,7 @@ fn same_leader(before: &Decisions, after: &Decisions) -> bool {
     }
 }
 
-/// Every commit under this rule is seen by every election over these voters.
+/// Whether every election over E sees every commit under this rule.
 fn within(commit: &Quorum, election: &Quorum) -> bool {
     commit.w == 0 || commit.voters.iter().all(|voter| election.voters.contains(voter)) && commit.w >= election.w
 }
@@ -72,7 +72,7 @@ mod tests {
         }
     }
 
-    /// What is told of a step from the first decisions to these, in the next revision.
+    /// The invariants that a change from the first decisions to these breaks, in the next revision.
     fn step(after: Decisions) -> Vec<&'static str> {
         violations(&decisions(1, "a"), &Decisions { revision: 2, ..after })
     }

@@ -1,5 +1,5 @@
-//! The standing conversations with supervisors: one stream a running container, the last report of each, and commands to it.
-//! A report that says something new wakes the cluster's reconcile; it carries no decision.
+//! Links to supervisors: one stream per running container, its last report, and commands to it. A report with a
+//! significant change wakes the cluster; a link carries no decision.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,27 +20,27 @@ use crate::runtime::clock;
 use crate::runtime::companions::{Companions, Voice, Wake};
 use crate::supervisor::wire::{Command, Report, SOCKET, significant};
 
-/// Commands that wait for a supervisor; more than a few means that it does not read.
+/// Most commands that wait for a supervisor; more means that it does not read.
 const COMMANDS: usize = 64;
-/// First and longest pause before a broken conversation is begun again.
+/// First and longest wait before a broken link is dialled again.
 const REDIAL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
-/// A report is never longer; a stream that says more without a line end is not a supervisor's.
+/// Longest report, in bytes; a stream that sends more without a line end is not a supervisor's.
 const LINE_BYTES: usize = 1 << 20;
 
-/// All conversations of all clusters.
+/// The links of all clusters.
 pub struct Links {
     began: Instant,
     pub(super) links: Companions<LinkId, Said>,
 }
 
-/// A conversation is with one container; a container that is made anew gets another one.
+/// A link belongs to one container; a recreated container gets a new link.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct LinkId {
     host: String,
     container: String,
 }
 
-/// What is known from a conversation.
+/// What is known through a link.
 #[derive(Clone)]
 pub(super) struct Said {
     member: String,
@@ -50,13 +50,13 @@ pub(super) struct Said {
 }
 
 impl Links {
-    /// No conversations yet; `wake` is called with every cluster that has news.
+    /// No links yet; `wake` is called with every cluster that has news.
     pub fn new(wake: Wake) -> Self {
         Self { began: clock::instant(), links: Companions::new(wake) }
     }
 
-    /// Keeps exactly the conversations with the running containers of a cluster. Where a host could not be asked they
-    /// stay: that a conversation stands is worth more than a list.
+    /// Keeps exactly the links to the running containers of a cluster. Where the containers of a host are unknown,
+    /// links stay: an open link says more than a failed list.
     pub fn keep(&self, engines: &Hosts, owner: &Owner, hosts: &BTreeMap<String, DockerSeen>) {
         let running = |host: &str| hosts.get(host)?.containers.known();
         self.links.retain(owner, |id| match hosts.contains_key(&id.host).then(|| running(&id.host)) {
@@ -75,7 +75,7 @@ impl Links {
         }
     }
 
-    /// What was heard last from the members of a cluster.
+    /// The last reports from the members of a cluster.
     pub fn heard(&self, owner: &Owner) -> BTreeMap<String, LinkSeen> {
         let seen = self.links.heard(owner).into_values().filter_map(|heard| {
             let said = heard.value?;
@@ -85,13 +85,13 @@ impl Links {
         seen.collect()
     }
 
-    /// We have just begun, and somebody in this cluster has not said a word yet.
+    /// This operator has just started, and a member of this cluster has sent no report yet.
     pub fn calling(&self, owner: &Owner) -> bool {
         self.began.elapsed() < Duration::from_millis(SUSPECT_MS)
             && self.links.heard(owner).into_values().any(|heard| heard.value.and_then(|said| said.report).is_none())
     }
 
-    /// Says something to the supervisor of a member; `Transient` if it cannot be spoken to now.
+    /// Sends a command to the supervisor of a member; `Transient` if there is no connection now.
     pub fn send(&self, owner: &Owner, member: &str, command: Command) -> Result<(), Failure> {
         let said = self.links.heard(owner).into_values().filter_map(|heard| heard.value);
         let said = said.into_iter().find(|said| said.member == member && said.connected);
@@ -104,7 +104,7 @@ fn talks(container: &ContainerSeen) -> bool {
     matches!(container.state, ContainerState::Running | ContainerState::Paused)
 }
 
-/// One conversation, begun again for as long as the container runs.
+/// One link, dialled again while the container runs.
 struct Conversation {
     engine: Arc<dyn Engine>,
     container: String,
@@ -126,7 +126,7 @@ impl Conversation {
             if spoke {
                 self.voice.wake();
             }
-            // What was to be said to the old stream is stale; the next plan says it anew.
+            // Commands for the old stream are outdated; the next plan sends them again.
             while inbox.try_recv().is_ok() {}
             pause = if spoke || began.elapsed() > REDIAL.1 { REDIAL.0 } else { (pause * 2).min(REDIAL.1) };
             sleep(pause).await;
@@ -141,7 +141,7 @@ impl Conversation {
         let mut line = Vec::new();
         loop {
             tokio::select! {
-                // What is to be said goes first: it is little, and nothing it answers is older.
+                // Commands go first: they are short, and no report can be an older answer to them.
                 biased;
                 command = inbox.recv() => {
                     let Some(command) = command else { return Ok(()) };

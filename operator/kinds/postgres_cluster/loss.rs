@@ -1,8 +1,10 @@
-//! What a promotion without acknowledgements (w = 0) may lose: known when the end of the old primary's WAL is. Pure.
+//! Computes what a promotion without acknowledgements (w = 0) may have lost, once the old primary's WAL end is known.
+//! Pure.
 //!
-//! A figure is given only when it bounds every acknowledged commit that is lost: the old primary's WAL from where the new
-//! one took over to its true end, which its supervisor reads before the directory follows somebody
-//! (`Report::former_wal_end`). Until then, and if that directory never comes back, the loss is unknown and said to be.
+//! A figure is given only if it is an upper bound of all lost acknowledged commits: the old primary's WAL from the
+//! position where the new primary took over to its true end. The old primary's supervisor reads that end before the
+//! directory follows another leader (`Report::former_wal_end`). Until then, and if the directory never comes back, the
+//! status says that the loss is unknown.
 
 use jiff::Timestamp;
 
@@ -10,8 +12,8 @@ use super::decided::Told;
 use super::view::{ClusterView, LastLeader};
 use crate::api::postgres_cluster::{Decisions, Stage, Unsettled, Voter};
 
-/// An election names `leader`: what of the one that clients were served by last it may not have. The loss that is not
-/// known yet from now on, and what is told.
+/// At the election of `leader`: compares it with the leader that served clients last. Returns the loss that is unknown
+/// from now on, and what is told.
 pub(super) fn suspect(view: &ClusterView, leader: &Voter) -> (Option<Unsettled>, Vec<Told>) {
     let before = view.before;
     let old = before.served.as_ref().or(before.leader.as_ref()).filter(|old| *old != leader);
@@ -21,7 +23,7 @@ pub(super) fn suspect(view: &ClusterView, leader: &Voter) -> (Option<Unsettled>,
     let (was, from) = (LastLeader::seen(view, before.term, old), &old.member);
     let promise = view.member(&leader.member).and_then(|member| member.live()?.promise);
     let whole = was.clean_end.zip(promise).is_some_and(|((_, end), has)| end <= (has.timeline, has.lsn));
-    // The election began when the promotion was detected.
+    // The election began when the failure was detected.
     let detected_at = before.since;
     let (unsettled, told) = if whole {
         let words = format!("nothing: {from} ended cleanly, and {} has all of it", leader.member);
@@ -35,7 +37,7 @@ pub(super) fn suspect(view: &ClusterView, leader: &Voter) -> (Option<Unsettled>,
     (unsettled, earlier.into_iter().chain([told]).collect())
 }
 
-/// The figure as soon as it can be known, or that it never will be: the last word on an unsettled loss.
+/// The figure, once it can be known, or that it never will be: the last event about an unknown loss.
 pub(super) fn settle(view: &ClusterView, decisions: &Decisions) -> Option<Told> {
     let Unsettled { old, detected_at } = decisions.unsettled.as_ref().filter(|_| decisions.stage == Stage::Steady)?;
     let from = &old.member;

@@ -1,10 +1,8 @@
-//! PostgresCluster: one primary, streaming standbys, promotion by itself.
+//! PostgresCluster: one primary, streaming standbys, automatic failover.
 //!
-//! `observe` takes one snapshot of Docker and of what the supervisors report,
-//! `plan` decides (placement in `workload.rs`, the protocol in `protocol/`
-//! with its arithmetic in `quorum.rs`, what people are told in `status.rs`
-//! and of promotions in `promotion.rs`),
-//! `act` performs. The protocol and its invariants: `docs/protocol.md`.
+//! `observe` takes one snapshot of Docker and of the supervisors' reports, `plan` decides (members and containers in
+//! `workload.rs`, the protocol in `protocol/` with its arithmetic in `quorum.rs`, the text for people in `status.rs`
+//! and `promotion.rs`), `act` performs. The protocol and its invariants: `docs/protocol.md`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -57,7 +55,7 @@ pub use links::Links;
 /// The resource in the store.
 pub const RESOURCE: &str = "postgresclusters.evenkeel.dev";
 
-/// What the kind works with.
+/// The kind of PostgresCluster objects.
 pub struct PostgresClusterKind {
     docker: Docker,
     objects: Objects,
@@ -66,7 +64,7 @@ pub struct PostgresClusterKind {
 }
 
 impl PostgresClusterKind {
-    /// A controller over these hosts and objects; `wake` is called with clusters whose supervisors have news.
+    /// The kind over these hosts and objects; `wake` is called with a cluster whose supervisors have news.
     pub fn new(hosts: Arc<Hosts>, objects: Objects, clock: Arc<dyn Clock>, wake: Wake) -> Self {
         let docker = Docker::new(hosts, objects.clone(), wake.clone());
         Self { docker, objects, clock, links: Links::new(wake) }
@@ -95,7 +93,7 @@ impl Kind for PostgresClusterKind {
         plan::plan(object, observed, want, now)
     }
 
-    /// A decision that was refused is a fault of this program: the log says it once, when the condition appears or changes.
+    /// A refused decision is a fault of Evenkeel: it is logged once, when the condition appears or changes.
     fn recorded(&self, before: &PostgresCluster, status: &PostgresClusterStatus) {
         let told = before.status.as_ref().and_then(plan::violation);
         if let Some(message) = plan::violation(status).filter(|message| told != Some(*message)) {
@@ -112,62 +110,62 @@ impl Kind for PostgresClusterKind {
     }
 }
 
-/// One snapshot of what concerns a cluster.
+/// One snapshot of everything that the plan of a cluster needs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Observed {
-    /// What the hosts of its members show.
+    /// What was observed on the hosts of its members.
     pub hosts: BTreeMap<String, DockerSeen>,
-    /// Work about its containers that goes on beside the loop, or failed.
+    /// Background work on its containers that runs, or that failed.
     pub work: WorkSeen,
-    /// What each member's supervisor said last, by member name.
+    /// The link to each member's supervisor, by member name.
     pub links: BTreeMap<String, LinkSeen>,
-    /// This operator has just begun, and some supervisor that it calls has not answered yet.
+    /// This operator has just started, and a supervisor has not answered it yet.
     pub calling: bool,
     /// The cluster's Secrets.
     pub secrets: SecretsSeen,
 }
 
-/// A supervisor, as its link knows it.
+/// The state of a link to a supervisor.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LinkSeen {
-    /// The last report, from this container.
+    /// The last report of this container.
     pub report: Report,
-    /// The stream stands.
+    /// The stream is open.
     pub connected: bool,
-    /// Milliseconds since anything was heard.
+    /// Milliseconds since the supervisor last sent anything.
     pub silent_ms: u64,
 }
 
-/// The Secrets of a cluster, without what is in them.
+/// The state of a cluster's Secrets, without their values.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct SecretsSeen {
-    /// The Secret that the user named for the owner's password is missing or lacks a key: why.
+    /// Why the Secret that the user named for the owner's password is missing or lacks a key.
     pub source_problem: Option<String>,
-    /// Both of our Secrets are there.
+    /// Both of Evenkeel's Secrets exist.
     pub complete: bool,
-    /// Hash of the passwords in force.
+    /// Hash of the passwords in use.
     pub hash: String,
-    /// `host` of the application's Secret as it stands there: addresses, comma-separated.
+    /// The current `host` of the application's Secret: addresses, comma-separated.
     pub host: String,
 }
 
-/// One deed. All are idempotent; `Display` is the log line, the Event, the dry run and the test's expectation.
+/// One step. All are idempotent; `Display` is the log line, the Event, the dry run and the test's expectation.
 #[allow(missing_docs)]
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
-    /// Passwords are generated where there are none, and the application's Secret says how to connect: `host` are the
+    /// Generate missing passwords, and write the connection data into the application's Secret: `host` are the
     /// addresses of the instances, comma-separated.
     EnsureSecrets { host: String },
-    /// Something about its containers, volumes or network.
+    /// A step on its containers, volumes or network.
     Docker(DockerStep),
-    /// Give an instance its standing order.
+    /// Send an instance its order.
     Order { member: String, order: Box<Order> },
-    /// Give an instance the cluster's passwords.
+    /// Send an instance the cluster's passwords.
     SendCredentials { member: String },
-    /// Restart the postmaster of an instance, if it is still this `run`.
+    /// Restart the postmaster of an instance, if this `run` is still its current one.
     RestartPostgres { member: String, run: String, why: String },
-    /// Confirm the leader's grant, because too few of its voters can; `clock_ms` is its clock in the report that this
-    /// answers.
+    /// Renew the leader's grant, because too few of its voters can confirm it; `clock_ms` is its clock in the report
+    /// that this answers.
     Renew { member: String, term: u64, clock_ms: u64 },
 }
 
@@ -201,7 +199,7 @@ impl Significance for Step {
         }
     }
 
-    /// Members are independent of each other: one that cannot be spoken to or started holds up nobody else.
+    /// Members are independent of each other: one that cannot be reached or started delays no other.
     fn lane(&self) -> Option<&str> {
         match self {
             Self::Docker(step) => step.lane(),

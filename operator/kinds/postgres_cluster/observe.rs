@@ -1,4 +1,4 @@
-//! One snapshot of a cluster: what its hosts show, the supervisors' last words, the Secrets. Reads only, judges nothing.
+//! Observes a cluster: its hosts, its supervisors' last reports, its Secrets. Reads only, judges nothing.
 
 use super::{Observed, PostgresClusterKind, network_name, secrets, workload};
 use crate::api::failure::Failure;
@@ -6,7 +6,7 @@ use crate::api::object::Object as _;
 use crate::api::postgres_cluster::PostgresCluster;
 use crate::kinds::containers::Needs;
 
-/// Reads everything at once.
+/// Reads the whole snapshot.
 pub async fn observe(controller: &PostgresClusterKind, object: &PostgresCluster) -> Result<Observed, Failure> {
     let owner = object.owner();
     let needs = Needs { images: [object.spec.image.clone()].into(), networks: [network_name(object)].into() };

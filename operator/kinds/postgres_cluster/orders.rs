@@ -1,7 +1,7 @@
-//! The standing order of every instance, and the leader's confirmation: what follows from the decisions. Pure; decides nothing new.
+//! Derives the order of every instance, and the renewal for the leader, from the decisions. Pure; decides nothing new.
 //!
-//! Invariant **I8** is kept here on the operator's side: a gate is ordered open only in `Stage::Steady`, which is entered
-//! when the record says that the new quorum acknowledged.
+//! Invariant **I8** is kept here on the operator's side: an order opens a gate only in `Stage::Steady`, which begins
+//! when it is recorded that the new quorum acknowledged.
 
 use super::Step;
 use super::protocol::STEP_DOWN;
@@ -10,19 +10,19 @@ use super::view::{ClusterView, LastLeader, Member};
 use crate::api::postgres_cluster::{Decisions, MemberPlace, Stage};
 use crate::supervisor::wire::{Data, Follow, Init, Lead, Lineage, Order, Postgres, Report, Task};
 
-/// What orders follow from, but for the spec and what is seen.
+/// The part of the decisions that orders follow from, besides the spec and what is observed.
 pub fn basis(decisions: &Decisions) -> impl PartialEq + '_ {
     let Decisions { term, stage, leader, election, commit, next, .. } = decisions;
     (term, stage, leader, election, commit, next)
 }
 
-/// `after` with a new revision, if other orders follow from it.
+/// `after`, with a new revision if its orders differ.
 pub fn revised(before: &Decisions, after: Decisions) -> Decisions {
     let others = basis(before) != basis(&after);
     Decisions { revision: before.revision + u64::from(others), ..after }
 }
 
-/// The standing order of every instance that can be spoken to, where it differs from what it has.
+/// The order of every instance that can be reached, if it differs from the order that the instance has.
 pub fn orders(view: &ClusterView, decisions: &Decisions, credentials: &str) -> Vec<Step> {
     let mut steps = Vec::new();
     for member in &view.members {
@@ -33,7 +33,7 @@ pub fn orders(view: &ClusterView, decisions: &Decisions, credentials: &str) -> V
         let Some(task) = task(view, decisions, member, report) else { continue };
         let Decisions { term, revision, .. } = *decisions;
         let order = Order { term, revision, task, settings: view.object.spec.parameters.clone() };
-        // Only a leader's order says something new with a new revision alone.
+        // A new revision alone matters only in a leader's order.
         let same = |known: &Order| Order { revision: order.revision, ..known.clone() } == order;
         let told = match &order.task {
             Task::Lead(_) => report.order.as_ref() == Some(&order),
@@ -43,7 +43,7 @@ pub fn orders(view: &ClusterView, decisions: &Decisions, credentials: &str) -> V
             steps.push(Step::Order { member: member.place.name.clone(), order: Box::new(order) });
         }
     }
-    // The leader first: everybody else waits for it.
+    // The leader first, because all others wait for it.
     steps.sort_by_key(|step| !matches!(step, Step::Order { order, .. } if matches!(order.task, Task::Lead(_))));
     steps
 }
@@ -74,7 +74,7 @@ fn slot(place: &MemberPlace) -> String {
     format!("evenkeel_{}", place.ordinal)
 }
 
-/// The slots of everybody else.
+/// The replication slots for all other members.
 fn slots(view: &ClusterView, name: &str) -> Vec<String> {
     let mut slots: Vec<_> = view.members.iter().filter(|m| m.place.name != name).map(|m| slot(m.place)).collect();
     slots.sort();
@@ -99,7 +99,7 @@ fn lead(view: &ClusterView, decisions: &Decisions, name: &str) -> Lead {
         slots: slots(view, name),
         database: initdb.database.clone(),
         owner: initdb.owner.clone(),
-        // I8: never before the record says that the new quorum acknowledged.
+        // I8: never before it is recorded that the new quorum acknowledged.
         open: decisions.stage == Stage::Steady,
     }
 }
@@ -116,7 +116,7 @@ fn follow(view: &ClusterView, decisions: &Decisions, member: &Member, report: &R
     if lineage.is_none() {
         timeline_terms.retain(|_, term| *term < decisions.term);
     }
-    // Without the lineage only those follow whose reach was compared: they promised this very term.
+    // Without the lineage only standbys that promised this very term may follow, because their WAL was compared.
     let promised = report.promised == decisions.term && report.data == Data::Standby;
     if lineage.is_none() && !(decisions.stage == Stage::Establishing && promised) {
         return None;
@@ -132,7 +132,7 @@ fn follow(view: &ClusterView, decisions: &Decisions, member: &Member, report: &R
     })
 }
 
-/// The leader's confirmation by us, where its voters cannot give it.
+/// The operator's renewal for the leader, if too few of its voters can confirm it.
 pub fn renewal(view: &ClusterView, decisions: &Decisions) -> Option<Step> {
     let leader = decisions.leader.as_ref().filter(|_| decisions.stage == Stage::Steady)?;
     let report = view.member(&leader.member)?.live()?;

@@ -1,4 +1,4 @@
-//! What to do about a cluster: a total function from the object, what was observed, what is wanted and now to a plan. Pure.
+//! Plans a cluster: a total function of the object, what was observed, what users want, and the time. Pure.
 
 use std::time::Duration;
 
@@ -19,13 +19,13 @@ use crate::kinds::containers::{DockerSeen, Work, replace};
 use crate::runtime::{Plan, Want};
 use crate::supervisor::wire::{Postgres, Report};
 
-/// A decision was recorded: what follows from it may be due already.
+/// Requeue after a decision was recorded: its next steps may be due already.
 const AT_ONCE: Duration = Duration::from_millis(20);
-/// Something is under way whose end nobody announces.
+/// Requeue while something runs whose end sends no event.
 const SOON: Duration = Duration::from_millis(500);
-/// Something is not as it should be, but not urgent.
+/// Requeue while something is wrong but not urgent.
 const DEGRADED: Duration = Duration::from_secs(2);
-/// How long an election may do without a container that could be started, before it is.
+/// Time that an election may take before dead containers are started too.
 const ELECTION_ALONE: Duration = Duration::from_secs(1);
 
 /// The reason of the condition about a decision that would break an invariant.
@@ -69,7 +69,7 @@ pub fn plan(
         steps.extend(workload::steps(object, observed, &decisions, restart_dead(&status, &decisions, now)));
         blocker = blocker.or(decided.blocker);
     }
-    // Just after our own start a missing report means nothing: what was said before stands until we can know better.
+    // Just after the operator's own start a missing report means nothing: keep the old status until it can be known.
     let calling = observed.calling && !paused && before.stage == Stage::Steady && decisions.stage == Stage::Steady;
     if !calling || status.conditions.is_empty() {
         status::render(&view, &mut status, &decisions, blocker, paused, &observed.work);
@@ -81,10 +81,10 @@ pub fn plan(
     Plan { status, steps, requeue, finished: false }
 }
 
-/// What is decided in this look, and the step of maintenance that is due.
+/// The decisions of this reconcile, and the maintenance step that is due.
 fn decide(view: &ClusterView, observed: &Observed, all_known: bool) -> (Decided, Option<Step>) {
     let advanced = protocol::advance(view);
-    // One that is taken away to be made anew is still seen to run for a while.
+    // A container that is being removed for re-creation is still seen running for a while.
     let removing = observed.work.iter().any(|(work, heard)| matches!(work, Work::Remove { .. }) && heard.runs());
     let settled = view.before.stage == Stage::Steady && advanced.decisions == *view.before;
     if !settled || !all_known || removing || advanced.blocker.is_some() {
@@ -94,7 +94,7 @@ fn decide(view: &ClusterView, observed: &Observed, all_known: bool) -> (Decided,
     (Decided { told: [advanced.told, maintained.told].concat(), ..maintained }, step)
 }
 
-/// Nothing is done, and why: what was decided would break an invariant, which is a fault of this program.
+/// Keeps the old decisions and reports why: the new ones would break an invariant, which is a fault of Evenkeel.
 fn refused(view: &ClusterView, broken: &[&str], observed: &Observed) -> Plan<Step, PostgresClusterStatus> {
     let mut status = view.object.status.clone().unwrap_or_default();
     let message = format!(
@@ -108,7 +108,7 @@ fn refused(view: &ClusterView, broken: &[&str], observed: &Observed) -> Plan<Ste
     Plan { status, steps, requeue: Some(DEGRADED), finished: false }
 }
 
-/// The invariants that a refused decision would have broken, if the status tells of one.
+/// The invariants that a refused decision would have broken, if the status reports one.
 pub fn violation(status: &PostgresClusterStatus) -> Option<&str> {
     let refused = status.conditions.iter().find(|condition| condition.reason == INVARIANT_VIOLATED);
     refused.map(|condition| condition.message.as_str())
@@ -139,19 +139,19 @@ fn unknown(observed: &Observed) -> Option<Blocker> {
     Some(Blocker::new("HostUnreachable", why))
 }
 
-/// Dead containers are started again (or made anew) unless an election is under way that may succeed without them.
+/// Dead containers are restarted (or recreated) unless an election runs that may succeed without them.
 fn restart_dead(status: &PostgresClusterStatus, decisions: &Decisions, now: Timestamp) -> bool {
     let promoting = match decisions.stage {
         Stage::New => false,
         Stage::Electing | Stage::Establishing => true,
-        // The gate is not seen open yet: nothing slow may stand before that.
+        // The gate was not observed open yet: nothing slow may come before that.
         Stage::Steady => status.last_failover.as_ref().is_some_and(|failover| failover.outage.is_none()),
     };
     !promoting || now.duration_since(decisions.since).unsigned_abs() >= ELECTION_ALONE
 }
 
-/// What may be done to a cluster that is well: a switchover that was asked for, then changes that need a restart, one
-/// instance at a time, standbys first; the primary's behind a switchover.
+/// Maintenance of a healthy cluster: a requested switchover, then changes that need a restart. One instance at a time,
+/// standbys first; the primary's change comes after a switchover.
 fn maintain(view: &ClusterView, observed: &Observed) -> (Decided, Option<Step>) {
     let asked = asked_switchover(view);
     let whole = view.members.iter().all(|member| {
@@ -175,12 +175,12 @@ fn maintain(view: &ClusterView, observed: &Observed) -> (Decided, Option<Step>) 
     (protocol::switch_over(view, SwitchoverDecision { request, to: String::new() }), None)
 }
 
-/// All that waits are settings that were lowered: no standby can lower them before its primary does.
+/// Whether all pending settings were lowered: no standby can lower them before its primary does.
 fn primary_first(report: Option<&Report>) -> bool {
     report.is_some_and(|report| report.pending_restart.iter().all(|name| lowered_on_primary_first(name)))
 }
 
-/// The step that makes a member what its definition says, if it is not that.
+/// The step that replaces the container of a member, if it differs from its spec.
 fn replacement(view: &ClusterView, observed: &Observed, member: &Member) -> Option<Step> {
     let container = member.container?;
     let (network, wanted) = (workload::network(view.object), workload::member(view.object, observed, member.place));
@@ -195,7 +195,7 @@ fn replacement(view: &ClusterView, observed: &Observed, member: &Member) -> Opti
     })
 }
 
-/// Begins or refuses a switchover that was asked for by annotation.
+/// Starts or refuses a switchover that the annotation requests.
 fn asked_switchover(view: &ClusterView) -> Decided {
     let request = view.object.annotation(SWITCHOVER_ANNOTATION).filter(|request| !answered(view, request));
     let Some(request) = request else { return Decided::unchanged(view.before) };
@@ -206,7 +206,7 @@ fn asked_switchover(view: &ClusterView) -> Decided {
     }
 }
 
-/// The last one was this request, or is newer: then this was answered before, or came too late.
+/// Whether this request, or a newer one, was the last switchover: then it was answered before, or came too late.
 fn answered(view: &ClusterView, request: &str) -> bool {
     let Some(last) = last_switchover(view) else { return false };
     let asked: Option<Timestamp> = request.split('/').next().and_then(|stamp| stamp.parse().ok());
@@ -236,7 +236,7 @@ fn teardown(
 ) -> Plan<Step, PostgresClusterStatus> {
     let (steps, finished) = workload::teardown(object, observed).unwrap_or_default();
     status.phase = ClusterPhase::Deleting;
-    // Whoever routes here leaves everything as it is until the cluster is gone.
+    // Balancers that route here leave everything unchanged until the cluster is gone.
     status.endpoint_set = None;
     if let Some(blocker) = unknown(observed) {
         let verdict = conditions::no(blocker.reason, blocker.message);

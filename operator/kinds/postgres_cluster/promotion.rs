@@ -1,5 +1,5 @@
-//! How the last failover and the last switchover went, in the status; nothing else writes `lastFailover` and
-//! `lastSwitchover`. Pure.
+//! Writes the course of the last failover and the last switchover into the status; nothing else writes `lastFailover`
+//! and `lastSwitchover`. Pure.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -8,7 +8,7 @@ use crate::api::postgres_cluster::{
     Decisions, FailoverStatus, PostgresClusterStatus, Quorum, SwitchoverStatus, TimedStep,
 };
 
-/// Writes down what was told in one look.
+/// Records what one reconcile told.
 pub fn record(status: &mut PostgresClusterStatus, before: &Decisions, decided: &Decided, now: Timestamp) {
     for told in &decided.told {
         match told {
@@ -18,7 +18,7 @@ pub fn record(status: &mut PostgresClusterStatus, before: &Decisions, decided: &
                 status.last_switchover = Some(SwitchoverStatus { request, refused, result: None });
             }
             Told::Loss { detected_at, bytes, words } => {
-                // There may have been another promotion since then.
+                // Another promotion may have begun since then.
                 let switchover = status.last_switchover.as_mut().and_then(|last| last.result.as_mut());
                 let both = status.last_failover.iter_mut().chain(switchover);
                 both.filter(|promotion| promotion.detected_at == *detected_at).for_each(|promotion| {
@@ -50,7 +50,7 @@ fn begin(status: &mut PostgresClusterStatus, after: &Decisions, cause: &str, now
     }
 }
 
-/// The promotion under way, or else the last one.
+/// The current promotion, or else the last one.
 fn under_way<'s>(status: &'s mut PostgresClusterStatus, before: &Decisions) -> Option<&'s mut FailoverStatus> {
     match &before.switchover {
         Some(_) => status.last_switchover.as_mut()?.result.as_mut(),
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
     use crate::api::postgres_cluster::{SwitchoverDecision, Voter};
 
-    /// Decisions of a cluster that db-1 leads, in a stage that was entered after so many milliseconds.
+    /// Decisions of a cluster that db-1 leads, in a stage that began after this many milliseconds.
     fn decisions(since: i64, switchover: Option<&str>) -> Decisions {
         let since = Timestamp::from_millisecond(since).unwrap_or_default();
         let leader = Some(Voter { member: "db-1".into(), incarnation: "i1".into() });

@@ -1,13 +1,14 @@
-//! The commit and election sets: arithmetic and the one safe way to change them. Pure.
+//! The commit and election sets: their arithmetic, and the only safe way to change them. Pure.
 //!
 //! Invariant **I4**: every commit set A (w voters of G) meets every election set B (re voters of E). It holds because
-//! every G that may be in force is a subset of E with no smaller w, and re = |E| - w + 1. So E grows before G and
-//! shrinks after G's barrier; w falls in E before it falls in G and rises in E after it rose in G (and passed its barrier).
+//! every G that may be in force is a subset of E with no smaller w, and re = |E| - w + 1. So E grows before G, and
+//! shrinks after the barrier of the new G; w falls in E before it falls in G, and rises in E after it rose in G (and G
+//! passed its barrier).
 
 use crate::api::postgres_cluster::{Quorum, Voter};
 use crate::supervisor::wire::Rule;
 
-/// Promises that an election must gather from E.
+/// Promises that an election must collect from E.
 pub fn promises_needed(election: &Quorum) -> usize {
     match election.w {
         0 => 1,
@@ -15,17 +16,17 @@ pub fn promises_needed(election: &Quorum) -> usize {
     }
 }
 
-/// Voters of E that must confirm a serving primary, so that no election can have been won behind its back: |E| - re + 1.
+/// Voters of E that must confirm a serving primary, so that no other member can have won an election: |E| - re + 1.
 pub fn confirmations_needed(election: &Quorum) -> usize {
     (election.voters.len() + 1).saturating_sub(promises_needed(election))
 }
 
-/// The commit rule that a quorum means on the leader: with w = 0 it names nobody.
+/// The commit rule of a quorum on the leader; with w = 0 it names no voter.
 pub fn commit_rule(commit: &Quorum) -> Rule {
     if commit.w == 0 { Rule::default() } else { Rule { names: names(commit), count: commit.w } }
 }
 
-/// The voters of E that confirm the leader, and how many of them must.
+/// The voters of E that confirm the leader, and how many of them must do so.
 pub fn confirm_rule(election: &Quorum) -> Rule {
     Rule { names: names(election), count: confirmations_needed(election) as u32 }
 }
@@ -39,21 +40,21 @@ fn names(quorum: &Quorum) -> Vec<String> {
 /// The recorded sets, and whether the leader has G in force with its barrier passed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sets {
-    /// E: what an election gathers from.
+    /// E: the voters that an election asks.
     pub election: Quorum,
-    /// G: what the leader was told last.
+    /// G: the rule that was last sent to the leader.
     pub commit: Quorum,
 }
 
-/// The next recorded sets on the way to `voters` with `w`; unchanged when they are there or must wait for `confirmed`
-/// (the leader has exactly `sets.commit` in force, and everything before it is flushed by w of it).
+/// The next recorded sets on the way to `voters` with `w`; unchanged once they are reached or while they wait for
+/// `confirmed` (the leader has exactly `sets.commit` in force, and w of it have flushed everything before it).
 pub fn reconfigure(sets: &Sets, voters: &[Voter], w: u32, confirmed: bool) -> Sets {
     let mut next = sets.clone();
     if confirmed {
-        // Nothing older than G can be in force any more: E may shrink to it and take its w.
+        // Nothing older than G can be in force any more: E may become G, with G's w.
         next.election = sets.commit.clone();
         if w == 0 && sets.commit.w == 0 {
-            // With w = 0 G names nobody; E is simply whoever may be asked.
+            // With w = 0 G is empty; E is every voter that can be asked.
             next.election.voters.clear();
         }
     }
@@ -123,7 +124,7 @@ mod tests {
         assert_eq!((promises_needed(&lossy), confirmations_needed(&lossy)), (1, 2));
     }
 
-    /// Every commit set of every G that may be in force meets every election set of E.
+    /// Whether every commit set of every G that may be in force meets every election set of E.
     fn overlaps(election: &Quorum, in_force: &[Quorum]) -> bool {
         let re = promises_needed(election) as u32;
         let electing: Vec<_> = subsets(&election.voters).into_iter().filter(|b| b.len() as u32 == re).collect();
@@ -140,7 +141,7 @@ mod tests {
     }
 
     proptest! {
-        /// I4 from every interrupted prefix: the wish changes at will, the leader confirms at will.
+        /// I4 after every interruption: the desired sets change at any time, the leader confirms at any time.
         #[test]
         fn i4_commit_and_election_sets_always_overlap(wishes in proptest::collection::vec((0_u8..16, 0_u32..3, any::<bool>()), 1..12)) {
             let mut sets = Sets { election: quorum(&[], 0), commit: quorum(&[], 0) };
@@ -159,7 +160,7 @@ mod tests {
             }
         }
 
-        /// Left alone with a leader that confirms, any sets settle on the wish within three steps and then stay.
+        /// With a leader that confirms, any sets reach the desired ones within three steps and then stay.
         #[test]
         fn it_settles(from in 0_u8..16, to in 0_u8..16, w in 0_u32..3) {
             let pick = |bits: u8| (0..4).filter(|n| bits >> n & 1 == 1).map(voter).collect::<Vec<_>>();

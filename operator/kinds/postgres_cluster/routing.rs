@@ -1,4 +1,4 @@
-//! The endpoints of a cluster for whoever routes to it: who takes writes, who takes reads. Pure.
+//! The endpoints of a cluster for balancers: which member takes writes, which take reads. Pure.
 
 use std::collections::BTreeSet;
 
@@ -7,8 +7,8 @@ use crate::api::endpoints::{Endpoint, EndpointRole, EndpointSet, EndpointState};
 use crate::api::postgres_cluster::{Decisions, InstanceState, InstanceStatus, MemberPlace, PostgresCluster, Stage};
 use crate::supervisor::wire;
 
-/// The endpoints, one for each member. The writer is the leader of a settled term, and nobody from the moment that an
-/// election begins until its leader serves. Reads go to standbys that stream, and to the primary while there are none.
+/// One endpoint per member. The writer is the leader of a term in `Steady`; there is no writer from the start of an
+/// election until its leader serves. Reads go to streaming standbys, and to the primary while there are none.
 pub fn endpoint_set(object: &PostgresCluster, decisions: &Decisions, instances: &[InstanceStatus]) -> EndpointSet {
     let state_of = |name: &str| {
         let instance = instances.iter().find(|instance| instance.name == name);

@@ -1,4 +1,4 @@
-//! The plan and the supervisor together in the small world: what is promised to people, one sentence a test.
+//! Scenarios: the plan and the supervisor together in the test world. One promise to users per test.
 
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
@@ -18,7 +18,7 @@ fn check(world: &World, expected: Expect) {
     expected.assert_eq(&world.summary());
 }
 
-/// Writes each turn until all is well again; nothing acknowledged may be missing at any time.
+/// Writes in each turn until the cluster is healthy; no acknowledged commit may be missing at any time.
 fn heals(world: &mut World) {
     for _ in 0..600 {
         world.write();
@@ -132,7 +132,7 @@ fn a_switchover_by_annotation_moves_the_primary_and_is_answered_once() {
     assert!(switchover.result.is_some_and(|result| result.outage.is_some()));
 }
 
-/// Settled with supervisors of the release before; then the operator brings another program.
+/// A settled cluster with supervisors of the previous release; then the operator brings another binary.
 fn upgraded(annotations: &[(&str, &str)]) -> World {
     let mut world = World::new(THREE);
     world.program = RELEASED_PROGRAM;
@@ -143,7 +143,7 @@ fn upgraded(annotations: &[(&str, &str)]) -> World {
     world
 }
 
-/// The program of each instance, in order.
+/// The binary of each instance, in order.
 fn programs(world: &World) -> Vec<&str> {
     world.boxes.values().map(|one| one.spec.labels[labels::BINARY].as_str()).collect()
 }
@@ -197,7 +197,7 @@ fn an_update_that_is_deferred_touches_nothing_and_says_that_it_waits() {
     }
     assert_eq!(programs(&world), [RELEASED_PROGRAM; 3]);
     expect!["another version of the supervisor runs in db-1, db-2, db-3; remove the annotation evenkeel.dev/defer-supervisor-update for a rolling update"].assert_eq(&waiting_for_update(&world).unwrap_or_default());
-    // What is made anew for another reason takes the new one along.
+    // A container that is recreated for another reason gets the new binary too.
     world.object.spec.image = "postgres:16".into();
     heals(&mut world);
     heals(&mut world);
@@ -364,8 +364,8 @@ fn a_wiped_standby_is_copied_anew() {
     check(&world, expect!["Healthy term 1: db-1 primary running, db-2 standby streaming, db-3 standby streaming"]);
 }
 
-/// Regression 12: a volume emptied under a running instance never healed. Its server now ends at once, and it is copied anew
-/// as somebody else who has promised the same.
+/// Regression 12: an instance whose volume was emptied while it ran never healed. Its server now stops at once, and the
+/// directory is cloned with a new incarnation that keeps the promise.
 #[test]
 fn an_instance_whose_volume_is_emptied_under_it_is_copied_anew() {
     for member in ["db-1", "db-3"] {
@@ -380,8 +380,8 @@ fn an_instance_whose_volume_is_emptied_under_it_is_copied_anew() {
     }
 }
 
-/// Regression 13: a container in Docker's state `dead` was started for ever ("marked for removal and cannot be started"). It
-/// is now removed and made anew on its volume.
+/// Regression 13: a container in Docker's state `dead` was started again and again ("marked for removal and cannot be
+/// started"). It is now removed and recreated on its volume.
 #[test]
 fn a_container_that_docker_has_half_removed_is_made_anew() {
     for member in ["db-1", "db-3"] {
@@ -392,8 +392,8 @@ fn a_container_that_docker_has_half_removed_is_made_anew() {
     }
 }
 
-/// Regression 14: a standby that was promoted by hand can promise nothing, but the election after it waited for it for ever.
-/// Now the last leader, which is there with all its data, leads again, and the standby is copied anew.
+/// Regression 14: a standby that was promoted by hand can promise nothing, but the next election waited for it without
+/// end. Now the last leader, which still has all its data, leads again, and the standby is cloned.
 #[test]
 fn an_election_does_not_wait_for_a_voter_that_was_promoted_by_hand() {
     let mut world = settled("{image: 'postgres:15', instances: 2}");
@@ -405,8 +405,8 @@ fn an_election_does_not_wait_for_a_voter_that_was_promoted_by_hand() {
     assert_eq!(world.primary(), "db-1");
 }
 
-/// Regression 16: each start of the operator called a healthy cluster unavailable, without endpoints, until its supervisors
-/// had answered. What was said before now stands meanwhile, and no longer.
+/// Regression 16: after each start of the operator a healthy cluster was Unavailable, without endpoints, until its
+/// supervisors answered. The old status now stays until then, and no longer.
 #[test]
 fn an_operator_that_begins_takes_nothing_back_before_it_can_know() {
     let mut world = settled(THREE);
@@ -421,8 +421,8 @@ fn an_operator_that_begins_takes_nothing_back_before_it_can_know() {
     heals(&mut world);
 }
 
-/// Regression 2: a primary whose only standby was gone for a moment stopped itself at once, for a confirmation was not
-/// remembered. It now lives as long as the protocol says.
+/// Regression 2: a primary whose only standby was away for a moment stopped itself at once, because a confirmation was
+/// not remembered. It now runs as long as the protocol says.
 #[test]
 fn a_primary_whose_only_standby_dies_stays_up_and_waits_for_it() {
     let mut world = settled("{image: 'postgres:15', instances: 2}");
@@ -431,8 +431,8 @@ fn a_primary_whose_only_standby_dies_stays_up_and_waits_for_it() {
     check(&world, expect!["Healthy term 1: db-1 primary running, db-2 standby streaming"]);
 }
 
-/// Regression 1: a standby that was copied anew was two voters for ten seconds, its lost incarnation among them; a primary
-/// that lost its disk in that time could not be replaced. A lost incarnation now leaves the quorum at once.
+/// Regression 1: a standby that was cloned again counted as two voters for ten seconds, its lost incarnation among
+/// them; a primary that lost its disk then could not be replaced. A lost incarnation now leaves the quorum at once.
 #[test]
 fn a_primary_that_loses_its_disk_right_after_a_standby_did_is_replaced() {
     let mut world = settled(THREE);
@@ -443,8 +443,8 @@ fn a_primary_that_loses_its_disk_right_after_a_standby_did_is_replaced() {
     check(&world, expect!["Healthy term 2: db-1 standby streaming, db-2 primary running, db-3 standby streaming"]);
 }
 
-/// Regression 8: the first primary died after initdb and before its incarnation was recorded; the election that followed had
-/// no voters and a leader that nobody could recognize, and never ended. Such a cluster now begins anew.
+/// Regression 8: the first primary died after initdb, before its incarnation was recorded; the next election had no
+/// voters and a leader without identity, and never ended. Such a cluster now starts from the beginning.
 #[test]
 fn a_first_primary_that_dies_before_it_is_known_stops_nothing() {
     let faults: [fn(&mut World, &str); 2] = [World::kill_postgres, World::kill_container];
@@ -461,8 +461,8 @@ fn a_first_primary_that_dies_before_it_is_known_stops_nothing() {
 
 const ASYNC: &str = "{image: 'postgres:15', instances: 3, durability: {mode: async}}";
 
-/// Turns until all is well and `primary` leads no more; while the figure is absent the words say that it is not known.
-/// How many acknowledged commits went missing, the figure and the words.
+/// Turns until the cluster is healthy and `primary` is not the leader; while there is no figure, the words must say
+/// that the loss is not known. Returns the number of lost acknowledged commits, the figure and the words.
 fn fails_over(world: &mut World, primary: &str) -> (usize, Option<u64>, String) {
     let before = world.lost().len();
     for _ in 0..600 {
@@ -480,14 +480,14 @@ fn fails_over(world: &mut World, primary: &str) -> (usize, Option<u64>, String) 
     panic!("did not heal: {}\n{}", world.summary(), world.story());
 }
 
-/// Regression 17: the figure was the difference to the old primary's last report, which is up to a second old: 8 of 10 real
-/// failovers lost more than it said. Now there is none before the true end of the old primary's WAL is known.
+/// Regression 17: the figure was the difference to the old primary's last report, which is up to a second old: 8 of 10
+/// real failovers lost more than it said. Now there is no figure before the true end of the old primary's WAL is known.
 #[test]
 fn no_more_is_lost_than_the_status_says_and_it_says_nothing_before_it_knows() {
     let faults: [fn(&mut World, &str); 2] = [World::kill_postgres, World::kill_container];
     for (fault, unheard) in faults.into_iter().flat_map(|fault| (0..4).map(move |unheard| (fault, unheard))) {
         let mut world = settled(ASYNC);
-        // Each has left something before when its turn comes again.
+        // Each instance has been a former primary before when its turn comes again.
         for round in 0..4 {
             let old = world.primary();
             let others: Vec<_> = ["db-1", "db-2", "db-3"].into_iter().filter(|name| *name != old).collect();
@@ -546,8 +546,8 @@ fn a_paused_reconciliation_does_nothing() {
     heals(&mut world);
 }
 
-/// Regression 7: an object that asked for one instance while two were failing over waited for ever for a standby that was
-/// to leave. What the new primary waits for now follows the spec for as long as nothing was acknowledged (found by the model).
+/// Regression 7: an object that asked for one instance during a failover of two waited without end for a leaving
+/// standby. What the new primary waits for now follows the spec while nothing was acknowledged (found by the model).
 #[test]
 fn scaling_to_one_in_the_middle_of_a_failover_ends_it() {
     let mut world = settled("{image: 'postgres:15', instances: 2}");
@@ -636,7 +636,7 @@ fn run(spec: &str, faults: Vec<(Fault, u8)>, wipes: bool) -> World {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
-    /// I2 and healing, whatever happens in whatever order.
+    /// I2 and healing, for any faults in any order.
     #[test]
     fn nothing_acknowledged_is_lost_and_every_cluster_heals(faults in proptest::collection::vec((fault(), 0_u8..50), 1..8)) {
         run(THREE, faults, true);

@@ -1,4 +1,5 @@
-//! The Secrets of a cluster: `NAME-app` for applications, `NAME-internal` for replication. Passwords are made once and never shown.
+//! The Secrets of a cluster: `NAME-app` for applications, `NAME-internal` for replication. Passwords are created once
+//! and never shown.
 
 use serde_json::{Value, json};
 
@@ -24,7 +25,7 @@ fn internal(object: &PostgresCluster) -> Key {
     Key::beside(object, "secrets", &format!("{}-internal", object.name()))
 }
 
-/// The Secret that the user named for the owner's password, if one is named.
+/// The Secret that the user named for the owner's password, if any.
 fn given(object: &PostgresCluster) -> Option<Key> {
     object.spec.bootstrap.initdb.secret.as_ref().map(|named| Key::beside(object, "secrets", &named.name))
 }
@@ -34,20 +35,20 @@ pub fn keys(object: &PostgresCluster) -> impl Iterator<Item = Key> {
     [app(object), internal(object)].into_iter().chain(given(object))
 }
 
-/// How the Secrets stand, without what is in them.
+/// The state of the Secrets, without their values.
 pub async fn read(objects: &Objects, object: &PostgresCluster) -> Result<SecretsSeen, Error> {
     let source_problem = source(objects, object).await?.err();
     let app: Option<Value> = objects.get(&app(object)).await?;
     let host = app.as_ref().and_then(|secret| text(secret, "host")).unwrap_or_default();
     let credentials = credentials(objects, object).await?;
     let hash = credentials.as_ref().map(|credentials| credentials.hash.clone()).unwrap_or_default();
-    // A password that the user changed in the Secret he named must reach the application's Secret too.
+    // If the user changed the password in the named Secret, it must be copied into the application's Secret.
     let told = app.as_ref().and_then(|secret| text(secret, "password"));
     let complete = credentials.is_some_and(|credentials| Some(credentials.owner_password) == told);
     Ok(SecretsSeen { source_problem, complete, hash, host })
 }
 
-/// The owner's password that the user gave, if one is named; or what is wrong with the Secret that is named.
+/// The owner's password from the user's Secret, if one is named; or the problem with that Secret.
 async fn source(objects: &Objects, object: &PostgresCluster) -> Result<Result<Option<String>, String>, Error> {
     let initdb = &object.spec.bootstrap.initdb;
     let Some(key) = given(object) else { return Ok(Ok(None)) };
@@ -66,7 +67,7 @@ async fn source(objects: &Objects, object: &PostgresCluster) -> Result<Result<Op
     })
 }
 
-/// The passwords in force; `None` until they are made.
+/// The passwords in use; `None` until they are created.
 pub async fn credentials(objects: &Objects, object: &PostgresCluster) -> Result<Option<Credentials>, Error> {
     let (app, internal): (Option<Value>, Option<Value>) =
         (objects.get(&app(object)).await?, objects.get(&internal(object)).await?);
@@ -82,7 +83,7 @@ pub async fn credentials(objects: &Objects, object: &PostgresCluster) -> Result<
     Ok(Some(Credentials { hash, replication_password, owner_password }))
 }
 
-/// Writes both Secrets: passwords that are there stay, what says how to connect is brought up to date.
+/// Writes both Secrets: existing passwords stay, connection data is updated.
 pub async fn ensure(controller: &PostgresClusterKind, object: &PostgresCluster, host: &str) -> Result<(), Failure> {
     let objects = &controller.objects;
     let generate = || clock::password(&*controller.clock, PASSWORD_LENGTH);
@@ -123,7 +124,7 @@ async fn write(objects: &Objects, object: &PostgresCluster, key: &Key, fields: &
     }
 }
 
-/// Percent-encoding of everything that a connection URI could take for itself.
+/// Percent-encodes every character that has a meaning in a connection URI.
 fn percent(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()

@@ -1,4 +1,4 @@
-//! What people are told of a cluster: phase, instances, endpoints, conditions. Pure; decides nothing.
+//! Renders the status of a cluster: phase, instances, endpoints, conditions. Pure; decides nothing.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -14,7 +14,7 @@ use crate::engine::ContainerState;
 use crate::kinds::containers::{self, WorkSeen};
 use crate::supervisor::wire::{self, JobKind, Postgres, Report};
 
-/// Fills in all of the status that nobody reads back.
+/// Fills in the part of the status that no planner reads back.
 pub fn render(
     view: &ClusterView,
     status: &mut PostgresClusterStatus,
@@ -88,7 +88,7 @@ fn phase(decisions: &Decisions, serving: bool, whole: bool, status: &PostgresClu
     }
 }
 
-/// It takes writes, or streams.
+/// Whether the instance takes writes, or streams.
 fn serves(instance: &InstanceStatus) -> bool {
     matches!(instance.state, InstanceState::Running | InstanceState::Streaming)
 }
@@ -136,7 +136,7 @@ fn degraded(
     }
 }
 
-/// What the cluster promises as it stands.
+/// The current durability promise of the cluster.
 fn redundancy(view: &ClusterView, decisions: &Decisions) -> String {
     let spec = &view.object.spec;
     match spec.durability.mode {
@@ -215,14 +215,14 @@ fn message(member: &Member, report: Option<&Report>) -> Option<String> {
     failed.or_else(|| report.problem.clone()).or(refused)
 }
 
-/// Whether the leader sees this instance stream, and how many bytes it lacks.
+/// Whether the leader reports that this instance streams, and how many bytes it is behind.
 fn replica(view: &ClusterView, decisions: &Decisions, report: &Report) -> Option<(bool, u64)> {
     let leading = view.member(decisions.leader_name()?)?.live()?.leading.as_ref()?;
     let replica = leading.replicas.iter().find(|replica| Some(&replica.incarnation) == report.incarnation.as_ref())?;
     Some((replica.streaming, replica.lag_bytes))
 }
 
-/// Where a member is reached from its Docker host: the published port, else its address on the network.
+/// The address of a member from its Docker host: the published port, else its address on the network.
 fn endpoint(view: &ClusterView, place: &MemberPlace) -> Option<String> {
     let Some(expose) = &view.object.spec.expose else { return Some(format!("{}:{}", place.address?, wire::PORT)) };
     let address: IpAddr = expose.bind_address.parse().ok()?;

@@ -1,5 +1,5 @@
-//! When a container gets another version of our program: by the rolling update, or, if the object defers that, when it is made anew
-//! for another reason. Pure.
+//! Decides when a container gets another version of Evenkeel's binary: in the rolling update, or, if the object defers
+//! that, when it is recreated for another reason. Pure.
 
 use jiff::Timestamp;
 
@@ -9,16 +9,16 @@ use crate::api::labels;
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::{DEFER_UPDATE_ANNOTATION, MemberPlace, PostgresCluster, PostgresClusterStatus};
 
-/// The condition that is True while an update waits.
+/// The condition is True while an update is deferred.
 const CONDITION: &str = "SupervisorUpdateDeferred";
 
-/// The volume with the program that the container of a member is to have, once one is known.
+/// The volume with the desired binary for the container of a member, if known.
 pub fn program<'a>(object: &PostgresCluster, observed: &'a Observed, place: &MemberPlace) -> Option<&'a String> {
     let newest = observed.hosts.get(&place.host)?.binary.as_ref();
     kept(object, observed, place).filter(|_| deferred(object)).or(newest)
 }
 
-/// The program of a container that is as it should be but for that.
+/// The binary of a container that equals its spec except for the binary.
 fn kept<'a>(object: &PostgresCluster, observed: &'a Observed, place: &MemberPlace) -> Option<&'a String> {
     let container = observed.hosts.get(&place.host)?.container(&container_name(object, &place.name))?;
     let program = container.labels.get(labels::BINARY)?;
@@ -26,12 +26,12 @@ fn kept<'a>(object: &PostgresCluster, observed: &'a Observed, place: &MemberPlac
     (container.labels.get(labels::SPEC_HASH) == Some(&hash)).then_some(program)
 }
 
-/// The object asks to leave running supervisors alone.
+/// Whether the object defers updates of running supervisors.
 fn deferred(object: &PostgresCluster) -> bool {
     object.annotation(DEFER_UPDATE_ANNOTATION) == Some("true")
 }
 
-/// Says in the status which instances wait for an update; nothing if none does.
+/// Sets the condition with the instances that wait for an update; removes it if none waits.
 pub fn tell(
     object: &PostgresCluster,
     observed: &Observed,

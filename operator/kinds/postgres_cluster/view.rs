@@ -1,4 +1,4 @@
-//! What a decision may rest on: the decisions before it, the members, what is known of each, and the evidence about the
+//! The input of the protocol: the decisions before, the members, what is known of each, and the evidence about the
 //! leader. Pure.
 
 use std::time::Duration;
@@ -11,25 +11,25 @@ use crate::api::postgres_cluster::{Decisions, DurabilityMode, MemberPlace, Postg
 use crate::engine::{ContainerSeen, ContainerState};
 use crate::supervisor::wire::{Data, Leading, Order, Postgres, Report, Task};
 
-/// Without a word from the primary, and without WAL at its standbys, for this long, it is taken for dead.
+/// A primary that sent no report, and whose standbys received no WAL, for this many milliseconds is suspected dead.
 pub const SUSPECT_MS: u64 = 3_000;
 
-/// A member and everything seen of it.
+/// A member and everything that was observed of it.
 pub struct Member<'a> {
-    /// Where it lives.
+    /// Its name, host and address.
     pub place: &'a MemberPlace,
-    /// Its container: `None` if it is known that there is none.
+    /// Its container; `None` if it is known not to exist.
     pub container: Option<&'a ContainerSeen>,
-    /// The host could be asked for its containers.
+    /// The containers of its host are known.
     pub container_known: bool,
-    /// Its supervisor's words.
+    /// The link to its supervisor.
     pub link: Option<&'a LinkSeen>,
-    /// The spec has no room for it.
+    /// The spec asks for fewer instances, and this one is removed.
     pub leaving: bool,
 }
 
 impl<'a> Member<'a> {
-    /// What its supervisor says, if it can be spoken to now.
+    /// Its supervisor's report, if the supervisor can be reached now.
     pub fn live(&self) -> Option<&'a Report> {
         let link = self.link.filter(|link| link.connected && link.silent_ms < SUSPECT_MS)?;
         let running = self.container.is_none_or(|container| container.state == ContainerState::Running);
@@ -41,7 +41,7 @@ impl<'a> Member<'a> {
         Some(Voter { member: self.place.name.clone(), incarnation })
     }
 
-    /// Nothing of it can run: the certificate that Docker gives.
+    /// Why none of its processes can run, as proven by Docker.
     pub(super) fn gone(&self) -> Option<String> {
         if !self.container_known {
             return None;
@@ -54,14 +54,14 @@ impl<'a> Member<'a> {
         }
     }
 
-    /// Is there with another data directory, or with none: this incarnation never comes back.
+    /// It is reachable and has another data directory, or none: this incarnation never comes back.
     pub(super) fn replaced(&self, voter: &Voter) -> bool {
         self.live().is_some_and(|report| {
             report.data == Data::None || report.incarnation.as_ref().is_some_and(|known| *known != voter.incarnation)
         })
     }
 
-    /// Carries this incarnation and could promise.
+    /// It has this incarnation and could promise.
     pub(super) fn able(&self, voter: &Voter) -> bool {
         self.live().is_some_and(|report| {
             report.incarnation.as_ref() == Some(&voter.incarnation)
@@ -71,11 +71,11 @@ impl<'a> Member<'a> {
     }
 }
 
-/// Everything that a decision may rest on.
+/// The whole input of a decision.
 pub struct ClusterView<'a> {
     /// The object.
     pub object: &'a PostgresCluster,
-    /// What was decided before this look.
+    /// The decisions before this reconcile.
     pub before: &'a Decisions,
     /// Its members, by ordinal.
     pub members: Vec<Member<'a>>,
@@ -107,7 +107,7 @@ impl<'a> ClusterView<'a> {
         self.now.duration_since(since).unsigned_abs()
     }
 
-    /// The leader, its member and how it is.
+    /// The leader's member and its health.
     pub(super) fn leader(&self) -> Option<(&Member<'a>, Health<'a>)> {
         let leader = self.before.leader.as_ref()?;
         let member = self.member(&leader.member)?;
@@ -126,7 +126,7 @@ impl<'a> ClusterView<'a> {
                 Health::Dead("its data directory was replaced".into())
             }
             Data::Primary if down && ordered => Health::Dead("its postmaster ended".into()),
-            // A supervisor that started anew and was told nothing in this term yet: its primary is down and stays down.
+            // A restarted supervisor without an order of this term: its primary is down and stays down.
             Data::Primary if down && self.before.stage == Stage::Steady => Health::Dead("its postmaster ended".into()),
             _ => Health::Live(report),
         };
@@ -139,21 +139,21 @@ impl<'a> ClusterView<'a> {
         self.before.election.voters.iter().filter(able).collect()
     }
 
-    /// A voter still receives WAL from the leader: it lives, only we do not see it.
+    /// A voter still receives WAL from the leader: the leader lives, although the operator cannot reach it.
     pub(super) fn voters_progress(&self) -> bool {
         let receiver = |voter: &Voter| self.member(&voter.member)?.live()?.receiver.as_ref();
         let mut receivers = self.able().into_iter().filter_map(receiver);
         receivers.any(|receiver| receiver.streaming && receiver.quiet_ms < SUSPECT_MS)
     }
 
-    /// This voter is up as a standby and receives nothing.
+    /// Whether this voter runs as a standby and receives nothing.
     pub(super) fn cut_off(&self, voter: &Voter) -> bool {
         self.member(&voter.member).and_then(Member::live).is_some_and(|report| {
             report.postgres == Postgres::Standby && !report.receiver.as_ref().is_some_and(|receiver| receiver.streaming)
         })
     }
 
-    /// Members whose incarnation streams from the leader, by its own account.
+    /// Members whose incarnation streams from the leader, as the leader reports.
     pub(super) fn streaming(&self, leading: &Leading) -> Vec<Voter> {
         let streams =
             |voter: &Voter| leading.replicas.iter().any(|r| r.streaming && r.incarnation == voter.incarnation);
@@ -161,27 +161,28 @@ impl<'a> ClusterView<'a> {
     }
 }
 
-/// What is known of the leaders before an election: the one chosen last, and the one that clients were served by last.
-/// Either holds all that was ever acknowledged.
+/// What is known of the leaders before an election: the one that was chosen last, and the one that served clients last.
+/// Each of them holds every acknowledged commit.
 pub struct LastLeader {
-    /// It is alive and has not ended its step-down yet.
+    /// It is alive and its step-down has not ended yet.
     pub steps_down: bool,
-    /// Nothing of it can acknowledge: its container is dead, or it promised this term and its server is down.
+    /// It can acknowledge nothing: its container is dead, or it promised this term and its server is down.
     pub fenced: bool,
-    /// Who stopped cleanly under this term, and where.
+    /// The leader that stopped cleanly under this term, and its WAL end.
     pub clean_end: Option<(Voter, (u32, Lsn))>,
-    /// Who promised this term, is down, and still has its own data.
+    /// The leader that promised this term, is down, and still has its own data.
     pub can_lead_again: Option<Voter>,
-    /// How far its WAL reached when last heard of.
+    /// Its last known WAL position.
     pub lsn: Lsn,
 }
 
-/// There is none.
+/// There is no such leader.
 const NOBODY: LastLeader =
     LastLeader { steps_down: false, fenced: true, clean_end: None, can_lead_again: None, lsn: Lsn(0) };
 
 impl LastLeader {
-    /// Of these decisions: the leader chosen last, and what only the one that served last can give.
+    /// For these decisions: the leader that was chosen last, with the clean end or the data of the one that served
+    /// last.
     pub fn of(view: &ClusterView, decisions: &Decisions) -> Self {
         let asked = |leader: &Voter| Self::seen(view, decisions.term, leader);
         let chosen = decisions.leader.as_ref().map_or(NOBODY, asked);
@@ -196,7 +197,7 @@ impl LastLeader {
         }
     }
 
-    /// What is seen of this leader in an election of this term.
+    /// What is known of this leader in an election of this term.
     pub fn seen(view: &ClusterView, term: u64, leader: &Voter) -> Self {
         let Some(member) = view.member(&leader.member) else { return NOBODY };
         let lsn = member.link.and_then(|link| link.report.lsn).unwrap_or_default();

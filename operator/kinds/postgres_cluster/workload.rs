@@ -1,4 +1,4 @@
-//! The members of a cluster: who lives where, what each container is to be, and when it may be changed. Pure.
+//! Decides the members of a cluster: the host of each, its container, and when the container may be changed. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -10,7 +10,7 @@ use crate::engine::NetworkSpec;
 use crate::kinds::containers::converge::{self, Common, Volumes};
 use crate::kinds::containers::{Deed, HOME, Member, converge as containers};
 
-/// The first fixed address of a subnet is this far from its start; lower ones are the gateway's and whoever knows.
+/// Offset of the first fixed address in a subnet; lower ones are left for the gateway and for other containers.
 const FIRST_ADDRESS: u32 = 10;
 
 /// The hosts of the cluster's members, and the one that new members are placed on.
@@ -25,16 +25,16 @@ pub fn network(object: &PostgresCluster) -> NetworkSpec {
     NetworkSpec { name: network_name(object), labels: object.owner().labels() }
 }
 
-/// The subnet of the cluster's network, once that is there.
+/// The subnet of the cluster's network, if the network exists.
 fn subnet(object: &PostgresCluster, observed: &Observed) -> Option<(Ipv4Addr, u8)> {
     let networks = observed.hosts.get(HOME)?.networks.known()?;
     networks.get(&network_name(object)).map(|network| network.subnet)
 }
 
-/// Decides which members there are: enough for the spec, and, before anything is decided, every one whose volume holds data.
+/// The members: enough for the spec, and, before the first decision, also every one whose volume exists.
 pub fn places(object: &PostgresCluster, observed: &Observed, decisions: &Decisions) -> Vec<MemberPlace> {
     let subnet = subnet(object, observed);
-    // Nobody knows what the network is now: everyone stays where they were.
+    // The network is unknown now: every member keeps its address.
     let silent = observed.hosts.get(HOME).is_none_or(|host| host.networks.known().is_none());
     let before: BTreeMap<u32, Option<Ipv4Addr>> =
         decisions.members.iter().map(|place| (place.ordinal, place.address)).collect();
@@ -70,14 +70,14 @@ fn address(base: Ipv4Addr, ordinal: u32) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(base).saturating_add(FIRST_ADDRESS + ordinal))
 }
 
-/// Members that the spec has no room for: the highest ordinals, never the leader.
+/// Members to remove because the spec asks for fewer: the highest ordinals, never the leader.
 pub fn leaving(object: &PostgresCluster, decisions: &Decisions) -> BTreeSet<String> {
     let surplus = decisions.members.len().saturating_sub(object.spec.instances as usize);
     let others = decisions.members.iter().rev().filter(|place| !decisions.is_leader(&place.name));
     others.take(surplus).map(|place| place.name.clone()).collect()
 }
 
-/// What the members have in common.
+/// What the members share.
 pub fn common<'a>(object: &'a PostgresCluster, observed: &'a Observed, network: &'a NetworkSpec) -> Common<'a> {
     Common {
         hosts: &observed.hosts,
@@ -93,12 +93,12 @@ pub fn common<'a>(object: &'a PostgresCluster, observed: &'a Observed, network: 
     }
 }
 
-/// The containers that the members are to have.
+/// The desired containers of the members.
 pub fn members(object: &PostgresCluster, observed: &Observed, decisions: &Decisions) -> Vec<Member> {
     decisions.members.iter().map(|place| member(object, observed, place)).collect()
 }
 
-/// The container that a member is to have.
+/// The desired container of a member.
 pub fn member(object: &PostgresCluster, observed: &Observed, place: &MemberPlace) -> Member {
     let binary = upgrade::program(object, observed, place);
     Member {
@@ -106,14 +106,14 @@ pub fn member(object: &PostgresCluster, observed: &Observed, place: &MemberPlace
         host: place.host.clone(),
         labels: object.owner().member_labels(&place.name),
         container: container_name(object, &place.name),
-        // Its address is the network's to give.
+        // Its address comes from the network.
         spec: binary
             .filter(|_| place.address.is_some())
             .map(|binary| definition::container_spec(object, place, binary)),
     }
 }
 
-/// The Secret for applications, if it is not what it should be.
+/// The step that corrects the Secret for applications, if needed.
 pub fn secrets(observed: &Observed, decisions: &Decisions) -> Option<Step> {
     let addresses: Option<Vec<String>> =
         decisions.members.iter().map(|place| place.address.map(|address| address.to_string())).collect();
@@ -121,8 +121,8 @@ pub fn secrets(observed: &Observed, decisions: &Decisions) -> Option<Step> {
     (!observed.secrets.complete || observed.secrets.host != host).then_some(Step::EnsureSecrets { host })
 }
 
-/// The steps towards a running container for every member. `restart_dead`: whether dead containers are to be started or
-/// made anew now; while an election can do without them they only take its time.
+/// The steps towards a running container for every member. `restart_dead`: whether dead containers may be restarted or
+/// recreated now; while an election can succeed without them, that would only delay it.
 pub fn steps(object: &PostgresCluster, observed: &Observed, decisions: &Decisions, restart_dead: bool) -> Vec<Step> {
     let (network, members) = (network(object), members(object, observed, decisions));
     let common = common(object, observed, &network);
@@ -130,14 +130,14 @@ pub fn steps(object: &PostgresCluster, observed: &Observed, decisions: &Decision
     steps.extend(containers(&common, &members, |_, deed| match deed {
         Deed::Start => true,
         Deed::Restart | Deed::Remake => restart_dead,
-        // One at a time and standbys first: `maintain` chooses.
+        // One at a time and standbys first; `maintain` chooses.
         Deed::Replace | Deed::ReplaceStopped => false,
     }));
     steps.into_iter().map(Step::Docker).collect()
 }
 
-/// Everything goes: containers, then, if the object says so, the data, then the network. The steps, and whether nothing
-/// is left once they are done; `None` while nobody can say what there is.
+/// Removes everything: containers, then the data if the object says so, then the network. The steps, and whether
+/// nothing is left once they are done; `None` while it is unknown what exists.
 pub fn teardown(object: &PostgresCluster, observed: &Observed) -> Option<(Vec<Step>, bool)> {
     let network = network(object);
     let why = format!("{RESOURCE} {} is deleted", object.name());

@@ -1,4 +1,4 @@
-//! What each part of the protocol is there for: without it the checker finds a counterexample, with it none.
+//! Shows why each part of the protocol is needed: without it the model checker finds a counterexample, with it none.
 
 use stateright::{Checker, Model};
 
@@ -10,7 +10,7 @@ const A: &str = "db-1";
 const B: &str = "db-2";
 const C: &str = "db-3";
 
-/// From `start` the checker finds `invariant` broken without that part, and nothing broken with it.
+/// Asserts that from `start` the checker finds `invariant` broken without that part, and nothing broken with it.
 fn check(
     part: Ablation,
     start: fn(Option<Ablation>) -> World,
@@ -52,7 +52,7 @@ fn reconciled(world: &mut World) {
     world.reconcile(0, 0);
 }
 
-/// A stays a primary that nobody but its clients can reach for 3.5 s, is given up, and can be reached again.
+/// A stays a primary that only its clients can reach for 3.5 s; an election begins, and A can be reached again.
 fn given_up_and_back(_: Option<Ablation>) -> World {
     let mut world = settled(THREE);
     world.isolate(A);
@@ -72,7 +72,7 @@ fn without_a_durable_promise_a_supervisor_forgets_it() {
     check(Ablation::DurablePromise, given_up_and_back, &[Fault::Container], (1, 0, 1), 6, "I3");
 }
 
-/// A commit that C alone has acknowledged; then C dies and is out of patience.
+/// Only C has acknowledged a commit; then C dies and has been absent long enough to be dismissed.
 fn acknowledged_by_one_that_died(_: Option<Ablation>) -> World {
     let mut world = settled(THREE);
     let (a, c) = (world.container(A), world.container(C));
@@ -93,7 +93,7 @@ fn without_the_reconfigurations_barrier_the_last_witness_is_let_go() {
     check(Ablation::ReconfigurationBarrier, acknowledged_by_one_that_died, &[Fault::Postmaster], (1, 0, 0), 12, "I2");
 }
 
-/// A's postmaster is dead and B and C have promised.
+/// A's postmaster is dead, and B and C have promised.
 fn promised(_: Option<Ablation>) -> World {
     let mut world = settled(THREE);
     world.kill_postgres(A);
@@ -117,7 +117,7 @@ fn without_the_end_of_sessions_a_commit_is_acknowledged_that_no_record_knows_of(
     check(Ablation::SessionKill, promised, &[], (0, 1, 0), 7, "I8");
 }
 
-/// B alone has acknowledged a commit, then it lost its volume, and has a new copy that has not caught up.
+/// Only B has acknowledged a commit; then B lost its volume, and its new copy has not caught up.
 fn acknowledged_by_one_that_lost_its_volume(ablation: Option<Ablation>) -> World {
     let mut world = World::new(THREE);
     world.ablation = ablation;
@@ -143,7 +143,7 @@ fn without_the_incarnation_a_new_copy_speaks_for_the_old_one() {
     check(Ablation::Incarnation, acknowledged_by_one_that_lost_its_volume, &[Fault::Postmaster], (1, 0, 0), 10, "I2");
 }
 
-/// A died with a long tail that nobody acknowledged; B leads and has acknowledged since. Then the record is lost.
+/// A died with WAL that no standby acknowledged; B leads and has acknowledged since. Then the record is lost.
 fn record_lost_after_a_failover(_: Option<Ablation>) -> World {
     let mut world = settled(THREE);
     let backup = world.object.status.clone();
@@ -167,7 +167,7 @@ fn without_the_order_of_timelines_a_dead_branch_wins() {
     check(Ablation::TimelineOrder, record_lost_after_a_failover, &[], (0, 0, 0), 11, "I2");
 }
 
-/// Asynchronous; A is alone in the world for longer than its lease.
+/// Asynchronous; A can reach no other member and no operator for longer than its lease.
 fn alone_for_longer_than_the_lease(_: Option<Ablation>) -> World {
     let mut world = settled(ASYNC);
     world.isolate(A);

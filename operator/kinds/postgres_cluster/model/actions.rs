@@ -1,4 +1,4 @@
-//! Everything that can happen next, and what it does to the world.
+//! The events of the model: which are possible in a state, and what each does to the world.
 
 use super::{Fault, Setting, State, visible};
 use crate::engine::ContainerState;
@@ -9,46 +9,47 @@ use crate::kinds::postgres_cluster::world::{ACTS, Box, World};
 pub enum Action {
     /// The operator gets a member's report.
     Hear(usize, String),
-    /// The operator looks, plans, records and sends.
+    /// The operator observes, plans, records and sends.
     Reconcile(usize),
     /// One of several operators reads the object.
     Read(usize),
-    /// And acts upon what it read, perhaps much later.
+    /// The operator acts on what it read, perhaps much later.
     Decide(usize),
-    /// The n-th message under way arrives.
+    /// The n-th message in transit arrives.
     Deliver(usize),
     /// A supervisor acts.
     Act(String),
-    /// A stream connects, ships WAL, and the answer comes back.
+    /// A stream connects, ships WAL, and the reply comes back.
     Flow(String),
-    /// A receiver that was told to end has ended.
+    /// A receiver that was told to stop has stopped.
     ReceiverEnds(String),
     /// A stop that waited for sessions ends.
     StopEnds(String),
     /// A client writes to a server.
     Write(String),
-    /// A client hears of its commit.
+    /// A client learns that its commit is acknowledged.
     Acknowledge(String),
     /// Milliseconds pass.
     Leap(u32),
-    /// Something goes wrong, with these members.
+    /// A fault, with these members.
     Fault(Fault, String, String),
-    /// The operator dies after the record and so many steps.
+    /// The operator dies after the record and this many steps.
     MidPlan(usize),
-    /// Everything is joined and left in peace for a long time.
+    /// All faults are undone, and no fault follows for a long time.
     Peace,
 }
 
-/// Leaps that matter: beyond suspicion, beyond eviction and the confirmation's life, beyond the lease, beyond patience.
+/// Leaps in milliseconds, each beyond a limit: suspicion, dismissal and a confirmation's life, the lease,
+/// `QUORUM_LOST`.
 const LEAPS: [u32; 4] = [3_500, 10_500, 15_500, 31_000];
-/// Turns until a world in peace must be well.
+/// Turns within which a world without faults must become healthy.
 const PEACE_TURNS: usize = 500;
 
 fn member(name: &str) -> String {
     World::member(name)
 }
 
-/// All that can happen.
+/// All events that are possible in this state.
 pub fn possible(setting: &Setting, state: &State, actions: &mut Vec<Action>) {
     let world = &state.world;
     let names: Vec<&String> = world.boxes.keys().collect();
@@ -130,7 +131,7 @@ fn faults(fault: Fault, world: &World, actions: &mut Vec<Action>) {
     });
 }
 
-/// What an event does.
+/// Applies an event to the state.
 pub fn happen(setting: &Setting, state: &mut State, action: &Action) {
     let world = &mut state.world;
     match action {
@@ -161,7 +162,7 @@ pub fn happen(setting: &Setting, state: &mut State, action: &Action) {
         Action::Leap(ms) => {
             state.left.leaps -= 1;
             world.pass(*ms);
-            // A supervisor looks several times a second.
+            // A supervisor polls several times a second.
             world.supervise();
         }
         Action::MidPlan(kept) => {

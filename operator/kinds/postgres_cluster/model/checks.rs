@@ -1,4 +1,4 @@
-//! The runs of the checker that CI makes.
+//! The runs of the model checker in CI.
 
 use stateright::{Checker, Model};
 
@@ -17,7 +17,7 @@ pub fn settled(spec: &str) -> World {
     world
 }
 
-/// Everything on the way from a world to health, event by event, each once.
+/// Every state on the way from a world to a healthy one, event by event, each once.
 pub fn trail(mut world: World) -> Vec<World> {
     let mut trail = vec![world.clone()];
     let names: Vec<_> = world.boxes.keys().cloned().collect();
@@ -59,24 +59,24 @@ struct Run {
     name: &'static str,
     starts: Vec<World>,
     faults: &'static [Fault],
-    /// Faults, writes and leaps.
+    /// Number of faults, writes and leaps.
     budget: (u8, u8, u8),
-    /// Events from every start.
+    /// Number of events from each start.
     depth: usize,
-    /// States that there are; a change of the protocol or of the world changes it, and is looked at.
+    /// Expected number of states; a change of the protocol or of the world changes it and must be reviewed.
     states: usize,
 }
 
 impl Run {
-    /// Nothing is broken, and as many states were seen as are known. EVENKEEL_MODEL_DEEPER=n goes n events further, with
-    /// one fault more, and tells single acts of a supervisor apart.
+    /// Asserts that no invariant breaks and that the number of states is as expected. EVENKEEL_MODEL_DEEPER=n goes n
+    /// events deeper, with one fault more, and treats each act of a supervisor as an event of its own.
     fn check(self) {
         let deeper: usize = std::env::var("EVENKEEL_MODEL_DEEPER").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
         let (faults, writes, leaps) = self.budget;
         let budget = Budget { faults: faults + u8::from(deeper > 0), writes, leaps };
         let (starts, faults) = (self.starts.len(), self.faults.to_vec());
         let setting = Setting { starts: self.starts, fine: deeper > 0, faults, budget, peace_in: 64, only: None };
-        // One thread, so that it is the same states each time.
+        // One thread, so that the states are the same each time.
         let checker = setting.checker().target_max_depth(self.depth + 1 + deeper).threads(1).spawn_bfs().join();
         let states = checker.unique_state_count();
         println!("{}: {states} states from {starts} starts, depth {}", self.name, checker.max_depth() - 1);
@@ -128,7 +128,7 @@ fn ready(spec: &str) -> World {
     world
 }
 
-/// On the way from a dead postmaster of the primary to health.
+/// The states from the death of the primary's postmaster to a healthy cluster.
 fn failover(spec: &str) -> Vec<World> {
     let mut world = ready(spec);
     world.kill_postgres("db-1");
@@ -142,7 +142,7 @@ fn switchover(spec: &str) -> Vec<World> {
     trail(world)
 }
 
-/// A voter is away for so long that it is let go; then it comes back. The record is the one without it.
+/// A voter is absent so long that it is dismissed; then it comes back. The record is the one without it.
 fn voter_returns(spec: &str) -> Vec<World> {
     let mut world = ready(spec);
     world.pause("db-2");
@@ -155,7 +155,7 @@ fn voter_returns(spec: &str) -> Vec<World> {
     trail(world)
 }
 
-/// The same, with a second operator that knows what the first one knew in the beginning.
+/// The same, with a second operator that still has the first state in its memory.
 fn with_two_operators(mut starts: Vec<World>) -> Vec<World> {
     let known = starts.first().map(|world| world.operators.clone()).unwrap_or_default();
     for world in &mut starts {

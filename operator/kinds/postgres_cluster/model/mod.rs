@@ -1,8 +1,8 @@
-//! The promotion under a model checker: production's `plan` and `next` in the tests' world, whatever happens in whatever order.
+//! The protocol in a model checker: production's `plan` and `next` in the test world, with events in any order.
 //!
-//! What is production's: every decision of operator and supervisor, the wire's messages, the report. What is modelled:
-//! PostgreSQL, Docker, the network, the store, clients, clocks (`world`). A state is reached by single events; faults,
-//! writes and passing time are bounded by a budget, everything else is free.
+//! From production: every decision of operator and supervisor, the wire's messages, the report. Modelled: PostgreSQL,
+//! Docker, the network, the store, clients, clocks (`world`). A state is reached by single events; a budget limits
+//! faults, writes and passing time, everything else is free.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -18,7 +18,7 @@ mod properties;
 
 use actions::Action;
 
-/// How much may happen.
+/// Limits of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Budget {
     /// Faults.
@@ -32,17 +32,17 @@ pub struct Budget {
 /// One setting of the model.
 #[derive(Clone)]
 pub struct Setting {
-    /// Where it begins: any of these.
+    /// The start states.
     pub starts: Vec<World>,
-    /// Single acts of a supervisor are told apart; else it acts until it waits.
+    /// Each act of a supervisor is an event of its own; otherwise one event is all its acts until it waits.
     pub fine: bool,
-    /// Faults that may happen.
+    /// Possible faults.
     pub faults: Vec<Fault>,
-    /// How much may happen.
+    /// Limits of a run.
     pub budget: Budget,
-    /// Peace is tried in one of so many states; never if 0.
+    /// Peace is tried in one of this many states; never if 0.
     pub peace_in: u64,
-    /// The one invariant that is looked at; all if none.
+    /// The only invariant to check; all if `None`.
     pub only: Option<&'static str>,
 }
 
@@ -61,42 +61,42 @@ pub enum Fault {
     Pause,
     /// docker unpause.
     Unpause,
-    /// The operator cannot speak to a member; its stream closes.
+    /// The operator cannot reach a member; its stream closes.
     Cut,
-    /// The operator cannot speak to a member; its stream stays silent.
+    /// The operator cannot reach a member; its stream stays open and silent.
     Mute,
-    /// One way between two members carries nothing.
+    /// No data passes in one direction between two members.
     Part,
-    /// A member is cut from all other members and the operator.
+    /// A member is cut off from all other members and the operator.
     Isolate,
-    /// All paths carry again.
+    /// All connections work again.
     Join,
     /// A message is lost.
     Lose,
     /// A message arrives and will arrive once more.
     Repeat,
-    /// The operator dies and begins anew.
+    /// The operator dies and another one starts.
     Operator,
     /// The operator dies between the record and its steps, or between two steps.
     MidPlan,
-    /// The store is as it was in the beginning.
+    /// The store is restored to its first state.
     Restore,
-    /// Somebody runs pg_ctl promote.
+    /// A person runs pg_ctl promote.
     Human,
-    /// Somebody asks for a switchover.
+    /// A user requests a switchover.
     Switchover,
     /// The object asks for one instance fewer.
     Shrink,
 }
 
-/// A state: the world, what is left of the budget, and how it went when all was left in peace.
+/// A state: the world, the remaining budget, and the outcome of a time without faults.
 #[derive(Clone)]
 pub struct State {
     /// The world.
     pub world: World,
-    /// What may still happen.
+    /// The remaining budget.
     pub left: Budget,
-    /// Left in peace it became well again, or not.
+    /// Whether it became healthy in a time without faults.
     pub healed: Option<bool>,
 }
 
@@ -154,7 +154,7 @@ impl Model for Setting {
     }
 }
 
-/// Acts that nobody else sees are not told apart from the one that follows.
+/// Whether others can see this act; an invisible act and the next one are one event.
 fn visible(act: &Act) -> bool {
     !matches!(
         act,

@@ -1,4 +1,4 @@
-//! The invariants of `docs/protocol.md`, over states of the model.
+//! The invariants of `docs/protocol.md` over the states of the model.
 
 use stateright::Property;
 
@@ -10,7 +10,7 @@ use crate::supervisor::wire::Postgres;
 
 type Holds = fn(&Setting, &State) -> bool;
 
-/// Every invariant, by its name.
+/// Every invariant with its name.
 pub fn all() -> Vec<Property<Setting>> {
     let always: [(&'static str, Holds); 10] = [
         ("I1 one leader a term", |_, state| one_leader(&state.world)),
@@ -27,7 +27,7 @@ pub fn all() -> Vec<Property<Setting>> {
     always.into_iter().map(|(name, holds)| Property::always(name, holds)).collect()
 }
 
-/// The whole name of an invariant.
+/// The full name of an invariant.
 pub fn named(short: &str) -> &'static str {
     all()
         .into_iter()
@@ -54,7 +54,7 @@ fn lossless(world: &World) -> bool {
     world.object.spec.synchronous_replicas() > 0
 }
 
-/// The chosen leader, and everybody whose gate is open, holds every commit that was acknowledged in an earlier term.
+/// The chosen leader, and every server whose gate is open, holds every commit that was acknowledged in an earlier term.
 fn nothing_lost(world: &World) -> bool {
     let status = world.status();
     let chosen = status.decisions.as_ref().filter(|d| matches!(d.stage, Stage::Establishing | Stage::Steady));
@@ -79,7 +79,7 @@ fn nothing_lost(world: &World) -> bool {
 fn overlap(world: &World) -> bool {
     let status = world.status();
     let Some(d) = status.decisions.filter(|d| d.stage == Stage::Steady && d.election.w > 0) else { return true };
-    // A record that somebody knows to be old is not acted upon (I10).
+    // A record that a supervisor knows to be old causes no decision (I10).
     let known = world.disks.values().filter_map(|disk| disk.durable.order.as_ref());
     if known.map(|order| (order.term, order.revision)).max() > Some((d.term, d.revision)) {
         return true;
@@ -98,16 +98,17 @@ fn overlap(world: &World) -> bool {
 }
 
 fn meet(names: &[&str], count: usize, election: &Quorum) -> bool {
-    // A set of re voters that avoids a set of `count` names exists iff enough voters are left over.
+    // A set of re voters without these `count` names exists if and only if enough other voters remain.
     let outside = |taken: usize| election.voters.len().saturating_sub(taken);
     let shared = election.voters.iter().filter(|voter: &&Voter| names.contains(&voter.incarnation.as_str())).count();
     let strangers = names.len() - shared;
-    // The commit set that helps least is made of strangers first.
+    // The worst commit set consists first of voters outside of E.
     let taken = count.saturating_sub(strangers);
     outside(taken) < promises_needed(election)
 }
 
-/// With w >= 1 an old primary may stand open for a while, for it can tell nobody that a commit is done; without, never.
+/// Whether two primaries acknowledge commits with w = 0, which must never be. With w >= 1 an old primary may stay open
+/// for a while, because it cannot acknowledge.
 fn two_writable(world: &World) -> bool {
     let acknowledges = |name: &&String| {
         let commit =

@@ -1,4 +1,5 @@
-//! Stage `Electing`: promises of the term are gathered until it is known who holds every acknowledged commit (I2). Pure.
+//! Stage `Electing`: collects promises of the term until it is known which voter holds every acknowledged commit (I2).
+//! Pure.
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -11,12 +12,12 @@ use super::{STEP_DOWN, enter};
 use crate::api::postgres_cluster::{Decisions, Quorum, Stage, Voter};
 use crate::supervisor::wire::{CONFIRMATION_MS, Promise};
 
-/// Voters that could promise but have not yet are waited for this long where the choice would be better with them.
+/// Longest wait for voters that could promise but have not yet, if the choice could be better with them.
 const STRAGGLERS: Duration = Duration::from_secs(2);
-/// A leader that no voter confirms has stopped by itself after this long (1.5 times the confirmation's life).
+/// A leader that no voter confirms has stopped itself after this time (1.5 times the life of a confirmation).
 const LEASE_OVER: Duration = Duration::from_millis(CONFIRMATION_MS * 3 / 2);
 
-/// Chooses a leader as soon as one can be known to be right.
+/// Chooses a leader as soon as the choice is known to be safe.
 pub(super) fn electing(view: &ClusterView) -> Decided {
     let before = view.before;
     let age = view.age(before.since);
@@ -31,10 +32,11 @@ pub(super) fn electing(view: &ClusterView) -> Decided {
     let needed = promises_needed(&before.election);
     let stragglers = promises.len() < able && age < STRAGGLERS;
     let by_quorum = before.election.w > 0 && promises.len() >= needed;
-    // The last leader's clean end is the end of everything: whoever has all of it needs no other witness.
+    // The last leader's clean end is the end of all WAL: a voter that has all of it needs no other promise.
     let by_clean_end =
         last.clean_end.as_ref().is_some_and(|(_, end)| furthest.is_some_and(|furthest| furthest >= *end));
-    // I12: w = 0 promised nothing about the unstreamed rest. But the last leader must be down, provably or by its clock.
+    // I12: w = 0 promised nothing about WAL that was not streamed. But the last leader must be down, by proof or by its
+    // lease.
     let by_best = before.election.w == 0 && !promises.is_empty() && (last.fenced || age > LEASE_OVER) && !stragglers;
     let wanted = before.switchover.as_ref().map(|switchover| switchover.to.as_str()).filter(|to| !to.is_empty());
     let wanted_may_come = wanted.is_some_and(|to| promises.iter().all(|(voter, _)| voter.member != to)) && stragglers;
@@ -52,7 +54,7 @@ pub(super) fn electing(view: &ClusterView) -> Decided {
         let returning = last.clean_end.map(|(leader, _)| leader);
         return establish(view, best.clone(), have.into_iter().chain(returning).collect(), told);
     }
-    // Too few can ever promise as things are, but the last leader itself is there with all that it acknowledged.
+    // Too few voters can promise now, but the last leader is back with everything that it acknowledged.
     if let Some(leader) = last.can_lead_again
         && able < needed
         && !stragglers
@@ -91,14 +93,14 @@ fn quorum_unavailable(view: &ClusterView, have: usize, needed: usize) -> Decided
     Decided::blocked(before, "QuorumUnavailable", message)
 }
 
-/// The choice is made: the only place where the leader of an election's term is named (I1). E and G stay as they are until the new
-/// leader has the next set in force.
+/// Records the choice: the only place that names the leader of an election's term (I1). E and G stay unchanged until
+/// the new leader has the next set in force.
 fn establish(view: &ClusterView, leader: Voter, mut voters: Vec<Voter>, how: Told) -> Decided {
     let before = view.before;
     let w = view.w();
     voters.retain(|voter| *voter != leader && view.member(&voter.member).is_some_and(|member| !member.leaving));
     if voters.len() < w as usize {
-        // Voters that did not promise are kept as far as commits cannot do without them.
+        // Voters that did not promise are kept if commits would have too few voters without them.
         let others = before.election.voters.iter().filter(|voter| **voter != leader && !voters.contains(voter));
         voters.extend(others.cloned().collect::<Vec<_>>());
     }

@@ -1,4 +1,5 @@
-//! Stage `Establishing`: the leader is promoted behind a shut gate, until its new quorum has acknowledged its term. Pure.
+//! Stage `Establishing`: the leader is promoted with its gate shut, until its new quorum has acknowledged its term.
+//! Pure.
 
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use super::{DISMISS_AFTER, Switchover, elect, enter};
 use crate::api::postgres_cluster::{Decisions, Quorum, Stage, Voter};
 use crate::supervisor::wire::{Leading, Report};
 
-/// Waits for the leader, follows what streams from it, and lets it serve or gives it up.
+/// Waits for the leader, adds the standbys that stream from it to its set, and lets it serve or gives it up.
 pub(super) fn establishing(view: &ClusterView) -> Decided {
     let before = view.before;
     let Some((member, health)) = view.leader() else {
@@ -19,7 +20,7 @@ pub(super) fn establishing(view: &ClusterView) -> Decided {
     match health {
         Health::Live(report) => promoting(view, name, report),
         Health::Dead(_) if before.system_identifier.is_none() => {
-            // The very first primary, and nobody was ever let in: what it has left, if anything, is looked at anew.
+            // The very first primary, and no client was ever let in: its data, if any, is looked at again in `New`.
             let decisions = Decisions { leader: None, next: None, ..enter(before, Stage::New, view.now) };
             Decided { decisions, ..Decided::unchanged(before) }
         }
@@ -31,7 +32,7 @@ pub(super) fn establishing(view: &ClusterView) -> Decided {
     }
 }
 
-/// Not a word for long, and an election can succeed.
+/// Whether it has sent nothing for `SUSPECT_MS`, and an election can succeed.
 fn given_up(view: &ClusterView, member: &Member) -> bool {
     member.link.is_none_or(|link| link.silent_ms >= SUSPECT_MS)
         && view.age(view.before.since) >= Duration::from_millis(SUSPECT_MS)
@@ -59,7 +60,7 @@ fn promoting(view: &ClusterView, name: &str, report: &Report) -> Decided {
     Decided { decisions, told: Vec::new(), blocker: Some(blocker) }
 }
 
-/// The first leader gets its incarnation, and the cluster its system identifier, when the data directory is made.
+/// The first leader gets its incarnation, and the cluster its system identifier, once the data directory is made.
 fn identified(before: &Decisions, report: &Report) -> Decisions {
     let nameless = before.leader.as_ref().filter(|leader| leader.incarnation.is_empty());
     match (nameless, &report.incarnation, &report.system_identifier) {
@@ -80,7 +81,7 @@ fn not_leading(name: &str, report: &Report) -> Blocker {
     }
 }
 
-/// The next set is in force and its barrier passed: it becomes E and G (I4), and the gate may open.
+/// The next set is in force and its barrier was passed: it becomes E and G (I4), and the gate may open.
 fn established(view: &ClusterView, name: &str, before: &Decisions, next: Quorum, leading: &Leading) -> Decided {
     let told = Told::Promoted(name.to_owned(), next.clone());
     let decisions = Decisions {
@@ -95,7 +96,7 @@ fn established(view: &ClusterView, name: &str, before: &Decisions, next: Quorum,
     Decided { decisions, told: vec![told], blocker: None }
 }
 
-/// Nothing was acknowledged under `next` yet, so it may still change, to what the spec asks by now, too.
+/// No commit was acknowledged under `next` yet, so it may still change, also to a spec that changed since.
 fn widened(view: &ClusterView, mut next: Quorum, leading: &Leading) -> Quorum {
     let streaming = view.streaming(leading);
     next.w = next.w.min(view.w());
@@ -104,7 +105,7 @@ fn widened(view: &ClusterView, mut next: Quorum, leading: &Leading) -> Quorum {
     }
     for voter in streaming {
         if !next.voters.contains(&voter) && view.member(&voter.member).is_some_and(|member| !member.leaving) {
-            // A re-made directory replaces the old one of the same member.
+            // A re-created data directory replaces the old one of the same member.
             next.voters.retain(|known| known.member != voter.member);
             next.voters.push(voter);
         }

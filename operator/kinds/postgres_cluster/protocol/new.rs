@@ -1,4 +1,4 @@
-//! Stage `New`, and every record that cannot be relied on: is there data, and whose is the newest? Pure.
+//! Stage `New`, and every record that is lost or old: is there data, and which is the newest? Pure.
 
 use std::collections::BTreeSet;
 
@@ -8,8 +8,8 @@ use super::{Switchover, elect, enter};
 use crate::api::postgres_cluster::{Decisions, Quorum, Stage, Voter};
 use crate::supervisor::wire::Data;
 
-/// Nothing is decided yet: without any data the first member leads the first term (I1) and makes it, else what is there is
-/// adopted.
+/// Nothing is decided yet: without any data the first member leads the first term (I1) and makes it; otherwise the
+/// existing data is adopted.
 pub(super) fn new(view: &ClusterView, known: u64) -> Decided {
     let before = view.before;
     let blank = |member: &Member| member.live().is_some_and(|report| report.data == Data::None);
@@ -25,10 +25,10 @@ pub(super) fn new(view: &ClusterView, known: u64) -> Decided {
     Decided { decisions, ..Decided::unchanged(before) }
 }
 
-/// Everybody with data is asked to promise; the furthest leads. For a record that is new, lost or old (I10).
+/// Asks every member with data to promise; the furthest one leads. For a record that is new, lost or old (I10).
 pub(super) fn adopt(view: &ClusterView, known: u64, why: &str) -> Decided {
     let before = view.before;
-    // Before anything can be known of the data, every supervisor must have spoken.
+    // Nothing is known of the data before every supervisor has reported.
     let silent = |member: &&Member| member.live().is_none_or(|report| report.data == Data::Unknown);
     let silent: Vec<_> = view.members.iter().filter(silent).map(|member| member.place.name.as_str()).collect();
     if !silent.is_empty() || view.members.is_empty() {
@@ -56,7 +56,7 @@ pub(super) fn adopt(view: &ClusterView, known: u64, why: &str) -> Decided {
         system_identifier: systems.into_iter().next(),
         leader: None,
         served: None,
-        // w = 1 makes re = |E|: with the record unknown, nobody may be missing.
+        // w = 1 makes re = |E|: because the record is unknown, no voter may be missing.
         election: Quorum { voters: view.members.iter().filter_map(Member::voter).collect(), w: 1 },
         commit: Quorum::default(),
         ..elected.decisions

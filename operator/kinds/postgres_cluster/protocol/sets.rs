@@ -1,4 +1,4 @@
-//! Who is absent, which voters and which w are right for what streams now, and which members remain. Pure.
+//! Which voters are absent, which voters and w fit the current streams, and which members remain. Pure.
 
 use std::collections::BTreeMap;
 
@@ -8,14 +8,14 @@ use super::super::view::ClusterView;
 use super::DISMISS_AFTER;
 use crate::api::postgres_cluster::{Decisions, MemberPlace, Quorum, Voter};
 
-/// Voters that do not stream, and since when.
+/// Voters that do not stream, with the time since when.
 pub(super) fn absent(view: &ClusterView, streaming: &[Voter]) -> BTreeMap<String, Timestamp> {
     let since = |voter: &Voter| view.before.absent.get(&voter.incarnation).copied().unwrap_or(view.now);
     let absent = view.before.election.voters.iter().filter(|voter| !streaming.contains(voter));
     absent.map(|voter| (voter.incarnation.clone(), since(voter))).collect()
 }
 
-/// The voters and the w that are right for what streams now.
+/// The voters and the w that fit the current streams.
 pub(super) fn desired(view: &ClusterView, seen: &Decisions, streaming: &[Voter]) -> (Vec<Voter>, u32) {
     let Decisions { election: Quorum { voters: known, .. }, absent, .. } = seen;
     let replaced = |voter: &Voter| view.member(&voter.member).is_some_and(|member| member.replaced(voter));
@@ -30,7 +30,7 @@ pub(super) fn desired(view: &ClusterView, seen: &Decisions, streaming: &[Voter])
         return (voters, able);
     }
     if voters.len() < w as usize {
-        // Commits wait anyway; a voter that is let go now would only weaken the next election.
+        // Commits wait anyway; without this voter the next election would only be weaker.
         let others: Vec<_> =
             known.iter().filter(|voter| !voters.contains(voter) && !replaced(voter)).cloned().collect();
         voters.extend(others);
@@ -38,7 +38,7 @@ pub(super) fn desired(view: &ClusterView, seen: &Decisions, streaming: &[Voter])
     (voters, w)
 }
 
-/// The members but for those for which there is no room any more and which no set names.
+/// The members, without those that are leaving and that no set names.
 pub(super) fn remaining(view: &ClusterView, decided: &Decisions) -> Vec<MemberPlace> {
     let Decisions { election, commit, members, .. } = decided;
     let named = |name: &str| election.voters.iter().chain(&commit.voters).any(|voter| voter.member == name);

@@ -1,4 +1,4 @@
-//! Stage `Steady`: the leader serves; it is given up on evidence, and the sets follow what streams. Pure.
+//! Stage `Steady`: the leader serves; evidence of a failure ends its term, and the sets follow the streams. Pure.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use crate::api::postgres_cluster::{Decisions, Voter};
 use crate::engine::ContainerState;
 use crate::supervisor::wire::{Leading, Report};
 
-/// Commits that wait for this long although the voters can be reached: the primary is cut from them.
+/// If commits wait for this long although the voters can be reached, the primary is cut off from them.
 const QUORUM_LOST: Duration = Duration::from_secs(30);
 
-/// Keeps the leader, or gives it up.
+/// Keeps the leader, or begins an election.
 pub(super) fn steady(view: &ClusterView) -> Decided {
     let before = view.before;
     let Some((member, health)) = view.leader() else {
@@ -30,7 +30,8 @@ pub(super) fn steady(view: &ClusterView) -> Decided {
     }
 }
 
-/// No certificate, only silence: act when the standbys hear nothing either, and only if an election can succeed.
+/// There is no proof of death, only silence: an election begins only if the standbys receive nothing either, and if it
+/// can succeed.
 fn silent(view: &ClusterView, member: &Member) -> Decided {
     let before = view.before;
     let name = &member.place.name;
@@ -57,19 +58,19 @@ fn silent(view: &ClusterView, member: &Member) -> Decided {
     elect(view, cause, Switchover::Drop)
 }
 
-/// The conversation with its supervisor was closed, and so were the streams of all standbys that could vote: what a dying
-/// process does, and no cut network. With w = 0 that is not enough, for there the proof of its end is the only safety.
+/// The link to its supervisor was closed, and so were the streams of all standbys that could vote: a dying process does
+/// that, a cut network does not. With w = 0 this is not enough, because there only the proof of its end is safe.
 fn lost_by_all(view: &ClusterView, member: &Member) -> bool {
     let closed = member.link.is_some_and(|link| !link.connected);
     let able = view.able();
     view.before.election.w > 0 && closed && !able.is_empty() && able.into_iter().all(|voter| view.cut_off(voter))
 }
 
-/// The leader answers: whoever streams is counted, and the sets change one safe step (I4).
+/// The leader answers: its streams are counted, and the sets change by one safe step (I4).
 fn serving(view: &ClusterView, report: &Report, leading: &Leading) -> Decided {
     let streaming = view.streaming(leading);
     let told = if report.gate_open { vec![Told::GateOpened] } else { Vec::new() };
-    // A switchover is over with the gate open.
+    // A switchover ends when the gate is open.
     let switchover = if report.gate_open { Switchover::Drop } else { Switchover::Keep };
     let seen = Decisions {
         history: leading.history.clone(),
@@ -97,7 +98,7 @@ fn serving(view: &ClusterView, report: &Report, leading: &Leading) -> Decided {
     Decided { decisions: Decisions { members, ..decided }, told, blocker }
 }
 
-/// Every voter that an election needs can be reached, receives nothing, and that for long.
+/// Whether enough voters for an election can be reached and have received nothing for `QUORUM_LOST`.
 fn quorum_lost(view: &ClusterView, seen: &Decisions) -> bool {
     let long = |voter: &Voter| seen.absent.get(&voter.incarnation).is_some_and(|since| view.age(*since) >= QUORUM_LOST);
     let cut = view.able().into_iter().filter(|voter| long(voter) && view.cut_off(voter));

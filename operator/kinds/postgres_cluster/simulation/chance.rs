@@ -1,11 +1,11 @@
-//! Chance of a seed: the same seed, the same draws.
+//! Random numbers of a seed: the same seed gives the same draws.
 
 /// SplitMix64.
 #[derive(Debug, Clone)]
 pub struct Chance(u64);
 
 impl Chance {
-    /// `stream` tells the draws of one purpose from those of another.
+    /// `stream` separates the draws of one purpose from those of another.
     pub fn new(seed: u64, stream: u64) -> Self {
         let mut chance = Self(seed ^ stream.wrapping_mul(0xd6e8_feb8_6659_fd93));
         chance.draw();
@@ -19,12 +19,12 @@ impl Chance {
         mixed ^ (mixed >> 31)
     }
 
-    /// Both ends included.
+    /// A number from `from` to `to`, both included.
     pub fn between(&mut self, from: u64, to: u64) -> u64 {
         from + self.draw() % (to - from + 1)
     }
 
-    /// Once in `n` times; never if `n` is 0.
+    /// True once in `n` times; never if `n` is 0.
     pub fn one_in(&mut self, n: u64) -> bool {
         n > 0 && self.draw().is_multiple_of(n)
     }

@@ -1,4 +1,4 @@
-//! What must be true after every step of a simulation.
+//! The checks after every step of a simulation.
 
 use std::collections::BTreeSet;
 
@@ -8,12 +8,12 @@ use crate::kinds::postgres_cluster::world::grant;
 use crate::supervisor::wire::Postgres;
 
 impl State {
-    /// Adds to what is wrong.
+    /// Adds violations to `wrong`.
     pub fn check(&mut self) {
         self.wrong.extend(violation(&self.world.status()).map(str::to_owned));
         let broken = std::mem::take(&mut self.world.broken);
         if self.by_hand {
-            // Clients of a standby that somebody promoted are told of what only it has (docs/protocol.md).
+            // A standby that was promoted by hand acknowledges commits that only it has (docs/protocol.md).
             let rest = broken.into_iter().filter(|rule| !rule.starts_with("I8"));
             self.wrong.extend(rest.map(str::to_owned));
             return;
@@ -22,7 +22,7 @@ impl State {
         if !self.lossless {
             return;
         }
-        // I2: whoever lets clients in has what was acknowledged before its term.
+        // I2: a server that lets clients in has every commit that was acknowledged before its term.
         let open = self.world.boxes.values().filter(|one| {
             one.runs() && one.process.postgres == Postgres::Primary && one.process.opened && one.process.gate_open()
         });

@@ -1,4 +1,5 @@
-//! The supervisor's end of a conversation, in the wire protocol: reports out, commands in, for as long as that boot lives.
+//! The supervisor's end of a link, in the wire protocol: reports out, commands in, as long as that boot of the
+//! container runs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,18 +14,18 @@ use crate::kinds::postgres_cluster::world::World;
 use crate::runtime::clock;
 use crate::supervisor::wire::{Command, Report, significant};
 
-/// Buffer of a conversation, in bytes.
+/// Buffer of a link, in bytes.
 const BUFFER: usize = 64 * 1024;
-/// A report goes out this often, whether anything changed or not.
+/// Interval of reports without a change.
 const EVERY: Duration = Duration::from_secs(1);
-/// The longest that a line is on its way, in milliseconds.
+/// Longest latency of a line, in milliseconds.
 const WAY_MS: u64 = 15;
 
-/// How the way between an operator and a supervisor is.
+/// The state of the connection between an operator and a supervisor.
 #[derive(PartialEq, Eq)]
 enum Way {
     Clear,
-    /// Nothing goes through, and nobody is told.
+    /// No data passes, and neither side gets an error.
     Silent,
     Over,
 }
@@ -55,12 +56,12 @@ impl State {
     }
 }
 
-/// The operator's end of a new conversation.
+/// The operator's end of a new link.
 pub fn open(sim: &Arc<Sim>, gate: &Arc<Gate>, container: &str, boot: (u32, u32)) -> DuplexStream {
     let (ours, theirs) = duplex(BUFFER);
     let talk = Talk { sim: sim.clone(), gate: gate.clone(), container: container.to_owned(), boot };
     tokio::spawn(async move {
-        // An operator that is gone is no failure.
+        // A dead operator is not an error here.
         let _ = talk.run(theirs).await;
     });
     ours
@@ -106,7 +107,7 @@ impl Talk {
         }
     }
 
-    /// Waits until something can be said; `false`: never again.
+    /// Waits until data can pass; `false`: the link is over.
     async fn clear(&self) -> bool {
         loop {
             let changed = self.sim.changed.notified();
@@ -118,7 +119,7 @@ impl Talk {
         }
     }
 
-    /// A command that was sent arrives even if its sender dies meanwhile.
+    /// A command that was sent arrives even if its sender dies in the meantime.
     async fn obey(&self, command: Command) {
         let what = match &command {
             Command::Order(order) => format!("order {}: {order}", self.container),
@@ -127,7 +128,7 @@ impl Talk {
             Command::Renew { term, .. } => format!("renew term {term} of {}", self.container),
         };
         let idle = matches!(command, Command::Renew { .. });
-        // Of an operator that dies here nobody waits for an answer, so what is sent needs not wait for its end.
+        // No caller waits for the answer to a command, so it is sent even if the operator dies at this effect.
         if !self.sim.send(&self.gate, &what, idle) {
             return;
         }

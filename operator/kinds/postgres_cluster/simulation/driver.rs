@@ -1,4 +1,4 @@
-//! A run of one seed: a cluster is made, things happen to it, all is undone, it must heal and then rest.
+//! Runs one seed: creates a cluster, applies faults, undoes them all; the cluster must become healthy and then rest.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,15 +19,15 @@ use crate::runtime::clock;
 use crate::store::objects::Part;
 use crate::store::{Clock as _, Error, Key, MemoryStore, Objects};
 
-/// Within this a cluster must be well once everything was undone.
+/// Time within which a cluster must be healthy after all faults were undone.
 const HEAL: Duration = Duration::from_secs(180);
-/// For this long nothing may be done to a cluster that is well.
+/// Time during which nothing may be done to a healthy cluster.
 const REST: Duration = Duration::from_secs(25);
 
-/// What became of a seed.
+/// The outcome of a seed.
 pub struct Outcome {
     pub trace: Vec<String>,
-    /// What is wrong, if anything is.
+    /// The problem, if any.
     pub wrong: Option<String>,
 }
 
@@ -39,15 +39,15 @@ pub struct Run {
     chance: Chance,
     operator: Option<Operator>,
     operators: u32,
-    /// When the next operator comes, while there is none.
+    /// Start time of the next operator, while none runs.
     comes: Instant,
     turned: Instant,
     writes: bool,
-    /// How many times longer than usual turns are.
+    /// Factor by which turns are longer than usual.
     hurry: u64,
-    /// Everything was undone.
+    /// All faults were undone.
     calm: bool,
-    /// Longest time between two reconciles; operators' own unless it is set.
+    /// Longest time between two reconciles; `None`: the operator's default.
     resync: Option<Duration>,
 }
 
@@ -68,17 +68,17 @@ fn key() -> Key {
     Key { resource: RESOURCE.into(), namespace: "default".into(), name: "db".into() }
 }
 
-/// Runs a seed in virtual time.
+/// Runs a seed in simulated time.
 pub fn run(seed: u64) -> Outcome {
     run_without(seed, None)
 }
 
-/// The same with something taken out of the protocol.
+/// The same without a part of the protocol.
 pub fn run_without(seed: u64, ablation: Option<Ablation>) -> Outcome {
     run_with(seed, ablation, None)
 }
 
-/// The same with an operator that looks at a settled object only when something wakes it.
+/// The same without resync: an operator reconciles a settled object only when something wakes it.
 pub fn run_without_resync(seed: u64) -> Outcome {
     run_with(seed, None, Some(Duration::from_secs(365 * 24 * 3600)))
 }
@@ -129,7 +129,7 @@ impl Run {
         }
     }
 
-    /// A cluster of this spec that is well.
+    /// A healthy cluster with this spec.
     pub async fn healthy(spec: &str) -> Result<Self, String> {
         let mut run = Self::of(0, spec, Chance::new(0, 2));
         run.create().await?;
@@ -145,7 +145,7 @@ impl Run {
     async fn whole(&mut self) -> Result<(), String> {
         self.create().await?;
         let spec = self.sim.look(|state| state.world.object.spec.clone());
-        // Some clusters meet trouble before they are up.
+        // Some clusters meet faults before they are up.
         if !self.chance.one_in(5) {
             self.heal("come up").await?;
         }
@@ -186,7 +186,7 @@ impl Run {
         Ok(())
     }
 
-    /// A moment passes, and everything that is not the operator's does what it does.
+    /// Time passes by one turn, in which everything except the operator acts.
     async fn turn(&mut self) -> Result<(), String> {
         let ms = self.chance.between(50, 100) * self.hurry;
         sleep(Duration::from_millis(ms)).await;
@@ -202,7 +202,7 @@ impl Run {
         })
     }
 
-    /// A dead operator is taken away, and after a while there is another one.
+    /// Removes a dead operator, and starts another one after a while.
     async fn mind_operator(&mut self) {
         if let Some(operator) = self.operator.take_if(|operator| !operator.gate.alive()) {
             let panics = operator.crash().await;
@@ -264,7 +264,7 @@ impl Run {
             Ok::<_, Error>(object)
         };
         match self.user.modify(&key(), Part::Main, edited).await {
-            // A user would see it, and try again.
+            // A user would see the error and try again.
             Ok(_) | Err(Error::Backend { .. } | Error::Conflict { .. }) => Ok(()),
             Err(error) => Err(error.to_string()),
         }
@@ -281,7 +281,7 @@ impl Run {
         Err(format!("did not {what} within {HEAL:?}: {}", self.sim.look(|state| state.world.summary())))
     }
 
-    /// Healthy, by a living operator that has seen the newest spec.
+    /// Whether the cluster is healthy, as reported by a running operator that has seen the newest spec.
     fn well(&self) -> bool {
         self.operator.as_ref().is_some_and(|operator| operator.gate.alive())
             && self.sim.look(|state| {
@@ -294,11 +294,11 @@ impl Run {
             })
     }
 
-    /// Everything acknowledged is there, and nothing is done any more.
+    /// Asserts that no acknowledged commit is missing and that nothing is done any more.
     async fn rest(&mut self) -> Result<(), String> {
         self.pass(Duration::from_secs(5)).await?;
         (self.writes, self.hurry) = (false, 5);
-        // What was begun while something hung may still end.
+        // Work that started while something hung may still end.
         self.pass(Duration::from_secs(12)).await?;
         self.heal("stay well").await?;
         self.pass(Duration::from_secs(2)).await?;

@@ -1,4 +1,4 @@
-//! Production's `Engine` over the world: Docker's rules, and its failures by chance.
+//! Production's `Engine` trait over the world: Docker's rules, and random failures.
 
 use std::future::pending;
 use std::pin::Pin;
@@ -23,19 +23,19 @@ use crate::kinds::fact::Fact;
 use crate::kinds::postgres_cluster::world::World;
 use crate::supervisor::state::Act;
 
-/// A host that hangs is given up after this long, as by the real engine.
+/// Time-out of a call to a host that hangs, as in the real engine.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The longest that a call takes on a good day, in milliseconds.
+/// Longest duration of a normal call, in milliseconds.
 const CALL_MS: u64 = 30;
 
-/// One operator's Docker host.
+/// The Docker host as one operator sees it.
 pub struct SimEngine {
     pub sim: Arc<Sim>,
     pub gate: Arc<Gate>,
     binary: AtomicBool,
 }
 
-/// How a call fails by chance.
+/// A random failure of a call.
 enum Failure {
     Unreachable,
     LostReply,
@@ -47,12 +47,12 @@ fn missing(doing: &str, what: &str) -> Error {
     Error::not_found(HOST, doing, format!("no such {what}"))
 }
 
-/// The world counts each name's containers; Docker's ids are unique.
+/// The world numbers the containers of each name; Docker's ids are unique.
 fn unique(one: ContainerSeen) -> ContainerSeen {
     ContainerSeen { id: format!("{}#{}", one.name, one.id), ..one }
 }
 
-/// The deed of Docker's that starts a container.
+/// The Docker step that starts a container.
 pub fn start(container: &str) -> DockerStep {
     let (host, member, container) = (HOST.to_owned(), String::new(), container.to_owned());
     DockerStep::Start { host, member, container, again: None }
@@ -63,7 +63,7 @@ impl SimEngine {
         Self { sim, gate, binary: AtomicBool::new(false) }
     }
 
-    /// On the way to the host.
+    /// Waits for the call to reach the host, or fails.
     async fn reach(&self, doing: &str) -> Result<(), Error> {
         self.gate.open().await;
         self.sim.latency(CALL_MS).await;
@@ -123,7 +123,7 @@ impl SimEngine {
         done
     }
 
-    /// What Docker's lists say.
+    /// The result of one of Docker's lists.
     async fn seen<T: Send>(&self, doing: &str, of: impl FnOnce(DockerSeen) -> Fact<T> + Send) -> Result<T, Error> {
         let seen = self.read(doing, |state| (!state.blind).then(|| of(state.world.seen_by_docker())));
         match seen.await?.unwrap_or_else(|| Fact::Unknown("lists fail".into())) {

@@ -1,4 +1,4 @@
-//! What a seed does to a cluster: the faults there are, how they are drawn, and how each is done to the world.
+//! The faults of a seed: which exist, how they are drawn, and how each is applied to the world.
 
 use super::chance::Chance;
 use super::engine::start;
@@ -9,20 +9,20 @@ use crate::api::postgres_cluster::PostgresClusterSpec;
 use crate::engine::ContainerState;
 use crate::kinds::postgres_cluster::world::World;
 
-/// One fault, or one wish of a user.
+/// One fault, or one change by a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
     KillPostgres(String),
     KillContainer(String),
     KillHost,
     Freeze(String),
-    /// Somebody removes a container; its volume stays.
+    /// A person removes a container; its volume stays.
     Remove(String),
-    /// Docker (or somebody) starts what is down.
+    /// Docker (or a person) starts a container that is down.
     StartedByDocker(String),
     /// The data volume of a standby is emptied.
     Wipe(String),
-    /// The operator's way to a member: closed, or without a word.
+    /// The link to a member breaks: closed, or silent.
     Cut(String, bool),
     Part(String, String),
     PartBoth(String, String),
@@ -31,21 +31,21 @@ pub enum Fault {
     Blind,
     Deaf,
     Trouble(Trouble),
-    /// Supervisors and streams go at another pace.
+    /// Supervisors and streams run at another pace.
     Slow(Pace),
     /// The operator dies at one of its next effects.
     Crash(Fuse),
-    /// The operator is restarted in order.
+    /// The operator is restarted properly.
     Restart,
-    /// Somebody runs `pg_ctl promote`.
+    /// A person runs `pg_ctl promote`.
     Promote(String),
     Switchover(String),
     Scale(u32),
     Image(String),
     Setting(String),
-    /// Every path carries again, and nothing is frozen any more; all else stays as it is.
+    /// All connections work again, and nothing is paused any more; everything else stays.
     Join,
-    /// Everything that can be undone is.
+    /// Everything that can be undone is undone.
     Calm,
 }
 
@@ -91,12 +91,12 @@ pub fn draw(chance: &mut Chance, spec: &PostgresClusterSpec, primary: &str) -> F
 }
 
 impl Fault {
-    /// Often this ends just when the cluster has drawn its conclusions from it.
+    /// Whether the fault often ends just when the cluster has reacted to it.
     pub fn passes(&self) -> bool {
         matches!(self, Self::Freeze(_) | Self::Cut(..) | Self::Part(..) | Self::PartBoth(..) | Self::Isolate(_))
     }
 
-    /// Does it, if it is one of the world's; `false`: it is the driver's to do.
+    /// Applies the fault, if it belongs to the world; `false`: the driver must apply it.
     pub fn strike(&self, state: &mut State) -> bool {
         let world = &mut state.world;
         match self {
@@ -113,7 +113,7 @@ impl Fault {
                 }
             }
             Self::Wipe(member) => {
-                // Else it might be the last copy, whose loss nothing can mend.
+                // Otherwise it could be the last copy, and no operator can repair that loss.
                 if world.status().phase == "Healthy" && world.primary() != *member {
                     world.wipe(member);
                 }
@@ -132,7 +132,7 @@ impl Fault {
             Self::Slow(pace) => state.pace = *pace,
             Self::Promote(member) => {
                 world.promote_by_hand(member);
-                // What follows if its timeline then wins an election is not promised (docs/protocol.md).
+                // If its timeline then wins an election, no promise holds (docs/protocol.md).
                 (state.by_hand, state.lossless) = (true, false);
             }
             Self::Join => join(state),
@@ -155,13 +155,14 @@ fn join(state: &mut State) {
     members.iter().for_each(|member| world.unpause(member));
 }
 
-/// Everything that can be undone is.
+/// Undoes everything that can be undone.
 pub fn calm(state: &mut State) {
     join(state);
     (state.trouble, state.pace) = (Trouble::default(), Pace::FAIR);
     let missed = state.deaf || state.away.is_some();
     (state.away, state.blind, state.deaf) = (None, false, false);
-    // A stream of events that was lost begins anew, and says so. One that was never closed says nothing.
+    // A stream of events that was lost is opened again and reports the gap. A stream that was never closed reports
+    // nothing.
     if missed && state.chance.one_in(2) {
         state.tell(&None);
     }

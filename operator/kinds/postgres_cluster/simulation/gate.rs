@@ -1,4 +1,4 @@
-//! The door between one operator and everything it changes: here its effects are counted, and here it dies.
+//! Counts one operator's effects, and ends the operator at one of them.
 
 use std::future::pending;
 use std::sync::{Mutex, MutexGuard};
@@ -8,27 +8,27 @@ use crate::api::sync::lock;
 /// The death of an operator at one of its next effects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fuse {
-    /// Effects that still go well.
+    /// Effects that still succeed.
     pub effects: u64,
-    /// The one after those is performed, but its answer never comes; else it is not performed either.
+    /// Whether the effect after those is performed; its answer never arrives in either case.
     pub performed: bool,
 }
 
-/// What becomes of an effect.
+/// The outcome of an effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     Done,
-    /// Performed; whoever asked for it never hears.
+    /// Performed; the caller never gets the answer.
     LastDone,
-    /// The operator died before it.
+    /// Not performed: the operator died before it.
     NotDone,
-    /// It was dead already.
+    /// The operator was dead already.
     Dead,
 }
 
-/// One operator's door.
+/// The gate of one operator.
 pub struct Gate {
-    /// From 1; 0 is the user, who never dies.
+    /// From 1; 0 is the user, whose gate never dies.
     pub number: u32,
     state: Mutex<State>,
 }
@@ -63,7 +63,7 @@ impl Gate {
         self.state().fuse = None;
     }
 
-    /// An effect is to happen now.
+    /// Counts an effect that is about to happen.
     pub fn effect(&self) -> Fate {
         let mut state = self.state();
         if !state.alive {
@@ -83,7 +83,7 @@ impl Gate {
         }
     }
 
-    /// Over at once; never, if the operator is dead.
+    /// Returns at once; never, if the operator is dead.
     pub async fn open(&self) {
         if !self.alive() {
             pending().await

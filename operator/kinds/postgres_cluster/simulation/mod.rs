@@ -1,5 +1,5 @@
-//! Deterministic simulation: production's loop, store, controller and conversations run over the tests' world in virtual
-//! time, and a seed decides all that chance does. How to run and replay: `docs/testing.md`.
+//! Deterministic simulation: production's loop, store, controller and links run over the test world in simulated time,
+//! and a seed decides everything random. How to run and replay: `docs/testing.md`.
 
 mod chance;
 mod checks;

@@ -1,4 +1,4 @@
-//! One operator: production's pieces, put together as `cli/operator.rs` does, and taken down without a word.
+//! One operator: production's parts, wired as in `cli/operator.rs`, and ended without notice.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::runtime::metrics::Metrics;
 use crate::runtime::{Clock, Manager, janitor};
 use crate::store::{MemoryStore, Objects, Store};
 
-/// An operator at work.
+/// A running operator.
 pub struct Operator {
     pub gate: Arc<Gate>,
     metrics: Arc<Metrics>,
@@ -49,14 +49,14 @@ impl Operator {
         Self { gate, metrics, shutdown, tasks }
     }
 
-    /// kill -9: nothing of it acts any more.
+    /// kill -9: no part of it acts any more.
     pub async fn crash(mut self) -> u64 {
         self.gate.kill();
         self.tasks.shutdown().await;
         self.metrics.panics.get()
     }
 
-    /// SIGTERM: what is under way may end.
+    /// SIGTERM: running work may end.
     pub async fn stop(mut self) -> u64 {
         self.shutdown.cancel();
         while self.tasks.join_next().await.is_some() {}

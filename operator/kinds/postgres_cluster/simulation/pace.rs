@@ -1,15 +1,15 @@
-//! How fast everything goes that is not the operator: fairly and at once, or one thing here and another there, by chance.
+//! The pace of everything except the operator: fair and at once, or random per event.
 
 use super::chance::Chance;
 use crate::kinds::postgres_cluster::world::{ACTS, World};
 
-/// Once in so many moments, for each thing that can happen; 1 for always.
+/// Each event happens once in this many moments; 1 means always.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
     act: u64,
     ship: u64,
     reply: u64,
-    /// The end of a WAL receiver whose upstream was taken away, and of a stop that waits for sessions.
+    /// The end of a WAL receiver without upstream, and of a stop that waits for sessions.
     leave: u64,
     acknowledge: u64,
 }
@@ -23,7 +23,7 @@ impl Pace {
     }
 }
 
-/// What happens in a moment. `writes`: clients write, too.
+/// The events of one moment. `writes`: clients write too.
 pub fn moment(world: &mut World, pace: Pace, chance: &mut Chance, writes: bool) {
     if pace == Pace::FAIR {
         world.supervise();

@@ -1,12 +1,12 @@
-//! Runs that once went wrong, as courses of events.
+//! Runs that failed once, as sequences of events.
 
 use std::time::Duration;
 
 use super::driver::Run;
 use super::faults::Fault;
 
-/// Regression 9: while Docker's lists failed, what supervisors said over conversations that stood was thrown away; a primary
-/// with w = 0 was not confirmed any more and stopped. What was heard now counts, whatever Docker says.
+/// Regression 9: while Docker's lists failed, reports over open links were thrown away; a primary with w = 0 was not
+/// confirmed any more and stopped. A report now counts even if Docker does not answer.
 #[tokio::test(start_paused = true)]
 async fn a_docker_that_cannot_list_stops_no_primary() -> Result<(), String> {
     let mut run = Run::healthy("{image: 'postgres:15', instances: 3, durability: {mode: async}}").await?;
@@ -18,7 +18,7 @@ async fn a_docker_that_cannot_list_stops_no_primary() -> Result<(), String> {
     Ok(())
 }
 
-/// How long after the death of the primary another one takes writes, in milliseconds.
+/// Milliseconds from the death of the primary until another one takes writes.
 async fn outage(run: &mut Run) -> Result<u64, String> {
     run.strike(Fault::KillContainer("db-1".into())).await?;
     for passed in 1..300 {
@@ -30,8 +30,8 @@ async fn outage(run: &mut Run) -> Result<u64, String> {
     Err("nothing takes writes".into())
 }
 
-/// Regression 23: a pull was awaited inside the reconcile, so while a registry hung nobody failed over and nobody renewed.
-/// Pulls, and stops with grace, are begun by a step and go on beside the loop.
+/// Regression 23: a pull was awaited inside the reconcile, so while a registry hung there was no failover and no
+/// renewal. A step now only starts pulls, and stops with grace; they run in the background.
 #[tokio::test(start_paused = true)]
 async fn a_registry_that_never_answers_delays_no_failover() -> Result<(), String> {
     let mut calm = Run::healthy("{image: 'postgres:15', instances: 3}").await?;
@@ -48,8 +48,8 @@ async fn a_registry_that_never_answers_delays_no_failover() -> Result<(), String
     Ok(())
 }
 
-/// Regression 28: Docker would not start a container again ("id already in use" after it was killed in the middle of a
-/// start), and that failed step held up the start of the others. Members are lanes, and what does not start is made anew.
+/// Regression 28: Docker would not start a container again ("id already in use" after Docker was killed during a
+/// start), and that failed step delayed the other starts. Members are lanes now; such a container is recreated.
 #[tokio::test(start_paused = true)]
 async fn a_container_that_never_starts_again_is_made_anew_and_holds_up_nobody() -> Result<(), String> {
     let mut run = Run::healthy("{image: 'postgres:15', instances: 3}").await?;

@@ -1,4 +1,4 @@
-//! The seeds that CI runs, and how a failing one is told.
+//! The seeds of CI, and the output of a failing one.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -6,11 +6,11 @@ use std::sync::{Mutex, PoisonError};
 use super::driver::{Outcome, run, run_without, run_without_resync};
 use crate::kinds::postgres_cluster::world::Ablation;
 
-/// Seeds that are run unless `EVENKEEL_SEEDS` says otherwise: two to three minutes of one core.
+/// Number of seeds unless `EVENKEEL_SEEDS` sets it: two to three minutes of one core.
 const SEEDS: u64 = 2_000;
-/// Seeds that are run without resync.
+/// Number of seeds without resync.
 const SEEDS_WITHOUT_RESYNC: u64 = 100;
-/// Lines of a failing seed's trace that are shown.
+/// Last lines of a failing seed's trace that are printed.
 const LINES: usize = 60;
 
 fn number(name: &str) -> Option<u64> {
@@ -26,7 +26,7 @@ fn told(seed: u64, outcome: &Outcome) -> Option<String> {
     ))
 }
 
-/// Runs the seeds on all cores; those that failed.
+/// Runs the seeds on all cores; returns those that failed.
 fn failing(seeds: std::ops::Range<u64>) -> Vec<(u64, Outcome)> {
     let next = AtomicU64::new(seeds.start);
     let failed = Mutex::new(Vec::new());
@@ -79,8 +79,8 @@ fn one_seed_run_twice_gives_identical_bytes() {
     }
 }
 
-/// Whatever was missed is seen at the next resync, ten seconds later. Without one everything depends on what wakes the
-/// cluster: its concerns, Docker's events, its supervisors' news, and the plan's own requeue.
+/// A missed event is found at the next resync, ten seconds later. Without resync everything depends on what wakes the
+/// cluster: its concerns, Docker's events, its supervisors' reports, and the plan's own requeue.
 #[test]
 fn a_cluster_heals_by_what_wakes_it_alone() {
     for seed in 0..SEEDS_WITHOUT_RESYNC {
@@ -91,7 +91,7 @@ fn a_cluster_heals_by_what_wakes_it_alone() {
     }
 }
 
-/// What a seed can see the lack of within a few tries; the model checker sees the rest.
+/// Parts of the protocol whose absence a seed finds within a few tries; the model checker finds the rest.
 #[test]
 fn what_is_taken_out_of_the_protocol_is_missed() {
     for ablation in [Ablation::DurablePromise, Ablation::Gate, Ablation::SessionKill] {

@@ -1,4 +1,4 @@
-//! What all parts of a simulation share: the world, its trace, its chance, and who is told when something changes.
+//! Shared by all parts of a simulation: the world, its trace, its random numbers, and the notification of changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
@@ -18,21 +18,21 @@ use crate::engine::{ContainerState, EventHint};
 use crate::kinds::postgres_cluster::world::World;
 use crate::runtime::clock::{self, TestClock};
 
-/// How the Docker host is away.
+/// How the Docker host fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Away {
     /// It refuses, and its streams end.
     Refuses,
-    /// It answers nothing, and its streams stand still.
+    /// It answers nothing, and its streams carry nothing.
     Hangs,
 }
 
-/// How often calls fail that could as well go well: once in so many, 0 for never.
+/// Random failures of calls: once in this many, 0 for never.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Trouble {
     pub engine: u64,
     pub store: u64,
-    /// Somebody else writes the object just before the operator does.
+    /// Another writer changes the object just before the operator writes it.
     pub meddler: u64,
 }
 
@@ -42,26 +42,26 @@ pub struct State {
     pub trace: Vec<String>,
     pub chance: Chance,
     pub away: Option<Away>,
-    /// Docker's lists fail; all else goes on.
+    /// Docker's lists fail; everything else works.
     pub blind: bool,
-    /// No event reaches anybody.
+    /// No event of Docker arrives anywhere.
     pub deaf: bool,
     pub trouble: Trouble,
     pub pace: Pace,
     pub images: BTreeSet<String>,
-    /// The registry takes connections and answers nothing.
+    /// The registry accepts connections and never answers.
     pub registry_hangs: bool,
     /// Containers (name, id) that Docker never starts again.
     pub stuck: BTreeSet<(String, u32)>,
-    /// Hash of the credentials that a boot of a container has got.
+    /// Hash of the credentials that a boot of a container received.
     pub credentials: BTreeMap<(String, (u32, u32)), String>,
-    /// What is wrong with the product or with the simulation; ends the run.
+    /// Problems of the product or of the simulation; they end the run.
     pub wrong: Vec<String>,
-    /// Somebody has promoted a standby by hand.
+    /// A standby was promoted by hand.
     pub by_hand: bool,
-    /// The spec allows no loss of what was acknowledged.
+    /// The spec allows no loss of acknowledged commits.
     pub lossless: bool,
-    /// Effects that a settled cluster has none of.
+    /// Number of effects that a settled cluster must not have.
     pub effects: u64,
     listeners: Vec<mpsc::UnboundedSender<EventHint>>,
     states: BTreeMap<String, (u32, u32, ContainerState)>,
@@ -73,7 +73,7 @@ pub struct State {
 /// One simulation.
 pub struct Sim {
     pub clock: Arc<TestClock>,
-    /// Not a watch channel: that one wakes by chance.
+    /// Not a watch channel, because that wakes its receivers in random order.
     pub changed: Notify,
     state: Mutex<State>,
 }
@@ -117,12 +117,12 @@ impl Sim {
         lock(&self.state)
     }
 
-    /// Looks, and changes nothing that anybody could notice.
+    /// Reads the state; nothing that others could notice changes.
     pub fn look<T>(&self, look: impl FnOnce(&State) -> T) -> T {
         look(&self.lock())
     }
 
-    /// Changes something; whoever notices such things does.
+    /// Changes the state and notifies the waiting tasks.
     pub fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.lock();
         let result = change(&mut state);
@@ -132,7 +132,7 @@ impl Sim {
         result
     }
 
-    /// Changes what nobody notices.
+    /// Changes the state without a notification.
     pub fn change_quietly<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         change(&mut self.lock())
     }
@@ -141,7 +141,7 @@ impl Sim {
         self.lock().note(line);
     }
 
-    /// A draw for a pause; drawn so that none is the most likely.
+    /// Waits for a random time; zero is the most likely.
     pub async fn latency(&self, longest_ms: u64) {
         let ms = {
             let chance = &mut self.lock().chance;
@@ -152,7 +152,8 @@ impl Sim {
         }
     }
 
-    /// Asks the gate for an effect. Never returns if the operator does not live to see it; `true`: it dies right after.
+    /// Asks the gate for an effect. Never returns if the operator dies before it; `true`: the operator dies right after
+    /// it.
     pub async fn begin(&self, gate: &Gate, what: &str, idle: bool) -> bool {
         match self.count(gate, what, idle) {
             Fate::Done => false,
@@ -161,7 +162,7 @@ impl Sim {
         }
     }
 
-    /// The same for what nobody waits for; `false`: it is not to happen.
+    /// The same for an effect without an answer; `false`: it must not happen.
     pub fn send(&self, gate: &Gate, what: &str, idle: bool) -> bool {
         match self.count(gate, what, idle) {
             Fate::Done => true,
@@ -193,7 +194,7 @@ impl Sim {
         fate
     }
 
-    /// The answer to an effect, unless the operator is dead by now.
+    /// Returns the answer of an effect; never, if the operator is dead by now.
     pub async fn end(&self, gate: &Gate, last: bool) {
         if last {
             self.note(format!("operator {} dies after that", gate.number));
@@ -215,7 +216,7 @@ impl State {
         self.trace.push(format!("{ms:>7} {}", line.into()));
     }
 
-    /// What the world logged itself.
+    /// Moves the world's own log into the trace.
     fn drain(&mut self) {
         let ms = self.began.elapsed().as_millis();
         let lines = self.world.log.as_mut().map(std::mem::take).unwrap_or_default();
@@ -234,14 +235,14 @@ impl State {
         }
     }
 
-    /// Tells those who listen to the engine's events.
+    /// Notifies the listeners of the engine's events.
     pub fn tell(&mut self, hint: &EventHint) {
         if !self.deaf && self.away.is_none() {
             self.listeners.retain(|listener| listener.send(hint.clone()).is_ok());
         }
     }
 
-    /// The object as it is in the store now.
+    /// Copies the object in the store into the world.
     pub fn mirror(&mut self, object: PostgresCluster) {
         self.world.object = object;
         let status = self.world.status();

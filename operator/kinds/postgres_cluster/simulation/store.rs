@@ -1,4 +1,4 @@
-//! Production's store in memory behind one operator's gate: its writes are effects, and some fail by chance.
+//! Production's store in memory behind one operator's gate: its writes are effects, and some fail at random.
 
 use std::sync::Arc;
 
@@ -10,10 +10,10 @@ use crate::kinds::postgres_cluster::RESOURCE;
 use crate::store::events::EVENTS;
 use crate::store::{Error, Expect, Key, MemoryStore, Store, Watch, revision_of};
 
-/// The longest that a write takes on a good day, in milliseconds.
+/// Longest duration of a normal write, in milliseconds.
 const WRITE_MS: u64 = 8;
 
-/// The store as one operator (or a user) has it.
+/// The store as one operator (or a user) sees it.
 pub struct SimStore {
     pub inner: Arc<MemoryStore>,
     pub sim: Arc<Sim>,
@@ -35,7 +35,7 @@ impl SimStore {
         Ok(())
     }
 
-    /// `Ok(true)`: it will seem to have failed.
+    /// Counts a write as an effect; `Ok(true)`: it is performed but reported as failed.
     async fn write(&self, doing: &'static str, key: &Key) -> Result<bool, Error> {
         self.gate.open().await;
         self.sim.latency(WRITE_MS).await;

@@ -1,4 +1,5 @@
-//! Clients of the world: they write wherever they are let in, and remember what they were told.
+//! The clients of the world: they write to every server that lets them in, and remember which commits were
+//! acknowledged.
 
 use super::instance::Author;
 use super::{Box, World, grant};
@@ -14,13 +15,13 @@ pub struct Waiting {
 }
 
 impl World {
-    /// Servers that take a write of somebody now.
+    /// Servers that take a client's write now.
     pub fn writable(&self) -> Vec<String> {
         let open = |one: &&Box| one.runs() && one.process.writable();
         self.boxes.values().filter(open).map(|one| one.spec.name.clone()).collect()
     }
 
-    /// A client writes to every server that lets it.
+    /// A client writes to every server that lets it in.
     pub fn write(&mut self) {
         for name in self.writable() {
             self.write_to(&name);
@@ -34,7 +35,7 @@ impl World {
         self.waiting.push(Waiting { id, lsn: disk.end().0, server: (name.into(), one.process.run) });
     }
 
-    /// A client waits for a commit at this server.
+    /// Whether a client waits for a commit at this server.
     pub fn waits_at(&self, name: &str) -> bool {
         self.waiting.iter().any(|one| one.server.0 == name)
     }
@@ -46,7 +47,7 @@ impl World {
         }
     }
 
-    /// Clients hear of the commits that this server's rule is content with; of those that died with it they never hear.
+    /// Acknowledges the commits that fulfil this server's commit rule; those that died with it are never acknowledged.
     pub fn acknowledge(&mut self, name: &str) -> bool {
         let lives = |server: &(String, u32)| {
             self.boxes.get(&server.0).is_some_and(|one| {
@@ -62,7 +63,7 @@ impl World {
         };
         let rule = one.process.applied.as_ref().map(|applied| applied.commit.clone()).unwrap_or_default();
         let durable = &self.disks[name].durable;
-        // A primary that steps down for a new term still tells its clients, under the grant that it had before.
+        // A primary that steps down for a new term still acknowledges commits, under the grant that it had before.
         let term = grant(durable).map_or(durable.promised.saturating_sub(1), |grant| grant.0);
         let opened = one.process.opened;
         let replicas = self.replicas(name);
@@ -82,7 +83,7 @@ impl World {
         self.waiting.len() != before
     }
 
-    /// I2: whoever takes writes has everything that was ever acknowledged.
+    /// I2: a server that takes writes has every commit that was ever acknowledged.
     pub fn lost(&self) -> Vec<u64> {
         let status = self.status();
         let Some(primary) = status.primary.filter(|_| !status.endpoints.read_write.is_empty()) else {

@@ -1,4 +1,4 @@
-//! What can go wrong in the world, one method a fault.
+//! The faults of the world, one method each.
 
 use super::{Box, Disk, World};
 use crate::engine::ContainerState;
@@ -20,7 +20,7 @@ impl World {
         self.drop_broken_streams();
     }
 
-    /// docker kill; a supervisor that dies takes its container along.
+    /// docker kill; a supervisor that dies ends its container.
     pub fn kill_container(&mut self, member: &str) {
         let name = self.container(member);
         if let Some(one) = self.boxes.get_mut(&name).filter(|one| one.state != ContainerState::Created) {
@@ -29,7 +29,7 @@ impl World {
         self.drop_broken_streams();
     }
 
-    /// docker rm that did not end: the container is there and never starts again.
+    /// docker rm that was interrupted: the container exists and never starts again.
     pub fn half_remove(&mut self, member: &str) {
         self.kill_container(member);
         let name = self.container(member);
@@ -45,7 +45,7 @@ impl World {
         }
     }
 
-    /// docker unpause; the supervisor notices the gap in time and takes nothing for confirmed.
+    /// docker unpause; the supervisor notices the gap in time and treats nothing as confirmed.
     pub fn unpause(&mut self, member: &str) {
         let name = self.container(member);
         if let Some(one) = self.boxes.get_mut(&name).filter(|one| one.state == ContainerState::Paused) {
@@ -64,7 +64,7 @@ impl World {
         self.disks.insert(name, Disk::empty());
     }
 
-    /// The data volume is emptied under whatever runs on it; the supervisor still knows what it knew.
+    /// The data volume is emptied while processes run on it; the supervisor keeps its memory.
     pub fn empty(&mut self, member: &str) {
         let name = self.container(member);
         if let Some(disk) = self.disks.get_mut(&name).filter(|_| self.boxes.get(&name).is_some_and(Box::runs)) {
@@ -73,7 +73,7 @@ impl World {
         self.end_receiver(&name);
     }
 
-    /// The container is removed, its volume stays.
+    /// The container is removed; its volume stays.
     pub fn forget(&mut self, member: &str) {
         let name = self.container(member);
         self.boxes.remove(&name);
@@ -83,12 +83,12 @@ impl World {
         self.drop_broken_streams();
     }
 
-    /// The operator cannot speak to this member any more; `closed`: the stream says so.
+    /// The operator cannot reach this member any more; `closed`: the stream reports it.
     pub fn cut(&mut self, member: &str, closed: bool) {
         self.cut.insert(member.into(), closed);
     }
 
-    /// Nothing goes from one member to the other; the way back is another matter.
+    /// No data passes from one member to the other; the opposite direction is not changed.
     pub fn part(&mut self, from: &str, to: &str) {
         let path = (self.container(from), self.container(to));
         self.parted.insert(path);
@@ -100,7 +100,7 @@ impl World {
         members.iter().for_each(|member| self.kill_container(member));
     }
 
-    /// A member is cut from all others and from the operators, without a word.
+    /// A member is cut off from all others and from the operators; no stream closes.
     pub fn isolate(&mut self, member: &str) {
         self.cut(member, false);
         let others: Vec<_> = self.boxes.keys().map(|name| Self::member(name)).filter(|other| other != member).collect();
@@ -110,19 +110,19 @@ impl World {
         }
     }
 
-    /// Every path carries again.
+    /// All connections work again.
     pub fn join_all(&mut self) {
         self.cut.clear();
         self.parted.clear();
         self.drop_broken_streams();
     }
 
-    /// An operator ends and begins anew: it has heard nothing yet.
+    /// An operator ends and another one starts, which has received no report yet.
     pub fn restart_operator(&mut self, operator: usize) {
         self.operators[operator] = Default::default();
     }
 
-    /// Somebody runs `pg_ctl promote` by hand.
+    /// A person runs `pg_ctl promote`.
     pub fn promote_by_hand(&mut self, member: &str) {
         let name = self.container(member);
         let (Some(one), Some(disk)) = (self.boxes.get_mut(&name), self.disks.get_mut(&name)) else { return };

@@ -1,4 +1,5 @@
-//! One instance of the world: a volume, a container, a supervisor whose decisions are production's, and a model of PostgreSQL.
+//! One instance of the world: a volume, a container, a supervisor with production's decisions, and a model of
+//! PostgreSQL.
 
 use std::sync::Arc;
 
@@ -8,10 +9,10 @@ use crate::supervisor::state::{Config, Durable, Gate, Seen, Server};
 use crate::supervisor::wire::{Command, Credentials, Data, Job, Lead, Postgres, Receiver, Replica, Task};
 
 pub const SYSTEM: &str = "7000000000000000001";
-/// Ages are not told apart beyond this: no rule of the protocol waits longer.
+/// Ages above this many milliseconds are equal: no rule of the protocol waits longer.
 const OLD_MS: u32 = 61_000;
 
-/// Milliseconds since something.
+/// Milliseconds since an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
 pub struct Age(pub u32);
 
@@ -21,14 +22,14 @@ impl Age {
     }
 }
 
-/// A record of WAL: the timeline it was written on and what it is.
+/// A record of WAL: the timeline that it was written on, and its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Record {
     pub timeline: u32,
     pub id: u64,
 }
 
-/// Who writes a record; tells records apart in whatever order things happen.
+/// The author of a record; identifies the record in any order of events.
 pub enum Author<'a> {
     /// A server, in this run: its promotion or barrier.
     Server(&'a str, u32),
@@ -36,7 +37,7 @@ pub enum Author<'a> {
     Client(u64),
 }
 
-/// What is on a data volume.
+/// The content of a data volume.
 #[derive(Debug, Clone, Default, PartialEq, Hash)]
 pub struct Disk {
     pub durable: Durable,
@@ -50,7 +51,7 @@ impl Disk {
         Self { data: Data::None, ..Self::default() }
     }
 
-    /// Adds a record; its id.
+    /// Adds a record; returns its id.
     pub fn write(&mut self, timeline: u32, author: Author) -> u64 {
         let id = match author {
             Author::Client(n) => 1_000_000_000 + n,
@@ -71,13 +72,13 @@ impl Disk {
         self.wal.last().map_or(1, |record| record.timeline)
     }
 
-    /// Where each timeline was left for the next.
+    /// The end of each timeline that was left for the next one.
     pub fn history(&self) -> Vec<Fork> {
         let ends = self.wal.windows(2).enumerate().filter(|(_, pair)| pair[0].timeline != pair[1].timeline);
         ends.map(|(at, pair)| Fork { timeline: pair[0].timeline, ended_at: Lsn(at as u64 + 1) }).collect()
     }
 
-    /// Whether a server with this WAL lets somebody stream who has `other`: what a walsender looks at, and no more.
+    /// Whether a server with this WAL lets a standby with `other` stream: exactly what a walsender checks.
     pub fn serves(&self, other: &Self) -> bool {
         let (timeline, end) = (other.timeline(), other.end());
         if timeline == self.timeline() {
@@ -87,18 +88,18 @@ impl Disk {
     }
 }
 
-/// A WAL receiver and its walsender on the other side.
+/// A WAL receiver with its walsender.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Receiving {
-    /// The container it streams from, and the run of the postmaster there.
+    /// The container that it streams from, and the run of the postmaster there.
     pub from: (String, u32),
-    /// The end that the other side knows of.
+    /// The flushed position that the other side knows.
     pub replied: Lsn,
-    /// Since the last reply that arrived there.
+    /// Time since a reply last arrived there.
     pub silent: Age,
-    /// Since WAL last arrived here.
+    /// Time since WAL last arrived here.
     pub quiet: Age,
-    /// Its upstream was taken away; until it has ended it goes on as before.
+    /// Its upstream was removed; until the receiver has ended, it continues as before.
     pub leaving: bool,
 }
 
@@ -113,9 +114,9 @@ pub struct Process {
     pub ordered_since_stop: bool,
     pub applied: Option<Config>,
     pub sessions_ended: bool,
-    /// A client's session is open.
+    /// A client has an open session.
     pub session: bool,
-    /// The gate was opened to clients of this primary, by a grant that says so.
+    /// The gate was opened to clients of this primary, by a grant that allows it.
     pub opened: bool,
     pub barrier_lsn: Option<Lsn>,
     pub barrier_age: Age,
@@ -133,7 +134,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// The postmaster is gone; what the supervisor itself knows stays.
+    /// The postmaster ends; the supervisor's memory stays.
     pub fn down(&mut self) {
         *self = Self {
             run: self.run,
@@ -153,7 +154,7 @@ impl Process {
         self.applied.as_ref().is_some_and(|applied| applied.gate == Gate::Open)
     }
 
-    /// Takes writes of somebody.
+    /// Whether it takes a client's write.
     pub fn writable(&self) -> bool {
         matches!(self.postgres, Postgres::Primary | Postgres::Stopping) && (self.gate_open() || self.session)
     }
@@ -168,7 +169,7 @@ impl Process {
     }
 }
 
-/// A container and what runs in it.
+/// A container and its processes.
 #[derive(Debug, Clone)]
 pub struct Box {
     pub spec: Arc<ContainerSpec>,
@@ -196,7 +197,7 @@ impl Box {
     }
 }
 
-/// What the supervisor sees. `replicas`: who streams from here.
+/// What the supervisor sees. `replicas`: the standbys that stream from here.
 pub fn seen(one: &Box, disk: &Disk, replicas: Vec<Replica>, clock_ms: u64) -> Seen {
     let process = &one.process;
     let ms = |age: Age| u64::from(age.0);

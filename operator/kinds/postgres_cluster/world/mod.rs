@@ -1,5 +1,5 @@
-//! A small world for tests: real plans, real supervisor decisions, and a model of Docker, the network, PostgreSQL and
-//! clients between them. Everything that can happen is one method; `turn` lets it happen fairly, `model` in any order.
+//! The test world: real plans, real supervisor decisions, and a model of Docker, the network, PostgreSQL and clients
+//! between them. Every event is one method; `turn` calls them fairly, `model` in any order.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,27 +29,27 @@ pub use instance::{Age, Box, Disk, Process, grant};
 
 /// One turn of the world, in milliseconds.
 pub const TURN_MS: u32 = 100;
-/// A stream without a sign of life is given up after this long.
+/// A stream without data for this many milliseconds is closed.
 const STREAM_TIMEOUT_MS: u32 = 5_000;
-/// Acts of one supervisor in one turn; more means that it goes in circles.
+/// Most acts of one supervisor in one turn; more means an endless loop.
 pub const ACTS: usize = 24;
 
-/// What is taken out of the protocol, to see what it is there for.
+/// A part that is removed from the protocol, to show why it is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ablation {
     /// A promise does not wait for the end of the WAL receiver.
     ReceiverStop,
-    /// Promise and order do not survive the supervisor.
+    /// Promise and order are lost with the supervisor.
     DurablePromise,
     /// A commit rule counts as confirmed as soon as it is in force.
     ReconfigurationBarrier,
-    /// A primary is open to clients from its promotion on.
+    /// A primary is open to clients as soon as it is promoted.
     Gate,
-    /// A data directory is known by its member's name.
+    /// A data directory is identified by its member's name.
     Incarnation,
-    /// Promises are compared by position alone.
+    /// Promises are compared by position only.
     TimelineOrder,
-    /// Sessions from before the promotion stay.
+    /// Sessions from before the promotion continue.
     SessionKill,
     /// A fence lets sessions end by themselves.
     ImmediateFence,
@@ -59,7 +59,7 @@ pub enum Ablation {
 #[derive(Debug, Clone, PartialEq, Hash)]
 pub struct Letter {
     pub member: String,
-    /// Container and boot it was sent to.
+    /// The container and boot that it was sent to.
     pub to: (u32, u32),
     pub command: Command,
 }
@@ -67,28 +67,28 @@ pub struct Letter {
 /// One operator's memory.
 #[derive(Debug, Clone, Default)]
 pub struct Operator {
-    /// By member: the last report, of which container and boot, and its age.
+    /// By member: its last report, the container and boot that sent it, and its age.
     pub heard: BTreeMap<String, (Report, (u32, u32), Age)>,
-    /// The object as it has read it, and which version that was; what it then acts upon may be older than the store.
+    /// The object as it was read, with its version; the store may have a newer one when the operator acts.
     pub read: Option<(PostgresCluster, u64)>,
-    /// It has just begun.
+    /// It has just started.
     pub young: bool,
 }
 
-/// The volume with a program whose supervisor speaks the wire format of the release before.
+/// The volume with a binary whose supervisor speaks the wire format of the previous release.
 pub const RELEASED_PROGRAM: &str = "evenkeel-bin-released";
 
 fn of_the_release(spec: &ContainerSpec) -> bool {
     spec.labels.get(labels::BINARY).is_some_and(|binary| binary == RELEASED_PROGRAM)
 }
 
-/// Everything.
+/// The whole world.
 #[derive(Clone)]
 pub struct World {
     pub object: PostgresCluster,
-    /// Of the object; grows with each write.
+    /// Version of the object; grows with each write.
     pub version: u64,
-    /// What happened, if it is to be told.
+    /// The log, if one is kept.
     pub log: Option<Vec<String>>,
     pub ms: i64,
     pub boxes: BTreeMap<String, Box>,
@@ -96,28 +96,28 @@ pub struct World {
     network: bool,
     image: bool,
     binary: bool,
-    /// The volume with the program that the operator brings.
+    /// The volume with the operator's binary.
     pub program: &'static str,
     secrets: SecretsSeen,
-    /// Containers made and data directories made, by name; client writes.
+    /// Number of created containers and data directories, by name; number of client writes.
     made: BTreeMap<String, u32>,
     copies: BTreeMap<String, u32>,
     writes: u64,
     pub operators: Vec<Operator>,
     pub letters: Vec<Letter>,
-    /// Members that no operator can speak to, and whether the stream was closed thereby.
+    /// Members that no operator can reach, and whether the stream was closed.
     pub cut: BTreeMap<String, bool>,
-    /// Paths between containers that carry nothing, one way.
+    /// Connections between containers that carry no data, one direction each.
     pub parted: BTreeSet<(String, String)>,
     pub waiting: Vec<clients::Waiting>,
-    /// Commits that a client was told of, and the term of the primary that told it.
+    /// Commits that were acknowledged to a client, with the term of the primary that did it.
     pub acknowledged: BTreeMap<u64, u64>,
-    /// The highest promise that each volume's supervisor told.
+    /// The highest promise that the supervisor of each volume reported.
     promised: BTreeMap<String, u64>,
     /// Invariants that an event has broken.
     pub broken: BTreeSet<&'static str>,
     pub ablation: Option<Ablation>,
-    /// A new copy of a leader ends somewhere before that leader's end, and the rest comes by streaming.
+    /// A new copy of a leader ends at some position before that leader's end, and the rest comes by streaming.
     pub short_copies: bool,
 }
 
@@ -184,7 +184,7 @@ impl World {
 
     // Fair turns.
 
-    /// Time passes, everything that is to happen happens, and the operator reconciles (all steps but the last `cut_steps`).
+    /// Time passes, every event happens, and the operator reconciles (all steps except the last `cut_steps`).
     pub fn turn(&mut self, cut_steps: usize) -> Vec<String> {
         self.turn_without_operator();
         self.hear_all(0);
@@ -210,7 +210,7 @@ impl World {
         }
     }
 
-    /// Turns until nothing is to be done and all is well; how many it took.
+    /// Turns until nothing is to be done and the cluster is healthy; returns the number of turns.
     pub fn settle(&mut self, bound: usize) -> usize {
         for turn in 1..=bound {
             let steps = self.turn(0);
@@ -221,7 +221,7 @@ impl World {
         panic!("not settled after {bound} turns: {:#?}\n{}", self.status(), self.story());
     }
 
-    /// Time passes on every clock; streams and conversations that stand have given a sign of life meanwhile, dead ones end.
+    /// Advances every clock. Streams and links that work have sent a sign of life meanwhile; broken ones end.
     pub fn pass(&mut self, ms: u32) {
         self.ms += i64::from(ms);
         for one in self.boxes.values_mut() {
@@ -267,7 +267,7 @@ impl World {
         }
     }
 
-    /// The operator gets a member's report as it is now.
+    /// The operator gets a member's current report.
     pub fn hear(&mut self, operator: usize, member: &str) {
         let name = self.container(member);
         let Some(one) = self.boxes.get(&name).filter(|one| one.runs()) else { return };
@@ -294,8 +294,8 @@ impl World {
         self.operators[operator].read = Some((self.object.clone(), self.version));
     }
 
-    /// Observes, plans on the object as it was read, records by compare-and-set, and performs as many steps as `kept`
-    /// makes of their number.
+    /// Observes, plans on the object that was read, records by compare-and-set, and performs the first `kept(n)` of its
+    /// n steps.
     pub fn decide(&mut self, operator: usize, kept: impl Fn(usize) -> usize) -> Vec<String> {
         let Some((object, version)) = self.operators[operator].read.take() else { return Vec::new() };
         let plan = plan(&object, &self.observe(operator), object.want(), self.now());
@@ -320,7 +320,7 @@ impl World {
         let mut links = BTreeMap::new();
         for (member, (report, of, age)) in &self.operators[operator].heard {
             let Some(one) = self.boxes.get(&self.container(member)).filter(|one| one.id == of.0) else { continue };
-            // A frozen process closes no stream.
+            // A paused process closes no stream.
             let stands = matches!(one.state, ContainerState::Running | ContainerState::Paused) && one.boot == of.1;
             let connected = stands && self.cut.get(member) != Some(&true);
             links.insert(member.clone(), LinkSeen { report: report.clone(), connected, silent_ms: u64::from(age.0) });
@@ -376,7 +376,7 @@ impl World {
         }
     }
 
-    /// One deed of Docker's. What production begins and does not await is done at once here.
+    /// Performs one Docker step. Work that runs in the background in production is done at once.
     pub fn perform_by_docker(&mut self, step: &DockerStep) {
         match step {
             DockerStep::GetImage { .. } => self.image = true,
@@ -444,7 +444,7 @@ impl World {
         }
     }
 
-    /// The supervisor it was sent to gets it, if that still runs.
+    /// The supervisor that it was sent to gets it, if that still runs.
     pub fn deliver(&mut self, letter: &Letter) {
         let name = self.container(&letter.member);
         let to = |one: &Box| one.runs() && (one.id, one.boot) == letter.to;
@@ -492,7 +492,7 @@ impl World {
         }
     }
 
-    /// One turn of a supervisor's loop; what it did, if it did anything.
+    /// One turn of a supervisor's loop; returns its act, if any.
     pub fn act(&mut self, name: &str) -> Option<Act> {
         if !self.boxes.get(name).is_some_and(Box::runs) {
             return None;
@@ -510,7 +510,7 @@ impl World {
         Some(act)
     }
 
-    /// What a supervisor sees, less what an ablation keeps from it.
+    /// What a supervisor sees, without what an ablation hides from it.
     pub fn seen(&self, name: &str) -> Seen {
         let mut seen = seen(&self.boxes[name], &self.disks[name], self.replicas(name), self.ms as u64);
         match self.ablation {
@@ -547,7 +547,7 @@ impl World {
         report
     }
 
-    /// Who streams from here, as far as it knows.
+    /// The standbys that stream from this leader, as far as it knows.
     pub fn replicas(&self, leader: &str) -> Vec<Replica> {
         let run = self.boxes[leader].process.run;
         let end = self.disks[leader].end();
@@ -572,7 +572,7 @@ impl World {
         self.status().primary.unwrap_or_default()
     }
 
-    /// One line for people: phase, term, and each instance.
+    /// One line of text: phase, term, and each instance.
     pub fn summary(&self) -> String {
         let status = self.status();
         let instances: Vec<_> = status.instances.iter().map(|i| format!("{} {} {}", i.name, i.role, i.state)).collect();
@@ -580,7 +580,8 @@ impl World {
     }
 }
 
-/// What tells two worlds apart for the protocol: clocks as ages, of the status only what is read back.
+/// The differences between two worlds that matter to the protocol: clocks as ages, and of the status only what is read
+/// back.
 impl std::hash::Hash for World {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         (&self.boxes, &self.disks, &self.letters, &self.cut, &self.parted).hash(state);
@@ -615,7 +616,7 @@ impl World {
         status.last_switchover.as_ref().map(|last| (&last.request, last.refused.is_some())).hash(state);
     }
 
-    /// The operator would learn something new from a member.
+    /// Whether a member's report has something new for the operator.
     pub fn has_news(&self, operator: usize, member: &str) -> bool {
         let name = self.container(member);
         let Some(one) = self.boxes.get(&name).filter(|one| one.runs()) else { return false };
@@ -627,7 +628,7 @@ impl World {
         !self.cut.contains_key(member) && !known.is_some_and(old)
     }
 
-    /// All faults are undone and turns go by: whether all is well within `bound` of them.
+    /// Undoes all faults and takes turns: whether the cluster is healthy within `bound` turns.
     pub fn heals(&mut self, bound: usize) -> bool {
         self.join_all();
         let members: Vec<_> = self.boxes.keys().map(|name| Self::member(name)).collect();
@@ -635,7 +636,7 @@ impl World {
         (0..bound).any(|_| self.turn(0).is_empty() && self.status().phase == "Healthy")
     }
 
-    /// The state in a few lines, for people who read a counterexample.
+    /// The state in a few lines of text, to read a counterexample.
     pub fn picture(&self) -> String {
         let mut lines = Vec::new();
         if let Some(d) = &self.status().decisions {

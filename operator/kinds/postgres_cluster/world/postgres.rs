@@ -1,4 +1,4 @@
-//! What PostgreSQL does when a supervisor acts, and how WAL flows between servers.
+//! The reaction of PostgreSQL to a supervisor's acts, and the flow of WAL between servers.
 
 use super::instance::{Age, Author, Disk, Receiving, Record};
 use super::{Ablation, Box, World, grant};
@@ -72,7 +72,7 @@ impl World {
                 None => process.job = Some(failed(JobKind::Rewind)),
             },
             Act::Recover => {
-                // What recovery itself writes.
+                // The records that recovery itself writes.
                 disk.write(disk.timeline(), Author::Server(name, process.run));
                 disk.clean = true;
             }
@@ -165,7 +165,7 @@ impl World {
         self.boxes.values().find(there).map(|one| one.spec.name.clone())
     }
 
-    /// Streams whose other end is gone end too; a frozen or parted one closes nothing.
+    /// Ends streams whose other end is gone; a paused server or a cut connection closes nothing.
     pub fn drop_broken_streams(&mut self) {
         let broken = |one: &Box| {
             let (from, run) = &one.process.receiver.as_ref()?.from;
@@ -190,7 +190,7 @@ impl World {
         }
     }
 
-    /// What streams do if nothing holds them up.
+    /// Everything that streams do when nothing delays them.
     pub fn streams(&mut self) {
         let names: Vec<_> = self.boxes.keys().cloned().collect();
         for name in &names {
@@ -204,7 +204,7 @@ impl World {
         }
     }
 
-    /// A receiver whose upstream was taken away has still to end.
+    /// Whether a receiver whose upstream was removed has not ended yet.
     pub fn leaves(&self, name: &str) -> bool {
         self.boxes.get(name).is_some_and(|one| one.runs() && one.process.receiver.as_ref().is_some_and(|r| r.leaving))
     }
@@ -218,7 +218,7 @@ impl World {
         true
     }
 
-    /// A standby's receiver connects, if its upstream lets it.
+    /// A standby's receiver connects, if its upstream accepts it.
     pub fn connect(&mut self, name: &str) -> bool {
         let Some(one) = self.boxes.get(name) else { return false };
         let process = &one.process;
@@ -248,7 +248,7 @@ impl World {
         true
     }
 
-    /// WAL comes down a stream and is flushed.
+    /// WAL arrives over a stream and is flushed.
     pub fn ship(&mut self, name: &str) -> bool {
         let Some(receiver) = self.boxes.get(name).filter(|one| one.runs()).and_then(|one| one.process.receiver.clone())
         else {
@@ -264,7 +264,7 @@ impl World {
             return false;
         }
         if theirs[..ours.len()] != ours[..] {
-            // PostgreSQL does not notice: from here on the standby is corrupt.
+            // PostgreSQL does not notice it: from now on the standby is corrupt.
             self.broken.insert("I6 a standby's WAL is a prefix of its leader's");
         }
         let had = ours.len();
@@ -272,7 +272,7 @@ impl World {
         true
     }
 
-    /// A standby says how far it has flushed.
+    /// A standby reports how far it has flushed.
     pub fn reply(&mut self, name: &str) -> bool {
         let end = self.disks.get(name).map_or(Lsn(0), Disk::end);
         let Some(from) = self.boxes.get(name).and_then(|one| Some(one.process.receiver.as_ref()?.from.0.clone()))
@@ -287,7 +287,7 @@ impl World {
         receiver.is_some_and(|receiver| std::mem::replace(&mut receiver.replied, end) != end)
     }
 
-    /// A fast stop ends only when every standby that streams has everything.
+    /// A fast stop ends only when every streaming standby has received all WAL.
     fn ship_the_rest(&mut self, leader: &str) {
         let streams = |one: &&Box| one.process.receiver.as_ref().is_some_and(|receiver| receiver.from.0 == leader);
         let names: Vec<_> = self.boxes.values().filter(streams).map(|one| one.spec.name.clone()).collect();
@@ -301,7 +301,8 @@ fn failed(kind: JobKind) -> Job {
     Job { kind, error: Some("no leader".into()), failures: 1, running: false }
 }
 
-/// What pg_rewind and then the leader's WAL make of a directory: they trust timeline numbers and where each began.
+/// The WAL of a directory after pg_rewind and the leader's WAL: both trust timeline numbers and the start of each
+/// timeline.
 fn rewound(disk: &Disk, leader: &Disk) -> Vec<Record> {
     let spans = |disk: &Disk| {
         let mut begin = Lsn(0);
