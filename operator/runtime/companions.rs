@@ -1,7 +1,6 @@
 //! Companions: the background tasks of an object, such as work that takes longer than a reconcile (a pull, a stop with
-//! grace), connections and probes. A companion is started once, wakes its object when it has news, and ends when the
-//! object is deleted. Nothing here survives the operator: after a restart the next plan starts again what it still
-//! needs.
+//! grace), links and probes. A companion is started once, wakes its object when it has news, and ends when the object
+//! is deleted. No companion survives the operator: after a restart the next plan starts again what it still needs.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -293,7 +292,7 @@ impl<Id: Ord + Clone + Send + 'static, V: Clone + Send + 'static> Companions<Id,
         }
     }
 
-    /// What is kept under this id, made by `make` unless it is there: a companion without a task of its own.
+    /// Returns the value under this id; `make` creates it if it does not exist. Such a companion has no task.
     pub fn keep(&self, owner: &Owner, id: Id, make: impl FnOnce() -> V) -> V {
         let mut all = lock(&self.all);
         all.started += 1;
@@ -304,12 +303,12 @@ impl<Id: Ord + Clone + Send + 'static, V: Clone + Send + 'static> Companions<Id,
     }
 }
 
-/// What keeps something in memory for objects.
+/// Keeps something in memory for objects.
 pub trait Keeper {
-    /// Ends and drops all that is kept for an object: it is gone.
+    /// Ends and drops everything that is kept for an object that is gone.
     fn forget(&self, owner: &Owner);
 
-    /// How much is kept, of all objects.
+    /// Number of kept entries of all objects.
     fn count(&self) -> usize;
 }
 

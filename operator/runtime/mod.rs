@@ -53,7 +53,7 @@ pub struct Plan<Step, Status> {
 /// The plan of a kind.
 pub type Planned<K> = Plan<<K as Kind>::Step, <K as Kind>::Status>;
 
-/// The sooner of two times to look again; `None` is never.
+/// The sooner of two requeue times; `None` is never.
 pub fn sooner(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
     [one, other].into_iter().flatten().min()
 }
@@ -80,25 +80,26 @@ pub trait Kind: Sized + Send + Sync + 'static {
     fn concerns() -> Vec<Concern> {
         Vec::new()
     }
-    /// The keys of other objects that `observe` reads for this object, whether they exist or not.
+    /// The keys of other objects that `observe` reads for this object, even if they do not exist.
     fn references(_object: &Self::Object) -> Vec<Key> {
         Vec::new()
     }
     /// Reads one snapshot. A fact that cannot be read is unknown in the snapshot; `Err` only if nothing can be decided.
     fn observe(&self, object: &Self::Object) -> impl Future<Output = Result<Self::Observed, Failure>> + Send;
-    /// Pure and total: no clock, no chance, no I/O; problems become conditions. While people want it [`Want::Paused`]
-    /// the status is rendered, and there are no steps but those without which it would break.
+    /// Pure and total: no clock, no random numbers, no I/O; problems become conditions. While users want
+    /// [`Want::Paused`], the status is rendered, and the only steps are those without which the object would break.
     fn plan(&self, object: &Self::Object, observed: &Self::Observed, want: Want, now: Timestamp) -> Planned<Self>;
-    /// Called after the status of an object was recorded anew, so that a kind can log what changed in it.
+    /// Called after a new status was recorded, so that the kind can log what changed.
     fn recorded(&self, _before: &Self::Object, _status: &Self::Status) {}
-    /// Performs one step; `object` carries the status just recorded. Already so is success.
+    /// Performs one step; `object` has the status that was just recorded. A step that is already done is a success.
     fn act(&self, object: &Self::Object, step: &Self::Step) -> impl Future<Output = Result<(), Failure>> + Send;
     /// Returns the recorded status with the failure of a step in it; the step will be retried.
     fn step_failed(&self, status: Self::Status, step: &Self::Step, failure: &Failure, now: Timestamp) -> Self::Status {
         let message = format!("could not {step}: {failure}; it is tried again");
         conditions::step_failed(status, step.failure_reason(), message, now)
     }
-    /// What keeps something in memory for objects; it is dropped when an object is gone, or its teardown is done.
+    /// The parts of this kind that keep something in memory per object; it is dropped once the object is gone, or its
+    /// teardown is done.
     fn companions(&self) -> Vec<&dyn Keeper> {
         Vec::new()
     }
