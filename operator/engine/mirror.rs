@@ -1,12 +1,14 @@
-//! The mirror of one host: what it shows of all owners, kept in memory, so that looking at a settled object costs the host
-//! nothing. It is an [`Engine`] around another one; reads are answered from memory, everything else is passed on.
+//! The mirror of one host: its containers, volumes, networks and images in memory, for all owners. A reconcile of a
+//! settled object therefore needs no request to the host. A mirror is an [`Engine`] around another one: reads are
+//! answered from memory, every other call is forwarded.
 //!
-//! Memory is used only while somebody follows the events of the host. What makes it wrong is taken out of it at once: an
-//! event about an owner, a change that went through the mirror, a new subscription. In addition the whole host is listed
-//! every [`REFRESH`] and at each new subscription, in a few requests whatever the number of owners: so a lost event, and a
-//! volume, network or image that was taken away (Docker's events about them name no owner), is noticed within that time.
-//! Whatever memory says is thus at most [`REFRESH`] and one list old: when a list fails, all is taken out.
-//! A host that answered nothing for [`HANG`] makes all reads fail at once until it answers again: it delays nobody else.
+//! Memory is used only while a task follows the events of the host. An entry is removed from memory at once by an event
+//! about its owner, by a change through the mirror, and by a new subscription. In addition the whole host is listed
+//! every [`REFRESH`] and at each new subscription, with the same few requests for any number of owners. Therefore a
+//! lost event, and the removal of a volume, network or image (Docker's events about them name no owner), is noticed
+//! within that time. Memory is at most [`REFRESH`] and one list old: when a list fails, all of it is removed. While a
+//! host has not answered a request for [`HANG`], all reads of it fail at once until it answers again, so that it delays
+//! no other host.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
@@ -24,45 +26,45 @@ use super::{
 use crate::api::labels::Owner;
 use crate::api::sync::lock;
 
-/// The whole host is listed this often.
+/// Interval between two lists of the whole host.
 pub const REFRESH: Duration = Duration::from_secs(10);
-/// A read that took this long and failed: the host hangs.
+/// A read that took this long and failed means that the host hangs.
 const HANG: Duration = Duration::from_secs(1);
-/// A host that hangs is asked this often whether it answers again.
+/// Interval between two attempts to reach a host that hangs.
 const RETRY: Duration = Duration::from_secs(1);
-/// What nobody has read for so many refreshes is given back.
+/// An entry that was not read for this many refreshes is dropped.
 const UNUSED: u8 = 3;
-/// Hints that wait for a reader; more make the host wait.
+/// Most hints that wait for a reader; more make the stream of events wait.
 const QUEUE: usize = 256;
 
-/// One host, mirrored.
+/// The mirror of one host.
 #[derive(Clone)]
 pub struct Mirror {
     inner: Arc<dyn Engine>,
     host: Arc<str>,
     state: Arc<Mutex<State>>,
-    /// Told when the host is found to hang.
+    /// Notified when the host is found to hang.
     hangs: Arc<Notify>,
 }
 
 #[derive(Default)]
 struct State {
-    /// How many follow the events: without any, memory is not used.
+    /// Number of tasks that follow the events; without any, memory is not used.
     followers: usize,
-    /// Counts what takes something out of memory; a read that began before is not put in.
+    /// Grows with each removal from memory; the result of a read that began before is not stored.
     version: u64,
     owners: BTreeMap<Owner, Picture>,
     networks: BTreeMap<String, Kept<Option<NetworkSeen>>>,
     images: BTreeMap<String, Kept<Option<ImageSeen>>>,
-    /// The host's images at the last list.
+    /// The host's images in the last list.
     listed: Option<BTreeMap<String, Vec<String>>>,
-    /// Whose a container or volume is, by name: of those that were seen or made.
+    /// The owner of each known container and volume, by name.
     of: BTreeMap<String, Owner>,
-    /// Why the host is not asked: it hangs.
+    /// Why the host is not asked, if it hangs.
     silent: Option<String>,
 }
 
-/// What is known of an owner.
+/// The state of one owner on the host.
 #[derive(Default)]
 struct Picture {
     version: u64,
@@ -82,7 +84,7 @@ impl State {
         self.version
     }
 
-    /// Nothing that is known of the owner holds any more.
+    /// Forgets the state of the owner.
     fn outdate(&mut self, owner: &Owner) {
         let version = self.next();
         let unused = self.owners.get(owner).map(|picture| picture.unused).unwrap_or_default();
@@ -95,19 +97,19 @@ impl State {
         self.outdate_shared();
     }
 
-    /// Nothing that is known of networks and images holds any more.
+    /// Forgets all networks and images.
     fn outdate_shared(&mut self) {
         self.networks.clear();
         self.images.clear();
         self.next();
     }
 
-    /// Whether reads are answered from memory: somebody follows the events, and the host is not known to hang.
+    /// Whether reads are answered from memory: a task follows the events, and the host is not known to hang.
     fn holds(&self) -> bool {
         self.followers > 0 && self.silent.is_none()
     }
 
-    /// A container or volume with these labels is made.
+    /// Forgets the owner's state before a container or volume with these labels is created.
     fn outdate_made(&mut self, name: &str, labels: &BTreeMap<String, String>) {
         match Owner::from_labels(|key| labels.get(key).map(String::as_str)) {
             Some(owner) => {
@@ -118,7 +120,7 @@ impl State {
         }
     }
 
-    /// The container or volume changes; whose it is is not always known.
+    /// Forgets the owner's state before a container or volume changes; everything if its owner is unknown.
     fn outdate_thing(&mut self, name: &str) {
         match self.of.get(name).cloned() {
             Some(owner) => self.outdate(&owner),
@@ -128,18 +130,18 @@ impl State {
 }
 
 impl Mirror {
-    /// The mirror of this engine, which is called `host`.
+    /// The mirror of this engine, whose host has the name `host`.
     pub fn new(host: &str, inner: Arc<dyn Engine>) -> Self {
         Self { inner, host: host.into(), state: Arc::default(), hangs: Arc::default() }
     }
 
-    /// How much is kept: for tests of what is given back.
+    /// Number of kept entries, for tests of the memory.
     pub fn kept(&self) -> usize {
         let state = lock(&self.state);
         state.owners.len() + state.networks.len() + state.images.len() + state.of.len()
     }
 
-    /// A read of the host itself. After one that hung the next ones fail at once.
+    /// Reads from the host itself. After a read that hung, the next ones fail at once.
     async fn ask<T>(&self, read: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let silent = lock(&self.state).silent.clone();
         match silent {
@@ -148,7 +150,7 @@ impl Mirror {
         }
     }
 
-    /// Notes whether the host hangs.
+    /// Records whether the host hangs.
     async fn watch<T>(&self, read: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let mut read = std::pin::pin!(read);
         let (outcome, hung) = tokio::select! {
@@ -169,7 +171,7 @@ impl Mirror {
         outcome
     }
 
-    /// A list of an owner's things, from memory if it is known.
+    /// A list of an owner's containers or volumes, from memory if known.
     async fn owned<T: Clone>(
         &self,
         owner: &Owner,
@@ -196,7 +198,7 @@ impl Mirror {
         Ok(seen)
     }
 
-    /// Something by its name, from memory if it is known.
+    /// A network or image by its name, from memory if known.
     async fn named<T: Clone>(
         &self,
         name: &str,
@@ -220,8 +222,8 @@ impl Mirror {
         Ok(seen)
     }
 
-    /// Does something that changes an owner's things: what is known of it is outdated before and after, also if nobody
-    /// waits for the end.
+    /// Performs a change to an owner's containers or volumes. The owner's state is forgotten before and after, even if
+    /// the caller is cancelled.
     async fn change<T>(
         &self,
         outdate: impl Fn(&mut State),
@@ -232,8 +234,8 @@ impl Mirror {
         deed.await
     }
 
-    /// Lists everything; the owners of which something was not as it was known. With `fill` owners that nobody has read
-    /// yet are known, too.
+    /// Lists the whole host; returns the owners whose state differs from memory. With `fill`, owners that were never
+    /// read are stored too.
     async fn refresh(&self, fill: bool) -> Result<BTreeSet<Owner>, Error> {
         let before = lock(&self.state).version;
         let everything = self.watch(self.inner.list_all()).await?;
@@ -254,7 +256,7 @@ impl Mirror {
             }
         }
         for (owner, picture) in &mut state.owners {
-            // Something has changed since the list was asked for: it may be older than that.
+            // A change after the request makes the list outdated for this owner.
             if picture.version > before {
                 continue;
             }
@@ -270,10 +272,10 @@ impl Mirror {
         if state.version == before {
             state.networks.retain(|name, kept| {
                 kept.unused += 1;
-                // A network without our labels is not listed; it is read again when somebody asks.
+                // A network without Evenkeel's labels is not in the list; it is read again when it is needed.
                 kept.value.as_ref() == networks.get(name) && kept.unused <= UNUSED
             });
-            // Which reference means which image is the host's to say; so any change outdates them all.
+            // Only the host knows which reference means which image, so any change forgets them all.
             let same = state.listed.as_ref() == Some(&images);
             state.images.retain(|_, kept| {
                 kept.unused += 1;
@@ -313,7 +315,7 @@ impl Mirror {
                         }
                     }
                 }
-                // Nobody knows how old what is known may be.
+                // Without the list the age of memory is unknown.
                 Err(error) => {
                     tracing::debug!(host = &*self.host, %error, "what is there could not be listed");
                     lock(&self.state).outdate_all();
@@ -333,7 +335,7 @@ impl Mirror {
                 }
             }
             if hint.is_none() {
-                // One list for all owners that will look now; each lists for itself if it does not come soon.
+                // One list for all owners that will read now; if it is late, each of them lists for itself.
                 let _ = tokio::time::timeout(HANG, self.refresh(true)).await;
             }
             if hints.send(hint).await.is_err() {
@@ -343,7 +345,7 @@ impl Mirror {
     }
 }
 
-/// Outdates when it is dropped.
+/// Calls its function again when it is dropped.
 struct Outdates<'a, F: Fn(&mut State)> {
     state: &'a Mutex<State>,
     outdate: F,
@@ -355,7 +357,7 @@ impl<F: Fn(&mut State)> Drop for Outdates<'_, F> {
     }
 }
 
-/// Counts a follower of the events for as long as it follows.
+/// Counts as a follower of the events until it is dropped.
 struct Follower(Arc<Mutex<State>>);
 
 impl Follower {
@@ -369,7 +371,7 @@ impl Drop for Follower {
     fn drop(&mut self) {
         let mut state = lock(&self.0);
         state.followers -= 1;
-        // What is not followed is not kept.
+        // Without events memory is not valid.
         state.outdate_all();
         state.silent = None;
     }
@@ -438,7 +440,7 @@ impl Engine for Mirror {
         let outdate = |state: &mut State| state.outdate_made(&spec.name, &spec.labels);
         let made = self.change(outdate, self.inner.create_container(spec)).await;
         if matches!(made, Err(Error::NotFound { .. })) {
-            // Its image or network is not there, whatever is known.
+            // Its image or network does not exist, even if memory has it.
             lock(&self.state).outdate_shared();
         }
         made
@@ -465,7 +467,7 @@ impl Engine for Mirror {
     }
 
     async fn pull_image(&self, image: &str, login: Option<&RegistryLogin>) -> Result<(), Error> {
-        // Its id and digests may be known under other references, too.
+        // Memory may have its id and digests under other references too.
         let outdate = |state: &mut State| {
             state.images.clear();
             state.next();
@@ -577,7 +579,7 @@ mod tests {
         let (fake, mirror, mut events) = mirrored().await;
         mirror.create_container(&spec(&owner("two"), "b")).await.unwrap();
         let both = [owner("one"), owner("two")];
-        // What was done itself is told by events, too.
+        // The test's own changes cause events too.
         while tokio::time::timeout(Duration::from_millis(10), events.next()).await.is_ok() {}
         for owner in &both {
             states(&mirror, owner).await;
@@ -619,7 +621,7 @@ mod tests {
         }
         assert!(mirror.kept() >= 100);
         sleep(REFRESH * 6).await;
-        // The network that nobody asks for is given back, too.
+        // The network is dropped too, because it was not read.
         assert_eq!(mirror.kept(), 0);
     }
 
