@@ -12,7 +12,7 @@ pub const NAME: &str = "evenkeel.dev/name";
 pub const MEMBER: &str = "evenkeel.dev/member";
 /// The container's name within its pod.
 pub const CONTAINER: &str = "evenkeel.dev/container";
-/// The mounted volume with Evenkeel's binary: by it one sees whether only the binary differs from the definition.
+/// The mounted volume with Evenkeel's binary; tells whether a container differs from its spec only in the binary.
 pub const BINARY: &str = "evenkeel.dev/binary";
 /// Hash of the container spec it was created from; if the hash differs, the container is recreated.
 pub const SPEC_HASH: &str = "evenkeel.dev/spec-hash";
@@ -38,14 +38,14 @@ impl Owner {
         ])
     }
 
-    /// The labels of what is of one member of it.
+    /// The labels of everything that belongs to one of its members.
     pub fn member_labels(&self, member: &str) -> BTreeMap<String, String> {
         let mut labels = self.labels();
         labels.insert(MEMBER.to_owned(), member.to_owned());
         labels
     }
 
-    /// Reads the owner back from labels; `None` if they are not ours.
+    /// Reads the owner from labels; `None` if Evenkeel did not set them.
     pub fn from_labels<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Option<Self> {
         Some(Self { kind: get(KIND)?.to_owned(), namespace: get(NAMESPACE)?.to_owned(), name: get(NAME)?.to_owned() })
     }

@@ -1,4 +1,4 @@
-//! Secrets: what is under their keys, and how one looks that is made for an object. Pure.
+//! Secrets: reads the values of keys, and builds a Secret that belongs to an object. Pure.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -6,17 +6,17 @@ use serde_json::{Map, Value, json};
 
 use super::object::Object;
 
-/// What is under a key of a Secret; `None` if that is nothing, or no base64.
+/// The value of a key of a Secret; `None` if the key does not exist or its value is not base64.
 pub fn bytes(secret: &Value, key: &str) -> Option<Vec<u8>> {
     BASE64.decode(secret["data"][key].as_str()?).ok()
 }
 
-/// The text under a key of a Secret.
+/// The value of a key of a Secret as text.
 pub fn text(secret: &Value, key: &str) -> Option<String> {
     String::from_utf8(bytes(secret, key)?).ok()
 }
 
-/// A Secret with these texts by key. It belongs to the object, and is deleted with it.
+/// A Secret with these texts by key. It belongs to the object and is deleted with it.
 pub fn owned<Owner: Object>(object: &Owner, name: &str, texts: &[(&str, &str)]) -> Value {
     let data: Map<String, Value> =
         texts.iter().map(|(key, text)| ((*key).to_owned(), json!(BASE64.encode(text)))).collect();
