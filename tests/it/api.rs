@@ -1,4 +1,4 @@
-//! The API over real TLS, as clients meet it.
+//! The API over real TLS, as clients see it.
 #![allow(clippy::unwrap_used)]
 
 use evenkeel::store::{Key, MemoryStore};

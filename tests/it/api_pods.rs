@@ -1,4 +1,4 @@
-//! Pods, revisions and scaling over real TLS: what is shown of a Deployment, and what can be asked of it.
+//! Pods, revisions and scaling over real TLS: what the API shows of a Deployment, and which requests it takes.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
@@ -35,7 +35,7 @@ fn web() -> Value {
     })
 }
 
-/// A server with a Deployment that has two pods, as its controller would tell.
+/// A server with a Deployment of two pods, whose status is written as its controller would.
 async fn with_pods() -> Api {
     let api = Api::with(MemoryStore::new(), Some(Arc::new(Echo))).await;
     let mut made = api.post(DEPLOYMENTS, &web()).await.body;
@@ -165,7 +165,7 @@ async fn older_clients_are_told_which_kinds_can_be_patched() {
     api.stop().await;
 }
 
-/// Containers that log where they are and what was asked, and run a command that says back what it reads.
+/// Containers that log their names and the request, and run a command that repeats its input.
 struct Echo;
 
 #[async_trait::async_trait]

@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-/// Nothing here takes longer.
+/// Time-out of everything in these tests.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running server and a client of it.
@@ -114,7 +114,7 @@ impl Api {
         Events { response, buffer: Vec::new() }
     }
 
-    /// Ends the server and waits for it.
+    /// Stops the server and waits for its end.
     pub async fn stop(mut self) {
         self.stop.cancel();
         timeout(PATIENCE, self.serving.take().unwrap()).await.unwrap().unwrap();
@@ -157,7 +157,7 @@ impl Events {
         }
     }
 
-    /// The next event as `TYPE name`.
+    /// The next event, as text `TYPE name`.
     pub async fn told(&mut self) -> String {
         let event = self.next().await.expect("an event");
         let name = event["object"]["metadata"]["name"].as_str().unwrap_or("-").to_owned();

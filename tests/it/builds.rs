@@ -1,4 +1,4 @@
-//! The program and its tests share what they compile.
+//! The binary and its tests share the compiled dependencies.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;

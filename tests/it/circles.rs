@@ -1,11 +1,11 @@
-//! Finds files that import each other in a circle. A module and those inside it are one thing and do not count.
+//! Finds files that import each other in a circle. A module and its inner modules are one unit and do not count.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::tidy::{expect_none, sources};
 
-/// Modules, as `kinds::deployment::plan`, and what each imports.
+/// The imports of each module, such as `kinds::deployment::plan`.
 type Imports = BTreeMap<String, BTreeSet<String>>;
 
 #[test]
@@ -21,7 +21,7 @@ fn module(file: &str) -> String {
     file.trim_end_matches(".rs").trim_end_matches("/mod").replace('/', "::")
 }
 
-/// Which modules each names, by `crate::` and `super::`.
+/// The modules that each file imports, by `crate::` and `super::`.
 fn imports(files: &[(String, String)]) -> Imports {
     let modules: BTreeSet<&str> = files.iter().map(|(module, _)| module.as_str()).collect();
     let of = |module: &str, code: &str| -> BTreeSet<String> {
@@ -61,7 +61,7 @@ fn paths(module: &str, code: &str) -> Vec<Vec<String>> {
     found
 }
 
-/// Reads one path or `{…}` list after `base`; answers with what is left behind it.
+/// Reads one path or `{…}` list after `base`; returns the text behind it.
 fn read<'a>(base: &[String], text: &'a str, found: &mut Vec<Vec<String>>) -> &'a str {
     let text = text.trim_start();
     let Some(mut rest) = text.strip_prefix('{') else {
@@ -90,7 +90,7 @@ fn read<'a>(base: &[String], text: &'a str, found: &mut Vec<Vec<String>>) -> &'a
     }
 }
 
-/// Groups of modules that reach each other, in order.
+/// Groups of modules that import each other, in order.
 fn circles(imports: &Imports) -> Vec<Vec<String>> {
     let reach = |from: &str| {
         let mut seen = BTreeSet::new();

@@ -1,4 +1,4 @@
-//! The CLI from outside: manifests, kinds, pages, and the verbs against a server of this process.
+//! The CLI from outside: manifests, kinds, output, and the verbs against a server in this process.
 #![allow(clippy::unwrap_used)]
 
 use evenkeel::cli::error::Error;
@@ -7,7 +7,7 @@ use expect_test::{Expect, expect};
 use serde_json::{Value, json};
 
 mod pages {
-    //! What people read, as pure functions make it.
+    //! The output for people, as pure functions produce it.
     use super::*;
     use evenkeel::cli::error::Refusal;
     use evenkeel::cli::{describe, preview, switchover};
@@ -267,7 +267,7 @@ mod pages {
 }
 
 mod manifests {
-    //! Files as people write them, good and bad.
+    //! Manifests as users write them, good and bad.
     use super::*;
     use std::path::PathBuf;
 
@@ -402,7 +402,7 @@ mod manifests {
 }
 
 mod kinds {
-    //! Words and the kinds they mean.
+    //! Words and the kinds that they mean.
     use super::*;
     use evenkeel::cli::discovery::{Catalog, targets};
 
@@ -490,7 +490,7 @@ mod kinds {
 }
 
 mod kubeconfigs {
-    //! Which server is asked.
+    //! The choice of the server.
     use evenkeel::cli::kubeconfig::{load, locate};
     use std::path::{Path, PathBuf};
 

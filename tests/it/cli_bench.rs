@@ -1,4 +1,4 @@
-//! A server of this process with the memory store, and a person who types verbs at it.
+//! A server in this process with the memory store, and a user who types verbs.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// Nothing here takes longer.
+/// Time-out of everything in these tests.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A command line without its verb.
@@ -33,14 +33,14 @@ struct Line<A: clap::Args> {
     args: A,
 }
 
-/// The arguments of a verb from its words.
+/// The arguments of a verb, parsed from its words.
 pub fn line<A: clap::Args>(words: &str) -> A {
     Line::<A>::try_parse_from(std::iter::once("evenkeel").chain(words.split_whitespace()))
         .map(|line| line.args)
         .unwrap()
 }
 
-/// A server, a folder for files, and what the verbs print.
+/// A server, a folder for files, and the output of the verbs.
 pub struct CliBench {
     pub objects: Objects,
     pub folder: tempfile::TempDir,
@@ -72,7 +72,7 @@ impl CliBench {
         std::fs::write(self.folder.path().join("db.yaml"), text).unwrap();
     }
 
-    /// Types a command line; gives what it printed, its errors and its exit code.
+    /// Runs a command line; returns its output, its errors and its exit code.
     pub async fn run(&self, command: &str) -> String {
         let config = kubeconfig::load(&self.folder.path().join("kubeconfig")).unwrap();
         let namespace = config.namespace.clone();
@@ -91,7 +91,7 @@ impl CliBench {
         text.replace(&file, "db.yaml")
     }
 
-    /// Types the lines after `$ ` one after the other; compares the whole session.
+    /// Runs the lines after `$ ` one after the other; compares the whole session.
     pub async fn session(&self, expected: Expect) {
         let mut shown = String::new();
         for command in expected.data.lines().filter_map(|line| line.trim_start().strip_prefix("$ ")) {
@@ -153,7 +153,7 @@ spec:
   instances: 3
 ";
 
-/// Containers that say their own names, and commands that say themselves; `exit N` ends with N.
+/// Containers that log their own names, and commands that print themselves; `exit N` ends with code N.
 struct Parrots;
 
 #[async_trait::async_trait]

@@ -12,14 +12,14 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-/// Nothing here takes longer.
+/// Time-out of everything in these tests.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn args(dir: &Path) -> Args {
     Args { data_dir: Some(dir.to_owned()), listen: "127.0.0.1:0".parse().unwrap() }
 }
 
-/// The binary, with nothing of this machine's own settings.
+/// The binary, without any settings of this machine.
 fn evenkeel(words: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_evenkeel"));
     command.args(words.split_whitespace()).env_remove("KUBECONFIG").env_remove("EVENKEEL_KUBECONFIG");
@@ -45,7 +45,7 @@ async fn one_operator_owns_a_data_directory_and_a_second_is_told_who() {
     let refused = operator::start(&taken).await.err().unwrap().report();
     assert!(refused.contains("is in use by another process"), "{refused}");
     timeout(PATIENCE, running.stop()).await.unwrap();
-    // All is given back: the same directory can be used again in the same process.
+    // Everything is released: the same directory can be used again in the same process.
     timeout(PATIENCE, operator::start(&args(folder.path())).await.unwrap().stop()).await.unwrap();
 }
 

@@ -1,4 +1,4 @@
-//! The verbs about pods and rollouts, as typed; other hands play the controller and the containers.
+//! The verbs about pods and rollouts, as typed; the test plays the controller and the containers.
 #![allow(clippy::unwrap_used)]
 
 use evenkeel::store::Key;

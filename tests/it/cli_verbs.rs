@@ -1,4 +1,4 @@
-//! The verbs, as typed, against a server of this process with the memory store; other hands play the operator.
+//! The verbs, as typed, against a server in this process with the memory store; the test plays the operator.
 #![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
@@ -207,7 +207,7 @@ async fn get_prints_tables_names_and_whole_objects() {
     assert_eq!((list["kind"].as_str(), list["items"].as_array().unwrap().len()), (Some("List"), 2));
 }
 
-/// Ages of seconds become `AGE` and columns stand one blank apart, so that a slow machine prints the same.
+/// Replaces ages in seconds by `AGE` and separates columns by one blank, so that a slow machine prints the same.
 fn ageless(text: &str) -> String {
     let word = |word: &str| {
         let seconds = word.strip_suffix('s').is_some_and(|digits| digits.parse::<u32>().is_ok());
@@ -308,7 +308,7 @@ async fn switchover_asks_by_annotation_and_says_how_it_went() {
     let bench = CliBench::new().await;
     bench.file(CLUSTER);
     bench.run("apply -f FILE").await;
-    // Answers every request, the first with a refusal.
+    // Answers every request, the first one with an error.
     let operator = async {
         let mut watch = bench.objects.watch("postgresclusters.evenkeel.dev", None, 0).await.unwrap();
         let mut answered = String::new();
@@ -426,14 +426,14 @@ async fn a_server_that_is_not_there_and_a_token_that_is_wrong_are_told_apart() {
     let refused = bench.run("get pg").await;
     assert!(refused.contains("is not this server's") && refused.ends_with("exit code 1\n"), "{refused}");
     let address = kubeconfig::load(&path).unwrap().server;
-    // Nobody listens on port 1.
+    // No process listens on port 1.
     std::fs::write(&path, text.replace(&address, "https://127.0.0.1:1")).unwrap();
     let away = bench.run("get pg").await;
     assert!(away.contains("cannot reach the server at https://127.0.0.1:1 (kubeconfig"), "{away}");
     assert!(away.ends_with("is `evenkeel operator` running?\nexit code 6\n"), "{away}");
 }
 
-/// Hands on what is written.
+/// Forwards what is written.
 struct Told(tokio::sync::mpsc::UnboundedSender<u8>);
 
 impl std::io::Write for Told {

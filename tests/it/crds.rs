@@ -1,4 +1,4 @@
-//! The manifests in `crds/` are those that the types say. `UPDATE_CRDS=1` writes them anew.
+//! The manifests in `crds/` equal those that the types generate. `UPDATE_CRDS=1` writes them again.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;

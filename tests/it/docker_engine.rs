@@ -1,4 +1,4 @@
-//! The engine room against a real Docker Engine. Runs where EVENKEEL_TEST_DOCKER=1 says that there is one.
+//! The engine room against a real Docker Engine. Runs only with EVENKEEL_TEST_DOCKER=1.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
@@ -18,20 +18,20 @@ use evenkeel::runtime::clock;
 use futures::StreamExt as _;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 
-/// Tests that run now, and the volumes with our binary that they use.
+/// The number of running tests, and the volumes with Evenkeel's binary that they use.
 static USERS: Mutex<(usize, BTreeSet<String>)> = Mutex::new((0, BTreeSet::new()));
 
 pub(crate) const IMAGE: &str = "evenkeel-test/busybox:1";
-/// Whatever a test waits for has happened long before.
+/// Time-out of everything that a test waits for.
 const LONG: Duration = Duration::from_secs(30);
 
-/// An owner on the local engine; everything that carries its labels goes when it is dropped.
+/// An owner on the local engine; everything with its labels is removed when it is dropped.
 pub(crate) struct DockerBench {
     pub(crate) engine: DockerEngine,
     pub(crate) owner: Owner,
 }
 
-/// `None`, with a line that says so, where no Docker Engine is promised.
+/// `None`, and a line that says so, without EVENKEEL_TEST_DOCKER=1.
 pub(crate) fn bench(test: &str) -> Option<DockerBench> {
     if std::env::var("EVENKEEL_TEST_DOCKER").as_deref() != Ok("1") {
         println!("{test}: skipped, EVENKEEL_TEST_DOCKER=1 is not set");
@@ -67,7 +67,7 @@ fn import_image() {
     assert!(import.wait().unwrap().success());
 }
 
-/// This machine's busybox if it is a static one, else the one of Debian's package, which is not installed for it.
+/// This machine's busybox if it is static, else the one in Debian's package, which is downloaded but not installed.
 fn static_busybox() -> Vec<u8> {
     let needs_no_loader = |program: &Vec<u8>| !program[..4096].windows(5).any(|bytes| bytes == b"/ld-l");
     if let Some(busybox) = std::fs::read("/bin/busybox").ok().filter(needs_no_loader) {
@@ -97,7 +97,7 @@ impl Drop for DockerBench {
         let mut users = USERS.lock().unwrap_or_else(PoisonError::into_inner);
         users.0 -= 1;
         if users.0 == 0 {
-            // The last one clears away what they shared.
+            // The last test removes the shared volumes.
             for volume in std::mem::take(&mut users.1) {
                 docker(&["volume", "rm", &volume]);
             }
@@ -144,7 +144,7 @@ impl DockerBench {
         self.engine.list_containers(&self.owner).await.unwrap().into_iter().map(|found| found.state).collect()
     }
 
-    /// The first line the container writes.
+    /// The first line that the container logs.
     pub(crate) async fn says(&self, container: &str) -> String {
         let mut logs = tokio::process::Command::new("docker")
             .args(["logs", "-f", container])
@@ -161,7 +161,7 @@ pub(crate) async fn within<T>(wait: impl Future<Output = T>) -> T {
     tokio::time::timeout(LONG, wait).await.expect("it happens long before")
 }
 
-/// Sleeps until it is told to end.
+/// Sleeps until it gets SIGTERM.
 pub(crate) const IDLE: &str = "trap exit TERM; while :; do /bin/busybox sleep 0.05; done";
 
 #[tokio::test]
@@ -330,7 +330,7 @@ async fn an_image_that_is_nowhere_is_told_by_name() {
     let Some(bench) = bench("image") else { return };
     assert!(bench.engine.image(IMAGE).await.unwrap().is_some());
     bench.engine.ensure_network(&bench.network()).await.unwrap();
-    // A registry that nobody runs: the answer is the same on every machine.
+    // No registry listens there, so the answer is the same on every machine.
     let nowhere = "127.0.0.1:1/nosuch:1";
     assert!(bench.engine.image(nowhere).await.unwrap().is_none());
     let error = bench.engine.pull_image(nowhere, None).await.unwrap_err().to_string();
@@ -368,7 +368,7 @@ async fn a_binary_volume_that_was_left_half_filled_is_filled_again() {
         DockerEngine::connect("local", &local_endpoint().unwrap(), None, binary).unwrap()
     };
     let volume = engine().ensure_binary(IMAGE).await.unwrap();
-    // What an operator that was killed in the middle leaves: no marker, half a file, its helper.
+    // What a killed operator leaves behind: no marker, half a file, its helper container.
     let mount = format!("{volume}:/evenkeel");
     let halve = "rm /evenkeel/.complete; echo broken > /evenkeel/evenkeel";
     docker(&[
@@ -446,7 +446,7 @@ async fn a_binary_of_the_same_identity_takes_the_same_volume_and_the_old_one_goe
     within(async {
         while volumes() != [new.clone()] {
             tokio::task::spawn_blocking(crate::poll::pause).await.unwrap();
-            // Any removal is a reason to look again.
+            // Every removal of a container looks for unused volumes.
             third.remove_container(&bench.name("none")).await.unwrap();
         }
     })
@@ -454,7 +454,7 @@ async fn a_binary_of_the_same_identity_takes_the_same_volume_and_the_old_one_goe
     bench.engine.remove_volume(&new).await.unwrap();
 }
 
-/// A running container with our binary in it.
+/// A running container with Evenkeel's binary in it.
 async fn with_binary(bench: &DockerBench, script: &str) -> String {
     let volume = bench.binary().await;
     let mut spec = bench.container(script);
@@ -463,7 +463,7 @@ async fn with_binary(bench: &DockerBench, script: &str) -> String {
     spec.name
 }
 
-/// Dials until what listens there is up.
+/// Dials until the server in the container accepts.
 async fn dial(bench: &DockerBench, container: &str, address: &str) -> Box<dyn evenkeel::engine::Conversation> {
     within(async {
         loop {
@@ -508,7 +508,7 @@ async fn a_unix_socket_in_a_container_is_dialed() {
     let binary = bench.binary().await;
     let volumes = vec![(binary, "/evenkeel".to_owned(), true), (data.name.clone(), "/data".to_owned(), false)];
     bench.run(&ContainerSpec { volumes, ..bench.container(IDLE) }).await;
-    // busybox has no server for unix sockets; the volume carries one of ours into the container.
+    // busybox has no server for unix sockets; the test's own socket gets into the container through the volume.
     let path = docker(&["volume", "inspect", "-f", "{{.Mountpoint}}", &data.name]);
     let listener = tokio::net::UnixListener::bind(format!("{path}/s.sock")).unwrap();
     let mut stream = bench.engine.dial(&bench.name("1"), "unix:/data/s.sock").await.unwrap();
@@ -519,7 +519,7 @@ async fn a_unix_socket_in_a_container_is_dialed() {
     peer.write_all(b"pong").await.unwrap();
     within(stream.read_exact(&mut heard)).await.unwrap();
     assert_eq!(&heard, b"pong");
-    // Whoever drops the stream ends the conversation on the other side too.
+    // A dropped stream ends the connection on the other side too.
     drop(stream);
     assert_eq!(within(peer.read(&mut heard)).await.unwrap(), 0);
 }
@@ -556,7 +556,7 @@ async fn a_conversation_ends_when_its_container_is_killed() {
     let mut stream = dial(&bench, &container, "tcp:127.0.0.1:7000").await;
     bench.engine.stop_container(&container, Duration::ZERO).await.unwrap();
     let mut rest = Vec::new();
-    // An end or an error: both tell that it is over.
+    // An end or an error: both mean that the connection is over.
     let _ = within(stream.read_to_end(&mut rest)).await;
     assert_eq!(rest, b"");
 }
@@ -572,7 +572,7 @@ async fn a_killed_container_is_hinted_at_by_its_owner() {
     let hint = within(async {
         loop {
             let hint = events.next().await.unwrap();
-            // Other tests' containers are heard as well.
+            // The events of other tests' containers arrive too.
             if hint.as_ref() == Some(&bench.owner) {
                 return hint;
             }
@@ -581,7 +581,7 @@ async fn a_killed_container_is_hinted_at_by_its_owner() {
     assert_eq!(hint.await, Some(bench.owner.clone()));
 }
 
-/// How long it takes until `holds` says yes.
+/// The time until `holds` is true.
 async fn until<F: Future<Output = bool>>(holds: impl Fn() -> F) -> Duration {
     let began = clock::instant();
     within(async {
@@ -645,7 +645,7 @@ async fn an_engine_that_is_away_is_unreachable_and_says_where_it_should_be() {
             "Docker host away does not answer while asking for its status: there is no socket {path}; is Docker running?"
         )
     );
-    // A socket that nobody listens on any more.
+    // A socket without a listener.
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     let failure = evenkeel::api::failure::Failure::from(engine.info().await.unwrap_err());
     assert_eq!(

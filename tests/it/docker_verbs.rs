@@ -1,4 +1,4 @@
-//! What pods and balancers need of a real Docker Engine: every field of a container, files, commands, logs, signals.
+//! What pods and balancers need from a real Docker Engine: every field of a container, files, commands, logs, signals.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use crate::docker_engine::{DockerBench, IDLE, IMAGE, bench, docker, within};
 
-/// As [`IDLE`], with busybox' commands in reach; says `up` when the trap is set.
+/// As [`IDLE`], with busybox' commands in the path; prints `up` once the trap is set.
 const TRAPPED: &str = "trap 'echo hup' HUP; trap exit TERM; echo up; while :; do /bin/busybox sleep 0.05; done";
 
 fn words(text: &str) -> Vec<String> {
@@ -46,7 +46,7 @@ fn file(path: &str, mode: u32, owner: (u64, u64), text: &str) -> File {
     File { path: path.to_owned(), mode, owner, bytes: text.as_bytes().to_vec() }
 }
 
-/// Everything until the end: stdout, stderr.
+/// All output until the end: stdout, stderr.
 async fn all(mut outputs: Outputs) -> (String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     while let Some(piece) = within(outputs.next()).await {
@@ -94,7 +94,7 @@ async fn a_container_is_confined_as_its_spec_says() {
     .assert_eq(&bench.exec(&spec.name, say).await);
     let limits = "{{.HostConfig.PidsLimit}} {{.HostConfig.CpuShares}} {{.HostConfig.Privileged}}";
     assert_eq!(docker(&["inspect", "-f", limits, &spec.name]), "50 512 false");
-    // Not started: where Docker itself is confined it cannot give all rights away.
+    // Not started: a Docker Engine that is confined itself cannot give all privileges.
     let privileged = Security { privileged: true, ..Default::default() };
     let free = ContainerSpec { name: bench.name("2"), security: privileged, ..bench.container(IDLE) };
     bench.engine.create_container(&free).await.unwrap();
@@ -141,7 +141,7 @@ async fn a_container_that_joins_another_shares_its_localhost_and_its_networks() 
     let attachment = Attachment { network: more.name.clone(), aliases: vec!["known-as".into()] };
     let holder = ContainerSpec { networks: vec![attachment.clone()], ..bench.container(IDLE) };
     bench.run(&holder).await;
-    // Made again, and after somebody took it out of the network: it is put in again.
+    // A container that exists, or that was disconnected from the network by hand, is connected again.
     bench.engine.create_container(&holder).await.unwrap();
     docker(&["network", "disconnect", &more.name, &holder.name]);
     bench.engine.create_container(&holder).await.unwrap();
@@ -166,11 +166,11 @@ async fn a_container_that_joins_another_shares_its_localhost_and_its_networks() 
     assert_eq!((networks(&holder.name), networks(&joined.name), networks(&other.name)), (2, 0, 1));
     let nowhere = Attachment { network: bench.name("nowhere"), aliases: vec![] };
     let lost = ContainerSpec { name: bench.name("4"), networks: vec![nowhere], ..bench.container(IDLE) };
-    // As with its first network, Docker looks for it when it starts.
+    // As for its first network, Docker looks for the network at the start.
     bench.engine.create_container(&lost).await.unwrap();
     let error = bench.engine.start_container(&lost.name).await.unwrap_err();
     assert!(matches!(&error, Error::NotFound { message, .. } if message.contains("nowhere")), "{error}");
-    // Docker keeps the id of the joined one: another of its name is not joined.
+    // Docker keeps the id of the joined container: another container with its name is not joined.
     bench.engine.stop_container(&joined.name, Duration::ZERO).await.unwrap();
     bench.engine.stop_container(&holder.name, Duration::ZERO).await.unwrap();
     assert!(matches!(bench.engine.start_container(&joined.name).await, Err(Error::Conflict { .. })));
@@ -205,7 +205,7 @@ async fn a_memory_volume_is_shared_by_those_who_run_and_empty_afterwards() {
 #[tokio::test]
 async fn a_volume_with_an_owner_starts_empty_and_is_not_taken_over() {
     let Some(bench) = bench("owned") else { return };
-    // /bin of the image is not copied into it.
+    // The image's /bin is not copied into the volume.
     let mounts = vec![bench.volume("data", "/copy/bin", &[])];
     bench.run(&ContainerSpec { mounts, ..bench.container(IDLE) }).await;
     assert_eq!(bench.exec(&bench.name("1"), "/bin/busybox ls -A /copy/bin").await, "");
@@ -221,7 +221,7 @@ async fn a_volume_with_an_owner_starts_empty_and_is_not_taken_over() {
             bench.owner.name
         )
     );
-    // Without labels it is somebody's on purpose.
+    // A mount without labels uses a volume of another owner on purpose.
     let source = MountSource::Volume { name: bench.name("foreign"), options: BTreeMap::new(), labels: BTreeMap::new() };
     let mounts = vec![Mount { source, path: "/data".into(), read_only: true }];
     bench.run(&ContainerSpec { name: bench.name("2"), mounts, ..bench.container(IDLE) }).await;
@@ -259,7 +259,7 @@ async fn files_are_put_into_the_volume_of_a_container_before_it_starts() {
     let list = "cd /data; for f in . a a/secret; do /bin/busybox stat -c '%n %a %u:%g' $f; done; /bin/busybox cat a/secret; exec /bin/busybox sleep 60";
     let spec = ContainerSpec {
         mounts: vec![bench.volume("data", "/data", &[])],
-        // Its own root file system cannot be written; its volumes can.
+        // Its root file system is read-only; its volumes can be written.
         security: Security { read_only: true, ..Default::default() },
         ..bench.container(list)
     };
@@ -301,7 +301,7 @@ async fn files_put_into_memory_of_a_running_container_are_seen_by_its_neighbours
     bench.run(&user).await;
     let look = "/bin/busybox cat /run/tls/tls/key; /bin/busybox stat -c '%a %u:%g' /run/tls /run/tls/tls/key";
     assert_eq!(bench.exec(&user.name, look).await, "secret\n750 0:1001\n400 1000:0");
-    // Replaced while both run.
+    // The file is replaced while both containers run.
     bench
         .engine
         .put_files(&holder.name, "/held/secrets", &[file("tls/key", 0o400, (1000, 0), "other\n")])
@@ -331,7 +331,7 @@ async fn a_command_ends_with_its_code_and_what_it_said() {
     assert_eq!(lines, ["1000", "err", "out"]);
     assert_eq!(run("exit 0").await.unwrap(), ExecResult { code: 0, output: String::new() });
     assert_eq!(run("/bin/busybox yes | /bin/busybox head -c 100000").await.unwrap().output.len(), 16 * 1024);
-    // Its output is closed long before it ends.
+    // The command closes its output long before it ends.
     assert_eq!(run("exec >&- 2>&-; /bin/busybox sleep 0.3; exit 4").await.unwrap().code, 4);
     let none = bench.engine.exec(&spec.name, &words("/none"), limit).await.unwrap();
     assert!([126, 127].contains(&none.code) && none.output.contains("no such file"), "{none:?}");
@@ -372,7 +372,7 @@ async fn an_attached_command_reads_its_input_and_a_terminal_has_a_size() {
         .await
     };
     assert_eq!(code(&session.id).await, 5);
-    // The end of its input is heard.
+    // The command sees the end of its input.
     let request = ExecRequest { command: words("/bin/busybox wc -c"), stdin: true, tty: false };
     let mut session = bench.engine.exec_attached(&spec.name, &request).await.unwrap();
     session.input.write_all(b"12345").await.unwrap();
@@ -421,7 +421,7 @@ async fn a_log_is_read_whole_in_part_and_followed_to_the_end() {
     assert!(timed.starts_with("20") && timed.ends_with("Z four\n"), "{timed}");
     let none = bench.engine.logs(&bench.name("none"), &LogOptions::default()).await.err().unwrap();
     assert!(matches!(none, Error::NotFound { .. }), "{none}");
-    // A terminal's log has no frames.
+    // The log of a terminal has no frames.
     let tty = bench.name("tty");
     let label = format!("{}={}", labels::NAME, bench.owner.name);
     docker(&["run", "-t", "--name", &tty, "--label", &label, "--entrypoint", "/bin/busybox", IMAGE, "printf", "a\\nb"]);
@@ -451,7 +451,7 @@ async fn an_image_is_known_by_its_id() {
     assert_eq!(bench.engine.image("evenkeel-test/none:1").await.unwrap(), None);
 }
 
-/// A registry that refuses everyone and tells what it was sent.
+/// A registry that refuses every request and records it.
 fn registry(requests: std::sync::mpsc::Sender<String>) -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -478,14 +478,14 @@ fn registry(requests: std::sync::mpsc::Sender<String>) -> u16 {
     port
 }
 
-/// bollard writes the login in an alphabet that Docker silently takes for none.
+/// bollard encodes the login in an alphabet that Docker silently treats as no login.
 #[tokio::test]
 async fn a_private_image_is_asked_for_with_the_login_whatever_its_letters() {
     let Some(bench) = bench("login") else { return };
     let (sender, requests) = std::sync::mpsc::channel();
     let server = format!("127.0.0.1:{}", registry(sender));
     let image = format!("{server}/private:1");
-    // Whatever their place, some of these letters become `+` and `/` in standard base64.
+    // At any position, some of these letters become `+` and `/` in standard base64.
     let password = "???>>>~~~ß".to_owned();
     let login = RegistryLogin { server, username: "me".into(), password: password.clone() };
     let error = bench.engine.pull_image(&image, Some(&login)).await.unwrap_err().to_string();

@@ -1,4 +1,4 @@
-//! The loop with a toy kind on the memory store, in paused time: what runs when, and what is left behind.
+//! The loop with a toy kind on the memory store, in paused time: what runs when, and what remains.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 const TOYS: &str = "toys.test";
 
-/// A toy wants as many bricks outside as its spec says.
+/// A toy wants as many bricks outside as its spec requests.
 #[derive(Debug, Clone, Deserialize)]
 struct Toy {
     metadata: ObjectMeta,
@@ -93,22 +93,22 @@ struct World {
     bricks: BTreeMap<String, u32>,
     /// What the loop did, in order: `observe a`, `act a: lay 2 bricks`.
     log: Vec<String>,
-    /// When each observe began.
+    /// Start time of each observe.
     observed: Vec<Instant>,
-    /// Failures that the next steps meet.
+    /// Failures of the next steps.
     failures: Vec<Class>,
-    /// Observes that panic from now on.
+    /// Number of observes that will panic.
     panics: u32,
-    /// How long an observe takes.
+    /// Duration of an observe.
     slowness: Duration,
-    /// How many observes of one toy are under way, and the most there ever were.
+    /// Number of running observes of each toy, and the highest number ever.
     under_way: BTreeMap<String, u32>,
     most_under_way: u32,
-    /// Somebody who writes the object between observe and record.
+    /// Writes the object between observe and record.
     meddler: Option<Objects>,
-    /// What was to be forgotten, in order.
+    /// The forgotten objects, in order.
     forgotten: Vec<String>,
-    /// What was told of as recorded: toy and bricks.
+    /// The recorded statuses: toy and bricks.
     recorded: Vec<(String, u32)>,
 }
 
@@ -260,7 +260,7 @@ impl Bench {
         self.objects.get(&key(name)).await.unwrap()
     }
 
-    /// What the loop did since this was last asked.
+    /// The loop's log since the last call.
     fn log(&self) -> Vec<String> {
         self.kind.world(|world| std::mem::take(&mut world.log))
     }
@@ -306,7 +306,7 @@ async fn set_bricks(objects: &Objects, name: &str, bricks: u32) {
     objects.modify(&key(name), evenkeel::store::objects::Part::Main, changed).await.unwrap();
 }
 
-/// Lets everything happen that is due within `millis` of paused time.
+/// Lets everything happen that is due within `millis` milliseconds of paused time.
 async fn pass(millis: u64) {
     sleep(Duration::from_millis(millis)).await;
 }
@@ -359,7 +359,7 @@ async fn one_object_is_never_reconciled_twice_at_once_and_hints_meanwhile_are_on
         pass(5).await;
     }
     pass(1000).await;
-    // The first hint's, and one for the nine that came while it ran.
+    // One observe for the first hint, and one for the nine that came while it ran.
     assert_eq!(bench.log(), ["observe a", "observe a"]);
     assert_eq!(bench.kind.world(|world| world.most_under_way), 1);
 }
@@ -442,7 +442,7 @@ async fn a_referenced_object_wakes_those_that_reference_it_and_no_others() {
     set_bricks(&bench.objects, "b", 1).await;
     pass(1).await;
     bench.log();
-    // And for as long as it is there only.
+    // And only while it exists.
     bench.objects.delete(&key("b"), &Preconditions::default()).await.unwrap();
     pass(1000).await;
     bench.log();
@@ -497,7 +497,7 @@ async fn a_paused_object_is_left_as_it_is_and_says_so() {
     assert_eq!(bench.log(), ["observe a"]);
     let status = bench.toy("a").await.unwrap()["status"].clone();
     assert_eq!(status["conditions"][0]["message"], "reconciliation is paused by annotation");
-    // Who deletes it wants it gone.
+    // A deletion has priority over the pause.
     bench.objects.delete(&key("a"), &Preconditions::default()).await.unwrap();
     pass(1).await;
     assert_eq!(bench.toy("a").await, None);
@@ -593,7 +593,7 @@ async fn a_deleted_object_stays_until_it_is_torn_down() {
     pass(60).await;
     assert_eq!(bench.log(), ["observe a", "act a: clear the bricks away", "observe a"]);
     assert_eq!(bench.toy("a").await, None);
-    // And nobody looks at it any more.
+    // And it is never observed again.
     pass(60_000).await;
     assert_eq!(bench.log(), Vec::<String>::new());
 }

@@ -1,4 +1,4 @@
-//! In-process tests: one binary, one module a subject.
+//! In-process tests: one binary, one module per subject.
 
 mod api;
 mod api_pods;

@@ -225,7 +225,7 @@ async fn a_sweep_removes_what_a_crash_left_without_owner() {
     let made = objects.create(&key("toys", "a"), cluster(1)).await.unwrap();
     owned(&objects, "secrets", "of-a", &[uid_of(&made).unwrap()]).await;
     assert_eq!(objects.sweep().await.unwrap(), 0);
-    // Below the rules, as if the operator had died in between.
+    // Deleted in the store itself, as if the operator had died before it deleted the owned objects.
     objects.store().delete(&key("toys", "a"), revision_of(&made).unwrap()).await.unwrap();
     assert_eq!(objects.sweep().await.unwrap(), 1);
     assert_eq!(names(&objects).await, "");
@@ -312,7 +312,7 @@ async fn a_listed_object_that_is_not_what_was_asked_for_is_named() {
     assert!(error.to_string().starts_with("toys/default/a: invalid type: map"), "{error}");
 }
 
-/// A store that counts the objects it hands out.
+/// A store that counts the objects that it returns.
 struct Counting {
     inner: Arc<dyn Store>,
     read: AtomicUsize,
@@ -366,7 +366,7 @@ impl Store for Counting {
     }
 }
 
-/// Objects read by the deletion of an owner of two objects, in a store that holds `others` besides.
+/// Number of objects that a deletion of an owner with two owned objects reads, in a store with `others` more objects.
 async fn read_by_a_deletion(inner: Arc<dyn Store>, others: usize) -> usize {
     let made = (0..others).map(|n| {
         let inner = &inner;
@@ -390,8 +390,8 @@ async fn read_by_a_deletion(inner: Arc<dyn Store>, others: usize) -> usize {
     read
 }
 
-/// Regression 29: a delete read and parsed every object of the store to find those that the deleted object owned: 57 ms at
-/// 3,000 objects, 45 s for 1,000 deletions. Owners are an index of the store now.
+/// Regression 29: a delete read and parsed every object of the store to find those that the deleted object owned: 57 ms
+/// at 3,000 objects, 45 s for 1,000 deletions. Owners are an index of the store now.
 #[tokio::test]
 async fn a_delete_reads_the_same_however_much_the_store_holds() {
     let folder = tempfile::tempdir().unwrap();
@@ -399,7 +399,7 @@ async fn a_delete_reads_the_same_however_much_the_store_holds() {
     let small = read_by_a_deletion(sqlite("small.db").await, 200).await;
     let large = read_by_a_deletion(sqlite("large.db").await, 6_000).await;
     assert_eq!(small, large);
-    // The owner, and each owned object once to find it and once to delete it.
+    // The owner, and each owned object twice: once to find it and once to delete it.
     assert_eq!(read_by_a_deletion(Arc::new(MemoryStore::new()), 6_000).await, 5);
     assert_eq!(large, 5);
 }

@@ -1,4 +1,4 @@
-//! What every store promises, run on each of them; and SQLite against the model on random histories.
+//! The promises of every store, tested on each of them; and SQLite against the model with random histories.
 #![allow(clippy::unwrap_used)]
 
 use std::os::unix::fs::PermissionsExt;
@@ -11,10 +11,10 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// Changes the stores under test remember.
+/// Number of changes that the stores under test remember.
 const WINDOW: u64 = 600;
 
-/// Runs each sentence on each store.
+/// Runs each test on each store.
 macro_rules! contract {
     ($($sentence:ident)*) => {
         mod memory {
@@ -75,7 +75,7 @@ async fn next(watch: &mut Watch) -> Option<Result<Change, Error>> {
     tokio::time::timeout(Duration::from_secs(10), watch.next()).await.expect("the watch says something in time")
 }
 
-/// The next change in short: revision, name, text before, text after.
+/// The next change as text: revision, name, text before, text after.
 async fn told(watch: &mut Watch) -> String {
     let change = next(watch).await.unwrap().unwrap();
     let text = |side: Option<Value>| side.map_or("-".to_owned(), |value| value["text"].as_str().unwrap().to_owned());
@@ -240,7 +240,7 @@ async fn a_compacted_revision_cannot_be_watched_from(store: &impl Store) {
     assert_eq!(error.to_string(), "resourceVersion 2 is too old; the oldest that can be watched from is 3");
     let mut watch = store.watch("secrets", None, 3).await.unwrap();
     assert_eq!(next(&mut watch).await.unwrap().unwrap().revision, 4);
-    // Never back, never past the newest.
+    // The compaction never goes back, and never beyond the newest revision.
     store.compact(1).await.unwrap();
     store.compact(99).await.unwrap();
     let error = store.watch("secrets", None, 4).await.err().unwrap();
@@ -382,17 +382,17 @@ async fn a_write_whose_caller_gave_up_is_still_told_to_watches() {
     let mut watch = store.watch("secrets", None, 0).await.unwrap();
     let abandoned = key("secrets", "default", "a");
     let put = store.put(&abandoned, Expect::Absent, object("x"));
-    // Polled once, so that the writer has it, and dropped.
+    // Polled once, so that the writer has the request, and then dropped.
     assert!(futures::FutureExt::now_or_never(put).is_none());
     assert_eq!(told(&mut watch).await, "1 secrets/default/a - x");
     store.close().await;
 }
 
-/// One call of a random history. Keys and revisions are small so that they meet.
+/// One call of a random history. There are few keys and revisions, so that calls conflict.
 #[derive(Debug, Clone)]
 enum Call {
     Create(usize),
-    /// Write over the key's revision, less this.
+    /// Update at the key's revision, minus this number.
     Update(usize, u64),
     Delete(usize, u64),
     Compact(u64),
@@ -415,7 +415,7 @@ fn any_call() -> impl Strategy<Value = Call> {
     ]
 }
 
-/// Makes the call and says what came of it.
+/// Makes the call; returns the result as text.
 async fn make(store: &impl Store, call: &Call) -> String {
     let key_of = |index: usize| key(KEYS[index].0, KEYS[index].1, KEYS[index].2);
     let revision = async |index| match store.get(&key_of(index)).await.unwrap() {
@@ -435,7 +435,7 @@ async fn make(store: &impl Store, call: &Call) -> String {
         Call::Compact(through) => format!("{:?}", store.compact(through).await),
         Call::List(namespace) => format!("{:?}", store.list("secrets", namespace).await),
         Call::Watch(since) => {
-            // A mark to read up to, put before: what is written later could push the watch out of the window.
+            // The end mark is written first: if it were written later, it could push the watch out of the window.
             let mark = key("secrets", "", "mark");
             let revision = create(store, &mark, "mark").await;
             store.delete(&mark, revision).await.unwrap();
@@ -447,7 +447,7 @@ async fn make(store: &impl Store, call: &Call) -> String {
     }
 }
 
-/// All that the watch tells up to a revision.
+/// All events of the watch up to a revision.
 async fn replay(mut watch: Watch, since: u64, through: u64) -> String {
     let mut told = String::new();
     let mut at = since;

@@ -1,5 +1,5 @@
-//! The supervisor in real containers of a stock image; the test plays the operator. Runs where EVENKEEL_TEST_DOCKER=1
-//! says that there is a Docker Engine with the image `postgres:15`.
+//! The supervisor in real containers of a stock image; the test plays the operator. Runs only with
+//! EVENKEEL_TEST_DOCKER=1, and needs the image `postgres:15`.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -12,7 +12,7 @@ use evenkeel::supervisor::wire::{
 };
 
 const IMAGE: &str = "postgres:15";
-/// Whatever a test waits for has happened long before.
+/// Time-out of everything that a test waits for.
 const LONG: Duration = Duration::from_secs(60);
 
 fn docker(arguments: &[&str]) -> String {
@@ -22,7 +22,7 @@ fn docker(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-/// A network and containers of this test alone; all of it goes when it is dropped.
+/// A network and containers of one test; everything is removed when it is dropped.
 struct SupervisorBench {
     name: String,
     members: Vec<String>,
@@ -30,7 +30,7 @@ struct SupervisorBench {
 }
 
 impl SupervisorBench {
-    /// `None`, with a line that says so, where no Docker Engine is promised.
+    /// `None`, and a line that says so, without EVENKEEL_TEST_DOCKER=1.
     fn new(test: &str) -> Option<Self> {
         if std::env::var("EVENKEEL_TEST_DOCKER").as_deref() != Ok("1") {
             println!("{test}: skipped, EVENKEEL_TEST_DOCKER=1 is not set");
@@ -73,7 +73,7 @@ impl SupervisorBench {
         Member::dial(name)
     }
 
-    /// Prints how long a step took since the last mark.
+    /// Prints the time since the last mark.
     fn mark(&mut self, step: &str) -> Duration {
         let took = self.begun.elapsed();
         println!("{:>9.1} ms  {step}", took.as_secs_f64() * 1e3);
@@ -96,7 +96,7 @@ impl Drop for SupervisorBench {
     }
 }
 
-/// A container with an open conversation.
+/// A container with an open link.
 struct Member {
     container: String,
     address: String,
@@ -114,7 +114,7 @@ impl Drop for Member {
 }
 
 impl Member {
-    /// Opens a conversation, as soon as the supervisor listens.
+    /// Opens a link as soon as the supervisor listens.
     fn dial(container: String) -> Self {
         let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
         let address = docker(&["inspect", "-f", format, &container]);
@@ -165,7 +165,7 @@ impl Member {
         }));
     }
 
-    /// Waits for a report of which `what` holds.
+    /// Waits for a report that fulfils the condition.
     fn wait(&mut self, what: &str, holds: impl Fn(&Report) -> bool) -> Report {
         let begun = Instant::now();
         loop {
@@ -226,7 +226,7 @@ fn lead(init: bool, count: u32, names: &[&str], slots: &[&str], open: bool) -> T
     })
 }
 
-/// Two members, the first leads with the second as its synchronous standby, and the gate is open.
+/// Two members: the first leads with the second as its synchronous standby, and the gate is open.
 fn pair(bench: &mut SupervisorBench) -> (Member, Member, String, String) {
     let mut one = bench.member(1);
     bench.mark("first member listens");
@@ -270,7 +270,7 @@ fn a_standby_is_promoted_after_a_kill_and_the_old_primary_follows_by_rewind() {
     let Some(mut bench) = SupervisorBench::new("failover") else { return };
     let (mut one, mut two, first, second) = pair(&mut bench);
     one.sql("CREATE TABLE t (n int); INSERT INTO t SELECT generate_series(1, 1000)");
-    // The owner gets in by its password over the network, our own roles do not.
+    // The owner can log in with its password over the network, Evenkeel's own roles cannot.
     let owner = format!("postgresql://app:owner-secret@{}/app", one.address);
     assert_eq!(two.exec("postgres", &["psql", "-XAtqc", "SELECT current_user", &owner]), "app");
     assert_eq!(two.sql("SELECT count(*) FROM t"), "1000");
@@ -344,7 +344,7 @@ fn a_standby_is_promoted_after_a_kill_and_the_old_primary_follows_by_rewind() {
     }
 }
 
-/// A lead that is open and synchronous; `confirm`: only while the standby confirms it.
+/// A synchronous Lead task with an open gate; `confirm`: the gate is open only while the standby confirms.
 fn open_lead(standby: &str, confirm: bool) -> Task {
     let Task::Lead(mut lead) = lead(true, 1, &[standby], &["evenkeel_2"], true) else { unreachable!() };
     if confirm {
@@ -427,7 +427,7 @@ fn a_leader_survives_bad_settings_meddling_crashes_and_restarts_and_fences_itsel
     one.say(&Command::Order(Order { term: 1, revision: 0, task: open_lead(&second, true), settings }));
     one.wait("a confirmed lead", |report| report.leading.as_ref().is_some_and(|leading| leading.confirmed));
     docker(&["pause", &one.container]);
-    // Longer than half of what a confirmation holds.
+    // Longer than half of a confirmation's life.
     let paused = Instant::now();
     while paused.elapsed() < Duration::from_secs(6) {
         crate::poll::pause();

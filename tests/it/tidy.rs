@@ -1,4 +1,4 @@
-//! Keeps the walls of the house: arrows between rooms, purity of the planners, who may name what, small files.
+//! Keeps the structure of the code: imports between rooms, pure planners, adapters in their rooms, small files.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 #[path = "../../operator/identity.rs"]
 mod identity;
 
-/// Which rooms each room may name.
+/// The rooms that each room may import.
 const ARROWS: [(&str, &[&str]); 8] = [
     ("api", &[]),
     ("store", &["api"]),
@@ -20,13 +20,13 @@ const ARROWS: [(&str, &[&str]); 8] = [
     ("cli", &["api"]),
 ];
 
-/// Files that wire the rooms together and may name them all.
+/// Files that wire the rooms together and may import them all.
 const WIRING: [&str; 3] = ["main.rs", "inside.rs", "cli/operator.rs"];
 
-/// Files of `kinds` that decide, and must say so in their header.
+/// Files of `kinds` that decide and must say "Pure." in their header.
 const DECIDERS: [&str; 3] = ["plan.rs", "status.rs", "workload.rs"];
 
-/// Words that say that a decision is not pure.
+/// Words that show that a decision is not pure.
 const IMPURE: [&str; 13] = [
     "async fn",
     "async move",
@@ -43,20 +43,20 @@ const IMPURE: [&str; 13] = [
     "HashSet",
 ];
 
-/// Words that one room alone may use.
+/// Words that only one room may use.
 const OWNED: [(&str, &str); 3] = [("bollard", "engine"), ("sqlx::sqlite", "store"), ("SqlitePool", "store")];
 
-/// The longest a file may be.
+/// Most lines of a file.
 const LINES: usize = 800;
 
 pub(crate) struct Source {
-    /// From the folder it was found under, with `/`.
+    /// Path below the folder that was searched, with `/`.
     pub(crate) name: String,
     text: String,
 }
 
 impl Source {
-    /// Without comments and without the tests at the foot.
+    /// The code without comments and without the tests at its end.
     pub(crate) fn code(&self) -> String {
         let is_foot = |(at, _): &(usize, &str)| {
             let after = self.text[*at..].lines().find(|line| !line.starts_with("#["));
@@ -97,7 +97,7 @@ pub(crate) fn sources(folder: &str) -> Vec<Source> {
     found
 }
 
-/// The rooms that a piece of code names: `crate::room` and `use crate::{room, other::…}`.
+/// The rooms that a piece of code imports: `crate::room` and `use crate::{room, other::…}`.
 fn rooms_named(code: &str) -> BTreeSet<String> {
     let mut named = BTreeSet::new();
     for rest in code.split("crate::").skip(1) {
@@ -132,7 +132,7 @@ fn has_word(code: &str, word: &str) -> bool {
     })
 }
 
-/// Fails with all problems at once.
+/// Fails with a list of all problems.
 pub(crate) fn expect_none(rule: &str, problems: Vec<String>) {
     assert!(problems.is_empty(), "{rule}:\n  {}", problems.join("\n  "));
 }
@@ -169,7 +169,7 @@ fn every_folder_of_the_operator_is_a_room() {
 fn no_kind_names_another_kind() {
     let mut problems = Vec::new();
     let all = sources("operator/kinds");
-    // A folder with a planner is a kind; the others are shared by all kinds and name none.
+    // A folder with a planner is a kind; the other folders are shared by all kinds and must not import any.
     let kinds: BTreeSet<&str> =
         all.iter().filter(|source| source.name.ends_with("/plan.rs")).map(Source::room).collect();
     for source in all.iter().filter(|source| source.name.contains('/')) {
@@ -239,7 +239,7 @@ fn every_file_says_what_it_is_and_is_not_long() {
 
 #[test]
 fn no_test_is_switched_off_and_none_waits_by_the_clock() {
-    // Spelled in two parts, so that this file does not find itself.
+    // Written in two parts, so that this file does not match itself.
     let ignored = concat!("#[", "ignore");
     let asleep = [concat!("thread::", "sleep("), concat!("tokio::time::", "sleep(")];
     let mut problems = Vec::new();
@@ -249,7 +249,7 @@ fn no_test_is_switched_off_and_none_waits_by_the_clock() {
         if source.text.contains(ignored) {
             problems.push(format!("{folder}/{} ignores a test", source.name));
         }
-        // Paused time is no waiting; a helper that polls for a condition is where waiting belongs.
+        // Paused time does not wait; only a helper that polls for a condition may wait.
         let waits = asleep.iter().any(|sleep| source.text.contains(sleep));
         let excused = source.text.contains("start_paused = true") || source.name.ends_with("poll.rs");
         if *folder == "tests" && source.name.starts_with("it/") && waits && !excused {
@@ -274,7 +274,7 @@ fn no_select_of_the_operator_draws_chance() {
     expect_none("a select! here is biased, so that a simulated run can be repeated (docs/testing.md)", problems);
 }
 
-/// The modules that code names by a path from the crate's root: `a/b` for `crate::a::b::…`, and each of a group.
+/// The modules in paths from the crate's root: `a/b` for `crate::a::b::…`, and each module of a group.
 fn modules_named(code: &str) -> BTreeSet<String> {
     let mut named = BTreeSet::new();
     for root in ["crate::", "evenkeel::"] {
