@@ -19,22 +19,22 @@ pub struct Common<'a> {
     pub image: &'a str,
     /// The network that they need.
     pub network: &'a NetworkSpec,
-    /// Others may be in that network, too.
+    /// Other objects may use that network too.
     pub shares_network: bool,
-    /// What becomes of the volume of a member that is no more.
+    /// What happens to the volume of a removed member.
     pub volumes: Volumes,
     /// Seconds that a container gets to stop.
     pub grace: u64,
 }
 
-/// What becomes of the volume of a member that is no more.
+/// What happens to the volume of a removed member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Volumes {
     /// It stays.
     Kept,
-    /// It is removed; nothing in it is a user's.
+    /// It is removed; it holds no user data.
     Scratch,
-    /// It is removed, and with it the user's data.
+    /// It is removed with the user's data in it.
     Data,
 }
 
@@ -42,7 +42,7 @@ pub enum Volumes {
 pub struct Member {
     /// Its name.
     pub name: String,
-    /// The host that it lives on.
+    /// The host that it runs on.
     pub host: String,
     /// Labels of its volume.
     pub labels: BTreeMap<String, String>,
@@ -149,7 +149,7 @@ fn keep(
         return None;
     }
     if container.state == ContainerState::Dead {
-        // Docker began to remove it and did not end: it never starts again, and its name is free only without it.
+        // Docker's removal of it was interrupted: it never starts again, and its name is free only once it is removed.
         return may(Deed::Remake).then(|| remove("Docker has half removed it", None)).flatten();
     }
     let runs = runs(container);
@@ -187,12 +187,13 @@ pub fn replace(common: &Common, member: &Member) -> Option<DockerStep> {
     remove(common, member, &why, Some(common.grace))
 }
 
-/// Why the container of a member is to be replaced. Nothing is taken away before what replaces it can be had.
+/// Why the container of a member must be replaced. A container is removed only once the image of its replacement
+/// exists.
 fn outdated(common: &Common, seen: &DockerSeen, member: &Member, container: &ContainerSeen) -> Option<String> {
     stale(container, member.spec.as_ref()?).filter(|_| seen.has_image(common.image) == Some(true))
 }
 
-/// Containers of members that are no more go, then their volumes, unless these are kept.
+/// Removes the containers of removed members, then their volumes unless these are kept.
 pub fn removals(common: &Common, members: &[Member]) -> Vec<DockerStep> {
     let wanted = |host: &str, name: &str| members.iter().any(|one| one.host == host && one.container == name);
     let mut steps = Vec::new();
@@ -207,7 +208,7 @@ pub fn removals(common: &Common, members: &[Member]) -> Vec<DockerStep> {
     steps
 }
 
-/// Everything goes: containers, then volumes, unless these are kept, then the network. The steps, and whether nothing
+/// Removes everything: containers, then volumes unless these are kept, then the network. The steps, and whether nothing
 /// is left once they are done; `None` while a host that may have something does not answer.
 pub fn teardown(common: &Common, why: &str) -> Option<(Vec<DockerStep>, bool)> {
     let (mut steps, mut finished) = (Vec::new(), true);
@@ -239,7 +240,7 @@ fn take_away(common: &Common, host: &str, container: &ContainerSeen, why: &str) 
     due(common.work.get(&work)).then(|| DockerStep::remove(host, member, &container.name, grace, why))
 }
 
-/// Removes a volume, unless volumes are kept. Nothing but the container of its name mounts it.
+/// Removes a volume, unless volumes are kept. Only the container with the same name mounts it.
 fn remove_volume(common: &Common, host: &str, volume: &str) -> Option<DockerStep> {
     let data = common.volumes == Volumes::Data;
     (common.volumes != Volumes::Kept).then(|| DockerStep::remove_volume(host, volume, volume, data))

@@ -15,11 +15,11 @@ use crate::store::{Error, Key};
 /// Default permissions of files.
 const FILE_MODE: i32 = 0o644;
 
-/// An environment variable (or several) that does not stand in the template.
+/// A source of one or more environment variables.
 #[allow(missing_docs)]
 #[derive(Debug, Clone, PartialEq)]
 pub enum EnvSource {
-    /// A variable as it is; `$(NAME)` refers to one before it.
+    /// A variable with this value; `$(NAME)` in it refers to an earlier variable.
     Value { name: String, value: String },
     /// A variable from a key of a Secret or ConfigMap.
     Key { name: String, input: InputRef, key: String, optional: bool },
@@ -110,7 +110,7 @@ fn text(bytes: Vec<u8>) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// It existed at the time of the decision.
+/// The failure for an input that existed when the plan was made and is gone now.
 fn gone(input: &InputRef) -> Failure {
     Failure::new(Class::Conflict, format!("{input} changed meanwhile"))
 }

@@ -33,15 +33,16 @@ pub const HOME: &str = crate::api::docker_host::LOCAL;
 #[allow(missing_docs)]
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Work {
-    /// An image is pulled, as it is asked for; another revision asks again.
+    /// An image is pulled by the reference in the spec; another revision pulls again.
     Image { host: String, image: String, revision: String },
-    /// Our binary is put on a host.
+    /// Evenkeel's binary is copied to a host.
     Binary { host: String },
     /// Containers are stopped with grace; `subject` is the member or the container that is stopped.
     Stop { host: String, subject: String },
     /// A container is stopped with grace and then removed.
     Remove { host: String, container: String },
-    /// A container could not be started; never running, for a start is awaited.
+    /// A container could not be started. This work never runs, because a step awaits the start; it only records the
+    /// failure.
     Start { host: String, container: String },
 }
 

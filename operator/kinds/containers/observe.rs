@@ -45,7 +45,7 @@ impl DockerSeen {
         }
     }
 
-    /// Why something is not known of it, if that is so.
+    /// Why a part of it is unknown, if so.
     pub fn silence(&self) -> Option<&str> {
         match (&self.containers, &self.volumes, &self.networks, &self.images) {
             (Fact::Unknown(why), ..) | (_, Fact::Unknown(why), ..) => Some(why),
@@ -114,7 +114,7 @@ async fn each<'n, T, Read: Future<Output = Result<Option<T>, Error>>>(
     Ok(found?.into_iter().flatten().collect())
 }
 
-/// Whether the thing that the work is about still exists, or may exist.
+/// Whether the subject of the work still exists, or may exist.
 fn concerns(work: &Work, hosts: &BTreeMap<String, DockerSeen>, needs: &Needs) -> bool {
     let on = |host: &str, is: &dyn Fn(&ContainerSeen) -> bool| {
         let containers = hosts.get(host).map(|seen| seen.containers.known());

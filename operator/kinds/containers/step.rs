@@ -39,25 +39,25 @@ pub enum DockerStep {
 }
 
 impl DockerStep {
-    /// Makes a container of a member; `env` and `again` as in [`DockerStep::Create`].
+    /// The step that creates a container of a member; `env` and `again` as in [`DockerStep::Create`].
     pub fn create(host: &str, member: &str, spec: &ContainerSpec, env: &[EnvSource], again: Option<&str>) -> Self {
         let (host, member, spec) = (host.to_owned(), member.to_owned(), Box::new(spec.clone()));
         Self::Create { host, member, spec, env: env.to_vec(), again: again.map(str::to_owned) }
     }
 
-    /// Starts a container of a member; `again` says why if it ran before.
+    /// The step that starts a container of a member; `again`: the reason if it ran before.
     pub fn start(host: &str, member: &str, container: &str, again: Option<&str>) -> Self {
         let (host, member, container) = (host.to_owned(), member.to_owned(), container.to_owned());
         Self::Start { host, member, container, again: again.map(str::to_owned) }
     }
 
-    /// Removes a container of a member: after a stop if there is a `grace` in seconds, else at once.
+    /// The step that removes a container of a member: after a stop if there is a `grace` in seconds, else at once.
     pub fn remove(host: &str, member: &str, container: &str, grace: Option<u64>, why: &str) -> Self {
         let (host, member, container) = (host.to_owned(), member.to_owned(), container.to_owned());
         Self::Remove { host, member, container, grace, why: why.to_owned() }
     }
 
-    /// Removes a volume of a member; `data` if what is in it is a user's.
+    /// The step that removes a volume of a member; `data`: the volume holds user data.
     pub fn remove_volume(host: &str, member: &str, volume: &str, data: bool) -> Self {
         Self::RemoveVolume { host: host.to_owned(), member: member.to_owned(), volume: volume.to_owned(), data }
     }

@@ -1,4 +1,4 @@
-//! What tests of kinds with containers share.
+//! Shared by the tests of kinds with containers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +6,7 @@ use super::DockerSeen;
 use crate::kinds::fact::Fact;
 
 impl DockerSeen {
-    /// The host answers and shows nothing.
+    /// A host that answers and has nothing of the object.
     pub fn nothing() -> Self {
         Self {
             containers: Fact::Known(BTreeMap::new()),

@@ -5,7 +5,7 @@ use crate::api::docker_host::DockerHost;
 use crate::api::failure::{Class, Failure};
 use crate::api::object::Object as _;
 
-/// Performs `step`; its failure says what could not be done.
+/// Performs `step`; the failure names the failed operation.
 pub async fn act(controller: &DockerHostKind, object: &DockerHost, step: &Step) -> Result<(), Failure> {
     match step {
         Step::Register { .. } => {

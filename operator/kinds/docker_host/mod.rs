@@ -72,7 +72,7 @@ pub enum Answer {
     Trouble(&'static str, String),
 }
 
-/// One deed.
+/// One step.
 #[allow(missing_docs)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {

@@ -17,7 +17,7 @@ use crate::store::Key;
 /// Time-out of the first answer; a slower host is unreliable.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Looks at the registration of a host, and asks its engine if that is as the object says.
+/// Reads the registration of a host, and asks its engine if the registration equals the object.
 pub async fn observe(controller: &DockerHostKind, object: &DockerHost) -> Result<Observed, Failure> {
     let (hosts, name) = (&controller.hosts, object.name());
     let there = hosts.get(name).ok();

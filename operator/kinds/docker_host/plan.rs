@@ -28,14 +28,14 @@ pub fn plan(object: &DockerHost, observed: &Observed, want: Want, now: Timestamp
     let mut requeue = ALERT;
     let ready = match (&observed.registration, &observed.answer) {
         (Registration::Impossible(reason, message), _) => no(reason, message.clone()),
-        // The engine in use stays in use.
+        // While the object is paused, the registered engine stays.
         (Registration::Differs, _) if want == Want::Paused => {
             unknown("Paused", "reconciliation is paused by annotation")
         }
         (Registration::Absent | Registration::Differs, _) => {
             let (host, endpoint) = (object.name().to_owned(), object.spec.endpoint.clone());
             steps.push(Step::Register { host, endpoint });
-            // Asked at once after the step, by the requeue.
+            // The requeue asks the engine right after the step.
             requeue = Duration::ZERO;
             unknown("Registering", format!("registering the engine at {}", object.spec.endpoint))
         }
