@@ -1,4 +1,5 @@
-//! A real API server for tests: TLS on a free port of loopback, the memory store, and a client that has only the kubeconfig.
+//! A real API server for tests: TLS on a free port of loopback, the memory store, and a client with only the
+//! kubeconfig.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
