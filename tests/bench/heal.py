@@ -121,15 +121,16 @@ def by_program(image, network, number):
 
 def replace(operator, rounds):
     """Measures the time from a death to its replacement."""
-    web = Deployment(operator, "bench-heal", replicas=rounds)
+    web = Deployment(operator, "bench-heal", replicas=2 * rounds)
     web.clean()
     engine, found = Engine(), []
     try:
         web.apply()
         web.settled(180)
         starts = Starts(web.name)
-        # Each replica is killed once: after a second death within ten minutes it would wait for its backoff.
-        for number, victim in enumerate(web.staying(), 1):
+        # Each replica dies once: after a second death within ten minutes it would wait for its backoff.
+        victims = web.staying()
+        for number, (victim, other) in enumerate(zip(victims[:rounds], victims[rounds:]), 1):
             time.sleep(1)
             alone, answered = raw(engine, web.container(victim), number)
             program = by_program(web.main["image"], f"evenkeel-{NAMESPACE}", number)
@@ -141,13 +142,25 @@ def replace(operator, rounds):
             runs = seconds_of(engine.ask("GET", f"/containers/{started['id']}/json")["State"]["StartedAt"])
             died = starts.first("die", moment)["timeNano"] / 1e9
             one = {"healed": runs - moment, "told": died - moment, "raw": alone, "raw answered": answered}
-            found.append({**one, "raw by program": program})
+            web.settled(30)
+            time.sleep(1)
+            found.append({**one, "raw by program": program, **removed(engine, web.container(other), starts)})
             print(f"round {number}: " + ", ".join(f"{k} {v:.3f}" for k, v in found[-1].items()), flush=True)
             web.settled(30)
     finally:
         operator.cli_result("delete", "deployment", web.name)
         web.clean()
     return found
+
+
+def removed(engine, victim, starts):
+    """Seconds from `docker rm -f` of a replica until that answered, and until its replacement runs."""
+    moment = time.time()
+    docker("rm", "-f", victim)
+    took = time.time() - moment
+    started = wait_until("a replacement starts", lambda: starts.first("start", moment), 30, poll=0.01)
+    runs = seconds_of(engine.ask("GET", f"/containers/{started['id']}/json")["State"]["StartedAt"])
+    return {"removed": runs - moment, "rm -f": took}
 
 
 def replace_table(found):
@@ -158,12 +171,14 @@ def replace_table(found):
         "raw": "raw create + start by the API, until it runs",
         "raw answered": "the same, until the API has answered",
         "raw by program": "the same by `docker create` and `docker start`",
+        "removed": "`docker rm -f` of a replica until its replacement runs",
+        "rm -f": "of that: until `docker rm -f` has answered",
     }
     medians = {key: statistics.median(each[key] for each in found) for key in names}
     lines = ["| replacement of a replica | median s | max s | healed ÷ this |", "|---|---|---|---|"]
     for key, name in names.items():
         worst = max(each[key] for each in found)
-        ratio = "" if key in ("healed", "told") else f"{medians['healed'] / medians[key]:.2f}"
+        ratio = f"{medians['healed'] / medians[key]:.2f}" if key.startswith("raw") else ""
         lines.append(f"| {name} | {medians[key]:.3f} | {worst:.3f} | {ratio} |")
     return lines, medians["healed"] <= WITHIN_RAW * medians["raw answered"]
 
