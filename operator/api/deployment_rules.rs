@@ -142,7 +142,7 @@ fn change_problems(old: &Value, new: &Value) -> Vec<Invalid> {
     if old["spec"]["selector"] == new["spec"]["selector"] {
         return Vec::new();
     }
-    vec![Invalid::new("spec.selector", "cannot be changed; delete the Deployment and make it anew")]
+    vec![Invalid::new("spec.selector", "cannot be changed; delete the Deployment and create it again")]
 }
 
 fn judge(object: &Deployment, problems: &mut Vec<Invalid>) {

@@ -259,7 +259,7 @@ pub fn stale(container: &ContainerSeen, spec: &ContainerSpec) -> Option<String> 
         return None;
     }
     Some(if container.labels.get(labels::BINARY) != spec.labels.get(labels::BINARY) {
-        "another version of evenkeel is to run in it".into()
+        "another version of evenkeel must run in it".into()
     } else if container.image == spec.image {
         "its definition changed".into()
     } else {

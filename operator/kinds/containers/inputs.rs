@@ -174,7 +174,7 @@ pub async fn login(
     let server = registry_of(image);
     for name in secrets {
         let Some(secret) = object(objects, namespace, &secret(name)).await? else {
-            let missing = format!("imagePullSecrets: Secret {name} is not there; create it");
+            let missing = format!("imagePullSecrets: Secret {name} does not exist; create it");
             return Err(Failure::new(Class::Transient, missing));
         };
         let config = contents(&secret).remove(".dockerconfigjson").unwrap_or_default();

@@ -75,7 +75,7 @@ pub fn problem(work: &WorkSeen) -> Option<(&'static str, String)> {
             }
             Work::Start { container, .. } => (
                 "ContainerNotStarting",
-                format!("could not start container {container}: {why}; it is made anew and tried again"),
+                format!("could not start container {container}: {why}; it is recreated and started again"),
             ),
             Work::Binary { host } => {
                 ("StepFailed", format!("could not put evenkeel on {host}: {why}; it is tried again"))

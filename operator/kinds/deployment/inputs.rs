@@ -39,7 +39,7 @@ impl Inputs {
         let used = blueprint::inputs(&spec);
         let absent = used.iter().find(|(input, optional)| !**optional && !self.0.contains_key(input));
         if let Some((input, _)) = absent {
-            return Some(format!("{input} is not there; create it"));
+            return Some(format!("{input} does not exist; create it"));
         }
         let keys = blueprint::keys(&spec);
         let lacking =

@@ -217,7 +217,7 @@ async fn a_missing_secret_is_waited_for_and_a_changed_one_rolls_what_asks_for_it
     world.apply(asking).await;
     let status = world.until("waiting", |status| status.pods.iter().any(|pod| pod.message.is_some())).await;
     assert_eq!(status.pods[0].phase, "CreateContainerConfigError");
-    assert_eq!(status.pods[0].message.as_deref(), Some("Secret word is not there; create it"));
+    assert_eq!(status.pods[0].message.as_deref(), Some("Secret word does not exist; create it"));
     let secret = |word: &str| json!({"kind": "Secret", "data": {"word": word}});
     let word = |world: &World| {
         world.engine().world(|world| {

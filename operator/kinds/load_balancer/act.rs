@@ -11,7 +11,7 @@ use crate::kinds::containers::HOME;
 pub async fn act(controller: &LoadBalancerKind, object: &LoadBalancer, step: &Step) -> Result<(), Failure> {
     let at = |container: &str| {
         let id = controller.links.heard(&object.owner()).into_keys().find(|id| id.container == *container);
-        let id = id.ok_or_else(|| Failure::new(Class::Conflict, format!("{container} is not there any more")))?;
+        let id = id.ok_or_else(|| Failure::new(Class::Conflict, format!("{container} no longer exists")))?;
         Ok::<_, Failure>(controller.link(object, controller.docker.hosts.get(HOME)?, id))
     };
     match step {

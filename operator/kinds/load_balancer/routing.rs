@@ -107,9 +107,9 @@ fn endpoints<'a>(
     let Some(found) = found else {
         return Err(match backend.target() {
             Some(Target::RedisSentinel(_)) => {
-                format!("{named} is not there: no connection to backend {} is served until it is", backend.name)
+                format!("{named} does not exist: no connection to backend {} is served until it does", backend.name)
             }
-            _ => stay("is not there"),
+            _ => stay("does not exist"),
         });
     };
     static NOTHING: EndpointSet = EndpointSet { network: String::new(), epoch: 0, endpoints: Vec::new() };

@@ -61,7 +61,7 @@ pub async fn certificates(objects: &Objects, object: &LoadBalancer) -> Result<Ce
 
 /// A certificate and its key from a Secret, or the problem with them.
 fn certificate(name: &str, secret: Option<&Value>) -> Result<Certificate, String> {
-    let secret = secret.ok_or_else(|| format!("Secret {name} is not there: create it with tls.crt and tls.key"))?;
+    let secret = secret.ok_or_else(|| format!("Secret {name} does not exist: create it with tls.crt and tls.key"))?;
     let part = |part: &str| secret::bytes(secret, part).ok_or_else(|| format!("Secret {name} has no key {part}"));
     let (chain, key) = (part("tls.crt")?, part("tls.key")?);
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(&chain)

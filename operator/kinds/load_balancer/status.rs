@@ -82,7 +82,8 @@ fn valid(context: &PlanContext) -> Verdict {
     let refused = context.observed.balancers.iter().filter_map(|(container, balancer)| {
         let refused = balancer.files.known()?.refused.as_ref().filter(|refused| refused.skeleton == hash)?;
         let words = &refused.words;
-        let goes_on = if balances(balancer) { "the last good configuration goes on" } else { "it listens to nobody" };
+        let goes_on =
+            if balances(balancer) { "the last good configuration stays in use" } else { "it listens on no port" };
         Some(format!("{container} refuses the configuration, {goes_on}: {words}"))
     });
     match refused.reduce(|one, _| one) {
@@ -94,7 +95,7 @@ fn valid(context: &PlanContext) -> Verdict {
 fn resolved(context: &PlanContext) -> Verdict {
     let problems: Vec<_> = context.backends.iter().filter_map(|backend| backend.problem.clone()).collect();
     if problems.is_empty() {
-        yes("Resolved", "every backend is there")
+        yes("Resolved", "every backend exists")
     } else {
         no("BackendNotFound", problems.join("; "))
     }

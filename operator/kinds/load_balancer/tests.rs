@@ -262,8 +262,8 @@ fn a_backend_that_is_not_there_stays_as_it_was_and_the_rest_goes_on() {
         db: pg-1 Ready, pg-2 Drained, pg-3 Drained
         ro: pg-1 Drained, pg-2 Ready, pg-3 Drained
         fixed: 10.9.0.1-80 Ready, api.example.com-80 Ready
-        BackendsResolved=False BackendNotFound: Deployment web is not there: the servers of backend web stay as they are
-        Degraded=True BackendNotFound: Deployment web is not there: the servers of backend web stay as they are
+        BackendsResolved=False BackendNotFound: Deployment web does not exist: the servers of backend web stay as they are
+        Degraded=True BackendNotFound: Deployment web does not exist: the servers of backend web stay as they are
     "#]],
     );
 }
@@ -288,8 +288,8 @@ fn a_refused_configuration_is_not_tried_again_and_the_last_good_one_follows_its_
         db: pg-1 Ready, pg-2 Drained, pg-3 Drained
         ro: pg-1 Drained, pg-2 Ready, pg-3 Ready
         fixed: 10.9.0.1-80 Ready, api.example.com-80 Ready
-        ConfigValid=False ConfigRefused: default.edge-1 refuses the configuration, the last good configuration goes on: line 7: no
-        Degraded=True ConfigRefused: default.edge-1 refuses the configuration, the last good configuration goes on: line 7: no
+        ConfigValid=False ConfigRefused: default.edge-1 refuses the configuration, the last good configuration stays in use: line 7: no
+        Degraded=True ConfigRefused: default.edge-1 refuses the configuration, the last good configuration stays in use: line 7: no
     "#]],
     );
     world.pods(&[("web-a", 1, "ready leaving"), ("web-b", 2, "ready")]);
@@ -339,8 +339,8 @@ fn a_configuration_that_no_process_takes_up_is_refused_and_the_last_good_one_lie
         db: pg-1 Ready, pg-2 Drained, pg-3 Drained
         ro: pg-1 Drained, pg-2 Ready, pg-3 Ready
         fixed: 10.9.0.1-80 Ready, api.example.com-80 Ready
-        ConfigValid=False ConfigRefused: default.edge-1 refuses the configuration, the last good configuration goes on: no process took it up
-        Degraded=True ConfigRefused: default.edge-1 refuses the configuration, the last good configuration goes on: no process took it up
+        ConfigValid=False ConfigRefused: default.edge-1 refuses the configuration, the last good configuration stays in use: no process took it up
+        Degraded=True ConfigRefused: default.edge-1 refuses the configuration, the last good configuration stays in use: no process took it up
     "#]],
     );
     let file = world.files("default.edge-1").current.0.clone();

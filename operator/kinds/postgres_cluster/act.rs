@@ -18,7 +18,7 @@ pub async fn act(controller: &PostgresClusterKind, object: &PostgresCluster, ste
         Step::Order { member, order } => send(member, Command::Order((**order).clone())),
         Step::SendCredentials { member } => {
             let credentials = secrets::credentials(&controller.objects, object).await?.ok_or_else(|| {
-                Failure::new(Class::Transient, format!("the Secrets of {RESOURCE} {} are not there yet", object.name()))
+                Failure::new(Class::Transient, format!("the Secrets of {RESOURCE} {} do not exist yet", object.name()))
             })?;
             send(member, Command::Credentials(credentials))
         }

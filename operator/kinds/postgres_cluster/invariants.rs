@@ -19,7 +19,7 @@ pub fn violations(before: &Decisions, after: &Decisions) -> Vec<&'static str> {
         (same_term && led(before) && led(after) && !same_leader(before, after), "a term got a second leader (I1)"),
         (same_term && led(before) && after.stage == Stage::Electing, "an election began without a new term (I1)"),
         (after.stage == Stage::Steady && after.leader.is_none(), "a settled cluster has no leader"),
-        (after.next.is_some() && after.stage != Stage::Establishing, "voters are being changed by nobody's grant"),
+        (after.next.is_some() && after.stage != Stage::Establishing, "the voters change without a grant"),
         // I2: an election asks the voters that may have acknowledged a commit before it.
         (same_term && before.stage == Stage::Electing && !same_sets, "the sets changed in an election (I2)"),
         // I4: every commit set meets every election set, because G is a subset of E with no smaller w.

@@ -18,7 +18,7 @@ pub(super) fn suspect(view: &ClusterView, leader: &Voter) -> (Option<Unsettled>,
     let before = view.before;
     let old = before.served.as_ref().or(before.leader.as_ref()).filter(|old| *old != leader);
     let Some(old) = old.filter(|_| before.election.w == 0) else { return (before.unsettled.clone(), Vec::new()) };
-    let unknown = "not known: somebody else was promoted meanwhile";
+    let unknown = "not known: another instance was promoted in the meantime";
     let earlier = before.unsettled.as_ref().map(|earlier| loss(earlier.detected_at, None, unknown));
     let (was, from) = (LastLeader::seen(view, before.term, old), &old.member);
     let promise = view.member(&leader.member).and_then(|member| member.live()?.promise);

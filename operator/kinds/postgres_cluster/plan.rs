@@ -98,7 +98,7 @@ fn decide(view: &ClusterView, observed: &Observed, all_known: bool) -> (Decided,
 fn refused(view: &ClusterView, broken: &[&str], observed: &Observed) -> Plan<Step, PostgresClusterStatus> {
     let mut status = view.object.status.clone().unwrap_or_default();
     let message = format!(
-        "nothing is done, for it would break what must always hold: {}; this is a fault of Evenkeel, please report it",
+        "nothing is done, because it would break an invariant: {}; this is a fault of Evenkeel, please report it",
         broken.join(", ")
     );
     let blocker = Blocker::new(INVARIANT_VIOLATED, message);

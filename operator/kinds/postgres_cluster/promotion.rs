@@ -62,7 +62,7 @@ fn go_on(promotion: &mut FailoverStatus, told: &Told, took: f64, now: Timestamp)
     let step = match told {
         Told::Promised(members) => format!("promises of {}", members.join(", ")),
         Told::LeadsAgain(member) => format!("{member} itself leads again: too few standbys could be asked"),
-        Told::Promoted(leader, Quorum { w: 0, .. }) => format!("{leader} promoted, nobody needs to acknowledge"),
+        Told::Promoted(leader, Quorum { w: 0, .. }) => format!("{leader} promoted, no acknowledgement needed"),
         Told::Promoted(leader, Quorum { voters, w }) => {
             format!("{leader} promoted, {w} of {} standbys acknowledged the new term", voters.len())
         }
@@ -123,7 +123,7 @@ mod tests {
         check(
             &status.last_failover,
             expect![[
-                r#"{"cause":"db-1: its container died","from":"db-1","to":"db-2","detectedAt":"1970-01-01T00:00:00.1Z","steps":[{"step":"promises of db-2, db-3","took":0.15},{"step":"db-2 promoted, nobody needs to acknowledge","took":0.15},{"step":"gate opened","took":0.3}],"outage":0.6,"possibleLossBytes":0,"possibleLoss":"nothing"}"#
+                r#"{"cause":"db-1: its container died","from":"db-1","to":"db-2","detectedAt":"1970-01-01T00:00:00.1Z","steps":[{"step":"promises of db-2, db-3","took":0.15},{"step":"db-2 promoted, no acknowledgement needed","took":0.15},{"step":"gate opened","took":0.3}],"outage":0.6,"possibleLossBytes":0,"possibleLoss":"nothing"}"#
             ]],
         );
         check(&status.last_switchover, expect!["null"]);

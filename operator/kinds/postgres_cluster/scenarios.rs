@@ -180,9 +180,9 @@ fn another_supervisor_goes_to_the_standbys_first_and_to_the_primary_behind_a_swi
     }
     assert_eq!(world.lost(), Vec::<u64>::new());
     expect![[r#"
-        remove container default.db-2: another version of evenkeel is to run in it
-        remove container default.db-3: another version of evenkeel is to run in it
-        remove container default.db-1: another version of evenkeel is to run in it"#]]
+        remove container default.db-2: another version of evenkeel must run in it
+        remove container default.db-3: another version of evenkeel must run in it
+        remove container default.db-1: another version of evenkeel must run in it"#]]
     .assert_eq(&removed.join("\n"));
     check(&world, expect!["Healthy term 2: db-1 standby streaming, db-2 primary running, db-3 standby streaming"]);
     assert_eq!(programs(&world), ["evenkeel-bin-2"; 3]);

@@ -55,7 +55,7 @@ async fn source(objects: &Objects, object: &PostgresCluster) -> Result<Result<Op
     let (path, name, owner) = ("spec.bootstrap.initdb.secret", &key.name, &initdb.owner);
     let Some(secret) = objects.get::<Value>(&key).await? else {
         let keys = "create it with the keys username and password";
-        return Ok(Err(format!("{path} names Secret {name}, which is not there: {keys}")));
+        return Ok(Err(format!("{path} names Secret {name}, which does not exist: {keys}")));
     };
     if let Some(username) = text(&secret, "username").filter(|username| username != owner) {
         let declared = format!("spec.bootstrap.initdb.owner is {owner}");

@@ -141,7 +141,7 @@ fn redundancy(view: &ClusterView, decisions: &Decisions) -> String {
     let spec = &view.object.spec;
     match spec.durability.mode {
         _ if spec.instances == 1 => "a single instance: no standby, no failover".into(),
-        DurabilityMode::Async => "async: commits wait for nobody, a failover may lose the last ones".into(),
+        DurabilityMode::Async => "async: commits wait for no standby; a failover may lose the last ones".into(),
         _ => format!(
             "a commit is on disk at {} of {} standbys before it is acknowledged",
             decisions.commit.w,

@@ -85,7 +85,7 @@ fn quorum_unavailable(view: &ClusterView, have: usize, needed: usize) -> Decided
     }
     let message = format!(
         "an election needs promises of {needed} of {}, has {have}, and can get none from {}: an acknowledged commit may be \
-         only there, so nobody is promoted until {} back",
+         only there, so no instance is promoted until {} back",
         voters.len(),
         missing.join(", "),
         if missing.len() == 1 { "it is" } else { "they are" }

@@ -26,9 +26,9 @@ pub(super) fn establishing(view: &ClusterView) -> Decided {
         }
         Health::Dead(cause) => elect(view, format!("{name}: {cause} before it was established"), Switchover::Drop),
         Health::Silent if given_up(view, member) => {
-            elect(view, format!("{name}: not a word before it was established"), Switchover::Drop)
+            elect(view, format!("{name}: no report before it was established"), Switchover::Drop)
         }
-        Health::Silent => Decided::blocked(before, "PrimaryUnreachable", format!("no word from {name}")),
+        Health::Silent => Decided::blocked(before, "PrimaryUnreachable", format!("no report from {name}")),
     }
 }
 

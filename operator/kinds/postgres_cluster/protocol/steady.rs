@@ -42,7 +42,7 @@ fn silent(view: &ClusterView, member: &Member) -> Decided {
         let cause = format!("{name}: its supervisor and its standbys lost it at the same moment");
         return elect(view, cause, Switchover::Drop);
     }
-    let how = if paused { format!("{name} is paused") } else { format!("no word from {name}") };
+    let how = if paused { format!("{name} is paused") } else { format!("no report from {name}") };
     if silent_ms < SUSPECT_MS {
         return Decided::blocked(before, "PrimaryUnreachable", how);
     }
