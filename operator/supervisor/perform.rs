@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 
 use super::jobs::{self, Made, Site, chain};
 use super::poll::sweep;
-use super::process;
+use super::process::{self, Authenticating};
 use super::shell::{Note, Postmaster, Run, Shell, Stop, Stopping, Work, boottime, boottime_ms, new_id};
 use super::sql::{self, SLOT_PREFIX, Session};
 use super::state::{Act, Config, Durable};
@@ -30,6 +30,8 @@ pub enum After {
 pub const IDLE_MS: u64 = 250;
 /// Time-out for sessions to end; four times this before a promotion. Then the loop polls again.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// Time that a connection gets to prove that it is a standby's, while sessions are ended.
+const MEMBERS_PATIENCE: Duration = Duration::from_millis(100);
 /// Poll interval during this time-out.
 pub const STEP: Duration = Duration::from_millis(2);
 /// Time-out of the checkpoint before a graceful stop.
@@ -388,12 +390,17 @@ impl Shell {
         let begun = boottime();
         loop {
             let postmaster = self.server.postmaster.as_ref().ok_or("the server does not run")?.pid;
-            let not_yet = process::not_yet_sessions(postmaster, self.place.uid);
-            for pid in &not_yet {
-                // If it is already gone, that is fine.
-                let _ = kill(*pid, Signal::SIGTERM);
+            let authenticating = process::authenticating(postmaster, self.place.uid);
+            // A standby is left to finish: then the server's own view tells whether it is one. A client that only
+            // says so gets no more time than that.
+            let patient = (boottime() - begun) < MEMBERS_PATIENCE;
+            for (pid, who) in &authenticating {
+                if *who == Authenticating::Client || !patient {
+                    // If it is already gone, that is fine.
+                    let _ = kill(*pid, Signal::SIGTERM);
+                }
             }
-            if self.session().await?.end_sessions().await.map_err(words)? == 0 && not_yet.is_empty() {
+            if self.session().await?.end_sessions().await.map_err(words)? == 0 && authenticating.is_empty() {
                 self.server.run.sessions_ended = true;
                 return Ok(After::Again);
             }

@@ -13,6 +13,8 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, Uid};
 use tokio::sync::oneshot;
 
+use super::secrets::REPLICATION_ROLE;
+use super::sql::ROLE;
 use crate::api::sync::lock;
 
 /// A child process.
@@ -126,36 +128,56 @@ fn is_of(pid: i32, uid: Uid) -> bool {
     !dead && owner == Some(uid.as_raw())
 }
 
+/// A child of a postmaster that is still authenticating.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Authenticating {
+    /// It says that it is a client of users.
+    Client,
+    /// It says that it is a standby or a supervisor. It has not proved it.
+    Member,
+}
+
 /// Children of a postmaster that are still authenticating and are in no view of the server yet. Otherwise a session
 /// that the old pg_hba.conf admitted could appear after the gate was shut and all sessions were ended.
-pub fn not_yet_sessions(postmaster: Pid, uid: Uid) -> Vec<Pid> {
-    let authenticates = |pid: &Pid| {
+pub fn authenticating(postmaster: Pid, uid: Uid) -> Vec<(Pid, Authenticating)> {
+    let authenticates = |pid: Pid| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         let parent = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)?.parse::<i32>().ok());
         let title = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        parent == Some(postmaster.as_raw()) && is_not_yet_session(&String::from_utf8_lossy(&title))
+        let who = who_authenticates(&String::from_utf8_lossy(&title))?;
+        (parent == Some(postmaster.as_raw())).then_some((pid, who))
     };
-    all_of(uid).into_iter().filter(authenticates).collect()
+    all_of(uid).into_iter().filter_map(authenticates).collect()
 }
 
-fn is_not_yet_session(title: &str) -> bool {
+/// Reads the process title `postgres: CLUSTER_NAME: USER DATABASE HOST authentication`. The title of a standby's
+/// connection has the words `walsender USER` in the place of user and database.
+fn who_authenticates(title: &str) -> Option<Authenticating> {
     let title = title.trim_end_matches('\0').trim_end();
-    // postgres: CLUSTER_NAME: USER DATABASE HOST authentication
-    let mut words = title.rsplit(' ');
-    let doing = words.next();
-    let ours = words.nth(2).is_some_and(|user| user.starts_with("evenkeel"));
-    title.starts_with("postgres: ") && doing == Some("authentication") && !ours
+    let mut words = title.strip_prefix("postgres: ")?.rsplit(' ');
+    (words.next() == Some("authentication")).then_some(())?;
+    let (_host, database, user) = (words.next()?, words.next()?, words.next()?);
+    let member = [ROLE, REPLICATION_ROLE].contains(&user);
+    let standby = user == "walsender" && database == REPLICATION_ROLE;
+    Some(if member || standby { Authenticating::Member } else { Authenticating::Client })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Regression 39: the connection of a standby has a title of its own form, passed for a client's and was ended in two
+    /// of five promotions; the standby tried again 45 ms later, and so long no commit was acknowledged.
     #[test]
-    fn only_strangers_that_authenticate_are_not_yet_sessions() {
-        assert!(is_not_yet_session("postgres: db-1: app shop 172.18.0.9(41620) authentication\0"));
-        assert!(!is_not_yet_session("postgres: evenkeel-db-1: evenkeel postgres [local] authentication"));
-        assert!(!is_not_yet_session("postgres: db-1: app shop 172.18.0.9(41620) idle"));
-        assert!(!is_not_yet_session("postgres: db-1: walwriter "));
+    fn the_title_of_a_process_says_who_authenticates() {
+        let who = |title: &str| who_authenticates(title);
+        let (client, member) = (Some(Authenticating::Client), Some(Authenticating::Member));
+        assert_eq!(who("postgres: db-1: app shop 172.18.0.9(41620) authentication\0"), client);
+        assert_eq!(who("postgres: db-1: evenkeel_app shop 172.18.0.9(41620) authentication"), client);
+        assert_eq!(who("postgres: db-1: app evenkeel_replication 172.18.0.9(41620) authentication"), client);
+        assert_eq!(who("postgres: evenkeel-db-1: evenkeel postgres [local] authentication"), member);
+        assert_eq!(who("postgres: db-1: walsender evenkeel_replication 172.18.0.3(50112) authentication"), member);
+        assert_eq!(who("postgres: db-1: app shop 172.18.0.9(41620) idle"), None);
+        assert_eq!(who("postgres: db-1: walwriter "), None);
     }
 }
