@@ -28,15 +28,22 @@ pub enum Rule {
     Computed,
     /// Never set: it would override a setting of Evenkeel, or move files that it writes.
     Refused,
+    /// Never set, for this reason: it breaks what a cluster promises.
+    Harmful(&'static str),
 }
+
+/// Why a setting is refused that is for the rescue of a damaged server.
+const HIDES_DAMAGE: &str = "can hide damaged data or damage more of it";
 
 /// Every setting with a rule, by name.
 pub const RULES: &[(&str, Rule)] = &[
     ("allow_alter_system", Rule::Refused),
+    ("allow_system_table_mods", Rule::Harmful(HIDES_DAMAGE)),
     ("archive_cleanup_command", Rule::Refused),
     ("cluster_name", Rule::Computed),
     ("config_file", Rule::Refused),
     ("data_directory", Rule::Refused),
+    ("data_sync_retry", Rule::Harmful(HIDES_DAMAGE)),
     ("evenkeel.generation", Rule::Computed),
     ("external_pid_file", Rule::Refused),
     ("fsync", Rule::Ours("on")),
@@ -46,9 +53,13 @@ pub const RULES: &[(&str, Rule)] = &[
     // PostgreSQL's default: an absent standby must not delay vacuum.
     ("hot_standby_feedback", Rule::Default("off")),
     ("ident_file", Rule::Refused),
+    ("ignore_checksum_failure", Rule::Harmful(HIDES_DAMAGE)),
+    ("ignore_invalid_pages", Rule::Harmful(HIDES_DAMAGE)),
+    ("ignore_system_indexes", Rule::Harmful(HIDES_DAMAGE)),
     ("include", Rule::Refused),
     ("include_dir", Rule::Refused),
     ("include_if_exists", Rule::Refused),
+    ("jit_provider", Rule::Harmful("makes the server load a library of its own")),
     // The log goes to stderr in English: the supervisor reads it and forwards it to the container's log.
     ("lc_messages", Rule::Ours("C")),
     ("listen_addresses", Rule::Ours("*")),
@@ -73,6 +84,10 @@ pub const RULES: &[(&str, Rule)] = &[
     ("recovery_end_command", Rule::Refused),
     // One call instead of an fsync per file before a recovery: a crashed server is back seconds earlier.
     ("recovery_init_sync_method", Rule::Default("syncfs")),
+    (
+        "recovery_min_apply_delay",
+        Rule::Harmful("makes an election wait for the delay: a standby promises when it has replayed"),
+    ),
     ("recovery_target", Rule::Refused),
     ("recovery_target_action", Rule::Refused),
     ("recovery_target_inclusive", Rule::Refused),
@@ -101,6 +116,7 @@ pub const RULES: &[(&str, Rule)] = &[
     ("wal_receiver_timeout", Rule::Default("5s")),
     ("wal_retrieve_retry_interval", Rule::Ours("100ms")),
     ("wal_sender_timeout", Rule::Default("5s")),
+    ("zero_damaged_pages", Rule::Harmful(HIDES_DAMAGE)),
 ];
 
 /// The rule of a setting, if it has one.
@@ -129,8 +145,12 @@ pub fn problem(name: &str, value: &str) -> Option<String> {
         return Some("is not the name of a PostgreSQL setting (lower case)".into());
     }
     let rule = rule(name);
-    if matches!(rule, Some(Rule::Ours(_) | Rule::Computed | Rule::Refused)) {
-        return Some("is set by Evenkeel and cannot be chosen".into());
+    match rule {
+        Some(Rule::Ours(_) | Rule::Computed | Rule::Refused) => {
+            return Some("is set by Evenkeel and cannot be chosen".into());
+        }
+        Some(Rule::Harmful(why)) => return Some(format!("is refused: it {why}")),
+        _ => {}
     }
     if value.contains(['\n', '\r', '\0']) {
         return Some("must be a single line".into());
@@ -157,6 +177,20 @@ mod tests {
         assert!(RULES.is_sorted_by(|(one, _), (other, _)| one < other));
         assert_eq!(rule("wal_level"), Some(Rule::OneOf(&["replica", "logical"])));
         assert_eq!(rule("work_mem"), None);
+    }
+
+    /// Regression 40: `recovery_min_apply_delay` was accepted. Every standby then lagged by it, and since a promise waits for
+    /// replay no write was possible for that long after the death of a primary.
+    #[test]
+    fn settings_that_break_what_a_cluster_promises_are_refused_with_the_reason() {
+        let delay = problem("recovery_min_apply_delay", "60s").unwrap_or_default();
+        assert_eq!(
+            delay,
+            "is refused: it makes an election wait for the delay: a standby promises when it has replayed"
+        );
+        let page = problem("zero_damaged_pages", "on").unwrap_or_default();
+        assert_eq!(page, "is refused: it can hide damaged data or damage more of it");
+        assert_eq!(problem("work_mem", "64MB"), None);
     }
 
     #[test]

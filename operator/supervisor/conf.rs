@@ -42,7 +42,7 @@ pub fn postgresql_conf(config: &Config, facts: &Facts) -> String {
             Rule::WithoutLeader(value) if config.upstream.is_none() => {
                 settings.insert(name, (*value).to_owned());
             }
-            Rule::Computed | Rule::Refused => drop(settings.remove(name)),
+            Rule::Computed | Rule::Refused | Rule::Harmful(_) => drop(settings.remove(name)),
             Rule::OneOf([]) | Rule::StandbyMinimum { at_least: None, .. } | Rule::WithoutLeader(_) => {}
         }
     }
