@@ -13,6 +13,7 @@ use super::deployment_rules;
 use super::docker_host::DockerHost;
 use super::invalid::Invalid;
 use super::load_balancer::LoadBalancer;
+use super::object::Object as _;
 use super::postgres_cluster::PostgresCluster;
 use super::resource::{Cell, Column, Resource, age_column, with_metadata};
 use super::views;
@@ -28,10 +29,23 @@ static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
         views::replica_set(),
         deployment_rules::resource(),
         custom::<DockerHost>(|host| host.spec.validate()),
-        custom::<PostgresCluster>(|cluster| cluster.spec.validate()),
-        custom::<LoadBalancer>(|balancer| balancer.spec.validate()),
+        custom::<PostgresCluster>(|cluster| [name_problems(cluster.name()), cluster.spec.validate()].concat()),
+        custom::<LoadBalancer>(|balancer| [name_problems(balancer.name()), balancer.spec.validate()].concat()),
     ]
 });
+
+/// Longest name of an object whose members are called `NAME-1`, `NAME-2` ... up to two digits: the name of a member is a
+/// host name and, for a database, PostgreSQL's `cluster_name`; both have up to 63 characters.
+const LONGEST_NAME: usize = 60;
+
+fn name_problems(name: &str) -> Vec<Invalid> {
+    let message = || {
+        format!(
+            "must be no more than {LONGEST_NAME} characters: its instances are called NAME-1, NAME-2 ..., and a host name has up to 63"
+        )
+    };
+    (name.len() > LONGEST_NAME).then(|| Invalid::new("metadata.name", message())).into_iter().collect()
+}
 
 /// Every served resource.
 pub fn resources() -> &'static [Resource] {
@@ -125,6 +139,22 @@ fn tidy(value: Value) -> Value {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    /// Regression 41: a PostgresCluster with a name of 63 characters was accepted and never became ready, because the host
+    /// names of its instances were too long for Docker.
+    #[test]
+    fn a_name_that_is_too_long_for_the_host_names_of_its_instances_is_refused() {
+        let paths = |length: usize| {
+            let name = "n".repeat(length);
+            let object = json!({
+                "apiVersion": "evenkeel.dev/v1alpha1", "kind": "PostgresCluster", "metadata": {"name": name}, "spec": {"image": "postgres:15"},
+            });
+            let problems = (find_kind("evenkeel.dev/v1alpha1", "PostgresCluster").unwrap().validate)(&object);
+            problems.into_iter().map(|problem| problem.path).collect::<Vec<_>>()
+        };
+        assert_eq!(paths(60), Vec::<String>::new());
+        assert_eq!(paths(61), ["metadata.name"]);
+    }
 
     #[test]
     fn names_are_unique_and_every_kind_can_be_found_both_ways() {
