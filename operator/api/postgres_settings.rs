@@ -59,7 +59,7 @@ pub const RULES: &[(&str, Rule)] = &[
     ("include", Rule::Refused),
     ("include_dir", Rule::Refused),
     ("include_if_exists", Rule::Refused),
-    ("jit_provider", Rule::Harmful("makes the server load a library of its own")),
+    ("jit_provider", Rule::Harmful("loads another library into the server")),
     // The log goes to stderr in English: the supervisor reads it and forwards it to the container's log.
     ("lc_messages", Rule::Ours("C")),
     ("listen_addresses", Rule::Ours("*")),
@@ -179,8 +179,8 @@ mod tests {
         assert_eq!(rule("work_mem"), None);
     }
 
-    /// Regression 40: `recovery_min_apply_delay` was accepted. Every standby then lagged by it, and since a promise waits for
-    /// replay no write was possible for that long after the death of a primary.
+    /// Regression 40: `recovery_min_apply_delay` was accepted. Every standby then lagged by it. A promise waits for replay,
+    /// so after the death of a primary no write was possible for that long.
     #[test]
     fn settings_that_break_what_a_cluster_promises_are_refused_with_the_reason() {
         let delay = problem("recovery_min_apply_delay", "60s").unwrap_or_default();

@@ -34,8 +34,8 @@ static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
     ]
 });
 
-/// Longest name of an object whose members are called `NAME-1`, `NAME-2` ... up to two digits: the name of a member is a
-/// host name and, for a database, PostgreSQL's `cluster_name`; both have up to 63 characters.
+/// Longest name of an object whose members are called `NAME-1`, `NAME-2` and so on, in characters. A member's name is a
+/// host name and, for a database, PostgreSQL's `cluster_name`: up to 63 characters. Two digits have room.
 const LONGEST_NAME: usize = 60;
 
 fn name_problems(name: &str) -> Vec<Invalid> {
@@ -147,7 +147,8 @@ mod tests {
         let paths = |length: usize| {
             let name = "n".repeat(length);
             let object = json!({
-                "apiVersion": "evenkeel.dev/v1alpha1", "kind": "PostgresCluster", "metadata": {"name": name}, "spec": {"image": "postgres:15"},
+                "apiVersion": "evenkeel.dev/v1alpha1", "kind": "PostgresCluster",
+                "metadata": {"name": name}, "spec": {"image": "postgres:15"},
             });
             let problems = (find_kind("evenkeel.dev/v1alpha1", "PostgresCluster").unwrap().validate)(&object);
             problems.into_iter().map(|problem| problem.path).collect::<Vec<_>>()

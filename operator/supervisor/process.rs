@@ -151,14 +151,14 @@ pub fn authenticating(postmaster: Pid, uid: Uid) -> Vec<(Pid, Authenticating)> {
 }
 
 /// Reads the process title `postgres: CLUSTER_NAME: USER DATABASE HOST authentication`. The title of a standby's
-/// connection has the words `walsender USER` in the place of user and database.
+/// connection has the words `walsender USER` in the place of user and database. Any other title is a client's.
 fn who_authenticates(title: &str) -> Option<Authenticating> {
     let title = title.trim_end_matches('\0').trim_end();
     let mut words = title.strip_prefix("postgres: ")?.rsplit(' ');
     (words.next() == Some("authentication")).then_some(())?;
-    let (_host, database, user) = (words.next()?, words.next()?, words.next()?);
-    let member = [ROLE, REPLICATION_ROLE].contains(&user);
-    let standby = user == "walsender" && database == REPLICATION_ROLE;
+    let (_host, database, user) = (words.next(), words.next(), words.next());
+    let member = [Some(ROLE), Some(REPLICATION_ROLE)].contains(&user);
+    let standby = (user, database) == (Some("walsender"), Some(REPLICATION_ROLE));
     Some(if member || standby { Authenticating::Member } else { Authenticating::Client })
 }
 
@@ -166,18 +166,24 @@ fn who_authenticates(title: &str) -> Option<Authenticating> {
 mod tests {
     use super::*;
 
-    /// Regression 39: the connection of a standby has a title of its own form, passed for a client's and was ended in two
-    /// of five promotions; the standby tried again 45 ms later, and so long no commit was acknowledged.
+    /// Regression 39: the title of a standby's connection has another form, so the supervisor took it for a client and ended
+    /// it while it authenticated. The standby connected again some 45 ms later, which delayed the first commit.
     #[test]
     fn the_title_of_a_process_says_who_authenticates() {
-        let who = |title: &str| who_authenticates(title);
         let (client, member) = (Some(Authenticating::Client), Some(Authenticating::Member));
-        assert_eq!(who("postgres: db-1: app shop 172.18.0.9(41620) authentication\0"), client);
-        assert_eq!(who("postgres: db-1: evenkeel_app shop 172.18.0.9(41620) authentication"), client);
-        assert_eq!(who("postgres: db-1: app evenkeel_replication 172.18.0.9(41620) authentication"), client);
-        assert_eq!(who("postgres: evenkeel-db-1: evenkeel postgres [local] authentication"), member);
-        assert_eq!(who("postgres: db-1: walsender evenkeel_replication 172.18.0.3(50112) authentication"), member);
-        assert_eq!(who("postgres: db-1: app shop 172.18.0.9(41620) idle"), None);
-        assert_eq!(who("postgres: db-1: walwriter "), None);
+        assert_eq!(who_authenticates("postgres: db-1: app shop 172.18.0.9(41620) authentication\0"), client);
+        assert_eq!(who_authenticates("postgres: authentication"), client);
+        assert_eq!(who_authenticates("postgres: db-1: evenkeel_app shop 172.18.0.9(41620) authentication"), client);
+        assert_eq!(
+            who_authenticates("postgres: db-1: app evenkeel_replication 172.18.0.9(41620) authentication"),
+            client
+        );
+        assert_eq!(who_authenticates("postgres: evenkeel-db-1: evenkeel postgres [local] authentication"), member);
+        assert_eq!(
+            who_authenticates("postgres: db-1: walsender evenkeel_replication 172.18.0.3(50112) authentication"),
+            member
+        );
+        assert_eq!(who_authenticates("postgres: db-1: app shop 172.18.0.9(41620) idle"), None);
+        assert_eq!(who_authenticates("postgres: db-1: walwriter "), None);
     }
 }
