@@ -118,7 +118,9 @@ impl DockerEngine {
         self.volume_ensured(&VolumeSpec { name: volume.clone(), labels: owner.labels() }).await?;
         let mut attempt = 1;
         while let Err(error) = self.fill(&volume, &owner.labels(), image, doing).await {
-            if !matches!(error, Error::NotFound { .. }) || attempt == ATTEMPTS || !self.image_present(image).await? {
+            // Another process that fills the same volume may have removed the helper, also during an upload.
+            let helper_lost = matches!(error, Error::NotFound { .. } | Error::Refused { .. });
+            if !helper_lost || attempt == ATTEMPTS || !self.image_present(image).await? {
                 return Err(error);
             }
             attempt += 1;
