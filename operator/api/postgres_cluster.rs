@@ -469,10 +469,16 @@ pub struct FailoverStatus {
     /// Time when the evidence was observed.
     #[schemars(with = "String")]
     pub detected_at: Timestamp,
+    /// Time of the last write of a new session to the old primary, as its supervisor proved it (every 0.5 s). Absent for a
+    /// switchover, or if none is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub last_write_at: Option<Timestamp>,
     /// The steps, with the time that each took.
     #[serde(default)]
     pub steps: Vec<TimedStep>,
-    /// Seconds from the evidence to the open gate; absent until then.
+    /// Seconds from the last proven write (`lastWriteAt`, or else the evidence) to the open gate; absent until then. It
+    /// contains the time before the evidence, and up to 0.5 s in which nobody had tried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outage: Option<f64>,
     /// With `async` or a reduced `preferred`: only commits in the last bytes (this many) of the old primary's WAL can

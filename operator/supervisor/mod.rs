@@ -5,6 +5,7 @@
 //! - [`state`]: inputs and outputs of decisions; [`next`] (with `rejoin`): every decision, pure; [`report`]:
 //!   renders the report.
 //! - [`run`]: the loop; observes (`poll`), takes a `snapshot`, calls `next`, performs (`perform`), reports.
+//! - `proof`: whether a new client can write now.
 //! - The other files have one task each: files (`place`, `durable`, `secrets`, `conf`, `configure`),
 //!   processes (`process`, `tools`, `jobs`, `server_log`),
 //!   connections to the local server (`sql`, `identify`) and from the operator (`control`).
@@ -21,6 +22,7 @@ mod perform;
 mod place;
 mod poll;
 mod process;
+mod proof;
 mod rejoin;
 pub mod report;
 pub mod run;

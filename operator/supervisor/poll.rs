@@ -23,7 +23,7 @@ pub const HURRY_MS: u64 = 200;
 const STARTING_MS: u64 = 3;
 const NOT_ANSWERING_MS: u64 = 200;
 /// Interval between the heartbeats of a leader, each a little WAL, in milliseconds.
-const HEARTBEAT_MS: u64 = 1_000;
+pub const HEARTBEAT_MS: u64 = 1_000;
 /// Interval between readings of settings and versions, in milliseconds.
 const DETAILS_MS: u64 = 10_000;
 /// A pause of the loop longer than this (twice its longest own pause), in milliseconds, means that the container was
@@ -70,6 +70,7 @@ impl Shell {
         self.operator.renewed = None;
         self.clocks.jumped = true;
         self.server.run.confirmed_at = None;
+        self.server.run.proving.interrupted();
         for reply in self.server.run.replies.values_mut() {
             reply.seen = None;
         }

@@ -38,6 +38,7 @@ pub fn report(seen: &Seen) -> Report {
         setting_errors: seen.setting_errors.clone(),
         credentials: seen.credentials.clone(),
         disk_free: seen.disk_free,
+        proof: seen.proof.clone(),
         problem: seen.problem.clone(),
         start_pending: start_pending || running(JobKind::Init),
         terminating: seen.terminating,

@@ -121,6 +121,7 @@ impl Shell {
         }
         self.observe(boottime_ms()).await;
         let now = boottime_ms();
+        self.prove(now);
         let seen = snapshot(self, now);
         self.publish(&seen, now);
         let (act, remembered) = next::next(&seen);
@@ -235,11 +236,13 @@ impl Shell {
             Note::WalMissing(run) if run == self.server.run.id => self.server.run.wal_missing = true,
             Note::Stuck(run) if run == self.server.run.id => self.server.run.stuck = true,
             Note::Fatal(run, line) if run == self.server.run.id => self.server.run.fatal = Some(line),
+            Note::Proof(run, result) if run == self.server.run.id => self.proved(result, boottime_ms()),
             Note::Checkpoint { .. }
             | Note::ReceiverEnded(_)
             | Note::WalMissing(_)
             | Note::Stuck(_)
-            | Note::Fatal(..) => {}
+            | Note::Fatal(..)
+            | Note::Proof(..) => {}
         }
     }
 

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::jobs::{self, Made};
 use super::place::Place;
 use super::process::Reaper;
+use super::proof::Proving;
 use super::secrets::Secrets;
 use super::sql::{Details, Poll, Session};
 use super::state::{Config, Durable, Gate, Settings};
@@ -59,6 +60,8 @@ pub enum Note {
     Stuck(String),
     /// A FATAL or PANIC line of the server's log, with the id of the run.
     Fatal(String, String),
+    /// An attempt to write as a new client ended, in this run.
+    Proof(String, Result<(), String>),
 }
 
 /// A running postmaster.
@@ -143,6 +146,8 @@ pub struct Run {
     pub opened: Option<u64>,
     /// Its last FATAL or PANIC line.
     pub fatal: Option<String>,
+    /// Whether a new client can write.
+    pub proving: Proving,
 }
 
 /// Delay of background work after the gate opened, in milliseconds: the first clients get the disk alone.

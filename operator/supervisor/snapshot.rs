@@ -6,8 +6,8 @@ use std::path::Path;
 use super::place;
 use super::shell::{Postmaster, Run, Shell};
 use super::sql::{Poll, Slot, Walsender};
-use super::state::{Config, Seen, Server};
-use super::wire::{CONFIRMATION_MS, Data, Job, Postgres, Receiver, Replica, Task};
+use super::state::{Config, Gate, Seen, Server};
+use super::wire::{CONFIRMATION_MS, Data, Job, Postgres, Proof, Receiver, Replica, Task};
 
 /// Wait event: the startup process sleeps between two attempts to get WAL. All existing WAL is replayed, no WAL
 /// receiver exists, and next it will read a changed configuration. (WaitForWALToBecomeAvailable stops a receiver before
@@ -66,6 +66,7 @@ pub fn snapshot(shell: &Shell, now: u64) -> Seen {
         pending_restart: shell.server.details.pending_restart.clone(),
         setting_errors: [&shell.server.settings.errors[..], &shell.server.details.setting_errors].concat(),
         disk_free: shell.place.disk_free(),
+        proof: proof(run, now),
         problem: shell.problems.in_words(postgres),
     }
 }
@@ -79,6 +80,13 @@ fn receiver(shell: &Shell, now: u64) -> Option<Receiver> {
         from: stream.host.clone().unwrap_or_default(),
         quiet_ms: now.saturating_sub(shell.server.run.moved.1),
     })
+}
+
+/// Absent before clients were let in; kept after the server has ended, so that it is known when it last took a write.
+fn proof(run: &Run, now: u64) -> Option<Proof> {
+    let open = run.poll.is_some() && run.applied.as_ref().is_some_and(|applied| applied.gate == Gate::Open);
+    let proof = run.proving.proof(now);
+    (open || proof.proven_ms.is_some()).then_some(proof)
 }
 
 /// Only a renewal of the grant's own term counts.

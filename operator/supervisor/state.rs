@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::wire::{Data, Follow, Init, Job, JobKind, Order, Postgres, Receiver, Replica, Rule};
+use super::wire::{Data, Follow, Init, Job, JobKind, Order, Postgres, Proof, Receiver, Replica, Rule};
 use crate::api::lsn::{Fork, Lsn};
 
 /// The user's PostgreSQL settings, by name.
@@ -180,6 +180,8 @@ pub struct Seen {
     pub setting_errors: Vec<String>,
     /// Bytes free on the data volume.
     pub disk_free: u64,
+    /// Primary: whether a new client can write; `None`: none was let in, in this run.
+    pub proof: Option<Proof>,
     /// The current problem, as text.
     pub problem: Option<String>,
 }

@@ -298,6 +298,10 @@ pub struct Report {
     pub credentials: Option<String>,
     /// Bytes free on the data volume.
     pub disk_free: u64,
+    /// Of a primary that has let clients in, in its current or last run: whether a new client can write. Absent in
+    /// reports of version 0.1.0, which did not try.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Proof>,
     /// The current problem, as text, if there is one.
     pub problem: Option<String>,
     /// The postmaster is down but will start by itself: a restart, or a start that was ordered.
@@ -320,6 +324,9 @@ pub fn significant(report: &Report) -> Report {
     }
     if let Some(receiver) = &mut rest.receiver {
         receiver.quiet_ms = u64::from(receiver.quiet_ms >= QUIET_MS);
+    }
+    if let Some(proof) = &mut rest.proof {
+        proof.proven_ms = proof.proven_ms.map(|_| 0);
     }
     for replica in rest.leading.iter_mut().flat_map(|leading| &mut leading.replicas) {
         (replica.lsn, replica.silent_ms) = (Lsn(0), 0);
@@ -404,6 +411,18 @@ pub struct Leading {
     pub checkpointed: bool,
     /// The standbys that stream from it.
     pub replicas: Vec<Replica>,
+}
+
+/// Whether a new client can write, as the supervisor tries it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, Hash)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Proof {
+    /// Milliseconds since a new session last committed a write; `None`: none has, in this run.
+    pub proven_ms: Option<u64>,
+    /// Why no new session can write now, as text for people.
+    pub failing: Option<String>,
+    /// The server shows no sign of life: it is not slow, it hangs.
+    pub hung: bool,
 }
 
 /// A standby, as its primary sees it.

@@ -1,9 +1,11 @@
 """Failures, and their effect on a client that writes all the time."""
 
+import os
+import signal
 import time
 
 from checks import Writes, expect
-from harness import docker, kill_postmaster
+from harness import docker, kill_postmaster, wait_until
 
 
 def fail_over(cluster, table, disturb, within, watch_splits=False):
@@ -76,6 +78,16 @@ def a_paused_primary_is_failed_over_and_acknowledges_nothing_when_it_wakes(clust
         return repair
 
     return fail_over(cluster, "paused", disturb, within=15, watch_splits=True)
+
+
+def a_frozen_postmaster_is_failed_over(cluster):
+    """SIGSTOP of the primary's postmaster: sessions go on, and no new one gets in."""
+
+    def disturb(primary):
+        os.kill(cluster.postmaster(primary), signal.SIGSTOP)
+        wait_until("a failover began", lambda: cluster.primary != primary, 30)
+
+    return fail_over(cluster, "frozen_postmaster", disturb, within=10)
 
 
 def a_killed_standby_costs_the_client_next_to_nothing(cluster):
@@ -172,6 +184,7 @@ SCENARIOS = [
     a_removed_container_is_failed_over,
     a_stopped_container_is_failed_over_and_started_again,
     a_paused_primary_is_failed_over_and_acknowledges_nothing_when_it_wakes,
+    a_frozen_postmaster_is_failed_over,
     a_killed_standby_costs_the_client_next_to_nothing,
     a_killed_operator_is_not_noticed_and_takes_over_again,
     a_primary_that_dies_while_the_operator_is_away_is_failed_over_or_back_when_it_returns,

@@ -46,8 +46,13 @@ impl Blocker {
 /// One event of a promotion. Members are given by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Told {
-    /// An election began, for this cause.
-    Began(String),
+    /// An election began.
+    Began {
+        /// The evidence.
+        cause: String,
+        /// Time of the last write that a new session committed, if it is known.
+        last_write: Option<Timestamp>,
+    },
     /// These members have promised, and they are enough.
     Promised(Vec<String>),
     /// The last leader leads again.

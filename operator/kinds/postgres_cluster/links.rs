@@ -2,7 +2,7 @@
 //! significant change wakes the cluster; a link carries no decision.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -13,11 +13,12 @@ use super::LinkSeen;
 use super::view::SUSPECT_MS;
 use crate::api::failure::{Class, Failure};
 use crate::api::labels::{self, Owner};
+use crate::api::sync::lock;
 use crate::engine::hosts::Hosts;
 use crate::engine::{ContainerSeen, ContainerState, Engine};
 use crate::kinds::containers::DockerSeen;
-use crate::runtime::clock;
 use crate::runtime::companions::{Companions, Voice, Wake};
+use crate::runtime::{Keeper, clock};
 use crate::supervisor::wire::{Command, Report, SOCKET, significant};
 
 /// Most commands that wait for a supervisor; more means that it does not read.
@@ -31,6 +32,21 @@ const LINE_BYTES: usize = 1 << 20;
 pub struct Links {
     began: Instant,
     pub(super) links: Companions<LinkId, Said>,
+    pub(super) proofs: Proofs,
+}
+
+/// When each member last took a write, as its supervisor reported: kept when the link is gone with its container.
+#[derive(Default)]
+pub(super) struct Proofs(Mutex<BTreeMap<Owner, BTreeMap<String, Instant>>>);
+
+impl Keeper for Proofs {
+    fn forget(&self, owner: &Owner) {
+        lock(&self.0).remove(owner);
+    }
+
+    fn count(&self) -> usize {
+        lock(&self.0).len()
+    }
 }
 
 /// A link belongs to one container; a recreated container gets a new link.
@@ -52,7 +68,7 @@ pub(super) struct Said {
 impl Links {
     /// No links yet; `wake` is called with every cluster that has news.
     pub fn new(wake: Wake) -> Self {
-        Self { began: clock::instant(), links: Companions::new(wake) }
+        Self { began: clock::instant(), links: Companions::new(wake), proofs: Proofs::default() }
     }
 
     /// Keeps exactly the links to the running containers of a cluster. Where the containers of a host are unknown,
@@ -83,6 +99,18 @@ impl Links {
             Some((said.member, seen))
         });
         seen.collect()
+    }
+
+    /// Milliseconds since each member last proved that a new client can write; `heard` are its last reports.
+    pub fn proven(&self, owner: &Owner, heard: &BTreeMap<String, LinkSeen>) -> BTreeMap<String, u64> {
+        let (now, mut proofs) = (clock::instant(), lock(&self.proofs.0));
+        let known = proofs.entry(owner.clone()).or_default();
+        for (member, link) in heard {
+            let age = link.report.proof.as_ref().and_then(|proof| proof.proven_ms);
+            let at = age.and_then(|age| now.checked_sub(Duration::from_millis(age.saturating_add(link.silent_ms))));
+            known.extend(at.map(|at| (member.clone(), at)));
+        }
+        known.iter().map(|(member, at)| (member.clone(), now.duration_since(*at).as_millis() as u64)).collect()
     }
 
     /// This operator has just started, and a member of this cluster has sent no report yet.

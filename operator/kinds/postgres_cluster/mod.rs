@@ -106,7 +106,7 @@ impl Kind for PostgresClusterKind {
     }
 
     fn companions(&self) -> Vec<&dyn Keeper> {
-        vec![&self.docker.work, &self.links.links]
+        vec![&self.docker.work, &self.links.links, &self.links.proofs]
     }
 }
 
@@ -119,6 +119,8 @@ pub struct Observed {
     pub work: WorkSeen,
     /// The link to each member's supervisor, by member name.
     pub links: BTreeMap<String, LinkSeen>,
+    /// Milliseconds since a new session last wrote to each member, as far as heard, by member name.
+    pub proven_ms: BTreeMap<String, u64>,
     /// This operator has just started, and a supervisor has not answered it yet.
     pub calling: bool,
     /// The cluster's Secrets.

@@ -15,8 +15,10 @@ pub async fn observe(controller: &PostgresClusterKind, object: &PostgresCluster)
         secrets::read(&controller.objects, object),
     );
     controller.links.keep(&controller.docker.hosts, &owner, &hosts);
+    let links = controller.links.heard(&owner);
     Ok(Observed {
-        links: controller.links.heard(&owner),
+        proven_ms: controller.links.proven(&owner, &links),
+        links,
         calling: controller.links.calling(&owner),
         work: controller.docker.work.heard(&owner),
         hosts,

@@ -128,6 +128,7 @@ fn view<'a>(
             container: host.and_then(|host| host.container(&container_name(object, &place.name))),
             container_known: host.is_some_and(|host| host.containers.known().is_some()),
             link: observed.links.get(&place.name),
+            proven_ms: observed.proven_ms.get(&place.name).copied(),
             leaving: leaving.contains(&place.name),
         }
     };

@@ -12,7 +12,9 @@ use crate::api::postgres_cluster::{
 pub fn record(status: &mut PostgresClusterStatus, before: &Decisions, decided: &Decided, now: Timestamp) {
     for told in &decided.told {
         match told {
-            Told::Began(cause) => begin(status, &decided.decisions, cause, now),
+            Told::Began { cause, last_write } => {
+                begin(status, &decided.decisions, (cause, *last_write), now);
+            }
             Told::Refused { request, why } => {
                 let (request, refused) = (request.clone(), Some(why.clone()));
                 status.last_switchover = Some(SwitchoverStatus { request, refused, result: None });
@@ -34,7 +36,12 @@ pub fn record(status: &mut PostgresClusterStatus, before: &Decisions, decided: &
     }
 }
 
-fn begin(status: &mut PostgresClusterStatus, after: &Decisions, cause: &str, now: Timestamp) {
+fn begin(
+    status: &mut PostgresClusterStatus,
+    after: &Decisions,
+    (cause, last_write_at): (&str, Option<Timestamp>),
+    now: Timestamp,
+) {
     let promotion = FailoverStatus {
         cause: cause.to_owned(),
         from: after.leader_name().unwrap_or_default().to_owned(),
@@ -46,7 +53,8 @@ fn begin(status: &mut PostgresClusterStatus, after: &Decisions, cause: &str, now
             let request = switchover.request.clone();
             status.last_switchover = Some(SwitchoverStatus { request, refused: None, result: Some(promotion) });
         }
-        None => status.last_failover = Some(promotion),
+        // A switchover serves until its primary steps down; a failover begins with the last write.
+        None => status.last_failover = Some(FailoverStatus { last_write_at, ..promotion }),
     }
 }
 
@@ -67,11 +75,12 @@ fn go_on(promotion: &mut FailoverStatus, told: &Told, took: f64, now: Timestamp)
             format!("{leader} promoted, {w} of {} standbys acknowledged the new term", voters.len())
         }
         Told::GateOpened if promotion.outage.is_none() => {
-            promotion.outage = Some(seconds(now.duration_since(promotion.detected_at)));
+            let since = promotion.last_write_at.unwrap_or(promotion.detected_at);
+            promotion.outage = Some(seconds(now.duration_since(since)));
             "gate opened".to_owned()
         }
         Told::Chose(member) => return promotion.to.clone_from(member),
-        Told::GateOpened | Told::Began(_) | Told::Loss { .. } | Told::Refused { .. } => return,
+        Told::GateOpened | Told::Began { .. } | Told::Loss { .. } | Told::Refused { .. } => return,
     };
     promotion.steps.push(TimedStep { step, took });
 }
@@ -95,6 +104,10 @@ mod tests {
         Decisions { since, leader, switchover, ..Decisions::default() }
     }
 
+    fn began(cause: &str) -> Told {
+        Told::Began { cause: cause.into(), last_write: None }
+    }
+
     fn tell(status: &mut PostgresClusterStatus, before: &Decisions, now: i64, after: &Decisions, told: Vec<Told>) {
         let decided = Decided { decisions: after.clone(), told, blocker: None };
         record(status, before, &decided, Timestamp::from_millisecond(now).unwrap_or_default());
@@ -108,7 +121,7 @@ mod tests {
     fn a_failover_is_told_from_the_evidence_to_the_open_gate_and_its_loss_is_added_later() {
         let mut status = PostgresClusterStatus::default();
         let electing = decisions(100, None);
-        tell(&mut status, &decisions(0, None), 100, &electing, vec![Told::Began("db-1: its container died".into())]);
+        tell(&mut status, &decisions(0, None), 100, &electing, vec![began("db-1: its container died")]);
         let detected_at = electing.since;
         let loss = |bytes, words: &str| Told::Loss { detected_at, bytes, words: words.into() };
         let promised = Told::Promised(vec!["db-2".into(), "db-3".into()]);
@@ -136,9 +149,9 @@ mod tests {
         tell(&mut status, &decisions(0, None), 50, &decisions(0, None), vec![refused]);
         check(&status.last_switchover, expect![[r#"{"request":"r1","refused":"db-1 is the primary already"}"#]]);
         let (electing, failing) = (decisions(100, Some("r2")), decisions(300, None));
-        tell(&mut status, &decisions(0, None), 100, &electing, vec![Told::Began("switchover".into())]);
+        tell(&mut status, &decisions(0, None), 100, &electing, vec![began("switchover")]);
         tell(&mut status, &electing, 200, &decisions(200, Some("r2")), vec![Told::LeadsAgain("db-1".into())]);
-        let cause = Told::Began("db-1: its container died before it was established".into());
+        let cause = began("db-1: its container died before it was established");
         tell(&mut status, &decisions(200, Some("r2")), 300, &failing, vec![cause]);
         tell(&mut status, &failing, 350, &failing, vec![Told::Promised(vec!["db-2".into()])]);
         check(

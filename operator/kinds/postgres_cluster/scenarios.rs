@@ -74,10 +74,10 @@ fn a_dead_container_is_replaced_by_a_standby_and_taken_back() {
 }
 
 #[test]
-fn a_paused_primary_is_given_up_after_three_seconds_and_follows_when_it_wakes() {
+fn a_paused_primary_is_given_up_after_a_second_and_follows_when_it_wakes() {
     let mut world = settled(THREE);
     world.pause("db-1");
-    for _ in 0..25 {
+    for _ in 0..9 {
         world.write();
         world.turn(0);
     }
@@ -90,6 +90,42 @@ fn a_paused_primary_is_given_up_after_three_seconds_and_follows_when_it_wakes() 
     world.unpause("db-1");
     heals(&mut world);
     check(&world, expect!["Healthy term 2: db-1 standby streaming, db-2 primary running, db-3 standby streaming"]);
+}
+
+fn ready(world: &World) -> String {
+    let ready = world.status().conditions.into_iter().find(|condition| condition.type_ == "Ready");
+    ready.map(|ready| format!("{} {}: {}", ready.status, ready.reason, ready.message)).unwrap_or_default()
+}
+
+/// Regression 30: a server that hung (a stopped postmaster, a stuck disk) was `Healthy` while no new session got in,
+/// because its supervisor asked over an old session only. Now a new session must write, again and again.
+#[test]
+fn a_primary_that_hangs_is_replaced_and_the_outage_counts_from_its_last_write() {
+    let mut world = settled(THREE);
+    world.stall("db-1", true);
+    heals(&mut world);
+    check(&world, expect!["Healthy term 2: db-1 standby streaming, db-2 primary running, db-3 standby streaming"]);
+    let failover = world.status().last_failover.unwrap_or_else(|| panic!("no story"));
+    assert_eq!(failover.cause, "db-1 hangs: a new session gets no answer");
+    assert!(failover.outage.is_some_and(|outage| outage > 2.6), "{failover:?}");
+}
+
+#[test]
+fn a_slow_primary_is_told_and_never_replaced_and_one_that_hangs_alone_is_told_too() {
+    let mut slow = settled(THREE);
+    slow.stall("db-1", false);
+    let mut alone = settled("{image: 'postgres:15'}");
+    alone.stall("db-1", true);
+    for _ in 0..600 {
+        slow.turn(0);
+        alone.turn(0);
+    }
+    check(&slow, expect!["Degraded term 1: db-1 primary running, db-2 standby streaming, db-3 standby streaming"]);
+    check(&alone, expect!["Degraded term 1: db-1 primary running"]);
+    expect![[r#"
+        False NotWritable: db-1: a new session gets no answer; the server shows signs of life, so no failover is made for this
+        False NotWritable: db-1: a new session gets no answer; there is no standby that could take over"#]]
+    .assert_eq(&[ready(&slow), ready(&alone)].join("\n"));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::decided::Blocker;
+use super::quorum::promises_needed;
 use super::routing;
 use super::view::{ClusterView, Member};
 use crate::api::conditions::{no, set, yes};
@@ -13,6 +14,9 @@ use crate::api::postgres_cluster::{
 use crate::engine::ContainerState;
 use crate::kinds::containers::{self, WorkSeen};
 use crate::supervisor::wire::{self, JobKind, Postgres, Report};
+
+/// The reason if the primary's gate is open and no new client can write.
+const NOT_WRITABLE: &str = "NotWritable";
 
 /// Fills in the part of the status that no planner reads back.
 pub fn render(
@@ -36,7 +40,9 @@ pub fn render(
     let wanted = view.object.spec.instances;
     let serving = decisions.stage == Stage::Steady && !status.endpoints.read_write.is_empty();
     let whole = status.ready_instances >= wanted && status.instances.len() == wanted as usize;
-    status.phase = if paused { ClusterPhase::Paused } else { phase(decisions, serving, whole, status) };
+    let not_writable = leader_report.filter(|_| serving).and_then(|report| not_writable(view, report));
+    status.phase =
+        if paused { ClusterPhase::Paused } else { phase(decisions, serving, whole && not_writable.is_none(), status) };
     let ready = match (&blocker, serving) {
         (Some(blocker), _) if !serving || blocker.reason == "CommitsWait" => {
             no(blocker.reason, blocker.message.clone())
@@ -45,6 +51,7 @@ pub fn render(
             Some((reason, message)) => no(reason, message.clone()),
             None => no("Starting", "nothing takes writes yet"),
         },
+        (_, true) if not_writable.is_some() => no(NOT_WRITABLE, not_writable.clone().unwrap_or_default()),
         (_, true) if !whole => no("InstancesNotReady", not_ready(status)),
         _ => yes(
             "Serving",
@@ -67,7 +74,9 @@ pub fn render(
         }
         (_, None, None) => no("Settled", "everything is as declared"),
     };
-    let degraded = match problem.or_else(|| degraded(view, decisions, status, blocker.as_ref(), whole)) {
+    let not_writable = not_writable.map(|message| (NOT_WRITABLE, message));
+    let degraded = match problem.or(not_writable).or_else(|| degraded(view, decisions, status, blocker.as_ref(), whole))
+    {
         Some((reason, message)) => yes(reason, message),
         None => no("Redundant", redundancy(view, decisions)),
     };
@@ -86,6 +95,23 @@ fn phase(decisions: &Decisions, serving: bool, whole: bool, status: &PostgresClu
         Stage::Establishing if status.last_failover.is_none() => ClusterPhase::Bootstrapping,
         _ => ClusterPhase::FailingOver,
     }
+}
+
+/// Why no new client can write to this primary now, and why nothing more is done about it; `None` if one can, or if its
+/// supervisor is of a version that does not try.
+fn not_writable(view: &ClusterView, report: &Report) -> Option<String> {
+    let proof = report.proof.as_ref()?;
+    let name = view.before.leader_name().unwrap_or_default();
+    let Some(failing) = &proof.failing else {
+        return proof.proven_ms.is_none().then(|| format!("{name}: no new session has written yet"));
+    };
+    let (able, needed) = (view.able().len(), promises_needed(&view.before.election));
+    let why = match proof.hung {
+        false => "the server shows signs of life, so no failover is made for this".to_owned(),
+        true if view.before.election.voters.is_empty() => "there is no standby that could take over".to_owned(),
+        true => format!("{able} of the {needed} standbys that a failover needs can be reached"),
+    };
+    Some(format!("{name}: {failing}; {why}"))
 }
 
 /// Whether the instance takes writes, or streams.

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::LinkSeen;
+use super::quorum::promises_needed;
 use crate::api::lsn::Lsn;
 use crate::api::postgres_cluster::{Decisions, DurabilityMode, MemberPlace, PostgresCluster, Stage, Voter};
 use crate::engine::{ContainerSeen, ContainerState};
@@ -24,6 +25,8 @@ pub struct Member<'a> {
     pub container_known: bool,
     /// The link to its supervisor.
     pub link: Option<&'a LinkSeen>,
+    /// Milliseconds since a new session last wrote to it, as far as heard.
+    pub proven_ms: Option<u64>,
     /// The spec asks for fewer instances, and this one is removed.
     pub leaving: bool,
 }
@@ -131,6 +134,20 @@ impl<'a> ClusterView<'a> {
             _ => Health::Live(report),
         };
         Some((member, health))
+    }
+
+    /// When a new session last wrote to the leader, as far as heard.
+    pub(super) fn last_write(&self) -> Option<Timestamp> {
+        let proven_ms = self.member(self.before.leader_name()?)?.proven_ms?;
+        self.now.checked_sub(SignedDuration::from_millis(i64::try_from(proven_ms).ok()?)).ok()
+    }
+
+    /// Whether this leader hangs, and an election can succeed without it. A slow server is never given up for that.
+    pub(super) fn hung_but_replaceable(&self, report: &Report) -> bool {
+        let election = &self.before.election;
+        report.proof.as_ref().is_some_and(|proof| proof.hung)
+            && !election.voters.is_empty()
+            && self.able().len() >= promises_needed(election)
     }
 
     /// Voters of E that could promise now.

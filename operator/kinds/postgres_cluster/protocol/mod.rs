@@ -78,7 +78,8 @@ fn elect(view: &ClusterView, cause: impl Into<String>, switchover: Switchover) -
     let switchover = before.switchover.clone().filter(|_| switchover == Switchover::Keep);
     let electing = enter(before, Stage::Electing, view.now);
     let decisions = Decisions { term: before.term + 1, next: None, switchover, ..electing };
-    Decided { decisions, told: vec![Told::Began(cause.into())], blocker: None }
+    let told = Told::Began { cause: cause.into(), last_write: view.last_write() };
+    Decided { decisions, told: vec![told], blocker: None }
 }
 
 /// The same decisions, in another stage that begins now.

@@ -10,6 +10,9 @@ use crate::api::postgres_cluster::{Decisions, Voter};
 use crate::engine::ContainerState;
 use crate::supervisor::wire::{Leading, Report};
 
+/// A primary whose container Docker shows as paused is given up after this many milliseconds without a report: no process
+/// of it runs, so its standbys' silence proves no more.
+const PAUSED_MS: u64 = 1_000;
 /// If commits wait for this long although the voters can be reached, the primary is cut off from them.
 const QUORUM_LOST: Duration = Duration::from_secs(30);
 
@@ -24,6 +27,10 @@ pub(super) fn steady(view: &ClusterView) -> Decided {
         Health::Dead(cause) => elect(view, format!("{name}: {cause}"), Switchover::Drop),
         Health::Silent => silent(view, member),
         Health::Live(report) => match report.leading.as_ref().filter(|leading| leading.term == before.term) {
+            Some(_) if view.hung_but_replaceable(report) => {
+                let failing = report.proof.as_ref().and_then(|proof| proof.failing.as_deref()).unwrap_or_default();
+                elect(view, format!("{name} hangs: {failing}"), Switchover::Drop)
+            }
             Some(leading) => serving(view, report, leading),
             None => Decided::blocked(before, "PrimaryNotReady", format!("{name} is not serving yet")),
         },
@@ -43,10 +50,10 @@ fn silent(view: &ClusterView, member: &Member) -> Decided {
         return elect(view, cause, Switchover::Drop);
     }
     let how = if paused { format!("{name} is paused") } else { format!("no report from {name}") };
-    if silent_ms < SUSPECT_MS {
+    if silent_ms < if paused { PAUSED_MS } else { SUSPECT_MS } {
         return Decided::blocked(before, "PrimaryUnreachable", how);
     }
-    if view.voters_progress() {
+    if !paused && view.voters_progress() {
         let message = format!("{how}, but its standbys still receive WAL from it: nothing is done");
         return Decided::blocked(before, "PrimaryUnreachableFromOperator", message);
     }
@@ -54,7 +61,10 @@ fn silent(view: &ClusterView, member: &Member) -> Decided {
         let message = format!("{how}, and only {able} of the {needed} standbys that an election needs can be reached");
         return Decided::blocked(before, "QuorumUnavailable", message);
     }
-    let cause = format!("{how} for {} s, and its standbys receive nothing from it", SUSPECT_MS / 1000);
+    let cause = match paused {
+        true => how,
+        false => format!("{how} for {} s, and its standbys receive nothing from it", SUSPECT_MS / 1000),
+    };
     elect(view, cause, Switchover::Drop)
 }
 

@@ -3,7 +3,7 @@
 use super::{Box, Disk, World};
 use crate::engine::ContainerState;
 use crate::supervisor::state::Gate;
-use crate::supervisor::wire::{Data, Postgres};
+use crate::supervisor::wire::{Data, Postgres, Proof};
 
 impl World {
     fn running(&mut self, member: &str) -> Option<&mut Box> {
@@ -42,6 +42,15 @@ impl World {
     pub fn pause(&mut self, member: &str) {
         if let Some(one) = self.running(member) {
             one.state = ContainerState::Paused;
+        }
+    }
+
+    /// New sessions get no answer from this server any more, and its supervisor reports so: that it hangs, or that it is
+    /// slow. In truth it serves on, because no evidence may be needed for safety.
+    pub fn stall(&mut self, member: &str, hung: bool) {
+        if let Some(one) = self.running(member) {
+            let failing = Some("a new session gets no answer".into());
+            one.process.proof = Some(Proof { proven_ms: Some(2_600), failing, hung });
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::api::lsn::{Fork, Lsn};
 use crate::engine::{ContainerSpec, ContainerState};
 use crate::supervisor::state::{Config, Durable, Gate, Seen, Server};
-use crate::supervisor::wire::{Command, Credentials, Data, Job, Lead, Postgres, Receiver, Replica, Task};
+use crate::supervisor::wire::{Command, Credentials, Data, Job, Lead, Postgres, Proof, Receiver, Replica, Task};
 
 pub const SYSTEM: &str = "7000000000000000001";
 /// Ages above this many milliseconds are equal: no rule of the protocol waits longer.
@@ -131,6 +131,8 @@ pub struct Process {
     pub operator: Option<Age>,
     pub receiver: Option<Receiving>,
     pub job: Option<Job>,
+    /// The proof that its supervisor reports; `None`: it does not try.
+    pub proof: Option<Proof>,
 }
 
 impl Process {
@@ -246,6 +248,7 @@ pub fn seen(one: &Box, disk: &Disk, replicas: Vec<Replica>, clock_ms: u64) -> Se
             from: receiver.from.0.clone(),
             quiet_ms: ms(receiver.quiet),
         }),
+        proof: process.proof.clone(),
         ..Seen::default()
     }
 }

@@ -352,6 +352,10 @@ impl World {
             binary: self.binary.then(|| self.program.into()),
         };
         Observed {
+            proven_ms: links
+                .iter()
+                .filter_map(|(name, link)| Some((name.clone(), link.report.proof.as_ref()?.proven_ms?)))
+                .collect(),
             hosts: BTreeMap::from([(HOME.to_owned(), host)]),
             work: BTreeMap::new(),
             links,

@@ -1,0 +1,356 @@
+//! The proof that a new client can write now: while the gate is open, a fresh session through the clients' own door
+//! (TCP, the application's role and password) commits a write, again and again. Starts attempts and reads the evidence
+//! of a server that hangs; decides nothing.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::unistd::Pid;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
+use sqlx::{Connection, Row};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::shell::{Note, Shell};
+use super::state::Gate;
+use super::wire::{Lead, PORT, Proof, Task};
+use crate::api::lsn::Lsn;
+
+/// Time between the end of one attempt and the next, in milliseconds.
+const INTERVAL_MS: u64 = 500;
+/// An attempt without a result for this long counts as failing, in milliseconds.
+const SLOW_MS: u64 = 700;
+/// A server without a sign of life for this long, while an attempt waits, hangs; in milliseconds.
+const HUNG_MS: u64 = 2_500;
+/// A check of the storage without a result for this long, while the device completes nothing, in milliseconds.
+const STORAGE_MS: u64 = 1_500;
+/// A server whose WAL reaches the disk no more for this long hangs, whatever its device does; in milliseconds.
+const UNFLUSHED_MS: u64 = 30_000;
+/// An attempt is given up after this time and made again, in milliseconds: its own session may be what hangs.
+const ATTEMPT_MS: u64 = 10_000;
+
+/// The memory of one run of the postmaster.
+#[derive(Debug, Default)]
+pub struct Proving {
+    /// Time of the last proof, by our clock.
+    pub proven_at: Option<u64>,
+    /// The server's answer, if it refused the last attempt.
+    refused: Option<String>,
+    attempt: Option<Attempt>,
+    next_at: u64,
+}
+
+/// Attempts in a row without an answer.
+#[derive(Debug)]
+struct Attempt {
+    /// Time when the first of them began.
+    since: u64,
+    /// Time when the current one began.
+    begun: u64,
+    /// The current one has a session.
+    connected: Arc<AtomicBool>,
+    /// Times that the postmaster had run when the current one began.
+    postmaster: Option<u64>,
+    /// It has not run since.
+    postmaster_still: bool,
+    /// Flushed position and time when it last moved; `None` while the server answers no poll.
+    flushed: Option<(Lsn, u64)>,
+    storage: Option<Storage>,
+    _task: AbortOnDropHandle<()>,
+}
+
+/// A write to the data volume beside the server, to tell a stuck disk from a stuck server.
+#[derive(Debug)]
+struct Storage {
+    begun: u64,
+    done: Arc<AtomicBool>,
+    /// Requests that the device has completed, and the time when their number last changed; `None`: not known.
+    device: Option<(u64, u64)>,
+}
+
+impl Proving {
+    /// The container stood still: what waits began in another time.
+    pub fn interrupted(&mut self) {
+        self.attempt = None;
+    }
+
+    /// The proof as of now.
+    pub fn proof(&self, now: u64) -> Proof {
+        let waits = self.attempt.as_ref().filter(|attempt| now.saturating_sub(attempt.since) >= SLOW_MS);
+        let hung = waits.and_then(|attempt| attempt.hung(now));
+        Proof {
+            proven_ms: self.proven_at.map(|at| now.saturating_sub(at)),
+            hung: hung.is_some(),
+            failing: waits
+                .map(|attempt| hung.unwrap_or_else(|| attempt.waits_for()).to_owned())
+                .or(self.refused.clone()),
+        }
+    }
+}
+
+impl Attempt {
+    fn waits_for(&self) -> &'static str {
+        match self.connected.load(Ordering::Relaxed) {
+            false => "a new session gets no answer",
+            true => "a new session's write is not committed",
+        }
+    }
+
+    /// The evidence that the server hangs, and is not only slow.
+    fn hung(&self, now: u64) -> Option<&'static str> {
+        let for_ms = |since: u64| now.saturating_sub(since);
+        let connected = self.connected.load(Ordering::Relaxed);
+        let written = self.storage.as_ref().is_some_and(|storage| storage.done.load(Ordering::Relaxed));
+        let stuck = |storage: &Storage| {
+            !storage.done.load(Ordering::Relaxed)
+                && for_ms(storage.begun) >= STORAGE_MS
+                && storage.device.is_some_and(|(_, at)| for_ms(at) >= STORAGE_MS)
+        };
+        let unflushed_ms = self.flushed.map_or(0, |(_, at)| for_ms(at.max(self.since)));
+        if for_ms(self.begun) >= HUNG_MS && !connected && self.postmaster_still {
+            Some("the postmaster does not run: it takes no new session")
+        } else if self.storage.as_ref().is_some_and(stuck) {
+            Some("the storage of the data volume does not answer")
+        } else if connected && written && unflushed_ms >= HUNG_MS {
+            Some("no WAL gets to the disk, although the disk answers")
+        } else if unflushed_ms >= UNFLUSHED_MS {
+            Some("no WAL gets to the disk")
+        } else {
+            None
+        }
+    }
+}
+
+impl Shell {
+    /// Starts the next attempt if it is due, and reads the evidence while one waits.
+    pub fn prove(&mut self, now: u64) {
+        let Some((pid, client)) = self.client() else {
+            self.server.run.proving.attempt = None;
+            self.server.run.proving.refused = None;
+            return;
+        };
+        let answers = self.problems.poll.is_none();
+        let lsn = self.server.run.poll.as_ref().filter(|_| answers).map(|poll| poll.lsn);
+        let (id, notes) = (self.server.run.id.clone(), self.notes.clone());
+        let proving = &mut self.server.run.proving;
+        let late = proving.attempt.as_ref().is_some_and(|attempt| now.saturating_sub(attempt.begun) >= ATTEMPT_MS);
+        if late || proving.attempt.is_none() && now >= proving.next_at {
+            let connected = Arc::new(AtomicBool::new(false));
+            let work = attempt(client, connected.clone());
+            let task = tokio::spawn(async move {
+                let result = work.await;
+                // The loop exists as long as the process.
+                let _ = notes.send(Note::Proof(id, result)).await;
+            });
+            let last = proving.attempt.take();
+            proving.attempt = Some(Attempt {
+                since: last.as_ref().map_or(now, |last| last.since),
+                begun: now,
+                connected,
+                postmaster: switches(pid),
+                postmaster_still: false,
+                flushed: last.as_ref().map_or(lsn.map(|lsn| (lsn, now)), |last| last.flushed),
+                storage: last.and_then(|last| last.storage),
+                _task: AbortOnDropHandle::new(task),
+            });
+        }
+        let Some(attempt) = &mut proving.attempt else { return };
+        attempt.flushed = match (attempt.flushed, lsn) {
+            (Some((then, at)), Some(lsn)) if then == lsn => Some((then, at)),
+            (_, lsn) => lsn.map(|lsn| (lsn, now)),
+        };
+        if now.saturating_sub(attempt.since) < SLOW_MS {
+            return;
+        }
+        attempt.postmaster_still = attempt.postmaster.is_some() && switches(pid) == attempt.postmaster;
+        let own = self.place.own();
+        let storage = attempt.storage.get_or_insert_with(|| Storage::check(&own, now));
+        let completed = completed(&own);
+        storage.device = match (storage.device, completed) {
+            (Some((then, at)), Some(count)) if then == count => Some((then, at)),
+            (_, completed) => completed.map(|count| (count, now)),
+        };
+    }
+
+    /// An attempt ended: the server committed, or refused.
+    pub fn proved(&mut self, result: Result<(), String>, now: u64) {
+        let proving = &mut self.server.run.proving;
+        proving.attempt = None;
+        proving.next_at = now + INTERVAL_MS;
+        match result {
+            Ok(()) => {
+                (proving.proven_at, proving.refused) = (Some(now), None);
+                // The write is a heartbeat, too; and a report says how old the proof is.
+                self.clocks.heartbeat_at = self.clocks.heartbeat_at.max(now + super::poll::HEARTBEAT_MS);
+                self.told.reported.1 = 0;
+            }
+            Err(words) => proving.refused = Some(words),
+        }
+    }
+
+    /// The postmaster and the connection data of a client, while clients are let in and their database was made.
+    fn client(&self) -> Option<(Pid, PgConnectOptions)> {
+        let Task::Lead(Lead { database, owner, .. }) = &self.durable.order.as_ref()?.task else { return None };
+        let run = &self.server.run;
+        let open = run.applied.as_ref().is_some_and(|applied| applied.gate == Gate::Open);
+        let primary = run.poll.as_ref().is_some_and(|poll| !poll.recovery);
+        let postmaster = self.server.postmaster.as_ref().filter(|postmaster| postmaster.stopping.is_none())?;
+        let options = PgConnectOptions::new_without_pgpass()
+            .host("127.0.0.1")
+            .port(PORT)
+            .username(owner)
+            .password(&self.secrets.as_ref()?.credentials.owner_password)
+            .database(database)
+            .application_name("evenkeel proof")
+            .ssl_mode(PgSslMode::Disable)
+            .statement_cache_capacity(0)
+            .options([("synchronous_commit", "on"), ("statement_timeout", "0"), ("search_path", "pg_catalog")]);
+        (open && primary && run.app_ensured).then_some((postmaster.pid, options))
+    }
+}
+
+/// One session that commits one write.
+async fn attempt(client: PgConnectOptions, connected: Arc<AtomicBool>) -> Result<(), String> {
+    let mut session = PgConnection::connect_with(&client).await.map_err(|error| answer(&error))?;
+    connected.store(true, Ordering::Relaxed);
+    // The transactional message assigns a transaction id, so that its commit is flushed, and acknowledged by voters.
+    let sql =
+        "SELECT current_setting('transaction_read_only') = 'on', pg_logical_emit_message(true, 'evenkeel', 'proof')";
+    let row = sqlx::query(sql).fetch_one(&mut session).await.map_err(|error| answer(&error))?;
+    // An error is the server's, after the proof.
+    let _ = session.close().await;
+    match row.get::<bool, _>(0) {
+        true => Err("a new session's transactions are read-only: see default_transaction_read_only".to_owned()),
+        false => Ok(()),
+    }
+}
+
+/// What the server, or the network, said.
+fn answer(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(refused) => format!("a new session is refused: {}", refused.message()),
+        error => format!("a new session fails: {error}"),
+    }
+}
+
+/// Times that a process ran on a processor: its context switches.
+fn switches(pid: Pid) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let counts =
+        text.lines().filter_map(|line| line.split_once("ctxt_switches:")).map(|(_, n)| n.trim().parse::<u64>());
+    counts.sum::<Result<u64, _>>().ok()
+}
+
+/// Requests that the block device below this path has completed; `None` if it has none that the kernel lists.
+fn completed(path: &Path) -> Option<u64> {
+    let device = std::fs::metadata(path).ok()?.dev();
+    let (major, minor) = (nix::sys::stat::major(device), nix::sys::stat::minor(device));
+    completed_by(&std::fs::read_to_string("/proc/diskstats").ok()?, major, minor)
+}
+
+/// Reads, writes, discards and flushes completed, of this device in `/proc/diskstats`.
+fn completed_by(diskstats: &str, major: u64, minor: u64) -> Option<u64> {
+    let line = diskstats.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).find(|words| {
+        words.first().is_some_and(|word| *word == major.to_string())
+            && words.get(1).is_some_and(|word| *word == minor.to_string())
+    })?;
+    let count = |at: usize| line.get(at).and_then(|word| word.parse::<u64>().ok()).unwrap_or_default();
+    Some([3, 7, 14, 18].map(count).iter().sum())
+}
+
+impl Storage {
+    /// A thread of its own: a write to a stuck disk never ends, and would hold up whatever waits for it.
+    fn check(own: &Path, now: u64) -> Self {
+        let (done, path) = (Arc::new(AtomicBool::new(false)), own.join("storage-check"));
+        let tell = done.clone();
+        std::thread::spawn(move || tell.store(write(path).is_ok(), Ordering::Relaxed));
+        Self { begun: now, done, device: None }
+    }
+}
+
+fn write(path: PathBuf) -> std::io::Result<()> {
+    use std::io::Write as _;
+    let mut file = std::fs::File::create(path)?;
+    file.write_all(b"Written to see whether the storage answers.\n")?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// An attempt that began at 0, with a session or not.
+    async fn waiting(connected: bool) -> Attempt {
+        Attempt {
+            since: 0,
+            begun: 0,
+            connected: Arc::new(AtomicBool::new(connected)),
+            postmaster: Some(5),
+            postmaster_still: false,
+            flushed: Some((Lsn(1), 0)),
+            storage: None,
+            _task: AbortOnDropHandle::new(tokio::spawn(async {})),
+        }
+    }
+
+    fn storage(done: bool, device: Option<(u64, u64)>) -> Option<Storage> {
+        Some(Storage { begun: 800, done: Arc::new(AtomicBool::new(done)), device })
+    }
+
+    fn said(attempt: Attempt, now: u64) -> (bool, Option<String>) {
+        let proof = Proving { attempt: Some(attempt), ..Proving::default() }.proof(now);
+        (proof.hung, proof.failing)
+    }
+
+    #[tokio::test]
+    async fn a_new_session_that_waits_is_told_within_a_second_and_is_no_evidence_by_itself() {
+        assert_eq!(said(waiting(false).await, 699), (false, None));
+        assert_eq!(said(waiting(false).await, 700), (false, Some("a new session gets no answer".into())));
+        let slow = Attempt { flushed: Some((Lsn(9), 60_000)), storage: storage(true, None), ..waiting(true).await };
+        assert_eq!(said(slow, 60_000), (false, Some("a new session's write is not committed".into())));
+    }
+
+    #[tokio::test]
+    async fn a_postmaster_that_did_not_run_while_a_session_waited_hangs() {
+        let still = |begun| async move { Attempt { postmaster_still: true, begun, ..waiting(false).await } };
+        assert!(!said(still(0).await, 2_499).0);
+        assert!(said(still(0).await, 2_500).0);
+        assert!(!said(still(2_000).await, 2_500).0, "this attempt is young");
+        let taken = Attempt { postmaster_still: true, ..waiting(true).await };
+        assert!(!said(taken, 20_000).0, "it had taken the session, and has nothing to do");
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_completes_something_is_slow_and_one_that_completes_nothing_hangs() {
+        let on =
+            |device| async move { said(Attempt { storage: storage(false, device), ..waiting(true).await }, 20_000).0 };
+        assert!(on(Some((7, 18_500))).await);
+        assert!(!on(Some((7, 18_501))).await);
+        assert!(!on(None).await, "nothing is known of the device");
+    }
+
+    #[tokio::test]
+    async fn wal_that_gets_to_no_disk_while_the_disk_answers_is_a_server_that_hangs() {
+        let at = |flushed, now| async move {
+            said(Attempt { storage: storage(true, None), flushed, ..waiting(true).await }, now).0
+        };
+        assert!(at(Some((Lsn(1), 0)), 2_500).await);
+        assert!(!at(Some((Lsn(1), 100)), 2_500).await);
+        assert!(!at(None, 60_000).await, "the server answers no poll: it may be slow");
+    }
+
+    #[test]
+    fn what_a_device_completed_is_read_from_its_own_line() {
+        let text = " 7 1 loop1 308 0 1 2 539 1 4 2 0 1 4 9 0 0 0 11 1\n 7 11 loop11 1 0 0 0 1\n";
+        assert_eq!(completed_by(text, 7, 1), Some(308 + 539 + 9 + 11));
+        assert_eq!(completed_by(text, 7, 11), Some(2));
+        assert_eq!(completed_by(text, 8, 1), None);
+    }
+
+    #[test]
+    fn a_process_that_sleeps_has_run() {
+        assert!(switches(Pid::this()).unwrap() > 0);
+    }
+}
