@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use super::conf;
 use super::durable::sync_folder;
@@ -61,6 +62,8 @@ impl Failure {
     }
 }
 
+/// Delay of work that follows a promotion, so that the first clients of the new primary have processor and disk alone.
+pub const CLIENTS_FIRST: Duration = Duration::from_millis(250);
 /// Message of pg_rewind when it finds nothing to do.
 const SAME_TIMELINE: &str = "source and target cluster are on the same timeline";
 
@@ -78,6 +81,8 @@ impl Site {
         command.arg("-D").arg(&new).args(["-U", "postgres", "--auth-local=peer", "--auth-host=reject"]);
         command.arg(format!("--encoding={}", init.encoding)).arg(format!("--locale={}", init.locale));
         command.args(["--no-instructions", "--no-sync"]);
+        // A promotion writes and fsyncs one whole segment: 4 MiB take some 20 ms less than PostgreSQL's usual 16 MiB.
+        command.arg("--wal-segsize=4");
         if init.data_checksums {
             command.arg("--data-checksums");
         }
@@ -117,6 +122,7 @@ impl Site {
 
     /// Crash recovery of the old directory, with the last written configuration. If interrupted, it is repeated.
     pub async fn recover(self) -> Result<Made, Failure> {
+        tokio::time::sleep(CLIENTS_FIRST).await;
         let pgdata = self.place.pgdata();
         // A single-user server starts neither in standby mode nor with the pid file of a killed server.
         for leftover in ["standby.signal", "postmaster.pid"] {

@@ -364,7 +364,6 @@ impl Shell {
     pub fn postmaster_ended(&mut self, status: nix::sys::wait::WaitStatus) {
         let Some(postmaster) = self.server.postmaster.take() else { return };
         let now = boottime_ms();
-        process::kill_all_of(self.place.uid);
         let how = process::describe(status);
         tracing::info!(run = %self.server.run.id, status = %how, asked = postmaster.stopping.is_some(), "postgres ended");
         self.server.down =
@@ -427,6 +426,9 @@ impl Shell {
     fn checkpoint(&self, limit: Duration, for_stop: bool) {
         let (notes, run) = (self.notes.clone(), self.server.run.id.clone());
         tokio::spawn(async move {
+            if !for_stop {
+                tokio::time::sleep(jobs::CLIENTS_FIRST).await;
+            }
             let written = async { Session::open().await?.checkpoint(limit).await }.await;
             let error = written.err().map(|error| chain(&error));
             // The loop exists as long as the process.

@@ -15,7 +15,7 @@ use super::next;
 use super::perform::After;
 use super::place::Place;
 use super::poll::{HURRY_MS, sweep};
-use super::process::Reaper;
+use super::process::{self, Reaper};
 use super::report::report;
 use super::secrets::Secrets;
 use super::shell::{Note, Shell, boottime, boottime_ms};
@@ -115,9 +115,14 @@ impl Shell {
     /// One turn: observe, report, decide, perform.
     async fn turn(&mut self) -> After {
         if std::mem::take(&mut self.server.down.untold) {
-            // A death is reported before anything else is polled.
+            // A death is reported before anything else is looked at: the pause lets the report out.
             let now = boottime_ms();
             self.publish(&snapshot(self, now), now);
+            tokio::task::yield_now().await;
+        }
+        if self.server.postmaster.is_none() && !self.server.down.read {
+            // They were killed when the postmaster was reaped; one that was being forked just then was not.
+            process::kill_all_of(self.place.uid);
         }
         self.observe(boottime_ms()).await;
         let now = boottime_ms();
