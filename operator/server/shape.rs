@@ -2,6 +2,36 @@
 
 use serde_json::{Map, Value};
 
+/// Limit of the depth of an object.
+pub const MAX_DEPTH: usize = 64;
+/// What is said of a deeper one.
+pub const TOO_DEEP: &str = "the object is nested more than 64 levels deep";
+
+/// The size of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// About its length as JSON.
+    pub bytes: usize,
+    /// Levels of mappings and lists, and its values.
+    pub depth: usize,
+}
+
+/// The size of a value.
+pub fn measure(value: &Value) -> Size {
+    let sum =
+        |whole: Size, part: Size| Size { bytes: whole.bytes + part.bytes, depth: whole.depth.max(part.depth + 1) };
+    let one = |bytes: usize| Size { bytes, depth: 1 };
+    match value {
+        Value::Object(fields) => fields.iter().fold(one(2), |whole, (name, child)| {
+            let child = measure(child);
+            sum(whole, Size { bytes: child.bytes + name.len() + 4, ..child })
+        }),
+        Value::Array(items) => items.iter().map(measure).fold(one(2), sum),
+        Value::String(text) => one(text.len() + 3),
+        Value::Number(_) | Value::Bool(_) | Value::Null => one(8),
+    }
+}
+
 /// A field that [`fit`] removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnknownField {
