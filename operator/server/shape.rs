@@ -41,6 +41,13 @@ pub struct UnknownField {
     pub meant: Option<String>,
 }
 
+/// The schema of a field of a mapping; `None` if the mapping has no such field.
+pub fn child<'a>(schema: &'a Value, name: &str) -> Option<&'a Value> {
+    let rest = schema.get("additionalProperties").filter(|rest| **rest != Value::Bool(false));
+    let free = preserves(schema) || schema.get("type").is_none_or(|t| t != "object");
+    schema["properties"].get(name).or(rest).or(free.then_some(&Value::Null))
+}
+
 /// Removes unknown fields (returned) and nulls that the schema does not allow, and fills in defaults.
 pub fn fit(schema: &Value, object: &mut Value) -> Vec<UnknownField> {
     let mut unknown = Vec::new();
@@ -63,13 +70,10 @@ fn walk(schema: &Value, value: &mut Value, path: &str, unknown: &mut Vec<Unknown
 fn walk_object(schema: &Value, fields: &mut Map<String, Value>, path: &str, unknown: &mut Vec<UnknownField>) {
     let none = Map::new();
     let known = schema["properties"].as_object().unwrap_or(&none);
-    let rest = schema.get("additionalProperties").filter(|rest| **rest != Value::Bool(false));
-    let free = rest.is_some() || preserves(schema) || schema.get("type").is_none_or(|t| t != "object");
-
-    fields.retain(|name, value| match known.get(name) {
-        Some(child) => !value.is_null() || child["nullable"] == true,
-        None if free => true,
-        None => {
+    fields.retain(|name, value| match (known.get(name), child(schema, name)) {
+        (Some(known), _) => !value.is_null() || known["nullable"] == true,
+        (None, Some(_)) => true,
+        (None, None) => {
             let meant = closest(name, known.keys());
             unknown.push(UnknownField { path: join(path, name), meant });
             false
@@ -81,7 +85,7 @@ fn walk_object(schema: &Value, fields: &mut Map<String, Value>, path: &str, unkn
         }
     }
     for (name, value) in fields.iter_mut() {
-        if let Some(child) = known.get(name).or(rest) {
+        if let Some(child) = child(schema, name) {
             walk(child, value, &join(path, name), unknown);
         }
     }

@@ -15,13 +15,13 @@ const DELETE_FROM: &str = "$deleteFromPrimitiveList/";
 /// Lists of plain values that are merged, in every kind.
 const UNITED: [&str; 1] = ["finalizers"];
 /// Lists of every kind, with the key of their items.
-const EVERYWHERE: [(&str, &str); 1] = [("ownerReferences", "uid")];
+const EVERYWHERE: [(&str, &[&str]); 1] = [("ownerReferences", &["uid"])];
 
 /// Limit of the items of a list that is merged: each item is looked for in the whole list.
 const MAX_ITEMS: usize = 5000;
 
-/// The lists to merge: field name and the key of the items.
-pub type MergeKeys = &'static [(&'static str, &'static str)];
+/// The lists to merge: field name and the keys of the items, of which the first one counts.
+pub type MergeKeys = &'static [(&'static str, &'static [&'static str])];
 
 /// The object with the patch applied; 422 for an unknown directive.
 pub fn merge(keys: MergeKeys, object: &Value, patch: &Value) -> Result<Value, Refusal> {
@@ -141,7 +141,7 @@ fn arrange(key: &str, items: &mut Vec<Value>, order: &[Value]) {
 }
 
 fn key_of(keys: MergeKeys, name: &str) -> Option<&'static str> {
-    keys.iter().chain(&EVERYWHERE).find(|(list, _)| *list == name).map(|(_, key)| *key)
+    keys.iter().chain(&EVERYWHERE).find(|(list, _)| *list == name).map(|(_, keys)| keys[0])
 }
 
 fn bounded<'a>(name: &str, list: &'a Vec<Value>) -> Result<&'a Vec<Value>, Refusal> {
@@ -163,7 +163,8 @@ mod tests {
 
     use super::*;
 
-    const KEYS: MergeKeys = &[("containers", "name"), ("env", "name"), ("ports", "containerPort"), ("volumes", "name")];
+    const KEYS: MergeKeys =
+        &[("containers", &["name"]), ("env", &["name"]), ("ports", &["containerPort"]), ("volumes", &["name"])];
 
     fn check(object: Value, patch: Value, expected: Result<Value, u16>) {
         let found = merge(KEYS, &object, &patch).map_err(|refusal| refusal.code.as_u16());

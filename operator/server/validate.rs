@@ -38,6 +38,7 @@ pub fn admit(
     unknown_fields: UnknownFields,
 ) -> Result<Admitted, Vec<Cause>> {
     (resource.normalize)(&mut object);
+    (resource.fill_in)(&mut object);
     let unknown = shape::fit(&resource.schema, &mut object);
     let (mut causes, warnings) = answer(unknown, unknown_fields);
 
