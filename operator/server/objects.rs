@@ -14,6 +14,7 @@ use super::status::{Cause, MODIFIED, Refusal};
 use super::validate::{self, Admitted};
 use super::view::answer;
 use super::{body, namespaces, routes, scale};
+use crate::api::resource::Resource;
 use crate::api::sync::lock;
 use crate::store::objects::Part;
 use crate::store::{self, Key, clock, revision_of, rules};
@@ -143,7 +144,8 @@ impl Request<'_> {
             }
             Patch::Apply(wanted) => self.apply(wanted.clone(), &options).await,
             _ => {
-                let changed = self.change(&options, Record::Update, |old| patched(old, &patch)).await;
+                let identical = |old: &Value| identical(self.target.resource, old, patched(old, &patch)?);
+                let changed = self.change(&options, Record::Update, identical).await;
                 changed.map(|(object, warnings)| (StatusCode::OK, object, warnings))
             }
         };
@@ -204,7 +206,8 @@ impl Request<'_> {
         let warnings = Mutex::new(Vec::new());
         let writer = self.writer(options);
         let judged = |old: Value| -> Result<Value, WriteError> {
-            let proposed = settle(self.target.resource.has_status, self.store_part(), &old, make(&old)?);
+            let proposed = make(&old)?;
+            let proposed = if self.target.resource.has_status { with_status_of(&old, proposed) } else { proposed };
             let admitted = validate::admit(self.target.resource, proposed, Some(&old), options.unknown);
             let admitted: Admitted =
                 admitted.map_err(|causes| Refusal::invalid(self.target.resource, &key.name, causes))?;
@@ -215,7 +218,7 @@ impl Request<'_> {
             })
         };
         let object = match options.effect {
-            Effect::Store => self.server.objects.modify(&key, self.store_part(), judged).await?,
+            Effect::Store => self.server.objects.modify(&key, Part::Main, judged).await?,
             Effect::DryRun => self.pretend_to_change(&key, judged).await?,
         };
         let warnings = std::mem::take(&mut *lock(&warnings));
@@ -234,23 +237,21 @@ impl Request<'_> {
         if let Some(expected) = pinned.filter(|revision| Some(*revision) != found) {
             return Err(store::Error::Conflict { key: key.clone(), expected, found }.into());
         }
-        Ok(match self.store_part() {
-            Part::Main => rules::updated(key, &old, new)?,
-            Part::Status => rules::status_updated(key, &old, &new)?,
-        })
+        Ok(rules::updated(key, &old, new)?)
     }
 
-    /// Checks that kind, namespace and name in the body equal those in the path.
+    /// Checks that kind, namespace and name in the body equal those in the path, and fills them in: typed clients leave
+    /// them out.
     fn identify(&self, object: &mut Value) -> Result<(), Refusal> {
         let resource = self.target.resource;
-        let said = |field: &str| object[field].as_str().unwrap_or_default().to_owned();
         for (field, expected) in [("apiVersion", resource.api_version()), ("kind", resource.kind.clone())] {
-            let found = said(field);
-            if found != expected {
+            let said = &object[field];
+            if !said.is_null() && *said != "" && *said != *expected {
                 let message =
-                    format!("the {field} in the data ({found:?}) does not match the expected one ({expected:?})");
+                    format!("the {field} in the data ({said}) does not match the expected one ({expected:?})");
                 return Err(Refusal::bad_request(message));
             }
+            object[field] = expected.into();
         }
         let metadata = object.as_object_mut().map(|fields| fields.entry("metadata").or_insert_with(|| json!({})));
         let Some(metadata) = metadata.filter(|metadata| metadata.is_object()) else {
@@ -276,28 +277,35 @@ impl Request<'_> {
     }
 }
 
-/// Keeps only the addressed part of a proposed object; the rest stays as stored.
-fn settle(has_status: bool, part: Part, old: &Value, mut proposed: Value) -> Value {
-    match part {
-        Part::Main => {
-            if let (true, Some(fields)) = (has_status, proposed.as_object_mut()) {
-                fields.remove("status");
-                fields.extend(old.get("status").map(|status| ("status".to_owned(), status.clone())));
-            }
-            proposed
-        }
-        Part::Status => {
-            let mut settled = old.clone();
-            if let Some(fields) = settled.as_object_mut() {
-                fields.remove("status");
-                fields.extend(proposed.get("status").map(|status| ("status".to_owned(), status.clone())));
-            }
-            for field in ["resourceVersion", "uid"] {
-                if let Some(said) = proposed["metadata"].get(field) {
-                    settled["metadata"][field] = said.clone();
-                }
-            }
-            settled
+/// A patched object, if the patch has not made another object of it; what it has removed of the identity comes back.
+fn identical(resource: &Resource, old: &Value, mut patched: Value) -> Result<Value, Refusal> {
+    let mut causes = Vec::new();
+    for (pointer, path) in [
+        ("/apiVersion", "apiVersion"),
+        ("/kind", "kind"),
+        ("/metadata/name", "metadata.name"),
+        ("/metadata/namespace", "metadata.namespace"),
+        ("/metadata/uid", "metadata.uid"),
+    ] {
+        let said = patched.pointer(pointer).filter(|said| !said.is_null());
+        if said.is_some_and(|said| Some(said) != old.pointer(pointer)) {
+            causes.push(Cause::invalid(path, "Invalid value: a patch cannot change it"));
         }
     }
+    if !causes.is_empty() {
+        return Err(Refusal::invalid(resource, old["metadata"]["name"].as_str().unwrap_or_default(), causes));
+    }
+    for field in ["apiVersion", "kind"] {
+        patched[field] = old[field].clone();
+    }
+    Ok(patched)
+}
+
+/// Keeps the status as stored: only the operator writes it.
+fn with_status_of(old: &Value, mut proposed: Value) -> Value {
+    if let Some(fields) = proposed.as_object_mut() {
+        fields.remove("status");
+        fields.extend(old.get("status").map(|status| ("status".to_owned(), status.clone())));
+    }
+    proposed
 }
