@@ -21,19 +21,19 @@ const MOST_REPLICAS: i32 = 500;
 /// Limit of processes, in the resources of a container.
 pub const PIDS: &str = "evenkeel.dev/pids";
 
-/// The lists that a strategic merge patch merges, by Kubernetes' own keys.
-const MERGE_KEYS: [(&str, &str); 11] = [
-    ("containers", "name"),
-    ("initContainers", "name"),
-    ("env", "name"),
-    ("ports", "containerPort"),
-    ("volumes", "name"),
-    ("volumeMounts", "mountPath"),
-    ("volumeDevices", "devicePath"),
-    ("imagePullSecrets", "name"),
-    ("hostAliases", "ip"),
-    ("topologySpreadConstraints", "topologyKey"),
-    ("conditions", "type"),
+/// The lists that patches and server-side apply merge, by Kubernetes' own keys.
+const MERGE_KEYS: [(&str, &[&str]); 11] = [
+    ("containers", &["name"]),
+    ("initContainers", &["name"]),
+    ("env", &["name"]),
+    ("ports", &["containerPort", "protocol"]),
+    ("volumes", &["name"]),
+    ("volumeMounts", &["mountPath"]),
+    ("volumeDevices", &["devicePath"]),
+    ("imagePullSecrets", &["name"]),
+    ("hostAliases", &["ip"]),
+    ("topologySpreadConstraints", &["topologyKey", "whenUnsatisfiable"]),
+    ("conditions", &["type"]),
 ];
 
 /// The served kind.
@@ -78,7 +78,8 @@ pub fn resource() -> Resource {
             column("Selector", "string", ".status.selector", 1),
         ],
         selectable: &[],
-        normalize: fill_in,
+        normalize,
+        fill_in,
         validate: Box::new(problems),
         validate_change: change_problems,
         definition: None,
@@ -93,8 +94,35 @@ fn schema() -> Value {
     if let Some(fields) = spec.as_object_mut() {
         fields.retain(|name, _| !matches!(name.as_str(), "$schema" | "title" | "definitions" | "$defs"));
     }
+    merge_by_key(&mut spec);
     let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
     json!({"type": "object", "required": ["spec"], "properties": {"spec": spec, "status": open}})
+}
+
+/// Says in a schema which lists are merged by which keys.
+fn merge_by_key(schema: &mut Value) {
+    for (name, child) in schema["properties"].as_object_mut().into_iter().flatten() {
+        let keys = MERGE_KEYS.iter().find(|(list, _)| list == name).map(|(_, keys)| keys);
+        if let Some(keys) = keys.filter(|_| child["type"] == "array") {
+            child["x-kubernetes-list-type"] = "map".into();
+            child["x-kubernetes-list-map-keys"] = json!(keys);
+        }
+        merge_by_key(child);
+        if let Some(items) = child.get_mut("items") {
+            merge_by_key(items);
+        }
+    }
+}
+
+/// Typed clients send an empty `resources`; with or without it the template must be equal.
+fn normalize(object: &mut Value) {
+    let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    for list in ["containers", "initContainers"] {
+        let containers = spec.get_mut("template").and_then(|template| template["spec"][list].as_array_mut());
+        for container in containers.into_iter().flatten().filter_map(Value::as_object_mut) {
+            container.retain(|name, value| name != "resources" || *value != json!({}));
+        }
+    }
 }
 
 /// The defaults that Kubernetes fills in, outside the template.
@@ -105,13 +133,6 @@ fn fill_in(object: &mut Value) {
     for (name, default) in defaults {
         if spec.get(name).is_none_or(Value::is_null) {
             spec.insert(name.into(), default);
-        }
-    }
-    // Typed clients send an empty `resources`; with or without it the template must be equal.
-    for list in ["containers", "initContainers"] {
-        let containers = spec.get_mut("template").and_then(|template| template["spec"][list].as_array_mut());
-        for container in containers.into_iter().flatten().filter_map(Value::as_object_mut) {
-            container.retain(|name, value| name != "resources" || *value != json!({}));
         }
     }
     let strategy = spec.entry("strategy").or_insert_with(|| json!({}));

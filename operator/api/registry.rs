@@ -100,6 +100,7 @@ fn custom<K: CustomResourceExt + DeserializeOwned + 'static>(check: fn(&K) -> Ve
         columns,
         selectable: &[],
         normalize: |_| {},
+        fill_in: |_| {},
         validate: Box::new(move |object| match serde_json::from_value::<K>(object.clone()) {
             Ok(typed) => check(&typed),
             // Without a path: shown only if the schema, which knows the path, found nothing.

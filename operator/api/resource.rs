@@ -30,8 +30,9 @@ pub struct Resource {
     pub has_status: bool,
     /// Whether `/scale` is a subresource: `spec.replicas`, `status.replicas` and the pods of `spec.selector`.
     pub has_scale: bool,
-    /// For kinds that accept strategic merge patches: the lists to merge, by field name, with the key of their items.
-    pub merge_keys: &'static [(&'static str, &'static str)],
+    /// For kinds that accept strategic merge patches: the lists to merge, by field name, with the keys of their items (a
+    /// strategic merge patch knows only the first).
+    pub merge_keys: &'static [(&'static str, &'static [&'static str])],
     /// The sources of its objects, if they are not stored.
     pub view: Option<View>,
     /// Whether values are secret: then no message repeats one.
@@ -44,6 +45,8 @@ pub struct Resource {
     pub selectable: &'static [&'static str],
     /// Converts equivalent forms into the stored one, before validation.
     pub normalize: fn(&mut Value),
+    /// Fills in defaults that the schema does not have.
+    pub fill_in: fn(&mut Value),
     /// Problems that a schema cannot express.
     pub validate: Check,
     /// Problems of a change from one object (first) to another (second).
@@ -160,8 +163,9 @@ fn metadata() -> Value {
         "uid": text(), "resourceVersion": text(), "generation": {"type": "integer"},
         "creationTimestamp": text(), "deletionTimestamp": text(),
         "deletionGracePeriodSeconds": {"type": "integer"},
-        "labels": texts, "annotations": texts, "finalizers": strings(),
-        "ownerReferences": {"type": "array", "items": {
+        "labels": texts, "annotations": texts,
+        "finalizers": {"type": "array", "items": text(), "x-kubernetes-list-type": "set"},
+        "ownerReferences": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["uid"], "items": {
             "type": "object",
             "required": ["apiVersion", "kind", "name", "uid"],
             "properties": {
@@ -193,6 +197,7 @@ pub(super) fn plain(kind: &str, plural: &str, properties: Value, required: &[&st
         columns: vec![age_column()],
         selectable: &[],
         normalize: |_| {},
+        fill_in: |_| {},
         validate: Box::new(|_| Vec::new()),
         validate_change: |_, _| Vec::new(),
         definition: None,

@@ -1,41 +1,27 @@
-//! Server-side apply: a three-way merge by field ownership. Pure; lists are atomic.
-//!
-//! The fields of a manager's last apply are kept in `metadata.managedFields`. Only Apply owns fields: plain updates
-//! neither gain nor lose ownership.
-
-use std::collections::BTreeSet;
+//! Field ownership (`metadata.managedFields`): server-side apply, and what updates and patches own. Pure.
 
 use axum::http::StatusCode;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
+use super::fields::{self, Fields};
 use super::status::{Cause, Refusal};
-use crate::store::objects::Part;
+use crate::api::resource::Resource;
 use crate::store::rules;
 
-/// Segments (`f:spec`, `f:instances`) from the object down to a field that is not a mapping.
-type FieldPath = Vec<String>;
-type FieldSet = BTreeSet<FieldPath>;
+/// Limit of the managers of updates that are recorded, as in Kubernetes; the oldest are recorded as one.
+const MAX_UPDATERS: usize = 10;
+/// The manager that stands for the oldest ones.
+const ANCIENT: &str = "ancient-changes";
+/// The manager of what an object had before its first apply.
+const BEFORE: &str = "before-first-apply";
+/// The manager whose applies continue those that kubectl made on the client.
+const KUBECTL: &str = "kubectl";
+/// The annotation with the last configuration that kubectl applied on the client.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// One apply: the manager, the fields, the options.
-#[derive(Debug, Clone, Copy)]
-pub struct Apply<'a> {
-    /// The field manager.
-    pub manager: &'a str,
-    /// Group and version of the configuration.
-    pub api_version: &'a str,
-    /// The applied configuration: only the fields that the manager sets.
-    pub wanted: &'a Value,
-    /// The part of the object that is applied to.
-    pub part: Part,
-    /// Whether to take over fields for which another manager has another value.
-    pub force: bool,
-    /// The time to record with a change of ownership.
-    pub now: Timestamp,
-}
-
-/// Metadata fields that an apply does not own.
-const UNOWNED: [&str; 10] = [
+/// Metadata fields that nobody owns.
+const UNOWNED: [&str; 11] = [
     "name",
     "generateName",
     "namespace",
@@ -44,113 +30,239 @@ const UNOWNED: [&str; 10] = [
     "generation",
     "creationTimestamp",
     "deletionTimestamp",
+    "deletionGracePeriodSeconds",
     "managedFields",
     "selfLink",
 ];
 
-impl Apply<'_> {
-    /// The object after this apply (before defaults and validation), or 409 with a cause for every conflict.
-    pub fn to(&self, existing: &Value) -> Result<Value, Refusal> {
-        let wanted = self.opinion();
-        let mut owned = FieldSet::new();
-        leaves(&wanted, &mut Vec::new(), &mut owned);
-        let mut entries = entries(existing);
-        let own = entries.iter().position(|entry| self.is_own(entry));
-        let before = own.map(|at| set_of(&entries[at])).unwrap_or_default();
+/// Who writes, and when.
+#[derive(Debug, Clone, Copy)]
+pub struct Writer<'a> {
+    /// The field manager.
+    pub manager: &'a str,
+    /// The kind of the object.
+    pub resource: &'a Resource,
+    /// The subresource that is written to.
+    pub subresource: Option<&'static str>,
+    /// The time to record with a change of ownership.
+    pub now: Timestamp,
+}
 
-        self.resolve_conflicts(&owned, &wanted, existing, &mut entries)?;
-        let others: FieldSet = entries.iter().filter(|e| is_apply(e) && !self.is_own(e)).flat_map(set_of).collect();
+/// How a manager came to own its fields.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Operation {
+    Apply,
+    Update,
+}
+
+/// One entry of `managedFields`.
+struct Managed {
+    entry: Value,
+    fields: Fields,
+}
+
+impl Writer<'_> {
+    /// The object after an apply of `wanted`, before defaults and validation; 409 with a cause for each field that another
+    /// manager owns with another value. `force` takes over these fields.
+    pub fn apply(&self, existing: &Value, wanted: &Value, force: bool) -> Result<Value, Refusal> {
+        let schema = &self.resource.schema;
+        let wanted_fields = owned_part(&without_nulls(wanted));
+        let owned = Fields::of(schema, &wanted_fields);
+        let mut managed = self.managed(existing);
+        if managed.is_empty() && rules::uid_of(existing).is_some() {
+            let before = Writer { manager: BEFORE, ..*self };
+            managed.push(before.entry(Operation::Update, Fields::of(schema, &owned_part(existing))));
+        }
+
         let mut merged = existing.clone();
-        for path in before.difference(&owned).filter(|path| !holds(&owned, path) && !holds(&others, path)) {
-            remove(&mut merged, path);
+        fields::merge(schema, &mut merged, &wanted_fields);
+        let changed = fields::compare(schema, &owned_part(existing), &owned_part(&merged)).changed;
+        let is_own = |other: &Managed| self.wrote(&other.entry, Operation::Apply);
+        let conflicts: Vec<(String, Fields)> = managed
+            .iter()
+            .filter(|other| !is_own(other))
+            .map(|other| (self.named(&other.entry), other.fields.common(&changed)))
+            .filter(|(_, fields)| !fields.is_empty())
+            .collect();
+        let applied_before = self.applied_by_kubectl(existing);
+        let contested = |(manager, fields): &(String, Fields)| {
+            let mut fields = fields.clone();
+            fields.cut(&applied_before);
+            fields.paths().into_iter().map(|path| cause(manager, path)).collect::<Vec<_>>()
+        };
+        let causes: Vec<Cause> = conflicts.iter().flat_map(contested).collect();
+        if !causes.is_empty() && !force {
+            return Err(conflict(causes));
         }
-        merge(&mut merged, &wanted);
 
-        match own {
-            Some(_) if before == owned => {} // the time stays too: a repeated apply changes nothing
-            Some(at) => entries[at] = self.entry(&owned),
-            None => entries.push(self.entry(&owned)),
+        let mut kept = owned.clone();
+        let mut before = Fields::default();
+        for other in &mut managed {
+            if is_own(other) {
+                before = other.fields.clone();
+            } else {
+                other.fields.cut(&changed);
+                kept.add(&other.fields);
+            }
         }
-        entries.retain(|entry| !is_apply(entry) || !set_of(entry).is_empty());
-        let entries = if entries.is_empty() { Value::Null } else { entries.into() };
-        merge(&mut merged, &json!({"metadata": {"managedFields": entries}}));
-        if let Some(revision) = self.wanted["metadata"].get("resourceVersion") {
-            merged["metadata"]["resourceVersion"] = revision.clone();
+        fields::prune(schema, &mut merged, &before, &kept);
+        self.record(&mut managed, Operation::Apply, owned);
+        write(&mut merged, managed);
+        if self.manager == KUBECTL {
+            update_last_applied(&mut merged, wanted);
+        }
+        for precondition in ["resourceVersion", "uid"] {
+            if let Some(said) = wanted["metadata"].get(precondition) {
+                merged["metadata"][precondition] = said.clone();
+            }
         }
         Ok(merged)
     }
 
-    /// The applied fields, without identity and without the part that is not addressed.
-    fn opinion(&self) -> Value {
-        let mut wanted = without_nulls(self.wanted.clone());
-        if let Some(fields) = wanted.as_object_mut() {
-            fields.retain(|name, _| match self.part {
-                Part::Main => !matches!(name.as_str(), "apiVersion" | "kind" | "status"),
-                Part::Status => name == "status",
-            });
-            if let Some(metadata) = fields.get_mut("metadata").and_then(Value::as_object_mut) {
-                metadata.retain(|name, _| !UNOWNED.contains(&name.as_str()));
-                if metadata.is_empty() {
-                    fields.remove("metadata");
-                }
-            }
+    /// `new` with the ownership of what it changes; `old` is the object that it replaces. Clients may write
+    /// `managedFields` themselves: an empty entry (`[{}]`) ends the record until the next apply.
+    pub fn update(&self, old: Option<&Value>, mut new: Value) -> Value {
+        let sent = new["metadata"]["managedFields"].as_array();
+        if old.is_some() && sent.is_some_and(|entries| entries.as_slice() == [json!({})]) {
+            write(&mut new, Vec::new());
+            return new;
         }
-        wanted
+        let source = if old.is_some() && sent.is_some_and(|entries| !entries.is_empty()) { Some(&new) } else { old };
+        let mut managed = source.map(|source| self.managed(source)).unwrap_or_default();
+        if old.is_none() || !managed.is_empty() {
+            let nothing = json!({});
+            let before = old.map_or(nothing, owned_part);
+            let difference = fields::compare(&self.resource.schema, &before, &owned_part(&new));
+            for manager in &mut managed {
+                manager.fields.cut(&difference.removed);
+            }
+            let own = managed.iter().find(|other| self.wrote(&other.entry, Operation::Update));
+            let mut owned = own.map(|own| own.fields.clone()).unwrap_or_default();
+            owned.add(&difference.changed);
+            self.record(&mut managed, Operation::Update, owned);
+        }
+        write(&mut new, managed);
+        new
     }
 
-    fn is_own(&self, entry: &Value) -> bool {
-        is_apply(entry) && entry["manager"] == self.manager && entry["subresource"].as_str() == self.subresource()
+    /// The entries of an object. Those of lists that were one value for earlier versions have their items.
+    fn managed(&self, object: &Value) -> Vec<Managed> {
+        let entries = object["metadata"]["managedFields"].as_array().into_iter().flatten();
+        let schema = &self.resource.schema;
+        entries
+            .map(|entry| Managed {
+                entry: entry.clone(),
+                fields: Fields::decode(&entry["fieldsV1"]).itemized(schema, object),
+            })
+            .collect()
     }
 
-    fn subresource(&self) -> Option<&'static str> {
-        (self.part == Part::Status).then_some("status")
+    /// Records the fields that this manager owns; its time stays if they are the same.
+    fn record(&self, managed: &mut Vec<Managed>, operation: Operation, fields: Fields) {
+        match managed.iter_mut().find(|other| self.wrote(&other.entry, operation)) {
+            Some(own) if own.fields == fields => {}
+            Some(own) => *own = self.entry(operation, fields),
+            None => managed.push(self.entry(operation, fields)),
+        }
     }
 
-    fn entry(&self, owned: &FieldSet) -> Value {
+    /// Whether an entry is of this manager.
+    fn wrote(&self, entry: &Value, operation: Operation) -> bool {
+        entry["manager"] == self.manager()
+            && entry["operation"] == operation.word()
+            && entry["subresource"].as_str() == self.subresource
+    }
+
+    fn entry(&self, operation: Operation, fields: Fields) -> Managed {
         let mut entry = json!({
-            "manager": self.manager,
-            "operation": "Apply",
-            "apiVersion": self.api_version,
+            "manager": self.manager(),
+            "operation": operation.word(),
+            "apiVersion": self.resource.api_version(),
             "time": rules::seconds(self.now),
             "fieldsType": "FieldsV1",
-            "fieldsV1": to_fields_v1(owned),
         });
-        if let Some(subresource) = self.subresource() {
+        if let Some(subresource) = self.subresource {
             entry["subresource"] = subresource.into();
         }
-        entry
+        Managed { entry, fields }
     }
 
-    /// Finds fields to which another manager applied another value; with force, takes them over.
-    fn resolve_conflicts(
-        &self,
-        owned: &FieldSet,
-        wanted: &Value,
-        existing: &Value,
-        entries: &mut [Value],
-    ) -> Result<(), Refusal> {
-        let contested: FieldSet = owned
-            .iter()
-            .filter(|path| match (at(existing, path), at(wanted, path)) {
-                (None, _) | (Some(Value::Object(_)), Some(Value::Object(_))) => false,
-                (found, asked) => found != asked,
-            })
-            .cloned()
-            .collect();
-        let mut causes = Vec::new();
-        for entry in entries.iter_mut().filter(|entry| is_apply(entry) && !self.is_own(entry)) {
-            let theirs = set_of(entry);
-            for path in contested.iter().filter(|path| related(path, &theirs)) {
-                let message = format!("conflict with {:?}", entry["manager"].as_str().unwrap_or_default());
-                causes.push(Cause::new("FieldManagerConflict", shown(path), message));
-            }
-            if self.force {
-                let left = theirs.into_iter().filter(|path| !related(path, &contested)).collect();
-                entry["fieldsV1"] = to_fields_v1(&left);
-            }
-        }
-        if causes.is_empty() || self.force { Ok(()) } else { Err(conflict(causes)) }
+    fn manager(&self) -> &str {
+        if self.manager.is_empty() { "unknown" } else { self.manager }
     }
+
+    /// A manager in the words of Kubernetes' conflicts.
+    fn named(&self, entry: &Value) -> String {
+        let subresource = entry["subresource"].as_str().map(|part| format!(" with subresource {part:?}"));
+        let version = (entry["operation"] == Operation::Update.word())
+            .then(|| format!(" using {}", entry["apiVersion"].as_str().unwrap_or_default()));
+        let manager = entry["manager"].as_str().unwrap_or_default();
+        format!("{manager:?}{}{}", subresource.unwrap_or_default(), version.unwrap_or_default())
+    }
+
+    /// What kubectl applied on the client and nobody has changed since: kubectl's own apply takes it over.
+    fn applied_by_kubectl(&self, existing: &Value) -> Fields {
+        let text = existing["metadata"]["annotations"][LAST_APPLIED].as_str();
+        let applied =
+            text.filter(|_| self.manager == KUBECTL).and_then(|text| serde_json::from_str::<Value>(text).ok());
+        let Some(mut applied) = applied else { return Fields::default() };
+        let schema = &self.resource.schema;
+        (self.resource.normalize)(&mut applied);
+        let applied = owned_part(&without_nulls(&applied));
+        let mut fields = Fields::of(schema, &applied);
+        let mut merged = owned_part(existing);
+        fields::merge(schema, &mut merged, &applied);
+        fields.cut(&fields::compare(schema, &owned_part(existing), &merged).changed);
+        fields
+    }
+}
+
+impl Operation {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Apply => "Apply",
+            Self::Update => "Update",
+        }
+    }
+}
+
+/// Writes the entries that own something, and no more than [`MAX_UPDATERS`] of updates.
+fn write(object: &mut Value, mut managed: Vec<Managed>) {
+    managed.retain(|manager| !manager.fields.is_empty());
+    let is_update = |manager: &Managed| manager.entry["operation"] == Operation::Update.word();
+    while managed.iter().filter(|manager| is_update(manager)).count() > MAX_UPDATERS {
+        let mut updates: Vec<usize> = (0..managed.len()).filter(|at| is_update(&managed[*at])).collect();
+        updates.sort_by_key(|at| managed[*at].entry["time"].as_str().unwrap_or_default().to_owned());
+        let [oldest, second] = updates[..2] else { return };
+        let fields = managed[oldest].fields.clone();
+        managed[second].fields.add(&fields);
+        managed[second].entry["manager"] = ANCIENT.into();
+        managed.remove(oldest);
+    }
+    let entries: Vec<Value> = managed
+        .into_iter()
+        .map(|Managed { mut entry, fields }| {
+            entry["fieldsV1"] = fields.encode();
+            entry
+        })
+        .collect();
+    if let Some(metadata) = object["metadata"].as_object_mut() {
+        metadata.remove("managedFields");
+        if !entries.is_empty() {
+            metadata.insert("managedFields".into(), entries.into());
+        }
+    }
+}
+
+/// kubectl's own apply keeps the configuration up to date that its applies on the client compare with.
+fn update_last_applied(object: &mut Value, wanted: &Value) {
+    if let Some(annotation) = object["metadata"]["annotations"].get_mut(LAST_APPLIED) {
+        *annotation = format!("{wanted}\n").into();
+    }
+}
+
+fn cause(manager: &str, path: String) -> Cause {
+    Cause::new("FieldManagerConflict", path, format!("conflict with {manager}"))
 }
 
 fn conflict(causes: Vec<Cause>) -> Refusal {
@@ -161,127 +273,30 @@ fn conflict(causes: Vec<Cause>) -> Refusal {
     Refusal::new(StatusCode::CONFLICT, "Conflict", message).because(causes)
 }
 
-fn entries(object: &Value) -> Vec<Value> {
-    object["metadata"]["managedFields"].as_array().cloned().unwrap_or_default()
-}
-
-fn is_apply(entry: &Value) -> bool {
-    entry["operation"] == "Apply"
-}
-
-fn set_of(entry: &Value) -> FieldSet {
-    let mut set = FieldSet::new();
-    from_fields_v1(&entry["fieldsV1"], &mut Vec::new(), &mut set);
-    set
-}
-
-/// The paths of everything that is not a mapping; an empty mapping counts as a field.
-fn leaves(value: &Value, path: &mut FieldPath, set: &mut FieldSet) {
-    match value.as_object() {
-        Some(fields) if !fields.is_empty() => {
-            for (name, child) in fields {
-                path.push(format!("f:{name}"));
-                leaves(child, path, set);
-                path.pop();
-            }
-        }
-        _ if path.is_empty() => {}
-        _ => {
-            set.insert(path.clone());
-        }
-    }
-}
-
-fn from_fields_v1(fields: &Value, path: &mut FieldPath, set: &mut FieldSet) {
-    match fields.as_object() {
-        Some(children) if !children.is_empty() => {
-            for (segment, child) in children.iter().filter(|(segment, _)| *segment != ".") {
-                path.push(segment.clone());
-                from_fields_v1(child, path, set);
-                path.pop();
-            }
-        }
-        _ if path.is_empty() => {}
-        _ => {
-            set.insert(path.clone());
-        }
-    }
-}
-
-fn to_fields_v1(set: &FieldSet) -> Value {
-    let mut root = json!({});
-    for path in set {
-        let mut at = &mut root;
-        for segment in path {
-            at = &mut at[segment];
-        }
-        if at.is_null() {
-            *at = json!({});
-        }
-    }
-    root
-}
-
-/// Whether the set has this path, one above it or one below it.
-fn related(path: &FieldPath, set: &FieldSet) -> bool {
-    set.iter().any(|other| path.starts_with(other) || other.starts_with(path))
-}
-
-/// Whether the set has this path or one below it.
-fn holds(set: &FieldSet, path: &FieldPath) -> bool {
-    set.iter().any(|other| other.starts_with(path))
-}
-
-fn field_names(path: &FieldPath) -> impl Iterator<Item = &str> {
-    path.iter().map(|segment| segment.strip_prefix("f:").unwrap_or(segment))
-}
-
-fn shown(path: &FieldPath) -> String {
-    field_names(path).map(|name| format!(".{name}")).collect()
-}
-
-fn at<'a>(object: &'a Value, path: &FieldPath) -> Option<&'a Value> {
-    field_names(path).try_fold(object, |at, name| at.get(name))
-}
-
-/// Removes a field and the mappings that become empty.
-fn remove(object: &mut Value, path: &FieldPath) {
-    fn within(fields: &mut Map<String, Value>, names: &[&str]) {
-        match names {
-            [] => {}
-            [last] => {
-                fields.remove(*last);
-            }
-            [name, rest @ ..] => {
-                if let Some(Value::Object(child)) = fields.get_mut(*name) {
-                    within(child, rest);
-                    if child.is_empty() {
-                        fields.remove(*name);
-                    }
-                }
+/// An object without what nobody owns: its identity, and the status.
+fn owned_part(object: &Value) -> Value {
+    let mut part = object.clone();
+    if let Some(fields) = part.as_object_mut() {
+        fields.retain(|name, _| !matches!(name.as_str(), "apiVersion" | "kind" | "status"));
+        if let Some(metadata) = fields.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.retain(|name, _| !UNOWNED.contains(&name.as_str()));
+            if metadata.is_empty() {
+                fields.remove("metadata");
             }
         }
     }
-    if let Some(fields) = object.as_object_mut() {
-        within(fields, &field_names(path).collect::<Vec<_>>());
-    }
-}
-
-/// Sets the fields of `wanted`; mappings are merged, other values are replaced, null removes.
-fn merge(object: &mut Value, wanted: &Value) {
-    json_patch::merge(object, wanted);
+    part
 }
 
 /// In an apply, null means that the field is not set.
-fn without_nulls(value: Value) -> Value {
+fn without_nulls(value: &Value) -> Value {
     match value {
-        Value::Object(fields) => fields
-            .into_iter()
-            .filter(|(_, v)| !v.is_null())
-            .map(|(k, v)| (k, without_nulls(v)))
-            .collect::<Map<_, _>>()
-            .into(),
-        other => other,
+        Value::Object(fields) => {
+            let set = fields.iter().filter(|(_, value)| !value.is_null());
+            set.map(|(name, value)| (name.clone(), without_nulls(value))).collect::<Map<_, _>>().into()
+        }
+        Value::Array(items) => items.iter().map(without_nulls).collect(),
+        other => other.clone(),
     }
 }
 
@@ -289,75 +304,174 @@ fn without_nulls(value: Value) -> Value {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::api::registry;
+
+    fn writer<'a>(manager: &'a str, resource: &'a Resource) -> Writer<'a> {
+        Writer { manager, resource, subresource: None, now: "2026-01-01T00:00:00Z".parse().unwrap() }
+    }
 
     fn apply(existing: &Value, manager: &str, wanted: Value, force: bool) -> Result<Value, Refusal> {
-        let now = "2026-01-01T00:00:00Z".parse().unwrap();
-        Apply { manager, api_version: "g/v1", wanted: &wanted, part: Part::Main, force, now }.to(existing)
+        writer(manager, registry::find("", "v1", "configmaps").unwrap()).apply(existing, &wanted, force)
+    }
+
+    fn update(old: &Value, manager: &str, change: Value) -> Value {
+        let mut new = old.clone();
+        json_patch::merge(&mut new, &change);
+        writer(manager, registry::find("", "v1", "configmaps").unwrap()).update(Some(old), new)
     }
 
     fn start() -> Value {
-        json!({"metadata": {"name": "x"}})
+        json!({"metadata": {"name": "x", "uid": "u"}})
+    }
+
+    fn first(manager: &str, wanted: Value) -> Value {
+        apply(&json!({"metadata": {"name": "x"}}), manager, wanted, false).unwrap()
+    }
+
+    fn told(outcome: Result<Value, Refusal>) -> String {
+        outcome.map_or_else(
+            |refusal| format!("{} {}", refusal.code.as_u16(), refusal.message),
+            |value| value["data"].to_string(),
+        )
     }
 
     #[test]
     fn what_a_manager_no_longer_wants_goes_and_the_rest_stays() {
-        let mut object = apply(&start(), "a", json!({"spec": {"n": 1, "list": [1], "deep": {"x": 1}}}), false).unwrap();
-        object["spec"]["by_hand"] = true.into();
-        let object = apply(&object, "a", json!({"spec": {"n": 2}}), false).unwrap();
-        assert_eq!(object["spec"], json!({"n": 2, "by_hand": true}));
+        let mut object = first("a", json!({"data": {"n": "1", "old": "x"}}));
+        object["data"]["by_hand"] = "y".into();
+        assert_eq!(told(apply(&object, "a", json!({"data": {"n": "2"}}), false)), r#"{"by_hand":"y","n":"2"}"#);
     }
 
     #[test]
     fn applying_the_same_again_changes_nothing() {
-        let wanted = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"n": 1}});
-        let once = apply(&start(), "a", wanted.clone(), false).unwrap();
+        let wanted = json!({"metadata": {"labels": {"a": "b"}}, "data": {"n": "1"}});
+        let once = first("a", wanted.clone());
         assert_eq!(apply(&once, "a", wanted, false).unwrap(), once);
     }
 
     #[test]
     fn two_managers_conflict_only_over_different_values() {
-        let object = apply(&start(), "a", json!({"spec": {"n": 1, "m": 1}}), false).unwrap();
-        let object = apply(&object, "b", json!({"spec": {"n": 1}}), false).unwrap();
-        let refusal = apply(&object, "b", json!({"spec": {"n": 2, "m": 2}}), false).unwrap_err();
-        assert_eq!(refusal.code, StatusCode::CONFLICT);
+        let object = first("a", json!({"data": {"n": "1", "m": "1"}}));
+        let object = apply(&object, "b", json!({"data": {"n": "1"}}), false).unwrap();
         assert_eq!(
-            refusal.message,
-            "Apply failed with 2 conflicts: conflict with \"a\": .spec.m, conflict with \"a\": .spec.n"
+            told(apply(&object, "b", json!({"data": {"n": "2", "m": "2"}}), false)),
+            "409 Apply failed with 2 conflicts: conflict with \"a\": .data.m, conflict with \"a\": .data.n"
         );
     }
 
     #[test]
     fn force_takes_over_and_the_former_owner_can_no_longer_remove_it() {
-        let object = apply(&start(), "a", json!({"spec": {"n": 1, "m": 1}}), false).unwrap();
-        let object = apply(&object, "b", json!({"spec": {"n": 2}}), true).unwrap();
-        let object = apply(&object, "a", json!({"spec": {"m": 1}}), false).unwrap();
-        assert_eq!(object["spec"], json!({"n": 2, "m": 1}));
+        let object = first("a", json!({"data": {"n": "1", "m": "1"}}));
+        let object = apply(&object, "b", json!({"data": {"n": "2"}}), true).unwrap();
+        assert_eq!(told(apply(&object, "a", json!({"data": {"m": "1"}}), false)), r#"{"m":"1","n":"2"}"#);
     }
 
     #[test]
     fn a_field_that_another_manager_wants_too_stays_when_one_drops_it() {
-        let object = apply(&start(), "a", json!({"spec": {"n": 1}}), false).unwrap();
-        let object = apply(&object, "b", json!({"spec": {"n": 1}}), false).unwrap();
-        let object = apply(&object, "a", json!({"spec": {}}), false).unwrap();
-        assert_eq!(object["spec"]["n"], 1);
+        let object = first("a", json!({"data": {"n": "1"}}));
+        let object = apply(&object, "b", json!({"data": {"n": "1"}}), false).unwrap();
+        assert_eq!(told(apply(&object, "a", json!({"data": {}}), false)), r#"{"n":"1"}"#);
     }
 
     #[test]
     fn an_empty_mapping_wants_nothing_inside_it() {
-        let object = apply(&start(), "a", json!({"spec": {"n": 1}}), false).unwrap();
-        let object = apply(&object, "b", json!({"spec": {}}), false).unwrap();
-        assert_eq!(object["spec"]["n"], 1);
-        let object = apply(&object, "a", json!({"spec": {}}), false).unwrap();
-        assert_eq!(object["spec"], json!({}));
+        let object = first("a", json!({"data": {"n": "1"}}));
+        let object = apply(&object, "b", json!({"data": {}}), false).unwrap();
+        assert_eq!(object["data"]["n"], "1");
+        assert_eq!(told(apply(&object, "a", json!({"data": {}}), false)), "{}");
+    }
+
+    /// Regression 46: a patch owned nothing in server-side apply, so the next apply undid it without a word. Updates and
+    /// patches now own what they change, and the apply names them.
+    #[test]
+    fn an_apply_names_the_update_that_it_would_undo() {
+        let wanted = json!({"data": {"n": "1"}});
+        let object = update(&first("a", wanted.clone()), "kubectl-patch", json!({"data": {"n": "9", "m": "1"}}));
+        let conflict = "409 Apply failed with 1 conflict: conflict with \"kubectl-patch\" using v1: .data.n";
+        assert_eq!(told(apply(&object, "a", wanted.clone(), false)), conflict);
+        assert_eq!(told(apply(&object, "a", wanted, true)), r#"{"m":"1","n":"1"}"#);
+        assert_eq!(update(&object, "other", json!({})), object, "an update that changes nothing owns nothing");
     }
 
     #[test]
-    fn ownership_is_written_as_fields_v1() {
-        let object =
-            apply(&start(), "a", json!({"kind": "K", "spec": {"n": 1, "list": [1]}, "status": {"x": 1}}), false);
-        assert_eq!(
-            object.unwrap()["metadata"]["managedFields"][0]["fieldsV1"],
-            json!({"f:spec": {"f:n": {}, "f:list": {}}})
+    fn what_existed_before_the_first_apply_has_an_owner_too() {
+        let mut object = start();
+        object["data"] = json!({"n": "9"});
+        assert_eq!(update(&object, "b", json!({"data": {"m": "1"}}))["metadata"].get("managedFields"), None);
+        let conflict = "409 Apply failed with 1 conflict: conflict with \"before-first-apply\" using v1: .data.n";
+        assert_eq!(told(apply(&object, "a", json!({"data": {"n": "1"}}), false)), conflict);
+    }
+
+    #[test]
+    fn kubectl_takes_over_what_it_applied_on_the_client_and_nobody_changed() {
+        let applied = json!({"data": {"n": "1", "m": "1"}});
+        let mut sent = json!({"metadata": {"name": "x", "annotations": {(LAST_APPLIED): applied.to_string()}}});
+        json_patch::merge(&mut sent, &applied);
+        let resource = registry::find("", "v1", "configmaps").unwrap();
+        let mut object = writer("kubectl-client-side-apply", resource).update(None, sent);
+        object["metadata"]["uid"] = "u".into();
+        let wanted = json!({"data": {"n": "2", "m": "1"}});
+        let taken = apply(&object, KUBECTL, wanted.clone(), false).unwrap();
+        assert_eq!(taken["data"], wanted["data"]);
+        assert_eq!(taken["metadata"]["annotations"][LAST_APPLIED], format!("{wanted}\n"));
+        assert!(apply(&object, "another", wanted.clone(), false).is_err());
+        let object = update(&object, "editor", json!({"data": {"n": "5"}}));
+        let conflict = "409 Apply failed with 1 conflict: conflict with \"editor\" using v1: .data.n";
+        assert_eq!(told(apply(&object, KUBECTL, wanted, false)), conflict);
+    }
+
+    #[test]
+    fn clients_may_write_and_clear_the_record() {
+        let object = first("a", json!({"data": {"n": "1"}}));
+        let cleared = update(&object, "b", json!({"metadata": {"managedFields": [{}]}}));
+        assert_eq!(cleared["metadata"].get("managedFields"), None);
+        let mut entries = object["metadata"]["managedFields"].clone();
+        entries[0]["manager"] = "c".into();
+        let renamed = update(&object, "b", json!({"metadata": {"managedFields": entries}}));
+        assert_eq!(renamed["metadata"]["managedFields"], entries);
+    }
+
+    #[test]
+    fn the_oldest_of_many_updates_are_recorded_as_one() {
+        let mut object = first("a", json!({"data": {"n": "1"}}));
+        for n in 0..20 {
+            object = update(&object, &format!("m{n}"), json!({"data": {format!("d{n}"): "x"}}));
+        }
+        let entries = object["metadata"]["managedFields"].as_array().unwrap();
+        assert_eq!(entries.len(), 1 + MAX_UPDATERS);
+        assert!(entries.iter().any(|entry| entry["manager"] == ANCIENT));
+    }
+
+    /// Regression 45: lists were one value, so two managers could not each have an environment variable or a container; and
+    /// an apply owned the defaults, so the same apply after `kubectl scale` scaled back.
+    #[test]
+    fn managers_share_lists_by_key_and_nobody_owns_defaults() {
+        let resource = registry::find("apps", "v1", "deployments").unwrap();
+        let with_env = |name: &str| json!({"spec": {"template": {"spec": {"containers": [{"name": "main", "env": [{"name": name, "value": "1"}]}]}}}});
+        let object = writer("a", resource).apply(&json!({"metadata": {}}), &with_env("A"), false).unwrap();
+        let object = writer("b", resource).apply(&object, &with_env("B"), false).unwrap();
+        let names = |object: &Value| {
+            let env = object["spec"]["template"]["spec"]["containers"][0]["env"].as_array().unwrap();
+            env.iter().map(|one| one["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&object), ["A", "B"]);
+        let object = writer("a", resource).apply(&object, &with_env("C"), false).unwrap();
+        assert_eq!(names(&object), ["B", "C"]);
+
+        let mut scaled = object.clone();
+        scaled["spec"]["replicas"] = 3.into();
+        let mut scaled =
+            Writer { subresource: Some("scale"), ..writer("kubectl", resource) }.update(Some(&object), scaled);
+        scaled["metadata"]["uid"] = "u".into();
+        let again = writer("a", resource).apply(&scaled, &with_env("C"), false).unwrap();
+        assert_eq!(again["spec"]["replicas"], 3);
+        let mut one = with_env("C");
+        one["spec"]["replicas"] = 1.into();
+        let refusal = writer("a", resource).apply(&scaled, &one, false).unwrap_err();
+        assert!(
+            refusal.message.ends_with("\"kubectl\" with subresource \"scale\" using apps/v1: .spec.replicas"),
+            "{}",
+            refusal.message
         );
     }
 }

@@ -12,7 +12,9 @@ pub const LIMIT: usize = 3 * 1024 * 1024;
 /// The complete body; 413 if it is larger than the limit.
 pub async fn read(body: Body) -> Result<Bytes, Refusal> {
     // The only other failure is a client that disconnected, which reads no response.
-    to_bytes(body, LIMIT).await.map_err(|_| Refusal::too_large(LIMIT))
+    to_bytes(body, LIMIT)
+        .await
+        .map_err(|_| Refusal::entity_too_large(format!("the request body is larger than the limit of {LIMIT} bytes")))
 }
 
 /// The object in the body, by its content type: JSON, YAML, or JSON if there is no content type.

@@ -106,7 +106,7 @@ fn entries(resource: &Resource) -> Vec<Value> {
             "singularName": "",
             "namespaced": resource.namespaced,
             "kind": resource.kind,
-            "verbs": ["get", "patch", "update"],
+            "verbs": ["get"],
         })
     });
     let scale = resource.has_scale.then(|| {

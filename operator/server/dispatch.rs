@@ -81,6 +81,9 @@ async fn serve(request: Request<'_>, method: &Method) -> Result<Response, Refusa
     {
         return Err(Refusal::not_allowed(view.instead));
     }
+    if request.target.part == routes::Part::Status && method != Method::GET {
+        return Err(Refusal::not_allowed("the status is written by the operator alone; change the spec instead"));
+    }
     let named = request.target.name.is_some();
     match (method.as_str(), named, request.target.part) {
         ("GET", _, routes::Part::Main) if request.params.flag("watch")? => watch::serve(request).await,

@@ -8,6 +8,9 @@ use super::status::Cause;
 /// Limit of the sum of all annotations, in bytes.
 const MAX_ANNOTATIONS: usize = 256 * 1024;
 
+/// Limit of the number of labels, of finalizers and of owner references.
+const MAX_ENTRIES: usize = 1000;
+
 /// Limit of a text that a message repeats, in characters.
 const MAX_SHOWN: usize = 60;
 
@@ -22,6 +25,14 @@ pub fn problems(metadata: &Value, label_name: bool) -> Vec<Cause> {
         )),
         "" => {}
         name => causes.extend(name_problem(name, label_name).map(|why| invalid("metadata.name", name, why))),
+    }
+    for field in ["labels", "finalizers", "ownerReferences"] {
+        let value = &metadata[field];
+        let count = value.as_object().map(serde_json::Map::len).or(value.as_array().map(Vec::len)).unwrap_or_default();
+        if count > MAX_ENTRIES {
+            let message = format!("Too many: {count}: must have at most {MAX_ENTRIES} entries");
+            causes.push(Cause::new("FieldValueTooMany", format!("metadata.{field}"), message));
+        }
     }
     for (key, value) in metadata["labels"].as_object().into_iter().flatten() {
         causes.extend(key_problem(key).map(|why| invalid("metadata.labels", key, why)));
@@ -126,6 +137,21 @@ mod tests {
         });
         assert_eq!(fields(metadata), Vec::<String>::new());
         assert_eq!(fields(json!({"generateName": "x-"})), Vec::<String>::new());
+    }
+
+    /// Regression 44: an object with 100,000 labels or finalizers was accepted. Every list and table then carried them, and
+    /// every write judged them again. Their number is now bounded, as the size of annotations was.
+    #[test]
+    fn the_number_of_labels_finalizers_and_owners_is_bounded() {
+        let check = |count: usize, expected: &[&str]| {
+            let labels: serde_json::Map<_, _> = (0..count).map(|n| (format!("l{n}"), "x".into())).collect();
+            let finalizers: Vec<_> = (0..count).map(|n| format!("a/f{n}")).collect();
+            let owners = vec![json!({"uid": "u"}); count];
+            let metadata = json!({"name": "a", "labels": labels, "finalizers": finalizers, "ownerReferences": owners});
+            assert_eq!(fields(metadata), expected);
+        };
+        check(MAX_ENTRIES, &[]);
+        check(MAX_ENTRIES + 1, &["metadata.labels", "metadata.finalizers", "metadata.ownerReferences"]);
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub mod deletion;
 pub mod discovery;
 mod dispatch;
 pub mod exec;
+pub mod fields;
 pub mod identity;
 pub mod logs;
 pub mod metadata;

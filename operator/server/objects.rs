@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use super::apply::Apply;
+use super::apply::Writer;
 use super::params::{Effect, WriteOptions};
 use super::patch::{Patch, patched};
 use super::request::{Request, WriteError};
@@ -14,12 +14,22 @@ use super::status::{Cause, MODIFIED, Refusal};
 use super::validate::{self, Admitted};
 use super::view::answer;
 use super::{body, namespaces, routes, scale};
+use crate::api::resource::Resource;
 use crate::api::sync::lock;
 use crate::store::objects::Part;
 use crate::store::{self, Key, clock, revision_of, rules};
 
 /// Attempts of an apply while others create or delete the object.
 const ATTEMPTS: usize = 3;
+
+/// How a write is recorded in `managedFields`.
+#[derive(Clone, Copy)]
+enum Record {
+    /// It owns what it changes.
+    Update,
+    /// An apply, which has recorded itself.
+    Apply,
+}
 
 impl Request<'_> {
     pub(super) async fn get(&self) -> Result<Response, Refusal> {
@@ -48,13 +58,25 @@ impl Request<'_> {
         if let Some(metadata) = object["metadata"].as_object_mut() {
             metadata.remove("managedFields");
         }
-        let created = self.insert(object, &options).await;
+        let created = self.insert(object, &options, Record::Update).await;
         let (object, warnings) = created.map_err(|error| self.write_refusal(error))?;
         Ok(self.object(StatusCode::CREATED, object, &warnings))
     }
 
+    /// Who writes this request.
+    fn writer<'a>(&self, options: &'a WriteOptions) -> Writer<'a> {
+        let subresource = (self.target.part == routes::Part::Scale).then_some("scale");
+        let (resource, now) = (self.target.resource, self.server.clock.now());
+        Writer { manager: &options.manager, resource, subresource, now }
+    }
+
     /// Stores a new object.
-    async fn insert(&self, mut object: Value, options: &WriteOptions) -> Result<(Value, Vec<String>), WriteError> {
+    async fn insert(
+        &self,
+        mut object: Value,
+        options: &WriteOptions,
+        record: Record,
+    ) -> Result<(Value, Vec<String>), WriteError> {
         let resource = self.target.resource;
         if let (true, Some(fields)) = (resource.has_status, object.as_object_mut()) {
             fields.remove("status");
@@ -67,9 +89,13 @@ impl Request<'_> {
         let refused = |causes| Refusal::invalid(resource, &name, causes);
         let admitted = validate::admit(resource, object, None, options.unknown).map_err(refused)?;
         let key = Key { name, ..self.key() };
+        let object = match record {
+            Record::Update => self.writer(options).update(None, admitted.object),
+            Record::Apply => admitted.object,
+        };
         let object = match options.effect {
-            Effect::Store => self.server.objects.create(&key, admitted.object).await?,
-            Effect::DryRun => self.pretend_to_create(key, admitted.object).await?,
+            Effect::Store => self.server.objects.create(&key, object).await?,
+            Effect::DryRun => self.pretend_to_create(key, object).await?,
         };
         Ok((object, admitted.warnings))
     }
@@ -91,7 +117,7 @@ impl Request<'_> {
         let resource = self.target.resource;
         let mut object = body::object(&self.headers, &self.body)?;
         if self.target.part == routes::Part::Scale {
-            let changed = self.change(&options, |old| scale::scaled(resource, old, &object)).await;
+            let changed = self.change(&options, Record::Update, |old| scale::scaled(resource, old, &object)).await;
             let (object, warnings) = changed.map_err(|error| self.write_refusal(error))?;
             return Ok(self.part(StatusCode::OK, object, &warnings));
         }
@@ -102,7 +128,7 @@ impl Request<'_> {
             let causes = vec![Cause::invalid("metadata.resourceVersion", message)];
             return Err(Refusal::invalid(resource, &self.key().name, causes));
         }
-        let changed = self.change(&options, |_| Ok(object.clone())).await;
+        let changed = self.change(&options, Record::Update, |_| Ok(object.clone())).await;
         let (object, warnings) = changed.map_err(|error| self.write_refusal(error))?;
         Ok(self.object(StatusCode::OK, object, &warnings))
     }
@@ -113,10 +139,15 @@ impl Request<'_> {
         let done = match &patch {
             _ if self.target.part == routes::Part::Scale => {
                 let scaled = |old: &Value| scale::scaled(self.target.resource, old, &patched(&scale::of(old), &patch)?);
-                self.change(&options, scaled).await.map(|(object, warnings)| (StatusCode::OK, object, warnings))
+                let changed = self.change(&options, Record::Update, scaled).await;
+                changed.map(|(object, warnings)| (StatusCode::OK, object, warnings))
             }
             Patch::Apply(wanted) => self.apply(wanted.clone(), &options).await,
-            _ => self.change(&options, |old| patched(old, &patch)).await.map(|(o, w)| (StatusCode::OK, o, w)),
+            _ => {
+                let identical = |old: &Value| identical(self.target.resource, old, patched(old, &patch)?);
+                let changed = self.change(&options, Record::Update, identical).await;
+                changed.map(|(object, warnings)| (StatusCode::OK, object, warnings))
+            }
         };
         let (code, object, warnings) = done.map_err(|error| self.write_refusal(error))?;
         Ok(self.part(code, object, &warnings))
@@ -137,33 +168,27 @@ impl Request<'_> {
             return Err(Refusal::bad_request("metadata.managedFields must be nil").into());
         }
         let resource = self.target.resource;
-        // The owned fields must equal the stored ones, or a later apply could not remove them.
+        // The owned fields must equal the stored ones, or a later apply could not remove them. Defaults are filled in after
+        // the merge: they are not what the manager wants.
         (resource.normalize)(&mut wanted);
-        let api_version = resource.api_version();
-        let apply = Apply {
-            manager: &options.manager,
-            api_version: &api_version,
-            wanted: &wanted,
-            part: self.store_part(),
-            force: options.force,
-            now: self.server.clock.now(),
-        };
+        let writer = self.writer(options);
+        let apply = |old: &Value| writer.apply(old, &wanted, options.force);
         let mut attempts = 0;
         loop {
             attempts += 1;
-            match self.change(options, |old| apply.to(old)).await {
-                Err(WriteError::Store(store::Error::NotFound { .. })) if apply.part == Part::Main => {}
+            match self.change(options, Record::Apply, apply).await {
+                Err(WriteError::Store(store::Error::NotFound { .. })) => {}
                 outcome => return outcome.map(|(object, warnings)| (StatusCode::OK, object, warnings)),
             }
             if wanted["metadata"].get("resourceVersion").is_some() {
                 return Err(Refusal::conflict(resource, &self.key().name, MODIFIED).into());
             }
-            let mut fresh = apply.to(&json!({"metadata": {}}))?;
+            let mut fresh = apply(&json!({"metadata": {}}))?;
             for field in ["apiVersion", "kind"] {
                 fresh[field] = wanted[field].clone();
             }
             fresh["metadata"]["name"] = wanted["metadata"]["name"].clone();
-            match self.insert(fresh, options).await {
+            match self.insert(fresh, options, Record::Apply).await {
                 Err(WriteError::Store(store::Error::AlreadyExists { .. })) if attempts < ATTEMPTS => {}
                 outcome => return outcome.map(|(object, warnings)| (StatusCode::CREATED, object, warnings)),
             }
@@ -174,20 +199,26 @@ impl Request<'_> {
     async fn change(
         &self,
         options: &WriteOptions,
+        record: Record,
         make: impl Fn(&Value) -> Result<Value, Refusal> + Send + Sync,
     ) -> Result<(Value, Vec<String>), WriteError> {
         let key = self.key();
         let warnings = Mutex::new(Vec::new());
+        let writer = self.writer(options);
         let judged = |old: Value| -> Result<Value, WriteError> {
-            let proposed = settle(self.target.resource.has_status, self.store_part(), &old, make(&old)?);
+            let proposed = make(&old)?;
+            let proposed = if self.target.resource.has_status { with_status_of(&old, proposed) } else { proposed };
             let admitted = validate::admit(self.target.resource, proposed, Some(&old), options.unknown);
             let admitted: Admitted =
                 admitted.map_err(|causes| Refusal::invalid(self.target.resource, &key.name, causes))?;
             *lock(&warnings) = admitted.warnings;
-            Ok(admitted.object)
+            Ok(match record {
+                Record::Update => writer.update(Some(&old), admitted.object),
+                Record::Apply => admitted.object,
+            })
         };
         let object = match options.effect {
-            Effect::Store => self.server.objects.modify(&key, self.store_part(), judged).await?,
+            Effect::Store => self.server.objects.modify(&key, Part::Main, judged).await?,
             Effect::DryRun => self.pretend_to_change(&key, judged).await?,
         };
         let warnings = std::mem::take(&mut *lock(&warnings));
@@ -206,23 +237,21 @@ impl Request<'_> {
         if let Some(expected) = pinned.filter(|revision| Some(*revision) != found) {
             return Err(store::Error::Conflict { key: key.clone(), expected, found }.into());
         }
-        Ok(match self.store_part() {
-            Part::Main => rules::updated(key, &old, new)?,
-            Part::Status => rules::status_updated(key, &old, &new)?,
-        })
+        Ok(rules::updated(key, &old, new)?)
     }
 
-    /// Checks that kind, namespace and name in the body equal those in the path.
+    /// Checks that kind, namespace and name in the body equal those in the path, and fills them in: typed clients leave
+    /// them out.
     fn identify(&self, object: &mut Value) -> Result<(), Refusal> {
         let resource = self.target.resource;
-        let said = |field: &str| object[field].as_str().unwrap_or_default().to_owned();
         for (field, expected) in [("apiVersion", resource.api_version()), ("kind", resource.kind.clone())] {
-            let found = said(field);
-            if found != expected {
+            let said = &object[field];
+            if !said.is_null() && *said != "" && *said != *expected {
                 let message =
-                    format!("the {field} in the data ({found:?}) does not match the expected one ({expected:?})");
+                    format!("the {field} in the data ({said}) does not match the expected one ({expected:?})");
                 return Err(Refusal::bad_request(message));
             }
+            object[field] = expected.into();
         }
         let metadata = object.as_object_mut().map(|fields| fields.entry("metadata").or_insert_with(|| json!({})));
         let Some(metadata) = metadata.filter(|metadata| metadata.is_object()) else {
@@ -248,33 +277,35 @@ impl Request<'_> {
     }
 }
 
-/// Keeps only the addressed part of a proposed object; the rest stays as stored.
-fn settle(has_status: bool, part: Part, old: &Value, mut proposed: Value) -> Value {
-    match part {
-        Part::Main => {
-            if proposed["metadata"].get("managedFields").is_none()
-                && let Some(kept) = old["metadata"].get("managedFields")
-            {
-                proposed["metadata"]["managedFields"] = kept.clone();
-            }
-            if let (true, Some(fields)) = (has_status, proposed.as_object_mut()) {
-                fields.remove("status");
-                fields.extend(old.get("status").map(|status| ("status".to_owned(), status.clone())));
-            }
-            proposed
-        }
-        Part::Status => {
-            let mut settled = old.clone();
-            if let Some(fields) = settled.as_object_mut() {
-                fields.remove("status");
-                fields.extend(proposed.get("status").map(|status| ("status".to_owned(), status.clone())));
-            }
-            for field in ["resourceVersion", "uid"] {
-                if let Some(said) = proposed["metadata"].get(field) {
-                    settled["metadata"][field] = said.clone();
-                }
-            }
-            settled
+/// A patched object, if the patch has not made another object of it; what it has removed of the identity comes back.
+fn identical(resource: &Resource, old: &Value, mut patched: Value) -> Result<Value, Refusal> {
+    let mut causes = Vec::new();
+    for (pointer, path) in [
+        ("/apiVersion", "apiVersion"),
+        ("/kind", "kind"),
+        ("/metadata/name", "metadata.name"),
+        ("/metadata/namespace", "metadata.namespace"),
+        ("/metadata/uid", "metadata.uid"),
+    ] {
+        let said = patched.pointer(pointer).filter(|said| !said.is_null());
+        if said.is_some_and(|said| Some(said) != old.pointer(pointer)) {
+            causes.push(Cause::invalid(path, "Invalid value: a patch cannot change it"));
         }
     }
+    if !causes.is_empty() {
+        return Err(Refusal::invalid(resource, old["metadata"]["name"].as_str().unwrap_or_default(), causes));
+    }
+    for field in ["apiVersion", "kind"] {
+        patched[field] = old[field].clone();
+    }
+    Ok(patched)
+}
+
+/// Keeps the status as stored: only the operator writes it.
+fn with_status_of(old: &Value, mut proposed: Value) -> Value {
+    if let Some(fields) = proposed.as_object_mut() {
+        fields.remove("status");
+        fields.extend(old.get("status").map(|status| ("status".to_owned(), status.clone())));
+    }
+    proposed
 }

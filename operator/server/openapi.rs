@@ -40,9 +40,6 @@ fn document(name: &str) -> Option<Value> {
         schemas.insert(schema_name(resource), schema(resource));
         let place = if resource.namespaced { "namespaces/{namespace}/" } else { "" };
         let object = format!("/{name}/{place}{}/{{name}}", resource.plural);
-        if resource.has_status {
-            paths.insert(format!("{object}/status"), json!({"patch": patch(resource)}));
-        }
         paths.insert(object, json!({"patch": patch(resource)}));
     }
     Some(json!({

@@ -11,7 +11,6 @@ use super::status::Refusal;
 use super::table::Headings;
 use super::view::{View, answer};
 use super::{Server, scale};
-use crate::store::objects::Part;
 use crate::store::{self, Key};
 
 /// One request for objects.
@@ -69,14 +68,6 @@ impl Request<'_> {
             resource: self.target.resource.qualified(),
             namespace: self.target.namespace.clone().unwrap_or_default(),
             name: self.target.name.clone().unwrap_or_default(),
-        }
-    }
-
-    /// The part of the object that the store must write.
-    pub fn store_part(&self) -> Part {
-        match self.target.part {
-            routes::Part::Main | routes::Part::Scale | routes::Part::Log | routes::Part::Exec => Part::Main,
-            routes::Part::Status => Part::Status,
         }
     }
 

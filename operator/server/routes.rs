@@ -47,7 +47,7 @@ pub struct Target {
 pub enum Part {
     /// Everything but the status.
     Main,
-    /// `/status`.
+    /// `/status`, which clients can only read.
     Status,
     /// `/scale`.
     Scale,

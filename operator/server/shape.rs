@@ -2,6 +2,36 @@
 
 use serde_json::{Map, Value};
 
+/// Limit of the depth of an object.
+pub const MAX_DEPTH: usize = 64;
+/// What is said of a deeper one.
+pub const TOO_DEEP: &str = "the object is nested more than 64 levels deep";
+
+/// The size of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// About its length as JSON.
+    pub bytes: usize,
+    /// Levels of mappings and lists, and its values.
+    pub depth: usize,
+}
+
+/// The size of a value.
+pub fn measure(value: &Value) -> Size {
+    let sum =
+        |whole: Size, part: Size| Size { bytes: whole.bytes + part.bytes, depth: whole.depth.max(part.depth + 1) };
+    let one = |bytes: usize| Size { bytes, depth: 1 };
+    match value {
+        Value::Object(fields) => fields.iter().fold(one(2), |whole, (name, child)| {
+            let child = measure(child);
+            sum(whole, Size { bytes: child.bytes + name.len() + 4, ..child })
+        }),
+        Value::Array(items) => items.iter().map(measure).fold(one(2), sum),
+        Value::String(text) => one(text.len() + 3),
+        Value::Number(_) | Value::Bool(_) | Value::Null => one(8),
+    }
+}
+
 /// A field that [`fit`] removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnknownField {
@@ -9,6 +39,13 @@ pub struct UnknownField {
     pub path: String,
     /// A known field with a similar name, as a suggestion.
     pub meant: Option<String>,
+}
+
+/// The schema of a field of a mapping; `None` if the mapping has no such field.
+pub fn child<'a>(schema: &'a Value, name: &str) -> Option<&'a Value> {
+    let rest = schema.get("additionalProperties").filter(|rest| **rest != Value::Bool(false));
+    let free = preserves(schema) || schema.get("type").is_none_or(|t| t != "object");
+    schema["properties"].get(name).or(rest).or(free.then_some(&Value::Null))
 }
 
 /// Removes unknown fields (returned) and nulls that the schema does not allow, and fills in defaults.
@@ -33,13 +70,10 @@ fn walk(schema: &Value, value: &mut Value, path: &str, unknown: &mut Vec<Unknown
 fn walk_object(schema: &Value, fields: &mut Map<String, Value>, path: &str, unknown: &mut Vec<UnknownField>) {
     let none = Map::new();
     let known = schema["properties"].as_object().unwrap_or(&none);
-    let rest = schema.get("additionalProperties").filter(|rest| **rest != Value::Bool(false));
-    let free = rest.is_some() || preserves(schema) || schema.get("type").is_none_or(|t| t != "object");
-
-    fields.retain(|name, value| match known.get(name) {
-        Some(child) => !value.is_null() || child["nullable"] == true,
-        None if free => true,
-        None => {
+    fields.retain(|name, value| match (known.get(name), child(schema, name)) {
+        (Some(known), _) => !value.is_null() || known["nullable"] == true,
+        (None, Some(_)) => true,
+        (None, None) => {
             let meant = closest(name, known.keys());
             unknown.push(UnknownField { path: join(path, name), meant });
             false
@@ -51,7 +85,7 @@ fn walk_object(schema: &Value, fields: &mut Map<String, Value>, path: &str, unkn
         }
     }
     for (name, value) in fields.iter_mut() {
-        if let Some(child) = known.get(name).or(rest) {
+        if let Some(child) = child(schema, name) {
             walk(child, value, &join(path, name), unknown);
         }
     }

@@ -9,6 +9,9 @@ use crate::api::chain::chain;
 use crate::api::resource::Resource;
 use crate::store;
 
+/// Limit of the problems that one response names.
+const MAX_CAUSES: usize = 100;
+
 /// One problem with one field.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Cause {
@@ -105,9 +108,8 @@ impl Refusal {
         Self::new(StatusCode::GONE, "Expired", message)
     }
 
-    /// 413: the body is larger than the limit.
-    pub fn too_large(limit: usize) -> Self {
-        let message = format!("the request body is larger than the limit of {limit} bytes");
+    /// 413: what is sent, or what would be made of it, is larger than a limit.
+    pub fn entity_too_large(message: impl Into<String>) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", message)
     }
 
@@ -121,7 +123,11 @@ impl Refusal {
     }
 
     /// 422: the object is invalid; with all problems at once.
-    pub fn invalid(resource: &Resource, name: &str, causes: Vec<Cause>) -> Self {
+    pub fn invalid(resource: &Resource, name: &str, mut causes: Vec<Cause>) -> Self {
+        if causes.len() > MAX_CAUSES {
+            let more = causes.split_off(MAX_CAUSES).len();
+            causes.push(Cause::invalid("", format!("and {more} more problems")));
+        }
         let list = causes.iter().map(ToString::to_string).collect::<Vec<_>>();
         let list = if list.len() == 1 { list.concat() } else { format!("[{}]", list.join(", ")) };
         let message = format!("{} {name:?} is invalid: {list}", resource.qualified_kind());

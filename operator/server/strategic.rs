@@ -15,10 +15,13 @@ const DELETE_FROM: &str = "$deleteFromPrimitiveList/";
 /// Lists of plain values that are merged, in every kind.
 const UNITED: [&str; 1] = ["finalizers"];
 /// Lists of every kind, with the key of their items.
-const EVERYWHERE: [(&str, &str); 1] = [("ownerReferences", "uid")];
+const EVERYWHERE: [(&str, &[&str]); 1] = [("ownerReferences", &["uid"])];
 
-/// The lists to merge: field name and the key of the items.
-pub type MergeKeys = &'static [(&'static str, &'static str)];
+/// Limit of the items of a list that is merged: each item is looked for in the whole list.
+const MAX_ITEMS: usize = 5000;
+
+/// The lists to merge: field name and the keys of the items, of which the first one counts.
+pub type MergeKeys = &'static [(&'static str, &'static [&'static str])];
 
 /// The object with the patch applied; 422 for an unknown directive.
 pub fn merge(keys: MergeKeys, object: &Value, patch: &Value) -> Result<Value, Refusal> {
@@ -56,7 +59,8 @@ fn mapping(
         old.insert(name.clone(), merged);
     }
     for (directive, values) in patch {
-        let values = || values.as_array().ok_or_else(|| unknown(directive, values));
+        let values =
+            || values.as_array().ok_or_else(|| unknown(directive, values)).and_then(|list| bounded(directive, list));
         if let Some(name) = directive.strip_prefix(DELETE_FROM) {
             let gone = values()?;
             if let Some(list) = old.get_mut(name).and_then(Value::as_array_mut) {
@@ -88,6 +92,10 @@ fn list(
         Some(Value::Array(items)) => items,
         _ => Vec::new(),
     };
+    let keyed = UNITED.contains(&name) || key_of(keys, name).is_some();
+    if keyed && merged.len() + patch.len() > MAX_ITEMS {
+        return Err(too_many(name));
+    }
     if UNITED.contains(&name) {
         let added = patch.iter().filter(|value| !merged.contains(value)).cloned().collect::<Vec<_>>();
         merged.extend(added);
@@ -114,7 +122,7 @@ fn list(
         }
     }
     if let Some(order) = order.and_then(Value::as_array) {
-        arrange(key, &mut merged, order);
+        arrange(key, &mut merged, bounded(name, order)?);
     }
     Ok(merged.into())
 }
@@ -133,7 +141,15 @@ fn arrange(key: &str, items: &mut Vec<Value>, order: &[Value]) {
 }
 
 fn key_of(keys: MergeKeys, name: &str) -> Option<&'static str> {
-    keys.iter().chain(&EVERYWHERE).find(|(list, _)| *list == name).map(|(_, key)| *key)
+    keys.iter().chain(&EVERYWHERE).find(|(list, _)| *list == name).map(|(_, keys)| keys[0])
+}
+
+fn bounded<'a>(name: &str, list: &'a Vec<Value>) -> Result<&'a Vec<Value>, Refusal> {
+    if list.len() > MAX_ITEMS { Err(too_many(name)) } else { Ok(list) }
+}
+
+fn too_many(name: &str) -> Refusal {
+    Refusal::entity_too_large(format!("{name}: a patch can merge lists of at most {MAX_ITEMS} items"))
 }
 
 fn unknown(directive: &str, value: &Value) -> Refusal {
@@ -147,7 +163,8 @@ mod tests {
 
     use super::*;
 
-    const KEYS: MergeKeys = &[("containers", "name"), ("env", "name"), ("ports", "containerPort"), ("volumes", "name")];
+    const KEYS: MergeKeys =
+        &[("containers", &["name"]), ("env", &["name"]), ("ports", &["containerPort"]), ("volumes", &["name"])];
 
     fn check(object: Value, patch: Value, expected: Result<Value, u16>) {
         let found = merge(KEYS, &object, &patch).map_err(|refusal| refusal.code.as_u16());
@@ -217,6 +234,9 @@ mod tests {
     #[test]
     fn what_cannot_be_merged_is_refused() {
         check(pair(), json!({"containers": [{"image": "x"}]}), Err(422));
+        let many: Vec<Value> = (0..=MAX_ITEMS).map(|n| json!({"name": n.to_string()})).collect();
+        check(pair(), json!({"containers": many}), Err(413));
+        check(pair(), json!({"$setElementOrder/containers": many}), Err(413));
         check(pair(), json!({"$patch": "blend"}), Err(422));
         check(pair(), json!({"$invented": 1}), Err(422));
     }

@@ -7,6 +7,9 @@ use super::status::Cause;
 use super::{metadata, schema};
 use crate::api::resource::Resource;
 
+/// Limit of an object, in bytes.
+const MAX_BYTES: usize = 3 * 1024 * 1024;
+
 /// How to treat fields that the kind does not have (`fieldValidation`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnknownFields {
@@ -35,9 +38,18 @@ pub fn admit(
     unknown_fields: UnknownFields,
 ) -> Result<Admitted, Vec<Cause>> {
     (resource.normalize)(&mut object);
+    (resource.fill_in)(&mut object);
     let unknown = shape::fit(&resource.schema, &mut object);
     let (mut causes, warnings) = answer(unknown, unknown_fields);
 
+    let size = shape::measure(&object);
+    if size.bytes > MAX_BYTES {
+        let message = format!("the object has {} bytes; at most {MAX_BYTES} are allowed", size.bytes);
+        causes.push(Cause::new("FieldValueTooLong", "", message));
+    }
+    if size.depth > shape::MAX_DEPTH {
+        causes.push(Cause::invalid("", shape::TOO_DEEP));
+    }
     causes.extend(metadata::problems(&object["metadata"], resource.kind == "Namespace"));
     causes.extend(schema::problems(&resource.schema, &object, resource.sensitive));
     let judged = (resource.validate)(&object);

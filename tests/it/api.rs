@@ -208,27 +208,63 @@ async fn apply_makes_changes_and_prunes_what_its_manager_dropped() {
     assert_eq!(pruned["metadata"]["generation"], 3);
 }
 
+/// Regression 48: any client could write the status, which the planner reads back: a patch of `status.decisions` could make
+/// it act on facts that never were. Only the operator writes it.
 #[tokio::test]
-async fn spec_and_status_have_different_writers() {
+async fn only_the_operator_writes_the_status() {
     let api = Api::start().await;
     let (path, status) = (format!("{CLUSTERS}/db"), format!("{CLUSTERS}/db/status"));
     let mut object = api.post(CLUSTERS, &cluster("db")).await.body;
-    object["spec"]["instances"] = 1.into();
     object["status"] = json!({"phase": "Healthy"});
-    let told = api.put(&status, &object).await;
-    assert_eq!(told.code, 200, "{}", told.body);
-    assert_eq!(told.body["status"]["phase"], "Healthy");
-    assert_eq!(told.body["spec"]["instances"], 3, "the status writer cannot touch the spec");
-    assert_eq!(told.body["metadata"]["generation"], 1);
+    api.objects.update_status(&key("db"), object.clone()).await.unwrap();
 
-    let changed =
-        api.patch("merge", &path, &json!({"spec": {"instances": 2}, "status": {"phase": "Forged"}})).await.body;
+    let forged = json!({"spec": {"instances": 2}, "status": {"phase": "Forged"}});
+    let changed = api.patch("merge", &path, &forged).await.body;
     assert_eq!((&changed["status"]["phase"], &changed["spec"]["instances"]), (&json!("Healthy"), &json!(2)));
-    let patched = api.patch("merge", &status, &json!({"status": {"phase": "Degraded"}})).await.body;
-    assert_eq!((&patched["status"]["phase"], &patched["metadata"]["generation"]), (&json!("Degraded"), &json!(2)));
-    let wrong = api.patch("merge", &status, &json!({"status": {"phase": 7}})).await;
-    assert_eq!((wrong.code, &wrong.body["details"]["causes"][0]["field"]), (422, &json!("status.phase")));
-    assert_eq!(api.get(&status).await.body, patched);
+    for refused in [
+        api.put(&status, &object).await,
+        api.patch("merge", &status, &forged).await,
+        api.patch("json", &status, &json!([{"op": "remove", "path": "/status"}])).await,
+        api.patch("apply", &format!("{status}?fieldManager=a"), &forged).await,
+    ] {
+        assert_eq!((refused.code, &refused.body["reason"]), (405, &json!("MethodNotAllowed")));
+        let message = "the status is written by the operator alone; change the spec instead";
+        assert_eq!(refused.body["message"], message);
+    }
+    assert_eq!(api.get(&status).await.body, changed);
+}
+
+/// Regression 47: bodies without `apiVersion` and `kind` were refused, and the typed clients of Python and others leave them
+/// out. Both are taken from the path now. A patch that changed them, or the uid, was answered 200 and ignored.
+#[tokio::test]
+async fn the_path_says_the_kind_of_a_body_that_does_not() {
+    let api = Api::start().await;
+    let bare = |name: &str| json!({"metadata": {"name": name}, "spec": {"image": "postgres:15"}});
+    let made = api.post(CLUSTERS, &bare("a")).await;
+    assert_eq!(
+        (made.code, &made.body["kind"], &made.body["apiVersion"]),
+        (201, &cluster("a")["kind"], &cluster("a")["apiVersion"])
+    );
+    let mut again = bare("a");
+    again["metadata"]["resourceVersion"] = revision(&made.body).into();
+    assert_eq!(api.put(&format!("{CLUSTERS}/a"), &again).await.body, made.body);
+    assert_eq!(api.patch("apply", &format!("{CLUSTERS}/b?fieldManager=m"), &bare("b")).await.code, 201);
+    let mut other = bare("c");
+    other["kind"] = "Pod".into();
+    assert_eq!(api.post(CLUSTERS, &other).await.code, 400);
+
+    let path = format!("{CLUSTERS}/a");
+    for (change, field) in [
+        (json!({"kind": "Pod"}), "kind"),
+        (json!({"apiVersion": "v1"}), "apiVersion"),
+        (json!({"metadata": {"name": "z"}}), "metadata.name"),
+        (json!({"metadata": {"namespace": "z"}}), "metadata.namespace"),
+        (json!({"metadata": {"uid": "z"}}), "metadata.uid"),
+    ] {
+        let refused = api.patch("merge", &path, &change).await;
+        assert_eq!((refused.code, &refused.body["details"]["causes"][0]["field"]), (422, &json!(field)));
+    }
+    assert_eq!(api.patch("merge", &path, &json!({"kind": null, "metadata": {"uid": null}})).await.body, made.body);
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use evenkeel::api::failure::{Class, Failure};
 use evenkeel::api::websocket::{self, Codec, Message};
 use evenkeel::server::containers::{Command, Containers, LogOptions, Output, Outputs, Place, Session};
-use evenkeel::store::MemoryStore;
+use evenkeel::store::{Key, MemoryStore};
 use futures::{SinkExt as _, StreamExt as _, stream};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -54,9 +54,12 @@ async fn with_pods() -> Api {
         "replicas": 2, "pods": [pod(1, true), pod(2, false)],
         "decisions": {"target": "aa", "revisions": [{"revision": 1, "hash": "aa", "template": web()["spec"]["template"]}]},
     });
-    let told = api.put(&format!("{WEB}/status"), &made).await;
-    assert_eq!(told.code, 200, "{}", told.body);
+    api.objects.update_status(&key(), made).await.unwrap();
     api
+}
+
+fn key() -> Key {
+    Key { resource: "deployments.apps".into(), namespace: "default".into(), name: "web".into() }
 }
 
 #[tokio::test]
@@ -87,7 +90,7 @@ async fn a_watch_of_pods_tells_what_its_owner_tells() {
     let mut object = api.get(WEB).await.body;
     object["status"]["pods"][1]["ready"] = true.into();
     object["status"]["pods"].as_array_mut().unwrap().remove(0);
-    api.put(&format!("{WEB}/status"), &object).await;
+    api.objects.update_status(&key(), object).await.unwrap();
     let mut told = Vec::new();
     for _ in 0..2 {
         let event = events.next().await.unwrap();
