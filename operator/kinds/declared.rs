@@ -15,7 +15,7 @@ use crate::engine::hosts::Hosts;
 use crate::runtime::clock::TestClock;
 use crate::runtime::companions::Wake;
 use crate::runtime::{Clock, Kind};
-use crate::store::{Error, Expect, Key, MemoryStore, Objects, Store, Watch};
+use crate::store::{Error, Expect, Key, Listed, MemoryStore, Objects, Store, Watch};
 
 /// A store that records reads: `get KEY` and `list RESOURCE`.
 #[derive(Default)]
@@ -32,9 +32,9 @@ impl Store for ReadLog {
         self.inner.get(key).await
     }
 
-    async fn list_of(&self, resources: &[&str], namespace: Option<&str>) -> Result<(Vec<(Key, Value)>, u64), Error> {
+    async fn list_at(&self, resources: &[&str], namespace: Option<&str>, at: Option<u64>) -> Result<Listed, Error> {
         self.lists.lock().unwrap().extend(resources.iter().map(|resource| (*resource).to_owned()));
-        self.inner.list_of(resources, namespace).await
+        self.inner.list_at(resources, namespace, at).await
     }
 
     async fn owned_by(&self, uid: &str) -> Result<Vec<(Key, Value)>, Error> {
@@ -57,7 +57,7 @@ impl Store for ReadLog {
         self.inner.revision().await
     }
 
-    async fn all(&self) -> Result<Vec<(Key, Value)>, Error> {
+    async fn all(&self) -> Result<Vec<(Key, Arc<Value>)>, Error> {
         self.inner.all().await
     }
 

@@ -73,7 +73,7 @@ impl Concern {
             Whom::Referencing => Wakes::Referencing,
             Whom::All => Wakes::All,
             Whom::Named(names) => {
-                let names = [&change.old, &change.new].into_iter().flatten().flat_map(names);
+                let names = [&change.old, &change.new].into_iter().flatten().flat_map(|side| names(side));
                 let namespace = &change.key.namespace;
                 let key = |name| Key { resource: resource.to_owned(), namespace: namespace.clone(), name };
                 Wakes::Keys(names.map(key).collect())
@@ -108,13 +108,15 @@ pub(super) fn is_foreign(change: &Change) -> bool {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::sync::Arc;
+
     use serde_json::json;
 
     use super::*;
 
     fn change(old: Option<Value>, new: Option<Value>) -> Change {
         let key = Key { resource: "toys".into(), namespace: "default".into(), name: "a".into() };
-        Change { key, revision: 2, old, new }
+        Change { key, revision: 2, old: old.map(Arc::new), new: new.map(Arc::new) }
     }
 
     fn object(revision: &str, spec: &str, status: &str) -> Option<Value> {

@@ -85,7 +85,7 @@ impl Inbox {
         match event {
             Event::Listed(values) => {
                 let listed: BTreeMap<Key, &Value> =
-                    values.iter().map(|value| (objects::key_of(self.resource, value), value)).collect();
+                    values.iter().map(|value| (objects::key_of(self.resource, value), &**value)).collect();
                 // Objects that were deleted while the watch was down are due too: memory about them must be freed.
                 let gone: Vec<Key> =
                     self.index().references.keys().filter(|key| !listed.contains_key(key)).cloned().collect();

@@ -1,5 +1,6 @@
 //! A reflector follows a resource of the store: it lists it, then watches it, and resumes after any failure.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -15,7 +16,7 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub enum Event<'a> {
     /// All existing objects: at the start, and whenever changes may have been missed.
-    Listed(&'a [Value]),
+    Listed(&'a [Arc<Value>]),
     /// One change. Every change after the list is passed on, in order.
     Changed(&'a Change),
 }
@@ -47,7 +48,7 @@ async fn session(
     let from = match *since {
         Some(revision) => revision,
         None => {
-            let (values, revision) = objects.list::<Value>(resource, None).await?;
+            let (values, revision) = objects.store().list(resource, None).await?;
             handle(Event::Listed(&values));
             revision
         }
@@ -67,7 +68,6 @@ async fn session(
 mod tests {
     use std::cell::RefCell;
     use std::pin::pin;
-    use std::sync::Arc;
 
     use futures::FutureExt;
     use serde_json::json;

@@ -15,6 +15,7 @@ pub mod namespaces;
 pub mod objects;
 pub mod openapi;
 pub mod openapi_v2;
+pub mod paging;
 pub mod params;
 pub mod patch;
 pub mod request;

@@ -7,12 +7,13 @@ use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::apply::Writer;
+use super::paging::Page;
 use super::params::{Effect, WriteOptions};
 use super::patch::{Patch, patched};
 use super::request::{Request, WriteError};
+use super::selectors::Selector;
 use super::status::{Cause, MODIFIED, Refusal};
 use super::validate::{self, Admitted};
-use super::view::answer;
 use super::{body, namespaces, routes, scale};
 use crate::api::resource::Resource;
 use crate::api::sync::lock;
@@ -40,15 +41,14 @@ impl Request<'_> {
     }
 
     pub(super) async fn list(&self) -> Result<Response, Refusal> {
-        if self.params.get("continue").is_some() {
-            return Err(Refusal::bad_request("the continue token was not given by this server: lists come whole"));
-        }
-        let (objects, revision) = self.selected().await?;
+        let page = Page::read(&self.params)?;
+        let selector = self.params.selector(self.target.resource)?;
+        let (objects, revision) = self.listed(&selector, &page).await?;
         if let Some(since) = self.params.revision()?.filter(|since| *since > revision) {
             return Err(self.store_refusal(&store::Error::Future { since, newest: revision }));
         }
-        let list = self.view.list(self.target.resource, objects, revision, self.server.clock.now());
-        Ok(answer(StatusCode::OK, &list, &[]))
+        let (objects, metadata) = page.cut(objects, revision, selector == Selector::default());
+        Ok(self.view.list(self.target.resource, objects, metadata, self.server.clock.now()))
     }
 
     pub(super) async fn create(&self) -> Result<Response, Refusal> {

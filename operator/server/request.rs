@@ -1,12 +1,16 @@
 //! One request for objects: target, format of the response, and functions that the handlers share.
 
+use std::sync::Arc;
+
 use axum::body::Bytes;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use serde_json::Value;
 
+use super::paging::Page;
 use super::params::Params;
 use super::routes::{self, Target};
+use super::selectors::Selector;
 use super::status::Refusal;
 use super::table::Headings;
 use super::view::{View, answer};
@@ -53,13 +57,22 @@ impl From<Refusal> for WriteError {
 
 impl Request<'_> {
     /// The objects that match the selectors and the path, and the revision of this snapshot.
-    pub async fn selected(&self) -> Result<(Vec<Value>, u64), Refusal> {
+    pub async fn selected(&self) -> Result<(Vec<Arc<Value>>, u64), Refusal> {
         let selector = self.params.selector(self.target.resource)?;
+        self.listed(&selector, &Page::default()).await
+    }
+
+    /// The objects that match the selector and the path at the revision of a page, and that revision.
+    pub async fn listed(&self, selector: &Selector, page: &Page) -> Result<(Vec<Arc<Value>>, u64), Refusal> {
         let resource = self.target.resource.qualified();
-        let listed = self.server.objects.list::<Value>(&resource, self.target.namespace.as_deref()).await;
-        let (mut objects, revision) = listed.map_err(|error| self.store_refusal(&error))?;
-        objects.retain(|object| selector.matches(object));
-        Ok((objects, revision))
+        let store = self.server.objects.store();
+        let listed = store.list_at(&[&resource], self.target.namespace.as_deref(), page.at).await;
+        let refused = |error| page.refusal(&error).unwrap_or_else(|| self.store_refusal(&error));
+        let (objects, revision) = listed.map_err(refused)?;
+        Ok((
+            objects.into_iter().map(|(_, object)| object).filter(|object| selector.matches(object)).collect(),
+            revision,
+        ))
     }
 
     /// The store's key of the target; a collection has an empty name.
@@ -74,7 +87,7 @@ impl Request<'_> {
     /// An object as a response, in the requested format.
     pub fn object(&self, code: StatusCode, object: Value, warnings: &[String]) -> Response {
         let now = self.server.clock.now();
-        answer(code, &self.view.object(self.target.resource, object, Headings::Shown, now), warnings)
+        answer(code, &self.view.object(self.target.resource, &object, Headings::Shown, now), warnings)
     }
 
     /// The addressed part of an object as a response.

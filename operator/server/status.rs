@@ -52,12 +52,14 @@ pub struct Refusal {
     pub message: String,
     /// The `details` of the Status: name, group, kind, causes.
     pub details: Map<String, Value>,
+    /// The `metadata` of the Status: a continue token that can be used instead.
+    pub metadata: Value,
 }
 
 impl Refusal {
     /// A refusal without details.
     pub fn new(code: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { code, reason, message: message.into(), details: Map::new() }
+        Self { code, reason, message: message.into(), details: Map::new(), metadata: json!({}) }
     }
 
     /// 400: the request is malformed.
@@ -146,6 +148,13 @@ impl Refusal {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", message)
     }
 
+    /// 429: too much at once; clients try again after a second.
+    pub fn too_many_requests(message: impl Into<String>) -> Self {
+        let mut refusal = Self::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", message);
+        refusal.details.insert(RETRY_AFTER.into(), json!(1));
+        refusal
+    }
+
     /// 500: an internal error; the text says what failed and contains no secret.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)
@@ -171,6 +180,7 @@ impl Refusal {
             Error::Malformed { problem, .. } => {
                 Self::invalid(resource, name, vec![Cause::invalid("", problem.clone())])
             }
+            Error::Busy { .. } => Self::too_many_requests(error.to_string()),
             Error::View { instead, .. } => Self::not_allowed(*instead),
             Error::Backend { .. } | Error::InUse { .. } => Self::internal(chain(error)),
         }
@@ -182,7 +192,7 @@ impl Refusal {
             "Timeout",
             format!("Too large resource version: {since}, current: {newest}"),
         );
-        refusal.details.insert("retryAfterSeconds".into(), json!(1));
+        refusal.details.insert(RETRY_AFTER.into(), json!(1));
         refusal.because(vec![Cause::new("ResourceVersionTooLarge", "", "Too large resource version")])
     }
 
@@ -207,7 +217,7 @@ impl Refusal {
         json!({
             "kind": "Status",
             "apiVersion": "v1",
-            "metadata": {},
+            "metadata": self.metadata,
             "status": "Failure",
             "message": self.message,
             "reason": self.reason,
@@ -216,6 +226,9 @@ impl Refusal {
         })
     }
 }
+
+/// The detail that says after how many seconds to try again.
+const RETRY_AFTER: &str = "retryAfterSeconds";
 
 /// Kubernetes' sentence for a lost compare-and-set; clients match on it.
 pub const MODIFIED: &str =
@@ -227,6 +240,9 @@ impl IntoResponse for Refusal {
             tracing::warn!(code = self.code.as_u16(), reason = self.reason, "{}", self.message);
         }
         let mut response = (self.code, axum::Json(self.status())).into_response();
+        if let Some(seconds) = self.details.get(RETRY_AFTER).and_then(Value::as_u64) {
+            response.headers_mut().insert(axum::http::header::RETRY_AFTER, seconds.into());
+        }
         if self.code == StatusCode::UNAUTHORIZED {
             let scheme = axum::http::HeaderValue::from_static("Bearer");
             response.headers_mut().insert(axum::http::header::WWW_AUTHENTICATE, scheme);
@@ -249,4 +265,21 @@ pub fn deleted(resource: &Resource, object: &Value) -> Value {
             "uid": object["metadata"]["uid"],
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::api::registry;
+
+    /// Regression 62: a list that got no connection to the database was answered with 500, which clients do not repeat.
+    /// A busy store is 429 with Retry-After now: they wait a second and try again.
+    #[test]
+    fn a_busy_store_is_answered_with_try_again() {
+        let maps = registry::find("", "v1", "configmaps").unwrap();
+        let busy = store::Error::Busy { doing: "reading the changes to watch" };
+        let response = Refusal::from_store(&busy, maps, "").into_response();
+        assert_eq!((response.status().as_u16(), &response.headers()["retry-after"]), (429, &"1".parse().unwrap()));
+    }
 }

@@ -25,27 +25,28 @@ pub enum Headings {
     Omitted,
 }
 
-/// A Table of these objects; `list` is the metadata of their list.
+/// A Table of one object; `list` is the metadata of the Table.
 pub fn table(
     resource: &Resource,
-    objects: &[Value],
+    object: &Value,
     list: Value,
     include: Include,
     headings: Headings,
     now: Timestamp,
 ) -> Value {
-    let rows: Vec<Value> = objects.iter().map(|object| row(resource, object, include, now)).collect();
+    let mut table = empty(resource, headings);
+    table["metadata"] = list;
+    table["rows"] = json!([row(resource, object, include, now)]);
+    table
+}
+
+/// A Table without its rows and metadata.
+pub fn empty(resource: &Resource, headings: Headings) -> Value {
     let columns = match headings {
         Headings::Shown => definitions(resource),
         Headings::Omitted => json!([]),
     };
-    json!({
-        "kind": "Table",
-        "apiVersion": "meta.k8s.io/v1",
-        "metadata": list,
-        "columnDefinitions": columns,
-        "rows": rows,
-    })
+    json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "columnDefinitions": columns})
 }
 
 /// Only the metadata of the object.
@@ -71,7 +72,8 @@ fn definitions(resource: &Resource) -> Value {
     shows_name(resource).then_some(name).into_iter().chain(declared).collect()
 }
 
-fn row(resource: &Resource, object: &Value, include: Include, now: Timestamp) -> Value {
+/// The row of an object.
+pub fn row(resource: &Resource, object: &Value, include: Include, now: Timestamp) -> Value {
     let name = shows_name(resource).then(|| object["metadata"]["name"].clone());
     let cells: Vec<Value> =
         name.into_iter().chain(resource.columns.iter().map(|column| cell(column, object, now))).collect();
@@ -184,7 +186,7 @@ mod tests {
             "metadata": {"name": "s", "creationTimestamp": "2026-06-01T11:59:00Z"},
         });
         let resource = registry::find("", "v1", "secrets").unwrap();
-        let table = table(resource, &[secret], json!({}), Include::Metadata, Headings::Shown, now);
+        let table = table(resource, &secret, json!({}), Include::Metadata, Headings::Shown, now);
         assert_eq!(table["rows"][0]["cells"], json!(["s", "Opaque", 2, "60s"]));
         assert_eq!(table["rows"][0]["object"]["kind"], "PartialObjectMetadata");
         assert_eq!(table["columnDefinitions"][0]["format"], "name");

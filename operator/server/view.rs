@@ -1,7 +1,13 @@
 //! The format of a response: whole objects, a table, or metadata only.
 
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use futures::stream;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -9,6 +15,9 @@ use super::params::Params;
 use super::status::Refusal;
 use super::table::{self, Headings, Include};
 use crate::api::resource::Resource;
+
+/// Number of objects in a piece of a list.
+const PIECE: usize = 64;
 
 /// The format of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,32 +62,64 @@ impl View {
     }
 
     /// One object.
-    pub fn object(self, resource: &Resource, object: Value, headings: Headings, now: Timestamp) -> Value {
+    pub fn object<'a>(
+        self,
+        resource: &Resource,
+        object: &'a Value,
+        headings: Headings,
+        now: Timestamp,
+    ) -> Cow<'a, Value> {
         match self {
-            Self::Whole => object,
-            Self::Metadata => table::metadata_only(&object),
+            Self::Whole => Cow::Borrowed(object),
+            Self::Metadata => Cow::Owned(table::metadata_only(object)),
             Self::Table(include) => {
                 let list = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
-                table::table(resource, &[object], list, include, headings, now)
+                Cow::Owned(table::table(resource, object, list, include, headings, now))
             }
         }
     }
 
-    /// A list at a revision.
-    pub fn list(self, resource: &Resource, objects: Vec<Value>, revision: u64, now: Timestamp) -> Value {
-        let metadata = json!({"resourceVersion": revision.to_string()});
-        let (kind, api_version, items) = match self {
-            Self::Table(include) => {
-                return table::table(resource, &objects, metadata, include, Headings::Shown, now);
+    /// A list with this metadata as a response. It is written piece by piece: its whole text is never in memory.
+    pub fn list(
+        self,
+        resource: &'static Resource,
+        objects: Vec<Arc<Value>>,
+        metadata: Value,
+        now: Timestamp,
+    ) -> Response {
+        let (mut head, items) = match self {
+            Self::Whole => {
+                (json!({"kind": format!("{}List", resource.kind), "apiVersion": resource.api_version()}), "items")
             }
-            Self::Whole => (format!("{}List", resource.kind), resource.api_version(), objects),
-            Self::Metadata => (
-                "PartialObjectMetadataList".to_owned(),
-                "meta.k8s.io/v1".to_owned(),
-                objects.iter().map(table::metadata_only).collect(),
-            ),
+            Self::Metadata => (json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1"}), "items"),
+            Self::Table(_) => (table::empty(resource, Headings::Shown), "rows"),
         };
-        json!({"kind": kind, "apiVersion": api_version, "metadata": metadata, "items": items})
+        head["metadata"] = metadata;
+        let mut head = head.to_string();
+        head.pop();
+        let mut text = Some(format!("{head},\"{items}\":[").into_bytes());
+        let (mut objects, mut first) = (objects.into_iter(), true);
+        let pieces = std::iter::from_fn(move || {
+            let mut piece = text.take()?;
+            for object in objects.by_ref().take(PIECE) {
+                if !std::mem::take(&mut first) {
+                    piece.push(b',');
+                }
+                let item = match self {
+                    Self::Whole => Cow::Borrowed(&*object),
+                    Self::Metadata => Cow::Owned(table::metadata_only(&object)),
+                    Self::Table(include) => Cow::Owned(table::row(resource, &object, include, now)),
+                };
+                let _ = serde_json::to_writer(&mut piece, &item); // every Value has a text
+            }
+            match objects.len() {
+                0 => piece.extend_from_slice(b"]}"),
+                _ => text = Some(Vec::new()),
+            }
+            Some(Ok::<_, Infallible>(Bytes::from(piece)))
+        });
+        let json = [(header::CONTENT_TYPE, "application/json")];
+        (json, Body::from_stream(stream::iter(pieces))).into_response()
     }
 }
 

@@ -1,7 +1,9 @@
 //! Watches: newline-delimited JSON events, each flushed at once, from any revision in the window.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -12,6 +14,7 @@ use serde_json::{Value, json};
 use tokio::time::{Interval, Sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::paging::Page;
 use super::params::WatchFrom;
 use super::request::Request;
 use super::selectors::Selector;
@@ -19,7 +22,7 @@ use super::status::Refusal;
 use super::table::Headings;
 use super::view::View;
 use crate::api::resource::Resource;
-use crate::store::{Change, Clock, Error, Watch};
+use crate::store::{Change, Clock, Error, Watch, revision_of};
 
 /// Duration of a watch without a time-out; clients reopen it where it ended.
 const LONGEST: Duration = Duration::from_secs(45 * 60);
@@ -34,16 +37,17 @@ pub async fn serve(request: Request<'_>) -> Result<Response, Refusal> {
     if let Some(name) = &request.target.name {
         selector = selector.and_name(name);
     }
-    let (mut initial, since) = match options.from {
+    let (initial, since) = match options.from {
         WatchFrom::Revision(since) => (Vec::new(), since),
-        WatchFrom::Now => (Vec::new(), request.selected().await?.1),
-        WatchFrom::Snapshot | WatchFrom::MarkedSnapshot => request.selected().await?,
+        WatchFrom::Now => (Vec::new(), request.listed(&selector, &Page::default()).await?.1),
+        WatchFrom::Snapshot | WatchFrom::MarkedSnapshot => request.listed(&selector, &Page::default()).await?,
     };
-    initial.retain(|object| selector.matches(object));
     let namespace = request.target.namespace.as_deref();
     let watch = request.server.objects.watch(&resource.qualified(), namespace, since).await;
     let mut feed = Feed {
         changes: watch.map_err(|error| request.store_refusal(&error))?,
+        initial: initial.into_iter(),
+        mark: options.from == WatchFrom::MarkedSnapshot && options.bookmarks,
         lines: VecDeque::new(),
         resource,
         selector,
@@ -59,12 +63,6 @@ pub async fn serve(request: Request<'_>) -> Result<Response, Refusal> {
     if let Some(bookmarks) = &mut feed.bookmarks {
         bookmarks.reset(); // skip the immediate first tick
     }
-    for object in initial {
-        feed.push("ADDED", object);
-    }
-    if options.from == WatchFrom::MarkedSnapshot && options.bookmarks {
-        feed.push_bookmark(json!({"k8s.io/initial-events-end": "true"}));
-    }
     let lines = stream::unfold(feed, |mut feed| async {
         let line = feed.next().await?;
         Some((Ok::<_, Infallible>(line), feed))
@@ -78,11 +76,15 @@ pub async fn serve(request: Request<'_>) -> Result<Response, Refusal> {
 /// One open watch.
 struct Feed {
     changes: Watch,
+    /// Existing objects that were not sent yet.
+    initial: std::vec::IntoIter<Arc<Value>>,
+    /// Whether a BOOKMARK must still say that all existing objects were sent.
+    mark: bool,
     lines: VecDeque<Bytes>,
     resource: &'static Resource,
     selector: Selector,
     view: View,
-    clock: std::sync::Arc<dyn Clock>,
+    clock: Arc<dyn Clock>,
     headings: Headings,
     /// Every change up to this revision was sent.
     revision: u64,
@@ -105,6 +107,14 @@ impl Feed {
         loop {
             if let Some(line) = self.lines.pop_front() {
                 return Some(line);
+            }
+            if let Some(object) = self.initial.next() {
+                self.push("ADDED", &object);
+                continue;
+            }
+            if std::mem::take(&mut self.mark) {
+                self.push_bookmark(json!({"k8s.io/initial-events-end": "true"}));
+                continue;
             }
             if self.ended {
                 return None;
@@ -142,12 +152,15 @@ impl Feed {
     fn tell(&mut self, change: Change) {
         self.revision = change.revision;
         let Some((kind, mut object)) = event(&self.selector, change.old, change.new) else { return };
-        object["metadata"]["resourceVersion"] = change.revision.to_string().into();
-        self.push(kind, object);
+        if revision_of(&object) != Some(change.revision) {
+            Arc::make_mut(&mut object)["metadata"]["resourceVersion"] = change.revision.to_string().into();
+        }
+        self.push(kind, &object);
     }
 
-    fn push(&mut self, kind: &str, object: Value) {
-        let object = self.view.object(self.resource, object, self.headings, self.clock.now());
+    fn push(&mut self, kind: &str, object: &Value) {
+        let view = self.view;
+        let object = view.object(self.resource, object, self.headings, self.clock.now());
         self.headings = Headings::Omitted;
         self.push_line(kind, &object);
     }
@@ -163,8 +176,8 @@ impl Feed {
         };
         let mark = json!({"apiVersion": api_version, "kind": kind, "metadata": metadata});
         let mark = match self.view {
-            View::Table(_) => self.view.object(self.resource, mark, Headings::Omitted, self.clock.now()),
-            _ => mark,
+            View::Table(_) => self.view.object(self.resource, &mark, Headings::Omitted, self.clock.now()),
+            _ => Cow::Borrowed(&mark),
         };
         self.push_line("BOOKMARK", &mark);
     }
@@ -175,12 +188,12 @@ impl Feed {
     }
 
     fn push_line(&mut self, kind: &str, object: &Value) {
-        self.lines.push_back(format!("{}\n", json!({"type": kind, "object": object})).into());
+        self.lines.push_back(format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n").into());
     }
 }
 
 /// The event of a change for a client that sees only the objects that match its selector.
-fn event(selector: &Selector, old: Option<Value>, new: Option<Value>) -> Option<(&'static str, Value)> {
+fn event(selector: &Selector, old: Option<Arc<Value>>, new: Option<Arc<Value>>) -> Option<(&'static str, Arc<Value>)> {
     let old = old.filter(|object| selector.matches(object));
     let new = new.filter(|object| selector.matches(object));
     match (old, new) {
@@ -201,7 +214,7 @@ mod tests {
     fn an_object_comes_and_goes_with_the_selector() {
         let secrets = registry::find("", "v1", "secrets").unwrap();
         let selector = Selector::parse(secrets, Some("app=db"), None).unwrap();
-        let of = |app: &str| Some(json!({"metadata": {"name": "x", "labels": {"app": app}}}));
+        let of = |app: &str| Some(Arc::new(json!({"metadata": {"name": "x", "labels": {"app": app}}})));
         let seen = |old, new| event(&selector, old, new).map(|(kind, _)| kind);
         assert_eq!(seen(None, of("db")), Some("ADDED"));
         assert_eq!(seen(of("web"), of("db")), Some("ADDED"));

@@ -1,13 +1,14 @@
 //! The store in memory: plain maps under one lock. For tests and simulation; nothing survives the process.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use futures::stream;
 use serde_json::Value;
 use tokio::sync::Notify;
 
-use super::{Change, Error, Expect, Key, Store, WINDOW, Watch, revision_of, rules, stamp};
+use super::state::{self, State, concerns};
+use super::{Change, Error, Expect, Key, Listed, Store, WINDOW, Watch};
 use crate::api::sync::lock;
 
 /// A [`Store`] in memory.
@@ -19,19 +20,16 @@ pub struct MemoryStore {
 
 #[derive(Debug)]
 struct Shared {
-    state: Mutex<State>,
+    kept: Mutex<Kept>,
     /// Signals a new revision; the changes are read from the state. It wakes waiters in their order; a watch channel
     /// wakes them in random order, and then a simulation could not be repeated.
     written: Notify,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    objects: BTreeMap<Key, Value>,
-    /// Owner's uid and the key of the owned object, one entry per owner reference of `objects`.
-    owners: BTreeSet<(String, Key)>,
+struct Kept {
+    state: State,
     changes: VecDeque<Change>,
-    revision: u64,
     compacted: u64,
 }
 
@@ -49,36 +47,26 @@ impl MemoryStore {
 
     /// An empty store that keeps only the last `window` changes.
     pub fn with_window(window: u64) -> Self {
-        let shared = Shared { state: Mutex::default(), written: Notify::new() };
+        let shared = Shared { kept: Mutex::default(), written: Notify::new() };
         Self { shared: Arc::new(shared), window }
     }
 
-    /// Records the change from `old` to `new` and wakes the watches.
-    fn commit(&self, state: &mut State, key: &Key, old: Option<Value>, new: Option<Value>) {
-        state.revision += 1;
-        for uid in old.iter().flat_map(rules::owners) {
-            state.owners.remove(&(uid.to_owned(), key.clone()));
-        }
-        for uid in new.iter().flat_map(rules::owners) {
-            state.owners.insert((uid.to_owned(), key.clone()));
-        }
-        match &new {
-            Some(value) => state.objects.insert(key.clone(), value.clone()),
-            None => state.objects.remove(key),
-        };
-        state.changes.push_back(Change { key: key.clone(), revision: state.revision, old, new });
-        state.forget(state.revision.saturating_sub(self.window));
+    /// Makes the change and wakes the watches.
+    fn commit(&self, kept: &mut Kept, change: Change) {
+        kept.state.apply(&change);
+        kept.changes.push_back(change);
+        kept.forget(kept.state.revision().saturating_sub(self.window));
         self.shared.written.notify_waiters();
     }
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        lock(&self.kept)
     }
 }
 
-impl State {
+impl Kept {
     fn forget(&mut self, through: u64) {
         while self.changes.front().is_some_and(|change| change.revision <= through) {
             self.changes.pop_front();
@@ -90,63 +78,49 @@ impl State {
         if since < self.compacted {
             return Err(Error::Compacted { since, oldest: self.compacted });
         }
-        if since > self.revision {
-            return Err(Error::Future { since, newest: self.revision });
-        }
-        Ok(())
+        let newest = self.state.revision();
+        if since > newest { Err(Error::Future { since, newest }) } else { Ok(()) }
     }
 
-    /// The object at `key` if it is at `revision`.
-    fn at(&self, key: &Key, revision: u64) -> Result<Value, Error> {
-        let Some(value) = self.objects.get(key) else {
-            return Err(Error::NotFound { key: key.clone() });
-        };
-        let found = revision_of(value);
-        if found != Some(revision) {
-            return Err(Error::Conflict { key: key.clone(), expected: revision, found });
-        }
-        Ok(value.clone())
+    /// What each object that has changed since was at this revision.
+    fn older(&self, at: u64, resources: &[&str], namespace: Option<&str>) -> Vec<(Key, Option<Arc<Value>>)> {
+        let later = self.changes.iter().rev().take_while(|change| change.revision > at);
+        let wanted = later.filter(|change| concerns(&change.key, resources, namespace));
+        wanted.map(|change| (change.key.clone(), change.old.clone())).collect()
     }
 }
 
 #[async_trait::async_trait]
 impl Store for MemoryStore {
     async fn get(&self, key: &Key) -> Result<Option<Value>, Error> {
-        Ok(self.shared.lock().objects.get(key).cloned())
+        Ok(self.shared.lock().state.get(key).map(|value| Value::clone(value)))
     }
 
-    async fn list_of(&self, resources: &[&str], namespace: Option<&str>) -> Result<(Vec<(Key, Value)>, u64), Error> {
-        let state = self.shared.lock();
-        let wanted = state.objects.iter().filter(|(key, _)| concerns(key, resources, namespace));
-        Ok((wanted.map(|(key, value)| (key.clone(), value.clone())).collect(), state.revision))
+    async fn list_at(&self, resources: &[&str], namespace: Option<&str>, at: Option<u64>) -> Result<Listed, Error> {
+        let kept = self.shared.lock();
+        let found = kept.state.list(resources, namespace);
+        let Some(at) = at else { return Ok((found, kept.state.revision())) };
+        kept.check_since(at)?;
+        Ok((state::undone(found, kept.older(at, resources, namespace)), at))
     }
 
     async fn owned_by(&self, uid: &str) -> Result<Vec<(Key, Value)>, Error> {
-        let state = self.shared.lock();
-        let first = (uid.to_owned(), Key { resource: String::new(), namespace: String::new(), name: String::new() });
-        let owned = state.owners.range(first..).take_while(|(owner, _)| owner == uid);
-        Ok(owned.filter_map(|(_, key)| Some((key.clone(), state.objects.get(key)?.clone()))).collect())
+        Ok(self.shared.lock().state.owned_by(uid))
     }
 
     async fn put(&self, key: &Key, expect: Expect, value: Value) -> Result<Value, Error> {
-        let mut state = self.shared.lock();
-        let value = stamp(key, value, state.revision + 1)?;
-        let old = match expect {
-            Expect::Revision(revision) => Some(state.at(key, revision)?),
-            Expect::Absent if state.objects.contains_key(key) => {
-                return Err(Error::AlreadyExists { key: key.clone() });
-            }
-            Expect::Absent => None,
-        };
-        self.commit(&mut state, key, old, Some(value.clone()));
-        Ok(value)
+        let mut kept = self.shared.lock();
+        let change = state::put(key.clone(), expect, value, kept.state.get(key), kept.state.revision() + 1)?;
+        let new = change.new.as_deref().cloned().unwrap_or_default();
+        self.commit(&mut kept, change);
+        Ok(new)
     }
 
     async fn delete(&self, key: &Key, revision: u64) -> Result<Value, Error> {
-        let mut state = self.shared.lock();
-        let old = state.at(key, revision)?;
-        self.commit(&mut state, key, Some(old.clone()), None);
-        stamp(key, old, state.revision)
+        let mut kept = self.shared.lock();
+        let (change, last) = state::delete(key.clone(), revision, kept.state.get(key), kept.state.revision() + 1)?;
+        self.commit(&mut kept, change);
+        Ok(last)
     }
 
     async fn watch_of(&self, resources: &[&str], namespace: Option<&str>, since: u64) -> Result<Watch, Error> {
@@ -167,18 +141,17 @@ impl Store for MemoryStore {
     }
 
     async fn revision(&self) -> Result<u64, Error> {
-        Ok(self.shared.lock().revision)
+        Ok(self.shared.lock().state.revision())
     }
 
-    async fn all(&self) -> Result<Vec<(Key, Value)>, Error> {
-        let state = self.shared.lock();
-        Ok(state.objects.iter().map(|(key, value)| (key.clone(), value.clone())).collect())
+    async fn all(&self) -> Result<Vec<(Key, Arc<Value>)>, Error> {
+        Ok(self.shared.lock().state.all())
     }
 
     async fn compact(&self, through: u64) -> Result<(), Error> {
-        let mut state = self.shared.lock();
-        let through = through.min(state.revision);
-        state.forget(through);
+        let mut kept = self.shared.lock();
+        let through = through.min(kept.state.revision());
+        kept.forget(through);
         Ok(())
     }
 }
@@ -206,10 +179,10 @@ impl Tail {
     }
 
     fn look(&mut self) -> Result<Option<Change>, Error> {
-        let state = self.shared.lock();
-        state.check_since(self.at)?;
-        let first = state.changes.partition_point(|change| change.revision <= self.at);
-        for change in state.changes.range(first..) {
+        let kept = self.shared.lock();
+        kept.check_since(self.at)?;
+        let first = kept.changes.partition_point(|change| change.revision <= self.at);
+        for change in kept.changes.range(first..) {
             self.at = change.revision;
             if concerns(&change.key, &self.resources, self.namespace.as_deref()) {
                 return Ok(Some(change.clone()));
@@ -217,10 +190,4 @@ impl Tail {
         }
         Ok(None)
     }
-}
-
-/// Whether a list or watch of these resources (in `namespace`) includes this key.
-pub(super) fn concerns(key: &Key, resources: &[impl AsRef<str>], namespace: Option<&str>) -> bool {
-    resources.iter().any(|resource| key.resource == resource.as_ref())
-        && namespace.is_none_or(|namespace| key.namespace == namespace)
 }

@@ -12,10 +12,12 @@ pub mod memory;
 pub mod objects;
 pub mod rules;
 pub mod sqlite;
+mod state;
 pub mod views;
 
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use futures::Stream;
 use serde_json::Value;
@@ -82,10 +84,13 @@ pub struct Change {
     /// The revision of this change.
     pub revision: u64,
     /// The object before, at the revision it had then; `None` when it was created.
-    pub old: Option<Value>,
+    pub old: Option<Arc<Value>>,
     /// The object after; `None` when it was deleted.
-    pub new: Option<Value>,
+    pub new: Option<Arc<Value>>,
 }
+
+/// Objects of one snapshot, ordered by key, and its revision.
+pub type Listed = (Vec<(Key, Arc<Value>)>, u64);
 
 /// An endless stream of changes; ends with [`Error::Compacted`] if the reader falls behind the window.
 pub type Watch = Pin<Box<dyn Stream<Item = Result<Change, Error>> + Send>>;
@@ -97,12 +102,17 @@ pub trait Store: Send + Sync + 'static {
     async fn get(&self, key: &Key) -> Result<Option<Value>, Error>;
     /// All objects of a resource (of one namespace, if given), ordered by namespace and name,
     /// and the revision of this snapshot.
-    async fn list(&self, resource: &str, namespace: Option<&str>) -> Result<(Vec<Value>, u64), Error> {
+    async fn list(&self, resource: &str, namespace: Option<&str>) -> Result<(Vec<Arc<Value>>, u64), Error> {
         let (found, revision) = self.list_of(&[resource], namespace).await?;
         Ok((found.into_iter().map(|(_, value)| value).collect(), revision))
     }
     /// Like [`Store::list`], for several resources in one snapshot, ordered by key.
-    async fn list_of(&self, resources: &[&str], namespace: Option<&str>) -> Result<(Vec<(Key, Value)>, u64), Error>;
+    async fn list_of(&self, resources: &[&str], namespace: Option<&str>) -> Result<Listed, Error> {
+        self.list_at(resources, namespace, None).await
+    }
+    /// Like [`Store::list_of`], as it was at this revision; `None`: now. [`Error::Compacted`] if the revision is older
+    /// than the window.
+    async fn list_at(&self, resources: &[&str], namespace: Option<&str>, at: Option<u64>) -> Result<Listed, Error>;
     /// The objects of every resource whose owner references contain this uid, ordered by key. The cost depends on the
     /// number found, not on the size of the store.
     async fn owned_by(&self, uid: &str) -> Result<Vec<(Key, Value)>, Error>;
@@ -121,7 +131,7 @@ pub trait Store: Send + Sync + 'static {
     async fn revision(&self) -> Result<u64, Error>;
     /// Every object of every resource, ordered by key: for the sweep and for copies. The cost grows with the
     /// size of the store.
-    async fn all(&self) -> Result<Vec<(Key, Value)>, Error>;
+    async fn all(&self) -> Result<Vec<(Key, Arc<Value>)>, Error>;
     /// Drops the changes up to and including `through`; a watch from an earlier revision then fails with
     /// [`Error::Compacted`].
     async fn compact(&self, through: u64) -> Result<(), Error>;
@@ -200,6 +210,12 @@ pub enum Error {
         /// The store's file.
         path: PathBuf,
     },
+    /// No connection to the database became free in time.
+    #[error("the store is busy with other requests ({doing}); try again")]
+    Busy {
+        /// The operation that waited.
+        doing: &'static str,
+    },
     /// The underlying database failed (disk full, file removed, I/O).
     #[error("store: {doing}")]
     Backend {
@@ -217,7 +233,7 @@ impl Classify for Error {
             Self::Conflict { .. } | Self::AlreadyExists { .. } | Self::Replaced { .. } => Class::Conflict,
             Self::NotFound { .. } => Class::NotFound,
             Self::Malformed { .. } | Self::View { .. } | Self::InUse { .. } => Class::Terminal,
-            Self::Compacted { .. } | Self::Future { .. } | Self::Backend { .. } => Class::Transient,
+            Self::Compacted { .. } | Self::Future { .. } | Self::Busy { .. } | Self::Backend { .. } => Class::Transient,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use serde::Deserializer;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -67,7 +68,7 @@ impl Objects {
     /// valid `T`.
     pub async fn get<T: DeserializeOwned>(&self, key: &Key) -> Result<Option<T>, Error> {
         let value = self.store.get(key).await?;
-        value.map(|value| typed(key, value)).transpose()
+        value.map(|value| typed(|| key.clone(), value)).transpose()
     }
 
     /// All objects of a resource as `T`, ordered by namespace and name, and the revision of this snapshot.
@@ -77,7 +78,7 @@ impl Objects {
         namespace: Option<&str>,
     ) -> Result<(Vec<T>, u64), Error> {
         let (values, revision) = self.store.list(resource, namespace).await?;
-        let typed = values.into_iter().map(|value| typed(&key_of(resource, &value), value));
+        let typed = values.iter().map(|value| typed(|| key_of(resource, value), &**value));
         Ok((typed.collect::<Result<_, _>>()?, revision))
     }
 
@@ -225,8 +226,11 @@ pub fn key_of(resource: &str, value: &Value) -> Key {
     Key { resource: resource.to_owned(), namespace: field("namespace"), name: field("name") }
 }
 
-fn typed<T: DeserializeOwned>(key: &Key, value: Value) -> Result<T, Error> {
-    serde_json::from_value(value).map_err(|error| Error::Malformed { key: key.clone(), problem: error.to_string() })
+fn typed<'a, T: DeserializeOwned>(
+    key: impl Fn() -> Key,
+    value: impl Deserializer<'a, Error = serde_json::Error>,
+) -> Result<T, Error> {
+    T::deserialize(value).map_err(|error| Error::Malformed { key: key(), problem: error.to_string() })
 }
 
 /// Refuses a write that was meant for another object or another revision of it.

@@ -1,20 +1,25 @@
-//! The store in one SQLite file: a task that owns the only writing connection, and a few readers.
+//! The store in one SQLite file: a task that owns the only writing connection, a few readers of the changes, and the
+//! objects as they are now in memory.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
+    SqliteSynchronous,
 };
 use sqlx::{ConnectOptions, Row, SqlSafeStr};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use super::{Change, Error, Expect, Key, Store, WINDOW, Watch};
+use super::state::{self, State};
+use super::{Change, Error, Expect, Key, Listed, Store, WINDOW, Watch};
+use crate::api::sync::lock as locked;
 
 mod tail;
 mod writer;
@@ -22,7 +27,7 @@ mod writer;
 use tail::Tail;
 use writer::{Deed, Write, Writer};
 
-/// Read connections beside the writer: enough for a few lists at once.
+/// Read connections beside the writer: they read pages of changes; objects are read from memory.
 const READERS: u32 = 4;
 /// Time-out of a wait for a read connection, and of SQLite's wait for a lock.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -33,13 +38,11 @@ const LIVE: usize = 256;
 /// Size limit of the write-ahead log after a checkpoint, in bytes.
 const WAL_BYTES: &str = "8388608";
 
-/// The objects of an owner, by the index of owner references.
-const OWNED_BY: &str = "SELECT objects.* FROM owners JOIN objects USING (resource, namespace, name)
-     WHERE owners.uid = ?1 ORDER BY resource, namespace, name";
-
 /// A [`Store`] in a SQLite file (WAL, every commit synced). Open it with [`SqliteStore::open`].
 #[derive(Debug)]
 pub struct SqliteStore {
+    /// What the file holds. The writer changes it after each commit.
+    state: Arc<Mutex<State>>,
     readers: SqlitePool,
     writes: mpsc::Sender<Write>,
     changes: broadcast::Sender<Arc<Change>>,
@@ -78,11 +81,12 @@ impl SqliteStore {
         let (changes, _) = broadcast::channel(LIVE);
         let (writes, queue) = mpsc::channel(QUEUE);
         let writer = Writer::new(connection, changes.clone(), window, lock).await?;
+        let state = writer.state();
         tokio::spawn(writer.run(queue));
-        Ok(Self { readers, writes, changes })
+        Ok(Self { state, readers, writes, changes })
     }
 
-    /// Finishes writes under way and closes the file. Every later call fails.
+    /// Finishes writes under way and closes the file. Every later write and watch fails.
     pub async fn close(&self) {
         // An error means that it is already closed.
         let _ = self.write(Deed::Close).await;
@@ -96,43 +100,60 @@ impl SqliteStore {
         self.writes.send(Write { deed, reply }).await.map_err(|_| closed())?;
         outcome.await.map_err(|_| closed())?
     }
+
+    /// What each object that has changed after `at`, up to `now`, was at `at`.
+    async fn older(
+        &self,
+        at: u64,
+        now: u64,
+        resources: &[&str],
+        namespace: Option<&str>,
+    ) -> Result<Vec<(Key, Option<Arc<Value>>)>, Error> {
+        // MIN makes each row that of the first change of its object.
+        let rows = sqlx::query(
+            "SELECT counters.compacted AS oldest, first.* FROM counters
+             LEFT JOIN (SELECT resource, namespace, name, old, MIN(revision) FROM changes
+                        WHERE revision > ?1 AND revision <= ?2
+                          AND resource IN (SELECT value FROM json_each(?3)) AND (?4 IS NULL OR namespace = ?4)
+                        GROUP BY resource, namespace, name) AS first",
+        )
+        .bind(signed(at))
+        .bind(signed(now))
+        .bind(names(resources))
+        .bind(namespace)
+        .fetch_all(&self.readers)
+        .await
+        .map_err(reading("reading the changes since a list"))?;
+        let oldest = rows.first().map_or(0, |row| unsigned(row, "oldest"));
+        if at < oldest {
+            return Err(Error::Compacted { since: at, oldest });
+        }
+        let found = rows.iter().filter(|row| row.get::<Option<&str>, _>("resource").is_some());
+        let old = |row: &SqliteRow| row.get::<Option<&str>, _>("old").map(json).transpose();
+        found.map(|row| Ok((key(row), old(row)?.map(Arc::new)))).collect()
+    }
 }
 
 #[async_trait::async_trait]
 impl Store for SqliteStore {
     async fn get(&self, key: &Key) -> Result<Option<Value>, Error> {
-        let row = sqlx::query("SELECT value FROM objects WHERE resource = ?1 AND namespace = ?2 AND name = ?3")
-            .bind(&key.resource)
-            .bind(&key.namespace)
-            .bind(&key.name)
-            .fetch_optional(&self.readers)
-            .await
-            .map_err(backend("reading an object"))?;
-        row.map(|row| json(row.get("value"))).transpose()
+        Ok(locked(&self.state).get(key).map(|value| Value::clone(value)))
     }
 
-    async fn list_of(&self, resources: &[&str], namespace: Option<&str>) -> Result<(Vec<(Key, Value)>, u64), Error> {
-        // One statement, so the objects and the revision are of one snapshot.
-        let rows = sqlx::query(
-            "SELECT counters.revision AS newest, objects.* FROM counters
-             LEFT JOIN objects ON objects.resource IN (SELECT value FROM json_each(?1))
-                              AND (?2 IS NULL OR objects.namespace = ?2)
-             ORDER BY objects.resource, objects.namespace, objects.name",
-        )
-        .bind(names(resources))
-        .bind(namespace)
-        .fetch_all(&self.readers)
-        .await
-        .map_err(backend("listing objects"))?;
-        let newest = rows.first().map_or(0, |row| unsigned(row, "newest"));
-        let found = rows.iter().filter_map(|row| Some((row, row.get::<Option<&str>, _>("value")?)));
-        Ok((found.map(|(row, text)| Ok((key(row), json(text)?))).collect::<Result<_, _>>()?, newest))
+    async fn list_at(&self, resources: &[&str], namespace: Option<&str>, at: Option<u64>) -> Result<Listed, Error> {
+        let (found, now) = {
+            let state = locked(&self.state);
+            (state.list(resources, namespace), state.revision())
+        };
+        match at {
+            Some(at) if at > now => Err(Error::Future { since: at, newest: now }),
+            Some(at) if at < now => Ok((state::undone(found, self.older(at, now, resources, namespace).await?), at)),
+            _ => Ok((found, now)),
+        }
     }
 
     async fn owned_by(&self, uid: &str) -> Result<Vec<(Key, Value)>, Error> {
-        let rows = sqlx::query(OWNED_BY).bind(uid).fetch_all(&self.readers).await;
-        let rows = rows.map_err(backend("reading what an object owns"))?;
-        rows.iter().map(|row| Ok((key(row), json(row.get("value"))?))).collect()
+        Ok(locked(&self.state).owned_by(uid))
     }
 
     async fn put(&self, key: &Key, expect: Expect, value: Value) -> Result<Value, Error> {
@@ -151,16 +172,11 @@ impl Store for SqliteStore {
 
     async fn revision(&self) -> Result<u64, Error> {
         let row = sqlx::query("SELECT revision FROM counters").fetch_one(&self.readers).await;
-        Ok(unsigned(&row.map_err(backend("reading the revision"))?, "revision"))
+        Ok(unsigned(&row.map_err(reading("reading the revision"))?, "revision"))
     }
 
-    async fn all(&self) -> Result<Vec<(Key, Value)>, Error> {
-        let rows =
-            sqlx::query("SELECT resource, namespace, name, value FROM objects ORDER BY resource, namespace, name")
-                .fetch_all(&self.readers)
-                .await
-                .map_err(backend("reading all objects"))?;
-        rows.iter().map(|row| Ok((key(row), json(row.get("value"))?))).collect()
+    async fn all(&self) -> Result<Vec<(Key, Arc<Value>)>, Error> {
+        Ok(locked(&self.state).all())
     }
 
     async fn compact(&self, through: u64) -> Result<(), Error> {
@@ -170,9 +186,10 @@ impl Store for SqliteStore {
 
 /// Statements that create the tables, by version and name. A released one never changes: each file keeps its checksum.
 /// They are listed by hand, because sqlx's macro that reads the folder would compile all of sqlx a second time.
-const MIGRATIONS: [(i64, &str, &str); 2] = [
+const MIGRATIONS: [(i64, &str, &str); 3] = [
     (1, "objects", include_str!("migrations/0001_objects.sql")),
     (2, "owners", include_str!("migrations/0002_owners.sql")),
+    (3, "owners_in_memory", include_str!("migrations/0003_owners_in_memory.sql")),
 ];
 
 fn migrations() -> Migrator {
@@ -199,8 +216,23 @@ fn private_file(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
+/// All objects of the file.
+async fn load(connection: &mut SqliteConnection) -> Result<BTreeMap<Key, Arc<Value>>, Error> {
+    let rows = sqlx::query("SELECT resource, namespace, name, value FROM objects").fetch_all(connection).await;
+    let rows = rows.map_err(backend("reading its objects"))?;
+    rows.iter().map(|row| Ok((key(row), Arc::new(json(row.get("value"))?)))).collect()
+}
+
 fn backend<E: std::error::Error + Send + Sync + 'static>(doing: &'static str) -> impl Fn(E) -> Error {
     move |source| Error::Backend { doing, source: Box::new(source) }
+}
+
+/// A failure of a reader: also none may have become free in time.
+fn reading(doing: &'static str) -> impl Fn(sqlx::Error) -> Error {
+    move |source| match source {
+        sqlx::Error::PoolTimedOut => Error::Busy { doing },
+        other => backend(doing)(other),
+    }
 }
 
 /// Resource names as one parameter of a statement.
@@ -230,7 +262,6 @@ fn signed(revision: u64) -> i64 {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use serde_json::json;
-    use sqlx::{Connection, Executor};
 
     use super::*;
 
@@ -247,19 +278,23 @@ mod tests {
         Key { resource: "toys".into(), namespace: "n".into(), name: name.into() }
     }
 
+    /// Regression 61: lists took the four read connections, and under load the reads of the controllers waited 4.5 s for
+    /// one and lists failed with 500 after 5 s. Objects are read from memory; no read of an object needs a connection.
     #[tokio::test]
-    async fn what_an_owner_owns_is_found_by_an_index() {
+    async fn objects_are_read_while_every_connection_is_taken() {
         let folder = tempfile::tempdir().unwrap();
         let store = SqliteStore::open(folder.path().join("store.db")).await.unwrap();
-        let plan = sqlx::query(sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {OWNED_BY}")));
-        let plan = plan.bind("uid").fetch_all(&store.readers).await;
-        let plan: Vec<String> = plan.unwrap().iter().map(|row| row.get("detail")).collect();
-        assert!(plan.iter().all(|line| !line.contains("SCAN")), "{plan:#?}");
+        let written = store.put(&key("a"), Expect::Absent, json!({"metadata": {}})).await.unwrap();
+        let taken = futures::future::join_all((0..READERS).map(|_| store.readers.acquire())).await;
+        assert!(store.readers.try_acquire().is_none());
+        assert_eq!(store.get(&key("a")).await.unwrap(), Some(written.clone()));
+        assert_eq!(store.list("toys", None).await.unwrap().0, [Arc::new(written)]);
+        drop(taken);
         store.close().await;
     }
 
     #[tokio::test]
-    async fn a_file_without_the_index_of_owners_gets_it_when_it_is_opened() {
+    async fn what_an_owner_owns_is_found_after_the_file_is_opened_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("store.db");
         let store = SqliteStore::open(&path).await.unwrap();
@@ -275,10 +310,6 @@ mod tests {
         }
         store.put(&key("absent"), Expect::Absent, json!({"metadata": {}})).await.unwrap();
         store.close().await;
-
-        let mut file = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
-        file.execute("DROP TABLE owners; DELETE FROM _sqlx_migrations WHERE version = 2").await.unwrap();
-        file.close().await.unwrap();
 
         let store = SqliteStore::open(&path).await.unwrap();
         for uid in ["one", "two"] {

@@ -8,7 +8,7 @@ use futures::{StreamExt as _, stream};
 use serde_json::Value;
 
 use super::objects::key_of;
-use super::{Change, Error, Expect, Key, Store, Watch, rules};
+use super::{Change, Error, Expect, Key, Listed, Store, Watch, rules};
 use crate::api::registry;
 use crate::api::resource::View;
 
@@ -29,8 +29,9 @@ impl Views {
         resource: &str,
         view: &View,
         namespace: Option<&str>,
-    ) -> Result<(Vec<(Key, Value)>, u64), Error> {
-        let (sources, revision) = self.inner.list_of(&view.resources(), namespace).await?;
+        at: Option<u64>,
+    ) -> Result<Listed, Error> {
+        let (sources, revision) = self.inner.list_at(&view.resources(), namespace, at).await?;
         let each = sources.iter().flat_map(|(key, source)| entries(resource, view, &key.resource, Some(source)));
         // Two owners may show the same name for a short time; then only one is returned.
         Ok((each.collect::<BTreeMap<_, _>>().into_iter().collect(), revision))
@@ -41,14 +42,15 @@ impl Views {
         let (sources, _) = self.inner.list_of(&view.resources(), Some(&key.namespace)).await?;
         let shown = |of: &Key, source: &Value| entries(&key.resource, view, &of.resource, Some(source)).remove(key);
         let found = sources.into_iter().find_map(|(of, source)| shown(&of, &source).map(|value| (of, source, value)));
-        let Some((of, mut source, value)) = found else { return Err(Error::NotFound { key: key.clone() }) };
+        let Some((of, source, value)) = found else { return Err(Error::NotFound { key: key.clone() }) };
         let annotation = view.source(&of.resource).and_then(|source| source.evict);
         let Some(annotation) = annotation else {
             return Err(Error::View { key: key.clone(), instead: view.instead });
         };
         if rules::is_deleting(&value) {
-            return Ok(value);
+            return Ok(Value::clone(&value));
         }
+        let mut source = Value::clone(&source);
         // Earlier evictions that are not finished; a pod that came back under its old name is not evicted again.
         let shows = entries(&key.resource, view, &of.resource, Some(&source));
         let going = |name: &&str| shows.iter().any(|(key, value)| key.name == **name && rules::is_deleting(value));
@@ -60,7 +62,7 @@ impl Views {
         }
         source["metadata"]["annotations"][annotation] = asked.into();
         let source = self.inner.put(&of, Expect::Revision(revision), source).await?;
-        shown(&of, &source).ok_or_else(|| Error::NotFound { key: key.clone() })
+        shown(&of, &source).map(|value| Value::clone(&value)).ok_or_else(|| Error::NotFound { key: key.clone() })
     }
 }
 
@@ -68,14 +70,14 @@ impl Views {
 impl Store for Views {
     async fn get(&self, key: &Key) -> Result<Option<Value>, Error> {
         let Some(view) = view(&key.resource) else { return self.inner.get(key).await };
-        let (shown, _) = self.shown(&key.resource, view, Some(&key.namespace)).await?;
-        Ok(shown.into_iter().find(|(found, _)| found == key).map(|(_, value)| value))
+        let (shown, _) = self.shown(&key.resource, view, Some(&key.namespace), None).await?;
+        Ok(shown.into_iter().find(|(found, _)| found == key).map(|(_, value)| Value::clone(&value)))
     }
 
-    async fn list_of(&self, resources: &[&str], namespace: Option<&str>) -> Result<(Vec<(Key, Value)>, u64), Error> {
+    async fn list_at(&self, resources: &[&str], namespace: Option<&str>, at: Option<u64>) -> Result<Listed, Error> {
         match resources {
-            [resource] if let Some(view) = view(resource) => self.shown(resource, view, namespace).await,
-            _ => self.inner.list_of(resources, namespace).await,
+            [resource] if let Some(view) = view(resource) => self.shown(resource, view, namespace, at).await,
+            _ => self.inner.list_at(resources, namespace, at).await,
         }
     }
 
@@ -114,7 +116,7 @@ impl Store for Views {
         self.inner.revision().await
     }
 
-    async fn all(&self) -> Result<Vec<(Key, Value)>, Error> {
+    async fn all(&self) -> Result<Vec<(Key, Arc<Value>)>, Error> {
         self.inner.all().await
     }
 
@@ -136,14 +138,14 @@ fn writable(key: &Key) -> Result<(), Error> {
 }
 
 /// The objects that `source` shows, by key.
-fn entries(resource: &str, view: &View, source_resource: &str, source: Option<&Value>) -> BTreeMap<Key, Value> {
+fn entries(resource: &str, view: &View, source_resource: &str, source: Option<&Value>) -> BTreeMap<Key, Arc<Value>> {
     let shown = source.map(|source| view.of(source_resource, source)).unwrap_or_default();
-    shown.into_iter().map(|value| (key_of(resource, &value), value)).collect()
+    shown.into_iter().map(|value| (key_of(resource, &value), Arc::new(value))).collect()
 }
 
 /// A change of a source as changes of the objects that it shows, all at its revision.
 fn changes(resource: &str, view: &View, change: &Change) -> Vec<Change> {
-    let of = |side: &Option<Value>| entries(resource, view, &change.key.resource, side.as_ref());
+    let of = |side: &Option<Arc<Value>>| entries(resource, view, &change.key.resource, side.as_deref());
     let (mut old, mut new) = (of(&change.old), of(&change.new));
     let keys: Vec<Key> = old.keys().chain(new.keys().filter(|key| !old.contains_key(*key))).cloned().collect();
     let one = |key: Key| {
@@ -295,7 +297,7 @@ mod tests {
             while let Some(Some(change)) = watch.next().now_or_never() {
                 let change = change.unwrap();
                 prop_assert!(since < change.revision && change.revision <= newest);
-                prop_assert_eq!(change.old.as_ref().map(unversioned), state.get(&change.key).cloned());
+                prop_assert_eq!(change.old.as_deref().map(unversioned), state.get(&change.key).cloned());
                 match change.new {
                     Some(new) => drop(state.insert(change.key, unversioned(&new))),
                     None => drop(state.remove(&change.key)),

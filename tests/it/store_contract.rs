@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use evenkeel::store::{Change, Error, Expect, Key, MemoryStore, SqliteStore, Store, Watch, revision_of};
@@ -41,6 +42,7 @@ contract! {
     writing_or_deleting_nothing_is_refused
     a_deletion_returns_the_last_state_at_its_own_revision
     a_list_is_ordered_and_true_at_its_revision
+    a_list_of_an_earlier_revision_is_as_it_was_then
     what_cannot_be_stored_is_refused_and_counts_no_revision
     of_many_writers_of_one_state_one_wins
     a_watch_tells_what_was_then_what_comes
@@ -78,7 +80,8 @@ async fn next(watch: &mut Watch) -> Option<Result<Change, Error>> {
 /// The next change as text: revision, name, text before, text after.
 async fn told(watch: &mut Watch) -> String {
     let change = next(watch).await.unwrap().unwrap();
-    let text = |side: Option<Value>| side.map_or("-".to_owned(), |value| value["text"].as_str().unwrap().to_owned());
+    let text =
+        |side: Option<Arc<Value>>| side.map_or("-".to_owned(), |value| value["text"].as_str().unwrap().to_owned());
     format!("{} {} {} {}", change.revision, change.key, text(change.old), text(change.new))
 }
 
@@ -140,7 +143,7 @@ async fn a_list_is_ordered_and_true_at_its_revision(store: &impl Store) {
         create(store, &key("secrets", namespace, name), &format!("{namespace}/{name}")).await;
     }
     create(store, &key("secretsx", "a", "x"), "another resource").await;
-    let texts = |list: Vec<Value>| list.iter().map(|value| value["text"].as_str().unwrap().to_owned()).collect();
+    let texts = |list: Vec<Arc<Value>>| list.iter().map(|value| value["text"].as_str().unwrap().to_owned()).collect();
     let (everywhere, revision) = store.list("secrets", None).await.unwrap();
     let everywhere: Vec<String> = texts(everywhere);
     assert_eq!((everywhere.join(" "), revision), ("/z a/x a/y b/x".to_owned(), 5));
@@ -148,6 +151,29 @@ async fn a_list_is_ordered_and_true_at_its_revision(store: &impl Store) {
     let one: Vec<String> = texts(one);
     assert_eq!((one.join(" "), revision), ("a/x a/y".to_owned(), 5));
     assert_eq!(store.list("secrets", Some("none")).await.unwrap(), (vec![], 5));
+}
+
+async fn a_list_of_an_earlier_revision_is_as_it_was_then(store: &impl Store) {
+    let key = |name| key("secrets", "a", name);
+    create(store, &key("kept"), "old").await;
+    create(store, &key("gone"), "old").await;
+    let then = create(store, &self::key("secrets", "b", "elsewhere"), "old").await;
+    let before = store.list("secrets", None).await.unwrap();
+    store.put(&key("kept"), Expect::Revision(1), object("new")).await.unwrap();
+    store.put(&key("kept"), Expect::Revision(4), object("newer")).await.unwrap();
+    store.delete(&key("gone"), 2).await.unwrap();
+    create(store, &key("late"), "new").await;
+    let at = async |namespace, revision| {
+        let (found, at) = store.list_at(&["secrets"], namespace, Some(revision)).await?;
+        Ok::<_, Error>((found.into_iter().map(|(_, value)| value).collect::<Vec<_>>(), at))
+    };
+    assert_eq!(at(None, then).await.unwrap(), before);
+    assert_eq!(at(Some("a"), then).await.unwrap().0, before.0[..2]);
+    assert_eq!(at(None, 7).await.unwrap(), store.list("secrets", None).await.unwrap());
+    assert!(matches!(at(None, 8).await, Err(Error::Future { newest: 7, .. })));
+    store.compact(4).await.unwrap();
+    assert!(matches!(at(None, then).await, Err(Error::Compacted { oldest: 4, .. })));
+    assert_eq!(at(None, 4).await.unwrap().0.len(), 3);
 }
 
 async fn what_cannot_be_stored_is_refused_and_counts_no_revision(store: &impl Store) {
@@ -397,6 +423,7 @@ enum Call {
     Delete(usize, u64),
     Compact(u64),
     List(Option<&'static str>),
+    ListAt(u64),
     Watch(u64),
 }
 
@@ -411,6 +438,7 @@ fn any_call() -> impl Strategy<Value = Call> {
         3 => (0..KEYS.len(), stale).prop_map(|(key, stale)| Call::Delete(key, stale)),
         1 => (0..30u64).prop_map(Call::Compact),
         1 => prop_oneof![Just(None), Just(Some("a"))].prop_map(Call::List),
+        2 => (0..30u64).prop_map(Call::ListAt),
         2 => (0..30u64).prop_map(Call::Watch),
     ]
 }
@@ -434,6 +462,7 @@ async fn make(store: &impl Store, call: &Call) -> String {
         }
         Call::Compact(through) => format!("{:?}", store.compact(through).await),
         Call::List(namespace) => format!("{:?}", store.list("secrets", namespace).await),
+        Call::ListAt(at) => format!("{:?}", store.list_at(&["secrets", "events"], None, Some(at)).await),
         Call::Watch(since) => {
             // The end mark is written first: if it were written later, it could push the watch out of the window.
             let mark = key("secrets", "", "mark");

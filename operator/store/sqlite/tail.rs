@@ -8,8 +8,8 @@ use sqlx::Row;
 use sqlx::sqlite::{SqlitePool, SqliteRow};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
-use super::{backend, json, key, names, signed, unsigned};
-use crate::store::memory::concerns;
+use super::{json, key, names, reading, signed, unsigned};
+use crate::store::state::concerns;
 use crate::store::{Change, Error, Watch};
 
 /// Number of changes read from the file at once.
@@ -101,7 +101,7 @@ impl Tail {
         .bind(PAGE as i64)
         .fetch_all(&self.readers)
         .await
-        .map_err(backend("reading the changes to watch"))?;
+        .map_err(reading("reading the changes to watch"))?;
         let (oldest, newest) = rows.first().map_or((0, 0), |row| (unsigned(row, "oldest"), unsigned(row, "newest")));
         if self.at < oldest {
             return Err(Error::Compacted { since: self.at, oldest });
@@ -123,7 +123,7 @@ impl Tail {
 /// The change in a row; `None` in the row of an empty page.
 fn change(row: &SqliteRow) -> Option<Result<Change, Error>> {
     let revision = row.get::<Option<i64>, _>("revision")?.unsigned_abs();
-    let side = |name| row.get::<Option<&str>, _>(name).map(json).transpose();
+    let side = |name| row.get::<Option<&str>, _>(name).map(json).transpose().map(|value| value.map(Arc::new));
     let both = || Ok(Change { key: key(row), revision, old: side("old")?, new: side("new")? });
     Some(both())
 }

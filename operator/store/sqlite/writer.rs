@@ -1,16 +1,17 @@
-//! The one writer: commits waiting writes with one sync, notifies watches, answers callers.
+//! The one writer: commits waiting writes with one sync, changes the objects in memory, notifies watches, answers callers.
 
-use std::collections::BTreeSet;
 use std::fs::File;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
+use sqlx::Connection;
 use sqlx::sqlite::SqliteConnection;
-use sqlx::{Connection, Row};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use super::{backend, json, signed, unsigned};
-use crate::store::{Change, Error, Expect, Key, rules, stamp};
+use super::{backend, load, signed, unsigned};
+use crate::api::sync::lock;
+use crate::store::state::{self, State};
+use crate::store::{Change, Error, Expect, Key};
 
 /// Limit of writes in one commit, so that the first of them does not wait long.
 const BATCH: usize = 32;
@@ -37,6 +38,7 @@ pub(super) struct Writer {
     changes: broadcast::Sender<Arc<Change>>,
     window: u64,
     counters: Counters,
+    state: Arc<Mutex<State>>,
     _lock: File,
 }
 
@@ -61,7 +63,13 @@ impl Writer {
         lock: File,
     ) -> Result<Self, Error> {
         let counters = Counters::read(&mut connection).await.map_err(backend("reading its counters"))?;
-        Ok(Self { connection, changes, window, counters, _lock: lock })
+        let state = State::new(load(&mut connection).await?, counters.revision);
+        Ok(Self { connection, changes, window, counters, state: Arc::new(Mutex::new(state)), _lock: lock })
+    }
+
+    /// The objects as they are now.
+    pub(super) fn state(&self) -> Arc<Mutex<State>> {
+        self.state.clone()
     }
 
     /// Performs writes until the queue is closed or [`Deed::Close`] arrives.
@@ -88,6 +96,7 @@ impl Writer {
         }
         match self.transaction(deeds).await {
             Ok(done) => {
+                done.changes.iter().for_each(|change| lock(&self.state).apply(change));
                 for change in done.changes {
                     // An error means that there is no watch.
                     let _ = self.changes.send(Arc::new(change));
@@ -100,9 +109,13 @@ impl Writer {
         }
     }
 
-    /// Answers every caller of a batch that was not written, and reads the counters again.
+    /// Answers every caller of a batch that was not written, and reads the file again if it has the batch after all.
     async fn fail(&mut self, replies: Vec<oneshot::Sender<Result<Value, Error>>>, error: sqlx::Error) {
-        if let Ok(counters) = Counters::read(&mut self.connection).await {
+        if let Ok(counters) = Counters::read(&mut self.connection).await
+            && counters.revision != self.counters.revision
+            && let Ok(objects) = load(&mut self.connection).await
+        {
+            *lock(&self.state) = State::new(objects, counters.revision);
             self.counters = counters;
         }
         let error = Arc::new(error);
@@ -117,18 +130,33 @@ impl Writer {
         let mut counters = self.counters;
         let mut done = Done::default();
         for deed in deeds {
-            let answer = match deed {
+            let decided = match deed {
                 Deed::Put { key, expect, value } => {
-                    put(&mut transaction, &mut counters, &mut done.changes, key, expect, value).await?
+                    let found = found(&self.state, &done.changes, &key);
+                    state::put(key, expect, value, found.as_ref(), counters.revision + 1).map(|change| {
+                        let new = change.new.as_deref().cloned().unwrap_or_default();
+                        (change, new)
+                    })
                 }
                 Deed::Delete { key, revision } => {
-                    delete(&mut transaction, &mut counters, &mut done.changes, key, revision).await?
+                    let found = found(&self.state, &done.changes, &key);
+                    state::delete(key, revision, found.as_ref(), counters.revision + 1)
                 }
                 Deed::Compact { through } => {
                     counters.compacted = counters.compacted.max(through.min(counters.revision));
-                    Ok(Value::Null)
+                    done.answers.push(Ok(Value::Null));
+                    continue;
                 }
-                Deed::Close => Ok(Value::Null),
+                Deed::Close => continue,
+            };
+            let answer = match decided {
+                Ok((change, answer)) => {
+                    record(&mut transaction, &change).await?;
+                    counters.revision = change.revision;
+                    done.changes.push(change);
+                    Ok(answer)
+                }
+                Err(error) => Err(error),
             };
             done.answers.push(answer);
         }
@@ -164,135 +192,42 @@ impl Counters {
     }
 }
 
-type Answer = Result<Result<Value, Error>, sqlx::Error>;
-
-async fn put(
-    connection: &mut SqliteConnection,
-    counters: &mut Counters,
-    changes: &mut Vec<Change>,
-    key: Key,
-    expect: Expect,
-    value: Value,
-) -> Answer {
-    let revision = counters.revision + 1;
-    let value = match stamp(&key, value, revision) {
-        Ok(value) => value,
-        Err(error) => return Ok(Err(error)),
-    };
-    let found = find(connection, &key).await?;
-    let old = match (expect, found) {
-        (Expect::Absent, None) => None,
-        (Expect::Absent, Some(_)) => return Ok(Err(Error::AlreadyExists { key })),
-        (Expect::Revision(_), None) => return Ok(Err(Error::NotFound { key })),
-        (Expect::Revision(expected), Some((found, _))) if found != expected => {
-            return Ok(Err(Error::Conflict { key, expected, found: Some(found) }));
-        }
-        (Expect::Revision(_), Some((_, text))) => match json(&text) {
-            Ok(old) => Some((text, old)),
-            Err(error) => return Ok(Err(error)),
-        },
-    };
-    let (old_text, old) = old.unzip();
-    let text = value.to_string();
-    sqlx::query(
-        "INSERT INTO objects (resource, namespace, name, revision, value) VALUES (?1, ?2, ?3, ?4, ?5)
-         ON CONFLICT DO UPDATE SET revision = excluded.revision, value = excluded.value",
-    )
-    .bind(&key.resource)
-    .bind(&key.namespace)
-    .bind(&key.name)
-    .bind(signed(revision))
-    .bind(&text)
-    .execute(&mut *connection)
-    .await?;
-    index_owners(connection, &key, old.as_ref(), Some(&value)).await?;
-    remember(connection, &key, revision, old_text.as_deref(), Some(&text)).await?;
-    counters.revision = revision;
-    changes.push(Change { key, revision, old, new: Some(value.clone()) });
-    Ok(Ok(value))
-}
-
-async fn delete(
-    connection: &mut SqliteConnection,
-    counters: &mut Counters,
-    changes: &mut Vec<Change>,
-    key: Key,
-    expected: u64,
-) -> Answer {
-    let Some((found, text)) = find(connection, &key).await? else {
-        return Ok(Err(Error::NotFound { key }));
-    };
-    if found != expected {
-        return Ok(Err(Error::Conflict { key, expected, found: Some(found) }));
+/// The object at `key` after these changes of the same batch.
+fn found(state: &Mutex<State>, batch: &[Change], key: &Key) -> Option<Arc<Value>> {
+    match batch.iter().rev().find(|change| change.key == *key) {
+        Some(change) => change.new.clone(),
+        None => lock(state).get(key).cloned(),
     }
-    let revision = counters.revision + 1;
-    let (old, last) = match json(&text).and_then(|old| Ok((old.clone(), stamp(&key, old, revision)?))) {
-        Ok(both) => both,
-        Err(error) => return Ok(Err(error)),
-    };
-    sqlx::query("DELETE FROM objects WHERE resource = ?1 AND namespace = ?2 AND name = ?3")
+}
+
+/// Writes the change to the tables.
+async fn record(connection: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::Error> {
+    let Change { key, revision, old, new } = change;
+    let text = |side: &Option<Arc<Value>>| side.as_ref().map(|value| value.to_string());
+    let (old, new) = (text(old), text(new));
+    let object = match &new {
+        Some(new) => sqlx::query(
+            "INSERT INTO objects (resource, namespace, name, revision, value) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT DO UPDATE SET revision = excluded.revision, value = excluded.value",
+        )
         .bind(&key.resource)
         .bind(&key.namespace)
         .bind(&key.name)
-        .execute(&mut *connection)
-        .await?;
-    index_owners(connection, &key, Some(&old), None).await?;
-    remember(connection, &key, revision, Some(&text), None).await?;
-    counters.revision = revision;
-    changes.push(Change { key, revision, old: Some(old), new: None });
-    Ok(Ok(last))
-}
-
-/// The revision and text of the object at `key`.
-async fn find(connection: &mut SqliteConnection, key: &Key) -> Result<Option<(u64, String)>, sqlx::Error> {
-    let row = sqlx::query("SELECT revision, value FROM objects WHERE resource = ?1 AND namespace = ?2 AND name = ?3")
-        .bind(&key.resource)
-        .bind(&key.namespace)
-        .bind(&key.name)
-        .fetch_optional(connection)
-        .await?;
-    Ok(row.map(|row| (unsigned(&row, "revision"), row.get("value"))))
-}
-
-/// Updates the index of owners; most writes do not change it.
-async fn index_owners<'a>(
-    connection: &mut SqliteConnection,
-    key: &Key,
-    old: Option<&'a Value>,
-    new: Option<&'a Value>,
-) -> Result<(), sqlx::Error> {
-    const ADD: &str = "INSERT INTO owners (uid, resource, namespace, name) VALUES (?1, ?2, ?3, ?4)";
-    const REMOVE: &str = "DELETE FROM owners WHERE uid = ?1 AND resource = ?2 AND namespace = ?3 AND name = ?4";
-    let owners = |side: Option<&'a Value>| -> BTreeSet<&'a str> { side.into_iter().flat_map(rules::owners).collect() };
-    let (old, new) = (owners(old), owners(new));
-    let removed = old.difference(&new).map(|uid| (REMOVE, *uid));
-    let added = new.difference(&old).map(|uid| (ADD, *uid));
-    for (statement, uid) in removed.chain(added) {
-        sqlx::query(statement)
-            .bind(uid)
+        .bind(signed(*revision))
+        .bind(new),
+        None => sqlx::query("DELETE FROM objects WHERE resource = ?1 AND namespace = ?2 AND name = ?3")
             .bind(&key.resource)
             .bind(&key.namespace)
-            .bind(&key.name)
-            .execute(&mut *connection)
-            .await?;
-    }
-    Ok(())
-}
-
-async fn remember(
-    connection: &mut SqliteConnection,
-    key: &Key,
-    revision: u64,
-    old: Option<&str>,
-    new: Option<&str>,
-) -> Result<(), sqlx::Error> {
+            .bind(&key.name),
+    };
+    object.execute(&mut *connection).await?;
     sqlx::query("INSERT INTO changes (revision, resource, namespace, name, old, new) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")
-        .bind(signed(revision))
+        .bind(signed(*revision))
         .bind(&key.resource)
         .bind(&key.namespace)
         .bind(&key.name)
-        .bind(old)
-        .bind(new)
+        .bind(&old)
+        .bind(&new)
         .execute(connection)
         .await?;
     Ok(())

@@ -8,7 +8,7 @@ use super::gate::Gate;
 use super::sim::Sim;
 use crate::kinds::postgres_cluster::RESOURCE;
 use crate::store::events::EVENTS;
-use crate::store::{Error, Expect, Key, MemoryStore, Store, Watch, revision_of};
+use crate::store::{Error, Expect, Key, Listed, MemoryStore, Store, Watch, revision_of};
 
 /// Longest duration of a normal write, in milliseconds.
 const WRITE_MS: u64 = 8;
@@ -74,9 +74,9 @@ impl Store for SimStore {
         self.inner.get(key).await
     }
 
-    async fn list_of(&self, resources: &[&str], namespace: Option<&str>) -> Result<(Vec<(Key, Value)>, u64), Error> {
+    async fn list_at(&self, resources: &[&str], namespace: Option<&str>, at: Option<u64>) -> Result<Listed, Error> {
         self.gate.open().await;
-        self.inner.list_of(resources, namespace).await
+        self.inner.list_at(resources, namespace, at).await
     }
 
     async fn owned_by(&self, uid: &str) -> Result<Vec<(Key, Value)>, Error> {
@@ -119,7 +119,7 @@ impl Store for SimStore {
         self.inner.revision().await
     }
 
-    async fn all(&self) -> Result<Vec<(Key, Value)>, Error> {
+    async fn all(&self) -> Result<Vec<(Key, Arc<Value>)>, Error> {
         self.gate.open().await;
         self.inner.all().await
     }

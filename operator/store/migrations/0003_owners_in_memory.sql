@@ -1,0 +1,2 @@
+-- What an owner owns is found by an index in memory.
+DROP TABLE owners;
