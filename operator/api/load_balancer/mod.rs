@@ -61,6 +61,9 @@ pub struct LoadBalancerSpec {
     #[serde(default = "connections")]
     #[schemars(range(min = 1, max = 100_000))]
     pub max_connections: u32,
+    /// Limits of the processes that reloads leave behind.
+    #[serde(default, skip_serializing_if = "Reload::is_default")]
+    pub reload: Reload,
 }
 
 fn one() -> u32 {
@@ -73,6 +76,27 @@ fn loopback() -> String {
 
 fn connections() -> u32 {
     8_000
+}
+
+/// Limits of the processes that a reload leaves behind, because they still have connections.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Reload {
+    /// Most old processes per balancer. If a reload would leave more, it ends the oldest, with their connections.
+    /// Default 4; for nginx, where a reload leaves two, 8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 50))]
+    pub old_processes: Option<u32>,
+    /// How long an old process may finish its connections; then they are closed. Default 1h; for nginx the longest
+    /// `drainTimeout`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Span>,
+}
+
+impl Reload {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// The load balancer program.
@@ -279,6 +303,9 @@ pub struct HealthCheck {
     /// Path of a GET that must answer 200 to 399. Default: a TCP connect.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    /// `Host` header of the GET: a host name, with or without a port. Default `localhost`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
     /// Interval of checks.
     pub interval: Span,
     /// Time-out of a check.
@@ -293,7 +320,7 @@ pub struct HealthCheck {
 
 impl Default for HealthCheck {
     fn default() -> Self {
-        Self { path: None, interval: Span::seconds(2), timeout: Span::seconds(2), fall: 3, rise: 2 }
+        Self { path: None, host: None, interval: Span::seconds(2), timeout: Span::seconds(2), fall: 3, rise: 2 }
     }
 }
 
@@ -455,6 +482,24 @@ impl LoadBalancerSpec {
             EngineKind::Haproxy => "haproxy:2.6",
             EngineKind::Nginx => "nginx:1.22",
         })
+    }
+
+    /// Most processes from before a reload that a balancer may have.
+    pub fn old_processes(&self) -> usize {
+        let default = match self.engine {
+            EngineKind::Haproxy => 4,
+            EngineKind::Nginx => 8,
+        };
+        self.reload.old_processes.unwrap_or(default) as usize
+    }
+
+    /// How long a process from before a reload may finish its connections.
+    pub fn reload_timeout(&self) -> Span {
+        let default = match self.engine {
+            EngineKind::Haproxy => Span::seconds(3600),
+            EngineKind::Nginx => self.backends.iter().map(|one| one.drain_timeout).max().unwrap_or(DRAIN),
+        };
+        self.reload.timeout.unwrap_or(default)
     }
 
     /// The mode of the backend with this name; `None` if no frontend uses it.

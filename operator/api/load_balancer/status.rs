@@ -29,6 +29,9 @@ pub struct LoadBalancerStatus {
     pub backends: Vec<BackendSeen>,
     /// Reloads so far, of all balancers.
     pub reloads: u64,
+    /// Processes from before a reload that still finish their connections, of all balancers.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub old_processes: u64,
     /// Hash of the desired configuration without its servers.
     pub config_hash: String,
     /// `Ready`, `Progressing`, `Degraded`, `ConfigValid`, `BackendsResolved`, `CertificatesValid`.
@@ -37,6 +40,10 @@ pub struct LoadBalancerStatus {
     /// The planner's memory; the only part of the status that the planner reads back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decisions: Option<BalancerDecisions>,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 words! {

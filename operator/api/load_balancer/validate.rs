@@ -29,6 +29,14 @@ impl LoadBalancerSpec {
         if self.frontends.is_empty() {
             problems.add("spec.frontends", "must hold at least one");
         }
+        if let Some(most) = self.reload.old_processes {
+            // A reload of nginx leaves two processes behind.
+            let least = if self.engine == EngineKind::Nginx { 2 } else { 1 };
+            if !(least..=50).contains(&most) {
+                problems.add("spec.reload.oldProcesses", format!("is {most}, must be from {least} to 50"));
+            }
+        }
+        problems.span("spec.reload.timeout".to_owned(), self.reload.timeout);
         self.ports(&mut problems);
         unique("spec.frontends", self.frontends.iter().map(|one| one.name.as_str()), &mut problems);
         unique("spec.backends", self.backends.iter().map(|one| one.name.as_str()), &mut problems);
@@ -156,6 +164,15 @@ impl LoadBalancerSpec {
             }
             if !asked.starts_with('/') || !asked.chars().all(|c| c.is_ascii_graphic() && !"\"'\\#{};$%".contains(c)) {
                 problems.add(format!("{path}.path"), format!("{asked:?} is no path such as /api/v2/ping/"));
+            }
+        }
+        if let Some(host) = &check.host {
+            if check.path.is_none() {
+                problems.add(format!("{path}.host"), "is for a check with path only");
+            }
+            if split_address(host).or(split_address(&format!("{host}:80"))).is_none() {
+                let why = format!("{host:?} is no host name such as app.example.com or app.example.com:8443");
+                problems.add(format!("{path}.host"), why);
             }
         }
         for (name, value) in [("fall", check.fall), ("rise", check.rise)] {
@@ -321,6 +338,48 @@ stats: {port: 81}
                 spec.backends[2].name: no frontend has backend "pg"
                 spec.backends[2].balance: has no effect where only one server gets connections
                 spec.backends[2].healthCheck: has no effect for a database: the status of its own kind is used
+            "#]],
+        );
+    }
+
+    /// Regression 76: a health check could not name its Host, so an application that answers only for its own names
+    /// (Django's ALLOWED_HOSTS) was down for ever. The name becomes part of a configuration: nothing else passes.
+    #[test]
+    fn the_host_of_a_check_is_a_host_name() {
+        let spec = |host: &str| {
+            let yaml = "frontends: [{name: a, port: 1, backend: b}]\nbackends: [{name: b, servers: ['c:1'], healthCheck: {path: /}}]";
+            let mut spec: LoadBalancerSpec = serde_saphyr::from_str(yaml).unwrap();
+            spec.backends[0].health_check.as_mut().unwrap().host = Some(host.to_owned());
+            spec
+        };
+        for good in ["app.example.com", "app.example.com:8443", "10.0.0.1", "App-1"] {
+            assert_eq!(spec(good).validate(), [], "{good}");
+        }
+        for bad in ["", "a b", "a\nbind :1", "a:0", "a:b", "a:99999", "%[src]", "-a", "http://a", "a/b", "[::1]"] {
+            let said = spec(bad).validate();
+            let paths: Vec<_> = said.iter().map(|one| one.path.as_str()).collect();
+            assert_eq!(paths, ["spec.backends[0].healthCheck.host"], "{bad:?}");
+        }
+        let mut without = spec("a");
+        without.backends[0].health_check.as_mut().unwrap().path = None;
+        let said = without.validate();
+        let said: Vec<_> = said.iter().map(ToString::to_string).collect();
+        assert_eq!(said, ["spec.backends[0].healthCheck.host: is for a check with path only"]);
+    }
+
+    /// Regression 79: see the scenario; here the limits at the door.
+    #[test]
+    fn the_limits_of_reloads_have_bounds() {
+        check(
+            r"
+engine: nginx
+frontends: [{name: a, port: 1, backend: b}]
+backends: [{name: b, servers: ['c:1'], drainTimeout: 2m}]
+reload: {oldProcesses: 1, timeout: 2days}
+",
+            expect![[r#"
+                spec.reload.oldProcesses: is 1, must be from 2 to 50
+                spec.reload.timeout: is 2days, must be from 1ms to 24h, in whole milliseconds
             "#]],
         );
     }

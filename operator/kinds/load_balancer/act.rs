@@ -19,6 +19,7 @@ pub async fn act(controller: &LoadBalancerKind, object: &LoadBalancer, step: &St
         Step::Docker(step) => controller.docker.act(&object.owner(), step).await,
         Step::Tell { container, commands, old } => tell(&at(container)?, commands, old).await,
         Step::Write { container, config, files, runs } => configure::write(&at(container)?, config, files, *runs).await,
+        Step::End { container, processes, .. } => configure::end(&at(container)?, processes).await,
         Step::Reload { container, hash, failed } => {
             configure::reload(&at(container)?, &*controller.clock, hash, *failed).await
         }

@@ -17,13 +17,16 @@ fn a_configuration_of_haproxy_reads_like_this() {
     check(
         &balancer.files.known().unwrap().current.0,
         expect![[r#"
-            # evenkeel da1b8c0959db
+            # evenkeel 3f27cf786b42
             global
-                description da1b8c0959db
+                description 3f27cf786b42
                 log stdout format raw daemon notice
                 maxconn 8000
                 no strict-limits
-                hard-stop-after 1h
+                hard-stop-after 3600000ms
+                tune.bufsize 40960
+                tune.maxrewrite 4096
+                tune.http.maxhdr 256
                 ssl-default-bind-options ssl-min-ver TLSv1.2
                 tune.ssl.default-dh-param 2048
                 lua-load /etc/evenkeel/hold.lua
@@ -190,7 +193,7 @@ fn a_configuration_of_nginx_reads_like_this() {
     check(
         &assemble(&world.object.spec, &skeleton(&inputs), &servers).text,
         expect![[r##"
-            # evenkeel 276509e2e23e
+            # evenkeel ae1268ca376b
             daemon off;
             user root;
             worker_processes 2;
@@ -211,6 +214,11 @@ fn a_configuration_of_nginx_reads_like_this() {
                 fastcgi_temp_path /etc/evenkeel/fastcgi;
                 uwsgi_temp_path /etc/evenkeel/uwsgi;
                 scgi_temp_path /etc/evenkeel/scgi;
+                # One line of a head must fit into one buffer.
+                large_client_header_buffers 2 33k;
+                proxy_buffer_size 33k;
+                proxy_buffers 8 8k;
+                proxy_busy_buffers_size 48k;
                 map $http_upgrade $connection_upgrade {
                     default upgrade;
                     '' '';
@@ -232,7 +240,7 @@ fn a_configuration_of_nginx_reads_like_this() {
                     keepalive_requests 1000000000;
                     location = /state {
                         # begin evenkeel-state
-                        return 200 "hash 276509e2e23e\nbackend db\nserver db pg-1 10.2.0.1:5432 ready\nserver db pg-2 10.2.0.2:5432 maint\nbackend ro\nserver ro pg-1 10.2.0.1:5432 maint\nserver ro pg-2 10.2.0.2:5432 ready\nbackend web\nserver web web-a 10.1.0.1:8052 ready\n";
+                        return 200 "hash ae1268ca376b\nbackend db\nserver db pg-1 10.2.0.1:5432 ready\nserver db pg-2 10.2.0.2:5432 maint\nbackend ro\nserver ro pg-1 10.2.0.1:5432 maint\nserver ro pg-2 10.2.0.2:5432 ready\nbackend web\nserver web web-a 10.1.0.1:8052 ready\n";
                         # end evenkeel-state
                     }
                     location = /connections {

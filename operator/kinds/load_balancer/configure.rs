@@ -78,6 +78,13 @@ pub async fn reload(at: &ContainerRef, clock: &dyn Clock, hash: &str, failed: u3
     Ok(())
 }
 
+/// Ends processes from before a reload, with their connections. One that has ended already is fine.
+pub async fn end(at: &ContainerRef, processes: &[u32]) -> Result<(), Failure> {
+    let processes: Vec<String> = processes.iter().map(ToString::to_string).collect();
+    let words: Vec<&str> = processes.iter().map(String::as_str).collect();
+    succeed(run(at, r#"shift; kill -TERM "$@" 2>/dev/null; :"#, &words, EXEC).await?)
+}
+
 /// Keeps the file in use as the last good one. `accepted`: it is the desired one, so a recorded refusal is outdated and
 /// is removed.
 pub async fn keep(at: &ContainerRef, accepted: bool) -> Result<(), Failure> {

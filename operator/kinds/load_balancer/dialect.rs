@@ -30,6 +30,8 @@ pub struct Dialect {
     pub signal: &'static str,
     /// Linux capabilities that it needs.
     pub capabilities: &'static [&'static str],
+    /// Most processes that one reload leaves behind.
+    pub left_by_reload: usize,
     /// How the operator talks to it.
     pub protocol: Protocol,
     /// Servers are added, checked, drained and removed without a reload. Otherwise each change needs a reload.

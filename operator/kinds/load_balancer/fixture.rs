@@ -213,6 +213,9 @@ impl World {
                     answer => *answer = Fact::Known(started(&text)),
                 }
             }
+            Step::End { container, processes, .. } => {
+                self.answer(container).old.retain(|process| !processes.contains(process));
+            }
             Step::Keep { container, accepted } => {
                 let files = self.files(container);
                 files.good = Some(files.current.clone());

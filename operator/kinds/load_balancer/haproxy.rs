@@ -3,15 +3,19 @@
 use std::fmt::Write as _;
 
 use super::dialect::{Dialect, Protocol};
-use super::inputs::{Inputs, client_timeout, server_timeout};
+use super::inputs::{HEAD_KIB, Inputs, client_timeout, server_timeout};
 use super::names::{CONFIG_DIR, RUN_DIR, static_name};
 use super::routing::DesiredServer;
 use super::seen::Admin;
 use super::text::{HASH, hash, hole, title};
 use crate::api::load_balancer::{Backend, Balance, Frontend, HealthCheck, Mode, StickBy, Target, split_address};
 
-/// Longest time that an old process may keep its connections after a reload.
-const OLD_PROCESS: &str = "1h";
+/// Room in a buffer, in KiB, for what is added to the largest head: headers of its own, and its inner form.
+const ADDED_KIB: u64 = 8;
+/// Part of that room that a client's data never fills, in KiB.
+const REWRITE_KIB: u64 = 4;
+/// Most headers of a request or an answer.
+const HEADERS: u32 = 256;
 /// Failed connections in a row after which a server counts as down before its health check reports it.
 const ERROR_LIMIT: u32 = 5;
 /// Holds new clients of a database while it has no writer, so that they are not refused.
@@ -42,6 +46,7 @@ pub static HAPROXY: Dialect = Dialect {
     bootstrap: BOOTSTRAP,
     signal: "SIGUSR2",
     capabilities: &[],
+    left_by_reload: 1,
     protocol: Protocol::MasterSocket,
     live_servers: true,
     skeleton,
@@ -66,7 +71,10 @@ fn skeleton(inputs: &Inputs) -> String {
     log stdout format raw daemon notice
     maxconn {}
     no strict-limits
-    hard-stop-after {OLD_PROCESS}
+    hard-stop-after {}ms
+    tune.bufsize {}
+    tune.maxrewrite {}
+    tune.http.maxhdr {HEADERS}
     ssl-default-bind-options ssl-min-ver TLSv1.2
     tune.ssl.default-dh-param 2048
 {lua}
@@ -79,7 +87,10 @@ defaults
     timeout client 1m
     timeout server 1m
 ",
-        spec.max_connections
+        spec.max_connections,
+        spec.reload_timeout().as_millis(),
+        (HEAD_KIB + ADDED_KIB) << 10,
+        REWRITE_KIB << 10,
     );
     for one in &spec.frontends {
         frontend(&mut text, inputs, one);
@@ -194,9 +205,10 @@ fn backend(text: &mut String, inputs: &Inputs, one: &Backend) {
         // Retrying a writer that does not answer does not help, and there is no other writer.
         text.push_str("    retries 0\n    no option redispatch\n");
     }
-    if let Some(path) = one.health_check.as_ref().and_then(|check| check.path.as_ref()) {
+    if let Some(HealthCheck { path: Some(path), host, .. }) = &one.health_check {
+        let host = host.as_deref().unwrap_or("localhost");
         text.push_str("    option httpchk\n");
-        let _ = writeln!(text, "    http-check send meth GET uri {path} ver HTTP/1.1 hdr Host localhost");
+        let _ = writeln!(text, "    http-check send meth GET uri {path} ver HTTP/1.1 hdr Host {host}");
         text.push_str("    http-check expect status 200-399\n");
     }
     match &one.stick {

@@ -7,6 +7,9 @@ use super::names::CONFIG_DIR;
 use crate::api::load_balancer::{Backend, Frontend, LoadBalancerSpec, Mode};
 use crate::api::object::Object as _;
 
+/// The largest head of a request or an answer that every engine passes on, in KiB. Single sign-on makes large cookies.
+pub const HEAD_KIB: u64 = 32;
+
 /// The inputs of a configuration, without its servers.
 pub struct Inputs<'a> {
     /// The object's name.

@@ -243,6 +243,8 @@ pub enum Step {
     /// Write a configuration and its files into the volume and make it the file in use, unless the engine refuses it;
     /// `runs`: the running process has it already, except for its servers.
     Write { container: String, config: Config, files: Vec<File>, runs: bool },
+    /// End these processes from before a reload, the oldest, because the next reload would leave more than `most` behind.
+    End { container: String, processes: Vec<u32>, most: usize },
     /// Tell the engine to run the file in use, which has this hash; `failed`: failed reloads in a row before this one.
     Reload { container: String, hash: String, failed: u32 },
     /// Keep the file in use, which runs, as the last good one; `accepted`: it is the desired one, so an earlier refusal
@@ -271,6 +273,11 @@ impl fmt::Display for Step {
                 write!(f, "write the servers into the configuration of {container}")
             }
             Self::Write { container, config, .. } => write!(f, "give {container} configuration {}", config.hash),
+            Self::End { container, processes, most } => {
+                let old: Vec<_> = processes.iter().map(ToString::to_string).collect();
+                let old = old.join(", ");
+                write!(f, "end old process {old} of {container}: reloads may leave at most {most}")
+            }
             Self::Reload { container, hash, .. } => write!(f, "reload {container} with configuration {hash}"),
             Self::Keep { container, .. } => write!(f, "keep the configuration of {container} as the last good one"),
             Self::Refuse { container, hash, .. } => {
@@ -291,6 +298,7 @@ impl Significance for Step {
     fn event_reason(&self) -> Option<&'static str> {
         match self {
             Self::Docker(step) => step.event_reason(),
+            Self::End { .. } => Some("OldProcessesEnded"),
             Self::Reload { .. } => Some("Reloading"),
             Self::Refuse { .. } => Some("ConfigRefused"),
             Self::Tell { .. } => Some("ServersChanged"),
@@ -303,6 +311,7 @@ impl Significance for Step {
             Self::Docker(step) => step.lane(),
             Self::Tell { container, .. }
             | Self::Write { container, .. }
+            | Self::End { container, .. }
             | Self::Reload { container, .. }
             | Self::Keep { container, .. }
             | Self::Refuse { container, .. } => Some(container),

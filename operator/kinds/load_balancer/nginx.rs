@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::dialect::{Dialect, Protocol};
-use super::inputs::{Inputs, client_timeout, server_timeout};
+use super::inputs::{HEAD_KIB, Inputs, client_timeout, server_timeout};
 use super::names::{CONFIG_DIR, RUN_DIR, static_name};
 use super::routing::{DesiredServer, Servers};
 use super::seen::Admin;
@@ -14,6 +14,10 @@ use crate::api::load_balancer::{Backend, Balance, Frontend, Mode, StickBy, Targe
 const STATE: &str = "evenkeel-state";
 /// A placeholder server that is down: nginx refuses an upstream without servers.
 const NOBODY: &str = "server 127.0.0.1:9 down;";
+/// Number of worker processes.
+const WORKERS: usize = 2;
+/// A buffer for the largest head, and the end of the line before it, in KiB.
+const BUFFER_KIB: u64 = HEAD_KIB + 1;
 /// Configuration before the first one is written: listens only to the operator.
 pub const BOOTSTRAP: &str = r#"# evenkeel bootstrap
 daemon off;
@@ -45,6 +49,7 @@ pub static NGINX: Dialect = Dialect {
     signal: "SIGHUP",
     // Its processes drop groups that they do not have, which needs this capability.
     capabilities: &["SETGID"],
+    left_by_reload: WORKERS,
     protocol: Protocol::StatePage,
     live_servers: false,
     skeleton,
@@ -55,14 +60,13 @@ pub static NGINX: Dialect = Dialect {
 
 fn skeleton(inputs: &Inputs) -> String {
     let spec = inputs.spec;
-    let longest = spec.backends.iter().map(|backend| backend.drain_timeout.as_millis()).max().unwrap_or(30_000);
     let mut text = title();
     let _ = write!(
         text,
         "daemon off;
 user root;
-worker_processes 2;
-worker_shutdown_timeout {longest}ms;
+worker_processes {WORKERS};
+worker_shutdown_timeout {}ms;
 pid {RUN_DIR}/nginx.pid;
 include {RUN_DIR}/modules*.conf;
 error_log stderr notice;
@@ -79,6 +83,11 @@ http {{
     fastcgi_temp_path {CONFIG_DIR}/fastcgi;
     uwsgi_temp_path {CONFIG_DIR}/uwsgi;
     scgi_temp_path {CONFIG_DIR}/scgi;
+    # One line of a head must fit into one buffer.
+    large_client_header_buffers 2 {BUFFER_KIB}k;
+    proxy_buffer_size {BUFFER_KIB}k;
+    proxy_buffers 8 8k;
+    proxy_busy_buffers_size 48k;
     map $http_upgrade $connection_upgrade {{
         default upgrade;
         '' '';
@@ -105,6 +114,7 @@ http {{
         }}
     }}
 ",
+        spec.reload_timeout().as_millis(),
         // Each client connection needs one more connection to a server; the limit is divided between the processes.
         spec.max_connections.saturating_mul(2).max(64),
         hole("            ", STATE)

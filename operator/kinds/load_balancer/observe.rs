@@ -20,9 +20,9 @@ use crate::engine::{ContainerSeen, ContainerState, Engine};
 use crate::kinds::containers::HOME;
 use crate::store::Key;
 
-/// Counts the nginx processes that only finish their open connections. The match starts at the beginning of the command
+/// Lists the nginx processes that only finish their open connections. The match starts at the beginning of the command
 /// line, because the shell's own command line contains these words too.
-const OLD_NGINX: &str = r#"n=0; for p in /proc/[0-9]*/cmdline; do case "$(tr '\0' ' ' < "$p" 2>/dev/null)" in "nginx: worker process is shutting down"*) n=$((n+1));; esac; done; echo $n"#;
+const OLD_NGINX: &str = r#"for p in /proc/[0-9]*/cmdline; do case "$(tr '\0' ' ' < "$p" 2>/dev/null)" in "nginx: worker process is shutting down"*) p=${p%/cmdline}; echo "${p#/proc/}";; esac; done"#;
 
 /// Reads the whole snapshot.
 pub async fn observe(controller: &LoadBalancerKind, object: &LoadBalancer) -> Result<Observed, Failure> {
@@ -111,19 +111,18 @@ async fn answer(controller: &LoadBalancerKind, object: &LoadBalancer, at: &Conta
         Protocol::StatePage => {
             let words = at.page("/state").await?;
             let old = old_nginx(controller, object, at).await?;
-            seen::nginx(&words, old).ok_or_else(strange)
+            seen::nginx(&words, &old).ok_or_else(strange)
         }
     }
 }
 
-async fn old_nginx(controller: &LoadBalancerKind, object: &LoadBalancer, at: &ContainerRef) -> Result<u32, String> {
-    // Counting needs a `docker exec`. Long after the last reload there are no old processes.
-    let longest = object.spec.backends.iter().map(|backend| backend.drain_timeout.get()).max().unwrap_or_default();
+async fn old_nginx(controller: &LoadBalancerKind, object: &LoadBalancer, at: &ContainerRef) -> Result<String, String> {
+    // This needs a `docker exec`. Long after the last reload there are no old processes.
+    let longest = object.spec.reload_timeout().get();
     let last = object.status.as_ref().and_then(|status| status.decisions.as_ref()?.last_reload);
     let since = last.map(|last| controller.clock.now().duration_since(last).unsigned_abs());
     if since.is_none_or(|since| since > longest + Duration::from_secs(10)) {
-        return Ok(0);
+        return Ok(String::new());
     }
-    let said = configure::read(at, OLD_NGINX, &[]).await?;
-    said.trim().parse().map_err(|_| format!("cannot count processes: {said}"))
+    configure::read(at, OLD_NGINX, &[]).await
 }

@@ -110,7 +110,7 @@ fn balancer_plan(context: &PlanContext, container: &str, balancer: &Balancer) ->
             plan.steps.insert(0, Step::Tell { container, commands, old });
         }
     }
-    if live && waits(&servers, answer) || !live && !answer.old.is_empty() {
+    if if live { waits(&servers, answer) } else { drains(answer) } {
         plan.again = sooner(plan.again, Some(SOON));
     }
     plan
@@ -130,6 +130,11 @@ fn waits(servers: &Servers, answer: &Answer) -> bool {
             server.admin == Admin::Drain || seen.is_some_and(|seen| seen.admin != server.admin)
         })
     })
+}
+
+/// Whether an nginx has a server that gets nothing new and may still have sessions in an old process.
+fn drains(answer: &Answer) -> bool {
+    answer.servers.values().any(|seen| seen.admin != Admin::Ready && seen.sessions > 0)
 }
 
 /// The files that the configuration refers to.

@@ -23,7 +23,7 @@ pub struct Answer {
     pub backends: BTreeSet<String>,
     /// Its servers, by backend and name.
     pub servers: BTreeMap<(String, String), AtBalancer>,
-    /// Processes from before a reload that still have sessions.
+    /// Processes from before a reload that still have sessions, the oldest first.
     pub old: Vec<u32>,
     /// Failed reloads in a row.
     pub failed: u32,
@@ -102,6 +102,7 @@ pub fn haproxy(info: &str, state: &str, stat: &str, proc: &str) -> Option<Answer
         }
     }
     let mut old = false;
+    let mut workers: Vec<(u64, u32)> = Vec::new();
     for line in proc.lines() {
         match line.strip_prefix("# ") {
             Some(title) => old = title == "old workers",
@@ -109,10 +110,18 @@ pub fn haproxy(info: &str, state: &str, stat: &str, proc: &str) -> Option<Answer
                 let failed = line.split_once("[failed: ").and_then(|(_, rest)| rest.split_once(']'));
                 answer.failed = failed.and_then(|(count, _)| count.parse().ok()).unwrap_or_default();
             }
-            None if old => answer.old.extend(line.split_whitespace().next().and_then(|pid| pid.parse::<u32>().ok())),
+            None if old => {
+                let mut words = line.split_whitespace();
+                let pid = words.next().and_then(|pid| pid.parse().ok());
+                let reloads = words.nth(1).and_then(|reloads| reloads.parse().ok()).unwrap_or_default();
+                workers.extend(pid.map(|pid| (reloads, pid)));
+            }
             None => {}
         }
     }
+    // Each reload that a process survived makes its count grow.
+    workers.sort_by_key(|(reloads, _)| std::cmp::Reverse(*reloads));
+    answer.old = workers.into_iter().map(|(_, pid)| pid).collect();
     Some(answer)
 }
 
@@ -152,10 +161,13 @@ fn counts(stat: &str) -> impl Iterator<Item = (&str, &str, u64)> {
     })
 }
 
-/// Parses the answer of an nginx: the state of its own configuration, and the number of its processes that only finish
+/// Parses the answer of an nginx: the state of its own configuration, and the numbers of its processes that only finish
 /// their open connections.
-pub fn nginx(state: &str, old: u32) -> Option<Answer> {
-    let mut answer = Answer { old: (0..old).collect(), ..Default::default() };
+pub fn nginx(state: &str, old: &str) -> Option<Answer> {
+    let old: Result<Vec<u32>, _> = old.split_whitespace().map(str::parse).collect();
+    let mut answer = Answer { old: old.ok()?, ..Default::default() };
+    answer.old.sort_unstable();
+    let old = answer.old.len() as u64;
     for line in state.lines() {
         match line.split(' ').collect::<Vec<_>>().as_slice() {
             ["hash", hash] => answer.hash = (*hash).to_owned(),
@@ -172,7 +184,7 @@ pub fn nginx(state: &str, old: u32) -> Option<Answer> {
                         health: Health::NoCheck,
                         // nginx does not count by server. An old process may still have connections to any server that
                         // left.
-                        sessions: if admin == Admin::Ready { 0 } else { old.into() },
+                        sessions: if admin == Admin::Ready { 0 } else { old },
                     },
                 );
             }
@@ -200,7 +212,7 @@ mod tests {
 4 pg 2 name - 2 32 1 1 26 1 0 0 0 0 0 0 db.x 9002 - 0 0 - - 0
 ";
         let stat = "# pxname,svname,qcur,qmax,scur,smax\nawx,s3,1,0,4,9,\nawx,BACKEND,0,0,4,,\npg,p1,0,0,2,,\npg,BACKEND,0,0,0,\n\n";
-        let proc = "#<PID> <type> <reloads>\n1   master  1 [failed: 2]\n# workers\n23   worker 0\n# old workers\n8  worker 1\n9 worker 2\n# programs\n\n";
+        let proc = "#<PID> <type> <reloads>\n1   master  1 [failed: 2]\n# workers\n23   worker 0\n# old workers\n8  worker 1\n9 worker 2\n10 worker 12\n# programs\n\n";
         let mut answer = haproxy("Name: HAProxy\ndescription: abc\n", state, stat, proc).unwrap();
         answer.add_old("# pxname\nawx,s3,0,0,3,\nawx,gone,0,0,3,\n");
         let said: String = answer.servers.iter().map(|(name, seen)| format!("{name:?} {seen:?}\n")).collect();
@@ -213,7 +225,7 @@ mod tests {
             ("pg", "p1") AtBalancer { address: Some(127.0.0.1), port: 9002, admin: Ready, health: NoCheck, sessions: 2 }
         "#]]
         .assert_eq(&said);
-        assert_eq!((answer.hash.as_str(), answer.old.as_slice(), answer.backends.len()), ("abc", [8, 9].as_slice(), 2));
+        assert_eq!((answer.hash.as_str(), answer.old.as_slice(), answer.backends.len()), ("abc", [10, 9, 8].as_slice(), 2));
         assert_eq!(answer.failed, 2);
         assert_eq!(haproxy("Unknown command", state, stat, proc), None);
     }
@@ -221,10 +233,11 @@ mod tests {
     #[test]
     fn the_words_of_an_nginx_are_read() {
         let answer =
-            nginx("hash abc\nbackend web\nserver web a 10.0.0.1:80 ready\nserver web b 10.0.0.2:80 maint\n", 2);
+            nginx("hash abc\nbackend web\nserver web a 10.0.0.1:80 ready\nserver web b 10.0.0.2:80 maint\n", "100 99\n");
         let answer = answer.unwrap();
         let sessions = |name| answer.server("web", name).map(|seen| (seen.admin, seen.sessions));
         assert_eq!((sessions("a"), sessions("b")), (Some((Admin::Ready, 0)), Some((Admin::Maint, 2))));
-        assert_eq!((answer.hash.as_str(), answer.old.len(), nginx("404", 0)), ("abc", 2, None));
+        assert_eq!((answer.hash.as_str(), answer.old), ("abc", vec![99, 100]));
+        assert_eq!((nginx("404", ""), nginx("hash abc\n", "sh: no")), (None, None));
     }
 }

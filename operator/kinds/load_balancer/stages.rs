@@ -18,6 +18,8 @@ const TAKE_UP: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(50);
 /// Shortest time between two reloads, because each leaves an old process behind.
 const RELOAD_GAP: Duration = Duration::from_secs(1);
+/// The same while a reload would end old processes, so that more changes go into one reload.
+const CROWDED_GAP: Duration = Duration::from_secs(3);
 
 /// The next steps for the configuration of a balancer with these servers.
 pub fn next(
@@ -33,14 +35,19 @@ pub fn next(
     let later = |wait| BalancerPlan { again: Some(wait), reloading: true, ..Default::default() };
     let container = container.to_owned();
     let keep = |accepted| Step::Keep { container: container.clone(), accepted };
-    let reload = || Step::Reload { container: container.clone(), hash: config.hash.clone(), failed: answer.failed };
+    let ending = ending(context, &container, answer);
+    let gap = if ending.is_some() { CROWDED_GAP } else { RELOAD_GAP };
+    let reload = || {
+        let reload = Step::Reload { container: container.clone(), hash: config.hash.clone(), failed: answer.failed };
+        ending.clone().into_iter().chain([reload]).collect()
+    };
     let (runs, written) = (answer.hash == config.hash, files.current.0 == config.text);
     let kept = files.good.as_ref() == Some(&files.current);
     let signalled = balancer.signalled.as_ref().filter(|signalled| signalled.hash == config.hash);
     // A clock that was set back neither ends a wait nor makes it longer.
     let waited = signalled.map(|signalled| since(context, signalled.at).unwrap_or_default());
     let reloaded = context.last_reload.and_then(|last| since(context, last));
-    let gap = reloaded.map_or(Duration::ZERO, |since| RELOAD_GAP.saturating_sub(since));
+    let gap = reloaded.map_or(Duration::ZERO, |since| gap.saturating_sub(since));
     match (written, runs) {
         (false, true) => now(vec![write(context, &container, config, true)]),
         (_, false) if waited.is_none() && !gap.is_zero() => later(gap),
@@ -53,19 +60,28 @@ pub fn next(
         (true, false) => match (signalled, waited) {
             (Some(signalled), Some(waited)) if answer.failed > signalled.failed || waited >= TAKE_UP => {
                 // The old process continues; the next plan makes the last good one the file in use again.
-                if config.last_good { now(vec![reload()]) } else { now(vec![refuse(&container, config)]) }
+                if config.last_good { now(reload()) } else { now(vec![refuse(&container, config)]) }
             }
             (Some(_), _) => later(LOOK),
-            (None, _) => now(vec![reload()]),
+            (None, _) => now(reload()),
         },
         // HAProxy's master process waits for a configuration that it can take.
-        (true, true) if answer.failed > 0 && waited.is_none_or(|waited| waited >= TAKE_UP) => now(vec![reload()]),
+        (true, true) if answer.failed > 0 && waited.is_none_or(|waited| waited >= TAKE_UP) => now(reload()),
         (true, true) => {
             let accepted = !config.last_good;
             let due = !kept && config.hash != BOOTSTRAP || accepted && files.refused.is_some();
             now(due.then(|| keep(accepted)).into_iter().collect())
         }
     }
+}
+
+/// The step that ends the oldest processes if a reload would leave more behind than the spec allows.
+fn ending(context: &PlanContext, container: &str, answer: &Answer) -> Option<Step> {
+    let spec = &context.object.spec;
+    let (most, more) = (spec.old_processes(), render::dialect(spec.engine).left_by_reload);
+    let excess = (answer.old.len() + more).saturating_sub(most).min(answer.old.len());
+    let processes = answer.old[..excess].to_vec();
+    (excess > 0).then(|| Step::End { container: container.to_owned(), processes, most })
 }
 
 fn since(context: &PlanContext, then: Timestamp) -> Option<Duration> {

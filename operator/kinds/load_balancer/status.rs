@@ -22,6 +22,8 @@ pub fn render(context: &PlanContext, status: &mut LoadBalancerStatus, d: &Balanc
     let generation = object.metadata.generation.unwrap_or_default();
     status.observed_generation = generation;
     status.reloads = d.reloads;
+    let answers = running(context).into_iter().flatten();
+    status.old_processes = answers.map(|answer| answer.old.len() as u64).sum();
     status.config_hash = context.skeleton.as_deref().map(text::hash).unwrap_or_default();
     status.pods = workload::members(object).iter().map(|(member, container)| pod(context, member, container)).collect();
     status.replicas = status.pods.iter().filter(|pod| pod.phase != PodPhase::Pending).count() as u32;

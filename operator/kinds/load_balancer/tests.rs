@@ -7,6 +7,7 @@ use super::fixture::{WEB_AND_DATABASE, World, at};
 use super::seen::{Admin, Health};
 use super::{Fact, Refusal, Step, haproxy, text, workload};
 use crate::api::endpoints::{EndpointRole, Routable};
+use crate::api::load_balancer::EngineKind;
 use crate::engine::ContainerState;
 
 pub(super) fn settled() -> World {
@@ -35,10 +36,10 @@ fn the_first_configuration_goes_to_every_balancer_and_then_nothing_is_to_be_done
     check(
         &world.settle(),
         expect![[r#"
-            give default.edge-1 configuration da1b8c0959db
-            give default.edge-2 configuration da1b8c0959db
-            reload default.edge-1 with configuration da1b8c0959db
-            reload default.edge-2 with configuration da1b8c0959db
+            give default.edge-1 configuration 3f27cf786b42
+            give default.edge-2 configuration 3f27cf786b42
+            reload default.edge-1 with configuration 3f27cf786b42
+            reload default.edge-2 with configuration 3f27cf786b42
             keep the configuration of default.edge-1 as the last good one
             keep the configuration of default.edge-2 as the last good one
         "#]],
@@ -318,16 +319,16 @@ fn a_configuration_that_no_process_takes_up_is_refused_and_the_last_good_one_lie
     check(
         &world.settle(),
         expect![[r#"
-            give default.edge-1 configuration 6d52b219e992
-            give default.edge-2 configuration 6d52b219e992
-            reload default.edge-1 with configuration 6d52b219e992
-            reload default.edge-2 with configuration 6d52b219e992
-            note that default.edge-1 did not take up configuration 6d52b219e992
-            note that default.edge-2 did not take up configuration 6d52b219e992
+            give default.edge-1 configuration 7289b083410e
+            give default.edge-2 configuration 7289b083410e
+            reload default.edge-1 with configuration 7289b083410e
+            reload default.edge-2 with configuration 7289b083410e
+            note that default.edge-1 did not take up configuration 7289b083410e
+            note that default.edge-2 did not take up configuration 7289b083410e
             write the last good configuration of default.edge-1
             write the last good configuration of default.edge-2
-            reload default.edge-1 with configuration da1b8c0959db
-            reload default.edge-2 with configuration da1b8c0959db
+            reload default.edge-1 with configuration 3f27cf786b42
+            reload default.edge-2 with configuration 3f27cf786b42
         "#]],
     );
     world.plan();
@@ -433,14 +434,14 @@ fn balancers_are_replaced_one_at_a_time_and_only_while_all_others_balance() {
             remove container default.edge-1: image haproxy:2.8 instead of haproxy:2.6
             create container default.edge-1 on local
             start container default.edge-1
-            give default.edge-1 configuration da1b8c0959db
-            reload default.edge-1 with configuration da1b8c0959db
+            give default.edge-1 configuration 3f27cf786b42
+            reload default.edge-1 with configuration 3f27cf786b42
             keep the configuration of default.edge-1 as the last good one
             remove container default.edge-2: image haproxy:2.8 instead of haproxy:2.6
             create container default.edge-2 on local
             start container default.edge-2
-            give default.edge-2 configuration da1b8c0959db
-            reload default.edge-2 with configuration da1b8c0959db
+            give default.edge-2 configuration 3f27cf786b42
+            reload default.edge-2 with configuration 3f27cf786b42
             keep the configuration of default.edge-2 as the last good one
         "#]],
     );
@@ -574,4 +575,59 @@ fn no_secret_is_in_a_container_or_in_words() {
     let said = format!("{:?} {:?}", plan, world.observed);
     assert!(!said.contains("secret") && !said.contains("PEM"), "{said}");
     assert!(text::hash_in(haproxy::BOOTSTRAP).is_some());
+}
+
+/// Regression 79: each reload under long requests left a process behind, for an hour and without a bound: eight changes,
+/// eight processes. Now a reload ends the oldest first, and in a crowd reloads are rarer.
+#[test]
+fn a_reload_ends_the_oldest_processes_when_too_many_would_be_left() {
+    let mut world = settled();
+    world.answer("default.edge-1").old = vec![7, 9, 11, 13];
+    world.answer("default.edge-2").old = vec![8, 10, 12];
+    world.object.spec.max_connections = 100;
+    check(
+        &world.settle(),
+        expect![[r#"
+            give default.edge-1 configuration bb7edf49be33
+            give default.edge-2 configuration bb7edf49be33
+            end old process 7 of default.edge-1: reloads may leave at most 4
+            reload default.edge-1 with configuration bb7edf49be33
+            reload default.edge-2 with configuration bb7edf49be33
+            keep the configuration of default.edge-1 as the last good one
+            keep the configuration of default.edge-2 as the last good one
+        "#]],
+    );
+    world.answer("default.edge-1").old = vec![9, 11, 13, 20];
+    world.plan();
+    assert_eq!(world.object.status.as_ref().unwrap().old_processes, 4);
+    world.object.spec.reload.old_processes = Some(2);
+    world.object.spec.max_connections = 101;
+    let steps = world.settle();
+    assert!(steps.contains("end old process 9, 11, 13 of default.edge-1: reloads may leave at most 2\n"), "{steps}");
+}
+
+/// Regression 78: nginx answered 502 to an answer's head of 8 kB and 400 to a request's of 12 kB, and HAProxy to both from
+/// 15 kB on: single sign-on makes such cookies. The real engines are asked in `tests/it/balancers_docker.rs`.
+#[test]
+fn both_engines_take_heads_of_the_same_size() {
+    let mut spec = settled().object.spec;
+    let mut text = |engine| {
+        spec.engine = engine;
+        let world = World { object: super::LoadBalancer::new("edge", spec.clone()), ..settled() };
+        super::render::skeleton(&super::inputs::Inputs::new(&world.object, &Default::default(), Some("secret")))
+    };
+    let haproxy = text(EngineKind::Haproxy);
+    assert!(haproxy.contains("tune.bufsize 40960\n    tune.maxrewrite 4096\n    tune.http.maxhdr 256\n"), "{haproxy}");
+    let nginx = text(EngineKind::Nginx);
+    assert!(nginx.contains("large_client_header_buffers 2 33k;\n    proxy_buffer_size 33k;\n"), "{nginx}");
+}
+
+/// Regression 76: the check said `Host: localhost`, whatever the application wants to hear.
+#[test]
+fn a_check_names_the_host_that_the_spec_names() {
+    let mut world = settled();
+    world.object.spec.backends[0].health_check.as_mut().unwrap().host = Some("app.example.com:8443".into());
+    world.settle();
+    let file = &world.files("default.edge-1").current.0;
+    assert!(file.contains("http-check send meth GET uri /ping ver HTTP/1.1 hdr Host app.example.com:8443\n"), "{file}");
 }
