@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ContainerSeen, ContainerSpec, ContainerState, Conversation, Engine, Error, EventHint, Everything, ExecResult, File,
+    ContainerSeen, ContainerSpec, ContainerState, Conversation, Daemon, Engine, Error, EventHint, Everything, ExecResult, File,
     HostInfo, ImageSeen, LogOptions, Mount, MountSource, NetworkSeen, NetworkSpec, Output, Outputs, RegistryLogin,
     VolumeSpec,
 };
@@ -288,6 +288,10 @@ impl Engine for FakeEngine {
                 memory_bytes: 4 << 30,
             })
         })
+    }
+
+    fn daemon(&self) -> Option<Daemon> {
+        Some(Daemon { log_driver: "json-file".to_owned() })
     }
 
     async fn list_containers(&self, owner: &Owner) -> Result<Vec<ContainerSeen>, Error> {

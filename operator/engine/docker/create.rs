@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use bollard::models::{
-    ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HostConfig, Mount, MountType, MountVolumeOptions,
+    ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HostConfig, HostConfigLogConfig, Mount, MountType, MountVolumeOptions,
     MountVolumeOptionsDriverConfig, NetworkConnectRequest, NetworkingConfig, PortBinding, PortMap, RestartPolicy,
     RestartPolicyNameEnum,
 };
@@ -121,6 +121,9 @@ fn create_body(spec: &ContainerSpec) -> ContainerCreateBody {
             nano_cpus: spec.nano_cpus,
             cpu_shares: spec.cpu_shares,
             pids_limit: spec.pids_limit,
+            // Without a type Docker takes the engine's own log driver.
+            log_config: map(&spec.chosen.log_options)
+                .map(|options| HostConfigLogConfig { typ: None, config: Some(options) }),
             group_add: some(&spec.groups),
             cap_add: some(&security.cap_add),
             cap_drop: some(&security.cap_drop),

@@ -15,7 +15,7 @@ use super::sim::{Away, Sim, State};
 use crate::api::labels::Owner;
 use crate::api::object::Object as _;
 use crate::engine::{
-    ContainerSeen, ContainerSpec, ContainerState, Conversation, Engine, Error, EventHint, Everything, HostInfo,
+    ContainerSeen, ContainerSpec, ContainerState, Conversation, Daemon, Engine, Error, EventHint, Everything, HostInfo,
     ImageSeen, NetworkSeen, NetworkSpec, RegistryLogin, VolumeSpec,
 };
 use crate::kinds::containers::{DockerSeen, DockerStep, HOME as HOST};
@@ -146,6 +146,10 @@ impl Engine for SimEngine {
             memory_bytes: 4 << 30,
         };
         self.read("info", |_| info).await
+    }
+
+    fn daemon(&self) -> Option<Daemon> {
+        Some(Daemon { log_driver: "json-file".into() })
     }
 
     async fn list_containers(&self, _: &Owner) -> Result<Vec<ContainerSeen>, Error> {
