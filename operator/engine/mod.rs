@@ -93,6 +93,8 @@ pub struct ContainerSpec {
     pub pids_limit: Option<i64>,
     /// Share of CPU time under contention, in Docker's units (1024 = one share); `None`: 1024.
     pub cpu_shares: Option<i64>,
+    /// Limit of open files of a process; `None`: the engine's.
+    pub open_files: Option<i64>,
     /// Its privileges.
     pub security: Security,
     /// What Evenkeel chooses for it.
@@ -106,6 +108,10 @@ pub struct ContainerSpec {
 pub struct Chosen {
     /// Options of the host's log driver; they bound the container's log.
     pub log_options: BTreeMap<String, String>,
+    /// Size of `/dev/shm` in bytes, instead of the one in the spec.
+    pub shm_bytes: Option<i64>,
+    /// Further environment.
+    pub env: BTreeMap<String, String>,
 }
 
 impl std::fmt::Debug for ContainerSpec {
@@ -376,6 +382,8 @@ pub struct HostInfo {
 pub struct Daemon {
     /// The log driver of containers that name none, e.g. `json-file`.
     pub log_driver: String,
+    /// The host's memory in bytes.
+    pub memory_bytes: i64,
 }
 
 /// Something of this owner changed, or (`None`) events may have been lost: observe everything again.

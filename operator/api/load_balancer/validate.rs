@@ -29,6 +29,7 @@ impl LoadBalancerSpec {
         if self.frontends.is_empty() {
             problems.add("spec.frontends", "must hold at least one");
         }
+        problems.0.extend(self.resources.problems("spec.resources"));
         self.ports(&mut problems);
         unique("spec.frontends", self.frontends.iter().map(|one| one.name.as_str()), &mut problems);
         unique("spec.backends", self.backends.iter().map(|one| one.name.as_str()), &mut problems);

@@ -153,7 +153,10 @@ impl DockerEngine {
     /// by a restart, after which the next subscription to its events reads this again.
     pub(super) async fn system_info(&self, doing: &str) -> Result<SystemInfo, Error> {
         let info = self.call(doing, ANSWER, Docker::info).await?;
-        *lock(&self.daemon) = Some(Daemon { log_driver: info.logging_driver.clone().unwrap_or_default() });
+        *lock(&self.daemon) = Some(Daemon {
+            log_driver: info.logging_driver.clone().unwrap_or_default(),
+            memory_bytes: info.mem_total.unwrap_or_default(),
+        });
         Ok(info)
     }
 

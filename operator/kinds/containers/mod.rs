@@ -2,7 +2,7 @@
 //! up.
 //!
 //! `observe.rs` reads each host, `converge.rs` decides about the containers that a kind describes (the kind's policy is
-//! one predicate), `bounds.rs` bounds their logs, `step.rs` defines the steps, `act.rs` performs them. Work that takes longer than a reconcile is
+//! one predicate), `bounds.rs` bounds their resources and logs, `step.rs` defines the steps, `act.rs` performs them. Work that takes longer than a reconcile is
 //! started by a step and runs as [`Work`] in the background; its end wakes the object.
 
 mod act;

@@ -6,9 +6,9 @@ use super::DockerSeen;
 use crate::engine::Daemon;
 use crate::kinds::fact::Fact;
 
-/// An engine with Docker's own log driver.
+/// An engine with Docker's own log driver, on a host with 4 GiB.
 pub fn daemon() -> Daemon {
-    Daemon { log_driver: "json-file".into() }
+    Daemon { log_driver: "json-file".into(), memory_bytes: 4 << 30 }
 }
 
 impl DockerSeen {

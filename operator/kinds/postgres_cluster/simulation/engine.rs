@@ -18,7 +18,7 @@ use crate::engine::{
     ContainerSeen, ContainerSpec, ContainerState, Conversation, Daemon, Engine, Error, EventHint, Everything, HostInfo,
     ImageSeen, NetworkSeen, NetworkSpec, RegistryLogin, VolumeSpec,
 };
-use crate::kinds::containers::{DockerSeen, DockerStep, HOME as HOST};
+use crate::kinds::containers::{DockerSeen, DockerStep, HOME as HOST, testing};
 use crate::kinds::fact::Fact;
 use crate::kinds::postgres_cluster::world::World;
 use crate::supervisor::state::Act;
@@ -149,7 +149,7 @@ impl Engine for SimEngine {
     }
 
     fn daemon(&self) -> Option<Daemon> {
-        Some(Daemon { log_driver: "json-file".into() })
+        Some(testing::daemon())
     }
 
     async fn list_containers(&self, _: &Owner) -> Result<Vec<ContainerSeen>, Error> {
