@@ -12,14 +12,13 @@ use serde_json::{Value, json};
 use super::deployment::Deployment;
 use super::invalid::Invalid;
 use super::resource::{Cell, Column, Resource, age_column, with_metadata};
+use super::resources::Resources;
 use super::{quantity, subset};
 
 /// Limit of a name: pod names with hash and ordinal must be valid host names (63 letters).
 const LONGEST_NAME: usize = 45;
 /// Limit of the replicas of one Deployment: their status must fit into one object.
 const MOST_REPLICAS: i32 = 500;
-/// Limit of processes, in the resources of a container.
-pub const PIDS: &str = "evenkeel.dev/pids";
 
 /// The lists that patches and server-side apply merge, by Kubernetes' own keys.
 const MERGE_KEYS: [(&str, &[&str]); 11] = [
@@ -121,6 +120,13 @@ fn normalize(object: &mut Value) {
         let containers = spec.get_mut("template").and_then(|template| template["spec"][list].as_array_mut());
         for container in containers.into_iter().flatten().filter_map(Value::as_object_mut) {
             container.retain(|name, value| name != "resources" || *value != json!({}));
+            let amounts = container.get_mut("resources").and_then(Value::as_object_mut);
+            let amounts =
+                amounts.into_iter().flat_map(|resources| resources.values_mut()).filter_map(Value::as_object_mut);
+            for amount in amounts.flat_map(|amounts| amounts.values_mut()).filter(|amount| amount.is_f64()) {
+                // `cpu: 0.5` without quotes, as Kubernetes takes it.
+                *amount = amount.to_string().into();
+            }
         }
     }
 }
@@ -319,16 +325,9 @@ fn container(container: &Container, path: &str, say: &mut impl FnMut(String, Str
     {
         say(format!("{path}.imagePullPolicy"), "must be Always, IfNotPresent or Never".into());
     }
-    let resources = container.resources.clone().unwrap_or_default();
-    for (part, quantities) in [("limits", resources.limits), ("requests", resources.requests)] {
-        for (name, amount) in quantities.unwrap_or_default() {
-            let path = format!("{path}.resources.{part}.{name}");
-            if !["cpu", "memory", PIDS].contains(&name.as_str()) {
-                say(path, format!("is not supported: only cpu, memory and {PIDS} are"));
-            } else if let Err(message) = quantity::milli(&amount.0) {
-                say(path, message);
-            }
-        }
+    let resources = container.resources.as_ref().map(Resources::from).unwrap_or_default();
+    for problem in resources.problems(&format!("{path}.resources")) {
+        say(problem.path, problem.message);
     }
     let probes = [
         ("startupProbe", &container.startup_probe),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
 use schemars::JsonSchema;
@@ -12,8 +13,9 @@ use serde::{Deserialize, Serialize};
 use super::endpoints::EndpointSet;
 use super::invalid::Invalid;
 use super::lsn::Fork;
-use super::postgres_settings;
+use super::resources::{self, Resources};
 use super::words::words;
+use super::{postgres_memory, postgres_settings, quantity};
 
 /// Requests a planned switchover: `TIMESTAMP` or `TIMESTAMP/MEMBER`.
 pub const SWITCHOVER_ANNOTATION: &str = "evenkeel.dev/switchover";
@@ -64,6 +66,17 @@ pub struct PostgresClusterSpec {
     /// What happens to the data volumes.
     #[serde(default)]
     pub storage: Storage,
+    /// Limits of each instance. Default: it may use all that the Docker host has.
+    #[serde(default, skip_serializing_if = "Resources::is_empty")]
+    pub resources: Resources,
+    /// Size of `/dev/shm` of each instance, which parallel queries use. What is in it counts to the memory limit. Default:
+    /// half of the memory limit, without one half of the host's memory; but 1Gi if that is more and fits the limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "resources::amount")]
+    pub shm_size: Option<Quantity>,
+    /// Limits of each process of an instance. Default: those of the Docker host.
+    #[serde(default, skip_serializing_if = "Ulimits::is_default")]
+    pub ulimits: Ulimits,
     /// Publishes the instances on ports of the Docker host; without it they are reachable only on their Docker network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expose: Option<Expose>,
@@ -71,6 +84,22 @@ pub struct PostgresClusterSpec {
 
 fn one() -> u32 {
     1
+}
+
+/// Limits of each process.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Ulimits {
+    /// Open files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1024, max = 1_048_576))]
+    pub nofile: Option<u32>,
+}
+
+impl Ulimits {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// When a commit is acknowledged.
@@ -196,6 +225,11 @@ impl PostgresClusterSpec {
         }
     }
 
+    /// The declared size of `/dev/shm`, in bytes.
+    pub fn shm_bytes(&self) -> Option<i64> {
+        quantity::whole(&self.shm_size.as_ref()?.0).ok()
+    }
+
     /// Every problem that the schema cannot express.
     pub fn validate(&self) -> Vec<Invalid> {
         let mut problems = Vec::new();
@@ -211,6 +245,8 @@ impl PostgresClusterSpec {
                 problems.push(Invalid::new(format!("spec.parameters[{name}]"), problem));
             }
         }
+        let shared_buffers = self.parameters.get("shared_buffers").map(String::as_str);
+        problems.extend(postgres_memory::problems(&self.resources, self.shm_size.as_ref(), shared_buffers));
         let initdb = &self.bootstrap.initdb;
         for (field, name) in [("database", &initdb.database), ("owner", &initdb.owner)] {
             if name.is_empty() || name.len() > 63 || name.contains(char::is_control) {
@@ -682,6 +718,36 @@ mod tests {
                 "spec.parameters[wal_level]",
                 "spec.expose.hostPort",
                 "spec.expose.bindAddress"
+            ]
+        );
+    }
+
+    /// Regression 92: memory that cannot fit was accepted, and the instances never started or were killed.
+    #[test]
+    fn memory_that_does_not_fit_is_refused_with_its_path() {
+        let found = |spec: &str| problems(&format!("{{image: 'postgres:15', {spec}}}"));
+        assert_eq!(found("resources: {limits: {memory: 4Gi, cpu: 2}}, shmSize: 1Gi"), Vec::<String>::new());
+        let refused = [
+            "resources: {limits: {memory: 4Gi}}, parameters: {shared_buffers: 8GB}",
+            "resources: {limits: {memory: 150Mi}}",
+            "resources: {limits: {memory: 5Mi, cpu: 1m}}",
+            "resources: {limits: {memory: 1Gi}}, shmSize: 2Gi",
+            "resources: {limits: {memory: lots, gpu: 1}}, shmSize: 1",
+        ];
+        let found: Vec<_> = refused.iter().flat_map(|spec| found(spec)).collect();
+        let paths: Vec<_> = found.iter().map(|problem| problem.split(": ").next().unwrap_or_default()).collect();
+        assert_eq!(
+            paths,
+            [
+                "spec.parameters[shared_buffers]",
+                "spec.resources.limits.memory",
+                "spec.resources.limits.memory",
+                "spec.resources.limits.cpu",
+                "spec.resources.limits.memory",
+                "spec.shmSize",
+                "spec.resources.limits.gpu",
+                "spec.resources.limits.memory",
+                "spec.shmSize",
             ]
         );
     }

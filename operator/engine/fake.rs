@@ -12,9 +12,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ContainerSeen, ContainerSpec, ContainerState, Conversation, Engine, Error, EventHint, Everything, ExecResult, File,
-    HostInfo, ImageSeen, LogOptions, Mount, MountSource, NetworkSeen, NetworkSpec, Output, Outputs, RegistryLogin,
-    VolumeSpec,
+    ContainerSeen, ContainerSpec, ContainerState, Conversation, Daemon, Engine, Error, EventHint, Everything,
+    ExecResult, File, HostInfo, ImageSeen, LogOptions, Mount, MountSource, NetworkSeen, NetworkSpec, Output, Outputs,
+    RegistryLogin, VolumeSpec,
 };
 use crate::api::labels::Owner;
 use crate::api::sync::lock;
@@ -288,6 +288,10 @@ impl Engine for FakeEngine {
                 memory_bytes: 4 << 30,
             })
         })
+    }
+
+    fn daemon(&self) -> Option<Daemon> {
+        Some(Daemon { log_driver: "json-file".to_owned(), memory_bytes: 4 << 30 })
     }
 
     async fn list_containers(&self, owner: &Owner) -> Result<Vec<ContainerSeen>, Error> {

@@ -20,7 +20,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep;
 
 use super::{
-    ContainerSeen, ContainerSpec, Conversation, Engine, Error, EventHint, Everything, ExecRequest, ExecResult,
+    ContainerSeen, ContainerSpec, Conversation, Daemon, Engine, Error, EventHint, Everything, ExecRequest, ExecResult,
     ExecSession, File, HostInfo, ImageSeen, LogOptions, NetworkSeen, NetworkSpec, Outputs, RegistryLogin, VolumeSpec,
 };
 use crate::api::labels::Owner;
@@ -381,6 +381,10 @@ impl Drop for Follower {
 impl Engine for Mirror {
     async fn info(&self) -> Result<HostInfo, Error> {
         self.inner.info().await
+    }
+
+    fn daemon(&self) -> Option<Daemon> {
+        self.inner.daemon()
     }
 
     async fn list_all(&self) -> Result<Everything, Error> {

@@ -93,8 +93,25 @@ pub struct ContainerSpec {
     pub pids_limit: Option<i64>,
     /// Share of CPU time under contention, in Docker's units (1024 = one share); `None`: 1024.
     pub cpu_shares: Option<i64>,
+    /// Limit of open files of a process; `None`: the engine's.
+    pub open_files: Option<i64>,
     /// Its privileges.
     pub security: Security,
+    /// What Evenkeel chooses for it.
+    #[serde(skip)]
+    pub chosen: Chosen,
+}
+
+/// What Evenkeel chooses for a container, where nothing was declared. It is not part of the hash: a later version that
+/// chooses otherwise recreates no container. Each container gets it when it is next made.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Chosen {
+    /// Options of the host's log driver; they bound the container's log.
+    pub log_options: BTreeMap<String, String>,
+    /// Size of `/dev/shm` in bytes, instead of the one in the spec.
+    pub shm_bytes: Option<i64>,
+    /// Further environment.
+    pub env: BTreeMap<String, String>,
 }
 
 impl std::fmt::Debug for ContainerSpec {
@@ -360,6 +377,15 @@ pub struct HostInfo {
     pub memory_bytes: i64,
 }
 
+/// What containers depend on in the engine of their host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Daemon {
+    /// The log driver of containers that name none, e.g. `json-file`.
+    pub log_driver: String,
+    /// The host's memory in bytes.
+    pub memory_bytes: i64,
+}
+
 /// Something of this owner changed, or (`None`) events may have been lost: observe everything again.
 pub type EventHint = Option<Owner>;
 
@@ -368,6 +394,8 @@ pub type EventHint = Option<Owner>;
 pub trait Engine: Send + Sync + 'static {
     /// The engine's version and capacity; also used as a ping.
     async fn info(&self) -> Result<HostInfo, Error>;
+    /// What containers depend on in this engine, as last read; `None` until it was read for the first time.
+    fn daemon(&self) -> Option<Daemon>;
     /// All containers of an owner, running or not.
     async fn list_containers(&self, owner: &Owner) -> Result<Vec<ContainerSeen>, Error>;
     /// Names of all volumes of an owner.

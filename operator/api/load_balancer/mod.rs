@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::duration::Span;
 use super::endpoints::EndpointRole;
+use super::resources::Resources;
 
 mod status;
 mod validate;
@@ -48,6 +49,9 @@ pub struct LoadBalancerSpec {
     /// Address of the Docker host on which host ports are published.
     #[serde(default = "loopback")]
     pub bind_address: String,
+    /// Limits of each balancer. Default: it may use all that the Docker host has.
+    #[serde(default, skip_serializing_if = "Resources::is_empty")]
+    pub resources: Resources,
     /// Ports to listen on.
     #[schemars(length(min = 1))]
     pub frontends: Vec<Frontend>,

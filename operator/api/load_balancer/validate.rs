@@ -37,6 +37,7 @@ impl LoadBalancerSpec {
             }
         }
         problems.span("spec.reload.timeout".to_owned(), self.reload.timeout);
+        problems.0.extend(self.resources.problems("spec.resources"));
         self.ports(&mut problems);
         unique("spec.frontends", self.frontends.iter().map(|one| one.name.as_str()), &mut problems);
         unique("spec.backends", self.backends.iter().map(|one| one.name.as_str()), &mut problems);

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bollard::body_try_stream;
-use bollard::models::{ContainerCreateBody, HostConfig, Mount, MountType, Volume};
+use bollard::models::{ContainerCreateBody, HostConfig, HostConfigLogConfig, Mount, MountType, Volume};
 use bollard::query_parameters::{
     ContainerArchiveInfoOptionsBuilder, CreateContainerOptionsBuilder, ListVolumesOptionsBuilder,
     UploadToContainerOptionsBuilder,
@@ -224,6 +224,8 @@ impl DockerEngine {
                     }),
                     ..Default::default()
                 }]),
+                // It is never started.
+                log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None }),
                 ..Default::default()
             }),
             ..Default::default()

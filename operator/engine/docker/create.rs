@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use bollard::models::{
-    ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HostConfig, Mount, MountType, MountVolumeOptions,
-    MountVolumeOptionsDriverConfig, NetworkConnectRequest, NetworkingConfig, PortBinding, PortMap, RestartPolicy,
-    RestartPolicyNameEnum,
+    ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HostConfig, HostConfigLogConfig, Mount, MountType,
+    MountVolumeOptions, MountVolumeOptionsDriverConfig, NetworkConnectRequest, NetworkingConfig, PortBinding, PortMap,
+    ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
 };
 use bollard::query_parameters::CreateContainerOptionsBuilder;
 use futures::future::try_join_all;
@@ -105,7 +105,7 @@ fn create_body(spec: &ContainerSpec) -> ContainerCreateBody {
         cmd: Some(spec.cmd.clone()).filter(|own| !own.is_empty() || !spec.entrypoint.is_empty()),
         user: spec.user.clone(),
         working_dir: spec.working_dir.clone(),
-        env: Some(spec.env.iter().map(|(key, value)| format!("{key}={value}")).collect()),
+        env: Some(spec.env.iter().chain(&spec.chosen.env).map(|(key, value)| format!("{key}={value}")).collect()),
         labels: Some(labels),
         stop_timeout: Some(spec.stop_timeout_seconds),
         exposed_ports: Some(ports.keys().cloned().collect()).filter(|_| alone),
@@ -116,11 +116,19 @@ fn create_body(spec: &ContainerSpec) -> ContainerCreateBody {
                 spec.joins.as_ref().map_or_else(|| spec.network.clone(), |one| format!("container:{one}")),
             ),
             port_bindings: Some(ports).filter(|_| alone),
-            shm_size: spec.shm_bytes,
+            shm_size: spec.chosen.shm_bytes.or(spec.shm_bytes),
             memory: spec.memory_bytes,
+            // No swap beyond the memory, as in Kubernetes.
+            memory_swap: spec.memory_bytes,
+            ulimits: spec.open_files.map(|most| {
+                vec![ResourcesUlimits { name: Some("nofile".to_owned()), soft: Some(most), hard: Some(most) }]
+            }),
             nano_cpus: spec.nano_cpus,
             cpu_shares: spec.cpu_shares,
             pids_limit: spec.pids_limit,
+            // Without a type Docker takes the engine's own log driver.
+            log_config: map(&spec.chosen.log_options)
+                .map(|options| HostConfigLogConfig { typ: None, config: Some(options) }),
             group_add: some(&spec.groups),
             cap_add: some(&security.cap_add),
             cap_drop: some(&security.cap_drop),

@@ -68,7 +68,7 @@ impl DockerEngine {
     async fn follow(&self, hints: &mpsc::Sender<EventHint>, failures: &mut u32) -> Error {
         let doing = "following its events";
         let gone = || Error::refused(&self.host, doing, "nobody listens");
-        let info = match self.call(doing, ANSWER, Docker::info).await {
+        let info = match self.system_info(doing).await {
             Ok(info) => info,
             Err(error) => return error,
         };

@@ -30,11 +30,12 @@ use tokio::sync::OnceCell;
 
 use self::transport::Transport;
 use super::{
-    ContainerSeen, ContainerSpec, Conversation, Engine, Error, EventHint, Everything, ExecRequest, ExecResult,
+    ContainerSeen, ContainerSpec, Conversation, Daemon, Engine, Error, EventHint, Everything, ExecRequest, ExecResult,
     ExecSession, File, HostInfo, ImageSeen, LogOptions, NetworkSeen, NetworkSpec, Outputs, RegistryLogin, VolumeSpec,
 };
 use crate::api::docker_host::Endpoint;
 use crate::api::labels::{self, Owner};
+use crate::api::sync::lock;
 
 /// Time-out of a small request; an engine on a healthy host answers in milliseconds.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -49,6 +50,8 @@ pub struct DockerEngine {
     pulls: Arc<images::Pulls>,
     /// Networks are created in two steps that must not interleave.
     networks: Arc<tokio::sync::Mutex<()>>,
+    /// The last answer about the engine itself.
+    daemon: Arc<std::sync::Mutex<Option<Daemon>>>,
 }
 
 impl DockerEngine {
@@ -62,6 +65,7 @@ impl DockerEngine {
             binary: Arc::new(binary::Injection::new(binary)),
             pulls: Arc::default(),
             networks: Arc::default(),
+            daemon: Arc::default(),
         })
     }
 
@@ -122,6 +126,9 @@ fn same_owner(wanted: &std::collections::BTreeMap<String, String>, found: Option
 impl Engine for DockerEngine {
     async fn info(&self) -> Result<HostInfo, Error> {
         self.host_info().await
+    }
+    fn daemon(&self) -> Option<Daemon> {
+        lock(&self.daemon).clone()
     }
     async fn list_containers(&self, owner: &Owner) -> Result<Vec<ContainerSeen>, Error> {
         self.containers_of(owner).await

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::errors::Error as Bollard;
+use bollard::models::SystemInfo;
 use bollard::{API_DEFAULT_VERSION, BollardRequest, ClientVersion, Docker};
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, TryFutureExt as _};
@@ -17,9 +18,10 @@ use hyper_util::rt::TokioExecutor;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::super::{Error, HostInfo};
+use super::super::{Daemon, Error, HostInfo};
 use super::{ANSWER, DockerEngine, classify};
 use crate::api::docker_host::Endpoint;
+use crate::api::sync::lock;
 
 /// The oldest supported API: Docker Engine 20.10.
 const OLDEST: ClientVersion = ClientVersion { major_version: 1, minor_version: 41 };
@@ -147,8 +149,19 @@ fn certificates(pem: &[u8], key: &str) -> Result<Vec<CertificateDer<'static>>, S
 }
 
 impl DockerEngine {
+    /// The engine's answer about itself, which [`crate::engine::Engine::daemon`] keeps. An engine is configured anew only
+    /// by a restart, after which the next subscription to its events reads this again.
+    pub(super) async fn system_info(&self, doing: &str) -> Result<SystemInfo, Error> {
+        let info = self.call(doing, ANSWER, Docker::info).await?;
+        *lock(&self.daemon) = Some(Daemon {
+            log_driver: info.logging_driver.clone().unwrap_or_default(),
+            memory_bytes: info.mem_total.unwrap_or_default(),
+        });
+        Ok(info)
+    }
+
     pub(super) async fn host_info(&self) -> Result<HostInfo, Error> {
-        let info = self.call("asking for its status", ANSWER, Docker::info).await?;
+        let info = self.system_info("asking for its status").await?;
         let api_version = self.client("asking for its version").await?.client_version().to_string();
         Ok(HostInfo {
             engine_id: info.id.unwrap_or_default(),

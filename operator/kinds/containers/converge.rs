@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::bounds::bounded;
 use super::{DockerSeen, DockerStep, Work, WorkSeen};
 use crate::api::labels;
 use crate::engine::{ContainerSeen, ContainerSpec, ContainerState, NetworkSpec, VolumeSpec};
@@ -119,7 +120,8 @@ fn get_image(common: &Common, host: &str) -> Option<DockerStep> {
 }
 
 fn make(common: &Common, seen: &DockerSeen, volumes: &BTreeSet<String>, member: &Member) -> Vec<DockerStep> {
-    let Some(spec) = member.spec.as_ref().filter(|_| seen.has_image(common.image) == Some(true)) else {
+    let spec = member.spec.as_ref().filter(|_| seen.has_image(common.image) == Some(true));
+    let Some(spec) = spec.zip(seen.daemon.as_ref()).map(|(spec, daemon)| bounded(spec, daemon)) else {
         return Vec::new();
     };
     let (host, name, container) = (&member.host, &member.name, &member.container);
@@ -131,7 +133,7 @@ fn make(common: &Common, seen: &DockerSeen, volumes: &BTreeSet<String>, member: 
         let spec = VolumeSpec { name: container.clone(), labels: member.labels.clone() };
         steps.push(DockerStep::EnsureVolume { host: host.clone(), member: name.clone(), spec });
     }
-    steps.push(DockerStep::create(host, name, spec, &[], None));
+    steps.push(DockerStep::create(host, name, &spec, &[], None));
     steps.push(DockerStep::start(host, name, container, None));
     steps
 }

@@ -2,10 +2,11 @@
 //! up.
 //!
 //! `observe.rs` reads each host, `converge.rs` decides about the containers that a kind describes (the kind's policy is
-//! one predicate), `step.rs` defines the steps, `act.rs` performs them. Work that takes longer than a reconcile is
+//! one predicate), `bounds.rs` bounds their resources and logs, `step.rs` defines the steps, `act.rs` performs them. Work that takes longer than a reconcile is
 //! started by a step and runs as [`Work`] in the background; its end wakes the object.
 
 mod act;
+pub mod bounds;
 pub mod converge;
 pub mod inputs;
 mod observe;
@@ -13,7 +14,7 @@ mod observe;
 mod small;
 mod step;
 #[cfg(test)]
-mod testing;
+pub mod testing;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -6,7 +6,7 @@ use futures::future::join_all;
 
 use super::{Docker, Work};
 use crate::api::labels::{self, Owner};
-use crate::engine::{ContainerSeen, Engine, Error, ImageSeen, NetworkSeen};
+use crate::engine::{ContainerSeen, Daemon, Engine, Error, ImageSeen, NetworkSeen};
 use crate::kinds::fact::Fact;
 
 /// What a kind needs from a host, besides its containers and volumes.
@@ -31,6 +31,8 @@ pub struct DockerSeen {
     pub images: Fact<BTreeMap<String, ImageSeen>>,
     /// The volume with Evenkeel's binary, once it is known to exist.
     pub binary: Option<String>,
+    /// The engine itself, once it has answered.
+    pub daemon: Option<Daemon>,
 }
 
 impl DockerSeen {
@@ -42,6 +44,7 @@ impl DockerSeen {
             networks: Fact::Unknown(why.to_owned()),
             images: Fact::Unknown(why.to_owned()),
             binary: None,
+            daemon: None,
         }
     }
 
@@ -99,6 +102,7 @@ async fn read(engine: &dyn Engine, owner: &Owner, needs: &Needs) -> DockerSeen {
         networks: networks.into(),
         images: images.into(),
         binary: engine.binary(),
+        daemon: engine.daemon(),
     }
 }
 

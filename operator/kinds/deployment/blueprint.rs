@@ -7,17 +7,16 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Container, PodSpec, Volume};
 
 use crate::api::deployment::{Deployment, Pod, Revision};
-use crate::api::deployment_rules::PIDS;
 use crate::api::hash::short_hash_of_json;
 use crate::api::object::Object as _;
+use crate::api::resources::Resources;
 use crate::api::{labels, quantity};
 use crate::engine::{Attachment, BINARY, BINARY_DIR, ContainerSpec, Mount, MountSource, Security};
+use crate::kinds::containers::bounds::limits;
 use crate::kinds::containers::inputs::{config_map, secret};
 use crate::kinds::containers::{EnvSource, Fill, InputRef, PreStop};
 use crate::kinds::network_of;
 
-/// CPU shares of one CPU, as Docker counts them.
-const SHARES: i64 = 1024;
 /// Seconds between SIGTERM and SIGKILL, unless the template sets them.
 const GRACE_SECONDS: i64 = 30;
 /// Mount path, in the sandbox, of the volumes that hold files.
@@ -266,13 +265,7 @@ impl Builder<'_> {
         let own = container.security_context.clone().unwrap_or_default();
         let user = own.run_as_user.or(pod.run_as_user);
         let group = own.run_as_group.or(pod.run_as_group);
-        let resources = container.resources.clone().unwrap_or_default();
-        let limit =
-            |name: &str| resources.limits.as_ref().and_then(|limits| limits.get(name)).map(|limit| limit.0.as_str());
-        let request =
-            |name: &str| resources.requests.as_ref().and_then(|all| all.get(name)).map(|amount| amount.0.as_str());
-        let milli = |amount: Option<&str>| amount.and_then(|amount| quantity::milli(amount).ok());
-        let whole = |amount: Option<&str>| amount.and_then(|amount| quantity::whole(amount).ok());
+        let resources = container.resources.as_ref().map(Resources::from).unwrap_or_default();
         let capabilities = own.capabilities.unwrap_or_default();
         ContainerSpec {
             user: match (user, group) {
@@ -282,10 +275,6 @@ impl Builder<'_> {
                 (None, None) => None,
             },
             groups: pod.supplemental_groups.unwrap_or_default().iter().map(ToString::to_string).collect(),
-            memory_bytes: whole(limit("memory")),
-            nano_cpus: milli(limit("cpu")).map(|milli| milli * 1_000_000),
-            cpu_shares: milli(request("cpu")).map(|milli| (milli * SHARES / 1000).max(2)),
-            pids_limit: whole(limit(PIDS)),
             security: Security {
                 cap_add: capabilities.add.unwrap_or_default(),
                 cap_drop: capabilities.drop.unwrap_or_default(),
@@ -294,7 +283,7 @@ impl Builder<'_> {
                 privileged: own.privileged == Some(true),
                 sysctls: BTreeMap::new(),
             },
-            ..Default::default()
+            ..limits(&resources)
         }
     }
 

@@ -16,6 +16,7 @@ use crate::api::load_balancer::ServerState;
 use crate::api::object::Object as _;
 use crate::api::pod::{PodContainer, PodContainerState, PodPhase, PodSeen};
 use crate::engine::{ContainerSeen, ContainerState};
+use crate::kinds::containers::bounds::bounded;
 use crate::kinds::containers::converge::runs;
 use crate::kinds::containers::{Fill, PreStop, Work};
 use crate::kinds::fact::Fact;
@@ -310,6 +311,9 @@ impl View<'_> {
                 });
             }
         }
+        if docker.daemon.is_none() {
+            return Some(note(PodPhase::ContainerCreating, format!("asking host {} about its engine", pod.host)));
+        }
         if self.blueprint.sandbox.is_none() || docker.binary.is_some() {
             return None;
         }
@@ -445,7 +449,9 @@ impl View<'_> {
     }
 
     fn make(&self, pod: &Pod, part: &Part, again: Option<&str>, next: &mut Next) {
-        next.steps.push(Step::create(&pod.host, &pod.name, &part.spec, &part.env, again));
+        let daemon = self.context.observed.docker(&pod.host).and_then(|docker| docker.daemon.as_ref());
+        let spec = daemon.map_or_else(|| part.spec.clone(), |daemon| bounded(&part.spec, daemon));
+        next.steps.push(Step::create(&pod.host, &pod.name, &spec, &part.env, again));
         self.fill_and_start(pod, part, again, next);
     }
 

@@ -17,7 +17,7 @@ use crate::api::labels;
 use crate::api::load_balancer::LoadBalancerStatus;
 use crate::api::object::Object as _;
 use crate::engine::{ContainerSeen, ContainerSpec, ContainerState, ImageSeen, NetworkSeen};
-use crate::kinds::containers::{DockerSeen, DockerStep, HOME};
+use crate::kinds::containers::{DockerSeen, DockerStep, HOME, testing};
 use crate::runtime::Plan;
 
 /// A time, in seconds.
@@ -314,6 +314,7 @@ fn docker(object: &LoadBalancer) -> DockerSeen {
                 .into(),
         ),
         binary: Some("binary".into()),
+        daemon: Some(testing::daemon()),
     }
 }
 

@@ -10,6 +10,7 @@ use super::{LoadBalancer, Observed, Step, Targets};
 use crate::api::labels;
 use crate::api::object::Object as _;
 use crate::engine::{Attachment, BINARY_DIR, ContainerSpec, NetworkSpec, Security};
+use crate::kinds::containers::bounds::limits;
 use crate::kinds::containers::converge::{self, Common, Volumes, removals};
 use crate::kinds::containers::{Deed, HOME, Member, Needs};
 use crate::kinds::{network_of, network_spec};
@@ -88,7 +89,7 @@ pub fn container_spec(object: &LoadBalancer, observed: &Observed, ordinal: u32, 
             ..Default::default()
         },
         name,
-        ..Default::default()
+        ..limits(&spec.resources)
     })
 }
 

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use super::{Observed, RESOURCE, Step, container_name, definition, network_name, upgrade};
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::{Decisions, MemberPlace, PostgresCluster, ReclaimPolicy, Stage};
-use crate::engine::NetworkSpec;
+use crate::engine::{ContainerSpec, NetworkSpec};
 use crate::kinds::containers::converge::{self, Common, Volumes};
 use crate::kinds::containers::{Deed, HOME, Member, converge as containers};
 
@@ -101,6 +101,8 @@ pub fn members(object: &PostgresCluster, observed: &Observed, decisions: &Decisi
 /// The desired container of a member.
 pub fn member(object: &PostgresCluster, observed: &Observed, place: &MemberPlace) -> Member {
     let binary = upgrade::program(object, observed, place);
+    let daemon = observed.hosts.get(&place.host).and_then(|host| host.daemon.as_ref());
+    let chosen = daemon.map(|daemon| definition::chosen(object, daemon));
     Member {
         name: place.name.clone(),
         host: place.host.clone(),
@@ -109,7 +111,8 @@ pub fn member(object: &PostgresCluster, observed: &Observed, place: &MemberPlace
         // Its address comes from the network.
         spec: binary
             .filter(|_| place.address.is_some())
-            .map(|binary| definition::container_spec(object, place, binary)),
+            .map(|binary| definition::container_spec(object, place, binary))
+            .map(|spec| ContainerSpec { chosen: chosen.unwrap_or_default(), ..spec }),
     }
 }
 

@@ -15,10 +15,10 @@ use super::sim::{Away, Sim, State};
 use crate::api::labels::Owner;
 use crate::api::object::Object as _;
 use crate::engine::{
-    ContainerSeen, ContainerSpec, ContainerState, Conversation, Engine, Error, EventHint, Everything, HostInfo,
+    ContainerSeen, ContainerSpec, ContainerState, Conversation, Daemon, Engine, Error, EventHint, Everything, HostInfo,
     ImageSeen, NetworkSeen, NetworkSpec, RegistryLogin, VolumeSpec,
 };
-use crate::kinds::containers::{DockerSeen, DockerStep, HOME as HOST};
+use crate::kinds::containers::{DockerSeen, DockerStep, HOME as HOST, testing};
 use crate::kinds::fact::Fact;
 use crate::kinds::postgres_cluster::world::World;
 use crate::supervisor::state::Act;
@@ -146,6 +146,10 @@ impl Engine for SimEngine {
             memory_bytes: 4 << 30,
         };
         self.read("info", |_| info).await
+    }
+
+    fn daemon(&self) -> Option<Daemon> {
+        Some(testing::daemon())
     }
 
     async fn list_containers(&self, _: &Owner) -> Result<Vec<ContainerSeen>, Error> {

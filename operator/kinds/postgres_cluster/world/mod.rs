@@ -11,7 +11,7 @@ use crate::api::labels;
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::{PostgresCluster, PostgresClusterSpec, PostgresClusterStatus, Quorum};
 use crate::engine::{ContainerSeen, ContainerSpec, ContainerState, ImageSeen, NetworkSeen};
-use crate::kinds::containers::{DockerSeen, DockerStep, HOME};
+use crate::kinds::containers::{DockerSeen, DockerStep, HOME, testing};
 use crate::kinds::fact::Fact;
 use crate::supervisor::next::{accept, next};
 use crate::supervisor::report::report;
@@ -350,6 +350,7 @@ impl World {
             networks: Fact::Known(self.network.then(|| (network.name.clone(), network)).into_iter().collect()),
             images: Fact::Known(self.image.then(|| (self.object.spec.image.clone(), image)).into_iter().collect()),
             binary: self.binary.then(|| self.program.into()),
+            daemon: Some(testing::daemon()),
         };
         Observed {
             proven_ms: links
