@@ -1,6 +1,7 @@
 //! In-process tests: one binary, one module per subject.
 
 mod api;
+mod api_names;
 mod api_pods;
 mod api_server;
 mod builds;
