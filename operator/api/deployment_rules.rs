@@ -9,6 +9,7 @@ use kube::core::schema::StructuralSchemaRewriter;
 use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
 
+use super::claims::Claim;
 use super::deployment::Deployment;
 use super::invalid::Invalid;
 use super::resource::{Cell, Column, Resource, age_column, with_metadata};
@@ -17,6 +18,8 @@ use super::{quantity, subset};
 
 /// Limit of a name: pod names with hash and ordinal must be valid host names (63 letters).
 const LONGEST_NAME: usize = 45;
+/// Limit of the name of a volume: Docker makes a folder `NAMESPACE.POD.NAME` of it, and a folder has up to 255 characters.
+const LONGEST_VOLUME_NAME: usize = 120;
 /// Limit of the replicas of one Deployment: their status must fit into one object.
 const MOST_REPLICAS: i32 = 500;
 
@@ -80,6 +83,8 @@ pub fn resource() -> Resource {
         normalize,
         fill_in,
         validate: Box::new(problems),
+        validate_new: name_problems,
+        claim: Some(Claim::Pods),
         validate_change: change_problems,
         definition: None,
     }
@@ -155,6 +160,12 @@ fn fill_in(object: &mut Value) {
     }
 }
 
+fn name_problems(name: &str) -> Vec<Invalid> {
+    let message = || format!("must have at most {LONGEST_NAME} letters and no dot, for pods are named after it");
+    let wrong = name.len() > LONGEST_NAME || name.contains('.');
+    wrong.then(|| Invalid::new("metadata.name", message())).into_iter().collect()
+}
+
 fn problems(object: &Value) -> Vec<Invalid> {
     let mut problems = subset::unsupported(object);
     match serde_json::from_value::<Deployment>(object.clone()) {
@@ -174,13 +185,6 @@ fn change_problems(old: &Value, new: &Value) -> Vec<Invalid> {
 
 fn judge(object: &Deployment, problems: &mut Vec<Invalid>) {
     let mut say = |path: String, message: String| problems.push(Invalid { path, message });
-    let name = object.metadata.name.as_deref().unwrap_or_default();
-    if name.len() > LONGEST_NAME || name.contains('.') {
-        say(
-            "metadata.name".into(),
-            format!("must have at most {LONGEST_NAME} letters and no dot, for pods are named after it"),
-        );
-    }
     let spec = &object.spec;
     if spec.replicas.is_some_and(|replicas| !(0..=MOST_REPLICAS).contains(&replicas)) {
         say("spec.replicas".into(), format!("must be between 0 and {MOST_REPLICAS}"));
@@ -387,6 +391,19 @@ fn volume(volume: &Volume, path: &str, say: &mut impl FnMut(String, String)) {
             path.into(),
             "must be exactly one of emptyDir, hostPath, configMap, secret, nfs and persistentVolumeClaim".into(),
         );
+    }
+    // Docker's rule: both become names of volumes there.
+    let docker_takes = |name: &str| {
+        name.len() <= LONGEST_VOLUME_NAME
+            && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
+    };
+    let claim = volume.persistent_volume_claim.as_ref().map(|claim| claim.claim_name.as_str());
+    for (field, name) in [("name", Some(volume.name.as_str())), ("persistentVolumeClaim.claimName", claim)] {
+        if name.is_some_and(|name| !docker_takes(name)) {
+            let rule = "letters, digits, '-', '_' and '.', and start with a letter or digit";
+            say(format!("{path}.{field}"), format!("must have at most {LONGEST_VOLUME_NAME} {rule}"));
+        }
     }
     if let Some(empty) = &volume.empty_dir {
         if empty.medium.as_deref().is_some_and(|medium| !["", "Memory"].contains(&medium)) {

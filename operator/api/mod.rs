@@ -1,6 +1,7 @@
 //! The kinds: spec, status, defaults, validation. Plain data; no I/O, no clock.
 
 pub mod chain;
+pub mod claims;
 pub mod conditions;
 pub mod core;
 pub mod deployment;

@@ -8,12 +8,12 @@ use kube::CustomResourceExt;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
+use super::claims::Claim;
 use super::core;
 use super::deployment_rules;
 use super::docker_host::DockerHost;
 use super::invalid::Invalid;
 use super::load_balancer::LoadBalancer;
-use super::object::Object as _;
 use super::postgres_cluster::PostgresCluster;
 use super::resource::{Cell, Column, Resource, age_column, with_metadata};
 use super::views;
@@ -29,14 +29,19 @@ static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
         views::replica_set(),
         deployment_rules::resource(),
         custom::<DockerHost>(|host| host.spec.validate()),
-        custom::<PostgresCluster>(|cluster| [name_problems(cluster.name()), cluster.spec.validate()].concat()),
-        custom::<LoadBalancer>(|balancer| [name_problems(balancer.name()), balancer.spec.validate()].concat()),
+        with_members(custom::<PostgresCluster>(|cluster| cluster.spec.validate())),
+        with_members(custom::<LoadBalancer>(|balancer| balancer.spec.validate())),
     ]
 });
 
 /// Longest name of an object whose members are called `NAME-1`, `NAME-2` and so on, in characters. A member's name is a
 /// host name and, for a database, PostgreSQL's `cluster_name`: up to 63 characters. Two digits have room.
 const LONGEST_NAME: usize = 60;
+
+/// A kind whose members are called `NAME-1`, `NAME-2` and so on.
+fn with_members(kind: Resource) -> Resource {
+    Resource { validate_new: name_problems, claim: Some(Claim::Members), ..kind }
+}
 
 fn name_problems(name: &str) -> Vec<Invalid> {
     let message = || {
@@ -106,6 +111,8 @@ fn custom<K: CustomResourceExt + DeserializeOwned + 'static>(check: fn(&K) -> Ve
             // Without a path: shown only if the schema, which knows the path, found nothing.
             Err(error) => vec![Invalid { path: String::new(), message: error.to_string() }],
         }),
+        validate_new: |_| Vec::new(),
+        claim: None,
         validate_change: |_, _| Vec::new(),
         definition: Some(definition),
     }
@@ -145,17 +152,43 @@ mod tests {
     /// names of its instances were too long for Docker.
     #[test]
     fn a_name_that_is_too_long_for_the_host_names_of_its_instances_is_refused() {
-        let paths = |length: usize| {
-            let name = "n".repeat(length);
-            let object = json!({
-                "apiVersion": "evenkeel.dev/v1alpha1", "kind": "PostgresCluster",
-                "metadata": {"name": name}, "spec": {"image": "postgres:15"},
-            });
-            let problems = (find_kind("evenkeel.dev/v1alpha1", "PostgresCluster").unwrap().validate)(&object);
-            problems.into_iter().map(|problem| problem.path).collect::<Vec<_>>()
-        };
+        let new = find_kind("evenkeel.dev/v1alpha1", "PostgresCluster").unwrap().validate_new;
+        let paths = |length: usize| new(&"n".repeat(length)).into_iter().map(|one| one.path).collect::<Vec<_>>();
         assert_eq!(paths(60), Vec::<String>::new());
         assert_eq!(paths(61), ["metadata.name"]);
+    }
+
+    /// Regression 98: the name of a volume was not judged. With a name that Docker does not take, no pod ever started.
+    #[test]
+    fn a_volume_that_docker_cannot_name_is_refused() {
+        let kind = find_kind("apps/v1", "Deployment").unwrap();
+        let paths = |volume: Value| {
+            let (labels, container) = (json!({"app": "web"}), json!({"name": "web", "image": "web:1"}));
+            let pod = json!({"containers": [container], "volumes": [volume]});
+            let spec =
+                json!({"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": pod}});
+            let problems = (kind.validate)(&json!({"metadata": {"name": "web"}, "spec": spec}));
+            problems.into_iter().map(|one| one.path.replace("spec.template.spec.volumes[0].", "")).collect::<Vec<_>>()
+        };
+        assert_eq!(paths(json!({"name": "my_data.1", "emptyDir": {}})), Vec::<String>::new());
+        assert_eq!(paths(json!({"name": "my data", "emptyDir": {}})), ["name"]);
+        assert_eq!(paths(json!({"name": "n".repeat(121), "emptyDir": {}})), ["name"]);
+        let claim = json!({"name": "data", "persistentVolumeClaim": {"claimName": "../etc"}});
+        assert_eq!(paths(claim), ["persistentVolumeClaim.claimName"]);
+    }
+
+    /// Regression 95: a Deployment with `cpu: 0.5`, without quotes, was refused. Kubernetes takes it.
+    #[test]
+    fn a_quantity_may_be_a_number() {
+        let kind = find_kind("apps/v1", "Deployment").unwrap();
+        let spec = |cpu: Value| {
+            let container = json!({"name": "web", "resources": {"limits": {"cpu": cpu}}});
+            json!({"spec": {"template": {"spec": {"containers": [container]}}}})
+        };
+        let containers = |object: Value| object["spec"]["template"]["spec"]["containers"].clone();
+        let mut object = spec(json!(0.5));
+        (kind.normalize)(&mut object);
+        assert_eq!(containers(object), containers(spec(json!("0.5"))));
     }
 
     #[test]

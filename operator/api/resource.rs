@@ -3,6 +3,7 @@
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::{Value, json};
 
+use super::claims::Claim;
 use super::invalid::Invalid;
 
 /// Validates an object that fits its schema; returns every problem.
@@ -49,6 +50,10 @@ pub struct Resource {
     pub fill_in: fn(&mut Value),
     /// Problems that a schema cannot express.
     pub validate: Check,
+    /// Problems of a new object: of its name, which cannot be changed. An object that exists is not judged by them.
+    pub validate_new: fn(&str) -> Vec<Invalid>,
+    /// The names that its objects take in Docker.
+    pub claim: Option<Claim>,
     /// Problems of a change from one object (first) to another (second).
     pub validate_change: fn(&Value, &Value) -> Vec<Invalid>,
     /// The CustomResourceDefinition, for Evenkeel's own kinds.
@@ -199,6 +204,8 @@ pub(super) fn plain(kind: &str, plural: &str, properties: Value, required: &[&st
         normalize: |_| {},
         fill_in: |_| {},
         validate: Box::new(|_| Vec::new()),
+        validate_new: |_| Vec::new(),
+        claim: None,
         validate_change: |_, _| Vec::new(),
         definition: None,
     }

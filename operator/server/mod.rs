@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod body;
+mod claims;
 pub mod containers;
 pub mod deletion;
 pub mod discovery;
@@ -55,6 +56,8 @@ pub struct Server {
     /// Access to containers.
     pub containers: Option<Arc<dyn Containers>>,
     planner: Option<Planner>,
+    /// Locked while an object that takes names in Docker is created.
+    claims: tokio::sync::Mutex<()>,
     token: String,
     stop: CancellationToken,
 }
@@ -75,8 +78,9 @@ pub async fn run(
     let objects = Objects::new(Arc::new(Views::new(objects.store().clone())), clock.clone());
     namespaces::ensure_default(&objects).await?;
     let emptying = tokio::spawn(namespaces::keep_emptying(objects.clone(), shutdown.clone()));
-    let server =
-        Arc::new(Server { objects, clock, containers, planner, token: identity.token, stop: shutdown.clone() });
+    let (token, stop) = (identity.token, shutdown.clone());
+    let claims = tokio::sync::Mutex::default();
+    let server = Arc::new(Server { objects, clock, containers, planner, claims, token, stop });
     let router = Router::new().fallback(dispatch::answer).with_state(server);
     tls::accept(listener, identity.tls, router, shutdown).await;
     // The task has the same token; a panic in it has been logged.

@@ -14,7 +14,7 @@ use super::request::{Request, WriteError};
 use super::selectors::Selector;
 use super::status::{Cause, MODIFIED, Refusal};
 use super::validate::{self, Admitted};
-use super::{body, namespaces, routes, scale};
+use super::{body, claims, namespaces, routes, scale};
 use crate::api::resource::Resource;
 use crate::api::sync::lock;
 use crate::store::objects::Part;
@@ -85,10 +85,12 @@ impl Request<'_> {
             let namespace = self.target.namespace.as_deref().unwrap_or_default();
             namespaces::require(self.server, resource, namespace).await?;
         }
+        self.generate_name(&mut object);
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let refused = |causes| Refusal::invalid(resource, &name, causes);
         let admitted = validate::admit(resource, object, None, options.unknown).map_err(refused)?;
         let key = Key { name, ..self.key() };
+        let _held = claims::hold(self.server, resource, &key).await?;
         let object = match record {
             Record::Update => self.writer(options).update(None, admitted.object),
             Record::Apply => admitted.object,
@@ -100,12 +102,17 @@ impl Request<'_> {
         Ok((object, admitted.warnings))
     }
 
-    async fn pretend_to_create(&self, mut key: Key, object: Value) -> Result<Value, WriteError> {
-        let clock = &*self.server.clock;
-        if key.name.is_empty() {
-            let prefix = object["metadata"]["generateName"].as_str().unwrap_or_default();
-            key.name = format!("{prefix}{}", clock::suffix(clock, 5));
+    /// Gives the object a name after its `generateName`, before it is judged.
+    fn generate_name(&self, object: &mut Value) {
+        let metadata = &mut object["metadata"];
+        let prefix = metadata["generateName"].as_str().unwrap_or_default().to_owned();
+        if metadata["name"].as_str().unwrap_or_default().is_empty() && !prefix.is_empty() {
+            metadata["name"] = format!("{prefix}{}", clock::suffix(&*self.server.clock, 5)).into();
         }
+    }
+
+    async fn pretend_to_create(&self, key: Key, object: Value) -> Result<Value, WriteError> {
+        let clock = &*self.server.clock;
         if self.server.objects.get::<Value>(&key).await?.is_some() {
             return Err(store::Error::AlreadyExists { key }.into());
         }

@@ -53,8 +53,11 @@ pub fn admit(
     causes.extend(metadata::problems(&object["metadata"], resource.kind == "Namespace"));
     causes.extend(schema::problems(&resource.schema, &object, resource.sensitive));
     let judged = (resource.validate)(&object);
-    let changed = old.map(|old| (resource.validate_change)(old, &object)).unwrap_or_default();
-    for problem in judged.into_iter().chain(changed) {
+    let further = match old {
+        Some(old) => (resource.validate_change)(old, &object),
+        None => (resource.validate_new)(object["metadata"]["name"].as_str().unwrap_or_default()),
+    };
+    for problem in judged.into_iter().chain(further) {
         // The kind does not repeat a problem of a field that the schema has already reported; a problem without a path
         // means that the object did not fit the schema.
         let told = causes.iter().any(|c| c.field == problem.path || problem.path.is_empty());

@@ -2,6 +2,7 @@
 
 mod api;
 mod api_lists;
+mod api_names;
 mod api_pods;
 mod api_server;
 mod builds;

@@ -225,15 +225,20 @@ mod tests {
             ("pg", "p1") AtBalancer { address: Some(127.0.0.1), port: 9002, admin: Ready, health: NoCheck, sessions: 2 }
         "#]]
         .assert_eq(&said);
-        assert_eq!((answer.hash.as_str(), answer.old.as_slice(), answer.backends.len()), ("abc", [10, 9, 8].as_slice(), 2));
+        assert_eq!(
+            (answer.hash.as_str(), answer.old.as_slice(), answer.backends.len()),
+            ("abc", [10, 9, 8].as_slice(), 2)
+        );
         assert_eq!(answer.failed, 2);
         assert_eq!(haproxy("Unknown command", state, stat, proc), None);
     }
 
     #[test]
     fn the_words_of_an_nginx_are_read() {
-        let answer =
-            nginx("hash abc\nbackend web\nserver web a 10.0.0.1:80 ready\nserver web b 10.0.0.2:80 maint\n", "100 99\n");
+        let answer = nginx(
+            "hash abc\nbackend web\nserver web a 10.0.0.1:80 ready\nserver web b 10.0.0.2:80 maint\n",
+            "100 99\n",
+        );
         let answer = answer.unwrap();
         let sessions = |name| answer.server("web", name).map(|seen| (seen.admin, seen.sessions));
         assert_eq!((sessions("a"), sessions("b")), (Some((Admin::Ready, 0)), Some((Admin::Maint, 2))));

@@ -1,0 +1,82 @@
+//! The names that objects take in Docker, and which objects would take the same.
+//!
+//! Every name begins with the namespace and a dot. A namespace has no dot, so objects of two namespaces share no name. The
+//! networks of databases and of namespaces do not clash either: the first have a dot, the others none.
+
+/// The form of the names of an object's containers and volumes, after `NAMESPACE.`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// `NAME-N` for each member N.
+    Members,
+    /// `NAME-HASH-N` for each pod, and `NAME-HASH-N.PART` for what belongs to a pod.
+    Pods,
+}
+
+impl Claim {
+    /// The names of the object `name` as text for people.
+    pub fn shown(self, name: &str) -> String {
+        match self {
+            Self::Members => format!("{name}-1, {name}-2 ..."),
+            Self::Pods => format!("{name}-HASH-1, {name}-HASH-2 ..."),
+        }
+    }
+}
+
+/// Whether two objects of one namespace, but of different kinds, would take the same name.
+pub fn clash((one, name): (Claim, &str), (other, other_name): (Claim, &str)) -> bool {
+    match (one, other) {
+        // The names of members end in a number; what is before it is equal only for equal objects. The same holds for pods.
+        (Claim::Members, Claim::Members) | (Claim::Pods, Claim::Pods) => name == other_name,
+        (Claim::Members, Claim::Pods) => member_is_pod(name, other_name),
+        (Claim::Pods, Claim::Members) => member_is_pod(other_name, name),
+    }
+}
+
+/// Whether a member of the object `name` can have the name of a pod of `deployment`, or of a part of one.
+fn member_is_pod(name: &str, deployment: &str) -> bool {
+    /// Hex digits of the hash in a pod's name.
+    const DIGITS: usize = 10;
+    let rest = name.strip_prefix(deployment).and_then(|rest| rest.strip_prefix('-'));
+    let Some((hash, rest)) = rest.and_then(|rest| rest.split_at_checked(DIGITS)) else { return false };
+    let ordinal = rest.strip_prefix('-').and_then(|rest| rest.split_once('.')).map(|(ordinal, _)| ordinal);
+    let pod = rest.is_empty() || ordinal.is_some_and(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    pod && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Claim::{Members, Pods};
+    use super::*;
+
+    /// Regression 96: a LoadBalancer and a PostgresCluster of the same name were accepted. Docker had one name for the
+    /// containers of both, so the second one never started.
+    #[test]
+    fn objects_whose_containers_would_share_a_name_clash() {
+        for (name, kind, other, other_kind) in [
+            ("db", Members, "db", Members),
+            ("web-0123456789", Members, "web", Pods),
+            ("web-0123456789-0.app", Members, "web", Pods),
+            ("a-b-00ff00ff00", Members, "a-b", Pods),
+        ] {
+            assert!(clash((kind, name), (other_kind, other)), "{name} {other}");
+            assert!(clash((other_kind, other), (kind, name)), "{other} {name}");
+        }
+    }
+
+    #[test]
+    fn names_that_only_look_alike_do_not_clash() {
+        for (name, kind, other, other_kind) in [
+            ("db", Members, "db-1", Members),
+            ("a.b", Members, "a", Members),
+            ("web", Members, "web", Pods),
+            ("web-1", Members, "web", Pods),
+            ("web-0123456789-0", Members, "web", Pods),
+            ("web-012345678g", Members, "web", Pods),
+            ("web-0123456789-x.app", Members, "web", Pods),
+            ("web", Pods, "web-0123456789", Pods),
+            ("web-ééééé", Members, "web", Pods),
+        ] {
+            assert!(!clash((kind, name), (other_kind, other)), "{name} {other}");
+        }
+    }
+}
