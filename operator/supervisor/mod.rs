@@ -5,16 +5,18 @@
 //! - [`state`]: inputs and outputs of decisions; [`next`] (with `rejoin`): every decision, pure; [`report`]:
 //!   renders the report.
 //! - [`run`]: the loop; observes (`poll`), takes a `snapshot`, calls `next`, performs (`perform`), reports.
-//! - The other files have one task each: files (`place`, `durable`, `secrets`, `conf`, `configure`),
+//! - The other files have one task each: files (`place`, `durable`, `secrets`, `conf`, `configure`, `dry_start`, `leftovers`),
 //!   processes (`process`, `tools`, `jobs`, `server_log`),
 //!   connections to the local server (`sql`, `identify`) and from the operator (`control`).
 
 pub mod conf;
 mod configure;
 mod control;
+mod dry_start;
 mod durable;
 mod identify;
 mod jobs;
+mod leftovers;
 pub mod next;
 pub mod pause;
 mod perform;
