@@ -35,9 +35,13 @@ pub enum Rule {
 /// Why a setting is refused that is for the rescue of a damaged server.
 const HIDES_DAMAGE: &str = "can hide damaged data or damage more of it";
 
+/// Why a setting is refused that is for debuggers.
+const DELAYS_SESSIONS: &str = "delays every new session, also those that watch the server";
+
 /// Every setting with a rule, by name.
 pub const RULES: &[(&str, Rule)] = &[
     ("allow_alter_system", Rule::Refused),
+    ("allow_in_place_tablespaces", Rule::Harmful("makes tablespaces that a copy of the data directory does not have")),
     ("allow_system_table_mods", Rule::Harmful(HIDES_DAMAGE)),
     ("archive_cleanup_command", Rule::Refused),
     ("cluster_name", Rule::Computed),
@@ -78,6 +82,8 @@ pub const RULES: &[(&str, Rule)] = &[
     ("max_worker_processes", Rule::StandbyMinimum { built_in: 8, at_least: None }),
     ("password_encryption", Rule::Ours("scram-sha-256")),
     ("port", Rule::Computed),
+    ("post_auth_delay", Rule::Harmful(DELAYS_SESSIONS)),
+    ("pre_auth_delay", Rule::Harmful(DELAYS_SESSIONS)),
     ("primary_conninfo", Rule::Computed),
     ("primary_slot_name", Rule::Computed),
     ("promote_trigger_file", Rule::Refused),
@@ -136,6 +142,22 @@ pub fn standby_minima() -> impl Iterator<Item = (&'static str, u64)> {
 pub fn lowered_on_primary_first(name: &str) -> bool {
     matches!(rule(name), Some(Rule::StandbyMinimum { .. }))
 }
+
+/// Whether a bad value of a setting can be accepted by a reload and refused later, by a new session or the next start. A
+/// setting that needs a restart is always of this kind and is not asked for here.
+pub fn judged_by_a_start(name: &str) -> bool {
+    name.starts_with("ssl") || name.ends_with("_preload_libraries")
+}
+
+/// Settings with the name of a file, relative to the data directory, and PostgreSQL's default.
+pub const FILES: [(&str, &str); 6] = [
+    ("ssl_ca_file", ""),
+    ("ssl_cert_file", "server.crt"),
+    ("ssl_crl_dir", ""),
+    ("ssl_crl_file", ""),
+    ("ssl_dh_params_file", ""),
+    ("ssl_key_file", "server.key"),
+];
 
 /// The problem with one entry of `spec.parameters`.
 pub fn problem(name: &str, value: &str) -> Option<String> {

@@ -1,4 +1,4 @@
-//! The server's configuration: writes the files, leaves out settings that PostgreSQL refuses, verifies a
+//! The server's configuration: writes the files, has changed settings judged before the server gets them, verifies a
 //! reload in a new session.
 
 use std::collections::BTreeMap;
@@ -9,12 +9,15 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 
 use super::conf::{self, Facts};
+use super::dry_start::{Judge, blamed};
+use super::durable;
 use super::identify;
+use super::jobs::Site;
 use super::perform::{After, Done, IDLE_MS, STEP, words};
-use super::shell::{AskedSettings, Shell, boottime, boottime_ms};
+use super::place::Place;
+use super::shell::{Note, Shell, boottime, boottime_ms};
 use super::sql;
-use super::state::{Config, Gate, Upstream};
-use super::tools;
+use super::state::{Config, Gate, Judged, Settings, Upstream};
 
 /// Timeout for a reload to be visible in a new session.
 const RELOAD: Duration = Duration::from_secs(2);
@@ -22,70 +25,89 @@ const RELOAD: Duration = Duration::from_secs(2);
 impl Shell {
     /// primary_conninfo for an upstream.
     pub fn conninfo(&self, upstream: &Upstream) -> String {
-        conf::conninfo(upstream, &self.facts(&BTreeMap::new(), &self.place.passfile()))
+        conf::conninfo(upstream, &self.facts(&BTreeMap::new(), &Settings::new(), &self.place.passfile()))
     }
 
-    fn facts<'a>(&'a self, minima: &'a BTreeMap<String, u64>, passfile: &'a Path) -> Facts<'a> {
+    fn facts<'a>(&'a self, minima: &'a BTreeMap<String, u64>, settings: &'a Settings, passfile: &'a Path) -> Facts<'a> {
         Facts {
             member: &self.member,
             incarnation: self.durable.incarnation.as_deref().unwrap_or_default(),
             generation: self.server.generation,
             minima,
-            settings: &self.server.settings.accepted,
+            settings,
             passfile,
         }
     }
 
     /// Writes all configuration files for a new generation.
-    pub async fn configure(&mut self, config: &Config, minima: &BTreeMap<String, u64>) -> Result<(), String> {
-        if self.server.settings.asked != config.settings {
-            self.check_settings(config, minima).await?;
-        }
+    pub fn configure(&mut self, config: &Config, minima: &BTreeMap<String, u64>) -> Result<(), String> {
         self.server.generation += 1;
         let passfile = self.place.passfile();
-        let text = conf::postgresql_conf(config, &self.facts(minima, &passfile));
-        self.write_file("postgresql.conf", &text)?;
-        self.write_file("pg_hba.conf", &conf::pg_hba(config.gate))?;
-        self.write_file("pg_ident.conf", conf::pg_ident())?;
+        let text = conf::postgresql_conf(config, &self.facts(minima, &config.settings, &passfile));
+        write_file(&self.place, "postgresql.conf", &text)?;
+        write_file(&self.place, "pg_hba.conf", &conf::pg_hba(config.gate))?;
+        write_file(&self.place, "pg_ident.conf", conf::pg_ident())?;
         self.clear_auto_conf()
     }
 
-    /// Leaves out settings that PostgreSQL would refuse: one bad value must not prevent a start or a reload.
-    async fn check_settings(&mut self, config: &Config, minima: &BTreeMap<String, u64>) -> Result<(), String> {
-        let asked = config.settings.clone();
-        self.server.settings = AskedSettings { asked: asked.clone(), accepted: asked, errors: Vec::new() };
-        while !self.server.settings.accepted.is_empty() {
-            let passfile = self.place.passfile();
-            let text = conf::postgresql_conf(config, &self.facts(minima, &passfile));
-            self.write_file("check.conf", &text)?;
-            let file = self.place.configuration().join("check.conf");
-            let Err(said) = tools::check_configuration(&self.place, &self.reaper, &file).await else { break };
-            let mut bad = refused(&said, &self.server.settings.accepted);
-            if bad.is_empty() {
-                let last = said.lines().last().unwrap_or_default().to_owned();
-                bad = self.server.settings.accepted.keys().map(|name| (name.clone(), last.clone())).collect();
-            }
-            for (name, why) in bad {
-                tracing::warn!(setting = %name, reason = %why, "PostgreSQL refuses a setting; running without it");
-                self.server.settings.accepted.remove(&name);
-                self.server.settings.errors.push(format!("{name}: {why}"));
-            }
+    /// The settings to start with. Those of a directory that never had any are only checked: its start is their dry start.
+    pub async fn settings_to_start_with(&mut self, asked: Settings) -> Result<Settings, String> {
+        if self.server.judged.is_none() {
+            let judged = self.judge(asked, false).verdict().await?;
+            self.judged(judged);
         }
-        Ok(())
+        Ok(self.server.judged.as_ref().map(|judged| judged.accepted.clone()).unwrap_or_default())
     }
 
-    fn write_file(&self, name: &str, text: &str) -> Result<(), String> {
-        use std::os::unix::fs::{OpenOptionsExt, chown};
-        let path = self.place.configuration().join(name);
-        let beside = path.with_extension("new");
-        let write = || {
-            let mut options = std::fs::OpenOptions::new();
-            let mut file = options.create(true).truncate(true).write(true).mode(0o640).open(&beside)?;
-            file.write_all(text.as_bytes())?;
-            chown(&beside, Some(0), Some(self.place.gid.as_raw()))?;
-            std::fs::rename(&beside, &path)
-        };
-        write().map_err(|error| format!("writing {}: {error}", path.display()))
+    fn judge(&self, asked: Settings, start: bool) -> Judge {
+        let in_force = self.server.judged.as_ref().map(|judged| judged.accepted.clone()).unwrap_or_default();
+        let site = Site { place: self.place.clone(), reaper: self.reaper.clone() };
+        Judge { site, member: self.member.clone(), in_force, asked, start }
+    }
+
+    /// Judges the settings of an order beside the loop; until then the server keeps those that it has.
+    pub fn begin_dry_start(&mut self, asked: Settings) {
+        if asked.is_empty() {
+            return self.judged(Judged::default());
+        }
+        tracing::info!("changed settings are judged by a dry start");
+        self.server.trial.running = true;
+        let (judge, notes) = (self.judge(asked, true), self.notes.clone());
+        tokio::spawn(async move {
+            let verdict = judge.verdict().await;
+            // The loop exists as long as the process.
+            let _ = notes.send(Note::Judged(verdict)).await;
+        });
+    }
+
+    /// The end of a dry start.
+    pub fn dry_start_ended(&mut self, verdict: Result<Judged, String>) {
+        self.server.trial.running = false;
+        match verdict {
+            Ok(judged) => {
+                self.server.trial.failures = 0;
+                self.judged(judged);
+            }
+            Err(why) => {
+                tracing::warn!(problem = %why, "settings could not be judged; this is tried again");
+                self.server.trial.failures += 1;
+                self.server.trial.due = boottime_ms() + (1_000_u64 << self.server.trial.failures.min(5));
+                self.problems.settings = Some(format!("changed settings could not be judged yet: {why}"));
+            }
+        }
+    }
+
+    /// Remembers a verdict, also for the next start of this supervisor.
+    fn judged(&mut self, judged: Judged) {
+        let saved = serde_json::to_vec(&judged)
+            .map_err(std::io::Error::from)
+            .and_then(|bytes| durable::write(&self.place.own().join(durable::SETTINGS), &bytes));
+        if let Err(error) = saved {
+            tracing::warn!(%error, "the judged settings are not saved");
+        }
+        self.server.trial.again = false;
+        self.problems.settings = None;
+        self.server.judged = Some(judged);
     }
 
     /// ALTER SYSTEM would override our file; a copy of a leader's directory contains the leader's.
@@ -123,11 +145,12 @@ impl Shell {
         } else {
             self.server.run.opened = None;
         }
-        self.configure(&config, &minima).await?;
+        self.configure(&config, &minima)?;
         kill(pid, Signal::SIGHUP).map_err(words)?;
         self.reloaded().await?;
         // An earlier poll says nothing about the time after the reload. The new poll also compares the settings.
         self.server.run.applied = Some(config);
+        self.server.run.details_read = false;
         if let Some(poll) = &mut self.server.run.poll {
             poll.startup = None;
         }
@@ -158,45 +181,38 @@ impl Shell {
         }
     }
 
-    /// After failed starts the user's settings are suspects: those in the last error message, else all.
+    /// After failed starts the user's settings are suspects: those that the last error message is about, else all.
     pub fn blame_settings(&mut self) {
         let said = self.server.run.fatal.clone().unwrap_or_else(|| "the server did not start with it".to_owned());
-        let named: Vec<String> =
-            self.server.settings.accepted.keys().filter(|name| said.contains(name.as_str())).cloned().collect();
-        let blamed = if named.is_empty() { self.server.settings.accepted.keys().cloned().collect() } else { named };
-        for name in blamed {
-            tracing::warn!(setting = %name, reason = %said, "starting without a setting");
-            self.server.settings.accepted.remove(&name);
-            self.server.settings.errors.push(format!("{name}: {said}"));
+        let Some(mut judged) = self.server.judged.clone() else { return };
+        let suspects: Vec<String> = judged.accepted.keys().cloned().collect();
+        let mut blamed = blamed(&said, &judged.accepted, &suspects);
+        // Without a hint all are left out, and a dry start judges them again.
+        let guessed = blamed.is_empty();
+        if guessed {
+            blamed = suspects.into_iter().map(|name| (name, said.clone())).collect();
         }
+        for (name, why) in blamed {
+            tracing::warn!(setting = %name, reason = %why, "starting without a setting");
+            judged.accepted.remove(&name);
+            judged.errors.push(format!("{name}: {why}"));
+        }
+        self.judged(judged);
+        self.server.trial.again = guessed;
     }
 }
 
-/// The user's settings that PostgreSQL names in its refusal, with its message.
-fn refused(said: &str, settings: &BTreeMap<String, String>) -> Vec<(String, String)> {
-    let named = |name: &String| {
-        let line = said.lines().find(|line| line.contains(&format!("\"{name}\"")))?;
-        let words = ["LOG:", "FATAL:", "ERROR:"].iter().find_map(|level| Some(line.split_once(level)?.1.trim()));
-        // The message names a file of the supervisor, which means nothing to the user.
-        let words = words.unwrap_or(line).split(" in file \"").next().unwrap_or_default();
-        Some((name.clone(), words.to_owned()))
+/// Writes a file of the server's configuration.
+pub fn write_file(place: &Place, name: &str, text: &str) -> Result<(), String> {
+    use std::os::unix::fs::{OpenOptionsExt, chown};
+    let path = place.configuration().join(name);
+    let beside = path.with_extension("new");
+    let write = || {
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options.create(true).truncate(true).write(true).mode(0o640).open(&beside)?;
+        file.write_all(text.as_bytes())?;
+        chown(&beside, Some(0), Some(place.gid.as_raw()))?;
+        std::fs::rename(&beside, &path)
     };
-    settings.keys().filter_map(named).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_refused_setting_is_found_with_its_reason() {
-        let said = "2026 GMT [7] LOG:  invalid value for parameter \"max_connections\": \"many\"\n\
-                    2026 GMT [7] FATAL:  configuration file \"/v/check.conf\" contains errors\n";
-        let settings = [("max_connections".into(), "many".into()), ("work_mem".into(), "8MB".into())].into();
-        let expected = vec![(
-            "max_connections".to_owned(),
-            "invalid value for parameter \"max_connections\": \"many\"".to_owned(),
-        )];
-        assert_eq!(refused(said, &settings), expected);
-    }
+    write().map_err(|error| format!("writing {}: {error}", path.display()))
 }

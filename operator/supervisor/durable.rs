@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 
-use super::state::Durable;
+use super::state::{Durable, Judged};
 
-/// Names in the supervisor's folder on the volume: the lock, and the durable state.
+/// Names in the supervisor's folder on the volume: the lock, the durable state, and the verdict on the user's settings.
 pub const LOCK: &str = "lock";
 pub const FILE: &str = "durable.json";
+pub const SETTINGS: &str = "settings.json";
 
 /// Reading or writing durable state failed.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +77,11 @@ pub fn save(own: &Path, durable: &Durable) -> Result<(), Error> {
     let path = own.join(FILE);
     let bytes = serde_json::to_vec(durable).map_err(|source| Error::Content { path: path.clone(), source })?;
     write(&path, &bytes).map_err(file("writing", &path))
+}
+
+/// The last verdict on the user's settings, if it is usable.
+pub fn load_settings(own: &Path) -> Option<Judged> {
+    serde_json::from_slice(&std::fs::read(own.join(SETTINGS)).ok()?).ok()
 }
 
 /// Writes a file of mode 0600 atomically: it exists completely or not at all.

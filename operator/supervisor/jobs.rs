@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::conf;
 use super::durable::sync_folder;
+use super::leftovers;
 use super::place::Place;
 use super::process::Reaper;
 use super::sql;
@@ -100,6 +101,7 @@ impl Site {
 
     /// A base backup of the leader, as a standby.
     pub async fn clone_leader(self, follow: Follow) -> Result<Made, Failure> {
+        self.clear_tablespaces().await?;
         let new = self.clear_new().await?;
         self.make_room(&new).await?;
         let mut command = self.place.tool("pg_basebackup");
@@ -187,6 +189,21 @@ impl Site {
         Ok(new)
     }
 
+    /// Empties the directories of the old directory's tablespaces, with the rights of the server's user: pg_basebackup
+    /// copies into empty ones only.
+    async fn clear_tablespaces(&self) -> Result<(), Failure> {
+        let links = [self.place.pgdata(), self.place.pgdata_new()].map(|data| leftovers::tablespaces(&data));
+        for directory in links.into_iter().flatten() {
+            let entries = std::fs::read_dir(&directory).into_iter().flatten().flatten();
+            for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("PG_")) {
+                let mut command = self.place.tool("/bin/rm");
+                command.args(["-rf", "--"]).arg(entry.path());
+                tools::run(&self.reaper, command).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes the old directory before the copy if there is no room for both. It is unusable once a copy has begun.
     async fn make_room(&self, new: &Path) -> Result<(), Failure> {
         let old = self.place.pgdata();
@@ -243,8 +260,8 @@ fn remove(path: &Path) -> Result<(), Failure> {
     }
 }
 
-/// Removes a directory tree in another thread than the loop's.
-async fn remove_tree(path: &Path) -> Result<(), Failure> {
+/// Removes a directory tree, if it exists, in another thread than the loop's.
+pub async fn remove_tree(path: &Path) -> Result<(), Failure> {
     let tree = path.to_owned();
     let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(tree)).await;
     match removed.unwrap_or_else(|panic| Err(std::io::Error::other(panic))) {

@@ -6,16 +6,18 @@
 //!   renders the report.
 //! - [`run`]: the loop; observes (`poll`), takes a `snapshot`, calls `next`, performs (`perform`), reports.
 //! - `proof`: whether a new client can write now.
-//! - The other files have one task each: files (`place`, `durable`, `secrets`, `conf`, `configure`),
+//! - The other files have one task each: files (`place`, `durable`, `secrets`, `conf`, `configure`, `dry_start`, `leftovers`),
 //!   processes (`process`, `tools`, `jobs`, `server_log`),
 //!   connections to the local server (`sql`, `identify`) and from the operator (`control`).
 
 pub mod conf;
 mod configure;
 mod control;
+mod dry_start;
 mod durable;
 mod identify;
 mod jobs;
+mod leftovers;
 pub mod next;
 pub mod pause;
 mod perform;

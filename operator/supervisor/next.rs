@@ -12,7 +12,7 @@
 //!   session older than the promotion survives it.
 
 use super::rejoin;
-use super::state::{Act, Config, Durable, Gate, Remembered, Seen, Server, Settings};
+use super::state::{Act, Config, Durable, Gate, Remembered, Seen, Settings};
 use super::wire::{CONFIRMATION_MS, Data, Lead, Order, Postgres, Promise, Rule, Task};
 
 /// Grace for the operator to decide after the primary's postmaster died, in milliseconds; then the supervisor
@@ -82,7 +82,12 @@ pub fn accept(durable: &Durable, order: &Order, standby: Option<u32>) -> Result<
 /// The next act, and what this snapshot adds to the memory of the run.
 pub fn next(seen: &Seen) -> (Act, Remembered) {
     let remembered = remembered(seen);
-    (act(seen, remembered), remembered)
+    let act = match (act(seen, remembered), &seen.durable.order) {
+        // Beside everything else, and only when there is nothing else to do.
+        (Act::Wait | Act::Poll, Some(order)) if seen.settings_due => Act::DryStart(order.settings.clone()),
+        (act, _) => act,
+    };
+    (act, remembered)
 }
 
 /// A barrier that was passed stays passed in this run; the youngest confirmation by the leader's voters counts.
@@ -114,13 +119,14 @@ fn act(seen: &Seen, remembered: Remembered) -> Act {
     // A promise and a promotion wait for the end of the replay. A standby that only follows may stay paused.
     let order = seen.durable.order.as_ref();
     let waits = order.is_some_and(|order| matches!(order.task, Task::Prepare | Task::Lead(_)));
-    let stands = |server: &Server| server.stuck || server.paused && waits;
-    if seen.postgres == Postgres::Standby && seen.server.as_ref().is_some_and(stands) {
+    match seen.server.as_ref().filter(|_| seen.postgres == Postgres::Standby) {
         // In this state a server neither replays nor stops its receiver. The WAL it received is on disk.
-        return Act::StopFast;
+        Some(server) if server.stuck => return Act::StopFast,
+        Some(server) if server.paused && waits => return Act::ResumeReplay,
+        _ => {}
     }
     let Some(order) = order else { return Act::Wait };
-    let settings = || order.settings.clone();
+    let settings = || seen.settings.as_ref().unwrap_or(&order.settings).clone();
     match &order.task {
         Task::Stop { graceful } => stop(seen, *graceful, settings()),
         Task::Prepare => prepare(seen, settings()),
@@ -269,8 +275,10 @@ fn leading(seen: &Seen, remembered: Remembered, term: u64, lead: &Lead, shut: Co
     if let Some(act) = record_term(seen, server.timeline, term) {
         return act;
     }
-    let gate =
-        if lead.open && remembered.barrier_passed_once && confirmed(seen, lead) { Gate::Open } else { Gate::Shut };
+    // A new cluster serves nobody before its application can work.
+    let complete = seen.app_ensured || !server.without_app;
+    let opens = lead.open && remembered.barrier_passed_once && confirmed(seen, lead) && (complete || open_now);
+    let gate = if opens { Gate::Open } else { Gate::Shut };
     let wanted = Config { gate, ..shut };
     if server.slots != lead.slots {
         return Act::EnsureSlots(lead.slots.clone());
@@ -280,13 +288,10 @@ fn leading(seen: &Seen, remembered: Remembered, term: u64, lead: &Lead, shut: Co
     }
     let passed = barrier(seen, lead);
     let served = passed && gate == Gate::Open;
-    // A new cluster has no database yet. After a failover the database exists, and the barrier comes first.
-    match (seen.app_ensured, seen.credentials.is_some()) {
-        (false, true) if lead.init.is_some() || served || seen.barrier_ms >= BARRIER_ALONE_MS => {
-            return Act::EnsureApp { database: lead.database.clone(), owner: lead.owner.clone() };
-        }
-        (false, false) if lead.init.is_some() => return Act::Wait,
-        _ => {}
+    // After a failover the database exists, and the barrier comes first.
+    let due = !seen.app_ensured && !seen.app_busy && seen.credentials.is_some();
+    if due && (!complete || served || seen.barrier_ms >= BARRIER_ALONE_MS) {
+        return Act::EnsureApp { database: lead.database.clone(), owner: lead.owner.clone() };
     }
     if seen.barrier_lsn.is_none() {
         return Act::SetBarrier;

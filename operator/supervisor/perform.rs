@@ -5,15 +5,17 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::jobs::{self, Made, Site, chain};
 use super::poll::sweep;
 use super::process::{self, Authenticating};
+use super::secrets::Secrets;
 use super::shell::{Note, Postmaster, Run, Shell, Stop, Stopping, Work, boottime, boottime_ms, new_id};
 use super::sql::{self, SLOT_PREFIX, Session};
 use super::state::{Act, Config, Durable};
 use super::wire::{JobKind, PORT};
-use super::{durable, place, server_log};
+use super::{durable, leftovers, place, server_log, tools};
 
 /// What the loop does after an act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +36,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const MEMBERS_PATIENCE: Duration = Duration::from_millis(100);
 /// Poll interval during this time-out.
 pub const STEP: Duration = Duration::from_millis(2);
+/// Pause after a failure to ensure the application's database, in milliseconds.
+const APP_AGAIN_MS: u64 = 1_000;
 /// Time-out of the checkpoint before a graceful stop.
 const STOP_CHECKPOINT: Duration = Duration::from_secs(10);
 /// Time-out of any other checkpoint.
@@ -107,11 +111,13 @@ impl Shell {
             Act::Wait | Act::Poll | Act::Exit => Ok(After::Again),
             Act::InitDb(init) => self.begin(JobKind::Init, BTreeMap::new(), |site| site.init(init)),
             Act::Clone(follow) => {
+                self.lose_slots();
                 self.begin(JobKind::Clone, follow.timeline_terms.clone(), |site| site.clone_leader(follow))
             }
             Act::Recover => {
-                let settings = self.durable.order.as_ref().map(|order| order.settings.clone()).unwrap_or_default();
-                self.configure(&Config { settings, ..Config::default() }, &BTreeMap::new()).await?;
+                let asked = self.durable.order.as_ref().map(|order| order.settings.clone()).unwrap_or_default();
+                let settings = self.settings_to_start_with(asked).await?;
+                self.configure(&Config { settings, ..Config::default() }, &BTreeMap::new())?;
                 self.begin(JobKind::Recover, BTreeMap::new(), Site::recover)
             }
             Act::RecordWalEnd(end) => {
@@ -119,6 +125,7 @@ impl Shell {
                 Ok(After::Again)
             }
             Act::Rewind(follow) => {
+                self.lose_slots();
                 self.begin(JobKind::Rewind, follow.timeline_terms.clone(), |site| site.rewind(follow))
             }
             Act::Start { standby, config } => self.start(standby, config).await,
@@ -130,10 +137,13 @@ impl Shell {
                 self.polled().await
             }
             Act::Promote => self.promote().await,
+            Act::ResumeReplay => {
+                self.session().await?.resume_replay().await.map_err(words)?;
+                self.polled().await
+            }
             Act::EnsureApp { database, owner } => {
                 let secrets = self.secrets.clone().ok_or("there are no credentials yet")?;
-                self.session().await?.ensure_app(&database, &owner, &secrets).await.map_err(words)?;
-                self.server.run.app_ensured = true;
+                self.begin_app(database, owner, secrets);
                 Ok(After::Again)
             }
             Act::SetBarrier => {
@@ -166,6 +176,10 @@ impl Shell {
                 Ok(After::Again)
             }
             Act::Restore(remembered) => self.restore(remembered),
+            Act::DryStart(asked) => {
+                self.begin_dry_start(asked);
+                Ok(After::Again)
+            }
         }
     }
 
@@ -272,9 +286,13 @@ impl Shell {
 
     // The postmaster.
 
-    async fn start(&mut self, standby: bool, config: Config) -> Done {
+    async fn start(&mut self, standby: bool, mut config: Config) -> Done {
         if !sweep(self).await {
             return Err("processes of an earlier server do not end".to_owned());
+        }
+        let missing = self.server.run.fatal.as_deref().and_then(leftovers::missing_directory).filter(|_| standby);
+        if let Some(directory) = missing.map(Path::to_owned) {
+            self.make_tablespace_directory(&directory).await?;
         }
         self.clear_leftovers(standby)?;
         if self.durable.incarnation.is_none() {
@@ -284,10 +302,11 @@ impl Shell {
         }
         let minima = self.server.down.control.as_ref().filter(|_| standby).map(|control| control.minima.clone());
         let minima = minima.unwrap_or_default();
-        if self.server.failed_starts >= 2 && !self.server.settings.accepted.is_empty() {
+        if self.server.failed_starts >= 2 {
             self.blame_settings();
         }
-        self.configure(&config, &minima).await?;
+        config.settings = self.settings_to_start_with(config.settings).await?;
+        self.configure(&config, &minima)?;
         let mut command = self.place.tool("postgres");
         command.arg("-D").arg(self.place.pgdata()).current_dir(self.place.pgdata());
         for (setting, file) in
@@ -309,8 +328,34 @@ impl Shell {
         Ok(After::Pause(1))
     }
 
-    /// We hold the lock, so files of a postmaster are stale. A standby keeps no slots of ours from its time as primary.
-    fn clear_leftovers(&self, standby: bool) -> Result<(), String> {
+    /// Makes the directory that the replay of CREATE TABLESPACE misses. Only with the rights of the server's user.
+    async fn make_tablespace_directory(&self, directory: &Path) -> Result<(), String> {
+        let mut command = self.place.tool("/bin/mkdir");
+        command.args(["-p", "-m", "0700", "--"]).arg(directory);
+        let made = tools::run_within(&self.reaper, command, Duration::from_secs(5)).await;
+        tracing::info!(directory = %directory.display(), ok = made.is_ok(), "a tablespace needs a directory here");
+        made.map(drop).map_err(|error| {
+            format!(
+                "the primary has a tablespace in {0}, and user postgres cannot make that directory here ({1}): as root, make it in this container with owner postgres (docker exec -u root CONTAINER install -d -o postgres -m 700 {0})",
+                directory.display(),
+                chain(&error)
+            )
+        })
+    }
+
+    /// Remembers the logical slots that this directory loses because it was a primary's and no longer is.
+    fn lose_slots(&mut self) -> Vec<String> {
+        let lost = leftovers::logical_slots(&self.place.pgdata());
+        if !lost.is_empty() {
+            tracing::warn!(slots = %lost.join(", "), "logical slots are lost with the change of the primary");
+            self.server.lost_slots = (lost.clone(), boottime_ms());
+        }
+        lost
+    }
+
+    /// We hold the lock, so files of a postmaster are stale. A standby keeps no logical slots, and no slots of ours, from its
+    /// time as primary.
+    fn clear_leftovers(&mut self, standby: bool) -> Result<(), String> {
         let pgdata = self.place.pgdata();
         let remove = |path: &Path| match std::fs::remove_file(path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -325,6 +370,9 @@ impl Shell {
         remove(&pgdata.join("recovery.signal"))?;
         let signal = pgdata.join("standby.signal");
         if standby {
+            for slot in self.lose_slots() {
+                std::fs::remove_dir_all(pgdata.join("pg_replslot").join(slot)).map_err(words)?;
+            }
             let owner = (Some(self.place.uid.as_raw()), Some(self.place.gid.as_raw()));
             std::fs::File::create(&signal)
                 .and_then(|file| file.sync_all())
@@ -357,6 +405,7 @@ impl Shell {
         }
         postmaster.stopping = Some(Stopping { since: now, how });
         postmaster.session = None;
+        self.server.run.app_task = None;
         After::Pause(IDLE_MS)
     }
 
@@ -420,6 +469,43 @@ impl Shell {
             tokio::time::sleep(STEP).await;
         }
         self.polled().await
+    }
+
+    /// Ensures the application's roles and database in the background and in its own session: CREATE DATABASE may take
+    /// long, and the loop must be able to stop the server meanwhile. A stop, or another order than Lead, cuts it.
+    fn begin_app(&mut self, database: String, owner: String, secrets: Secrets) {
+        let (notes, run) = (self.notes.clone(), self.server.run.id.clone());
+        let task = tokio::spawn(async move {
+            let ensured = async { Session::open().await?.ensure_app(&database, &owner, &secrets).await }.await;
+            // The loop exists as long as the process.
+            let _ = notes.send(Note::App(run, ensured.map_err(|error| chain(&error)))).await;
+        });
+        self.server.run.app_task = Some(AbortOnDropHandle::new(task));
+    }
+
+    /// The end of that task.
+    pub fn app_ended(&mut self, result: Result<Option<String>, String>) {
+        self.server.run.app_task = None;
+        self.problems.app = result.as_ref().err().cloned();
+        match result {
+            Ok(missing) => {
+                self.server.run.app_ensured = true;
+                self.server.run.app_missing = missing;
+            }
+            Err(problem) => {
+                tracing::warn!(%problem, "the application's database and owner are not ensured");
+                self.server.run.app_due = boottime_ms() + APP_AGAIN_MS;
+            }
+        }
+    }
+
+    /// A backend crashed, so PostgreSQL ends: it must recover from its WAL. It would wait for its other processes, for
+    /// seconds if one is slow. No more can be acknowledged by them than by those of a postmaster that was killed.
+    pub fn kill_crashed(&mut self) {
+        if self.server.postmaster.as_ref().is_some_and(|postmaster| postmaster.stopping.is_none()) {
+            tracing::warn!(run = %self.server.run.id, "a backend of postgres crashed: all its processes are killed");
+            process::kill_all_of(self.place.uid);
+        }
     }
 
     /// Runs in the background and in its own session; the loop gets a note when it is done.

@@ -90,6 +90,11 @@ impl Place {
         self.volume.join("pgdata.new")
     }
 
+    /// Where a dry start puts its throw-away data directory and its socket. On the volume, so that the file system is the same.
+    pub fn scratch(&self) -> PathBuf {
+        self.volume.join("pgdata.try")
+    }
+
     /// The supervisor's own folder: state that must survive, and that no copy of a data directory overwrites.
     pub fn own(&self) -> PathBuf {
         self.volume.join("evenkeel")

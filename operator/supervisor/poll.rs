@@ -222,6 +222,7 @@ impl Shell {
         } else if now >= self.clocks.details_at && self.clocks.quick_polls == 0 {
             self.clocks.details_at = now + DETAILS_MS;
             result = session.details().await.map(|details| self.server.details = details);
+            self.server.run.details_read = result.is_ok();
             self.reread_minima().await;
         }
         if let Err(error) = result {
@@ -235,8 +236,9 @@ impl Shell {
     /// A standby with raised minimum values is rendered again when the primary has lowered its own.
     async fn reread_minima(&mut self) {
         let recovery = self.server.run.poll.as_ref().is_some_and(|poll| poll.recovery);
-        let (Some(postmaster), Some(order)) = (&mut self.server.postmaster, &self.durable.order) else { return };
-        if !recovery || !conf::held_up(&order.settings, &postmaster.minima) {
+        let settings = self.server.judged.as_ref().map(|judged| &judged.accepted);
+        let (Some(postmaster), Some(settings)) = (&mut self.server.postmaster, settings) else { return };
+        if !recovery || !conf::held_up(settings, &postmaster.minima) {
             return;
         }
         if let Ok(control) = tools::control(&self.place, &self.reaper).await

@@ -101,6 +101,27 @@ pub fn kill_all_of(uid: Uid) -> usize {
     pids.len()
 }
 
+/// Kills a server with all processes that it started: its children have process groups of their own.
+pub fn kill_with_children(server: Pid) {
+    // Stopped, it starts no more of them. Any of them may have ended meanwhile.
+    let _ = kill(server, Signal::SIGSTOP);
+    let parent = |pid: &str| -> Option<(i32, i32)> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        Some((pid.parse().ok()?, stat.rsplit(") ").next()?.split(' ').nth(1)?.parse().ok()?))
+    };
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let parents: Vec<_> = entries.filter_map(|entry| parent(entry.file_name().to_str()?)).collect();
+    let mut tree = vec![server.as_raw()];
+    let mut next = 0;
+    while let Some(pid) = tree.get(next).copied() {
+        tree.extend(parents.iter().filter(|(_, parent)| *parent == pid).map(|(child, _)| *child));
+        next += 1;
+    }
+    for pid in tree.into_iter().rev() {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+}
+
 /// Kills every process of a user and waits until none is left.
 pub async fn none_left_of(uid: Uid, reaper: &Reaper) -> bool {
     for _ in 0..2_500 {

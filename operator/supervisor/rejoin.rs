@@ -31,6 +31,10 @@ pub fn follow(seen: &Seen, term: u64, follow: &Follow, settings: Settings) -> Ac
         // An interrupted rewind is not repeated: the first one may have overwritten the WAL that the
         // second one needs to find the changed pages.
         (Postgres::Stopped, Data::None | Data::Broken) => when_due(seen, Act::Clone(follow.clone())),
+        // Its server would end at the first record about it.
+        (Postgres::Stopped, Data::Standby | Data::Primary) if seen.tablespace_gone && follow.lineage.is_some() => {
+            Act::Condemn
+        }
         (Postgres::Stopped, Data::Primary) => match (was_primary(seen, follow), wal_end(seen)) {
             (Kinship::Unknown, _) => Act::Wait,
             (Kinship::Clashing, _) => Act::Condemn,

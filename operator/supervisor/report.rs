@@ -36,6 +36,8 @@ pub fn report(seen: &Seen) -> Report {
         former_wal_end: seen.durable.former_wal_end,
         pending_restart: seen.pending_restart.clone(),
         setting_errors: seen.setting_errors.clone(),
+        settings_pending: seen.settings_pending,
+        notices: seen.notices.clone(),
         credentials: seen.credentials.clone(),
         disk_free: seen.disk_free,
         proof: seen.proof.clone(),

@@ -21,7 +21,7 @@ use super::secrets::Secrets;
 use super::shell::{Note, Shell, boottime, boottime_ms};
 use super::snapshot::snapshot;
 use super::state::{Act, Seen};
-use super::wire::{self, Command, Order, significant};
+use super::wire::{self, Command, Order, Task, significant};
 
 /// Interval of reports when nothing significant changes, in milliseconds.
 const REPORT_MS: u64 = 1_000;
@@ -211,6 +211,10 @@ impl Shell {
         tracing::info!(term = order.term, task = order.task.name(), saved_ms, "order");
         self.problems.refused = None;
         self.server.ordered_since_stop |= new_term;
+        if !matches!(order.task, Task::Lead(_)) {
+            // Nobody but a leader writes.
+            self.server.run.app_task = None;
+        }
         if new_task {
             self.server.checkpointed_for_stop = false;
         }
@@ -234,6 +238,9 @@ impl Shell {
                 }
                 self.clocks.poll_at = 0;
             }
+            Note::Judged(verdict) => self.dry_start_ended(verdict),
+            Note::App(run, result) if run == self.server.run.id => self.app_ended(result),
+            Note::Crashed(run) if run == self.server.run.id => self.kill_crashed(),
             Note::ReceiverEnded(run) if run == self.server.run.id => {
                 self.clocks.hurry_until = boottime_ms() + HURRY_MS;
                 self.clocks.poll_at = 0;
@@ -246,6 +253,8 @@ impl Shell {
             | Note::ReceiverEnded(_)
             | Note::WalMissing(_)
             | Note::Stuck(_)
+            | Note::App(..)
+            | Note::Crashed(_)
             | Note::Fatal(..)
             | Note::Proof(..) => {}
         }

@@ -85,10 +85,11 @@ fn pgpass_line(password: &str) -> String {
     line
 }
 
-/// `SCRAM-SHA-256$<iterations>:<salt>$<stored key>:<server key>` (RFC 5803). Generated passwords are printable ASCII,
-/// which SASLprep does not change.
+/// `SCRAM-SHA-256$<iterations>:<salt>$<stored key>:<server key>` (RFC 5803). Clients prepare a password by SASLprep before
+/// they prove it, so the verifier is of the prepared one. Where SASLprep refuses a password, both sides take its bytes.
 fn verifier(password: &str, salt: &[u8; 16]) -> String {
-    let salted = salted_password(password.as_bytes(), salt);
+    let prepared = stringprep::saslprep(password).unwrap_or(password.into());
+    let salted = salted_password(prepared.as_bytes(), salt);
     let stored_key = Sha256::digest(keyed(&salted, &[b"Client Key"]));
     let server_key = keyed(&salted, &[b"Server Key"]);
     let mut text = format!("SCRAM-SHA-256${ITERATIONS}:{}$", STANDARD.encode(salt));
@@ -130,6 +131,17 @@ mod tests {
             verifier("secret", &salt),
             "SCRAM-SHA-256$4096:AQIDBAUGBwgJCgsMDQ4PEA==$8rrDg00OqaiWXJ7p+sCgHEIaBSHY89ZJl3mfIsf32oY=:05L1f+yZbiN8O0AnO40Og85NNRhvzTS57naKRWCcsIA="
         );
+    }
+
+    /// Regression 116: a password from a user's Secret was hashed as its bytes, but libpq prepares it by SASLprep first. A
+    /// password with a ligature or a no-break space never logged in.
+    #[test]
+    fn a_password_is_prepared_as_clients_prepare_it() {
+        let salt = [7; 16];
+        assert_eq!(verifier("\u{fb01}le\u{a0}1", &salt), verifier("file 1", &salt));
+        assert_eq!(verifier("I\u{ad}X", &salt), verifier("IX", &salt));
+        // SASLprep refuses a control character: the bytes count.
+        assert_ne!(verifier("\u{7}\u{fb01}", &salt), verifier("\u{7}fi", &salt));
     }
 
     #[test]

@@ -44,6 +44,9 @@ fn note(line: &str, run: &str) -> Option<Note> {
     {
         return Some(Note::Stuck(run.to_owned()));
     }
+    if line.contains("LOG:  terminating any other active server processes") {
+        return Some(Note::Crashed(run.to_owned()));
+    }
     if line.contains("could not receive data from WAL stream") {
         return Some(Note::ReceiverEnded(run.to_owned()));
     }
@@ -98,6 +101,14 @@ mod tests {
         assert!(matches!(note(&missing, "r"), Some(Note::WalMissing(run)) if run == "r"));
         let gone = said("server closed the connection unexpectedly\n");
         assert!(matches!(note(&gone, "r"), Some(Note::Fatal(..))));
+    }
+
+    /// Regression 120: after the crash of a backend, PostgreSQL waited for its other processes before it ended, and clients
+    /// with it: 2 to 3 s. Now the supervisor kills them as soon as the log tells of the crash.
+    #[test]
+    fn the_crash_of_a_backend_is_heard_in_the_log() {
+        let line = "2026 [1] LOG:  terminating any other active server processes\n";
+        assert!(matches!(note(line, "r"), Some(Note::Crashed(run)) if run == "r"));
     }
 
     #[test]

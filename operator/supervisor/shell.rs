@@ -9,6 +9,7 @@ use nix::fcntl::Flock;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::jobs::{self, Made};
 use super::place::Place;
@@ -16,7 +17,7 @@ use super::process::Reaper;
 use super::proof::Proving;
 use super::secrets::Secrets;
 use super::sql::{Details, Poll, Session};
-use super::state::{Config, Durable, Gate, Settings};
+use super::state::{Config, Durable, Gate, Judged};
 use super::tools::Control;
 use super::wire::{JobKind, Postgres, Report};
 use crate::api::lsn::{Fork, Lsn};
@@ -58,6 +59,12 @@ pub enum Note {
     WalMissing(String),
     /// The server's log reports that replay is paused because settings are lower than the leader's.
     Stuck(String),
+    /// Changed settings were judged, or the reason why not.
+    Judged(Result<Judged, String>),
+    /// The application's roles and database were ensured in this run; what is missing and is not made again.
+    App(String, Result<Option<String>, String>),
+    /// The server's log reports that a backend crashed: the server ends all others, and itself.
+    Crashed(String),
     /// A FATAL or PANIC line of the server's log, with the id of the run.
     Fatal(String, String),
     /// An attempt to write as a new client ended, in this run.
@@ -148,6 +155,14 @@ pub struct Run {
     pub fatal: Option<String>,
     /// Whether a new client can write.
     pub proving: Proving,
+    /// Refused and pending settings were read since the configuration was last applied.
+    pub details_read: bool,
+    /// The task that ensures the application's roles and database.
+    pub app_task: Option<AbortOnDropHandle<()>>,
+    /// No such task before this time: the last one failed.
+    pub app_due: u64,
+    /// What the application lacks and nobody makes again.
+    pub app_missing: Option<String>,
 }
 
 /// Delay of background work after the gate opened, in milliseconds: the first clients get the disk alone.
@@ -208,15 +223,17 @@ pub struct Work {
     pub timeline_terms: BTreeMap<u32, u64>,
 }
 
-/// The user's settings, as requested and as PostgreSQL accepts them.
-#[derive(Debug, Clone, Default)]
-pub struct AskedSettings {
-    /// As requested.
-    pub asked: Settings,
-    /// The accepted ones, which are used.
-    pub accepted: Settings,
-    /// The refused ones, with reasons.
-    pub errors: Vec<String>,
+/// The dry start that judges changed settings.
+#[derive(Debug, Default)]
+pub struct Trial {
+    /// It runs.
+    pub running: bool,
+    /// Attempts in a row without a verdict.
+    pub failures: u32,
+    /// No attempt before this time.
+    pub due: u64,
+    /// The last verdict has refusals and is of an earlier container: perhaps of another image.
+    pub again: bool,
 }
 
 /// Current problems by source; each is cleared by its own success.
@@ -232,14 +249,19 @@ pub struct Problems {
     pub ended: Option<String>,
     /// The supervisor's configuration was overridden.
     pub overridden: Option<String>,
+    /// Changed settings could not be judged.
+    pub settings: Option<String>,
+    /// The application's roles and database could not be ensured.
+    pub app: Option<String>,
 }
 
 impl Problems {
     /// All problems in one line.
     pub fn in_words(&self, postgres: Postgres) -> Option<String> {
         let ended = self.ended.as_ref().filter(|_| matches!(postgres, Postgres::Stopped | Postgres::Starting));
-        let all = [ended, self.act.as_ref(), self.refused.as_ref(), self.overridden.as_ref(), self.poll.as_ref()];
-        let all: Vec<&str> = all.into_iter().flatten().map(String::as_str).collect();
+        let others = [&self.act, &self.refused, &self.overridden, &self.settings, &self.app, &self.poll];
+        let all = [ended].into_iter().chain(others.map(Option::as_ref));
+        let all: Vec<&str> = all.flatten().map(String::as_str).collect();
         (!all.is_empty()).then(|| all.join("; "))
     }
 }
@@ -290,8 +312,12 @@ pub struct LocalServer {
     pub checkpointed_for_stop: bool,
     /// Generation of the last written configuration file; incremented by each write.
     pub generation: u64,
-    /// The user's settings.
-    pub settings: AskedSettings,
+    /// Logical slots that this directory lost when it ceased to be a primary's, and the time.
+    pub lost_slots: (Vec<String>, u64),
+    /// The verdict on the user's settings; `None`: this directory never had any.
+    pub judged: Option<Judged>,
+    /// The dry start that judges changed settings.
+    pub trial: Trial,
     /// Details that change rarely: versions, refused settings.
     pub details: Details,
 }
@@ -360,6 +386,8 @@ impl Shell {
     ) -> Self {
         let (now, boot) = (boottime_ms(), new_id());
         let run = Run { id: format!("{boot}-0"), ..Run::default() };
+        let judged = super::durable::load_settings(&place.own());
+        let again = judged.as_ref().is_some_and(|judged| !judged.errors.is_empty());
         Self {
             member,
             boot,
@@ -368,7 +396,13 @@ impl Shell {
             lock,
             reaper,
             durable,
-            server: LocalServer { run, down: Down { since: now, ..Down::default() }, ..LocalServer::default() },
+            server: LocalServer {
+                run,
+                down: Down { since: now, ..Down::default() },
+                judged,
+                trial: Trial { again, ..Trial::default() },
+                ..LocalServer::default()
+            },
             job: None,
             operator: Operator::default(),
             told: Told { reported: (Report::default(), 0), reports },

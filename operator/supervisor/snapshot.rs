@@ -3,11 +3,12 @@
 
 use std::path::Path;
 
+use super::leftovers;
 use super::place;
 use super::shell::{Postmaster, Run, Shell};
 use super::sql::{Poll, Slot, Walsender};
 use super::state::{Config, Gate, Seen, Server};
-use super::wire::{CONFIRMATION_MS, Data, Job, Postgres, Proof, Receiver, Replica, Task};
+use super::wire::{CONFIRMATION_MS, Data, Job, Notice, Postgres, Proof, Receiver, Replica, Task};
 
 /// Wait event: the startup process sleeps between two attempts to get WAL. All existing WAL is replayed, no WAL
 /// receiver exists, and next it will read a changed configuration. (WaitForWALToBecomeAvailable stops a receiver before
@@ -18,11 +19,19 @@ const PAUSED: &str = "RecoveryPause";
 /// Wait event: it waits for the receiver. All received WAL is replayed.
 const IDLE_WITH_SOURCE: &str = "RecoveryWalStream";
 
+/// Lost logical slots are told for this long, in milliseconds: a day.
+const SLOTS_TOLD_MS: u64 = 86_400_000;
+
 /// The current snapshot.
 pub fn snapshot(shell: &Shell, now: u64) -> Seen {
     let run = &shell.server.run;
     let postgres = postgres(shell.server.postmaster.as_ref(), run);
     let known = |text: &String| (!text.is_empty()).then(|| text.clone());
+    let judged = shell.server.judged.as_ref();
+    let refused = judged.map_or(&[][..], |judged| &judged.errors);
+    let asked = shell.durable.order.as_ref().map(|order| &order.settings);
+    let changed = shell.server.trial.again || judged.map(|judged| &judged.asked) != asked;
+    let answers = run.poll.is_some() && matches!(postgres, Postgres::Standby | Postgres::Primary);
     Seen {
         data: data(&shell.place.pgdata(), shell.durable.unfinished.is_some()),
         own_gone: shell.place.own_gone(),
@@ -31,6 +40,8 @@ pub fn snapshot(shell: &Shell, now: u64) -> Seen {
         postgres,
         run: run.id.clone(),
         stopped_ms: now.saturating_sub(shell.server.down.since),
+        tablespace_gone: shell.server.postmaster.is_none()
+            && leftovers::tablespaces(&shell.place.pgdata()).iter().any(|directory| place::is_gone(directory)),
         fresh: shell.server.fresh,
         start_held: now < shell.server.start_held_until,
         restart_asked: run.restart_asked,
@@ -44,6 +55,7 @@ pub fn snapshot(shell: &Shell, now: u64) -> Seen {
         barrier_ms: run.barrier_lsn.map_or(0, |_| now.saturating_sub(run.barrier_at)),
         barrier_passed_once: run.barrier_passed_once,
         app_ensured: run.app_ensured,
+        app_busy: run.app_task.is_some() || now < run.app_due,
         checkpoint_started: run.checkpoint_started,
         checkpointed_for_stop: shell.server.checkpointed_for_stop,
         job: shell.job.as_ref().map(|work| Job {
@@ -64,11 +76,40 @@ pub fn snapshot(shell: &Shell, now: u64) -> Seen {
         server_version: known(&shell.server.details.version),
         receiver: receiver(shell, now),
         pending_restart: shell.server.details.pending_restart.clone(),
-        setting_errors: [&shell.server.settings.errors[..], &shell.server.details.setting_errors].concat(),
+        setting_errors: [refused, &shell.server.details.setting_errors].concat(),
+        settings: judged.map(|judged| judged.accepted.clone()),
+        settings_due: changed && answers && !shell.server.trial.running && now >= shell.server.trial.due,
+        settings_pending: changed
+            || !run.details_read
+            || judged.zip(run.applied.as_ref()).is_some_and(|(judged, applied)| judged.accepted != applied.settings),
+        notices: notices(shell, now),
         disk_free: shell.place.disk_free(),
         proof: proof(run, now),
         problem: shell.problems.in_words(postgres),
     }
+}
+
+/// What people should know.
+fn notices(shell: &Shell, now: u64) -> Vec<Notice> {
+    let missing = shell.server.run.app_missing.as_ref();
+    let missing = missing.map(|message| Notice::new(Notice::DATABASE_MISSING, message));
+    let (lost, at) = &shell.server.lost_slots;
+    let lost = (!lost.is_empty() && now.saturating_sub(*at) < SLOTS_TOLD_MS).then(|| {
+        let message = format!(
+            "it lost the logical replication slots {} when it ceased to be the primary, and the new primary does not have them: make them there, and let their subscribers begin anew",
+            lost.join(", ")
+        );
+        Notice::new(Notice::SLOTS_LOST, message)
+    });
+    let outside = &shell.server.details.tablespaces;
+    let outside = (shell.server.postmaster.is_some() && !outside.is_empty()).then(|| {
+        let message = format!(
+            "tablespaces outside the data volume: {}; what is in them is lost when the last container with them is removed: move it (ALTER TABLE ... SET TABLESPACE pg_default) and drop them",
+            outside.join(", ")
+        );
+        Notice::new(Notice::TABLESPACES, message)
+    });
+    [missing, lost, outside].into_iter().flatten().collect()
 }
 
 /// A standby's WAL receiver.
@@ -153,6 +194,7 @@ fn server(shell: &Shell, poll: &Poll, now: u64) -> Server {
         slots: slots.map(|slot| slot.name.clone()).collect(),
         history: if poll.recovery { Vec::new() } else { run.history.1.clone() },
         checkpointed: !poll.recovery && poll.control_timeline == timeline(run, poll),
+        without_app: poll.app_made != Some(true),
     }
 }
 
@@ -208,6 +250,7 @@ mod tests {
     fn poll(replicas: Vec<Walsender>) -> Poll {
         Poll {
             recovery: false,
+            app_made: Some(true),
             lsn: Lsn(100),
             segment: Some("0000000A0000000000000003".into()),
             control_timeline: 9,

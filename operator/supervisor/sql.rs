@@ -10,6 +10,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor, Row};
 
 use super::secrets::{REPLICATION_ROLE, Secrets};
 use super::wire::PORT;
+use crate::api::chain::chain;
 use crate::api::lsn::Lsn;
 use crate::api::postgres_settings::SOCKETS;
 
@@ -74,6 +75,9 @@ async fn within<T>(
 pub struct Poll {
     /// In recovery.
     pub recovery: bool,
+    /// The application's roles and database were made in this cluster.
+    #[serde(default)]
+    pub app_made: Option<bool>,
     /// Primary: flushed here. Standby: the greater of received and replayed.
     pub lsn: Lsn,
     /// Primary: name of the current WAL segment; its first 8 digits are the current timeline.
@@ -142,6 +146,7 @@ pub struct Slot {
 const POLL: &str = r"
 SELECT json_build_object(
   'recovery', r.recovery,
+  'appMade', (SELECT shobj_description(oid, 'pg_authid') = 'application made' FROM pg_authid WHERE rolname = 'evenkeel'),
   'lsn', CASE WHEN r.recovery THEN coalesce(greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()), '0/0')
               ELSE pg_current_wal_flush_lsn() END,
   'segment', CASE WHEN NOT r.recovery THEN pg_walfile_name(pg_current_wal_lsn()) END,
@@ -178,6 +183,8 @@ pub struct Details {
     pub pending_restart: Vec<String>,
     /// Refused settings, with the server's message.
     pub setting_errors: Vec<String>,
+    /// Of a primary: its tablespaces outside the data volume, each with its directory.
+    pub tablespaces: Vec<String>,
 }
 
 const DETAILS: &str = r"
@@ -187,7 +194,10 @@ SELECT json_build_object(
   'pendingRestart', coalesce((SELECT json_agg(name ORDER BY name) FROM pg_settings WHERE pending_restart), '[]'),
   'settingErrors', coalesce((SELECT json_agg(coalesce(name || ': ', '') || error ORDER BY name)
                    FROM pg_file_settings WHERE error IS NOT NULL AND (name IS NULL
-                   OR name NOT IN (SELECT name FROM pg_settings WHERE pending_restart))), '[]')
+                   OR name NOT IN (SELECT name FROM pg_settings WHERE pending_restart))), '[]'),
+  'tablespaces', coalesce((SELECT json_agg(format('%I in %s', spcname, pg_tablespace_location(oid)) ORDER BY spcname)
+                 FROM pg_tablespace WHERE NOT pg_is_in_recovery() AND starts_with(pg_tablespace_location(oid), '/')
+                 AND NOT starts_with(pg_tablespace_location(oid), '/var/lib/postgresql/data/')), '[]')
 )::text";
 
 /// A session with the local server.
@@ -198,10 +208,14 @@ impl Session {
     /// Opens a session. Its statements do not wait for standbys and are not written to the server's log (they
     /// contain verifiers).
     pub async fn open() -> Result<Self, Error> {
+        Self::open_at(Path::new(SOCKETS), ROLE).await
+    }
+
+    async fn open_at(sockets: &Path, role: &str) -> Result<Self, Error> {
         let options = PgConnectOptions::new_without_pgpass()
-            .socket(SOCKETS)
+            .socket(sockets)
             .port(PORT)
-            .username(ROLE)
+            .username(role)
             .database("postgres")
             .application_name("evenkeel supervisor")
             .ssl_mode(PgSslMode::Disable)
@@ -215,6 +229,7 @@ impl Session {
                 ("log_duration", "off"),
                 ("statement_timeout", "0"),
                 ("idle_in_transaction_session_timeout", "0"),
+                ("idle_session_timeout", "0"),
                 ("default_transaction_read_only", "off"),
                 ("jit", "off"),
             ]);
@@ -272,6 +287,11 @@ impl Session {
         self.execute(SHORT, "promoting", "SELECT pg_promote(false)".into()).await
     }
 
+    /// Ends a pause of the replay that people asked for.
+    pub async fn resume_replay(&mut self) -> Result<(), Error> {
+        self.execute(SHORT, "resuming the replay", "SELECT pg_wal_replay_resume()".into()).await
+    }
+
     /// Whether it is still in recovery.
     pub async fn in_recovery(&mut self) -> Result<bool, Error> {
         within(SHORT, "asking for the role", sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(&mut self.0))
@@ -281,6 +301,12 @@ impl Session {
     /// Runs a checkpoint with the time-out `limit`.
     pub async fn checkpoint(&mut self, limit: Duration) -> Result<(), Error> {
         self.execute(limit, "writing a checkpoint", "CHECKPOINT".into()).await
+    }
+
+    /// Whether a reload is enough for all of these settings.
+    pub async fn reloadable(&mut self, names: &[String]) -> Result<bool, Error> {
+        let sql = "SELECT count(*) = cardinality($1) FROM pg_settings WHERE name = ANY($1) AND context <> 'postmaster'";
+        within(SHORT, "reading settings", sqlx::query_scalar(sql).bind(names).fetch_one(&mut self.0)).await
     }
 
     /// Creates, recreates and drops slots until Evenkeel's slots are `wanted`.
@@ -312,9 +338,15 @@ impl Session {
         Ok(())
     }
 
-    /// Creates the owner and the database if they are missing, and sets passwords that differ. Costs one
-    /// query if nothing is to do.
-    pub async fn ensure_app(&mut self, database: &str, owner: &str, secrets: &Secrets) -> Result<(), Error> {
+    /// Sets passwords that differ. In a cluster where this was never done, it first creates the owner and the database,
+    /// and then records that; later it makes neither again, because people dropped or renamed them. Returns what the
+    /// application lacks then. Costs one query if nothing is to do.
+    pub async fn ensure_app(
+        &mut self,
+        database: &str,
+        owner: &str,
+        secrets: &Secrets,
+    ) -> Result<Option<String>, Error> {
         let doing = "looking for the application's database";
         let sql = "SELECT (SELECT rolpassword FROM pg_authid WHERE rolname = $1), (SELECT rolpassword FROM pg_authid WHERE rolname = $2),
                    EXISTS (SELECT FROM pg_authid WHERE rolname = $1), EXISTS (SELECT FROM pg_database WHERE datname = $3)";
@@ -322,11 +354,12 @@ impl Session {
         let row = within(SHORT, doing, query.fetch_one(&mut self.0)).await?;
         let (owner_verifier, replication_verifier): (Option<String>, Option<String>) = (row.get(0), row.get(1));
         let (owner_there, database_there): (bool, bool) = (row.get(2), row.get(3));
+        let made = self.poll().await?.app_made == Some(true);
         let role = quoted(owner);
-        if !owner_there {
+        if !owner_there && !made {
             self.execute(LONG, "making the owner role", format!("CREATE ROLE {role} LOGIN")).await?;
         }
-        if owner_verifier.as_deref() != Some(&secrets.owner) {
+        if owner_verifier.as_deref() != Some(&secrets.owner) && (owner_there || !made) {
             let sql = format!("ALTER ROLE {role} LOGIN PASSWORD '{}'", secrets.owner);
             self.execute(LONG, "setting the owner's password", sql).await?;
         }
@@ -334,11 +367,41 @@ impl Session {
             let sql = format!("ALTER ROLE {REPLICATION_ROLE} PASSWORD '{}'", secrets.replication);
             self.execute(LONG, "setting the replication password", sql).await?;
         }
-        if !database_there {
+        if !database_there && !made {
             let sql = format!("CREATE DATABASE {} OWNER {role}", quoted(database));
             self.execute(CREATE, "making the application's database", sql).await?;
         }
-        Ok(())
+        if !made {
+            let sql = format!("COMMENT ON ROLE {ROLE} IS 'application made'");
+            return self.execute(LONG, "recording that the database was made", sql).await.map(|()| None);
+        }
+        Ok(match (owner_there, database_there) {
+            (true, true) => None,
+            (false, _) => Some(format!(
+                "the role {role} does not exist any more and is not made again: CREATE ROLE it, or change spec.bootstrap"
+            )),
+            (true, false) => Some(format!(
+                "the database {} does not exist any more and is not made again: CREATE DATABASE it, or restore it",
+                quoted(database)
+            )),
+        })
+    }
+}
+
+/// Opens a session with a server that starts in this folder, as soon as it admits one; the server's own words if it
+/// refuses the session.
+pub async fn first_session(sockets: &Path) -> Result<(), String> {
+    loop {
+        match Session::open_at(sockets, "postgres").await {
+            Ok(mut session) => return session.in_recovery().await.map(drop).map_err(|error| chain(&error)),
+            Err(Error::Sql { source: sqlx::Error::Database(refused), .. })
+                if refused.code().as_deref() != Some("57P03") =>
+            {
+                return Err(refused.message().to_owned());
+            }
+            // It starts, or is busy.
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
     }
 }
 

@@ -6,11 +6,23 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::wire::{Data, Follow, Init, Job, JobKind, Order, Postgres, Proof, Receiver, Replica, Rule};
+use super::wire::{Data, Follow, Init, Job, JobKind, Notice, Order, Postgres, Proof, Receiver, Replica, Rule};
 use crate::api::lsn::{Fork, Lsn};
 
 /// The user's PostgreSQL settings, by name.
 pub type Settings = BTreeMap<String, String>;
+
+/// The verdict on the user's settings. Saved on the volume, so that a start does not find out again.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Judged {
+    /// The settings as the object has them.
+    pub asked: Settings,
+    /// The settings to use: a refused one has the value that it had before.
+    pub accepted: Settings,
+    /// The refused ones, each with PostgreSQL's message.
+    pub errors: Vec<String>,
+}
 
 /// The durable state of the supervisor. Written and fsynced before anything follows from it. `durable.json` on the
 /// volume, compatible one version back like [`super::wire`].
@@ -99,6 +111,8 @@ pub struct Server {
     pub history: Vec<Fork>,
     /// Primary: the control file has the current timeline.
     pub checkpointed: bool,
+    /// The application's roles and database were never made in this cluster.
+    pub without_app: bool,
 }
 
 /// One snapshot of the instance: the inputs of a decision, and values that are only reported (the fields
@@ -119,6 +133,8 @@ pub struct Seen {
     pub run: String,
     /// Milliseconds since the postmaster ended (or since boot, if it has not run yet).
     pub stopped_ms: u64,
+    /// A tablespace of the directory is gone: it was in a container that was removed.
+    pub tablespace_gone: bool,
     /// The directory was made by initdb in this boot and no postmaster has run on it yet.
     pub fresh: bool,
     /// The start is delayed because the last one failed.
@@ -146,6 +162,8 @@ pub struct Seen {
     pub barrier_passed_once: bool,
     /// Primary: the application's database and owner match the credentials, in this run.
     pub app_ensured: bool,
+    /// Primary: they are being ensured, or this failed a moment ago.
+    pub app_busy: bool,
     /// Primary: a checkpoint was started in this run.
     pub checkpoint_started: bool,
     /// Primary: a checkpoint was done for the graceful stop that is ordered.
@@ -178,6 +196,14 @@ pub struct Seen {
     pub pending_restart: Vec<String>,
     /// Settings that PostgreSQL refuses, each with its message.
     pub setting_errors: Vec<String>,
+    /// The user's settings to use; `None`: those of the order.
+    pub settings: Option<Settings>,
+    /// The settings of the order must be judged, and a dry start may begin now.
+    pub settings_due: bool,
+    /// The settings of the order are not judged, or not in force, or it was not read yet which of them wait for a restart.
+    pub settings_pending: bool,
+    /// What people should know and only they can mend.
+    pub notices: Vec<Notice>,
     /// Bytes free on the data volume.
     pub disk_free: u64,
     /// Primary: whether a new client can write; `None`: none was let in, in this run.
@@ -225,9 +251,11 @@ pub enum Act {
     EndSessions,
     /// Create and drop slots until exactly these exist.
     EnsureSlots(Vec<String>),
+    /// End a pause of the replay that people asked for.
+    ResumeReplay,
     /// pg_promote.
     Promote,
-    /// Create the application's database and owner, and set its password.
+    /// Set the owner's password, and in a new cluster create the owner and the database, in the background.
     EnsureApp {
         /// Database.
         database: String,
@@ -250,6 +278,8 @@ pub enum Act {
     Restore(Durable),
     /// Stop immediately, without a checkpoint.
     StopImmediate,
+    /// Judge changed settings by a dry start, in the background.
+    DryStart(Settings),
     /// End the supervisor itself.
     Exit,
 }
@@ -269,6 +299,7 @@ impl fmt::Display for Act {
             Self::Apply(_) => "apply configuration",
             Self::EndSessions => "end sessions",
             Self::EnsureSlots(_) => "ensure slots",
+            Self::ResumeReplay => "resume replay",
             Self::Promote => "promote",
             Self::EnsureApp { .. } => "ensure database and owner",
             Self::SetBarrier => "set barrier",
@@ -279,6 +310,7 @@ impl fmt::Display for Act {
             Self::Condemn => "condemn",
             Self::Restore(_) => "restore",
             Self::StopImmediate => "stop immediate",
+            Self::DryStart(_) => "dry start",
             Self::Exit => "exit",
         })
     }

@@ -294,6 +294,11 @@ pub struct Report {
     pub pending_restart: Vec<String>,
     /// Settings that PostgreSQL refuses, each with its message.
     pub setting_errors: Vec<String>,
+    /// The settings of the order are not judged, or not in force, or it was not read yet which of them wait for a restart.
+    /// Nothing is restarted for settings meanwhile.
+    pub settings_pending: bool,
+    /// What people should know and only they can mend.
+    pub notices: Vec<Notice>,
     /// Hash of the credentials in force.
     pub credentials: Option<String>,
     /// Bytes free on the data volume.
@@ -455,6 +460,33 @@ pub struct Job {
     pub failures: u32,
     /// It runs now.
     pub running: bool,
+}
+
+/// Something that people should know and only they can mend.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Hash)]
+#[serde(rename_all = "camelCase")]
+pub struct Notice {
+    /// The type of the condition that shows it, one of [`Notice::TYPES`].
+    #[serde(rename = "type")]
+    pub type_: String,
+    /// What happened, and what to do.
+    pub message: String,
+}
+
+impl Notice {
+    /// The database or the owner of the application was dropped or renamed.
+    pub const DATABASE_MISSING: &str = "DatabaseMissing";
+    /// Logical replication slots were lost with a change of the primary.
+    pub const SLOTS_LOST: &str = "LogicalSlotsLost";
+    /// Tablespaces are outside the data volume.
+    pub const TABLESPACES: &str = "TablespacesOutsideVolume";
+    /// All types.
+    pub const TYPES: [&str; 3] = [Self::DATABASE_MISSING, Self::SLOTS_LOST, Self::TABLESPACES];
+
+    /// A notice.
+    pub fn new(type_: &str, message: impl Into<String>) -> Self {
+        Self { type_: type_.to_owned(), message: message.into() }
+    }
 }
 
 /// The kinds of [`Job`].

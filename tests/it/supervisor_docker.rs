@@ -450,3 +450,91 @@ fn a_leader_survives_bad_settings_meddling_crashes_and_restarts_and_fences_itsel
     bench.mark("condemned and copied");
     assert_ne!(copy.incarnation.as_deref(), Some(second.as_str()));
 }
+
+/// Regression 117: what PostgreSQL takes by a reload and refuses at the next start, or in the next session, is found by a
+/// dry start beside the running server, whose configuration stays as it is.
+#[test]
+fn settings_that_kill_later_are_found_before_the_server_gets_them() {
+    let Some(mut bench) = SupervisorBench::new("settings") else { return };
+    let mut one = bench.member(1);
+    one.say(&credentials());
+    let order = |settings: &[(&str, &str)]| {
+        let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Command::Order(Order { term: 1, revision: 0, task: lead(true, 0, &[], &[], true), settings })
+    };
+    one.say(&order(&[("max_connections", "60")]));
+    let begun = one.wait("the open gate", |report| report.gate_open && !report.settings_pending);
+    for (bad, named) in [
+        (
+            &[("shared_preload_libraries", "pg_stat_statements,nonsuch")][..],
+            "shared_preload_libraries: could not access file \"nonsuch\"",
+        ),
+        (&[("session_preload_libraries", "nonsuch")], "session_preload_libraries: could not access file \"nonsuch\""),
+        (&[("ssl", "on")], "ssl: could not load server certificate file"),
+        (
+            &[
+                ("ssl", "on"),
+                ("ssl_cert_file", "/etc/ssl/certs/ssl-cert-snakeoil.pem"),
+                ("ssl_key_file", "/nonsuch.key"),
+            ],
+            "ssl_key_file: ",
+        ),
+        (&[("shared_buffers", "900GB")], "shared_buffers: it asks for "),
+        (
+            &[("max_connections", "90"), ("max_locks_per_transaction", "100000000"), ("work_mem", "8MB")],
+            "max_locks_per_transaction: ",
+        ),
+        (&[("huge_pages", "on")], "huge_pages: "),
+        (&[("max_connections", "3")], "max_connections: "),
+        (&[("work_mem", "lots")], "work_mem: invalid value"),
+    ] {
+        let settings = [&[("max_connections", "60")][..], bad].concat();
+        one.say(&order(&settings));
+        let told = one.wait(named, |report| report.setting_errors.iter().any(|error| error.starts_with(named)));
+        let took = bench.mark(named);
+        println!("{took:?} {:?}", told.setting_errors);
+        assert_eq!((told.run, told.gate_open), (begun.run.clone(), true));
+        let processes =
+            one.exec("root", &["sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -c '[p]gdata.try' || true"]);
+        assert_eq!(processes, "0");
+    }
+    assert_eq!(one.sql("SHOW max_connections"), "60");
+
+    println!("-- good settings are taken, and wait for a restart");
+    one.say(&order(&[("max_connections", "61"), ("shared_preload_libraries", "pg_stat_statements")]));
+    let good = one.wait("what waits", |report| !report.settings_pending && report.pending_restart.len() == 2);
+    assert_eq!(good.setting_errors, Vec::<String>::new());
+    one.say(&Command::Restart { run: begun.run.clone() });
+    one.wait("the restart", |report| report.gate_open && report.run != begun.run && report.pending_restart.is_empty());
+    assert_eq!(one.exec("root", &["ls", VOLUME]), "evenkeel\npgdata");
+
+    println!("-- the crash of a backend ends all at once; a dropped database is told and not made again");
+    one.sql("ALTER DATABASE app RENAME TO other");
+    let run = one.last.run.clone();
+    let backend = one.sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'");
+    bench.mark("(good settings)");
+    one.exec("root", &["sh", "-c", &format!("kill -9 {backend}")]);
+    one.wait("the end", |report| report.postgres == Postgres::Stopped);
+    bench.mark("killed backend: server down and told");
+    one.say(&Command::Restart { run });
+    let up = one.wait("the missing database", |report| report.gate_open && !report.notices.is_empty());
+    assert!(up.notices[0].message.starts_with("the database \"app\" does not exist any more"), "{:?}", up.notices);
+    assert_eq!(one.sql("SELECT count(*) FROM pg_database WHERE datname = 'app'"), "0");
+}
+
+/// Regression 116: a password that SASLprep changes gets in.
+#[test]
+fn a_password_of_any_text_gets_in() {
+    let Some(mut bench) = SupervisorBench::new("password") else { return };
+    let mut one = bench.member(1);
+    let password = "\u{fb01}le\u{a0}1 \u{e4}";
+    one.say(&Command::Credentials(Credentials {
+        hash: "h2".into(),
+        replication_password: "r".into(),
+        owner_password: password.into(),
+    }));
+    one.order(1, lead(true, 0, &[], &[], true));
+    one.wait("the open gate", |report| report.gate_open);
+    let url = format!("host={} user=app dbname=app password='{password}'", one.address);
+    assert_eq!(one.exec("postgres", &["psql", "-XAtqc", "SELECT current_user", &url]), "app");
+}

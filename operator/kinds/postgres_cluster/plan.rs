@@ -1,5 +1,6 @@
 //! Plans a cluster: a total function of the object, what was observed, what users want, and the time. Pure.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -17,7 +18,7 @@ use crate::api::postgres_settings::lowered_on_primary_first;
 use crate::engine::ContainerState;
 use crate::kinds::containers::{DockerSeen, Work, replace};
 use crate::runtime::{Plan, Want};
-use crate::supervisor::wire::{Postgres, Report};
+use crate::supervisor::wire::{Order, Postgres, Report};
 
 /// Requeue after a decision was recorded: its next steps may be due already.
 const AT_ONCE: Duration = Duration::from_millis(20);
@@ -159,7 +160,12 @@ fn maintain(view: &ClusterView, observed: &Observed) -> (Decided, Option<Step>) 
         member.live().is_some_and(|report| matches!(report.postgres, Postgres::Primary | Postgres::Standby))
             && !member.leaving
     });
-    if asked.decisions != *view.before || !whole || !view.before.absent.is_empty() {
+    // Until every instance has judged the settings and says what waits for a restart, nobody is the first to try them.
+    let settling = view.members.iter().filter_map(Member::live).any(|report| {
+        let other = |order: &Order| order.settings != view.object.spec.parameters;
+        report.settings_pending || report.order.as_ref().is_some_and(other)
+    });
+    if asked.decisions != *view.before || !whole || settling || !view.before.absent.is_empty() {
         return (asked, None);
     }
     let (leaders, standbys): (Vec<_>, Vec<_>) =
@@ -181,8 +187,21 @@ fn primary_first(report: Option<&Report>) -> bool {
     report.is_some_and(|report| report.pending_restart.iter().all(|name| lowered_on_primary_first(name)))
 }
 
-/// The step that replaces the container of a member, if it differs from its spec.
+/// The step that changes a member as declared. `None` also if another member has this change and refuses a setting since:
+/// the change is not repeated.
 fn replacement(view: &ClusterView, observed: &Observed, member: &Member) -> Option<Step> {
+    let refused = |member: &Member| -> BTreeSet<String> {
+        let errors = member.live().map(|report| report.setting_errors.iter()).into_iter().flatten();
+        errors.map(|error| error.split(':').next().unwrap_or_default().to_owned()).collect()
+    };
+    let step = due(view, observed, member)?;
+    let here = refused(member);
+    let mut changed = view.members.iter().filter(|other| due(view, observed, other).is_none());
+    changed.all(|other| refused(other).is_subset(&here)).then_some(step)
+}
+
+/// The step that replaces the container of a member, if it differs from its spec, or restarts its PostgreSQL.
+fn due(view: &ClusterView, observed: &Observed, member: &Member) -> Option<Step> {
     let container = member.container?;
     let (network, wanted) = (workload::network(view.object), workload::member(view.object, observed, member.place));
     if let Some(step) = replace(&workload::common(view.object, observed, &network), &wanted) {

@@ -457,6 +457,32 @@ fn an_operator_that_begins_takes_nothing_back_before_it_can_know() {
     heals(&mut world);
 }
 
+/// Regression 118: the primary read first which settings wait for a restart, so it stepped down before any standby had
+/// tried them. And a standby that had to leave a setting out did not stop the rollout.
+#[test]
+fn a_rollout_of_settings_begins_with_a_standby_and_ends_with_the_first_that_fails() {
+    let mut world = settled(THREE);
+    let heard = |world: &mut World, member: &str, pending: bool, waits: bool, errors: &[&str]| {
+        let report = &mut world.operators[0].heard.get_mut(member).expect("a report").0;
+        report.settings_pending = pending;
+        report.pending_restart = waits.then(|| "shared_preload_libraries".to_owned()).into_iter().collect();
+        report.setting_errors = errors.iter().map(|error| (*error).to_owned()).collect();
+    };
+    heard(&mut world, "db-1", false, true, &[]);
+    heard(&mut world, "db-2", true, false, &[]);
+    assert_eq!(world.reconcile(0, 0), Vec::<String>::new());
+    heard(&mut world, "db-2", false, true, &[]);
+    heard(&mut world, "db-3", false, true, &[]);
+    assert_eq!(world.reconcile(0, 0), ["restart PostgreSQL of db-2: shared_preload_libraries changed"]);
+    heard(&mut world, "db-2", false, false, &["shared_preload_libraries: could not access file \"nonsuch\""]);
+    assert_eq!(world.reconcile(0, 0), Vec::<String>::new());
+    // What all of them refuse stops nothing.
+    for member in ["db-1", "db-3"] {
+        heard(&mut world, member, false, true, &["shared_preload_libraries: could not access file \"nonsuch\""]);
+    }
+    assert_eq!(world.reconcile(0, 0), ["restart PostgreSQL of db-3: shared_preload_libraries changed"]);
+}
+
 /// Regression 2: a primary whose only standby was away for a moment stopped itself at once, because a confirmation was
 /// not remembered. It now runs as long as the protocol says.
 #[test]

@@ -13,7 +13,7 @@ use crate::api::postgres_cluster::{
 };
 use crate::engine::ContainerState;
 use crate::kinds::containers::{self, WorkSeen};
-use crate::supervisor::wire::{self, JobKind, Postgres, Report};
+use crate::supervisor::wire::{self, JobKind, Notice, Postgres, Report};
 
 /// The reason if the primary's gate is open and no new client can write.
 const NOT_WRITABLE: &str = "NotWritable";
@@ -82,6 +82,25 @@ pub fn render(
     };
     for (kind, condition) in [("Ready", ready), ("Progressing", progressing), ("Degraded", degraded)] {
         set(&mut status.conditions, kind, condition, status.observed_generation, view.now);
+    }
+    notices(view, status);
+}
+
+/// One condition for each type of notice, for as long as an instance has it.
+fn notices(view: &ClusterView, status: &mut PostgresClusterStatus) {
+    for kind in Notice::TYPES {
+        let words = |member: &Member| {
+            let mine = member.live()?.notices.iter().filter(|notice| notice.type_ == kind);
+            let mine: Vec<_> = mine.map(|notice| notice.message.as_str()).collect();
+            (!mine.is_empty()).then(|| format!("{}: {}", member.place.name, mine.join("; ")))
+        };
+        let told: Vec<String> = view.members.iter().filter_map(words).collect();
+        if told.is_empty() {
+            status.conditions.retain(|condition| condition.type_ != kind);
+        } else {
+            let condition = yes("Noticed", told.join("; "));
+            set(&mut status.conditions, kind, condition, status.observed_generation, view.now);
+        }
     }
 }
 

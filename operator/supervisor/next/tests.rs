@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::api::lsn::{Fork, Lsn};
-use crate::supervisor::state::Upstream;
+use crate::supervisor::state::{Server, Upstream};
 use crate::supervisor::wire::{Follow, JobKind, Lineage, Replica};
 
 const TERM: u64 = 5;
@@ -363,11 +363,12 @@ fn a_standby_whose_replay_is_stuck_is_restarted_whatever_its_order() {
     }
 }
 
+/// Regression 123: a replay that people had paused cost a restart of the candidate during a failover. Now it is resumed.
 #[test]
 fn a_replay_that_somebody_paused_goes_on_where_a_promise_waits_for_it_and_stays_paused_elsewhere() {
     let paused = || Server { paused: true, receiver: true, streaming: true, slots: Vec::new(), ..Server::default() };
     for task in [Task::Prepare, Task::Lead(leader(false))] {
-        check(&standby(task, paused(), follow_config()), "StopFast");
+        check(&standby(task, paused(), follow_config()), "ResumeReplay");
     }
     check(&standby(Task::Follow(follower()), paused(), follow_config()), "Wait");
 }
@@ -392,4 +393,52 @@ fn a_timeline_that_was_foreseen_and_never_began_belongs_to_the_grant_that_begins
     assert_eq!(first.timeline_terms, [(2, 2)].into());
     let second = accept(&first, &lead(3), Some(1)).expect("a newer term is accepted");
     assert_eq!(second.timeline_terms, [(2, 3)].into());
+}
+
+/// Regression 117: settings went into the configuration of all instances at once, and PostgreSQL judged them at the next
+/// start: a library that the image lacks ended in the primary. Now a dry start beside the loop judges them first, and
+/// until then the server keeps those that it has.
+#[test]
+fn changed_settings_are_judged_before_the_server_gets_them() {
+    let mut seen = open_primary(true);
+    let asked = Settings::from([("shared_preload_libraries".to_owned(), "nonsuch".to_owned())]);
+    seen.durable.order.as_mut().expect("an order").settings = asked.clone();
+    (seen.settings, seen.settings_due) = (Some(Settings::new()), true);
+    check(&seen, "DryStart");
+    seen.settings_due = false;
+    check(&seen, "Wait");
+    seen.settings = Some(asked);
+    check(&seen, "Apply");
+}
+
+/// Regression 119: the database was made inside the loop with the gate open, for up to a minute, and nothing could stop the
+/// server meanwhile; and a new cluster opened its gate before it was made. Now it is made beside the loop, and a cluster
+/// that never had it serves nobody before.
+#[test]
+fn a_new_cluster_serves_nobody_before_its_application_can_work() {
+    let mut seen = open_primary(true);
+    seen.credentials = Some("h".into());
+    seen.app_ensured = false;
+    seen.applied.as_mut().expect("a configuration").gate = Gate::Shut;
+    seen.server.as_mut().expect("a server").without_app = true;
+    check(&seen, "EnsureApp");
+    seen.app_busy = true;
+    check(&seen, "Wait");
+    seen.app_ensured = true;
+    assert!(matches!(next(&seen).0, Act::Apply(config) if config.gate == Gate::Open));
+    // After a failover the database is there, and the gate comes first.
+    (seen.app_ensured, seen.app_busy) = (false, false);
+    seen.server.as_mut().expect("a server").without_app = false;
+    assert!(matches!(next(&seen).0, Act::Apply(config) if config.gate == Gate::Open));
+    seen.applied.as_mut().expect("a configuration").gate = Gate::Open;
+    check(&seen, "EnsureApp");
+}
+
+/// Regression 124: a container that was removed took a tablespace with it, and its instance could not replay any more. Now it
+/// is cloned.
+#[test]
+fn a_follower_without_one_of_its_tablespaces_is_cloned() {
+    let mut seen = stopped(Data::Standby, Task::Follow(follower()));
+    seen.tablespace_gone = true;
+    check(&seen, "Condemn");
 }
