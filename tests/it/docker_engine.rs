@@ -418,6 +418,29 @@ async fn a_pruned_binary_volume_is_filled_again_by_the_same_process() {
     bench.engine.remove_volume(&volume).await.unwrap();
 }
 
+/// Regression 33: a binary volume was pruned just before a container was created with it. Docker made it again by itself,
+/// without labels, and every operator with this binary refused it as a stranger's for ever.
+#[tokio::test]
+async fn a_binary_volume_that_docker_made_by_itself_is_made_again() {
+    let Some(bench) = bench("unlabelled") else { return };
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), format!("#!/bin/busybox sh\necho {}\n", bench.owner.name)).unwrap();
+    let engine = || {
+        let binary = Arc::new(OwnBinary::at(file.path(), &bench.owner.name));
+        DockerEngine::connect("local", &local_endpoint().unwrap(), None, binary).unwrap()
+    };
+    let volume = engine().ensure_binary(IMAGE).await.unwrap();
+    bench.engine.remove_volume(&volume).await.unwrap();
+    let spec =
+        ContainerSpec { volumes: vec![(volume.clone(), "/evenkeel".to_owned(), true)], ..bench.container("true") };
+    bench.run(&spec).await;
+    bench.engine.remove_container(&bench.name("1")).await.unwrap();
+    assert_eq!(engine().ensure_binary(IMAGE).await.unwrap(), volume);
+    bench.run(&ContainerSpec { ..spec }).await;
+    bench.engine.remove_container(&bench.name("1")).await.unwrap();
+    bench.engine.remove_volume(&volume).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_binary_of_the_same_identity_takes_the_same_volume_and_the_old_one_goes_with_its_last_container() {
     let Some(bench) = bench("identity") else { return };

@@ -110,11 +110,18 @@ impl DockerEngine {
         let (volume, owner) = (self.binary.binary.volume(), self.binary.binary.owner());
         let mut complete = self.binary.complete.lock().await;
         // The volume may have been pruned, and then Docker would create an empty one.
-        if *complete && self.volume_named(&volume, doing).await?.is_some() {
+        let there = self.volume_named(&volume, doing).await?;
+        let ours = there.as_ref().is_some_and(|there| self.volume_of(&owner.labels(), there, doing).is_ok());
+        if *complete && ours {
             return Ok(volume);
         }
         *complete = false;
         self.binary.set_volume(None);
+        if there.is_some_and(|there| there.labels.is_empty()) {
+            // Docker made it, empty, for a container that was created just when the volume had been pruned. It refuses to
+            // remove a volume that is in use.
+            self.volume_removed(&volume).await?;
+        }
         self.volume_ensured(&VolumeSpec { name: volume.clone(), labels: owner.labels() }).await?;
         let mut attempt = 1;
         while let Err(error) = self.fill(&volume, &owner.labels(), image, doing).await {
