@@ -129,6 +129,7 @@ fn view<'a>(
             container_known: host.is_some_and(|host| host.containers.known().is_some()),
             link: observed.links.get(&place.name),
             leaving: leaving.contains(&place.name),
+            lost: workload::lost(object, observed, place),
         }
     };
     ClusterView { object, before, members: before.members.iter().map(member).collect(), now }
