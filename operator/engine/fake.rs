@@ -12,9 +12,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ContainerSeen, ContainerSpec, ContainerState, Conversation, Daemon, Engine, Error, EventHint, Everything,
-    ExecResult, File, HostInfo, ImageSeen, LogOptions, Mount, MountSource, NetworkSeen, NetworkSpec, Output, Outputs,
-    RegistryLogin, VolumeSpec,
+    Attachment, ConnectionSeen, ContainerSeen, ContainerSpec, ContainerState, Conversation, Daemon, Engine, Error,
+    EventHint, Everything, ExecResult, File, HostInfo, ImageSeen, LogOptions, Mount, MountSource, NetworkSeen,
+    NetworkSpec, Output, Outputs, RegistryLogin, VolumeSpec,
 };
 use crate::api::labels::Owner;
 use crate::api::sync::lock;
@@ -59,8 +59,10 @@ pub struct FakeContainer {
     pub exit_code: Option<i64>,
     /// The exit code of its next end; `None`: 1.
     pub ends_with: Option<i64>,
-    /// Its address in each of its networks.
+    /// Its address in each of its networks, unless that is fixed.
     pub address: Ipv4Addr,
+    /// Its connections by the name of the network.
+    pub connections: BTreeMap<String, ConnectionSeen>,
     /// Files that were put into it, by absolute path.
     pub files: BTreeMap<String, File>,
     /// The signals that it received.
@@ -157,6 +159,16 @@ impl FakeEngine {
         });
     }
 
+    /// Takes the container off its network; an event is sent.
+    pub fn disconnect(&self, container: &str, network: &str) {
+        self.world(|world| {
+            if let Some(found) = world.containers.get_mut(container) {
+                found.connections.remove(network);
+            }
+            world.tell_owner_of(container);
+        });
+    }
+
     /// Freezes the container; an event is sent.
     pub fn pause(&self, container: &str) {
         self.world(|world| world.set_state(container, ContainerState::Paused));
@@ -216,16 +228,15 @@ impl FakeContainer {
             labels: self.spec.labels.clone().into_iter().chain([hash]).collect(),
             state: self.state,
             image: self.spec.image.clone(),
-            addresses: self.addresses(),
+            networks: self.connections.clone(),
             exit_code: self.exit_code.filter(|_| self.state == ContainerState::Exited),
         }
     }
 
-    fn addresses(&self) -> BTreeMap<String, Ipv4Addr> {
-        let runs = matches!(self.state, ContainerState::Running | ContainerState::Paused) && self.spec.joins.is_none();
-        let more = self.spec.networks.iter().map(|attachment| &attachment.network);
-        let all = std::iter::once(&self.spec.network).chain(more).filter(|_| runs);
-        all.map(|network| (network.clone(), self.address)).collect()
+    /// The connection that Docker makes for this attachment.
+    fn connection(&self, to: &Attachment, network: &str) -> ConnectionSeen {
+        let address = Some(to.address.unwrap_or(self.address));
+        ConnectionSeen { network: network.to_owned(), address, aliases: Some(to.aliases.clone()) }
     }
 
     /// Names of the volumes that it mounts.
@@ -339,9 +350,10 @@ impl Engine for FakeEngine {
     async fn ensure_network(&self, spec: &NetworkSpec) -> Result<NetworkSeen, Error> {
         self.call("ensure_network", &spec.name, |world| {
             let third = u8::try_from(world.networks.len()).unwrap_or(u8::MAX);
-            let fresh = || {
-                (spec.clone(), NetworkSeen { name: spec.name.clone(), subnet: (Ipv4Addr::new(10, 77, third, 0), 24) })
-            };
+            world.made += 1;
+            let (name, id) = (spec.name.clone(), format!("network {}", world.made));
+            let subnet = (Ipv4Addr::new(10, 77, third, 0), 24);
+            let fresh = || (spec.clone(), NetworkSeen { name, id, ours: true, subnet });
             let (there, seen) = world.networks.entry(spec.name.clone()).or_insert_with(fresh);
             if owner_of(&there.labels) == owner_of(&spec.labels) {
                 Ok(seen.clone())
@@ -351,12 +363,33 @@ impl Engine for FakeEngine {
         })
     }
 
+    async fn connect_network(&self, container: &str, to: &Attachment) -> Result<(), Error> {
+        self.call("connect_network", &format!("{container} {}", to.network), |world| {
+            let (_, network) =
+                world.networks.get(&to.network).ok_or_else(|| self.missing("connect_network", "network"))?;
+            let id = network.id.clone();
+            let has = |one: &FakeContainer| one.connections.get(&to.network).and_then(|seen| seen.address);
+            let taken = |(name, one): (&String, &FakeContainer)| {
+                name != container && to.address.is_some() && has(one) == to.address
+            };
+            if world.containers.iter().any(taken) {
+                return Err(Error::refused(&self.host, "connect_network", "Address already in use"));
+            }
+            let found =
+                world.containers.get_mut(container).ok_or_else(|| self.missing("connect_network", "container"))?;
+            let connection = found.connection(to, &id);
+            found.connections.insert(to.network.clone(), connection);
+            world.tell_owner_of(container);
+            Ok(())
+        })
+    }
+
     async fn remove_network(&self, name: &str) -> Result<(), Error> {
         self.call("remove_network", name, |world| {
             let runs = |found: &&FakeContainer| {
                 !matches!(found.state, ContainerState::Created | ContainerState::Exited | ContainerState::Dead)
             };
-            if world.containers.values().filter(runs).any(|found| found.spec.network == name) {
+            if world.containers.values().filter(runs).any(|found| found.connections.contains_key(name)) {
                 return Err(Error::conflict(&self.host, "remove_network", "something is attached to it"));
             }
             world.networks.remove(name);
@@ -426,8 +459,9 @@ impl Engine for FakeEngine {
                 return Err(Error::conflict(&self.host, "create_container", message));
             }
             world.made += 1;
-            let made = FakeContainer {
+            let mut made = FakeContainer {
                 spec: spec.clone(),
+                connections: BTreeMap::new(),
                 id: format!("{:064x}", world.made),
                 state: ContainerState::Created,
                 exit_code: None,
@@ -441,6 +475,8 @@ impl Engine for FakeEngine {
                     .map(|name| world.containers.get(name).map_or(name, |found| &found.id).clone()),
                 run: CancellationToken::new(),
             };
+            made.connections =
+                spec.attachments().iter().map(|to| (to.network.clone(), made.connection(to, ""))).collect();
             for mount in &spec.mounts {
                 if let MountSource::Volume { name, labels, .. } = &mount.source {
                     let volume = VolumeSpec { name: name.clone(), labels: labels.clone() };
@@ -469,9 +505,12 @@ impl Engine for FakeEngine {
             if world.containers.values().any(|other| taken(&other)) {
                 return Err(Error::refused(&self.host, "start_container", "port is already allocated"));
             }
-            let more = found.spec.networks.iter().map(|attachment| &attachment.network);
-            let own = std::iter::once(&found.spec.network).filter(|_| found.spec.joins.is_none());
-            if own.chain(more).any(|network| !world.networks.contains_key(network)) {
+            // Docker remembers the network's ID from the first start on.
+            let there = |(name, seen): (&String, &ConnectionSeen)| {
+                let network = world.networks.get(name);
+                network.is_some_and(|(_, network)| seen.network.is_empty() || seen.network == network.id)
+            };
+            if !found.connections.iter().all(there) {
                 return Err(self.missing("start_container", "network"));
             }
             if let Some(joined) = &found.joined {
@@ -481,6 +520,13 @@ impl Engine for FakeEngine {
                 if one.state != ContainerState::Running {
                     let message = "cannot join network of a non running container";
                     return Err(Error::conflict(&self.host, "start_container", message));
+                }
+            }
+            let ids: BTreeMap<_, _> =
+                world.networks.iter().map(|(name, (_, network))| (name.clone(), network.id.clone())).collect();
+            if let Some(found) = world.containers.get_mut(name) {
+                for (network, seen) in &mut found.connections {
+                    seen.network = ids.get(network).cloned().unwrap_or_default();
                 }
             }
             world.set_state(name, ContainerState::Running);

@@ -13,6 +13,10 @@ impl ContainerSpec {
     /// container that does not use it.
     pub fn hash(&self) -> String {
         let mut canonical = serde_json::to_value(self).expect("a spec is plain data");
+        // A running container can get another address.
+        if let Some(fields) = canonical.as_object_mut() {
+            fields.remove("address");
+        }
         if let Some(labels) = canonical.get_mut("labels").and_then(Value::as_object_mut) {
             labels.remove(labels::SPEC_HASH);
         }
@@ -77,7 +81,7 @@ mod tests {
             |s| s.volumes[0].2 = true,
             |s| s.memory_bytes = Some(1),
             |s| s.restart = false,
-            |s| s.address = Some([10, 0, 0, 2].into()),
+            |s| s.aliases = vec!["db".into()],
         ];
         for (number, change) in changes.into_iter().enumerate() {
             let mut changed = spec();
@@ -91,5 +95,11 @@ mod tests {
         let mut labelled = spec();
         labelled.labels.insert(labels::SPEC_HASH.to_owned(), "0123".to_owned());
         assert_eq!(labelled.hash(), spec().hash());
+    }
+
+    #[test]
+    fn the_address_does_not_count_because_it_is_changed_while_the_container_runs() {
+        let moved = ContainerSpec { address: Some([10, 0, 0, 2].into()), ..spec() };
+        assert_eq!(moved.hash(), spec().hash());
     }
 }

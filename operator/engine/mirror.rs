@@ -20,8 +20,9 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep;
 
 use super::{
-    ContainerSeen, ContainerSpec, Conversation, Daemon, Engine, Error, EventHint, Everything, ExecRequest, ExecResult,
-    ExecSession, File, HostInfo, ImageSeen, LogOptions, NetworkSeen, NetworkSpec, Outputs, RegistryLogin, VolumeSpec,
+    Attachment, ContainerSeen, ContainerSpec, Conversation, Daemon, Engine, Error, EventHint, Everything, ExecRequest,
+    ExecResult, ExecSession, File, HostInfo, ImageSeen, LogOptions, NetworkSeen, NetworkSpec, Outputs, RegistryLogin,
+    VolumeSpec,
 };
 use crate::api::labels::Owner;
 use crate::api::sync::lock;
@@ -413,6 +414,15 @@ impl Engine for Mirror {
             state.next();
         };
         self.change(outdate, self.inner.ensure_network(spec)).await
+    }
+
+    async fn connect_network(&self, container: &str, to: &Attachment) -> Result<(), Error> {
+        // A failed connect may mean that memory has a network that was removed or made anew.
+        let outdate = |state: &mut State| {
+            state.outdate_thing(container);
+            state.networks.remove(&to.network);
+        };
+        self.change(outdate, self.inner.connect_network(container, to)).await
     }
 
     async fn remove_network(&self, name: &str) -> Result<(), Error> {

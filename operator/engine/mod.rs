@@ -168,13 +168,25 @@ pub enum MountSource {
     },
 }
 
-/// A further network of a container.
+/// A connection of a container to a network, as it should be.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Attachment {
     /// The network, which must exist.
     pub network: String,
     /// DNS names in that network.
     pub aliases: Vec<String>,
+    /// Its fixed IPv4 address in that network; `None`: Docker chooses one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<std::net::Ipv4Addr>,
+}
+
+impl ContainerSpec {
+    /// All networks that the container must be connected to; none if it joins the network of another container.
+    pub fn attachments(&self) -> Vec<Attachment> {
+        let main = Attachment { network: self.network.clone(), aliases: self.aliases.clone(), address: self.address };
+        let main = Some(main).filter(|_| self.joins.is_none());
+        main.into_iter().chain(self.networks.iter().cloned()).collect()
+    }
 }
 
 /// A file to copy into a container.
@@ -293,10 +305,29 @@ pub struct ContainerSeen {
     pub state: ContainerState,
     /// The image reference it was created from; the image's ID if that reference now means another image.
     pub image: String,
-    /// Its addresses by network, while it runs.
-    pub addresses: BTreeMap<String, std::net::Ipv4Addr>,
+    /// Its connections by the name of the network. A container that does not run keeps them for its next start.
+    pub networks: BTreeMap<String, ConnectionSeen>,
     /// The exit code of its main process, if it has ended.
     pub exit_code: Option<i64>,
+}
+
+impl ContainerSeen {
+    /// Its address in this network, while it runs.
+    pub fn address(&self, network: &str) -> Option<std::net::Ipv4Addr> {
+        let runs = matches!(self.state, ContainerState::Running | ContainerState::Paused | ContainerState::Restarting);
+        self.networks.get(network)?.address.filter(|_| runs)
+    }
+}
+
+/// A connection of a container to a network, as observed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ConnectionSeen {
+    /// Docker's ID of the network; empty if Docker does not tell.
+    pub network: String,
+    /// The address that it has, or will have when it starts.
+    pub address: Option<std::net::Ipv4Addr>,
+    /// Its DNS names there; `None` if they are not known yet.
+    pub aliases: Option<Vec<String>>,
 }
 
 /// Docker's container states, as far as planners distinguish them.
@@ -332,6 +363,10 @@ pub struct NetworkSpec {
 pub struct NetworkSeen {
     /// Its name.
     pub name: String,
+    /// Docker's ID of it; another one if the network was removed and made again.
+    pub id: String,
+    /// It was made by Evenkeel.
+    pub ours: bool,
     /// IPv4 subnet: (network address, prefix length).
     pub subnet: (std::net::Ipv4Addr, u8),
 }
@@ -406,6 +441,8 @@ pub trait Engine: Send + Sync + 'static {
     async fn network(&self, name: &str) -> Result<Option<NetworkSeen>, Error>;
     /// Creates the network if it does not exist.
     async fn ensure_network(&self, spec: &NetworkSpec) -> Result<NetworkSeen, Error>;
+    /// Connects the container to the network, running or not; replaces a connection to a network of that name.
+    async fn connect_network(&self, container: &str, to: &Attachment) -> Result<(), Error>;
     /// Removes the network; [`Error::Conflict`] while a container is attached.
     async fn remove_network(&self, name: &str) -> Result<(), Error>;
     /// Creates the volume if it does not exist.

@@ -5,7 +5,7 @@ import signal
 import time
 
 from checks import Writes, expect
-from harness import docker, kill_postmaster, wait_until
+from harness import NAMESPACE, docker, kill_postmaster, wait_until
 
 
 def fail_over(cluster, table, disturb, within, watch_splits=False):
@@ -148,6 +148,43 @@ def an_operator_killed_in_the_middle_of_a_failover_finishes_it_afterwards(cluste
             cluster.settled()
 
 
+def an_instance_that_is_taken_off_its_network_is_connected_again(cluster):
+    """docker network disconnect of a standby, of the primary, and of all: nothing is restarted or failed over."""
+    before = cluster.settled()
+    started, network = cluster.started(), f"{NAMESPACE}.{cluster.name}"
+    names = [member["name"] for member in before["instances"]]
+    standby = next(name for name in names if name != before["primary"])
+    notes = []
+    for what, victims in {"standby": [standby], "primary": [before["primary"]], "all": names}.items():
+        with Writes(cluster, f"off_network_{what}") as writes:
+            moment = time.monotonic()
+            for victim in victims:
+                docker("network", "disconnect", network, cluster.container(victim))
+            writes.go_on(20)
+            after = cluster.settled()
+        expect(after["primary"] == before["primary"], f"{what}: {after['primary']} was promoted")
+        notes.append(f"{what}: outage {writes.outage(moment):.2f} s")
+    expect(cluster.started() == started, "a container was restarted or made again")
+    return ", ".join(notes)
+
+
+def a_network_that_was_made_again_by_hand_is_used_or_replaced(cluster):
+    """The network is removed and made again with another subnet, and then without one."""
+    cluster.settled()
+    network = f"{NAMESPACE}.{cluster.name}"
+    for arguments in (["--subnet", "10.214.3.0/24"], []):
+        cluster.operator.kill()
+        for container in cluster.containers():
+            docker("network", "disconnect", network, container)
+        docker("network", "rm", network)
+        docker("network", "create", *arguments, network)
+        cluster.operator.start()
+        wait_until("every instance has an address", lambda: len(cluster.addresses()) == 3, 30)
+        cluster.settled()
+        with Writes(cluster, f"new_network_{len(arguments)}") as writes:
+            writes.go_on(10)
+
+
 def a_standby_without_its_data_is_built_anew(cluster):
     """The container and the volume of a standby are removed by hand."""
     before = cluster.settled()
@@ -189,6 +226,8 @@ SCENARIOS = [
     a_killed_operator_is_not_noticed_and_takes_over_again,
     a_primary_that_dies_while_the_operator_is_away_is_failed_over_or_back_when_it_returns,
     an_operator_killed_in_the_middle_of_a_failover_finishes_it_afterwards,
+    an_instance_that_is_taken_off_its_network_is_connected_again,
+    a_network_that_was_made_again_by_hand_is_used_or_replaced,
     a_standby_without_its_data_is_built_anew,
     a_primary_without_its_data_is_replaced_and_built_anew,
 ]

@@ -222,6 +222,24 @@ def what_is_done_by_hand_is_repaired(cluster):
     return ", ".join(notes)
 
 
+def a_pod_and_a_balancer_that_are_taken_off_their_network_are_connected_again(cluster):
+    """docker network disconnect of a replica's container and of the balancer's: the containers keep running."""
+    on = stage(cluster)
+    on.settled()
+    notes = []
+    for one in (on.web, on.edge):
+        before = one.containers()
+        moment = time.monotonic()
+        docker("network", "disconnect", "evenkeel-default", before[0])
+        again = lambda: "evenkeel-default" in docker("inspect", "-f", "{{json .NetworkSettings.Networks}}", before[0])  # noqa: B023, E731
+        wait_until("it is on its network again", again, 20)
+        notes.append(f"{one.kind} {time.monotonic() - moment:.2f} s")
+        on.settled()
+        wait_until("it answers", lambda: fetch(on.edge.url())[0] == 200, 10)
+        expect(one.containers() == before, "a container was made again")
+    return ", ".join(notes)
+
+
 def a_changed_config_map_rolls_out_only_when_asked(cluster):
     """The annotation on the pod template decides."""
     on = stage(cluster)
@@ -596,6 +614,7 @@ SCENARIOS = [
     what_is_undone_becomes_the_newest_revision,
     an_image_that_cannot_be_had_is_rolled_back_and_the_old_pods_serve,
     what_is_done_by_hand_is_repaired,
+    a_pod_and_a_balancer_that_are_taken_off_their_network_are_connected_again,
     a_changed_config_map_rolls_out_only_when_asked,
     readiness_takes_a_pod_out_of_the_balancer_without_a_restart,
     scaling_up_and_down_drops_no_request,

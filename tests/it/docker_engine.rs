@@ -13,7 +13,9 @@ use evenkeel::api::labels::{self, Owner};
 use evenkeel::engine::docker::{DockerEngine, OwnBinary};
 use evenkeel::engine::hosts::local_endpoint;
 use evenkeel::engine::mirror::{Mirror, REFRESH};
-use evenkeel::engine::{ContainerSpec, ContainerState, Engine, Error, NetworkSpec, VolumeSpec};
+use evenkeel::engine::{
+    Attachment, ConnectionSeen, ContainerSpec, ContainerState, Engine, Error, NetworkSpec, VolumeSpec,
+};
 use evenkeel::runtime::clock;
 use futures::StreamExt as _;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -653,6 +655,76 @@ async fn what_others_do_is_seen_in_the_mirror_by_an_event_or_at_the_next_refresh
     let gone = gone.await;
     assert!(gone < REFRESH + Duration::from_secs(2), "{gone:?}");
     println!("killed {killed:?}, removed {removed:?}, what has no events {gone:?}");
+}
+
+/// What the engine says about the container's connection to its network.
+async fn connection(engine: &dyn Engine, owner: &Owner, network: &str) -> Option<ConnectionSeen> {
+    engine.list_containers(owner).await.unwrap().remove(0).networks.remove(network)
+}
+
+/// A disconnected container (also by force, or from a network that is made again with another subnet) is seen at once
+/// in the mirror, and is connected again as its spec says while it runs.
+#[tokio::test]
+async fn a_network_that_is_taken_away_is_seen_by_an_event_and_given_back_to_the_running_container() {
+    let Some(bench) = bench("networks") else { return };
+    let network = bench.engine.ensure_network(&bench.network()).await.unwrap();
+    let address = |subnet: Ipv4Addr, last: u32| Some(Ipv4Addr::from(u32::from(subnet) + last));
+    let spec =
+        ContainerSpec { address: address(network.subnet.0, 11), aliases: vec!["db-1".into()], ..bench.container(IDLE) };
+    bench.run(&spec).await;
+    let mirror = Mirror::new("local", Arc::new(bench.engine.clone()));
+    let mut events = mirror.events();
+    assert_eq!(within(events.next()).await, Some(None));
+    tokio::spawn(async move { while events.next().await.is_some() {} });
+    let seen = async || connection(&mirror, &bench.owner, &network.name).await;
+    let whole = async |address: Option<Ipv4Addr>| seen().await.is_some_and(|seen| seen.address == address);
+    assert!(whole(spec.address).await);
+    let started = docker(&["inspect", "-f", "{{.State.StartedAt}}", &spec.name]);
+    for force in [&[][..], &["-f"]] {
+        docker(&[&["network", "disconnect"], force, &[&network.name, &spec.name]].concat());
+        let lost = until(async || seen().await.is_none()).await;
+        assert!(lost < REFRESH, "{lost:?}");
+        mirror.connect_network(&spec.name, &spec.attachments()[0]).await.unwrap();
+        assert!(whole(spec.address).await);
+    }
+    // By hand with another address and without its DNS name.
+    docker(&["network", "disconnect", &network.name, &spec.name]);
+    docker(&["network", "connect", &network.name, &spec.name]);
+    let other = async || seen().await.is_some_and(|seen| seen.address != spec.address);
+    until(other).await;
+    until(async || seen().await.is_some_and(|seen| seen.aliases.is_some_and(|names| !names.contains(&"db-1".into()))))
+        .await;
+    mirror.connect_network(&spec.name, &spec.attachments()[0]).await.unwrap();
+    until(async || seen().await.is_some_and(|seen| seen.aliases.is_some_and(|names| names.contains(&"db-1".into()))))
+        .await;
+    assert!(whole(spec.address).await);
+    // Another network of the same name.
+    docker(&["network", "disconnect", &network.name, &spec.name]);
+    docker(&["network", "rm", &network.name]);
+    let label = format!("{}={}", labels::NAME, bench.owner.name);
+    docker(&["network", "create", "--subnet", "10.213.7.0/24", "--label", &label, &network.name]);
+    let now = within(async {
+        loop {
+            if let Some(now) = bench.engine.network(&network.name).await.unwrap() {
+                return now;
+            }
+        }
+    })
+    .await;
+    assert_ne!(now.id, network.id);
+    let to = Attachment { address: address(now.subnet.0, 11), ..spec.attachments()[0].clone() };
+    mirror.connect_network(&spec.name, &to).await.unwrap();
+    assert!(whole(to.address).await);
+    // A container whose network was replaced while it was stopped can be started after it was connected.
+    docker(&["stop", "-t", "0", &spec.name]);
+    docker(&["network", "rm", &network.name]);
+    docker(&["network", "create", "--subnet", "10.213.8.0/24", "--label", &label, &network.name]);
+    assert!(bench.engine.start_container(&spec.name).await.is_err());
+    let to = Attachment { address: Some(Ipv4Addr::new(10, 213, 8, 11)), ..to };
+    mirror.connect_network(&spec.name, &to).await.unwrap();
+    assert_eq!(docker(&["inspect", "-f", "{{.State.StartedAt}}", &spec.name]), started, "it was never restarted");
+    mirror.start_container(&spec.name).await.unwrap();
+    assert!(whole(to.address).await);
 }
 
 #[tokio::test]

@@ -138,7 +138,7 @@ async fn a_container_that_joins_another_shares_its_localhost_and_its_networks() 
     let Some(bench) = bench("joins") else { return };
     let more = NetworkSpec { name: bench.name("more"), labels: bench.owner.labels() };
     bench.engine.ensure_network(&more).await.unwrap();
-    let attachment = Attachment { network: more.name.clone(), aliases: vec!["known-as".into()] };
+    let attachment = Attachment { network: more.name.clone(), aliases: vec!["known-as".into()], address: None };
     let holder = ContainerSpec { networks: vec![attachment.clone()], ..bench.container(IDLE) };
     bench.run(&holder).await;
     // A container that exists, or that was disconnected from the network by hand, is connected again.
@@ -162,9 +162,9 @@ async fn a_container_that_joins_another_shares_its_localhost_and_its_networks() 
     bench.run(&other).await;
     assert_eq!(bench.exec(&other.name, &ask("known-as")).await, "hello");
     let seen = bench.engine.list_containers(&bench.owner).await.unwrap();
-    let networks = |name: &str| seen.iter().find(|found| found.name == name).unwrap().addresses.len();
+    let networks = |name: &str| seen.iter().find(|found| found.name == name).unwrap().networks.len();
     assert_eq!((networks(&holder.name), networks(&joined.name), networks(&other.name)), (2, 0, 1));
-    let nowhere = Attachment { network: bench.name("nowhere"), aliases: vec![] };
+    let nowhere = Attachment { network: bench.name("nowhere"), aliases: vec![], address: None };
     let lost = ContainerSpec { name: bench.name("4"), networks: vec![nowhere], ..bench.container(IDLE) };
     // As for its first network, Docker looks for the network at the start.
     bench.engine.create_container(&lost).await.unwrap();

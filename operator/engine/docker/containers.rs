@@ -1,7 +1,6 @@
 //! Containers: list, start, stop, kill, signal, unpause, remove.
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::Ipv4Addr;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use bollard::models::{ContainerSummary, ContainerSummaryStateEnum, EndpointSettings};
@@ -10,14 +9,21 @@ use bollard::query_parameters::{
     StopContainerOptionsBuilder,
 };
 
-use super::super::{ContainerSeen, ContainerState, Error};
+use futures::{StreamExt as _, stream};
+
+use super::super::{ConnectionSeen, ContainerSeen, ContainerState, Error};
 use super::{ANSWER, DockerEngine, any_owner_filter, owner_filter};
 use crate::api::labels::Owner;
+use crate::api::sync::lock;
 
 /// Time-out of a start: about half a second on an idle host, more on a loaded one.
 pub(super) const START: Duration = Duration::from_secs(30);
 /// Time-out of a kill: Docker itself waits 10 s for a killed container.
 const KILL: Duration = Duration::from_secs(20);
+/// Time-out of an inspect that a list waits for.
+const GLIMPSE: Duration = Duration::from_secs(1);
+/// Most inspects at once.
+const AT_ONCE: usize = 8;
 /// Poll interval while another client removes the container.
 const GLANCE: Duration = Duration::from_millis(50);
 
@@ -26,7 +32,7 @@ impl DockerEngine {
         let doing = format!("listing the containers of {} {}", owner.kind, owner.name);
         let options = ListContainersOptionsBuilder::default().all(true).filters(&owner_filter(owner)).build();
         let found = self.call(&doing, ANSWER, |docker| docker.list_containers(Some(options))).await?;
-        let mut seen: Vec<_> = found.into_iter().map(seen).collect();
+        let mut seen = self.containers_seen(found);
         seen.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(seen)
     }
@@ -36,13 +42,46 @@ impl DockerEngine {
         let doing = "listing all containers of ours";
         let found = self.call(doing, ANSWER, |docker| docker.list_containers(Some(options))).await?;
         let mut all: BTreeMap<Owner, Vec<ContainerSeen>> = BTreeMap::new();
-        for one in found.into_iter().map(seen) {
+        self.learn_aliases(&found).await;
+        for one in self.containers_seen(found) {
             if let Some(owner) = Owner::from_labels(|key| one.labels.get(key).map(String::as_str)) {
                 all.entry(owner).or_default().push(one);
             }
         }
         all.values_mut().for_each(|list| list.sort_by(|one, other| one.name.cmp(&other.name)));
         Ok(all)
+    }
+
+    fn containers_seen(&self, found: Vec<ContainerSummary>) -> Vec<ContainerSeen> {
+        let aliases = lock(&self.aliases);
+        found.into_iter().map(|one| seen(one, &aliases)).collect()
+    }
+
+    /// A list has no DNS names, so each new connection is inspected once: only with the list of the whole host, because
+    /// an inspect may wait for a container that is being started.
+    async fn learn_aliases(&self, found: &[ContainerSummary]) {
+        let mut new = Vec::new();
+        {
+            let mut known = lock(&self.aliases);
+            let ids: BTreeSet<String> = found.iter().flat_map(endpoints).collect();
+            known.retain(|id, _| ids.contains(id));
+            for one in found {
+                if endpoints(one).any(|id| !known.contains_key(&id)) {
+                    new.extend(one.id.clone());
+                }
+            }
+        }
+        let reads: Vec<_> = new.into_iter().map(|id| self.learn_aliases_of(id)).collect();
+        stream::iter(reads).buffer_unordered(AT_ONCE).for_each(|()| async {}).await;
+    }
+
+    async fn learn_aliases_of(&self, id: String) {
+        let doing = "reading the DNS names of a container";
+        // A container without an answer is inspected again with the next list.
+        let Ok(seen) = self.call(doing, GLIMPSE, |docker| docker.inspect_container(&id, None)).await else { return };
+        let networks = seen.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
+        let learnt = networks.into_values().filter_map(|one| Some((one.endpoint_id?, one.aliases.unwrap_or_default())));
+        lock(&self.aliases).extend(learnt.filter(|(id, _)| !id.is_empty()));
     }
 
     pub(super) async fn container_started(&self, name: &str) -> Result<(), Error> {
@@ -116,7 +155,17 @@ fn gone_is_done(result: Result<(), Error>) -> Result<(), Error> {
     }
 }
 
-fn seen(found: ContainerSummary) -> ContainerSeen {
+/// DNS names by Docker's ID of the connection.
+pub(super) type Aliases = BTreeMap<String, Vec<String>>;
+
+/// Docker's IDs of the connections of a running container.
+fn endpoints(found: &ContainerSummary) -> impl Iterator<Item = String> {
+    let networks = found.network_settings.as_ref().and_then(|settings| settings.networks.as_ref());
+    let ids = networks.into_iter().flat_map(HashMap::values).filter_map(|one| one.endpoint_id.clone());
+    ids.filter(|id| !id.is_empty())
+}
+
+fn seen(found: ContainerSummary, aliases: &Aliases) -> ContainerSeen {
     let name = found.names.and_then(|names| names.into_iter().next()).unwrap_or_default();
     ContainerSeen {
         id: found.id.unwrap_or_default(),
@@ -124,14 +173,25 @@ fn seen(found: ContainerSummary) -> ContainerSeen {
         labels: found.labels.unwrap_or_default().into_iter().collect(),
         state: state(found.state),
         image: found.image.unwrap_or_default(),
-        addresses: addresses(found.network_settings.and_then(|settings| settings.networks)),
+        networks: connections(found.network_settings.and_then(|settings| settings.networks), aliases),
         exit_code: exit_code(found.status.as_deref().unwrap_or_default()),
     }
 }
 
-fn addresses(networks: Option<HashMap<String, EndpointSettings>>) -> BTreeMap<String, Ipv4Addr> {
-    let networks = networks.unwrap_or_default().into_iter();
-    networks.filter_map(|(name, endpoint)| Some((name, endpoint.ip_address?.parse().ok()?))).collect()
+fn connections(
+    networks: Option<HashMap<String, EndpointSettings>>,
+    aliases: &Aliases,
+) -> BTreeMap<String, ConnectionSeen> {
+    let seen = |endpoint: EndpointSettings| {
+        let fixed = endpoint.ipam_config.and_then(|config| config.ipv4_address);
+        let mut addresses = [endpoint.ip_address, fixed].into_iter().flatten();
+        ConnectionSeen {
+            network: endpoint.network_id.unwrap_or_default(),
+            address: addresses.find_map(|address| address.parse().ok()),
+            aliases: endpoint.endpoint_id.and_then(|id| aliases.get(&id).cloned()),
+        }
+    };
+    networks.unwrap_or_default().into_iter().map(|(name, endpoint)| (name, seen(endpoint))).collect()
 }
 
 /// Parses Docker's text `Exited (137) 2 seconds ago`, the only place in a list with the exit code.

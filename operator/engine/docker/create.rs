@@ -75,10 +75,8 @@ impl DockerEngine {
     }
 
     async fn connected(&self, container: &str, attachment: &Attachment, doing: &str) -> Result<(), Error> {
-        let request = NetworkConnectRequest {
-            container: container.to_owned(),
-            endpoint_config: Some(EndpointSettings { aliases: Some(attachment.aliases.clone()), ..Default::default() }),
-        };
+        let request =
+            NetworkConnectRequest { container: container.to_owned(), endpoint_config: Some(endpoint(attachment)) };
         match self.call(doing, ANSWER, |docker| docker.connect_network(&attachment.network, request)).await {
             Err(Error::Refused { message, .. } | Error::Conflict { message, .. })
                 if message.contains("already exists in network") =>
@@ -147,7 +145,7 @@ fn create_body(spec: &ContainerSpec) -> ContainerCreateBody {
             ..Default::default()
         }),
         networking_config: alone.then(|| NetworkingConfig {
-            endpoints_config: Some(HashMap::from([(spec.network.clone(), endpoint(spec))])),
+            endpoints_config: spec.attachments().first().map(|main| [(main.network.clone(), endpoint(main))].into()),
         }),
         ..Default::default()
     }
@@ -161,10 +159,11 @@ fn map(items: &BTreeMap<String, String>) -> Option<HashMap<String, String>> {
     Some(items.clone().into_iter().collect()).filter(|items: &HashMap<_, _>| !items.is_empty())
 }
 
-fn endpoint(spec: &ContainerSpec) -> EndpointSettings {
+/// The connection in Docker's form.
+pub(super) fn endpoint(attachment: &Attachment) -> EndpointSettings {
     EndpointSettings {
-        aliases: Some(spec.aliases.clone()),
-        ipam_config: spec
+        aliases: Some(attachment.aliases.clone()),
+        ipam_config: attachment
             .address
             .map(|address| EndpointIpamConfig { ipv4_address: Some(address.to_string()), ..Default::default() }),
         ..Default::default()

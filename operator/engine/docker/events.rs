@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use super::super::{Error, EventHint};
 use super::{ANSWER, DockerEngine, classify};
 use crate::api::failure::Failure;
-use crate::api::labels::{self, Owner};
+use crate::api::labels::Owner;
 
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
@@ -29,8 +29,20 @@ const PING: Duration = Duration::from_secs(15);
 const QUEUE: usize = 256;
 
 /// Actions that change the state of a container. Execs are left out: each `dial` causes three events.
-const ACTIONS: [&str; 10] =
-    ["create", "start", "restart", "die", "oom", "pause", "unpause", "stop", "destroy", "health_status"];
+const ACTIONS: [&str; 12] = [
+    "create",
+    "start",
+    "restart",
+    "die",
+    "oom",
+    "pause",
+    "unpause",
+    "stop",
+    "destroy",
+    "health_status",
+    "connect",
+    "disconnect",
+];
 
 impl DockerEngine {
     pub(super) fn event_hints(&self) -> Pin<Box<dyn Stream<Item = EventHint> + Send>> {
@@ -91,10 +103,11 @@ impl DockerEngine {
                 event = events.next() => match event {
                     Some(Ok(event)) => {
                         *failures = 0;
-                        let Some(owner) = owner(&event) else { continue };
-                        if event.action.as_deref() == Some("die") {
-                            self.hint_when_listed(&event, owner.clone(), hints.clone());
+                        let owner = owner(&event);
+                        if let Some(container) = listed_later(&event, owner.as_ref()) {
+                            self.hint_when_listed(container.to_owned(), owner.clone(), hints.clone());
                         }
+                        let Some(owner) = owner else { continue };
                         if hints.send(Some(owner)).await.is_err() {
                             return gone();
                         }
@@ -112,18 +125,31 @@ impl DockerEngine {
 }
 
 impl DockerEngine {
-    /// Docker reports the death of a container before its lists show it. An inspect waits for the container's lock,
-    /// which is held until the lists do; so only a hint after the inspect finds the death in the list.
-    fn hint_when_listed(&self, event: &EventMessage, owner: Owner, hints: mpsc::Sender<EventHint>) {
-        let Some(id) = event.actor.as_ref().and_then(|actor| actor.id.clone()) else { return };
+    /// An inspect waits for the container's lock, which is held until the lists show what an event reports; so only a
+    /// hint after the inspect finds it in the list. The inspect also tells the owner.
+    fn hint_when_listed(&self, container: String, owner: Option<Owner>, hints: mpsc::Sender<EventHint>) {
         let engine = self.clone();
         tokio::spawn(async move {
-            // Any response is fine: a removed container is also listed correctly.
-            let doing = "waiting for a death to be listed";
-            drop(engine.call(doing, ANSWER, |docker| docker.inspect_container(&id, None)).await);
-            // An error means that the reader has ended.
-            let _ = hints.send(Some(owner)).await;
+            let doing = "waiting until a change is listed";
+            let seen = engine.call(doing, ANSWER, |docker| docker.inspect_container(&container, None)).await;
+            let labels = seen.ok().and_then(|seen| seen.config?.labels).unwrap_or_default();
+            let owner = owner.or_else(|| Owner::from_labels(|key| labels.get(key).map(String::as_str)));
+            if owner.is_some() {
+                // An error means that the reader has ended.
+                let _ = hints.send(owner).await;
+            }
         });
+    }
+}
+
+/// The container of an event that Docker may report before its lists show it: a death, or a connection to a network,
+/// whose event has no labels.
+fn listed_later<'a>(event: &'a EventMessage, owner: Option<&Owner>) -> Option<&'a str> {
+    let actor = event.actor.as_ref()?;
+    match event.action.as_deref()? {
+        "die" => actor.id.as_deref().filter(|_| owner.is_some()),
+        "connect" | "disconnect" => actor.attributes.as_ref()?.get("container").map(String::as_str),
+        _ => None,
     }
 }
 
@@ -135,8 +161,8 @@ fn unix_time(rfc3339: &str) -> Option<String> {
 
 fn filters() -> HashMap<String, Vec<String>> {
     HashMap::from([
-        ("type".to_owned(), vec!["container".to_owned()]),
-        ("label".to_owned(), vec![labels::KIND.to_owned()]),
+        // Events of networks have no labels, so Docker cannot filter by label.
+        ("type".to_owned(), vec!["container".to_owned(), "network".to_owned()]),
         ("event".to_owned(), ACTIONS.map(str::to_owned).to_vec()),
     ])
 }

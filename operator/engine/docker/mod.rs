@@ -21,7 +21,7 @@ pub use transport::Tls;
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bollard::Docker;
@@ -30,8 +30,9 @@ use tokio::sync::OnceCell;
 
 use self::transport::Transport;
 use super::{
-    ContainerSeen, ContainerSpec, Conversation, Daemon, Engine, Error, EventHint, Everything, ExecRequest, ExecResult,
-    ExecSession, File, HostInfo, ImageSeen, LogOptions, NetworkSeen, NetworkSpec, Outputs, RegistryLogin, VolumeSpec,
+    Attachment, ContainerSeen, ContainerSpec, Conversation, Daemon, Engine, Error, EventHint, Everything, ExecRequest,
+    ExecResult, ExecSession, File, HostInfo, ImageSeen, LogOptions, NetworkSeen, NetworkSpec, Outputs, RegistryLogin,
+    VolumeSpec,
 };
 use crate::api::docker_host::Endpoint;
 use crate::api::labels::{self, Owner};
@@ -52,6 +53,8 @@ pub struct DockerEngine {
     networks: Arc<tokio::sync::Mutex<()>>,
     /// The last answer about the engine itself.
     daemon: Arc<std::sync::Mutex<Option<Daemon>>>,
+    /// DNS names of the connections that were inspected, by Docker's ID of the connection.
+    aliases: Arc<Mutex<containers::Aliases>>,
 }
 
 impl DockerEngine {
@@ -66,6 +69,7 @@ impl DockerEngine {
             pulls: Arc::default(),
             networks: Arc::default(),
             daemon: Arc::default(),
+            aliases: Arc::default(),
         })
     }
 
@@ -150,6 +154,9 @@ impl Engine for DockerEngine {
     }
     async fn ensure_network(&self, spec: &NetworkSpec) -> Result<NetworkSeen, Error> {
         self.network_ensured(spec).await
+    }
+    async fn connect_network(&self, container: &str, to: &Attachment) -> Result<(), Error> {
+        self.network_connected(container, to).await
     }
     async fn remove_network(&self, name: &str) -> Result<(), Error> {
         self.network_removed(name).await

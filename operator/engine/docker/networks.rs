@@ -7,11 +7,15 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 
-use bollard::models::{Ipam, IpamConfig, NetworkCreateRequest, NetworkInspect};
+use bollard::models::{
+    Ipam, IpamConfig, NetworkConnectRequest, NetworkCreateRequest, NetworkDisconnectRequest, NetworkInspect,
+};
 use bollard::query_parameters::ListNetworksOptionsBuilder;
 
-use super::super::{Error, NetworkSeen, NetworkSpec};
+use super::super::{Attachment, Error, NetworkSeen, NetworkSpec};
+use super::create::endpoint;
 use super::{ANSWER, DockerEngine, any_owner_filter, owner_in_words, same_owner};
+use crate::api::labels;
 
 /// Attempts: another program may take the subnet between probe and network; after this many the pool is full.
 const ATTEMPTS: usize = 5;
@@ -41,7 +45,7 @@ impl DockerEngine {
         let found = self.call(doing, ANSWER, |docker| docker.list_networks(Some(options))).await?;
         let seen = |network: bollard::models::Network| {
             let (name, subnet) = (network.name?, subnet_of(network.ipam.as_ref())?);
-            Some((name.clone(), NetworkSeen { name, subnet }))
+            Some((name.clone(), NetworkSeen { name, id: network.id.unwrap_or_default(), ours: true, subnet }))
         };
         Ok(found.into_iter().filter_map(seen).collect())
     }
@@ -50,7 +54,8 @@ impl DockerEngine {
         let subnet = subnet_of(network.ipam.as_ref()).ok_or_else(|| {
             Error::conflict(&self.host, doing, "the network of that name has no IPv4 subnet; remove it")
         })?;
-        Ok(NetworkSeen { name: name.to_owned(), subnet })
+        let ours = network.labels.as_ref().is_some_and(|labels| labels.contains_key(labels::KIND));
+        Ok(NetworkSeen { name: name.to_owned(), id: network.id.clone().unwrap_or_default(), ours, subnet })
     }
 
     pub(super) async fn network_ensured(&self, spec: &NetworkSpec) -> Result<NetworkSeen, Error> {
@@ -63,7 +68,7 @@ impl DockerEngine {
         for _ in 0..ATTEMPTS {
             let subnet = self.probe_subnet(spec, &doing).await?;
             match self.create_network(&spec.name, spec, Some(subnet), &doing).await {
-                Ok(()) => return Ok(NetworkSeen { name: spec.name.clone(), subnet }),
+                Ok(id) => return Ok(NetworkSeen { name: spec.name.clone(), id, ours: true, subnet }),
                 Err(error @ Error::Refused { .. }) => last = Some(error),
                 Err(error) => return Err(error),
             }
@@ -108,7 +113,7 @@ impl DockerEngine {
         spec: &NetworkSpec,
         subnet: Option<(Ipv4Addr, u8)>,
         doing: &str,
-    ) -> Result<(), Error> {
+    ) -> Result<String, Error> {
         let request = NetworkCreateRequest {
             name: name.to_owned(),
             driver: Some("bridge".to_owned()),
@@ -117,7 +122,8 @@ impl DockerEngine {
             ..Default::default()
         };
         let made = self.call(doing, ANSWER, |docker| docker.create_network(request)).await?;
-        self.only_one(name, &made.id, doing).await
+        self.only_one(name, &made.id, doing).await?;
+        Ok(made.id)
     }
 
     /// Docker identifies networks by ID and allows two with one name; then ours is removed.
@@ -130,6 +136,18 @@ impl DockerEngine {
         }
         self.call(doing, ANSWER, |docker| docker.remove_network(id)).await?;
         Err(Error::conflict(&self.host, doing, "another network of that name was made at the same time"))
+    }
+
+    pub(super) async fn network_connected(&self, container: &str, to: &Attachment) -> Result<(), Error> {
+        let doing = format!("connecting container {container} to network {}", to.network);
+        let request = NetworkDisconnectRequest { container: container.to_owned(), force: Some(true) };
+        let disconnected = self.call(&doing, ANSWER, |docker| docker.disconnect_network(&to.network, request)).await;
+        // Any other error: it was not connected, or the connect fails for the same reason.
+        if let Err(error @ Error::Unreachable { .. }) = disconnected {
+            return Err(error);
+        }
+        let request = NetworkConnectRequest { container: container.to_owned(), endpoint_config: Some(endpoint(to)) };
+        self.call(&doing, ANSWER, |docker| docker.connect_network(&to.network, request)).await
     }
 
     pub(super) async fn network_removed(&self, name: &str) -> Result<(), Error> {

@@ -17,7 +17,13 @@ impl Docker {
         let (objects, namespace) = (&self.objects, owner.namespace.as_str());
         let engine = |host: &str| self.hosts.get(host);
         match step {
-            DockerStep::EnsureNetwork { host, spec } => drop(engine(host)?.ensure_network(spec).await?),
+            DockerStep::EnsureNetwork { host, spec } => {
+                engine(host)?.ensure_network(spec).await?;
+                // What Docker refused concerned the network before.
+                self.work.retain(owner, |work| {
+                    !matches!(work, Work::Connect { host: on, network, .. } if on == host && *network == spec.name)
+                });
+            }
             DockerStep::GetImage { host, image, revision, logins } => {
                 let (engine, objects) = (engine(host)?, objects.clone());
                 let (namespace, image, logins) = (namespace.to_owned(), image.clone(), logins.clone());
@@ -47,7 +53,19 @@ impl Docker {
                 };
                 engine(host)?.put_files(container, directory, &files).await?;
             }
-            DockerStep::Start { host, container, .. } => self.start(owner, host, container).await?,
+            DockerStep::Connect { host, container, to, .. } => {
+                let work = Work::Connect {
+                    host: host.clone(),
+                    container: container.clone(),
+                    network: to.network.clone(),
+                    address: to.address,
+                };
+                self.record(owner, work, engine(host)?.connect_network(container, to).await)?;
+            }
+            DockerStep::Start { host, container, .. } => {
+                let work = Work::Start { host: host.clone(), container: container.clone() };
+                self.record(owner, work, engine(host)?.start_container(container).await)?;
+            }
             DockerStep::Unpause { host, container, .. } => engine(host)?.unpause_container(container).await?,
             DockerStep::Stop { host, subject, containers, grace, .. } => {
                 let (engine, containers, grace) = (engine(host)?, containers.clone(), Duration::from_secs(*grace));
@@ -78,17 +96,16 @@ impl Docker {
         Ok(())
     }
 
-    /// A start that an engine refuses is recorded: the container is recreated, because some never start again ("id
-    /// already in use" after the engine died while it started one).
-    async fn start(&self, owner: &Owner, host: &str, container: &str) -> Result<(), Failure> {
-        let work = Work::Start { host: host.to_owned(), container: container.to_owned() };
-        match self.hosts.get(host)?.start_container(container).await {
+    /// What an engine refuses is recorded for the planner: a container that cannot be started is recreated, because some
+    /// never start again ("id already in use" after the engine died while it started one).
+    fn record(&self, owner: &Owner, work: Work, outcome: Result<(), Error>) -> Result<(), Failure> {
+        match outcome {
             Ok(()) => {
-                self.work.retain(owner, |known| *known != work);
+                self.work.retain(owner, |known| !settles(&work, known));
                 Ok(())
             }
             Err(error) => {
-                // An engine that does not answer may have started it, and a removed container is recreated anyway.
+                // An engine that does not answer may have done it, and a removed container is recreated anyway.
                 let refused = matches!(error, Error::Refused { .. } | Error::Conflict { .. });
                 let failure = Failure::from(error);
                 if refused {
@@ -98,6 +115,15 @@ impl Docker {
             }
         }
     }
+}
+
+/// Whether the success of `work` makes the failure of `known` history: also a connection with another address.
+fn settles(work: &Work, known: &Work) -> bool {
+    let subject = |work: &Work| match work {
+        Work::Connect { host, container, network, .. } => Some((host.clone(), container.clone(), network.clone())),
+        _ => None,
+    };
+    work == known || subject(work).is_some() && subject(work) == subject(known)
 }
 
 async fn stop(engine: &Arc<dyn Engine>, container: &str, hook: &PreStop, grace: Duration) -> Result<(), Error> {

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::bounds::bounded;
+use super::networks::{self, Wrong};
 use super::{DockerSeen, DockerStep, Work, WorkSeen};
 use crate::api::labels;
 use crate::engine::{ContainerSeen, ContainerSpec, ContainerState, NetworkSpec, VolumeSpec};
@@ -107,8 +108,19 @@ fn prepare(common: &Common, host: &str, seen: &DockerSeen, members: &[&Member]) 
     if image && seen.binary.is_none() && due(common.work.get(&binary)) {
         steps.push(DockerStep::GetBinary { host: host.to_owned(), image: common.image.to_owned() });
     }
-    if missing && !networks.contains_key(&common.network.name) {
-        steps.push(DockerStep::EnsureNetwork { host: host.to_owned(), spec: common.network.clone() });
+    let (name, spec) = (&common.network.name, common.network.clone());
+    let network = networks.get(name);
+    let useless = network.is_some_and(|network| !network.ours)
+        && common.work.iter().any(|(work, heard)| {
+            let concerns = matches!(work, Work::Connect { network, address: Some(_), .. } if network == name);
+            concerns && heard.failure().is_some()
+        });
+    if useless {
+        // Somebody else made it, and Docker allows no fixed addresses in it.
+        steps.push(DockerStep::RemoveNetwork { host: host.to_owned(), network: name.clone(), shared: true });
+    }
+    if useless || !members.is_empty() && network.is_none() {
+        steps.push(DockerStep::EnsureNetwork { host: host.to_owned(), spec });
     }
     steps
 }
@@ -144,15 +156,15 @@ fn keep(
     member: &Member,
     container: &ContainerSeen,
     may: &mut impl FnMut(&str, &Deed) -> bool,
-) -> Option<DockerStep> {
+) -> Vec<DockerStep> {
     let mut may = |deed: Deed| may(&member.name, &deed);
-    let remove = |why: &str, grace| self::remove(common, member, why, grace);
+    let remove = |why: &str, grace| self::remove(common, member, why, grace).into_iter().collect();
     if removing(common.work, &member.host, &member.container) {
-        return None;
+        return Vec::new();
     }
     if container.state == ContainerState::Dead {
         // Docker's removal of it was interrupted: it never starts again, and its name is free only once it is removed.
-        return may(Deed::Remake).then(|| remove("Docker has half removed it", None)).flatten();
+        return if may(Deed::Remake) { remove("Docker has half removed it", None) } else { Vec::new() };
     }
     let runs = runs(container);
     if let Some(why) = outdated(common, seen, member, container) {
@@ -161,17 +173,37 @@ fn keep(
             return remove(&why, runs.then_some(common.grace));
         }
     }
-    if runs {
-        return None;
+    let (host, name) = (&member.host, &member.container);
+    let wrong = wrong(seen, member, container);
+    let refused =
+        wrong.iter().filter(|one| one.away).find_map(|one| networks::refused(common.work, host, name, &one.to));
+    if let Some(why) = refused.filter(|_| runs)
+        && may(Deed::Replace)
+    {
+        return remove(&format!("it could not be connected to its network: {why}"), Some(common.grace));
     }
-    let failed = common.work.get(&Work::Start { host: member.host.clone(), container: member.container.clone() });
+    let mut steps = networks::connect(common.work, host, &member.name, name, wrong);
+    if runs {
+        return steps;
+    }
+    let failed = common.work.get(&Work::Start { host: host.clone(), container: name.clone() });
     if let Some(why) = failed.and_then(|failed| failed.failure()) {
         let makeable = member.spec.is_some() && seen.has_image(common.image) == Some(true);
         let again = due(failed) && makeable && may(Deed::Remake);
-        return again.then(|| remove(&format!("it could not be started: {why}"), None)).flatten();
+        return if again { remove(&format!("it could not be started: {why}"), None) } else { Vec::new() };
     }
     let deed = if container.state == ContainerState::Created { Deed::Start } else { Deed::Restart };
-    may(deed).then(|| DockerStep::start(&member.host, &member.name, &member.container, None))
+    if !may(deed) {
+        return Vec::new();
+    }
+    steps.push(DockerStep::start(host, &member.name, name, None));
+    steps
+}
+
+/// What is wrong with the connections of a member's container. Docker connects one that is restarting to no network.
+pub fn wrong(seen: &DockerSeen, member: &Member, container: &ContainerSeen) -> Vec<Wrong> {
+    let (Some(spec), Some(networks)) = (&member.spec, seen.networks.known()) else { return Vec::new() };
+    if container.state == ContainerState::Restarting { Vec::new() } else { networks::wrong(container, spec, networks) }
 }
 
 /// Removes the container of a member, unless that is under way or waits after a failure.
@@ -272,4 +304,108 @@ pub fn stale(container: &ContainerSeen, spec: &ContainerSpec) -> Option<String> 
 /// Whether a process of the container runs.
 pub fn runs(container: &ContainerSeen) -> bool {
     !matches!(container.state, ContainerState::Created | ContainerState::Exited | ContainerState::Dead)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::engine::{ConnectionSeen, ImageSeen, NetworkSeen};
+    use crate::kinds::fact::Fact;
+    use crate::runtime::companions::{Heard, Standing};
+
+    /// The steps for a host with one container in this state, which was on a network with this ID, when the network has
+    /// that one now (`None`: it is gone).
+    fn steps(state: ContainerState, was: &str, now: Option<(&str, bool)>, work: &WorkSeen) -> Vec<String> {
+        let network = NetworkSpec { name: "net".into(), labels: BTreeMap::new() };
+        let address = Some(Ipv4Addr::new(10, 0, 0, 11));
+        let spec = ContainerSpec {
+            name: "db-1".into(),
+            image: "image".into(),
+            network: "net".into(),
+            address,
+            ..Default::default()
+        };
+        let connection = ConnectionSeen { network: was.into(), address, aliases: None };
+        let container = ContainerSeen {
+            id: "id".into(),
+            name: "db-1".into(),
+            labels: [(labels::SPEC_HASH.to_owned(), spec.hash())].into(),
+            state,
+            image: "image".into(),
+            networks: [("net".to_owned(), connection)].into(),
+            exit_code: None,
+        };
+        let seen = |(id, ours): (&str, bool)| NetworkSeen {
+            name: "net".into(),
+            id: id.into(),
+            ours,
+            subnet: (Ipv4Addr::new(10, 0, 0, 0), 24),
+        };
+        let image = ImageSeen { id: String::new(), digests: Vec::new() };
+        let host = DockerSeen {
+            containers: Fact::Known([("db-1".to_owned(), container)].into()),
+            networks: Fact::Known(now.map(|now| ("net".to_owned(), seen(now))).into_iter().collect()),
+            images: Fact::Known([("image".to_owned(), image)].into()),
+            binary: Some("binary".into()),
+            ..DockerSeen::nothing()
+        };
+        let common = Common {
+            hosts: &[("local".to_owned(), host)].into(),
+            work,
+            image: "image",
+            network: &network,
+            shares_network: false,
+            volumes: Volumes::Kept,
+            grace: 1,
+        };
+        let member = Member {
+            name: "db-1".into(),
+            host: "local".into(),
+            labels: BTreeMap::new(),
+            container: "db-1".into(),
+            spec: Some(spec),
+        };
+        let steps = converge(&common, &[member], |_, deed| !matches!(deed, Deed::Replace | Deed::ReplaceStopped));
+        steps.iter().map(ToString::to_string).collect()
+    }
+
+    fn refused(retry: bool) -> WorkSeen {
+        let (host, container, network) = ("local".to_owned(), "db-1".to_owned(), "net".to_owned());
+        let work = Work::Connect { host, container, network, address: Some(Ipv4Addr::new(10, 0, 0, 11)) };
+        let state = Standing::Failed { why: "no fixed address".into(), failures: 1, retry };
+        [(work, Heard { value: None, silent_ms: 0, state })].into()
+    }
+
+    #[test]
+    fn a_container_on_its_network_needs_nothing() {
+        assert_eq!(steps(ContainerState::Running, "1", Some(("1", true)), &WorkSeen::new()), Vec::<String>::new());
+    }
+
+    /// Regression 114: Docker starts no container whose network was removed (`docker network prune` while it was
+    /// stopped), also if a network of that name was made since. A cluster was never healed.
+    #[test]
+    fn a_stopped_container_is_connected_to_its_new_network_before_it_starts() {
+        let none = WorkSeen::new();
+        let new = "connect container db-1 to network net: network net was removed and made again";
+        let gone = "connect container db-1 to network net: network net is gone";
+        let start = "start container db-1";
+        assert_eq!(steps(ContainerState::Exited, "1", Some(("2", true)), &none), [new, start]);
+        assert_eq!(steps(ContainerState::Exited, "1", None, &none), ["create network net on local", gone, start]);
+        assert_eq!(steps(ContainerState::Running, "1", None, &none), ["create network net on local", gone]);
+    }
+
+    /// Regression 115: Docker gives no fixed address in a network that was made by hand without a subnet; an instance
+    /// could not be connected to it for ever. Such a network is replaced by our own, if nobody else uses it.
+    #[test]
+    fn a_network_that_cannot_hold_fixed_addresses_is_replaced() {
+        let (own, foreign) = (Some(("2", true)), Some(("2", false)));
+        let replaced = ["remove network net on local unless it is used", "create network net on local"];
+        assert_eq!(steps(ContainerState::Running, "1", foreign, &refused(false)), replaced);
+        assert_eq!(steps(ContainerState::Running, "1", own, &refused(false)), Vec::<String>::new());
+        let again = steps(ContainerState::Running, "1", own, &refused(true));
+        assert_eq!(again, ["connect container db-1 to network net: network net was removed and made again"]);
+    }
 }

@@ -2,13 +2,15 @@
 //! up.
 //!
 //! `observe.rs` reads each host, `converge.rs` decides about the containers that a kind describes (the kind's policy is
-//! one predicate), `bounds.rs` bounds their resources and logs, `step.rs` defines the steps, `act.rs` performs them. Work that takes longer than a reconcile is
+//! one predicate), `bounds.rs` bounds their resources and logs, `networks.rs` decides about their connections, `step.rs`
+//! defines the steps, `act.rs` performs them. Work that takes longer than a reconcile is
 //! started by a step and runs as [`Work`] in the background; its end wakes the object.
 
 mod act;
 pub mod bounds;
 pub mod converge;
 pub mod inputs;
+pub mod networks;
 mod observe;
 #[cfg(test)]
 mod small;
@@ -17,6 +19,7 @@ mod step;
 pub mod testing;
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 pub use self::converge::{Deed, Member, converge, replace};
@@ -45,6 +48,9 @@ pub enum Work {
     /// A container could not be started. This work never runs, because a step awaits the start; it only records the
     /// failure.
     Start { host: String, container: String },
+    /// A container could not be connected to a network, with this address if it has a fixed one. Only records the
+    /// failure, as [`Work::Start`] does.
+    Connect { host: String, container: String, network: String, address: Option<Ipv4Addr> },
 }
 
 /// The work of an object, as its planner sees it.
@@ -78,6 +84,10 @@ pub fn problem(work: &WorkSeen) -> Option<(&'static str, String)> {
                 "ContainerNotStarting",
                 format!("could not start container {container}: {why}; it is recreated and started again"),
             ),
+            Work::Connect { container, network, .. } => (
+                "NetworkLost",
+                format!("could not connect container {container} to network {network}: {why}; it is tried again"),
+            ),
             Work::Binary { host } => {
                 ("StepFailed", format!("could not put evenkeel on {host}: {why}; it is tried again"))
             }
@@ -98,7 +108,7 @@ pub fn progress(work: &WorkSeen) -> Option<(&'static str, String)> {
             Work::Binary { host } => ("Working", format!("putting evenkeel on {host}")),
             Work::Stop { subject, .. } => ("Stopping", format!("stopping {subject}")),
             Work::Remove { container, .. } => ("Stopping", format!("stopping container {container}")),
-            Work::Start { .. } => return None,
+            Work::Start { .. } | Work::Connect { .. } => return None,
         })
     })
 }

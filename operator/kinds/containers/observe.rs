@@ -130,6 +130,8 @@ fn concerns(work: &Work, hosts: &BTreeMap<String, DockerSeen>, needs: &Needs) ->
         Work::Stop { host, subject } => {
             on(host, &|one| one.name == *subject || one.labels.get(labels::MEMBER) == Some(subject))
         }
-        Work::Remove { host, container } | Work::Start { host, container } => on(host, &|one| one.name == *container),
+        Work::Remove { host, container } | Work::Start { host, container } | Work::Connect { host, container, .. } => {
+            on(host, &|one| one.name == *container)
+        }
     }
 }

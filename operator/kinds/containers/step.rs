@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::EnvSource;
-use crate::engine::{ContainerSpec, NetworkSpec, VolumeSpec};
+use crate::engine::{Attachment, ContainerSpec, NetworkSpec, VolumeSpec};
 use crate::runtime::Significance;
 
 /// One idempotent step. `Display` is its text in the log, the Event, the dry run and tests.
@@ -24,6 +24,8 @@ pub enum DockerStep {
     Create { host: String, member: String, spec: Box<ContainerSpec>, env: Vec<EnvSource>, again: Option<String> },
     /// Copy the files of a Secret or ConfigMap to their mount in a container.
     Fill { host: String, member: String, fill: Fill },
+    /// Connect the container to a network, running or not; a connection to it that is not like this one is replaced.
+    Connect { host: String, member: String, container: String, to: Attachment, why: String },
     /// Start the container; `again` is the reason if it ran before.
     Start { host: String, member: String, container: String, again: Option<String> },
     /// Unpause the container.
@@ -98,6 +100,9 @@ impl fmt::Display for DockerStep {
                 write!(f, "create container {} on {host} again: {why}", spec.name)
             }
             Self::Fill { fill: Fill { container, directory, .. }, .. } => write!(f, "fill {directory} of {container}"),
+            Self::Connect { container, to, why, .. } => {
+                write!(f, "connect container {container} to network {}: {why}", to.network)
+            }
             Self::Start { container, again: None, .. } => write!(f, "start container {container}"),
             Self::Start { container, again: Some(why), .. } => write!(f, "start container {container} again: {why}"),
             Self::Unpause { container, .. } => write!(f, "unpause container {container}"),
@@ -118,7 +123,7 @@ impl Significance for DockerStep {
         match self {
             Self::GetImage { .. } => Some("Pulling"),
             Self::Create { again: None, .. } => Some("Created"),
-            Self::Create { again: Some(_), .. } | Self::Unpause { .. } => Some("DriftRepaired"),
+            Self::Create { again: Some(_), .. } | Self::Unpause { .. } | Self::Connect { .. } => Some("DriftRepaired"),
             Self::Start { again: None, .. } => Some("Started"),
             Self::Start { again: Some(_), .. } => Some("Restarted"),
             Self::Stop { .. } => Some("Killing"),
@@ -136,6 +141,7 @@ impl Significance for DockerStep {
     fn failure_reason(&self) -> &'static str {
         match self {
             Self::Start { .. } | Self::Create { .. } => "ContainerNotStarting",
+            Self::Connect { .. } => "NetworkLost",
             _ => "StepFailed",
         }
     }
@@ -146,6 +152,7 @@ impl Significance for DockerStep {
             Self::EnsureVolume { member, .. }
             | Self::Create { member, .. }
             | Self::Fill { member, .. }
+            | Self::Connect { member, .. }
             | Self::Start { member, .. }
             | Self::Unpause { member, .. }
             | Self::Stop { member, .. }

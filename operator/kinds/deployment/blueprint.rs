@@ -166,7 +166,7 @@ impl Builder<'_> {
     /// Adds the network and the ports to the container that holds the pod's network.
     fn networked(&self, spec: ContainerSpec) -> ContainerSpec {
         let namespace = self.object.namespace();
-        let attach = |network: &String| Attachment { network: network.clone(), aliases: self.aliases() };
+        let attach = |network: &String| Attachment { network: network.clone(), aliases: self.aliases(), address: None };
         ContainerSpec {
             hostname: self.pod.name.clone(),
             network: network_of(namespace),

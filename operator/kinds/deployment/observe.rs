@@ -22,7 +22,9 @@ pub(super) async fn observe(controller: &DeploymentKind, object: &Deployment) ->
     let owner = object.owner();
     let (declared, _) = controller.objects.list::<DockerHost>(DockerHost::RESOURCE, None).await?;
     let names = declared.iter().map(|host| host.metadata.name.clone().unwrap_or_default());
-    let needs = Needs { images: images(object), networks: [network_of(object.namespace())].into() };
+    let inputs = inputs::read(&controller.objects, object.namespace(), used(object)).await?;
+    let networks = pod_specs(object).flat_map(|spec| inputs.networks(spec)).chain([network_of(object.namespace())]);
+    let needs = Needs { images: images(object), networks: networks.collect() };
     let mut seen = controller.docker.observe(&owner, names, &needs).await;
     let host = |host: &DockerHost| {
         let name = host.metadata.name.clone().unwrap_or_default();
@@ -37,7 +39,7 @@ pub(super) async fn observe(controller: &DeploymentKind, object: &Deployment) ->
     let hosts: BTreeMap<String, HostSeen> = declared.iter().map(host).collect();
     controller.prober.keep(object, &hosts);
     Ok(Observed {
-        inputs: inputs::read(&controller.objects, object.namespace(), used(object)).await?,
+        inputs,
         probes: controller.prober.found(&owner),
         work: controller.docker.work.heard(&owner),
         balancers: balancers(controller, object).await?,

@@ -53,7 +53,7 @@ pub fn plan(object: &Deployment, observed: &Observed, want: Want, now: Timestamp
     if d.pods.iter().any(|pod| pod.ready_since.is_some()) && object.spec.min_ready_seconds.unwrap_or_default() > 0 {
         again = sooner(again, Some(Duration::from_secs(1)));
     }
-    let mut steps = prepare(object, &d, &nexts);
+    let mut steps = prepare(context, &d, &nexts);
     steps.extend(orphans(observed, &d));
     let mut making = 0;
     for (_, next) in &nexts {
@@ -195,12 +195,21 @@ fn orphans(observed: &Observed, d: &Decisions) -> Vec<Step> {
     steps
 }
 
-/// What a host needs before a container is created on it.
-fn prepare(object: &Deployment, d: &Decisions, nexts: &[(String, Next)]) -> Vec<Step> {
+/// The network of the namespace, on each host where it is missing or a container is created. A network that somebody
+/// else made under its name is used as it is.
+fn prepare(context: &PlanContext, d: &Decisions, nexts: &[(String, Next)]) -> Vec<Step> {
+    let spec = network_spec(context.object.namespace());
     let makes = |name: &str| nexts.iter().find(|(pod, _)| pod == name).is_some_and(|(_, next)| next.makes());
-    let hosts: BTreeSet<&String> = d.pods.iter().filter(|pod| makes(&pod.name)).map(|pod| &pod.host).collect();
-    let network = |host: &String| Step::EnsureNetwork { host: host.clone(), spec: network_spec(object.namespace()) };
-    hosts.into_iter().map(network).collect()
+    let needs = |pod: &&Pod| {
+        let known = context.observed.docker(&pod.host).and_then(|docker| docker.networks.known());
+        match known.map(|networks| networks.get(&spec.name)) {
+            Some(None) => pod.stop.is_none(),
+            Some(Some(network)) => network.ours && makes(&pod.name),
+            None => makes(&pod.name),
+        }
+    };
+    let hosts: BTreeSet<&String> = d.pods.iter().filter(needs).map(|pod| &pod.host).collect();
+    hosts.into_iter().map(|host| Step::EnsureNetwork { host: host.clone(), spec: spec.clone() }).collect()
 }
 
 /// Gets images and Evenkeel's binary for hosts whose pods wait for them.

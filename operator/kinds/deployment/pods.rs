@@ -18,6 +18,7 @@ use crate::api::pod::{PodContainer, PodContainerState, PodPhase, PodSeen};
 use crate::engine::{ContainerSeen, ContainerState};
 use crate::kinds::containers::bounds::bounded;
 use crate::kinds::containers::converge::runs;
+use crate::kinds::containers::networks::{self, Wrong};
 use crate::kinds::containers::{Fill, PreStop, Work};
 use crate::kinds::fact::Fact;
 use crate::kinds::network_of;
@@ -48,6 +49,8 @@ pub struct View<'a> {
     strays: Vec<&'a ContainerSeen>,
     /// Its status before.
     before: Option<&'a PodSeen>,
+    /// The host it is on.
+    pod_host: String,
 }
 
 /// The result of planning one pod.
@@ -106,7 +109,7 @@ pub fn view<'a>(context: &'a PlanContext<'a>, revision: &'a Revision, pod: &Pod)
         seen
     });
     let before = context.before.pods.iter().find(|known| known.name == pod.name);
-    View { context, revision, spec, blueprint, seen, strays, before }
+    View { context, revision, spec, blueprint, seen, strays, before, pod_host: pod.host.clone() }
 }
 
 impl Blueprint {
@@ -141,6 +144,21 @@ impl View<'_> {
         probed.map_or(was, |probed| answer(probed.started) && answer(probed.ready))
     }
 
+    /// The container that holds the pod's network, if it exists, and what is wrong with its connections.
+    fn wrong(&self) -> Option<(&ContainerSeen, Vec<Wrong>)> {
+        let holder = self.blueprint.sandbox.as_ref().or(self.blueprint.main.first())?;
+        let container = *self.seen.as_ref()?.get(&holder.name)?;
+        let networks = self.context.observed.docker(&self.pod_host)?.networks.known()?;
+        Some((container, networks::wrong(container, &holder.spec, networks)))
+    }
+
+    /// Why the running pod cannot be reached, if its container is not on a network.
+    fn away(&self) -> Option<String> {
+        let (container, wrong) = self.wrong()?;
+        let wrong = wrong.into_iter().find(|one| one.away && runs(container))?;
+        Some(networks::in_words(&wrong.why, self.context.object.want()))
+    }
+
     /// Whether all containers of the pod are ready.
     fn ready(&self) -> bool {
         if self.seen.is_none() {
@@ -148,13 +166,16 @@ impl View<'_> {
             return self.before.is_some_and(|before| before.ready);
         }
         let runs = |part: &Part| self.state(part) == Some(ContainerState::Running);
+        if self.away().is_some() {
+            return false;
+        }
         self.blueprint.sandbox.as_ref().is_none_or(runs) && self.blueprint.main.iter().all(|part| self.part_ready(part))
     }
 
     fn address(&self) -> Option<std::net::Ipv4Addr> {
         let Some(seen) = &self.seen else { return self.before.and_then(|before| before.address) };
         let holder = self.blueprint.sandbox.as_ref().or(self.blueprint.main.first())?;
-        seen.get(&holder.name)?.addresses.get(&network_of(self.context.object.namespace())).copied()
+        seen.get(&holder.name)?.address(&network_of(self.context.object.namespace()))
     }
 
     /// Its readiness; records since when it is ready.
@@ -252,7 +273,7 @@ impl View<'_> {
 
     /// Brings a pod up, or keeps it running.
     fn live(&self, pod: &mut Pod, seen: &Containers, next: &mut Next) {
-        let broken = self.broken(seen, pod.made);
+        let broken = self.broken(seen);
         // A running pod needs nothing: an image whose tag moved, or a Secret that was deleted, matters only to the next
         // container.
         if let Some(note) = self.not_yet(pod).filter(|_| broken.is_some() || self.lacks(pod, seen)) {
@@ -275,6 +296,10 @@ impl View<'_> {
                 self.make_up(pod, &BTreeMap::new(), Some(why), next);
             }
         } else {
+            if let Some((container, wrong)) = self.wrong() {
+                let work = &self.context.observed.work;
+                next.steps.extend(networks::connect(work, &pod.host, &pod.name, &container.name, wrong));
+            }
             pod.made |= self.blueprint.main.iter().all(|part| seen.contains_key(&part.name));
             let again = pod.made.then_some("it was removed by somebody else");
             self.make_up(pod, seen, again.filter(|_| !lacks), next);
@@ -323,8 +348,7 @@ impl View<'_> {
     }
 
     /// Why all containers of the pod must be recreated, if so.
-    fn broken(&self, seen: &Containers, made: bool) -> Option<&'static str> {
-        let network = network_of(self.context.object.namespace());
+    fn broken(&self, seen: &Containers) -> Option<&'static str> {
         let holder = self.blueprint.sandbox.as_ref().or(self.blueprint.main.first())?;
         let Some(container) = seen.get(&holder.name) else {
             let orphans = self.blueprint.sandbox.is_some() && !seen.is_empty();
@@ -334,8 +358,9 @@ impl View<'_> {
         {
             return Some("its sandbox ended");
         }
-        let adrift = container.state == ContainerState::Running && !container.addresses.contains_key(&network);
-        (made && adrift).then_some("it was disconnected from its network")
+        let (work, wrong) = (&self.context.observed.work, self.wrong().map(|(_, wrong)| wrong).unwrap_or_default());
+        let refused = |one: &Wrong| networks::refused(work, &self.pod_host, &container.name, &one.to).is_some();
+        wrong.iter().any(refused).then_some("it was disconnected from its network, and cannot be connected again")
     }
 
     /// Creates and starts the containers that are missing or do not run, in order. `again`: why containers that existed
@@ -499,7 +524,7 @@ impl View<'_> {
             let why = restarts.why.as_deref().unwrap_or_default();
             (PodPhase::CrashLoopBackOff, Some(format!("{why}; next try at {at}")))
         } else if containers.iter().any(|container| container.state == PodContainerState::Running) {
-            (PodPhase::Running, self.unready())
+            (PodPhase::Running, self.away().or_else(|| self.unready()))
         } else {
             (PodPhase::ContainerCreating, None)
         };

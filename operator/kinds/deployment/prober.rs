@@ -98,7 +98,7 @@ fn templates(object: &Deployment) -> BTreeMap<(String, String), Container> {
 fn address(container: &ContainerSeen, all: &[&ContainerSeen], network: &str) -> Option<Ipv4Addr> {
     let pod = container.labels.get(labels::MEMBER);
     let of_pod = all.iter().filter(|one| one.labels.get(labels::MEMBER) == pod);
-    iter::once(&container).chain(of_pod).find_map(|one| one.addresses.get(network).copied())
+    iter::once(&container).chain(of_pod).find_map(|one| one.address(network))
 }
 
 struct Asker {

@@ -453,3 +453,69 @@ async fn a_tag_that_is_built_anew_disturbs_no_pod_that_runs() {
     assert_eq!(told, vec![("Running", true); 2]);
     assert_eq!(status.phase, "Healthy");
 }
+
+/// Regression 111: a pod that was disconnected from its network was deleted and made again, and one that was connected
+/// again by hand without its DNS name was left so. It is connected again, and its process goes on.
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_lost_its_network_or_its_name_there_is_connected_again_and_keeps_running() {
+    let world = World::new(&["local"]).await;
+    world.apply(spec(2, "web:1")).await;
+    let names: Vec<_> = world.settled().await.pods.iter().map(|pod| pod.containers[0].container.clone()).collect();
+    let ids = || world.engine().world(|world| world.containers.values().map(|one| one.id.clone()).collect::<Vec<_>>());
+    let before = ids();
+    world.engine().take_calls();
+    world.engine().disconnect(&names[0], "evenkeel-default");
+    sleep(Duration::from_secs(1)).await;
+    world.engine().world(|world| {
+        let found = world.containers.get_mut(&names[1]).unwrap();
+        found.connections.get_mut("evenkeel-default").unwrap().aliases = Some(Vec::new());
+    });
+    // No event tells about this one.
+    sleep(Duration::from_secs(15)).await;
+    let calls = world.engine().take_calls();
+    let changes: Vec<_> = calls.iter().filter(|call| !FakeEngine::only_reads(call)).collect();
+    let connect = |name: &String| format!("connect_network {name} evenkeel-default");
+    assert_eq!(changes, [&connect(&names[0]), &connect(&names[1])]);
+    assert_eq!(ids(), before);
+    world.settled().await;
+}
+
+/// Regression 112: a pod whose network was removed while it was stopped could never be started again.
+#[tokio::test(start_paused = true)]
+async fn a_network_that_was_removed_while_the_pods_were_stopped_is_made_again() {
+    let mut world = World::new(&["local"]).await;
+    world.apply(spec(2, "web:1")).await;
+    let names: Vec<_> = world.settled().await.pods.iter().map(|pod| pod.containers[0].container.clone()).collect();
+    world.crash().await;
+    for name in &names {
+        world.engine().die(name);
+    }
+    world.engine().world(|world| world.networks.clear());
+    world.start();
+    world.until("running again", |status| status.ready_replicas == 2 && world.running() == 2).await;
+}
+
+/// A network of that name that somebody else made, without our labels, serves as well.
+#[tokio::test(start_paused = true)]
+async fn pods_use_a_network_that_was_made_by_hand() {
+    let world = World::new(&["local"]).await;
+    world.apply(spec(2, "web:1")).await;
+    let names: Vec<_> = world.settled().await.pods.iter().map(|pod| pod.containers[0].container.clone()).collect();
+    world.engine().world(|world| {
+        let (spec, seen) = world.networks.get_mut("evenkeel-default").unwrap();
+        spec.labels.clear();
+        (seen.id, seen.ours) = ("made by hand".into(), false);
+    });
+    for name in &names {
+        world.engine().disconnect(name, "evenkeel-default");
+    }
+    world
+        .until("connected", |_| {
+            world.engine().world(|world| {
+                names.iter().all(|name| world.containers[name].connections.contains_key("evenkeel-default"))
+            })
+        })
+        .await;
+    world.apply(spec(3, "web:1")).await;
+    assert_eq!(world.settled().await.ready_replicas, 3);
+}

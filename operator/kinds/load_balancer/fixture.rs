@@ -16,7 +16,7 @@ use crate::api::endpoints::{Endpoint, EndpointRole, EndpointSet, EndpointState, 
 use crate::api::labels;
 use crate::api::load_balancer::LoadBalancerStatus;
 use crate::api::object::Object as _;
-use crate::engine::{ContainerSeen, ContainerSpec, ContainerState, ImageSeen, NetworkSeen};
+use crate::engine::{Attachment, ConnectionSeen, ContainerSeen, ContainerSpec, ContainerState, ImageSeen, NetworkSeen};
 use crate::kinds::containers::{DockerSeen, DockerStep, HOME, testing};
 use crate::runtime::Plan;
 
@@ -242,6 +242,9 @@ impl World {
                 containers.get_mut(container).unwrap().state = ContainerState::Running;
                 balancers.entry(container.clone()).or_insert_with(bootstrapped);
             }
+            DockerStep::Connect { container, to, .. } => {
+                containers.get_mut(container).unwrap().networks.extend([connected(to.clone())]);
+            }
             DockerStep::Remove { container, .. } => {
                 balancers.remove(container);
                 containers.remove(container);
@@ -302,8 +305,10 @@ impl World {
 
 /// A host that has everything that the object needs except its containers.
 fn docker(object: &LoadBalancer) -> DockerSeen {
-    let network =
-        |name: &str| (name.to_owned(), NetworkSeen { name: name.to_owned(), subnet: (Ipv4Addr::new(10, 0, 0, 0), 24) });
+    let network = |name: &str| {
+        let (id, subnet) = (format!("id of {name}"), (Ipv4Addr::new(10, 0, 0, 0), 24));
+        (name.to_owned(), NetworkSeen { name: name.to_owned(), id, ours: true, subnet })
+    };
     DockerSeen {
         containers: Fact::Known(BTreeMap::new()),
         volumes: Fact::Known(workload::members(object).into_iter().map(|(_, container)| container).collect()),
@@ -332,9 +337,15 @@ fn made(spec: &ContainerSpec) -> ContainerSeen {
         labels,
         state: ContainerState::Running,
         image: spec.image.clone(),
-        addresses: [("evenkeel-default".to_owned(), Ipv4Addr::new(10, 0, 0, 1))].into(),
+        networks: spec.attachments().into_iter().map(connected).collect(),
         exit_code: None,
     }
+}
+
+/// A connection like this one.
+fn connected(to: Attachment) -> (String, ConnectionSeen) {
+    let (network, address) = (format!("id of {}", to.network), Some(Ipv4Addr::new(10, 0, 0, 1)));
+    (to.network, ConnectionSeen { network, address, aliases: Some(to.aliases) })
 }
 
 /// A balancer that has just started.

@@ -36,7 +36,13 @@ pub fn render(context: &PlanContext, status: &mut LoadBalancerStatus, d: &Balanc
     ];
     let wrong = declared.iter().map(|(_, verdict)| verdict).find(|verdict| verdict.status == Status::False).cloned();
     let problem = containers::problem(&context.observed.work).map(|(reason, message)| no(reason, message));
-    let wrong = wrong.or(problem);
+    let lost = || {
+        workload::members(object).into_iter().find_map(|(member, container)| {
+            let why = workload::lost(object, context.observed, &container)?;
+            Some(no("NetworkLost", format!("{member}: {why}")))
+        })
+    };
+    let wrong = wrong.or(problem).or_else(lost);
     let wanted = object.spec.replicas;
     let missing = format!("{} of {wanted} balancers balance", status.ready_replicas);
     let whole = status.ready_replicas == wanted;
@@ -120,22 +126,24 @@ fn pod(context: &PlanContext, member: &str, container: &str) -> PodSeen {
     let balancer = observed.balancers.get(container);
     let runs = seen.is_some_and(|seen| seen.state == ContainerState::Running);
     let terminating = observed.stopping(container);
-    let ready = runs && !terminating && balancer.is_some_and(balances);
+    let lost = workload::lost(context.object, observed, container);
+    let ready = runs && !terminating && lost.is_none() && balancer.is_some_and(balances);
     let phase = match seen {
         _ if !observed.answers() => PodPhase::Unknown,
         None => PodPhase::Pending,
         Some(_) if terminating => PodPhase::Terminating,
         Some(seen) => phase(seen),
     };
-    let message = balancer.filter(|_| runs).and_then(|balancer| match &balancer.answer {
+    let answer = balancer.filter(|_| runs).and_then(|balancer| match &balancer.answer {
         super::Fact::Unknown(why) => Some(why.clone()),
         super::Fact::Known(answer) if answer.hash == BOOTSTRAP => Some("waits for its first configuration".into()),
         super::Fact::Known(_) => None,
     });
+    let message = lost.or(answer);
     PodSeen {
         name: member.into(),
         host: HOME.into(),
-        address: seen.and_then(|seen| seen.addresses.get(&network_of(context.object.namespace())).copied()),
+        address: seen.and_then(|seen| seen.address(&network_of(context.object.namespace()))),
         phase,
         ready,
         terminating,

@@ -631,3 +631,25 @@ fn a_check_names_the_host_that_the_spec_names() {
     let file = &world.files("default.edge-1").current.0;
     assert!(file.contains("http-check send meth GET uri /ping ver HTTP/1.1 hdr Host app.example.com:8443\n"), "{file}");
 }
+
+/// Regression 113: a balancer that was disconnected from its network was left so: it showed Healthy, and nobody reached
+/// it. It is connected again while it runs.
+#[test]
+fn a_balancer_that_lost_a_network_is_connected_again_and_is_not_ready_meanwhile() {
+    for network in ["evenkeel-default", "default.pg"] {
+        let mut world = settled();
+        let Fact::Known(containers) = &mut world.docker().containers else { panic!("unknown") };
+        containers.get_mut("default.edge-1").unwrap().networks.remove(network);
+        let plan = world.plan();
+        let steps: Vec<_> = plan.steps.iter().map(ToString::to_string).collect();
+        let why = format!("it is not connected to network {network}");
+        assert_eq!(steps, [format!("connect container default.edge-1 to network {network}: {why}")]);
+        assert_eq!(plan.status.ready_replicas, 1);
+        let message = plan.status.pods[0].message.clone();
+        assert_eq!(message, Some(format!("{why}; Evenkeel connects it again")));
+        let degraded = plan.status.conditions.iter().find(|one| one.type_ == "Degraded").unwrap();
+        assert_eq!((degraded.status.as_str(), degraded.reason.as_str()), ("True", "NetworkLost"));
+        world.settle();
+        assert!(world.told().starts_with("Healthy 2/2"), "{}", world.told());
+    }
+}

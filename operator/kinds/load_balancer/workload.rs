@@ -12,7 +12,7 @@ use crate::api::object::Object as _;
 use crate::engine::{Attachment, BINARY_DIR, ContainerSpec, NetworkSpec, Security};
 use crate::kinds::containers::bounds::limits;
 use crate::kinds::containers::converge::{self, Common, Volumes, removals};
-use crate::kinds::containers::{Deed, HOME, Member, Needs};
+use crate::kinds::containers::{Deed, HOME, Member, Needs, networks};
 use crate::kinds::{network_of, network_spec};
 
 /// Grace for open connections when a balancer is stopped, in seconds.
@@ -48,7 +48,7 @@ pub fn container_spec(object: &LoadBalancer, observed: &Observed, ordinal: u32, 
         return None;
     }
     let there = networks(object, &observed.targets).into_iter().filter(|network| known.contains_key(network));
-    let networks = there.map(|network| Attachment { network, aliases: Vec::new() }).collect();
+    let networks = there.map(|network| Attachment { network, aliases: Vec::new(), address: None }).collect();
     let member = member(object, ordinal);
     let name = container(object, &member);
     let spec = &object.spec;
@@ -128,8 +128,21 @@ fn wanted(object: &LoadBalancer, observed: &Observed, ordinal: u32) -> Member {
     // An existing container keeps the binary that it has.
     let own = seen.and_then(|seen| seen.labels.get(labels::BINARY));
     let binary = own.or(observed.docker().and_then(|docker| docker.binary.as_ref()));
-    let spec = binary.and_then(|binary| container_spec(object, observed, ordinal, binary));
+    // While the network of a database is missing, the balancers that exist stay as they are.
+    let known = observed.docker().and_then(|docker| docker.networks.known());
+    let there = |network: &String| known.is_some_and(|known| known.contains_key(network));
+    let waits = seen.is_some() && !networks(object, &observed.targets).iter().all(there);
+    let spec = binary.filter(|_| !waits).and_then(|binary| container_spec(object, observed, ordinal, binary));
     Member { labels: object.owner().member_labels(&name), name, host: HOME.into(), container, spec }
+}
+
+/// What is wrong with the network of a running balancer.
+pub fn lost(object: &LoadBalancer, observed: &Observed, container: &str) -> Option<String> {
+    let seen = observed.container(container).filter(|seen| converge::runs(seen))?;
+    let mut members = (1..=object.spec.replicas).map(|ordinal| wanted(object, observed, ordinal));
+    let member = members.find(|member| member.container == container)?;
+    let wrong = converge::wrong(observed.docker()?, &member, seen).into_iter().find(|one| one.away)?;
+    Some(networks::in_words(&wrong.why, object.want()))
 }
 
 /// The steps towards a running container for every balancer. `settled`: whether a container balances, so that another

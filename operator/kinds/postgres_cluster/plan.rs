@@ -131,6 +131,7 @@ fn view<'a>(
             link: observed.links.get(&place.name),
             proven_ms: observed.proven_ms.get(&place.name).copied(),
             leaving: leaving.contains(&place.name),
+            lost: workload::lost(object, observed, place),
         }
     };
     ClusterView { object, before, members: before.members.iter().map(member).collect(), now }

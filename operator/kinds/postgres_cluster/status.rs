@@ -7,12 +7,13 @@ use super::quorum::promises_needed;
 use super::routing;
 use super::view::{ClusterView, Member};
 use crate::api::conditions::{no, set, yes};
+use crate::api::object::Object as _;
 use crate::api::postgres_cluster::{
     ClusterPhase, Decisions, DurabilityMode, Endpoints, InstanceRole, InstanceState, InstanceStatus, MemberPlace,
     PostgresClusterStatus, Stage,
 };
 use crate::engine::ContainerState;
-use crate::kinds::containers::{self, WorkSeen};
+use crate::kinds::containers::{self, WorkSeen, networks};
 use crate::supervisor::wire::{self, JobKind, Notice, Postgres, Report};
 
 /// The reason if the primary's gate is open and no new client can write.
@@ -32,7 +33,7 @@ pub fn render(
     status.term = decisions.term;
     status.primary = decisions.leader_name().map(str::to_owned);
     status.instances = view.members.iter().map(|member| instance(view, decisions, member)).collect();
-    status.ready_instances = status.instances.iter().filter(|instance| serves(instance)).count() as u32;
+    status.ready_instances = status.instances.iter().filter(|instance| serves(view, instance)).count() as u32;
     let leader_report = decisions.leader_name().and_then(|name| view.member(name)?.live());
     status.timeline = leader_report.and_then(|report| report.timeline).or(status.timeline);
     status.endpoints = endpoints(view, decisions);
@@ -52,7 +53,7 @@ pub fn render(
             None => no("Starting", "nothing takes writes yet"),
         },
         (_, true) if not_writable.is_some() => no(NOT_WRITABLE, not_writable.clone().unwrap_or_default()),
-        (_, true) if !whole => no("InstancesNotReady", not_ready(status)),
+        (_, true) if !whole => no("InstancesNotReady", not_ready(view, status)),
         _ => yes(
             "Serving",
             format!("{} takes writes; all instances are ready", status.primary.as_deref().unwrap_or_default()),
@@ -67,7 +68,7 @@ pub fn render(
         _ if paused => no("Paused", "reconciliation is paused by annotation"),
         (Some(blocker), ..) if !serving => yes(blocker.reason, blocker.message.clone()),
         (_, Some(beside), _) => beside,
-        _ if !whole => yes("InstancesNotReady", not_ready(status)),
+        _ if !whole => yes("InstancesNotReady", not_ready(view, status)),
         (_, None, Some(instance)) => {
             let settings = instance.pending_restart.join(", ");
             yes("PendingRestart", format!("{} waits for a restart: {settings}", instance.name))
@@ -133,16 +134,28 @@ fn not_writable(view: &ClusterView, report: &Report) -> Option<String> {
     Some(format!("{name}: {failing}; {why}"))
 }
 
-/// Whether the instance takes writes, or streams.
-fn serves(instance: &InstanceStatus) -> bool {
-    matches!(instance.state, InstanceState::Running | InstanceState::Streaming)
+/// Whether the instance takes writes, or streams, and is on its network.
+fn serves(view: &ClusterView, instance: &InstanceStatus) -> bool {
+    let connected = view.member(&instance.name).is_none_or(|member| member.lost.is_none());
+    connected && matches!(instance.state, InstanceState::Running | InstanceState::Streaming)
 }
 
-fn not_ready(status: &PostgresClusterStatus) -> String {
+/// The first running container that is not on its network.
+fn network_lost(view: &ClusterView) -> Option<(&'static str, String)> {
+    let member = view.members.iter().find(|member| member.lost.is_some())?;
+    Some(("NetworkLost", format!("{}: {}", member.place.name, lost(view, member)?)))
+}
+
+/// What is wrong with the network of the member, and what is done about it.
+fn lost(view: &ClusterView, member: &Member) -> Option<String> {
+    Some(networks::in_words(&member.lost.as_ref()?.why, view.object.want()))
+}
+
+fn not_ready(view: &ClusterView, status: &PostgresClusterStatus) -> String {
     let words: Vec<_> = status
         .instances
         .iter()
-        .filter(|instance| !serves(instance))
+        .filter(|instance| !serves(view, instance))
         .map(|instance| match &instance.message {
             Some(message) => format!("{} is {}: {message}", instance.name, instance.state),
             None => format!("{} is {}", instance.name, instance.state),
@@ -164,7 +177,8 @@ fn degraded(
     match blocker {
         _ if starting => None,
         Some(blocker) => Some((blocker.reason, blocker.message.clone())),
-        None if !whole => Some(("InstancesNotReady", not_ready(status))),
+        None if network_lost(view).is_some() => network_lost(view),
+        None if !whole => Some(("InstancesNotReady", not_ready(view, status))),
         None if decisions.commit.w < spec.synchronous_replicas() => Some((
             "DurabilityReduced",
             format!(
@@ -215,7 +229,7 @@ fn instance(view: &ClusterView, decisions: &Decisions, member: &Member) -> Insta
         lag_mib: replica.filter(|_| !leads).map(|(_, lag)| mib(lag)),
         synchronous,
         pending_restart: report.map(|report| report.pending_restart.clone()).unwrap_or_default(),
-        message: message(member, report),
+        message: lost(view, member).or_else(|| message(member, report)),
     }
 }
 

@@ -29,6 +29,16 @@ pub struct Member<'a> {
     pub proven_ms: Option<u64>,
     /// The spec asks for fewer instances, and this one is removed.
     pub leaving: bool,
+    /// Its container runs and is not on the cluster's network.
+    pub lost: Option<Lost>,
+}
+
+/// A running container that is not on its network.
+pub struct Lost {
+    /// What is wrong, as text for people.
+    pub why: String,
+    /// Docker refused to connect it again.
+    pub refused: bool,
 }
 
 impl<'a> Member<'a> {

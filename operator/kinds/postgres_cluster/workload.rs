@@ -3,13 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use super::view::Lost;
 use super::{Observed, RESOURCE, Step, container_name, definition, network_name, upgrade};
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::{Decisions, MemberPlace, PostgresCluster, ReclaimPolicy, Stage};
-use crate::engine::{ContainerSpec, NetworkSpec};
+use crate::engine::{Attachment, ContainerSpec, NetworkSpec};
 use crate::kinds::containers::converge::{self, Common, Volumes};
-use crate::kinds::containers::{Deed, HOME, Member, converge as containers};
+use crate::kinds::containers::{Deed, HOME, Member, converge as containers, networks};
 
+/// Distance to the next address of a member, if the first is taken, and the number of addresses to try.
+const NEXT_ADDRESS: u32 = 32;
+const ADDRESSES: u32 = 3;
 /// Offset of the first fixed address in a subnet; lower ones are left for the gateway and for other containers.
 const FIRST_ADDRESS: u32 = 10;
 
@@ -55,7 +59,11 @@ pub fn places(object: &PostgresCluster, observed: &Observed, decisions: &Decisio
             ordinal,
             host: HOME.into(),
             address: match subnet {
-                Some((base, _)) => Some(address(base, ordinal)),
+                Some(subnet) => {
+                    let (before, container) =
+                        (before.get(&ordinal).copied().flatten(), member_container(object, ordinal));
+                    Some(address(subnet, ordinal, before, |address| taken(observed, object, &container, address)))
+                }
                 None => before.get(&ordinal).copied().flatten().filter(|_| silent),
             },
         })
@@ -66,8 +74,38 @@ fn ordinal_of(object: &PostgresCluster, volume: &str) -> Option<u32> {
     volume.strip_prefix(&container_name(object, object.name()))?.strip_prefix('-')?.parse().ok()
 }
 
-fn address(base: Ipv4Addr, ordinal: u32) -> Ipv4Addr {
-    Ipv4Addr::from(u32::from(base).saturating_add(FIRST_ADDRESS + ordinal))
+fn member_container(object: &PostgresCluster, ordinal: u32) -> String {
+    container_name(object, &format!("{}-{ordinal}", object.name()))
+}
+
+/// The address of a member: the one that it had, if that is in the subnet, else the one of its ordinal. If Docker
+/// refuses it (another container has it), the next one.
+fn address(
+    (base, prefix): (Ipv4Addr, u8),
+    ordinal: u32,
+    before: Option<Ipv4Addr>,
+    taken: impl Fn(Ipv4Addr) -> bool,
+) -> Ipv4Addr {
+    let base = u32::from(base);
+    let own = |try_: u32| Ipv4Addr::from(base.saturating_add(FIRST_ADDRESS + ordinal + try_ * NEXT_ADDRESS));
+    let inside = |address: &Ipv4Addr| (u32::from(*address) ^ base).checked_shr(32 - u32::from(prefix)) == Some(0);
+    let mut candidates = before.into_iter().chain((0..ADDRESSES).map(own)).filter(inside);
+    candidates.find(|address| !taken(*address)).unwrap_or_else(|| own(0))
+}
+
+/// Whether Docker refused to connect the container with this address.
+fn taken(observed: &Observed, object: &PostgresCluster, container: &str, address: Ipv4Addr) -> bool {
+    let to = Attachment { network: network_name(object), aliases: Vec::new(), address: Some(address) };
+    networks::refused(&observed.work, HOME, container, &to).is_some()
+}
+
+/// The network that the running container of a member has lost.
+pub fn lost(object: &PostgresCluster, observed: &Observed, place: &MemberPlace) -> Option<Lost> {
+    let (seen, member) = (observed.hosts.get(&place.host)?, member(object, observed, place));
+    let container = seen.container(&member.container).filter(|container| converge::runs(container))?;
+    let wrong = converge::wrong(seen, &member, container).into_iter().find(|one| one.away)?;
+    let refused = networks::refused(&observed.work, &place.host, &member.container, &wrong.to).is_some();
+    Some(Lost { why: wrong.why, refused })
 }
 
 /// Members to remove because the spec asks for fewer: the highest ordinals, never the leader.
@@ -146,4 +184,24 @@ pub fn teardown(object: &PostgresCluster, observed: &Observed) -> Option<(Vec<St
     let why = format!("{RESOURCE} {} is deleted", object.name());
     let (steps, finished) = converge::teardown(&common(object, observed, &network), &why)?;
     Some((steps.into_iter().map(Step::Docker).collect(), finished))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SUBNET: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 77, 1, 0), 24);
+
+    /// Regression 110: a network that was removed and made again with another subnet left every member with an address
+    /// that does not exist there; and an address that another container had taken was never given up.
+    #[test]
+    fn a_member_keeps_its_address_unless_the_subnet_changed_or_docker_refuses_it() {
+        let of = |last: u8| Ipv4Addr::new(10, 77, 1, last);
+        assert_eq!(address(SUBNET, 2, None, |_| false), of(12));
+        assert_eq!(address(SUBNET, 2, Some(of(44)), |_| false), of(44));
+        assert_eq!(address(SUBNET, 2, Some(Ipv4Addr::new(172, 18, 0, 12)), |_| false), of(12));
+        assert_eq!(address(SUBNET, 2, Some(of(12)), |address| address == of(12)), of(44));
+        assert_eq!(address(SUBNET, 2, Some(of(44)), |address| address == of(44)), of(12));
+        assert_eq!(address(SUBNET, 2, Some(of(12)), |_| true), of(12));
+    }
 }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::super::decided::{Blocker, Decided, Told};
 use super::super::quorum::{Sets, commit_rule, promises_needed, reconfigure};
-use super::super::view::{ClusterView, Health, Member, SUSPECT_MS};
+use super::super::view::{ClusterView, Health, Lost, Member, SUSPECT_MS};
 use super::{Switchover, elect, sets};
-use crate::api::postgres_cluster::{Decisions, Voter};
+use crate::api::postgres_cluster::{Decisions, Quorum, Voter};
 use crate::engine::ContainerState;
 use crate::supervisor::wire::{Leading, Report};
 
@@ -23,6 +23,9 @@ pub(super) fn steady(view: &ClusterView) -> Decided {
         return elect(view, "the primary is no member any more", Switchover::Keep);
     };
     let name = &member.place.name;
+    if let (Health::Live(_), Some(lost)) = (&health, stranded(view, member)) {
+        return elect(view, format!("{name}: {}, and Docker refuses to connect it", lost.why), Switchover::Drop);
+    }
     match health {
         Health::Dead(cause) => elect(view, format!("{name}: {cause}"), Switchover::Drop),
         Health::Silent => silent(view, member),
@@ -35,6 +38,24 @@ pub(super) fn steady(view: &ClusterView) -> Decided {
             None => Decided::blocked(before, "PrimaryNotReady", format!("{name} is not serving yet")),
         },
     }
+}
+
+/// The primary's container is off its network and Docker refuses to connect it again, so no client and no standby reaches
+/// it: an election begins if the others can take writes without it.
+fn stranded<'v>(view: &ClusterView, member: &'v Member) -> Option<&'v Lost> {
+    let lost = member.lost.as_ref().filter(|lost| lost.refused)?;
+    let others = view.able().into_iter().filter(|voter| connected(view, voter)).count();
+    (view.before.election.w > 0 && enough(&view.before.election, others)).then_some(lost)
+}
+
+/// Whether the voter's container is on its network, as far as known.
+fn connected(view: &ClusterView, voter: &Voter) -> bool {
+    view.member(&voter.member).is_some_and(|member| member.lost.is_none())
+}
+
+/// Whether this many voters can elect one of them, and then take writes without the old leader: one leads, w follow.
+fn enough(election: &Quorum, voters: usize) -> bool {
+    !election.voters.is_empty() && voters >= promises_needed(election) && voters > election.w as usize
 }
 
 /// There is no proof of death, only silence: an election begins only if the standbys receive nothing either, and if it
@@ -91,14 +112,20 @@ fn serving(view: &ClusterView, report: &Report, leading: &Leading) -> Decided {
     let Decisions { commit, election, .. } = &seen;
     let in_commit = streaming.iter().filter(|voter| commit.voters.contains(voter)).count();
     let blocked = in_commit < commit.w as usize;
-    if blocked && quorum_lost(view, &seen) {
+    let cut = if blocked { long_cut_off(view, &seen) } else { 0 };
+    if enough(&seen.election, cut) {
         let cause = "commits wait, and the standbys can be reached but do not stream from the primary";
         let elected = elect(view, cause, switchover);
         let decisions = Decisions { history: seen.history, absent: seen.absent, ..elected.decisions };
         return Decided { decisions, told: [told, elected.told].concat(), blocker: None };
     }
-    let message = || format!("commits need {} standbys and {in_commit} stream: writes wait", commit.w);
-    let blocker = blocked.then(|| Blocker::new("CommitsWait", message()));
+    let mut message = format!("commits need {} standbys and {in_commit} stream: writes wait", commit.w);
+    if cut > 0 {
+        let needed = promises_needed(&seen.election).max(seen.election.w as usize + 1);
+        message +=
+            &format!("; no standby is promoted: {cut} could take over, and without the primary {needed} are needed");
+    }
+    let blocker = blocked.then(|| Blocker::new("CommitsWait", message));
     let confirmed = leading.barrier && leading.commit.as_ref() == Some(&commit_rule(commit));
     let (voters, w) = sets::desired(view, &seen, &streaming);
     let now = Sets { election: election.clone(), commit: commit.clone() };
@@ -108,9 +135,9 @@ fn serving(view: &ClusterView, report: &Report, leading: &Leading) -> Decided {
     Decided { decisions: Decisions { members, ..decided }, told, blocker }
 }
 
-/// Whether enough voters for an election can be reached and have received nothing for `QUORUM_LOST`.
-fn quorum_lost(view: &ClusterView, seen: &Decisions) -> bool {
+/// The number of voters that can be reached, are on their network, and have received nothing for `QUORUM_LOST`.
+fn long_cut_off(view: &ClusterView, seen: &Decisions) -> usize {
     let long = |voter: &Voter| seen.absent.get(&voter.incarnation).is_some_and(|since| view.age(*since) >= QUORUM_LOST);
-    let cut = view.able().into_iter().filter(|voter| long(voter) && view.cut_off(voter));
-    !seen.election.voters.is_empty() && cut.count() >= promises_needed(&seen.election)
+    let cut = |voter: &&Voter| long(voter) && view.cut_off(voter) && connected(view, voter);
+    view.able().into_iter().filter(cut).count()
 }

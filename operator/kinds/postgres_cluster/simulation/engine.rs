@@ -15,8 +15,8 @@ use super::sim::{Away, Sim, State};
 use crate::api::labels::Owner;
 use crate::api::object::Object as _;
 use crate::engine::{
-    ContainerSeen, ContainerSpec, ContainerState, Conversation, Daemon, Engine, Error, EventHint, Everything, HostInfo,
-    ImageSeen, NetworkSeen, NetworkSpec, RegistryLogin, VolumeSpec,
+    Attachment, ContainerSeen, ContainerSpec, ContainerState, Conversation, Daemon, Engine, Error, EventHint,
+    Everything, HostInfo, ImageSeen, NetworkSeen, NetworkSpec, RegistryLogin, VolumeSpec,
 };
 use crate::kinds::containers::{DockerSeen, DockerStep, HOME as HOST, testing};
 use crate::kinds::fact::Fact;
@@ -187,6 +187,16 @@ impl Engine for SimEngine {
             state.world.perform_by_docker(&DockerStep::EnsureNetwork { host, spec });
             let networks = state.world.seen_by_docker().networks;
             networks.known().and_then(|all| all.values().next().cloned()).ok_or_else(|| missing(doing, "network"))
+        })
+        .await
+    }
+
+    async fn connect_network(&self, container: &str, to: &Attachment) -> Result<(), Error> {
+        self.change(format!("connect {container}"), |state, _| {
+            let (host, member, container) = (HOST.to_owned(), String::new(), container.to_owned());
+            let (to, why) = (to.clone(), String::new());
+            state.world.perform_by_docker(&DockerStep::Connect { host, member, container, to, why });
+            Ok(())
         })
         .await
     }

@@ -112,6 +112,23 @@ impl World {
     /// A member is cut off from all others and from the operators; no stream closes.
     pub fn isolate(&mut self, member: &str) {
         self.cut(member, false);
+        self.part_from_all(member);
+    }
+
+    /// Somebody takes the container of a member off its network.
+    pub fn disconnect(&mut self, member: &str) {
+        self.away.insert(self.container(member));
+        self.part_from_all(member);
+    }
+
+    /// The container is connected to its network again.
+    pub fn reconnect(&mut self, container: &str) {
+        if self.away.remove(container) {
+            self.parted.retain(|(from, to)| from != container && to != container);
+        }
+    }
+
+    fn part_from_all(&mut self, member: &str) {
         let others: Vec<_> = self.boxes.keys().map(|name| Self::member(name)).filter(|other| other != member).collect();
         for other in others {
             self.part(member, &other);

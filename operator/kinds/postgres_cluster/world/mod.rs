@@ -10,8 +10,8 @@ use super::{LinkSeen, Observed, SecretsSeen, Step, container_name, network_name}
 use crate::api::labels;
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::{PostgresCluster, PostgresClusterSpec, PostgresClusterStatus, Quorum};
-use crate::engine::{ContainerSeen, ContainerSpec, ContainerState, ImageSeen, NetworkSeen};
-use crate::kinds::containers::{DockerSeen, DockerStep, HOME, testing};
+use crate::engine::{Attachment, ConnectionSeen, ContainerSeen, ContainerSpec, ContainerState, ImageSeen, NetworkSeen};
+use crate::kinds::containers::{DockerSeen, DockerStep, HOME, WorkSeen, testing};
 use crate::kinds::fact::Fact;
 use crate::supervisor::next::{accept, next};
 use crate::supervisor::report::report;
@@ -107,6 +107,10 @@ pub struct World {
     pub letters: Vec<Letter>,
     /// Members that no operator can reach, and whether the stream was closed.
     pub cut: BTreeMap<String, bool>,
+    /// Containers that were taken off the network.
+    pub away: BTreeSet<String>,
+    /// What Docker refused to do.
+    pub work: WorkSeen,
     /// Connections between containers that carry no data, one direction each.
     pub parted: BTreeSet<(String, String)>,
     pub waiting: Vec<clients::Waiting>,
@@ -145,6 +149,8 @@ impl World {
             operators: vec![Operator::default()],
             letters: Vec::new(),
             cut: BTreeMap::new(),
+            away: BTreeSet::new(),
+            work: BTreeMap::new(),
             parted: BTreeSet::new(),
             waiting: Vec::new(),
             acknowledged: BTreeMap::new(),
@@ -325,6 +331,14 @@ impl World {
             let connected = stands && self.cut.get(member) != Some(&true);
             links.insert(member.clone(), LinkSeen { report: report.clone(), connected, silent_ms: u64::from(age.0) });
         }
+        let id = "network".to_owned();
+        let connected = |to: Attachment| {
+            (to.network, ConnectionSeen { network: id.clone(), address: to.address, aliases: Some(to.aliases) })
+        };
+        let connections = |name: &String, one: &Box| {
+            let all = one.spec.attachments().into_iter().filter(|_| !self.away.contains(name));
+            all.map(connected).collect()
+        };
         let seen = |(name, one): (&String, &Box)| {
             let mut labels = one.spec.labels.clone();
             labels.insert(labels::SPEC_HASH.into(), one.spec.hash());
@@ -337,12 +351,13 @@ impl World {
                     labels,
                     state: one.state,
                     image,
-                    addresses: BTreeMap::new(),
+                    networks: connections(name, one),
                     exit_code: None,
                 },
             )
         };
-        let network = NetworkSeen { name: network_name(&self.object), subnet: ([172, 30, 0, 0].into(), 16) };
+        let name = network_name(&self.object);
+        let network = NetworkSeen { name, id: id.clone(), ours: true, subnet: ([172, 30, 0, 0].into(), 16) };
         let image = ImageSeen { id: String::new(), digests: Vec::new() };
         let host = DockerSeen {
             containers: Fact::Known(self.boxes.iter().map(seen).collect()),
@@ -358,7 +373,7 @@ impl World {
                 .filter_map(|(name, link)| Some((name.clone(), link.report.proof.as_ref()?.proven_ms?)))
                 .collect(),
             hosts: BTreeMap::from([(HOME.to_owned(), host)]),
-            work: BTreeMap::new(),
+            work: self.work.clone(),
             links,
             calling: self.operators[operator].young,
             secrets: self.secrets.clone(),
@@ -402,6 +417,7 @@ impl World {
                 };
                 self.boxes.entry(spec.name.clone()).or_insert(one);
             }
+            DockerStep::Connect { container, .. } => self.reconnect(container),
             DockerStep::Start { container, .. } => self.start(container),
             DockerStep::Remove { container: name, .. } => {
                 self.boxes.remove(name);
