@@ -98,7 +98,7 @@ fn options(params: &Params, headers: &HeaderMap, body: &[u8]) -> Result<Options,
         _ if content_type.starts_with("application/vnd.kubernetes.protobuf") => {
             return Err(Refusal::unsupported_media_type(&["application/json", "application/yaml"]));
         }
-        _ => body::object(headers, body)?,
+        _ => body::object(headers, body)?.value,
     };
     let policy = params.get("propagationPolicy").or(sent["propagationPolicy"].as_str());
     // Owned objects are always deleted right after their owner; a request to keep them is refused, not ignored.
