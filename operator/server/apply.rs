@@ -86,8 +86,7 @@ impl Writer<'_> {
             .collect();
         let applied_before = self.applied_by_kubectl(existing);
         let contested = |(manager, fields): &(String, Fields)| {
-            let mut fields = fields.clone();
-            fields.cut(&applied_before);
+            let fields = fields.without(&applied_before);
             fields.paths().into_iter().map(|path| cause(manager, path)).collect::<Vec<_>>()
         };
         let causes: Vec<Cause> = conflicts.iter().flat_map(contested).collect();

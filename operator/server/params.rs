@@ -154,6 +154,20 @@ impl Params {
         Ok(WatchOptions { from, timeout, bookmarks: self.flag("allowWatchBookmarks")? })
     }
 
+    /// Checks the parameters of a list.
+    pub fn check_list(&self) -> Result<(), Refusal> {
+        if let Some(text) = self.get("limit").filter(|text| text.parse::<i64>().is_err()) {
+            return Err(Refusal::bad_request(format!("limit {text:?} is not a number")));
+        }
+        match self.get("resourceVersionMatch") {
+            None | Some("Exact" | "NotOlderThan") => Ok(()),
+            Some(other) => {
+                let message = format!("resourceVersionMatch {other:?} must be Exact or NotOlderThan");
+                Err(Refusal::bad_request(message))
+            }
+        }
+    }
+
     /// `resourceVersion`, if one was given.
     pub fn revision(&self) -> Result<Option<u64>, Refusal> {
         let parse =
@@ -190,6 +204,13 @@ mod tests {
         assert_eq!(from("sendInitialEvents=false&resourceVersionMatch=NotOlderThan"), Ok(WatchFrom::Now));
         assert_eq!(from("sendInitialEvents=true"), Err(422));
         assert_eq!(from("resourceVersion=x"), Err(400));
+    }
+
+    #[test]
+    fn a_list_is_asked_for_with_numbers_and_known_words() {
+        let check = |query: &str| Params::parse(&format!("/x?{query}").parse().unwrap()).unwrap().check_list().is_ok();
+        assert!(check("limit=500") && check("") && check("resourceVersionMatch=Exact"));
+        assert!(!check("limit=abc") && !check("resourceVersionMatch=Foo"));
     }
 
     #[test]

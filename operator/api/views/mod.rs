@@ -1,5 +1,6 @@
 //! The read-only kinds Pod and ReplicaSet: computed from the status of their owners, in Kubernetes' own form. Pure.
 
+mod definitions;
 mod owner;
 mod pod;
 mod pods;
@@ -9,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::deployment::EVICT_ANNOTATION;
 use super::resource::{Resource, Source, View, age_column, of, open, plain, wide};
+pub use definitions::{definition, show_definition};
 use pods::{pods_of_balancer, pods_of_cluster, pods_of_deployment};
 use replica_sets::replica_sets_of;
 
@@ -27,13 +29,14 @@ pub fn pod() -> Resource {
         ],
         selectable: &["spec.nodeName", "status.phase", "status.podIP"],
         view: Some(View {
-            sources: &[
+            sources: vec![
                 Source { resource: "deployments.apps", show: pods_of_deployment, evict: Some(EVICT_ANNOTATION) },
                 Source { resource: "loadbalancers.evenkeel.dev", show: pods_of_balancer, evict: None },
                 Source { resource: "postgresclusters.evenkeel.dev", show: pods_of_cluster, evict: None },
             ],
-            instead: "a Pod is a view of what its owner runs; change, scale or delete the owner. The pods of a \
-                      Deployment can be deleted (they are replaced) or made anew (`kubectl rollout restart`)",
+            instead: "a Pod is a view of what its owner runs; to run containers, write a Deployment; to change what runs, \
+                      change, scale or delete the owner. The pods of a Deployment can be deleted (they are replaced) or \
+                      made anew (`kubectl rollout restart`)",
             containers: true,
         }),
         ..plain("Pod", "pods", json!({"spec": open(), "status": open()}), &[])
@@ -53,7 +56,7 @@ pub fn replica_set() -> Resource {
             age_column(),
         ],
         view: Some(View {
-            sources: &[Source { resource: "deployments.apps", show: replica_sets_of, evict: None }],
+            sources: vec![Source { resource: "deployments.apps", show: replica_sets_of, evict: None }],
             instead: "a ReplicaSet is a view of one revision of its Deployment; change, scale or roll back the \
                       Deployment (`kubectl rollout undo`)",
             containers: false,
@@ -136,7 +139,7 @@ mod tests {
         let waiting = json!([{"name": "main", "container": "c", "image": "i", "state": "waiting", "ready": false, "restarts": 3}]);
         let crashing =
             json!({"phase": "CrashLoopBackOff", "ready": false, "containers": waiting, "message": "it ended"});
-        assert_eq!(row(crashing), "0/1 CrashLoopBackOff 3 Pending");
+        assert_eq!(row(crashing), "0/1 CrashLoopBackOff 3 Running");
         assert_eq!(
             row(json!({"phase": "ContainerCreating", "ready": false, "containers": []})),
             "0/1 ContainerCreating 0 Pending"
