@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use crate::api::sync::lock;
+use crate::runtime::clock::instant;
 
 /// Limit of open connections. For a further one, the oldest stranger is closed; if there is none, it waits.
 const MAX_CONNECTIONS: usize = 1024;
@@ -51,7 +52,7 @@ impl Guest {
         let mut all = lock(strangers);
         all.count += 1;
         let number = all.count;
-        all.open.insert(number, (Instant::now(), close.clone()));
+        all.open.insert(number, (instant(), close.clone()));
         (Self { number, strangers: strangers.clone() }, close)
     }
 
@@ -213,7 +214,7 @@ mod tests {
         for _ in 0..3 {
             silent.push(TcpStream::connect(address).await.unwrap());
         }
-        let began = Instant::now();
+        let began = instant();
         assert_eq!(silent[0].read(&mut [0]).await.unwrap_or(0), 0, "the oldest is closed");
         assert!(began.elapsed() < HEAD_TIME, "before its time for the handshake is over");
         stop.cancel();

@@ -116,8 +116,16 @@ async fn fields_of_another_manager_are_taken_over_only_by_force() {
     let config = kubeconfig::load(&bench.folder.path().join("kubeconfig")).unwrap();
     let path = "/apis/evenkeel.dev/v1alpha1/namespaces/default/postgresclusters/db";
     let grown = json!({"apiVersion": "evenkeel.dev/v1alpha1", "kind": "PostgresCluster", "spec": {"instances": 5}});
+    let client = Client::new(config).unwrap();
+    let scale = [("fieldManager", "evenkeel-scale")];
+    client.patch(path, &scale, "application/merge-patch+json", &json!({"spec": {"instances": 4}})).await.unwrap();
+    let wish = expect![[r#"
+        $ apply -f FILE
+        postgrescluster.evenkeel.dev/db configured
+    "#]];
+    bench.session(wish).await; // what another verb of the same program changed needs no force
     let query = [("fieldManager", "somebody"), ("force", "true")];
-    Client::new(config).unwrap().patch(path, &query, "application/apply-patch+yaml", &grown).await.unwrap();
+    client.patch(path, &query, "application/apply-patch+yaml", &grown).await.unwrap();
     bench
         .session(expect![[r#"
         $ apply -f FILE

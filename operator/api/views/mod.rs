@@ -140,12 +140,36 @@ mod tests {
         let crashing =
             json!({"phase": "CrashLoopBackOff", "ready": false, "containers": waiting, "message": "it ended"});
         assert_eq!(row(crashing), "0/1 CrashLoopBackOff 3 Running");
+        let init = json!([{"name": "prepare", "container": "c", "image": "i", "init": true, "state": "waiting", "ready": false}]);
+        let crashing = json!({"phase": "CrashLoopBackOff", "ready": false, "containers": init});
+        assert_eq!(row(crashing), "0/1 CrashLoopBackOff 0 Pending");
         assert_eq!(
             row(json!({"phase": "ContainerCreating", "ready": false, "containers": []})),
             "0/1 ContainerCreating 0 Pending"
         );
         assert_eq!(row(json!({"phase": "Unknown"})), "1/1 Unknown 0 Unknown");
         assert_eq!(row(json!({"phase": "Terminating", "terminating": true})), "1/1 Terminating 0 Running");
+    }
+
+    /// Regression 59: pods had no `securityContext`, `restartPolicy` and `qosClass`; `kubectl debug` reads the first without a
+    /// look whether it is there, and ended with a fault of memory. And a pod that keeps crashing was Pending, not Running.
+    #[test]
+    fn a_pod_has_what_clients_read_without_a_look() {
+        let pod = pods_of_deployment(&deployment(json!({}))).remove(0);
+        let spec = &pod["spec"];
+        assert_eq!(
+            (&spec["securityContext"], &spec["restartPolicy"], &spec["dnsPolicy"], &pod["status"]["qosClass"]),
+            (&json!({}), &json!("Always"), &json!("ClusterFirst"), &json!("BestEffort"))
+        );
+        let quality = |resources: Value| {
+            let mut object = deployment(json!({}));
+            let template = "/status/decisions/revisions/0/template/spec";
+            *object.pointer_mut(template).unwrap() =
+                json!({"containers": [{"name": "main", "image": "i", "resources": resources}]});
+            text(&pods_of_deployment(&object)[0]["status"]["qosClass"]).to_owned()
+        };
+        assert_eq!(quality(json!({"requests": {"cpu": "1"}})), "Burstable");
+        assert_eq!(quality(json!({"limits": {"cpu": "1", "memory": "1Gi"}})), "Guaranteed");
     }
 
     #[test]

@@ -58,7 +58,7 @@ impl<'a> PodTemplate<'a> {
         let phase = match seen.phase {
             PodPhase::Unknown => PodPhase::Unknown,
             // As in Kubernetes, a pod whose containers have run and wait for their restart is running, too.
-            PodPhase::CrashLoopBackOff => PodPhase::Running,
+            PodPhase::CrashLoopBackOff if initialized(seen) => PodPhase::Running,
             _ if main.iter().any(|status| status["state"].get("running").is_some()) => PodPhase::Running,
             _ => PodPhase::Pending,
         };
@@ -137,6 +137,12 @@ impl<'a> PodTemplate<'a> {
             "state": container_state(pod, seen),
         })
     }
+}
+
+/// Whether all init containers have succeeded.
+fn initialized(pod: &PodSeen) -> bool {
+    let mut init = pod.containers.iter().filter(|container| container.init);
+    init.all(|container| container.state == PodContainerState::Terminated && container.exit_code == Some(0))
 }
 
 /// The QoS class of a pod: by which of its containers have requests and limits.
