@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use super::invalid::Invalid;
-use super::resource::{Resource, age_column, of, open, path, plain, strings, text};
+use super::resource::{Resource, age_column, of, path, plain, strings, text, time};
 
 const FIXED: &str = "cannot be changed once set";
 
@@ -21,17 +21,15 @@ pub fn namespace() -> Resource {
         short_names: vec!["ns".into()],
         namespaced: false,
         has_status: true,
-        columns: vec![of("Status", "string", namespace_phase), age_column()],
+        columns: vec![path("Status", "string", ".status.phase"), age_column()],
         selectable: &["status.phase"],
+        fill_in: set_phase,
         ..plain(
             "Namespace",
             "namespaces",
             json!({
                 "spec": {"type": "object", "properties": {"finalizers": strings()}},
-                "status": {"type": "object", "properties": {
-                    "phase": text(),
-                    "conditions": {"type": "array", "items": open()},
-                }},
+                "status": {"type": "object", "properties": {"phase": text()}},
             }),
             &[],
         )
@@ -113,10 +111,10 @@ pub fn event() -> Resource {
                 "reason": text(), "message": text(), "action": text(),
                 "type": {"type": "string", "enum": ["Normal", "Warning"]},
                 "count": {"type": "integer", "format": "int32"},
-                "firstTimestamp": text(), "lastTimestamp": text(), "eventTime": text(),
+                "firstTimestamp": time(), "lastTimestamp": time(), "eventTime": time(),
                 "source": {"type": "object", "properties": {"component": text(), "host": text()}},
                 "series": {"type": "object", "properties": {
-                    "count": {"type": "integer", "format": "int32"}, "lastObservedTime": text(),
+                    "count": {"type": "integer", "format": "int32"}, "lastObservedTime": time(),
                 }},
                 "reportingComponent": text(), "reportingInstance": text(),
             }),
@@ -125,8 +123,31 @@ pub fn event() -> Resource {
     }
 }
 
-fn namespace_phase(object: &Value) -> Value {
-    if object["metadata"]["deletionTimestamp"].is_string() { "Terminating".into() } else { "Active".into() }
+/// Leases: what clients that elect a leader among themselves agree on. The operator itself does not use them.
+pub fn lease() -> Resource {
+    Resource {
+        group: "coordination.k8s.io".into(),
+        columns: vec![path("Holder", "string", ".spec.holderIdentity"), age_column()],
+        ..plain(
+            "Lease",
+            "leases",
+            json!({"spec": {"type": "object", "properties": {
+                "holderIdentity": text(), "preferredHolder": text(), "strategy": text(),
+                "leaseDurationSeconds": {"type": "integer", "format": "int32"},
+                "leaseTransitions": {"type": "integer", "format": "int32"},
+                "acquireTime": time(), "renewTime": time(),
+            }}}),
+            &[],
+        )
+    }
+}
+
+/// Writes the phase of a namespace: it is the only field of its status.
+pub fn set_phase(namespace: &mut Value) {
+    let terminating = namespace["metadata"]["deletionTimestamp"].is_string();
+    if let Some(fields) = namespace.as_object_mut() {
+        fields.insert("status".into(), json!({"phase": if terminating { "Terminating" } else { "Active" }}));
+    }
 }
 
 fn config_map_size(object: &Value) -> Value {

@@ -120,9 +120,8 @@ fn merge_by_key(schema: &mut Value) {
 
 /// Typed clients send an empty `resources`; with or without it the template must be equal.
 fn normalize(object: &mut Value) {
-    let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) else { return };
     for list in ["containers", "initContainers"] {
-        let containers = spec.get_mut("template").and_then(|template| template["spec"][list].as_array_mut());
+        let containers = object.pointer_mut(&format!("/spec/template/spec/{list}")).and_then(Value::as_array_mut);
         for container in containers.into_iter().flatten().filter_map(Value::as_object_mut) {
             container.retain(|name, value| name != "resources" || *value != json!({}));
             let amounts = container.get_mut("resources").and_then(Value::as_object_mut);

@@ -31,6 +31,8 @@ static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
         custom::<DockerHost>(|host| host.spec.validate()),
         with_members(custom::<PostgresCluster>(|cluster| cluster.spec.validate())),
         with_members(custom::<LoadBalancer>(|balancer| balancer.spec.validate())),
+        core::lease(),
+        views::definition(definitions),
     ]
 });
 
@@ -55,6 +57,23 @@ fn name_problems(name: &str) -> Vec<Invalid> {
 /// Every served resource.
 pub fn resources() -> &'static [Resource] {
     &RESOURCES
+}
+
+/// Whether objects of the resource have pods.
+pub fn has_pods(resource: &Resource) -> bool {
+    let name = resource.qualified();
+    let shows =
+        |view: &Resource| view.has_containers() && view.view.as_ref().is_some_and(|v| v.source(&name).is_some());
+    resources().iter().any(shows)
+}
+
+/// The definitions of Evenkeel's own kinds. They do not change while the operator runs, so the default namespace, which
+/// always exists, stands for them.
+fn definitions(namespace: &Value) -> Vec<Value> {
+    if namespace["metadata"]["name"] != core::DEFAULT_NAMESPACE {
+        return Vec::new();
+    }
+    crds().into_iter().map(|(_, definition)| views::show_definition(namespace, definition)).collect()
 }
 
 /// The resource at a group, version and plural.

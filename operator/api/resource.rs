@@ -63,7 +63,7 @@ pub struct Resource {
 /// The sources of a kind that is not stored.
 pub struct View {
     /// The resources that it is computed from.
-    pub sources: &'static [Source],
+    pub sources: Vec<Source>,
     /// What users can do instead of writing to it: a sentence for the refusal.
     pub instead: &'static str,
     /// Whether its objects are containers, with a `log` and an `exec`.
@@ -178,7 +178,11 @@ fn metadata() -> Value {
                 "controller": {"type": "boolean"}, "blockOwnerDeletion": {"type": "boolean"},
             },
         }},
-        "managedFields": {"type": "array", "items": open()},
+        "managedFields": {"type": "array", "items": {"type": "object", "properties": {
+            "manager": text(), "operation": {"type": "string", "enum": ["Apply", "Update"]}, "apiVersion": text(),
+            "time": time(), "fieldsType": {"type": "string", "enum": ["FieldsV1"]}, "fieldsV1": open(),
+            "subresource": text(),
+        }}},
     }})
 }
 
@@ -214,6 +218,11 @@ pub(super) fn plain(kind: &str, plural: &str, properties: Value, required: &[&st
 /// The schema of a string.
 pub(super) fn text() -> Value {
     json!({"type": "string"})
+}
+
+/// The schema of a time.
+pub(super) fn time() -> Value {
+    json!({"type": "string", "format": "date-time"})
 }
 
 /// The schema of a list of strings.

@@ -157,7 +157,8 @@ fn walk(value: &Value, path: &str, pattern: &str, problems: &mut Vec<Invalid>) {
         Some(Only(allowed)) => {
             let said = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             if !allowed.contains(&said.as_str()) {
-                let message = format!("{said:?} is not supported; it can only be {}", allowed.join(" or "));
+                let message =
+                    format!("{said:?} is not supported; it can only be {}, or be left out", allowed.join(" or "));
                 problems.push(Invalid::new(path, message));
             }
         }
@@ -254,9 +255,9 @@ mod tests {
             spec.template.spec.containers[0].env[0].valueFrom.resourceFieldRef: is not supported: write the value
             spec.template.spec.containers[0].lifecycle.postStart: is not supported: use an init container
             spec.template.spec.containers[0].livenessProbe.grpc: is not supported: use httpGet, tcpSocket or exec
-            spec.template.spec.containers[0].ports[0].protocol: "UDP" is not supported; it can only be TCP
+            spec.template.spec.containers[0].ports[0].protocol: "UDP" is not supported; it can only be TCP, or be left out
             spec.template.spec.containers[0].volumeMounts[0].subPath: is not supported: Docker cannot mount a part of a volume; mount it whole
-            spec.template.spec.hostNetwork: "true" is not supported; it can only be false
+            spec.template.spec.hostNetwork: "true" is not supported; it can only be false, or be left out
             spec.template.spec.volumes[0].csi: is not supported
         "#]]
         .assert_eq(&told);

@@ -166,7 +166,15 @@ async fn apply_one(target: &Target, options: Options, client: &Client) -> Result
         query.push(("dryRun", "All"));
     }
     let body = &target.document.value;
-    let answer = client.patch(&target.path(), &query, "application/apply-patch+yaml", body).await?;
+    let kind = "application/apply-patch+yaml";
+    let answer = match client.patch(&target.path(), &query, kind, body).await {
+        // The other verbs (`scale`, `rollout`) are of the same user: the newest wish counts.
+        Err(Error::Refused(refusal)) if refusal.conflicts_with_other_verbs() => {
+            query.push(("force", "true"));
+            client.patch(&target.path(), &query, kind, body).await?
+        }
+        answer => answer?,
+    };
     let outcome = match before {
         _ if answer.status == StatusCode::CREATED => Outcome::Created,
         Some(before) if same(&before, &answer.body, options.dry_run) => Outcome::Unchanged,

@@ -191,6 +191,12 @@ impl Refusal {
         self
     }
 
+    /// Whether it is an apply that would undo only what other verbs of this program have changed.
+    pub fn conflicts_with_other_verbs(&self) -> bool {
+        let ours = |cause: &Cause| cause.message.starts_with("conflict with \"evenkeel-");
+        self.code == 409 && !self.causes.is_empty() && self.causes.iter().all(ours)
+    }
+
     fn exit_code(&self) -> u8 {
         match self.code {
             404 => 3,

@@ -74,9 +74,10 @@ impl Writer<'_> {
             managed.push(before.entry(Operation::Update, Fields::of(schema, &owned_part(existing))));
         }
 
-        let mut merged = existing.clone();
+        let present = owned_part(existing);
+        let mut merged = present.clone();
         fields::merge(schema, &mut merged, &wanted_fields);
-        let changed = fields::compare(schema, &owned_part(existing), &owned_part(&merged)).changed;
+        let changed = fields::compare(schema, &present, &merged).changed;
         let is_own = |other: &Managed| self.wrote(&other.entry, Operation::Apply);
         let conflicts: Vec<(String, Fields)> = managed
             .iter()
@@ -86,8 +87,7 @@ impl Writer<'_> {
             .collect();
         let applied_before = self.applied_by_kubectl(existing);
         let contested = |(manager, fields): &(String, Fields)| {
-            let mut fields = fields.clone();
-            fields.cut(&applied_before);
+            let fields = fields.without(&applied_before);
             fields.paths().into_iter().map(|path| cause(manager, path)).collect::<Vec<_>>()
         };
         let causes: Vec<Cause> = conflicts.iter().flat_map(contested).collect();
@@ -105,7 +105,10 @@ impl Writer<'_> {
                 kept.add(&other.fields);
             }
         }
+        let mut merged = existing.clone();
         fields::prune(schema, &mut merged, &before, &kept);
+        // After the pruning, which removes what it has emptied: an empty list that is wanted stays.
+        fields::merge(schema, &mut merged, &wanted_fields);
         self.record(&mut managed, Operation::Apply, owned);
         write(&mut merged, managed);
         if self.manager == KUBECTL {
@@ -229,16 +232,19 @@ impl Operation {
 /// Writes the entries that own something, and no more than [`MAX_UPDATERS`] of updates.
 fn write(object: &mut Value, mut managed: Vec<Managed>) {
     managed.retain(|manager| !manager.fields.is_empty());
-    let is_update = |manager: &Managed| manager.entry["operation"] == Operation::Update.word();
-    while managed.iter().filter(|manager| is_update(manager)).count() > MAX_UPDATERS {
-        let mut updates: Vec<usize> = (0..managed.len()).filter(|at| is_update(&managed[*at])).collect();
-        updates.sort_by_key(|at| managed[*at].entry["time"].as_str().unwrap_or_default().to_owned());
-        let [oldest, second] = updates[..2] else { return };
-        let fields = managed[oldest].fields.clone();
-        managed[second].fields.add(&fields);
-        managed[second].entry["manager"] = ANCIENT.into();
-        managed.remove(oldest);
+    let (mut updates, mut managed): (Vec<_>, Vec<_>) =
+        managed.into_iter().partition(|manager| manager.entry["operation"] == Operation::Update.word());
+    if updates.len() > MAX_UPDATERS {
+        updates.sort_by_cached_key(|manager| manager.entry["time"].as_str().unwrap_or_default().to_owned());
+        let rest = updates.split_off(updates.len() - MAX_UPDATERS + 1);
+        let ancient = updates.into_iter().reduce(|mut ancient, next| {
+            ancient.fields.add(&next.fields);
+            Managed { entry: next.entry, fields: ancient.fields }
+        });
+        updates = ancient.into_iter().chain(rest).collect();
+        updates[0].entry["manager"] = ANCIENT.into();
     }
+    managed.append(&mut updates);
     let entries: Vec<Value> = managed
         .into_iter()
         .map(|Managed { mut entry, fields }| {
@@ -303,6 +309,8 @@ fn without_nulls(value: &Value) -> Value {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
     use super::*;
     use crate::api::registry;
 
@@ -440,6 +448,40 @@ mod tests {
         let entries = object["metadata"]["managedFields"].as_array().unwrap();
         assert_eq!(entries.len(), 1 + MAX_UPDATERS);
         assert!(entries.iter().any(|entry| entry["manager"] == ANCIENT));
+    }
+
+    fn config() -> impl Strategy<Value = Value> {
+        let env = proptest::sample::subsequence(vec!["A", "B", "C", "D"], 0..=4).prop_shuffle();
+        let labels = proptest::sample::subsequence(vec!["x", "y", "z"], 0..=3);
+        (env, labels, proptest::option::of(0..3)).prop_map(|(env, labels, replicas)| {
+            let env: Vec<Value> = env.into_iter().map(|name| json!({"name": name, "value": "1"})).collect();
+            let labels: Map<String, Value> = labels.into_iter().map(|name| (name.to_owned(), "1".into())).collect();
+            let containers = json!([{"name": "main", "env": env}]);
+            let spec = json!({"replicas": replicas, "template": {"spec": {"containers": containers}}});
+            json!({"metadata": {"labels": labels}, "spec": without_nulls(&spec)})
+        })
+    }
+
+    proptest! {
+        /// What a manager applies is there, a repeated apply changes nothing, and what it alone wanted goes with its wish.
+        #[test]
+        fn an_object_is_what_its_managers_want(configs in proptest::collection::vec((0..3_usize, config()), 1..8)) {
+            let resource = registry::find("apps", "v1", "deployments").unwrap();
+            let managers = ["a", "b", "c"];
+            let mut object = json!({"metadata": {"name": "x", "uid": "u", "managedFields": [{"manager": "z", "operation": "Apply", "fieldsV1": {"f:none": {}}}]}});
+            for (manager, config) in configs {
+                let apply = |object: &Value| writer(managers[manager], resource).apply(object, &config, true).unwrap();
+                object = apply(&object);
+                prop_assert_eq!(&apply(&object), &object);
+                let mut merged = object.clone();
+                fields::merge(&resource.schema, &mut merged, &config);
+                prop_assert_eq!(fields::compare(&resource.schema, &object, &merged).changed.paths(), [] as [&str; 0]);
+            }
+            for manager in managers {
+                object = writer(manager, resource).apply(&object, &json!({}), true).unwrap();
+            }
+            prop_assert_eq!(owned_part(&object), json!({}));
+        }
     }
 
     /// Regression 45: lists were one value, so two managers could not each have an environment variable or a container; and

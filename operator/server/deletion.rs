@@ -9,30 +9,45 @@ use super::request::Request;
 use super::status::{self, Cause, Refusal};
 use super::view::answer;
 use super::{body, namespaces};
+use crate::api::registry;
+use crate::api::resource::Resource;
 use crate::store::objects::{Deleted, Preconditions, key_of};
-use crate::store::{self, revision_of, rules};
+use crate::store::{self, Key, revision_of, rules};
 
 /// Options of a deletion.
 struct Options {
     only_if: Preconditions,
     effect: Effect,
+    dependents: Dependents,
+}
+
+/// What becomes of the objects that a deleted object owns.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Dependents {
+    /// They are deleted with it.
+    Go,
+    /// They stay, without an owner.
+    Stay,
 }
 
 /// Serves a DELETE of an object or of a collection.
 pub async fn serve(request: Request<'_>) -> Result<Response, Refusal> {
-    let options = options(&request.params, &request.headers, &request.body)?;
+    let options = options(request.target.resource, &request.params, &request.headers, &request.body)?;
     if request.target.name.is_some() { one(&request, &options).await } else { all(&request, &options).await }
 }
 
 async fn one(request: &Request<'_>, options: &Options) -> Result<Response, Refusal> {
     let key = request.key();
     let resource = request.target.resource;
+    if resource.kind == "Namespace" {
+        namespaces::deletable(&key.name)?;
+    }
     let deleted = match options.effect {
         Effect::DryRun => pretend(request, &options.only_if).await,
         Effect::Store if resource.kind == "Namespace" => {
-            namespaces::delete(request.server, &key, &options.only_if).await?
+            namespaces::delete(request.server, &key, &options.only_if).await
         }
-        Effect::Store => request.server.objects.delete(&key, &options.only_if).await,
+        Effect::Store => remove(request, &key, options).await,
     };
     match deleted.map_err(|error| refused(request, &error))? {
         Deleted::Removed(object) => Ok(answer(StatusCode::OK, &status::deleted(resource, &object), &[])),
@@ -49,7 +64,7 @@ async fn all(request: &Request<'_>, options: &Options) -> Result<Response, Refus
     let (objects, _) = request.selected().await?;
     if options.effect == Effect::Store {
         for object in &objects {
-            match request.server.objects.delete(&key_of(&resource.qualified(), object), &options.only_if).await {
+            match remove(request, &key_of(&resource.qualified(), object), options).await {
                 Ok(_) | Err(store::Error::NotFound { .. }) => {}
                 Err(error) => return Err(refused(request, &error)),
             }
@@ -62,20 +77,39 @@ async fn all(request: &Request<'_>, options: &Options) -> Result<Response, Refus
     Ok(answer(StatusCode::OK, &done, &[]))
 }
 
+/// Deletes an object; what it owns is released first if it is to stay.
+async fn remove(request: &Request<'_>, key: &Key, options: &Options) -> Result<Deleted, store::Error> {
+    let objects = &request.server.objects;
+    if options.dependents == Dependents::Stay
+        && let Some(owner) = objects.get::<Value>(key).await?
+        && allowed(key, &owner, &options.only_if).is_ok()
+    {
+        objects.release(&owner).await?;
+    }
+    objects.delete(key, &options.only_if).await
+}
+
 async fn pretend(request: &Request<'_>, only_if: &Preconditions) -> Result<Deleted, store::Error> {
     let key = request.key();
     let found = request.server.objects.get::<Value>(&key).await?;
     let object = found.ok_or_else(|| store::Error::NotFound { key: key.clone() })?;
-    let uid = rules::uid_of(&object).unwrap_or_default().to_owned();
+    allowed(&key, &object, only_if)?;
+    let lingers = !rules::finalizers(&object).is_empty();
+    Ok(if lingers { Deleted::Pending(object) } else { Deleted::Removed(object) })
+}
+
+/// Checks the preconditions of a deletion.
+fn allowed(key: &Key, object: &Value, only_if: &Preconditions) -> Result<(), store::Error> {
+    let key = key.clone();
+    let uid = rules::uid_of(object).unwrap_or_default().to_owned();
     if let Some(expected) = only_if.uid.clone().filter(|expected| *expected != uid) {
         return Err(store::Error::Replaced { key, expected, found: uid });
     }
-    let found = revision_of(&object);
-    if let Some(expected) = only_if.revision.filter(|expected| Some(*expected) != found) {
-        return Err(store::Error::Conflict { key, expected, found });
+    let found = revision_of(object);
+    match only_if.revision.filter(|expected| Some(*expected) != found) {
+        Some(expected) => Err(store::Error::Conflict { key, expected, found }),
+        None => Ok(()),
     }
-    let lingers = !rules::finalizers(&object).is_empty();
-    Ok(if lingers { Deleted::Pending(object) } else { Deleted::Removed(object) })
 }
 
 fn refused(request: &Request<'_>, error: &store::Error) -> Refusal {
@@ -91,27 +125,32 @@ fn refused(request: &Request<'_>, error: &store::Error) -> Refusal {
 }
 
 /// DeleteOptions from the body, if there is one, and from the query.
-fn options(params: &Params, headers: &HeaderMap, body: &[u8]) -> Result<Options, Refusal> {
+fn options(resource: &Resource, params: &Params, headers: &HeaderMap, body: &[u8]) -> Result<Options, Refusal> {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let sent = match body {
         [] => json!({}),
         _ if content_type.starts_with("application/vnd.kubernetes.protobuf") => {
             return Err(Refusal::unsupported_media_type(&["application/json", "application/yaml"]));
         }
-        _ => body::object(headers, body)?,
+        _ => body::object(headers, body)?.value,
     };
-    let policy = params.get("propagationPolicy").or(sent["propagationPolicy"].as_str());
-    // Owned objects are always deleted right after their owner; a request to keep them is refused, not ignored.
-    if !matches!(policy, None | Some("Background" | "Foreground")) {
-        let message = "Unsupported value: must be one of \"Background\", \"Foreground\"";
-        return Err(Refusal::unprocessable(format!("propagationPolicy: {message}")).because(vec![Cause::new(
-            "FieldValueNotSupported",
-            "propagationPolicy",
-            message,
-        )]));
-    }
-    if sent["orphanDependents"] == true || params.flag("orphanDependents")? {
-        return Err(Refusal::unprocessable("orphanDependents: Unsupported value: must be false"));
+    let old_form = sent["orphanDependents"] == true || params.flag("orphanDependents")?;
+    let dependents = match params.get("propagationPolicy").or(sent["propagationPolicy"].as_str()) {
+        None if old_form => Dependents::Stay,
+        // Objects that are owned are always deleted right after their owner.
+        None | Some("Background" | "Foreground") => Dependents::Go,
+        Some("Orphan") => Dependents::Stay,
+        Some(_) => {
+            let message = "Unsupported value: must be one of \"Background\", \"Foreground\", \"Orphan\"";
+            return Err(unsupported(message.to_owned()));
+        }
+    };
+    if dependents == Dependents::Stay && registry::has_pods(resource) {
+        return Err(unsupported(format!(
+            "Unsupported value: \"Orphan\": the pods of a {0} are a part of it and cannot stay without it; \
+             delete the {0} with its pods, or keep it",
+            resource.kind
+        )));
     }
     let dry = match &sent["dryRun"] {
         Value::Array(values) if values.is_empty() => false,
@@ -128,5 +167,10 @@ fn options(params: &Params, headers: &HeaderMap, body: &[u8]) -> Result<Options,
     };
     let uid = sent["preconditions"]["uid"].as_str().map(str::to_owned);
     let effect = if dry { Effect::DryRun } else { params.effect()? };
-    Ok(Options { only_if: Preconditions { uid, revision }, effect })
+    Ok(Options { only_if: Preconditions { uid, revision }, effect, dependents })
+}
+
+fn unsupported(message: String) -> Refusal {
+    let cause = Cause::new("FieldValueNotSupported", "propagationPolicy", message);
+    Refusal::unprocessable(cause.to_string()).because(vec![cause])
 }

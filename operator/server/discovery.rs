@@ -14,6 +14,7 @@ const MINOR: &str = "37";
 /// The response to a discovery path.
 pub fn answer(route: &Route<'_>) -> Result<Value, Refusal> {
     match route {
+        Route::Root => Ok(json!({"paths": paths()})),
         Route::Version => Ok(version()),
         Route::CoreVersions => Ok(json!({
             "kind": "APIVersions",
@@ -35,6 +36,20 @@ pub fn answer(route: &Route<'_>) -> Result<Value, Refusal> {
         Route::Resources(group, version) => resource_list(group, version),
         _ => Err(Refusal::no_such_path()),
     }
+}
+
+/// Every path that can be read without a name.
+fn paths() -> Vec<String> {
+    let mut paths: Vec<String> =
+        ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
+            .map(str::to_owned)
+            .into();
+    for resource in registry::resources().iter().filter(|resource| !resource.group.is_empty()) {
+        paths.extend([format!("/apis/{}", resource.group), format!("/apis/{}", resource.api_version())]);
+    }
+    paths.sort_unstable();
+    paths.dedup();
+    paths
 }
 
 fn version() -> Value {

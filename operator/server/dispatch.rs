@@ -13,6 +13,7 @@ use super::params::Params;
 use super::request::Request;
 use super::routes::{self, Route};
 use super::status::Refusal;
+use super::tls::Guest;
 use super::view::View;
 use super::{Server, body, deletion, discovery, exec, logs, openapi_v2, watch};
 
@@ -39,6 +40,13 @@ async fn dispatch(server: &Server, request: axum::extract::Request) -> Result<Re
     }
     if !authenticated(server, &parts.headers) {
         return Err(Refusal::unauthorized());
+    }
+    if let Some(guest) = parts.extensions.remove::<Arc<Guest>>() {
+        guest.is_known();
+    }
+    if parts.headers.keys().any(|name| name.as_str().starts_with("impersonate-")) {
+        let message = "impersonation (--as) is not supported: there is one user, who may do everything";
+        return Err(Refusal::new(StatusCode::FORBIDDEN, "Forbidden", message));
     }
     if let Some(planner) = server.planner.as_ref().filter(|_| parts.uri.path() == PLAN && parts.method == Method::POST)
     {
@@ -89,7 +97,10 @@ async fn serve(request: Request<'_>, method: &Method) -> Result<Response, Refusa
         ("GET", _, routes::Part::Main) if request.params.flag("watch")? => watch::serve(request).await,
         (_, _, routes::Part::Log | routes::Part::Exec) => Err(Refusal::method_not_allowed()),
         ("GET", true, _) => request.get().await,
-        ("GET", false, _) => request.list().await,
+        ("GET", false, _) => {
+            request.params.check_list()?;
+            request.list().await
+        }
         ("POST", false, _) => request.create().await,
         ("PUT", true, _) => request.replace().await,
         ("PATCH", true, _) => request.patch().await,

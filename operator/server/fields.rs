@@ -80,6 +80,16 @@ impl Fields {
         }
     }
 
+    /// The fields that are not in `other`, of which each stands for itself alone.
+    pub fn without(&self, other: &Self) -> Self {
+        let nothing = Self::default();
+        let child = |(segment, child): (&String, &Self)| {
+            let left = child.without(other.below.get(segment).unwrap_or(&nothing));
+            (!left.is_empty()).then(|| (segment.clone(), left))
+        };
+        Self { member: self.member && !other.member, below: self.below.iter().filter_map(child).collect() }
+    }
+
     /// The fields that are in both sets. A field without parts in one set stands for all its parts.
     pub fn common(&self, other: &Self) -> Self {
         let mut common = Self { member: self.member && other.member, below: BTreeMap::new() };
@@ -392,6 +402,16 @@ mod tests {
         let mut twice = json!({"list": [{"name": "a"}, {"name": "a"}]});
         merge(&schema(), &mut twice, &json!({"list": [{"name": "b"}]}));
         assert_eq!(twice, json!({"list": [{"name": "b"}]}), "without unique keys a list is one value");
+    }
+
+    #[test]
+    fn a_set_can_go_field_by_field_or_with_all_that_is_in_it() {
+        let set = Fields::of(&schema(), &json!({"list": [{"name": "a", "image": "i"}]}));
+        let item = Fields::decode(&json!({"f:list": {"k:{\"name\":\"a\"}": {".": {}, "f:name": {}}}}));
+        assert_eq!(set.without(&item).paths(), [".list[name=\"a\"].image"]);
+        let mut cut = set.clone();
+        cut.cut(&item);
+        assert!(cut.is_empty());
     }
 
     #[test]

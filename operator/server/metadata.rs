@@ -84,7 +84,7 @@ fn name_problem(name: &str, label: bool) -> Option<&'static str> {
 }
 
 /// The problem with the key of a label, annotation or finalizer: `[prefix/]name`.
-fn key_problem(key: &str) -> Option<&'static str> {
+pub fn key_problem(key: &str) -> Option<&'static str> {
     let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
     if prefix.is_some_and(|prefix| name_problem(prefix, false).is_some()) {
         return Some("the part before '/' must be a lower-case DNS name (e.g. 'example.com/my-name')");
@@ -97,7 +97,8 @@ fn key_problem(key: &str) -> Option<&'static str> {
     None
 }
 
-fn value_problem(value: &str) -> Option<&'static str> {
+/// The problem with the value of a label.
+pub fn value_problem(value: &str) -> Option<&'static str> {
     (value.len() > 63 || !value.is_empty() && !bounded(value)).then_some(
         "must be empty or have up to 63 letters, digits, '-', '_' or '.', and start and end with a letter or digit",
     )

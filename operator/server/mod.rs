@@ -76,7 +76,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), store::Error> {
     let objects = Objects::new(Arc::new(Views::new(objects.store().clone())), clock.clone());
-    namespaces::ensure_default(&objects).await?;
+    namespaces::prepare(&objects).await?;
     let emptying = tokio::spawn(namespaces::keep_emptying(objects.clone(), shutdown.clone()));
     let (token, stop) = (identity.token, shutdown.clone());
     let claims = tokio::sync::Mutex::default();

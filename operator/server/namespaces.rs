@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::Server;
 use super::request::WriteError;
 use super::status::{Cause, Refusal};
-use crate::api::core::DEFAULT_NAMESPACE;
+use crate::api::core::{DEFAULT_NAMESPACE, set_phase};
 use crate::api::registry;
 use crate::api::resource::Resource;
 use crate::store::objects::{Deleted, Objects, Part, Preconditions, key_of};
@@ -23,17 +23,26 @@ const RECHECK: Duration = Duration::from_secs(1);
 /// The resource of namespaces.
 const NAMESPACES: &str = "namespaces";
 
-/// Creates the default namespace if it is missing.
-pub async fn ensure_default(objects: &Objects) -> Result<(), store::Error> {
-    let key = key(DEFAULT_NAMESPACE);
-    if objects.get::<Value>(&key).await?.is_some() {
-        return Ok(());
+/// Creates the default namespace if it is missing, and gives a phase to namespaces of earlier versions, which had none.
+pub async fn prepare(objects: &Objects) -> Result<(), store::Error> {
+    let mut default = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": DEFAULT_NAMESPACE}});
+    set_phase(&mut default);
+    match objects.create(&key(DEFAULT_NAMESPACE), default).await {
+        Ok(_) | Err(store::Error::AlreadyExists { .. }) => {}
+        Err(error) => return Err(error),
     }
-    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": DEFAULT_NAMESPACE}});
-    match objects.create(&key, namespace).await {
-        Ok(_) | Err(store::Error::AlreadyExists { .. }) => Ok(()),
-        Err(error) => Err(error),
+    for namespace in objects.list::<Value>(NAMESPACES, None).await?.0 {
+        match objects.modify(&key_of(NAMESPACES, &namespace), Part::Main, with_phase).await {
+            Ok(_) | Err(store::Error::NotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
     }
+    Ok(())
+}
+
+fn with_phase(mut namespace: Value) -> Result<Value, store::Error> {
+    set_phase(&mut namespace);
+    Ok(namespace)
 }
 
 /// Refuses to create a `resource` in a namespace that does not exist (404) or is terminating (403).
@@ -51,27 +60,30 @@ pub async fn require(server: &Server, resource: &Resource, name: &str) -> Result
     }
 }
 
-/// Marks a namespace as terminating; [`keep_emptying`] does the rest. The default namespace cannot be deleted.
-pub async fn delete(
-    server: &Server,
-    key: &Key,
-    only_if: &Preconditions,
-) -> Result<Result<Deleted, store::Error>, Refusal> {
-    if key.name == DEFAULT_NAMESPACE {
-        let message = "namespaces \"default\" is forbidden: this namespace may not be deleted";
-        return Err(Refusal::new(StatusCode::FORBIDDEN, "Forbidden", message));
-    }
+/// Marks a namespace as terminating; [`keep_emptying`] does the rest.
+pub async fn delete(server: &Server, key: &Key, only_if: &Preconditions) -> Result<Deleted, store::Error> {
     let hold = |namespace: Value| {
         let add = !rules::is_deleting(&namespace);
         Ok::<_, store::Error>(if add { rules::with_finalizer(namespace, FINALIZER, true) } else { namespace })
     };
-    let held = match server.objects.modify(key, Part::Main, hold).await {
-        Ok(held) => held,
-        Err(error) => return Ok(Err(error)),
-    };
+    let held = server.objects.modify(key, Part::Main, hold).await?;
     // The finalizer has changed the revision; the uid still identifies the namespace.
     let uid = only_if.uid.clone().or_else(|| rules::uid_of(&held).map(str::to_owned));
-    Ok(server.objects.delete(key, &Preconditions { uid, revision: None }).await)
+    let deleted = server.objects.delete(key, &Preconditions { uid, revision: None }).await?;
+    match server.objects.modify(key, Part::Main, with_phase).await {
+        Ok(terminating) => Ok(Deleted::Pending(terminating)),
+        Err(store::Error::NotFound { .. }) => Ok(deleted), // it was empty
+        Err(error) => Err(error),
+    }
+}
+
+/// Refuses to delete the default namespace.
+pub fn deletable(name: &str) -> Result<(), Refusal> {
+    if name != DEFAULT_NAMESPACE {
+        return Ok(());
+    }
+    let message = "namespaces \"default\" is forbidden: this namespace may not be deleted";
+    Err(Refusal::new(StatusCode::FORBIDDEN, "Forbidden", message))
 }
 
 /// Empties terminating namespaces until it is told to stop.

@@ -7,14 +7,15 @@ use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::apply::Writer;
+use super::body::{self, Sent};
 use super::paging::Page;
 use super::params::{Effect, WriteOptions};
 use super::patch::{Patch, patched};
 use super::request::{Request, WriteError};
 use super::selectors::Selector;
 use super::status::{Cause, MODIFIED, Refusal};
-use super::validate::{self, Admitted};
-use super::{body, claims, namespaces, routes, scale};
+use super::validate;
+use super::{claims, namespaces, routes, scale};
 use crate::api::resource::Resource;
 use crate::api::sync::lock;
 use crate::store::objects::Part;
@@ -53,12 +54,12 @@ impl Request<'_> {
 
     pub(super) async fn create(&self) -> Result<Response, Refusal> {
         let options = self.params.write_options(&self.headers)?;
-        let mut object = body::object(&self.headers, &self.body)?;
+        let Sent { value: mut object, repeated } = body::object(&self.headers, &self.body)?;
         self.identify(&mut object)?;
         if let Some(metadata) = object["metadata"].as_object_mut() {
             metadata.remove("managedFields");
         }
-        let created = self.insert(object, &options, Record::Update).await;
+        let created = self.insert(object, &options, &repeated, Record::Update).await;
         let (object, warnings) = created.map_err(|error| self.write_refusal(error))?;
         Ok(self.object(StatusCode::CREATED, object, &warnings))
     }
@@ -75,6 +76,7 @@ impl Request<'_> {
         &self,
         mut object: Value,
         options: &WriteOptions,
+        repeated: &[String],
         record: Record,
     ) -> Result<(Value, Vec<String>), WriteError> {
         let resource = self.target.resource;
@@ -87,8 +89,7 @@ impl Request<'_> {
         }
         self.generate_name(&mut object);
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        let refused = |causes| Refusal::invalid(resource, &name, causes);
-        let admitted = validate::admit(resource, object, None, options.unknown).map_err(refused)?;
+        let admitted = validate::admit(resource, object, None, repeated, options.validation)?;
         let key = Key { name, ..self.key() };
         let _held = claims::hold(self.server, resource, &key).await?;
         let object = match record {
@@ -122,9 +123,10 @@ impl Request<'_> {
     pub(super) async fn replace(&self) -> Result<Response, Refusal> {
         let options = self.params.write_options(&self.headers)?;
         let resource = self.target.resource;
-        let mut object = body::object(&self.headers, &self.body)?;
+        let Sent { value: mut object, repeated } = body::object(&self.headers, &self.body)?;
         if self.target.part == routes::Part::Scale {
-            let changed = self.change(&options, Record::Update, |old| scale::scaled(resource, old, &object)).await;
+            let scaled = |old: &Value| scale::scaled(resource, old, &object);
+            let changed = self.change(&options, &repeated, Record::Update, scaled).await;
             let (object, warnings) = changed.map_err(|error| self.write_refusal(error))?;
             return Ok(self.part(StatusCode::OK, object, &warnings));
         }
@@ -135,24 +137,24 @@ impl Request<'_> {
             let causes = vec![Cause::invalid("metadata.resourceVersion", message)];
             return Err(Refusal::invalid(resource, &self.key().name, causes));
         }
-        let changed = self.change(&options, Record::Update, |_| Ok(object.clone())).await;
+        let changed = self.change(&options, &repeated, Record::Update, |_| Ok(object.clone())).await;
         let (object, warnings) = changed.map_err(|error| self.write_refusal(error))?;
         Ok(self.object(StatusCode::OK, object, &warnings))
     }
 
     pub(super) async fn patch(&self) -> Result<Response, Refusal> {
         let options = self.params.write_options(&self.headers)?;
-        let patch = Patch::read(self.target.resource, &self.headers, &self.body)?;
+        let (patch, repeated) = Patch::read(self.target.resource, &self.headers, &self.body)?;
         let done = match &patch {
             _ if self.target.part == routes::Part::Scale => {
                 let scaled = |old: &Value| scale::scaled(self.target.resource, old, &patched(&scale::of(old), &patch)?);
-                let changed = self.change(&options, Record::Update, scaled).await;
+                let changed = self.change(&options, &repeated, Record::Update, scaled).await;
                 changed.map(|(object, warnings)| (StatusCode::OK, object, warnings))
             }
-            Patch::Apply(wanted) => self.apply(wanted.clone(), &options).await,
+            Patch::Apply(wanted) => self.apply(wanted.clone(), &options, &repeated).await,
             _ => {
                 let identical = |old: &Value| identical(self.target.resource, old, patched(old, &patch)?);
-                let changed = self.change(&options, Record::Update, identical).await;
+                let changed = self.change(&options, &repeated, Record::Update, identical).await;
                 changed.map(|(object, warnings)| (StatusCode::OK, object, warnings))
             }
         };
@@ -165,6 +167,7 @@ impl Request<'_> {
         &self,
         mut wanted: Value,
         options: &WriteOptions,
+        repeated: &[String],
     ) -> Result<(StatusCode, Value, Vec<String>), WriteError> {
         if self.params.get("fieldManager").is_none() {
             let message = "fieldManager: Required value: is required for apply patch";
@@ -183,7 +186,7 @@ impl Request<'_> {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            match self.change(options, Record::Apply, apply).await {
+            match self.change(options, repeated, Record::Apply, apply).await {
                 Err(WriteError::Store(store::Error::NotFound { .. })) => {}
                 outcome => return outcome.map(|(object, warnings)| (StatusCode::OK, object, warnings)),
             }
@@ -195,7 +198,7 @@ impl Request<'_> {
                 fresh[field] = wanted[field].clone();
             }
             fresh["metadata"]["name"] = wanted["metadata"]["name"].clone();
-            match self.insert(fresh, options, Record::Apply).await {
+            match self.insert(fresh, options, repeated, Record::Apply).await {
                 Err(WriteError::Store(store::Error::AlreadyExists { .. })) if attempts < ATTEMPTS => {}
                 outcome => return outcome.map(|(object, warnings)| (StatusCode::CREATED, object, warnings)),
             }
@@ -206,6 +209,7 @@ impl Request<'_> {
     async fn change(
         &self,
         options: &WriteOptions,
+        repeated: &[String],
         record: Record,
         make: impl Fn(&Value) -> Result<Value, Refusal> + Send + Sync,
     ) -> Result<(Value, Vec<String>), WriteError> {
@@ -215,9 +219,7 @@ impl Request<'_> {
         let judged = |old: Value| -> Result<Value, WriteError> {
             let proposed = make(&old)?;
             let proposed = if self.target.resource.has_status { with_status_of(&old, proposed) } else { proposed };
-            let admitted = validate::admit(self.target.resource, proposed, Some(&old), options.unknown);
-            let admitted: Admitted =
-                admitted.map_err(|causes| Refusal::invalid(self.target.resource, &key.name, causes))?;
+            let admitted = validate::admit(self.target.resource, proposed, Some(&old), repeated, options.validation)?;
             *lock(&warnings) = admitted.warnings;
             Ok(match record {
                 Record::Update => writer.update(Some(&old), admitted.object),

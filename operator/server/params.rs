@@ -7,7 +7,6 @@ use axum::http::{HeaderMap, Uri, header};
 
 use super::selectors::Selector;
 use super::status::{Cause, Refusal};
-use super::validate::UnknownFields;
 use crate::api::resource::Resource;
 
 /// The query parameters; of repeated ones the last counts, except where all are requested.
@@ -23,13 +22,24 @@ pub enum Effect {
     DryRun,
 }
 
+/// How to treat fields that the kind does not have, and fields that were sent twice (`fieldValidation`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FieldValidation {
+    /// 400.
+    Strict,
+    /// Left out (of a field that was sent twice, the first one), with a `Warning` header. The default.
+    Warn,
+    /// Left out.
+    Ignore,
+}
+
 /// Options of a write.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WriteOptions {
     /// Whether it is stored.
     pub effect: Effect,
-    /// How to treat unknown fields.
-    pub unknown: UnknownFields,
+    /// How to treat unknown and repeated fields.
+    pub validation: FieldValidation,
     /// The field manager: `fieldManager`, else the first word of the User-Agent; may be empty.
     pub manager: String,
     /// Whether an apply takes over fields of other managers.
@@ -103,10 +113,10 @@ impl Params {
 
     /// All options of a write.
     pub fn write_options(&self, headers: &HeaderMap) -> Result<WriteOptions, Refusal> {
-        let unknown = match self.get("fieldValidation") {
-            None | Some("Strict") => UnknownFields::Refuse,
-            Some("Warn") => UnknownFields::Warn,
-            Some("Ignore") => UnknownFields::Drop,
+        let validation = match self.get("fieldValidation") {
+            None | Some("Warn") => FieldValidation::Warn,
+            Some("Strict") => FieldValidation::Strict,
+            Some("Ignore") => FieldValidation::Ignore,
             Some(other) => return Err(wrong("fieldValidation", other, "Strict, Warn or Ignore")),
         };
         let agent = headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
@@ -114,7 +124,7 @@ impl Params {
         if manager.len() > 128 || manager.contains(char::is_control) {
             return Err(wrong("fieldManager", manager, "at most 128 printable characters"));
         }
-        Ok(WriteOptions { effect: self.effect()?, unknown, manager: manager.to_owned(), force: self.flag("force")? })
+        Ok(WriteOptions { effect: self.effect()?, validation, manager: manager.to_owned(), force: self.flag("force")? })
     }
 
     /// All options of a watch.
@@ -142,6 +152,20 @@ impl Params {
             },
         };
         Ok(WatchOptions { from, timeout, bookmarks: self.flag("allowWatchBookmarks")? })
+    }
+
+    /// Checks the parameters of a list.
+    pub fn check_list(&self) -> Result<(), Refusal> {
+        if let Some(text) = self.get("limit").filter(|text| text.parse::<i64>().is_err()) {
+            return Err(Refusal::bad_request(format!("limit {text:?} is not a number")));
+        }
+        match self.get("resourceVersionMatch") {
+            None | Some("Exact" | "NotOlderThan") => Ok(()),
+            Some(other) => {
+                let message = format!("resourceVersionMatch {other:?} must be Exact or NotOlderThan");
+                Err(Refusal::bad_request(message))
+            }
+        }
     }
 
     /// `resourceVersion`, if one was given.
@@ -180,6 +204,13 @@ mod tests {
         assert_eq!(from("sendInitialEvents=false&resourceVersionMatch=NotOlderThan"), Ok(WatchFrom::Now));
         assert_eq!(from("sendInitialEvents=true"), Err(422));
         assert_eq!(from("resourceVersion=x"), Err(400));
+    }
+
+    #[test]
+    fn a_list_is_asked_for_with_numbers_and_known_words() {
+        let check = |query: &str| Params::parse(&format!("/x?{query}").parse().unwrap()).unwrap().check_list().is_ok();
+        assert!(check("limit=500") && check("") && check("resourceVersionMatch=Exact"));
+        assert!(!check("limit=abc") && !check("resourceVersionMatch=Foo"));
     }
 
     #[test]

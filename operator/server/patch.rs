@@ -33,17 +33,18 @@ const MAX_CARRIED: usize = 3 * 1024 * 1024;
 
 impl Patch {
     /// Reads a patch by its content type; 415 if the resource does not support that type.
-    pub fn read(resource: &Resource, headers: &HeaderMap, body: &[u8]) -> Result<Self, Refusal> {
+    /// Also returns the paths of the fields that were sent twice.
+    pub fn read(resource: &Resource, headers: &HeaderMap, body: &[u8]) -> Result<(Self, Vec<String>), Refusal> {
         let content_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
         match content_type.split(';').next().unwrap_or_default().trim() {
-            MERGE => mapping(body::json(body)?).map(Self::Merge),
+            MERGE => mapping(body::json(body)?, Self::Merge),
             JSON => serde_json::from_slice(body)
-                .map(Self::Json)
+                .map(|operations| (Self::Json(operations), Vec::new()))
                 .map_err(|error| Refusal::bad_request(format!("the body is not a JSON patch: {error}"))),
-            APPLY => mapping(body::yaml(body)?).map(Self::Apply),
+            APPLY => mapping(body::yaml(body)?, Self::Apply),
             // As in Kubernetes, not for custom resources.
             STRATEGIC if resource.definition.is_none() => {
-                mapping(body::json(body)?).map(|patch| Self::Strategic(patch, resource.merge_keys))
+                mapping(body::json(body)?, |patch| Self::Strategic(patch, resource.merge_keys))
             }
             _ => Err(Refusal::unsupported_media_type(&[JSON, MERGE, APPLY])),
         }
@@ -104,8 +105,13 @@ fn operate(object: &mut Value, operations: &[PatchOperation]) -> Result<(), Refu
     Ok(())
 }
 
-fn mapping(value: Value) -> Result<Value, Refusal> {
-    if value.is_object() { Ok(value) } else { Err(Refusal::bad_request("the patch must be an object")) }
+fn mapping(sent: body::Sent, form: impl FnOnce(Value) -> Patch) -> Result<(Patch, Vec<String>), Refusal> {
+    let object = sent.value.is_object();
+    if object {
+        Ok((form(sent.value), sent.repeated))
+    } else {
+        Err(Refusal::bad_request("the patch must be an object"))
+    }
 }
 
 #[cfg(test)]
@@ -122,7 +128,7 @@ mod tests {
         headers.insert(header::CONTENT_TYPE, content_type.parse().unwrap());
         let object = json!({"metadata": {"name": "a", "labels": {"x": "1"}}, "spec": {"n": 1}});
         let found = Patch::read(resource, &headers, patch.to_string().as_bytes())
-            .and_then(|patch| patched(&object, &patch))
+            .and_then(|(patch, _)| patched(&object, &patch))
             .map_err(|refusal| refusal.code.as_u16());
         assert_eq!(found, expected, "{patch}");
     }

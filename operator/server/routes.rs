@@ -7,6 +7,8 @@ use crate::server::status::Refusal;
 /// A parsed path.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Route<'a> {
+    /// `/`: all paths.
+    Root,
     /// `/livez`, `/readyz`, `/healthz`: need no token.
     Health,
     /// `/version`: needs no token.
@@ -61,6 +63,7 @@ pub enum Part {
 pub fn parse(path: &str) -> Result<Route<'_>, Refusal> {
     let segments: Vec<&str> = path.split('/').filter(|s| !s.is_empty()).collect();
     match segments.as_slice() {
+        [] => Ok(Route::Root),
         ["livez" | "readyz" | "healthz", ..] => Ok(Route::Health),
         ["version"] => Ok(Route::Version),
         ["openapi", "v2"] => Ok(Route::OpenApiV2),
@@ -82,13 +85,13 @@ fn target(group: &str, version: &str, rest: &[&str]) -> Result<Target, Refusal> 
     // `namespaces/N/secrets` is a collection inside N, but `namespaces/N/status` is a part of N itself.
     let (namespace, rest) = match rest {
         ["namespaces", namespace, plural, rest @ ..] if registry::find(group, version, plural).is_some() => {
-            (Some((*namespace).to_owned()), [&[*plural], rest].concat())
+            (Some(decoded(namespace)?), [&[*plural], rest].concat())
         }
         _ => (None, rest.to_vec()),
     };
     let (resource, name, part) = match rest.as_slice() {
         [plural] => (find(plural)?, None, Part::Main),
-        [plural, name] => (find(plural)?, Some((*name).to_owned()), Part::Main),
+        [plural, name] => (find(plural)?, Some(decoded(name)?), Part::Main),
         [plural, name, part] => {
             let resource = find(plural)?;
             let part = match *part {
@@ -98,13 +101,34 @@ fn target(group: &str, version: &str, rest: &[&str]) -> Result<Target, Refusal> 
                 "exec" if resource.has_containers() => Part::Exec,
                 _ => return Err(Refusal::no_such_path()),
             };
-            (resource, Some((*name).to_owned()), part)
+            (resource, Some(decoded(name)?), part)
         }
         _ => return Err(Refusal::no_such_path()),
     };
     let misplaced = namespace.is_some() && !resource.namespaced;
     let nowhere = namespace.is_none() && resource.namespaced && name.is_some();
     if misplaced || nowhere { Err(Refusal::no_such_path()) } else { Ok(Target { resource, namespace, name, part }) }
+}
+
+/// A name or namespace in a path, %-decoded; 400 if it cannot be one.
+fn decoded(segment: &str) -> Result<String, Refusal> {
+    let bad = |why: &str| Refusal::bad_request(format!("the path has an invalid part {segment:?}: {why}"));
+    let mut bytes = Vec::new();
+    let mut rest = segment.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(if byte == b'%' {
+            let mut digit = || char::from(rest.next()?).to_digit(16);
+            let code = digit().zip(digit()).and_then(|(high, low)| u8::try_from(high * 16 + low).ok());
+            code.ok_or_else(|| bad("'%' must be followed by two hexadecimal digits"))?
+        } else {
+            byte
+        });
+    }
+    let text = String::from_utf8(bytes).map_err(|_| bad("it is not UTF-8"))?;
+    if matches!(text.as_str(), "." | "..") || text.contains(['/', '%']) {
+        return Err(bad("a name cannot be '.' or '..', and has no '/' and no '%'"));
+    }
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -128,6 +152,7 @@ mod tests {
 
     #[test]
     fn every_form_of_path_is_understood() {
+        check("/", "Root");
         check("/readyz", "Health");
         check("/version/", "Version");
         check("/apis/evenkeel.dev", "Group(\"evenkeel.dev\")");
@@ -150,10 +175,20 @@ mod tests {
         );
     }
 
+    /// Regression 57: names in paths were not decoded, so `/secrets/a%2Db` was not found; and a namespace like `..%2f` was
+    /// listed as an empty one.
+    #[test]
+    fn names_in_paths_are_decoded() {
+        check("/api/v1/namespaces/%61/secrets/b%2Dc", "secrets ns=a name=b-c Main");
+        for bad in ["..%2f..%2f", "%2e", "%25", "%zz", "%f", "%ff"] {
+            check(&format!("/api/v1/namespaces/{bad}/secrets"), "400");
+            check(&format!("/api/v1/namespaces/a/secrets/{bad}"), "400");
+        }
+    }
+
     #[test]
     fn what_is_not_served_is_not_found() {
         for path in [
-            "/",
             "/foo",
             "/api/v2/secrets",
             "/api/v1/secrets/b",

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::api::resource::Resource;
+use crate::server::metadata;
 use crate::server::status::Refusal;
 
 /// The selectors of a list or watch; an empty one matches everything.
@@ -22,6 +23,8 @@ enum Match {
 enum Requirement {
     In(String, Vec<String>),
     NotIn(String, Vec<String>),
+    Greater(String, i64),
+    Less(String, i64),
     Exists(String),
     Absent(String),
 }
@@ -50,6 +53,8 @@ impl Selector {
         self.labels.iter().all(|requirement| match requirement {
             Requirement::In(key, values) => label(key).is_some_and(|v| values.iter().any(|w| w == v)),
             Requirement::NotIn(key, values) => label(key).is_none_or(|v| values.iter().all(|w| w != v)),
+            Requirement::Greater(key, bound) => number(label(key)).is_some_and(|value| value > *bound),
+            Requirement::Less(key, bound) => number(label(key)).is_some_and(|value| value < *bound),
             Requirement::Exists(key) => label(key).is_some(),
             Requirement::Absent(key) => label(key).is_none(),
         }) && self.fields.iter().all(|(path, how, wanted)| {
@@ -57,6 +62,10 @@ impl Selector {
             (found == wanted) == (*how == Match::Equal)
         })
     }
+}
+
+fn number(label: Option<&str>) -> Option<i64> {
+    label?.parse().ok()
 }
 
 /// Splits at commas outside parentheses; drops empty terms.
@@ -83,15 +92,21 @@ fn requirement(term: &str) -> Result<Requirement, Refusal> {
     let bad = || Refusal::bad_request(format!("unable to parse requirement {term:?} of the label selector"));
     let key = |text: &str| {
         let text = text.trim();
-        let fits = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
-        if text.is_empty() || !text.chars().all(fits) { Err(bad()) } else { Ok(text.to_owned()) }
+        if metadata::key_problem(text).is_some() { Err(bad()) } else { Ok(text.to_owned()) }
+    };
+    let value = |text: &str| {
+        let text = text.trim();
+        if metadata::value_problem(text).is_some() { Err(bad()) } else { Ok(text.to_owned()) }
     };
     if let Some(rest) = term.strip_prefix('!') {
         return Ok(Requirement::Absent(key(rest)?));
     }
     if let Some((head, values)) = term.split_once('(') {
         let values = values.strip_suffix(')').ok_or_else(bad)?;
-        let values = values.split(',').map(|v| v.trim().to_owned()).collect();
+        if values.trim().is_empty() {
+            return Err(bad());
+        }
+        let values = values.split(',').map(value).collect::<Result<_, _>>()?;
         let (name, operator) = head.trim().rsplit_once(char::is_whitespace).ok_or_else(bad)?;
         return match operator {
             "in" => Ok(Requirement::In(key(name)?, values)),
@@ -100,10 +115,14 @@ fn requirement(term: &str) -> Result<Requirement, Refusal> {
         };
     }
     for (operator, equal) in [("!=", false), ("==", true), ("=", true)] {
-        if let Some((name, value)) = term.split_once(operator) {
-            let values = vec![value.trim().to_owned()];
-            let name = key(name)?;
+        if let Some((name, text)) = term.split_once(operator) {
+            let (name, values) = (key(name)?, vec![value(text)?]);
             return Ok(if equal { Requirement::In(name, values) } else { Requirement::NotIn(name, values) });
+        }
+    }
+    for (operator, form) in [('>', Requirement::Greater as fn(_, _) -> _), ('<', Requirement::Less)] {
+        if let Some((name, bound)) = term.split_once(operator) {
+            return Ok(form(key(name)?, number(Some(bound.trim())).ok_or_else(bad)?));
         }
     }
     Ok(Requirement::Exists(key(term)?))
@@ -131,21 +150,43 @@ mod tests {
     use crate::api::registry;
 
     fn selects(labels: &str, fields: &str) -> bool {
-        let object = json!({"metadata": {"name": "a", "namespace": "n", "labels": {"app": "db", "tier": "gold"}}});
+        let object =
+            json!({"metadata": {"name": "a", "namespace": "n", "labels": {"app": "db", "tier": "gold", "n": "7"}}});
         let secrets = registry::find("", "v1", "secrets").unwrap();
         Selector::parse(secrets, Some(labels), Some(fields)).unwrap().matches(&object)
     }
 
     #[test]
     fn label_selectors_match_as_in_kubernetes() {
-        for yes in
-            ["", "app", "app=db", "app==db", "app!=x", "none!=x", "app in (db, web),tier", "app notin (web)", "!x"]
-        {
+        for yes in [
+            "",
+            "app",
+            "app=db",
+            "app==db",
+            "app!=x",
+            "none!=x",
+            "app in (db, web),tier",
+            "app notin (web)",
+            "!x",
+            "n>6",
+            "n<8",
+            "app in (db,)",
+        ] {
             assert!(selects(yes, ""), "{yes} should match");
         }
-        for no in
-            ["x", "app=web", "app!=db", "app in (web)", "app notin (db,web)", "x in (a)", "!app", "app=db,tier=tin"]
-        {
+        for no in [
+            "x",
+            "app=web",
+            "app!=db",
+            "app in (web)",
+            "app notin (db,web)",
+            "x in (a)",
+            "!app",
+            "app=db,tier=tin",
+            "n>7",
+            "app<9",
+            "x>1",
+        ] {
             assert!(!selects(no, ""), "{no} should not match");
         }
     }
@@ -159,7 +200,7 @@ mod tests {
     #[test]
     fn what_is_not_understood_is_refused() {
         let secrets = registry::find("", "v1", "secrets").unwrap();
-        for bad in ["a b", "a in b", "a of (b)", "=x", "a in (b"] {
+        for bad in ["a b", "a in b", "a of (b)", "=x", "a in (b", "a in ()", "a>b", "a>=1", "app=d b", "a/b/c"] {
             assert!(Selector::parse(secrets, Some(bad), None).is_err(), "{bad} should be refused");
         }
         for bad in ["spec.x=1", "metadata.name"] {

@@ -35,6 +35,14 @@ impl Cause {
     }
 }
 
+impl Cause {
+    /// In the words of Kubernetes' decoder: `unknown field "spec.x"`.
+    pub fn of_decoding(&self) -> String {
+        let message = self.message.trim_start_matches("Invalid value: ");
+        message.replacen("field", &format!("field {:?}", self.field), 1)
+    }
+}
+
 impl std::fmt::Display for Cause {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.field.is_empty() { f.write_str(&self.message) } else { write!(f, "{}: {}", self.field, self.message) }
@@ -93,6 +101,11 @@ impl Refusal {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message)
     }
 
+    /// 408: the request did not arrive in time.
+    pub fn request_timeout(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "Timeout", message)
+    }
+
     /// 409: the name is in use.
     pub fn already_exists(resource: &Resource, name: &str) -> Self {
         let message = format!("{} {name:?} already exists", resource.qualified());
@@ -125,17 +138,24 @@ impl Refusal {
     }
 
     /// 422: the object is invalid; with all problems at once.
-    pub fn invalid(resource: &Resource, name: &str, mut causes: Vec<Cause>) -> Self {
-        if causes.len() > MAX_CAUSES {
-            let more = causes.split_off(MAX_CAUSES).len();
-            causes.push(Cause::invalid("", format!("and {more} more problems")));
-        }
+    pub fn invalid(resource: &Resource, name: &str, causes: Vec<Cause>) -> Self {
+        let causes = bounded(causes);
         let list = causes.iter().map(ToString::to_string).collect::<Vec<_>>();
         let list = if list.len() == 1 { list.concat() } else { format!("[{}]", list.join(", ")) };
         let message = format!("{} {name:?} is invalid: {list}", resource.qualified_kind());
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message)
             .about(resource.kind.as_str(), resource, name)
             .because(causes)
+    }
+
+    /// 400: fields that are unknown or were sent twice, and what else is wrong with the object.
+    pub fn strict(resource: &Resource, name: &str, odd: Vec<Cause>, invalid: Vec<Cause>) -> Self {
+        let (mut odd, mut invalid) = (bounded(odd), bounded(invalid));
+        let list = odd.iter().map(Cause::of_decoding).collect::<Vec<_>>().join(", ");
+        let rest: String = invalid.iter().map(|cause| format!("; {cause}")).collect();
+        let message = format!("{} {name:?} is invalid: strict decoding error: {list}{rest}", resource.qualified_kind());
+        odd.append(&mut invalid);
+        Self::bad_request(message).because(odd)
     }
 
     /// 422: a query parameter or a patch cannot be applied.
@@ -229,6 +249,15 @@ impl Refusal {
 
 /// The detail that says after how many seconds to try again.
 const RETRY_AFTER: &str = "retryAfterSeconds";
+
+/// As many causes as one response names.
+fn bounded(mut causes: Vec<Cause>) -> Vec<Cause> {
+    if causes.len() > MAX_CAUSES {
+        let more = causes.split_off(MAX_CAUSES).len();
+        causes.push(Cause::invalid("", format!("and {more} more problems")));
+    }
+    causes
+}
 
 /// Kubernetes' sentence for a lost compare-and-set; clients match on it.
 pub const MODIFIED: &str =

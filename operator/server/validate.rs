@@ -2,24 +2,17 @@
 
 use serde_json::Value;
 
+use super::params::FieldValidation;
 use super::shape::{self, UnknownField};
-use super::status::Cause;
+use super::status::{Cause, Refusal};
 use super::{metadata, schema};
 use crate::api::resource::Resource;
 
 /// Limit of an object, in bytes.
 const MAX_BYTES: usize = 3 * 1024 * 1024;
 
-/// How to treat fields that the kind does not have (`fieldValidation`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UnknownFields {
-    /// 422, the default.
-    Refuse,
-    /// Removed, with a `Warning` header.
-    Warn,
-    /// Removed.
-    Drop,
-}
+/// Limit of the warnings of one response, in bytes, as in Kubernetes.
+const MAX_WARNINGS: usize = 4096;
 
 /// An object that may be stored.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,19 +23,37 @@ pub struct Admitted {
     pub warnings: Vec<String>,
 }
 
-/// Validates an object; `old` is the stored object that it replaces.
+/// Validates an object; `old` is the stored object that it replaces, `repeated` are the fields that were sent twice.
+/// 422 with every problem. With Strict, fields that are unknown or repeated are a 400 that names them first.
 pub fn admit(
     resource: &Resource,
     mut object: Value,
     old: Option<&Value>,
-    unknown_fields: UnknownFields,
-) -> Result<Admitted, Vec<Cause>> {
+    repeated: &[String],
+    validation: FieldValidation,
+) -> Result<Admitted, Refusal> {
     (resource.normalize)(&mut object);
     (resource.fill_in)(&mut object);
     let unknown = shape::fit(&resource.schema, &mut object);
-    let (mut causes, warnings) = answer(unknown, unknown_fields);
+    let odd = repeated
+        .iter()
+        .map(|path| odd_field("duplicate", path, None))
+        .chain(unknown.into_iter().map(|UnknownField { path, meant }| odd_field("unknown", &path, meant)));
+    let odd: Vec<Cause> = odd.collect();
+    let causes = problems(resource, &object, old);
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    match validation {
+        FieldValidation::Strict if !odd.is_empty() => Err(Refusal::strict(resource, name, odd, causes)),
+        _ if !causes.is_empty() => Err(Refusal::invalid(resource, name, causes)),
+        FieldValidation::Warn => Ok(Admitted { object, warnings: warnings(&odd) }),
+        FieldValidation::Strict | FieldValidation::Ignore => Ok(Admitted { object, warnings: Vec::new() }),
+    }
+}
 
-    let size = shape::measure(&object);
+/// Every problem of an object that has only known fields.
+fn problems(resource: &Resource, object: &Value, old: Option<&Value>) -> Vec<Cause> {
+    let mut causes = Vec::new();
+    let size = shape::measure(object);
     if size.bytes > MAX_BYTES {
         let message = format!("the object has {} bytes; at most {MAX_BYTES} are allowed", size.bytes);
         causes.push(Cause::new("FieldValueTooLong", "", message));
@@ -51,10 +62,10 @@ pub fn admit(
         causes.push(Cause::invalid("", shape::TOO_DEEP));
     }
     causes.extend(metadata::problems(&object["metadata"], resource.kind == "Namespace"));
-    causes.extend(schema::problems(&resource.schema, &object, resource.sensitive));
-    let judged = (resource.validate)(&object);
+    causes.extend(schema::problems(&resource.schema, object, resource.sensitive));
+    let judged = (resource.validate)(object);
     let further = match old {
-        Some(old) => (resource.validate_change)(old, &object),
+        Some(old) => (resource.validate_change)(old, object),
         None => (resource.validate_new)(object["metadata"]["name"].as_str().unwrap_or_default()),
     };
     for problem in judged.into_iter().chain(further) {
@@ -65,22 +76,27 @@ pub fn admit(
             causes.push(Cause::invalid(problem.path, format!("Invalid value: {}", problem.message)));
         }
     }
-    if causes.is_empty() { Ok(Admitted { object, warnings }) } else { Err(causes) }
+    causes
 }
 
-fn answer(unknown: Vec<UnknownField>, how: UnknownFields) -> (Vec<Cause>, Vec<String>) {
-    match how {
-        UnknownFields::Drop => (Vec::new(), Vec::new()),
-        UnknownFields::Warn => {
-            (Vec::new(), unknown.into_iter().map(|u| format!("unknown field {:?}", u.path)).collect())
-        }
-        UnknownFields::Refuse => (unknown.into_iter().map(unknown_field).collect(), Vec::new()),
+fn odd_field(how: &str, path: &str, meant: Option<String>) -> Cause {
+    let hint = meant.map(|name| format!(", did you mean {name:?}?")).unwrap_or_default();
+    Cause::invalid(path, format!("Invalid value: {how} field{hint}"))
+}
+
+/// The texts of the `Warning` headers: as many as have room.
+fn warnings(odd: &[Cause]) -> Vec<String> {
+    let count = odd.len();
+    let mut room = MAX_WARNINGS;
+    let fits = |warning: &String| {
+        room = room.saturating_sub(warning.len());
+        room > 0
+    };
+    let mut warnings: Vec<String> = odd.iter().map(Cause::of_decoding).take_while(fits).collect();
+    if warnings.len() < count {
+        warnings.push(format!("and {} more fields", count - warnings.len()));
     }
-}
-
-fn unknown_field(unknown: UnknownField) -> Cause {
-    let hint = unknown.meant.map(|name| format!(", did you mean {name:?}?")).unwrap_or_default();
-    Cause::invalid(unknown.path, format!("Invalid value: unknown field{hint}"))
+    warnings
 }
 
 #[cfg(test)]
@@ -93,9 +109,16 @@ mod tests {
 
     fn check(kind: (&str, &str), object: Value, expected: Expect) {
         let resource = registry::find_kind(kind.0, kind.1).expect("a served kind");
-        let text = match admit(resource, object, None, UnknownFields::Refuse) {
+        let text = match admit(resource, object, None, &[], FieldValidation::Strict) {
             Ok(admitted) => format!("{:#}\n", admitted.object),
-            Err(causes) => causes.iter().map(|c| format!("{} | {c}\n", c.reason)).collect(),
+            Err(refusal) => {
+                let causes = refusal.details["causes"].as_array().cloned().unwrap_or_default();
+                let one = |c: &Value| {
+                    let part = |name: &str| c[name].as_str().unwrap_or_default().to_owned();
+                    format!("{} | {}: {}\n", part("reason"), part("field"), part("message"))
+                };
+                causes.iter().map(one).collect()
+            }
         };
         expected.assert_eq(&text);
     }
@@ -190,12 +213,38 @@ mod tests {
         );
     }
 
+    /// Regression 49: without `fieldValidation` an unknown field was refused, where Kubernetes warns; with Strict it was a 422,
+    /// where clients look for a 400 with these words.
     #[test]
-    fn a_lenient_writer_is_warned_about_unknown_fields() {
+    fn a_strict_writer_is_refused_and_a_lenient_one_warned_about_unknown_and_repeated_fields() {
         let resource = registry::find_kind(CLUSTER.0, CLUSTER.1).expect("a served kind");
-        let object = json!({"metadata": {"name": "db"}, "spec": {"image": "postgres:15", "foo": 1}});
-        let admitted = admit(resource, object, None, UnknownFields::Warn).expect("admitted");
-        assert_eq!(admitted.warnings, ["unknown field \"spec.foo\""]);
-        assert_eq!(admitted.object["spec"].get("foo"), None);
+        let judge = |instances: u8, validation: FieldValidation| {
+            let spec = json!({"image": "postgres:15", "instnces": 1, "instances": instances});
+            let object = json!({"metadata": {"name": "db"}, "spec": spec});
+            admit(resource, object, None, &["spec.image".to_owned()], validation)
+        };
+        let odd = ["duplicate field \"spec.image\"", "unknown field \"spec.instnces\", did you mean \"instances\"?"];
+        let admitted = judge(1, FieldValidation::Warn).expect("admitted");
+        assert_eq!(admitted.warnings, odd);
+        assert_eq!(admitted.object["spec"].get("instnces"), None);
+        assert_eq!(judge(1, FieldValidation::Ignore).expect("admitted").warnings, [] as [&str; 0]);
+        let refused = |instances| {
+            let refusal = judge(instances, FieldValidation::Strict).expect_err("refused");
+            format!("{} {}", refusal.code.as_u16(), refusal.message)
+        };
+        let start = "400 PostgresCluster.evenkeel.dev \"db\" is invalid: strict decoding error: ";
+        assert_eq!(refused(1), format!("{start}{}, {}", odd[0], odd[1]));
+        let invalid = "spec.instances: Invalid value: 0: should be at least 1";
+        assert_eq!(refused(0), format!("{start}{}, {}; {invalid}", odd[0], odd[1]));
+    }
+
+    #[test]
+    fn there_are_only_as_many_warnings_as_have_room_in_a_response() {
+        let odd: Vec<Cause> = (0..100_000).map(|n| odd_field("unknown", &format!("spec.f{n}"), None)).collect();
+        let warnings = warnings(&odd);
+        assert!(
+            warnings.len() < 200 && warnings.last().is_some_and(|last| last.ends_with("more fields")),
+            "{warnings:?}"
+        );
     }
 }

@@ -72,6 +72,20 @@ impl Objects {
     }
 }
 
+impl Objects {
+    /// Takes the object out of the owners of all that it owns, so that they stay when it is deleted.
+    pub async fn release(&self, owner: &Value) -> Result<(), Error> {
+        let Some(uid) = rules::uid_of(owner) else { return Ok(()) };
+        for (key, _) in self.store.owned_by(uid).await? {
+            match self.modify(&key, Part::Main, |object| Ok::<_, Error>(disowned(object, uid))).await {
+                Ok(_) | Err(Error::NotFound { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
 fn disowned(mut object: Value, uid: &str) -> Value {
     if let Some(owners) = object["metadata"]["ownerReferences"].as_array_mut() {
         owners.retain(|owner| owner["uid"] != uid);

@@ -18,9 +18,10 @@ const SERVER_OWNED: [&str; 9] = [
     "selfLink",
 ];
 
-/// Whether the resource has a status subresource and a `generation`: all except plain data.
+/// Whether the resource has a status that its controller writes, and a `generation`: all except plain data, and namespaces,
+/// whose phase the server writes with the rest.
 pub fn has_status(resource: &str) -> bool {
-    !matches!(resource, "secrets" | "configmaps" | "events")
+    !matches!(resource, "secrets" | "configmaps" | "events" | "namespaces" | "leases.coordination.k8s.io")
 }
 
 /// The object as it is first stored: with name and uid, without a status.

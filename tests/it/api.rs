@@ -85,13 +85,15 @@ async fn every_problem_is_told_at_once_with_its_path() {
     let mut bad = cluster("db");
     bad["spec"] =
         json!({"image": "postgres:15", "instances": 2, "instnces": 3, "durability": {"synchronousReplicas": 2}});
-    let refused = api.post(CLUSTERS, &bad).await;
-    assert_eq!((refused.code, &refused.body["reason"]), (422, &json!("Invalid")));
-    assert_eq!(refused.body["details"]["kind"], "PostgresCluster");
+    let refused = api.post(&format!("{CLUSTERS}?fieldValidation=Strict"), &bad).await;
+    assert_eq!((refused.code, &refused.body["reason"]), (400, &json!("BadRequest")));
     let fields: Vec<&Value> =
         refused.body["details"]["causes"].as_array().unwrap().iter().map(|cause| &cause["field"]).collect();
     assert_eq!(fields, ["spec.instnces", "spec.durability.synchronousReplicas"]);
 
+    let refused = api.post(CLUSTERS, &bad).await;
+    assert_eq!((refused.code, &refused.body["reason"]), (422, &json!("Invalid")));
+    assert_eq!(refused.body["details"]["kind"], "PostgresCluster");
     bad["spec"] = json!({"instances": "three", "durability": {"mode": "perhaps"}});
     let refused = api.post(&format!("{CLUSTERS}?fieldValidation=Strict"), &bad).await;
     assert_eq!(
@@ -108,7 +110,7 @@ async fn a_lenient_writer_is_warned_of_unknown_fields() {
     let api = Api::start().await;
     let mut odd = cluster("db");
     odd["spec"]["color"] = "blue".into();
-    let made = api.post(&format!("{CLUSTERS}?fieldValidation=Warn"), &odd).await;
+    let made = api.post(CLUSTERS, &odd).await;
     assert_eq!((made.code, made.warning.as_str()), (201, "299 - \"unknown field \\\"spec.color\\\"\""));
     assert_eq!(made.body["spec"].get("color"), None);
 }
@@ -290,7 +292,6 @@ async fn a_finalizer_holds_a_deleted_object() {
     assert_eq!((gone.code, &gone.body["status"]), (200, &json!("Success")));
     assert_eq!(gone.body["details"]["uid"], unheld["metadata"]["uid"]);
     assert_eq!(api.delete(&path).await.code, 404);
-    assert_eq!(api.delete(&format!("{path}?propagationPolicy=Orphan")).await.code, 422);
 }
 
 #[tokio::test]
@@ -557,4 +558,106 @@ async fn controllers_and_clients_write_the_same_objects() {
     let made = api.objects.create(&key("db"), cluster("db")).await.unwrap();
     assert_eq!(events.told().await, "ADDED db");
     assert_eq!(api.get(&format!("{CLUSTERS}/db")).await.body, made);
+}
+
+/// Regression 51: `managedFields` and the times of Events could be stored in forms that typed clients cannot read; a list of
+/// the whole namespace then failed in them.
+#[tokio::test]
+async fn what_typed_clients_could_not_read_is_not_stored() {
+    let api = Api::start().await;
+    api.post(SECRETS, &secret("s", "x")).await;
+    let path = format!("{SECRETS}/s");
+    for entry in [
+        json!({"manager": 1, "fieldsV1": "x"}),
+        json!({"manager": "a", "operation": "Steal"}),
+        json!({"manager": "a", "time": "yesterday"}),
+        json!({"manager": "a", "fieldsType": "FieldsV2"}),
+    ] {
+        let refused = api.patch("merge", &path, &json!({"metadata": {"managedFields": [entry]}})).await;
+        assert_eq!(refused.code, 422, "{entry}");
+    }
+    let event = json!({"metadata": {"generateName": "e-"}, "involvedObject": {}, "lastTimestamp": "soon"});
+    assert_eq!(api.post("/api/v1/namespaces/default/events", &event).await.code, 422);
+    let cleared = api.patch("merge", &path, &json!({"metadata": {"managedFields": [{}]}})).await;
+    assert_eq!((cleared.code, cleared.body["metadata"].get("managedFields")), (200, None));
+}
+
+/// Regression 54: a Namespace had no `status.phase`: clients that wait for Active or select by it found nothing.
+#[tokio::test]
+async fn a_namespace_has_a_phase() {
+    let api = Api::start().await;
+    let made = api.post("/api/v1/namespaces", &json!({"metadata": {"name": "n"}})).await.body;
+    assert_eq!(made["status"], json!({"phase": "Active"}));
+    assert_eq!(api.get("/api/v1/namespaces/default").await.body["status"]["phase"], "Active");
+    let held = json!({"metadata": {"name": "a", "finalizers": ["example.com/hold"]}});
+    assert_eq!(api.post("/api/v1/namespaces/n/configmaps", &held).await.code, 201);
+    let deleted = api.delete("/api/v1/namespaces/n").await.body;
+    assert_eq!(deleted["status"], json!({"phase": "Terminating"}));
+    for (phase, expected) in [("Active", json!(["default"])), ("Terminating", json!(["n"]))] {
+        let found = api.get(&format!("/api/v1/namespaces?fieldSelector=status.phase%3D{phase}")).await.body;
+        let names: Vec<&Value> =
+            found["items"].as_array().unwrap().iter().map(|one| &one["metadata"]["name"]).collect();
+        assert_eq!(json!(names), expected);
+    }
+    assert_eq!(api.delete("/api/v1/namespaces/default?dryRun=All").await.code, 403);
+}
+
+/// Regression 55: `delete --cascade=orphan` was refused for every kind, also for one that owns nothing.
+#[tokio::test]
+async fn what_a_deleted_object_owned_can_stay_without_it() {
+    let api = Api::start().await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    for (owner, options) in [("a", json!({"propagationPolicy": "Orphan"})), ("b", json!({"orphanDependents": true}))] {
+        let made = api.post(maps, &json!({"metadata": {"name": owner}})).await.body;
+        let mut owned = secret(&format!("of-{owner}"), "x");
+        owned["metadata"]["ownerReferences"] =
+            json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": owner, "uid": made["metadata"]["uid"]}]);
+        assert_eq!(api.post(SECRETS, &owned).await.code, 201);
+        let gone = answer(api.request(Method::DELETE, &format!("{maps}/{owner}")).json(&options)).await;
+        assert_eq!(gone.code, 200, "{}", gone.body);
+        let left = api.get(&format!("{SECRETS}/of-{owner}")).await;
+        assert_eq!((left.code, left.body["metadata"]["ownerReferences"].as_array().map_or(0, Vec::len)), (200, 0));
+    }
+    api.post(CLUSTERS, &cluster("db")).await;
+    let refused = api.delete(&format!("{CLUSTERS}/db?propagationPolicy=Orphan")).await;
+    assert_eq!(refused.code, 422);
+    assert!(refused.body["message"].as_str().unwrap().contains("the pods of a PostgresCluster"), "{}", refused.body);
+}
+
+/// Regression 56: `kubectl --as=nobody` was answered as the administrator.
+#[tokio::test]
+async fn nobody_acts_as_another_user() {
+    let api = Api::start().await;
+    let refused = answer(api.request(Method::GET, SECRETS).header("Impersonate-User", "nobody")).await;
+    assert_eq!((refused.code, &refused.body["reason"]), (403, &json!("Forbidden")));
+}
+
+/// Regression 58: kubectl lists the CustomResourceDefinitions when it meets a kind that it does not know; they were not
+/// served, so it applied nothing of a file that had a Service in it.
+#[tokio::test]
+async fn the_definitions_of_our_kinds_can_be_read() {
+    let api = Api::start().await;
+    let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let list = api.get(path).await.body;
+    let names: Vec<&Value> = list["items"].as_array().unwrap().iter().map(|one| &one["metadata"]["name"]).collect();
+    assert!(names.contains(&&json!("postgresclusters.evenkeel.dev")), "{names:?}");
+    let one = api.get(&format!("{path}/dockerhosts.evenkeel.dev")).await.body;
+    assert_eq!(one["status"]["conditions"][1]["type"], "Established");
+    for refused in [api.post(path, &one).await, api.delete(&format!("{path}/dockerhosts.evenkeel.dev")).await] {
+        assert_eq!((refused.code, &refused.body["reason"]), (405, &json!("MethodNotAllowed")));
+    }
+    assert!(api.get("/").await.body["paths"].as_array().unwrap().contains(&json!("/apis/apiextensions.k8s.io/v1")));
+}
+
+#[tokio::test]
+async fn a_lease_is_plain_data() {
+    let api = Api::start().await;
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
+    let spec = json!({"holderIdentity": "a", "leaseDurationSeconds": 15, "renewTime": "2026-01-02T03:04:05.000000Z"});
+    let made = api.post(leases, &json!({"metadata": {"name": "l"}, "spec": spec})).await;
+    assert_eq!((made.code, &made.body["spec"]), (201, &spec));
+    let mut next = made.body.clone();
+    next["spec"]["holderIdentity"] = "b".into();
+    assert_eq!(api.put(&format!("{leases}/l"), &next).await.code, 200);
+    assert_eq!(api.put(&format!("{leases}/l"), &next).await.code, 409, "another one was faster");
 }

@@ -1,5 +1,6 @@
 //! The read-only kinds Pod and ReplicaSet: computed from the status of their owners, in Kubernetes' own form. Pure.
 
+mod definitions;
 mod owner;
 mod pod;
 mod pods;
@@ -9,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::deployment::EVICT_ANNOTATION;
 use super::resource::{Resource, Source, View, age_column, of, open, plain, wide};
+pub use definitions::{definition, show_definition};
 use pods::{pods_of_balancer, pods_of_cluster, pods_of_deployment};
 use replica_sets::replica_sets_of;
 
@@ -27,13 +29,14 @@ pub fn pod() -> Resource {
         ],
         selectable: &["spec.nodeName", "status.phase", "status.podIP"],
         view: Some(View {
-            sources: &[
+            sources: vec![
                 Source { resource: "deployments.apps", show: pods_of_deployment, evict: Some(EVICT_ANNOTATION) },
                 Source { resource: "loadbalancers.evenkeel.dev", show: pods_of_balancer, evict: None },
                 Source { resource: "postgresclusters.evenkeel.dev", show: pods_of_cluster, evict: None },
             ],
-            instead: "a Pod is a view of what its owner runs; change, scale or delete the owner. The pods of a \
-                      Deployment can be deleted (they are replaced) or made anew (`kubectl rollout restart`)",
+            instead: "a Pod is a view of what its owner runs; to run containers, write a Deployment; to change what runs, \
+                      change, scale or delete the owner. The pods of a Deployment can be deleted (they are replaced) or \
+                      made anew (`kubectl rollout restart`)",
             containers: true,
         }),
         ..plain("Pod", "pods", json!({"spec": open(), "status": open()}), &[])
@@ -53,7 +56,7 @@ pub fn replica_set() -> Resource {
             age_column(),
         ],
         view: Some(View {
-            sources: &[Source { resource: "deployments.apps", show: replica_sets_of, evict: None }],
+            sources: vec![Source { resource: "deployments.apps", show: replica_sets_of, evict: None }],
             instead: "a ReplicaSet is a view of one revision of its Deployment; change, scale or roll back the \
                       Deployment (`kubectl rollout undo`)",
             containers: false,
@@ -136,13 +139,37 @@ mod tests {
         let waiting = json!([{"name": "main", "container": "c", "image": "i", "state": "waiting", "ready": false, "restarts": 3}]);
         let crashing =
             json!({"phase": "CrashLoopBackOff", "ready": false, "containers": waiting, "message": "it ended"});
-        assert_eq!(row(crashing), "0/1 CrashLoopBackOff 3 Pending");
+        assert_eq!(row(crashing), "0/1 CrashLoopBackOff 3 Running");
+        let init = json!([{"name": "prepare", "container": "c", "image": "i", "init": true, "state": "waiting", "ready": false}]);
+        let crashing = json!({"phase": "CrashLoopBackOff", "ready": false, "containers": init});
+        assert_eq!(row(crashing), "0/1 CrashLoopBackOff 0 Pending");
         assert_eq!(
             row(json!({"phase": "ContainerCreating", "ready": false, "containers": []})),
             "0/1 ContainerCreating 0 Pending"
         );
         assert_eq!(row(json!({"phase": "Unknown"})), "1/1 Unknown 0 Unknown");
         assert_eq!(row(json!({"phase": "Terminating", "terminating": true})), "1/1 Terminating 0 Running");
+    }
+
+    /// Regression 59: pods had no `securityContext`, `restartPolicy` and `qosClass`; `kubectl debug` reads the first without a
+    /// look whether it is there, and ended with a fault of memory. And a pod that keeps crashing was Pending, not Running.
+    #[test]
+    fn a_pod_has_what_clients_read_without_a_look() {
+        let pod = pods_of_deployment(&deployment(json!({}))).remove(0);
+        let spec = &pod["spec"];
+        assert_eq!(
+            (&spec["securityContext"], &spec["restartPolicy"], &spec["dnsPolicy"], &pod["status"]["qosClass"]),
+            (&json!({}), &json!("Always"), &json!("ClusterFirst"), &json!("BestEffort"))
+        );
+        let quality = |resources: Value| {
+            let mut object = deployment(json!({}));
+            let template = "/status/decisions/revisions/0/template/spec";
+            *object.pointer_mut(template).unwrap() =
+                json!({"containers": [{"name": "main", "image": "i", "resources": resources}]});
+            text(&pods_of_deployment(&object)[0]["status"]["qosClass"]).to_owned()
+        };
+        assert_eq!(quality(json!({"requests": {"cpu": "1"}})), "Burstable");
+        assert_eq!(quality(json!({"limits": {"cpu": "1", "memory": "1Gi"}})), "Guaranteed");
     }
 
     #[test]

@@ -57,6 +57,8 @@ impl<'a> PodTemplate<'a> {
         let (init, main) = (statuses(init), statuses(main));
         let phase = match seen.phase {
             PodPhase::Unknown => PodPhase::Unknown,
+            // As in Kubernetes, a pod whose containers have run and wait for their restart is running, too.
+            PodPhase::CrashLoopBackOff if initialized(seen) => PodPhase::Running,
             _ if main.iter().any(|status| status["state"].get("running").is_some()) => PodPhase::Running,
             _ => PodPhase::Pending,
         };
@@ -80,6 +82,7 @@ impl<'a> PodTemplate<'a> {
             status["message"] = message.into();
         }
         let (metadata, spec) = (self.metadata(seen, deletion), self.spec(seen));
+        status["qosClass"] = quality(&spec).into();
         json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec, "status": status})
     }
 
@@ -108,6 +111,12 @@ impl<'a> PodTemplate<'a> {
             let plain = seen.containers.iter().map(|c| json!({"name": c.name, "image": c.image}));
             spec.insert("containers".to_owned(), plain.collect());
         }
+        // Clients read these without a look whether they are there.
+        for (field, default) in
+            [("restartPolicy", json!("Always")), ("dnsPolicy", json!("ClusterFirst")), ("securityContext", json!({}))]
+        {
+            spec.entry(field).or_insert(default);
+        }
         let node = Some(&seen.host).filter(|host| !host.is_empty());
         spec.insert("nodeName".to_owned(), json!(node));
         spec
@@ -127,6 +136,31 @@ impl<'a> PodTemplate<'a> {
             "restartCount": seen.restarts,
             "state": container_state(pod, seen),
         })
+    }
+}
+
+/// Whether all init containers have succeeded.
+fn initialized(pod: &PodSeen) -> bool {
+    let mut init = pod.containers.iter().filter(|container| container.init);
+    init.all(|container| container.state == PodContainerState::Terminated && container.exit_code == Some(0))
+}
+
+/// The QoS class of a pod: by which of its containers have requests and limits.
+fn quality(spec: &Map<String, Value>) -> &'static str {
+    let containers = ["containers", "initContainers"].iter().filter_map(|list| spec.get(*list)?.as_array()).flatten();
+    let (mut any, mut all) = (false, true);
+    for container in containers {
+        let resources = &container["resources"];
+        for resource in ["cpu", "memory"] {
+            let (request, limit) = (&resources["requests"][resource], &resources["limits"][resource]);
+            any |= !request.is_null() || !limit.is_null();
+            all &= !limit.is_null() && (request.is_null() || request == limit);
+        }
+    }
+    match (any, all) {
+        (false, _) => "BestEffort",
+        (true, true) => "Guaranteed",
+        (true, false) => "Burstable",
     }
 }
 
