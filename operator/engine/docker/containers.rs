@@ -3,13 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use bollard::models::{ContainerSummary, ContainerSummaryStateEnum, EndpointSettings};
+use bollard::models::{ContainerInspectResponse, ContainerSummary, ContainerSummaryStateEnum, EndpointSettings};
 use bollard::query_parameters::{
     KillContainerOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
     StopContainerOptionsBuilder,
 };
-
-use futures::{StreamExt as _, stream};
 
 use super::super::{ConnectionSeen, ContainerSeen, ContainerState, Error};
 use super::{ANSWER, DockerEngine, any_owner_filter, owner_filter};
@@ -20,10 +18,8 @@ use crate::api::sync::lock;
 pub(super) const START: Duration = Duration::from_secs(30);
 /// Time-out of a kill: Docker itself waits 10 s for a killed container.
 const KILL: Duration = Duration::from_secs(20);
-/// Time-out of an inspect that a list waits for.
+/// Time-out of an inspect for DNS names.
 const GLIMPSE: Duration = Duration::from_secs(1);
-/// Most inspects at once.
-const AT_ONCE: usize = 8;
 /// Poll interval while another client removes the container.
 const GLANCE: Duration = Duration::from_millis(50);
 
@@ -42,7 +38,7 @@ impl DockerEngine {
         let doing = "listing all containers of ours";
         let found = self.call(doing, ANSWER, |docker| docker.list_containers(Some(options))).await?;
         let mut all: BTreeMap<Owner, Vec<ContainerSeen>> = BTreeMap::new();
-        self.learn_aliases(&found).await;
+        self.learn_aliases(&found);
         for one in self.containers_seen(found) {
             if let Some(owner) = Owner::from_labels(|key| one.labels.get(key).map(String::as_str)) {
                 all.entry(owner).or_default().push(one);
@@ -57,9 +53,9 @@ impl DockerEngine {
         found.into_iter().map(|one| seen(one, &aliases)).collect()
     }
 
-    /// A list has no DNS names, so each new connection is inspected once: only with the list of the whole host, because
-    /// an inspect may wait for a container that is being started.
-    async fn learn_aliases(&self, found: &[ContainerSummary]) {
+    /// A list has no DNS names, so each new connection is inspected once, in the background: an inspect may wait for a
+    /// container that is being started. The next list has the names.
+    fn learn_aliases(&self, found: &[ContainerSummary]) {
         let mut new = Vec::new();
         {
             let mut known = lock(&self.aliases);
@@ -71,17 +67,26 @@ impl DockerEngine {
                 }
             }
         }
-        let reads: Vec<_> = new.into_iter().map(|id| self.learn_aliases_of(id)).collect();
-        stream::iter(reads).buffer_unordered(AT_ONCE).for_each(|()| async {}).await;
+        let engine = self.clone();
+        tokio::spawn(async move {
+            for id in new {
+                let doing = "reading the DNS names of a container";
+                // A container without an answer is inspected again with the next list.
+                if let Ok(seen) = engine.call(doing, GLIMPSE, |docker| docker.inspect_container(&id, None)).await {
+                    engine.remember_aliases(&seen);
+                }
+            }
+        });
     }
 
-    async fn learn_aliases_of(&self, id: String) {
-        let doing = "reading the DNS names of a container";
-        // A container without an answer is inspected again with the next list.
-        let Ok(seen) = self.call(doing, GLIMPSE, |docker| docker.inspect_container(&id, None)).await else { return };
-        let networks = seen.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
-        let learnt = networks.into_values().filter_map(|one| Some((one.endpoint_id?, one.aliases.unwrap_or_default())));
-        lock(&self.aliases).extend(learnt.filter(|(id, _)| !id.is_empty()));
+    /// Remembers the DNS names of an inspected container.
+    pub(super) fn remember_aliases(&self, seen: &ContainerInspectResponse) {
+        let networks = seen.network_settings.as_ref().and_then(|settings| settings.networks.as_ref());
+        let learnt = networks.into_iter().flat_map(HashMap::values).filter_map(|one| {
+            let id = one.endpoint_id.clone().filter(|id| !id.is_empty())?;
+            Some((id, one.aliases.clone().unwrap_or_default()))
+        });
+        lock(&self.aliases).extend(learnt);
     }
 
     pub(super) async fn container_started(&self, name: &str) -> Result<(), Error> {

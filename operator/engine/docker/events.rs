@@ -132,6 +132,9 @@ impl DockerEngine {
         tokio::spawn(async move {
             let doing = "waiting until a change is listed";
             let seen = engine.call(doing, ANSWER, |docker| docker.inspect_container(&container, None)).await;
+            if let Ok(seen) = &seen {
+                engine.remember_aliases(seen);
+            }
             let labels = seen.ok().and_then(|seen| seen.config?.labels).unwrap_or_default();
             let owner = owner.or_else(|| Owner::from_labels(|key| labels.get(key).map(String::as_str)));
             if owner.is_some() {
