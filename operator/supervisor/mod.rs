@@ -20,6 +20,7 @@ pub mod pause;
 mod perform;
 mod place;
 mod poll;
+pub mod probe;
 mod process;
 mod rejoin;
 pub mod report;
