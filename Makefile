@@ -10,6 +10,7 @@ ROUNDS ?= 10
 SECONDS_IDLE ?= 60
 REQUESTS ?= 20000
 HEAL_ROUNDS ?= 15
+BALANCER_ROUNDS ?= 5
 ONLY ?=
 MINUTES ?= 10
 PARALLEL ?= 2
@@ -22,7 +23,7 @@ BUILD = env -u MAKEFLAGS -u MFLAGS scripts/build.sh
 FMT = $(CARGO) fmt --check
 LINT = $(BUILD) clippy --all-targets -- -D warnings
 
-.PHONY: help demo test deps static fmt lint unit e2e model-deep chaos chaos-short bench-failover bench-idle bench-rollout bench-heal images crds clean
+.PHONY: help demo test deps static fmt lint unit e2e model-deep chaos chaos-short bench-failover bench-idle bench-rollout bench-heal bench-balancer images crds clean
 
 help: ## This list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -85,6 +86,10 @@ bench-rollout: images ## Failed requests while replicas and balancers change und
 bench-heal: images ## Time to replace a dead replica, to start 100, to fail over through the balancer; compared with doing it by hand
 	$(CARGO) build --release --locked
 	PYTHONDONTWRITEBYTECODE=1 $$(scripts/ensure-python.sh) tests/bench/heal.py $(RELEASE) $(HEAL_ROUNDS) $(ONLY)
+
+bench-balancer: images ## Throughput of pgbench through a LoadBalancer, by its published port and by its own address, compared with none (BALANCER_ROUNDS=5)
+	$(CARGO) build --release --locked
+	PYTHONDONTWRITEBYTECODE=1 $$(scripts/ensure-python.sh) tests/bench/balancer.py $(RELEASE) $(BALANCER_ROUNDS)
 
 images: deps ## Images for tests and demo: pulled, or built if no registry answers
 	@scripts/ensure-images.sh postgres:15 haproxy:2.6 nginx:1.22

@@ -3,9 +3,10 @@
 
 use std::collections::BTreeSet;
 use std::process::{Command, ExitCode};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -23,6 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Runs the command, and kills its processes when it ends or after `limit`. Returns its exit code.
 pub fn run(limit: Duration, command: &[&str]) -> ExitCode {
     static CODE: AtomicU8 = AtomicU8::new(TIMED_OUT);
+    static LATE: AtomicBool = AtomicBool::new(false);
     let [program, arguments @ ..] = command else { return ExitCode::from(NOT_RUN) };
     // A process whose parent ended becomes a child of this one.
     if let Err(error) = nix::sys::prctl::set_child_subreaper(true) {
@@ -35,11 +37,13 @@ pub fn run(limit: Duration, command: &[&str]) -> ExitCode {
             return ExitCode::from(NOT_RUN);
         }
     };
-    let deadline = Instant::now() + limit;
+    // Nobody sends anything: the thread only waits.
+    let (_silent, clock) = mpsc::channel::<()>();
     thread::spawn(move || {
-        thread::sleep(limit);
+        let _ = clock.recv_timeout(limit);
+        LATE.store(true, Ordering::SeqCst);
         kill_all();
-        thread::sleep(PATIENCE);
+        let _ = clock.recv_timeout(PATIENCE);
         std::process::exit(CODE.load(Ordering::SeqCst).into());
     });
     let mut ended = false;
@@ -52,7 +56,7 @@ pub fn run(limit: Duration, command: &[&str]) -> ExitCode {
         };
         if status.pid().is_some_and(|pid| pid.as_raw().cast_unsigned() == child) {
             ended = true;
-            if Instant::now() < deadline {
+            if !LATE.load(Ordering::SeqCst) {
                 CODE.store(u8::try_from(code).unwrap_or(u8::MAX), Ordering::SeqCst);
             }
         }
