@@ -10,6 +10,7 @@ ROUNDS ?= 10
 SECONDS_IDLE ?= 60
 REQUESTS ?= 20000
 HEAL_ROUNDS ?= 15
+BALANCER_ROUNDS ?= 5
 ONLY ?=
 MINUTES ?= 10
 PARALLEL ?= 2
@@ -22,7 +23,7 @@ BUILD = env -u MAKEFLAGS -u MFLAGS scripts/build.sh
 FMT = $(CARGO) fmt --check
 LINT = $(BUILD) clippy --all-targets -- -D warnings
 
-.PHONY: help demo test deps static fmt lint unit e2e model-deep chaos chaos-short bench-failover bench-idle bench-rollout bench-heal bench-hang images crds clean
+.PHONY: help demo test deps static fmt lint unit e2e model-deep chaos chaos-short bench-failover bench-idle bench-rollout bench-heal bench-hang bench-balancer images crds clean
 
 help: ## This list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -89,6 +90,10 @@ bench-heal: images ## Time to replace a dead replica, to start 100, to fail over
 bench-hang: images ## Servers that hang (frozen postmaster, frozen disk) and servers that are only slow (ROUNDS=10)
 	$(CARGO) build --release --locked
 	PYTHONDONTWRITEBYTECODE=1 $$(scripts/ensure-python.sh) tests/bench/hang.py $(RELEASE) $(ROUNDS)
+
+bench-balancer: images ## Throughput of pgbench through a LoadBalancer, by its published port and by its own address, compared with none (BALANCER_ROUNDS=5)
+	$(CARGO) build --release --locked
+	PYTHONDONTWRITEBYTECODE=1 $$(scripts/ensure-python.sh) tests/bench/balancer.py $(RELEASE) $(BALANCER_ROUNDS)
 
 images: deps ## Images for tests and demo: pulled, or built if no registry answers
 	@scripts/ensure-images.sh postgres:15 haproxy:2.6 nginx:1.22

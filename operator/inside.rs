@@ -1,13 +1,15 @@
-//! The verbs that run inside containers: supervisor of a database, pause of a pod's sandbox, bridge of one connection.
+//! The verbs that run inside containers: supervisor of a database, pause of a pod's sandbox, exec probe, bridge of one connection.
 //!
 //! Separate from the other verbs, because a change of anything that this file imports rolls the databases
 //! (`identity.rs`).
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use evenkeel::cli::logging;
 use evenkeel::engine::bridge;
 use evenkeel::supervisor::pause;
+use evenkeel::supervisor::probe;
 use evenkeel::supervisor::run::{self, Identity};
 
 /// Runs the verb if it belongs to containers; `None` if not. `arguments` starts with the program's name.
@@ -17,6 +19,9 @@ pub fn run(arguments: &[String]) -> Option<ExitCode> {
         // Runs once for each open connection, so it needs no setup.
         ["dial", address] => Some(bridge::run(address)),
         ["pause"] => Some(pause::run()),
+        ["probe", milliseconds, "--", ref command @ ..] => {
+            Some(probe::run(Duration::from_millis(milliseconds.parse().ok()?), command))
+        }
         ["supervisor", "--member", member] => Some(supervise(member)),
         _ => None,
     }

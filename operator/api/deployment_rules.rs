@@ -353,6 +353,16 @@ fn probe(probe: &Probe, container: &Container, path: &str, say: &mut impl FnMut(
     if port.is_some_and(|port| port_number(port, container).is_none()) {
         say(format!("{path}.port"), "must be a port number or the name of a port of this container".into());
     }
+    let headers = probe.http_get.iter().flat_map(|get| get.http_headers.iter().flatten());
+    for (at, header) in headers.enumerate() {
+        let path = format!("{path}.httpGet.httpHeaders[{at}]");
+        if header.name.is_empty() || !header.name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+            say(format!("{path}.name"), "must be the name of a header: letters, digits and '-'".into());
+        }
+        if header.value.chars().any(char::is_control) {
+            say(format!("{path}.value"), "must have no control characters".into());
+        }
+    }
     for (name, value) in [
         ("periodSeconds", probe.period_seconds),
         ("timeoutSeconds", probe.timeout_seconds),

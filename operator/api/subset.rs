@@ -133,6 +133,7 @@ const PROBE: &[(&str, Rule)] = &[
     ("httpGet.port", Free),
     ("httpGet.scheme", Only(&["HTTP"])),
     ("httpGet.httpHeaders", Free),
+    ("httpGet.host", No("the pod itself is asked; name a header Host in httpHeaders")),
     ("tcpSocket.port", Free),
     ("exec", Free),
     ("initialDelaySeconds", Free),

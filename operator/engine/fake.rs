@@ -601,6 +601,9 @@ impl Engine for FakeEngine {
     async fn put_files(&self, container: &str, directory: &str, files: &[File]) -> Result<(), Error> {
         self.call("put_files", &format!("{container} {directory}"), |world| {
             let found = world.containers.get_mut(container).ok_or_else(|| self.missing("put_files", "container"))?;
+            if found.spec.mounts.iter().any(|mount| mount.read_only && directory.starts_with(&mount.path)) {
+                return Err(Error::refused(&self.host, "put_files", "mounted volume is marked read-only"));
+            }
             let whole = files.iter().map(|file| (format!("{directory}/{}", file.path), file.clone()));
             found.files.extend(whole);
             Ok(())

@@ -23,6 +23,7 @@ pub mod pause;
 mod perform;
 mod place;
 mod poll;
+pub mod probe;
 mod process;
 mod proof;
 mod rejoin;

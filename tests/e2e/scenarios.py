@@ -6,6 +6,7 @@ return a note for the report.
 """
 
 import scenarios_changes
+import scenarios_edges
 import scenarios_failures
 import scenarios_input
 import scenarios_web
@@ -13,6 +14,7 @@ import scenarios_web
 SCENARIOS = [
     *scenarios_input.SCENARIOS,
     *scenarios_web.SCENARIOS,
+    *scenarios_edges.SCENARIOS,
     *scenarios_failures.SCENARIOS,
     *scenarios_changes.SCENARIOS,
 ]

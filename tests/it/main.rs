@@ -18,6 +18,7 @@ mod docker_verbs;
 mod r#loop;
 mod objects_rules;
 mod poll;
+mod probe_verb;
 mod store_contract;
 mod supervisor_docker;
 mod tidy;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container, PodSpec, Volume};
+use k8s_openapi::api::core::v1::{Container, PodSpec, Volume, VolumeMount};
 
 use crate::api::deployment::{Deployment, Pod, Revision};
 use crate::api::hash::short_hash_of_json;
@@ -25,7 +25,7 @@ const VOLUMES: &str = "/volumes";
 /// The containers of one pod, in the order of their creation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Blueprint {
-    /// Holds the pod's network and in-memory volumes. Only if several containers, or files from Secrets, need that.
+    /// Holds the pod's network and volumes; see [`needs_sandbox`].
     pub sandbox: Option<Part>,
     /// Init containers: they run one after the other, before the main containers.
     pub init: Vec<Part>,
@@ -92,9 +92,21 @@ pub fn single_writer(spec: &PodSpec) -> bool {
     claims.into_iter().any(|claim| claim.read_only != Some(true))
 }
 
-/// Whether pods of this template need a sandbox, and therefore Evenkeel's binary on their host.
+/// Whether pods of this template need a sandbox: to share a network, to keep a volume in memory, or to fill a volume that
+/// their containers mount read-only.
 pub fn needs_sandbox(spec: &PodSpec) -> bool {
-    spec.containers.len() > 1 || spec.volumes.iter().flatten().any(in_memory)
+    spec.containers.len() > 1 || spec.volumes.iter().flatten().any(|volume| in_memory(volume) || is_files(volume))
+}
+
+/// Whether pods of this template need Evenkeel's binary on their host.
+pub fn needs_binary(spec: &PodSpec) -> bool {
+    needs_sandbox(spec) || spec.containers.iter().any(has_exec_probe)
+}
+
+/// Whether a command in the container is one of its probes.
+fn has_exec_probe(container: &Container) -> bool {
+    let probes = [&container.startup_probe, &container.readiness_probe, &container.liveness_probe];
+    probes.into_iter().flatten().any(|probe| probe.exec.is_some())
 }
 
 /// Secrets and ConfigMaps that a template uses, and whether each is optional.
@@ -131,12 +143,13 @@ pub fn blueprint(
     binary: Option<&str>,
 ) -> Blueprint {
     let spec = pod_spec(revision);
-    let builder = Builder { object, pod, revision, spec: &spec, networks };
+    let binary = binary.unwrap_or_default();
+    let builder = Builder { object, pod, revision, spec: &spec, networks, binary };
     let sandboxed = needs_sandbox(&spec);
     let part = |container: &Container, init: bool| builder.part(container, sandboxed, init);
     let volumes = spec.volumes.iter().flatten().filter_map(|volume| builder.own_volume(volume));
     Blueprint {
-        sandbox: sandboxed.then(|| builder.sandbox(binary.unwrap_or_default())),
+        sandbox: sandboxed.then(|| builder.sandbox()),
         init: spec.init_containers.iter().flatten().map(|container| part(container, true)).collect(),
         main: spec.containers.iter().map(|container| part(container, false)).collect(),
         volumes: volumes.map(|(name, _)| name).collect(),
@@ -149,6 +162,7 @@ struct Builder<'a> {
     revision: &'a Revision,
     spec: &'a PodSpec,
     networks: &'a BTreeSet<String>,
+    binary: &'a str,
 }
 
 impl Builder<'_> {
@@ -193,7 +207,7 @@ impl Builder<'_> {
         resolved.or_else(|| container.image.clone()).unwrap_or_default()
     }
 
-    fn sandbox(&self, binary: &str) -> Part {
+    fn sandbox(&self) -> Part {
         let image = self.spec.containers.first().map(|container| self.image(container)).unwrap_or_default();
         let docker_name = docker_name(self.object, &self.pod.name, "");
         let held = self.spec.volumes.iter().flatten().filter(|volume| holds(volume));
@@ -205,7 +219,7 @@ impl Builder<'_> {
             entrypoint: vec![BINARY.into(), "pause".into()],
             user: Some("0:0".into()),
             labels: self.labels(""),
-            volumes: vec![(binary.into(), BINARY_DIR.into(), true)],
+            volumes: self.binary_volume(),
             mounts: mounts.collect(),
             stop_timeout_seconds: 1,
             security: Security { sysctls: self.sysctls(), no_new_privileges: true, ..Default::default() },
@@ -220,6 +234,11 @@ impl Builder<'_> {
         Part { name: String::new(), spec: self.networked(spec), env: Vec::new(), fills, pre_stop: PreStop::None }
     }
 
+    /// The mount of Evenkeel's binary.
+    fn binary_volume(&self) -> Vec<(String, String, bool)> {
+        vec![(self.binary.into(), BINARY_DIR.into(), true)]
+    }
+
     fn part(&self, container: &Container, sandboxed: bool, init: bool) -> Part {
         let docker_name = docker_name(self.object, &self.pod.name, &container.name);
         let volume_of = |name: &str| self.spec.volumes.iter().flatten().find(|volume| volume.name == name);
@@ -228,12 +247,16 @@ impl Builder<'_> {
         let mounts = mounted.iter().filter_map(|(mount, volume)| {
             self.mount(volume, &mount.mount_path, mount.read_only == Some(true) || is_files(volume))
         });
+        let probed = has_exec_probe(container);
+        let mut labels = self.labels(&container.name);
+        labels.extend(probed.then(|| (labels::BINARY.to_owned(), self.binary.to_owned())));
         let spec = ContainerSpec {
             name: docker_name.clone(),
             image: self.image(container),
+            volumes: if probed { self.binary_volume() } else { Vec::new() },
             entrypoint: container.command.clone().unwrap_or_default(),
             cmd: container.args.clone().unwrap_or_default(),
-            labels: self.labels(&container.name),
+            labels,
             mounts: mounts.collect(),
             stop_timeout_seconds: grace_seconds(self.spec),
             working_dir: container.working_dir.clone(),
@@ -251,10 +274,12 @@ impl Builder<'_> {
             }
             spec
         };
-        let fills = mounted.iter().filter(|(_, volume)| !sandboxed && holds(volume)).map(|(mount, volume)| Fill {
+        // Without a sandbox no volume has files; an empty directory is opened by a container that may write to it.
+        let opened = |mount: &VolumeMount, volume| !sandboxed && holds(volume) && mount.read_only != Some(true);
+        let fills = mounted.iter().filter(|(mount, volume)| opened(mount, volume)).map(|(mount, _)| Fill {
             container: docker_name.clone(),
             directory: mount.mount_path.clone(),
-            volume: is_files(volume).then(|| Box::new((*volume).clone())),
+            volume: None,
         });
         let (name, env, fills) = (container.name.clone(), env_sources(container, &self.fields()), fills.collect());
         Part { name, spec, env, fills, pre_stop: pre_stop(container) }

@@ -19,6 +19,12 @@ pub struct PlanContext<'a> {
 }
 
 impl PlanContext<'_> {
+    /// A paused balancer that does not have the pod in this state: it will not change that.
+    pub fn paused_without(&self, pod: &str, state: ServerState) -> Option<&str> {
+        let mut paused = self.observed.balancers.iter().filter(|balancer| balancer.paused);
+        paused.find(|balancer| balancer.servers.get(pod) != Some(&state)).map(|balancer| balancer.name.as_str())
+    }
+
     /// Whether a pod that has been ready since this time is available: ready for `minReadySeconds`, and every balancer
     /// that routes to the Deployment sends it new connections.
     pub fn available(&self, pod: &str, ready_since: Option<Timestamp>) -> bool {

@@ -143,6 +143,8 @@ pub struct BalancerSeen {
     pub name: String,
     /// Seconds that it gives open connections to finish.
     pub drain_seconds: u64,
+    /// It is paused: it takes no server in or out.
+    pub paused: bool,
     /// The state that it gives each pod, as in `status.backends` of the LoadBalancer.
     pub servers: BTreeMap<String, ServerState>,
 }

@@ -12,7 +12,7 @@ use crate::api::deployment::{Deployment, Revision};
 use crate::api::docker_host::DockerHost;
 use crate::api::failure::Failure;
 use crate::api::load_balancer::{Backend, LoadBalancer, ServerState};
-use crate::api::object::Object as _;
+use crate::api::object::{Object as _, RECONCILE_ANNOTATION, Want};
 use crate::kinds::containers::{DockerSeen, InputRef, Needs};
 use crate::kinds::network_of;
 use crate::store::Key;
@@ -79,8 +79,8 @@ pub(super) fn routed_to(balancer: &Value) -> Vec<String> {
     backends.filter_map(|backend| Some(backend["deployment"]["name"].as_str()?.to_owned())).collect()
 }
 
-/// The part of a LoadBalancer that matters to the Deployments that it routes to: its backends and the state of their
-/// servers. Without the session counts, which change all the time.
+/// The part of a LoadBalancer that matters to the Deployments that it routes to: whether it is paused, its backends and
+/// the state of their servers. Without the session counts, which change all the time.
 pub(super) fn routes(balancer: &Value) -> Value {
     let status = &balancer["status"];
     let backends = status["backends"].as_array().into_iter().flatten();
@@ -88,7 +88,8 @@ pub(super) fn routes(balancer: &Value) -> Value {
         let servers = backend["servers"].as_array().into_iter().flatten();
         servers.map(|server| json!([backend["name"], server["name"], server["state"]]))
     });
-    json!([balancer["spec"]["backends"], status["readyReplicas"], states.collect::<Vec<_>>()])
+    let paused = &balancer["metadata"]["annotations"][RECONCILE_ANNOTATION];
+    json!([paused, balancer["spec"]["backends"], status["readyReplicas"], states.collect::<Vec<_>>()])
 }
 
 /// The Secrets and ConfigMaps of the template and of all kept revisions.
@@ -118,5 +119,10 @@ fn routed(object: &LoadBalancer, deployment: &str) -> Option<BalancerSeen> {
             }
         }
     }
-    Some(BalancerSeen { name: object.metadata.name.clone().unwrap_or_default(), drain_seconds, servers })
+    Some(BalancerSeen {
+        name: object.metadata.name.clone().unwrap_or_default(),
+        drain_seconds,
+        paused: object.want() == Want::Paused,
+        servers,
+    })
 }

@@ -242,7 +242,7 @@ fn fetch(observed: &Observed, d: &Decisions) -> Vec<Step> {
         let first = spec.containers.first().and_then(|container| revision.images.get(&container.name));
         let image = first.filter(|image| docker.has_image(image) == Some(true));
         let binary = Work::Binary { host: pod.host.clone() };
-        let wanted = blueprint::needs_sandbox(&spec) && docker.binary.is_none() && due(observed.work.get(&binary));
+        let wanted = blueprint::needs_binary(&spec) && docker.binary.is_none() && due(observed.work.get(&binary));
         if let Some(image) = image.filter(|_| wanted) {
             once(Step::GetBinary { host: pod.host.clone(), image: image.clone() });
         }

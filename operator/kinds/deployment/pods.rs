@@ -267,7 +267,9 @@ impl View<'_> {
         let waited = stop.since.map(|since| self.context.now.duration_since(since).unsigned_abs()).unwrap_or_default();
         self.context.observed.balancers.iter().all(|balancer| {
             let patience = Duration::from_secs(balancer.drain_seconds + DRAIN_MARGIN_SECONDS);
-            balancer.servers.get(&pod.name).is_some_and(|state| *state == ServerState::Drained) || waited >= patience
+            let drained = balancer.servers.get(&pod.name).is_some_and(|state| *state == ServerState::Drained);
+            // A paused balancer drains nothing, however long one waits.
+            drained || balancer.paused || waited >= patience
         })
     }
 
@@ -339,7 +341,7 @@ impl View<'_> {
         if docker.daemon.is_none() {
             return Some(note(PodPhase::ContainerCreating, format!("asking host {} about its engine", pod.host)));
         }
-        if self.blueprint.sandbox.is_none() || docker.binary.is_some() {
+        if !blueprint::needs_binary(&self.spec) || docker.binary.is_some() {
             return None;
         }
         let binary = self.context.observed.work.get(&Work::Binary { host: pod.host.clone() });
@@ -517,14 +519,17 @@ impl View<'_> {
         let (phase, message) = if let Some(why) = unknown {
             (PodPhase::Unknown, Some(why))
         } else if let Some(stop) = &pod.stop {
-            (PodPhase::Terminating, Some(stop.why.clone()))
+            let paused = self.context.paused_without(&pod.name, ServerState::Drained).map(|balancer| {
+                format!("; LoadBalancer {balancer} is paused and does not drain it: connections from there break")
+            });
+            (PodPhase::Terminating, Some(stop.why.clone() + &paused.unwrap_or_default()))
         } else if let Some(note) = &next.note {
             (note.phase, Some(note.message.clone()))
         } else if let Some((at, restarts)) = &waiting {
             let why = restarts.why.as_deref().unwrap_or_default();
             (PodPhase::CrashLoopBackOff, Some(format!("{why}; next try at {at}")))
         } else if containers.iter().any(|container| container.state == PodContainerState::Running) {
-            (PodPhase::Running, self.away().or_else(|| self.unready()))
+            (PodPhase::Running, self.away().or_else(|| self.unready()).or_else(|| self.unrouted(pod)))
         } else {
             (PodPhase::ContainerCreating, None)
         };
@@ -558,6 +563,12 @@ impl View<'_> {
             Some(format!("{} is not ready: {said}", part.name))
         });
         said.next()
+    }
+
+    /// Why it is ready but not available, if a paused balancer is the reason.
+    fn unrouted(&self, pod: &Pod) -> Option<String> {
+        let balancer = self.context.paused_without(&pod.name, ServerState::Ready)?;
+        Some(format!("LoadBalancer {balancer} is paused and gives it no connections, so it does not become available"))
     }
 
     fn container(&self, pod: &Pod, part: &Part, init: bool) -> PodContainer {

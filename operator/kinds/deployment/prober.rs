@@ -11,7 +11,7 @@ use futures::future::join_all;
 use hyper::Request;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use k8s_openapi::api::core::v1::{Container, Probe};
+use k8s_openapi::api::core::v1::{Container, HTTPGetAction, Probe};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
@@ -24,13 +24,16 @@ use crate::api::docker_host::LOCAL;
 use crate::api::labels::{self, Owner};
 use crate::api::object::Object as _;
 use crate::engine::hosts::Hosts;
-use crate::engine::{ContainerSeen, ContainerState};
+use crate::engine::{BINARY, ContainerSeen, ContainerState};
 use crate::kinds::network_of;
 use crate::runtime::clock;
 use crate::runtime::companions::{Companions, Voice, Wake};
 
 /// Interval of probes until the first success, so that a new container does not wait for its whole period.
 const EAGER: Duration = Duration::from_millis(100);
+
+/// Time for Docker to run a command and to answer, in addition to the command's own.
+const DOCKER: Duration = Duration::from_secs(3);
 
 /// All probes of all Deployments.
 pub(super) struct Prober {
@@ -69,15 +72,18 @@ impl Prober {
                 let template = templates.get(&(label(labels::MEMBER), label(labels::CONTAINER)));
                 let address = address(container, &all, &network);
                 let id = ProbeId { host: host.clone(), container: container.id.clone(), address };
-                wanted.extend(template.map(|template| (id, (container.name.clone(), template))));
+                // A container from before probes had a parent has no binary.
+                let parent = container.labels.contains_key(labels::BINARY);
+                wanted.extend(template.map(|template| (id, (container.name.clone(), parent, template))));
             }
         }
         // No answer from the host does not mean that the container is gone.
         let silent = |host: &str| hosts.get(host).is_some_and(|seen| seen.docker.containers.known().is_none());
         self.probes.retain(&owner, |id| wanted.contains_key(id) || silent(&id.host));
-        for (id, (container, template)) in wanted {
+        for (id, (container, parent, template)) in wanted {
             let (hosts, template, host, address) = (self.hosts.clone(), template.clone(), id.host.clone(), id.address);
-            self.probes.ensure(&owner, id, |voice| Asker { hosts, host, container, address, template, voice }.run());
+            let asker = |voice| Asker { hosts, host, container, parent, address, template, voice }.run();
+            self.probes.ensure(&owner, id, asker);
         }
     }
 }
@@ -105,6 +111,8 @@ struct Asker {
     hosts: Arc<Hosts>,
     host: String,
     container: String,
+    /// Whether the container has Evenkeel's binary, which ends all processes of an exec probe.
+    parent: bool,
     address: Option<Ipv4Addr>,
     template: Container,
     voice: Voice<ProbeId, Probed>,
@@ -175,14 +183,12 @@ impl Asker {
     /// One probe; the error is text for people.
     async fn ask(&self, probe: &Probe) -> Result<(), String> {
         let limit = probe::limit(probe);
+        let late = || format!("no answer within {} s", limit.as_secs());
+        if let Some(exec) = &probe.exec {
+            return self.exec(exec.command.clone().unwrap_or_default(), limit, late()).await;
+        }
         let asked = async {
             let engine = self.hosts.get(&self.host).map_err(|error| error.to_string())?;
-            if let Some(exec) = &probe.exec {
-                let command = exec.command.clone().unwrap_or_default();
-                let ended = engine.exec(&self.container, &command, limit).await.map_err(|error| error.to_string())?;
-                let failed = || format!("exit code {}: {}", ended.code, first_line(&ended.output));
-                return if ended.code == 0 { Ok(()) } else { Err(failed()) };
-            }
             let port = probe.http_get.as_ref().map(|get| &get.port).or(probe.tcp_socket.as_ref().map(|tcp| &tcp.port));
             let port = port.and_then(|port| port_number(port, &self.template)).ok_or("no such port")?;
             let address = self.address.ok_or("it has no address")?;
@@ -195,7 +201,26 @@ impl Asker {
             let stream = engine.dial(&self.container, &inside).await.map_err(|error| error.to_string())?;
             self.talk(probe, stream, port).await
         };
-        timeout(limit, asked).await.unwrap_or_else(|_| Err(format!("no answer within {} s", limit.as_secs())))
+        timeout(limit, asked).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    /// Runs a command in the container; `late`: what to say if it does not end in time.
+    async fn exec(&self, command: Vec<String>, limit: Duration, late: String) -> Result<(), String> {
+        let engine = self.hosts.get(&self.host).map_err(|error| error.to_string())?;
+        let (command, patience) = if self.parent {
+            let parent = [BINARY, "probe", &limit.as_millis().to_string(), "--"].map(str::to_owned);
+            ([parent.to_vec(), command].concat(), limit + DOCKER)
+        } else {
+            (command, limit)
+        };
+        let begun = clock::instant();
+        let ended = engine.exec(&self.container, &command, patience).await;
+        match ended {
+            Ok(ended) if ended.code == 0 => Ok(()),
+            _ if begun.elapsed() >= limit => Err(late),
+            Ok(ended) => Err(format!("exit code {}: {}", ended.code, first_line(&ended.output))),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     async fn talk(
@@ -205,16 +230,8 @@ impl Asker {
         port: u16,
     ) -> Result<(), String> {
         let Some(get) = &probe.http_get else { return Ok(()) };
-        let path = get.path.clone().filter(|path| path.starts_with('/')).unwrap_or_else(|| "/".into());
-        let address = self.address.map(|address| address.to_string()).unwrap_or_default();
-        let mut request = Request::get(&path).header("user-agent", "evenkeel-probe").header("connection", "close");
-        for header in get.http_headers.iter().flatten() {
-            request = request.header(&header.name, &header.value);
-        }
-        if request.headers_ref().is_some_and(|headers| !headers.contains_key("host")) {
-            request = request.header("host", format!("{address}:{port}"));
-        }
-        let request = request.body(String::new()).map_err(|error| error.to_string())?;
+        let path = path(get);
+        let request = request(get, self.address, port).map_err(|error| error.to_string())?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
         // Ends by itself if this task is cancelled first, because that drops its sender.
@@ -229,6 +246,51 @@ impl Asker {
     }
 }
 
+fn path(get: &HTTPGetAction) -> String {
+    get.path.clone().filter(|path| path.starts_with('/')).unwrap_or_else(|| "/".into())
+}
+
+/// The request of an HTTP probe. The template's headers come first, as in Kubernetes: `Host`, `User-Agent` and `Accept`
+/// are added only if it does not name them.
+fn request(get: &HTTPGetAction, address: Option<Ipv4Addr>, port: u16) -> Result<Request<String>, hyper::http::Error> {
+    let mut request = Request::get(path(get)).header("connection", "close");
+    for header in get.http_headers.iter().flatten() {
+        request = request.header(&header.name, &header.value);
+    }
+    let host = address.map(|address| format!("{address}:{port}")).unwrap_or_default();
+    for (name, default) in [("host", host.as_str()), ("user-agent", "evenkeel-probe"), ("accept", "*/*")] {
+        if request.headers_ref().is_some_and(|headers| !headers.contains_key(name)) {
+            request = request.header(name, default);
+        }
+    }
+    request.body(String::new())
+}
+
 fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().chars().take(200).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use k8s_openapi::api::core::v1::HTTPHeader;
+
+    use super::*;
+
+    /// Regression 77: a probe that named its own `User-Agent` sent two, and an application that reads the first one saw
+    /// ours. As in Kubernetes the template's headers win, `Host` included.
+    #[test]
+    fn the_headers_of_the_template_win() {
+        let said = |headers: &[(&str, &str)]| {
+            let headers =
+                headers.iter().map(|(name, value)| HTTPHeader { name: (*name).into(), value: (*value).into() });
+            let get = HTTPGetAction { http_headers: Some(headers.collect()), ..Default::default() };
+            let request = request(&get, Some(Ipv4Addr::new(10, 0, 0, 1)), 80).unwrap();
+            let headers = request.headers().iter().filter(|(name, _)| *name != "connection");
+            headers.map(|(name, value)| format!("{name}: {}\n", value.to_str().unwrap())).collect::<String>()
+        };
+        assert_eq!(said(&[]), "host: 10.0.0.1:80\nuser-agent: evenkeel-probe\naccept: */*\n");
+        let own = [("Host", "app.example.com"), ("User-Agent", "me"), ("X-A", "1"), ("X-A", "2")];
+        assert_eq!(said(&own), "host: app.example.com\nuser-agent: me\nx-a: 1\nx-a: 2\naccept: */*\n");
+    }
 }

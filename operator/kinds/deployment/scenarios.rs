@@ -175,6 +175,33 @@ async fn a_balancer_that_says_nothing_holds_a_pod_up_for_its_drain_timeout_and_n
     assert_eq!(world.now().duration_since(asked).as_secs_f64().round(), 30.0);
 }
 
+/// Regression 83: a paused balancer drains nothing, and still a pod waited 10 s longer than the whole `drainTimeout` for
+/// it, without a word; meanwhile new connections went on to that pod.
+#[tokio::test(start_paused = true)]
+async fn a_paused_balancer_is_not_waited_for_when_a_pod_goes_and_is_named_when_one_comes() {
+    let world = World::new(&["local"]).await;
+    world.apply(spec(2, "web:1")).await;
+    let names: Vec<_> = world.settled().await.pods.iter().map(|pod| pod.name.clone()).collect();
+    let edge = balancer(json!([{"name": names[0], "state": "ready"}, {"name": names[1], "state": "ready"}]));
+    world.put_paused("loadbalancers.evenkeel.dev", "edge", edge).await;
+    let asked = world.now();
+    world
+        .change(|mut object| {
+            object["metadata"]["annotations"] = json!({"evenkeel.dev/evict": names[0]});
+            object
+        })
+        .await;
+    let status = world.until("gone", |status| !status.pods.iter().any(|pod| pod.name == names[0])).await;
+    assert!(world.now().duration_since(asked).as_secs() < 10, "it waited");
+    let words = "LoadBalancer edge is paused and gives it no connections, so it does not become available";
+    let status =
+        if status.ready_replicas == 2 { status } else { world.until("ready", |s| s.ready_replicas == 2).await };
+    let new = status.pods.iter().find(|pod| !names.contains(&pod.name)).unwrap();
+    assert_eq!((status.available_replicas, new.message.as_deref()), (1, Some(words)));
+    let available = status.conditions.iter().find(|one| one.type_ == "Degraded").unwrap();
+    assert!(available.message.contains(words), "{}", available.message);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_host_port_makes_old_pods_stop_first() {
     let world = World::new(&["local"]).await;
@@ -518,4 +545,52 @@ async fn pods_use_a_network_that_was_made_by_hand() {
         .await;
     world.apply(spec(3, "web:1")).await;
     assert_eq!(world.settled().await.ready_replicas, 3);
+}
+
+/// Regression 82: a pod of one container with a ConfigMap volume never started. It had no sandbox, its only container
+/// mounts the volume read-only, and Docker fills no volume through a read-only mount. So did an empty directory that an
+/// init container writes and the only container reads.
+#[tokio::test(start_paused = true)]
+async fn a_volume_is_filled_through_a_mount_that_may_be_written_for_every_kind_of_pod() {
+    let volumes = [
+        ("configMap", json!({"configMap": {"name": "files"}})),
+        ("secret", json!({"secret": {"secretName": "files"}})),
+        ("emptyDir", json!({"emptyDir": {}})),
+        ("memory", json!({"emptyDir": {"medium": "Memory"}})),
+    ];
+    for (kind, volume) in &volumes {
+        for (containers, inits, read_only) in [(1, 0, false), (1, 0, true), (1, 1, true), (2, 0, true), (2, 1, false)] {
+            let world = World::new(&["local"]).await;
+            world.put("configmaps", "files", json!({"kind": "ConfigMap", "data": {"a": "1"}})).await;
+            world.put("secrets", "files", json!({"kind": "Secret", "data": {"a": "MQ=="}})).await;
+            let mut spec = spec(1, "web:1");
+            let pod = &mut spec["template"]["spec"];
+            pod["volumes"] = json!([{"name": "files", "emptyDir": {}}]);
+            pod["volumes"][0] = volume.clone();
+            pod["volumes"][0]["name"] = json!("files");
+            let container = |name: String, read_only: bool| {
+                let mount = json!({"name": "files", "mountPath": "/files", "readOnly": read_only});
+                json!({"name": name, "image": "web:1", "volumeMounts": [mount]})
+            };
+            pod["containers"] = (0..containers).map(|at| container(format!("c{at}"), read_only)).collect();
+            pod["initContainers"] = (0..inits).map(|at| container(format!("i{at}"), false)).collect();
+            world.apply(spec).await;
+            let case = format!("{kind}: {containers} containers, {inits} init containers, read-only {read_only}");
+            if inits > 0 {
+                let init = |world: &World| world.containers().contains("i0 Running");
+                world.until(&case, |_| init(&world)).await;
+                let pod = world.status().await.unwrap().pods[0].name.clone();
+                let name = format!("default.{pod}.i0");
+                world.engine().world(|world| world.containers.get_mut(&name).unwrap().ends_with = Some(0));
+                world.engine().die(&name);
+            }
+            world.until(&case, |status| status.ready_replicas == 1).await;
+            world.engine().world(|world| {
+                let files = world.containers.values().flat_map(|one| one.files.keys());
+                let filled = files.filter(|path| path.ends_with("/a")).count();
+                let wanted = usize::from(matches!(*kind, "configMap" | "secret"));
+                assert_eq!(filled, wanted, "{case}");
+            });
+        }
+    }
 }

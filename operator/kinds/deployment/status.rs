@@ -12,6 +12,7 @@ use crate::api::conditions::{Verdict, no, set, unknown, yes};
 use crate::api::deployment::{Decisions, Deployment, DeploymentPhase, DeploymentStatus};
 use crate::api::endpoints::{Endpoint, EndpointSet, EndpointState};
 use crate::api::failure::{Class, Failure};
+use crate::api::load_balancer::ServerState;
 use crate::api::object::Object as _;
 use crate::api::pod::{PodPhase, PodSeen};
 use crate::kinds::network_of;
@@ -130,7 +131,12 @@ fn trouble(context: &PlanContext, d: &Decisions, pods: &[PodSeen], spec: &PodSpe
     let fewer = pods.iter().all(|pod| !pod.terminating) && pods.len() < wanted;
     let nowhere = fewer && placement::choose(observed, d, spec).is_none();
     let place = || nowhere.then(|| placement::nowhere(observed, spec));
-    pod.or_else(image).or_else(place)
+    let unrouted = || {
+        let mut ready = pods.iter().filter(|pod| pod.ready && !pod.terminating);
+        ready.find(|pod| context.paused_without(&pod.name, ServerState::Ready).is_some())
+    };
+    let route = || unrouted().and_then(|pod| Some(format!("{}: {}", pod.name, pod.message.as_ref()?)));
+    pod.or_else(image).or_else(place).or_else(route)
 }
 
 fn phase(object: &Deployment, status: &DeploymentStatus, rollout: Rollout, troubled: bool) -> DeploymentPhase {

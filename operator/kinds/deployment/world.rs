@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::DeploymentKind;
 use crate::api::deployment::{Deployment, DeploymentStatus};
-use crate::api::object::Object as _;
+use crate::api::object::{Object as _, RECONCILE_ANNOTATION};
 use crate::engine::docker::OwnBinary;
 use crate::engine::fake::FakeEngine;
 use crate::engine::hosts::Hosts;
@@ -46,6 +46,7 @@ impl World {
             let engine = Arc::new(FakeEngine::new(host));
             engine.on_exec(|container, command| {
                 // A probe of these tests: it succeeds unless the container got a file that makes it fail.
+                let command = command.rsplit(|word| word == "--").next().unwrap_or_default();
                 let broken = container.files.keys().any(|path| path.ends_with(&format!("/not-{}", command.join("-"))));
                 ExecResult { code: i64::from(broken), output: "broken".into() }
             });
@@ -129,6 +130,17 @@ impl World {
             };
             self.objects.modify(&key, Part::Status, set).await.unwrap();
         }
+    }
+
+    /// The same for an object that is paused by its annotation.
+    pub async fn put_paused(&self, resource: &str, name: &str, object: Value) {
+        self.put(resource, name, object).await;
+        let key = Key { resource: resource.into(), namespace: "default".into(), name: name.into() };
+        let pause = |mut old: Value| {
+            old["metadata"]["annotations"] = json!({RECONCILE_ANNOTATION: "paused"});
+            Ok::<_, Error>(old)
+        };
+        self.objects.modify(&key, Part::Main, pause).await.unwrap();
     }
 
     /// Deletes the Deployment.

@@ -1,8 +1,8 @@
 //! Performs one step: one call each, no policy. A step that is already done is a success.
 
-use super::diff::Command;
+use super::diff::{Command, Verb};
 use super::links::ContainerRef;
-use super::{LoadBalancer, LoadBalancerKind, Step, configure, secrets};
+use super::{LoadBalancer, LoadBalancerKind, Step, configure, secrets, seen};
 use crate::api::failure::{Class, Failure};
 use crate::api::object::Object as _;
 use crate::kinds::containers::HOME;
@@ -28,8 +28,7 @@ pub async fn act(controller: &LoadBalancerKind, object: &LoadBalancer, step: &St
     }
 }
 
-/// Sends one batch of commands: all to the current process, then the closing ones to the processes from before a
-/// reload.
+/// Sends one batch of commands to the current process, and cuts sessions in the processes from before a reload too.
 async fn tell(at: &ContainerRef, commands: &[Command], old: &[u32]) -> Result<(), Failure> {
     let transient = |why: String| Failure::new(Class::Transient, format!("{}: {why}", at.id.container));
     let lines: Vec<_> = commands.iter().map(|command| format!("@1 {}", command.line())).collect();
@@ -39,14 +38,25 @@ async fn tell(at: &ContainerRef, commands: &[Command], old: &[u32]) -> Result<()
         .zip(&words)
         .filter_map(|(command, words)| Some(format!("{command}: {}", command.judge(words).err()?)))
         .collect();
-    let closing = commands.iter().filter(|command| command.closes());
-    let lines: Vec<_> =
-        closing.flat_map(|command| old.iter().map(move |pid| format!("@!{pid} {}", command.line()))).collect();
-    if !lines.is_empty()
-        && let Err(why) = at.tell(&lines).await
+    let cuts: Vec<_> = commands.iter().filter(|command| command.verb == Verb::Cut).collect();
+    if !cuts.is_empty()
+        && let Err(why) = cut_in_old(at, &cuts, old).await
     {
         // The old process ended in the meantime, and all its connections with it.
         tracing::debug!(container = at.id.container, why, "an old process did not hear everything");
     }
     if problems.is_empty() { Ok(()) } else { Err(transient(problems.join("; "))) }
+}
+
+/// A process from before a reload refuses every command on a server ("Proxy is disabled"), so its sessions are ended one
+/// by one.
+async fn cut_in_old(at: &ContainerRef, cuts: &[&Command], old: &[u32]) -> Result<(), String> {
+    let questions: Vec<_> = old.iter().map(|pid| format!("@!{pid} show sess")).collect();
+    let answers = at.tell(&questions).await?;
+    let mut lines = Vec::new();
+    for (pid, words) in old.iter().zip(&answers) {
+        let sessions = cuts.iter().flat_map(|cut| seen::sessions(words, &cut.backend, &cut.server));
+        lines.extend(sessions.map(|session| format!("@!{pid} shutdown session {session}")));
+    }
+    at.tell(&lines).await.map(drop)
 }

@@ -17,9 +17,9 @@ fn a_configuration_of_haproxy_reads_like_this() {
     check(
         &balancer.files.known().unwrap().current.0,
         expect![[r#"
-            # evenkeel 3f27cf786b42
+            # evenkeel be32570b1ecd
             global
-                description 3f27cf786b42
+                description be32570b1ecd
                 log stdout format raw daemon notice
                 maxconn 8000
                 no strict-limits
@@ -70,6 +70,9 @@ fn a_configuration_of_haproxy_reads_like_this() {
                 bind :5432
                 timeout client 3600000ms
                 option clitcpka
+                clitcpka-idle 10s
+                clitcpka-intvl 5s
+                clitcpka-cnt 3
                 tcp-request inspect-delay 10000ms
                 tcp-request content lua.hold db 10000
                 default_backend db
@@ -79,6 +82,9 @@ fn a_configuration_of_haproxy_reads_like_this() {
                 bind :5433
                 timeout client 3600000ms
                 option clitcpka
+                clitcpka-idle 10s
+                clitcpka-intvl 5s
+                clitcpka-cnt 3
                 default_backend ro
 
             frontend api
@@ -122,6 +128,9 @@ fn a_configuration_of_haproxy_reads_like_this() {
                 timeout server 3600000ms
                 timeout queue 10000ms
                 option srvtcpka
+                srvtcpka-idle 10s
+                srvtcpka-intvl 5s
+                srvtcpka-cnt 3
                 retries 0
                 no option redispatch
                 # begin db
@@ -137,6 +146,9 @@ fn a_configuration_of_haproxy_reads_like_this() {
                 timeout server 3600000ms
                 timeout queue 10000ms
                 option srvtcpka
+                srvtcpka-idle 10s
+                srvtcpka-intvl 5s
+                srvtcpka-cnt 3
                 # begin ro
                 server pg-1 10.2.0.1:5432 disabled
                 server pg-2 10.2.0.2:5432
@@ -193,7 +205,7 @@ fn a_configuration_of_nginx_reads_like_this() {
     check(
         &assemble(&world.object.spec, &skeleton(&inputs), &servers).text,
         expect![[r##"
-            # evenkeel ae1268ca376b
+            # evenkeel d1d8fe38f6b5
             daemon off;
             user root;
             worker_processes 2;
@@ -240,7 +252,7 @@ fn a_configuration_of_nginx_reads_like_this() {
                     keepalive_requests 1000000000;
                     location = /state {
                         # begin evenkeel-state
-                        return 200 "hash ae1268ca376b\nbackend db\nserver db pg-1 10.2.0.1:5432 ready\nserver db pg-2 10.2.0.2:5432 maint\nbackend ro\nserver ro pg-1 10.2.0.1:5432 maint\nserver ro pg-2 10.2.0.2:5432 ready\nbackend web\nserver web web-a 10.1.0.1:8052 ready\n";
+                        return 200 "hash d1d8fe38f6b5\nbackend db\nserver db pg-1 10.2.0.1:5432 ready\nserver db pg-2 10.2.0.2:5432 maint\nbackend ro\nserver ro pg-1 10.2.0.1:5432 maint\nserver ro pg-2 10.2.0.2:5432 ready\nbackend web\nserver web web-a 10.1.0.1:8052 ready\n";
                         # end evenkeel-state
                     }
                     location = /connections {
@@ -359,14 +371,14 @@ fn a_configuration_of_nginx_reads_like_this() {
                     # end ro
                 }
                 server {
-                    listen 5432 so_keepalive=on;
+                    listen 5432 so_keepalive=10s:5s:3;
                     proxy_pass db;
                     proxy_connect_timeout 2000ms;
                     proxy_timeout 3600000ms;
                     proxy_socket_keepalive on;
                 }
                 server {
-                    listen 5433 so_keepalive=on;
+                    listen 5433 so_keepalive=10s:5s:3;
                     proxy_pass ro;
                     proxy_connect_timeout 2000ms;
                     proxy_timeout 3600000ms;

@@ -40,11 +40,6 @@ pub enum Verb {
 }
 
 impl Command {
-    /// Whether it closes something, so that processes from before a reload must get it too.
-    pub fn closes(&self) -> bool {
-        matches!(self.verb, Verb::State(Admin::Maint | Admin::Drain) | Verb::Cut)
-    }
-
     /// Its text in HAProxy's runtime API.
     pub fn line(&self) -> String {
         let name = format!("{}/{}", self.backend, self.server);

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::dialect::{Dialect, Protocol};
-use super::inputs::{HEAD_KIB, Inputs, client_timeout, server_timeout};
+use super::inputs::{HEAD_KIB, Inputs, KEEPALIVE, client_timeout, server_timeout};
 use super::names::{CONFIG_DIR, RUN_DIR, static_name};
 use super::routing::DesiredServer;
 use super::seen::Admin;
@@ -138,7 +138,7 @@ fn frontend(text: &mut String, inputs: &Inputs, one: &Frontend) {
         // a request.
         text.push_str("    option idle-close-on-response\n");
     } else {
-        let _ = writeln!(text, "    option clitcpka");
+        text.push_str(&keepalive("cli"));
     }
     if one.redirect_to_https {
         let port = inputs.redirect_port(one);
@@ -164,6 +164,16 @@ fn frontend(text: &mut String, inputs: &Inputs, one: &Frontend) {
         let _ = writeln!(text, "    tcp-request content lua.hold {} {queue}", backend.name);
     }
     let _ = writeln!(text, "    default_backend {}", backend.name);
+}
+
+/// Asks an idle peer whether it is still there, so that a session ends when its server or client vanished without a
+/// word: a container that was killed, a network that was taken away.
+fn keepalive(side: &str) -> String {
+    let (idle, interval, count) = KEEPALIVE;
+    let option = format!("{side}tcpka");
+    format!(
+        "    option {option}\n    {option}-idle {idle}s\n    {option}-intvl {interval}s\n    {option}-cnt {count}\n"
+    )
 }
 
 fn mode(mode: Mode) -> &'static str {
@@ -199,7 +209,7 @@ fn backend(text: &mut String, inputs: &Inputs, one: &Backend) {
         text.push_str("    retry-on conn-failure empty-response\n");
         text.push_str("    http-request disable-l7-retry unless METH_GET\n");
     } else {
-        text.push_str("    option srvtcpka\n");
+        text.push_str(&keepalive("srv"));
     }
     if one.one_writer() {
         // Retrying a writer that does not answer does not help, and there is no other writer.

@@ -10,6 +10,10 @@ use crate::api::object::Object as _;
 /// The largest head of a request or an answer that every engine passes on, in KiB. Single sign-on makes large cookies.
 pub const HEAD_KIB: u64 = 32;
 
+/// When an idle TCP peer is asked whether it is still there: after so many seconds, then every so many, and how often
+/// until it counts as gone.
+pub const KEEPALIVE: (u32, u32, u32) = (10, 5, 3);
+
 /// The inputs of a configuration, without its servers.
 pub struct Inputs<'a> {
     /// The object's name.

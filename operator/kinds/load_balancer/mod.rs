@@ -237,8 +237,8 @@ pub enum Step {
     EnsureStats,
     /// A step on its containers, volumes or network.
     Docker(DockerStep),
-    /// Change servers of a running balancer through its runtime socket; `old` are processes from before a reload, which
-    /// get only the commands that close something.
+    /// Change servers of a running balancer through its runtime socket; in `old`, the processes from before a reload, only
+    /// sessions are cut.
     Tell { container: String, commands: Vec<Command>, old: Vec<u32> },
     /// Write a configuration and its files into the volume and make it the file in use, unless the engine refuses it;
     /// `runs`: the running process has it already, except for its servers.

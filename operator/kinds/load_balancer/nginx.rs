@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::dialect::{Dialect, Protocol};
-use super::inputs::{HEAD_KIB, Inputs, client_timeout, server_timeout};
+use super::inputs::{HEAD_KIB, Inputs, KEEPALIVE, client_timeout, server_timeout};
 use super::names::{CONFIG_DIR, RUN_DIR, static_name};
 use super::routing::{DesiredServer, Servers};
 use super::seen::Admin;
@@ -287,10 +287,11 @@ fn http_server(text: &mut String, inputs: &Inputs, one: &Frontend) {
 fn tcp_server(text: &mut String, inputs: &Inputs, one: &Frontend) {
     let (Some(tls), Some(backend)) = (tls(inputs, one), inputs.backend_of(one)) else { return };
     let listen = if tls.is_empty() { "" } else { " ssl" };
+    let (idle, interval, count) = KEEPALIVE;
     let _ = write!(
         text,
         "    server {{
-        listen {}{listen} so_keepalive=on;
+        listen {}{listen} so_keepalive={idle}s:{interval}s:{count};
 {tls}        proxy_pass {};
         proxy_connect_timeout {}ms;
         proxy_timeout {}ms;

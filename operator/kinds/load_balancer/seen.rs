@@ -161,6 +161,16 @@ fn counts(stat: &str) -> impl Iterator<Item = (&str, &str, u64)> {
     })
 }
 
+/// The sessions to a server, from an old process's answer to `show sess`.
+pub fn sessions<'a>(told: &'a str, backend: &str, server: &str) -> impl Iterator<Item = &'a str> {
+    let (backend, server) = (format!("be={backend}"), format!("srv={server}"));
+    told.lines().filter_map(move |line| {
+        let (session, rest) = line.split_once(": ")?;
+        let has = |word: &str| rest.split(' ').any(|one| one == word);
+        (has(&backend) && has(&server)).then_some(session)
+    })
+}
+
 /// Parses the answer of an nginx: the state of its own configuration, and the numbers of its processes that only finish
 /// their open connections.
 pub fn nginx(state: &str, old: &str) -> Option<Answer> {
@@ -231,6 +241,19 @@ mod tests {
         );
         assert_eq!(answer.failed, 2);
         assert_eq!(haproxy("Unknown command", state, stat, proc), None);
+    }
+
+    /// Regression 80: a session that only listens, in a process from before a reload, stayed open to a primary that was
+    /// demoted while it hung. An old process refuses `shutdown sessions server` ("Proxy is disabled"): its sessions are
+    /// found here and ended one by one. `tests/e2e/scenarios_edges.py` has the whole story.
+    #[test]
+    fn the_sessions_of_a_server_in_an_old_process_are_found() {
+        let told = "0x10: proto=tcpv4 src=10.0.0.9:1 fe=rw be=rw srv=pg-1 ts=00 epoch=0\n\
+                    0x20: proto=tcpv4 src=10.0.0.9:2 fe=rw be=rw srv=pg-10 ts=00\n\
+                    0x30: proto=tcpv4 src=10.0.0.9:3 fe=ro be=ro srv=pg-1 ts=00\n\
+                    0x40: proto=sockpair src=unix:1 fe=GLOBAL be=<NONE> srv=<none> ts=00\n\n";
+        assert_eq!(sessions(told, "rw", "pg-1").collect::<Vec<_>>(), ["0x10"]);
+        assert_eq!(sessions("Unknown command", "rw", "pg-1").count(), 0);
     }
 
     #[test]
