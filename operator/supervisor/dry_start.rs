@@ -115,6 +115,11 @@ impl Judge {
                 settings.insert(name.to_owned(), file);
             }
         }
+        if let Some(library) = settings.get("archive_library").filter(|library| !library.is_empty()).cloned() {
+            // Nothing is archived here, so a session loads it.
+            let preload = settings.entry("session_preload_libraries".to_owned()).or_default();
+            *preload = if preload.is_empty() { library } else { format!("{preload},{library}") };
+        }
         let (config, minima) = (Config { settings, ..Config::default() }, BTreeMap::new());
         let facts = Facts {
             member: &self.member,
@@ -285,7 +290,7 @@ fn short_of_memory(asked: u64, has: u64, limit: Option<u64>, meminfo: &str, conf
             asked.saturating_sub(has)
         ));
     }
-    let huge = field("HugePages_Total:").unwrap_or_default() * field("Hugepagesize:").unwrap_or_default() >> 10;
+    let huge = (field("HugePages_Total:").unwrap_or_default() * field("Hugepagesize:").unwrap_or_default()) >> 10;
     (conf.lines().any(|line| line == "huge_pages = 'on'") && huge < asked).then(|| {
         format!(
             "FATAL:  \"huge_pages\" is on and {asked} MiB are needed, but this machine has {huge} MiB of huge pages"
