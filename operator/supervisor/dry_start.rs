@@ -10,7 +10,6 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
 use super::conf::{self, Facts};
-use super::configure::write_file;
 use super::jobs::{Site, chain, remove_tree};
 use super::process;
 use super::sql::{self, Session};
@@ -129,7 +128,7 @@ impl Judge {
             settings: &config.settings,
             passfile: &place.passfile(),
         };
-        write_file(place, "try.conf", &conf::postgresql_conf(&config, &facts))?;
+        place.write_configuration("try.conf", &conf::postgresql_conf(&config, &facts))?;
         let file = place.configuration().join("try.conf");
         if let Err(said) = tools::check_configuration(place, reaper, &file).await {
             return if said.contains(':') { Ok(Err(said)) } else { Err("the check was interrupted".to_owned()) };
