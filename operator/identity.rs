@@ -37,6 +37,7 @@ pub const CRATES: &[&str] = &[
     "sha2",
     "sqlx/sqlx-core",
     "sqlx/sqlx-postgres",
+    "stringprep",
     "thiserror",
     "tokio",
     "tokio-util",

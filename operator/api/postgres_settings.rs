@@ -13,6 +13,8 @@ pub enum Rule {
     OneOf(&'static [&'static str]),
     /// A number of at least this, which is also the default.
     AtLeast(u64),
+    /// A time, 0 for none. A value below one second cuts streams that are well. This is the default.
+    Timeout(&'static str),
     /// A hot standby refuses to start with less than its primary had. So a lower value is applied to the primary first.
     StandbyMinimum {
         /// PostgreSQL's own default.
@@ -119,9 +121,9 @@ pub const RULES: &[(&str, Rule)] = &[
     ("wal_log_hints", Rule::Ours("on")),
     // Frequent replies confirm the leader; quick retries make a failover fast.
     ("wal_receiver_status_interval", Rule::Ours("1s")),
-    ("wal_receiver_timeout", Rule::Default("5s")),
+    ("wal_receiver_timeout", Rule::Timeout("5s")),
     ("wal_retrieve_retry_interval", Rule::Ours("100ms")),
-    ("wal_sender_timeout", Rule::Default("5s")),
+    ("wal_sender_timeout", Rule::Timeout("5s")),
     ("zero_damaged_pages", Rule::Harmful(HIDES_DAMAGE)),
 ];
 
@@ -146,7 +148,7 @@ pub fn lowered_on_primary_first(name: &str) -> bool {
 /// Whether a bad value of a setting can be accepted by a reload and refused later, by a new session or the next start. A
 /// setting that needs a restart is always of this kind and is not asked for here.
 pub fn judged_by_a_start(name: &str) -> bool {
-    name.starts_with("ssl") || name.ends_with("_preload_libraries")
+    name.starts_with("ssl") || name == "archive_library" || name.ends_with("_preload_libraries")
 }
 
 /// Settings with the name of a file, relative to the data directory, and PostgreSQL's default.
@@ -158,6 +160,20 @@ pub const FILES: [(&str, &str); 6] = [
     ("ssl_dh_params_file", ""),
     ("ssl_key_file", "server.key"),
 ];
+
+/// A time as PostgreSQL writes it; `None` if it is written in another way, which PostgreSQL judges.
+fn milliseconds(value: &str) -> Option<u64> {
+    let value = value.trim();
+    let digits = value.find(|c: char| !c.is_ascii_digit()).unwrap_or(value.len());
+    let number: u64 = value[..digits].parse().ok()?;
+    let unit = match value[digits..].trim() {
+        "" | "ms" => 1,
+        "us" => return Some(number.div_ceil(1_000)),
+        "s" => 1_000,
+        _ => return None,
+    };
+    Some(number.saturating_mul(unit))
+}
 
 /// The problem with one entry of `spec.parameters`.
 pub fn problem(name: &str, value: &str) -> Option<String> {
@@ -180,6 +196,9 @@ pub fn problem(name: &str, value: &str) -> Option<String> {
     match rule {
         Some(Rule::OneOf(values)) if !values.contains(&value) => {
             Some(format!("must be {}: streaming replication needs it", values.join(" or ")))
+        }
+        Some(Rule::Timeout(_)) if milliseconds(value).is_some_and(|ms| (1..1_000).contains(&ms)) => {
+            Some("must be 0 or at least 1s: less cuts streams that are well".into())
         }
         Some(Rule::AtLeast(least) | Rule::StandbyMinimum { at_least: Some(least), .. })
             if value.parse::<u64>().is_ok_and(|value| value < least) =>
@@ -213,6 +232,15 @@ mod tests {
         let page = problem("zero_damaged_pages", "on").unwrap_or_default();
         assert_eq!(page, "is refused: it can hide damaged data or damage more of it");
         assert_eq!(problem("work_mem", "64MB"), None);
+    }
+
+    /// Regression 125: `wal_receiver_timeout: 10ms` was accepted. Every standby then lost its stream again and again, and
+    /// commits waited.
+    #[test]
+    fn a_timeout_that_cuts_healthy_streams_is_refused() {
+        let refused = |value| problem("wal_receiver_timeout", value).is_some();
+        assert!(refused("10ms") && refused("999") && refused("1us"));
+        assert!(!refused("0") && !refused("1000") && !refused("5s") && !refused("1min"));
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub fn postgresql_conf(config: &Config, facts: &Facts) -> String {
     let mut settings: BTreeMap<&str, String> = users.collect();
     for (name, rule) in RULES {
         match rule {
-            Rule::Default(value) | Rule::OneOf([value, ..]) => {
+            Rule::Default(value) | Rule::Timeout(value) | Rule::OneOf([value, ..]) => {
                 settings.entry(name).or_insert_with(|| (*value).to_owned());
             }
             Rule::AtLeast(least) | Rule::StandbyMinimum { at_least: Some(least), .. } => {

@@ -2,7 +2,6 @@
 //! reload in a new session.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,7 +13,6 @@ use super::durable;
 use super::identify;
 use super::jobs::Site;
 use super::perform::{After, Done, IDLE_MS, STEP, words};
-use super::place::Place;
 use super::shell::{Note, Shell, boottime, boottime_ms};
 use super::sql;
 use super::state::{Config, Gate, Judged, Settings, Upstream};
@@ -44,9 +42,9 @@ impl Shell {
         self.server.generation += 1;
         let passfile = self.place.passfile();
         let text = conf::postgresql_conf(config, &self.facts(minima, &config.settings, &passfile));
-        write_file(&self.place, "postgresql.conf", &text)?;
-        write_file(&self.place, "pg_hba.conf", &conf::pg_hba(config.gate))?;
-        write_file(&self.place, "pg_ident.conf", conf::pg_ident())?;
+        self.place.write_configuration("postgresql.conf", &text)?;
+        self.place.write_configuration("pg_hba.conf", &conf::pg_hba(config.gate))?;
+        self.place.write_configuration("pg_ident.conf", conf::pg_ident())?;
         self.clear_auto_conf()
     }
 
@@ -200,19 +198,4 @@ impl Shell {
         self.judged(judged);
         self.server.trial.again = guessed;
     }
-}
-
-/// Writes a file of the server's configuration.
-pub fn write_file(place: &Place, name: &str, text: &str) -> Result<(), String> {
-    use std::os::unix::fs::{OpenOptionsExt, chown};
-    let path = place.configuration().join(name);
-    let beside = path.with_extension("new");
-    let write = || {
-        let mut options = std::fs::OpenOptions::new();
-        let mut file = options.create(true).truncate(true).write(true).mode(0o640).open(&beside)?;
-        file.write_all(text.as_bytes())?;
-        chown(&beside, Some(0), Some(place.gid.as_raw()))?;
-        std::fs::rename(&beside, &path)
-    };
-    write().map_err(|error| format!("writing {}: {error}", path.display()))
 }

@@ -10,7 +10,6 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
 use super::conf::{self, Facts};
-use super::configure::write_file;
 use super::jobs::{Site, chain, remove_tree};
 use super::process;
 use super::sql::{self, Session};
@@ -115,6 +114,11 @@ impl Judge {
                 settings.insert(name.to_owned(), file);
             }
         }
+        if let Some(library) = settings.get("archive_library").filter(|library| !library.is_empty()).cloned() {
+            // Nothing is archived here, so a session loads it.
+            let preload = settings.entry("session_preload_libraries".to_owned()).or_default();
+            *preload = if preload.is_empty() { library } else { format!("{preload},{library}") };
+        }
         let (config, minima) = (Config { settings, ..Config::default() }, BTreeMap::new());
         let facts = Facts {
             member: &self.member,
@@ -124,7 +128,7 @@ impl Judge {
             settings: &config.settings,
             passfile: &place.passfile(),
         };
-        write_file(place, "try.conf", &conf::postgresql_conf(&config, &facts))?;
+        place.write_configuration("try.conf", &conf::postgresql_conf(&config, &facts))?;
         let file = place.configuration().join("try.conf");
         if let Err(said) = tools::check_configuration(place, reaper, &file).await {
             return if said.contains(':') { Ok(Err(said)) } else { Err("the check was interrupted".to_owned()) };
@@ -285,7 +289,7 @@ fn short_of_memory(asked: u64, has: u64, limit: Option<u64>, meminfo: &str, conf
             asked.saturating_sub(has)
         ));
     }
-    let huge = field("HugePages_Total:").unwrap_or_default() * field("Hugepagesize:").unwrap_or_default() >> 10;
+    let huge = (field("HugePages_Total:").unwrap_or_default() * field("Hugepagesize:").unwrap_or_default()) >> 10;
     (conf.lines().any(|line| line == "huge_pages = 'on'") && huge < asked).then(|| {
         format!(
             "FATAL:  \"huge_pages\" is on and {asked} MiB are needed, but this machine has {huge} MiB of huge pages"

@@ -111,6 +111,22 @@ impl Place {
         Path::new(wire::SOCKET).with_file_name("postgres")
     }
 
+    /// Writes a file into that folder.
+    pub fn write_configuration(&self, name: &str, text: &str) -> Result<(), String> {
+        use std::io::Write;
+        use std::os::unix::fs::{OpenOptionsExt, chown};
+        let path = self.configuration().join(name);
+        let beside = path.with_extension("new");
+        let write = || {
+            let mut options = std::fs::OpenOptions::new();
+            let mut file = options.create(true).truncate(true).write(true).mode(0o640).open(&beside)?;
+            file.write_all(text.as_bytes())?;
+            chown(&beside, Some(0), Some(self.gid.as_raw()))?;
+            std::fs::rename(&beside, &path)
+        };
+        write().map_err(|error| format!("writing {}: {error}", path.display()))
+    }
+
     /// The password file of the server's operating system user.
     pub fn passfile(&self) -> PathBuf {
         self.own().join("pgpass")

@@ -170,6 +170,7 @@ impl Shell {
                     return;
                 }
                 self.secrets = Some(secrets);
+                self.server.run.app_task = None;
                 self.server.run.app_ensured = false;
             }
             Command::Restart { run } if run == self.server.run.id => self.server.run.restart_asked = true,

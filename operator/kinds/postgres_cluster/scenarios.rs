@@ -9,6 +9,7 @@ use super::world::{RELEASED_PROGRAM, World};
 use crate::api::labels;
 use crate::kinds::containers::{HOME, Work};
 use crate::runtime::companions::{Heard, Standing};
+use crate::supervisor::wire::Notice;
 
 const THREE: &str = "{image: 'postgres:15', instances: 3}";
 
@@ -485,6 +486,25 @@ fn a_rollout_of_settings_begins_with_a_standby_and_ends_with_the_first_that_fail
         heard(&mut world, member, false, true, &["shared_preload_libraries: could not access file \"nonsuch\""]);
     }
     assert_eq!(world.reconcile(0, 0), ["restart PostgreSQL of db-3: shared_preload_libraries changed"]);
+}
+
+/// With Regression 119 and 121: what only people can mend is a condition for as long as an instance reports it.
+#[test]
+fn what_only_people_can_mend_is_told_in_a_condition() {
+    let mut world = settled(THREE);
+    let told = |world: &World| {
+        let conditions = world.status().conditions;
+        conditions
+            .into_iter()
+            .find(|condition| condition.type_ == "LogicalSlotsLost")
+            .map(|condition| condition.message)
+    };
+    world.operators[0].heard.get_mut("db-2").expect("a report").0.notices =
+        vec![Notice::new(Notice::SLOTS_LOST, "it lost cdc")];
+    world.reconcile(0, 0);
+    assert_eq!(told(&world).as_deref(), Some("db-2: it lost cdc"));
+    world.turns(2);
+    assert_eq!(told(&world), None);
 }
 
 /// Regression 2: a primary whose only standby was away for a moment stopped itself at once, because a confirmation was
