@@ -4,6 +4,7 @@ use axum::body::{Body, Bytes, to_bytes};
 use axum::http::{HeaderMap, header};
 use serde_json::Value;
 
+use super::protobuf;
 use super::status::Refusal;
 
 /// Limit of a request body, in bytes.
@@ -21,6 +22,7 @@ pub fn object(headers: &HeaderMap, body: &[u8]) -> Result<Value, Refusal> {
     let value = match content_type.split(';').next().unwrap_or_default().trim() {
         "" | "application/json" | "*/*" => json(body)?,
         "application/yaml" | "text/yaml" | "application/x-yaml" => yaml(body)?,
+        protobuf::CONTENT_TYPE => protobuf::object(body)?,
         _ => return Err(Refusal::unsupported_media_type(&["application/json", "application/yaml"])),
     };
     if value.is_object() { Ok(value) } else { Err(Refusal::bad_request("the body must be an object")) }

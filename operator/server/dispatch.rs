@@ -13,8 +13,8 @@ use super::params::Params;
 use super::request::Request;
 use super::routes::{self, Route};
 use super::status::Refusal;
-use super::view::View;
-use super::{Server, body, deletion, discovery, exec, logs, openapi_v2, watch};
+use super::view::{self, View};
+use super::{Server, body, deletion, discovery, exec, logs, openapi_v2, reviews, watch};
 
 /// Path of plans: POST `{"object": {...}}`.
 const PLAN: &str = "/evenkeel/v1/plan";
@@ -40,6 +40,7 @@ async fn dispatch(server: &Server, request: axum::extract::Request) -> Result<Re
     if !authenticated(server, &parts.headers) {
         return Err(Refusal::unauthorized());
     }
+    reviews::impersonates(&parts.headers)?;
     if let Some(planner) = server.planner.as_ref().filter(|_| parts.uri.path() == PLAN && parts.method == Method::POST)
     {
         let body = body::read(body).await?;
@@ -50,6 +51,10 @@ async fn dispatch(server: &Server, request: axum::extract::Request) -> Result<Re
     let params = Params::parse(&parts.uri)?;
     let target = match route? {
         Route::Objects(target) => target,
+        Route::Review(review) if parts.method == Method::POST => {
+            let asked = body::object(&parts.headers, &body::read(body).await?)?;
+            return Ok(view::answer(StatusCode::CREATED, &reviews::answer(review, &asked)?, &[]));
+        }
         Route::OpenApiV2 if parts.method == Method::GET => {
             return Ok(([(header::CONTENT_TYPE, openapi_v2::CONTENT_TYPE)], openapi_v2::document()).into_response());
         }
@@ -58,13 +63,13 @@ async fn dispatch(server: &Server, request: axum::extract::Request) -> Result<Re
         }
         _ => return Err(Refusal::method_not_allowed()),
     };
-    let view = match target.part {
+    let shown = match target.part {
         // Logs are text, and exec is a WebSocket.
         routes::Part::Log | routes::Part::Exec => View::Whole,
         _ => View::negotiate(&parts.headers, &params)?,
     };
     let body = if parts.method == Method::GET { Bytes::new() } else { body::read(body).await? };
-    let request = Request { server, target, params, headers: parts.headers, body, view, upgrade };
+    let request = Request { server, target, params, headers: parts.headers, body, view: shown, upgrade };
     serve(request, &parts.method).await
 }
 
