@@ -102,8 +102,9 @@ fn resource_list(group: &str, version: &str) -> Result<Value, Refusal> {
 }
 
 fn entries(resource: &Resource) -> Vec<Value> {
-    let verbs: &[&str] = match resource.view {
+    let verbs: &[&str] = match &resource.view {
         None => &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        Some(view) if view.is_writable() => &["get", "list", "patch", "update", "watch"],
         Some(_) => &["get", "list", "watch"],
     };
     let main = json!({

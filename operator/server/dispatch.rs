@@ -81,8 +81,11 @@ async fn serve(request: Request<'_>, method: &Method) -> Result<Response, Refusa
         ("GET" | "POST", routes::Part::Exec) => return exec::serve(request).await,
         _ => {}
     }
-    if let Some(view) =
-        request.target.resource.view.as_ref().filter(|_| method != Method::GET && method != Method::DELETE)
+    let writes = !matches!(method.as_str(), "GET" | "DELETE");
+    let changes = matches!(method.as_str(), "PUT" | "PATCH");
+    if let Some(view) = request.target.resource.view.as_ref()
+        && writes
+        && !(changes && view.is_writable())
     {
         return Err(Refusal::not_allowed(view.instead));
     }

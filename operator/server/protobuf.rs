@@ -1,7 +1,7 @@
 //! Protobuf bodies of clients that send nothing else: Kubernetes' envelope and the messages in `protobuf.txt`, read as
 //! the same object in JSON. Pure.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use base64::Engine as _;
@@ -18,7 +18,7 @@ pub const CONTENT_TYPE: &str = "application/vnd.kubernetes.protobuf";
 const MAGIC: &[u8] = b"k8s\0";
 
 /// The fields of each message, by their numbers.
-static MESSAGES: LazyLock<HashMap<&str, HashMap<u64, Field>>> = LazyLock::new(|| {
+static MESSAGES: LazyLock<BTreeMap<&str, BTreeMap<u64, Field>>> = LazyLock::new(|| {
     let lines = include_str!("protobuf.txt").lines().filter(|line| !line.starts_with('#'));
     let message = |line: &'static str| {
         let (name, fields) = line.split_once(": ")?;
@@ -158,7 +158,7 @@ fn value(of: &str, wire: Wire<'_>) -> Read<Option<Value>> {
             None => "0".into(),
         },
         ("IntOrString", Wire::Bytes(bytes)) => {
-            let fields: HashMap<u64, Wire<'_>> = fields(bytes)?.into_iter().collect();
+            let fields: BTreeMap<u64, Wire<'_>> = fields(bytes)?.into_iter().collect();
             match (fields.get(&1), fields.get(&2), fields.get(&3)) {
                 (Some(Wire::Number(1)), _, Some(wire)) => text(*wire)?.into(),
                 (_, Some(Wire::Number(number)), _) => number.cast_signed().into(),
@@ -322,7 +322,7 @@ mod tests {
     #[test]
     fn every_type_of_the_table_is_known() {
         let plain = ["string", "int", "bool", "bytes", "Time", "MicroTime", "Quantity", "IntOrString", "Json"];
-        let types = MESSAGES.values().flat_map(HashMap::values).map(|field| field.of);
+        let types = MESSAGES.values().flat_map(BTreeMap::values).map(|field| field.of);
         let missing: Vec<&str> = types.filter(|of| !plain.contains(of) && !MESSAGES.contains_key(of)).collect();
         assert_eq!(missing, Vec::<&str>::new());
     }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::status::Refusal;
 use crate::api::registry;
+use crate::api::resource::View;
 
 /// A kind of review.
 #[derive(Debug, PartialEq, Eq)]
@@ -65,9 +66,13 @@ pub fn answer(review: &Review, asked: &Value) -> Result<Value, Refusal> {
 fn access(asked: &Value) -> Value {
     let field = |name: &str| asked[name].as_str().unwrap_or_default();
     let resource = registry::resources().iter().find(|r| r.group == field("group") && r.plural == field("resource"));
-    let written = matches!(field("verb"), "create" | "update" | "patch" | "deletecollection");
-    let view = resource.and_then(|resource| resource.view.as_ref());
-    match view.filter(|_| written && field("subresource").is_empty()) {
+    let refused = |view: &&View| match field("verb") {
+        "create" | "deletecollection" => true,
+        "update" | "patch" => !view.is_writable(),
+        _ => false,
+    };
+    let view = resource.and_then(|resource| resource.view.as_ref()).filter(refused);
+    match view.filter(|_| field("subresource").is_empty()) {
         Some(view) => json!({"allowed": false, "reason": view.instead}),
         None => json!({"allowed": true}),
     }
@@ -103,6 +108,7 @@ mod tests {
         assert_eq!(may("create", "secrets", ""), true);
         assert_eq!(may("delete", "pods", ""), true);
         assert_eq!(may("create", "pods", "exec"), true);
+        assert_eq!((may("patch", "nodes", ""), may("patch", "pods", "")), (true.into(), false.into()));
         assert_eq!(may("create", "pods", ""), false);
         assert_eq!(asked("selfsubjectreviews", &json!({}))["userInfo"]["username"], "admin");
         assert_eq!(asked("selfsubjectrulesreviews", &json!({}))["resourceRules"][0]["verbs"], json!(["*"]));
