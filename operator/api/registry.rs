@@ -25,6 +25,8 @@ static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
         core::secret(),
         core::config_map(),
         core::event(),
+        views::node(),
+        views::service(),
         views::pod(),
         views::replica_set(),
         deployment_rules::resource(),

@@ -78,9 +78,17 @@ pub struct Source {
     pub show: fn(&Value) -> Vec<Value>,
     /// The annotation that evicts objects of the view: names, comma-separated. Without one they cannot be deleted.
     pub evict: Option<&'static str>,
+    /// Changes the object as its object of the view was changed. Without it the view cannot be written; a change of
+    /// another part of the view is refused.
+    pub accept: Option<fn(&mut Value, &Value)>,
 }
 
 impl View {
+    /// Whether some parts of its objects can be changed.
+    pub fn is_writable(&self) -> bool {
+        self.sources.iter().any(|source| source.accept.is_some())
+    }
+
     /// Names of the source resources.
     pub fn resources(&self) -> Vec<&'static str> {
         self.sources.iter().map(|source| source.resource).collect()

@@ -1,18 +1,14 @@
 //! `evenkeel exec`: runs a command in a container of a pod, forwards its streams, and exits with its exit code.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
 use futures::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::codec::Framed;
 
 use super::error::Error;
 use super::session::Session;
 use super::targets;
 use super::terminal::{self, Raw};
-use crate::api::websocket::{self, Codec, Message};
+use crate::api::websocket::{self, Message, Role};
 
 /// Runs a command in a container.
 #[derive(Debug, clap::Args)]
@@ -47,8 +43,7 @@ pub async fn run(args: Args, session: &mut Session<'_>) -> Result<(), Error> {
     query.extend(flags.iter().filter(|(_, on)| *on).map(|(name, _)| (*name, "true")));
     query.extend(args.command.iter().map(|word| ("command", word.as_str())));
     let path = format!("{}/exec", resource.path(Some(&session.namespace), Some(targets::name(pod))));
-    // The key must differ between connections; it is not secret.
-    let key = STANDARD.encode((session.now)().as_nanosecond().to_be_bytes());
+    let key = websocket::generate_key();
     let headers = [
         ("Connection", "Upgrade"),
         ("Upgrade", "websocket"),
@@ -66,37 +61,36 @@ async fn converse(args: &Args, connection: reqwest::Upgraded, session: &mut Sess
         let doing = doing.to_owned();
         move |source| Error::Io { doing, source }
     };
-    let (mut sink, mut stream) = Framed::new(connection, Codec::client()).split();
+    let (mut sink, mut stream) = websocket::talk(connection, Role::Client).await.split();
     let _raw = if args.tty && args.stdin { Raw::enter().map_err(io("use the terminal"))? } else { None };
     let mut resized = signal(SignalKind::window_change()).map_err(io("listen for signals"))?;
     if args.tty
         && let Some(size) = size()
     {
-        sink.send(size).await.map_err(io("send to the command"))?;
+        let _ = sink.send(size).await; // if the connection is lost, reading says so
     }
     let mut input = args.stdin.then(terminal::input);
     loop {
         tokio::select! {
-            message = stream.next() => match message {
-                Some(Ok(Message::Data(websocket::STDOUT, bytes))) => {
-                    session.out.write_all(&bytes)?;
-                    session.out.flush()?;
+            message = stream.next() => {
+                let lost = || Error::Failed("the connection was lost; the exit code is unknown".to_owned());
+                let message = message.and_then(Result::ok).filter(|message| !message.is_close()).ok_or_else(lost)?;
+                match websocket::channel(&message) {
+                    Some((websocket::STDOUT, bytes)) => {
+                        session.out.write_all(&bytes)?;
+                        session.out.flush()?;
+                    }
+                    Some((websocket::STDERR, bytes)) => session.err.write_all(&bytes)?,
+                    Some((websocket::ENDED, bytes)) => return ended(&bytes),
+                    _ => {}
                 }
-                Some(Ok(Message::Data(websocket::STDERR, bytes))) => session.err.write_all(&bytes)?,
-                Some(Ok(Message::Data(websocket::ENDED, bytes))) => return ended(&bytes),
-                Some(Ok(Message::Ping(bytes))) => sink.send(Message::Pong(bytes)).await.map_err(io("answer the server"))?,
-                Some(Ok(Message::Data(..) | Message::Pong(_))) => {}
-                Some(Ok(Message::Close)) | None => {
-                    return Err(Error::Failed("the connection was lost; the exit code is unknown".to_owned()));
-                }
-                Some(Err(source)) => return Err(io("read the output of the command")(source)),
-            },
+            }
             piece = read(&mut input) => {
                 let message = match piece {
-                    Some(piece) => Message::Data(websocket::STDIN, piece.into()),
+                    Some(piece) => websocket::data(websocket::STDIN, &piece),
                     None => {
                         input = None;
-                        Message::Data(websocket::CLOSED, Bytes::from_static(&[websocket::STDIN]))
+                        websocket::data(websocket::CLOSED, &[websocket::STDIN])
                     }
                 };
                 // A command that has ended reads no more input; its exit code follows.
@@ -122,7 +116,7 @@ async fn read(input: &mut Option<tokio::sync::mpsc::Receiver<Vec<u8>>>) -> Optio
 fn size() -> Option<Message> {
     let (width, height) = terminal::size()?;
     let size = json!({"Width": width, "Height": height}).to_string();
-    Some(Message::Data(websocket::RESIZE, size.into()))
+    Some(websocket::data(websocket::RESIZE, size.as_bytes()))
 }
 
 /// The result of the command, from the Status that the server sends last.

@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use serde_saphyr::options::DuplicateKeyPolicy;
 use tokio::time::timeout;
 
+use super::protobuf;
 use super::shape::join;
 use super::status::Refusal;
 
@@ -59,6 +60,7 @@ pub fn object(headers: &HeaderMap, body: &[u8]) -> Result<Sent, Refusal> {
     let sent = match content_type.split(';').next().unwrap_or_default().trim() {
         "" | "application/json" | "*/*" => json(body)?,
         "application/yaml" | "text/yaml" | "application/x-yaml" => yaml(body)?,
+        protobuf::CONTENT_TYPE => Sent { value: protobuf::object(body)?, repeated: Vec::new() },
         _ => return Err(Refusal::unsupported_media_type(&["application/json", "application/yaml"])),
     };
     if sent.value.is_object() { Ok(sent) } else { Err(Refusal::bad_request("the body must be an object")) }

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::openapi;
+use super::reviews::{REVIEWS, VERSION};
 use super::routes::Route;
 use super::status::Refusal;
 use crate::api::registry;
@@ -69,9 +70,10 @@ fn version() -> Value {
 /// Named API groups, in the order of the registry.
 fn groups() -> Vec<&'static str> {
     let mut names: Vec<&str> = Vec::new();
-    for resource in registry::resources() {
-        if !resource.group.is_empty() && !names.contains(&resource.group.as_str()) {
-            names.push(&resource.group);
+    let resources = registry::resources().iter().map(|resource| resource.group.as_str());
+    for group in resources.chain(REVIEWS.iter().map(|review| review.group)) {
+        if !group.is_empty() && !names.contains(&group) {
+            names.push(group);
         }
     }
     names
@@ -85,25 +87,39 @@ fn group(name: &str) -> Value {
             versions.push(version);
         }
     }
+    if REVIEWS.iter().any(|review| review.group == name) {
+        versions.push(json!({"groupVersion": format!("{name}/{VERSION}"), "version": VERSION}));
+    }
     json!({"name": name, "preferredVersion": versions.first(), "versions": versions})
 }
 
 fn resource_list(group: &str, version: &str) -> Result<Value, Refusal> {
     let served: Vec<&Resource> =
         registry::resources().iter().filter(|r| r.group == group && r.version == version).collect();
-    let first = served.first().ok_or_else(Refusal::no_such_path)?;
-    let resources: Vec<Value> = served.iter().flat_map(|resource| entries(resource)).collect();
+    let reviews = REVIEWS.iter().filter(|review| review.group == group && VERSION == version);
+    let reviews = reviews.map(|review| {
+        json!({
+            "name": review.plural, "singularName": review.kind.to_lowercase(), "namespaced": false,
+            "kind": review.kind, "verbs": ["create"],
+        })
+    });
+    let resources: Vec<Value> = served.iter().flat_map(|resource| entries(resource)).chain(reviews).collect();
+    if resources.is_empty() {
+        return Err(Refusal::no_such_path());
+    }
+    let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
     Ok(json!({
         "kind": "APIResourceList",
         "apiVersion": "v1",
-        "groupVersion": first.api_version(),
+        "groupVersion": group_version,
         "resources": resources,
     }))
 }
 
 fn entries(resource: &Resource) -> Vec<Value> {
-    let verbs: &[&str] = match resource.view {
+    let verbs: &[&str] = match &resource.view {
         None => &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        Some(view) if view.is_writable() => &["get", "list", "patch", "update", "watch"],
         Some(_) => &["get", "list", "watch"],
     };
     let main = json!({

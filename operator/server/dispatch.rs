@@ -14,8 +14,8 @@ use super::request::Request;
 use super::routes::{self, Route};
 use super::status::Refusal;
 use super::tls::Guest;
-use super::view::View;
-use super::{Server, body, deletion, discovery, exec, logs, openapi_v2, watch};
+use super::view::{self, View};
+use super::{Server, body, deletion, discovery, exec, logs, openapi_v2, reviews, watch};
 
 /// Path of plans: POST `{"object": {...}}`.
 const PLAN: &str = "/evenkeel/v1/plan";
@@ -44,10 +44,7 @@ async fn dispatch(server: &Server, request: axum::extract::Request) -> Result<Re
     if let Some(guest) = parts.extensions.remove::<Arc<Guest>>() {
         guest.is_known();
     }
-    if parts.headers.keys().any(|name| name.as_str().starts_with("impersonate-")) {
-        let message = "impersonation (--as) is not supported: there is one user, who may do everything";
-        return Err(Refusal::new(StatusCode::FORBIDDEN, "Forbidden", message));
-    }
+    reviews::impersonates(&parts.headers)?;
     if let Some(planner) = server.planner.as_ref().filter(|_| parts.uri.path() == PLAN && parts.method == Method::POST)
     {
         let body = body::read(body).await?;
@@ -58,6 +55,10 @@ async fn dispatch(server: &Server, request: axum::extract::Request) -> Result<Re
     let params = Params::parse(&parts.uri)?;
     let target = match route? {
         Route::Objects(target) => target,
+        Route::Review(review) if parts.method == Method::POST => {
+            let asked = body::object(&parts.headers, &body::read(body).await?)?;
+            return Ok(view::answer(StatusCode::CREATED, &reviews::answer(review, &asked.value)?, &[]));
+        }
         Route::OpenApiV2 if parts.method == Method::GET => {
             return Ok(([(header::CONTENT_TYPE, openapi_v2::CONTENT_TYPE)], openapi_v2::document()).into_response());
         }
@@ -66,13 +67,13 @@ async fn dispatch(server: &Server, request: axum::extract::Request) -> Result<Re
         }
         _ => return Err(Refusal::method_not_allowed()),
     };
-    let view = match target.part {
+    let shown = match target.part {
         // Logs are text, and exec is a WebSocket.
         routes::Part::Log | routes::Part::Exec => View::Whole,
         _ => View::negotiate(&parts.headers, &params)?,
     };
     let body = if parts.method == Method::GET { Bytes::new() } else { body::read(body).await? };
-    let request = Request { server, target, params, headers: parts.headers, body, view, upgrade };
+    let request = Request { server, target, params, headers: parts.headers, body, view: shown, upgrade };
     serve(request, &parts.method).await
 }
 
@@ -84,8 +85,11 @@ async fn serve(request: Request<'_>, method: &Method) -> Result<Response, Refusa
         ("GET" | "POST", routes::Part::Exec) => return exec::serve(request).await,
         _ => {}
     }
-    if let Some(view) =
-        request.target.resource.view.as_ref().filter(|_| method != Method::GET && method != Method::DELETE)
+    let writes = !matches!(method.as_str(), "GET" | "DELETE");
+    let changes = matches!(method.as_str(), "PUT" | "PATCH");
+    if let Some(view) = request.target.resource.view.as_ref()
+        && writes
+        && !(changes && view.is_writable())
     {
         return Err(Refusal::not_allowed(view.instead));
     }

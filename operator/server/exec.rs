@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use futures::{Sink, SinkExt as _, Stream, StreamExt as _};
@@ -11,14 +11,13 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
-use tokio_util::codec::Framed;
 
 use super::containers::{Command, Containers, Output, Outputs, Place, Session, door, meant};
 use super::params::Params;
 use super::request::Request;
 use super::status::Refusal;
 use crate::api::failure::Failure;
-use crate::api::websocket::{self, Codec, Message};
+use crate::api::websocket::{self, Message, Role};
 
 /// Length of the queue to a slow client; when it is full, the command waits.
 const WAITING: usize = 16;
@@ -41,8 +40,7 @@ pub async fn serve(mut request: Request<'_>) -> Result<Response, Refusal> {
             Ok(connection) => connection,
             Err(error) => return tracing::debug!(%error, "an exec was not taken up"),
         };
-        let framed = Framed::new(TokioIo::new(connection), Codec::server());
-        let (sink, stream) = framed.split();
+        let (sink, stream) = websocket::talk(TokioIo::new(connection), Role::Server).await.split();
         let talk = converse(&*containers, &meant.place, session, sink, stream);
         tokio::select! {
             () = stop.cancelled() => {}
@@ -55,7 +53,7 @@ pub async fn serve(mut request: Request<'_>) -> Result<Response, Refusal> {
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
-    if let Ok(accept) = websocket::accept(&key).parse() {
+    if let Ok(accept) = websocket::derive_accept_key(key.as_bytes()).parse() {
         headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
     }
     Ok(response)
@@ -90,12 +88,12 @@ async fn converse(
     containers: &dyn Containers,
     place: &Place,
     session: Session,
-    sink: impl Sink<Message, Error = std::io::Error>,
-    stream: impl Stream<Item = Result<Message, std::io::Error>>,
+    sink: impl Sink<Message, Error = websocket::Error>,
+    stream: impl Stream<Item = Result<Message, websocket::Error>>,
 ) {
     let Session { id, output, input } = session;
     let (to_client, from_here) = mpsc::channel(WAITING);
-    let listening = listen(containers, place, &id, input, stream, to_client.clone());
+    let listening = listen(containers, place, &id, input, stream);
     let speaking = speak(containers, place, &id, output, to_client);
     let sending = send(from_here, sink);
     tokio::pin!(listening, speaking, sending);
@@ -105,7 +103,7 @@ async fn converse(
         () = &mut sending => return,
         () = &mut speaking => {}
     }
-    // The command has ended: send the rest of its output, and answer the client's pings meanwhile.
+    // The command has ended: send the rest of its output; reading answers the client's pings meanwhile.
     tokio::select! {
         () = &mut listening => {}
         () = &mut sending => {}
@@ -118,35 +116,33 @@ async fn listen(
     place: &Place,
     id: &str,
     input: std::pin::Pin<Box<dyn tokio::io::AsyncWrite + Send>>,
-    stream: impl Stream<Item = Result<Message, std::io::Error>>,
-    to_client: mpsc::Sender<Message>,
+    stream: impl Stream<Item = Result<Message, websocket::Error>>,
 ) {
     tokio::pin!(stream);
     let mut input = Some(input);
     while let Some(Ok(message)) = stream.next().await {
-        match message {
-            Message::Data(websocket::STDIN, bytes) => {
+        match websocket::channel(&message) {
+            Some((websocket::STDIN, bytes)) => {
                 if let Some(open) = &mut input
                     && (open.write_all(&bytes).await.is_err() || open.flush().await.is_err())
                 {
                     input = None; // the command reads no more input; other messages still count
                 }
             }
-            Message::Data(websocket::CLOSED, channels) if channels.first() == Some(&websocket::STDIN) => {
+            Some((websocket::CLOSED, channels)) if channels.first() == Some(&websocket::STDIN) => {
                 if let Some(mut open) = input.take() {
                     let _ = open.shutdown().await; // the command may have ended
                 }
             }
-            Message::Data(websocket::RESIZE, bytes) => {
+            Some((websocket::RESIZE, bytes)) => {
                 if let Some(size) = size(&bytes)
                     && let Err(failure) = containers.resize(place, id, size).await
                 {
                     tracing::debug!(%failure, "a terminal was not resized");
                 }
             }
-            Message::Ping(bytes) => drop(to_client.send(Message::Pong(bytes)).await),
-            Message::Close => return,
-            Message::Data(..) | Message::Pong(_) => {}
+            _ if message.is_close() => return,
+            _ => {}
         }
     }
 }
@@ -169,8 +165,8 @@ async fn speak(
     let mut broken = None;
     while let Some(piece) = output.next().await {
         let message = match piece {
-            Ok(Output::Stdout(bytes)) => Message::Data(websocket::STDOUT, bytes),
-            Ok(Output::Stderr(bytes)) => Message::Data(websocket::STDERR, bytes),
+            Ok(Output::Stdout(bytes)) => websocket::data(websocket::STDOUT, &bytes),
+            Ok(Output::Stderr(bytes)) => websocket::data(websocket::STDERR, &bytes),
             Err(failure) => {
                 broken = Some(failure);
                 break;
@@ -184,9 +180,9 @@ async fn speak(
         Some(failure) => Err(failure),
         None => code(containers, place, id).await,
     };
-    let status = Bytes::from(status(ended).to_string());
-    let _ = to_client.send(Message::Data(websocket::ENDED, status)).await; // or the client has disconnected
-    let _ = to_client.send(Message::Close).await;
+    let status = status(ended).to_string();
+    let _ = to_client.send(websocket::data(websocket::ENDED, status.as_bytes())).await; // or the client has disconnected
+    let _ = to_client.send(websocket::close()).await;
 }
 
 async fn code(containers: &dyn Containers, place: &Place, id: &str) -> Result<i64, Failure> {
@@ -217,10 +213,10 @@ fn status(ended: Result<i64, Failure>) -> Value {
     }
 }
 
-async fn send(mut messages: mpsc::Receiver<Message>, sink: impl Sink<Message, Error = std::io::Error>) {
+async fn send(mut messages: mpsc::Receiver<Message>, sink: impl Sink<Message, Error = websocket::Error>) {
     tokio::pin!(sink);
     while let Some(message) = messages.recv().await {
-        let last = message == Message::Close;
+        let last = message.is_close();
         if sink.send(message).await.is_err() || last {
             break;
         }

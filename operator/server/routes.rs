@@ -2,6 +2,7 @@
 
 use crate::api::registry;
 use crate::api::resource::Resource;
+use crate::server::reviews::{self, Review};
 use crate::server::status::Refusal;
 
 /// A parsed path.
@@ -27,6 +28,8 @@ pub enum Route<'a> {
     OpenApiIndex,
     /// `/openapi/v3/NAME`: the document of one group and version.
     OpenApi(&'a str),
+    /// A review of oneself.
+    Review(&'static Review),
     /// A collection, an object or a subresource of it.
     Objects(Target),
 }
@@ -74,6 +77,9 @@ pub fn parse(path: &str) -> Result<Route<'_>, Refusal> {
         ["apis", group] => Ok(Route::Group(group)),
         ["api", version] => Ok(Route::Resources("", version)),
         ["apis", group, version] => Ok(Route::Resources(group, version)),
+        ["apis", group, version, plural] if let Some(review) = reviews::find(group, version, plural) => {
+            Ok(Route::Review(review))
+        }
         ["api", version, rest @ ..] => target("", version, rest).map(Route::Objects),
         ["apis", group, version, rest @ ..] => target(group, version, rest).map(Route::Objects),
         _ => Err(Refusal::no_such_path()),

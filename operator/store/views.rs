@@ -37,12 +37,38 @@ impl Views {
         Ok((each.collect::<BTreeMap<_, _>>().into_iter().collect(), revision))
     }
 
+    /// The source that shows the object at `key`, and the object.
+    async fn source(&self, key: &Key, view: &View) -> Result<(Key, Arc<Value>, Arc<Value>), Error> {
+        let (sources, _) = self.inner.list_of(&view.resources(), Some(&key.namespace)).await?;
+        let shown = |(of, source): (Key, Arc<Value>)| {
+            let value = entries(&key.resource, view, &of.resource, Some(&source)).remove(key)?;
+            Some((of, source, value))
+        };
+        sources.into_iter().find_map(shown).ok_or_else(|| Error::NotFound { key: key.clone() })
+    }
+
+    /// Changes the source of the object at `key` as the object was changed; refused if that would change it otherwise.
+    async fn accept(&self, key: &Key, view: &View, expect: Expect, value: &Value) -> Result<Value, Error> {
+        let refused = || Error::View { key: key.clone(), instead: view.instead };
+        let Expect::Revision(revision) = expect else { return Err(refused()) };
+        let (of, source, _) = self.source(key, view).await?;
+        let accept = view.source(&of.resource).and_then(|source| source.accept).ok_or_else(refused)?;
+        let mut source = Value::clone(&source);
+        accept(&mut source, value);
+        let shown = |source: &Value| {
+            let shown = entries(&key.resource, view, &of.resource, Some(source)).remove(key);
+            shown.map(|value| Value::clone(&value)).ok_or_else(|| Error::NotFound { key: key.clone() })
+        };
+        if !same_but_for_writer(&shown(&source)?, value) {
+            return Err(refused());
+        }
+        shown(&self.inner.put(&of, Expect::Revision(revision), source).await?)
+    }
+
     /// Evicts the object at `key`: asks its source by annotation to replace it. Returns it with a `deletionTimestamp`.
     async fn evict(&self, key: &Key, view: &View, revision: u64) -> Result<Value, Error> {
-        let (sources, _) = self.inner.list_of(&view.resources(), Some(&key.namespace)).await?;
         let shown = |of: &Key, source: &Value| entries(&key.resource, view, &of.resource, Some(source)).remove(key);
-        let found = sources.into_iter().find_map(|(of, source)| shown(&of, &source).map(|value| (of, source, value)));
-        let Some((of, source, value)) = found else { return Err(Error::NotFound { key: key.clone() }) };
+        let (of, source, value) = self.source(key, view).await?;
         let annotation = view.source(&of.resource).and_then(|source| source.evict);
         let Some(annotation) = annotation else {
             return Err(Error::View { key: key.clone(), instead: view.instead });
@@ -86,8 +112,10 @@ impl Store for Views {
     }
 
     async fn put(&self, key: &Key, expect: Expect, value: Value) -> Result<Value, Error> {
-        writable(key)?;
-        self.inner.put(key, expect, value).await
+        match view(&key.resource) {
+            Some(view) => self.accept(key, view, expect, &value).await,
+            None => self.inner.put(key, expect, value).await,
+        }
     }
 
     async fn delete(&self, key: &Key, revision: u64) -> Result<Value, Error> {
@@ -130,13 +158,6 @@ fn view(resource: &str) -> Option<&'static View> {
     registry::resources().iter().find(|r| r.view.is_some() && r.qualified() == resource)?.view.as_ref()
 }
 
-fn writable(key: &Key) -> Result<(), Error> {
-    match view(&key.resource) {
-        Some(view) => Err(Error::View { key: key.clone(), instead: view.instead }),
-        None => Ok(()),
-    }
-}
-
 /// The objects that `source` shows, by key.
 fn entries(resource: &str, view: &View, source_resource: &str, source: Option<&Value>) -> BTreeMap<Key, Arc<Value>> {
     let shown = source.map(|source| view.of(source_resource, source)).unwrap_or_default();
@@ -154,6 +175,19 @@ fn changes(resource: &str, view: &View, change: &Change) -> Vec<Change> {
         (!same).then_some(Change { key, revision: change.revision, old, new })
     };
     keys.into_iter().filter_map(one).collect()
+}
+
+/// Whether two states of an object differ only in what the store and the API write themselves.
+fn same_but_for_writer(one: &Value, other: &Value) -> bool {
+    let rest = |value: &Value| {
+        let mut rest = unversioned(value);
+        if let Some(metadata) = rest.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.remove("managedFields");
+            metadata.remove("generation");
+        }
+        rest
+    };
+    rest(one) == rest(other)
 }
 
 /// The object without its resourceVersion, which is its source's; a new one alone is not a change.
@@ -234,6 +268,27 @@ mod tests {
         delete("web-1").await;
         assert_eq!(asked().await, "web-1,", "the same words again would be no news");
         assert_eq!(ordinals(&store).await, ["web-1", "web-3"]);
+    }
+
+    /// Regression 65: there were no Nodes: `kubectl get nodes` and `cordon` failed with "doesn't have a resource type".
+    /// They are a view of the DockerHosts, and a change of a Node is one of its DockerHost.
+    #[tokio::test]
+    async fn a_node_is_cordoned_through_its_host_and_nothing_else_of_it_can_be_changed() {
+        let store = Views::new(Arc::new(MemoryStore::new()));
+        let host = Key::new("dockerhosts.evenkeel.dev", "", "a");
+        write(&store, &host, json!({"metadata": {"name": "a"}, "spec": {"endpoint": "unix:///x"}})).await;
+        let key = Key::new("nodes", "", "a");
+        let mut node = store.get(&key).await.unwrap().unwrap();
+        node["spec"]["unschedulable"] = true.into();
+        let node = store.put(&key, Expect::Revision(1), node).await.unwrap();
+        assert_eq!((&node["spec"]["unschedulable"], revision_of(&node)), (&json!(true), Some(2)));
+        assert_eq!(store.get(&host).await.unwrap().unwrap()["spec"]["unschedulable"], true);
+        let mut tainted = node.clone();
+        tainted["spec"]["taints"] = json!([{"key": "x", "effect": "NoSchedule"}]);
+        assert!(matches!(store.put(&key, Expect::Revision(2), tainted).await, Err(Error::View { .. })));
+        assert!(matches!(store.put(&key, Expect::Revision(1), node).await, Err(Error::Conflict { .. })));
+        let (_, revision) = store.list("nodes", None).await.unwrap();
+        assert_eq!(revision, 2);
     }
 
     #[tokio::test]

@@ -85,3 +85,20 @@ async fn a_table_of_hundreds_comes_whole_and_in_order() {
     assert_eq!((&pods["kind"], &pods["items"]), (&json!("PodList"), &json!([])));
     api.stop().await;
 }
+
+/// Regression 66: a manifest with a Service failed with "failed to list CRDs", nothing after it in the file was applied, and
+/// `cluster-info` failed. Services are listed (there are none), and one that is created is refused with what to use.
+#[tokio::test]
+async fn services_are_listed_and_refused_with_what_to_use_instead() {
+    let api = Api::start().await;
+    let path = "/api/v1/namespaces/default/services";
+    let list = api.get(path).await;
+    assert_eq!((list.code, &list.body["items"]), (200, &json!([])));
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": {}});
+    let refused = api.post(path, &service).await;
+    assert_eq!(refused.code, 405);
+    assert!(refused.body["message"].as_str().unwrap().contains("LoadBalancer"), "{}", refused.body);
+    let documents = api.get("/openapi/v3/api/v1").await.body;
+    assert!(documents["components"]["schemas"].get("io.k8s.api.core.v1.Service").is_some());
+    api.stop().await;
+}

@@ -3,15 +3,13 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use evenkeel::api::failure::{Class, Failure};
-use evenkeel::api::websocket::{self, Codec, Message};
+use evenkeel::api::websocket::{self, Message, Role};
 use evenkeel::server::containers::{Command, Containers, LogOptions, Output, Outputs, Place, Session};
 use evenkeel::store::{Key, MemoryStore};
 use futures::{SinkExt as _, StreamExt as _, stream};
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio_util::codec::Framed;
 use tokio_util::io::ReaderStream;
 
 use super::api_server::{Api, answer};
@@ -243,8 +241,8 @@ async fn a_command_is_talked_to_over_a_websocket_and_its_exit_status_told() {
     assert_eq!(response.status(), 101);
     assert_eq!(response.headers()["sec-websocket-accept"], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     assert_eq!(response.headers()["sec-websocket-protocol"], "v5.channel.k8s.io");
-    let mut talk = Framed::new(response.upgrade().await.unwrap(), Codec::client());
-    let data = |channel, text: &'static [u8]| Message::Data(channel, Bytes::from_static(text));
+    let mut talk = websocket::talk(response.upgrade().await.unwrap(), Role::Client).await;
+    let data = websocket::data;
     talk.send(Message::Ping("still there?".into())).await.unwrap();
     talk.send(data(websocket::RESIZE, br#"{"Width":80,"Height":24}"#)).await.unwrap();
     talk.send(data(websocket::STDIN, b"hello")).await.unwrap();
@@ -258,8 +256,11 @@ async fn a_command_is_talked_to_over_a_websocket_and_its_exit_status_told() {
     {
         assert!(told.contains(&expected), "{expected:?} in {told:?}");
     }
-    let [.., Message::Data(websocket::ENDED, status), Message::Close] = told.as_slice() else { panic!("{told:?}") };
-    let status: Value = serde_json::from_slice(status).unwrap();
+    let [.., status, end] = told.as_slice() else { panic!("{told:?}") };
+    assert_eq!(*end, websocket::close());
+    let (channel, status) = websocket::channel(status).unwrap();
+    assert_eq!(channel, websocket::ENDED);
+    let status: Value = serde_json::from_slice(&status).unwrap();
     assert_eq!(status["details"]["causes"][0], json!({"reason": "ExitCode", "message": "3"}));
     api.stop().await;
 }

@@ -15,7 +15,7 @@ pub fn definition(show: fn(&Value) -> Vec<Value>) -> Resource {
         namespaced: false,
         columns: vec![path("Created At", "string", ".metadata.creationTimestamp")],
         view: Some(View {
-            sources: vec![Source { resource: "namespaces", show, evict: None }],
+            sources: vec![Source { resource: "namespaces", show, evict: None, accept: None }],
             instead: "the kinds of Evenkeel are built in: definitions cannot be added, changed or deleted",
             containers: false,
         }),

@@ -1,6 +1,8 @@
-//! The read-only kinds Pod and ReplicaSet: computed from the status of their owners, in Kubernetes' own form. Pure.
+//! The kinds that are not stored: Pod, ReplicaSet and Node are computed from other objects, in Kubernetes' own form; there
+//! are no Services. Pure.
 
 mod definitions;
+mod nodes;
 mod owner;
 mod pod;
 mod pods;
@@ -9,8 +11,9 @@ mod replica_sets;
 use serde_json::{Value, json};
 
 use super::deployment::EVICT_ANNOTATION;
-use super::resource::{Resource, Source, View, age_column, of, open, plain, wide};
+use super::resource::{Resource, Source, View, age_column, of, open, path, plain, wide};
 pub use definitions::{definition, show_definition};
+use nodes::{accept, node_of, node_status};
 use pods::{pods_of_balancer, pods_of_cluster, pods_of_deployment};
 use replica_sets::replica_sets_of;
 
@@ -30,9 +33,14 @@ pub fn pod() -> Resource {
         selectable: &["spec.nodeName", "status.phase", "status.podIP"],
         view: Some(View {
             sources: vec![
-                Source { resource: "deployments.apps", show: pods_of_deployment, evict: Some(EVICT_ANNOTATION) },
-                Source { resource: "loadbalancers.evenkeel.dev", show: pods_of_balancer, evict: None },
-                Source { resource: "postgresclusters.evenkeel.dev", show: pods_of_cluster, evict: None },
+                Source {
+                    resource: "deployments.apps",
+                    show: pods_of_deployment,
+                    evict: Some(EVICT_ANNOTATION),
+                    accept: None,
+                },
+                Source { resource: "loadbalancers.evenkeel.dev", show: pods_of_balancer, evict: None, accept: None },
+                Source { resource: "postgresclusters.evenkeel.dev", show: pods_of_cluster, evict: None, accept: None },
             ],
             instead: "a Pod is a view of what its owner runs; to run containers, write a Deployment; to change what runs, \
                       change, scale or delete the owner. The pods of a Deployment can be deleted (they are replaced) or \
@@ -56,12 +64,55 @@ pub fn replica_set() -> Resource {
             age_column(),
         ],
         view: Some(View {
-            sources: vec![Source { resource: "deployments.apps", show: replica_sets_of, evict: None }],
+            sources: vec![Source { resource: "deployments.apps", show: replica_sets_of, evict: None, accept: None }],
             instead: "a ReplicaSet is a view of one revision of its Deployment; change, scale or roll back the \
                       Deployment (`kubectl rollout undo`)",
             containers: false,
         }),
         ..plain("ReplicaSet", "replicasets", json!({"spec": open(), "status": open()}), &[])
+    }
+}
+
+/// Nodes: the DockerHosts.
+pub fn node() -> Resource {
+    Resource {
+        short_names: vec!["no".into()],
+        namespaced: false,
+        columns: vec![
+            of("Status", "string", node_status),
+            of("Roles", "string", |_| "<none>".into()),
+            age_column(),
+            path("Version", "string", ".status.nodeInfo.kubeletVersion"),
+            wide("OS-Image", ".status.nodeInfo.osImage"),
+            wide("Container-Runtime", ".status.nodeInfo.containerRuntimeVersion"),
+        ],
+        selectable: &["spec.unschedulable"],
+        view: Some(View {
+            sources: vec![Source {
+                resource: "dockerhosts.evenkeel.dev",
+                show: node_of,
+                evict: None,
+                accept: Some(accept),
+            }],
+            instead: "a Node is a view of a DockerHost: only its labels and spec.unschedulable (`kubectl cordon`) can be \
+                      changed; add, change or delete the DockerHost instead",
+            containers: false,
+        }),
+        ..plain("Node", "nodes", json!({"spec": open(), "status": open()}), &[])
+    }
+}
+
+/// Services: there are none. Tools list them, and one that is applied is refused with what to use.
+pub fn service() -> Resource {
+    Resource {
+        short_names: vec!["svc".into()],
+        view: Some(View {
+            sources: vec![],
+            instead: "there are no Services here: write a LoadBalancer (evenkeel.dev/v1alpha1) with the Deployment as \
+                      its backend, or connect to the pods by their names in their Docker network",
+            containers: false,
+        }),
+        ..plain("Service", "services", json!({"spec": open(), "status": open()}), &[])
     }
 }
 
