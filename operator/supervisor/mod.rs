@@ -26,6 +26,7 @@ mod poll;
 pub mod probe;
 mod process;
 mod proof;
+mod prove;
 mod rejoin;
 pub mod report;
 pub mod run;

@@ -1,6 +1,5 @@
-//! The proof that a new client can write now: while the gate is open, a fresh session through the clients' own door
-//! (TCP, the application's role and password) commits a write, again and again. Starts attempts and reads the evidence
-//! of a server that hangs; decides nothing.
+//! What is known of the attempts to prove that a new client can write now, and the evidence of a server that hangs.
+//! Decides nothing.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -8,13 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::unistd::Pid;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
-use sqlx::{Connection, Row};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::shell::{Note, Shell};
-use super::state::Gate;
-use super::wire::{Lead, PORT, Proof, Task};
+use super::wire::Proof;
 use crate::api::lsn::Lsn;
 
 /// Time between the end of one attempt and the next, in milliseconds.
@@ -34,7 +29,7 @@ const ATTEMPT_MS: u64 = 10_000;
 #[derive(Debug, Default)]
 pub struct Proving {
     /// Time of the last proof, by our clock.
-    pub proven_at: Option<u64>,
+    proven_at: Option<u64>,
     /// The server's answer, if it refused the last attempt.
     refused: Option<String>,
     attempt: Option<Attempt>,
@@ -70,6 +65,65 @@ struct Storage {
 }
 
 impl Proving {
+    /// No client is let in: nothing is tried.
+    pub fn rest(&mut self) {
+        self.attempt = None;
+        self.refused = None;
+    }
+
+    /// Whether the next attempt is due.
+    pub fn due(&self, now: u64) -> bool {
+        match &self.attempt {
+            Some(attempt) => now.saturating_sub(attempt.begun) >= ATTEMPT_MS,
+            None => now >= self.next_at,
+        }
+    }
+
+    /// An attempt begins, in place of one that was given up. `connected` is set when it has a session.
+    pub fn begin(&mut self, pid: Pid, connected: Arc<AtomicBool>, task: AbortOnDropHandle<()>, now: u64) {
+        let last = self.attempt.take();
+        self.attempt = Some(Attempt {
+            since: last.as_ref().map_or(now, |last| last.since),
+            begun: now,
+            connected,
+            postmaster: switches(pid),
+            postmaster_still: false,
+            flushed: last.as_ref().and_then(|last| last.flushed),
+            storage: last.and_then(|last| last.storage),
+            _task: task,
+        });
+    }
+
+    /// Reads the evidence while an attempt waits. `lsn` is the flushed position, if the server answers polls; `own` is a
+    /// folder on the data volume.
+    pub fn watch(&mut self, pid: Pid, lsn: Option<Lsn>, own: &Path, now: u64) {
+        let Some(attempt) = &mut self.attempt else { return };
+        attempt.flushed = match (attempt.flushed, lsn) {
+            (Some((then, at)), Some(lsn)) if then == lsn => Some((then, at)),
+            (_, lsn) => lsn.map(|lsn| (lsn, now)),
+        };
+        if now.saturating_sub(attempt.since) < SLOW_MS {
+            return;
+        }
+        attempt.postmaster_still = attempt.postmaster.is_some() && switches(pid) == attempt.postmaster;
+        let storage = attempt.storage.get_or_insert_with(|| Storage::check(own, now));
+        let completed = completed(own);
+        storage.device = match (storage.device, completed) {
+            (Some((then, at)), Some(count)) if then == count => Some((then, at)),
+            (_, completed) => completed.map(|count| (count, now)),
+        };
+    }
+
+    /// The attempt ended: a proof, or the words of a refusal.
+    pub fn end(&mut self, result: Result<(), String>, now: u64) {
+        self.attempt = None;
+        self.next_at = now + INTERVAL_MS;
+        match result {
+            Ok(()) => (self.proven_at, self.refused) = (Some(now), None),
+            Err(words) => self.refused = Some(words),
+        }
+    }
+
     /// The container stood still: what waits began in another time.
     pub fn interrupted(&mut self) {
         self.attempt = None;
@@ -119,118 +173,6 @@ impl Attempt {
         } else {
             None
         }
-    }
-}
-
-impl Shell {
-    /// Starts the next attempt if it is due, and reads the evidence while one waits.
-    pub fn prove(&mut self, now: u64) {
-        let Some((pid, client)) = self.client() else {
-            self.server.run.proving.attempt = None;
-            self.server.run.proving.refused = None;
-            return;
-        };
-        let answers = self.problems.poll.is_none();
-        let lsn = self.server.run.poll.as_ref().filter(|_| answers).map(|poll| poll.lsn);
-        let (id, notes) = (self.server.run.id.clone(), self.notes.clone());
-        let proving = &mut self.server.run.proving;
-        let late = proving.attempt.as_ref().is_some_and(|attempt| now.saturating_sub(attempt.begun) >= ATTEMPT_MS);
-        if late || proving.attempt.is_none() && now >= proving.next_at {
-            let connected = Arc::new(AtomicBool::new(false));
-            let work = attempt(client, connected.clone());
-            let task = tokio::spawn(async move {
-                let result = work.await;
-                // The loop exists as long as the process.
-                let _ = notes.send(Note::Proof(id, result)).await;
-            });
-            let last = proving.attempt.take();
-            proving.attempt = Some(Attempt {
-                since: last.as_ref().map_or(now, |last| last.since),
-                begun: now,
-                connected,
-                postmaster: switches(pid),
-                postmaster_still: false,
-                flushed: last.as_ref().map_or(lsn.map(|lsn| (lsn, now)), |last| last.flushed),
-                storage: last.and_then(|last| last.storage),
-                _task: AbortOnDropHandle::new(task),
-            });
-        }
-        let Some(attempt) = &mut proving.attempt else { return };
-        attempt.flushed = match (attempt.flushed, lsn) {
-            (Some((then, at)), Some(lsn)) if then == lsn => Some((then, at)),
-            (_, lsn) => lsn.map(|lsn| (lsn, now)),
-        };
-        if now.saturating_sub(attempt.since) < SLOW_MS {
-            return;
-        }
-        attempt.postmaster_still = attempt.postmaster.is_some() && switches(pid) == attempt.postmaster;
-        let own = self.place.own();
-        let storage = attempt.storage.get_or_insert_with(|| Storage::check(&own, now));
-        let completed = completed(&own);
-        storage.device = match (storage.device, completed) {
-            (Some((then, at)), Some(count)) if then == count => Some((then, at)),
-            (_, completed) => completed.map(|count| (count, now)),
-        };
-    }
-
-    /// An attempt ended: the server committed, or refused.
-    pub fn proved(&mut self, result: Result<(), String>, now: u64) {
-        let proving = &mut self.server.run.proving;
-        proving.attempt = None;
-        proving.next_at = now + INTERVAL_MS;
-        match result {
-            Ok(()) => {
-                (proving.proven_at, proving.refused) = (Some(now), None);
-                // The write is a heartbeat, too; and a report says how old the proof is.
-                self.clocks.heartbeat_at = self.clocks.heartbeat_at.max(now + super::poll::HEARTBEAT_MS);
-                self.told.reported.1 = 0;
-            }
-            Err(words) => proving.refused = Some(words),
-        }
-    }
-
-    /// The postmaster and the connection data of a client, while clients are let in and their database was made.
-    fn client(&self) -> Option<(Pid, PgConnectOptions)> {
-        let Task::Lead(Lead { database, owner, .. }) = &self.durable.order.as_ref()?.task else { return None };
-        let run = &self.server.run;
-        let open = run.applied.as_ref().is_some_and(|applied| applied.gate == Gate::Open);
-        let primary = run.poll.as_ref().is_some_and(|poll| !poll.recovery);
-        let postmaster = self.server.postmaster.as_ref().filter(|postmaster| postmaster.stopping.is_none())?;
-        let options = PgConnectOptions::new_without_pgpass()
-            .host("127.0.0.1")
-            .port(PORT)
-            .username(owner)
-            .password(&self.secrets.as_ref()?.credentials.owner_password)
-            .database(database)
-            .application_name("evenkeel proof")
-            .ssl_mode(PgSslMode::Disable)
-            .statement_cache_capacity(0)
-            .options([("synchronous_commit", "on"), ("statement_timeout", "0"), ("search_path", "pg_catalog")]);
-        (open && primary && run.app_ensured).then_some((postmaster.pid, options))
-    }
-}
-
-/// One session that commits one write.
-async fn attempt(client: PgConnectOptions, connected: Arc<AtomicBool>) -> Result<(), String> {
-    let mut session = PgConnection::connect_with(&client).await.map_err(|error| answer(&error))?;
-    connected.store(true, Ordering::Relaxed);
-    // The transactional message assigns a transaction id, so that its commit is flushed, and acknowledged by voters.
-    let sql =
-        "SELECT current_setting('transaction_read_only') = 'on', pg_logical_emit_message(true, 'evenkeel', 'proof')";
-    let row = sqlx::query(sql).fetch_one(&mut session).await.map_err(|error| answer(&error))?;
-    // An error is the server's, after the proof.
-    let _ = session.close().await;
-    match row.get::<bool, _>(0) {
-        true => Err("a new session's transactions are read-only: see default_transaction_read_only".to_owned()),
-        false => Ok(()),
-    }
-}
-
-/// What the server, or the network, said.
-fn answer(error: &sqlx::Error) -> String {
-    match error {
-        sqlx::Error::Database(refused) => format!("a new session is refused: {}", refused.message()),
-        error => format!("a new session fails: {error}"),
     }
 }
 
