@@ -49,7 +49,8 @@ struct Attempt {
     postmaster: Option<u64>,
     /// It has not run since.
     postmaster_still: bool,
-    /// Flushed position and time when it last moved; `None` while the server answers no poll.
+    /// Flushed position and time when it last moved; `None` while the server answers no poll, or only standbys are waited
+    /// for.
     flushed: Option<(Lsn, u64)>,
     storage: Option<Storage>,
     _task: AbortOnDropHandle<()>,
@@ -59,6 +60,9 @@ struct Attempt {
 #[derive(Debug)]
 struct Storage {
     begun: u64,
+    /// Its thread runs, and is about to write.
+    writes: Arc<AtomicBool>,
+    /// The write succeeded or failed: the storage answers.
     done: Arc<AtomicBool>,
     /// Requests that the device has completed, and the time when their number last changed; `None`: not known.
     device: Option<(u64, u64)>,
@@ -94,8 +98,8 @@ impl Proving {
         });
     }
 
-    /// Reads the evidence while an attempt waits. `lsn` is the flushed position, if the server answers polls; `own` is a
-    /// folder on the data volume.
+    /// Reads the evidence while an attempt waits. `lsn` is the flushed position, if the server answers polls and the commit
+    /// does not wait for standbys; `own` is a folder on the data volume.
     pub fn watch(&mut self, pid: Pid, lsn: Option<Lsn>, own: &Path, now: u64) {
         let Some(attempt) = &mut self.attempt else { return };
         attempt.flushed = match (attempt.flushed, lsn) {
@@ -107,6 +111,9 @@ impl Proving {
         }
         attempt.postmaster_still = attempt.postmaster.is_some() && switches(pid) == attempt.postmaster;
         let storage = attempt.storage.get_or_insert_with(|| Storage::check(own, now));
+        if !storage.writes.load(Ordering::Relaxed) {
+            storage.begun = now;
+        }
         let completed = completed(own);
         storage.device = match (storage.device, completed) {
             (Some((then, at)), Some(count)) if then == count => Some((then, at)),
@@ -204,10 +211,15 @@ fn completed_by(diskstats: &str, major: u64, minor: u64) -> Option<u64> {
 impl Storage {
     /// A thread of its own: a write to a stuck disk never ends, and would hold up whatever waits for it.
     fn check(own: &Path, now: u64) -> Self {
-        let (done, path) = (Arc::new(AtomicBool::new(false)), own.join("storage-check"));
-        let tell = done.clone();
-        std::thread::spawn(move || tell.store(write(path).is_ok(), Ordering::Relaxed));
-        Self { begun: now, done, device: None }
+        let (writes, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let (tell, path) = ((writes.clone(), done.clone()), own.join("storage-check"));
+        std::thread::spawn(move || {
+            tell.0.store(true, Ordering::Relaxed);
+            // A full disk answers, too.
+            let _ = write(path);
+            tell.1.store(true, Ordering::Relaxed);
+        });
+        Self { begun: now, writes, done, device: None }
     }
 }
 
@@ -238,7 +250,8 @@ mod tests {
     }
 
     fn storage(done: bool, device: Option<(u64, u64)>) -> Option<Storage> {
-        Some(Storage { begun: 800, done: Arc::new(AtomicBool::new(done)), device })
+        let flag = |on| Arc::new(AtomicBool::new(on));
+        Some(Storage { begun: 800, writes: flag(true), done: flag(done), device })
     }
 
     fn said(attempt: Attempt, now: u64) -> (bool, Option<String>) {

@@ -19,7 +19,8 @@ impl Shell {
     pub fn prove(&mut self, now: u64) {
         let Some((pid, client)) = self.client() else { return self.server.run.proving.rest() };
         let answers = self.problems.poll.is_none();
-        let lsn = self.server.run.poll.as_ref().filter(|_| answers).map(|poll| poll.lsn);
+        let poll = self.server.run.poll.as_ref().filter(|poll| answers && !poll.proof_waits);
+        let lsn = poll.map(|poll| poll.lsn);
         if self.server.run.proving.due(now) {
             let (id, notes) = (self.server.run.id.clone(), self.notes.clone());
             let connected = Arc::new(AtomicBool::new(false));

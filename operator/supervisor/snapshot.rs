@@ -260,6 +260,7 @@ mod tests {
             receivers: 0,
             startup: None,
             sessions: 0,
+            proof_waits: false,
             stream: None,
             replicas,
             slots: Vec::new(),

@@ -96,6 +96,9 @@ pub struct Poll {
     pub startup: Option<String>,
     /// Sessions of clients.
     pub sessions: u32,
+    /// The session that proves that clients can write waits for standbys: its commit is on the disk here.
+    #[serde(default)]
+    pub proof_waits: bool,
     /// Standby: its WAL receiver.
     pub stream: Option<Stream>,
     /// Primary: the standbys that stream from it.
@@ -154,7 +157,7 @@ SELECT json_build_object(
   'generation', current_setting('evenkeel.generation', true),
   'names', current_setting('synchronous_standby_names'),
   'conninfo', current_setting('primary_conninfo'),
-  'receivers', a.receivers, 'startup', a.startup, 'sessions', a.sessions,
+  'receivers', a.receivers, 'startup', a.startup, 'sessions', a.sessions, 'proofWaits', a.proof_waits,
   'stream', (SELECT json_build_object('status', status, 'timeline', coalesce(received_tli, 0), 'host', sender_host)
              FROM pg_stat_wal_receiver),
   'replicas', coalesce((SELECT json_agg(json_build_object('pid', pid, 'name', application_name,
@@ -166,6 +169,7 @@ SELECT json_build_object(
 )::text
 FROM (SELECT count(*) FILTER (WHERE backend_type = 'walreceiver') AS receivers,
              max(wait_event) FILTER (WHERE backend_type = 'startup') AS startup,
+             count(*) FILTER (WHERE wait_event = 'SyncRep' AND application_name = 'evenkeel proof') > 0 AS proof_waits,
              count(*) FILTER (WHERE backend_type = 'client backend'
                AND coalesce(usename, '') NOT IN ('evenkeel', 'evenkeel_replication')) AS sessions
       FROM pg_stat_activity) a,
