@@ -2,14 +2,16 @@
 
 use std::path::Path;
 
+use tokio_util::task::AbortOnDropHandle;
+
 use super::conf;
 use super::identify;
 use super::jobs::chain;
 use super::process;
-use super::shell::{Postmaster, Reply, Shell, Stop, boottime};
+use super::shell::{Note, Postmaster, Reply, Shell, Stop, boottime};
 use super::snapshot::{self, live_timeline};
 use super::sql::{self, Poll, Session};
-use super::state::Durable;
+use super::state::{Durable, Gate};
 use super::tools;
 use super::wire::{CONFIRMATION_MS, Data, Task};
 use crate::api::lsn::{Fork, Lsn};
@@ -41,6 +43,7 @@ impl Shell {
             return;
         }
         self.press_stop(now);
+        let steady = self.serves_steadily(now);
         match &mut self.server.postmaster {
             Some(postmaster) if postmaster.stopping.is_some() => {}
             Some(postmaster) if !postmaster.ready => {
@@ -50,8 +53,9 @@ impl Shell {
                     self.poll(now).await;
                 }
             }
-            Some(_) if now >= self.clocks.poll_at => self.poll(now).await,
-            Some(_) => {}
+            Some(_) if now < self.clocks.poll_at => {}
+            Some(_) if steady => self.poll_beside(now),
+            Some(_) => self.poll(now).await,
             None if !self.server.down.read => self.read_control_file().await,
             None => {}
         }
@@ -71,6 +75,7 @@ impl Shell {
         self.clocks.jumped = true;
         self.server.run.confirmed_at = None;
         self.server.run.proving.interrupted();
+        self.server.run.polling = None;
         for reply in self.server.run.replies.values_mut() {
             reply.seen = None;
         }
@@ -92,9 +97,64 @@ impl Shell {
         }
     }
 
+    /// Whether clients are served and no change is under way: then the loop does not wait for the answer to a poll, so
+    /// that a server that hangs is told in time.
+    fn serves_steadily(&self, now: u64) -> bool {
+        let run = &self.server.run;
+        now >= self.clocks.hurry_until
+            && self.clocks.quick_polls == 0
+            && run.poll.as_ref().is_some_and(|poll| !poll.recovery)
+            && run.applied.as_ref().is_some_and(|applied| applied.gate == Gate::Open)
+    }
+
+    /// Polls in the background; its end is a [`Note::Polled`].
+    fn poll_beside(&mut self, now: u64) {
+        self.clocks.poll_at = now + STEADY_MS;
+        let run = &mut self.server.run;
+        let Some(postmaster) = self.server.postmaster.as_mut().filter(|_| run.polling.is_none()) else { return };
+        run.polls += 1;
+        let (session, notes, id) = (postmaster.session.take(), self.notes.clone(), (run.id.clone(), run.polls));
+        let asked = async move {
+            let mut session = match session {
+                Some(session) => session,
+                None => Session::open().await?,
+            };
+            let poll = session.poll().await?;
+            Ok::<_, sql::Error>((session, poll))
+        };
+        let task = tokio::spawn(async move {
+            let result = asked.await.map_err(|error| chain(&error));
+            // The loop exists as long as the process.
+            let _ = notes.send(Note::Polled { of: id, asked_at: now, result }).await;
+        });
+        run.polling = Some(AbortOnDropHandle::new(task));
+    }
+
+    /// A poll in the background ended. Whatever was asked before a later poll, or before a pause of the container, counts
+    /// no more.
+    pub fn polled_beside(&mut self, number: u64, asked_at: u64, result: Result<(Session, Poll), String>) {
+        if self.server.run.polling.is_none() || number != self.server.run.polls {
+            return;
+        }
+        self.server.run.polling = None;
+        let result = result.map(|(session, poll)| {
+            if let Some(postmaster) = self.server.postmaster.as_mut().filter(|one| one.stopping.is_none()) {
+                postmaster.session = Some(session);
+            }
+            // A reply is as old as the question, however long the answer has waited.
+            self.take_poll(poll, asked_at);
+        });
+        self.poll_ended(result, asked_at);
+    }
+
     /// Polls the server; a failed poll keeps the last result, whose confirmations age.
     pub async fn poll(&mut self, now: u64) {
+        self.server.run.polling = None;
         let result = self.try_poll().await;
+        self.poll_ended(result, now);
+    }
+
+    fn poll_ended(&mut self, result: Result<(), String>, now: u64) {
         self.clocks.poll_at = now + if now < self.clocks.hurry_until { HURRIED_MS } else { STEADY_MS };
         self.clocks.jumped = false;
         match result {
@@ -127,7 +187,7 @@ impl Shell {
         };
         let poll = session.poll().await.map_err(|error| chain(&error))?;
         self.identify(&poll).await?;
-        self.take_poll(poll);
+        self.take_poll(poll, super::shell::boottime_ms());
         Ok(())
     }
 
@@ -147,8 +207,7 @@ impl Shell {
         Ok(())
     }
 
-    fn take_poll(&mut self, poll: Poll) {
-        let now = super::shell::boottime_ms();
+    fn take_poll(&mut self, poll: Poll, now: u64) {
         self.take_replies(&poll, now);
         if poll.lsn != self.server.run.moved.0 {
             self.server.run.moved = (poll.lsn, now);
@@ -210,8 +269,9 @@ impl Shell {
     async fn heartbeat_or_details(&mut self, now: u64) {
         let leads = self.durable.order.as_ref().is_some_and(|order| matches!(order.task, Task::Lead(_)));
         let primary = self.server.run.poll.as_ref().is_some_and(|poll| !poll.recovery);
+        let may_wait = self.server.run.proving.may_wait(now);
         let Some(postmaster) = &mut self.server.postmaster else { return };
-        if postmaster.stopping.is_some() || self.server.run.poll.is_none() {
+        if postmaster.stopping.is_some() || self.server.run.poll.is_none() || !may_wait {
             return;
         }
         let Some(session) = &mut postmaster.session else { return };

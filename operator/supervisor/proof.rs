@@ -16,6 +16,8 @@ use crate::api::lsn::Lsn;
 const INTERVAL_MS: u64 = 500;
 /// An attempt without a result for this long counts as failing, in milliseconds.
 const SLOW_MS: u64 = 700;
+/// A proof is fresh for this long, in milliseconds: the server has just answered.
+const JUST_PROVEN_MS: u64 = 60;
 /// A server without a sign of life for this long, while an attempt waits, hangs; in milliseconds.
 const HUNG_MS: u64 = 2_500;
 /// A check of the storage without a result for this long, while the device completes nothing, in milliseconds.
@@ -129,6 +131,14 @@ impl Proving {
             Ok(()) => (self.proven_at, self.refused) = (Some(now), None),
             Err(words) => self.refused = Some(words),
         }
+    }
+
+    /// Whether the loop may wait for an answer of the server: just after a proof, or when an answer has been missing for so
+    /// long that all was told.
+    pub fn may_wait(&self, now: u64) -> bool {
+        let proven_ms = self.proven_at.map_or(u64::MAX, |at| now.saturating_sub(at));
+        let waits_ms = self.attempt.as_ref().map_or(u64::MAX, |attempt| now.saturating_sub(attempt.since));
+        proven_ms < JUST_PROVEN_MS || proven_ms.min(waits_ms) >= HUNG_MS + SLOW_MS
     }
 
     /// The container stood still: what waits began in another time.
@@ -294,6 +304,17 @@ mod tests {
         assert!(at(Some((Lsn(1), 0)), 2_500).await);
         assert!(!at(Some((Lsn(1), 100)), 2_500).await);
         assert!(!at(None, 60_000).await, "the server answers no poll: it may be slow");
+    }
+
+    /// Regression 31: with all its processes stopped, a server was told three seconds late, because the loop itself waited
+    /// for its answer to a poll.
+    #[tokio::test]
+    async fn the_loop_waits_for_no_answer_while_it_may_have_to_tell_that_none_comes() {
+        let proven = |proven_at, attempt| Proving { proven_at, attempt, ..Proving::default() };
+        assert!(proven(None, None).may_wait(9), "no client was let in");
+        assert!(proven(Some(1_000), None).may_wait(1_059) && !proven(Some(1_000), None).may_wait(1_060));
+        assert!(!proven(None, Some(waiting(false).await)).may_wait(3_199));
+        assert!(proven(None, Some(waiting(false).await)).may_wait(3_200));
     }
 
     #[test]

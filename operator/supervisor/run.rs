@@ -249,6 +249,9 @@ impl Shell {
             Note::WalMissing(run) if run == self.server.run.id => self.server.run.wal_missing = true,
             Note::Stuck(run) if run == self.server.run.id => self.server.run.stuck = true,
             Note::Fatal(run, line) if run == self.server.run.id => self.server.run.fatal = Some(line),
+            Note::Polled { of: (run, number), asked_at, result } if run == self.server.run.id => {
+                self.polled_beside(number, asked_at, result);
+            }
             Note::Proof(run, result) if run == self.server.run.id => self.proved(result, boottime_ms()),
             Note::Checkpoint { .. }
             | Note::ReceiverEnded(_)
@@ -257,7 +260,8 @@ impl Shell {
             | Note::App(..)
             | Note::Crashed(_)
             | Note::Fatal(..)
-            | Note::Proof(..) => {}
+            | Note::Proof(..)
+            | Note::Polled { .. } => {}
         }
     }
 

@@ -69,6 +69,15 @@ pub enum Note {
     Fatal(String, String),
     /// An attempt to write as a new client ended, in this run.
     Proof(String, Result<(), String>),
+    /// A poll in the background ended.
+    Polled {
+        /// The run, and the number of the poll in it.
+        of: (String, u64),
+        /// Time when it began.
+        asked_at: u64,
+        /// Its session and result, or the error.
+        result: Result<(Session, Poll), String>,
+    },
 }
 
 /// A running postmaster.
@@ -155,6 +164,10 @@ pub struct Run {
     pub fatal: Option<String>,
     /// Whether a new client can write.
     pub proving: Proving,
+    /// Number of polls in the background so far.
+    pub polls: u64,
+    /// The one that runs.
+    pub polling: Option<AbortOnDropHandle<()>>,
     /// Refused and pending settings were read since the configuration was last applied.
     pub details_read: bool,
     /// The task that ensures the application's roles and database.

@@ -1,6 +1,6 @@
 """Servers that hang and servers that are slow: `hang.py BINARY [ROUNDS] [KIND ...]`.
 
-A frozen postmaster and a frozen disk must be told within 2 s, and new sessions
+A frozen postmaster, a frozen server and a frozen disk must be told within 2 s, and new sessions
 must write again within 5 s. A server under heavy load, also with checkpoints,
 must never be failed over. Each instance's volume is a file system of its own in
 a file, so that the disk of one instance can be frozen (needs root).
@@ -30,7 +30,7 @@ IMAGE = "postgres:15"
 CLUSTER = "bench-hang"
 TOLD, WRITES = 2.0, 5.0  # seconds
 LOAD_SECONDS = 20
-DISK_MIB = 1500
+DISK_MIB = 6000
 
 
 class Sessions:
@@ -114,6 +114,16 @@ def freeze_postmaster(cluster, primary):
     return lambda: None
 
 
+def freeze_all(cluster, primary):
+    """SIGSTOP of every process of the server: no session gets an answer any more."""
+    for line in docker("top", cluster.container(primary), "-eo", "pid,comm").splitlines()[1:]:
+        process, name = line.split(None, 1)
+        if name.strip() == "postgres":
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(process), signal.SIGSTOP)
+    return lambda: None
+
+
 def freeze_disk(cluster, primary):
     """Nothing more is written to the primary's volume."""
     mount = docker("volume", "inspect", "-f", "{{.Mountpoint}}", cluster.volumes(primary)[0]).strip()
@@ -121,7 +131,7 @@ def freeze_disk(cluster, primary):
     return lambda: run("fsfreeze", "--unfreeze", mount)
 
 
-HANGS = {"postmaster": freeze_postmaster, "disk": freeze_disk}
+HANGS = {"postmaster": freeze_postmaster, "server": freeze_all, "disk": freeze_disk}
 
 
 def ready(cluster):
@@ -156,8 +166,9 @@ def load(cluster, number):
     before = cluster.settled()
     container = cluster.container(before["primary"])
     inside = lambda *command: ("exec", "-u", "postgres", container, *command)  # noqa: E731
-    docker(*inside("psql", "-qc", "CREATE DATABASE load"), check=False)
-    docker(*inside("pgbench", "-q", "-i", "-s", "20", "load"), timeout=120)
+    if number == 1:
+        docker(*inside("psql", "-qc", "CREATE DATABASE load"))
+        docker(*inside("pgbench", "-q", "-i", "-s", "20", "load"), timeout=120)
     script = (
         f"for i in $(seq 8); do (timeout {LOAD_SECONDS} sh -c 'while :; do :; done' &) ; done; "
         f"(for i in $(seq 6); do psql -qc CHECKPOINT load; sleep 2; done) & "
@@ -181,9 +192,9 @@ def load(cluster, number):
 def main():
     """Runs the rounds."""
     if len(sys.argv) < 2:
-        sys.exit("usage: hang.py BINARY [ROUNDS] [postmaster|disk|load ...]")
+        sys.exit("usage: hang.py BINARY [ROUNDS] [postmaster|server|disk|load ...]")
     count = int(sys.argv[2]) if len(sys.argv) > 2 else 5
-    kinds = sys.argv[3:] or ["postmaster", "disk", "load"]
+    kinds = sys.argv[3:] or ["postmaster", "server", "disk", "load"]
     operator = harness.start_operator(sys.argv[1])
     cluster = harness.Cluster(operator, CLUSTER, IMAGE)
     cluster.clean()
