@@ -76,11 +76,19 @@ pub struct Source {
     pub resource: &'static str,
     /// The objects of the view for one of its objects.
     pub show: fn(&Value) -> Vec<Value>,
-    /// The annotation that evicts objects of the view: names, comma-separated. Without one they cannot be deleted.
-    pub evict: Option<&'static str>,
+    /// How objects of the view are evicted. Without it they cannot be deleted.
+    pub evict: Option<Evict>,
     /// Changes the object as its object of the view was changed. Without it the view cannot be written; a change of
     /// another part of the view is refused.
     pub accept: Option<fn(&mut Value, &Value)>,
+}
+
+/// How a source replaces objects of its view.
+pub struct Evict {
+    /// The annotation of the source that asks for it: names, comma-separated.
+    pub annotation: &'static str,
+    /// Why an eviction of this object of the view must wait, if it must. A deletion does not wait.
+    pub too_soon: fn(&Value, &str) -> Option<String>,
 }
 
 impl View {

@@ -1,23 +1,24 @@
 //! `evenkeel operator`: starts the store, hosts, controllers and the API, and stops them in order.
 //! Wiring only: it decides nothing, and no other file imports so many rooms.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use serde_json::json;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::datadir::{self, DataDir};
 use super::error::Error;
 use super::logging;
-use crate::api::docker_host::DockerHost;
-use crate::api::failure::Failure;
+use crate::api::docker_host::{DockerHost, LOCAL};
+use crate::api::failure::{Class, Failure};
 use crate::engine;
 use crate::engine::docker::OwnBinary;
 use crate::engine::hosts::{Hosts, local_endpoint};
@@ -26,12 +27,14 @@ use crate::kinds::docker_host::{DockerHostKind, local_host};
 use crate::kinds::load_balancer::LoadBalancerKind;
 use crate::kinds::postgres_cluster::PostgresClusterKind;
 use crate::runtime::{Clock, Kind, Manager, SystemClock, janitor};
-use crate::server::containers::{self, Containers, Place};
+use crate::server::containers::{self, Connection, Containers, Place};
 use crate::server::{self, identity};
 use crate::store::{self, Key, Objects, SqliteStore};
 
 /// Grace at shutdown for reconciles and requests under way (controllers limit themselves to 10 s).
 const GRACE: Duration = Duration::from_secs(15);
+/// Timeout for connecting to a port of a pod on this machine.
+const CONNECT: Duration = Duration::from_secs(5);
 
 /// Runs the long-running controller and its API.
 #[derive(Debug, Clone, clap::Args)]
@@ -135,7 +138,7 @@ impl Running {
     pub async fn stop(mut self) {
         self.shutdown.cancel();
         let all = async { while self.parts.join_next().await.is_some() {} };
-        if tokio::time::timeout(GRACE, all).await.is_err() {
+        if timeout(GRACE, all).await.is_err() {
             tracing::warn!("something was not finished in time; it is repeated at the next start");
             self.parts.shutdown().await;
         }
@@ -244,8 +247,8 @@ struct EngineContainers(Arc<Hosts>);
 #[async_trait::async_trait]
 impl Containers for EngineContainers {
     async fn logs(&self, place: &Place, options: containers::LogOptions) -> Result<containers::Outputs, Failure> {
-        let containers::LogOptions { follow, tail, since, timestamps } = options;
-        let options = engine::LogOptions { follow, tail, since, timestamps };
+        let containers::LogOptions { follow, tail, since, timestamps, previous } = options;
+        let options = engine::LogOptions { follow, tail, since, timestamps, previous };
         Ok(outputs(self.0.get(&place.host)?.logs(&place.container, &options).await?))
     }
 
@@ -263,6 +266,30 @@ impl Containers for EngineContainers {
 
     async fn code(&self, place: &Place, id: &str) -> Result<Option<i64>, Failure> {
         Ok(self.0.get(&place.host)?.exec_code(id).await?)
+    }
+
+    async fn connect(&self, place: &Place, address: Option<IpAddr>, port: u16) -> Result<Connection, Failure> {
+        let engine = self.0.get(&place.host)?;
+        // The networks of this machine's own engine can be reached as they are; others by a process in the container.
+        let mut said = None;
+        if let Some(address) = address.filter(|_| place.host == LOCAL) {
+            match timeout(CONNECT, TcpStream::connect((address, port))).await {
+                Ok(Ok(stream)) => {
+                    let (read, write) = stream.into_split();
+                    return Ok(Connection { read: Box::pin(read), write: Box::pin(write) });
+                }
+                Ok(Err(error)) => said = Some(error.to_string()),
+                Err(_) => said = Some(format!("no answer within {} s", CONNECT.as_secs())),
+            }
+        }
+        // A port that only the pod itself can reach; a container without a probe does not have Evenkeel's binary.
+        let dialed = engine.dial(&place.container, &format!("tcp:127.0.0.1:{port}")).await;
+        let stream = dialed.map_err(|error| match said {
+            Some(said) => Failure::new(Class::Transient, format!("port {port} of the pod: {said}")),
+            None => error.into(),
+        })?;
+        let (read, write) = tokio::io::split(stream);
+        Ok(Connection { read: Box::pin(read), write: Box::pin(write) })
     }
 }
 

@@ -263,6 +263,8 @@ pub struct LogOptions {
     pub since: Option<i64>,
     /// Start each line with its time.
     pub timestamps: bool,
+    /// Only what was said before the container was last started; [`Error::NotFound`] if it was started once.
+    pub previous: bool,
 }
 
 /// An image on a host.

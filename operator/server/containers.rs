@@ -1,12 +1,13 @@
 //! Access to the containers of a pod: finds the container of a request, and defines the trait that the
 //! engines implement.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 
 use axum::body::Bytes;
 use futures::stream::BoxStream;
 use serde_json::Value;
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::request::Request;
 use super::status::Refusal;
@@ -32,6 +33,8 @@ pub struct LogOptions {
     pub since: Option<i64>,
     /// Start each line with its time.
     pub timestamps: bool,
+    /// Only what was said before the container was last started; not found if it was started once.
+    pub previous: bool,
 }
 
 /// A command to run.
@@ -67,6 +70,14 @@ pub struct Session {
     pub input: Pin<Box<dyn AsyncWrite + Send>>,
 }
 
+/// A connection to a port of a pod.
+pub struct Connection {
+    /// What the pod sends.
+    pub read: Pin<Box<dyn AsyncRead + Send>>,
+    /// What the pod gets.
+    pub write: Pin<Box<dyn AsyncWrite + Send>>,
+}
+
 /// Access to containers; the server itself knows no engine.
 #[async_trait::async_trait]
 pub trait Containers: Send + Sync + 'static {
@@ -78,6 +89,8 @@ pub trait Containers: Send + Sync + 'static {
     async fn resize(&self, place: &Place, id: &str, size: (u16, u16)) -> Result<(), Failure>;
     /// The exit code of the command; `None` while it runs.
     async fn code(&self, place: &Place, id: &str) -> Result<Option<i64>, Failure>;
+    /// Connects to a port of the container's pod, which has this address.
+    async fn connect(&self, place: &Place, address: Option<IpAddr>, port: u16) -> Result<Connection, Failure>;
 }
 
 /// The container of a request.
@@ -92,10 +105,22 @@ pub struct Meant {
 
 /// Finds the container of a request; only containers that the Pod view shows can be reached.
 pub async fn meant(request: &Request<'_>) -> Result<Meant, Refusal> {
+    choose(&shown(request).await?, &request.key().name, request.params.get("container"))
+}
+
+/// A container of the request's pod, whichever, and the pod's address: its containers share the network.
+pub async fn pod(request: &Request<'_>) -> Result<(Place, Option<IpAddr>), Refusal> {
+    let pod = shown(request).await?;
+    let first = pod["status"]["containerStatuses"][0]["name"].as_str();
+    let meant = choose(&pod, &request.key().name, first)?;
+    Ok((meant.place, pod["status"]["podIP"].as_str().and_then(|address| address.parse().ok())))
+}
+
+/// The pod of the request, as its view shows it.
+pub async fn shown(request: &Request<'_>) -> Result<Value, Refusal> {
     let key = request.key();
     let found = request.server.objects.get::<Value>(&key).await.map_err(|error| request.store_refusal(&error))?;
-    let pod = found.ok_or_else(|| Refusal::not_found(request.target.resource, &key.name))?;
-    choose(&pod, &key.name, request.params.get("container"))
+    found.ok_or_else(|| Refusal::not_found(request.target.resource, &key.name))
 }
 
 fn choose(pod: &Value, name: &str, asked: Option<&str>) -> Result<Meant, Refusal> {

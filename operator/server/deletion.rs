@@ -1,6 +1,6 @@
 //! Deleting objects and collections.
 
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::Response;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::{Value, json};
@@ -19,8 +19,9 @@ use crate::store::{self, Key, revision_of, rules};
 const AT_ONCE: usize = 32;
 
 /// Options of a deletion.
-struct Options {
-    only_if: Preconditions,
+pub struct Options {
+    /// What must hold.
+    pub only_if: Preconditions,
     effect: Effect,
     dependents: Dependents,
 }
@@ -36,11 +37,16 @@ enum Dependents {
 
 /// Serves a DELETE of an object or of a collection.
 pub async fn serve(request: Request<'_>) -> Result<Response, Refusal> {
-    let options = options(request.target.resource, &request.params, &request.headers, &request.body)?;
+    let sent = match &*request.body {
+        [] => json!({}),
+        body => body::object(&request.headers, body)?.value,
+    };
+    let options = options(request.target.resource, &request.params, &sent)?;
     if request.target.name.is_some() { one(&request, &options).await } else { all(&request, &options).await }
 }
 
-async fn one(request: &Request<'_>, options: &Options) -> Result<Response, Refusal> {
+/// Deletes the object of the request.
+pub async fn one(request: &Request<'_>, options: &Options) -> Result<Response, Refusal> {
     let key = request.key();
     let resource = request.target.resource;
     if resource.kind == "Namespace" {
@@ -130,12 +136,8 @@ fn refused(request: &Request<'_>, error: &store::Error) -> Refusal {
     }
 }
 
-/// DeleteOptions from the body, if there is one, and from the query.
-fn options(resource: &Resource, params: &Params, headers: &HeaderMap, body: &[u8]) -> Result<Options, Refusal> {
-    let sent = match body {
-        [] => json!({}),
-        _ => body::object(headers, body)?.value,
-    };
+/// The DeleteOptions that were sent, and those in the query.
+pub fn options(resource: &Resource, params: &Params, sent: &Value) -> Result<Options, Refusal> {
     let old_form = sent["orphanDependents"] == true || params.flag("orphanDependents")?;
     let dependents = match params.get("propagationPolicy").or(sent["propagationPolicy"].as_str()) {
         None if old_form => Dependents::Stay,

@@ -151,15 +151,26 @@ fn entries(resource: &Resource) -> Vec<Value> {
             "verbs": ["get", "patch", "update"],
         })
     });
-    let inside = [("log", json!(["get"])), ("exec", json!(["create", "get"]))].map(|(part, verbs)| {
-        json!({
-            "name": format!("{}/{part}", resource.plural),
-            "singularName": "",
-            "namespaced": resource.namespaced,
-            "kind": resource.kind,
-            "verbs": verbs,
-        })
+    let both: &[&str] = &["create", "get"];
+    let inside =
+        [("log", &["get"][..]), ("exec", both), ("attach", both), ("portforward", both)].map(|(part, verbs)| {
+            json!({
+                "name": format!("{}/{part}", resource.plural),
+                "singularName": "",
+                "namespaced": resource.namespaced,
+                "kind": resource.kind,
+                "verbs": verbs,
+            })
+        });
+    let eviction = json!({
+        "name": format!("{}/eviction", resource.plural),
+        "singularName": "",
+        "namespaced": resource.namespaced,
+        "group": "policy",
+        "version": "v1",
+        "kind": "Eviction",
+        "verbs": ["create"],
     });
-    let inside = resource.has_containers().then_some(inside);
+    let inside = resource.has_containers().then(|| inside.into_iter().chain([eviction]));
     std::iter::once(main).chain(status).chain(scale).chain(inside.into_iter().flatten()).collect()
 }

@@ -11,11 +11,11 @@ use subtle::ConstantTimeEq as _;
 
 use super::params::Params;
 use super::request::Request;
-use super::routes::{self, Route};
+use super::routes::{self, Part, Route};
 use super::status::Refusal;
 use super::tls::Guest;
 use super::view::{self, View};
-use super::{Server, body, deletion, discovery, exec, logs, openapi_v2, reviews, watch};
+use super::{Server, body, deletion, discovery, eviction, exec, logs, openapi_v2, port_forward, reviews, watch};
 
 /// Path of plans: POST `{"object": {...}}`.
 const PLAN: &str = "/evenkeel/v1/plan";
@@ -68,8 +68,8 @@ async fn dispatch(server: &Server, request: axum::extract::Request) -> Result<Re
         _ => return Err(Refusal::method_not_allowed()),
     };
     let shown = match target.part {
-        // Logs are text, and exec is a WebSocket.
-        routes::Part::Log | routes::Part::Exec => View::Whole,
+        // Logs are text, and the others turn the connection into another protocol.
+        Part::Log | Part::Exec | Part::Attach | Part::PortForward => View::Whole,
         _ => View::negotiate(&parts.headers, &params)?,
     };
     let body = if parts.method == Method::GET { Bytes::new() } else { body::read(body).await? };
@@ -80,10 +80,15 @@ async fn dispatch(server: &Server, request: axum::extract::Request) -> Result<Re
 /// Dispatches a request for objects to its handler.
 async fn serve(request: Request<'_>, method: &Method) -> Result<Response, Refusal> {
     match (method.as_str(), request.target.part) {
-        ("GET", routes::Part::Log) => return logs::serve(request).await,
-        // POST is SPDY, which exec refuses with a message.
-        ("GET" | "POST", routes::Part::Exec) => return exec::serve(request).await,
-        _ => {}
+        ("GET", Part::Log) => return logs::serve(request).await,
+        // POST is SPDY, which exec and attach refuse with a message.
+        ("GET" | "POST", Part::Exec | Part::Attach) => return exec::serve(request).await,
+        ("GET" | "POST", Part::PortForward) => return port_forward::serve(request).await,
+        ("POST", Part::Eviction) => return eviction::serve(request).await,
+        (_, Part::Log | Part::Exec | Part::Attach | Part::PortForward | Part::Eviction) => {
+            return Err(Refusal::method_not_allowed());
+        }
+        (_, Part::Main | Part::Status | Part::Scale) => {}
     }
     let writes = !matches!(method.as_str(), "GET" | "DELETE");
     let changes = matches!(method.as_str(), "PUT" | "PATCH");
@@ -93,13 +98,12 @@ async fn serve(request: Request<'_>, method: &Method) -> Result<Response, Refusa
     {
         return Err(Refusal::not_allowed(view.instead));
     }
-    if request.target.part == routes::Part::Status && method != Method::GET {
+    if request.target.part == Part::Status && method != Method::GET {
         return Err(Refusal::not_allowed("the status is written by the operator alone; change the spec instead"));
     }
     let named = request.target.name.is_some();
     match (method.as_str(), named, request.target.part) {
-        ("GET", _, routes::Part::Main) if request.params.flag("watch")? => watch::serve(request).await,
-        (_, _, routes::Part::Log | routes::Part::Exec) => Err(Refusal::method_not_allowed()),
+        ("GET", _, Part::Main) if request.params.flag("watch")? => watch::serve(request).await,
         ("GET", true, _) => request.get().await,
         ("GET", false, _) => {
             request.params.check_list()?;
@@ -108,7 +112,7 @@ async fn serve(request: Request<'_>, method: &Method) -> Result<Response, Refusa
         ("POST", false, _) => request.create().await,
         ("PUT", true, _) => request.replace().await,
         ("PATCH", true, _) => request.patch().await,
-        ("DELETE", _, routes::Part::Main) => deletion::serve(request).await,
+        ("DELETE", _, Part::Main) => deletion::serve(request).await,
         _ => Err(Refusal::method_not_allowed()),
     }
 }

@@ -1,10 +1,9 @@
-//! The `exec` subresource of a pod: a command in one of its containers, its streams over a WebSocket in
-//! Kubernetes' channels.
+//! The `exec` and `attach` subresources of a pod: a command in one of its containers, or its own output, over a
+//! WebSocket in Kubernetes' channels.
 
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::HeaderMap;
 use axum::response::Response;
 use futures::{Sink, SinkExt as _, Stream, StreamExt as _};
 use hyper_util::rt::TokioIo;
@@ -12,10 +11,12 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
 
-use super::containers::{Command, Containers, Output, Outputs, Place, Session, door, meant};
+use super::containers::{Command, Containers, LogOptions, Output, Outputs, Place, Session, door, meant};
 use super::params::Params;
 use super::request::Request;
+use super::routes::Part;
 use super::status::Refusal;
+use super::upgrade;
 use crate::api::failure::Failure;
 use crate::api::websocket::{self, Message, Role};
 
@@ -26,14 +27,25 @@ const GLANCE: Duration = Duration::from_millis(20);
 /// Number of polls for the exit code.
 const GLANCES: u32 = 100;
 
-/// Starts the command and switches to the WebSocket.
+/// Starts the command, or attaches to the output of the container, and switches to the WebSocket.
 pub async fn serve(mut request: Request<'_>) -> Result<Response, Refusal> {
-    let command = command(&request.params)?;
-    let (protocol, key) = handshake(&request.headers)?;
+    let attach = request.target.part == Part::Attach;
+    let command = if attach { None } else { Some(command(&request.params)?) };
+    if attach && (request.params.flag("stdin")? || request.params.flag("tty")?) {
+        return Err(Refusal::bad_request(
+            "the containers of pods have no stdin and no terminal; attach without -i and -t shows their output, and \
+             exec -it starts a shell",
+        ));
+    }
+    let protocol = handshake(&request.headers, if attach { "attach" } else { "exec" })?;
     let meant = meant(&request).await?;
     let containers = door(&request)?.clone();
     let upgrade = request.upgrade.take().ok_or_else(|| Refusal::bad_request("this connection cannot be upgraded"))?;
-    let session = containers.exec(&meant.place, &command).await.map_err(|failure| meant.refused(&failure))?;
+    let session = match command {
+        Some(command) => containers.exec(&meant.place, &command).await,
+        None => attached(&*containers, &meant.place).await,
+    };
+    let session = session.map_err(|failure| meant.refused(&failure))?;
     let stop = request.server.stop.clone();
     tokio::spawn(async move {
         let connection = match upgrade.await {
@@ -47,16 +59,14 @@ pub async fn serve(mut request: Request<'_>) -> Result<Response, Refusal> {
             () = talk => {}
         }
     });
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let headers = response.headers_mut();
-    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
-    if let Ok(accept) = websocket::derive_accept_key(key.as_bytes()).parse() {
-        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-    }
-    Ok(response)
+    Ok(upgrade::to_websocket(&request.headers, protocol))
+}
+
+/// The output of the container from now on.
+async fn attached(containers: &dyn Containers, place: &Place) -> Result<Session, Failure> {
+    let options = LogOptions { follow: true, tail: Some(0), ..LogOptions::default() };
+    let output = containers.logs(place, options).await?;
+    Ok(Session { id: String::new(), output, input: Box::pin(tokio::io::sink()) })
 }
 
 fn command(params: &Params) -> Result<Command, Refusal> {
@@ -67,20 +77,16 @@ fn command(params: &Params) -> Result<Command, Refusal> {
     Ok(Command { words, stdin: params.flag("stdin")?, tty: params.flag("tty")? })
 }
 
-/// The subprotocol and the key of a client that requests a WebSocket.
-fn handshake(headers: &HeaderMap) -> Result<(&'static str, String), Refusal> {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if !text(header::UPGRADE).eq_ignore_ascii_case("websocket") {
-        return Err(Refusal::bad_request(
-            "exec speaks WebSocket here, and not SPDY: kubectl 1.31 and newer do by themselves, 1.29 and 1.30 with \
-             KUBECTL_REMOTE_COMMAND_WEBSOCKETS=true, and `evenkeel exec` always",
-        ));
+/// The subprotocol of a client that requests a WebSocket; `verb` is what it wants.
+fn handshake(headers: &HeaderMap, verb: &str) -> Result<&'static str, Refusal> {
+    if !upgrade::asks_for(headers, "websocket") {
+        return Err(Refusal::bad_request(format!(
+            "{verb} speaks WebSocket here, and not SPDY: kubectl 1.31 and newer do by themselves, 1.29 and 1.30 with \
+             KUBECTL_REMOTE_COMMAND_WEBSOCKETS=true, and `evenkeel exec` always"
+        )));
     }
-    let offers = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
-    let offers: Vec<&str> = offers.flat_map(|value| value.split(',')).map(str::trim).collect();
-    let protocol = [websocket::V5, websocket::V4].into_iter().find(|known| offers.contains(known));
-    let unknown = || Refusal::bad_request("exec speaks v5.channel.k8s.io and v4.channel.k8s.io");
-    Ok((protocol.ok_or_else(unknown)?, text(header::SEC_WEBSOCKET_KEY).to_owned()))
+    upgrade::subprotocol(headers, &[websocket::V5, websocket::V4])
+        .ok_or_else(|| Refusal::bad_request(format!("{verb} speaks v5.channel.k8s.io and v4.channel.k8s.io")))
 }
 
 /// Forwards data in both directions until the command has ended or the client has disconnected.
@@ -186,6 +192,9 @@ async fn speak(
 }
 
 async fn code(containers: &dyn Containers, place: &Place, id: &str) -> Result<i64, Failure> {
+    if id.is_empty() {
+        return Ok(0); // attached: as in Kubernetes, only the output has ended
+    }
     for _ in 0..GLANCES {
         if let Some(code) = containers.code(place, id).await? {
             return Ok(code);
@@ -227,6 +236,8 @@ async fn send(mut messages: mpsc::Receiver<Message>, sink: impl Sink<Message, Er
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use axum::http::header;
+
     use super::*;
 
     #[test]
@@ -235,7 +246,7 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(header::UPGRADE, upgrade.parse().unwrap());
             headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocols.parse().unwrap());
-            handshake(&headers).map(|(protocol, _)| protocol).map_err(|refusal| refusal.code.as_u16())
+            handshake(&headers, "exec").map_err(|refusal| refusal.code.as_u16())
         };
         assert_eq!(check("websocket", "v4.channel.k8s.io, v5.channel.k8s.io"), Ok(websocket::V5));
         assert_eq!(check("WebSocket", "v4.channel.k8s.io"), Ok(websocket::V4));

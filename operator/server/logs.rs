@@ -12,19 +12,19 @@ use super::containers::{LogOptions, Output, door, meant};
 use super::params::Params;
 use super::request::Request;
 use super::status::Refusal;
+use crate::api::failure::Class;
 
 /// Answers with the log.
 pub async fn serve(request: Request<'_>) -> Result<Response, Refusal> {
     let (options, limit) = options(&request.params, request.server.clock.now())?;
     let meant = meant(&request).await?;
-    if request.params.flag("previous")? {
-        let message = format!(
-            "previous terminated container {:?} in pod {:?} not found: the log of a container that was replaced is not kept, and one that was started again has all in its one log",
+    let outputs = door(&request)?.logs(&meant.place, options).await.map_err(|failure| match failure.class {
+        Class::NotFound if options.previous => Refusal::bad_request(format!(
+            "previous terminated container {:?} in pod {:?} not found: the log of a container that was replaced is not kept",
             meant.name, meant.pod
-        );
-        return Err(Refusal::bad_request(message));
-    }
-    let outputs = door(&request)?.logs(&meant.place, options).await.map_err(|failure| meant.refused(&failure))?;
+        )),
+        _ => meant.refused(&failure),
+    })?;
     let stop = request.server.stop.clone();
     let mut left = limit;
     let pieces = outputs.map(|piece| match piece {
@@ -69,6 +69,7 @@ fn options(params: &Params, now: Timestamp) -> Result<(LogOptions, u64), Refusal
         tail: number("tailLines")?,
         since,
         timestamps: params.flag("timestamps")?,
+        previous: params.flag("previous")?,
     };
     Ok((options, number("limitBytes")?.unwrap_or(u64::MAX)))
 }
@@ -93,7 +94,7 @@ mod tests {
         assert_eq!(of("container=a"), Ok((all, u64::MAX)));
         assert_eq!(
             of("follow=true&tailLines=5&sinceSeconds=60&timestamps=true&limitBytes=9"),
-            Ok((LogOptions { follow: true, tail: Some(5), since: Some(940), timestamps: true }, 9))
+            Ok((LogOptions { follow: true, tail: Some(5), since: Some(940), timestamps: true, previous: false }, 9))
         );
         assert_eq!(of("sinceTime=1970-01-01T00:00:07Z"), Ok((LogOptions { since: Some(7), ..all }, u64::MAX)));
         for bad in ["tailLines=-1", "sinceTime=soon", "sinceSeconds=1&sinceTime=1970-01-01T00:00:07Z"] {

@@ -60,6 +60,12 @@ pub enum Part {
     Log,
     /// `/exec` in containers.
     Exec,
+    /// `/attach` to the output of containers.
+    Attach,
+    /// `/portforward` to ports of containers.
+    PortForward,
+    /// `/eviction`.
+    Eviction,
 }
 
 /// Parses a path; a trailing slash does not matter.
@@ -105,6 +111,9 @@ fn target(group: &str, version: &str, rest: &[&str]) -> Result<Target, Refusal> 
                 "scale" if resource.has_scale => Part::Scale,
                 "log" if resource.has_containers() => Part::Log,
                 "exec" if resource.has_containers() => Part::Exec,
+                "attach" if resource.has_containers() => Part::Attach,
+                "portforward" if resource.has_containers() => Part::PortForward,
+                "eviction" if resource.has_containers() => Part::Eviction,
                 _ => return Err(Refusal::no_such_path()),
             };
             (resource, Some(decoded(name)?), part)
@@ -173,6 +182,7 @@ mod tests {
         check("/api/v1/secrets", "secrets ns=- name=- Main");
         check("/api/v1/namespaces/a/pods/b/log", "pods ns=a name=b Log");
         check("/api/v1/namespaces/a/pods/b/exec", "pods ns=a name=b Exec");
+        check("/api/v1/namespaces/a/pods/b/portforward", "pods ns=a name=b PortForward");
         check("/apis/apps/v1/namespaces/a/deployments/b/scale", "deployments ns=a name=b Scale");
         check("/apis/evenkeel.dev/v1alpha1/dockerhosts/local/status", "dockerhosts ns=- name=local Status");
         check(

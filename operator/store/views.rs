@@ -69,7 +69,8 @@ impl Views {
     async fn evict(&self, key: &Key, view: &View, revision: u64) -> Result<Value, Error> {
         let shown = |of: &Key, source: &Value| entries(&key.resource, view, &of.resource, Some(source)).remove(key);
         let (of, source, value) = self.source(key, view).await?;
-        let annotation = view.source(&of.resource).and_then(|source| source.evict);
+        let annotation =
+            view.source(&of.resource).and_then(|source| source.evict.as_ref()).map(|evict| evict.annotation);
         let Some(annotation) = annotation else {
             return Err(Error::View { key: key.clone(), instead: view.instead });
         };

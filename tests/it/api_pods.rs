@@ -1,22 +1,24 @@
 //! Pods, revisions and scaling over real TLS: what the API shows of a Deployment, and which requests it takes.
 #![allow(clippy::unwrap_used)]
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use evenkeel::api::failure::{Class, Failure};
 use evenkeel::api::websocket::{self, Message, Role};
-use evenkeel::server::containers::{Command, Containers, LogOptions, Output, Outputs, Place, Session};
+use evenkeel::server::containers::{Command, Connection, Containers, LogOptions, Output, Outputs, Place, Session};
 use evenkeel::store::{Key, MemoryStore};
 use futures::{SinkExt as _, StreamExt as _, stream};
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
 use tokio_util::io::ReaderStream;
 
 use super::api_server::{Api, answer};
 
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
-const WEB: &str = "/apis/apps/v1/namespaces/default/deployments/web";
-const PODS: &str = "/api/v1/namespaces/default/pods";
+pub const WEB: &str = "/apis/apps/v1/namespaces/default/deployments/web";
+pub const PODS: &str = "/api/v1/namespaces/default/pods";
 const SETS: &str = "/apis/apps/v1/namespaces/default/replicasets";
 
 fn web() -> Value {
@@ -34,7 +36,7 @@ fn web() -> Value {
 }
 
 /// A server with a Deployment of two pods, whose status is written as its controller would.
-async fn with_pods() -> Api {
+pub async fn with_pods() -> Api {
     let api = Api::with(MemoryStore::new(), Some(Arc::new(Echo))).await;
     let mut made = api.post(DEPLOYMENTS, &web()).await.body;
     let pod = |ordinal: u8, ready: bool| {
@@ -56,7 +58,8 @@ async fn with_pods() -> Api {
     api
 }
 
-fn key() -> Key {
+/// The key of the Deployment.
+pub fn key() -> Key {
     Key { resource: "deployments.apps".into(), namespace: "default".into(), name: "web".into() }
 }
 
@@ -172,7 +175,7 @@ struct Echo;
 #[async_trait::async_trait]
 impl Containers for Echo {
     async fn logs(&self, place: &Place, options: LogOptions) -> Result<Outputs, Failure> {
-        if place.container.ends_with("cache") {
+        if place.container.ends_with("cache") || options.previous {
             return Err(Failure::new(Class::NotFound, "no such container"));
         }
         let line = format!("{} {} {:?}\n", place.host, place.container, options.tail);
@@ -195,6 +198,20 @@ impl Containers for Echo {
     async fn code(&self, _: &Place, id: &str) -> Result<Option<i64>, Failure> {
         assert_eq!(id, "it");
         Ok(Some(3))
+    }
+
+    async fn connect(&self, _: &Place, _: Option<IpAddr>, port: u16) -> Result<Connection, Failure> {
+        if port != 80 {
+            return Err(Failure::new(Class::Transient, format!("nothing listens on port {port}")));
+        }
+        let (ours, theirs) = tokio::io::duplex(1 << 10);
+        let (mut from, mut back) = tokio::io::split(theirs);
+        tokio::spawn(async move {
+            let _ = tokio::io::copy(&mut from, &mut back).await;
+            let _ = back.shutdown().await;
+        });
+        let (read, write) = tokio::io::split(ours);
+        Ok(Connection { read: Box::pin(read), write: Box::pin(write) })
     }
 }
 

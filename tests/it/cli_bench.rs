@@ -1,11 +1,12 @@
 //! A server in this process with the memory store, and a user who types verbs.
 #![allow(clippy::unwrap_used)]
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use evenkeel::api::failure::Failure;
+use evenkeel::api::failure::{Class, Failure};
 use evenkeel::cli::client::Client;
 use evenkeel::cli::error::Error;
 use evenkeel::cli::session::Session;
@@ -13,7 +14,9 @@ use evenkeel::cli::{
     apply, delete, describe, events, exec, get, kubeconfig, logs, preview, rollouts, scale, switchover, wait,
 };
 use evenkeel::runtime::clock::{Clock as _, SystemClock};
-use evenkeel::server::containers::{Command, Containers, LogOptions, Output, Outputs, Place, Session as Work};
+use evenkeel::server::containers::{
+    Command, Connection, Containers, LogOptions, Output, Outputs, Place, Session as Work,
+};
 use evenkeel::server::{self, identity};
 use evenkeel::store::objects::Part;
 use evenkeel::store::{Key, MemoryStore, Objects};
@@ -178,5 +181,9 @@ impl Containers for Parrots {
 
     async fn code(&self, _: &Place, id: &str) -> Result<Option<i64>, Failure> {
         Ok(Some(id.parse().unwrap_or(0)))
+    }
+
+    async fn connect(&self, _: &Place, _: Option<IpAddr>, _: u16) -> Result<Connection, Failure> {
+        Err(Failure::new(Class::Terminal, "parrots have no ports"))
     }
 }

@@ -5,6 +5,7 @@ mod api_lists;
 mod api_names;
 mod api_pods;
 mod api_server;
+mod api_streams;
 mod builds;
 mod circles;
 mod cli;

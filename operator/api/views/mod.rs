@@ -11,10 +11,10 @@ mod replica_sets;
 use serde_json::{Value, json};
 
 use super::deployment::EVICT_ANNOTATION;
-use super::resource::{Resource, Source, View, age_column, of, open, path, plain, wide};
+use super::resource::{Evict, Resource, Source, View, age_column, of, open, path, plain, wide};
 pub use definitions::{definition, show_definition};
 use nodes::{accept, node_of, node_status};
-use pods::{pods_of_balancer, pods_of_cluster, pods_of_deployment};
+use pods::{pods_of_balancer, pods_of_cluster, pods_of_deployment, too_soon};
 use replica_sets::replica_sets_of;
 
 /// Pods: every managed group of containers.
@@ -36,7 +36,7 @@ pub fn pod() -> Resource {
                 Source {
                     resource: "deployments.apps",
                     show: pods_of_deployment,
-                    evict: Some(EVICT_ANNOTATION),
+                    evict: Some(Evict { annotation: EVICT_ANNOTATION, too_soon }),
                     accept: None,
                 },
                 Source { resource: "loadbalancers.evenkeel.dev", show: pods_of_balancer, evict: None, accept: None },

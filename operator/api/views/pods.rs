@@ -45,6 +45,22 @@ pub fn pods_of_deployment(deployment: &Value) -> Vec<Value> {
     status.pods.iter().map(one).collect()
 }
 
+/// Evictions take one ready pod of a Deployment after the other, as a PodDisruptionBudget with `maxUnavailable: 1` does.
+pub fn too_soon(deployment: &Value, name: &str) -> Option<String> {
+    let pods = pods_of_deployment(deployment);
+    let is_true = |condition: &Value| condition["type"] == "Ready" && condition["status"] == "True";
+    let is_ready = |pod: &&Value| {
+        let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+        pod["metadata"]["deletionTimestamp"].is_null() && conditions.into_iter().any(is_true)
+    };
+    let (wanted, ready) = (deployment["spec"]["replicas"].as_u64().unwrap_or(1), pods.iter().filter(is_ready).count());
+    let serves = pods.iter().filter(is_ready).any(|pod| pod["metadata"]["name"] == name);
+    (serves && (ready as u64) < wanted).then(|| {
+        let of = text(&deployment["metadata"]["name"]);
+        format!("{ready} of {wanted} pods of Deployment {of} are ready: the next one is evicted when all are")
+    })
+}
+
 /// The pods of a LoadBalancer: its replicas.
 pub fn pods_of_balancer(balancer: &Value) -> Vec<Value> {
     let status = LoadBalancerStatus::deserialize(&balancer["status"]).unwrap_or_default();
