@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 /// Files and folders under `operator/` that run in containers.
 pub const FILES: &[&str] = &[
     "api/chain.rs",
+    "api/libraries.rs",
     "api/lsn.rs",
     "api/postgres_settings.rs",
     "api/sync.rs",

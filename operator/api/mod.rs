@@ -13,6 +13,7 @@ pub mod failure;
 pub mod hash;
 pub mod invalid;
 pub mod labels;
+pub mod libraries;
 pub mod load_balancer;
 pub mod lsn;
 pub mod object;

@@ -50,6 +50,10 @@ pub struct PostgresClusterSpec {
     /// Image with PostgreSQL 14 to 17 that follows the conventions of the official one, e.g. `postgres:15`.
     #[schemars(length(min = 1))]
     pub image: String,
+    /// `Refuse` (default): no container is made of an image whose C library or ICU differs from the primary's, while text
+    /// indexes depend on it. `Allow`: it is made, and you rebuild these indexes.
+    #[serde(default, skip_serializing_if = "CollationChange::is_default")]
+    pub collation_change: CollationChange,
     /// Number of instances: one primary, the others standbys. 1 to 9.
     #[serde(default = "one")]
     #[schemars(range(min = 1, max = 9))]
@@ -84,6 +88,22 @@ pub struct PostgresClusterSpec {
 
 fn one() -> u32 {
     1
+}
+
+/// See [`PostgresClusterSpec::collation_change`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub enum CollationChange {
+    /// No such container is made.
+    #[default]
+    Refuse,
+    /// It is made; the indexes must be rebuilt by hand.
+    Allow,
+}
+
+impl CollationChange {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Limits of each process.

@@ -7,8 +7,10 @@
 //! - [`fake`]: the same in memory, with faults on demand, for tests.
 //! - [`mirror`]: a cache of what a host has, so that observing costs the host nothing.
 //! - [`hosts`]: the engines by DockerHost name.
+//! - [`ask`]: asks an image for its libraries.
 //! - [`bridge`]: the other end of [`Engine::dial`], inside the container.
 
+pub mod ask;
 pub mod bridge;
 pub mod docker;
 pub mod fake;

@@ -5,11 +5,12 @@
 //! - [`state`]: inputs and outputs of decisions; [`next`] (with `rejoin`): every decision, pure; [`report`]:
 //!   renders the report.
 //! - [`run`]: the loop; observes (`poll`), takes a `snapshot`, calls `next`, performs (`perform`), reports.
-//! - `proof`: whether a new client can write now.
+//! - `proof`: whether a new client can write now; `collations`: what sorts text here.
 //! - The other files have one task each: files (`place`, `durable`, `secrets`, `conf`, `configure`, `dry_start`, `leftovers`),
 //!   processes (`process`, `tools`, `jobs`, `server_log`),
 //!   connections to the local server (`sql`, `identify`) and from the operator (`control`).
 
+mod collations;
 pub mod conf;
 mod configure;
 mod control;

@@ -41,6 +41,7 @@ pub fn report(seen: &Seen) -> Report {
         credentials: seen.credentials.clone(),
         disk_free: seen.disk_free,
         proof: seen.proof.clone(),
+        collations: Some(seen.collations.clone()),
         problem: seen.problem.clone(),
         start_pending: start_pending || running(JobKind::Init),
         terminating: seen.terminating,

@@ -7,7 +7,9 @@ use std::time::Duration;
 use nix::sys::wait::WaitStatus;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio_util::task::AbortOnDropHandle;
 
+use super::collations::{self, Counted};
 use super::control;
 use super::durable;
 use super::jobs::chain;
@@ -127,6 +129,7 @@ impl Shell {
         self.observe(boottime_ms()).await;
         let now = boottime_ms();
         self.prove(now);
+        self.count(now);
         let seen = snapshot(self, now);
         self.publish(&seen, now);
         let (act, remembered) = next::next(&seen);
@@ -136,6 +139,28 @@ impl Shell {
             tracing::trace!(?act, "next");
         }
         self.perform(act).await
+    }
+
+    /// Counts what depends on collations, if that is due; on a primary not before it has let clients in for a while.
+    fn count(&mut self, now: u64) {
+        let run = &mut self.server.run;
+        let ready = run.settled(now) || run.poll.as_ref().is_some_and(|poll| poll.recovery);
+        if self.server.postmaster.as_ref().is_none_or(|postmaster| postmaster.stopping.is_some()) {
+            run.counting.task = None;
+        } else if ready && run.counting.due(now) {
+            let (notes, id) = (self.notes.clone(), run.id.clone());
+            let count = collations::count(self.reaper.clone(), self.server.libraries.clone());
+            run.counting.task = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+                // The loop exists as long as the process.
+                let _ = notes.send(Note::Counted(id, count.await)).await;
+            })));
+        }
+    }
+
+    fn counted(&mut self, (libraries, sorted): Counted) {
+        let problem = libraries.as_ref().err().or(sorted.as_ref().err()).cloned();
+        self.server.libraries = libraries.ok().or(self.server.libraries.take());
+        self.server.run.counting.counted(sorted.ok(), problem, boottime_ms());
     }
 
     fn publish(&mut self, seen: &Seen, now: u64) {
@@ -253,6 +278,7 @@ impl Shell {
                 self.polled_beside(number, asked_at, result);
             }
             Note::Proof(run, result) if run == self.server.run.id => self.proved(result, boottime_ms()),
+            Note::Counted(run, counted) if run == self.server.run.id => self.counted(counted),
             Note::Checkpoint { .. }
             | Note::ReceiverEnded(_)
             | Note::WalMissing(_)
@@ -261,7 +287,8 @@ impl Shell {
             | Note::Crashed(_)
             | Note::Fatal(..)
             | Note::Proof(..)
-            | Note::Polled { .. } => {}
+            | Note::Polled { .. }
+            | Note::Counted(..) => {}
         }
     }
 

@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::collations::{Counted, Counting};
 use super::jobs::{self, Made};
 use super::place::Place;
 use super::process::Reaper;
@@ -20,6 +21,7 @@ use super::sql::{Details, Poll, Session};
 use super::state::{Config, Durable, Gate, Judged};
 use super::tools::Control;
 use super::wire::{JobKind, Postgres, Report};
+use crate::api::libraries::Libraries;
 use crate::api::lsn::{Fork, Lsn};
 
 /// CLOCK_BOOTTIME: continues during `docker pause` and a suspended machine.
@@ -78,6 +80,8 @@ pub enum Note {
         /// Its session and result, or the error.
         result: Result<(Session, Poll), String>,
     },
+    /// The indexes that depend on a library were counted, in this run.
+    Counted(String, Counted),
 }
 
 /// A running postmaster.
@@ -168,6 +172,8 @@ pub struct Run {
     pub polls: u64,
     /// The one that runs.
     pub polling: Option<AbortOnDropHandle<()>>,
+    /// The indexes that depend on a library.
+    pub counting: Counting,
     /// Refused and pending settings were read since the configuration was last applied.
     pub details_read: bool,
     /// The task that ensures the application's roles and database.
@@ -333,6 +339,8 @@ pub struct LocalServer {
     pub trial: Trial,
     /// Details that change rarely: versions, refused settings.
     pub details: Details,
+    /// The libraries of this container, once they were asked for.
+    pub libraries: Option<Libraries>,
 }
 
 /// The last messages from the operator, by our clock.

@@ -85,6 +85,7 @@ pub fn snapshot(shell: &Shell, now: u64) -> Seen {
         notices: notices(shell, now),
         disk_free: shell.place.disk_free(),
         proof: proof(run, now),
+        collations: run.counting.known(shell.server.libraries.as_ref()),
         problem: shell.problems.in_words(postgres),
     }
 }

@@ -204,6 +204,19 @@ SELECT json_build_object(
                  AND NOT starts_with(pg_tablespace_location(oid), '/var/lib/postgresql/data/')), '[]')
 )::text";
 
+/// A collation of provider `d` is the database's own; `datlocprovider` came with PostgreSQL 15.
+const SORTED: &str = r"
+SELECT count(DISTINCT thing) FILTER (WHERE provider = 'c' AND upper(replace(locale, '-', '')) NOT IN ('C', 'POSIX', 'C.UTF8')),
+       count(DISTINCT thing) FILTER (WHERE provider = 'i')
+FROM (SELECT s.thing, CASE c.collprovider WHEN 'd' THEN d.provider ELSE c.collprovider::text END AS provider,
+             CASE c.collprovider WHEN 'd' THEN d.locale ELSE c.collcollate::text END AS locale
+      FROM (SELECT indexrelid AS thing, unnest(indcollation::oid[]) AS collation FROM pg_index
+            UNION ALL
+            SELECT partrelid, unnest(partcollation::oid[]) FROM pg_partitioned_table WHERE partstrat = 'r') s
+      JOIN pg_collation c ON c.oid = s.collation
+      CROSS JOIN (SELECT coalesce(to_jsonb(p)->>'datlocprovider', 'c') AS provider, datcollate::text AS locale
+                  FROM pg_database p WHERE datname = current_database()) d) k";
+
 /// A session with the local server.
 #[derive(Debug)]
 pub struct Session(PgConnection);
@@ -212,15 +225,20 @@ impl Session {
     /// Opens a session. Its statements do not wait for standbys and are not written to the server's log (they
     /// contain verifiers).
     pub async fn open() -> Result<Self, Error> {
-        Self::open_at(Path::new(SOCKETS), ROLE).await
+        Self::open_in("postgres").await
     }
 
-    async fn open_at(sockets: &Path, role: &str) -> Result<Self, Error> {
+    /// [`Session::open`] in this database.
+    pub async fn open_in(database: &str) -> Result<Self, Error> {
+        Self::open_at(Path::new(SOCKETS), ROLE, database).await
+    }
+
+    async fn open_at(sockets: &Path, role: &str, database: &str) -> Result<Self, Error> {
         let options = PgConnectOptions::new_without_pgpass()
             .socket(sockets)
             .port(PORT)
             .username(role)
-            .database("postgres")
+            .database(database)
             .application_name("evenkeel supervisor")
             .ssl_mode(PgSslMode::Disable)
             .statement_cache_capacity(8)
@@ -257,6 +275,18 @@ impl Session {
     /// Reads the values that change rarely.
     pub async fn details(&mut self) -> Result<Details, Error> {
         self.json("reading settings", DETAILS).await
+    }
+
+    /// The databases that can have indexes of users.
+    pub async fn databases(&mut self) -> Result<Vec<String>, Error> {
+        let sql = "SELECT datname::text FROM pg_database WHERE datallowconn AND NOT datistemplate AND datconnlimit <> -2 ORDER BY datname";
+        within(SHORT, "listing databases", sqlx::query_scalar(sql).fetch_all(&mut self.0)).await
+    }
+
+    /// The numbers of indexes in this database that sort by libc, and by ICU.
+    pub async fn sorted(&mut self) -> Result<(i64, i64), Error> {
+        let row = within(LONG, "counting indexes by collation", sqlx::query(SORTED).fetch_one(&mut self.0)).await?;
+        Ok((row.get(0), row.get(1)))
     }
 
     async fn execute(&mut self, limit: Duration, doing: &'static str, sql: String) -> Result<(), Error> {
@@ -396,7 +426,7 @@ impl Session {
 /// refuses the session.
 pub async fn first_session(sockets: &Path) -> Result<(), String> {
     loop {
-        match Session::open_at(sockets, "postgres").await {
+        match Session::open_at(sockets, "postgres", "postgres").await {
             Ok(mut session) => return session.in_recovery().await.map(drop).map_err(|error| chain(&error)),
             Err(Error::Sql { source: sqlx::Error::Database(refused), .. })
                 if refused.code().as_deref() != Some("57P03") =>

@@ -6,7 +6,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::wire::{Data, Follow, Init, Job, JobKind, Notice, Order, Postgres, Proof, Receiver, Replica, Rule};
+use super::wire::{
+    Collations, Data, Follow, Init, Job, JobKind, Notice, Order, Postgres, Proof, Receiver, Replica, Rule,
+};
 use crate::api::lsn::{Fork, Lsn};
 
 /// The user's PostgreSQL settings, by name.
@@ -208,6 +210,8 @@ pub struct Seen {
     pub disk_free: u64,
     /// Primary: whether a new client can write; `None`: none was let in, in this run.
     pub proof: Option<Proof>,
+    /// What sorts text here.
+    pub collations: Collations,
     /// The current problem, as text.
     pub problem: Option<String>,
 }

@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::api::libraries::Libraries;
 use crate::api::lsn::{Fork, Lsn};
 
 /// The supervisor's socket inside its container.
@@ -307,6 +308,9 @@ pub struct Report {
     /// reports of version 0.1.0, which did not try.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proof: Option<Proof>,
+    /// What sorts text here. Absent in reports of version 0.1.0, which did not look.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub collations: Option<Collations>,
     /// The current problem, as text, if there is one.
     pub problem: Option<String>,
     /// The postmaster is down but will start by itself: a restart, or a start that was ordered.
@@ -428,6 +432,30 @@ pub struct Proof {
     pub failing: Option<String>,
     /// The server shows no sign of life: it is not slow, it hangs.
     pub hung: bool,
+}
+
+/// What sorts text in an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, Hash)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Collations {
+    /// The libraries of its container; `None`: not known yet.
+    pub libraries: Option<Libraries>,
+    /// What depends on them; `None`: not counted in this run yet.
+    pub sorted: Option<Sorted>,
+    /// Why one of them is still not known.
+    pub problem: Option<String>,
+}
+
+/// The indexes whose order depends on a library. A table that is partitioned by ranges of text counts as an index.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, Hash)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Sorted {
+    /// By the C library: collations of provider libc other than C, POSIX and C.UTF-8.
+    pub libc: u64,
+    /// By ICU.
+    pub icu: u64,
+    /// The databases with such indexes.
+    pub databases: Vec<String>,
 }
 
 /// A standby, as its primary sees it.

@@ -14,6 +14,7 @@ mod cli_operator;
 mod cli_pods;
 mod cli_verbs;
 mod crds;
+mod docker_ask;
 mod docker_engine;
 mod docker_verbs;
 mod r#loop;

@@ -538,3 +538,31 @@ fn a_password_of_any_text_gets_in() {
     let url = format!("host={} user=app dbname=app password='{password}'", one.address);
     assert_eq!(one.exec("postgres", &["psql", "-XAtqc", "SELECT current_user", &url]), "app");
 }
+
+/// Only an index whose order depends on a library counts, in whatever database: by the database's own locale, by a
+/// collation of a column, and for a table that is partitioned by ranges of text.
+#[test]
+fn a_primary_counts_the_indexes_that_sort_text_by_a_library() {
+    let Some(mut bench) = SupervisorBench::new("collations") else { return };
+    let mut one = bench.member(1);
+    one.say(&credentials());
+    one.order(1, lead(true, 0, &[], &[], true));
+    one.wait("the open gate", |report| report.gate_open);
+    let c = "CREATE TABLE plain (a text PRIMARY KEY, n int UNIQUE, b text COLLATE \"C\" UNIQUE)";
+    one.exec("postgres", &["psql", "-XAtqc", c, "app"]);
+    one.sql("CREATE DATABASE english TEMPLATE template0 LOCALE 'en_US.UTF-8'");
+    let mixed = "CREATE TABLE t (a text PRIMARY KEY, n int UNIQUE, b text COLLATE \"C\" UNIQUE, c text COLLATE \"en-x-icu\" UNIQUE);
+                 CREATE INDEX ON t (lower(a));
+                 CREATE TABLE p (a text) PARTITION BY RANGE (a);
+                 CREATE TABLE l (a text) PARTITION BY LIST (a)";
+    one.exec("postgres", &["psql", "-XAtqc", mixed, "english"]);
+    let report = one.wait("the count", |report| {
+        report.collations.as_ref().is_some_and(|known| known.sorted.is_some() && known.libraries.is_some())
+    });
+    let known = report.collations.unwrap();
+    let sorted = known.sorted.unwrap();
+    assert_eq!((sorted.libc, sorted.icu, sorted.databases), (3, 1, vec!["english".to_owned()]));
+    let libraries = known.libraries.unwrap();
+    let glibc = docker(&["run", "--rm", "--network", "none", "--entrypoint", "getconf", IMAGE, "GNU_LIBC_VERSION"]);
+    assert_eq!((libraries.libc, libraries.icu.is_some(), known.problem), (glibc, true, None));
+}

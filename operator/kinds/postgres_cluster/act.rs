@@ -4,6 +4,7 @@ use super::{PostgresClusterKind, RESOURCE, Step, secrets};
 use crate::api::failure::{Class, Failure};
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::PostgresCluster;
+use crate::engine::ask;
 use crate::supervisor::wire::Command;
 
 /// Performs `step`; the failure names the failed operation.
@@ -15,6 +16,14 @@ pub async fn act(controller: &PostgresClusterKind, object: &PostgresCluster, ste
     match step {
         Step::EnsureSecrets { host } => secrets::ensure(controller, object, host).await,
         Step::Docker(step) => controller.docker.act(&object.owner(), step).await,
+        Step::AskImage { host, image } => {
+            let (engine, owner) = (controller.docker.hosts.get(host)?, object.owner());
+            let (asker, id) = (owner.clone(), (host.clone(), image.clone()));
+            controller
+                .libraries
+                .begin(&owner, id.clone(), async move { Ok(ask::libraries(&*engine, &id.0, &asker, &id.1).await?) });
+            Ok(())
+        }
         Step::Order { member, order } => send(member, Command::Order((**order).clone())),
         Step::SendCredentials { member } => {
             let credentials = secrets::credentials(&controller.objects, object).await?.ok_or_else(|| {

@@ -13,17 +13,20 @@ use jiff::Timestamp;
 use crate::api::docker_host::DockerHost;
 use crate::api::endpoints::private_network;
 use crate::api::failure::Failure;
+use crate::api::libraries::Libraries;
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::{PostgresCluster, PostgresClusterStatus};
 use crate::engine::hosts::Hosts;
 use crate::kinds::containers::{Docker, DockerSeen, DockerStep, HOME, WorkSeen};
 use crate::kinds::host_state;
+use crate::runtime::companions::Companions;
 use crate::runtime::{Concern, Keeper, Kind, Planned, Significance, Wake, Want};
 use crate::store::objects::Objects;
 use crate::store::{Clock, Key};
 use crate::supervisor::wire::{Order, Report};
 
 mod act;
+mod collations;
 mod decided;
 mod definition;
 mod invariants;
@@ -61,13 +64,16 @@ pub struct PostgresClusterKind {
     objects: Objects,
     clock: Arc<dyn Clock>,
     links: Links,
+    /// The libraries of images that were asked for.
+    libraries: Companions<collations::ImageOn, Libraries>,
 }
 
 impl PostgresClusterKind {
     /// The kind over these hosts and objects; `wake` is called with a cluster whose supervisors have news.
     pub fn new(hosts: Arc<Hosts>, objects: Objects, clock: Arc<dyn Clock>, wake: Wake) -> Self {
         let docker = Docker::new(hosts, objects.clone(), wake.clone());
-        Self { docker, objects, clock, links: Links::new(wake) }
+        let libraries = Companions::new(wake.clone());
+        Self { docker, objects, clock, links: Links::new(wake), libraries }
     }
 }
 
@@ -106,7 +112,7 @@ impl Kind for PostgresClusterKind {
     }
 
     fn companions(&self) -> Vec<&dyn Keeper> {
-        vec![&self.docker.work, &self.links.links, &self.links.proofs]
+        vec![&self.docker.work, &self.links.links, &self.links.proofs, &self.libraries]
     }
 }
 
@@ -117,6 +123,8 @@ pub struct Observed {
     pub hosts: BTreeMap<String, DockerSeen>,
     /// Background work on its containers that runs, or that failed.
     pub work: WorkSeen,
+    /// The libraries of images, as far as they were asked for.
+    pub libraries: collations::LibrariesSeen,
     /// The link to each member's supervisor, by member name.
     pub links: BTreeMap<String, LinkSeen>,
     /// Milliseconds since a new session last wrote to each member, as far as heard, by member name.
@@ -160,6 +168,8 @@ pub enum Step {
     EnsureSecrets { host: String },
     /// A step on its containers, volumes or network.
     Docker(DockerStep),
+    /// Start to ask the image with this ID by which libraries it sorts text.
+    AskImage { host: String, image: String },
     /// Send an instance its order.
     Order { member: String, order: Box<Order> },
     /// Send an instance the cluster's passwords.
@@ -176,6 +186,7 @@ impl fmt::Display for Step {
         match self {
             Self::EnsureSecrets { .. } => write!(f, "write the cluster's Secrets"),
             Self::Docker(step) => step.fmt(f),
+            Self::AskImage { host, image } => write!(f, "ask image {image} on {host} by which libraries it sorts text"),
             Self::Order { member, order } => write!(f, "order {member}: {order}"),
             Self::SendCredentials { member } => write!(f, "give {member} its credentials"),
             Self::RestartPostgres { member, why, .. } => write!(f, "restart PostgreSQL of {member}: {why}"),
@@ -197,7 +208,9 @@ impl Significance for Step {
             Self::Docker(step) => step.event_reason(),
             Self::RestartPostgres { .. } => Some("Restarting"),
             Self::Order { order, .. } => order.event_reason(),
-            Self::EnsureSecrets { .. } | Self::SendCredentials { .. } | Self::Renew { .. } => None,
+            Self::EnsureSecrets { .. } | Self::AskImage { .. } | Self::SendCredentials { .. } | Self::Renew { .. } => {
+                None
+            }
         }
     }
 
@@ -209,6 +222,7 @@ impl Significance for Step {
             | Self::SendCredentials { member }
             | Self::RestartPostgres { member, .. }
             | Self::Renew { member, .. } => Some(member),
+            Self::AskImage { host, .. } => Some(host),
             Self::EnsureSecrets { .. } => Some("Secrets"),
         }
     }

@@ -1,6 +1,6 @@
 //! Observes a cluster: its hosts, its supervisors' last reports, its Secrets. Reads only, judges nothing.
 
-use super::{Observed, PostgresClusterKind, network_name, secrets, workload};
+use super::{Observed, PostgresClusterKind, collations, network_name, secrets, workload};
 use crate::api::failure::Failure;
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::PostgresCluster;
@@ -16,11 +16,18 @@ pub async fn observe(controller: &PostgresClusterKind, object: &PostgresCluster)
     );
     controller.links.keep(&controller.docker.hosts, &owner, &hosts);
     let links = controller.links.heard(&owner);
+    // An image that nobody would make a container of is forgotten.
+    let there = |(host, id): &collations::ImageOn| {
+        let images = hosts.get(host).map(|host| host.images.known());
+        images.is_some_and(|known| known.is_none_or(|all| all.values().any(|image| image.id == *id)))
+    };
+    controller.libraries.retain(&owner, there);
     Ok(Observed {
         proven_ms: controller.links.proven(&owner, &links),
         links,
         calling: controller.links.calling(&owner),
         work: controller.docker.work.heard(&owner),
+        libraries: controller.libraries.heard(&owner),
         hosts,
         secrets: secrets?,
     })

@@ -7,7 +7,9 @@ use jiff::Timestamp;
 
 use super::decided::{Blocker, Decided, Told};
 use super::view::{ClusterView, Member};
-use super::{Observed, Step, container_name, invariants, orders, promotion, protocol, status, upgrade, workload};
+use super::{
+    Observed, Step, collations, container_name, invariants, orders, promotion, protocol, status, upgrade, workload,
+};
 use crate::api::conditions;
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::{
@@ -56,7 +58,8 @@ pub fn plan(
     if paused {
         steps.extend(orders::renewal(&view, &before));
     } else if blocker.is_none() || before.stage != Stage::New {
-        let (decided, maintenance) = decide(&view, observed, blocker.is_none());
+        let held = collations::held(&view, observed);
+        let (decided, maintenance) = decide(&view, observed, blocker.is_none(), held.is_some());
         promotion::record(&mut status, &before, &decided, now);
         decisions = orders::revised(&before, decided.decisions);
         let broken = invariants::violations(&before, &decisions);
@@ -67,8 +70,11 @@ pub fn plan(
         steps.extend(orders::orders(&view, &decisions, &observed.secrets.hash));
         steps.extend(orders::renewal(&view, &decisions));
         steps.extend(workload::secrets(observed, &decisions));
-        steps.extend(workload::steps(object, observed, &decisions, restart_dead(&status, &decisions, now)));
-        blocker = blocker.or(decided.blocker);
+        let restart_dead = restart_dead(&status, &decisions, now);
+        steps.extend(workload::steps(object, observed, &decisions, restart_dead, held.is_some()));
+        let (ask, held) = held.map(|held| (held.ask, held.blocker)).unwrap_or_default();
+        steps.extend(ask);
+        blocker = blocker.or(decided.blocker).or(held);
     }
     // Just after the operator's own start a missing report means nothing: keep the old status until it can be known.
     let calling = observed.calling && !paused && before.stage == Stage::Steady && decisions.stage == Stage::Steady;
@@ -83,7 +89,7 @@ pub fn plan(
 }
 
 /// The decisions of this reconcile, and the maintenance step that is due.
-fn decide(view: &ClusterView, observed: &Observed, all_known: bool) -> (Decided, Option<Step>) {
+fn decide(view: &ClusterView, observed: &Observed, all_known: bool, held: bool) -> (Decided, Option<Step>) {
     let advanced = protocol::advance(view);
     // A container that is being removed for re-creation is still seen running for a while.
     let removing = observed.work.iter().any(|(work, heard)| matches!(work, Work::Remove { .. }) && heard.runs());
@@ -91,7 +97,7 @@ fn decide(view: &ClusterView, observed: &Observed, all_known: bool) -> (Decided,
     if !settled || !all_known || removing || advanced.blocker.is_some() {
         return (advanced, None);
     }
-    let (maintained, step) = maintain(view, observed);
+    let (maintained, step) = maintain(view, observed, held);
     (Decided { told: [advanced.told, maintained.told].concat(), ..maintained }, step)
 }
 
@@ -154,8 +160,8 @@ fn restart_dead(status: &PostgresClusterStatus, decisions: &Decisions, now: Time
 }
 
 /// Maintenance of a healthy cluster: a requested switchover, then changes that need a restart. One instance at a time,
-/// standbys first; the primary's change comes after a switchover.
-fn maintain(view: &ClusterView, observed: &Observed) -> (Decided, Option<Step>) {
+/// standbys first; the primary's change comes after a switchover. `held`: no container is replaced.
+fn maintain(view: &ClusterView, observed: &Observed, held: bool) -> (Decided, Option<Step>) {
     let asked = asked_switchover(view);
     let whole = view.members.iter().all(|member| {
         member.live().is_some_and(|report| matches!(report.postgres, Postgres::Primary | Postgres::Standby))
@@ -171,9 +177,9 @@ fn maintain(view: &ClusterView, observed: &Observed) -> (Decided, Option<Step>) 
     }
     let (leaders, standbys): (Vec<_>, Vec<_>) =
         view.members.iter().partition(|member| view.before.is_leader(&member.place.name));
-    let standby = standbys.into_iter().find_map(|member| replacement(view, observed, member));
+    let standby = standbys.into_iter().find_map(|member| replacement(view, observed, member, held));
     let Some(leader) = leaders.first().filter(|_| standby.is_none()) else { return (asked, standby) };
-    let Some(step) = replacement(view, observed, leader) else { return (asked, None) };
+    let Some(step) = replacement(view, observed, leader, held) else { return (asked, None) };
     let request = format!("restart for generation {}", view.object.metadata.generation.unwrap_or_default());
     let tried = asked.told.is_empty() && last_switchover(view).is_some_and(|last| last.request == request);
     let in_place = tried && matches!(step, Step::RestartPostgres { .. }) && primary_first(leader.live());
@@ -190,22 +196,24 @@ fn primary_first(report: Option<&Report>) -> bool {
 
 /// The step that changes a member as declared. `None` also if another member has this change and refuses a setting since:
 /// the change is not repeated.
-fn replacement(view: &ClusterView, observed: &Observed, member: &Member) -> Option<Step> {
+fn replacement(view: &ClusterView, observed: &Observed, member: &Member, held: bool) -> Option<Step> {
     let refused = |member: &Member| -> BTreeSet<String> {
         let errors = member.live().map(|report| report.setting_errors.iter()).into_iter().flatten();
         errors.map(|error| error.split(':').next().unwrap_or_default().to_owned()).collect()
     };
-    let step = due(view, observed, member)?;
+    let step = due(view, observed, member, held)?;
     let here = refused(member);
-    let mut changed = view.members.iter().filter(|other| due(view, observed, other).is_none());
+    let mut changed = view.members.iter().filter(|other| due(view, observed, other, held).is_none());
     changed.all(|other| refused(other).is_subset(&here)).then_some(step)
 }
 
-/// The step that replaces the container of a member, if it differs from its spec, or restarts its PostgreSQL.
-fn due(view: &ClusterView, observed: &Observed, member: &Member) -> Option<Step> {
+/// The step that replaces the container of a member, if it differs from its spec and is not held, or restarts its
+/// PostgreSQL.
+fn due(view: &ClusterView, observed: &Observed, member: &Member, held: bool) -> Option<Step> {
     let container = member.container?;
     let (network, wanted) = (workload::network(view.object), workload::member(view.object, observed, member.place));
-    if let Some(step) = replace(&workload::common(view.object, observed, &network), &wanted) {
+    let step = replace(&workload::common(view.object, observed, &network), &wanted);
+    if let Some(step) = step.filter(|_| !held) {
         return Some(Step::Docker(step));
     }
     let report = member.live()?;

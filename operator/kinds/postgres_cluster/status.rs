@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use super::collations::WOULD_CHANGE;
 use super::decided::Blocker;
 use super::quorum::promises_needed;
 use super::routing;
@@ -67,6 +68,7 @@ pub fn render(
     let progressing = match (&blocker, beside, restarts) {
         _ if paused => no("Paused", "reconciliation is paused by annotation"),
         (Some(blocker), ..) if !serving => yes(blocker.reason, blocker.message.clone()),
+        (Some(blocker), ..) if blocker.reason == WOULD_CHANGE => no(blocker.reason, blocker.message.clone()),
         (_, Some(beside), _) => beside,
         _ if !whole => yes("InstancesNotReady", not_ready(view, status)),
         (_, None, Some(instance)) => {

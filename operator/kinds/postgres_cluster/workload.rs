@@ -163,11 +163,21 @@ pub fn secrets(observed: &Observed, decisions: &Decisions) -> Option<Step> {
 }
 
 /// The steps towards a running container for every member. `restart_dead`: whether dead containers may be restarted or
-/// recreated now; while an election can succeed without them, that would only delay it.
-pub fn steps(object: &PostgresCluster, observed: &Observed, decisions: &Decisions, restart_dead: bool) -> Vec<Step> {
-    let (network, members) = (network(object), members(object, observed, decisions));
+/// recreated now; while an election can succeed without them, that would only delay it. `held`: no container is made.
+pub fn steps(
+    object: &PostgresCluster,
+    observed: &Observed,
+    decisions: &Decisions,
+    restart_dead: bool,
+    held: bool,
+) -> Vec<Step> {
+    let (network, mut members) = (network(object), members(object, observed, decisions));
     let common = common(object, observed, &network);
     let mut steps = converge::removals(&common, &members);
+    let there = |member: &Member| {
+        observed.hosts.get(&member.host).is_some_and(|host| host.container(&member.container).is_some())
+    };
+    members.retain(|member| !held || there(member));
     steps.extend(containers(&common, &members, |_, deed| match deed {
         Deed::Start => true,
         Deed::Restart | Deed::Remake => restart_dead,

@@ -5,18 +5,21 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
+use super::collations::LibrariesSeen;
 use super::plan::{plan, violation};
 use super::{LinkSeen, Observed, SecretsSeen, Step, container_name, network_name};
 use crate::api::labels;
+use crate::api::libraries::Libraries;
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::{PostgresCluster, PostgresClusterSpec, PostgresClusterStatus, Quorum};
 use crate::engine::{Attachment, ConnectionSeen, ContainerSeen, ContainerSpec, ContainerState, ImageSeen, NetworkSeen};
 use crate::kinds::containers::{DockerSeen, DockerStep, HOME, WorkSeen, testing};
 use crate::kinds::fact::Fact;
+use crate::runtime::companions::{Heard, Standing};
 use crate::supervisor::next::{accept, next};
 use crate::supervisor::report::report;
 use crate::supervisor::state::{Act, Remembered, Seen};
-use crate::supervisor::wire::{Command, Postgres, Replica, Report, released};
+use crate::supervisor::wire::{Collations, Command, Postgres, Replica, Report, Sorted, released};
 
 mod clients;
 mod doors;
@@ -111,6 +114,11 @@ pub struct World {
     pub away: BTreeSet<String>,
     /// What Docker refused to do.
     pub work: WorkSeen,
+    /// What sorts text on each primary.
+    pub collations: Collations,
+    /// The libraries of the image in the spec, and of those that were asked.
+    pub image_libraries: Libraries,
+    libraries: LibrariesSeen,
     /// Connections between containers that carry no data, one direction each.
     pub parted: BTreeSet<(String, String)>,
     pub waiting: Vec<clients::Waiting>,
@@ -151,6 +159,9 @@ impl World {
             cut: BTreeMap::new(),
             away: BTreeSet::new(),
             work: BTreeMap::new(),
+            collations: Collations { sorted: Some(Sorted::default()), ..Collations::default() },
+            image_libraries: Libraries::default(),
+            libraries: BTreeMap::new(),
             parted: BTreeSet::new(),
             waiting: Vec::new(),
             acknowledged: BTreeMap::new(),
@@ -358,7 +369,7 @@ impl World {
         };
         let name = network_name(&self.object);
         let network = NetworkSeen { name, id: id.clone(), ours: true, subnet: ([172, 30, 0, 0].into(), 16) };
-        let image = ImageSeen { id: String::new(), digests: Vec::new() };
+        let image = ImageSeen { id: format!("id of {}", self.object.spec.image), digests: Vec::new() };
         let host = DockerSeen {
             containers: Fact::Known(self.boxes.iter().map(seen).collect()),
             volumes: Fact::Known(self.disks.keys().cloned().collect()),
@@ -374,6 +385,7 @@ impl World {
                 .collect(),
             hosts: BTreeMap::from([(HOME.to_owned(), host)]),
             work: self.work.clone(),
+            libraries: self.libraries.clone(),
             links,
             calling: self.operators[operator].young,
             secrets: self.secrets.clone(),
@@ -387,6 +399,10 @@ impl World {
                     SecretsSeen { source_problem: None, complete: true, hash: "h".into(), host: host.clone() };
             }
             Step::Docker(step) => self.perform_by_docker(step),
+            Step::AskImage { host, image } => {
+                let heard = Heard { value: Some(self.image_libraries.clone()), silent_ms: 0, state: Standing::Done };
+                self.libraries.insert((host.clone(), image.clone()), heard);
+            }
             Step::Order { member, order } => self.send(member, Command::Order((**order).clone())),
             Step::SendCredentials { member } => self.send(member, instance::credentials()),
             Step::RestartPostgres { member, run, .. } => self.send(member, Command::Restart { run: run.clone() }),
@@ -549,7 +565,7 @@ impl World {
     }
 
     fn report(&self, name: &str) -> Report {
-        let report = report(&self.seen(name));
+        let report = Report { collations: Some(self.collations.clone()), ..report(&self.seen(name)) };
         let mut report = if of_the_release(&self.boxes[name].spec) { released::said(&report) } else { report };
         match self.ablation {
             Some(Ablation::ReconfigurationBarrier) => {
