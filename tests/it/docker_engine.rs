@@ -359,16 +359,22 @@ async fn the_binary_is_put_on_the_host_once_and_runs_in_any_image() {
     );
 }
 
+/// A binary of the bench's own, so that no other test's volume is touched: a script that says the bench's name. The
+/// function makes an operator's engine with it.
+fn own_binary(bench: &DockerBench) -> impl Fn() -> DockerEngine + use<> {
+    let name = bench.owner.name.clone();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), format!("#!/bin/busybox sh\necho {name}\n")).unwrap();
+    move || {
+        let binary = Arc::new(OwnBinary::at(file.path(), &name));
+        DockerEngine::connect("local", &local_endpoint().unwrap(), None, binary).unwrap()
+    }
+}
+
 #[tokio::test]
 async fn a_binary_volume_that_was_left_half_filled_is_filled_again() {
     let Some(bench) = bench("half") else { return };
-    // A binary of its own, so that no other test's volume is touched.
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), format!("#!/bin/busybox sh\necho {}\n", bench.owner.name)).unwrap();
-    let engine = || {
-        let binary = Arc::new(OwnBinary::at(file.path(), &bench.owner.name));
-        DockerEngine::connect("local", &local_endpoint().unwrap(), None, binary).unwrap()
-    };
+    let engine = own_binary(&bench);
     let volume = engine().ensure_binary(IMAGE).await.unwrap();
     // What a killed operator leaves behind: no marker, half a file, its helper container.
     let mount = format!("{volume}:/evenkeel");
@@ -425,12 +431,7 @@ async fn a_pruned_binary_volume_is_filled_again_by_the_same_process() {
 #[tokio::test]
 async fn a_binary_volume_that_docker_made_by_itself_is_made_again() {
     let Some(bench) = bench("unlabelled") else { return };
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), format!("#!/bin/busybox sh\necho {}\n", bench.owner.name)).unwrap();
-    let engine = || {
-        let binary = Arc::new(OwnBinary::at(file.path(), &bench.owner.name));
-        DockerEngine::connect("local", &local_endpoint().unwrap(), None, binary).unwrap()
-    };
+    let engine = own_binary(&bench);
     let volume = engine().ensure_binary(IMAGE).await.unwrap();
     bench.engine.remove_volume(&volume).await.unwrap();
     let spec =
@@ -438,7 +439,8 @@ async fn a_binary_volume_that_docker_made_by_itself_is_made_again() {
     bench.run(&spec).await;
     bench.engine.remove_container(&bench.name("1")).await.unwrap();
     assert_eq!(engine().ensure_binary(IMAGE).await.unwrap(), volume);
-    bench.run(&ContainerSpec { ..spec }).await;
+    bench.run(&ContainerSpec { volumes: spec.volumes, ..bench.container("/evenkeel/evenkeel") }).await;
+    assert_eq!(bench.says(&bench.name("1")).await, bench.owner.name);
     bench.engine.remove_container(&bench.name("1")).await.unwrap();
     bench.engine.remove_volume(&volume).await.unwrap();
 }
