@@ -20,6 +20,7 @@ pub mod openapi_v2;
 pub mod paging;
 pub mod params;
 pub mod patch;
+pub mod peer;
 pub mod port_forward;
 pub mod protobuf;
 pub mod request;
