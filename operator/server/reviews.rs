@@ -1,9 +1,12 @@
-//! Reviews: a client asks who it is and what it may do. There is one token and it may do everything; only what nobody
-//! can do, writing a view, is answered with no. Nothing is stored. Pure.
+//! Reviews: a client asks who it is, what it may do, and, if it may ask that, what others may do. The function that judges
+//! requests answers. What nobody can do, writing a view, is answered with no. Nothing is stored. Pure.
 
-use axum::http::StatusCode;
 use serde_json::{Value, json};
 
+use super::access::State;
+use super::authn::user::{User, Via};
+use super::authz::attributes::Attributes;
+use super::authz::{self, Verdict};
 use super::status::Refusal;
 use crate::api::registry;
 use crate::api::resource::View;
@@ -17,25 +20,42 @@ pub struct Review {
     pub kind: &'static str,
     /// Its name in paths.
     pub plural: &'static str,
+    /// Whether it is asked in a namespace.
+    pub namespaced: bool,
 }
 
 /// The version of all reviews.
 pub const VERSION: &str = "v1";
+const AUTHENTICATION: &str = "authentication.k8s.io";
+const AUTHORIZATION: &str = "authorization.k8s.io";
 
 /// The reviews that are answered.
-pub const REVIEWS: [Review; 3] = [
-    Review { group: "authentication.k8s.io", kind: "SelfSubjectReview", plural: "selfsubjectreviews" },
-    Review { group: "authorization.k8s.io", kind: "SelfSubjectAccessReview", plural: "selfsubjectaccessreviews" },
-    Review { group: "authorization.k8s.io", kind: "SelfSubjectRulesReview", plural: "selfsubjectrulesreviews" },
+pub const REVIEWS: [Review; 5] = [
+    review(AUTHENTICATION, "SelfSubjectReview", "selfsubjectreviews", false),
+    review(AUTHORIZATION, "SelfSubjectAccessReview", "selfsubjectaccessreviews", false),
+    review(AUTHORIZATION, "SelfSubjectRulesReview", "selfsubjectrulesreviews", false),
+    review(AUTHORIZATION, "SubjectAccessReview", "subjectaccessreviews", false),
+    review(AUTHORIZATION, "LocalSubjectAccessReview", "localsubjectaccessreviews", true),
 ];
 
-/// The review at this path.
-pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Review> {
-    REVIEWS.iter().find(|review| (review.group, VERSION, review.plural) == (group, version, plural))
+const fn review(group: &'static str, kind: &'static str, plural: &'static str, namespaced: bool) -> Review {
+    Review { group, kind, plural, namespaced }
 }
 
-/// The review in `asked` with its answer.
-pub fn answer(review: &Review, asked: &Value) -> Result<Value, Refusal> {
+/// The review at this path.
+pub fn find(group: &str, version: &str, plural: &str, namespaced: bool) -> Option<&'static Review> {
+    let wanted = (group, version, plural, namespaced);
+    REVIEWS.iter().find(|review| (review.group, VERSION, review.plural, review.namespaced) == wanted)
+}
+
+/// The review in `asked` with its answer; `namespace` is that of the path.
+pub fn answer(
+    review: &Review,
+    namespace: Option<&str>,
+    asked: &Value,
+    state: &State,
+    user: &User,
+) -> Result<Value, Refusal> {
     let api_version = format!("{}/{VERSION}", review.group);
     for (field, expected) in [("apiVersion", api_version.as_str()), ("kind", review.kind)] {
         match asked[field].as_str() {
@@ -47,42 +67,91 @@ pub fn answer(review: &Review, asked: &Value) -> Result<Value, Refusal> {
             _ => {}
         }
     }
+    let spec = &asked["spec"];
     let status = match review.kind {
-        "SelfSubjectReview" => {
-            json!({"userInfo": {"username": "admin", "groups": ["system:masters", "system:authenticated"]}})
+        "SelfSubjectReview" => json!({"userInfo": {"username": user.name, "groups": user.groups}}),
+        "SelfSubjectAccessReview" => access(state, user, attributes(spec)?),
+        "SelfSubjectRulesReview" => rules(state, user, text(&spec["namespace"])),
+        _ => {
+            let asked = attributes(spec)?;
+            if namespace.is_some_and(|namespace| asked.namespace != namespace) {
+                let message = "spec.resourceAttributes.namespace must be the namespace of the path";
+                return Err(Refusal::unprocessable(message));
+            }
+            access(state, &other(spec)?, asked)
         }
-        "SelfSubjectAccessReview" => access(&asked["spec"]["resourceAttributes"]),
-        _ => json!({
-            "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}],
-            "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}],
-            "incomplete": false,
-        }),
     };
-    Ok(json!({
-        "apiVersion": api_version, "kind": review.kind, "metadata": {}, "spec": asked["spec"], "status": status,
-    }))
+    Ok(json!({"apiVersion": api_version, "kind": review.kind, "metadata": {}, "spec": spec, "status": status}))
 }
 
-fn access(asked: &Value) -> Value {
-    let field = |name: &str| asked[name].as_str().unwrap_or_default();
-    let resource = registry::resources().iter().find(|r| r.group == field("group") && r.plural == field("resource"));
-    let refused = |view: &&View| match field("verb") {
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+/// What a review asks for.
+fn attributes(spec: &Value) -> Result<Attributes, Refusal> {
+    let (resource, path) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
+    match (resource.is_object(), path.is_object()) {
+        (true, false) => Ok(Attributes {
+            verb: text(&resource["verb"]),
+            group: text(&resource["group"]),
+            version: text(&resource["version"]),
+            resource: text(&resource["resource"]),
+            subresource: text(&resource["subresource"]),
+            namespace: text(&resource["namespace"]),
+            name: text(&resource["name"]),
+            path: String::new(),
+        }),
+        (false, true) => {
+            Ok(Attributes { verb: text(&path["verb"]), path: text(&path["path"]), ..Attributes::default() })
+        }
+        _ => {
+            let message = "spec must have exactly one of resourceAttributes and nonResourceAttributes";
+            Err(Refusal::unprocessable(message))
+        }
+    }
+}
+
+/// The user that a review asks about.
+fn other(spec: &Value) -> Result<User, Refusal> {
+    let name = text(&spec["user"]);
+    let groups: Vec<String> = spec["groups"].as_array().into_iter().flatten().map(text).collect();
+    if name.is_empty() && groups.is_empty() {
+        return Err(Refusal::unprocessable("spec: at least one of user and groups must be given"));
+    }
+    Ok(User { name, groups, via: Via::Socket, expires: None })
+}
+
+fn access(state: &State, user: &User, asked: Attributes) -> Value {
+    let why = match authz::allowed(&state.rules, user, &asked) {
+        Verdict::Allow(why) => why,
+        Verdict::Deny => return json!({"allowed": false}),
+    };
+    let resource = registry::resources().iter().find(|r| r.group == asked.group && r.plural == asked.resource);
+    let refused = |view: &&View| match asked.verb.as_str() {
         "create" | "deletecollection" => true,
         "update" | "patch" => !view.is_writable(),
         _ => false,
     };
     let view = resource.and_then(|resource| resource.view.as_ref()).filter(refused);
-    match view.filter(|_| field("subresource").is_empty()) {
+    match view.filter(|_| asked.subresource.is_empty()) {
         Some(view) => json!({"allowed": false, "reason": view.instead}),
-        None => json!({"allowed": true}),
+        None => json!({"allowed": true, "reason": format!("allowed by {why}")}),
     }
 }
 
-/// Refuses a request that wants to act as somebody else: there is nobody else.
+/// The rules of the user in a namespace.
+fn rules(state: &State, user: &User, namespace: String) -> Value {
+    let own: Vec<_> = state.rules.of(user, &namespace).map(|granted| granted.rule).collect();
+    let (objects, paths): (Vec<_>, Vec<_>) = own.into_iter().partition(|rule| rule.non_resource_urls.is_empty());
+    json!({"resourceRules": objects, "nonResourceRules": paths, "incomplete": false})
+}
+
+/// Refuses a request that wants to act as somebody else.
 pub fn impersonates(headers: &axum::http::HeaderMap) -> Result<(), Refusal> {
     if headers.keys().any(|name| name.as_str().starts_with("impersonate-")) {
-        let message = "impersonation is forbidden: this server has one user, admin, and no other to act as";
-        return Err(Refusal::new(StatusCode::FORBIDDEN, "Forbidden", message));
+        let message = "impersonation is forbidden: make a token for that user, or ask with a SubjectAccessReview";
+        return Err(Refusal::forbidden(message));
     }
     Ok(())
 }
@@ -91,16 +160,18 @@ pub fn impersonates(headers: &axum::http::HeaderMap) -> Result<(), Refusal> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::server::authn::user::MASTERS;
 
     fn asked(plural: &str, body: &Value) -> Value {
-        let group = REVIEWS.iter().find(|review| review.plural == plural).unwrap().group;
-        answer(find(group, "v1", plural).unwrap(), body).unwrap()["status"].clone()
+        let review = REVIEWS.iter().find(|review| review.plural == plural).unwrap();
+        let user = User::new("admin", vec![MASTERS.to_owned()], Via::Socket, None);
+        answer(review, None, body, &State::default(), &user).unwrap()["status"].clone()
     }
 
     /// Regression 64: `kubectl auth can-i` and `auth whoami` failed with "could not find the requested resource", and
     /// scripts that ask first stopped. The three reviews of oneself are answered now.
     #[test]
-    fn the_one_token_may_do_everything_except_what_nobody_can() {
+    fn a_master_may_do_everything_except_what_nobody_can() {
         let may = |verb: &str, resource: &str, part: &str| {
             let attributes = json!({"verb": verb, "resource": resource, "subresource": part});
             asked("selfsubjectaccessreviews", &json!({"spec": {"resourceAttributes": attributes}}))["allowed"].clone()
@@ -111,8 +182,17 @@ mod tests {
         assert_eq!((may("patch", "nodes", ""), may("patch", "pods", "")), (true.into(), false.into()));
         assert_eq!(may("create", "pods", ""), false);
         assert_eq!(asked("selfsubjectreviews", &json!({}))["userInfo"]["username"], "admin");
-        assert_eq!(asked("selfsubjectrulesreviews", &json!({}))["resourceRules"][0]["verbs"], json!(["*"]));
-        assert_eq!(find("authorization.k8s.io", "v1beta1", "selfsubjectaccessreviews"), None);
-        assert_eq!(answer(&REVIEWS[0], &json!({"kind": "Pod"})).unwrap_err().code.as_u16(), 400);
+        assert_eq!(find("authorization.k8s.io", "v1beta1", "selfsubjectaccessreviews", false), None);
+    }
+
+    #[test]
+    fn a_review_of_another_kind_or_of_nobody_is_refused() {
+        let user = User::new("admin", Vec::new(), Via::Socket, None);
+        let code = |review: usize, body: Value| {
+            answer(&REVIEWS[review], None, &body, &State::default(), &user).unwrap_err().code.as_u16()
+        };
+        assert_eq!(code(0, json!({"kind": "Pod"})), 400);
+        assert_eq!(code(1, json!({"spec": {}})), 422);
+        assert_eq!(code(3, json!({"spec": {"resourceAttributes": {"verb": "get"}}})), 422);
     }
 }
