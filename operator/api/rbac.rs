@@ -157,7 +157,10 @@ fn rule_problems(role: &Value, may_have_paths: bool) -> Vec<Invalid> {
         let sizes = [&rule.verbs, &rule.api_groups, &rule.resources, &rule.resource_names, &rule.non_resource_urls];
         let combinations = sizes.iter().map(|list| list.len().max(1)).fold(1, usize::saturating_mul);
         if combinations > MOST_COMBINATIONS {
-            wrong("", &format!("combines {combinations} verbs, groups, resources and names; {MOST_COMBINATIONS} are allowed"));
+            wrong(
+                "",
+                &format!("combines {combinations} verbs, groups, resources and names; {MOST_COMBINATIONS} are allowed"),
+            );
         }
         match (rule.resources.is_empty(), rule.non_resource_urls.is_empty()) {
             (_, false) if !may_have_paths => wrong(".nonResourceURLs", "is for a ClusterRole; a Role is for objects"),

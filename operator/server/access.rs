@@ -126,7 +126,9 @@ impl Permit {
         loop {
             let (state, now) = (self.state.borrow_and_update().clone(), self.clock.now());
             let Some(end) = authn::end(&state.tokens, &self.user) else { return };
-            if end.is_some_and(|end| end <= now) || authz::allowed(&state.rules, &self.user, &self.attributes) == Verdict::Deny {
+            if end.is_some_and(|end| end <= now)
+                || authz::allowed(&state.rules, &self.user, &self.attributes) == Verdict::Deny
+            {
                 return;
             }
             let left = end.map(|end| Duration::try_from(end.duration_since(now)).unwrap_or_default());

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse as _, Response};
 use super::access::{self, Permit};
 use super::authn::{self, user::User};
 use super::authz::attributes::Attributes;
-use super::authz::{self, Verdict, builtin};
+use super::authz::{self, Verdict, answers, builtin};
 use super::params::Params;
 use super::peer::Peer;
 use super::request::Request;
@@ -19,7 +19,7 @@ use super::routes::{self, Part, Route};
 use super::status::Refusal;
 use super::tls::Guest;
 use super::view::{self, View};
-use super::{Server, body, deletion, discovery, eviction, exec, logs, openapi_v2, port_forward, reviews, tokens, watch};
+use super::{Server, body, deletion, discovery, eviction, exec, logs, openapi_v2, port_forward, tokens, watch};
 use crate::api::chain::chain;
 
 /// Path of plans: POST `{"object": {...}}`.
@@ -49,11 +49,7 @@ pub async fn answer(State(server): State<Arc<Server>>, request: axum::extract::R
     }
 }
 
-async fn dispatch(
-    server: &Server,
-    request: axum::extract::Request,
-    asked: &mut Asked,
-) -> Result<Response, Refusal> {
+async fn dispatch(server: &Server, request: axum::extract::Request, asked: &mut Asked) -> Result<Response, Refusal> {
     let (mut parts, body) = request.into_parts();
     let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
     let route = routes::parse(parts.uri.path());
@@ -70,7 +66,7 @@ async fn dispatch(
     if let Some(guest) = parts.extensions.remove::<Arc<Guest>>() {
         guest.is_known();
     }
-    reviews::impersonates(&parts.headers)?;
+    answers::impersonates(&parts.headers)?;
     if let Some(planner) = server.planner.as_ref().filter(|_| parts.uri.path() == PLAN && parts.method == Method::POST)
     {
         let body = body::read(body).await?;
@@ -89,7 +85,7 @@ async fn dispatch(
         Route::Objects(target) => target,
         Route::Review { review, namespace } if parts.method == Method::POST => {
             let sent = body::object(&parts.headers, &body::read(body).await?)?;
-            let answer = reviews::answer(review, namespace.as_deref(), &sent.value, &state, &user)?;
+            let answer = answers::answer(review, namespace.as_deref(), &sent.value, &state.rules, &user)?;
             return Ok(view::answer(StatusCode::CREATED, &answer, &[]));
         }
         Route::OpenApiV2 if parts.method == Method::GET => {
@@ -154,7 +150,9 @@ async fn serve(request: Request<'_>, method: &Method) -> Result<Response, Refusa
     }
     if method != Method::GET && builtin::is_builtin(&request.key()) {
         let name = request.key().name;
-        return Err(Refusal::forbidden(format!("{name:?} always exists and cannot be changed; create another and bind it")));
+        return Err(Refusal::forbidden(format!(
+            "{name:?} always exists and cannot be changed; create another and bind it"
+        )));
     }
     let named = request.target.name.is_some();
     match (method.as_str(), named, request.target.part) {
@@ -164,7 +162,9 @@ async fn serve(request: Request<'_>, method: &Method) -> Result<Response, Refusa
             request.params.check_list()?;
             request.list().await
         }
-        ("POST" | "PUT" | "PATCH", _, _) if tokens::are(request.target.resource) => tokens::serve(request, method).await,
+        ("POST" | "PUT" | "PATCH", _, _) if tokens::are(request.target.resource) => {
+            tokens::serve(request, method).await
+        }
         ("POST", false, _) => request.create().await,
         ("PUT", true, _) => request.replace().await,
         ("PATCH", true, _) => request.patch().await,

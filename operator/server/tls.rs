@@ -132,7 +132,8 @@ async fn accept_at_most(
         match accepted {
             Ok((stream, address)) => {
                 let (guest, close) = Guest::new(&strangers);
-                let serve = connection(stream, address, Arc::new(guest), acceptor.clone(), router.clone(), shutdown.clone());
+                let serve =
+                    connection(stream, address, Arc::new(guest), acceptor.clone(), router.clone(), shutdown.clone());
                 let abandon = abandon.clone();
                 connections.spawn(async move {
                     tokio::select! {

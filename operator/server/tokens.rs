@@ -28,7 +28,9 @@ pub fn are(resource: &Resource) -> bool {
 /// Serves a write of a Token: it can be created only.
 pub async fn serve(request: Request<'_>, method: &Method) -> Result<Response, Refusal> {
     if method != Method::POST {
-        return Err(Refusal::not_allowed("a Token cannot be changed; create another, and delete this one to revoke it"));
+        return Err(Refusal::not_allowed(
+            "a Token cannot be changed; create another, and delete this one to revoke it",
+        ));
     }
     let sent = body::object(&request.headers, &request.body)?.value;
     let expires = sent["spec"]["expires"].as_str().and_then(|text| text.parse::<Timestamp>().ok());

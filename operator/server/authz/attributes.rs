@@ -56,7 +56,8 @@ impl Attributes {
     /// What a plan of this object needs: the verb on its kind. Only who may do everything plans what is of no kind.
     pub fn of_plan(verb: &str, object: &Value) -> Self {
         let said = |field: &Value| field.as_str().unwrap_or_default().to_owned();
-        let resource = registry::resources().iter().find(|r| object["kind"] == r.kind && object["apiVersion"] == r.api_version());
+        let resource =
+            registry::resources().iter().find(|r| object["kind"] == r.kind && object["apiVersion"] == r.api_version());
         let namespace = match said(&object["metadata"]["namespace"]) {
             empty if empty.is_empty() => DEFAULT_NAMESPACE.to_owned(),
             namespace => namespace,

@@ -80,7 +80,8 @@ fn admin() -> Vec<Rule> {
 
 /// The ClusterRoles.
 pub fn roles() -> [(&'static str, Vec<Rule>); 6] {
-    let open = ["/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz", "/version"];
+    let open =
+        ["/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz", "/version"];
     let reviews = ["selfsubjectaccessreviews", "selfsubjectrulesreviews"];
     [
         ("cluster-admin", vec![rule(&["*"], &["*"], &["*"]), paths(&["*"], &["*"])]),

@@ -51,7 +51,8 @@ pub fn judge(rules: &Rules, user: &User, resource: &str, old: Option<&Value>, ne
         None => Ok(()),
         Some(what) => {
             let user = &user.name;
-            let message = format!("{resource} {name:?} is forbidden: User {user:?} cannot grant what they do not have: {what}");
+            let message =
+                format!("{resource} {name:?} is forbidden: User {user:?} cannot grant what they do not have: {what}");
             Err(Refusal::forbidden(message))
         }
     }
@@ -85,7 +86,8 @@ pub fn uncovered(own: &[&Rule], wanted: &Rule) -> Option<String> {
                         name: (*name).to_owned(),
                         ..Attributes::default()
                     };
-                    let covers = |rule: &&Rule| allows(rule, &one) && (!name.is_empty() || rule.resource_names.is_empty());
+                    let covers =
+                        |rule: &&Rule| allows(rule, &one) && (!name.is_empty() || rule.resource_names.is_empty());
                     if !own.iter().any(covers) {
                         return Some(format!("{verb} {resource} in API group {group:?}"));
                     }

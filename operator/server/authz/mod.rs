@@ -1,5 +1,6 @@
 //! Authorization: may this user do this? One pure function answers, for requests and for reviews alike. Pure.
 
+pub mod answers;
 pub mod attributes;
 pub mod builtin;
 pub mod escalation;
