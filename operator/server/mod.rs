@@ -1,6 +1,9 @@
-//! The Kubernetes API over the store: HTTPS, one token, every kind of the registry. It makes no decisions.
+//! The Kubernetes API over the store: HTTPS, users and roles, every kind of the registry. It makes no decisions.
 
+pub mod access;
 pub mod apply;
+pub mod authn;
+pub mod authz;
 pub mod body;
 mod claims;
 pub mod containers;
@@ -20,6 +23,7 @@ pub mod openapi_v2;
 pub mod paging;
 pub mod params;
 pub mod patch;
+pub mod peer;
 pub mod port_forward;
 pub mod protobuf;
 pub mod request;
@@ -34,6 +38,7 @@ pub mod status;
 pub mod strategic;
 pub mod table;
 pub mod tls;
+mod tokens;
 mod upgrade;
 pub mod validate;
 pub mod view;
@@ -47,6 +52,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::store::{self, Clock, Objects, Views};
+use access::Access;
+use authn::tokens::hash;
 use containers::Containers;
 use identity::Identity;
 
@@ -64,7 +71,8 @@ pub struct Server {
     planner: Option<Planner>,
     /// Locked while an object that takes names in Docker is created.
     claims: tokio::sync::Mutex<()>,
-    token: String,
+    /// Who may do what.
+    access: Access,
     stop: CancellationToken,
 }
 
@@ -84,12 +92,18 @@ pub async fn run(
     let objects = Objects::new(Arc::new(Views::new(objects.store().clone())), clock.clone());
     namespaces::prepare(&objects).await?;
     let emptying = tokio::spawn(namespaces::keep_emptying(objects.clone(), shutdown.clone()));
-    let (token, stop) = (identity.token, shutdown.clone());
+    let admin = vec![(hash(&identity.token), None)];
+    let (access, stop) = (Access::start(objects.clone(), admin).await?, shutdown.clone());
     let claims = tokio::sync::Mutex::default();
-    let server = Arc::new(Server { objects, clock, containers, planner, claims, token, stop });
+    let server = Arc::new(Server { objects, clock, containers, planner, claims, access, stop });
+    let following = tokio::spawn({
+        let (server, stop) = (server.clone(), shutdown.clone());
+        async move { server.access.follow(stop).await }
+    });
     let router = Router::new().fallback(dispatch::answer).with_state(server);
     tls::accept(listener, identity.tls, router, shutdown).await;
-    // The task has the same token; a panic in it has been logged.
+    // The tasks have the same token; a panic in one has been logged.
     let _ = emptying.await;
+    let _ = following.await;
     Ok(())
 }
