@@ -31,6 +31,10 @@ fn archive(directory: &str, files: &[File]) -> std::io::Result<Bytes> {
     let mut made = std::collections::BTreeSet::new();
     for file in files {
         let inner = file.path.trim_start_matches("./").trim_end_matches('/');
+        if !inner.is_empty() && inner.split('/').any(|part| part.is_empty() || part == "." || part == "..") {
+            let message = format!("the path {:?} does not stay in its directory", file.path);
+            return Err(std::io::Error::other(message));
+        }
         for (end, _) in inner.match_indices('/') {
             if made.insert(&inner[..end]) {
                 append(&mut archive, &format!("{}/", &inner[..end]), BETWEEN, (0, 0), &[])?;
@@ -39,7 +43,7 @@ fn archive(directory: &str, files: &[File]) -> std::io::Result<Bytes> {
         if !file.path.ends_with('/') {
             append(&mut archive, inner, file.mode, file.owner, &file.bytes)?;
         } else if inner.is_empty() {
-            append(&mut archive, &itself(directory), file.mode, file.owner, &[])?;
+            append_itself(&mut archive, directory, file)?;
         } else if made.insert(inner) {
             append(&mut archive, &format!("{inner}/"), file.mode, file.owner, &[])?;
         }
@@ -47,34 +51,37 @@ fn archive(directory: &str, files: &[File]) -> std::io::Result<Bytes> {
     archive.into_inner().map(Bytes::from)
 }
 
-/// Docker skips the entry `.`, so the mode of the directory itself is set through its name seen from within.
-fn itself(directory: &str) -> String {
-    format!("../{}/", directory.trim_end_matches('/').rsplit('/').next().unwrap_or_default())
+/// The mode and owner of the directory itself. Docker skips the entry `.`, so it is named as seen from within; the crate
+/// refuses `..` in a path, so the name is written past it, here and nowhere else.
+fn append_itself(archive: &mut tar::Builder<Vec<u8>>, directory: &str, file: &File) -> std::io::Result<()> {
+    let name = format!("../{}/", directory.trim_end_matches('/').rsplit('/').next().unwrap_or_default());
+    let mut header = header(tar::EntryType::Directory, file.mode, file.owner, 0);
+    let field = &mut header.as_old_mut().name;
+    let field = field.get_mut(..name.len()).ok_or_else(|| std::io::Error::other("its name is too long"))?;
+    field.copy_from_slice(name.as_bytes());
+    header.set_cksum();
+    archive.append(&header, std::io::empty())
+}
+
+fn header(kind: tar::EntryType, mode: u32, (user, group): (u64, u64), size: usize) -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_size(size as u64);
+    header.set_mode(mode);
+    header.set_uid(user);
+    header.set_gid(group);
+    header
 }
 
 fn append(
     archive: &mut tar::Builder<Vec<u8>>,
     path: &str,
     mode: u32,
-    (user, group): (u64, u64),
+    owner: (u64, u64),
     bytes: &[u8],
 ) -> std::io::Result<()> {
-    let mut header = tar::Header::new_gnu();
-    header.set_entry_type(if path.ends_with('/') { tar::EntryType::Directory } else { tar::EntryType::Regular });
-    header.set_size(bytes.len() as u64);
-    header.set_mode(mode);
-    header.set_uid(user);
-    header.set_gid(group);
-    if let Some(up) = path.strip_prefix("../") {
-        // The crate refuses `..` in a path.
-        let name = format!("../{up}");
-        let field = &mut header.as_old_mut().name;
-        let field = field.get_mut(..name.len()).ok_or_else(|| std::io::Error::other("its name is too long"))?;
-        field.copy_from_slice(name.as_bytes());
-        header.set_cksum();
-        return archive.append(&header, bytes);
-    }
-    archive.append_data(&mut header, path, bytes)
+    let kind = if path.ends_with('/') { tar::EntryType::Directory } else { tar::EntryType::Regular };
+    archive.append_data(&mut header(kind, mode, owner, bytes.len()), path, bytes)
 }
 
 #[cfg(test)]
@@ -113,5 +120,15 @@ mod tests {
             long/x 600 7 0
         "#]]
         .assert_eq(&told);
+    }
+
+    /// Regression 191: the path of a file was written as it was. `items[].path: ../../etc/x` of a ConfigMap left its volume as
+    /// far as Docker let it, and the pod never started.
+    #[test]
+    fn a_path_that_leaves_its_directory_is_refused() {
+        for path in ["../x", "../../etc/x", "a/../../x", "/etc/x", "a//b", "..", "../", "a/./b"] {
+            let file = File { path: path.into(), mode: 0o644, owner: (0, 0), bytes: Vec::new() };
+            assert!(archive("/mnt/data", &[file]).is_err(), "{path}");
+        }
     }
 }

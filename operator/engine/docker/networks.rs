@@ -15,6 +15,7 @@ use bollard::query_parameters::ListNetworksOptionsBuilder;
 use super::super::{Attachment, Error, NetworkSeen, NetworkSpec};
 use super::create::endpoint;
 use super::{ANSWER, DockerEngine, any_owner_filter, owner_in_words, same_owner};
+use crate::api::hash::short_hash;
 use crate::api::labels;
 
 /// Attempts: another program may take the subnet between probe and network; after this many the pool is full.
@@ -89,9 +90,15 @@ impl DockerEngine {
 
     /// A subnet that is free on this host.
     async fn probe_subnet(&self, spec: &NetworkSpec, doing: &str) -> Result<(Ipv4Addr, u8), Error> {
-        let probe = format!("{}-probe", spec.name);
+        let probe = probe_name(&spec.name);
         // Left over if the operator was stopped between the two steps.
-        self.network_removed(&probe).await?;
+        if let Some(left) = self.inspect_network(&probe, doing).await? {
+            if !same_owner(&spec.labels, left.labels.as_ref()) {
+                let message = format!("network {probe} is not a probe for this network; remove it");
+                return Err(Error::conflict(&self.host, doing, message));
+            }
+            self.network_removed(&probe).await?;
+        }
         self.create_network(&probe, spec, None, doing).await?;
         let found = self.inspect_network(&probe, doing).await;
         self.network_removed(&probe).await?;
@@ -163,6 +170,12 @@ impl DockerEngine {
     }
 }
 
+/// The name of the probe for a network. No object can have a network of this name: all their names begin with a namespace
+/// or with `evenkeel-`, and no namespace has an underscore.
+fn probe_name(network: &str) -> String {
+    format!("evenkeel_probe_{}", short_hash(network, 16))
+}
+
 fn ipam_config((address, prefix): (Ipv4Addr, u8)) -> IpamConfig {
     let first = u32::from(address);
     let upper_half = Ipv4Addr::from(first + (1 << (31 - prefix)));
@@ -205,6 +218,15 @@ mod tests {
             10.1.2.16/28 gateway 10.1.2.17 automatic 10.1.2.24/29
         "#]]
         .assert_eq(&said);
+    }
+
+    /// Regression 190: the probe for the network `X` was called `X-probe`. With PostgresClusters `db` and `db-probe`, making the
+    /// network of the first removed that of the second, or failed for ever while that was in use.
+    #[test]
+    fn the_probe_has_a_name_that_no_object_gives_to_its_network() {
+        let (one, other) = (probe_name("a.db"), probe_name("a.db-probe"));
+        assert_ne!(one, other);
+        assert!(one.starts_with("evenkeel_probe_") && !one.contains(['.', '-']), "{one}");
     }
 
     #[test]
