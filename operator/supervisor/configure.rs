@@ -2,7 +2,7 @@
 //! reload in a new session.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -23,10 +23,16 @@ const RELOAD: Duration = Duration::from_secs(2);
 impl Shell {
     /// primary_conninfo for an upstream.
     pub fn conninfo(&self, upstream: &Upstream) -> String {
-        conf::conninfo(upstream, &self.facts(&BTreeMap::new(), &Settings::new(), &self.place.passfile()))
+        let paths = (self.place.passfile(), self.place.configuration());
+        conf::conninfo(upstream, &self.facts(&BTreeMap::new(), &Settings::new(), &paths))
     }
 
-    fn facts<'a>(&'a self, minima: &'a BTreeMap<String, u64>, settings: &'a Settings, passfile: &'a Path) -> Facts<'a> {
+    fn facts<'a>(
+        &'a self,
+        minima: &'a BTreeMap<String, u64>,
+        settings: &'a Settings,
+        (passfile, certificates): &'a (PathBuf, PathBuf),
+    ) -> Facts<'a> {
         Facts {
             member: &self.member,
             incarnation: self.durable.incarnation.as_deref().unwrap_or_default(),
@@ -34,16 +40,17 @@ impl Shell {
             minima,
             settings,
             passfile,
+            certificates,
         }
     }
 
     /// Writes all configuration files for a new generation.
     pub fn configure(&mut self, config: &Config, minima: &BTreeMap<String, u64>) -> Result<(), String> {
         self.server.generation += 1;
-        let passfile = self.place.passfile();
-        let text = conf::postgresql_conf(config, &self.facts(minima, &config.settings, &passfile));
+        let paths = (self.place.passfile(), self.place.configuration());
+        let text = conf::postgresql_conf(config, &self.facts(minima, &config.settings, &paths));
         self.place.write_configuration("postgresql.conf", &text)?;
-        self.place.write_configuration("pg_hba.conf", &conf::pg_hba(config.gate))?;
+        self.place.write_configuration("pg_hba.conf", &conf::pg_hba(config.gate, config.access.as_ref()))?;
         self.place.write_configuration("pg_ident.conf", conf::pg_ident())?;
         self.clear_auto_conf()
     }

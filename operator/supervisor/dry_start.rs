@@ -127,6 +127,7 @@ impl Judge {
             minima: &minima,
             settings: &config.settings,
             passfile: &place.passfile(),
+            certificates: &place.configuration(),
         };
         place.write_configuration("try.conf", &conf::postgresql_conf(&config, &facts))?;
         let file = place.configuration().join("try.conf");

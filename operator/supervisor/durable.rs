@@ -111,7 +111,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(load(folder.path()).unwrap(), Durable::default());
         let order =
-            Order { term: 7, revision: 2, task: Task::Prepare, settings: [("work_mem".into(), "8MB".into())].into() };
+            Order { term: 7, revision: 2, task: Task::Prepare, settings: [("work_mem".into(), "8MB".into())].into(), access: None };
         let durable = Durable {
             timeline_terms: [(1, 7)].into(),
             incarnation: Some("5f0c".into()),

@@ -39,6 +39,8 @@ pub fn report(seen: &Seen) -> Report {
         settings_pending: seen.settings_pending,
         notices: seen.notices.clone(),
         credentials: seen.credentials.clone(),
+        tls: seen.tls.clone(),
+        secures: true,
         disk_free: seen.disk_free,
         proof: seen.proof.clone(),
         collations: Some(seen.collations.clone()),
@@ -79,7 +81,7 @@ mod tests {
         let durable = Durable {
             incarnation: Some("5f0c".into()),
             promised: 4,
-            order: Some(Order { term: 4, revision: 1, task, settings: Default::default() }),
+            order: Some(Order { term: 4, revision: 1, task, settings: Default::default(), access: None }),
             ..Durable::default()
         };
         let postgres = if server.primary { Postgres::Primary } else { Postgres::Standby };

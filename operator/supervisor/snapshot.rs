@@ -66,6 +66,7 @@ pub fn snapshot(shell: &Shell, now: u64) -> Seen {
         }),
         job_due: shell.job.as_ref().is_none_or(|work| !work.running && now >= work.due),
         credentials: shell.secrets.as_ref().map(|secrets| secrets.credentials.hash.clone()),
+        tls: None,
         operator_ms: shell.operator.heard_at.map(|at| now.saturating_sub(at)),
         confirmed_ms: run.confirmed_at.map(|at| now.saturating_sub(at)),
         renewed_ms: renewed_ms(shell, now),

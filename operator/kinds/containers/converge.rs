@@ -319,7 +319,7 @@ mod tests {
     /// The steps for a host with one container in this state, which was on a network with this ID, when the network has
     /// that one now (`None`: it is gone).
     fn steps(state: ContainerState, was: &str, now: Option<(&str, bool)>, work: &WorkSeen) -> Vec<String> {
-        let network = NetworkSpec { name: "net".into(), labels: BTreeMap::new() };
+        let network = NetworkSpec { name: "net".into(), labels: BTreeMap::new(), internal: false };
         let address = Some(Ipv4Addr::new(10, 0, 0, 11));
         let spec = ContainerSpec {
             name: "db-1".into(),

@@ -1,6 +1,6 @@
 //! Observes a cluster: its hosts, its supervisors' last reports, its Secrets. Reads only, judges nothing.
 
-use super::{Observed, PostgresClusterKind, collations, network_name, secrets, workload};
+use super::{Observed, PostgresClusterKind, collations, network_name, peers_network_name, secrets, workload};
 use crate::api::failure::Failure;
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::PostgresCluster;
@@ -9,7 +9,8 @@ use crate::kinds::containers::Needs;
 /// Reads the whole snapshot.
 pub async fn observe(controller: &PostgresClusterKind, object: &PostgresCluster) -> Result<Observed, Failure> {
     let owner = object.owner();
-    let needs = Needs { images: [object.spec.image.clone()].into(), networks: [network_name(object)].into() };
+    let networks = [network_name(object), peers_network_name(object)].into();
+    let needs = Needs { images: [object.spec.image.clone()].into(), networks };
     let (hosts, secrets) = tokio::join!(
         controller.docker.observe(&owner, workload::hosts(object), &needs),
         secrets::read(&controller.objects, object),
