@@ -30,6 +30,8 @@ pub struct Facts<'a> {
     pub passfile: &'a Path,
     /// Folder of the certificates' files, by the names in [`super::tls`].
     pub certificates: &'a Path,
+    /// They are there, and the server offers TLS.
+    pub ssl: bool,
 }
 
 /// `postgresql.conf`: the user's settings, with defaults and overrides by [`RULES`].
@@ -68,16 +70,21 @@ pub fn postgresql_conf(config: &Config, facts: &Facts) -> String {
 }
 
 /// The value of each [`Rule::Computed`].
-fn computed(config: &Config, facts: &Facts) -> [(&'static str, String); 6] {
+fn computed(config: &Config, facts: &Facts) -> Vec<(&'static str, String)> {
     let upstream = config.upstream.as_ref();
-    [
+    let file = |(setting, name)| (setting, facts.certificates.join(name).display().to_string());
+    let files = [("ssl_ca_file", tls::CA), ("ssl_cert_file", tls::SERVER_CERT), ("ssl_key_file", tls::SERVER_KEY)];
+    let files = files.into_iter().filter(|_| facts.ssl).map(file);
+    let others = [
         ("cluster_name", facts.member.to_owned()),
         ("evenkeel.generation", facts.generation.to_string()),
         ("port", PORT.to_string()),
         ("primary_conninfo", upstream.map_or(String::new(), |upstream| conninfo(upstream, facts))),
         ("primary_slot_name", upstream.map_or(String::new(), |upstream| upstream.slot.clone())),
+        ("ssl", if facts.ssl { "on" } else { "off" }.to_owned()),
         ("synchronous_standby_names", standby_names(&config.commit)),
-    ]
+    ];
+    others.into_iter().chain(files).collect()
 }
 
 /// The number that a setting will have; `None` if its value is not a plain number.
@@ -208,6 +215,7 @@ mod tests {
             settings: &settings,
             passfile: Path::new("/v/pgpass"),
             certificates: Path::new("/c"),
+            ssl: false,
         };
         // Shows only the differences from a primary with an empty configuration.
         let (none, nothing) = (BTreeMap::new(), BTreeMap::new());
@@ -233,6 +241,7 @@ mod tests {
             settings: &nothing,
             passfile: Path::new("/v/pgpass"),
             certificates: Path::new("/c"),
+            ssl: false,
         };
         expect![[r#"
             # Written by evenkeel; changed by the object's spec.parameters, not here.
@@ -260,6 +269,8 @@ mod tests {
             recovery_target_timeline = 'latest'
             restart_after_crash = 'off'
             restore_command = ''
+            ssl = 'off'
+            ssl_min_protocol_version = 'TLSv1.2'
             synchronous_commit = 'on'
             synchronous_standby_names = ''
             tcp_keepalives_count = '3'
@@ -285,14 +296,18 @@ mod tests {
             Config { upstream: upstream(plain), ..Config::default() },
             &[],
             &[],
-            expect![[""]],
+            expect![[r#"
+                primary_conninfo = 'host=172.30.0.2 passfile=/v/pgpass sslmode=prefer port=5432 user=evenkeel_replication connect_timeout=2 keepalives_idle=5 keepalives_interval=2 keepalives_count=3 tcp_user_timeout=5000 application_name=5f0c'
+                primary_slot_name = 'evenkeel_db_1'"#]],
         );
         let secure = Source::Secure { name: "db-2".into(), address: [172, 31, 0, 12].into() };
         check(
             Config { upstream: upstream(secure), ..Config::default() },
             &[],
             &[],
-            expect![[""]],
+            expect![[r#"
+                primary_conninfo = 'host=db-2 hostaddr=172.31.0.12 passfile=/evenkeel/none sslmode=verify-full sslrootcert=/c/ca.crt sslcert=/c/client.crt sslkey=/c/client.key port=5432 user=evenkeel_replication connect_timeout=2 keepalives_idle=5 keepalives_interval=2 keepalives_count=3 tcp_user_timeout=5000 application_name=5f0c'
+                primary_slot_name = 'evenkeel_db_1'"#]],
         );
     }
 
@@ -319,7 +334,8 @@ mod tests {
             let passfile = Path::new("/v/pgpass");
             let (member, incarnation, certificates) = ("m", "i", Path::new("/c"));
             let minima = &minima;
-            let facts = Facts { member, incarnation, generation: 3, minima, settings, passfile, certificates };
+            let facts =
+                Facts { member, incarnation, generation: 3, minima, settings, passfile, certificates, ssl: true };
             configs.clone().map(|config| postgresql_conf(&config, &facts)).join("")
         };
         let line = |text: &str, name: &str| text.lines().any(|line| line == format!("{name} = '150'"));
@@ -377,7 +393,17 @@ mod tests {
     /// have one address each, and members have certificates.
     #[test]
     fn a_shut_gate_lets_in_the_members_and_the_supervisor_alone() {
-        expect![[""]].assert_eq(&pg_hba(Gate::Shut, Some(&access(true))));
+        expect![[r#"
+            local all,replication evenkeel peer map=evenkeel
+            host all,replication evenkeel,postgres all reject
+            hostssl replication evenkeel_replication 172.31.0.11/32 cert
+            hostssl postgres evenkeel_replication 172.31.0.11/32 cert
+            host replication evenkeel_replication 172.31.0.12/32 scram-sha-256
+            host postgres evenkeel_replication 172.31.0.12/32 scram-sha-256
+            host all,replication evenkeel_replication all reject
+            local all all reject
+            host all all all reject
+        "#]].assert_eq(&pg_hba(Gate::Shut, Some(&access(true))));
         let networks = ["samenet", "samehost", "0.0.0.0/0"];
         let all = [Gate::Shut, Gate::Open].map(|gate| pg_hba(gate, Some(&access(false)))).concat();
         let replicates = |line: &&str| line.contains(REPLICATION_ROLE) && !line.ends_with("reject");
@@ -388,18 +414,48 @@ mod tests {
 
     #[test]
     fn an_open_gate_asks_for_passwords_over_the_network() {
-        expect![[""]].assert_eq(&pg_hba(Gate::Open, Some(&access(false))));
+        expect![[r#"
+            local all,replication evenkeel peer map=evenkeel
+            host all,replication evenkeel,postgres all reject
+            hostssl replication evenkeel_replication 172.31.0.11/32 cert
+            hostssl postgres evenkeel_replication 172.31.0.11/32 cert
+            host replication evenkeel_replication 172.31.0.12/32 scram-sha-256
+            host postgres evenkeel_replication 172.31.0.12/32 scram-sha-256
+            host all,replication evenkeel_replication all reject
+            local all all peer map=evenkeel
+            host all all all scram-sha-256
+        "#]].assert_eq(&pg_hba(Gate::Open, Some(&access(false))));
     }
 
     #[test]
     fn clients_can_be_made_to_use_tls_and_the_supervisor_proves_without() {
-        expect![[""]].assert_eq(&pg_hba(Gate::Open, Some(&access(true))));
+        expect![[r#"
+            local all,replication evenkeel peer map=evenkeel
+            host all,replication evenkeel,postgres all reject
+            hostssl replication evenkeel_replication 172.31.0.11/32 cert
+            hostssl postgres evenkeel_replication 172.31.0.11/32 cert
+            host replication evenkeel_replication 172.31.0.12/32 scram-sha-256
+            host postgres evenkeel_replication 172.31.0.12/32 scram-sha-256
+            host all,replication evenkeel_replication all reject
+            local all all peer map=evenkeel
+            host all all 127.0.0.1/32 scram-sha-256
+            host all all ::1/128 scram-sha-256
+            hostssl all all all scram-sha-256
+        "#]].assert_eq(&pg_hba(Gate::Open, Some(&access(true))));
     }
 
     /// An operator of the release before names no addresses.
     #[test]
     fn an_order_without_addresses_admits_the_networks_of_the_container() {
-        expect![[""]].assert_eq(&pg_hba(Gate::Open, None));
+        expect![[r#"
+            local all,replication evenkeel peer map=evenkeel
+            host all,replication evenkeel,postgres all reject
+            host replication evenkeel_replication samenet scram-sha-256
+            host postgres evenkeel_replication samenet scram-sha-256
+            host all,replication evenkeel_replication all reject
+            local all all peer map=evenkeel
+            host all all all scram-sha-256
+        "#]].assert_eq(&pg_hba(Gate::Open, None));
     }
 
     /// Regression 131: with `channel_binding` and `sslmode` at their defaults a standby answered the question for a

@@ -41,6 +41,7 @@ pub fn report(seen: &Seen) -> Report {
         credentials: seen.credentials.clone(),
         tls: seen.tls.clone(),
         secures: true,
+        tls_problem: seen.tls_problem.clone(),
         disk_free: seen.disk_free,
         proof: seen.proof.clone(),
         collations: Some(seen.collations.clone()),

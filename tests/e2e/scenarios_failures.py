@@ -171,7 +171,7 @@ def an_instance_that_is_taken_off_its_network_is_connected_again(cluster):
 def a_network_that_was_made_again_by_hand_is_used_or_replaced(cluster):
     """The network is removed and made again with another subnet, and then without one."""
     cluster.settled()
-    network = f"{NAMESPACE}.{cluster.name}"
+    network, _ = cluster.networks()
     for arguments in (["--subnet", "10.214.3.0/24"], []):
         cluster.operator.kill()
         for container in cluster.containers():
