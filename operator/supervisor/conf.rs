@@ -115,11 +115,7 @@ pub fn standby_names(rule: &wire::Rule) -> String {
 
 /// primary_conninfo.
 pub fn conninfo(upstream: &Upstream, facts: &Facts) -> String {
-    format!(
-        "{} application_name={}",
-        leader(&upstream.source, facts.passfile, facts.certificates),
-        facts.incarnation
-    )
+    format!("{} application_name={}", leader(&upstream.source, facts.passfile, facts.certificates), facts.incarnation)
 }
 
 /// Connection string to a leader as the replication role; also for pg_basebackup and pg_rewind. Contains no secret. A
@@ -403,7 +399,8 @@ mod tests {
             host all,replication evenkeel_replication all reject
             local all all reject
             host all all all reject
-        "#]].assert_eq(&pg_hba(Gate::Shut, Some(&access(true))));
+        "#]]
+        .assert_eq(&pg_hba(Gate::Shut, Some(&access(true))));
         let networks = ["samenet", "samehost", "0.0.0.0/0"];
         let all = [Gate::Shut, Gate::Open].map(|gate| pg_hba(gate, Some(&access(false)))).concat();
         let replicates = |line: &&str| line.contains(REPLICATION_ROLE) && !line.ends_with("reject");
@@ -424,7 +421,8 @@ mod tests {
             host all,replication evenkeel_replication all reject
             local all all peer map=evenkeel
             host all all all scram-sha-256
-        "#]].assert_eq(&pg_hba(Gate::Open, Some(&access(false))));
+        "#]]
+        .assert_eq(&pg_hba(Gate::Open, Some(&access(false))));
     }
 
     #[test]
@@ -441,7 +439,8 @@ mod tests {
             host all all 127.0.0.1/32 scram-sha-256
             host all all ::1/128 scram-sha-256
             hostssl all all all scram-sha-256
-        "#]].assert_eq(&pg_hba(Gate::Open, Some(&access(true))));
+        "#]]
+        .assert_eq(&pg_hba(Gate::Open, Some(&access(true))));
     }
 
     /// An operator of the release before names no addresses.
@@ -455,7 +454,8 @@ mod tests {
             host all,replication evenkeel_replication all reject
             local all all peer map=evenkeel
             host all all all scram-sha-256
-        "#]].assert_eq(&pg_hba(Gate::Open, None));
+        "#]]
+        .assert_eq(&pg_hba(Gate::Open, None));
     }
 
     /// Regression 131: with `channel_binding` and `sslmode` at their defaults a standby answered the question for a

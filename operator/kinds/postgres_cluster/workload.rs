@@ -240,11 +240,10 @@ pub fn steps(
         // One at a time and standbys first; `maintain` chooses.
         Deed::Replace | Deed::ReplaceStopped => false,
     }));
-    let known = observed.hosts.get(HOME).is_some_and(|host| host.networks.known().is_some());
-    if known && !has_peers_network(object, observed) {
-        // The last step: where Docker has no subnet left for it, everything else goes on.
-        steps.push(DockerStep::EnsureNetwork { host: HOME.to_owned(), spec: peers_network(object) });
-    }
+    // The last step: where Docker has no subnet left for it, everything else goes on.
+    let networks = observed.hosts.get(HOME).and_then(|host| host.networks.known());
+    let peers = networks.map(|there| converge::ensure_network(common.work, HOME, &peers_network(object), there));
+    steps.extend(peers.into_iter().flatten());
     steps.into_iter().map(Step::Docker).collect()
 }
 

@@ -233,7 +233,13 @@ fn a_standby_promoted_by_hand_promises_and_acknowledges_nothing() {
 #[test]
 fn an_older_revision_of_the_same_term_is_refused() {
     let durable = order(Task::Lead(leader(false)));
-    let of = |revision| Order { term: TERM, revision, task: Task::Lead(leader(true)), settings: Settings::new(), access: None };
+    let of = |revision| Order {
+        term: TERM,
+        revision,
+        task: Task::Lead(leader(true)),
+        settings: Settings::new(),
+        access: None,
+    };
     assert!(matches!(accept(&durable, &of(2), None), Err(Refused::Backwards { .. })));
     assert!(accept(&durable, &of(3), None).is_ok());
 }
@@ -377,7 +383,9 @@ fn a_replay_that_somebody_paused_goes_on_where_a_promise_waits_for_it_and_stays_
 #[test]
 fn an_order_below_the_promise_or_backwards_is_refused() {
     let durable = order(Task::Lead(leader(false)));
-    let of = |term, task| accept(&durable, &Order { term, revision: 3, task, settings: Settings::new(), access: None }, None);
+    let of = |term, task| {
+        accept(&durable, &Order { term, revision: 3, task, settings: Settings::new(), access: None }, None)
+    };
     assert!(matches!(of(TERM - 1, Task::Prepare), Err(Refused::OldTerm { .. })));
     assert!(matches!(of(TERM, Task::Prepare), Err(Refused::Backwards { .. })));
     assert!(matches!(of(TERM, Task::Follow(follower())), Err(Refused::Backwards { .. })));
@@ -389,7 +397,8 @@ fn an_order_below_the_promise_or_backwards_is_refused() {
 /// leader's. Now a grant records its own term for the timeline that it begins.
 #[test]
 fn a_timeline_that_was_foreseen_and_never_began_belongs_to_the_grant_that_begins_it() {
-    let lead = |term| Order { term, revision: 1, task: Task::Lead(leader(false)), settings: Settings::new(), access: None };
+    let lead =
+        |term| Order { term, revision: 1, task: Task::Lead(leader(false)), settings: Settings::new(), access: None };
     let first = accept(&Durable::default(), &lead(2), Some(1)).expect("a newer term is accepted");
     assert_eq!(first.timeline_terms, [(2, 2)].into());
     let second = accept(&first, &lead(3), Some(1)).expect("a newer term is accepted");
