@@ -176,8 +176,6 @@ impl World {
             (Source::Plain(_), Some(access)) => from.spec.address.is_some_and(|at| access.plain.contains(&at)),
             (Source::Secure { .. }, access) => {
                 access.zip(peer(from)).is_some_and(|(access, at)| access.secure.contains(&at))
-                    && other.process.credentials
-                    && from.process.credentials
             }
         };
         admitted.then(|| other.spec.name.clone())
