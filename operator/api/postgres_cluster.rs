@@ -665,6 +665,10 @@ pub struct MemberPlace {
     /// Its fixed address on the cluster's network, once the network exists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<Ipv4Addr>,
+    /// Its fixed address on the network of the members, once it is connected to that and has certificates. With it, it
+    /// replicates by TLS with client certificates, and in no other way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<Ipv4Addr>,
 }
 
 /// An incarnation of a data directory and the member that has it. Voters are incarnations, not names.

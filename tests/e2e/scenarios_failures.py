@@ -1,11 +1,12 @@
 """Failures, and their effect on a client that writes all the time."""
 
+import itertools
 import os
 import signal
 import time
 
 from checks import Writes, expect
-from harness import NAMESPACE, docker, kill_postmaster, wait_until
+from harness import docker, kill_postmaster, wait_until
 
 
 def fail_over(cluster, table, disturb, within, watch_splits=False):
@@ -151,19 +152,20 @@ def an_operator_killed_in_the_middle_of_a_failover_finishes_it_afterwards(cluste
 def an_instance_that_is_taken_off_its_network_is_connected_again(cluster):
     """docker network disconnect of a standby, of the primary, and of all: nothing is restarted or failed over."""
     before = cluster.settled()
-    started, network = cluster.started(), f"{NAMESPACE}.{cluster.name}"
+    started = cluster.started()
     names = [member["name"] for member in before["instances"]]
     standby = next(name for name in names if name != before["primary"])
     notes = []
-    for what, victims in {"standby": [standby], "primary": [before["primary"]], "all": names}.items():
-        with Writes(cluster, f"off_network_{what}") as writes:
+    cases = {"standby": [standby], "primary": [before["primary"]], "all": names}
+    for network, (what, victims) in itertools.product(cluster.networks(), cases.items()):
+        with Writes(cluster, f"off_network_{len(notes)}") as writes:
             moment = time.monotonic()
             for victim in victims:
                 docker("network", "disconnect", network, cluster.container(victim))
             writes.go_on(20)
             after = cluster.settled()
         expect(after["primary"] == before["primary"], f"{what}: {after['primary']} was promoted")
-        notes.append(f"{what}: outage {writes.outage(moment):.2f} s")
+        notes.append(f"{what}, {network}: outage {writes.outage(moment):.2f} s")
     expect(cluster.started() == started, "a container was restarted or made again")
     return ", ".join(notes)
 
@@ -171,8 +173,8 @@ def an_instance_that_is_taken_off_its_network_is_connected_again(cluster):
 def a_network_that_was_made_again_by_hand_is_used_or_replaced(cluster):
     """The network is removed and made again with another subnet, and then without one."""
     cluster.settled()
-    network = f"{NAMESPACE}.{cluster.name}"
-    for arguments in (["--subnet", "10.214.3.0/24"], []):
+    clients, peers = cluster.networks()
+    for number, (network, arguments) in enumerate([(clients, ["--subnet", "10.214.3.0/24"]), (clients, []), (peers, [])]):
         cluster.operator.kill()
         for container in cluster.containers():
             docker("network", "disconnect", network, container)
@@ -181,7 +183,7 @@ def a_network_that_was_made_again_by_hand_is_used_or_replaced(cluster):
         cluster.operator.start()
         wait_until("every instance has an address", lambda: len(cluster.addresses()) == 3, 30)
         cluster.settled()
-        with Writes(cluster, f"new_network_{len(arguments)}") as writes:
+        with Writes(cluster, f"new_network_{number}") as writes:
             writes.go_on(10)
 
 

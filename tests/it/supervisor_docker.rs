@@ -163,6 +163,7 @@ impl Member {
             revision: 0,
             task,
             settings: [("max_connections".into(), "60".into())].into(),
+            access: None,
         }));
     }
 
@@ -201,7 +202,7 @@ impl Member {
         let slots = ["evenkeel_1", "evenkeel_2"].into_iter().filter(|other| *other != slot);
         let slots = slots.map(str::to_owned).collect();
         let timeline_terms = self.last.timeline_terms.clone();
-        Task::Follow(Follow { leader, address, slot, slots, timeline_terms, lineage, rewindable })
+        Task::Follow(Follow { leader, address, secure: None, slot, slots, timeline_terms, lineage, rewindable })
     }
 }
 
@@ -404,6 +405,7 @@ fn a_leader_survives_bad_settings_meddling_crashes_and_restarts_and_fences_itsel
         revision: 0,
         task: open_lead(&second, false),
         settings: settings.clone(),
+        access: None,
     }));
     let report = one.wait("refusals", |report| report.setting_errors.len() == 2 && !report.pending_restart.is_empty());
     println!("{:?}", report.setting_errors);
@@ -461,7 +463,7 @@ fn a_leader_survives_bad_settings_meddling_crashes_and_restarts_and_fences_itsel
     });
 
     println!("-- after a pause nothing is confirmed, so nobody is served");
-    one.say(&Command::Order(Order { term: 1, revision: 0, task: open_lead(&second, true), settings }));
+    one.say(&Command::Order(Order { term: 1, revision: 0, task: open_lead(&second, true), settings, access: None }));
     one.wait("a confirmed lead", |report| report.leading.as_ref().is_some_and(|leading| leading.confirmed));
     docker(&["pause", &one.container]);
     // Longer than half of a confirmation's life.
@@ -498,7 +500,7 @@ fn settings_that_kill_later_are_found_before_the_server_gets_them() {
     one.say(&credentials_with(Some(tls)));
     let order = |settings: &[(&str, &str)]| {
         let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Command::Order(Order { term: 1, revision: 0, task: lead(true, 0, &[], &[], true), settings })
+        Command::Order(Order { term: 1, revision: 0, task: lead(true, 0, &[], &[], true), settings, access: None })
     };
     one.say(&order(&[("max_connections", "60")]));
     let begun =

@@ -252,3 +252,8 @@ pub fn container_name(object: &PostgresCluster, member: &str) -> String {
 pub fn network_name(object: &PostgresCluster) -> String {
     private_network(PostgresClusterKind::NAME, object.namespace(), object.name()).unwrap_or_default()
 }
+
+/// The network of its members, for replication. No object's own network has this name: names have no underscore.
+pub fn peers_network_name(object: &PostgresCluster) -> String {
+    format!("{}_peers", network_name(object))
+}

@@ -1,7 +1,7 @@
 //! Observes a cluster: its hosts, its supervisors' last reports, its Secrets. Reads only, judges nothing.
 
 use super::authority::Authority;
-use super::{Observed, PostgresClusterKind, collations, network_name, secrets, workload};
+use super::{Observed, PostgresClusterKind, collations, network_name, peers_network_name, secrets, workload};
 use crate::api::failure::Failure;
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::PostgresCluster;
@@ -10,7 +10,8 @@ use crate::kinds::containers::Needs;
 /// Reads the whole snapshot.
 pub async fn observe(controller: &PostgresClusterKind, object: &PostgresCluster) -> Result<Observed, Failure> {
     let owner = object.owner();
-    let needs = Needs { images: [object.spec.image.clone()].into(), networks: [network_name(object)].into() };
+    let networks = [network_name(object), peers_network_name(object)].into();
+    let needs = Needs { images: [object.spec.image.clone()].into(), networks };
     let (hosts, authority) = tokio::join!(
         controller.docker.observe(&owner, workload::hosts(object), &needs),
         Authority::read(&controller.objects, object, controller.clock.now()),

@@ -289,7 +289,9 @@ fn message(member: &Member, report: Option<&Report>) -> Option<String> {
     };
     let failed = report.job.as_ref().and_then(|job| job.error.clone());
     let refused = report.setting_errors.first().map(|error| format!("setting refused: {error}"));
-    failed.or_else(|| report.problem.clone()).or(refused)
+    let waits = (report.secures && member.place.peer.is_none())
+        .then(|| "it has no certificates yet, or is not on the network of the members: it does not replicate".into());
+    failed.or_else(|| report.problem.clone()).or(refused).or(waits)
 }
 
 /// Whether the leader reports that this instance streams, and how many bytes it is behind.
