@@ -73,7 +73,8 @@ pub fn postgresql_conf(config: &Config, facts: &Facts) -> String {
 fn computed(config: &Config, facts: &Facts) -> Vec<(&'static str, String)> {
     let upstream = config.upstream.as_ref();
     let file = |(setting, name)| (setting, facts.certificates.join(name).display().to_string());
-    let files = [("ssl_ca_file", tls::CA), ("ssl_cert_file", tls::SERVER_CERT), ("ssl_key_file", tls::SERVER_KEY)];
+    let files =
+        [("ssl_ca_file", tls::CLIENT_CA), ("ssl_cert_file", tls::SERVER_CERT), ("ssl_key_file", tls::SERVER_KEY)];
     let files = files.into_iter().filter(|_| facts.ssl).map(file);
     let others = [
         ("cluster_name", facts.member.to_owned()),

@@ -186,6 +186,7 @@ mod tests {
         let tls = Tls {
             hash: word("h2"),
             ca: word("ca"),
+            client_ca: word("ca"),
             server_cert: word("sss"),
             server_key: word("kkk"),
             client_cert: word("ccc"),

@@ -269,9 +269,11 @@ impl std::fmt::Debug for Credentials {
 pub struct Tls {
     /// Changes when any of the others changes; safe to show.
     pub hash: String,
-    /// The CA certificates that the server trusts for client certificates, and its connections to other members for
-    /// server certificates.
+    /// The CA certificates that connections to other members trust for the server's certificate.
     pub ca: String,
+    /// Those that the server trusts for certificates of the replication role. Only Evenkeel's: whoever has a certificate of
+    /// a user's CA must not replicate.
+    pub client_ca: String,
     /// The certificate that the server shows, with intermediate ones.
     pub server_cert: String,
     /// Its key.

@@ -245,7 +245,8 @@ impl Authority {
     fn tls(&self, hash: &str) -> Tls {
         let ((server_cert, server_key), (client_cert, client_key)) =
             (self.leaf("server"), self.leaf("evenkeel_replication"));
-        Tls { hash: hash.into(), ca: self.pem.clone(), server_cert, server_key, client_cert, client_key }
+        let (ca, client_ca) = (self.pem.clone(), self.pem.clone());
+        Tls { hash: hash.into(), ca, client_ca, server_cert, server_key, client_cert, client_key }
     }
 }
 
@@ -577,9 +578,10 @@ fn certificates_are_loaded_without_a_restart_and_bad_ones_leave_the_former_in_fo
     assert_eq!(one.sql("SHOW ssl_min_protocol_version"), "TLSv1.2");
 
     println!("-- a key of another certificate, and what is no certificate, are refused by the server");
-    for bad in
-        [Tls { server_key: second.leaf("x").1, ..second.tls("bad") }, Tls { ca: "?".into(), ..second.tls("bad2") }]
-    {
+    for bad in [
+        Tls { server_key: second.leaf("x").1, ..second.tls("bad") },
+        Tls { client_ca: "?".into(), ..second.tls("bad2") },
+    ] {
         let hash = bad.hash.clone();
         one.say(&credentials_with(Some(bad)));
         let told = one.wait("refusal", |report| report.tls_problem.is_some());
@@ -597,7 +599,8 @@ fn certificates_are_loaded_without_a_restart_and_bad_ones_leave_the_former_in_fo
     assert_eq!(again.tls.as_deref(), Some("good"));
 
     println!("-- a CA that is added, and another server certificate, are taken without a restart");
-    let both = Tls { ca: format!("{}{}", first.pem, second.pem), hash: "both".into(), ..good };
+    let ca = format!("{}{}", first.pem, second.pem);
+    let both = Tls { client_ca: ca.clone(), ca, hash: "both".into(), ..good };
     one.say(&credentials_with(Some(both.clone())));
     one.wait("both CAs", |report| report.tls.as_deref() == Some("both"));
     let (server_cert, server_key) = second.leaf("server");
@@ -613,6 +616,7 @@ fn certificates_are_loaded_without_a_restart_and_bad_ones_leave_the_former_in_fo
         [
             "drwxr-x--- root:postgres .",
             "-rw-r----- root:postgres ca.crt",
+            "-rw-r----- root:postgres client-ca.crt",
             "-rw-r----- root:postgres client.crt",
             "-rw-r----- root:postgres server.crt",
             "-rw------- postgres:postgres client.key",

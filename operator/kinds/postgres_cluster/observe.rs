@@ -1,5 +1,6 @@
 //! Observes a cluster: its hosts, its supervisors' last reports, its Secrets. Reads only, judges nothing.
 
+use super::authority::Authority;
 use super::{Observed, PostgresClusterKind, collations, network_name, peers_network_name, secrets, workload};
 use crate::api::failure::Failure;
 use crate::api::object::Object as _;
@@ -11,10 +12,12 @@ pub async fn observe(controller: &PostgresClusterKind, object: &PostgresCluster)
     let owner = object.owner();
     let networks = [network_name(object), peers_network_name(object)].into();
     let needs = Needs { images: [object.spec.image.clone()].into(), networks };
-    let (hosts, secrets) = tokio::join!(
+    let (hosts, authority) = tokio::join!(
         controller.docker.observe(&owner, workload::hosts(object), &needs),
-        secrets::read(&controller.objects, object),
+        Authority::read(&controller.objects, object, controller.clock.now()),
     );
+    let authority = authority?;
+    let secrets = secrets::read(&controller.objects, object, &authority).await?;
     controller.links.keep(&controller.docker.hosts, &owner, &hosts);
     let links = controller.links.heard(&owner);
     // An image that nobody would make a container of is forgotten.
@@ -30,6 +33,7 @@ pub async fn observe(controller: &PostgresClusterKind, object: &PostgresCluster)
         work: controller.docker.work.heard(&owner),
         libraries: controller.libraries.heard(&owner),
         hosts,
-        secrets: secrets?,
+        secrets,
+        certificates: Some(authority.seen()),
     })
 }

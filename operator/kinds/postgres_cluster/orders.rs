@@ -8,6 +8,7 @@ use super::protocol::STEP_DOWN;
 use super::quorum::{commit_rule, confirm_rule, confirmations_needed};
 use super::view::{ClusterView, LastLeader, Member};
 use crate::api::postgres_cluster::{Decisions, MemberPlace, Stage};
+use crate::api::postgres_tls::ClientTls;
 use crate::supervisor::wire::{Access, Data, Follow, Init, Lead, Lineage, Order, Postgres, Report, Task};
 
 /// The part of the decisions that orders follow from, besides the spec and what is observed.
@@ -77,7 +78,7 @@ fn access(view: &ClusterView) -> Access {
     Access {
         secure: view.members.iter().filter_map(|member| member.place.peer).collect(),
         plain: view.members.iter().filter(plain).filter_map(|member| member.place.address).collect(),
-        clients_use_tls: false,
+        clients_use_tls: view.object.spec.tls.clients == ClientTls::Required,
     }
 }
 

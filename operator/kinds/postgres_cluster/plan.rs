@@ -8,7 +8,8 @@ use jiff::Timestamp;
 use super::decided::{Blocker, Decided, Told};
 use super::view::{ClusterView, Member};
 use super::{
-    Observed, Step, collations, container_name, invariants, orders, promotion, protocol, status, upgrade, workload,
+    Observed, Step, certificates, collations, container_name, invariants, orders, promotion, protocol, status, upgrade,
+    workload,
 };
 use crate::api::conditions;
 use crate::api::object::Object as _;
@@ -71,6 +72,8 @@ pub fn plan(
         steps.extend(orders::orders(&view, &decisions, &observed.secrets.hash));
         steps.extend(orders::renewal(&view, &decisions));
         steps.extend(workload::secrets(observed, &decisions));
+        let seen = observed.certificates.as_ref();
+        steps.extend(seen.and_then(|seen| certificates::due(&view, seen)).map(Step::Certificates));
         let restart_dead = restart_dead(&status, &decisions, now);
         steps.extend(workload::steps(object, observed, &decisions, restart_dead, waits));
         let (ask, held) = held.map(|held| (held.ask, held.blocker)).unwrap_or_default();
@@ -81,6 +84,7 @@ pub fn plan(
     let calling = observed.calling && !paused && before.stage == Stage::Steady && decisions.stage == Stage::Steady;
     if !calling || status.conditions.is_empty() {
         status::render(&view, &mut status, &decisions, blocker, paused, &observed.work);
+        status::certificates(&view, &mut status, observed.certificates.as_ref());
     }
     upgrade::tell(object, observed, &before.members, &mut status, now);
     let requeue = requeue(&status, &before, &decisions, &steps).or_else(|| unknown(observed).map(|_| DEGRADED));

@@ -395,6 +395,7 @@ impl World {
             links,
             calling: self.operators[operator].young,
             secrets: self.secrets.clone(),
+            certificates: None,
         }
     }
 
@@ -404,6 +405,7 @@ impl World {
                 self.secrets =
                     SecretsSeen { source_problem: None, complete: true, hash: "h".into(), host: host.clone() };
             }
+            Step::Certificates(_) => {}
             Step::Docker(step) => self.perform_by_docker(step),
             Step::AskImage { host, image } => {
                 let heard = Heard { value: Some(self.image_libraries.clone()), silent_ms: 0, state: Standing::Done };
