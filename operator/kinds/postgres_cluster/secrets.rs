@@ -4,6 +4,7 @@
 use serde_json::Value;
 
 use super::authority::{self, Authority};
+use super::certificates::member_names;
 use super::owned_secret::write;
 use super::{PostgresClusterKind, SecretsSeen};
 use crate::api::failure::{Class, Failure};
@@ -114,18 +115,21 @@ pub async fn ensure(controller: &PostgresClusterKind, object: &PostgresCluster, 
 /// The application's Secret. `ca`: the CA certificates that verify the instances.
 fn fields(object: &PostgresCluster, password: &str, host: &str, ca: Option<String>) -> Vec<(&'static str, String)> {
     let initdb = &object.spec.bootstrap.initdb;
-    let hosts: Vec<_> = host.split(',').map(|host| format!("{host}:{PORT}")).collect();
-    let plain = format!(
-        "postgresql://{}:{}@{}/{}?target_session_attrs=read-write",
-        percent(&initdb.owner),
-        percent(password),
-        hosts.join(","),
-        percent(&initdb.database),
-    );
-    let verified = format!("{plain}&sslmode=verify-full");
+    let uri = |hosts: Vec<&str>, more: &str| {
+        let hosts: Vec<_> = hosts.into_iter().map(|host| format!("{host}:{PORT}")).collect();
+        let (owner, password, database) = (percent(&initdb.owner), percent(password), percent(&initdb.database));
+        format!("postgresql://{owner}:{password}@{}/{database}?target_session_attrs=read-write{more}", hosts.join(","))
+    };
+    let (addresses, names): (Vec<&str>, Vec<String>) = (host.split(',').collect(), member_names(object));
+    // Every server certificate has the names of the instances; a user's need not have their addresses, and libpq before 15
+    // does not look for an address. So libpq verifies the names, and connects to the addresses.
+    let verified = match names.len() == addresses.len() {
+        true => uri(names.iter().map(String::as_str).collect(), &format!("&hostaddr={host}&sslmode=verify-full")),
+        false => uri(addresses.clone(), "&sslmode=verify-full"),
+    };
     let uri = match object.spec.tls.clients {
-        ClientTls::Optional => plain,
-        ClientTls::Required => verified.clone(),
+        ClientTls::Optional => uri(addresses, ""),
+        ClientTls::Required => uri(addresses, "&sslmode=verify-full"),
     };
     let mut fields = vec![
         ("username", initdb.owner.clone()),
@@ -149,6 +153,35 @@ fn percent(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::postgres_cluster::PostgresClusterStatus;
+    use expect_test::expect;
+
+    /// Regression 145: an application had no way to verify the server: there was no CA certificate in its Secret, and no URI
+    /// with which libpq verifies.
+    #[test]
+    fn the_applications_secret_has_what_verifies_the_server() {
+        let shown = |tls: &str| {
+            let spec = format!("image: postgres:15\ntls: {tls}\n");
+            let mut object = PostgresCluster::new("db", serde_saphyr::from_str(&spec).expect("a spec"));
+            let mut decisions = super::super::protocol::begin(jiff::Timestamp::UNIX_EPOCH);
+            let place = serde_json::json!([{"name": "db-1", "ordinal": 1, "host": "local"}, {"name": "db-2", "ordinal": 2, "host": "local"}]);
+            decisions.members = serde_json::from_value(place).expect("members");
+            object.status = Some(PostgresClusterStatus { decisions: Some(decisions), ..Default::default() });
+            let fields = fields(&object, "p", "10.0.0.1,10.0.0.2", Some("CA".into()));
+            let chosen = fields.iter().filter(|(key, _)| key.starts_with("uri") || *key == "ca.crt");
+            chosen.map(|(key, text)| format!("{key}: {text}\n")).collect::<String>()
+        };
+        expect![[r#"
+            uri: postgresql://app:p@10.0.0.1:5432,10.0.0.2:5432/app?target_session_attrs=read-write
+            uri-verify-full: postgresql://app:p@db-1:5432,db-2:5432/app?target_session_attrs=read-write&hostaddr=10.0.0.1,10.0.0.2&sslmode=verify-full
+            ca.crt: CA
+        "#]].assert_eq(&shown("{}"));
+        expect![[r#"
+            uri: postgresql://app:p@10.0.0.1:5432,10.0.0.2:5432/app?target_session_attrs=read-write&sslmode=verify-full
+            uri-verify-full: postgresql://app:p@db-1:5432,db-2:5432/app?target_session_attrs=read-write&hostaddr=10.0.0.1,10.0.0.2&sslmode=verify-full
+            ca.crt: CA
+        "#]].assert_eq(&shown("{clients: required}"));
+    }
 
     #[test]
     fn what_a_uri_could_take_for_itself_is_encoded() {
