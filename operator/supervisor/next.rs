@@ -147,7 +147,7 @@ fn emptied(seen: &Seen) -> Option<Act> {
         }
         kept = Durable { promised: kept.promised, order: kept.order, ..Durable::default() };
     }
-    (seen.own_gone || kept != seen.durable).then_some(Act::Restore(kept))
+    (seen.own_gone || kept != seen.durable).then(|| Act::Restore(Box::new(kept)))
 }
 
 fn stop(seen: &Seen, graceful: bool, settings: Settings) -> Act {

@@ -318,7 +318,7 @@ pub enum Act {
     /// Mark the data directory for re-creation.
     Condemn,
     /// Create the supervisor's folder on the volume again, with this state.
-    Restore(Durable),
+    Restore(Box<Durable>),
     /// Stop immediately, without a checkpoint.
     StopImmediate,
     /// Judge changed settings by a dry start, in the background.

@@ -354,12 +354,12 @@ fn an_emptied_volume_ends_the_server_and_keeps_the_promise_but_not_the_identity(
     check(&emptied(open_primary(true)), "StopImmediate");
     let mut seen = emptied(stopped(Data::None, Task::Follow(follower())));
     let remembered = Durable { incarnation: None, ..seen.durable.clone() };
-    assert_eq!(next(&seen).0, Act::Restore(remembered.clone()));
+    assert_eq!(next(&seen).0, Act::Restore(Box::new(remembered.clone())));
     (seen.durable, seen.own_gone) = (remembered, false);
     check(&seen, "Clone");
     // Only the supervisor's folder is gone: the directory keeps its incarnation.
     let seen = Seen { own_gone: true, ..open_primary(true) };
-    assert_eq!(next(&seen).0, Act::Restore(seen.durable.clone()));
+    assert_eq!(next(&seen).0, Act::Restore(Box::new(seen.durable.clone())));
 }
 
 #[test]

@@ -82,7 +82,7 @@ impl World {
                 disk.durable.unfinished = Some(JobKind::Clone);
                 disk.data = Data::Broken;
             }
-            Act::Restore(remembered) => disk.durable = remembered,
+            Act::Restore(remembered) => disk.durable = *remembered,
             Act::Start { standby, config } => {
                 process.run += 1;
                 process.fresh = false;
