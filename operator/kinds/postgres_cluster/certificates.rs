@@ -190,7 +190,7 @@ pub fn due_by(object: &PostgresCluster, seen: &CertificatesSeen, held: Holders, 
     let named = names(object).is_some();
     let stale =
         |leaf: &LeafSeen| !leaf.current || named && !leaf.lacks.is_empty() || left(leaf.until, now) < LEAF_LIFE / 3;
-    let makes = |leaf: &Option<LeafSeen>| ca.issues && named && leaf.as_ref().is_none_or(|leaf| stale(leaf));
+    let makes = |leaf: &Option<LeafSeen>| ca.issues && named && leaf.as_ref().is_none_or(stale);
     let server = match (&seen.server, &seen.given) {
         // The instances trust the user's CA before one of them shows a certificate of it.
         (Some(leaf), Some(Ok(given)))
