@@ -444,6 +444,17 @@ mod tests {
         .assert_eq(&pg_hba(Gate::Open, Some(&access(true))));
     }
 
+    /// Regression 137: any user of the host was asked for a password of `postgres`, which has none. The line comes before
+    /// those that admit clients, whatever the gate.
+    #[test]
+    fn nobody_is_a_superuser_over_the_network() {
+        for (gate, access) in [(Gate::Open, Some(access(true))), (Gate::Open, None), (Gate::Shut, None)] {
+            let text = pg_hba(gate, access.as_ref());
+            let first = text.lines().find(|line| line.starts_with("host")).unwrap_or_default();
+            assert_eq!(first, "host all,replication evenkeel,postgres all reject");
+        }
+    }
+
     /// An operator of the release before names no addresses.
     #[test]
     fn an_order_without_addresses_admits_the_networks_of_the_container() {

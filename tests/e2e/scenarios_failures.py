@@ -175,7 +175,11 @@ def an_instance_that_is_taken_off_its_network_is_connected_again(cluster):
 
 
 def a_pod_that_takes_the_addresses_of_instances_hears_no_replication(cluster):
-    """False ARP replies on the network of the clients, in a container with more rights than a pod has."""
+    """False ARP replies on the network of the clients, in a container with more rights than a pod has.
+
+    Regression 136: the standbys came to whoever had the address of their primary, and answered it with the password of
+    the replication role. Replication is on a network of its own now.
+    """
     before = cluster.settled()
     network, spoof = cluster.networks()[0], pathlib.Path(__file__).with_name("spoof.py")
     addresses = [*cluster.addresses().values()]

@@ -24,9 +24,19 @@ const COPY_OF: &str = "evenkeel.dev/copy-of";
 /// A key of `NAME-server`: the CA of the user's certificate before, which some instances may still show.
 const FORMER_CA: &str = "former-ca.crt";
 
+/// The ends of the names of the cluster's own ones.
+const ENDS: [&str; 3] = ["ca", "server", "replication"];
+
 /// The keys of the Secrets.
 pub fn keys(object: &PostgresCluster) -> impl Iterator<Item = Key> {
-    ["ca", "server", "replication"].into_iter().map(|end| own(object, end)).chain(given_key(object))
+    ENDS.into_iter().map(|end| own(object, end)).chain(given_key(object))
+}
+
+/// Whether the cluster owns the Secret. Others are never written.
+fn belongs(secret: &Value, object: &PostgresCluster) -> bool {
+    let owners = secret["metadata"]["ownerReferences"].as_array();
+    let ours = |owner: &Value| owner["kind"] == PostgresCluster::KIND && owner["name"] == object.name();
+    owners.is_some_and(|owners| owners.iter().any(ours))
 }
 
 fn own(object: &PostgresCluster, end: &str) -> Key {
@@ -49,6 +59,8 @@ pub struct Authority {
     member_names: Vec<String>,
     given_name: String,
     ca_name: String,
+    /// A Secret that has the name of one of these and is somebody else's.
+    foreign: Option<String>,
 }
 
 impl Authority {
@@ -58,11 +70,21 @@ impl Authority {
             Some(key) => Some(objects.get(&key).await?),
             None => None,
         };
+        let mut secrets = [None, None, None];
+        let mut foreign = None;
+        for (secret, end) in secrets.iter_mut().zip(ENDS) {
+            *secret = objects.get(&own(object, end)).await?;
+            if secret.as_ref().is_some_and(|secret| !belongs(secret, object)) {
+                foreign = Some(own(object, end).name);
+            }
+        }
+        let [ca, server, replication] = secrets;
         Ok(Self {
             now,
-            ca: objects.get(&own(object, "ca")).await?,
-            server: objects.get(&own(object, "server")).await?,
-            replication: objects.get(&own(object, "replication")).await?,
+            ca,
+            server,
+            replication,
+            foreign,
             given,
             names: names(object).unwrap_or_default(),
             member_names: member_names(object),
@@ -95,6 +117,9 @@ impl Authority {
     }
 
     fn ca(&self) -> Result<Option<CaSeen>, String> {
+        if let Some(name) = &self.foreign {
+            return Err(format!("Secret {name} is not this cluster's, which needs the name: give yours another one"));
+        }
         let Some(secret) = &self.ca else { return Ok(None) };
         let name = &self.ca_name;
         let cert = text(secret, "ca.crt").ok_or_else(|| format!("Secret {name} has no key ca.crt"))?;
@@ -200,6 +225,9 @@ fn leaf(secret: &Value, pair: &Pair, current: bool, names: &[String]) -> Option<
 /// Performs one change. Nothing is done if it is no longer possible.
 pub async fn perform(objects: &Objects, now: Timestamp, object: &PostgresCluster, due: Due) -> Result<(), Failure> {
     let authority = Authority::read(objects, object, now).await?;
+    if authority.foreign.is_some() {
+        return Ok(());
+    }
     match due {
         Due::Leaves { server, replication } => leaves(objects, object, &authority, (server, replication), true).await,
         Due::DropFormerCa => leaves(objects, object, &authority, (Server::Keep, false), false).await,

@@ -28,7 +28,7 @@ const ENDS_SOON: Duration = DAY.saturating_mul(14);
 /// What was read of the certificates, without keys.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CertificatesSeen {
-    /// The CA: `None` if there is no Secret, or what is wrong with it.
+    /// The CA: `None` if there is no Secret, or what is wrong with it or with the owner of a Secret.
     pub ca: Result<Option<CaSeen>, String>,
     /// The certificate that the instances show; `None` if it is missing or unusable.
     pub server: Option<LeafSeen>,
@@ -190,7 +190,7 @@ pub fn due_by(object: &PostgresCluster, seen: &CertificatesSeen, held: Holders, 
     let named = names(object).is_some();
     let stale =
         |leaf: &LeafSeen| !leaf.current || named && !leaf.lacks.is_empty() || left(leaf.until, now) < LEAF_LIFE / 3;
-    let makes = |leaf: &Option<LeafSeen>| ca.issues && named && leaf.as_ref().is_none_or(&stale);
+    let makes = |leaf: &Option<LeafSeen>| ca.issues && named && leaf.as_ref().is_none_or(stale);
     let server = match (&seen.server, &seen.given) {
         // The instances trust the user's CA before one of them shows a certificate of it.
         (Some(leaf), Some(Ok(given)))
@@ -198,12 +198,10 @@ pub fn due_by(object: &PostgresCluster, seen: &CertificatesSeen, held: Holders, 
         {
             Server::Copy
         }
+        // With an expired certificate no standby could connect again, so Evenkeel's takes its place.
         (Some(leaf), given) if leaf.copied => {
-            if given.is_none() && ca.issues && named {
-                Server::Make
-            } else {
-                Server::Keep
-            }
+            let over = given.is_none() || now >= leaf.until;
+            if over && ca.issues && named { Server::Make } else { Server::Keep }
         }
         (leaf, _) if makes(leaf) => Server::Make,
         _ => Server::Keep,
@@ -262,11 +260,14 @@ fn refusal(given: &LeafSeen, now: Timestamp) -> Option<String> {
 /// What people must know about the certificates: reason and message.
 pub fn problem(view: &ClusterView, seen: &CertificatesSeen) -> Option<(&'static str, String)> {
     if let Err(why) = &seen.ca {
-        let then = "the instances keep the certificates that they have, and no new one is made; put the CA back, or delete the Secret to get a new CA";
-        return Some(("CAUnusable", format!("{why}: {then}")));
+        let then = "the instances keep the certificates that they have, and no new one is made";
+        return Some(("SecretUnusable", format!("{why}: {then}")));
     }
     if let Some(why) = refused(seen, view.now) {
-        let kept = "the instances keep the certificate that they have";
+        let kept = match seen.server.as_ref().is_some_and(|leaf| leaf.copied) {
+            true => "the instances keep the certificate that they have",
+            false => "the instances show a certificate of Evenkeel",
+        };
         return Some(("ServerSecretRefused", format!("spec.tls.serverSecret: {why}; {kept}")));
     }
     let refused = view.members.iter().find_map(|member| {

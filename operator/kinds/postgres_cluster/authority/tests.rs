@@ -237,15 +237,17 @@ async fn what_was_deleted_is_made_again_and_a_damaged_ca_is_left_alone() {
     .await;
 
     let before = cluster.held.clone();
-    cluster.put("db-ca", &[("ca.crt", "rubbish")]).await;
-    assert_eq!(cluster.settle_nothing().await, None);
+    let mut damaged = cluster.secret("ca").await;
+    damaged["data"] = encoded(&[("ca.crt", "rubbish")]).into();
+    cluster.objects.update(&own(&cluster.object, "ca"), damaged).await.unwrap();
+    assert_eq!(cluster.later_due().await, None);
     assert_eq!(cluster.authority().await.seen().ca.unwrap_err(), "ca.crt of Secret db-ca holds no certificate in PEM");
     assert!(cluster.authority().await.tls().is_none(), "nothing is sent: the instances keep what they have");
     assert!(cluster.held == before);
 }
 
 impl Cluster {
-    async fn settle_nothing(&mut self) -> Option<Due> {
+    async fn later_due(&mut self) -> Option<Due> {
         self.later(70);
         self.act().await
     }
@@ -316,11 +318,15 @@ async fn a_users_certificate_is_taken_if_it_is_good_and_the_former_stays_if_not(
     cluster.settle().await;
     let seen = cluster.authority().await.seen();
     assert_eq!(certificates::refused(&seen, cluster.clock.now()).unwrap(), "it expired at 2027-01-27T15:00:00Z");
-    assert_eq!(cluster.shown(), renewed[0].1);
+    assert!(seen.server.unwrap().current, "with an expired one no standby could connect again");
+
+    let again = Users { now: cluster.clock.now(), ..users }.secret(&all, 60);
+    assert_eq!(cluster.give(&again).await, "");
+    assert_eq!(cluster.shown(), again[0].1);
 
     cluster.object.spec.tls.server_secret = None;
     cluster.settle().await;
-    assert!(cluster.shown() != renewed[0].1 && cluster.authority().await.seen().server.unwrap().current);
+    assert!(cluster.shown() != again[0].1 && cluster.authority().await.seen().server.unwrap().current);
 }
 
 impl Cluster {
@@ -330,6 +336,26 @@ impl Cluster {
         self.settle().await;
         let seen = self.authority().await.seen();
         assert!(certificates::refused(&seen, self.clock.now()).unwrap().contains("does not exist"));
+    }
+}
+
+/// Regression 146: the names of the new Secrets are plain ones, which a user may have taken before the update. A Secret of
+/// somebody else is told and never overwritten.
+#[tokio::test]
+async fn a_users_secret_of_the_same_name_is_not_touched() {
+    for end in ENDS {
+        let mut cluster = Cluster::new();
+        cluster.put(&format!("db-{end}"), &[("tls.crt", "precious")]).await;
+        let before = cluster.secret(end).await;
+        assert_eq!(cluster.act().await, None);
+        for due in [Due::Ca, Due::Leaves { server: Server::Make, replication: true }] {
+            perform(&cluster.objects, cluster.clock.now(), &cluster.object, due).await.unwrap();
+        }
+        assert_eq!(cluster.secret(end).await, before);
+        let told = format!("Secret db-{end} is not this cluster's, which needs the name: give yours another one");
+        assert_eq!(cluster.authority().await.seen().ca, Err(told));
+        cluster.delete(end).await;
+        assert_eq!(cluster.settle().await, "make a CA\nmake certificates\n(all instances hold them)");
     }
 }
 
