@@ -21,6 +21,7 @@ pub mod pod;
 pub mod postgres_cluster;
 pub mod postgres_memory;
 pub mod postgres_settings;
+pub mod postgres_tls;
 pub mod quantity;
 pub mod rbac;
 pub mod registry;

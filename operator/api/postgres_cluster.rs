@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::endpoints::EndpointSet;
 use super::invalid::Invalid;
 use super::lsn::Fork;
+use super::postgres_tls::{CertificatesStatus, SecretRef, Tls};
 use super::resources::{self, Resources};
 use super::words::words;
 use super::{postgres_memory, postgres_settings, quantity};
@@ -81,6 +82,9 @@ pub struct PostgresClusterSpec {
     /// Limits of each process of an instance. Default: those of the Docker host.
     #[serde(default, skip_serializing_if = "Ulimits::is_default")]
     pub ulimits: Ulimits,
+    /// TLS of clients.
+    #[serde(default, skip_serializing_if = "Tls::is_default")]
+    pub tls: Tls,
     /// Publishes the instances on ports of the Docker host; without it they are reachable only on their Docker network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expose: Option<Expose>,
@@ -190,15 +194,6 @@ impl Default for Initdb {
             data_checksums: true,
         }
     }
-}
-
-/// A Secret in the same namespace.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct SecretRef {
-    /// Its name.
-    #[schemars(length(min = 1))]
-    pub name: String,
 }
 
 /// What happens to the data volumes.
@@ -388,6 +383,9 @@ pub struct PostgresClusterStatus {
     /// The last requested switchover.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_switchover: Option<SwitchoverStatus>,
+    /// The certificates of the instances.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificates: Option<CertificatesStatus>,
     /// `Ready`, `Progressing`, `Degraded`, each with its reason.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -667,6 +665,10 @@ pub struct MemberPlace {
     /// Its fixed address on the cluster's network, once the network exists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<Ipv4Addr>,
+    /// Its fixed address on the network of the members, once it is connected to that and has certificates. With it, it
+    /// replicates by TLS with client certificates, and in no other way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<Ipv4Addr>,
 }
 
 /// An incarnation of a data directory and the member that has it. Voters are incarnations, not names.

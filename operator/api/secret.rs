@@ -16,10 +16,13 @@ pub fn text(secret: &Value, key: &str) -> Option<String> {
     String::from_utf8(bytes(secret, key)?).ok()
 }
 
+/// The field `data` with these texts by key.
+pub fn encoded(texts: &[(&str, &str)]) -> Map<String, Value> {
+    texts.iter().map(|(key, text)| ((*key).to_owned(), json!(BASE64.encode(text)))).collect()
+}
+
 /// A Secret with these texts by key. It belongs to the object and is deleted with it.
 pub fn owned<Owner: Object>(object: &Owner, name: &str, texts: &[(&str, &str)]) -> Value {
-    let data: Map<String, Value> =
-        texts.iter().map(|(key, text)| ((*key).to_owned(), json!(BASE64.encode(text)))).collect();
     json!({
         "apiVersion": "v1",
         "kind": "Secret",
@@ -35,7 +38,7 @@ pub fn owned<Owner: Object>(object: &Owner, name: &str, texts: &[(&str, &str)]) 
                 "controller": true,
             }],
         },
-        "data": data,
+        "data": encoded(texts),
     })
 }
 

@@ -693,7 +693,10 @@ mod tests {
     async fn running(name: &str) -> FakeEngine {
         let engine = FakeEngine::new("fake");
         engine.pull_image("image", None).await.unwrap();
-        engine.ensure_network(&NetworkSpec { name: "net".into(), labels: owner().labels() }).await.unwrap();
+        engine
+            .ensure_network(&NetworkSpec { name: "net".into(), labels: owner().labels(), internal: false })
+            .await
+            .unwrap();
         engine.create_container(&spec(name, 1000)).await.unwrap();
         engine.start_container(name).await.unwrap();
         engine.take_calls();

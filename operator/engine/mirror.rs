@@ -564,7 +564,10 @@ mod tests {
         let mut events = mirror.events();
         assert_eq!(events.next().await, Some(None));
         mirror.pull_image("image", None).await.unwrap();
-        mirror.ensure_network(&NetworkSpec { name: "net".into(), labels: owner("one").labels() }).await.unwrap();
+        mirror
+            .ensure_network(&NetworkSpec { name: "net".into(), labels: owner("one").labels(), internal: false })
+            .await
+            .unwrap();
         mirror.create_container(&spec(&owner("one"), "a")).await.unwrap();
         mirror.start_container("a").await.unwrap();
         (fake, mirror, events)

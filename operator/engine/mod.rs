@@ -114,6 +114,8 @@ pub struct Chosen {
     pub shm_bytes: Option<i64>,
     /// Further environment; every value from a Secret is here.
     pub env: BTreeMap<String, String>,
+    /// Further networks of the same object. A container that runs is connected to them, too.
+    pub networks: Vec<Attachment>,
 }
 
 impl std::fmt::Debug for ContainerSpec {
@@ -187,7 +189,17 @@ impl ContainerSpec {
     pub fn attachments(&self) -> Vec<Attachment> {
         let main = Attachment { network: self.network.clone(), aliases: self.aliases.clone(), address: self.address };
         let main = Some(main).filter(|_| self.joins.is_none());
-        main.into_iter().chain(self.networks.iter().cloned()).collect()
+        main.into_iter().chain(self.further()).collect()
+    }
+
+    /// The networks that it is connected to after it was created.
+    pub fn further(&self) -> impl Iterator<Item = Attachment> {
+        self.networks.iter().chain(&self.chosen.networks).cloned()
+    }
+
+    /// Whether this network belongs to the same object as the container.
+    pub fn owns(&self, network: &str) -> bool {
+        self.network == network || self.chosen.networks.iter().any(|one| one.network == network)
     }
 }
 
@@ -360,6 +372,8 @@ pub struct NetworkSpec {
     pub name: String,
     /// Labels, including the owner's.
     pub labels: BTreeMap<String, String>,
+    /// It has no way out of its host: only containers that are connected to it reach each other.
+    pub internal: bool,
 }
 
 /// A network as observed.

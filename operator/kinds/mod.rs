@@ -1,5 +1,6 @@
 //! One folder per kind: observe reads, plan decides, act performs. Kinds never import each other.
 
+pub mod certificates;
 pub mod containers;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -14,5 +14,5 @@ pub fn network_of(namespace: &str) -> String {
 pub fn network_spec(namespace: &str) -> NetworkSpec {
     let owner = Owner { kind: "Namespace".into(), namespace: String::new(), name: namespace.into() };
     let labels: BTreeMap<String, String> = owner.labels();
-    NetworkSpec { name: network_of(namespace), labels }
+    NetworkSpec { name: network_of(namespace), labels, internal: false }
 }

@@ -5,10 +5,13 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::secrets::REPLICATION_ROLE;
-use super::state::{Config, Gate, Settings, Upstream};
+use super::state::{Config, Gate, Settings, Source, Upstream};
 use super::tls;
-use super::wire::{self, NOBODY, PORT};
+use super::wire::{self, Access, NOBODY, PORT};
 use crate::api::postgres_settings::{RULES, Rule, standby_minima};
+
+/// A password file that does not exist. Without one in the connection string, libpq takes the one in the home directory.
+const NO_PASSWORDS: &str = "/evenkeel/none";
 
 /// Inputs of the rendering in addition to the [`Config`].
 #[derive(Debug, Clone)]
@@ -70,7 +73,8 @@ pub fn postgresql_conf(config: &Config, facts: &Facts) -> String {
 fn computed(config: &Config, facts: &Facts) -> Vec<(&'static str, String)> {
     let upstream = config.upstream.as_ref();
     let file = |(setting, name)| (setting, facts.certificates.join(name).display().to_string());
-    let files = [("ssl_ca_file", tls::CA), ("ssl_cert_file", tls::SERVER_CERT), ("ssl_key_file", tls::SERVER_KEY)];
+    let files =
+        [("ssl_ca_file", tls::CLIENT_CA), ("ssl_cert_file", tls::SERVER_CERT), ("ssl_key_file", tls::SERVER_KEY)];
     let files = files.into_iter().filter(|_| facts.ssl).map(file);
     let others = [
         ("cluster_name", facts.member.to_owned()),
@@ -112,14 +116,24 @@ pub fn standby_names(rule: &wire::Rule) -> String {
 
 /// primary_conninfo.
 pub fn conninfo(upstream: &Upstream, facts: &Facts) -> String {
-    format!("{} application_name={}", leader(&upstream.address, facts.passfile), facts.incarnation)
+    format!("{} application_name={}", leader(&upstream.source, facts.passfile, facts.certificates), facts.incarnation)
 }
 
-/// Connection string to a leader as the replication role; also for pg_basebackup and pg_rewind. Contains no secret.
-pub fn leader(address: &str, passfile: &Path) -> String {
+/// Connection string to a leader as the replication role; also for pg_basebackup and pg_rewind. Contains no secret. A
+/// secure one has no password to answer with, whatever the other side asks for.
+pub fn leader(source: &Source, passfile: &Path, certificates: &Path) -> String {
+    let how = match source {
+        Source::Plain(address) => format!("host={address} passfile={} sslmode=prefer", passfile.display()),
+        Source::Secure { name, address } => {
+            let file = |name: &str| certificates.join(name).display().to_string();
+            let (ca, cert, key) = (file(tls::CA), file(tls::CLIENT_CERT), file(tls::CLIENT_KEY));
+            format!(
+                "host={name} hostaddr={address} passfile={NO_PASSWORDS} sslmode=verify-full sslrootcert={ca} sslcert={cert} sslkey={key}"
+            )
+        }
+    };
     format!(
-        "host={address} port={PORT} user={REPLICATION_ROLE} passfile={} sslmode=prefer connect_timeout=2 keepalives_idle=5 keepalives_interval=2 keepalives_count=3 tcp_user_timeout=5000",
-        passfile.display()
+        "{how} port={PORT} user={REPLICATION_ROLE} connect_timeout=2 keepalives_idle=5 keepalives_interval=2 keepalives_count=3 tcp_user_timeout=5000"
     )
 }
 
@@ -138,17 +152,35 @@ fn quoted(value: &str) -> String {
     text
 }
 
-/// `pg_hba.conf`. It always admits the supervisor, only by the unix socket, and replication; the gate decides
-/// about all others.
-pub fn pg_hba(gate: Gate) -> String {
-    let mut text = format!(
+/// `pg_hba.conf`. It always admits the supervisor, only by the unix socket, and the members for replication; the gate
+/// decides about all others. Nobody is a superuser over the network.
+pub fn pg_hba(gate: Gate, access: Option<&Access>) -> String {
+    let mut text = String::from(
         "local all,replication evenkeel peer map=evenkeel\n\
-         host all,replication evenkeel all reject\n\
-         host replication {REPLICATION_ROLE} samenet scram-sha-256\n\
-         host postgres {REPLICATION_ROLE} samenet scram-sha-256\n\
-         host all {REPLICATION_ROLE} all reject\n"
+         host all,replication evenkeel,postgres all reject\n",
     );
+    let mut admit = |how: &str, from: &str, proof: &str| {
+        for database in ["replication", "postgres"] {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "{how} {database} {REPLICATION_ROLE} {from} {proof}");
+        }
+    };
+    match access {
+        Some(access) => {
+            access.secure.iter().for_each(|address| admit("hostssl", &format!("{address}/32"), "cert"));
+            access.plain.iter().for_each(|address| admit("host", &format!("{address}/32"), "scram-sha-256"));
+        }
+        None => admit("host", "samenet", "scram-sha-256"),
+    }
+    let _ = writeln!(text, "host all,replication {REPLICATION_ROLE} all reject");
     text.push_str(match gate {
+        // The supervisor proves from inside the container, without TLS, that a client can write.
+        Gate::Open if access.is_some_and(|access| access.clients_use_tls) => {
+            "local all all peer map=evenkeel\n\
+             host all all 127.0.0.1/32 scram-sha-256\n\
+             host all all ::1/128 scram-sha-256\n\
+             hostssl all all all scram-sha-256\n"
+        }
         Gate::Open => "local all all peer map=evenkeel\nhost all all all scram-sha-256\n",
         Gate::Shut => "local all all reject\nhost all all all reject\n",
     });
@@ -255,14 +287,24 @@ mod tests {
 
     #[test]
     fn a_standby_knows_its_leader_and_keeps_its_own_name() {
-        let upstream = Some(Upstream { address: "172.30.0.2".into(), slot: "evenkeel_db_1".into() });
+        let upstream = |source| Some(Upstream { source, slot: "evenkeel_db_1".into() });
+        let plain = Source::Plain("172.30.0.2".into());
         check(
-            Config { upstream, ..Config::default() },
+            Config { upstream: upstream(plain), ..Config::default() },
             &[],
             &[],
             expect![[r#"
-            primary_conninfo = 'host=172.30.0.2 port=5432 user=evenkeel_replication passfile=/v/pgpass sslmode=prefer connect_timeout=2 keepalives_idle=5 keepalives_interval=2 keepalives_count=3 tcp_user_timeout=5000 application_name=5f0c'
-            primary_slot_name = 'evenkeel_db_1'"#]],
+                primary_conninfo = 'host=172.30.0.2 passfile=/v/pgpass sslmode=prefer port=5432 user=evenkeel_replication connect_timeout=2 keepalives_idle=5 keepalives_interval=2 keepalives_count=3 tcp_user_timeout=5000 application_name=5f0c'
+                primary_slot_name = 'evenkeel_db_1'"#]],
+        );
+        let secure = Source::Secure { name: "db-2".into(), address: [172, 31, 0, 12].into() };
+        check(
+            Config { upstream: upstream(secure), ..Config::default() },
+            &[],
+            &[],
+            expect![[r#"
+                primary_conninfo = 'host=db-2 hostaddr=172.31.0.12 passfile=/evenkeel/none sslmode=verify-full sslrootcert=/c/ca.crt sslcert=/c/client.crt sslkey=/c/client.key port=5432 user=evenkeel_replication connect_timeout=2 keepalives_idle=5 keepalives_interval=2 keepalives_count=3 tcp_user_timeout=5000 application_name=5f0c'
+                primary_slot_name = 'evenkeel_db_1'"#]],
         );
     }
 
@@ -282,7 +324,7 @@ mod tests {
     /// an object and silently replaced, because validation and rendering each had a list. Now one table serves both.
     #[test]
     fn a_value_that_is_replaced_is_refused_in_the_object_unless_the_rule_says_when_it_holds() {
-        let upstream = Some(Upstream { address: "172.30.0.2".into(), slot: "s".into() });
+        let upstream = Some(Upstream { source: Source::Plain("172.30.0.2".into()), slot: "s".into() });
         let configs = [Config::default(), Config { upstream, ..Config::default() }];
         let rendered = |settings: &Settings| {
             let minima = BTreeMap::from([("max_connections".to_owned(), 200)]);
@@ -338,31 +380,103 @@ mod tests {
         .assert_eq(&shown.join("\n"));
     }
 
+    fn access(clients_use_tls: bool) -> Access {
+        let of = |last: u8| [[172, 31, 0, last].into()].to_vec();
+        Access { secure: of(11), plain: of(12), clients_use_tls }
+    }
+
+    /// Regression 130: every address of the container's networks was asked for the password of the replication role,
+    /// and an application pod on that network could take the place of a member and ask a standby for it. Now the lines
+    /// have one address each, and members have certificates.
     #[test]
-    fn a_shut_gate_lets_in_replication_and_the_supervisor_alone() {
+    fn a_shut_gate_lets_in_the_members_and_the_supervisor_alone() {
         expect![[r#"
             local all,replication evenkeel peer map=evenkeel
-            host all,replication evenkeel all reject
-            host replication evenkeel_replication samenet scram-sha-256
-            host postgres evenkeel_replication samenet scram-sha-256
-            host all evenkeel_replication all reject
+            host all,replication evenkeel,postgres all reject
+            hostssl replication evenkeel_replication 172.31.0.11/32 cert
+            hostssl postgres evenkeel_replication 172.31.0.11/32 cert
+            host replication evenkeel_replication 172.31.0.12/32 scram-sha-256
+            host postgres evenkeel_replication 172.31.0.12/32 scram-sha-256
+            host all,replication evenkeel_replication all reject
             local all all reject
             host all all all reject
         "#]]
-        .assert_eq(&pg_hba(Gate::Shut));
+        .assert_eq(&pg_hba(Gate::Shut, Some(&access(true))));
+        let networks = ["samenet", "samehost", "0.0.0.0/0"];
+        let all = [Gate::Shut, Gate::Open].map(|gate| pg_hba(gate, Some(&access(false)))).concat();
+        let replicates = |line: &&str| line.contains(REPLICATION_ROLE) && !line.ends_with("reject");
+        for line in all.lines().filter(replicates) {
+            assert!(line.contains("/32 ") && !networks.iter().any(|network| line.contains(network)), "{line}");
+        }
     }
 
     #[test]
     fn an_open_gate_asks_for_passwords_over_the_network() {
         expect![[r#"
             local all,replication evenkeel peer map=evenkeel
-            host all,replication evenkeel all reject
-            host replication evenkeel_replication samenet scram-sha-256
-            host postgres evenkeel_replication samenet scram-sha-256
-            host all evenkeel_replication all reject
+            host all,replication evenkeel,postgres all reject
+            hostssl replication evenkeel_replication 172.31.0.11/32 cert
+            hostssl postgres evenkeel_replication 172.31.0.11/32 cert
+            host replication evenkeel_replication 172.31.0.12/32 scram-sha-256
+            host postgres evenkeel_replication 172.31.0.12/32 scram-sha-256
+            host all,replication evenkeel_replication all reject
             local all all peer map=evenkeel
             host all all all scram-sha-256
         "#]]
-        .assert_eq(&pg_hba(Gate::Open));
+        .assert_eq(&pg_hba(Gate::Open, Some(&access(false))));
+    }
+
+    #[test]
+    fn clients_can_be_made_to_use_tls_and_the_supervisor_proves_without() {
+        expect![[r#"
+            local all,replication evenkeel peer map=evenkeel
+            host all,replication evenkeel,postgres all reject
+            hostssl replication evenkeel_replication 172.31.0.11/32 cert
+            hostssl postgres evenkeel_replication 172.31.0.11/32 cert
+            host replication evenkeel_replication 172.31.0.12/32 scram-sha-256
+            host postgres evenkeel_replication 172.31.0.12/32 scram-sha-256
+            host all,replication evenkeel_replication all reject
+            local all all peer map=evenkeel
+            host all all 127.0.0.1/32 scram-sha-256
+            host all all ::1/128 scram-sha-256
+            hostssl all all all scram-sha-256
+        "#]]
+        .assert_eq(&pg_hba(Gate::Open, Some(&access(true))));
+    }
+
+    /// Regression 137: any user of the host was asked for a password of `postgres`, which has none. The line comes before
+    /// those that admit clients, whatever the gate.
+    #[test]
+    fn nobody_is_a_superuser_over_the_network() {
+        for (gate, access) in [(Gate::Open, Some(access(true))), (Gate::Open, None), (Gate::Shut, None)] {
+            let text = pg_hba(gate, access.as_ref());
+            let first = text.lines().find(|line| line.starts_with("host")).unwrap_or_default();
+            assert_eq!(first, "host all,replication evenkeel,postgres all reject");
+        }
+    }
+
+    /// An operator of the release before names no addresses.
+    #[test]
+    fn an_order_without_addresses_admits_the_networks_of_the_container() {
+        expect![[r#"
+            local all,replication evenkeel peer map=evenkeel
+            host all,replication evenkeel,postgres all reject
+            host replication evenkeel_replication samenet scram-sha-256
+            host postgres evenkeel_replication samenet scram-sha-256
+            host all,replication evenkeel_replication all reject
+            local all all peer map=evenkeel
+            host all all all scram-sha-256
+        "#]]
+        .assert_eq(&pg_hba(Gate::Open, None));
+    }
+
+    /// Regression 131: with `channel_binding` and `sslmode` at their defaults a standby answered the question for a
+    /// cleartext password of whoever had its leader's address. Now it has no password to answer with.
+    #[test]
+    fn a_secure_connection_can_answer_no_question_for_a_password() {
+        let secure = Source::Secure { name: "db-2".into(), address: [172, 31, 0, 12].into() };
+        let text = leader(&secure, Path::new("/v/pgpass"), Path::new("/c"));
+        assert!(text.contains("sslmode=verify-full") && !text.contains("pgpass"), "{text}");
+        assert!(text.contains("passfile=/evenkeel/none"), "without it libpq looks into the home directory: {text}");
     }
 }

@@ -55,7 +55,7 @@ impl Shell {
         let paths = (self.place.passfile(), self.place.configuration());
         let text = conf::postgresql_conf(config, &self.facts(minima, &config.settings, &paths));
         self.place.write_configuration("postgresql.conf", &text)?;
-        self.place.write_configuration("pg_hba.conf", &conf::pg_hba(config.gate))?;
+        self.place.write_configuration("pg_hba.conf", &conf::pg_hba(config.gate, config.access.as_ref()))?;
         self.place.write_configuration("pg_ident.conf", conf::pg_ident())?;
         self.clear_auto_conf()
     }

@@ -110,8 +110,13 @@ mod tests {
     fn what_was_saved_is_loaded() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(load(folder.path()).unwrap(), Durable::default());
-        let order =
-            Order { term: 7, revision: 2, task: Task::Prepare, settings: [("work_mem".into(), "8MB".into())].into() };
+        let order = Order {
+            term: 7,
+            revision: 2,
+            task: Task::Prepare,
+            settings: [("work_mem".into(), "8MB".into())].into(),
+            access: None,
+        };
         let durable = Durable {
             timeline_terms: [(1, 7)].into(),
             incarnation: Some("5f0c".into()),

@@ -115,11 +115,16 @@ impl Site {
             "-S",
             &follow.slot,
         ]);
-        command.arg("-d").arg(conf::leader(&follow.address, &self.place.passfile()));
+        command.arg("-d").arg(self.source(&follow));
         tools::run(&self.reaper, command).await?;
         self.standby_signal(&new)?;
         self.swap_in(&new).await?;
         Ok(Made::Copy)
+    }
+
+    /// Connection string to the leader.
+    fn source(&self, follow: &Follow) -> String {
+        conf::leader(&follow.into(), &self.place.passfile(), &self.place.configuration())
     }
 
     /// Crash recovery of the old directory, with the last written configuration. If interrupted, it is repeated.
@@ -141,7 +146,7 @@ impl Site {
         let timeline = follow.lineage.as_ref().map_or(0, |lineage| lineage.timeline);
         let mut command = self.place.tool("pg_rewind");
         command.arg("--target-pgdata").arg(&pgdata).args(["--no-ensure-shutdown", "--no-sync"]);
-        let source = format!("{} dbname=postgres", conf::leader(&follow.address, &self.place.passfile()));
+        let source = format!("{} dbname=postgres", self.source(&follow));
         command.arg("--source-server").arg(source);
         let ran = tools::run(&self.reaper, command).await;
         if ran.as_ref().is_ok_and(|output| output.contains(SAME_TIMELINE)) {

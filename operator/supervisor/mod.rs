@@ -31,7 +31,7 @@ mod prove;
 mod rejoin;
 pub mod report;
 pub mod run;
-mod secrets;
+pub mod secrets;
 mod server_log;
 mod shell;
 mod snapshot;

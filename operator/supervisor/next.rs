@@ -147,7 +147,7 @@ fn emptied(seen: &Seen) -> Option<Act> {
         }
         kept = Durable { promised: kept.promised, order: kept.order, ..Durable::default() };
     }
-    (seen.own_gone || kept != seen.durable).then_some(Act::Restore(kept))
+    (seen.own_gone || kept != seen.durable).then(|| Act::Restore(Box::new(kept)))
 }
 
 fn stop(seen: &Seen, graceful: bool, settings: Settings) -> Act {
@@ -179,7 +179,7 @@ fn ended_behind(seen: &Seen, config: Config) -> Option<Act> {
 fn prepare(seen: &Seen, settings: Settings) -> Act {
     // A gate that is open for reads may stay open; a primary that must promise must first be down.
     let gate = seen.applied.as_ref().map_or(Gate::Shut, |applied| applied.gate);
-    let config = Config { gate, settings, commit: Rule::never(), upstream: None };
+    let config = Config { gate, settings, commit: Rule::never(), upstream: None, access: seen.access() };
     match (seen.postgres, seen.data) {
         (Postgres::Primary, _) => Act::StopImmediate,
         // A rewound directory that was never consistent cannot promise, and it answers no query without its
@@ -211,7 +211,8 @@ pub fn cannot_promise(seen: &Seen) -> bool {
 }
 
 fn lead(seen: &Seen, remembered: Remembered, term: u64, lead: &Lead, settings: Settings) -> Act {
-    let shut = Config { commit: lead.commit.clone(), gate: Gate::Shut, upstream: None, settings };
+    let access = seen.access();
+    let shut = Config { commit: lead.commit.clone(), gate: Gate::Shut, upstream: None, settings, access };
     match (seen.postgres, seen.data) {
         (Postgres::Stopped, Data::None) => match &lead.init {
             Some(init) if seen.job_due => Act::InitDb(init.clone()),

@@ -175,7 +175,7 @@ impl Shell {
                     .map_err(words)?;
                 Ok(After::Again)
             }
-            Act::Restore(remembered) => self.restore(remembered),
+            Act::Restore(remembered) => self.restore(*remembered),
             Act::DryStart(asked) => {
                 self.begin_dry_start(asked);
                 Ok(After::Again)

@@ -14,9 +14,10 @@ const REWINDS_BEFORE_CLONE: u32 = 2;
 pub fn follow(seen: &Seen, term: u64, follow: &Follow, settings: Settings) -> Act {
     let config = Config {
         gate: Gate::Open,
-        upstream: Some(Upstream { address: follow.address.clone(), slot: follow.slot.clone() }),
+        upstream: Some(Upstream { source: follow.into(), slot: follow.slot.clone() }),
         settings,
         commit: Rule::never(),
+        access: seen.access(),
     };
     // Only this leader's WAL makes a rewound directory consistent.
     let same_leader = seen.durable.rewound == follow.lineage.as_ref().map(|lineage| lineage.timeline);

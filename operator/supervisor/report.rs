@@ -40,6 +40,7 @@ pub fn report(seen: &Seen) -> Report {
         notices: seen.notices.clone(),
         credentials: seen.credentials.clone(),
         tls: seen.tls.clone(),
+        secures: true,
         tls_problem: seen.tls_problem.clone(),
         disk_free: seen.disk_free,
         proof: seen.proof.clone(),
@@ -81,7 +82,7 @@ mod tests {
         let durable = Durable {
             incarnation: Some("5f0c".into()),
             promised: 4,
-            order: Some(Order { term: 4, revision: 1, task, settings: Default::default() }),
+            order: Some(Order { term: 4, revision: 1, task, settings: Default::default(), access: None }),
             ..Durable::default()
         };
         let postgres = if server.primary { Postgres::Primary } else { Postgres::Standby };

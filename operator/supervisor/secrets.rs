@@ -57,10 +57,14 @@ impl Secrets {
         Self { credentials, owner, replication }
     }
 
-    /// The last saved credentials, if they are usable.
+    /// The last saved credentials, if they are usable. A supervisor of the release before saved them without the
+    /// certificates that it had got with them: without certificates the hash is not believed, and the operator sends all
+    /// again.
     pub fn load(own: &Path) -> Option<Self> {
         let bytes = std::fs::read(own.join("credentials.json")).ok()?;
-        serde_json::from_slice(&bytes).ok().map(Self::new)
+        let saved: Credentials = serde_json::from_slice(&bytes).ok()?;
+        let hash = if saved.tls.is_some() { saved.hash } else { String::new() };
+        Some(Self::new(Credentials { hash, ..saved }))
     }
 
     /// Saves the credentials for the supervisor, and the password file for the server.
@@ -165,12 +169,24 @@ mod tests {
         assert_eq!(pgpass_line(r"a:b\c"), "*:*:*:evenkeel_replication:a\\:b\\\\c\n");
     }
 
+    /// Regression 135: an update to a supervisor with TLS stopped at the first standby. Its old supervisor had saved the
+    /// hash of the credentials but not the certificates in them, so the operator saw no need to send them.
+    #[test]
+    fn credentials_that_were_saved_without_certificates_are_asked_for_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let saved = r#"{"hash": "h1", "replicationPassword": "r", "ownerPassword": "o"}"#;
+        std::fs::write(folder.path().join("credentials.json"), saved).expect("a file");
+        let credentials = Secrets::load(folder.path()).expect("credentials").credentials;
+        assert_eq!((credentials.hash.as_str(), credentials.owner_password.as_str()), ("", "o"));
+    }
+
     #[test]
     fn debug_shows_no_password() {
         let word = |word: &str| word.to_owned();
         let tls = Tls {
             hash: word("h2"),
             ca: word("ca"),
+            client_ca: word("ca"),
             server_cert: word("sss"),
             server_key: word("kkk"),
             client_cert: word("ccc"),

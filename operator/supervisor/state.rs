@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
 use super::wire::{
-    Collations, Data, Follow, Init, Job, JobKind, Notice, Order, Postgres, Proof, Receiver, Replica, Rule,
+    Access, Collations, Data, Follow, Init, Job, JobKind, Notice, Order, Postgres, Proof, Receiver, Replica, Rule,
 };
 use crate::api::lsn::{Fork, Lsn};
 
@@ -64,10 +65,33 @@ pub enum Gate {
 /// The server that a standby streams from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Upstream {
-    /// Address of the leader.
-    pub address: String,
+    /// The leader.
+    pub source: Source,
     /// The slot of this instance there.
     pub slot: String,
+}
+
+/// How a leader is connected to, by the server and by PostgreSQL's programs.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// With the password, at this address: while members of the previous release are updated.
+    Plain(String),
+    /// By TLS with certificates of both sides.
+    Secure {
+        /// Its name, which its certificate must have.
+        name: String,
+        /// Its address on the network of the members.
+        address: Ipv4Addr,
+    },
+}
+
+impl From<&Follow> for Source {
+    fn from(follow: &Follow) -> Self {
+        match follow.secure {
+            Some(address) => Self::Secure { name: follow.leader.clone(), address },
+            None => Self::Plain(follow.address.clone()),
+        }
+    }
 }
 
 /// The desired configuration of a server; rendered to files by the shell and verified in a new session.
@@ -81,6 +105,8 @@ pub struct Config {
     pub upstream: Option<Upstream>,
     /// The user's settings.
     pub settings: Settings,
+    /// See [`super::wire::Order::access`].
+    pub access: Option<Access>,
 }
 
 /// A running server, as of its last poll. All fields are about the current run.
@@ -222,6 +248,13 @@ pub struct Seen {
     pub problem: Option<String>,
 }
 
+impl Seen {
+    /// Who may connect over the network, by the order.
+    pub fn access(&self) -> Option<Access> {
+        self.durable.order.as_ref()?.access.clone()
+    }
+}
+
 /// What a decision adds to the memory of the run; becomes part of the next [`Seen`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Remembered {
@@ -285,7 +318,7 @@ pub enum Act {
     /// Mark the data directory for re-creation.
     Condemn,
     /// Create the supervisor's folder on the volume again, with this state.
-    Restore(Durable),
+    Restore(Box<Durable>),
     /// Stop immediately, without a checkpoint.
     StopImmediate,
     /// Judge changed settings by a dry start, in the background.

@@ -24,8 +24,10 @@ use super::place::Place;
 use super::wire::{PORT, Tls};
 use crate::api::chain::chain;
 
-/// Names in the folder of the server's configuration: the CA certificates.
+/// Names in the folder of the server's configuration: the CAs of server certificates.
 pub const CA: &str = "ca.crt";
+/// The CAs of client certificates.
+pub const CLIENT_CA: &str = "client-ca.crt";
 /// The certificate that the server shows.
 pub const SERVER_CERT: &str = "server.crt";
 /// Its key.
@@ -52,7 +54,9 @@ pub fn save(own: &Path, proven: &Tls) -> std::io::Result<()> {
 
 /// Writes the files.
 pub fn write(place: &Place, tls: &Tls) -> Result<(), String> {
-    for (name, text) in [(CA, &tls.ca), (SERVER_CERT, &tls.server_cert), (CLIENT_CERT, &tls.client_cert)] {
+    let public =
+        [(CA, &tls.ca), (CLIENT_CA, &tls.client_ca), (SERVER_CERT, &tls.server_cert), (CLIENT_CERT, &tls.client_cert)];
+    for (name, text) in public {
         place.write_configuration(name, text)?;
     }
     for (name, text) in [(SERVER_KEY, &tls.server_key), (CLIENT_KEY, &tls.client_key)] {
@@ -66,7 +70,7 @@ pub fn write(place: &Place, tls: &Tls) -> Result<(), String> {
 pub async fn shown(tls: &Tls) -> Result<(), String> {
     let certificate = CertificateDer::from_pem_slice(tls.server_cert.as_bytes()).map_err(words)?;
     let mut roots = RootCertStore::empty();
-    for ca in CertificateDer::pem_slice_iter(tls.ca.as_bytes()) {
+    for ca in CertificateDer::pem_slice_iter(tls.client_ca.as_bytes()) {
         roots.add(ca.map_err(words)?).map_err(words)?;
     }
     let authorities: BTreeSet<Vec<u8>> = roots.subjects().into_iter().map(|name| name.as_ref().to_vec()).collect();

@@ -13,6 +13,7 @@
 //! today's types against them.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +69,22 @@ pub struct Order {
     pub task: Task,
     /// The user's PostgreSQL settings, for every task.
     pub settings: BTreeMap<String, String>,
+    /// Who may connect over the network. Only for a supervisor that has reported [`Report::secures`]. Absent in orders of
+    /// the previous release: every address of its networks may replicate with the password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<Access>,
+}
+
+/// Who may connect to a server over the network: the lines of `pg_hba.conf`, besides the gate.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, Hash)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Access {
+    /// Addresses that replicate with a client certificate.
+    pub secure: Vec<Ipv4Addr>,
+    /// Addresses that replicate with the password: members of the previous release, until they are updated.
+    pub plain: Vec<Ipv4Addr>,
+    /// Clients must use TLS.
+    pub clients_use_tls: bool,
 }
 
 /// The tasks of an [`Order`].
@@ -197,6 +214,10 @@ pub struct Follow {
     pub leader: String,
     /// Its address on the cluster's network.
     pub address: String,
+    /// Its address on the network of the members: replicate from there, by TLS with a client certificate. Only for a
+    /// supervisor that has reported [`Report::secures`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secure: Option<Ipv4Addr>,
     /// The slot of this instance there.
     pub slot: String,
     /// Slots to have ready here, retaining no WAL, for the instances that would follow this one.
@@ -248,9 +269,11 @@ impl std::fmt::Debug for Credentials {
 pub struct Tls {
     /// Changes when any of the others changes; safe to show.
     pub hash: String,
-    /// The CA certificates that the server trusts for client certificates, and its connections to other members for
-    /// server certificates.
+    /// The CA certificates that connections to other members trust for the server's certificate.
     pub ca: String,
+    /// Those that the server trusts for certificates of the replication role. Only Evenkeel's: whoever has a certificate of
+    /// a user's CA must not replicate.
+    pub client_ca: String,
     /// The certificate that the server shows, with intermediate ones.
     pub server_cert: String,
     /// Its key.
@@ -337,6 +360,9 @@ pub struct Report {
     /// Why the certificates received last are not in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_problem: Option<String>,
+    /// It understands [`Order::access`] and [`Follow::secure`]. Absent in reports of version 0.1.0.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub secures: bool,
     /// Bytes free on the data volume.
     pub disk_free: u64,
     /// Of a primary that has let clients in, in its current or last run: whether a new client can write. Absent in

@@ -16,16 +16,18 @@ def process_of(container):
 
 
 def disconnect(cluster, member):
-    """Disconnects an instance from its network. Returns the function that reconnects it."""
+    """Disconnects an instance from its networks. Returns the function that reconnects it."""
     container = cluster.container(member)
-    network = docker("inspect", "-f", "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}}{{end}}", container).strip()
-    address = cluster.addresses()[member]
-    docker("network", "disconnect", network, container)
+    had = {network: cluster.addresses(network).get(member) for network in cluster.networks()}
+    had = {network: address for network, address in had.items() if address}
+    for network in had:
+        docker("network", "disconnect", network, container)
 
     def undo():
-        # The operator may have created another container meanwhile, which is connected.
+        # The operator may have created another container meanwhile, or connected this one.
         now = cluster.container(member)
-        docker("network", "connect", "--ip", address, "--alias", member, network, now, check=now == container)
+        for network, address in had.items():
+            docker("network", "connect", "--ip", address, "--alias", member, network, now, check=False)
 
     return undo
 
@@ -36,7 +38,8 @@ def cut_peers(cluster, member, directions):
     Returns what lifts that.
     """
     process = process_of(cluster.container(member))
-    peers = [address for name, address in cluster.addresses().items() if name != member]
+    everywhere = [cluster.addresses(network) for network in cluster.networks()]
+    peers = [address for addresses in everywhere for name, address in addresses.items() if name != member]
     namespace = os.open(f"/proc/{process}/ns/net", os.O_RDONLY)
     rules = []
     for peer in peers:

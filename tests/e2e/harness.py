@@ -250,13 +250,18 @@ class Cluster:
         lines = docker("inspect", "-f", "{{.Id}} {{.State.StartedAt}}", *self.containers()).splitlines()
         return dict(line.split() for line in lines)
 
-    def addresses(self):
-        """The fixed address of each member on the cluster's network: {name: address}."""
+    def networks(self):
+        """The cluster's network, for clients, and the one of its members, for replication."""
+        return f"{NAMESPACE}.{self.name}", f"{NAMESPACE}.{self.name}_peers"
+
+    def addresses(self, network=None):
+        """The fixed address of each member on a network, that of clients if none is given: {name: address}."""
         lines = docker(
             "inspect",
             "-f",
             '{{index .Config.Labels "evenkeel.dev/member"}} '
-            "{{range .NetworkSettings.Networks}}{{with .IPAMConfig}}{{.IPv4Address}}{{end}}{{end}}",
+            f'{{{{with index .NetworkSettings.Networks "{network or self.networks()[0]}"}}}}'
+            "{{with .IPAMConfig}}{{.IPv4Address}}{{end}}{{end}}",
             *self.containers(),
         ).splitlines()
         return dict(line.split() for line in lines if len(line.split()) == 2)

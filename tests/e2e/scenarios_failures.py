@@ -1,11 +1,16 @@
 """Failures, and their effect on a client that writes all the time."""
 
+import itertools
 import os
+import pathlib
 import signal
+import subprocess
 import time
 
 from checks import Writes, expect
-from harness import NAMESPACE, docker, kill_postmaster, wait_until
+from harness import docker, kill_postmaster, wait_until
+
+SPOOFED = 30  # seconds of false ARP replies
 
 
 def fail_over(cluster, table, disturb, within, watch_splits=False):
@@ -151,28 +156,58 @@ def an_operator_killed_in_the_middle_of_a_failover_finishes_it_afterwards(cluste
 def an_instance_that_is_taken_off_its_network_is_connected_again(cluster):
     """docker network disconnect of a standby, of the primary, and of all: nothing is restarted or failed over."""
     before = cluster.settled()
-    started, network = cluster.started(), f"{NAMESPACE}.{cluster.name}"
+    started = cluster.started()
     names = [member["name"] for member in before["instances"]]
     standby = next(name for name in names if name != before["primary"])
     notes = []
-    for what, victims in {"standby": [standby], "primary": [before["primary"]], "all": names}.items():
-        with Writes(cluster, f"off_network_{what}") as writes:
+    cases = {"standby": [standby], "primary": [before["primary"]], "all": names}
+    for network, (what, victims) in itertools.product(cluster.networks(), cases.items()):
+        with Writes(cluster, f"off_network_{len(notes)}") as writes:
             moment = time.monotonic()
             for victim in victims:
                 docker("network", "disconnect", network, cluster.container(victim))
             writes.go_on(20)
             after = cluster.settled()
         expect(after["primary"] == before["primary"], f"{what}: {after['primary']} was promoted")
-        notes.append(f"{what}: outage {writes.outage(moment):.2f} s")
+        notes.append(f"{what}, {network}: outage {writes.outage(moment):.2f} s")
     expect(cluster.started() == started, "a container was restarted or made again")
     return ", ".join(notes)
+
+
+def a_pod_that_takes_the_addresses_of_instances_hears_no_replication(cluster):
+    """False ARP replies on the network of the clients, in a container with more rights than a pod has.
+
+    Regression 136: the standbys came to whoever had the address of their primary, and answered it with the password of
+    the replication role. Replication is on a network of its own now.
+    """
+    before = cluster.settled()
+    network, spoof = cluster.networks()[0], pathlib.Path(__file__).with_name("spoof.py")
+    addresses = [*cluster.addresses().values()]
+    command = ("run", "--rm", "-i", "--cap-add", "NET_RAW", "--network", network, "evenkeel-test/python:3", "python3", "-")
+    with subprocess.Popen(
+        ["docker", *command, str(SPOOFED), *addresses],
+        stdin=spoof.open("rb"),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as attacker:
+        expect(attacker.stdout.readline().strip() == "lying", "the attacker did not begin")
+        until = time.monotonic() + SPOOFED - 2
+        while time.monotonic() < until:
+            # Standbys connect again and again: each time the attacker could stand between.
+            sql = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_replication"
+            docker("exec", "-u", "postgres", cluster.container(before["primary"]), "psql", "-XAtqc", sql)
+            time.sleep(1)
+        heard = attacker.stdout.read()
+    expect(not heard, f"instances spoke to the attacker: {heard}")
+    after = cluster.settled()
+    expect(after["term"] == before["term"], f"the attack led to term {after['term']}: {after.get('lastFailover')}")
 
 
 def a_network_that_was_made_again_by_hand_is_used_or_replaced(cluster):
     """The network is removed and made again with another subnet, and then without one."""
     cluster.settled()
-    network = f"{NAMESPACE}.{cluster.name}"
-    for arguments in (["--subnet", "10.214.3.0/24"], []):
+    clients, peers = cluster.networks()
+    for number, (network, arguments) in enumerate([(clients, ["--subnet", "10.214.3.0/24"]), (clients, []), (peers, [])]):
         cluster.operator.kill()
         for container in cluster.containers():
             docker("network", "disconnect", network, container)
@@ -181,7 +216,7 @@ def a_network_that_was_made_again_by_hand_is_used_or_replaced(cluster):
         cluster.operator.start()
         wait_until("every instance has an address", lambda: len(cluster.addresses()) == 3, 30)
         cluster.settled()
-        with Writes(cluster, f"new_network_{len(arguments)}") as writes:
+        with Writes(cluster, f"new_network_{number}") as writes:
             writes.go_on(10)
 
 
@@ -228,6 +263,7 @@ SCENARIOS = [
     an_operator_killed_in_the_middle_of_a_failover_finishes_it_afterwards,
     an_instance_that_is_taken_off_its_network_is_connected_again,
     a_network_that_was_made_again_by_hand_is_used_or_replaced,
+    a_pod_that_takes_the_addresses_of_instances_hears_no_replication,
     a_standby_without_its_data_is_built_anew,
     a_primary_without_its_data_is_replaced_and_built_anew,
 ]

@@ -119,7 +119,7 @@ impl DockerBench {
     }
 
     pub(crate) fn network(&self) -> NetworkSpec {
-        NetworkSpec { name: self.name("net"), labels: self.owner.labels() }
+        NetworkSpec { name: self.name("net"), labels: self.owner.labels(), internal: false }
     }
 
     /// A container that runs this shell script.

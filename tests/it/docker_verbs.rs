@@ -136,7 +136,7 @@ async fn arguments_alone_keep_the_images_entrypoint() {
 #[tokio::test]
 async fn a_container_that_joins_another_shares_its_localhost_and_its_networks() {
     let Some(bench) = bench("joins") else { return };
-    let more = NetworkSpec { name: bench.name("more"), labels: bench.owner.labels() };
+    let more = NetworkSpec { name: bench.name("more"), labels: bench.owner.labels(), internal: true };
     bench.engine.ensure_network(&more).await.unwrap();
     let attachment = Attachment { network: more.name.clone(), aliases: vec!["known-as".into()], address: None };
     let holder = ContainerSpec { networks: vec![attachment.clone()], ..bench.container(IDLE) };

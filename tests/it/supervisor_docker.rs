@@ -163,6 +163,7 @@ impl Member {
             revision: 0,
             task,
             settings: [("max_connections".into(), "60".into())].into(),
+            access: None,
         }));
     }
 
@@ -201,7 +202,7 @@ impl Member {
         let slots = ["evenkeel_1", "evenkeel_2"].into_iter().filter(|other| *other != slot);
         let slots = slots.map(str::to_owned).collect();
         let timeline_terms = self.last.timeline_terms.clone();
-        Task::Follow(Follow { leader, address, slot, slots, timeline_terms, lineage, rewindable })
+        Task::Follow(Follow { leader, address, secure: None, slot, slots, timeline_terms, lineage, rewindable })
     }
 }
 
@@ -244,7 +245,8 @@ impl Authority {
     fn tls(&self, hash: &str) -> Tls {
         let ((server_cert, server_key), (client_cert, client_key)) =
             (self.leaf("server"), self.leaf("evenkeel_replication"));
-        Tls { hash: hash.into(), ca: self.pem.clone(), server_cert, server_key, client_cert, client_key }
+        let (ca, client_ca) = (self.pem.clone(), self.pem.clone());
+        Tls { hash: hash.into(), ca, client_ca, server_cert, server_key, client_cert, client_key }
     }
 }
 
@@ -403,6 +405,7 @@ fn a_leader_survives_bad_settings_meddling_crashes_and_restarts_and_fences_itsel
         revision: 0,
         task: open_lead(&second, false),
         settings: settings.clone(),
+        access: None,
     }));
     let report = one.wait("refusals", |report| report.setting_errors.len() == 2 && !report.pending_restart.is_empty());
     println!("{:?}", report.setting_errors);
@@ -460,7 +463,7 @@ fn a_leader_survives_bad_settings_meddling_crashes_and_restarts_and_fences_itsel
     });
 
     println!("-- after a pause nothing is confirmed, so nobody is served");
-    one.say(&Command::Order(Order { term: 1, revision: 0, task: open_lead(&second, true), settings }));
+    one.say(&Command::Order(Order { term: 1, revision: 0, task: open_lead(&second, true), settings, access: None }));
     one.wait("a confirmed lead", |report| report.leading.as_ref().is_some_and(|leading| leading.confirmed));
     docker(&["pause", &one.container]);
     // Longer than half of a confirmation's life.
@@ -497,7 +500,7 @@ fn settings_that_kill_later_are_found_before_the_server_gets_them() {
     one.say(&credentials_with(Some(tls)));
     let order = |settings: &[(&str, &str)]| {
         let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Command::Order(Order { term: 1, revision: 0, task: lead(true, 0, &[], &[], true), settings })
+        Command::Order(Order { term: 1, revision: 0, task: lead(true, 0, &[], &[], true), settings, access: None })
     };
     one.say(&order(&[("max_connections", "60")]));
     let begun =
@@ -575,9 +578,10 @@ fn certificates_are_loaded_without_a_restart_and_bad_ones_leave_the_former_in_fo
     assert_eq!(one.sql("SHOW ssl_min_protocol_version"), "TLSv1.2");
 
     println!("-- a key of another certificate, and what is no certificate, are refused by the server");
-    for bad in
-        [Tls { server_key: second.leaf("x").1, ..second.tls("bad") }, Tls { ca: "?".into(), ..second.tls("bad2") }]
-    {
+    for bad in [
+        Tls { server_key: second.leaf("x").1, ..second.tls("bad") },
+        Tls { client_ca: "?".into(), ..second.tls("bad2") },
+    ] {
         let hash = bad.hash.clone();
         one.say(&credentials_with(Some(bad)));
         let told = one.wait("refusal", |report| report.tls_problem.is_some());
@@ -595,7 +599,8 @@ fn certificates_are_loaded_without_a_restart_and_bad_ones_leave_the_former_in_fo
     assert_eq!(again.tls.as_deref(), Some("good"));
 
     println!("-- a CA that is added, and another server certificate, are taken without a restart");
-    let both = Tls { ca: format!("{}{}", first.pem, second.pem), hash: "both".into(), ..good };
+    let ca = format!("{}{}", first.pem, second.pem);
+    let both = Tls { client_ca: ca.clone(), ca, hash: "both".into(), ..good };
     one.say(&credentials_with(Some(both.clone())));
     one.wait("both CAs", |report| report.tls.as_deref() == Some("both"));
     let (server_cert, server_key) = second.leaf("server");
@@ -611,6 +616,7 @@ fn certificates_are_loaded_without_a_restart_and_bad_ones_leave_the_former_in_fo
         [
             "drwxr-x--- root:postgres .",
             "-rw-r----- root:postgres ca.crt",
+            "-rw-r----- root:postgres client-ca.crt",
             "-rw-r----- root:postgres client.crt",
             "-rw-r----- root:postgres server.crt",
             "-rw------- postgres:postgres client.key",

@@ -33,8 +33,8 @@ impl DockerEngine {
             Err(error) => return Err(error),
         }
         // Also for an existing container: its creator may have been stopped before this.
-        for attachment in &spec.networks {
-            self.connected(&spec.name, attachment, &doing).await?;
+        for attachment in spec.further() {
+            self.connected(&spec.name, &attachment, &doing).await?;
         }
         Ok(())
     }

@@ -124,6 +124,7 @@ impl DockerEngine {
         let request = NetworkCreateRequest {
             name: name.to_owned(),
             driver: Some("bridge".to_owned()),
+            internal: Some(spec.internal),
             ipam: subnet.map(|subnet| Ipam { config: Some(vec![ipam_config(subnet)]), ..Default::default() }),
             labels: Some(spec.labels.clone().into_iter().collect()),
             ..Default::default()

@@ -8,7 +8,7 @@ use super::bounds::bounded;
 use super::networks::{self, Wrong};
 use super::{DockerSeen, DockerStep, Work, WorkSeen};
 use crate::api::labels;
-use crate::engine::{ContainerSeen, ContainerSpec, ContainerState, NetworkSpec, VolumeSpec};
+use crate::engine::{ContainerSeen, ContainerSpec, ContainerState, NetworkSeen, NetworkSpec, VolumeSpec};
 use crate::runtime::companions::due;
 
 /// What the members of an object have in common.
@@ -108,21 +108,32 @@ fn prepare(common: &Common, host: &str, seen: &DockerSeen, members: &[&Member]) 
     if image && seen.binary.is_none() && due(common.work.get(&binary)) {
         steps.push(DockerStep::GetBinary { host: host.to_owned(), image: common.image.to_owned() });
     }
-    let (name, spec) = (&common.network.name, common.network.clone());
-    let network = networks.get(name);
+    if !members.is_empty() || networks.contains_key(&common.network.name) {
+        steps.extend(ensure_network(common.work, host, common.network, networks));
+    }
+    steps
+}
+
+/// The steps that make a network: if it is missing, or if somebody else made it and Docker allows no fixed addresses in it.
+pub fn ensure_network(
+    work: &WorkSeen,
+    host: &str,
+    spec: &NetworkSpec,
+    there: &BTreeMap<String, NetworkSeen>,
+) -> Vec<DockerStep> {
+    let (host, name, network) = (host.to_owned(), &spec.name, there.get(&spec.name));
     let useless = network.is_some_and(|network| !network.ours)
-        && common.work.iter().any(|(work, heard)| {
+        && work.iter().any(|(work, heard)| {
             let concerns = matches!(work, Work::Connect { network, address: Some(_), .. } if network == name);
             concerns && heard.failure().is_some()
         });
-    if useless {
-        // Somebody else made it, and Docker allows no fixed addresses in it.
-        steps.push(DockerStep::RemoveNetwork { host: host.to_owned(), network: name.clone(), shared: true });
+    let remove = DockerStep::RemoveNetwork { host: host.clone(), network: name.clone(), shared: true };
+    let ensure = DockerStep::EnsureNetwork { host, spec: spec.clone() };
+    match network {
+        Some(_) if useless => vec![remove, ensure],
+        None => vec![ensure],
+        Some(_) => Vec::new(),
     }
-    if useless || !members.is_empty() && network.is_none() {
-        steps.push(DockerStep::EnsureNetwork { host: host.to_owned(), spec });
-    }
-    steps
 }
 
 fn get_image(common: &Common, host: &str) -> Option<DockerStep> {
@@ -312,14 +323,14 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
-    use crate::engine::{ConnectionSeen, ImageSeen, NetworkSeen};
+    use crate::engine::{ConnectionSeen, ImageSeen};
     use crate::kinds::fact::Fact;
     use crate::runtime::companions::{Heard, Standing};
 
     /// The steps for a host with one container in this state, which was on a network with this ID, when the network has
     /// that one now (`None`: it is gone).
     fn steps(state: ContainerState, was: &str, now: Option<(&str, bool)>, work: &WorkSeen) -> Vec<String> {
-        let network = NetworkSpec { name: "net".into(), labels: BTreeMap::new() };
+        let network = NetworkSpec { name: "net".into(), labels: BTreeMap::new(), internal: false };
         let address = Some(Ipv4Addr::new(10, 0, 0, 11));
         let spec = ContainerSpec {
             name: "db-1".into(),

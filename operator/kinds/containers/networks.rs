@@ -18,10 +18,10 @@ pub struct Wrong {
     pub away: bool,
 }
 
-/// What is wrong with the connections of a container. `networks`: those that are known to exist. Its own network is made
-/// again if it is gone; another one belongs to another object, and waits until that object has made it.
+/// What is wrong with the connections of a container. `networks`: those that are known to exist. Its own networks are made
+/// again if they are gone; another one belongs to another object, and waits until that object has made it.
 pub fn wrong(container: &ContainerSeen, spec: &ContainerSpec, networks: &BTreeMap<String, NetworkSeen>) -> Vec<Wrong> {
-    let there = |to: &Attachment| to.network == spec.network || networks.contains_key(&to.network);
+    let there = |to: &Attachment| spec.owns(&to.network) || networks.contains_key(&to.network);
     let wanted = spec.attachments().into_iter().filter(there);
     let judged = wanted.filter_map(|to| {
         let (why, away) = fault(&to, container.networks.get(&to.network), networks.get(&to.network))?;

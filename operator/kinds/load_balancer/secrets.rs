@@ -1,9 +1,6 @@
 //! The Secrets of a LoadBalancer: certificates from users, and the password of the stats page, created once and never
 //! shown.
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::CertifiedKey;
 use serde_json::Value;
 
 use super::inputs::certificate_secrets;
@@ -11,6 +8,7 @@ use super::{Certificate, Certificates, Hidden, LoadBalancer, LoadBalancerKind, t
 use crate::api::failure::Failure;
 use crate::api::object::Object as _;
 use crate::api::secret;
+use crate::kinds::certificates::Pair;
 use crate::store::clock;
 use crate::store::objects::Objects;
 use crate::store::{Error, Key};
@@ -61,25 +59,7 @@ pub async fn certificates(objects: &Objects, object: &LoadBalancer) -> Result<Ce
 
 /// A certificate and its key from a Secret, or the problem with them.
 fn certificate(name: &str, secret: Option<&Value>) -> Result<Certificate, String> {
-    let secret = secret.ok_or_else(|| format!("Secret {name} does not exist: create it with tls.crt and tls.key"))?;
-    let part = |part: &str| secret::bytes(secret, part).ok_or_else(|| format!("Secret {name} has no key {part}"));
-    let (chain, key) = (part("tls.crt")?, part("tls.key")?);
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&chain)
-        .collect::<Result<_, _>>()
-        .map_err(|error| format!("tls.crt of Secret {name} is not PEM: {error}"))?;
-    if certificates.is_empty() {
-        return Err(format!("tls.crt of Secret {name} holds no certificate in PEM"));
-    }
-    let private = PrivateKeyDer::from_pem_slice(&key)
-        .map_err(|error| format!("tls.key of Secret {name} holds no private key in PEM: {error}"))?;
-    let signing = rustls::crypto::ring::sign::any_supported_type(&private)
-        .map_err(|error| format!("tls.key of Secret {name} cannot be used: {error}"))?;
-    match CertifiedKey::new(certificates, signing).keys_match() {
-        Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
-        Err(error) => return Err(format!("tls.crt and tls.key of Secret {name} do not belong together: {error}")),
-    }
-    let mut pem = String::from_utf8_lossy(&chain).into_owned();
-    pem.push('\n');
-    pem.push_str(&String::from_utf8_lossy(&key));
+    let pair = Pair::of_secret(name, secret)?;
+    let pem = format!("{}\n{}", pair.cert, pair.key);
     Ok(Certificate { hash: text::hash(&pem), pem: Hidden(pem) })
 }

@@ -1,5 +1,6 @@
 //! Performs one step: one call each, no policy. A step that is already done is a success.
 
+use super::authority::{self, Authority};
 use super::{PostgresClusterKind, RESOURCE, Step, secrets};
 use crate::api::failure::{Class, Failure};
 use crate::api::object::Object as _;
@@ -15,6 +16,7 @@ pub async fn act(controller: &PostgresClusterKind, object: &PostgresCluster, ste
     };
     match step {
         Step::EnsureSecrets { host } => secrets::ensure(controller, object, host).await,
+        Step::Certificates(due) => authority::perform(&controller.objects, controller.clock.now(), object, *due).await,
         Step::Docker(step) => controller.docker.act(&object.owner(), step).await,
         Step::AskImage { host, image } => {
             let (engine, owner) = (controller.docker.hosts.get(host)?, object.owner());
@@ -26,9 +28,14 @@ pub async fn act(controller: &PostgresClusterKind, object: &PostgresCluster, ste
         }
         Step::Order { member, order } => send(member, Command::Order((**order).clone())),
         Step::SendCredentials { member } => {
-            let credentials = secrets::credentials(&controller.objects, object).await?.ok_or_else(|| {
-                Failure::new(Class::Transient, format!("the Secrets of {RESOURCE} {} do not exist yet", object.name()))
-            })?;
+            let authority = Authority::read(&controller.objects, object, controller.clock.now()).await?;
+            let credentials =
+                secrets::credentials(&controller.objects, object, &authority).await?.ok_or_else(|| {
+                    Failure::new(
+                        Class::Transient,
+                        format!("the Secrets of {RESOURCE} {} do not exist yet", object.name()),
+                    )
+                })?;
             send(member, Command::Credentials(credentials))
         }
         Step::RestartPostgres { member, run, .. } => send(member, Command::Restart { run: run.clone() }),

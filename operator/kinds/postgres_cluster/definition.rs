@@ -79,7 +79,7 @@ mod tests {
     }
 
     fn spec(object: &PostgresCluster) -> ContainerSpec {
-        let place = MemberPlace { name: "db-1".into(), ordinal: 1, host: "local".into(), address: None };
+        let place = MemberPlace { name: "db-1".into(), ordinal: 1, host: "local".into(), address: None, peer: None };
         ContainerSpec { chosen: chosen(object, &daemon()), ..container_spec(object, &place, "evenkeel-bin-1") }
     }
 

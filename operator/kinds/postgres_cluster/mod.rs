@@ -26,6 +26,8 @@ use crate::store::{Clock, Key};
 use crate::supervisor::wire::{Order, Report};
 
 mod act;
+mod authority;
+mod certificates;
 mod collations;
 mod decided;
 mod definition;
@@ -36,6 +38,7 @@ mod loss;
 mod model;
 mod observe;
 mod orders;
+mod owned_secret;
 pub mod plan;
 mod promotion;
 mod protocol;
@@ -133,6 +136,8 @@ pub struct Observed {
     pub calling: bool,
     /// The cluster's Secrets.
     pub secrets: SecretsSeen,
+    /// Its certificates; `None`: not looked at.
+    pub certificates: Option<certificates::CertificatesSeen>,
 }
 
 /// The state of a link to a supervisor.
@@ -166,6 +171,8 @@ pub enum Step {
     /// Generate missing passwords, and write the connection data into the application's Secret: `host` are the
     /// addresses of the instances, comma-separated.
     EnsureSecrets { host: String },
+    /// One change of the cluster's certificates.
+    Certificates(certificates::Due),
     /// A step on its containers, volumes or network.
     Docker(DockerStep),
     /// Start to ask the image with this ID by which libraries it sorts text.
@@ -185,6 +192,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::EnsureSecrets { .. } => write!(f, "write the cluster's Secrets"),
+            Self::Certificates(due) => due.fmt(f),
             Self::Docker(step) => step.fmt(f),
             Self::AskImage { host, image } => write!(f, "ask image {image} on {host} by which libraries it sorts text"),
             Self::Order { member, order } => write!(f, "order {member}: {order}"),
@@ -208,6 +216,7 @@ impl Significance for Step {
             Self::Docker(step) => step.event_reason(),
             Self::RestartPostgres { .. } => Some("Restarting"),
             Self::Order { order, .. } => order.event_reason(),
+            Self::Certificates(due) => due.event_reason(),
             Self::EnsureSecrets { .. } | Self::AskImage { .. } | Self::SendCredentials { .. } | Self::Renew { .. } => {
                 None
             }
@@ -223,7 +232,7 @@ impl Significance for Step {
             | Self::RestartPostgres { member, .. }
             | Self::Renew { member, .. } => Some(member),
             Self::AskImage { host, .. } => Some(host),
-            Self::EnsureSecrets { .. } => Some("Secrets"),
+            Self::EnsureSecrets { .. } | Self::Certificates(_) => Some("Secrets"),
         }
     }
 }
@@ -242,4 +251,9 @@ pub fn container_name(object: &PostgresCluster, member: &str) -> String {
 /// The cluster's network.
 pub fn network_name(object: &PostgresCluster) -> String {
     private_network(PostgresClusterKind::NAME, object.namespace(), object.name()).unwrap_or_default()
+}
+
+/// The network of its members, for replication. No object's own network has this name: names have no underscore.
+pub fn peers_network_name(object: &PostgresCluster) -> String {
+    format!("{}_peers", network_name(object))
 }

@@ -1,6 +1,7 @@
 //! Observes a cluster: its hosts, its supervisors' last reports, its Secrets. Reads only, judges nothing.
 
-use super::{Observed, PostgresClusterKind, collations, network_name, secrets, workload};
+use super::authority::Authority;
+use super::{Observed, PostgresClusterKind, collations, network_name, peers_network_name, secrets, workload};
 use crate::api::failure::Failure;
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::PostgresCluster;
@@ -9,11 +10,14 @@ use crate::kinds::containers::Needs;
 /// Reads the whole snapshot.
 pub async fn observe(controller: &PostgresClusterKind, object: &PostgresCluster) -> Result<Observed, Failure> {
     let owner = object.owner();
-    let needs = Needs { images: [object.spec.image.clone()].into(), networks: [network_name(object)].into() };
-    let (hosts, secrets) = tokio::join!(
+    let networks = [network_name(object), peers_network_name(object)].into();
+    let needs = Needs { images: [object.spec.image.clone()].into(), networks };
+    let (hosts, authority) = tokio::join!(
         controller.docker.observe(&owner, workload::hosts(object), &needs),
-        secrets::read(&controller.objects, object),
+        Authority::read(&controller.objects, object, controller.clock.now()),
     );
+    let authority = authority?;
+    let secrets = secrets::read(&controller.objects, object, &authority).await?;
     controller.links.keep(&controller.docker.hosts, &owner, &hosts);
     let links = controller.links.heard(&owner);
     // An image that nobody would make a container of is forgotten.
@@ -29,6 +33,7 @@ pub async fn observe(controller: &PostgresClusterKind, object: &PostgresCluster)
         work: controller.docker.work.heard(&owner),
         libraries: controller.libraries.heard(&owner),
         hosts,
-        secrets: secrets?,
+        secrets,
+        certificates: Some(authority.seen()),
     })
 }

@@ -8,7 +8,8 @@ use super::protocol::STEP_DOWN;
 use super::quorum::{commit_rule, confirm_rule, confirmations_needed};
 use super::view::{ClusterView, LastLeader, Member};
 use crate::api::postgres_cluster::{Decisions, MemberPlace, Stage};
-use crate::supervisor::wire::{Data, Follow, Init, Lead, Lineage, Order, Postgres, Report, Task};
+use crate::api::postgres_tls::ClientTls;
+use crate::supervisor::wire::{Access, Data, Follow, Init, Lead, Lineage, Order, Postgres, Report, Task};
 
 /// The part of the decisions that orders follow from, besides the spec and what is observed.
 pub fn basis(decisions: &Decisions) -> impl PartialEq + '_ {
@@ -32,7 +33,8 @@ pub fn orders(view: &ClusterView, decisions: &Decisions, credentials: &str) -> V
         }
         let Some(task) = task(view, decisions, member, report) else { continue };
         let Decisions { term, revision, .. } = *decisions;
-        let order = Order { term, revision, task, settings: view.object.spec.parameters.clone() };
+        let access = report.secures.then(|| access(view));
+        let order = Order { term, revision, task, settings: view.object.spec.parameters.clone(), access };
         // A new revision alone matters only in a leader's order.
         let same = |known: &Order| Order { revision: order.revision, ..known.clone() } == order;
         let told = match &order.task {
@@ -67,6 +69,16 @@ fn task(view: &ClusterView, decisions: &Decisions, member: &Member, report: &Rep
         }
         Stage::Establishing | Stage::Steady if leads => Some(Task::Lead(lead(view, decisions, name))),
         Stage::Establishing | Stage::Steady => follow(view, decisions, member, report).map(Task::Follow),
+    }
+}
+
+/// Who may connect over the network. A member that can replicate by TLS never does it with the password.
+fn access(view: &ClusterView) -> Access {
+    let plain = |member: &&Member| member.place.peer.is_none() && !member.secures();
+    Access {
+        secure: view.members.iter().filter_map(|member| member.place.peer).collect(),
+        plain: view.members.iter().filter(plain).filter_map(|member| member.place.address).collect(),
+        clients_use_tls: view.object.spec.tls.clients == ClientTls::Required,
     }
 }
 
@@ -121,9 +133,15 @@ fn follow(view: &ClusterView, decisions: &Decisions, member: &Member, report: &R
     if lineage.is_none() && !(decisions.stage == Stage::Establishing && promised) {
         return None;
     }
+    let secure = leader_member.place.peer.filter(|_| member.place.peer.is_some() && report.secures);
+    if secure.is_none() && report.secures && leader_member.secures() {
+        // It waits for the certificates of both.
+        return None;
+    }
     Some(Follow {
         leader: leader.member.clone(),
         address: leader_member.place.address?.to_string(),
+        secure,
         slot: slot(member.place),
         slots: slots(view, &member.place.name),
         timeline_terms,

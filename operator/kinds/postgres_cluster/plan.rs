@@ -8,7 +8,8 @@ use jiff::Timestamp;
 use super::decided::{Blocker, Decided, Told};
 use super::view::{ClusterView, Member};
 use super::{
-    Observed, Step, collations, container_name, invariants, orders, promotion, protocol, status, upgrade, workload,
+    Observed, Step, certificates, collations, container_name, invariants, orders, promotion, protocol, status, upgrade,
+    workload,
 };
 use crate::api::conditions;
 use crate::api::object::Object as _;
@@ -59,7 +60,8 @@ pub fn plan(
         steps.extend(orders::renewal(&view, &before));
     } else if blocker.is_none() || before.stage != Stage::New {
         let held = collations::held(&view, observed);
-        let (decided, maintenance) = decide(&view, observed, blocker.is_none(), held.is_some());
+        let waits = held.is_some() || !workload::has_peers_network(object, observed);
+        let (decided, maintenance) = decide(&view, observed, blocker.is_none(), waits);
         promotion::record(&mut status, &before, &decided, now);
         decisions = orders::revised(&before, decided.decisions);
         let broken = invariants::violations(&before, &decisions);
@@ -70,8 +72,10 @@ pub fn plan(
         steps.extend(orders::orders(&view, &decisions, &observed.secrets.hash));
         steps.extend(orders::renewal(&view, &decisions));
         steps.extend(workload::secrets(observed, &decisions));
+        let seen = observed.certificates.as_ref();
+        steps.extend(seen.and_then(|seen| certificates::due(&view, seen)).map(Step::Certificates));
         let restart_dead = restart_dead(&status, &decisions, now);
-        steps.extend(workload::steps(object, observed, &decisions, restart_dead, held.is_some()));
+        steps.extend(workload::steps(object, observed, &decisions, restart_dead, waits));
         let (ask, held) = held.map(|held| (held.ask, held.blocker)).unwrap_or_default();
         steps.extend(ask);
         blocker = blocker.or(decided.blocker).or(held);
@@ -80,6 +84,7 @@ pub fn plan(
     let calling = observed.calling && !paused && before.stage == Stage::Steady && decisions.stage == Stage::Steady;
     if !calling || status.conditions.is_empty() {
         status::render(&view, &mut status, &decisions, blocker, paused, &observed.work);
+        status::certificates(&view, &mut status, observed.certificates.as_ref());
     }
     upgrade::tell(object, observed, &before.members, &mut status, now);
     let requeue = requeue(&status, &before, &decisions, &steps).or_else(|| unknown(observed).map(|_| DEGRADED));
@@ -172,7 +177,9 @@ fn maintain(view: &ClusterView, observed: &Observed, held: bool) -> (Decided, Op
         let other = |order: &Order| order.settings != view.object.spec.parameters;
         report.settings_pending || report.order.as_ref().is_some_and(other)
     });
-    if asked.decisions != *view.before || !whole || settling || !view.before.absent.is_empty() {
+    // An update that leaves an instance without certificates stops at that one.
+    let certified = view.members.iter().all(|member| member.place.peer.is_some() || !member.secures());
+    if asked.decisions != *view.before || !(whole && certified) || settling || !view.before.absent.is_empty() {
         return (asked, None);
     }
     let (leaders, standbys): (Vec<_>, Vec<_>) =

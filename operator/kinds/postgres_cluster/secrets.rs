@@ -1,14 +1,18 @@
 //! The Secrets of a cluster: `NAME-app` for applications, `NAME-internal` for replication. Passwords are created once
 //! and never shown.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::authority::{self, Authority};
+use super::certificates::member_names;
+use super::owned_secret::write;
 use super::{PostgresClusterKind, SecretsSeen};
 use crate::api::failure::{Class, Failure};
 use crate::api::hash::short_hash_of_parts;
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::PostgresCluster;
-use crate::api::secret::{self, text};
+use crate::api::postgres_tls::ClientTls;
+use crate::api::secret::text;
 use crate::store::clock;
 use crate::store::objects::Objects;
 use crate::store::{Error, Key};
@@ -32,19 +36,21 @@ fn given(object: &PostgresCluster) -> Option<Key> {
 
 /// The keys of all Secrets that are read for a cluster.
 pub fn keys(object: &PostgresCluster) -> impl Iterator<Item = Key> {
-    [app(object), internal(object)].into_iter().chain(given(object))
+    [app(object), internal(object)].into_iter().chain(given(object)).chain(authority::keys(object))
 }
 
-/// The state of the Secrets, without their values.
-pub async fn read(objects: &Objects, object: &PostgresCluster) -> Result<SecretsSeen, Error> {
+/// The state of the Secrets, without their values. `authority`: the certificates.
+pub async fn read(objects: &Objects, object: &PostgresCluster, authority: &Authority) -> Result<SecretsSeen, Error> {
     let source_problem = source(objects, object).await?.err();
     let app: Option<Value> = objects.get(&app(object)).await?;
     let host = app.as_ref().and_then(|secret| text(secret, "host")).unwrap_or_default();
-    let credentials = credentials(objects, object).await?;
+    let credentials = credentials(objects, object, authority).await?;
     let hash = credentials.as_ref().map(|credentials| credentials.hash.clone()).unwrap_or_default();
-    // If the user changed the password in the named Secret, it must be copied into the application's Secret.
-    let told = app.as_ref().and_then(|secret| text(secret, "password"));
-    let complete = credentials.is_some_and(|credentials| Some(credentials.owner_password) == told);
+    // What follows from another Secret or from the spec must be copied into the application's Secret when it changes.
+    let complete = credentials.zip(app).is_some_and(|(credentials, app)| {
+        let fields = fields(object, &credentials.owner_password, &host, authority.server_cas());
+        fields.into_iter().all(|(key, value)| text(&app, key) == Some(value))
+    });
     Ok(SecretsSeen { source_problem, complete, hash, host })
 }
 
@@ -67,8 +73,12 @@ async fn source(objects: &Objects, object: &PostgresCluster) -> Result<Result<Op
     })
 }
 
-/// The passwords in use; `None` until they are created.
-pub async fn credentials(objects: &Objects, object: &PostgresCluster) -> Result<Option<Credentials>, Error> {
+/// The passwords in use, with the certificates; `None` until the passwords are created.
+pub async fn credentials(
+    objects: &Objects,
+    object: &PostgresCluster,
+    authority: &Authority,
+) -> Result<Option<Credentials>, Error> {
     let (app, internal): (Option<Value>, Option<Value>) =
         (objects.get(&app(object)).await?, objects.get(&internal(object)).await?);
     let given = source(objects, object).await?.ok().flatten();
@@ -79,8 +89,10 @@ pub async fn credentials(objects: &Objects, object: &PostgresCluster) -> Result<
     else {
         return Ok(None);
     };
-    let hash = short_hash_of_parts([&replication_password, &owner_password], 16);
-    Ok(Some(Credentials { hash, replication_password, owner_password, tls: None }))
+    let tls = authority.tls();
+    let parts = [&replication_password, &owner_password].into_iter().chain(tls.iter().map(|tls| &tls.hash));
+    let hash = short_hash_of_parts(parts, 16);
+    Ok(Some(Credentials { hash, replication_password, owner_password, tls }))
 }
 
 /// Writes both Secrets: existing passwords stay, connection data is updated.
@@ -90,38 +102,46 @@ pub async fn ensure(controller: &PostgresClusterKind, object: &PostgresCluster, 
     let given = source(objects, object).await?.map_err(|problem| Failure::new(Class::Terminal, problem))?;
     let old: Option<Value> = objects.get(&app(object)).await?;
     let password = given.or_else(|| text(old.as_ref()?, "password")).unwrap_or_else(generate);
-    let initdb = &object.spec.bootstrap.initdb;
-    let hosts: Vec<_> = host.split(',').map(|host| format!("{host}:{PORT}")).collect();
-    let uri = format!(
-        "postgresql://{}:{}@{}/{}?target_session_attrs=read-write",
-        percent(&initdb.owner),
-        percent(&password),
-        hosts.join(","),
-        percent(&initdb.database),
-    );
-    let port = PORT.to_string();
-    let fields = [
-        ("username", initdb.owner.as_str()),
-        ("password", &password),
-        ("dbname", &initdb.database),
-        ("host", host),
-        ("port", &port),
-        ("uri", &uri),
-    ];
-    write(objects, object, &app(object), &fields).await?;
+    let ca = Authority::read(objects, object, controller.clock.now()).await?.server_cas();
+    let fields = fields(object, &password, host, ca);
+    let fields: Vec<(&str, &str)> = fields.iter().map(|(key, value)| (*key, value.as_str())).collect();
+    write(objects, object, &app(object), "Opaque", None, &fields).await?;
     if objects.get::<Value>(&internal(object)).await?.is_none() {
-        write(objects, object, &internal(object), &[(REPLICATION_PASSWORD, &generate())]).await?;
+        write(objects, object, &internal(object), "Opaque", None, &[(REPLICATION_PASSWORD, &generate())]).await?;
     }
     Ok(())
 }
 
-async fn write(objects: &Objects, object: &PostgresCluster, key: &Key, fields: &[(&str, &str)]) -> Result<(), Error> {
-    let mut secret = secret::owned(object, &key.name, fields);
-    secret["metadata"]["ownerReferences"][0]["blockOwnerDeletion"] = json!(true);
-    match objects.create(key, secret.clone()).await {
-        Err(Error::AlreadyExists { .. }) => objects.update(key, secret).await.map(drop),
-        outcome => outcome.map(drop),
-    }
+/// The application's Secret. `ca`: the CA certificates that verify the instances.
+fn fields(object: &PostgresCluster, password: &str, host: &str, ca: Option<String>) -> Vec<(&'static str, String)> {
+    let initdb = &object.spec.bootstrap.initdb;
+    let uri = |hosts: Vec<&str>, more: &str| {
+        let hosts: Vec<_> = hosts.into_iter().map(|host| format!("{host}:{PORT}")).collect();
+        let (owner, password, database) = (percent(&initdb.owner), percent(password), percent(&initdb.database));
+        format!("postgresql://{owner}:{password}@{}/{database}?target_session_attrs=read-write{more}", hosts.join(","))
+    };
+    let (addresses, names): (Vec<&str>, Vec<String>) = (host.split(',').collect(), member_names(object));
+    // Every server certificate has the names of the instances; a user's need not have their addresses, and libpq before 15
+    // does not look for an address. So libpq verifies the names, and connects to the addresses.
+    let verified = match names.len() == addresses.len() {
+        true => uri(names.iter().map(String::as_str).collect(), &format!("&hostaddr={host}&sslmode=verify-full")),
+        false => uri(addresses.clone(), "&sslmode=verify-full"),
+    };
+    let uri = match object.spec.tls.clients {
+        ClientTls::Optional => uri(addresses, ""),
+        ClientTls::Required => uri(addresses, "&sslmode=verify-full"),
+    };
+    let mut fields = vec![
+        ("username", initdb.owner.clone()),
+        ("password", password.to_owned()),
+        ("dbname", initdb.database.clone()),
+        ("host", host.to_owned()),
+        ("port", PORT.to_string()),
+        ("uri", uri),
+        ("uri-verify-full", verified),
+    ];
+    fields.extend(ca.map(|ca| ("ca.crt", ca)));
+    fields
 }
 
 /// Percent-encodes every character that has a meaning in a connection URI.
@@ -133,6 +153,35 @@ fn percent(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::postgres_cluster::PostgresClusterStatus;
+    use expect_test::expect;
+
+    /// Regression 145: an application had no way to verify the server: there was no CA certificate in its Secret, and no URI
+    /// with which libpq verifies.
+    #[test]
+    fn the_applications_secret_has_what_verifies_the_server() {
+        let shown = |tls: &str| {
+            let spec = format!("image: postgres:15\ntls: {tls}\n");
+            let mut object = PostgresCluster::new("db", serde_saphyr::from_str(&spec).expect("a spec"));
+            let mut decisions = super::super::protocol::begin(jiff::Timestamp::UNIX_EPOCH);
+            let place = serde_json::json!([{"name": "db-1", "ordinal": 1, "host": "local"}, {"name": "db-2", "ordinal": 2, "host": "local"}]);
+            decisions.members = serde_json::from_value(place).expect("members");
+            object.status = Some(PostgresClusterStatus { decisions: Some(decisions), ..Default::default() });
+            let fields = fields(&object, "p", "10.0.0.1,10.0.0.2", Some("CA".into()));
+            let chosen = fields.iter().filter(|(key, _)| key.starts_with("uri") || *key == "ca.crt");
+            chosen.map(|(key, text)| format!("{key}: {text}\n")).collect::<String>()
+        };
+        expect![[r#"
+            uri: postgresql://app:p@10.0.0.1:5432,10.0.0.2:5432/app?target_session_attrs=read-write
+            uri-verify-full: postgresql://app:p@db-1:5432,db-2:5432/app?target_session_attrs=read-write&hostaddr=10.0.0.1,10.0.0.2&sslmode=verify-full
+            ca.crt: CA
+        "#]].assert_eq(&shown("{}"));
+        expect![[r#"
+            uri: postgresql://app:p@10.0.0.1:5432,10.0.0.2:5432/app?target_session_attrs=read-write&sslmode=verify-full
+            uri-verify-full: postgresql://app:p@db-1:5432,db-2:5432/app?target_session_attrs=read-write&hostaddr=10.0.0.1,10.0.0.2&sslmode=verify-full
+            ca.crt: CA
+        "#]].assert_eq(&shown("{clients: required}"));
+    }
 
     #[test]
     fn what_a_uri_could_take_for_itself_is_encoded() {

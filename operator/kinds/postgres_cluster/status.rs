@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use super::certificates::{self, CertificatesSeen};
 use super::collations::WOULD_CHANGE;
 use super::decided::Blocker;
 use super::quorum::promises_needed;
@@ -87,6 +88,21 @@ pub fn render(
         set(&mut status.conditions, kind, condition, status.observed_generation, view.now);
     }
     notices(view, status);
+}
+
+/// The condition of certificates with a problem.
+const CERTIFICATES: &str = "CertificateProblem";
+
+/// What is known of the certificates, and a condition for as long as there is a problem.
+pub fn certificates(view: &ClusterView, status: &mut PostgresClusterStatus, seen: Option<&CertificatesSeen>) {
+    let Some(seen) = seen else { return };
+    status.certificates = certificates::status(view.object, seen).or(status.certificates.take());
+    match certificates::problem(view, seen) {
+        Some((reason, message)) => {
+            set(&mut status.conditions, CERTIFICATES, yes(reason, message), status.observed_generation, view.now);
+        }
+        None => status.conditions.retain(|condition| condition.type_ != CERTIFICATES),
+    }
 }
 
 /// One condition for each type of notice, for as long as an instance has it.
@@ -273,7 +289,9 @@ fn message(member: &Member, report: Option<&Report>) -> Option<String> {
     };
     let failed = report.job.as_ref().and_then(|job| job.error.clone());
     let refused = report.setting_errors.first().map(|error| format!("setting refused: {error}"));
-    failed.or_else(|| report.problem.clone()).or(refused)
+    let waits = (report.secures && member.place.peer.is_none())
+        .then(|| "it has no certificates yet, or is not on the network of the members: it does not replicate".into());
+    failed.or_else(|| report.problem.clone()).or(refused).or(waits)
 }
 
 /// Whether the leader reports that this instance streams, and how many bytes it is behind.

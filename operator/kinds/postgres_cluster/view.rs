@@ -49,6 +49,11 @@ impl<'a> Member<'a> {
         (running || !self.container_known).then_some(&link.report)
     }
 
+    /// Whether its supervisor can replicate by TLS, as it last said.
+    pub(super) fn secures(&self) -> bool {
+        self.link.is_some_and(|link| link.report.secures)
+    }
+
     pub(super) fn voter(&self) -> Option<Voter> {
         let incarnation = self.live()?.incarnation.clone()?;
         Some(Voter { member: self.place.name.clone(), incarnation })

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use super::view::Lost;
-use super::{Observed, RESOURCE, Step, container_name, definition, network_name, upgrade};
+use super::view::{Lost, SUSPECT_MS};
+use super::{Observed, RESOURCE, Step, container_name, definition, network_name, peers_network_name, upgrade};
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::{Decisions, MemberPlace, PostgresCluster, ReclaimPolicy, Stage};
-use crate::engine::{Attachment, ContainerSpec, NetworkSpec};
+use crate::engine::{Attachment, Chosen, ContainerSpec, ContainerState, NetworkSpec};
 use crate::kinds::containers::converge::{self, Common, Volumes};
-use crate::kinds::containers::{Deed, HOME, Member, converge as containers, networks};
+use crate::kinds::containers::{Deed, DockerStep, HOME, Member, converge as containers, networks};
 
 /// Distance to the next address of a member, if the first is taken, and the number of addresses to try.
 const NEXT_ADDRESS: u32 = 32;
@@ -26,22 +26,32 @@ pub fn hosts(object: &PostgresCluster) -> BTreeSet<String> {
 
 /// The cluster's network.
 pub fn network(object: &PostgresCluster) -> NetworkSpec {
-    NetworkSpec { name: network_name(object), labels: object.owner().labels() }
+    NetworkSpec { name: network_name(object), labels: object.owner().labels(), internal: false }
 }
 
-/// The subnet of the cluster's network, if the network exists.
-fn subnet(object: &PostgresCluster, observed: &Observed) -> Option<(Ipv4Addr, u8)> {
+/// The network of its members: no other container is on it, and it has no way out.
+fn peers_network(object: &PostgresCluster) -> NetworkSpec {
+    NetworkSpec { name: peers_network_name(object), labels: object.owner().labels(), internal: true }
+}
+
+/// The subnet of a network, if the network is known to exist.
+fn subnet(observed: &Observed, network: &str) -> Option<(Ipv4Addr, u8)> {
     let networks = observed.hosts.get(HOME)?.networks.known()?;
-    networks.get(&network_name(object)).map(|network| network.subnet)
+    networks.get(network).map(|network| network.subnet)
+}
+
+/// Whether the network of the members exists, as far as known. Without it no container is made or replaced.
+pub fn has_peers_network(object: &PostgresCluster, observed: &Observed) -> bool {
+    subnet(observed, &peers_network_name(object)).is_some()
 }
 
 /// The members: enough for the spec, and, before the first decision, also every one whose volume exists.
 pub fn places(object: &PostgresCluster, observed: &Observed, decisions: &Decisions) -> Vec<MemberPlace> {
-    let subnet = subnet(object, observed);
+    let network = network_name(object);
+    let subnet = subnet(observed, &network);
     // The network is unknown now: every member keeps its address.
     let silent = observed.hosts.get(HOME).is_none_or(|host| host.networks.known().is_none());
-    let before: BTreeMap<u32, Option<Ipv4Addr>> =
-        decisions.members.iter().map(|place| (place.ordinal, place.address)).collect();
+    let before: BTreeMap<u32, &MemberPlace> = decisions.members.iter().map(|place| (place.ordinal, place)).collect();
     let mut ordinals: BTreeSet<u32> = decisions.members.iter().map(|place| place.ordinal).collect();
     if decisions.stage == Stage::New {
         let known = observed.hosts.values().filter_map(|host| host.volumes.known()).flatten();
@@ -54,20 +64,49 @@ pub fn places(object: &PostgresCluster, observed: &Observed, decisions: &Decisio
     }
     ordinals
         .into_iter()
-        .map(|ordinal| MemberPlace {
-            name: format!("{}-{ordinal}", object.name()),
-            ordinal,
-            host: HOME.into(),
-            address: match subnet {
-                Some(subnet) => {
-                    let (before, container) =
-                        (before.get(&ordinal).copied().flatten(), member_container(object, ordinal));
-                    Some(address(subnet, ordinal, before, |address| taken(observed, object, &container, address)))
-                }
-                None => before.get(&ordinal).copied().flatten().filter(|_| silent),
-            },
+        .map(|ordinal| {
+            let before = before.get(&ordinal).copied();
+            let had = before.and_then(|place| place.address);
+            let place = MemberPlace {
+                name: format!("{}-{ordinal}", object.name()),
+                ordinal,
+                host: HOME.into(),
+                address: match subnet {
+                    Some(subnet) => {
+                        let taken = |address| taken(observed, object, ordinal, &network, address);
+                        Some(address(subnet, ordinal, had, taken))
+                    }
+                    None => had.filter(|_| silent),
+                },
+                peer: before.and_then(|place| place.peer),
+            };
+            MemberPlace { peer: peer(object, observed, &place), ..place }
         })
         .collect()
+}
+
+/// The address by which a member replicates: once it is connected there and has certificates. It is not given up again,
+/// because then the member would replicate with the password.
+fn peer(object: &PostgresCluster, observed: &Observed, place: &MemberPlace) -> Option<Ipv4Addr> {
+    let wanted = peer_wanted(object, observed, place);
+    let container = observed.hosts.get(&place.host)?.container(&container_name(object, &place.name));
+    let connected = container.is_some_and(|container| {
+        container.state == ContainerState::Running && container.address(&peers_network_name(object)) == wanted
+    });
+    let link = observed.links.get(&place.name).filter(|link| link.connected && link.silent_ms < SUSPECT_MS);
+    let certified = link.is_some_and(|link| link.report.secures && link.report.tls.is_some());
+    if place.peer.is_some() || connected && certified { wanted.or(place.peer) } else { None }
+}
+
+/// The address that a member is to have on the network of the members, if that network is known to exist. Until it is
+/// recorded, the one that its container has counts as the one before.
+fn peer_wanted(object: &PostgresCluster, observed: &Observed, place: &MemberPlace) -> Option<Ipv4Addr> {
+    let network = peers_network_name(object);
+    let subnet = subnet(observed, &network)?;
+    let container = observed.hosts.get(&place.host)?.container(&container_name(object, &place.name));
+    let has = container.and_then(|container| container.networks.get(&network)?.address);
+    let had = place.peer.or(has.filter(|has| own_addresses(subnet, place.ordinal).any(|own| own == *has)));
+    Some(address(subnet, place.ordinal, had, |address| taken(observed, object, place.ordinal, &network, address)))
 }
 
 fn ordinal_of(object: &PostgresCluster, volume: &str) -> Option<u32> {
@@ -86,26 +125,36 @@ fn address(
     before: Option<Ipv4Addr>,
     taken: impl Fn(Ipv4Addr) -> bool,
 ) -> Ipv4Addr {
-    let base = u32::from(base);
-    let own = |try_: u32| Ipv4Addr::from(base.saturating_add(FIRST_ADDRESS + ordinal + try_ * NEXT_ADDRESS));
-    let inside = |address: &Ipv4Addr| (u32::from(*address) ^ base).checked_shr(32 - u32::from(prefix)) == Some(0);
-    let mut candidates = before.into_iter().chain((0..ADDRESSES).map(own)).filter(inside);
-    candidates.find(|address| !taken(*address)).unwrap_or_else(|| own(0))
+    let own = || own_addresses((base, prefix), ordinal);
+    let inside =
+        |address: &Ipv4Addr| (u32::from(*address) ^ u32::from(base)).checked_shr(32 - u32::from(prefix)) == Some(0);
+    let mut candidates = before.into_iter().chain(own()).filter(inside);
+    candidates.find(|address| !taken(*address)).or(own().next()).unwrap_or(base)
+}
+
+/// The addresses to try for a member, best first.
+fn own_addresses((base, _): (Ipv4Addr, u8), ordinal: u32) -> impl Iterator<Item = Ipv4Addr> {
+    let first = u32::from(base).saturating_add(FIRST_ADDRESS + ordinal);
+    (0..ADDRESSES).map(move |number| Ipv4Addr::from(first.saturating_add(number * NEXT_ADDRESS)))
 }
 
 /// Whether Docker refused to connect the container with this address.
-fn taken(observed: &Observed, object: &PostgresCluster, container: &str, address: Ipv4Addr) -> bool {
-    let to = Attachment { network: network_name(object), aliases: Vec::new(), address: Some(address) };
-    networks::refused(&observed.work, HOME, container, &to).is_some()
+fn taken(observed: &Observed, object: &PostgresCluster, ordinal: u32, network: &str, address: Ipv4Addr) -> bool {
+    let to = Attachment { network: network.to_owned(), aliases: Vec::new(), address: Some(address) };
+    networks::refused(&observed.work, HOME, &member_container(object, ordinal), &to).is_some()
 }
 
-/// The network that the running container of a member has lost.
+/// The network that the running container of a member has lost. One that Docker refuses to connect it to comes first.
+/// The network of the members counts once the member replicates by it.
 pub fn lost(object: &PostgresCluster, observed: &Observed, place: &MemberPlace) -> Option<Lost> {
     let (seen, member) = (observed.hosts.get(&place.host)?, member(object, observed, place));
     let container = seen.container(&member.container).filter(|container| converge::runs(container))?;
-    let wrong = converge::wrong(seen, &member, container).into_iter().find(|one| one.away)?;
-    let refused = networks::refused(&observed.work, &place.host, &member.container, &wrong.to).is_some();
-    Some(Lost { why: wrong.why, refused })
+    let peers = peers_network_name(object);
+    let matters = |to: &Attachment| to.network != peers || place.peer.is_some();
+    let wrong = converge::wrong(seen, &member, container).into_iter().filter(|one| one.away && matters(&one.to));
+    let refused = |to: &Attachment| networks::refused(&observed.work, &place.host, &member.container, to).is_some();
+    let lost = wrong.map(|one| Lost { refused: refused(&one.to), why: one.why });
+    lost.min_by_key(|lost| !lost.refused)
 }
 
 /// Members to remove because the spec asks for fewer: the highest ordinals, never the leader.
@@ -140,7 +189,14 @@ pub fn members(object: &PostgresCluster, observed: &Observed, decisions: &Decisi
 pub fn member(object: &PostgresCluster, observed: &Observed, place: &MemberPlace) -> Member {
     let binary = upgrade::program(object, observed, place);
     let daemon = observed.hosts.get(&place.host).and_then(|host| host.daemon.as_ref());
-    let chosen = daemon.map(|daemon| definition::chosen(object, daemon));
+    let chosen = daemon.map(|daemon| definition::chosen(object, daemon)).unwrap_or_default();
+    let peers = peer_wanted(object, observed, place).map(|address| Attachment {
+        network: peers_network_name(object),
+        aliases: Vec::new(),
+        address: Some(address),
+    });
+    // Not part of the hash: a container of the release before is connected while it runs.
+    let chosen = Chosen { networks: peers.into_iter().collect(), ..chosen };
     Member {
         name: place.name.clone(),
         host: place.host.clone(),
@@ -150,7 +206,7 @@ pub fn member(object: &PostgresCluster, observed: &Observed, place: &MemberPlace
         spec: binary
             .filter(|_| place.address.is_some())
             .map(|binary| definition::container_spec(object, place, binary))
-            .map(|spec| ContainerSpec { chosen: chosen.unwrap_or_default(), ..spec }),
+            .map(|spec| ContainerSpec { chosen, ..spec }),
     }
 }
 
@@ -184,15 +240,23 @@ pub fn steps(
         // One at a time and standbys first; `maintain` chooses.
         Deed::Replace | Deed::ReplaceStopped => false,
     }));
+    // The last step: where Docker has no subnet left for it, everything else goes on.
+    let networks = observed.hosts.get(HOME).and_then(|host| host.networks.known());
+    let peers = networks.map(|there| converge::ensure_network(common.work, HOME, &peers_network(object), there));
+    steps.extend(peers.into_iter().flatten());
     steps.into_iter().map(Step::Docker).collect()
 }
 
-/// Removes everything: containers, then the data if the object says so, then the network. The steps, and whether
+/// Removes everything: containers, then the data if the object says so, then the networks. The steps, and whether
 /// nothing is left once they are done; `None` while it is unknown what exists.
 pub fn teardown(object: &PostgresCluster, observed: &Observed) -> Option<(Vec<Step>, bool)> {
     let network = network(object);
     let why = format!("{RESOURCE} {} is deleted", object.name());
-    let (steps, finished) = converge::teardown(&common(object, observed, &network), &why)?;
+    let (mut steps, finished) = converge::teardown(&common(object, observed, &network), &why)?;
+    if finished && has_peers_network(object, observed) {
+        let (host, network) = (HOME.to_owned(), peers_network_name(object));
+        steps.push(DockerStep::RemoveNetwork { host, network, shared: false });
+    }
     Some((steps.into_iter().map(Step::Docker).collect(), finished))
 }
 

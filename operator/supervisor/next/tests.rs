@@ -2,13 +2,13 @@
 
 use super::*;
 use crate::api::lsn::{Fork, Lsn};
-use crate::supervisor::state::{Server, Upstream};
+use crate::supervisor::state::{Server, Source, Upstream};
 use crate::supervisor::wire::{Follow, JobKind, Lineage, Replica};
 
 const TERM: u64 = 5;
 
 fn order(task: Task) -> Durable {
-    let order = Order { term: TERM, revision: 3, task, settings: Settings::new() };
+    let order = Order { term: TERM, revision: 3, task, settings: Settings::new(), access: None };
     Durable { incarnation: Some("me".into()), promised: TERM, order: Some(order), ..Durable::default() }
 }
 
@@ -31,6 +31,7 @@ fn follower() -> Follow {
     Follow {
         leader: "db-1".into(),
         address: "172.30.0.2".into(),
+        secure: None,
         slot: "evenkeel_1".into(),
         slots: Vec::new(),
         timeline_terms: Default::default(),
@@ -40,7 +41,7 @@ fn follower() -> Follow {
 }
 
 fn follow_config() -> Config {
-    let upstream = Upstream { address: "172.30.0.2".into(), slot: "evenkeel_1".into() };
+    let upstream = Upstream { source: Source::Plain("172.30.0.2".into()), slot: "evenkeel_1".into() };
     Config { gate: Gate::Open, upstream: Some(upstream), commit: Rule::never(), ..Config::default() }
 }
 
@@ -232,7 +233,13 @@ fn a_standby_promoted_by_hand_promises_and_acknowledges_nothing() {
 #[test]
 fn an_older_revision_of_the_same_term_is_refused() {
     let durable = order(Task::Lead(leader(false)));
-    let of = |revision| Order { term: TERM, revision, task: Task::Lead(leader(true)), settings: Settings::new() };
+    let of = |revision| Order {
+        term: TERM,
+        revision,
+        task: Task::Lead(leader(true)),
+        settings: Settings::new(),
+        access: None,
+    };
     assert!(matches!(accept(&durable, &of(2), None), Err(Refused::Backwards { .. })));
     assert!(accept(&durable, &of(3), None).is_ok());
 }
@@ -283,7 +290,7 @@ fn an_old_primary_writes_down_where_it_ended_before_it_follows() {
         // From an earlier time as primary.
         seen.durable.former_wal_end = Some(Fork { timeline: 1, ended_at: Lsn(7) });
         assert_eq!(next(&seen).0, Act::RecordWalEnd(Fork { timeline: 2, ended_at: Lsn(end) }));
-        let of = |task| Order { term: TERM + 1, revision: 0, task, settings: Settings::new() };
+        let of = |task| Order { term: TERM + 1, revision: 0, task, settings: Settings::new(), access: None };
         let left = |task| accept(&seen.durable, &of(task), None).map(|durable| durable.former_wal_end.is_some());
         assert_eq!((left(Task::Prepare), left(Task::Lead(leader(false)))), (Ok(true), Ok(false)));
     }
@@ -347,12 +354,12 @@ fn an_emptied_volume_ends_the_server_and_keeps_the_promise_but_not_the_identity(
     check(&emptied(open_primary(true)), "StopImmediate");
     let mut seen = emptied(stopped(Data::None, Task::Follow(follower())));
     let remembered = Durable { incarnation: None, ..seen.durable.clone() };
-    assert_eq!(next(&seen).0, Act::Restore(remembered.clone()));
+    assert_eq!(next(&seen).0, Act::Restore(Box::new(remembered.clone())));
     (seen.durable, seen.own_gone) = (remembered, false);
     check(&seen, "Clone");
     // Only the supervisor's folder is gone: the directory keeps its incarnation.
     let seen = Seen { own_gone: true, ..open_primary(true) };
-    assert_eq!(next(&seen).0, Act::Restore(seen.durable.clone()));
+    assert_eq!(next(&seen).0, Act::Restore(Box::new(seen.durable.clone())));
 }
 
 #[test]
@@ -376,7 +383,9 @@ fn a_replay_that_somebody_paused_goes_on_where_a_promise_waits_for_it_and_stays_
 #[test]
 fn an_order_below_the_promise_or_backwards_is_refused() {
     let durable = order(Task::Lead(leader(false)));
-    let of = |term, task| accept(&durable, &Order { term, revision: 3, task, settings: Settings::new() }, None);
+    let of = |term, task| {
+        accept(&durable, &Order { term, revision: 3, task, settings: Settings::new(), access: None }, None)
+    };
     assert!(matches!(of(TERM - 1, Task::Prepare), Err(Refused::OldTerm { .. })));
     assert!(matches!(of(TERM, Task::Prepare), Err(Refused::Backwards { .. })));
     assert!(matches!(of(TERM, Task::Follow(follower())), Err(Refused::Backwards { .. })));
@@ -388,7 +397,8 @@ fn an_order_below_the_promise_or_backwards_is_refused() {
 /// leader's. Now a grant records its own term for the timeline that it begins.
 #[test]
 fn a_timeline_that_was_foreseen_and_never_began_belongs_to_the_grant_that_begins_it() {
-    let lead = |term| Order { term, revision: 1, task: Task::Lead(leader(false)), settings: Settings::new() };
+    let lead =
+        |term| Order { term, revision: 1, task: Task::Lead(leader(false)), settings: Settings::new(), access: None };
     let first = accept(&Durable::default(), &lead(2), Some(1)).expect("a newer term is accepted");
     assert_eq!(first.timeline_terms, [(2, 2)].into());
     let second = accept(&first, &lead(3), Some(1)).expect("a newer term is accepted");

@@ -9,17 +9,21 @@ use crate::kinds::containers::{HOME, Work};
 use crate::kinds::postgres_cluster::world::World;
 use crate::runtime::companions::{Heard, Standing};
 
+/// The network of clients, and that of the members.
+const CLIENTS: &str = "default.db";
+const PEERS: &str = "default.db_peers";
+
 /// Docker refused to connect the member's container with its address.
-fn refuses_to_connect(world: &mut World, member: &str) {
+fn refuses_to_connect(world: &mut World, member: &str, network: &str) {
     let decisions = world.status().decisions.unwrap_or_default();
     let place = decisions.members.iter().find(|place| place.name == member).unwrap_or_else(|| panic!("no {member}"));
     // The next addresses are taken too.
-    let own = place.address.map_or(0, u32::from);
+    let own = if network == PEERS { place.peer } else { place.address }.map_or(0, u32::from);
     for address in (0..3).map(|number| Ipv4Addr::from(own + number * 32)) {
         let work = Work::Connect {
             host: HOME.into(),
             container: format!("default.{member}"),
-            network: "default.db".into(),
+            network: network.into(),
             address: Some(address),
         };
         let state = Standing::Failed { why: "Address already in use".into(), failures: 1, retry: false };
@@ -40,18 +44,25 @@ fn told(world: &World, kind: &str) -> String {
 /// and a primary cost 38 s and was never whole again. It is connected again while it runs, without a failover.
 #[test]
 fn an_instance_that_was_taken_off_its_network_is_connected_again_without_a_failover() {
-    for (spec, member) in [(THREE, "db-1"), (THREE, "db-2"), ("{image: 'postgres:15', instances: 2}", "db-2")] {
+    const TWO: &str = "{image: 'postgres:15', instances: 2}";
+    for (spec, member, network) in [
+        (THREE, "db-1", CLIENTS),
+        (THREE, "db-1", PEERS),
+        (THREE, "db-2", CLIENTS),
+        (THREE, "db-2", PEERS),
+        (TWO, "db-2", PEERS),
+    ] {
         let mut world = settled(spec);
-        world.disconnect(member);
+        world.disconnect(member, network);
         let steps = world.turn(0);
         let step = format!(
-            "connect container default.{member} to network default.db: it is not connected to network default.db"
+            "connect container default.{member} to network {network}: it is not connected to network {network}"
         );
         assert!(steps.contains(&step), "{steps:?}");
         let degraded = told(&world, "Degraded");
         assert_eq!(
             degraded,
-            format!("NetworkLost: {member}: it is not connected to network default.db; Evenkeel connects it again")
+            format!("NetworkLost: {member}: it is not connected to network {network}; Evenkeel connects it again")
         );
         heals(&mut world);
         assert_eq!((world.status().term, world.primary()), (1, "db-1".into()));
@@ -63,8 +74,8 @@ fn an_instance_that_was_taken_off_its_network_is_connected_again_without_a_failo
 #[test]
 fn a_standby_that_is_off_its_network_is_not_promoted_instead_of_a_primary_that_serves() {
     let mut world = settled("{image: 'postgres:15', instances: 2, durability: {mode: required}}");
-    world.disconnect("db-2");
-    refuses_to_connect(&mut world, "db-2");
+    world.disconnect("db-2", PEERS);
+    refuses_to_connect(&mut world, "db-2", PEERS);
     for _ in 0..500 {
         world.write();
         world.turn(0);
@@ -117,25 +128,27 @@ fn two_standbys_without_a_stream_take_over() {
 /// until the standbys had missed it for 30 s. If Docker refuses to connect it, that is evidence for an election.
 #[test]
 fn a_primary_that_docker_does_not_connect_again_is_replaced_at_once() {
-    let mut world = settled(THREE);
-    world.disconnect("db-1");
-    refuses_to_connect(&mut world, "db-1");
-    for _ in 0..30 {
-        world.write();
-        world.turn(0);
+    for network in [CLIENTS, PEERS] {
+        let mut world = settled(THREE);
+        world.disconnect("db-1", network);
+        refuses_to_connect(&mut world, "db-1", network);
+        for _ in 0..30 {
+            world.write();
+            world.turn(0);
+        }
+        assert_eq!((world.status().term, world.status().phase == "Degraded"), (2, true), "{}", world.summary());
+        let cause = world.status().last_failover.map(|failover| failover.cause).unwrap_or_default();
+        assert_eq!(cause, format!("db-1: it is not connected to network {network}, and Docker refuses to connect it"));
+        world.work.clear();
+        heals(&mut world);
     }
-    assert_eq!((world.status().term, world.status().phase == "Degraded"), (2, true), "{}", world.summary());
-    let cause = world.status().last_failover.map(|failover| failover.cause).unwrap_or_default();
-    assert_eq!(cause, "db-1: it is not connected to network default.db, and Docker refuses to connect it");
-    world.work.clear();
-    heals(&mut world);
 }
 
 #[test]
 fn a_paused_cluster_tells_about_a_lost_network_and_connects_nothing() {
     let mut world = settled(THREE);
     world.object.metadata.annotations = Some([("evenkeel.dev/reconcile".to_owned(), "paused".to_owned())].into());
-    world.disconnect("db-2");
+    world.disconnect("db-2", CLIENTS);
     assert_eq!(world.turn(0), Vec::<String>::new());
     let instance = world.status().instances.into_iter().find(|instance| instance.name == "db-2");
     assert_eq!(

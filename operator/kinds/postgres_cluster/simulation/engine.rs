@@ -183,10 +183,10 @@ impl Engine for SimEngine {
 
     async fn ensure_network(&self, spec: &NetworkSpec) -> Result<NetworkSeen, Error> {
         self.change(format!("ensure network {}", spec.name), |state, doing| {
-            let (host, spec) = (HOST.to_owned(), spec.clone());
+            let (host, name, spec) = (HOST.to_owned(), spec.name.clone(), spec.clone());
             state.world.perform_by_docker(&DockerStep::EnsureNetwork { host, spec });
             let networks = state.world.seen_by_docker().networks;
-            networks.known().and_then(|all| all.values().next().cloned()).ok_or_else(|| missing(doing, "network"))
+            networks.known().and_then(|all| all.get(&name).cloned()).ok_or_else(|| missing(doing, "network"))
         })
         .await
     }

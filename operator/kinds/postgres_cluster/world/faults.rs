@@ -1,7 +1,9 @@
 //! The faults of the world, one method each.
 
-use super::{Box, Disk, World};
-use crate::engine::ContainerState;
+use std::sync::Arc;
+
+use super::{Box, Disk, World, network_name, peers_network_name};
+use crate::engine::{Attachment, ContainerState};
 use crate::supervisor::state::Gate;
 use crate::supervisor::wire::{Data, Postgres, Proof};
 
@@ -115,17 +117,39 @@ impl World {
         self.part_from_all(member);
     }
 
-    /// Somebody takes the container of a member off its network.
-    pub fn disconnect(&mut self, member: &str) {
-        self.away.insert(self.container(member));
-        self.part_from_all(member);
+    /// Somebody takes the container of a member off this network. Its streams end if it replicates by it.
+    pub fn disconnect(&mut self, member: &str, network: &str) {
+        self.away.insert((self.container(member), network.to_owned()));
+        if network == self.replicates_by(member) {
+            self.part_from_all(member);
+        }
     }
 
-    /// The container is connected to its network again.
-    pub fn reconnect(&mut self, container: &str) {
-        if self.away.remove(container) {
+    /// Members as the release before left them: without a network of their own.
+    pub fn without_peers(&mut self) {
+        self.networks.remove(&peers_network_name(&self.object));
+        for one in self.boxes.values_mut() {
+            Arc::make_mut(&mut one.spec).chosen.networks.clear();
+        }
+    }
+
+    /// The container is connected to this network, again or for the first time.
+    pub fn reconnect(&mut self, container: &str, to: &Attachment) {
+        if let Some(one) = self.boxes.get_mut(container)
+            && !one.spec.attachments().contains(to)
+        {
+            Arc::make_mut(&mut one.spec).chosen.networks = vec![to.clone()];
+        }
+        if self.away.remove(&(container.to_owned(), to.network.clone())) {
             self.parted.retain(|(from, to)| from != container && to != container);
         }
+    }
+
+    /// The network by which a member replicates, as recorded.
+    fn replicates_by(&self, member: &str) -> String {
+        let places = self.status().decisions.unwrap_or_default().members;
+        let secure = places.iter().any(|place| place.name == member && place.peer.is_some());
+        if secure { peers_network_name(&self.object) } else { network_name(&self.object) }
     }
 
     fn part_from_all(&mut self, member: &str) {

@@ -237,6 +237,7 @@ pub fn seen(one: &Box, disk: &Disk, replicas: Vec<Replica>, clock_ms: u64) -> Se
         job: process.job.clone(),
         job_due: true,
         credentials: process.credentials.then(|| "h".into()),
+        tls: process.credentials.then(|| "t".into()),
         operator_ms: process.operator.map(ms),
         confirmed_ms: process.confirmed.map(ms),
         renewed_ms: process.renewed.map(ms),

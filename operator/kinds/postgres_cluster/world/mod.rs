@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::collations::LibrariesSeen;
 use super::plan::{plan, violation};
-use super::{LinkSeen, Observed, SecretsSeen, Step, container_name, network_name};
+use super::{LinkSeen, Observed, SecretsSeen, Step, container_name, network_name, peers_network_name};
 use crate::api::labels;
 use crate::api::libraries::Libraries;
 use crate::api::object::Object as _;
@@ -96,7 +96,7 @@ pub struct World {
     pub ms: i64,
     pub boxes: BTreeMap<String, Box>,
     pub disks: BTreeMap<String, Disk>,
-    network: bool,
+    networks: BTreeSet<String>,
     image: bool,
     binary: bool,
     /// The volume with the operator's binary.
@@ -110,8 +110,10 @@ pub struct World {
     pub letters: Vec<Letter>,
     /// Members that no operator can reach, and whether the stream was closed.
     pub cut: BTreeMap<String, bool>,
-    /// Containers that were taken off the network.
-    pub away: BTreeSet<String>,
+    /// Containers that were taken off a network, and its name.
+    pub away: BTreeSet<(String, String)>,
+    /// Members whose server loads no certificates.
+    pub uncertified: BTreeSet<String>,
     /// What Docker refused to do.
     pub work: WorkSeen,
     /// What sorts text on each primary.
@@ -146,7 +148,7 @@ impl World {
             ms: 0,
             boxes: BTreeMap::new(),
             disks: BTreeMap::new(),
-            network: false,
+            networks: BTreeSet::new(),
             image: true,
             binary: false,
             program: "evenkeel-bin-1",
@@ -158,6 +160,7 @@ impl World {
             letters: Vec::new(),
             cut: BTreeMap::new(),
             away: BTreeSet::new(),
+            uncertified: BTreeSet::new(),
             work: BTreeMap::new(),
             collations: Collations { sorted: Some(Sorted::default()), ..Collations::default() },
             image_libraries: Libraries::default(),
@@ -347,8 +350,8 @@ impl World {
             (to.network, ConnectionSeen { network: id.clone(), address: to.address, aliases: Some(to.aliases) })
         };
         let connections = |name: &String, one: &Box| {
-            let all = one.spec.attachments().into_iter().filter(|_| !self.away.contains(name));
-            all.map(connected).collect()
+            let all = one.spec.attachments().into_iter();
+            all.filter(|to| !self.away.contains(&(name.clone(), to.network.clone()))).map(connected).collect()
         };
         let seen = |(name, one): (&String, &Box)| {
             let mut labels = one.spec.labels.clone();
@@ -367,13 +370,16 @@ impl World {
                 },
             )
         };
-        let name = network_name(&self.object);
-        let network = NetworkSeen { name, id: id.clone(), ours: true, subnet: ([172, 30, 0, 0].into(), 16) };
+        let network = |name: &String| {
+            let second = if *name == peers_network_name(&self.object) { 31 } else { 30 };
+            let subnet = ([172, second, 0, 0].into(), 16);
+            (name.clone(), NetworkSeen { name: name.clone(), id: id.clone(), ours: true, subnet })
+        };
         let image = ImageSeen { id: format!("id of {}", self.object.spec.image), digests: Vec::new() };
         let host = DockerSeen {
             containers: Fact::Known(self.boxes.iter().map(seen).collect()),
             volumes: Fact::Known(self.disks.keys().cloned().collect()),
-            networks: Fact::Known(self.network.then(|| (network.name.clone(), network)).into_iter().collect()),
+            networks: Fact::Known(self.networks.iter().map(network).collect()),
             images: Fact::Known(self.image.then(|| (self.object.spec.image.clone(), image)).into_iter().collect()),
             binary: self.binary.then(|| self.program.into()),
             daemon: Some(testing::daemon()),
@@ -389,6 +395,7 @@ impl World {
             links,
             calling: self.operators[operator].young,
             secrets: self.secrets.clone(),
+            certificates: None,
         }
     }
 
@@ -398,6 +405,7 @@ impl World {
                 self.secrets =
                     SecretsSeen { source_problem: None, complete: true, hash: "h".into(), host: host.clone() };
             }
+            Step::Certificates(_) => {}
             Step::Docker(step) => self.perform_by_docker(step),
             Step::AskImage { host, image } => {
                 let heard = Heard { value: Some(self.image_libraries.clone()), silent_ms: 0, state: Standing::Done };
@@ -417,7 +425,7 @@ impl World {
         match step {
             DockerStep::GetImage { .. } => self.image = true,
             DockerStep::GetBinary { .. } => self.binary = true,
-            DockerStep::EnsureNetwork { .. } => self.network = true,
+            DockerStep::EnsureNetwork { spec, .. } => drop(self.networks.insert(spec.name.clone())),
             DockerStep::EnsureVolume { spec, .. } => {
                 self.disks.entry(spec.name.clone()).or_insert_with(Disk::empty);
             }
@@ -433,14 +441,14 @@ impl World {
                 };
                 self.boxes.entry(spec.name.clone()).or_insert(one);
             }
-            DockerStep::Connect { container, .. } => self.reconnect(container),
+            DockerStep::Connect { container, to, .. } => self.reconnect(container, to),
             DockerStep::Start { container, .. } => self.start(container),
             DockerStep::Remove { container: name, .. } => {
                 self.boxes.remove(name);
                 self.drop_broken_streams();
             }
             DockerStep::RemoveVolume { volume, .. } => drop(self.disks.remove(volume)),
-            DockerStep::RemoveNetwork { .. } => self.network = false,
+            DockerStep::RemoveNetwork { network, .. } => drop(self.networks.remove(network)),
             DockerStep::Fill { .. } | DockerStep::Unpause { .. } | DockerStep::Stop { .. } => {}
         }
     }
@@ -550,6 +558,7 @@ impl World {
     /// What a supervisor sees, without what an ablation hides from it.
     pub fn seen(&self, name: &str) -> Seen {
         let mut seen = seen(&self.boxes[name], &self.disks[name], self.replicas(name), self.ms as u64);
+        seen.tls = seen.tls.filter(|_| !self.uncertified.contains(&Self::member(name)));
         match self.ablation {
             Some(Ablation::ReceiverStop) => {
                 if let Some(server) =

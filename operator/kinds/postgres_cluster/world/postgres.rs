@@ -3,7 +3,7 @@
 use super::instance::{Age, Author, Disk, Receiving, Record};
 use super::{Ablation, Box, World, grant};
 use crate::api::lsn::Lsn;
-use crate::supervisor::state::{Act, Gate};
+use crate::supervisor::state::{Act, Gate, Source};
 use crate::supervisor::wire::{Data, Follow, Job, JobKind, Postgres};
 
 impl World {
@@ -82,7 +82,7 @@ impl World {
                 disk.durable.unfinished = Some(JobKind::Clone);
                 disk.data = Data::Broken;
             }
-            Act::Restore(remembered) => disk.durable = remembered,
+            Act::Restore(remembered) => disk.durable = *remembered,
             Act::Start { standby, config } => {
                 process.run += 1;
                 process.fresh = false;
@@ -156,14 +156,29 @@ impl World {
     }
 
     fn leader_disk(&self, name: &str, follow: &Follow) -> Option<Disk> {
-        let leader = self.at(&follow.address)?;
+        let leader = self.admits(name, &follow.into())?;
         let up = self.boxes[&leader].runs() && self.boxes[&leader].process.up();
         (up && self.reaches(&leader, name) && self.reaches(name, &leader)).then(|| self.disks[&leader].clone())
     }
 
-    fn at(&self, address: &str) -> Option<String> {
-        let there = |one: &&Box| one.spec.address.is_some_and(|at| at.to_string() == address);
-        self.boxes.values().find(there).map(|one| one.spec.name.clone())
+    /// The container at the other end of this connection, if its server admits it from this container.
+    fn admits(&self, name: &str, source: &Source) -> Option<String> {
+        let peer = |one: &Box| one.spec.chosen.networks.first().and_then(|to| to.address);
+        let there = |one: &&Box| match source {
+            Source::Plain(address) => one.spec.address.is_some_and(|at| at.to_string() == *address),
+            Source::Secure { name, address } => one.spec.hostname == *name && peer(one) == Some(*address),
+        };
+        let other = self.boxes.values().find(there)?;
+        let access = other.process.applied.as_ref().and_then(|applied| applied.access.as_ref());
+        let from = &self.boxes[name];
+        let admitted = match (source, access) {
+            (Source::Plain(_), None) => true,
+            (Source::Plain(_), Some(access)) => from.spec.address.is_some_and(|at| access.plain.contains(&at)),
+            (Source::Secure { .. }, access) => {
+                access.zip(peer(from)).is_some_and(|(access, at)| access.secure.contains(&at))
+            }
+        };
+        admitted.then(|| other.spec.name.clone())
     }
 
     /// Ends streams whose other end is gone; a paused server or a cut connection closes nothing.
@@ -229,7 +244,7 @@ impl World {
         let Some(upstream) = process.applied.as_ref().and_then(|applied| applied.upstream.as_ref()) else {
             return false;
         };
-        let Some(from) = self.at(&upstream.address) else { return false };
+        let Some(from) = self.admits(name, &upstream.source) else { return false };
         let other = &self.boxes[&from];
         let takes = other.runs() && other.process.up() && other.process.slots.contains(&upstream.slot);
         let both_ways = self.reaches(&from, name) && self.reaches(name, &from);

@@ -1,0 +1,320 @@
+//! The Secrets with a cluster's certificates: `NAME-ca`, `NAME-server` with the certificate that the instances show (Evenkeel's
+//! or a copy of the user's), `NAME-replication`. Reads them, and performs what `certificates.rs` decides.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::certificates::{CA_LIFE, CaSeen, CertificatesSeen, Due, LEAF_LIFE, LeafSeen, Server, member_names, names};
+use super::owned_secret::write;
+use crate::api::failure::{Class, Failure};
+use crate::api::hash::short_hash_of_parts;
+use crate::api::object::Object as _;
+use crate::api::postgres_cluster::PostgresCluster;
+use crate::api::postgres_tls::ROTATE_CA_ANNOTATION;
+use crate::api::secret::text;
+use crate::kinds::certificates::{Made, Pair, Purpose, ends, make_ca, make_leaf, roots};
+use crate::store::objects::Objects;
+use crate::store::{Error, Key};
+use crate::supervisor::secrets::REPLICATION_ROLE;
+use crate::supervisor::wire::Tls;
+
+/// On `NAME-server`: the user's Secret that it is a copy of.
+const COPY_OF: &str = "evenkeel.dev/copy-of";
+
+/// A key of `NAME-server`: the CA of the user's certificate before, which some instances may still show.
+const FORMER_CA: &str = "former-ca.crt";
+
+/// The ends of the names of the cluster's own ones.
+const ENDS: [&str; 3] = ["ca", "server", "replication"];
+
+/// The keys of the Secrets.
+pub fn keys(object: &PostgresCluster) -> impl Iterator<Item = Key> {
+    ENDS.into_iter().map(|end| own(object, end)).chain(given_key(object))
+}
+
+/// Whether the cluster owns the Secret. Others are never written.
+fn belongs(secret: &Value, object: &PostgresCluster) -> bool {
+    let owners = secret["metadata"]["ownerReferences"].as_array();
+    let ours = |owner: &Value| owner["kind"] == PostgresCluster::KIND && owner["name"] == object.name();
+    owners.is_some_and(|owners| owners.iter().any(ours))
+}
+
+fn own(object: &PostgresCluster, end: &str) -> Key {
+    Key::beside(object, "secrets", &format!("{}-{end}", object.name()))
+}
+
+fn given_key(object: &PostgresCluster) -> Option<Key> {
+    object.spec.tls.server_secret.as_ref().map(|secret| Key::beside(object, "secrets", &secret.name))
+}
+
+/// All Secrets with certificates, as they are in the store.
+pub struct Authority {
+    now: Timestamp,
+    ca: Option<Value>,
+    server: Option<Value>,
+    replication: Option<Value>,
+    /// The user's, if the object names one.
+    given: Option<Option<Value>>,
+    names: Vec<String>,
+    member_names: Vec<String>,
+    given_name: String,
+    ca_name: String,
+    /// A Secret that has the name of one of these and is somebody else's.
+    foreign: Option<String>,
+}
+
+impl Authority {
+    /// Reads them.
+    pub async fn read(objects: &Objects, object: &PostgresCluster, now: Timestamp) -> Result<Self, Error> {
+        let given = match given_key(object) {
+            Some(key) => Some(objects.get(&key).await?),
+            None => None,
+        };
+        let mut secrets = [None, None, None];
+        let mut foreign = None;
+        for (secret, end) in secrets.iter_mut().zip(ENDS) {
+            *secret = objects.get(&own(object, end)).await?;
+            if secret.as_ref().is_some_and(|secret| !belongs(secret, object)) {
+                foreign = Some(own(object, end).name);
+            }
+        }
+        let [ca, server, replication] = secrets;
+        Ok(Self {
+            now,
+            ca,
+            server,
+            replication,
+            foreign,
+            given,
+            names: names(object).unwrap_or_default(),
+            member_names: member_names(object),
+            given_name: given_key(object).map(|key| key.name).unwrap_or_default(),
+            ca_name: own(object, "ca").name,
+        })
+    }
+
+    /// What was read, without keys.
+    pub fn seen(&self) -> CertificatesSeen {
+        let current = self.ca.as_ref().and_then(|ca| text(ca, "ca.crt")).unwrap_or_default();
+        let server = pair(self.server.as_ref()).and_then(|pair| {
+            let server = self.server.as_ref()?;
+            let made = pair.refused_as_server(&current, self.now).is_none();
+            leaf(server, &pair, made, &self.names)
+        });
+        let replication = pair(self.replication.as_ref()).and_then(|pair| {
+            leaf(self.replication.as_ref()?, &pair, pair.refused_as_client(&current, self.now).is_none(), &[])
+        });
+        let told = |secret: &Option<Value>| secret.as_ref().and_then(|secret| text(secret, "ca.crt")) == self.bundle();
+        let told = told(&self.replication) && (self.copied() || told(&self.server));
+        CertificatesSeen {
+            ca: self.ca(),
+            server,
+            replication,
+            given: self.given.as_ref().map(|secret| self.given(secret.as_ref())),
+            told,
+            hash: self.tls().map(|tls| tls.hash),
+        }
+    }
+
+    fn ca(&self) -> Result<Option<CaSeen>, String> {
+        if let Some(name) = &self.foreign {
+            return Err(format!("Secret {name} is not this cluster's, which needs the name: give yours another one"));
+        }
+        let Some(secret) = &self.ca else { return Ok(None) };
+        let name = &self.ca_name;
+        let cert = text(secret, "ca.crt").ok_or_else(|| format!("Secret {name} has no key ca.crt"))?;
+        roots(&cert).map_err(|why| format!("ca.crt of Secret {name} {why}"))?;
+        let issues = text(secret, "ca.key").is_some();
+        if issues {
+            Pair::of_keys(name, secret, "ca.crt", "ca.key")?;
+        }
+        let next = match text(secret, "next.crt") {
+            Some(_) => Pair::of_keys(name, secret, "next.crt", "next.key")?.validity().map(|(from, _)| from),
+            None if issues => None,
+            None => return Err(format!("Secret {name} has no key ca.key")),
+        };
+        let until = ends(&cert).ok_or_else(|| format!("the end of ca.crt of Secret {name} cannot be read"))?;
+        let request = annotation(secret, ROTATE_CA_ANNOTATION);
+        Ok(Some(CaSeen { until, issues, next, old: text(secret, "old.crt").is_some(), request }))
+    }
+
+    /// The user's certificate.
+    fn given(&self, secret: Option<&Value>) -> Result<LeafSeen, String> {
+        let name = &self.given_name;
+        let pair = Pair::of_secret(name, secret)?;
+        let secret = secret.unwrap_or(&Value::Null);
+        let what = "the CA certificates by which clients and the other instances verify tls.crt";
+        let ca = text(secret, "ca.crt").ok_or_else(|| format!("Secret {name} has no key ca.crt: {what}"))?;
+        roots(&ca).map_err(|why| format!("ca.crt of Secret {name} {why}"))?;
+        let leaf = leaf(secret, &pair, false, &self.member_names);
+        let leaf = leaf.ok_or_else(|| format!("the life of tls.crt of Secret {name} cannot be read"))?;
+        // Its life is judged by itself.
+        let at = self.now.clamp(leaf.from, leaf.until);
+        match pair.refused_as_server(&ca, at) {
+            Some(why) => Err(format!("ca.crt of Secret {name} does not verify its tls.crt: {why}")),
+            None => Ok(leaf),
+        }
+    }
+
+    fn copied(&self) -> bool {
+        self.server.as_ref().is_some_and(|secret| annotation(secret, COPY_OF).is_some())
+    }
+
+    /// The CA certificates of Evenkeel's CAs that are trusted now.
+    fn bundle(&self) -> Option<String> {
+        let secret = self.ca.as_ref()?;
+        Some(["ca.crt", "next.crt", "old.crt"].into_iter().filter_map(|key| text(secret, key)).collect())
+    }
+
+    /// The CA certificates by which server certificates are verified: also the user's, before one of its is shown.
+    pub fn server_cas(&self) -> Option<String> {
+        let given = self.given.iter().flatten().filter(|secret| self.given(Some(secret)).is_ok());
+        let shown = self.server.iter().filter(|_| self.copied());
+        let former = self.server.iter().filter_map(|secret| text(secret, FORMER_CA));
+        let mut all = self.bundle()?;
+        for ca in shown.chain(given).filter_map(|secret| text(secret, "ca.crt")).chain(former) {
+            if !all.contains(ca.trim()) {
+                all.push_str(ca.trim());
+                all.push('\n');
+            }
+        }
+        Some(all)
+    }
+
+    /// What every instance should hold; `None` while something is missing or the CA is unusable.
+    pub fn tls(&self) -> Option<Tls> {
+        self.ca().ok()??;
+        let (client_ca, ca) = (self.bundle()?, self.server_cas()?);
+        let (server, client) = (pair(self.server.as_ref())?, pair(self.replication.as_ref())?);
+        let parts = [&ca, &client_ca, &server.cert, &server.key, &client.cert, &client.key];
+        let hash = short_hash_of_parts(parts, 16);
+        Some(Tls {
+            hash,
+            ca,
+            client_ca,
+            server_cert: server.cert,
+            server_key: server.key,
+            client_cert: client.cert,
+            client_key: client.key,
+        })
+    }
+}
+
+fn pair(secret: Option<&Value>) -> Option<Pair> {
+    Pair::of_secret("", secret).ok()
+}
+
+fn annotation(secret: &Value, name: &str) -> Option<String> {
+    secret["metadata"]["annotations"][name].as_str().map(str::to_owned)
+}
+
+fn leaf(secret: &Value, pair: &Pair, current: bool, names: &[String]) -> Option<LeafSeen> {
+    let (from, until) = pair.validity()?;
+    let parts = [&pair.cert, &pair.key, &text(secret, "ca.crt").unwrap_or_default()];
+    Some(LeafSeen {
+        from,
+        until,
+        current,
+        copied: annotation(secret, COPY_OF).is_some(),
+        former_ca: text(secret, FORMER_CA).is_some(),
+        lacks: pair.lacks(names),
+        content: short_hash_of_parts(parts, 16),
+    })
+}
+
+/// Performs one change. Nothing is done if it is no longer possible.
+pub async fn perform(objects: &Objects, now: Timestamp, object: &PostgresCluster, due: Due) -> Result<(), Failure> {
+    let authority = Authority::read(objects, object, now).await?;
+    if authority.foreign.is_some() {
+        return Ok(());
+    }
+    match due {
+        Due::Leaves { server, replication } => leaves(objects, object, &authority, (server, replication), true).await,
+        Due::DropFormerCa => leaves(objects, object, &authority, (Server::Keep, false), false).await,
+        _ => change_ca(objects, object, &authority, due).await,
+    }
+}
+
+async fn change_ca(
+    objects: &Objects,
+    object: &PostgresCluster,
+    authority: &Authority,
+    due: Due,
+) -> Result<(), Failure> {
+    let part = |key: &str| authority.ca.as_ref().and_then(|secret| text(secret, key));
+    // Certificates of a CA whose Secret was deleted are still trusted until others are made.
+    let lost = || authority.replication.as_ref().and_then(|secret| text(secret, "ca.crt"));
+    let new = || make_ca(authority.now, CA_LIFE).map_err(unmade);
+    let fields: Vec<(&str, Option<String>)> = match due {
+        Due::Ca if authority.ca.is_some() => return Ok(()),
+        Due::Ca => {
+            let Made { cert, key } = new()?;
+            match lost() {
+                Some(lost) => vec![("ca.crt", Some(lost)), ("next.crt", Some(cert)), ("next.key", Some(key))],
+                None => vec![("ca.crt", Some(cert)), ("ca.key", Some(key))],
+            }
+        }
+        Due::NextCa if part("next.crt").is_none() => {
+            let Made { cert, key } = new()?;
+            let (next, next_key) = (("next.crt", Some(cert)), ("next.key", Some(key)));
+            vec![("ca.crt", part("ca.crt")), ("ca.key", part("ca.key")), next, next_key]
+        }
+        Due::ChangeCa if part("next.crt").is_some() => {
+            vec![("ca.crt", part("next.crt")), ("ca.key", part("next.key")), ("old.crt", part("ca.crt"))]
+        }
+        Due::DropOldCa => vec![("ca.crt", part("ca.crt")), ("ca.key", part("ca.key"))],
+        _ => return Ok(()),
+    };
+    let fields: Vec<(&str, &str)> = fields.iter().filter_map(|(key, text)| Some((*key, text.as_deref()?))).collect();
+    let request = object.annotation(ROTATE_CA_ANNOTATION).map(|request| (ROTATE_CA_ANNOTATION, request));
+    Ok(write(objects, object, &own(object, "ca"), "Opaque", request, &fields).await?)
+}
+
+async fn leaves(
+    objects: &Objects,
+    object: &PostgresCluster,
+    authority: &Authority,
+    (server, replication): (Server, bool),
+    keep_former: bool,
+) -> Result<(), Failure> {
+    let Some(bundle) = authority.bundle() else { return Ok(()) };
+    let ca_key = || {
+        let key = authority.ca.as_ref().and_then(|secret| text(secret, "ca.key"));
+        key.ok_or_else(|| Failure::new(Class::Transient, format!("Secret {} has no key ca.key", authority.ca_name)))
+    };
+    let made = |purpose| make_leaf(&ca_key()?, purpose, authority.now, LEAF_LIFE).map_err(unmade);
+    let kept = |secret: Option<&Value>| pair(secret).map(|pair| Made { cert: pair.cert, key: pair.key });
+    let role = match replication {
+        true => Some(made(Purpose::Client(REPLICATION_ROLE))?),
+        false => kept(authority.replication.as_ref()),
+    };
+    let given = authority.given.as_ref().and_then(Option::as_ref);
+    let of_given = given.and_then(|secret| text(secret, "ca.crt"));
+    let of_shown = authority.server.as_ref().filter(|_| authority.copied()).and_then(|secret| text(secret, "ca.crt"));
+    let copy_of = authority.server.as_ref().and_then(|secret| annotation(secret, COPY_OF));
+    let (shown, ca, copy_of) = match server {
+        Server::Copy => (kept(given), of_given, Some(authority.given_name.clone())),
+        Server::Make => (Some(made(Purpose::Server(&authority.names))?), None, None),
+        Server::Keep => (kept(authority.server.as_ref()), of_shown.clone(), copy_of),
+    };
+    let former = authority.server.as_ref().and_then(|secret| text(secret, FORMER_CA)).filter(|_| keep_former);
+    let former = of_shown.filter(|shown| server != Server::Keep && ca.as_ref() != Some(shown)).or(former);
+    let ca = ca.unwrap_or_else(|| bundle.clone());
+    let note = copy_of.as_deref().map(|name| (COPY_OF, name));
+    for (end, pair, ca, note, former) in
+        [("replication", role, &bundle, None, None), ("server", shown, &ca, note, former.as_deref())]
+    {
+        let Some(Made { cert, key }) = pair else { continue };
+        let fields = [("tls.crt", cert.as_str()), ("tls.key", &key), ("ca.crt", ca)];
+        let fields: Vec<_> = fields.into_iter().chain(former.map(|former| (FORMER_CA, former))).collect();
+        write(objects, object, &own(object, end), "kubernetes.io/tls", note, &fields).await?;
+    }
+    Ok(())
+}
+
+fn unmade(error: rcgen::Error) -> Failure {
+    Failure::new(Class::Transient, format!("making a certificate: {error}"))
+}
+
+#[cfg(test)]
+mod tests;
