@@ -64,11 +64,11 @@ impl Args {
 #[group(skip)]
 pub struct Home {
     /// Folder of the state, the keys and the kubeconfig [default: /var/lib/evenkeel as root, else the XDG data folder]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// File with the keys that seal Secrets at rest, one a line; the first seals, all open [default: the systemd
     /// credential evenkeel.kek, else pki/secrets.key in the data directory]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     pub encryption_key_file: Option<PathBuf>,
 }
 

@@ -9,12 +9,14 @@ import scenarios_changes
 import scenarios_edges
 import scenarios_failures
 import scenarios_input
+import scenarios_secrets
 import scenarios_web
 
 SCENARIOS = [
     *scenarios_input.SCENARIOS,
     *scenarios_web.SCENARIOS,
     *scenarios_edges.SCENARIOS,
+    *scenarios_secrets.SCENARIOS,
     *scenarios_failures.SCENARIOS,
     *scenarios_changes.SCENARIOS,
 ]
