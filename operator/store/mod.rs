@@ -220,8 +220,8 @@ pub enum Error {
         "{key} is sealed with the key {id}, and the operator has only: {known}; add that key to the key file (--encryption-key-file, else pki/secrets.key in the data directory) from its backup"
     )]
     KeyMissing {
-        /// The object.
-        key: Key,
+        /// The object, by name.
+        key: String,
         /// The id of the missing key.
         id: String,
         /// The ids of the known keys.

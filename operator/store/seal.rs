@@ -99,8 +99,11 @@ impl Seal {
     pub(super) fn open<'a>(&self, at: &Key, stored: &'a str) -> Result<Cow<'a, str>, Error> {
         let Some((id, sealed)) = parts(stored) else { return Ok(stored.into()) };
         let kek = self.0.iter().find(|kek| kek.id == id);
-        let kek =
-            kek.ok_or_else(|| Error::KeyMissing { key: at.clone(), id: id.to_owned(), known: self.ids().join(", ") })?;
+        let kek = kek.ok_or_else(|| Error::KeyMissing {
+            key: at.to_string(),
+            id: id.to_owned(),
+            known: self.ids().join(", "),
+        })?;
         let plain = opened(kek, at, sealed).and_then(|plain| String::from_utf8(plain).ok());
         plain.map(Cow::from).ok_or_else(|| Error::Tampered { key: at.clone() })
     }
