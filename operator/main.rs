@@ -11,7 +11,8 @@ use evenkeel::api;
 use evenkeel::cli::error::{EXIT_CODES, Error};
 use evenkeel::cli::session::{Connection, Session};
 use evenkeel::cli::{
-    about, apply, delete, describe, events, exec, get, logs, operator, preview, rollouts, scale, switchover, up, wait,
+    about, apply, delete, describe, events, exec, get, logs, operator, preview, rollouts, scale, secrets, switchover,
+    up, wait,
 };
 use evenkeel::runtime::clock::{Clock as _, SystemClock};
 
@@ -31,6 +32,7 @@ enum Verb {
     Up(up::Args),
     #[command(flatten)]
     Client(Client),
+    Secrets(secrets::Args),
     Kubeconfig(about::KubeconfigArgs),
     /// Prints the versions of this program and of the server, and the identity of the binary in containers
     Version,
@@ -79,6 +81,7 @@ fn run(connection: Connection, verb: Verb) -> Result<(), Error> {
     match verb {
         Verb::Client(verb) => block_on_current_thread(ask(verb, &mut connection.open(now, &mut out, &mut err)?)),
         Verb::Kubeconfig(args) => about::print_kubeconfig(&args, &connection, &mut out),
+        Verb::Secrets(args) => block_on_current_thread(secrets::run(&args, &mut out)),
         Verb::Version => block_on_current_thread(about::version(&connection, &mut out)),
         Verb::Completion(args) => about::completion(&args, &mut Evenkeel::command(), &mut out),
         Verb::Operator(args) => operator::run(&args),

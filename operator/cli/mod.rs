@@ -1,5 +1,6 @@
 //! The verbs of the command line and their output. It uses the server's API like any other client;
-//! only `operator.rs`, the wiring of `evenkeel operator`, imports the other rooms.
+//! only `operator.rs`, the wiring of `evenkeel operator`, and `secrets.rs`, which opens the store of a stopped one,
+//! import other rooms.
 
 pub mod about;
 pub mod apply;
@@ -23,6 +24,7 @@ pub mod progress;
 pub mod render;
 pub mod rollouts;
 pub mod scale;
+pub mod secrets;
 pub mod session;
 pub mod switchover;
 pub mod targets;

@@ -29,21 +29,24 @@ use crate::kinds::postgres_cluster::PostgresClusterKind;
 use crate::runtime::{Clock, Kind, Manager, SystemClock, janitor};
 use crate::server::containers::{self, Connection, Containers, Place};
 use crate::server::{self, identity};
-use crate::store::{self, Key, Objects, SqliteStore};
+use crate::store::{self, Key, KeyFiles, Objects, SqliteStore};
 
 /// Grace at shutdown for reconciles and requests under way (controllers limit themselves to 10 s).
 const GRACE: Duration = Duration::from_secs(15);
 /// Timeout for connecting to a port of a pod on this machine.
 const CONNECT: Duration = Duration::from_secs(5);
 
+/// Name of the systemd credential with the keys.
+const CREDENTIAL: &str = "evenkeel.kek";
+
 /// Runs the long-running controller and its API.
 #[derive(Debug, Clone, clap::Args)]
 // Also a part of `up`, whose arguments have the same names.
 #[group(skip)]
 pub struct Args {
-    /// Folder of the state, the keys and the kubeconfig [default: /var/lib/evenkeel as root, else the XDG data folder]
-    #[arg(long, value_name = "DIR")]
-    pub data_dir: Option<PathBuf>,
+    /// The data directory and its keys
+    #[command(flatten)]
+    pub home: Home,
     /// Address that the API listens on
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7443")]
     pub listen: SocketAddr,
@@ -52,7 +55,39 @@ pub struct Args {
 impl Args {
     /// The data directory; the default if none is set.
     pub fn data_dir(&self) -> PathBuf {
+        self.home.dir()
+    }
+}
+
+/// The data directory and its keys.
+#[derive(Debug, Clone, clap::Args)]
+#[group(skip)]
+pub struct Home {
+    /// Folder of the state, the keys and the kubeconfig [default: /var/lib/evenkeel as root, else the XDG data folder]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// File with the keys that seal Secrets at rest, one a line; the first seals, all open [default: the systemd
+    /// credential evenkeel.kek, else pki/secrets.key in the data directory]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub encryption_key_file: Option<PathBuf>,
+}
+
+impl Home {
+    /// The data directory; the default if none is set.
+    pub fn dir(&self) -> PathBuf {
         self.data_dir.clone().unwrap_or_else(|| datadir::default_dir(|name| std::env::var(name).ok()))
+    }
+
+    /// The store's file.
+    pub fn store(&self) -> PathBuf {
+        self.dir().join("store.db")
+    }
+
+    /// The files with the keys.
+    pub fn keys(&self) -> KeyFiles {
+        let credential = || Some(PathBuf::from(std::env::var_os("CREDENTIALS_DIRECTORY")?).join(CREDENTIAL));
+        let given = self.encryption_key_file.clone().or_else(|| credential().filter(|path| path.exists()));
+        KeyFiles::new(&self.dir(), given)
     }
 }
 
@@ -157,8 +192,9 @@ pub async fn start(args: &Args) -> Result<Running, Error> {
     let identity = identity::prepare(&path, address, clock.as_ref())
         .map_err(failed(|| format!("cannot prepare keys and kubeconfig in {}", path.display())))?;
     let kubeconfig = identity.kubeconfig.clone();
-    let file = path.join("store.db");
-    let opened = SqliteStore::open(&file).await;
+    let seal = args.home.keys().read().map_err(failed(|| "cannot read the keys of the Secrets".to_owned()))?;
+    let file = args.home.store();
+    let opened = SqliteStore::open(&file, seal).await;
     let store = Arc::new(opened.map_err(failed(|| format!("cannot open the store {}", file.display())))?);
     let objects = Objects::new(store.clone(), clock.clone());
     let hosts = Arc::new(Hosts::new(Arc::new(OwnBinary::running())));
@@ -186,7 +222,8 @@ pub async fn start(args: &Args) -> Result<Running, Error> {
     Ok(Running { address, kubeconfig, shutdown, parts, store, _data_dir: data_dir })
 }
 
-fn failed<E: std::error::Error + Send + Sync + 'static>(doing: impl Fn() -> String) -> impl Fn(E) -> Error {
+/// The error of a part of the operator.
+pub fn failed<E: std::error::Error + Send + Sync + 'static>(doing: impl Fn() -> String) -> impl Fn(E) -> Error {
     move |source| Error::Operator { doing: doing(), source: Box::new(source) }
 }
 

@@ -207,7 +207,11 @@ impl Refusal {
             }
             Error::Busy { .. } => Self::too_many_requests(error.to_string()),
             Error::View { instead, .. } => Self::not_allowed(*instead),
-            Error::Backend { .. } | Error::InUse { .. } => Self::internal(chain(error)),
+            Error::Backend { .. }
+            | Error::InUse { .. }
+            | Error::KeyMissing { .. }
+            | Error::Tampered { .. }
+            | Error::Newer { .. } => Self::internal(chain(error)),
         }
     }
 

@@ -8,9 +8,12 @@
 pub mod clock;
 pub mod events;
 mod garbage;
+pub mod keys;
 pub mod memory;
 pub mod objects;
+pub mod private_file;
 pub mod rules;
+pub mod seal;
 pub mod sqlite;
 mod state;
 pub mod views;
@@ -26,8 +29,10 @@ use crate::api::failure::{Class, Classify};
 use crate::api::object::Object;
 
 pub use clock::Clock;
+pub use keys::KeyFiles;
 pub use memory::MemoryStore;
 pub use objects::Objects;
+pub use seal::Seal;
 pub use sqlite::SqliteStore;
 pub use views::Views;
 
@@ -210,6 +215,34 @@ pub enum Error {
         /// The store's file.
         path: PathBuf,
     },
+    /// A Secret is sealed with a key that the operator does not have.
+    #[error(
+        "{key} is sealed with the key {id}, and the operator has only: {known}; add that key to the key file (--encryption-key-file, else pki/secrets.key in the data directory) from its backup"
+    )]
+    KeyMissing {
+        /// The object, by name.
+        key: String,
+        /// The id of the missing key.
+        id: String,
+        /// The ids of the known keys.
+        known: String,
+    },
+    /// A sealed Secret does not open with its key.
+    #[error(
+        "{key} does not open with its key: its row in the store was changed, or exchanged with another; restore store.db from a backup"
+    )]
+    Tampered {
+        /// The object.
+        key: Key,
+    },
+    /// A newer version has written the file.
+    #[error(
+        "a newer version of evenkeel has written it (tables of version {version}); start that version again, or see docs/operations.md for the way back"
+    )]
+    Newer {
+        /// The version of its tables.
+        version: i64,
+    },
     /// No connection to the database became free in time.
     #[error("the store is busy with other requests ({doing}); try again")]
     Busy {
@@ -232,7 +265,12 @@ impl Classify for Error {
         match self {
             Self::Conflict { .. } | Self::AlreadyExists { .. } | Self::Replaced { .. } => Class::Conflict,
             Self::NotFound { .. } => Class::NotFound,
-            Self::Malformed { .. } | Self::View { .. } | Self::InUse { .. } => Class::Terminal,
+            Self::Malformed { .. }
+            | Self::View { .. }
+            | Self::InUse { .. }
+            | Self::KeyMissing { .. }
+            | Self::Tampered { .. }
+            | Self::Newer { .. } => Class::Terminal,
             Self::Compacted { .. } | Self::Future { .. } | Self::Busy { .. } | Self::Backend { .. } => Class::Transient,
         }
     }

@@ -9,18 +9,20 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
-use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
     SqliteSynchronous,
 };
-use sqlx::{ConnectOptions, Row, SqlSafeStr};
+use sqlx::{ConnectOptions, Connection as _, Row, SqlSafeStr};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
+use super::seal::SEALED;
 use super::state::{self, State};
-use super::{Change, Error, Expect, Key, Listed, Store, WINDOW, Watch};
+use super::{Change, Error, Expect, Key, Listed, Seal, Store, WINDOW, Watch, revision_of};
 use crate::api::sync::lock as locked;
 
+mod sealing;
 mod tail;
 mod writer;
 
@@ -43,33 +45,27 @@ const WAL_BYTES: &str = "8388608";
 pub struct SqliteStore {
     /// What the file holds. The writer changes it after each commit.
     state: Arc<Mutex<State>>,
+    seal: Seal,
     readers: SqlitePool,
     writes: mpsc::Sender<Write>,
     changes: broadcast::Sender<Arc<Change>>,
 }
 
 impl SqliteStore {
-    /// Opens the store in the file at `path`; creates it (mode 0600) if it is missing; its folder must exist.
-    /// [`Error::InUse`] if another process has it open.
-    pub async fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
-        Self::open_with_window(path, WINDOW).await
+    /// Opens the store in the file at `path`; creates it (mode 0600) if it is missing; its folder must exist. Secrets are
+    /// sealed with these keys. [`Error::InUse`] if another process has it open.
+    pub async fn open(path: impl AsRef<Path>, seal: Seal) -> Result<Self, Error> {
+        Self::open_with_window(path, seal, WINDOW).await
     }
 
     /// Like [`SqliteStore::open`], keeping only the last `window` changes for watches.
-    pub async fn open_with_window(path: impl AsRef<Path>, window: u64) -> Result<Self, Error> {
-        let path = path.as_ref();
-        let lock = lock(path)?;
-        private_file(path).map_err(backend("creating its file"))?;
-        let options = SqliteConnectOptions::new().filename(path).busy_timeout(PATIENCE).disable_statement_logging();
-        let mut connection = options
-            .clone()
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .pragma("journal_size_limit", WAL_BYTES)
-            .connect()
-            .await
-            .map_err(backend("opening its file"))?;
-        migrations().run(&mut connection).await.map_err(backend("bringing its tables up to date"))?;
+    pub async fn open_with_window(path: impl AsRef<Path>, seal: Seal, window: u64) -> Result<Self, Error> {
+        let (lock, options, mut connection) = connect(path.as_ref()).await?;
+        migrations().run(&mut connection).await.map_err(|error| match error {
+            MigrateError::VersionMissing(version) => Error::Newer { version },
+            error => backend("bringing its tables up to date")(error),
+        })?;
+        sealing::settle(&mut connection, &seal).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .min_connections(1)
@@ -80,10 +76,28 @@ impl SqliteStore {
             .map_err(backend("opening its file to read"))?;
         let (changes, _) = broadcast::channel(LIVE);
         let (writes, queue) = mpsc::channel(QUEUE);
-        let writer = Writer::new(connection, changes.clone(), window, lock).await?;
+        let writer = Writer::new(connection, seal.clone(), changes.clone(), window, lock).await?;
         let state = writer.state();
         tokio::spawn(writer.run(queue));
-        Ok(Self { state, readers, writes, changes })
+        Ok(Self { state, seal, readers, writes, changes })
+    }
+
+    /// Writes every Secret of the closed store at `path` in plain, so that the version before can open it; returns how
+    /// many values that were.
+    pub async fn unseal(path: impl AsRef<Path>, seal: &Seal) -> Result<u64, Error> {
+        let (_lock, _, mut connection) = connect(path.as_ref()).await?;
+        let rows = sealing::undo(&mut connection, seal).await?;
+        connection.close().await.map_err(backend("closing its file"))?;
+        Ok(rows)
+    }
+
+    /// For each key id (empty: not sealed), how many values of Secrets in the store at `path` are sealed with it. Another
+    /// process may have the store open.
+    pub async fn sealed(path: impl AsRef<Path>) -> Result<BTreeMap<String, u64>, Error> {
+        let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(PATIENCE);
+        let failed = backend("reading its Secrets");
+        let mut connection = options.disable_statement_logging().connect().await.map_err(&failed)?;
+        sealing::count(&mut connection).await
     }
 
     /// Finishes writes under way and closes the file. Every later write and watch fails.
@@ -129,8 +143,7 @@ impl SqliteStore {
             return Err(Error::Compacted { since: at, oldest });
         }
         let found = rows.iter().filter(|row| row.get::<Option<&str>, _>("resource").is_some());
-        let old = |row: &SqliteRow| row.get::<Option<&str>, _>("old").map(json).transpose();
-        found.map(|row| Ok((key(row), old(row)?.map(Arc::new)))).collect()
+        found.map(|row| Ok((key(row), side(&self.seal, row, "old")?))).collect()
     }
 }
 
@@ -166,7 +179,7 @@ impl Store for SqliteStore {
 
     async fn watch_of(&self, resources: &[&str], namespace: Option<&str>, since: u64) -> Result<Watch, Error> {
         let live = self.changes.subscribe();
-        let tail = Tail::start(self.readers.clone(), live, resources, namespace, since).await?;
+        let tail = Tail::start(self.readers.clone(), self.seal.clone(), live, resources, namespace, since).await?;
         Ok(tail.stream())
     }
 
@@ -186,10 +199,11 @@ impl Store for SqliteStore {
 
 /// Statements that create the tables, by version and name. A released one never changes: each file keeps its checksum.
 /// They are listed by hand, because sqlx's macro that reads the folder would compile all of sqlx a second time.
-const MIGRATIONS: [(i64, &str, &str); 3] = [
+const MIGRATIONS: [(i64, &str, &str); 4] = [
     (1, "objects", include_str!("migrations/0001_objects.sql")),
     (2, "owners", include_str!("migrations/0002_owners.sql")),
     (3, "owners_in_memory", include_str!("migrations/0003_owners_in_memory.sql")),
+    (4, "sealed", include_str!("migrations/0004_sealed.sql")),
 ];
 
 fn migrations() -> Migrator {
@@ -197,6 +211,24 @@ fn migrations() -> Migrator {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
     };
     Migrator::with_migrations(MIGRATIONS.map(migration).into())
+}
+
+/// Locks the file and opens its writing connection.
+async fn connect(path: &Path) -> Result<(File, SqliteConnectOptions, SqliteConnection), Error> {
+    let lock = lock(path)?;
+    private_file(path).map_err(backend("creating its file"))?;
+    let options = SqliteConnectOptions::new().filename(path).busy_timeout(PATIENCE).disable_statement_logging();
+    let connection = options
+        .clone()
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .pragma("journal_size_limit", WAL_BYTES)
+        // Deleted values are overwritten.
+        .pragma("secure_delete", "ON")
+        .connect()
+        .await
+        .map_err(backend("opening its file"))?;
+    Ok((lock, options, connection))
 }
 
 /// Locks the store for this process: the watches here would miss writes of another process.
@@ -216,11 +248,25 @@ fn private_file(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
-/// All objects of the file.
-async fn load(connection: &mut SqliteConnection) -> Result<BTreeMap<Key, Arc<Value>>, Error> {
-    let rows = sqlx::query("SELECT resource, namespace, name, value FROM objects").fetch_all(connection).await;
+/// All objects of the file. A sealed row of an earlier revision of the same object is refused too.
+async fn load(connection: &mut SqliteConnection, seal: &Seal) -> Result<BTreeMap<Key, Arc<Value>>, Error> {
+    let rows =
+        sqlx::query("SELECT resource, namespace, name, revision, value FROM objects").fetch_all(connection).await;
     let rows = rows.map_err(backend("reading its objects"))?;
-    rows.iter().map(|row| Ok((key(row), Arc::new(json(row.get("value"))?)))).collect()
+    let object = |row| {
+        let (key, value) = (key(row), side(seal, row, "value")?.unwrap_or_default());
+        let its_own = key.resource != SEALED || revision_of(&value) == Some(unsigned(row, "revision"));
+        if its_own { Ok((key, value)) } else { Err(Error::Tampered { key }) }
+    };
+    rows.iter().map(object).collect()
+}
+
+/// The value in a column, opened; `None` if there is none.
+fn side(seal: &Seal, row: &SqliteRow, column: &str) -> Result<Option<Arc<Value>>, Error> {
+    let Some(stored) = row.get::<Option<&str>, _>(column) else { return Ok(None) };
+    let text = seal.open(&key(row), stored)?;
+    let value = serde_json::from_str(&text).map_err(backend("understanding a stored object"))?;
+    Ok(Some(Arc::new(value)))
 }
 
 fn backend<E: std::error::Error + Send + Sync + 'static>(doing: &'static str) -> impl Fn(E) -> Error {
@@ -238,10 +284,6 @@ fn reading(doing: &'static str) -> impl Fn(sqlx::Error) -> Error {
 /// Resource names as one parameter of a statement.
 fn names(resources: &[impl AsRef<str>]) -> String {
     Value::from_iter(resources.iter().map(AsRef::as_ref)).to_string()
-}
-
-fn json(text: &str) -> Result<Value, Error> {
-    serde_json::from_str(text).map_err(backend("understanding a stored object"))
 }
 
 fn key(row: &SqliteRow) -> Key {
@@ -274,6 +316,10 @@ mod tests {
         assert_eq!(MIGRATIONS.map(|(version, name, _)| format!("{version:04}_{name}.sql")).to_vec(), files);
     }
 
+    fn seal() -> Seal {
+        Seal::parse("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=").unwrap()
+    }
+
     fn key(name: &str) -> Key {
         Key { resource: "toys".into(), namespace: "n".into(), name: name.into() }
     }
@@ -283,7 +329,7 @@ mod tests {
     #[tokio::test]
     async fn objects_are_read_while_every_connection_is_taken() {
         let folder = tempfile::tempdir().unwrap();
-        let store = SqliteStore::open(folder.path().join("store.db")).await.unwrap();
+        let store = SqliteStore::open(folder.path().join("store.db"), seal()).await.unwrap();
         let written = store.put(&key("a"), Expect::Absent, json!({"metadata": {}})).await.unwrap();
         let taken = futures::future::join_all((0..READERS).map(|_| store.readers.acquire())).await;
         assert!(store.readers.try_acquire().is_none());
@@ -297,7 +343,7 @@ mod tests {
     async fn what_an_owner_owns_is_found_after_the_file_is_opened_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("store.db");
-        let store = SqliteStore::open(&path).await.unwrap();
+        let store = SqliteStore::open(&path, seal()).await.unwrap();
         let references = [
             ("array", json!([{"uid": "one"}, {"uid": "two"}, {"uid": "one"}, {"uid": 7}, {}, "one", null])),
             ("object", json!({"uid": "one"})),
@@ -311,7 +357,7 @@ mod tests {
         store.put(&key("absent"), Expect::Absent, json!({"metadata": {}})).await.unwrap();
         store.close().await;
 
-        let store = SqliteStore::open(&path).await.unwrap();
+        let store = SqliteStore::open(&path, seal()).await.unwrap();
         for uid in ["one", "two"] {
             let owned = store.owned_by(uid).await.unwrap();
             assert_eq!(owned.into_iter().map(|(key, _)| key).collect::<Vec<_>>(), [key("array")], "{uid}");

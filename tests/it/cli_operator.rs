@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use evenkeel::cli::operator::{self, Args};
+use evenkeel::cli::operator::{self, Args, Home};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -16,7 +16,10 @@ use tokio::time::timeout;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn args(dir: &Path) -> Args {
-    Args { data_dir: Some(dir.to_owned()), listen: "127.0.0.1:0".parse().unwrap() }
+    Args {
+        home: Home { data_dir: Some(dir.to_owned()), encryption_key_file: None },
+        listen: "127.0.0.1:0".parse().unwrap(),
+    }
 }
 
 /// The binary, without any settings of this machine.

@@ -22,5 +22,6 @@ mod objects_rules;
 mod poll;
 mod probe_verb;
 mod store_contract;
+mod store_seal;
 mod supervisor_docker;
 mod tidy;

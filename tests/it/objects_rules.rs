@@ -9,8 +9,9 @@ use evenkeel::runtime::clock::TestClock;
 use evenkeel::store::events::{NewEvent, Severity};
 use evenkeel::store::objects::{Deleted, Part, Preconditions};
 use evenkeel::store::rules::{finalizers, is_deleting, uid_of};
+use evenkeel::store::seal::new_key;
 use evenkeel::store::{
-    Clock, Error, Expect, Key, Listed, MemoryStore, Objects, SqliteStore, Store, Watch, revision_of,
+    Clock, Error, Expect, Key, Listed, MemoryStore, Objects, Seal, SqliteStore, Store, Watch, revision_of,
 };
 use expect_test::expect;
 use futures::future::join_all;
@@ -397,7 +398,8 @@ async fn read_by_a_deletion(inner: Arc<dyn Store>, others: usize) -> usize {
 #[tokio::test]
 async fn a_delete_reads_the_same_however_much_the_store_holds() {
     let folder = tempfile::tempdir().unwrap();
-    let sqlite = async |name: &str| Arc::new(SqliteStore::open(folder.path().join(name)).await.unwrap());
+    let seal = || Seal::parse(&new_key()).unwrap();
+    let sqlite = async |name: &str| Arc::new(SqliteStore::open(folder.path().join(name), seal()).await.unwrap());
     let small = read_by_a_deletion(sqlite("small.db").await, 200).await;
     let large = read_by_a_deletion(sqlite("large.db").await, 6_000).await;
     assert_eq!(small, large);

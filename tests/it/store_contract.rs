@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use evenkeel::store::{Change, Error, Expect, Key, MemoryStore, SqliteStore, Store, Watch, revision_of};
+use evenkeel::store::{Change, Error, Expect, Key, MemoryStore, Seal, SqliteStore, Store, Watch, revision_of};
 use futures::StreamExt;
 use futures::future::join_all;
 use proptest::prelude::*;
@@ -58,7 +58,12 @@ contract! {
 }
 
 async fn open(folder: &TempDir) -> SqliteStore {
-    SqliteStore::open_with_window(folder.path().join("store.db"), WINDOW).await.unwrap()
+    SqliteStore::open_with_window(folder.path().join("store.db"), seal(), WINDOW).await.unwrap()
+}
+
+/// A key that is the same each time.
+fn seal() -> Seal {
+    Seal::parse("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=").unwrap()
 }
 
 fn key(resource: &str, namespace: &str, name: &str) -> Key {
@@ -378,7 +383,7 @@ async fn a_closed_sqlite_store_says_so() {
 async fn a_second_operator_on_the_same_file_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&folder).await;
-    let error = SqliteStore::open(folder.path().join("store.db")).await.unwrap_err();
+    let error = SqliteStore::open(folder.path().join("store.db"), seal()).await.unwrap_err();
     assert!(error.to_string().contains("is in use by another evenkeel operator"), "{error}");
     store.close().await;
     open(&folder).await.close().await;
@@ -496,7 +501,7 @@ proptest! {
         runtime.block_on(async {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("store.db");
-            let sqlite = SqliteStore::open_with_window(&path, window).await.unwrap();
+            let sqlite = SqliteStore::open_with_window(&path, seal(), window).await.unwrap();
             let model = MemoryStore::with_window(window);
             for call in &calls {
                 assert_eq!(make(&sqlite, call).await, make(&model, call).await, "{call:?}");

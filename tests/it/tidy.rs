@@ -21,7 +21,7 @@ const ARROWS: [(&str, &[&str]); 8] = [
 ];
 
 /// Files that wire the rooms together and may import them all.
-const WIRING: [&str; 3] = ["main.rs", "inside.rs", "cli/operator.rs"];
+const WIRING: [&str; 4] = ["main.rs", "inside.rs", "cli/operator.rs", "cli/secrets.rs"];
 
 /// Files of `kinds` that decide and must say "Pure." in their header.
 const DECIDERS: [&str; 3] = ["plan.rs", "status.rs", "workload.rs"];

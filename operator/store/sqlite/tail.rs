@@ -8,15 +8,16 @@ use sqlx::Row;
 use sqlx::sqlite::{SqlitePool, SqliteRow};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
-use super::{json, key, names, reading, signed, unsigned};
+use super::{key, names, reading, side, signed, unsigned};
 use crate::store::state::concerns;
-use crate::store::{Change, Error, Watch};
+use crate::store::{Change, Error, Seal, Watch};
 
 /// Number of changes read from the file at once.
 const PAGE: usize = 128;
 
 pub(super) struct Tail {
     readers: SqlitePool,
+    seal: Seal,
     live: Receiver<Arc<Change>>,
     resources: Vec<String>,
     namespace: Option<String>,
@@ -30,6 +31,7 @@ impl Tail {
     /// Reads the first page, so that a revision outside the window is refused here.
     pub(super) async fn start(
         readers: SqlitePool,
+        seal: Seal,
         live: Receiver<Arc<Change>>,
         resources: &[&str],
         namespace: Option<&str>,
@@ -37,6 +39,7 @@ impl Tail {
     ) -> Result<Self, Error> {
         let mut tail = Self {
             readers,
+            seal,
             live,
             resources: resources.iter().map(|&resource| resource.to_owned()).collect(),
             namespace: namespace.map(str::to_owned),
@@ -109,7 +112,7 @@ impl Tail {
         if self.at > newest {
             return Err(Error::Future { since: self.at, newest });
         }
-        let found = rows.iter().filter_map(change).collect::<Result<VecDeque<_>, _>>()?;
+        let found = rows.iter().filter_map(|row| change(&self.seal, row)).collect::<Result<VecDeque<_>, _>>()?;
         self.caught_up = found.len() < PAGE;
         self.at = match found.back() {
             Some(last) if !self.caught_up => last.revision,
@@ -121,9 +124,8 @@ impl Tail {
 }
 
 /// The change in a row; `None` in the row of an empty page.
-fn change(row: &SqliteRow) -> Option<Result<Change, Error>> {
+fn change(seal: &Seal, row: &SqliteRow) -> Option<Result<Change, Error>> {
     let revision = row.get::<Option<i64>, _>("revision")?.unsigned_abs();
-    let side = |name| row.get::<Option<&str>, _>(name).map(json).transpose().map(|value| value.map(Arc::new));
-    let both = || Ok(Change { key: key(row), revision, old: side("old")?, new: side("new")? });
+    let both = || Ok(Change { key: key(row), revision, old: side(seal, row, "old")?, new: side(seal, row, "new")? });
     Some(both())
 }

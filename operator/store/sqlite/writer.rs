@@ -10,8 +10,9 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{backend, load, signed, unsigned};
 use crate::api::sync::lock;
+use crate::store::seal::emptied;
 use crate::store::state::{self, State};
-use crate::store::{Change, Error, Expect, Key};
+use crate::store::{Change, Error, Expect, Key, Seal};
 
 /// Limit of writes in one commit, so that the first of them does not wait long.
 const BATCH: usize = 32;
@@ -35,6 +36,7 @@ pub(super) struct Write {
 /// Owns the writing connection, the counters and the lock on the file.
 pub(super) struct Writer {
     connection: SqliteConnection,
+    seal: Seal,
     changes: broadcast::Sender<Arc<Change>>,
     window: u64,
     counters: Counters,
@@ -58,13 +60,14 @@ struct Done {
 impl Writer {
     pub(super) async fn new(
         mut connection: SqliteConnection,
+        seal: Seal,
         changes: broadcast::Sender<Arc<Change>>,
         window: u64,
         lock: File,
     ) -> Result<Self, Error> {
         let counters = Counters::read(&mut connection).await.map_err(backend("reading its counters"))?;
-        let state = State::new(load(&mut connection).await?, counters.revision);
-        Ok(Self { connection, changes, window, counters, state: Arc::new(Mutex::new(state)), _lock: lock })
+        let state = State::new(load(&mut connection, &seal).await?, counters.revision);
+        Ok(Self { connection, seal, changes, window, counters, state: Arc::new(Mutex::new(state)), _lock: lock })
     }
 
     /// The objects as they are now.
@@ -113,7 +116,7 @@ impl Writer {
     async fn fail(&mut self, replies: Vec<oneshot::Sender<Result<Value, Error>>>, error: sqlx::Error) {
         if let Ok(counters) = Counters::read(&mut self.connection).await
             && counters.revision != self.counters.revision
-            && let Ok(objects) = load(&mut self.connection).await
+            && let Ok(objects) = load(&mut self.connection, &self.seal).await
         {
             *lock(&self.state) = State::new(objects, counters.revision);
             self.counters = counters;
@@ -151,7 +154,7 @@ impl Writer {
             };
             let answer = match decided {
                 Ok((change, answer)) => {
-                    record(&mut transaction, &change).await?;
+                    record(&mut transaction, &self.seal, &change).await?;
                     counters.revision = change.revision;
                     done.changes.push(change);
                     Ok(answer)
@@ -201,10 +204,11 @@ fn found(state: &Mutex<State>, batch: &[Change], key: &Key) -> Option<Arc<Value>
 }
 
 /// Writes the change to the tables.
-async fn record(connection: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::Error> {
+async fn record(connection: &mut SqliteConnection, seal: &Seal, change: &Change) -> Result<(), sqlx::Error> {
     let Change { key, revision, old, new } = change;
-    let text = |side: &Option<Arc<Value>>| side.as_ref().map(|value| value.to_string());
-    let (old, new) = (text(old), text(new));
+    let text = |value: &Value| seal.seal(key, value.to_string());
+    let new = new.as_ref().map(|value| text(value));
+    let old = old.as_ref().map(|old| if new.is_none() { text(&emptied(key, old)) } else { text(old) });
     let object = match &new {
         Some(new) => sqlx::query(
             "INSERT INTO objects (resource, namespace, name, revision, value) VALUES (?1, ?2, ?3, ?4, ?5)
