@@ -14,7 +14,7 @@ pub async fn version(connection: &Connection, out: &mut (dyn Write + Send)) -> R
     writeln!(out, "client: {}", env!("CARGO_PKG_VERSION"))?;
     writeln!(out, "in containers: {}", crate::CONTAINER_IDENTITY)?;
     let asked = async {
-        let client = Client::new(kubeconfig::load(&connection.kubeconfig())?)?;
+        let client = Client::new(connection.server()?)?;
         client.get("/version", &[], JSON).await
     };
     match asked.await {

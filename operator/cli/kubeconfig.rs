@@ -6,13 +6,14 @@ use serde::Deserialize;
 
 use super::datadir;
 use super::error::Error;
+use crate::api::core::DEFAULT_NAMESPACE;
 
 /// The data needed to connect to a server.
 #[derive(Debug, Clone)]
 pub struct Kubeconfig {
-    /// The file this was read from.
+    /// The file this was read from, or the unix socket.
     pub path: PathBuf,
-    /// The server's URL, e.g. `https://127.0.0.1:7443`.
+    /// The server's URL: `https://127.0.0.1:7443`, `unix:///run/evenkeel/api.sock`.
     pub server: String,
     /// The CA certificates to trust, PEM.
     pub certificate_authority: Option<Vec<u8>>,
@@ -20,6 +21,25 @@ pub struct Kubeconfig {
     pub token: Option<String>,
     /// The namespace used when none is given.
     pub namespace: String,
+}
+
+/// What servers on a unix socket start with, as in `unix:///run/evenkeel/api.sock`.
+pub const UNIX: &str = "unix://";
+
+/// The server to talk to: that of the kubeconfig, or, for root who names none, the unix socket of the operator here.
+pub fn find(flag: Option<&Path>, variable: impl Fn(&str) -> Option<String>) -> Result<Kubeconfig, Error> {
+    let default = datadir::default_dir(&variable);
+    let path = locate(flag, variable);
+    let named = flag.is_some() || path != default.join("kubeconfig");
+    let socket = datadir::sockets(&default).into_iter().find(|socket| socket.exists());
+    match socket.filter(|_| !named && nix::unistd::geteuid().is_root()) {
+        Some(path) => {
+            let server = format!("{UNIX}{}", path.display());
+            let namespace = DEFAULT_NAMESPACE.to_owned();
+            Ok(Kubeconfig { path, server, certificate_authority: None, token: None, namespace })
+        }
+        None => load(&path),
+    }
 }
 
 /// The path of the kubeconfig: the flag, EVENKEEL_KUBECONFIG, KUBECONFIG (its first existing file), the
@@ -88,7 +108,11 @@ pub fn load(path: &Path) -> Result<Kubeconfig, Error> {
         server: cluster.server.trim_end_matches('/').to_owned(),
         certificate_authority,
         token,
-        namespace: context.namespace.clone().filter(|name| !name.is_empty()).unwrap_or_else(|| "default".to_owned()),
+        namespace: context
+            .namespace
+            .clone()
+            .filter(|name| !name.is_empty())
+            .unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned()),
     })
 }
 

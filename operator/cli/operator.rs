@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::json;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -28,11 +29,14 @@ use crate::kinds::load_balancer::LoadBalancerKind;
 use crate::kinds::postgres_cluster::PostgresClusterKind;
 use crate::runtime::{Clock, Kind, Manager, SystemClock, janitor};
 use crate::server::containers::{self, Connection, Containers, Place};
+use crate::server::doors::Doors;
 use crate::server::{self, identity};
 use crate::store::{self, Key, Objects, SqliteStore};
 
 /// Grace at shutdown for reconciles and requests under way (controllers limit themselves to 10 s).
 const GRACE: Duration = Duration::from_secs(15);
+/// Limit of open files that this process sets itself.
+const FILES: u64 = 8192;
 /// Timeout for connecting to a port of a pod on this machine.
 const CONNECT: Duration = Duration::from_secs(5);
 
@@ -62,7 +66,9 @@ pub fn run(args: &Args) -> Result<(), Error> {
     runtime()?.block_on(async {
         let mut signals = Signals::new()?;
         let mut running = start(args).await?;
-        tracing::info!(address = %running.address, kubeconfig = %running.kubeconfig.display(), "serving");
+        if running.closed.is_none() {
+            tracing::info!(address = %running.address, kubeconfig = %running.kubeconfig.display(), "serving");
+        }
         let ended = tokio::select! {
             name = signals.next() => {
                 tracing::info!("{name}: finishing work in progress; a second signal ends it at once");
@@ -112,6 +118,8 @@ type Part = (&'static str, Result<(), Error>);
 pub struct Running {
     /// Address of the API.
     pub address: SocketAddr,
+    /// Why the API did not listen there at the start. It is opened as soon as possible; everything else runs.
+    pub closed: Option<String>,
     /// Path of the kubeconfig.
     pub kubeconfig: PathBuf,
     shutdown: CancellationToken,
@@ -147,12 +155,14 @@ impl Running {
     }
 }
 
-/// Starts all parts; on return the kubeconfig is written and the API listens.
+/// Starts all parts; on return the kubeconfig is written, and the API listens unless its port is taken.
 pub async fn start(args: &Args) -> Result<Running, Error> {
     let path = args.data_dir();
     let data_dir = DataDir::claim(&path)?;
-    let listener = bind(args.listen).await?;
-    let address = listener.local_addr().map_err(|source| Error::Io { doing: "listen".to_owned(), source })?;
+    raise_files();
+    let doors = Doors::open(args.listen, &datadir::sockets(&path)).await;
+    let doors = doors.map_err(|source| Error::Io { doing: format!("listen on {}", args.listen), source })?;
+    let (address, closed) = (doors.address, doors.closed.clone());
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let identity = identity::prepare(&path, address, clock.as_ref())
         .map_err(failed(|| format!("cannot prepare keys and kubeconfig in {}", path.display())))?;
@@ -181,25 +191,23 @@ pub async fn start(args: &Args) -> Result<Running, Error> {
         ("the janitor", Ok(()))
     });
     let containers: Arc<dyn Containers> = Arc::new(EngineContainers(hosts));
-    let serving = server::run(listener, identity, objects, clock, Some(planner), Some(containers), shutdown.clone());
+    let serving = server::run(doors, identity, objects, clock, Some(planner), Some(containers), shutdown.clone());
     parts.spawn(async { ("the API", serving.await.map_err(failed(|| "the API stopped".to_owned()))) });
-    Ok(Running { address, kubeconfig, shutdown, parts, store, _data_dir: data_dir })
+    Ok(Running { address, closed, kubeconfig, shutdown, parts, store, _data_dir: data_dir })
 }
 
 fn failed<E: std::error::Error + Send + Sync + 'static>(doing: impl Fn() -> String) -> impl Fn(E) -> Error {
     move |source| Error::Operator { doing: doing(), source: Box::new(source) }
 }
 
-async fn bind(listen: SocketAddr) -> Result<TcpListener, Error> {
-    TcpListener::bind(listen).await.map_err(|source| match source.kind() {
-        std::io::ErrorKind::AddrInUse => Error::Failed(format!(
-            "{listen} is in use by another process (another operator?); stop it or choose another address with --listen"
-        )),
-        std::io::ErrorKind::AddrNotAvailable => {
-            Error::Failed(format!("{listen} is no address of this machine; choose another with --listen"))
-        }
-        _ => Error::Io { doing: format!("listen on {listen}"), source },
-    })
+/// Allows as many open files as the system lets this process have: each connection of the API is one, and Docker and the
+/// store need theirs.
+fn raise_files() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(soft, hard)| setrlimit(Resource::RLIMIT_NOFILE, soft.max(hard.min(FILES)), hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files cannot be raised");
+    }
 }
 
 /// Creates a DockerHost for this machine's engine if there is none, and registers the existing hosts before any

@@ -2,35 +2,53 @@
 //! file imports it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{IntoResponse, Response};
 use subtle::ConstantTimeEq as _;
+use tokio::time::timeout;
 
+use super::limits::{Caller, Stream};
 use super::params::Params;
+use super::peer::Peer;
 use super::request::Request;
-use super::routes::{self, Part, Route};
+use super::routes::{self, Part, Route, Target};
 use super::status::Refusal;
 use super::tls::Guest;
 use super::view::{self, View};
 use super::{Server, body, deletion, discovery, eviction, exec, logs, openapi_v2, port_forward, reviews, watch};
+use crate::runtime::clock::instant;
 
 /// Path of plans: POST `{"object": {...}}`.
 const PLAN: &str = "/evenkeel/v1/plan";
+/// The name of the one user.
+const ADMIN: &str = "admin";
+/// Time-out of an answer, or of the head of one that streams.
+const ANSWER_TIME: Duration = Duration::from_secs(60);
 
 /// Answers one HTTP request.
 pub async fn answer(State(server): State<Arc<Server>>, request: axum::extract::Request) -> Response {
-    match dispatch(&server, request).await {
-        Ok(response) => response,
-        Err(refusal) => refusal.into_response(),
-    }
+    let late = || Err(Refusal::timeout(format!("there was no answer within {} s", ANSWER_TIME.as_secs())));
+    let answered = timeout(ANSWER_TIME, dispatch(&server, request)).await.unwrap_or_else(|_| late());
+    answered.unwrap_or_else(IntoResponse::into_response)
 }
 
 async fn dispatch(server: &Server, request: axum::extract::Request) -> Result<Response, Refusal> {
     let (mut parts, body) = request.into_parts();
     let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
+    let (Some(guest), Some(peer)) = (parts.extensions.remove::<Arc<Guest>>(), parts.extensions.remove::<Peer>()) else {
+        return Err(Refusal::internal("the connection is not known"));
+    };
+    let now = instant();
+    let known = matches!(peer, Peer::Unix { uid: 0 }) || authenticated(server, &parts.headers);
+    let caller = if known { Caller::User(ADMIN.to_owned()) } else { Caller::Stranger(peer.origin()) };
+    // Whoever can open the socket is root.
+    if !matches!(peer, Peer::Unix { .. }) {
+        server.limits.admit(&caller, now)?;
+    }
     let route = routes::parse(parts.uri.path());
     if let Ok(open @ (Route::Health | Route::Version)) = &route {
         return match open {
@@ -38,18 +56,15 @@ async fn dispatch(server: &Server, request: axum::extract::Request) -> Result<Re
             _ => discovery::answer(open).map(|json| axum::Json(json).into_response()),
         };
     }
-    if !authenticated(server, &parts.headers) {
+    if !known {
         return Err(Refusal::unauthorized());
     }
-    if let Some(guest) = parts.extensions.remove::<Arc<Guest>>() {
-        guest.is_known();
-    }
+    guest.is_known();
     reviews::impersonates(&parts.headers)?;
     if let Some(planner) = server.planner.as_ref().filter(|_| parts.uri.path() == PLAN && parts.method == Method::POST)
     {
         let body = body::read(body).await?;
-        let asked: serde_json::Value =
-            serde_json::from_slice(&body).map_err(|error| Refusal::bad_request(format!("not JSON: {error}")))?;
+        let asked = body::json(&body)?.value;
         return Ok(axum::Json(planner(asked["object"].clone()).await).into_response());
     }
     let params = Params::parse(&parts.uri)?;
@@ -72,9 +87,25 @@ async fn dispatch(server: &Server, request: axum::extract::Request) -> Result<Re
         Part::Log | Part::Exec | Part::Attach | Part::PortForward => View::Whole,
         _ => View::negotiate(&parts.headers, &params)?,
     };
-    let body = if parts.method == Method::GET { Bytes::new() } else { body::read(body).await? };
-    let request = Request { server, target, params, headers: parts.headers, body, view: shown, upgrade };
+    if let Some(stream) = stream(&target, &parts.method, &params)? {
+        guest.streams(server.limits.stream(&caller, stream, now)?);
+    }
+    let (_writing, body) = match parts.method {
+        Method::GET => (None, Bytes::new()),
+        _ => (Some(server.limits.write(&caller, now).await), body::read(body).await?),
+    };
+    let request = Request { server, target, params, headers: parts.headers, body, view: shown, guest, upgrade };
     serve(request, &parts.method).await
+}
+
+/// The kind of stream that a request opens.
+fn stream(target: &Target, method: &Method, params: &Params) -> Result<Option<Stream>, Refusal> {
+    Ok(match target.part {
+        Part::Exec | Part::Attach | Part::PortForward => Some(Stream::Session),
+        Part::Log => Some(Stream::Watch),
+        Part::Main if method == Method::GET && params.flag("watch")? => Some(Stream::Watch),
+        _ => None,
+    })
 }
 
 /// Dispatches a request for objects to its handler.

@@ -1,4 +1,4 @@
-//! The Kubernetes API over the store: HTTPS, one token, every kind of the registry. It makes no decisions.
+//! The Kubernetes API over the store: HTTPS and a unix socket, one token, every kind of the registry. It makes no decisions.
 
 pub mod apply;
 pub mod body;
@@ -7,10 +7,13 @@ pub mod containers;
 pub mod deletion;
 pub mod discovery;
 mod dispatch;
+pub mod doors;
 pub mod eviction;
 pub mod exec;
 pub mod fields;
+mod holder;
 pub mod identity;
+pub mod limits;
 pub mod logs;
 pub mod metadata;
 pub mod namespaces;
@@ -20,6 +23,7 @@ pub mod openapi_v2;
 pub mod paging;
 pub mod params;
 pub mod patch;
+mod patient;
 pub mod peer;
 pub mod port_forward;
 pub mod protobuf;
@@ -44,11 +48,13 @@ use std::sync::Arc;
 
 use axum::Router;
 use futures::future::BoxFuture;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::core::DEFAULT_NAMESPACE;
+use crate::store::events::{NewEvent, Severity};
 use crate::store::{self, Clock, Objects, Views};
 use containers::Containers;
+use doors::Doors;
 use identity::Identity;
 
 /// Plans an object without acting, for `evenkeel plan`; the server itself imports no planner.
@@ -65,16 +71,18 @@ pub struct Server {
     planner: Option<Planner>,
     /// Locked while an object that takes names in Docker is created.
     claims: tokio::sync::Mutex<()>,
+    limits: limits::Limits,
     token: String,
     stop: CancellationToken,
 }
 
-/// Serves the API on `listener` until `shutdown`; then ends open watches and finishes requests under way.
+/// Serves the API at its doors until `shutdown`; then ends open watches and finishes requests under way. A closed port is
+/// opened when that is possible, and an Event of the default namespace says why it is closed.
 ///
 /// [`identity::prepare`] must have written the kubeconfig before this is called. The default namespace is created
 /// before the first request is served.
 pub async fn run(
-    listener: TcpListener,
+    doors: Doors,
     identity: Identity,
     objects: Objects,
     clock: Arc<dyn Clock>,
@@ -86,11 +94,47 @@ pub async fn run(
     namespaces::prepare(&objects).await?;
     let emptying = tokio::spawn(namespaces::keep_emptying(objects.clone(), shutdown.clone()));
     let (token, stop) = (identity.token, shutdown.clone());
-    let claims = tokio::sync::Mutex::default();
-    let server = Arc::new(Server { objects, clock, containers, planner, claims, token, stop });
-    let router = Router::new().fallback(dispatch::answer).with_state(server);
-    tls::accept(listener, identity.tls, router, shutdown).await;
+    let (claims, limits) = Default::default();
+    let server = Arc::new(Server { objects, clock, containers, planner, claims, limits, token, stop });
+    let router = Router::new().fallback(dispatch::answer).with_state(server.clone());
+    let Doors { address, tcp, unix, .. } = doors;
+    let port = async {
+        let opened = async {
+            match tcp {
+                Some(listener) => listener,
+                None => doors::opened(address, |why| port_is_closed(&server, why)).await,
+            }
+        };
+        let listener = tokio::select! {
+            () = shutdown.cancelled() => return,
+            listener = opened => tls::Listener::Tcp(listener, identity.tls),
+        };
+        tls::accept(tls::MAX_REMOTE, listener, router.clone(), shutdown.clone()).await;
+    };
+    let socket = async {
+        if let Some(listener) = unix {
+            tls::accept(tls::MAX_LOCAL, tls::Listener::Unix(listener), router.clone(), shutdown.clone()).await;
+        }
+    };
+    tokio::join!(port, socket);
     // The task has the same token; a panic in it has been logged.
     let _ = emptying.await;
     Ok(())
+}
+
+/// Tells why the port is closed.
+async fn port_is_closed(server: &Server, why: String) {
+    let message = format!("the API is closed, everything else runs: {why}");
+    tracing::error!("{message}");
+    let at = server.clock.now();
+    let event = NewEvent { severity: Severity::Warning, reason: "PortClosed".to_owned(), message, at };
+    let told = async {
+        if let Some(namespace) = server.objects.store().get(&namespaces::key(DEFAULT_NAMESPACE)).await? {
+            server.objects.record_event(&namespace, &event).await?;
+        }
+        Ok::<_, store::Error>(())
+    };
+    if let Err(error) = told.await {
+        tracing::warn!(%error, "an event could not be recorded");
+    }
 }

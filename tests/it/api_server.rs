@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use evenkeel::runtime::clock::SystemClock;
 use evenkeel::server;
 use evenkeel::server::containers::Containers;
+use evenkeel::server::doors::Doors;
 use evenkeel::server::identity;
 use evenkeel::store::{MemoryStore, Objects};
 use reqwest::Method;
@@ -58,7 +59,15 @@ impl Api {
         let kubeconfig: Value = serde_saphyr::from_str(&text).unwrap();
         let objects = Objects::new(Arc::new(store), clock.clone());
         let stop = CancellationToken::new();
-        let run = server::run(listener, identity, objects.clone(), clock, None, containers, stop.clone());
+        let run = server::run(
+            Doors::only(listener).unwrap(),
+            identity,
+            objects.clone(),
+            clock,
+            None,
+            containers,
+            stop.clone(),
+        );
         let serving = tokio::spawn(async move { run.await.unwrap() });
 
         let _ = rustls::crypto::ring::default_provider().install_default();
