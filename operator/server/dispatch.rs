@@ -1,4 +1,4 @@
-//! Dispatch of each request: authentication, parsing, and the file that answers. Top of the room: no other
+//! Dispatch of each request: who sends it, what it wants, whether that is allowed, and the file that answers. Top of the room: no other
 //! file imports it.
 
 use std::sync::Arc;
@@ -6,11 +6,14 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use subtle::ConstantTimeEq as _;
 use tokio::time::timeout;
 
+use super::access::{self, Permit};
+use super::authn::{self, user::User};
+use super::authz::attributes::Attributes;
+use super::authz::{self, Verdict, answers, builtin};
 use super::limits::{Caller, Stream};
 use super::params::Params;
 use super::peer::Peer;
@@ -19,34 +22,51 @@ use super::routes::{self, Part, Route, Target};
 use super::status::Refusal;
 use super::tls::Guest;
 use super::view::{self, View};
-use super::{Server, body, deletion, discovery, eviction, exec, logs, openapi_v2, port_forward, reviews, watch};
+use super::{Server, body, deletion, discovery, eviction, exec, logs, openapi_v2, port_forward, tokens, watch};
+use crate::api::chain::chain;
 use crate::runtime::clock::instant;
 
 /// Path of plans: POST `{"object": {...}}`.
 const PLAN: &str = "/evenkeel/v1/plan";
-/// The name of the one user.
-const ADMIN: &str = "admin";
 /// Time-out of an answer, or of the head of one that streams.
 const ANSWER_TIME: Duration = Duration::from_secs(60);
 
+/// A request on its way through the wall, for whoever keeps a record: what is not known yet is `None`.
+pub struct Asked {
+    /// The other end of the connection.
+    pub peer: Peer,
+    /// Who sent it.
+    pub user: Option<User>,
+    /// What it wants.
+    pub attributes: Option<Attributes>,
+    /// Whether the user may do it.
+    pub verdict: Option<Verdict>,
+}
+
 /// Answers one HTTP request.
 pub async fn answer(State(server): State<Arc<Server>>, request: axum::extract::Request) -> Response {
+    // Without an end of the connection, nobody is there.
+    let nobody = || Peer::Tcp { address: ([0, 0, 0, 0], 0).into(), certificates: Arc::new([]) };
+    let peer = request.extensions().get::<Peer>().cloned().unwrap_or_else(nobody);
+    let mut asked = Asked { peer, user: None, attributes: None, verdict: None };
     let late = || Err(Refusal::timeout(format!("there was no answer within {} s", ANSWER_TIME.as_secs())));
-    let answered = timeout(ANSWER_TIME, dispatch(&server, request)).await.unwrap_or_else(|_| late());
+    let answered = timeout(ANSWER_TIME, dispatch(&server, request, &mut asked)).await.unwrap_or_else(|_| late());
     answered.unwrap_or_else(IntoResponse::into_response)
 }
 
-async fn dispatch(server: &Server, request: axum::extract::Request) -> Result<Response, Refusal> {
+async fn dispatch(server: &Server, request: axum::extract::Request, asked: &mut Asked) -> Result<Response, Refusal> {
     let (mut parts, body) = request.into_parts();
     let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
-    let (Some(guest), Some(peer)) = (parts.extensions.remove::<Arc<Guest>>(), parts.extensions.remove::<Peer>()) else {
-        return Err(Refusal::internal("the connection is not known"));
+    let guest = parts.extensions.remove::<Arc<Guest>>().ok_or_else(|| Refusal::internal("no connection"))?;
+    let state = server.access.now();
+    asked.user = authn::authenticate(&state.tokens, &parts.headers, &asked.peer, server.clock.now());
+    let caller = match &asked.user {
+        Some(user) => Caller::User(user.name.clone()),
+        None => Caller::Stranger(asked.peer.origin()),
     };
     let now = instant();
-    let known = matches!(peer, Peer::Unix { uid: 0 }) || authenticated(server, &parts.headers);
-    let caller = if known { Caller::User(ADMIN.to_owned()) } else { Caller::Stranger(peer.origin()) };
-    // Whoever can open the socket is root.
-    if !matches!(peer, Peer::Unix { .. }) {
+    // Whoever can open the socket can stop the operator, too.
+    if !matches!(asked.peer, Peer::Unix { .. }) {
         server.limits.admit(&caller, now)?;
     }
     let route = routes::parse(parts.uri.path());
@@ -56,23 +76,28 @@ async fn dispatch(server: &Server, request: axum::extract::Request) -> Result<Re
             _ => discovery::answer(open).map(|json| axum::Json(json).into_response()),
         };
     }
-    if !known {
-        return Err(Refusal::unauthorized());
-    }
+    let user = asked.user.clone().ok_or_else(Refusal::unauthorized)?;
     guest.is_known();
-    reviews::impersonates(&parts.headers)?;
+    answers::impersonates(&parts.headers)?;
     if let Some(planner) = server.planner.as_ref().filter(|_| parts.uri.path() == PLAN && parts.method == Method::POST)
     {
         let body = body::read(body).await?;
-        let asked = body::json(&body)?.value;
-        return Ok(axum::Json(planner(asked["object"].clone()).await).into_response());
+        let sent = body::json(&body)?.value;
+        // A plan shows what is there, too.
+        for verb in ["get", "create"] {
+            authorize(server, asked, &user, Attributes::of_plan(verb, &sent["object"]))?;
+        }
+        return Ok(axum::Json(planner(sent["object"].clone()).await).into_response());
     }
     let params = Params::parse(&parts.uri)?;
+    let attributes = Attributes::of(&route, &parts.method, &params, parts.uri.path());
+    let permit = authorize(server, asked, &user, attributes)?;
     let target = match route? {
         Route::Objects(target) => target,
-        Route::Review(review) if parts.method == Method::POST => {
-            let asked = body::object(&parts.headers, &body::read(body).await?)?;
-            return Ok(view::answer(StatusCode::CREATED, &reviews::answer(review, &asked.value)?, &[]));
+        Route::Review { review, namespace } if parts.method == Method::POST => {
+            let sent = body::object(&parts.headers, &body::read(body).await?)?;
+            let answer = answers::answer(review, namespace.as_deref(), &sent.value, &state.rules, &user)?;
+            return Ok(view::answer(StatusCode::CREATED, &answer, &[]));
         }
         Route::OpenApiV2 if parts.method == Method::GET => {
             return Ok(([(header::CONTENT_TYPE, openapi_v2::CONTENT_TYPE)], openapi_v2::document()).into_response());
@@ -94,8 +119,14 @@ async fn dispatch(server: &Server, request: axum::extract::Request) -> Result<Re
         Method::GET => (None, Bytes::new()),
         _ => (Some(server.limits.write(&caller, now).await), body::read(body).await?),
     };
-    let request = Request { server, target, params, headers: parts.headers, body, view: shown, guest, upgrade };
-    serve(request, &parts.method).await
+    let decides = parts.method != Method::GET && access::decides(&target.resource.qualified());
+    let request = Request { server, permit, target, params, headers: parts.headers, body, view: shown, guest, upgrade };
+    let answer = serve(request, &parts.method).await;
+    if decides {
+        // Whoever reads this answer finds it in force.
+        server.access.refresh().await.map_err(|error| Refusal::internal(chain(&error)))?;
+    }
+    answer
 }
 
 /// The kind of stream that a request opens.
@@ -106,6 +137,18 @@ fn stream(target: &Target, method: &Method, params: &Params) -> Result<Option<St
         Part::Main if method == Method::GET && params.flag("watch")? => Some(Stream::Watch),
         _ => None,
     })
+}
+
+/// The wall: the only place where a request is judged.
+fn authorize(server: &Server, asked: &mut Asked, user: &User, attributes: Attributes) -> Result<Permit, Refusal> {
+    let verdict = authz::allowed(&server.access.now().rules, user, &attributes);
+    let refused = (verdict == Verdict::Deny).then(|| attributes.refusal(&user.name));
+    asked.attributes = Some(attributes.clone());
+    asked.verdict = Some(verdict);
+    match refused {
+        Some(refusal) => Err(refusal),
+        None => Ok(server.access.permit(user.clone(), attributes, server.clock.clone())),
+    }
 }
 
 /// Dispatches a request for objects to its handler.
@@ -130,7 +173,13 @@ async fn serve(request: Request<'_>, method: &Method) -> Result<Response, Refusa
         return Err(Refusal::not_allowed(view.instead));
     }
     if request.target.part == Part::Status && method != Method::GET {
-        return Err(Refusal::not_allowed("the status is written by the operator alone; change the spec instead"));
+        return Err(Refusal::forbidden("the status is written by the operator alone; change the spec instead"));
+    }
+    if method != Method::GET && builtin::is_builtin(&request.key()) {
+        let name = request.key().name;
+        return Err(Refusal::forbidden(format!(
+            "{name:?} always exists and cannot be changed; create another and bind it"
+        )));
     }
     let named = request.target.name.is_some();
     match (method.as_str(), named, request.target.part) {
@@ -140,20 +189,15 @@ async fn serve(request: Request<'_>, method: &Method) -> Result<Response, Refusa
             request.params.check_list()?;
             request.list().await
         }
+        ("POST" | "PUT" | "PATCH", _, _) if tokens::are(request.target.resource) => {
+            tokens::serve(request, method).await
+        }
         ("POST", false, _) => request.create().await,
         ("PUT", true, _) => request.replace().await,
         ("PATCH", true, _) => request.patch().await,
         ("DELETE", _, Part::Main) => deletion::serve(request).await,
         _ => Err(Refusal::method_not_allowed()),
     }
-}
-
-/// Whether the request carries the server's token.
-fn authenticated(server: &Server, headers: &HeaderMap) -> bool {
-    let sent = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let token =
-        sent.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-    token.is_some_and(|(_, token)| token.trim().as_bytes().ct_eq(server.token.as_bytes()).into())
 }
 
 /// Healthy if the store answers.

@@ -46,7 +46,7 @@ pub async fn serve(mut request: Request<'_>) -> Result<Response, Refusal> {
         None => attached(&*containers, &meant.place).await,
     };
     let session = session.map_err(|failure| meant.refused(&failure))?;
-    let (stop, guest) = (request.server.stop.clone(), request.guest.clone());
+    let (end, guest) = (request.ended(), request.guest.clone());
     tokio::spawn(async move {
         let _guest = guest; // it counts until here is done
         let connection = match upgrade.await {
@@ -56,7 +56,7 @@ pub async fn serve(mut request: Request<'_>) -> Result<Response, Refusal> {
         let (sink, stream) = websocket::talk(TokioIo::new(connection), Role::Server).await.split();
         let talk = converse(&*containers, &meant.place, session, sink, stream);
         tokio::select! {
-            () = stop.cancelled() => {}
+            () = end => {}
             () = talk => {}
         }
     });

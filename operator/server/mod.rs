@@ -1,6 +1,10 @@
-//! The Kubernetes API over the store: HTTPS and a unix socket, one token, every kind of the registry. It makes no decisions.
+//! The Kubernetes API over the store: HTTPS and a unix socket, users and roles, every kind of the registry. It makes no
+//! decisions.
 
+pub mod access;
 pub mod apply;
+pub mod authn;
+pub mod authz;
 pub mod body;
 mod claims;
 pub mod containers;
@@ -39,6 +43,7 @@ pub mod status;
 pub mod strategic;
 pub mod table;
 pub mod tls;
+mod tokens;
 mod upgrade;
 pub mod validate;
 pub mod view;
@@ -53,6 +58,8 @@ use tokio_util::sync::CancellationToken;
 use crate::api::core::DEFAULT_NAMESPACE;
 use crate::store::events::{NewEvent, Severity};
 use crate::store::{self, Clock, Objects, Views};
+use access::Access;
+use authn::tokens::hash;
 use containers::Containers;
 use doors::Doors;
 use identity::Identity;
@@ -72,7 +79,8 @@ pub struct Server {
     /// Locked while an object that takes names in Docker is created.
     claims: tokio::sync::Mutex<()>,
     limits: limits::Limits,
-    token: String,
+    /// Who may do what.
+    access: Access,
     stop: CancellationToken,
 }
 
@@ -93,9 +101,14 @@ pub async fn run(
     let objects = Objects::new(Arc::new(Views::new(objects.store().clone())), clock.clone());
     namespaces::prepare(&objects).await?;
     let emptying = tokio::spawn(namespaces::keep_emptying(objects.clone(), shutdown.clone()));
-    let (token, stop) = (identity.token, shutdown.clone());
+    let admin = vec![(hash(&identity.token), None)];
+    let (access, stop) = (Access::start(objects.clone(), admin).await?, shutdown.clone());
     let (claims, limits) = Default::default();
-    let server = Arc::new(Server { objects, clock, containers, planner, claims, limits, token, stop });
+    let server = Arc::new(Server { objects, clock, containers, planner, claims, limits, access, stop });
+    let following = tokio::spawn({
+        let (server, stop) = (server.clone(), shutdown.clone());
+        async move { server.access.follow(stop).await }
+    });
     let router = Router::new().fallback(dispatch::answer).with_state(server.clone());
     let Doors { address, tcp, unix, .. } = doors;
     let port = async {
@@ -117,8 +130,9 @@ pub async fn run(
         }
     };
     tokio::join!(port, socket);
-    // The task has the same token; a panic in it has been logged.
+    // The tasks have the same token; a panic in one has been logged.
     let _ = emptying.await;
+    let _ = following.await;
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::apply::Writer;
+use super::authz::escalation;
 use super::body::{self, Sent};
 use super::paging::Page;
 use super::params::{Effect, WriteOptions};
@@ -53,6 +54,12 @@ impl Request<'_> {
     }
 
     pub(super) async fn create(&self) -> Result<Response, Refusal> {
+        let (object, warnings) = self.created().await?;
+        Ok(self.object(StatusCode::CREATED, object, &warnings))
+    }
+
+    /// Creates the object in the body.
+    pub(super) async fn created(&self) -> Result<(Value, Vec<String>), Refusal> {
         let options = self.params.write_options(&self.headers)?;
         let Sent { value: mut object, repeated } = body::object(&self.headers, &self.body)?;
         self.identify(&mut object)?;
@@ -60,8 +67,7 @@ impl Request<'_> {
             metadata.remove("managedFields");
         }
         let created = self.insert(object, &options, &repeated, Record::Update).await;
-        let (object, warnings) = created.map_err(|error| self.write_refusal(error))?;
-        Ok(self.object(StatusCode::CREATED, object, &warnings))
+        created.map_err(|error| self.write_refusal(error))
     }
 
     /// Who writes this request.
@@ -91,6 +97,7 @@ impl Request<'_> {
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let admitted = validate::admit(resource, object, None, repeated, options.validation)?;
         let key = Key { name, ..self.key() };
+        self.judge_grant(None, &admitted.object)?;
         let _held = claims::hold(self.server, resource, &key).await?;
         let object = match record {
             Record::Update => self.writer(options).update(None, admitted.object),
@@ -101,6 +108,12 @@ impl Request<'_> {
             Effect::DryRun => self.pretend_to_create(key, object).await?,
         };
         Ok((object, admitted.warnings))
+    }
+
+    /// Refuses a role or binding that grants more than its writer has.
+    fn judge_grant(&self, old: Option<&Value>, new: &Value) -> Result<(), Refusal> {
+        let resource = self.target.resource.qualified();
+        escalation::judge(&self.permit.state().rules, &self.permit.user, &resource, old, new)
     }
 
     /// Gives the object a name after its `generateName`, before it is judged.
@@ -194,6 +207,7 @@ impl Request<'_> {
                 return Err(Refusal::conflict(resource, &self.key().name, MODIFIED).into());
             }
             let mut fresh = apply(&json!({"metadata": {}}))?;
+            self.permit.require("create")?;
             for field in ["apiVersion", "kind"] {
                 fresh[field] = wanted[field].clone();
             }
@@ -220,6 +234,7 @@ impl Request<'_> {
             let proposed = make(&old)?;
             let proposed = if self.target.resource.has_status { with_status_of(&old, proposed) } else { proposed };
             let admitted = validate::admit(self.target.resource, proposed, Some(&old), repeated, options.validation)?;
+            self.judge_grant(Some(&old), &admitted.object)?;
             *lock(&warnings) = admitted.warnings;
             Ok(match record {
                 Record::Update => writer.update(Some(&old), admitted.object),

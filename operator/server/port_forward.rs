@@ -73,7 +73,7 @@ pub async fn serve(mut request: Request<'_>) -> Result<Response, Refusal> {
     let (place, address) = pod(&request).await?;
     let pod = Pod { containers: door(&request)?.clone(), place, address };
     let upgrade = request.upgrade.take().ok_or_else(|| Refusal::bad_request("this connection cannot be upgraded"))?;
-    let (stop, guest) = (request.server.stop.clone(), request.guest.clone());
+    let (end, guest) = (request.ended(), request.guest.clone());
     tokio::spawn(async move {
         let _guest = guest; // it counts until here is done
         let connection = match upgrade.await {
@@ -93,7 +93,7 @@ pub async fn serve(mut request: Request<'_>) -> Result<Response, Refusal> {
             }
         };
         tokio::select! {
-            () = stop.cancelled() => {}
+            () = end => {}
             () = talk => {}
         }
     });
