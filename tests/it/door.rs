@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ impl House {
         tokio::spawn(server::run(doors, identity, objects, clock, None, None, stop.clone()));
         let _ = rustls::crypto::ring::default_provider().install_default();
         let builder = || reqwest::Client::builder().no_proxy().tls_danger_accept_invalid_certs(true).timeout(PATIENCE);
-        let by_socket = builder().unix_socket::<&Path>(&socket).build().unwrap();
+        let by_socket = builder().unix_socket(socket.as_path()).build().unwrap();
         Self { address, by_socket, by_port: builder().build().unwrap(), token, stop, _dir: dir }
     }
 
