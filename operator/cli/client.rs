@@ -63,6 +63,12 @@ impl Client {
                 .no_proxy()
                 .tls_certs_only(trusted.clone())
         };
+        let identity = kubeconfig.client_certificate.as_deref().map(reqwest::Identity::from_pem);
+        let identity = identity.transpose().map_err(unusable)?;
+        let builder = || match &identity {
+            Some(identity) => builder().identity(identity.clone()),
+            None => builder(),
+        };
         let http = builder().read_timeout(WATCH_SILENCE).build().map_err(unusable)?;
         let patient = builder().build().map_err(unusable)?;
         Ok(Self { http, patient, kubeconfig })
