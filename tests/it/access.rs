@@ -235,6 +235,18 @@ async fn reviews_tell_the_truth() {
         assert_eq!(other["status"]["allowed"], served, "{verb} {resource}");
         assert_eq!(ask(&api, &ann, Method::POST, &review("subjectaccessreviews"), &of_other).await.code, 403);
     }
+    // What is in no namespace is not allowed by a binding in one, also if the question names it.
+    let binding = json!({
+        "metadata": {"name": "b"}, "roleRef": {"kind": "ClusterRole", "name": "view"},
+        "subjects": [{"kind": "Group", "name": "guests"}],
+    });
+    assert_eq!(api.post(&format!("{RBAC}/namespaces/default/rolebindings"), &binding).await.code, 201);
+    for (resource, allowed) in [("nodes", false), ("pods", true)] {
+        let attributes = json!({"verb": "list", "resource": resource, "namespace": "default"});
+        let guest = json!({"spec": {"groups": ["guests"], "resourceAttributes": attributes}});
+        let answer = api.post(&review("subjectaccessreviews"), &guest).await.body;
+        assert_eq!(answer["status"]["allowed"], allowed, "{resource}");
+    }
     let rules = json!({"spec": {"namespace": "default"}});
     let rules = ask(&api, &ann, Method::POST, &review("selfsubjectrulesreviews"), &rules).await.body;
     let rules = rules["status"]["resourceRules"].as_array().unwrap().clone();
