@@ -236,7 +236,7 @@ mod tests {
     async fn a_permit_ends_when_its_credential_expires() {
         let objects = Objects::new(Arc::new(MemoryStore::new()), Arc::new(SystemClock));
         let access = Access::start(objects, Vec::new()).await.unwrap();
-        let began = tokio::time::Instant::now();
+        let began = crate::runtime::clock::instant();
         let start = Timestamp::from_second(1_800_000_000).unwrap();
         let permit = |end: Option<u64>| {
             let end = end.map(|seconds| start + Duration::from_secs(seconds));

@@ -4,6 +4,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use evenkeel::api::registry;
+use evenkeel::runtime::clock::{Clock as _, SystemClock};
 use evenkeel::store::Key;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -18,7 +19,7 @@ const SECRETS: &str = "/api/v1/namespaces/default/secrets";
 
 /// In an hour.
 fn soon() -> String {
-    (jiff::Timestamp::now() + jiff::SignedDuration::from_hours(1)).to_string()
+    (SystemClock.now() + jiff::SignedDuration::from_hours(1)).to_string()
 }
 
 fn token(name: &str, groups: &[&str]) -> Value {
@@ -363,4 +364,24 @@ async fn who_may_only_patch_does_not_create_by_an_apply() {
     assert_eq!(apply("new").await, 403);
     assert_eq!(api.post(MAPS, &json!({"metadata": {"name": "there"}})).await.code, 201);
     assert_eq!(apply("there").await, 200);
+}
+
+#[tokio::test]
+async fn the_example_is_accepted_and_does_what_it_says() {
+    let api = Api::start().await;
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/examples/rbac.yaml")).unwrap();
+    for document in text.split("\n---\n") {
+        let object: Value = serde_saphyr::from_str(document).unwrap();
+        let resource = registry::resources().iter().find(|resource| object["kind"] == resource.kind).unwrap();
+        let root = if resource.group.is_empty() { "api" } else { "apis" };
+        let place = if resource.namespaced { "namespaces/web/" } else { "" };
+        let path = format!("/{root}/{}/{place}{}?fieldValidation=Strict", resource.api_version(), resource.plural);
+        let made = api.post(&path, &object).await;
+        assert_eq!(made.code, 201, "{path}: {}", made.body);
+    }
+    let team = bearer(&api, "bot", &["team-web"]).await;
+    let auditor = bearer(&api, "auditor", &["auditors"]).await;
+    let secrets = "/api/v1/namespaces/web/secrets";
+    assert_eq!((get(&api, &team, secrets).await.code, get(&api, &auditor, secrets).await.code), (200, 403));
+    assert_eq!((get(&api, &team, MAPS).await.code, get(&api, &auditor, MAPS).await.code), (403, 200));
 }

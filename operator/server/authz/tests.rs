@@ -48,8 +48,11 @@ fn may(rules: &Rules, name: &str, method: &str, path: &str) -> bool {
     allowed(rules, &user(name), &asked) != Verdict::Deny
 }
 
+/// A letter for it, the method, and the path.
+type Try = (char, &'static str, String);
+
 /// Every path of the registry below which there is something, with the methods that clients use.
-fn routes() -> Vec<(String, Vec<(char, &'static str, String)>)> {
+fn routes() -> Vec<(String, Vec<Try>)> {
     let mut all = Vec::new();
     for resource in registry::resources() {
         let root = if resource.group.is_empty() { "api" } else { "apis" };
@@ -104,7 +107,7 @@ fn each_role_on_each_route() {
     let mut table = String::new();
     for (name, methods) in routes() {
         let shown = ROLES.map(|role| {
-            let letter = |(letter, method, path): &(char, &str, String)| {
+            let letter = |(letter, method, path): &Try| {
                 if may(&rules, role, method, path) { *letter } else { '-' }
             };
             methods.iter().map(letter).collect::<String>()
