@@ -81,6 +81,12 @@ impl Client {
                 None => builder,
             }
         };
+        let identity = kubeconfig.client_certificate.as_deref().map(reqwest::Identity::from_pem);
+        let identity = identity.transpose().map_err(unusable)?;
+        let builder = || match &identity {
+            Some(identity) => builder().identity(identity.clone()),
+            None => builder(),
+        };
         let http = builder().read_timeout(WATCH_SILENCE).build().map_err(unusable)?;
         let patient = builder().build().map_err(unusable)?;
         // HTTP needs a name for the server; nothing is looked up.

@@ -19,6 +19,8 @@ pub struct Kubeconfig {
     pub certificate_authority: Option<Vec<u8>>,
     /// The bearer token.
     pub token: Option<String>,
+    /// The client certificate and its key, PEM.
+    pub client_certificate: Option<Vec<u8>>,
     /// The namespace used when none is given.
     pub namespace: String,
 }
@@ -36,7 +38,8 @@ pub fn find(flag: Option<&Path>, variable: impl Fn(&str) -> Option<String>) -> R
         Some(path) => {
             let server = format!("{UNIX}{}", path.display());
             let namespace = DEFAULT_NAMESPACE.to_owned();
-            Ok(Kubeconfig { path, server, certificate_authority: None, token: None, namespace })
+            let (certificate_authority, token, client_certificate) = (None, None, None);
+            Ok(Kubeconfig { path, server, certificate_authority, token, client_certificate, namespace })
         }
         None => load(&path),
     }
@@ -103,7 +106,16 @@ pub fn load(path: &Path) -> Result<Kubeconfig, Error> {
         (None, Some(file)) => Some(String::from_utf8_lossy(&read(file)?).trim().to_owned()),
         (None, None) => None,
     };
+    let part = |name: &str, data: Option<String>, file: Option<PathBuf>| match (data, file) {
+        (Some(data), _) => decode(&data).map(Some).ok_or_else(|| broken(&format!("has a {name} that is not base64"))),
+        (None, Some(file)) => read(file).map(Some),
+        (None, None) => Ok(None),
+    };
+    let certificate = part("client-certificate-data", user.client_certificate_data, user.client_certificate)?;
+    let key = part("client-key-data", user.client_key_data, user.client_key)?;
+    let client_certificate = certificate.zip(key).map(|(certificate, key)| [certificate, b"\n".to_vec(), key].concat());
     Ok(Kubeconfig {
+        client_certificate,
         path: path.to_owned(),
         server: cluster.server.trim_end_matches('/').to_owned(),
         certificate_authority,
@@ -168,8 +180,13 @@ struct NamedUser {
 }
 
 #[derive(Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
 struct User {
     token: Option<String>,
     #[serde(rename = "tokenFile")]
     token_file: Option<PathBuf>,
+    client_certificate_data: Option<String>,
+    client_certificate: Option<PathBuf>,
+    client_key_data: Option<String>,
+    client_key: Option<PathBuf>,
 }

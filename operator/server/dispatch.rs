@@ -14,6 +14,7 @@ use super::access::{self, Permit};
 use super::authn::{self, user::User};
 use super::authz::attributes::Attributes;
 use super::authz::{self, Verdict, answers, builtin};
+use super::credentials::Credential;
 use super::limits::{Caller, Stream};
 use super::params::Params;
 use super::peer::Peer;
@@ -88,6 +89,10 @@ async fn dispatch(server: &Server, request: axum::extract::Request, asked: &mut 
             authorize(server, asked, &user, Attributes::of_plan(verb, &sent["object"]))?;
         }
         return Ok(axum::Json(planner(sent["object"].clone()).await).into_response());
+    }
+    if let Some(credential) = Credential::asked(&parts.method, parts.uri.path()) {
+        authorize(server, asked, &user, credential.attributes())?;
+        return credential.make(server, &body::read(body).await?).await;
     }
     let params = Params::parse(&parts.uri)?;
     let attributes = Attributes::of(&route, &parts.method, &params, parts.uri.path());

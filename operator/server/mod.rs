@@ -8,6 +8,7 @@ pub mod authz;
 pub mod body;
 mod claims;
 pub mod containers;
+mod credentials;
 pub mod deletion;
 pub mod discovery;
 mod dispatch;
@@ -59,10 +60,9 @@ use crate::api::core::DEFAULT_NAMESPACE;
 use crate::store::events::{NewEvent, Severity};
 use crate::store::{self, Clock, Objects, Views};
 use access::Access;
-use authn::tokens::hash;
 use containers::Containers;
 use doors::Doors;
-use identity::Identity;
+use identity::{Authority, Identity};
 
 /// Plans an object without acting, for `evenkeel plan`; the server itself imports no planner.
 pub type Planner = Arc<dyn Fn(serde_json::Value) -> BoxFuture<'static, serde_json::Value> + Send + Sync>;
@@ -81,6 +81,7 @@ pub struct Server {
     limits: limits::Limits,
     /// Who may do what.
     access: Access,
+    authority: Authority,
     stop: CancellationToken,
 }
 
@@ -101,10 +102,10 @@ pub async fn run(
     let objects = Objects::new(Arc::new(Views::new(objects.store().clone())), clock.clone());
     namespaces::prepare(&objects).await?;
     let emptying = tokio::spawn(namespaces::keep_emptying(objects.clone(), shutdown.clone()));
-    let admin = vec![(hash(&identity.token), None)];
-    let (access, stop) = (Access::start(objects.clone(), admin).await?, shutdown.clone());
+    let (authority, stop) = (identity.authority, shutdown.clone());
+    let access = Access::start(objects.clone(), identity.admin).await?;
     let (claims, limits) = Default::default();
-    let server = Arc::new(Server { objects, clock, containers, planner, claims, limits, access, stop });
+    let server = Arc::new(Server { objects, clock, containers, planner, claims, limits, access, authority, stop });
     let following = tokio::spawn({
         let (server, stop) = (server.clone(), shutdown.clone());
         async move { server.access.follow(stop).await }

@@ -119,7 +119,12 @@ impl Api {
     }
 
     pub async fn watch(&self, path: &str) -> Events {
-        let response = self.request(Method::GET, path).send().await.unwrap();
+        self.watch_as(&self.token, path).await
+    }
+
+    /// A watch by the bearer of another token.
+    pub async fn watch_as(&self, token: &str, path: &str) -> Events {
+        let response = self.http.get(format!("{}{path}", self.url)).bearer_auth(token).send().await.unwrap();
         assert_eq!(response.status(), 200, "{path}");
         Events { response, buffer: Vec::new() }
     }

@@ -1,5 +1,6 @@
 //! In-process tests: one binary, one module per subject.
 
+mod access;
 mod api;
 mod api_lists;
 mod api_names;
