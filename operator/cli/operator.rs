@@ -31,7 +31,7 @@ use crate::kinds::postgres_cluster::PostgresClusterKind;
 use crate::runtime::{Clock, Kind, Manager, SystemClock, janitor};
 use crate::server::containers::{self, Connection, Containers, Place};
 use crate::server::doors::Doors;
-use crate::server::{self, identity};
+use crate::server::{self, audit, identity};
 use crate::store::{self, Key, Objects, SqliteStore};
 
 /// Grace at shutdown for reconciles and requests under way (controllers limit themselves to 10 s).
@@ -52,6 +52,9 @@ pub struct Args {
     /// Address that the API listens on
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7443")]
     pub listen: SocketAddr,
+    /// `all`: the audit log has reads, too. `required`: nothing is changed that the audit log cannot record
+    #[arg(long, value_name = "RULE,...", value_delimiter = ',')]
+    pub audit: Vec<audit::Rule>,
 }
 
 impl Args {
@@ -162,11 +165,12 @@ pub async fn start(args: &Args) -> Result<Running, Error> {
     let data_dir = DataDir::claim(&path)?;
     raise_files();
     let doors = Doors::open(args.listen, &datadir::sockets(&path)).await;
-    let doors = doors.map_err(|source| Error::Io { doing: format!("listen on {}", args.listen), source })?;
+    let mut doors = doors.map_err(|source| Error::Io { doing: format!("listen on {}", args.listen), source })?;
     let (address, closed) = (doors.address, doors.closed.clone());
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let identity = identity::prepare(&path, address, clock.as_ref())
         .map_err(failed(|| format!("cannot prepare keys and kubeconfig in {}", path.display())))?;
+    doors.audit = Some(audit::Audit::open(&path, args.audit.clone(), clock.clone()));
     let kubeconfig = identity.kubeconfig.clone();
     let file = path.join("store.db");
     let opened = SqliteStore::open(&file).await;

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{Method, StatusCode, header};
+use axum::http::{HeaderName, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use tokio::time::timeout;
 
 use super::access::{self, Permit};
+use super::audit::Asked;
 use super::authn::{self, user::User};
 use super::authz::attributes::Attributes;
 use super::authz::{self, Verdict, answers, builtin};
@@ -29,30 +30,25 @@ use crate::runtime::clock::instant;
 
 /// Path of plans: POST `{"object": {...}}`.
 const PLAN: &str = "/evenkeel/v1/plan";
+/// Header with the number of a request in the audit log.
+const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 /// Time-out of an answer, or of the head of one that streams.
 const ANSWER_TIME: Duration = Duration::from_secs(60);
-
-/// A request on its way through the wall, for whoever keeps a record: what is not known yet is `None`.
-pub struct Asked {
-    /// The other end of the connection.
-    pub peer: Peer,
-    /// Who sent it.
-    pub user: Option<User>,
-    /// What it wants.
-    pub attributes: Option<Attributes>,
-    /// Whether the user may do it.
-    pub verdict: Option<Verdict>,
-}
 
 /// Answers one HTTP request.
 pub async fn answer(State(server): State<Arc<Server>>, request: axum::extract::Request) -> Response {
     // Without an end of the connection, nobody is there.
     let nobody = || Peer::Tcp { address: ([0, 0, 0, 0], 0).into(), certificates: Arc::new([]) };
     let peer = request.extensions().get::<Peer>().cloned().unwrap_or_else(nobody);
-    let mut asked = Asked { peer, user: None, attributes: None, verdict: None };
+    let mut asked = Asked::new(&request, peer, server.clock.as_ref(), server.audit.clone());
     let late = || Err(Refusal::timeout(format!("there was no answer within {} s", ANSWER_TIME.as_secs())));
     let answered = timeout(ANSWER_TIME, dispatch(&server, request, &mut asked)).await.unwrap_or_else(|_| late());
-    answered.unwrap_or_else(IntoResponse::into_response)
+    let mut response = answered.unwrap_or_else(IntoResponse::into_response);
+    asked.code = Some(response.status());
+    if let Ok(id) = asked.id.parse() {
+        response.headers_mut().insert(AUDIT_ID, id);
+    }
+    response
 }
 
 async fn dispatch(server: &Server, request: axum::extract::Request, asked: &mut Asked) -> Result<Response, Refusal> {
@@ -92,6 +88,7 @@ async fn dispatch(server: &Server, request: axum::extract::Request, asked: &mut 
     }
     if let Some(credential) = Credential::asked(&parts.method, parts.uri.path()) {
         authorize(server, asked, &user, credential.attributes())?;
+        recorded(server, asked).await?;
         return credential.make(server, &body::read(body).await?).await;
     }
     let params = Params::parse(&parts.uri)?;
@@ -117,6 +114,7 @@ async fn dispatch(server: &Server, request: axum::extract::Request, asked: &mut 
         Part::Log | Part::Exec | Part::Attach | Part::PortForward => View::Whole,
         _ => View::negotiate(&parts.headers, &params)?,
     };
+    recorded(server, asked).await?;
     if let Some(stream) = stream(&target, &parts.method, &params)? {
         guest.streams(server.limits.stream(&caller, stream, now)?);
     }
@@ -132,6 +130,14 @@ async fn dispatch(server: &Server, request: axum::extract::Request, asked: &mut 
         server.access.refresh().await.map_err(|error| Refusal::internal(chain(&error)))?;
     }
     answer
+}
+
+/// Nothing is changed without a line in the audit log, if that is required.
+async fn recorded(server: &Server, asked: &Asked) -> Result<(), Refusal> {
+    match &server.audit {
+        Some(audit) => audit.permits(asked).await,
+        None => Ok(()),
+    }
 }
 
 /// The kind of stream that a request opens.

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use listenfd::ListenFd;
 use tokio::net::{TcpListener, UnixListener};
+use tokio::task::JoinHandle;
 
+use super::audit::Audit;
 use super::holder;
 
 /// Time between two tries to open the port.
@@ -21,6 +23,8 @@ pub struct Doors {
     pub address: SocketAddr,
     /// Why the port is closed; `None` if it is open.
     pub closed: Option<String>,
+    /// The book of who comes in and what they do there, and the task that writes it.
+    pub audit: Option<(Audit, JoinHandle<()>)>,
     /// The open port.
     pub(super) tcp: Option<TcpListener>,
     /// The open unix socket.
@@ -38,15 +42,20 @@ impl Doors {
             None => TcpListener::bind(listen).await,
         };
         match opened {
-            Ok(listener) => Ok(Self { address: listener.local_addr()?, closed: None, tcp: Some(listener), unix }),
+            Ok(listener) => {
+                Ok(Self { address: listener.local_addr()?, closed: None, audit: None, tcp: Some(listener), unix })
+            }
             Err(error) if listen.port() == 0 => Err(error),
-            Err(error) => Ok(Self { address: listen, closed: Some(refused(listen, &error).await), tcp: None, unix }),
+            Err(error) => {
+                let closed = Some(refused(listen, &error).await);
+                Ok(Self { address: listen, closed, audit: None, tcp: None, unix })
+            }
         }
     }
 
     /// Only this open port.
     pub fn only(listener: TcpListener) -> io::Result<Self> {
-        Ok(Self { address: listener.local_addr()?, closed: None, tcp: Some(listener), unix: None })
+        Ok(Self { address: listener.local_addr()?, closed: None, audit: None, tcp: Some(listener), unix: None })
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub mod access;
 pub mod apply;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod body;
@@ -51,21 +52,27 @@ pub mod view;
 pub mod watch;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use futures::future::BoxFuture;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::core::DEFAULT_NAMESPACE;
 use crate::store::events::{NewEvent, Severity};
 use crate::store::{self, Clock, Objects, Views};
 use access::Access;
+use audit::Audit;
 use containers::Containers;
 use doors::Doors;
 use identity::{Authority, Identity};
 
 /// Plans an object without acting, for `evenkeel plan`; the server itself imports no planner.
 pub type Planner = Arc<dyn Fn(serde_json::Value) -> BoxFuture<'static, serde_json::Value> + Send + Sync>;
+
+/// Grace for the last lines of the audit log.
+const DRAIN_TIME: Duration = Duration::from_secs(1);
 
 /// The dependencies of every request.
 pub struct Server {
@@ -79,6 +86,7 @@ pub struct Server {
     /// Locked while an object that takes names in Docker is created.
     claims: tokio::sync::Mutex<()>,
     limits: limits::Limits,
+    audit: Option<Arc<Audit>>,
     /// Who may do what.
     access: Access,
     authority: Authority,
@@ -102,16 +110,18 @@ pub async fn run(
     let objects = Objects::new(Arc::new(Views::new(objects.store().clone())), clock.clone());
     namespaces::prepare(&objects).await?;
     let emptying = tokio::spawn(namespaces::keep_emptying(objects.clone(), shutdown.clone()));
+    let Doors { address, tcp, unix, audit, .. } = doors;
+    let (audit, writing) = audit.map(|(audit, writing)| (Arc::new(audit), writing)).unzip();
     let (authority, stop) = (identity.authority, shutdown.clone());
     let access = Access::start(objects.clone(), identity.admin).await?;
     let (claims, limits) = Default::default();
-    let server = Arc::new(Server { objects, clock, containers, planner, claims, limits, access, authority, stop });
+    let server =
+        Arc::new(Server { objects, clock, containers, planner, claims, limits, audit, access, authority, stop });
     let following = tokio::spawn({
         let (server, stop) = (server.clone(), shutdown.clone());
         async move { server.access.follow(stop).await }
     });
     let router = Router::new().fallback(dispatch::answer).with_state(server.clone());
-    let Doors { address, tcp, unix, .. } = doors;
     let port = async {
         let opened = async {
             match tcp {
@@ -134,6 +144,11 @@ pub async fn run(
     // The tasks have the same token; a panic in one has been logged.
     let _ = emptying.await;
     let _ = following.await;
+    drop((router, server));
+    if let Some(writing) = writing {
+        // It ends after the last line, unless a request goes on.
+        let _ = timeout(DRAIN_TIME, writing).await;
+    }
     Ok(())
 }
 
