@@ -12,7 +12,7 @@ use evenkeel::cli::error::{EXIT_CODES, Error};
 use evenkeel::cli::session::{Connection, Session};
 use evenkeel::cli::{
     about, apply, delete, describe, events, exec, get, logs, operator, preview, rollouts, scale, secrets, switchover,
-    up, wait,
+    token, up, wait,
 };
 use evenkeel::runtime::clock::{Clock as _, SystemClock};
 
@@ -57,6 +57,7 @@ enum Client {
     Exec(exec::Args),
     Rollout(rollouts::Args),
     Scale(scale::Args),
+    Token(token::Args),
 }
 
 fn main() -> ExitCode {
@@ -80,7 +81,13 @@ fn run(connection: Connection, verb: Verb) -> Result<(), Error> {
     let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
     match verb {
         Verb::Client(verb) => block_on_current_thread(ask(verb, &mut connection.open(now, &mut out, &mut err)?)),
-        Verb::Kubeconfig(args) => about::print_kubeconfig(&args, &connection, &mut out),
+        Verb::Kubeconfig(args) => match args.create() {
+            Ok(args) => {
+                let mut session = connection.open(now, &mut out, &mut err)?;
+                block_on_current_thread(about::create_kubeconfig(args, &mut session))
+            }
+            Err(args) => about::print_kubeconfig(&args, &connection, &mut out),
+        },
         Verb::Secrets(args) => block_on_current_thread(secrets::run(&args, &mut out)),
         Verb::Version => block_on_current_thread(about::version(&connection, &mut out)),
         Verb::Completion(args) => about::completion(&args, &mut Evenkeel::command(), &mut out),
@@ -109,6 +116,7 @@ async fn ask(verb: Client, session: &mut Session<'_>) -> Result<(), Error> {
         Client::Exec(args) => exec::run(args, session).await,
         Client::Rollout(args) => rollouts::run(args, session).await,
         Client::Scale(args) => scale::run(args, session).await,
+        Client::Token(args) => token::run(args, session).await,
     }
 }
 

@@ -28,6 +28,7 @@ pub struct EndpointSet {
 #[serde(rename_all = "camelCase", default)]
 pub struct Endpoint {
     /// Name of the pod or instance.
+    #[serde(deserialize_with = "server_name")]
     pub name: String,
     /// The DockerHost it is on.
     pub host: String,
@@ -43,6 +44,17 @@ pub struct Endpoint {
     pub roles: BTreeSet<EndpointRole>,
     /// Whether it gets connections.
     pub state: EndpointState,
+}
+
+/// A name that becomes a server's in a load balancer: it is a word in configurations and in commands, so it must have
+/// nothing that ends a word, a command or a line.
+fn server_name<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    let fits = |letter: char| letter.is_ascii_alphanumeric() || "-._".contains(letter);
+    if name.is_empty() || name.len() > 253 || !name.chars().all(fits) {
+        return Err(serde::de::Error::custom("the name of an endpoint must be letters, digits, '-', '.' and '_'"));
+    }
+    Ok(name)
 }
 
 /// The role of an endpoint.
@@ -105,4 +117,23 @@ impl Routable {
 /// namespace.
 pub fn private_network(kind: &str, namespace: &str, name: &str) -> Option<String> {
     matches!(kind, "PostgresCluster").then(|| format!("{namespace}.{name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Regression 174: a pod that was named `a 127.0.0.1:9\n http-request ...` in a status became lines of a configuration and
+    /// commands to HAProxy's master process. Such a name is no endpoint any more, and no command with such a word is sent.
+    #[test]
+    fn a_name_that_would_be_more_than_a_word_is_no_endpoint() {
+        let read = |name: &str| serde_json::from_value::<Endpoint>(json!({"name": name})).is_ok();
+        assert!(read("web-7d9f-1") && read("my.app_2-1"));
+        let long = "a".repeat(254);
+        for bad in ["", "a b", "a\nshow env", "a;show env", "a/b", "a\"", "a{", "é", long.as_str()] {
+            assert!(!read(bad), "{bad:?}");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! The REST client: sends one request and returns one response, with errors that tell the user what to do.
 //! Decides nothing.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::{Method, StatusCode, Url};
@@ -8,7 +9,7 @@ use serde_json::Value;
 
 use super::discovery::{Catalog, Resource};
 use super::error::{Error, Refusal};
-use super::kubeconfig::Kubeconfig;
+use super::kubeconfig::{Kubeconfig, UNIX};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time-out of every request except watches. It is generous because writes wait for a durable commit, perhaps
@@ -16,6 +17,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time-out for the next line of a watch; the server sends a bookmark at least every minute.
 const WATCH_SILENCE: Duration = Duration::from_secs(90);
+
+/// Limit of the tries of a request that the server puts off.
+const TRIES: u32 = 10;
 
 /// Media type: whole objects.
 pub const JSON: &str = "application/json";
@@ -31,6 +35,7 @@ pub struct Client {
     http: reqwest::Client,
     /// Client without a time-out, for streams that may be silent for any time: logs and commands.
     patient: reqwest::Client,
+    url: String,
     kubeconfig: Kubeconfig,
 }
 
@@ -54,18 +59,39 @@ impl Client {
             doing: format!("cannot use the kubeconfig {}", kubeconfig.path.display()),
             source: source.into(),
         };
+        if kubeconfig.server.starts_with("http://") && kubeconfig.token.is_some() {
+            return Err(Error::Failed(format!(
+                "the kubeconfig {} has a token and the server {}: without TLS, others could read the token on its way; \
+                 use https://",
+                kubeconfig.path.display(),
+                kubeconfig.server
+            )));
+        }
+        let socket = kubeconfig.server.strip_prefix(UNIX).map(PathBuf::from);
         let pem = kubeconfig.certificate_authority.clone().unwrap_or_default();
         let trusted = reqwest::Certificate::from_pem_bundle(&pem).map_err(unusable)?;
         let builder = || {
-            reqwest::Client::builder()
+            let builder = reqwest::Client::builder()
                 .user_agent(concat!("evenkeel/", env!("CARGO_PKG_VERSION")))
                 .connect_timeout(CONNECT_TIMEOUT)
                 .no_proxy()
-                .tls_certs_only(trusted.clone())
+                .tls_certs_only(trusted.clone());
+            match &socket {
+                Some(path) => builder.unix_socket(path.as_path()),
+                None => builder,
+            }
+        };
+        let identity = kubeconfig.client_certificate.as_deref().map(reqwest::Identity::from_pem);
+        let identity = identity.transpose().map_err(unusable)?;
+        let builder = || match &identity {
+            Some(identity) => builder().identity(identity.clone()),
+            None => builder(),
         };
         let http = builder().read_timeout(WATCH_SILENCE).build().map_err(unusable)?;
         let patient = builder().build().map_err(unusable)?;
-        Ok(Self { http, patient, kubeconfig })
+        // HTTP needs a name for the server; nothing is looked up.
+        let url = if socket.is_some() { "http://localhost".to_owned() } else { kubeconfig.server.clone() };
+        Ok(Self { http, patient, url, kubeconfig })
     }
 
     /// The kubeconfig this client uses.
@@ -138,7 +164,7 @@ impl Client {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = request.send().await.map_err(|error| self.unreachable(error))?;
+        let response = self.once_admitted(request).await?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return response.upgrade().await.map_err(|error| self.unreachable(error));
         }
@@ -170,7 +196,7 @@ impl Client {
         path: &str,
         query: &Query<'_>,
     ) -> Result<reqwest::RequestBuilder, Error> {
-        let address = format!("{}{path}", self.kubeconfig.server);
+        let address = format!("{}{path}", self.url);
         let mut url = Url::parse(&address)
             .map_err(|error| Error::Failed(format!("{address} in {} is no URL: {error}", self.path())))?;
         if !query.is_empty() {
@@ -185,13 +211,28 @@ impl Client {
 
     /// Sends a request; a response that is not a success becomes an error.
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, Error> {
-        let response = request.send().await.map_err(|error| self.unreachable(error))?;
+        let response = self.once_admitted(request).await?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
         }
         let body = response.text().await.map_err(|error| self.unreachable(error))?;
         Err(Refusal::from_body(status.as_u16(), &body).into())
+    }
+
+    /// Sends a request, and again as long as the server says when to try again, as kubectl does.
+    async fn once_admitted(&self, mut request: reqwest::RequestBuilder) -> Result<reqwest::Response, Error> {
+        for _ in 1..TRIES {
+            let Some(copy) = request.try_clone() else { break };
+            let response = request.send().await.map_err(|error| self.unreachable(error))?;
+            let after = response.headers().get("Retry-After").and_then(|after| after.to_str().ok()?.parse().ok());
+            match after.filter(|_| response.status() == StatusCode::TOO_MANY_REQUESTS) {
+                Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds)).await,
+                None => return Ok(response),
+            }
+            request = copy;
+        }
+        request.send().await.map_err(|error| self.unreachable(error))
     }
 
     async fn answer(&self, request: reqwest::RequestBuilder) -> Result<Answer, Error> {

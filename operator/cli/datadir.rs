@@ -7,10 +7,19 @@ use std::path::{Path, PathBuf};
 
 use super::error::Error;
 
+/// The data directory of root.
+const OF_ROOT: &str = "/var/lib/evenkeel";
+
+/// The paths for the unix socket of an operator on this data directory; the first usable one counts.
+pub fn sockets(dir: &Path) -> Vec<PathBuf> {
+    let of_root = (dir == Path::new(OF_ROOT)).then(|| PathBuf::from("/run/evenkeel/api.sock"));
+    of_root.into_iter().chain([dir.join("api.sock")]).collect()
+}
+
 /// `/var/lib/evenkeel` for root, else the XDG data folder's `evenkeel`.
 pub fn default_dir(variable: impl Fn(&str) -> Option<String>) -> PathBuf {
     if nix::unistd::geteuid().is_root() {
-        return "/var/lib/evenkeel".into();
+        return OF_ROOT.into();
     }
     let absolute = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
     absolute("XDG_DATA_HOME")

@@ -207,7 +207,9 @@ impl Refusal {
 
     fn hint(&self) -> &'static str {
         match self.code {
-            401 => "the token in the kubeconfig is not this server's; was its data directory recreated?\n",
+            401 => {
+                "the credential in the kubeconfig is not valid here: it is expired or revoked, or of another server\n"
+            }
             409 if self.causes.iter().any(|cause| cause.message.contains("conflict with")) => {
                 "another manager set these fields; --force-conflicts takes them over\n"
             }

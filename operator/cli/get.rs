@@ -89,6 +89,8 @@ pub async fn run(args: Args, session: &mut Session<'_>) -> Result<(), Error> {
             Err(error) => problems.push(error),
         }
     }
+    // A refusal says more than that there is nothing.
+    printer.printed |= !problems.is_empty();
     printer.finish(session)?;
     match problems.len() {
         0 if args.watch => watch(&parts[0], &args, version, printer, session).await,

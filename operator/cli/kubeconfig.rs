@@ -6,20 +6,43 @@ use serde::Deserialize;
 
 use super::datadir;
 use super::error::Error;
+use crate::api::core::DEFAULT_NAMESPACE;
 
 /// The data needed to connect to a server.
 #[derive(Debug, Clone)]
 pub struct Kubeconfig {
-    /// The file this was read from.
+    /// The file this was read from, or the unix socket.
     pub path: PathBuf,
-    /// The server's URL, e.g. `https://127.0.0.1:7443`.
+    /// The server's URL: `https://127.0.0.1:7443`, `unix:///run/evenkeel/api.sock`.
     pub server: String,
     /// The CA certificates to trust, PEM.
     pub certificate_authority: Option<Vec<u8>>,
     /// The bearer token.
     pub token: Option<String>,
+    /// The client certificate and its key, PEM.
+    pub client_certificate: Option<Vec<u8>>,
     /// The namespace used when none is given.
     pub namespace: String,
+}
+
+/// What servers on a unix socket start with, as in `unix:///run/evenkeel/api.sock`.
+pub const UNIX: &str = "unix://";
+
+/// The server to talk to: that of the kubeconfig, or, for root who names none, the unix socket of the operator here.
+pub fn find(flag: Option<&Path>, variable: impl Fn(&str) -> Option<String>) -> Result<Kubeconfig, Error> {
+    let default = datadir::default_dir(&variable);
+    let path = locate(flag, variable);
+    let named = flag.is_some() || path != default.join("kubeconfig");
+    let socket = datadir::sockets(&default).into_iter().find(|socket| socket.exists());
+    match socket.filter(|_| !named && nix::unistd::geteuid().is_root()) {
+        Some(path) => {
+            let server = format!("{UNIX}{}", path.display());
+            let namespace = DEFAULT_NAMESPACE.to_owned();
+            let (certificate_authority, token, client_certificate) = (None, None, None);
+            Ok(Kubeconfig { path, server, certificate_authority, token, client_certificate, namespace })
+        }
+        None => load(&path),
+    }
 }
 
 /// The path of the kubeconfig: the flag, EVENKEEL_KUBECONFIG, KUBECONFIG (its first existing file), the
@@ -83,12 +106,25 @@ pub fn load(path: &Path) -> Result<Kubeconfig, Error> {
         (None, Some(file)) => Some(String::from_utf8_lossy(&read(file)?).trim().to_owned()),
         (None, None) => None,
     };
+    let part = |name: &str, data: Option<String>, file: Option<PathBuf>| match (data, file) {
+        (Some(data), _) => decode(&data).map(Some).ok_or_else(|| broken(&format!("has a {name} that is not base64"))),
+        (None, Some(file)) => read(file).map(Some),
+        (None, None) => Ok(None),
+    };
+    let certificate = part("client-certificate-data", user.client_certificate_data, user.client_certificate)?;
+    let key = part("client-key-data", user.client_key_data, user.client_key)?;
+    let client_certificate = certificate.zip(key).map(|(certificate, key)| [certificate, b"\n".to_vec(), key].concat());
     Ok(Kubeconfig {
+        client_certificate,
         path: path.to_owned(),
         server: cluster.server.trim_end_matches('/').to_owned(),
         certificate_authority,
         token,
-        namespace: context.namespace.clone().filter(|name| !name.is_empty()).unwrap_or_else(|| "default".to_owned()),
+        namespace: context
+            .namespace
+            .clone()
+            .filter(|name| !name.is_empty())
+            .unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned()),
     })
 }
 
@@ -144,8 +180,13 @@ struct NamedUser {
 }
 
 #[derive(Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
 struct User {
     token: Option<String>,
     #[serde(rename = "tokenFile")]
     token_file: Option<PathBuf>,
+    client_certificate_data: Option<String>,
+    client_certificate: Option<PathBuf>,
+    client_key_data: Option<String>,
+    client_key: Option<PathBuf>,
 }

@@ -30,5 +30,6 @@ pub mod switchover;
 pub mod targets;
 pub mod terminal;
 pub mod timeline;
+pub mod token;
 pub mod up;
 pub mod wait;

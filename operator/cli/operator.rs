@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::json;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -19,20 +20,24 @@ use super::error::Error;
 use super::logging;
 use crate::api::docker_host::{DockerHost, LOCAL};
 use crate::api::failure::{Class, Failure};
-use crate::engine;
+use crate::api::labels;
 use crate::engine::docker::OwnBinary;
 use crate::engine::hosts::{Hosts, local_endpoint};
+use crate::engine::{self, ContainerSeen, Engine};
 use crate::kinds::deployment::DeploymentKind;
 use crate::kinds::docker_host::{DockerHostKind, local_host};
 use crate::kinds::load_balancer::LoadBalancerKind;
 use crate::kinds::postgres_cluster::PostgresClusterKind;
 use crate::runtime::{Clock, Kind, Manager, SystemClock, janitor};
 use crate::server::containers::{self, Connection, Containers, Place};
-use crate::server::{self, identity};
+use crate::server::doors::Doors;
+use crate::server::{self, audit, identity};
 use crate::store::{self, Key, KeyFiles, Objects, SqliteStore};
 
 /// Grace at shutdown for reconciles and requests under way (controllers limit themselves to 10 s).
 const GRACE: Duration = Duration::from_secs(15);
+/// Limit of open files that this process sets itself.
+const FILES: u64 = 8192;
 /// Timeout for connecting to a port of a pod on this machine.
 const CONNECT: Duration = Duration::from_secs(5);
 
@@ -50,6 +55,9 @@ pub struct Args {
     /// Address that the API listens on
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7443")]
     pub listen: SocketAddr,
+    /// `all`: the audit log has reads, too. `required`: nothing is changed that the audit log cannot record
+    #[arg(long, value_name = "RULE,...", value_delimiter = ',')]
+    pub audit: Vec<audit::Rule>,
 }
 
 impl Args {
@@ -97,7 +105,9 @@ pub fn run(args: &Args) -> Result<(), Error> {
     runtime()?.block_on(async {
         let mut signals = Signals::new()?;
         let mut running = start(args).await?;
-        tracing::info!(address = %running.address, kubeconfig = %running.kubeconfig.display(), "serving");
+        if running.closed.is_none() {
+            tracing::info!(address = %running.address, kubeconfig = %running.kubeconfig.display(), "serving");
+        }
         let ended = tokio::select! {
             name = signals.next() => {
                 tracing::info!("{name}: finishing work in progress; a second signal ends it at once");
@@ -147,6 +157,8 @@ type Part = (&'static str, Result<(), Error>);
 pub struct Running {
     /// Address of the API.
     pub address: SocketAddr,
+    /// Why the API did not listen there at the start. It is opened as soon as possible; everything else runs.
+    pub closed: Option<String>,
     /// Path of the kubeconfig.
     pub kubeconfig: PathBuf,
     shutdown: CancellationToken,
@@ -182,15 +194,18 @@ impl Running {
     }
 }
 
-/// Starts all parts; on return the kubeconfig is written and the API listens.
+/// Starts all parts; on return the kubeconfig is written, and the API listens unless its port is taken.
 pub async fn start(args: &Args) -> Result<Running, Error> {
     let path = args.data_dir();
     let data_dir = DataDir::claim(&path)?;
-    let listener = bind(args.listen).await?;
-    let address = listener.local_addr().map_err(|source| Error::Io { doing: "listen".to_owned(), source })?;
+    raise_files();
+    let doors = Doors::open(args.listen, &datadir::sockets(&path)).await;
+    let mut doors = doors.map_err(|source| Error::Io { doing: format!("listen on {}", args.listen), source })?;
+    let (address, closed) = (doors.address, doors.closed.clone());
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let identity = identity::prepare(&path, address, clock.as_ref())
         .map_err(failed(|| format!("cannot prepare keys and kubeconfig in {}", path.display())))?;
+    doors.audit = Some(audit::Audit::open(&path, args.audit.clone(), clock.clone()));
     let kubeconfig = identity.kubeconfig.clone();
     let seal = args.home.keys().read().map_err(failed(|| "cannot read the keys of the Secrets".to_owned()))?;
     let file = args.home.store();
@@ -217,9 +232,9 @@ pub async fn start(args: &Args) -> Result<Running, Error> {
         ("the janitor", Ok(()))
     });
     let containers: Arc<dyn Containers> = Arc::new(EngineContainers(hosts));
-    let serving = server::run(listener, identity, objects, clock, Some(planner), Some(containers), shutdown.clone());
+    let serving = server::run(doors, identity, objects, clock, Some(planner), Some(containers), shutdown.clone());
     parts.spawn(async { ("the API", serving.await.map_err(failed(|| "the API stopped".to_owned()))) });
-    Ok(Running { address, kubeconfig, shutdown, parts, store, _data_dir: data_dir })
+    Ok(Running { address, closed, kubeconfig, shutdown, parts, store, _data_dir: data_dir })
 }
 
 /// The error of a part of the operator.
@@ -227,16 +242,14 @@ pub fn failed<E: std::error::Error + Send + Sync + 'static>(doing: impl Fn() -> 
     move |source| Error::Operator { doing: doing(), source: Box::new(source) }
 }
 
-async fn bind(listen: SocketAddr) -> Result<TcpListener, Error> {
-    TcpListener::bind(listen).await.map_err(|source| match source.kind() {
-        std::io::ErrorKind::AddrInUse => Error::Failed(format!(
-            "{listen} is in use by another process (another operator?); stop it or choose another address with --listen"
-        )),
-        std::io::ErrorKind::AddrNotAvailable => {
-            Error::Failed(format!("{listen} is no address of this machine; choose another with --listen"))
-        }
-        _ => Error::Io { doing: format!("listen on {listen}"), source },
-    })
+/// Allows as many open files as the system lets this process have: each connection of the API is one, and Docker and the
+/// store need theirs.
+fn raise_files() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(soft, hard)| setrlimit(Resource::RLIMIT_NOFILE, soft.max(hard.min(FILES)), hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files cannot be raised");
+    }
 }
 
 /// Creates a DockerHost for this machine's engine if there is none, and registers the existing hosts before any
@@ -281,19 +294,40 @@ fn manager(hosts: &Arc<Hosts>, objects: &Objects, clock: &Arc<dyn Clock>) -> Man
 /// Gives the server access to containers through the engines.
 struct EngineContainers(Arc<Hosts>);
 
+impl EngineContainers {
+    /// The engine of a place and the container there, if it belongs to the pod that it is said to be of: a status alone
+    /// opens no container.
+    async fn enter(&self, place: &Place) -> Result<(Arc<dyn Engine>, ContainerSeen), Failure> {
+        let engine = self.0.get(&place.host)?;
+        let seen = engine.list_containers(&place.owner).await?;
+        let found = entered(&seen, place).cloned().ok_or_else(|| {
+            let message = format!("no container {} of pod {} is on host {}", place.container, place.pod, place.host);
+            Failure::new(Class::NotFound, message)
+        })?;
+        Ok((engine, found))
+    }
+}
+
+/// The container that is meant, among those of the pod's owner.
+fn entered<'a>(seen: &'a [ContainerSeen], place: &Place) -> Option<&'a ContainerSeen> {
+    let is_meant = |one: &&ContainerSeen| one.id == place.container || one.name == place.container;
+    seen.iter().filter(is_meant).find(|one| one.labels.get(labels::MEMBER) == Some(&place.pod))
+}
+
 #[async_trait::async_trait]
 impl Containers for EngineContainers {
     async fn logs(&self, place: &Place, options: containers::LogOptions) -> Result<containers::Outputs, Failure> {
         let containers::LogOptions { follow, tail, since, timestamps, previous } = options;
         let options = engine::LogOptions { follow, tail, since, timestamps, previous };
-        Ok(outputs(self.0.get(&place.host)?.logs(&place.container, &options).await?))
+        let (engine, container) = self.enter(place).await?;
+        Ok(outputs(engine.logs(&container.id, &options).await?))
     }
 
     async fn exec(&self, place: &Place, command: &containers::Command) -> Result<containers::Session, Failure> {
         let containers::Command { words, stdin, tty } = command.clone();
         let request = engine::ExecRequest { command: words, stdin, tty };
-        let engine::ExecSession { id, output, input } =
-            self.0.get(&place.host)?.exec_attached(&place.container, &request).await?;
+        let (engine, container) = self.enter(place).await?;
+        let engine::ExecSession { id, output, input } = engine.exec_attached(&container.id, &request).await?;
         Ok(containers::Session { id, output: outputs(output), input })
     }
 
@@ -306,7 +340,7 @@ impl Containers for EngineContainers {
     }
 
     async fn connect(&self, place: &Place, address: Option<IpAddr>, port: u16) -> Result<Connection, Failure> {
-        let engine = self.0.get(&place.host)?;
+        let (engine, container) = self.enter(place).await?;
         // The networks of this machine's own engine can be reached as they are; others by a process in the container.
         let mut said = None;
         if let Some(address) = address.filter(|_| place.host == LOCAL) {
@@ -320,7 +354,7 @@ impl Containers for EngineContainers {
             }
         }
         // A port that only the pod itself can reach; a container without a probe does not have Evenkeel's binary.
-        let dialed = engine.dial(&place.container, &format!("tcp:127.0.0.1:{port}")).await;
+        let dialed = engine.dial(&container.id, &format!("tcp:127.0.0.1:{port}")).await;
         let stream = dialed.map_err(|error| match said {
             Some(said) => Failure::new(Class::Transient, format!("port {port} of the pod: {said}")),
             None => error.into(),
@@ -338,4 +372,34 @@ fn outputs(outputs: engine::Outputs) -> containers::Outputs {
             Err(error) => Err(error.into()),
         })
         .boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::labels::Owner;
+
+    /// Regression 175: `exec`, `logs` and `port-forward` entered whatever container a status named, also one that Evenkeel has
+    /// not made. The engine is asked first whether the container is of that pod.
+    #[test]
+    fn only_a_container_of_the_pod_is_entered() {
+        let owner = Owner { kind: "Deployment".into(), namespace: "n".into(), name: "web".into() };
+        let one = |id: &str, pod: &str| ContainerSeen {
+            id: id.to_owned(),
+            name: format!("n.{pod}"),
+            labels: owner.member_labels(pod),
+            state: engine::ContainerState::Running,
+            image: "i".to_owned(),
+            networks: Default::default(),
+            exit_code: None,
+        };
+        let seen = [one("a1", "web-1"), one("b2", "web-2")];
+        let enter = |container: &str| {
+            let (host, pod) = (LOCAL.to_owned(), "web-1".to_owned());
+            let place = Place { host, container: container.to_owned(), owner: owner.clone(), pod };
+            entered(&seen, &place).map(|one| one.id.clone())
+        };
+        assert_eq!((enter("a1"), enter("n.web-1")), (Some("a1".to_owned()), Some("a1".to_owned())));
+        assert_eq!((enter("b2"), enter("somebody-elses")), (None, None));
+    }
 }

@@ -9,12 +9,13 @@ use serde_json::Value;
 
 use super::client::Client;
 use super::error::Error;
-use super::{kubeconfig, render};
+use super::kubeconfig::{self, Kubeconfig};
+use super::render;
 
 /// Server and namespace; accepted before and after every verb.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Connection {
-    /// File with the server's address, CA and token [default: EVENKEEL_KUBECONFIG, KUBECONFIG, the data directory's]
+    /// File with the server's address, CA and token [default: EVENKEEL_KUBECONFIG, KUBECONFIG, for root the operator's unix socket, the data directory's]
     #[arg(long, global = true, value_name = "FILE", help_heading = "Connection")]
     pub kubeconfig: Option<PathBuf>,
     /// Namespace of the objects [default: the kubeconfig's, else `default`]
@@ -28,6 +29,11 @@ impl Connection {
         kubeconfig::locate(self.kubeconfig.as_deref(), |name| std::env::var(name).ok())
     }
 
+    /// The server to talk to.
+    pub fn server(&self) -> Result<Kubeconfig, Error> {
+        kubeconfig::find(self.kubeconfig.as_deref(), |name| std::env::var(name).ok())
+    }
+
     /// Prepares the client; connects to nothing yet.
     pub fn open<'a>(
         &self,
@@ -35,7 +41,7 @@ impl Connection {
         out: &'a mut (dyn Write + Send),
         err: &'a mut (dyn Write + Send),
     ) -> Result<Session<'a>, Error> {
-        let config = kubeconfig::load(&self.kubeconfig())?;
+        let config = self.server()?;
         let namespace = self.namespace.clone().unwrap_or_else(|| config.namespace.clone());
         Ok(Session { client: Client::new(config)?, namespace, now, out, err })
     }

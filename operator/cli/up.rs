@@ -40,6 +40,10 @@ pub fn run(args: &Args, namespace: Option<&str>, now: fn() -> Timestamp) -> Resu
     operator::runtime()?.block_on(async {
         let mut signals = Signals::new()?;
         let mut running = operator::start(&args.operator).await?;
+        if let Some(why) = running.closed.take() {
+            running.stop().await;
+            return Err(Error::Failed(why));
+        }
         let kubeconfig = running.kubeconfig.clone();
         let ended = tokio::select! {
             ended = bring_up(args, documents, namespace, now, display, &kubeconfig) => ended,

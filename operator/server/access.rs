@@ -192,3 +192,60 @@ async fn keep_builtin(objects: &Objects) -> Result<(), store::Error> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::runtime::SystemClock;
+    use crate::server::authn::user::{MASTERS, Via};
+    use crate::store::{Key, MemoryStore};
+
+    /// A store of the version before has no roles; one of an earlier version may have others.
+    #[tokio::test]
+    async fn what_always_exists_is_made_and_put_right_at_the_start() {
+        let objects = Objects::new(Arc::new(MemoryStore::new()), Arc::new(SystemClock));
+        let (key, wanted) = builtin::objects().swap_remove(3);
+        let mut wrong = wanted.clone();
+        wrong["rules"] = serde_json::json!([]);
+        objects.create(&key, wrong).await.unwrap();
+        for _ in 0..2 {
+            Access::start(objects.clone(), Vec::new()).await.unwrap();
+            let found = objects.get::<serde_json::Value>(&key).await.unwrap().unwrap();
+            assert_eq!(found["rules"], wanted["rules"]);
+        }
+        let all = objects.list::<serde_json::Value>(RESOURCES[1], None).await.unwrap().0;
+        assert_eq!(all.len(), builtin::roles().len());
+        let binding = Key::new(RESOURCES[3], "", "cluster-admin");
+        assert!(objects.get::<serde_json::Value>(&binding).await.unwrap().is_some());
+    }
+
+    /// The time of tokio, which a test can pause.
+    struct Paused(Timestamp, tokio::time::Instant);
+
+    impl Clock for Paused {
+        fn now(&self) -> Timestamp {
+            self.0 + self.1.elapsed()
+        }
+        fn random(&self) -> u64 {
+            0
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_permit_ends_when_its_credential_expires() {
+        let objects = Objects::new(Arc::new(MemoryStore::new()), Arc::new(SystemClock));
+        let access = Access::start(objects, Vec::new()).await.unwrap();
+        let began = crate::runtime::clock::instant();
+        let start = Timestamp::from_second(1_800_000_000).unwrap();
+        let permit = |end: Option<u64>| {
+            let end = end.map(|seconds| start + Duration::from_secs(seconds));
+            let user = User::new("a", vec![MASTERS.to_owned()], Via::Certificate, end);
+            access.permit(user, Attributes::default(), Arc::new(Paused(start, began)))
+        };
+        permit(Some(0)).ended().await;
+        permit(Some(3600)).ended().await;
+        assert_eq!(began.elapsed().as_secs(), 3600);
+        assert!(tokio::time::timeout(Duration::from_secs(86_400), permit(None).ended()).await.is_err());
+    }
+}

@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use axum::body::Bytes;
 use futures::stream::BoxStream;
@@ -12,14 +13,20 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::request::Request;
 use super::status::Refusal;
 use crate::api::failure::{Class, Failure};
+use crate::api::labels::Owner;
+use crate::store::Key;
 
 /// A container on a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     /// The DockerHost.
     pub host: String,
-    /// The container's id or name there.
+    /// The container's id or name there, as a status says.
     pub container: String,
+    /// The object that it must belong to; the engine is asked before anybody enters.
+    pub owner: Owner,
+    /// The pod of that object.
+    pub pod: String,
 }
 
 /// The part of a log that is requested.
@@ -105,25 +112,35 @@ pub struct Meant {
 
 /// Finds the container of a request; only containers that the Pod view shows can be reached.
 pub async fn meant(request: &Request<'_>) -> Result<Meant, Refusal> {
-    choose(&shown(request).await?, &request.key().name, request.params.get("container"))
+    let (_, source, pod) = shown(request).await?;
+    choose(&source, &pod, request.params.get("container"))
 }
 
 /// A container of the request's pod, whichever, and the pod's address: its containers share the network.
 pub async fn pod(request: &Request<'_>) -> Result<(Place, Option<IpAddr>), Refusal> {
-    let pod = shown(request).await?;
+    let (_, source, pod) = shown(request).await?;
     let first = pod["status"]["containerStatuses"][0]["name"].as_str();
-    let meant = choose(&pod, &request.key().name, first)?;
+    let meant = choose(&source, &pod, first)?;
     Ok((meant.place, pod["status"]["podIP"].as_str().and_then(|address| address.parse().ok())))
 }
 
-/// The pod of the request, as its view shows it.
-pub async fn shown(request: &Request<'_>) -> Result<Value, Refusal> {
-    let key = request.key();
-    let found = request.server.objects.get::<Value>(&key).await.map_err(|error| request.store_refusal(&error))?;
-    found.ok_or_else(|| Refusal::not_found(request.target.resource, &key.name))
+/// The pod of the request, as its view shows it, and before it the key and value of the object that has it.
+pub async fn shown(request: &Request<'_>) -> Result<(Key, Arc<Value>, Value), Refusal> {
+    let name = request.key().name;
+    let missing = || Refusal::not_found(request.target.resource, &name);
+    let view = request.target.resource.view.as_ref().ok_or_else(missing)?;
+    let store = request.server.objects.store();
+    let listed = store.list_of(&view.resources(), request.target.namespace.as_deref()).await;
+    let (sources, _) = listed.map_err(|error| request.store_refusal(&error))?;
+    let found = sources.into_iter().find_map(|(key, source)| {
+        let pod = view.of(&key.resource, &source).into_iter().find(|pod| pod["metadata"]["name"] == name)?;
+        Some((key, source, pod))
+    });
+    found.ok_or_else(missing)
 }
 
-fn choose(pod: &Value, name: &str, asked: Option<&str>) -> Result<Meant, Refusal> {
+fn choose(source: &Value, pod: &Value, asked: Option<&str>) -> Result<Meant, Refusal> {
+    let name = pod["metadata"]["name"].as_str().unwrap_or_default();
     let statuses = |field: &str| pod["status"][field].as_array().cloned().unwrap_or_default();
     let main = statuses("containerStatuses");
     let all: Vec<Value> = main.iter().cloned().chain(statuses("initContainerStatuses")).collect();
@@ -143,7 +160,9 @@ fn choose(pod: &Value, name: &str, asked: Option<&str>) -> Result<Meant, Refusal
     };
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let container = text(&status["containerID"]).trim_start_matches("docker://").to_owned();
-    let place = Place { host: text(&pod["spec"]["nodeName"]), container };
+    let of = &source["metadata"];
+    let owner = Owner { kind: text(&source["kind"]), namespace: text(&of["namespace"]), name: text(&of["name"]) };
+    let place = Place { host: text(&pod["spec"]["nodeName"]), container, owner, pod: name.to_owned() };
     Ok(Meant { place, name: text(&status["name"]), pod: name.to_owned() })
 }
 
@@ -164,7 +183,7 @@ impl Meant {
 }
 
 /// The server's access to containers, if it has one.
-pub fn door<'a>(request: &'a Request<'_>) -> Result<&'a std::sync::Arc<dyn Containers>, Refusal> {
+pub fn door<'a>(request: &'a Request<'_>) -> Result<&'a Arc<dyn Containers>, Refusal> {
     let no_engine = || Refusal::not_allowed("this server has no way to containers");
     request.server.containers.as_ref().ok_or_else(no_engine)
 }
@@ -178,7 +197,7 @@ mod tests {
 
     fn pod(containers: &[&str]) -> Value {
         let status = |name: &&str| json!({"name": name, "containerID": format!("docker://n.web-1.{name}")});
-        json!({"spec": {"nodeName": "local"}, "status": {
+        json!({"metadata": {"name": "web-1"}, "spec": {"nodeName": "local"}, "status": {
             "containerStatuses": containers.iter().map(status).collect::<Vec<_>>(),
             "initContainerStatuses": [{"name": "setup", "containerID": "docker://n.web-1.setup"}],
         }})
@@ -187,7 +206,7 @@ mod tests {
     #[test]
     fn a_container_is_found_by_name_or_because_it_is_the_only_one() {
         let found = |containers: &[&str], asked| {
-            choose(&pod(containers), "web-1", asked)
+            choose(&json!({"kind": "Deployment"}), &pod(containers), asked)
                 .map(|meant| meant.place.container)
                 .map_err(|refusal| (refusal.code.as_u16(), refusal.message))
         };

@@ -5,6 +5,7 @@ use axum::response::Response;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::{Value, json};
 
+use super::authz::builtin;
 use super::params::{Effect, Params};
 use super::request::Request;
 use super::status::{self, Cause, Refusal};
@@ -74,8 +75,10 @@ async fn all(request: &Request<'_>, options: &Options) -> Result<Response, Refus
     let (objects, _) = request.selected().await?;
     if options.effect == Effect::Store {
         // Several at once, because the store commits writes that wait together with one sync.
-        let deleting = stream::iter(&objects).map(Ok).try_for_each_concurrent(AT_ONCE, async |object| {
-            match remove(request, &key_of(&resource.qualified(), object), options).await {
+        let keys = objects.iter().map(|object| key_of(&resource.qualified(), object));
+        let keys = keys.filter(|key| !builtin::is_builtin(key)).collect::<Vec<_>>();
+        let deleting = stream::iter(&keys).map(Ok).try_for_each_concurrent(AT_ONCE, async |key| {
+            match remove(request, key, options).await {
                 Ok(_) | Err(store::Error::NotFound { .. }) => Ok(()),
                 Err(error) => Err(refused(request, &error)),
             }

@@ -2,56 +2,70 @@
 //! file imports it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{Method, StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::http::{HeaderName, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use tokio::time::timeout;
 
 use super::access::{self, Permit};
+use super::audit::Asked;
 use super::authn::{self, user::User};
 use super::authz::attributes::Attributes;
 use super::authz::{self, Verdict, answers, builtin};
+use super::credentials::Credential;
+use super::limits::{Caller, Stream};
 use super::params::Params;
 use super::peer::Peer;
 use super::request::Request;
-use super::routes::{self, Part, Route};
+use super::routes::{self, Part, Route, Target};
 use super::status::Refusal;
 use super::tls::Guest;
 use super::view::{self, View};
 use super::{Server, body, deletion, discovery, eviction, exec, logs, openapi_v2, port_forward, tokens, watch};
 use crate::api::chain::chain;
+use crate::runtime::clock::instant;
 
 /// Path of plans: POST `{"object": {...}}`.
 const PLAN: &str = "/evenkeel/v1/plan";
-
-/// A request on its way through the wall, for whoever keeps a record: what is not known yet is `None`.
-pub struct Asked {
-    /// The other end of the connection.
-    pub peer: Peer,
-    /// Who sent it.
-    pub user: Option<User>,
-    /// What it wants.
-    pub attributes: Option<Attributes>,
-    /// Whether the user may do it.
-    pub verdict: Option<Verdict>,
-}
+/// Header with the number of a request in the audit log.
+const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
+/// Time-out of an answer, or of the head of one that streams.
+const ANSWER_TIME: Duration = Duration::from_secs(60);
 
 /// Answers one HTTP request.
 pub async fn answer(State(server): State<Arc<Server>>, request: axum::extract::Request) -> Response {
     // Without an end of the connection, nobody is there.
     let nobody = || Peer::Tcp { address: ([0, 0, 0, 0], 0).into(), certificates: Arc::new([]) };
     let peer = request.extensions().get::<Peer>().cloned().unwrap_or_else(nobody);
-    let mut asked = Asked { peer, user: None, attributes: None, verdict: None };
-    match dispatch(&server, request, &mut asked).await {
-        Ok(response) => response,
-        Err(refusal) => refusal.into_response(),
+    let mut asked = Asked::new(&request, peer, server.clock.as_ref(), server.audit.clone());
+    let late = || Err(Refusal::timeout(format!("there was no answer within {} s", ANSWER_TIME.as_secs())));
+    let answered = timeout(ANSWER_TIME, dispatch(&server, request, &mut asked)).await.unwrap_or_else(|_| late());
+    let mut response = answered.unwrap_or_else(IntoResponse::into_response);
+    asked.code = Some(response.status());
+    if let Ok(id) = asked.id.parse() {
+        response.headers_mut().insert(AUDIT_ID, id);
     }
+    response
 }
 
 async fn dispatch(server: &Server, request: axum::extract::Request, asked: &mut Asked) -> Result<Response, Refusal> {
     let (mut parts, body) = request.into_parts();
     let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
+    let guest = parts.extensions.remove::<Arc<Guest>>().ok_or_else(|| Refusal::internal("no connection"))?;
+    let state = server.access.now();
+    asked.user = authn::authenticate(&state.tokens, &parts.headers, &asked.peer, server.clock.now());
+    let caller = match &asked.user {
+        Some(user) => Caller::User(user.name.clone()),
+        None => Caller::Stranger(asked.peer.origin()),
+    };
+    let now = instant();
+    // Whoever can open the socket can stop the operator, too.
+    if !matches!(asked.peer, Peer::Unix { .. }) {
+        server.limits.admit(&caller, now)?;
+    }
     let route = routes::parse(parts.uri.path());
     if let Ok(open @ (Route::Health | Route::Version)) = &route {
         return match open {
@@ -59,24 +73,23 @@ async fn dispatch(server: &Server, request: axum::extract::Request, asked: &mut 
             _ => discovery::answer(open).map(|json| axum::Json(json).into_response()),
         };
     }
-    let state = server.access.now();
-    let user = authn::authenticate(&state.tokens, &parts.headers, &asked.peer, server.clock.now());
-    let user = user.ok_or_else(Refusal::unauthorized)?;
-    asked.user = Some(user.clone());
-    if let Some(guest) = parts.extensions.remove::<Arc<Guest>>() {
-        guest.is_known();
-    }
+    let user = asked.user.clone().ok_or_else(Refusal::unauthorized)?;
+    guest.is_known();
     answers::impersonates(&parts.headers)?;
     if let Some(planner) = server.planner.as_ref().filter(|_| parts.uri.path() == PLAN && parts.method == Method::POST)
     {
         let body = body::read(body).await?;
-        let sent: serde_json::Value =
-            serde_json::from_slice(&body).map_err(|error| Refusal::bad_request(format!("not JSON: {error}")))?;
+        let sent = body::json(&body)?.value;
         // A plan shows what is there, too.
         for verb in ["get", "create"] {
             authorize(server, asked, &user, Attributes::of_plan(verb, &sent["object"]))?;
         }
         return Ok(axum::Json(planner(sent["object"].clone()).await).into_response());
+    }
+    if let Some(credential) = Credential::asked(&parts.method, parts.uri.path()) {
+        authorize(server, asked, &user, credential.attributes())?;
+        recorded(server, asked).await?;
+        return credential.make(server, &body::read(body).await?).await;
     }
     let params = Params::parse(&parts.uri)?;
     let attributes = Attributes::of(&route, &parts.method, &params, parts.uri.path());
@@ -101,15 +114,40 @@ async fn dispatch(server: &Server, request: axum::extract::Request, asked: &mut 
         Part::Log | Part::Exec | Part::Attach | Part::PortForward => View::Whole,
         _ => View::negotiate(&parts.headers, &params)?,
     };
-    let body = if parts.method == Method::GET { Bytes::new() } else { body::read(body).await? };
+    recorded(server, asked).await?;
+    if let Some(stream) = stream(&target, &parts.method, &params)? {
+        guest.streams(server.limits.stream(&caller, stream, now)?);
+    }
+    let (_writing, body) = match parts.method {
+        Method::GET => (None, Bytes::new()),
+        _ => (Some(server.limits.write(&caller, now).await), body::read(body).await?),
+    };
     let decides = parts.method != Method::GET && access::decides(&target.resource.qualified());
-    let request = Request { server, permit, target, params, headers: parts.headers, body, view: shown, upgrade };
+    let request = Request { server, permit, target, params, headers: parts.headers, body, view: shown, guest, upgrade };
     let answer = serve(request, &parts.method).await;
     if decides {
         // Whoever reads this answer finds it in force.
         server.access.refresh().await.map_err(|error| Refusal::internal(chain(&error)))?;
     }
     answer
+}
+
+/// Nothing is changed without a line in the audit log, if that is required.
+async fn recorded(server: &Server, asked: &Asked) -> Result<(), Refusal> {
+    match &server.audit {
+        Some(audit) => audit.permits(asked).await,
+        None => Ok(()),
+    }
+}
+
+/// The kind of stream that a request opens.
+fn stream(target: &Target, method: &Method, params: &Params) -> Result<Option<Stream>, Refusal> {
+    Ok(match target.part {
+        Part::Exec | Part::Attach | Part::PortForward => Some(Stream::Session),
+        Part::Log => Some(Stream::Watch),
+        Part::Main if method == Method::GET && params.flag("watch")? => Some(Stream::Watch),
+        _ => None,
+    })
 }
 
 /// The wall: the only place where a request is judged.

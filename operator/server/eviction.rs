@@ -10,7 +10,7 @@ use super::request::Request;
 use super::status::{Cause, Refusal};
 use super::view::answer;
 use super::{body, deletion};
-use crate::store::revision_of;
+use crate::store::{Key, revision_of};
 
 /// Number of times that an eviction is tried while others change the owner of the pod.
 const ATTEMPTS: usize = 10;
@@ -29,8 +29,8 @@ pub async fn serve(request: Request<'_>) -> Result<Response, Refusal> {
     let mut options = deletion::options(request.target.resource, &request.params, &given)?;
     let pinned = options.only_if.revision.is_some();
     for attempt in 1.. {
-        let pod = shown(&request).await?;
-        if let Some(why) = too_soon(&request, &name).await? {
+        let (of, source, pod) = shown(&request).await?;
+        if let Some(why) = too_soon(&request, &of, &source) {
             let message = "Cannot evict pod as it would take away too many pods of its owner at once.";
             let refusal = Refusal::too_many_requests(message);
             return Err(refusal.because(vec![Cause::new("DisruptionBudget", "", why)]));
@@ -52,16 +52,7 @@ pub async fn serve(request: Request<'_>) -> Result<Response, Refusal> {
 }
 
 /// Why the pod must stay for now, if it must.
-async fn too_soon(request: &Request<'_>, name: &str) -> Result<Option<String>, Refusal> {
-    let Some(view) = &request.target.resource.view else { return Ok(None) };
-    let store = request.server.objects.store();
-    let listed = store.list_of(&view.resources(), request.target.namespace.as_deref()).await;
-    let (sources, _) = listed.map_err(|error| request.store_refusal(&error))?;
-    let has =
-        |object: &Value, resource: &str| view.of(resource, object).iter().any(|pod| pod["metadata"]["name"] == name);
-    let source = sources.iter().find(|(key, object)| has(object, &key.resource));
-    Ok(source.and_then(|(key, object)| {
-        let evict = view.source(&key.resource)?.evict.as_ref()?;
-        (evict.too_soon)(object, name)
-    }))
+fn too_soon(request: &Request<'_>, of: &Key, source: &Value) -> Option<String> {
+    let evict = request.target.resource.view.as_ref()?.source(&of.resource)?.evict.as_ref()?;
+    (evict.too_soon)(source, &request.key().name)
 }

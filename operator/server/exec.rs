@@ -46,8 +46,9 @@ pub async fn serve(mut request: Request<'_>) -> Result<Response, Refusal> {
         None => attached(&*containers, &meant.place).await,
     };
     let session = session.map_err(|failure| meant.refused(&failure))?;
-    let end = request.ended();
+    let (end, guest) = (request.ended(), request.guest.clone());
     tokio::spawn(async move {
+        let _guest = guest; // it counts until here is done
         let connection = match upgrade.await {
             Ok(connection) => connection,
             Err(error) => return tracing::debug!(%error, "an exec was not taken up"),

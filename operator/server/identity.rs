@@ -1,5 +1,5 @@
-//! The identity of the server and of its one user: CA, server certificate and admin token under `DIR/pki`,
-//! and the kubeconfig with them.
+//! The identity of the server and of its administrator: CA, server certificate and admin token under `DIR/pki`, and the
+//! kubeconfig with them; and the CA that signs the certificates of other users.
 
 use std::fs;
 use std::io;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::STANDARD;
 use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
@@ -21,8 +21,12 @@ use rustls::client::danger::ServerCertVerifier as _;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
 use serde_json::{Value, json};
 
+use super::authn::certificate::SEPARATOR;
+use super::authn::tokens::{Hash, hash, parsed, secret, shown};
 use crate::store::{Clock, private_file};
 
 const DAY: SignedDuration = SignedDuration::from_hours(24);
@@ -30,15 +34,87 @@ const CA_DAYS: i32 = 3650;
 const SERVER_DAYS: i32 = 365;
 /// A server certificate is renewed when it expires within this many days.
 const RENEW_DAYS: i32 = 30;
+/// How long a token of the administrator stays valid after a newer one has replaced it.
+const OLD_TOKEN: SignedDuration = SignedDuration::from_hours(1);
+/// The file with the hashes of replaced tokens and their ends.
+const OLD: &str = "token.old";
+/// The CA of the server's certificate, and that of users' certificates. Neither accepts what the other has signed.
+const CA: &str = "evenkeel-ca";
+const CLIENT_CA: &str = "evenkeel-client-ca";
 
 /// TLS configuration, token and kubeconfig of the server.
 pub struct Identity {
     /// TLS configuration with the server certificate.
     pub tls: Arc<rustls::ServerConfig>,
-    /// The admin's bearer token.
-    pub token: String,
+    /// The administrator's tokens, and the end of those that were replaced.
+    pub admin: Vec<(Hash, Option<Timestamp>)>,
+    /// What makes credentials.
+    pub authority: Authority,
     /// Path of the kubeconfig.
     pub kubeconfig: PathBuf,
+}
+
+/// Makes credentials: certificates of users, and new tokens of the administrator.
+pub struct Authority {
+    pki: Pki,
+    kubeconfig: PathBuf,
+    listen: SocketAddr,
+    ca: String,
+    client_key: KeyPair,
+}
+
+impl Authority {
+    /// The administrator's tokens: that in `pki/token`, and those that it has replaced within the last hour, with their end.
+    pub fn admin(&self, now: Timestamp) -> Result<Vec<(Hash, Option<Timestamp>)>, Error> {
+        let current = self.pki.read("token")?.map(|text| (hash(text.trim()), None));
+        let old = self.pki.read(OLD)?.unwrap_or_default();
+        let old = old.lines().filter_map(|line| {
+            let (hash, end) = line.split_once(' ')?;
+            Some((parsed(hash)?, Some(end.parse::<Timestamp>().ok()?)))
+        });
+        Ok(current.into_iter().chain(old.filter(|(_, end)| end.is_some_and(|end| now < end))).collect())
+    }
+
+    /// Replaces the administrator's token, also in the kubeconfig; the one before stays valid for an hour.
+    pub fn rotate(&self, clock: &dyn Clock) -> Result<(), Error> {
+        let now = clock.now();
+        let replaced = self
+            .admin(now)?
+            .into_iter()
+            .map(|(hash, end)| format!("{} {}\n", shown(&hash), end.unwrap_or(now + OLD_TOKEN)));
+        // In this order: whatever is interrupted, the token in the kubeconfig is valid.
+        self.pki.write(OLD, &replaced.collect::<String>())?;
+        let token = secret(clock);
+        self.pki.write("token", &token)?;
+        let kubeconfig = kubeconfig_of(&self.ca, "admin", &json!({"token": token}), self.listen);
+        write_private(&self.kubeconfig, &yaml(&kubeconfig))
+    }
+
+    /// Where the administrator's kubeconfig is.
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// A kubeconfig with a new key and certificate of a user.
+    pub fn issue(&self, user: &str, groups: &[String], now: Timestamp, end: Timestamp) -> Result<Value, Error> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, user);
+        if !groups.is_empty() {
+            params.distinguished_name.push(DnType::OrganizationName, groups.join(SEPARATOR));
+        }
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let epoch = rcgen::date_time_ymd(1970, 1, 1);
+        let date = |time: Timestamp| epoch + Duration::from_secs(time.as_second().unsigned_abs());
+        (params.not_before, params.not_after) = (date(now - DAY), date(end));
+        let certificate = params.signed_by(&key, &Issuer::new(ca_params(CLIENT_CA), &self.client_key))?;
+        let user_of = json!({
+            "client-certificate-data": STANDARD.encode(certificate.pem()),
+            "client-key-data": STANDARD.encode(key.serialize_pem()),
+        });
+        Ok(kubeconfig_of(&self.ca, user, &user_of, self.listen))
+    }
 }
 
 /// Why the identity could not be prepared.
@@ -78,18 +154,35 @@ pub fn prepare(dir: &Path, listen: SocketAddr, clock: &dyn Clock) -> Result<Iden
     private_folder(&pki.dir)?;
     let now = clock.now();
     let ca_key = pki.key("ca.key")?;
-    let ca = pki.ca(&ca_key, now)?;
+    let ca = pki.ca(CA, &ca_key, now)?;
     let (certificate, key) = pki.server(&ca, ca_key, &addresses(listen), now)?;
+    let client_key = pki.key("client-ca.key")?;
+    let verifier = client_verifier(&pki, &pki.ca(CLIENT_CA, &client_key, now)?)?;
     let token = pki.token(clock)?;
 
     let kubeconfig = dir.join("kubeconfig");
-    let text = serde_saphyr::to_string(&kubeconfig_of(&ca, &token, listen)).expect("plain text becomes YAML");
-    write_private(&kubeconfig, &text)?;
+    write_private(&kubeconfig, &yaml(&kubeconfig_of(&ca, "admin", &json!({"token": token}), listen)))?;
     let tls = rustls::ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(vec![certificate], key))
+        .map(|builder| builder.with_client_cert_verifier(verifier))
+        .and_then(|builder| builder.with_single_cert(vec![certificate], key))
         .map_err(|error| pki.damaged("server.key", &error))?;
-    Ok(Identity { tls: Arc::new(tls), token, kubeconfig })
+    let authority = Authority { pki, kubeconfig: kubeconfig.clone(), listen, ca, client_key };
+    Ok(Identity { tls: Arc::new(tls), admin: authority.admin(now)?, authority, kubeconfig })
+}
+
+/// Accepts certificates of this CA, and clients without any.
+fn client_verifier(pki: &Pki, ca: &str) -> Result<Arc<dyn ClientCertVerifier>, Error> {
+    let damaged = |problem: &dyn std::fmt::Display| pki.damaged("client-ca.crt", problem);
+    let mut roots = rustls::RootCertStore::empty();
+    let der = CertificateDer::from_pem_slice(ca.as_bytes()).map_err(|error| damaged(&error))?;
+    roots.add(der).map_err(|error| damaged(&error))?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
+    verifier.allow_unauthenticated().build().map_err(|error| damaged(&error))
+}
+
+fn yaml(value: &Value) -> String {
+    serde_saphyr::to_string(value).expect("plain text becomes YAML")
 }
 
 /// The cryptography provider that all TLS uses.
@@ -125,14 +218,16 @@ impl Pki {
         }
     }
 
-    fn ca(&self, key: &KeyPair, now: Timestamp) -> Result<String, Error> {
-        if let Some(pem) = self.read("ca.crt")? {
+    /// The certificate of a CA; creates it if it is missing.
+    fn ca(&self, name: &str, key: &KeyPair, now: Timestamp) -> Result<String, Error> {
+        let file = format!("{}.crt", name.trim_start_matches("evenkeel-"));
+        if let Some(pem) = self.read(&file)? {
             return Ok(pem);
         }
-        let mut params = ca_params();
+        let mut params = ca_params(name);
         valid(&mut params, now, CA_DAYS);
         let pem = params.self_signed(key)?.pem();
-        self.write("ca.crt", &pem)?;
+        self.write(&file, &pem)?;
         Ok(pem)
     }
 
@@ -161,7 +256,7 @@ impl Pki {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
         valid(&mut params, now, SERVER_DAYS);
-        let certificate = params.signed_by(&key, &Issuer::new(ca_params(), ca_key))?;
+        let certificate = params.signed_by(&key, &Issuer::new(ca_params(CA), ca_key))?;
         self.write("server.crt", &certificate.pem())?;
         Ok((certificate.der().clone(), key_der))
     }
@@ -172,8 +267,7 @@ impl Pki {
             let usable = token.len() >= 20 && token.chars().all(|c| c.is_ascii_graphic());
             return if usable { Ok(token.to_owned()) } else { Err(self.damaged("token", &"no token in it")) };
         }
-        let bytes: Vec<u8> = (0..4).flat_map(|_| clock.random().to_be_bytes()).collect();
-        let token = URL_SAFE_NO_PAD.encode(bytes);
+        let token = secret(clock);
         self.write("token", &token)?;
         Ok(token)
     }
@@ -226,9 +320,9 @@ fn serves(
 }
 
 /// The parameters of the CA certificate; always the same, so that the CA's key alone can sign as this CA.
-fn ca_params() -> CertificateParams {
+fn ca_params(name: &str) -> CertificateParams {
     let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, "evenkeel-ca");
+    params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params
@@ -244,7 +338,7 @@ fn valid(params: &mut CertificateParams, now: Timestamp, days: i32) {
     params.not_after = date(now + DAY * days);
 }
 
-fn kubeconfig_of(ca: &str, token: &str, listen: SocketAddr) -> Value {
+fn kubeconfig_of(ca: &str, name: &str, user: &Value, listen: SocketAddr) -> Value {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
@@ -258,9 +352,9 @@ fn kubeconfig_of(ca: &str, token: &str, listen: SocketAddr) -> Value {
             "server": server,
             "certificate-authority-data": STANDARD.encode(ca),
         }}],
-        "users": [{"name": "admin", "user": {"token": token}}],
+        "users": [{"name": name, "user": user}],
         "contexts": [{"name": "evenkeel", "context": {
-            "cluster": "evenkeel", "user": "admin", "namespace": crate::api::core::DEFAULT_NAMESPACE,
+            "cluster": "evenkeel", "user": name, "namespace": crate::api::core::DEFAULT_NAMESPACE,
         }}],
         "current-context": "evenkeel",
     })
@@ -317,16 +411,24 @@ mod tests {
         }
     }
 
-    const FILES: [&str; 6] =
-        ["pki/ca.key", "pki/ca.crt", "pki/server.key", "pki/server.crt", "pki/token", "kubeconfig"];
+    const FILES: [&str; 8] = [
+        "pki/ca.key",
+        "pki/ca.crt",
+        "pki/client-ca.key",
+        "pki/client-ca.crt",
+        "pki/server.key",
+        "pki/server.crt",
+        "pki/token",
+        "kubeconfig",
+    ];
 
     #[test]
     fn a_restart_finds_everything_as_it_was() {
         let home = Home::new();
-        let token = home.prepare("127.0.0.1:7443").unwrap().token;
+        home.prepare("127.0.0.1:7443").unwrap();
         let before = FILES.map(|f| home.read(f));
         home.sleep_days(1);
-        assert_eq!(home.prepare("127.0.0.1:7443").unwrap().token, token);
+        home.prepare("127.0.0.1:7443").unwrap();
         assert_eq!(FILES.map(|f| home.read(f)), before);
     }
 
@@ -335,9 +437,9 @@ mod tests {
         let home = Home::new();
         home.prepare("127.0.0.1:7443").unwrap();
         let mode = |path: &str| fs::metadata(home.dir.path().join(path)).unwrap().permissions().mode() & 0o777;
-        assert_eq!(FILES.map(mode), [0o600; 6]);
+        assert_eq!(FILES.map(mode), [0o600; 8]);
         assert_eq!(["", "pki"].map(mode), [0o700; 2]);
-        assert_eq!(fs::read_dir(home.dir.path().join("pki")).unwrap().count(), 5, "no file is left beside them");
+        assert_eq!(fs::read_dir(home.dir.path().join("pki")).unwrap().count(), 7, "no file is left beside them");
     }
 
     #[test]
@@ -361,6 +463,42 @@ mod tests {
         assert!(home.read("kubeconfig").contains("https://10.1.2.3:7443"));
         home.prepare("0.0.0.0:7444").unwrap();
         assert!(home.read("kubeconfig").contains("https://127.0.0.1:7444"));
+    }
+
+    #[test]
+    fn a_new_token_of_the_administrator_leaves_an_hour_for_the_old_one() {
+        let home = Home::new();
+        let authority = home.prepare("127.0.0.1:7443").unwrap().authority;
+        let first = home.read("pki/token");
+        let now = home.clock.now();
+        authority.rotate(&home.clock).unwrap();
+        let second = home.read("pki/token");
+        assert!(first != second && home.read("kubeconfig").contains(&second), "the kubeconfig has the new one");
+        // A restart knows both.
+        let authority = home.prepare("127.0.0.1:7443").unwrap().authority;
+        let both = vec![(hash(&second), None), (hash(&first), Some(now + OLD_TOKEN))];
+        assert_eq!(authority.admin(now).unwrap(), both);
+        assert_eq!(authority.admin(now + OLD_TOKEN).unwrap(), both[..1]);
+        assert!(!home.read("pki/token.old").contains(&first), "only its hash is kept");
+    }
+
+    #[test]
+    fn a_certificate_names_its_user_and_groups_and_ends_when_it_was_asked_to() {
+        let home = Home::new();
+        let authority = home.prepare("127.0.0.1:7443").unwrap().authority;
+        let (now, groups) = (home.clock.now(), ["ops", "db team"].map(str::to_owned));
+        let config = authority.issue("jane", &groups, now, now + DAY).unwrap();
+        let pem = STANDARD.decode(config["users"][0]["user"]["client-certificate-data"].as_str().unwrap()).unwrap();
+        let certificate = CertificateDer::from_pem_slice(&pem).unwrap();
+        let user = crate::server::authn::certificate::user(&certificate).unwrap();
+        assert_eq!((user.name.as_str(), &user.groups[..2], user.expires), ("jane", &groups[..], Some(now + DAY)));
+        // A server of ours is no client, and the other way round.
+        let server = CertificateDer::from_pem_slice(home.read("pki/server.crt").as_bytes()).unwrap();
+        let pki = Pki { dir: home.dir.path().join("pki") };
+        let verifier = client_verifier(&pki, &home.read("pki/client-ca.crt")).unwrap();
+        let at = UnixTime::since_unix_epoch(Duration::from_secs(now.as_second().unsigned_abs()));
+        assert!(verifier.verify_client_cert(&certificate, &[], at).is_ok());
+        assert!(verifier.verify_client_cert(&server, &[], at).is_err());
     }
 
     #[test]

@@ -1,19 +1,25 @@
-//! The Kubernetes API over the store: HTTPS, users and roles, every kind of the registry. It makes no decisions.
+//! The Kubernetes API over the store: HTTPS and a unix socket, users and roles, every kind of the registry. It makes no
+//! decisions.
 
 pub mod access;
 pub mod apply;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod body;
 mod claims;
 pub mod containers;
+mod credentials;
 pub mod deletion;
 pub mod discovery;
 mod dispatch;
+pub mod doors;
 pub mod eviction;
 pub mod exec;
 pub mod fields;
+mod holder;
 pub mod identity;
+pub mod limits;
 pub mod logs;
 pub mod metadata;
 pub mod namespaces;
@@ -23,6 +29,7 @@ pub mod openapi_v2;
 pub mod paging;
 pub mod params;
 pub mod patch;
+mod patient;
 pub mod peer;
 pub mod port_forward;
 pub mod protobuf;
@@ -45,20 +52,27 @@ pub mod view;
 pub mod watch;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use futures::future::BoxFuture;
-use tokio::net::TcpListener;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::core::DEFAULT_NAMESPACE;
+use crate::store::events::{NewEvent, Severity};
 use crate::store::{self, Clock, Objects, Views};
 use access::Access;
-use authn::tokens::hash;
+use audit::Audit;
 use containers::Containers;
-use identity::Identity;
+use doors::Doors;
+use identity::{Authority, Identity};
 
 /// Plans an object without acting, for `evenkeel plan`; the server itself imports no planner.
 pub type Planner = Arc<dyn Fn(serde_json::Value) -> BoxFuture<'static, serde_json::Value> + Send + Sync>;
+
+/// Grace for the last lines of the audit log.
+const DRAIN_TIME: Duration = Duration::from_secs(1);
 
 /// The dependencies of every request.
 pub struct Server {
@@ -71,17 +85,21 @@ pub struct Server {
     planner: Option<Planner>,
     /// Locked while an object that takes names in Docker is created.
     claims: tokio::sync::Mutex<()>,
+    limits: limits::Limits,
+    audit: Option<Arc<Audit>>,
     /// Who may do what.
     access: Access,
+    authority: Authority,
     stop: CancellationToken,
 }
 
-/// Serves the API on `listener` until `shutdown`; then ends open watches and finishes requests under way.
+/// Serves the API at its doors until `shutdown`; then ends open watches and finishes requests under way. A closed port is
+/// opened when that is possible, and an Event of the default namespace says why it is closed.
 ///
 /// [`identity::prepare`] must have written the kubeconfig before this is called. The default namespace is created
 /// before the first request is served.
 pub async fn run(
-    listener: TcpListener,
+    doors: Doors,
     identity: Identity,
     objects: Objects,
     clock: Arc<dyn Clock>,
@@ -92,18 +110,61 @@ pub async fn run(
     let objects = Objects::new(Arc::new(Views::new(objects.store().clone())), clock.clone());
     namespaces::prepare(&objects).await?;
     let emptying = tokio::spawn(namespaces::keep_emptying(objects.clone(), shutdown.clone()));
-    let admin = vec![(hash(&identity.token), None)];
-    let (access, stop) = (Access::start(objects.clone(), admin).await?, shutdown.clone());
-    let claims = tokio::sync::Mutex::default();
-    let server = Arc::new(Server { objects, clock, containers, planner, claims, access, stop });
+    let Doors { address, tcp, unix, audit, .. } = doors;
+    let (audit, writing) = audit.map(|(audit, writing)| (Arc::new(audit), writing)).unzip();
+    let (authority, stop) = (identity.authority, shutdown.clone());
+    let access = Access::start(objects.clone(), identity.admin).await?;
+    let (claims, limits) = Default::default();
+    let server =
+        Arc::new(Server { objects, clock, containers, planner, claims, limits, audit, access, authority, stop });
     let following = tokio::spawn({
         let (server, stop) = (server.clone(), shutdown.clone());
         async move { server.access.follow(stop).await }
     });
-    let router = Router::new().fallback(dispatch::answer).with_state(server);
-    tls::accept(listener, identity.tls, router, shutdown).await;
+    let router = Router::new().fallback(dispatch::answer).with_state(server.clone());
+    let port = async {
+        let opened = async {
+            match tcp {
+                Some(listener) => listener,
+                None => doors::opened(address, |why| port_is_closed(&server, why)).await,
+            }
+        };
+        let listener = tokio::select! {
+            () = shutdown.cancelled() => return,
+            listener = opened => tls::Listener::Tcp(listener, identity.tls),
+        };
+        tls::accept(tls::MAX_REMOTE, listener, router.clone(), shutdown.clone()).await;
+    };
+    let socket = async {
+        if let Some(listener) = unix {
+            tls::accept(tls::MAX_LOCAL, tls::Listener::Unix(listener), router.clone(), shutdown.clone()).await;
+        }
+    };
+    tokio::join!(port, socket);
     // The tasks have the same token; a panic in one has been logged.
     let _ = emptying.await;
     let _ = following.await;
+    drop((router, server));
+    if let Some(writing) = writing {
+        // It ends after the last line, unless a request goes on.
+        let _ = timeout(DRAIN_TIME, writing).await;
+    }
     Ok(())
+}
+
+/// Tells why the port is closed.
+async fn port_is_closed(server: &Server, why: String) {
+    let message = format!("the API is closed, everything else runs: {why}");
+    tracing::error!("{message}");
+    let at = server.clock.now();
+    let event = NewEvent { severity: Severity::Warning, reason: "PortClosed".to_owned(), message, at };
+    let told = async {
+        if let Some(namespace) = server.objects.store().get(&namespaces::key(DEFAULT_NAMESPACE)).await? {
+            server.objects.record_event(&namespace, &event).await?;
+        }
+        Ok::<_, store::Error>(())
+    };
+    if let Err(error) = told.await {
+        tracing::warn!(%error, "an event could not be recorded");
+    }
 }

@@ -20,7 +20,6 @@ use crate::store::{self, Key, rules};
 const FINALIZER: &str = "kubernetes";
 /// Interval of checks of a terminating namespace that is not empty yet, and of attempts to reopen a lost watch.
 const RECHECK: Duration = Duration::from_secs(1);
-/// The resource of namespaces.
 const NAMESPACES: &str = "namespaces";
 
 /// Creates the default namespace if it is missing, and gives a phase to namespaces of earlier versions, which had none.
@@ -143,7 +142,8 @@ async fn empty(objects: &Objects, namespace: &Key) -> Result<bool, store::Error>
     }
 }
 
-fn key(name: &str) -> Key {
+/// The key of a namespace.
+pub fn key(name: &str) -> Key {
     Key { resource: NAMESPACES.to_owned(), namespace: String::new(), name: name.to_owned() }
 }
 

@@ -26,8 +26,8 @@ const JSON: &str = "application/json-patch+json";
 const APPLY: &str = "application/apply-patch+yaml";
 const STRATEGIC: &str = "application/strategic-merge-patch+json";
 
-/// Limit of the operations of a JSON patch, as in Kubernetes.
-const MAX_OPERATIONS: usize = 10_000;
+/// Limit of the operations of a JSON patch. Each may move all items of a list.
+const MAX_OPERATIONS: usize = 1_000;
 /// Limit of the bytes that all copies and moves of a JSON patch carry, as in Kubernetes (for copies).
 const MAX_CARRIED: usize = 3 * 1024 * 1024;
 
@@ -40,7 +40,7 @@ impl Patch {
             MERGE => mapping(body::json(body)?, Self::Merge),
             JSON => serde_json::from_slice(body)
                 .map(|operations| (Self::Json(operations), Vec::new()))
-                .map_err(|error| Refusal::bad_request(format!("the body is not a JSON patch: {error}"))),
+                .map_err(|error| body::malformed("JSON patch", error.line(), error.column())),
             APPLY => mapping(body::yaml(body)?, Self::Apply),
             // As in Kubernetes, not for custom resources.
             STRATEGIC if resource.definition.is_none() => {
@@ -187,7 +187,7 @@ mod tests {
         ];
         let rounds = |count: usize| Value::Array(vec![deeper.clone(); count].concat());
         assert!(outcome(&object, rounds(shape::MAX_DEPTH / 2)).is_ok());
-        assert_eq!(outcome(&object, rounds(3_000)), Err(422));
+        assert_eq!(outcome(&object, rounds(300)), Err(422));
     }
 
     #[test]

@@ -73,8 +73,9 @@ pub async fn serve(mut request: Request<'_>) -> Result<Response, Refusal> {
     let (place, address) = pod(&request).await?;
     let pod = Pod { containers: door(&request)?.clone(), place, address };
     let upgrade = request.upgrade.take().ok_or_else(|| Refusal::bad_request("this connection cannot be upgraded"))?;
-    let end = request.ended();
+    let (end, guest) = (request.ended(), request.guest.clone());
     tokio::spawn(async move {
+        let _guest = guest; // it counts until here is done
         let connection = match upgrade.await {
             Ok(connection) => TokioIo::new(connection),
             Err(error) => return tracing::debug!(%error, "a port-forward was not taken up"),

@@ -14,6 +14,7 @@ use super::routes::{self, Target};
 use super::selectors::Selector;
 use super::status::Refusal;
 use super::table::Headings;
+use super::tls::Guest;
 use super::view::{View, answer};
 use super::{Server, scale};
 use crate::store::{self, Key};
@@ -34,6 +35,8 @@ pub struct Request<'a> {
     pub body: Bytes,
     /// The format of the response.
     pub view: View,
+    /// The connection, as long as anything goes on in it.
+    pub guest: Arc<Guest>,
     /// The connection itself, for a protocol upgrade (WebSocket).
     pub upgrade: Option<hyper::upgrade::OnUpgrade>,
 }

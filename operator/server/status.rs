@@ -180,6 +180,11 @@ impl Refusal {
         refusal
     }
 
+    /// 504: the answer took too long.
+    pub fn timeout(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message)
+    }
+
     /// 500: an internal error; the text says what failed and contains no secret.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)

@@ -1,7 +1,10 @@
-//! Connections: TCP, TLS and HTTP/1.1 around the router, with limits on the resources of a client without a token.
+//! Connections: TCP with TLS, or the unix socket, and HTTP/1.1 around the router, with limits on the resources of a client
+//! without a token.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::io;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,7 +14,8 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -19,48 +23,88 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
+use super::patient::Patient;
 use super::peer::Peer;
 use crate::api::sync::lock;
 use crate::runtime::clock::instant;
 
-/// Limit of open connections. For a further one, the oldest stranger is closed; if there is none, it waits.
-const MAX_CONNECTIONS: usize = 1024;
+/// Limit of connections to the port. For a further one, the oldest stranger is closed; if there is none, it waits.
+pub const MAX_REMOTE: usize = 992;
+/// Limit of connections to the unix socket. No connection to the port takes one of them.
+pub const MAX_LOCAL: usize = 32;
+/// Limit of the strangers of one origin. A further one must show who it is within [`STRANGER_TIME`].
+const CROWD: usize = 64;
 /// Time that a stranger has in any case, so that many clients that connect at once do not close each other.
 const STRANGER_TIME: Duration = Duration::from_secs(1);
-/// Time-out of the TLS handshake, and of a request header.
+/// Time-out of the TLS handshake.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(3);
+/// Time-out of a request header.
 const HEAD_TIME: Duration = Duration::from_secs(10);
 /// Grace for requests under way at shutdown.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// Pause after `accept` failed (for example, out of file descriptors).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The strangers: connections that have not yet sent a request with the token, by age. Anyone can open them.
+/// The strangers: connections that have not yet sent a request of a known user, by age. Anyone can open them.
 #[derive(Default)]
 struct Strangers {
     count: u64,
-    open: BTreeMap<u64, (Instant, CancellationToken)>,
+    open: BTreeMap<u64, Stranger>,
 }
 
-/// One connection. Its requests have it as an extension.
+struct Stranger {
+    since: Instant,
+    origin: Option<IpAddr>,
+    close: CancellationToken,
+}
+
+/// One connection. Its requests have it as an extension; what goes on after a protocol upgrade keeps it.
 pub struct Guest {
     number: u64,
     strangers: Arc<Mutex<Strangers>>,
+    /// Whether the client may read as slowly as it likes.
+    streams: Arc<AtomicBool>,
+    /// What the request under way holds of its user's limits.
+    held: Mutex<Option<OwnedSemaphorePermit>>,
+    _slot: OwnedSemaphorePermit,
 }
 
 impl Guest {
-    /// A new stranger, and what closes its connection.
-    fn new(strangers: &Arc<Mutex<Strangers>>) -> (Self, CancellationToken) {
+    /// A new stranger, what closes its connection, and whether its origin has too many.
+    fn new(
+        strangers: &Arc<Mutex<Strangers>>,
+        origin: Option<IpAddr>,
+        slot: OwnedSemaphorePermit,
+    ) -> (Self, CancellationToken, bool) {
         let close = CancellationToken::new();
         let mut all = lock(strangers);
         all.count += 1;
         let number = all.count;
-        all.open.insert(number, (instant(), close.clone()));
-        (Self { number, strangers: strangers.clone() }, close)
+        let crowded = all.open.values().filter(|stranger| stranger.origin == origin).count() >= CROWD;
+        all.open.insert(number, Stranger { since: instant(), origin, close: close.clone() });
+        let (streams, held) = (Arc::default(), Mutex::default());
+        (Self { number, strangers: strangers.clone(), streams, held, _slot: slot }, close, crowded)
     }
 
-    /// The client has the token: it is no stranger any more.
+    /// The client is known: it is no stranger any more.
     pub fn is_known(&self) {
         lock(&self.strangers).open.remove(&self.number);
+    }
+
+    fn is_stranger(&self) -> bool {
+        lock(&self.strangers).open.contains_key(&self.number)
+    }
+
+    /// The next request begins: what the one before held is free.
+    pub fn begins(&self) {
+        lock(&self.held).take();
+        self.streams.store(false, Ordering::Relaxed);
+    }
+
+    /// The request under way is a stream: it holds this until it ends, and its client may pause.
+    pub fn streams(&self, held: OwnedSemaphorePermit) {
+        *lock(&self.held) = Some(held);
+        self.streams.store(true, Ordering::Relaxed);
     }
 }
 
@@ -86,35 +130,50 @@ async fn free_slot(slots: &Arc<Semaphore>, strangers: &Mutex<Strangers>) -> Owne
 
 /// Waits until the oldest stranger had its time, and closes it; false if it is no stranger any more.
 async fn close_oldest(strangers: &Mutex<Strangers>) -> bool {
-    let oldest = lock(strangers).open.first_key_value().map(|(number, (since, _))| (*number, *since));
+    let oldest = lock(strangers).open.first_key_value().map(|(number, stranger)| (*number, stranger.since));
     let Some((number, since)) = oldest else { return std::future::pending().await };
     tokio::time::sleep_until(since + STRANGER_TIME).await;
     let closed = lock(strangers).open.remove(&number);
-    if let Some((_, close)) = &closed {
-        tracing::debug!("too many connections: one that sent no request with the token is closed");
-        close.cancel();
+    if let Some(stranger) = &closed {
+        tracing::debug!("too many connections: one that sent no request of a known user is closed");
+        stranger.close.cancel();
     }
     closed.is_some()
 }
 
-/// Serves connections until `shutdown`, then lets open ones finish.
-pub async fn accept(
-    listener: TcpListener,
-    config: Arc<rustls::ServerConfig>,
-    router: Router,
-    shutdown: CancellationToken,
-) {
-    accept_at_most(MAX_CONNECTIONS, listener, config, router, shutdown).await;
+/// An open door.
+pub enum Listener {
+    /// The port, with TLS.
+    Tcp(TcpListener, Arc<rustls::ServerConfig>),
+    /// The unix socket, without.
+    Unix(UnixListener),
 }
 
-async fn accept_at_most(
-    limit: usize,
-    listener: TcpListener,
-    config: Arc<rustls::ServerConfig>,
-    router: Router,
-    shutdown: CancellationToken,
-) {
-    let acceptor = TlsAcceptor::from(config);
+/// A new connection.
+enum Accepted {
+    Tcp(TcpStream, Peer, TlsAcceptor),
+    Unix(UnixStream, Peer),
+}
+
+impl Listener {
+    async fn next(&self) -> io::Result<Accepted> {
+        match self {
+            Self::Tcp(listener, config) => {
+                let (stream, address) = listener.accept().await?;
+                let peer = Peer::Tcp { address, certificates: [].into() };
+                Ok(Accepted::Tcp(stream, peer, config.clone().into()))
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                let uid = stream.peer_cred()?.uid();
+                Ok(Accepted::Unix(stream, Peer::Unix { uid }))
+            }
+        }
+    }
+}
+
+/// Serves at most `limit` connections at once until `shutdown`, then lets open ones finish.
+pub async fn accept(limit: usize, listener: Listener, router: Router, shutdown: CancellationToken) {
     let slots = Arc::new(Semaphore::new(limit));
     let strangers = Arc::new(Mutex::new(Strangers::default()));
     let connections = TaskTracker::new();
@@ -122,7 +181,7 @@ async fn accept_at_most(
     loop {
         // The connection is taken first: without one that waits, no stranger has to go.
         let next = async {
-            let accepted = listener.accept().await;
+            let accepted = listener.next().await;
             (accepted, free_slot(&slots, &strangers).await)
         };
         let (accepted, slot) = tokio::select! {
@@ -130,18 +189,27 @@ async fn accept_at_most(
             next = next => next,
         };
         match accepted {
-            Ok((stream, address)) => {
-                let (guest, close) = Guest::new(&strangers);
-                let serve =
-                    connection(stream, address, Arc::new(guest), acceptor.clone(), router.clone(), shutdown.clone());
+            Ok(accepted) => {
+                let origin = match &accepted {
+                    Accepted::Tcp(_, peer, _) | Accepted::Unix(_, peer) => peer.origin(),
+                };
+                let (guest, close, crowded) = Guest::new(&strangers, origin, slot);
+                let guest = Arc::new(guest);
+                let serve = connection(accepted, guest.clone(), router.clone(), shutdown.clone());
                 let abandon = abandon.clone();
                 connections.spawn(async move {
+                    let hurried = async {
+                        tokio::time::sleep(STRANGER_TIME).await;
+                        if !(crowded && guest.is_stranger()) {
+                            std::future::pending::<()>().await;
+                        }
+                    };
                     tokio::select! {
                         () = abandon.cancelled() => {}
                         () = close.cancelled() => {}
+                        () = hurried => tracing::debug!("too many connections of one address that sent no request"),
                         () = serve => {}
                     }
-                    drop(slot);
                 });
             }
             Err(error) => {
@@ -158,25 +226,39 @@ async fn accept_at_most(
     }
 }
 
-async fn connection(
-    stream: TcpStream,
-    address: SocketAddr,
+async fn connection(accepted: Accepted, guest: Arc<Guest>, router: Router, shutdown: CancellationToken) {
+    match accepted {
+        Accepted::Tcp(stream, peer, acceptor) => {
+            let _ = stream.set_nodelay(true); // send small events at once
+            let stream = match timeout(HANDSHAKE_TIME, acceptor.accept(stream)).await {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => return tracing::debug!(%error, "no TLS"),
+                Err(_) => return tracing::debug!("no TLS handshake in time"),
+            };
+            let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
+            let certificates = shown.iter().map(|one| one.clone().into_owned()).collect();
+            let peer = match peer {
+                Peer::Tcp { address, .. } => Peer::Tcp { address, certificates },
+                other => other,
+            };
+            serve(stream, peer, guest, router, shutdown).await;
+        }
+        Accepted::Unix(stream, peer) => serve(stream, peer, guest, router, shutdown).await,
+    }
+}
+
+async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    peer: Peer,
     guest: Arc<Guest>,
-    acceptor: TlsAcceptor,
     router: Router,
     shutdown: CancellationToken,
 ) {
-    let _ = stream.set_nodelay(true); // send small events at once
-    let stream = match timeout(HEAD_TIME, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return tracing::debug!(%error, "no TLS"),
-        Err(_) => return tracing::debug!("no TLS handshake in time"),
-    };
-    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec().into();
-    let peer = Peer::Tcp { address, certificates };
+    let stream = Patient::new(stream, guest.streams.clone());
     let service = router.map_request(move |mut request: hyper::Request<Incoming>| {
-        request.extensions_mut().insert(peer.clone());
+        guest.begins();
         request.extensions_mut().insert(guest.clone());
+        request.extensions_mut().insert(peer.clone());
         request.map(Body::new)
     });
     let connection = http1::Builder::new()
@@ -216,14 +298,14 @@ mod tests {
         let clock: &dyn Clock = &crate::runtime::SystemClock;
         let config = identity::prepare(dir.path(), address, clock).unwrap().tls;
         let stop = CancellationToken::new();
-        let serving = tokio::spawn(accept_at_most(2, listener, config, Router::new(), stop.clone()));
+        let serving = tokio::spawn(accept(2, Listener::Tcp(listener, config), Router::new(), stop.clone()));
         let mut silent = Vec::new();
         for _ in 0..3 {
             silent.push(TcpStream::connect(address).await.unwrap());
         }
         let began = instant();
         assert_eq!(silent[0].read(&mut [0]).await.unwrap_or(0), 0, "the oldest is closed");
-        assert!(began.elapsed() < HEAD_TIME, "before its time for the handshake is over");
+        assert!(began.elapsed() < HANDSHAKE_TIME, "before its time for the handshake is over");
         stop.cancel();
         serving.await.unwrap();
     }

@@ -2,12 +2,10 @@
 
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
-use super::authn::tokens::{HASHES, hash, shown, token};
+use super::authn::tokens::{HASHES, hash, secret, shown, token};
 use super::body;
 use super::params::Effect;
 use super::request::Request;
@@ -15,7 +13,7 @@ use super::status::{Cause, Refusal};
 use crate::api::object::Object as _;
 use crate::api::resource::Resource;
 use crate::api::token::Token;
-use crate::store::{Clock, Key, rules};
+use crate::store::{Key, rules};
 
 /// Longest life of a token or certificate.
 pub const LONGEST: SignedDuration = SignedDuration::from_hours(366 * 24);
@@ -60,10 +58,4 @@ pub fn life_problem(expires: Timestamp, now: Timestamp) -> Option<&'static str> 
         left if left > LONGEST => Some("Invalid value: must be within a year"),
         _ => None,
     }
-}
-
-/// A new secret, of 256 bits.
-pub fn secret(clock: &dyn Clock) -> String {
-    let bytes: Vec<u8> = (0..4).flat_map(|_| clock.random().to_be_bytes()).collect();
-    URL_SAFE_NO_PAD.encode(bytes)
 }

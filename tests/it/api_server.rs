@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use evenkeel::runtime::clock::SystemClock;
 use evenkeel::server;
 use evenkeel::server::containers::Containers;
+use evenkeel::server::doors::Doors;
 use evenkeel::server::identity;
 use evenkeel::store::{MemoryStore, Objects};
 use reqwest::Method;
@@ -58,7 +59,15 @@ impl Api {
         let kubeconfig: Value = serde_saphyr::from_str(&text).unwrap();
         let objects = Objects::new(Arc::new(store), clock.clone());
         let stop = CancellationToken::new();
-        let run = server::run(listener, identity, objects.clone(), clock, None, containers, stop.clone());
+        let run = server::run(
+            Doors::only(listener).unwrap(),
+            identity,
+            objects.clone(),
+            clock,
+            None,
+            containers,
+            stop.clone(),
+        );
         let serving = tokio::spawn(async move { run.await.unwrap() });
 
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -110,7 +119,12 @@ impl Api {
     }
 
     pub async fn watch(&self, path: &str) -> Events {
-        let response = self.request(Method::GET, path).send().await.unwrap();
+        self.watch_as(&self.token, path).await
+    }
+
+    /// A watch by the bearer of another token.
+    pub async fn watch_as(&self, token: &str, path: &str) -> Events {
+        let response = self.http.get(format!("{}{path}", self.url)).bearer_auth(token).send().await.unwrap();
         assert_eq!(response.status(), 200, "{path}");
         Events { response, buffer: Vec::new() }
     }

@@ -212,7 +212,7 @@ mod pages {
             exit code 4
 
             error: the server answered 401: Unauthorized
-            the token in the kubeconfig is not this server's; was its data directory recreated?
+            the credential in the kubeconfig is not valid here: it is expired or revoked, or of another server
             exit code 1
 
             error: postgresclusters.evenkeel.dev "x" not found

@@ -17,6 +17,7 @@ use evenkeel::runtime::clock::{Clock as _, SystemClock};
 use evenkeel::server::containers::{
     Command, Connection, Containers, LogOptions, Output, Outputs, Place, Session as Work,
 };
+use evenkeel::server::doors::Doors;
 use evenkeel::server::{self, identity};
 use evenkeel::store::objects::Part;
 use evenkeel::store::{Key, MemoryStore, Objects};
@@ -65,7 +66,15 @@ impl CliBench {
             .boxed()
         });
         let containers: Option<Arc<dyn Containers>> = Some(Arc::new(Parrots));
-        let run = server::run(listener, identity, objects.clone(), clock, Some(planner), containers, stop.clone());
+        let run = server::run(
+            Doors::only(listener).unwrap(),
+            identity,
+            objects.clone(),
+            clock,
+            Some(planner),
+            containers,
+            stop.clone(),
+        );
         tokio::spawn(async move { run.await.unwrap() });
         Self { objects, folder, stop }
     }

@@ -432,7 +432,7 @@ async fn a_server_that_is_not_there_and_a_token_that_is_wrong_are_told_apart() {
     let token = kubeconfig::load(&path).unwrap().token.unwrap();
     std::fs::write(&path, text.replace(&token, "wrong")).unwrap();
     let refused = bench.run("get pg").await;
-    assert!(refused.contains("is not this server's") && refused.ends_with("exit code 1\n"), "{refused}");
+    assert!(refused.contains("is not valid here") && refused.ends_with("exit code 1\n"), "{refused}");
     let address = kubeconfig::load(&path).unwrap().server;
     // No process listens on port 1.
     std::fs::write(&path, text.replace(&address, "https://127.0.0.1:1")).unwrap();

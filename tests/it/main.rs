@@ -1,5 +1,6 @@
 //! In-process tests: one binary, one module per subject.
 
+mod access;
 mod api;
 mod api_lists;
 mod api_names;
@@ -17,10 +18,12 @@ mod crds;
 mod docker_ask;
 mod docker_engine;
 mod docker_verbs;
+mod door;
 mod r#loop;
 mod objects_rules;
 mod poll;
 mod probe_verb;
+mod service;
 mod store_contract;
 mod store_seal;
 mod supervisor_docker;

@@ -1,4 +1,4 @@
-//! The user of a client certificate: the common name, and an organisation for each group. TLS has verified it. Pure.
+//! The user of a client certificate: the common name, and the organisations as groups. TLS has verified it. Pure.
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
@@ -7,6 +7,8 @@ use rustls::pki_types::CertificateDer;
 
 use super::user::{User, Via};
 
+/// Between the groups in one organisation: rcgen writes one only, and no name has this character.
+pub const SEPARATOR: &str = "\n";
 /// The object identifiers of the two attributes.
 const COMMON_NAME: &[u8] = &[0x55, 4, 3];
 const ORGANISATION: &[u8] = &[0x55, 4, 10];
@@ -41,7 +43,9 @@ pub fn user(certificate: &CertificateDer<'_>) -> Option<User> {
             let mut attribute = take(SEQUENCE, &mut set)?;
             let kind = take(OBJECT_IDENTIFIER, &mut attribute)?;
             match next(&mut attribute)? {
-                (UTF8 | PRINTABLE, text) if kind == ORGANISATION => groups.push(str::from_utf8(text).ok()?.to_owned()),
+                (UTF8 | PRINTABLE, text) if kind == ORGANISATION => {
+                    groups.extend(str::from_utf8(text).ok()?.split(SEPARATOR).map(str::to_owned));
+                }
                 (UTF8 | PRINTABLE, text) if kind == COMMON_NAME => name = Some(str::from_utf8(text).ok()?.to_owned()),
                 _ => {}
             }

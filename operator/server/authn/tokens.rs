@@ -1,8 +1,10 @@
-//! Bearer tokens. Only the SHA-256 of each is known here, and it is in no object that the API serves. Pure.
+//! Bearer tokens. Only the SHA-256 of each is known here, and it is in no object that the API serves.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
@@ -11,7 +13,7 @@ use subtle::ConstantTimeEq as _;
 use super::user::{MASTERS, User, Via};
 use crate::api::object::Object as _;
 use crate::api::token::Token;
-use crate::store::{Key, rules};
+use crate::store::{Clock, Key, rules};
 
 /// Where the store has the hashes, by the uid of their Tokens. The API serves no such resource.
 pub const HASHES: &str = "tokenhashes.evenkeel.dev";
@@ -78,6 +80,12 @@ pub fn token(uid: &str, secret: &str) -> String {
 /// The uid in a token.
 fn uid(id: &str) -> Option<String> {
     uuid::Uuid::try_parse(id).ok().filter(|_| id.len() == 32).map(|uid| uid.to_string())
+}
+
+/// A new secret, of 256 bits.
+pub fn secret(clock: &dyn Clock) -> String {
+    let bytes: Vec<u8> = (0..4).flat_map(|_| clock.random().to_be_bytes()).collect();
+    URL_SAFE_NO_PAD.encode(bytes)
 }
 
 /// The hash of a secret.

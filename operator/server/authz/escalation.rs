@@ -13,8 +13,10 @@ use crate::server::status::Refusal;
 pub fn judge(rules: &Rules, user: &User, resource: &str, old: Option<&Value>, new: &Value) -> Result<(), Refusal> {
     let kind = RESOURCES.iter().position(|known| *known == resource);
     // A cluster-scoped object grants everywhere, whatever namespace its metadata names.
-    let own = |kind: &usize| kind % 2 == 0;
-    let namespace = kind.filter(own).and_then(|_| new["metadata"]["namespace"].as_str()).unwrap_or_default();
+    let namespace = kind
+        .filter(|kind| matches!(kind, 0 | 2))
+        .and_then(|_| new["metadata"]["namespace"].as_str())
+        .unwrap_or_default();
     let may = |verb: &str, resource: &str, name: &str| {
         let asked = Attributes {
             verb: verb.to_owned(),

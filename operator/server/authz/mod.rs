@@ -5,6 +5,8 @@ pub mod attributes;
 pub mod builtin;
 pub mod escalation;
 pub mod rules;
+#[cfg(test)]
+mod tests;
 
 use super::authn::user::User;
 use crate::api::rbac::Rule;
