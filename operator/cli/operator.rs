@@ -19,6 +19,7 @@ use super::error::Error;
 use super::logging;
 use crate::api::docker_host::{DockerHost, LOCAL};
 use crate::api::failure::{Class, Failure};
+use crate::api::pod_security::Level;
 use crate::engine;
 use crate::engine::docker::OwnBinary;
 use crate::engine::hosts::{Hosts, local_endpoint};
@@ -47,6 +48,9 @@ pub struct Args {
     /// Address that the API listens on
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7443")]
     pub listen: SocketAddr,
+    /// Pod Security level of a new namespace that names none: privileged, baseline or restricted
+    #[arg(long, value_name = "LEVEL", default_value_t = Level::Baseline)]
+    pub default_pod_security: Level,
 }
 
 impl Args {
@@ -181,7 +185,8 @@ pub async fn start(args: &Args) -> Result<Running, Error> {
         ("the janitor", Ok(()))
     });
     let containers: Arc<dyn Containers> = Arc::new(EngineContainers(hosts));
-    let serving = server::run(listener, identity, objects, clock, Some(planner), Some(containers), shutdown.clone());
+    let (level, stop) = (args.default_pod_security, shutdown.clone());
+    let serving = server::run(listener, identity, objects, clock, Some(planner), Some(containers), level, stop);
     parts.spawn(async { ("the API", serving.await.map_err(failed(|| "the API stopped".to_owned()))) });
     Ok(Running { address, kubeconfig, shutdown, parts, store, _data_dir: data_dir })
 }

@@ -1,5 +1,6 @@
 //! The Kubernetes API over the store: HTTPS, one token, every kind of the registry. It makes no decisions.
 
+mod admission;
 pub mod apply;
 pub mod body;
 mod claims;
@@ -46,6 +47,7 @@ use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::pod_security::Level;
 use crate::store::{self, Clock, Objects, Views};
 use containers::Containers;
 use identity::Identity;
@@ -62,6 +64,8 @@ pub struct Server {
     /// Access to containers.
     pub containers: Option<Arc<dyn Containers>>,
     planner: Option<Planner>,
+    /// The Pod Security level of a new namespace that names none.
+    default_level: Level,
     /// Locked while an object that takes names in Docker is created.
     claims: tokio::sync::Mutex<()>,
     token: String,
@@ -79,6 +83,7 @@ pub async fn run(
     clock: Arc<dyn Clock>,
     planner: Option<Planner>,
     containers: Option<Arc<dyn Containers>>,
+    default_level: Level,
     shutdown: CancellationToken,
 ) -> Result<(), store::Error> {
     let objects = Objects::new(Arc::new(Views::new(objects.store().clone())), clock.clone());
@@ -86,7 +91,7 @@ pub async fn run(
     let emptying = tokio::spawn(namespaces::keep_emptying(objects.clone(), shutdown.clone()));
     let (token, stop) = (identity.token, shutdown.clone());
     let claims = tokio::sync::Mutex::default();
-    let server = Arc::new(Server { objects, clock, containers, planner, claims, token, stop });
+    let server = Arc::new(Server { objects, clock, containers, planner, default_level, claims, token, stop });
     let router = Router::new().fallback(dispatch::answer).with_state(server);
     tls::accept(listener, identity.tls, router, shutdown).await;
     // The task has the same token; a panic in it has been logged.

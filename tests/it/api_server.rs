@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use evenkeel::api::pod_security::Level;
 use evenkeel::runtime::clock::SystemClock;
 use evenkeel::server;
 use evenkeel::server::containers::Containers;
@@ -58,7 +59,8 @@ impl Api {
         let kubeconfig: Value = serde_saphyr::from_str(&text).unwrap();
         let objects = Objects::new(Arc::new(store), clock.clone());
         let stop = CancellationToken::new();
-        let run = server::run(listener, identity, objects.clone(), clock, None, containers, stop.clone());
+        let run =
+            server::run(listener, identity, objects.clone(), clock, None, containers, Level::Baseline, stop.clone());
         let serving = tokio::spawn(async move { run.await.unwrap() });
 
         let _ = rustls::crypto::ring::default_provider().install_default();

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use evenkeel::api::failure::{Class, Failure};
+use evenkeel::api::pod_security::Level;
 use evenkeel::cli::client::Client;
 use evenkeel::cli::error::Error;
 use evenkeel::cli::session::Session;
@@ -65,7 +66,16 @@ impl CliBench {
             .boxed()
         });
         let containers: Option<Arc<dyn Containers>> = Some(Arc::new(Parrots));
-        let run = server::run(listener, identity, objects.clone(), clock, Some(planner), containers, stop.clone());
+        let run = server::run(
+            listener,
+            identity,
+            objects.clone(),
+            clock,
+            Some(planner),
+            containers,
+            Level::Baseline,
+            stop.clone(),
+        );
         tokio::spawn(async move { run.await.unwrap() });
         Self { objects, folder, stop }
     }

@@ -16,7 +16,11 @@ use tokio::time::timeout;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn args(dir: &Path) -> Args {
-    Args { data_dir: Some(dir.to_owned()), listen: "127.0.0.1:0".parse().unwrap() }
+    Args {
+        data_dir: Some(dir.to_owned()),
+        listen: "127.0.0.1:0".parse().unwrap(),
+        default_pod_security: Default::default(),
+    }
 }
 
 /// The binary, without any settings of this machine.

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, PodSpec, Volume, VolumeMount};
 
+use super::claims;
 use crate::api::deployment::{Deployment, Pod, Revision};
 use crate::api::hash::short_hash_of_json;
 use crate::api::object::Object as _;
 use crate::api::resources::Resources;
 use crate::api::{labels, quantity};
-use crate::engine::{Attachment, BINARY, BINARY_DIR, ContainerSpec, Mount, MountSource, Security};
+use crate::engine::{Attachment, BINARY, BINARY_DIR, Chosen, ContainerSpec, Mount, MountSource, Security};
 use crate::kinds::containers::bounds::limits;
 use crate::kinds::containers::inputs::{config_map, secret};
 use crate::kinds::containers::{EnvSource, Fill, InputRef, PreStop};
@@ -19,6 +20,10 @@ use crate::kinds::network_of;
 
 /// Seconds between SIGTERM and SIGKILL, unless the template sets them.
 const GRACE_SECONDS: i64 = 30;
+/// Limit of processes and threads of a container, unless the template sets one.
+const PIDS: i64 = 4096;
+/// The same for a sandbox. It has one process; Docker needs some threads for a moment to run a command in it.
+const SANDBOX_PIDS: i64 = 64;
 /// Mount path, in the sandbox, of the volumes that hold files.
 const VOLUMES: &str = "/volumes";
 
@@ -133,18 +138,23 @@ pub fn inputs(spec: &PodSpec) -> BTreeMap<InputRef, bool> {
     found
 }
 
-/// All containers and volumes of one pod. `networks`: the networks of databases that it joins; `binary`: the volume
-/// with Evenkeel's binary.
-pub fn blueprint(
-    object: &Deployment,
-    pod: &Pod,
-    revision: &Revision,
-    networks: &BTreeSet<String>,
-    binary: Option<&str>,
-) -> Blueprint {
+/// What a pod gets from outside its template.
+#[derive(Debug, Clone, Copy)]
+pub struct Outside<'a> {
+    /// The networks of databases that it joins.
+    pub networks: &'a BTreeSet<String>,
+    /// The claims that are the Docker volume of exactly their name.
+    pub exact: &'a BTreeSet<String>,
+    /// The volume with Evenkeel's binary.
+    pub binary: Option<&'a str>,
+}
+
+/// All containers and volumes of one pod.
+pub fn blueprint(object: &Deployment, pod: &Pod, revision: &Revision, outside: &Outside) -> Blueprint {
     let spec = pod_spec(revision);
+    let Outside { networks, exact, binary } = *outside;
     let binary = binary.unwrap_or_default();
-    let builder = Builder { object, pod, revision, spec: &spec, networks, binary };
+    let builder = Builder { object, pod, revision, spec: &spec, networks, exact, binary };
     let sandboxed = needs_sandbox(&spec);
     let part = |container: &Container, init: bool| builder.part(container, sandboxed, init);
     let volumes = spec.volumes.iter().flatten().filter_map(|volume| builder.own_volume(volume));
@@ -162,6 +172,7 @@ struct Builder<'a> {
     revision: &'a Revision,
     spec: &'a PodSpec,
     networks: &'a BTreeSet<String>,
+    exact: &'a BTreeSet<String>,
     binary: &'a str,
 }
 
@@ -223,6 +234,14 @@ impl Builder<'_> {
             mounts: mounts.collect(),
             stop_timeout_seconds: 1,
             security: Security { sysctls: self.sysctls(), no_new_privileges: true, ..Default::default() },
+            // It only waits; its volumes are filled from outside.
+            chosen: Chosen {
+                pids_limit: Some(SANDBOX_PIDS),
+                user: Some("65534:65534".into()),
+                cap_drop: vec!["ALL".into()],
+                read_only: true,
+                ..Default::default()
+            },
             ..Default::default()
         };
         let fill = |volume: &Volume| Fill {
@@ -308,6 +327,11 @@ impl Builder<'_> {
                 privileged: own.privileged == Some(true),
                 sysctls: BTreeMap::new(),
             },
+            chosen: Chosen {
+                pids_limit: Some(PIDS),
+                no_new_privileges: own.allow_privilege_escalation != Some(true) && own.privileged != Some(true),
+                ..Default::default()
+            },
             ..limits(&resources)
         }
     }
@@ -344,8 +368,14 @@ impl Builder<'_> {
             let name = format!("evenkeel-nfs-{}", short_hash_of_json(&options, 10));
             MountSource::Volume { name, options, labels: BTreeMap::new() }
         } else {
-            let claim = volume.persistent_volume_claim.as_ref()?;
-            MountSource::Volume { name: claim.claim_name.clone(), options: BTreeMap::new(), labels: BTreeMap::new() }
+            let claim = &volume.persistent_volume_claim.as_ref()?.claim_name;
+            if self.exact.contains(claim) {
+                MountSource::Volume { name: claim.clone(), options: BTreeMap::new(), labels: BTreeMap::new() }
+            } else {
+                let namespace = self.object.namespace();
+                let labels = claims::owner(namespace, claim).labels();
+                MountSource::Kept { name: claims::volume(namespace, claim), labels }
+            }
         };
         Some(Mount { source, path: path.to_owned(), read_only })
     }

@@ -9,7 +9,8 @@ use crate::kinds::containers::Needs;
 /// Reads the whole snapshot.
 pub async fn observe(controller: &PostgresClusterKind, object: &PostgresCluster) -> Result<Observed, Failure> {
     let owner = object.owner();
-    let needs = Needs { images: [object.spec.image.clone()].into(), networks: [network_name(object)].into() };
+    let (images, networks) = ([object.spec.image.clone()].into(), [network_name(object)].into());
+    let needs = Needs { images, networks, ..Default::default() };
     let (hosts, secrets) = tokio::join!(
         controller.docker.observe(&owner, workload::hosts(object), &needs),
         secrets::read(&controller.objects, object),

@@ -373,6 +373,7 @@ impl World {
         let host = DockerSeen {
             containers: Fact::Known(self.boxes.iter().map(seen).collect()),
             volumes: Fact::Known(self.disks.keys().cloned().collect()),
+            foreign: Fact::Known(std::collections::BTreeSet::new()),
             networks: Fact::Known(self.network.then(|| (network.name.clone(), network)).into_iter().collect()),
             images: Fact::Known(self.image.then(|| (self.object.spec.image.clone(), image)).into_iter().collect()),
             binary: self.binary.then(|| self.program.into()),
