@@ -567,7 +567,7 @@ impl Engine for FakeEngine {
     async fn image(&self, image: &str) -> Result<Option<ImageSeen>, Error> {
         self.call("image", image, |world| {
             let id = world.ids.get(image).cloned().unwrap_or_else(|| image.to_owned());
-            Ok(world.images.contains(image).then(|| ImageSeen { id, digests: Vec::new() }))
+            Ok(world.images.contains(image).then(|| ImageSeen { id, ..Default::default() }))
         })
     }
 

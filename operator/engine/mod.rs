@@ -317,13 +317,15 @@ pub struct LogOptions {
 }
 
 /// An image on a host.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ImageSeen {
     /// Docker's ID of it, `sha256:…`.
     pub id: String,
     /// References by digest that a registry knows (`repository@sha256:…`); none for an image that was built
     /// on the host.
     pub digests: Vec<String>,
+    /// The user of its processes, unless a container names another: `user` or `uid:gid`; empty for root.
+    pub user: String,
 }
 
 /// The login for a registry.

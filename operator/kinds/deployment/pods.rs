@@ -340,6 +340,15 @@ impl View<'_> {
                 });
             }
         }
+        for container in blueprint::containers(&self.spec) {
+            let exact = self.revision.images.get(&container.name);
+            let image = docker.images.known().and_then(|images| images.get(exact?));
+            let user = image.map(|image| image.user.as_str()).unwrap_or_default();
+            if let Some(why) = blueprint::breaks_non_root(&self.spec, container, user) {
+                let message = format!("container {}: {why}", container.name);
+                return Some(note(PodPhase::CreateContainerConfigError, message));
+            }
+        }
         if let Some(claim) = claims::of(&self.spec).find(|claim| !self.context.claims.contains_key(*claim)) {
             let message = format!("asking the hosts whether they have a volume {claim}");
             return Some(note(PodPhase::ContainerCreating, message));

@@ -325,7 +325,7 @@ fn docker(object: &LoadBalancer) -> DockerSeen {
 }
 
 fn image_seen() -> ImageSeen {
-    ImageSeen { id: String::new(), digests: Vec::new() }
+    ImageSeen { id: String::new(), ..Default::default() }
 }
 
 /// A running container that was created from this spec.

@@ -369,7 +369,7 @@ impl World {
         };
         let name = network_name(&self.object);
         let network = NetworkSeen { name, id: id.clone(), ours: true, subnet: ([172, 30, 0, 0].into(), 16) };
-        let image = ImageSeen { id: format!("id of {}", self.object.spec.image), digests: Vec::new() };
+        let image = ImageSeen { id: format!("id of {}", self.object.spec.image), ..Default::default() };
         let host = DockerSeen {
             containers: Fact::Known(self.boxes.iter().map(seen).collect()),
             volumes: Fact::Known(self.disks.keys().cloned().collect()),
