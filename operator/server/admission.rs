@@ -2,6 +2,7 @@
 //! is judged: a stored object that was allowed before can still be scaled, labelled and deleted.
 
 use axum::http::StatusCode;
+use k8s_openapi::api::core::v1::PodSpec;
 use serde_json::{Value, json};
 
 use super::Server;
@@ -10,6 +11,7 @@ use super::status::Refusal;
 use crate::api::core::NAMESPACES;
 use crate::api::host_ports::Allowed;
 use crate::api::pod_security::{ENFORCE, Level, WARN, violations};
+use crate::api::registry;
 use crate::api::resource::Resource;
 use crate::store::Key;
 
@@ -18,16 +20,19 @@ pub struct Policy {
     enforced: Level,
     warned: Level,
     allowed: Allowed,
+    /// For a namespace: the pods of its objects, by kind and name.
+    pods: Vec<(String, PodSpec)>,
     /// The level that a namespace gets when it is made without one, or loses its own.
     default: Level,
 }
 
 impl Policy {
     /// Of the namespace of an object; for objects without a namespace it forbids nothing.
-    pub async fn read(server: &Server, key: &Key) -> Result<Self, WriteError> {
+    pub async fn read(server: &Server, resource: &Resource, key: &Key) -> Result<Self, WriteError> {
         let default = server.default_level;
+        let pods = if resource.qualified() == NAMESPACES { pods(server, &key.name).await? } else { Vec::new() };
         let nothing =
-            Self { enforced: Level::Privileged, warned: Level::Privileged, allowed: Allowed::default(), default };
+            Self { enforced: Level::Privileged, warned: Level::Privileged, allowed: Allowed::default(), pods, default };
         if key.namespace.is_empty() {
             return Ok(nothing);
         }
@@ -41,6 +46,24 @@ impl Policy {
             allowed: Allowed::read(&key.namespace, &all),
             ..nothing
         })
+    }
+
+    /// What is told to the writer of a namespace whose new level is broken by what runs there already.
+    fn existing(&self, old: Option<&Value>, new: &Value) -> Vec<String> {
+        let level = Level::enforced(Some(new));
+        if Level::enforced(old) == level || self.pods.is_empty() {
+            return Vec::new();
+        }
+        let own =
+            Allowed::read("", std::slice::from_ref(new)).taken.pop().map(|(_, ranges)| ranges).unwrap_or_default();
+        let bad = self.pods.iter().map(|(name, pod)| (name, violations(pod, level, &own)));
+        let told: Vec<_> = bad
+            .filter(|(_, found)| !found.is_empty())
+            .map(|(name, found)| format!("{name}: {}", found.join(", ")))
+            .collect();
+        let head =
+            || format!("existing pods violate the new PodSecurity enforce level \"{level}:latest\"; they keep running");
+        if told.is_empty() { told } else { [head()].into_iter().chain(told).collect() }
     }
 
     /// Refuses (403) what the object newly asks and may not have; otherwise returns warnings.
@@ -71,7 +94,8 @@ impl Policy {
         if let Some(why) = ports.find_map(|ports| Some(format!("{}: {}", ports.path, self.allowed.problem(ports)?))) {
             return refused(why);
         }
-        Ok(found(self.warned).map(|why| format!("would {why}")).into_iter().collect())
+        let would = found(self.warned).map(|why| format!("would {why}"));
+        Ok(would.into_iter().chain(self.existing(old, new)).collect())
     }
 
     /// Writes the default level into a namespace that is made without one or loses its own. A namespace that never had one
@@ -91,6 +115,18 @@ impl Policy {
     }
 }
 
+/// The pods that objects of a namespace describe.
+async fn pods(server: &Server, namespace: &str) -> Result<Vec<(String, PodSpec)>, WriteError> {
+    let mut found = Vec::new();
+    for resource in registry::resources().iter().filter(|one| registry::has_pods(one)) {
+        for object in server.objects.list::<Value>(&resource.qualified(), Some(namespace)).await?.0 {
+            let name = format!("{} {}", resource.kind, object["metadata"]["name"].as_str().unwrap_or_default());
+            found.extend((resource.asks)(&object).pod.map(|pod| (name, pod)));
+        }
+    }
+    Ok(found)
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -99,7 +135,7 @@ mod tests {
 
     fn policy(enforced: Level, warned: Level) -> Policy {
         let allowed = Allowed { ports: Some("15000-15999".parse().unwrap()), ..Allowed::default() };
-        Policy { enforced, warned, allowed, default: Level::Baseline }
+        Policy { enforced, warned, allowed, pods: Vec::new(), default: Level::Baseline }
     }
 
     fn deployment(image: &str, security: Value, port: u16) -> Value {
@@ -163,6 +199,21 @@ mod tests {
         );
         assert_eq!(judge(None, &cluster("", 15998)), "");
         assert!(judge(Some(&old), &cluster("copy", 15999)).contains("host port 16000"));
+    }
+
+    #[test]
+    fn whoever_tightens_a_namespace_is_told_what_runs_there_already() {
+        let namespace = |level: &str| json!({"metadata": {"name": "team", "labels": {(ENFORCE): level}}});
+        let told = |old: Option<&Value>, new: &Value| {
+            let pod = deployment("web:1", json!({"privileged": true}), 0)["spec"]["template"]["spec"].clone();
+            let pods = vec![("Deployment web".to_owned(), serde_json::from_value(pod).unwrap())];
+            judged(&Policy { pods, ..policy(Level::Privileged, Level::Privileged) }, ("v1", "Namespace"), old, new)
+        };
+        let (free, tight) = (namespace("privileged"), namespace("baseline"));
+        let head = "existing pods violate the new PodSecurity enforce level \"baseline:latest\"; they keep running";
+        let bad = "Deployment web: privileged (container \"web\" must not set securityContext.privileged=true)";
+        assert_eq!(told(Some(&free), &tight), format!("{head}; {bad}"));
+        assert_eq!((told(Some(&tight), &tight), told(Some(&tight), &free)), (String::new(), String::new()));
     }
 
     #[test]

@@ -90,7 +90,7 @@ impl Request<'_> {
         }
         self.generate_name(&mut object);
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        let policy = Policy::read(self.server, &self.key()).await?;
+        let policy = Policy::read(self.server, resource, &self.key()).await?;
         policy.complete(resource, None, &mut object);
         let mut admitted = validate::admit(resource, object, None, repeated, options.validation)?;
         admitted.warnings.extend(policy.judge(resource, None, &admitted.object)?);
@@ -220,7 +220,7 @@ impl Request<'_> {
         let key = self.key();
         let warnings = Mutex::new(Vec::new());
         let writer = self.writer(options);
-        let policy = Policy::read(self.server, &key).await?;
+        let policy = Policy::read(self.server, self.target.resource, &key).await?;
         let judged = |old: Value| -> Result<Value, WriteError> {
             let mut proposed = make(&old)?;
             policy.complete(self.target.resource, Some(&old), &mut proposed);
