@@ -16,6 +16,7 @@ MINUTES ?= 10
 PARALLEL ?= 2
 SEED ?=
 DEEPER ?= 1
+PREVIOUS ?= 97709ba
 # Cargo limits its own parallelism: inside `make -j` it would use make's job tokens.
 CARGO = env -u MAKEFLAGS -u MFLAGS cargo
 # Cargo with the development profile and progress lines.
@@ -23,7 +24,7 @@ BUILD = env -u MAKEFLAGS -u MFLAGS scripts/build.sh
 FMT = $(CARGO) fmt --check
 LINT = $(BUILD) clippy --all-targets -- -D warnings
 
-.PHONY: help demo test deps static fmt lint unit e2e model-deep chaos chaos-short bench-failover bench-idle bench-rollout bench-heal bench-hang bench-balancer images crds clean
+.PHONY: help demo test deps static fmt lint deny deny-advisories upgrade unit e2e model-deep chaos chaos-short bench-failover bench-idle bench-rollout bench-heal bench-hang bench-balancer images crds clean
 
 help: ## This list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -43,6 +44,7 @@ deps:
 # One target with both in order, so that `make -j2` builds images at the same time.
 static:
 	$(FMT)
+	@$(MAKE) --no-print-directory deny
 	$(LINT)
 
 fmt: ## Formatting check
@@ -51,6 +53,12 @@ fmt: ## Formatting check
 lint: ## Clippy with warnings denied
 	$(LINT)
 
+deny: ## Licences, sources and banned crates among the dependencies, without a network
+	$$(scripts/ensure-cargo-deny.sh) --offline --locked --log-level error check bans licenses sources
+
+deny-advisories: ## Known vulnerabilities and yanked versions among the dependencies; fetches the RustSec database
+	$$(scripts/ensure-cargo-deny.sh) --locked check advisories
+
 unit: images ## Cargo's tests, including those on a real Docker Engine
 	@$(BUILD) test --no-run
 	EVENKEEL_TEST_DOCKER=1 $(CARGO) test --locked
@@ -58,6 +66,9 @@ unit: images ## Cargo's tests, including those on a real Docker Engine
 e2e: images ## The real-Docker suite (ONLY="words": scenarios whose name contains one of them)
 	@$(BUILD) build
 	tests/e2e/run.sh $(DEBUG) $(ONLY)
+
+upgrade: images ## A running installation of the version before (PREVIOUS=revision) is taken over by this one
+	scripts/upgrade.sh "$(PREVIOUS)"
 
 model-deep: ## The model checker, DEEPER events further than in `make test`, with one more fault
 	EVENKEEL_MODEL_DEEPER=$(DEEPER) $(CARGO) test --release --locked --lib model::checks -- --nocapture

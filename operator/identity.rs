@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 /// Files and folders under `operator/` that run in containers.
 pub const FILES: &[&str] = &[
     "api/chain.rs",
+    "api/hash.rs",
     "api/libraries.rs",
     "api/lsn.rs",
     "api/postgres_settings.rs",
@@ -32,6 +33,7 @@ pub const CRATES: &[&str] = &[
     "hmac",
     "nix",
     "postgres-protocol",
+    "rustls",
     "schemars",
     "serde",
     "serde_json",
@@ -41,6 +43,7 @@ pub const CRATES: &[&str] = &[
     "stringprep",
     "thiserror",
     "tokio",
+    "tokio-rustls",
     "tokio-util",
     "tracing",
     "tracing-subscriber",

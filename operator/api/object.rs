@@ -7,6 +7,7 @@ use super::docker_host::DockerHost;
 use super::labels::Owner;
 use super::load_balancer::LoadBalancer;
 use super::postgres_cluster::PostgresCluster;
+use super::token::Token;
 
 /// Pauses the reconciliation of an object while its value is `paused`.
 pub const RECONCILE_ANNOTATION: &str = "evenkeel.dev/reconcile";
@@ -95,6 +96,16 @@ impl Object for LoadBalancer {
 impl Object for DockerHost {
     const KIND: &'static str = "DockerHost";
     const RESOURCE: &'static str = "dockerhosts.evenkeel.dev";
+    const NAMESPACED: bool = false;
+
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+}
+
+impl Object for Token {
+    const KIND: &'static str = "Token";
+    const RESOURCE: &'static str = "tokens.evenkeel.dev";
     const NAMESPACED: bool = false;
 
     fn metadata(&self) -> &ObjectMeta {

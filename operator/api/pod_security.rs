@@ -161,7 +161,8 @@ fn capabilities(pod: &PodSpec, allowed: &[&str]) -> Option<String> {
 fn baseline(pod: &PodSpec, allowed: &Ranges, found: &mut Vec<String>) {
     let host: Vec<_> = [("hostNetwork", pod.host_network), ("hostPID", pod.host_pid), ("hostIPC", pod.host_ipc)]
         .into_iter()
-        .filter_map(|(name, value)| (value == Some(true)).then(|| format!("{name}=true")))
+        .filter(|(_, value)| *value == Some(true))
+        .map(|(name, _)| format!("{name}=true"))
         .collect();
     if !host.is_empty() {
         found.push(format!("host namespaces ({})", host.join(", ")));

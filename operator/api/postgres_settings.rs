@@ -39,6 +39,10 @@ pub enum Rule {
 /// Why a setting is refused that is for the rescue of a damaged server.
 const HIDES_DAMAGE: &str = "can hide damaged data or damage more of it";
 
+/// Why a list of revoked certificates is refused.
+const REFUSES_MEMBERS: &str =
+    "makes the server refuse the certificates of the other instances, for which there is no such list";
+
 /// Why a setting is refused that is for debuggers.
 const DELAYS_SESSIONS: &str = "delays every new session, also those that watch the server";
 
@@ -120,7 +124,15 @@ pub const RULES: &[(&str, Rule)] = &[
     ("restore_command", Rule::Ours("")),
     ("session_preload_libraries", Rule::Code(LIBRARIES)),
     ("shared_preload_libraries", Rule::Code(LIBRARIES)),
-    ("ssl_passphrase_command", Rule::Code(&[])),
+    ("ssl", Rule::Computed),
+    ("ssl_ca_file", Rule::Computed),
+    ("ssl_cert_file", Rule::Computed),
+    ("ssl_crl_dir", Rule::Harmful(REFUSES_MEMBERS)),
+    ("ssl_crl_file", Rule::Harmful(REFUSES_MEMBERS)),
+    ("ssl_key_file", Rule::Computed),
+    ("ssl_min_protocol_version", Rule::OneOf(&["TLSv1.2", "TLSv1.3"])),
+    ("ssl_passphrase_command", Rule::Refused),
+    ("ssl_passphrase_command_supports_reload", Rule::Refused),
     ("synchronous_commit", Rule::Ours("on")),
     ("synchronous_standby_names", Rule::Computed),
     // A dead peer is detected within these limits.
@@ -173,14 +185,7 @@ pub fn judged_by_a_start(name: &str) -> bool {
 }
 
 /// Settings with the name of a file, relative to the data directory, and PostgreSQL's default.
-pub const FILES: [(&str, &str); 6] = [
-    ("ssl_ca_file", ""),
-    ("ssl_cert_file", "server.crt"),
-    ("ssl_crl_dir", ""),
-    ("ssl_crl_file", ""),
-    ("ssl_dh_params_file", ""),
-    ("ssl_key_file", "server.key"),
-];
+pub const FILES: [(&str, &str); 1] = [("ssl_dh_params_file", "")];
 
 /// A time as PostgreSQL writes it; `None` if it is written in another way, which PostgreSQL judges.
 fn milliseconds(value: &str) -> Option<u64> {
@@ -215,9 +220,7 @@ pub fn problem(name: &str, value: &str) -> Option<String> {
         return Some("must be a single line".into());
     }
     match rule {
-        Some(Rule::OneOf(values)) if !values.contains(&value) => {
-            Some(format!("must be {}: streaming replication needs it", values.join(" or ")))
-        }
+        Some(Rule::OneOf(values)) if !values.contains(&value) => Some(format!("must be {}", values.join(" or "))),
         Some(Rule::Timeout(_)) if milliseconds(value).is_some_and(|ms| (1..1_000).contains(&ms)) => {
             Some("must be 0 or at least 1s: less cuts streams that are well".into())
         }

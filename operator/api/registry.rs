@@ -16,7 +16,9 @@ use super::docker_host::{self, DockerHost};
 use super::invalid::Invalid;
 use super::load_balancer::LoadBalancer;
 use super::postgres_cluster::PostgresCluster;
+use super::rbac;
 use super::resource::{Cell, Column, Resource, age_column, name_of, with_metadata};
+use super::token::Token;
 use super::views;
 
 /// Everything served, in the order of discovery.
@@ -45,6 +47,11 @@ static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
             ..with_members(custom::<LoadBalancer>(|balancer| balancer.spec.validate()))
         },
         core::lease(),
+        rbac::role(),
+        rbac::role_binding(),
+        rbac::cluster_role(),
+        rbac::cluster_role_binding(),
+        custom::<Token>(|token| token.spec.validate()),
         views::definition(definitions),
     ]
 });

@@ -185,8 +185,12 @@ pub async fn start(args: &Args) -> Result<Running, Error> {
         ("the janitor", Ok(()))
     });
     let containers: Arc<dyn Containers> = Arc::new(EngineContainers(hosts));
-    let (level, stop) = (args.default_pod_security, shutdown.clone());
-    let serving = server::run(listener, identity, objects, clock, Some(planner), Some(containers), level, stop);
+    let behind = server::Behind {
+        planner: Some(planner),
+        containers: Some(containers),
+        default_level: args.default_pod_security,
+    };
+    let serving = server::run(listener, identity, objects, clock, behind, shutdown.clone());
     parts.spawn(async { ("the API", serving.await.map_err(failed(|| "the API stopped".to_owned()))) });
     Ok(Running { address, kubeconfig, shutdown, parts, store, _data_dir: data_dir })
 }

@@ -98,6 +98,13 @@ mod tests {
     }
 
     #[test]
+    fn what_was_chosen_does_not_count_so_that_no_value_of_a_secret_is_in_a_hash() {
+        let mut secret = spec();
+        secret.chosen.env.insert("PASSWORD".to_owned(), "a word".to_owned());
+        assert_eq!(secret.hash(), spec().hash());
+    }
+
+    #[test]
     fn the_address_does_not_count_because_it_is_changed_while_the_container_runs() {
         let moved = ContainerSpec { address: Some([10, 0, 0, 2].into()), ..spec() };
         assert_eq!(moved.hash(), spec().hash());

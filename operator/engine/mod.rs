@@ -112,7 +112,7 @@ pub struct Chosen {
     pub log_options: BTreeMap<String, String>,
     /// Size of `/dev/shm` in bytes, instead of the one in the spec.
     pub shm_bytes: Option<i64>,
-    /// Further environment.
+    /// Further environment; every value from a Secret is here.
     pub env: BTreeMap<String, String>,
     /// Limit of processes and threads, if the spec has none.
     pub pids_limit: Option<i64>,

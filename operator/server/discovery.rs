@@ -99,7 +99,7 @@ fn resource_list(group: &str, version: &str) -> Result<Value, Refusal> {
     let reviews = REVIEWS.iter().filter(|review| review.group == group && VERSION == version);
     let reviews = reviews.map(|review| {
         json!({
-            "name": review.plural, "singularName": review.kind.to_lowercase(), "namespaced": false,
+            "name": review.plural, "singularName": review.kind.to_lowercase(), "namespaced": review.namespaced,
             "kind": review.kind, "verbs": ["create"],
         })
     });

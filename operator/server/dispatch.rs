@@ -1,34 +1,55 @@
-//! Dispatch of each request: authentication, parsing, and the file that answers. Top of the room: no other
+//! Dispatch of each request: who sends it, what it wants, whether that is allowed, and the file that answers. Top of the room: no other
 //! file imports it.
 
 use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use subtle::ConstantTimeEq as _;
 
+use super::access::{self, Permit};
+use super::authn::{self, user::User};
+use super::authz::attributes::Attributes;
+use super::authz::{self, Verdict, answers, builtin};
 use super::params::Params;
+use super::peer::Peer;
 use super::request::Request;
 use super::routes::{self, Part, Route};
 use super::status::Refusal;
 use super::tls::Guest;
 use super::view::{self, View};
-use super::{Server, body, deletion, discovery, eviction, exec, logs, openapi_v2, port_forward, reviews, watch};
+use super::{Server, body, deletion, discovery, eviction, exec, logs, openapi_v2, port_forward, tokens, watch};
+use crate::api::chain::chain;
 
 /// Path of plans: POST `{"object": {...}}`.
 const PLAN: &str = "/evenkeel/v1/plan";
 
+/// A request on its way through the wall, for whoever keeps a record: what is not known yet is `None`.
+pub struct Asked {
+    /// The other end of the connection.
+    pub peer: Peer,
+    /// Who sent it.
+    pub user: Option<User>,
+    /// What it wants.
+    pub attributes: Option<Attributes>,
+    /// Whether the user may do it.
+    pub verdict: Option<Verdict>,
+}
+
 /// Answers one HTTP request.
 pub async fn answer(State(server): State<Arc<Server>>, request: axum::extract::Request) -> Response {
-    match dispatch(&server, request).await {
+    // Without an end of the connection, nobody is there.
+    let nobody = || Peer::Tcp { address: ([0, 0, 0, 0], 0).into(), certificates: Arc::new([]) };
+    let peer = request.extensions().get::<Peer>().cloned().unwrap_or_else(nobody);
+    let mut asked = Asked { peer, user: None, attributes: None, verdict: None };
+    match dispatch(&server, request, &mut asked).await {
         Ok(response) => response,
         Err(refusal) => refusal.into_response(),
     }
 }
 
-async fn dispatch(server: &Server, request: axum::extract::Request) -> Result<Response, Refusal> {
+async fn dispatch(server: &Server, request: axum::extract::Request, asked: &mut Asked) -> Result<Response, Refusal> {
     let (mut parts, body) = request.into_parts();
     let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
     let route = routes::parse(parts.uri.path());
@@ -38,26 +59,34 @@ async fn dispatch(server: &Server, request: axum::extract::Request) -> Result<Re
             _ => discovery::answer(open).map(|json| axum::Json(json).into_response()),
         };
     }
-    if !authenticated(server, &parts.headers) {
-        return Err(Refusal::unauthorized());
-    }
+    let state = server.access.now();
+    let user = authn::authenticate(&state.tokens, &parts.headers, &asked.peer, server.clock.now());
+    let user = user.ok_or_else(Refusal::unauthorized)?;
+    asked.user = Some(user.clone());
     if let Some(guest) = parts.extensions.remove::<Arc<Guest>>() {
         guest.is_known();
     }
-    reviews::impersonates(&parts.headers)?;
+    answers::impersonates(&parts.headers)?;
     if let Some(planner) = server.planner.as_ref().filter(|_| parts.uri.path() == PLAN && parts.method == Method::POST)
     {
         let body = body::read(body).await?;
-        let asked: serde_json::Value =
+        let sent: serde_json::Value =
             serde_json::from_slice(&body).map_err(|error| Refusal::bad_request(format!("not JSON: {error}")))?;
-        return Ok(axum::Json(planner(asked["object"].clone()).await).into_response());
+        // A plan shows what is there, too.
+        for verb in ["get", "create"] {
+            authorize(server, asked, &user, Attributes::of_plan(verb, &sent["object"]))?;
+        }
+        return Ok(axum::Json(planner(sent["object"].clone()).await).into_response());
     }
     let params = Params::parse(&parts.uri)?;
+    let attributes = Attributes::of(&route, &parts.method, &params, parts.uri.path());
+    let permit = authorize(server, asked, &user, attributes)?;
     let target = match route? {
         Route::Objects(target) => target,
-        Route::Review(review) if parts.method == Method::POST => {
-            let asked = body::object(&parts.headers, &body::read(body).await?)?;
-            return Ok(view::answer(StatusCode::CREATED, &reviews::answer(review, &asked.value)?, &[]));
+        Route::Review { review, namespace } if parts.method == Method::POST => {
+            let sent = body::object(&parts.headers, &body::read(body).await?)?;
+            let answer = answers::answer(review, namespace.as_deref(), &sent.value, &state.rules, &user)?;
+            return Ok(view::answer(StatusCode::CREATED, &answer, &[]));
         }
         Route::OpenApiV2 if parts.method == Method::GET => {
             return Ok(([(header::CONTENT_TYPE, openapi_v2::CONTENT_TYPE)], openapi_v2::document()).into_response());
@@ -73,8 +102,26 @@ async fn dispatch(server: &Server, request: axum::extract::Request) -> Result<Re
         _ => View::negotiate(&parts.headers, &params)?,
     };
     let body = if parts.method == Method::GET { Bytes::new() } else { body::read(body).await? };
-    let request = Request { server, target, params, headers: parts.headers, body, view: shown, upgrade };
-    serve(request, &parts.method).await
+    let decides = parts.method != Method::GET && access::decides(&target.resource.qualified());
+    let request = Request { server, permit, target, params, headers: parts.headers, body, view: shown, upgrade };
+    let answer = serve(request, &parts.method).await;
+    if decides {
+        // Whoever reads this answer finds it in force.
+        server.access.refresh().await.map_err(|error| Refusal::internal(chain(&error)))?;
+    }
+    answer
+}
+
+/// The wall: the only place where a request is judged.
+fn authorize(server: &Server, asked: &mut Asked, user: &User, attributes: Attributes) -> Result<Permit, Refusal> {
+    let verdict = authz::allowed(&server.access.now().rules, user, &attributes);
+    let refused = (verdict == Verdict::Deny).then(|| attributes.refusal(&user.name));
+    asked.attributes = Some(attributes.clone());
+    asked.verdict = Some(verdict);
+    match refused {
+        Some(refusal) => Err(refusal),
+        None => Ok(server.access.permit(user.clone(), attributes, server.clock.clone())),
+    }
 }
 
 /// Dispatches a request for objects to its handler.
@@ -99,7 +146,13 @@ async fn serve(request: Request<'_>, method: &Method) -> Result<Response, Refusa
         return Err(Refusal::not_allowed(view.instead));
     }
     if request.target.part == Part::Status && method != Method::GET {
-        return Err(Refusal::not_allowed("the status is written by the operator alone; change the spec instead"));
+        return Err(Refusal::forbidden("the status is written by the operator alone; change the spec instead"));
+    }
+    if method != Method::GET && builtin::is_builtin(&request.key()) {
+        let name = request.key().name;
+        return Err(Refusal::forbidden(format!(
+            "{name:?} always exists and cannot be changed; create another and bind it"
+        )));
     }
     let named = request.target.name.is_some();
     match (method.as_str(), named, request.target.part) {
@@ -109,20 +162,15 @@ async fn serve(request: Request<'_>, method: &Method) -> Result<Response, Refusa
             request.params.check_list()?;
             request.list().await
         }
+        ("POST" | "PUT" | "PATCH", _, _) if tokens::are(request.target.resource) => {
+            tokens::serve(request, method).await
+        }
         ("POST", false, _) => request.create().await,
         ("PUT", true, _) => request.replace().await,
         ("PATCH", true, _) => request.patch().await,
         ("DELETE", _, Part::Main) => deletion::serve(request).await,
         _ => Err(Refusal::method_not_allowed()),
     }
-}
-
-/// Whether the request carries the server's token.
-fn authenticated(server: &Server, headers: &HeaderMap) -> bool {
-    let sent = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let token =
-        sent.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-    token.is_some_and(|(_, token)| token.trim().as_bytes().ct_eq(server.token.as_bytes()).into())
 }
 
 /// Healthy if the store answers.

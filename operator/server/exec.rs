@@ -46,7 +46,7 @@ pub async fn serve(mut request: Request<'_>) -> Result<Response, Refusal> {
         None => attached(&*containers, &meant.place).await,
     };
     let session = session.map_err(|failure| meant.refused(&failure))?;
-    let stop = request.server.stop.clone();
+    let end = request.ended();
     tokio::spawn(async move {
         let connection = match upgrade.await {
             Ok(connection) => connection,
@@ -55,7 +55,7 @@ pub async fn serve(mut request: Request<'_>) -> Result<Response, Refusal> {
         let (sink, stream) = websocket::talk(TokioIo::new(connection), Role::Server).await.split();
         let talk = converse(&*containers, &meant.place, session, sink, stream);
         tokio::select! {
-            () = stop.cancelled() => {}
+            () = end => {}
             () = talk => {}
         }
     });

@@ -25,7 +25,7 @@ pub async fn serve(request: Request<'_>) -> Result<Response, Refusal> {
         )),
         _ => meant.refused(&failure),
     })?;
-    let stop = request.server.stop.clone();
+    let end = request.ended();
     let mut left = limit;
     let pieces = outputs.map(|piece| match piece {
         Ok(Output::Stdout(bytes) | Output::Stderr(bytes)) => Some(bytes),
@@ -37,7 +37,7 @@ pub async fn serve(request: Request<'_>) -> Result<Response, Refusal> {
     });
     let pieces = pieces.take_while(|piece| future::ready(piece.is_some())).map(Option::unwrap_or_default);
     let pieces = pieces.map(move |bytes| cut(bytes, &mut left)).take_while(|bytes| future::ready(!bytes.is_empty()));
-    let pieces = pieces.take_until(stop.cancelled_owned()).map(Ok::<_, Infallible>);
+    let pieces = pieces.take_until(Box::pin(end)).map(Ok::<_, Infallible>);
     let mut response = Response::new(Body::from_stream(pieces));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     Ok(response)

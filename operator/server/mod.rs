@@ -1,7 +1,10 @@
-//! The Kubernetes API over the store: HTTPS, one token, every kind of the registry. It makes no decisions.
+//! The Kubernetes API over the store: HTTPS, users and roles, every kind of the registry. It makes no decisions.
 
+pub mod access;
 mod admission;
 pub mod apply;
+pub mod authn;
+pub mod authz;
 pub mod body;
 mod claims;
 pub mod containers;
@@ -21,6 +24,7 @@ pub mod openapi_v2;
 pub mod paging;
 pub mod params;
 pub mod patch;
+pub mod peer;
 pub mod port_forward;
 pub mod protobuf;
 pub mod request;
@@ -35,6 +39,7 @@ pub mod status;
 pub mod strategic;
 pub mod table;
 pub mod tls;
+mod tokens;
 mod upgrade;
 pub mod validate;
 pub mod view;
@@ -49,11 +54,24 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::pod_security::Level;
 use crate::store::{self, Clock, Objects, Views};
+use access::Access;
+use authn::tokens::hash;
 use containers::Containers;
 use identity::Identity;
 
 /// Plans an object without acting, for `evenkeel plan`; the server itself imports no planner.
 pub type Planner = Arc<dyn Fn(serde_json::Value) -> BoxFuture<'static, serde_json::Value> + Send + Sync>;
+
+/// What the API has from the rest of the operator besides the objects; in tests it may have nothing.
+#[derive(Default)]
+pub struct Behind {
+    /// Plans objects.
+    pub planner: Option<Planner>,
+    /// Access to containers.
+    pub containers: Option<Arc<dyn Containers>>,
+    /// The Pod Security level of a new namespace that names none.
+    pub default_level: Level,
+}
 
 /// The dependencies of every request.
 pub struct Server {
@@ -68,7 +86,8 @@ pub struct Server {
     default_level: Level,
     /// Locked while an object that takes names in Docker is created.
     claims: tokio::sync::Mutex<()>,
-    token: String,
+    /// Who may do what.
+    access: Access,
     stop: CancellationToken,
 }
 
@@ -81,20 +100,25 @@ pub async fn run(
     identity: Identity,
     objects: Objects,
     clock: Arc<dyn Clock>,
-    planner: Option<Planner>,
-    containers: Option<Arc<dyn Containers>>,
-    default_level: Level,
+    behind: Behind,
     shutdown: CancellationToken,
 ) -> Result<(), store::Error> {
     let objects = Objects::new(Arc::new(Views::new(objects.store().clone())), clock.clone());
     namespaces::prepare(&objects).await?;
     let emptying = tokio::spawn(namespaces::keep_emptying(objects.clone(), shutdown.clone()));
-    let (token, stop) = (identity.token, shutdown.clone());
+    let admin = vec![(hash(&identity.token), None)];
+    let (access, stop) = (Access::start(objects.clone(), admin).await?, shutdown.clone());
     let claims = tokio::sync::Mutex::default();
-    let server = Arc::new(Server { objects, clock, containers, planner, default_level, claims, token, stop });
+    let Behind { planner, containers, default_level } = behind;
+    let server = Arc::new(Server { objects, clock, containers, planner, default_level, claims, access, stop });
+    let following = tokio::spawn({
+        let (server, stop) = (server.clone(), shutdown.clone());
+        async move { server.access.follow(stop).await }
+    });
     let router = Router::new().fallback(dispatch::answer).with_state(server);
     tls::accept(listener, identity.tls, router, shutdown).await;
-    // The task has the same token; a panic in it has been logged.
+    // The tasks have the same token; a panic in one has been logged.
     let _ = emptying.await;
+    let _ = following.await;
     Ok(())
 }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::admission::Policy;
 use super::apply::Writer;
+use super::authz::escalation;
 use super::body::{self, Sent};
 use super::paging::Page;
 use super::params::{Effect, WriteOptions};
@@ -54,6 +55,12 @@ impl Request<'_> {
     }
 
     pub(super) async fn create(&self) -> Result<Response, Refusal> {
+        let (object, warnings) = self.created().await?;
+        Ok(self.object(StatusCode::CREATED, object, &warnings))
+    }
+
+    /// Creates the object in the body.
+    pub(super) async fn created(&self) -> Result<(Value, Vec<String>), Refusal> {
         let options = self.params.write_options(&self.headers)?;
         let Sent { value: mut object, repeated } = body::object(&self.headers, &self.body)?;
         self.identify(&mut object)?;
@@ -61,8 +68,7 @@ impl Request<'_> {
             metadata.remove("managedFields");
         }
         let created = self.insert(object, &options, &repeated, Record::Update).await;
-        let (object, warnings) = created.map_err(|error| self.write_refusal(error))?;
-        Ok(self.object(StatusCode::CREATED, object, &warnings))
+        created.map_err(|error| self.write_refusal(error))
     }
 
     /// Who writes this request.
@@ -95,6 +101,7 @@ impl Request<'_> {
         let mut admitted = validate::admit(resource, object, None, repeated, options.validation)?;
         admitted.warnings.extend(policy.judge(resource, None, &admitted.object)?);
         let key = Key { name, ..self.key() };
+        self.judge_grant(None, &admitted.object)?;
         let _held = claims::hold(self.server, resource, &key).await?;
         let object = match record {
             Record::Update => self.writer(options).update(None, admitted.object),
@@ -105,6 +112,12 @@ impl Request<'_> {
             Effect::DryRun => self.pretend_to_create(key, object).await?,
         };
         Ok((object, admitted.warnings))
+    }
+
+    /// Refuses a role or binding that grants more than its writer has.
+    fn judge_grant(&self, old: Option<&Value>, new: &Value) -> Result<(), Refusal> {
+        let resource = self.target.resource.qualified();
+        escalation::judge(&self.permit.state().rules, &self.permit.user, &resource, old, new)
     }
 
     /// Gives the object a name after its `generateName`, before it is judged.
@@ -198,6 +211,7 @@ impl Request<'_> {
                 return Err(Refusal::conflict(resource, &self.key().name, MODIFIED).into());
             }
             let mut fresh = apply(&json!({"metadata": {}}))?;
+            self.permit.require("create")?;
             for field in ["apiVersion", "kind"] {
                 fresh[field] = wanted[field].clone();
             }
@@ -228,6 +242,7 @@ impl Request<'_> {
             let resource = self.target.resource;
             let mut admitted = validate::admit(resource, proposed, Some(&old), repeated, options.validation)?;
             admitted.warnings.extend(policy.judge(resource, Some(&old), &admitted.object)?);
+            self.judge_grant(Some(&old), &admitted.object)?;
             *lock(&warnings) = admitted.warnings;
             Ok(match record {
                 Record::Update => writer.update(Some(&old), admitted.object),

@@ -73,7 +73,7 @@ pub async fn serve(mut request: Request<'_>) -> Result<Response, Refusal> {
     let (place, address) = pod(&request).await?;
     let pod = Pod { containers: door(&request)?.clone(), place, address };
     let upgrade = request.upgrade.take().ok_or_else(|| Refusal::bad_request("this connection cannot be upgraded"))?;
-    let stop = request.server.stop.clone();
+    let end = request.ended();
     tokio::spawn(async move {
         let connection = match upgrade.await {
             Ok(connection) => TokioIo::new(connection),
@@ -92,7 +92,7 @@ pub async fn serve(mut request: Request<'_>) -> Result<Response, Refusal> {
             }
         };
         tokio::select! {
-            () = stop.cancelled() => {}
+            () = end => {}
             () = talk => {}
         }
     });

@@ -7,6 +7,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use serde_json::Value;
 
+use super::access::Permit;
 use super::paging::Page;
 use super::params::Params;
 use super::routes::{self, Target};
@@ -21,6 +22,8 @@ use crate::store::{self, Key};
 pub struct Request<'a> {
     /// The server.
     pub server: &'a Server,
+    /// Who sent it, and how long that lasts.
+    pub permit: Permit,
     /// The addressed objects.
     pub target: Target,
     /// Its query.
@@ -81,6 +84,17 @@ impl Request<'_> {
             resource: self.target.resource.qualified(),
             namespace: self.target.namespace.clone().unwrap_or_default(),
             name: self.target.name.clone().unwrap_or_default(),
+        }
+    }
+
+    /// Waits until a stream for this request must end: the server stops, or the user may not read it any more.
+    pub fn ended(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (stop, permit) = (self.server.stop.clone(), self.permit.clone());
+        async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = permit.ended() => {}
+            }
         }
     }
 

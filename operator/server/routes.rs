@@ -28,8 +28,13 @@ pub enum Route<'a> {
     OpenApiIndex,
     /// `/openapi/v3/NAME`: the document of one group and version.
     OpenApi(&'a str),
-    /// A review of oneself.
-    Review(&'static Review),
+    /// A review: of oneself or, if one may, of others.
+    Review {
+        /// Its kind.
+        review: &'static Review,
+        /// The namespace it is about, for the kind that is in one.
+        namespace: Option<String>,
+    },
     /// A collection, an object or a subresource of it.
     Objects(Target),
 }
@@ -83,8 +88,13 @@ pub fn parse(path: &str) -> Result<Route<'_>, Refusal> {
         ["apis", group] => Ok(Route::Group(group)),
         ["api", version] => Ok(Route::Resources("", version)),
         ["apis", group, version] => Ok(Route::Resources(group, version)),
-        ["apis", group, version, plural] if let Some(review) = reviews::find(group, version, plural) => {
-            Ok(Route::Review(review))
+        ["apis", group, version, plural] if let Some(review) = reviews::find(group, version, plural, false) => {
+            Ok(Route::Review { review, namespace: None })
+        }
+        ["apis", group, version, "namespaces", namespace, plural]
+            if let Some(review) = reviews::find(group, version, plural, true) =>
+        {
+            Ok(Route::Review { review, namespace: Some(decoded(namespace)?) })
         }
         ["api", version, rest @ ..] => target("", version, rest).map(Route::Objects),
         ["apis", group, version, rest @ ..] => target(group, version, rest).map(Route::Objects),

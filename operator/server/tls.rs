@@ -1,6 +1,7 @@
 //! Connections: TCP, TLS and HTTP/1.1 around the router, with limits on the resources of a client without a token.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
+use super::peer::Peer;
 use crate::api::sync::lock;
 use crate::runtime::clock::instant;
 
@@ -128,9 +130,10 @@ async fn accept_at_most(
             next = next => next,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, address)) => {
                 let (guest, close) = Guest::new(&strangers);
-                let serve = connection(stream, Arc::new(guest), acceptor.clone(), router.clone(), shutdown.clone());
+                let serve =
+                    connection(stream, address, Arc::new(guest), acceptor.clone(), router.clone(), shutdown.clone());
                 let abandon = abandon.clone();
                 connections.spawn(async move {
                     tokio::select! {
@@ -157,6 +160,7 @@ async fn accept_at_most(
 
 async fn connection(
     stream: TcpStream,
+    address: SocketAddr,
     guest: Arc<Guest>,
     acceptor: TlsAcceptor,
     router: Router,
@@ -168,7 +172,10 @@ async fn connection(
         Ok(Err(error)) => return tracing::debug!(%error, "no TLS"),
         Err(_) => return tracing::debug!("no TLS handshake in time"),
     };
+    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec().into();
+    let peer = Peer::Tcp { address, certificates };
     let service = router.map_request(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(peer.clone());
         request.extensions_mut().insert(guest.clone());
         request.map(Body::new)
     });

@@ -9,10 +9,10 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
+use futures::future::BoxFuture;
 use futures::{StreamExt as _, stream};
 use serde_json::{Value, json};
 use tokio::time::{Interval, Sleep};
-use tokio_util::sync::CancellationToken;
 
 use super::paging::Page;
 use super::params::WatchFrom;
@@ -57,7 +57,7 @@ pub async fn serve(request: Request<'_>) -> Result<Response, Refusal> {
         revision: since,
         bookmarks: options.bookmarks.then(|| tokio::time::interval(BOOKMARK_EVERY)),
         deadline: Box::pin(tokio::time::sleep(options.timeout.unwrap_or(LONGEST).min(LONGEST))),
-        stop: request.server.stop.clone(),
+        end: Box::pin(request.ended()),
         ended: false,
     };
     if let Some(bookmarks) = &mut feed.bookmarks {
@@ -90,7 +90,7 @@ struct Feed {
     revision: u64,
     bookmarks: Option<Interval>,
     deadline: std::pin::Pin<Box<Sleep>>,
-    stop: CancellationToken,
+    end: BoxFuture<'static, ()>,
     ended: bool,
 }
 
@@ -142,7 +142,7 @@ impl Feed {
         };
         tokio::select! {
             biased;
-            () = self.stop.cancelled() => Woken::End,
+            () = &mut self.end => Woken::End,
             () = &mut self.deadline => Woken::End,
             change = self.changes.next() => Woken::Change(change),
             _ = tick => Woken::Bookmark,

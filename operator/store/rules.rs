@@ -22,6 +22,7 @@ const SERVER_OWNED: [&str; 9] = [
 /// whose phase the server writes with the rest.
 pub fn has_status(resource: &str) -> bool {
     !matches!(resource, "secrets" | "configmaps" | "events" | "namespaces" | "leases.coordination.k8s.io")
+        && !resource.ends_with(".rbac.authorization.k8s.io")
 }
 
 /// The object as it is first stored: with name and uid, without a status.

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::secrets::REPLICATION_ROLE;
 use super::state::{Config, Gate, Settings, Upstream};
+use super::tls;
 use super::wire::{self, NOBODY, PORT};
 use crate::api::postgres_settings::{RULES, Rule, standby_minima};
 
@@ -24,6 +25,10 @@ pub struct Facts<'a> {
     pub settings: &'a Settings,
     /// Password file of the server's operating system user.
     pub passfile: &'a Path,
+    /// Folder of the certificates' files, by the names in [`super::tls`].
+    pub certificates: &'a Path,
+    /// They are there, and the server offers TLS.
+    pub ssl: bool,
 }
 
 /// `postgresql.conf`: the user's settings, with defaults and overrides by [`RULES`].
@@ -62,16 +67,21 @@ pub fn postgresql_conf(config: &Config, facts: &Facts) -> String {
 }
 
 /// The value of each [`Rule::Computed`].
-fn computed(config: &Config, facts: &Facts) -> [(&'static str, String); 6] {
+fn computed(config: &Config, facts: &Facts) -> Vec<(&'static str, String)> {
     let upstream = config.upstream.as_ref();
-    [
+    let file = |(setting, name)| (setting, facts.certificates.join(name).display().to_string());
+    let files = [("ssl_ca_file", tls::CA), ("ssl_cert_file", tls::SERVER_CERT), ("ssl_key_file", tls::SERVER_KEY)];
+    let files = files.into_iter().filter(|_| facts.ssl).map(file);
+    let others = [
         ("cluster_name", facts.member.to_owned()),
         ("evenkeel.generation", facts.generation.to_string()),
         ("port", PORT.to_string()),
         ("primary_conninfo", upstream.map_or(String::new(), |upstream| conninfo(upstream, facts))),
         ("primary_slot_name", upstream.map_or(String::new(), |upstream| upstream.slot.clone())),
+        ("ssl", if facts.ssl { "on" } else { "off" }.to_owned()),
         ("synchronous_standby_names", standby_names(&config.commit)),
-    ]
+    ];
+    others.into_iter().chain(files).collect()
 }
 
 /// The number that a setting will have; `None` if its value is not a plain number.
@@ -169,6 +179,8 @@ mod tests {
             minima: &minima,
             settings: &settings,
             passfile: Path::new("/v/pgpass"),
+            certificates: Path::new("/c"),
+            ssl: false,
         };
         // Shows only the differences from a primary with an empty configuration.
         let (none, nothing) = (BTreeMap::new(), BTreeMap::new());
@@ -193,6 +205,8 @@ mod tests {
             minima: &none,
             settings: &nothing,
             passfile: Path::new("/v/pgpass"),
+            certificates: Path::new("/c"),
+            ssl: false,
         };
         expect![[r#"
             # Written by evenkeel; changed by the object's spec.parameters, not here.
@@ -220,6 +234,8 @@ mod tests {
             recovery_target_timeline = 'latest'
             restart_after_crash = 'off'
             restore_command = ''
+            ssl = 'off'
+            ssl_min_protocol_version = 'TLSv1.2'
             synchronous_commit = 'on'
             synchronous_standby_names = ''
             tcp_keepalives_count = '3'
@@ -271,7 +287,10 @@ mod tests {
         let rendered = |settings: &Settings| {
             let minima = BTreeMap::from([("max_connections".to_owned(), 200)]);
             let passfile = Path::new("/v/pgpass");
-            let facts = Facts { member: "m", incarnation: "i", generation: 3, minima: &minima, settings, passfile };
+            let (member, incarnation, certificates) = ("m", "i", Path::new("/c"));
+            let minima = &minima;
+            let facts =
+                Facts { member, incarnation, generation: 3, minima, settings, passfile, certificates, ssl: true };
             configs.clone().map(|config| postgresql_conf(&config, &facts)).join("")
         };
         let line = |text: &str, name: &str| text.lines().any(|line| line == format!("{name} = '150'"));

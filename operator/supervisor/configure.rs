@@ -2,7 +2,7 @@
 //! reload in a new session.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -16,17 +16,27 @@ use super::perform::{After, Done, IDLE_MS, STEP, words};
 use super::shell::{Note, Shell, boottime, boottime_ms};
 use super::sql;
 use super::state::{Config, Gate, Judged, Settings, Upstream};
+use super::tls;
+use super::wire::Tls;
 
 /// Timeout for a reload to be visible in a new session.
 const RELOAD: Duration = Duration::from_secs(2);
+/// Pause after certificates that the server did not load, in milliseconds.
+const TLS_AGAIN_MS: u64 = 30_000;
 
 impl Shell {
     /// primary_conninfo for an upstream.
     pub fn conninfo(&self, upstream: &Upstream) -> String {
-        conf::conninfo(upstream, &self.facts(&BTreeMap::new(), &Settings::new(), &self.place.passfile()))
+        let paths = (self.place.passfile(), self.place.configuration());
+        conf::conninfo(upstream, &self.facts(&BTreeMap::new(), &Settings::new(), &paths))
     }
 
-    fn facts<'a>(&'a self, minima: &'a BTreeMap<String, u64>, settings: &'a Settings, passfile: &'a Path) -> Facts<'a> {
+    fn facts<'a>(
+        &'a self,
+        minima: &'a BTreeMap<String, u64>,
+        settings: &'a Settings,
+        (passfile, certificates): &'a (PathBuf, PathBuf),
+    ) -> Facts<'a> {
         Facts {
             member: &self.member,
             incarnation: self.durable.incarnation.as_deref().unwrap_or_default(),
@@ -34,14 +44,16 @@ impl Shell {
             minima,
             settings,
             passfile,
+            certificates,
+            ssl: self.server.tls.is_some(),
         }
     }
 
     /// Writes all configuration files for a new generation.
     pub fn configure(&mut self, config: &Config, minima: &BTreeMap<String, u64>) -> Result<(), String> {
         self.server.generation += 1;
-        let passfile = self.place.passfile();
-        let text = conf::postgresql_conf(config, &self.facts(minima, &config.settings, &passfile));
+        let paths = (self.place.passfile(), self.place.configuration());
+        let text = conf::postgresql_conf(config, &self.facts(minima, &config.settings, &paths));
         self.place.write_configuration("postgresql.conf", &text)?;
         self.place.write_configuration("pg_hba.conf", &conf::pg_hba(config.gate))?;
         self.place.write_configuration("pg_ident.conf", conf::pg_ident())?;
@@ -60,7 +72,7 @@ impl Shell {
     fn judge(&self, asked: Settings, start: bool) -> Judge {
         let in_force = self.server.judged.as_ref().map(|judged| judged.accepted.clone()).unwrap_or_default();
         let site = Site { place: self.place.clone(), reaper: self.reaper.clone() };
-        Judge { site, member: self.member.clone(), in_force, asked, start }
+        Judge { site, member: self.member.clone(), in_force, asked, start, ssl: self.server.tls.is_some() }
     }
 
     /// Judges the settings of an order beside the loop; until then the server keeps those that it has.
@@ -122,13 +134,11 @@ impl Shell {
             .map_err(|error| format!("writing {}: {error}", path.display()))
     }
 
-    /// Renders and reloads; done when a session that was started afterwards shows the new generation.
+    /// Brings a configuration into force.
     pub async fn apply(&mut self, config: Config) -> Done {
-        let postmaster = self.server.postmaster.as_ref().ok_or("the server does not run")?;
-        let standby = self.server.run.poll.as_ref().is_none_or(|poll| poll.recovery);
-        // A primary has no minimum values: those that it had as a standby wait for a restart.
-        let minima = if standby { postmaster.minima.clone() } else { BTreeMap::new() };
-        let pid = postmaster.pid;
+        if self.server.postmaster.is_none() {
+            return Err("the server does not run".to_owned());
+        }
         let before = self.server.run.applied.take();
         if before.as_ref().is_none_or(|before| before.commit != config.commit) {
             self.server.run.barrier_lsn = None;
@@ -143,9 +153,7 @@ impl Shell {
         } else {
             self.server.run.opened = None;
         }
-        self.configure(&config, &minima)?;
-        kill(pid, Signal::SIGHUP).map_err(words)?;
-        self.reloaded().await?;
+        self.reload(&config).await?;
         // An earlier poll says nothing about the time after the reload. The new poll also compares the settings.
         self.server.run.applied = Some(config);
         self.server.run.details_read = false;
@@ -159,6 +167,71 @@ impl Shell {
             self.problems.overridden = None;
         }
         Ok(After::Again)
+    }
+
+    /// The certificates received last, else those that were proven.
+    pub fn tls_wanted(&self) -> Option<&Tls> {
+        let received = self.secrets.as_ref().and_then(|secrets| secrets.credentials.tls.as_ref());
+        received.or(self.server.tls.as_ref())
+    }
+
+    /// Writes the files of these certificates, unless they are written.
+    pub fn write_tls(&mut self, tls: &Tls) -> Result<(), String> {
+        if self.server.tls_written.as_ref() != Some(&tls.hash) {
+            self.server.tls_written = None;
+            tls::write(&self.place, tls)?;
+            self.server.tls_written = Some(tls.hash.clone());
+        }
+        Ok(())
+    }
+
+    /// Has the server load the certificates received last. If it does not, it gets the former ones again: neither a start
+    /// nor a change of roles ever depends on certificates that no server has loaded.
+    pub async fn load_tls(&mut self) -> After {
+        let Some(wanted) = self.tls_wanted().cloned() else { return After::Again };
+        let outcome = match self.server.run.applied.clone().filter(|_| self.server.postmaster.is_some()) {
+            Some(config) => self.load_into_server(&wanted, &config).await,
+            None => self.write_tls(&wanted),
+        };
+        self.problems.tls = outcome.err();
+        if let Some(why) = &self.problems.tls {
+            tracing::warn!(problem = %why, "new certificates are not in force");
+            self.clocks.tls_at = boottime_ms() + TLS_AGAIN_MS;
+        }
+        After::Again
+    }
+
+    async fn load_into_server(&mut self, wanted: &Tls, config: &Config) -> Result<(), String> {
+        let former = self.server.tls.replace(wanted.clone());
+        let loaded = async {
+            self.write_tls(wanted)?;
+            self.reload(config).await?;
+            tls::shown(wanted).await
+        };
+        if let Err(why) = loaded.await {
+            self.server.tls = former;
+            if let Some(former) = self.server.tls.clone() {
+                self.write_tls(&former)?;
+            }
+            self.reload(config).await?;
+            return Err(why);
+        }
+        tls::save(&self.place.own(), wanted).map_err(words)?;
+        tracing::info!(hash = %wanted.hash, "certificates are in force");
+        self.server.run.tls = Some(wanted.hash.clone());
+        Ok(())
+    }
+
+    /// Renders and reloads; done when a session that was started afterwards shows the new generation.
+    async fn reload(&mut self, config: &Config) -> Result<(), String> {
+        let postmaster = self.server.postmaster.as_ref().ok_or("the server does not run")?;
+        let standby = self.server.run.poll.as_ref().is_none_or(|poll| poll.recovery);
+        // A primary has no minimum values: those that it had as a standby wait for a restart.
+        let minima = if standby { postmaster.minima.clone() } else { BTreeMap::new() };
+        let pid = postmaster.pid;
+        self.configure(config, &minima)?;
+        kill(pid, Signal::SIGHUP).map_err(words)?;
+        self.reloaded().await
     }
 
     /// Waits until a new session has the last written generation. A new session inherits the postmaster's settings; an

@@ -41,6 +41,8 @@ pub struct Judge {
     pub in_force: Settings,
     /// The settings of the order.
     pub asked: Settings,
+    /// The server has certificates; the throw-away one then starts with them.
+    pub ssl: bool,
     /// Start a throw-away server if a start or a session could fail. Without it only the values are checked.
     pub start: bool,
 }
@@ -127,6 +129,8 @@ impl Judge {
             minima: &minima,
             settings: &config.settings,
             passfile: &place.passfile(),
+            certificates: &place.configuration(),
+            ssl: self.ssl,
         };
         place.write_configuration("try.conf", &conf::postgresql_conf(&config, &facts))?;
         let file = place.configuration().join("try.conf");

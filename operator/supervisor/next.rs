@@ -84,6 +84,7 @@ pub fn next(seen: &Seen) -> (Act, Remembered) {
     let remembered = remembered(seen);
     let act = match (act(seen, remembered), &seen.durable.order) {
         // Beside everything else, and only when there is nothing else to do.
+        (Act::Wait | Act::Poll, _) if seen.tls_due => Act::LoadTls,
         (Act::Wait | Act::Poll, Some(order)) if seen.settings_due => Act::DryStart(order.settings.clone()),
         (act, _) => act,
     };

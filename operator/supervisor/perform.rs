@@ -15,7 +15,7 @@ use super::shell::{Note, Postmaster, Run, Shell, Stop, Stopping, Work, boottime,
 use super::sql::{self, SLOT_PREFIX, Session};
 use super::state::{Act, Config, Durable};
 use super::wire::{JobKind, PORT};
-use super::{durable, leftovers, place, server_log, tools};
+use super::{durable, leftovers, place, server_log, tls, tools};
 
 /// What the loop does after an act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -180,6 +180,7 @@ impl Shell {
                 self.begin_dry_start(asked);
                 Ok(After::Again)
             }
+            Act::LoadTls => Ok(self.load_tls().await),
         }
     }
 
@@ -194,6 +195,9 @@ impl Shell {
         }
         if let Some(secrets) = &self.secrets {
             secrets.save(&self.place).map_err(words)?;
+        }
+        if let Some(proven) = &self.server.tls {
+            tls::save(&self.place.own(), proven).map_err(words)?;
         }
         self.save(remembered).map_err(words)?;
         Ok(After::Again)
@@ -231,6 +235,10 @@ impl Shell {
             JobKind::Rewind => {
                 self.save(Durable { unfinished: Some(kind), ..self.durable.clone() }).map_err(words)?;
             }
+        }
+        // A copy of the leader's data needs the client's certificate.
+        if let Some(wanted) = self.tls_wanted().cloned() {
+            self.write_tls(&wanted)?;
         }
         let last = self.job.take().filter(|work| work.kind == kind);
         let (failures, tries) = last.as_ref().map_or((0, 0), |work| (work.failures, work.tries));
@@ -306,6 +314,9 @@ impl Shell {
             self.blame_settings();
         }
         config.settings = self.settings_to_start_with(config.settings).await?;
+        if let Some(proven) = self.server.tls.clone() {
+            self.write_tls(&proven)?;
+        }
         self.configure(&config, &minima)?;
         let mut command = self.place.tool("postgres");
         command.arg("-D").arg(self.place.pgdata()).current_dir(self.place.pgdata());
@@ -320,6 +331,7 @@ impl Shell {
         tracing::info!(run = %id, standby, "postgres starts");
         server_log::pass_on(child.output, self.notes.clone(), id.clone());
         self.server.run = Run::begin(id, &config);
+        self.server.run.tls = self.server.tls.as_ref().map(|tls| tls.hash.clone());
         self.server.postmaster =
             Some(Postmaster { pid: child.pid, exit: child.exit, ready: false, session: None, stopping: None, minima });
         self.server.fresh = false;

@@ -111,17 +111,26 @@ impl Place {
         Path::new(wire::SOCKET).with_file_name("postgres")
     }
 
-    /// Writes a file into that folder.
+    /// Writes a file into that folder, which the server's user can read.
     pub fn write_configuration(&self, name: &str, text: &str) -> Result<(), String> {
+        self.write(name, text, 0o640, Uid::from_raw(0))
+    }
+
+    /// Writes the key of a certificate into that folder. An older libpq refuses a key that another user owns.
+    pub fn write_key(&self, name: &str, text: &str) -> Result<(), String> {
+        self.write(name, text, 0o600, self.uid)
+    }
+
+    fn write(&self, name: &str, text: &str, mode: u32, owner: Uid) -> Result<(), String> {
         use std::io::Write;
         use std::os::unix::fs::{OpenOptionsExt, chown};
         let path = self.configuration().join(name);
-        let beside = path.with_extension("new");
+        let beside = self.configuration().join(format!("{name}.new"));
         let write = || {
             let mut options = std::fs::OpenOptions::new();
-            let mut file = options.create(true).truncate(true).write(true).mode(0o640).open(&beside)?;
+            let mut file = options.create(true).truncate(true).write(true).mode(mode).open(&beside)?;
             file.write_all(text.as_bytes())?;
-            chown(&beside, Some(0), Some(self.gid.as_raw()))?;
+            chown(&beside, Some(owner.as_raw()), Some(self.gid.as_raw()))?;
             std::fs::rename(&beside, &path)
         };
         write().map_err(|error| format!("writing {}: {error}", path.display()))

@@ -39,6 +39,8 @@ pub fn report(seen: &Seen) -> Report {
         settings_pending: seen.settings_pending,
         notices: seen.notices.clone(),
         credentials: seen.credentials.clone(),
+        tls: seen.tls.clone(),
+        tls_problem: seen.tls_problem.clone(),
         disk_free: seen.disk_free,
         proof: seen.proof.clone(),
         collations: Some(seen.collations.clone()),

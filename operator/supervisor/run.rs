@@ -23,7 +23,7 @@ use super::secrets::Secrets;
 use super::shell::{Note, Shell, boottime, boottime_ms};
 use super::snapshot::snapshot;
 use super::state::{Act, Seen};
-use super::wire::{self, Command, Order, Task, significant};
+use super::wire::{self, Command, Credentials, Order, Task, significant};
 
 /// Interval of reports when nothing significant changes, in milliseconds.
 const REPORT_MS: u64 = 1_000;
@@ -189,14 +189,22 @@ impl Shell {
                 if self.secrets.as_ref().is_some_and(|secrets| secrets.credentials == credentials) {
                     return;
                 }
+                let passwords = |known: &Credentials| {
+                    known.owner_password == credentials.owner_password
+                        && known.replication_password == credentials.replication_password
+                };
+                let same = self.secrets.as_ref().is_some_and(|secrets| passwords(&secrets.credentials));
+                (self.clocks.tls_at, self.problems.tls) = (0, None);
                 let secrets = Secrets::new(credentials);
                 if let Err(error) = secrets.save(&self.place) {
                     self.problems.act = Some(format!("saving the credentials: {error}"));
                     return;
                 }
                 self.secrets = Some(secrets);
-                self.server.run.app_task = None;
-                self.server.run.app_ensured = false;
+                if !same {
+                    self.server.run.app_task = None;
+                    self.server.run.app_ensured = false;
+                }
             }
             Command::Restart { run } if run == self.server.run.id => self.server.run.restart_asked = true,
             Command::Restart { .. } => {}

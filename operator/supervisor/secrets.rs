@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use super::durable;
 use super::place::Place;
 use super::wire::Credentials;
+use crate::api::hash::short_hash_of_parts;
 
 /// RFC 5802 iterations, PostgreSQL's default.
 const ITERATIONS: u32 = 4096;
@@ -36,12 +37,13 @@ impl std::fmt::Debug for Secrets {
 }
 
 impl Secrets {
-    /// Computes the verifiers. Their salts derive from the credentials, so that every member computes the same ones and
-    /// a new leader finds them unchanged.
+    /// Computes the verifiers. Their salts derive from the passwords, so that every member computes the same ones and a
+    /// new leader finds them unchanged.
     pub fn new(credentials: Credentials) -> Self {
+        let passwords = short_hash_of_parts([&credentials.replication_password, &credentials.owner_password], 16);
         let salt = |role: &str, password: &str| -> [u8; 16] {
             let mut hash = Sha256::new();
-            for part in ["evenkeel salt", &credentials.hash, role, password] {
+            for part in ["evenkeel salt", &passwords, role, password] {
                 hash.update((part.len() as u64).to_be_bytes());
                 hash.update(part);
             }
@@ -122,6 +124,7 @@ fn keyed(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::supervisor::wire::Tls;
 
     #[test]
     fn a_verifier_is_what_postgresql_computes() {
@@ -146,9 +149,13 @@ mod tests {
 
     #[test]
     fn every_member_computes_the_same_verifiers() {
-        let credentials =
-            || Credentials { hash: "h".into(), replication_password: "r".into(), owner_password: "o".into() };
-        let (one, other) = (Secrets::new(credentials()), Secrets::new(credentials()));
+        let credentials = |hash: &str| Credentials {
+            hash: hash.into(),
+            replication_password: "r".into(),
+            owner_password: "o".into(),
+            tls: None,
+        };
+        let (one, other) = (Secrets::new(credentials("h")), Secrets::new(credentials("other certificates")));
         assert_eq!((one.owner.clone(), one.replication), (other.owner, other.replication.clone()));
         assert_ne!(one.owner, other.replication);
     }
@@ -160,8 +167,22 @@ mod tests {
 
     #[test]
     fn debug_shows_no_password() {
-        let credentials =
-            Credentials { hash: "h1".into(), replication_password: "rrr".into(), owner_password: "ooo".into() };
+        let word = |word: &str| word.to_owned();
+        let tls = Tls {
+            hash: word("h2"),
+            ca: word("ca"),
+            server_cert: word("sss"),
+            server_key: word("kkk"),
+            client_cert: word("ccc"),
+            client_key: word("lll"),
+        };
+        assert_eq!(format!("{tls:?}"), "Tls(h2)");
+        let credentials = Credentials {
+            hash: word("h1"),
+            replication_password: word("rrr"),
+            owner_password: word("ooo"),
+            tls: Some(tls),
+        };
         assert_eq!(format!("{:?}", Secrets::new(credentials)), "Secrets(h1)");
     }
 }

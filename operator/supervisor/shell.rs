@@ -20,7 +20,7 @@ use super::secrets::Secrets;
 use super::sql::{Details, Poll, Session};
 use super::state::{Config, Durable, Gate, Judged};
 use super::tools::Control;
-use super::wire::{JobKind, Postgres, Report};
+use super::wire::{JobKind, Postgres, Report, Tls};
 use crate::api::libraries::Libraries;
 use crate::api::lsn::{Fork, Lsn};
 
@@ -182,6 +182,8 @@ pub struct Run {
     pub app_due: u64,
     /// What the application lacks and nobody makes again.
     pub app_missing: Option<String>,
+    /// Hash of the certificates that this server has loaded.
+    pub tls: Option<String>,
 }
 
 /// Delay of background work after the gate opened, in milliseconds: the first clients get the disk alone.
@@ -270,6 +272,8 @@ pub struct Problems {
     pub overridden: Option<String>,
     /// Changed settings could not be judged.
     pub settings: Option<String>,
+    /// The certificates received last are not in force.
+    pub tls: Option<String>,
     /// The application's roles and database could not be ensured.
     pub app: Option<String>,
 }
@@ -304,6 +308,8 @@ pub struct Clocks {
     pub details_at: u64,
     /// No act before this time: the last one failed.
     pub act_at: u64,
+    /// Certificates are not tried before this time: the last ones failed.
+    pub tls_at: u64,
     /// Acts that failed in a row.
     pub failed_acts: u32,
 }
@@ -329,6 +335,10 @@ pub struct LocalServer {
     pub ordered_since_stop: bool,
     /// A checkpoint was done for the graceful stop that is ordered.
     pub checkpointed_for_stop: bool,
+    /// The certificates that a server was last proven to load; a server starts only with these.
+    pub tls: Option<Tls>,
+    /// Hash of the certificates whose files are written.
+    pub tls_written: Option<String>,
     /// Generation of the last written configuration file; incremented by each write.
     pub generation: u64,
     /// Logical slots that this directory lost when it ceased to be a primary's, and the time.
@@ -413,12 +423,12 @@ impl Shell {
             member,
             boot,
             secrets: Secrets::load(&place.own()),
-            place,
             lock,
             reaper,
             durable,
             server: LocalServer {
                 run,
+                tls: super::tls::load(&place.own()),
                 down: Down { since: now, ..Down::default() },
                 judged,
                 trial: Trial { again, ..Trial::default() },
@@ -431,6 +441,7 @@ impl Shell {
             problems: Problems::default(),
             terminating: false,
             notes,
+            place,
         }
     }
 

@@ -66,6 +66,11 @@ pub fn snapshot(shell: &Shell, now: u64) -> Seen {
         }),
         job_due: shell.job.as_ref().is_none_or(|work| !work.running && now >= work.due),
         credentials: shell.secrets.as_ref().map(|secrets| secrets.credentials.hash.clone()),
+        tls: tls_held(shell).filter(|_| answers || postgres == Postgres::Stopped),
+        tls_problem: shell.problems.tls.clone(),
+        tls_due: shell.tls_wanted().is_some_and(|wanted| Some(&wanted.hash) != tls_held(shell).as_ref())
+            && (postgres == Postgres::Stopped || answers && run.applied.is_some() && shell.problems.poll.is_none())
+            && now >= shell.clocks.tls_at,
         operator_ms: shell.operator.heard_at.map(|at| now.saturating_sub(at)),
         confirmed_ms: run.confirmed_at.map(|at| now.saturating_sub(at)),
         renewed_ms: renewed_ms(shell, now),
@@ -88,6 +93,12 @@ pub fn snapshot(shell: &Shell, now: u64) -> Seen {
         collations: run.counting.known(shell.server.libraries.as_ref()),
         problem: shell.problems.in_words(postgres),
     }
+}
+
+/// Hash of the certificates that the running server has loaded, or, if none runs, whose files are written.
+fn tls_held(shell: &Shell) -> Option<String> {
+    let server = &shell.server;
+    if server.postmaster.is_some() { server.run.tls.clone() } else { server.tls_written.clone() }
 }
 
 /// What people should know.

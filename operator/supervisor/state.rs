@@ -176,6 +176,12 @@ pub struct Seen {
     pub job_due: bool,
     /// Hash of the credentials, once they were received.
     pub credentials: Option<String>,
+    /// Hash of the certificates that are held, as in `Report::tls`.
+    pub tls: Option<String>,
+    /// Why the certificates received last are not in force.
+    pub tls_problem: Option<String>,
+    /// The certificates received last are not held, and may be loaded now.
+    pub tls_due: bool,
     /// Milliseconds since the operator's last message; `None`: none since boot.
     pub operator_ms: Option<u64>,
     /// Primary: milliseconds since enough voters confirmed it, in this run; `None`: never, or the clock jumped since.
@@ -284,6 +290,8 @@ pub enum Act {
     StopImmediate,
     /// Judge changed settings by a dry start, in the background.
     DryStart(Settings),
+    /// Write the certificates received last, and have the server load them; if it does not, the former ones again.
+    LoadTls,
     /// End the supervisor itself.
     Exit,
 }
@@ -315,6 +323,7 @@ impl fmt::Display for Act {
             Self::Restore(_) => "restore",
             Self::StopImmediate => "stop immediate",
             Self::DryStart(_) => "dry start",
+            Self::LoadTls => "load certificates",
             Self::Exit => "exit",
         })
     }

@@ -231,11 +231,39 @@ pub struct Credentials {
     pub replication_password: String,
     /// Password of the application's owner.
     pub owner_password: String,
+    /// Certificates and keys. Absent: what the instance has stays; an operator of version 0.1.0 sends none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
 }
 
 impl std::fmt::Debug for Credentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Credentials({})", self.hash)
+    }
+}
+
+/// Certificates and keys of an instance, as PEM texts. `Debug` shows none of them.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Hash)]
+#[serde(rename_all = "camelCase")]
+pub struct Tls {
+    /// Changes when any of the others changes; safe to show.
+    pub hash: String,
+    /// The CA certificates that the server trusts for client certificates, and its connections to other members for
+    /// server certificates.
+    pub ca: String,
+    /// The certificate that the server shows, with intermediate ones.
+    pub server_cert: String,
+    /// Its key.
+    pub server_key: String,
+    /// The certificate of the replication role.
+    pub client_cert: String,
+    /// Its key.
+    pub client_key: String,
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tls({})", self.hash)
     }
 }
 
@@ -302,6 +330,13 @@ pub struct Report {
     pub notices: Vec<Notice>,
     /// Hash of the credentials in force.
     pub credentials: Option<String>,
+    /// [`Tls::hash`] of the certificates that this instance holds: their files are written, and the server, if one runs,
+    /// has loaded them. Absent in reports of version 0.1.0, which had none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<String>,
+    /// Why the certificates received last are not in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_problem: Option<String>,
     /// Bytes free on the data volume.
     pub disk_free: u64,
     /// Of a primary that has let clients in, in its current or last run: whether a new client can write. Absent in

@@ -5,6 +5,7 @@ leaves it settled (the last one removes it); it fails by raising `Failed`, and m
 return a note for the report.
 """
 
+import scenarios_attack
 import scenarios_changes
 import scenarios_edges
 import scenarios_failures
@@ -14,6 +15,7 @@ import scenarios_web
 SCENARIOS = [
     *scenarios_input.SCENARIOS,
     *scenarios_web.SCENARIOS,
+    *scenarios_attack.SCENARIOS,
     *scenarios_edges.SCENARIOS,
     *scenarios_failures.SCENARIOS,
     *scenarios_changes.SCENARIOS,

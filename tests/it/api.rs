@@ -229,7 +229,7 @@ async fn only_the_operator_writes_the_status() {
         api.patch("json", &status, &json!([{"op": "remove", "path": "/status"}])).await,
         api.patch("apply", &format!("{status}?fieldManager=a"), &forged).await,
     ] {
-        assert_eq!((refused.code, &refused.body["reason"]), (405, &json!("MethodNotAllowed")));
+        assert_eq!((refused.code, &refused.body["reason"]), (403, &json!("Forbidden")));
         let message = "the status is written by the operator alone; change the spec instead";
         assert_eq!(refused.body["message"], message);
     }

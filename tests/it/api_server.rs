@@ -59,8 +59,14 @@ impl Api {
         let kubeconfig: Value = serde_saphyr::from_str(&text).unwrap();
         let objects = Objects::new(Arc::new(store), clock.clone());
         let stop = CancellationToken::new();
-        let run =
-            server::run(listener, identity, objects.clone(), clock, None, containers, Level::Baseline, stop.clone());
+        let run = server::run(
+            listener,
+            identity,
+            objects.clone(),
+            clock,
+            server::Behind { containers, default_level: Level::Baseline, ..Default::default() },
+            stop.clone(),
+        );
         let serving = tokio::spawn(async move { run.await.unwrap() });
 
         let _ = rustls::crypto::ring::default_provider().install_default();

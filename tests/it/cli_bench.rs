@@ -71,9 +71,7 @@ impl CliBench {
             identity,
             objects.clone(),
             clock,
-            Some(planner),
-            containers,
-            Level::Baseline,
+            server::Behind { planner: Some(planner), containers, default_level: Level::Baseline },
             stop.clone(),
         );
         tokio::spawn(async move { run.await.unwrap() });

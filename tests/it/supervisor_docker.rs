@@ -8,8 +8,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use evenkeel::supervisor::wire::{
-    Command, Credentials, Data, Follow, Init, Lead, Lineage, Order, Postgres, Report, Rule, SOCKET, Task, VOLUME,
+    Command, Credentials, Data, Follow, Init, Lead, Lineage, Order, Postgres, Report, Rule, SOCKET, Task, Tls, VOLUME,
 };
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 const IMAGE: &str = "postgres:15";
 /// Time-out of everything that a test waits for.
@@ -205,11 +206,46 @@ impl Member {
 }
 
 fn credentials() -> Command {
+    credentials_with(None)
+}
+
+fn credentials_with(tls: Option<Tls>) -> Command {
     Command::Credentials(Credentials {
         hash: "h1".into(),
         replication_password: "replicate:\\this".into(),
         owner_password: "owner-secret".into(),
+        tls,
     })
+}
+
+/// A CA of a test.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+impl Authority {
+    fn new(name: &str) -> Self {
+        let (key, mut params) = (KeyPair::generate().unwrap(), CertificateParams::default());
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
+    /// A certificate and its key.
+    fn leaf(&self, name: &str) -> (String, String) {
+        let (key, mut params) =
+            (KeyPair::generate().unwrap(), CertificateParams::new(vec!["localhost".to_owned()]).unwrap());
+        params.distinguished_name.push(DnType::CommonName, name);
+        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+    }
+
+    fn tls(&self, hash: &str) -> Tls {
+        let ((server_cert, server_key), (client_cert, client_key)) =
+            (self.leaf("server"), self.leaf("evenkeel_replication"));
+        Tls { hash: hash.into(), ca: self.pem.clone(), server_cert, server_key, client_cert, client_key }
+    }
 }
 
 fn lead(init: bool, count: u32, names: &[&str], slots: &[&str], open: bool) -> Task {
@@ -457,28 +493,22 @@ fn a_leader_survives_bad_settings_meddling_crashes_and_restarts_and_fences_itsel
 fn settings_that_kill_later_are_found_before_the_server_gets_them() {
     let Some(mut bench) = SupervisorBench::new("settings") else { return };
     let mut one = bench.member(1);
-    one.say(&credentials());
+    let tls = Authority::new("ca").tls("h");
+    one.say(&credentials_with(Some(tls)));
     let order = |settings: &[(&str, &str)]| {
         let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         Command::Order(Order { term: 1, revision: 0, task: lead(true, 0, &[], &[], true), settings })
     };
     one.say(&order(&[("max_connections", "60")]));
-    let begun = one.wait("the open gate", |report| report.gate_open && !report.settings_pending);
+    let begun =
+        one.wait("the open gate", |report| report.gate_open && !report.settings_pending && report.tls.is_some());
     for (bad, named) in [
         (
             &[("shared_preload_libraries", "pg_stat_statements,nonsuch")][..],
             "shared_preload_libraries: could not access file \"nonsuch\"",
         ),
         (&[("session_preload_libraries", "nonsuch")], "session_preload_libraries: could not access file \"nonsuch\""),
-        (&[("ssl", "on")], "ssl: could not load server certificate file"),
-        (
-            &[
-                ("ssl", "on"),
-                ("ssl_cert_file", "/etc/ssl/certs/ssl-cert-snakeoil.pem"),
-                ("ssl_key_file", "/nonsuch.key"),
-            ],
-            "ssl_key_file: ",
-        ),
+        (&[("ssl_ciphers", "nonsuch")], "ssl_ciphers: could not set the cipher list"),
         (&[("shared_buffers", "900GB")], "shared_buffers: it asks for "),
         (
             &[("max_connections", "90"), ("max_locks_per_transaction", "100000000"), ("work_mem", "8MB")],
@@ -522,6 +552,73 @@ fn settings_that_kill_later_are_found_before_the_server_gets_them() {
     assert_eq!(one.sql("SELECT count(*) FROM pg_database WHERE datname = 'app'"), "0");
 }
 
+/// Regression 140: the server offered no TLS, so an application's password and all rows crossed the network in clear. Now it
+/// loads the certificates that it is given without a restart, and shows by a handshake that it did: a reload that PostgreSQL
+/// refused looks like one that it took, and would have ended the next start.
+#[test]
+fn certificates_are_loaded_without_a_restart_and_bad_ones_leave_the_former_in_force() {
+    let Some(mut bench) = SupervisorBench::new("tls") else { return };
+    let mut one = bench.member(1);
+    let (first, second) = (Authority::new("first"), Authority::new("second"));
+    let good = first.tls("good");
+    one.say(&credentials_with(Some(good.clone())));
+    one.order(1, lead(true, 0, &[], &[], true));
+    let begun = one.wait("certificates", |report| report.gate_open && report.tls.as_deref() == Some("good"));
+    bench.mark("open, with TLS");
+    let root = "/run/evenkeel/postgres/ca.crt";
+    let connects = |one: &Member| {
+        let url =
+            format!("host=localhost user=app dbname=app password=owner-secret sslmode=verify-full sslrootcert={root}");
+        one.exec("postgres", &["psql", "-XAtqc", "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()", &url])
+    };
+    assert_eq!(connects(&one), "t");
+    assert_eq!(one.sql("SHOW ssl_min_protocol_version"), "TLSv1.2");
+
+    println!("-- a key of another certificate, and what is no certificate, are refused by the server");
+    for bad in
+        [Tls { server_key: second.leaf("x").1, ..second.tls("bad") }, Tls { ca: "?".into(), ..second.tls("bad2") }]
+    {
+        let hash = bad.hash.clone();
+        one.say(&credentials_with(Some(bad)));
+        let told = one.wait("refusal", |report| report.tls_problem.is_some());
+        println!("{hash}: {:?}", told.tls_problem);
+        assert_eq!((told.tls.as_deref(), &told.run, told.gate_open), (Some("good"), &begun.run, true));
+        assert_eq!(connects(&one), "t");
+        one.say(&credentials_with(Some(good.clone())));
+        one.wait("the good ones", |report| report.tls_problem.is_none());
+    }
+
+    println!("-- a start with bad ones received uses those that were proven");
+    one.say(&credentials_with(Some(Tls { server_key: second.leaf("x").1, ..second.tls("bad") })));
+    one.say(&Command::Restart { run: begun.run.clone() });
+    let again = one.wait("the restart", |report| report.run != begun.run && report.gate_open && report.tls.is_some());
+    assert_eq!(again.tls.as_deref(), Some("good"));
+
+    println!("-- a CA that is added, and another server certificate, are taken without a restart");
+    let both = Tls { ca: format!("{}{}", first.pem, second.pem), hash: "both".into(), ..good };
+    one.say(&credentials_with(Some(both.clone())));
+    one.wait("both CAs", |report| report.tls.as_deref() == Some("both"));
+    let (server_cert, server_key) = second.leaf("server");
+    one.say(&credentials_with(Some(Tls { server_cert, server_key, hash: "moved".into(), ..both })));
+    let moved = one.wait("the other CA's certificate", |report| report.tls.as_deref() == Some("moved"));
+    bench.mark("certificates changed");
+    assert_eq!((connects(&one).as_str(), moved.run), ("t", again.run));
+
+    println!("-- nobody but root and postgres can read a key; postgres cannot move one");
+    let modes = one.exec("root", &["sh", "-c", "cd /run/evenkeel/postgres && stat -c '%A %U:%G %n' . *.crt *.key"]);
+    assert_eq!(
+        modes.lines().collect::<Vec<_>>(),
+        [
+            "drwxr-x--- root:postgres .",
+            "-rw-r----- root:postgres ca.crt",
+            "-rw-r----- root:postgres client.crt",
+            "-rw-r----- root:postgres server.crt",
+            "-rw------- postgres:postgres client.key",
+            "-rw------- postgres:postgres server.key",
+        ]
+    );
+}
+
 /// Regression 116: a password that SASLprep changes gets in.
 #[test]
 fn a_password_of_any_text_gets_in() {
@@ -532,6 +629,7 @@ fn a_password_of_any_text_gets_in() {
         hash: "h2".into(),
         replication_password: "r".into(),
         owner_password: password.into(),
+        tls: None,
     }));
     one.order(1, lead(true, 0, &[], &[], true));
     one.wait("the open gate", |report| report.gate_open);

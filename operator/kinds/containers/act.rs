@@ -43,7 +43,8 @@ impl Docker {
             DockerStep::EnsureVolume { host, spec, .. } => engine(host)?.ensure_volume(spec).await?,
             DockerStep::Create { host, spec, env, .. } => {
                 let mut spec = ContainerSpec::clone(spec);
-                spec.env.extend(inputs::environment(objects, namespace, env).await?);
+                // Values of Secrets are in no hash: the hash is a label, and a short value could be guessed from it.
+                spec.chosen.env.extend(inputs::environment(objects, namespace, env).await?);
                 engine(host)?.create_container(&spec).await?;
             }
             DockerStep::Fill { host, fill: Fill { container, directory, volume }, .. } => {

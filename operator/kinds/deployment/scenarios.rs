@@ -249,12 +249,16 @@ async fn a_missing_secret_is_waited_for_and_a_changed_one_rolls_what_asks_for_it
     let word = |world: &World| {
         world.engine().world(|world| {
             let running = world.containers.values().find(|one| one.state == ContainerState::Running);
-            running.map(|one| one.spec.env["WORD"].clone())
+            running.map(|one| one.spec.chosen.env["WORD"].clone())
         })
     };
     world.put("secrets", "word", secret("b25l")).await;
     world.settled().await;
     assert_eq!(word(&world).as_deref(), Some("one"));
+    // Regression 182: the label `spec-hash` was a hash over the environment with the values of Secrets, and whoever saw
+    // only labels (metrics carry them) could try words against it. No value of a Secret is in a part that is hashed.
+    let hashed = world.engine().world(|world| world.containers.values().any(|one| one.spec.env.contains_key("WORD")));
+    assert!(!hashed);
     world.put("secrets", "word", secret("dHdv")).await;
     world.until("rolled", |status| word(&world).as_deref() == Some("two") && status.phase == "Healthy").await;
 }

@@ -80,7 +80,7 @@ pub async fn credentials(objects: &Objects, object: &PostgresCluster) -> Result<
         return Ok(None);
     };
     let hash = short_hash_of_parts([&replication_password, &owner_password], 16);
-    Ok(Some(Credentials { hash, replication_password, owner_password }))
+    Ok(Some(Credentials { hash, replication_password, owner_password, tls: None }))
 }
 
 /// Writes both Secrets: existing passwords stay, connection data is updated.

@@ -264,5 +264,5 @@ pub fn grant(durable: &Durable) -> Option<(u64, &Lead)> {
 /// The cluster's passwords.
 pub fn credentials() -> Command {
     let word = || "h".to_owned();
-    Command::Credentials(Credentials { hash: word(), replication_password: word(), owner_password: word() })
+    Command::Credentials(Credentials { hash: word(), replication_password: word(), owner_password: word(), tls: None })
 }

@@ -125,7 +125,7 @@ impl World {
                 process.session |= ablation == Some(Ablation::Gate);
             }
             Act::EnsureApp { .. } => process.app_ensured = true,
-            Act::DryStart(_) | Act::ResumeReplay => {}
+            Act::DryStart(_) | Act::ResumeReplay | Act::LoadTls => {}
             Act::SetBarrier => {
                 disk.write(disk.timeline(), Author::Server(name, process.run));
                 process.barrier_lsn = Some(disk.end());

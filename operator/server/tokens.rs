@@ -1,0 +1,69 @@
+//! Making Tokens: the secret is drawn here, shown once in the answer, and kept only as a hash.
+
+use axum::http::{Method, StatusCode};
+use axum::response::Response;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
+
+use super::authn::tokens::{HASHES, hash, shown, token};
+use super::body;
+use super::params::Effect;
+use super::request::Request;
+use super::status::{Cause, Refusal};
+use crate::api::object::Object as _;
+use crate::api::resource::Resource;
+use crate::api::token::Token;
+use crate::store::{Clock, Key, rules};
+
+/// Longest life of a token or certificate.
+pub const LONGEST: SignedDuration = SignedDuration::from_hours(366 * 24);
+
+/// Whether a kind is that of Tokens.
+pub fn are(resource: &Resource) -> bool {
+    resource.qualified() == Token::RESOURCE
+}
+
+/// Serves a write of a Token: it can be created only.
+pub async fn serve(request: Request<'_>, method: &Method) -> Result<Response, Refusal> {
+    if method != Method::POST {
+        return Err(Refusal::not_allowed(
+            "a Token cannot be changed; create another, and delete this one to revoke it",
+        ));
+    }
+    let sent = body::object(&request.headers, &request.body)?.value;
+    let expires = sent["spec"]["expires"].as_str().and_then(|text| text.parse::<Timestamp>().ok());
+    if let Some(problem) = expires.and_then(|expires| life_problem(expires, request.server.clock.now())) {
+        let name = sent["metadata"]["name"].as_str().unwrap_or_default();
+        return Err(Refusal::invalid(request.target.resource, name, vec![Cause::invalid("spec.expires", problem)]));
+    }
+    let (mut object, warnings) = request.created().await?;
+    if request.params.effect()? == Effect::Store {
+        let secret = secret(&*request.server.clock);
+        let uid = rules::uid_of(&object).unwrap_or_default().to_owned();
+        let owner = json!({
+            "apiVersion": object["apiVersion"], "kind": Token::KIND, "name": object["metadata"]["name"], "uid": uid,
+        });
+        let kept = json!({"metadata": {"ownerReferences": [owner]}, "sha256": shown(&hash(&secret))});
+        let kept = request.server.objects.create(&Key::new(HASHES, "", &uid), kept).await;
+        kept.map_err(|error| request.store_refusal(&error))?;
+        object["status"] = json!({"token": token(&uid, &secret)});
+    }
+    Ok(request.object(StatusCode::CREATED, object, &warnings))
+}
+
+/// What is wrong with a life that ends then, if anything is.
+pub fn life_problem(expires: Timestamp, now: Timestamp) -> Option<&'static str> {
+    match expires.duration_since(now) {
+        left if left <= SignedDuration::ZERO => Some("Invalid value: must be in the future"),
+        left if left > LONGEST => Some("Invalid value: must be within a year"),
+        _ => None,
+    }
+}
+
+/// A new secret, of 256 bits.
+pub fn secret(clock: &dyn Clock) -> String {
+    let bytes: Vec<u8> = (0..4).flat_map(|_| clock.random().to_be_bytes()).collect();
+    URL_SAFE_NO_PAD.encode(bytes)
+}
