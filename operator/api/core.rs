@@ -6,9 +6,12 @@ use serde_json::{Map, Value, json};
 
 use super::invalid::Invalid;
 use super::resource::{Resource, age_column, of, path, plain, strings, text, time};
+use super::{host_ports, pod_security};
 
 const FIXED: &str = "cannot be changed once set";
 
+/// The resource of namespaces.
+pub const NAMESPACES: &str = "namespaces";
 /// The namespace that always exists.
 pub const DEFAULT_NAMESPACE: &str = "default";
 
@@ -24,6 +27,10 @@ pub fn namespace() -> Resource {
         columns: vec![path("Status", "string", ".status.phase"), age_column()],
         selectable: &["status.phase"],
         fill_in: set_phase,
+        validate: Box::new(|object| {
+            let labels = pod_security::label_problems(object).into_iter();
+            labels.chain(host_ports::annotation_problems(object)).collect()
+        }),
         ..plain(
             "Namespace",
             "namespaces",

@@ -113,6 +113,10 @@ pub struct Decisions {
     /// Hosts that do not answer, with the time since when.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub silent_hosts: BTreeMap<String, Timestamp>,
+    /// The Docker volume of each claim of its pods, once it is decided. Absent in a status of a version that took every claim
+    /// for the name of a Docker volume.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub claims: Option<BTreeMap<String, String>>,
     /// The evictions that were handled last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evicted: Option<String>,

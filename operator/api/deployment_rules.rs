@@ -9,10 +9,13 @@ use kube::core::schema::StructuralSchemaRewriter;
 use schemars::generate::SchemaSettings;
 use serde_json::{Value, json};
 
+use super::asks::Asks;
 use super::claims::Claim;
 use super::deployment::Deployment;
+use super::docker_host::{OURS, is_ours};
 use super::invalid::Invalid;
-use super::resource::{Cell, Column, Resource, age_column, with_metadata};
+use super::postgres_cluster::image_problem;
+use super::resource::{Cell, Column, Resource, age_column, name_of, with_metadata};
 use super::resources::Resources;
 use super::{quantity, subset};
 
@@ -85,6 +88,7 @@ pub fn resource() -> Resource {
         validate: Box::new(problems),
         validate_new: name_problems,
         claim: Some(Claim::Pods),
+        asks: |_| Asks::default(),
         validate_change: change_problems,
         definition: None,
     }
@@ -159,7 +163,8 @@ fn fill_in(object: &mut Value) {
     }
 }
 
-fn name_problems(name: &str) -> Vec<Invalid> {
+fn name_problems(object: &Value) -> Vec<Invalid> {
+    let name = name_of(object);
     let message = || format!("must have at most {LONGEST_NAME} letters and no dot, for pods are named after it");
     let wrong = name.len() > LONGEST_NAME || name.contains('.');
     wrong.then(|| Invalid::new("metadata.name", message())).into_iter().collect()
@@ -318,8 +323,19 @@ fn container(container: &Container, path: &str, say: &mut impl FnMut(String, Str
     if !word(&container.name) {
         say(format!("{path}.name"), "must have lower-case letters, digits and '-' only".into());
     }
-    if container.image.as_deref().unwrap_or_default().is_empty() {
-        say(format!("{path}.image"), "must be given".into());
+    match container.image.as_deref().unwrap_or_default() {
+        "" => say(format!("{path}.image"), "must be given".into()),
+        image => image_problem(image).into_iter().for_each(|problem| say(format!("{path}.image"), problem)),
+    }
+    for (at, variable) in container.env.iter().flatten().enumerate() {
+        if variable.name.is_empty() || !fits_a_variable(&variable.name) {
+            say(format!("{path}.env[{at}].name"), format!("must be given, and {VARIABLE}"));
+        }
+    }
+    for (at, from) in container.env_from.iter().flatten().enumerate() {
+        if !fits_a_variable(from.prefix.as_deref().unwrap_or_default()) {
+            say(format!("{path}.envFrom[{at}].prefix"), VARIABLE.into());
+        }
     }
     if container
         .image_pull_policy
@@ -342,6 +358,13 @@ fn container(container: &Container, path: &str, say: &mut impl FnMut(String, Str
             self::probe(probe, container, &format!("{path}.{name}"), say);
         }
     }
+}
+
+/// The rule of a variable's name, as in Kubernetes.
+const VARIABLE: &str = "must have printable ASCII characters only, and no '='";
+
+fn fits_a_variable(name: &str) -> bool {
+    name.chars().all(|c| (c.is_ascii_graphic() || c == ' ') && c != '=')
 }
 
 fn probe(probe: &Probe, container: &Container, path: &str, say: &mut impl FnMut(String, String)) {
@@ -414,12 +437,42 @@ fn volume(volume: &Volume, path: &str, say: &mut impl FnMut(String, String)) {
             say(format!("{path}.{field}"), format!("must have at most {LONGEST_VOLUME_NAME} {rule}"));
         }
     }
+    if claim.is_some_and(is_ours) {
+        let message = format!("must not begin with {OURS}: those are volumes of Evenkeel");
+        say(format!("{path}.persistentVolumeClaim.claimName"), message);
+    }
     if let Some(empty) = &volume.empty_dir {
         if empty.medium.as_deref().is_some_and(|medium| !["", "Memory"].contains(&medium)) {
             say(format!("{path}.emptyDir.medium"), "must be empty or Memory".into());
         }
         if let Some(Err(message)) = empty.size_limit.as_ref().map(|limit| quantity::whole(&limit.0)) {
             say(format!("{path}.emptyDir.sizeLimit"), message);
+        }
+    }
+    if let Some(nfs) = &volume.nfs {
+        // The server becomes one of several mount options, with commas between them.
+        if nfs.server.is_empty() || !nfs.server.chars().all(|c| c.is_ascii_alphanumeric() || ".-_:[]".contains(c)) {
+            say(format!("{path}.nfs.server"), "must be a host name or an IP address".into());
+        }
+        if !nfs.path.starts_with('/') || nfs.path.contains(char::is_control) {
+            say(format!("{path}.nfs.path"), "must be absolute and have no control characters".into());
+        }
+    }
+    let secret = volume.secret.as_ref().map(|one| ("secret", one.items.as_deref(), one.default_mode));
+    let map = volume.config_map.as_ref().map(|one| ("configMap", one.items.as_deref(), one.default_mode));
+    for (kind, items, mode) in secret.into_iter().chain(map) {
+        let mut mode_fits = |field: String, mode: Option<i32>| {
+            if mode.is_some_and(|mode| !(0..=0o777).contains(&mode)) {
+                say(format!("{path}.{kind}.{field}"), "must be from 0 to 0777 (octal), which is 511".into());
+            }
+        };
+        mode_fits("defaultMode".into(), mode);
+        for (at, item) in items.unwrap_or_default().iter().enumerate() {
+            mode_fits(format!("items[{at}].mode"), item.mode);
+        }
+        for (at, item) in items.unwrap_or_default().iter().enumerate().filter(|(_, item)| !stays_inside(&item.path)) {
+            let rule = "must be a relative path in the volume, such as conf/app.ini, without `..`";
+            say(format!("{path}.{kind}.items[{at}].path"), format!("{:?} {rule}", item.path));
         }
     }
     if volume.host_path.as_ref().is_some_and(|host| !host.path.starts_with('/')) {
@@ -432,4 +485,10 @@ fn volume(volume: &Volume, path: &str, say: &mut impl FnMut(String, String)) {
             "must be empty, Directory, File or Socket: nothing is made on a host".into(),
         );
     }
+}
+
+/// Whether a path names a file below the directory that it is relative to.
+fn stays_inside(path: &str) -> bool {
+    let inner = path.strip_prefix("./").unwrap_or(path);
+    !inner.contains(char::is_control) && inner.split('/').all(|part| !["", ".", ".."].contains(&part))
 }

@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::invalid::Invalid;
 
@@ -40,6 +41,13 @@ pub struct DockerHostSpec {
     /// Client certificate for a `tcp://` endpoint with mutual TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsReference>,
+    /// `true`: accept a `tcp://` endpoint without TLS. Whoever is between reads every password and controls the engine.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub insecure: bool,
+    /// Docker volumes of this host that were not made by Evenkeel and that pods may claim by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub volumes: Vec<SharedVolume>,
     /// Labels that a nodeSelector can match.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -49,6 +57,16 @@ pub struct DockerHostSpec {
     /// `true`: no new container is placed here; existing ones stay.
     #[serde(default)]
     pub unschedulable: bool,
+}
+
+/// A Docker volume that was not made by Evenkeel and that pods may claim by its name.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SharedVolume {
+    /// Its name in Docker, which is also the `claimName`.
+    pub name: String,
+    /// Namespaces whose pods may claim it.
+    pub namespaces: Vec<String>,
 }
 
 /// A Secret with a client certificate.
@@ -124,11 +142,46 @@ impl DockerHostSpec {
         if self.tls.as_ref().is_some_and(|tls| tls.secret_name.is_empty()) {
             problems.push(Invalid::new("spec.tls.secretName", "must not be empty"));
         }
+        for (at, volume) in self.volumes.iter().enumerate() {
+            if volume.name.is_empty() || is_ours(&volume.name) {
+                let message = format!("must not be empty or begin with {OURS}: those are volumes of Evenkeel");
+                problems.push(Invalid::new(format!("spec.volumes[{at}].name"), message));
+            }
+        }
         if self.failure_domain.as_deref() == Some("") {
             problems
                 .push(Invalid::new("spec.failureDomain", "must not be empty; leave it out to use the host's own name"));
         }
         problems
+    }
+}
+
+/// The beginning of the names of volumes that Evenkeel makes for itself.
+pub const OURS: &str = "evenkeel-";
+
+/// Whether a Docker volume of this name can be Evenkeel's own, so that no pod may claim it.
+pub fn is_ours(volume: &str) -> bool {
+    volume.starts_with(OURS)
+}
+
+/// Whether everything that is sent to the engine can be read on the way.
+pub fn is_plain(spec: &DockerHostSpec) -> bool {
+    spec.tls.is_none() && matches!(spec.endpoint.parse(), Ok(Endpoint::Tcp { .. }))
+}
+
+/// The problem with a `tcp://` endpoint without TLS, unless the object says that it wants that, or was stored with it.
+pub fn transport_problems(old: Option<&Value>, new: &Value) -> Vec<Invalid> {
+    let spec = |object: &Value| serde_json::from_value::<DockerHostSpec>(object["spec"].clone()).ok();
+    let old = old.and_then(spec);
+    let stays =
+        |new: &DockerHostSpec| old.is_some_and(|old| is_plain(&old) && old.endpoint == new.endpoint && !old.insecure);
+    match spec(new) {
+        Some(new) if is_plain(&new) && !new.insecure && !stays(&new) => {
+            let message = "tcp:// without spec.tls: whoever is on the way reads every password and controls the engine. \
+                           Name a client certificate in spec.tls, or say spec.insecure: true";
+            vec![Invalid::new("spec.endpoint", message)]
+        }
+        _ => Vec::new(),
     }
 }
 
@@ -229,6 +282,23 @@ mod tests {
             spec.tls: a unix:// endpoint takes no TLS; remove it or use tcp://
             spec.endpoint: `ssh://root@db`: ssh:// is not supported yet; use tcp:// with tls.secretName, or forward the socket with `ssh -L /run/evenkeel/HOST.sock:/var/run/docker.sock HOST` and use unix://
         "#]].assert_eq(&told.concat());
+    }
+
+    /// Regression 194: `tcp://` without TLS was accepted without a word, and the passwords of every database crossed it.
+    #[test]
+    fn a_plain_endpoint_needs_a_word_for_it_unless_it_was_stored_before() {
+        let host = |endpoint: &str, insecure: bool| serde_json::json!({"spec": {"endpoint": endpoint, "insecure": insecure, "labels": {"disk": "ssd"}}});
+        let refused = |old: Option<&Value>, new: &Value| !transport_problems(old, new).is_empty();
+        let (plain, said) = (host("tcp://10.0.0.7:2375", false), host("tcp://10.0.0.7:2375", true));
+        assert!(refused(None, &plain));
+        assert!(!refused(None, &said));
+        assert!(!refused(None, &host("unix:///run/docker.sock", false)));
+        let tls = serde_json::json!({"spec": {"endpoint": "tcp://10.0.0.7:2376", "tls": {"secretName": "cert"}}});
+        assert!(!refused(None, &tls));
+        assert!(!refused(Some(&plain), &plain), "a stored host of an earlier version keeps working");
+        assert!(refused(Some(&plain), &host("tcp://10.0.0.8:2375", false)));
+        assert!(refused(Some(&said), &plain), "the word cannot be taken back while the endpoint is plain");
+        assert!(refused(Some(&tls), &plain));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The kinds: spec, status, defaults, validation. Plain data; no I/O, no clock.
 
+pub mod asks;
 pub mod chain;
 pub mod claims;
 pub mod conditions;
@@ -11,6 +12,7 @@ pub mod duration;
 pub mod endpoints;
 pub mod failure;
 pub mod hash;
+pub mod host_ports;
 pub mod invalid;
 pub mod labels;
 pub mod libraries;
@@ -18,6 +20,7 @@ pub mod load_balancer;
 pub mod lsn;
 pub mod object;
 pub mod pod;
+pub mod pod_security;
 pub mod postgres_cluster;
 pub mod postgres_memory;
 pub mod postgres_settings;

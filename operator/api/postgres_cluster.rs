@@ -270,7 +270,8 @@ impl PostgresClusterSpec {
                     "must be a PostgreSQL name of 1 to 63 bytes without control characters",
                 ));
             }
-            if field == "owner" && (name == "postgres" || name.starts_with("evenkeel") || name.starts_with("pg_")) {
+            let reserved = ["postgres", "public", "none"].contains(&name.as_str());
+            if field == "owner" && (reserved || name.starts_with("evenkeel") || name.starts_with("pg_")) {
                 problems.push(Invalid::new(
                     "spec.bootstrap.initdb.owner",
                     format!("{name:?} is reserved; choose another role name"),
@@ -786,6 +787,16 @@ mod tests {
         }
         for bad in ["", "postgres:", "post gres:15", "UPPER:1", "a//b", "postgres:15:16", "postgres@sha256:12"] {
             assert!(image_problem(bad).is_some(), "{bad}");
+        }
+    }
+
+    /// Regression 193: the owners `public` and `none` were accepted. PostgreSQL reserves both words, so the first start of the
+    /// cluster failed for ever.
+    #[test]
+    fn an_owner_that_postgresql_reserves_is_refused() {
+        for owner in ["public", "none", "postgres", "pg_owner", "evenkeel_x"] {
+            let told = problems(&format!("{{image: 'postgres:15', bootstrap: {{initdb: {{owner: {owner}}}}}}}"));
+            assert!(told.len() == 1 && told[0].starts_with("spec.bootstrap.initdb.owner: "), "{owner}: {told:?}");
         }
     }
 }

@@ -32,6 +32,8 @@ pub enum Rule {
     Refused,
     /// Never set, for this reason: it breaks what a cluster promises.
     Harmful(&'static str),
+    /// The user's, but it loads or runs code in the server: any value needs a privileged namespace, except lists of these.
+    Code(&'static [&'static str]),
 }
 
 /// Why a setting is refused that is for the rescue of a damaged server.
@@ -44,17 +46,25 @@ const REFUSES_MEMBERS: &str =
 /// Why a setting is refused that is for debuggers.
 const DELAYS_SESSIONS: &str = "delays every new session, also those that watch the server";
 
+/// Libraries that come with PostgreSQL, or with most of its images, and run no code of a user's choice.
+const LIBRARIES: &[&str] =
+    &["auth_delay", "auto_explain", "passwordcheck", "pg_prewarm", "pg_stat_statements", "pgaudit"];
+
 /// Every setting with a rule, by name.
 pub const RULES: &[(&str, Rule)] = &[
     ("allow_alter_system", Rule::Refused),
     ("allow_in_place_tablespaces", Rule::Harmful("makes tablespaces that a copy of the data directory does not have")),
     ("allow_system_table_mods", Rule::Harmful(HIDES_DAMAGE)),
     ("archive_cleanup_command", Rule::Refused),
+    ("archive_command", Rule::Code(&[])),
+    ("archive_library", Rule::Code(&[])),
     ("cluster_name", Rule::Computed),
     ("config_file", Rule::Refused),
     ("data_directory", Rule::Refused),
     ("data_sync_retry", Rule::Harmful(HIDES_DAMAGE)),
+    ("dynamic_library_path", Rule::Code(&[])),
     ("evenkeel.generation", Rule::Computed),
+    ("extension_control_path", Rule::Code(&[])),
     ("external_pid_file", Rule::Refused),
     ("fsync", Rule::Ours("on")),
     ("full_page_writes", Rule::Ours("on")),
@@ -73,6 +83,7 @@ pub const RULES: &[(&str, Rule)] = &[
     // The log goes to stderr in English: the supervisor reads it and forwards it to the container's log.
     ("lc_messages", Rule::Ours("C")),
     ("listen_addresses", Rule::Ours("*")),
+    ("local_preload_libraries", Rule::Code(LIBRARIES)),
     ("log_destination", Rule::Ours("stderr")),
     ("log_line_prefix", Rule::Default("%m [%p] %q%u@%d ")),
     ("logging_collector", Rule::Ours("off")),
@@ -111,6 +122,8 @@ pub const RULES: &[(&str, Rule)] = &[
     // A crash of one backend ends the server. The operator decides whether it is restarted here.
     ("restart_after_crash", Rule::Ours("off")),
     ("restore_command", Rule::Ours("")),
+    ("session_preload_libraries", Rule::Code(LIBRARIES)),
+    ("shared_preload_libraries", Rule::Code(LIBRARIES)),
     ("ssl", Rule::Computed),
     ("ssl_ca_file", Rule::Computed),
     ("ssl_cert_file", Rule::Computed),
@@ -143,6 +156,13 @@ pub const RULES: &[(&str, Rule)] = &[
 /// The rule of a setting, if it has one.
 pub fn rule(name: &str) -> Option<Rule> {
     RULES.binary_search_by_key(&name, |(name, _)| name).ok().map(|at| RULES[at].1)
+}
+
+/// Whether a value loads or runs code of the user's choice in the server.
+pub fn runs_code(name: &str, value: &str) -> bool {
+    let Some(Rule::Code(known)) = rule(name) else { return false };
+    let listed = value.split(',').map(|one| one.trim().trim_matches(['\'', '"'])).filter(|one| !one.is_empty());
+    listed.into_iter().any(|one| !known.contains(&one))
 }
 
 /// Settings that a standby must not have lower than its primary, each with PostgreSQL's own default.
@@ -245,6 +265,17 @@ mod tests {
         let refused = |value| problem("wal_receiver_timeout", value).is_some();
         assert!(refused("10ms") && refused("999") && refused("1us"));
         assert!(!refused("0") && !refused("1000") && !refused("5s") && !refused("1min"));
+    }
+
+    /// Regression 199: whoever could write a PostgresCluster could run code in the server by `archive_command` and the like,
+    /// whatever the Pod Security level of the namespace.
+    #[test]
+    fn a_setting_that_runs_code_is_told_from_one_that_loads_a_known_library() {
+        assert!(
+            runs_code("archive_command", "curl evil") && runs_code("shared_preload_libraries", "pg_prewarm, $libdir/x")
+        );
+        assert!(!runs_code("shared_preload_libraries", "pg_stat_statements, 'auto_explain'"));
+        assert!(!runs_code("archive_command", "") && !runs_code("work_mem", "64MB"));
     }
 
     #[test]

@@ -8,15 +8,16 @@ use kube::CustomResourceExt;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
+use super::asks::Asks;
 use super::claims::Claim;
 use super::core;
 use super::deployment_rules;
-use super::docker_host::DockerHost;
+use super::docker_host::{self, DockerHost};
 use super::invalid::Invalid;
 use super::load_balancer::LoadBalancer;
 use super::postgres_cluster::PostgresCluster;
 use super::rbac;
-use super::resource::{Cell, Column, Resource, age_column, with_metadata};
+use super::resource::{Cell, Column, Resource, age_column, name_of, with_metadata};
 use super::token::Token;
 use super::views;
 
@@ -31,10 +32,20 @@ static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
         views::service(),
         views::pod(),
         views::replica_set(),
-        deployment_rules::resource(),
-        custom::<DockerHost>(|host| host.spec.validate()),
-        with_members(custom::<PostgresCluster>(|cluster| cluster.spec.validate())),
-        with_members(custom::<LoadBalancer>(|balancer| balancer.spec.validate())),
+        Resource { asks: |object| asks(object, Asks::of_deployment), ..deployment_rules::resource() },
+        Resource {
+            validate_new: |host| docker_host::transport_problems(None, host),
+            validate_change: |old, host| docker_host::transport_problems(Some(old), host),
+            ..custom::<DockerHost>(|host| host.spec.validate())
+        },
+        Resource {
+            asks: |object| asks(object, Asks::of_cluster),
+            ..with_members(custom::<PostgresCluster>(|cluster| cluster.spec.validate()))
+        },
+        Resource {
+            asks: |object| asks(object, Asks::of_balancer),
+            ..with_members(custom::<LoadBalancer>(|balancer| balancer.spec.validate()))
+        },
         core::lease(),
         rbac::role(),
         rbac::role_binding(),
@@ -45,6 +56,11 @@ static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
     ]
 });
 
+/// What a valid object asks of its host.
+fn asks<K: DeserializeOwned>(object: &Value, of: fn(&K) -> Asks) -> Asks {
+    serde_json::from_value(object.clone()).map(|typed| of(&typed)).unwrap_or_default()
+}
+
 /// Longest name of an object whose members are called `NAME-1`, `NAME-2` and so on, in characters. A member's name is a
 /// host name and, for a database, PostgreSQL's `cluster_name`: up to 63 characters. Two digits have room.
 const LONGEST_NAME: usize = 60;
@@ -54,7 +70,8 @@ fn with_members(kind: Resource) -> Resource {
     Resource { validate_new: name_problems, claim: Some(Claim::Members), ..kind }
 }
 
-fn name_problems(name: &str) -> Vec<Invalid> {
+fn name_problems(object: &Value) -> Vec<Invalid> {
+    let name = name_of(object);
     let message = || {
         format!(
             "must be no more than {LONGEST_NAME} characters: its instances are called NAME-1, NAME-2 ..., and a host name has up to 63"
@@ -141,6 +158,7 @@ fn custom<K: CustomResourceExt + DeserializeOwned + 'static>(check: fn(&K) -> Ve
         }),
         validate_new: |_| Vec::new(),
         claim: None,
+        asks: |_| Asks::default(),
         validate_change: |_, _| Vec::new(),
         definition: Some(definition),
     }
@@ -181,7 +199,8 @@ mod tests {
     #[test]
     fn a_name_that_is_too_long_for_the_host_names_of_its_instances_is_refused() {
         let new = find_kind("evenkeel.dev/v1alpha1", "PostgresCluster").unwrap().validate_new;
-        let paths = |length: usize| new(&"n".repeat(length)).into_iter().map(|one| one.path).collect::<Vec<_>>();
+        let named = |length: usize| json!({"metadata": {"name": "n".repeat(length)}});
+        let paths = |length: usize| new(&named(length)).into_iter().map(|one| one.path).collect::<Vec<_>>();
         assert_eq!(paths(60), Vec::<String>::new());
         assert_eq!(paths(61), ["metadata.name"]);
     }
@@ -203,6 +222,51 @@ mod tests {
         assert_eq!(paths(json!({"name": "n".repeat(121), "emptyDir": {}})), ["name"]);
         let claim = json!({"name": "data", "persistentVolumeClaim": {"claimName": "../etc"}});
         assert_eq!(paths(claim), ["persistentVolumeClaim.claimName"]);
+    }
+
+    /// The problems of a pod spec, without the path of the template.
+    fn pod_problems(pod: Value) -> String {
+        let labels = json!({"app": "web"});
+        let template = json!({"metadata": {"labels": labels}, "spec": pod});
+        let spec = json!({"selector": {"matchLabels": labels}, "template": template});
+        let problems = (find_kind("apps/v1", "Deployment").unwrap().validate)(&json!({"metadata": {}, "spec": spec}));
+        problems.into_iter().map(|one| format!("{one}\n").replace("spec.template.spec.", "")).collect()
+    }
+
+    /// Regression 192: what a pod hands on to Docker was not judged. `items[].path` could leave its volume, a variable `A=B`
+    /// became `A`, a comma in `nfs.server` added mount options, and an image could be any text.
+    #[test]
+    fn what_a_pod_hands_on_to_docker_is_judged_with_its_path() {
+        let image = |image: &str| json!({"name": "web", "image": image});
+        let items =
+            json!([{"key": "a", "path": "../../etc/x"}, {"key": "a", "path": "/x"}, {"key": "a", "path": "c/a.ini"}]);
+        let pod = json!({
+            "containers": [{
+                "name": "web", "image": "10.0.0.1:22/x y",
+                "env": [{"name": "A=B"}, {"name": ""}, {"name": "A B.c-d"}],
+                "envFrom": [{"prefix": "A=", "configMapRef": {"name": "m"}}, {"configMapRef": {"name": "m"}}],
+            }],
+            "volumes": [
+                {"name": "map", "configMap": {"name": "m", "items": items}},
+                {"name": "word", "secret": {"secretName": "s", "defaultMode": 0o4755, "items": [{"key": "a", "path": "."}]}},
+                {"name": "far", "nfs": {"server": "nas,nolock", "path": "srv"}},
+            ],
+        });
+        expect_test::expect![[r#"
+            volumes[0].configMap.items[0].path: "../../etc/x" must be a relative path in the volume, such as conf/app.ini, without `..`
+            volumes[0].configMap.items[1].path: "/x" must be a relative path in the volume, such as conf/app.ini, without `..`
+            volumes[1].secret.defaultMode: must be from 0 to 0777 (octal), which is 511
+            volumes[1].secret.items[0].path: "." must be a relative path in the volume, such as conf/app.ini, without `..`
+            volumes[2].nfs.server: must be a host name or an IP address
+            volumes[2].nfs.path: must be absolute and have no control characters
+            containers[0].image: "10.0.0.1:22/x y" is not an image reference such as postgres:15: repository names are lower-case letters, digits, '.', '_' and '-'
+            containers[0].env[0].name: must be given, and must have printable ASCII characters only, and no '='
+            containers[0].env[1].name: must be given, and must have printable ASCII characters only, and no '='
+            containers[0].envFrom[0].prefix: must have printable ASCII characters only, and no '='
+        "#]]
+        .assert_eq(&pod_problems(pod));
+        let good = json!({"containers": [image("r.example:5000/a/b@sha256:0123456789012345678901234567890123456789012345678901234567890123")]});
+        assert_eq!(pod_problems(good), "");
     }
 
     /// Regression 95: a Deployment with `cpu: 0.5`, without quotes, was refused. Kubernetes takes it.

@@ -3,6 +3,7 @@
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::{Value, json};
 
+use super::asks::Asks;
 use super::claims::Claim;
 use super::invalid::Invalid;
 
@@ -50,10 +51,12 @@ pub struct Resource {
     pub fill_in: fn(&mut Value),
     /// Problems that a schema cannot express.
     pub validate: Check,
-    /// Problems of a new object: of its name, which cannot be changed. An object that exists is not judged by them.
-    pub validate_new: fn(&str) -> Vec<Invalid>,
+    /// Problems of a new object, such as those of its name. An object that exists is not judged by them.
+    pub validate_new: fn(&Value) -> Vec<Invalid>,
     /// The names that its objects take in Docker.
     pub claim: Option<Claim>,
+    /// What an object asks of its host; its namespace may forbid it.
+    pub asks: fn(&Value) -> Asks,
     /// Problems of a change from one object (first) to another (second).
     pub validate_change: fn(&Value, &Value) -> Vec<Invalid>,
     /// The CustomResourceDefinition, for Evenkeel's own kinds.
@@ -167,6 +170,11 @@ impl std::fmt::Debug for Resource {
     }
 }
 
+/// The name of an object; empty if it has none.
+pub(super) fn name_of(object: &Value) -> &str {
+    object["metadata"]["name"].as_str().unwrap_or_default()
+}
+
 /// Adds to a schema the properties that every object has: apiVersion, kind and metadata.
 pub fn with_metadata(mut schema: Value) -> Value {
     if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
@@ -226,6 +234,7 @@ pub(super) fn plain(kind: &str, plural: &str, properties: Value, required: &[&st
         validate: Box::new(|_| Vec::new()),
         validate_new: |_| Vec::new(),
         claim: None,
+        asks: |_| Asks::default(),
         validate_change: |_, _| Vec::new(),
         definition: None,
     }

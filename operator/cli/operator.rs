@@ -21,6 +21,7 @@ use super::logging;
 use crate::api::docker_host::{DockerHost, LOCAL};
 use crate::api::failure::{Class, Failure};
 use crate::api::labels;
+use crate::api::pod_security::Level;
 use crate::engine::docker::OwnBinary;
 use crate::engine::hosts::{Hosts, local_endpoint};
 use crate::engine::{self, ContainerSeen, Engine};
@@ -58,6 +59,9 @@ pub struct Args {
     /// `all`: the audit log has reads, too. `required`: nothing is changed that the audit log cannot record
     #[arg(long, value_name = "RULE,...", value_delimiter = ',')]
     pub audit: Vec<audit::Rule>,
+    /// Pod Security level of a new namespace that names none: privileged, baseline or restricted
+    #[arg(long, value_name = "LEVEL", default_value_t = Level::Baseline)]
+    pub default_pod_security: Level,
 }
 
 impl Args {
@@ -232,7 +236,12 @@ pub async fn start(args: &Args) -> Result<Running, Error> {
         ("the janitor", Ok(()))
     });
     let containers: Arc<dyn Containers> = Arc::new(EngineContainers(hosts));
-    let serving = server::run(doors, identity, objects, clock, Some(planner), Some(containers), shutdown.clone());
+    let behind = server::Behind {
+        planner: Some(planner),
+        containers: Some(containers),
+        default_level: args.default_pod_security,
+    };
+    let serving = server::run(doors, identity, objects, clock, behind, shutdown.clone());
     parts.spawn(async { ("the API", serving.await.map_err(failed(|| "the API stopped".to_owned()))) });
     Ok(Running { address, closed, kubeconfig, shutdown, parts, store, _data_dir: data_dir })
 }

@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Attachment, ConnectionSeen, ContainerSeen, ContainerSpec, ContainerState, Conversation, Daemon, Engine, Error,
-    EventHint, Everything, ExecResult, File, HostInfo, ImageSeen, LogOptions, Mount, MountSource, NetworkSeen,
-    NetworkSpec, Output, Outputs, RegistryLogin, VolumeSpec,
+    EventHint, Everything, ExecResult, File, HostInfo, ImageSeen, LogOptions, Mount, NetworkSeen, NetworkSpec, Output,
+    Outputs, RegistryLogin, VolumeSpec,
 };
 use crate::api::labels::Owner;
 use crate::api::sync::lock;
@@ -136,7 +136,10 @@ impl FakeEngine {
     /// Whether a recorded call changed nothing.
     pub fn only_reads(call: &str) -> bool {
         let verb = call.split(' ').next().unwrap_or_default();
-        matches!(verb, "info" | "list_all" | "list_containers" | "list_volumes" | "network" | "image" | "logs")
+        matches!(
+            verb,
+            "info" | "list_all" | "list_containers" | "list_volumes" | "network" | "image" | "logs" | "volume"
+        )
     }
 
     /// From now on `answer` gets the container's end of every connection to that address.
@@ -241,10 +244,7 @@ impl FakeContainer {
 
     /// Names of the volumes that it mounts.
     fn volumes(&self) -> impl Iterator<Item = &String> {
-        let mounts = self.spec.mounts.iter().filter_map(|mount| match &mount.source {
-            MountSource::Volume { name, .. } => Some(name),
-            MountSource::Bind(_) => None,
-        });
+        let mounts = self.spec.mounts.iter().filter_map(|mount| Some(mount.source.volume()?.0));
         self.spec.volumes.iter().map(|(volume, ..)| volume).chain(mounts)
     }
 }
@@ -408,6 +408,10 @@ impl Engine for FakeEngine {
         })
     }
 
+    async fn volume(&self, name: &str) -> Result<Option<VolumeSpec>, Error> {
+        self.call("volume", name, |world| Ok(world.volumes.get(name).cloned()))
+    }
+
     async fn remove_volume(&self, name: &str) -> Result<(), Error> {
         self.call("remove_volume", name, |world| {
             if world.containers.values().any(|found| found.volumes().any(|volume| volume == name)) {
@@ -448,11 +452,9 @@ impl Engine for FakeEngine {
             if !world.images.contains(&spec.image) {
                 return Err(self.missing("create_container", "image"));
             }
-            let foreign = |mount: &Mount| match &mount.source {
-                MountSource::Volume { name, labels, .. } if !labels.is_empty() => {
-                    world.volumes.get(name).is_some_and(|there| owner_of(&there.labels) != owner_of(labels))
-                }
-                _ => false,
+            let foreign = |mount: &Mount| {
+                let there = mount.source.volume().and_then(|(name, wanted)| Some((world.volumes.get(name)?, wanted)));
+                there.is_some_and(|(there, wanted)| owner_of(&there.labels) != owner_of(wanted))
             };
             if spec.mounts.iter().any(foreign) {
                 let message = "a volume of that name belongs to someone else";
@@ -478,7 +480,7 @@ impl Engine for FakeEngine {
             made.connections =
                 spec.attachments().iter().map(|to| (to.network.clone(), made.connection(to, ""))).collect();
             for mount in &spec.mounts {
-                if let MountSource::Volume { name, labels, .. } = &mount.source {
+                if let Some((name, labels)) = mount.source.volume() {
                     let volume = VolumeSpec { name: name.clone(), labels: labels.clone() };
                     world.volumes.entry(name.clone()).or_insert(volume);
                 }
@@ -565,7 +567,7 @@ impl Engine for FakeEngine {
     async fn image(&self, image: &str) -> Result<Option<ImageSeen>, Error> {
         self.call("image", image, |world| {
             let id = world.ids.get(image).cloned().unwrap_or_else(|| image.to_owned());
-            Ok(world.images.contains(image).then(|| ImageSeen { id, digests: Vec::new() }))
+            Ok(world.images.contains(image).then(|| ImageSeen { id, ..Default::default() }))
         })
     }
 

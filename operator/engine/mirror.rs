@@ -438,6 +438,11 @@ impl Engine for Mirror {
         self.change(outdate, self.inner.ensure_volume(spec)).await
     }
 
+    async fn volume(&self, name: &str) -> Result<Option<VolumeSpec>, Error> {
+        // Asked once for each claim, so it is not kept in memory.
+        self.inner.volume(name).await
+    }
+
     async fn remove_volume(&self, name: &str) -> Result<(), Error> {
         self.change(|state| state.outdate_thing(name), self.inner.remove_volume(name)).await
     }

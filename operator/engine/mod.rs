@@ -116,6 +116,36 @@ pub struct Chosen {
     pub env: BTreeMap<String, String>,
     /// Further networks of the same object. A container that runs is connected to them, too.
     pub networks: Vec<Attachment>,
+    /// Limit of processes and threads, if the spec has none.
+    pub pids_limit: Option<i64>,
+    /// `uid:gid` of the process, instead of the one in the spec.
+    pub user: Option<String>,
+    /// Capabilities to drop besides those in the spec.
+    pub cap_drop: Vec<String>,
+    /// The root file system is read-only.
+    pub read_only: bool,
+    /// Setuid programs give no privileges.
+    pub no_new_privileges: bool,
+}
+
+/// Capabilities of Docker's default set that no container gets unless its spec adds them: with them a process forges packets
+/// of its neighbours, makes device files, gives programs capabilities, and writes to the host's audit log.
+const UNWANTED: [&str; 4] = ["AUDIT_WRITE", "MKNOD", "NET_RAW", "SETFCAP"];
+
+impl ContainerSpec {
+    /// All capabilities that the container is made without.
+    pub fn drops(&self) -> Vec<String> {
+        let bare = |name: &String| name.strip_prefix("CAP_").unwrap_or(name).to_owned();
+        let added: Vec<_> = self.security.cap_add.iter().map(bare).collect();
+        let unwanted = UNWANTED.into_iter().filter(|name| !added.iter().any(|one| one == name || one == "ALL"));
+        let mut drops = self.security.cap_drop.clone();
+        for name in self.chosen.cap_drop.iter().cloned().chain(unwanted.map(str::to_owned)) {
+            if !drops.iter().any(|known| *known == name || known == "ALL") {
+                drops.push(name);
+            }
+        }
+        drops
+    }
 }
 
 impl std::fmt::Debug for ContainerSpec {
@@ -170,6 +200,23 @@ pub enum MountSource {
         /// Labels of a newly created volume.
         labels: BTreeMap<String, String>,
     },
+    /// A volume that outlives its containers. A new one starts with the image's directory and its owner.
+    Kept {
+        /// Its name.
+        name: String,
+        /// Labels of a newly created volume; an existing one must have the same owner.
+        labels: BTreeMap<String, String>,
+    },
+}
+
+impl MountSource {
+    /// The name and the wanted labels of a volume.
+    pub fn volume(&self) -> Option<(&String, &BTreeMap<String, String>)> {
+        match self {
+            Self::Bind(_) => None,
+            Self::Volume { name, labels, .. } | Self::Kept { name, labels } => Some((name, labels)),
+        }
+    }
 }
 
 /// A connection of a container to a network, as it should be.
@@ -282,13 +329,15 @@ pub struct LogOptions {
 }
 
 /// An image on a host.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ImageSeen {
     /// Docker's ID of it, `sha256:…`.
     pub id: String,
     /// References by digest that a registry knows (`repository@sha256:…`); none for an image that was built
     /// on the host.
     pub digests: Vec<String>,
+    /// The user of its processes, unless a container names another: `user` or `uid:gid`; empty for root.
+    pub user: String,
 }
 
 /// The login for a registry.
@@ -465,6 +514,11 @@ pub trait Engine: Send + Sync + 'static {
     async fn remove_network(&self, name: &str) -> Result<(), Error>;
     /// Creates the volume if it does not exist.
     async fn ensure_volume(&self, spec: &VolumeSpec) -> Result<(), Error>;
+    /// The volume with this name, if it exists.
+    async fn volume(&self, name: &str) -> Result<Option<VolumeSpec>, Error> {
+        let _ = name;
+        Err(unable())
+    }
     /// Removes the volume and its data.
     async fn remove_volume(&self, name: &str) -> Result<(), Error>;
     /// Copies this process's own binary to the host, into a volume named by its identity. Returns the volume's name;

@@ -124,7 +124,7 @@ async fn a_deployment_declares_hosts_balancers_secrets_and_configmaps() {
     });
     let make = |hosts, objects, _, wake| DeploymentKind::new(hosts, objects, wake);
     let reads = reads(make, object).await;
-    assert_eq!(reads, ["configmaps/here/settings", "secrets/here/login"]);
+    assert_eq!(reads, ["configmaps/here/settings", "secrets/here/login", "namespaces/here"]);
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 //! decisions.
 
 pub mod access;
+mod admission;
 pub mod apply;
 pub mod audit;
 pub mod authn;
@@ -60,6 +61,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::core::DEFAULT_NAMESPACE;
+use crate::api::pod_security::Level;
 use crate::store::events::{NewEvent, Severity};
 use crate::store::{self, Clock, Objects, Views};
 use access::Access;
@@ -73,6 +75,16 @@ pub type Planner = Arc<dyn Fn(serde_json::Value) -> BoxFuture<'static, serde_jso
 
 /// Grace for the last lines of the audit log.
 const DRAIN_TIME: Duration = Duration::from_secs(1);
+/// What the API has from the rest of the operator besides the objects; in tests it may have nothing.
+#[derive(Default)]
+pub struct Behind {
+    /// Plans objects.
+    pub planner: Option<Planner>,
+    /// Access to containers.
+    pub containers: Option<Arc<dyn Containers>>,
+    /// The Pod Security level of a new namespace that names none.
+    pub default_level: Level,
+}
 
 /// The dependencies of every request.
 pub struct Server {
@@ -83,6 +95,8 @@ pub struct Server {
     /// Access to containers.
     pub containers: Option<Arc<dyn Containers>>,
     planner: Option<Planner>,
+    /// The Pod Security level of a new namespace that names none.
+    default_level: Level,
     /// Locked while an object that takes names in Docker is created.
     claims: tokio::sync::Mutex<()>,
     limits: limits::Limits,
@@ -103,8 +117,7 @@ pub async fn run(
     identity: Identity,
     objects: Objects,
     clock: Arc<dyn Clock>,
-    planner: Option<Planner>,
-    containers: Option<Arc<dyn Containers>>,
+    behind: Behind,
     shutdown: CancellationToken,
 ) -> Result<(), store::Error> {
     let objects = Objects::new(Arc::new(Views::new(objects.store().clone())), clock.clone());
@@ -115,8 +128,20 @@ pub async fn run(
     let (authority, stop) = (identity.authority, shutdown.clone());
     let access = Access::start(objects.clone(), identity.admin).await?;
     let (claims, limits) = Default::default();
-    let server =
-        Arc::new(Server { objects, clock, containers, planner, claims, limits, audit, access, authority, stop });
+    let Behind { planner, containers, default_level } = behind;
+    let server = Arc::new(Server {
+        objects,
+        clock,
+        containers,
+        planner,
+        default_level,
+        claims,
+        limits,
+        audit,
+        access,
+        authority,
+        stop,
+    });
     let following = tokio::spawn({
         let (server, stop) = (server.clone(), shutdown.clone());
         async move { server.access.follow(stop).await }

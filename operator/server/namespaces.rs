@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::Server;
 use super::request::WriteError;
 use super::status::{Cause, Refusal};
-use crate::api::core::{DEFAULT_NAMESPACE, set_phase};
+use crate::api::core::{DEFAULT_NAMESPACE, NAMESPACES, set_phase};
 use crate::api::registry;
 use crate::api::resource::Resource;
 use crate::store::objects::{Deleted, Objects, Part, Preconditions, key_of};
@@ -20,7 +20,6 @@ use crate::store::{self, Key, rules};
 const FINALIZER: &str = "kubernetes";
 /// Interval of checks of a terminating namespace that is not empty yet, and of attempts to reopen a lost watch.
 const RECHECK: Duration = Duration::from_secs(1);
-const NAMESPACES: &str = "namespaces";
 
 /// Creates the default namespace if it is missing, and gives a phase to namespaces of earlier versions, which had none.
 pub async fn prepare(objects: &Objects) -> Result<(), store::Error> {

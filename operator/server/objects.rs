@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::{Value, json};
 
+use super::admission::Policy;
 use super::apply::Writer;
 use super::authz::escalation;
 use super::body::{self, Sent};
@@ -95,7 +96,10 @@ impl Request<'_> {
         }
         self.generate_name(&mut object);
         let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        let admitted = validate::admit(resource, object, None, repeated, options.validation)?;
+        let policy = Policy::read(self.server, resource, &self.key()).await?;
+        policy.complete(resource, None, &mut object);
+        let mut admitted = validate::admit(resource, object, None, repeated, options.validation)?;
+        admitted.warnings.extend(policy.judge(resource, None, &admitted.object)?);
         let key = Key { name, ..self.key() };
         self.judge_grant(None, &admitted.object)?;
         let _held = claims::hold(self.server, resource, &key).await?;
@@ -230,10 +234,14 @@ impl Request<'_> {
         let key = self.key();
         let warnings = Mutex::new(Vec::new());
         let writer = self.writer(options);
+        let policy = Policy::read(self.server, self.target.resource, &key).await?;
         let judged = |old: Value| -> Result<Value, WriteError> {
-            let proposed = make(&old)?;
+            let mut proposed = make(&old)?;
+            policy.complete(self.target.resource, Some(&old), &mut proposed);
             let proposed = if self.target.resource.has_status { with_status_of(&old, proposed) } else { proposed };
-            let admitted = validate::admit(self.target.resource, proposed, Some(&old), repeated, options.validation)?;
+            let resource = self.target.resource;
+            let mut admitted = validate::admit(resource, proposed, Some(&old), repeated, options.validation)?;
+            admitted.warnings.extend(policy.judge(resource, Some(&old), &admitted.object)?);
             self.judge_grant(Some(&old), &admitted.object)?;
             *lock(&warnings) = admitted.warnings;
             Ok(match record {

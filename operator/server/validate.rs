@@ -66,7 +66,7 @@ fn problems(resource: &Resource, object: &Value, old: Option<&Value>) -> Vec<Cau
     let judged = (resource.validate)(object);
     let further = match old {
         Some(old) => (resource.validate_change)(old, object),
-        None => (resource.validate_new)(object["metadata"]["name"].as_str().unwrap_or_default()),
+        None => (resource.validate_new)(object),
     };
     for problem in judged.into_iter().chain(further) {
         // The kind does not repeat a problem of a field that the schema has already reported; a problem without a path

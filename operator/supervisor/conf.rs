@@ -51,7 +51,7 @@ pub fn postgresql_conf(config: &Config, facts: &Facts) -> String {
                 settings.insert(name, (*value).to_owned());
             }
             Rule::Computed | Rule::Refused | Rule::Harmful(_) => drop(settings.remove(name)),
-            Rule::OneOf([]) | Rule::StandbyMinimum { at_least: None, .. } | Rule::WithoutLeader(_) => {}
+            Rule::OneOf([]) | Rule::StandbyMinimum { at_least: None, .. } | Rule::WithoutLeader(_) | Rule::Code(_) => {}
         }
     }
     settings.extend(computed(config, facts));

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use evenkeel::api::pod_security::Level;
 use evenkeel::runtime::clock::SystemClock;
 use evenkeel::server;
 use evenkeel::server::containers::Containers;
@@ -64,8 +65,7 @@ impl Api {
             identity,
             objects.clone(),
             clock,
-            None,
-            containers,
+            server::Behind { containers, default_level: Level::Baseline, ..Default::default() },
             stop.clone(),
         );
         let serving = tokio::spawn(async move { run.await.unwrap() });

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use evenkeel::api::failure::{Class, Failure};
+use evenkeel::api::pod_security::Level;
 use evenkeel::cli::client::Client;
 use evenkeel::cli::error::Error;
 use evenkeel::cli::session::Session;
@@ -71,8 +72,7 @@ impl CliBench {
             identity,
             objects.clone(),
             clock,
-            Some(planner),
-            containers,
+            server::Behind { planner: Some(planner), containers, default_level: Level::Baseline },
             stop.clone(),
         );
         tokio::spawn(async move { run.await.unwrap() });

@@ -20,6 +20,7 @@ fn args(dir: &Path) -> Args {
         home: Home { data_dir: Some(dir.to_owned()), encryption_key_file: None },
         listen: "127.0.0.1:0".parse().unwrap(),
         audit: Vec::new(),
+        default_pod_security: Default::default(),
     }
 }
 

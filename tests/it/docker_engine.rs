@@ -361,7 +361,7 @@ async fn the_binary_is_put_on_the_host_once_and_runs_in_any_image() {
 
 /// A binary of the bench's own, so that no other test's volume is touched: a script that says the bench's name. The
 /// function makes an operator's engine with it.
-fn own_binary(bench: &DockerBench) -> impl Fn() -> DockerEngine + use<> {
+pub(crate) fn own_binary(bench: &DockerBench) -> impl Fn() -> DockerEngine + use<> {
     let name = bench.owner.name.clone();
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), format!("#!/bin/busybox sh\necho {name}\n")).unwrap();

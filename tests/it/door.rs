@@ -36,7 +36,7 @@ impl House {
         let token = std::fs::read_to_string(dir.path().join("pki/token")).unwrap().trim().to_owned();
         let objects = Objects::new(Arc::new(MemoryStore::new()), clock.clone());
         let stop = CancellationToken::new();
-        tokio::spawn(server::run(doors, identity, objects, clock, None, None, stop.clone()));
+        tokio::spawn(server::run(doors, identity, objects, clock, server::Behind::default(), stop.clone()));
         let _ = rustls::crypto::ring::default_provider().install_default();
         let builder = || reqwest::Client::builder().no_proxy().tls_danger_accept_invalid_certs(true).timeout(PATIENCE);
         let by_socket = builder().unix_socket(socket.as_path()).build().unwrap();

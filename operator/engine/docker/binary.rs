@@ -4,33 +4,47 @@
 //! The archive API writes only through a container, so a helper container is created from any available image; it is
 //! never started. The program is uploaded first, a marker file last: a volume without the marker is incomplete and is
 //! filled again. Volumes of other identities are removed when no container uses them any more.
+//!
+//! The program runs as root in every database, so what is in the volume is not believed: each operator reads it once and
+//! compares its SHA-256 with its own program and with the label of the volume, which no container can change (another build
+//! of the same identity may have filled it). Anything else is replaced, and no container may be able to write it.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bollard::body_try_stream;
-use bollard::models::{ContainerCreateBody, HostConfig, HostConfigLogConfig, Mount, MountType, Volume};
+use bollard::models::{ContainerCreateBody, HostConfig, HostConfigLogConfig, Mount, MountPoint, MountType, Volume};
 use bollard::query_parameters::{
-    ContainerArchiveInfoOptionsBuilder, CreateContainerOptionsBuilder, ListVolumesOptionsBuilder,
-    UploadToContainerOptionsBuilder,
+    ContainerArchiveInfoOptionsBuilder, CreateContainerOptionsBuilder, DownloadFromContainerOptionsBuilder,
+    ListContainersOptionsBuilder, ListVolumesOptionsBuilder, UploadToContainerOptionsBuilder,
 };
 use bytes::Bytes;
-use futures::{StreamExt as _, stream};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::Timestamp;
-use tokio_util::io::ReaderStream;
+use sha2::{Digest as _, Sha256};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio_util::io::{ReaderStream, StreamReader};
 
 use super::super::{BINARY_DIR, Error, VolumeSpec};
 use super::{ANSWER, DockerEngine};
 use crate::CONTAINER_IDENTITY;
+use crate::api::hash::hex;
 use crate::api::labels::{self, Owner};
 use crate::api::sync::lock;
 
 /// Kind in the owner labels of the helper and the volume; no object of that kind exists.
 const KIND: &str = "Binary";
 const MARKER: &str = ".complete";
+/// Label of the volume: the SHA-256 of the program that its maker puts into it.
+const DIGEST: &str = "evenkeel.dev/sha256";
+/// The name of the program in the volume.
+const PROGRAM: &str = "evenkeel";
+/// Most bytes of extended headers before a file.
+const HEADERS: u64 = 64 * 1024;
 /// Timeout of the upload: tens of megabytes, perhaps to a distant host.
 const UPLOAD: Duration = Duration::from_secs(300);
 /// Attempts at filling. Two operators that fill the same volume remove each other's helper; further failures
@@ -66,6 +80,13 @@ impl OwnBinary {
 
     fn volume(&self) -> String {
         format!("evenkeel-bin-{}", self.identity)
+    }
+
+    /// The SHA-256 of the program.
+    async fn digest(&self) -> io::Result<String> {
+        let mut file = tokio::fs::File::open(&self.path).await?;
+        let length = file.metadata().await?.len();
+        sha256(&mut file, length).await
     }
 
     fn owner(&self) -> Owner {
@@ -122,9 +143,15 @@ impl DockerEngine {
             // remove a volume that is in use.
             self.volume_removed(&volume).await?;
         }
-        self.volume_ensured(&VolumeSpec { name: volume.clone(), labels: owner.labels() }).await?;
+        let own = self.binary.binary.digest().await.map_err(|error| self.own_file(doing, &error))?;
+        let mut labels = owner.labels();
+        labels.insert(DIGEST.to_owned(), own.clone());
+        self.volume_ensured(&VolumeSpec { name: volume.clone(), labels }).await?;
+        let there = self.volume_named(&volume, doing).await?;
+        let recorded = there.and_then(|there| there.labels.get(DIGEST).cloned());
+        let trusted: Vec<String> = recorded.into_iter().chain([own]).collect();
         let mut attempt = 1;
-        while let Err(error) = self.fill(&volume, &owner.labels(), image, doing).await {
+        while let Err(error) = self.fill(&volume, &owner.labels(), &trusted, image, doing).await {
             // Another process that fills the same volume may have removed the helper, also during an upload.
             let helper_lost = matches!(error, Error::NotFound { .. } | Error::Refused { .. });
             if !helper_lost || attempt == ATTEMPTS || !self.image_present(image).await? {
@@ -184,17 +211,30 @@ impl DockerEngine {
         &self,
         volume: &str,
         labels: &BTreeMap<String, String>,
+        trusted: &[String],
         image: &str,
         doing: &str,
     ) -> Result<(), Error> {
         let helper = format!("{volume}-fill");
+        self.nobody_writes(volume, &helper, doing).await?;
         self.make_helper(&helper, volume, labels, image, doing).await?;
         let filled = async {
             if self.is_complete(&helper, doing).await? {
-                return Ok(());
+                if trusted.contains(&self.digest_there(&helper, doing).await?) {
+                    return Ok(());
+                }
+                tracing::error!(
+                    host = &*self.host,
+                    volume,
+                    "the evenkeel binary on the host was changed; it is replaced"
+                );
             }
             tracing::info!(host = &*self.host, volume, "putting the evenkeel binary on the host");
             self.upload_binary(&helper, doing).await?;
+            if !trusted.contains(&self.digest_there(&helper, doing).await?) {
+                let message = format!("the program in volume {volume} was changed while it was copied");
+                return Err(Error::refused(&self.host, doing, message));
+            }
             self.upload(&helper, stream::once(async { Ok(archive_of_marker()) }), doing).await
         };
         let filled = filled.await;
@@ -203,6 +243,46 @@ impl DockerEngine {
             tracing::debug!(host = &*self.host, helper, %error, "the helper container stays behind");
         }
         filled
+    }
+
+    /// [`Error::Conflict`] if a container other than the helper can write to the volume.
+    async fn nobody_writes(&self, volume: &str, helper: &str, doing: &str) -> Result<(), Error> {
+        let filters = HashMap::from([("volume".to_owned(), vec![volume.to_owned()])]);
+        let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
+        let found = self.call(doing, ANSWER, |docker| docker.list_containers(Some(options))).await?;
+        let writes = |mounts: Option<Vec<MountPoint>>| {
+            let is_it = |mount: &MountPoint| mount.name.as_deref() == Some(volume) && mount.rw != Some(false);
+            mounts.into_iter().flatten().any(|mount| is_it(&mount))
+        };
+        let names = found.into_iter().filter_map(|one| {
+            let name = one.names?.into_iter().next()?.trim_start_matches('/').to_owned();
+            (name != helper && writes(one.mounts)).then_some(name)
+        });
+        let Some(name) = names.into_iter().next() else { return Ok(()) };
+        let message = format!("container {name} can write to volume {volume}, whose program runs as root; remove it");
+        Err(Error::conflict(&self.host, doing, message))
+    }
+
+    /// The SHA-256 of the program in the volume; empty if that is not a file.
+    async fn digest_there(&self, helper: &str, doing: &str) -> Result<String, Error> {
+        let options = DownloadFromContainerOptionsBuilder::default().path(&format!("{BINARY_DIR}/{PROGRAM}")).build();
+        let body = self.client(doing).await?.download_from_container(helper, Some(options));
+        let body = Box::pin(body.map_err(|error| match error {
+            bollard::errors::Error::DockerResponseServerError { status_code: 404, .. } => {
+                io::ErrorKind::NotFound.into()
+            }
+            error => io::Error::other(error),
+        }));
+        match tokio::time::timeout(UPLOAD, digest_in_archive(&mut StreamReader::new(body))).await {
+            Ok(Ok(digest)) => Ok(digest),
+            // The program is missing, unless another process has removed the helper.
+            Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => {
+                let there = self.call(doing, ANSWER, |docker| docker.inspect_container(helper, None)).await;
+                there.map(|_| String::new())
+            }
+            Ok(Err(error)) => Err(Error::refused(&self.host, doing, format!("reading it back: {error}"))),
+            Err(_) => Err(Error::unreachable(&self.host, doing, format!("no answer within {} s", UPLOAD.as_secs()))),
+        }
     }
 
     /// Creates the helper, or uses the existing one: all helpers with the same name are equal.
@@ -231,6 +311,9 @@ impl DockerEngine {
                     }),
                     ..Default::default()
                 }]),
+                cap_drop: Some(vec!["ALL".to_owned()]),
+                security_opt: Some(vec!["no-new-privileges:true".to_owned()]),
+                readonly_rootfs: Some(true),
                 // It is never started.
                 log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None }),
                 ..Default::default()
@@ -261,7 +344,7 @@ impl DockerEngine {
             Ok((file, length))
         };
         let (file, length) = opened.await.map_err(|error| self.own_file(doing, &error))?;
-        let head = stream::once(async move { Ok(header("evenkeel", length, 0o755)) });
+        let head = stream::once(async move { Ok(header(PROGRAM, length, 0o755)) });
         let tail = stream::once(async move { Ok(ending(length)) });
         let file = ReaderStream::with_capacity(file, 256 * 1024);
         self.upload(helper, head.chain(file).chain(tail), doing).await
@@ -280,6 +363,42 @@ impl DockerEngine {
 
     fn own_file(&self, doing: &str, error: &std::io::Error) -> Error {
         Error::refused(&self.host, doing, format!("{}: {error}", self.binary.binary.path.display()))
+    }
+}
+
+/// The SHA-256 of the next `length` bytes.
+async fn sha256(bytes: &mut (impl AsyncRead + Unpin), length: u64) -> io::Result<String> {
+    let mut digest = Sha256::new();
+    let mut left = length;
+    let mut piece = vec![0; 256 * 1024];
+    while left > 0 {
+        let most = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let read = bytes.read(&mut piece[..most]).await?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        digest.update(&piece[..read]);
+        left -= read as u64;
+    }
+    Ok(hex(&digest.finalize(), 64))
+}
+
+/// The SHA-256 of the first file in a tar archive; empty if its first entry is something else, such as a link.
+async fn digest_in_archive(archive: &mut (impl AsyncRead + Unpin)) -> io::Result<String> {
+    let mut block = [0; 512];
+    loop {
+        archive.read_exact(&mut block).await?;
+        let header = tar::Header::from_byte_slice(&block);
+        let (kind, size) = (header.entry_type(), header.entry_size()?);
+        match kind {
+            tar::EntryType::Regular => return sha256(archive, size).await,
+            // What these say of the next entry does not matter here.
+            tar::EntryType::XHeader | tar::EntryType::XGlobalHeader => {
+                let padded = size.min(HEADERS).div_ceil(512) * 512;
+                tokio::io::copy(&mut archive.take(padded), &mut tokio::io::sink()).await?;
+            }
+            _ => return Ok(String::new()),
+        }
     }
 }
 
@@ -334,6 +453,24 @@ mod tests {
         assert_eq!(read, content);
         assert!(entries.next().is_none());
         assert_eq!(tar::Archive::new(archive_of_marker().as_ref()).entries().unwrap().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_program_is_read_back_from_dockers_archive_and_a_link_is_not_a_program() {
+        let program = [vec![7; 700], vec![8; 9]].concat();
+        let mut pax = tar::Builder::new(Vec::new());
+        pax.append_pax_extensions([("SCHILY.xattr.user.a", "b".as_bytes())]).unwrap();
+        let pax = pax.get_ref().clone();
+        let archive = [header("evenkeel", 709, 0o755).as_ref(), &program, &ending(709)].concat();
+        let expected = crate::api::hash::short_hash(&program, 64);
+        assert_eq!(digest_in_archive(&mut archive.as_slice()).await.unwrap(), expected);
+        assert_eq!(digest_in_archive(&mut [pax, archive.clone()].concat().as_slice()).await.unwrap(), expected);
+        let mut link = tar::Header::new_gnu();
+        link.set_entry_type(tar::EntryType::Symlink);
+        link.set_size(0);
+        link.set_cksum();
+        assert_eq!(digest_in_archive(&mut link.as_bytes().as_slice()).await.unwrap(), "");
+        assert!(digest_in_archive(&mut &archive[..900]).await.is_err());
     }
 
     #[test]

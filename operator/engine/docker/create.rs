@@ -39,13 +39,10 @@ impl DockerEngine {
         Ok(())
     }
 
-    /// Docker silently mounts any existing volume with that name.
+    /// Docker silently mounts any existing volume with that name. One without wanted labels must belong to nobody.
     async fn volumes_are_ours(&self, spec: &ContainerSpec, doing: &str) -> Result<(), Error> {
-        let labelled = spec.mounts.iter().filter_map(|mount| match &mount.source {
-            MountSource::Volume { name, labels, .. } if !labels.is_empty() => Some((name, labels)),
-            _ => None,
-        });
-        let checks = labelled.map(async |(name, labels)| match self.volume_named(name, doing).await? {
+        let volumes = spec.mounts.iter().filter_map(|mount| mount.source.volume());
+        let checks = volumes.map(async |(name, labels)| match self.volume_named(name, doing).await? {
             Some(there) => self.volume_of(labels, &there, doing),
             None => Ok(()),
         });
@@ -101,7 +98,7 @@ fn create_body(spec: &ContainerSpec) -> ContainerCreateBody {
         image: Some(spec.image.clone()),
         entrypoint: Some(spec.entrypoint.clone()).filter(|own| !own.is_empty()),
         cmd: Some(spec.cmd.clone()).filter(|own| !own.is_empty() || !spec.entrypoint.is_empty()),
-        user: spec.user.clone(),
+        user: spec.chosen.user.clone().or_else(|| spec.user.clone()),
         working_dir: spec.working_dir.clone(),
         env: Some(spec.env.iter().chain(&spec.chosen.env).map(|(key, value)| format!("{key}={value}")).collect()),
         labels: Some(labels),
@@ -123,16 +120,17 @@ fn create_body(spec: &ContainerSpec) -> ContainerCreateBody {
             }),
             nano_cpus: spec.nano_cpus,
             cpu_shares: spec.cpu_shares,
-            pids_limit: spec.pids_limit,
+            pids_limit: spec.pids_limit.or(spec.chosen.pids_limit),
             // Without a type Docker takes the engine's own log driver.
             log_config: map(&spec.chosen.log_options)
                 .map(|options| HostConfigLogConfig { typ: None, config: Some(options) }),
             group_add: some(&spec.groups),
             cap_add: some(&security.cap_add),
-            cap_drop: some(&security.cap_drop),
-            readonly_rootfs: Some(security.read_only),
+            cap_drop: some(&spec.drops()),
+            readonly_rootfs: Some(security.read_only || spec.chosen.read_only),
             privileged: Some(security.privileged),
-            security_opt: security.no_new_privileges.then(|| vec!["no-new-privileges:true".to_owned()]),
+            security_opt: (security.no_new_privileges || spec.chosen.no_new_privileges)
+                .then(|| vec!["no-new-privileges:true".to_owned()]),
             sysctls: map(&security.sysctls),
             restart_policy: Some(RestartPolicy {
                 name: Some(if spec.restart {
@@ -199,6 +197,11 @@ fn mount(mounted: &Mounted) -> Mount {
             let volume_options = Some(volume_options);
             Mount { typ: Some(MountType::VOLUME), source: Some(name.clone()), volume_options, ..mount }
         }
+        MountSource::Kept { name, labels } => {
+            let no_copy = Some(mounted.read_only);
+            let volume_options = Some(MountVolumeOptions { no_copy, labels: map(labels), ..Default::default() });
+            Mount { typ: Some(MountType::VOLUME), source: Some(name.clone()), volume_options, ..mount }
+        }
     }
 }
 
@@ -218,6 +221,44 @@ fn port_bindings(ports: &[(IpAddr, u16, u16)]) -> PortMap {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::{Chosen, Security};
+
+    /// Regression 197: every container had NET_RAW, with which a pod took the addresses of its neighbours by false ARP replies
+    /// and read the password of the replication role; and MKNOD, SETFCAP and AUDIT_WRITE, which none needs.
+    #[test]
+    fn a_container_has_none_of_the_capabilities_that_forge_unless_it_asks_for_one() {
+        let drops = |add: &[&str], drop: &[&str]| {
+            let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+            let security = Security { cap_add: list(add), cap_drop: list(drop), ..Default::default() };
+            let body = create_body(&ContainerSpec { security, ..Default::default() });
+            body.host_config.and_then(|host| host.cap_drop).unwrap_or_default().join(" ")
+        };
+        assert_eq!(drops(&[], &[]), "AUDIT_WRITE MKNOD NET_RAW SETFCAP");
+        assert_eq!(drops(&["NET_RAW", "CAP_MKNOD"], &["KILL"]), "KILL AUDIT_WRITE SETFCAP");
+        assert_eq!(drops(&["CHOWN"], &["ALL"]), "ALL");
+        assert_eq!(drops(&["ALL"], &[]), "");
+    }
+
+    #[test]
+    fn what_is_chosen_counts_where_nothing_was_declared() {
+        let chosen = Chosen {
+            pids_limit: Some(16),
+            user: Some("65534:65534".into()),
+            cap_drop: vec!["ALL".into()],
+            read_only: true,
+            no_new_privileges: true,
+            ..Default::default()
+        };
+        let spec = ContainerSpec { user: Some("0:0".into()), chosen, ..Default::default() };
+        assert_eq!(spec.hash(), ContainerSpec { chosen: Chosen::default(), ..spec.clone() }.hash());
+        let body = create_body(&spec);
+        let host = body.host_config.unwrap_or_default();
+        let limits = |spec: &ContainerSpec| create_body(spec).host_config.and_then(|host| host.pids_limit);
+        assert_eq!((body.user.as_deref(), host.readonly_rootfs), (Some("65534:65534"), Some(true)));
+        assert_eq!(host.cap_drop.unwrap_or_default(), ["ALL"]);
+        assert_eq!(host.security_opt.unwrap_or_default(), ["no-new-privileges:true"]);
+        assert_eq!((limits(&spec), limits(&ContainerSpec { pids_limit: Some(9), ..spec })), (Some(16), Some(9)));
+    }
 
     #[test]
     fn one_container_port_can_be_published_twice() {

@@ -41,6 +41,7 @@ impl DockerEngine {
             Ok(found) => Ok(Some(ImageSeen {
                 id: found.id.unwrap_or_default(),
                 digests: found.repo_digests.unwrap_or_default(),
+                user: found.config.and_then(|config| config.user).unwrap_or_default(),
             })),
             Err(Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),

@@ -164,6 +164,10 @@ impl Engine for DockerEngine {
     async fn ensure_volume(&self, spec: &VolumeSpec) -> Result<(), Error> {
         self.volume_ensured(spec).await
     }
+    async fn volume(&self, name: &str) -> Result<Option<VolumeSpec>, Error> {
+        let found = self.volume_named(name, &format!("looking at volume {name}")).await?;
+        Ok(found.map(|volume| VolumeSpec { name: volume.name, labels: volume.labels.into_iter().collect() }))
+    }
     async fn remove_volume(&self, name: &str) -> Result<(), Error> {
         self.volume_removed(name).await
     }

@@ -355,7 +355,7 @@ mod tests {
             ours,
             subnet: (Ipv4Addr::new(10, 0, 0, 0), 24),
         };
-        let image = ImageSeen { id: String::new(), digests: Vec::new() };
+        let image = ImageSeen { id: String::new(), ..Default::default() };
         let host = DockerSeen {
             containers: Fact::Known([("db-1".to_owned(), container)].into()),
             networks: Fact::Known(now.map(|now| ("net".to_owned(), seen(now))).into_iter().collect()),

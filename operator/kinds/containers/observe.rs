@@ -6,7 +6,7 @@ use futures::future::join_all;
 
 use super::{Docker, Work};
 use crate::api::labels::{self, Owner};
-use crate::engine::{ContainerSeen, Daemon, Engine, Error, ImageSeen, NetworkSeen};
+use crate::engine::{ContainerSeen, Daemon, Engine, Error, ImageSeen, NetworkSeen, VolumeSpec};
 use crate::kinds::fact::Fact;
 
 /// What a kind needs from a host, besides its containers and volumes.
@@ -16,6 +16,8 @@ pub struct Needs {
     pub images: BTreeSet<String>,
     /// Networks by name.
     pub networks: BTreeSet<String>,
+    /// Volumes by name, of whatever owner.
+    pub volumes: BTreeSet<String>,
 }
 
 /// What was observed on one host for an object.
@@ -25,6 +27,8 @@ pub struct DockerSeen {
     pub containers: Fact<BTreeMap<String, ContainerSeen>>,
     /// Names of its volumes.
     pub volumes: Fact<BTreeSet<String>>,
+    /// The needed volumes that exist and belong to nobody.
+    pub foreign: Fact<BTreeSet<String>>,
     /// The needed networks that exist.
     pub networks: Fact<BTreeMap<String, NetworkSeen>>,
     /// The needed images that exist.
@@ -41,6 +45,7 @@ impl DockerSeen {
         Self {
             containers: Fact::Unknown(why.to_owned()),
             volumes: Fact::Unknown(why.to_owned()),
+            foreign: Fact::Unknown(why.to_owned()),
             networks: Fact::Unknown(why.to_owned()),
             images: Fact::Unknown(why.to_owned()),
             binary: None,
@@ -90,20 +95,27 @@ impl Docker {
 }
 
 async fn read(engine: &dyn Engine, owner: &Owner, needs: &Needs) -> DockerSeen {
-    let (containers, volumes, networks, images) = tokio::join!(
+    let (containers, volumes, named, networks, images) = tokio::join!(
         engine.list_containers(owner),
         engine.list_volumes(owner),
+        each(&needs.volumes, |name| engine.volume(name)),
         each(&needs.networks, |name| engine.network(name)),
         each(&needs.images, |image| engine.image(image)),
     );
     DockerSeen {
         containers: containers.map(|all| all.into_iter().map(|one| (one.name.clone(), one)).collect()).into(),
         volumes: volumes.map(|names| names.into_iter().collect()).into(),
+        foreign: named.map(unowned).into(),
         networks: networks.into(),
         images: images.into(),
         binary: engine.binary(),
         daemon: engine.daemon(),
     }
+}
+
+/// The names of the volumes that have no owner.
+fn unowned(volumes: BTreeMap<String, VolumeSpec>) -> BTreeSet<String> {
+    volumes.into_values().filter(|one| !one.labels.contains_key(labels::KIND)).map(|one| one.name).collect()
 }
 
 async fn each<'n, T, Read: Future<Output = Result<Option<T>, Error>>>(

@@ -241,7 +241,11 @@ impl Kind for EnsembleKind {
 
     async fn observe(&self, object: &Ensemble) -> Result<Observed, Failure> {
         let owner = object.owner();
-        let needs = Needs { images: [object.spec.image.clone()].into(), networks: [network_of("default")].into() };
+        let needs = Needs {
+            images: [object.spec.image.clone()].into(),
+            networks: [network_of("default")].into(),
+            ..Default::default()
+        };
         let hosts = self.docker.observe(&owner, [HOME.to_owned()], &needs).await;
         let running: Vec<_> = hosts[HOME].containers.known().into_iter().flatten().map(|(name, _)| name).collect();
         self.roles.retain(&owner, |container| running.contains(&container));

@@ -17,6 +17,7 @@ impl DockerSeen {
         Self {
             containers: Fact::Known(BTreeMap::new()),
             volumes: Fact::Known(BTreeSet::new()),
+            foreign: Fact::Known(BTreeSet::new()),
             networks: Fact::Known(BTreeMap::new()),
             images: Fact::Known(BTreeMap::new()),
             binary: None,

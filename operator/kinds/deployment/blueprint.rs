@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, PodSpec, Volume, VolumeMount};
 
+use super::claims;
 use crate::api::deployment::{Deployment, Pod, Revision};
 use crate::api::hash::short_hash_of_json;
 use crate::api::object::Object as _;
 use crate::api::resources::Resources;
 use crate::api::{labels, quantity};
-use crate::engine::{Attachment, BINARY, BINARY_DIR, ContainerSpec, Mount, MountSource, Security};
+use crate::engine::{Attachment, BINARY, BINARY_DIR, Chosen, ContainerSpec, Mount, MountSource, Security};
 use crate::kinds::containers::bounds::limits;
 use crate::kinds::containers::inputs::{config_map, secret};
 use crate::kinds::containers::{EnvSource, Fill, InputRef, PreStop};
@@ -19,6 +20,10 @@ use crate::kinds::network_of;
 
 /// Seconds between SIGTERM and SIGKILL, unless the template sets them.
 const GRACE_SECONDS: i64 = 30;
+/// Limit of processes and threads of a container, unless the template sets one.
+const PIDS: i64 = 4096;
+/// The same for a sandbox. It has one process; Docker needs some threads for a moment to run a command in it.
+const SANDBOX_PIDS: i64 = 64;
 /// Mount path, in the sandbox, of the volumes that hold files.
 const VOLUMES: &str = "/volumes";
 
@@ -109,6 +114,25 @@ fn has_exec_probe(container: &Container) -> bool {
     probes.into_iter().flatten().any(|probe| probe.exec.is_some())
 }
 
+/// Why a container that must not run as root would, or might, in the words of Kubernetes. `image`: the user of its image.
+pub fn breaks_non_root(spec: &PodSpec, container: &Container, image: &str) -> Option<String> {
+    let (pod, own) = (spec.security_context.as_ref(), container.security_context.as_ref());
+    let wanted = own.and_then(|own| own.run_as_non_root).or(pod.and_then(|pod| pod.run_as_non_root));
+    if wanted != Some(true) {
+        return None;
+    }
+    if let Some(user) = own.and_then(|own| own.run_as_user).or(pod.and_then(|pod| pod.run_as_user)) {
+        return (user == 0).then(|| "runAsUser is 0, which breaks runAsNonRoot".to_owned());
+    }
+    match image.split(':').next().unwrap_or_default() {
+        "" | "0" | "root" => Some("it has runAsNonRoot and its image will run as root; set runAsUser".to_owned()),
+        user if user.chars().all(|c| c.is_ascii_digit()) => None,
+        user => Some(format!(
+            "it has runAsNonRoot and its image has the non-numeric user {user}, which may be root; set runAsUser"
+        )),
+    }
+}
+
 /// Secrets and ConfigMaps that a template uses, and whether each is optional.
 pub fn inputs(spec: &PodSpec) -> BTreeMap<InputRef, bool> {
     let mut found = BTreeMap::new();
@@ -133,18 +157,23 @@ pub fn inputs(spec: &PodSpec) -> BTreeMap<InputRef, bool> {
     found
 }
 
-/// All containers and volumes of one pod. `networks`: the networks of databases that it joins; `binary`: the volume
-/// with Evenkeel's binary.
-pub fn blueprint(
-    object: &Deployment,
-    pod: &Pod,
-    revision: &Revision,
-    networks: &BTreeSet<String>,
-    binary: Option<&str>,
-) -> Blueprint {
+/// What a pod gets from outside its template.
+#[derive(Debug, Clone, Copy)]
+pub struct Outside<'a> {
+    /// The networks of databases that it joins.
+    pub networks: &'a BTreeSet<String>,
+    /// The claims that are the Docker volume of exactly their name.
+    pub exact: &'a BTreeSet<String>,
+    /// The volume with Evenkeel's binary.
+    pub binary: Option<&'a str>,
+}
+
+/// All containers and volumes of one pod.
+pub fn blueprint(object: &Deployment, pod: &Pod, revision: &Revision, outside: &Outside) -> Blueprint {
     let spec = pod_spec(revision);
+    let Outside { networks, exact, binary } = *outside;
     let binary = binary.unwrap_or_default();
-    let builder = Builder { object, pod, revision, spec: &spec, networks, binary };
+    let builder = Builder { object, pod, revision, spec: &spec, networks, exact, binary };
     let sandboxed = needs_sandbox(&spec);
     let part = |container: &Container, init: bool| builder.part(container, sandboxed, init);
     let volumes = spec.volumes.iter().flatten().filter_map(|volume| builder.own_volume(volume));
@@ -162,6 +191,7 @@ struct Builder<'a> {
     revision: &'a Revision,
     spec: &'a PodSpec,
     networks: &'a BTreeSet<String>,
+    exact: &'a BTreeSet<String>,
     binary: &'a str,
 }
 
@@ -223,6 +253,14 @@ impl Builder<'_> {
             mounts: mounts.collect(),
             stop_timeout_seconds: 1,
             security: Security { sysctls: self.sysctls(), no_new_privileges: true, ..Default::default() },
+            // It only waits; its volumes are filled from outside.
+            chosen: Chosen {
+                pids_limit: Some(SANDBOX_PIDS),
+                user: Some("65534:65534".into()),
+                cap_drop: vec!["ALL".into()],
+                read_only: true,
+                ..Default::default()
+            },
             ..Default::default()
         };
         let fill = |volume: &Volume| Fill {
@@ -308,6 +346,11 @@ impl Builder<'_> {
                 privileged: own.privileged == Some(true),
                 sysctls: BTreeMap::new(),
             },
+            chosen: Chosen {
+                pids_limit: Some(PIDS),
+                no_new_privileges: own.allow_privilege_escalation != Some(true) && own.privileged != Some(true),
+                ..Default::default()
+            },
             ..limits(&resources)
         }
     }
@@ -344,8 +387,14 @@ impl Builder<'_> {
             let name = format!("evenkeel-nfs-{}", short_hash_of_json(&options, 10));
             MountSource::Volume { name, options, labels: BTreeMap::new() }
         } else {
-            let claim = volume.persistent_volume_claim.as_ref()?;
-            MountSource::Volume { name: claim.claim_name.clone(), options: BTreeMap::new(), labels: BTreeMap::new() }
+            let claim = &volume.persistent_volume_claim.as_ref()?.claim_name;
+            if self.exact.contains(claim) {
+                MountSource::Volume { name: claim.clone(), options: BTreeMap::new(), labels: BTreeMap::new() }
+            } else {
+                let namespace = self.object.namespace();
+                let labels = claims::owner(namespace, claim).labels();
+                MountSource::Kept { name: claims::volume(namespace, claim), labels }
+            }
         };
         Some(Mount { source, path: path.to_owned(), read_only })
     }
@@ -441,4 +490,67 @@ pub fn keys(spec: &PodSpec) -> BTreeSet<(InputRef, String)> {
 /// The sources of the environment of all containers of a template. They are the same for every pod.
 fn all_env_sources(spec: &PodSpec) -> impl Iterator<Item = EnvSource> {
     containers(spec).flat_map(|container| env_sources(container, &BTreeMap::new()))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn deployment(pod: Value) -> Deployment {
+        let spec = json!({"selector": {}, "template": {"spec": pod}});
+        serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "team"}, "spec": spec})).unwrap()
+    }
+
+    fn blueprint_of(pod: Value) -> Blueprint {
+        let object = deployment(pod);
+        let revision = Revision { template: object.spec.template.clone(), ..Default::default() };
+        let outside = Outside { networks: &BTreeSet::new(), exact: &BTreeSet::new(), binary: Some("evenkeel-bin-1") };
+        blueprint(&object, &Pod { name: "web-1".into(), ..Default::default() }, &revision, &outside)
+    }
+
+    /// Regression 197: a pod had every capability of Docker's default set, setuid programs, and as many processes as the host.
+    #[test]
+    fn a_container_gets_less_unless_its_template_says_more_and_its_hash_stays() {
+        let told = |security: Value| {
+            let part =
+                blueprint_of(json!({"containers": [{"name": "web", "securityContext": security}]})).main.remove(0);
+            let spec = ContainerSpec { chosen: Chosen::default(), ..part.spec.clone() };
+            assert_eq!(spec.hash(), part.spec.hash(), "what is chosen recreates no container");
+            let nnp = part.spec.security.no_new_privileges || part.spec.chosen.no_new_privileges;
+            format!("{} nnp={nnp} pids={:?}", part.spec.drops().join(","), part.spec.chosen.pids_limit.unwrap())
+        };
+        assert_eq!(told(json!({})), "AUDIT_WRITE,MKNOD,NET_RAW,SETFCAP nnp=true pids=4096");
+        let more = json!({"allowPrivilegeEscalation": true, "capabilities": {"add": ["NET_RAW"]}});
+        assert_eq!(told(more), "AUDIT_WRITE,MKNOD,SETFCAP nnp=false pids=4096");
+        assert_eq!(told(json!({"privileged": true})), "AUDIT_WRITE,MKNOD,NET_RAW,SETFCAP nnp=false pids=4096");
+        let less = json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}});
+        assert_eq!(told(less), "ALL nnp=true pids=4096");
+        let sandbox = blueprint_of(json!({"containers": [{"name": "a"}, {"name": "b"}]})).sandbox.unwrap().spec;
+        let chosen = &sandbox.chosen;
+        assert_eq!((chosen.user.as_deref(), chosen.read_only), (Some("65534:65534"), true));
+        assert_eq!((sandbox.drops().join(","), sandbox.security.no_new_privileges), ("ALL".into(), true));
+    }
+
+    /// Regression 198: `runAsNonRoot: true` was accepted and meant nothing.
+    #[test]
+    fn a_container_that_must_not_run_as_root_is_not_made_if_it_would() {
+        let told = |pod: Value, own: Value, image: &str| {
+            let pod = json!({"securityContext": pod, "containers": [{"name": "web", "securityContext": own}]});
+            let spec = deployment(pod).spec.template.spec.unwrap();
+            breaks_non_root(&spec, &spec.containers[0], image).unwrap_or_default()
+        };
+        let wanted = || json!({"runAsNonRoot": true});
+        for root in ["", "0", "0:0", "root:root"] {
+            assert!(told(wanted(), json!({}), root).contains("will run as root"), "{root}");
+            assert_eq!(told(json!({}), json!({}), root), "");
+            assert_eq!(told(wanted(), json!({"runAsUser": 1000}), root), "");
+            assert_eq!(told(wanted(), json!({"runAsNonRoot": false}), root), "");
+        }
+        assert!(told(wanted(), json!({}), "nginx").contains("non-numeric user nginx"));
+        assert_eq!(told(json!({}), wanted(), "101:101"), "");
+        assert!(told(wanted(), json!({"runAsUser": 0}), "101").contains("runAsUser is 0"));
+    }
 }

@@ -1,5 +1,7 @@
 //! The input of all parts of a plan: the object, what was observed, the status before, and the time. Pure.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 
 use super::Observed;
@@ -12,6 +14,8 @@ pub struct PlanContext<'a> {
     pub object: &'a Deployment,
     /// What was observed.
     pub observed: &'a Observed,
+    /// The Docker volumes of its claims, as far as they are decided.
+    pub claims: &'a BTreeMap<String, String>,
     /// The status that was recorded last.
     pub before: &'a DeploymentStatus,
     /// Now.

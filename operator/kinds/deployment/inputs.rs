@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec};
+use serde_json::Value;
 
 use super::blueprint;
 use crate::api::endpoints::private_network;
 use crate::api::hash::short_hash_of_parts;
+use crate::api::object::Object as _;
+use crate::api::postgres_cluster::PostgresCluster;
 use crate::kinds::containers::InputRef;
 use crate::kinds::containers::inputs::{contents, object};
 use crate::store::Error;
@@ -57,14 +60,57 @@ impl Inputs {
 /// Reads the Secrets and ConfigMaps that exist.
 pub async fn read(objects: &Objects, namespace: &str, used: BTreeSet<InputRef>) -> Result<Inputs, Error> {
     let mut known = BTreeMap::new();
+    let mut clusters = None;
     for input in used {
         let Some(value) = object(objects, namespace, &input).await? else { continue };
         let contents = contents(&value);
         let hash = short_hash_of_parts(contents.iter().flat_map(|(key, bytes)| [key.as_bytes(), bytes]), 16);
         let owners = value["metadata"]["ownerReferences"].as_array().into_iter().flatten();
-        let mut owners = owners.filter_map(|owner| Some((owner["kind"].as_str()?, owner["name"].as_str()?)));
-        let network = owners.find_map(|(kind, name)| private_network(kind, namespace, name));
+        let mut network = None;
+        for owner in owners.filter(|owner| owner["kind"] == PostgresCluster::KIND) {
+            if clusters.is_none() {
+                clusters = Some(objects.list::<Value>(PostgresCluster::RESOURCE, Some(namespace)).await?.0);
+            }
+            // Anybody who writes a Secret can name an owner, but nobody chooses the uid of a cluster.
+            let is_it = |one: &&Value| ["name", "uid"].iter().all(|field| one["metadata"][field] == owner[field]);
+            let name = clusters.iter().flatten().find(is_it).and_then(|one| one["metadata"]["name"].as_str());
+            network = network.or(name.and_then(|name| private_network(PostgresCluster::KIND, namespace, name)));
+        }
         known.insert(input, Input { hash, keys: contents.into_keys().collect(), network });
     }
     Ok(Inputs(known))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::kinds::containers::inputs::secret;
+    use crate::runtime::clock::TestClock;
+    use crate::store::{Key, MemoryStore};
+
+    /// Regression 195: every Secret that named a PostgresCluster as its owner put the pods that used it on the network of that
+    /// cluster. Nobody had asked whether the cluster was really the owner.
+    #[tokio::test]
+    async fn a_secret_joins_the_network_of_a_cluster_only_if_that_is_its_owner() {
+        let clock = Arc::new(TestClock::still(jiff::Timestamp::UNIX_EPOCH));
+        let objects = Objects::new(Arc::new(MemoryStore::default()), clock);
+        let cluster = json!({"metadata": {"name": "db", "namespace": "here"}});
+        let cluster = objects.create(&Key::new(PostgresCluster::RESOURCE, "here", "db"), cluster).await.unwrap();
+        let mut told = BTreeMap::new();
+        for (name, uid) in [("real", cluster["metadata"]["uid"].clone()), ("forged", json!("made-up"))] {
+            let owner =
+                json!({"apiVersion": "evenkeel.dev/v1alpha1", "kind": "PostgresCluster", "name": "db", "uid": uid});
+            let object =
+                json!({"kind": "Secret", "metadata": {"name": name, "namespace": "here", "ownerReferences": [owner]}});
+            objects.create(&Key::new("secrets", "here", name), object).await.unwrap();
+            let inputs = read(&objects, "here", [secret(name)].into()).await.unwrap();
+            told.insert(name, inputs.0[&secret(name)].network.clone());
+        }
+        assert_eq!(told, BTreeMap::from([("real", Some("here.db".to_owned())), ("forged", None)]));
+    }
 }

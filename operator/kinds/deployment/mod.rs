@@ -5,6 +5,7 @@
 //! steps of each pod, `status.rs` the text for people. All its steps are those of `kinds::containers`.
 
 mod blueprint;
+mod claims;
 mod context;
 mod inputs;
 mod observe;
@@ -26,18 +27,21 @@ mod status;
 #[allow(clippy::unwrap_used)]
 mod world;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 
 pub use self::inputs::Inputs;
 pub use self::probe::Probed;
+use crate::api::core::NAMESPACES;
 use crate::api::deployment::{Deployment, DeploymentStatus};
 use crate::api::docker_host::DockerHost;
 use crate::api::failure::Failure;
 use crate::api::load_balancer::{LoadBalancer, ServerState};
 use crate::api::object::Object as _;
+use crate::api::pod_security::Level;
+use crate::api::postgres_cluster::PostgresCluster;
 use crate::engine::hosts::Hosts;
 use crate::kinds::containers::{Docker, DockerSeen, DockerStep as Step, WorkSeen};
 use crate::kinds::host_state;
@@ -71,6 +75,8 @@ impl Kind for DeploymentKind {
         vec![
             Concern::referenced("secrets"),
             Concern::referenced("configmaps"),
+            Concern::referenced(NAMESPACES),
+            Concern::all(PostgresCluster::RESOURCE).only(|cluster| cluster["metadata"]["uid"].clone()),
             Concern::all(DockerHost::RESOURCE).only(host_state),
             Concern::named_in(LoadBalancer::RESOURCE, observe::routed_to).only(observe::routes),
         ]
@@ -114,6 +120,8 @@ pub struct Observed {
     pub work: WorkSeen,
     /// Running balancers that route to it.
     pub balancers: Vec<BalancerSeen>,
+    /// The Pod Security level of its namespace.
+    pub level: Level,
 }
 
 impl Observed {
@@ -132,6 +140,8 @@ pub struct HostSeen {
     pub failure_domain: String,
     /// Whether new pods may be placed on it.
     pub schedulable: bool,
+    /// Its Docker volumes that pods of the namespace may claim by name.
+    pub volumes: BTreeSet<String>,
     /// What was observed of the Deployment on it.
     pub docker: DockerSeen,
 }

@@ -7,12 +7,14 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::PodSpec;
 use serde_json::{Value, json};
 
-use super::{BalancerSeen, DeploymentKind, HostSeen, Observed, blueprint, inputs};
+use super::{BalancerSeen, DeploymentKind, HostSeen, Observed, blueprint, claims, inputs};
+use crate::api::core::NAMESPACES;
 use crate::api::deployment::{Deployment, Revision};
-use crate::api::docker_host::DockerHost;
+use crate::api::docker_host::{DockerHost, DockerHostSpec};
 use crate::api::failure::Failure;
 use crate::api::load_balancer::{Backend, LoadBalancer, ServerState};
 use crate::api::object::{Object as _, RECONCILE_ANNOTATION, Want};
+use crate::api::pod_security::Level;
 use crate::kinds::containers::{DockerSeen, InputRef, Needs};
 use crate::kinds::network_of;
 use crate::store::Key;
@@ -24,13 +26,15 @@ pub(super) async fn observe(controller: &DeploymentKind, object: &Deployment) ->
     let names = declared.iter().map(|host| host.metadata.name.clone().unwrap_or_default());
     let inputs = inputs::read(&controller.objects, object.namespace(), used(object)).await?;
     let networks = pod_specs(object).flat_map(|spec| inputs.networks(spec)).chain([network_of(object.namespace())]);
-    let needs = Needs { images: images(object), networks: networks.collect() };
+    let needs = Needs { images: images(object), networks: networks.collect(), volumes: claims::open(object) };
+    let namespace = controller.objects.get::<Value>(&namespace(object)).await?;
     let mut seen = controller.docker.observe(&owner, names, &needs).await;
     let host = |host: &DockerHost| {
         let name = host.metadata.name.clone().unwrap_or_default();
         let seen = HostSeen {
             labels: host.spec.labels.clone(),
             failure_domain: host.spec.failure_domain.clone().unwrap_or_else(|| name.clone()),
+            volumes: given(&host.spec, object.namespace()),
             schedulable: !host.spec.unschedulable && host.metadata.deletion_timestamp.is_none(),
             docker: seen.remove(&name).unwrap_or_else(|| DockerSeen::unknown("it was not asked")),
         };
@@ -43,8 +47,20 @@ pub(super) async fn observe(controller: &DeploymentKind, object: &Deployment) ->
         probes: controller.prober.found(&owner),
         work: controller.docker.work.heard(&owner),
         balancers: balancers(controller, object).await?,
+        level: Level::enforced(namespace.as_ref()),
         hosts,
     })
+}
+
+/// The volumes of a host that its DockerHost gives to this namespace.
+fn given(host: &DockerHostSpec, namespace: &str) -> BTreeSet<String> {
+    let given = host.volumes.iter().filter(|volume| volume.namespaces.iter().any(|name| name == namespace));
+    given.map(|volume| volume.name.clone()).collect()
+}
+
+/// The key of its namespace.
+fn namespace(object: &Deployment) -> Key {
+    Key::new(NAMESPACES, "", object.namespace())
 }
 
 /// The images of the template and of all kept revisions, as named and as resolved.
@@ -65,12 +81,17 @@ fn pod_specs(object: &Deployment) -> impl Iterator<Item = &PodSpec> {
     templates.filter_map(|template| template.spec.as_ref())
 }
 
-/// The Secrets and ConfigMaps that a Deployment reads, including registry logins.
+/// The Secrets and ConfigMaps that a Deployment reads, including registry logins; and its namespace.
 pub(super) fn references(object: &Deployment) -> Vec<Key> {
     let template = object.spec.template.spec.iter();
     let logins = template.flat_map(|spec| spec.image_pull_secrets.iter().flatten());
     let logins = logins.map(|secret| Key::beside(object, "secrets", &secret.name));
-    used(object).iter().map(|input| Key::beside(object, input.resource, &input.name)).chain(logins).collect()
+    used(object)
+        .iter()
+        .map(|input| Key::beside(object, input.resource, &input.name))
+        .chain(logins)
+        .chain([namespace(object)])
+        .collect()
 }
 
 /// The Deployments that a LoadBalancer routes to, by name.

@@ -10,7 +10,7 @@ use super::pods::{self, Next, View};
 use super::revisions;
 use super::rollout::{self, Standings};
 use super::status::Rollout;
-use super::{Observed, Step, blueprint, placement, status};
+use super::{Observed, Step, blueprint, claims, placement, status};
 use crate::api::deployment::{Decisions, Deployment, DeploymentStatus, EVICT_ANNOTATION, Pod};
 use crate::api::labels;
 use crate::api::object::Object as _;
@@ -29,7 +29,9 @@ const AT_A_TIME: usize = 24;
 pub fn plan(object: &Deployment, observed: &Observed, want: Want, now: Timestamp) -> Plan<Step, DeploymentStatus> {
     let before = object.status.clone().unwrap_or_default();
     let mut d = before.decisions.clone().unwrap_or_default();
-    let context = &PlanContext { object, observed, before: &before, now };
+    claims::decide(object, observed, &mut d);
+    let decided = d.claims.clone().unwrap_or_default();
+    let context = &PlanContext { object, observed, claims: &decided, before: &before, now };
     let deleting = want == Want::Absent;
     if want == Want::Paused {
         let status = status::render(context, d, Vec::new(), Rollout::Halted);

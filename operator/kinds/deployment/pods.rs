@@ -6,10 +6,10 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 
-use super::blueprint::{Blueprint, Part, docker_name, grace_seconds, pod_spec};
+use super::blueprint::{Blueprint, Outside, Part, docker_name, grace_seconds, pod_spec};
 use super::context::PlanContext;
 use super::rollout::Standing;
-use super::{Step, blueprint, placement};
+use super::{Step, blueprint, claims, placement};
 use crate::api::deployment::{Pod, Restarts, Revision};
 use crate::api::labels;
 use crate::api::load_balancer::ServerState;
@@ -93,7 +93,9 @@ pub fn view<'a>(context: &'a PlanContext<'a>, revision: &'a Revision, pod: &Pod)
     let (spec, docker) = (pod_spec(revision), observed.docker(&pod.host));
     let networks = observed.inputs.networks(&spec);
     let binary = docker.and_then(|docker| docker.binary.as_deref());
-    let blueprint = blueprint::blueprint(object, pod, revision, &networks, binary);
+    let exact = claims::exact(observed, context.claims, &pod.host);
+    let blueprint =
+        blueprint::blueprint(object, pod, revision, &Outside { networks: &networks, exact: &exact, binary });
     let known: BTreeSet<String> = blueprint.parts().map(|part| part.name.clone()).collect();
     let mut strays = Vec::new();
     let seen = docker.and_then(|docker| docker.containers.known()).map(|all| {
@@ -337,6 +339,19 @@ impl View<'_> {
                     None => note(PodPhase::ContainerCreating, format!("getting image {tag}")),
                 });
             }
+        }
+        for container in blueprint::containers(&self.spec) {
+            let exact = self.revision.images.get(&container.name);
+            let image = docker.images.known().and_then(|images| images.get(exact?));
+            let user = image.map(|image| image.user.as_str()).unwrap_or_default();
+            if let Some(why) = blueprint::breaks_non_root(&self.spec, container, user) {
+                let message = format!("container {}: {why}", container.name);
+                return Some(note(PodPhase::CreateContainerConfigError, message));
+            }
+        }
+        if let Some(claim) = claims::of(&self.spec).find(|claim| !self.context.claims.contains_key(*claim)) {
+            let message = format!("asking the hosts whether they have a volume {claim}");
+            return Some(note(PodPhase::ContainerCreating, message));
         }
         if docker.daemon.is_none() {
             return Some(note(PodPhase::ContainerCreating, format!("asking host {} about its engine", pod.host)));

@@ -220,6 +220,7 @@ mod tests {
         ) {
             let object = object(replicas, surge, unavailable);
             let host = HostSeen {
+                volumes: Default::default(),
                 labels: BTreeMap::new(), failure_domain: "local".into(), schedulable: true, docker: DockerSeen::nothing(),
             };
             let observed = Observed { hosts: BTreeMap::from([("local".to_owned(), host)]), ..Default::default() };
@@ -230,7 +231,7 @@ mod tests {
             let there = d.pods.len();
             let recorded = DeploymentStatus::default();
             let now = Timestamp::UNIX_EPOCH;
-            let context = PlanContext { object: &object, observed: &observed, before: &recorded, now };
+            let context = PlanContext { object: &object, observed: &observed, claims: &BTreeMap::new(), before: &recorded, now };
             adjust(&context, &standing, limits, &mut d);
             let after = d.pods.iter().filter(of).count();
             let least = limits.replicas - limits.unavailable.min(limits.replicas);

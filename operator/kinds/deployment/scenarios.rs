@@ -336,7 +336,7 @@ async fn a_group_is_prepared_in_order_and_goes_with_its_own_volumes_only() {
     world.until("gone", |_| world.containers().is_empty()).await;
     sleep(Duration::from_secs(1)).await;
     let left = world.engine().world(|world| (world.volumes.keys().cloned().collect::<Vec<_>>(), world.networks.len()));
-    assert_eq!(left, (vec!["kept".to_owned()], 0));
+    assert_eq!(left, (vec!["default.claim.kept".to_owned()], 0));
     assert!(world.status().await.is_none());
 }
 

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::PodSpec;
 
 use super::context::PlanContext;
 use super::rollout::{self, Limits};
-use super::{Step, blueprint, placement, revisions};
+use super::{Step, blueprint, claims, placement, revisions};
 use crate::api::conditions::{Verdict, no, set, unknown, yes};
 use crate::api::deployment::{Decisions, Deployment, DeploymentPhase, DeploymentStatus};
 use crate::api::endpoints::{Endpoint, EndpointSet, EndpointState};
@@ -16,6 +16,9 @@ use crate::api::load_balancer::ServerState;
 use crate::api::object::Object as _;
 use crate::api::pod::{PodPhase, PodSeen};
 use crate::kinds::network_of;
+
+/// The condition of a Deployment with a claim that is not the namespace's own volume.
+const FOREIGN: &str = "ForeignVolume";
 
 /// The state of the rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +84,11 @@ pub fn render(context: &PlanContext, d: Decisions, pods: Vec<PodSeen>, rollout: 
         ("Degraded", degraded),
     ] {
         set(&mut status.conditions, kind, verdict, generation, now);
+    }
+    // The condition exists only while there is such a claim.
+    match claims::warning(object, context.observed, &d) {
+        Some(why) => set(&mut status.conditions, FOREIGN, yes("DockerVolumeByName", why), generation, now),
+        None => status.conditions.retain(|condition| condition.type_ != FOREIGN),
     }
     status.decisions = Some(d);
     status

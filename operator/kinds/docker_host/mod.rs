@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use crate::api::docker_host::{DockerHost, DockerHostSpec, DockerHostStatus, Endpoint, LOCAL};
+use crate::api::docker_host::{DockerHost, DockerHostSpec, DockerHostStatus, Endpoint, LOCAL, is_plain};
 use crate::api::failure::Failure;
 use crate::engine::hosts::Hosts;
 use crate::engine::{HostInfo, docker::Tls};
@@ -36,7 +36,10 @@ impl DockerHostKind {
 
 /// The object to create when there is no DockerHost: this machine's own engine.
 pub fn local_host(endpoint: &Endpoint) -> DockerHost {
-    DockerHost::new(LOCAL, DockerHostSpec { endpoint: endpoint.to_string(), ..Default::default() })
+    let mut spec = DockerHostSpec { endpoint: endpoint.to_string(), ..Default::default() };
+    // The person who started the operator named this endpoint in DOCKER_HOST.
+    spec.insecure = is_plain(&spec);
+    DockerHost::new(LOCAL, spec)
 }
 
 /// The observed state of a host.

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{Answer, DockerHostKind, Observed, Registration, Step};
 use crate::api::conditions::{Status, Verdict, no, set, unknown, yes};
-use crate::api::docker_host::{Capacity, DockerHost, DockerHostStatus};
+use crate::api::docker_host::{Capacity, DockerHost, DockerHostStatus, is_plain};
 use crate::api::failure::Failure;
 use crate::api::object::Object as _;
 use crate::runtime::{Plan, Planned, Want};
@@ -16,6 +16,7 @@ const CALM: Duration = Duration::from_secs(30);
 /// Poll interval of a host in trouble, so that its return is noticed soon.
 const ALERT: Duration = Duration::from_secs(5);
 const READY: &str = "Ready";
+const INSECURE: &str = "InsecureTransport";
 
 /// Pure: what to record about the host and what to do.
 pub fn plan(object: &DockerHost, observed: &Observed, want: Want, now: Timestamp) -> Planned<DockerHostKind> {
@@ -54,6 +55,7 @@ pub fn plan(object: &DockerHost, observed: &Observed, want: Want, now: Timestamp
     };
     status.reachable = ready.status == Status::True;
     set_ready(&mut status, ready, now);
+    warn_of_plain(object, &mut status, now);
     Plan { status, steps, requeue: Some(requeue), finished: false }
 }
 
@@ -82,6 +84,19 @@ pub(super) fn failed(mut status: DockerHostStatus, step: &Step, failure: &Failur
     status
 }
 
+/// The condition exists only while the endpoint is plain.
+fn warn_of_plain(object: &DockerHost, status: &mut DockerHostStatus, now: Timestamp) {
+    if !is_plain(&object.spec) {
+        return status.conditions.retain(|condition| condition.type_ != INSECURE);
+    }
+    let message = format!(
+        "{} has no TLS: whoever is on the way reads every password and controls the engine; use spec.tls",
+        object.spec.endpoint
+    );
+    let generation = status.observed_generation.unwrap_or_default();
+    set(&mut status.conditions, INSECURE, yes("PlainTcp", message), generation, now);
+}
+
 fn set_ready(status: &mut DockerHostStatus, ready: Verdict, now: Timestamp) {
     let generation = status.observed_generation.unwrap_or_default();
     set(&mut status.conditions, READY, ready, generation, now);
@@ -94,13 +109,14 @@ mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
     use super::*;
-    use crate::api::docker_host::DockerHostSpec;
+    use crate::api::docker_host::{DockerHostSpec, TlsReference};
     use crate::api::failure::Class;
     use crate::engine::HostInfo;
 
     fn host() -> DockerHost {
+        let tls = Some(TlsReference { secret_name: "cert".into(), secret_namespace: "default".into() });
         let mut host =
-            DockerHost::new("far", DockerHostSpec { endpoint: "tcp://far:2376".into(), ..Default::default() });
+            DockerHost::new("far", DockerHostSpec { endpoint: "tcp://far:2376".into(), tls, ..Default::default() });
         host.metadata.generation = Some(1);
         host
     }
@@ -181,6 +197,26 @@ mod tests {
         let status =
             plan(&host(), &Observed { registration: Registration::Same, answer: info() }, host().want(), at(10)).status;
         assert_eq!((status.reachable, status.capacity), (true, Some(Capacity { cpus: 4, memory: 8 << 30 })));
+    }
+
+    #[test]
+    fn a_host_without_tls_says_so_as_long_as_it_has_none() {
+        let mut plain = host();
+        plain.spec.tls = None;
+        check(
+            &plain,
+            Registration::Same,
+            info(),
+            expect![[r#"
+            Ready=True Reachable since 10: Docker Engine 20.10.24 answers
+            InsecureTransport=True PlainTcp since 10: tcp://far:2376 has no TLS: whoever is on the way reads every password and controls the engine; use spec.tls
+            again in 30s, finished: false
+        "#]],
+        );
+        let observed = Observed { registration: Registration::Same, answer: info() };
+        let mut mended = host();
+        mended.status = Some(plan(&plain, &observed, Want::Present, at(1)).status);
+        assert_eq!(plan(&mended, &observed, Want::Present, at(2)).status.conditions.len(), 1);
     }
 
     #[test]

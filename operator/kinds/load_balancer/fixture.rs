@@ -1,7 +1,7 @@
 //! Shared by the tests of this kind: an object, its surroundings, and balancers that obey commands.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use jiff::Timestamp;
@@ -312,6 +312,7 @@ fn docker(object: &LoadBalancer) -> DockerSeen {
     DockerSeen {
         containers: Fact::Known(BTreeMap::new()),
         volumes: Fact::Known(workload::members(object).into_iter().map(|(_, container)| container).collect()),
+        foreign: Fact::Known(BTreeSet::new()),
         networks: Fact::Known([network("evenkeel-default"), network("default.pg")].into()),
         images: Fact::Known(
             ["haproxy:2.6", "haproxy:2.8", "nginx:1.22", object.spec.image()]
@@ -324,7 +325,7 @@ fn docker(object: &LoadBalancer) -> DockerSeen {
 }
 
 fn image_seen() -> ImageSeen {
-    ImageSeen { id: String::new(), digests: Vec::new() }
+    ImageSeen { id: String::new(), ..Default::default() }
 }
 
 /// A running container that was created from this spec.

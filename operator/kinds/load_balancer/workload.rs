@@ -9,12 +9,14 @@ use super::render::dialect;
 use super::{LoadBalancer, Observed, Step, Targets};
 use crate::api::labels;
 use crate::api::object::Object as _;
-use crate::engine::{Attachment, BINARY_DIR, ContainerSpec, NetworkSpec, Security};
+use crate::engine::{Attachment, BINARY_DIR, Chosen, ContainerSpec, NetworkSpec, Security};
 use crate::kinds::containers::bounds::limits;
 use crate::kinds::containers::converge::{self, Common, Volumes, removals};
 use crate::kinds::containers::{Deed, HOME, Member, Needs, networks};
 use crate::kinds::{network_of, network_spec};
 
+/// Limit of processes and threads of a balancer, unless its resources name one.
+const PIDS: i64 = 1024;
 /// Grace for open connections when a balancer is stopped, in seconds.
 const STOP_SECONDS: i64 = 30;
 
@@ -89,6 +91,7 @@ pub fn container_spec(object: &LoadBalancer, observed: &Observed, ordinal: u32, 
             ..Default::default()
         },
         name,
+        chosen: Chosen { pids_limit: Some(PIDS), ..Default::default() },
         ..limits(&spec.resources)
     })
 }
@@ -106,7 +109,7 @@ fn entrypoint(dialect: &Dialect) -> Vec<String> {
 pub fn needs(object: &LoadBalancer, targets: &Targets) -> Needs {
     let mut networks = networks(object, targets);
     networks.insert(network_of(object.namespace()));
-    Needs { images: [object.spec.image().to_owned()].into(), networks }
+    Needs { images: [object.spec.image().to_owned()].into(), networks, ..Default::default() }
 }
 
 fn common<'a>(object: &'a LoadBalancer, observed: &'a Observed, network: &'a NetworkSpec) -> Common<'a> {

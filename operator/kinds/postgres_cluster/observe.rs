@@ -11,7 +11,7 @@ use crate::kinds::containers::Needs;
 pub async fn observe(controller: &PostgresClusterKind, object: &PostgresCluster) -> Result<Observed, Failure> {
     let owner = object.owner();
     let networks = [network_name(object), peers_network_name(object)].into();
-    let needs = Needs { images: [object.spec.image.clone()].into(), networks };
+    let needs = Needs { images: [object.spec.image.clone()].into(), networks, ..Default::default() };
     let (hosts, authority) = tokio::join!(
         controller.docker.observe(&owner, workload::hosts(object), &needs),
         Authority::read(&controller.objects, object, controller.clock.now()),

@@ -236,7 +236,7 @@ impl Engine for SimEngine {
 
     async fn image(&self, image: &str) -> Result<Option<ImageSeen>, Error> {
         let found = self.read("look for the image", |state| state.images.contains(image)).await?;
-        Ok(found.then(|| ImageSeen { id: image.to_owned(), digests: Vec::new() }))
+        Ok(found.then(|| ImageSeen { id: image.to_owned(), ..Default::default() }))
     }
 
     async fn pull_image(&self, image: &str, _: Option<&RegistryLogin>) -> Result<(), Error> {

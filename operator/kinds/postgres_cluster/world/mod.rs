@@ -375,10 +375,11 @@ impl World {
             let subnet = ([172, second, 0, 0].into(), 16);
             (name.clone(), NetworkSeen { name: name.clone(), id: id.clone(), ours: true, subnet })
         };
-        let image = ImageSeen { id: format!("id of {}", self.object.spec.image), digests: Vec::new() };
+        let image = ImageSeen { id: format!("id of {}", self.object.spec.image), ..Default::default() };
         let host = DockerSeen {
             containers: Fact::Known(self.boxes.iter().map(seen).collect()),
             volumes: Fact::Known(self.disks.keys().cloned().collect()),
+            foreign: Fact::Known(std::collections::BTreeSet::new()),
             networks: Fact::Known(self.networks.iter().map(network).collect()),
             images: Fact::Known(self.image.then(|| (self.object.spec.image.clone(), image)).into_iter().collect()),
             binary: self.binary.then(|| self.program.into()),
