@@ -6,7 +6,7 @@
 //!   renders the report.
 //! - [`run`]: the loop; observes (`poll`), takes a `snapshot`, calls `next`, performs (`perform`), reports.
 //! - `proof`: whether a new client can write now; `collations`: what sorts text here.
-//! - The other files have one task each: files (`place`, `durable`, `secrets`, `conf`, `configure`, `dry_start`, `leftovers`),
+//! - The other files have one task each: files (`place`, `theirs`, `durable`, `secrets`, `conf`, `configure`, `dry_start`, `leftovers`),
 //!   processes (`process`, `tools`, `jobs`, `server_log`),
 //!   connections to the local server (`sql`, `identify`) and from the operator (`control`).
 
@@ -37,5 +37,6 @@ mod shell;
 mod snapshot;
 mod sql;
 pub mod state;
+mod theirs;
 mod tools;
 pub mod wire;
