@@ -26,6 +26,7 @@ use crate::store::{Clock, Key};
 use crate::supervisor::wire::{Order, Report};
 
 mod act;
+mod bounds;
 mod collations;
 mod decided;
 mod definition;
@@ -131,6 +132,8 @@ pub struct Observed {
     pub proven_ms: BTreeMap<String, u64>,
     /// This operator has just started, and a supervisor has not answered it yet.
     pub calling: bool,
+    /// Why the last report of a member was refused, by member name.
+    pub refused: BTreeMap<String, String>,
     /// The cluster's Secrets.
     pub secrets: SecretsSeen,
 }

@@ -388,6 +388,7 @@ impl World {
             libraries: self.libraries.clone(),
             links,
             calling: self.operators[operator].young,
+            refused: BTreeMap::new(),
             secrets: self.secrets.clone(),
         }
     }
