@@ -39,6 +39,9 @@ pub use views::Views;
 /// Default number of changes that are kept so that watches can resume: hours of a busy operator.
 pub const WINDOW: u64 = 10_000;
 
+/// Number of bytes of those changes, with the objects before and after. The oldest go first.
+pub const WINDOW_BYTES: u64 = 256 << 20;
+
 /// The key of an object.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {

@@ -1,11 +1,11 @@
 //! What sorts text here: the libraries of this container, and the number of indexes that depend on them. Both are found
 //! out beside the loop, also on a standby, so that they are known when it becomes the primary; decides nothing.
 
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use tokio_util::task::AbortOnDropHandle;
 
+use super::place::Place;
 use super::process::Reaper;
 use super::sql::Session;
 use super::tools;
@@ -57,17 +57,18 @@ impl Counting {
 }
 
 /// Counts; the libraries of the container are asked for only if they are not known.
-pub async fn count(reaper: Reaper, known: Option<Libraries>) -> Counted {
+pub async fn count(place: Place, reaper: Reaper, known: Option<Libraries>) -> Counted {
     let libraries = match known {
         Some(known) => Ok(known),
-        None => libraries(&reaper).await,
+        None => libraries(&place, &reaper).await,
     };
     (libraries, sorted().await.map_err(|error| chain(&error)))
 }
 
-async fn libraries(reaper: &Reaper) -> Result<Libraries, String> {
-    let mut command = Command::new(ASK[0]);
-    command.args(&ASK[1..]).stdin(Stdio::null()).current_dir("/").env("LC_ALL", "C");
+/// Asks the programs of the image, as the server's user: as root they have no business here.
+async fn libraries(place: &Place, reaper: &Reaper) -> Result<Libraries, String> {
+    let mut command = place.tool("/bin/sh");
+    command.args(&ASK[1..]);
     let output = tools::run_within(reaper, command, LIMIT).await.map_err(|error| chain(&error))?;
     Libraries::read(&output).ok_or_else(|| "neither getconf nor ldd says which C library this image has".to_owned())
 }

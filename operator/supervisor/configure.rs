@@ -124,14 +124,11 @@ impl Shell {
     fn clear_auto_conf(&self) -> Result<(), String> {
         const EMPTY: &str = "# Evenkeel keeps this file empty: settings belong into the object's spec.parameters.\n";
         let path = self.place.pgdata().join("postgresql.auto.conf");
-        if std::fs::read(&path).is_ok_and(|text| text == EMPTY.as_bytes()) {
+        let theirs = self.place.theirs();
+        if theirs.text(&path) == EMPTY {
             return Ok(());
         }
-        std::fs::write(&path, EMPTY)
-            .and_then(|()| {
-                std::os::unix::fs::chown(&path, Some(self.place.uid.as_raw()), Some(self.place.gid.as_raw()))
-            })
-            .map_err(|error| format!("writing {}: {error}", path.display()))
+        theirs.write(&path, EMPTY).map_err(|error| format!("writing {}: {error}", path.display()))
     }
 
     /// Brings a configuration into force.

@@ -165,7 +165,7 @@ impl Judge {
 
     async fn make_directory(&self) -> Result<(), String> {
         let Site { place, reaper } = &self.site;
-        if self.data().join("global/pg_control").exists() {
+        if place.theirs().exists(&self.data().join("global/pg_control")) {
             return Ok(());
         }
         if place.disk_free() < ROOM {

@@ -7,11 +7,12 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::conf;
-use super::durable::sync_folder;
+use super::durable::{self, sync_folder};
 use super::leftovers;
 use super::place::Place;
 use super::process::Reaper;
 use super::sql;
+use super::theirs;
 use super::tools;
 use super::wire::{Follow, Init};
 pub use crate::api::chain::chain;
@@ -89,7 +90,8 @@ impl Site {
         }
         tools::run(&self.reaper, command).await?;
         let statements = self.place.own().join("bootstrap.sql");
-        std::fs::write(&statements, sql::bootstrap()).map_err(|error| Failure::io("writing", &statements, &error))?;
+        durable::write(&statements, sql::bootstrap().as_bytes())
+            .map_err(|error| Failure::io("writing", &statements, &error))?;
         let input = File::open(&statements).map_err(|error| Failure::io("opening", &statements, &error))?;
         let output = self.single(&new, "postgres", Stdio::from(input), None).await?;
         if let Some(line) = output.lines().find(|line| line.contains("ERROR:")) {
@@ -133,7 +135,8 @@ impl Site {
         let pgdata = self.place.pgdata();
         // A single-user server starts neither in standby mode nor with the pid file of a killed server.
         for leftover in ["standby.signal", "postmaster.pid"] {
-            remove(&pgdata.join(leftover))?;
+            let path = pgdata.join(leftover);
+            self.place.theirs().remove(&path).map_err(|error| Failure::io("removing", &path, &error))?;
         }
         let configuration = self.place.configuration().join("postgresql.conf");
         self.single(&pgdata, "template1", Stdio::null(), Some(&configuration)).await?;
@@ -197,12 +200,13 @@ impl Site {
     /// Empties the directories of the old directory's tablespaces, with the rights of the server's user: pg_basebackup
     /// copies into empty ones only.
     async fn clear_tablespaces(&self) -> Result<(), Failure> {
-        let links = [self.place.pgdata(), self.place.pgdata_new()].map(|data| leftovers::tablespaces(&data));
+        let links =
+            [self.place.pgdata(), self.place.pgdata_new()].map(|data| leftovers::tablespaces(&self.place, &data));
         for directory in links.into_iter().flatten() {
-            let entries = std::fs::read_dir(&directory).into_iter().flatten().flatten();
-            for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("PG_")) {
+            let names = self.place.theirs().names(&directory);
+            for name in names.into_iter().filter(|name| name.to_string_lossy().starts_with("PG_")) {
                 let mut command = self.place.tool("/bin/rm");
-                command.args(["-rf", "--"]).arg(entry.path());
+                command.args(["-rf", "--"]).arg(directory.join(name));
                 tools::run(&self.reaper, command).await?;
             }
         }
@@ -212,8 +216,8 @@ impl Site {
     /// Removes the old directory before the copy if there is no room for both. It is unusable once a copy has begun.
     async fn make_room(&self, new: &Path) -> Result<(), Failure> {
         let old = self.place.pgdata();
-        let measured = old.clone();
-        let size = tokio::task::spawn_blocking(move || size_of(&measured)).await.unwrap_or_default();
+        let (measured, theirs) = (old.clone(), self.place.theirs());
+        let size = tokio::task::spawn_blocking(move || theirs.size(&measured)).await.unwrap_or_default();
         if self.place.disk_free() < size + size / 10 {
             tracing::info!(path = %old.display(), "removing the old data directory: there is no room for two");
             remove_tree(&old).await?;
@@ -244,11 +248,7 @@ impl Site {
 
     fn standby_signal(&self, data: &Path) -> Result<(), Failure> {
         let path = data.join("standby.signal");
-        let make = || {
-            File::create(&path)?.sync_all()?;
-            std::os::unix::fs::chown(&path, Some(self.place.uid.as_raw()), Some(self.place.gid.as_raw()))
-        };
-        make().map_err(|error| Failure::io("making", &path, &error))?;
+        self.place.theirs().write(&path, "").map_err(|error| Failure::io("writing", &path, &error))?;
         synced(Some(data))
     }
 }
@@ -258,33 +258,12 @@ fn synced(folder: Option<&Path>) -> Result<(), Failure> {
     sync_folder(folder).map_err(|error| Failure::io("syncing", folder, &error))
 }
 
-fn remove(path: &Path) -> Result<(), Failure> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Failure::io("removing", path, &error)),
-        _ => Ok(()),
-    }
-}
-
 /// Removes a directory tree, if it exists, in another thread than the loop's.
 pub async fn remove_tree(path: &Path) -> Result<(), Failure> {
     let tree = path.to_owned();
-    let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(tree)).await;
-    match removed.unwrap_or_else(|panic| Err(std::io::Error::other(panic))) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Failure::io("removing", path, &error)),
-        _ => Ok(()),
-    }
-}
-
-/// Bytes of the files below a directory.
-fn size_of(path: &Path) -> u64 {
-    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-    entries
-        .map(|entry| match entry.metadata() {
-            Ok(metadata) if metadata.is_dir() => size_of(&entry.path()),
-            Ok(metadata) => metadata.len(),
-            Err(_) => 0,
-        })
-        .sum()
+    let removed = tokio::task::spawn_blocking(move || theirs::remove_directory(&tree)).await;
+    let removed = removed.unwrap_or_else(|panic| Err(std::io::Error::other(panic)));
+    removed.map_err(|error| Failure::io("removing", path, &error))
 }
 
 #[cfg(test)]

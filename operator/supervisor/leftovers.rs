@@ -1,16 +1,21 @@
 //! What a data directory that is not in use has of its past: logical slots of a former primary, links to tablespaces.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+
+use super::place::Place;
 
 /// Names of the logical slots of a directory that was a primary's: nothing advances them on a standby, and each holds back
 /// WAL and dead rows for ever. A standby's own slots are left alone.
-pub fn logical_slots(pgdata: &Path) -> Vec<String> {
-    if pgdata.join("standby.signal").exists() {
+pub fn logical_slots(place: &Place) -> Vec<String> {
+    let (theirs, pgdata) = (place.theirs(), place.pgdata());
+    if theirs.exists(&pgdata.join("standby.signal")) {
         return Vec::new();
     }
-    let slots = std::fs::read_dir(pgdata.join("pg_replslot")).into_iter().flatten().flatten();
-    let logical = slots.filter(|slot| std::fs::read(slot.path().join("state")).is_ok_and(|state| is_logical(&state)));
-    let mut names: Vec<String> = logical.map(|slot| slot.file_name().to_string_lossy().into_owned()).collect();
+    let slots = pgdata.join("pg_replslot");
+    let state = |slot: &OsString| theirs.read(&slots.join(slot).join("state"));
+    let names = theirs.names(&slots).into_iter().filter(|slot| state(slot).is_ok_and(|state| is_logical(&state)));
+    let mut names: Vec<String> = names.map(|slot| slot.to_string_lossy().into_owned()).collect();
     names.sort();
     names
 }
@@ -21,9 +26,8 @@ fn is_logical(state: &[u8]) -> bool {
 }
 
 /// The directories of tablespaces, by the links to them.
-pub fn tablespaces(pgdata: &Path) -> Vec<PathBuf> {
-    let links = std::fs::read_dir(pgdata.join("pg_tblspc")).into_iter().flatten().flatten();
-    links.filter_map(|link| std::fs::read_link(link.path()).ok()).collect()
+pub fn tablespaces(place: &Place, data: &Path) -> Vec<PathBuf> {
+    place.theirs().links(&data.join("pg_tblspc"))
 }
 
 /// The directory of a tablespace that replay misses, in the server's last words.
@@ -43,15 +47,16 @@ mod tests {
     fn the_logical_slots_of_a_former_primary_are_found_and_no_others() {
         let folder = tempfile::tempdir().unwrap();
         for (name, database) in [("cdc", 16_384_u32), ("evenkeel_2", 0), ("archive", 0)] {
-            let slot = folder.path().join("pg_replslot").join(name);
+            let slot = folder.path().join("pgdata/pg_replslot").join(name);
             std::fs::create_dir_all(&slot).unwrap();
             let mut state = vec![1; 80];
             state.extend(database.to_ne_bytes());
             std::fs::write(slot.join("state"), state).unwrap();
         }
-        assert_eq!(logical_slots(folder.path()), ["cdc"]);
-        std::fs::write(folder.path().join("standby.signal"), "").unwrap();
-        assert_eq!(logical_slots(folder.path()), Vec::<String>::new());
+        let place = Place::at(folder.path());
+        assert_eq!(logical_slots(&place), ["cdc"]);
+        std::fs::write(folder.path().join("pgdata/standby.signal"), "").unwrap();
+        assert_eq!(logical_slots(&place), Vec::<String>::new());
     }
 
     /// Regression 122: a tablespace was made in a directory of the primary's container. The standbys ended at its replay,

@@ -6,7 +6,8 @@
 //!   renders the report.
 //! - [`run`]: the loop; observes (`poll`), takes a `snapshot`, calls `next`, performs (`perform`), reports.
 //! - `proof`: whether a new client can write now; `collations`: what sorts text here.
-//! - The other files have one task each: files (`place`, `durable`, `secrets`, `tls`, `conf`, `configure`, `dry_start`, `leftovers`),
+//! - The other files have one task each: files (`place`, `theirs`, `durable`, `secrets`, `tls`, `conf`, `configure`,
+//!   `dry_start`, `leftovers`),
 //!   processes (`process`, `tools`, `jobs`, `server_log`),
 //!   connections to the local server (`sql`, `identify`) and from the operator (`control`).
 
@@ -37,6 +38,7 @@ mod shell;
 mod snapshot;
 mod sql;
 pub mod state;
+mod theirs;
 pub mod tls;
 mod tools;
 pub mod wire;

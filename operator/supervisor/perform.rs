@@ -357,7 +357,7 @@ impl Shell {
 
     /// Remembers the logical slots that this directory loses because it was a primary's and no longer is.
     fn lose_slots(&mut self) -> Vec<String> {
-        let lost = leftovers::logical_slots(&self.place.pgdata());
+        let lost = leftovers::logical_slots(&self.place);
         if !lost.is_empty() {
             tracing::warn!(slots = %lost.join(", "), "logical slots are lost with the change of the primary");
             self.server.lost_slots = (lost.clone(), boottime_ms());
@@ -368,13 +368,9 @@ impl Shell {
     /// We hold the lock, so files of a postmaster are stale. A standby keeps no logical slots, and no slots of ours, from its
     /// time as primary.
     fn clear_leftovers(&mut self, standby: bool) -> Result<(), String> {
-        let pgdata = self.place.pgdata();
-        let remove = |path: &Path| match std::fs::remove_file(path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(format!("removing {}: {error}", path.display()))
-            }
-            _ => Ok(()),
-        };
+        let (pgdata, theirs) = (self.place.pgdata(), self.place.theirs());
+        let failed = |doing: &str, path: &Path, error| format!("{doing} {}: {error}", path.display());
+        let remove = |path: &Path| theirs.remove(path).map_err(|error| failed("removing", path, error));
         let socket = sql::socket();
         remove(&pgdata.join("postmaster.pid"))?;
         remove(&socket.with_extension(format!("{PORT}.lock")))?;
@@ -382,17 +378,15 @@ impl Shell {
         remove(&pgdata.join("recovery.signal"))?;
         let signal = pgdata.join("standby.signal");
         if standby {
+            let slots = pgdata.join("pg_replslot");
+            let drop = |slot: &Path| theirs.remove_folder(slot).map_err(|error| failed("removing", slot, error));
             for slot in self.lose_slots() {
-                std::fs::remove_dir_all(pgdata.join("pg_replslot").join(slot)).map_err(words)?;
+                drop(&slots.join(slot))?;
             }
-            let owner = (Some(self.place.uid.as_raw()), Some(self.place.gid.as_raw()));
-            std::fs::File::create(&signal)
-                .and_then(|file| file.sync_all())
-                .and_then(|()| std::os::unix::fs::chown(&signal, owner.0, owner.1))
-                .map_err(|error| format!("writing {}: {error}", signal.display()))?;
-            for slot in std::fs::read_dir(pgdata.join("pg_replslot")).into_iter().flatten().flatten() {
-                if slot.file_name().to_string_lossy().starts_with(SLOT_PREFIX) {
-                    std::fs::remove_dir_all(slot.path()).map_err(words)?;
+            theirs.write(&signal, "").map_err(|error| failed("writing", &signal, error))?;
+            for slot in theirs.names(&slots) {
+                if slot.to_string_lossy().starts_with(SLOT_PREFIX) {
+                    drop(&slots.join(slot))?;
                 }
             }
         } else {

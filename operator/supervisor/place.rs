@@ -5,6 +5,7 @@ use std::process::Command;
 
 use nix::unistd::{Gid, Uid, User};
 
+use super::theirs::Theirs;
 use super::{durable, wire};
 use crate::api::postgres_settings::SOCKETS;
 
@@ -78,6 +79,11 @@ impl Place {
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
         };
         make().map_err(|source| Error::Prepare { path: path.to_owned(), source })
+    }
+
+    /// Access to files with the rights of the server's user.
+    pub fn theirs(&self) -> Theirs {
+        Theirs { uid: self.uid, gid: self.gid }
     }
 
     /// The data directory.

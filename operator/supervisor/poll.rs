@@ -1,12 +1,11 @@
 //! Polls before each decision: the server, its pid file, its control file, the clock.
 
-use std::path::Path;
-
 use tokio_util::task::AbortOnDropHandle;
 
 use super::conf;
 use super::identify;
 use super::jobs::chain;
+use super::place::Place;
 use super::process;
 use super::shell::{Note, Postmaster, Reply, Shell, Stop, boottime};
 use super::snapshot::{self, live_timeline};
@@ -47,7 +46,7 @@ impl Shell {
         match &mut self.server.postmaster {
             Some(postmaster) if postmaster.stopping.is_some() => {}
             Some(postmaster) if !postmaster.ready => {
-                postmaster.ready = is_ready(&self.place.pgdata(), postmaster);
+                postmaster.ready = is_ready(&self.place, postmaster);
                 self.clocks.poll_at = if postmaster.ready { now } else { now + STARTING_MS };
                 if postmaster.ready {
                     self.poll(now).await;
@@ -215,7 +214,7 @@ impl Shell {
         if let Some(live) = poll.segment.as_deref().and_then(live_timeline)
             && self.server.run.history.0 != live
         {
-            self.server.run.history = (live, history(&self.place.pgdata(), live));
+            self.server.run.history = (live, history(&self.place, live));
         }
         let first = self.server.run.poll.is_none();
         if first {
@@ -312,7 +311,7 @@ impl Shell {
     /// For a server that is down: reads whether it ended cleanly, and where its WAL ends.
     async fn read_control_file(&mut self) {
         self.server.down.read = true;
-        if snapshot::data(&self.place.pgdata(), false) == Data::None {
+        if snapshot::data(&self.place, false) == Data::None {
             return;
         }
         match tools::control(&self.place, &self.reaper).await {
@@ -327,17 +326,16 @@ impl Shell {
 }
 
 /// Whether the postmaster reports in its pid file that it is ready: line 1 is its pid, line 8 its state.
-fn is_ready(pgdata: &Path, postmaster: &Postmaster) -> bool {
-    let text = std::fs::read_to_string(pgdata.join("postmaster.pid")).unwrap_or_default();
+fn is_ready(place: &Place, postmaster: &Postmaster) -> bool {
+    let text = place.theirs().text(&place.pgdata().join("postmaster.pid"));
     let mut lines = text.lines().map(str::trim);
     let pid = lines.next().and_then(|line| line.parse::<i32>().ok());
     pid == Some(postmaster.pid.as_raw()) && lines.nth(6) == Some("ready")
 }
 
 /// The history of a timeline: the earlier ones and where each ended.
-fn history(pgdata: &Path, timeline: u32) -> Vec<Fork> {
-    let text = std::fs::read_to_string(pgdata.join(format!("pg_wal/{timeline:08X}.history")));
-    parse_history(&text.unwrap_or_default())
+fn history(place: &Place, timeline: u32) -> Vec<Fork> {
+    parse_history(&place.theirs().text(&place.pgdata().join(format!("pg_wal/{timeline:08X}.history"))))
 }
 
 fn parse_history(text: &str) -> Vec<Fork> {

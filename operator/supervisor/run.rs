@@ -55,6 +55,8 @@ async fn serve(identity: Identity) -> Result<(), Fatal> {
         // would hit others.
         return Err("`evenkeel supervisor` must be PID 1 of its container (no --init, no --pid=host)".into());
     }
+    // A file of the server's user is used with its rights, and those are not root's groups.
+    nix::unistd::setgroups(&[])?;
     let place = Place::find()?;
     place.prepare()?;
     let lock = durable::lock(&place.own())?;
@@ -149,7 +151,7 @@ impl Shell {
             run.counting.task = None;
         } else if ready && run.counting.due(now) {
             let (notes, id) = (self.notes.clone(), run.id.clone());
-            let count = collations::count(self.reaper.clone(), self.server.libraries.clone());
+            let count = collations::count(self.place.clone(), self.reaper.clone(), self.server.libraries.clone());
             run.counting.task = Some(AbortOnDropHandle::new(tokio::spawn(async move {
                 // The loop exists as long as the process.
                 let _ = notes.send(Note::Counted(id, count.await)).await;

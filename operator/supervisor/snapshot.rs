@@ -1,10 +1,8 @@
 //! Computes the [`Seen`] that `next` decides on from the shell's memory. Checks a few file names and the free
 //! disk space, queries no server.
 
-use std::path::Path;
-
 use super::leftovers;
-use super::place;
+use super::place::Place;
 use super::shell::{Postmaster, Run, Shell};
 use super::sql::{Poll, Slot, Walsender};
 use super::state::{Config, Gate, Seen, Server};
@@ -33,7 +31,7 @@ pub fn snapshot(shell: &Shell, now: u64) -> Seen {
     let changed = shell.server.trial.again || judged.map(|judged| &judged.asked) != asked;
     let answers = run.poll.is_some() && matches!(postgres, Postgres::Standby | Postgres::Primary);
     Seen {
-        data: data(&shell.place.pgdata(), shell.durable.unfinished.is_some()),
+        data: data(&shell.place, shell.durable.unfinished.is_some()),
         own_gone: shell.place.own_gone(),
         durable: shell.durable.clone(),
         clean: shell.server.down.clean.filter(|_| shell.server.postmaster.is_none()),
@@ -41,7 +39,9 @@ pub fn snapshot(shell: &Shell, now: u64) -> Seen {
         run: run.id.clone(),
         stopped_ms: now.saturating_sub(shell.server.down.since),
         tablespace_gone: shell.server.postmaster.is_none()
-            && leftovers::tablespaces(&shell.place.pgdata()).iter().any(|directory| place::is_gone(directory)),
+            && leftovers::tablespaces(&shell.place, &shell.place.pgdata())
+                .iter()
+                .any(|directory| shell.place.theirs().is_gone(directory)),
         fresh: shell.server.fresh,
         start_held: now < shell.server.start_held_until,
         restart_asked: run.restart_asked,
@@ -150,12 +150,13 @@ fn renewed_ms(shell: &Shell, now: u64) -> Option<u64> {
 }
 
 /// The state of the data directory, by the names in it.
-pub fn data(pgdata: &Path, unfinished: bool) -> Data {
+pub fn data(place: &Place, unfinished: bool) -> Data {
+    let (theirs, pgdata) = (place.theirs(), place.pgdata());
     if unfinished {
         Data::Broken
-    } else if place::is_gone(&pgdata.join("global/pg_control")) {
+    } else if theirs.is_gone(&pgdata.join("global/pg_control")) {
         Data::None
-    } else if pgdata.join("standby.signal").exists() {
+    } else if theirs.exists(&pgdata.join("standby.signal")) {
         Data::Standby
     } else {
         Data::Primary
@@ -306,13 +307,13 @@ mod tests {
     #[test]
     fn a_directory_is_known_by_its_names() {
         let folder = tempfile::tempdir().unwrap();
-        let pgdata = folder.path();
-        assert_eq!(data(pgdata, false), Data::None);
-        std::fs::create_dir(pgdata.join("global")).unwrap();
+        let (place, pgdata) = (Place::at(folder.path()), folder.path().join("pgdata"));
+        assert_eq!(data(&place, false), Data::None);
+        std::fs::create_dir_all(pgdata.join("global")).unwrap();
         std::fs::write(pgdata.join("global/pg_control"), "").unwrap();
-        assert_eq!(data(pgdata, false), Data::Primary);
+        assert_eq!(data(&place, false), Data::Primary);
         std::fs::write(pgdata.join("standby.signal"), "").unwrap();
-        assert_eq!(data(pgdata, false), Data::Standby);
-        assert_eq!(data(pgdata, true), Data::Broken);
+        assert_eq!(data(&place, false), Data::Standby);
+        assert_eq!(data(&place, true), Data::Broken);
     }
 }

@@ -58,6 +58,15 @@ impl SupervisorBench {
             &volume,
             "-v",
             &binary,
+            "--cap-drop=ALL",
+            "--cap-add=CHOWN",
+            "--cap-add=DAC_OVERRIDE",
+            "--cap-add=FOWNER",
+            "--cap-add=KILL",
+            "--cap-add=SETGID",
+            "--cap-add=SETUID",
+            "--security-opt=no-new-privileges:true",
+            "--pids-limit=4096",
             "--tmpfs",
             "/run/evenkeel:mode=0700",
             "-e",
@@ -623,6 +632,44 @@ fn certificates_are_loaded_without_a_restart_and_bad_ones_leave_the_former_in_fo
             "-rw------- postgres:postgres server.key",
         ]
     );
+}
+
+/// Regression 150: user postgres made a link in its data directory, and the supervisor, which is root, wrote through it and
+/// gave it the target: so it owned any file of the container, that with the promises included. Now a link to a file is
+/// replaced, and a linked folder is refused with its path.
+#[test]
+fn links_in_the_data_directory_give_nothing_of_root_away() {
+    let Some(mut bench) = SupervisorBench::new("links") else { return };
+    let (mut one, mut two, ..) = pair(&mut bench);
+    let lay = "mkdir -p /etc/slots/evenkeel_9 && echo untouched > /etc/canary && chmod 600 /etc/canary && touch /etc/slots/evenkeel_9/state";
+    let seen = "stat -c '%U %a %n' /etc/canary /etc/slots/evenkeel_9 /etc/slots/evenkeel_9/state && cat /etc/canary";
+    let data = |does: &str| format!("cd {VOLUME}/pgdata && {does}");
+    for member in [&one, &two] {
+        member.exec("root", &["sh", "-c", lay]);
+    }
+    let before = one.exec("root", &["sh", "-c", seen]);
+
+    println!("-- a link in the place of postgresql.auto.conf");
+    one.exec("postgres", &["sh", "-c", &data("ln -sf /etc/canary postgresql.auto.conf")]);
+    let settings = [("work_mem".to_owned(), "7MB".to_owned())].into();
+    let order = one.last.order.clone().unwrap();
+    one.say(&Command::Order(Order { settings, ..order }));
+    one.wait("the settings", |report| !report.settings_pending);
+    let auto = one.exec("root", &["sh", "-c", &data("stat -c '%U %F' postgresql.auto.conf")]);
+    assert_eq!((one.exec("root", &["sh", "-c", seen]), auto.as_str()), (before.clone(), "postgres regular file"));
+
+    println!("-- a link in the place of standby.signal, and one in the place of the folder of slots");
+    let lay = "ln -sf /etc/canary standby.signal && mv pg_replslot slots && ln -s /etc/slots pg_replslot && kill -9 $(head -n 1 postmaster.pid)";
+    two.exec("postgres", &["sh", "-c", &data(lay)]);
+    let refused =
+        two.wait("the refusal", |report| report.problem.as_ref().is_some_and(|why| why.contains("pg_replslot")));
+    println!("{:?}", refused.problem);
+    assert!(refused.problem.unwrap().contains("pg_replslot/evenkeel_9: Permission denied"));
+    assert_eq!(two.exec("root", &["sh", "-c", seen]), before);
+    two.exec("postgres", &["sh", "-c", &data("rm pg_replslot && mv slots pg_replslot")]);
+    two.wait("streaming", |report| report.receiver.as_ref().is_some_and(|receiver| receiver.streaming));
+    let signal = two.exec("root", &["sh", "-c", &data("stat -c '%U %F' standby.signal")]);
+    assert_eq!((two.exec("root", &["sh", "-c", seen]), signal.as_str()), (before, "postgres regular empty file"));
 }
 
 /// Regression 116: a password that SASLprep changes gets in.

@@ -220,6 +220,28 @@ fn bollard_and_sqlite_each_have_one_room() {
     expect_none("an adapter stays in its room", problems);
 }
 
+/// Regression 150: the supervisor is root beside a user who may put links anywhere in the data directory.
+#[test]
+fn the_supervisor_touches_files_of_the_servers_user_in_one_file_only() {
+    // Their folders are root's; `theirs.rs` is the one for all others.
+    let free =
+        ["theirs", "place", "durable", "secrets", "control", "proof"].map(|name| format!("supervisor/{name}.rs"));
+    // What they read is the kernel's, or root's.
+    let read = ["process", "probe", "dry_start"].map(|name| format!("supervisor/{name}.rs"));
+    let changes =
+        ["fs::write", "fs::create", "fs::remove", "fs::copy", "fs::set_", "File::create", "OpenOptions", "chown"];
+    let reads = ["fs::read", "fs::metadata", ".exists()"];
+    let mut problems = Vec::new();
+    for source in
+        sources("operator").iter().filter(|source| source.room() == "supervisor" && !free.contains(&source.name))
+    {
+        let reads = reads.iter().filter(|_| !read.contains(&source.name));
+        let found = changes.iter().chain(reads).filter(|word| source.code().contains(**word));
+        problems.extend(found.map(|word| format!("operator/{} has {word}: use theirs.rs", source.name)));
+    }
+    expect_none("files of the server's user are touched with its rights", problems);
+}
+
 #[test]
 fn every_file_says_what_it_is_and_is_not_long() {
     let mut problems = Vec::new();

@@ -8,7 +8,7 @@ use crate::api::labels;
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::{MemberPlace, PostgresCluster};
 use crate::api::postgres_memory::default_shm;
-use crate::engine::{Chosen, ContainerSpec, Daemon};
+use crate::engine::{Chosen, ContainerSpec, Daemon, Security};
 use crate::kinds::containers::bounds::limits;
 use crate::supervisor::wire;
 
@@ -20,6 +20,11 @@ const HASHED_SHM_BYTES: i64 = 256 << 20;
 /// those two: an engine that may not set one starts no container.
 const OOM_ENVIRONMENT: [(&str, &str); 2] =
     [("PG_OOM_ADJUST_FILE", "/proc/self/oom_score_adj"), ("PG_OOM_ADJUST_VALUE", "10")];
+/// What the supervisor needs as root: folders and files for the server's user, that user's rights, an end for its processes.
+/// The server itself has no capability, and nothing in the container gains one.
+const CAPABILITIES: [&str; 6] = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID"];
+/// Most processes of an instance for which none are declared.
+const PROCESSES: i64 = 4_096;
 /// Longer than the supervisor's own time-out of a fast stop.
 pub const STOP_TIMEOUT_SECONDS: i64 = 30;
 
@@ -63,6 +68,14 @@ pub fn container_spec(object: &PostgresCluster, place: &MemberPlace, binary: &st
         stop_timeout_seconds: STOP_TIMEOUT_SECONDS,
         // Safe by the protocol: a restarted instance serves no client before it is confirmed.
         restart: true,
+        // The root file system stays writable: a tablespace may lie outside the volume.
+        security: Security {
+            cap_drop: vec!["ALL".into()],
+            cap_add: CAPABILITIES.map(String::from).to_vec(),
+            no_new_privileges: true,
+            ..Default::default()
+        },
+        pids_limit: object.spec.resources.pids().or(Some(PROCESSES)),
         name,
         ..limits(&object.spec.resources)
     }
@@ -88,8 +101,8 @@ mod tests {
     #[test]
     fn what_is_chosen_replaces_no_container_and_what_is_declared_does() {
         let plain = cluster("{image: 'postgres:15'}");
-        // The hash of the release before; a change recreates every instance of every user.
-        expect_test::expect!["423f7ecb723944db"].assert_eq(&spec(&plain).hash());
+        // A change recreates every instance of every user, one after the other. The last one gave up capabilities.
+        expect_test::expect!["1da2d8d693e515af"].assert_eq(&spec(&plain).hash());
         let changes = [
             "shmSize: 1Gi",
             "resources: {limits: {memory: 1Gi}}",

@@ -27,6 +27,7 @@ use crate::supervisor::wire::{Order, Report};
 
 mod act;
 mod authority;
+mod bounds;
 mod certificates;
 mod collations;
 mod decided;
@@ -134,6 +135,8 @@ pub struct Observed {
     pub proven_ms: BTreeMap<String, u64>,
     /// This operator has just started, and a supervisor has not answered it yet.
     pub calling: bool,
+    /// Why the last report of a member was refused, by member name.
+    pub refused: BTreeMap<String, String>,
     /// The cluster's Secrets.
     pub secrets: SecretsSeen,
     /// Its certificates; `None`: not looked at.

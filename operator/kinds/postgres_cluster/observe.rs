@@ -30,6 +30,7 @@ pub async fn observe(controller: &PostgresClusterKind, object: &PostgresCluster)
         proven_ms: controller.links.proven(&owner, &links),
         links,
         calling: controller.links.calling(&owner),
+        refused: controller.links.refused(&owner),
         work: controller.docker.work.heard(&owner),
         libraries: controller.libraries.heard(&owner),
         hosts,

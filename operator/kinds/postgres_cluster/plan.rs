@@ -87,6 +87,7 @@ pub fn plan(
         status::certificates(&view, &mut status, observed.certificates.as_ref());
     }
     upgrade::tell(object, observed, &before.members, &mut status, now);
+    status::refusals(&observed.refused, &mut status, now);
     let requeue = requeue(&status, &before, &decisions, &steps).or_else(|| unknown(observed).map(|_| DEGRADED));
     let requeue = requeue.or(calling.then_some(SOON));
     status.decisions = Some(decisions);

@@ -1,6 +1,9 @@
 //! Renders the status of a cluster: phase, instances, endpoints, conditions. Pure; decides nothing.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+
+use jiff::Timestamp;
 
 use super::certificates::{self, CertificatesSeen};
 use super::collations::WOULD_CHANGE;
@@ -20,6 +23,8 @@ use crate::supervisor::wire::{self, JobKind, Notice, Postgres, Report};
 
 /// The reason if the primary's gate is open and no new client can write.
 const NOT_WRITABLE: &str = "NotWritable";
+/// The condition of members whose reports break a bound.
+const REFUSED: &str = "ReportRefused";
 
 /// Fills in the part of the status that no planner reads back.
 pub fn render(
@@ -121,6 +126,16 @@ fn notices(view: &ClusterView, status: &mut PostgresClusterStatus) {
             set(&mut status.conditions, kind, condition, status.observed_generation, view.now);
         }
     }
+}
+
+/// One condition for the members whose reports are refused.
+pub fn refusals(refused: &BTreeMap<String, String>, status: &mut PostgresClusterStatus, now: Timestamp) {
+    let told: Vec<String> = refused.iter().map(|(member, why)| format!("{member}: {why}")).collect();
+    if told.is_empty() {
+        return status.conditions.retain(|condition| condition.type_ != REFUSED);
+    }
+    let message = format!("a report is refused, and this instance counts as not reachable: {}", told.join("; "));
+    set(&mut status.conditions, REFUSED, yes("OutOfBounds", message), status.observed_generation, now);
 }
 
 fn phase(decisions: &Decisions, serving: bool, whole: bool, status: &PostgresClusterStatus) -> ClusterPhase {

@@ -1,18 +1,19 @@
 //! The one writer: commits waiting writes with one sync, changes the objects in memory, notifies watches, answers callers.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
-use sqlx::Connection;
 use sqlx::sqlite::SqliteConnection;
+use sqlx::{Connection, Row};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{backend, load, signed, unsigned};
 use crate::api::sync::lock;
 use crate::store::seal::emptied;
 use crate::store::state::{self, State};
-use crate::store::{Change, Error, Expect, Key, Seal};
+use crate::store::{Change, Error, Expect, Key, Seal, WINDOW_BYTES};
 
 /// Limit of writes in one commit, so that the first of them does not wait long.
 const BATCH: usize = 32;
@@ -40,8 +41,50 @@ pub(super) struct Writer {
     changes: broadcast::Sender<Arc<Change>>,
     window: u64,
     counters: Counters,
+    sizes: Sizes,
     state: Arc<Mutex<State>>,
     _lock: File,
+}
+
+/// The bytes of each change in the file, the oldest first.
+#[derive(Debug, Default)]
+struct Sizes {
+    each: VecDeque<(u64, u64)>,
+    sum: u64,
+}
+
+impl Sizes {
+    async fn read(connection: &mut SqliteConnection) -> Result<Self, sqlx::Error> {
+        let bytes = "SELECT revision, ifnull(octet_length(old), 0) + ifnull(octet_length(new), 0) AS bytes FROM changes ORDER BY revision";
+        let rows = sqlx::query(bytes).fetch_all(connection).await?;
+        let mut sizes = Self::default();
+        rows.iter().for_each(|row| sizes.add(unsigned(row, "revision"), row.get::<i64, _>("bytes").unsigned_abs()));
+        Ok(sizes)
+    }
+
+    fn add(&mut self, revision: u64, bytes: u64) {
+        self.each.push_back((revision, bytes));
+        self.sum += bytes;
+    }
+
+    fn forget(&mut self, through: u64) {
+        while let Some((_, bytes)) = self.each.pop_front_if(|(revision, _)| *revision <= through) {
+            self.sum -= bytes;
+        }
+    }
+
+    /// The newest change that has to go so that the others are no more bytes than this; 0 if none has to.
+    fn surplus(&self, most: u64) -> u64 {
+        let mut sum = self.sum;
+        let mut through = 0;
+        for (revision, bytes) in &self.each {
+            if sum <= most {
+                break;
+            }
+            (sum, through) = (sum - bytes, *revision);
+        }
+        through
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -66,8 +109,10 @@ impl Writer {
         lock: File,
     ) -> Result<Self, Error> {
         let counters = Counters::read(&mut connection).await.map_err(backend("reading its counters"))?;
+        let sizes = Sizes::read(&mut connection).await.map_err(backend("reading the sizes of its changes"))?;
         let state = State::new(load(&mut connection, &seal).await?, counters.revision);
-        Ok(Self { connection, seal, changes, window, counters, state: Arc::new(Mutex::new(state)), _lock: lock })
+        let state = Arc::new(Mutex::new(state));
+        Ok(Self { connection, seal, changes, window, counters, sizes, state, _lock: lock })
     }
 
     /// The objects as they are now.
@@ -132,6 +177,7 @@ impl Writer {
         let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await?;
         let mut counters = self.counters;
         let mut done = Done::default();
+        let mut sizes = Vec::new();
         for deed in deeds {
             let decided = match deed {
                 Deed::Put { key, expect, value } => {
@@ -154,7 +200,7 @@ impl Writer {
             };
             let answer = match decided {
                 Ok((change, answer)) => {
-                    record(&mut transaction, &self.seal, &change).await?;
+                    sizes.push((change.revision, record(&mut transaction, &self.seal, &change).await?));
                     counters.revision = change.revision;
                     done.changes.push(change);
                     Ok(answer)
@@ -164,12 +210,14 @@ impl Writer {
             done.answers.push(answer);
         }
         let oldest = counters.revision.saturating_sub(self.window);
-        counters.compacted = counters.compacted.max(oldest);
+        counters.compacted = counters.compacted.max(oldest).max(self.sizes.surplus(WINDOW_BYTES));
         if counters.revision != self.counters.revision || counters.compacted != self.counters.compacted {
             counters.write(&mut transaction).await?;
         }
         transaction.commit().await?;
         self.counters = counters;
+        sizes.into_iter().for_each(|(revision, bytes)| self.sizes.add(revision, bytes));
+        self.sizes.forget(counters.compacted);
         Ok(done)
     }
 }
@@ -203,12 +251,13 @@ fn found(state: &Mutex<State>, batch: &[Change], key: &Key) -> Option<Arc<Value>
     }
 }
 
-/// Writes the change to the tables.
-async fn record(connection: &mut SqliteConnection, seal: &Seal, change: &Change) -> Result<(), sqlx::Error> {
+/// Writes the change to the tables; returns its bytes there.
+async fn record(connection: &mut SqliteConnection, seal: &Seal, change: &Change) -> Result<u64, sqlx::Error> {
     let Change { key, revision, old, new } = change;
     let text = |value: &Value| seal.seal(key, value.to_string());
     let new = new.as_ref().map(|value| text(value));
     let old = old.as_ref().map(|old| if new.is_none() { text(&emptied(key, old)) } else { text(old) });
+    let bytes = old.iter().chain(&new).map(|text| text.len() as u64).sum();
     let object = match &new {
         Some(new) => sqlx::query(
             "INSERT INTO objects (resource, namespace, name, revision, value) VALUES (?1, ?2, ?3, ?4, ?5)
@@ -234,5 +283,20 @@ async fn record(connection: &mut SqliteConnection, seal: &Seal, change: &Change)
         .bind(&new)
         .execute(connection)
         .await?;
-    Ok(())
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Regression 154: the window of changes was bounded in number only: 10,000 large objects, before and after, were 18 GB.
+    #[test]
+    fn the_oldest_changes_go_when_all_have_too_many_bytes() {
+        let mut sizes = Sizes::default();
+        (1..=5).for_each(|revision| sizes.add(revision, 10));
+        assert_eq!((sizes.surplus(50), sizes.surplus(49), sizes.surplus(25), sizes.surplus(0)), (0, 1, 3, 5));
+        sizes.forget(sizes.surplus(25));
+        assert_eq!((sizes.sum, sizes.each.front()), (20, Some(&(4, 10))));
+    }
 }

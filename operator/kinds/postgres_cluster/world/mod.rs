@@ -395,6 +395,7 @@ impl World {
             libraries: self.libraries.clone(),
             links,
             calling: self.operators[operator].young,
+            refused: BTreeMap::new(),
             secrets: self.secrets.clone(),
             certificates: None,
         }

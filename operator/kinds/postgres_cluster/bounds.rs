@@ -1,0 +1,81 @@
+//! Bounds of a supervisor's report: a container that was taken over fills neither the store nor a status. Pure.
+
+use crate::supervisor::wire::{Notice, Report};
+
+/// Most bytes of a report. Some 150 of them are for each failover that the cluster had.
+pub const LINE: usize = 256 << 10;
+/// Bytes of a text for people; the rest is cut off.
+const TEXT: usize = 512;
+/// Items of a list for people; the rest is left out.
+const TEXTS: usize = 32;
+/// Most bytes of a name or an ID.
+const NAME: usize = 128;
+/// Most timelines of a cluster.
+const TIMELINES: usize = 2_000;
+
+/// The report with its texts for people cut to their bounds; or why it is refused. What a decision reads is never cut.
+pub fn bounded(mut report: Report) -> Result<Report, String> {
+    let leading = report.leading.as_ref();
+    let history = leading.map_or(0, |leading| leading.history.len());
+    if report.timeline_terms.len().max(history) > TIMELINES {
+        return Err(format!("it has more than {TIMELINES} timelines"));
+    }
+    let sorted = report.collations.iter_mut().filter_map(|collations| collations.sorted.as_mut());
+    sorted.for_each(|sorted| sorted.databases.truncate(TEXTS));
+    report.pending_restart.truncate(TEXTS);
+    report.setting_errors.truncate(TEXTS);
+    report.notices.truncate(Notice::TYPES.len());
+    let ids = [&report.incarnation, &report.system_identifier, &report.server_version, &report.credentials];
+    let names = [&report.boot, &report.run].into_iter().chain(ids.into_iter().flatten());
+    let names = names.chain(report.receiver.iter().map(|receiver| &receiver.from)).chain(&report.pending_restart);
+    let libraries = report.collations.iter().filter_map(|collations| collations.libraries.as_ref());
+    let names = names.chain(libraries.flat_map(|found| [Some(&found.libc), found.icu.as_ref()]).flatten());
+    let sorted = report.collations.iter().filter_map(|collations| collations.sorted.as_ref());
+    let mut names = names.chain(sorted.flat_map(|sorted| &sorted.databases));
+    let wrong = names.any(|name| name.len() > NAME || name.contains(char::is_control));
+    drop(names);
+    if wrong {
+        return Err(format!("a name in it is longer than {NAME} bytes, or has characters that no name has"));
+    }
+    let job = report.job.iter_mut().filter_map(|job| job.error.as_mut());
+    let proof = report.proof.iter_mut().filter_map(|proof| proof.failing.as_mut());
+    let collations = report.collations.iter_mut().filter_map(|collations| collations.problem.as_mut());
+    let notices = report.notices.iter_mut().map(|notice| &mut notice.message);
+    let texts = report.problem.iter_mut().chain(&mut report.setting_errors).chain(job).chain(proof);
+    texts.chain(collations).chain(notices).for_each(cut);
+    Ok(report)
+}
+
+fn cut(text: &mut String) {
+    if text.len() > TEXT {
+        text.truncate(text.floor_char_boundary(TEXT));
+        text.push('…');
+    }
+    if text.contains(char::is_control) {
+        *text = text.replace(char::is_control, " ");
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Regression 152: a hostile container sent a report of 0.9 MB with another text some nine times a second; each text went
+    /// into the status, and the store grew by 190 MB in 12 s.
+    #[test]
+    fn a_text_is_cut_and_a_name_or_a_history_without_end_is_refused() {
+        let long = || "ä\n".repeat(400_000);
+        let texts = Report { problem: Some(long()), setting_errors: vec![long(); 999], ..Report::default() };
+        let cut = bounded(texts).unwrap();
+        assert_eq!((cut.problem.unwrap().len(), cut.setting_errors.len()), (515, 32));
+        let told = Report { pending_restart: vec!["work_mem".into(); 99], ..Report::default() };
+        assert_eq!(bounded(told).unwrap().pending_restart.len(), 32);
+        let refused = |report: Report| bounded(report).unwrap_err();
+        let why = "a name in it is longer than 128 bytes, or has characters that no name has";
+        assert_eq!(refused(Report { incarnation: Some("x".repeat(129)), ..Report::default() }), why);
+        assert_eq!(refused(Report { run: "a\u{1b}[2J".into(), ..Report::default() }), why);
+        let timeline_terms = (0..2_001).map(|timeline| (timeline, 1)).collect();
+        assert_eq!(refused(Report { timeline_terms, ..Report::default() }), "it has more than 2000 timelines");
+    }
+}
