@@ -5,6 +5,9 @@ use serde_json::Value;
 
 use super::error::Error;
 
+/// The widest column: Rust pads to no more, and no screen shows it.
+const WIDEST: usize = u16::MAX as usize;
+
 /// Column widths that only grow, so that later rows line up with rows already printed.
 #[derive(Debug, Clone, Default)]
 pub struct Layout {
@@ -16,7 +19,7 @@ impl Layout {
     pub fn fit(&mut self, cells: &[String]) {
         self.widths.resize(self.widths.len().max(cells.len()), 0);
         for (width, cell) in self.widths.iter_mut().zip(cells) {
-            *width = (*width).max(cell.chars().count());
+            *width = (*width).max(cell.chars().count()).min(WIDEST);
         }
     }
 
@@ -140,6 +143,13 @@ pub fn event_time(event: &Value) -> Option<Timestamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Regression 127: `evenkeel describe` panicked when a cell had more than 65,535 characters, such as a long message.
+    #[test]
+    fn a_cell_of_any_length_is_shown() {
+        let shown = table("", &["A", "B"], &[vec!["x".repeat(70_000), "y".to_owned()]]);
+        assert_eq!(shown.lines().nth(1).map(str::len), Some(70_000 + 3 + 1));
+    }
 
     #[test]
     fn ages_get_coarser_as_they_grow() {

@@ -66,6 +66,7 @@ impl SqliteStore {
             error => backend("bringing its tables up to date")(error),
         })?;
         sealing::settle(&mut connection, &seal).await?;
+        let again = writing(&options);
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .min_connections(1)
@@ -76,7 +77,7 @@ impl SqliteStore {
             .map_err(backend("opening its file to read"))?;
         let (changes, _) = broadcast::channel(LIVE);
         let (writes, queue) = mpsc::channel(QUEUE);
-        let writer = Writer::new(connection, seal.clone(), changes.clone(), window, lock).await?;
+        let writer = Writer::new((connection, again), seal.clone(), changes.clone(), window, lock).await?;
         let state = writer.state();
         tokio::spawn(writer.run(queue));
         Ok(Self { state, seal, readers, writes, changes })
@@ -218,17 +219,19 @@ async fn connect(path: &Path) -> Result<(File, SqliteConnectOptions, SqliteConne
     let lock = lock(path)?;
     private_file(path).map_err(backend("creating its file"))?;
     let options = SqliteConnectOptions::new().filename(path).busy_timeout(PATIENCE).disable_statement_logging();
-    let connection = options
+    let connection = writing(&options).connect().await.map_err(backend("opening its file"))?;
+    Ok((lock, options, connection))
+}
+
+/// The options of the writing connection.
+fn writing(options: &SqliteConnectOptions) -> SqliteConnectOptions {
+    options
         .clone()
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .pragma("journal_size_limit", WAL_BYTES)
         // Deleted values are overwritten.
         .pragma("secure_delete", "ON")
-        .connect()
-        .await
-        .map_err(backend("opening its file"))?;
-    Ok((lock, options, connection))
 }
 
 /// Locks the store for this process: the watches here would miss writes of another process.
@@ -337,6 +340,34 @@ mod tests {
         assert_eq!(store.list("toys", None).await.unwrap().0, [Arc::new(written)]);
         drop(taken);
         store.close().await;
+    }
+
+    /// Regression 128: a full disk ends SQLite's transaction by itself, and the connection went on counting it: every later
+    /// write failed until the operator was restarted, and nothing was failed over meanwhile. A failed write gets a new
+    /// connection now.
+    #[tokio::test]
+    async fn a_full_disk_stops_writes_only_while_it_is_full() {
+        let folder = tempfile::tempdir().unwrap();
+        let (lock, options, mut connection) = connect(&folder.path().join("store.db")).await.unwrap();
+        migrations().run(&mut connection).await.unwrap();
+        // As if the disk were full after 64 more pages; a new connection finds it with room again.
+        let pages = sqlx::query("PRAGMA page_count").fetch_one(&mut connection).await.unwrap().get::<i64, _>(0);
+        let limit = format!("PRAGMA max_page_count = {}", pages + 64);
+        sqlx::query(sqlx::AssertSqlSafe(limit)).execute(&mut connection).await.unwrap();
+        let (changes, _) = broadcast::channel(LIVE);
+        let (writes, queue) = mpsc::channel(QUEUE);
+        let writer = Writer::new((connection, writing(&options)), seal(), changes, WINDOW, lock).await.unwrap();
+        tokio::spawn(writer.run(queue));
+        let put = async |name: &str, bytes: usize| {
+            let (reply, answer) = oneshot::channel();
+            let value = json!({"metadata": {}, "text": "x".repeat(bytes)});
+            let deed = Deed::Put { key: key(name), expect: Expect::Absent, value };
+            writes.send(Write { deed, reply }).await.unwrap();
+            answer.await.unwrap()
+        };
+        let full = put("large", 1 << 20).await.unwrap_err();
+        assert!(crate::api::chain::chain(&full).contains("full"), "{full:?}");
+        assert!(put("small", 1).await.is_ok());
     }
 
     #[tokio::test]

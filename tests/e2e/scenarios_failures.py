@@ -2,15 +2,11 @@
 
 import itertools
 import os
-import pathlib
 import signal
-import subprocess
 import time
 
 from checks import Writes, expect
 from harness import docker, kill_postmaster, wait_until
-
-SPOOFED = 30  # seconds of false ARP replies
 
 
 def fail_over(cluster, table, disturb, within, watch_splits=False):
@@ -174,35 +170,6 @@ def an_instance_that_is_taken_off_its_network_is_connected_again(cluster):
     return ", ".join(notes)
 
 
-def a_pod_that_takes_the_addresses_of_instances_hears_no_replication(cluster):
-    """False ARP replies on the network of the clients, in a container with more rights than a pod has.
-
-    Regression 136: the standbys came to whoever had the address of their primary, and answered it with the password of
-    the replication role. Replication is on a network of its own now.
-    """
-    before = cluster.settled()
-    network, spoof = cluster.networks()[0], pathlib.Path(__file__).with_name("spoof.py")
-    addresses = [*cluster.addresses().values()]
-    command = ("run", "--rm", "-i", "--cap-add", "NET_RAW", "--network", network, "evenkeel-test/python:3", "python3", "-")
-    with subprocess.Popen(
-        ["docker", *command, str(SPOOFED), *addresses],
-        stdin=spoof.open("rb"),
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as attacker:
-        expect(attacker.stdout.readline().strip() == "lying", "the attacker did not begin")
-        until = time.monotonic() + SPOOFED - 2
-        while time.monotonic() < until:
-            # Standbys connect again and again: each time the attacker could stand between.
-            sql = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_replication"
-            docker("exec", "-u", "postgres", cluster.container(before["primary"]), "psql", "-XAtqc", sql)
-            time.sleep(1)
-        heard = attacker.stdout.read()
-    expect(not heard, f"instances spoke to the attacker: {heard}")
-    after = cluster.settled()
-    expect(after["term"] == before["term"], f"the attack led to term {after['term']}: {after.get('lastFailover')}")
-
-
 def a_network_that_was_made_again_by_hand_is_used_or_replaced(cluster):
     """The network is removed and made again with another subnet, and then without one."""
     cluster.settled()
@@ -263,7 +230,6 @@ SCENARIOS = [
     an_operator_killed_in_the_middle_of_a_failover_finishes_it_afterwards,
     an_instance_that_is_taken_off_its_network_is_connected_again,
     a_network_that_was_made_again_by_hand_is_used_or_replaced,
-    a_pod_that_takes_the_addresses_of_instances_hears_no_replication,
     a_standby_without_its_data_is_built_anew,
     a_primary_without_its_data_is_replaced_and_built_anew,
 ]

@@ -5,8 +5,8 @@ use std::fs::File;
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
-use sqlx::sqlite::SqliteConnection;
-use sqlx::{Connection, Row};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{ConnectOptions as _, Connection, Row};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{backend, load, signed, unsigned};
@@ -37,6 +37,8 @@ pub(super) struct Write {
 /// Owns the writing connection, the counters and the lock on the file.
 pub(super) struct Writer {
     connection: SqliteConnection,
+    /// How the connection was opened.
+    options: SqliteConnectOptions,
     seal: Seal,
     changes: broadcast::Sender<Arc<Change>>,
     window: u64,
@@ -102,7 +104,7 @@ struct Done {
 
 impl Writer {
     pub(super) async fn new(
-        mut connection: SqliteConnection,
+        (mut connection, options): (SqliteConnection, SqliteConnectOptions),
         seal: Seal,
         changes: broadcast::Sender<Arc<Change>>,
         window: u64,
@@ -112,7 +114,7 @@ impl Writer {
         let sizes = Sizes::read(&mut connection).await.map_err(backend("reading the sizes of its changes"))?;
         let state = State::new(load(&mut connection, &seal).await?, counters.revision);
         let state = Arc::new(Mutex::new(state));
-        Ok(Self { connection, seal, changes, window, counters, sizes, state, _lock: lock })
+        Ok(Self { connection, options, seal, changes, window, counters, sizes, state, _lock: lock })
     }
 
     /// The objects as they are now.
@@ -159,6 +161,10 @@ impl Writer {
 
     /// Answers every caller of a batch that was not written, and reads the file again if it has the batch after all.
     async fn fail(&mut self, replies: Vec<oneshot::Sender<Result<Value, Error>>>, error: sqlx::Error) {
+        // SQLite may have ended the transaction by itself, of which this connection knows nothing.
+        if let Ok(connection) = self.options.connect().await {
+            self.connection = connection;
+        }
         if let Ok(counters) = Counters::read(&mut self.connection).await
             && counters.revision != self.counters.revision
             && let Ok(objects) = load(&mut self.connection, &self.seal).await
