@@ -33,6 +33,7 @@ pub const CRATES: &[&str] = &[
     "hmac",
     "nix",
     "postgres-protocol",
+    "ring",
     "rustls",
     "schemars",
     "serde",

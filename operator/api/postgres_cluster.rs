@@ -21,8 +21,7 @@ use super::{postgres_memory, postgres_settings, quantity};
 /// Requests a planned switchover: `TIMESTAMP` or `TIMESTAMP/MEMBER`.
 pub const SWITCHOVER_ANNOTATION: &str = "evenkeel.dev/switchover";
 
-/// Keeps running supervisors when the operator brings a new version of them: `evenkeel.dev/defer-supervisor-update:
-/// "true"`.
+/// `"true"` keeps running supervisors when the operator brings a new version of them.
 pub const DEFER_UPDATE_ANNOTATION: &str = "evenkeel.dev/defer-supervisor-update";
 
 /// A PostgreSQL cluster: one primary, streaming standbys, automatic failover.
@@ -666,8 +665,7 @@ pub struct MemberPlace {
     /// Its fixed address on the cluster's network, once the network exists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<Ipv4Addr>,
-    /// Its fixed address on the network of the members, once it is connected to that and has certificates. With it, it
-    /// replicates by TLS with client certificates, and in no other way.
+    /// Its fixed address on the members' network, once it has certificates: from then on it replicates by TLS only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<Ipv4Addr>,
 }

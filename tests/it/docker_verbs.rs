@@ -221,8 +221,9 @@ async fn a_volume_with_an_owner_starts_empty_and_is_not_taken_over() {
             bench.owner.name
         )
     );
-    // A mount without labels uses a volume of another owner on purpose.
-    let source = MountSource::Volume { name: bench.name("foreign"), options: BTreeMap::new(), labels: BTreeMap::new() };
+    // A mount without labels uses a volume that somebody made by hand.
+    docker(&["volume", "create", &bench.name("by-hand")]);
+    let source = MountSource::Volume { name: bench.name("by-hand"), options: BTreeMap::new(), labels: BTreeMap::new() };
     let mounts = vec![Mount { source, path: "/data".into(), read_only: true }];
     bench.run(&ContainerSpec { name: bench.name("2"), mounts, ..bench.container(IDLE) }).await;
     assert_eq!(
