@@ -24,7 +24,7 @@ BUILD = env -u MAKEFLAGS -u MFLAGS scripts/build.sh
 FMT = $(CARGO) fmt --check
 LINT = $(BUILD) clippy --all-targets -- -D warnings
 
-.PHONY: help demo test deps static fmt lint deny deny-advisories upgrade unit e2e model-deep chaos chaos-short bench-failover bench-idle bench-rollout bench-heal bench-hang bench-balancer images crds clean
+.PHONY: help demo test deps static fmt lint deny deny-advisories upgrade unit e2e model-deep chaos chaos-short bench-failover bench-idle bench-rollout bench-heal bench-hang bench-balancer bench-siege images crds clean
 
 help: ## This list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -105,6 +105,10 @@ bench-hang: images ## Servers that hang (frozen postmaster, frozen disk) and ser
 bench-balancer: images ## Throughput of pgbench through a LoadBalancer, by its published port and by its own address, compared with none (BALANCER_ROUNDS=5)
 	$(CARGO) build --release --locked
 	PYTHONDONTWRITEBYTECODE=1 $$(scripts/ensure-python.sh) tests/bench/balancer.py $(RELEASE) $(BALANCER_ROUNDS)
+
+bench-siege: images ## Failovers of an operator under attack: port taken, idle connections, full audit disk, hostile supervisor
+	$(CARGO) build --release --locked
+	PYTHONDONTWRITEBYTECODE=1 $$(scripts/ensure-python.sh) tests/bench/siege.py $(RELEASE)
 
 images: deps ## Images for tests and demo: pulled, or built if no registry answers
 	@scripts/ensure-images.sh postgres:15 haproxy:2.6 nginx:1.22
