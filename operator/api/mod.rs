@@ -37,3 +37,4 @@ pub mod token;
 pub mod views;
 pub mod websocket;
 mod words;
+pub mod x509;

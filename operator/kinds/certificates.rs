@@ -14,10 +14,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use serde_json::Value;
-use yasna::{ASN1Result, BERReader, BERReaderSeq, Tag};
 
 use crate::api::hash::short_hash;
-use crate::api::secret;
+use crate::api::{secret, x509};
 
 /// Clocks differ: a certificate is valid from this time before it was made.
 const BACKDATED: Duration = Duration::from_secs(3600);
@@ -57,7 +56,7 @@ impl Pair {
 
     /// Since when, and until when it is valid; `None` if that cannot be read.
     pub fn validity(&self) -> Option<(Timestamp, Timestamp)> {
-        validity(self.chain.first()?)
+        x509::read(self.chain.first()?).map(|read| (read.from, read.until))
     }
 
     /// Those of these names that no client could verify.
@@ -118,42 +117,11 @@ pub fn roots(pem: &str) -> Result<RootCertStore, String> {
 
 /// Until when each certificate of a PEM text is valid.
 pub fn ends(pem: &str) -> Option<Timestamp> {
-    certificates(pem).ok()?.iter().filter_map(|der| Some(validity(der)?.1)).min()
+    certificates(pem).ok()?.iter().filter_map(|der| Some(x509::read(der)?.until)).min()
 }
 
 fn unix(at: Timestamp) -> UnixTime {
     UnixTime::since_unix_epoch(Duration::from_secs(at.as_second().max(0).unsigned_abs()))
-}
-
-/// The field `validity` of an X.509 certificate (RFC 5280 4.1).
-fn validity(der: &[u8]) -> Option<(Timestamp, Timestamp)> {
-    fn skip(fields: &mut BERReaderSeq<'_, '_>, count: usize) -> ASN1Result<()> {
-        (0..count).try_for_each(|_| fields.next().read_der().map(drop))
-    }
-    fn time(field: BERReader<'_, '_>) -> ASN1Result<i64> {
-        match field.lookahead_tag()? {
-            yasna::tags::TAG_UTCTIME => Ok(field.read_utctime()?.datetime().unix_timestamp()),
-            _ => Ok(field.read_generalized_time()?.datetime().unix_timestamp()),
-        }
-    }
-    let read = yasna::parse_der(der, |certificate| {
-        certificate.read_sequence(|fields| {
-            let times = fields.next().read_sequence(|fields| {
-                fields.read_optional(|field| field.read_tagged(Tag::context(0), |version| version.read_u8()))?;
-                // serialNumber, signature, issuer.
-                skip(fields, 3)?;
-                let times = fields.next().read_sequence(|times| Ok((time(times.next())?, time(times.next())?)))?;
-                // subject, subjectPublicKeyInfo, and three optional ones.
-                skip(fields, 2)?;
-                while fields.read_optional(|field| field.read_der())?.is_some() {}
-                Ok(times)
-            })?;
-            skip(fields, 2)?;
-            Ok(times)
-        })
-    });
-    let (from, until) = read.ok()?;
-    Some((Timestamp::from_second(from).ok()?, Timestamp::from_second(until).ok()?))
 }
 
 /// A certificate that was made, and its key, as PEM.
