@@ -24,6 +24,7 @@ pub mod pod_security;
 pub mod postgres_cluster;
 pub mod postgres_memory;
 pub mod postgres_settings;
+pub mod postgres_status;
 pub mod postgres_tls;
 pub mod quantity;
 pub mod rbac;
