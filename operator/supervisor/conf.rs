@@ -201,24 +201,26 @@ mod tests {
     use crate::api::postgres_settings;
     use expect_test::{Expect, expect};
 
-    fn check(config: Config, settings: &[(&str, &str)], minima: &[(&str, u64)], expected: Expect) {
-        let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let minima = minima.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
-        let facts = Facts {
+    fn facts<'a>(minima: &'a BTreeMap<String, u64>, settings: &'a Settings) -> Facts<'a> {
+        Facts {
             member: "db-1",
             incarnation: "5f0c",
             generation: 3,
-            minima: &minima,
-            settings: &settings,
+            minima,
+            settings,
             passfile: Path::new("/v/pgpass"),
             certificates: Path::new("/c"),
             ssl: false,
-        };
+        }
+    }
+
+    fn check(config: Config, settings: &[(&str, &str)], minima: &[(&str, u64)], expected: Expect) {
+        let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let minima = minima.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
         // Shows only the differences from a primary with an empty configuration.
         let (none, nothing) = (BTreeMap::new(), BTreeMap::new());
-        let plain = Facts { minima: &none, settings: &nothing, ..facts.clone() };
-        let base = postgresql_conf(&Config::default(), &plain);
-        let text = postgresql_conf(&config, &facts);
+        let base = postgresql_conf(&Config::default(), &facts(&none, &nothing));
+        let text = postgresql_conf(&config, &facts(&minima, &settings));
         let changed: Vec<&str> = text.lines().filter(|line| !base.lines().any(|other| other == *line)).collect();
         expected.assert_eq(&changed.join("\n"));
     }
@@ -230,16 +232,6 @@ mod tests {
     #[test]
     fn a_plain_primary() {
         let (none, nothing) = (BTreeMap::new(), BTreeMap::new());
-        let facts = Facts {
-            member: "db-1",
-            incarnation: "5f0c",
-            generation: 3,
-            minima: &none,
-            settings: &nothing,
-            passfile: Path::new("/v/pgpass"),
-            certificates: Path::new("/c"),
-            ssl: false,
-        };
         expect![[r#"
             # Written by evenkeel; changed by the object's spec.parameters, not here.
             cluster_name = 'db-1'
@@ -282,7 +274,7 @@ mod tests {
             wal_retrieve_retry_interval = '100ms'
             wal_sender_timeout = '5s'
         "#]]
-        .assert_eq(&postgresql_conf(&Config::default(), &facts));
+        .assert_eq(&postgresql_conf(&Config::default(), &facts(&none, &nothing)));
     }
 
     #[test]
@@ -328,11 +320,7 @@ mod tests {
         let configs = [Config::default(), Config { upstream, ..Config::default() }];
         let rendered = |settings: &Settings| {
             let minima = BTreeMap::from([("max_connections".to_owned(), 200)]);
-            let passfile = Path::new("/v/pgpass");
-            let (member, incarnation, certificates) = ("m", "i", Path::new("/c"));
-            let minima = &minima;
-            let facts =
-                Facts { member, incarnation, generation: 3, minima, settings, passfile, certificates, ssl: true };
+            let facts = Facts { ssl: true, ..facts(&minima, settings) };
             configs.clone().map(|config| postgresql_conf(&config, &facts)).join("")
         };
         let line = |text: &str, name: &str| text.lines().any(|line| line == format!("{name} = '150'"));
