@@ -271,10 +271,14 @@ impl Log {
     fn open(&mut self, full: bool, now: Timestamp) -> io::Result<()> {
         let old = |number: u32| self.path.with_extension(format!("log.{number}"));
         if full {
-            for number in (1..KEPT).rev() {
+            // Nothing is pushed out for a file that somebody has taken away.
+            for number in (1..KEPT).rev().filter(|_| self.path.exists()) {
                 let _ = std::fs::rename(old(number), old(number + 1)); // if there is one
             }
-            std::fs::rename(&self.path, old(1))?;
+            match std::fs::rename(&self.path, old(1)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => self.file = None, // whatever fails now, the next line does not put another file aside
+            }
         }
         for path in (1..=KEPT).map(old) {
             let changed = path.metadata().and_then(|file| file.modified()).ok();
@@ -368,6 +372,23 @@ mod tests {
         log.file = None;
         log.write("line\n", now + SignedDuration::from_hours(31 * 24)).unwrap();
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "old ones are removed");
+    }
+
+    /// Regression 147: when the full file could not be put aside, because somebody had moved it away or removed it, every later
+    /// line was lost until the operator was restarted, and each try pushed one more of the kept files out.
+    #[test]
+    fn a_file_that_was_taken_away_is_begun_again_and_the_kept_ones_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = Log { path: folder.path().join("audit.log"), limit: 10, file: None };
+        let now = SystemClock.now();
+        let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap_or_default();
+        log.write("line 1\n", now).unwrap();
+        log.write("line 2\n", now).unwrap();
+        std::fs::remove_file(folder.path().join("audit.log")).unwrap();
+        log.write("line 3\n", now).unwrap();
+        log.write("line 4\n", now).unwrap();
+        let all = ["audit.log", "audit.log.1", "audit.log.2", "audit.log.3"].map(read);
+        assert_eq!(all, ["line 4\n", "line 3\n", "line 1\n", ""]);
     }
 
     /// Regression 165: an audit log on a full disk (`/dev/full` is one) must not stop the operator, nor pass in silence.
