@@ -24,14 +24,13 @@ use crate::store::{self, Clock, Objects};
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// The tokens and rules in force.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct State {
     /// The tokens.
     pub tokens: Tokens,
     /// The roles and bindings.
     pub rules: Rules,
     revision: u64,
-    admin: Vec<(Hash, Option<Timestamp>)>,
 }
 
 /// The tokens and rules in force, kept up to date.
@@ -45,7 +44,8 @@ impl Access {
     pub async fn start(objects: Objects, admin: Vec<(Hash, Option<Timestamp>)>) -> Result<Self, store::Error> {
         keep_builtin(&objects).await?;
         let access = Self { objects, state: watch::Sender::default() };
-        access.read(Some(admin)).await?;
+        access.set_admin(admin);
+        access.refresh().await?;
         Ok(access)
     }
 
@@ -56,27 +56,25 @@ impl Access {
 
     /// Reads the store again. The answer to a write of a rule or Token comes after this: then it is in force.
     pub async fn refresh(&self) -> Result<u64, store::Error> {
-        self.read(None).await
-    }
-
-    async fn read(&self, new_admin: Option<Vec<(Hash, Option<Timestamp>)>>) -> Result<u64, store::Error> {
         let (objects, revision) = self.objects.store().list_of(&resources(), None).await?;
         self.state.send_if_modified(|state| {
             // Another reader may have been faster.
-            let newer = revision > state.revision || new_admin.is_some();
+            let newer = revision > state.revision;
             if newer {
-                let admin = new_admin.unwrap_or_else(|| state.admin.clone());
-                let tokens = Tokens::new(&objects, admin.clone());
-                *state = Arc::new(State { tokens, rules: Rules::new(&objects), revision, admin });
+                let tokens = Tokens::new(&objects, state.tokens.of_admin().to_vec());
+                *state = Arc::new(State { tokens, rules: Rules::new(&objects), revision });
             }
             newer
         });
         Ok(revision)
     }
 
-    /// Replaces the administrator's tokens.
-    pub async fn set_admin(&self, admin: Vec<(Hash, Option<Timestamp>)>) -> Result<(), store::Error> {
-        self.read(Some(admin)).await.map(|_| ())
+    /// Replaces the administrator's tokens, and nothing else.
+    pub fn set_admin(&self, admin: Vec<(Hash, Option<Timestamp>)>) {
+        self.state.send_modify(|state| {
+            let State { tokens, rules, revision } = State::clone(state);
+            *state = Arc::new(State { tokens: tokens.with_admin(admin), rules, revision });
+        });
     }
 
     /// Follows changes by others than requests until it is told to stop.
@@ -218,6 +216,21 @@ mod tests {
         assert_eq!(all.len(), builtin::roles().len());
         let binding = Key::new(RESOURCES[3], "", "cluster-admin");
         assert!(objects.get::<serde_json::Value>(&binding).await.unwrap().is_some());
+    }
+
+    /// Regression 156: a new token of the administrator took the rules and Tokens of an earlier read along. A Token that was
+    /// revoked meanwhile was in force again, until the next change of any rule.
+    #[tokio::test]
+    async fn a_new_token_of_the_administrator_changes_nothing_else() {
+        let objects = Objects::new(Arc::new(MemoryStore::new()), Arc::new(SystemClock));
+        let access = Access::start(objects, vec![([1; 32], None)]).await.unwrap();
+        let before = access.now();
+        access.set_admin(vec![([2; 32], None)]);
+        let after = access.now();
+        assert_eq!((after.tokens.admin(&[1; 32]), after.tokens.admin(&[2; 32])), (None, Some(None)));
+        assert_eq!((after.revision, after.tokens.user("x")), (before.revision, None));
+        access.refresh().await.unwrap();
+        assert_eq!(access.now().tokens.admin(&[2; 32]), Some(None), "a read of the store keeps it");
     }
 
     /// The time of tokio, which a test can pause.

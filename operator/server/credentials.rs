@@ -79,9 +79,8 @@ impl Credential {
                 server.authority.issue(&wanted.user, &wanted.groups, now, end).map_err(|error| failed(&error))?
             }
             Self::AdminToken => {
-                server.authority.rotate(&*server.clock).map_err(|error| failed(&error))?;
-                let admin = server.authority.admin(server.clock.now()).map_err(|error| failed(&error))?;
-                server.access.set_admin(admin).await.map_err(|error| failed(&error))?;
+                let rotated = server.authority.rotate(&*server.clock, |admin| server.access.set_admin(admin));
+                rotated.map_err(|error| failed(&error))?;
                 json!({"kubeconfig": server.authority.kubeconfig()})
             }
         };

@@ -6,7 +6,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -27,6 +27,7 @@ use serde_json::{Value, json};
 
 use super::authn::certificate::SEPARATOR;
 use super::authn::tokens::{Hash, hash, parsed, secret, shown};
+use crate::api::sync::lock;
 use crate::store::{Clock, private_file};
 
 const DAY: SignedDuration = SignedDuration::from_hours(24);
@@ -42,12 +43,15 @@ const OLD: &str = "token.old";
 const CA: &str = "evenkeel-ca";
 const CLIENT_CA: &str = "evenkeel-client-ca";
 
+/// Tokens of the administrator, each with its end if a newer one has replaced it.
+type Admin = Vec<(Hash, Option<Timestamp>)>;
+
 /// TLS configuration, token and kubeconfig of the server.
 pub struct Identity {
     /// TLS configuration with the server certificate.
     pub tls: Arc<rustls::ServerConfig>,
     /// The administrator's tokens, and the end of those that were replaced.
-    pub admin: Vec<(Hash, Option<Timestamp>)>,
+    pub admin: Admin,
     /// What makes credentials.
     pub authority: Authority,
     /// Path of the kubeconfig.
@@ -61,11 +65,13 @@ pub struct Authority {
     listen: SocketAddr,
     ca: String,
     client_key: KeyPair,
+    /// One replaces the administrator's token at a time.
+    turn: Mutex<()>,
 }
 
 impl Authority {
     /// The administrator's tokens: that in `pki/token`, and those that it has replaced within the last hour, with their end.
-    pub fn admin(&self, now: Timestamp) -> Result<Vec<(Hash, Option<Timestamp>)>, Error> {
+    pub fn admin(&self, now: Timestamp) -> Result<Admin, Error> {
         let current = self.pki.read("token")?.map(|text| (hash(text.trim()), None));
         let old = self.pki.read(OLD)?.unwrap_or_default();
         let old = old.lines().filter_map(|line| {
@@ -75,8 +81,10 @@ impl Authority {
         Ok(current.into_iter().chain(old.filter(|(_, end)| end.is_some_and(|end| now < end))).collect())
     }
 
-    /// Replaces the administrator's token, also in the kubeconfig; the one before stays valid for an hour.
-    pub fn rotate(&self, clock: &dyn Clock) -> Result<(), Error> {
+    /// Replaces the administrator's token, also in the kubeconfig; the one before stays valid for an hour. `tell` gets the
+    /// tokens that are valid now.
+    pub fn rotate(&self, clock: &dyn Clock, tell: impl FnOnce(Admin)) -> Result<(), Error> {
+        let _turn = lock(&self.turn);
         let now = clock.now();
         let replaced = self
             .admin(now)?
@@ -87,7 +95,9 @@ impl Authority {
         let token = secret(clock);
         self.pki.write("token", &token)?;
         let kubeconfig = kubeconfig_of(&self.ca, "admin", &json!({"token": token}), self.listen);
-        write_private(&self.kubeconfig, &yaml(&kubeconfig))
+        write_private(&self.kubeconfig, &yaml(&kubeconfig))?;
+        tell(self.admin(now)?);
+        Ok(())
     }
 
     /// Where the administrator's kubeconfig is.
@@ -167,7 +177,7 @@ pub fn prepare(dir: &Path, listen: SocketAddr, clock: &dyn Clock) -> Result<Iden
         .map(|builder| builder.with_client_cert_verifier(verifier))
         .and_then(|builder| builder.with_single_cert(vec![certificate], key))
         .map_err(|error| pki.damaged("server.key", &error))?;
-    let authority = Authority { pki, kubeconfig: kubeconfig.clone(), listen, ca, client_key };
+    let authority = Authority { pki, kubeconfig: kubeconfig.clone(), listen, ca, client_key, turn: Mutex::default() };
     Ok(Identity { tls: Arc::new(tls), admin: authority.admin(now)?, authority, kubeconfig })
 }
 
@@ -471,7 +481,7 @@ mod tests {
         let authority = home.prepare("127.0.0.1:7443").unwrap().authority;
         let first = home.read("pki/token");
         let now = home.clock.now();
-        authority.rotate(&home.clock).unwrap();
+        authority.rotate(&home.clock, |admin| assert_eq!(admin.len(), 2)).unwrap();
         let second = home.read("pki/token");
         assert!(first != second && home.read("kubeconfig").contains(&second), "the kubeconfig has the new one");
         // A restart knows both.
@@ -499,6 +509,27 @@ mod tests {
         let at = UnixTime::since_unix_epoch(Duration::from_secs(now.as_second().unsigned_abs()));
         assert!(verifier.verify_client_cert(&certificate, &[], at).is_ok());
         assert!(verifier.verify_client_cert(&server, &[], at).is_err());
+    }
+
+    /// Regression 156, on disk: two requests at once for a new token of the administrator wrote the files in any order. The kubeconfig
+    /// could end up with a token that was not valid, or the operator with tokens that were in no file.
+    #[test]
+    fn two_who_replace_the_administrators_token_at_once_leave_one_that_is_valid() {
+        let home = Home::new();
+        let authority = home.prepare("127.0.0.1:7443").unwrap().authority;
+        let told = Mutex::default();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..25 {
+                        authority.rotate(&home.clock, |admin| *lock(&told) = admin).unwrap();
+                    }
+                });
+            }
+        });
+        let token = home.read("pki/token");
+        assert!(home.read("kubeconfig").contains(&token));
+        assert_eq!(lock(&told).first(), Some(&(hash(&token), None)));
     }
 
     #[test]

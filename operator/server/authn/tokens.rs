@@ -50,6 +50,16 @@ impl Tokens {
         Self { admin, named: named.collect() }
     }
 
+    /// These, with other tokens of the administrator.
+    pub fn with_admin(self, admin: Vec<(Hash, Option<Timestamp>)>) -> Self {
+        Self { admin, ..self }
+    }
+
+    /// The administrator's tokens.
+    pub fn of_admin(&self) -> &[(Hash, Option<Timestamp>)] {
+        &self.admin
+    }
+
     /// The bearer of a token.
     pub fn user(&self, token: &str) -> Option<User> {
         if let Some((id, secret)) = token.strip_prefix(PREFIX).and_then(|rest| rest.split_once('.')) {
