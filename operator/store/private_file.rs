@@ -1,4 +1,4 @@
-//! Writes a file that only its owner reads, completely or not at all.
+//! Writes a file that only its owner reads, completely or not at all, and durably.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -18,5 +18,7 @@ pub fn write(path: &Path, text: &str) -> io::Result<()> {
     }
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all())?;
-    fs::rename(&beside, path)
+    fs::rename(&beside, path)?;
+    // The name must be durable too: values that are sealed with a key are, when its file is written.
+    fs::File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
