@@ -20,6 +20,8 @@ pub struct Certificate {
     pub common_name: Option<String>,
     /// The organisations of its owner.
     pub organisations: Vec<String>,
+    /// It names its owner as its maker.
+    pub self_issued: bool,
 }
 
 /// The fields of a certificate in DER; `None` if they cannot be read.
@@ -28,12 +30,14 @@ pub fn read(der: &[u8]) -> Option<Certificate> {
         certificate.read_sequence(|fields| {
             let read = fields.next().read_sequence(|fields| {
                 fields.read_optional(|field| field.read_tagged(Tag::context(0), |version| version.read_u8()))?;
-                // serialNumber, signature, issuer.
-                skip(fields, 3)?;
+                // serialNumber, signature.
+                skip(fields, 2)?;
+                let issuer = fields.next().read_der()?;
                 let (from, until) =
                     fields.next().read_sequence(|times| Ok((time(times.next())?, time(times.next())?)))?;
+                let owner = fields.next().read_der()?;
                 let (mut common_name, mut organisations) = (None, Vec::new());
-                for (kind, text) in subject(fields.next())? {
+                for (kind, text) in yasna::parse_der(&owner, texts)? {
                     match kind.components().as_slice() {
                         kind if kind == COMMON_NAME => common_name = Some(text),
                         kind if kind == ORGANISATION => organisations.push(text),
@@ -43,7 +47,7 @@ pub fn read(der: &[u8]) -> Option<Certificate> {
                 // subjectPublicKeyInfo, and three optional ones.
                 skip(fields, 1)?;
                 while fields.read_optional(|field| field.read_der())?.is_some() {}
-                Ok(Certificate { from, until, common_name, organisations })
+                Ok(Certificate { from, until, common_name, organisations, self_issued: issuer == owner })
             })?;
             // signatureAlgorithm, signatureValue.
             skip(fields, 2)?;
@@ -66,7 +70,7 @@ fn time(field: BERReader<'_, '_>) -> ASN1Result<Timestamp> {
 }
 
 /// The attributes of a name that are text.
-fn subject(name: BERReader<'_, '_>) -> ASN1Result<Vec<(ObjectIdentifier, String)>> {
+fn texts(name: BERReader<'_, '_>) -> ASN1Result<Vec<(ObjectIdentifier, String)>> {
     let mut found = Vec::new();
     name.read_sequence_of(|set| {
         set.read_set_of(|attribute| {
@@ -108,6 +112,7 @@ mod tests {
                 until: at(format!("{year}-01-01T00:00:00Z")),
                 common_name: Some("jané".to_owned()),
                 organisations: vec!["ops".to_owned()],
+                self_issued: true,
             };
             assert_eq!(read(&der), Some(expected));
             for end in 0..der.len() {

@@ -18,7 +18,7 @@ use serde_json::Value;
 use crate::api::hash::short_hash;
 use crate::api::{secret, x509};
 
-/// Clocks differ: a certificate is valid from this time before it was made.
+/// Clocks differ: a certificate, unless it is a CA's, is valid from this time before it was made.
 const BACKDATED: Duration = Duration::from_secs(3600);
 
 /// A certificate with its intermediate ones, and its key.
@@ -54,17 +54,23 @@ impl Pair {
         Ok(Self { cert: pair.0, key: pair.1, chain })
     }
 
+    /// Whether it is a CA that Evenkeel made: what its key makes names it as its maker.
+    pub fn is_our_ca(&self) -> bool {
+        let named = self.chain.first().and_then(|der| x509::read(der)?.common_name);
+        named.is_some() && named == KeyPair::from_pem(&self.key).ok().map(|key| ca_name(&key))
+    }
+
     /// Since when, and until when it is valid; `None` if that cannot be read.
     pub fn validity(&self) -> Option<(Timestamp, Timestamp)> {
         x509::read(self.chain.first()?).map(|read| (read.from, read.until))
     }
 
-    /// Those of these names that no client could verify.
+    /// Those of these names that no client could verify, and could by another certificate.
     pub fn lacks(&self, names: &[String]) -> Vec<String> {
         let leaf = self.chain.first().and_then(|leaf| ParsedCertificate::try_from(leaf).ok());
         let has = |name: &&String| {
-            let name = ServerName::try_from(name.as_str()).ok();
-            leaf.as_ref().zip(name).is_some_and(|(leaf, name)| verify_server_name(leaf, &name).is_ok())
+            let Ok(name) = ServerName::try_from(name.as_str()) else { return true };
+            leaf.as_ref().is_some_and(|leaf| verify_server_name(leaf, &name).is_ok())
         };
         names.iter().filter(|name| !has(name)).cloned().collect()
     }
@@ -73,7 +79,7 @@ impl Pair {
     pub fn refused_as_server(&self, authorities: &str, at: Timestamp) -> Option<String> {
         let (leaf, intermediates) = self.chain.split_first()?;
         let verify = || {
-            if certificates(authorities)?.contains(leaf) {
+            if certificates(authorities)?.contains(leaf) && x509::read(leaf).is_some_and(|read| read.self_issued) {
                 // It is its own CA.
                 return Ok(());
             }
@@ -140,11 +146,12 @@ pub enum Purpose<'a> {
     Client(&'a str),
 }
 
-/// A new CA.
+/// A new CA. It is valid from one life before `now`: PostgreSQL refuses a CA that is not valid yet, and a clock that was ahead
+/// when the CA was made must not keep every standby out until that time.
 pub fn make_ca(now: Timestamp, life: Duration) -> Result<Made, rcgen::Error> {
     let key = KeyPair::generate()?;
     let mut params = ca_params(&key);
-    valid(&mut params, now, life);
+    valid(&mut params, now, life, life);
     Ok(Made { cert: params.self_signed(&key)?.pem(), key: key.serialize_pem() })
 }
 
@@ -161,7 +168,7 @@ pub fn make_leaf(ca_key: &str, purpose: Purpose, now: Timestamp, life: Duration)
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![usage];
     params.use_authority_key_identifier_extension = true;
-    valid(&mut params, now, life);
+    valid(&mut params, now, BACKDATED, life);
     let issuer = Issuer::new(ca_params(&ca_key), ca_key);
     Ok(Made { cert: params.signed_by(&key, &issuer)?.pem(), key: key.serialize_pem() })
 }
@@ -170,16 +177,19 @@ pub fn make_leaf(ca_key: &str, purpose: Purpose, now: Timestamp, life: Duration)
 /// name, by which a server shows which of them it trusts.
 fn ca_params(key: &KeyPair) -> CertificateParams {
     let mut params = CertificateParams::default();
-    let name = format!("evenkeel-ca-{}", short_hash(key.public_key_raw(), 16));
-    params.distinguished_name.push(DnType::CommonName, name);
+    params.distinguished_name.push(DnType::CommonName, ca_name(key));
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params
 }
 
-fn valid(params: &mut CertificateParams, now: Timestamp, life: Duration) {
+fn ca_name(key: &KeyPair) -> String {
+    format!("evenkeel-ca-{}", short_hash(key.public_key_raw(), 16))
+}
+
+fn valid(params: &mut CertificateParams, now: Timestamp, before: Duration, life: Duration) {
     let now = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(now.as_second().max(0).unsigned_abs());
-    params.not_before = now - BACKDATED;
+    params.not_before = now - before;
     params.not_after = now + life;
 }
 
@@ -220,6 +230,27 @@ mod tests {
             assert_eq!(client.refused_as_client(&format!("{}{}", other.cert, ca.cert), now), None);
             assert!(client.refused_as_client(&other.cert, now).is_some());
         }
+    }
+
+    /// Regression 149: a CA that was made while the clock was ahead was valid only from that time. PostgreSQL judges that, too,
+    /// and no standby could connect until then; nothing was wrong by the time of the certificates that it had made.
+    #[test]
+    fn a_ca_that_was_made_while_the_clock_was_ahead_is_valid_now() {
+        let now = at("2026-11-28T15:00:00Z");
+        let ca = pair(&make_ca(now + 3000 * DAY, 3650 * DAY).unwrap());
+        assert!(ca.validity().unwrap().0 < now);
+    }
+
+    /// Regression 159: a certificate that stands among the CA certificates was accepted whoever had made it. PostgreSQL accepts
+    /// there only one that has made itself, so no standby could have connected.
+    #[test]
+    fn a_certificate_in_the_place_of_its_ca_is_accepted_only_if_it_made_itself() {
+        let now = at("2026-11-28T15:00:00Z");
+        let ca = make_ca(now, DAY).unwrap();
+        let leaf = make_leaf(&ca.key, Purpose::Server(&["db-1".to_owned()]), now, DAY).unwrap();
+        assert!(pair(&leaf).refused_as_server(&leaf.cert, now).is_some());
+        assert_eq!(pair(&leaf).refused_as_server(&format!("{}{}", leaf.cert, ca.cert), now), None);
+        assert_eq!(pair(&ca).refused_as_server(&ca.cert, now), None);
     }
 
     #[test]

@@ -124,12 +124,18 @@ impl Authority {
         let name = &self.ca_name;
         let cert = text(secret, "ca.crt").ok_or_else(|| format!("Secret {name} has no key ca.crt"))?;
         roots(&cert).map_err(|why| format!("ca.crt of Secret {name} {why}"))?;
+        let pair = |cert: &str, key: &str| {
+            let pair = Pair::of_keys(name, secret, cert, key)?;
+            let strange =
+                || format!("{cert} of Secret {name} was not made by Evenkeel; delete the Secret, and a new CA is made");
+            if pair.is_our_ca() { Ok(pair) } else { Err(strange()) }
+        };
         let issues = text(secret, "ca.key").is_some();
         if issues {
-            Pair::of_keys(name, secret, "ca.crt", "ca.key")?;
+            pair("ca.crt", "ca.key")?;
         }
         let next = match text(secret, "next.crt") {
-            Some(_) => Pair::of_keys(name, secret, "next.crt", "next.key")?.validity().map(|(from, _)| from),
+            Some(_) => pair("next.crt", "next.key")?.validity().map(|(_, until)| until - CA_LIFE),
             None if issues => None,
             None => return Err(format!("Secret {name} has no key ca.key")),
         };
@@ -246,7 +252,8 @@ async fn change_ca(
     let lost = || authority.replication.as_ref().and_then(|secret| text(secret, "ca.crt"));
     let new = || make_ca(authority.now, CA_LIFE).map_err(unmade);
     let fields: Vec<(&str, Option<String>)> = match due {
-        Due::Ca if authority.ca.is_some() => return Ok(()),
+        // Somebody has made or deleted it meanwhile.
+        _ if (due == Due::Ca) == authority.ca.is_some() => return Ok(()),
         Due::Ca => {
             let Made { cert, key } = new()?;
             match lost() {

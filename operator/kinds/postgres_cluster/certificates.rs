@@ -218,8 +218,12 @@ pub fn due_by(object: &PostgresCluster, seen: &CertificatesSeen, held: Holders, 
     let ageing = left(ca.until, now) < CA_LIFE / 3;
     match ca.next {
         Some(made) => {
+            // Without the key of the CA only the next one can make what is missing, which nobody can hold, or about to end.
+            let ending = |leaf: &LeafSeen| held.reached && left(leaf.until, now) < ENDS_SOON;
+            let gone = |leaf: &Option<LeafSeen>| leaf.as_ref().is_none_or(ending);
+            let pressing = !ca.issues && (gone(&seen.server) || gone(&seen.replication));
             let announced = now.duration_since(made).unsigned_abs() >= ANNOUNCED || left(ca.until, now) < ENDS_SOON;
-            (held.all && (announced || asked || !ageing)).then_some(Due::ChangeCa)
+            (pressing || held.all && (announced || asked || !ageing)).then_some(Due::ChangeCa)
         }
         None if ca.old => {
             let by_this = |leaf: &Option<LeafSeen>| leaf.as_ref().is_some_and(|leaf| leaf.current || leaf.copied);

@@ -246,6 +246,89 @@ async fn what_was_deleted_is_made_again_and_a_damaged_ca_is_left_alone() {
     assert!(cluster.held == before);
 }
 
+/// Regression 148: with the key of the CA and a certificate both deleted, the change to the next CA waited for ever for
+/// instances to hold what did not exist; 90 days later no standby could have connected again.
+#[tokio::test]
+async fn a_certificate_that_only_the_next_ca_can_make_is_made_at_once() {
+    for gone in [vec!["ca", "server"], vec!["ca", "replication"], vec!["ca", "server", "replication"]] {
+        let mut cluster = Cluster::new();
+        cluster.settle().await;
+        for end in &gone {
+            cluster.delete(end).await;
+        }
+        for _ in 0..9 {
+            while cluster.act().await.is_some() {}
+            for instance in 0..3 {
+                cluster.send(instance).await;
+            }
+        }
+        cluster.check();
+        let seen = cluster.authority().await.seen();
+        let ca = seen.ca.unwrap().unwrap();
+        assert!(ca.issues && ca.next.is_none() && !ca.old, "{gone:?}: {ca:?}");
+        assert!(seen.server.unwrap().current && seen.replication.unwrap().current);
+    }
+}
+
+/// Regression 148 too: an instance that could not be reached held the change up, also when everything was about to expire.
+#[tokio::test]
+async fn an_instance_that_is_away_does_not_let_certificates_end_whose_ca_has_lost_its_key() {
+    let mut cluster = Cluster::new();
+    cluster.settle().await;
+    cluster.delete("ca").await;
+    while cluster.act().await.is_some() {}
+    let away = Holders { all: false, reached: true };
+    let mut due = Vec::new();
+    for days in [60, 17] {
+        cluster.later(days);
+        let seen = cluster.authority().await.seen();
+        due.push(due_by(&cluster.object, &seen, away, cluster.clock.now()));
+    }
+    assert_eq!(due, [None, Some(Due::ChangeCa)]);
+}
+
+/// Regression 157: names that TLS does not know, such as `db.2026` in the namespace 2026, counted as missing for ever:
+/// certificates were made, and loaded by every instance, twice a second.
+#[tokio::test]
+async fn a_name_that_no_certificate_can_have_is_not_missed() {
+    let mut cluster = Cluster::new();
+    cluster.object.metadata.namespace = Some("2026".into());
+    assert_eq!(cluster.settle().await, "make a CA\nmake certificates\n(all instances hold them)");
+}
+
+/// Regression 155: a CA of the user's in `NAME-ca` was used. Its certificates named another issuer than it, no client accepted
+/// them, and new ones were made without end.
+#[tokio::test]
+async fn a_strange_ca_in_the_place_of_the_clusters_is_told_and_makes_nothing() {
+    let mut cluster = Cluster::new();
+    cluster.settle().await;
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "corp");
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let (cert, key) = (params.self_signed(&key).unwrap().pem(), key.serialize_pem());
+    let mut secret = cluster.secret("ca").await;
+    secret["data"] = encoded(&[("ca.crt", &cert), ("ca.key", &key)]).into();
+    cluster.objects.update(&own(&cluster.object, "ca"), secret).await.unwrap();
+    assert_eq!(cluster.act().await, None);
+    let told = cluster.authority().await.seen().ca.unwrap_err();
+    assert_eq!(told, "ca.crt of Secret db-ca was not made by Evenkeel; delete the Secret, and a new CA is made");
+    cluster.delete("ca").await;
+    cluster.settle().await;
+}
+
+/// Regression 158: a CA that was deleted between the decision and its act became a Secret without it, which nothing replaced.
+#[tokio::test]
+async fn what_was_decided_about_a_ca_that_is_gone_is_not_done() {
+    let mut cluster = Cluster::new();
+    cluster.settle().await;
+    cluster.delete("ca").await;
+    for due in [Due::NextCa, Due::ChangeCa, Due::DropOldCa] {
+        perform(&cluster.objects, cluster.clock.now(), &cluster.object, due).await.unwrap();
+        assert_eq!(cluster.authority().await.seen().ca, Ok(None), "{due}");
+    }
+}
+
 impl Cluster {
     async fn later_due(&mut self) -> Option<Due> {
         self.later(70);
