@@ -76,6 +76,11 @@ async fn dispatch(server: &Server, request: axum::extract::Request, asked: &mut 
     let user = asked.user.clone().ok_or_else(Refusal::unauthorized)?;
     guest.is_known();
     answers::impersonates(&parts.headers)?;
+    // Until the answer: its body stays in memory.
+    let _body = match parts.method {
+        Method::GET => None,
+        _ => Some(server.limits.body(&caller, now).await),
+    };
     if let Some(planner) = server.planner.as_ref().filter(|_| parts.uri.path() == PLAN && parts.method == Method::POST)
     {
         let body = body::read(body).await?;
@@ -118,9 +123,9 @@ async fn dispatch(server: &Server, request: axum::extract::Request, asked: &mut 
     if let Some(stream) = stream(&target, &parts.method, &params)? {
         guest.streams(server.limits.stream(&caller, stream, now)?);
     }
-    let (_writing, body) = match parts.method {
-        Method::GET => (None, Bytes::new()),
-        _ => (Some(server.limits.write(&caller, now).await), body::read(body).await?),
+    let body = match parts.method {
+        Method::GET => Bytes::new(),
+        _ => body::read(body).await?,
     };
     let decides = parts.method != Method::GET && access::decides(&target.resource.qualified());
     let request = Request { server, permit, target, params, headers: parts.headers, body, view: shown, guest, upgrade };

@@ -20,8 +20,8 @@ const STRANGER: Rate = Rate { a_second: 10, at_once: 50 };
 const WATCHES: usize = 100;
 /// Limit of the exec, attach and port-forward sessions of a user.
 const SESSIONS: usize = 20;
-/// Limit of the writes of a user under way; further ones wait. Each holds a body in memory.
-const WRITES: usize = 32;
+/// Limit of the requests of a user whose bodies are in memory; further ones wait.
+const BODIES: usize = 32;
 /// Limit of the accounts; further callers share one.
 const ACCOUNTS: usize = 10_000;
 
@@ -53,17 +53,17 @@ struct Account {
     paid: Instant,
     watches: Arc<Semaphore>,
     sessions: Arc<Semaphore>,
-    writes: Arc<Semaphore>,
+    bodies: Arc<Semaphore>,
 }
 
 impl Account {
     fn new(now: Instant) -> Self {
         let of = |limit| Arc::new(Semaphore::new(limit));
-        Self { paid: now, watches: of(WATCHES), sessions: of(SESSIONS), writes: of(WRITES) }
+        Self { paid: now, watches: of(WATCHES), sessions: of(SESSIONS), bodies: of(BODIES) }
     }
 
     fn is_idle(&self, now: Instant) -> bool {
-        let all = [(&self.watches, WATCHES), (&self.sessions, SESSIONS), (&self.writes, WRITES)];
+        let all = [(&self.watches, WATCHES), (&self.sessions, SESSIONS), (&self.bodies, BODIES)];
         self.paid <= now && all.iter().all(|(free, limit)| free.available_permits() == *limit)
     }
 }
@@ -104,10 +104,10 @@ impl Limits {
         })
     }
 
-    /// Waits until the user may write.
-    pub async fn write(&self, caller: &Caller, now: Instant) -> OwnedSemaphorePermit {
-        let writes = self.account(caller, now, |account| account.writes.clone());
-        writes.acquire_owned().await.expect("the semaphore is never closed")
+    /// Waits until the user may send a body.
+    pub async fn body(&self, caller: &Caller, now: Instant) -> OwnedSemaphorePermit {
+        let bodies = self.account(caller, now, |account| account.bodies.clone());
+        bodies.acquire_owned().await.expect("the semaphore is never closed")
     }
 
     fn account<T>(&self, caller: &Caller, now: Instant, change: impl FnOnce(&mut Account) -> T) -> T {

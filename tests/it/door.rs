@@ -11,6 +11,9 @@ use evenkeel::server::doors::Doors;
 use evenkeel::server::{self, identity};
 use evenkeel::store::{MemoryStore, Objects};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -53,6 +56,57 @@ impl House {
         let request = self.by_port.get(format!("https://{}/api/v1/namespaces", self.address));
         let request = if token { request.bearer_auth(&self.token) } else { request };
         request.send().await.unwrap()
+    }
+}
+
+impl House {
+    /// A request of the administrator whose body is to come when the server asks for it.
+    async fn begun(&self, path: &str) -> impl AsyncRead + AsyncWrite + Unpin {
+        let pem = std::fs::read(self._dir.path().join("pki/ca.crt")).unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(&pem).unwrap()).unwrap();
+        let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let mut stream = connector.connect(self.address.ip().into(), stream).await.unwrap();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: here\r\nAuthorization: Bearer {}\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n",
+            self.token
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream
+    }
+}
+
+/// The server asks for the body.
+async fn asks(stream: &mut (impl AsyncRead + Unpin)) {
+    let mut line = [0; 25];
+    stream.read_exact(&mut line).await.unwrap();
+    assert_eq!(str::from_utf8(&line).unwrap(), "HTTP/1.1 100 Continue\r\n\r\n");
+}
+
+/// Regression 158: the bodies of reviews and plans did not count to the 32 of a user that are in memory at once. Anybody with a
+/// token could fill the memory of the operator with 992 of them, of 3 MiB each.
+#[tokio::test]
+async fn a_user_has_so_many_bodies_at_once_whatever_they_are_for() {
+    let house = House::open().await;
+    let paths = [
+        "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+        "/evenkeel/v1/clientcertificates",
+        "/api/v1/namespaces",
+    ];
+    let mut all = Vec::new();
+    for number in 0..32 {
+        let mut one = house.begun(paths[number % 3]).await;
+        timeout(PATIENCE, asks(&mut one)).await.unwrap();
+        all.push(one);
+    }
+    for path in paths {
+        let mut next = house.begun(path).await;
+        assert!(timeout(Duration::from_millis(100), asks(&mut next)).await.is_err(), "{path} has to wait");
+        drop(all.pop());
+        timeout(PATIENCE, asks(&mut next)).await.unwrap();
+        all.push(next);
     }
 }
 

@@ -317,7 +317,7 @@ async fn a_strange_ca_in_the_place_of_the_clusters_is_told_and_makes_nothing() {
     cluster.settle().await;
 }
 
-/// Regression 158: a CA that was deleted between the decision and its act became a Secret without it, which nothing replaced.
+/// Regression 148 too: a CA that was deleted between the decision and its act became a Secret without it, which nothing replaced.
 #[tokio::test]
 async fn what_was_decided_about_a_ca_that_is_gone_is_not_done() {
     let mut cluster = Cluster::new();
