@@ -211,7 +211,7 @@ pub async fn start(args: &Args) -> Result<Running, Error> {
         .map_err(failed(|| format!("cannot prepare keys and kubeconfig in {}", path.display())))?;
     doors.audit = Some(audit::Audit::open(&path, args.audit.clone(), clock.clone()));
     let kubeconfig = identity.kubeconfig.clone();
-    let seal = args.home.keys().read().map_err(failed(|| "cannot read the keys of the Secrets".to_owned()))?;
+    let seal = args.home.keys().read_or_make().map_err(failed(|| "cannot read the keys of the Secrets".to_owned()))?;
     let file = args.home.store();
     let opened = SqliteStore::open(&file, seal).await;
     let store = Arc::new(opened.map_err(failed(|| format!("cannot open the store {}", file.display())))?);

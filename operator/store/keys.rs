@@ -56,17 +56,20 @@ impl KeyFiles {
         self.given.as_deref().unwrap_or(&self.own)
     }
 
+    /// Reads the keys; makes the first one if none was given.
+    pub fn read_or_make(&self) -> Result<Seal, Error> {
+        if self.given.is_none() && is_missing(&read(&self.own)) {
+            self.write(&seal::new_key())?;
+        }
+        self.read()
+    }
+
     /// Reads the keys. Keys of the own file still open when a file is given, so that it can be given at any time.
     pub fn read(&self) -> Result<Seal, Error> {
         let given = self.given.as_deref().map(|path| read(path).and_then(|text| parse(path, &text)));
-        let own = match (read(&self.own), &given) {
-            (Err(Error::File { source, .. }), None) if source.kind() == io::ErrorKind::NotFound => {
-                let key = seal::new_key();
-                self.write(&key)?;
-                Some(parse(&self.own, &key)?)
-            }
-            (Err(Error::File { source, .. }), Some(_)) if source.kind() == io::ErrorKind::NotFound => None,
-            (text, _) => Some(parse(&self.own, &text?)?),
+        let own = match read(&self.own) {
+            missing if given.is_some() && is_missing(&missing) => None,
+            text => Some(parse(&self.own, &text?)?),
         };
         let all = given.transpose()?.into_iter().chain(own);
         Ok(all.reduce(Seal::and).expect("one of them was read"))
@@ -96,6 +99,10 @@ fn read(path: &Path) -> Result<String, Error> {
     fs::read_to_string(path).map_err(|source| Error::File { doing: "read", path: path.to_owned(), source })
 }
 
+fn is_missing(text: &Result<String, Error>) -> bool {
+    matches!(text, Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound)
+}
+
 fn parse(path: &Path, text: &str) -> Result<Seal, Error> {
     Seal::parse(text).map_err(|source| Error::Keys { path: path.to_owned(), source })
 }
@@ -114,12 +121,13 @@ mod tests {
         let (given, own) = (folder.path().join("given"), folder.path().join("pki/secrets.key"));
         fs::write(&given, seal::new_key()).unwrap();
         let with_given = KeyFiles::new(folder.path(), Some(given));
-        assert_eq!(with_given.read().unwrap().ids().len(), 1);
+        assert_eq!(with_given.read_or_make().unwrap().ids().len(), 1);
         assert!(!own.exists());
 
         let files = KeyFiles::new(folder.path(), None);
-        let ids = files.read().unwrap().ids();
-        assert_eq!(files.read().unwrap().ids(), ids);
+        assert!(files.read().is_err() && !own.exists(), "who only looks makes no key");
+        let ids = files.read_or_make().unwrap().ids();
+        assert_eq!(files.read_or_make().unwrap().ids(), ids);
         assert_eq!(fs::metadata(&own).unwrap().permissions().mode() & 0o777, 0o600);
         let all = with_given.read().unwrap().ids();
         assert_eq!((all.len(), all.last()), (2, ids.first()), "the given one seals, both open");
@@ -130,7 +138,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("pki")).unwrap();
         let files = KeyFiles::new(folder.path(), None);
-        let old = files.read().unwrap().ids();
+        let old = files.read_or_make().unwrap().ids();
         files.renew().unwrap();
         let both = files.read().unwrap().ids();
         assert!(both.len() == 2 && both[0] != old[0] && both[1] == old[0]);

@@ -177,7 +177,7 @@ async fn a_file_of_a_newer_version_is_refused_in_plain_words() {
     let path = folder.path().join("store.db");
     fs::create_dir(folder.path().join("pki")).unwrap();
     let keys = KeyFiles::new(folder.path(), None);
-    SqliteStore::open(&path, keys.read().unwrap()).await.unwrap().close().await;
+    SqliteStore::open(&path, keys.read_or_make().unwrap()).await.unwrap().close().await;
     execute(&path, "INSERT INTO _sqlx_migrations VALUES (999, 'later', 0, 1, x'00', 1)").await;
     let refused = SqliteStore::open(&path, keys.read().unwrap()).await.unwrap_err().to_string();
     assert!(refused.starts_with("a newer version of evenkeel has written it (tables of version 999)"), "{refused}");
