@@ -50,6 +50,10 @@ const DELAYS_SESSIONS: &str = "delays every new session, also those that watch t
 const LIBRARIES: &[&str] =
     &["auth_delay", "auto_explain", "passwordcheck", "pg_prewarm", "pg_stat_statements", "pgaudit"];
 
+/// What precedes each line of the log. The bracket in front of a client's names tells its lines from those of the server's
+/// own processes: a client chooses its names, also such as look like a message.
+pub const LOG_PREFIX: &str = "%m [%p] %q[%u@%d] ";
+
 /// Every setting with a rule, by name.
 pub const RULES: &[(&str, Rule)] = &[
     ("allow_alter_system", Rule::Refused),
@@ -85,7 +89,7 @@ pub const RULES: &[(&str, Rule)] = &[
     ("listen_addresses", Rule::Ours("*")),
     ("local_preload_libraries", Rule::Code(LIBRARIES)),
     ("log_destination", Rule::Ours("stderr")),
-    ("log_line_prefix", Rule::Default("%m [%p] %q%u@%d ")),
+    ("log_line_prefix", Rule::Default(LOG_PREFIX)),
     ("logging_collector", Rule::Ours("off")),
     ("max_connections", Rule::StandbyMinimum { built_in: 100, at_least: None }),
     ("max_locks_per_transaction", Rule::StandbyMinimum { built_in: 64, at_least: None }),

@@ -243,7 +243,7 @@ mod tests {
             lc_messages = 'C'
             listen_addresses = '*'
             log_destination = 'stderr'
-            log_line_prefix = '%m [%p] %q%u@%d '
+            log_line_prefix = '%m [%p] %q[%u@%d] '
             logging_collector = 'off'
             max_replication_slots = '10'
             max_slot_wal_keep_size = '4GB'

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -18,6 +19,7 @@ use super::sql;
 use super::state::{Config, Gate, Judged, Settings, Upstream};
 use super::tls;
 use super::wire::Tls;
+use crate::api::postgres_settings::LOG_PREFIX;
 
 /// Timeout for a reload to be visible in a new session.
 const RELOAD: Duration = Duration::from_secs(2);
@@ -55,6 +57,8 @@ impl Shell {
         let paths = (self.place.passfile(), self.place.configuration());
         let text = conf::postgresql_conf(config, &self.facts(minima, &config.settings, &paths));
         self.place.write_configuration("postgresql.conf", &text)?;
+        let own = config.settings.get("log_line_prefix").is_none_or(|prefix| prefix == LOG_PREFIX);
+        self.server.own_log_prefix.store(own, Ordering::Relaxed);
         self.place.write_configuration("pg_hba.conf", &conf::pg_hba(config.gate, config.access.as_ref()))?;
         self.place.write_configuration("pg_ident.conf", conf::pg_ident())?;
         self.clear_auto_conf()

@@ -329,7 +329,7 @@ impl Shell {
         self.server.starts += 1;
         let id = format!("{}-{}", self.boot, self.server.starts);
         tracing::info!(run = %id, standby, "postgres starts");
-        server_log::pass_on(child.output, self.notes.clone(), id.clone());
+        server_log::pass_on(child.output, self.notes.clone(), id.clone(), self.server.own_log_prefix.clone());
         self.server.run = Run::begin(id, &config);
         self.server.run.tls = self.server.tls.as_ref().map(|tls| tls.hash.clone());
         self.server.postmaster =

@@ -151,17 +151,31 @@ mod tests {
         assert_ne!(verifier("\u{7}\u{fb01}", &salt), verifier("\u{7}fi", &salt));
     }
 
+    /// Regression 102: certificates became part of the credentials' hash, from which the salts derived, so each renewal of
+    /// certificates wrote both roles anew. The salts are of the passwords only, and those of version 0.1.0.
     #[test]
-    fn every_member_computes_the_same_verifiers() {
-        let credentials = |hash: &str| Credentials {
-            hash: hash.into(),
-            replication_password: "r".into(),
-            owner_password: "o".into(),
-            tls: None,
+    fn every_member_computes_the_same_verifiers_whatever_the_certificates_are() {
+        let word = |word: &str| word.to_owned();
+        let tls = |hash: &str| Tls {
+            hash: word(hash),
+            ca: word("ca"),
+            client_ca: word("ca"),
+            server_cert: word(hash),
+            server_key: word("k"),
+            client_cert: word(hash),
+            client_key: word("k"),
         };
-        let (one, other) = (Secrets::new(credentials("h")), Secrets::new(credentials("other certificates")));
-        assert_eq!((one.owner.clone(), one.replication), (other.owner, other.replication.clone()));
-        assert_ne!(one.owner, other.replication);
+        let computed = |owner: &str, tls: Option<Tls>| {
+            let hash = format!("of {owner} and {:?}", tls.as_ref().map(|tls| &tls.hash));
+            let (replication_password, owner_password) = (word("r"), word(owner));
+            let secrets = Secrets::new(Credentials { hash, replication_password, owner_password, tls });
+            (secrets.owner, secrets.replication)
+        };
+        let renewed = [None, Some(tls("one")), Some(tls("two"))].map(|tls| computed("o", tls));
+        assert!(renewed.iter().all(|one| one == &renewed[0]), "{renewed:?}");
+        assert_ne!(renewed[0].0, renewed[0].1);
+        assert_ne!(renewed[0].0, computed("other", None).0);
+        assert!(renewed[0].0.starts_with("SCRAM-SHA-256$4096:9HaacU/khaswWtlOSRyPYA==$"), "{}", renewed[0].0);
     }
 
     #[test]

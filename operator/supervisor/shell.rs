@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use nix::fcntl::Flock;
@@ -341,6 +342,8 @@ pub struct LocalServer {
     pub tls_written: Option<String>,
     /// Generation of the last written configuration file; incremented by each write.
     pub generation: u64,
+    /// The configuration written last has our prefix of the log's lines, not a user's.
+    pub own_log_prefix: Arc<AtomicBool>,
     /// Logical slots that this directory lost when it ceased to be a primary's, and the time.
     pub lost_slots: (Vec<String>, u64),
     /// The verdict on the user's settings; `None`: this directory never had any.

@@ -22,8 +22,11 @@ pub struct Inputs(BTreeMap<InputRef, Input>);
 /// One Secret or ConfigMap that exists; the others are not listed.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Input {
-    /// Hash of its contents.
+    /// Changes with its contents. Of a Secret it is keyed with the uid, which only those can read who can read the values:
+    /// it becomes part of names that all may see, and nobody shall try words against it.
     pub hash: String,
+    /// The hash without a key, as in names of the version before.
+    pub unkeyed: String,
     /// Its keys.
     pub keys: BTreeSet<String>,
     /// The network of the database that this Secret belongs to: a pod that uses the Secret joins the network.
@@ -31,9 +34,9 @@ pub struct Input {
 }
 
 impl Inputs {
-    /// The hash of its contents; empty if it does not exist.
-    pub fn hash(&self, input: &InputRef) -> String {
-        self.0.get(input).map(|known| known.hash.clone()).unwrap_or_default()
+    /// What is known of it; empty if it does not exist.
+    pub fn get(&self, input: &InputRef) -> Input {
+        self.0.get(input).cloned().unwrap_or_default()
     }
 
     /// What a template needs and does not exist, as text for people.
@@ -64,7 +67,10 @@ pub async fn read(objects: &Objects, namespace: &str, used: BTreeSet<InputRef>) 
     for input in used {
         let Some(value) = object(objects, namespace, &input).await? else { continue };
         let contents = contents(&value);
-        let hash = short_hash_of_parts(contents.iter().flat_map(|(key, bytes)| [key.as_bytes(), bytes]), 16);
+        let uid = value["metadata"]["uid"].as_str().filter(|_| value["kind"] == "Secret");
+        let parts = || contents.iter().flat_map(|(key, bytes)| [key.as_bytes(), bytes]);
+        let unkeyed = short_hash_of_parts(parts(), 16);
+        let hash = short_hash_of_parts(uid.map(str::as_bytes).into_iter().chain(parts()), 16);
         let owners = value["metadata"]["ownerReferences"].as_array().into_iter().flatten();
         let mut network = None;
         for owner in owners.filter(|owner| owner["kind"] == PostgresCluster::KIND) {
@@ -76,7 +82,7 @@ pub async fn read(objects: &Objects, namespace: &str, used: BTreeSet<InputRef>) 
             let name = clusters.iter().flatten().find(is_it).and_then(|one| one["metadata"]["name"].as_str());
             network = network.or(name.and_then(|name| private_network(PostgresCluster::KIND, namespace, name)));
         }
-        known.insert(input, Input { hash, keys: contents.into_keys().collect(), network });
+        known.insert(input, Input { hash, unkeyed, keys: contents.into_keys().collect(), network });
     }
     Ok(Inputs(known))
 }

@@ -32,6 +32,9 @@ use crate::runtime::companions::{Companions, Voice, Wake};
 /// Interval of probes until the first success, so that a new container does not wait for its whole period.
 const EAGER: Duration = Duration::from_millis(100);
 
+/// Most bytes of an HTTP answer that are read: its head must fit, and its body is not read.
+const ANSWER: usize = 64 << 10;
+
 /// Time for Docker to run a command and to answer, in addition to the command's own.
 const DOCKER: Duration = Duration::from_secs(3);
 
@@ -195,11 +198,11 @@ impl Asker {
             if self.host == LOCAL {
                 let stream = TcpStream::connect((address, port)).await;
                 let stream = stream.map_err(|error| format!("port {port}: {error}"))?;
-                return self.talk(probe, stream, port).await;
+                return talk(probe, stream, self.address, port).await;
             }
             let inside = format!("tcp:127.0.0.1:{port}");
             let stream = engine.dial(&self.container, &inside).await.map_err(|error| error.to_string())?;
-            self.talk(probe, stream, port).await
+            talk(probe, stream, self.address, port).await
         };
         timeout(limit, asked).await.unwrap_or_else(|_| Err(late()))
     }
@@ -222,27 +225,31 @@ impl Asker {
             Err(error) => Err(error.to_string()),
         }
     }
+}
 
-    async fn talk(
-        &self,
-        probe: &Probe,
-        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-        port: u16,
-    ) -> Result<(), String> {
-        let Some(get) = &probe.http_get else { return Ok(()) };
-        let path = path(get);
-        let request = request(get, self.address, port).map_err(|error| error.to_string())?;
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
-        // Ends by itself if this task is cancelled first, because that drops its sender.
-        let driver = tokio::spawn(connection);
-        let answer = sender.send_request(request).await;
-        driver.abort();
-        let answer = answer.map_err(|error| format!("GET {path} got no HTTP answer: {error}"))?;
-        match answer.status().as_u16() {
-            200..=399 => Ok(()),
-            status => Err(format!("GET {path} answered {status}")),
-        }
+/// Asks an HTTP probe's question on a stream; without one, a stream that is open is enough.
+async fn talk(
+    probe: &Probe,
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    address: Option<Ipv4Addr>,
+    port: u16,
+) -> Result<(), String> {
+    let Some(get) = &probe.http_get else { return Ok(()) };
+    let path = path(get);
+    let request = request(get, address, port).map_err(|error| error.to_string())?;
+    let (mut sender, connection) = http1::Builder::new()
+        .max_buf_size(ANSWER)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| error.to_string())?;
+    // Ends by itself if this task is cancelled first, because that drops its sender.
+    let driver = tokio::spawn(connection);
+    let answer = sender.send_request(request).await;
+    driver.abort();
+    let answer = answer.map_err(|error| format!("GET {path} got no HTTP answer: {error}"))?;
+    match answer.status().as_u16() {
+        200..=399 => Ok(()),
+        status => Err(format!("GET {path} answered {status}")),
     }
 }
 
@@ -274,6 +281,7 @@ fn first_line(text: &str) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use k8s_openapi::api::core::v1::HTTPHeader;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
 
@@ -292,5 +300,31 @@ mod tests {
         assert_eq!(said(&[]), "host: 10.0.0.1:80\nuser-agent: evenkeel-probe\naccept: */*\n");
         let own = [("Host", "app.example.com"), ("User-Agent", "me"), ("X-A", "1"), ("X-A", "2")];
         assert_eq!(said(&own), "host: app.example.com\nuser-agent: me\nx-a: 1\nx-a: 2\naccept: */*\n");
+    }
+
+    /// Regression 104: nothing said how much of an application's answer is read. Its head has 64 KiB, and of its body
+    /// nothing is read but what comes with the head.
+    #[tokio::test]
+    async fn an_answer_without_end_is_no_burden() {
+        let said = async |head: &'static str| {
+            let (ours, mut theirs) = tokio::io::duplex(16 << 10);
+            let endless = tokio::spawn(async move {
+                let mut written = head.len();
+                let _ = theirs.read(&mut [0; 4096]).await;
+                let _ = theirs.write_all(head.as_bytes()).await;
+                while theirs.write_all(&[b'x'; 1024]).await.is_ok() {
+                    written += 1024;
+                }
+                written
+            });
+            let probe = Probe { http_get: Some(HTTPGetAction::default()), ..Default::default() };
+            let answer = talk(&probe, ours, None, 80).await;
+            let written = endless.await.unwrap();
+            assert!(written <= ANSWER + (32 << 10), "{written}");
+            answer
+        };
+        assert_eq!(said("HTTP/1.1 200 OK\r\n\r\n").await, Ok(()));
+        let refused = said("HTTP/1.1 200 OK\r\nx: ").await.unwrap_err();
+        assert_eq!(refused, "GET / got no HTTP answer: message head is too large");
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 
+use super::inputs::Input;
 use super::{Observed, Step, blueprint, placement};
 use crate::api::deployment::{
     CHANGE_CAUSE_ANNOTATION, Decisions, Deployment, ROLL_ON_CHANGE_ANNOTATION, ROLLBACK_ANNOTATION, Revision,
@@ -28,18 +29,23 @@ fn asks_to_roll(template: &PodTemplateSpec) -> bool {
     annotations.and_then(|all| all.get(ROLL_ON_CHANGE_ANNOTATION)).is_some_and(|value| value == "true")
 }
 
-/// The hash of the revision that the object asks for.
-fn wanted(object: &Deployment, observed: &Observed) -> String {
+/// The hash of the revision that the object asks for. A revision of the version before keeps its name until its template
+/// or an input changes, so that an upgrade replaces no pod.
+fn wanted(object: &Deployment, observed: &Observed, d: &Decisions) -> String {
     let template = &object.spec.template;
     let used = blueprint::inputs(&template.spec.clone().unwrap_or_default());
-    let counted = used.keys().filter(|_| asks_to_roll(template));
-    let inputs: BTreeMap<_, _> = counted.map(|input| (input.to_string(), observed.inputs.hash(input))).collect();
-    short_hash_of_json(&(template, inputs), HASH_DIGITS)
+    let hash = |of: fn(Input) -> String| {
+        let counted = used.keys().filter(|_| asks_to_roll(template));
+        let inputs: BTreeMap<_, _> = counted.map(|input| (input.to_string(), of(observed.inputs.get(input)))).collect();
+        short_hash_of_json(&(template, inputs), HASH_DIGITS)
+    };
+    let before = hash(|input| input.unkeyed);
+    if self::of(d, &before).is_some() { before } else { hash(|input| input.hash) }
 }
 
 /// Sets the target to the requested revision, unless that was given up; shortens the history.
 pub fn choose(object: &Deployment, observed: &Observed, d: &mut Decisions, now: Timestamp) {
-    let wanted = wanted(object, observed);
+    let wanted = wanted(object, observed, d);
     // An input is missing, so the hash would mean nothing.
     let lacking = observed.inputs.missing(&object.spec.template).is_some() && asks_to_roll(&object.spec.template);
     if object.spec.paused == Some(true) && !d.target.is_empty() || lacking && !d.target.is_empty() {

@@ -1,16 +1,21 @@
 //! Scenarios as users see them: a Deployment from its creation to its deletion, with the faults and changes between.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use expect_test::expect;
-use serde_json::json;
+use k8s_openapi::api::core::v1::PodTemplateSpec;
+use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use super::world::{World, host_key, short, spec};
+use super::world::{World, host_key, key, short, spec};
+use crate::api::deployment::DeploymentStatus;
+use crate::api::hash::{short_hash_of_json, short_hash_of_parts};
 use crate::engine::ContainerState;
 use crate::engine::fake::FakeEngine;
 use crate::engine::fake::Fault;
+use crate::store::Error;
 use crate::store::objects::Part;
 
 #[tokio::test(start_paused = true)]
@@ -261,6 +266,51 @@ async fn a_missing_secret_is_waited_for_and_a_changed_one_rolls_what_asks_for_it
     assert!(!hashed);
     world.put("secrets", "word", secret("dHdv")).await;
     world.until("rolled", |status| word(&world).as_deref() == Some("two") && status.phase == "Healthy").await;
+}
+
+/// Regression 99: the hash in the names of pods that roll with their Secrets was one over the plain values, without a key:
+/// who saw a name could try words against it, on another computer. Two Secrets with the same value gave the same name.
+#[tokio::test(start_paused = true)]
+async fn no_name_lets_anybody_try_words_against_a_secret_and_an_upgrade_replaces_no_pod() {
+    let world = World::new(&["local"]).await;
+    let mut asking = spec(1, "web:1");
+    asking["template"]["metadata"]["annotations"] = json!({"evenkeel.dev/roll-on-change": "true"});
+    asking["template"]["spec"]["containers"][0]["envFrom"] = json!([{"secretRef": {"name": "word"}}]);
+    let secret = |word: &str| json!({"kind": "Secret", "data": {"word": word}});
+    let target = |status: &DeploymentStatus| status.decisions.as_ref().map(|d| d.target.clone()).unwrap_or_default();
+    world.put("secrets", "word", secret("b25l")).await;
+    world.apply(asking.clone()).await;
+    let one = target(&world.settled().await);
+    // What anybody who knows the template can compute of a word.
+    let template: PodTemplateSpec = serde_json::from_value(asking["template"].clone()).unwrap();
+    let guess = |word: &[u8]| {
+        let inputs = BTreeMap::from([("Secret word", short_hash_of_parts([b"word".as_slice(), word], 16))]);
+        short_hash_of_json(&(&template, inputs), 10)
+    };
+    assert_ne!(one, guess(b"one"));
+    // The same words again are no change.
+    world.put("secrets", "word", secret("b25l")).await;
+    assert_eq!(target(&world.settled().await), one);
+    world.put("secrets", "word", secret("dHdv")).await;
+    world.until("rolled", |status| target(status) != one && status.phase == "Healthy").await;
+
+    // A revision that the version before named by the plain hash keeps its name until the next change.
+    let mut world = World::new(&["local"]).await;
+    world.crash().await;
+    world.put("secrets", "word", secret("b25l")).await;
+    world.apply(asking).await;
+    let old = guess(b"one");
+    let revision = json!({"revision": 1, "hash": old, "template": template, "good": true});
+    let set = |mut object: Value| {
+        object["status"] = json!({"decisions": {"target": old, "revisions": [revision]}});
+        Ok::<_, Error>(object)
+    };
+    world.objects.modify(&key(), Part::Status, set).await.unwrap();
+    world.start();
+    assert_eq!(target(&world.settled().await), old);
+    world.put("secrets", "word", secret("dHdv")).await;
+    let new = world.until("rolled", |status| target(status) != old && status.phase == "Healthy").await;
+    assert_ne!(target(&new), guess(b"two"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
 //! Performs one step: one call each, no policy. A step that is already done is a success.
 
 use super::diff::{Command, Verb};
-use super::links::ContainerRef;
+use super::links::{ContainerRef, SESSIONS};
 use super::{LoadBalancer, LoadBalancerKind, Step, configure, secrets, seen};
 use crate::api::failure::{Class, Failure};
 use crate::api::object::Object as _;
@@ -51,7 +51,7 @@ async fn tell(at: &ContainerRef, commands: &[Command], old: &[u32]) -> Result<()
 /// A process from before a reload refuses every command on a server ("Proxy is disabled"), so its sessions are ended one
 /// by one.
 async fn cut_in_old(at: &ContainerRef, cuts: &[&Command], old: &[u32]) -> Result<(), String> {
-    let questions: Vec<_> = old.iter().map(|pid| format!("@!{pid} show sess")).collect();
+    let questions: Vec<_> = old.iter().map(|pid| format!("@!{pid} {SESSIONS}")).collect();
     let answers = at.tell(&questions).await?;
     let mut lines = Vec::new();
     for (pid, words) in old.iter().zip(&answers) {

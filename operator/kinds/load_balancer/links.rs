@@ -21,8 +21,12 @@ const DIAL: Duration = Duration::from_secs(5);
 const REST: Duration = Duration::from_millis(500);
 /// Most commands that HAProxy takes in one line.
 const LINE: usize = 16;
-/// Longest answer, in bytes.
-const ANSWER: usize = 8 << 20;
+/// Longest answer to one command, in bytes: enough for 2,000 servers.
+const ANSWER: usize = 1 << 20;
+/// Longest answer to a line of commands, and to a question for sessions.
+const ANSWERS: usize = 8 << 20;
+/// The command whose answer grows with the number of sessions, not of servers.
+pub const SESSIONS: &str = "show sess";
 /// The prompt of HAProxy's master process; the second one after a failed reload.
 const PROMPTS: [&str; 2] = ["master> ", "master[ReloadFailed]> "];
 
@@ -99,19 +103,22 @@ impl Request<'_> {
             Self::Commands(commands) => {
                 if fresh {
                     say(stream, b"prompt\n").await?;
-                    until(stream, |heard| PROMPTS.iter().any(|prompt| heard.ends_with(prompt.as_bytes()))).await?;
+                    let prompted = |heard: &[u8]| PROMPTS.iter().any(|prompt| heard.ends_with(prompt.as_bytes()));
+                    until(stream, ANSWER, prompted).await?;
                 }
                 let mut answers = Vec::new();
                 for some in commands.chunks(LINE) {
                     say(stream, (some.join(";") + "\n").as_bytes()).await?;
-                    let heard = until(stream, |heard| split(heard).len() >= some.len()).await?;
+                    let sessions = some.iter().any(|command| command.ends_with(SESSIONS));
+                    let most = if sessions { ANSWERS } else { ANSWERS.min(some.len() * ANSWER) };
+                    let heard = until(stream, most, |heard| split(heard).len() >= some.len()).await?;
                     answers.extend(split(&heard));
                 }
                 Ok(answers)
             }
             Self::Page(page) => {
                 say(stream, format!("GET {page} HTTP/1.1\r\nHost: evenkeel\r\n\r\n").as_bytes()).await?;
-                let heard = until(stream, |heard| body(heard).is_some()).await?;
+                let heard = until(stream, ANSWER, |heard| body(heard).is_some()).await?;
                 Ok(body(&heard).map(|body| String::from_utf8_lossy(body).into_owned()).into_iter().collect())
             }
         }
@@ -156,15 +163,20 @@ async fn say(stream: &mut Box<dyn Conversation>, words: &[u8]) -> Result<(), Str
     stream.flush().await.map_err(|error| error.to_string())
 }
 
-/// Reads until `done` holds for the bytes so far.
-async fn until(stream: &mut Box<dyn Conversation>, done: impl Fn(&[u8]) -> bool) -> Result<Vec<u8>, String> {
+/// Reads until `done` holds for the bytes so far, which are at most `most`.
+async fn until(
+    stream: &mut Box<dyn Conversation>,
+    most: usize,
+    done: impl Fn(&[u8]) -> bool,
+) -> Result<Vec<u8>, String> {
     let reading = async {
         let mut heard = Vec::new();
         while !done(&heard) {
-            if heard.len() > ANSWER {
-                return Err("an answer without end".to_owned());
+            if heard.len() >= most {
+                return Err(format!("its answer is longer than {} MiB", most >> 20));
             }
-            match stream.read_buf(&mut heard).await {
+            let room = most - heard.len();
+            match stream.take(room as u64).read_buf(&mut heard).await {
                 Ok(0) => return Err("closed by the other side".to_owned()),
                 Ok(_) => {}
                 Err(error) => return Err(error.to_string()),
@@ -205,6 +217,32 @@ mod tests {
     fn an_answer_is_whole_when_its_length_is_there() {
         let whole = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc";
         assert_eq!((body(whole), body(&whole[..whole.len() - 1])), (Some(b"abc".as_slice()), None));
+    }
+
+    /// Regression 103: a balancer's container that was taken over was listened to for 8 MiB, in each observation, whatever
+    /// the question was. An answer has the bound of its question.
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_without_end_is_read_to_the_bound_of_its_question() {
+        let cases = [
+            (Request::Page("/state"), 1),
+            (Request::Commands(&["show info".to_owned(), "show proc".to_owned()]), 2),
+            (Request::Commands(&[format!("@!7 {SESSIONS}")]), 8),
+        ];
+        for (request, mib) in cases {
+            let (ours, mut theirs) = tokio::io::duplex(64 << 10);
+            let endless = tokio::spawn(async move {
+                let mut written = 0;
+                while theirs.write_all(&[b'x'; 4096]).await.is_ok() {
+                    written += 4096;
+                }
+                written
+            });
+            let mut stream: Box<dyn Conversation> = Box::new(ours);
+            let refused = request.on(&mut stream, false).await.unwrap_err();
+            assert_eq!(refused, format!("its answer is longer than {mib} MiB"));
+            drop(stream);
+            assert!(endless.await.unwrap() <= (mib << 20) + (128 << 10));
+        }
     }
 
     #[test]

@@ -10,28 +10,32 @@ const TEXT: usize = 512;
 const TEXTS: usize = 32;
 /// Most bytes of a name or an ID.
 const NAME: usize = 128;
-/// Most timelines of a cluster.
-const TIMELINES: usize = 2_000;
+/// Most timelines of a cluster, and standbys of a leader.
+const MANY: usize = 2_000;
 
-/// The report with its texts for people cut to their bounds; or why it is refused. What a decision reads is never cut.
+/// The report with its texts for people cut to their bounds; or why it is refused. What a decision reads is never cut. Its
+/// order needs no bound: it is only compared with those that were given.
 pub fn bounded(mut report: Report) -> Result<Report, String> {
     let leading = report.leading.as_ref();
     let history = leading.map_or(0, |leading| leading.history.len());
-    if report.timeline_terms.len().max(history) > TIMELINES {
-        return Err(format!("it has more than {TIMELINES} timelines"));
+    if report.timeline_terms.len().max(history) > MANY {
+        return Err(format!("it has more than {MANY} timelines"));
+    }
+    if standbys(&report).count() > MANY {
+        return Err(format!("it has more than {MANY} standbys"));
     }
     let sorted = report.collations.iter_mut().filter_map(|collations| collations.sorted.as_mut());
     sorted.for_each(|sorted| sorted.databases.truncate(TEXTS));
     report.pending_restart.truncate(TEXTS);
     report.setting_errors.truncate(TEXTS);
     report.notices.truncate(Notice::TYPES.len());
-    let ids = [&report.incarnation, &report.system_identifier, &report.server_version, &report.credentials];
-    let names = [&report.boot, &report.run].into_iter().chain(ids.into_iter().flatten());
+    let ids =
+        [&report.incarnation, &report.system_identifier, &report.server_version, &report.credentials, &report.tls];
+    let names = [&report.boot, &report.run].into_iter().chain(ids.into_iter().flatten()).chain(standbys(&report));
     let names = names.chain(report.receiver.iter().map(|receiver| &receiver.from)).chain(&report.pending_restart);
+    let names = names.chain(report.notices.iter().map(|notice| &notice.type_));
     let libraries = report.collations.iter().filter_map(|collations| collations.libraries.as_ref());
-    let names = names.chain(libraries.flat_map(|found| [Some(&found.libc), found.icu.as_ref()]).flatten());
-    let sorted = report.collations.iter().filter_map(|collations| collations.sorted.as_ref());
-    let mut names = names.chain(sorted.flat_map(|sorted| &sorted.databases));
+    let mut names = names.chain(libraries.flat_map(|found| [Some(&found.libc), found.icu.as_ref()]).flatten());
     let wrong = names.any(|name| name.len() > NAME || name.contains(char::is_control));
     drop(names);
     if wrong {
@@ -39,11 +43,23 @@ pub fn bounded(mut report: Report) -> Result<Report, String> {
     }
     let job = report.job.iter_mut().filter_map(|job| job.error.as_mut());
     let proof = report.proof.iter_mut().filter_map(|proof| proof.failing.as_mut());
-    let collations = report.collations.iter_mut().filter_map(|collations| collations.problem.as_mut());
+    let collations = report.collations.iter_mut().flat_map(|collations| {
+        // Whoever may create databases gives them any name.
+        let databases = collations.sorted.iter_mut().flat_map(|sorted| &mut sorted.databases);
+        collations.problem.iter_mut().chain(databases)
+    });
     let notices = report.notices.iter_mut().map(|notice| &mut notice.message);
-    let texts = report.problem.iter_mut().chain(&mut report.setting_errors).chain(job).chain(proof);
-    texts.chain(collations).chain(notices).for_each(cut);
+    let texts = report.problem.iter_mut().chain(&mut report.tls_problem).chain(&mut report.setting_errors);
+    texts.chain(job).chain(proof).chain(collations).chain(notices).for_each(cut);
     Ok(report)
+}
+
+/// The voters and the standbys of a leader.
+fn standbys(report: &Report) -> impl Iterator<Item = &String> {
+    report.leading.iter().flat_map(|leading| {
+        let voters = leading.commit.iter().flat_map(|rule| &rule.names);
+        voters.chain(leading.replicas.iter().map(|replica| &replica.incarnation))
+    })
 }
 
 fn cut(text: &mut String) {
@@ -59,7 +75,159 @@ fn cut(text: &mut String) {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::{Value, json};
+
     use super::*;
+    use crate::api::libraries::Libraries;
+    use crate::api::lsn::{Fork, Lsn};
+    use crate::supervisor::wire::{
+        Collations, Data, Job, JobKind, Leading, Order, Postgres, Promise, Proof, Receiver, Replica, Rule, Sorted, Task,
+    };
+
+    /// A report with something in every field. A new field must be named here.
+    fn full() -> Report {
+        let word = || "word".to_owned();
+        let fork = Fork { timeline: 1, ended_at: Lsn(1) };
+        let order = Order { term: 1, revision: 1, task: Task::Prepare, settings: BTreeMap::new(), access: None };
+        Report {
+            boot: word(),
+            clock_ms: 1,
+            promised: 1,
+            order: Some(order),
+            timeline_terms: [(1, 1)].into(),
+            incarnation: Some(word()),
+            system_identifier: Some(word()),
+            data: Data::Primary,
+            postgres: Postgres::Primary,
+            run: word(),
+            server_version: Some(word()),
+            timeline: Some(1),
+            lsn: Some(Lsn(1)),
+            clean: true,
+            promise: Some(Promise { term: 1, timeline: 1, lsn: Lsn(1) }),
+            cannot_promise: true,
+            receiver: Some(Receiver { streaming: true, from: word(), quiet_ms: 1 }),
+            leading: Some(Leading {
+                term: 1,
+                commit: Some(Rule { names: vec![word()], count: 1 }),
+                barrier: true,
+                confirmed: true,
+                history: vec![fork],
+                checkpointed: true,
+                replicas: vec![Replica {
+                    incarnation: word(),
+                    streaming: true,
+                    silent_ms: 1,
+                    lsn: Lsn(1),
+                    lag_bytes: 1,
+                }],
+            }),
+            gate_open: true,
+            job: Some(Job { kind: JobKind::Clone, error: Some(word()), failures: 1, running: true }),
+            former_wal_end: Some(fork),
+            pending_restart: vec![word()],
+            setting_errors: vec![word()],
+            settings_pending: true,
+            notices: vec![Notice::new(Notice::SLOTS_LOST, word())],
+            credentials: Some(word()),
+            tls: Some(word()),
+            tls_problem: Some(word()),
+            secures: true,
+            disk_free: 1,
+            proof: Some(Proof { proven_ms: Some(1), failing: Some(word()), hung: true }),
+            collations: Some(Collations {
+                libraries: Some(Libraries { libc: word(), icu: Some(word()) }),
+                sorted: Some(Sorted { libc: 1, icu: 1, databases: vec![word()] }),
+                problem: Some(word()),
+            }),
+            problem: Some(word()),
+            start_pending: true,
+            terminating: true,
+        }
+    }
+
+    /// The paths of all fields below a value, with their values.
+    fn leaves(at: String, value: &Value, found: &mut Vec<(String, Value)>) {
+        let inner: Vec<(String, &Value)> = match value {
+            Value::Object(fields) => fields.iter().map(|(name, value)| (format!("{at}/{name}"), value)).collect(),
+            Value::Array(items) => items.iter().enumerate().map(|(n, value)| (format!("{at}/{n}"), value)).collect(),
+            _ => Vec::new(),
+        };
+        inner.into_iter().for_each(|(at, value)| leaves(at, value, found));
+        found.push((at, value.clone()));
+    }
+
+    /// Regression 105: `tlsProblem`, the names of standbys and the types of notices came after the bounds and had none. Each
+    /// text, list and table of the message is tried here, so that a new one without a bound fails.
+    #[test]
+    fn every_text_and_every_list_of_a_report_has_a_bound() {
+        let whole = serde_json::to_value(full()).unwrap();
+        assert_eq!(serde_json::to_value(bounded(full()).unwrap()).unwrap(), whole);
+        let mut all = Vec::new();
+        leaves(String::new(), &whole, &mut all);
+        let (mut refused, mut cut) = (Vec::new(), Vec::new());
+        for (at, value) in all.into_iter().filter(|(at, _)| !at.is_empty() && !at.starts_with("/order")) {
+            assert!(!value.is_null() && value != json!([]) && value != json!({}), "fill {at} in this test");
+            let large = match &value {
+                Value::String(_) => json!("ä\n".repeat(9_000)),
+                Value::Array(items) => json!(vec![items[0].clone(); 9_000]),
+                Value::Object(fields) if fields.keys().all(|name| name.parse::<u32>().is_ok()) => {
+                    (0..9_000).map(|key| (key.to_string(), json!(1))).collect::<serde_json::Map<_, _>>().into()
+                }
+                _ => continue,
+            };
+            let mut hostile = whole.clone();
+            *hostile.pointer_mut(&at).unwrap() = large;
+            // What is no report ends the conversation too.
+            let Ok(report) = serde_json::from_value::<Report>(hostile) else { continue };
+            let Ok(report) = bounded(report) else {
+                refused.push(at);
+                continue;
+            };
+            let left = serde_json::to_value(report).unwrap().pointer(&at).cloned().unwrap();
+            match &left {
+                Value::String(text) => assert!(text.len() <= 515 && !text.contains('\n'), "{at} has no bound"),
+                other => assert!(other.as_array().is_some_and(|items| items.len() <= 32), "{at} has no bound"),
+            }
+            cut.push(at);
+        }
+        expect_test::expect![[r#"
+            /collations/problem
+            /collations/sorted/databases/0
+            /collations/sorted/databases
+            /job/error
+            /notices/0/message
+            /notices
+            /pendingRestart
+            /problem
+            /proof/failing
+            /settingErrors/0
+            /settingErrors
+            /tlsProblem"#]]
+        .assert_eq(&cut.join("\n"));
+        expect_test::expect![[r#"
+            /begun
+            /boot
+            /collations/libraries/icu
+            /collations/libraries/libc
+            /credentials
+            /incarnation
+            /leading/commit/names/0
+            /leading/commit/names
+            /leading/history
+            /leading/replicas/0/incarnation
+            /leading/replicas
+            /notices/0/type
+            /pendingRestart/0
+            /receiver/from
+            /run
+            /serverVersion
+            /systemIdentifier
+            /tls"#]]
+        .assert_eq(&refused.join("\n"));
+    }
 
     /// Regression 152: a hostile container sent a report of 0.9 MB with another text some nine times a second; each text went
     /// into the status, and the store grew by 190 MB in 12 s.

@@ -32,6 +32,9 @@ mod certificates;
 mod collations;
 mod decided;
 mod definition;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod hostile;
 mod invariants;
 mod links;
 mod loss;

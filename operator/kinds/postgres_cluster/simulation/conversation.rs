@@ -52,6 +52,9 @@ impl State {
         if report.credentials.is_some() {
             report.credentials = self.credentials.get(&(container.to_owned(), boot)).cloned();
         }
+        if let Some((_, forge)) = self.forged.as_ref().filter(|(forged, _)| forged == container) {
+            forge(&mut report);
+        }
         report
     }
 }

@@ -66,3 +66,33 @@ async fn a_container_that_never_starts_again_is_made_anew_and_holds_up_nobody() 
     assert!(runs(&run, "default.db-2"));
     Ok(())
 }
+
+/// Regression 129: no test had seen a report that is refused in a running cluster: the condition names the member and the
+/// bound, the cluster serves without that member, and the member comes back by itself with its first good report.
+#[tokio::test(start_paused = true)]
+async fn a_report_that_breaks_its_bounds_costs_the_cluster_that_member_only() -> Result<(), String> {
+    let mut run = Run::healthy("{image: 'postgres:15', instances: 3}").await?;
+    let seen = |run: &Run| {
+        run.sim.look(|state| {
+            let status = state.world.status();
+            let refused = status.conditions.iter().find(|one| one.type_ == "ReportRefused");
+            let states: Vec<_> = status.instances.iter().map(|one| format!("{} {}", one.name, one.state)).collect();
+            (status.term, state.world.writable(), states.join(", "), refused.map(|one| one.message.clone()))
+        })
+    };
+    let (before, primary) = (seen(&run), vec!["default.db-1".to_owned()]);
+    assert_eq!((&before.1, &before.3), (&primary, &None));
+    run.sim.change(|state| {
+        state.forged = Some(("default.db-3".into(), |report| report.incarnation = Some("x".repeat(129))));
+    });
+    run.pass(Duration::from_secs(30)).await?;
+    let (term, writable, states, refused) = seen(&run);
+    let why = "a name in it is longer than 128 bytes, or has characters that no name has";
+    let told = format!("a report is refused, and this instance counts as not reachable: db-3: {why}");
+    assert_eq!((term, writable, refused), (before.0, primary, Some(told)));
+    assert_eq!(states, "db-1 running, db-2 streaming, db-3 unknown");
+    run.sim.change(|state| state.forged = None);
+    run.heal("a good report").await?;
+    assert_eq!(seen(&run), before);
+    Ok(())
+}

@@ -17,6 +17,7 @@ use crate::api::sync::lock;
 use crate::engine::{ContainerState, EventHint};
 use crate::kinds::postgres_cluster::world::World;
 use crate::runtime::clock::{self, TestClock};
+use crate::supervisor::wire::Report;
 
 /// How the Docker host fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +36,9 @@ pub struct Trouble {
     /// Another writer changes the object just before the operator writes it.
     pub meddler: u64,
 }
+
+/// What a supervisor that was taken over does to its reports.
+pub type Forge = fn(&mut Report);
 
 /// Everything behind the lock.
 pub struct State {
@@ -55,6 +59,8 @@ pub struct State {
     pub stuck: BTreeSet<(String, u32)>,
     /// Hash of the credentials that a boot of a container received.
     pub credentials: BTreeMap<(String, (u32, u32)), String>,
+    /// Reports of this container are changed: it was taken over.
+    pub forged: Option<(String, Forge)>,
     /// Problems of the product or of the simulation; they end the run.
     pub wrong: Vec<String>,
     /// A standby was promoted by hand.
@@ -96,6 +102,7 @@ impl Sim {
             registry_hangs: false,
             stuck: BTreeSet::new(),
             credentials: BTreeMap::new(),
+            forged: None,
             wrong: Vec::new(),
             by_hand: false,
             lossless,
