@@ -295,7 +295,7 @@ fn owned_part(object: &Value) -> Value {
 }
 
 /// In an apply, null means that the field is not set.
-fn without_nulls(value: &Value) -> Value {
+pub fn without_nulls(value: &Value) -> Value {
     match value {
         Value::Object(fields) => {
             let set = fields.iter().filter(|(_, value)| !value.is_null());

@@ -10,6 +10,8 @@ const TEXT: usize = 512;
 const TEXTS: usize = 32;
 /// Most bytes of a name or an ID.
 const NAME: usize = 128;
+/// Most bytes of the name of a setting.
+const SETTING: usize = 63;
 /// Most timelines of a cluster.
 const TIMELINES: usize = 2_000;
 
@@ -25,7 +27,8 @@ pub fn bounded(mut report: Report) -> Result<Report, String> {
     report.pending_restart.truncate(TEXTS);
     report.setting_errors.truncate(TEXTS);
     report.notices.truncate(Notice::TYPES.len());
-    let ids = [&report.incarnation, &report.system_identifier, &report.server_version, &report.credentials];
+    let Report { incarnation, system_identifier, server_version, credentials, tls, .. } = &report;
+    let ids = [incarnation, system_identifier, server_version, credentials, tls];
     let names = [&report.boot, &report.run].into_iter().chain(ids.into_iter().flatten());
     let names = names.chain(report.receiver.iter().map(|receiver| &receiver.from)).chain(&report.pending_restart);
     let libraries = report.collations.iter().filter_map(|collations| collations.libraries.as_ref());
@@ -34,14 +37,18 @@ pub fn bounded(mut report: Report) -> Result<Report, String> {
     let mut names = names.chain(sorted.flat_map(|sorted| &sorted.databases));
     let wrong = names.any(|name| name.len() > NAME || name.contains(char::is_control));
     drop(names);
+    let wrong = wrong || report.pending_restart.iter().any(|name| name.len() > SETTING);
     if wrong {
-        return Err(format!("a name in it is longer than {NAME} bytes, or has characters that no name has"));
+        return Err(format!(
+            "a name in it is longer than {NAME} bytes ({SETTING}: of a setting), or has characters that no name has"
+        ));
     }
     let job = report.job.iter_mut().filter_map(|job| job.error.as_mut());
     let proof = report.proof.iter_mut().filter_map(|proof| proof.failing.as_mut());
     let collations = report.collations.iter_mut().filter_map(|collations| collations.problem.as_mut());
     let notices = report.notices.iter_mut().map(|notice| &mut notice.message);
-    let texts = report.problem.iter_mut().chain(&mut report.setting_errors).chain(job).chain(proof);
+    let texts = report.problem.iter_mut().chain(&mut report.tls_problem).chain(&mut report.setting_errors);
+    let texts = texts.chain(job).chain(proof);
     texts.chain(collations).chain(notices).for_each(cut);
     Ok(report)
 }
@@ -69,12 +76,18 @@ mod tests {
         let texts = Report { problem: Some(long()), setting_errors: vec![long(); 999], ..Report::default() };
         let cut = bounded(texts).unwrap();
         assert_eq!((cut.problem.unwrap().len(), cut.setting_errors.len()), (515, 32));
+        // Regression 72: these two were forgotten. One report brought 256 KB into the status.
+        let certificates = Report { tls_problem: Some(long()), ..Report::default() };
+        assert_eq!(bounded(certificates).unwrap().tls_problem.unwrap().len(), 515);
+        assert!(bounded(Report { tls: Some("x".repeat(129)), ..Report::default() }).is_err());
         let told = Report { pending_restart: vec!["work_mem".into(); 99], ..Report::default() };
         assert_eq!(bounded(told).unwrap().pending_restart.len(), 32);
         let refused = |report: Report| bounded(report).unwrap_err();
-        let why = "a name in it is longer than 128 bytes, or has characters that no name has";
+        let why = "a name in it is longer than 128 bytes (63: of a setting), or has characters that no name has";
         assert_eq!(refused(Report { incarnation: Some("x".repeat(129)), ..Report::default() }), why);
         assert_eq!(refused(Report { run: "a\u{1b}[2J".into(), ..Report::default() }), why);
+        let settings = Report { pending_restart: vec!["x".repeat(64)], ..Report::default() };
+        assert_eq!(refused(settings), why);
         let timeline_terms = (0..2_001).map(|timeline| (timeline, 1)).collect();
         assert_eq!(refused(Report { timeline_terms, ..Report::default() }), "it has more than 2000 timelines");
     }
