@@ -10,7 +10,7 @@ shift
 flags="--cfg fuzzing -Cdebug-assertions=on -Coverflow-checks=on -Cpasses=sancov-module"
 for part in level=4 inline-8bit-counters pc-table trace-compares; do flags+=" -Cllvm-args=-sanitizer-coverage-$part"; done
 # They replace those of .cargo/config.toml: this program is linked dynamically.
-RUSTFLAGS=$flags cargo build --quiet --locked --manifest-path fuzz/Cargo.toml --target-dir target/fuzz/build
+RUSTFLAGS=$flags cargo build --locked --manifest-path fuzz/Cargo.toml --target-dir target/fuzz/build
 triple=$(rustc -vV | sed -n 's/^host: //p')
 program=$PWD/target/fuzz/build/$triple/debug/evenkeel-fuzz
 

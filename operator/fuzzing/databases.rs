@@ -35,6 +35,8 @@ pub(super) fn report_line(bytes: &[u8]) {
         match report.map(bounded) {
             Some(Ok(report)) => {
                 observed.refused.remove(&member);
+                let proven = report.proof.as_ref().and_then(|proof| proof.proven_ms);
+                observed.proven_ms.extend(proven.map(|ms| (member.clone(), ms)));
                 observed.links.insert(member, LinkSeen { report, connected: true, silent_ms: 0 });
             }
             Some(Err(why)) => drop(observed.refused.insert(member, why)),

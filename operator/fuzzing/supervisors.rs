@@ -9,8 +9,8 @@ use crate::api::lsn::Lsn;
 use crate::api::postgres_settings::{Rule, problem, rule};
 use crate::supervisor::conf::{Facts, postgresql_conf};
 use crate::supervisor::next::{accept, next};
-use crate::supervisor::state::{Config, Durable, Seen, Source, Upstream};
-use crate::supervisor::wire::Command;
+use crate::supervisor::state::{Config, Durable, Seen, Server, Source, Upstream};
+use crate::supervisor::wire::{Command, Data, Postgres};
 use crate::supervisor::{identify, tools};
 
 /// A command is refused or understood completely; an order that is accepted is accepted again and leads to some act.
@@ -21,7 +21,15 @@ pub(super) fn command_line(bytes: &[u8]) {
     let durable = accept(&Durable::default(), &order, Some(1)).unwrap();
     assert_eq!(accept(&durable, &order, Some(1)).as_ref(), Ok(&durable));
     assert_eq!(durable.promised, order.term);
-    let _ = next(&Seen { durable, ..Seen::default() });
+    let primary = Server { primary: true, timeline: 7, ..Server::default() };
+    for server in [None, Some(Server::default()), Some(primary)] {
+        for data in [Data::None, Data::Standby, Data::Primary, Data::Broken] {
+            for postgres in [Postgres::Stopped, Postgres::Starting, Postgres::Standby, Postgres::Primary] {
+                let (durable, server) = (durable.clone(), server.clone());
+                let _ = next(&Seen { durable, data, server, postgres, ordered_since_stop: true, ..Seen::default() });
+            }
+        }
+    }
 }
 
 /// PostgreSQL reads the values that the user chose (`name=value` in each line), and no setting more.

@@ -21,7 +21,7 @@ const KUBECTL: &str = "kubectl";
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// Metadata fields that nobody owns.
-const UNOWNED: [&str; 11] = [
+pub const UNOWNED: [&str; 11] = [
     "name",
     "generateName",
     "namespace",

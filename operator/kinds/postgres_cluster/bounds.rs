@@ -12,6 +12,8 @@ const TEXTS: usize = 32;
 const NAME: usize = 128;
 /// Most bytes of the name of a setting.
 const SETTING: usize = 63;
+/// The highest term, and the highest revision of decisions: some 10^16 failovers.
+const TERM: u64 = 1 << 53;
 /// Most timelines of a cluster.
 const TIMELINES: usize = 2_000;
 
@@ -21,6 +23,12 @@ pub fn bounded(mut report: Report) -> Result<Report, String> {
     let history = leading.map_or(0, |leading| leading.history.len());
     if report.timeline_terms.len().max(history) > TIMELINES {
         return Err(format!("it has more than {TIMELINES} timelines"));
+    }
+    let orders = report.order.iter().flat_map(|order| [order.term, order.revision]);
+    let terms = report.promise.iter().map(|promise| promise.term).chain(leading.map(|leading| leading.term));
+    let mut terms = terms.chain(orders).chain(report.timeline_terms.values().copied()).chain([report.promised]);
+    if terms.any(|term| term > TERM) {
+        return Err("it has a term or revision that no cluster reaches".into());
     }
     let sorted = report.collations.iter_mut().filter_map(|collations| collations.sorted.as_mut());
     sorted.for_each(|sorted| sorted.databases.truncate(TEXTS));
@@ -67,6 +75,14 @@ fn cut(text: &mut String) {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    /// Regression 84: a supervisor that promised the highest number left no number for the next term: the sum overflowed, and
+    /// no election was possible any more.
+    #[test]
+    fn a_term_after_which_there_is_no_next_one_is_refused() {
+        let promised = |promised: u64| bounded(Report { promised, ..Report::default() }).is_ok();
+        assert!(promised(TERM) && !promised(TERM + 1) && !promised(u64::MAX));
+    }
 
     /// Regression 152: a hostile container sent a report of 0.9 MB with another text some nine times a second; each text went
     /// into the status, and the store grew by 190 MB in 12 s.
