@@ -17,6 +17,8 @@ PARALLEL ?= 2
 SEED ?=
 DEEPER ?= 1
 PREVIOUS ?= 97709ba
+SECONDS ?= 60
+FILE ?=
 # Cargo limits its own parallelism: inside `make -j` it would use make's job tokens.
 CARGO = env -u MAKEFLAGS -u MFLAGS cargo
 # Cargo with the development profile and progress lines.
@@ -24,7 +26,7 @@ BUILD = env -u MAKEFLAGS -u MFLAGS scripts/build.sh
 FMT = $(CARGO) fmt --check
 LINT = $(BUILD) clippy --all-targets -- -D warnings
 
-.PHONY: help demo test deps static fmt lint deny deny-advisories upgrade unit e2e model-deep chaos chaos-short bench-failover bench-idle bench-rollout bench-heal bench-hang bench-balancer bench-siege images crds clean
+.PHONY: help demo test deps static fmt lint deny deny-advisories fuzz upgrade unit e2e model-deep chaos chaos-short bench-failover bench-idle bench-rollout bench-heal bench-hang bench-balancer bench-siege images crds clean
 
 help: ## This list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -66,6 +68,10 @@ unit: images ## Cargo's tests, including those on a real Docker Engine
 e2e: images ## The real-Docker suite (ONLY="words": scenarios whose name contains one of them)
 	@$(BUILD) build
 	tests/e2e/run.sh $(DEBUG) $(ONLY)
+
+fuzz: ## Inputs that break a property of what others may send, searched for by libFuzzer (SECONDS=60 per target, ONLY="some targets")
+	@scripts/ensure-build-deps.sh c++
+	@FILE="$(FILE)" scripts/fuzz.sh $(SECONDS) $(ONLY)
 
 upgrade: images ## A running installation of the version before (PREVIOUS=revision) is taken over by this one
 	scripts/upgrade.sh "$(PREVIOUS)"

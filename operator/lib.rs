@@ -11,6 +11,8 @@
 //! - [`kinds`]: one folder per kind: observe, plan, act.
 //! - [`server`]: the Kubernetes API over the store; no decisions.
 //! - [`cli`]: verbs and rendering.
+//!
+//! `fuzzing` is above them all and only in tests and fuzzers: properties of what others may send.
 
 /// The identity of this program in containers; an operator with the same identity does not replace existing containers.
 pub const CONTAINER_IDENTITY: &str = env!("EVENKEEL_CONTAINER_IDENTITY");
@@ -18,6 +20,8 @@ pub const CONTAINER_IDENTITY: &str = env!("EVENKEEL_CONTAINER_IDENTITY");
 pub mod api;
 pub mod cli;
 pub mod engine;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub(crate) mod kinds;
 pub mod runtime;
 pub mod server;

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs prerequisites of building and testing that a machine with only a Rust toolchain
-# lacks: a C compiler and libc (the binary is linked statically), Python.
+# lacks: a C compiler and libc (the binary is linked statically), Python. With `c++`: its compiler too, for fuzzing.
 set -euo pipefail
 
 missing=()
@@ -9,6 +9,7 @@ command -v cc >/dev/null || missing+=(gcc)
 command -v pkg-config >/dev/null || missing+=(pkg-config)
 command -v python3 >/dev/null || missing+=(python3)
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
+[ "${1:-}" != c++ ] || command -v c++ >/dev/null || missing+=(g++)
 # docker top runs the machine's ps.
 command -v ps >/dev/null || missing+=(procps)
 

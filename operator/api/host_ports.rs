@@ -30,7 +30,7 @@ impl HostPorts {
     /// `count` ports from `first`. An address that is none is loopback, as where the port is published.
     pub fn new(path: impl Into<String>, address: &str, first: u16, count: u32) -> Self {
         let address = address.parse().unwrap_or(IpAddr::from([127, 0, 0, 1]));
-        let last = u16::try_from(u32::from(first) + count.max(1) - 1).unwrap_or(u16::MAX);
+        let last = u16::try_from(u32::from(first).saturating_add(count.max(1) - 1)).unwrap_or(u16::MAX);
         Self { path: path.into(), address, first, last }
     }
 }

@@ -273,7 +273,7 @@ impl PostgresClusterSpec {
             }
         }
         if let Some(expose) = &self.expose {
-            if u32::from(expose.host_port) + self.instances > 65536 {
+            if u32::from(expose.host_port).saturating_add(self.instances) > 65536 {
                 problems.push(Invalid::new("spec.expose.hostPort", "hostPort + instances - 1 must not be above 65535"));
             }
             if expose.bind_address.parse::<std::net::IpAddr>().is_err() {

@@ -207,9 +207,12 @@ fn milliseconds(value: &str) -> Option<u64> {
 
 /// The problem with one entry of `spec.parameters`.
 pub fn problem(name: &str, value: &str) -> Option<String> {
-    let well_formed =
-        !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '.');
-    if !well_formed {
+    // In a configuration file, PostgreSQL reads no other names.
+    let word = |word: &str| {
+        let letter = |c: char| c.is_ascii_lowercase() || c == '_';
+        word.starts_with(letter) && word.chars().all(|c| letter(c) || c.is_ascii_digit())
+    };
+    if name.split('.').count() > 2 || !name.split('.').all(word) {
         return Some("is not the name of a PostgreSQL setting (lower case)".into());
     }
     let rule = rule(name);
@@ -260,6 +263,16 @@ mod tests {
         let page = problem("zero_damaged_pages", "on").unwrap_or_default();
         assert_eq!(page, "is refused: it can hide damaged data or damage more of it");
         assert_eq!(problem("work_mem", "64MB"), None);
+    }
+
+    /// Regression 73: `9lives` and `a.b.c` were accepted as names. PostgreSQL reads no configuration file with such a line, so
+    /// none of the other settings came into force either.
+    #[test]
+    fn a_name_that_would_spoil_the_configuration_file_is_refused() {
+        for name in ["9lives", "a.b.c", "a..b", ".a", "a.", "a.9", ".", ""] {
+            assert!(problem(name, "1").is_some(), "{name:?}");
+        }
+        assert!(problem("pg_stat_statements.max", "1").is_none() && problem("_a.b_9", "1").is_none());
     }
 
     /// Regression 125: `wal_receiver_timeout: 10ms` was accepted. Every standby then lost its stream again and again, and

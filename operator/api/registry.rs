@@ -108,7 +108,7 @@ pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Resourc
 }
 
 /// The resource for a manifest's `apiVersion` and `kind`.
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub fn find_kind(api_version: &str, kind: &str) -> Option<&'static Resource> {
     resources().iter().find(|r| r.kind == kind && r.api_version() == api_version)
 }

@@ -21,7 +21,7 @@ const KUBECTL: &str = "kubectl";
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// Metadata fields that nobody owns.
-const UNOWNED: [&str; 11] = [
+pub const UNOWNED: [&str; 11] = [
     "name",
     "generateName",
     "namespace",
@@ -295,7 +295,7 @@ fn owned_part(object: &Value) -> Value {
 }
 
 /// In an apply, null means that the field is not set.
-fn without_nulls(value: &Value) -> Value {
+pub fn without_nulls(value: &Value) -> Value {
     match value {
         Value::Object(fields) => {
             let set = fields.iter().filter(|(_, value)| !value.is_null());

@@ -144,8 +144,10 @@ fn quoted(value: &str) -> String {
         match c {
             '\'' => text.push_str("''"),
             '\\' => text.push_str("\\\\"),
-            '\n' => text.push_str("\\n"),
-            c if c.is_control() => {}
+            // No file can hold it, and the API refuses it.
+            '\0' => {}
+            // PostgreSQL reads it back as it was. Writing to a string cannot fail.
+            c if c.is_ascii_control() => drop(write!(text, "\\{:03o}", u32::from(c))),
             c => text.push(c),
         }
     }
@@ -423,6 +425,18 @@ mod tests {
             hostssl all all all scram-sha-256
         "#]];
         admits(Gate::Open, true, expected);
+    }
+
+    /// Regression 71: control characters were left out, so PostgreSQL had another value than the one that the user chose, such
+    /// as a `log_line_prefix` without its tabs.
+    #[test]
+    fn a_value_reads_back_as_it_was_chosen() {
+        check(
+            Config::default(),
+            &[("log_line_prefix", "%m\t[%p]\u{1b} 'a\\b'\u{85}")],
+            &[],
+            expect!["log_line_prefix = '%m\\011[%p]\\033 ''a\\\\b''\u{85}'"],
+        );
     }
 
     /// Regression 137: any user of the host was asked for a password of `postgres`, which has none. The line comes before

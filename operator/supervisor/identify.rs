@@ -8,25 +8,28 @@ use std::path::Path;
 use bytes::BytesMut;
 use fallible_iterator::FallibleIterator;
 use postgres_protocol::message::{backend, frontend};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 /// The timeline of the last replayed record.
 pub async fn replayed_timeline(socket: &Path, user: &str) -> io::Result<u32> {
     // Columns: systemid, timeline, xlogpos, dbname.
-    let columns = ask(socket, user, "IDENTIFY_SYSTEM").await?;
+    let columns = ask(UnixStream::connect(socket).await?, user, "IDENTIFY_SYSTEM").await?;
     columns.get(1).ok_or(io::ErrorKind::InvalidData)?.parse().map_err(io::Error::other)
 }
 
 /// A setting as the postmaster has it now: a new session inherits it.
 pub async fn setting(socket: &Path, user: &str, name: &str) -> io::Result<String> {
-    let columns = ask(socket, user, &format!("SHOW {name}")).await?;
+    let columns = ask(UnixStream::connect(socket).await?, user, &format!("SHOW {name}")).await?;
     Ok(columns.into_iter().next().ok_or(io::ErrorKind::InvalidData)?)
 }
 
 /// The first row of the result.
-async fn ask(socket: &Path, user: &str, question: &str) -> io::Result<Vec<String>> {
-    let mut stream = UnixStream::connect(socket).await?;
+pub async fn ask(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    user: &str,
+    question: &str,
+) -> io::Result<Vec<String>> {
     let mut out = BytesMut::new();
     frontend::startup_message([("user", user), ("replication", "true")], &mut out)?;
     frontend::query(question, &mut out)?;

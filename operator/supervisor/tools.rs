@@ -113,7 +113,7 @@ pub async fn control(place: &Place, reaper: &Reaper) -> Result<Control, Error> {
     run_within(reaper, command, Duration::from_secs(5)).await.map(|text| parse_control(&text))
 }
 
-fn parse_control(text: &str) -> Control {
+pub fn parse_control(text: &str) -> Control {
     let fields: BTreeMap<&str, &str> =
         text.lines().filter_map(|line| line.split_once(':')).map(|(name, value)| (name.trim(), value.trim())).collect();
     let field = |name: &str| fields.get(name).copied().unwrap_or_default();
@@ -151,14 +151,20 @@ pub async fn clean_end(place: &Place, reaper: &Reaper, control: &Control) -> Opt
     Some((control.timeline, end_of_record(start, length, control.segment)))
 }
 
+/// More than any record of PostgreSQL has, in bytes.
+const LONGEST_RECORD: u64 = 1 << 30;
+
 /// `rmgr: XLOG len (rec/tot): 114/ 114, tx: ...`: the total.
-fn record_length(dump: &str) -> Option<u64> {
+pub fn record_length(dump: &str) -> Option<u64> {
     let (_, lengths) = dump.split_once("len (rec/tot):")?;
-    lengths.split_once('/')?.1.split(',').next()?.trim().parse().ok()
+    lengths.split_once('/')?.1.split(',').next()?.trim().parse().ok().filter(|length| *length <= LONGEST_RECORD)
 }
 
 /// The end of a record that starts at `start`: page headers in between count, and it is aligned to 8 bytes.
-fn end_of_record(start: Lsn, length: u64, segment: u64) -> Lsn {
+pub fn end_of_record(start: Lsn, length: u64, segment: u64) -> Lsn {
+    if start.0.checked_add(2 * LONGEST_RECORD).is_none() {
+        return start; // The WAL of no server gets there.
+    }
     let (mut at, mut left) = (start.0, length.next_multiple_of(8));
     loop {
         let room = PAGE - at % PAGE;
@@ -222,6 +228,14 @@ mod tests {
         assert_eq!(end(8192 - 8), 8192 + 24 + 112);
         assert_eq!(end((16 << 20) - 8), (16 << 20) + 40 + 112);
         assert_eq!(end(8192 - 120), 8192);
+    }
+
+    /// Regression 74: with a length or a position that no WAL has, the sum overflowed, or was taken page by page for hours.
+    #[test]
+    fn a_record_that_cannot_be_is_not_measured() {
+        let dump = |length: u64| format!("rmgr: XLOG len (rec/tot): 1/ {length}, tx: 0");
+        assert_eq!((record_length(&dump(1 << 30)), record_length(&dump(u64::MAX))), (Some(1 << 30), None));
+        assert_eq!(end_of_record(Lsn(u64::MAX - 8), 114, 16 << 20), Lsn(u64::MAX - 8));
     }
 
     #[test]

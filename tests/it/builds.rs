@@ -14,6 +14,26 @@ fn crates(edges: &str) -> BTreeSet<String> {
     text.lines().map(|line| line.trim_end_matches(" (*)").to_owned()).collect()
 }
 
+/// The packages of a lock file, each as `name version`.
+fn locked(file: &str) -> BTreeSet<String> {
+    let text = std::fs::read_to_string(format!("{}/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let value = |line: Option<&str>| line.unwrap().split('"').nth(1).unwrap().to_owned();
+    let package = |text: &str| {
+        let mut lines = text.lines().skip(1);
+        format!("{} {}", value(lines.next()), value(lines.next()))
+    };
+    text.split("[[package]]").skip(1).map(package).collect()
+}
+
+#[test]
+fn the_fuzzer_is_built_of_the_same_crates() {
+    let own = ["arbitrary ", "evenkeel-fuzz ", "jobserver ", "libfuzzer-sys "];
+    let (program, fuzzer) = (locked("Cargo.lock"), locked("fuzz/Cargo.lock"));
+    let other: Vec<_> =
+        fuzzer.difference(&program).filter(|one| !own.iter().any(|name| one.starts_with(name))).collect();
+    assert!(fuzzer.len() > 100 && other.is_empty(), "docs/testing.md tells how to update fuzz/Cargo.lock: {other:?}");
+}
+
 #[test]
 fn no_dependency_of_the_tests_adds_features_to_a_crate_of_the_program() {
     let of_program = crates("normal,build");

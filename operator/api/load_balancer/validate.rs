@@ -61,11 +61,11 @@ impl LoadBalancerSpec {
                 problems.add(format!("{path}.port"), format!("{port} is the port of {other} already"));
             }
             let Some(first) = host_port else { continue };
-            let last = u32::from(first) + self.replicas.max(1) - 1;
+            let last = u32::from(first).saturating_add(self.replicas.max(1) - 1);
             if last > 65535 || first == 0 {
                 problems.add(format!("{path}.hostPort"), "hostPort + replicas - 1 must be from 1 to 65535");
             }
-            for port in u32::from(first)..=last {
+            for port in u32::from(first)..=last.min(65535) {
                 if let Some(other) = outside.insert(port, path.clone()) {
                     let why = format!("{port} is a host port of {other} already (balancer n gets hostPort + n - 1)");
                     problems.add(format!("{path}.hostPort"), why);
@@ -286,6 +286,19 @@ stats: {hostPort: 18404}
         assert_eq!((spec.mode_of("db"), spec.backends[1].one_writer()), (Some(Mode::Tcp), true));
         let again: LoadBalancerSpec = serde_json::from_value(serde_json::to_value(&spec).unwrap()).unwrap();
         assert_eq!(again, spec);
+    }
+
+    /// Regression 85: each host port of a balancer was noted before the number of replicas was refused: 4 billion of them filled
+    /// the memory, and a few more overflowed.
+    #[test]
+    fn a_number_of_replicas_beyond_all_bounds_is_refused_at_once() {
+        for replicas in [4_000_000_000_u32, u32::MAX] {
+            let frontend = "{name: r, port: 80, redirectToHttps: true, redirectPort: 1, hostPort: 8080}";
+            let yaml = format!("replicas: {replicas}\nfrontends: [{frontend}]\n");
+            let spec: LoadBalancerSpec = serde_saphyr::from_str(&yaml).unwrap();
+            let paths: Vec<_> = spec.validate().into_iter().map(|problem| problem.path).collect();
+            assert_eq!(paths, ["spec.replicas", "spec.frontends[0].hostPort"]);
+        }
     }
 
     #[test]

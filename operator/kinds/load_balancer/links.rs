@@ -188,7 +188,7 @@ async fn until(
 }
 
 /// The complete answers: each ends with a prompt.
-fn split(heard: &[u8]) -> Vec<String> {
+pub fn split(heard: &[u8]) -> Vec<String> {
     // Checked only when an answer may be complete, because answers arrive in pieces.
     if !heard.ends_with(b"> ") {
         return Vec::new();
@@ -201,11 +201,11 @@ fn split(heard: &[u8]) -> Vec<String> {
 }
 
 /// The body of an HTTP answer, once it is complete.
-fn body(heard: &[u8]) -> Option<&[u8]> {
+pub fn body(heard: &[u8]) -> Option<&[u8]> {
     let head = heard.windows(4).position(|window| window == b"\r\n\r\n")?;
     let text = String::from_utf8_lossy(&heard[..head]).to_ascii_lowercase();
     let length: usize = text.lines().find_map(|line| line.strip_prefix("content-length:"))?.trim().parse().ok()?;
-    heard.get(head + 4..head + 4 + length)
+    heard.get(head + 4..)?.get(..length)
 }
 
 #[cfg(test)]
@@ -217,6 +217,8 @@ mod tests {
     fn an_answer_is_whole_when_its_length_is_there() {
         let whole = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc";
         assert_eq!((body(whole), body(&whole[..whole.len() - 1])), (Some(b"abc".as_slice()), None));
+        // Regression 75: a length beyond all bounds overflowed when it was added to the length of the head.
+        assert_eq!(body(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\nabc", u64::MAX).as_bytes()), None);
     }
 
     /// Regression 103: a balancer's container that was taken over was listened to for 8 MiB, in each observation, whatever

@@ -39,8 +39,8 @@ pub mod diff;
 #[cfg(test)]
 mod fixture;
 pub mod haproxy;
-mod inputs;
-mod links;
+pub mod inputs;
+pub mod links;
 mod names;
 pub mod nginx;
 mod observe;

@@ -135,7 +135,7 @@ impl Answer {
 
     fn add(&mut self, backend: &str, server: &str, sessions: u64) {
         if let Some(found) = self.servers.get_mut(&(backend.to_owned(), server.to_owned())) {
-            found.sessions += sessions;
+            found.sessions = found.sessions.saturating_add(sessions);
         }
     }
 
@@ -157,7 +157,7 @@ fn counts(stat: &str) -> impl Iterator<Item = (&str, &str, u64)> {
         let (backend, server) = (fields.next()?, fields.next()?);
         let waiting: u64 = fields.next()?.parse().unwrap_or(0);
         let going: u64 = fields.nth(1)?.parse().unwrap_or(0);
-        Some((backend, server, waiting + going))
+        Some((backend, server, waiting.saturating_add(going)))
     })
 }
 
@@ -254,6 +254,17 @@ mod tests {
                     0x40: proto=sockpair src=unix:1 fe=GLOBAL be=<NONE> srv=<none> ts=00\n\n";
         assert_eq!(sessions(told, "rw", "pg-1").collect::<Vec<_>>(), ["0x10"]);
         assert_eq!(sessions("Unknown command", "rw", "pg-1").count(), 0);
+    }
+
+    /// Regression 75: numbers of sessions were added without a bound: a sum that overflowed was small, and a server with
+    /// sessions counted as drained.
+    #[test]
+    fn sessions_beyond_all_bounds_are_not_few() {
+        let state = "1\n3 awx 1 s1 10.0.0.2 2 0 1 1 1 15 3 4 6 0 0 0 - 9003 - 0 0 - - 0\n";
+        let most = u64::MAX;
+        let mut answer = haproxy("description: abc", state, &format!("awx,s1,{most},0,{most},\n"), "").unwrap();
+        answer.add_old("awx,s1,0,0,9,\n");
+        assert_eq!(answer.server("awx", "s1").unwrap().sessions, most);
     }
 
     #[test]

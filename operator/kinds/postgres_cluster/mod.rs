@@ -27,8 +27,8 @@ use crate::supervisor::wire::{Order, Report};
 
 mod act;
 mod authority;
-mod bounds;
-mod certificates;
+pub mod bounds;
+pub mod certificates;
 mod collations;
 mod decided;
 mod definition;
