@@ -26,8 +26,9 @@ use crate::supervisor::wire::{Command, Report, SOCKET, significant};
 const COMMANDS: usize = 64;
 /// First and longest wait before a broken link is dialled again.
 const REDIAL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
-/// Wakes of one link: this many at once, then one in each interval. What waits is the last report; none is lost.
-const WAKES: (u32, Duration) = (20, Duration::from_millis(500));
+/// Wakes of one link: this many at once, then one in each interval. What waits is the last report; none is lost. A failover
+/// and the return of the failed member have some 20 each, so a series of them must not come to the interval.
+const WAKES: (u32, Duration) = (200, Duration::from_millis(250));
 
 /// The links of all clusters.
 pub struct Links {
@@ -310,20 +311,21 @@ mod tests {
     use super::*;
 
     /// Regression 153: each report of a hostile container woke its cluster, as fast as it could write. The first news after
-    /// quiet are as fast as before.
+    /// quiet are as fast as before. Regression 200: the first were 20, and the third failover within some seconds took 0.4 s
+    /// longer, because the news of a member waited twice for the next interval.
     #[tokio::test(start_paused = true)]
-    async fn news_wake_at_once_and_a_flood_of_them_twice_a_second() {
+    async fn news_wake_at_once_and_a_flood_of_them_four_times_a_second() {
         let mut wakes = Wakes::new();
-        assert!((0..20).all(|_| wakes.take()));
+        assert!((0..WAKES.0).all(|_| wakes.take()));
         assert!(!wakes.take() && wakes.waits);
         let mut woken = 0;
         for _ in 0..600 {
             sleep(Duration::from_millis(100)).await;
             woken += u32::from(wakes.take());
         }
-        assert!((110..=130).contains(&woken), "{woken} in a minute");
+        assert!((230..=250).contains(&woken), "{woken} in a minute");
         sleep(Duration::from_secs(60)).await;
-        assert!((0..20).all(|_| wakes.take()));
+        assert!((0..100).all(|_| wakes.take()));
     }
 
     /// Regression 152: a line had 1 MiB, and nothing in it a bound.
