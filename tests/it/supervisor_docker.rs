@@ -593,9 +593,10 @@ fn certificates_are_loaded_without_a_restart_and_bad_ones_leave_the_former_in_fo
     ] {
         let hash = bad.hash.clone();
         one.say(&credentials_with(Some(bad)));
-        let told = one.wait("refusal", |report| report.tls_problem.is_some());
+        // A report made during the reload can be without the server's answer, and then says nothing of the gate.
+        let told = one.wait("refusal", |report| report.tls_problem.is_some() && report.gate_open);
         println!("{hash}: {:?}", told.tls_problem);
-        assert_eq!((told.tls.as_deref(), &told.run, told.gate_open), (Some("good"), &begun.run, true));
+        assert_eq!((told.tls.as_deref(), &told.run), (Some("good"), &begun.run));
         assert_eq!(connects(&one), "t");
         one.say(&credentials_with(Some(good.clone())));
         one.wait("the good ones", |report| report.tls_problem.is_none());
