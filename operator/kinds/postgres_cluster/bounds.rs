@@ -48,11 +48,11 @@ pub fn bounded(mut report: Report) -> Result<Report, String> {
     let mut names = names.chain(libraries.flat_map(|found| [Some(&found.libc), found.icu.as_ref()]).flatten());
     let wrong = names.any(|name| name.len() > NAME || name.contains(char::is_control));
     drop(names);
-    let wrong = wrong || report.pending_restart.iter().any(|name| name.len() > SETTING);
     if wrong {
-        return Err(format!(
-            "a name in it is longer than {NAME} bytes ({SETTING}: of a setting), or has characters that no name has"
-        ));
+        return Err(format!("a name in it is longer than {NAME} bytes, or has characters that no name has"));
+    }
+    if report.pending_restart.iter().any(|name| name.len() > SETTING) {
+        return Err(format!("the name of a setting in it is longer than {SETTING} bytes"));
     }
     let job = report.job.iter_mut().filter_map(|job| job.error.as_mut());
     let proof = report.proof.iter_mut().filter_map(|proof| proof.failing.as_mut());
@@ -265,11 +265,11 @@ mod tests {
         let told = Report { pending_restart: vec!["work_mem".into(); 99], ..Report::default() };
         assert_eq!(bounded(told).unwrap().pending_restart.len(), 32);
         let refused = |report: Report| bounded(report).unwrap_err();
-        let why = "a name in it is longer than 128 bytes (63: of a setting), or has characters that no name has";
+        let why = "a name in it is longer than 128 bytes, or has characters that no name has";
         assert_eq!(refused(Report { incarnation: Some("x".repeat(129)), ..Report::default() }), why);
         assert_eq!(refused(Report { run: "a\u{1b}[2J".into(), ..Report::default() }), why);
         let settings = Report { pending_restart: vec!["x".repeat(64)], ..Report::default() };
-        assert_eq!(refused(settings), why);
+        assert_eq!(refused(settings), "the name of a setting in it is longer than 63 bytes");
         let timeline_terms = (0..2_001).map(|timeline| (timeline, 1)).collect();
         assert_eq!(refused(Report { timeline_terms, ..Report::default() }), "it has more than 2000 timelines");
     }
