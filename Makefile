@@ -15,6 +15,7 @@ ONLY ?=
 MINUTES ?= 10
 PARALLEL ?= 2
 SEED ?=
+KIND ?= postgres
 DEEPER ?= 1
 PREVIOUS ?= 97709ba
 SECONDS ?= 60
@@ -26,12 +27,12 @@ BUILD = env -u MAKEFLAGS -u MFLAGS scripts/build.sh
 FMT = $(CARGO) fmt --check
 LINT = $(BUILD) clippy --all-targets -- -D warnings
 
-.PHONY: help demo test deps static fmt lint deny deny-advisories fuzz upgrade unit e2e model-deep chaos chaos-short bench-failover bench-idle bench-rollout bench-heal bench-hang bench-balancer bench-siege images crds clean
+.PHONY: help demo test deps static fmt lint deny deny-advisories fuzz upgrade unit e2e model-deep chaos chaos-short bench-failover bench-idle bench-rollout bench-heal bench-hang bench-balancer bench-siege bench-redis bench-redis-cluster images crds clean
 
 help: ## This list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-demo: ## Demo: starts three instances, kills the primary, counts lost writes (KEEP=1 leaves it running)
+demo: ## Demo: a PostgreSQL and a Redis, kills the primary and the master, counts lost writes (KEEP=1 leaves the first running)
 	@KEEP="$(KEEP)" scripts/demo.sh
 
 test: ## All checks and tests: format, clippy, unit, property, contract, in-process, real Docker
@@ -79,9 +80,9 @@ upgrade: images ## A running installation of the version before (PREVIOUS=revisi
 model-deep: ## The model checker, DEEPER events further than in `make test`, with one more fault
 	EVENKEEL_MODEL_DEEPER=$(DEEPER) $(CARGO) test --release --locked --lib model::checks -- --nocapture
 
-chaos: images ## Random faults from a seed on a private Docker Engine, with clients and a history checker (MINUTES=10 SEED=n ONLY="some;words" PARALLEL=2)
+chaos: images ## Random faults from a seed on a private Docker Engine, with clients and a history checker (MINUTES=10 SEED=n KIND=redis ONLY="some;words" PARALLEL=2)
 	$(CARGO) build --release --locked
-	tests/chaos/run.sh $(RELEASE) --minutes $(MINUTES) --parallel $(PARALLEL) $(if $(SEED),--seed $(SEED)) --only="$(ONLY)"
+	tests/chaos/run.sh $(RELEASE) --minutes $(MINUTES) --parallel $(PARALLEL) --kind $(KIND) $(if $(SEED),--seed $(SEED)) --only="$(ONLY)"
 
 chaos-short: images ## The chaos tests for a minute and a half, as in `make test`
 	@$(BUILD) build
@@ -116,8 +117,16 @@ bench-siege: images ## Failovers of an operator under attack: port taken, idle c
 	$(CARGO) build --release --locked
 	PYTHONDONTWRITEBYTECODE=1 $$(scripts/ensure-python.sh) tests/bench/siege.py $(RELEASE)
 
+bench-redis: images ## Write outage and lost writes of a Redis Sentinel client, compared with plain Sentinel in the same run (ROUNDS=10)
+	$(CARGO) build --release --locked
+	PYTHONDONTWRITEBYTECODE=1 $$(scripts/ensure-python.sh) tests/bench/redis_sentinel.py $(RELEASE) $(ROUNDS)
+
+bench-redis-cluster: images ## Killed masters and moved slots of a RedisCluster under a cluster client (ROUNDS=10)
+	$(CARGO) build --release --locked
+	PYTHONDONTWRITEBYTECODE=1 $$(scripts/ensure-python.sh) tests/bench/redis_cluster.py $(RELEASE) $(ROUNDS)
+
 images: deps ## Images for tests and demo: pulled, or built if no registry answers
-	@scripts/ensure-images.sh postgres:15 haproxy:2.6 nginx:1.22
+	@scripts/ensure-images.sh postgres:15 haproxy:2.6 nginx:1.22 redis:7
 	@scripts/ensure-test-images.sh
 
 crds: ## Generates crds/ from the types (a test compares them)

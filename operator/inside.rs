@@ -10,6 +10,7 @@ use evenkeel::cli::logging;
 use evenkeel::engine::bridge;
 use evenkeel::supervisor::pause;
 use evenkeel::supervisor::probe;
+use evenkeel::supervisor::redis::{self, cluster, sentinel};
 use evenkeel::supervisor::run::{self, Identity};
 
 /// Runs the verb if it belongs to containers; `None` if not. `arguments` starts with the program's name.
@@ -22,15 +23,18 @@ pub fn run(arguments: &[String]) -> Option<ExitCode> {
         ["probe", milliseconds, "--", ref command @ ..] => {
             Some(probe::run(Duration::from_millis(milliseconds.parse().ok()?), command))
         }
-        ["supervisor", "--member", member] => Some(supervise(member)),
+        ["supervisor", "--member", member] => Some(supervise(member, run::run)),
+        ["supervisor-redis", "--member", member] => Some(supervise(member, redis::run::run)),
+        ["supervisor-cluster", "--member", member] => Some(supervise(member, cluster::run::run)),
+        ["supervisor-sentinel", "--member", member] => Some(supervise(member, sentinel::run::run)),
         _ => None,
     }
 }
 
-fn supervise(member: &str) -> ExitCode {
+fn supervise<F: Future<Output = ExitCode>>(member: &str, run: impl FnOnce(Identity) -> F) -> ExitCode {
     logging::init("info");
     // One thread: the supervisor's memory use stays small.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let identity = Identity { member: member.to_owned() };
-    runtime.map_or(ExitCode::FAILURE, |runtime| runtime.block_on(run::run(identity)))
+    runtime.map_or(ExitCode::FAILURE, |runtime| runtime.block_on(run(identity)))
 }

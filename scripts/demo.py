@@ -3,7 +3,7 @@
 Brings up deploy/examples/postgres.yaml and postgres-route.yaml with an operator
 of its own. Two clients write, one that knows all instances and one that knows
 only the balancer; the primary's container is killed; shown is what they and the
-status saw.
+status saw. Then the same with a Redis (demo_redis.py).
 """
 
 import os
@@ -17,6 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "e2e"))
 
 import client
+import demo_redis
 import harness
 from checks import single_host
 from objects import LoadBalancer, free_ports
@@ -186,6 +187,7 @@ def main():
         bring_up(cluster)
         edge = route(operator)
         lost = show(cluster, *kill_the_primary_under_writes(cluster, edge))
+        lost += demo_redis.act(operator, say)
         done = True
         if keep:
             how_to_look(operator)

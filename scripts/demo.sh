@@ -10,7 +10,7 @@ scripts/ensure-docker.sh
 echo "Docker Engine $(docker version --format '{{.Server.Version}}') answers."
 
 # The images are built while the compiler runs; both take minutes the first time.
-scripts/ensure-images.sh postgres:15 haproxy:2.6 &
+scripts/ensure-images.sh postgres:15 haproxy:2.6 redis:7 &
 images=$!
 trap 'kill "$images" 2>/dev/null || true' EXIT
 scripts/build.sh build

@@ -8,6 +8,8 @@
 pub enum Claim {
     /// `NAME-N` for each member N.
     Members,
+    /// `NAME-N` for each data member N, and `NAME-sentinel-N` for each Sentinel N.
+    MembersAndSentinels,
     /// `NAME-HASH-N` for each pod, and `NAME-HASH-N.PART` for what belongs to a pod.
     Pods,
 }
@@ -17,18 +19,30 @@ impl Claim {
     pub fn shown(self, name: &str) -> String {
         match self {
             Self::Members => format!("{name}-1, {name}-2 ..."),
+            Self::MembersAndSentinels => format!("{name}-1, {name}-2 ..., {name}-sentinel-1 ..."),
             Self::Pods => format!("{name}-HASH-1, {name}-HASH-2 ..."),
         }
     }
 }
 
-/// Whether two objects of one namespace, but of different kinds, would take the same name.
+/// Whether two objects of one namespace would take the same name. Two of one kind and name are the same object.
 pub fn clash((one, name): (Claim, &str), (other, other_name): (Claim, &str)) -> bool {
     match (one, other) {
-        // The names of members end in a number; what is before it is equal only for equal objects. The same holds for pods.
-        (Claim::Members, Claim::Members) | (Claim::Pods, Claim::Pods) => name == other_name,
-        (Claim::Members, Claim::Pods) => member_is_pod(name, other_name),
-        (Claim::Pods, Claim::Members) => member_is_pod(other_name, name),
+        // The names of pods end in a number; what is before it is equal only for equal objects.
+        (Claim::Pods, Claim::Pods) => name == other_name,
+        (Claim::Pods, _) => groups(other, other_name).iter().any(|group| member_is_pod(group, name)),
+        (_, Claim::Pods) => groups(one, name).iter().any(|group| member_is_pod(group, other_name)),
+        // The same holds for each group of members.
+        _ => groups(one, name).iter().any(|group| groups(other, other_name).contains(group)),
+    }
+}
+
+/// The names of members without their numbers.
+fn groups(claim: Claim, name: &str) -> Vec<String> {
+    match claim {
+        Claim::Pods => Vec::new(),
+        Claim::Members => vec![name.to_owned()],
+        Claim::MembersAndSentinels => vec![name.to_owned(), format!("{name}-sentinel")],
     }
 }
 
@@ -45,7 +59,7 @@ fn member_is_pod(name: &str, deployment: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::Claim::{Members, Pods};
+    use super::Claim::{Members, MembersAndSentinels, Pods};
     use super::*;
 
     /// Regression 96: a LoadBalancer and a PostgresCluster of the same name were accepted. Docker had one name for the
@@ -60,6 +74,25 @@ mod tests {
         ] {
             assert!(clash((kind, name), (other_kind, other)), "{name} {other}");
             assert!(clash((other_kind, other), (kind, name)), "{other} {name}");
+        }
+    }
+
+    /// Regression 345: a RedisSentinel `cache` and an object `cache-sentinel` were accepted, also of the same kind. Both have a
+    /// container `cache-sentinel-1`.
+    #[test]
+    fn sentinels_clash_with_the_members_of_an_object_of_their_name() {
+        for (other, kind) in [
+            ("cache-sentinel", Members),
+            ("cache-sentinel", MembersAndSentinels),
+            ("cache", Members),
+            ("cache", MembersAndSentinels),
+        ] {
+            assert!(clash((MembersAndSentinels, "cache"), (kind, other)), "{other}");
+            assert!(clash((kind, other), (MembersAndSentinels, "cache")), "{other}");
+        }
+        assert!(clash((MembersAndSentinels, "web-0123456789"), (Pods, "web")));
+        for (other, kind) in [("cache-sentinel-1", Members), ("other", MembersAndSentinels), ("cache", Pods)] {
+            assert!(!clash((MembersAndSentinels, "cache"), (kind, other)), "{other}");
         }
     }
 

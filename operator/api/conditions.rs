@@ -7,6 +7,8 @@ use super::deployment::DeploymentStatus;
 use super::docker_host::DockerHostStatus;
 use super::load_balancer::LoadBalancerStatus;
 use super::postgres_cluster::PostgresClusterStatus;
+use super::redis_cluster::RedisClusterStatus;
+use super::redis_sentinel::RedisSentinelStatus;
 
 /// The status of a condition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +104,26 @@ impl Conditions for DeploymentStatus {
 }
 
 impl Conditions for PostgresClusterStatus {
+    fn generation(&self) -> i64 {
+        self.observed_generation
+    }
+
+    fn conditions(&mut self) -> &mut Vec<Condition> {
+        &mut self.conditions
+    }
+}
+
+impl Conditions for RedisSentinelStatus {
+    fn generation(&self) -> i64 {
+        self.observed_generation
+    }
+
+    fn conditions(&mut self) -> &mut Vec<Condition> {
+        &mut self.conditions
+    }
+}
+
+impl Conditions for RedisClusterStatus {
     fn generation(&self) -> i64 {
         self.observed_generation
     }

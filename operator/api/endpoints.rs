@@ -116,7 +116,7 @@ impl Routable {
 /// The Docker network that an object of this kind has for itself; `None` for kinds that use the network of their
 /// namespace.
 pub fn private_network(kind: &str, namespace: &str, name: &str) -> Option<String> {
-    matches!(kind, "PostgresCluster").then(|| format!("{namespace}.{name}"))
+    matches!(kind, "PostgresCluster" | "RedisSentinel" | "RedisCluster").then(|| format!("{namespace}.{name}"))
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@ use super::docker_host::DockerHost;
 use super::labels::Owner;
 use super::load_balancer::LoadBalancer;
 use super::postgres_cluster::PostgresCluster;
+use super::redis_cluster::RedisCluster;
+use super::redis_sentinel::RedisSentinel;
 use super::token::Token;
 
 /// Pauses the reconciliation of an object while its value is `paused`.
@@ -78,6 +80,24 @@ impl Object for Deployment {
 impl Object for PostgresCluster {
     const KIND: &'static str = "PostgresCluster";
     const RESOURCE: &'static str = "postgresclusters.evenkeel.dev";
+
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+}
+
+impl Object for RedisSentinel {
+    const KIND: &'static str = "RedisSentinel";
+    const RESOURCE: &'static str = "redissentinels.evenkeel.dev";
+
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+}
+
+impl Object for RedisCluster {
+    const KIND: &'static str = "RedisCluster";
+    const RESOURCE: &'static str = "redisclusters.evenkeel.dev";
 
     fn metadata(&self) -> &ObjectMeta {
         &self.metadata

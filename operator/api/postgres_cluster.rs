@@ -13,9 +13,6 @@ use super::postgres_tls::{SecretRef, Tls};
 use super::resources::{self, Resources};
 use super::{postgres_memory, postgres_settings, quantity};
 
-/// Requests a planned switchover: `TIMESTAMP` or `TIMESTAMP/MEMBER`.
-pub const SWITCHOVER_ANNOTATION: &str = "evenkeel.dev/switchover";
-
 /// `"true"` keeps running supervisors when the operator brings a new version of them.
 pub const DEFER_UPDATE_ANNOTATION: &str = "evenkeel.dev/defer-supervisor-update";
 

@@ -17,6 +17,8 @@ use super::invalid::Invalid;
 use super::load_balancer::LoadBalancer;
 use super::postgres_cluster::PostgresCluster;
 use super::rbac;
+use super::redis_cluster::{self, RedisCluster};
+use super::redis_sentinel::{self, RedisSentinel};
 use super::resource::{Cell, Column, Resource, age_column, name_of, with_metadata};
 use super::token::Token;
 use super::views;
@@ -46,6 +48,16 @@ static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
             asks: |object| asks(object, Asks::of_balancer),
             ..with_members(custom::<LoadBalancer>(|balancer| balancer.spec.validate()))
         },
+        Resource {
+            validate_new: |redis| name_problems(redis, LONGEST_NAME - "-sentinel".len()),
+            validate_change: redis_sentinel::change_problems,
+            claim: Some(Claim::MembersAndSentinels),
+            ..custom::<RedisSentinel>(|redis| redis.spec.validate())
+        },
+        Resource {
+            validate_change: redis_cluster::change_problems,
+            ..with_members(custom::<RedisCluster>(|redis| redis.spec.validate()))
+        },
         core::lease(),
         rbac::role(),
         rbac::role_binding(),
@@ -67,17 +79,17 @@ const LONGEST_NAME: usize = 60;
 
 /// A kind whose members are called `NAME-1`, `NAME-2` and so on.
 fn with_members(kind: Resource) -> Resource {
-    Resource { validate_new: name_problems, claim: Some(Claim::Members), ..kind }
+    Resource { validate_new: |object| name_problems(object, LONGEST_NAME), claim: Some(Claim::Members), ..kind }
 }
 
-fn name_problems(object: &Value) -> Vec<Invalid> {
+fn name_problems(object: &Value, longest: usize) -> Vec<Invalid> {
     let name = name_of(object);
     let message = || {
         format!(
-            "must be no more than {LONGEST_NAME} characters: its instances are called NAME-1, NAME-2 ..., and a host name has up to 63"
+            "must be no more than {longest} characters: its instances are called NAME-1, NAME-2 ..., and a host name has up to 63"
         )
     };
-    (name.len() > LONGEST_NAME).then(|| Invalid::new("metadata.name", message())).into_iter().collect()
+    (name.len() > longest).then(|| Invalid::new("metadata.name", message())).into_iter().collect()
 }
 
 /// Every served resource.
@@ -203,6 +215,9 @@ mod tests {
         let paths = |length: usize| new(&named(length)).into_iter().map(|one| one.path).collect::<Vec<_>>();
         assert_eq!(paths(60), Vec::<String>::new());
         assert_eq!(paths(61), ["metadata.name"]);
+        let new = find_kind("evenkeel.dev/v1alpha1", "RedisSentinel").unwrap().validate_new;
+        let problems = |length: usize| new(&json!({"metadata": {"name": "n".repeat(length)}})).len();
+        assert_eq!((problems(51), problems(52)), (0, 1));
     }
 
     /// Regression 98: the name of a volume was not judged. With a name that Docker does not take, no pod ever started.
@@ -289,6 +304,17 @@ mod tests {
             assert_eq!(find(&resource.group, &resource.version, &resource.plural), Some(resource));
             assert_eq!(find_kind(&resource.api_version(), &resource.kind), Some(resource));
         }
+    }
+
+    /// Regression 340: `rs` was the short name of two kinds, so `kubectl get rs` showed those of the first one only.
+    #[test]
+    fn no_short_name_is_that_of_two_kinds() {
+        let mut names: Vec<_> =
+            resources().iter().flat_map(|r| r.short_names.iter().chain([&r.singular, &r.plural])).collect();
+        let before = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), before);
     }
 
     #[test]

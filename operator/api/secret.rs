@@ -1,4 +1,4 @@
-//! Secrets: reads the values of keys, and builds a Secret that belongs to an object. Pure.
+//! Secrets: reads the values of keys, writes one into a URI, and builds a Secret that belongs to an object. Pure.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -42,6 +42,12 @@ pub fn owned<Owner: Object>(object: &Owner, name: &str, texts: &[(&str, &str)]) 
     })
 }
 
+/// Percent-encodes every character that has a meaning in a connection URI.
+pub fn percent(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -58,5 +64,10 @@ mod tests {
         assert_eq!((&owner["kind"], &owner["uid"]), (&json!("LoadBalancer"), &json!("u")));
         assert_eq!((text(&secret, "password").as_deref(), text(&secret, "username")), (Some("p@ss"), None));
         assert_eq!(bytes(&json!({"data": {"password": "?"}}), "password"), None);
+    }
+
+    #[test]
+    fn what_a_uri_could_take_for_itself_is_encoded() {
+        assert_eq!(percent("p@ss:w/ör d~"), "p%40ss%3Aw%2F%C3%B6r%20d~");
     }
 }

@@ -1,6 +1,7 @@
 //! `evenkeel describe`: everything about an object on one page, its Events at the end. The page is a pure function.
 
 use jiff::Timestamp;
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::discovery;
@@ -9,6 +10,7 @@ use super::events;
 use super::session::Session;
 use super::{render, timeline};
 use crate::api::postgres_cluster::PostgresClusterStatus;
+use crate::api::redis_sentinel::{RedisEndpoints, RedisMemberStatus, RedisSentinelStatus, SentinelStatus};
 
 /// Shows objects in detail.
 #[derive(Debug, clap::Args)]
@@ -50,14 +52,10 @@ pub fn page(object: &Value, events: &[Value], now: Timestamp) -> Result<String, 
     for (title, field) in [("Spec", "spec"), ("Type", "type"), ("Data", "data")] {
         section(title, &field_of(object, field)?);
     }
-    if object["kind"] == "PostgresCluster" {
-        // A status written by another version of the program is shown as plain YAML.
-        match serde_json::from_value::<PostgresClusterStatus>(object["status"].clone()) {
-            Ok(status) => postgres(&status, now).iter().for_each(|(title, body)| section(title, body)),
-            Err(_) => section("Status", &status_of(object)?),
-        }
-    } else {
-        section("Status", &status_of(object)?);
+    // A status written by another version of the program is shown as plain YAML.
+    match sections(object, now) {
+        Some(sections) => sections.iter().for_each(|(title, body)| section(title, body)),
+        None => section("Status", &status_of(object)?),
     }
     if object["status"]["conditions"].is_array() {
         section("Conditions", &render::conditions(object, now));
@@ -149,35 +147,118 @@ fn status_of(object: &Value) -> Result<String, Error> {
     }
 }
 
-/// Extra sections of a PostgresCluster: (title, body) of each.
-fn postgres(status: &PostgresClusterStatus, now: Timestamp) -> Vec<(&'static str, String)> {
+/// A title, and the body below it.
+type Section = (&'static str, String);
+
+/// The sections of a kind with members.
+fn sections(object: &Value, now: Timestamp) -> Option<Vec<Section>> {
+    let status = &object["status"];
+    let mut sections = match object["kind"].as_str()? {
+        "PostgresCluster" => postgres(&PostgresClusterStatus::deserialize(status).ok()?),
+        "RedisSentinel" => redis(&RedisSentinelStatus::deserialize(status).ok()?),
+        _ => return None,
+    };
+    if let Some(last) = Option::<timeline::Promotion>::deserialize(&status["lastFailover"]).ok()? {
+        sections.push(("Last failover", timeline::promotion(&last, now)));
+    }
+    if let Some(last) = Option::<timeline::Switchover>::deserialize(&status["lastSwitchover"]).ok()? {
+        sections.push(("Last switchover", timeline::switchover(&last, now)));
+    }
+    Some(sections)
+}
+
+/// Addresses as a line.
+fn either(addresses: &[String]) -> String {
+    if addresses.is_empty() { "none".to_owned() } else { addresses.join(", ") }
+}
+
+fn postgres(status: &PostgresClusterStatus) -> Vec<Section> {
     let mut sections = Vec::new();
     if !status.instances.is_empty() {
         let rows: Vec<Vec<String>> = status.instances.iter().map(instance_row).collect();
         let heading = ["NAME", "HOST", "ROLE", "STATE", "SYNC", "LAG", "ADDRESS", "NOTE"];
         sections.push(("Instances", render::table("  ", &heading, &rows)));
     }
-    let either = |addresses: &[String]| if addresses.is_empty() { "none".to_owned() } else { addresses.join(", ") };
     let endpoints = &status.endpoints;
     let (write, read) = (either(&endpoints.read_write), either(&endpoints.read_only));
     sections.push(("Endpoints", format!("  read-write  {write}\n  read-only   {read}\n")));
     let timeline = status.timeline.map_or("none".to_owned(), |timeline| timeline.to_string());
     sections.push(("Leadership", format!("  term      {}\n  timeline  {timeline}\n", status.term)));
-    if let Some(last) = &status.last_failover {
-        sections.push(("Last failover", timeline::promotion(last, now)));
-    }
-    if let Some(last) = &status.last_switchover {
-        sections.push(("Last switchover", timeline::switchover(last, now)));
-    }
     sections
 }
 
-fn instance_row(instance: &crate::api::postgres_cluster::InstanceStatus) -> Vec<String> {
-    let restart = match instance.pending_restart.as_slice() {
+fn redis(status: &RedisSentinelStatus) -> Vec<Section> {
+    let mut sections = Vec::new();
+    if !status.members.is_empty() {
+        let rows: Vec<Vec<String>> = status.members.iter().map(member_row).collect();
+        let heading = ["NAME", "HOST", "ROLE", "STATE", "OFFSET", "LAG", "MEMORY", "EVICTED", "ADDRESS", "NOTE"];
+        sections.push(("Members", render::table("  ", &heading, &rows)));
+    }
+    if !status.sentinels.is_empty() {
+        let rows: Vec<Vec<String>> = status.sentinels.iter().map(sentinel_row).collect();
+        let heading = ["NAME", "HOST", "STATE", "MASTER", "EPOCH", "REPLICAS", "PEERS", "QUORUM", "ADDRESS", "NOTE"];
+        sections.push(("Sentinels", render::table("  ", &heading, &rows)));
+    }
+    let RedisEndpoints { sentinels, master, replicas } = &status.endpoints;
+    let (sentinels, master, replicas) = (either(sentinels), either(master), either(replicas));
+    let endpoints = format!("  sentinels  {sentinels}\n  master     {master}\n  replicas   {replicas}\n");
+    sections.push(("Endpoints", endpoints));
+    let mut leadership = format!("  epoch         {}\n  config epoch  {}\n", status.epoch, status.config_epoch);
+    if !status.stale_members.is_empty() {
+        leadership += &format!("  stale         {}\n", status.stale_members.join(", "));
+    }
+    if let Some(loss) = &status.possible_loss {
+        leadership += &format!("  loss          {loss}\n");
+    }
+    sections.push(("Leadership", leadership));
+    sections
+}
+
+fn member_row(member: &RedisMemberStatus) -> Vec<String> {
+    let most = if member.max_memory == 0 { String::new() } else { format!(" of {}", mib(member.max_memory)) };
+    vec![
+        member.name.clone(),
+        member.host.clone(),
+        member.role.to_string(),
+        member.state.to_string(),
+        member.offset.to_string(),
+        member.lag_bytes.map_or(String::new(), |lag| format!("{lag} B")),
+        format!("{}{most}", mib(member.used_memory)),
+        member.evicted_keys.to_string(),
+        member.address.clone().unwrap_or_default(),
+        notes(member.message.as_ref(), &member.pending_restart),
+    ]
+}
+
+fn sentinel_row(sentinel: &SentinelStatus) -> Vec<String> {
+    vec![
+        sentinel.name.clone(),
+        sentinel.host.clone(),
+        sentinel.state.to_string(),
+        sentinel.master.clone().unwrap_or_default(),
+        sentinel.config_epoch.to_string(),
+        sentinel.known_replicas.to_string(),
+        sentinel.known_sentinels.to_string(),
+        if sentinel.quorum_ok { "ok" } else { "no" }.to_owned(),
+        sentinel.address.clone().unwrap_or_default(),
+        notes(sentinel.message.as_ref(), &[]),
+    ]
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{:.0} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+/// The last column: the problem, and what waits for a restart.
+fn notes(message: Option<&String>, pending_restart: &[String]) -> String {
+    let restart = match pending_restart {
         [] => None,
         settings => Some(format!("waits for a restart: {}", settings.join(", "))),
     };
-    let notes: Vec<String> = instance.message.clone().into_iter().chain(restart).collect();
+    message.cloned().into_iter().chain(restart).collect::<Vec<_>>().join("; ")
+}
+
+fn instance_row(instance: &crate::api::postgres_cluster::InstanceStatus) -> Vec<String> {
     vec![
         instance.name.clone(),
         instance.host.clone(),
@@ -186,6 +267,6 @@ fn instance_row(instance: &crate::api::postgres_cluster::InstanceStatus) -> Vec<
         if instance.synchronous { "yes" } else { "" }.to_owned(),
         instance.lag_mib.map_or(String::new(), |lag| format!("{lag} MiB")),
         instance.address.clone().unwrap_or_default(),
-        notes.join("; "),
+        notes(instance.message.as_ref(), &instance.pending_restart),
     ]
 }

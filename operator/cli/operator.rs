@@ -29,6 +29,8 @@ use crate::kinds::deployment::DeploymentKind;
 use crate::kinds::docker_host::{DockerHostKind, local_host};
 use crate::kinds::load_balancer::LoadBalancerKind;
 use crate::kinds::postgres_cluster::PostgresClusterKind;
+use crate::kinds::redis_cluster::RedisClusterKind;
+use crate::kinds::redis_sentinel::RedisSentinelKind;
 use crate::runtime::{Clock, Kind, Manager, SystemClock, janitor};
 use crate::server::containers::{self, Connection, Containers, Place};
 use crate::server::doors::Doors;
@@ -295,6 +297,8 @@ fn manager(hosts: &Arc<Hosts>, objects: &Objects, clock: &Arc<dyn Clock>) -> Man
     let wake = manager.wake();
     manager.add(DockerHostKind::new(hosts.clone(), objects.clone()));
     manager.add(PostgresClusterKind::new(hosts.clone(), objects.clone(), clock.clone(), wake.clone()));
+    manager.add(RedisSentinelKind::new(hosts.clone(), objects.clone(), clock.clone(), wake.clone()));
+    manager.add(RedisClusterKind::new(hosts.clone(), objects.clone(), clock.clone(), wake.clone()));
     manager.add(DeploymentKind::new(hosts.clone(), objects.clone(), wake.clone()));
     manager.add(LoadBalancerKind::new(hosts.clone(), objects.clone(), clock.clone(), wake));
     manager

@@ -1,8 +1,9 @@
-//! `evenkeel switchover`: requests a planned change of the primary by annotation, and follows the status
-//! until it is answered.
+//! `evenkeel switchover`: requests a planned change of the primary, or master, by annotation, and follows the status until
+//! it is answered.
 
 use std::time::Duration;
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::discovery::Resource;
@@ -10,17 +11,21 @@ use super::error::Error;
 use super::follow::{Event, Follow};
 use super::session::{Session, duration};
 use super::timeline;
-use crate::api::postgres_cluster::{ClusterPhase, PostgresClusterStatus, SWITCHOVER_ANNOTATION};
+use crate::api::postgres_cluster::ClusterPhase;
+use crate::api::switchover::SWITCHOVER_ANNOTATION;
 
-/// Makes another instance of a PostgresCluster the primary; no acknowledged write is lost.
+/// The kinds with a primary or master. Two objects of one namespace never share a name: see `api/claims.rs`.
+const KINDS: [&str; 2] = ["postgresclusters.evenkeel.dev", "redissentinels.evenkeel.dev"];
+
+/// Makes another member of a PostgresCluster or RedisSentinel the primary, or master; no acknowledged write is lost.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The PostgresCluster
+    /// The PostgresCluster or RedisSentinel
     name: String,
-    /// The new primary [default: the standby with the most WAL]
+    /// The new primary or master [default: the member with the newest data]
     #[arg(long, value_name = "MEMBER")]
     to: Option<String>,
-    /// How long to wait until the cluster is healthy again
+    /// How long to wait until it is healthy again
     #[arg(long, value_parser = duration, default_value = "60s", value_name = "TIME")]
     timeout: Duration,
 }
@@ -36,12 +41,17 @@ pub enum Progress {
     Refused(String),
 }
 
-/// The progress of the request, from the status of the cluster.
+/// What is read of a status.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    phase: ClusterPhase,
+    last_switchover: Option<timeline::Switchover>,
+}
+
+/// The progress of the request, from the status of the object.
 pub fn progress(object: &Value, request: &str) -> Progress {
-    let status: PostgresClusterStatus = match serde_json::from_value(object["status"].clone()) {
-        Ok(status) => status,
-        Err(_) => return Progress::UnderWay,
-    };
+    let Ok(status) = Status::deserialize(&object["status"]) else { return Progress::UnderWay };
     let Some(last) = status.last_switchover.filter(|last| last.request == request) else { return Progress::UnderWay };
     match (last.refused, last.result) {
         (Some(why), _) => Progress::Refused(why),
@@ -55,8 +65,7 @@ pub fn progress(object: &Value, request: &str) -> Progress {
 
 /// Runs the verb.
 pub async fn run(args: Args, session: &mut Session<'_>) -> Result<(), Error> {
-    let catalog = session.client.catalog().await?;
-    let resource = catalog.resolve("postgresclusters.evenkeel.dev")?.clone();
+    let resource = find(&args.name, session).await?;
     let member = args.to.as_ref().map(|member| format!("/{member}")).unwrap_or_default();
     let request = format!("{:.3}{member}", (session.now)());
     let patch = json!({"metadata": {"annotations": {SWITCHOVER_ANNOTATION: request}}});
@@ -77,7 +86,19 @@ pub async fn run(args: Args, session: &mut Session<'_>) -> Result<(), Error> {
     }
 }
 
-/// Follows the cluster until the request is answered. `UnderWay` means that the cluster was deleted.
+/// The kind of the object with this name.
+async fn find(name: &str, session: &Session<'_>) -> Result<Resource, Error> {
+    let catalog = session.client.catalog().await?;
+    for kind in KINDS {
+        let resource = catalog.resolve(kind)?;
+        if session.client.object(resource, &session.namespace, name).await?.is_some() {
+            return Ok(resource.clone());
+        }
+    }
+    Err(Error::NotFound(format!("no PostgresCluster or RedisSentinel {name:?} in namespace {}", session.namespace)))
+}
+
+/// Follows the object until the request is answered. `UnderWay` means that it was deleted.
 async fn follow(
     resource: &Resource,
     name: &str,

@@ -9,10 +9,10 @@ use super::lines;
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::{PostgresCluster, PostgresClusterStatus};
 use crate::engine::{ConnectionSeen, ContainerSeen, ContainerState, ImageSeen, NetworkSeen};
+use crate::kinds::certificates::due::{CaSeen, CertificatesSeen};
 use crate::kinds::containers::{DockerSeen, HOME};
 use crate::kinds::fact::Fact;
 use crate::kinds::postgres_cluster::bounds::{LINE, bounded};
-use crate::kinds::postgres_cluster::certificates::{CaSeen, CertificatesSeen};
 use crate::kinds::postgres_cluster::{
     LinkSeen, Observed, SecretsSeen, container_name, network_name, peers_network_name, plan,
 };
@@ -103,7 +103,7 @@ fn observed(object: &PostgresCluster) -> Observed {
         certificates: Some(CertificatesSeen {
             ca: Ok(Some(ca)),
             server: None,
-            replication: None,
+            client: None,
             given: None,
             told: true,
             hash: Some("t".into()),

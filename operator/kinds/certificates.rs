@@ -1,4 +1,8 @@
-//! Certificates in Secrets: checks those of users, and makes Evenkeel's own.
+//! Certificates in Secrets: checks those of users, and makes Evenkeel's own. [`authority`]: those of an object with members;
+//! [`due`]: what is due for them.
+
+pub mod authority;
+pub mod due;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -142,6 +146,8 @@ pub struct Made {
 pub enum Purpose<'a> {
     /// A server with these DNS names and IP addresses.
     Server(&'a [String]),
+    /// The same, and its members connect to each other with it.
+    Member(&'a [String]),
     /// A client with this name.
     Client(&'a str),
 }
@@ -158,15 +164,17 @@ pub fn make_ca(now: Timestamp, life: Duration) -> Result<Made, rcgen::Error> {
 /// A new certificate by the CA with this key.
 pub fn make_leaf(ca_key: &str, purpose: Purpose, now: Timestamp, life: Duration) -> Result<Made, rcgen::Error> {
     let (ca_key, key) = (KeyPair::from_pem(ca_key)?, KeyPair::generate()?);
-    let names = if let Purpose::Server(names) = purpose { names } else { &[] };
-    let mut params = CertificateParams::new(names)?;
-    let (name, usage) = match purpose {
-        Purpose::Server(names) => (names.first().map_or("", String::as_str), ExtendedKeyUsagePurpose::ServerAuth),
-        Purpose::Client(name) => (name, ExtendedKeyUsagePurpose::ClientAuth),
+    let (as_server, as_client) = (ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth);
+    let (names, usages): (&[String], _) = match purpose {
+        Purpose::Server(names) => (names, vec![as_server]),
+        Purpose::Member(names) => (names, vec![as_server, as_client]),
+        Purpose::Client(_) => (&[], vec![as_client]),
     };
+    let name = if let Purpose::Client(name) = purpose { name } else { names.first().map_or("", String::as_str) };
+    let mut params = CertificateParams::new(names)?;
     params.distinguished_name.push(DnType::CommonName, name);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![usage];
+    params.extended_key_usages = usages;
     params.use_authority_key_identifier_extension = true;
     valid(&mut params, now, BACKDATED, life);
     let issuer = Issuer::new(ca_params(&ca_key), ca_key);

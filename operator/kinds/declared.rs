@@ -9,6 +9,8 @@ use super::deployment::DeploymentKind;
 use super::docker_host::DockerHostKind;
 use super::load_balancer::LoadBalancerKind;
 use super::postgres_cluster::PostgresClusterKind;
+use super::redis_cluster::RedisClusterKind;
+use super::redis_sentinel::RedisSentinelKind;
 use crate::engine::docker::OwnBinary;
 use crate::engine::fake::FakeEngine;
 use crate::engine::hosts::Hosts;
@@ -110,6 +112,32 @@ async fn a_cluster_declares_its_secrets() {
 }
 
 #[tokio::test]
+async fn a_redis_declares_its_secrets() {
+    let object = json!({
+        "apiVersion": "evenkeel.dev/v1alpha1", "kind": "RedisSentinel",
+        "metadata": {"name": "cache", "namespace": "here"},
+        "spec": {"image": "redis:7", "auth": {"secret": {"name": "given"}}},
+    });
+    let reads = reads(RedisSentinelKind::new, object).await;
+    for secret in ["cache-app", "cache-internal", "given"] {
+        assert!(reads.contains(&format!("secrets/here/{secret}")), "{secret} in {reads:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_redis_cluster_declares_its_secrets() {
+    let object = json!({
+        "apiVersion": "evenkeel.dev/v1alpha1", "kind": "RedisCluster",
+        "metadata": {"name": "shop", "namespace": "here"},
+        "spec": {"image": "redis:7", "auth": {"secret": {"name": "given"}}},
+    });
+    let reads = reads(RedisClusterKind::new, object).await;
+    for secret in ["shop-app", "shop-internal", "given"] {
+        assert!(reads.contains(&format!("secrets/here/{secret}")), "{secret} in {reads:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_deployment_declares_hosts_balancers_secrets_and_configmaps() {
     let container = json!({
         "name": "web", "image": "web:1",
@@ -137,15 +165,21 @@ async fn a_balancer_declares_what_it_routes_to_and_its_secrets() {
             "frontends": [
                 {"name": "web", "port": 443, "tls": {"secretName": "certificate"}, "backend": "web"},
                 {"name": "db", "port": 5432, "mode": "tcp", "backend": "db"},
+                {"name": "cache", "port": 6379, "mode": "tcp", "backend": "cache"},
             ],
             "backends": [
                 {"name": "web", "deployment": {"name": "web", "port": 8052}},
                 {"name": "db", "postgres": {"name": "db", "role": "primary"}},
+                {"name": "cache", "redisSentinel": {"name": "cache", "role": "master"}},
             ],
         },
     });
     let reads = reads(LoadBalancerKind::new, object).await;
-    let keys = ["deployments.apps/here/web", "postgresclusters.evenkeel.dev/here/db"];
+    let keys = [
+        "deployments.apps/here/web",
+        "postgresclusters.evenkeel.dev/here/db",
+        "redissentinels.evenkeel.dev/here/cache",
+    ];
     for key in keys.into_iter().chain(["secrets/here/certificate", "secrets/here/edge-stats"]) {
         assert!(reads.iter().any(|read| read == key), "{key} in {reads:?}");
     }

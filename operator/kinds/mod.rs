@@ -1,5 +1,6 @@
 //! One folder per kind: observe reads, plan decides, act performs. Kinds never import each other.
 
+pub mod addresses;
 pub mod certificates;
 pub mod containers;
 #[cfg(test)]
@@ -8,9 +9,14 @@ mod declared;
 pub mod deployment;
 pub mod docker_host;
 pub mod fact;
+pub mod kept;
+pub mod links;
 pub mod load_balancer;
 pub mod namespace_network;
+pub mod owned_secret;
 pub mod postgres_cluster;
+pub mod redis_cluster;
+pub mod redis_sentinel;
 
 pub use namespace_network::{network_of, network_spec};
 

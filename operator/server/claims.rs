@@ -16,16 +16,16 @@ pub struct Held<'a> {
     _turn: Option<MutexGuard<'a, ()>>,
 }
 
-/// Refuses the new object (422) if an object of another kind has the same names in Docker. The store itself refuses a
-/// second object of the same kind and name.
+/// Refuses the new object (422) if another object has the same names in Docker. The store itself refuses a second object of
+/// the same kind and name.
 pub async fn hold<'a>(server: &'a Server, resource: &Resource, key: &Key) -> Result<Held<'a>, WriteError> {
     let Some(claim) = resource.claim else { return Ok(Held { _turn: None }) };
     let turn = server.claims.lock().await;
-    let others = registry::resources().iter().filter(|other| *other != resource);
-    for (other, theirs) in others.filter_map(|other| Some((other, other.claim?))) {
+    for (other, theirs) in registry::resources().iter().filter_map(|other| Some((other, other.claim?))) {
         let (there, _) = server.objects.list::<Value>(&other.qualified(), Some(&key.namespace)).await?;
         let named = there.iter().filter_map(|object| Some((object, object["metadata"]["name"].as_str()?)));
-        let mut same = named.filter(|(_, name)| clash((claim, &key.name), (theirs, name)));
+        let others = named.filter(|(_, name)| other != resource || *name != key.name);
+        let mut same = others.filter(|(_, name)| clash((claim, &key.name), (theirs, name)));
         if let Some((object, name)) = same.next() {
             let deleting = if rules::is_deleting(object) { ", which is being deleted" } else { "" };
             let message = format!(

@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value};
 
+use crate::api::invalid::closest;
+
 /// Limit of the depth of an object.
 pub const MAX_DEPTH: usize = 64;
 /// What is said of a deeper one.
@@ -74,7 +76,7 @@ fn walk_object(schema: &Value, fields: &mut Map<String, Value>, path: &str, unkn
         (Some(known), _) => !value.is_null() || known["nullable"] == true,
         (None, Some(_)) => true,
         (None, None) => {
-            let meant = closest(name, known.keys());
+            let meant = closest(name, known.keys().map(String::as_str)).map(str::to_owned);
             unknown.push(UnknownField { path: join(path, name), meant });
             false
         }
@@ -104,13 +106,6 @@ pub fn join(path: &str, name: &str) -> String {
     } else {
         format!("{path}.{name}")
     }
-}
-
-/// The most similar known name: at most a third of its letters differ.
-fn closest<'a>(name: &str, known: impl Iterator<Item = &'a String>) -> Option<String> {
-    let distance = |candidate: &&String| strsim::damerau_levenshtein(&name.to_lowercase(), &candidate.to_lowercase());
-    let best = known.min_by_key(distance)?;
-    (distance(&best) * 3 <= best.chars().count().max(3)).then(|| best.clone())
 }
 
 #[cfg(test)]

@@ -115,7 +115,7 @@ impl Shell {
     fn judged(&mut self, judged: Judged) {
         let saved = serde_json::to_vec(&judged)
             .map_err(std::io::Error::from)
-            .and_then(|bytes| durable::write(&self.place.own().join(durable::SETTINGS), &bytes));
+            .and_then(|bytes| durable::write(&self.place.own().join(Judged::FILE), &bytes));
         if let Err(error) = saved {
             tracing::warn!(%error, "the judged settings are not saved");
         }

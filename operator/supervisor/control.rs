@@ -6,13 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use serde::de::DeserializeOwned;
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::codec::{FramedRead, LinesCodec};
-
-use super::wire::Command;
 
 /// Limit of a command, in bytes.
 const LONGEST_COMMAND: usize = 1 << 20;
@@ -35,7 +34,11 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Serves connections for ever.
-pub async fn serve(listener: UnixListener, commands: mpsc::Sender<Command>, reports: watch::Receiver<Arc<str>>) {
+pub async fn serve<Command: DeserializeOwned + Send + 'static>(
+    listener: UnixListener,
+    commands: mpsc::Sender<Command>,
+    reports: watch::Receiver<Arc<str>>,
+) {
     let free = Arc::new(Semaphore::new(CONVERSATIONS));
     loop {
         let Ok(permit) = free.clone().acquire_owned().await else { return };
@@ -55,7 +58,11 @@ pub async fn serve(listener: UnixListener, commands: mpsc::Sender<Command>, repo
     }
 }
 
-async fn converse(stream: UnixStream, commands: mpsc::Sender<Command>, reports: watch::Receiver<Arc<str>>) {
+async fn converse<Command: DeserializeOwned>(
+    stream: UnixStream,
+    commands: mpsc::Sender<Command>,
+    reports: watch::Receiver<Arc<str>>,
+) {
     let (input, output) = stream.into_split();
     // The side that ends first ends both.
     tokio::select! {
@@ -66,7 +73,7 @@ async fn converse(stream: UnixStream, commands: mpsc::Sender<Command>, reports: 
     }
 }
 
-async fn hear(input: OwnedReadHalf, commands: mpsc::Sender<Command>) {
+async fn hear<Command: DeserializeOwned>(input: OwnedReadHalf, commands: mpsc::Sender<Command>) {
     let mut lines = FramedRead::new(input, LinesCodec::new_with_max_length(LONGEST_COMMAND));
     while let Some(line) = lines.next().await {
         let command = match line.map(|line| serde_json::from_str::<Command>(&line)) {
@@ -108,6 +115,7 @@ async fn tell(mut output: OwnedWriteHalf, mut reports: watch::Receiver<Arc<str>>
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::supervisor::wire::Command;
     use std::os::unix::fs::PermissionsExt;
     use tokio::io::{AsyncBufReadExt, BufReader};
 

@@ -7,13 +7,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-use super::state::{Durable, Judged};
-
-/// Names in the supervisor's folder on the volume: the lock, the durable state, and the verdict on the user's settings.
+/// Names in the supervisor's folder on the volume: the lock, and the durable state.
 pub const LOCK: &str = "lock";
 pub const FILE: &str = "durable.json";
-pub const SETTINGS: &str = "settings.json";
 
 /// Reading or writing durable state failed.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +62,7 @@ pub fn lock(own: &Path) -> Result<Flock<File>, Error> {
 }
 
 /// The last saved state; the default if there is none.
-pub fn load(own: &Path) -> Result<Durable, Error> {
+pub fn load<Durable: DeserializeOwned + Default>(own: &Path) -> Result<Durable, Error> {
     let path = own.join(FILE);
     match std::fs::read(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Durable::default()),
@@ -73,15 +72,15 @@ pub fn load(own: &Path) -> Result<Durable, Error> {
 }
 
 /// Saves; after it returns, a power failure cannot undo it.
-pub fn save(own: &Path, durable: &Durable) -> Result<(), Error> {
+pub fn save(own: &Path, durable: &impl Serialize) -> Result<(), Error> {
     let path = own.join(FILE);
     let bytes = serde_json::to_vec(durable).map_err(|source| Error::Content { path: path.clone(), source })?;
     write(&path, &bytes).map_err(file("writing", &path))
 }
 
-/// The last verdict on the user's settings, if it is usable.
-pub fn load_settings(own: &Path) -> Option<Judged> {
-    serde_json::from_slice(&std::fs::read(own.join(SETTINGS)).ok()?).ok()
+/// What is saved in another JSON file, if that is usable.
+pub fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }
 
 /// Writes a file of mode 0600 atomically: it exists completely or not at all.
@@ -104,12 +103,13 @@ pub fn sync_folder(folder: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::api::lsn::{Fork, Lsn};
+    use crate::supervisor::state::Durable;
     use crate::supervisor::wire::{JobKind, Order, Task};
 
     #[test]
     fn what_was_saved_is_loaded() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(load(folder.path()).unwrap(), Durable::default());
+        assert_eq!(load::<Durable>(folder.path()).unwrap(), Durable::default());
         let order = Order {
             term: 7,
             revision: 2,
@@ -127,14 +127,14 @@ mod tests {
             former_wal_end: Some(Fork { timeline: 2, ended_at: Lsn(0x700) }),
         };
         save(folder.path(), &durable).unwrap();
-        assert_eq!(load(folder.path()).unwrap(), durable);
+        assert_eq!(load::<Durable>(folder.path()).unwrap(), durable);
     }
 
     #[test]
     fn a_file_that_is_not_understood_is_an_error_and_stays() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("durable.json"), "{").unwrap();
-        let error = load(folder.path()).unwrap_err().to_string();
+        let error = load::<Durable>(folder.path()).unwrap_err().to_string();
         assert!(error.contains("durable.json is not understood"), "{error}");
         assert_eq!(std::fs::read_to_string(folder.path().join("durable.json")).unwrap(), "{");
     }

@@ -8,9 +8,10 @@
 //! - `proof`: whether a new client can write now; `collations`: what sorts text here.
 //! - The other files have one task each: files (`place`, `theirs`, `durable`, `secrets`, `tls`, `conf`, `configure`,
 //!   `dry_start`, `leftovers`),
-//!   processes (`process`, `tools`, `jobs`, `server_log`),
+//!   processes (`process`, `authenticating`, `tools`, `jobs`, `server_log`),
 //!   connections to the local server (`sql`, `identify`) and from the operator (`control`).
 
+mod authenticating;
 mod collations;
 pub mod conf;
 mod configure;
@@ -29,6 +30,7 @@ pub mod probe;
 mod process;
 mod proof;
 mod prove;
+pub mod redis;
 mod rejoin;
 pub mod report;
 pub mod run;

@@ -7,9 +7,10 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::authenticating::{Authenticating, authenticating};
 use super::jobs::{self, Made, Site, chain};
 use super::poll::sweep;
-use super::process::{self, Authenticating};
+use super::process;
 use super::secrets::Secrets;
 use super::shell::{Note, Postmaster, Run, Shell, Stop, Stopping, Work, boottime, boottime_ms, new_id};
 use super::sql::{self, SLOT_PREFIX, Session};
@@ -444,7 +445,7 @@ impl Shell {
         let begun = boottime();
         loop {
             let postmaster = self.server.postmaster.as_ref().ok_or("the server does not run")?.pid;
-            let authenticating = process::authenticating(postmaster, self.place.uid);
+            let authenticating = authenticating(postmaster, self.place.uid);
             // A standby is left to finish: then the server's own view tells whether it is one. A client that only
             // says so gets no more time than that.
             let patient = (boottime() - begun) < MEMBERS_PATIENCE;

@@ -61,8 +61,7 @@ impl Secrets {
     /// certificates that it had got with them: without certificates the hash is not believed, and the operator sends all
     /// again.
     pub fn load(own: &Path) -> Option<Self> {
-        let bytes = std::fs::read(own.join("credentials.json")).ok()?;
-        let saved: Credentials = serde_json::from_slice(&bytes).ok()?;
+        let saved: Credentials = durable::read(&own.join("credentials.json"))?;
         let hash = if saved.tls.is_some() { saved.hash } else { String::new() };
         Some(Self::new(Credentials { hash, ..saved }))
     }

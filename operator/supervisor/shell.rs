@@ -420,7 +420,7 @@ impl Shell {
     ) -> Self {
         let (now, boot) = (boottime_ms(), new_id());
         let run = Run { id: format!("{boot}-0"), ..Run::default() };
-        let judged = super::durable::load_settings(&place.own());
+        let judged: Option<Judged> = super::durable::read(&place.own().join(Judged::FILE));
         let again = judged.as_ref().is_some_and(|judged| !judged.errors.is_empty());
         Self {
             member,

@@ -27,6 +27,11 @@ pub struct Judged {
     pub errors: Vec<String>,
 }
 
+impl Judged {
+    /// Its file in the supervisor's folder.
+    pub const FILE: &str = "settings.json";
+}
+
 /// The durable state of the supervisor. Written and fsynced before anything follows from it. `durable.json` on the
 /// volume, compatible one version back like [`super::wire`].
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, Hash)]

@@ -115,6 +115,11 @@ impl Theirs {
         self.with_rights(|| path.try_exists()).is_ok_and(|exists| !exists)
     }
 
+    /// Bytes of a file; 0 if there is none.
+    pub fn length(&self, path: &Path) -> u64 {
+        self.with_rights(|| Ok(fs::symlink_metadata(path)?.len())).unwrap_or_default()
+    }
+
     /// Bytes of the files below a directory.
     pub fn size(&self, path: &Path) -> u64 {
         self.with_rights(|| Ok(size_of(path, LEVELS))).unwrap_or_default()

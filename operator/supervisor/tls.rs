@@ -44,7 +44,7 @@ const HANDSHAKE: Duration = Duration::from_secs(1);
 
 /// The certificates that a server was last proven to load, if there are any.
 pub fn load(own: &Path) -> Option<Tls> {
-    serde_json::from_slice(&std::fs::read(own.join(PROVEN)).ok()?).ok()
+    durable::read(&own.join(PROVEN))
 }
 
 /// Saves the proven certificates for the next start.

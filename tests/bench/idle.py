@@ -1,6 +1,6 @@
 """The cost of an idle Evenkeel: `idle.py BINARY [SECONDS]`.
 
-One settled cluster of three; the operator's share of a core over a minute and
+One settled cluster of three, and then one RedisSentinel with three Sentinels; the operator's share of a core over a minute and
 its resident memory, and the resident memory of each supervisor, from /proc.
 Writes target/bench/idle.md and idle.json.
 """
@@ -14,6 +14,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
 
 import failover
 import harness
+from redis_objects import RedisSentinel
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -46,9 +47,18 @@ def evenkeel_processes(cluster):
     return found
 
 
+def bring_up_redis(binary):
+    """An operator with a settled RedisSentinel."""
+    operator = harness.start_operator(binary)
+    cache = RedisSentinel(operator, "bench-cache")
+    cache.clean()
+    cache.apply().settled(180)
+    return operator, cache
+
+
 def measure(operator, cluster, seconds):
     """[{process, cpu, rss}] over this many idle seconds."""
-    processes = {"operator": operator.process.pid, **evenkeel_processes(cluster)}
+    processes = {f"operator of {cluster.name}": operator.process.pid, **evenkeel_processes(cluster)}
     before = {name: cpu_seconds(pid) for name, pid in processes.items()}
     began = time.monotonic()
     time.sleep(seconds)
@@ -70,13 +80,15 @@ def main():
     """Runs the benchmark."""
     if len(sys.argv) < 2:
         sys.exit("usage: idle.py BINARY [SECONDS]")
-    operator, cluster = failover.bring_up(sys.argv[1])
-    try:
-        time.sleep(10)  # right after it became Ready it is not idle
-        rows = measure(operator, cluster, float(sys.argv[2]) if len(sys.argv) > 2 else 60)
-    finally:
-        harness.discard(operator)
-        cluster.clean()
+    rows = []
+    for bring_up in (failover.bring_up, bring_up_redis):
+        operator, cluster = bring_up(sys.argv[1])
+        try:
+            time.sleep(10)  # right after it became Ready it is not idle
+            rows += measure(operator, cluster, float(sys.argv[2]) if len(sys.argv) > 2 else 60)
+        finally:
+            harness.discard(operator)
+            cluster.clean()
     failover.keep("idle", rows, table(rows))
 
 

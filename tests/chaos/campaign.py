@@ -22,13 +22,16 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
 
 import disks
 import faults
+import redis_faults
 import report
 from asynchronous import AsyncLane
 from harness import ROOT, Failed
 from lane import Lane
 from machine import Machine
+from redis_lane import RedisLane
 
-IMAGE = "postgres:15"
+# kind: its image, its lane, its faults
+KINDS = {"postgres": ("postgres:15", Lane, faults.FAULTS), "redis": ("redis:7", RedisLane, redis_faults.FAULTS)}
 OUT = pathlib.Path(os.environ.get("EVENKEEL_CHAOS_OUT", ROOT / "target" / "chaos"))
 ASYNC_SHARE = 0.1  # share of the time, after the other rounds
 
@@ -41,6 +44,7 @@ def arguments():
     parser.add_argument("--rounds", type=int, default=1 << 30, help="stop after this many rounds of each cluster")
     parser.add_argument("--seed", default=str(random.SystemRandom().randrange(1_000_000)))
     parser.add_argument("--parallel", type=int, default=2, help="clusters at once")
+    parser.add_argument("--kind", choices=KINDS, default="postgres")
     parser.add_argument("--only", default="", help="faults whose name has a word; `;` separates, -word excludes")
     parser.add_argument("--durability", default="required", help="other modes lose writes, which must be found")
     args = parser.parse_args()
@@ -76,17 +80,19 @@ class Campaign:
         self.out = threading.Lock()
         self.records = []
         self.lanes = []
-        self.machine = Machine(args.binary, [IMAGE])
+        image, lane, every = KINDS[args.kind]
+        self.machine = Machine(args.binary, [image])
         private = self.machine.engine is not None
-        possible = faults.possible(private, not self.machine.why_no_disks, disks.can_throttle())
+        possible = faults.possible(every, private, not self.machine.why_no_disks, disks.can_throttle())
         choices = faults.entries(possible, args.words)
-        self.impossible = [fault.name for fault in faults.FAULTS if fault not in possible]
+        self.impossible = [fault.name for fault in every if fault not in possible]
         wanted = "async" in args.words or not any(not word.startswith("-") for word in args.words)
+        wanted = wanted and args.kind == "postgres"
         self.asynchronous = AsyncLane(self.machine, args.seed) if wanted else None
         if not choices and not wanted:
             raise Failed(f"no fault's name contains one of {args.words}")
         for number in range(1, args.parallel + 1 if choices else 1):
-            self.lanes.append(Lane(self.machine, number, args.seed, choices, OUT, folder, args.durability))
+            self.lanes.append(lane(self.machine, number, args.seed, choices, OUT, folder, args.durability))
 
     def run(self):
         """Runs all rounds."""
@@ -125,7 +131,8 @@ class Campaign:
 def command(args):
     """Prints how to repeat this run."""
     only = f' ONLY="{";".join(args.words)}"' if args.words else ""
-    return f"make chaos MINUTES={args.minutes:g} SEED={args.seed} PARALLEL={args.parallel}{only}"
+    kind = "" if args.kind == "postgres" else f" KIND={args.kind}"
+    return f"make chaos MINUTES={args.minutes:g} SEED={args.seed} PARALLEL={args.parallel}{kind}{only}"
 
 
 def main():

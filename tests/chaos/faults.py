@@ -133,7 +133,7 @@ def empty_volume(lane, member):
 
 def switch_over(lane, _member):
     """`evenkeel switchover`, half of the time to a named standby; its result is ignored."""
-    target = lane.random.choice([[], ["--to", lane.standby()]])
+    target = lane.random.choice([[], ["--to", lane.follower()]])
     lane.begin_cli("switchover", lane.cluster.name, *target)
 
 
@@ -183,10 +183,14 @@ def kill_operator(lane, _member):
     lane.machine.operator.start()
 
 
-def kill_operator_at_a_step(lane, member):
+def kill_operator_at_a_step(*triggers):
     """kill -9 of the operator when its k-th step after a disturbance is done; k grows from round to round."""
-    trigger = lane.random.choice((kill_container, kill_postgres, switch_over))
-    lane.machine.kill_at_step(lane, trigger, lambda: trigger(lane, member))
+
+    def act(lane, member):
+        trigger = lane.random.choice(triggers)
+        lane.machine.kill_at_step(lane, trigger, lambda: trigger(lane, member))
+
+    return act
 
 
 def restart_engine(live, kill):
@@ -202,6 +206,7 @@ def restart_engine(live, kill):
     return act
 
 
+AT_A_STEP = kill_operator_at_a_step(kill_container, kill_postgres, switch_over)
 PRIMARY, STANDBY, NOBODY = ("primary",), ("standby",), (None,)
 FAULTS = [
     Fault("postmaster killed", kill_postgres, weight=1.5),
@@ -227,7 +232,7 @@ FAULTS = [
     Fault("scaled 3, 5, 3", scale, NOBODY, weight=0.5, alone=True, long=True),
     Fault("standby promoted by hand", promote_by_hand, STANDBY, alone=True),
     Fault("operator killed", kill_operator, NOBODY, machine=True),
-    Fault("operator killed at a step", kill_operator_at_a_step, PRIMARY, weight=3, machine=True, alone=True),
+    Fault("operator killed at a step", AT_A_STEP, PRIMARY, weight=3, machine=True, alone=True),
     Fault("dockerd restarted, live-restore", restart_engine(True, False), NOBODY, weight=0.5, machine=True),
     Fault("dockerd killed, live-restore", restart_engine(True, True), NOBODY, weight=0.5, machine=True),
     Fault("dockerd restarted, no live-restore", restart_engine(False, False), NOBODY, weight=0.3, machine=True),
@@ -235,12 +240,12 @@ FAULTS = [
 ]
 
 
-def possible(engine, disks, slow):
-    """The faults that this machine can provide: depends on a private engine, disks, and disks that can be slow."""
+def possible(faults, engine, disks, slow):
+    """Those of the faults that this machine can provide: depends on a private engine, disks, and disks that can be slow."""
     of_disks = {fill_disk, slow_disk, freeze_disk, replace_volume, empty_volume, scale}
     return [
         fault
-        for fault in FAULTS
+        for fault in faults
         if (engine or not fault.name.startswith("dockerd"))
         and (disks or fault.act not in of_disks)
         and (slow or fault.act is not slow_disk)
@@ -275,11 +280,11 @@ def choose(rng, choices, pairs):
 
 
 def clash(one, other):
-    """Whether two faults exclude each other: two that kill the primary or two lasting ones on it, two machine-wide
+    """Whether two faults exclude each other: two that kill the leader or two lasting ones on it, two machine-wide
     ones, or one that waits for a disk which is unblocked only afterwards."""
     faults = one[0], other[0]
     machine = sum(fault.machine for fault in faults)
     frozen = any(fault.act is freeze_disk for fault in faults)
-    both = one[1] == other[1] == "primary"
+    both = one[1] == other[1] in ("primary", "master")
     lasting = sum(fault.lasts != (0.0, 0.0) for fault in faults)
     return machine == 2 or (machine == 1 and frozen) or (both and (frozen or lasting != 1))

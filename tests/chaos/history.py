@@ -10,13 +10,14 @@ phantom     a value that was read and never appended, or whose append had failed
 duplicate   a value at two places
 misordered  a value that stands before one which was acknowledged before its append began
 withdrawn   an append without acknowledgement that a read showed and a settled read no longer shows
+tail        a lost append that asynchronous replication may lose
 """
 
 import threading
 from array import array
 
 CERTAIN = ("lost", "phantom", "duplicate", "misordered")
-KINDS = (*CERTAIN, "stale", "withdrawn")
+KINDS = (*CERTAIN, "stale", "withdrawn", "tail")
 
 UNKNOWN, OK, FAILED = 0, 1, 2
 
@@ -148,6 +149,23 @@ class History:
     def note(self, kind, key, value):
         """Records one contradiction; a repeated one counts once."""
         self.found[kind].add((key, value))
+
+    def excuse(self, may):
+        """Lost appends for which `may(key, value)` is true count as tail, and as never acknowledged from now on. Returns
+        their number."""
+        with self._lock:
+            found = {lost for lost in self.found["lost"] if may(*lost)}
+            self.found["lost"] -= found
+            self.found["tail"] |= found
+            for key, value in found:
+                one = self.keys[key]
+                one.fate[value] = UNKNOWN
+                for place in range(len(one.acked) - 1, 0, -1):
+                    if one.acked[place] == value:
+                        one.acked[place] = 0
+                while one.last and not one.acked[one.last]:
+                    one.last -= 1
+            return len(found)
 
     def counts(self):
         """Number of contradictions of each kind so far."""

@@ -12,7 +12,7 @@ import client
 import faults
 from disks import Disk
 from harness import Cluster, Failed, wait_until
-from splits import Splits
+from report import NOTED
 from workload import Workload
 
 HEAL = 120  # seconds that a cluster has to return to full redundancy
@@ -24,6 +24,8 @@ INSTANCES = 3
 
 class Lane:
     """A cluster, its clients, and its own sequence of faults."""
+
+    kind, leader = "postgrescluster", "primary"
 
     def __init__(self, machine, number, seed, choices, kept, folder, durability="required"):
         self.machine = machine
@@ -41,23 +43,32 @@ class Lane:
         self.totals = {}
         self.workload = None
         self.made = 0
-        self.cluster = Cluster(machine.operator, self.name)
+        self.cluster = self.new_cluster()
 
     # The cluster
+
+    def new_cluster(self):
+        """A cluster that is not made yet."""
+        cluster = Cluster(self.machine.operator, self.name)
+        # Little WAL is preallocated, so that a full disk is noticed soon.
+        cluster.spec["parameters"].update(min_wal_size="32MB", max_wal_size="64MB")
+        # Does not log that a standby refuses the probe's write, but logs the server's own messages.
+        cluster.spec["parameters"].update(log_min_messages="log")
+        cluster.spec["durability"] = self.durability
+        return cluster
+
+    def new_workload(self):
+        """Its clients."""
+        return Workload(self.cluster.uri(), f"{self.seed}-{self.made}")
 
     def bring_up(self):
         """A new cluster on new disks, and clients."""
         self.made += 1
-        self.cluster = Cluster(self.machine.operator, self.name)
-        # Little WAL is preallocated, so that a full disk is noticed soon.
-        self.cluster.spec["parameters"].update(min_wal_size="32MB", max_wal_size="64MB")
-        # Does not log that a standby refuses the probe's write, but logs the server's own messages.
-        self.cluster.spec["parameters"].update(log_min_messages="log")
-        self.cluster.spec["durability"] = self.durability
+        self.cluster = self.new_cluster()
         self.make_disks(INSTANCES)
         self.cluster.apply()
         self.cluster.settled(180)
-        self.workload = Workload(self.cluster.uri(), f"{self.seed}-{self.made}")
+        self.workload = self.new_workload()
 
     def make_disks(self, count):
         """Small disks for the instances up to this number."""
@@ -88,7 +99,7 @@ class Lane:
     def delete(self):
         """Deletes the object. If the operator cannot tear it down, that works when its containers are gone."""
         try:
-            self.machine.operator.cli_result("delete", "postgrescluster", self.name, "--wait=false")
+            self.machine.operator.cli_result("delete", self.kind, self.name, "--wait=false")
         except Failed:
             pass
         self.cluster.clean()
@@ -109,9 +120,14 @@ class Lane:
 
     # Used by faults
 
-    def standby(self):
-        """The name of a random standby."""
-        return self.random.choice(self.standbys)
+    def roles(self, status):
+        """Names of the instances by role."""
+        instances = status["instances"]
+        return {role: [one["name"] for one in instances if one["role"] == role] for role in ("primary", "standby")}
+
+    def follower(self):
+        """The name of a random standby or replica."""
+        return self.random.choice(self.followers)
 
     def settled_uri(self, timeout):
         """Waits until the cluster is settled and returns where it is reachable."""
@@ -170,8 +186,8 @@ class Lane:
             # Known contradictions would otherwise be found again in each later round.
             record["evidence"] = self.workload.splits.overlaps()
             record["split seconds"] = self.workload.splits.seconds
-            self.workload.splits = Splits()
-        if record.get("failed") or any(kind not in ("stale", "withdrawn") for kind in record["found"]):
+            self.workload.splits = type(self.workload.splits)()
+        if record.get("failed") or any(kind not in NOTED for kind in record["found"]):
             self.keep(record, log_from)
         return record
 
@@ -179,9 +195,8 @@ class Lane:
         """Draws and applies the faults, waits for their duration and undoes them. Returns the time of that."""
         # Another lane may have stopped the operator just now.
         status = self.cluster.settled(HEAL)
-        instances = status["instances"]
-        roles = {role: [one["name"] for one in instances if one["role"] == role] for role in ("primary", "standby")}
-        self.standbys = sorted(roles["standby"])
+        roles = self.roles(status)
+        self.followers = sorted(roles.get("standby") or roles.get("replica"))
         chosen = faults.choose(self.random, self.choices, PAIRS)
         struck = self.targets(chosen, roles)
         record["faults"] = [fault.named(role) for fault, role in chosen]
@@ -219,10 +234,10 @@ class Lane:
             return None
 
     def targets(self, chosen, roles):
-        """[(fault, member)]: lasting faults first, machine-wide ones last; no standby twice."""
+        """[(fault, member)]: lasting faults first, machine-wide ones last; nobody twice but the leader."""
         free = {role: self.random.sample(sorted(names), len(names)) for role, names in roles.items()}
-        primary = free["primary"][0]
-        pick = {"primary": lambda: primary, "standby": free["standby"].pop, None: lambda: None}
+        leader = free.pop(self.leader)[0]
+        pick = {self.leader: lambda: leader, None: lambda: None, **{role: names.pop for role, names in free.items()}}
         struck = [(fault, pick[role]()) for fault, role in chosen]
         return sorted(struck, key=lambda pair: (pair[0].machine, pair[0].lasts == (0.0, 0.0)))
 

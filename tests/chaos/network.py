@@ -32,14 +32,15 @@ def disconnect(cluster, member):
     return undo
 
 
-def cut_peers(cluster, member, directions):
-    """Drops packets of an instance to its peers (`out`), from them (`in`), or both. Clients are not affected.
+def cut_peers(cluster, member, directions, among=lambda name: True):
+    """Drops packets of an instance to its peers (`out`), from them (`in`), or both. Clients are not affected. `among`: only
+    of the peers with such a name.
 
     Returns what lifts that.
     """
     process = process_of(cluster.container(member))
     everywhere = [cluster.addresses(network) for network in cluster.networks()]
-    peers = [address for addresses in everywhere for name, address in addresses.items() if name != member]
+    peers = [address for addresses in everywhere for name, address in addresses.items() if name != member and among(name)]
     namespace = os.open(f"/proc/{process}/ns/net", os.O_RDONLY)
     rules = []
     for peer in peers:

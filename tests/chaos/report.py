@@ -5,7 +5,7 @@ import math
 import statistics
 
 BAD = ("lost", "phantom", "duplicate", "misordered", "split")
-NOTED = ("stale", "withdrawn")
+NOTED = ("stale", "withdrawn", "tail")
 
 
 def line(record, clock):
@@ -78,14 +78,14 @@ def table(rows):
 
 
 def async_line(records):
-    """One sentence about the rounds with `async`; empty if there were none."""
+    """One sentence about the rounds with asynchronous replication; empty if there were none."""
     rounds = [record for record in records if "bound" in record]
     if not rounds:
         return ""
     beyond = sum(1 for record in rounds if record["gone bytes"] > record["bound"])
     return (
-        f"\nasync: {len(rounds)} failovers, {sum(1 for record in rounds if record['gone'])} of them with a loss, "
-        f"{sum(record['gone'] for record in rounds)} acknowledged rows gone; "
+        f"\nasynchronous: {len(rounds)} failovers, {sum(1 for record in rounds if record['gone'])} of them with a loss, "
+        f"{sum(record['gone'] for record in rounds)} acknowledged writes gone; "
         f"most bytes gone {max(record['gone bytes'] for record in rounds)}, most allowed by the status "
         f"{max(record['bound'] for record in rounds)}; bound exceeded {beyond} times.\n"
     )

@@ -4,6 +4,7 @@ import unittest
 
 import splits
 from history import History
+from masters import BOUND, Masters
 
 
 def history(acked=0, unknown=0):
@@ -52,6 +53,14 @@ class Checker(unittest.TestCase):
         one = history(acked=3)
         one.ok(7, one.invoke(7), 3)
         self.found(one, lost=1)
+
+    def test_a_lost_tail_can_be_excused_and_is_not_found_again(self):
+        one = history(acked=3)
+        one.read(7, 3, 0, rows(1), settled=True)
+        self.assertEqual(one.excuse(lambda _key, value: value == 3), 1)
+        one.read(7, one.last(7), 0, rows(1), settled=True)
+        self.found(one, lost=1, tail=1)
+        self.assertEqual(one.last(7), 2)
 
     def test_a_loss_that_is_seen_often_counts_once(self):
         one = history(acked=2)
@@ -157,6 +166,33 @@ class Splits(unittest.TestCase):
         found = splits.Splits()
         found.add([ack(1, 1, 2), ack(1, 3, 4, "b")])
         self.assertEqual(found.pairs, 1)
+
+
+def taken(host, begin, end, pause=0.05):
+    """Writes that one member acknowledged."""
+    count = round((end - begin) / pause)
+    return [{"host": host, "start": begin + n * pause, "ack": begin + n * pause + 0.01} for n in range(count)]
+
+
+class TwoMasters(unittest.TestCase):
+    def seconds(self, *writes):
+        """The longest time of two masters."""
+        one = Masters()
+        for some in writes:
+            one.add(some)
+        return one.seconds, one.pairs
+
+    def test_one_master_after_the_other_and_back_is_fine(self):
+        self.assertEqual(self.seconds(taken("a", 0, 10), taken("b", 11, 12), taken("a", 13, 20)), (0, 0))
+
+    def test_an_old_master_that_still_acknowledges_is_found(self):
+        seconds, pairs = self.seconds(taken("a", 0, 12), taken("b", 10.02, 20))
+        self.assertAlmostEqual(seconds, 2, delta=0.1)
+        self.assertEqual(pairs, 0)
+
+    def test_longer_than_the_bound_is_a_split(self):
+        _, pairs = self.seconds(taken("a", 0, 11 + BOUND), taken("b", 10.02, 30))
+        self.assertEqual(pairs, 1)
 
 
 if __name__ == "__main__":

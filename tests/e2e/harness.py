@@ -256,15 +256,7 @@ class Cluster:
 
     def addresses(self, network=None):
         """The fixed address of each member on a network, that of clients if none is given: {name: address}."""
-        lines = docker(
-            "inspect",
-            "-f",
-            '{{index .Config.Labels "evenkeel.dev/member"}} '
-            f'{{{{with index .NetworkSettings.Networks "{network or self.networks()[0]}"}}}}'
-            "{{with .IPAMConfig}}{{.IPv4Address}}{{end}}{{end}}",
-            *self.containers(),
-        ).splitlines()
-        return dict(line.split() for line in lines if len(line.split()) == 2)
+        return fixed_addresses(network or self.networks()[0], self.containers())
 
     def postmaster(self, member):
         """Process id, on this machine, of the member's postmaster."""
@@ -319,6 +311,19 @@ class Cluster:
         with open(self.operator.log, "rb") as log, open(folder / "operator.log", "wb") as kept:
             log.seek(log_from)
             shutil.copyfileobj(log, kept)
+
+
+def fixed_addresses(network, containers):
+    """The fixed address on a network of each member with one of these containers: {name: address}."""
+    lines = docker(
+        "inspect",
+        "-f",
+        '{{index .Config.Labels "evenkeel.dev/member"}} '
+        f'{{{{with index .NetworkSettings.Networks "{network}"}}}}'
+        "{{with .IPAMConfig}}{{.IPv4Address}}{{end}}{{end}}",
+        *containers,
+    ).splitlines()
+    return dict(line.split() for line in lines if len(line.split()) == 2)
 
 
 def unsettled(seen, instances):

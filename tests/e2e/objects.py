@@ -241,8 +241,8 @@ class LoadBalancer(Object):
         for backend, wish in zip(status.get("backends", []), self.spec["backends"]):
             states = {server["name"]: server["state"] for server in backend.get("servers", [])}
             working = sum(state == "ready" for state in states.values())
-            # Only the database instance with the role gets connections.
-            if working < (1 if "postgres" in wish else len(states)):
+            # Only members with the role get connections.
+            if working < (len(states) if "deployment" in wish else 1):
                 return f"servers of {backend['name']} are {states}"
         return ""
 

@@ -10,6 +10,7 @@ import scenarios_changes
 import scenarios_edges
 import scenarios_failures
 import scenarios_input
+import scenarios_redis
 import scenarios_secrets
 import scenarios_web
 
@@ -17,6 +18,7 @@ SCENARIOS = [
     *scenarios_input.SCENARIOS,
     *scenarios_web.SCENARIOS,
     *scenarios_attack.SCENARIOS,
+    *scenarios_redis.SCENARIOS,
     *scenarios_edges.SCENARIOS,
     *scenarios_secrets.SCENARIOS,
     *scenarios_failures.SCENARIOS,

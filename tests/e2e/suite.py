@@ -12,6 +12,7 @@ import traceback
 
 import harness
 import scenarios
+import scenarios_redis
 import scenarios_web
 from client import Silent
 
@@ -81,7 +82,8 @@ def run(binary, words):
                 passed += 1
                 continue
             failed += 1
-            scenarios_web.clear(cluster, SAVED / scenario.__name__)
+            for one in (scenarios_web, scenarios_redis):
+                one.clear(cluster, SAVED / scenario.__name__)
             try:
                 operator.process.poll() is None or operator.start()
                 cluster.settled(60)
@@ -92,6 +94,7 @@ def run(binary, words):
                 cluster.clean()
                 bring_up(cluster)
     finally:
+        scenarios_redis.clear(cluster)
         scenarios_web.clear(cluster)
         harness.discard(operator)
         cluster.clean()

@@ -8,6 +8,7 @@ use evenkeel::cli::follow::{Event, Follow};
 use evenkeel::cli::session::Session;
 use evenkeel::cli::{get, kubeconfig};
 use evenkeel::runtime::clock::{Clock as _, SystemClock};
+use evenkeel::store::Key;
 use evenkeel::store::events::{NewEvent, Severity};
 use evenkeel::store::objects::Part;
 use expect_test::{Expect, expect};
@@ -67,7 +68,7 @@ async fn one_bad_document_keeps_all_from_being_sent_if_it_cannot_be_read() {
     bench.file(&format!("{CLUSTER}---\napiVersion: evenkeel.dev/v1\nkind: PostgresClutser\nmetadata: {{name: x}}\n"));
     bench.session(expect![[r#"
         $ apply -f FILE
-        error: db.yaml:9:7: the server has no kind "evenkeel.dev/v1 PostgresClutser"; it has dockerhosts, postgresclusters, loadbalancers, tokens, namespaces, secrets, configmaps, events, nodes, services, pods, replicasets, deployments, leases, roles, rolebindings, clusterroles, clusterrolebindings, customresourcedefinitions
+        error: db.yaml:9:7: the server has no kind "evenkeel.dev/v1 PostgresClutser"; it has dockerhosts, postgresclusters, loadbalancers, redissentinels, redisclusters, tokens, namespaces, secrets, configmaps, events, nodes, services, pods, replicasets, deployments, leases, roles, rolebindings, clusterroles, clusterrolebindings, customresourcedefinitions
         exit code 4
         $ get pg
         no objects found in namespace default
@@ -196,7 +197,7 @@ async fn get_prints_tables_names_and_whole_objects() {
     show(
         "get pigs",
         expect![[r#"
-            error: the server has no kind "pigs"; it has dockerhosts, postgresclusters, loadbalancers, tokens, namespaces, secrets, configmaps, events, nodes, services, pods, replicasets, deployments, leases, roles, rolebindings, clusterroles, clusterrolebindings, customresourcedefinitions
+            error: the server has no kind "pigs"; it has dockerhosts, postgresclusters, loadbalancers, redissentinels, redisclusters, tokens, namespaces, secrets, configmaps, events, nodes, services, pods, replicasets, deployments, leases, roles, rolebindings, clusterroles, clusterrolebindings, customresourcedefinitions
             exit code 3
         "#]],
     )
@@ -358,10 +359,26 @@ async fn switchover_asks_by_annotation_and_says_how_it_went() {
     bench
         .session(expect![[r#"
         $ switchover nope
-        error: postgresclusters.evenkeel.dev "nope" not found
+        error: no PostgresCluster or RedisSentinel "nope" in namespace default
         exit code 3
     "#]])
         .await;
+}
+
+/// Regression 346: `switchover` found no RedisSentinel.
+#[tokio::test]
+async fn switchover_finds_a_redis_by_its_name_alone() {
+    let bench = CliBench::new().await;
+    bench.file(
+        "{apiVersion: evenkeel.dev/v1alpha1, kind: RedisSentinel, metadata: {name: cache}, spec: {image: 'redis:7'}}",
+    );
+    bench.run("apply -f FILE").await;
+    let late = bench.run("switchover cache --to cache-2 --timeout 50ms").await;
+    assert!(late.contains("the switchover of cache; the request stays until the operator answers it"), "{late}");
+    let key = Key { resource: "redissentinels.evenkeel.dev".into(), namespace: "default".into(), name: "cache".into() };
+    let object: Value = bench.objects.get(&key).await.unwrap().unwrap();
+    let request = object["metadata"]["annotations"]["evenkeel.dev/switchover"].as_str().unwrap();
+    assert!(request.ends_with("/cache-2"), "{request}");
 }
 
 #[tokio::test]

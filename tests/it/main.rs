@@ -25,6 +25,8 @@ mod r#loop;
 mod objects_rules;
 mod poll;
 mod probe_verb;
+mod redis_docker;
+mod sentinel_docker;
 mod service;
 mod store_contract;
 mod store_seal;

@@ -276,7 +276,7 @@ pub struct RedisSentinelRef {
     /// The RedisSentinel, in the same namespace.
     #[schemars(length(min = 1))]
     pub name: String,
-    /// `master`: the instance that takes writes.
+    /// `master`: the member that takes writes. `replica`: replicas that are in sync, or the master if there are none.
     pub role: RedisRole,
 }
 
@@ -286,6 +286,8 @@ pub struct RedisSentinelRef {
 pub enum RedisRole {
     /// Takes writes.
     Master,
+    /// Reads only.
+    Replica,
 }
 
 /// Load balancing algorithm.
@@ -426,10 +428,10 @@ impl Target<'_> {
     /// The role that an endpoint must have; `None`: any endpoint.
     pub fn role(&self) -> Option<EndpointRole> {
         match self {
-            Self::Postgres(PostgresRef { role: PostgresRole::Primary, .. }) | Self::RedisSentinel(_) => {
-                Some(EndpointRole::Primary)
-            }
-            Self::Postgres(PostgresRef { role: PostgresRole::Replica, .. }) => Some(EndpointRole::Replica),
+            Self::Postgres(PostgresRef { role: PostgresRole::Primary, .. })
+            | Self::RedisSentinel(RedisSentinelRef { role: RedisRole::Master, .. }) => Some(EndpointRole::Primary),
+            Self::Postgres(PostgresRef { role: PostgresRole::Replica, .. })
+            | Self::RedisSentinel(RedisSentinelRef { role: RedisRole::Replica, .. }) => Some(EndpointRole::Replica),
             Self::Deployment(_) | Self::Servers(_) => None,
         }
     }

@@ -14,7 +14,7 @@ use super::deployment::EVICT_ANNOTATION;
 use super::resource::{Evict, Resource, Source, View, age_column, of, open, path, plain, wide};
 pub use definitions::{definition, show_definition};
 use nodes::{accept, node_of, node_status};
-use pods::{pods_of_balancer, pods_of_cluster, pods_of_deployment, too_soon};
+use pods::{pods_of_balancer, pods_of_cluster, pods_of_deployment, pods_of_redis, pods_of_redis_cluster, too_soon};
 use replica_sets::replica_sets_of;
 
 /// Pods: every managed group of containers.
@@ -41,6 +41,13 @@ pub fn pod() -> Resource {
                 },
                 Source { resource: "loadbalancers.evenkeel.dev", show: pods_of_balancer, evict: None, accept: None },
                 Source { resource: "postgresclusters.evenkeel.dev", show: pods_of_cluster, evict: None, accept: None },
+                Source { resource: "redissentinels.evenkeel.dev", show: pods_of_redis, evict: None, accept: None },
+                Source {
+                    resource: "redisclusters.evenkeel.dev",
+                    show: pods_of_redis_cluster,
+                    evict: None,
+                    accept: None,
+                },
             ],
             instead: "a Pod is a view of what its owner runs; to run containers, write a Deployment; to change what runs, \
                       change, scale or delete the owner. The pods of a Deployment can be deleted (they are replaced) or \
@@ -271,5 +278,29 @@ mod tests {
         let pods = pods_of_cluster(&cluster);
         assert_eq!(pods.iter().map(pod_status).collect::<Vec<_>>(), ["Running", "Stopped"]);
         serde_json::from_value::<k8s_openapi::api::core::v1::Pod>(pods[0].clone()).unwrap();
+        let redis = json!({
+            "apiVersion": "evenkeel.dev/v1alpha1", "kind": "RedisSentinel",
+            "metadata": {"name": "cache", "namespace": "n", "uid": "u", "creationTimestamp": "2026-01-02T03:04:05Z"},
+            "spec": {"image": "redis:7"},
+            "status": {"members": [{"name": "cache-1", "role": "master", "state": "running", "address": "10.0.0.3:6379"},
+                                   {"name": "cache-2", "role": "replica", "state": "paused"}],
+                       "sentinels": [{"name": "cache-sentinel-1", "state": "running"}]},
+        });
+        let pods = pods_of_redis(&redis);
+        let shown = pods.iter().map(|pod| {
+            let container = &pod["status"]["containerStatuses"][0]["name"];
+            let role = &pod["metadata"]["labels"]["evenkeel.dev/role"];
+            format!("{} {} {} {}", text(&pod["metadata"]["name"]), text(container), text(role), text(&pod_status(pod)))
+        });
+        let shown: Vec<_> = shown.collect();
+        assert_eq!(
+            shown,
+            [
+                "cache-1 redis master Running",
+                "cache-2 redis replica Paused",
+                "cache-sentinel-1 sentinel sentinel Running"
+            ]
+        );
+        assert_eq!(pods[0]["status"]["podIP"], "10.0.0.3");
     }
 }

@@ -1,6 +1,8 @@
 //! The pods in each kind's status. A kind whose status has `pods` needs one function here, and one line in the view's
 //! sources.
 
+use std::net::Ipv4Addr;
+
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
@@ -11,6 +13,8 @@ use crate::api::deployment::{DeploymentStatus, EVICT_ANNOTATION};
 use crate::api::load_balancer::LoadBalancerStatus;
 use crate::api::pod::{PodContainer, PodContainerState, PodPhase, PodSeen};
 use crate::api::postgres_cluster::{InstanceState, InstanceStatus, PostgresClusterStatus};
+use crate::api::redis_cluster::{ClusterMemberStatus, RedisClusterStatus};
+use crate::api::redis_sentinel::{RedisMemberStatus, RedisSentinelStatus, RedisState, SentinelStatus};
 
 /// The pods of a Deployment, each owned by the ReplicaSet of its revision.
 pub fn pods_of_deployment(deployment: &Value) -> Vec<Value> {
@@ -85,24 +89,104 @@ fn deletion(seen: &PodSeen, since: Option<jiff::Timestamp>) -> Deletion {
     if seen.terminating { Deletion::Since(since.or(seen.created_at)) } else { Deletion::No }
 }
 
+/// The pods of a RedisSentinel: its data members, with their role as a label, and its Sentinels.
+pub fn pods_of_redis(redis: &Value) -> Vec<Value> {
+    let status = RedisSentinelStatus::deserialize(&redis["status"]).unwrap_or_default();
+    let data = status.members.iter().map(|one| {
+        let RedisMemberStatus { name, host, address, state, message, .. } = one;
+        redis_pod(redis, one.role.to_string(), redis_member("redis", name, host, address, *state, message.as_deref()))
+    });
+    let sentinels = status.sentinels.iter().map(|one| {
+        let SentinelStatus { name, host, address, state, message, .. } = one;
+        let member = redis_member("sentinel", name, host, address, *state, message.as_deref());
+        redis_pod(redis, "sentinel".to_owned(), member)
+    });
+    data.chain(sentinels).collect()
+}
+
+/// The pods of a RedisCluster, with their role as a label.
+pub fn pods_of_redis_cluster(redis: &Value) -> Vec<Value> {
+    let status = RedisClusterStatus::deserialize(&redis["status"]).unwrap_or_default();
+    let member = |one: &ClusterMemberStatus| {
+        let ClusterMemberStatus { name, host, address, state, message, .. } = one;
+        redis_pod(redis, one.role.to_string(), redis_member("redis", name, host, address, *state, message.as_deref()))
+    };
+    status.members.iter().map(member).collect()
+}
+
+fn redis_pod(redis: &Value, role: String, member: Member<'_>) -> Value {
+    let mut template = PodTemplate::of_application("redis", redis);
+    template.labels.insert("evenkeel.dev/role".to_owned(), role.into());
+    template.pod(&member_as_pod(redis, member), Deletion::No)
+}
+
+fn redis_member<'a>(
+    container: &'a str,
+    name: &'a str,
+    host: &'a str,
+    address: &Option<String>,
+    state: RedisState,
+    message: Option<&'a str>,
+) -> Member<'a> {
+    Member {
+        container,
+        name,
+        host,
+        address: address.as_ref().and_then(|at| at.split(':').next()?.parse().ok()),
+        ready: matches!(state, RedisState::Running | RedisState::Synced),
+        runs: !matches!(
+            state,
+            RedisState::Stopped | RedisState::Created | RedisState::Unknown | RedisState::Absent | RedisState::Paused
+        ),
+        state: state.word(),
+        message,
+    }
+}
+
 fn instance_as_pod(cluster: &Value, instance: &InstanceStatus) -> PodSeen {
     let state = instance.state;
-    let ready = matches!(state, InstanceState::Running | InstanceState::Streaming);
-    let runs = !matches!(state, InstanceState::Stopped | InstanceState::Unknown | InstanceState::Absent);
-    PodSeen {
-        name: instance.name.clone(),
-        host: instance.host.clone(),
+    let member = Member {
+        container: "postgres",
+        name: &instance.name,
+        host: &instance.host,
         address: instance.address.as_ref().and_then(|address| address.parse().ok()),
+        ready: matches!(state, InstanceState::Running | InstanceState::Streaming),
+        runs: !matches!(state, InstanceState::Stopped | InstanceState::Unknown | InstanceState::Absent),
+        state: state.word(),
+        message: instance.message.as_deref(),
+    };
+    member_as_pod(cluster, member)
+}
+
+/// A member of a kind whose container has its name.
+struct Member<'a> {
+    /// The name of the container within the pod.
+    container: &'a str,
+    name: &'a str,
+    host: &'a str,
+    address: Option<Ipv4Addr>,
+    ready: bool,
+    runs: bool,
+    state: &'a str,
+    message: Option<&'a str>,
+}
+
+fn member_as_pod(owner: &Value, member: Member<'_>) -> PodSeen {
+    let Member { ready, runs, .. } = member;
+    PodSeen {
+        name: member.name.to_owned(),
+        host: member.host.to_owned(),
+        address: member.address,
         phase: if runs { PodPhase::Running } else { PodPhase::Pending },
         ready,
-        created_at: created_at(cluster),
-        message: Some(instance.message.clone().unwrap_or_else(|| state.to_string())),
+        created_at: created_at(owner),
+        message: Some(member.message.unwrap_or(member.state).to_owned()),
         containers: vec![PodContainer {
-            name: "postgres".to_owned(),
-            container: format!("{}.{}", text(&cluster["metadata"]["namespace"]), instance.name),
-            image: text(&cluster["spec"]["image"]).to_owned(),
+            name: member.container.to_owned(),
+            container: format!("{}.{}", text(&owner["metadata"]["namespace"]), member.name),
+            image: text(&owner["spec"]["image"]).to_owned(),
             state: if runs { PodContainerState::Running } else { PodContainerState::Waiting },
-            reason: (!runs).then(|| capitalized(state.word())),
+            reason: (!runs).then(|| capitalized(member.state)),
             ready,
             ..PodContainer::default()
         }],

@@ -10,6 +10,8 @@ use crate::api::endpoints::private_network;
 use crate::api::hash::short_hash_of_parts;
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::PostgresCluster;
+use crate::api::redis_cluster::RedisCluster;
+use crate::api::redis_sentinel::RedisSentinel;
 use crate::kinds::containers::InputRef;
 use crate::kinds::containers::inputs::{contents, object};
 use crate::store::Error;
@@ -60,10 +62,17 @@ impl Inputs {
     }
 }
 
+/// Kinds with a network of their own, which a pod joins that uses their Secret: kind and resource.
+pub const DATABASES: [(&str, &str); 3] = [
+    (PostgresCluster::KIND, PostgresCluster::RESOURCE),
+    (RedisSentinel::KIND, RedisSentinel::RESOURCE),
+    (RedisCluster::KIND, RedisCluster::RESOURCE),
+];
+
 /// Reads the Secrets and ConfigMaps that exist.
 pub async fn read(objects: &Objects, namespace: &str, used: BTreeSet<InputRef>) -> Result<Inputs, Error> {
     let mut known = BTreeMap::new();
-    let mut clusters = None;
+    let mut clusters: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
     for input in used {
         let Some(value) = object(objects, namespace, &input).await? else { continue };
         let contents = contents(&value);
@@ -73,14 +82,18 @@ pub async fn read(objects: &Objects, namespace: &str, used: BTreeSet<InputRef>) 
         let hash = short_hash_of_parts(uid.map(str::as_bytes).into_iter().chain(parts()), 16);
         let owners = value["metadata"]["ownerReferences"].as_array().into_iter().flatten();
         let mut network = None;
-        for owner in owners.filter(|owner| owner["kind"] == PostgresCluster::KIND) {
-            if clusters.is_none() {
-                clusters = Some(objects.list::<Value>(PostgresCluster::RESOURCE, Some(namespace)).await?.0);
+        for owner in owners {
+            let Some((kind, resource)) = DATABASES.into_iter().find(|(kind, _)| owner["kind"] == *kind) else {
+                continue;
+            };
+            if !clusters.contains_key(kind) {
+                clusters.insert(kind, objects.list::<Value>(resource, Some(namespace)).await?.0);
             }
             // Anybody who writes a Secret can name an owner, but nobody chooses the uid of a cluster.
             let is_it = |one: &&Value| ["name", "uid"].iter().all(|field| one["metadata"][field] == owner[field]);
-            let name = clusters.iter().flatten().find(is_it).and_then(|one| one["metadata"]["name"].as_str());
-            network = network.or(name.and_then(|name| private_network(PostgresCluster::KIND, namespace, name)));
+            let name = clusters.get(kind).into_iter().flatten().find(is_it);
+            let name = name.and_then(|one| one["metadata"]["name"].as_str());
+            network = network.or(name.and_then(|name| private_network(kind, namespace, name)));
         }
         known.insert(input, Input { hash, unkeyed, keys: contents.into_keys().collect(), network });
     }
@@ -118,5 +131,23 @@ mod tests {
             told.insert(name, inputs.0[&secret(name)].network.clone());
         }
         assert_eq!(told, BTreeMap::from([("real", Some("here.db".to_owned())), ("forged", None)]));
+    }
+
+    /// Regression 331: a pod that used the Secret of a RedisSentinel was on no network of it, so it reached neither members nor
+    /// Sentinels. Only PostgresClusters were looked for.
+    #[tokio::test]
+    async fn a_secret_of_any_database_joins_its_network() {
+        for (kind, resource) in DATABASES {
+            let clock = Arc::new(TestClock::still(jiff::Timestamp::UNIX_EPOCH));
+            let objects = Objects::new(Arc::new(MemoryStore::default()), clock);
+            let object = json!({"metadata": {"name": "one", "namespace": "here"}});
+            let object = objects.create(&Key::new(resource, "here", "one"), object).await.unwrap();
+            let owner = json!({"kind": kind, "name": "one", "uid": object["metadata"]["uid"]});
+            let metadata = json!({"name": "one-app", "namespace": "here", "ownerReferences": [owner]});
+            let app = json!({"kind": "Secret", "metadata": metadata});
+            objects.create(&Key::new("secrets", "here", "one-app"), app).await.unwrap();
+            let inputs = read(&objects, "here", [secret("one-app")].into()).await.unwrap();
+            assert_eq!(inputs.0[&secret("one-app")].network.as_deref(), Some("here.one"), "{kind}");
+        }
     }
 }

@@ -41,7 +41,6 @@ use crate::api::failure::Failure;
 use crate::api::load_balancer::{LoadBalancer, ServerState};
 use crate::api::object::Object as _;
 use crate::api::pod_security::Level;
-use crate::api::postgres_cluster::PostgresCluster;
 use crate::engine::hosts::Hosts;
 use crate::kinds::containers::{Docker, DockerSeen, DockerStep as Step, WorkSeen};
 use crate::kinds::host_state;
@@ -72,14 +71,16 @@ impl Kind for DeploymentKind {
     type Step = Step;
 
     fn concerns() -> Vec<Concern> {
-        vec![
+        let databases = inputs::DATABASES.map(|(_, resource)| resource);
+        let databases = databases.map(|one| Concern::all(one).only(|cluster| cluster["metadata"]["uid"].clone()));
+        let others = [
             Concern::referenced("secrets"),
             Concern::referenced("configmaps"),
             Concern::referenced(NAMESPACES),
-            Concern::all(PostgresCluster::RESOURCE).only(|cluster| cluster["metadata"]["uid"].clone()),
             Concern::all(DockerHost::RESOURCE).only(host_state),
             Concern::named_in(LoadBalancer::RESOURCE, observe::routed_to).only(observe::routes),
-        ]
+        ];
+        databases.into_iter().chain(others).collect()
     }
 
     fn references(object: &Deployment) -> Vec<Key> {

@@ -42,6 +42,13 @@ backends:
 stats: {hostPort: 18404}
 ";
 
+/// The same with a RedisSentinel as the database.
+pub fn web_and_redis() -> String {
+    WEB_AND_DATABASE
+        .replace("postgres: {name: pg, role: primary}", "redisSentinel: {name: pg, role: master}")
+        .replace("postgres: {name: pg, role: replica}", "redisSentinel: {name: pg, role: replica}")
+}
+
 /// A test world with one object.
 pub struct World {
     /// The object.
@@ -113,17 +120,23 @@ impl World {
         self.target("Deployment", "web", Some(set));
     }
 
-    /// Sets the PostgresCluster `pg`: term, stage, leader, and each instance as `name state`.
+    /// Sets the database `pg`: term, stage, leader, and each instance as `name state`.
     pub fn cluster(&mut self, term: u64, stage: &str, leader: &str, instances: &[&str]) {
         let set = self.cluster_set(term, stage, leader, instances);
-        let first = self.target("PostgresCluster", "pg", Some(set)).is_none();
+        let first = self.target(self.database(), "pg", Some(set)).is_none();
         if first && self.object.status.is_none() {
             // It existed before the balancers, which are in its network.
             self.containers();
         }
     }
 
-    /// The endpoints of that cluster.
+    /// The kind of that database.
+    pub fn database(&self) -> &'static str {
+        let mut backends = self.object.spec.backends.iter();
+        backends.find(|backend| backend.is_database()).and_then(|one| Some(one.target()?.object()?.kind)).unwrap()
+    }
+
+    /// The endpoints of that database.
     pub fn cluster_set(&self, term: u64, stage: &str, leader: &str, instances: &[&str]) -> EndpointSet {
         let parts: Vec<(&str, &str)> = instances.iter().map(|one| one.split_once(' ').unwrap()).collect();
         let streaming = parts.iter().any(|(_, state)| *state == "streaming");

@@ -18,6 +18,7 @@ use crate::api::failure::Failure;
 use crate::api::load_balancer::{LoadBalancer, LoadBalancerStatus, TargetObject};
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::PostgresCluster;
+use crate::api::redis_sentinel::RedisSentinel;
 use crate::engine::hosts::Hosts;
 use crate::engine::{ContainerSeen, Engine, File};
 use crate::kinds::containers::converge::removing;
@@ -99,6 +100,7 @@ impl Kind for LoadBalancerKind {
             Concern::referenced(DockerHost::RESOURCE).only(host_state),
             Concern::referenced(Deployment::RESOURCE).only(observe::endpoints),
             Concern::referenced(PostgresCluster::RESOURCE).only(observe::endpoints),
+            Concern::referenced(RedisSentinel::RESOURCE).only(observe::endpoints),
         ]
     }
 

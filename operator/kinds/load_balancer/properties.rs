@@ -4,7 +4,7 @@
 
 use proptest::prelude::*;
 
-use super::fixture::{WEB_AND_DATABASE, World, bootstrapped, obey, started};
+use super::fixture::{WEB_AND_DATABASE, World, bootstrapped, obey, started, web_and_redis};
 use super::seen::{Admin, Health};
 use super::{Fact, Refusal, Step, render, text, workload};
 use crate::api::load_balancer::ServerState;
@@ -88,7 +88,7 @@ fn happen(world: &mut World, happening: &Happening) {
             let told: Vec<&str> = told.iter().map(String::as_str).collect();
             world.cluster(*term, stage, members[*leader], &told);
         }
-        Happening::Gone(true) => world.observed.targets.retain(|named, _| named.kind != "PostgresCluster"),
+        Happening::Gone(true) => world.observed.targets.retain(|named, _| named.kind == "Deployment"),
         Happening::Gone(false) => world.observed.targets.retain(|named, _| named.kind != "Deployment"),
         Happening::Load(at) => {
             let name = name(world, *at);
@@ -227,9 +227,9 @@ proptest! {
 
     #[test]
     fn never_two_writers_nothing_new_to_who_leaves_and_no_word_that_was_not_seen(
-        story in prop::collection::vec((happening(), 0usize..12), 1..25)
+        story in prop::collection::vec((happening(), 0usize..12), 1..25), redis in any::<bool>()
     ) {
-        let mut world = World::new(WEB_AND_DATABASE);
+        let mut world = World::new(&if redis { web_and_redis() } else { WEB_AND_DATABASE.to_owned() });
         world.pods(&[("web-a", 1, "ready")]);
         world.cluster(1, "Steady", "pg-1", &["pg-1 running", "pg-2 streaming", "pg-3 streaming"]);
         for (happening, done) in &story {

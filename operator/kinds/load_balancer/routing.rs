@@ -105,12 +105,7 @@ fn endpoints<'a>(
 ) -> Result<Option<&'a EndpointSet>, String> {
     let stay = |why: &str| format!("{named} {why}: the servers of backend {} stay as they are", backend.name);
     let Some(found) = found else {
-        return Err(match backend.target() {
-            Some(Target::RedisSentinel(_)) => {
-                format!("{named} does not exist: no connection to backend {} is served until it does", backend.name)
-            }
-            _ => stay("does not exist"),
-        });
+        return Err(stay("does not exist"));
     };
     static NOTHING: EndpointSet = EndpointSet { network: String::new(), epoch: 0, endpoints: Vec::new() };
     let writers =

@@ -3,7 +3,7 @@
 
 use expect_test::{Expect, expect};
 
-use super::fixture::{WEB_AND_DATABASE, World, at};
+use super::fixture::{WEB_AND_DATABASE, World, at, web_and_redis};
 use super::seen::{Admin, Health};
 use super::{Fact, Refusal, Step, haproxy, text, workload};
 use crate::api::endpoints::{EndpointRole, Routable};
@@ -11,7 +11,11 @@ use crate::api::load_balancer::EngineKind;
 use crate::engine::ContainerState;
 
 pub(super) fn settled() -> World {
-    let mut world = World::new(WEB_AND_DATABASE);
+    settled_with(WEB_AND_DATABASE)
+}
+
+fn settled_with(spec: &str) -> World {
+    let mut world = World::new(spec);
     world.pods(&[("web-a", 1, "ready"), ("web-b", 2, "ready")]);
     world.cluster(3, "Steady", "pg-1", &["pg-1 running", "pg-2 streaming", "pg-3 streaming"]);
     world.settle();
@@ -183,7 +187,12 @@ fn sessions_of_a_pod_that_leaves_are_cut_when_its_time_is_over() {
 
 #[test]
 fn a_writer_moves_when_its_successor_is_confirmed_and_in_between_there_is_none() {
-    let mut world = settled();
+    for spec in [WEB_AND_DATABASE.to_owned(), web_and_redis()] {
+        a_writer_moves(settled_with(&spec));
+    }
+}
+
+fn a_writer_moves(mut world: World) {
     world.cluster(4, "Electing", "pg-1", &["pg-1 stopped", "pg-2 streaming", "pg-3 streaming"]);
     check(
         &world.round(),
@@ -226,6 +235,37 @@ fn a_writer_moves_when_its_successor_is_confirmed_and_in_between_there_is_none()
         write the servers into the configuration of default.edge-2
     "#]],
     );
+}
+
+/// An operator that was away misses the moment without a writer. The sessions of the old master end before the new one gets
+/// any: clients of the old one would go on writing what vanishes when it follows.
+#[test]
+fn a_master_that_was_replaced_unseen_is_cut_before_its_successor_is_opened() {
+    let mut world = settled_with(&web_and_redis());
+    world.cluster(4, "Steady", "pg-2", &["pg-1 streaming", "pg-2 running", "pg-3 streaming"]);
+    check(
+        &world.round(),
+        expect![[r#"
+            tell default.edge-1: db/pg-1 maint, cut db/pg-1, ro/pg-2 maint, db/pg-2 ready, ro/pg-1 ready
+            write the servers into the configuration of default.edge-1
+            tell default.edge-2: db/pg-1 maint, cut db/pg-1, ro/pg-2 maint, db/pg-2 ready, ro/pg-1 ready
+            write the servers into the configuration of default.edge-2
+        "#]],
+    );
+    world.settle();
+    world.plan();
+    assert!(world.told().contains("db: pg-1 Drained, pg-2 Ready, pg-3 Drained"), "{}", world.told());
+}
+
+/// Regression 330: `role: replica` of a RedisSentinel was no role. Reads go to the master while no replica is in sync.
+#[test]
+fn reads_of_a_redis_go_to_its_master_while_no_replica_is_in_sync() {
+    let mut world = settled_with(&web_and_redis());
+    world.cluster(3, "Steady", "pg-1", &["pg-1 running", "pg-2 stopped", "pg-3 stopped"]);
+    world.settle();
+    world.plan();
+    assert!(world.told().contains("db: pg-1 Ready, pg-2 Drained, pg-3 Drained"), "{}", world.told());
+    assert!(world.told().contains("ro: pg-1 Ready, pg-2 Drained, pg-3 Drained"), "{}", world.told());
 }
 
 #[test]

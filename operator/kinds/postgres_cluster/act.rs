@@ -1,11 +1,11 @@
 //! Performs one step: one call each, no policy. A step that is already done is a success.
 
-use super::authority::{self, Authority};
 use super::{PostgresClusterKind, RESOURCE, Step, secrets};
 use crate::api::failure::{Class, Failure};
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::PostgresCluster;
 use crate::engine::ask;
+use crate::kinds::certificates::authority::{self, Authority};
 use crate::supervisor::wire::Command;
 
 /// Performs `step`; the failure names the failed operation.

@@ -1,6 +1,25 @@
 //! Bounds of a supervisor's report: a container that was taken over fills neither the store nor a status. Pure.
 
-use crate::supervisor::wire::{Notice, Report};
+use crate::kinds::links::Speech;
+use crate::supervisor::wire::{self, Command, Notice, Report, SOCKET};
+
+/// The speech of PostgreSQL's supervisors.
+pub enum PostgresSpeech {}
+
+impl Speech for PostgresSpeech {
+    type Command = Command;
+    type Report = Report;
+    const SOCKET: &'static str = SOCKET;
+    const LINE: usize = LINE;
+
+    fn bounded(report: Report) -> Result<Report, String> {
+        bounded(report)
+    }
+
+    fn significant(report: &Report) -> Report {
+        wire::significant(report)
+    }
+}
 
 /// Most bytes of a report. Some 150 of them are for each failover that the cluster had.
 pub const LINE: usize = 256 << 10;

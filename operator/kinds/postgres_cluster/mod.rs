@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use tokio::time::Instant;
 
 use crate::api::docker_host::DockerHost;
 use crate::api::endpoints::private_network;
@@ -17,8 +18,11 @@ use crate::api::libraries::Libraries;
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::{PostgresCluster, PostgresClusterStatus};
 use crate::engine::hosts::Hosts;
+use crate::kinds::certificates::due::{CertificatesSeen, Due};
 use crate::kinds::containers::{Docker, DockerSeen, DockerStep, HOME, WorkSeen};
 use crate::kinds::host_state;
+use crate::kinds::kept::Kept;
+use crate::kinds::links::{self, Links};
 use crate::runtime::companions::Companions;
 use crate::runtime::{Concern, Keeper, Kind, Planned, Significance, Wake, Want};
 use crate::store::objects::Objects;
@@ -26,9 +30,8 @@ use crate::store::{Clock, Key};
 use crate::supervisor::wire::{Order, Report};
 
 mod act;
-mod authority;
 pub mod bounds;
-pub mod certificates;
+mod certificates;
 mod collations;
 mod decided;
 mod definition;
@@ -36,13 +39,11 @@ mod definition;
 #[allow(clippy::unwrap_used)]
 mod hostile;
 mod invariants;
-mod links;
 mod loss;
 #[cfg(test)]
 mod model;
 mod observe;
 mod orders;
-mod owned_secret;
 pub mod plan;
 mod promotion;
 mod protocol;
@@ -60,8 +61,6 @@ pub mod workload;
 #[cfg(test)]
 mod world;
 
-pub use links::Links;
-
 /// The resource in the store.
 pub const RESOURCE: &str = "postgresclusters.evenkeel.dev";
 
@@ -70,7 +69,9 @@ pub struct PostgresClusterKind {
     docker: Docker,
     objects: Objects,
     clock: Arc<dyn Clock>,
-    links: Links,
+    links: Links<bounds::PostgresSpeech>,
+    /// When a new session last wrote to each member.
+    proofs: Kept<Instant>,
     /// The libraries of images that were asked for.
     libraries: Companions<collations::ImageOn, Libraries>,
 }
@@ -80,7 +81,7 @@ impl PostgresClusterKind {
     pub fn new(hosts: Arc<Hosts>, objects: Objects, clock: Arc<dyn Clock>, wake: Wake) -> Self {
         let docker = Docker::new(hosts, objects.clone(), wake.clone());
         let libraries = Companions::new(wake.clone());
-        Self { docker, objects, clock, links: Links::new(wake), libraries }
+        Self { docker, objects, clock, links: Links::new(wake), proofs: Default::default(), libraries }
     }
 }
 
@@ -119,7 +120,7 @@ impl Kind for PostgresClusterKind {
     }
 
     fn companions(&self) -> Vec<&dyn Keeper> {
-        vec![&self.docker.work, &self.links.links, &self.links.proofs, &self.libraries]
+        vec![&self.docker.work, &self.links, &self.proofs, &self.libraries]
     }
 }
 
@@ -143,19 +144,11 @@ pub struct Observed {
     /// The cluster's Secrets.
     pub secrets: SecretsSeen,
     /// Its certificates; `None`: not looked at.
-    pub certificates: Option<certificates::CertificatesSeen>,
+    pub certificates: Option<CertificatesSeen>,
 }
 
 /// The state of a link to a supervisor.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LinkSeen {
-    /// The last report of this container.
-    pub report: Report,
-    /// The stream is open.
-    pub connected: bool,
-    /// Milliseconds since the supervisor last sent anything.
-    pub silent_ms: u64,
-}
+pub type LinkSeen = links::LinkSeen<Report>;
 
 /// The state of a cluster's Secrets, without their values.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -178,7 +171,7 @@ pub enum Step {
     /// addresses of the instances, comma-separated.
     EnsureSecrets { host: String },
     /// One change of the cluster's certificates.
-    Certificates(certificates::Due),
+    Certificates(Due),
     /// A step on its containers, volumes or network.
     Docker(DockerStep),
     /// Start to ask the image with this ID by which libraries it sorts text.

@@ -1,11 +1,16 @@
 //! Observes a cluster: its hosts, its supervisors' last reports, its Secrets. Reads only, judges nothing.
 
-use super::authority::Authority;
-use super::{Observed, PostgresClusterKind, collations, network_name, peers_network_name, secrets, workload};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::{LinkSeen, Observed, PostgresClusterKind, collations, network_name, peers_network_name, secrets, workload};
 use crate::api::failure::Failure;
+use crate::api::labels::Owner;
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::PostgresCluster;
+use crate::kinds::certificates::authority::Authority;
 use crate::kinds::containers::Needs;
+use crate::runtime::clock;
 
 /// Reads the whole snapshot.
 pub async fn observe(controller: &PostgresClusterKind, object: &PostgresCluster) -> Result<Observed, Failure> {
@@ -27,7 +32,7 @@ pub async fn observe(controller: &PostgresClusterKind, object: &PostgresCluster)
     };
     controller.libraries.retain(&owner, there);
     Ok(Observed {
-        proven_ms: controller.links.proven(&owner, &links),
+        proven_ms: proven(controller, &owner, &links),
         links,
         calling: controller.links.calling(&owner),
         refused: controller.links.refused(&owner),
@@ -37,4 +42,19 @@ pub async fn observe(controller: &PostgresClusterKind, object: &PostgresCluster)
         secrets,
         certificates: Some(authority.seen()),
     })
+}
+
+/// Milliseconds since each member last proved that a new client can write; `heard` are its last reports.
+fn proven(
+    controller: &PostgresClusterKind,
+    owner: &Owner,
+    heard: &BTreeMap<String, LinkSeen>,
+) -> BTreeMap<String, u64> {
+    let now = clock::instant();
+    let proven = heard.iter().filter_map(|(member, link)| {
+        let age = link.report.proof.as_ref()?.proven_ms?.saturating_add(link.silent_ms);
+        Some((member.clone(), now.checked_sub(Duration::from_millis(age))?))
+    });
+    let ms = |at: tokio::time::Instant| u64::try_from(now.duration_since(at).as_millis()).unwrap_or(u64::MAX);
+    controller.proofs.keep(owner, proven).into_iter().map(|(member, at)| (member, ms(at))).collect()
 }

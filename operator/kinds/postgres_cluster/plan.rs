@@ -12,13 +12,14 @@ use super::{
     workload,
 };
 use crate::api::conditions;
-use crate::api::object::Object as _;
 use crate::api::postgres_cluster::{
-    ClusterPhase, Decisions, MemberPlace, PostgresCluster, PostgresClusterStatus, SWITCHOVER_ANNOTATION, Stage,
-    SwitchoverDecision, SwitchoverStatus,
+    ClusterPhase, Decisions, MemberPlace, PostgresCluster, PostgresClusterStatus, Stage, SwitchoverDecision,
+    SwitchoverStatus,
 };
 use crate::api::postgres_settings::lowered_on_primary_first;
+use crate::api::switchover::{self, Request};
 use crate::engine::ContainerState;
+use crate::kinds::certificates::due;
 use crate::kinds::containers::{DockerSeen, Work, replace};
 use crate::runtime::{Plan, Want};
 use crate::supervisor::wire::{Order, Postgres, Report};
@@ -73,7 +74,8 @@ pub fn plan(
         steps.extend(orders::renewal(&view, &decisions));
         steps.extend(workload::secrets(observed, &decisions));
         let seen = observed.certificates.as_ref();
-        steps.extend(seen.and_then(|seen| certificates::due(&view, seen)).map(Step::Certificates));
+        let holdings = certificates::holdings(&view);
+        steps.extend(seen.and_then(|seen| due::due(object, &holdings, seen, now)).map(Step::Certificates));
         let restart_dead = restart_dead(&status, &decisions, now);
         steps.extend(workload::steps(object, observed, &decisions, restart_dead, waits));
         let (ask, held) = held.map(|held| (held.ask, held.blocker)).unwrap_or_default();
@@ -234,21 +236,16 @@ fn due(view: &ClusterView, observed: &Observed, member: &Member, held: bool) -> 
 
 /// Starts or refuses a switchover that the annotation requests.
 fn asked_switchover(view: &ClusterView) -> Decided {
-    let request = view.object.annotation(SWITCHOVER_ANNOTATION).filter(|request| !answered(view, request));
-    let Some(request) = request else { return Decided::unchanged(view.before) };
-    let (to, request) = (request.split_once('/').map(|(_, to)| to).unwrap_or_default(), request.to_owned());
+    let last = last_switchover(view)
+        .map(|last| (last.request.as_str(), last.result.as_ref().map(|result| result.detected_at)));
+    let Some(Request { text, to }) = switchover::open(view.object, last) else {
+        return Decided::unchanged(view.before);
+    };
+    let request = text.to_owned();
     match protocol::cannot_switch_to(view, to) {
         Some(why) => Decided { told: vec![Told::Refused { request, why }], ..Decided::unchanged(view.before) },
         None => protocol::switch_over(view, SwitchoverDecision { request, to: to.to_owned() }),
     }
-}
-
-/// Whether this request, or a newer one, was the last switchover: then it was answered before, or came too late.
-fn answered(view: &ClusterView, request: &str) -> bool {
-    let Some(last) = last_switchover(view) else { return false };
-    let asked: Option<Timestamp> = request.split('/').next().and_then(|stamp| stamp.parse().ok());
-    let detected = last.result.as_ref().map(|result| result.detected_at);
-    last.request == request || asked.zip(detected).is_some_and(|(asked, detected)| asked <= detected)
 }
 
 fn last_switchover<'a>(view: &ClusterView<'a>) -> Option<&'a SwitchoverStatus> {

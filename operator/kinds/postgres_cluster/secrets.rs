@@ -3,16 +3,17 @@
 
 use serde_json::Value;
 
-use super::authority::{self, Authority};
-use super::certificates::member_names;
-use super::owned_secret::write;
+use super::certificates;
 use super::{PostgresClusterKind, SecretsSeen};
 use crate::api::failure::{Class, Failure};
 use crate::api::hash::short_hash_of_parts;
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::PostgresCluster;
 use crate::api::postgres_tls::ClientTls;
-use crate::api::secret::text;
+use crate::api::secret::{percent, text};
+use crate::kinds::certificates::authority::{self, Authority};
+use crate::kinds::certificates::due::member_names;
+use crate::kinds::owned_secret::write;
 use crate::store::clock;
 use crate::store::objects::Objects;
 use crate::store::{Error, Key};
@@ -89,7 +90,7 @@ pub async fn credentials(
     else {
         return Ok(None);
     };
-    let tls = authority.tls();
+    let tls = certificates::tls(authority);
     let parts = [&replication_password, &owner_password].into_iter().chain(tls.iter().map(|tls| &tls.hash));
     let hash = short_hash_of_parts(parts, 16);
     Ok(Some(Credentials { hash, replication_password, owner_password, tls }))
@@ -144,12 +145,6 @@ fn fields(object: &PostgresCluster, password: &str, host: &str, ca: Option<Strin
     fields
 }
 
-/// Percent-encodes every character that has a meaning in a connection URI.
-fn percent(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,10 +176,5 @@ mod tests {
             uri-verify-full: postgresql://app:p@db-1:5432,db-2:5432/app?target_session_attrs=read-write&hostaddr=10.0.0.1,10.0.0.2&sslmode=verify-full
             ca.crt: CA
         "#]].assert_eq(&shown("{clients: required}"));
-    }
-
-    #[test]
-    fn what_a_uri_could_take_for_itself_is_encoded() {
-        assert_eq!(percent("p@ss:w/ör d~"), "p%40ss%3Aw%2F%C3%B6r%20d~");
     }
 }

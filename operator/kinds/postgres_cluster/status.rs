@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use jiff::Timestamp;
 
-use super::certificates::{self, CertificatesSeen};
+use super::certificates::holdings;
 use super::collations::WOULD_CHANGE;
 use super::decided::Blocker;
 use super::quorum::promises_needed;
@@ -18,6 +18,7 @@ use crate::api::postgres_cluster::{
     PostgresClusterStatus, Stage,
 };
 use crate::engine::ContainerState;
+use crate::kinds::certificates::due::{self, CertificatesSeen};
 use crate::kinds::containers::{self, WorkSeen, networks};
 use crate::supervisor::wire::{self, JobKind, Notice, Postgres, Report};
 
@@ -101,8 +102,8 @@ const CERTIFICATES: &str = "CertificateProblem";
 /// What is known of the certificates, and a condition for as long as there is a problem.
 pub fn certificates(view: &ClusterView, status: &mut PostgresClusterStatus, seen: Option<&CertificatesSeen>) {
     let Some(seen) = seen else { return };
-    status.certificates = certificates::status(view.object, seen).or(status.certificates.take());
-    match certificates::problem(view, seen) {
+    status.certificates = due::status(view.object, seen).or(status.certificates.take());
+    match due::problem(&holdings(view), seen, view.now) {
         Some((reason, message)) => {
             set(&mut status.conditions, CERTIFICATES, yes(reason, message), status.observed_generation, view.now);
         }

@@ -10,10 +10,8 @@ use super::quorum::promises_needed;
 use crate::api::lsn::Lsn;
 use crate::api::postgres_cluster::{Decisions, DurabilityMode, MemberPlace, PostgresCluster, Stage, Voter};
 use crate::engine::{ContainerSeen, ContainerState};
+use crate::kinds::links::SUSPECT_MS;
 use crate::supervisor::wire::{Data, Leading, Order, Postgres, Report, Task};
-
-/// A primary that sent no report, and whose standbys received no WAL, for this many milliseconds is suspected dead.
-pub const SUSPECT_MS: u64 = 3_000;
 
 /// A member and everything that was observed of it.
 pub struct Member<'a> {
@@ -44,7 +42,7 @@ pub struct Lost {
 impl<'a> Member<'a> {
     /// Its supervisor's report, if the supervisor can be reached now.
     pub fn live(&self) -> Option<&'a Report> {
-        let link = self.link.filter(|link| link.connected && link.silent_ms < SUSPECT_MS)?;
+        let link = self.link.filter(|link| link.live())?;
         let running = self.container.is_none_or(|container| container.state == ContainerState::Running);
         (running || !self.container_known).then_some(&link.report)
     }

@@ -3,19 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use super::view::{Lost, SUSPECT_MS};
+use super::view::Lost;
 use super::{Observed, RESOURCE, Step, container_name, definition, network_name, peers_network_name, upgrade};
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::{Decisions, MemberPlace, PostgresCluster, ReclaimPolicy, Stage};
 use crate::engine::{Attachment, Chosen, ContainerSpec, ContainerState, NetworkSpec};
+use crate::kinds::addresses;
 use crate::kinds::containers::converge::{self, Common, Volumes};
 use crate::kinds::containers::{Deed, DockerStep, HOME, Member, converge as containers, networks};
-
-/// Distance to the next address of a member, if the first is taken, and the number of addresses to try.
-const NEXT_ADDRESS: u32 = 32;
-const ADDRESSES: u32 = 3;
-/// Offset of the first fixed address in a subnet; lower ones are left for the gateway and for other containers.
-const FIRST_ADDRESS: u32 = 10;
 
 /// The hosts of the cluster's members, and the one that new members are placed on.
 pub fn hosts(object: &PostgresCluster) -> BTreeSet<String> {
@@ -34,21 +29,15 @@ fn peers_network(object: &PostgresCluster) -> NetworkSpec {
     NetworkSpec { name: peers_network_name(object), labels: object.owner().labels(), internal: true }
 }
 
-/// The subnet of a network, if the network is known to exist.
-fn subnet(observed: &Observed, network: &str) -> Option<(Ipv4Addr, u8)> {
-    let networks = observed.hosts.get(HOME)?.networks.known()?;
-    networks.get(network).map(|network| network.subnet)
-}
-
 /// Whether the network of the members exists, as far as known. Without it no container is made or replaced.
 pub fn has_peers_network(object: &PostgresCluster, observed: &Observed) -> bool {
-    subnet(observed, &peers_network_name(object)).is_some()
+    addresses::subnet(&observed.hosts, &peers_network_name(object)).is_some()
 }
 
 /// The members: enough for the spec, and, before the first decision, also every one whose volume exists.
 pub fn places(object: &PostgresCluster, observed: &Observed, decisions: &Decisions) -> Vec<MemberPlace> {
     let network = network_name(object);
-    let subnet = subnet(observed, &network);
+    let subnet = addresses::subnet(&observed.hosts, &network);
     // The network is unknown now: every member keeps its address.
     let silent = observed.hosts.get(HOME).is_none_or(|host| host.networks.known().is_none());
     let before: BTreeMap<u32, &MemberPlace> = decisions.members.iter().map(|place| (place.ordinal, place)).collect();
@@ -74,7 +63,7 @@ pub fn places(object: &PostgresCluster, observed: &Observed, decisions: &Decisio
                 address: match subnet {
                     Some(subnet) => {
                         let taken = |address| taken(observed, object, ordinal, &network, address);
-                        Some(address(subnet, ordinal, had, taken))
+                        Some(addresses::address(subnet, addresses::FIRST + ordinal, had, taken))
                     }
                     None => had.filter(|_| silent),
                 },
@@ -93,7 +82,7 @@ fn peer(object: &PostgresCluster, observed: &Observed, place: &MemberPlace) -> O
     let connected = container.is_some_and(|container| {
         container.state == ContainerState::Running && container.address(&peers_network_name(object)) == wanted
     });
-    let link = observed.links.get(&place.name).filter(|link| link.connected && link.silent_ms < SUSPECT_MS);
+    let link = observed.links.get(&place.name).filter(|link| link.live());
     let certified = link.is_some_and(|link| link.report.secures && link.report.tls.is_some());
     if place.peer.is_some() || connected && certified { wanted.or(place.peer) } else { None }
 }
@@ -102,11 +91,13 @@ fn peer(object: &PostgresCluster, observed: &Observed, place: &MemberPlace) -> O
 /// recorded, the one that its container has counts as the one before.
 fn peer_wanted(object: &PostgresCluster, observed: &Observed, place: &MemberPlace) -> Option<Ipv4Addr> {
     let network = peers_network_name(object);
-    let subnet = subnet(observed, &network)?;
+    let subnet = addresses::subnet(&observed.hosts, &network)?;
     let container = observed.hosts.get(&place.host)?.container(&container_name(object, &place.name));
     let has = container.and_then(|container| container.networks.get(&network)?.address);
-    let had = place.peer.or(has.filter(|has| own_addresses(subnet, place.ordinal).any(|own| own == *has)));
-    Some(address(subnet, place.ordinal, had, |address| taken(observed, object, place.ordinal, &network, address)))
+    let offset = addresses::FIRST + place.ordinal;
+    let had = place.peer.or(has.filter(|has| addresses::own(subnet, offset).any(|own| own == *has)));
+    let taken = |address| taken(observed, object, place.ordinal, &network, address);
+    Some(addresses::address(subnet, offset, had, taken))
 }
 
 fn ordinal_of(object: &PostgresCluster, volume: &str) -> Option<u32> {
@@ -117,31 +108,9 @@ fn member_container(object: &PostgresCluster, ordinal: u32) -> String {
     container_name(object, &format!("{}-{ordinal}", object.name()))
 }
 
-/// The address of a member: the one that it had, if that is in the subnet, else the one of its ordinal. If Docker
-/// refuses it (another container has it), the next one.
-fn address(
-    (base, prefix): (Ipv4Addr, u8),
-    ordinal: u32,
-    before: Option<Ipv4Addr>,
-    taken: impl Fn(Ipv4Addr) -> bool,
-) -> Ipv4Addr {
-    let own = || own_addresses((base, prefix), ordinal);
-    let inside =
-        |address: &Ipv4Addr| (u32::from(*address) ^ u32::from(base)).checked_shr(32 - u32::from(prefix)) == Some(0);
-    let mut candidates = before.into_iter().chain(own()).filter(inside);
-    candidates.find(|address| !taken(*address)).or(own().next()).unwrap_or(base)
-}
-
-/// The addresses to try for a member, best first.
-fn own_addresses((base, _): (Ipv4Addr, u8), ordinal: u32) -> impl Iterator<Item = Ipv4Addr> {
-    let first = u32::from(base).saturating_add(FIRST_ADDRESS + ordinal);
-    (0..ADDRESSES).map(move |number| Ipv4Addr::from(first.saturating_add(number * NEXT_ADDRESS)))
-}
-
 /// Whether Docker refused to connect the container with this address.
 fn taken(observed: &Observed, object: &PostgresCluster, ordinal: u32, network: &str, address: Ipv4Addr) -> bool {
-    let to = Attachment { network: network.to_owned(), aliases: Vec::new(), address: Some(address) };
-    networks::refused(&observed.work, HOME, &member_container(object, ordinal), &to).is_some()
+    addresses::taken(&observed.work, &member_container(object, ordinal), network, address)
 }
 
 /// The network that the running container of a member has lost. One that Docker refuses to connect it to comes first.
@@ -258,24 +227,4 @@ pub fn teardown(object: &PostgresCluster, observed: &Observed) -> Option<(Vec<St
         steps.push(DockerStep::RemoveNetwork { host, network, shared: false });
     }
     Some((steps.into_iter().map(Step::Docker).collect(), finished))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SUBNET: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 77, 1, 0), 24);
-
-    /// Regression 110: a network that was removed and made again with another subnet left every member with an address
-    /// that does not exist there; and an address that another container had taken was never given up.
-    #[test]
-    fn a_member_keeps_its_address_unless_the_subnet_changed_or_docker_refuses_it() {
-        let of = |last: u8| Ipv4Addr::new(10, 77, 1, last);
-        assert_eq!(address(SUBNET, 2, None, |_| false), of(12));
-        assert_eq!(address(SUBNET, 2, Some(of(44)), |_| false), of(44));
-        assert_eq!(address(SUBNET, 2, Some(Ipv4Addr::new(172, 18, 0, 12)), |_| false), of(12));
-        assert_eq!(address(SUBNET, 2, Some(of(12)), |address| address == of(12)), of(44));
-        assert_eq!(address(SUBNET, 2, Some(of(44)), |address| address == of(44)), of(12));
-        assert_eq!(address(SUBNET, 2, Some(of(12)), |_| true), of(12));
-    }
 }

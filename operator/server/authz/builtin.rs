@@ -33,6 +33,10 @@ const SEEN_OURS: &[&str] = &[
     "loadbalancers/status",
     "postgresclusters",
     "postgresclusters/status",
+    "redisclusters",
+    "redisclusters/status",
+    "redissentinels",
+    "redissentinels/status",
 ];
 
 fn rule(verbs: &[&str], groups: &[&str], resources: &[&str]) -> Rule {
@@ -62,7 +66,7 @@ fn edit() -> Vec<Rule> {
         rule(CHANGE, CORE, &["configmaps", "events", "pods", "secrets", "services"]),
         rule(CREATE, CORE, &["pods/attach", "pods/eviction", "pods/exec", "pods/portforward"]),
         rule(CHANGE, APPS, &["deployments", "deployments/scale", "replicasets", "replicasets/scale"]),
-        rule(CHANGE, OURS, &["loadbalancers", "postgresclusters"]),
+        rule(CHANGE, OURS, &["loadbalancers", "postgresclusters", "redisclusters", "redissentinels"]),
         rule(CHANGE, &["coordination.k8s.io"], &["leases"]),
     ]);
     rules

@@ -140,6 +140,10 @@ fn each_role_on_each_route() {
         postgresclusters.evenkeel.dev/status                G--      G--      G--      GUP
         loadbalancers.evenkeel.dev                          GLW----- GLWCUPDX GLWCUPDX GLWCUPDX
         loadbalancers.evenkeel.dev/status                   G--      G--      G--      GUP
+        redissentinels.evenkeel.dev                         GLW----- GLWCUPDX GLWCUPDX GLWCUPDX
+        redissentinels.evenkeel.dev/status                  G--      G--      G--      GUP
+        redisclusters.evenkeel.dev                          GLW----- GLWCUPDX GLWCUPDX GLWCUPDX
+        redisclusters.evenkeel.dev/status                   G--      G--      G--      GUP
         leases.coordination.k8s.io                          GLW----- GLWCUPDX GLWCUPDX GLWCUPDX
         roles.rbac.authorization.k8s.io                     -------- -------- GLWCUPDX GLWCUPDX
         rolebindings.rbac.authorization.k8s.io              -------- -------- GLWCUPDX GLWCUPDX

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use super::super::decided::{Blocker, Decided, Told};
 use super::super::quorum::{commit_rule, promises_needed};
-use super::super::view::{ClusterView, Health, Member, SUSPECT_MS};
+use super::super::view::{ClusterView, Health, Member};
 use super::{DISMISS_AFTER, Switchover, elect, enter};
 use crate::api::postgres_cluster::{Decisions, Quorum, Stage, Voter};
+use crate::kinds::links::SUSPECT_MS;
 use crate::supervisor::wire::{Leading, Report};
 
 /// Waits for the leader, adds the standbys that stream from it to its set, and lets it serve or gives it up.

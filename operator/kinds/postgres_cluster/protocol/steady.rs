@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use super::super::decided::{Blocker, Decided, Told};
 use super::super::quorum::{Sets, commit_rule, promises_needed, reconfigure};
-use super::super::view::{ClusterView, Health, Lost, Member, SUSPECT_MS};
+use super::super::view::{ClusterView, Health, Lost, Member};
 use super::{Switchover, elect, sets};
 use crate::api::postgres_cluster::{Decisions, Quorum, Voter};
 use crate::engine::ContainerState;
+use crate::kinds::links::SUSPECT_MS;
 use crate::supervisor::wire::{Leading, Report};
 
 /// A primary whose container Docker shows as paused is given up after this many milliseconds without a report: no process

@@ -1,50 +1,64 @@
-//! The Secrets with a cluster's certificates: `NAME-ca`, `NAME-server` with the certificate that the instances show (Evenkeel's
-//! or a copy of the user's), `NAME-replication`. Reads them, and performs what `certificates.rs` decides.
+//! The Secrets with an object's certificates: `NAME-ca`, `NAME-server` with the certificate that the members show (Evenkeel's
+//! or a copy of the user's), and that of the client certificate if there is one. Reads them, and performs what `due.rs`
+//! decides.
 
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::certificates::{CA_LIFE, CaSeen, CertificatesSeen, Due, LEAF_LIFE, LeafSeen, Server, member_names, names};
-use super::owned_secret::write;
+use super::due::{CA_LIFE, CaSeen, CertificatesSeen, Certified, Due, LEAF_LIFE, LeafSeen, Server, names};
+use super::{Made, Pair, Purpose, ends, make_ca, make_leaf, roots};
 use crate::api::failure::{Class, Failure};
 use crate::api::hash::short_hash_of_parts;
-use crate::api::object::Object as _;
-use crate::api::postgres_cluster::PostgresCluster;
 use crate::api::postgres_tls::ROTATE_CA_ANNOTATION;
 use crate::api::secret::text;
-use crate::kinds::certificates::{Made, Pair, Purpose, ends, make_ca, make_leaf, roots};
+use crate::kinds::owned_secret::write;
 use crate::store::objects::Objects;
 use crate::store::{Error, Key};
-use crate::supervisor::secrets::REPLICATION_ROLE;
-use crate::supervisor::wire::Tls;
 
 /// On `NAME-server`: the user's Secret that it is a copy of.
 const COPY_OF: &str = "evenkeel.dev/copy-of";
 
-/// A key of `NAME-server`: the CA of the user's certificate before, which some instances may still show.
+/// A key of `NAME-server`: the CA of the user's certificate before, which some members may still show.
 const FORMER_CA: &str = "former-ca.crt";
 
-/// The ends of the names of the cluster's own ones.
-const ENDS: [&str; 3] = ["ca", "server", "replication"];
-
-/// The keys of the Secrets.
-pub fn keys(object: &PostgresCluster) -> impl Iterator<Item = Key> {
-    ENDS.into_iter().map(|end| own(object, end)).chain(given_key(object))
+/// The ends of the names of the object's own ones.
+pub fn name_ends<O: Certified>() -> impl Iterator<Item = &'static str> {
+    ["ca", "server"].into_iter().chain(O::CLIENT.map(|(end, _)| end))
 }
 
-/// Whether the cluster owns the Secret. Others are never written.
-fn belongs(secret: &Value, object: &PostgresCluster) -> bool {
+/// The keys of the Secrets.
+pub fn keys<O: Certified>(object: &O) -> impl Iterator<Item = Key> {
+    name_ends::<O>().map(|end| own(object, end)).chain(given_key(object))
+}
+
+/// Whether the object owns the Secret. Others are never written.
+fn belongs<O: Certified>(secret: &Value, object: &O) -> bool {
     let owners = secret["metadata"]["ownerReferences"].as_array();
-    let ours = |owner: &Value| owner["kind"] == PostgresCluster::KIND && owner["name"] == object.name();
+    let ours = |owner: &Value| owner["kind"] == O::KIND && owner["name"] == object.name();
     owners.is_some_and(|owners| owners.iter().any(ours))
 }
 
-fn own(object: &PostgresCluster, end: &str) -> Key {
+/// The key of the Secret `NAME-END`.
+pub fn own<O: Certified>(object: &O, end: &str) -> Key {
     Key::beside(object, "secrets", &format!("{}-{end}", object.name()))
 }
 
-fn given_key(object: &PostgresCluster) -> Option<Key> {
-    object.spec.tls.server_secret.as_ref().map(|secret| Key::beside(object, "secrets", &secret.name))
+fn given_key<O: Certified>(object: &O) -> Option<Key> {
+    object.given().map(|secret| Key::beside(object, "secrets", &secret.name))
+}
+
+/// What every member should hold.
+pub struct Material {
+    /// Changes when any of the others changes; safe to show.
+    pub hash: String,
+    /// The CA certificates by which server certificates are verified.
+    pub ca: String,
+    /// Those by which client certificates are verified.
+    pub client_ca: String,
+    /// The server certificate.
+    pub server: Made,
+    /// The client certificate of [`Certified::CLIENT`].
+    pub client: Option<Made>,
 }
 
 /// All Secrets with certificates, as they are in the store.
@@ -52,42 +66,47 @@ pub struct Authority {
     now: Timestamp,
     ca: Option<Value>,
     server: Option<Value>,
-    replication: Option<Value>,
+    client: Option<Value>,
+    /// See [`Certified::CLIENT`].
+    role: Option<&'static str>,
     /// The user's, if the object names one.
     given: Option<Option<Value>>,
     names: Vec<String>,
-    member_names: Vec<String>,
+    verified_by: Vec<String>,
     given_name: String,
     ca_name: String,
-    /// A Secret that has the name of one of these and is somebody else's.
+    /// What is wrong with a Secret that has the name of one of these and is somebody else's.
     foreign: Option<String>,
 }
 
 impl Authority {
     /// Reads them.
-    pub async fn read(objects: &Objects, object: &PostgresCluster, now: Timestamp) -> Result<Self, Error> {
+    pub async fn read<O: Certified>(objects: &Objects, object: &O, now: Timestamp) -> Result<Self, Error> {
         let given = match given_key(object) {
             Some(key) => Some(objects.get(&key).await?),
             None => None,
         };
         let mut secrets = [None, None, None];
         let mut foreign = None;
-        for (secret, end) in secrets.iter_mut().zip(ENDS) {
-            *secret = objects.get(&own(object, end)).await?;
+        for (secret, end) in secrets.iter_mut().zip(name_ends::<O>()) {
+            let key = own(object, end);
+            *secret = objects.get(&key).await?;
             if secret.as_ref().is_some_and(|secret| !belongs(secret, object)) {
-                foreign = Some(own(object, end).name);
+                let owner = format!("{} {}, which needs the name", O::KIND, object.name());
+                foreign = Some(format!("Secret {} does not belong to {owner}: give yours another one", key.name));
             }
         }
-        let [ca, server, replication] = secrets;
+        let [ca, server, client] = secrets;
         Ok(Self {
             now,
             ca,
             server,
-            replication,
+            client,
+            role: O::CLIENT.map(|(_, role)| role),
             foreign,
             given,
             names: names(object).unwrap_or_default(),
-            member_names: member_names(object),
+            verified_by: object.verified_by(),
             given_name: given_key(object).map(|key| key.name).unwrap_or_default(),
             ca_name: own(object, "ca").name,
         })
@@ -96,29 +115,28 @@ impl Authority {
     /// What was read, without keys.
     pub fn seen(&self) -> CertificatesSeen {
         let current = self.ca.as_ref().and_then(|ca| text(ca, "ca.crt")).unwrap_or_default();
-        let server = pair(self.server.as_ref()).and_then(|pair| {
-            let server = self.server.as_ref()?;
-            let made = pair.refused_as_server(&current, self.now).is_none();
-            leaf(server, &pair, made, &self.names)
-        });
-        let replication = pair(self.replication.as_ref()).and_then(|pair| {
-            leaf(self.replication.as_ref()?, &pair, pair.refused_as_client(&current, self.now).is_none(), &[])
-        });
+        let seen = |secret: &Option<Value>, refused: &dyn Fn(&Pair) -> Option<String>, names: &[String]| {
+            let (secret, pair) = (secret.as_ref()?, pair(secret.as_ref())?);
+            leaf(secret, &pair, refused(&pair).is_none(), names)
+        };
+        let as_client = |pair: &Pair| pair.refused_as_client(&current, self.now);
+        let server = seen(&self.server, &|pair| pair.refused_as_server(&current, self.now), &self.names);
+        let client = seen(&self.client, &as_client, &[]);
         let told = |secret: &Option<Value>| secret.as_ref().and_then(|secret| text(secret, "ca.crt")) == self.bundle();
-        let told = told(&self.replication) && (self.copied() || told(&self.server));
+        let told = (self.role.is_none() || told(&self.client)) && (self.copied() || told(&self.server));
         CertificatesSeen {
             ca: self.ca(),
             server,
-            replication,
+            client,
             given: self.given.as_ref().map(|secret| self.given(secret.as_ref())),
             told,
-            hash: self.tls().map(|tls| tls.hash),
+            hash: self.material().map(|all| all.hash),
         }
     }
 
     fn ca(&self) -> Result<Option<CaSeen>, String> {
-        if let Some(name) = &self.foreign {
-            return Err(format!("Secret {name} is not this cluster's, which needs the name: give yours another one"));
+        if let Some(why) = &self.foreign {
+            return Err(why.clone());
         }
         let Some(secret) = &self.ca else { return Ok(None) };
         let name = &self.ca_name;
@@ -152,12 +170,18 @@ impl Authority {
         let what = "the CA certificates by which clients and the other instances verify tls.crt";
         let ca = text(secret, "ca.crt").ok_or_else(|| format!("Secret {name} has no key ca.crt: {what}"))?;
         roots(&ca).map_err(|why| format!("ca.crt of Secret {name} {why}"))?;
-        let leaf = leaf(secret, &pair, false, &self.member_names);
+        let leaf = leaf(secret, &pair, false, &self.verified_by);
         let leaf = leaf.ok_or_else(|| format!("the life of tls.crt of Secret {name} cannot be read"))?;
         // Its life is judged by itself.
         let at = self.now.clamp(leaf.from, leaf.until);
-        match pair.refused_as_server(&ca, at) {
-            Some(why) => Err(format!("ca.crt of Secret {name} does not verify its tls.crt: {why}")),
+        if let Some(why) = pair.refused_as_server(&ca, at) {
+            return Err(format!("ca.crt of Secret {name} does not verify its tls.crt: {why}"));
+        }
+        match pair.refused_as_client(&ca, at).filter(|_| self.role.is_none()) {
+            Some(why) => Err(format!(
+                "ca.crt of Secret {name} does not verify its tls.crt as that of a client, by which members connect to each \
+                 other (it needs the extended key usages serverAuth and clientAuth): {why}"
+            )),
             None => Ok(leaf),
         }
     }
@@ -187,22 +211,18 @@ impl Authority {
         Some(all)
     }
 
-    /// What every instance should hold; `None` while something is missing or the CA is unusable.
-    pub fn tls(&self) -> Option<Tls> {
+    /// What every member should hold; `None` while something is missing or the CA is unusable.
+    pub fn material(&self) -> Option<Material> {
         self.ca().ok()??;
-        let (client_ca, ca) = (self.bundle()?, self.server_cas()?);
-        let (server, client) = (pair(self.server.as_ref())?, pair(self.replication.as_ref())?);
-        let parts = [&ca, &client_ca, &server.cert, &server.key, &client.cert, &client.key];
-        let hash = short_hash_of_parts(parts, 16);
-        Some(Tls {
-            hash,
-            ca,
-            client_ca,
-            server_cert: server.cert,
-            server_key: server.key,
-            client_cert: client.cert,
-            client_key: client.key,
-        })
+        let (client_ca, ca, server) = (self.bundle()?, self.server_cas()?, pair(self.server.as_ref())?);
+        let client = pair(self.client.as_ref());
+        if self.role.is_some() && client.is_none() {
+            return None;
+        }
+        let parts = [&ca, &client_ca, &server.cert, &server.key].into_iter();
+        let hash = short_hash_of_parts(parts.chain(client.iter().flat_map(|pair| [&pair.cert, &pair.key])), 16);
+        let made = |pair: Pair| Made { cert: pair.cert, key: pair.key };
+        Some(Material { hash, ca, client_ca, server: made(server), client: client.map(made) })
     }
 }
 
@@ -229,27 +249,28 @@ fn leaf(secret: &Value, pair: &Pair, current: bool, names: &[String]) -> Option<
 }
 
 /// Performs one change. Nothing is done if it is no longer possible.
-pub async fn perform(objects: &Objects, now: Timestamp, object: &PostgresCluster, due: Due) -> Result<(), Failure> {
+pub async fn perform<O: Certified>(objects: &Objects, now: Timestamp, object: &O, due: Due) -> Result<(), Failure> {
     let authority = Authority::read(objects, object, now).await?;
     if authority.foreign.is_some() {
         return Ok(());
     }
     match due {
-        Due::Leaves { server, replication } => leaves(objects, object, &authority, (server, replication), true).await,
+        Due::Leaves { server, client } => leaves(objects, object, &authority, (server, client), true).await,
         Due::DropFormerCa => leaves(objects, object, &authority, (Server::Keep, false), false).await,
         _ => change_ca(objects, object, &authority, due).await,
     }
 }
 
-async fn change_ca(
+async fn change_ca<O: Certified>(
     objects: &Objects,
-    object: &PostgresCluster,
+    object: &O,
     authority: &Authority,
     due: Due,
 ) -> Result<(), Failure> {
     let part = |key: &str| authority.ca.as_ref().and_then(|secret| text(secret, key));
     // Certificates of a CA whose Secret was deleted are still trusted until others are made.
-    let lost = || authority.replication.as_ref().and_then(|secret| text(secret, "ca.crt"));
+    let shown = || authority.server.as_ref().filter(|_| authority.role.is_none() && !authority.copied());
+    let lost = || authority.client.as_ref().or_else(shown).and_then(|secret| text(secret, "ca.crt"));
     let new = || make_ca(authority.now, CA_LIFE).map_err(unmade);
     let fields: Vec<(&str, Option<String>)> = match due {
         // Somebody has made or deleted it meanwhile.
@@ -277,11 +298,11 @@ async fn change_ca(
     Ok(write(objects, object, &own(object, "ca"), "Opaque", request, &fields).await?)
 }
 
-async fn leaves(
+async fn leaves<O: Certified>(
     objects: &Objects,
-    object: &PostgresCluster,
+    object: &O,
     authority: &Authority,
-    (server, replication): (Server, bool),
+    (server, client): (Server, bool),
     keep_former: bool,
 ) -> Result<(), Failure> {
     let Some(bundle) = authority.bundle() else { return Ok(()) };
@@ -291,9 +312,9 @@ async fn leaves(
     };
     let made = |purpose| make_leaf(&ca_key()?, purpose, authority.now, LEAF_LIFE).map_err(unmade);
     let kept = |secret: Option<&Value>| pair(secret).map(|pair| Made { cert: pair.cert, key: pair.key });
-    let role = match replication {
-        true => Some(made(Purpose::Client(REPLICATION_ROLE))?),
-        false => kept(authority.replication.as_ref()),
+    let own_client = match O::CLIENT {
+        Some((_, role)) if client => Some(made(Purpose::Client(role))?),
+        _ => kept(authority.client.as_ref()),
     };
     let given = authority.given.as_ref().and_then(Option::as_ref);
     let of_given = given.and_then(|secret| text(secret, "ca.crt"));
@@ -301,15 +322,23 @@ async fn leaves(
     let copy_of = authority.server.as_ref().and_then(|secret| annotation(secret, COPY_OF));
     let (shown, ca, copy_of) = match server {
         Server::Copy => (kept(given), of_given, Some(authority.given_name.clone())),
-        Server::Make => (Some(made(Purpose::Server(&authority.names))?), None, None),
+        Server::Make => (
+            Some(made(match O::CLIENT {
+                Some(_) => Purpose::Server(&authority.names),
+                None => Purpose::Member(&authority.names),
+            })?),
+            None,
+            None,
+        ),
         Server::Keep => (kept(authority.server.as_ref()), of_shown.clone(), copy_of),
     };
     let former = authority.server.as_ref().and_then(|secret| text(secret, FORMER_CA)).filter(|_| keep_former);
     let former = of_shown.filter(|shown| server != Server::Keep && ca.as_ref() != Some(shown)).or(former);
     let ca = ca.unwrap_or_else(|| bundle.clone());
     let note = copy_of.as_deref().map(|name| (COPY_OF, name));
+    let client_end = O::CLIENT.map_or("", |(end, _)| end);
     for (end, pair, ca, note, former) in
-        [("replication", role, &bundle, None, None), ("server", shown, &ca, note, former.as_deref())]
+        [(client_end, own_client, &bundle, None, None), ("server", shown, &ca, note, former.as_deref())]
     {
         let Some(Made { cert, key }) = pair else { continue };
         let fields = [("tls.crt", cert.as_str()), ("tls.key", &key), ("ca.crt", ca)];
@@ -322,6 +351,3 @@ async fn leaves(
 fn unmade(error: rcgen::Error) -> Failure {
     Failure::new(Class::Transient, format!("making a certificate: {error}"))
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,27 +1,26 @@
 //! Links to supervisors: one stream per running container, its last report, and commands to it. A report with a
-//! significant change wakes the cluster; a link carries no decision.
+//! significant change wakes the object; a link carries no decision.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt, BufReader};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 
-use super::LinkSeen;
-use super::bounds::{self, bounded};
-use super::view::SUSPECT_MS;
 use crate::api::failure::{Class, Failure};
 use crate::api::labels::{self, Owner};
-use crate::api::sync::lock;
 use crate::engine::hosts::Hosts;
 use crate::engine::{ContainerSeen, ContainerState, Engine};
 use crate::kinds::containers::DockerSeen;
 use crate::runtime::companions::{Companions, Voice, Wake};
 use crate::runtime::{Keeper, clock};
-use crate::supervisor::wire::{Command, Report, SOCKET, significant};
 
+/// A member that sent no report for this many milliseconds is suspected dead.
+pub const SUSPECT_MS: u64 = 3_000;
 /// Most commands that wait for a supervisor; more means that it does not read.
 const COMMANDS: usize = 64;
 /// First and longest wait before a broken link is dialled again.
@@ -30,52 +29,100 @@ const REDIAL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 /// and the return of the failed member have some 20 each, so a series of them must not come to the interval.
 const WAKES: (u32, Duration) = (200, Duration::from_millis(250));
 
-/// The links of all clusters.
-pub struct Links {
-    began: Instant,
-    pub(super) links: Companions<LinkId, Said>,
-    pub(super) proofs: Proofs,
+/// Interval of [`Speech::KEEPALIVE`].
+const BEAT: Duration = Duration::from_secs(1);
+
+/// What the operator and the supervisors of a kind say to each other.
+pub trait Speech: 'static {
+    /// From the operator.
+    type Command: Serialize + Send + Sync + 'static;
+    /// From a supervisor: its complete state.
+    type Report: DeserializeOwned + Clone + PartialEq + Send + 'static;
+    /// The supervisor's socket inside its container.
+    const SOCKET: &'static str;
+    /// Most bytes of a report.
+    const LINE: usize;
+    /// Sent each second to a supervisor that must know when it is alone.
+    const KEEPALIVE: Option<fn() -> Self::Command> = None;
+
+    /// The report with its texts for people cut to their bounds; or why it is refused.
+    fn bounded(report: Self::Report) -> Result<Self::Report, String>;
+
+    /// The report without the fields that change all the time.
+    fn significant(report: &Self::Report) -> Self::Report;
 }
 
-/// When each member last took a write, as its supervisor reported: kept when the link is gone with its container.
-#[derive(Default)]
-pub(super) struct Proofs(Mutex<BTreeMap<Owner, BTreeMap<String, Instant>>>);
+/// The state of a link to a supervisor.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LinkSeen<R> {
+    /// The last report of this container.
+    pub report: R,
+    /// The stream is open.
+    pub connected: bool,
+    /// Milliseconds since the supervisor last sent anything.
+    pub silent_ms: u64,
+}
 
-impl Keeper for Proofs {
+impl<R> LinkSeen<R> {
+    /// Whether the supervisor can be reached now.
+    pub fn live(&self) -> bool {
+        self.connected && self.silent_ms < SUSPECT_MS
+    }
+}
+
+/// The links of all objects of a kind.
+pub struct Links<S: Speech> {
+    began: Instant,
+    links: Companions<LinkId, Said<S>>,
+}
+
+impl<S: Speech> Keeper for Links<S> {
     fn forget(&self, owner: &Owner) {
-        lock(&self.0).remove(owner);
+        self.links.forget(owner);
     }
 
     fn count(&self) -> usize {
-        lock(&self.0).len()
+        self.links.count()
     }
 }
 
 /// A link belongs to one container; a recreated container gets a new link.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct LinkId {
+struct LinkId {
     host: String,
     container: String,
 }
 
 /// What is known through a link.
-#[derive(Clone)]
-pub(super) struct Said {
+struct Said<S: Speech> {
     member: String,
-    report: Option<Report>,
+    report: Option<S::Report>,
     connected: bool,
     /// Why its last report was refused.
     refused: Option<String>,
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::Sender<S::Command>,
 }
 
-impl Links {
-    /// No links yet; `wake` is called with every cluster that has news.
+// A derived one would want the speech itself to be `Clone`.
+impl<S: Speech> Clone for Said<S> {
+    fn clone(&self) -> Self {
+        Self {
+            member: self.member.clone(),
+            report: self.report.clone(),
+            connected: self.connected,
+            refused: self.refused.clone(),
+            commands: self.commands.clone(),
+        }
+    }
+}
+
+impl<S: Speech> Links<S> {
+    /// No links yet; `wake` is called with every object that has news.
     pub fn new(wake: Wake) -> Self {
-        Self { began: clock::instant(), links: Companions::new(wake), proofs: Proofs::default() }
+        Self { began: clock::instant(), links: Companions::new(wake) }
     }
 
-    /// Keeps exactly the links to the running containers of a cluster. Where the containers of a host are unknown,
+    /// Keeps exactly the links to the running containers of an object. Where the containers of a host are unknown,
     /// links stay: an open link says more than a failed list.
     pub fn keep(&self, engines: &Hosts, owner: &Owner, hosts: &BTreeMap<String, DockerSeen>) {
         let running = |host: &str| hosts.get(host)?.containers.known();
@@ -95,8 +142,8 @@ impl Links {
         }
     }
 
-    /// The last reports from the members of a cluster.
-    pub fn heard(&self, owner: &Owner) -> BTreeMap<String, LinkSeen> {
+    /// The last reports from the members of an object, by member name.
+    pub fn heard(&self, owner: &Owner) -> BTreeMap<String, LinkSeen<S::Report>> {
         let seen = self.links.heard(owner).into_values().filter_map(|heard| {
             let said = heard.value?;
             let seen = LinkSeen { report: said.report?, connected: said.connected, silent_ms: heard.silent_ms };
@@ -111,26 +158,14 @@ impl Links {
         said.filter_map(|said| Some((said.member, said.refused?))).collect()
     }
 
-    /// Milliseconds since each member last proved that a new client can write; `heard` are its last reports.
-    pub fn proven(&self, owner: &Owner, heard: &BTreeMap<String, LinkSeen>) -> BTreeMap<String, u64> {
-        let (now, mut proofs) = (clock::instant(), lock(&self.proofs.0));
-        let known = proofs.entry(owner.clone()).or_default();
-        for (member, link) in heard {
-            let age = link.report.proof.as_ref().and_then(|proof| proof.proven_ms);
-            let at = age.and_then(|age| now.checked_sub(Duration::from_millis(age.saturating_add(link.silent_ms))));
-            known.extend(at.map(|at| (member.clone(), at)));
-        }
-        known.iter().map(|(member, at)| (member.clone(), now.duration_since(*at).as_millis() as u64)).collect()
-    }
-
-    /// This operator has just started, and a member of this cluster has sent no report yet.
+    /// This operator has just started, and a member of this object has sent no report yet.
     pub fn calling(&self, owner: &Owner) -> bool {
         self.began.elapsed() < Duration::from_millis(SUSPECT_MS)
             && self.links.heard(owner).into_values().any(|heard| heard.value.and_then(|said| said.report).is_none())
     }
 
     /// Sends a command to the supervisor of a member; `Transient` if there is no connection now.
-    pub fn send(&self, owner: &Owner, member: &str, command: Command) -> Result<(), Failure> {
+    pub fn send(&self, owner: &Owner, member: &str, command: S::Command) -> Result<(), Failure> {
         let said = self.links.heard(owner).into_values().filter_map(|heard| heard.value);
         let said = said.into_iter().find(|said| said.member == member && said.connected);
         let said = said.ok_or_else(|| Failure::new(Class::Transient, "its supervisor cannot be reached"))?;
@@ -188,14 +223,14 @@ impl Wakes {
 }
 
 /// One link, dialled again while the container runs.
-struct Conversation {
+struct Conversation<S: Speech> {
     engine: Arc<dyn Engine>,
     container: String,
     member: String,
-    voice: Voice<LinkId, Said>,
+    voice: Voice<LinkId, Said<S>>,
 }
 
-impl Conversation {
+impl<S: Speech> Conversation<S> {
     async fn run(self) {
         let (commands, mut inbox) = mpsc::channel(COMMANDS);
         let (mut pause, mut wakes) = (REDIAL.0, Wakes::new());
@@ -235,41 +270,50 @@ impl Conversation {
 
     async fn once(
         &self,
-        commands: &mpsc::Sender<Command>,
-        inbox: &mut mpsc::Receiver<Command>,
+        commands: &mpsc::Sender<S::Command>,
+        inbox: &mut mpsc::Receiver<S::Command>,
         wakes: &mut Wakes,
     ) -> Result<(), End> {
-        let address = format!("unix:{SOCKET}");
+        let address = format!("unix:{}", S::SOCKET);
         let stream = self.engine.dial(&self.container, &address).await?;
         let (reader, mut writer) = tokio::io::split(stream);
         let mut reader = BufReader::new(reader);
         let mut line = Vec::new();
+        let silence = Duration::from_millis(SUSPECT_MS);
+        let (mut heard, mut beat) = (clock::instant(), clock::instant() + BEAT);
         loop {
             tokio::select! {
                 // Commands go first: they are short, and no report can be an older answer to them.
                 biased;
                 command = inbox.recv() => {
                     let Some(command) = command else { return Ok(()) };
-                    let mut text = serde_json::to_vec(&command)?;
-                    text.push(b'\n');
-                    writer.write_all(&text).await?;
-                    writer.flush().await?;
+                    send(&mut writer, &command).await?;
+                }
+                () = sleep_until(beat), if S::KEEPALIVE.is_some() => {
+                    beat = clock::instant() + BEAT;
+                    if let Some(keepalive) = S::KEEPALIVE {
+                        send(&mut writer, &keepalive()).await?;
+                    }
                 }
                 () = sleep_until(wakes.due()), if wakes.waits => {
                     wakes.take();
                     self.voice.wake();
                 }
+                () = sleep_until(heard + silence) => {
+                    heard = clock::instant();
+                    self.voice.wake();
+                }
                 // Cancel safe: what was read so far stays in `line`.
-                read = timeout(Duration::from_millis(SUSPECT_MS), read_line(&mut reader, &mut line)) => match read {
-                    Err(_) => self.voice.wake(),
-                    Ok(Err(error)) => return Err(error.into()),
-                    Ok(Ok(false)) if line.len() >= bounds::LINE => {
-                        return Err(End::Refused(format!("it is longer than {} KiB", bounds::LINE >> 10)));
+                read = read_line(&mut reader, &mut line, S::LINE) => match read {
+                    Err(error) => return Err(error.into()),
+                    Ok(false) if line.len() >= S::LINE => {
+                        return Err(End::Refused(format!("it is longer than {} KiB", S::LINE >> 10)));
                     }
-                    Ok(Ok(false)) => return Err(End::Broken("closed by the other side".into())),
-                    Ok(Ok(true)) => {
+                    Ok(false) => return Err(End::Broken("closed by the other side".into())),
+                    Ok(true) => {
+                        heard = clock::instant();
                         let report = serde_json::from_slice(&line).map_err(|_| "it is no report".to_owned());
-                        self.hear(commands, report.and_then(bounded).map_err(End::Refused)?, wakes);
+                        self.hear(commands, report.and_then(S::bounded).map_err(End::Refused)?, wakes);
                         line.clear();
                     }
                 },
@@ -277,10 +321,10 @@ impl Conversation {
         }
     }
 
-    fn hear(&self, commands: &mpsc::Sender<Command>, report: Report, wakes: &mut Wakes) {
+    fn hear(&self, commands: &mpsc::Sender<S::Command>, report: S::Report, wakes: &mut Wakes) {
         self.voice.tell(|said| {
             let before = said.as_ref().filter(|said| said.connected).and_then(|said| said.report.as_ref());
-            let news = before.is_none_or(|old| significant(old) != significant(&report));
+            let news = before.is_none_or(|old| S::significant(old) != S::significant(&report));
             let (member, commands) = (self.member.clone(), commands.clone());
             *said = Some(Said { member, report: Some(report), connected: true, refused: None, commands });
             news && wakes.take()
@@ -288,9 +332,17 @@ impl Conversation {
     }
 }
 
-/// Reads until a line is complete; `false` if the stream ended or the line is too long. Cancel safe: what was read stays in
-/// `line`.
-async fn read_line(reader: &mut (impl AsyncBufRead + Unpin), line: &mut Vec<u8>) -> std::io::Result<bool> {
+/// Writes a command as a line.
+async fn send(writer: &mut (impl AsyncWrite + Unpin), command: &impl Serialize) -> Result<(), End> {
+    let mut text = serde_json::to_vec(command)?;
+    text.push(b'\n');
+    writer.write_all(&text).await?;
+    Ok(writer.flush().await?)
+}
+
+/// Reads until a line is complete; `false` if the stream ended or the line has `most` bytes. Cancel safe: what was read stays
+/// in `line`.
+async fn read_line(reader: &mut (impl AsyncBufRead + Unpin), line: &mut Vec<u8>, most: usize) -> std::io::Result<bool> {
     loop {
         let some = reader.fill_buf().await?;
         let (end, found) = match some.iter().position(|byte| *byte == b'\n') {
@@ -299,8 +351,8 @@ async fn read_line(reader: &mut (impl AsyncBufRead + Unpin), line: &mut Vec<u8>)
         };
         line.extend_from_slice(&some[..end]);
         reader.consume(end);
-        if found || end == 0 || line.len() >= bounds::LINE {
-            return Ok(found && line.len() < bounds::LINE);
+        if found || end == 0 || line.len() >= most {
+            return Ok(found && line.len() < most);
         }
     }
 }
@@ -308,7 +360,13 @@ async fn read_line(reader: &mut (impl AsyncBufRead + Unpin), line: &mut Vec<u8>)
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
+    use crate::engine::fake::FakeEngine;
+    use crate::engine::{ContainerSpec, NetworkSpec};
+
+    const LINE: usize = 256 << 10;
 
     /// Regression 153: each report of a hostile container woke its cluster, as fast as it could write. The first news after
     /// quiet are as fast as before.
@@ -340,10 +398,67 @@ mod tests {
     async fn a_line_without_end_is_read_to_its_bound_and_no_further() {
         let mut reader = BufReader::new(tokio::io::repeat(b'x'));
         let mut line = Vec::new();
-        assert!(!read_line(&mut reader, &mut line).await.unwrap());
-        assert!((bounds::LINE..bounds::LINE + 8192).contains(&line.len()), "{}", line.len());
+        assert!(!read_line(&mut reader, &mut line, LINE).await.unwrap());
+        assert!((LINE..LINE + 8192).contains(&line.len()), "{}", line.len());
         let (mut reader, mut line) = (BufReader::new(&b"{}\n{"[..]), Vec::new());
-        assert!(read_line(&mut reader, &mut line).await.unwrap() && line == b"{}\n");
-        assert!(!read_line(&mut reader, &mut line).await.unwrap());
+        assert!(read_line(&mut reader, &mut line, LINE).await.unwrap() && line == b"{}\n");
+        assert!(!read_line(&mut reader, &mut line, LINE).await.unwrap());
+    }
+
+    /// A speech of texts.
+    enum Texts {}
+
+    impl Speech for Texts {
+        type Command = String;
+        type Report = String;
+        const SOCKET: &'static str = "/s";
+        const LINE: usize = LINE;
+        const KEEPALIVE: Option<fn() -> String> = Some(|| "here".into());
+
+        fn bounded(report: String) -> Result<String, String> {
+            Ok(report)
+        }
+
+        fn significant(report: &String) -> String {
+            report.clone()
+        }
+    }
+
+    /// Regression 320: each command began the wait for the next report anew. A member that was told something every second was
+    /// never noticed to be silent.
+    #[tokio::test(start_paused = true)]
+    async fn a_member_hears_of_the_operator_every_second_and_its_silence_is_noticed() {
+        let (said, mut heard) = mpsc::unbounded_channel();
+        let engine = FakeEngine::new("local");
+        let owner = Owner { kind: "K".into(), namespace: "here".into(), name: "a".into() };
+        let network = NetworkSpec { name: "net".into(), labels: owner.labels(), internal: false };
+        engine.pull_image("image", None).await.unwrap();
+        engine.ensure_network(&network).await.unwrap();
+        let (image, network) = ("image".into(), "net".into());
+        let spec = ContainerSpec { name: "a".into(), image, network, ..ContainerSpec::default() };
+        engine.create_container(&spec).await.unwrap();
+        engine.start_container("a").await.unwrap();
+        engine.on_dial("a", "unix:/s", move |stream| {
+            let said = said.clone();
+            drop(tokio::spawn(async move {
+                let mut lines = BufReader::new(stream).lines();
+                while let Ok(Some(line)) = lines.next_line().await {
+                    said.send(line).unwrap();
+                }
+            }));
+        });
+        let woken = Arc::new(AtomicU32::new(0));
+        let count = woken.clone();
+        let links = Links::<Texts>::new(Wake::new(move |_| {
+            count.fetch_add(1, Ordering::SeqCst);
+        }));
+        let id = LinkId { host: "local".into(), container: "1".into() };
+        let (engine, container, member) = (Arc::new(engine), "a".to_owned(), "a".to_owned());
+        links.links.ensure(&owner, id, |voice| Conversation { engine, container, member, voice }.run());
+        let began = clock::instant();
+        for _ in 0..8 {
+            assert_eq!(heard.recv().await.unwrap(), "\"here\"");
+        }
+        assert_eq!((began.elapsed().as_secs(), woken.load(Ordering::SeqCst)), (8, 2));
     }
 }

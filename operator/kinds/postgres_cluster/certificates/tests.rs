@@ -4,17 +4,20 @@
 use std::sync::Arc;
 
 use expect_test::{Expect, expect};
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::super::certificates::{self, Holders, due_by};
 use super::super::protocol;
 use super::*;
+use crate::api::postgres_tls::ROTATE_CA_ANNOTATION;
 use crate::api::secret::encoded;
+use crate::kinds::certificates::authority::{name_ends, own, perform};
+use crate::kinds::certificates::due::{self, CA_LIFE, Due, Holders, Server, due_by, member_names};
+use crate::kinds::certificates::{Made, Pair, Purpose, make_ca, make_leaf};
 use crate::runtime::clock::TestClock;
-use crate::store::objects::Preconditions;
-use crate::store::{Clock as _, MemoryStore};
+use crate::store::objects::{Objects, Preconditions};
+use crate::store::{Clock as _, Key, MemoryStore};
 
 const START: &str = "2026-11-28T15:00:00Z";
 const HOUR: SignedDuration = SignedDuration::from_hours(1);
@@ -68,7 +71,7 @@ impl Cluster {
 
     /// An instance gets what it should hold.
     async fn send(&mut self, instance: usize) {
-        let tls = self.authority().await.tls();
+        let tls = tls(&self.authority().await);
         self.held[instance] = tls.or(self.held[instance].take());
     }
 
@@ -187,10 +190,7 @@ async fn an_ageing_ca_is_announced_for_a_month_before_the_next_one_makes_certifi
     assert!(!cluster.settle().await.contains("let the next CA"));
     cluster.later(2);
     assert!(cluster.settle().await.starts_with("let the next CA make certificates\nmake certificates\n"));
-    assert_eq!(
-        certificates::status(&cluster.object, &cluster.authority().await.seen()).unwrap().ca.phase.word(),
-        "Settled"
-    );
+    assert_eq!(due::status(&cluster.object, &cluster.authority().await.seen()).unwrap().ca.phase.word(), "Settled");
 }
 
 /// Regression 142: certificates that end, or lack the address of a new instance, are made again in time.
@@ -242,7 +242,7 @@ async fn what_was_deleted_is_made_again_and_a_damaged_ca_is_left_alone() {
     cluster.objects.update(&own(&cluster.object, "ca"), damaged).await.unwrap();
     assert_eq!(cluster.later_due().await, None);
     assert_eq!(cluster.authority().await.seen().ca.unwrap_err(), "ca.crt of Secret db-ca holds no certificate in PEM");
-    assert!(cluster.authority().await.tls().is_none(), "nothing is sent: the instances keep what they have");
+    assert!(tls(&cluster.authority().await).is_none(), "nothing is sent: the instances keep what they have");
     assert!(cluster.held == before);
 }
 
@@ -266,7 +266,7 @@ async fn a_certificate_that_only_the_next_ca_can_make_is_made_at_once() {
         let seen = cluster.authority().await.seen();
         let ca = seen.ca.unwrap().unwrap();
         assert!(ca.issues && ca.next.is_none() && !ca.old, "{gone:?}: {ca:?}");
-        assert!(seen.server.unwrap().current && seen.replication.unwrap().current);
+        assert!(seen.server.unwrap().current && seen.client.unwrap().current);
     }
 }
 
@@ -358,7 +358,7 @@ impl Cluster {
         self.put("mine", &fields).await;
         self.settle().await;
         let seen = self.authority().await.seen();
-        certificates::refused(&seen, self.clock.now()).unwrap_or_default()
+        due::refused(&seen, self.clock.now()).unwrap_or_default()
     }
 }
 
@@ -400,7 +400,7 @@ async fn a_users_certificate_is_taken_if_it_is_good_and_the_former_stays_if_not(
     cluster.later(61);
     cluster.settle().await;
     let seen = cluster.authority().await.seen();
-    assert_eq!(certificates::refused(&seen, cluster.clock.now()).unwrap(), "it expired at 2027-01-27T15:00:00Z");
+    assert_eq!(due::refused(&seen, cluster.clock.now()).unwrap(), "it expired at 2027-01-27T15:00:00Z");
     assert!(seen.server.unwrap().current, "with an expired one no standby could connect again");
 
     let again = Users { now: cluster.clock.now(), ..users }.secret(&all, 60);
@@ -418,7 +418,7 @@ impl Cluster {
         self.objects.delete(&key, &Preconditions::default()).await.unwrap();
         self.settle().await;
         let seen = self.authority().await.seen();
-        assert!(certificates::refused(&seen, self.clock.now()).unwrap().contains("does not exist"));
+        assert!(due::refused(&seen, self.clock.now()).unwrap().contains("does not exist"));
     }
 }
 
@@ -426,16 +426,18 @@ impl Cluster {
 /// somebody else is told and never overwritten.
 #[tokio::test]
 async fn a_users_secret_of_the_same_name_is_not_touched() {
-    for end in ENDS {
+    for end in name_ends::<PostgresCluster>() {
         let mut cluster = Cluster::new();
         cluster.put(&format!("db-{end}"), &[("tls.crt", "precious")]).await;
         let before = cluster.secret(end).await;
         assert_eq!(cluster.act().await, None);
-        for due in [Due::Ca, Due::Leaves { server: Server::Make, replication: true }] {
+        for due in [Due::Ca, Due::Leaves { server: Server::Make, client: true }] {
             perform(&cluster.objects, cluster.clock.now(), &cluster.object, due).await.unwrap();
         }
         assert_eq!(cluster.secret(end).await, before);
-        let told = format!("Secret db-{end} is not this cluster's, which needs the name: give yours another one");
+        let told = format!(
+            "Secret db-{end} does not belong to PostgresCluster db, which needs the name: give yours another one"
+        );
         assert_eq!(cluster.authority().await.seen().ca, Err(told));
         cluster.delete(end).await;
         assert_eq!(cluster.settle().await, "make a CA\nmake certificates\n(all instances hold them)");
@@ -494,7 +496,7 @@ proptest! {
                     Event::Delete(end) => {
                         let seen = cluster.authority().await.seen();
                         let ca = seen.ca.clone().unwrap().is_some_and(|ca| ca.issues);
-                        if ca && seen.server.is_some() && seen.replication.is_some() && seen.told {
+                        if ca && seen.server.is_some() && seen.client.is_some() && seen.told {
                             cluster.delete(end).await;
                         }
                     }
@@ -507,7 +509,7 @@ proptest! {
             let seen = cluster.authority().await.seen();
             let ca = seen.ca.unwrap().unwrap();
             assert!(ca.issues && ca.next.is_none() && !ca.old, "{ca:?}");
-            assert!(seen.server.unwrap().current && seen.replication.unwrap().current);
+            assert!(seen.server.unwrap().current && seen.client.unwrap().current);
         });
     }
 }

@@ -1,16 +1,16 @@
-//! Writes a Secret that belongs to a cluster and is deleted with it.
+//! Writes a Secret that belongs to an object and is deleted with it.
 
 use serde_json::json;
 
-use crate::api::postgres_cluster::PostgresCluster;
+use crate::api::object::Object;
 use crate::api::secret;
 use crate::store::objects::Objects;
 use crate::store::{Error, Key};
 
 /// Writes the Secret at `key`, with this type and at most one annotation; an existing one is replaced.
-pub async fn write(
+pub async fn write<O: Object>(
     objects: &Objects,
-    object: &PostgresCluster,
+    object: &O,
     key: &Key,
     kind: &str,
     note: Option<(&str, &str)>,

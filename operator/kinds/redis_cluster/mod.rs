@@ -1,0 +1,213 @@
+//! RedisCluster: slots on masters, and their replicas.
+//!
+//! `observe` takes one snapshot of Docker and of the supervisors' reports, `plan` decides (members and containers in
+//! `workload.rs`, everything about the nodes in `decide.rs`, the text for people in `status.rs`), `act` performs. The rules
+//! and their reasons: `docs/kinds/rediscluster.md`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::api::docker_host::DockerHost;
+use crate::api::endpoints::private_network;
+use crate::api::failure::{Class, Failure};
+use crate::api::object::Object as _;
+use crate::api::redis_cluster::{RedisCluster, RedisClusterStatus};
+use crate::engine::hosts::Hosts;
+use crate::kinds::containers::{Docker, DockerSeen, DockerStep, HOME, Needs, WorkSeen};
+use crate::kinds::host_state;
+use crate::kinds::links::{LinkSeen, Links};
+use crate::runtime::{Concern, Keeper, Kind, Planned, Significance, Wake, Want};
+use crate::store::objects::Objects;
+use crate::store::{Clock, Key};
+use crate::supervisor::redis::cluster::wire::{Act, Command, Order, Report};
+
+mod bounds;
+mod decide;
+mod definition;
+mod plan;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod scenarios;
+mod secrets;
+mod status;
+mod view;
+mod workload;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod world;
+
+pub use secrets::{Facts, SecretsSeen};
+
+/// The kind of RedisCluster objects.
+pub struct RedisClusterKind {
+    docker: Docker,
+    objects: Objects,
+    clock: Arc<dyn Clock>,
+    links: Links<bounds::ClusterSpeech>,
+}
+
+impl RedisClusterKind {
+    /// The kind over these hosts and objects; `wake` is called with an object whose supervisors have news.
+    pub fn new(hosts: Arc<Hosts>, objects: Objects, clock: Arc<dyn Clock>, wake: Wake) -> Self {
+        let docker = Docker::new(hosts, objects.clone(), wake.clone());
+        Self { docker, objects, clock, links: Links::new(wake) }
+    }
+}
+
+impl Kind for RedisClusterKind {
+    type Object = RedisCluster;
+    type Status = RedisClusterStatus;
+    type Observed = Observed;
+    type Step = Step;
+
+    fn concerns() -> Vec<Concern> {
+        vec![Concern::referenced("secrets"), Concern::referenced(DockerHost::RESOURCE).only(host_state)]
+    }
+
+    fn references(object: &RedisCluster) -> Vec<Key> {
+        secrets::keys(object).chain([Key::new(DockerHost::RESOURCE, "", HOME)]).collect()
+    }
+
+    async fn observe(&self, object: &RedisCluster) -> Result<Observed, Failure> {
+        let owner = object.owner();
+        let networks = [network_name(object)].into();
+        let needs = Needs { images: [object.spec.image.clone()].into(), networks, ..Default::default() };
+        let hosts = self.docker.observe(&owner, workload::hosts(object), &needs).await;
+        let secrets = secrets::read(&self.objects, object).await?;
+        self.links.keep(&self.docker.hosts, &owner, &hosts);
+        Ok(Observed {
+            links: self.links.heard(&owner),
+            calling: self.links.calling(&owner),
+            refused: self.links.refused(&owner),
+            work: self.docker.work.heard(&owner),
+            hosts,
+            secrets,
+        })
+    }
+
+    fn plan(&self, object: &RedisCluster, observed: &Observed, want: Want, now: Timestamp) -> Planned<Self> {
+        plan::plan(object, observed, want, now)
+    }
+
+    async fn act(&self, object: &RedisCluster, step: &Step) -> Result<(), Failure> {
+        let send = |member: &str, command| {
+            let sent = self.links.send(&object.owner(), member, command);
+            sent.map_err(|failure| Failure::new(failure.class, format!("{member}: {failure}")))
+        };
+        match step {
+            Step::EnsureSecrets(facts) => secrets::ensure(&self.objects, &*self.clock, object, facts).await,
+            Step::Docker(step) => self.docker.act(&object.owner(), step).await,
+            Step::Order { member, order } => send(member, Command::Order((**order).clone())),
+            Step::Act { member, id, act } => send(member, Command::Act { id: id.clone(), act: act.clone() }),
+            Step::SendCredentials { member } => {
+                let credentials = secrets::credentials(&self.objects, object).await?.ok_or_else(|| {
+                    Failure::new(Class::Transient, "the Secrets of the RedisCluster do not exist yet")
+                })?;
+                send(member, Command::Credentials(credentials))
+            }
+            Step::Restart { member, run, .. } => send(member, Command::Restart { run: run.clone() }),
+        }
+    }
+
+    fn companions(&self) -> Vec<&dyn Keeper> {
+        vec![&self.docker.work, &self.links]
+    }
+}
+
+/// One snapshot of everything that the plan needs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Observed {
+    /// What was observed on the hosts of its members.
+    pub hosts: BTreeMap<String, DockerSeen>,
+    /// Background work on its containers that runs, or that failed.
+    pub work: WorkSeen,
+    /// The link to each member's supervisor, by member name.
+    pub links: BTreeMap<String, LinkSeen<Report>>,
+    /// This operator has just started, and a supervisor has not answered it yet.
+    pub calling: bool,
+    /// Why the last report of a member was refused, by member name.
+    pub refused: BTreeMap<String, String>,
+    /// Its Secrets.
+    pub secrets: SecretsSeen,
+}
+
+/// One step. All are idempotent; `Display` is the log line, the Event, the dry run and the test's expectation.
+#[allow(missing_docs)]
+#[derive(Debug, Clone, PartialEq)]
+pub enum Step {
+    /// Generate missing passwords, and write the connection data into the application's Secret.
+    EnsureSecrets(Facts),
+    /// A step on its containers, volumes or network.
+    Docker(DockerStep),
+    /// Send a member its order.
+    Order { member: String, order: Box<Order> },
+    /// Let a member's node do something.
+    Act { member: String, id: String, act: Act },
+    /// Send a member the passwords.
+    SendCredentials { member: String },
+    /// Restart the server of a member, if this `run` is still its current one.
+    Restart { member: String, run: String, why: String },
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EnsureSecrets(_) => write!(f, "write the Secrets"),
+            Self::Docker(step) => step.fmt(f),
+            Self::Order { member, order } => write!(f, "order {member}: {order}"),
+            Self::Act { member, act, .. } => write!(f, "ask {member}: {act}"),
+            Self::SendCredentials { member } => write!(f, "give {member} its credentials"),
+            Self::Restart { member, why, .. } => write!(f, "restart the server of {member}: {why}"),
+        }
+    }
+}
+
+impl Significance for Step {
+    fn failure_reason(&self) -> &'static str {
+        match self {
+            Self::Docker(step) => step.failure_reason(),
+            _ => "StepFailed",
+        }
+    }
+
+    fn event_reason(&self) -> Option<&'static str> {
+        match self {
+            Self::Docker(step) => step.event_reason(),
+            Self::Restart { .. } => Some("Restarting"),
+            Self::Act { act: Act::Failover { .. }, .. } => Some("Promoting"),
+            Self::Act { act: Act::Forget(_), .. } => Some("Forgetting"),
+            Self::Act { .. } | Self::EnsureSecrets(_) | Self::Order { .. } | Self::SendCredentials { .. } => None,
+        }
+    }
+
+    /// Members are independent of each other: one that cannot be reached or started delays no other.
+    fn lane(&self) -> Option<&str> {
+        match self {
+            Self::Docker(step) => step.lane(),
+            Self::Order { member, .. }
+            | Self::Act { member, .. }
+            | Self::SendCredentials { member }
+            | Self::Restart { member, .. } => Some(member),
+            Self::EnsureSecrets(_) => Some("Secrets"),
+        }
+    }
+}
+
+impl From<DockerStep> for Step {
+    fn from(step: DockerStep) -> Self {
+        Self::Docker(step)
+    }
+}
+
+/// The name of the container and of the data volume of a member.
+pub fn container_name(object: &RedisCluster, member: &str) -> String {
+    format!("{}.{member}", object.namespace())
+}
+
+/// The network of the object.
+pub fn network_name(object: &RedisCluster) -> String {
+    private_network(RedisClusterKind::NAME, object.namespace(), object.name()).unwrap_or_default()
+}

@@ -1,0 +1,179 @@
+//! Renders the status: phase, members, endpoints, conditions. Pure; decides nothing.
+
+use super::Observed;
+use super::decide::{self, in_sync};
+use super::view::{Member, View};
+use crate::api::conditions::{no, set, yes};
+use crate::api::postgres_status::ClusterPhase;
+use crate::api::redis_cluster::{ClusterDecisions, ClusterMemberStatus, ClusterStage, RedisClusterStatus};
+use crate::api::redis_status::{RedisRole, RedisState};
+use crate::engine::ContainerState;
+use crate::kinds::containers;
+use crate::supervisor::redis::cluster::wire::{SLOTS, short};
+use crate::supervisor::redis::wire::Server;
+
+/// Fills in the part of the status that no planner reads back.
+pub fn render(
+    view: &View,
+    observed: &Observed,
+    status: &mut RedisClusterStatus,
+    decisions: &ClusterDecisions,
+    blocker: Option<(&'static str, String)>,
+    paused: bool,
+) {
+    let spec = &view.object.spec;
+    let problem = containers::problem(&observed.work);
+    status.observed_generation = view.object.metadata.generation.unwrap_or_default();
+    status.wanted_members = spec.members();
+    let before = std::mem::take(&mut status.members);
+    status.members = view.members.iter().map(|one| member(view, one, &before)).collect();
+    // A master without slots has no task yet, or none any more.
+    let ready = |one: &&ClusterMemberStatus| match one.state {
+        RedisState::Running => one.slots > 0,
+        state => state == RedisState::Synced,
+    };
+    status.ready_members = count(status.members.iter().filter(ready).count());
+    let serving = view.members.iter().filter(|one| one.running().is_some());
+    let served: usize = serving.filter_map(|one| one.id()).map(|id| view.slots.at(id).len()).sum();
+    status.slots_served = count(served);
+    status.stale_nodes = decide::stale(view).into_iter().map(str::to_owned).collect();
+    status.migration = decisions.migration.clone();
+    status.endpoints =
+        view.members.iter().filter(|one| !one.leaving).filter_map(Member::address).map(|a| a.to_string()).collect();
+    let all = served == usize::from(SLOTS);
+    let whole = all
+        && decisions.stage == ClusterStage::Steady
+        && status.ready_members == spec.members()
+        && status.members.len() == spec.members() as usize;
+    status.phase = match decisions.stage {
+        _ if paused => ClusterPhase::Paused,
+        ClusterStage::New => ClusterPhase::Pending,
+        ClusterStage::Creating => ClusterPhase::Bootstrapping,
+        ClusterStage::Steady if decisions.failover.is_some() => ClusterPhase::FailingOver,
+        ClusterStage::Steady if whole => ClusterPhase::Healthy,
+        ClusterStage::Steady if all => ClusterPhase::Degraded,
+        ClusterStage::Steady => ClusterPhase::Unavailable,
+    };
+    let not_ready = || {
+        let told = status.members.iter().filter(|one| !ready(one)).map(|one| match &one.message {
+            Some(message) => format!("{} is {}: {message}", one.name, one.state),
+            None => format!("{} is {}", one.name, one.state),
+        });
+        let told: Vec<String> = told.collect();
+        if told.is_empty() { "members are being added or removed".to_owned() } else { told.join("; ") }
+    };
+    let why = problem.clone().or(blocker.clone()).unwrap_or_else(|| ("MembersNotReady", not_ready()));
+    let verdict = match whole {
+        true => yes("Serving", "all slots are served; every replica is in sync"),
+        false => no(why.0, why.1.clone()),
+    };
+    let progressing = match (&decisions.migration, containers::progress(&observed.work)) {
+        _ if paused => no("Paused", "reconciliation is paused by annotation"),
+        (Some(migration), _) => {
+            yes("MovingSlots", format!("{} of {} slots are still to move", migration.left, migration.total))
+        }
+        (_, Some((reason, message))) => yes(reason, message),
+        _ if !whole => yes(why.0, why.1.clone()),
+        _ => match (status.members.iter().zip(&view.members)).find_map(|(shown, one)| {
+            let waits = &one.serving()?.pending_restart;
+            (!waits.is_empty()).then(|| format!("{} waits for a restart: {}", shown.name, waits.join(", ")))
+        }) {
+            Some(waits) => yes("PendingRestart", waits),
+            None => no("Settled", "everything is as declared"),
+        },
+    };
+    let refused = view.members.iter().find_map(|one| {
+        let refused = one.serving()?.config_errors.first()?;
+        Some(format!("{} refuses a directive and keeps the former value: {refused}", one.name()))
+    });
+    let degraded = match refused {
+        Some(message) => yes("DirectiveRefused", message),
+        None if !whole && decisions.stage == ClusterStage::Steady => yes(why.0, why.1),
+        None if !status.stale_nodes.is_empty() => {
+            let ids: Vec<&str> = status.stale_nodes.iter().map(|id| short(id)).collect();
+            yes("StaleNodes", format!("nodes still know {}, which no longer exist", ids.join(", ")))
+        }
+        None => no(
+            "Redundant",
+            match spec.replicas_per_master {
+                0 => "no replicas: the loss of a member's volume loses its slots",
+                _ => {
+                    "replication is asynchronous: a failover can lose what was acknowledged and the replica had not received"
+                }
+            },
+        ),
+    };
+    for (kind, condition) in [("Ready", verdict), ("Progressing", progressing), ("Degraded", degraded)] {
+        set(&mut status.conditions, kind, condition, status.observed_generation, view.now);
+    }
+    let told: Vec<String> = observed.refused.iter().map(|(member, why)| format!("{member}: {why}")).collect();
+    for (kind, reason, message) in
+        [("Warning", "Unwise", spec.warnings().join("; ")), ("ReportRefused", "OutOfBounds", told.join("; "))]
+    {
+        match message.is_empty() {
+            true => status.conditions.retain(|condition| condition.type_ != kind),
+            false => set(&mut status.conditions, kind, yes(reason, message), status.observed_generation, view.now),
+        }
+    }
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+fn member(view: &View, member: &Member, before: &[ClusterMemberStatus]) -> ClusterMemberStatus {
+    let (report, node) = (member.live(), member.running());
+    let role = match node {
+        None => RedisRole::None,
+        Some(node) if node.own.master.is_some() => RedisRole::Replica,
+        Some(_) => RedisRole::Master,
+    };
+    let link = report.and_then(|report| report.link.as_ref());
+    let state = match report.map(|report| report.server) {
+        None => absent_state(member),
+        Some(Server::Stopped | Server::Stopping) => RedisState::Stopped,
+        Some(Server::Starting) => RedisState::Starting,
+        Some(Server::Loading) => RedisState::Loading,
+        Some(Server::Hung) => RedisState::Hung,
+        Some(Server::Running) => match role {
+            RedisRole::None => RedisState::Starting,
+            // After its start a master takes nothing for two seconds, until it has heard of the others.
+            RedisRole::Master if node.is_some_and(|node| !node.ok) => RedisState::ReadOnly,
+            RedisRole::Master => RedisState::Running,
+            RedisRole::Replica if in_sync(view, member) => RedisState::Synced,
+            RedisRole::Replica if link.is_some_and(|link| link.syncing) => RedisState::Copying,
+            RedisRole::Replica => RedisState::Disconnected,
+        },
+    };
+    let last = before.iter().find(|one| one.name == member.name());
+    let id = member.id();
+    let paused = member.container.filter(|container| report.is_none() && container.state == ContainerState::Paused);
+    ClusterMemberStatus {
+        name: member.name().to_owned(),
+        host: member.place.host.clone(),
+        address: member.address().map(|address| address.to_string()),
+        node: id.map(str::to_owned),
+        role,
+        master: member.master().map(|id| view.by_id(id).map_or(id, |one| one.name()).to_owned()),
+        state,
+        slots: id.map_or(0, |id| count(view.slots.at(id).len())),
+        keys: report.map_or(last.map_or(0, |last| last.keys), |report| report.keys),
+        offset: report.map_or(last.map_or(0, |last| last.offset), |report| report.offset),
+        used_memory: report.map_or(0, |report| report.usage.memory),
+        message: match paused {
+            Some(container) => Some(format!("the container is paused: docker unpause {}", container.name)),
+            None => report.and_then(|report| report.problem.clone()),
+        },
+    }
+}
+
+fn absent_state(member: &Member) -> RedisState {
+    match member.container.map(|container| container.state) {
+        _ if !member.container_known => RedisState::Unknown,
+        None => RedisState::Absent,
+        Some(ContainerState::Paused) => RedisState::Paused,
+        Some(ContainerState::Running | ContainerState::Restarting) => RedisState::Unknown,
+        Some(ContainerState::Created) => RedisState::Created,
+        Some(ContainerState::Exited | ContainerState::Dead) => RedisState::Stopped,
+    }
+}

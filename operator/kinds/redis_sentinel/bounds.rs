@@ -1,0 +1,83 @@
+//! Bounds of a supervisor's report: a container that was taken over fills neither the store nor a status. Pure.
+
+use crate::kinds::links::Speech;
+use crate::supervisor::redis::wire::{self, Command, Report, SOCKET};
+
+/// The speech of the supervisors of Redis and of Sentinels.
+pub enum RedisSpeech {}
+
+/// Most bytes of a report.
+const LINE: usize = 128 << 10;
+/// Bytes of a text for people; the rest is cut off.
+const TEXT: usize = 512;
+/// Items of a list for people; the rest is left out.
+const TEXTS: usize = 32;
+/// Most bytes of a name or an ID.
+const NAME: usize = 128;
+/// Most replicas, and most Sentinels, that a member may know.
+const MANY: usize = 64;
+/// The highest epoch, and the highest revision: some 10^16 failovers.
+const EPOCH: u64 = 1 << 53;
+
+impl Speech for RedisSpeech {
+    type Command = Command;
+    type Report = Report;
+    const SOCKET: &'static str = SOCKET;
+    const LINE: usize = LINE;
+    const KEEPALIVE: Option<fn() -> Command> = Some(|| Command::Here);
+
+    fn bounded(report: Report) -> Result<Report, String> {
+        bounded(report)
+    }
+
+    fn significant(report: &Report) -> Report {
+        wire::significant(report)
+    }
+}
+
+/// The report with its texts for people cut to their bounds; or why it is refused. What a decision reads is never cut.
+fn bounded(mut report: Report) -> Result<Report, String> {
+    let mut names: Vec<&String> = vec![&report.boot, &report.run];
+    names.extend(report.version.iter().chain(&report.credentials).chain(&report.tls));
+    let mut epochs = Vec::new();
+    if let Some(redis) = &report.redis {
+        names.extend(redis.replid.iter().chain(&redis.paused).chain(redis.last.iter().map(|last| &last.replid)));
+        names.extend(redis.pending_restart.iter().chain([&redis.usage.eviction_policy]));
+        epochs.extend(redis.order.iter().flat_map(|order| [order.epoch, order.revision]));
+        epochs.extend(redis.promoted.into_iter().chain(redis.last.iter().map(|last| last.epoch)));
+        if redis.replicas.len() > MANY {
+            return Err(format!("it has more than {MANY} replicas"));
+        }
+    }
+    if let Some(sentinel) = &report.sentinel {
+        names.extend(sentinel.id.iter().chain(sentinel.sentinels.iter().map(|one| &one.id)));
+        names.extend(sentinel.answer.iter().map(|answer| &answer.id));
+        epochs.extend(sentinel.master.iter().map(|master| master.config_epoch));
+        if sentinel.replicas.len().max(sentinel.sentinels.len()) > MANY {
+            return Err(format!("it knows more than {MANY} replicas or Sentinels"));
+        }
+    }
+    if names.iter().any(|name| name.len() > NAME || name.contains(char::is_control)) {
+        return Err(format!("a name in it is longer than {NAME} bytes, or has characters that no name has"));
+    }
+    if epochs.into_iter().any(|epoch| epoch > EPOCH) {
+        return Err("it has an epoch or revision that no group reaches".into());
+    }
+    let mut texts: Vec<&mut String> = report.problem.iter_mut().collect();
+    if let Some(redis) = &mut report.redis {
+        redis.config_errors.truncate(TEXTS);
+        redis.pending_restart.truncate(TEXTS);
+        texts.extend(redis.config_errors.iter_mut().chain(&mut redis.alone));
+    }
+    if let Some(sentinel) = &mut report.sentinel {
+        texts.extend(
+            sentinel.no_quorum.iter_mut().chain(sentinel.answer.iter_mut().filter_map(|one| one.refused.as_mut())),
+        );
+    }
+    for text in texts {
+        let cut = text.char_indices().map(|(at, _)| at).find(|at| *at >= TEXT).unwrap_or(text.len());
+        text.truncate(cut);
+        *text = text.replace(char::is_control, " ");
+    }
+    Ok(report)
+}

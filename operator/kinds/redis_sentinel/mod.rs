@@ -1,0 +1,285 @@
+//! RedisSentinel: one master, replicas, and Sentinels that watch them.
+//!
+//! `observe` takes one snapshot of Docker and of the supervisors' reports, `plan` decides (members and containers in
+//! `workload.rs`, who is master in `decide.rs`, the Sentinels' membership in `sentinels.rs`, the orders in `orders.rs`, the
+//! text for people in `status.rs` and `promotion.rs`), `act` performs. The protocol and its invariants: `docs/redis.md`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+
+use crate::api::docker_host::DockerHost;
+use crate::api::endpoints::private_network;
+use crate::api::failure::{Class, Failure};
+use crate::api::labels::Owner;
+use crate::api::object::Object as _;
+use crate::api::redis_sentinel::{RedisDecisions, RedisSentinel, RedisSentinelStatus};
+use crate::engine::hosts::Hosts;
+use crate::kinds::certificates::authority::{self, Authority};
+use crate::kinds::certificates::due::{CertificatesSeen, Due};
+use crate::kinds::containers::{Docker, DockerSeen, DockerStep, HOME, Needs, WorkSeen};
+use crate::kinds::host_state;
+use crate::kinds::kept::Kept;
+use crate::kinds::links::{LinkSeen, Links};
+use crate::runtime::{Concern, Keeper, Kind, Planned, Significance, Wake, Want, clock};
+use crate::store::objects::Objects;
+use crate::store::{Clock, Key};
+use crate::supervisor::redis::wire::{Act, Command, Order, Report, Server, Watch};
+
+mod bounds;
+mod certificates;
+mod decide;
+mod definition;
+mod orders;
+mod plan;
+mod promotion;
+#[cfg(test)]
+mod scenarios;
+mod secrets;
+mod sentinels;
+mod status;
+mod view;
+mod workload;
+#[cfg(test)]
+mod world;
+
+pub use secrets::{Facts, SecretsSeen};
+
+/// The kind of RedisSentinel objects.
+pub struct RedisSentinelKind {
+    docker: Docker,
+    objects: Objects,
+    clock: Arc<dyn Clock>,
+    links: Links<bounds::RedisSpeech>,
+    /// The offset that each data member last reported, and when.
+    offsets: Kept<(u64, Instant)>,
+}
+
+impl RedisSentinelKind {
+    /// The kind over these hosts and objects; `wake` is called with an object whose supervisors have news.
+    pub fn new(hosts: Arc<Hosts>, objects: Objects, clock: Arc<dyn Clock>, wake: Wake) -> Self {
+        let docker = Docker::new(hosts, objects.clone(), wake.clone());
+        Self { docker, objects, clock, links: Links::new(wake), offsets: Kept::default() }
+    }
+}
+
+impl RedisSentinelKind {
+    /// The last offsets, also of members whose container is gone.
+    fn offsets(&self, owner: &Owner, heard: &BTreeMap<String, LinkSeen<Report>>) -> BTreeMap<String, (u64, u64)> {
+        let now = clock::instant();
+        let heard = heard.iter().filter_map(|(member, link)| {
+            let seen = link.report.redis.as_ref().filter(|_| link.report.server == Server::Running)?;
+            let at = now.checked_sub(std::time::Duration::from_millis(link.silent_ms))?;
+            Some((member.clone(), (seen.offset, at)))
+        });
+        let ms = |at: Instant| u64::try_from(now.duration_since(at).as_millis()).unwrap_or(u64::MAX);
+        let kept = self.offsets.keep(owner, heard);
+        kept.into_iter().map(|(member, (offset, at))| (member, (offset, ms(at)))).collect()
+    }
+}
+
+impl Kind for RedisSentinelKind {
+    type Object = RedisSentinel;
+    type Status = RedisSentinelStatus;
+    type Observed = Observed;
+    type Step = Step;
+
+    fn concerns() -> Vec<Concern> {
+        vec![Concern::referenced("secrets"), Concern::referenced(DockerHost::RESOURCE).only(host_state)]
+    }
+
+    fn references(object: &RedisSentinel) -> Vec<Key> {
+        secrets::keys(object).chain([Key::new(DockerHost::RESOURCE, "", HOME)]).collect()
+    }
+
+    async fn observe(&self, object: &RedisSentinel) -> Result<Observed, Failure> {
+        let owner = object.owner();
+        let networks = [network_name(object)].into();
+        let needs = Needs { images: [object.spec.image.clone()].into(), networks, ..Default::default() };
+        let (hosts, authority) = tokio::join!(
+            self.docker.observe(&owner, workload::hosts(object), &needs),
+            secrets::authority(&self.objects, object, self.clock.now()),
+        );
+        let authority = authority?;
+        let secrets = secrets::read(&self.objects, object, authority.as_ref()).await?;
+        self.links.keep(&self.docker.hosts, &owner, &hosts);
+        let links = self.links.heard(&owner);
+        Ok(Observed {
+            offsets: self.offsets(&owner, &links),
+            links,
+            calling: self.links.calling(&owner),
+            refused: self.links.refused(&owner),
+            work: self.docker.work.heard(&owner),
+            hosts,
+            secrets,
+            certificates: authority.as_ref().map(Authority::seen),
+        })
+    }
+
+    fn plan(&self, object: &RedisSentinel, observed: &Observed, want: Want, now: Timestamp) -> Planned<Self> {
+        plan::plan(object, observed, want, now)
+    }
+
+    async fn act(&self, object: &RedisSentinel, step: &Step) -> Result<(), Failure> {
+        let send = |member: &str, command| {
+            let sent = self.links.send(&object.owner(), member, command);
+            sent.map_err(|failure| Failure::new(failure.class, format!("{member}: {failure}")))
+        };
+        match step {
+            Step::Certificates(due) => authority::perform(&self.objects, self.clock.now(), object, *due).await,
+            Step::EnsureSecrets(facts) => secrets::ensure(&self.objects, &*self.clock, object, facts).await,
+            Step::Docker(step) => self.docker.act(&object.owner(), step).await,
+            Step::Order { member, order } => send(member, Command::Order((**order).clone())),
+            Step::Watch { member, watch } => send(member, Command::Watch((**watch).clone())),
+            Step::Act { member, id, act } => send(member, Command::Act { id: id.clone(), act: act.clone() }),
+            Step::SendCredentials { member } => {
+                let authority = secrets::authority(&self.objects, object, self.clock.now()).await?;
+                let credentials =
+                    secrets::credentials(&self.objects, object, authority.as_ref()).await?.ok_or_else(|| {
+                        Failure::new(Class::Transient, "the Secrets of the RedisSentinel do not exist yet")
+                    })?;
+                send(member, Command::Credentials(credentials))
+            }
+            Step::Restart { member, run, .. } => send(member, Command::Restart { run: run.clone() }),
+        }
+    }
+
+    fn companions(&self) -> Vec<&dyn Keeper> {
+        vec![&self.docker.work, &self.links, &self.offsets]
+    }
+}
+
+/// One snapshot of everything that the plan needs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Observed {
+    /// What was observed on the hosts of its members.
+    pub hosts: BTreeMap<String, DockerSeen>,
+    /// Background work on its containers that runs, or that failed.
+    pub work: WorkSeen,
+    /// The link to each member's supervisor, by member name.
+    pub links: BTreeMap<String, LinkSeen<Report>>,
+    /// The offset that each data member last reported, and how many milliseconds ago, by member name.
+    pub offsets: BTreeMap<String, (u64, u64)>,
+    /// This operator has just started, and a supervisor has not answered it yet.
+    pub calling: bool,
+    /// Why the last report of a member was refused, by member name.
+    pub refused: BTreeMap<String, String>,
+    /// Its Secrets.
+    pub secrets: SecretsSeen,
+    /// Its certificates; `None` without TLS.
+    pub certificates: Option<CertificatesSeen>,
+}
+
+/// One step. All are idempotent; `Display` is the log line, the Event, the dry run and the test's expectation.
+#[allow(missing_docs)]
+#[derive(Debug, Clone, PartialEq)]
+pub enum Step {
+    /// Generate missing passwords, and write the connection data into the application's Secret.
+    EnsureSecrets(Facts),
+    /// One change of the certificates.
+    Certificates(Due),
+    /// A step on its containers, volumes or network.
+    Docker(DockerStep),
+    /// Send a data member its order.
+    Order { member: String, order: Box<Order> },
+    /// Send a Sentinel its order.
+    Watch { member: String, watch: Box<Watch> },
+    /// Let a Sentinel act.
+    Act { member: String, id: String, act: Act },
+    /// Send a member the passwords.
+    SendCredentials { member: String },
+    /// Restart the server of a data member, if this `run` is still its current one.
+    Restart { member: String, run: String, why: String },
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EnsureSecrets(_) => write!(f, "write the Secrets"),
+            Self::Certificates(due) => due.fmt(f),
+            Self::Docker(step) => step.fmt(f),
+            Self::Order { member, order } => write!(f, "order {member}: {order}"),
+            Self::Watch { member, watch } => match watch.monitor {
+                Some(master) => write!(f, "let {member} watch {master}"),
+                None => write!(f, "tell {member} its settings"),
+            },
+            Self::Act { member, act: Act::Failover { from, .. }, .. } => {
+                write!(f, "ask {member} to promote a replica of {from}")
+            }
+            Self::Act { member, act: Act::Announce { to, .. }, .. } => write!(f, "tell {member} that {to} is master"),
+            Self::Act { member, act: Act::Reset { .. }, .. } => {
+                write!(f, "let {member} forget members that do not exist any more")
+            }
+            Self::SendCredentials { member } => write!(f, "give {member} its credentials"),
+            Self::Restart { member, why, .. } => write!(f, "restart the server of {member}: {why}"),
+        }
+    }
+}
+
+impl Significance for Step {
+    fn failure_reason(&self) -> &'static str {
+        match self {
+            Self::Docker(step) => step.failure_reason(),
+            _ => "StepFailed",
+        }
+    }
+
+    fn event_reason(&self) -> Option<&'static str> {
+        match self {
+            Self::Docker(step) => step.event_reason(),
+            Self::Restart { .. } => Some("Restarting"),
+            Self::Certificates(due) => due.event_reason(),
+            Self::Act { act: Act::Failover { .. }, .. } => Some("Promoting"),
+            Self::Act { act: Act::Reset { .. }, .. } => Some("Forgetting"),
+            Self::Act { .. }
+            | Self::EnsureSecrets(_)
+            | Self::Order { .. }
+            | Self::Watch { .. }
+            | Self::SendCredentials { .. } => None,
+        }
+    }
+
+    /// Members are independent of each other: one that cannot be reached or started delays no other.
+    fn lane(&self) -> Option<&str> {
+        match self {
+            Self::Docker(step) => step.lane(),
+            Self::Order { member, .. }
+            | Self::Watch { member, .. }
+            | Self::Act { member, .. }
+            | Self::SendCredentials { member }
+            | Self::Restart { member, .. } => Some(member),
+            Self::EnsureSecrets(_) | Self::Certificates(_) => Some("Secrets"),
+        }
+    }
+}
+
+impl From<DockerStep> for Step {
+    fn from(step: DockerStep) -> Self {
+        Self::Docker(step)
+    }
+}
+
+/// The name of the container and of the data volume of a member.
+pub fn container_name(object: &RedisSentinel, member: &str) -> String {
+    format!("{}.{member}", object.namespace())
+}
+
+/// The network of the object.
+pub fn network_name(object: &RedisSentinel) -> String {
+    private_network(RedisSentinelKind::NAME, object.namespace(), object.name()).unwrap_or_default()
+}
+
+/// What applications need to connect, once every member has an address.
+fn facts(object: &RedisSentinel, decisions: &RedisDecisions) -> Option<Facts> {
+    let address = |place: &crate::api::redis_sentinel::RedisPlace| {
+        Some(crate::supervisor::redis::wire::Address { ip: place.address?, port: place.port })
+    };
+    let master = decisions.master.as_ref().or(decisions.members.first().map(|place| &place.name))?;
+    let sentinels: Option<Vec<_>> = decisions.sentinels.iter().map(address).collect();
+    let place = decisions.members.iter().find(|place| place.name == *master)?;
+    let _ = object;
+    Some(Facts { master: address(place)?, sentinels: sentinels? })
+}

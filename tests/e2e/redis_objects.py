@@ -1,0 +1,188 @@
+"""A RedisSentinel by the command line, its containers as Docker shows them, and writes around a disturbance."""
+
+import base64
+import json
+import os
+import shutil
+import signal
+
+import client
+import redis
+import redis_client
+from harness import NAMESPACE, Failed, docker, fixed_addresses, wait_until
+from objects import Object
+
+REDIS = "redis:7"
+SERVERS = {"redis-server", "valkey-server"}
+WRITE_PAUSE = 0.005  # seconds between two numbers: leaves CPU time for the failover
+AFTER = 50  # numbers that must be acknowledged after a disturbance
+
+
+def servers_of(container):
+    """Process ids, on this machine, of the Redis servers in a container."""
+    lines = [line.split(None, 1) for line in docker("top", container, "-eo", "pid,comm").splitlines()[1:]]
+    return [int(pid) for pid, name in lines if name.strip() in SERVERS]
+
+
+def kill_servers(container):
+    """kill -9 of the Redis server in a container."""
+    found = servers_of(container)
+    if not found:
+        raise Failed(f"no Redis server runs in {container}")
+    for pid in found:
+        os.kill(pid, signal.SIGKILL)
+
+
+class RedisSentinel(Object):
+    """One RedisSentinel with three members and three Sentinels."""
+
+    kind, api_version = "RedisSentinel", "evenkeel.dev/v1alpha1"
+
+    def __init__(self, operator, name, image=REDIS, **spec):
+        super().__init__(operator, name)
+        self.manifest["spec"] = {"image": image, "replicas": 3, "sentinels": 3, **spec}
+
+    @property
+    def spec(self):
+        """The spec that is applied."""
+        return self.manifest["spec"]
+
+    def change(self, **spec):
+        """Changes fields of the spec and applies it."""
+        self.spec.update(spec)
+        return self.apply()
+
+    def unsettled(self, seen):
+        """Whether it is Ready with one master, replicas in sync, and Sentinels that agree."""
+        status = seen.get("status") or {}
+        conditions = {c["type"]: c["status"] for c in status.get("conditions", [])}
+        members, sentinels = status.get("members", []), status.get("sentinels", [])
+        if conditions.get("Ready") != "True" or conditions.get("Progressing") == "True":
+            return f"phase {status.get('phase')}"
+        found = sorted((one["role"], one["state"]) for one in members)
+        if found != [("master", "running")] + [("replica", "in sync")] * (self.spec["replicas"] - 1):
+            return f"the members are {found}"
+        if status.get("staleMembers"):
+            return f"stale: {status['staleMembers']}"
+        views = [(one["state"], one.get("master"), one["knownReplicas"], one["knownSentinels"]) for one in sentinels]
+        masters = [one.get("address") for one in members if one["role"] == "master"]
+        right = ("running", masters[0], self.spec["replicas"] - 1, self.spec["sentinels"] - 1)
+        return "" if views == [right] * self.spec["sentinels"] else f"the Sentinels' views are {views}"
+
+    @property
+    def master(self):
+        """Name of the master according to the status."""
+        return self.status().get("master")
+
+    def replicas(self):
+        """Names of the other members according to the status."""
+        status = self.status()
+        return [one["name"] for one in status.get("members", []) if one["name"] != status.get("master")]
+
+    def members(self):
+        """Names of the data members."""
+        return [f"{self.name}-{ordinal}" for ordinal in range(1, self.spec["replicas"] + 1)]
+
+    def container(self, member, name=None):
+        """Docker's name of a member's container."""
+        return f"{NAMESPACE}.{member}"
+
+    def volumes(self, member=None):
+        """Names of its volumes."""
+        return docker("volume", "ls", "-q", *self.filters(member)).split()
+
+    def started(self):
+        """Start time of each container: {id: StartedAt}."""
+        lines = docker("inspect", "-f", "{{.Id}} {{.State.StartedAt}}", *self.containers()).splitlines()
+        return dict(line.split() for line in lines)
+
+    def secret(self):
+        """The content of the Secret NAME-app, decoded."""
+        data = json.loads(self.operator.cli("get", "secret", f"{self.name}-app", "-o", "json"))["data"]
+        return {key: base64.b64decode(value).decode() for key, value in data.items()}
+
+    def uri(self):
+        """The address and port of each data member: {name: "ADDRESS:PORT"}."""
+        return {one["name"]: one["address"] for one in self.status().get("members", []) if one.get("address")}
+
+    def networks(self):
+        """Its networks."""
+        inspected = docker("inspect", "-f", "{{json .NetworkSettings.Networks}}", *self.containers())
+        return sorted({name for line in inspected.splitlines() for name in json.loads(line)})
+
+    def addresses(self, network):
+        """The fixed address of each member and Sentinel on a network: {name: address}."""
+        return fixed_addresses(network, self.containers())
+
+    def at(self, member):
+        """A client of one member."""
+        return redis_client.at(self.uri()[member], self.secret())
+
+    def writer(self, table, pause=WRITE_PAUSE, acks=20):
+        """A running writer through the Sentinels with this many acknowledged numbers behind it."""
+        writing = redis_client.Writer(redis_client.through_sentinels(self.secret()), table, pause).start()
+        if not writing.wait_for_acks(acks, 30):
+            writing.stop()
+            raise Failed(f"the writer got no acknowledgements: {writing.errors[-1:]}")
+        return writing
+
+    def clean(self):
+        """Removes everything that belongs to it with Docker only."""
+        networks = docker("network", "ls", "-q", *self.filters(), check=False).split()
+        super().clean()
+        for network in networks:
+            docker("network", "rm", network, check=False)
+
+    def save(self, folder, log_from=0):
+        """Saves the evidence of a failed test, with the operator's log from this place on."""
+        super().save(folder)
+        (folder / "events.txt").write_text(self.operator.cli_result("events")[1], encoding="utf-8")
+        with open(self.operator.log, "rb") as log, open(folder / "operator.log", "wb") as kept:
+            log.seek(log_from)
+            shutil.copyfileobj(log, kept)
+
+
+class Numbers:
+    """Writes numbers around a disturbance. At the end every member must have the same, and the master every
+    acknowledged one but `loses` of them."""
+
+    def __init__(self, cache, table, loses=0):
+        self.cache, self.table, self.loses = cache, table, loses
+
+    def __enter__(self):
+        self.writer = self.cache.writer(self.table)
+        return self
+
+    def go_on(self, within):
+        """Waits until the client's writes are acknowledged again."""
+        if not self.writer.wait_for_acks(AFTER, within):
+            raise Failed(f"the client's writes did not continue within {within} s: {self.writer.errors[-1:]}")
+
+    def outage(self, around):
+        """The client's write outage, in seconds."""
+        return client.outage(self.writer.records, around)
+
+    def __exit__(self, kind, error, trace):
+        self.writer.stop()
+        if error is None:
+            self.lost = compare(self.cache, self.table, self.writer.records)["lost"]
+            if len(self.lost) > self.loses:
+                raise Failed(f"{len(self.lost)} acknowledged numbers are lost: {self.lost[:5]}")
+
+
+def compare(cache, table, records):
+    """Waits until every member has the same numbers, and compares them with the records."""
+
+    def same():
+        try:
+            found = [redis_client.check(cache.at(member), records, table) for member in cache.members()]
+        except (redis.RedisError, KeyError) as problem:
+            raise Failed(str(problem)) from problem
+        if any(one != found[0] for one in found):
+            raise Failed(f"the members differ: {[one['found'] for one in found]} numbers")
+        return found[0]
+
+    found = wait_until("every member has the same numbers", same, 30)
+    if found["phantoms"]:
+        raise Failed(f"there are numbers that nobody wrote: {found['phantoms'][:5]}")
+    return found
