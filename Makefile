@@ -123,10 +123,10 @@ bench-redis: images ## Write outage and lost writes of a Redis Sentinel client, 
 
 bench-redis-cluster: images ## Killed masters and moved slots of a RedisCluster under a cluster client (ROUNDS=10)
 	$(CARGO) build --release --locked
-	PYTHONDONTWRITEBYTECODE=1 $$(scripts/ensure-python.sh) tests/bench/redis_cluster.py $(RELEASE) $(ROUNDS)
+	PYTHONDONTWRITEBYTECODE=1 $$(scripts/ensure-python.sh 5) tests/bench/redis_cluster.py $(RELEASE) $(ROUNDS)
 
 images: deps ## Images for tests and demo: pulled, or built if no registry answers
-	@scripts/ensure-images.sh postgres:15 haproxy:2.6 nginx:1.22 redis:7
+	@scripts/ensure-images.sh postgres:15 haproxy:2.6 nginx:1.22 redis:7 valkey/valkey:8
 	@scripts/ensure-test-images.sh
 
 crds: ## Generates crds/ from the types (a test compares them)

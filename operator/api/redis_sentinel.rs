@@ -302,11 +302,6 @@ impl RedisSentinelSpec {
             let message = "cannot be changed: Sentinels and clients know the master by it; make a new object";
             problems.push(Invalid::new("spec.masterName", message));
         }
-        if self.tls.enabled != new.tls.enabled {
-            let message =
-                "cannot be changed: members with and without TLS cannot talk to each other; make a new object";
-            problems.push(Invalid::new("spec.tls.enabled", message));
-        }
         let databases = |spec: &Self| spec.config.get("databases").map_or(Some(16), |count| count.parse::<u32>().ok());
         if let (Some(before), Some(after)) = (databases(self), databases(new))
             && after < before
@@ -396,7 +391,7 @@ mod tests {
     #[test]
     fn what_would_part_members_or_data_cannot_be_changed() {
         let told = |yaml| spec("").change_problems(&spec(yaml)).into_iter().map(|one| one.path).collect::<Vec<_>>();
-        assert_eq!(told("masterName: other\ntls: {enabled: true}"), ["spec.masterName", "spec.tls.enabled"]);
+        assert_eq!(told("masterName: other\ntls: {enabled: true}"), ["spec.masterName"]);
         assert_eq!(told("config: {databases: '4'}"), ["spec.config[databases]"]);
         assert_eq!(told("replicas: 5\npersistence: none\nconfig: {databases: '20'}"), Vec::<String>::new());
     }

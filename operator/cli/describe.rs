@@ -10,7 +10,11 @@ use super::events;
 use super::session::Session;
 use super::{render, timeline};
 use crate::api::postgres_cluster::PostgresClusterStatus;
+use crate::api::redis_cluster::{ClusterMemberStatus, RedisClusterStatus};
 use crate::api::redis_sentinel::{RedisEndpoints, RedisMemberStatus, RedisSentinelStatus, SentinelStatus};
+
+/// The slots of every Redis Cluster.
+const SLOTS: u32 = 16384;
 
 /// Shows objects in detail.
 #[derive(Debug, clap::Args)]
@@ -156,6 +160,7 @@ fn sections(object: &Value, now: Timestamp) -> Option<Vec<Section>> {
     let mut sections = match object["kind"].as_str()? {
         "PostgresCluster" => postgres(&PostgresClusterStatus::deserialize(status).ok()?),
         "RedisSentinel" => redis(&RedisSentinelStatus::deserialize(status).ok()?),
+        "RedisCluster" => redis_cluster(&RedisClusterStatus::deserialize(status).ok()?),
         _ => return None,
     };
     if let Some(last) = Option::<timeline::Promotion>::deserialize(&status["lastFailover"]).ok()? {
@@ -212,6 +217,42 @@ fn redis(status: &RedisSentinelStatus) -> Vec<Section> {
     }
     sections.push(("Leadership", leadership));
     sections
+}
+
+fn redis_cluster(status: &RedisClusterStatus) -> Vec<Section> {
+    let mut sections = Vec::new();
+    if !status.members.is_empty() {
+        let rows: Vec<Vec<String>> = status.members.iter().map(node_row).collect();
+        let heading =
+            ["NAME", "HOST", "ROLE", "STATE", "MASTER", "SLOTS", "KEYS", "OFFSET", "MEMORY", "ADDRESS", "NOTE"];
+        sections.push(("Members", render::table("  ", &heading, &rows)));
+    }
+    let mut slots = format!("  served  {} of {SLOTS}\n", status.slots_served);
+    if let Some(migration) = &status.migration {
+        slots += &format!("  moving  {} of {} are left\n", migration.left, migration.total);
+    }
+    if !status.stale_nodes.is_empty() {
+        slots += &format!("  stale   {}\n", status.stale_nodes.join(", "));
+    }
+    sections.push(("Slots", slots));
+    sections.push(("Endpoints", format!("  nodes  {}\n", either(&status.endpoints))));
+    sections
+}
+
+fn node_row(member: &ClusterMemberStatus) -> Vec<String> {
+    vec![
+        member.name.clone(),
+        member.host.clone(),
+        member.role.to_string(),
+        member.state.to_string(),
+        member.master.clone().unwrap_or_default(),
+        member.slots.to_string(),
+        member.keys.to_string(),
+        member.offset.to_string(),
+        mib(member.used_memory),
+        member.address.clone().unwrap_or_default(),
+        notes(member.message.as_ref(), &[]),
+    ]
 }
 
 fn member_row(member: &RedisMemberStatus) -> Vec<String> {

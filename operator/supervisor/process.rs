@@ -99,6 +99,12 @@ pub fn kill_all_of(uid: Uid) -> usize {
     pids.len()
 }
 
+/// Whether a signal has stopped a process (SIGSTOP): it does not run before another one lets it.
+pub fn is_stopped(pid: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')))
+}
+
 /// Kills a server with all processes that it started: its children have process groups of their own.
 pub fn kill_with_children(server: Pid) {
     // Stopped, it starts no more of them. Any of them may have ended meanwhile.
@@ -145,4 +151,22 @@ fn is_of(pid: i32, uid: Uid) -> bool {
     let dead = field("State:").is_none_or(|state| state.starts_with(['Z', 'X']));
     let owner = field("Uid:").and_then(|ids| ids.split_whitespace().next()?.parse::<u32>().ok());
     !dead && owner == Some(uid.as_raw())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_a_signal_has_stopped_is_told_from_one_that_sleeps() {
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        assert!(!is_stopped(pid));
+        kill(pid, Signal::SIGSTOP).unwrap();
+        waitpid(pid, Some(WaitPidFlag::WUNTRACED)).unwrap();
+        assert!(is_stopped(pid));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 }

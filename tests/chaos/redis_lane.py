@@ -1,6 +1,6 @@
 """The rounds of one RedisSentinel: as for a PostgresCluster, with what asynchronous replication may lose told apart."""
 
-from harness import Failed
+from harness import Failed, wait_until
 from lane import Lane
 from redis_objects import RedisSentinel
 from redis_workload import RedisWorkload
@@ -32,25 +32,35 @@ class RedisLane(Lane):
         found = {role: [one["name"] for one in members if one["role"] == role] for role in ("master", "replica")}
         return {**found, "sentinel": [one["name"] for one in status["sentinels"]]}
 
+    def status(self):
+        """The status, once the operator answers: another lane may have killed it."""
+        return wait_until("the operator answers", self.cluster.status, 60)
+
     def disturb(self, record):
-        """As for every kind; remembers the epoch."""
-        self.epoch = self.cluster.status().get("epoch")
+        """As for every kind; remembers the epoch and the last failover."""
+        before = self.status()
+        self.epoch, self.told = before.get("epoch"), (before.get("lastFailover") or {}).get("detectedAt")
         return super().disturb(record)
 
     def heal(self, record, undone):
         """As for every kind; then compares what is gone with the status."""
-        super().heal(record, undone)
-        gone = self.workload.excuse(record["struck"] - REPLICATED)
+        try:
+            super().heal(record, undone)
+        finally:
+            gone = self.workload.excuse(record["struck"] - REPLICATED)
         both = self.workload.splits.seconds
         if both > 0:
             self.note(f"two masters acknowledged for {both:.1f} s")
-        status = self.cluster.status()
+        status = self.status()
         told = status.get("lastFailover") or {}
+        words = f"lastFailover: {told.get('lostBytes')} bytes, {told.get('loss')}"
         if gone:
-            self.note(f"{gone} acknowledged appends gone; lastFailover: {told.get('lostBytes')} bytes, {told.get('loss')}")
+            self.note(f"{gone} acknowledged appends gone; {words}")
         # With several failovers in one round the last one tells only about itself.
-        if status.get("epoch") == self.epoch + 1 and told.get("lostBytes") is not None:
+        if status.get("epoch") == self.epoch + 1 and told.get("detectedAt") != self.told and "lostBytes" in told:
             record.update({"gone": gone, "gone bytes": gone * BYTES, "bound": told["lostBytes"]})
+            if gone * BYTES > told["lostBytes"] and "after that" not in told["loss"]:
+                raise Failed(f"{gone} appends are gone, at least {gone * BYTES} bytes, more than the status says: {words}")
         empty = [one["name"] for one in status["members"] if one["role"] == "master" and not one["usedMemory"]]
         if empty:
             raise Failed(f"the master {empty} has no data")

@@ -6,6 +6,7 @@ const sentinels = secret.sentinels.split(",").map((one) => {
   const [host, port] = one.split(":");
   return { host, port: Number(port) };
 });
+const tls = { ca: secret["ca.crt"] };
 const login = { username: secret.username, password: secret.password };
 const redis = new Redis({
   sentinels,
@@ -13,6 +14,7 @@ const redis = new Redis({
   ...login,
   sentinelUsername: login.username,
   sentinelPassword: login.password,
+  ...(secret["ca.crt"] && { tls, sentinelTLS: tls, enableTLSForSentinelMode: true }),
   connectTimeout: 200,
   retryStrategy: () => 20,
   sentinelRetryStrategy: () => 20,

@@ -131,6 +131,34 @@ class Writer:
                 self._acknowledged.notify_all()
 
 
+class Asking:
+    """Asks the Sentinels for the master, again and again by new connections, while it is entered."""
+
+    def __init__(self, secret):
+        self.secret, self.answers, self.errors = secret, 0, []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self.run, daemon=True)
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        self._thread.join()
+
+    def run(self):
+        """Asks until it is left. A busy machine has time to answer."""
+        patient = {**options(self.secret), "socket_connect_timeout": 5, "socket_timeout": 5}
+        addresses = [address_of(one) for one in self.secret["sentinels"].split(",")]
+        while not self._stop.is_set():
+            try:
+                Sentinel(addresses, sentinel_kwargs=patient).discover_master(self.secret["masterName"])
+                self.answers += 1
+            except redis.RedisError as error:
+                self.errors.append(str(error))
+
+
 def check(connection, records, table):
     """Reads the numbers back and compares them with the writer's records."""
     return client.compare(records, [int(one) for one in connection.zrange(table, 0, -1)])

@@ -13,6 +13,7 @@ from harness import NAMESPACE, Failed, docker, fixed_addresses, wait_until
 from objects import Object
 
 REDIS = "redis:7"
+VALKEY = "valkey/valkey:8"
 SERVERS = {"redis-server", "valkey-server"}
 WRITE_PAUSE = 0.005  # seconds between two numbers: leaves CPU time for the failover
 AFTER = 50  # numbers that must be acknowledged after a disturbance
@@ -24,13 +25,13 @@ def servers_of(container):
     return [int(pid) for pid, name in lines if name.strip() in SERVERS]
 
 
-def kill_servers(container):
-    """kill -9 of the Redis server in a container."""
+def kill_servers(container, number=signal.SIGKILL):
+    """A signal to the Redis server in a container, by default kill -9."""
     found = servers_of(container)
     if not found:
         raise Failed(f"no Redis server runs in {container}")
     for pid in found:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
 
 
 class RedisSentinel(Object):

@@ -6,7 +6,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cd "$root"
 [ $# -ge 1 ] || { echo "Usage: tests/e2e/run.sh BINARY [WORDS...]" >&2; exit 2; }
 scripts/ensure-docker.sh
-scripts/ensure-images.sh postgres:15 haproxy:2.6 nginx:1.22 redis:7
+scripts/ensure-images.sh postgres:15 haproxy:2.6 nginx:1.22 redis:7 valkey/valkey:8
 scripts/ensure-test-images.sh
 scripts/ensure-kubectl.sh
 python=$(scripts/ensure-python.sh)

@@ -105,6 +105,67 @@ mod pages {
     }
 
     #[test]
+    fn a_redis_cluster_is_a_table_of_its_nodes_with_slots_and_endpoints() {
+        let object = json!({
+            "apiVersion": "evenkeel.dev/v1alpha1", "kind": "RedisCluster",
+            "metadata": {"name": "shop", "namespace": "default", "creationTimestamp": "2026-11-24T05:00:00Z", "generation": 1},
+            "spec": {"image": "redis:7"},
+            "status": {
+                "observedGeneration": 1, "phase": "Degraded", "slotsServed": 16384,
+                "members": [
+                    {"name": "shop-1", "host": "local", "role": "master", "state": "running", "slots": 16384, "keys": 7,
+                        "offset": 90, "usedMemory": 2097152, "address": "10.1.0.11:6379"},
+                    {"name": "shop-2", "host": "local", "role": "replica", "state": "copying", "master": "shop-1",
+                        "address": "10.1.0.12:6379", "message": "it copies"},
+                ],
+                "migration": {"total": 4096, "left": 1024, "since": "2026-11-24T05:41:00Z"},
+                "staleNodes": ["8ea28c5d"],
+                "endpoints": ["10.1.0.11:6379", "10.1.0.12:6379"],
+                "lastFailover": {"cause": "its server ended", "from": "shop-2", "to": "shop-1",
+                    "detectedAt": "2026-11-24T05:41:03.120Z", "outage": 0.412},
+            },
+        });
+        page(
+            &object,
+            &[],
+            expect![[r#"
+            Name:         shop
+            Namespace:    default
+            Kind:         RedisCluster (evenkeel.dev/v1alpha1)
+            Created:      2026-11-24T05:00:00Z (45m ago)
+            Generation:   1
+            Phase:        Degraded
+
+            Spec:
+              image: redis:7
+
+            Members:
+              NAME     HOST    ROLE      STATE     MASTER   SLOTS   KEYS   OFFSET   MEMORY   ADDRESS          NOTE
+              shop-1   local   master    running            16384   7      90       2 MiB    10.1.0.11:6379
+              shop-2   local   replica   copying   shop-1   0       0      0        0 MiB    10.1.0.12:6379   it copies
+
+            Slots:
+              served  16384 of 16384
+              moving  1024 of 4096 are left
+              stale   8ea28c5d
+
+            Endpoints:
+              nodes  10.1.0.11:6379, 10.1.0.12:6379
+
+            Last failover:
+              when    2026-11-24T05:41:03.120Z (3m56s ago)
+              from    shop-2
+              to      shop-1
+              cause   its server ended
+              outage  0.412 s
+
+            Events:
+              none
+        "#]],
+        );
+    }
+
+    #[test]
     fn a_secret_shows_how_long_its_values_are_and_never_the_values() {
         let secret = json!({"apiVersion": "v1", "kind": "Secret", "type": "Opaque",
             "metadata": {"name": "awx-db-app", "namespace": "default", "creationTimestamp": "2026-11-24T05:00:00Z"},

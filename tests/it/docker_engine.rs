@@ -655,7 +655,8 @@ async fn what_others_do_is_seen_in_the_mirror_by_an_event_or_at_the_next_refresh
             && mirror.image(&tag).await.unwrap().is_none()
     });
     let gone = gone.await;
-    assert!(gone < REFRESH + Duration::from_secs(2), "{gone:?}");
+    // A refresh that has begun may have listed it already; then the next one sees it. A busy Docker answers late.
+    assert!(gone < REFRESH * 3, "{gone:?}");
     println!("killed {killed:?}, removed {removed:?}, what has no events {gone:?}");
 }
 

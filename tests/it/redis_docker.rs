@@ -262,6 +262,14 @@ impl Member {
         self.cli("app", "app-h1", command)
     }
 
+    /// A command of the application that lasts, or fails.
+    fn start(&self, command: &str) -> std::thread::JoinHandle<String> {
+        let (container, ip) = (self.container.clone(), self.address.ip);
+        let cli = "$(which redis-cli valkey-cli | head -1)";
+        let shell = format!("{cli} -h {ip} --user app --pass app-h1 {command} 2>&1 || true");
+        std::thread::spawn(move || docker(&["exec", &container, "sh", "-c", &shell]))
+    }
+
     fn kill_server(&self, signal: &str) {
         let find = "for p in /proc/[0-9]*; do grep -qE '^[a-z/]*(redis|valkey)-server' $p/cmdline 2>/dev/null && echo ${p#/proc/}; done";
         docker(&["exec", &self.container, "sh", "-c", &format!("kill -{signal} $({find})")]);
@@ -330,18 +338,32 @@ fn a_server_starts_only_as_it_is_told_and_a_death_is_seen_at_once() {
     bench.mark("the old master follows");
     assert_eq!(one.app("get a"), "1");
 
-    // A master that hangs is killed when it must follow, and starts as a replica.
-    two.kill_server("STOP");
-    two.wait("the hang", |report| report.server == Server::Hung);
+    // A master that a script keeps busy is killed only when it must follow, and starts as a replica.
+    let (run, task) = (two.last.run.clone(), follow(&one));
+    let script = two.start("eval 'while true do end' 0");
+    let hung = two.wait("the hang", |report| report.server == Server::Hung);
+    let later = two.wait("a later report", |report| report.clock_ms >= hung.clock_ms + 2_000);
+    assert_eq!((later.server, &later.run), (Server::Hung, &run));
     one.cli("evenkeel_sentinel", "sentinel", "slaveof no one");
     one.sees("the promotion", |seen| seen.promoted == Some(2));
-    let (run, task) = (two.last.run.clone(), follow(&one));
     two.order(3, task);
     two.wait("the end", |report| report.server == Server::Stopped && report.run != run);
     let task = follow(&one);
     two.order(3, task);
     two.follows(one.address);
-    bench.mark("a master that hung follows");
+    script.join().unwrap();
+    bench.mark("a master that was busy follows");
+
+    // One that a signal has stopped is killed without an order.
+    one.order(3, lead());
+    one.is_master();
+    let run = one.last.run.clone();
+    one.kill_server("STOP");
+    one.wait("the end", |report| report.server == Server::Stopped && report.run != run);
+    one.order(3, lead());
+    one.is_master();
+    two.follows(one.address);
+    bench.mark("a master that was stopped leads again");
 
     // A restart of the container: it stays shut, and comes back with its data.
     one.order(3, lead());
@@ -363,12 +385,7 @@ fn writes_are_paused_for_a_switchover_and_settings_change_while_the_server_runs(
     one.order(1, Task::Lead { pause: Some("r1".into()) });
     let paused = one.sees("the pause", |seen| seen.paused.as_deref() == Some("r1"));
     two.sees("all data", |seen| seen.offset >= paused.offset);
-    let waiting = std::thread::spawn({
-        let (container, ip) = (one.container.clone(), one.address.ip);
-        let shell =
-            format!("$(which redis-cli valkey-cli | head -1) -h {ip} --user app --pass app-h1 set b 1 2>&1 || true");
-        move || docker(&["exec", &container, "sh", "-c", &shell])
-    });
+    let waiting = one.start("set b 1");
     one.cli("evenkeel", "admin", "client list");
     bench.mark("a pause");
     two.cli("evenkeel_sentinel", "sentinel", "slaveof no one");

@@ -355,8 +355,9 @@ pub enum StickBy {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct BackendTimeouts {
-    /// Connect timeout.
-    pub connect: Span,
+    /// Connect timeout. Default 2s; for the writer of a database 300ms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect: Option<Span>,
     /// Inactivity timeout of a server. Default 1m; in mode tcp 1h.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<Span>,
@@ -368,7 +369,7 @@ pub struct BackendTimeouts {
 
 impl Default for BackendTimeouts {
     fn default() -> Self {
-        Self { connect: Span::seconds(2), server: None, queue: Span::seconds(10), tunnel: Span::seconds(3600) }
+        Self { connect: None, server: None, queue: Span::seconds(10), tunnel: Span::seconds(3600) }
     }
 }
 

@@ -142,7 +142,7 @@ impl LoadBalancerSpec {
         self.stick(path, one, http, problems);
         problems.span(format!("{path}.drainTimeout"), Some(one.drain_timeout));
         for (name, span) in [
-            ("connect", Some(one.timeouts.connect)),
+            ("connect", one.timeouts.connect),
             ("server", one.timeouts.server),
             ("queue", Some(one.timeouts.queue)),
             ("tunnel", Some(one.timeouts.tunnel)),

@@ -89,7 +89,8 @@ fn create_body(spec: &ContainerSpec) -> ContainerCreateBody {
     let mut labels: HashMap<_, _> = spec.labels.clone().into_iter().collect();
     labels.insert(labels::SPEC_HASH.to_owned(), spec.hash());
     let (ports, security) = (port_bindings(&spec.ports), &spec.security);
-    let mounts = spec.volumes.iter().map(named_volume).chain(spec.mounts.iter().map(mount));
+    let named = |volume: &(String, String, bool)| named_volume(volume, &spec.labels);
+    let mounts = spec.volumes.iter().map(named).chain(spec.mounts.iter().map(mount));
     // In the network of another container it has that container's host name, addresses and ports; Docker
     // refuses its own.
     let alone = spec.joins.is_none();
@@ -168,14 +169,19 @@ pub(super) fn endpoint(attachment: &Attachment) -> EndpointSettings {
     }
 }
 
-fn named_volume((volume, path, read_only): &(String, String, bool)) -> Mount {
+/// `labels`: those of a data volume, if Docker has to make it because somebody has removed it just now.
+fn named_volume((volume, path, read_only): &(String, String, bool), labels: &BTreeMap<String, String>) -> Mount {
     Mount {
         typ: Some(MountType::VOLUME),
         source: Some(volume.clone()),
         target: Some(path.clone()),
         read_only: Some(*read_only),
         // A new data volume starts with the image's directory and its owner; a read-only volume keeps its content.
-        volume_options: Some(MountVolumeOptions { no_copy: Some(*read_only), ..Default::default() }),
+        volume_options: Some(MountVolumeOptions {
+            no_copy: Some(*read_only),
+            labels: map(labels).filter(|_| !read_only),
+            ..Default::default()
+        }),
         ..Default::default()
     }
 }
@@ -237,6 +243,22 @@ mod tests {
         assert_eq!(drops(&["NET_RAW", "CAP_MKNOD"], &["KILL"]), "KILL AUDIT_WRITE SETFCAP");
         assert_eq!(drops(&["CHOWN"], &["ALL"]), "ALL");
         assert_eq!(drops(&["ALL"], &[]), "");
+    }
+
+    /// Regression 304: a data volume that was removed between a look and the creation of its container was made by Docker without
+    /// labels. It belonged to nobody: it stayed after the object, and an object of the same name waited for its removal.
+    #[test]
+    fn a_data_volume_that_docker_makes_belongs_to_the_owner_of_its_container() {
+        let owner: BTreeMap<String, String> = [("owner".to_owned(), "cache".to_owned())].into();
+        let volumes = vec![("data".into(), "/data".into(), false), ("program".into(), "/evenkeel".into(), true)];
+        let body = create_body(&ContainerSpec { labels: owner, volumes, ..Default::default() });
+        let mounts = body.host_config.and_then(|host| host.mounts).unwrap_or_default();
+        let labelled = |mount: &Mount| {
+            let options = mount.volume_options.as_ref()?;
+            options.labels.as_ref()?.get("owner").cloned()
+        };
+        let found: Vec<_> = mounts.iter().map(labelled).collect();
+        assert_eq!(found, [Some("cache".to_owned()), None]);
     }
 
     #[test]

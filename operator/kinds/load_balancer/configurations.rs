@@ -17,9 +17,9 @@ fn a_configuration_of_haproxy_reads_like_this() {
     check(
         &balancer.files.known().unwrap().current.0,
         expect![[r#"
-            # evenkeel be32570b1ecd
+            # evenkeel d0d433c413ac
             global
-                description be32570b1ecd
+                description d0d433c413ac
                 log stdout format raw daemon notice
                 maxconn 8000
                 no strict-limits
@@ -124,7 +124,7 @@ fn a_configuration_of_haproxy_reads_like_this() {
             backend db
                 mode tcp
                 balance leastconn
-                timeout connect 2000ms
+                timeout connect 300ms
                 timeout server 3600000ms
                 timeout queue 10000ms
                 option srvtcpka
@@ -205,7 +205,7 @@ fn a_configuration_of_nginx_reads_like_this() {
     check(
         &assemble(&world.object.spec, &skeleton(&inputs), &servers).text,
         expect![[r##"
-            # evenkeel d1d8fe38f6b5
+            # evenkeel 9086524b7c51
             daemon off;
             user root;
             worker_processes 2;
@@ -252,7 +252,7 @@ fn a_configuration_of_nginx_reads_like_this() {
                     keepalive_requests 1000000000;
                     location = /state {
                         # begin evenkeel-state
-                        return 200 "hash d1d8fe38f6b5\nbackend db\nserver db pg-1 10.2.0.1:5432 ready\nserver db pg-2 10.2.0.2:5432 maint\nbackend ro\nserver ro pg-1 10.2.0.1:5432 maint\nserver ro pg-2 10.2.0.2:5432 ready\nbackend web\nserver web web-a 10.1.0.1:8052 ready\n";
+                        return 200 "hash 9086524b7c51\nbackend db\nserver db pg-1 10.2.0.1:5432 ready\nserver db pg-2 10.2.0.2:5432 maint\nbackend ro\nserver ro pg-1 10.2.0.1:5432 maint\nserver ro pg-2 10.2.0.2:5432 ready\nbackend web\nserver web web-a 10.1.0.1:8052 ready\n";
                         # end evenkeel-state
                     }
                     location = /connections {
@@ -373,7 +373,7 @@ fn a_configuration_of_nginx_reads_like_this() {
                 server {
                     listen 5432 so_keepalive=10s:5s:3;
                     proxy_pass db;
-                    proxy_connect_timeout 2000ms;
+                    proxy_connect_timeout 300ms;
                     proxy_timeout 3600000ms;
                     proxy_socket_keepalive on;
                 }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::dialect::{Dialect, Protocol};
-use super::inputs::{HEAD_KIB, Inputs, KEEPALIVE, client_timeout, server_timeout};
+use super::inputs::{HEAD_KIB, Inputs, KEEPALIVE, client_timeout, connect_timeout, server_timeout};
 use super::names::{CONFIG_DIR, RUN_DIR, static_name};
 use super::routing::DesiredServer;
 use super::seen::Admin;
@@ -197,7 +197,7 @@ fn backend(text: &mut String, inputs: &Inputs, one: &Backend) {
         text.push_str("    hash-type consistent\n");
     }
     let timeouts = &one.timeouts;
-    let _ = writeln!(text, "    timeout connect {}ms", timeouts.connect.as_millis());
+    let _ = writeln!(text, "    timeout connect {}ms", connect_timeout(one));
     let _ = writeln!(text, "    timeout server {}ms", server_timeout(one, spoken));
     let _ = writeln!(text, "    timeout queue {}ms", timeouts.queue.as_millis());
     if let Some(check) = &one.health_check {

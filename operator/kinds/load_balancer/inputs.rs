@@ -70,6 +70,15 @@ pub fn server_timeout(backend: &Backend, mode: Mode) -> u64 {
     backend.timeouts.server.map_or(silence(mode), |timeout| timeout.as_millis())
 }
 
+/// Connect timeout, in milliseconds.
+///
+/// The network of a container that is killed is gone for some 100 ms before Docker tells of its end. A client that connects
+/// to the writer then waits for this time, and HAProxy cannot end a connection attempt earlier.
+pub fn connect_timeout(backend: &Backend) -> u64 {
+    let default = if backend.one_writer() { 300 } else { 2_000 };
+    backend.timeouts.connect.map_or(default, |timeout| timeout.as_millis())
+}
+
 /// Inactivity timeout of a client, in milliseconds.
 pub fn client_timeout(frontend: &Frontend) -> u64 {
     frontend.timeouts.client.map_or(silence(frontend.mode), |timeout| timeout.as_millis())

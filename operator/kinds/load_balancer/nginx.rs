@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::dialect::{Dialect, Protocol};
-use super::inputs::{HEAD_KIB, Inputs, KEEPALIVE, client_timeout, server_timeout};
+use super::inputs::{HEAD_KIB, Inputs, KEEPALIVE, client_timeout, connect_timeout, server_timeout};
 use super::names::{CONFIG_DIR, RUN_DIR, static_name};
 use super::routing::{DesiredServer, Servers};
 use super::seen::Admin;
@@ -271,7 +271,7 @@ fn http_server(text: &mut String, inputs: &Inputs, one: &Frontend) {
         }}
 ",
             backend.name,
-            backend.timeouts.connect.as_millis()
+            connect_timeout(backend)
         )
     };
     // After an upgrade (WebSocket) the inactivity timeout is longer.
@@ -300,7 +300,7 @@ fn tcp_server(text: &mut String, inputs: &Inputs, one: &Frontend) {
 ",
         one.port,
         backend.name,
-        backend.timeouts.connect.as_millis(),
+        connect_timeout(backend),
         client_timeout(one).min(server_timeout(backend, Mode::Tcp)),
     );
 }

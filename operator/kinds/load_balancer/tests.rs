@@ -40,10 +40,10 @@ fn the_first_configuration_goes_to_every_balancer_and_then_nothing_is_to_be_done
     check(
         &world.settle(),
         expect![[r#"
-            give default.edge-1 configuration be32570b1ecd
-            give default.edge-2 configuration be32570b1ecd
-            reload default.edge-1 with configuration be32570b1ecd
-            reload default.edge-2 with configuration be32570b1ecd
+            give default.edge-1 configuration d0d433c413ac
+            give default.edge-2 configuration d0d433c413ac
+            reload default.edge-1 with configuration d0d433c413ac
+            reload default.edge-2 with configuration d0d433c413ac
             keep the configuration of default.edge-1 as the last good one
             keep the configuration of default.edge-2 as the last good one
         "#]],
@@ -359,16 +359,16 @@ fn a_configuration_that_no_process_takes_up_is_refused_and_the_last_good_one_lie
     check(
         &world.settle(),
         expect![[r#"
-            give default.edge-1 configuration d96f4283b171
-            give default.edge-2 configuration d96f4283b171
-            reload default.edge-1 with configuration d96f4283b171
-            reload default.edge-2 with configuration d96f4283b171
-            note that default.edge-1 did not take up configuration d96f4283b171
-            note that default.edge-2 did not take up configuration d96f4283b171
+            give default.edge-1 configuration cb6a16e4400d
+            give default.edge-2 configuration cb6a16e4400d
+            reload default.edge-1 with configuration cb6a16e4400d
+            reload default.edge-2 with configuration cb6a16e4400d
+            note that default.edge-1 did not take up configuration cb6a16e4400d
+            note that default.edge-2 did not take up configuration cb6a16e4400d
             write the last good configuration of default.edge-1
             write the last good configuration of default.edge-2
-            reload default.edge-1 with configuration be32570b1ecd
-            reload default.edge-2 with configuration be32570b1ecd
+            reload default.edge-1 with configuration d0d433c413ac
+            reload default.edge-2 with configuration d0d433c413ac
         "#]],
     );
     world.plan();
@@ -474,14 +474,14 @@ fn balancers_are_replaced_one_at_a_time_and_only_while_all_others_balance() {
             remove container default.edge-1: image haproxy:2.8 instead of haproxy:2.6
             create container default.edge-1 on local
             start container default.edge-1
-            give default.edge-1 configuration be32570b1ecd
-            reload default.edge-1 with configuration be32570b1ecd
+            give default.edge-1 configuration d0d433c413ac
+            reload default.edge-1 with configuration d0d433c413ac
             keep the configuration of default.edge-1 as the last good one
             remove container default.edge-2: image haproxy:2.8 instead of haproxy:2.6
             create container default.edge-2 on local
             start container default.edge-2
-            give default.edge-2 configuration be32570b1ecd
-            reload default.edge-2 with configuration be32570b1ecd
+            give default.edge-2 configuration d0d433c413ac
+            reload default.edge-2 with configuration d0d433c413ac
             keep the configuration of default.edge-2 as the last good one
         "#]],
     );
@@ -628,11 +628,11 @@ fn a_reload_ends_the_oldest_processes_when_too_many_would_be_left() {
     check(
         &world.settle(),
         expect![[r#"
-            give default.edge-1 configuration 37f13412fffb
-            give default.edge-2 configuration 37f13412fffb
+            give default.edge-1 configuration 3b8f6e4aa450
+            give default.edge-2 configuration 3b8f6e4aa450
             end old process 7 of default.edge-1: reloads may leave at most 4
-            reload default.edge-1 with configuration 37f13412fffb
-            reload default.edge-2 with configuration 37f13412fffb
+            reload default.edge-1 with configuration 3b8f6e4aa450
+            reload default.edge-2 with configuration 3b8f6e4aa450
             keep the configuration of default.edge-1 as the last good one
             keep the configuration of default.edge-2 as the last good one
         "#]],

@@ -135,9 +135,10 @@ fn steady(view: &View, decided: &mut Decided) {
     meet(view, decided);
     forget(view, decided);
     if let Some(one) = view.members.iter().find(|one| one.running().is_none()) {
-        decided.blocker = Some(match at_risk(view, one) {
-            Some(why) => ("DataAtRisk", why),
-            None => ("MembersNotReady", format!("{} does not answer", one.name())),
+        decided.blocker = Some(match (at_risk(view, one), waits_for_votes(view)) {
+            (Some(why), _) => ("DataAtRisk", why),
+            (None, Some(why)) => ("NoMajority", why),
+            (None, None) => ("MembersNotReady", format!("{} does not answer", one.name())),
         });
     }
     if !decided.acts.is_empty() || decided.decisions.failover.is_some() || decided.blocker.is_some() {
@@ -210,9 +211,13 @@ fn fail_over(view: &View, decided: &mut Decided) {
         decided.ended = Some(ClusterFailover { outage: Some((seconds * 1000.0).round() / 1000.0), ..failover.clone() });
         decided.decisions.failover = None;
     }
+    let no_vote = no_vote(view);
     for (owner, id, cause) in dead_masters(view) {
         let Some(heir) = heir(view, id) else { continue };
-        decided.acts.push((heir.name().to_owned(), Act::Failover { force: true }));
+        // Not while the dead master is started instead: nobody could vote for it against the heir.
+        let take = no_vote && start(view, owner) == Start::No;
+        let act = if take { Act::TakeOver } else { Act::Failover { force: true } };
+        decided.acts.push((heir.name().to_owned(), act));
         decided.decisions.failover.get_or_insert_with(|| ClusterFailover {
             cause,
             from: owner.name().to_owned(),
@@ -221,6 +226,33 @@ fn fail_over(view: &View, decided: &mut Decided) {
             outage: None,
         });
     }
+}
+
+/// Whether nobody can be elected any more, neither by order nor by the nodes alone: half of the masters or more are proved dead.
+///
+/// Invariant: only then does a replica take over without a vote. So no second replica can be elected for the same slots.
+fn no_vote(view: &View) -> bool {
+    dead_masters(view).count() * 2 >= view.slots.owners().count()
+}
+
+/// Why a failover waits for masters that are silent and not proved dead, if too few are left to vote.
+fn waits_for_votes(view: &View) -> Option<String> {
+    let (owner, ..) = dead_masters(view).find(|(_, id, _)| heir(view, id).is_some())?;
+    let masters = view.slots.owners().filter_map(|id| view.members.iter().find(|one| owns(one, id)));
+    let masters: Vec<&Member> = masters.collect();
+    let votes = masters.iter().filter(|one| one.running().is_some()).count();
+    if no_vote(view) || votes * 2 > masters.len() {
+        return None;
+    }
+    let silent = masters.iter().filter(|one| one.running().is_none() && one.dead().is_none());
+    let silent: Vec<&str> = silent.map(|one| one.name()).collect();
+    Some(format!(
+        "the replica of {} needs the votes of most masters, and {votes} of {} can vote: let the silent ones run again, or end \
+         their containers: {}",
+        owner.name(),
+        masters.len(),
+        silent.join(", ")
+    ))
 }
 
 /// Whether the server of a stopped member may start.
@@ -306,7 +338,7 @@ fn meet(view: &View, decided: &mut Decided) {
             continue;
         };
         // A node that others forget must not come back.
-        if other.leaving && view.slots.at(id).is_empty() && other.master().is_none() {
+        if departs(view, other) {
             continue;
         }
         let knows = |known: &&Known| known.id == id && known.address == Some(address) && known.linked;
@@ -314,6 +346,11 @@ fn meet(view: &View, decided: &mut Decided) {
             decided.acts.push((anchor.name().to_owned(), Act::Meet(address)));
         }
     }
+}
+
+/// A member that leaves and has no task any more. Others may have forgotten it, or never have met it.
+fn departs(view: &View, member: &Member) -> bool {
+    member.leaving && member.master().is_none() && view.slots.at(member.id().unwrap_or_default()).is_empty()
 }
 
 /// The ids that nodes know and that no member has.
@@ -339,13 +376,16 @@ fn forget(view: &View, decided: &mut Decided) {
 /// Why the nodes do not agree, if they do not.
 fn agreed(view: &View) -> Option<String> {
     let ids = view.ids();
-    for member in view.members.iter() {
+    for member in view.members.iter().filter(|one| !departs(view, one)) {
         let Some(node) = member.running() else { continue };
         if !node.ok {
             return Some(format!("the cluster is not ok to {}", member.name()));
         }
         for id in ids.iter().filter(|id| **id != node.own.id) {
             let Some(known) = node.known.iter().find(|known| known.id == *id) else {
+                if view.by_id(id).is_some_and(|one| departs(view, one)) {
+                    continue;
+                }
                 return Some(format!("{} does not know {} yet", member.name(), name(view, id)));
             };
             if known.down || !known.linked {

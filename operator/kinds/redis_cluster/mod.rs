@@ -32,6 +32,8 @@ mod plan;
 #[allow(clippy::unwrap_used)]
 mod scenarios;
 mod secrets;
+#[cfg(test)]
+mod simulation;
 mod status;
 mod view;
 mod workload;
@@ -177,7 +179,7 @@ impl Significance for Step {
         match self {
             Self::Docker(step) => step.event_reason(),
             Self::Restart { .. } => Some("Restarting"),
-            Self::Act { act: Act::Failover { .. }, .. } => Some("Promoting"),
+            Self::Act { act: Act::Failover { .. } | Act::TakeOver, .. } => Some("Promoting"),
             Self::Act { act: Act::Forget(_), .. } => Some("Forgetting"),
             Self::Act { .. } | Self::EnsureSecrets(_) | Self::Order { .. } | Self::SendCredentials { .. } => None,
         }

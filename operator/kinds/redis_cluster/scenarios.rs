@@ -108,6 +108,37 @@ fn data_that_only_a_stale_replica_has_is_kept_and_told() {
     assert!(world.log.iter().any(|line| line.starts_with("DataAtRisk: c-2 has slots and no data")), "{:?}", world.log);
 }
 
+/// Regression 440: when most masters had died without their data, no replica could be elected, and no master could start: the
+/// cluster stayed down for ever. Their death is proved, so their replicas take over without a vote.
+#[test]
+fn replicas_of_most_masters_take_over_without_a_vote() {
+    for wiped in [false, true] {
+        let mut world = cluster("persistence: none");
+        world.durable = false;
+        for ordinal in [1, 2] {
+            if wiped { world.wipe(ordinal) } else { world.kill(ordinal) }
+        }
+        world.settle();
+        let taken = ["c-4", "c-5"].map(|heir| format!("{heir}: take over from its dead master without a vote"));
+        assert!(taken.iter().all(|line| world.log.contains(line)), "{:?}", world.log);
+        assert_eq!(world.reachable(), ALL, "{:?}", world.log);
+    }
+}
+
+/// Regression 441: a failover that waited for the votes of silent masters said only that somebody does not answer. A silent
+/// master may still serve: nobody takes over without a vote, and the masters that are needed are named.
+#[test]
+fn nobody_takes_over_without_a_vote_while_the_other_masters_may_live() {
+    let mut world = cluster("");
+    world.at(2).silent = true;
+    world.kill(1);
+    world.turn();
+    assert_eq!(world.log[0], "c-4: take over from its dead master");
+    expect_test::expect!["NoMajority: the replica of c-1 needs the votes of most masters, and 1 of 3 can vote: let the silent ones run again, or end their containers: c-2"].assert_eq(&world.log[1]);
+    world.turns(10);
+    assert!(!world.log.iter().any(|line| line.contains("without a vote")), "{:?}", world.log);
+}
+
 #[test]
 fn all_members_killed_at_once_come_back_with_their_data() {
     let mut world = cluster("");
@@ -205,6 +236,19 @@ fn no_slot_moves_while_a_node_is_down() {
     world.at(6).silent = false;
     world.settle();
     assert_eq!(world.reachable(), ALL);
+}
+
+/// Regression 428: members of a larger spec that was taken back before they had met anybody were never met, because they leave,
+/// and the others waited for ever until everybody knows them.
+#[test]
+fn members_that_nobody_has_met_leave_again() {
+    let mut world = cluster("");
+    world.spec(|spec| spec.masters = 5);
+    world.turn();
+    world.spec(|spec| spec.masters = 3);
+    world.settle();
+    assert_eq!((world.reachable(), world.places.len()), (ALL, 6), "{}", roles(&world));
+    assert!(!world.log.iter().any(|line| line.contains("meet")), "{:?}", world.log);
 }
 
 #[test]

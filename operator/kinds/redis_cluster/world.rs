@@ -47,6 +47,7 @@ pub struct Place {
     pub wants: Option<Start>,
 }
 
+#[derive(Clone)]
 pub struct World {
     pub object: RedisCluster,
     pub decisions: ClusterDecisions,
@@ -225,6 +226,12 @@ impl World {
         (0..count).for_each(|_| self.turn());
     }
 
+    /// Replicas receive what their masters have, and nodes hear of each other.
+    pub fn tell_each_other(&mut self) {
+        self.gossip();
+        self.replicate();
+    }
+
     /// Turns until everything is as wanted.
     pub fn settle(&mut self) {
         for _ in 0..400 {
@@ -397,14 +404,14 @@ impl World {
                 let place = self.places.get_mut(name).unwrap();
                 (place.synced, place.link_up) = (false, false);
             }
-            Act::Failover { force } => {
-                if !majority || !may_fail_over || me.master.is_none() {
+            Act::Failover { .. } | Act::TakeOver => {
+                if !(majority || *act == Act::TakeOver) || !may_fail_over || me.master.is_none() {
                     return;
                 }
                 let old = me.master.take().unwrap();
                 let slots: BTreeSet<u16> = expand(&me.known[&old]);
                 (me.epoch, me.slots) = (epoch, slots);
-                assert!(*force || self.by_id(&old).is_some());
+                assert!(*act != Act::Failover { force: false } || self.by_id(&old).is_some());
             }
             Act::Forget(id) => {
                 assert!(me.master.as_ref() != Some(id));

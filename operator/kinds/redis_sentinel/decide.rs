@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::view::{Member, View, position};
-use crate::api::redis_sentinel::{ChangePhase, RedisChange, RedisDecisions, RedisStage};
+use crate::api::redis_sentinel::{ChangePhase, Persistence, RedisChange, RedisDecisions, RedisStage};
 use crate::supervisor::redis::wire::{Act, Role, Server};
 
 /// Time for replicas to take over their priorities before a Sentinel is asked without waiting for that.
@@ -49,8 +49,8 @@ pub enum Told {
     Promoted { to: String, lost: Option<u64>, heard_ms: Option<u64> },
     /// A switchover was refused, or given up.
     Refused { request: String, why: String },
-    /// A failover ended, because the same master starts again.
-    Restarted,
+    /// A failover ended, because the same master starts again, with what this persistence has kept.
+    Restarted(Persistence),
 }
 
 impl Decided {
@@ -221,13 +221,21 @@ fn promotion(view: &View, member: &Member, config_epoch: u64) -> Decided {
     let from = before.master.clone().unwrap_or_default();
     let mut told = Vec::new();
     let heard = view.master().map(last_offset);
-    if before.change.is_none() {
+    // The Sentinels were faster than a switchover for which none was asked yet.
+    let overtaken = before.change.as_ref().filter(|change| change.phase != ChangePhase::Promoting);
+    let overtaken = overtaken.and_then(|change| change.request.clone());
+    let own = before.change.as_ref().filter(|_| overtaken.is_none());
+    if let Some(request) = overtaken {
+        let why = "the Sentinels chose a new master by themselves before one was asked: see lastFailover".to_owned();
+        told.push(Told::Refused { request, why });
+    }
+    if own.is_none() {
         let why = view.master().and_then(Member::dead);
         let why = why.unwrap_or_else(|| "the Sentinels agreed that it is down".to_owned());
         let cause = format!("{from}: {why}; the Sentinels chose a new master");
         told.push(Told::Began { cause, from, request: None, ago_ms: heard.and_then(|(_, age)| age).unwrap_or(0) });
     }
-    let change = before.change.as_ref().map(|change| (change.offset, change.heard_ms));
+    let change = own.map(|change| (change.offset, change.heard_ms));
     let (had, heard_ms) = change.or(heard).filter(|(offset, _)| *offset > 0).unzip();
     let has = member.serving().map(|seen| seen.promoted.map_or(seen.offset, |_| seen.promoted_offset));
     let lost = had.zip(has).map(|(had, has)| had.saturating_sub(has));
@@ -237,7 +245,7 @@ fn promotion(view: &View, member: &Member, config_epoch: u64) -> Decided {
     decisions.config_epoch = config_epoch;
     decisions.master = Some(member.name().to_owned());
     decisions.run = member.live().map(|report| report.run.clone());
-    decisions.leader = before.change.as_ref().map(|change| change.asked.clone());
+    decisions.leader = own.map(|change| change.asked.clone());
     (decisions.change, decisions.since) = (None, view.now);
     Decided { decisions, told, ..Decided::unchanged(before) }
 }
@@ -252,26 +260,30 @@ fn watch(view: &View) -> Decided {
     if starting {
         return unchanged;
     }
+    fail_over(view, master, &evidence, Vec::new())
+}
+
+/// Begins a failover. The first Sentinel is asked in the same reconcile, if the choice is clear.
+fn fail_over(view: &View, master: &Member, evidence: &str, mut told: Vec<Told>) -> Decided {
     let candidates = candidates(view);
-    let told = vec![Told::Began {
+    told.push(Told::Began {
         cause: format!("{}: {evidence}", master.name()),
         from: master.name().to_owned(),
         request: None,
         ago_ms: 0,
-    }];
+    });
+    let (offset, heard_ms) = last_offset(master);
     let change = RedisChange {
         request: None,
         to: preferred(&candidates),
         asked: String::new(),
         attempt: 0,
         phase: phase_for(&candidates),
-        offset: last_offset(master).0,
-        heard_ms: last_offset(master).1,
+        offset,
+        heard_ms,
         since: view.now,
     };
-    let decided = begin(view, change, told);
-    // The first Sentinel is asked in the same reconcile.
-    if candidates.is_empty() { decided } else { ask_again(view, decided) }
+    ask_again(view, begin(view, change, told))
 }
 
 fn begin(view: &View, change: RedisChange, told: Vec<Told>) -> Decided {
@@ -308,7 +320,7 @@ fn last_offset(member: &Member) -> (u64, Option<u64>) {
 }
 
 /// Replicas that have the master's data and can be promoted. One that copies all data at the moment has none to lead with.
-fn candidates<'v, 'a>(view: &'v View<'a>) -> Vec<&'v Member<'a>> {
+pub fn candidates<'v, 'a>(view: &'v View<'a>) -> Vec<&'v Member<'a>> {
     let master = view.before.master.as_deref();
     let fits = |member: &&Member| {
         let Some(seen) = member.serving() else { return false };
@@ -324,7 +336,7 @@ fn candidates<'v, 'a>(view: &'v View<'a>) -> Vec<&'v Member<'a>> {
 }
 
 /// The candidate with the newest data; of equal ones the one that stays, then the first.
-fn best<'v, 'a>(candidates: &[&'v Member<'a>]) -> Option<&'v Member<'a>> {
+pub fn best<'v, 'a>(candidates: &[&'v Member<'a>]) -> Option<&'v Member<'a>> {
     let rank = |member: &&&Member<'a>| {
         let offset = member.serving().map(|seen| seen.offset);
         (offset, !member.leaving, std::cmp::Reverse(member.place.ordinal))
@@ -410,7 +422,11 @@ fn gather(view: &View, change: &RedisChange) -> Decided {
         decisions.epoch += 1;
         decisions.run = Some(report.run.clone());
         (decisions.change, decisions.since) = (None, view.now);
-        return Decided { decisions, told: vec![Told::Restarted], ..Decided::unchanged(before) };
+        return Decided {
+            decisions,
+            told: vec![Told::Restarted(view.object.spec.persistence)],
+            ..Decided::unchanged(before)
+        };
     }
     // It starts as a replica of the master that is shut; then a Sentinel promotes it.
     let to = newest.name().to_owned();
@@ -441,15 +457,19 @@ fn ask_again(view: &View, decided: Decided) -> Decided {
         _ => PROMOTE.max(view.object.spec.failover_timeout.get()),
     };
     let act = |change: &RedisChange| Act::Failover { from, fresh: change.to_is_preferred(view) };
+    // One that fails over by itself, or still does what it was asked, promotes, too.
+    let busy = view.watching().find(|(_, _, master)| master.failing_over);
     if change.attempt > 0 && !past(view.now, change.since, patience) {
         // Level-triggered: until it answers, it is told again; it does each request once.
-        let again = answer.is_none().then(|| (change.asked.clone(), id, act(change)));
+        let again = (answer.is_none() && busy.is_none()).then(|| (change.asked.clone(), id, act(change)));
         return Decided { act: again, ..decided };
     }
+    if let Some((busy, ..)) = busy {
+        return decided.blocked("NoMaster", format!("{} fails over: waiting for its end", busy.name()));
+    }
     let fits = |member: &&Member| {
-        member.sentinel().is_some_and(|seen| {
-            seen.master.as_ref().is_some_and(|master| master.address == from && !master.failing_over) && !seen.tilt
-        })
+        let seen = member.sentinel().filter(|seen| !seen.tilt);
+        seen.is_some_and(|seen| seen.master.as_ref().is_some_and(|master| master.address == from))
     };
     let usable: Vec<&Member> = view.sentinels.iter().filter(fits).collect();
     let before: Vec<&&Member> = usable.iter().filter(|one| one.name() != change.asked).collect();
@@ -507,16 +527,21 @@ pub fn cannot_switch_to(view: &View, to: &str) -> Option<String> {
     };
     let others: Vec<&Member> = view.members.iter().filter(|one| one.name() != master.name()).collect();
     if !others.iter().any(|member| (to.is_empty() || member.name() == to) && !member.leaving && ready(member)) {
-        let whom = if to.is_empty() { "no replica" } else { to };
-        return Some(format!("{whom} is in sync with the master{}", if to.is_empty() { "" } else { ": not now" }));
+        return Some(match to {
+            "" => "no replica is in sync with the master".to_owned(),
+            to => format!("{to} is not in sync with the master, or is being removed"),
+        });
     }
+    (!agreed(view)).then(|| "no majority of the Sentinels agrees on the master".to_owned())
+}
+
+/// Whether a majority of the Sentinels agrees that the master is up.
+pub fn agreed(view: &View) -> bool {
+    let from = view.master().and_then(Member::address);
     let agreeing = view.watching().filter(|(_, seen, one)| {
         Some(one.address) == from && !one.down && !one.failing_over && !seen.tilt && seen.no_quorum.is_none()
     });
-    if !view.is_majority(agreeing.count()) {
-        return Some("no majority of the Sentinels agrees on the master".to_owned());
-    }
-    None
+    view.is_majority(agreeing.count())
 }
 
 /// Begins a switchover that is possible.
@@ -553,13 +578,12 @@ fn in_sync(member: &Member) -> bool {
 fn switching(view: &View, change: &RedisChange) -> Decided {
     let unchanged = Decided::unchanged(view.before);
     let Some(master) = view.master() else { return unchanged };
-    if master.dead().is_some() && change.phase != ChangePhase::Promoting {
-        // It is a failover now; the writes that the pause held back were not acknowledged.
-        let (to, phase) = (preferred(&candidates(view)), phase_for(&candidates(view)));
-        let change = RedisChange { request: None, to, phase, since: view.now, ..change.clone() };
-        return ask_again(view, begin(view, change, Vec::new()));
-    }
     let request = change.request.clone().unwrap_or_default();
+    if let Some(evidence) = master.dead().filter(|_| change.phase != ChangePhase::Promoting) {
+        // It is a failover now; the writes that the pause held back were not acknowledged.
+        let why = format!("{} died before another was promoted: a failover follows", master.name());
+        return fail_over(view, master, &evidence, vec![Told::Refused { request, why }]);
+    }
     let give_up = |why: &str| {
         let mut decisions = view.before.clone();
         (decisions.change, decisions.since) = (None, view.now);
@@ -570,7 +594,11 @@ fn switching(view: &View, change: &RedisChange) -> Decided {
         ChangePhase::Gathering | ChangePhase::Preferring => {
             let learned = view.watching().all(|(_, seen, _)| {
                 seen.replicas.iter().all(|one| {
-                    view.at(one.address).is_none_or(|member| one.priority == priority(change, member.name()))
+                    view.at(one.address).is_none_or(|member| {
+                        // One without data has 0 until it has a copy.
+                        let other = one.priority == 0 && member.name() != change.to;
+                        other || one.priority == priority(change, member.name())
+                    })
                 })
             });
             if learned {

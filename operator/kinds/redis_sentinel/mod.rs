@@ -16,7 +16,7 @@ use crate::api::endpoints::private_network;
 use crate::api::failure::{Class, Failure};
 use crate::api::labels::Owner;
 use crate::api::object::Object as _;
-use crate::api::redis_sentinel::{RedisDecisions, RedisSentinel, RedisSentinelStatus};
+use crate::api::redis_sentinel::{RedisDecisions, RedisPlace, RedisSentinel, RedisSentinelStatus};
 use crate::engine::hosts::Hosts;
 use crate::kinds::certificates::authority::{self, Authority};
 use crate::kinds::certificates::due::{CertificatesSeen, Due};
@@ -27,12 +27,15 @@ use crate::kinds::links::{LinkSeen, Links};
 use crate::runtime::{Concern, Keeper, Kind, Planned, Significance, Wake, Want, clock};
 use crate::store::objects::Objects;
 use crate::store::{Clock, Key};
-use crate::supervisor::redis::wire::{Act, Command, Order, Report, Server, Watch};
+use crate::supervisor::redis::wire::{Act, Address, Command, Order, Report, Server, Watch};
 
 mod bounds;
 mod certificates;
+mod cut_off;
 mod decide;
 mod definition;
+#[cfg(test)]
+mod model;
 mod orders;
 mod plan;
 mod promotion;
@@ -40,6 +43,8 @@ mod promotion;
 mod scenarios;
 mod secrets;
 mod sentinels;
+#[cfg(test)]
+mod simulation;
 mod status;
 mod view;
 mod workload;
@@ -272,14 +277,11 @@ pub fn network_name(object: &RedisSentinel) -> String {
     private_network(RedisSentinelKind::NAME, object.namespace(), object.name()).unwrap_or_default()
 }
 
-/// What applications need to connect, once every member has an address.
-fn facts(object: &RedisSentinel, decisions: &RedisDecisions) -> Option<Facts> {
-    let address = |place: &crate::api::redis_sentinel::RedisPlace| {
-        Some(crate::supervisor::redis::wire::Address { ip: place.address?, port: place.port })
-    };
+/// What applications need to connect, once the master and every Sentinel have an address.
+fn facts(decisions: &RedisDecisions) -> Option<Facts> {
+    let address = |place: &RedisPlace| Some(Address { ip: place.address?, port: place.port });
     let master = decisions.master.as_ref().or(decisions.members.first().map(|place| &place.name))?;
     let sentinels: Option<Vec<_>> = decisions.sentinels.iter().map(address).collect();
     let place = decisions.members.iter().find(|place| place.name == *master)?;
-    let _ = object;
     Some(Facts { master: address(place)?, sentinels: sentinels? })
 }

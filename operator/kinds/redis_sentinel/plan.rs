@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::decide::{self, Decided, Told};
 use super::definition::Part;
 use super::view::{Member, View};
-use super::{Observed, Step, certificates, container_name, orders, promotion, sentinels, status, workload};
+use super::{Observed, Step, certificates, container_name, cut_off, orders, promotion, sentinels, status, workload};
 use crate::api::conditions;
 use crate::api::postgres_status::ClusterPhase;
 use crate::api::redis_sentinel::{
@@ -64,7 +64,7 @@ pub fn plan(
         steps.extend(acts.map(|(member, id, act)| Step::Act { member, id, act }));
         steps.extend(orders::orders(&view, &decisions, &observed.secrets.hash));
         steps.extend(maintenance);
-        steps.extend(secrets(&view, observed, &decisions));
+        steps.extend(secrets(observed, &decisions));
         let (seen, holdings) = (observed.certificates.as_ref(), certificates::holdings(&view));
         steps.extend(seen.and_then(|seen| due::due(object, &holdings, seen, now)).map(Step::Certificates));
         steps.extend(workload::steps(object, observed, &decisions, restart_dead(&decisions, now)));
@@ -107,6 +107,14 @@ fn maintain(view: &View, observed: &Observed) -> (Decided, Option<Step>) {
     let asked = asked_switchover(view);
     if asked.decisions != *view.before || !asked.told.is_empty() {
         return (asked, None);
+    }
+    if let Some((best, lacks)) = cut_off::cut_off(view) {
+        let request = cut_off::request(view);
+        if last_switchover(view).is_none_or(|last| last.request != request) {
+            return (decide::switch_over(view, request, ""), None);
+        }
+        let blocker = Some(("CutOff", cut_off::message(view, best, lacks)));
+        return (Decided { blocker, ..asked }, None);
     }
     let master = view.before.master.as_deref();
     let staying = |one: &&Member| !one.leaving;
@@ -219,12 +227,8 @@ fn restart_dead(decisions: &RedisDecisions, now: Timestamp) -> bool {
 }
 
 /// The step that corrects the Secret for applications, if needed.
-fn secrets(view: &View, observed: &Observed, decisions: &RedisDecisions) -> Option<Step> {
-    let address = |places: &[RedisPlace]| -> Option<Vec<std::net::Ipv4Addr>> {
-        places.iter().map(|place| place.address).collect()
-    };
-    address(&decisions.members)?;
-    let facts = super::facts(view.object, decisions)?;
+fn secrets(observed: &Observed, decisions: &RedisDecisions) -> Option<Step> {
+    let facts = super::facts(decisions)?;
     (!observed.secrets.complete || observed.secrets.facts.as_ref() != Some(&facts))
         .then_some(Step::EnsureSecrets(facts))
 }

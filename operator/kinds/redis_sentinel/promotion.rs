@@ -5,7 +5,9 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::decide::{Decided, Told};
 use crate::api::postgres_status::TimedStep;
-use crate::api::redis_sentinel::{RedisDecisions, RedisFailoverStatus, RedisSentinelStatus, RedisSwitchoverStatus};
+use crate::api::redis_sentinel::{
+    Persistence, RedisDecisions, RedisFailoverStatus, RedisSentinelStatus, RedisSwitchoverStatus,
+};
 
 /// Records what one reconcile told. `writable`: a new client was seen to write at the recorded master.
 pub fn record(
@@ -32,7 +34,13 @@ pub fn record(
             }
             Told::Refused { request, why } => {
                 let last = status.last_switchover.take().filter(|last| last.request == *request);
-                let result = last.and_then(|last| last.result);
+                let mut result = last.and_then(|last| last.result);
+                // The old master goes on, and the outage is the time of its pause.
+                let stays = decided.decisions.change.is_none() && decided.decisions.master == before.master;
+                if let Some(result) = result.as_mut().filter(|_| stays) {
+                    result.to.clone_from(&result.from);
+                    result.loss = Some("nothing: the master stayed the same".to_owned());
+                }
                 let (request, refused) = (request.clone(), Some(why.clone()));
                 status.last_switchover = Some(RedisSwitchoverStatus { request, refused, result });
             }
@@ -45,10 +53,11 @@ pub fn record(
                     promotion.loss = Some(loss(*lost, *heard_ms));
                 }
             }
-            Told::Restarted => {
+            Told::Restarted(persistence) => {
                 go_on(status, before, decided, "the old master starts again: nobody has newer data".to_owned(), now);
                 if let Some(promotion) = current(status, before, decided) {
                     promotion.to.clone_from(&promotion.from);
+                    promotion.loss = Some(kept(*persistence).to_owned());
                 }
             }
         }
@@ -80,13 +89,28 @@ fn loss(lost: Option<u64>, heard_ms: Option<u64>) -> String {
     }
 }
 
+/// What is known about the loss when the same master starts again from its disk.
+fn kept(persistence: Persistence) -> &'static str {
+    match persistence {
+        Persistence::Aof => {
+            "nothing, if only the server ended: its log has all writes; if the host lost power, the last second may be missing"
+        }
+        Persistence::Rdb => "what was written after the last snapshot",
+        Persistence::None => "everything: with persistence none nothing is on disk",
+    }
+}
+
 /// The promotion that runs: a switchover while its request is recorded, and until another one begins.
 fn current<'s>(
     status: &'s mut RedisSentinelStatus,
     before: &RedisDecisions,
     decided: &Decided,
 ) -> Option<&'s mut RedisFailoverStatus> {
-    let change = before.change.as_ref().or(decided.decisions.change.as_ref());
+    // A failover that begins out of a switchover is the one that runs.
+    if decided.told.iter().any(|told| matches!(told, Told::Began { request: None, .. })) {
+        return status.last_failover.as_mut();
+    }
+    let change = decided.decisions.change.as_ref().or(before.change.as_ref());
     match change.and_then(|change| change.request.as_ref()) {
         Some(_) => status.last_switchover.as_mut()?.result.as_mut(),
         None => status.last_failover.as_mut(),

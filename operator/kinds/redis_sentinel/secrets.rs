@@ -5,21 +5,16 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::certificates;
-use crate::api::failure::{Class, Failure};
+use crate::api::failure::Failure;
 use crate::api::hash::short_hash_of_parts;
-use crate::api::object::Object as _;
 use crate::api::redis_sentinel::RedisSentinel;
 use crate::api::secret::{percent, text};
 use crate::kinds::certificates::authority::{self, Authority};
-use crate::kinds::owned_secret::write;
-use crate::store::clock;
+use crate::kinds::redis_passwords::{self, address, own};
 use crate::store::objects::Objects;
 use crate::store::{Clock, Error, Key};
 use crate::supervisor::redis::wire::{Address, Credentials};
 
-const PASSWORD_LENGTH: usize = 32;
-/// Longest password of a user's, in bytes.
-const LONGEST_PASSWORD: usize = 512;
 /// The keys of `NAME-internal`: passwords of the supervisor, of replication and of the Sentinels.
 const INTERNAL: [&str; 3] = ["adminPassword", "replicationPassword", "sentinelPassword"];
 
@@ -45,22 +40,10 @@ pub struct SecretsSeen {
     pub facts: Option<Facts>,
 }
 
-fn own(object: &RedisSentinel, end: &str) -> Key {
-    Key::beside(object, "secrets", &format!("{}-{end}", object.name()))
-}
-
-/// The Secret that the user named for the application's password, if any.
-fn given(object: &RedisSentinel) -> Option<Key> {
-    object.spec.auth.secret.as_ref().map(|named| Key::beside(object, "secrets", &named.name))
-}
-
 /// The keys of all Secrets that are read.
 pub fn keys(object: &RedisSentinel) -> impl Iterator<Item = Key> {
     let certificates = object.spec.tls.enabled.then(|| authority::keys(object));
-    [own(object, "app"), own(object, "internal")]
-        .into_iter()
-        .chain(given(object))
-        .chain(certificates.into_iter().flatten())
+    redis_passwords::keys(object, &object.spec.auth).chain(certificates.into_iter().flatten())
 }
 
 /// The certificates; `None` without TLS.
@@ -77,7 +60,7 @@ pub async fn read(
     object: &RedisSentinel,
     authority: Option<&Authority>,
 ) -> Result<SecretsSeen, Error> {
-    let problem = source(objects, object).await?.err();
+    let problem = redis_passwords::source(objects, object, &object.spec.auth).await?.err();
     let app: Option<Value> = objects.get(&own(object, "app")).await?;
     let facts = app.as_ref().and_then(facts_of);
     let passwords = passwords(objects, object).await?;
@@ -91,44 +74,11 @@ pub async fn read(
     Ok(SecretsSeen { problem, complete, hash, facts })
 }
 
-/// The application's password from the user's Secret, if one is named; or the problem with that Secret.
-async fn source(objects: &Objects, object: &RedisSentinel) -> Result<Result<Option<String>, String>, Error> {
-    let Some(key) = given(object) else { return Ok(Ok(None)) };
-    let (path, name, declared) = ("spec.auth.secret", &key.name, &object.spec.auth.username);
-    if [own(object, "app"), own(object, "internal")].contains(&key) {
-        return Ok(Err(format!("{path} names Secret {name}, which Evenkeel writes itself: use another name")));
-    }
-    let Some(secret) = objects.get::<Value>(&key).await? else {
-        return Ok(Err(format!("{path} names Secret {name}, which does not exist: create it with the key password")));
-    };
-    if let Some(username) = text(&secret, "username").filter(|username| username != declared) {
-        let problem =
-            format!("{path}: username in Secret {name} is {username:?}, but spec.auth.username is {declared}");
-        return Ok(Err(problem));
-    }
-    Ok(match text(&secret, "password") {
-        None => Err(format!("{path}: Secret {name} has no key password")),
-        Some(password) if password.is_empty() => Err(format!("{path}: password in Secret {name} is empty")),
-        Some(password) if password.contains(char::is_control) => Err(format!(
-            "{path}: password in Secret {name} has a line break or another control character, which clients cannot send"
-        )),
-        Some(password) if password.len() > LONGEST_PASSWORD => {
-            Err(format!("{path}: password in Secret {name} is longer than {LONGEST_PASSWORD} bytes"))
-        }
-        Some(password) => Ok(Some(password)),
-    })
-}
-
 /// The passwords in use, that of the application last; `None` until they are created. While the user's Secret has a problem,
 /// the password before stays.
 async fn passwords(objects: &Objects, object: &RedisSentinel) -> Result<Option<[String; 4]>, Error> {
-    let app: Option<Value> = objects.get(&own(object, "app")).await?;
-    let internal: Option<Value> = objects.get(&own(object, "internal")).await?;
-    let given = source(objects, object).await?.ok().flatten();
-    Ok(app.zip(internal).and_then(|(app, internal)| {
-        let [admin, replication, sentinel] = INTERNAL.map(|key| text(&internal, key));
-        Some([admin?, replication?, sentinel?, given.or_else(|| text(&app, "password"))?])
-    }))
+    let passwords = redis_passwords::read(objects, object, &object.spec.auth, INTERNAL).await?;
+    Ok(passwords.map(|([admin, replication, sentinel], app)| [admin, replication, sentinel, app]))
 }
 
 /// What every member should have; `None` until the passwords are created, and with TLS while there are no certificates to
@@ -163,22 +113,9 @@ pub async fn ensure(
     object: &RedisSentinel,
     facts: &Facts,
 ) -> Result<(), Failure> {
-    let generate = || clock::password(clock, PASSWORD_LENGTH);
-    let given = source(objects, object).await?.map_err(|problem| Failure::new(Class::Terminal, problem))?;
-    let old: Option<Value> = objects.get(&own(object, "internal")).await?;
-    let kept = INTERNAL.map(|key| old.as_ref().and_then(|secret| text(secret, key)));
-    if kept.iter().any(Option::is_none) {
-        let passwords = kept.map(|kept| kept.unwrap_or_else(generate));
-        let fields: Vec<_> = INTERNAL.into_iter().zip(passwords.iter().map(String::as_str)).collect();
-        write(objects, object, &own(object, "internal"), "Opaque", None, &fields).await?;
-    }
-    let old: Option<Value> = objects.get(&own(object, "app")).await?;
-    let password = given.or_else(|| text(old.as_ref()?, "password")).unwrap_or_else(generate);
+    let password = redis_passwords::ensure(objects, clock, object, &object.spec.auth, INTERNAL).await?;
     let ca = authority(objects, object, clock.now()).await?.and_then(|authority| authority.server_cas());
-    let fields = fields(object, &password, ca, facts);
-    let fields: Vec<(&str, &str)> = fields.iter().map(|(key, value)| (*key, value.as_str())).collect();
-    write(objects, object, &own(object, "app"), "Opaque", None, &fields).await?;
-    Ok(())
+    redis_passwords::write_app(objects, object, &fields(object, &password, ca, facts)).await
 }
 
 /// The application's Secret. `ca`: the CA certificates that verify the members; with TLS only.
@@ -203,10 +140,6 @@ fn fields(object: &RedisSentinel, password: &str, ca: Option<String>, facts: &Fa
 
 /// Where applications connect, as their Secret says.
 fn facts_of(app: &Value) -> Option<Facts> {
-    let address = |text: &str| {
-        let (ip, port) = text.split_once(':')?;
-        Some(Address { ip: ip.parse().ok()?, port: port.parse().ok()? })
-    };
     let master = address(&format!("{}:{}", text(app, "host")?, text(app, "port")?))?;
     let sentinels = text(app, "sentinels")?;
     Some(Facts { master, sentinels: sentinels.split(',').map(address).collect::<Option<_>>()? })
@@ -286,7 +219,7 @@ mod tests {
         let mut all = vec![admin_password, replication_password, sentinel_password, app_password];
         all.sort_unstable();
         all.dedup();
-        assert_eq!(all.iter().map(String::len).collect::<Vec<_>>(), [PASSWORD_LENGTH; 4]);
+        assert_eq!(all.iter().map(String::len).collect::<Vec<_>>(), [redis_passwords::LENGTH; 4]);
     }
 
     /// Regression 347: a key of `NAME-internal` that was removed by hand left all members without credentials.

@@ -24,8 +24,17 @@ pub fn watch(view: &View, decisions: &RedisDecisions, member: &Member) -> Option
         quorum: quorum(view),
         parallel_syncs: spec.parallel_syncs,
         username: spec.auth.username.clone(),
-        tls: spec.tls.enabled,
+        tls: tls(view, member),
     })
+}
+
+/// Whether a Sentinel uses TLS: as the spec says, once every server that answers does. Until then it stays as it is.
+fn tls(view: &View, member: &Member) -> bool {
+    let wanted = view.object.spec.tls.enabled;
+    let done =
+        |one: &Member| one.serving().is_none() || one.live().is_some_and(|report| report.tls.is_some() == wanted);
+    let before = member.live().and_then(|report| Some(report.sentinel.as_ref()?.watch.as_ref()?.tls));
+    before.filter(|_| !view.members.iter().all(done)).unwrap_or(wanted)
 }
 
 /// The Sentinels and their settings, for all members.
@@ -79,9 +88,12 @@ pub fn announce(view: &View, decisions: &RedisDecisions) -> Vec<(String, String,
         let master = view.member(decisions.master.as_deref()?)?;
         Some((leader.address()?, leader.sentinel()?.epoch, master.address()?))
     };
-    // Invariant: only what a server itself has said is announced.
-    let is_master = decisions.master.as_deref().and_then(|name| view.member(name)?.role()) == Some(Role::Master);
-    let Some((leader, epoch, to)) = led().filter(|_| is_master && decisions.change.is_none()) else {
+    // Invariant: only what a server itself has said is announced. One that has died since is announced too: before they name
+    // it, no Sentinel can be asked to replace it.
+    let role = decisions.master.as_deref().and_then(|name| view.member(name)?.role());
+    let dead = decisions.change.as_ref().is_some_and(|change| change.request.is_none() && change.attempt == 0);
+    let holds = role == Some(Role::Master) && decisions.change.is_none() || role.is_none() && dead;
+    let Some((leader, epoch, to)) = led().filter(|_| holds) else {
         return Vec::new();
     };
     let behind = view.watching().filter(|(_, _, one)| one.address != to && one.config_epoch < epoch);

@@ -110,7 +110,10 @@ pub fn render(
         false => format!("a report is refused, and this member counts as not reachable: {}", told.join("; ")),
     };
     tell(view, status, REFUSED, "OutOfBounds", told);
-    let Some(seen) = &observed.certificates else { return };
+    let Some(seen) = &observed.certificates else {
+        status.certificates = None;
+        return tell(view, status, CERTIFICATES, "", String::new());
+    };
     status.certificates = due::status(view.object, seen).or(status.certificates.take());
     let (reason, message) = due::problem(&holdings(view), seen, view.now).unwrap_or_default();
     tell(view, status, CERTIFICATES, reason, message);

@@ -100,6 +100,21 @@ pub fn ours(config: &Config, credentials: &Credentials, certificates: &Path) -> 
     all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
+/// The directives by which the one port of a server has TLS or has it not; they change together. `had`: it has it now, so that
+/// it must be switched off. A server that was built without TLS knows only `port`.
+pub fn ports(config: &Config, had: bool) -> BTreeMap<String, String> {
+    let port = PORT.to_string();
+    let all: &[(&str, &str)] = match (config.tls, had) {
+        (true, _) => &[("port", "0"), ("tls-auth-clients", "optional"), (TLS_PORT, &port), ("tls-replication", "yes")],
+        (false, true) => &[("port", &port), (TLS_PORT, "0"), ("tls-replication", "no")],
+        (false, false) => &[("port", &port)],
+    };
+    all.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+/// The directive of a server's port with TLS.
+pub const TLS_PORT: &str = "tls-port";
+
 /// The beginning of the names of the files of certificates with this hash.
 pub fn prefix(hash: &str) -> String {
     format!("{}-", short_hash(hash, 12))
@@ -249,6 +264,18 @@ mod tests {
     fn a_value_cannot_begin_another_line() {
         let text = file(&config(), &credentials(), &[("maxmemory-policy", "a\nreplicaof no one"), ("x", "1\" \\")]);
         expect(&text, &["maxmemory-policy \"a\\x0areplicaof no one\"", "x \"1\\\" \\\\\""]);
+    }
+
+    /// The order of the names is that in which a server is told them: it closes the one port before it opens the other.
+    #[test]
+    fn the_port_with_tls_and_the_one_without_change_in_one_command() {
+        let told = |tls, had| {
+            let ports = ports(&Config { tls, ..config() }, had).into_iter();
+            ports.map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ")
+        };
+        assert_eq!(told(true, false), "port 0, tls-auth-clients optional, tls-port 6379, tls-replication yes");
+        assert_eq!(told(false, true), "port 6379, tls-port 0, tls-replication no");
+        assert_eq!(told(false, false), "port 6379");
     }
 
     #[test]

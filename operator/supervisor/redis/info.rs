@@ -24,6 +24,8 @@ pub struct Info {
     pub offset: u64,
     /// `second_repl_offset`; 0 if there is none.
     pub second_offset: u64,
+    /// `rdb_changes_since_last_save`: another number if data has changed since, unless there was a snapshot.
+    pub changes: u64,
     /// Of a replica; [`Link::synced`] is not set here.
     pub link: Option<Link>,
     /// Of a master.
@@ -73,6 +75,7 @@ pub fn read(text: &str) -> Info {
         replid: cut(word("master_replid")),
         offset: number("master_repl_offset"),
         second_offset: number("second_repl_offset"),
+        changes: number("rdb_changes_since_last_save"),
         link,
         replicas: (0..REPLICAS).map_while(|n| replica(fields.get(format!("slave{n}").as_str())?)).collect(),
         keys: keys.fold(0, u64::saturating_add),

@@ -75,7 +75,7 @@ pub fn next(seen: &Seen) -> Act {
         Server::Starting | Server::Loading if seen.role == Some(Role::Master) && wanted(seen, order).is_some() => {
             Act::Kill
         }
-        Server::Hung if wanted(seen, order).is_some() => Act::Kill,
+        Server::Hung if seen.halted || wanted(seen, order).is_some() => Act::Kill,
         Server::Starting | Server::Loading | Server::Hung => Act::Wait,
         Server::Running => run(seen, order),
     }
@@ -99,6 +99,14 @@ fn start(seen: &Seen, order: &Order) -> Act {
         Some(own) if own != named.master => Act::Start(Some(named.master)),
         _ => Act::Wait,
     }
+}
+
+/// `replica-priority`: as ordered, but 0 while a replica has no data and was never in sync.
+///
+/// Invariant: no Sentinel promotes such a replica. To Sentinels a link that never was up is not down for long, so that they
+/// would, when they reach neither the master nor another replica.
+pub fn priority(ordered: u32, leads: bool, has_data: bool, synced: bool) -> u32 {
+    if leads || has_data || synced { ordered } else { 0 }
 }
 
 /// The master that the server must follow, and does not.
@@ -327,6 +335,15 @@ mod tests {
             let elsewhere = next(&Seen { server, ..replica(3, order(2, "b-0", follow(2))) });
             assert_eq!(elsewhere, if server == Server::Hung { Act::Kill } else { Act::Wait });
         }
+    }
+
+    /// Regression 456: a server that a signal had stopped was left to the Sentinels, and nobody wrote for 6 s (downAfter).
+    /// Its end is proven. A server that is busy, or waits for its disk, may answer again: only the Sentinels judge that.
+    #[test]
+    fn a_server_that_a_signal_has_stopped_is_killed_and_one_that_is_busy_is_not() {
+        let hung = Seen { server: Server::Hung, ..master(order(1, "b-0", lead())) };
+        assert_eq!(next(&hung), Act::Wait);
+        assert_eq!(next(&Seen { halted: true, ..hung }), Act::Kill);
     }
 
     #[test]

@@ -29,7 +29,7 @@ impl Shell {
             Act::Start(master) => self.start(master)?,
             Act::Stop => self.signal(Signal::SIGTERM),
             Act::Kill => {
-                tracing::warn!("the server does not answer, and must not go on in its role: SIGKILL");
+                tracing::warn!("the server does not answer, and will not, or must not go on in its role: SIGKILL");
                 self.signal(Signal::SIGKILL);
             }
             Act::Follow(master) => self.follow(master).await?,
@@ -102,6 +102,7 @@ impl Shell {
             synced: false,
             promoted,
             promoted_offset: 0,
+            data_end: 0,
             settled: key(Some(&order)),
             paused: None,
             renewed_at: 0,
@@ -193,16 +194,21 @@ impl Shell {
         let wanted = self.login().ok_or("there are no passwords")?;
         let Some(process) = &self.process else { return Ok(()) };
         let mut changes = self.differing();
-        let tls = wanted.0.tls.clone().filter(|_| self.durable.order.as_ref().is_some_and(|order| order.config.tls));
-        if let Some(tls) = tls.filter(|tls| process.login.0.tls.as_ref() != Some(tls)) {
-            let written = self.place.write_certificates(&tls, &conf::prefix(&tls.hash));
+        // They may have come before the order that wants them.
+        let read = changes.iter().any(|(name, _)| name == "tls-cert-file");
+        if let Some(tls) = wanted.0.tls.as_ref().filter(|_| read) {
+            let written = self.place.write_certificates(tls, &conf::prefix(&tls.hash));
             written.map_err(|error| format!("writing the certificates: {error}"))?;
         }
         if process.login != wanted {
             self.users(&wanted.1).await?;
         }
-        // A certificate and its key change together.
-        let files: Vec<(String, String)> = changes.extract_if(.., |(name, _)| name.starts_with("tls-")).collect();
+        // A certificate and its key change together, and the port with TLS with that without. The one in use is closed first.
+        let tls = |name: &str| name == "port" || name.starts_with("tls-");
+        let mut files: Vec<(String, String)> = changes.extract_if(.., |(name, _)| tls(name)).collect();
+        if files.iter().any(|(name, value)| name == conf::TLS_PORT && value == "0") {
+            files.reverse();
+        }
         let mut groups: Vec<Vec<(String, String)>> = changes.into_iter().map(|change| vec![change]).collect();
         groups.extend(Some(files).filter(|files| !files.is_empty()));
         for group in groups {
@@ -244,6 +250,7 @@ impl Shell {
             command.arg(name).arg(conf::bare(value));
         }
         let names = group.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
+        let port = group.iter().any(|(name, _)| name == "port");
         let log_off = group.iter().any(|(name, value)| name == "appendonly" && value == "no");
         let result = self.send(&format!("CONFIG SET {names}"), vec![command]).await?.into_iter().next();
         let Some(process) = &mut self.process else { return Ok(()) };
@@ -265,6 +272,10 @@ impl Shell {
             // The data must be in a snapshot before the log counts no more.
             process.switched = process.info.as_ref().map(|info| info.saved.max(1));
             self.send("BGSAVE", vec![cmd("BGSAVE")]).await?;
+        }
+        if port {
+            // Connections stay, but that of a replica begins anew at once, as it will from now on.
+            self.send("CLIENT KILL", vec![cmd("CLIENT").arg("KILL").arg("TYPE").arg("master").to_owned()]).await?;
         }
         Ok(())
     }

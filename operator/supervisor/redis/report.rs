@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::supervisor::process::is_stopped;
 use crate::supervisor::redis::conf;
 use crate::supervisor::redis::next;
 use crate::supervisor::redis::shell::{AT_START, LONGEST, MOVING_REPORT_MS, REPORT_MS, Shell, TEXTS, key};
 use crate::supervisor::redis::state::{CUT_S, Pause, Seen};
 use crate::supervisor::redis::wire::{
-    ALONE_MS, Credentials, HUNG_MS, Link, RedisSeen, Report, Role, Server, significant,
+    ALONE_MS, Credentials, HUNG_MS, Link, Order, RedisSeen, Report, Role, Server, Task, significant,
 };
 use crate::supervisor::shell::boottime_ms;
 
@@ -49,6 +50,7 @@ impl Shell {
             run: self.run(),
             credentials: self.has_credentials(),
             server: self.server(),
+            halted: process.is_some_and(|process| self.server() == Server::Hung && is_stopped(process.pid)),
             due: now >= self.clocks.due_at,
             terminating: self.terminating,
             restart: self.restart_asked,
@@ -75,7 +77,31 @@ impl Shell {
         };
         let mut wanted = order.config.directives.clone();
         wanted.extend(conf::ours(&order.config, credentials, &self.place.configuration()));
+        wanted.insert("replica-priority".to_owned(), self.priority(order).to_string());
+        let has = self.process.as_ref().is_some_and(|process| process.applied.contains_key(conf::TLS_PORT));
+        wanted.extend(conf::ports(&order.config, has));
         wanted
+    }
+
+    fn priority(&self, order: &Order) -> u32 {
+        let process = self.process.as_ref();
+        let leads = self.role().map_or(matches!(order.task, Task::Lead { .. }), |role| role == Role::Master);
+        let keys = process.and_then(|process| process.info.as_ref()).map_or(0, |info| info.keys);
+        let synced = process.is_some_and(|process| process.synced);
+        next::priority(order.config.priority, leads, self.has_data || keys > 0, synced)
+    }
+
+    /// Why a new client cannot write, as the server says.
+    fn not_writable(&self) -> Option<String> {
+        let result = self.process.as_ref()?.proof.result.as_ref()?;
+        result.as_ref().err().map(|words| format!("a new client cannot write: {words}"))
+    }
+
+    /// Whether a server that runs has taken over the certificates of this hash, and shows them.
+    fn shows(&self, hash: &str) -> bool {
+        let Some(process) = &self.process else { return true };
+        let file = process.applied.get("tls-cert-file").is_some_and(|file| file.contains(&conf::prefix(hash)));
+        file && process.applied.get(conf::TLS_PORT).is_some_and(|port| port != "0")
     }
 
     /// Directives that can be changed now, differ, and were not refused.
@@ -112,10 +138,13 @@ impl Shell {
             server: self.server(),
             version: info.map(|info| info.version.clone()).filter(|version| !version.is_empty()),
             credentials: in_force.map(|credentials| credentials.hash.clone()),
-            tls: in_force.and_then(|credentials| Some(credentials.tls.as_ref()?.hash.clone())),
+            tls: in_force
+                .and_then(|credentials| credentials.tls.as_ref())
+                .map(|tls| tls.hash.clone())
+                .filter(|hash| self.shows(hash)),
             redis: Some(self.redis(waits.clone())),
             disk_free: self.place.disk_free(),
-            problem: first.cloned().or(waits),
+            problem: first.cloned().or(waits).or_else(|| self.not_writable()),
             terminating: self.terminating,
             ..Report::default()
         }
@@ -138,7 +167,9 @@ impl Shell {
         let Some(info) = &process.info else { return down };
         let answers = self.server() == Server::Running;
         let wanted = self.wanted();
-        let removed = process.applied.keys().filter(|name| !wanted.contains_key(*name));
+        // What is left of TLS has no effect without its port.
+        let gone = |name: &&String| !wanted.contains_key(*name) && !name.starts_with("tls-");
+        let removed = process.applied.keys().filter(gone);
         let refused = process.refused.iter().filter(|(name, (value, _))| wanted.get(*name) == Some(value));
         let (later, refused): (Vec<_>, Vec<_>) = refused.partition(|(_, (_, words))| words.contains(AT_START));
         let pending = removed.chain(later.into_iter().map(|(name, _)| name));
@@ -157,7 +188,8 @@ impl Shell {
             has_data: info.keys > 0 || info.role == Some(Role::Replica) && !process.synced && self.has_data,
             keys: info.keys,
             replid: Some(info.replid.clone()),
-            offset: info.offset,
+            // A master goes on to ping its replicas, which may be out of reach.
+            offset: if process.paused.is_some() { process.data_end } else { info.offset },
             link,
             replicas: info.replicas.clone(),
             priority: process.applied.get("replica-priority").and_then(|value| value.parse().ok()).unwrap_or_default(),

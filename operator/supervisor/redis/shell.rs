@@ -95,6 +95,8 @@ pub struct Process {
     pub synced: bool,
     pub promoted: Option<u64>,
     pub promoted_offset: u64,
+    /// Of a master: where its data ends at the latest. What comes after that in the stream are its pings.
+    pub data_end: u64,
     /// The task that was carried out: the epoch of its order, and the master.
     pub settled: (u64, Option<Address>),
     pub paused: Option<Pause>,
@@ -370,6 +372,10 @@ impl Shell {
         }
         let before = process.info.replace(new);
         let Some(info) = &process.info else { return false };
+        let state = |info: &Info| (info.changes, info.saved, info.replid.clone());
+        if before.as_ref().map(state) != Some(state(info)) || info.role == Some(Role::Replica) {
+            process.data_end = info.offset;
+        }
         let begun = !std::mem::replace(&mut process.ready, true);
         let was = before.as_ref().filter(|_| !begun).map_or_else(
             || Some(if process.began_with.is_some() { Role::Replica } else { Role::Master }),

@@ -63,6 +63,8 @@ pub struct Seen {
     pub credentials: bool,
     /// The server.
     pub server: Server,
+    /// A signal has stopped its process, so that it will not answer.
+    pub halted: bool,
     /// The pause after a failure is over.
     pub due: bool,
     /// SIGTERM was received.
@@ -106,7 +108,7 @@ pub enum Act {
     Start(Option<Address>),
     /// Stop it; it saves what its persistence says.
     Stop,
-    /// SIGKILL: it does not answer, and must not go on in its role.
+    /// SIGKILL: it does not answer, and will not, or must not go on in its role.
     Kill,
     /// Make it a replica of this master.
     Follow(Address),

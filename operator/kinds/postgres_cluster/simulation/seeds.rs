@@ -6,8 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use super::driver::{Outcome, run, run_without, run_without_resync};
 use crate::kinds::postgres_cluster::world::Ablation;
 
-/// Number of seeds unless `EVENKEEL_SEEDS` sets it: two to three minutes of one core.
-const SEEDS: u64 = 2_000;
+/// Number of seeds unless `EVENKEEL_SEEDS` sets it: four to five minutes of one core.
+const SEEDS: u64 = 600;
 /// Number of seeds without resync.
 const SEEDS_WITHOUT_RESYNC: u64 = 100;
 /// Last lines of a failing seed's trace that are printed.

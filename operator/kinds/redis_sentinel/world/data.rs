@@ -1,6 +1,6 @@
 //! Data members: a supervisor with the real decisions, and a Redis server.
 
-use super::{World, is_sentinel};
+use super::{Ablation, World, is_sentinel};
 use crate::engine::ContainerState;
 use crate::supervisor::redis::next;
 use crate::supervisor::redis::state::{Act, Durable, Named, Pause, Said, Seen};
@@ -12,11 +12,15 @@ use crate::supervisor::redis::wire::{
 const START_MS: u64 = 100;
 /// A replica whose link is down for this long is cut off.
 const CUT_MS: u64 = 3_000;
+/// `min-replicas-max-lag`.
+const MAX_LAG_S: u64 = 3;
+/// Time between two snapshots.
+const SNAPSHOT_MS: u64 = 2_000;
 /// Most acts of one supervisor in one turn.
 const ACTS: usize = 8;
 
 /// The supervisor of a data member, in memory.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Hash)]
 pub struct Data {
     pub heard_at: u64,
     pub runs: u32,
@@ -31,7 +35,7 @@ pub struct Data {
 }
 
 /// What is on its volume.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Hash)]
 pub struct DataDisk {
     pub durable: Durable,
     pub position: Option<Position>,
@@ -40,7 +44,7 @@ pub struct DataDisk {
 }
 
 /// A running Redis server.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub struct Redis {
     pub role: Role,
     pub follows: Option<Address>,
@@ -76,6 +80,12 @@ impl Redis {
     pub fn answers(&self, ms: u64) -> bool {
         ms >= self.ready_at
     }
+
+    /// The priority that it shall have; `kept`: its volume has data.
+    fn wanted(&self, order: &Order, kept: bool) -> u32 {
+        let has_data = kept || !self.writes.is_empty();
+        next::priority(order.config.priority, self.role == Role::Master, has_data, self.synced)
+    }
 }
 
 impl World {
@@ -98,6 +108,12 @@ impl World {
     fn persistent(&self, name: &str) -> bool {
         let order = self.disks.get(name).and_then(|disk| disk.data.durable.order.as_ref());
         order.is_none_or(|order| order.config.directives.get("appendonly").is_some_and(|value| value == "yes"))
+    }
+
+    /// Its data is in snapshots.
+    fn snapshots(&self, name: &str) -> bool {
+        let order = self.disks.get(name).and_then(|disk| disk.data.durable.order.as_ref());
+        order.is_some_and(|order| order.config.directives.get("save").is_some_and(|save| !save.is_empty()))
     }
 
     pub fn order_data(&mut self, name: &str, member: &str, command: Command) {
@@ -125,11 +141,16 @@ impl World {
             Some(server) if data.hung && self.ms - server.answered_at >= HUNG_MS => Server::Hung,
             Some(_) => Server::Running,
         };
-        let tuned = server.zip(order.as_ref()).is_none_or(|(server, order)| server.priority == order.config.priority);
+        let kept = !disk.data.writes.is_empty() && (self.persistent(name) || self.snapshots(name));
+        let blind = self.ablation == Some(Ablation::EmptyMember);
+        let tuned = server
+            .zip(order.as_ref())
+            .is_none_or(|(server, order)| server.priority == server.wanted(order, kept || blind));
         Seen {
             run: self.run_of(name),
             credentials: disk.credentials,
             server: state,
+            halted: false,
             due: true,
             terminating: false,
             restart: data.restart,
@@ -142,7 +163,7 @@ impl World {
             lifted: data.lifted.clone(),
             alone: self.ms.saturating_sub(data.heard_at) >= ALONE_MS,
             doubt: data.doubt,
-            has_data: !disk.data.writes.is_empty() && self.persistent(name),
+            has_data: kept,
             named: data.named,
             confirmed: server.and_then(|server| server.confirmed),
             cut: server.is_some_and(|one| {
@@ -157,7 +178,7 @@ impl World {
         self.ask_sentinels(name);
         for _ in 0..ACTS {
             let mut seen = self.seen_data(name);
-            if self.starts_alone
+            if self.ablation == Some(Ablation::StartRule)
                 && let Some(order) = &mut seen.durable.order
             {
                 order.run.clone_from(&seen.run);
@@ -174,7 +195,8 @@ impl World {
     /// What the supervisor reads in INFO.
     fn watch_server(&mut self, name: &str) {
         let (ms, order) = (self.ms, self.disks.get(name).and_then(|disk| disk.data.durable.order.clone()));
-        let persistent = self.persistent(name);
+        let snapshot = self.snapshots(name) && ms.is_multiple_of(SNAPSHOT_MS);
+        let written = self.persistent(name) || snapshot;
         let Some(one) = self.boxes.get_mut(name) else { return };
         let data = &mut one.data;
         let Some(server) = data.server.as_mut().filter(|server| !data.hung && server.answers(ms)) else { return };
@@ -200,7 +222,7 @@ impl World {
                 let (offset, replid) = (server.offset, server.replid.clone());
                 disk.data.position = Some(Position { epoch: key(order.as_ref()).0, offset, replid });
             }
-            if persistent {
+            if written {
                 disk.data.writes.clone_from(&server.writes);
             }
         }
@@ -246,7 +268,9 @@ impl World {
     }
 
     fn perform_data(&mut self, name: &str, act: Act) {
-        let (ms, persistent, member) = (self.ms, self.persistent(name), Self::member(name));
+        let (ms, member, snapshots) = (self.ms, Self::member(name), self.snapshots(name));
+        let persistent = self.persistent(name) || snapshots;
+        let blind = self.ablation == Some(Ablation::EmptyMember);
         let order = self.disks.get(name).and_then(|disk| disk.data.durable.order.clone());
         let run = self.run_of(name);
         if let Act::Follow(master) = act {
@@ -271,7 +295,10 @@ impl World {
                     // A server with a log knows no offset of its data.
                     offset: 0,
                     replid: run,
-                    priority: order.as_ref().map_or(100, |order| order.config.priority),
+                    priority: order.as_ref().map_or(100, |order| {
+                        let has_data = !disk.data.writes.is_empty() || blind;
+                        next::priority(order.config.priority, master.is_none(), has_data, false)
+                    }),
                     link_up: false,
                     link_down_since: ms,
                     synced: false,
@@ -286,7 +313,12 @@ impl World {
                     wrote_at: None,
                 });
             }
-            Act::Stop | Act::Kill => self.end_server(name),
+            Act::Stop | Act::Kill => {
+                if let Some(server) = data.server.as_ref().filter(|_| snapshots && act == Act::Stop) {
+                    disk.data.writes.clone_from(&server.writes);
+                }
+                self.end_server(name);
+            }
             Act::Follow(master) => {
                 data.doubt = false;
                 if let Some(server) = &mut data.server {
@@ -312,7 +344,7 @@ impl World {
             }
             Act::Tune => {
                 if let (Some(server), Some(order)) = (&mut data.server, order) {
-                    server.priority = order.config.priority;
+                    server.priority = server.wanted(&order, blind || persistent && !disk.data.writes.is_empty());
                 }
             }
         }
@@ -331,25 +363,37 @@ impl World {
     /// Replication: every replica takes over what its master has.
     pub fn run_servers(&mut self) {
         let names: Vec<String> = self.boxes.keys().filter(|name| !is_sentinel(name)).cloned().collect();
-        for name in names {
-            let Some(server) = self.redis(&name).filter(|server| server.role == Role::Replica) else { continue };
-            let master = server.follows.and_then(|address| self.at(address)).filter(|master| *master != name);
-            let from = master.filter(|master| self.reaches(&name, master)).and_then(|master| self.redis(&master));
-            // Chains of replicas have what their source has.
-            let copied = from.map(|from| (from.writes.clone(), from.offset, from.replid.clone()));
-            let (slow, ms) = (self.slow.contains(&Self::member(&name)), self.ms);
-            let Some(server) = self.redis_mut(&name) else { continue };
-            match copied {
-                Some((writes, offset, replid)) => {
-                    if !slow || !server.link_up {
-                        (server.writes, server.offset, server.replid) = (writes, offset, replid);
-                    }
-                    server.link_up = true;
+        names.iter().for_each(|name| self.flow(name));
+    }
+
+    /// A replica takes over what its master has.
+    pub fn flow(&mut self, name: &str) {
+        let Some(server) = self.redis(name).filter(|server| server.role == Role::Replica) else { return };
+        let master = server.follows.and_then(|address| self.at(address)).filter(|master| master != name);
+        let severed = master.as_ref().and_then(|master| self.severed_s(name, master));
+        let linked = self.redis(name).is_some_and(|server| server.link_up);
+        let reached = master.filter(|master| self.reaches(name, master) && (severed.is_none() || linked));
+        let from = reached.and_then(|master| self.redis(&master));
+        // Chains of replicas have what their source has.
+        let copied = from.map(|from| (from.writes.clone(), from.offset, from.replid.clone()));
+        let (slow, ms) = (self.slow.contains(&Self::member(name)) || severed.is_some(), self.ms);
+        let Some(server) = self.redis_mut(name) else { return };
+        match copied {
+            Some((writes, offset, replid)) => {
+                if !slow || !server.link_up {
+                    (server.writes, server.offset, server.replid) = (writes, offset, replid);
                 }
-                None if server.link_up => (server.link_up, server.link_down_since) = (false, ms),
-                None => {}
+                server.link_up = true;
             }
+            None if server.link_up => (server.link_up, server.link_down_since) = (false, ms),
+            None => {}
         }
+    }
+
+    /// Seconds since two data members hear nothing of each other; `None`: they do.
+    fn severed_s(&self, one: &str, other: &str) -> Option<u64> {
+        let since = [one, other].into_iter().filter_map(|name| self.severed.get(&Self::member(name))).min();
+        since.map(|since| (self.ms - since) / 1_000)
     }
 
     /// The replicas of a master, as it sees them: the member, and whether it receives what is written.
@@ -384,7 +428,8 @@ impl World {
                 let replica = |(other, online): (String, bool)| {
                     let address = self.address(&other)?;
                     let offset = self.redis(&other).map_or(0, |one| one.offset);
-                    Some(Replica { address, online, offset, lag_s: 0 })
+                    let lag_s = self.severed_s(name, &other).unwrap_or(0);
+                    Some(Replica { address, online, offset, lag_s })
                 };
                 let link = server.follows.filter(|_| server.role == Role::Replica).map(|master| Link {
                     master,
@@ -427,11 +472,11 @@ impl World {
 
     /// Whether a master takes the write of a client now.
     pub fn takes_writes(&self, name: &str) -> bool {
-        let Some(server) = self.redis(name).filter(|one| one.role == Role::Master && one.paused.is_none()) else {
-            return false;
-        };
+        let shut = |one: &&Redis| one.paused.is_some() && self.ablation != Some(Ablation::PausedWrites);
+        let Some(server) = self.redis(name).filter(|one| one.role == Role::Master && !shut(one)) else { return false };
         let needed = server.directives.get("min-replicas-to-write").and_then(|text| text.parse().ok()).unwrap_or(0);
-        self.replicas(name).into_iter().filter(|(_, online)| *online).count() >= needed
+        let hears = |other: &str| self.severed_s(name, other).is_none_or(|lag| lag <= MAX_LAG_S);
+        self.replicas(name).into_iter().filter(|(other, online)| *online && hears(other)).count() >= needed
     }
 }
 

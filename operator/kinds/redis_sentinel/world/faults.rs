@@ -69,6 +69,20 @@ impl World {
         self.tell(format!("--- the container of {member} goes on"));
     }
 
+    /// The network between it and the other data members is cut.
+    pub fn sever(&mut self, member: &str) {
+        self.severed.insert(member.to_owned(), self.ms);
+        self.tell(format!("--- {member} hears of no other data member"));
+    }
+
+    /// All members reach each other and the operator, and nobody stands still.
+    pub fn undo_faults(&mut self) {
+        (self.away, self.isolated, self.slow, self.cut, self.severed) = Default::default();
+        let paused = self.boxes.iter().filter(|(_, one)| one.state == ContainerState::Paused);
+        let paused: Vec<String> = paused.map(|(name, _)| Self::member(name)).collect();
+        paused.iter().for_each(|member| self.unpause_container(member));
+    }
+
     /// Its volume and its container are lost.
     pub fn wipe(&mut self, member: &str) {
         let name = self.container(member);

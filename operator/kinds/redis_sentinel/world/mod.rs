@@ -30,6 +30,25 @@ pub const TURN_MS: u64 = 100;
 /// The application's passwords and the others, by hash.
 const CREDENTIALS: &str = "h";
 
+/// A part that is removed from the protocol, to show why it is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Ablation {
+    /// A supervisor starts its server in its last role by itself, without an order that names the run.
+    StartRule,
+    /// The operator does not hear that the Sentinels name another master than its own.
+    Authority,
+    /// A Sentinel and the operator take every condition of a `RESET` for fulfilled.
+    ResetConditions,
+    /// A member without data says that it has some.
+    EmptyMember,
+    /// A Sentinel that has just asked the replicas, and would not ask them again, fails over on request.
+    FreshInfo,
+    /// Writes go on at a master that says that they are paused.
+    PausedWrites,
+    /// A Sentinel that was asked says that it refused.
+    OneAtATime,
+}
+
 /// A container.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Box {
@@ -45,7 +64,7 @@ pub struct Box {
 }
 
 /// A volume.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Hash)]
 pub struct Disk {
     pub data: DataDisk,
     pub sentinel: SentinelDisk,
@@ -76,6 +95,8 @@ pub struct World {
     pub isolated: BTreeSet<String>,
     /// Replicas that receive nothing new, although their link is up.
     pub slow: BTreeSet<String>,
+    /// Data members that hear nothing of each other data member any more, but of all others; since when.
+    pub severed: BTreeMap<String, u64>,
     /// The operator is away.
     pub away: bool,
     /// Writes that clients make in each turn at each master that they reach.
@@ -87,8 +108,16 @@ pub struct World {
     pub commands: Vec<String>,
     /// Invariants that an event has broken.
     pub broken: BTreeSet<String>,
-    /// A guard is removed, to show why it is needed: a supervisor starts its server again in its last role by itself.
-    pub starts_alone: bool,
+    /// A part of the protocol that is missing.
+    pub ablation: Option<Ablation>,
+    /// Two masters have taken writes since then.
+    pub two_since: Option<u64>,
+    /// Sentinels that refuse to fail over, with their words.
+    pub refuses: BTreeMap<String, String>,
+    /// What the operator sends is in transit until it is delivered; otherwise it arrives at once.
+    pub posts: bool,
+    /// In transit: the member, and what is sent to it.
+    pub letters: Vec<(String, Command)>,
 }
 
 impl World {
@@ -116,13 +145,18 @@ impl World {
             cut: BTreeSet::new(),
             isolated: BTreeSet::new(),
             slow: BTreeSet::new(),
+            severed: BTreeMap::new(),
             away: false,
             writers: true,
             next_write: 0,
             acknowledged: BTreeMap::new(),
             commands: Vec::new(),
             broken: BTreeSet::new(),
-            starts_alone: false,
+            ablation: None,
+            two_since: None,
+            refuses: BTreeMap::new(),
+            posts: false,
+            letters: Vec::new(),
         }
     }
 
@@ -184,6 +218,14 @@ impl World {
 
     /// Turns until the object is healthy, no change runs, nothing is stale, and nothing is left to do.
     pub fn settle(&mut self, bound: usize) -> usize {
+        self.heals(bound).unwrap_or_else(|| {
+            let story = self.story(self.ms.saturating_sub(8_000));
+            panic!("not settled after {bound} turns:\n{story}\n{:#?}", self.status())
+        })
+    }
+
+    /// The turns that that takes, if it happens.
+    pub fn heals(&mut self, bound: usize) -> Option<usize> {
         let mut calm = 0;
         for turn in 1..=bound {
             let steps = self.turn();
@@ -194,30 +236,67 @@ impl World {
                 && self.decisions().change.is_none();
             calm = if settled { calm + 1 } else { 0 };
             if calm > 5 {
-                return turn;
+                return Some(turn);
             }
         }
-        panic!("not settled after {bound} turns:\n{}\n{:#?}", self.story(self.ms.saturating_sub(8_000)), self.status());
+        None
+    }
+
+    /// Milliseconds pass, and everybody acts. The operator hears its members, and decides if it is not busy elsewhere.
+    pub fn pass(&mut self, ms: u64, decides: bool) {
+        let end = self.ms + ms;
+        while self.ms < end {
+            self.deliver_all();
+            self.ms = end.min(self.ms + 1_000);
+            self.check();
+            self.run_servers();
+            let names: Vec<String> = self.boxes.keys().filter(|name| is_sentinel(name)).cloned().collect();
+            names.iter().for_each(|name| self.run_sentinel(name, true));
+            self.supervise();
+            self.hear_all();
+            if decides {
+                self.decide(usize::MAX);
+            }
+        }
     }
 
     // The operator.
 
     pub fn reconcile(&mut self) -> Vec<String> {
+        self.hear_all();
+        self.decide(usize::MAX)
+    }
+
+    /// The operator's last report of a container is not what it would hear now.
+    pub fn has_news(&self, name: &str) -> bool {
+        let member = Self::member(name);
+        let same = |(heard, _, _): &(Report, _, _)| *heard == Report { clock_ms: heard.clock_ms, ..self.report(name) };
+        !self.cut.contains(&member) && !self.heard.get(&member).is_some_and(same)
+    }
+
+    pub fn hear_all(&mut self) {
         let names: Vec<String> = self.boxes.keys().cloned().collect();
-        for name in names {
-            let (member, one) = (Self::member(&name), &self.boxes[&name]);
-            if one.state != ContainerState::Running || self.cut.contains(&member) {
-                continue;
-            }
-            let (report, of) = (self.report(&name), (one.id, one.boot));
-            if let Some(redis) = report.redis.as_ref().filter(|redis| redis.role.is_some()) {
-                self.offsets.insert(member.clone(), (redis.offset, self.ms));
-            }
-            self.heard.insert(member, (report, of, self.ms));
+        names.iter().for_each(|name| self.hear(name));
+    }
+
+    /// The operator gets the report of a container, if it reaches it.
+    pub fn hear(&mut self, name: &str) {
+        let (member, one) = (Self::member(name), &self.boxes[name]);
+        if one.state != ContainerState::Running || self.cut.contains(&member) {
+            return;
         }
+        let (report, of) = (self.report(name), (one.id, one.boot));
+        if let Some(redis) = report.redis.as_ref().filter(|redis| redis.role.is_some()) {
+            self.offsets.insert(member.clone(), (redis.offset, self.ms));
+        }
+        self.heard.insert(member, (report, of, self.ms));
+    }
+
+    /// The operator decides by what it has heard, records, and performs the first steps; then it dies, if there are more.
+    pub fn decide(&mut self, most: usize) -> Vec<String> {
         let plan = plan(&self.object, &self.observe(), self.object.want(), self.now());
         self.object.status = Some(plan.status);
-        for step in &plan.steps {
+        for step in plan.steps.iter().take(most) {
             self.tell(step.to_string());
             self.perform(step);
         }
@@ -295,6 +374,7 @@ impl World {
             Step::Act { member, id, act } => {
                 self.command(member, Command::Act { id: id.clone(), act: act.clone() });
                 if let Act::Failover { .. } = act {
+                    self.check_request(member);
                     self.commands.push(format!("operator: FAILOVER to {member}"));
                 }
             }
@@ -348,6 +428,19 @@ impl World {
     }
 
     fn command(&mut self, member: &str, command: Command) {
+        if self.posts {
+            // It is told again and again; one copy in transit is enough.
+            let letter = (member.to_owned(), command);
+            if !self.letters.contains(&letter) {
+                self.letters.push(letter);
+            }
+        } else {
+            self.deliver(member, command);
+        }
+    }
+
+    /// What the operator has sent arrives.
+    pub fn deliver(&mut self, member: &str, command: Command) {
         let name = self.container(member);
         if self.cut.contains(member) || self.boxes.get(&name).is_none_or(|one| one.state != ContainerState::Running) {
             return;
@@ -356,27 +449,59 @@ impl World {
         if of_data { self.order_data(&name, &member, command) } else { self.order_sentinel(&name, &member, command) }
     }
 
+    pub fn deliver_all(&mut self) {
+        for (member, command) in std::mem::take(&mut self.letters) {
+            self.deliver(&member, command);
+        }
+    }
+
     fn report(&self, name: &str) -> Report {
         let one = &self.boxes[name];
         let disk = self.disks.get(name).cloned().unwrap_or_default();
         let credentials = disk.credentials.then(|| CREDENTIALS.to_owned());
         let report =
             Report { boot: format!("{}-{}", one.id, one.boot), clock_ms: self.ms, credentials, ..Report::default() };
-        if is_sentinel(name) { self.report_sentinel(name, report) } else { self.report_data(name, report) }
+        let mut report =
+            if is_sentinel(name) { self.report_sentinel(name, report) } else { self.report_data(name, report) };
+        self.ablate(&mut report);
+        report
     }
 
-    fn supervise(&mut self) {
-        let names: Vec<String> = self.boxes.keys().cloned().collect();
-        for name in names {
-            if self.boxes[&name].state != ContainerState::Running {
-                continue;
+    /// Hides from the operator what an ablation hides.
+    fn ablate(&self, report: &mut Report) {
+        let recorded = self.address(&self.container(&self.master()));
+        match (self.ablation, &mut report.redis, &mut report.sentinel) {
+            (Some(Ablation::EmptyMember), Some(seen), _) => seen.has_data = true,
+            (Some(Ablation::Authority), _, Some(seen)) => {
+                if let (Some(master), Some(recorded)) = (&mut seen.master, recorded) {
+                    (master.address, master.config_epoch) = (recorded, self.decisions().config_epoch);
+                }
             }
-            if !self.away && !self.cut.contains(&Self::member(&name)) {
-                let ms = self.ms;
-                self.boxes.entry(name.clone()).and_modify(|one| one.data.heard_at = ms);
+            (Some(Ablation::OneAtATime), _, Some(seen)) => {
+                if let (Some(master), Some(answer)) = (&mut seen.master, &mut seen.answer) {
+                    (master.failing_over, answer.refused) = (false, Some("no".into()));
+                }
             }
-            if is_sentinel(&name) { self.supervise_sentinel(&name) } else { self.supervise_data(&name) }
+            (Some(Ablation::ResetConditions), _, Some(seen)) => self.all_well(seen),
+            _ => {}
         }
+    }
+
+    pub fn supervise(&mut self) {
+        let names: Vec<String> = self.boxes.keys().cloned().collect();
+        names.iter().for_each(|name| self.supervise_one(name));
+    }
+
+    /// The supervisor of a container acts until it waits.
+    pub fn supervise_one(&mut self, name: &str) {
+        if self.boxes[name].state != ContainerState::Running {
+            return;
+        }
+        let (ms, heard) = (self.ms, !self.away && !self.cut.contains(&Self::member(name)));
+        if let Some(one) = self.boxes.get_mut(name).filter(|_| heard) {
+            one.data.heard_at = ms;
+        }
+        if is_sentinel(name) { self.supervise_sentinel(name) } else { self.supervise_data(name) }
     }
 
     // The network between containers.
@@ -400,6 +525,31 @@ impl World {
         };
         let apart = |name: &str| self.isolated.contains(&Self::member(name));
         stands(from) && stands(to) && (from == to || !apart(from) && !apart(to))
+    }
+}
+
+/// All that decides what happens next. Times are those of the clock: it moves by few leaps only.
+impl std::hash::Hash for World {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        for one in self.boxes.values() {
+            (one.id, one.boot, one.state, one.at, &one.data, &one.watcher).hash(state);
+        }
+        (&self.disks, self.network, &self.heard, &self.offsets, &self.letters).hash(state);
+        (&self.cut, &self.isolated, &self.slow, &self.acknowledged, &self.broken).hash(state);
+        (self.ms, self.two_since, self.next_write, self.away, self.object.metadata.annotations.is_some()).hash(state);
+        let status = self.status();
+        if let Some(d) = &status.decisions {
+            (d.stage, d.epoch, d.revision, d.config_epoch, &d.master, &d.run, &d.leader).hash(state);
+            (d.since.as_millisecond(), d.members.len(), d.sentinels.len()).hash(state);
+            if let Some(change) = &d.change {
+                (&change.request, &change.to, &change.asked, change.attempt, change.phase as u8).hash(state);
+                change.since.as_millisecond().hash(state);
+            }
+            if let Some(reset) = &d.reset {
+                (&reset.sentinel, reset.attempt, reset.since.as_millisecond()).hash(state);
+            }
+        }
+        status.last_switchover.as_ref().map(|last| (&last.request, last.refused.is_some())).hash(state);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{World, is_sentinel};
+use super::{Ablation, World, is_sentinel};
 use crate::engine::ContainerState;
 use crate::supervisor::redis::sentinel::next;
 use crate::supervisor::redis::sentinel::state::{Change, Durable, Seen, Step};
@@ -18,7 +18,7 @@ const HELLO_MS: u64 = 2_000;
 const ACTS: usize = 8;
 
 /// The supervisor of a Sentinel, in memory, and the Sentinel.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Hash)]
 pub struct Watcher {
     pub ordered: bool,
     pub running: bool,
@@ -35,7 +35,7 @@ impl Watcher {
 }
 
 /// What is on its volume.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Hash)]
 pub struct SentinelDisk {
     pub durable: Durable,
     /// sentinel.conf.
@@ -43,7 +43,7 @@ pub struct SentinelDisk {
 }
 
 /// A Sentinel.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub struct Sentinel {
     pub id: String,
     pub announce: Option<Address>,
@@ -53,8 +53,21 @@ pub struct Sentinel {
     pub master: Option<Watched>,
 }
 
+impl Sentinel {
+    /// It was asked to fail over, and does.
+    pub fn fails_over_on_request(&self) -> bool {
+        let failover = self.master.as_ref().and_then(|master| master.failover.as_ref());
+        failover.is_some_and(|failover| failover.forced)
+    }
+
+    /// It has asked all replicas within the last so many milliseconds.
+    pub fn has_asked(&self, ms: u64, within: u64) -> bool {
+        self.master.as_ref().is_some_and(|master| master.replicas.values().all(|one| ms - one.info_at <= within))
+    }
+}
+
 /// The master as a Sentinel knows it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub struct Watched {
     pub address: Address,
     pub config_epoch: u64,
@@ -70,7 +83,7 @@ pub struct Watched {
 }
 
 /// A server as a Sentinel knows it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub struct Instance {
     ok_at: u64,
     info_at: u64,
@@ -106,14 +119,14 @@ impl Instance {
 }
 
 /// Another Sentinel.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub struct Peer {
     pub address: Address,
     ok_at: u64,
 }
 
 /// A failover that this Sentinel leads.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 pub struct Failover {
     pub epoch: u64,
     forced: bool,
@@ -234,7 +247,14 @@ impl World {
     pub fn supervise_sentinel(&mut self, name: &str) {
         let member = Self::member(name);
         for _ in 0..ACTS {
-            let view = self.view(name);
+            let mut view = self.view(name);
+            match (self.ablation, &mut view) {
+                (Some(Ablation::ResetConditions), Some(view)) => self.look_well(view),
+                (Some(Ablation::FreshInfo), Some(view)) => {
+                    view.replicas.iter_mut().for_each(|one| one.info_age_ms = 5_000);
+                }
+                _ => {}
+            }
             let (one, disk) = (&self.boxes[name], self.disks.get(name).cloned().unwrap_or_default());
             let seen = Seen {
                 ordered: one.watcher.ordered,
@@ -325,16 +345,54 @@ impl World {
         }
     }
 
+    /// What a Sentinel says, as if nothing were amiss.
+    pub fn all_well(&self, seen: &mut SentinelSeen) {
+        let addresses: Vec<Address> = self.boxes.keys().filter_map(|name| self.address(name)).collect();
+        let exists = |address: &Address| addresses.contains(address);
+        let Some(master) = &mut seen.master else { return };
+        (master.down, master.failing_over, master.not_master) = (false, false, false);
+        let known: Vec<Address> = seen.replicas.iter().map(|one| one.address).collect();
+        for (name, address) in self.boxes.keys().filter_map(|name| Some((name, self.address(name)?))) {
+            if !is_sentinel(name) && address != master.address && !known.contains(&address) {
+                seen.replicas.push(KnownReplica { address, down: false, priority: 100 });
+            }
+        }
+        seen.replicas.iter_mut().filter(|one| exists(&one.address)).for_each(|one| one.down = false);
+        seen.sentinels.iter_mut().filter(|one| exists(&one.address)).for_each(|one| one.down = false);
+    }
+
+    /// The same for its supervisor.
+    fn look_well(&self, view: &mut View) {
+        let Some(master) = &mut view.master else { return };
+        let mut seen = SentinelSeen {
+            master: Some(master.seen.clone()),
+            replicas: view.replicas.iter().map(|one| one.seen.clone()).collect(),
+            sentinels: view.sentinels.clone(),
+            ..SentinelSeen::default()
+        };
+        self.all_well(&mut seen);
+        master.seen = seen.master.unwrap_or_else(|| master.seen.clone());
+        let replica = |seen| Replica { seen, info_age_ms: 5_000, link_up: true, turning: false };
+        (view.replicas, view.sentinels) = (seen.replicas.into_iter().map(replica).collect(), seen.sentinels);
+    }
+
     /// A command of its supervisor; the error, if it refuses.
     fn act_of_sentinel(&mut self, name: &str, act: &Act) -> Option<String> {
         let ms = self.ms;
+        if let Act::Failover { .. } = act {
+            self.check_alone(name);
+        }
         if let Act::Reset { .. } = act {
             self.check_reset(name);
         }
+        let refuses = self.refuses.get(&Self::member(name)).cloned();
         let sentinel = self.boxes.get_mut(name)?.watcher.sentinel.as_mut()?;
         let watched = sentinel.master.as_mut()?;
         match act {
             Act::Failover { .. } => {
+                if refuses.is_some() {
+                    return refuses;
+                }
                 if watched.failover.is_some() {
                     return Some("INPROG Failover already in progress".into());
                 }
@@ -356,33 +414,44 @@ impl World {
             }
             Act::Reset { .. } => {
                 (watched.failover, watched.tried_at) = (None, None);
-                watched.replicas.clear();
                 watched.sentinels.clear();
-                watched.master.info_at = 0;
-                watched.master.info_at = ms;
+                self.forget_replicas(name);
             }
         }
         None
+    }
+
+    /// A Sentinel knows no replica, and asks the master for them 10 s later.
+    pub fn forget_replicas(&mut self, name: &str) {
+        let ms = self.ms;
+        let sentinel = self.boxes.get_mut(name).and_then(|one| one.watcher.sentinel.as_mut());
+        if let Some(watched) = sentinel.and_then(|one| one.master.as_mut()) {
+            watched.replicas.clear();
+            watched.master.info_at = ms;
+        }
     }
 
     // The Sentinels themselves.
 
     pub fn run_sentinels(&mut self) {
         let names: Vec<String> = self.boxes.keys().filter(|name| is_sentinel(name)).cloned().collect();
-        for name in names {
-            if self.boxes[&name].state != ContainerState::Running {
-                continue;
-            }
-            let Some(mut sentinel) = self.boxes[&name].watcher.running().cloned() else { continue };
-            self.poll(&name, &mut sentinel);
-            if let Some(one) = self.boxes.get_mut(&name) {
-                one.watcher.sentinel = Some(sentinel);
-            }
-            if self.ms.is_multiple_of(HELLO_MS) {
-                self.hello(&name);
-            }
-            self.lead_failover(&name);
+        names.iter().for_each(|name| self.run_sentinel(name, self.ms.is_multiple_of(HELLO_MS)));
+    }
+
+    /// One Sentinel asks, is heard, and decides.
+    pub fn run_sentinel(&mut self, name: &str, hello: bool) {
+        if self.boxes[name].state != ContainerState::Running {
+            return;
         }
+        let Some(mut sentinel) = self.boxes[name].watcher.running().cloned() else { return };
+        self.poll(name, &mut sentinel);
+        if let Some(one) = self.boxes.get_mut(name) {
+            one.watcher.sentinel = Some(sentinel);
+        }
+        if hello {
+            self.hello(name);
+        }
+        self.lead_failover(name);
     }
 
     /// PING and INFO.
@@ -557,6 +626,7 @@ impl World {
                 }
                 None => match select(watched, ms) {
                     Some(to) if self.replicaof(name, to, None) => {
+                        self.check_promotion(name, to, failover.forced);
                         if let Some(failover) = watched.failover.as_mut() {
                             (failover.promoted, failover.promoted_at) = (Some(to), ms);
                         }

@@ -34,6 +34,7 @@ pub async fn perform(
         Act::Replicate(master) => cluster("REPLICATE").arg(master).to_owned(),
         Act::Failover { force: true } => cluster("FAILOVER").arg("FORCE").to_owned(),
         Act::Failover { force: false } => cluster("FAILOVER"),
+        Act::TakeOver => cluster("FAILOVER").arg("TAKEOVER").to_owned(),
         Act::Forget(id) => cluster("FORGET").arg(id).to_owned(),
         Act::Stable(slot) => cluster("SETSLOT").arg(*slot).arg("STABLE").to_owned(),
         Act::Reset => cluster("RESET").arg("SOFT").to_owned(),

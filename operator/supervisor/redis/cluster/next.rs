@@ -60,7 +60,7 @@ pub fn next(seen: &Seen) -> Step {
 
 /// Why a node must not do an act now, by what it knows itself. `copy`: it has a complete copy of its master's data.
 pub fn refusal(act: &Act, copy: bool) -> Option<&'static str> {
-    let force = matches!(act, Act::Failover { force: true });
+    let force = matches!(act, Act::Failover { force: true } | Act::TakeOver);
     (force && !copy).then_some("this replica has no complete copy of its master's data")
 }
 
@@ -103,8 +103,9 @@ mod tests {
     /// Regression 401: FORCE makes a replica master whatever it has; the supervisor knows best what that is.
     #[test]
     fn a_replica_without_a_copy_refuses_to_take_over() {
-        assert!(refusal(&Act::Failover { force: true }, false).is_some());
-        assert!(refusal(&Act::Failover { force: true }, true).is_none());
+        for act in [Act::Failover { force: true }, Act::TakeOver] {
+            assert_eq!((refusal(&act, false).is_some(), refusal(&act, true)), (true, None));
+        }
         assert!(refusal(&Act::Failover { force: false }, false).is_none());
     }
 }

@@ -89,6 +89,8 @@ pub enum Act {
         /// Do not wait for the master. Refused by a replica that has no complete copy.
         force: bool,
     },
+    /// `CLUSTER FAILOVER TAKEOVER`: without the vote of the other masters. Refused by a replica that has no complete copy.
+    TakeOver,
     /// `CLUSTER FORGET` of the node with this id.
     Forget(String),
     /// `CLUSTER SETSLOT ... STABLE`: the slot is not being moved.
@@ -115,6 +117,7 @@ impl std::fmt::Display for Act {
             Self::Replicate(master) => write!(f, "replicate {}", short(master)),
             Self::Failover { force: true } => write!(f, "take over from its dead master"),
             Self::Failover { force: false } => write!(f, "take over from its master"),
+            Self::TakeOver => write!(f, "take over from its dead master without a vote"),
             Self::Forget(id) => write!(f, "forget {}", short(id)),
             Self::Stable(slot) => write!(f, "end the move of slot {slot}"),
             Self::Reset => write!(f, "leave the cluster"),

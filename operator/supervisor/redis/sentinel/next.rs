@@ -7,6 +7,8 @@ use crate::supervisor::redis::wire::{Server, Watch};
 
 /// Polls in a row without an answer, one second each, after which a Sentinel is killed.
 pub const SILENT: u32 = 5;
+/// Time between the restarts of two Sentinels for new certificates, in milliseconds.
+const APART_MS: u64 = 2_000;
 
 /// The order is older than the one in force.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
@@ -23,6 +25,13 @@ pub fn accept(durable: &Durable, watch: &Watch) -> Result<Durable, Refused> {
         Some(known) => Err(Refused { given: watch.revision, known: known.revision }),
         None => Ok(Durable { watch: Some(watch.clone()), ..durable.clone() }),
     }
+}
+
+/// Milliseconds that a Sentinel waits before it restarts for new certificates, which it reads at a start only. They restart one
+/// after the other, so that a client finds one at any time.
+pub fn wait_to_reload(watch: &Watch) -> u64 {
+    let before = watch.sentinels.addresses.iter().take_while(|address| Some(**address) != watch.announce);
+    APART_MS.saturating_mul(before.count() as u64)
 }
 
 /// Decides. A Sentinel with a file runs, whether there is an operator or not; one without a file waits for the order that
@@ -185,6 +194,17 @@ mod tests {
             view: Some(view()),
             ..Seen::default()
         }
+    }
+
+    /// Regression 455: for renewed certificates all Sentinels restarted in the same moment. 7 of 132 clients that asked for the
+    /// master found no Sentinel, and every subscriber lost its connection to all of them at once.
+    #[test]
+    fn sentinels_restart_one_after_the_other_for_new_certificates() {
+        let of = |own: u8| {
+            let sentinels = Sentinels { addresses: [11, 12, 13].map(at).into(), ..Sentinels::default() };
+            wait_to_reload(&Watch { announce: Some(at(own)), sentinels, ..watch(None) })
+        };
+        assert_eq!([11, 12, 13].map(of), [0, 2_000, 4_000]);
     }
 
     fn down(file: bool) -> Seen {

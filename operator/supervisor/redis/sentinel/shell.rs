@@ -81,7 +81,7 @@ pub struct Process {
     begun: u64,
     /// When it was told to stop.
     stopping: Option<u64>,
-    /// It was started with TLS, with the certificates of this hash.
+    /// It was started with TLS, with the certificates of this hash; empty: with older ones.
     tls: Option<String>,
     connection: Option<MultiplexedConnection>,
     /// Hears its events.
@@ -106,6 +106,8 @@ struct Clocks {
     due_at: u64,
     pause: u64,
     reported: u64,
+    /// Since when the Sentinel has other certificates than it should have.
+    other_since: Option<u64>,
 }
 
 /// The current problems, as texts.
@@ -185,6 +187,8 @@ impl Shell {
     /// One turn: observe, report, decide, perform. Returns the pause until the next one in milliseconds; `None`: the end.
     pub async fn turn(&mut self) -> Option<u64> {
         self.observe().await;
+        let other = self.process.as_ref().is_some_and(|process| process.tls != self.certificates());
+        self.clocks.other_since = other.then(|| self.clocks.other_since.unwrap_or_else(boottime_ms));
         let seen = self.seen();
         self.publish(&seen);
         let step = next::next(&seen);
@@ -239,10 +243,10 @@ impl Shell {
         Some((credentials.hash.clone(), self.watch()?.username.clone()))
     }
 
-    /// Hash of the certificates that are wanted.
+    /// Hash of the certificates that are wanted, empty if they have not come yet; `None`: no TLS.
     fn certificates(&self) -> Option<String> {
-        let tls = self.known.last()?.tls.as_ref()?;
-        self.watch().is_some_and(|watch| watch.tls).then(|| tls.hash.clone())
+        let tls = self.known.last().and_then(|known| known.tls.as_ref());
+        self.watch().is_some_and(|watch| watch.tls).then(|| tls.map(|tls| tls.hash.clone()).unwrap_or_default())
     }
 
     fn server(&self) -> Server {
@@ -259,7 +263,8 @@ impl Shell {
         let wants_tls = self.watch().is_some_and(|watch| watch.tls);
         let credentials = self.known.last().is_some_and(|known| !wants_tls || known.tls.is_some());
         let in_force = self.process.as_ref().and_then(|process| process.in_force.clone());
-        let other = self.process.as_ref().is_some_and(|process| process.tls != self.certificates());
+        let wait = self.watch().map_or(0, next::wait_to_reload);
+        let other = self.clocks.other_since.is_some_and(|since| boottime_ms().saturating_sub(since) >= wait);
         Seen {
             durable: self.durable.clone(),
             ordered: self.ordered,
@@ -393,7 +398,7 @@ impl Shell {
             server: self.server(),
             version: process.and_then(|process| process.version.clone()),
             credentials: process.and_then(|process| process.in_force.as_ref().map(|(hash, _)| hash.clone())),
-            tls: process.and_then(|process| process.tls.clone()),
+            tls: process.and_then(|process| process.tls.clone()).filter(|hash| !hash.is_empty()),
             sentinel: Some(sentinel),
             disk_free: self.place.disk_free(),
             problem: first.cloned().or(waits),
