@@ -17,6 +17,7 @@ pub mod owned_secret;
 pub mod postgres_cluster;
 pub mod redis_cluster;
 pub mod redis_passwords;
+pub mod redis_reports;
 pub mod redis_sentinel;
 
 pub use namespace_network::{network_of, network_spec};

@@ -1,6 +1,7 @@
 //! Bounds of a supervisor's report: a container that was taken over fills neither the store nor a status. Pure.
 
 use crate::kinds::links::Speech;
+use crate::kinds::redis_reports::{EPOCH, TEXTS, check_names, cut};
 use crate::supervisor::redis::cluster::wire::{self, Command, Report, SLOTS, SOCKET};
 
 /// The speech of the supervisors of a Redis Cluster.
@@ -8,18 +9,10 @@ pub enum ClusterSpeech {}
 
 /// Most bytes of a report: slots may be scattered.
 const LINE: usize = 512 << 10;
-/// Bytes of a text for people; the rest is cut off.
-const TEXT: usize = 512;
-/// Items of a list for people; the rest is left out.
-const TEXTS: usize = 32;
-/// Most bytes of a name or an id.
-const NAME: usize = 128;
 /// Most nodes that a node may know.
 const MANY: usize = 64;
 /// Most ranges of slots of one node.
 const RANGES: usize = SLOTS as usize;
-/// The highest epoch: some 10^16 failovers.
-const EPOCH: u64 = 1 << 53;
 
 impl Speech for ClusterSpeech {
     type Command = Command;
@@ -61,18 +54,12 @@ fn bounded(mut report: Report) -> Result<Report, String> {
             }
         }
     }
-    if names.iter().any(|name| name.len() > NAME || name.contains(char::is_control)) {
-        return Err(format!("a name in it is longer than {NAME} bytes, or has characters that no name has"));
-    }
+    check_names(names)?;
     report.config_errors.truncate(TEXTS);
     report.pending_restart.truncate(TEXTS);
     let mut texts: Vec<&mut String> = report.problem.iter_mut().chain(&mut report.config_errors).collect();
     texts.extend(report.answer.iter_mut().filter_map(|answer| answer.refused.as_mut()));
-    for text in texts {
-        let cut = text.char_indices().map(|(at, _)| at).find(|at| *at >= TEXT).unwrap_or(text.len());
-        text.truncate(cut);
-        *text = text.replace(char::is_control, " ");
-    }
+    cut(texts);
     Ok(report)
 }
 

@@ -9,6 +9,7 @@ use crate::api::redis_cluster::{ClusterDecisions, ClusterMemberStatus, ClusterSt
 use crate::api::redis_status::{RedisRole, RedisState};
 use crate::engine::ContainerState;
 use crate::kinds::containers;
+use crate::kinds::redis_reports::absent_state;
 use crate::supervisor::redis::cluster::wire::{SLOTS, short};
 use crate::supervisor::redis::wire::Server;
 
@@ -130,7 +131,7 @@ fn member(view: &View, member: &Member, before: &[ClusterMemberStatus]) -> Clust
     };
     let link = report.and_then(|report| report.link.as_ref());
     let state = match report.map(|report| report.server) {
-        None => absent_state(member),
+        None => absent_state(member.container_known, member.container.map(|container| container.state)),
         Some(Server::Stopped | Server::Stopping) => RedisState::Stopped,
         Some(Server::Starting) => RedisState::Starting,
         Some(Server::Loading) => RedisState::Loading,
@@ -164,16 +165,5 @@ fn member(view: &View, member: &Member, before: &[ClusterMemberStatus]) -> Clust
             Some(container) => Some(format!("the container is paused: docker unpause {}", container.name)),
             None => report.and_then(|report| report.problem.clone()),
         },
-    }
-}
-
-fn absent_state(member: &Member) -> RedisState {
-    match member.container.map(|container| container.state) {
-        _ if !member.container_known => RedisState::Unknown,
-        None => RedisState::Absent,
-        Some(ContainerState::Paused) => RedisState::Paused,
-        Some(ContainerState::Running | ContainerState::Restarting) => RedisState::Unknown,
-        Some(ContainerState::Created) => RedisState::Created,
-        Some(ContainerState::Exited | ContainerState::Dead) => RedisState::Stopped,
     }
 }

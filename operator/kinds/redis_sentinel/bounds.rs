@@ -1,6 +1,7 @@
 //! Bounds of a supervisor's report: a container that was taken over fills neither the store nor a status. Pure.
 
 use crate::kinds::links::Speech;
+use crate::kinds::redis_reports::{EPOCH, TEXTS, check_names, cut};
 use crate::supervisor::redis::wire::{self, Command, Report, SOCKET};
 
 /// The speech of the supervisors of Redis and of Sentinels.
@@ -8,16 +9,8 @@ pub enum RedisSpeech {}
 
 /// Most bytes of a report.
 const LINE: usize = 128 << 10;
-/// Bytes of a text for people; the rest is cut off.
-const TEXT: usize = 512;
-/// Items of a list for people; the rest is left out.
-const TEXTS: usize = 32;
-/// Most bytes of a name or an ID.
-const NAME: usize = 128;
 /// Most replicas, and most Sentinels, that a member may know.
 const MANY: usize = 64;
-/// The highest epoch, and the highest revision: some 10^16 failovers.
-const EPOCH: u64 = 1 << 53;
 
 impl Speech for RedisSpeech {
     type Command = Command;
@@ -57,9 +50,7 @@ fn bounded(mut report: Report) -> Result<Report, String> {
             return Err(format!("it knows more than {MANY} replicas or Sentinels"));
         }
     }
-    if names.iter().any(|name| name.len() > NAME || name.contains(char::is_control)) {
-        return Err(format!("a name in it is longer than {NAME} bytes, or has characters that no name has"));
-    }
+    check_names(names)?;
     if epochs.into_iter().any(|epoch| epoch > EPOCH) {
         return Err("it has an epoch or revision that no group reaches".into());
     }
@@ -74,10 +65,6 @@ fn bounded(mut report: Report) -> Result<Report, String> {
             sentinel.no_quorum.iter_mut().chain(sentinel.answer.iter_mut().filter_map(|one| one.refused.as_mut())),
         );
     }
-    for text in texts {
-        let cut = text.char_indices().map(|(at, _)| at).find(|at| *at >= TEXT).unwrap_or(text.len());
-        text.truncate(cut);
-        *text = text.replace(char::is_control, " ");
-    }
+    cut(texts);
     Ok(report)
 }

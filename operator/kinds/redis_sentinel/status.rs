@@ -16,6 +16,7 @@ use crate::api::redis_sentinel::{
 use crate::engine::ContainerState;
 use crate::kinds::certificates::due;
 use crate::kinds::containers;
+use crate::kinds::redis_reports::absent_state;
 use crate::supervisor::redis::wire::{Report, Role, Server};
 
 /// The condition of members whose reports break a bound.
@@ -199,17 +200,6 @@ fn possible_loss(view: &View) -> String {
     }
 }
 
-fn absent_state(member: &Member) -> RedisState {
-    match member.container.map(|container| container.state) {
-        _ if !member.container_known => RedisState::Unknown,
-        None => RedisState::Absent,
-        Some(ContainerState::Paused) => RedisState::Paused,
-        Some(ContainerState::Running | ContainerState::Restarting) => RedisState::Unknown,
-        Some(ContainerState::Created) => RedisState::Created,
-        Some(ContainerState::Exited | ContainerState::Dead) => RedisState::Stopped,
-    }
-}
-
 fn server_state(report: &Report) -> Option<RedisState> {
     Some(match report.server {
         Server::Running => return None,
@@ -236,7 +226,7 @@ fn member(
     };
     let link = seen.and_then(|seen| seen.link.as_ref());
     let state = match report {
-        None => absent_state(member),
+        None => absent_state(member.container_known, member.container.map(|container| container.state)),
         Some(report) => server_state(report).unwrap_or_else(|| match (role, link) {
             (RedisRole::Master, _) if leads && seen.is_some_and(|seen| seen.writable == Some(true)) => {
                 RedisState::Running
@@ -287,7 +277,7 @@ fn message(member: &Member, report: Option<&Report>) -> Option<String> {
 fn sentinel(view: &View, member: &Member) -> SentinelStatus {
     let report = member.live();
     let state = match report {
-        None => absent_state(member),
+        None => absent_state(member.container_known, member.container.map(|container| container.state)),
         Some(report) => server_state(report).unwrap_or(RedisState::Running),
     };
     let seen = member.sentinel();
