@@ -56,7 +56,9 @@ fmt: ## Formatting check
 lint: ## Clippy with warnings denied
 	$(LINT)
 
-deny: ## Licences, sources and banned crates among the dependencies, without a network
+# It reads the sources of all crates, also of those for other systems, which a build does not fetch.
+deny: ## Licences, sources and banned crates among the dependencies; fetches missing sources
+	$(CARGO) fetch --locked --quiet
 	$$(scripts/ensure-cargo-deny.sh) --offline --locked --log-level error check bans licenses sources
 
 deny-advisories: ## Known vulnerabilities and yanked versions among the dependencies; fetches the RustSec database

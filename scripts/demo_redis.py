@@ -10,7 +10,7 @@ sys.path[:0] = [str(ROOT / "tests" / "e2e"), str(ROOT / "tests" / "bench")]
 import client
 import harness
 import redis_client
-from redis_objects import REDIS, RedisSentinel, compare
+from redis_objects import REDIS, RedisSentinel
 from sentinels import Group
 
 NAME = "demo-cache"
@@ -73,7 +73,7 @@ def act(operator, say):
         after = cache.settled(120)
         writing.stop()
         say(f"{master} is back as a replica; the master is {after['master']}")
-        lost = compare(cache, "demo", writing.records)
+        lost = cache.compare("demo", writing.records)
         say("the same with plain Sentinel (down-after 5 s)")
         beside = plain()
         timeline(after.get("lastFailover") or {})

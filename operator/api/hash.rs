@@ -26,9 +26,8 @@ pub fn short_hash_of_parts<P: AsRef<[u8]>>(parts: impl IntoIterator<Item = P>, d
 
 /// The first `digits` hexadecimal digits of bytes, in lower case.
 pub fn hex(bytes: &[u8], digits: usize) -> String {
-    let mut text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    text.truncate(digits);
-    text
+    let halves = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).take(digits);
+    halves.filter_map(|half| char::from_digit(u32::from(half), 16)).collect()
 }
 
 #[cfg(test)]

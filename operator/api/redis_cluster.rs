@@ -12,7 +12,7 @@ use super::invalid::Invalid;
 use super::postgres_cluster::Storage;
 pub use super::redis_cluster_status::*;
 use super::redis_directives::{self, Basis};
-use super::redis_sentinel::{Auth, Persistence};
+use super::redis_sentinel::{Auth, Persistence, RedisTls};
 use super::resources::Resources;
 
 /// Most members: each has an address of its own in the network, and each knows each other.
@@ -71,6 +71,10 @@ pub struct RedisClusterSpec {
     /// What happens to the volumes.
     #[serde(default)]
     pub storage: Storage,
+    /// TLS of all connections, also between the members. Nodes with and without TLS do not reach each other, so `enabled`
+    /// cannot be changed.
+    #[serde(default, skip_serializing_if = "RedisTls::is_default")]
+    pub tls: RedisTls,
 }
 
 fn one() -> u32 {
@@ -116,6 +120,11 @@ impl RedisClusterSpec {
             ("cluster-allow-replica-migration", "no".to_owned()),
         ];
         directives.extend(ours.map(|(name, value)| (name.to_owned(), value)));
+        // Until a replica has acknowledged something, nobody knows that its master feeds it, and of a new one that is a ping.
+        directives.entry("repl-ping-replica-period".to_owned()).or_insert_with(|| "1".to_owned());
+        if self.tls.enabled {
+            directives.insert("tls-cluster".to_owned(), "yes".to_owned());
+        }
         directives
     }
 
@@ -140,6 +149,7 @@ impl RedisClusterSpec {
             say("spec.nodeTimeout", format!("is {}, must be from 1s to 60s", self.node_timeout));
         }
         problems.extend(self.auth.problem());
+        problems.extend(self.tls.problem());
         problems.extend(self.resources.problems("spec.resources"));
         problems.extend(redis_directives::problems(&self.basis()));
         if let Some(count) = self.config.get("databases").filter(|count| *count != "1") {
@@ -165,6 +175,11 @@ impl RedisClusterSpec {
         if self.masters != new.masters && self.replicas_per_master != new.replicas_per_master {
             let message = "cannot be changed together with spec.masters: change one, wait for Ready, then the other";
             problems.push(Invalid::new("spec.replicasPerMaster", message));
+        }
+        if self.tls.enabled != new.tls.enabled {
+            let message = "cannot be changed: nodes with and without TLS do not reach each other; create another \
+                           RedisCluster and move the data";
+            problems.push(Invalid::new("spec.tls.enabled", message));
         }
         problems
     }
@@ -214,5 +229,18 @@ mod tests {
         );
         assert_eq!(spec("").change_problems(&spec("masters: 4\nreplicasPerMaster: 2")).len(), 1);
         assert_eq!(spec("").change_problems(&spec("masters: 4")), vec![]);
+    }
+
+    #[test]
+    fn tls_is_chosen_once() {
+        assert_eq!(
+            problems("tls: {serverSecret: {name: mine}}"),
+            "spec.tls.serverSecret: is not used while spec.tls.enabled is false: set it to true\n"
+        );
+        let with = spec("tls: {enabled: true}");
+        assert_eq!((with.validate(), with.directives()["tls-cluster"].as_str()), (vec![], "yes"));
+        let told = with.change_problems(&spec(""));
+        assert_eq!(told.iter().map(|one| one.path.as_str()).collect::<Vec<_>>(), ["spec.tls.enabled"]);
+        assert_eq!(with.change_problems(&spec("tls: {enabled: true, serverSecret: {name: mine}}")), vec![]);
     }
 }

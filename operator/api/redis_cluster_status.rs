@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::postgres_status::ClusterPhase;
+use super::postgres_tls::CertificatesStatus;
 use super::redis_status::{RedisPlace, RedisRole, RedisState};
 use super::words::words;
 
@@ -33,6 +34,9 @@ pub struct RedisClusterStatus {
     pub migration: Option<ClusterMigration>,
     /// Where to connect: every member, as `ADDRESS:PORT`.
     pub endpoints: Vec<String>,
+    /// The certificates, with TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificates: Option<CertificatesStatus>,
     /// The last failover.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_failover: Option<ClusterFailover>,

@@ -166,7 +166,7 @@ impl Auth {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct RedisTls {
-    /// Every connection uses TLS: Sentinels name one port to clients, so there is no port without it.
+    /// Every connection uses TLS: Sentinels and nodes name one port to clients, so there is no port without it.
     pub enabled: bool,
     /// A Secret with your own certificate: `tls.crt`, `tls.key` and `ca.crt`. It needs the names of all members.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -177,6 +177,12 @@ impl RedisTls {
     /// Nothing is declared.
     pub fn is_default(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// What is wrong with it.
+    pub fn problem(&self) -> Option<Invalid> {
+        let message = "is not used while spec.tls.enabled is false: set it to true";
+        (self.server_secret.is_some() && !self.enabled).then(|| Invalid::new("spec.tls.serverSecret", message))
     }
 }
 
@@ -287,9 +293,7 @@ impl RedisSentinelSpec {
                 format!("is {}, must be whole seconds: Redis knows no less", self.min_replicas_max_lag),
             );
         }
-        if self.tls.server_secret.is_some() && !self.tls.enabled {
-            say("spec.tls.serverSecret", "is not used while spec.tls.enabled is false: set it to true".into());
-        }
+        problems.extend(self.tls.problem());
         problems.extend(self.resources.problems("spec.resources"));
         problems.extend(redis_directives::problems(&self.basis()));
         problems

@@ -207,10 +207,13 @@ pub struct RedisFailoverStatus {
     /// Seconds from the evidence until the new master was seen to take writes; absent until then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outage: Option<f64>,
-    /// Bytes of the replication stream that the old master had and the new one did not, as last reported: what it
-    /// acknowledged in them is lost. Absent if it is not known.
+    /// Bytes of the replication stream that the old master had and the new one did not: what it acknowledged in them is lost.
+    /// As it was last heard, until `lossMeasured`: it may be more. Absent if it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost_bytes: Option<u64>,
+    /// `lostBytes` is exact: the old master said where its data ended when it could acknowledge nothing any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub loss_measured: bool,
     /// What is known about the loss, as text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<String>,
@@ -341,6 +344,8 @@ words! {
         Pausing = "Pausing",
         /// A Sentinel was asked to promote.
         Promoting = "Promoting",
+        /// Writes are paused, because the Sentinels are about to promote another member by themselves; none is asked.
+        Yielding = "Yielding",
     }
 }
 

@@ -10,12 +10,10 @@ use crate::api::object::Object as _;
 use crate::api::postgres_cluster::{PostgresCluster, PostgresClusterStatus};
 use crate::engine::{ConnectionSeen, ContainerSeen, ContainerState, ImageSeen, NetworkSeen};
 use crate::kinds::certificates::due::{CaSeen, CertificatesSeen};
-use crate::kinds::containers::{DockerSeen, HOME};
+use crate::kinds::containers::{DockerSeen, HOME, container_name};
 use crate::kinds::fact::Fact;
 use crate::kinds::postgres_cluster::bounds::{LINE, bounded};
-use crate::kinds::postgres_cluster::{
-    LinkSeen, Observed, SecretsSeen, container_name, network_name, peers_network_name, plan,
-};
+use crate::kinds::postgres_cluster::{LinkSeen, Observed, SecretsSeen, network_name, peers_network_name, plan};
 use crate::supervisor::wire::Report;
 
 /// A healthy cluster with three instances.

@@ -135,6 +135,7 @@ fn unix(at: Timestamp) -> UnixTime {
 }
 
 /// A certificate that was made, and its key, as PEM.
+#[derive(Clone)]
 pub struct Made {
     /// The certificate.
     pub cert: String,

@@ -15,6 +15,7 @@ pub mod load_balancer;
 pub mod namespace_network;
 pub mod owned_secret;
 pub mod postgres_cluster;
+pub mod redis_certificates;
 pub mod redis_cluster;
 pub mod redis_passwords;
 pub mod redis_reports;

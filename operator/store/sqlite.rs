@@ -327,6 +327,27 @@ mod tests {
         Key { resource: "toys".into(), namespace: "n".into(), name: name.into() }
     }
 
+    /// Regression 492: a store that was closed could not be opened again for a moment: a process that another thread had just
+    /// forked still held the file with the lock.
+    #[tokio::test]
+    async fn a_closed_store_is_free_although_a_forked_process_still_has_its_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.db");
+        SqliteStore::open(&path, seal()).await.unwrap().close().await;
+        let (lock, options, connection) = connect(&path).await.unwrap();
+        let forked = lock.try_clone().unwrap();
+        let (changes, _) = broadcast::channel(1);
+        let writer = Writer::new((connection, options), seal(), changes, WINDOW, lock).await.unwrap();
+        let (writes, queue) = mpsc::channel(1);
+        let running = tokio::spawn(writer.run(queue));
+        let (reply, closed) = tokio::sync::oneshot::channel();
+        writes.send(Write { deed: Deed::Close, reply }).await.unwrap();
+        closed.await.unwrap().unwrap();
+        running.await.unwrap();
+        SqliteStore::open(&path, seal()).await.unwrap();
+        drop(forked);
+    }
+
     /// Regression 61: lists took the four read connections, and under load the reads of the controllers waited 4.5 s for
     /// one and lists failed with 500 after 5 s. Objects are read from memory; no read of an object needs a connection.
     #[tokio::test]

@@ -5,7 +5,6 @@ masters the keys of 100,000 that are lost and the requests that failed, with the
 key or an acknowledged write is lost.
 """
 
-import base64
 import json
 import pathlib
 import sys
@@ -16,55 +15,11 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
 
 import harness
-import redis  # 5 or later: the cluster client of 4 ends when a node does not answer
-from redis.cluster import ClusterNode
+import redis
+from redis_objects import RedisCluster, kill_servers
 
 NAME, KEYS, PIPE, LISTS = "bench-slots", 100_000, 1000, 500
 OPERATOR_KILLS = 10
-SERVER = "cat /proc/[0-9]*/stat | grep -E 'redis-server|valkey-server' | cut -d' ' -f1 | head -1"
-
-
-class Cluster:
-    """A RedisCluster by the command line."""
-
-    def __init__(self, operator):
-        self.operator = operator
-
-    def get(self, kind, name):
-        return json.loads(self.operator.cli("get", kind, name, "-o", "json"))
-
-    def apply(self, masters):
-        spec = {"image": "redis:7", "masters": masters, "storage": {"reclaimPolicy": "Delete"}}
-        body = {"apiVersion": "evenkeel.dev/v1alpha1", "kind": "RedisCluster", "metadata": {"name": NAME}, "spec": spec}
-        self.operator.cli("apply", "-f", "-", text=json.dumps(body))
-
-    def status(self):
-        return self.get("redisclusters", NAME).get("status", {})
-
-    def settled(self, masters, seconds=240):
-        """Waits until it is Ready with this number of masters, and everything is as declared; returns the seconds."""
-        begun = time.monotonic()
-
-        def look():
-            status = self.status()
-            conditions = {one["type"]: one for one in status.get("conditions", [])}
-            leads = [one for one in status.get("members", []) if one["slots"]]
-            ready = conditions.get("Ready", {}).get("status") == "True"
-            return ready and conditions["Progressing"]["reason"] == "Settled" and len(leads) == masters
-
-        harness.wait_until(f"Ready with {masters} masters", look, seconds)
-        return time.monotonic() - begun
-
-    def left(self):
-        """Slots that are still to move."""
-        return (self.status().get("migration") or {}).get("left", 0)
-
-    def client(self):
-        data = self.get("secrets", f"{NAME}-app")["data"]
-        field = {key: base64.b64decode(value).decode() for key, value in data.items()}
-        nodes = [ClusterNode(*one.split(":")) for one in field["nodes"].split(",")]
-        login = {"username": field["username"], "password": field["password"]}
-        return redis.RedisCluster(startup_nodes=nodes, socket_timeout=1, socket_connect_timeout=0.3, **login)
 
 
 class Writer(threading.Thread):
@@ -95,23 +50,21 @@ class Writer(threading.Thread):
 
 def kill(cluster, number):
     """Kills the server of a master; returns the seconds without a write on its slots, and the lost writes."""
-    masters = [one for one in cluster.status()["members"] if one["slots"]]
+    masters = cluster.masters()
     master = masters[number % len(masters)]
     address, client = master["address"].split(":")[0], cluster.client()
     key = next(f"gap:{n}" for n in range(KEYS) if client.get_node_from_key(f"gap:{n}").host == address)
     writer = Writer(client, lambda _: key)
     writer.start()
     time.sleep(1)
-    container = f"{harness.NAMESPACE}.{master['name']}"
-    pid = harness.docker("exec", container, "sh", "-c", SERVER).strip()
-    harness.docker("exec", container, "sh", "-c", f"kill -9 {pid}")
+    kill_servers(cluster.container(master["name"]))
     time.sleep(4)
     writer.stop()
     there = {int(one) for one in client.lrange(key, 0, -1)}
     lost = len(set(range(writer.acknowledged)) - there)
     client.delete(key)
     print(f"{master['name']} killed: {writer.gap:.2f} s, {len(writer.failed)} requests failed, {lost} writes lost", flush=True)
-    cluster.settled(3)
+    cluster.settled(240)
     return writer.gap, lost
 
 
@@ -131,14 +84,14 @@ def move(cluster, masters):
     writer = Writer(cluster.client(), lambda count: f"flow:{count % LISTS}")
     writer.start()
     begun = time.monotonic()
-    cluster.apply(masters)
+    cluster.change(masters=masters)
     harness.wait_until("slots are moved", cluster.left, 90)
     for _ in range(OPERATOR_KILLS):
         left = cluster.left()
         cluster.operator.kill()
         cluster.operator.start()
         harness.wait_until("more slots are moved", lambda: cluster.left() < left or not left, 60)
-    cluster.settled(masters)
+    cluster.settled(240)
     took = time.monotonic() - begun
     writer.stop()
     client = cluster.client()
@@ -163,10 +116,11 @@ def main():
         sys.exit("usage: redis_cluster.py BINARY [KILLS]")
     with tempfile.TemporaryDirectory() as folder:
         operator = harness.Operator(sys.argv[1], folder).start()
-        cluster = Cluster(operator)
+        cluster = RedisCluster(operator, NAME)
         try:
-            cluster.apply(3)
-            print(f"3 masters with a replica each: ready after {cluster.settled(3):.1f} s", flush=True)
+            begun = time.monotonic()
+            cluster.apply().settled(240)
+            print(f"3 masters with a replica each: ready after {time.monotonic() - begun:.1f} s", flush=True)
             killed = [kill(cluster, number) for number in range(int(sys.argv[2]) if len(sys.argv) > 2 else 5)]
             gaps = sorted(gap for gap, _ in killed)
             if gaps:
@@ -178,7 +132,7 @@ def main():
             print(json.dumps(cluster.status(), indent=1)[:6000])
             raise
         finally:
-            operator.cli("delete", "redisclusters", NAME, check=False, timeout=90)
+            cluster.delete()
             operator.stop()
     sys.exit(1 if sum(lost) else 0)
 

@@ -16,7 +16,7 @@ import floor
 import harness
 import redis_client
 from objects import LoadBalancer
-from redis_objects import REDIS, RedisSentinel, compare, kill_servers
+from redis_objects import REDIS, RedisSentinel, kill_servers
 from sentinels import MASTER_NAME, Group
 
 NAME, BALANCER = "bench-cache", "bench-cache-lb"
@@ -91,7 +91,7 @@ class Ours:
             self.operator.cli("switchover", NAME)
         harness.wait_until("the master has changed", lambda: self.cache.master not in (None, master), PATIENCE)
         after = finish(writer, lambda: self.cache.settled(PATIENCE))
-        lost = compare(self.cache, table, writer.records)["lost"]
+        lost = self.cache.compare(table, writer.records)["lost"]
         told = after.get("lastFailover") if how != "planned" else (after.get("lastSwitchover") or {}).get("result")
         return client.outage(writer.records, moment), len(lost), behind(writer.records, lost), told
 
@@ -214,7 +214,7 @@ def all_killed(cache, number):
     cache.settled(120)
     took = time.monotonic() - begin
     writer.stop()
-    lost = compare(cache, table, writer.records)["lost"]
+    lost = cache.compare(table, writer.records)["lost"]
     return took, len(lost)
 
 

@@ -257,7 +257,7 @@ class Lane:
         folder = self.kept / f"{self.name}-round-{record['round']}"
         record["kept"] = folder.name
         try:
-            self.cluster.save(folder, log_from)
+            self.insist("the evidence is saved", lambda: self.cluster.save(folder, log_from))
             if self.machine.engine:
                 log = self.machine.engine.log.read_text(encoding="utf-8", errors="replace")
                 (folder / "dockerd.log").write_text(log[-200_000:], encoding="utf-8")

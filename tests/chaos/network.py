@@ -64,7 +64,8 @@ class OperatorCut:
     """Stops the bridges between the operator and the supervisor of one container, including new ones."""
 
     def __init__(self, container):
-        self.container = container
+        # Control groups know ids only.
+        self.container = docker("inspect", "-f", "{{.Id}}", container).strip()
         self.stopped = set()
         self.ending = threading.Event()
         self.thread = threading.Thread(target=self.run, daemon=True)

@@ -10,6 +10,7 @@ import time
 import client
 import redis
 from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
@@ -54,6 +55,13 @@ def at(address, secret):
     """A client of one address."""
     host, port = address_of(address)
     return redis.Redis(host, port, **options(secret))
+
+
+def of_cluster(secret):
+    """redis-py's cluster client. It needs redis-py 5: the one of 4 ends when a node does not answer."""
+    nodes = [ClusterNode(*address_of(one)) for one in secret["nodes"].split(",")]
+    login = {key: value for key, value in options(secret).items() if key != "retry"}
+    return redis.RedisCluster(startup_nodes=nodes, **{**login, "socket_connect_timeout": 0.3, "socket_timeout": 1})
 
 
 class Writer:

@@ -1,10 +1,11 @@
-"""A RedisSentinel by the command line, its containers as Docker shows them, and writes around a disturbance."""
+"""A RedisSentinel and a RedisCluster by the command line, their containers as Docker shows them, and writes around a disturbance."""
 
 import base64
 import json
 import os
 import shutil
 import signal
+import ssl
 
 import client
 import redis
@@ -34,14 +35,18 @@ def kill_servers(container, number=signal.SIGKILL):
         os.kill(pid, number)
 
 
-class RedisSentinel(Object):
-    """One RedisSentinel with three members and three Sentinels."""
+def certificate_of(address):
+    """What a server shows; None while it is down."""
+    try:
+        return ssl.get_server_certificate(redis_client.address_of(address), timeout=1)
+    except OSError:
+        return None
 
-    kind, api_version = "RedisSentinel", "evenkeel.dev/v1alpha1"
 
-    def __init__(self, operator, name, image=REDIS, **spec):
-        super().__init__(operator, name)
-        self.manifest["spec"] = {"image": image, "replicas": 3, "sentinels": 3, **spec}
+class RedisObject(Object):
+    """Redis servers of one object, each a member with a container and a volume."""
+
+    api_version = "evenkeel.dev/v1alpha1"
 
     @property
     def spec(self):
@@ -52,6 +57,60 @@ class RedisSentinel(Object):
         """Changes fields of the spec and applies it."""
         self.spec.update(spec)
         return self.apply()
+
+    def container(self, member, name=None):
+        """Docker's name of a member's container."""
+        return f"{NAMESPACE}.{member}"
+
+    def volumes(self, member=None):
+        """Names of its volumes."""
+        return docker("volume", "ls", "-q", *self.filters(member)).split()
+
+    def secret(self):
+        """The content of the Secret NAME-app, decoded."""
+        data = json.loads(self.operator.cli("get", "secret", f"{self.name}-app", "-o", "json"))["data"]
+        return {key: base64.b64decode(value).decode() for key, value in data.items()}
+
+    def uri(self):
+        """The address and port of each data member: {name: "ADDRESS:PORT"}."""
+        return {one["name"]: one["address"] for one in self.status().get("members", []) if one.get("address")}
+
+    def at(self, member):
+        """A client of one member."""
+        return redis_client.at(self.uri()[member], self.secret())
+
+    def writer(self, table, pause=WRITE_PAUSE, acks=20, host=None):
+        """A running writer with this many acknowledged numbers behind it."""
+        writing = redis_client.Writer(self.client(), table, pause, host).start()
+        if not writing.wait_for_acks(acks, 30):
+            writing.stop()
+            raise Failed(f"the writer got no acknowledgements: {writing.errors[-1:]}")
+        return writing
+
+    def clean(self):
+        """Removes everything that belongs to it with Docker only."""
+        networks = docker("network", "ls", "-q", *self.filters(), check=False).split()
+        super().clean()
+        for network in networks:
+            docker("network", "rm", network, check=False)
+
+    def save(self, folder, log_from=0):
+        """Saves the evidence of a failed test, with the operator's log from this place on."""
+        super().save(folder)
+        (folder / "events.txt").write_text(self.operator.cli_result("events")[1], encoding="utf-8")
+        with open(self.operator.log, "rb") as log, open(folder / "operator.log", "wb") as kept:
+            log.seek(log_from)
+            shutil.copyfileobj(log, kept)
+
+
+class RedisSentinel(RedisObject):
+    """One RedisSentinel with three members and three Sentinels."""
+
+    kind = "RedisSentinel"
+
+    def __init__(self, operator, name, image=REDIS, **spec):
+        super().__init__(operator, name)
+        self.manifest["spec"] = {"image": image, "replicas": 3, "sentinels": 3, **spec}
 
     def unsettled(self, seen):
         """Whether it is Ready with one master, replicas in sync, and Sentinels that agree."""
@@ -84,27 +143,10 @@ class RedisSentinel(Object):
         """Names of the data members."""
         return [f"{self.name}-{ordinal}" for ordinal in range(1, self.spec["replicas"] + 1)]
 
-    def container(self, member, name=None):
-        """Docker's name of a member's container."""
-        return f"{NAMESPACE}.{member}"
-
-    def volumes(self, member=None):
-        """Names of its volumes."""
-        return docker("volume", "ls", "-q", *self.filters(member)).split()
-
     def started(self):
         """Start time of each container: {id: StartedAt}."""
         lines = docker("inspect", "-f", "{{.Id}} {{.State.StartedAt}}", *self.containers()).splitlines()
         return dict(line.split() for line in lines)
-
-    def secret(self):
-        """The content of the Secret NAME-app, decoded."""
-        data = json.loads(self.operator.cli("get", "secret", f"{self.name}-app", "-o", "json"))["data"]
-        return {key: base64.b64decode(value).decode() for key, value in data.items()}
-
-    def uri(self):
-        """The address and port of each data member: {name: "ADDRESS:PORT"}."""
-        return {one["name"]: one["address"] for one in self.status().get("members", []) if one.get("address")}
 
     def networks(self):
         """Its networks."""
@@ -115,43 +157,73 @@ class RedisSentinel(Object):
         """The fixed address of each member and Sentinel on a network: {name: address}."""
         return fixed_addresses(network, self.containers())
 
-    def at(self, member):
-        """A client of one member."""
-        return redis_client.at(self.uri()[member], self.secret())
+    def client(self):
+        """A client of the master that the Sentinels name."""
+        return redis_client.through_sentinels(self.secret())
 
-    def writer(self, table, pause=WRITE_PAUSE, acks=20):
-        """A running writer through the Sentinels with this many acknowledged numbers behind it."""
-        writing = redis_client.Writer(redis_client.through_sentinels(self.secret()), table, pause).start()
-        if not writing.wait_for_acks(acks, 30):
-            writing.stop()
-            raise Failed(f"the writer got no acknowledgements: {writing.errors[-1:]}")
-        return writing
+    def compare(self, table, records):
+        """Waits until every member has the same numbers, and compares them with the records."""
 
-    def clean(self):
-        """Removes everything that belongs to it with Docker only."""
-        networks = docker("network", "ls", "-q", *self.filters(), check=False).split()
-        super().clean()
-        for network in networks:
-            docker("network", "rm", network, check=False)
+        def same():
+            try:
+                found = [redis_client.check(self.at(member), records, table) for member in self.members()]
+            except (redis.RedisError, KeyError) as problem:
+                raise Failed(str(problem)) from problem
+            if any(one != found[0] for one in found):
+                raise Failed(f"the members differ: {[one['found'] for one in found]} numbers")
+            return found[0]
 
-    def save(self, folder, log_from=0):
-        """Saves the evidence of a failed test, with the operator's log from this place on."""
-        super().save(folder)
-        (folder / "events.txt").write_text(self.operator.cli_result("events")[1], encoding="utf-8")
-        with open(self.operator.log, "rb") as log, open(folder / "operator.log", "wb") as kept:
-            log.seek(log_from)
-            shutil.copyfileobj(log, kept)
+        return wait_until("every member has the same numbers", same, 30)
+
+
+class RedisCluster(RedisObject):
+    """One RedisCluster: three masters with a replica each."""
+
+    kind = "RedisCluster"
+
+    def __init__(self, operator, name, image=REDIS, **spec):
+        super().__init__(operator, name)
+        self.manifest["spec"] = {"image": image, "masters": 3, "storage": {"reclaimPolicy": "Delete"}, **spec}
+
+    def unsettled(self, seen):
+        """Whether it is Ready with all its masters, and everything is as declared."""
+        status = seen.get("status") or {}
+        conditions = {one["type"]: one for one in status.get("conditions", [])}
+        if conditions.get("Ready", {}).get("status") != "True" or conditions["Progressing"]["reason"] != "Settled":
+            return f"phase {status.get('phase')}"
+        count = len(self.masters(status))
+        return "" if count == self.spec["masters"] else f"{count} members have slots"
+
+    def masters(self, status=None):
+        """The members that have slots."""
+        return [one for one in (status or self.status()).get("members", []) if one["slots"]]
+
+    def left(self):
+        """Slots that are still to move."""
+        return (self.status().get("migration") or {}).get("left", 0)
+
+    def client(self):
+        """A cluster client."""
+        return redis_client.of_cluster(self.secret())
+
+    def writer(self, table, pause=WRITE_PAUSE, acks=20, host="cluster"):
+        """As for every kind; a cluster client goes to no one address."""
+        return super().writer(table, pause, acks, host)
+
+    def compare(self, table, records):
+        """Compares the numbers with the records."""
+        return redis_client.check(self.client(), records, table)
 
 
 class Numbers:
-    """Writes numbers around a disturbance. At the end every member must have the same, and the master every
-    acknowledged one but `loses` of them."""
+    """Writes numbers around a disturbance. At the end every acknowledged one but `loses` of them is there, and none else; of a
+    RedisSentinel every member has the same."""
 
-    def __init__(self, cache, table, loses=0):
-        self.cache, self.table, self.loses = cache, table, loses
+    def __init__(self, one, table, loses=0):
+        self.one, self.table, self.loses = one, table, loses
 
     def __enter__(self):
-        self.writer = self.cache.writer(self.table)
+        self.writer = self.one.writer(self.table)
         return self
 
     def go_on(self, within):
@@ -166,24 +238,9 @@ class Numbers:
     def __exit__(self, kind, error, trace):
         self.writer.stop()
         if error is None:
-            self.lost = compare(self.cache, self.table, self.writer.records)["lost"]
+            found = self.one.compare(self.table, self.writer.records)
+            self.lost = found["lost"]
+            if found["phantoms"]:
+                raise Failed(f"there are numbers that nobody wrote: {found['phantoms'][:5]}")
             if len(self.lost) > self.loses:
                 raise Failed(f"{len(self.lost)} acknowledged numbers are lost: {self.lost[:5]}")
-
-
-def compare(cache, table, records):
-    """Waits until every member has the same numbers, and compares them with the records."""
-
-    def same():
-        try:
-            found = [redis_client.check(cache.at(member), records, table) for member in cache.members()]
-        except (redis.RedisError, KeyError) as problem:
-            raise Failed(str(problem)) from problem
-        if any(one != found[0] for one in found):
-            raise Failed(f"the members differ: {[one['found'] for one in found]} numbers")
-        return found[0]
-
-    found = wait_until("every member has the same numbers", same, 30)
-    if found["phantoms"]:
-        raise Failed(f"there are numbers that nobody wrote: {found['phantoms'][:5]}")
-    return found

@@ -7,6 +7,7 @@ return a note for the report.
 
 import scenarios_attack
 import scenarios_changes
+import scenarios_cluster
 import scenarios_edges
 import scenarios_failures
 import scenarios_input
@@ -14,11 +15,15 @@ import scenarios_redis
 import scenarios_secrets
 import scenarios_web
 
+# Those that measure no outage. `BESIDE` runs beside them, with an operator of its own.
+UNHURRIED = [*scenarios_input.SCENARIOS, *scenarios_web.SCENARIOS]
+BESIDE = scenarios_redis.BESIDE
+
 SCENARIOS = [
-    *scenarios_input.SCENARIOS,
-    *scenarios_web.SCENARIOS,
+    *UNHURRIED,
     *scenarios_attack.SCENARIOS,
     *scenarios_redis.SCENARIOS,
+    *scenarios_cluster.SCENARIOS,
     *scenarios_edges.SCENARIOS,
     *scenarios_secrets.SCENARIOS,
     *scenarios_failures.SCENARIOS,

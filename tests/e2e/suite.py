@@ -7,11 +7,13 @@ failed is kept under target/e2e/. Everything made in Docker is removed.
 import shutil
 import signal
 import sys
+import threading
 import time
 import traceback
 
 import harness
 import scenarios
+import scenarios_cluster
 import scenarios_redis
 import scenarios_web
 from client import Silent
@@ -20,9 +22,29 @@ CLUSTER = "e2e-db"
 SAVED = harness.ROOT / "target" / "e2e"
 
 
-def chosen(words):
-    """The scenarios to run."""
-    return [one for one in scenarios.SCENARIOS if not words or any(word in one.__name__ for word in words)]
+def chosen(words, of):
+    """Those of the scenarios that are to run."""
+    return [one for one in of if not words or any(word in one.__name__ for word in words)]
+
+
+class Beside(threading.Thread):
+    """Runs scenarios one after the other, with an operator of their own, beside those that measure nothing."""
+
+    def __init__(self, binary, chosen):
+        super().__init__(daemon=True)
+        self.chosen, self.passed, self.failed = chosen, 0, 0
+        self.cluster = harness.Cluster(harness.start_operator(binary), f"{CLUSTER}-beside") if chosen else None
+        self.start()
+
+    def run(self):
+        for scenario in self.chosen:
+            passed = attempt(self.cluster, scenario)
+            self.passed, self.failed = self.passed + passed, self.failed + (not passed)
+
+    def end(self):
+        """Stops its operator."""
+        if self.cluster:
+            harness.discard(self.cluster.operator)
 
 
 def report(outcome, name, began, note=""):
@@ -66,6 +88,7 @@ def bring_up(cluster):
 def run(binary, words):
     """Runs the suite. Returns (passed, failed)."""
     passed = failed = 0
+    beside = None
     operator = harness.start_operator(binary)
     cluster = harness.Cluster(operator, CLUSTER)
     cluster.clean()
@@ -77,12 +100,15 @@ def run(binary, words):
         if not attempt(cluster, a_cluster_of_three_becomes_ready):
             return 0, 1
         passed += 1
-        for scenario in chosen(words):
+        beside = Beside(binary, chosen(words, scenarios.BESIDE))
+        for scenario in chosen(words, scenarios.SCENARIOS):
+            if scenario not in scenarios.UNHURRIED:
+                beside.join()
             if attempt(cluster, scenario):
                 passed += 1
                 continue
             failed += 1
-            for one in (scenarios_web, scenarios_redis):
+            for one in (scenarios_web, scenarios_redis, scenarios_cluster):
                 one.clear(cluster, SAVED / scenario.__name__)
             try:
                 operator.process.poll() is None or operator.start()
@@ -93,12 +119,16 @@ def run(binary, words):
                 operator.cli_result("delete", "postgrescluster", CLUSTER)
                 cluster.clean()
                 bring_up(cluster)
+        beside.join()
     finally:
+        if beside:
+            beside.end()
+        scenarios_cluster.clear(cluster)
         scenarios_redis.clear(cluster)
         scenarios_web.clear(cluster)
         harness.discard(operator)
         cluster.clean()
-    return passed, failed
+    return passed + beside.passed, failed + beside.failed
 
 
 def main():

@@ -405,6 +405,31 @@ async fn a_binary_volume_that_was_left_half_filled_is_filled_again() {
     bench.engine.remove_volume(&volume).await.unwrap();
 }
 
+/// Regression 491: two operators that filled the volume at the same moment left it with its marker and without the program. Both
+/// had seen it complete, so for ever after they only made containers that could not start.
+#[tokio::test]
+async fn a_program_that_was_lost_from_its_volume_is_put_there_again_by_the_same_process() {
+    let Some(bench) = bench("lost") else { return };
+    let operator = own_binary(&bench);
+    let engine = operator();
+    let volume = engine.ensure_binary(IMAGE).await.unwrap();
+    let (mount, lose) = (format!("{volume}:/evenkeel"), ["/bin/busybox", IMAGE, "rm", "/evenkeel/evenkeel"]);
+    docker(&[&["run", "--rm", "-v", &mount, "--entrypoint"][..], &lose[..]].concat());
+    let spec = ContainerSpec {
+        volumes: vec![(volume.clone(), "/evenkeel".to_owned(), true)],
+        entrypoint: vec!["/evenkeel/evenkeel".to_owned()],
+        ..bench.container("")
+    };
+    engine.ensure_network(&bench.network()).await.unwrap();
+    engine.create_container(&spec).await.unwrap();
+    engine.start_container(&spec.name).await.unwrap_err();
+    assert_eq!(engine.binary(), None);
+    assert_eq!(engine.ensure_binary(IMAGE).await.unwrap(), volume);
+    engine.start_container(&spec.name).await.unwrap();
+    engine.remove_container(&spec.name).await.unwrap();
+    engine.remove_volume(&volume).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_pruned_binary_volume_is_filled_again_by_the_same_process() {
     let Some(bench) = bench("pruned") else { return };

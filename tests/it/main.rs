@@ -30,5 +30,6 @@ mod sentinel_docker;
 mod service;
 mod store_contract;
 mod store_seal;
+mod supervised;
 mod supervisor_docker;
 mod tidy;

@@ -2,183 +2,72 @@
 //! the image `redis:7`.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, ChildStdin, Command as Process, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use evenkeel::supervisor::redis::wire::{
     Address, Command, Config, Credentials, Order, PORT, RedisSeen, Report, Role, SENTINEL_PORT, SOCKET, Sentinels,
     Server, Task, VOLUME,
 };
 
-/// Time-out of everything that a test waits for.
-const LONG: Duration = Duration::from_secs(60);
+use crate::supervised::{self, Bench, LONG, Link, docker};
 
-fn image() -> String {
-    std::env::var("EVENKEEL_TEST_REDIS").unwrap_or("redis:7".into())
+fn bench(test: &str) -> Option<Bench> {
+    Bench::new(&format!("redis-{test}"), &supervised::redis(), VOLUME)
 }
 
-fn docker(arguments: &[&str]) -> String {
-    let output = Process::new("docker").args(arguments).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "docker {}: {said}", arguments.join(" "));
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
-
-/// A network with containers; everything is removed when it is dropped.
-struct RedisBench {
-    name: String,
-    containers: Vec<String>,
-    begun: Instant,
-}
-
-impl RedisBench {
-    /// `None`, and a line that says so, without EVENKEEL_TEST_DOCKER=1.
-    fn new(test: &str) -> Option<Self> {
-        if std::env::var("EVENKEEL_TEST_DOCKER").as_deref() != Ok("1") {
-            println!("{test}: skipped, EVENKEEL_TEST_DOCKER=1 is not set");
-            return None;
-        }
-        let name = format!("it-redis-{test}-{}", std::process::id());
-        docker(&["network", "create", &name]);
-        Some(Self { name, containers: Vec::new(), begun: Instant::now() })
-    }
-
-    fn run(&mut self, name: &str, options: &[&str], command: &[&str]) -> String {
-        let container = format!("{}-{name}", self.name);
-        let (volume, image) = (format!("{container}:{VOLUME}"), image());
-        let common = ["run", "-d", "--name", &container, "--network", &self.name, "-v", &volume];
-        docker(&[&common, options, &[&image], command].concat());
-        self.containers.push(container.clone());
-        container
-    }
-
-    fn member(&mut self, ordinal: usize) -> Member {
-        let binary = format!("{}:/evenkeel/evenkeel:ro", env!("CARGO_BIN_EXE_evenkeel"));
-        let rights =
-            ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID"].map(|name| format!("--cap-add={name}"));
-        let rights: Vec<&str> = rights.iter().map(String::as_str).collect();
-        let options = [
-            &["-v", &binary, "--cap-drop=ALL", "--security-opt=no-new-privileges:true", "--pids-limit=4096"],
-            &rights[..],
-            &["--tmpfs", "/run/evenkeel:mode=0700", "-e", "EVENKEEL_LOG=evenkeel=debug"],
-            &["--entrypoint", "/evenkeel/evenkeel"],
-        ];
-        let member = format!("cache-{ordinal}");
-        let container = self.run(&member, &options.concat(), &["supervisor-redis", "--member", &member]);
-        Member::dial(container)
-    }
-
-    /// A plain Sentinel that knows this master.
-    fn sentinel(&mut self, ordinal: usize, master: Address) -> (String, Address) {
-        let Address { ip, port } = master;
-        let conf = format!(
-            "port {SENTINEL_PORT}\nuser default off\nuser evenkeel on >admin ~* &* +@all\n\
-             user evenkeel_sentinel on >sentinel ~* &* +@all\nsentinel sentinel-user evenkeel_sentinel\n\
-             sentinel sentinel-pass sentinel\nsentinel monitor mymaster {ip} {port} 2\n\
-             sentinel auth-user mymaster evenkeel_sentinel\nsentinel auth-pass mymaster sentinel\n\
-             sentinel down-after-milliseconds mymaster 1000\nsentinel failover-timeout mymaster 10000\n"
-        );
-        let shell = format!(
-            "printf '{}' > /tmp/s.conf; exec $(which redis-server valkey-server | head -1) /tmp/s.conf --sentinel",
-            conf.replace('\n', "\\n")
-        );
-        let container = self.run(&format!("sentinel-{ordinal}"), &["--entrypoint", "sh"], &["-c", &shell]);
-        let address = Address { ip: address(&container).ip, port: SENTINEL_PORT };
-        (container, address)
-    }
-
-    /// Prints the time since the last mark.
-    fn mark(&mut self, step: &str) {
-        println!("{:>9.1} ms  {step}", self.begun.elapsed().as_secs_f64() * 1e3);
-        self.begun = Instant::now();
-    }
-}
-
-impl Drop for RedisBench {
-    fn drop(&mut self) {
-        for container in &self.containers {
-            if std::thread::panicking() || std::env::var_os("EVENKEEL_TEST_LOGS").is_some() {
-                let logs = Process::new("docker").args(["logs", container]).output().unwrap();
-                println!(
-                    "== {container}\n{}{}",
-                    String::from_utf8_lossy(&logs.stdout),
-                    String::from_utf8_lossy(&logs.stderr)
-                );
-            }
-            let _ = Process::new("docker").args(["rm", "-fv", container]).output();
-            let _ = Process::new("docker").args(["volume", "rm", "-f", container]).output();
-        }
-        let _ = Process::new("docker").args(["network", "rm", &self.name]).output();
-    }
+/// A plain Sentinel that knows this master.
+fn sentinel(bench: &mut Bench, ordinal: usize, master: Address) -> (String, Address) {
+    let Address { ip, port } = master;
+    let conf = format!(
+        "port {SENTINEL_PORT}\nuser default off\nuser evenkeel on >admin ~* &* +@all\n\
+         user evenkeel_sentinel on >sentinel ~* &* +@all\nsentinel sentinel-user evenkeel_sentinel\n\
+         sentinel sentinel-pass sentinel\nsentinel monitor mymaster {ip} {port} 2\n\
+         sentinel auth-user mymaster evenkeel_sentinel\nsentinel auth-pass mymaster sentinel\n\
+         sentinel down-after-milliseconds mymaster 1000\nsentinel failover-timeout mymaster 10000\n"
+    );
+    let shell = format!(
+        "printf '{}' > /tmp/s.conf; exec $(which redis-server valkey-server | head -1) /tmp/s.conf --sentinel",
+        conf.replace('\n', "\\n")
+    );
+    let container = bench.run(&format!("sentinel-{ordinal}"), &["--entrypoint", "sh"], &["-c", &shell]);
+    let address = Address { ip: address(&container).ip, port: SENTINEL_PORT };
+    (container, address)
 }
 
 fn address(container: &str) -> Address {
-    let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
-    Address { ip: docker(&["inspect", "-f", format, container]).parse().unwrap(), port: PORT }
+    Address { ip: supervised::address(container).parse().unwrap(), port: PORT }
 }
 
 /// A container of a data member with an open link.
 struct Member {
-    container: String,
+    link: Link<Report>,
     address: Address,
-    dial: Child,
-    commands: ChildStdin,
-    reports: Receiver<Report>,
-    last: Report,
     config: Config,
     sentinels: Sentinels,
     revision: u64,
 }
 
-impl Drop for Member {
-    fn drop(&mut self) {
-        let _ = self.dial.kill();
-        let _ = self.dial.wait();
-    }
-}
+supervised::linked!(Member, Report);
 
 impl Member {
+    fn new(bench: &mut Bench, ordinal: usize) -> Self {
+        Self::dial(bench.supervised("supervisor-redis", &format!("cache-{ordinal}")))
+    }
+
     /// Opens a link as soon as the supervisor listens.
     fn dial(container: String) -> Self {
         let address = address(&container);
-        let begun = Instant::now();
-        loop {
-            let socket = format!("unix:{SOCKET}");
-            let arguments = ["exec", "-i", &container, "/evenkeel/evenkeel", "dial", &socket];
-            let mut dial = Process::new("docker");
-            dial.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-            let mut dial = dial.spawn().unwrap();
-            let mut output = dial.stdout.take().unwrap();
-            let mut first = [0];
-            if output.read(&mut first).unwrap() == 1 && first == [0x06] {
-                let commands = dial.stdin.take().unwrap();
-                let (tell, reports) = channel();
-                std::thread::spawn(move || {
-                    for line in BufReader::new(output).lines().map_while(Result::ok) {
-                        if tell.send(serde_json::from_str(&line).unwrap()).is_err() {
-                            return;
-                        }
-                    }
-                });
-                let directives = [("appendonly", "yes"), ("save", ""), ("repl-diskless-sync-delay", "0")];
-                let directives = directives.map(|(name, value)| (name.into(), value.into()));
-                let config = Config {
-                    announce: Some(address),
-                    directives: directives.into(),
-                    priority: 100,
-                    username: "app".into(),
-                    tls: false,
-                };
-                let sentinels = Sentinels { master_name: "mymaster".into(), ..Sentinels::default() };
-                let (last, revision) = (Report::default(), 0);
-                return Self { container, address, dial, commands, reports, last, config, sentinels, revision };
-            }
-            let _ = dial.wait();
-            assert!(begun.elapsed() < LONG, "{container} does not listen");
-            crate::poll::pause();
-        }
+        let directives = [("appendonly", "yes"), ("save", ""), ("repl-diskless-sync-delay", "0")];
+        let directives = directives.map(|(name, value)| (name.into(), value.into()));
+        let config = Config {
+            announce: Some(address),
+            directives: directives.into(),
+            priority: 100,
+            username: "app".into(),
+            tls: false,
+        };
+        let sentinels = Sentinels { master_name: "mymaster".into(), ..Sentinels::default() };
+        Self { link: Link::dial(container, SOCKET), address, config, sentinels, revision: 0 }
     }
 
     /// Opens another link, after a restart of the container.
@@ -188,12 +77,6 @@ impl Member {
         new.revision = self.revision;
         *self = new;
         self.wait("a report", |_| true);
-    }
-
-    fn say(&mut self, command: &Command) {
-        let mut line = serde_json::to_string(command).unwrap();
-        line.push('\n');
-        self.commands.write_all(line.as_bytes()).unwrap();
     }
 
     fn credentials(&mut self, hash: &str) {
@@ -215,25 +98,8 @@ impl Member {
 
     fn order_for(&mut self, run: String, epoch: u64, task: Task) {
         self.revision += 1;
-        let (config, sentinels) = (self.config.clone(), self.sentinels.clone());
-        self.say(&Command::Order(Order { epoch, revision: self.revision, run, task, config, sentinels }));
-    }
-
-    /// Waits for a report that fulfils the condition.
-    fn wait(&mut self, what: &str, holds: impl Fn(&Report) -> bool) -> Report {
-        let begun = Instant::now();
-        loop {
-            match self.reports.recv_timeout(LONG.saturating_sub(begun.elapsed())) {
-                Ok(report) => self.last = report,
-                Err(RecvTimeoutError::Timeout) => {
-                    panic!("{}: {what} did not come; last report: {:#?}", self.container, self.last)
-                }
-                Err(RecvTimeoutError::Disconnected) => panic!("{}: the conversation ended", self.container),
-            }
-            if holds(&self.last) {
-                return self.last.clone();
-            }
-        }
+        let (config, sentinels, revision) = (self.config.clone(), self.sentinels.clone(), self.revision);
+        self.say(&Command::Order(Order { epoch, revision, run, task, config, sentinels }));
     }
 
     fn sees(&mut self, what: &str, holds: impl Fn(&RedisSeen) -> bool) -> RedisSeen {
@@ -285,8 +151,8 @@ fn follow(member: &Member) -> Task {
 }
 
 /// Two members: the first leads in epoch 1, the second follows.
-fn pair(bench: &mut RedisBench) -> (Member, Member) {
-    let (mut one, mut two) = (bench.member(1), bench.member(2));
+fn pair(bench: &mut Bench) -> (Member, Member) {
+    let (mut one, mut two) = (Member::new(bench, 1), Member::new(bench, 2));
     let task = follow(&one);
     for (member, task) in [(&mut one, lead()), (&mut two, task)] {
         let first = member.wait("a report", |_| true);
@@ -304,7 +170,7 @@ fn pair(bench: &mut RedisBench) -> (Member, Member) {
 
 #[test]
 fn a_server_starts_only_as_it_is_told_and_a_death_is_seen_at_once() {
-    let Some(mut bench) = RedisBench::new("orders") else { return };
+    let Some(mut bench) = bench("orders") else { return };
     let (mut one, mut two) = pair(&mut bench);
     assert_eq!(one.app("set a 1"), "OK");
     assert!(one.app("config get save").contains("NOPERM") && one.app("keys '*'") == "a");
@@ -380,7 +246,7 @@ fn a_server_starts_only_as_it_is_told_and_a_death_is_seen_at_once() {
 
 #[test]
 fn writes_are_paused_for_a_switchover_and_settings_change_while_the_server_runs() {
-    let Some(mut bench) = RedisBench::new("settings") else { return };
+    let Some(mut bench) = bench("settings") else { return };
     let (mut one, mut two) = pair(&mut bench);
     one.order(1, Task::Lead { pause: Some("r1".into()) });
     let paused = one.sees("the pause", |seen| seen.paused.as_deref() == Some("r1"));
@@ -452,10 +318,10 @@ fn asks(sentinel: &str, question: &str, holds: impl Fn(&str) -> bool) {
 /// still named the former master, and followed that again: the failover was undone.
 #[test]
 fn without_an_operator_the_sentinels_decide_and_a_former_master_follows() {
-    let Some(mut bench) = RedisBench::new("alone") else { return };
+    let Some(mut bench) = bench("alone") else { return };
     let (mut one, mut two) = pair(&mut bench);
-    let mut three = bench.member(3);
-    let sentinels: Vec<(String, Address)> = (1..=3).map(|ordinal| bench.sentinel(ordinal, one.address)).collect();
+    let mut three = Member::new(&mut bench, 3);
+    let sentinels: Vec<(String, Address)> = (1..=3).map(|ordinal| sentinel(&mut bench, ordinal, one.address)).collect();
     let addresses: Vec<Address> = sentinels.iter().map(|(_, address)| *address).collect();
     three.wait("a report", |_| true);
     three.credentials("h1");

@@ -2,162 +2,50 @@
 //! replica. Runs only with EVENKEEL_TEST_DOCKER=1, and needs the image `redis:7`.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
-use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Ipv4Addr;
-use std::process::{Child, ChildStdin, Command as Process, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::{Duration, Instant};
 
 use evenkeel::supervisor::redis::wire::{
     Act, Address, Answer, Command, Credentials, MasterSeen, PORT, Report, SENTINEL_PORT, SOCKET, SentinelSeen,
     Sentinels, Server, Tls, VOLUME, Watch,
 };
-
 use rcgen::{CertificateParams, KeyPair};
 
-/// Time-out of everything that a test waits for.
-const LONG: Duration = Duration::from_secs(60);
+use crate::supervised::{self, Bench, Link, docker};
 
-fn image() -> String {
-    std::env::var("EVENKEEL_TEST_REDIS").unwrap_or("redis:7".into())
-}
-
-fn docker(arguments: &[&str]) -> String {
-    let output = Process::new("docker").args(arguments).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "docker {}: {said}", arguments.join(" "));
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+fn bench(test: &str) -> Option<Bench> {
+    Bench::new(test, &supervised::redis(), VOLUME)
 }
 
 fn ip(container: &str) -> Ipv4Addr {
-    docker(&["inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", container]).parse().unwrap()
+    supervised::address(container).parse().unwrap()
 }
 
-/// A network with containers; everything is removed when it is dropped.
-struct SentinelBench {
-    name: String,
-    containers: Vec<String>,
-}
-
-impl SentinelBench {
-    /// `None`, and a line that says so, without EVENKEEL_TEST_DOCKER=1.
-    fn new(test: &str) -> Option<Self> {
-        if std::env::var("EVENKEEL_TEST_DOCKER").as_deref() != Ok("1") {
-            println!("{test}: skipped, EVENKEEL_TEST_DOCKER=1 is not set");
-            return None;
-        }
-        let name = format!("it-{test}-{}", std::process::id());
-        docker(&["network", "create", &name]);
-        Some(Self { name, containers: Vec::new() })
-    }
-
-    fn run(&mut self, name: &str, options: &[&str], command: &[&str]) -> String {
-        let container = format!("{}-{name}", self.name);
-        let (volume, image) = (format!("{container}:{VOLUME}"), image());
-        let common = ["run", "-d", "--name", &container, "--network", &self.name, "-v", &volume];
-        docker(&[&common, options, &[&image], command].concat());
-        self.containers.push(container.clone());
-        container
-    }
-
-    /// A plain server.
-    fn server(&mut self, name: &str, of: Option<Address>) -> (String, Address) {
-        let mut words =
-            vec!["server=redis-server; which $server >/dev/null || server=valkey-server; exec $server".into()];
-        words.extend(["evenkeel_sentinel", "app"].map(|user| format!("--user {user} on '>{user}-1' '~*' '&*' +@all")));
-        words.extend(["--masteruser app --masterauth app-1 --save ''".into(), "--user default off".into()]);
-        words.extend(of.map(|Address { ip, port }| format!("--replicaof {ip} {port}")));
-        let container = self.run(name, &["--entrypoint", "sh"], &["-c", &words.join(" ")]);
-        let address = Address { ip: ip(&container), port: PORT };
-        (container, address)
-    }
-
-    fn sentinel(&mut self, ordinal: usize) -> Sentinel {
-        let binary = format!("{}:/evenkeel/evenkeel:ro", env!("CARGO_BIN_EXE_evenkeel"));
-        let rights =
-            ["CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETUID"].map(|name| format!("--cap-add={name}"));
-        let rights: Vec<&str> = rights.iter().map(String::as_str).collect();
-        let options = [
-            &["-v", &binary, "--cap-drop=ALL", "--security-opt=no-new-privileges:true", "--pids-limit=4096"],
-            &rights[..],
-            &["--tmpfs", "/run/evenkeel:mode=0700", "-e", "EVENKEEL_LOG=evenkeel=debug"],
-            &["--entrypoint", "/evenkeel/evenkeel"],
-        ];
-        let member = format!("sentinel-{ordinal}");
-        let container = self.run(&member, &options.concat(), &["supervisor-sentinel", "--member", &member]);
-        Sentinel::dial(container)
-    }
-}
-
-impl Drop for SentinelBench {
-    fn drop(&mut self) {
-        for container in &self.containers {
-            if std::thread::panicking() || std::env::var_os("EVENKEEL_TEST_LOGS").is_some() {
-                let logs = Process::new("docker").args(["logs", container]).output().unwrap();
-                println!(
-                    "== {container}\n{}{}",
-                    String::from_utf8_lossy(&logs.stdout),
-                    String::from_utf8_lossy(&logs.stderr)
-                );
-            }
-            let _ = Process::new("docker").args(["rm", "-fv", container]).output();
-            let _ = Process::new("docker").args(["volume", "rm", "-f", container]).output();
-        }
-        let _ = Process::new("docker").args(["network", "rm", &self.name]).output();
-    }
+/// A plain server.
+fn server(bench: &mut Bench, name: &str, of: Option<Address>) -> (String, Address) {
+    let mut words = vec!["server=redis-server; which $server >/dev/null || server=valkey-server; exec $server".into()];
+    words.extend(["evenkeel_sentinel", "app"].map(|user| format!("--user {user} on '>{user}-1' '~*' '&*' +@all")));
+    words.extend(["--masteruser app --masterauth app-1 --save ''".into(), "--user default off".into()]);
+    words.extend(of.map(|Address { ip, port }| format!("--replicaof {ip} {port}")));
+    let container = bench.run(name, &["--entrypoint", "sh"], &["-c", &words.join(" ")]);
+    let address = Address { ip: ip(&container), port: PORT };
+    (container, address)
 }
 
 /// A container of a Sentinel with an open link.
 struct Sentinel {
-    container: String,
-    dial: Child,
-    commands: ChildStdin,
-    reports: Receiver<Report>,
-    last: Report,
+    link: Link<Report>,
     acts: u32,
 }
 
-impl Drop for Sentinel {
-    fn drop(&mut self) {
-        let _ = self.dial.kill();
-        let _ = self.dial.wait();
-    }
-}
+supervised::linked!(Sentinel, Report);
 
 impl Sentinel {
-    /// Opens a link as soon as the supervisor listens.
-    fn dial(container: String) -> Self {
-        let begun = Instant::now();
-        loop {
-            let socket = format!("unix:{SOCKET}");
-            let arguments = ["exec", "-i", &container, "/evenkeel/evenkeel", "dial", &socket];
-            let mut dial = Process::new("docker");
-            dial.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-            let mut dial = dial.spawn().unwrap();
-            let mut output = dial.stdout.take().unwrap();
-            let mut first = [0];
-            if output.read(&mut first).unwrap() == 1 && first == [0x06] {
-                let commands = dial.stdin.take().unwrap();
-                let (tell, reports) = channel();
-                std::thread::spawn(move || {
-                    for line in BufReader::new(output).lines().map_while(Result::ok) {
-                        if tell.send(serde_json::from_str(&line).unwrap()).is_err() {
-                            return;
-                        }
-                    }
-                });
-                return Self { container, dial, commands, reports, last: Report::default(), acts: 0 };
-            }
-            let _ = dial.wait();
-            assert!(begun.elapsed() < LONG, "{container} does not listen");
-            crate::poll::pause();
-        }
+    fn new(bench: &mut Bench, ordinal: usize) -> Self {
+        Self::dial(bench.supervised("supervisor-sentinel", &format!("sentinel-{ordinal}")))
     }
 
-    fn say(&mut self, command: &Command) {
-        let mut line = serde_json::to_string(command).unwrap();
-        line.push('\n');
-        self.commands.write_all(line.as_bytes()).unwrap();
+    fn dial(container: String) -> Self {
+        Self { link: Link::dial(container, SOCKET), acts: 0 }
     }
 
     fn watch(&mut self, group: &str, monitor: Option<Address>, change: impl Fn(&mut Watch)) {
@@ -189,23 +77,6 @@ impl Sentinel {
         let report = self.wait("the answer", |report| report.sentinel.as_ref().is_some_and(answered));
         let Answer { refused, .. } = report.sentinel.unwrap().answer.unwrap();
         refused
-    }
-
-    /// Waits for a report that fulfils the condition.
-    fn wait(&mut self, what: &str, holds: impl Fn(&Report) -> bool) -> Report {
-        let begun = Instant::now();
-        loop {
-            match self.reports.recv_timeout(LONG.saturating_sub(begun.elapsed())) {
-                Ok(report) => self.last = report,
-                Err(RecvTimeoutError::Timeout) => {
-                    panic!("{}: {what} did not come; last report: {:#?}", self.container, self.last)
-                }
-                Err(RecvTimeoutError::Disconnected) => panic!("{}: the conversation ended", self.container),
-            }
-            if holds(&self.last) {
-                return self.last.clone();
-            }
-        }
     }
 
     /// Waits until what the Sentinel knows fulfils the condition.
@@ -259,11 +130,11 @@ fn problem(report: &Report) -> &str {
 
 #[test]
 fn sentinels_begin_by_order_go_on_by_their_own_file_and_do_only_safe_acts() {
-    let Some(mut bench) = SentinelBench::new("sentinels") else { return };
-    let (master_container, master) = bench.server("redis-1", None);
-    let (replica_container, replica) = bench.server("redis-2", Some(master));
+    let Some(mut bench) = bench("sentinels") else { return };
+    let (master_container, master) = server(&mut bench, "redis-1", None);
+    let (replica_container, replica) = server(&mut bench, "redis-2", Some(master));
 
-    let mut one = bench.sentinel(1);
+    let mut one = Sentinel::new(&mut bench, 1);
     one.wait("a report", |report| problem(report).contains("waits for its first order"));
     one.watch("first", None, |_| {});
     one.wait("the order", |report| problem(report).contains("waits for an order that names the master"));
@@ -271,7 +142,7 @@ fn sentinels_begin_by_order_go_on_by_their_own_file_and_do_only_safe_acts() {
     one.wait("the order", |report| problem(report).contains("waits for its passwords"));
     one.say(&credentials("h1", "app-1"));
     one.wait("a running Sentinel", |report| report.server == Server::Running && report.credentials.is_some());
-    let mut others = [bench.sentinel(2), bench.sentinel(3)];
+    let mut others = [Sentinel::new(&mut bench, 2), Sentinel::new(&mut bench, 3)];
     for other in &mut others {
         other.say(&credentials("h1", "app-1"));
         other.watch("first", Some(master), |_| {});
@@ -376,14 +247,14 @@ fn sentinels_begin_by_order_go_on_by_their_own_file_and_do_only_safe_acts() {
 
 #[test]
 fn with_tls_a_sentinel_has_no_plain_port_and_loads_new_certificates() {
-    let Some(mut bench) = SentinelBench::new("sentinel-tls") else { return };
-    let (_, master) = bench.server("redis-1", None);
+    let Some(mut bench) = bench("sentinel-tls") else { return };
+    let (_, master) = server(&mut bench, "redis-1", None);
     let certificate = |hash: &str| {
         let key = KeyPair::generate().unwrap();
         let cert = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap().pem();
         Tls { hash: hash.into(), ca: cert.clone(), cert, key: key.serialize_pem() }
     };
-    let mut one = bench.sentinel(1);
+    let mut one = Sentinel::new(&mut bench, 1);
     one.watch("first", Some(master), |watch| watch.tls = true);
     one.say(&credentials("h1", "app-1"));
     one.wait("the order", |report| problem(report).contains("waits for its passwords"));

@@ -2,9 +2,7 @@
 //! EVENKEEL_TEST_DOCKER=1, and needs the image `postgres:15`.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, ChildStdin, Command as Process, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::process::Command as Process;
 use std::time::{Duration, Instant};
 
 use evenkeel::supervisor::wire::{
@@ -12,158 +10,29 @@ use evenkeel::supervisor::wire::{
 };
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
+use crate::supervised::{self, Bench, Link, docker};
+
 const IMAGE: &str = "postgres:15";
-/// Time-out of everything that a test waits for.
-const LONG: Duration = Duration::from_secs(60);
-
-fn docker(arguments: &[&str]) -> String {
-    let output = Process::new("docker").args(arguments).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "docker {}: {said}", arguments.join(" "));
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
-
-/// A network and containers of one test; everything is removed when it is dropped.
-struct SupervisorBench {
-    name: String,
-    members: Vec<String>,
-    begun: Instant,
-}
-
-impl SupervisorBench {
-    /// `None`, and a line that says so, without EVENKEEL_TEST_DOCKER=1.
-    fn new(test: &str) -> Option<Self> {
-        if std::env::var("EVENKEEL_TEST_DOCKER").as_deref() != Ok("1") {
-            println!("{test}: skipped, EVENKEEL_TEST_DOCKER=1 is not set");
-            return None;
-        }
-        let name = format!("it-supervisor-{test}-{}", std::process::id());
-        docker(&["network", "create", &name]);
-        Some(Self { name, members: Vec::new(), begun: Instant::now() })
-    }
-
-    fn member(&mut self, ordinal: usize) -> Member {
-        let name = format!("{}-{ordinal}", self.name);
-        let binary = format!("{}:/evenkeel/evenkeel:ro", env!("CARGO_BIN_EXE_evenkeel"));
-        let volume = format!("{name}:{VOLUME}");
-        let member = format!("db-{ordinal}");
-        let arguments = [
-            "run",
-            "-d",
-            "--name",
-            &name,
-            "--network",
-            &self.name,
-            "-v",
-            &volume,
-            "-v",
-            &binary,
-            "--cap-drop=ALL",
-            "--cap-add=CHOWN",
-            "--cap-add=DAC_OVERRIDE",
-            "--cap-add=FOWNER",
-            "--cap-add=KILL",
-            "--cap-add=SETGID",
-            "--cap-add=SETUID",
-            "--security-opt=no-new-privileges:true",
-            "--pids-limit=4096",
-            "--tmpfs",
-            "/run/evenkeel:mode=0700",
-            "-e",
-            "EVENKEEL_LOG=evenkeel=debug",
-            "--entrypoint",
-            "/evenkeel/evenkeel",
-            IMAGE,
-            "supervisor",
-            "--member",
-            &member,
-        ];
-        docker(&arguments);
-        self.members.push(name.clone());
-        Member::dial(name)
-    }
-
-    /// Prints the time since the last mark.
-    fn mark(&mut self, step: &str) -> Duration {
-        let took = self.begun.elapsed();
-        println!("{:>9.1} ms  {step}", took.as_secs_f64() * 1e3);
-        self.begun = Instant::now();
-        took
-    }
-}
-
-impl Drop for SupervisorBench {
-    fn drop(&mut self) {
-        for member in &self.members {
-            if std::thread::panicking() || std::env::var_os("EVENKEEL_TEST_LOGS").is_some() {
-                let logs = Process::new("docker").args(["logs", member]).output().unwrap();
-                println!("== {member}\n{}", String::from_utf8_lossy(&logs.stderr));
-            }
-            let _ = Process::new("docker").args(["rm", "-fv", member]).output();
-            let _ = Process::new("docker").args(["volume", "rm", "-f", member]).output();
-        }
-        let _ = Process::new("docker").args(["network", "rm", &self.name]).output();
-    }
+fn bench(test: &str) -> Option<Bench> {
+    Bench::new(&format!("supervisor-{test}"), IMAGE, VOLUME)
 }
 
 /// A container with an open link.
 struct Member {
-    container: String,
+    link: Link<Report>,
     address: String,
-    dial: Child,
-    commands: ChildStdin,
-    reports: Receiver<Report>,
-    last: Report,
 }
 
-impl Drop for Member {
-    fn drop(&mut self) {
-        let _ = self.dial.kill();
-        let _ = self.dial.wait();
-    }
-}
+supervised::linked!(Member, Report);
 
 impl Member {
-    /// Opens a link as soon as the supervisor listens.
-    fn dial(container: String) -> Self {
-        let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
-        let address = docker(&["inspect", "-f", format, &container]);
-        let begun = Instant::now();
-        loop {
-            let socket = format!("unix:{SOCKET}");
-            let arguments = ["exec", "-i", &container, "/evenkeel/evenkeel", "dial", &socket];
-            let mut dial = Process::new("docker")
-                .args(arguments)
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
-            let mut output = dial.stdout.take().unwrap();
-            let mut first = [0];
-            if output.read(&mut first).unwrap() == 1 && first == [0x06] {
-                let commands = dial.stdin.take().unwrap();
-                let (tell, reports) = channel();
-                std::thread::spawn(move || {
-                    for line in BufReader::new(output).lines() {
-                        let Ok(line) = line else { return };
-                        if tell.send(serde_json::from_str(&line).unwrap()).is_err() {
-                            return;
-                        }
-                    }
-                });
-                return Self { container, address, dial, commands, reports, last: Report::default() };
-            }
-            let _ = dial.wait();
-            assert!(begun.elapsed() < LONG, "{container} does not listen");
-            crate::poll::pause();
-        }
+    fn new(bench: &mut Bench, ordinal: usize) -> Self {
+        Self::dial(bench.supervised("supervisor", &format!("db-{ordinal}")))
     }
 
-    fn say(&mut self, command: &Command) {
-        let mut line = serde_json::to_string(command).unwrap();
-        line.push('\n');
-        self.commands.write_all(line.as_bytes()).unwrap();
+    fn dial(container: String) -> Self {
+        let address = supervised::address(&container);
+        Self { link: Link::dial(container, SOCKET), address }
     }
 
     fn order(&mut self, term: u64, task: Task) {
@@ -174,23 +43,6 @@ impl Member {
             settings: [("max_connections".into(), "60".into())].into(),
             access: None,
         }));
-    }
-
-    /// Waits for a report that fulfils the condition.
-    fn wait(&mut self, what: &str, holds: impl Fn(&Report) -> bool) -> Report {
-        let begun = Instant::now();
-        loop {
-            match self.reports.recv_timeout(LONG.saturating_sub(begun.elapsed())) {
-                Ok(report) => self.last = report,
-                Err(RecvTimeoutError::Timeout) => {
-                    panic!("{}: {what} did not come; last report: {:#?}", self.container, self.last)
-                }
-                Err(RecvTimeoutError::Disconnected) => panic!("{}: the conversation ended", self.container),
-            }
-            if holds(&self.last) {
-                return self.last.clone();
-            }
-        }
     }
 
     fn exec(&self, user: &str, arguments: &[&str]) -> String {
@@ -274,8 +126,8 @@ fn lead(init: bool, count: u32, names: &[&str], slots: &[&str], open: bool) -> T
 }
 
 /// Two members: the first leads with the second as its synchronous standby, and the gate is open.
-fn pair(bench: &mut SupervisorBench) -> (Member, Member, String, String) {
-    let mut one = bench.member(1);
+fn pair(bench: &mut Bench) -> (Member, Member, String, String) {
+    let mut one = Member::new(bench, 1);
     bench.mark("first member listens");
     one.say(&credentials());
     one.order(1, lead(true, 0, &[], &[], false));
@@ -287,7 +139,7 @@ fn pair(bench: &mut SupervisorBench) -> (Member, Member, String, String) {
         .unwrap();
     bench.mark("started, database made, barrier passed");
     one.order(1, lead(true, 0, &[], &["evenkeel_2"], false));
-    let mut two = bench.member(2);
+    let mut two = Member::new(bench, 2);
     bench.mark("second member listens");
     two.say(&credentials());
     two.order(1, one.follow_me("evenkeel_2", false, Some(one.lineage())));
@@ -314,7 +166,7 @@ fn pair(bench: &mut SupervisorBench) -> (Member, Member, String, String) {
 
 #[test]
 fn a_standby_is_promoted_after_a_kill_and_the_old_primary_follows_by_rewind() {
-    let Some(mut bench) = SupervisorBench::new("failover") else { return };
+    let Some(mut bench) = bench("failover") else { return };
     let (mut one, mut two, first, second) = pair(&mut bench);
     one.sql("CREATE TABLE t (n int); INSERT INTO t SELECT generate_series(1, 1000)");
     // The owner can log in with its password over the network, Evenkeel's own roles cannot.
@@ -402,7 +254,7 @@ fn open_lead(standby: &str, confirm: bool) -> Task {
 
 #[test]
 fn a_leader_survives_bad_settings_meddling_crashes_and_restarts_and_fences_itself_after_a_pause() {
-    let Some(mut bench) = SupervisorBench::new("trouble") else { return };
+    let Some(mut bench) = bench("trouble") else { return };
     let (mut one, mut two, first, second) = pair(&mut bench);
 
     println!("-- settings that PostgreSQL refuses are left out and reported; the others are taken");
@@ -485,7 +337,8 @@ fn a_leader_survives_bad_settings_meddling_crashes_and_restarts_and_fences_itsel
     bench.mark("(pause) fenced");
 
     println!("-- a standby whose WAL forked away makes a new copy with a new identity");
-    one.say(&Command::Restart { run: one.last.run.clone() });
+    let run = one.last.run.clone();
+    one.say(&Command::Restart { run });
     one.wait("the open gate", |report| report.gate_open);
     two.order(2, Task::Prepare);
     two.wait("the promise", |report| report.promise.is_some());
@@ -503,8 +356,8 @@ fn a_leader_survives_bad_settings_meddling_crashes_and_restarts_and_fences_itsel
 /// dry start beside the running server, whose configuration stays as it is.
 #[test]
 fn settings_that_kill_later_are_found_before_the_server_gets_them() {
-    let Some(mut bench) = SupervisorBench::new("settings") else { return };
-    let mut one = bench.member(1);
+    let Some(mut bench) = bench("settings") else { return };
+    let mut one = Member::new(&mut bench, 1);
     let tls = Authority::new("ca").tls("h");
     one.say(&credentials_with(Some(tls)));
     let order = |settings: &[(&str, &str)]| {
@@ -569,8 +422,8 @@ fn settings_that_kill_later_are_found_before_the_server_gets_them() {
 /// refused looks like one that it took, and would have ended the next start.
 #[test]
 fn certificates_are_loaded_without_a_restart_and_bad_ones_leave_the_former_in_force() {
-    let Some(mut bench) = SupervisorBench::new("tls") else { return };
-    let mut one = bench.member(1);
+    let Some(mut bench) = bench("tls") else { return };
+    let mut one = Member::new(&mut bench, 1);
     let (first, second) = (Authority::new("first"), Authority::new("second"));
     let good = first.tls("good");
     one.say(&credentials_with(Some(good.clone())));
@@ -640,7 +493,7 @@ fn certificates_are_loaded_without_a_restart_and_bad_ones_leave_the_former_in_fo
 /// replaced, and a linked folder is refused with its path.
 #[test]
 fn links_in_the_data_directory_give_nothing_of_root_away() {
-    let Some(mut bench) = SupervisorBench::new("links") else { return };
+    let Some(mut bench) = bench("links") else { return };
     let (mut one, mut two, ..) = pair(&mut bench);
     let lay = "mkdir -p /etc/slots/evenkeel_9 && echo untouched > /etc/canary && chmod 600 /etc/canary && touch /etc/slots/evenkeel_9/state";
     let seen = "stat -c '%U %a %n' /etc/canary /etc/slots/evenkeel_9 /etc/slots/evenkeel_9/state && cat /etc/canary";
@@ -680,8 +533,8 @@ fn links_in_the_data_directory_give_nothing_of_root_away() {
 /// Regression 116: a password that SASLprep changes gets in.
 #[test]
 fn a_password_of_any_text_gets_in() {
-    let Some(mut bench) = SupervisorBench::new("password") else { return };
-    let mut one = bench.member(1);
+    let Some(mut bench) = bench("password") else { return };
+    let mut one = Member::new(&mut bench, 1);
     let password = "\u{fb01}le\u{a0}1 \u{e4}";
     one.say(&Command::Credentials(Credentials {
         hash: "h2".into(),
@@ -699,8 +552,8 @@ fn a_password_of_any_text_gets_in() {
 /// collation of a column, and for a table that is partitioned by ranges of text.
 #[test]
 fn a_primary_counts_the_indexes_that_sort_text_by_a_library() {
-    let Some(mut bench) = SupervisorBench::new("collations") else { return };
-    let mut one = bench.member(1);
+    let Some(mut bench) = bench("collations") else { return };
+    let mut one = Member::new(&mut bench, 1);
     one.say(&credentials());
     one.order(1, lead(true, 0, &[], &[], true));
     one.wait("the open gate", |report| report.gate_open);

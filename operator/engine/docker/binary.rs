@@ -7,7 +7,8 @@
 //!
 //! The program runs as root in every database, so what is in the volume is not believed: each operator reads it once and
 //! compares its SHA-256 with its own program and with the label of the volume, which no container can change (another build
-//! of the same identity may have filled it). Anything else is replaced, and no container may be able to write it.
+//! of the same identity may have filled it). Anything else is replaced, and no container may be able to write it. It is read
+//! again when a container could not start it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -99,6 +100,8 @@ pub(super) struct Injection {
     binary: Arc<OwnBinary>,
     /// Locked while filling; `true` once this process has seen the volume complete.
     complete: tokio::sync::Mutex<bool>,
+    /// A container could not start the program in it, so it is read again.
+    doubted: AtomicBool,
     /// Whether there are volumes of other identities that could not be removed yet.
     old_ones_left: AtomicBool,
     /// The name of the volume while it is known to be complete.
@@ -110,6 +113,7 @@ impl Injection {
         Self {
             binary,
             complete: tokio::sync::Mutex::new(false),
+            doubted: AtomicBool::new(false),
             old_ones_left: AtomicBool::new(false),
             volume: std::sync::Mutex::default(),
         }
@@ -118,6 +122,12 @@ impl Injection {
     /// The name of the volume, if it is known to be complete.
     pub(super) fn volume(&self) -> Option<String> {
         lock(&self.volume).clone()
+    }
+
+    /// The volume is not known to be complete any more.
+    pub(super) fn doubt(&self) {
+        self.doubted.store(true, Ordering::Relaxed);
+        self.set_volume(None);
     }
 
     fn set_volume(&self, volume: Option<String>) {
@@ -133,7 +143,8 @@ impl DockerEngine {
         // The volume may have been pruned, and then Docker would create an empty one.
         let there = self.volume_named(&volume, doing).await?;
         let ours = there.as_ref().is_some_and(|there| self.volume_of(&owner.labels(), there, doing).is_ok());
-        if *complete && ours {
+        let doubted = self.binary.doubted.swap(false, Ordering::Relaxed);
+        if *complete && ours && !doubted {
             return Ok(volume);
         }
         *complete = false;

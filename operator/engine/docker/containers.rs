@@ -9,7 +9,7 @@ use bollard::query_parameters::{
     StopContainerOptionsBuilder,
 };
 
-use super::super::{ConnectionSeen, ContainerSeen, ContainerState, Error};
+use super::super::{BINARY, ConnectionSeen, ContainerSeen, ContainerState, Error};
 use super::{ANSWER, DockerEngine, any_owner_filter, owner_filter};
 use crate::api::labels::Owner;
 use crate::api::sync::lock;
@@ -90,7 +90,12 @@ impl DockerEngine {
     }
 
     pub(super) async fn container_started(&self, name: &str) -> Result<(), Error> {
-        self.call(&format!("starting container {name}"), START, |docker| docker.start_container(name, None)).await
+        let started =
+            self.call(&format!("starting container {name}"), START, |docker| docker.start_container(name, None)).await;
+        if started.as_ref().is_err_and(|error| error.to_string().contains(BINARY)) {
+            self.binary.doubt();
+        }
+        started
     }
 
     pub(super) async fn container_stopped(&self, name: &str, timeout: Duration) -> Result<(), Error> {

@@ -1,22 +1,33 @@
 //! The Secrets with an object's certificates: `NAME-ca`, `NAME-server` with the certificate that the members show (Evenkeel's
-//! or a copy of the user's), and that of the client certificate if there is one. Reads them, and performs what `due.rs`
-//! decides.
+//! or a copy of the user's), and that of the client certificate if there is one. Reads and verifies them, and performs what
+//! `due.rs` decides.
 
-use jiff::Timestamp;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::due::{CA_LIFE, CaSeen, CertificatesSeen, Certified, Due, LEAF_LIFE, LeafSeen, Server, names};
-use super::{Made, Pair, Purpose, ends, make_ca, make_leaf, roots};
+use super::{Made, Pair, Purpose, certificates, ends, make_ca, make_leaf, roots};
 use crate::api::failure::{Class, Failure};
 use crate::api::hash::short_hash_of_parts;
+use crate::api::labels::Owner;
 use crate::api::postgres_tls::ROTATE_CA_ANNOTATION;
 use crate::api::secret::text;
+use crate::api::sync::lock;
+use crate::api::x509;
 use crate::kinds::owned_secret::write;
+use crate::runtime::Keeper;
 use crate::store::objects::Objects;
 use crate::store::{Error, Key};
 
 /// On `NAME-server`: the user's Secret that it is a copy of.
 const COPY_OF: &str = "evenkeel.dev/copy-of";
+
+/// The keys of Secrets whose texts are certificates.
+const CERTIFICATES: [&str; 5] = ["tls.crt", "ca.crt", "next.crt", "old.crt", FORMER_CA];
 
 /// A key of `NAME-server`: the CA of the user's certificate before, which some members may still show.
 const FORMER_CA: &str = "former-ca.crt";
@@ -48,6 +59,7 @@ fn given_key<O: Certified>(object: &O) -> Option<Key> {
 }
 
 /// What every member should hold.
+#[derive(Clone)]
 pub struct Material {
     /// Changes when any of the others changes; safe to show.
     pub hash: String,
@@ -61,9 +73,81 @@ pub struct Material {
     pub client: Option<Made>,
 }
 
-/// All Secrets with certificates, as they are in the store.
+/// The certificates of an object, read from the store and verified.
 pub struct Authority {
-    now: Timestamp,
+    secrets: Secrets,
+    /// While it is this time, the same Secrets are judged the same.
+    steady: Range<Timestamp>,
+    seen: CertificatesSeen,
+    material: Option<Material>,
+    server_cas: Option<String>,
+}
+
+impl Authority {
+    /// Reads and verifies them.
+    pub async fn read<O: Certified>(objects: &Objects, object: &O, now: Timestamp) -> Result<Self, Error> {
+        Ok(Self::of(Secrets::read(objects, object).await?, now))
+    }
+
+    fn of(secrets: Secrets, now: Timestamp) -> Self {
+        let (material, server_cas) = (secrets.material(now), secrets.server_cas(now));
+        let seen = secrets.seen(now, material.as_ref().map(|all| all.hash.clone()));
+        Self { steady: secrets.steady(now), seen, material, server_cas, secrets }
+    }
+
+    /// What was read, without keys.
+    pub fn seen(&self) -> CertificatesSeen {
+        self.seen.clone()
+    }
+
+    /// What every member should hold; `None` while something is missing or the CA is unusable.
+    pub fn material(&self) -> Option<Material> {
+        self.material.clone()
+    }
+
+    /// The CA certificates by which server certificates are verified: also the user's, before one of its is shown.
+    pub fn server_cas(&self) -> Option<String> {
+        self.server_cas.clone()
+    }
+}
+
+/// The last verified certificates of each object of a kind. Nothing is verified again while the Secrets, the names and what
+/// the clock says of each certificate (not yet valid, valid, expired) are the same.
+#[derive(Default)]
+pub struct Authorities(Mutex<BTreeMap<Owner, Arc<Authority>>>);
+
+impl Authorities {
+    /// Reads the Secrets, and verifies what has changed.
+    pub async fn read<O: Certified>(
+        &self,
+        objects: &Objects,
+        object: &O,
+        now: Timestamp,
+    ) -> Result<Arc<Authority>, Error> {
+        let (owner, secrets) = (object.owner(), Secrets::read(objects, object).await?);
+        let same = |known: &&Arc<Authority>| known.steady.contains(&now) && known.secrets == secrets;
+        if let Some(known) = lock(&self.0).get(&owner).filter(same) {
+            return Ok(known.clone());
+        }
+        let verified = Arc::new(Authority::of(secrets, now));
+        lock(&self.0).insert(owner, verified.clone());
+        Ok(verified)
+    }
+}
+
+impl Keeper for Authorities {
+    fn forget(&self, owner: &Owner) {
+        lock(&self.0).remove(owner);
+    }
+
+    fn count(&self) -> usize {
+        lock(&self.0).len()
+    }
+}
+
+/// All Secrets with certificates, as they are in the store, and what they are judged by besides the time.
+#[derive(PartialEq)]
+struct Secrets {
     ca: Option<Value>,
     server: Option<Value>,
     client: Option<Value>,
@@ -79,9 +163,8 @@ pub struct Authority {
     foreign: Option<String>,
 }
 
-impl Authority {
-    /// Reads them.
-    pub async fn read<O: Certified>(objects: &Objects, object: &O, now: Timestamp) -> Result<Self, Error> {
+impl Secrets {
+    async fn read<O: Certified>(objects: &Objects, object: &O) -> Result<Self, Error> {
         let given = match given_key(object) {
             Some(key) => Some(objects.get(&key).await?),
             None => None,
@@ -98,7 +181,6 @@ impl Authority {
         }
         let [ca, server, client] = secrets;
         Ok(Self {
-            now,
             ca,
             server,
             client,
@@ -112,15 +194,33 @@ impl Authority {
         })
     }
 
-    /// What was read, without keys.
-    pub fn seen(&self) -> CertificatesSeen {
+    /// The time around now in which no certificate begins or ends; empty if the life of one cannot be read.
+    fn steady(&self, now: Timestamp) -> Range<Timestamp> {
+        let secrets = [&self.ca, &self.server, &self.client].into_iter().chain(&self.given).flatten();
+        let texts = secrets.flat_map(|secret| CERTIFICATES.into_iter().filter_map(|key| text(secret, key)));
+        let mut steady = Timestamp::MIN..Timestamp::MAX;
+        for der in texts.filter_map(|pem| certificates(&pem).ok()).flatten() {
+            let Some(read) = x509::read(&der) else { return now..now };
+            // It is valid up to and including its last second.
+            let over = read.until.saturating_add(SignedDuration::from_secs(1)).unwrap_or(Timestamp::MAX);
+            for moment in [read.from, over] {
+                match moment <= now {
+                    true => steady.start = steady.start.max(moment),
+                    false => steady.end = steady.end.min(moment),
+                }
+            }
+        }
+        steady
+    }
+
+    fn seen(&self, now: Timestamp, hash: Option<String>) -> CertificatesSeen {
         let current = self.ca.as_ref().and_then(|ca| text(ca, "ca.crt")).unwrap_or_default();
         let seen = |secret: &Option<Value>, refused: &dyn Fn(&Pair) -> Option<String>, names: &[String]| {
             let (secret, pair) = (secret.as_ref()?, pair(secret.as_ref())?);
             leaf(secret, &pair, refused(&pair).is_none(), names)
         };
-        let as_client = |pair: &Pair| pair.refused_as_client(&current, self.now);
-        let server = seen(&self.server, &|pair| pair.refused_as_server(&current, self.now), &self.names);
+        let as_client = |pair: &Pair| pair.refused_as_client(&current, now);
+        let server = seen(&self.server, &|pair| pair.refused_as_server(&current, now), &self.names);
         let client = seen(&self.client, &as_client, &[]);
         let told = |secret: &Option<Value>| secret.as_ref().and_then(|secret| text(secret, "ca.crt")) == self.bundle();
         let told = (self.role.is_none() || told(&self.client)) && (self.copied() || told(&self.server));
@@ -128,9 +228,9 @@ impl Authority {
             ca: self.ca(),
             server,
             client,
-            given: self.given.as_ref().map(|secret| self.given(secret.as_ref())),
+            given: self.given.as_ref().map(|secret| self.given(secret.as_ref(), now)),
             told,
-            hash: self.material().map(|all| all.hash),
+            hash,
         }
     }
 
@@ -163,7 +263,7 @@ impl Authority {
     }
 
     /// The user's certificate.
-    fn given(&self, secret: Option<&Value>) -> Result<LeafSeen, String> {
+    fn given(&self, secret: Option<&Value>, now: Timestamp) -> Result<LeafSeen, String> {
         let name = &self.given_name;
         let pair = Pair::of_secret(name, secret)?;
         let secret = secret.unwrap_or(&Value::Null);
@@ -173,7 +273,7 @@ impl Authority {
         let leaf = leaf(secret, &pair, false, &self.verified_by);
         let leaf = leaf.ok_or_else(|| format!("the life of tls.crt of Secret {name} cannot be read"))?;
         // Its life is judged by itself.
-        let at = self.now.clamp(leaf.from, leaf.until);
+        let at = now.clamp(leaf.from, leaf.until);
         if let Some(why) = pair.refused_as_server(&ca, at) {
             return Err(format!("ca.crt of Secret {name} does not verify its tls.crt: {why}"));
         }
@@ -196,9 +296,8 @@ impl Authority {
         Some(["ca.crt", "next.crt", "old.crt"].into_iter().filter_map(|key| text(secret, key)).collect())
     }
 
-    /// The CA certificates by which server certificates are verified: also the user's, before one of its is shown.
-    pub fn server_cas(&self) -> Option<String> {
-        let given = self.given.iter().flatten().filter(|secret| self.given(Some(secret)).is_ok());
+    fn server_cas(&self, now: Timestamp) -> Option<String> {
+        let given = self.given.iter().flatten().filter(|secret| self.given(Some(secret), now).is_ok());
         let shown = self.server.iter().filter(|_| self.copied());
         let former = self.server.iter().filter_map(|secret| text(secret, FORMER_CA));
         let mut all = self.bundle()?;
@@ -211,10 +310,9 @@ impl Authority {
         Some(all)
     }
 
-    /// What every member should hold; `None` while something is missing or the CA is unusable.
-    pub fn material(&self) -> Option<Material> {
+    fn material(&self, now: Timestamp) -> Option<Material> {
         self.ca().ok()??;
-        let (client_ca, ca, server) = (self.bundle()?, self.server_cas()?, pair(self.server.as_ref())?);
+        let (client_ca, ca, server) = (self.bundle()?, self.server_cas(now)?, pair(self.server.as_ref())?);
         let client = pair(self.client.as_ref());
         if self.role.is_some() && client.is_none() {
             return None;
@@ -250,31 +348,32 @@ fn leaf(secret: &Value, pair: &Pair, current: bool, names: &[String]) -> Option<
 
 /// Performs one change. Nothing is done if it is no longer possible.
 pub async fn perform<O: Certified>(objects: &Objects, now: Timestamp, object: &O, due: Due) -> Result<(), Failure> {
-    let authority = Authority::read(objects, object, now).await?;
-    if authority.foreign.is_some() {
+    let secrets = Secrets::read(objects, object).await?;
+    if secrets.foreign.is_some() {
         return Ok(());
     }
     match due {
-        Due::Leaves { server, client } => leaves(objects, object, &authority, (server, client), true).await,
-        Due::DropFormerCa => leaves(objects, object, &authority, (Server::Keep, false), false).await,
-        _ => change_ca(objects, object, &authority, due).await,
+        Due::Leaves { server, client } => leaves(objects, object, &secrets, now, (server, client), true).await,
+        Due::DropFormerCa => leaves(objects, object, &secrets, now, (Server::Keep, false), false).await,
+        _ => change_ca(objects, object, &secrets, now, due).await,
     }
 }
 
 async fn change_ca<O: Certified>(
     objects: &Objects,
     object: &O,
-    authority: &Authority,
+    secrets: &Secrets,
+    now: Timestamp,
     due: Due,
 ) -> Result<(), Failure> {
-    let part = |key: &str| authority.ca.as_ref().and_then(|secret| text(secret, key));
+    let part = |key: &str| secrets.ca.as_ref().and_then(|secret| text(secret, key));
     // Certificates of a CA whose Secret was deleted are still trusted until others are made.
-    let shown = || authority.server.as_ref().filter(|_| authority.role.is_none() && !authority.copied());
-    let lost = || authority.client.as_ref().or_else(shown).and_then(|secret| text(secret, "ca.crt"));
-    let new = || make_ca(authority.now, CA_LIFE).map_err(unmade);
+    let shown = || secrets.server.as_ref().filter(|_| secrets.role.is_none() && !secrets.copied());
+    let lost = || secrets.client.as_ref().or_else(shown).and_then(|secret| text(secret, "ca.crt"));
+    let new = || make_ca(now, CA_LIFE).map_err(unmade);
     let fields: Vec<(&str, Option<String>)> = match due {
         // Somebody has made or deleted it meanwhile.
-        _ if (due == Due::Ca) == authority.ca.is_some() => return Ok(()),
+        _ if (due == Due::Ca) == secrets.ca.is_some() => return Ok(()),
         Due::Ca => {
             let Made { cert, key } = new()?;
             match lost() {
@@ -301,38 +400,39 @@ async fn change_ca<O: Certified>(
 async fn leaves<O: Certified>(
     objects: &Objects,
     object: &O,
-    authority: &Authority,
+    secrets: &Secrets,
+    now: Timestamp,
     (server, client): (Server, bool),
     keep_former: bool,
 ) -> Result<(), Failure> {
-    let Some(bundle) = authority.bundle() else { return Ok(()) };
+    let Some(bundle) = secrets.bundle() else { return Ok(()) };
     let ca_key = || {
-        let key = authority.ca.as_ref().and_then(|secret| text(secret, "ca.key"));
-        key.ok_or_else(|| Failure::new(Class::Transient, format!("Secret {} has no key ca.key", authority.ca_name)))
+        let key = secrets.ca.as_ref().and_then(|secret| text(secret, "ca.key"));
+        key.ok_or_else(|| Failure::new(Class::Transient, format!("Secret {} has no key ca.key", secrets.ca_name)))
     };
-    let made = |purpose| make_leaf(&ca_key()?, purpose, authority.now, LEAF_LIFE).map_err(unmade);
+    let made = |purpose| make_leaf(&ca_key()?, purpose, now, LEAF_LIFE).map_err(unmade);
     let kept = |secret: Option<&Value>| pair(secret).map(|pair| Made { cert: pair.cert, key: pair.key });
     let own_client = match O::CLIENT {
         Some((_, role)) if client => Some(made(Purpose::Client(role))?),
-        _ => kept(authority.client.as_ref()),
+        _ => kept(secrets.client.as_ref()),
     };
-    let given = authority.given.as_ref().and_then(Option::as_ref);
+    let given = secrets.given.as_ref().and_then(Option::as_ref);
     let of_given = given.and_then(|secret| text(secret, "ca.crt"));
-    let of_shown = authority.server.as_ref().filter(|_| authority.copied()).and_then(|secret| text(secret, "ca.crt"));
-    let copy_of = authority.server.as_ref().and_then(|secret| annotation(secret, COPY_OF));
+    let of_shown = secrets.server.as_ref().filter(|_| secrets.copied()).and_then(|secret| text(secret, "ca.crt"));
+    let copy_of = secrets.server.as_ref().and_then(|secret| annotation(secret, COPY_OF));
     let (shown, ca, copy_of) = match server {
-        Server::Copy => (kept(given), of_given, Some(authority.given_name.clone())),
+        Server::Copy => (kept(given), of_given, Some(secrets.given_name.clone())),
         Server::Make => (
             Some(made(match O::CLIENT {
-                Some(_) => Purpose::Server(&authority.names),
-                None => Purpose::Member(&authority.names),
+                Some(_) => Purpose::Server(&secrets.names),
+                None => Purpose::Member(&secrets.names),
             })?),
             None,
             None,
         ),
-        Server::Keep => (kept(authority.server.as_ref()), of_shown.clone(), copy_of),
+        Server::Keep => (kept(secrets.server.as_ref()), of_shown.clone(), copy_of),
     };
-    let former = authority.server.as_ref().and_then(|secret| text(secret, FORMER_CA)).filter(|_| keep_former);
+    let former = secrets.server.as_ref().and_then(|secret| text(secret, FORMER_CA)).filter(|_| keep_former);
     let former = of_shown.filter(|shown| server != Server::Keep && ca.as_ref() != Some(shown)).or(former);
     let ca = ca.unwrap_or_else(|| bundle.clone());
     let note = copy_of.as_deref().map(|name| (COPY_OF, name));

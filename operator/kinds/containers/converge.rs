@@ -8,6 +8,8 @@ use super::bounds::bounded;
 use super::networks::{self, Wrong};
 use super::{DockerSeen, DockerStep, Work, WorkSeen};
 use crate::api::labels;
+use crate::api::object::Object;
+use crate::api::postgres_cluster::ReclaimPolicy;
 use crate::engine::{ContainerSeen, ContainerSpec, ContainerState, NetworkSeen, NetworkSpec, VolumeSpec};
 use crate::runtime::companions::due;
 
@@ -38,6 +40,20 @@ pub enum Volumes {
     Scratch,
     /// It is removed with the user's data in it.
     Data,
+}
+
+impl From<ReclaimPolicy> for Volumes {
+    fn from(policy: ReclaimPolicy) -> Self {
+        match policy {
+            ReclaimPolicy::Delete => Self::Data,
+            ReclaimPolicy::Retain => Self::Kept,
+        }
+    }
+}
+
+/// The name of the container and of the data volume of a member.
+pub fn container_name(object: &impl Object, member: &str) -> String {
+    format!("{}.{member}", object.namespace())
 }
 
 /// One member: a container, and a volume of the same name.

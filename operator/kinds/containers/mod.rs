@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-pub use self::converge::{Deed, Member, converge, replace};
+pub use self::converge::{Deed, Member, container_name, converge, replace};
 pub use self::inputs::{EnvSource, InputRef};
 pub use self::observe::{DockerSeen, Needs};
 pub use self::step::{DockerStep, Fill, PreStop};

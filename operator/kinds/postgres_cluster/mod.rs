@@ -18,8 +18,9 @@ use crate::api::libraries::Libraries;
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::{PostgresCluster, PostgresClusterStatus};
 use crate::engine::hosts::Hosts;
+use crate::kinds::certificates::authority::Authorities;
 use crate::kinds::certificates::due::{CertificatesSeen, Due};
-use crate::kinds::containers::{Docker, DockerSeen, DockerStep, HOME, WorkSeen};
+use crate::kinds::containers::{Docker, DockerSeen, DockerStep, HOME, WorkSeen, container_name};
 use crate::kinds::host_state;
 use crate::kinds::kept::Kept;
 use crate::kinds::links::{self, Links};
@@ -74,6 +75,8 @@ pub struct PostgresClusterKind {
     proofs: Kept<Instant>,
     /// The libraries of images that were asked for.
     libraries: Companions<collations::ImageOn, Libraries>,
+    /// The certificates that were verified.
+    authorities: Authorities,
 }
 
 impl PostgresClusterKind {
@@ -81,7 +84,8 @@ impl PostgresClusterKind {
     pub fn new(hosts: Arc<Hosts>, objects: Objects, clock: Arc<dyn Clock>, wake: Wake) -> Self {
         let docker = Docker::new(hosts, objects.clone(), wake.clone());
         let libraries = Companions::new(wake.clone());
-        Self { docker, objects, clock, links: Links::new(wake), proofs: Default::default(), libraries }
+        let (links, proofs) = (Links::new(wake), Kept::default());
+        Self { docker, objects, clock, links, proofs, libraries, authorities: Authorities::default() }
     }
 }
 
@@ -120,7 +124,7 @@ impl Kind for PostgresClusterKind {
     }
 
     fn companions(&self) -> Vec<&dyn Keeper> {
-        vec![&self.docker.work, &self.links, &self.proofs, &self.libraries]
+        vec![&self.docker.work, &self.links, &self.proofs, &self.libraries, &self.authorities]
     }
 }
 
@@ -240,11 +244,6 @@ impl From<DockerStep> for Step {
     fn from(step: DockerStep) -> Self {
         Self::Docker(step)
     }
-}
-
-/// The name of the container and of the data volume of a member.
-pub fn container_name(object: &PostgresCluster, member: &str) -> String {
-    format!("{}.{member}", object.namespace())
 }
 
 /// The cluster's network.

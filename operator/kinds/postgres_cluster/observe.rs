@@ -8,7 +8,6 @@ use crate::api::failure::Failure;
 use crate::api::labels::Owner;
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::PostgresCluster;
-use crate::kinds::certificates::authority::Authority;
 use crate::kinds::containers::Needs;
 use crate::runtime::clock;
 
@@ -19,7 +18,7 @@ pub async fn observe(controller: &PostgresClusterKind, object: &PostgresCluster)
     let needs = Needs { images: [object.spec.image.clone()].into(), networks, ..Default::default() };
     let (hosts, authority) = tokio::join!(
         controller.docker.observe(&owner, workload::hosts(object), &needs),
-        Authority::read(&controller.objects, object, controller.clock.now()),
+        controller.authorities.read(&controller.objects, object, controller.clock.now()),
     );
     let authority = authority?;
     let secrets = secrets::read(&controller.objects, object, &authority).await?;

@@ -15,11 +15,15 @@ const CONDITION: &str = "SupervisorUpdateDeferred";
 /// The volume with the desired binary for the container of a member, if known.
 pub fn program<'a>(object: &PostgresCluster, observed: &'a Observed, place: &MemberPlace) -> Option<&'a String> {
     let newest = observed.hosts.get(&place.host)?.binary.as_ref();
-    kept(object, observed, place).filter(|_| deferred(object)).or(newest)
+    kept(object, observed, place).or(newest)
 }
 
-/// The binary of a container that equals its spec except for the binary.
+/// The binary of a container that equals its spec except for the binary, if the object defers updates. (A hash of the spec
+/// is not cheap, so the annotation is asked first.)
 fn kept<'a>(object: &PostgresCluster, observed: &'a Observed, place: &MemberPlace) -> Option<&'a String> {
+    if !deferred(object) {
+        return None;
+    }
     let container = observed.hosts.get(&place.host)?.container(&container_name(object, &place.name))?;
     let program = container.labels.get(labels::BINARY)?;
     let hash = definition::container_spec(object, place, program).hash();
@@ -44,7 +48,7 @@ pub fn tell(
         kept(object, observed, place).zip(newest).is_some_and(|(kept, newest)| kept != newest)
     };
     let waiting: Vec<&str> = places.iter().filter(waits).map(|place| place.name.as_str()).collect();
-    if !deferred(object) || waiting.is_empty() {
+    if waiting.is_empty() {
         status.conditions.retain(|condition| condition.type_ != CONDITION);
         return;
     }

@@ -6,10 +6,10 @@ use std::net::Ipv4Addr;
 use super::view::Lost;
 use super::{Observed, RESOURCE, Step, container_name, definition, network_name, peers_network_name, upgrade};
 use crate::api::object::Object as _;
-use crate::api::postgres_cluster::{Decisions, MemberPlace, PostgresCluster, ReclaimPolicy, Stage};
+use crate::api::postgres_cluster::{Decisions, MemberPlace, PostgresCluster, Stage};
 use crate::engine::{Attachment, Chosen, ContainerSpec, ContainerState, NetworkSpec};
 use crate::kinds::addresses;
-use crate::kinds::containers::converge::{self, Common, Volumes};
+use crate::kinds::containers::converge::{self, Common};
 use crate::kinds::containers::{Deed, DockerStep, HOME, Member, converge as containers, networks};
 
 /// The hosts of the cluster's members, and the one that new members are placed on.
@@ -141,10 +141,7 @@ pub fn common<'a>(object: &'a PostgresCluster, observed: &'a Observed, network: 
         image: &object.spec.image,
         network,
         shares_network: false,
-        volumes: match object.spec.storage.reclaim_policy {
-            ReclaimPolicy::Delete => Volumes::Data,
-            ReclaimPolicy::Retain => Volumes::Kept,
-        },
+        volumes: object.spec.storage.reclaim_policy.into(),
         grace: definition::STOP_TIMEOUT_SECONDS.unsigned_abs(),
     }
 }

@@ -33,8 +33,11 @@ impl Speech for ClusterSpeech {
 /// The report with its texts for people cut to their bounds; or why it is refused. What a decision reads is never cut.
 fn bounded(mut report: Report) -> Result<Report, String> {
     let mut names: Vec<&String> = vec![&report.boot, &report.run];
-    names.extend(report.version.iter().chain(&report.credentials).chain(&report.acting));
+    names.extend(report.version.iter().chain(&report.credentials).chain(&report.tls).chain(&report.acting));
     names.extend(report.answer.iter().map(|answer| &answer.id).chain(&report.pending_restart));
+    if report.fed.as_ref().is_some_and(|fed| fed.len() > MANY) {
+        return Err(format!("it has more than {MANY} replicas"));
+    }
     if let Some(node) = &report.node {
         if node.known.len() > MANY {
             return Err(format!("it knows more than {MANY} nodes"));

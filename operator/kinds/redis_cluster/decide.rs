@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::view::{Member, View};
 use crate::api::redis_cluster::{ClusterDecisions, ClusterFailover, ClusterMigration, ClusterNode, ClusterStage};
 use crate::supervisor::redis::cluster::wire::{Act, BATCH, Known, SLOTS, Start};
-use crate::supervisor::redis::wire::Server;
+use crate::supervisor::redis::wire::{Link, Server};
 
 /// A link of a replica that broke no longer ago than this, in seconds, lost nothing but what came since.
 const FRESH_S: u64 = 5;
@@ -57,9 +57,9 @@ fn remembered(view: &View) -> Vec<ClusterNode> {
         let in_sync = match (&report.link, master) {
             // What a replica without a master has does not grow.
             (_, None) => was,
-            (Some(link), Some(master)) => {
+            (Some(link), Some(_)) => {
                 let fresh = !link.syncing && link.down_s < FRESH_S;
-                link.synced && (link.up && Some(link.master) == master.address() || was && fresh)
+                link.synced && (in_sync(view, one) || was && fresh)
             }
             (None, Some(_)) => false,
         };
@@ -414,8 +414,12 @@ pub fn in_sync(view: &View, member: &Member) -> bool {
     match &node.own.master {
         None => true,
         Some(id) => {
-            let master = view.by_id(id).and_then(Member::address);
-            report.link.as_ref().is_some_and(|link| link.up && Some(link.master) == master)
+            let master = view.by_id(id);
+            let linked = |link: &Link| link.up && Some(link.master) == master.and_then(Member::address);
+            // Invariant: a replica that the master sends nothing yet has not what was acknowledged, whatever it says itself.
+            let fed = master.and_then(Member::serving).and_then(|report| report.fed.as_ref());
+            let fed = fed.is_none_or(|fed| member.address().is_some_and(|address| fed.contains(&address)));
+            report.link.as_ref().is_some_and(linked) && fed
         }
     }
 }

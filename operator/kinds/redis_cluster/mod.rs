@@ -16,15 +16,19 @@ use crate::api::failure::{Class, Failure};
 use crate::api::object::Object as _;
 use crate::api::redis_cluster::{RedisCluster, RedisClusterStatus};
 use crate::engine::hosts::Hosts;
-use crate::kinds::containers::{Docker, DockerSeen, DockerStep, HOME, Needs, WorkSeen};
+use crate::kinds::certificates::authority::{self, Authorities, Authority};
+use crate::kinds::certificates::due::{CertificatesSeen, Due};
+use crate::kinds::containers::{Docker, DockerSeen, DockerStep, HOME, Needs, WorkSeen, container_name};
 use crate::kinds::host_state;
 use crate::kinds::links::{LinkSeen, Links};
+use crate::kinds::redis_certificates;
 use crate::runtime::{Concern, Keeper, Kind, Planned, Significance, Wake, Want};
 use crate::store::objects::Objects;
-use crate::store::{Clock, Key};
+use crate::store::{Clock, Error, Key};
 use crate::supervisor::redis::cluster::wire::{Act, Command, Order, Report};
 
 mod bounds;
+mod certificates;
 mod decide;
 mod definition;
 mod plan;
@@ -49,13 +53,23 @@ pub struct RedisClusterKind {
     objects: Objects,
     clock: Arc<dyn Clock>,
     links: Links<bounds::ClusterSpeech>,
+    /// The certificates that were verified.
+    authorities: Authorities,
 }
 
 impl RedisClusterKind {
     /// The kind over these hosts and objects; `wake` is called with an object whose supervisors have news.
     pub fn new(hosts: Arc<Hosts>, objects: Objects, clock: Arc<dyn Clock>, wake: Wake) -> Self {
         let docker = Docker::new(hosts, objects.clone(), wake.clone());
-        Self { docker, objects, clock, links: Links::new(wake) }
+        Self { docker, objects, clock, links: Links::new(wake), authorities: Authorities::default() }
+    }
+}
+
+impl RedisClusterKind {
+    /// The certificates; `None` without TLS.
+    async fn certificates(&self, object: &RedisCluster) -> Result<Option<Arc<Authority>>, Error> {
+        let now = self.clock.now();
+        redis_certificates::authority(&self.authorities, &self.objects, object, &object.spec.tls, now).await
     }
 }
 
@@ -77,8 +91,10 @@ impl Kind for RedisClusterKind {
         let owner = object.owner();
         let networks = [network_name(object)].into();
         let needs = Needs { images: [object.spec.image.clone()].into(), networks, ..Default::default() };
-        let hosts = self.docker.observe(&owner, workload::hosts(object), &needs).await;
-        let secrets = secrets::read(&self.objects, object).await?;
+        let (hosts, authority) =
+            tokio::join!(self.docker.observe(&owner, workload::hosts(object), &needs), self.certificates(object),);
+        let authority = authority?;
+        let secrets = secrets::read(&self.objects, object, authority.as_deref()).await?;
         self.links.keep(&self.docker.hosts, &owner, &hosts);
         Ok(Observed {
             links: self.links.heard(&owner),
@@ -87,6 +103,7 @@ impl Kind for RedisClusterKind {
             work: self.docker.work.heard(&owner),
             hosts,
             secrets,
+            certificates: authority.as_deref().map(Authority::seen),
         })
     }
 
@@ -100,14 +117,20 @@ impl Kind for RedisClusterKind {
             sent.map_err(|failure| Failure::new(failure.class, format!("{member}: {failure}")))
         };
         match step {
-            Step::EnsureSecrets(facts) => secrets::ensure(&self.objects, &*self.clock, object, facts).await,
+            Step::Certificates(due) => authority::perform(&self.objects, self.clock.now(), object, *due).await,
+            Step::EnsureSecrets(facts) => {
+                let authority = self.certificates(object).await?;
+                secrets::ensure(&self.objects, &*self.clock, object, authority.as_deref(), facts).await
+            }
             Step::Docker(step) => self.docker.act(&object.owner(), step).await,
             Step::Order { member, order } => send(member, Command::Order((**order).clone())),
             Step::Act { member, id, act } => send(member, Command::Act { id: id.clone(), act: act.clone() }),
             Step::SendCredentials { member } => {
-                let credentials = secrets::credentials(&self.objects, object).await?.ok_or_else(|| {
-                    Failure::new(Class::Transient, "the Secrets of the RedisCluster do not exist yet")
-                })?;
+                let authority = self.certificates(object).await?;
+                let credentials =
+                    secrets::credentials(&self.objects, object, authority.as_deref()).await?.ok_or_else(|| {
+                        Failure::new(Class::Transient, "the Secrets of the RedisCluster do not exist yet")
+                    })?;
                 send(member, Command::Credentials(credentials))
             }
             Step::Restart { member, run, .. } => send(member, Command::Restart { run: run.clone() }),
@@ -115,7 +138,7 @@ impl Kind for RedisClusterKind {
     }
 
     fn companions(&self) -> Vec<&dyn Keeper> {
-        vec![&self.docker.work, &self.links]
+        vec![&self.docker.work, &self.links, &self.authorities]
     }
 }
 
@@ -134,6 +157,8 @@ pub struct Observed {
     pub refused: BTreeMap<String, String>,
     /// Its Secrets.
     pub secrets: SecretsSeen,
+    /// Its certificates; `None` without TLS.
+    pub certificates: Option<CertificatesSeen>,
 }
 
 /// One step. All are idempotent; `Display` is the log line, the Event, the dry run and the test's expectation.
@@ -142,6 +167,8 @@ pub struct Observed {
 pub enum Step {
     /// Generate missing passwords, and write the connection data into the application's Secret.
     EnsureSecrets(Facts),
+    /// One change of the certificates.
+    Certificates(Due),
     /// A step on its containers, volumes or network.
     Docker(DockerStep),
     /// Send a member its order.
@@ -158,6 +185,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::EnsureSecrets(_) => write!(f, "write the Secrets"),
+            Self::Certificates(due) => due.fmt(f),
             Self::Docker(step) => step.fmt(f),
             Self::Order { member, order } => write!(f, "order {member}: {order}"),
             Self::Act { member, act, .. } => write!(f, "ask {member}: {act}"),
@@ -179,6 +207,7 @@ impl Significance for Step {
         match self {
             Self::Docker(step) => step.event_reason(),
             Self::Restart { .. } => Some("Restarting"),
+            Self::Certificates(due) => due.event_reason(),
             Self::Act { act: Act::Failover { .. } | Act::TakeOver, .. } => Some("Promoting"),
             Self::Act { act: Act::Forget(_), .. } => Some("Forgetting"),
             Self::Act { .. } | Self::EnsureSecrets(_) | Self::Order { .. } | Self::SendCredentials { .. } => None,
@@ -193,7 +222,7 @@ impl Significance for Step {
             | Self::Act { member, .. }
             | Self::SendCredentials { member }
             | Self::Restart { member, .. } => Some(member),
-            Self::EnsureSecrets(_) => Some("Secrets"),
+            Self::EnsureSecrets(_) | Self::Certificates(_) => Some("Secrets"),
         }
     }
 }
@@ -202,11 +231,6 @@ impl From<DockerStep> for Step {
     fn from(step: DockerStep) -> Self {
         Self::Docker(step)
     }
-}
-
-/// The name of the container and of the data volume of a member.
-pub fn container_name(object: &RedisCluster, member: &str) -> String {
-    format!("{}.{member}", object.namespace())
 }
 
 /// The network of the object.

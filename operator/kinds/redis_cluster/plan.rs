@@ -6,11 +6,12 @@ use jiff::Timestamp;
 
 use super::decide::{self, Decided};
 use super::view::{Member, Slots, View};
-use super::{Facts, Observed, Step, container_name, status, workload};
+use super::{Facts, Observed, Step, certificates, container_name, status, workload};
 use crate::api::conditions;
 use crate::api::postgres_status::ClusterPhase;
 use crate::api::redis_cluster::{ClusterDecisions, ClusterStage, RedisCluster, RedisClusterStatus};
 use crate::api::redis_sentinel::Persistence;
+use crate::kinds::certificates::due;
 use crate::kinds::containers::{DockerSeen, Work};
 use crate::runtime::{Plan, Want};
 use crate::supervisor::redis::cluster::wire::{Act, Order, Start};
@@ -51,6 +52,8 @@ pub fn plan(object: &RedisCluster, observed: &Observed, want: Want, now: Timesta
         steps.extend(decided.acts.iter().map(|(member, act)| ask(&view, member, act)));
         steps.extend(maintenance);
         steps.extend(secrets(&view, observed));
+        let (seen, holdings) = (observed.certificates.as_ref(), certificates::holdings(&view));
+        steps.extend(seen.and_then(|seen| due::due(object, &holdings, seen, now)).map(Step::Certificates));
         steps.extend(workload::steps(object, observed, &decisions));
         blocker = blocker.or(decided.blocker);
     }
@@ -110,7 +113,7 @@ fn order(view: &View, member: &Member) -> Option<Order> {
             directives: spec.directives(),
             priority: 100,
             username: spec.auth.username.clone(),
-            tls: false,
+            tls: spec.tls.enabled,
         },
     })
 }

@@ -48,6 +48,32 @@ fn a_new_cluster_spreads_the_slots_and_is_ready_when_every_replica_is_in_sync() 
     .assert_eq(&roles(&world));
 }
 
+/// Regression 447: a cluster was Ready as soon as its replicas had a copy. A master sends a replica nothing before that one's first
+/// acknowledgement, up to a second later: 25 appends were acknowledged and lost when it was killed in that second.
+#[test]
+fn a_replica_that_its_master_sends_nothing_yet_is_not_in_sync_and_does_not_take_over() {
+    let mut world = World::new("");
+    for _ in 0..6 {
+        world.turn();
+    }
+    world.at(5).unfed = true;
+    world.turns(40);
+    assert_eq!(world.decisions.stage, ClusterStage::Creating);
+    world.at(5).unfed = false;
+    world.settle();
+    world.fill();
+    world.wipe(5);
+    world.at(5).unfed = true;
+    world.turns(40);
+    assert!(world.at(5).link_up, "{}", roles(&world));
+    world.kill(2);
+    world.turns(40);
+    assert!(roles(&world).contains("c-5 of c-2"), "{}", roles(&world));
+    world.at(5).unfed = false;
+    world.settle();
+    assert_eq!(world.reachable(), ALL, "{}", roles(&world));
+}
+
 #[test]
 fn a_dead_master_is_replaced_by_its_replica_at_once_and_returns_as_a_replica() {
     let mut world = cluster("");

@@ -7,6 +7,8 @@ use crate::api::failure::Failure;
 use crate::api::hash::short_hash_of_parts;
 use crate::api::redis_cluster::RedisCluster;
 use crate::api::secret::{percent, text};
+use crate::kinds::certificates::authority::{self, Authority};
+use crate::kinds::redis_certificates;
 use crate::kinds::redis_passwords::{self, address, own};
 use crate::store::objects::Objects;
 use crate::store::{Clock, Error, Key};
@@ -37,54 +39,81 @@ pub struct SecretsSeen {
 
 /// The keys of all Secrets that are read.
 pub fn keys(object: &RedisCluster) -> impl Iterator<Item = Key> {
-    redis_passwords::keys(object, &object.spec.auth)
+    let certificates = object.spec.tls.enabled.then(|| authority::keys(object));
+    redis_passwords::keys(object, &object.spec.auth).chain(certificates.into_iter().flatten())
 }
 
 /// The state of the Secrets.
-pub async fn read(objects: &Objects, object: &RedisCluster) -> Result<SecretsSeen, Error> {
+pub async fn read(
+    objects: &Objects,
+    object: &RedisCluster,
+    authority: Option<&Authority>,
+) -> Result<SecretsSeen, Error> {
     let problem = redis_passwords::source(objects, object, &object.spec.auth).await?.err();
     let app: Option<Value> = objects.get(&own(object, "app")).await?;
     let facts = app.as_ref().and_then(facts_of);
-    let credentials = credentials(objects, object).await?;
-    let hash = credentials.as_ref().map(|credentials| credentials.hash.clone()).unwrap_or_default();
-    let agrees = |(credentials, (app, facts)): (Credentials, (Value, &Facts))| {
-        let fields = fields(object, &credentials.app_password, facts);
+    let passwords = passwords(objects, object).await?;
+    let agrees = |([.., password], (app, facts)): (&[String; 4], (Value, &Facts))| {
+        let fields = fields(object, password, authority.and_then(Authority::server_cas), facts);
         fields.into_iter().all(|(key, value)| text(&app, key) == Some(value))
     };
-    let complete = credentials.zip(app.zip(facts.as_ref())).is_some_and(agrees);
+    let complete = passwords.as_ref().zip(app.zip(facts.as_ref())).is_some_and(agrees);
+    let credentials =
+        passwords.and_then(|passwords| redis_certificates::credentials(passwords, &object.spec.tls, authority));
+    let hash = credentials.map(|credentials| credentials.hash).unwrap_or_default();
     Ok(SecretsSeen { problem, complete, hash, facts })
 }
 
-/// The passwords in use; `None` until they are created. While the user's Secret has a problem, the password before stays.
-pub async fn credentials(objects: &Objects, object: &RedisCluster) -> Result<Option<Credentials>, Error> {
+/// The passwords in use, that of the application last; `None` until they are created. While the user's Secret has a problem,
+/// the password before stays.
+async fn passwords(objects: &Objects, object: &RedisCluster) -> Result<Option<[String; 4]>, Error> {
     let passwords = redis_passwords::read(objects, object, &object.spec.auth, INTERNAL).await?;
-    let Some(([admin_password, replication_password], app_password)) = passwords else { return Ok(None) };
-    let hash = short_hash_of_parts([&admin_password, &replication_password, &app_password], 16);
+    let Some(([admin, replication], app)) = passwords else { return Ok(None) };
     // No Sentinel watches a Redis Cluster; its user gets the password of nobody else.
-    let sentinel_password = short_hash_of_parts([&admin_password, "sentinel"], 32);
-    Ok(Some(Credentials { hash, admin_password, replication_password, sentinel_password, app_password, tls: None }))
+    let sentinel = short_hash_of_parts([&admin, "sentinel"], 32);
+    Ok(Some([admin, replication, sentinel, app]))
+}
+
+/// What every member should have; `None` until it exists: members keep what they have.
+pub async fn credentials(
+    objects: &Objects,
+    object: &RedisCluster,
+    authority: Option<&Authority>,
+) -> Result<Option<Credentials>, Error> {
+    let passwords = passwords(objects, object).await?;
+    Ok(passwords.and_then(|passwords| redis_certificates::credentials(passwords, &object.spec.tls, authority)))
 }
 
 /// Writes both Secrets: existing passwords stay, connection data is updated.
-pub async fn ensure(objects: &Objects, clock: &dyn Clock, object: &RedisCluster, facts: &Facts) -> Result<(), Failure> {
+pub async fn ensure(
+    objects: &Objects,
+    clock: &dyn Clock,
+    object: &RedisCluster,
+    authority: Option<&Authority>,
+    facts: &Facts,
+) -> Result<(), Failure> {
     let password = redis_passwords::ensure(objects, clock, object, &object.spec.auth, INTERNAL).await?;
-    redis_passwords::write_app(objects, object, &fields(object, &password, facts)).await
+    let ca = authority.and_then(Authority::server_cas);
+    redis_passwords::write_app(objects, object, &fields(object, &password, ca, facts)).await
 }
 
-/// The application's Secret.
-fn fields(object: &RedisCluster, password: &str, facts: &Facts) -> Vec<(&'static str, String)> {
+/// The application's Secret. `ca`: the CA certificates that verify the members; with TLS only.
+fn fields(object: &RedisCluster, password: &str, ca: Option<String>, facts: &Facts) -> Vec<(&'static str, String)> {
+    let scheme = redis_certificates::scheme(&object.spec.tls);
     let user = &object.spec.auth.username;
     let nodes = facts.members.iter().map(Address::to_string).collect::<Vec<_>>().join(",");
     let first = facts.members.first().map(Address::to_string).unwrap_or_default();
     let (host, port) = first.split_once(':').unwrap_or_default();
-    vec![
+    let mut fields = vec![
         ("username", user.clone()),
         ("password", password.to_owned()),
         ("host", host.to_owned()),
         ("port", port.to_owned()),
-        ("uri", format!("redis://{}:{}@{first}", percent(user), percent(password))),
+        ("uri", format!("{scheme}://{}:{}@{first}", percent(user), percent(password))),
         ("nodes", nodes),
-    ]
+    ];
+    fields.extend(ca.map(|ca| ("ca.crt", ca)));
+    fields
 }
 
 /// Where applications connect, as their Secret says.
@@ -107,15 +136,15 @@ mod tests {
         let objects = Objects::new(Arc::new(MemoryStore::default()), clock.clone());
         let mut object = RedisCluster::new("shop", serde_saphyr::from_str("image: redis:7").unwrap());
         (object.metadata.namespace, object.metadata.uid) = (Some("n".into()), Some("u".into()));
-        assert_eq!(read(&objects, &object).await.unwrap(), SecretsSeen::default());
+        assert_eq!(read(&objects, &object, None).await.unwrap(), SecretsSeen::default());
         let at = |last| Address { ip: [10, 0, 0, last].into(), port: 6379 };
         let facts = Facts { members: vec![at(2), at(3)] };
-        ensure(&objects, &*clock, &object, &facts).await.unwrap();
-        let first = credentials(&objects, &object).await.unwrap().unwrap();
-        let seen = read(&objects, &object).await.unwrap();
+        ensure(&objects, &*clock, &object, None, &facts).await.unwrap();
+        let first = credentials(&objects, &object, None).await.unwrap().unwrap();
+        let seen = read(&objects, &object, None).await.unwrap();
         assert_eq!((seen.complete, seen.facts, seen.hash), (true, Some(facts), first.hash.clone()));
-        ensure(&objects, &*clock, &object, &Facts { members: vec![at(4)] }).await.unwrap();
-        assert_eq!(credentials(&objects, &object).await.unwrap(), Some(first.clone()));
+        ensure(&objects, &*clock, &object, None, &Facts { members: vec![at(4)] }).await.unwrap();
+        assert_eq!(credentials(&objects, &object, None).await.unwrap(), Some(first.clone()));
         let app: Value = objects.get(&own(&object, "app")).await.unwrap().unwrap();
         assert_eq!(text(&app, "nodes").unwrap(), "10.0.0.4:6379");
         assert_eq!(text(&app, "uri").unwrap(), format!("redis://app:{}@10.0.0.4:6379", first.app_password));
@@ -134,6 +163,6 @@ mod tests {
         let secret = serde_json::json!({"metadata": {"name": "other", "namespace": "n"}, "data": data});
         objects.create(&Key::new("secrets", "n", "other"), secret).await.unwrap();
         let told = "spec.auth.secret: username in Secret other is \"root\", but spec.auth.username is app";
-        assert_eq!(read(&objects, &object).await.unwrap().problem.as_deref(), Some(told));
+        assert_eq!(read(&objects, &object, None).await.unwrap().problem.as_deref(), Some(told));
     }
 }

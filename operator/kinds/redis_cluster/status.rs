@@ -1,6 +1,7 @@
 //! Renders the status: phase, members, endpoints, conditions. Pure; decides nothing.
 
 use super::Observed;
+use super::certificates::holdings;
 use super::decide::{self, in_sync};
 use super::view::{Member, View};
 use crate::api::conditions::{no, set, yes};
@@ -8,10 +9,14 @@ use crate::api::postgres_status::ClusterPhase;
 use crate::api::redis_cluster::{ClusterDecisions, ClusterMemberStatus, ClusterStage, RedisClusterStatus};
 use crate::api::redis_status::{RedisRole, RedisState};
 use crate::engine::ContainerState;
+use crate::kinds::certificates::due;
 use crate::kinds::containers;
 use crate::kinds::redis_reports::absent_state;
 use crate::supervisor::redis::cluster::wire::{SLOTS, short};
 use crate::supervisor::redis::wire::Server;
+
+/// Members come or go, and those that stay are well.
+const CHANGING: &str = "members are being added or removed";
 
 /// Fills in the part of the status that no planner reads back.
 pub fn render(
@@ -42,10 +47,12 @@ pub fn render(
     status.endpoints =
         view.members.iter().filter(|one| !one.leaving).filter_map(Member::address).map(|a| a.to_string()).collect();
     let all = served == usize::from(SLOTS);
+    // Those that leave serve nothing that is missed.
+    let staying = || status.members.iter().zip(&view.members).filter(|(_, one)| !one.leaving).map(|(shown, _)| shown);
     let whole = all
         && decisions.stage == ClusterStage::Steady
-        && status.ready_members == spec.members()
-        && status.members.len() == spec.members() as usize;
+        && staying().all(|one| ready(&one))
+        && staying().count() == spec.members() as usize;
     status.phase = match decisions.stage {
         _ if paused => ClusterPhase::Paused,
         ClusterStage::New => ClusterPhase::Pending,
@@ -56,12 +63,12 @@ pub fn render(
         ClusterStage::Steady => ClusterPhase::Unavailable,
     };
     let not_ready = || {
-        let told = status.members.iter().filter(|one| !ready(one)).map(|one| match &one.message {
+        let told = staying().filter(|one| !ready(one)).map(|one| match &one.message {
             Some(message) => format!("{} is {}: {message}", one.name, one.state),
             None => format!("{} is {}", one.name, one.state),
         });
         let told: Vec<String> = told.collect();
-        if told.is_empty() { "members are being added or removed".to_owned() } else { told.join("; ") }
+        if told.is_empty() { CHANGING.to_owned() } else { told.join("; ") }
     };
     let why = problem.clone().or(blocker.clone()).unwrap_or_else(|| ("MembersNotReady", not_ready()));
     let verdict = match whole {
@@ -75,6 +82,7 @@ pub fn render(
         }
         (_, Some((reason, message))) => yes(reason, message),
         _ if !whole => yes(why.0, why.1.clone()),
+        _ if view.members.iter().any(|one| one.leaving) => yes("MembersNotReady", CHANGING),
         _ => match (status.members.iter().zip(&view.members)).find_map(|(shown, one)| {
             let waits = &one.serving()?.pending_restart;
             (!waits.is_empty()).then(|| format!("{} waits for a restart: {}", shown.name, waits.join(", ")))
@@ -107,10 +115,19 @@ pub fn render(
     for (kind, condition) in [("Ready", verdict), ("Progressing", progressing), ("Degraded", degraded)] {
         set(&mut status.conditions, kind, condition, status.observed_generation, view.now);
     }
+    status.certificates =
+        observed.certificates.as_ref().and_then(|seen| due::status(view.object, seen).or(status.certificates.take()));
+    let certificates = observed
+        .certificates
+        .as_ref()
+        .and_then(|seen| due::problem(&holdings(view), seen, view.now))
+        .unwrap_or_default();
     let told: Vec<String> = observed.refused.iter().map(|(member, why)| format!("{member}: {why}")).collect();
-    for (kind, reason, message) in
-        [("Warning", "Unwise", spec.warnings().join("; ")), ("ReportRefused", "OutOfBounds", told.join("; "))]
-    {
+    for (kind, reason, message) in [
+        ("Warning", "Unwise", spec.warnings().join("; ")),
+        ("ReportRefused", "OutOfBounds", told.join("; ")),
+        ("CertificateProblem", certificates.0, certificates.1),
+    ] {
         match message.is_empty() {
             true => status.conditions.retain(|condition| condition.type_ != kind),
             false => set(&mut status.conditions, kind, yes(reason, message), status.observed_generation, view.now),

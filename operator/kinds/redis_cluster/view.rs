@@ -144,17 +144,21 @@ impl Slots {
     pub fn of<'n>(nodes: impl Iterator<Item = &'n Node> + Clone) -> Self {
         let own = nodes.clone().map(|node| &node.own);
         let ids: BTreeSet<&str> = own.clone().map(|one| one.id.as_str()).collect();
-        // A node knows its own slots best.
-        let others = nodes.flat_map(|node| &node.known).filter(|one| !ids.contains(one.id.as_str()));
+        let (here, others): (Vec<&Known>, Vec<&Known>) =
+            nodes.flat_map(|node| &node.known).partition(|one| ids.contains(one.id.as_str()));
+        // A node knows its own slots best. One that has just received a slot may not have said so yet: the one that gave it has.
         let mut owner: Vec<Option<(u64, &str)>> = vec![None; usize::from(SLOTS)];
-        let mut claim = |one: &'n Known| {
-            for (from, to) in &one.slots {
-                for slot in owner.iter_mut().skip((*from).into()).take(usize::from(to.saturating_sub(*from)) + 1) {
-                    *slot = (*slot).max(Some((one.epoch, one.id.as_str())));
+        for said in [own.chain(others).collect(), here] {
+            let mut more = vec![None; usize::from(SLOTS)];
+            for one in said {
+                for (from, to) in &one.slots {
+                    for slot in more.iter_mut().skip((*from).into()).take(usize::from(to.saturating_sub(*from)) + 1) {
+                        *slot = (*slot).max(Some((one.epoch, one.id.as_str())));
+                    }
                 }
             }
-        };
-        own.chain(others).for_each(&mut claim);
+            owner.iter_mut().zip(more).for_each(|(owner, more)| *owner = owner.or(more));
+        }
         let mut owners: BTreeMap<String, Vec<u16>> = BTreeMap::new();
         for (slot, (_, id)) in (0..SLOTS).zip(owner).filter_map(|(slot, owner)| Some((slot, owner?))) {
             owners.entry(id.to_owned()).or_default().push(slot);
@@ -180,5 +184,25 @@ impl Slots {
     /// Number of slots that have an owner.
     pub fn count(&self) -> usize {
         self.owners.values().map(Vec::len).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Regression 443: while slots were moved, those whose receiver had not reported yet counted as served by nobody: with each
+    /// batch Ready became False for a moment.
+    #[test]
+    fn a_slot_that_was_just_given_away_is_at_its_receiver() {
+        let known = |id: &str, epoch, slots| Known { id: id.into(), epoch, slots: vec![slots], ..Known::default() };
+        let node = |own, known| Node { own, known: vec![known], ..Node::default() };
+        let giver = node(known("a", 1, (0, 9)), known("b", 2, (10, 19)));
+        let receiver = node(known("b", 2, (11, 19)), known("a", 1, (0, 10)));
+        let slots = Slots::of([&giver, &receiver].into_iter());
+        assert_eq!((slots.owner(10), slots.owner(9), slots.count()), (Some("b"), Some("a"), 20));
+        // What only others say of a node that speaks, and somebody else owns by his own word, is old.
+        let old = node(known("c", 3, (5, 5)), known("a", 1, (0, 9)));
+        assert_eq!(Slots::of([&giver, &receiver, &old].into_iter()).owner(5), Some("c"));
     }
 }

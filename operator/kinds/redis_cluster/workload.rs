@@ -6,12 +6,11 @@ use super::definition::{self, container_spec};
 use super::view::{Member as Seen, View};
 use super::{Observed, Step, container_name, network_name};
 use crate::api::object::Object as _;
-use crate::api::postgres_cluster::ReclaimPolicy;
 use crate::api::redis_cluster::{ClusterDecisions, ClusterStage, RedisCluster};
 use crate::api::redis_status::RedisPlace;
 use crate::engine::NetworkSpec;
 use crate::kinds::addresses;
-use crate::kinds::containers::converge::{self, Common, Volumes};
+use crate::kinds::containers::converge::{self, Common};
 use crate::kinds::containers::{Deed, DockerStep, HOME, Member, converge as containers};
 use crate::supervisor::redis::cluster::wire::PORT;
 
@@ -77,10 +76,7 @@ fn common<'a>(object: &'a RedisCluster, observed: &'a Observed, network: &'a Net
         image: &object.spec.image,
         network,
         shares_network: false,
-        volumes: match object.spec.storage.reclaim_policy {
-            ReclaimPolicy::Delete => Volumes::Data,
-            ReclaimPolicy::Retain => Volumes::Kept,
-        },
+        volumes: object.spec.storage.reclaim_policy.into(),
         grace: definition::STOP_TIMEOUT_SECONDS.unsigned_abs(),
     }
 }

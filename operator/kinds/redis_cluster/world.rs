@@ -43,6 +43,8 @@ pub struct Place {
     pub silent: bool,
     /// Its replication hangs.
     pub stalled: bool,
+    /// It has a copy and says so, and its master sends it nothing yet.
+    pub unfed: bool,
     /// It may start, by the last order.
     pub wants: Option<Start>,
 }
@@ -134,7 +136,13 @@ impl World {
         });
         let master = redis.and_then(|redis| redis.known.get(redis.master.as_ref()?)).and_then(|known| known.address);
         let keys = redis.map_or(0, |redis| redis.keys.values().sum::<u32>().into());
+        let fed = redis.map(|own| {
+            let follows = |redis: &&Redis| redis.master.as_ref() == Some(&own.id);
+            let fed = self.places.values().filter(|one| one.link_up && !one.unfed);
+            fed.filter_map(|one| one.up.as_ref()).filter(follows).filter_map(|redis| redis.address).collect()
+        });
         Report {
+            fed: fed.filter(|_| place.up.is_some()),
             run: place.run.to_string(),
             server: if place.up.is_some() { Server::Running } else { Server::Stopped },
             has_data: keys > 0,

@@ -34,10 +34,12 @@ fn bounded(mut report: Report) -> Result<Report, String> {
     names.extend(report.version.iter().chain(&report.credentials).chain(&report.tls));
     let mut epochs = Vec::new();
     if let Some(redis) = &report.redis {
-        names.extend(redis.replid.iter().chain(&redis.paused).chain(redis.last.iter().map(|last| &last.replid)));
+        let positions = || redis.last.iter().chain(&redis.demoted);
+        names.extend(redis.replid.iter().chain(&redis.promoted_replid).chain(&redis.paused));
+        names.extend(positions().map(|position| &position.replid));
         names.extend(redis.pending_restart.iter().chain([&redis.usage.eviction_policy]));
         epochs.extend(redis.order.iter().flat_map(|order| [order.epoch, order.revision]));
-        epochs.extend(redis.promoted.into_iter().chain(redis.last.iter().map(|last| last.epoch)));
+        epochs.extend(redis.promoted.into_iter().chain(positions().map(|position| position.epoch)));
         if redis.replicas.len() > MANY {
             return Err(format!("it has more than {MANY} replicas"));
         }

@@ -1,13 +1,12 @@
-//! What the certificates of a RedisSentinel are for, which members hold them, and the form in which they get them.
+//! What the certificates of a RedisSentinel are for, and which members hold them.
 
 use std::net::Ipv4Addr;
 
 use super::view::{Member, View};
 use crate::api::postgres_tls::SecretRef;
 use crate::api::redis_sentinel::RedisSentinel;
-use crate::kinds::certificates::authority::Authority;
 use crate::kinds::certificates::due::{Certified, Holding};
-use crate::supervisor::redis::wire::Tls;
+use crate::kinds::redis_certificates;
 
 impl Certified for RedisSentinel {
     // Redis connects to others with the certificate of its server.
@@ -23,9 +22,8 @@ impl Certified for RedisSentinel {
         places.map(|place| (place.name.as_str(), place.address)).collect()
     }
 
-    // Sentinels name members by address, to clients and to supervisors.
     fn verified_by(&self) -> Vec<String> {
-        self.members().into_iter().filter_map(|(_, address)| Some(address?.to_string())).collect()
+        redis_certificates::addresses(self)
     }
 }
 
@@ -39,12 +37,6 @@ pub fn holdings<'a>(view: &View<'a>) -> Vec<Holding<'a>> {
     view.members.iter().chain(&view.sentinels).map(holding).collect()
 }
 
-/// What every member should hold; `None` while something is missing or the CA is unusable.
-pub fn tls(authority: &Authority) -> Option<Tls> {
-    let all = authority.material()?;
-    Some(Tls { hash: all.hash, ca: all.ca, cert: all.server.cert, key: all.server.key })
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -55,9 +47,10 @@ mod tests {
 
     use super::*;
     use crate::api::secret::encoded;
-    use crate::kinds::certificates::authority::perform;
+    use crate::kinds::certificates::authority::{Authority, perform};
     use crate::kinds::certificates::due::{due, refused};
     use crate::kinds::certificates::{Made, Pair, Purpose, make_ca, make_leaf};
+    use crate::kinds::redis_certificates::tls;
     use crate::runtime::clock::TestClock;
     use crate::store::{Clock as _, Key, MemoryStore, Objects};
 

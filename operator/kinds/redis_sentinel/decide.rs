@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::loss::last_offset;
 use super::view::{Member, View, position};
 use crate::api::redis_sentinel::{ChangePhase, Persistence, RedisChange, RedisDecisions, RedisStage};
 use crate::supervisor::redis::wire::{Act, Role, Server};
@@ -45,8 +46,8 @@ pub enum Told {
     /// A step of it began.
     Step(&'static str),
     /// Another member is master. `lost`: bytes that the old one had and this one has not, if known, as the old one was heard
-    /// this many milliseconds before its end.
-    Promoted { to: String, lost: Option<u64>, heard_ms: Option<u64> },
+    /// this many milliseconds before its end. `lives`: nothing proves that end.
+    Promoted { to: String, lost: Option<u64>, heard_ms: Option<u64>, lives: bool },
     /// A switchover was refused, or given up.
     Refused { request: String, why: String },
     /// A failover ended, because the same master starts again, with what this persistence has kept.
@@ -233,13 +234,19 @@ fn promotion(view: &View, member: &Member, config_epoch: u64) -> Decided {
         let why = view.master().and_then(Member::dead);
         let why = why.unwrap_or_else(|| "the Sentinels agreed that it is down".to_owned());
         let cause = format!("{from}: {why}; the Sentinels chose a new master");
-        told.push(Told::Began { cause, from, request: None, ago_ms: heard.and_then(|(_, age)| age).unwrap_or(0) });
+        // With a pause it began when the Sentinels took the master for down; else when that was last heard.
+        let paused = before.change.as_ref().filter(|change| change.phase == ChangePhase::Yielding);
+        let paused = paused.map(|change| view.now.duration_since(change.since).as_millis());
+        let paused = paused.map(|ms| u64::try_from(ms).unwrap_or(0));
+        let ago_ms = paused.or(heard.and_then(|(_, age)| age)).unwrap_or(0);
+        told.push(Told::Began { cause, from, request: None, ago_ms });
     }
     let change = own.map(|change| (change.offset, change.heard_ms));
     let (had, heard_ms) = change.or(heard).filter(|(offset, _)| *offset > 0).unzip();
     let has = member.serving().map(|seen| seen.promoted.map_or(seen.offset, |_| seen.promoted_offset));
     let lost = had.zip(has).map(|(had, has)| had.saturating_sub(has));
-    told.push(Told::Promoted { to: member.name().to_owned(), lost, heard_ms: heard_ms.flatten() });
+    let lives = own.is_none() && view.master().is_some_and(|old| old.dead().is_none());
+    told.push(Told::Promoted { to: member.name().to_owned(), lost, heard_ms: heard_ms.flatten(), lives });
     let mut decisions = before.clone();
     decisions.epoch += 1;
     decisions.config_epoch = config_epoch;
@@ -286,7 +293,8 @@ fn fail_over(view: &View, master: &Member, evidence: &str, mut told: Vec<Told>) 
     ask_again(view, begin(view, change, told))
 }
 
-fn begin(view: &View, change: RedisChange, told: Vec<Told>) -> Decided {
+/// The decisions with this change.
+pub fn begin(view: &View, change: RedisChange, told: Vec<Told>) -> Decided {
     let decisions = RedisDecisions { change: Some(change), ..view.before.clone() };
     Decided { decisions, told, ..Decided::unchanged(view.before) }
 }
@@ -306,17 +314,6 @@ fn phase_for(candidates: &[&Member]) -> ChangePhase {
 fn preferred(candidates: &[&Member]) -> String {
     let best = best(candidates).filter(|_| phase_for(candidates) == ChangePhase::Preferring);
     best.map(|member| member.name().to_owned()).unwrap_or_default()
-}
-
-/// The offset that a member last reported, and how many milliseconds ago. A supervisor that lived longer than its server
-/// knows the last one.
-fn last_offset(member: &Member) -> (u64, Option<u64>) {
-    let died = member.redis().and_then(|seen| seen.last.as_ref()).map_or(0, |last| last.offset);
-    match member.offset {
-        Some((offset, _)) if died >= offset => (died, Some(0)),
-        Some((offset, age)) => (offset, Some(age)),
-        None => (died, None),
-    }
 }
 
 /// Replicas that have the master's data and can be promoted. One that copies all data at the moment has none to lead with.
@@ -373,7 +370,7 @@ fn failing(view: &View, change: &RedisChange) -> Decided {
             }
             unchanged
         }
-        ChangePhase::Pausing | ChangePhase::Promoting => ask_again(view, unchanged),
+        ChangePhase::Pausing | ChangePhase::Promoting | ChangePhase::Yielding => ask_again(view, unchanged),
     }
 }
 
@@ -413,6 +410,22 @@ fn gather(view: &View, change: &RedisChange) -> Decided {
     }
     let Some(report) = newest.live() else { return waits("no member answers".to_owned()) };
     if before.master.as_deref() == Some(newest.name()) {
+        // Not all Sentinels had heard of its promotion, and if they ended too, none may know of it any more.
+        if before.leader.is_some() {
+            let named = view.named().filter(|(.., count)| view.is_majority(*count));
+            let named = named.and_then(|(address, ..)| view.at(address)).map(Member::name);
+            if named.is_none() && patient {
+                let name = newest.name();
+                return waits(format!("waiting for the Sentinels: not all of them had heard that {name} is master"));
+            }
+            if let Some(former) = named.filter(|named| *named != newest.name()) {
+                // A Sentinel can be asked to replace only the one that it names.
+                let (master, run) = (Some(former.to_owned()), None);
+                let mut gathering = waits(format!("the Sentinels name {former}, and {} has newer data", newest.name()));
+                gathering.decisions = RedisDecisions { master, run, leader: None, ..gathering.decisions };
+                return gathering;
+            }
+        }
         // The Sentinels still take it for the master, and nobody has newer data.
         if report.server != Server::Stopped {
             return waits(format!("{} is starting", newest.name()));
@@ -634,6 +647,24 @@ fn switching(view: &View, change: &RedisChange) -> Decided {
                     give_up("the replicas did not receive everything within 5 s; writes go on at the old master")
                 }
                 _ => unchanged,
+            }
+        }
+        ChangePhase::Yielding => {
+            let turned = |one: &Member| one.serving().is_some_and(|seen| seen.promoted == Some(view.before.epoch));
+            let epoch = view.before.config_epoch;
+            let fails_over = view.watching().any(|(_, _, one)| one.failing_over || one.config_epoch > epoch);
+            // What a Sentinel has just promoted, it names a second later.
+            let busy = fails_over || view.members.iter().any(|one| one.name() != master.name() && turned(one));
+            let patience = if busy { PROMOTE } else { PAUSE };
+            match () {
+                () if !busy && agreed(view) => give_up("the Sentinels reach the master again"),
+                () if !busy && !view.threatened() => {
+                    give_up("the Sentinels cannot promote another; writes go on at the old master")
+                }
+                () if past(view.now, change.since, patience) => {
+                    give_up("the Sentinels promoted nobody; writes go on at the old master")
+                }
+                () => unchanged,
             }
         }
         ChangePhase::Promoting => {

@@ -2,7 +2,7 @@
 //!
 //! `observe` takes one snapshot of Docker and of the supervisors' reports, `plan` decides (members and containers in
 //! `workload.rs`, who is master in `decide.rs`, the Sentinels' membership in `sentinels.rs`, the orders in `orders.rs`, the
-//! text for people in `status.rs` and `promotion.rs`), `act` performs. The protocol and its invariants: `docs/redis.md`.
+//! text for people in `status.rs`, `promotion.rs` and `loss.rs`), `act` performs. The protocol and its invariants: `docs/redis.md`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,15 +18,16 @@ use crate::api::labels::Owner;
 use crate::api::object::Object as _;
 use crate::api::redis_sentinel::{RedisDecisions, RedisPlace, RedisSentinel, RedisSentinelStatus};
 use crate::engine::hosts::Hosts;
-use crate::kinds::certificates::authority::{self, Authority};
+use crate::kinds::certificates::authority::{self, Authorities, Authority};
 use crate::kinds::certificates::due::{CertificatesSeen, Due};
-use crate::kinds::containers::{Docker, DockerSeen, DockerStep, HOME, Needs, WorkSeen};
+use crate::kinds::containers::{Docker, DockerSeen, DockerStep, HOME, Needs, WorkSeen, container_name};
 use crate::kinds::host_state;
 use crate::kinds::kept::Kept;
 use crate::kinds::links::{LinkSeen, Links};
+use crate::kinds::redis_certificates;
 use crate::runtime::{Concern, Keeper, Kind, Planned, Significance, Wake, Want, clock};
 use crate::store::objects::Objects;
-use crate::store::{Clock, Key};
+use crate::store::{Clock, Error, Key};
 use crate::supervisor::redis::wire::{Act, Address, Command, Order, Report, Server, Watch};
 
 mod bounds;
@@ -34,6 +35,7 @@ mod certificates;
 mod cut_off;
 mod decide;
 mod definition;
+mod loss;
 #[cfg(test)]
 mod model;
 mod orders;
@@ -50,6 +52,7 @@ mod view;
 mod workload;
 #[cfg(test)]
 mod world;
+mod yielding;
 
 pub use secrets::{Facts, SecretsSeen};
 
@@ -61,17 +64,26 @@ pub struct RedisSentinelKind {
     links: Links<bounds::RedisSpeech>,
     /// The offset that each data member last reported, and when.
     offsets: Kept<(u64, Instant)>,
+    /// The certificates that were verified.
+    authorities: Authorities,
 }
 
 impl RedisSentinelKind {
     /// The kind over these hosts and objects; `wake` is called with an object whose supervisors have news.
     pub fn new(hosts: Arc<Hosts>, objects: Objects, clock: Arc<dyn Clock>, wake: Wake) -> Self {
         let docker = Docker::new(hosts, objects.clone(), wake.clone());
-        Self { docker, objects, clock, links: Links::new(wake), offsets: Kept::default() }
+        let (links, offsets) = (Links::new(wake), Kept::default());
+        Self { docker, objects, clock, links, offsets, authorities: Authorities::default() }
     }
 }
 
 impl RedisSentinelKind {
+    /// The certificates; `None` without TLS.
+    async fn certificates(&self, object: &RedisSentinel) -> Result<Option<Arc<Authority>>, Error> {
+        let now = self.clock.now();
+        redis_certificates::authority(&self.authorities, &self.objects, object, &object.spec.tls, now).await
+    }
+
     /// The last offsets, also of members whose container is gone.
     fn offsets(&self, owner: &Owner, heard: &BTreeMap<String, LinkSeen<Report>>) -> BTreeMap<String, (u64, u64)> {
         let now = clock::instant();
@@ -104,12 +116,10 @@ impl Kind for RedisSentinelKind {
         let owner = object.owner();
         let networks = [network_name(object)].into();
         let needs = Needs { images: [object.spec.image.clone()].into(), networks, ..Default::default() };
-        let (hosts, authority) = tokio::join!(
-            self.docker.observe(&owner, workload::hosts(object), &needs),
-            secrets::authority(&self.objects, object, self.clock.now()),
-        );
+        let (hosts, authority) =
+            tokio::join!(self.docker.observe(&owner, workload::hosts(object), &needs), self.certificates(object),);
         let authority = authority?;
-        let secrets = secrets::read(&self.objects, object, authority.as_ref()).await?;
+        let secrets = secrets::read(&self.objects, object, authority.as_deref()).await?;
         self.links.keep(&self.docker.hosts, &owner, &hosts);
         let links = self.links.heard(&owner);
         Ok(Observed {
@@ -120,7 +130,7 @@ impl Kind for RedisSentinelKind {
             work: self.docker.work.heard(&owner),
             hosts,
             secrets,
-            certificates: authority.as_ref().map(Authority::seen),
+            certificates: authority.as_deref().map(Authority::seen),
         })
     }
 
@@ -135,15 +145,18 @@ impl Kind for RedisSentinelKind {
         };
         match step {
             Step::Certificates(due) => authority::perform(&self.objects, self.clock.now(), object, *due).await,
-            Step::EnsureSecrets(facts) => secrets::ensure(&self.objects, &*self.clock, object, facts).await,
+            Step::EnsureSecrets(facts) => {
+                let authority = self.certificates(object).await?;
+                secrets::ensure(&self.objects, &*self.clock, object, authority.as_deref(), facts).await
+            }
             Step::Docker(step) => self.docker.act(&object.owner(), step).await,
             Step::Order { member, order } => send(member, Command::Order((**order).clone())),
             Step::Watch { member, watch } => send(member, Command::Watch((**watch).clone())),
             Step::Act { member, id, act } => send(member, Command::Act { id: id.clone(), act: act.clone() }),
             Step::SendCredentials { member } => {
-                let authority = secrets::authority(&self.objects, object, self.clock.now()).await?;
+                let authority = self.certificates(object).await?;
                 let credentials =
-                    secrets::credentials(&self.objects, object, authority.as_ref()).await?.ok_or_else(|| {
+                    secrets::credentials(&self.objects, object, authority.as_deref()).await?.ok_or_else(|| {
                         Failure::new(Class::Transient, "the Secrets of the RedisSentinel do not exist yet")
                     })?;
                 send(member, Command::Credentials(credentials))
@@ -153,7 +166,7 @@ impl Kind for RedisSentinelKind {
     }
 
     fn companions(&self) -> Vec<&dyn Keeper> {
-        vec![&self.docker.work, &self.links, &self.offsets]
+        vec![&self.docker.work, &self.links, &self.offsets, &self.authorities]
     }
 }
 
@@ -265,11 +278,6 @@ impl From<DockerStep> for Step {
     fn from(step: DockerStep) -> Self {
         Self::Docker(step)
     }
-}
-
-/// The name of the container and of the data volume of a member.
-pub fn container_name(object: &RedisSentinel, member: &str) -> String {
-    format!("{}.{member}", object.namespace())
 }
 
 /// The network of the object.

@@ -4,7 +4,8 @@ use super::decide::{NORMAL, priority};
 use super::view::{Member, View};
 use super::{Step, sentinels};
 use crate::api::redis_sentinel::{ChangePhase, RedisDecisions, RedisStage};
-use crate::supervisor::redis::wire::{Config, Order, Server, Task};
+use crate::supervisor::redis::state::CUT_S;
+use crate::supervisor::redis::wire::{Config, Order, RedisSeen, Server, Task};
 
 /// The steps that send credentials and orders. `credentials`: the hash of those in the Secrets.
 pub fn orders(view: &View, decisions: &RedisDecisions, credentials: &str) -> Vec<Step> {
@@ -47,7 +48,10 @@ fn order(view: &View, decisions: &RedisDecisions, member: &Member) -> Option<Ord
     let task = match change {
         // Its death is proven: it must not start before a Sentinel has promoted another, or it has the newest data.
         Some(change) if leads && change.request.is_none() => Task::Wait,
-        Some(change) if leads && matches!(change.phase, ChangePhase::Pausing | ChangePhase::Promoting) => {
+        Some(change)
+            if leads
+                && matches!(change.phase, ChangePhase::Pausing | ChangePhase::Promoting | ChangePhase::Yielding) =>
+        {
             Task::Lead { pause: change.request.clone() }
         }
         _ if leads => Task::Lead { pause: None },
@@ -72,8 +76,30 @@ fn order(view: &View, decisions: &RedisDecisions, member: &Member) -> Option<Ord
             directives: spec.directives(),
             priority: change.map_or(NORMAL, |change| priority(change, member.name())),
             username: spec.auth.username.clone(),
-            tls: spec.tls.enabled,
+            tls: tls(view, leader, member),
         },
         sentinels: sentinels::common(view),
     })
+}
+
+/// Whether the member's port has TLS now. A change goes to the master first, then to one replica after the other.
+///
+/// A replica that changes connects to its master again. Invariant: the link of a replica is cut on purpose only while the
+/// master listens in the new way and no other replica is without its link for the same reason.
+fn tls(view: &View, leader: &Member, member: &Member) -> bool {
+    let wanted = view.object.spec.tls.enabled;
+    let told = |seen: &RedisSeen| seen.order.as_ref().map(|order| order.config.tls);
+    let up = |seen: &RedisSeen| seen.link.as_ref().is_some_and(|link| link.up);
+    let old = |one: &Member| one.serving().is_some_and(|seen| told(seen) == Some(!wanted) && up(seen));
+    if leader.name() == member.name() || !old(member) {
+        return wanted;
+    }
+    let master = leader.serving().is_some_and(|seen| told(seen) == Some(wanted) && !seen.config_pending);
+    let connecting = |seen: &RedisSeen| seen.link.as_ref().is_some_and(|link| !link.up && link.down_s < CUT_S);
+    let changing = |one: &Member| {
+        one.serving().is_some_and(|seen| told(seen) == Some(wanted) && (seen.config_pending || connecting(seen)))
+    };
+    let others = || view.members.iter().filter(|one| one.name() != leader.name());
+    let first = others().find(|one| old(one)).is_some_and(|one| one.name() == member.name());
+    if master && first && !others().any(changing) { wanted } else { !wanted }
 }

@@ -7,7 +7,9 @@ use jiff::Timestamp;
 use super::decide::{self, Decided, Told};
 use super::definition::Part;
 use super::view::{Member, View};
-use super::{Observed, Step, certificates, container_name, cut_off, orders, promotion, sentinels, status, workload};
+use super::{
+    Observed, Step, certificates, container_name, cut_off, orders, promotion, sentinels, status, workload, yielding,
+};
 use crate::api::conditions;
 use crate::api::postgres_status::ClusterPhase;
 use crate::api::redis_sentinel::{
@@ -58,7 +60,7 @@ pub fn plan(
         let (reset, forget) = sentinels::forget(&view, &decided.decisions);
         decided.decisions.reset = reset.filter(|_| decided.decisions.change.is_none());
         let act = decided.act.take().or(forget.filter(|_| decided.decisions.reset.is_some()));
-        promotion::record(&mut status, &before, &decided, writable(&view), now);
+        promotion::record(&mut status, &view, &decided, writable(&view));
         decisions = revised(&before, decided.decisions.clone());
         let acts = act.into_iter().chain(sentinels::announce(&view, &decisions));
         steps.extend(acts.map(|(member, id, act)| Step::Act { member, id, act }));
@@ -95,6 +97,11 @@ fn decide(view: &View, observed: &Observed, all_known: bool) -> (Decided, Option
     // A container that is being removed for re-creation is still seen running for a while.
     let removing = observed.work.iter().any(|(work, heard)| matches!(work, Work::Remove { .. }) && heard.runs());
     let settled = view.before.stage == RedisStage::Steady && decided.decisions == *view.before;
+    // A request is answered first.
+    let calm = settled && decided.blocker.is_none() && view.before.change.is_none() && open_request(view).is_none();
+    if let Some(yields) = calm.then(|| yielding::begin(view)).flatten() {
+        return (yields, None);
+    }
     if !settled || !all_known || removing || decided.blocker.is_some() || view.before.change.is_some() {
         return (decided, None);
     }
@@ -166,16 +173,19 @@ fn synced(view: &View, member: &Member) -> bool {
 
 /// Starts or refuses a switchover that the annotation requests.
 fn asked_switchover(view: &View) -> Decided {
-    let last = last_switchover(view)
-        .map(|last| (last.request.as_str(), last.result.as_ref().map(|result| result.detected_at)));
-    let Some(Request { text, to }) = switchover::open(view.object, last) else {
-        return Decided::unchanged(view.before);
-    };
+    let Some(Request { text, to }) = open_request(view) else { return Decided::unchanged(view.before) };
     let request = text.to_owned();
     match decide::cannot_switch_to(view, to) {
         Some(why) => Decided { told: vec![Told::Refused { request, why }], ..Decided::unchanged(view.before) },
         None => decide::switch_over(view, request, to),
     }
+}
+
+/// The annotation, if it was not answered yet.
+fn open_request<'a>(view: &View<'a>) -> Option<Request<'a>> {
+    let last = last_switchover(view)
+        .map(|last| (last.request.as_str(), last.result.as_ref().map(|result| result.detected_at)));
+    switchover::open(view.object, last)
 }
 
 fn last_switchover<'a>(view: &View<'a>) -> Option<&'a RedisSwitchoverStatus> {
@@ -245,7 +255,7 @@ fn requeue(
     match after.change.as_ref().map(|change| change.phase) {
         // Writes wait for an offset, which wakes nobody.
         Some(ChangePhase::Pausing) => return Some(AT_ONCE),
-        Some(ChangePhase::Promoting) => return Some(AT_ONCE * 5),
+        Some(ChangePhase::Promoting | ChangePhase::Yielding) => return Some(AT_ONCE * 5),
         _ => {}
     }
     if after.stage != RedisStage::Steady || after.change.is_some() || after.reset.is_some() || !steps.is_empty() {

@@ -4,19 +4,14 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::decide::{Decided, Told};
+use super::loss;
+use super::view::View;
 use crate::api::postgres_status::TimedStep;
-use crate::api::redis_sentinel::{
-    Persistence, RedisDecisions, RedisFailoverStatus, RedisSentinelStatus, RedisSwitchoverStatus,
-};
+use crate::api::redis_sentinel::{RedisDecisions, RedisFailoverStatus, RedisSentinelStatus, RedisSwitchoverStatus};
 
 /// Records what one reconcile told. `writable`: a new client was seen to write at the recorded master.
-pub fn record(
-    status: &mut RedisSentinelStatus,
-    before: &RedisDecisions,
-    decided: &Decided,
-    writable: bool,
-    now: Timestamp,
-) {
+pub fn record(status: &mut RedisSentinelStatus, view: &View, decided: &Decided, writable: bool) {
+    let (before, now) = (view.before, view.now);
     for told in &decided.told {
         match told {
             Told::Began { cause, from, request, ago_ms } => {
@@ -45,58 +40,45 @@ pub fn record(
                 status.last_switchover = Some(RedisSwitchoverStatus { request, refused, result });
             }
             Told::Step(step) => go_on(status, before, decided, (*step).to_owned(), now),
-            Told::Promoted { to, lost, heard_ms } => {
+            Told::Promoted { to, lost, heard_ms, lives } => {
                 go_on(status, before, decided, format!("{to} promoted"), now);
                 if let Some(promotion) = current(status, before, decided) {
                     promotion.to.clone_from(to);
                     promotion.lost_bytes = *lost;
-                    promotion.loss = Some(loss(*lost, *heard_ms));
+                    promotion.loss = Some(loss::known(*lost, *heard_ms, *lives));
                 }
             }
             Told::Restarted(persistence) => {
                 go_on(status, before, decided, "the old master starts again: nobody has newer data".to_owned(), now);
                 if let Some(promotion) = current(status, before, decided) {
                     promotion.to.clone_from(&promotion.from);
-                    promotion.loss = Some(kept(*persistence).to_owned());
+                    promotion.loss = Some(loss::kept(*persistence).to_owned());
                 }
             }
         }
     }
     let settled = decided.decisions.change.is_none() && before.change.is_none();
-    if writable && settled {
-        let failover = status.last_failover.as_mut();
-        let switchover = status.last_switchover.as_mut().and_then(|last| last.result.as_mut());
-        let open = failover.into_iter().chain(switchover);
-        for promotion in open.filter(|one| one.outage.is_none() && !one.to.is_empty()) {
+    let failover = status.last_failover.as_mut();
+    let switchover = status.last_switchover.as_mut().and_then(|last| last.result.as_mut());
+    for promotion in failover.into_iter().chain(switchover) {
+        measure(promotion, view);
+        if writable && settled && promotion.outage.is_none() && !promotion.to.is_empty() {
             push(promotion, "a new client can write".to_owned(), now);
             promotion.outage = Some(seconds(now.duration_since(promotion.detected_at)));
         }
     }
 }
 
-/// What is known about the loss, as text.
-fn loss(lost: Option<u64>, heard_ms: Option<u64>) -> String {
-    let beside = match heard_ms {
-        Some(0) => String::new(),
-        Some(ms) => format!(", and what it acknowledged in the {ms} ms after that and had not sent to the new master"),
-        None => ", and what it acknowledged after that and had not sent to the new master".to_owned(),
-    };
-    match lost {
-        Some(0) if beside.is_empty() => "nothing: the new master has everything that the old one had".to_owned(),
-        Some(0) => format!("nothing of what the old master had when it was last heard{beside}"),
-        Some(bytes) => format!("what was acknowledged in the last {bytes} bytes of the replication stream{beside}"),
-        None => "not known: the offset of the old master was never heard".to_owned(),
-    }
-}
-
-/// What is known about the loss when the same master starts again from its disk.
-fn kept(persistence: Persistence) -> &'static str {
-    match persistence {
-        Persistence::Aof => {
-            "nothing, if only the server ended: its log has all writes; if the host lost power, the last second may be missing"
-        }
-        Persistence::Rdb => "what was written after the last snapshot",
-        Persistence::None => "everything: with persistence none nothing is on disk",
+/// Completes what is known of the loss, when the old master is heard again.
+fn measure(promotion: &mut RedisFailoverStatus, view: &View) {
+    let Some(missing) = loss::missing(view, &promotion.from, &promotion.to) else { return };
+    let more = !promotion.loss_measured && Some(missing.bytes) > promotion.lost_bytes;
+    if missing.exact {
+        (promotion.lost_bytes, promotion.loss_measured) = (Some(missing.bytes), true);
+        promotion.loss = Some(loss::measured(missing.bytes));
+    } else if more {
+        promotion.lost_bytes = Some(missing.bytes);
+        promotion.loss = Some(loss::known(Some(missing.bytes), None, false));
     }
 }
 

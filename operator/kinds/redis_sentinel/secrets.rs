@@ -1,15 +1,13 @@
 //! The Secrets of a RedisSentinel: `NAME-app` for applications, `NAME-internal` for its members. Passwords are created once
 //! and never shown.
 
-use jiff::Timestamp;
 use serde_json::Value;
 
-use super::certificates;
 use crate::api::failure::Failure;
-use crate::api::hash::short_hash_of_parts;
 use crate::api::redis_sentinel::RedisSentinel;
 use crate::api::secret::{percent, text};
 use crate::kinds::certificates::authority::{self, Authority};
+use crate::kinds::redis_certificates;
 use crate::kinds::redis_passwords::{self, address, own};
 use crate::store::objects::Objects;
 use crate::store::{Clock, Error, Key};
@@ -46,14 +44,6 @@ pub fn keys(object: &RedisSentinel) -> impl Iterator<Item = Key> {
     redis_passwords::keys(object, &object.spec.auth).chain(certificates.into_iter().flatten())
 }
 
-/// The certificates; `None` without TLS.
-pub async fn authority(objects: &Objects, object: &RedisSentinel, now: Timestamp) -> Result<Option<Authority>, Error> {
-    match object.spec.tls.enabled {
-        true => Ok(Some(Authority::read(objects, object, now).await?)),
-        false => Ok(None),
-    }
-}
-
 /// The state of the Secrets.
 pub async fn read(
     objects: &Objects,
@@ -69,7 +59,8 @@ pub async fn read(
         fields.into_iter().all(|(key, value)| text(&app, key) == Some(value))
     };
     let complete = passwords.as_ref().zip(app.zip(facts.as_ref())).is_some_and(agrees);
-    let credentials = passwords.and_then(|passwords| with_certificates(object, passwords, authority));
+    let credentials =
+        passwords.and_then(|passwords| redis_certificates::credentials(passwords, &object.spec.tls, authority));
     let hash = credentials.map(|credentials| credentials.hash).unwrap_or_default();
     Ok(SecretsSeen { problem, complete, hash, facts })
 }
@@ -89,21 +80,7 @@ pub async fn credentials(
     authority: Option<&Authority>,
 ) -> Result<Option<Credentials>, Error> {
     let passwords = passwords(objects, object).await?;
-    Ok(passwords.and_then(|passwords| with_certificates(object, passwords, authority)))
-}
-
-fn with_certificates(
-    object: &RedisSentinel,
-    passwords: [String; 4],
-    authority: Option<&Authority>,
-) -> Option<Credentials> {
-    let tls = authority.and_then(certificates::tls);
-    if object.spec.tls.enabled && tls.is_none() {
-        return None;
-    }
-    let hash = short_hash_of_parts(passwords.iter().chain(tls.iter().map(|tls| &tls.hash)), 16);
-    let [admin_password, replication_password, sentinel_password, app_password] = passwords;
-    Some(Credentials { hash, admin_password, replication_password, sentinel_password, app_password, tls })
+    Ok(passwords.and_then(|passwords| redis_certificates::credentials(passwords, &object.spec.tls, authority)))
 }
 
 /// Writes both Secrets: existing passwords stay, connection data is updated.
@@ -111,10 +88,11 @@ pub async fn ensure(
     objects: &Objects,
     clock: &dyn Clock,
     object: &RedisSentinel,
+    authority: Option<&Authority>,
     facts: &Facts,
 ) -> Result<(), Failure> {
     let password = redis_passwords::ensure(objects, clock, object, &object.spec.auth, INTERNAL).await?;
-    let ca = authority(objects, object, clock.now()).await?.and_then(|authority| authority.server_cas());
+    let ca = authority.and_then(Authority::server_cas);
     redis_passwords::write_app(objects, object, &fields(object, &password, ca, facts)).await
 }
 
@@ -122,7 +100,7 @@ pub async fn ensure(
 fn fields(object: &RedisSentinel, password: &str, ca: Option<String>, facts: &Facts) -> Vec<(&'static str, String)> {
     let (user, master_name) = (&object.spec.auth.username, &object.spec.master_name);
     let login = format!("{}:{}", percent(user), percent(password));
-    let scheme = if object.spec.tls.enabled { "rediss" } else { "redis" };
+    let scheme = redis_certificates::scheme(&object.spec.tls);
     let sentinels = facts.sentinels.iter().map(Address::to_string).collect::<Vec<_>>().join(",");
     let mut fields = vec![
         ("username", user.clone()),
@@ -207,12 +185,12 @@ mod tests {
         let (objects, clock) = world();
         let object = object("");
         assert_eq!(read(&objects, &object, None).await.unwrap(), SecretsSeen::default());
-        ensure(&objects, &*clock, &object, &facts(2)).await.unwrap();
+        ensure(&objects, &*clock, &object, None, &facts(2)).await.unwrap();
         let first = credentials(&objects, &object, None).await.unwrap().unwrap();
         let seen = read(&objects, &object, None).await.unwrap();
         let right = SecretsSeen { problem: None, complete: true, hash: first.hash.clone(), facts: Some(facts(2)) };
         assert_eq!(seen, right);
-        ensure(&objects, &*clock, &object, &facts(3)).await.unwrap();
+        ensure(&objects, &*clock, &object, None, &facts(3)).await.unwrap();
         assert_eq!(credentials(&objects, &object, None).await.unwrap(), Some(first.clone()));
         assert_eq!(read(&objects, &object, None).await.unwrap(), SecretsSeen { facts: Some(facts(3)), ..right });
         let Credentials { admin_password, replication_password, sentinel_password, app_password, .. } = first;
@@ -227,14 +205,14 @@ mod tests {
     async fn a_password_that_was_removed_is_made_again_and_the_others_stay() {
         let (objects, clock) = world();
         let object = object("");
-        ensure(&objects, &*clock, &object, &facts(2)).await.unwrap();
+        ensure(&objects, &*clock, &object, None, &facts(2)).await.unwrap();
         let before = credentials(&objects, &object, None).await.unwrap().unwrap();
         let key = own(&object, "internal");
         let mut secret: Value = objects.get(&key).await.unwrap().unwrap();
         secret["data"].as_object_mut().unwrap().remove("sentinelPassword");
         objects.update(&key, secret).await.unwrap();
         assert!(!read(&objects, &object, None).await.unwrap().complete);
-        ensure(&objects, &*clock, &object, &facts(2)).await.unwrap();
+        ensure(&objects, &*clock, &object, None, &facts(2)).await.unwrap();
         let after = credentials(&objects, &object, None).await.unwrap().unwrap();
         assert_eq!(after.admin_password, before.admin_password);
         assert_ne!(after.sentinel_password, before.sentinel_password);
@@ -245,7 +223,7 @@ mod tests {
     #[tokio::test]
     async fn a_secret_that_cannot_be_used_is_told_and_the_password_before_stays() {
         let (objects, clock) = world();
-        ensure(&objects, &*clock, &object(""), &facts(2)).await.unwrap();
+        ensure(&objects, &*clock, &object(""), None, &facts(2)).await.unwrap();
         let generated = credentials(&objects, &object(""), None).await.unwrap().unwrap();
         put(&objects, "none", &[("user", "x")]).await;
         put(&objects, "empty", &[("password", "")]).await;
@@ -258,7 +236,7 @@ mod tests {
             let problem = read(&objects, &object, None).await.unwrap().problem;
             let used = credentials(&objects, &object, None).await.unwrap().unwrap();
             assert_eq!(used.app_password != generated.app_password, problem.is_none(), "{name}");
-            assert_eq!(ensure(&objects, &*clock, &object, &facts(2)).await.is_err(), problem.is_some(), "{name}");
+            assert_eq!(ensure(&objects, &*clock, &object, None, &facts(2)).await.is_err(), problem.is_some(), "{name}");
             told += &format!("{}\n", problem.unwrap_or_else(|| "none".into()));
         }
         assert!(!told.contains("secret\n"));

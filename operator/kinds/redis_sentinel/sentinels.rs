@@ -16,7 +16,6 @@ const AGAIN: Duration = Duration::from_secs(10);
 pub fn watch(view: &View, decisions: &RedisDecisions, member: &Member) -> Option<Watch> {
     let spec = &view.object.spec;
     Some(Watch {
-        revision: 0,
         group: decisions.group.clone(),
         announce: Some(member.address()?),
         monitor: monitor(view, decisions, member),

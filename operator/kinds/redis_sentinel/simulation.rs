@@ -22,7 +22,7 @@ fn simulate(seed: u64, begun: &[World; 2], ablation: Option<Ablation>) -> World 
     for _ in 0..2 {
         let data = format!("cache-{}", 1 + chance.below(3));
         let sentinel = format!("cache-sentinel-{}", 1 + chance.below(3));
-        match chance.below(11) {
+        match chance.below(12) {
             0 => world.kill_server(&data),
             1 => world.kill_container(&data),
             2 => world.crash_container(&data),
@@ -33,6 +33,7 @@ fn simulate(seed: u64, begun: &[World; 2], ablation: Option<Ablation>) -> World 
             7 => world.wipe(&sentinel),
             8 => world.ask_switchover(""),
             9 => drop(world.slow.insert(data)),
+            10 => world.unwatch(&data),
             _ => drop(world.isolated.insert(sentinel)),
         }
         let pause = usize::try_from(chance.below(40)).unwrap_or(0);

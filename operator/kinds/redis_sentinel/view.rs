@@ -138,6 +138,19 @@ impl<'a> View<'a> {
         Some((address, epoch, count))
     }
 
+    /// Whether so many Sentinels take the master for down as they need for a failover, and can promote another.
+    pub fn threatened(&self) -> bool {
+        let Some(from) = self.master().and_then(Member::address) else { return false };
+        let down = self.watching().filter(|(_, seen, one)| {
+            // One that leads a failover names the promoted member already, with the flags of the old master.
+            let promoted = seen.replicas.iter().any(|replica| replica.address == from);
+            let able = seen.replicas.iter().any(|replica| !replica.down && replica.priority > 0);
+            one.address == from && one.down && !promoted && able && !seen.tilt && seen.no_quorum.is_none()
+        });
+        let quorums: Vec<u32> = down.map(|(_, _, one)| one.quorum).collect();
+        quorums.iter().max().is_some_and(|quorum| quorums.len() >= *quorum as usize)
+    }
+
     /// Whether this many Sentinels are a majority.
     pub fn is_majority(&self, count: usize) -> bool {
         count > self.voters() / 2

@@ -6,11 +6,10 @@ use super::definition::{self, Part, container_spec};
 use super::view::View;
 use super::{Observed, Step, container_name, network_name};
 use crate::api::object::Object as _;
-use crate::api::postgres_cluster::ReclaimPolicy;
 use crate::api::redis_sentinel::{RedisDecisions, RedisPlace, RedisSentinel, RedisStage};
 use crate::engine::NetworkSpec;
 use crate::kinds::addresses;
-use crate::kinds::containers::converge::{self, Common, Volumes};
+use crate::kinds::containers::converge::{self, Common};
 use crate::kinds::containers::{Deed, DockerStep, HOME, Member, converge as containers};
 use crate::supervisor::redis::wire::{PORT, SENTINEL_PORT};
 
@@ -97,10 +96,7 @@ pub fn common<'a>(object: &'a RedisSentinel, observed: &'a Observed, network: &'
         image: &object.spec.image,
         network,
         shares_network: false,
-        volumes: match object.spec.storage.reclaim_policy {
-            ReclaimPolicy::Delete => Volumes::Data,
-            ReclaimPolicy::Retain => Volumes::Kept,
-        },
+        volumes: object.spec.storage.reclaim_policy.into(),
         grace: definition::STOP_TIMEOUT_SECONDS.unsigned_abs(),
     }
 }

@@ -45,7 +45,7 @@ pub(super) struct Writer {
     counters: Counters,
     sizes: Sizes,
     state: Arc<Mutex<State>>,
-    _lock: File,
+    lock: File,
 }
 
 /// The bytes of each change in the file, the oldest first.
@@ -114,7 +114,7 @@ impl Writer {
         let sizes = Sizes::read(&mut connection).await.map_err(backend("reading the sizes of its changes"))?;
         let state = State::new(load(&mut connection, &seal).await?, counters.revision);
         let state = Arc::new(Mutex::new(state));
-        Ok(Self { connection, options, seal, changes, window, counters, sizes, state, _lock: lock })
+        Ok(Self { connection, options, seal, changes, window, counters, sizes, state, lock })
     }
 
     /// The objects as they are now.
@@ -133,7 +133,11 @@ impl Writer {
             if let Err(error) = self.connection.close().await {
                 tracing::warn!(%error, "the store's file did not close cleanly");
             }
-            drop(self._lock);
+            // To close the file is not enough: a process that was forked at this moment, and has not begun its program yet,
+            // holds it too.
+            if let Err(error) = self.lock.unlock() {
+                tracing::warn!(%error, "the lock on the store's file is released only when its last user ends");
+            }
             let _ = closing.reply.send(Ok(Value::Null));
             return;
         }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use crate::api::hash::short_hash;
 use crate::supervisor::redis::place::CERTIFICATES;
-use crate::supervisor::redis::wire::{ADMIN, Address, Config, Credentials, PORT, REPLICATION, SENTINEL};
+use crate::supervisor::redis::wire::{ADMIN, Address, Config, Credentials, PORT, REPLICATION, SENTINEL, Tls};
 
 /// What replicas may do.
 const REPLICA: &[&str] = &["+psync", "+replconf", "+ping"];
@@ -92,12 +92,17 @@ pub fn ours(config: &Config, credentials: &Credentials, certificates: &Path) -> 
         all.extend([("replica-announce-ip", ip.to_string()), ("replica-announce-port", port.to_string())]);
     }
     if let Some(tls) = credentials.tls.as_ref().filter(|_| config.tls) {
-        // A server reads a file again only if its name is another one.
-        let file = |name: &str| certificates.join(format!("{}{name}", prefix(&tls.hash))).display().to_string();
-        let names = ["tls-ca-cert-file", "tls-cert-file", "tls-key-file"];
-        all.extend(names.into_iter().zip(CERTIFICATES.map(file)));
+        all.extend(files(tls, certificates));
     }
     all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// The directives that name the files of these certificates in this folder; they change together.
+pub fn files(tls: &Tls, folder: &Path) -> [(&'static str, String); 3] {
+    // A server reads a file again only if its name is another one.
+    let file = |name: &str| folder.join(format!("{}{name}", prefix(&tls.hash))).display().to_string();
+    let [ca, cert, key] = CERTIFICATES.map(file);
+    [("tls-ca-cert-file", ca), (CERTIFICATE, cert), ("tls-key-file", key)]
 }
 
 /// The directives by which the one port of a server has TLS or has it not; they change together. `had`: it has it now, so that
@@ -111,6 +116,9 @@ pub fn ports(config: &Config, had: bool) -> BTreeMap<String, String> {
     };
     all.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
 }
+
+/// The directive of a server's certificate.
+pub const CERTIFICATE: &str = "tls-cert-file";
 
 /// The directive of a server's port with TLS.
 pub const TLS_PORT: &str = "tls-port";
@@ -196,7 +204,6 @@ pub fn appends(directives: &BTreeMap<String, String>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::supervisor::redis::wire::Tls;
 
     fn credentials() -> Credentials {
         let [admin_password, replication_password, sentinel_password, app_password] =

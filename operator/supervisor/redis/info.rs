@@ -24,6 +24,8 @@ pub struct Info {
     pub offset: u64,
     /// `second_repl_offset`; 0 if there is none.
     pub second_offset: u64,
+    /// `master_replid2`.
+    pub second_replid: String,
     /// `rdb_changes_since_last_save`: another number if data has changed since, unless there was a snapshot.
     pub changes: u64,
     /// Of a replica; [`Link::synced`] is not set here.
@@ -75,6 +77,7 @@ pub fn read(text: &str) -> Info {
         replid: cut(word("master_replid")),
         offset: number("master_repl_offset"),
         second_offset: number("second_repl_offset"),
+        second_replid: cut(word("master_replid2")),
         changes: number("rdb_changes_since_last_save"),
         link,
         replicas: (0..REPLICAS).map_while(|n| replica(fields.get(format!("slave{n}").as_str())?)).collect(),
@@ -126,13 +129,14 @@ mod tests {
         let text = "# Server\r\nredis_version:7.0.15\r\n# Replication\r\nrole:master\r\nconnected_slaves:2\r\n\
                     slave0:ip=10.0.0.2,port=6379,state=online,offset=42,lag=1\r\n\
                     slave1:ip=10.0.0.3,port=6379,state=wait_bgsave,offset=0,lag=0\r\n\
-                    master_replid:abc\r\nmaster_repl_offset:42\r\nsecond_repl_offset:-1\r\n\
+                    master_replid:abc\r\nmaster_replid2:def\r\nmaster_repl_offset:42\r\nsecond_repl_offset:-1\r\n\
                     used_memory:1000\r\nmem_fragmentation_ratio:12.3\r\nmaxmemory_policy:noeviction\r\n\
                     aof_enabled:1\r\naof_rewrite_in_progress:0\r\naof_last_bgrewrite_status:ok\r\n\
                     db0:keys=3,expires=0,avg_ttl=0\r\ndb15:keys=4,expires=0\r\ndbx:keys=9\r\n";
         let info = read(text);
         assert_eq!((info.role, info.offset, info.second_offset, info.keys), (Some(Role::Master), 42, 0, 7));
         assert_eq!((info.version.as_str(), info.usage.fragmentation_percent), ("7.0.15", 1230));
+        assert_eq!((info.replid.as_str(), info.second_replid.as_str()), ("abc", "def"));
         let told: Vec<_> = info.replicas.iter().map(|one| (one.address.to_string(), one.online, one.lag_s)).collect();
         assert_eq!(told, [("10.0.0.2:6379".to_owned(), true, 1), ("10.0.0.3:6379".to_owned(), false, 0)]);
         assert!(info.appends && !info.appends_not && info.link.is_none());

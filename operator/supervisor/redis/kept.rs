@@ -1,4 +1,4 @@
-//! What is known of the data while the server is down: its last position, and whether there is any.
+//! What is known of the data while the server is down, or follows another: its last positions, and whether there is any.
 
 use std::path::{Path, PathBuf};
 
@@ -17,6 +17,8 @@ pub struct Kept {
     pub position: Option<Position>,
     /// Number of keys; `None`: not known.
     pub keys: Option<u64>,
+    /// Where it ended when the server was last made a replica out of a master.
+    pub demoted: Option<Position>,
 }
 
 fn file(own: &Path) -> PathBuf {

@@ -9,12 +9,12 @@ use redis::{RedisError, RedisResult, Value, cmd};
 
 use crate::supervisor::redis::client::{self, within};
 use crate::supervisor::redis::conf;
-use crate::supervisor::redis::info;
+use crate::supervisor::redis::info::{self, Info};
 use crate::supervisor::redis::kept;
 use crate::supervisor::redis::log;
 use crate::supervisor::redis::shell::{HURRY_MS, PATIENCE, Process, Proof, Shell, key, listen, pause_writes};
 use crate::supervisor::redis::state::{Act, Pause};
-use crate::supervisor::redis::wire::{Address, Role, Task};
+use crate::supervisor::redis::wire::{Address, Position, Role, Task};
 use crate::supervisor::shell::boottime_ms;
 
 impl Shell {
@@ -102,6 +102,7 @@ impl Shell {
             synced: false,
             promoted,
             promoted_offset: 0,
+            promoted_replid: None,
             data_end: 0,
             settled: key(Some(&order)),
             paused: None,
@@ -136,18 +137,28 @@ impl Shell {
 
     async fn follow(&mut self, master: Address) -> Result<(), String> {
         let order = self.durable.order.clone();
-        let mut commands = vec![cmd("REPLICAOF").arg(master.ip.to_string()).arg(master.port).to_owned()];
+        let refused = |error: RedisError| format!("REPLICAOF: {}", client::words(&error));
+        let replicaof = cmd("REPLICAOF").arg(master.ip.to_string()).arg(master.port).to_owned();
         let process = self.process.as_ref();
         if process.and_then(|process| process.info.as_ref()).is_some_and(|info| info.role == Some(Role::Master)) {
+            // Nothing is acknowledged between the word of where its data ends and the end of its being a master.
+            let mut commands = vec![cmd("MULTI"), cmd("INFO"), replicaof, cmd("EXEC")];
             // In this order a client that waits is told that it may not write here, before its connection ends.
             commands.push(cmd("CLIENT").arg("UNPAUSE").to_owned());
             for kind in ["normal", "pubsub"] {
                 commands.push(cmd("CLIENT").arg("KILL").arg("TYPE").arg(kind).to_owned());
             }
-        }
-        let results = self.send("REPLICAOF", commands).await?;
-        if let Some(Err(error)) = results.into_iter().next() {
-            return Err(format!("REPLICAOF: {}", client::words(&error)));
+            let executed = self.send("REPLICAOF", commands).await?.into_iter().nth(3).unwrap_or(Ok(Value::Nil));
+            let read = redis::from_redis_value::<(String, RedisResult<Value>)>(executed.map_err(refused)?);
+            let (text, result) = read.map_err(|error| format!("REPLICAOF: {error}"))?;
+            result.map_err(refused)?;
+            self.demoted(info::read(&text));
+        } else {
+            self.send("REPLICAOF", vec![replicaof])
+                .await?
+                .into_iter()
+                .collect::<RedisResult<Vec<_>>>()
+                .map_err(refused)?;
         }
         tracing::info!(%master, "the server follows");
         if let Some(process) = &mut self.process {
@@ -156,6 +167,18 @@ impl Shell {
         let now = boottime_ms();
         (self.clocks.hurry_until, self.clocks.poll_at) = (now + HURRY_MS, now);
         Ok(())
+    }
+
+    /// Takes over where the data of a master ended that is a replica now. `last`: what it said just before.
+    fn demoted(&mut self, last: Info) {
+        let epoch = key(self.durable.order.as_ref()).0;
+        let (leads, replid) = (last.role == Some(Role::Master), last.replid.clone());
+        self.heard_from_server(last);
+        if let Some(process) = self.process.as_ref().filter(|_| leads) {
+            tracing::info!(offset = process.data_end, "its data as a master ended");
+            self.kept.demoted = Some(Position { epoch, offset: process.data_end, replid });
+            self.keep(true);
+        }
     }
 
     async fn pause_for(&mut self, pause: Pause) -> Result<(), String> {
@@ -195,7 +218,7 @@ impl Shell {
         let Some(process) = &self.process else { return Ok(()) };
         let mut changes = self.differing();
         // They may have come before the order that wants them.
-        let read = changes.iter().any(|(name, _)| name == "tls-cert-file");
+        let read = changes.iter().any(|(name, _)| name == conf::CERTIFICATE);
         if let Some(tls) = wanted.0.tls.as_ref().filter(|_| read) {
             let written = self.place.write_certificates(tls, &conf::prefix(&tls.hash));
             written.map_err(|error| format!("writing the certificates: {error}"))?;
@@ -275,7 +298,13 @@ impl Shell {
         }
         if port {
             // Connections stay, but that of a replica begins anew at once, as it will from now on.
-            self.send("CLIENT KILL", vec![cmd("CLIENT").arg("KILL").arg("TYPE").arg("master").to_owned()]).await?;
+            let kill = cmd("CLIENT").arg("KILL").arg("TYPE").arg("master").to_owned();
+            let results = self.send("CLIENT KILL", vec![kill, cmd("INFO")]).await?;
+            // The next report must not say that the link is up because it was.
+            if let Some(Ok(text)) = results.into_iter().nth(1) {
+                let text: String = redis::from_redis_value(text).map_err(|error| error.to_string())?;
+                self.heard_from_server(info::read(&text));
+            }
         }
         Ok(())
     }

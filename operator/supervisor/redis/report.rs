@@ -100,7 +100,7 @@ impl Shell {
     /// Whether a server that runs has taken over the certificates of this hash, and shows them.
     fn shows(&self, hash: &str) -> bool {
         let Some(process) = &self.process else { return true };
-        let file = process.applied.get("tls-cert-file").is_some_and(|file| file.contains(&conf::prefix(hash)));
+        let file = process.applied.get(conf::CERTIFICATE).is_some_and(|file| file.contains(&conf::prefix(hash)));
         file && process.applied.get(conf::TLS_PORT).is_some_and(|port| port != "0")
     }
 
@@ -158,6 +158,8 @@ impl Shell {
             has_data: self.has_data,
             keys: self.kept.keys.unwrap_or_default(),
             last: last.clone(),
+            demoted: self.kept.demoted.clone(),
+            ended_ms: self.ended_ms.filter(|_| self.process.is_none()),
             config_errors: self.problems.start.iter().cloned().collect(),
             config_pending: self.process.is_some(),
             alone: waits,
@@ -185,6 +187,7 @@ impl Shell {
             role: info.role.filter(|_| answers),
             promoted: process.promoted,
             promoted_offset: process.promoted_offset,
+            promoted_replid: process.promoted_replid.clone(),
             has_data: info.keys > 0 || info.role == Some(Role::Replica) && !process.synced && self.has_data,
             keys: info.keys,
             replid: Some(info.replid.clone()),

@@ -95,6 +95,7 @@ pub struct Process {
     pub synced: bool,
     pub promoted: Option<u64>,
     pub promoted_offset: u64,
+    pub promoted_replid: Option<String>,
     /// Of a master: where its data ends at the latest. What comes after that in the stream are its pings.
     pub data_end: u64,
     /// The task that was carried out: the epoch of its order, and the master.
@@ -162,6 +163,8 @@ pub struct Shell {
     pub process: Option<Process>,
     /// A death was not reported yet.
     pub untold: bool,
+    /// Milliseconds from the last word of the server that has ended until then.
+    pub ended_ms: Option<u64>,
     pub has_data: bool,
     pub heard_at: u64,
     pub doubt: bool,
@@ -211,6 +214,7 @@ impl Shell {
             kept,
             process: None,
             untold: false,
+            ended_ms: None,
             has_data: false,
             heard_at: boottime_ms(),
             doubt: false,
@@ -373,16 +377,16 @@ impl Shell {
         let before = process.info.replace(new);
         let Some(info) = &process.info else { return false };
         let state = |info: &Info| (info.changes, info.saved, info.replid.clone());
-        if before.as_ref().map(state) != Some(state(info)) || info.role == Some(Role::Replica) {
-            process.data_end = info.offset;
-        }
+        let still = before.as_ref().map(state) == Some(state(info));
+        let end = if still { process.data_end } else { info.offset };
+        process.data_end = if info.role == Some(Role::Replica) { info.offset } else { end };
         let begun = !std::mem::replace(&mut process.ready, true);
         let was = before.as_ref().filter(|_| !begun).map_or_else(
             || Some(if process.began_with.is_some() { Role::Replica } else { Role::Master }),
             |before| before.role,
         );
         if info.role == Some(Role::Replica) {
-            (process.promoted, process.promoted_offset) = (None, 0);
+            (process.promoted, process.promoted_offset, process.promoted_replid) = (None, 0, None);
             let up = info.link.as_ref().is_some_and(|link| link.up);
             process.synced |= up;
             // Pause and doubt are those of a master.
@@ -390,6 +394,10 @@ impl Shell {
             self.doubt = false;
             if was == Some(Role::Master) && !begun {
                 process.synced = up;
+                // Until it has a copy of its new master's data, it says where its own ended.
+                if before.as_ref().is_some_and(|before| before.replid == info.replid) {
+                    self.kept.demoted = Some(Position { epoch, offset: end, replid: info.replid.clone() });
+                }
             }
             if info.link.as_ref().is_some_and(|link| Some(link.master) == key(order.as_ref()).1) {
                 process.settled = key(order.as_ref());
@@ -397,6 +405,7 @@ impl Shell {
         } else if was == Some(Role::Replica) && info.role == Some(Role::Master) {
             process.promoted = Some(epoch);
             process.promoted_offset = info.second_offset.saturating_sub(1);
+            process.promoted_replid = Some(info.second_replid.clone());
             tracing::info!(epoch, offset = process.promoted_offset, "a Sentinel has made this server a master");
         }
         self.clocks.moved = before.as_ref().is_some_and(|before| before.offset != info.offset);
@@ -406,7 +415,7 @@ impl Shell {
         }
         if kept::belongs(order.as_ref(), process.promoted, info) {
             let position = Position { epoch, offset: info.offset, replid: info.replid.clone() };
-            self.kept = Kept { position: Some(position), keys: Some(info.keys) };
+            (self.kept.position, self.kept.keys) = (Some(position), Some(info.keys));
         }
         if begun {
             self.began();
@@ -459,7 +468,7 @@ impl Shell {
     }
 
     /// Saves the position, at most once a second.
-    fn keep(&mut self, at_once: bool) {
+    pub fn keep(&mut self, at_once: bool) {
         let now = boottime_ms();
         if self.kept == self.kept_saved || !at_once && now.saturating_sub(self.clocks.kept) < REPORT_MS {
             return;
@@ -649,6 +658,7 @@ impl Shell {
         tracing::info!(status = %words, ready = process.ready, "the server has ended");
         (self.untold, self.named, self.hopeless_since, self.doubt) = (true, None, None, false);
         (self.restart_asked, self.clocks.moved) = (false, false);
+        self.ended_ms = process.ready.then(|| boottime_ms().saturating_sub(process.answered_at).max(1));
         if process.ready {
             self.has_data = self.has_data || self.kept.keys.is_some_and(|keys| keys > 0);
         }

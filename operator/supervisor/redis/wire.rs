@@ -159,8 +159,6 @@ pub struct Sentinels {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Watch {
-    /// The revision of the decisions that it follows from.
-    pub revision: u64,
     /// Identifies the group of Sentinels. A Sentinel whose file is of another group starts with a new file; the old one is
     /// kept beside it.
     pub group: String,
@@ -316,6 +314,10 @@ pub struct RedisSeen {
     pub promoted: Option<u64>,
     /// The offset at which it turned: `second_repl_offset` - 1.
     pub promoted_offset: u64,
+    /// The history that it had in common with its master until then: `master_replid2`.
+    pub promoted_replid: Option<String>,
+    /// Where the data of its server ended when that was last made a replica out of a master. Durable.
+    pub demoted: Option<Position>,
     /// There is data on its volume, or in its memory.
     pub has_data: bool,
     /// Number of keys in all databases; the last one known.
@@ -326,6 +328,9 @@ pub struct RedisSeen {
     pub offset: u64,
     /// Where its data was when it was last known, durable: what a server that is down would come back with at best.
     pub last: Option<Position>,
+    /// Milliseconds, at least 1, from the last word of a server until it ended: what it acknowledged in them is not in
+    /// [`RedisSeen::last`]. `None`: it runs, or that is not known.
+    pub ended_ms: Option<u64>,
     /// Of a replica.
     pub link: Option<Link>,
     /// Of a master: its replicas.

@@ -112,7 +112,7 @@ fn faults(fault: Fault, world: &World, actions: &mut Vec<Action>) {
         Fault::Sentinel => each(&|name, _| is_sentinel(name)),
         Fault::Unpause => each(&|_, one| one.state == ContainerState::Paused),
         Fault::Isolate | Fault::Cut => each(&|_, one| runs(one)),
-        Fault::Join if world.cut.is_empty() && world.isolated.is_empty() => Vec::new(),
+        Fault::Join if world.cut.is_empty() && world.isolated.is_empty() && world.unwatched.is_empty() => Vec::new(),
         Fault::Switchover if world.object.metadata.annotations.is_some() => Vec::new(),
         Fault::Host | Fault::Join | Fault::Switchover => one(),
         Fault::Lose => (0..world.letters.len()).map(|at| at.to_string()).collect(),
@@ -170,7 +170,7 @@ fn fail(world: &mut World, fault: Fault, member: &str) {
         Fault::Unpause => world.unpause_container(member),
         Fault::Isolate => drop(world.isolated.insert(member.to_owned())),
         Fault::Cut => drop(world.cut.insert(member.to_owned())),
-        Fault::Join => (world.cut, world.isolated) = Default::default(),
+        Fault::Join => (world.cut, world.isolated, world.unwatched) = Default::default(),
         Fault::Lose => drop(world.letters.remove(member.parse().unwrap_or_default())),
         Fault::MidPlan => {
             world.hear_all();

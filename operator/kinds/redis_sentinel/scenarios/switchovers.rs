@@ -211,7 +211,7 @@ fn a_failover_out_of_a_switchover_is_told_as_a_failover_that_begins_then() {
           ask a Sentinel to promote
           cache-1 promoted
           a new client can write
-          loss: nothing: the new master has everything that the old one had
+          loss: nothing of what the old master had when it was last heard, and what it acknowledged in the 1 ms after that and had not sent to the new master
     "#]],
     );
 }
@@ -233,13 +233,13 @@ fn a_switchover_that_the_sentinels_overtake_is_refused_and_told_as_a_failover() 
         &world,
         &format!("{}{}", switchover(&world), failover(&world)),
         &expect![[r#"
-        refused: the Sentinels chose a new master by themselves before one was asked: see lastFailover
-        cache-1 to 
-          loss: 
-        cache-1: the Sentinels agreed that it is down; the Sentinels chose a new master: cache-1 to cache-2
-          cache-2 promoted
-          a new client can write
-          loss: what was acknowledged in the last 40 bytes of the replication stream
-    "#]],
+            refused: the Sentinels chose a new master by themselves before one was asked: see lastFailover
+            cache-1 to 
+              loss: 
+            cache-1: the Sentinels agreed that it is down; the Sentinels chose a new master: cache-1 to cache-2
+              cache-2 promoted
+              a new client can write
+              loss: what was acknowledged in the last 40 bytes of the old master's replication stream
+        "#]],
     );
 }

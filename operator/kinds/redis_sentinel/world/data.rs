@@ -39,6 +39,7 @@ pub struct Data {
 pub struct DataDisk {
     pub durable: Durable,
     pub position: Option<Position>,
+    pub demoted: Option<Position>,
     /// Writes, oldest first.
     pub writes: Vec<u64>,
 }
@@ -59,11 +60,18 @@ pub struct Redis {
     was: Role,
     promoted: Option<u64>,
     promoted_offset: u64,
+    promoted_replid: Option<String>,
+    /// The history before it was promoted, and where that ended.
+    second: (String, u64),
     settled: (u64, Option<Address>),
     confirmed: Option<u64>,
     pub paused: Option<Pause>,
     answered_at: u64,
     directives: std::collections::BTreeMap<String, String>,
+    /// Its port has TLS, and it connects with TLS.
+    pub tls: bool,
+    /// When that changed last.
+    tls_at: u64,
     /// The last time a write of an application succeeded.
     pub wrote_at: Option<u64>,
 }
@@ -143,9 +151,9 @@ impl World {
         };
         let kept = !disk.data.writes.is_empty() && (self.persistent(name) || self.snapshots(name));
         let blind = self.ablation == Some(Ablation::EmptyMember);
-        let tuned = server
-            .zip(order.as_ref())
-            .is_none_or(|(server, order)| server.priority == server.wanted(order, kept || blind));
+        let tuned = server.zip(order.as_ref()).is_none_or(|(server, order)| {
+            server.priority == server.wanted(order, kept || blind) && server.tls == order.config.tls
+        });
         Seen {
             run: self.run_of(name),
             credentials: disk.credentials,
@@ -197,27 +205,31 @@ impl World {
         let (ms, order) = (self.ms, self.disks.get(name).and_then(|disk| disk.data.durable.order.clone()));
         let snapshot = self.snapshots(name) && ms.is_multiple_of(SNAPSHOT_MS);
         let written = self.persistent(name) || snapshot;
+        let mut demoted = None;
         let Some(one) = self.boxes.get_mut(name) else { return };
         let data = &mut one.data;
         let Some(server) = data.server.as_mut().filter(|server| !data.hung && server.answers(ms)) else { return };
         server.answered_at = ms;
         if server.role == Role::Replica {
-            server.promoted = None;
+            (server.promoted, server.promoted_replid) = (None, None);
             server.synced |= server.link_up;
             server.paused = None;
             data.doubt = false;
             if server.was == Role::Master {
                 server.synced = server.link_up;
+                demoted = (!server.link_up).then(|| server.end(order.as_ref()));
             }
             if server.follows == key(order.as_ref()).1 {
                 server.settled = key(order.as_ref());
             }
         } else if server.was == Role::Replica {
             server.promoted = Some(key(order.as_ref()).0);
-            server.promoted_offset = server.offset;
+            server.promoted_offset = server.second.1;
+            server.promoted_replid = Some(server.second.0.clone());
         }
         server.was = server.role;
         if let Some(disk) = self.disks.get_mut(name) {
+            disk.data.demoted = demoted.or(disk.data.demoted.take());
             if server.role == Role::Master || server.synced {
                 let (offset, replid) = (server.offset, server.replid.clone());
                 disk.data.position = Some(Position { epoch: key(order.as_ref()).0, offset, replid });
@@ -305,11 +317,15 @@ impl World {
                     was: role,
                     promoted: (master.is_none() && !permitted).then(|| order.as_ref().map_or(0, |order| order.epoch)),
                     promoted_offset: 0,
+                    promoted_replid: None,
+                    second: (String::new(), 0),
                     settled: key(order.as_ref()),
                     confirmed: None,
                     paused: None,
                     answered_at: ms,
                     directives: order.as_ref().map(|order| order.config.directives.clone()).unwrap_or_default(),
+                    tls: order.as_ref().is_some_and(|order| order.config.tls),
+                    tls_at: 0,
                     wrote_at: None,
                 });
             }
@@ -322,6 +338,9 @@ impl World {
             Act::Follow(master) => {
                 data.doubt = false;
                 if let Some(server) = &mut data.server {
+                    if server.role == Role::Master {
+                        disk.data.demoted = Some(server.end(order.as_ref()));
+                    }
                     server.follow(master, ms);
                     (server.settled, server.paused, server.promoted) = (key(order.as_ref()), None, None);
                 }
@@ -345,6 +364,13 @@ impl World {
             Act::Tune => {
                 if let (Some(server), Some(order)) = (&mut data.server, order) {
                     server.priority = server.wanted(&order, blind || persistent && !disk.data.writes.is_empty());
+                    if server.tls != order.config.tls {
+                        (server.tls, server.tls_at) = (order.config.tls, ms);
+                        // What is connected stays so, but the link of a replica.
+                        if server.role == Role::Replica {
+                            (server.link_up, server.link_down_since) = (false, ms);
+                        }
+                    }
                 }
             }
         }
@@ -371,9 +397,11 @@ impl World {
         let Some(server) = self.redis(name).filter(|server| server.role == Role::Replica) else { return };
         let master = server.follows.and_then(|address| self.at(address)).filter(|master| master != name);
         let severed = master.as_ref().and_then(|master| self.severed_s(name, master));
-        let linked = self.redis(name).is_some_and(|server| server.link_up);
+        let (linked, tls, tls_at) = (server.link_up, server.tls, server.tls_at);
         let reached = master.filter(|master| self.reaches(name, master) && (severed.is_none() || linked));
         let from = reached.and_then(|master| self.redis(&master));
+        // A new connection takes a turn, and both ends must be of the same kind.
+        let from = from.filter(|master| linked || master.tls == tls && (tls_at == 0 || tls_at < self.ms));
         // Chains of replicas have what their source has.
         let copied = from.map(|from| (from.writes.clone(), from.offset, from.replid.clone()));
         let (slow, ms) = (self.slow.contains(&Self::member(name)) || severed.is_some(), self.ms);
@@ -418,6 +446,8 @@ impl World {
             has_data: seen.has_data,
             keys: disk.data.writes.len() as u64,
             last: disk.data.position.clone(),
+            demoted: disk.data.demoted.clone(),
+            ended_ms: (server.is_none() && self.boxes[name].data.runs > 0).then_some(1),
             config_pending: server.is_some(),
             alone: next::waits(&seen).map(str::to_owned),
             ..RedisSeen::default()
@@ -448,6 +478,7 @@ impl World {
                     role: Some(server.role).filter(|_| seen.server == Server::Running),
                     promoted: server.promoted,
                     promoted_offset: server.promoted_offset,
+                    promoted_replid: server.promoted_replid.clone(),
                     has_data: !server.writes.is_empty()
                         || server.role == Role::Replica && !server.synced && seen.has_data,
                     keys: server.writes.len() as u64,
@@ -467,7 +498,8 @@ impl World {
                 }
             }
         };
-        Report { run: seen.run, server: seen.server, redis: Some(redis), ..report }
+        let tls = server.is_some_and(|server| server.tls).then(|| "certificates".to_owned());
+        Report { run: seen.run, server: seen.server, tls, redis: Some(redis), ..report }
     }
 
     /// Whether a master takes the write of a client now.
@@ -490,7 +522,15 @@ impl Redis {
     }
 
     /// `REPLICAOF NO ONE`, which only a Sentinel sends.
-    pub fn lead(&mut self) {
+    pub fn lead(&mut self, run: &str) {
         (self.role, self.follows, self.link_up) = (Role::Master, None, false);
+        // A new history begins.
+        let new = format!("{run} after {}", self.offset);
+        self.second = (std::mem::replace(&mut self.replid, new), self.offset);
+    }
+
+    /// Where its data ends.
+    fn end(&self, order: Option<&Order>) -> Position {
+        Position { epoch: key(order).0, offset: self.offset, replid: self.replid.clone() }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::data::Data;
 use super::sentinel::Watcher;
-use super::{Disk, World};
+use super::{Disk, World, is_sentinel};
 use crate::api::redis_sentinel::RedisSentinelSpec;
 use crate::api::switchover::SWITCHOVER_ANNOTATION;
 use crate::engine::ContainerState;
@@ -75,9 +75,16 @@ impl World {
         self.tell(format!("--- {member} hears of no other data member"));
     }
 
+    /// The network between it and all Sentinels is cut.
+    pub fn unwatch(&mut self, member: &str) {
+        let sentinels: Vec<String> = self.boxes.keys().filter(|name| is_sentinel(name)).cloned().collect();
+        self.unwatched.extend(sentinels.iter().map(|name| (Self::member(name), member.to_owned())));
+        self.tell(format!("--- no Sentinel reaches {member}"));
+    }
+
     /// All members reach each other and the operator, and nobody stands still.
     pub fn undo_faults(&mut self) {
-        (self.away, self.isolated, self.slow, self.cut, self.severed) = Default::default();
+        (self.away, self.isolated, self.unwatched, self.slow, self.cut, self.severed) = Default::default();
         let paused = self.boxes.iter().filter(|(_, one)| one.state == ContainerState::Paused);
         let paused: Vec<String> = paused.map(|(name, _)| Self::member(name)).collect();
         paused.iter().for_each(|member| self.unpause_container(member));

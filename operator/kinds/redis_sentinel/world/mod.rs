@@ -97,6 +97,8 @@ pub struct World {
     pub slow: BTreeSet<String>,
     /// Data members that hear nothing of each other data member any more, but of all others; since when.
     pub severed: BTreeMap<String, u64>,
+    /// Sentinels and data members that do not reach each other.
+    pub unwatched: BTreeSet<(String, String)>,
     /// The operator is away.
     pub away: bool,
     /// Writes that clients make in each turn at each master that they reach.
@@ -146,6 +148,7 @@ impl World {
             isolated: BTreeSet::new(),
             slow: BTreeSet::new(),
             severed: BTreeMap::new(),
+            unwatched: BTreeSet::new(),
             away: false,
             writers: true,
             next_write: 0,
@@ -446,7 +449,7 @@ impl World {
             return;
         }
         let (member, of_data) = (member.to_owned(), !is_sentinel(&name));
-        if of_data { self.order_data(&name, &member, command) } else { self.order_sentinel(&name, &member, command) }
+        if of_data { self.order_data(&name, &member, command) } else { self.order_sentinel(&name, command) }
     }
 
     pub fn deliver_all(&mut self) {
@@ -524,7 +527,9 @@ impl World {
             running && self.address(name).is_some()
         };
         let apart = |name: &str| self.isolated.contains(&Self::member(name));
-        stands(from) && stands(to) && (from == to || !apart(from) && !apart(to))
+        let unseen = |by: &str, name: &str| self.unwatched.contains(&(Self::member(by), Self::member(name)));
+        let hears = !apart(from) && !apart(to) && !unseen(from, to) && !unseen(to, from);
+        stands(from) && stands(to) && (from == to || hears)
     }
 }
 
@@ -535,7 +540,7 @@ impl std::hash::Hash for World {
             (one.id, one.boot, one.state, one.at, &one.data, &one.watcher).hash(state);
         }
         (&self.disks, self.network, &self.heard, &self.offsets, &self.letters).hash(state);
-        (&self.cut, &self.isolated, &self.slow, &self.acknowledged, &self.broken).hash(state);
+        (&self.cut, &self.isolated, &self.unwatched, &self.slow, &self.acknowledged, &self.broken).hash(state);
         (self.ms, self.two_since, self.next_write, self.away, self.object.metadata.annotations.is_some()).hash(state);
         let status = self.status();
         if let Some(d) = &status.decisions {

@@ -171,13 +171,12 @@ impl Watched {
 }
 
 impl World {
-    pub fn order_sentinel(&mut self, name: &str, member: &str, command: Command) {
+    pub fn order_sentinel(&mut self, name: &str, command: Command) {
         let (Some(one), Some(disk)) = (self.boxes.get_mut(name), self.disks.get_mut(name)) else { return };
         match command {
-            Command::Watch(watch) => match next::accept(&disk.sentinel.durable, &watch) {
-                Ok(durable) => (disk.sentinel.durable, one.watcher.ordered) = (durable, true),
-                Err(why) => self.tell(format!("  {member}: {why}")),
-            },
+            Command::Watch(watch) => {
+                (disk.sentinel.durable, one.watcher.ordered) = (next::accept(&disk.sentinel.durable, &watch), true);
+            }
             Command::Act { id, act } => {
                 let known = one.watcher.answer.as_ref().is_some_and(|answer| answer.id == id)
                     || one.watcher.act.as_ref().is_some_and(|(known, _)| *known == id);
@@ -678,11 +677,11 @@ impl World {
     fn replicaof(&mut self, name: &str, address: Address, to: Option<Address>) -> bool {
         let Some(there) = self.at(address).filter(|there| self.reaches(name, there)) else { return false };
         let ms = self.ms;
-        let words = to.map_or("NO ONE".to_owned(), |to| to.ip.to_string());
+        let (words, run) = (to.map_or("NO ONE".to_owned(), |to| to.ip.to_string()), self.run_of(&there));
         let Some(server) = self.redis_mut(&there) else { return false };
         match to {
             Some(to) => server.follow(to, ms),
-            None => server.lead(),
+            None => server.lead(&run),
         }
         let (member, there) = (Self::member(name), Self::member(&there));
         self.commands.push(format!("Sentinel {member}: REPLICAOF {words} to {there}"));

@@ -11,6 +11,9 @@ use crate::supervisor::redis::wire::{ADMIN, Credentials};
 
 /// Time-out of one exchange.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Slots that are open at a time. Their commands go in one message, which costs a server one write to its disk; commands of
+/// several keys may have to be tried again while their slot is open.
+const OPEN: usize = 8;
 /// Time-out of the move of some keys, and the most keys of one.
 const MOVE_MS: u64 = 30_000;
 const KEYS: u32 = 100;
@@ -22,11 +25,6 @@ pub async fn perform(
     act: &Act,
     credentials: &Credentials,
 ) -> Result<(), String> {
-    let cluster = |word: &str| {
-        let mut command = cmd("CLUSTER");
-        command.arg(word);
-        command
-    };
     let command = match act {
         Act::Epoch(epoch) => cluster("SET-CONFIG-EPOCH").arg(*epoch).to_owned(),
         Act::AddSlots(from, to) => cluster("ADDSLOTSRANGE").arg(*from).arg(*to).to_owned(),
@@ -46,15 +44,15 @@ pub async fn perform(
     send::<Value>(connection, &command).await.map(drop).map_err(|error| words(&error))
 }
 
+fn cluster(word: &str) -> Cmd {
+    cmd("CLUSTER").arg(word).to_owned()
+}
+
 async fn send<T: FromRedisValue>(connection: &mut MultiplexedConnection, command: &Cmd) -> RedisResult<T> {
     within(PATIENCE, command.query_async(connection)).await
 }
 
-fn set(slot: u16, state: &str, id: &str) -> Cmd {
-    cmd("CLUSTER").arg("SETSLOT").arg(slot).arg(state).arg(id).to_owned()
-}
-
-/// Moves slots, one after the other. Each command may have been done before, by a migration that was interrupted.
+/// Moves slots, [`OPEN`] at a time. Each command may have been done before, by a migration that was interrupted.
 async fn migrate(
     source: &mut MultiplexedConnection,
     own: &str,
@@ -64,21 +62,47 @@ async fn migrate(
 ) -> RedisResult<()> {
     let login = Login { user: ADMIN, password: &credentials.admin_password };
     let mut target = within(PATIENCE, remote(address, credentials.tls.as_ref(), login)).await?;
-    for slot in slots.iter().copied() {
+    for open in slots.chunks(OPEN) {
         // In this order a client that is sent to the target is served there.
-        match send::<Value>(&mut target, &set(slot, "IMPORTING", own)).await {
-            Err(error) if words(&error).contains("already the owner") => {}
-            importing => {
-                importing?;
-                send::<Value>(source, &set(slot, "MIGRATING", to)).await?;
-                drain(source, slot, address, credentials).await?;
-                // The receiver first: a slot that nobody has is worse than one that two name for a moment.
-                send::<Value>(&mut target, &set(slot, "NODE", to)).await?;
+        let importing = set_all(&mut target, open, "IMPORTING", own).await?;
+        let mut moving = Vec::new();
+        for (slot, answer) in open.iter().zip(importing) {
+            match answer {
+                Err(error) if words(&error).contains("already the owner") => {}
+                answer => {
+                    answer?;
+                    moving.push(*slot);
+                }
             }
         }
-        send::<Value>(source, &set(slot, "NODE", to)).await?;
+        let ok = |answers: Vec<RedisResult<Value>>| answers.into_iter().collect::<RedisResult<Vec<_>>>();
+        ok(set_all(source, &moving, "MIGRATING", to).await?)?;
+        for slot in &moving {
+            drain(source, *slot, address, credentials).await?;
+        }
+        // The receiver first: a slot that nobody has is worse than one that two name for a moment.
+        ok(set_all(&mut target, &moving, "NODE", to).await?)?;
+        ok(set_all(source, open, "NODE", to).await?)?;
     }
     Ok(())
+}
+
+/// `CLUSTER SETSLOT` of each slot, in one message; the answer to each.
+async fn set_all(
+    node: &mut MultiplexedConnection,
+    slots: &[u16],
+    state: &str,
+    id: &str,
+) -> RedisResult<Vec<RedisResult<Value>>> {
+    if slots.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut all = redis::pipe();
+    all.ignore_errors();
+    for slot in slots {
+        all.add_command(cluster("SETSLOT").arg(*slot).arg(state).arg(id).to_owned());
+    }
+    within(PATIENCE, all.query_async(node)).await
 }
 
 /// Moves the keys of a slot, some at a time.

@@ -1,6 +1,6 @@
 //! Reads `CLUSTER NODES` and `nodes.conf`, which have the same form. Pure.
 
-use crate::supervisor::redis::cluster::wire::{Address, Known, Node, SLOTS};
+use crate::supervisor::redis::cluster::wire::{Address, Known, Node, PORT, SLOTS};
 
 /// Most nodes that are read.
 const MANY: usize = 64;
@@ -43,8 +43,9 @@ pub fn read(text: &str) -> Option<Node> {
 /// `10.0.0.1:6379@16379,host-name`.
 fn address(text: &str) -> Option<Address> {
     let (ip, rest) = text.split_once(':')?;
-    let port = rest.split(['@', ',']).next()?;
-    Some(Address { ip: ip.parse().ok()?, port: port.parse().ok()? })
+    let port = rest.split(['@', ',']).next()?.parse().ok()?;
+    // Redis 7.2 and Valkey tell the port without TLS to who asks without TLS, and there may be none.
+    Some(Address { ip: ip.parse().ok()?, port: if port == 0 { PORT } else { port } })
 }
 
 fn range(words: &str) -> Option<(u16, u16)> {

@@ -225,13 +225,27 @@ impl Shell {
             order: order.cloned(),
             run: self.run(),
             server: self.server(now),
-            credentials: !self.known.is_empty(),
+            credentials: self
+                .known
+                .last()
+                .is_some_and(|last| order.is_none_or(|o| !o.config.tls) || last.tls.is_some()),
             due: now >= self.due_at,
             leads: self.node().is_some_and(leads) && process.is_none_or(|process| !process.yielded),
             other_config: applied.is_some() && wanted.is_some() && applied != wanted,
             restart: self.restart && process.is_some(),
             terminating: self.terminating,
         }
+    }
+
+    /// The hash of the certificates that the server shows, or will show when it starts.
+    fn certificates_in_force(&self) -> Option<String> {
+        let last = self.known.last()?;
+        let process = self.process.as_ref();
+        let config =
+            process.map(|process| &process.applied.0).or(self.durable.order.as_ref().map(|one| &one.config))?;
+        let applied = process
+            .is_none_or(|process| process.applied.1 == last.hash && !process.errors.contains_key(conf::CERTIFICATE));
+        last.tls.as_ref().filter(|_| config.tls && applied).map(|tls| tls.hash.clone())
     }
 
     fn persistent(&self) -> bool {
@@ -252,13 +266,16 @@ impl Shell {
         let process = self.process.as_ref();
         let info = process.and_then(|process| process.info.clone()).unwrap_or_default();
         let synced = process.is_some_and(|process| process.synced);
+        let fed = info.replicas.iter().filter(|one| one.online && one.offset > 0).map(|one| one.address);
         let report = Report {
+            fed: process.map(|_| fed.collect()),
             boot: self.boot.clone(),
             clock_ms: now,
             run: self.run(),
             server: self.server(now),
             version: process.and_then(|process| process.info.as_ref()).map(|info| info.version.clone()),
             credentials: self.known.last().map(|known| known.hash.clone()),
+            tls: self.certificates_in_force(),
             order: self.durable.order.clone(),
             node: self.node().cloned(),
             has_data: self.has_data(),
@@ -432,6 +449,10 @@ impl Shell {
         if let Some(announce) = order.config.announce {
             live.insert("cluster-announce-ip".to_owned(), announce.ip.to_string());
         }
+        if let Some(tls) = credentials.tls.as_ref().filter(|_| order.config.tls) {
+            let written = self.place.write_certificates(tls, &conf::prefix(&tls.hash));
+            written.map_err(|error| words("writing the certificates", error))?;
+        }
         let text = conf::render(&order.config, &live, &credentials, (&data, &socket), None);
         let file = folder.join("redis.conf");
         self.place.theirs().write(&file, &text).map_err(|error| words("writing redis.conf", error))?;
@@ -496,7 +517,23 @@ impl Shell {
                 Err(error) => drop(process.errors.insert(name.clone(), format!("{name}: {}", client::words(&error)))),
             }
         }
-        process.errors.retain(|name, _| wanted.directives.contains_key(name));
+        process.errors.retain(|name, _| wanted.directives.contains_key(name) || name == conf::CERTIFICATE);
+        if let Some(tls) = credentials.tls.as_ref().filter(|_| wanted.tls && hash != credentials.hash) {
+            let written = self.place.write_certificates(tls, &conf::prefix(&tls.hash));
+            written.map_err(|error| format!("writing the certificates: {error}"))?;
+            let mut command = cmd("CONFIG").arg("SET").to_owned();
+            for (name, file) in conf::files(tls, &self.place.configuration()) {
+                command.arg(name).arg(file);
+            }
+            match ask::send(&mut connection, &command).await {
+                Ok(_) => drop(process.errors.remove(conf::CERTIFICATE)),
+                Err(error) if error.is_io_error() => return Err(client::words(&error)),
+                Err(error) => {
+                    let words = format!("{}: {}", conf::CERTIFICATE, client::words(&error));
+                    drop(process.errors.insert(conf::CERTIFICATE.to_owned(), words));
+                }
+            }
+        }
         if hash != credentials.hash || wanted.username != applied.username {
             let users = conf::users(&wanted.username, &credentials);
             for (name, rules) in &users {

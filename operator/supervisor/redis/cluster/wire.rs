@@ -147,6 +147,8 @@ pub struct Report {
     pub version: Option<String>,
     /// Hash of the credentials in force.
     pub credentials: Option<String>,
+    /// Hash of the certificates in force.
+    pub tls: Option<String>,
     /// The order in force; durable.
     pub order: Option<Order>,
     /// The node; of a server that does not answer, as its file has it. `None`: there is no file.
@@ -159,6 +161,9 @@ pub struct Report {
     pub offset: u64,
     /// Of a replica that runs.
     pub link: Option<Link>,
+    /// Of a server that runs: the replicas that it sends what it acknowledges. A replica is sent nothing before its own first
+    /// acknowledgement, up to a second after its copy is complete. `None`: not told.
+    pub fed: Option<Vec<Address>>,
     /// What it uses.
     pub usage: Usage,
     /// The act that runs: its id.

@@ -10,21 +10,10 @@ pub const SILENT: u32 = 5;
 /// Time between the restarts of two Sentinels for new certificates, in milliseconds.
 const APART_MS: u64 = 2_000;
 
-/// The order is older than the one in force.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
-#[error("the order of revision {given} is older than the one in force, of revision {known}")]
-pub struct Refused {
-    given: u64,
-    known: u64,
-}
-
-/// Accepts or refuses an order.
-pub fn accept(durable: &Durable, watch: &Watch) -> Result<Durable, Refused> {
-    let known = durable.watch.as_ref().filter(|known| known.group == watch.group);
-    match known.filter(|known| known.revision > watch.revision) {
-        Some(known) => Err(Refused { given: watch.revision, known: known.revision }),
-        None => Ok(Durable { watch: Some(watch.clone()), ..durable.clone() }),
-    }
+/// Accepts an order. None is refused: the operator compares the one in every report with the one that it wants, and nothing in
+/// it chooses a master.
+pub fn accept(durable: &Durable, watch: &Watch) -> Durable {
+    Durable { watch: Some(watch.clone()), ..durable.clone() }
 }
 
 /// Milliseconds that a Sentinel waits before it restarts for new certificates, which it reads at a start only. They restart one
@@ -157,7 +146,6 @@ mod tests {
             ..Sentinels::default()
         };
         Watch {
-            revision: 5,
             group: "one".into(),
             announce: Some(at(11)),
             monitor,
@@ -325,16 +313,5 @@ mod tests {
         assert_eq!(next(&Seen { terminating: true, ..steady() }), Step::Stop);
         assert_eq!(next(&Seen { terminating: true, server: Server::Stopping, ..steady() }), Step::Wait);
         assert_eq!(next(&Seen { terminating: true, ..down(true) }), Step::Exit);
-    }
-
-    #[test]
-    fn an_older_order_of_the_same_group_is_refused() {
-        let durable = steady().durable;
-        let older = Watch { revision: 4, ..watch(None) };
-        let refused = accept(&durable, &older).unwrap_err().to_string();
-        assert_eq!(refused, "the order of revision 4 is older than the one in force, of revision 5");
-        assert!(accept(&durable, &Watch { revision: 5, quorum: 9, ..older.clone() }).is_ok());
-        let other = accept(&durable, &Watch { group: "two".into(), ..older }).unwrap();
-        assert_eq!((other.watch.unwrap().revision, other.group.as_deref()), (4, Some("one")));
     }
 }

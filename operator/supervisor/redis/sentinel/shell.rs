@@ -113,7 +113,6 @@ struct Clocks {
 /// The current problems, as texts.
 #[derive(Debug, Default)]
 struct Problems {
-    refused: Option<String>,
     login: Option<String>,
     act: Option<String>,
     ended: Option<String>,
@@ -390,7 +389,7 @@ impl Shell {
         };
         let problems = &self.problems;
         let waits = next::waits(seen).map(str::to_owned);
-        let first = [&problems.refused, &problems.login, &problems.act, &problems.ended].into_iter().flatten().next();
+        let first = [&problems.login, &problems.act, &problems.ended].into_iter().flatten().next();
         Report {
             boot: self.boot.clone(),
             clock_ms: boottime_ms(),
@@ -587,19 +586,12 @@ impl Shell {
     }
 
     fn obey(&mut self, watch: &Watch) -> Result<(), Failure> {
-        match next::accept(&self.durable, watch) {
-            Ok(accepted) => {
-                (self.ordered, self.problems.refused) = (true, None);
-                if accepted != self.durable {
-                    self.save(accepted)?;
-                    // A changed order must not wait for the pause after a failure.
-                    self.clocks.due_at = 0;
-                }
-            }
-            Err(refused) => {
-                tracing::warn!(%refused, "an order is refused");
-                self.problems.refused = Some(refused.to_string());
-            }
+        let accepted = next::accept(&self.durable, watch);
+        self.ordered = true;
+        if accepted != self.durable {
+            self.save(accepted)?;
+            // A changed order must not wait for the pause after a failure.
+            self.clocks.due_at = 0;
         }
         Ok(())
     }
