@@ -20,6 +20,7 @@ DEEPER ?= 1
 PREVIOUS ?= 97709ba
 SECONDS ?= 60
 FILE ?=
+BINARY ?=
 # Cargo limits its own parallelism: inside `make -j` it would use make's job tokens.
 CARGO = env -u MAKEFLAGS -u MFLAGS cargo
 # Cargo with the development profile and progress lines.
@@ -27,7 +28,7 @@ BUILD = env -u MAKEFLAGS -u MFLAGS scripts/build.sh
 FMT = $(CARGO) fmt --check
 LINT = $(BUILD) clippy --all-targets -- -D warnings
 
-.PHONY: help demo test deps static fmt lint deny deny-advisories fuzz upgrade unit e2e model-deep chaos chaos-short bench-failover bench-idle bench-rollout bench-heal bench-hang bench-balancer bench-siege bench-redis bench-redis-cluster images crds clean
+.PHONY: help demo test deps static fmt lint deny deny-advisories fuzz upgrade unit e2e model-deep chaos chaos-short lab lab-quick bench-failover bench-idle bench-hosts bench-rollout bench-heal bench-hang bench-balancer bench-siege bench-redis bench-redis-cluster images crds clean
 
 help: ## This list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -38,7 +39,7 @@ demo: ## Demo: a PostgreSQL and a Redis, kills the primary and the master, count
 test: ## All checks and tests: format, clippy, unit, property, contract, in-process, real Docker
 	@$(MAKE) --no-print-directory deps
 	@$(MAKE) --no-print-directory -j2 images static
-	@$(MAKE) --no-print-directory unit e2e chaos-short
+	@$(MAKE) --no-print-directory unit e2e chaos-short lab-quick
 
 deps:
 	@scripts/ensure-build-deps.sh
@@ -65,6 +66,7 @@ deny-advisories: ## Known vulnerabilities and yanked versions among the dependen
 	$$(scripts/ensure-cargo-deny.sh) --locked check advisories
 
 unit: images ## Cargo's tests, including those on a real Docker Engine
+	@scripts/ensure-sshd.sh
 	@$(BUILD) test --no-run
 	EVENKEEL_TEST_DOCKER=1 $(CARGO) test --locked
 
@@ -90,6 +92,14 @@ chaos-short: images ## The chaos tests for a minute and a half, as in `make test
 	@$(BUILD) build
 	tests/chaos/run.sh $(DEBUG) --minutes 1.5 --parallel 2 --seed 1
 
+lab: images ## Several Docker hosts on this machine: hosts without power, cut networks, lost engines (BINARY=path ONLY="words")
+	@$(if $(BINARY),,$(BUILD) build)
+	tests/lab/run.sh $(or $(BINARY),$(DEBUG)) $(ONLY)
+
+lab-quick: images ## The lab's short part
+	@$(if $(BINARY),,$(BUILD) build)
+	tests/lab/run.sh $(or $(BINARY),$(DEBUG)) --quick
+
 bench-failover: images ## Write outage seen by a client, compared with a hand-made failover of the same run (ROUNDS=10)
 	$(CARGO) build --release --locked
 	PYTHONDONTWRITEBYTECODE=1 $$(scripts/ensure-python.sh) tests/bench/failover.py $(RELEASE) $(ROUNDS)
@@ -97,6 +107,10 @@ bench-failover: images ## Write outage seen by a client, compared with a hand-ma
 bench-idle: images ## CPU and memory of an idle operator and its supervisors
 	$(CARGO) build --release --locked
 	PYTHONDONTWRITEBYTECODE=1 $$(scripts/ensure-python.sh) tests/bench/idle.py $(RELEASE) $(SECONDS_IDLE)
+
+bench-hosts: deps ## What 100 simulated Docker hosts of 100 containers cost the operator, also with 10 that never answer
+	$(CARGO) build --release --locked
+	PYTHONDONTWRITEBYTECODE=1 $$(scripts/ensure-python.sh) tests/bench/hosts.py $(RELEASE) $(SECONDS_IDLE)
 
 bench-rollout: images ## Failed requests while replicas and balancers change under load (REQUESTS=20000 per row)
 	@scripts/ensure-load-tools.sh

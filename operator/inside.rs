@@ -23,18 +23,32 @@ pub fn run(arguments: &[String]) -> Option<ExitCode> {
         ["probe", milliseconds, "--", ref command @ ..] => {
             Some(probe::run(Duration::from_millis(milliseconds.parse().ok()?), command))
         }
-        ["supervisor", "--member", member] => Some(supervise(member, run::run)),
-        ["supervisor-redis", "--member", member] => Some(supervise(member, redis::run::run)),
-        ["supervisor-cluster", "--member", member] => Some(supervise(member, cluster::run::run)),
-        ["supervisor-sentinel", "--member", member] => Some(supervise(member, sentinel::run::run)),
+        ["supervisor", "--member", member] => Some(supervise(member, None, run::run)),
+        ["supervisor", "--member", member, "--listen", at] => Some(supervise(member, Some(at), run::run)),
+        ["supervisor-redis", "--member", member] => Some(supervise(member, None, redis::run::run)),
+        ["supervisor-redis", "--member", member, "--listen", at] => Some(supervise(member, Some(at), redis::run::run)),
+        ["supervisor-cluster", "--member", member] => Some(supervise(member, None, cluster::run::run)),
+        ["supervisor-cluster", "--member", member, "--listen", at] => {
+            Some(supervise(member, Some(at), cluster::run::run))
+        }
+        ["supervisor-sentinel", "--member", member] => Some(supervise(member, None, sentinel::run::run)),
+        ["supervisor-sentinel", "--member", member, "--listen", at] => {
+            Some(supervise(member, Some(at), sentinel::run::run))
+        }
         _ => None,
     }
 }
 
-fn supervise<F: Future<Output = ExitCode>>(member: &str, run: impl FnOnce(Identity) -> F) -> ExitCode {
+/// `listen`: the address and port of the host where the server listens, if the container is on the host's network.
+fn supervise<F: Future<Output = ExitCode>>(
+    member: &str,
+    listen: Option<&str>,
+    run: impl FnOnce(Identity) -> F,
+) -> ExitCode {
     logging::init("info");
+    let Ok(listen) = listen.map(str::parse).transpose() else { return ExitCode::from(2) };
     // One thread: the supervisor's memory use stays small.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let identity = Identity { member: member.to_owned() };
+    let identity = Identity { member: member.to_owned(), listen };
     runtime.map_or(ExitCode::FAILURE, |runtime| runtime.block_on(run(identity)))
 }

@@ -11,8 +11,8 @@ use evenkeel::api;
 use evenkeel::cli::error::{EXIT_CODES, Error};
 use evenkeel::cli::session::{Connection, Session};
 use evenkeel::cli::{
-    about, apply, delete, describe, events, exec, get, logs, operator, preview, rollouts, scale, secrets, switchover,
-    token, up, wait,
+    about, apply, delete, describe, events, exec, get, host, logs, operator, preview, rollouts, scale, secrets,
+    switchover, token, up, wait,
 };
 use evenkeel::runtime::clock::{Clock as _, SystemClock};
 
@@ -57,6 +57,7 @@ enum Client {
     Exec(exec::Args),
     Rollout(rollouts::Args),
     Scale(scale::Args),
+    Host(host::Args),
     Token(token::Args),
 }
 
@@ -116,6 +117,7 @@ async fn ask(verb: Client, session: &mut Session<'_>) -> Result<(), Error> {
         Client::Exec(args) => exec::run(args, session).await,
         Client::Rollout(args) => rollouts::run(args, session).await,
         Client::Scale(args) => scale::run(args, session).await,
+        Client::Host(args) => host::run(args, session).await,
         Client::Token(args) => token::run(args, session).await,
     }
 }

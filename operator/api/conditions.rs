@@ -6,6 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use super::deployment::DeploymentStatus;
 use super::docker_host::DockerHostStatus;
 use super::load_balancer::LoadBalancerStatus;
+use super::port_reservation::PortReservationStatus;
 use super::postgres_cluster::PostgresClusterStatus;
 use super::redis_cluster::RedisClusterStatus;
 use super::redis_sentinel::RedisSentinelStatus;
@@ -146,6 +147,16 @@ impl Conditions for LoadBalancerStatus {
 impl Conditions for DockerHostStatus {
     fn generation(&self) -> i64 {
         self.observed_generation.unwrap_or_default()
+    }
+
+    fn conditions(&mut self) -> &mut Vec<Condition> {
+        &mut self.conditions
+    }
+}
+
+impl Conditions for PortReservationStatus {
+    fn generation(&self) -> i64 {
+        0
     }
 
     fn conditions(&mut self) -> &mut Vec<Condition> {

@@ -1,6 +1,7 @@
 //! Deployment (apps/v1): replicas of a pod template. The spec is Kubernetes' own.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddrV4;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::DeploymentSpec;
@@ -55,7 +56,7 @@ pub struct DeploymentStatus {
     pub selector: String,
     /// The state of the whole Deployment in one word.
     pub phase: DeploymentPhase,
-    /// `Available`, `Progressing`, `Degraded`, as in Kubernetes.
+    /// `Available`, `Progressing`, `Degraded`, as in Kubernetes; and while they are so `ManyHostsSilent`, `DrainBlocked`.
     pub conditions: Vec<Condition>,
     /// The pods.
     pub pods: Vec<PodSeen>,
@@ -110,9 +111,9 @@ pub struct Decisions {
     pub best: u32,
     /// The decided pods, including those that are terminating.
     pub pods: Vec<Pod>,
-    /// Hosts that do not answer, with the time since when.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub silent_hosts: BTreeMap<String, Timestamp>,
+    /// The host of the volumes that only one pod may write.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub home: Option<String>,
     /// The Docker volume of each claim of its pods, once it is decided. Absent in a status of a version that took every claim
     /// for the name of a Docker volume.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -165,6 +166,18 @@ pub struct Pod {
     pub ready_since: Option<Timestamp>,
     /// All its containers were created once.
     pub made: bool,
+    /// Where other hosts reach it, by the port of its containers.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub ports: BTreeMap<u16, SocketAddrV4>,
+    /// The port of its host that another program turned out to have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub taken: Option<u16>,
+    /// Why no port of its host can be reserved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub no_port: Option<String>,
+    /// Its host is lost, and another pod replaces it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub given_up: bool,
     /// The restarts of its containers, by name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub restarts: BTreeMap<String, Restarts>,

@@ -15,7 +15,7 @@ use super::words::words;
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EndpointSet {
-    /// The Docker network of the addresses.
+    /// The Docker network of the addresses. Empty: they are addresses of hosts, and every host reaches them.
     pub network: String,
     /// Grows whenever another endpoint may become the writer: a cluster's term. 0 without a single writer.
     pub epoch: u64,
@@ -39,11 +39,28 @@ pub struct Endpoint {
     /// The port it listens on; absent if the load balancer names the port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+    /// Where other hosts reach its ports.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["port"]))]
+    pub published: Vec<PublishedPort>,
     /// Its roles; empty if all endpoints are equal.
     #[serde(skip_serializing_if = "BTreeSet::is_empty")]
     pub roles: BTreeSet<EndpointRole>,
     /// Whether it gets connections.
     pub state: EndpointState,
+}
+
+/// A port of an endpoint that is published on its host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PublishedPort {
+    /// The port it listens on.
+    pub port: u16,
+    /// The address of its host.
+    #[schemars(with = "String")]
+    pub address: Ipv4Addr,
+    /// The port there.
+    pub host_port: u16,
 }
 
 /// A name that becomes a server's in a load balancer: it is a word in configurations and in commands, so it must have

@@ -6,6 +6,7 @@ use super::deployment::Deployment;
 use super::docker_host::DockerHost;
 use super::labels::Owner;
 use super::load_balancer::LoadBalancer;
+use super::port_reservation::PortReservation;
 use super::postgres_cluster::PostgresCluster;
 use super::redis_cluster::RedisCluster;
 use super::redis_sentinel::RedisSentinel;
@@ -116,6 +117,16 @@ impl Object for LoadBalancer {
 impl Object for DockerHost {
     const KIND: &'static str = "DockerHost";
     const RESOURCE: &'static str = "dockerhosts.evenkeel.dev";
+    const NAMESPACED: bool = false;
+
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+}
+
+impl Object for PortReservation {
+    const KIND: &'static str = "PortReservation";
+    const RESOURCE: &'static str = "portreservations.evenkeel.dev";
     const NAMESPACED: bool = false;
 
     fn metadata(&self) -> &ObjectMeta {

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::invalid::Invalid;
+pub use super::placement::*;
 pub use super::postgres_status::*;
 use super::postgres_tls::{SecretRef, Tls};
 use super::resources::{self, Resources};
@@ -76,6 +77,9 @@ pub struct PostgresClusterSpec {
     /// TLS of clients.
     #[serde(default, skip_serializing_if = "Tls::is_default")]
     pub tls: Tls,
+    /// Where the instances live. Default: on the host `local`, or spread over the hosts if several have an address.
+    #[serde(default, skip_serializing_if = "Placement::is_default")]
+    pub placement: Placement,
     /// Publishes the instances on ports of the Docker host; without it they are reachable only on their Docker network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expose: Option<Expose>,
@@ -210,7 +214,8 @@ pub enum ReclaimPolicy {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Expose {
-    /// Port of the first instance; instance `n` gets `hostPort + n - 1`.
+    /// Port of the first instance; instance `n` gets `hostPort + n - 1`. On the hosts' networks every instance listens on
+    /// `hostPort` of its host's address, and no two are on one host.
     #[schemars(range(min = 1, max = 65535))]
     pub host_port: u16,
     /// Address to listen on.
@@ -243,6 +248,7 @@ impl PostgresClusterSpec {
             problems.push(Invalid::new("spec.instances", format!("is {}, must be from 1 to 9", self.instances)));
         }
         problems.extend(self.durability_problems());
+        problems.extend(self.placement.validate());
         if let Some(problem) = image_problem(&self.image) {
             problems.push(Invalid::new("spec.image", problem));
         }

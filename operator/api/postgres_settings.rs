@@ -1,6 +1,9 @@
 //! Rules for PostgreSQL settings: which ones Evenkeel manages, and which a user may set. One table for validation,
 //! rendering and restarts.
 
+/// PostgreSQL's port on a Docker network.
+pub const PORT: u16 = 5432;
+
 /// The directory of the server's unix socket.
 pub const SOCKETS: &str = "/var/run/postgresql";
 
@@ -86,7 +89,7 @@ pub const RULES: &[(&str, Rule)] = &[
     ("jit_provider", Rule::Harmful("loads another library into the server")),
     // The log goes to stderr in English: the supervisor reads it and forwards it to the container's log.
     ("lc_messages", Rule::Ours("C")),
-    ("listen_addresses", Rule::Ours("*")),
+    ("listen_addresses", Rule::Computed),
     ("local_preload_libraries", Rule::Code(LIBRARIES)),
     ("log_destination", Rule::Ours("stderr")),
     ("log_line_prefix", Rule::Default(LOG_PREFIX)),

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::endpoints::EndpointSet;
 use super::lsn::Fork;
+use super::placement::{Network, Replacement, ToleratedLosses};
+use super::postgres_settings;
 use super::postgres_tls::CertificatesStatus;
 use super::words::words;
 
@@ -33,6 +35,9 @@ pub struct PostgresClusterStatus {
     pub ready_instances: u32,
     /// Each instance as last observed.
     pub instances: Vec<InstanceStatus>,
+    /// How many losses it survives by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tolerated_losses: Option<ToleratedLosses>,
     /// Where to connect.
     pub endpoints: Endpoints,
     /// The endpoints for load balancers; `epoch` is the term. Absent while the cluster is being deleted.
@@ -242,6 +247,20 @@ pub struct Decisions {
     pub stage: Stage,
     /// The members with host and address.
     pub members: Vec<MemberPlace>,
+    /// The network that they are on.
+    #[serde(default, skip_serializing_if = "Network::is_bridge")]
+    pub network: Network,
+    /// The highest ordinal that a member ever had; 0 on a Docker network, where ordinals are used again. A name that was used
+    /// on one host must never be used on another.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub last_ordinal: u32,
+    /// Hosts of members that do not answer, with the time since when.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<String, String>")]
+    pub silent_hosts: BTreeMap<String, Timestamp>,
+    /// A member that another one takes the place of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replacement: Option<Replacement>,
     /// PostgreSQL's system identifier, once the cluster is initialised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system_identifier: Option<String>,
@@ -274,6 +293,10 @@ pub struct Decisions {
     /// Time when the current stage began.
     #[schemars(with = "String")]
     pub since: Timestamp,
+}
+
+pub(super) fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl Decisions {
@@ -323,12 +346,25 @@ pub struct MemberPlace {
     pub ordinal: u32,
     /// The DockerHost.
     pub host: String,
-    /// Its fixed address on the cluster's network, once the network exists.
+    /// The network that its container is on.
+    #[serde(default, skip_serializing_if = "Network::is_bridge")]
+    pub network: Network,
+    /// Its fixed address on the cluster's network, once the network exists; on its host's network the host's address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<Ipv4Addr>,
     /// Its fixed address on the members' network, once it has certificates: from then on it replicates by TLS only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<Ipv4Addr>,
+    /// Its reserved port on its host's network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+}
+
+impl MemberPlace {
+    /// The port that it listens on, at its address.
+    pub fn listens_on(&self) -> u16 {
+        self.port.unwrap_or(postgres_settings::PORT)
+    }
 }
 
 /// An incarnation of a data directory and the member that has it. Voters are incarnations, not names.

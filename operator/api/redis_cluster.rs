@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::duration::Span;
 use super::invalid::Invalid;
+use super::placement::Placement;
 use super::postgres_cluster::Storage;
 pub use super::redis_cluster_status::*;
 use super::redis_directives::{self, Basis};
@@ -71,6 +72,9 @@ pub struct RedisClusterSpec {
     /// What happens to the volumes.
     #[serde(default)]
     pub storage: Storage,
+    /// On which hosts the members live.
+    #[serde(default, skip_serializing_if = "Placement::is_default")]
+    pub placement: Placement,
     /// TLS of all connections, also between the members. Nodes with and without TLS do not reach each other, so `enabled`
     /// cannot be changed.
     #[serde(default, skip_serializing_if = "RedisTls::is_default")]
@@ -150,6 +154,7 @@ impl RedisClusterSpec {
         }
         problems.extend(self.auth.problem());
         problems.extend(self.tls.problem());
+        problems.extend(self.placement.validate());
         problems.extend(self.resources.problems("spec.resources"));
         problems.extend(redis_directives::problems(&self.basis()));
         if let Some(count) = self.config.get("databases").filter(|count| *count != "1") {

@@ -1,11 +1,14 @@
 //! The status of a RedisCluster: what was observed, and what was decided.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::postgres_status::ClusterPhase;
+use super::placement::{Network, Replacement, ToleratedLosses};
+use super::postgres_status::{ClusterPhase, is_zero};
 use super::postgres_tls::CertificatesStatus;
 use super::redis_status::{RedisPlace, RedisRole, RedisState};
 use super::words::words;
@@ -34,6 +37,9 @@ pub struct RedisClusterStatus {
     pub migration: Option<ClusterMigration>,
     /// Where to connect: every member, as `ADDRESS:PORT`.
     pub endpoints: Vec<String>,
+    /// How many losses it survives by itself now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tolerated_losses: Option<ToleratedLosses>,
     /// The certificates, with TLS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificates: Option<CertificatesStatus>,
@@ -121,6 +127,19 @@ pub struct ClusterDecisions {
     pub stage: ClusterStage,
     /// The members.
     pub members: Vec<RedisPlace>,
+    /// The network that they are on.
+    #[serde(default, skip_serializing_if = "Network::is_bridge")]
+    pub network: Network,
+    /// The highest ordinal that a member ever had; 0 on a Docker network, where ordinals are used again.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub last_ordinal: u32,
+    /// Hosts of members that do not answer, with the time since when.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<String, String>")]
+    pub silent_hosts: BTreeMap<String, Timestamp>,
+    /// A member that another one takes the place of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replacement: Option<Replacement>,
     /// What was last known of each member's node.
     #[serde(default)]
     pub nodes: Vec<ClusterNode>,

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::duration::Span;
 use super::invalid::Invalid;
+use super::placement::Placement;
 use super::postgres_cluster::Storage;
 use super::postgres_tls::SecretRef;
 pub use super::redis_directives::Persistence;
@@ -95,6 +96,9 @@ pub struct RedisSentinelSpec {
     /// What happens to the volumes.
     #[serde(default)]
     pub storage: Storage,
+    /// On which hosts the data members and the Sentinels live.
+    #[serde(default, skip_serializing_if = "Placement::is_default")]
+    pub placement: Placement,
     /// TLS of all connections: clients, replication and Sentinels. Off by default.
     #[serde(default, skip_serializing_if = "RedisTls::is_default")]
     pub tls: RedisTls,
@@ -294,6 +298,7 @@ impl RedisSentinelSpec {
             );
         }
         problems.extend(self.tls.problem());
+        problems.extend(self.placement.validate());
         problems.extend(self.resources.problems("spec.resources"));
         problems.extend(redis_directives::problems(&self.basis()));
         problems

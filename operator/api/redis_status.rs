@@ -1,5 +1,6 @@
 //! The status of a RedisSentinel: what was observed, and what was decided.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use jiff::Timestamp;
@@ -8,7 +9,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::endpoints::EndpointSet;
-use super::postgres_status::{ClusterPhase, TimedStep};
+use super::placement::{Network, Replacement, ToleratedLosses};
+use super::postgres_status::{ClusterPhase, TimedStep, is_zero};
 use super::postgres_tls::CertificatesStatus;
 use super::words::words;
 
@@ -46,6 +48,9 @@ pub struct RedisSentinelStatus {
     /// The certificates, with TLS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificates: Option<CertificatesStatus>,
+    /// How many losses it survives by itself now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tolerated_losses: Option<ToleratedLosses>,
     /// What a failover can lose now, as text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub possible_loss: Option<String>,
@@ -249,6 +254,25 @@ pub struct RedisDecisions {
     pub members: Vec<RedisPlace>,
     /// The Sentinels.
     pub sentinels: Vec<RedisPlace>,
+    /// The network that they are on.
+    #[serde(default, skip_serializing_if = "Network::is_bridge")]
+    pub network: Network,
+    /// The highest ordinal that a data member ever had; 0 on a Docker network, where ordinals are used again.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub last_ordinal: u32,
+    /// The same of the Sentinels.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub last_sentinel_ordinal: u32,
+    /// Hosts of members that do not answer, with the time since when.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<String, String>")]
+    pub silent_hosts: BTreeMap<String, Timestamp>,
+    /// A data member that another one takes the place of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replacement: Option<Replacement>,
+    /// The same of a Sentinel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sentinel_replacement: Option<Replacement>,
     /// The master.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub master: Option<String>,
@@ -295,12 +319,18 @@ pub struct RedisPlace {
     pub ordinal: u32,
     /// The DockerHost.
     pub host: String,
-    /// The address that it announces, once the network exists.
+    /// The network that its container is on.
+    #[serde(default, skip_serializing_if = "Network::is_bridge")]
+    pub network: Network,
+    /// The address that it announces, once the network exists; on its host's network the host's address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub address: Option<Ipv4Addr>,
-    /// The port that it announces.
+    /// The port that it announces; on its host's network a reserved one, 0 until it is.
     pub port: u16,
+    /// The reserved port of a Redis Cluster's bus, on its host's network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bus_port: Option<u16>,
 }
 
 /// A failover or a switchover that runs.

@@ -15,6 +15,7 @@ use super::deployment_rules;
 use super::docker_host::{self, DockerHost};
 use super::invalid::Invalid;
 use super::load_balancer::LoadBalancer;
+use super::port_reservation::PortReservation;
 use super::postgres_cluster::PostgresCluster;
 use super::rbac;
 use super::redis_cluster::{self, RedisCluster};
@@ -40,6 +41,7 @@ static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
             validate_change: |old, host| docker_host::transport_problems(Some(old), host),
             ..custom::<DockerHost>(|host| host.spec.validate())
         },
+        custom::<PortReservation>(|port| port.spec.validate(port.metadata.name.as_deref().unwrap_or_default())),
         Resource {
             asks: |object| asks(object, Asks::of_cluster),
             ..with_members(custom::<PostgresCluster>(|cluster| cluster.spec.validate()))

@@ -37,6 +37,21 @@ pub struct Args {
     no_headers: bool,
 }
 
+impl Args {
+    /// All objects of a kind, as a table.
+    pub fn all_of(kind: &str) -> Self {
+        Self {
+            words: vec![kind.to_owned()],
+            output: Format::Table,
+            watch: false,
+            all_namespaces: false,
+            selector: None,
+            field_selector: None,
+            no_headers: false,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Format {
     /// The usual columns

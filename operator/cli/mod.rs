@@ -14,6 +14,7 @@ pub mod events;
 pub mod exec;
 pub mod follow;
 pub mod get;
+pub mod host;
 pub mod kubeconfig;
 pub mod logging;
 pub mod logs;

@@ -26,8 +26,9 @@ use crate::engine::docker::OwnBinary;
 use crate::engine::hosts::{Hosts, local_endpoint};
 use crate::engine::{self, ContainerSeen, Engine};
 use crate::kinds::deployment::DeploymentKind;
-use crate::kinds::docker_host::{DockerHostKind, local_host};
+use crate::kinds::docker_host::{DockerHostKind, local_host, register};
 use crate::kinds::load_balancer::LoadBalancerKind;
+use crate::kinds::port_reservation::PortReservationKind;
 use crate::kinds::postgres_cluster::PostgresClusterKind;
 use crate::kinds::redis_cluster::RedisClusterKind;
 use crate::kinds::redis_sentinel::RedisSentinelKind;
@@ -218,8 +219,8 @@ pub async fn start(args: &Args) -> Result<Running, Error> {
     let opened = SqliteStore::open(&file, seal).await;
     let store = Arc::new(opened.map_err(failed(|| format!("cannot open the store {}", file.display())))?);
     let objects = Objects::new(store.clone(), clock.clone());
-    let hosts = Arc::new(Hosts::new(Arc::new(OwnBinary::running())));
-    register(&hosts, &objects).await.map_err(failed(|| "cannot read the Docker hosts".to_owned()))?;
+    let hosts = Arc::new(Hosts::new(Arc::new(OwnBinary::running())).below(path.join("run")));
+    register_hosts(&hosts, &objects).await.map_err(failed(|| "cannot read the Docker hosts".to_owned()))?;
     let shutdown = CancellationToken::new();
     let mut parts = JoinSet::new();
     let manager = Arc::new(manager(&hosts, &objects, &clock));
@@ -227,6 +228,11 @@ pub async fn start(args: &Args) -> Result<Running, Error> {
     parts.spawn(async move {
         reconciling.run(hints, stop).await;
         ("the manager", Ok(()))
+    });
+    let (registering, stop) = (register::follow(hosts.clone(), objects.clone()), shutdown.clone());
+    parts.spawn(async move {
+        stop.run_until_cancelled(registering).await;
+        ("the registration of hosts", Ok(()))
     });
     let planner: server::Planner = Arc::new(move |object| {
         let manager = manager.clone();
@@ -264,10 +270,9 @@ fn raise_files() {
 }
 
 /// Creates a DockerHost for this machine's engine if there is none, and registers the existing hosts before any
-/// controller runs. Hosts with a certificate, or that cannot be used, are left to their controller, which reports the
-/// problem.
-async fn register(hosts: &Hosts, objects: &Objects) -> Result<(), store::Error> {
-    let (mut declared, _) = objects.list::<DockerHost>(DockerHostKind::RESOURCE, None).await?;
+/// controller runs. What cannot be registered is unknown to the controllers, and its own one reports the problem.
+async fn register_hosts(hosts: &Hosts, objects: &Objects) -> Result<(), store::Error> {
+    let (declared, _) = objects.list::<DockerHost>(DockerHostKind::RESOURCE, None).await?;
     if declared.is_empty() {
         match local_endpoint() {
             Ok(endpoint) => {
@@ -275,20 +280,11 @@ async fn register(hosts: &Hosts, objects: &Objects) -> Result<(), store::Error> 
                 let name = local.metadata.name.clone().unwrap_or_default();
                 let key = Key { resource: DockerHostKind::RESOURCE.to_owned(), namespace: String::new(), name };
                 objects.create(&key, json!(local)).await?;
-                declared.push(local);
             }
             Err(error) => tracing::warn!(%error, "no Docker host; declare one"),
         }
     }
-    for host in declared {
-        let name = host.metadata.name.unwrap_or_default();
-        if let (None, Ok(endpoint)) = (&host.spec.tls, host.spec.endpoint.parse())
-            && let Err(error) = hosts.register(&name, &endpoint, None)
-        {
-            tracing::debug!(%error, host = name, "not registered yet");
-        }
-    }
-    Ok(())
+    register::all(hosts, objects).await
 }
 
 /// The manager of all kinds, over these hosts and objects.
@@ -296,6 +292,7 @@ fn manager(hosts: &Arc<Hosts>, objects: &Objects, clock: &Arc<dyn Clock>) -> Man
     let mut manager = Manager::new(objects.clone(), clock.clone());
     let wake = manager.wake();
     manager.add(DockerHostKind::new(hosts.clone(), objects.clone()));
+    manager.add(PortReservationKind::new(hosts.clone(), objects.clone()));
     manager.add(PostgresClusterKind::new(hosts.clone(), objects.clone(), clock.clone(), wake.clone()));
     manager.add(RedisSentinelKind::new(hosts.clone(), objects.clone(), clock.clone(), wake.clone()));
     manager.add(RedisClusterKind::new(hosts.clone(), objects.clone(), clock.clone(), wake.clone()));

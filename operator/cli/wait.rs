@@ -144,7 +144,7 @@ pub async fn run(args: Args, session: &mut Session<'_>) -> Result<(), Error> {
 }
 
 /// Waits until one object reaches the goal; keeps its last state in `last`.
-async fn until(
+pub(super) async fn until(
     goal: &Goal,
     resource: &Resource,
     name: &str,

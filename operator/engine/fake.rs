@@ -1,5 +1,8 @@
 //! An engine in memory, with the same rules as the real one and faults on demand; for in-process tests.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 use std::pin::Pin;
@@ -8,13 +11,13 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt as _, stream};
 use tokio::io::DuplexStream;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Attachment, ConnectionSeen, ContainerSeen, ContainerSpec, ContainerState, Conversation, Daemon, Engine, Error,
-    EventHint, Everything, ExecResult, File, HostInfo, ImageSeen, LogOptions, Mount, NetworkSeen, NetworkSpec, Output,
-    Outputs, RegistryLogin, VolumeSpec,
+    EventHint, Everything, ExecResult, File, HostInfo, Identity, ImageSeen, LogOptions, Mount, NetworkSeen,
+    NetworkSpec, Output, Outputs, RegistryLogin, VolumeSpec,
 };
 use crate::api::labels::Owner;
 use crate::api::sync::lock;
@@ -96,6 +99,12 @@ pub struct World {
     pub away: bool,
     /// Whether lists get no response and time out after 10 s.
     pub hangs: bool,
+    /// How long each answer takes.
+    pub slow: Duration,
+    /// The engine's ID, if it tells one.
+    pub engine_id: Option<String>,
+    /// The ID that it told last.
+    pub told: Option<String>,
     /// Whether the binary was injected.
     pub binary: bool,
     made: u64,
@@ -110,12 +119,13 @@ pub struct World {
 pub struct FakeEngine {
     host: String,
     world: Mutex<World>,
+    stirs: Arc<Notify>,
 }
 
 impl FakeEngine {
     /// An empty host; a pull finds every image.
     pub fn new(host: &str) -> Self {
-        Self { host: host.to_owned(), world: Mutex::default() }
+        Self { host: host.to_owned(), world: Mutex::default(), stirs: Arc::default() }
     }
 
     /// Reads or changes the world without the engine; causes no event.
@@ -138,7 +148,16 @@ impl FakeEngine {
         let verb = call.split(' ').next().unwrap_or_default();
         matches!(
             verb,
-            "info" | "list_all" | "list_containers" | "list_volumes" | "network" | "image" | "logs" | "volume"
+            "info"
+                | "ping"
+                | "list_all"
+                | "list_owned"
+                | "list_containers"
+                | "list_volumes"
+                | "network"
+                | "image"
+                | "logs"
+                | "volume"
         )
     }
 
@@ -182,6 +201,11 @@ impl FakeEngine {
         self.world(|world| world.tell(&hint));
     }
 
+    /// Tells that a volume, network or image came or went.
+    pub fn stir(&self) {
+        self.stirs.notify_one();
+    }
+
     /// One call of a verb: recorded, failed if a fault is set, else done.
     fn call<T>(
         &self,
@@ -210,6 +234,10 @@ impl FakeEngine {
     }
 
     async fn answers(&self, doing: &str) -> Result<(), Error> {
+        let slow = self.world(|world| world.slow);
+        if slow > Duration::ZERO {
+            tokio::time::sleep(slow).await;
+        }
         if !self.world(|world| world.hangs) {
             return Ok(());
         }
@@ -250,6 +278,17 @@ impl FakeContainer {
 }
 
 impl World {
+    /// The containers that have an owner.
+    fn owned(&self) -> BTreeMap<Owner, Vec<ContainerSeen>> {
+        let mut owned: BTreeMap<Owner, Vec<ContainerSeen>> = BTreeMap::new();
+        for found in self.containers.values() {
+            if let Some(owner) = owner_of(&found.spec.labels) {
+                owned.entry(owner).or_default().push(found.seen());
+            }
+        }
+        owned
+    }
+
     fn tell(&mut self, hint: &EventHint) {
         self.listeners.retain(|listener| listener.send(hint.clone()).is_ok());
     }
@@ -288,9 +327,11 @@ fn owner_of(labels: &BTreeMap<String, String>) -> Option<Owner> {
 #[async_trait::async_trait]
 impl Engine for FakeEngine {
     async fn info(&self) -> Result<HostInfo, Error> {
-        self.call("info", "", |_| {
+        self.answers("info").await?;
+        self.call("info", "", |world| {
+            world.told = world.engine_id.clone();
             Ok(HostInfo {
-                engine_id: "fake".to_owned(),
+                engine_id: world.engine_id.clone().unwrap_or_else(|| "fake".to_owned()),
                 engine_version: "20.10.24".to_owned(),
                 api_version: "1.41".to_owned(),
                 operating_system: "Fake".to_owned(),
@@ -299,6 +340,23 @@ impl Engine for FakeEngine {
                 memory_bytes: 4 << 30,
             })
         })
+    }
+
+    async fn ping(&self) -> Result<(), Error> {
+        self.answers("ping").await?;
+        self.call("ping", "", |_| Ok(()))
+    }
+
+    fn identity(&self) -> Identity {
+        self.world(|world| match (&world.engine_id, &world.told) {
+            (None, _) => Identity::Untold,
+            (Some(_), None) => Identity::Lost,
+            (Some(_), Some(told)) => Identity::Told(told.clone()),
+        })
+    }
+
+    fn stirred(&self) -> Option<Arc<Notify>> {
+        Some(self.stirs.clone())
     }
 
     fn daemon(&self) -> Option<Daemon> {
@@ -313,15 +371,15 @@ impl Engine for FakeEngine {
         })
     }
 
+    async fn list_owned(&self) -> Result<BTreeMap<Owner, Vec<ContainerSeen>>, Error> {
+        self.answers("list_owned").await?;
+        self.call("list_owned", "", |world| Ok(world.owned()))
+    }
+
     async fn list_all(&self) -> Result<Everything, Error> {
         self.answers("list_all").await?;
         self.call("list_all", "", |world| {
-            let mut everything = Everything::default();
-            for found in world.containers.values() {
-                if let Some(owner) = owner_of(&found.spec.labels) {
-                    everything.containers.entry(owner).or_default().push(found.seen());
-                }
-            }
+            let mut everything = Everything { containers: world.owned(), ..Default::default() };
             for found in world.volumes.values() {
                 if let Some(owner) = owner_of(&found.labels) {
                     everything.volumes.entry(owner).or_default().push(found.name.clone());
@@ -337,6 +395,7 @@ impl Engine for FakeEngine {
     }
 
     async fn list_volumes(&self, owner: &Owner) -> Result<Vec<String>, Error> {
+        self.answers("list_volumes").await?;
         self.call("list_volumes", &owner.name, |world| {
             let owned = world.volumes.values().filter(|found| owner_of(&found.labels).as_ref() == Some(owner));
             Ok(owned.map(|found| found.name.clone()).collect())
@@ -344,6 +403,7 @@ impl Engine for FakeEngine {
     }
 
     async fn network(&self, name: &str) -> Result<Option<NetworkSeen>, Error> {
+        self.answers("network").await?;
         self.call("network", name, |world| Ok(world.networks.get(name).map(|(_, seen)| seen.clone())))
     }
 
@@ -409,6 +469,7 @@ impl Engine for FakeEngine {
     }
 
     async fn volume(&self, name: &str) -> Result<Option<VolumeSpec>, Error> {
+        self.answers("volume").await?;
         self.call("volume", name, |world| Ok(world.volumes.get(name).cloned()))
     }
 
@@ -565,6 +626,7 @@ impl Engine for FakeEngine {
     }
 
     async fn image(&self, image: &str) -> Result<Option<ImageSeen>, Error> {
+        self.answers("image").await?;
         self.call("image", image, |world| {
             let id = world.ids.get(image).cloned().unwrap_or_else(|| image.to_owned());
             Ok(world.images.contains(image).then(|| ImageSeen { id, ..Default::default() }))
@@ -664,100 +726,5 @@ impl Engine for FakeEngine {
         let later =
             stream::unfold(receiver, |mut receiver| async move { receiver.recv().await.map(|hint| (hint, receiver)) });
         Box::pin(stream::once(async { None }).chain(later))
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
-    use super::*;
-
-    fn owner() -> Owner {
-        Owner { kind: "K".into(), namespace: "default".into(), name: "db".into() }
-    }
-
-    fn spec(name: &str, port: u16) -> ContainerSpec {
-        ContainerSpec {
-            name: name.into(),
-            hostname: name.into(),
-            image: "image".into(),
-            entrypoint: vec!["run".into()],
-            labels: owner().labels(),
-            network: "net".into(),
-            ports: vec![([127, 0, 0, 1].into(), port, 1)],
-            stop_timeout_seconds: 1,
-            ..Default::default()
-        }
-    }
-
-    async fn running(name: &str) -> FakeEngine {
-        let engine = FakeEngine::new("fake");
-        engine.pull_image("image", None).await.unwrap();
-        engine
-            .ensure_network(&NetworkSpec { name: "net".into(), labels: owner().labels(), internal: false })
-            .await
-            .unwrap();
-        engine.create_container(&spec(name, 1000)).await.unwrap();
-        engine.start_container(name).await.unwrap();
-        engine.take_calls();
-        engine
-    }
-
-    async fn states(engine: &FakeEngine) -> String {
-        let seen = engine.list_containers(&owner()).await.unwrap();
-        seen.iter().map(|found| format!("{} {:?}\n", found.name, found.state)).collect()
-    }
-
-    #[tokio::test]
-    async fn a_lost_reply_did_the_deed_and_a_failed_one_did_not() {
-        let engine = running("a").await;
-        engine.fail_next("stop_container", 1, Fault::Refused);
-        engine.fail_next("stop_container", 1, Fault::LostReply);
-        assert!(matches!(engine.stop_container("a", Duration::ZERO).await, Err(Error::Refused { .. })));
-        assert_eq!(states(&engine).await, "a Running\n");
-        assert!(matches!(engine.stop_container("a", Duration::ZERO).await, Err(Error::Unreachable { .. })));
-        assert_eq!(states(&engine).await, "a Exited\n");
-        engine.stop_container("a", Duration::ZERO).await.unwrap();
-        assert_eq!(engine.take_calls().iter().filter(|call| *call == "stop_container a").count(), 3);
-    }
-
-    #[tokio::test]
-    async fn a_conversation_ends_with_the_container_and_an_event_tells() {
-        let engine = running("a").await;
-        engine.on_dial("a", "tcp:localhost:1", |mut stream| {
-            tokio::spawn(async move { stream.write_all(b"hello").await });
-        });
-        let mut events = engine.events();
-        assert_eq!(events.next().await, Some(None));
-        let mut stream = engine.dial("a", "tcp:localhost:1").await.unwrap();
-        let mut greeting = [0; 5];
-        stream.read_exact(&mut greeting).await.unwrap();
-        engine.die("a");
-        assert_eq!(stream.read(&mut greeting).await.unwrap(), 0);
-        assert_eq!(events.next().await, Some(Some(owner())));
-        assert!(matches!(engine.dial("a", "tcp:localhost:1").await, Err(Error::Conflict { .. })));
-    }
-
-    #[tokio::test]
-    async fn one_name_one_spec_and_one_port_one_container() {
-        let engine = running("a").await;
-        engine.create_container(&spec("a", 1000)).await.unwrap();
-        assert!(matches!(engine.create_container(&spec("a", 1001)).await, Err(Error::Conflict { .. })));
-        engine.create_container(&spec("b", 1000)).await.unwrap();
-        assert!(matches!(engine.start_container("b").await, Err(Error::Refused { .. })));
-        engine.remove_container("a").await.unwrap();
-        engine.start_container("b").await.unwrap();
-        assert_eq!(states(&engine).await, "b Running\n");
-    }
-
-    #[tokio::test]
-    async fn a_host_that_is_away_does_nothing() {
-        let engine = running("a").await;
-        engine.world(|world| world.away = true);
-        assert!(matches!(engine.stop_container("a", Duration::ZERO).await, Err(Error::Unreachable { .. })));
-        engine.world(|world| world.away = false);
-        assert_eq!(states(&engine).await, "a Running\n");
     }
 }

@@ -25,6 +25,11 @@ impl ContainerSpec {
     }
 }
 
+/// A number that spreads names evenly, and is the same each time.
+pub(super) fn spread(text: &str) -> u8 {
+    u8::from_str_radix(&short_hash(text, 2), 16).unwrap_or_default()
+}
+
 /// Removes empty fields from an object.
 fn prune(value: &mut Value) {
     let Value::Object(fields) = value else { return };

@@ -1,6 +1,7 @@
 //! The engines by DockerHost name, kept in sync with the DockerHost objects, and all their events as one stream.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -8,8 +9,8 @@ use futures::{Stream, StreamExt as _, stream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
-use super::docker::{DockerEngine, OwnBinary, Tls};
-use super::mirror::Mirror;
+use super::docker::{DockerEngine, Keys, OwnBinary, sweep};
+use super::mirror::{Glance, Mirror};
 use super::{Engine, Error, EventHint};
 use crate::api::docker_host::{Endpoint, LOCAL};
 
@@ -21,81 +22,132 @@ const QUEUE: usize = 256;
 /// The engines by DockerHost name.
 pub struct Hosts {
     binary: Arc<OwnBinary>,
-    engines: RwLock<BTreeMap<String, Registered>>,
+    /// Folder for what connections keep on this machine.
+    run: PathBuf,
+    known: RwLock<Known>,
     /// Counts registrations; readers of events follow it.
     version: watch::Sender<u64>,
 }
 
+#[derive(Default)]
+struct Known {
+    engines: BTreeMap<String, Registered>,
+    /// The hosts that are declared and not registered, with the reason.
+    waiting: BTreeMap<String, String>,
+}
+
 struct Registered {
-    /// Its endpoint and TLS; `None` for an engine that a test inserted.
-    way: Option<(Endpoint, Option<Tls>)>,
+    /// Its endpoint and keys; `None` for an engine that a test inserted.
+    way: Option<(Endpoint, Option<Keys>)>,
     /// Distinguishes an engine from its successor with the same name.
     version: u64,
-    engine: Arc<dyn Engine>,
+    engine: Arc<Mirror>,
 }
 
 impl Hosts {
     /// An empty set. `binary` is injected into each host.
     pub fn new(binary: Arc<OwnBinary>) -> Self {
-        Self { binary, engines: RwLock::default(), version: watch::Sender::new(0) }
+        Self { binary, run: std::env::temp_dir(), known: RwLock::default(), version: watch::Sender::new(0) }
     }
 
-    /// Registers or replaces a host; with the same endpoint and TLS it keeps its engine and the engine's caches.
-    /// [`Error::Refused`] if the TLS material cannot be used.
-    pub fn register(&self, name: &str, endpoint: &Endpoint, tls: Option<&Tls>) -> Result<(), Error> {
-        if self.is_registered(name, endpoint, tls) {
+    /// Puts what connections keep on this machine below this folder; what a killed operator left there is removed.
+    pub fn below(self, run: PathBuf) -> Self {
+        sweep(&run);
+        Self { run, ..self }
+    }
+
+    /// Registers or replaces a host; with the same endpoint and keys it keeps its engine and the engine's caches.
+    /// `engine_id`: the ID of the engine that the host is known as. [`Error::Refused`] if the keys cannot be used.
+    pub fn register(
+        &self,
+        name: &str,
+        endpoint: &Endpoint,
+        keys: Option<&Keys>,
+        engine_id: Option<&str>,
+    ) -> Result<(), Error> {
+        if self.is_registered(name, endpoint, keys) {
             return Ok(());
         }
-        let engine = DockerEngine::connect(name, endpoint, tls, self.binary.clone())?;
-        self.put(name, Some((endpoint.clone(), tls.cloned())), Arc::new(engine));
+        let engine = DockerEngine::connect_below(name, endpoint, keys, self.binary.clone(), &self.run)?;
+        let mirror = Mirror::new(name, Arc::new(engine));
+        engine_id.into_iter().for_each(|id| mirror.know(id));
+        self.put(name, Some((endpoint.clone(), keys.cloned())), mirror);
         Ok(())
+    }
+
+    /// Notes that a host of this name is declared, and why it is not registered: what it has is unknown, and not absent.
+    pub fn declare(&self, name: &str, why: &str) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.waiting.insert(name.to_owned(), why.to_owned());
     }
 
     /// Registers an existing engine, in tests.
     pub fn insert(&self, name: &str, engine: Arc<dyn Engine>) {
-        self.put(name, None, engine);
+        self.put(name, None, Mirror::new(name, engine));
     }
 
-    fn put(&self, name: &str, way: Option<(Endpoint, Option<Tls>)>, engine: Arc<dyn Engine>) {
-        self.change(|engines, version| {
-            let engine = Arc::new(Mirror::new(name, engine));
-            engines.insert(name.to_owned(), Registered { way, version, engine });
+    fn put(&self, name: &str, way: Option<(Endpoint, Option<Keys>)>, engine: Mirror) {
+        self.change(|known, version| {
+            known.waiting.remove(name);
+            known.engines.insert(name.to_owned(), Registered { way, version, engine: Arc::new(engine) })
         });
     }
 
     /// Forgets a host; its containers keep running.
     pub fn forget(&self, name: &str) {
-        self.change(|engines, _| {
-            engines.remove(name);
+        self.change(|known, _| {
+            known.waiting.remove(name);
+            known.engines.remove(name)
         });
     }
 
-    fn change(&self, change: impl FnOnce(&mut BTreeMap<String, Registered>, u64)) {
-        let mut engines = self.engines.write().unwrap_or_else(PoisonError::into_inner);
+    /// Changes the set; what `change` returns is closed.
+    fn change(&self, change: impl FnOnce(&mut Known, u64) -> Option<Registered>) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         let next = *self.version.borrow() + 1;
-        change(&mut engines, next);
-        drop(engines);
+        let gone = change(&mut known, next);
+        drop(known);
+        if let Some(gone) = gone {
+            gone.engine.close();
+        }
         self.version.send_replace(next);
     }
 
-    /// The engine of this name; [`Error::NotFound`] if no such host is registered.
+    /// The engine of this name. [`Error::Unreachable`] if the host is declared and not registered yet;
+    /// [`Error::NotFound`] if there is no such host.
     pub fn get(&self, name: &str) -> Result<Arc<dyn Engine>, Error> {
-        let engines = self.engines.read().unwrap_or_else(PoisonError::into_inner);
-        match engines.get(name) {
-            Some(registered) => Ok(registered.engine.clone()),
-            None => {
-                let known: Vec<_> = engines.keys().cloned().collect();
-                let message = format!("no DockerHost of that name is declared (there are: {})", known.join(", "));
-                Err(Error::not_found(name, "looking it up", message))
-            }
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(registered) = known.engines.get(name) {
+            return Ok(registered.engine.clone());
+        }
+        let doing = "looking it up";
+        if let Some(why) = known.waiting.get(name) {
+            return Err(Error::unreachable(name, doing, format!("it is not connected yet: {why}")));
+        }
+        let names: Vec<_> = known.engines.keys().chain(known.waiting.keys()).cloned().collect();
+        let message = format!("no DockerHost of that name is declared (there are: {})", names.join(", "));
+        Err(Error::not_found(name, doing, message))
+    }
+
+    /// What is known of a registered host, without asking it.
+    pub fn glance(&self, name: &str) -> Option<Glance> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.engines.get(name).map(|registered| registered.engine.glance())
+    }
+
+    /// From now on the host is the engine with this ID.
+    pub fn accept(&self, name: &str, engine_id: &str) {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(registered) = known.engines.get(name) {
+            registered.engine.know(engine_id);
         }
     }
 
-    /// Whether the host is registered with exactly this endpoint and TLS.
-    pub fn is_registered(&self, name: &str, endpoint: &Endpoint, tls: Option<&Tls>) -> bool {
-        let engines = self.engines.read().unwrap_or_else(PoisonError::into_inner);
-        let way = engines.get(name).and_then(|registered| registered.way.as_ref());
-        way.is_some_and(|(known, material)| known == endpoint && material.as_ref() == tls)
+    /// Whether the host is registered with exactly this endpoint and keys.
+    pub fn is_registered(&self, name: &str, endpoint: &Endpoint, keys: Option<&Keys>) -> bool {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let way = known.engines.get(name).and_then(|registered| registered.way.as_ref());
+        way.is_some_and(|(known, material)| known == endpoint && material.as_ref() == keys)
     }
 
     /// The events of all hosts, including those registered later. Never ends.
@@ -127,7 +179,8 @@ struct Readers(BTreeMap<u64, AbortHandle>);
 
 impl Readers {
     fn follow(&mut self, hosts: &Hosts, hints: &mpsc::Sender<EventHint>) {
-        let engines = hosts.engines.read().unwrap_or_else(PoisonError::into_inner);
+        let known = hosts.known.read().unwrap_or_else(PoisonError::into_inner);
+        let engines = &known.engines;
         self.0.retain(|version, reader| {
             let stays = engines.values().any(|registered| registered.version == *version);
             if !stays {
@@ -193,11 +246,11 @@ mod tests {
     fn a_host_registered_again_the_same_way_keeps_its_engine() {
         let hosts = hosts();
         let engine = |hosts: &Hosts| Arc::as_ptr(&hosts.get("a").unwrap()).cast::<()>() as usize;
-        hosts.register("a", &unix("/run/a.sock"), None).unwrap();
+        hosts.register("a", &unix("/run/a.sock"), None, None).unwrap();
         let first = hosts.get("a").unwrap();
-        hosts.register("a", &unix("/run/a.sock"), None).unwrap();
+        hosts.register("a", &unix("/run/a.sock"), None, None).unwrap();
         assert_eq!(engine(&hosts), Arc::as_ptr(&first).cast::<()>() as usize);
-        hosts.register("a", &unix("/run/b.sock"), None).unwrap();
+        hosts.register("a", &unix("/run/b.sock"), None, None).unwrap();
         assert_ne!(engine(&hosts), Arc::as_ptr(&first).cast::<()>() as usize);
     }
 
@@ -214,10 +267,29 @@ mod tests {
         );
     }
 
+    /// Regression 321: after a restart of the operator a host with a certificate was "not declared" for others until its own
+    /// reconcile had read the Secret.
+    #[test]
+    fn a_host_that_is_declared_and_not_registered_is_unknown_and_not_absent() {
+        let hosts = hosts();
+        hosts.declare("far", "its Secret was not read");
+        let error = hosts.get("far").err().unwrap();
+        assert!(matches!(error, Error::Unreachable { .. }));
+        assert_eq!(error.cause().message, "it is not connected yet: its Secret was not read");
+        hosts.insert("far", Arc::new(FakeEngine::new("far")));
+        assert!(hosts.get("far").is_ok());
+        hosts.forget("far");
+        assert!(matches!(hosts.get("far").err().unwrap(), Error::NotFound { .. }));
+    }
+
     #[tokio::test]
     async fn events_of_a_host_registered_later_are_heard_and_of_a_forgotten_one_not() {
         let hosts = hosts();
-        let mut events = hosts.events();
+        // The host's own object is woken too; that is not meant here.
+        let mut events = hosts.events().filter(|hint| {
+            let other = hint.as_ref().is_none_or(|owner| owner.kind == "K");
+            std::future::ready(other)
+        });
         let (east, west) = (Arc::new(FakeEngine::new("east")), Arc::new(FakeEngine::new("west")));
         let owner = |name: &str| Owner { kind: "K".into(), namespace: String::new(), name: name.into() };
         hosts.insert("east", east.clone());

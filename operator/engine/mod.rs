@@ -16,15 +16,19 @@ pub mod docker;
 pub mod fake;
 mod hash;
 pub mod hosts;
+mod instant;
 pub mod mirror;
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::Stream;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
 
+use crate::api::chain::chain;
 use crate::api::failure::{Class, Classify};
 use crate::api::labels::Owner;
 
@@ -32,6 +36,9 @@ use crate::api::labels::Owner;
 pub const BINARY_DIR: &str = "/evenkeel";
 /// Path of this program in a managed container.
 pub const BINARY: &str = "/evenkeel/evenkeel";
+
+/// The network of [`ContainerSpec::network`] that is the host's own: the container has the host's addresses and ports.
+pub const HOST_NETWORK: &str = "host";
 
 /// A byte stream to a process inside a container.
 pub trait Conversation: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -232,10 +239,10 @@ pub struct Attachment {
 }
 
 impl ContainerSpec {
-    /// All networks that the container must be connected to; none if it joins the network of another container.
+    /// All networks that the container must be connected to; none if it has the network of another container or of the host.
     pub fn attachments(&self) -> Vec<Attachment> {
         let main = Attachment { network: self.network.clone(), aliases: self.aliases.clone(), address: self.address };
-        let main = Some(main).filter(|_| self.joins.is_none());
+        let main = Some(main).filter(|_| self.joins.is_none() && self.network != HOST_NETWORK);
         main.into_iter().chain(self.further()).collect()
     }
 
@@ -488,6 +495,39 @@ pub struct Daemon {
     pub memory_bytes: i64,
 }
 
+/// Who answers at a host's endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Identity {
+    /// It tells no ID: a host of a test.
+    Untold,
+    /// It has not told its ID since the connection to it was last lost.
+    Lost,
+    /// The engine with this ID.
+    Told(String),
+}
+
+/// The clock of a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClockSeen {
+    /// What it showed.
+    pub time: jiff::Timestamp,
+    /// When it was read, in the middle of the request.
+    pub read: tokio::time::Instant,
+}
+
+/// Why a host does not answer: a word for programs and a sentence for people.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Trouble {
+    /// One CamelCase word: the reason of a condition.
+    pub reason: &'static str,
+    /// The cause, and what to do.
+    pub message: String,
+}
+
+/// The reason of a host that does not answer, if nothing more is known.
+const UNREACHABLE: &str = "Unreachable";
+
 /// Something of this owner changed, or (`None`) events may have been lost: observe everything again.
 pub type EventHint = Option<Owner>;
 
@@ -496,12 +536,35 @@ pub type EventHint = Option<Owner>;
 pub trait Engine: Send + Sync + 'static {
     /// The engine's version and capacity; also used as a ping.
     async fn info(&self) -> Result<HostInfo, Error>;
+    /// Whether the engine answers at all; costs it less than [`Engine::info`].
+    async fn ping(&self) -> Result<(), Error> {
+        self.info().await.map(drop)
+    }
+    /// Who answers, as last told.
+    fn identity(&self) -> Identity {
+        Identity::Untold
+    }
+    /// The host's clock, as last read.
+    fn clock(&self) -> Option<ClockSeen> {
+        None
+    }
+    /// Notified when memory of the host may be old and no hint says of what: a volume, network or image came or went, or
+    /// the stream of events ended.
+    fn stirred(&self) -> Option<Arc<Notify>> {
+        None
+    }
+    /// Gives back what the connection holds on this machine; the engine cannot be used any more.
+    fn close(&self) {}
     /// What containers depend on in this engine, as last read; `None` until it was read for the first time.
     fn daemon(&self) -> Option<Daemon>;
     /// All containers of an owner, running or not.
     async fn list_containers(&self, owner: &Owner) -> Result<Vec<ContainerSeen>, Error>;
     /// Names of all volumes of an owner.
     async fn list_volumes(&self, owner: &Owner) -> Result<Vec<String>, Error>;
+    /// All containers on the host that have an owner, as in [`Everything`], in one request.
+    async fn list_owned(&self) -> Result<BTreeMap<Owner, Vec<ContainerSeen>>, Error> {
+        Ok(self.list_all().await?.containers)
+    }
     /// Everything on the host that Evenkeel owns, in a few requests whatever the number of owners.
     async fn list_all(&self) -> Result<Everything, Error>;
     /// The network with this name, if it exists.
@@ -614,6 +677,19 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Another engine than the known one answers: a reinstalled host, or another machine at its address.
+    #[error(
+        "Docker host {host} is another engine than before: its ID is {found} and was {known}. Nothing there is believed or \
+         changed until a person says that it is right: evenkeel host accept {host}"
+    )]
+    Stranger {
+        /// The DockerHost's name.
+        host: String,
+        /// The ID of the known engine.
+        known: String,
+        /// The ID of the one that answers.
+        found: String,
+    },
     /// The container, image, network or volume does not exist.
     #[error("Docker host {host}: not found while {doing}: {message}")]
     NotFound {
@@ -653,6 +729,23 @@ impl Error {
         Self::Unreachable { host: host.to_owned(), doing: doing.into(), source: cause.into().into() }
     }
 
+    /// [`Error::Unreachable`] with a cause that has a name.
+    pub fn trouble(host: &str, doing: impl Into<String>, cause: Trouble) -> Self {
+        Self::Unreachable { host: host.to_owned(), doing: doing.into(), source: Box::new(cause) }
+    }
+
+    /// Why the host does not answer, or does not do what it is asked.
+    pub fn cause(&self) -> Trouble {
+        match self {
+            Self::Unreachable { source, .. } => source
+                .downcast_ref::<Trouble>()
+                .cloned()
+                .unwrap_or_else(|| Trouble { reason: UNREACHABLE, message: chain(source.as_ref()) }),
+            Self::Stranger { .. } => Trouble { reason: "IdentityChanged", message: self.to_string() },
+            _ => Trouble { reason: "EngineRefused", message: chain(self) },
+        }
+    }
+
     /// [`Error::NotFound`].
     pub fn not_found(host: &str, doing: impl Into<String>, message: impl Into<String>) -> Self {
         Self::NotFound { host: host.to_owned(), doing: doing.into(), message: message.into() }
@@ -673,7 +766,7 @@ impl Classify for Error {
     fn class(&self) -> Class {
         match self {
             // What an engine refuses now (port in use, disk full, registry down) may succeed later.
-            Self::Unreachable { .. } | Self::Refused { .. } => Class::Transient,
+            Self::Unreachable { .. } | Self::Refused { .. } | Self::Stranger { .. } => Class::Transient,
             Self::NotFound { .. } => Class::NotFound,
             Self::Conflict { .. } => Class::Conflict,
         }

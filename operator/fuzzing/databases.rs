@@ -90,6 +90,8 @@ fn observed(object: &PostgresCluster) -> Observed {
     };
     let ca = CaSeen { until: Timestamp::MAX, issues: true, next: None, old: false, request: None };
     Observed {
+        declared: Default::default(),
+        reserved: Default::default(),
         hosts: [(HOME.to_owned(), host)].into(),
         work: BTreeMap::new(),
         libraries: BTreeMap::new(),

@@ -8,6 +8,7 @@ use super::at_once;
 use crate::api::lsn::Lsn;
 use crate::api::postgres_settings::{Rule, problem, rule};
 use crate::supervisor::conf::{Facts, postgresql_conf};
+use crate::supervisor::listen::Listen;
 use crate::supervisor::next::{accept, next};
 use crate::supervisor::state::{Config, Durable, Seen, Server, Source, Upstream};
 use crate::supervisor::wire::{Command, Data, Postgres};
@@ -39,7 +40,10 @@ pub(super) fn conf_roundtrip(bytes: &[u8]) {
     let good = pairs.filter(|(name, value)| problem(name, value).is_none());
     let settings: BTreeMap<String, String> = good.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
     let (none, minima) = (BTreeMap::new(), BTreeMap::new());
-    let upstream = Some(Upstream { source: Source::Plain("10.0.0.1".into()), slot: "evenkeel_db_1".into() });
+    let upstream = Some(Upstream {
+        source: Source::Plain { address: "10.0.0.1".into(), port: 5432 },
+        slot: "evenkeel_db_1".into(),
+    });
     let rendered = |settings: &BTreeMap<String, String>| {
         let facts = Facts {
             member: "db-1",
@@ -50,6 +54,7 @@ pub(super) fn conf_roundtrip(bytes: &[u8]) {
             passfile: Path::new("/v/pgpass"),
             certificates: Path::new("/c"),
             ssl: true,
+            listen: Listen::CONTAINER,
         };
         read(&postgresql_conf(&Config { upstream: upstream.clone(), ..Config::default() }, &facts))
     };

@@ -9,17 +9,25 @@ mod declared;
 pub mod deployment;
 pub mod docker_host;
 pub mod fact;
+pub mod hosts;
 pub mod kept;
 pub mod links;
 pub mod load_balancer;
+pub mod loss;
 pub mod namespace_network;
 pub mod owned_secret;
+pub mod placement;
+pub mod places;
+pub mod port_reservation;
+pub mod ports;
 pub mod postgres_cluster;
 pub mod redis_certificates;
 pub mod redis_cluster;
 pub mod redis_passwords;
+pub mod redis_places;
 pub mod redis_reports;
 pub mod redis_sentinel;
+pub mod silence;
 
 pub use namespace_network::{network_of, network_spec};
 

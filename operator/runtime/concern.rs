@@ -41,7 +41,7 @@ impl Concern {
     }
 
     /// A concern that wakes the objects whose names `names` finds in the changed object (before or after the
-    /// change), in its namespace.
+    /// change), in its namespace, or in that of a name such as `NAMESPACE/NAME`.
     pub fn named_in(resource: &'static str, names: fn(&Value) -> Vec<String>) -> Self {
         Self { resource, whom: Whom::Named(names), significant: content }
     }
@@ -75,7 +75,10 @@ impl Concern {
             Whom::Named(names) => {
                 let names = [&change.old, &change.new].into_iter().flatten().flat_map(|side| names(side));
                 let namespace = &change.key.namespace;
-                let key = |name| Key { resource: resource.to_owned(), namespace: namespace.clone(), name };
+                let key = |name: String| match name.split_once('/') {
+                    Some((namespace, name)) => Key::new(resource, namespace, name),
+                    None => Key::new(resource, namespace, &name),
+                };
                 Wakes::Keys(names.map(key).collect())
             }
         }

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
+use super::listen::Listen;
 use super::secrets::REPLICATION_ROLE;
 use super::state::{Config, Gate, Settings, Source, Upstream};
 use super::tls;
-use super::wire::{self, Access, NOBODY, PORT};
+use super::wire::{self, Access, NOBODY};
 use crate::api::postgres_settings::{RULES, Rule, standby_minima};
 
 /// A password file that does not exist. Without one in the connection string, libpq takes the one in the home directory.
@@ -32,6 +33,8 @@ pub struct Facts<'a> {
     pub certificates: &'a Path,
     /// They are there, and the server offers TLS.
     pub ssl: bool,
+    /// Where it listens.
+    pub listen: Listen,
 }
 
 /// `postgresql.conf`: the user's settings, with defaults and overrides by [`RULES`].
@@ -79,13 +82,19 @@ fn computed(config: &Config, facts: &Facts) -> Vec<(&'static str, String)> {
     let others = [
         ("cluster_name", facts.member.to_owned()),
         ("evenkeel.generation", facts.generation.to_string()),
-        ("port", PORT.to_string()),
+        ("listen_addresses", listen_addresses(facts.listen)),
+        ("port", facts.listen.port.to_string()),
         ("primary_conninfo", upstream.map_or(String::new(), |upstream| conninfo(upstream, facts))),
         ("primary_slot_name", upstream.map_or(String::new(), |upstream| upstream.slot.clone())),
         ("ssl", if facts.ssl { "on" } else { "off" }.to_owned()),
         ("synchronous_standby_names", standby_names(&config.commit)),
     ];
     others.into_iter().chain(files).collect()
+}
+
+/// On the host's network the server never listens on an address that nobody named. Loopback is for its supervisor.
+fn listen_addresses(listen: Listen) -> String {
+    listen.address.map_or("*".to_owned(), |address| format!("{address},127.0.0.1"))
 }
 
 /// The number that a setting will have; `None` if its value is not a plain number.
@@ -123,8 +132,8 @@ pub fn conninfo(upstream: &Upstream, facts: &Facts) -> String {
 /// secure one has no password to answer with, whatever the other side asks for.
 pub fn leader(source: &Source, passfile: &Path, certificates: &Path) -> String {
     let how = match source {
-        Source::Plain(address) => format!("host={address} passfile={} sslmode=prefer", passfile.display()),
-        Source::Secure { name, address } => {
+        Source::Plain { address, .. } => format!("host={address} passfile={} sslmode=prefer", passfile.display()),
+        Source::Secure { name, address, .. } => {
             let file = |name: &str| certificates.join(name).display().to_string();
             let (ca, cert, key) = (file(tls::CA), file(tls::CLIENT_CERT), file(tls::CLIENT_KEY));
             format!(
@@ -133,7 +142,8 @@ pub fn leader(source: &Source, passfile: &Path, certificates: &Path) -> String {
         }
     };
     format!(
-        "{how} port={PORT} user={REPLICATION_ROLE} connect_timeout=2 keepalives_idle=5 keepalives_interval=2 keepalives_count=3 tcp_user_timeout=5000"
+        "{how} port={} user={REPLICATION_ROLE} connect_timeout=2 keepalives_idle=5 keepalives_interval=2 keepalives_count=3 tcp_user_timeout=5000",
+        source.port()
     )
 }
 
@@ -169,7 +179,10 @@ pub fn pg_hba(gate: Gate, access: Option<&Access>) -> String {
     };
     match access {
         Some(access) => {
-            access.secure.iter().for_each(|address| admit("hostssl", &format!("{address}/32"), "cert"));
+            // Over hosts an address proves nothing, and translation may change it. The certificate proves who it is.
+            let secure = access.secure.iter().map(|address| format!("{address}/32"));
+            let secure = if access.anywhere { vec!["all".to_owned()] } else { secure.collect() };
+            secure.iter().for_each(|from| admit("hostssl", from, "cert"));
             access.plain.iter().for_each(|address| admit("host", &format!("{address}/32"), "scram-sha-256"));
         }
         None => admit("host", "samenet", "scram-sha-256"),
@@ -213,6 +226,7 @@ mod tests {
             passfile: Path::new("/v/pgpass"),
             certificates: Path::new("/c"),
             ssl: false,
+            listen: Listen::CONTAINER,
         }
     }
 
@@ -282,7 +296,7 @@ mod tests {
     #[test]
     fn a_standby_knows_its_leader_and_keeps_its_own_name() {
         let upstream = |source| Some(Upstream { source, slot: "evenkeel_db_1".into() });
-        let plain = Source::Plain("172.30.0.2".into());
+        let plain = Source::Plain { address: "172.30.0.2".into(), port: 5432 };
         check(
             Config { upstream: upstream(plain), ..Config::default() },
             &[],
@@ -291,7 +305,7 @@ mod tests {
                 primary_conninfo = 'host=172.30.0.2 passfile=/v/pgpass sslmode=prefer port=5432 user=evenkeel_replication connect_timeout=2 keepalives_idle=5 keepalives_interval=2 keepalives_count=3 tcp_user_timeout=5000 application_name=5f0c'
                 primary_slot_name = 'evenkeel_db_1'"#]],
         );
-        let secure = Source::Secure { name: "db-2".into(), address: [172, 31, 0, 12].into() };
+        let secure = Source::Secure { name: "db-2".into(), address: [172, 31, 0, 12].into(), port: 5432 };
         check(
             Config { upstream: upstream(secure), ..Config::default() },
             &[],
@@ -318,7 +332,8 @@ mod tests {
     /// an object and silently replaced, because validation and rendering each had a list. Now one table serves both.
     #[test]
     fn a_value_that_is_replaced_is_refused_in_the_object_unless_the_rule_says_when_it_holds() {
-        let upstream = Some(Upstream { source: Source::Plain("172.30.0.2".into()), slot: "s".into() });
+        let upstream =
+            Some(Upstream { source: Source::Plain { address: "172.30.0.2".into(), port: 5432 }, slot: "s".into() });
         let configs = [Config::default(), Config { upstream, ..Config::default() }];
         let rendered = |settings: &Settings| {
             let minima = BTreeMap::from([("max_connections".to_owned(), 200)]);
@@ -372,7 +387,7 @@ mod tests {
 
     fn access(clients_use_tls: bool) -> Access {
         let of = |last: u8| [[172, 31, 0, last].into()].to_vec();
-        Access { secure: of(11), plain: of(12), clients_use_tls }
+        Access { secure: of(11), plain: of(12), clients_use_tls, anywhere: false }
     }
 
     /// The lines behind those that let in the supervisor and the members, which the gate does not change.
@@ -469,7 +484,7 @@ mod tests {
     /// cleartext password of whoever had its leader's address. Now it has no password to answer with.
     #[test]
     fn a_secure_connection_can_answer_no_question_for_a_password() {
-        let secure = Source::Secure { name: "db-2".into(), address: [172, 31, 0, 12].into() };
+        let secure = Source::Secure { name: "db-2".into(), address: [172, 31, 0, 12].into(), port: 5432 };
         let text = leader(&secure, Path::new("/v/pgpass"), Path::new("/c"));
         assert!(text.contains("sslmode=verify-full") && !text.contains("pgpass"), "{text}");
         assert!(text.contains("passfile=/evenkeel/none"), "without it libpq looks into the home directory: {text}");

@@ -13,6 +13,7 @@ use super::dry_start::{Judge, blamed};
 use super::durable;
 use super::identify;
 use super::jobs::Site;
+use super::listen;
 use super::perform::{After, Done, IDLE_MS, STEP, words};
 use super::shell::{Note, Shell, boottime, boottime_ms};
 use super::sql;
@@ -48,6 +49,7 @@ impl Shell {
             passfile,
             certificates,
             ssl: self.server.tls.is_some(),
+            listen: listen::listen(),
         }
     }
 

@@ -11,6 +11,7 @@ use tokio::net::unix::pipe;
 
 use super::conf::{self, Facts};
 use super::jobs::{Site, chain, remove_tree};
+use super::listen::listen;
 use super::process;
 use super::sql::{self, Session};
 use super::state::{Config, Judged, Settings};
@@ -131,6 +132,7 @@ impl Judge {
             passfile: &place.passfile(),
             certificates: &place.configuration(),
             ssl: self.ssl,
+            listen: listen(),
         };
         place.write_configuration("try.conf", &conf::postgresql_conf(&config, &facts))?;
         let file = place.configuration().join("try.conf");

@@ -21,6 +21,7 @@ mod durable;
 pub(crate) mod identify;
 mod jobs;
 mod leftovers;
+pub mod listen;
 pub mod next;
 pub mod pause;
 mod perform;

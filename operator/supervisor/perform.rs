@@ -9,13 +9,14 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::authenticating::{Authenticating, authenticating};
 use super::jobs::{self, Made, Site, chain};
+use super::listen::{self, listen};
 use super::poll::sweep;
 use super::process;
 use super::secrets::Secrets;
 use super::shell::{Note, Postmaster, Run, Shell, Stop, Stopping, Work, boottime, boottime_ms, new_id};
 use super::sql::{self, SLOT_PREFIX, Session};
 use super::state::{Act, Config, Durable};
-use super::wire::{JobKind, PORT};
+use super::wire::JobKind;
 use super::{durable, leftovers, place, server_log, tls, tools};
 
 /// What the loop does after an act.
@@ -299,6 +300,9 @@ impl Shell {
         if !sweep(self).await {
             return Err("processes of an earlier server do not end".to_owned());
         }
+        let free = listen::check(listen());
+        self.problems.port_taken = matches!(free, Err(listen::Error::Taken { .. }));
+        free.map_err(words)?;
         let missing = self.server.run.fatal.as_deref().and_then(leftovers::missing_directory).filter(|_| standby);
         if let Some(directory) = missing.map(Path::to_owned) {
             self.make_tablespace_directory(&directory).await?;
@@ -374,7 +378,7 @@ impl Shell {
         let remove = |path: &Path| theirs.remove(path).map_err(|error| failed("removing", path, error));
         let socket = sql::socket();
         remove(&pgdata.join("postmaster.pid"))?;
-        remove(&socket.with_extension(format!("{PORT}.lock")))?;
+        remove(&socket.with_extension(format!("{}.lock", listen().port)))?;
         remove(&socket)?;
         remove(&pgdata.join("recovery.signal"))?;
         let signal = pgdata.join("standby.signal");

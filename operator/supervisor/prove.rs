@@ -9,10 +9,11 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{Connection, Row};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::listen::listen;
 use super::poll::HEARTBEAT_MS;
 use super::shell::{Note, Shell};
 use super::state::Gate;
-use super::wire::{Lead, PORT, Task};
+use super::wire::{Lead, Task};
 
 impl Shell {
     /// Starts the next attempt if it is due, and reads the evidence while one waits.
@@ -54,7 +55,7 @@ impl Shell {
         let postmaster = self.server.postmaster.as_ref().filter(|postmaster| postmaster.stopping.is_none())?;
         let options = PgConnectOptions::new_without_pgpass()
             .host("127.0.0.1")
-            .port(PORT)
+            .port(listen().port)
             .username(owner)
             .password(&self.secrets.as_ref()?.credentials.owner_password)
             .database(database)

@@ -42,6 +42,7 @@ pub fn report(seen: &Seen) -> Report {
         tls: seen.tls.clone(),
         secures: true,
         tls_problem: seen.tls_problem.clone(),
+        port_taken: seen.port_taken,
         disk_free: seen.disk_free,
         proof: seen.proof.clone(),
         collations: Some(seen.collations.clone()),

@@ -13,6 +13,7 @@ use super::collations::{self, Counted};
 use super::control;
 use super::durable;
 use super::jobs::chain;
+use super::listen::{self, Listen};
 use super::next;
 use super::perform::After;
 use super::place::Place;
@@ -33,6 +34,8 @@ const REPORT_MS: u64 = 1_000;
 pub struct Identity {
     /// Name of the member, e.g. `awx-db-1`.
     pub member: String,
+    /// The address and port of the host where the server listens, if the container is on the host's network.
+    pub listen: Option<Listen>,
 }
 
 /// Runs as PID 1 until SIGTERM.
@@ -57,6 +60,7 @@ async fn serve(identity: Identity) -> Result<(), Fatal> {
     }
     // A file of the server's user is used with its rights, and those are not root's groups.
     nix::unistd::setgroups(&[])?;
+    listen::set(identity.listen);
     let place = Place::find()?;
     place.prepare()?;
     let lock = durable::lock(&place.own())?;

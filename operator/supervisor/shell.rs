@@ -275,6 +275,8 @@ pub struct Problems {
     pub settings: Option<String>,
     /// The certificates received last are not in force.
     pub tls: Option<String>,
+    /// Another program of the host has the server's port.
+    pub port_taken: bool,
     /// The application's roles and database could not be ensured.
     pub app: Option<String>,
 }

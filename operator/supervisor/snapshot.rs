@@ -68,6 +68,7 @@ pub fn snapshot(shell: &Shell, now: u64) -> Seen {
         credentials: shell.secrets.as_ref().map(|secrets| secrets.credentials.hash.clone()),
         tls: tls_held(shell).filter(|_| answers || postgres == Postgres::Stopped),
         tls_problem: shell.problems.tls.clone(),
+        port_taken: shell.problems.port_taken,
         tls_due: shell.tls_wanted().is_some_and(|wanted| Some(&wanted.hash) != tls_held(shell).as_ref())
             && (postgres == Postgres::Stopped || answers && run.applied.is_some() && shell.problems.poll.is_none())
             && now >= shell.clocks.tls_at,

@@ -8,8 +8,8 @@ use serde::Deserialize;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{AssertSqlSafe, Connection, Executor, Row};
 
+use super::listen::listen;
 use super::secrets::{REPLICATION_ROLE, Secrets};
-use super::wire::PORT;
 use crate::api::chain::chain;
 use crate::api::lsn::Lsn;
 use crate::api::postgres_settings::SOCKETS;
@@ -236,7 +236,7 @@ impl Session {
     async fn open_at(sockets: &Path, role: &str, database: &str) -> Result<Self, Error> {
         let options = PgConnectOptions::new_without_pgpass()
             .socket(sockets)
-            .port(PORT)
+            .port(listen().port)
             .username(role)
             .database(database)
             .application_name("evenkeel supervisor")
@@ -453,7 +453,7 @@ pub fn bootstrap() -> String {
 
 /// Path of the server's unix socket.
 pub fn socket() -> std::path::PathBuf {
-    Path::new(SOCKETS).join(format!(".s.PGSQL.{PORT}"))
+    Path::new(SOCKETS).join(format!(".s.PGSQL.{}", listen().port))
 }
 
 /// An identifier in double quotes.

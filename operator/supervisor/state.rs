@@ -80,21 +80,36 @@ pub struct Upstream {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Source {
     /// With the password, at this address: while members of the previous release are updated.
-    Plain(String),
+    Plain {
+        /// Its address on the cluster's network.
+        address: String,
+        /// Its port.
+        port: u16,
+    },
     /// By TLS with certificates of both sides.
     Secure {
         /// Its name, which its certificate must have.
         name: String,
-        /// Its address on the network of the members.
+        /// Its address on the network of the members, or of its host.
         address: Ipv4Addr,
+        /// Its port.
+        port: u16,
     },
+}
+
+impl Source {
+    /// The leader's port.
+    pub fn port(&self) -> u16 {
+        let (Self::Plain { port, .. } | Self::Secure { port, .. }) = self;
+        *port
+    }
 }
 
 impl From<&Follow> for Source {
     fn from(follow: &Follow) -> Self {
         match follow.secure {
-            Some(address) => Self::Secure { name: follow.leader.clone(), address },
-            None => Self::Plain(follow.address.clone()),
+            Some(address) => Self::Secure { name: follow.leader.clone(), address, port: follow.port },
+            None => Self::Plain { address: follow.address.clone(), port: follow.port },
         }
     }
 }
@@ -211,6 +226,8 @@ pub struct Seen {
     pub tls: Option<String>,
     /// Why the certificates received last are not in force.
     pub tls_problem: Option<String>,
+    /// Another program of the host has its port.
+    pub port_taken: bool,
     /// The certificates received last are not held, and may be loaded now.
     pub tls_due: bool,
     /// Milliseconds since the operator's last message; `None`: none since boot.

@@ -20,8 +20,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::durable;
+use super::listen::listen;
 use super::place::Place;
-use super::wire::{PORT, Tls};
+use super::wire::Tls;
 use crate::api::chain::chain;
 
 /// Names in the folder of the server's configuration: the CAs of server certificates.
@@ -93,7 +94,7 @@ async fn handshake(shown: Arc<Shown>) -> Result<(), String> {
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(words)?;
     let builder = builder.dangerous().with_custom_certificate_verifier(shown.clone());
     let config = Arc::new(builder.with_client_cert_resolver(shown));
-    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, PORT)).await.map_err(words)?;
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, listen().port)).await.map_err(words)?;
     let mut request = BytesMut::new();
     frontend::ssl_request(&mut request);
     stream.write_all(&request).await.map_err(words)?;

@@ -24,8 +24,8 @@ use crate::api::lsn::{Fork, Lsn};
 pub const SOCKET: &str = "/run/evenkeel/supervisor.sock";
 /// Mount path of the data volume.
 pub const VOLUME: &str = "/var/lib/postgresql/data";
-/// PostgreSQL's port inside the container.
-pub const PORT: u16 = 5432;
+/// PostgreSQL's port in a container with networks of its own.
+pub const PORT: u16 = crate::api::postgres_settings::PORT;
 
 /// A name that no standby has: a commit rule with it waits for ever.
 pub const NOBODY: &str = "evenkeel_nobody";
@@ -85,6 +85,9 @@ pub struct Access {
     pub plain: Vec<Ipv4Addr>,
     /// Clients must use TLS.
     pub clients_use_tls: bool,
+    /// Members live on several hosts: every address may replicate with a client certificate.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub anywhere: bool,
 }
 
 /// The tasks of an [`Order`].
@@ -214,6 +217,9 @@ pub struct Follow {
     pub leader: String,
     /// Its address on the cluster's network.
     pub address: String,
+    /// Its port. Absent in orders of the previous release, which knew one.
+    #[serde(default = "standard_port", skip_serializing_if = "is_standard")]
+    pub port: u16,
     /// Its address on the network of the members: replicate from there, by TLS with a client certificate. Only for a
     /// supervisor that has reported [`Report::secures`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -230,6 +236,14 @@ pub struct Follow {
     pub lineage: Option<Lineage>,
     /// The leader has checkpointed on its timeline, so that pg_rewind sees it.
     pub rewindable: bool,
+}
+
+fn standard_port() -> u16 {
+    PORT
+}
+
+fn is_standard(port: &u16) -> bool {
+    *port == PORT
 }
 
 /// A leader's current timeline and the position where each earlier one ended.
@@ -363,6 +377,9 @@ pub struct Report {
     /// It understands [`Order::access`] and [`Follow::secure`]. Absent in reports of version 0.1.0.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub secures: bool,
+    /// The server could not be started, because another program of the host has its port.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub port_taken: bool,
     /// Bytes free on the data volume.
     pub disk_free: u64,
     /// Of a primary that has let clients in, in its current or last run: whether a new client can write. Absent in

@@ -78,10 +78,11 @@ def free_port():
 
 
 class Operator:
-    """One `evenkeel operator` with its own data directory."""
+    """One `evenkeel operator` with its own data directory. `before`: words in front of each of its commands."""
 
-    def __init__(self, binary, folder):
+    def __init__(self, binary, folder, before=()):
         self.binary = str(pathlib.Path(binary).resolve())
+        self.command = [*before, self.binary]
         self.data = pathlib.Path(folder) / "data"
         self.log = pathlib.Path(folder) / "operator.log"
         self.port = free_port()
@@ -92,7 +93,7 @@ class Operator:
         """Starts it and waits until it serves requests."""
         with open(self.log, "a", encoding="utf-8") as log:
             self.process = subprocess.Popen(
-                [self.binary, "operator", "--data-dir", str(self.data), "--listen", f"127.0.0.1:{self.port}"],
+                [*self.command, "operator", "--data-dir", str(self.data), "--listen", f"127.0.0.1:{self.port}"],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -128,13 +129,13 @@ class Operator:
 
     def cli(self, *arguments, text=None, timeout=60, check=True):
         """Runs `evenkeel` against this operator."""
-        return run(self.binary, *arguments, text=text, timeout=timeout, check=check, env=self.env)
+        return run(*self.command, *arguments, text=text, timeout=timeout, check=check, env=self.env)
 
     def cli_result(self, *arguments, text=None):
         """Runs `evenkeel` and returns (exit code, all output)."""
         try:
             result = subprocess.run(
-                [self.binary, *arguments],
+                [*self.command, *arguments],
                 input=text,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

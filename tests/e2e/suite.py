@@ -9,7 +9,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 
 import harness
 import scenarios
@@ -17,14 +16,10 @@ import scenarios_cluster
 import scenarios_redis
 import scenarios_web
 from client import Silent
+from runner import attempt, chosen
 
 CLUSTER = "e2e-db"
 SAVED = harness.ROOT / "target" / "e2e"
-
-
-def chosen(words, of):
-    """Those of the scenarios that are to run."""
-    return [one for one in of if not words or any(word in one.__name__ for word in words)]
 
 
 class Beside(threading.Thread):
@@ -38,40 +33,13 @@ class Beside(threading.Thread):
 
     def run(self):
         for scenario in self.chosen:
-            passed = attempt(self.cluster, scenario)
+            passed = attempt(self.cluster, scenario, SAVED)
             self.passed, self.failed = self.passed + passed, self.failed + (not passed)
 
     def end(self):
         """Stops its operator."""
         if self.cluster:
             harness.discard(self.cluster.operator)
-
-
-def report(outcome, name, began, note=""):
-    """Prints one line."""
-    sentence = name.replace("_", " ")
-    print(f"{outcome:4} {sentence} ({time.monotonic() - began:.1f} s{'; ' + note if note else ''})", flush=True)
-
-
-def attempt(cluster, scenario):
-    """Runs one scenario. Returns True when it passed."""
-    began = time.monotonic()
-    try:
-        if cluster.operator.process.poll() is not None:
-            cluster.operator.start()
-        report("ok", scenario.__name__, began, scenario(cluster) or "")
-        return True
-    except Exception as error:  # after any error the other scenarios must run and Docker must be cleaned
-        report("FAIL", scenario.__name__, began)
-        print(f"     {type(error).__name__}: {error}", flush=True)
-        folder = SAVED / scenario.__name__
-        try:
-            cluster.save(folder)
-            (folder / "trace.txt").write_text(traceback.format_exc(), encoding="utf-8")
-            print(f"     kept: {folder.relative_to(harness.ROOT)}", flush=True)
-        except (harness.Failed, OSError) as problem:
-            print(f"     nothing could be kept: {problem}", flush=True)
-        return False
 
 
 def bring_up(cluster):
@@ -97,14 +65,14 @@ def run(binary, words):
         def a_cluster_of_three_becomes_ready(cluster):
             return f"Ready after {bring_up(cluster):.1f} s"
 
-        if not attempt(cluster, a_cluster_of_three_becomes_ready):
+        if not attempt(cluster, a_cluster_of_three_becomes_ready, SAVED):
             return 0, 1
         passed += 1
         beside = Beside(binary, chosen(words, scenarios.BESIDE))
         for scenario in chosen(words, scenarios.SCENARIOS):
             if scenario not in scenarios.UNHURRIED:
                 beside.join()
-            if attempt(cluster, scenario):
+            if attempt(cluster, scenario, SAVED):
                 passed += 1
                 continue
             failed += 1

@@ -12,7 +12,7 @@ use evenkeel::cli::client::Client;
 use evenkeel::cli::error::Error;
 use evenkeel::cli::session::Session;
 use evenkeel::cli::{
-    apply, delete, describe, events, exec, get, kubeconfig, logs, preview, rollouts, scale, switchover, wait,
+    apply, delete, describe, events, exec, get, host, kubeconfig, logs, preview, rollouts, scale, switchover, wait,
 };
 use evenkeel::runtime::clock::{Clock as _, SystemClock};
 use evenkeel::server::containers::{
@@ -145,6 +145,7 @@ async fn typed(verb: &str, words: &str, session: &mut Session<'_>) -> Result<(),
         "logs" => logs::run(line(words), session).await,
         "exec" => exec::run(line(words), session).await,
         "rollout" => rollouts::run(line(words), session).await,
+        "host" => host::run(line(words), session).await,
         "scale" => scale::run(line(words), session).await,
         other => panic!("no verb {other}"),
     }

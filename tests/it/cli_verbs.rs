@@ -68,7 +68,7 @@ async fn one_bad_document_keeps_all_from_being_sent_if_it_cannot_be_read() {
     bench.file(&format!("{CLUSTER}---\napiVersion: evenkeel.dev/v1\nkind: PostgresClutser\nmetadata: {{name: x}}\n"));
     bench.session(expect![[r#"
         $ apply -f FILE
-        error: db.yaml:9:7: the server has no kind "evenkeel.dev/v1 PostgresClutser"; it has dockerhosts, postgresclusters, loadbalancers, redissentinels, redisclusters, tokens, namespaces, secrets, configmaps, events, nodes, services, pods, replicasets, deployments, leases, roles, rolebindings, clusterroles, clusterrolebindings, customresourcedefinitions
+        error: db.yaml:9:7: the server has no kind "evenkeel.dev/v1 PostgresClutser"; it has dockerhosts, portreservations, postgresclusters, loadbalancers, redissentinels, redisclusters, tokens, namespaces, secrets, configmaps, events, nodes, services, pods, replicasets, deployments, leases, roles, rolebindings, clusterroles, clusterrolebindings, customresourcedefinitions
         exit code 4
         $ get pg
         no objects found in namespace default
@@ -197,7 +197,7 @@ async fn get_prints_tables_names_and_whole_objects() {
     show(
         "get pigs",
         expect![[r#"
-            error: the server has no kind "pigs"; it has dockerhosts, postgresclusters, loadbalancers, redissentinels, redisclusters, tokens, namespaces, secrets, configmaps, events, nodes, services, pods, replicasets, deployments, leases, roles, rolebindings, clusterroles, clusterrolebindings, customresourcedefinitions
+            error: the server has no kind "pigs"; it has dockerhosts, portreservations, postgresclusters, loadbalancers, redissentinels, redisclusters, tokens, namespaces, secrets, configmaps, events, nodes, services, pods, replicasets, deployments, leases, roles, rolebindings, clusterroles, clusterrolebindings, customresourcedefinitions
             exit code 3
         "#]],
     )
@@ -521,4 +521,137 @@ async fn a_watch_that_missed_too_much_says_so_and_begins_with_all_there_is() {
     assert_eq!(follow.next().await.unwrap(), Event::Restarted);
     let Event::Changed(object) = follow.next().await.unwrap() else { panic!("not all there is") };
     assert_eq!(object["metadata"]["name"], "db");
+}
+
+#[tokio::test]
+async fn the_verbs_about_hosts_change_one_field_each_and_say_what_happens_next() {
+    let bench = CliBench::new().await;
+    bench
+        .session(expect![[r#"
+            $ host list
+            no objects found in namespace default
+            $ host add east tcp://10.0.0.7:2375
+            error: DockerHost.evenkeel.dev "east" is invalid
+              spec.endpoint: Invalid value: tcp:// without spec.tls: whoever is on the way reads every password and controls the engine. Name a client certificate in spec.tls, or say spec.insecure: true
+            exit code 4
+            $ host add east unix:///run/east.sock --address 10.0.0.7 --label disk=ssd
+            dockerhost.evenkeel.dev/east added; the operator connects to it now. To see how it is: evenkeel host check east
+        "#]])
+        .await;
+}
+
+#[tokio::test]
+async fn a_host_behind_ssh_is_added_with_a_secret_of_its_keys() {
+    let bench = CliBench::new().await;
+    bench.file("KEY");
+    let added = bench.run("host add far ssh://ops@far --ssh-key FILE --known-hosts FILE").await;
+    assert!(added.starts_with("secret/dockerhost-far holds its keys\ndockerhost.evenkeel.dev/far added"), "{added}");
+    let secret: Value =
+        bench.objects.get(&Key::new("secrets", "default", "dockerhost-far")).await.unwrap().expect("a Secret");
+    assert_eq!((&secret["data"]["ssh-privatekey"], &secret["data"]["known_hosts"]), (&json!("S0VZ"), &json!("S0VZ")));
+    let host: Value =
+        bench.objects.get(&Key::new("dockerhosts.evenkeel.dev", "", "far")).await.unwrap().expect("a host");
+    assert_eq!(host["spec"]["ssh"], json!({"secretName": "dockerhost-far", "secretNamespace": "default"}));
+    bench
+        .session(expect![[r#"
+            $ host add far ssh://ops@far --ssh-key FILE --known-hosts FILE
+            error: there is a DockerHost far already; change it with apply, or delete it
+            exit code 1
+            $ host add near ssh://ops@near
+            error: ssh:// needs --ssh-key FILE and --known-hosts FILE (what `ssh-keyscan HOST` prints, compared with the host itself)
+            exit code 2
+        "#]])
+        .await;
+}
+
+#[tokio::test]
+async fn a_host_that_is_another_engine_is_accepted_by_its_id() {
+    let bench = CliBench::new().await;
+    bench.run("host add east unix:///run/east.sock").await;
+    let key = Key::new("dockerhosts.evenkeel.dev", "", "east");
+    let report = async |status: Value| {
+        let change = |mut object: Value| {
+            object["status"] = status.clone();
+            Ok::<_, evenkeel::store::Error>(object)
+        };
+        bench.objects.modify(&key, Part::Status, change).await.unwrap();
+    };
+    bench
+        .session(expect![[r#"
+            $ host accept east
+            east is the engine that it was; there is nothing to accept
+        "#]])
+        .await;
+    report(json!({"engineID": "A", "foundEngineID": "B"})).await;
+    let operator = async {
+        let mut watch = bench.objects.watch("dockerhosts.evenkeel.dev", None, 0).await.unwrap();
+        while let Some(change) = watch.next().await {
+            let object = change.unwrap().new.unwrap();
+            if object["metadata"]["annotations"]["evenkeel.dev/accept-engine"] == "B" {
+                report(json!({"engineID": "B"})).await;
+                return std::future::pending().await;
+            }
+        }
+    };
+    let verbs = bench.session(expect![[r#"
+        $ host accept east
+        east is engine B now. What the old engine had counts as gone from here on, and is made again where its objects want it
+    "#]]);
+    tokio::select! {
+        () = operator => panic!("the watch ended"),
+        () = verbs => {}
+    }
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_host_is_told_with_an_exit_code() {
+    let bench = CliBench::new().await;
+    bench.run("host add east unix:///run/east.sock").await;
+    let key = Key::new("dockerhosts.evenkeel.dev", "", "east");
+    let change = |mut object: Value| {
+        object["status"] = json!({"reachable": true, "containers": 3, "engineVersion": "29.0", "apiVersion": "1.52",
+            "lastHeard": "2026-01-01T00:00:00Z", "conditions": [
+            {"type": "Ready", "status": "False", "reason": "Unreachable", "message": "connection refused", "observedGeneration": 1,
+                "lastTransitionTime": "2026-01-01T00:00:00Z"},
+            {"type": "Drained", "status": "True", "reason": "Empty", "message": "nothing is left", "observedGeneration": 1,
+                "lastTransitionTime": "2026-01-01T00:00:00Z"}]});
+        Ok::<_, evenkeel::store::Error>(object)
+    };
+    bench.objects.modify(&key, Part::Status, change).await.unwrap();
+    bench
+        .session(expect![[r#"
+            $ host check east
+            east at unix:///run/east.sock, Docker Engine 29.0 (API 1.52), 3 managed containers
+            note: nothing is left
+            note: it has no spec.address: objects that span several hosts do not use it
+            note: unix:// means the engine of the machine that the operator runs on; spec.node says which one that is
+            error: east: connection refused (Unreachable)
+            exit code 1
+            $ host check nowhere
+            error: no DockerHost "nowhere"
+            exit code 3
+            $ host lost east
+            You say that east is off and stays off: no process of it runs any more, and none will. Evenkeel believes you.
+            It promotes standbys and starts replacements at once, also of pods and volumes that must never exist twice.
+            If east still runs, two primaries may take writes, and the writes of one of them are lost.
+            CAUTION: east answers at this moment. A host that answers is not lost; use drain.
+            It had 3 managed containers and last answered at 2026-01-01T00:00:00Z.
+            error: nobody can confirm it here: say --yes
+            exit code 2
+            $ host lost east --yes
+            east counts as dead: what it had is replaced now, where there is another place. If it comes back, turn it off first or
+            clean it, and then: evenkeel host found east
+            You say that east is off and stays off: no process of it runs any more, and none will. Evenkeel believes you.
+            It promotes standbys and starts replacements at once, also of pods and volumes that must never exist twice.
+            If east still runs, two primaries may take writes, and the writes of one of them are lost.
+            CAUTION: east answers at this moment. A host that answers is not lost; use drain.
+            It had 3 managed containers and last answered at 2026-01-01T00:00:00Z.
+            $ host found east
+            east is a host like any other again. The operator reads what is there before it does anything; what was replaced meanwhile
+            is not used again
+            $ host drain nowhere
+            error: no DockerHost "nowhere"
+            exit code 3
+        "#]])
+        .await;
 }

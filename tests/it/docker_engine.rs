@@ -656,7 +656,8 @@ async fn what_others_do_is_seen_in_the_mirror_by_an_event_or_at_the_next_refresh
     docker(&["tag", IMAGE, &tag]);
     let mirror = Mirror::new("local", Arc::new(bench.engine.clone()));
     let mut events = mirror.events();
-    assert_eq!(within(events.next()).await, Some(None));
+    // The object of the host itself is woken too.
+    within(async { while events.next().await != Some(None) {} }).await;
     tokio::spawn(async move { while events.next().await.is_some() {} });
     let states = async || -> Vec<_> {
         mirror.list_containers(&bench.owner).await.unwrap().into_iter().map(|one| one.state).collect()
@@ -680,9 +681,9 @@ async fn what_others_do_is_seen_in_the_mirror_by_an_event_or_at_the_next_refresh
             && mirror.image(&tag).await.unwrap().is_none()
     });
     let gone = gone.await;
-    // A refresh that has begun may have listed it already; then the next one sees it. A busy Docker answers late.
-    assert!(gone < REFRESH * 3, "{gone:?}");
-    println!("killed {killed:?}, removed {removed:?}, what has no events {gone:?}");
+    // Their events name no owner: everything is listed again, at most once a second. A busy Docker answers late.
+    assert!(gone < REFRESH / 3, "{gone:?}");
+    println!("killed {killed:?}, removed {removed:?}, what has no owner in its events {gone:?}");
 }
 
 /// What the engine says about the container's connection to its network.
@@ -702,7 +703,8 @@ async fn a_network_that_is_taken_away_is_seen_by_an_event_and_given_back_to_the_
     bench.run(&spec).await;
     let mirror = Mirror::new("local", Arc::new(bench.engine.clone()));
     let mut events = mirror.events();
-    assert_eq!(within(events.next()).await, Some(None));
+    // The object of the host itself is woken too.
+    within(async { while events.next().await != Some(None) {} }).await;
     tokio::spawn(async move { while events.next().await.is_some() {} });
     let seen = async || connection(&mirror, &bench.owner, &network.name).await;
     let whole = async |address: Option<Ipv4Addr>| seen().await.is_some_and(|seen| seen.address == address);

@@ -63,7 +63,17 @@ impl Member {
         let slots = ["evenkeel_1", "evenkeel_2"].into_iter().filter(|other| *other != slot);
         let slots = slots.map(str::to_owned).collect();
         let timeline_terms = self.last.timeline_terms.clone();
-        Task::Follow(Follow { leader, address, secure: None, slot, slots, timeline_terms, lineage, rewindable })
+        Task::Follow(Follow {
+            leader,
+            address,
+            port: 5432,
+            secure: None,
+            slot,
+            slots,
+            timeline_terms,
+            lineage,
+            rewindable,
+        })
     }
 }
 

@@ -1,5 +1,7 @@
 //! LoadBalancer: HAProxy or nginx in front of services.
 
+use std::collections::BTreeMap;
+
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -46,6 +48,9 @@ pub struct LoadBalancerSpec {
     /// Image like the official one. Default `haproxy:2.6` or `nginx:1.22`. HAProxy 2.6 or newer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
+    /// The hosts that balancers may be on.
+    #[serde(default, skip_serializing_if = "Placement::is_default")]
+    pub placement: Placement,
     /// Address of the Docker host on which host ports are published.
     #[serde(default = "loopback")]
     pub bind_address: String,
@@ -80,6 +85,21 @@ fn loopback() -> String {
 
 fn connections() -> u32 {
     8_000
+}
+
+/// The hosts that balancers may be on. As long as there are as many hosts as balancers, each host has one.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Placement {
+    /// Labels that the DockerHost must have.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+}
+
+impl Placement {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Limits of the processes that a reload leaves behind, because they still have connections.
@@ -138,7 +158,7 @@ pub struct Frontend {
     /// Name of the backend.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backend: Option<String>,
-    /// Publishes the port on the Docker host: balancer `n` gets `hostPort + n - 1`.
+    /// Publishes the port on the Docker host. Further balancers on the same host get `hostPort + 1`, `hostPort + 2`, …
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_port: Option<u16>,
     /// Timeouts for clients.
@@ -386,7 +406,7 @@ pub struct Stats {
     /// The port in the balancer's container.
     #[schemars(range(min = 1, max = 65535))]
     pub port: u16,
-    /// Publishes it on the loopback address of the Docker host: balancer `n` gets `hostPort + n - 1`.
+    /// Publishes it on the loopback address of the Docker host. Further balancers on the same host get `hostPort + 1`, …
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host_port: Option<u16>,
 }

@@ -34,7 +34,8 @@ pub struct LoadBalancerStatus {
     pub old_processes: u64,
     /// Hash of the desired configuration without its servers.
     pub config_hash: String,
-    /// `Ready`, `Progressing`, `Degraded`, `ConfigValid`, `BackendsResolved`, `CertificatesValid`.
+    /// `Ready`, `Progressing`, `Degraded`, `ConfigValid`, `BackendsResolved`, `CertificatesValid`; and while they are so
+    /// `ManyHostsSilent`, `DrainBlocked`.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     /// The planner's memory; the only part of the status that the planner reads back.
@@ -132,6 +133,9 @@ pub struct BalancerDecisions {
     /// Hash of the last valid certificate of each Secret.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub certificates: BTreeMap<String, String>,
+    /// The DockerHost of each balancer.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub places: BTreeMap<String, String>,
     /// A balancer was ready once: since then a missing one is an outage.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub started: bool,

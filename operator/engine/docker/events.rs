@@ -9,27 +9,32 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bollard::Docker;
-use bollard::models::EventMessage;
+use bollard::models::{EventMessage, EventMessageTypeEnum};
 use bollard::query_parameters::EventsOptionsBuilder;
 use futures::{Stream, StreamExt as _, stream};
 use tokio::sync::mpsc;
+use tokio::time::{sleep_until, timeout};
 
-use super::super::{Error, EventHint};
+use super::super::instant::instant;
+use super::super::{Error, EventHint, Identity};
 use super::{ANSWER, DockerEngine, classify};
 use crate::api::failure::Failure;
 use crate::api::labels::Owner;
+use crate::api::sync::lock;
 
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// Failures in a row before a warning; fewer are just a restart of the engine.
 const WORTH_A_WARNING: u32 = 3;
-/// Ping interval: a dead host sends nothing, and neither does a quiet one.
+/// A host that was not heard for this long is pinged: a dead host sends nothing, and neither does a quiet one.
 const PING: Duration = Duration::from_secs(15);
+/// Time-out of a request for the subscription.
+const SUBSCRIBE: Duration = Duration::from_secs(2);
 /// Length of the queue; when it is full, the engine waits.
 const QUEUE: usize = 256;
 
-/// Actions that change the state of a container. Execs are left out: each `dial` causes three events.
-const ACTIONS: [&str; 12] = [
+/// Actions that change what the lists show. Execs are left out: each `dial` causes three events.
+const ACTIONS: [&str; 18] = [
     "create",
     "start",
     "restart",
@@ -42,6 +47,13 @@ const ACTIONS: [&str; 12] = [
     "health_status",
     "connect",
     "disconnect",
+    // Of images.
+    "pull",
+    "load",
+    "import",
+    "tag",
+    "untag",
+    "delete",
 ];
 
 impl DockerEngine {
@@ -64,6 +76,11 @@ impl DockerEngine {
         let mut failures = 0;
         loop {
             let ended = Failure::from(self.follow(hints, &mut failures).await);
+            // Whoever answers next may be another engine.
+            let before = std::mem::replace(&mut lock(&self.told).identity, Identity::Lost);
+            if before != Identity::Lost {
+                self.stirs.notify_one();
+            }
             failures += 1;
             let wait = LONGEST_WAIT.min(FIRST_WAIT * 2_u32.saturating_pow(failures - 1));
             let host = &*self.host;
@@ -80,9 +97,10 @@ impl DockerEngine {
     async fn follow(&self, hints: &mpsc::Sender<EventHint>, failures: &mut u32) -> Error {
         let doing = "following its events";
         let gone = || Error::refused(&self.host, doing, "nobody listens");
-        let info = match self.system_info(doing).await {
-            Ok(info) => info,
-            Err(error) => return error,
+        let info = match timeout(SUBSCRIBE, self.system_info(doing)).await {
+            Ok(Ok(info)) => info,
+            Ok(Err(error)) => return error,
+            Err(_) => return Error::unreachable(&self.host, doing, format!("no answer within {SUBSCRIBE:?}")),
         };
         if hints.send(None).await.is_err() {
             return gone();
@@ -96,14 +114,17 @@ impl DockerEngine {
             options = options.since(&now);
         }
         let mut events = Box::pin(client.events(Some(options.build())));
-        let mut ping = tokio::time::interval(PING);
-        ping.tick().await;
+        let mut quiet = instant();
         loop {
             tokio::select! {
                 event = events.next() => match event {
                     Some(Ok(event)) => {
                         *failures = 0;
+                        lock(&self.told).heard = instant();
                         let owner = owner(&event);
+                        if concerns_all(&event) {
+                            self.stirs.notify_one();
+                        }
                         if let Some(container) = listed_later(&event, owner.as_ref()) {
                             self.hint_when_listed(container.to_owned(), owner.clone(), hints.clone());
                         }
@@ -115,10 +136,17 @@ impl DockerEngine {
                     Some(Err(error)) => return classify::classify(&self.host, doing, error),
                     None => return Error::unreachable(&self.host, doing, "the engine ended the stream"),
                 },
-                _ = ping.tick() => match self.call(doing, ANSWER, Docker::ping).await {
-                    Ok(_) => *failures = 0,
-                    Err(error) => return error,
-                },
+                () = sleep_until(quiet + PING) => {
+                    quiet = lock(&self.told).heard;
+                    if quiet.elapsed() >= PING {
+                        match timeout(SUBSCRIBE, self.call(doing, ANSWER, Docker::ping)).await {
+                            Ok(Ok(_)) => *failures = 0,
+                            Ok(Err(error)) => return error,
+                            Err(_) => return Error::unreachable(&self.host, doing, "a ping was not answered"),
+                        }
+                        quiet = instant();
+                    }
+                }
             }
         }
     }
@@ -145,6 +173,16 @@ impl DockerEngine {
     }
 }
 
+/// Whether a volume, network or image came or went; the events of these name no owner.
+fn concerns_all(event: &EventMessage) -> bool {
+    let comes_or_goes = matches!(event.action.as_deref(), Some("create" | "destroy"));
+    match event.typ {
+        Some(EventMessageTypeEnum::VOLUME | EventMessageTypeEnum::NETWORK) => comes_or_goes,
+        Some(EventMessageTypeEnum::IMAGE) => true,
+        _ => false,
+    }
+}
+
 /// The container of an event that Docker may report before its lists show it: a death, or a connection to a network,
 /// whose event has no labels.
 fn listed_later<'a>(event: &'a EventMessage, owner: Option<&Owner>) -> Option<&'a str> {
@@ -165,7 +203,7 @@ fn unix_time(rfc3339: &str) -> Option<String> {
 fn filters() -> HashMap<String, Vec<String>> {
     HashMap::from([
         // Events of networks have no labels, so Docker cannot filter by label.
-        ("type".to_owned(), vec!["container".to_owned(), "network".to_owned()]),
+        ("type".to_owned(), ["container", "network", "volume", "image"].map(str::to_owned).to_vec()),
         ("event".to_owned(), ACTIONS.map(str::to_owned).to_vec()),
     ])
 }

@@ -129,7 +129,7 @@ impl DockerEngine {
             Error::NotFound { message, .. } | Error::Refused { message, .. } | Error::Conflict { message, .. } => {
                 Error::refused(&self.host, doing, explain(image, &message))
             }
-            unreachable @ Error::Unreachable { .. } => unreachable,
+            other => other,
         }
     }
 }

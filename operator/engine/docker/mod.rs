@@ -12,27 +12,33 @@ mod files;
 mod images;
 mod logs;
 mod networks;
+mod ssh;
+mod ssh_words;
 mod transport;
 mod volumes;
 
 pub use binary::OwnBinary;
-pub use transport::Tls;
+pub use ssh::{SshKeys, sweep};
+pub use transport::{Keys, Tls};
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bollard::Docker;
 use futures::Stream;
-use tokio::sync::OnceCell;
+use tokio::sync::{Notify, OnceCell};
+use tokio::time::Instant;
 
 use self::transport::Transport;
+use super::instant::instant;
 use super::{
-    Attachment, ContainerSeen, ContainerSpec, Conversation, Daemon, Engine, Error, EventHint, Everything, ExecRequest,
-    ExecResult, ExecSession, File, HostInfo, ImageSeen, LogOptions, NetworkSeen, NetworkSpec, Outputs, RegistryLogin,
-    VolumeSpec,
+    Attachment, ClockSeen, ContainerSeen, ContainerSpec, Conversation, Daemon, Engine, Error, EventHint, Everything,
+    ExecRequest, ExecResult, ExecSession, File, HostInfo, Identity, ImageSeen, LogOptions, NetworkSeen, NetworkSpec,
+    Outputs, RegistryLogin, VolumeSpec,
 };
 use crate::api::docker_host::Endpoint;
 use crate::api::labels::{self, Owner};
@@ -52,18 +58,49 @@ pub struct DockerEngine {
     /// Networks are created in two steps that must not interleave.
     networks: Arc<tokio::sync::Mutex<()>>,
     /// The last answer about the engine itself.
-    daemon: Arc<std::sync::Mutex<Option<Daemon>>>,
+    daemon: Arc<Mutex<Option<Daemon>>>,
+    /// Who answers, and the host's clock.
+    told: Arc<Mutex<Told>>,
+    /// Notified when memory of the host may be old.
+    stirs: Arc<Notify>,
     /// DNS names of the connections that were inspected, by Docker's ID of the connection.
     aliases: Arc<Mutex<containers::Aliases>>,
 }
 
+/// What the engine told last about itself.
+struct Told {
+    identity: Identity,
+    clock: Option<ClockSeen>,
+    /// When it last answered a request or sent an event.
+    heard: Instant,
+}
+
 impl DockerEngine {
     /// An engine at `endpoint`; errors name it `host`. Sends nothing before the first request;
-    /// [`Error::Refused`] if the TLS material cannot be used.
-    pub fn connect(host: &str, endpoint: &Endpoint, tls: Option<&Tls>, binary: Arc<OwnBinary>) -> Result<Self, Error> {
+    /// [`Error::Refused`] if the keys cannot be used.
+    pub fn connect(
+        host: &str,
+        endpoint: &Endpoint,
+        keys: Option<&Keys>,
+        binary: Arc<OwnBinary>,
+    ) -> Result<Self, Error> {
+        Self::connect_below(host, endpoint, keys, binary, &std::env::temp_dir())
+    }
+
+    /// Like [`DockerEngine::connect`], with the folder for what a connection keeps on this machine.
+    pub fn connect_below(
+        host: &str,
+        endpoint: &Endpoint,
+        keys: Option<&Keys>,
+        binary: Arc<OwnBinary>,
+        run: &Path,
+    ) -> Result<Self, Error> {
+        let told = Told { identity: Identity::Lost, clock: None, heard: instant() };
         Ok(Self {
             host: host.into(),
-            transport: Arc::new(Transport::new(host, endpoint, tls)?),
+            transport: Arc::new(Transport::new(host, endpoint, keys, run)?),
+            told: Arc::new(Mutex::new(told)),
+            stirs: Arc::default(),
             client: Arc::default(),
             binary: Arc::new(binary::Injection::new(binary)),
             pulls: Arc::default(),
@@ -75,6 +112,7 @@ impl DockerEngine {
 
     /// The client; the first successful contact negotiates the API version.
     async fn client(&self, doing: &str) -> Result<&Docker, Error> {
+        self.transport.ready(doing).await?;
         self.client.get_or_try_init(|| self.transport.negotiate(&self.host, doing)).await
     }
 
@@ -93,7 +131,12 @@ impl DockerEngine {
             request(client).await.map_err(|error| classify::classify(&self.host, doing, error))
         });
         match answered.await {
-            Ok(result) => result,
+            Ok(Err(error)) => Err(self.transport.explained(doing, error).await),
+            Ok(answer) => {
+                self.transport.works();
+                lock(&self.told).heard = instant();
+                answer
+            }
             Err(_) => Err(Error::unreachable(&self.host, doing, format!("no answer within {} s", limit.as_secs()))),
         }
     }
@@ -131,6 +174,21 @@ impl Engine for DockerEngine {
     async fn info(&self) -> Result<HostInfo, Error> {
         self.host_info().await
     }
+    async fn ping(&self) -> Result<(), Error> {
+        self.call("seeing whether it answers", ANSWER, Docker::ping).await.map(drop)
+    }
+    fn identity(&self) -> Identity {
+        lock(&self.told).identity.clone()
+    }
+    fn clock(&self) -> Option<ClockSeen> {
+        lock(&self.told).clock
+    }
+    fn stirred(&self) -> Option<Arc<Notify>> {
+        Some(self.stirs.clone())
+    }
+    fn close(&self) {
+        self.transport.close();
+    }
     fn daemon(&self) -> Option<Daemon> {
         lock(&self.daemon).clone()
     }
@@ -139,6 +197,9 @@ impl Engine for DockerEngine {
     }
     async fn list_volumes(&self, owner: &Owner) -> Result<Vec<String>, Error> {
         self.volumes_of(owner).await
+    }
+    async fn list_owned(&self) -> Result<BTreeMap<Owner, Vec<ContainerSeen>>, Error> {
+        self.containers_of_all().await
     }
     async fn list_all(&self) -> Result<Everything, Error> {
         let (containers, volumes, networks, images) = tokio::try_join!(

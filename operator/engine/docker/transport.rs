@@ -1,6 +1,7 @@
 //! The connection to an engine: endpoint, TLS, and the negotiated API version.
 
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bollard::errors::Error as Bollard;
@@ -18,7 +19,10 @@ use hyper_util::rt::TokioExecutor;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::super::{Daemon, Error, HostInfo};
+use super::super::instant::instant;
+use super::super::{ClockSeen, Daemon, Error, HostInfo, Identity};
+use super::ssh::{Forward, SshKeys};
+use super::ssh_words::Peer;
 use super::{ANSWER, DockerEngine, classify};
 use crate::api::docker_host::Endpoint;
 use crate::api::sync::lock;
@@ -29,8 +33,11 @@ const OLDEST: ClientVersion = ClientVersion { major_version: 1, minor_version: 4
 /// watches progress.
 const NEVER: u64 = 24 * 3600;
 const CONNECT: Duration = Duration::from_secs(5);
-/// TCP keepalive: detects a dead host while a connection is idle.
-const KEEPALIVE: Duration = Duration::from_secs(10);
+/// TCP keepalive: detects a dead host while a connection is idle, after three of these.
+const KEEPALIVE: Duration = Duration::from_secs(3);
+const KEEPALIVES: u32 = 2;
+/// A host that acknowledges nothing for this long while something is sent is dead: keepalive does not see that.
+const UNSENT: Duration = Duration::from_secs(5);
 
 /// A client certificate for mutual TLS, and the authority that signed the engine's; all PEM.
 #[derive(Clone, PartialEq, Eq)]
@@ -49,10 +56,20 @@ impl std::fmt::Debug for Tls {
     }
 }
 
+/// What a connection proves itself with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Keys {
+    /// For a TCP endpoint.
+    Tls(Tls),
+    /// For an ssh endpoint.
+    Ssh(SshKeys),
+}
+
 /// The checked parts of a client; nothing is opened yet.
 pub(super) enum Transport {
     Unix(String),
     Tcp { address: String, send: Send },
+    Ssh { forward: Box<Forward>, socket: OnceLock<String> },
 }
 
 /// Sends one bollard request.
@@ -60,10 +77,25 @@ type Send =
     Arc<dyn Fn(BollardRequest) -> BoxFuture<'static, Result<Response<Incoming>, Bollard>> + std::marker::Send + Sync>;
 
 impl Transport {
-    pub(super) fn new(host: &str, endpoint: &Endpoint, tls: Option<&Tls>) -> Result<Self, Error> {
+    pub(super) fn new(host: &str, endpoint: &Endpoint, keys: Option<&Keys>, run: &Path) -> Result<Self, Error> {
         let (name, port) = match endpoint {
             Endpoint::Unix { path } => return Ok(Self::Unix(path.clone())),
             Endpoint::Tcp { host, port } => (host, port),
+            Endpoint::Ssh { user, host: address, port, socket } => {
+                let Some(Keys::Ssh(keys)) = keys else {
+                    return Err(Error::refused(host, "an ssh endpoint", "it needs a key and known hosts"));
+                };
+                let (name, user, socket) = (host.to_owned(), user.clone(), socket.clone());
+                let peer = Peer { name, user, host: address.clone(), port: *port, socket };
+                return Ok(Self::Ssh {
+                    forward: Box::new(Forward::new(peer, keys.clone(), run)),
+                    socket: OnceLock::new(),
+                });
+            }
+        };
+        let tls = match keys {
+            Some(Keys::Tls(tls)) => Some(tls),
+            _ => None,
         };
         let scheme = if tls.is_some() { "https" } else { "http" };
         let config =
@@ -73,6 +105,10 @@ impl Transport {
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(CONNECT));
         connector.set_keepalive(Some(KEEPALIVE));
+        connector.set_keepalive_interval(Some(KEEPALIVE));
+        connector.set_keepalive_retries(Some(KEEPALIVES));
+        #[cfg(target_os = "linux")]
+        connector.set_tcp_user_timeout(Some(UNSENT));
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(config)
             .https_or_http()
@@ -84,9 +120,44 @@ impl Transport {
         Ok(Self::Tcp { address: format!("{scheme}://{name}:{port}"), send })
     }
 
+    /// Waits until requests can be sent; fails at once if the way is known to be broken.
+    pub(super) async fn ready(&self, doing: &str) -> Result<(), Error> {
+        if let Self::Ssh { forward, socket } = self {
+            let path = forward.ready(doing).await?;
+            socket.get_or_init(|| path.display().to_string());
+        }
+        Ok(())
+    }
+
+    /// The error of a request, with what is known of the way.
+    pub(super) async fn explained(&self, doing: &str, error: Error) -> Error {
+        match self {
+            Self::Ssh { forward, .. } => forward.explained(doing, error).await,
+            _ => error,
+        }
+    }
+
+    /// Notes that a request was answered.
+    pub(super) fn works(&self) {
+        if let Self::Ssh { forward, .. } = self {
+            forward.works();
+        }
+    }
+
+    /// Gives back what it holds on this machine.
+    pub(super) fn close(&self) {
+        if let Self::Ssh { forward, .. } = self {
+            forward.close();
+        }
+    }
+
     fn client(&self) -> Result<Docker, Bollard> {
         match self {
             Self::Unix(path) => Docker::connect_with_unix(path, NEVER, API_DEFAULT_VERSION),
+            Self::Ssh { socket, .. } => {
+                let path = socket.get().map(String::as_str).unwrap_or_default();
+                Docker::connect_with_unix(path, NEVER, API_DEFAULT_VERSION)
+            }
             Self::Tcp { address, send } => {
                 let send = send.clone();
                 let send = move |request| send(request);
@@ -152,7 +223,18 @@ impl DockerEngine {
     /// The engine's answer about itself, which [`crate::engine::Engine::daemon`] keeps. An engine is configured anew only
     /// by a restart, after which the next subscription to its events reads this again.
     pub(super) async fn system_info(&self, doing: &str) -> Result<SystemInfo, Error> {
+        let asked = instant();
         let info = self.call(doing, ANSWER, Docker::info).await?;
+        let time = info.system_time.as_deref().and_then(|time| time.parse().ok());
+        {
+            let mut told = lock(&self.told);
+            told.identity = match info.id.clone().filter(|id| !id.is_empty()) {
+                Some(id) => Identity::Told(id),
+                None => Identity::Untold,
+            };
+            // The engine read its clock somewhere between the question and the answer.
+            told.clock = time.map(|time| ClockSeen { time, read: asked + asked.elapsed() / 2 }).or(told.clock);
+        }
         *lock(&self.daemon) = Some(Daemon {
             log_driver: info.logging_driver.clone().unwrap_or_default(),
             memory_bytes: info.mem_total.unwrap_or_default(),
@@ -187,7 +269,7 @@ mod tests {
 
     fn refusal(tls: Tls) -> String {
         let endpoint = "tcp://127.0.0.1:1".parse().unwrap();
-        match DockerEngine::connect("db-host", &endpoint, Some(&tls), Arc::new(OwnBinary::running())) {
+        match DockerEngine::connect("db-host", &endpoint, Some(&Keys::Tls(tls)), Arc::new(OwnBinary::running())) {
             Err(error) => error.to_string(),
             Ok(_) => "accepted".to_owned(),
         }
@@ -284,7 +366,8 @@ mod tests {
         .await;
         let tls = Tls { ca: ca.pem().into(), certificate: client.pem().into(), key: client_key.serialize_pem().into() };
         let endpoint = format!("tcp://127.0.0.1:{port}").parse().unwrap();
-        let engine = DockerEngine::connect("far", &endpoint, Some(&tls), Arc::new(OwnBinary::running())).unwrap();
+        let engine =
+            DockerEngine::connect("far", &endpoint, Some(&Keys::Tls(tls)), Arc::new(OwnBinary::running())).unwrap();
         let info = engine.info().await.unwrap();
         assert_eq!((info.engine_version.as_str(), info.api_version.as_str(), info.cpus), ("29.0", "1.52", 8));
     }

@@ -66,6 +66,8 @@ pub struct Member {
     pub labels: BTreeMap<String, String>,
     /// The name of its container and of its volume.
     pub container: String,
+    /// It is on its host's network and needs none of Docker's.
+    pub on_host: bool,
     /// The desired container; `None` while it is not known.
     pub spec: Option<ContainerSpec>,
 }
@@ -124,7 +126,7 @@ fn prepare(common: &Common, host: &str, seen: &DockerSeen, members: &[&Member]) 
     if image && seen.binary.is_none() && due(common.work.get(&binary)) {
         steps.push(DockerStep::GetBinary { host: host.to_owned(), image: common.image.to_owned() });
     }
-    if !members.is_empty() || networks.contains_key(&common.network.name) {
+    if members.iter().any(|member| !member.on_host) || networks.contains_key(&common.network.name) {
         steps.extend(ensure_network(common.work, host, common.network, networks));
     }
     steps
@@ -270,11 +272,16 @@ pub fn removals(common: &Common, members: &[Member]) -> Vec<DockerStep> {
 }
 
 /// Removes everything: containers, then volumes unless these are kept, then the network. The steps, and whether nothing
-/// is left once they are done; `None` while a host that may have something does not answer.
-pub fn teardown(common: &Common, why: &str) -> Option<(Vec<DockerStep>, bool)> {
+/// is left once they are done. A host that does not answer may have something, and delays no other host.
+pub fn teardown(common: &Common, why: &str) -> (Vec<DockerStep>, bool) {
     let (mut steps, mut finished) = (Vec::new(), true);
     for (host, seen) in common.hosts {
-        let (containers, all, networks) = (seen.containers.known()?, seen.volumes.known()?, seen.networks.known()?);
+        let (Some(containers), Some(all), Some(networks)) =
+            (seen.containers.known(), seen.volumes.known(), seen.networks.known())
+        else {
+            finished = false;
+            continue;
+        };
         for container in containers.values() {
             steps.extend(take_away(common, host, container, why));
         }
@@ -288,7 +295,7 @@ pub fn teardown(common: &Common, why: &str) -> Option<(Vec<DockerStep>, bool)> {
             steps.push(DockerStep::RemoveNetwork { host, network, shared: common.shares_network });
         }
     }
-    Some((steps, finished))
+    (steps, finished)
 }
 
 fn take_away(common: &Common, host: &str, container: &ContainerSeen, why: &str) -> Option<DockerStep> {
@@ -393,6 +400,7 @@ mod tests {
             host: "local".into(),
             labels: BTreeMap::new(),
             container: "db-1".into(),
+            on_host: false,
             spec: Some(spec),
         };
         let steps = converge(&common, &[member], |_, deed| !matches!(deed, Deed::Replace | Deed::ReplaceStopped));

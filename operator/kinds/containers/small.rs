@@ -179,7 +179,7 @@ fn member(object: &Ensemble, observed: &Observed, name: String) -> Member {
         stop_timeout_seconds: GRACE as i64,
         ..Default::default()
     });
-    Member { name, host: HOME.into(), labels, container, spec }
+    Member { name, host: HOME.into(), labels, container, on_host: false, spec }
 }
 
 fn plan(object: &Ensemble, observed: &Observed, want: Want, now: Timestamp) -> Plan<Step, Status> {
@@ -190,7 +190,7 @@ fn plan(object: &Ensemble, observed: &Observed, want: Want, now: Timestamp) -> P
     let volumes = Volumes::Data;
     let common = Common { hosts, work, image, network: &network, shares_network: true, volumes, grace: GRACE };
     if want == Want::Absent {
-        let (steps, finished) = converge::teardown(&common, "the Ensemble is deleted").unwrap_or_default();
+        let (steps, finished) = converge::teardown(&common, "the Ensemble is deleted");
         return Plan { status, steps: steps.into_iter().map(Step::Docker).collect(), requeue: None, finished };
     }
     let members = members(object, observed);

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{Container, PodSpec, Volume, VolumeMount};
 
 use super::claims;
 use crate::api::deployment::{Deployment, Pod, Revision};
+use crate::api::docker_host::LOCAL;
 use crate::api::hash::short_hash_of_json;
 use crate::api::object::Object as _;
 use crate::api::resources::Resources;
@@ -103,15 +104,16 @@ pub fn needs_sandbox(spec: &PodSpec) -> bool {
     spec.containers.len() > 1 || spec.volumes.iter().flatten().any(|volume| in_memory(volume) || is_files(volume))
 }
 
-/// Whether pods of this template need Evenkeel's binary on their host.
-pub fn needs_binary(spec: &PodSpec) -> bool {
-    needs_sandbox(spec) || spec.containers.iter().any(has_exec_probe)
+/// Whether pods of this template need Evenkeel's binary on this host.
+pub fn needs_binary(spec: &PodSpec, host: &str) -> bool {
+    needs_sandbox(spec) || spec.containers.iter().any(|container| has_binary(container, host))
 }
 
-/// Whether a command in the container is one of its probes.
-fn has_exec_probe(container: &Container) -> bool {
+/// Whether the container needs Evenkeel's binary in it: a command is one of its probes, or it is probed over a network that this
+/// machine does not reach.
+fn has_binary(container: &Container, host: &str) -> bool {
     let probes = [&container.startup_probe, &container.readiness_probe, &container.liveness_probe];
-    probes.into_iter().flatten().any(|probe| probe.exec.is_some())
+    probes.into_iter().flatten().any(|probe| probe.exec.is_some() || host != LOCAL)
 }
 
 /// Why a container that must not run as root would, or might, in the words of Kubernetes. `image`: the user of its image.
@@ -229,7 +231,8 @@ impl Builder<'_> {
             let address = port.host_ip.as_deref().and_then(|ip| ip.parse().ok());
             Some((address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)), host, u16::try_from(port.container_port).ok()?))
         });
-        published.collect()
+        let reserved = self.pod.ports.iter().map(|(inside, at)| (IpAddr::V4(*at.ip()), at.port(), *inside));
+        published.chain(reserved).collect()
     }
 
     fn image(&self, container: &Container) -> String {
@@ -285,7 +288,7 @@ impl Builder<'_> {
         let mounts = mounted.iter().filter_map(|(mount, volume)| {
             self.mount(volume, &mount.mount_path, mount.read_only == Some(true) || is_files(volume))
         });
-        let probed = has_exec_probe(container);
+        let probed = has_binary(container, &self.pod.host);
         let mut labels = self.labels(&container.name);
         labels.extend(probed.then(|| (labels::BINARY.to_owned(), self.binary.to_owned())));
         let spec = ContainerSpec {
@@ -532,6 +535,22 @@ mod tests {
         let chosen = &sandbox.chosen;
         assert_eq!((chosen.user.as_deref(), chosen.read_only), (Some("65534:65534"), true));
         assert_eq!((sandbox.drops().join(","), sandbox.security.no_new_privileges), ("ALL".into(), true));
+    }
+
+    /// Regression 337: on another host an HTTP probe runs Evenkeel's binary in the container. A pod without a sandbox did not have
+    /// it, so it never became ready there.
+    #[test]
+    fn a_container_that_is_probed_on_another_host_has_the_binary() {
+        let get = json!({"httpGet": {"path": "/", "port": 80}});
+        let object = deployment(json!({"containers": [{"name": "web", "readinessProbe": get}]}));
+        let revision = Revision { template: object.spec.template.clone(), ..Default::default() };
+        let outside = Outside { networks: &BTreeSet::new(), exact: &BTreeSet::new(), binary: Some("evenkeel-bin-1") };
+        let volumes = |host: &str| {
+            let pod = Pod { name: "web-1".into(), host: host.into(), ..Default::default() };
+            let spec = blueprint(&object, &pod, &revision, &outside).main.remove(0).spec;
+            (needs_binary(&pod_spec(&revision), host), spec.volumes.len())
+        };
+        assert_eq!((volumes(LOCAL), volumes("h2")), ((false, 0), (true, 1)));
     }
 
     /// Regression 198: `runAsNonRoot: true` was accepted and meant nothing.

@@ -94,6 +94,7 @@ mod tests {
     use crate::kinds::containers::DockerSeen;
     use crate::kinds::deployment::HostSeen;
     use crate::kinds::fact::Fact;
+    use crate::kinds::hosts::Declared;
 
     fn deployment(claims: &[&str]) -> Deployment {
         let volume = |claim: &&str| json!({"name": "v", "persistentVolumeClaim": {"claimName": claim}});
@@ -112,9 +113,7 @@ mod tests {
     fn observed(level: Level, by_hand: &[&str], given: &[&str]) -> Observed {
         let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
         let host = HostSeen {
-            labels: BTreeMap::new(),
-            failure_domain: "local".into(),
-            schedulable: true,
+            declared: Declared { domain: "local".into(), open: true, ..Default::default() },
             volumes: set(given),
             docker: DockerSeen { foreign: Fact::Known(set(by_hand)), ..DockerSeen::nothing() },
         };

@@ -1,8 +1,9 @@
 //! Deployment: replicas of a pod template, rolled out without a dropped request, restarted when they end.
 //!
 //! `observe` takes one snapshot: Docker's lists, the probes' results, the balancers. `plan` decides: `revisions.rs`
-//! chooses the revision, `rollout.rs` the number of pods of each revision, `placement.rs` the host, `pods.rs` the next
-//! steps of each pod, `status.rs` the text for people. All its steps are those of `kinds::containers`.
+//! chooses the revision, `rollout.rs` the number of pods of each revision, `placement.rs` the host, `published.rs` the ports
+//! that other hosts reach, `pods.rs` the next steps of each pod, `status.rs` the text for people. Its steps are those of
+//! `kinds::containers` and of `kinds::ports`.
 
 mod blueprint;
 mod claims;
@@ -14,12 +15,15 @@ pub mod plan;
 mod pods;
 mod probe;
 mod prober;
+mod published;
 mod revisions;
 mod rollout;
 #[cfg(test)]
 mod scale;
 #[cfg(test)]
 mod scenarios;
+#[cfg(test)]
+mod several_hosts;
 #[cfg(test)]
 mod simulation;
 mod status;
@@ -28,6 +32,7 @@ mod status;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -41,10 +46,15 @@ use crate::api::failure::Failure;
 use crate::api::load_balancer::{LoadBalancer, ServerState};
 use crate::api::object::Object as _;
 use crate::api::pod_security::Level;
+use crate::api::port_reservation::PortReservation;
 use crate::engine::hosts::Hosts;
-use crate::kinds::containers::{Docker, DockerSeen, DockerStep as Step, WorkSeen};
+use crate::kinds::containers::{Docker, DockerSeen, DockerStep, WorkSeen};
 use crate::kinds::host_state;
-use crate::runtime::{Concern, Keeper, Kind, Planned, Wake, Want};
+use crate::kinds::hosts::{Declared, DeclaredHosts};
+use crate::kinds::loss::{self, Losses, Silent};
+use crate::kinds::ports::{self, PortStep, Reserved};
+use crate::kinds::silence::Silence;
+use crate::runtime::{Concern, Keeper, Kind, Planned, Significance, Wake, Want};
 use crate::store::Key;
 use crate::store::objects::Objects;
 
@@ -53,6 +63,7 @@ pub struct DeploymentKind {
     docker: Docker,
     objects: Objects,
     prober: prober::Prober,
+    silence: Silence,
 }
 
 impl DeploymentKind {
@@ -60,7 +71,8 @@ impl DeploymentKind {
     /// changed.
     pub fn new(hosts: Arc<Hosts>, objects: Objects, wake: Wake) -> Self {
         let prober = prober::Prober::new(hosts.clone(), wake.clone());
-        Self { docker: Docker::new(hosts, objects.clone(), wake), objects, prober }
+        let silence = Silence::default();
+        Self { docker: Docker::new(hosts, objects.clone(), wake), objects, prober, silence }
     }
 }
 
@@ -78,6 +90,7 @@ impl Kind for DeploymentKind {
             Concern::referenced("configmaps"),
             Concern::referenced(NAMESPACES),
             Concern::all(DockerHost::RESOURCE).only(host_state),
+            Concern::named_in(PortReservation::RESOURCE, observe::reserved_for),
             Concern::named_in(LoadBalancer::RESOURCE, observe::routed_to).only(observe::routes),
         ];
         databases.into_iter().chain(others).collect()
@@ -96,7 +109,10 @@ impl Kind for DeploymentKind {
     }
 
     async fn act(&self, object: &Deployment, step: &Step) -> Result<(), Failure> {
-        self.docker.act(&object.owner(), step).await
+        match step {
+            Step::Docker(step) => self.docker.act(&object.owner(), step).await,
+            Step::Port(step) => ports::act(&self.objects, step).await,
+        }
     }
 
     fn step_failed(&self, status: Self::Status, step: &Step, failure: &Failure, now: Timestamp) -> Self::Status {
@@ -105,6 +121,54 @@ impl Kind for DeploymentKind {
 
     fn companions(&self) -> Vec<&dyn Keeper> {
         vec![&self.docker.work, &self.prober.probes]
+    }
+}
+
+/// One step.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Step {
+    /// A step on its containers, volumes or networks.
+    Docker(DockerStep),
+    /// A step about a port of a host.
+    Port(PortStep),
+}
+
+impl From<DockerStep> for Step {
+    fn from(step: DockerStep) -> Self {
+        Self::Docker(step)
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Docker(step) => step.fmt(f),
+            Self::Port(step) => step.fmt(f),
+        }
+    }
+}
+
+impl Significance for Step {
+    fn event_reason(&self) -> Option<&'static str> {
+        match self {
+            Self::Docker(step) => step.event_reason(),
+            Self::Port(step) => step.event_reason(),
+        }
+    }
+
+    fn failure_reason(&self) -> &'static str {
+        match self {
+            Self::Docker(step) => step.failure_reason(),
+            Self::Port(_) => "StepFailed",
+        }
+    }
+
+    fn lane(&self) -> Option<&str> {
+        match self {
+            Self::Docker(step) => step.lane(),
+            Self::Port(PortStep::Reserve(spec)) => Some(&spec.member),
+            Self::Port(PortStep::Release { host, .. } | PortStep::Foreign { host, .. }) => Some(host),
+        }
     }
 }
 
@@ -123,6 +187,12 @@ pub struct Observed {
     pub balancers: Vec<BalancerSeen>,
     /// The Pod Security level of its namespace.
     pub level: Level,
+    /// The hosts that do not answer.
+    pub silent: Silent,
+    /// The reserved ports of all hosts.
+    pub reserved: Reserved,
+    /// The ports of its containers that LoadBalancers route to.
+    pub routed: BTreeSet<u16>,
 }
 
 impl Observed {
@@ -130,17 +200,25 @@ impl Observed {
     pub fn docker(&self, host: &str) -> Option<&DockerSeen> {
         self.hosts.get(host).map(|host| &host.docker)
     }
+
+    /// Whether a person says that the host is off.
+    pub fn certified(&self, host: &str) -> bool {
+        self.hosts.get(host).is_some_and(|host| host.declared.lost)
+    }
+
+    /// What is known of the silent hosts.
+    pub fn losses(&self) -> Losses {
+        let declared: DeclaredHosts =
+            self.hosts.iter().map(|(name, host)| (name.clone(), host.declared.clone())).collect();
+        loss::judge(&declared, &self.silent)
+    }
 }
 
 /// A Docker host, for placement.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HostSeen {
-    /// Its labels.
-    pub labels: BTreeMap<String, String>,
-    /// Hosts with the same value can fail together.
-    pub failure_domain: String,
-    /// Whether new pods may be placed on it.
-    pub schedulable: bool,
+    /// What its DockerHost declares.
+    pub declared: Declared,
     /// Its Docker volumes that pods of the namespace may claim by name.
     pub volumes: BTreeSet<String>,
     /// What was observed of the Deployment on it.

@@ -16,7 +16,8 @@ use crate::api::load_balancer::{Backend, LoadBalancer, ServerState};
 use crate::api::object::{Object as _, RECONCILE_ANNOTATION, Want};
 use crate::api::pod_security::Level;
 use crate::kinds::containers::{DockerSeen, InputRef, Needs};
-use crate::kinds::network_of;
+use crate::kinds::hosts::Declared;
+use crate::kinds::{network_of, ports};
 use crate::store::Key;
 
 /// Reads the whole snapshot.
@@ -32,21 +33,23 @@ pub(super) async fn observe(controller: &DeploymentKind, object: &Deployment) ->
     let host = |host: &DockerHost| {
         let name = host.metadata.name.clone().unwrap_or_default();
         let seen = HostSeen {
-            labels: host.spec.labels.clone(),
-            failure_domain: host.spec.failure_domain.clone().unwrap_or_else(|| name.clone()),
+            declared: Declared::from(host),
             volumes: given(&host.spec, object.namespace()),
-            schedulable: !host.spec.unschedulable && host.metadata.deletion_timestamp.is_none(),
             docker: seen.remove(&name).unwrap_or_else(|| DockerSeen::unknown("it was not asked")),
         };
         (name, seen)
     };
     let hosts: BTreeMap<String, HostSeen> = declared.iter().map(host).collect();
     controller.prober.keep(object, &hosts);
+    let (all, _) = controller.objects.list::<LoadBalancer>(LoadBalancer::RESOURCE, Some(object.namespace())).await?;
     Ok(Observed {
         inputs,
         probes: controller.prober.found(&owner),
         work: controller.docker.work.heard(&owner),
-        balancers: balancers(controller, object).await?,
+        balancers: all.iter().filter_map(|balancer| routed(balancer, object.name())).collect(),
+        routed: all.iter().flat_map(|balancer| ports_to(balancer, object.name())).collect(),
+        silent: controller.silence.note(hosts.iter().map(|(name, host)| (name, &host.docker))),
+        reserved: ports::read(&controller.objects).await?,
         level: Level::enforced(namespace.as_ref()),
         hosts,
     })
@@ -118,12 +121,20 @@ fn used(object: &Deployment) -> BTreeSet<InputRef> {
     pod_specs(object).flat_map(|spec| blueprint::inputs(spec).into_keys()).collect()
 }
 
-/// The running balancers of the namespace that route to it.
-async fn balancers(controller: &DeploymentKind, object: &Deployment) -> Result<Vec<BalancerSeen>, Failure> {
-    let (all, _) = controller.objects.list::<LoadBalancer>(LoadBalancer::RESOURCE, Some(object.namespace())).await?;
-    Ok(all.iter().filter_map(|balancer| routed(balancer, object.name())).collect())
+/// The Deployment that a reserved port belongs to.
+pub(super) fn reserved_for(reservation: &Value) -> Vec<String> {
+    let owner = &reservation["spec"]["owner"];
+    let key = || Some(format!("{}/{}", owner["namespace"].as_str()?, owner["name"].as_str()?));
+    key().filter(|_| owner["kind"] == Deployment::KIND).into_iter().collect()
 }
 
+/// The ports that a LoadBalancer routes to at a Deployment.
+fn ports_to(object: &LoadBalancer, deployment: &str) -> Vec<u16> {
+    let named = object.spec.backends.iter().filter_map(|backend| backend.deployment.as_ref());
+    named.filter(|to| to.name == deployment).map(|to| to.port).collect()
+}
+
+/// A running balancer that routes to it.
 fn routed(object: &LoadBalancer, deployment: &str) -> Option<BalancerSeen> {
     let status = object.status.as_ref().filter(|status| status.ready_replicas > 0)?;
     let to_it = |backend: &&Backend| backend.deployment.as_ref().is_some_and(|to| to.name == deployment);

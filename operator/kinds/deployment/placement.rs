@@ -1,60 +1,68 @@
 //! Chooses the host of a pod, and checks the image there. Pure.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::api::core::v1::PodSpec;
 
-use super::{Observed, blueprint};
-use crate::api::deployment::Decisions;
+use super::{HostSeen, Observed, blueprint, claims, published};
+use crate::api::deployment::{Decisions, Deployment, Pod};
 use crate::engine::ImageSeen;
 use crate::kinds::containers::{Work, WorkSeen};
+use crate::kinds::placement::{self, Candidate, Wants, fits, nowhere};
 use crate::runtime::companions::Heard;
 
-/// Hosts that new pods of this template may be placed on, by name.
-pub fn eligible<'a>(observed: &'a Observed, spec: &PodSpec) -> Vec<&'a str> {
-    let wanted = spec.node_selector.clone().unwrap_or_default();
-    let fits = |labels: &BTreeMap<String, String>| wanted.iter().all(|(key, value)| labels.get(key) == Some(value));
-    let hosts = observed.hosts.iter();
-    let good =
-        hosts.filter(|(_, host)| host.schedulable && host.docker.containers.known().is_some() && fits(&host.labels));
-    good.map(|(name, _)| name.as_str()).collect()
+/// What a pod of this template needs of its host.
+fn wants<'a>(observed: &Observed, spec: &'a PodSpec) -> Wants<'a> {
+    let (address, alone) = (published::spans(observed), blueprint::has_host_port(spec));
+    Wants { selector: spec.node_selector.as_ref(), address, alone }
 }
 
-/// The host for one more pod: in the failure domain with the fewest pods, and there on the host with the fewest.
-pub fn choose(observed: &Observed, d: &Decisions, spec: &PodSpec) -> Option<String> {
-    let mut eligible = eligible(observed, spec);
-    if blueprint::has_host_port(spec) {
-        // Terminating pods still hold it too.
-        eligible.retain(|host| !d.pods.iter().any(|pod| pod.host == *host));
-    }
-    let staying = || d.pods.iter().filter(|pod| pod.stop.is_none());
-    if blueprint::single_writer(spec)
-        && let Some(home) = d.pods.first().map(|pod| pod.host.as_str())
-    {
-        // The volume cannot move to another host.
-        return eligible.contains(&home).then(|| home.to_owned());
-    }
-    let domain = |host: &str| observed.hosts.get(host).map(|seen| seen.failure_domain.as_str()).unwrap_or_default();
-    let load = |host: &&str| {
-        let in_domain = staying().filter(|pod| domain(&pod.host) == domain(host)).count();
-        let on_host = staying().filter(|pod| pod.host == *host).count();
-        (in_domain, on_host, (*host).to_owned())
+/// The hosts, with the number of pods that each has. Terminating pods still hold a host port.
+fn candidates<'a>(observed: &'a Observed, pods: &[Pod], spec: &PodSpec) -> Vec<Candidate<'a>> {
+    let counts = |pod: &&Pod| blueprint::has_host_port(spec) || pod.stop.is_none() && !pod.given_up;
+    let candidate = |(name, host): (&'a String, &'a HostSeen)| Candidate {
+        name,
+        host: &host.declared,
+        answers: host.docker.containers.known().is_some(),
+        own: pods.iter().filter(counts).filter(|pod| pod.host == *name).count(),
     };
-    eligible.into_iter().min_by_key(load).map(str::to_owned)
+    observed.hosts.iter().map(candidate).collect()
 }
 
-/// Why no host is eligible, as text for people.
-pub fn nowhere(observed: &Observed, spec: &PodSpec) -> String {
-    let count = observed.hosts.len();
-    let closed = observed.hosts.values().filter(|host| !host.schedulable).count();
-    let silent = observed.hosts.values().filter(|host| host.docker.containers.known().is_none()).count();
-    let selector = spec.node_selector.clone().unwrap_or_default();
-    let wanted: Vec<_> = selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    if blueprint::has_host_port(spec) && closed + silent < count {
-        return "a host port can be held by one pod a host; every host that would do has one".to_owned();
+/// Hosts that pods of this template may be on, by name.
+pub fn eligible<'a>(observed: &'a Observed, spec: &PodSpec) -> Vec<&'a str> {
+    let wants = Wants { alone: false, ..wants(observed, spec) };
+    let all = candidates(observed, &[], spec);
+    all.iter().filter(|one| fits(one, &wants)).map(|one| one.name).collect()
+}
+
+/// The host for one more pod; `Err`: why there is none, as text for people.
+pub fn choose(object: &Deployment, observed: &Observed, d: &Decisions, spec: &PodSpec) -> Result<String, String> {
+    let mut all = candidates(observed, &d.pods, spec);
+    let wants = wants(observed, spec);
+    if let Some(home) = d.home.as_deref().filter(|_| blueprint::single_writer(spec)) {
+        // The volume cannot move to another host. If its host is off, only one that was given the same volume will do.
+        let given = |host: &str| {
+            let volumes = observed.hosts.get(host).map(|host| &host.volumes);
+            volumes.is_some_and(|given| claims::of(spec).all(|claim| given.contains(claim)))
+        };
+        let certified = observed.certified(home);
+        all.retain(|one| one.name == home || certified && given(one.name));
+        return kinds_choice(&all, &wants, object).ok_or_else(|| match certified {
+            true => format!(
+                "its volume is on host {home}, which is out of service; give the volume to the namespace in spec.volumes of \
+                 another DockerHost"
+            ),
+            false => format!("its volume is on host {home}, which takes no pod now"),
+        });
     }
-    let labels = if wanted.is_empty() { String::new() } else { format!(", nodeSelector {}", wanted.join(",")) };
-    format!("no host will take it: {count} declared, {closed} unschedulable, {silent} not answering{labels}")
+    let reason = || match wants.alone && all.iter().any(|one| one.host.open && one.answers) {
+        true => "a host port can be held by one pod a host; every host that would do has one".to_owned(),
+        false => nowhere(&all, &wants),
+    };
+    kinds_choice(&all, &wants, object).ok_or_else(reason)
+}
+
+fn kinds_choice(all: &[Candidate], wants: &Wants, object: &Deployment) -> Option<String> {
+    placement::choose(all, wants, object.metadata.uid.as_deref().unwrap_or_default()).map(str::to_owned)
 }
 
 /// The pull of an image onto a host for a revision.

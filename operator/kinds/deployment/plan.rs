@@ -4,18 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::PodSpec;
 
 use super::context::PlanContext;
 use super::pods::{self, Next, View};
 use super::revisions;
 use super::rollout::{self, Standings};
 use super::status::Rollout;
-use super::{Observed, Step, blueprint, claims, placement, status};
+use super::{Observed, Step, blueprint, claims, placement, published, status};
 use crate::api::deployment::{Decisions, Deployment, DeploymentStatus, EVICT_ANNOTATION, Pod};
 use crate::api::labels;
 use crate::api::object::Object as _;
 use crate::api::pod::PodSeen;
-use crate::kinds::containers::Work;
+use crate::kinds::containers::{DockerStep, Work};
+use crate::kinds::loss::Losses;
 use crate::kinds::{network_of, network_spec};
 use crate::runtime::companions::due;
 use crate::runtime::{Plan, Want, sooner};
@@ -37,23 +39,29 @@ pub fn plan(object: &Deployment, observed: &Observed, want: Want, now: Timestamp
         let status = status::render(context, d, Vec::new(), Rollout::Halted);
         return Plan { status, steps: Vec::new(), requeue: None, finished: false };
     }
-    note_silence(observed, &mut d, now);
+    let losses = observed.losses();
     d.pods.retain(|pod| observed.hosts.contains_key(&pod.host));
     revisions::choose(object, observed, &mut d, now);
     let images = if deleting { Vec::new() } else { revisions::resolve(observed, &mut d) };
-    let standings = standings(context, &mut d);
+    let (standings, back) = standings(context, &losses, &mut d);
     let Some(spec) = revisions::of(&d, &d.target).map(blueprint::pod_spec) else {
         return Plan { status: before, steps: Vec::new(), requeue: None, finished: deleting };
     };
     let limits = rollout::limits(object, &spec);
+    remember_home(observed, &spec, &mut d);
+    rollout::take_back(&standings, limits.replicas, &back, &mut d, now);
     let rollout = progress(context, &standings, limits.replicas, &mut d);
     evict(object, &mut d, now);
-    rollout::adjust(context, &standings, limits, &mut d);
+    let blocked = rollout::adjust(context, &standings, limits, &mut d);
+    let ports = published::reserve(object, observed, &mut d);
 
     let (mut seen, nexts) = advance(context, &mut d);
     let mut again = nexts.iter().filter_map(|(_, next)| next.again).min();
     if d.pods.iter().any(|pod| pod.ready_since.is_some()) && object.spec.min_ready_seconds.unwrap_or_default() > 0 {
         again = sooner(again, Some(Duration::from_secs(1)));
+    }
+    if !ports.is_empty() {
+        again = Some(AT_ONCE);
     }
     let mut steps = prepare(context, &d, &nexts);
     steps.extend(orphans(observed, &d));
@@ -82,29 +90,30 @@ pub fn plan(object: &Deployment, observed: &Observed, want: Want, now: Timestamp
     if let Rollout::Within(left) = rollout {
         again = sooner(again, Some(left));
     }
-    let status = status::render(context, d, seen, rollout);
+    let steps: Vec<Step> = ports.into_iter().chain(steps.into_iter().map(Step::Docker)).collect();
+    let mut status = status::render(context, d, seen, rollout);
+    status::tell_of_hosts(context, &losses, blocked, &mut status);
     let changing = status.decisions != before.decisions && steps.is_empty();
     let requeue = if changing { Some(AT_ONCE) } else { again };
     Plan { status, steps, requeue, finished }
 }
 
-/// Records since when each host has not answered.
-fn note_silence(observed: &Observed, d: &mut Decisions, now: Timestamp) {
-    let silent = |host: &str| observed.hosts.get(host).is_some_and(|host| host.docker.containers.known().is_none());
-    d.silent_hosts.retain(|host, _| silent(host));
-    for host in observed.hosts.keys().filter(|host| silent(host)) {
-        d.silent_hosts.entry(host.clone()).or_insert(now);
-    }
+/// Remembers the host of the volumes that only one pod may write, as long as that host is declared.
+fn remember_home(observed: &Observed, spec: &PodSpec, d: &mut Decisions) {
+    let first = d.pods.first().map(|pod| pod.host.clone()).filter(|_| blueprint::single_writer(spec));
+    d.home = d.home.take().or(first).filter(|home| observed.hosts.contains_key(home));
 }
 
-/// The readiness of each pod.
-fn standings(context: &PlanContext, d: &mut Decisions) -> Standings {
-    let mut standings = Standings::new();
-    let silent = d.silent_hosts.clone();
+/// The readiness of each pod, and the pods that were given up and whose hosts answer again.
+fn standings(context: &PlanContext, losses: &Losses, d: &mut Decisions) -> (Standings, Vec<String>) {
+    let (mut standings, mut back) = (Standings::new(), Vec::new());
     each_pod(context, d, |view, pod| {
-        standings.insert(pod.name.clone(), view.standing(pod, silent.get(&pod.host).copied()));
+        standings.insert(pod.name.clone(), view.standing(pod, losses.lost.contains(&pod.host)));
+        if pod.given_up && view.answers() {
+            back.push(pod.name.clone());
+        }
     });
-    standings
+    (standings, back)
 }
 
 /// Calls `look` for each pod, one after the other.
@@ -125,7 +134,7 @@ fn progress(context: &PlanContext, standings: &Standings, replicas: usize, d: &m
     let available = |pod: &&Pod| standings.get(&pod.name).is_some_and(|standing| standing.available);
     let new = d.pods.iter().filter(|pod| pod.stop.is_none() && pod.hash == target);
     let come = new.filter(available).count();
-    let old = d.pods.iter().filter(|pod| pod.hash != target).count();
+    let old = d.pods.iter().filter(|pod| pod.hash != target && !pod.given_up).count();
     let best = u32::try_from(come).unwrap_or(u32::MAX);
     if best > d.best {
         d.best = best;
@@ -183,7 +192,7 @@ fn advance(context: &PlanContext, d: &mut Decisions) -> (Vec<PodSeen>, Vec<(Stri
 
 /// Containers of pods that are not in the decisions: created by a call whose answer was lost, or renamed and relabelled
 /// by hand.
-fn orphans(observed: &Observed, d: &Decisions) -> Vec<Step> {
+fn orphans(observed: &Observed, d: &Decisions) -> Vec<DockerStep> {
     let mut steps = Vec::new();
     for (host, seen) in &observed.hosts {
         for container in seen.docker.containers.known().into_iter().flat_map(BTreeMap::values) {
@@ -191,7 +200,7 @@ fn orphans(observed: &Observed, d: &Decisions) -> Vec<Step> {
             if d.pods.iter().any(|known| known.name == pod && known.host == *host) {
                 continue;
             }
-            steps.push(Step::remove(host, &pod, &container.name, None, "it belongs to no pod"));
+            steps.push(DockerStep::remove(host, &pod, &container.name, None, "it belongs to no pod"));
         }
     }
     steps
@@ -199,7 +208,7 @@ fn orphans(observed: &Observed, d: &Decisions) -> Vec<Step> {
 
 /// The network of the namespace, on each host where it is missing or a container is created. A network that somebody
 /// else made under its name is used as it is.
-fn prepare(context: &PlanContext, d: &Decisions, nexts: &[(String, Next)]) -> Vec<Step> {
+fn prepare(context: &PlanContext, d: &Decisions, nexts: &[(String, Next)]) -> Vec<DockerStep> {
     let spec = network_spec(context.object.namespace());
     let makes = |name: &str| nexts.iter().find(|(pod, _)| pod == name).is_some_and(|(_, next)| next.makes());
     let needs = |pod: &&Pod| {
@@ -211,13 +220,13 @@ fn prepare(context: &PlanContext, d: &Decisions, nexts: &[(String, Next)]) -> Ve
         }
     };
     let hosts: BTreeSet<&String> = d.pods.iter().filter(needs).map(|pod| &pod.host).collect();
-    hosts.into_iter().map(|host| Step::EnsureNetwork { host: host.clone(), spec: spec.clone() }).collect()
+    hosts.into_iter().map(|host| DockerStep::EnsureNetwork { host: host.clone(), spec: spec.clone() }).collect()
 }
 
 /// Gets images and Evenkeel's binary for hosts whose pods wait for them.
-fn fetch(observed: &Observed, d: &Decisions) -> Vec<Step> {
+fn fetch(observed: &Observed, d: &Decisions) -> Vec<DockerStep> {
     let mut steps = Vec::new();
-    let mut once = |step: Step| {
+    let mut once = |step: DockerStep| {
         if !steps.contains(&step) {
             steps.push(step);
         }
@@ -238,28 +247,29 @@ fn fetch(observed: &Observed, d: &Decisions) -> Vec<Step> {
             let image = placement::wanted_image(exact, tag).to_owned();
             if !there && due(placement::pull(&observed.work, &pod.host, &image, &revision.hash)) {
                 let (host, logins) = (pod.host.clone(), placement::logins(&spec));
-                once(Step::GetImage { host, image, revision: revision.hash.clone(), logins });
+                once(DockerStep::GetImage { host, image, revision: revision.hash.clone(), logins });
             }
         }
         let first = spec.containers.first().and_then(|container| revision.images.get(&container.name));
         let image = first.filter(|image| docker.has_image(image) == Some(true));
         let binary = Work::Binary { host: pod.host.clone() };
-        let wanted = blueprint::needs_binary(&spec) && docker.binary.is_none() && due(observed.work.get(&binary));
+        let wanted =
+            blueprint::needs_binary(&spec, &pod.host) && docker.binary.is_none() && due(observed.work.get(&binary));
         if let Some(image) = image.filter(|_| wanted) {
-            once(Step::GetBinary { host: pod.host.clone(), image: image.clone() });
+            once(DockerStep::GetBinary { host: pod.host.clone(), image: image.clone() });
         }
     }
     steps
 }
 
 /// The end of the teardown: remaining volumes of pods, then the network if no other object uses it.
-fn leave(object: &Deployment, observed: &Observed) -> Vec<Step> {
+fn leave(object: &Deployment, observed: &Observed) -> Vec<DockerStep> {
     let mut steps = Vec::new();
     for (host, seen) in &observed.hosts {
         let Some(volumes) = seen.docker.volumes.known() else { continue };
-        steps.extend(volumes.iter().map(|volume| Step::remove_volume(host, "", volume, false)));
+        steps.extend(volumes.iter().map(|volume| DockerStep::remove_volume(host, "", volume, false)));
         let network = network_of(object.namespace());
-        steps.push(Step::RemoveNetwork { host: host.clone(), network, shared: true });
+        steps.push(DockerStep::RemoveNetwork { host: host.clone(), network, shared: true });
     }
     steps
 }

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 
 use super::blueprint::{Blueprint, Outside, Part, docker_name, grace_seconds, pod_spec};
 use super::context::PlanContext;
 use super::rollout::Standing;
-use super::{Step, blueprint, claims, placement};
+use super::{Observed, blueprint, claims, placement, published};
 use crate::api::deployment::{Pod, Restarts, Revision};
 use crate::api::labels;
 use crate::api::load_balancer::ServerState;
@@ -19,7 +19,7 @@ use crate::engine::{ContainerSeen, ContainerState};
 use crate::kinds::containers::bounds::bounded;
 use crate::kinds::containers::converge::runs;
 use crate::kinds::containers::networks::{self, Wrong};
-use crate::kinds::containers::{Fill, PreStop, Work};
+use crate::kinds::containers::{DockerStep, Fill, PreStop, Work};
 use crate::kinds::fact::Fact;
 use crate::kinds::network_of;
 use crate::runtime::companions::due;
@@ -31,8 +31,6 @@ const BACKOFF: (i64, i64) = (10, 300);
 const GOOD: SignedDuration = SignedDuration::from_mins(10);
 /// Seconds on top of the balancers' drain time; then a pod is stopped even if they do not report it drained.
 const DRAIN_MARGIN_SECONDS: u64 = 10;
-/// A host that has not answered for this long is lost: its pods are replaced on other hosts.
-const LOST_AFTER: SignedDuration = SignedDuration::from_secs(60);
 
 /// The existing containers of a pod, by their name in it.
 type Containers<'a> = BTreeMap<String, &'a ContainerSeen>;
@@ -57,7 +55,7 @@ pub struct View<'a> {
 #[derive(Debug, Default)]
 pub struct Next {
     /// Steps, all in the pod's lane.
-    pub steps: Vec<Step>,
+    pub steps: Vec<DockerStep>,
     /// Requeue within this time.
     pub again: Option<Duration>,
     /// Nothing of the pod is left.
@@ -69,7 +67,7 @@ pub struct Next {
 impl Next {
     /// Whether it creates a container.
     pub fn makes(&self) -> bool {
-        self.steps.iter().any(|step| matches!(step, Step::Create { .. }))
+        self.steps.iter().any(|step| matches!(step, DockerStep::Create { .. }))
     }
 
     /// Requeues within this time.
@@ -91,7 +89,7 @@ pub struct Note {
 pub fn view<'a>(context: &'a PlanContext<'a>, revision: &'a Revision, pod: &Pod) -> View<'a> {
     let PlanContext { object, observed, .. } = *context;
     let (spec, docker) = (pod_spec(revision), observed.docker(&pod.host));
-    let networks = observed.inputs.networks(&spec);
+    let networks = networks_on(observed, &pod.host, observed.inputs.networks(&spec));
     let binary = docker.and_then(|docker| docker.binary.as_deref());
     let exact = claims::exact(observed, context.claims, &pod.host);
     let blueprint =
@@ -112,6 +110,14 @@ pub fn view<'a>(context: &'a PlanContext<'a>, revision: &'a Revision, pod: &Pod)
     });
     let before = context.before.pods.iter().find(|known| known.name == pod.name);
     View { context, revision, spec, blueprint, seen, strays, before, pod_host: pod.host.clone() }
+}
+
+/// The networks of databases that a pod joins on this host. With several hosts a database may be on another one, and its network
+/// with it: the pod reaches it by the addresses in its Secret.
+fn networks_on(observed: &Observed, host: &str, networks: BTreeSet<String>) -> BTreeSet<String> {
+    let known = observed.docker(host).and_then(|docker| docker.networks.known()).filter(|_| observed.hosts.len() > 1);
+    let there = |network: &String| known.is_none_or(|known| known.contains_key(network));
+    networks.into_iter().filter(there).collect()
 }
 
 impl Blueprint {
@@ -180,16 +186,29 @@ impl View<'_> {
         seen.get(&holder.name)?.address(&network_of(self.context.object.namespace()))
     }
 
-    /// Its readiness; records since when it is ready.
-    pub fn standing(&self, pod: &mut Pod, silent_since: Option<Timestamp>) -> Standing {
+    /// Whether its host answers.
+    pub fn answers(&self) -> bool {
+        self.seen.is_some()
+    }
+
+    /// Why it cannot stay where it is, if so.
+    fn moves(&self, pod: &Pod) -> Option<String> {
+        published::moves(self.context.observed, pod)
+    }
+
+    /// Its readiness; records since when it is ready, and whether it is given up. `lost`: its host is lost.
+    pub fn standing(&self, pod: &mut Pod, lost: bool) -> Standing {
         let now = self.context.now;
-        let ready = self.ready() && pod.stop.is_none();
+        // Only a person can say that the one writer of a volume does not write any more.
+        let certain = !blueprint::single_writer(&self.spec) || self.context.observed.certified(&pod.host);
+        pod.given_up |= lost && certain;
+        let ready = self.ready() && pod.stop.is_none() && !pod.given_up;
         pod.ready_since = if ready { pod.ready_since.or(Some(now)) } else { None };
         Standing {
             ready,
             available: self.context.available(&pod.name, pod.ready_since),
-            lost: silent_since.is_some_and(|since| now.duration_since(since) >= LOST_AFTER)
-                && !blueprint::single_writer(&self.spec),
+            lost: pod.given_up,
+            moves: self.moves(pod),
             restarts: pod.restarts.values().map(|restarts| restarts.count).sum(),
         }
     }
@@ -209,8 +228,8 @@ impl View<'_> {
         next
     }
 
-    fn remove(&self, pod: &Pod, container: &str, why: &str) -> Step {
-        Step::remove(&pod.host, &pod.name, container, None, why)
+    fn remove(&self, pod: &Pod, container: &str, why: &str) -> DockerStep {
+        DockerStep::remove(&pod.host, &pod.name, container, None, why)
     }
 
     /// Terminates the pod: wait until the balancers have drained it, stop its containers, remove them.
@@ -230,7 +249,7 @@ impl View<'_> {
             let steps: Vec<_> = containers.map(|container| self.remove(pod, &container.name, &why)).collect();
             next.gone = steps.is_empty() && self.strays.is_empty();
             next.steps.extend(steps);
-            let volume = |volume: &String| Step::remove_volume(&pod.host, &pod.name, volume, false);
+            let volume = |volume: &String| DockerStep::remove_volume(&pod.host, &pod.name, volume, false);
             if !next.gone {
                 next.steps.extend(self.blueprint.volumes.iter().map(volume));
             }
@@ -254,13 +273,13 @@ impl View<'_> {
         due(self.context.observed.work.get(&Work::Stop { host, subject }))
     }
 
-    fn stop(&self, pod: &Pod, subject: String, containers: Vec<(String, PreStop)>, why: String) -> Step {
+    fn stop(&self, pod: &Pod, subject: String, containers: Vec<(String, PreStop)>, why: String) -> DockerStep {
         let grace = u64::try_from(grace_seconds(&self.spec)).unwrap_or_default();
-        Step::Stop { host: pod.host.clone(), member: pod.name.clone(), subject, containers, grace, why }
+        DockerStep::Stop { host: pod.host.clone(), member: pod.name.clone(), subject, containers, grace, why }
     }
 
-    fn unpause(&self, pod: &Pod, part: &Part) -> Step {
-        Step::Unpause { host: pod.host.clone(), member: pod.name.clone(), container: part.spec.name.clone() }
+    fn unpause(&self, pod: &Pod, part: &Part) -> DockerStep {
+        DockerStep::Unpause { host: pod.host.clone(), member: pod.name.clone(), container: part.spec.name.clone() }
     }
 
     /// Whether no running balancer sends it anything any more, or the drain time is over.
@@ -325,6 +344,10 @@ impl View<'_> {
             return Some(note(PodPhase::CreateContainerConfigError, missing));
         }
         let docker = self.context.observed.docker(&pod.host)?;
+        if let Some(port) = published::lacking(self.context.observed, pod).first() {
+            let message = pod.no_port.clone().unwrap_or_else(|| format!("reserving a port of {} for {port}", pod.host));
+            return Some(note(PodPhase::ContainerCreating, message));
+        }
         for container in blueprint::containers(&self.spec) {
             let tag = container.image.as_deref().unwrap_or_default();
             let exact = self.revision.images.get(&container.name).map_or(tag, String::as_str);
@@ -356,7 +379,7 @@ impl View<'_> {
         if docker.daemon.is_none() {
             return Some(note(PodPhase::ContainerCreating, format!("asking host {} about its engine", pod.host)));
         }
-        if !blueprint::needs_binary(&self.spec) || docker.binary.is_some() {
+        if !blueprint::needs_binary(&self.spec, &pod.host) || docker.binary.is_some() {
             return None;
         }
         let binary = self.context.observed.work.get(&Work::Binary { host: pod.host.clone() });
@@ -486,26 +509,27 @@ impl View<'_> {
             next.steps.push(self.remove(pod, &container.name, &why));
             self.make(pod, part, Some(&why), next);
         } else {
-            next.steps.push(Step::start(&pod.host, &pod.name, &container.name, Some(&why)));
+            next.steps.push(DockerStep::start(&pod.host, &pod.name, &container.name, Some(&why)));
         }
     }
 
     fn make(&self, pod: &Pod, part: &Part, again: Option<&str>, next: &mut Next) {
         let daemon = self.context.observed.docker(&pod.host).and_then(|docker| docker.daemon.as_ref());
         let spec = daemon.map_or_else(|| part.spec.clone(), |daemon| bounded(&part.spec, daemon));
-        next.steps.push(Step::create(&pod.host, &pod.name, &spec, &part.env, again));
+        next.steps.push(DockerStep::create(&pod.host, &pod.name, &spec, &part.env, again));
         self.fill_and_start(pod, part, again, next);
     }
 
-    fn fills(&self, pod: &Pod, part: &Part) -> Vec<Step> {
-        let fill = |fill: &Fill| Step::Fill { host: pod.host.clone(), member: pod.name.clone(), fill: fill.clone() };
+    fn fills(&self, pod: &Pod, part: &Part) -> Vec<DockerStep> {
+        let fill =
+            |fill: &Fill| DockerStep::Fill { host: pod.host.clone(), member: pod.name.clone(), fill: fill.clone() };
         part.fills.iter().map(fill).collect()
     }
 
     /// In-memory volumes can be filled only while the sandbox runs; all others are filled before their container
     /// starts.
     fn fill_and_start(&self, pod: &Pod, part: &Part, again: Option<&str>, next: &mut Next) {
-        let start = Step::start(&pod.host, &pod.name, &part.spec.name, again);
+        let start = DockerStep::start(&pod.host, &pod.name, &part.spec.name, again);
         if part.name.is_empty() {
             next.steps.push(start);
             next.steps.extend(self.fills(pod, part));
@@ -530,7 +554,7 @@ impl View<'_> {
             .values()
             .filter_map(|restarts| Some((restarts.next_try.filter(|at| *at > self.context.now)?, restarts)));
         let waiting = waiting.min_by_key(|(at, _)| *at);
-        let ready = self.ready() && pod.stop.is_none();
+        let ready = self.ready() && pod.stop.is_none() && !pod.given_up;
         let (phase, message) = if let Some(why) = unknown {
             (PodPhase::Unknown, Some(why))
         } else if let Some(stop) = &pod.stop {

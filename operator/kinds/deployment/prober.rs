@@ -1,9 +1,10 @@
-//! Probes containers from the host that they run on: one task per container, which ends with it. A changed result wakes
+//! Probes containers of this machine at their address, those of other hosts at their published port, or else by a command in
+//! them: one task per container, which ends with it. A changed result wakes
 //! the Deployment; the planner decides what follows.
 
 use std::collections::BTreeMap;
 use std::iter;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::probe::{self, Count, Probed, Question};
 use super::{HostSeen, blueprint, revisions};
-use crate::api::deployment::Deployment;
+use crate::api::deployment::{Decisions, Deployment, Pod};
 use crate::api::deployment_rules::port_number;
 use crate::api::docker_host::LOCAL;
 use crate::api::labels::{self, Owner};
@@ -67,6 +68,7 @@ impl Prober {
     pub(super) fn keep(&self, object: &Deployment, hosts: &BTreeMap<String, HostSeen>) {
         let (owner, network) = (object.owner(), network_of(object.namespace()));
         let templates = templates(object);
+        let published: BTreeMap<_, _> = decided(object).map(|(_, pod)| (pod.name.clone(), pod.ports.clone())).collect();
         let mut wanted = BTreeMap::new();
         for (host, seen) in hosts {
             let all: Vec<_> = seen.docker.containers.known().into_iter().flat_map(BTreeMap::values).collect();
@@ -77,24 +79,30 @@ impl Prober {
                 let id = ProbeId { host: host.clone(), container: container.id.clone(), address };
                 // A container from before probes had a parent has no binary.
                 let parent = container.labels.contains_key(labels::BINARY);
-                wanted.extend(template.map(|template| (id, (container.name.clone(), parent, template))));
+                let ports = published.get(&label(labels::MEMBER)).cloned().unwrap_or_default();
+                wanted.extend(template.map(|template| (id, (container.name.clone(), parent, template, ports))));
             }
         }
         // No answer from the host does not mean that the container is gone.
         let silent = |host: &str| hosts.get(host).is_some_and(|seen| seen.docker.containers.known().is_none());
         self.probes.retain(&owner, |id| wanted.contains_key(id) || silent(&id.host));
-        for (id, (container, parent, template)) in wanted {
+        for (id, (container, parent, template, published)) in wanted {
             let (hosts, template, host, address) = (self.hosts.clone(), template.clone(), id.host.clone(), id.address);
-            let asker = |voice| Asker { hosts, host, container, parent, address, template, voice }.run();
+            let asker = |voice| Asker { hosts, host, container, parent, address, published, template, voice }.run();
             self.probes.ensure(&owner, id, asker);
         }
     }
 }
 
+/// The decided pods.
+fn decided(object: &Deployment) -> impl Iterator<Item = (&Decisions, &Pod)> {
+    let decisions = object.status.iter().filter_map(|status| status.decisions.as_ref());
+    decisions.flat_map(|d| d.pods.iter().map(move |pod| (d, pod)))
+}
+
 /// The containers that have probes, by pod and name in it.
 fn templates(object: &Deployment) -> BTreeMap<(String, String), Container> {
-    let decisions = object.status.iter().filter_map(|status| status.decisions.as_ref());
-    let pods = decisions.flat_map(|d| d.pods.iter().map(move |pod| (pod, revisions::of(d, &pod.hash))));
+    let pods = decided(object).map(|(d, pod)| (pod, revisions::of(d, &pod.hash)));
     let pods = pods.filter_map(|(pod, revision)| Some((pod.name.clone(), blueprint::pod_spec(revision?))));
     let all =
         pods.flat_map(|(pod, spec)| spec.containers.into_iter().map(move |one| ((pod.clone(), one.name.clone()), one)));
@@ -117,6 +125,8 @@ struct Asker {
     /// Whether the container has Evenkeel's binary, which ends all processes of an exec probe.
     parent: bool,
     address: Option<Ipv4Addr>,
+    /// Where other hosts reach its ports.
+    published: BTreeMap<u16, SocketAddrV4>,
     template: Container,
     voice: Voice<ProbeId, Probed>,
 }
@@ -195,8 +205,9 @@ impl Asker {
             let port = probe.http_get.as_ref().map(|get| &get.port).or(probe.tcp_socket.as_ref().map(|tcp| &tcp.port));
             let port = port.and_then(|port| port_number(port, &self.template)).ok_or("no such port")?;
             let address = self.address.ok_or("it has no address")?;
-            if self.host == LOCAL {
-                let stream = TcpStream::connect((address, port)).await;
+            let near = (self.host == LOCAL).then(|| SocketAddrV4::new(address, port));
+            if let Some(at) = near.or_else(|| self.published.get(&port).copied()) {
+                let stream = TcpStream::connect(at).await;
                 let stream = stream.map_err(|error| format!("port {port}: {error}"))?;
                 return talk(probe, stream, self.address, port).await;
             }

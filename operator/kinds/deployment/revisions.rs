@@ -7,14 +7,14 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 
 use super::inputs::Input;
-use super::{Observed, Step, blueprint, placement};
+use super::{Observed, blueprint, placement};
 use crate::api::deployment::{
     CHANGE_CAUSE_ANNOTATION, Decisions, Deployment, ROLL_ON_CHANGE_ANNOTATION, ROLLBACK_ANNOTATION, Revision,
 };
 use crate::api::hash::short_hash_of_json;
 use crate::api::object::Object as _;
 use crate::engine::ImageSeen;
-use crate::kinds::containers::Work;
+use crate::kinds::containers::{DockerStep, Work};
 use crate::runtime::companions::{Standing, due, due_once};
 
 /// Hex digits of a revision's hash.
@@ -113,7 +113,7 @@ pub fn of<'a>(d: &'a Decisions, hash: &str) -> Option<&'a Revision> {
 
 /// Fixes the images of the target once, by digest, and returns the steps that get them. With `imagePullPolicy: Always`,
 /// the registry is asked once per revision, even if the image exists on the host.
-pub fn resolve(observed: &Observed, d: &mut Decisions) -> Vec<Step> {
+pub fn resolve(observed: &Observed, d: &mut Decisions) -> Vec<DockerStep> {
     let target = d.target.clone();
     let Some(revision) = d.revisions.iter_mut().find(|revision| revision.hash == target) else { return Vec::new() };
     if !revision.images.is_empty() {
@@ -136,7 +136,7 @@ pub fn resolve(observed: &Observed, d: &mut Decisions) -> Vec<Step> {
             Some(found) if asked => drop(images.insert(container.name.clone(), exact(&image, found))),
             _ if wanted => {
                 let (host, revision, logins) = (host.clone(), target.clone(), placement::logins(&spec));
-                steps.push(Step::GetImage { host, image, revision, logins });
+                steps.push(DockerStep::GetImage { host, image, revision, logins });
             }
             _ => {}
         }
@@ -160,13 +160,21 @@ fn exact(image: &str, found: &ImageSeen) -> String {
 /// Why images of the target are not available, if so.
 pub fn image_trouble(observed: &Observed, d: &Decisions) -> Option<String> {
     let revision = of(d, &d.target)?;
+    let spec = blueprint::pod_spec(revision);
+    let first = placement::eligible(observed, &spec).first().copied().filter(|_| revision.images.is_empty());
+    // A pull on a host where no pod waits for it is not tried again.
+    let waits = |host: &str| {
+        let mut pods = d.pods.iter().filter(|pod| pod.stop.is_none() && pod.hash == d.target);
+        first == Some(host) || pods.any(|pod| pod.host == host)
+    };
     let failed = observed.work.iter().find_map(|(work, heard)| match work {
-        Work::Image { revision, .. } if *revision == d.target => heard.failure().map(str::to_owned),
+        Work::Image { host, revision, .. } if *revision == d.target && waits(host) => {
+            heard.failure().map(str::to_owned)
+        }
         _ => None,
     });
     let never = || {
-        let spec = blueprint::pod_spec(revision);
-        let host = *placement::eligible(observed, &spec).first().filter(|_| revision.images.is_empty())?;
+        let host = first?;
         blueprint::containers(&spec).find_map(|container| {
             let image = container.image.as_deref().unwrap_or_default();
             placement::unobtainable(observed, host, image, image, container.image_pull_policy.as_deref())

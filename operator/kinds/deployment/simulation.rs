@@ -10,6 +10,7 @@ use tokio::time::sleep;
 use super::world::{World, spec};
 use crate::engine::ContainerState;
 use crate::engine::fake::{FakeEngine, Fault};
+use crate::kinds::ports;
 use crate::runtime::clock::TestClock;
 use crate::store::Clock as _;
 
@@ -42,7 +43,7 @@ async fn fault(world: &mut World, chance: &Chance, wanted: &mut (u32, u64)) {
     let engine = chance.of(&engines).unwrap().clone();
     let running = names(&engine, ContainerState::Running);
     let one = chance.of(&running).cloned();
-    match (chance.below(12), one) {
+    match (chance.below(13), one) {
         (0 | 1, Some(one)) => engine.die(&one),
         (2, Some(one)) => engine.pause(&one),
         (3, Some(one)) => engine.world(|world| drop(world.containers.remove(&one))),
@@ -82,6 +83,13 @@ async fn fault(world: &mut World, chance: &Chance, wanted: &mut (u32, u64)) {
                     .await;
             }
         }
+        (11, _) => {
+            let (host, on) = (
+                world.engines.keys().nth(usize::try_from(chance.below(engines.len() as u64)).unwrap()).unwrap(),
+                chance.below(2) == 0,
+            );
+            world.declare(host, "drain", json!(on)).await;
+        }
         _ => engine.world(|world| world.images.clear()),
     }
     declare(world, *wanted).await;
@@ -98,13 +106,25 @@ async fn declare(world: &World, (replicas, image): (u32, u64)) {
 
 async fn run(seed: u64) {
     let chance = Chance(TestClock::still(jiff::Timestamp::UNIX_EPOCH).seeded(seed));
-    let hosts: &[&str] = if chance.below(2) == 0 { &["local"] } else { &["local", "other"] };
+    let hosts: &[&str] = chance.of(&[&["local"][..], &["local", "other"], &["local", "other", "third"]]).unwrap();
     let mut world = World::new(hosts).await;
+    // Some have addresses, and a balancer that must reach the pods from elsewhere.
+    let spans = hosts.len() > 1 && chance.below(2) == 0;
+    let mut _balancer = None;
+    if spans {
+        for (number, host) in (1..).zip(hosts) {
+            world.declare(host, "address", json!(format!("192.0.2.{number}"))).await;
+        }
+        _balancer = Some(world.balanced().await);
+    }
     let mut wanted = (1 + u32::try_from(chance.below(4)).unwrap(), 1);
     declare(&world, wanted).await;
     for _ in 0..FAULTS {
         sleep(Duration::from_millis(chance.below(3000))).await;
         fault(&mut world, &chance, &mut wanted).await;
+    }
+    for host in hosts {
+        world.declare(host, "drain", json!(false)).await;
     }
     let status = world.settled().await;
     let each = if wanted.1 == 3 { 3 } else { 1 };
@@ -114,6 +134,9 @@ async fn run(seed: u64) {
     let status = world.status().await.unwrap();
     let told: Vec<_> = status.pods.iter().map(|pod| (&pod.name, &pod.host, &pod.phase, &pod.message)).collect();
     assert_eq!(world.running(), wanted.0 as usize * each, "seed {seed}: {told:#?}{}", world.containers());
+    let reserved = ports::read(&world.objects).await.unwrap();
+    let held = reserved.values().filter(|one| !one.released).count();
+    assert_eq!(held, if spans { wanted.0 as usize } else { 0 }, "seed {seed}: {reserved:#?}");
     for engine in world.engines.values() {
         engine.take_calls();
     }

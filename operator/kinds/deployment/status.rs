@@ -1,5 +1,6 @@
 //! Renders the status of a Deployment: counts, phase, conditions. Pure; decides nothing.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -9,12 +10,14 @@ use super::context::PlanContext;
 use super::rollout::{self, Limits};
 use super::{Step, blueprint, claims, placement, revisions};
 use crate::api::conditions::{Verdict, no, set, unknown, yes};
-use crate::api::deployment::{Decisions, Deployment, DeploymentPhase, DeploymentStatus};
-use crate::api::endpoints::{Endpoint, EndpointSet, EndpointState};
+use crate::api::deployment::{Decisions, Deployment, DeploymentPhase, DeploymentStatus, Pod, Stop};
+use crate::api::endpoints::{Endpoint, EndpointSet, EndpointState, PublishedPort};
 use crate::api::failure::{Class, Failure};
 use crate::api::load_balancer::ServerState;
 use crate::api::object::Object as _;
 use crate::api::pod::{PodPhase, PodSeen};
+use crate::kinds::containers::DockerStep;
+use crate::kinds::loss::{DRAIN_BLOCKED, Losses, MANY_SILENT};
 use crate::kinds::network_of;
 
 /// The condition of a Deployment with a claim that is not the namespace's own volume.
@@ -47,9 +50,11 @@ pub fn render(context: &PlanContext, d: Decisions, pods: Vec<PodSeen>, rollout: 
         ..Default::default()
     };
     status.pods = if rollout == Rollout::Halted { before.pods.clone() } else { pods };
-    status.endpoint_set = Some(endpoint_set(object, &status.pods));
+    status.endpoint_set = Some(endpoint_set(context, &d, &status.pods));
     let wanted = object.spec.replicas.unwrap_or(1);
-    let staying: Vec<_> = status.pods.iter().filter(|pod| !pod.terminating).collect();
+    let given_up = given_up(&d);
+    let staying = status.pods.iter().filter(|pod| !pod.terminating && !given_up.contains(pod.name.as_str()));
+    let staying: Vec<_> = staying.collect();
     let count =
         |some: &dyn Fn(&&&PodSeen) -> bool| i32::try_from(staying.iter().filter(some).count()).unwrap_or(i32::MAX);
     let target = revisions::number(&d, &d.target);
@@ -95,13 +100,24 @@ pub fn render(context: &PlanContext, d: Decisions, pods: Vec<PodSeen>, rollout: 
 }
 
 /// The endpoints of the pods. The object that routes to them names the port; no pod is the only writer.
-fn endpoint_set(object: &Deployment, pods: &[PodSeen]) -> EndpointSet {
+fn endpoint_set(context: &PlanContext, d: &Decisions, pods: &[PodSeen]) -> EndpointSet {
+    let (object, given_up) = (context.object, given_up(d));
+    let serves = |pod: &&PodSeen| pod.ready && !pod.terminating && context.available(&pod.name, pod.ready_since);
+    let wanted = usize::try_from(object.spec.replicas.unwrap_or(1)).unwrap_or_default();
+    let replaced = pods.iter().filter(serves).count() >= wanted;
+    let published = |name: &str| -> Vec<PublishedPort> {
+        let ports = d.pods.iter().filter(|pod| pod.name == name).flat_map(|pod| &pod.ports);
+        ports.map(|(port, at)| PublishedPort { port: *port, address: *at.ip(), host_port: at.port() }).collect()
+    };
     let endpoint = |pod: &PodSeen| Endpoint {
         name: pod.name.clone(),
         host: pod.host.clone(),
         address: pod.address,
+        published: published(&pod.name),
         state: match pod.phase {
             _ if pod.terminating => EndpointState::Leaving,
+            // Nobody knows what it does; its replacement serves.
+            _ if replaced && given_up.contains(pod.name.as_str()) => EndpointState::Out,
             _ if pod.ready && pod.address.is_some() => EndpointState::Serving,
             PodPhase::Unknown => EndpointState::Unknown,
             _ => EndpointState::Out,
@@ -110,6 +126,24 @@ fn endpoint_set(object: &Deployment, pods: &[PodSeen]) -> EndpointSet {
     };
     let network = network_of(object.namespace());
     EndpointSet { network, epoch: 0, endpoints: pods.iter().map(endpoint).collect() }
+}
+
+/// The names of the pods that were given up.
+fn given_up(d: &Decisions) -> BTreeSet<&str> {
+    d.pods.iter().filter(|pod| pod.given_up).map(|pod| pod.name.as_str()).collect()
+}
+
+/// Sets the conditions that exist only while a host is silent or drained.
+pub fn tell_of_hosts(context: &PlanContext, losses: &Losses, blocked: Option<String>, status: &mut DeploymentStatus) {
+    let concerned = status.pods.iter().any(|pod| losses.many.contains(&pod.host));
+    let brake = losses.brake().filter(|_| concerned).map(|why| yes("NothingReplaced", why));
+    let blocked = blocked.map(|why| yes("NoOtherHost", why));
+    for (kind, verdict) in [(MANY_SILENT, brake), (DRAIN_BLOCKED, blocked)] {
+        match verdict {
+            Some(verdict) => set(&mut status.conditions, kind, verdict, status.observed_generation, context.now),
+            None => status.conditions.retain(|condition| condition.type_ != kind),
+        }
+    }
 }
 
 fn selector(object: &Deployment) -> String {
@@ -125,7 +159,9 @@ fn rolled_back(d: &Decisions, given_up: &str) -> String {
 /// The first problem.
 fn trouble(context: &PlanContext, d: &Decisions, pods: &[PodSeen], spec: &PodSpec, rollout: Rollout) -> Option<String> {
     let (object, observed) = (context.object, context.observed);
-    let waiting = pods.iter().filter(|pod| !pod.terminating && (!pod.ready || pod.phase == PodPhase::Unknown));
+    let given_up = given_up(d);
+    let staying = || pods.iter().filter(|pod| !given_up.contains(pod.name.as_str()));
+    let waiting = staying().filter(|pod| !pod.terminating && (!pod.ready || pod.phase == PodPhase::Unknown));
     // A pod that is still starting is no problem yet.
     let begins = |pod: &&PodSeen| match pod.phase {
         PodPhase::ContainerCreating | PodPhase::Init | PodPhase::Pending => true,
@@ -136,9 +172,8 @@ fn trouble(context: &PlanContext, d: &Decisions, pods: &[PodSeen], spec: &PodSpe
     let pod = told.find_map(|pod| Some(format!("{} {}: {}", pod.name, pod.phase, pod.message.as_ref()?)));
     let image = || revisions::image_trouble(observed, d);
     let wanted = usize::try_from(object.spec.replicas.unwrap_or(1)).unwrap_or_default();
-    let fewer = pods.iter().all(|pod| !pod.terminating) && pods.len() < wanted;
-    let nowhere = fewer && placement::choose(observed, d, spec).is_none();
-    let place = || nowhere.then(|| placement::nowhere(observed, spec));
+    let fewer = pods.iter().all(|pod| !pod.terminating) && staying().count() < wanted;
+    let place = || fewer.then(|| placement::choose(object, observed, d, spec).err()).flatten();
     let unrouted = || {
         let mut ready = pods.iter().filter(|pod| pod.ready && !pod.terminating);
         ready.find(|pod| context.paused_without(&pod.name, ServerState::Ready).is_some())
@@ -185,10 +220,10 @@ fn progressing(status: &DeploymentStatus, d: &Decisions, rollout: Rollout, limit
 /// Records in the status that a step failed; a container that could not be started is retried later and recreated.
 pub fn step_failed(mut status: DeploymentStatus, step: &Step, failure: &Failure, now: Timestamp) -> DeploymentStatus {
     let generation = status.observed_generation;
-    if failure.class != Class::Conflict || matches!(step, Step::Start { .. }) {
+    if failure.class != Class::Conflict || matches!(step, Step::Docker(DockerStep::Start { .. })) {
         set(&mut status.conditions, "Degraded", yes("StepFailed", format!("{step}: {failure}")), generation, now);
     }
-    let Step::Start { member: pod, container, .. } = step else { return status };
+    let Step::Docker(DockerStep::Start { member: pod, container, .. }) = step else { return status };
     // Docker did not answer, so it is unknown whether the container runs.
     if failure.class == Class::NotFound {
         return status;
@@ -201,6 +236,46 @@ pub fn step_failed(mut status: DeploymentStatus, step: &Step, failure: &Failure,
         restarts.failures += 1;
         restarts.stuck = true;
         restarts.why = Some(failure.to_string());
+        give_way(known, &failure.message, now);
     }
     status
+}
+
+/// A pod whose reserved port another program has is replaced by one with another port.
+fn give_way(pod: &mut Pod, why: &str, now: Timestamp) {
+    let refused = ["port is already allocated", "address already in use"].iter().any(|words| why.contains(words));
+    let named = |port: u16| {
+        let ends = |rest: &str| !rest.starts_with(|next: char| next.is_ascii_digit());
+        why.match_indices(&format!(":{port}")).any(|(at, found)| ends(&why[at + found.len()..]))
+    };
+    let taken = pod.ports.values().map(|at| at.port()).find(|port| refused && named(*port));
+    if let Some(port) = taken.filter(|_| pod.stop.is_none()) {
+        pod.taken = Some(port);
+        let why = format!("port {port} of host {} is taken by another program", pod.host);
+        pod.stop = Some(Stop { since: Some(now), why, drained_at: None });
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Regression 336: a port that another program of the host had taken was tried again and again. The port stays reserved as
+    /// foreign, and another pod with another port takes over.
+    #[test]
+    fn a_pod_whose_reserved_port_is_taken_gives_way() {
+        let told = |why: &str| {
+            let ports = [(8052, "192.0.2.1:20001".parse().unwrap())].into();
+            let mut pod = Pod { name: "web-1".into(), host: "h1".into(), ports, ..Default::default() };
+            give_way(&mut pod, why, Timestamp::UNIX_EPOCH);
+            (pod.taken, pod.stop.map(|stop| stop.why).unwrap_or_default())
+        };
+        let taken = (Some(20_001), "port 20001 of host h1 is taken by another program".to_owned());
+        assert_eq!(told("Bind for 192.0.2.1:20001 failed: port is already allocated"), taken);
+        assert_eq!(told("listen tcp4 192.0.2.1:20001: bind: address already in use"), taken);
+        let other = (None, String::new());
+        assert_eq!(told("Bind for 192.0.2.1:200012 failed: port is already allocated"), other);
+        assert_eq!(told("listen tcp4 192.0.2.1:20001: bind: cannot assign requested address"), other);
+    }
 }

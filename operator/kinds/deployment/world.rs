@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::DeploymentKind;
 use crate::api::deployment::{Deployment, DeploymentStatus};
+use crate::api::endpoints::EndpointState;
 use crate::api::object::{Object as _, RECONCILE_ANNOTATION};
 use crate::engine::docker::OwnBinary;
 use crate::engine::fake::FakeEngine;
@@ -175,6 +176,33 @@ impl World {
         }
     }
 
+    /// Sets a field of the spec of a DockerHost.
+    pub async fn declare(&self, host: &str, field: &str, value: Value) {
+        let change = |mut object: Value| {
+            object["spec"][field] = value.clone();
+            Ok::<_, Error>(object)
+        };
+        self.objects.modify(&host_key(host), Part::Main, change).await.unwrap();
+    }
+
+    /// Declares a LoadBalancer `edge` that routes to port 8052, and gives each pod what its endpoint says, a second later.
+    pub async fn balanced(&self) -> Balancing {
+        let backend = json!({"name": "web", "deployment": {"name": "web", "port": 8052}, "drainTimeout": "20s"});
+        let spec = json!({"frontends": [{"name": "web", "port": 80, "backend": "web"}], "backends": [backend]});
+        let object =
+            json!({"kind": "LoadBalancer", "metadata": {"name": "edge", "namespace": "default"}, "spec": spec});
+        self.objects.create(&edge(), object).await.unwrap();
+        let objects = self.objects.clone();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            loop {
+                balance(&objects).await;
+                sleep(Duration::from_secs(1)).await;
+            }
+        });
+        Balancing { _tasks: tasks }
+    }
+
     /// Waits until the observed state equals the declared one.
     pub async fn settled(&self) -> DeploymentStatus {
         let calm = |status: &DeploymentStatus| {
@@ -216,6 +244,33 @@ impl World {
     pub fn now(&self) -> Timestamp {
         self.clock.now()
     }
+}
+
+/// A balancer at work, until this is dropped.
+pub struct Balancing {
+    _tasks: JoinSet<()>,
+}
+
+fn edge() -> Key {
+    Key::new("loadbalancers.evenkeel.dev", "default", "edge")
+}
+
+/// Gives each pod what its endpoint says.
+async fn balance(objects: &Objects) {
+    let Some(deployment) = objects.get::<Deployment>(&key()).await.unwrap() else { return };
+    let set = deployment.status.and_then(|status| status.endpoint_set).unwrap_or_default();
+    let state = |state| match state {
+        EndpointState::Serving | EndpointState::Unknown => "ready",
+        EndpointState::Leaving => "drained",
+        EndpointState::Out => "starting",
+    };
+    let servers = set.endpoints.iter().map(|one| json!({"name": one.name, "state": state(one.state)}));
+    let status = json!({"readyReplicas": 1, "backends": [{"name": "web", "servers": servers.collect::<Vec<_>>()}]});
+    let change = |mut old: Value| {
+        old["status"] = status.clone();
+        Ok::<_, Error>(old)
+    };
+    objects.modify(&edge(), Part::Status, change).await.unwrap();
 }
 
 /// Names without the revision's hash; no test depends on the hash.

@@ -1,23 +1,29 @@
 //! DockerHost: keeps the registered engines in sync with the objects, and reports whether each answers.
 //!
-//! The object's endpoint (and certificate) is registered under its name; then the engine is polled. Nothing on the host
-//! is changed. Deleting the object makes the operator forget the host; its containers keep running.
+//! The object's endpoint and keys are registered under its name; then the mirror of the host asks the engine and tells what
+//! it knows. Nothing on the host is changed. Deleting the object makes the operator forget the host; its containers keep
+//! running.
 
 mod act;
 mod observe;
 mod plan;
+pub mod register;
 
 pub use plan::plan;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
 use crate::api::docker_host::{DockerHost, DockerHostSpec, DockerHostStatus, Endpoint, LOCAL, is_plain};
 use crate::api::failure::Failure;
+use crate::api::labels::Owner;
+use crate::engine::docker::Keys;
 use crate::engine::hosts::Hosts;
-use crate::engine::{HostInfo, docker::Tls};
+use crate::engine::{HostInfo, Trouble};
 use crate::runtime::{Concern, Kind, Planned, Significance, Want};
 use crate::store::{Key, Objects};
 
@@ -28,7 +34,7 @@ pub struct DockerHostKind {
 }
 
 impl DockerHostKind {
-    /// Keeps `hosts` in sync with the objects; reads certificates from Secrets.
+    /// Keeps `hosts` in sync with the objects; reads keys from Secrets.
     pub fn new(hosts: Arc<Hosts>, objects: Objects) -> Self {
         Self { hosts, objects }
     }
@@ -47,8 +53,16 @@ pub fn local_host(endpoint: &Endpoint) -> DockerHost {
 pub struct Observed {
     /// Whether the engine is registered as in the object.
     pub registration: Registration,
-    /// The engine's answer; only requested if the host is registered as in the object.
+    /// The engine's answer, if the host is registered as in the object.
     pub answer: Answer,
+    /// How long ago it last answered.
+    pub heard: Option<Duration>,
+    /// Its clock when it was last read, and how long ago that was.
+    pub clock: Option<(Timestamp, Duration)>,
+    /// Number of managed containers by owner.
+    pub containers: Option<BTreeMap<Owner, usize>>,
+    /// What must leave it before it is restarted; only read during maintenance.
+    pub leaders: BTreeSet<String>,
 }
 
 /// The registration under the object's name, compared with the object.
@@ -56,7 +70,7 @@ pub struct Observed {
 pub enum Registration {
     /// No engine is registered under that name.
     Absent,
-    /// The registered endpoint or certificate differs from the object.
+    /// The registered endpoint or keys differ from the object.
     Differs,
     /// It equals the object.
     Same,
@@ -67,12 +81,14 @@ pub enum Registration {
 /// The engine's answer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
-    /// Not requested.
+    /// None yet.
     NotAsked,
     /// It answers.
     Info(HostInfo),
-    /// It does not answer, or it is unusable: the reason of the condition and the chain of causes.
-    Trouble(&'static str, String),
+    /// It does not answer.
+    Trouble(Trouble),
+    /// Another engine answers, with this ID.
+    Stranger(String),
 }
 
 /// One step.
@@ -81,6 +97,8 @@ pub enum Answer {
 pub enum Step {
     /// Use the engine at this endpoint under the object's name.
     Register { host: String, endpoint: String },
+    /// Use the other engine that a person has accepted.
+    Accept { host: String, engine: String },
     /// Stop using it.
     Forget { host: String },
 }
@@ -89,6 +107,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Register { host, endpoint } => write!(f, "register Docker host {host} at {endpoint}"),
+            Self::Accept { host, engine } => write!(f, "accept engine {engine} as Docker host {host}"),
             Self::Forget { host } => write!(f, "forget Docker host {host}"),
         }
     }
@@ -98,6 +117,7 @@ impl Significance for Step {
     fn event_reason(&self) -> Option<&'static str> {
         match self {
             Self::Register { .. } => Some("Registered"),
+            Self::Accept { .. } => Some("Accepted"),
             Self::Forget { .. } => None,
         }
     }
@@ -114,7 +134,7 @@ impl Kind for DockerHostKind {
     }
 
     fn references(object: &DockerHost) -> Vec<Key> {
-        object.spec.tls.iter().map(observe::secret).collect()
+        register::secret(object).map(|(_, key)| key).into_iter().collect()
     }
 
     async fn observe(&self, object: &DockerHost) -> Result<Observed, Failure> {
@@ -135,4 +155,4 @@ impl Kind for DockerHostKind {
 }
 
 /// How the engine that an object declares is reached; `Err`: why that cannot be, as reason and message of a condition.
-type Connection = Result<(Endpoint, Option<Tls>), (&'static str, String)>;
+type Connection = Result<(Endpoint, Option<Keys>), (&'static str, String)>;

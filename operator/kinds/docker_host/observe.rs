@@ -1,79 +1,72 @@
-//! Observes a host: its registration and its engine's answer.
+//! Observes a host: its registration, and what the mirror knows of it. Asks the host nothing, so a silent host delays no
+//! reconcile.
 
-use std::time::Duration;
+use std::collections::BTreeSet;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
 
-use super::{Answer, Connection, DockerHostKind, Observed, Registration};
-use crate::api::docker_host::{DockerHost, TlsReference};
+use super::{Answer, DockerHostKind, Observed, Registration, register};
+use crate::api::docker_host::DockerHost;
+use crate::api::endpoints::EndpointRole;
 use crate::api::failure::Failure;
 use crate::api::object::Object as _;
-use crate::engine::docker::Tls;
-use crate::engine::{Engine, Error};
-use crate::store::Key;
+use crate::engine::mirror::Glance;
+use crate::store::Objects;
 
-/// Time-out of the first answer; a slower host is unreliable.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The kinds whose objects have endpoints, and whether all of them must leave a host that is restarted or only the
+/// primary.
+const WITH_ENDPOINTS: [(&str, &str, bool); 3] = [
+    ("deployments.apps", "pod", true),
+    ("postgresclusters.evenkeel.dev", "primary", false),
+    ("redissentinels.evenkeel.dev", "master", false),
+];
 
-/// Reads the registration of a host, and asks its engine if the registration equals the object.
+/// Reads the registration of a host, and what is known of it.
 pub async fn observe(controller: &DockerHostKind, object: &DockerHost) -> Result<Observed, Failure> {
     let (hosts, name) = (&controller.hosts, object.name());
-    let there = hosts.get(name).ok();
-    let registration = match connection(controller, object).await? {
+    let glance = hosts.glance(name);
+    let registration = match register::connection(&controller.objects, object).await? {
         Err((reason, message)) => Registration::Impossible(reason, message),
-        Ok((endpoint, tls)) if hosts.is_registered(name, &endpoint, tls.as_ref()) => Registration::Same,
-        Ok(_) if there.is_some() => Registration::Differs,
+        Ok((endpoint, keys)) if hosts.is_registered(name, &endpoint, keys.as_ref()) => Registration::Same,
+        Ok(_) if glance.is_some() => Registration::Differs,
         Ok(_) => Registration::Absent,
     };
-    let answer = match there {
-        Some(engine) if registration == Registration::Same => ask(&*engine).await,
+    let glance = glance.filter(|_| registration == Registration::Same).unwrap_or_default();
+    let leaders = match object.spec.maintenance {
+        true => leaders(&controller.objects, name).await?,
+        false => BTreeSet::new(),
+    };
+    let Glance { heard, clock, containers, .. } = glance.clone();
+    Ok(Observed { registration, answer: answer(glance), heard, clock, containers, leaders })
+}
+
+fn answer(glance: Glance) -> Answer {
+    match glance {
+        Glance { stranger: Some(found), .. } => Answer::Stranger(found),
+        Glance { trouble: Some(trouble), .. } => Answer::Trouble(trouble),
+        Glance { info: Some(info), .. } => Answer::Info(info),
         _ => Answer::NotAsked,
-    };
-    Ok(Observed { registration, answer })
+    }
 }
 
-/// The endpoint and the certificate that the object asks for.
-pub async fn connection(controller: &DockerHostKind, object: &DockerHost) -> Result<Connection, Failure> {
-    let endpoint = match object.spec.endpoint.parse() {
-        Ok(endpoint) => endpoint,
-        Err(message) => return Ok(Err(("InvalidEndpoint", message))),
-    };
-    let Some(reference) = &object.spec.tls else { return Ok(Ok((endpoint, None))) };
-    let secret_name = format!("{}/{}", reference.secret_namespace, reference.secret_name);
-    Ok(match controller.objects.get::<Value>(&secret(reference)).await? {
-        None => Err(("SecretNotFound", format!("Secret {secret_name} of spec.tls does not exist"))),
-        Some(secret) => {
-            tls(&secret, reference).map(|tls| (endpoint, Some(tls))).map_err(|message| ("SecretInvalid", message))
-        }
-    })
+/// What must leave the host before it is restarted. Only read during maintenance, and then often: no other object's change
+/// wakes this one.
+async fn leaders(objects: &Objects, host: &str) -> Result<BTreeSet<String>, Failure> {
+    let mut found = BTreeSet::new();
+    for (resource, word, all) in WITH_ENDPOINTS {
+        let (values, _) = objects.list::<Value>(resource, None).await?;
+        found.extend(values.iter().flat_map(|value| on_host(value, host, word, all)));
+    }
+    Ok(found)
 }
 
-/// The key of the Secret with a certificate.
-pub fn secret(reference: &TlsReference) -> Key {
-    Key::new("secrets", &reference.secret_namespace, &reference.secret_name)
-}
-
-async fn ask(engine: &dyn Engine) -> Answer {
-    let (reason, message) = match tokio::time::timeout(PATIENCE, engine.info()).await {
-        Ok(Ok(info)) => return Answer::Info(info),
-        Ok(Err(error)) => (
-            if matches!(error, Error::Unreachable { .. }) { "Unreachable" } else { "EngineRefused" },
-            Failure::from(error).message,
-        ),
-        Err(_) => ("Unreachable", format!("the engine gave no answer within {} s", PATIENCE.as_secs())),
-    };
-    Answer::Trouble(reason, message)
-}
-
-fn tls(secret: &Value, reference: &TlsReference) -> Result<Tls, String> {
-    let field = |key: &str| {
-        let told = || format!("Secret {}/{} of spec.tls", reference.secret_namespace, reference.secret_name);
-        let encoded = secret["data"][key].as_str().ok_or_else(|| format!("{} has no key {key}", told()))?;
-        BASE64_STANDARD.decode(encoded).map_err(|_| format!("{}: {key} is not base64", told()))
-    };
-    Ok(Tls { ca: field("ca.crt")?, certificate: field("tls.crt")?, key: field("tls.key")? })
+fn on_host(value: &Value, host: &str, word: &str, all: bool) -> Vec<String> {
+    let primary = serde_json::to_value(EndpointRole::Primary).unwrap_or_default();
+    let endpoints = value["status"]["endpointSet"]["endpoints"].as_array().into_iter().flatten();
+    let leads = |one: &&Value| all || one["roles"].as_array().is_some_and(|roles| roles.contains(&primary));
+    let there = endpoints.filter(|one| one["host"] == host).filter(leads);
+    let namespace = value["metadata"]["namespace"].as_str().unwrap_or_default();
+    there.filter_map(|one| Some(format!("{word} {namespace}/{}", one["name"].as_str()?))).collect()
 }
 
 #[cfg(test)]
@@ -83,14 +76,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_without_all_three_keys_is_told_by_the_first_missing_one() {
-        let reference = TlsReference { secret_name: "cert".into(), secret_namespace: "default".into() };
-        let said = |secret: Value| tls(&secret, &reference).err().unwrap_or_default();
-        assert_eq!(said(json!({})), "Secret default/cert of spec.tls has no key ca.crt");
-        assert_eq!(
-            said(json!({"data": {"ca.crt": "YQ==", "tls.crt": "?"}})),
-            "Secret default/cert of spec.tls: tls.crt is not base64"
-        );
-        assert_eq!(said(json!({"data": {"ca.crt": "YQ==", "tls.crt": "YQ==", "tls.key": "YQ=="}})), "");
+    fn only_primaries_and_pods_leave_a_host_that_is_restarted() {
+        let object = json!({"metadata": {"namespace": "default"}, "status": {"endpointSet": {"endpoints": [
+            {"name": "db-1", "host": "east", "roles": ["primary"]},
+            {"name": "db-2", "host": "east", "roles": ["replica"]},
+            {"name": "db-3", "host": "west", "roles": ["primary"]},
+        ]}}});
+        assert_eq!(on_host(&object, "east", "primary", false), ["primary default/db-1"]);
+        assert_eq!(on_host(&object, "east", "pod", true), ["pod default/db-1", "pod default/db-2"]);
+        assert_eq!(on_host(&json!({}), "east", "pod", true), Vec::<String>::new());
     }
 }

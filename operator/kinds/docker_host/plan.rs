@@ -1,22 +1,40 @@
-//! Plans a host: registers it if needed, and judges whether it is ready. Pure.
+//! Plans a host: registers it if needed, and judges how it is. Pure.
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{Answer, DockerHostKind, Observed, Registration, Step};
+use super::{Answer, DockerHostKind, Observed, Registration, Step, register};
 use crate::api::conditions::{Status, Verdict, no, set, unknown, yes};
 use crate::api::docker_host::{Capacity, DockerHost, DockerHostStatus, is_plain};
 use crate::api::failure::Failure;
+use crate::api::labels::Owner;
 use crate::api::object::Object as _;
+use crate::engine::HostInfo;
 use crate::runtime::{Plan, Planned, Want};
 
-/// Poll interval of a healthy host; events of its containers arrive without polling.
+/// Time until a healthy host is looked at again; changes wake it sooner.
 const CALM: Duration = Duration::from_secs(30);
-/// Poll interval of a host in trouble, so that its return is noticed soon.
+/// The same of a host in trouble.
 const ALERT: Duration = Duration::from_secs(5);
+/// The same of a host that somebody waits for.
+const AWAITED: Duration = Duration::from_secs(2);
+/// Age of `lastHeard` while the host answers: it is not written for each answer.
+const HEARD: SignedDuration = SignedDuration::from_secs(300);
+/// Difference of `lastHeard` that is only the resolution of a measurement.
+const SAME: SignedDuration = SignedDuration::from_secs(2);
+/// Offset of a clock from which on people are told, in seconds.
+const SKEWED: f64 = 1.0;
+/// Change of an offset that is only the resolution of a measurement, in seconds.
+const STEADY: f64 = 0.2;
+/// Most names in a message.
+const NAMES: usize = 5;
 const READY: &str = "Ready";
 const INSECURE: &str = "InsecureTransport";
+const IDENTITY: &str = "IdentityChanged";
+const CLOCK: &str = "ClockSkewed";
+const DRAINED: &str = "Drained";
 
 /// Pure: what to record about the host and what to do.
 pub fn plan(object: &DockerHost, observed: &Observed, want: Want, now: Timestamp) -> Planned<DockerHostKind> {
@@ -36,27 +54,160 @@ pub fn plan(object: &DockerHost, observed: &Observed, want: Want, now: Timestamp
         (Registration::Absent | Registration::Differs, _) => {
             let (host, endpoint) = (object.name().to_owned(), object.spec.endpoint.clone());
             steps.push(Step::Register { host, endpoint });
-            // The requeue asks the engine right after the step.
+            // The requeue looks at the engine right after the step.
             requeue = Duration::ZERO;
             unknown("Registering", format!("registering the engine at {}", object.spec.endpoint))
         }
+        (Registration::Same, Answer::Stranger(found))
+            if want == Want::Present && register::accepted(object) == Some(found) =>
+        {
+            steps.push(Step::Accept { host: object.name().to_owned(), engine: found.clone() });
+            requeue = Duration::ZERO;
+            unknown("Accepting", format!("engine {found} was accepted and is looked at"))
+        }
+        (Registration::Same, Answer::Stranger(found)) => no(IDENTITY, changed(object, found)),
         (Registration::Same, Answer::Info(info)) => {
             requeue = CALM;
-            status.engine_id = Some(info.engine_id.clone()).filter(|id| !id.is_empty());
-            status.engine_version = Some(info.engine_version.clone());
-            status.api_version = Some(info.api_version.clone());
-            status.operating_system = Some(info.operating_system.clone());
-            status.architecture = Some(info.architecture.clone());
-            status.capacity = Some(Capacity { cpus: info.cpus, memory: info.memory_bytes });
+            tell(&mut status, info);
             yes("Reachable", format!("Docker Engine {} answers", info.engine_version))
         }
-        (Registration::Same, Answer::Trouble(reason, message)) => no(reason, message.clone()),
-        (Registration::Same, Answer::NotAsked) => unknown("NotAsked", "the engine was not asked"),
+        (Registration::Same, Answer::Trouble(trouble)) => no(trouble.reason, trouble.message.clone()),
+        (Registration::Same, Answer::NotAsked) => unknown("Connecting", "the engine has not answered yet"),
     };
     status.reachable = ready.status == Status::True;
-    set_ready(&mut status, ready, now);
-    warn_of_plain(object, &mut status, now);
+    if object.spec.drain || object.spec.maintenance {
+        requeue = requeue.min(AWAITED);
+    }
+    if let Some(all) = &observed.containers {
+        status.containers = Some(all.values().sum());
+    }
+    note_heard(&mut status, observed, now);
+    let skewed = note_clock(&mut status, observed, now);
+    status.found_engine_id = match &observed.answer {
+        Answer::Stranger(found) => Some(found.clone()),
+        _ => None,
+    };
+    let stranger = status.found_engine_id.as_ref().map(|found| yes("AnotherEngine", changed(object, found)));
+    let ready = out_of_service(object, &status, ready);
+    let conditions = [
+        (READY, Some(ready)),
+        (IDENTITY, stranger),
+        (CLOCK, skewed),
+        (DRAINED, drained(object, observed)),
+        (INSECURE, plain(object)),
+    ];
+    for (kind, verdict) in conditions {
+        let generation = status.observed_generation.unwrap_or_default();
+        match verdict {
+            Some(verdict) => set(&mut status.conditions, kind, verdict, generation, now),
+            None => status.conditions.retain(|condition| condition.type_ != kind),
+        }
+    }
     Plan { status, steps, requeue: Some(requeue), finished: false }
+}
+
+/// Records what the engine says about itself.
+fn tell(status: &mut DockerHostStatus, info: &HostInfo) {
+    status.engine_id = Some(info.engine_id.clone()).filter(|id| !id.is_empty());
+    status.engine_version = Some(info.engine_version.clone());
+    status.api_version = Some(info.api_version.clone());
+    status.operating_system = Some(info.operating_system.clone());
+    status.architecture = Some(info.architecture.clone());
+    status.capacity = Some(Capacity { cpus: info.cpus, memory: info.memory_bytes });
+}
+
+/// What people must know when another engine answers.
+fn changed(object: &DockerHost, found: &str) -> String {
+    let known = object.status.as_ref().and_then(|status| status.engine_id.as_deref()).unwrap_or("another");
+    format!(
+        "another engine answers at {}: its ID is {found}, and it was {known}. The host was reinstalled, its Docker has a new \
+         data root, or another machine has its address. Nothing there is believed or changed. If it is right, and what the \
+         old engine had is gone for good: evenkeel host accept {}",
+        object.spec.endpoint,
+        object.name()
+    )
+}
+
+/// A host that a person has declared lost is not ready, even if it answers.
+fn out_of_service(object: &DockerHost, status: &DockerHostStatus, ready: Verdict) -> Verdict {
+    let name = object.name();
+    match (object.spec.out_of_service, status.reachable) {
+        (false, _) => ready,
+        (true, false) => no(
+            "OutOfService",
+            format!("a person says that it is off for good; if it comes back: evenkeel host found {name}"),
+        ),
+        (true, true) => no(
+            "OutOfServiceAnswers",
+            format!(
+                "a person says that it is off, and it answers: what runs there may exist twice. Turn it off, or take the \
+                 word back: evenkeel host found {name}"
+            ),
+        ),
+    }
+}
+
+fn note_heard(status: &mut DockerHostStatus, observed: &Observed, now: Timestamp) {
+    let Some(age) = observed.heard.and_then(|age| SignedDuration::try_from(age).ok()) else { return };
+    let heard = now - age;
+    let tolerance = if status.reachable { HEARD } else { SAME };
+    let known = status.last_heard.as_ref().map(|known| known.0);
+    if known.is_none_or(|known| heard.duration_since(known).abs() > tolerance) {
+        status.last_heard = Timestamp::from_second(heard.as_second()).ok().map(Time);
+    }
+}
+
+/// Records by how much the host's clock differs, and judges it.
+fn note_clock(status: &mut DockerHostStatus, observed: &Observed, now: Timestamp) -> Option<Verdict> {
+    if let Some((time, age)) = observed.clock
+        && let Ok(age) = SignedDuration::try_from(age)
+    {
+        let offset = (time + age).duration_since(now).as_secs_f64();
+        if status.clock_offset.is_none_or(|known| (known - offset).abs() > STEADY) {
+            status.clock_offset = Some((offset * 10.0).round() / 10.0);
+        }
+    }
+    let offset = status.clock_offset.filter(|offset| offset.abs() > SKEWED)?;
+    let direction = if offset > 0.0 { "ahead of" } else { "behind" };
+    let message = format!(
+        "its clock is {:.1} s {direction} the operator's: certificates may not be valid there yet or any more, and times in \
+         its logs mislead. Let both follow a time server (NTP)",
+        offset.abs()
+    );
+    Some(yes("ClockDiffers", message))
+}
+
+/// Whether what `drain` or `maintenance` asked for is done.
+fn drained(object: &DockerHost, observed: &Observed) -> Option<Verdict> {
+    if !object.spec.drain && !object.spec.maintenance {
+        return None;
+    }
+    if !matches!(observed.answer, Answer::Info(_)) {
+        return Some(unknown("HostSilent", "what is left there is not known while it does not answer"));
+    }
+    let Some(containers) = &observed.containers else {
+        return Some(unknown("NotListed", "what is there has not been listed yet"));
+    };
+    let left: Vec<String> = match object.spec.drain {
+        true => containers.iter().map(|(owner, count)| of(owner, *count)).collect(),
+        false => observed.leaders.iter().cloned().collect(),
+    };
+    if !left.is_empty() {
+        let more = left.len().saturating_sub(NAMES);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let names = left.into_iter().take(NAMES).collect::<Vec<_>>().join(", ");
+        return Some(no("Remaining", format!("still there: {names}{more}")));
+    }
+    Some(match object.spec.drain {
+        true => yes("Empty", "nothing of Evenkeel is left there: it can be taken out of service"),
+        false => yes("ReadyForRestart", "no primary, master or pod is left there: it can be restarted"),
+    })
+}
+
+fn of(owner: &Owner, count: usize) -> String {
+    let Owner { kind, namespace, name } = owner;
+    let containers = if count == 1 { "container" } else { "containers" };
+    format!("{kind} {namespace}/{name} ({count} {containers})")
 }
 
 /// For an object that is being deleted: forgets the engine; then the object can be removed.
@@ -84,17 +235,13 @@ pub(super) fn failed(mut status: DockerHostStatus, step: &Step, failure: &Failur
     status
 }
 
-/// The condition exists only while the endpoint is plain.
-fn warn_of_plain(object: &DockerHost, status: &mut DockerHostStatus, now: Timestamp) {
-    if !is_plain(&object.spec) {
-        return status.conditions.retain(|condition| condition.type_ != INSECURE);
-    }
+/// The warning of an endpoint without TLS.
+fn plain(object: &DockerHost) -> Option<Verdict> {
     let message = format!(
         "{} has no TLS: whoever is on the way reads every password and controls the engine; use spec.tls",
         object.spec.endpoint
     );
-    let generation = status.observed_generation.unwrap_or_default();
-    set(&mut status.conditions, INSECURE, yes("PlainTcp", message), generation, now);
+    is_plain(&object.spec).then(|| yes("PlainTcp", message))
 }
 
 fn set_ready(status: &mut DockerHostStatus, ready: Verdict, now: Timestamp) {
@@ -103,220 +250,4 @@ fn set_ready(status: &mut DockerHostStatus, ready: Verdict, now: Timestamp) {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use expect_test::{Expect, expect};
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-
-    use super::*;
-    use crate::api::docker_host::{DockerHostSpec, TlsReference};
-    use crate::api::failure::Class;
-    use crate::engine::HostInfo;
-
-    fn host() -> DockerHost {
-        let tls = Some(TlsReference { secret_name: "cert".into(), secret_namespace: "default".into() });
-        let mut host =
-            DockerHost::new("far", DockerHostSpec { endpoint: "tcp://far:2376".into(), tls, ..Default::default() });
-        host.metadata.generation = Some(1);
-        host
-    }
-
-    fn info() -> Answer {
-        Answer::Info(HostInfo {
-            engine_id: "4Z2K:one".into(),
-            engine_version: "20.10.24".into(),
-            api_version: "1.41".into(),
-            operating_system: "Debian".into(),
-            architecture: "x86_64".into(),
-            cpus: 4,
-            memory_bytes: 8 << 30,
-        })
-    }
-
-    fn away() -> Answer {
-        Answer::Trouble(
-            "Unreachable",
-            "Docker host far does not answer while asking for its status: connection refused".into(),
-        )
-    }
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap()
-    }
-
-    /// The plan as text.
-    fn said(plan: &Plan<Step, DockerHostStatus>) -> String {
-        let mut said: String = plan.steps.iter().map(|step| format!("step: {step}\n")).collect();
-        for condition in &plan.status.conditions {
-            let Condition { type_, status, reason, message, .. } = condition;
-            said.push_str(&format!(
-                "{type_}={status} {reason} since {}: {message}\n",
-                condition.last_transition_time.0.as_second()
-            ));
-        }
-        said + &format!("again in {:?}, finished: {}\n", plan.requeue.unwrap(), plan.finished)
-    }
-
-    fn check(object: &DockerHost, registration: Registration, answer: Answer, expected: Expect) {
-        let observed = Observed { registration, answer };
-        let first = plan(object, &observed, object.want(), at(10));
-        expected.assert_eq(&said(&first));
-        // Planning again from the same observation must give the same plan.
-        let mut recorded = object.clone();
-        recorded.status = Some(first.status.clone());
-        if object.metadata.deletion_timestamp.is_none() {
-            assert_eq!(plan(&recorded, &observed, recorded.want(), at(20)), first);
-        }
-    }
-
-    #[test]
-    fn a_new_host_is_registered_and_asked_at_once() {
-        check(
-            &host(),
-            Registration::Absent,
-            Answer::NotAsked,
-            expect![[r#"
-            step: register Docker host far at tcp://far:2376
-            Ready=Unknown Registering since 10: registering the engine at tcp://far:2376
-            again in 0ns, finished: false
-        "#]],
-        );
-    }
-
-    #[test]
-    fn a_host_that_answers_is_ready() {
-        check(
-            &host(),
-            Registration::Same,
-            info(),
-            expect![[r#"
-            Ready=True Reachable since 10: Docker Engine 20.10.24 answers
-            again in 30s, finished: false
-        "#]],
-        );
-        let status =
-            plan(&host(), &Observed { registration: Registration::Same, answer: info() }, host().want(), at(10)).status;
-        assert_eq!((status.reachable, status.capacity), (true, Some(Capacity { cpus: 4, memory: 8 << 30 })));
-    }
-
-    #[test]
-    fn a_host_without_tls_says_so_as_long_as_it_has_none() {
-        let mut plain = host();
-        plain.spec.tls = None;
-        check(
-            &plain,
-            Registration::Same,
-            info(),
-            expect![[r#"
-            Ready=True Reachable since 10: Docker Engine 20.10.24 answers
-            InsecureTransport=True PlainTcp since 10: tcp://far:2376 has no TLS: whoever is on the way reads every password and controls the engine; use spec.tls
-            again in 30s, finished: false
-        "#]],
-        );
-        let observed = Observed { registration: Registration::Same, answer: info() };
-        let mut mended = host();
-        mended.status = Some(plan(&plain, &observed, Want::Present, at(1)).status);
-        assert_eq!(plan(&mended, &observed, Want::Present, at(2)).status.conditions.len(), 1);
-    }
-
-    #[test]
-    fn a_host_that_went_away_keeps_what_was_known_of_it() {
-        let mut known = host();
-        known.status = Some(
-            plan(&known, &Observed { registration: Registration::Same, answer: info() }, known.want(), at(1)).status,
-        );
-        check(
-            &known,
-            Registration::Same,
-            away(),
-            expect![[r#"
-            Ready=False Unreachable since 10: Docker host far does not answer while asking for its status: connection refused
-            again in 5s, finished: false
-        "#]],
-        );
-        let status =
-            plan(&known, &Observed { registration: Registration::Same, answer: away() }, known.want(), at(10)).status;
-        assert_eq!((status.reachable, status.engine_version.as_deref()), (false, Some("20.10.24")));
-        assert_eq!(status.engine_id.as_deref(), Some("4Z2K:one"));
-    }
-
-    #[test]
-    fn a_missing_certificate_is_a_condition_and_nothing_is_done() {
-        let missing =
-            Registration::Impossible("SecretNotFound", "Secret default/cert of spec.tls does not exist".into());
-        check(
-            &host(),
-            missing,
-            Answer::NotAsked,
-            expect![[r#"
-            Ready=False SecretNotFound since 10: Secret default/cert of spec.tls does not exist
-            again in 5s, finished: false
-        "#]],
-        );
-    }
-
-    #[test]
-    fn a_deleted_host_is_forgotten_and_then_gone() {
-        let mut leaving = host();
-        leaving.metadata.deletion_timestamp = Some(Time(at(5)));
-        check(
-            &leaving,
-            Registration::Same,
-            info(),
-            expect![[r#"
-            step: forget Docker host far
-            Ready=False Forgotten since 10: the host is no longer used; its containers keep running
-            again in 0ns, finished: false
-        "#]],
-        );
-        check(
-            &leaving,
-            Registration::Absent,
-            Answer::NotAsked,
-            expect![[r#"
-            Ready=False Forgotten since 10: the host is no longer used; its containers keep running
-            again in 0ns, finished: true
-        "#]],
-        );
-        let impossible = Registration::Impossible("InvalidEndpoint", "no".into());
-        let observed = Observed { registration: impossible, answer: Answer::NotAsked };
-        leaving.status = Some(plan(&leaving, &observed, leaving.want(), at(6)).status);
-        assert!(plan(&leaving, &observed, leaving.want(), at(7)).finished);
-    }
-
-    #[test]
-    fn a_paused_host_keeps_the_engine_in_use_and_is_registered_after_a_restart() {
-        let mut paused = host();
-        paused.metadata.annotations = Some([("evenkeel.dev/reconcile".to_owned(), "paused".to_owned())].into());
-        check(
-            &paused,
-            Registration::Differs,
-            Answer::NotAsked,
-            expect![[r#"
-            Ready=Unknown Paused since 10: reconciliation is paused by annotation
-            again in 5s, finished: false
-        "#]],
-        );
-        check(
-            &paused,
-            Registration::Absent,
-            Answer::NotAsked,
-            expect![[r#"
-            step: register Docker host far at tcp://far:2376
-            Ready=Unknown Registering since 10: registering the engine at tcp://far:2376
-            again in 0ns, finished: false
-        "#]],
-        );
-    }
-
-    #[test]
-    fn a_failed_step_is_told_in_the_condition() {
-        let step = Step::Register { host: "far".into(), endpoint: "tcp://far:2376".into() };
-        let failure = Failure::new(Class::Transient, "tls.key holds no private key in PEM");
-        let status = failed(DockerHostStatus::default(), &step, &failure, at(3));
-        assert_eq!(
-            (status.conditions[0].reason.as_str(), status.conditions[0].message.as_str()),
-            ("StepFailed", "register Docker host far at tcp://far:2376: tls.key holds no private key in PEM")
-        );
-    }
-}
+mod tests;

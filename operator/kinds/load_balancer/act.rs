@@ -5,14 +5,13 @@ use super::links::{ContainerRef, SESSIONS};
 use super::{LoadBalancer, LoadBalancerKind, Step, configure, secrets, seen};
 use crate::api::failure::{Class, Failure};
 use crate::api::object::Object as _;
-use crate::kinds::containers::HOME;
 
 /// Performs `step`; the failure names the failed operation.
 pub async fn act(controller: &LoadBalancerKind, object: &LoadBalancer, step: &Step) -> Result<(), Failure> {
     let at = |container: &str| {
         let id = controller.links.heard(&object.owner()).into_keys().find(|id| id.container == *container);
         let id = id.ok_or_else(|| Failure::new(Class::Conflict, format!("{container} no longer exists")))?;
-        Ok::<_, Failure>(controller.link(object, controller.docker.hosts.get(HOME)?, id))
+        Ok::<_, Failure>(controller.link(object, controller.docker.hosts.get(&id.host)?, id))
     };
     match step {
         Step::EnsureStats => secrets::ensure(controller, object).await,

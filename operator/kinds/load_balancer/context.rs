@@ -5,9 +5,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::inputs::Inputs;
+use super::places::{Decided, Place};
 use super::routing::ResolvedBackend;
 use super::{LoadBalancer, Observed, Step};
 use crate::engine::File;
+use crate::kinds::loss::Losses;
 
 /// What all balancers of the object share in one plan.
 pub struct PlanContext<'a> {
@@ -17,6 +19,12 @@ pub struct PlanContext<'a> {
     pub observed: &'a Observed,
     /// The inputs of its configuration.
     pub inputs: Inputs<'a>,
+    /// Its balancers.
+    pub places: Vec<Place>,
+    /// Why balancers are nowhere, or stay on a host that is drained.
+    pub decided: Decided,
+    /// What is known of the silent hosts.
+    pub losses: Losses,
     /// Its backends that refer to an object.
     pub backends: Vec<ResolvedBackend<'a>>,
     /// The desired configuration without its servers; `None` while it cannot be rendered.

@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 use jiff::Timestamp;
 
 use super::diff::{Command, Verb};
+use super::places::{self, Place};
 use super::seen::{Admin, Answer, AtBalancer, Health};
 use super::{
     Balancer, Certificate, ConfigFiles, Fact, Hidden, LoadBalancer, Observed, Refusal, Signalled, Step, plan, text,
@@ -18,6 +19,7 @@ use crate::api::load_balancer::LoadBalancerStatus;
 use crate::api::object::Object as _;
 use crate::engine::{Attachment, ConnectionSeen, ContainerSeen, ContainerSpec, ContainerState, ImageSeen, NetworkSeen};
 use crate::kinds::containers::{DockerSeen, DockerStep, HOME, testing};
+use crate::kinds::hosts::Declared;
 use crate::runtime::Plan;
 
 /// A time, in seconds.
@@ -69,6 +71,11 @@ impl World {
         object.metadata.generation = Some(1);
         let mut observed = Observed {
             hosts: BTreeMap::from([(HOME.to_owned(), docker(&object))]),
+            declared: BTreeMap::from([(
+                HOME.to_owned(),
+                Declared { open: true, domain: HOME.into(), ..Default::default() },
+            )]),
+            silent: BTreeMap::new(),
             work: BTreeMap::new(),
             balancers: BTreeMap::new(),
             targets: BTreeMap::new(),
@@ -79,9 +86,23 @@ impl World {
         observed.certificates.insert("cert".into(), Ok(good));
         let mut world = Self { object, observed, now: at(100) };
         world.containers();
-        for (_, container) in workload::members(&world.object) {
-            world.observed.balancers.insert(container, bootstrapped());
+        for (_, container) in members(&world.object) {
+            world.observed.balancers.insert(container, bootstrapped(HOME));
         }
+        world
+    }
+
+    /// A world with these hosts instead of the only one, each with an address, and no containers yet.
+    pub fn on_hosts(spec: &str, hosts: &[&str]) -> Self {
+        let mut world = Self::new(spec);
+        let docker = DockerSeen { volumes: Fact::Known(BTreeSet::new()), ..docker(&world.object) };
+        world.observed.hosts = hosts.iter().map(|host| ((*host).to_owned(), docker.clone())).collect();
+        let declared = |(host, last): (&&str, u8)| {
+            let address = Some(Ipv4Addr::new(192, 0, 2, last));
+            ((*host).to_owned(), Declared { address, open: true, domain: (*host).into(), ..Default::default() })
+        };
+        world.observed.declared = hosts.iter().zip(1..).map(declared).collect();
+        world.observed.balancers.clear();
         world
     }
 
@@ -92,13 +113,17 @@ impl World {
 
     /// Makes every container run as desired.
     pub fn containers(&mut self) {
-        let members = workload::members(&self.object);
-        let all = (1..).zip(members).map(|(ordinal, (_, container))| {
-            let spec = workload::container_spec(&self.object, &self.observed, ordinal, "binary").unwrap();
-            (container, made(&spec))
-        });
+        let spec =
+            |ordinal| workload::container_spec(&self.object, &self.observed, &self.place(ordinal), "binary").unwrap();
+        let all = (1..=self.object.spec.replicas).map(spec).map(|spec| (spec.name.clone(), made(&spec)));
         let all = all.collect();
         self.docker().containers = Fact::Known(all);
+    }
+
+    /// The place of a balancer on the only host.
+    pub fn place(&self, ordinal: u32) -> Place {
+        let (member, container) = members(&self.object)[ordinal as usize - 1].clone();
+        Place { member, container, host: Some(HOME.into()), above: ordinal - 1 }
     }
 
     /// Sets the pods of Deployment `web`: name, last byte of the address (0: none), and which of `ready` and `leaving`
@@ -154,6 +179,7 @@ impl World {
                     "unknown" | "paused" => EndpointState::Unknown,
                     _ => EndpointState::Out,
                 },
+                ..Default::default()
             }
         };
         let endpoints = (1..).zip(&parts).map(endpoint).collect();
@@ -246,25 +272,27 @@ impl World {
     /// Performs a Docker step; work that runs in the background in production is done at once.
     fn perform_by_docker(&mut self, step: &DockerStep) {
         let balancers = &mut self.observed.balancers;
-        let docker = self.observed.hosts.get_mut(HOME).unwrap();
+        let docker = self.observed.hosts.get_mut(host_of(step)).unwrap();
         let (Fact::Known(containers), Fact::Known(volumes)) = (&mut docker.containers, &mut docker.volumes) else {
             return;
         };
         match step {
-            DockerStep::Start { container, .. } => {
+            DockerStep::Start { host, container, .. } => {
                 containers.get_mut(container).unwrap().state = ContainerState::Running;
-                balancers.entry(container.clone()).or_insert_with(bootstrapped);
+                balancers.entry(container.clone()).or_insert_with(|| bootstrapped(host));
             }
             DockerStep::Connect { container, to, .. } => {
                 containers.get_mut(container).unwrap().networks.extend([connected(to.clone())]);
             }
-            DockerStep::Remove { container, .. } => {
-                balancers.remove(container);
+            DockerStep::Remove { host, container, .. } => {
+                if balancers.get(container).is_some_and(|balancer| balancer.host == *host) {
+                    balancers.remove(container);
+                }
                 containers.remove(container);
             }
-            DockerStep::Create { spec, .. } => {
+            DockerStep::Create { host, spec, .. } => {
                 containers.insert(spec.name.clone(), made(spec));
-                balancers.insert(spec.name.clone(), bootstrapped());
+                balancers.insert(spec.name.clone(), bootstrapped(host));
             }
             DockerStep::EnsureVolume { spec, .. } => drop(volumes.insert(spec.name.clone())),
             DockerStep::RemoveVolume { volume, .. } => drop(volumes.remove(volume)),
@@ -316,6 +344,28 @@ impl World {
     }
 }
 
+/// The host of a step that this world performs.
+fn host_of(step: &DockerStep) -> &str {
+    match step {
+        DockerStep::Start { host, .. }
+        | DockerStep::Connect { host, .. }
+        | DockerStep::Remove { host, .. }
+        | DockerStep::Create { host, .. }
+        | DockerStep::EnsureVolume { host, .. }
+        | DockerStep::RemoveVolume { host, .. }
+        | DockerStep::GetImage { host, .. }
+        | DockerStep::GetBinary { host, .. }
+        | DockerStep::EnsureNetwork { host, .. } => host,
+        other => panic!("{other}: not known to this world"),
+    }
+}
+
+/// The balancers: name and container.
+pub fn members(object: &LoadBalancer) -> Vec<(String, String)> {
+    let places = places::members(object, &BTreeMap::new());
+    places.into_iter().map(|place| (place.member, place.container)).collect()
+}
+
 /// A host that has everything that the object needs except its containers.
 fn docker(object: &LoadBalancer) -> DockerSeen {
     let network = |name: &str| {
@@ -324,7 +374,7 @@ fn docker(object: &LoadBalancer) -> DockerSeen {
     };
     DockerSeen {
         containers: Fact::Known(BTreeMap::new()),
-        volumes: Fact::Known(workload::members(object).into_iter().map(|(_, container)| container).collect()),
+        volumes: Fact::Known(members(object).into_iter().map(|(_, container)| container).collect()),
         foreign: Fact::Known(BTreeSet::new()),
         networks: Fact::Known([network("evenkeel-default"), network("default.pg")].into()),
         images: Fact::Known(
@@ -363,11 +413,11 @@ fn connected(to: Attachment) -> (String, ConnectionSeen) {
 }
 
 /// A balancer that has just started.
-pub fn bootstrapped() -> Balancer {
+pub fn bootstrapped(host: &str) -> Balancer {
     let answer = Answer { hash: "bootstrap".into(), ..Default::default() };
     let current = Hidden(super::haproxy::BOOTSTRAP.into());
     let files = ConfigFiles { current, good: None, refused: None };
-    Balancer { answer: Fact::Known(answer), files: Fact::Known(files), signalled: None }
+    Balancer { host: host.into(), answer: Fact::Known(answer), files: Fact::Known(files), signalled: None }
 }
 
 /// An HAProxy that has just read this configuration.

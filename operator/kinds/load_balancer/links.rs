@@ -33,6 +33,8 @@ const PROMPTS: [&str; 2] = ["master> ", "master[ReloadFailed]> "];
 /// The container of a balancer; a recreated container is another one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LinkId {
+    /// Its host.
+    pub host: String,
     /// Its name.
     pub container: String,
     /// Its id.

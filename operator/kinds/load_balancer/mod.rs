@@ -1,6 +1,7 @@
 //! LoadBalancer: HAProxy or nginx in front of Deployments, databases and fixed addresses.
 //!
-//! `observe` asks Docker, the store and the balancers. `plan` decides: `routing.rs` the servers of each backend,
+//! `observe` asks Docker, the store and the balancers. `plan` decides: `routing.rs` the servers of each backend, `places.rs`
+//! the host of each balancer,
 //! `workload.rs` the containers, `diff.rs` HAProxy's commands, `stages.rs` how a configuration comes into use,
 //! `status.rs` the text for people. `act` performs. A configuration is rendered from a value (`render.rs`,
 //! `haproxy.rs`, `nginx.rs`), and the engine itself checks it before use.
@@ -22,9 +23,12 @@ use crate::api::redis_sentinel::RedisSentinel;
 use crate::engine::hosts::Hosts;
 use crate::engine::{ContainerSeen, Engine, File};
 use crate::kinds::containers::converge::removing;
-use crate::kinds::containers::{Docker, DockerSeen, DockerStep, HOME, WorkSeen};
+use crate::kinds::containers::{Docker, DockerSeen, DockerStep, WorkSeen};
 use crate::kinds::fact::Fact;
 use crate::kinds::host_state;
+use crate::kinds::hosts::DeclaredHosts;
+use crate::kinds::loss::Silent;
+use crate::kinds::silence::Silence;
 use crate::runtime::companions::Companions;
 use crate::runtime::{Concern, Keeper, Kind, Planned, Significance, Wake, Want};
 use crate::store::objects::Objects;
@@ -45,6 +49,7 @@ pub mod links;
 mod names;
 pub mod nginx;
 mod observe;
+pub mod places;
 pub mod plan;
 #[cfg(test)]
 mod properties;
@@ -54,6 +59,8 @@ pub mod routing;
 mod scenarios;
 mod secrets;
 pub mod seen;
+#[cfg(test)]
+mod several_hosts;
 mod stages;
 mod status;
 #[cfg(test)]
@@ -63,6 +70,7 @@ pub mod workload;
 
 use diff::Command;
 use links::{ContainerRef, Link, LinkId};
+use places::Place;
 use render::Config;
 use seen::Answer;
 
@@ -72,13 +80,14 @@ pub struct LoadBalancerKind {
     objects: Objects,
     clock: Arc<dyn Clock>,
     links: Companions<LinkId, Arc<Link>>,
+    silence: Silence,
 }
 
 impl LoadBalancerKind {
     /// The kind over these hosts and objects; `wake` is called with a LoadBalancer when its work has ended.
     pub fn new(hosts: Arc<Hosts>, objects: Objects, clock: Arc<dyn Clock>, wake: Wake) -> Self {
         let docker = Docker::new(hosts, objects.clone(), wake.clone());
-        Self { docker, objects, clock, links: Companions::new(wake) }
+        Self { docker, objects, clock, links: Companions::new(wake), silence: Silence::default() }
     }
 
     /// A balancer's container with its link.
@@ -97,7 +106,7 @@ impl Kind for LoadBalancerKind {
     fn concerns() -> Vec<Concern> {
         vec![
             Concern::referenced("secrets"),
-            Concern::referenced(DockerHost::RESOURCE).only(host_state),
+            Concern::all(DockerHost::RESOURCE).only(host_state),
             Concern::referenced(Deployment::RESOURCE).only(observe::endpoints),
             Concern::referenced(PostgresCluster::RESOURCE).only(observe::endpoints),
             Concern::referenced(RedisSentinel::RESOURCE).only(observe::endpoints),
@@ -128,8 +137,12 @@ impl Kind for LoadBalancerKind {
 /// One snapshot of everything that the plan of a LoadBalancer needs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Observed {
-    /// What was observed on the hosts of its balancers.
+    /// What was observed on each host.
     pub hosts: BTreeMap<String, DockerSeen>,
+    /// What the DockerHosts declare.
+    pub declared: DeclaredHosts,
+    /// The hosts that do not answer.
+    pub silent: Silent,
     /// Background work on its containers that runs, or that failed.
     pub work: WorkSeen,
     /// The running balancers, by container name.
@@ -143,30 +156,32 @@ pub struct Observed {
 }
 
 impl Observed {
-    /// What was observed on the balancers' host.
-    pub fn docker(&self) -> Option<&DockerSeen> {
-        self.hosts.get(HOME)
+    /// What was observed on the host of a balancer.
+    pub fn docker(&self, place: &Place) -> Option<&DockerSeen> {
+        self.hosts.get(place.host.as_ref()?)
     }
 
-    /// The container with this name.
-    pub fn container(&self, name: &str) -> Option<&ContainerSeen> {
-        self.docker()?.container(name)
+    /// The container of a balancer.
+    pub fn container(&self, place: &Place) -> Option<&ContainerSeen> {
+        self.docker(place)?.container(&place.container)
     }
 
-    /// Whether the containers could be listed.
-    pub fn answers(&self) -> bool {
-        self.docker().is_some_and(|docker| docker.containers.known().is_some())
+    /// A balancer that runs at its place.
+    pub fn balancer(&self, place: &Place) -> Option<&Balancer> {
+        self.balancers.get(&place.container).filter(|balancer| place.host.as_ref() == Some(&balancer.host))
     }
 
-    /// Whether the container is being stopped so that it can be removed.
-    pub fn stopping(&self, container: &str) -> bool {
-        removing(&self.work, HOME, container)
+    /// Whether the container of a balancer is being stopped so that it can be removed.
+    pub fn stopping(&self, place: &Place) -> bool {
+        place.host.as_ref().is_some_and(|host| removing(&self.work, host, &place.container))
     }
 }
 
 /// A running balancer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Balancer {
+    /// Its host.
+    pub host: String,
     /// Its answer.
     pub answer: Fact<Answer>,
     /// Its configuration files.

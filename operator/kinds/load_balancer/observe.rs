@@ -1,7 +1,6 @@
 //! Observes a LoadBalancer: its containers, the objects that it refers to, and the balancers' answers. Reads only.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -12,12 +11,13 @@ use super::inputs::certificate_secrets;
 use super::links::{ContainerRef, LinkId};
 use super::seen::{self, Answer};
 use super::{Balancer, Hidden, LoadBalancer, LoadBalancerKind, Observed, Targets, configure, secrets, workload};
-use crate::api::docker_host::DockerHost;
 use crate::api::failure::Failure;
+use crate::api::labels;
 use crate::api::object::Object as _;
 use crate::api::sync::lock;
-use crate::engine::{ContainerSeen, ContainerState, Engine};
-use crate::kinds::containers::HOME;
+use crate::engine::{ContainerSeen, ContainerState};
+use crate::kinds::containers::DockerSeen;
+use crate::kinds::hosts;
 use crate::store::Key;
 
 /// Lists the nginx processes that only finish their open connections. The match starts at the beginning of the command
@@ -26,7 +26,7 @@ const OLD_NGINX: &str = r#"for p in /proc/[0-9]*/cmdline; do case "$(tr '\0' ' '
 
 /// Reads the whole snapshot.
 pub async fn observe(controller: &LoadBalancerKind, object: &LoadBalancer) -> Result<Observed, Failure> {
-    let engine = controller.docker.hosts.get(HOME)?;
+    let declared = hosts::read(&controller.objects).await?;
     let targets = targets(controller, object).await?;
     let certificates = secrets::certificates(&controller.objects, object).await?;
     let stats_password = match object.spec.stats {
@@ -34,23 +34,39 @@ pub async fn observe(controller: &LoadBalancerKind, object: &LoadBalancer) -> Re
         None => None,
     };
     let (owner, needs) = (object.owner(), workload::needs(object, &targets));
-    let hosts = controller.docker.observe(&owner, [HOME.to_owned()], &needs).await;
-    let listed = || hosts.values().filter_map(|host| host.containers.known());
+    let hosts = controller.docker.observe(&owner, declared.keys().cloned(), &needs).await;
     // No answer from the host does not mean that a container is gone.
-    let silent = hosts.values().any(|host| host.containers.known().is_none());
-    let there = |id: &LinkId| listed().any(|all| all.get(&id.container).is_some_and(|one| one.id == id.id));
-    controller.links.retain(&owner, |id| silent || there(id));
-    let known = listed().flat_map(BTreeMap::values);
-    let running = known.filter(|seen| matches!(seen.state, ContainerState::Running | ContainerState::Paused));
-    let balancers = join_all(running.map(|seen| balancer(controller, object, &engine, seen))).await;
+    let there = |id: &LinkId| match hosts.get(&id.host).map(|seen| seen.containers.known()) {
+        Some(Some(all)) => all.get(&id.container).is_some_and(|one| one.id == id.id),
+        known => known.is_some(),
+    };
+    controller.links.retain(&owner, there);
+    let of_host = |(host, seen): (&String, &DockerSeen)| {
+        let known = seen.containers.known().into_iter().flat_map(BTreeMap::values);
+        let running = known.filter(|seen| matches!(seen.state, ContainerState::Running | ContainerState::Paused));
+        let placed = running.filter(|seen| placed(object, seen, host)).cloned();
+        placed.map(|seen| (host.clone(), seen)).collect::<Vec<_>>()
+    };
+    let running: Vec<_> = hosts.iter().flat_map(of_host).collect();
+    let balancers = join_all(running.iter().map(|(host, seen)| balancer(controller, object, host, seen))).await;
     Ok(Observed {
-        balancers: balancers.into_iter().collect(),
+        balancers: balancers.into_iter().flatten().collect(),
         work: controller.docker.work.heard(&owner),
+        silent: controller.silence.note(&hosts),
         hosts,
+        declared,
         targets,
         certificates,
         stats_password,
     })
+}
+
+/// Whether the record has this balancer on this host, or nowhere.
+fn placed(object: &LoadBalancer, container: &ContainerSeen, host: &str) -> bool {
+    let decisions = object.status.as_ref().and_then(|status| status.decisions.as_ref());
+    let member = container.labels.get(labels::MEMBER);
+    let recorded = decisions.zip(member).and_then(|(decisions, member)| decisions.places.get(member));
+    recorded.is_none_or(|place| place == host)
 }
 
 /// The existing objects that backends refer to.
@@ -69,8 +85,7 @@ pub(super) fn references(object: &LoadBalancer) -> Vec<Key> {
     let targets = object.spec.backends.iter().filter_map(|backend| backend.target()?.object());
     let targets = targets.map(|named| Key::beside(object, named.resource, &named.name));
     let certificates = certificate_secrets(&object.spec).into_iter().map(|name| Key::beside(object, "secrets", name));
-    let host = Key::new(DockerHost::RESOURCE, "", HOME);
-    targets.chain(certificates).chain([secrets::key(object), host]).collect()
+    targets.chain(certificates).chain([secrets::key(object)]).collect()
 }
 
 /// The part of an object that matters to the balancers that route to it: its endpoints, and whether it is being
@@ -82,14 +97,15 @@ pub(super) fn endpoints(object: &Value) -> Value {
 async fn balancer(
     controller: &LoadBalancerKind,
     object: &LoadBalancer,
-    engine: &Arc<dyn Engine>,
+    host: &str,
     seen: &ContainerSeen,
-) -> (String, Balancer) {
-    let id = LinkId { container: seen.name.clone(), id: seen.id.clone() };
-    let at = controller.link(object, engine.clone(), id);
+) -> Option<(String, Balancer)> {
+    let id = LinkId { host: host.to_owned(), container: seen.name.clone(), id: seen.id.clone() };
+    let at = controller.link(object, controller.docker.hosts.get(host).ok()?, id);
     let (answer, files) = tokio::join!(answer(controller, object, &at), configure::files(&at));
     let signalled = lock(&at.link.known).signalled.clone();
-    (seen.name.clone(), Balancer { answer: answer.into(), files: files.into(), signalled })
+    let balancer = Balancer { host: host.to_owned(), answer: answer.into(), files: files.into(), signalled };
+    Some((seen.name.clone(), balancer))
 }
 
 /// The current answer of a balancer.

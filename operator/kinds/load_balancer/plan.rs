@@ -6,12 +6,14 @@ use jiff::Timestamp;
 
 use super::context::{BalancerPlan, PlanContext};
 use super::inputs::{Inputs, certificate_file, certificate_secrets};
+use super::places::{self, Place};
 use super::routing::{self, ResolvedBackend, Servers};
 use super::seen::{Admin, Answer};
 use super::{Balancer, LoadBalancer, LoadBalancerKind, Observed, Step, diff, render, stages, status, workload};
 use crate::api::conditions;
 use crate::api::load_balancer::{BalancerDecisions, BalancerPhase, LoadBalancerStatus};
 use crate::engine::{ContainerState, File};
+use crate::kinds::loss;
 use crate::runtime::{Plan, Planned, Want, sooner};
 
 /// Requeue after a step, to observe its effect.
@@ -31,6 +33,9 @@ pub fn plan(object: &LoadBalancer, observed: &Observed, want: Want, now: Timesta
     let mut d = before.clone();
     let backends = routing::resolve(object, observed, &mut d, now);
     let certificates = certificates(object, observed, &mut d);
+    let decided = places::decide(object, observed, &before, |member| serves(object, observed, &before, member));
+    d.places = decided.places.clone();
+    let places = places::members(object, &d.places);
     let password = observed.stats_password.as_ref().map(|password| password.0.as_str());
     let in_force = d.certificates.clone();
     let inputs = Inputs::new(object, &in_force, password);
@@ -38,7 +43,21 @@ pub fn plan(object: &LoadBalancer, observed: &Observed, want: Want, now: Timesta
     let skeleton = (!waits).then(|| render::skeleton(&inputs));
     let files = files(observed, &inputs, &d);
     let last_reload = d.last_reload;
-    let context = PlanContext { object, observed, inputs, backends, skeleton, files, certificates, last_reload, now };
+    let losses = loss::judge(&observed.declared, &observed.silent);
+    let context = PlanContext {
+        object,
+        observed,
+        inputs,
+        places,
+        decided,
+        losses,
+        backends,
+        skeleton,
+        files,
+        certificates,
+        last_reload,
+        now,
+    };
     let mut steps = Vec::new();
     if waits {
         steps.push(Step::EnsureStats);
@@ -46,10 +65,10 @@ pub fn plan(object: &LoadBalancer, observed: &Observed, want: Want, now: Timesta
     let mut requeue = None;
     let mut told = Vec::new();
     let mut reloading = false;
-    for (_, container) in workload::members(object) {
-        let at_work = observed.balancers.get(&container).filter(|_| !observed.stopping(&container));
+    for place in &context.places {
+        let at_work = observed.balancer(place).filter(|_| !observed.stopping(place));
         let Some(balancer) = at_work else { continue };
-        let plan = balancer_plan(&context, &container, balancer);
+        let plan = balancer_plan(&context, &place.container, balancer);
         requeue = sooner(requeue, plan.again);
         reloading |= plan.reloading;
         told.extend(plan.steps);
@@ -61,7 +80,7 @@ pub fn plan(object: &LoadBalancer, observed: &Observed, want: Want, now: Timesta
     }
     // Running balancers come first, because creating a container takes time.
     steps.extend(told);
-    steps.extend(workload::steps(object, observed, |container| settled(&context, container)));
+    steps.extend(workload::steps(object, observed, &context.places, |place| settled(&context, place)));
     d.started |= observed.balancers.values().any(status::balances);
     if paused {
         (d, steps) = (before, Vec::new());
@@ -101,7 +120,7 @@ fn balancer_plan(context: &PlanContext, container: &str, balancer: &Balancer) ->
         return BalancerPlan { again: Some(SOON), ..Default::default() };
     };
     let live = render::dialect(context.inputs.spec.engine).live_servers;
-    let servers = servers(context, live, answer);
+    let servers = servers(context, &balancer.host, live, answer);
     let mut plan = stages::next(context, container, balancer, answer, &servers);
     if live {
         let commands = diff::commands(&context.inputs, answer, &servers);
@@ -116,9 +135,10 @@ fn balancer_plan(context: &PlanContext, container: &str, balancer: &Balancer) ->
     plan
 }
 
-/// The desired servers of each backend at a balancer.
-fn servers(context: &PlanContext, live: bool, answer: &Answer) -> Servers {
-    let of = |one: &ResolvedBackend| (one.backend.name.clone(), routing::at_balancer(one, live, answer, context.now));
+/// The desired servers of each backend at a balancer on this host.
+fn servers(context: &PlanContext, host: &str, live: bool, answer: &Answer) -> Servers {
+    let of =
+        |one: &ResolvedBackend| (one.backend.name.clone(), routing::at_balancer(one, host, live, answer, context.now));
     context.backends.iter().map(of).collect()
 }
 
@@ -147,16 +167,26 @@ fn files(observed: &Observed, inputs: &Inputs, d: &BalancerDecisions) -> Vec<Fil
     certificates.chain(others.map(|(path, text)| file(path.to_owned(), &text))).collect()
 }
 
-/// Whether it balances, with the desired configuration unless its engine refused that.
-fn settled(context: &PlanContext, container: &str) -> bool {
-    let running = context.observed.container(container);
-    let running = running.is_some_and(|seen| seen.state == ContainerState::Running);
-    let running = running && !context.observed.stopping(container);
-    running && context.observed.balancers.get(container).is_some_and(status::balances)
+/// Whether it balances, with the desired configuration unless its engine refused that; or cannot be waited for.
+fn settled(context: &PlanContext, place: &Place) -> bool {
+    let away = place.host.as_ref().is_none_or(|host| context.losses.mute.contains(host));
+    away || balances(context.observed, place)
+}
+
+fn balances(observed: &Observed, place: &Place) -> bool {
+    let running = observed.container(place).is_some_and(|seen| seen.state == ContainerState::Running);
+    running && !observed.stopping(place) && observed.balancer(place).is_some_and(status::balances)
+}
+
+/// Whether the balancer of this name balances at the place that was recorded.
+fn serves(object: &LoadBalancer, observed: &Observed, before: &BalancerDecisions, member: &str) -> bool {
+    places::members(object, &before.places).iter().any(|place| place.member == member && balances(observed, place))
 }
 
 fn teardown(object: &LoadBalancer, observed: &Observed, mut status: LoadBalancerStatus) -> Planned<LoadBalancerKind> {
-    let (steps, finished) = workload::teardown(object, observed).unwrap_or_default();
+    let recorded = status.decisions.as_ref().map(|d| d.places.clone()).unwrap_or_default();
+    let places = places::members(object, &recorded);
+    let (steps, finished) = workload::teardown(object, observed, &places);
     status.phase = BalancerPhase::Deleting;
     Plan { status, steps, requeue: (!finished).then_some(DEGRADED), finished }
 }

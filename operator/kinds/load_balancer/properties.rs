@@ -4,11 +4,12 @@
 
 use proptest::prelude::*;
 
-use super::fixture::{WEB_AND_DATABASE, World, bootstrapped, obey, started, web_and_redis};
+use super::fixture::{WEB_AND_DATABASE, World, bootstrapped, members, obey, started, web_and_redis};
 use super::seen::{Admin, Health};
-use super::{Fact, Refusal, Step, render, text, workload};
+use super::{Fact, Refusal, Step, render, text};
 use crate::api::load_balancer::ServerState;
 use crate::api::object::Object as _;
+use crate::kinds::containers::HOME;
 
 /// An event between two plans.
 #[derive(Debug, Clone)]
@@ -61,7 +62,7 @@ fn happening() -> impl Strategy<Value = Happening> {
 }
 
 fn name(world: &World, at: usize) -> String {
-    workload::members(&world.object)[at].1.clone()
+    members(&world.object)[at].1.clone()
 }
 
 fn happen(world: &mut World, happening: &Happening) {
@@ -109,7 +110,7 @@ fn happen(world: &mut World, happening: &Happening) {
         }
         Happening::Fresh(at) => {
             if let Some(balancer) = world.observed.balancers.get_mut(&name(world, *at)) {
-                *balancer = bootstrapped();
+                *balancer = bootstrapped(HOME);
             }
         }
         Happening::Silent(_) => {}
@@ -142,7 +143,7 @@ fn writers(world: &World, container: &str) -> Vec<String> {
 fn safe(world: &World, before: &[Vec<String>]) {
     let status = world.object.status.as_ref().unwrap();
     let decided = status.decisions.as_ref().unwrap().writers.get("db").map(|writer| writer.server.clone());
-    for ((_, container), before) in workload::members(&world.object).iter().zip(before) {
+    for ((_, container), before) in members(&world.object).iter().zip(before) {
         let writers = writers(world, container);
         assert!(writers.len() <= 1, "two writers at {container}: {writers:?}");
         for writer in writers.iter().filter(|writer| !before.contains(writer)) {
@@ -188,7 +189,7 @@ fn honest(world: &World) {
 fn interrupted(world: &mut World, mut done: usize) {
     let plan = world.plan();
     honest(world);
-    let before: Vec<_> = workload::members(&world.object).iter().map(|(_, name)| writers(world, name)).collect();
+    let before: Vec<_> = members(&world.object).iter().map(|(_, name)| writers(world, name)).collect();
     for step in &plan.steps {
         if done == 0 {
             return;
@@ -213,7 +214,7 @@ fn interrupted(world: &mut World, mut done: usize) {
 
 fn safe_writers(world: &World, before: &[Vec<String>]) {
     let decided = world.object.status.as_ref().unwrap().decisions.as_ref().unwrap().writers.get("db");
-    for ((_, container), before) in workload::members(&world.object).iter().zip(before) {
+    for ((_, container), before) in members(&world.object).iter().zip(before) {
         let writers = writers(world, container);
         assert!(writers.len() <= 1, "two writers at {container}: {writers:?}");
         for writer in writers.iter().filter(|writer| !before.contains(writer)) {
@@ -280,7 +281,7 @@ proptest! {
         world.plan();
         honest(&world);
         let refused = world.object.spec.frontends[0].port == 667;
-        for (_, container) in workload::members(&world.object) {
+        for (_, container) in members(&world.object) {
             // The running configuration is the file in use and the last good one: after a restart, or a failed reload,
             // it runs again.
             let files = world.files(&container).clone();

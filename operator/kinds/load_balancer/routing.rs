@@ -48,12 +48,31 @@ pub enum Intent {
 pub struct Server {
     /// Its name.
     pub name: String,
+    /// The only host that reaches its address; `None` if every host does.
+    pub host: Option<String>,
     /// Its address, once it has one.
     pub address: Option<Ipv4Addr>,
     /// Its port.
     pub port: u16,
+    /// Where other hosts reach it.
+    pub published: Option<(Ipv4Addr, u16)>,
     /// Its intent.
     pub intent: Intent,
+}
+
+impl Server {
+    /// Where a balancer on this host reaches it, and its intent there. An address of another host's bridge belongs to another
+    /// container here, or to none: without a published port the server gets nothing from this host.
+    pub fn reached_from(&self, host: &str) -> (Option<Ipv4Addr>, Option<u16>, Intent) {
+        match (&self.host, self.published) {
+            (Some(own), Some((address, port))) if own != host => (Some(address), Some(port), self.intent),
+            (Some(own), None) if own != host => {
+                let leaves = matches!(self.intent, Intent::Leave(_));
+                (None, None, if leaves { self.intent } else { Intent::Out })
+            }
+            _ => (self.address, Some(self.port), self.intent),
+        }
+    }
 }
 
 /// A backend with the endpoints of the object that it refers to.
@@ -152,7 +171,15 @@ fn servers(
             decisions.writers.insert(backend.name.clone(), writer);
         }
         let port = target.port().or(endpoint.port).unwrap_or_default();
-        Server { name: endpoint.name.clone(), address: endpoint.address, port, intent }
+        let published = endpoint.published.iter().find(|one| one.port == port);
+        Server {
+            name: endpoint.name.clone(),
+            host: (!set.network.is_empty()).then(|| endpoint.host.clone()),
+            address: endpoint.address,
+            port,
+            published: published.map(|one| (one.address, one.host_port)),
+            intent,
+        }
     };
     set.endpoints.iter().map(server).collect()
 }
@@ -168,8 +195,14 @@ fn remember(backend: &Backend, before: &BalancerDecisions, decisions: &mut Balan
     of.iter().map(|(key, _)| key[prefix.len()..].to_owned()).collect()
 }
 
-/// The desired servers of a backend at a balancer with this answer. `live`: its engine checks and drains servers.
-pub fn at_balancer(resolved: &ResolvedBackend, live: bool, answer: &Answer, now: Timestamp) -> Vec<DesiredServer> {
+/// The desired servers of a backend at a balancer on this host with this answer. `live`: its engine checks and drains servers.
+pub fn at_balancer(
+    resolved: &ResolvedBackend,
+    host: &str,
+    live: bool,
+    answer: &Answer,
+    now: Timestamp,
+) -> Vec<DesiredServer> {
     let backend = resolved.backend;
     let Some(servers) = &resolved.servers else {
         return answer.of(&backend.name).filter_map(|(name, seen)| as_it_is(resolved, name, seen)).collect();
@@ -179,9 +212,12 @@ pub fn at_balancer(resolved: &ResolvedBackend, live: bool, answer: &Answer, now:
     let alone = !answer.of(&backend.name).any(|(_, seen)| seen.admin == Admin::Ready && seen.health != Health::Down);
     let one = |server: &Server| {
         let seen = answer.server(&backend.name, &server.name);
-        let address = server.address.or_else(|| seen?.address)?;
-        let moved = seen.is_some_and(|seen| (seen.address, seen.port) != (Some(address), server.port));
-        let (admin, cut) = match (server.intent, seen) {
+        let (address, port, intent) = server.reached_from(host);
+        // Where it is not reached any more, it keeps the place that it had until it is gone.
+        let address = address.or_else(|| seen?.address)?;
+        let port = port.or_else(|| Some(seen?.port))?;
+        let moved = seen.is_some_and(|seen| (seen.address, seen.port) != (Some(address), port));
+        let (admin, cut) = match (intent, seen) {
             (Intent::Serve, _) if backend.one_writer() => (Admin::Ready, false),
             // Its health was checked at another address.
             (Intent::Serve, Some(_)) if moved => (Admin::Maint, false),
@@ -192,7 +228,7 @@ pub fn at_balancer(resolved: &ResolvedBackend, live: bool, answer: &Answer, now:
             (Intent::Out | Intent::Keep, None) if backend.is_database() => (Admin::Maint, false),
             (Intent::Leave(_) | Intent::Out | Intent::Keep, None) => return None,
         };
-        Some(DesiredServer { name: server.name.clone(), address, port: server.port, admin, cut })
+        Some(DesiredServer { name: server.name.clone(), address, port, admin, cut })
     };
     servers.iter().filter_map(one).collect()
 }

@@ -80,6 +80,9 @@ impl World {
             });
         }
         let mut world = Self { engine, proxies, volumes, objects, clock, operator: None };
+        let host = Key { resource: "dockerhosts.evenkeel.dev".into(), namespace: String::new(), name: "local".into() };
+        let declared = json!({"metadata": {"name": "local"}, "spec": {"endpoint": "unix:///run/x.sock"}});
+        world.objects.create(&host, declared).await.unwrap();
         let spec: Value = serde_saphyr::from_str(spec).unwrap();
         world
             .put(RESOURCE, "edge", json!({"apiVersion": "evenkeel.dev/v1alpha1", "kind": "LoadBalancer", "spec": spec}))

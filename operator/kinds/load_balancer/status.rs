@@ -1,7 +1,10 @@
 //! Renders the status of a LoadBalancer: its pods, its servers as the balancers have them, conditions. Pure.
 
+use std::collections::BTreeSet;
+
 use super::context::PlanContext;
 use super::names::static_name;
+use super::places::Place;
 use super::render::{BOOTSTRAP, dialect};
 use super::routing::{Intent, Server};
 use super::seen::{Admin, Answer, Health};
@@ -13,7 +16,8 @@ use crate::api::load_balancer::{
 use crate::api::object::Object as _;
 use crate::api::pod::{PodContainer, PodContainerState, PodPhase, PodSeen};
 use crate::engine::{ContainerSeen, ContainerState};
-use crate::kinds::containers::{self, HOME};
+use crate::kinds::containers;
+use crate::kinds::loss::{DRAIN_BLOCKED, MANY_SILENT};
 use crate::kinds::network_of;
 
 /// Fills in the part of the status that no planner reads back.
@@ -25,7 +29,7 @@ pub fn render(context: &PlanContext, status: &mut LoadBalancerStatus, d: &Balanc
     let answers = running(context).into_iter().flatten();
     status.old_processes = answers.map(|answer| answer.old.len() as u64).sum();
     status.config_hash = context.skeleton.as_deref().map(text::hash).unwrap_or_default();
-    status.pods = workload::members(object).iter().map(|(member, container)| pod(context, member, container)).collect();
+    status.pods = context.places.iter().map(|place| pod(context, place)).collect();
     status.replicas = status.pods.iter().filter(|pod| pod.phase != PodPhase::Pending).count() as u32;
     status.ready_replicas = status.pods.iter().filter(|pod| pod.ready).count() as u32;
     status.backends = backends(context);
@@ -37,12 +41,13 @@ pub fn render(context: &PlanContext, status: &mut LoadBalancerStatus, d: &Balanc
     let wrong = declared.iter().map(|(_, verdict)| verdict).find(|verdict| verdict.status == Status::False).cloned();
     let problem = containers::problem(&context.observed.work).map(|(reason, message)| no(reason, message));
     let lost = || {
-        workload::members(object).into_iter().find_map(|(member, container)| {
-            let why = workload::lost(object, context.observed, &container)?;
-            Some(no("NetworkLost", format!("{member}: {why}")))
+        context.places.iter().find_map(|place| {
+            let why = workload::lost(object, context.observed, place)?;
+            Some(no("NetworkLost", format!("{}: {why}", place.member)))
         })
     };
-    let wrong = wrong.or(problem).or_else(lost);
+    let nowhere = || context.decided.nowhere.iter().next().map(|(name, why)| no("NoHost", format!("{name}: {why}")));
+    let wrong = wrong.or(problem).or_else(lost).or_else(nowhere);
     let wanted = object.spec.replicas;
     let missing = format!("{} of {wanted} balancers balance", status.ready_replicas);
     let whole = status.ready_replicas == wanted;
@@ -75,6 +80,15 @@ pub fn render(context: &PlanContext, status: &mut LoadBalancerStatus, d: &Balanc
     for (kind, verdict) in declared.into_iter().chain(judged) {
         set(&mut status.conditions, kind, verdict, generation, context.now);
     }
+    // These conditions exist only while they hold.
+    let brake = context.losses.brake().map(|why| yes("NothingReplaced", why));
+    let blocked = context.decided.blocked.clone().map(|why| yes("NoOtherHost", why));
+    for (kind, verdict) in [(MANY_SILENT, brake), (DRAIN_BLOCKED, blocked)] {
+        match verdict {
+            Some(verdict) => set(&mut status.conditions, kind, verdict, generation, context.now),
+            None => status.conditions.retain(|condition| condition.type_ != kind),
+        }
+    }
 }
 
 /// Whether it answers and runs another configuration than the bootstrap.
@@ -102,11 +116,27 @@ fn valid(context: &PlanContext) -> Verdict {
 
 fn resolved(context: &PlanContext) -> Verdict {
     let problems: Vec<_> = context.backends.iter().filter_map(|backend| backend.problem.clone()).collect();
-    if problems.is_empty() {
-        yes("Resolved", "every backend exists")
-    } else {
-        no("BackendNotFound", problems.join("; "))
+    match unreached(context) {
+        _ if !problems.is_empty() => no("BackendNotFound", problems.join("; ")),
+        Some(why) => no("BackendNotReached", why),
+        None => yes("Resolved", "every backend exists"),
     }
+}
+
+/// The first server that serves and that a balancer does not reach, as text for people.
+fn unreached(context: &PlanContext) -> Option<String> {
+    let hosts: BTreeSet<&String> = context.places.iter().filter_map(|place| place.host.as_ref()).collect();
+    let mut servers =
+        context.backends.iter().flat_map(|one| one.servers.iter().flatten().map(move |server| (one, server)));
+    servers.find_map(|(one, server)| {
+        let own = server.host.as_ref().filter(|_| server.intent == Intent::Serve)?;
+        let away = hosts.iter().find(|host| server.reached_from(host).2 == Intent::Out)?;
+        let (server, backend) = (&server.name, &one.backend.name);
+        Some(format!(
+            "{server} of backend {backend} is on host {own} and has no address that other hosts reach, so the balancer on host \
+             {away} sends it nothing; set spec.address of the DockerHosts"
+        ))
+    })
 }
 
 fn certificates(context: &PlanContext) -> Verdict {
@@ -120,16 +150,18 @@ fn certificates(context: &PlanContext) -> Verdict {
     )
 }
 
-fn pod(context: &PlanContext, member: &str, container: &str) -> PodSeen {
-    let observed = context.observed;
-    let seen = observed.container(container);
-    let balancer = observed.balancers.get(container);
+fn pod(context: &PlanContext, place: &Place) -> PodSeen {
+    let (observed, member) = (context.observed, &place.member);
+    let seen = observed.container(place);
+    let balancer = observed.balancer(place);
     let runs = seen.is_some_and(|seen| seen.state == ContainerState::Running);
-    let terminating = observed.stopping(container);
-    let lost = workload::lost(context.object, observed, container);
+    let terminating = observed.stopping(place);
+    let lost = workload::lost(context.object, observed, place);
     let ready = runs && !terminating && lost.is_none() && balancer.is_some_and(balances);
+    let docker = observed.docker(place);
+    let answers = place.host.is_none() || docker.is_some_and(|docker| docker.containers.known().is_some());
     let phase = match seen {
-        _ if !observed.answers() => PodPhase::Unknown,
+        _ if !answers => PodPhase::Unknown,
         None => PodPhase::Pending,
         Some(_) if terminating => PodPhase::Terminating,
         Some(seen) => phase(seen),
@@ -139,16 +171,17 @@ fn pod(context: &PlanContext, member: &str, container: &str) -> PodSeen {
         super::Fact::Known(answer) if answer.hash == BOOTSTRAP => Some("waits for its first configuration".into()),
         super::Fact::Known(_) => None,
     });
-    let message = lost.or(answer);
+    let silence = || docker.filter(|_| !answers).and_then(|docker| docker.silence()).map(str::to_owned);
+    let message = lost.or(answer).or_else(silence).or_else(|| context.decided.nowhere.get(member).cloned());
     PodSeen {
-        name: member.into(),
-        host: HOME.into(),
+        name: member.clone(),
+        host: place.host.clone().unwrap_or_default(),
         address: seen.and_then(|seen| seen.address(&network_of(context.object.namespace()))),
         phase,
         ready,
         terminating,
         message,
-        containers: seen.map(|seen| part(context, seen, container, runs, ready)).into_iter().collect(),
+        containers: seen.map(|seen| part(context, seen, &place.container, runs, ready)).into_iter().collect(),
         ..Default::default()
     }
 }
@@ -176,14 +209,22 @@ fn phase(seen: &ContainerSeen) -> PodPhase {
     }
 }
 
-/// The answers of the running balancers; `None` for one that does not answer.
+/// The answers of the running balancers; `None` for one that does not answer. One on a host that has been silent for long is
+/// not asked any more.
 fn running<'a>(context: &'a PlanContext) -> Vec<Option<&'a Answer>> {
+    let observed = context.observed;
     // Also a balancer beyond `replicas`, as long as it runs.
     let of = |(container, balancer): (&'a String, &'a Balancer)| {
-        let runs = !context.observed.answers() || context.observed.container(container).is_some();
+        let docker = observed.hosts.get(&balancer.host)?;
+        let runs = docker.containers.known().is_some() && docker.container(container).is_some();
         runs.then_some(balancer.answer.known())
     };
-    context.observed.balancers.iter().filter_map(of).collect()
+    let silent = |place: &&Place| {
+        let host = place.host.as_ref().filter(|host| observed.silent.contains_key(*host));
+        host.is_some_and(|host| !context.losses.mute.contains(host))
+    };
+    let silent = context.places.iter().filter(silent).map(|_| None);
+    observed.balancers.iter().filter_map(of).chain(silent).collect()
 }
 
 fn backends(context: &PlanContext) -> Vec<BackendSeen> {
@@ -205,7 +246,8 @@ fn backends(context: &PlanContext) -> Vec<BackendSeen> {
 
 fn fixed(address: &str) -> Option<Server> {
     let (host, port) = split_address(address)?;
-    Some(Server { name: static_name(address), address: host.parse().ok(), port, intent: Intent::Serve })
+    let (name, address) = (static_name(address), host.parse().ok());
+    Some(Server { name, host: None, address, port, published: None, intent: Intent::Serve })
 }
 
 fn as_they_are(backend: &str, balancers: &[Option<&Answer>]) -> Vec<Server> {
@@ -213,8 +255,9 @@ fn as_they_are(backend: &str, balancers: &[Option<&Answer>]) -> Vec<Server> {
     for answer in balancers.iter().flatten() {
         for (name, seen) in answer.of(backend) {
             let (address, port) = (seen.address, seen.port);
-            let server = Server { name: name.to_owned(), address, port, intent: Intent::Keep };
-            servers.entry(name.to_owned()).or_insert(server);
+            let name = name.to_owned();
+            let server = Server { name, host: None, address, port, published: None, intent: Intent::Keep };
+            servers.entry(server.name.clone()).or_insert(server);
         }
     }
     servers.into_values().collect()

@@ -560,7 +560,7 @@ fn a_deleted_balancer_takes_everything_with_it() {
 fn a_balancer_is_in_the_networks_of_its_namespace_and_of_the_databases_it_routes_to() {
     let mut world = World::new(WEB_AND_DATABASE);
     world.cluster(3, "Steady", "pg-1", &["pg-1 running"]);
-    let spec = workload::container_spec(&world.object, &world.observed, 2, "binary").unwrap();
+    let spec = workload::container_spec(&world.object, &world.observed, &world.place(2), "binary").unwrap();
     let networks: Vec<_> = spec.networks.iter().map(|one| one.network.as_str()).collect();
     assert_eq!(
         (spec.network.as_str(), networks, spec.aliases.join(" ")),
@@ -580,12 +580,17 @@ fn a_balancer_is_in_the_networks_of_its_namespace_and_of_the_databases_it_routes
     };
     let time = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(1));
     database(&mut world, &|one| one.metadata.deletion_timestamp = Some(time.clone()));
-    assert!(workload::container_spec(&world.object, &world.observed, 2, "binary").unwrap().networks.is_empty());
+    assert!(
+        workload::container_spec(&world.object, &world.observed, &world.place(2), "binary")
+            .unwrap()
+            .networks
+            .is_empty()
+    );
     // Until the database reports its network, no container is created and none counts as outdated.
     database(&mut world, &|one| *one = Routable { status: Some(Default::default()), ..Default::default() });
-    assert!(workload::container_spec(&world.object, &world.observed, 2, "binary").is_none());
+    assert!(workload::container_spec(&world.object, &world.observed, &world.place(2), "binary").is_none());
     world.docker().networks = Fact::Unknown("away".into());
-    assert!(workload::container_spec(&world.object, &world.observed, 2, "binary").is_none());
+    assert!(workload::container_spec(&world.object, &world.observed, &world.place(2), "binary").is_none());
 }
 
 #[test]

@@ -4,15 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::dialect::Dialect;
-use super::names::{CONFIG_DIR, RUN_DIR, container, member};
+use super::names::{CONFIG_DIR, RUN_DIR};
+use super::places::Place;
 use super::render::dialect;
 use super::{LoadBalancer, Observed, Step, Targets};
+use crate::api::endpoints::EndpointSet;
 use crate::api::labels;
 use crate::api::object::Object as _;
 use crate::engine::{Attachment, BINARY_DIR, Chosen, ContainerSpec, NetworkSpec, Security};
 use crate::kinds::containers::bounds::limits;
 use crate::kinds::containers::converge::{self, Common, Volumes, removals};
-use crate::kinds::containers::{Deed, HOME, Member, Needs, networks};
+use crate::kinds::containers::{Deed, DockerSeen, Member, Needs, networks};
 use crate::kinds::{network_of, network_spec};
 
 /// Limit of processes and threads of a balancer, unless its resources name one.
@@ -20,20 +22,16 @@ const PIDS: i64 = 1024;
 /// Grace for open connections when a balancer is stopped, in seconds.
 const STOP_SECONDS: i64 = 30;
 
-/// The desired balancers: (member, container).
-pub fn members(object: &LoadBalancer) -> Vec<(String, String)> {
-    let of = |ordinal| {
-        let member = member(object, ordinal);
-        (member.clone(), container(object, &member))
+/// The networks of the objects that it refers to, without that of its namespace. `host`: only those that are needed there.
+fn networks(object: &LoadBalancer, targets: &Targets, host: Option<&str>) -> BTreeSet<String> {
+    // A network belongs to one host: without an endpoint there, it is not needed there.
+    let near = |set: &&EndpointSet| {
+        set.endpoints.is_empty() || host.is_none_or(|host| set.endpoints.iter().any(|one| one.host == host))
     };
-    (1..=object.spec.replicas).map(of).collect()
-}
-
-/// The networks of the objects that it refers to, without that of its namespace.
-fn networks(object: &LoadBalancer, targets: &Targets) -> BTreeSet<String> {
     let there = targets.values().filter(|one| !one.deleting());
-    let networks = there.filter_map(|one| Some(one.endpoints()?.network.clone()));
-    networks.filter(|network| *network != network_of(object.namespace())).collect()
+    let networks = there.filter_map(|one| Some(one.endpoints().filter(near)?.network.clone()));
+    // Addresses without a network are addresses of hosts.
+    networks.filter(|network| !network.is_empty() && *network != network_of(object.namespace())).collect()
 }
 
 /// Whether a database that it refers to has not reported its network yet.
@@ -44,15 +42,20 @@ fn networks_missing(object: &LoadBalancer, observed: &Observed) -> bool {
 }
 
 /// The spec of a balancer's container, with Evenkeel's binary from this volume; `None` while it cannot be known.
-pub fn container_spec(object: &LoadBalancer, observed: &Observed, ordinal: u32, binary: &str) -> Option<ContainerSpec> {
-    let known = observed.docker()?.networks.known()?;
+pub fn container_spec(
+    object: &LoadBalancer,
+    observed: &Observed,
+    place: &Place,
+    binary: &str,
+) -> Option<ContainerSpec> {
+    let known = observed.docker(place)?.networks.known()?;
     if networks_missing(object, observed) {
         return None;
     }
-    let there = networks(object, &observed.targets).into_iter().filter(|network| known.contains_key(network));
+    let needed = networks(object, &observed.targets, place.host.as_deref());
+    let there = needed.into_iter().filter(|network| known.contains_key(network));
     let networks = there.map(|network| Attachment { network, aliases: Vec::new(), address: None }).collect();
-    let member = member(object, ordinal);
-    let name = container(object, &member);
+    let (member, name) = (place.member.clone(), place.container.clone());
     let spec = &object.spec;
     let dialect = dialect(spec.engine);
     let local = IpAddr::from(Ipv4Addr::LOCALHOST);
@@ -60,7 +63,7 @@ pub fn container_spec(object: &LoadBalancer, observed: &Observed, ordinal: u32, 
     let listened = spec.frontends.iter().filter_map(|one| Some((address, one.host_port?, one.port)));
     let stats = spec.stats.iter().filter_map(|stats| Some((local, stats.host_port?, stats.port)));
     let published = |(address, first, inside): (IpAddr, u16, u16)| {
-        Some((address, u16::try_from(u32::from(first) + ordinal - 1).ok()?, inside))
+        Some((address, u16::try_from(u32::from(first) + place.above).ok()?, inside))
     };
     Some(ContainerSpec {
         hostname: member.clone(),
@@ -107,14 +110,19 @@ fn entrypoint(dialect: &Dialect) -> Vec<String> {
 
 /// What is needed from Docker besides containers and volumes.
 pub fn needs(object: &LoadBalancer, targets: &Targets) -> Needs {
-    let mut networks = networks(object, targets);
+    let mut networks = networks(object, targets, None);
     networks.insert(network_of(object.namespace()));
     Needs { images: [object.spec.image().to_owned()].into(), networks, ..Default::default() }
 }
 
-fn common<'a>(object: &'a LoadBalancer, observed: &'a Observed, network: &'a NetworkSpec) -> Common<'a> {
+fn common<'a>(
+    object: &'a LoadBalancer,
+    observed: &'a Observed,
+    hosts: &'a BTreeMap<String, DockerSeen>,
+    network: &'a NetworkSpec,
+) -> Common<'a> {
     Common {
-        hosts: &observed.hosts,
+        hosts,
         work: &observed.work,
         image: object.spec.image(),
         network,
@@ -124,42 +132,51 @@ fn common<'a>(object: &'a LoadBalancer, observed: &'a Observed, network: &'a Net
     }
 }
 
-fn wanted(object: &LoadBalancer, observed: &Observed, ordinal: u32) -> Member {
-    let name = member(object, ordinal);
-    let container = container(object, &name);
-    let seen = observed.container(&container);
+/// A balancer as a member; `None` while there is no host for it.
+fn wanted(object: &LoadBalancer, observed: &Observed, place: &Place) -> Option<Member> {
+    let (host, docker) = (place.host.clone()?, observed.docker(place));
+    let seen = observed.container(place);
     // An existing container keeps the binary that it has.
     let own = seen.and_then(|seen| seen.labels.get(labels::BINARY));
-    let binary = own.or(observed.docker().and_then(|docker| docker.binary.as_ref()));
+    let binary = own.or(docker.and_then(|docker| docker.binary.as_ref()));
     // While the network of a database is missing, the balancers that exist stay as they are.
-    let known = observed.docker().and_then(|docker| docker.networks.known());
+    let known = docker.and_then(|docker| docker.networks.known());
     let there = |network: &String| known.is_some_and(|known| known.contains_key(network));
-    let waits = seen.is_some() && !networks(object, &observed.targets).iter().all(there);
-    let spec = binary.filter(|_| !waits).and_then(|binary| container_spec(object, observed, ordinal, binary));
-    Member { labels: object.owner().member_labels(&name), name, host: HOME.into(), container, spec }
+    let waits = seen.is_some() && !networks(object, &observed.targets, Some(&host)).iter().all(there);
+    let spec = binary.filter(|_| !waits).and_then(|binary| container_spec(object, observed, place, binary));
+    let (name, container) = (place.member.clone(), place.container.clone());
+    Some(Member { labels: object.owner().member_labels(&name), name, host, container, on_host: false, spec })
 }
 
 /// What is wrong with the network of a running balancer.
-pub fn lost(object: &LoadBalancer, observed: &Observed, container: &str) -> Option<String> {
-    let seen = observed.container(container).filter(|seen| converge::runs(seen))?;
-    let mut members = (1..=object.spec.replicas).map(|ordinal| wanted(object, observed, ordinal));
-    let member = members.find(|member| member.container == container)?;
-    let wrong = converge::wrong(observed.docker()?, &member, seen).into_iter().find(|one| one.away)?;
+pub fn lost(object: &LoadBalancer, observed: &Observed, place: &Place) -> Option<String> {
+    let seen = observed.container(place).filter(|seen| converge::runs(seen))?;
+    let member = wanted(object, observed, place)?;
+    let wrong = converge::wrong(observed.docker(place)?, &member, seen).into_iter().find(|one| one.away)?;
     Some(networks::in_words(&wrong.why, object.want()))
 }
 
-/// The steps towards a running container for every balancer. `settled`: whether a container balances, so that another
-/// one may be replaced.
-pub fn steps(object: &LoadBalancer, observed: &Observed, settled: impl Fn(&str) -> bool) -> Vec<Step> {
+/// The steps towards a running container for every balancer. `settled`: whether a balancer balances, or cannot be waited for,
+/// so that another one may be replaced.
+pub fn steps(
+    object: &LoadBalancer,
+    observed: &Observed,
+    places: &[Place],
+    settled: impl Fn(&Place) -> bool,
+) -> Vec<Step> {
     let network = network_spec(object.namespace());
-    let common = common(object, observed, &network);
-    let members: Vec<_> = (1..=object.spec.replicas).map(|ordinal| wanted(object, observed, ordinal)).collect();
-    let mut steps = removals(&common, &members);
+    let everywhere = common(object, observed, &observed.hosts, &network);
+    let members: Vec<_> = places.iter().filter_map(|place| wanted(object, observed, place)).collect();
+    let mut steps = removals(&everywhere, &members);
+    // A host without a balancer needs neither image nor network.
+    let used = |host: &String| members.iter().any(|member| member.host == *host);
+    let used = observed.hosts.iter().filter(|(host, _)| used(host));
+    let hosts = used.map(|(host, seen)| (host.clone(), seen.clone())).collect();
     let mut replaced = false;
-    steps.extend(converge::converge(&common, &members, |name, deed| match deed {
+    steps.extend(converge::converge(&common(object, observed, &hosts, &network), &members, |name, deed| match deed {
         Deed::Start | Deed::Restart | Deed::Remake | Deed::ReplaceStopped => true,
         Deed::Replace => {
-            let others = members.iter().all(|other| other.name == name || settled(&other.container));
+            let others = places.iter().all(|other| other.member == name || settled(other));
             let now = others && !replaced;
             replaced |= now;
             now
@@ -169,10 +186,17 @@ pub fn steps(object: &LoadBalancer, observed: &Observed, settled: impl Fn(&str) 
 }
 
 /// Removes everything; the network too, if no other object uses it. The steps, and whether nothing is left once they
-/// are done; `None` while it is unknown what exists.
-pub fn teardown(object: &LoadBalancer, observed: &Observed) -> Option<(Vec<Step>, bool)> {
+/// are done. A silent host without a balancer has nothing; of one that is out of
+/// service nothing is left.
+pub fn teardown(object: &LoadBalancer, observed: &Observed, places: &[Place]) -> (Vec<Step>, bool) {
+    let placed = |host: &String| places.iter().any(|place| place.host.as_ref() == Some(host));
+    let unplaced = places.iter().all(|place| place.host.is_none());
+    let off = |host: &String| observed.declared.get(host).is_some_and(|one| one.lost);
+    let matters = |host: &String| !observed.silent.contains_key(host) || (placed(host) || unplaced) && !off(host);
+    let hosts = observed.hosts.iter().filter(|(host, _)| matters(host));
+    let hosts = hosts.map(|(host, seen)| (host.clone(), seen.clone())).collect();
     let network = network_spec(object.namespace());
     let why = format!("{} {} is deleted", LoadBalancer::RESOURCE, object.name());
-    let (steps, finished) = converge::teardown(&common(object, observed, &network), &why)?;
-    Some((steps.into_iter().map(Step::Docker).collect(), finished))
+    let (steps, finished) = converge::teardown(&common(object, observed, &hosts, &network), &why);
+    (steps.into_iter().map(Step::Docker).collect(), finished)
 }

@@ -6,6 +6,7 @@ use crate::api::object::Object as _;
 use crate::api::postgres_cluster::PostgresCluster;
 use crate::engine::ask;
 use crate::kinds::certificates::authority::{self, Authority};
+use crate::kinds::ports;
 use crate::supervisor::wire::Command;
 
 /// Performs `step`; the failure names the failed operation.
@@ -15,7 +16,8 @@ pub async fn act(controller: &PostgresClusterKind, object: &PostgresCluster, ste
         sent.map_err(|failure| Failure::new(failure.class, format!("{member}: {failure}")))
     };
     match step {
-        Step::EnsureSecrets { host } => secrets::ensure(controller, object, host).await,
+        Step::EnsureSecrets { host, port } => secrets::ensure(controller, object, (host, port)).await,
+        Step::Port(step) => ports::act(&controller.objects, step).await,
         Step::Certificates(due) => authority::perform(&controller.objects, controller.clock.now(), object, *due).await,
         Step::Docker(step) => controller.docker.act(&object.owner(), step).await,
         Step::AskImage { host, image } => {

@@ -167,6 +167,7 @@ mod tests {
             tls: Some(word()),
             tls_problem: Some(word()),
             secures: true,
+            port_taken: true,
             disk_free: 1,
             proof: Some(Proof { proven_ms: Some(1), failing: Some(word()), hung: true }),
             collations: Some(Collations {

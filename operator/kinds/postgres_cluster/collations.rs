@@ -37,6 +37,8 @@ pub fn held(view: &ClusterView, observed: &Observed) -> Option<Held> {
     if view.object.spec.collation_change == CollationChange::Allow {
         return None;
     }
+    // The first leader has no data of anybody, and serves only once a standby is there.
+    view.before.served.as_ref()?;
     let leader = view.member(view.before.leader_name()?)?;
     let collations = leader.live()?.collations.as_ref()?;
     let new = view.members.iter().filter_map(|member| image(view, observed, member));

@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use super::{container_name, network_name};
 use crate::api::labels;
 use crate::api::object::Object as _;
-use crate::api::postgres_cluster::{MemberPlace, PostgresCluster};
+use crate::api::postgres_cluster::{MemberPlace, Network, PostgresCluster};
 use crate::api::postgres_memory::default_shm;
-use crate::engine::{Chosen, ContainerSpec, Daemon, Security};
+use crate::engine::{Chosen, ContainerSpec, Daemon, HOST_NETWORK, Security};
 use crate::kinds::containers::bounds::limits;
 use crate::supervisor::wire;
 
@@ -41,7 +41,10 @@ pub fn chosen(object: &PostgresCluster, daemon: &Daemon) -> Chosen {
 /// The desired container of a member, without what is chosen for it.
 pub fn container_spec(object: &PostgresCluster, place: &MemberPlace, binary: &str) -> ContainerSpec {
     let name = container_name(object, &place.name);
-    let ports = object.spec.expose.as_ref().and_then(|expose| {
+    let on_host = place.network == Network::Host;
+    let listen = place.address.zip(place.port).filter(|_| on_host);
+    let listen = listen.map(|(address, port)| ["--listen".to_owned(), format!("{address}:{port}")]);
+    let ports = object.spec.expose.as_ref().filter(|_| !on_host).and_then(|expose| {
         let address: IpAddr = expose.bind_address.parse().ok()?;
         let port = u16::try_from(u32::from(expose.host_port) + place.ordinal - 1).ok()?;
         Some((address, port, wire::PORT))
@@ -49,7 +52,11 @@ pub fn container_spec(object: &PostgresCluster, place: &MemberPlace, binary: &st
     ContainerSpec {
         hostname: place.name.clone(),
         image: object.spec.image.clone(),
-        entrypoint: ["/evenkeel/evenkeel", "supervisor", "--member", &place.name].map(String::from).to_vec(),
+        entrypoint: ["/evenkeel/evenkeel", "supervisor", "--member", &place.name]
+            .map(String::from)
+            .into_iter()
+            .chain(listen.into_iter().flatten())
+            .collect(),
         env: BTreeMap::new(),
         labels: object
             .owner()
@@ -59,9 +66,9 @@ pub fn container_spec(object: &PostgresCluster, place: &MemberPlace, binary: &st
             .collect(),
         volumes: vec![(name.clone(), wire::VOLUME.into(), false), (binary.into(), "/evenkeel".into(), true)],
         tmpfs: BTreeMap::from([("/run/evenkeel".into(), "mode=0755,size=16m".into())]),
-        network: network_name(object),
-        address: place.address,
-        aliases: vec![place.name.clone()],
+        network: if on_host { HOST_NETWORK.into() } else { network_name(object) },
+        address: place.address.filter(|_| !on_host),
+        aliases: Some(place.name.clone()).filter(|_| !on_host).into_iter().collect(),
         ports: ports.into_iter().collect(),
         shm_bytes: Some(object.spec.shm_bytes().unwrap_or(HASHED_SHM_BYTES)),
         open_files: object.spec.ulimits.nofile.map(i64::from),
@@ -92,7 +99,15 @@ mod tests {
     }
 
     fn spec(object: &PostgresCluster) -> ContainerSpec {
-        let place = MemberPlace { name: "db-1".into(), ordinal: 1, host: "local".into(), address: None, peer: None };
+        let place = MemberPlace {
+            name: "db-1".into(),
+            ordinal: 1,
+            host: "local".into(),
+            network: Network::Bridge,
+            address: None,
+            peer: None,
+            port: None,
+        };
         ContainerSpec { chosen: chosen(object, &daemon()), ..container_spec(object, &place, "evenkeel-bin-1") }
     }
 

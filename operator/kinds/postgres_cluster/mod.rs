@@ -16,14 +16,17 @@ use crate::api::endpoints::private_network;
 use crate::api::failure::Failure;
 use crate::api::libraries::Libraries;
 use crate::api::object::Object as _;
+use crate::api::port_reservation::PortReservation;
 use crate::api::postgres_cluster::{PostgresCluster, PostgresClusterStatus};
 use crate::engine::hosts::Hosts;
 use crate::kinds::certificates::authority::Authorities;
 use crate::kinds::certificates::due::{CertificatesSeen, Due};
-use crate::kinds::containers::{Docker, DockerSeen, DockerStep, HOME, WorkSeen, container_name};
+use crate::kinds::containers::{Docker, DockerSeen, DockerStep, WorkSeen, container_name};
 use crate::kinds::host_state;
+use crate::kinds::hosts::DeclaredHosts;
 use crate::kinds::kept::Kept;
 use crate::kinds::links::{self, Links};
+use crate::kinds::ports::{self, PortStep, Reserved};
 use crate::runtime::companions::Companions;
 use crate::runtime::{Concern, Keeper, Kind, Planned, Significance, Wake, Want};
 use crate::store::objects::Objects;
@@ -32,6 +35,7 @@ use crate::supervisor::wire::{Order, Report};
 
 mod act;
 pub mod bounds;
+mod bridge;
 mod certificates;
 mod collations;
 mod decided;
@@ -45,6 +49,7 @@ mod loss;
 mod model;
 mod observe;
 mod orders;
+mod places;
 pub mod plan;
 mod promotion;
 mod protocol;
@@ -96,11 +101,15 @@ impl Kind for PostgresClusterKind {
     type Step = Step;
 
     fn concerns() -> Vec<Concern> {
-        vec![Concern::referenced("secrets"), Concern::referenced(DockerHost::RESOURCE).only(host_state)]
+        vec![
+            Concern::referenced("secrets"),
+            Concern::all(DockerHost::RESOURCE).only(host_state),
+            Concern::all(PortReservation::RESOURCE).only(ports::claim),
+        ]
     }
 
     fn references(object: &PostgresCluster) -> Vec<Key> {
-        secrets::keys(object).chain([Key::new(DockerHost::RESOURCE, "", HOME)]).collect()
+        secrets::keys(object).collect()
     }
 
     async fn observe(&self, object: &PostgresCluster) -> Result<Observed, Failure> {
@@ -131,6 +140,10 @@ impl Kind for PostgresClusterKind {
 /// One snapshot of everything that the plan of a cluster needs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Observed {
+    /// What the DockerHosts declare.
+    pub declared: DeclaredHosts,
+    /// The reserved ports.
+    pub reserved: Reserved,
     /// What was observed on the hosts of its members.
     pub hosts: BTreeMap<String, DockerSeen>,
     /// Background work on its containers that runs, or that failed.
@@ -165,6 +178,8 @@ pub struct SecretsSeen {
     pub hash: String,
     /// The current `host` of the application's Secret: addresses, comma-separated.
     pub host: String,
+    /// Its current `port`: one, or one for each address.
+    pub port: String,
 }
 
 /// One step. All are idempotent; `Display` is the log line, the Event, the dry run and the test's expectation.
@@ -172,8 +187,10 @@ pub struct SecretsSeen {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
     /// Generate missing passwords, and write the connection data into the application's Secret: `host` are the
-    /// addresses of the instances, comma-separated.
-    EnsureSecrets { host: String },
+    /// addresses of the instances, comma-separated, `port` is one port or one for each.
+    EnsureSecrets { host: String, port: String },
+    /// Reserve or release a port of a host.
+    Port(PortStep),
     /// One change of the cluster's certificates.
     Certificates(Due),
     /// A step on its containers, volumes or network.
@@ -196,6 +213,7 @@ impl fmt::Display for Step {
         match self {
             Self::EnsureSecrets { .. } => write!(f, "write the cluster's Secrets"),
             Self::Certificates(due) => due.fmt(f),
+            Self::Port(step) => step.fmt(f),
             Self::Docker(step) => step.fmt(f),
             Self::AskImage { host, image } => write!(f, "ask image {image} on {host} by which libraries it sorts text"),
             Self::Order { member, order } => write!(f, "order {member}: {order}"),
@@ -220,6 +238,7 @@ impl Significance for Step {
             Self::RestartPostgres { .. } => Some("Restarting"),
             Self::Order { order, .. } => order.event_reason(),
             Self::Certificates(due) => due.event_reason(),
+            Self::Port(step) => step.event_reason(),
             Self::EnsureSecrets { .. } | Self::AskImage { .. } | Self::SendCredentials { .. } | Self::Renew { .. } => {
                 None
             }
@@ -236,6 +255,7 @@ impl Significance for Step {
             | Self::Renew { member, .. } => Some(member),
             Self::AskImage { host, .. } => Some(host),
             Self::EnsureSecrets { .. } | Self::Certificates(_) => Some("Secrets"),
+            Self::Port(_) => Some("ports"),
         }
     }
 }

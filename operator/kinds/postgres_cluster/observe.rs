@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{LinkSeen, Observed, PostgresClusterKind, collations, network_name, peers_network_name, secrets, workload};
+use super::{LinkSeen, Observed, PostgresClusterKind, collations, network_name, peers_network_name, places, secrets};
 use crate::api::failure::Failure;
 use crate::api::labels::Owner;
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::PostgresCluster;
 use crate::kinds::containers::Needs;
+use crate::kinds::{hosts, ports};
 use crate::runtime::clock;
 
 /// Reads the whole snapshot.
@@ -16,8 +17,9 @@ pub async fn observe(controller: &PostgresClusterKind, object: &PostgresCluster)
     let owner = object.owner();
     let networks = [network_name(object), peers_network_name(object)].into();
     let needs = Needs { images: [object.spec.image.clone()].into(), networks, ..Default::default() };
+    let (declared, reserved) = (hosts::read(&controller.objects).await?, ports::read(&controller.objects).await?);
     let (hosts, authority) = tokio::join!(
-        controller.docker.observe(&owner, workload::hosts(object), &needs),
+        controller.docker.observe(&owner, places::hosts(object, &declared), &needs),
         controller.authorities.read(&controller.objects, object, controller.clock.now()),
     );
     let authority = authority?;
@@ -31,6 +33,8 @@ pub async fn observe(controller: &PostgresClusterKind, object: &PostgresCluster)
     };
     controller.libraries.retain(&owner, there);
     Ok(Observed {
+        declared,
+        reserved,
         proven_ms: proven(controller, &owner, &links),
         links,
         calling: controller.links.calling(&owner),

@@ -7,7 +7,7 @@ use super::Step;
 use super::protocol::STEP_DOWN;
 use super::quorum::{commit_rule, confirm_rule, confirmations_needed};
 use super::view::{ClusterView, LastLeader, Member};
-use crate::api::postgres_cluster::{Decisions, MemberPlace, Stage};
+use crate::api::postgres_cluster::{Decisions, MemberPlace, Network, Stage};
 use crate::api::postgres_tls::ClientTls;
 use crate::supervisor::wire::{Access, Data, Follow, Init, Lead, Lineage, Order, Postgres, Report, Task};
 
@@ -79,6 +79,7 @@ fn access(view: &ClusterView) -> Access {
         secure: view.members.iter().filter_map(|member| member.place.peer).collect(),
         plain: view.members.iter().filter(plain).filter_map(|member| member.place.address).collect(),
         clients_use_tls: view.object.spec.tls.clients == ClientTls::Required,
+        anywhere: view.before.network == Network::Host,
     }
 }
 
@@ -141,6 +142,7 @@ fn follow(view: &ClusterView, decisions: &Decisions, member: &Member, report: &R
     Some(Follow {
         leader: leader.member.clone(),
         address: leader_member.place.address?.to_string(),
+        port: leader_member.place.listens_on(),
         secure,
         slot: slot(member.place),
         slots: slots(view, &member.place.name),

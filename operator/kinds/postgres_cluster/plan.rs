@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use super::decided::{Blocker, Decided, Told};
 use super::view::{ClusterView, Member};
 use super::{
-    Observed, Step, certificates, collations, container_name, invariants, orders, promotion, protocol, status, upgrade,
-    workload,
+    Observed, Step, certificates, collations, container_name, invariants, orders, places, promotion, protocol, status,
+    upgrade, workload,
 };
 use crate::api::conditions;
 use crate::api::postgres_cluster::{
@@ -50,13 +50,16 @@ pub fn plan(
     let mut before = status.decisions.clone().unwrap_or_else(|| protocol::begin(now));
     let paused = want == Want::Paused;
     let missing_secret = observed.secrets.source_problem.as_deref().map(|why| Blocker::new("SecretNotFound", why));
-    if !paused && (missing_secret.is_none() || before.stage != Stage::New) {
-        before.members = workload::places(object, observed, &before);
+    let (mut port_steps, mut misplaced) = (Vec::new(), None);
+    let mut blocker = unknown(observed, &before);
+    if !paused && (missing_secret.is_none() && blocker.is_none() || before.stage != Stage::New) {
+        let placed = places::placed(object, observed, &before, now);
+        (before, port_steps, misplaced) = (placed.decisions, placed.steps, placed.problem);
     }
     let view = view(object, observed, &before, now);
     let mut decisions = before.clone();
     let mut steps = Vec::new();
-    let mut blocker = unknown(observed).or(missing_secret);
+    blocker = blocker.or(missing_secret);
     if paused {
         steps.extend(orders::renewal(&view, &before));
     } else if blocker.is_none() || before.stage != Stage::New {
@@ -72,6 +75,7 @@ pub fn plan(
         steps.extend(maintenance);
         steps.extend(orders::orders(&view, &decisions, &observed.secrets.hash));
         steps.extend(orders::renewal(&view, &decisions));
+        steps.extend(port_steps);
         steps.extend(workload::secrets(observed, &decisions));
         let seen = observed.certificates.as_ref();
         let holdings = certificates::holdings(&view);
@@ -87,10 +91,12 @@ pub fn plan(
     if !calling || status.conditions.is_empty() {
         status::render(&view, &mut status, &decisions, blocker, paused, &observed.work);
         status::certificates(&view, &mut status, observed.certificates.as_ref());
+        status::places(&view, &mut status, misplaced);
     }
     upgrade::tell(object, observed, &before.members, &mut status, now);
     status::refusals(&observed.refused, &mut status, now);
-    let requeue = requeue(&status, &before, &decisions, &steps).or_else(|| unknown(observed).map(|_| DEGRADED));
+    let requeue =
+        requeue(&status, &before, &decisions, &steps).or_else(|| unknown(observed, &before).map(|_| DEGRADED));
     let requeue = requeue.or(calling.then_some(SOON));
     status.decisions = Some(decisions);
     Plan { status, steps, requeue, finished: false }
@@ -142,6 +148,7 @@ fn view<'a>(
             place,
             container: host.and_then(|host| host.container(&container_name(object, &place.name))),
             container_known: host.is_some_and(|host| host.containers.known().is_some()),
+            out_of_service: observed.declared.get(&place.host).is_some_and(|host| host.lost),
             link: observed.links.get(&place.name),
             proven_ms: observed.proven_ms.get(&place.name).copied(),
             leaving: leaving.contains(&place.name),
@@ -151,8 +158,20 @@ fn view<'a>(
     ClusterView { object, before, members: before.members.iter().map(member).collect(), now }
 }
 
-fn unknown(observed: &Observed) -> Option<Blocker> {
-    let why = observed.hosts.values().find_map(DockerSeen::silence)?;
+/// A host that does not answer, if that matters: one with a member; and for a new cluster every one that may have data of an
+/// earlier cluster of this name.
+fn unknown(observed: &Observed, before: &Decisions) -> Option<Blocker> {
+    let lost = |host: &str| observed.declared.get(host).is_some_and(|host| host.lost);
+    let has_member = |host: &str| before.members.iter().any(|place| place.host == host);
+    let new = before.stage == Stage::New;
+    let silent = observed.hosts.iter().filter(|(host, _)| if new { !lost(host) } else { has_member(host) });
+    let (host, why) = silent.filter_map(|(host, seen)| Some((host, seen.silence()?))).next()?;
+    let mut why = why.to_owned();
+    if new && observed.hosts.len() > 1 {
+        why += &format!(
+            "; it may have data of an earlier cluster of this name, so nothing is made. If it never comes back, run: evenkeel host lost {host}"
+        );
+    }
     Some(Blocker::new("HostUnreachable", why))
 }
 
@@ -184,6 +203,11 @@ fn maintain(view: &ClusterView, observed: &Observed, held: bool) -> (Decided, Op
     let certified = view.members.iter().all(|member| member.place.peer.is_some() || !member.secures());
     if asked.decisions != *view.before || !(whole && certified) || settling || !view.before.absent.is_empty() {
         return (asked, None);
+    }
+    if let Some((request, others)) = places::leaves_its_host(observed, view.before)
+        && let Some(to) = others.into_iter().find(|name| protocol::cannot_switch_to(view, name).is_none())
+    {
+        return (protocol::switch_over(view, SwitchoverDecision { request, to }), None);
     }
     let (leaders, standbys): (Vec<_>, Vec<_>) =
         view.members.iter().partition(|member| view.before.is_leader(&member.place.name));
@@ -268,11 +292,12 @@ fn teardown(
     mut status: PostgresClusterStatus,
     now: Timestamp,
 ) -> Plan<Step, PostgresClusterStatus> {
-    let (steps, finished) = workload::teardown(object, observed).unwrap_or_default();
+    let (steps, finished) = workload::teardown(object, observed);
     status.phase = ClusterPhase::Deleting;
     // Balancers that route here leave everything unchanged until the cluster is gone.
     status.endpoint_set = None;
-    if let Some(blocker) = unknown(observed) {
+    let silent = observed.hosts.values().find_map(DockerSeen::silence).filter(|_| !finished);
+    if let Some(blocker) = silent.map(|why| Blocker::new("HostUnreachable", why)) {
         let verdict = conditions::no(blocker.reason, blocker.message);
         conditions::set(&mut status.conditions, "Ready", verdict, status.observed_generation, now);
     }

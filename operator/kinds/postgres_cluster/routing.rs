@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use super::network_name;
 use crate::api::endpoints::{Endpoint, EndpointRole, EndpointSet, EndpointState};
-use crate::api::postgres_cluster::{Decisions, InstanceState, InstanceStatus, MemberPlace, PostgresCluster, Stage};
-use crate::supervisor::wire;
+use crate::api::postgres_cluster::{
+    Decisions, InstanceState, InstanceStatus, MemberPlace, Network, PostgresCluster, Stage,
+};
 
 /// One endpoint per member. The writer is the leader of a term in `Steady`; there is no writer from the start of an
 /// election until its leader serves. Reads go to streaming standbys, and to the primary while there are none.
@@ -26,10 +27,11 @@ pub fn endpoint_set(object: &PostgresCluster, decisions: &Decisions, instances: 
             roles.insert(EndpointRole::Replica);
         }
         Endpoint {
+            published: Vec::new(),
             name: member.name.clone(),
             host: member.host.clone(),
             address: member.address,
-            port: Some(wire::PORT),
+            port: Some(member.listens_on()),
             roles,
             state: match state {
                 InstanceState::Running | InstanceState::Streaming => EndpointState::Serving,
@@ -39,5 +41,8 @@ pub fn endpoint_set(object: &PostgresCluster, decisions: &Decisions, instances: 
         }
     };
     let endpoints = decisions.members.iter().map(endpoint).collect();
-    EndpointSet { network: network_name(object), epoch: decisions.term, endpoints }
+    // Addresses of hosts are reached from everywhere. Members on a Docker network keep its name until the last has left it.
+    let on_hosts = decisions.members.iter().all(|member| member.network == Network::Host);
+    let network = if on_hosts { String::new() } else { network_name(object) };
+    EndpointSet { network, epoch: decisions.term, endpoints }
 }

@@ -544,6 +544,28 @@ fn a_first_primary_that_dies_before_it_is_known_stops_nothing() {
     }
 }
 
+/// Regression 405: the containers of standbys that were removed before the first primary served (another program had their
+/// ports) were never made again: what sorts text was not known yet, so every container was held back, and the primary waited for a
+/// standby.
+#[test]
+fn a_standby_that_is_removed_before_the_first_primary_serves_is_made_again() {
+    let mut tried = 0;
+    for turns in 1..20 {
+        let mut world = World::new(THREE);
+        world.collations.sorted = None;
+        world.turns(turns);
+        let decisions = world.status().decisions;
+        let begins = decisions.is_some_and(|decisions| decisions.leader.is_some() && decisions.served.is_none());
+        if begins {
+            world.half_remove("db-2");
+            world.half_remove("db-3");
+            heals(&mut world);
+            tried += 1;
+        }
+    }
+    assert!(tried > 0);
+}
+
 const ASYNC: &str = "{image: 'postgres:15', instances: 3, durability: {mode: async}}";
 
 /// Turns until the cluster is healthy and `primary` is not the leader; while there is no figure, the words must say

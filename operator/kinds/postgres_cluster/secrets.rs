@@ -17,7 +17,7 @@ use crate::kinds::owned_secret::write;
 use crate::store::clock;
 use crate::store::objects::Objects;
 use crate::store::{Error, Key};
-use crate::supervisor::wire::{Credentials, PORT};
+use crate::supervisor::wire::Credentials;
 
 const PASSWORD_LENGTH: usize = 32;
 const REPLICATION_PASSWORD: &str = "replicationPassword";
@@ -44,15 +44,16 @@ pub fn keys(object: &PostgresCluster) -> impl Iterator<Item = Key> {
 pub async fn read(objects: &Objects, object: &PostgresCluster, authority: &Authority) -> Result<SecretsSeen, Error> {
     let source_problem = source(objects, object).await?.err();
     let app: Option<Value> = objects.get(&app(object)).await?;
-    let host = app.as_ref().and_then(|secret| text(secret, "host")).unwrap_or_default();
+    let written = |key: &str| app.as_ref().and_then(|secret| text(secret, key)).unwrap_or_default();
+    let (host, port) = (written("host"), written("port"));
     let credentials = credentials(objects, object, authority).await?;
     let hash = credentials.as_ref().map(|credentials| credentials.hash.clone()).unwrap_or_default();
     // What follows from another Secret or from the spec must be copied into the application's Secret when it changes.
     let complete = credentials.zip(app).is_some_and(|(credentials, app)| {
-        let fields = fields(object, &credentials.owner_password, &host, authority.server_cas());
+        let fields = fields(object, &credentials.owner_password, (&host, &port), authority.server_cas());
         fields.into_iter().all(|(key, value)| text(&app, key) == Some(value))
     });
-    Ok(SecretsSeen { source_problem, complete, hash, host })
+    Ok(SecretsSeen { source_problem, complete, hash, host, port })
 }
 
 /// The owner's password from the user's Secret, if one is named; or the problem with that Secret.
@@ -97,14 +98,18 @@ pub async fn credentials(
 }
 
 /// Writes both Secrets: existing passwords stay, connection data is updated.
-pub async fn ensure(controller: &PostgresClusterKind, object: &PostgresCluster, host: &str) -> Result<(), Failure> {
+pub async fn ensure(
+    controller: &PostgresClusterKind,
+    object: &PostgresCluster,
+    at: (&str, &str),
+) -> Result<(), Failure> {
     let objects = &controller.objects;
     let generate = || clock::password(&*controller.clock, PASSWORD_LENGTH);
     let given = source(objects, object).await?.map_err(|problem| Failure::new(Class::Terminal, problem))?;
     let old: Option<Value> = objects.get(&app(object)).await?;
     let password = given.or_else(|| text(old.as_ref()?, "password")).unwrap_or_else(generate);
     let ca = Authority::read(objects, object, controller.clock.now()).await?.server_cas();
-    let fields = fields(object, &password, host, ca);
+    let fields = fields(object, &password, at, ca);
     let fields: Vec<(&str, &str)> = fields.iter().map(|(key, value)| (*key, value.as_str())).collect();
     write(objects, object, &app(object), "Opaque", None, &fields).await?;
     if objects.get::<Value>(&internal(object)).await?.is_none() {
@@ -113,11 +118,17 @@ pub async fn ensure(controller: &PostgresClusterKind, object: &PostgresCluster, 
     Ok(())
 }
 
-/// The application's Secret. `ca`: the CA certificates that verify the instances.
-fn fields(object: &PostgresCluster, password: &str, host: &str, ca: Option<String>) -> Vec<(&'static str, String)> {
+/// The application's Secret. `host` and `port`: as libpq takes them. `ca`: the CA certificates that verify the instances.
+fn fields(
+    object: &PostgresCluster,
+    password: &str,
+    (host, port): (&str, &str),
+    ca: Option<String>,
+) -> Vec<(&'static str, String)> {
     let initdb = &object.spec.bootstrap.initdb;
     let uri = |hosts: Vec<&str>, more: &str| {
-        let hosts: Vec<_> = hosts.into_iter().map(|host| format!("{host}:{PORT}")).collect();
+        let ports = port.split(',').cycle();
+        let hosts: Vec<_> = hosts.into_iter().zip(ports).map(|(host, port)| format!("{host}:{port}")).collect();
         let (owner, password, database) = (percent(&initdb.owner), percent(password), percent(&initdb.database));
         format!("postgresql://{owner}:{password}@{}/{database}?target_session_attrs=read-write{more}", hosts.join(","))
     };
@@ -137,7 +148,7 @@ fn fields(object: &PostgresCluster, password: &str, host: &str, ca: Option<Strin
         ("password", password.to_owned()),
         ("dbname", initdb.database.clone()),
         ("host", host.to_owned()),
-        ("port", PORT.to_string()),
+        ("port", port.to_owned()),
         ("uri", uri),
         ("uri-verify-full", verified),
     ];
@@ -162,7 +173,7 @@ mod tests {
             let place = serde_json::json!([{"name": "db-1", "ordinal": 1, "host": "local"}, {"name": "db-2", "ordinal": 2, "host": "local"}]);
             decisions.members = serde_json::from_value(place).expect("members");
             object.status = Some(PostgresClusterStatus { decisions: Some(decisions), ..Default::default() });
-            let fields = fields(&object, "p", "10.0.0.1,10.0.0.2", Some("CA".into()));
+            let fields = fields(&object, "p", ("10.0.0.1,10.0.0.2", "5432"), Some("CA".into()));
             let chosen = fields.iter().filter(|(key, _)| key.starts_with("uri") || *key == "ca.crt");
             chosen.map(|(key, text)| format!("{key}: {text}\n")).collect::<String>()
         };

@@ -15,12 +15,13 @@ use crate::api::conditions::{no, set, yes};
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::{
     ClusterPhase, Decisions, DurabilityMode, Endpoints, InstanceRole, InstanceState, InstanceStatus, MemberPlace,
-    PostgresClusterStatus, Stage,
+    Network, PostgresClusterStatus, Quorum, Stage, ToleratedLosses,
 };
+use crate::api::postgres_tls::ClientTls;
 use crate::engine::ContainerState;
 use crate::kinds::certificates::due::{self, CertificatesSeen};
 use crate::kinds::containers::{self, WorkSeen, networks};
-use crate::supervisor::wire::{self, JobKind, Notice, Postgres, Report};
+use crate::supervisor::wire::{JobKind, Notice, Postgres, Report};
 
 /// The reason if the primary's gate is open and no new client can write.
 const NOT_WRITABLE: &str = "NotWritable";
@@ -45,6 +46,8 @@ pub fn render(
     let leader_report = decisions.leader_name().and_then(|name| view.member(name)?.live());
     status.timeline = leader_report.and_then(|report| report.timeline).or(status.timeline);
     status.endpoints = endpoints(view, decisions);
+    let hosts = decisions.members.iter().map(|place| place.host.as_str());
+    status.tolerated_losses = Some(ToleratedLosses::of(tolerated(view, decisions), hosts));
     status.endpoint_set = Some(routing::endpoint_set(view.object, decisions, &status.instances));
     let wanted = view.object.spec.instances;
     let serving = decisions.stage == Stage::Steady && !status.endpoints.read_write.is_empty();
@@ -94,6 +97,50 @@ pub fn render(
         set(&mut status.conditions, kind, condition, status.observed_generation, view.now);
     }
     notices(view, status);
+}
+
+/// How many members may be lost, whichever they are, so that the others elect a primary by themselves and it takes writes.
+fn tolerated(view: &ClusterView, decisions: &Decisions) -> u32 {
+    let Quorum { voters, w } = &decisions.election;
+    let voters = u32::try_from(voters.len()).unwrap_or(u32::MAX);
+    match view.object.spec.durability.mode {
+        _ if decisions.stage != Stage::Steady => 0,
+        DurabilityMode::Required => (*w).min(voters.saturating_sub(*w)),
+        DurabilityMode::Preferred if *w > 0 => *w,
+        // The last primary is known to be gone, or silent for so long that its gate is shut; one standby is enough.
+        DurabilityMode::Preferred | DurabilityMode::Async => voters,
+    }
+}
+
+/// The condition of members whose place is a problem.
+const PLACEMENT: &str = "PlacementProblem";
+/// The condition of clients that may cross hosts without TLS.
+const UNENCRYPTED: &str = "UnencryptedClients";
+
+/// What is told about the places of the members.
+pub fn places(view: &ClusterView, status: &mut PostgresClusterStatus, problem: Option<(&'static str, String)>) {
+    let decisions = view.before;
+    let on_hosts = decisions.network == Network::Host;
+    let shared = || {
+        let losses = status.tolerated_losses.filter(|losses| losses.members > 0 && losses.hosts == 0)?;
+        let on = |host: &str| decisions.members.iter().filter(|place| place.host == host).count() as u32;
+        let host = decisions.members.iter().map(|place| &place.host).find(|host| on(host) > losses.members)?;
+        Some(("SharedFate", format!("the loss of host {host} stops elections: it has {} of the instances", on(host))))
+    };
+    let problem = problem.or_else(|| shared().filter(|_| on_hosts));
+    let open = on_hosts && view.object.spec.tls.clients == ClientTls::Optional;
+    let open = open.then(|| {
+        let message = "clients on other hosts may connect without TLS; set spec.tls.clients: required";
+        ("TlsOptional", message.to_owned())
+    });
+    for (kind, told) in [(PLACEMENT, problem), (UNENCRYPTED, open)] {
+        match told {
+            Some((reason, message)) => {
+                set(&mut status.conditions, kind, yes(reason, message), status.observed_generation, view.now);
+            }
+            None => status.conditions.retain(|condition| condition.type_ != kind),
+        }
+    }
 }
 
 /// The condition of certificates with a problem.
@@ -259,7 +306,7 @@ fn instance(view: &ClusterView, decisions: &Decisions, member: &Member) -> Insta
         host: member.place.host.clone(),
         role,
         state,
-        address: member.place.address.map(|address| format!("{address}:{}", wire::PORT)),
+        address: member.place.address.map(|address| format!("{address}:{}", member.place.listens_on())),
         lag_mib: replica.filter(|_| !leads).map(|(_, lag)| mib(lag)),
         synchronous,
         pending_restart: report.map(|report| report.pending_restart.clone()).unwrap_or_default(),
@@ -319,7 +366,8 @@ fn replica(view: &ClusterView, decisions: &Decisions, report: &Report) -> Option
 
 /// The address of a member from its Docker host: the published port, else its address on the network.
 fn endpoint(view: &ClusterView, place: &MemberPlace) -> Option<String> {
-    let Some(expose) = &view.object.spec.expose else { return Some(format!("{}:{}", place.address?, wire::PORT)) };
+    let bridged = view.object.spec.expose.as_ref().filter(|_| place.network == Network::Bridge);
+    let Some(expose) = bridged else { return Some(format!("{}:{}", place.address?, place.listens_on())) };
     let address: IpAddr = expose.bind_address.parse().ok()?;
     let address = if address.is_unspecified() { IpAddr::from(Ipv4Addr::LOCALHOST) } else { address };
     Some(format!("{address}:{}", u32::from(expose.host_port) + place.ordinal - 1))

@@ -21,6 +21,8 @@ pub struct Member<'a> {
     pub container: Option<&'a ContainerSeen>,
     /// The containers of its host are known.
     pub container_known: bool,
+    /// A person says that its host is out of service.
+    pub out_of_service: bool,
     /// The link to its supervisor.
     pub link: Option<&'a LinkSeen>,
     /// Milliseconds since a new session last wrote to it, as far as heard.
@@ -57,10 +59,12 @@ impl<'a> Member<'a> {
         Some(Voter { member: self.place.name.clone(), incarnation })
     }
 
-    /// Why none of its processes can run, as proven by Docker.
+    /// Why none of its processes can run, as proven by Docker, or as a person says.
     pub(super) fn gone(&self) -> Option<String> {
         if !self.container_known {
-            return None;
+            // The person's word counts only while nothing speaks against it.
+            let gone = self.out_of_service && self.live().is_none();
+            return gone.then(|| format!("host {} is out of service", self.place.host));
         }
         match self.container.map(|container| container.state) {
             None => Some("its container is gone".into()),

@@ -1,23 +1,18 @@
 //! Decides the members of a cluster: the host of each, its container, and when the container may be changed. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::collections::BTreeSet;
 
 use super::view::Lost;
-use super::{Observed, RESOURCE, Step, container_name, definition, network_name, peers_network_name, upgrade};
+use super::{
+    Observed, RESOURCE, Step, bridge, container_name, definition, network_name, peers_network_name, places, upgrade,
+};
 use crate::api::object::Object as _;
-use crate::api::postgres_cluster::{Decisions, MemberPlace, PostgresCluster, Stage};
-use crate::engine::{Attachment, Chosen, ContainerSpec, ContainerState, NetworkSpec};
+use crate::api::postgres_cluster::{Decisions, MemberPlace, Network, PostgresCluster};
+use crate::engine::{Attachment, Chosen, ContainerSpec, NetworkSpec};
 use crate::kinds::addresses;
-use crate::kinds::containers::converge::{self, Common};
+use crate::kinds::containers::converge::{self, Common, Volumes};
 use crate::kinds::containers::{Deed, DockerStep, HOME, Member, converge as containers, networks};
-
-/// The hosts of the cluster's members, and the one that new members are placed on.
-pub fn hosts(object: &PostgresCluster) -> BTreeSet<String> {
-    let decisions = object.status.iter().filter_map(|status| status.decisions.as_ref());
-    let places = decisions.flat_map(|decisions| &decisions.members).map(|place| place.host.clone());
-    places.chain([HOME.to_owned()]).collect()
-}
+use crate::kinds::places::reachable;
 
 /// The cluster's network.
 pub fn network(object: &PostgresCluster) -> NetworkSpec {
@@ -31,86 +26,10 @@ fn peers_network(object: &PostgresCluster) -> NetworkSpec {
 
 /// Whether the network of the members exists, as far as known. Without it no container is made or replaced.
 pub fn has_peers_network(object: &PostgresCluster, observed: &Observed) -> bool {
-    addresses::subnet(&observed.hosts, &peers_network_name(object)).is_some()
-}
-
-/// The members: enough for the spec, and, before the first decision, also every one whose volume exists.
-pub fn places(object: &PostgresCluster, observed: &Observed, decisions: &Decisions) -> Vec<MemberPlace> {
-    let network = network_name(object);
-    let subnet = addresses::subnet(&observed.hosts, &network);
-    // The network is unknown now: every member keeps its address.
-    let silent = observed.hosts.get(HOME).is_none_or(|host| host.networks.known().is_none());
-    let before: BTreeMap<u32, &MemberPlace> = decisions.members.iter().map(|place| (place.ordinal, place)).collect();
-    let mut ordinals: BTreeSet<u32> = decisions.members.iter().map(|place| place.ordinal).collect();
-    if decisions.stage == Stage::New {
-        let known = observed.hosts.values().filter_map(|host| host.volumes.known()).flatten();
-        ordinals.extend(known.filter_map(|volume| ordinal_of(object, volume)));
-    }
-    let mut candidate = 1;
-    while ordinals.len() < object.spec.instances as usize {
-        ordinals.insert(candidate);
-        candidate += 1;
-    }
-    ordinals
-        .into_iter()
-        .map(|ordinal| {
-            let before = before.get(&ordinal).copied();
-            let had = before.and_then(|place| place.address);
-            let place = MemberPlace {
-                name: format!("{}-{ordinal}", object.name()),
-                ordinal,
-                host: HOME.into(),
-                address: match subnet {
-                    Some(subnet) => {
-                        let taken = |address| taken(observed, object, ordinal, &network, address);
-                        Some(addresses::address(subnet, addresses::FIRST + ordinal, had, taken))
-                    }
-                    None => had.filter(|_| silent),
-                },
-                peer: before.and_then(|place| place.peer),
-            };
-            MemberPlace { peer: peer(object, observed, &place), ..place }
-        })
-        .collect()
-}
-
-/// The address by which a member replicates: once it is connected there and has certificates. It is not given up again,
-/// because then the member would replicate with the password.
-fn peer(object: &PostgresCluster, observed: &Observed, place: &MemberPlace) -> Option<Ipv4Addr> {
-    let wanted = peer_wanted(object, observed, place);
-    let container = observed.hosts.get(&place.host)?.container(&container_name(object, &place.name));
-    let connected = container.is_some_and(|container| {
-        container.state == ContainerState::Running && container.address(&peers_network_name(object)) == wanted
-    });
-    let link = observed.links.get(&place.name).filter(|link| link.live());
-    let certified = link.is_some_and(|link| link.report.secures && link.report.tls.is_some());
-    if place.peer.is_some() || connected && certified { wanted.or(place.peer) } else { None }
-}
-
-/// The address that a member is to have on the network of the members, if that network is known to exist. Until it is
-/// recorded, the one that its container has counts as the one before.
-fn peer_wanted(object: &PostgresCluster, observed: &Observed, place: &MemberPlace) -> Option<Ipv4Addr> {
-    let network = peers_network_name(object);
-    let subnet = addresses::subnet(&observed.hosts, &network)?;
-    let container = observed.hosts.get(&place.host)?.container(&container_name(object, &place.name));
-    let has = container.and_then(|container| container.networks.get(&network)?.address);
-    let offset = addresses::FIRST + place.ordinal;
-    let had = place.peer.or(has.filter(|has| addresses::own(subnet, offset).any(|own| own == *has)));
-    let taken = |address| taken(observed, object, place.ordinal, &network, address);
-    Some(addresses::address(subnet, offset, had, taken))
-}
-
-fn ordinal_of(object: &PostgresCluster, volume: &str) -> Option<u32> {
-    volume.strip_prefix(&container_name(object, object.name()))?.strip_prefix('-')?.parse().ok()
-}
-
-fn member_container(object: &PostgresCluster, ordinal: u32) -> String {
-    container_name(object, &format!("{}-{ordinal}", object.name()))
-}
-
-/// Whether Docker refused to connect the container with this address.
-fn taken(observed: &Observed, object: &PostgresCluster, ordinal: u32, network: &str, address: Ipv4Addr) -> bool {
-    addresses::taken(&observed.work, &member_container(object, ordinal), network, address)
+    let bridged = |decisions: &Decisions| decisions.network.is_bridge();
+    let decisions = object.status.as_ref().and_then(|status| status.decisions.as_ref());
+    decisions.is_some_and(|decisions| !bridged(decisions))
+        || addresses::subnet(&observed.hosts, &peers_network_name(object)).is_some()
 }
 
 /// The network that the running container of a member has lost. One that Docker refuses to connect it to comes first.
@@ -128,9 +47,14 @@ pub fn lost(object: &PostgresCluster, observed: &Observed, place: &MemberPlace) 
 
 /// Members to remove because the spec asks for fewer: the highest ordinals, never the leader.
 pub fn leaving(object: &PostgresCluster, decisions: &Decisions) -> BTreeSet<String> {
-    let surplus = decisions.members.len().saturating_sub(object.spec.instances as usize);
-    let others = decisions.members.iter().rev().filter(|place| !decisions.is_leader(&place.name));
-    others.take(surplus).map(|place| place.name.clone()).collect()
+    let replaced = places::replaced(decisions).map(str::to_owned);
+    let pair = |name: &str| {
+        decisions.replacement.as_ref().is_some_and(|replacement| replacement.member == name || replacement.by == name)
+    };
+    let due = usize::from(decisions.replacement.is_some());
+    let surplus = decisions.members.len().saturating_sub(object.spec.instances as usize + due);
+    let others = decisions.members.iter().rev().filter(|place| !decisions.is_leader(&place.name) && !pair(&place.name));
+    others.take(surplus).map(|place| place.name.clone()).chain(replaced).collect()
 }
 
 /// What the members share.
@@ -153,10 +77,12 @@ pub fn members(object: &PostgresCluster, observed: &Observed, decisions: &Decisi
 
 /// The desired container of a member.
 pub fn member(object: &PostgresCluster, observed: &Observed, place: &MemberPlace) -> Member {
+    let place = &places::wanted(object, observed, place);
+    let on_host = place.network == Network::Host;
     let binary = upgrade::program(object, observed, place);
     let daemon = observed.hosts.get(&place.host).and_then(|host| host.daemon.as_ref());
     let chosen = daemon.map(|daemon| definition::chosen(object, daemon)).unwrap_or_default();
-    let peers = peer_wanted(object, observed, place).map(|address| Attachment {
+    let peers = bridge::peer_wanted(object, observed, place).filter(|_| !on_host).map(|address| Attachment {
         network: peers_network_name(object),
         aliases: Vec::new(),
         address: Some(address),
@@ -168,9 +94,10 @@ pub fn member(object: &PostgresCluster, observed: &Observed, place: &MemberPlace
         host: place.host.clone(),
         labels: object.owner().member_labels(&place.name),
         container: container_name(object, &place.name),
-        // Its address comes from the network.
+        on_host,
+        // Its address comes from the network, its port from a reservation.
         spec: binary
-            .filter(|_| place.address.is_some())
+            .filter(|_| place.address.is_some() && (place.port.is_some() || !on_host))
             .map(|binary| definition::container_spec(object, place, binary))
             .map(|spec| ContainerSpec { chosen, ..spec }),
     }
@@ -181,7 +108,18 @@ pub fn secrets(observed: &Observed, decisions: &Decisions) -> Option<Step> {
     let addresses: Option<Vec<String>> =
         decisions.members.iter().map(|place| place.address.map(|address| address.to_string())).collect();
     let host = addresses?.join(",");
-    (!observed.secrets.complete || observed.secrets.host != host).then_some(Step::EnsureSecrets { host })
+    let port = ports(&decisions.members);
+    let same = observed.secrets.host == host && observed.secrets.port == port;
+    (!observed.secrets.complete || !same).then_some(Step::EnsureSecrets { host, port })
+}
+
+/// The ports of the members as libpq takes them: one if all have the same, else one for each.
+fn ports(members: &[MemberPlace]) -> String {
+    let all: Vec<String> = members.iter().map(|place| place.listens_on().to_string()).collect();
+    match all.first() {
+        Some(first) if all.iter().all(|port| port == first) => first.clone(),
+        _ => all.join(","),
+    }
 }
 
 /// The steps towards a running container for every member. `restart_dead`: whether dead containers may be restarted or
@@ -195,33 +133,41 @@ pub fn steps(
 ) -> Vec<Step> {
     let (network, mut members) = (network(object), members(object, observed, decisions));
     let common = common(object, observed, &network);
-    let mut steps = converge::removals(&common, &members);
+    // On several hosts the volume of a member that is no more stays: it was on a host that was silent, or drained.
+    let volumes = if decisions.network.is_bridge() { common.volumes } else { Volumes::Kept };
+    let mut steps = converge::removals(&Common { volumes, ..self::common(object, observed, &network) }, &members);
     let there = |member: &Member| {
         observed.hosts.get(&member.host).is_some_and(|host| host.container(&member.container).is_some())
     };
     members.retain(|member| !held || there(member));
-    steps.extend(containers(&common, &members, |_, deed| match deed {
+    let taken = |name: &str| observed.links.get(name).is_some_and(|link| link.live() && link.report.port_taken);
+    steps.extend(containers(&common, &members, |name, deed| match deed {
+        // Its server does not run, so nothing is lost by another port.
+        Deed::Replace if taken(name) => true,
         Deed::Start => true,
         Deed::Restart | Deed::Remake => restart_dead,
         // One at a time and standbys first; `maintain` chooses.
         Deed::Replace | Deed::ReplaceStopped => false,
     }));
     // The last step: where Docker has no subnet left for it, everything else goes on.
-    let networks = observed.hosts.get(HOME).and_then(|host| host.networks.known());
+    let bridged = members.iter().any(|member| !member.on_host) || decisions.network.is_bridge();
+    let networks = observed.hosts.get(HOME).filter(|_| bridged).and_then(|host| host.networks.known());
     let peers = networks.map(|there| converge::ensure_network(common.work, HOME, &peers_network(object), there));
     steps.extend(peers.into_iter().flatten());
     steps.into_iter().map(Step::Docker).collect()
 }
 
-/// Removes everything: containers, then the data if the object says so, then the networks. The steps, and whether
-/// nothing is left once they are done; `None` while it is unknown what exists.
-pub fn teardown(object: &PostgresCluster, observed: &Observed) -> Option<(Vec<Step>, bool)> {
+/// Removes everything: containers, then the data if the object says so, then the networks. The steps, and whether nothing
+/// is left once they are done. A person's word that a host is out of service frees the object from it.
+pub fn teardown(object: &PostgresCluster, observed: &Observed) -> (Vec<Step>, bool) {
     let network = network(object);
     let why = format!("{RESOURCE} {} is deleted", object.name());
-    let (mut steps, finished) = converge::teardown(&common(object, observed, &network), &why)?;
-    if finished && has_peers_network(object, observed) {
+    let hosts = reachable(&observed.hosts, &observed.declared);
+    let (mut steps, finished) =
+        converge::teardown(&Common { hosts: &hosts, ..common(object, observed, &network) }, &why);
+    if finished && addresses::subnet(&observed.hosts, &peers_network_name(object)).is_some() {
         let (host, network) = (HOME.to_owned(), peers_network_name(object));
         steps.push(DockerStep::RemoveNetwork { host, network, shared: false });
     }
-    Some((steps.into_iter().map(Step::Docker).collect(), finished))
+    (steps.into_iter().map(Step::Docker).collect(), finished)
 }

@@ -134,7 +134,7 @@ fn steady(view: &View, decided: &mut Decided) {
     }
     meet(view, decided);
     forget(view, decided);
-    if let Some(one) = view.members.iter().find(|one| one.running().is_none()) {
+    if let Some(one) = view.members.iter().find(|one| one.running().is_none() && !given_up(view, one)) {
         decided.blocker = Some(match (at_risk(view, one), waits_for_votes(view)) {
             (Some(why), _) => ("DataAtRisk", why),
             (None, Some(why)) => ("NoMajority", why),
@@ -158,7 +158,7 @@ fn steady(view: &View, decided: &mut Decided) {
         decided.blocker = Some(("MembersNotReady", format!("{} is not in sync", one.name())));
         return;
     }
-    if migrate(view, decided) {
+    if vacate(view, decided) || migrate(view, decided) {
         return;
     }
     decided.decisions.migration = None;
@@ -343,7 +343,11 @@ fn meet(view: &View, decided: &mut Decided) {
         }
         let knows = |known: &&Known| known.id == id && known.address == Some(address) && known.linked;
         if !node.known.iter().any(|known| knows(&known)) {
-            decided.acts.push((anchor.name().to_owned(), Act::Meet(address)));
+            let act = match other.place.bus_port {
+                Some(bus) => Act::MeetAt { to: address, bus },
+                None => Act::Meet(address),
+            };
+            decided.acts.push((anchor.name().to_owned(), act));
         }
     }
 }
@@ -351,6 +355,53 @@ fn meet(view: &View, decided: &mut Decided) {
 /// A member that leaves and has no task any more. Others may have forgotten it, or never have met it.
 fn departs(view: &View, member: &Member) -> bool {
     member.leaving && member.master().is_none() && view.slots.at(member.id().unwrap_or_default()).is_empty()
+}
+
+/// A member that leaves, does not answer, and has no slots any more: nothing waits for it.
+fn given_up(view: &View, member: &Member) -> bool {
+    let slots = |id: &str| !view.slots.at(id).is_empty();
+    let recorded = member.record.is_some_and(|record| slots(&record.id));
+    member.leaving && member.live().is_none() && !recorded && !member.id().is_some_and(slots)
+}
+
+/// Whether a member has slots of which nobody else has a copy that is in sync.
+pub fn is_last_copy(view: &View, name: &str) -> bool {
+    let id = view.members.iter().find(|one| one.name() == name).and_then(Member::id).unwrap_or_default();
+    !view.slots.at(id).is_empty() && !view.replicas(id).any(|one| in_sync(view, one))
+}
+
+/// Whether a member has slots, or is a replica in sync.
+pub fn has_task(view: &View, name: &str) -> bool {
+    let member = view.members.iter().find(|one| one.name() == name);
+    let slots = |one: &Member| one.id().is_some_and(|id| !view.slots.at(id).is_empty());
+    member.is_some_and(|one| in_sync(view, one) && (one.master().is_some() || slots(one)))
+}
+
+/// Whether two members are on different hosts.
+fn apart(one: &Member, other: &Member) -> bool {
+    one.place.host != other.place.host
+}
+
+/// Takes slots away from a host that is drained or restarted, and from one that has more masters than another one would have:
+/// by a replica elsewhere that has everything. One at a time. Whether there is one.
+fn vacate(view: &View, decided: &mut Decided) -> bool {
+    let owners = || view.slots.owners().filter_map(|id| view.by_id(id));
+    let on = |host: &str| owners().filter(|one| one.place.host == host).count();
+    let heir = |owner: &Member, fits: &dyn Fn(&Member) -> bool| {
+        let id = owner.id().unwrap_or_default();
+        let able = view.replicas(id).filter(|one| !one.leaving && !one.host_closes && in_sync(view, one));
+        able.filter(|one| fits(one)).min_by_key(|one| on(&one.place.host)).map(Member::name)
+    };
+    let closing = owners().filter(|one| one.host_closes).find_map(|one| heir(one, &|to| apart(one, to)));
+    let level = || {
+        owners().find_map(|one| {
+            let here = on(&one.place.host);
+            heir(one, &|to| apart(one, to) && on(&to.place.host) + 2 <= here)
+        })
+    };
+    let Some(heir) = closing.or_else(level) else { return false };
+    decided.acts.push((heir.to_owned(), Act::Failover { force: false }));
+    true
 }
 
 /// The ids that nodes know and that no member has.
@@ -381,7 +432,8 @@ fn agreed(view: &View) -> Option<String> {
         if !node.ok {
             return Some(format!("the cluster is not ok to {}", member.name()));
         }
-        for id in ids.iter().filter(|id| **id != node.own.id) {
+        let left = |id: &str| view.by_id(id).is_some_and(|one| given_up(view, one));
+        for id in ids.iter().filter(|id| **id != node.own.id && !left(id)) {
             let Some(known) = node.known.iter().find(|known| known.id == *id) else {
                 if view.by_id(id).is_some_and(|one| departs(view, one)) {
                     continue;
@@ -462,20 +514,30 @@ fn replicate(view: &View, decided: &mut Decided) {
     };
     // Fewer masters than wanted and no node that is free: a replica too many becomes one.
     let lacks = view.object.spec.masters as usize > keep.len() && drain.is_empty();
-    let spare = |counts: &BTreeMap<&str, usize>| {
+    let elsewhere = |member: &Member, id: &str| view.by_id(id).is_some_and(|master| apart(master, member));
+    let spare = |counts: &BTreeMap<&str, usize>, poor: &str| {
         let rich = counts.iter().max_by_key(|(_, count)| **count).filter(|(_, count)| **count > 0)?;
-        view.members.iter().rev().find(|one| !one.leaving && one.master() == Some(*rich.0))
+        let of = view.members.iter().rev().filter(|one| !one.leaving && one.master() == Some(*rich.0));
+        of.min_by_key(|one| !elsewhere(one, poor))
     };
     if lacks && free.is_empty() {
         let surplus =
             counts.values().sum::<usize>() > (view.object.spec.masters * view.object.spec.replicas_per_master) as usize;
-        if let Some(one) = spare(&counts).filter(|_| surplus) {
+        if let Some(one) = spare(&counts, "").filter(|_| surplus) {
             decided.acts.push((one.name().to_owned(), Act::Reset));
             return;
         }
     }
-    for member in free {
-        let Some((master, _)) = poorest(&counts) else { return };
+    let wanted = view.object.spec.replicas_per_master as usize;
+    for (number, member) in free.iter().enumerate() {
+        let rest = free.get(number + 1..).unwrap_or_default();
+        let load = |id: &&String| {
+            let count = counts.get(id.as_str()).copied().unwrap_or_default();
+            // Not on its master's host, if that is possible; and of equal masters the one that fewer of the others could have.
+            let others = rest.iter().filter(|one| elsewhere(one, id)).count();
+            (count >= wanted.max(1), !elsewhere(member, id), count, others)
+        };
+        let Some(master) = keep.iter().min_by_key(load).cloned() else { return };
         if let Some(count) = counts.get_mut(master.as_str()) {
             *count += 1;
         }
@@ -483,12 +545,31 @@ fn replicate(view: &View, decided: &mut Decided) {
     }
     // One at a time, and only while every other copy is there.
     let whole = decided.acts.is_empty() && view.members.iter().all(|one| one.leaving || in_sync(view, one));
-    if let Some(((poor, least), one)) = poorest(&counts).zip(spare(&counts)).filter(|_| whole && !lacks) {
-        let most = one.master().and_then(|id| counts.get(id)).copied().unwrap_or_default();
-        if most >= least + 2 {
-            decided.acts.push((one.name().to_owned(), Act::Replicate(poor)));
-        }
+    if !whole || lacks {
+        return;
     }
+    let Some((poor, least)) = poorest(&counts) else { return };
+    let most = |one: &Member| one.master().and_then(|id| counts.get(id)).copied().unwrap_or_default();
+    if let Some(one) = spare(&counts, &poor).filter(|one| most(one) >= least + 2) {
+        decided.acts.push((one.name().to_owned(), Act::Replicate(poor)));
+    } else if let Some((one, master)) = misplaced(view, &keep) {
+        // Its former master gets one of the other's replicas as soon as this one is in sync.
+        decided.acts.push((one, Act::Replicate(master)));
+    }
+}
+
+/// A replica on its master's host, and another master that it can change to, because a replica of that one can take its place.
+fn misplaced(view: &View, keep: &[String]) -> Option<(String, String)> {
+    let staying = || view.members.iter().filter(|one| !one.leaving);
+    let master = |one: &Member| one.master().and_then(|id| view.by_id(id));
+    let together = staying().filter_map(|one| Some((one, master(one)?))).filter(|(one, own)| !apart(one, own));
+    together.into_iter().find_map(|(one, own)| {
+        let other = keep.iter().filter_map(|id| view.by_id(id)).find(|other| {
+            let swap = staying().any(|two| master(two).is_some_and(|of| of.name() == other.name()) && apart(two, own));
+            other.name() != own.name() && apart(one, other) && swap
+        })?;
+        Some((one.name().to_owned(), other.id()?.to_owned()))
+    })
 }
 
 // ---- Slots

@@ -14,13 +14,16 @@ use crate::api::docker_host::DockerHost;
 use crate::api::endpoints::private_network;
 use crate::api::failure::{Class, Failure};
 use crate::api::object::Object as _;
+use crate::api::port_reservation::PortReservation;
 use crate::api::redis_cluster::{RedisCluster, RedisClusterStatus};
 use crate::engine::hosts::Hosts;
 use crate::kinds::certificates::authority::{self, Authorities, Authority};
 use crate::kinds::certificates::due::{CertificatesSeen, Due};
-use crate::kinds::containers::{Docker, DockerSeen, DockerStep, HOME, Needs, WorkSeen, container_name};
+use crate::kinds::containers::{Docker, DockerSeen, DockerStep, Needs, WorkSeen, container_name};
 use crate::kinds::host_state;
+use crate::kinds::hosts::{self, DeclaredHosts};
 use crate::kinds::links::{LinkSeen, Links};
+use crate::kinds::ports::{self, PortStep, Reserved};
 use crate::kinds::redis_certificates;
 use crate::runtime::{Concern, Keeper, Kind, Planned, Significance, Wake, Want};
 use crate::store::objects::Objects;
@@ -28,9 +31,11 @@ use crate::store::{Clock, Error, Key};
 use crate::supervisor::redis::cluster::wire::{Act, Command, Order, Report};
 
 mod bounds;
+mod bridge;
 mod certificates;
 mod decide;
 mod definition;
+mod places;
 mod plan;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -80,23 +85,32 @@ impl Kind for RedisClusterKind {
     type Step = Step;
 
     fn concerns() -> Vec<Concern> {
-        vec![Concern::referenced("secrets"), Concern::referenced(DockerHost::RESOURCE).only(host_state)]
+        vec![
+            Concern::referenced("secrets"),
+            Concern::all(DockerHost::RESOURCE).only(host_state),
+            Concern::all(PortReservation::RESOURCE).only(ports::claim),
+        ]
     }
 
     fn references(object: &RedisCluster) -> Vec<Key> {
-        secrets::keys(object).chain([Key::new(DockerHost::RESOURCE, "", HOME)]).collect()
+        secrets::keys(object).collect()
     }
 
     async fn observe(&self, object: &RedisCluster) -> Result<Observed, Failure> {
         let owner = object.owner();
         let networks = [network_name(object)].into();
         let needs = Needs { images: [object.spec.image.clone()].into(), networks, ..Default::default() };
-        let (hosts, authority) =
-            tokio::join!(self.docker.observe(&owner, workload::hosts(object), &needs), self.certificates(object),);
+        let (declared, reserved) = (hosts::read(&self.objects).await?, ports::read(&self.objects).await?);
+        let (hosts, authority) = tokio::join!(
+            self.docker.observe(&owner, places::hosts(object, &declared), &needs),
+            self.certificates(object),
+        );
         let authority = authority?;
         let secrets = secrets::read(&self.objects, object, authority.as_deref()).await?;
         self.links.keep(&self.docker.hosts, &owner, &hosts);
         Ok(Observed {
+            declared,
+            reserved,
             links: self.links.heard(&owner),
             calling: self.links.calling(&owner),
             refused: self.links.refused(&owner),
@@ -122,6 +136,7 @@ impl Kind for RedisClusterKind {
                 let authority = self.certificates(object).await?;
                 secrets::ensure(&self.objects, &*self.clock, object, authority.as_deref(), facts).await
             }
+            Step::Port(step) => ports::act(&self.objects, step).await,
             Step::Docker(step) => self.docker.act(&object.owner(), step).await,
             Step::Order { member, order } => send(member, Command::Order((**order).clone())),
             Step::Act { member, id, act } => send(member, Command::Act { id: id.clone(), act: act.clone() }),
@@ -145,6 +160,10 @@ impl Kind for RedisClusterKind {
 /// One snapshot of everything that the plan needs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Observed {
+    /// What the DockerHosts declare.
+    pub declared: DeclaredHosts,
+    /// The reserved ports.
+    pub reserved: Reserved,
     /// What was observed on the hosts of its members.
     pub hosts: BTreeMap<String, DockerSeen>,
     /// Background work on its containers that runs, or that failed.
@@ -167,6 +186,8 @@ pub struct Observed {
 pub enum Step {
     /// Generate missing passwords, and write the connection data into the application's Secret.
     EnsureSecrets(Facts),
+    /// Reserve or release a port of a host.
+    Port(PortStep),
     /// One change of the certificates.
     Certificates(Due),
     /// A step on its containers, volumes or network.
@@ -186,6 +207,7 @@ impl fmt::Display for Step {
         match self {
             Self::EnsureSecrets(_) => write!(f, "write the Secrets"),
             Self::Certificates(due) => due.fmt(f),
+            Self::Port(step) => step.fmt(f),
             Self::Docker(step) => step.fmt(f),
             Self::Order { member, order } => write!(f, "order {member}: {order}"),
             Self::Act { member, act, .. } => write!(f, "ask {member}: {act}"),
@@ -210,7 +232,11 @@ impl Significance for Step {
             Self::Certificates(due) => due.event_reason(),
             Self::Act { act: Act::Failover { .. } | Act::TakeOver, .. } => Some("Promoting"),
             Self::Act { act: Act::Forget(_), .. } => Some("Forgetting"),
-            Self::Act { .. } | Self::EnsureSecrets(_) | Self::Order { .. } | Self::SendCredentials { .. } => None,
+            Self::Act { .. }
+            | Self::Port(_)
+            | Self::EnsureSecrets(_)
+            | Self::Order { .. }
+            | Self::SendCredentials { .. } => None,
         }
     }
 
@@ -223,6 +249,7 @@ impl Significance for Step {
             | Self::SendCredentials { member }
             | Self::Restart { member, .. } => Some(member),
             Self::EnsureSecrets(_) | Self::Certificates(_) => Some("Secrets"),
+            Self::Port(_) => Some("ports"),
         }
     }
 }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::decide::{self, Decided};
 use super::view::{Member, Slots, View};
-use super::{Facts, Observed, Step, certificates, container_name, status, workload};
+use super::{Facts, Observed, Step, certificates, container_name, places, status, workload};
 use crate::api::conditions;
 use crate::api::postgres_status::ClusterPhase;
 use crate::api::redis_cluster::{ClusterDecisions, ClusterStage, RedisCluster, RedisClusterStatus};
@@ -34,13 +34,19 @@ pub fn plan(object: &RedisCluster, observed: &Observed, want: Want, now: Timesta
     let mut before = status.decisions.clone().unwrap_or_else(begin);
     let paused = want == Want::Paused;
     let missing = observed.secrets.problem.clone().map(|why| ("SecretNotFound", why));
+    let (mut port_steps, mut misplaced) = (Vec::new(), None);
     if !paused && (missing.is_none() || before.stage != ClusterStage::New) {
-        before.members = workload::places(object, observed, &before);
+        let placed = places::placed(&view(object, observed, &before, now), observed);
+        // On several hosts nothing is placed before every host was asked for data of an earlier object of this name.
+        let first = before.stage == ClusterStage::New && !placed.decisions.network.is_bridge();
+        if !first || unknown(observed, &view(object, observed, &before, now)).is_none() {
+            (before, port_steps, misplaced) = (placed.decisions, placed.steps, placed.problem);
+        }
     }
     let view = view(object, observed, &before, now);
     let mut decisions = before.clone();
     let mut steps = Vec::new();
-    let mut blocker = unknown(observed).or(missing);
+    let mut blocker = unknown(observed, &view).or(missing);
     // Just after the operator's own start a missing report means nothing.
     let calling = observed.calling && !paused;
     if !paused && !calling && (blocker.is_none() || before.stage != ClusterStage::New) {
@@ -51,6 +57,7 @@ pub fn plan(object: &RedisCluster, observed: &Observed, want: Want, now: Timesta
         steps.extend(orders(&view, &observed.secrets.hash));
         steps.extend(decided.acts.iter().map(|(member, act)| ask(&view, member, act)));
         steps.extend(maintenance);
+        steps.extend(port_steps);
         steps.extend(secrets(&view, observed));
         let (seen, holdings) = (observed.certificates.as_ref(), certificates::holdings(&view));
         steps.extend(seen.and_then(|seen| due::due(object, &holdings, seen, now)).map(Step::Certificates));
@@ -59,6 +66,7 @@ pub fn plan(object: &RedisCluster, observed: &Observed, want: Want, now: Timesta
     }
     if !calling || status.conditions.is_empty() {
         status::render(&view, observed, &mut status, &decisions, blocker, paused);
+        status::places(&view, &mut status, misplaced);
     }
     let pressing = decisions.stage != before.stage || decisions.failover.is_some();
     let requeue = match () {
@@ -160,7 +168,7 @@ pub fn view<'a>(
     now: Timestamp,
 ) -> View<'a> {
     let leaving = match before.stage {
-        ClusterStage::Steady => workload::leaving(&before.members, object.spec.members()),
+        ClusterStage::Steady => workload::leaving(&before.members, object.spec.members(), before.replacement.as_ref()),
         _ => Default::default(),
     };
     let member = |place: &'a crate::api::redis_status::RedisPlace| {
@@ -169,6 +177,8 @@ pub fn view<'a>(
             place,
             container: host.and_then(|host| host.container(&container_name(object, &place.name))),
             container_known: host.is_some_and(|host| host.containers.known().is_some()),
+            out_of_service: observed.declared.get(&place.host).is_some_and(|host| host.lost),
+            host_closes: observed.declared.get(&place.host).is_some_and(|host| host.drains || host.maintained),
             link: observed.links.get(&place.name),
             record: before.nodes.iter().find(|node| node.member == place.name),
             leaving: leaving.contains(place.name.as_str()),
@@ -180,8 +190,14 @@ pub fn view<'a>(
     View { object, before, members, slots, now }
 }
 
-fn unknown(observed: &Observed) -> Option<(&'static str, String)> {
-    let why = observed.hosts.values().find_map(DockerSeen::silence)?;
+/// A host that does not answer, if that matters: one with a member that stays; and for a new object every one that may have data
+/// of an earlier object of this name.
+fn unknown(observed: &Observed, view: &View) -> Option<(&'static str, String)> {
+    let lost = |host: &str| observed.declared.get(host).is_some_and(|host| host.lost);
+    let stays = |host: &str| view.members.iter().any(|one| one.place.host == host && !one.leaving);
+    let new = view.before.stage == ClusterStage::New;
+    let matter = observed.hosts.iter().filter(|(host, _)| if new { !lost(host) } else { stays(host) });
+    let why = matter.map(|(_, seen)| seen).find_map(DockerSeen::silence)?;
     Some(("HostUnreachable", why.to_owned()))
 }
 
@@ -199,9 +215,10 @@ fn teardown(
     mut status: RedisClusterStatus,
     now: Timestamp,
 ) -> Plan<Step, RedisClusterStatus> {
-    let (steps, finished) = workload::teardown(object, observed).unwrap_or_default();
+    let (steps, finished) = workload::teardown(object, observed);
     status.phase = ClusterPhase::Deleting;
-    if let Some((reason, message)) = unknown(observed) {
+    let silent = observed.hosts.values().find_map(DockerSeen::silence).filter(|_| !finished);
+    if let Some((reason, message)) = silent.map(|why| ("HostUnreachable", why.to_owned())) {
         let verdict = conditions::no(reason, message);
         conditions::set(&mut status.conditions, "Ready", verdict, status.observed_generation, now);
     }

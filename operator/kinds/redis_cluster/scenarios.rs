@@ -295,3 +295,105 @@ fn a_master_that_leaves_hands_over_first_and_more_replicas_are_spread() {
         assert_eq!(shown.matches(&format!("of {master}\n")).count(), 2, "{shown}");
     }
 }
+
+/// A cluster over hosts, with data: the hosts of its members, in turn.
+fn over(hosts: &[&'static str]) -> World {
+    let mut world = World::new("");
+    world.hosts = hosts.to_vec();
+    world.settle();
+    world.fill();
+    world.log.clear();
+    world
+}
+
+/// Each member with its host and its master's host.
+fn hosts(world: &World) -> String {
+    let host =
+        |name: &str| world.decisions.members.iter().find(|place| place.name == name).map_or("?", |one| &one.host);
+    let lines = roles(world);
+    let line = |line: &str| {
+        let words: Vec<&str> = line.split(' ').collect();
+        let of = words.iter().skip_while(|word| **word != "of").nth(1).map(|master| format!(" of {}", host(master)));
+        format!("{} on {}{}\n", words[0], host(words[0]), of.unwrap_or_default())
+    };
+    lines.lines().map(line).collect()
+}
+
+/// Regression 366: each new replica took the master with the fewest replicas, so that the last one had only the master on its own
+/// host left. It is chosen so that the others have one elsewhere, too.
+#[test]
+fn no_replica_is_on_its_masters_host_if_that_is_possible() {
+    for order in [["a", "b", "c", "a", "b", "c"], ["a", "b", "c", "c", "b", "a"], ["a", "b", "c", "b", "a", "c"]] {
+        let world = over(&order);
+        let told = hosts(&world);
+        assert!(!["a of a", "b of b", "c of c"].iter().any(|pair| told.contains(pair)), "{order:?}\n{told}");
+    }
+    expect_test::expect![[r#"
+        c-1 on a
+        c-2 on b
+        c-3 on c
+        c-4 on a of b
+        c-5 on b of c
+        c-6 on c of a
+    "#]]
+    .assert_eq(&hosts(&over(&["a", "b", "c"])));
+    expect_test::expect![[r#"
+        c-1 on a
+        c-2 on b
+        c-3 on a
+        c-4 on b of a
+        c-5 on a of b
+        c-6 on b of a
+    "#]]
+    .assert_eq(&hosts(&over(&["a", "b"])));
+}
+
+#[test]
+fn masters_leave_a_host_that_closes_and_spread_again_when_it_opens() {
+    let mut world = over(&["a", "b", "c"]);
+    world.closed.insert("a".into());
+    world.turns(60);
+    expect_test::expect![[r#"
+        c-1 of c-6
+        c-2 5461 slots
+        c-3 5462 slots
+        c-4 of c-2
+        c-5 of c-3
+        c-6 5461 slots
+    "#]]
+    .assert_eq(&roles(&world));
+    world.closed.clear();
+    world.settle();
+    expect_test::expect![[r#"
+        c-1 5461 slots
+        c-2 5461 slots
+        c-3 5462 slots
+        c-4 of c-2
+        c-5 of c-3
+        c-6 of c-1
+    "#]]
+    .assert_eq(&roles(&world));
+    assert_eq!(world.reachable(), ALL, "{}", roles(&world));
+}
+
+#[test]
+fn a_successor_is_in_sync_before_the_member_that_it_replaces_leaves_whether_that_one_lives_or_not() {
+    for dies in [false, true] {
+        let mut world = over(&["a", "b", "c"]);
+        world.hosts = vec!["d"];
+        world.add(7);
+        let cause = crate::api::placement::ReplacementCause::Drain;
+        let replacement = crate::api::placement::Replacement { member: "c-1".into(), by: "c-7".into(), cause };
+        world.decisions.replacement = Some(replacement);
+        if dies {
+            world.lost.insert("a".into());
+            world.kill(1);
+            world.at(1).silent = true;
+        }
+        world.turns(120);
+        assert!(!world.decisions.members.iter().any(|place| place.name == "c-1"), "{dies}: {}", roles(&world));
+        assert_eq!(world.reachable(), ALL, "{dies}: {}", roles(&world));
+        let told = roles(&world);
+        assert!(!told.contains("c-7 0 slots") && !told.contains("c-7 down"), "{dies}: {told}");
+    }
+}

@@ -5,12 +5,14 @@ use super::certificates::holdings;
 use super::decide::{self, in_sync};
 use super::view::{Member, View};
 use crate::api::conditions::{no, set, yes};
+use crate::api::placement::Network;
 use crate::api::postgres_status::ClusterPhase;
 use crate::api::redis_cluster::{ClusterDecisions, ClusterMemberStatus, ClusterStage, RedisClusterStatus};
 use crate::api::redis_status::{RedisRole, RedisState};
 use crate::engine::ContainerState;
 use crate::kinds::certificates::due;
 use crate::kinds::containers;
+use crate::kinds::redis_places::{self, PLACEMENT, UNENCRYPTED};
 use crate::kinds::redis_reports::absent_state;
 use crate::supervisor::redis::cluster::wire::{SLOTS, short};
 use crate::supervisor::redis::wire::Server;
@@ -133,6 +135,47 @@ pub fn render(
             false => set(&mut status.conditions, kind, yes(reason, message), status.observed_generation, view.now),
         }
     }
+}
+
+/// What is told about the places of the members, and how many losses are tolerated now. `problem`: why a member has no place, or
+/// stays in one that it should leave.
+pub fn places(view: &View, status: &mut RedisClusterStatus, problem: Option<(&'static str, String)>) {
+    let masters: Vec<&Member> =
+        view.slots.owners().filter_map(|id| view.by_id(id)).filter(|one| one.running().is_some()).collect();
+    // A failover needs the votes of most masters, and a replica in sync.
+    let spare = count(masters.len().saturating_sub(view.slots.owners().count() / 2 + 1));
+    let mut groups = vec![(spare, on(&masters))];
+    for id in view.slots.owners() {
+        let copies = view.replicas(id).filter(|one| in_sync(view, one));
+        let copies: Vec<&Member> =
+            view.by_id(id).filter(|one| one.running().is_some()).into_iter().chain(copies).collect();
+        groups.push((count(copies.len().saturating_sub(1)), on(&copies)));
+    }
+    status.tolerated_losses = Some(redis_places::tolerated(&groups));
+    let on_hosts = view.before.network == Network::Host;
+    let shared = || {
+        let (of_masters, of_shards) = groups.split_first()?;
+        let elections = redis_places::fateful(of_masters.0, &of_masters.1)
+            .map(|(host, number)| format!("the loss of host {host} stops elections: it has {number} of the masters"));
+        let copies = of_shards.iter().find_map(|(spare, hosts)| redis_places::fateful(*spare, hosts));
+        let copies = copies.map(|(host, _)| format!("the loss of host {host} loses slots: it has every copy of some"));
+        Some(("SharedFate", elections.or(copies)?))
+    };
+    let placement = problem.or_else(|| shared().filter(|_| on_hosts)).unwrap_or_default();
+    let open = "data and passwords pass between hosts without encryption, from clients and between members; \
+                spec.tls.enabled cannot be changed: make a new object with it, or use a network that nobody else reads";
+    let open = if on_hosts && !view.object.spec.tls.enabled { open.to_owned() } else { String::new() };
+    for (kind, reason, message) in [(PLACEMENT, placement.0, placement.1), (UNENCRYPTED, "TlsOff", open)] {
+        match message.is_empty() {
+            true => status.conditions.retain(|condition| condition.type_ != kind),
+            false => set(&mut status.conditions, kind, yes(reason, message), status.observed_generation, view.now),
+        }
+    }
+}
+
+/// The hosts of these members.
+fn on<'a>(members: &[&Member<'a>]) -> Vec<&'a str> {
+    members.iter().map(|one| one.place.host.as_str()).collect()
 }
 
 fn count(number: usize) -> u32 {

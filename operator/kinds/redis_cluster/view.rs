@@ -19,11 +19,15 @@ pub struct Member<'a> {
     pub container: Option<&'a ContainerSeen>,
     /// The containers of its host are known.
     pub container_known: bool,
+    /// A person says that its host is out of service.
+    pub out_of_service: bool,
+    /// Its host is drained or restarted soon.
+    pub host_closes: bool,
     /// The link to its supervisor.
     pub link: Option<&'a LinkSeen<Report>>,
     /// What was last known of its node.
     pub record: Option<&'a ClusterNode>,
-    /// The spec asks for fewer, and this one is removed.
+    /// The spec asks for fewer, or another one takes its place: this one is removed.
     pub leaving: bool,
 }
 
@@ -85,7 +89,7 @@ impl<'a> Member<'a> {
             });
         }
         if !self.container_known {
-            return None;
+            return self.out_of_service.then(|| format!("host {} is out of service", self.place.host));
         }
         match self.container.map(|container| container.state) {
             None => Some("its container is gone".into()),

@@ -1,71 +1,31 @@
 //! Decides the members: the host and address of each, its container, and when the container may be changed. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::definition::{self, container_spec};
 use super::view::{Member as Seen, View};
-use super::{Observed, Step, container_name, network_name};
+use super::{Observed, Step, container_name, network_name, places};
 use crate::api::object::Object as _;
-use crate::api::redis_cluster::{ClusterDecisions, ClusterStage, RedisCluster};
+use crate::api::placement::{Network, Replacement};
+use crate::api::redis_cluster::{ClusterDecisions, RedisCluster};
 use crate::api::redis_status::RedisPlace;
 use crate::engine::NetworkSpec;
-use crate::kinds::addresses;
-use crate::kinds::containers::converge::{self, Common};
-use crate::kinds::containers::{Deed, DockerStep, HOME, Member, converge as containers};
-use crate::supervisor::redis::cluster::wire::PORT;
-
-/// Most ordinals that are adopted from volumes.
-const ADOPTED: u32 = 20;
-
-/// The hosts of the members, and the one that new members are placed on.
-pub fn hosts(object: &RedisCluster) -> BTreeSet<String> {
-    let decisions = object.status.iter().filter_map(|status| status.decisions.as_ref());
-    let places = decisions.flat_map(|decisions| &decisions.members);
-    places.map(|place| place.host.clone()).chain([HOME.to_owned()]).collect()
-}
+use crate::kinds::containers::converge::{self, Common, Volumes};
+use crate::kinds::containers::{Deed, DockerStep, Member, converge as containers};
+use crate::kinds::places::reachable;
 
 /// The network of the object.
 fn network(object: &RedisCluster) -> NetworkSpec {
     NetworkSpec { name: network_name(object), labels: object.owner().labels(), internal: false }
 }
 
-/// The members: those that there are, and enough for the spec; before the first decision also every one whose volume exists.
-pub fn places(object: &RedisCluster, observed: &Observed, before: &ClusterDecisions) -> Vec<RedisPlace> {
-    let network = network_name(object);
-    let subnet = addresses::subnet(&observed.hosts, &network);
-    // The network is unknown now: every member keeps its address.
-    let silent = observed.hosts.get(HOME).is_none_or(|host| host.networks.known().is_none());
-    let had: BTreeMap<u32, &RedisPlace> = before.members.iter().map(|place| (place.ordinal, place)).collect();
-    let mut ordinals: BTreeSet<u32> = had.keys().copied().collect();
-    if before.stage == ClusterStage::New {
-        let volumes = observed.hosts.values().filter_map(|host| host.volumes.known()).flatten();
-        let ordinal = |volume: &String| -> Option<u32> {
-            volume.strip_prefix(&container_name(object, object.name()))?.strip_prefix('-')?.parse().ok()
-        };
-        ordinals.extend(volumes.filter_map(ordinal).filter(|ordinal| (1..=ADOPTED).contains(ordinal)));
-    }
-    let mut candidate = 1;
-    while ordinals.len() < object.spec.members() as usize {
-        ordinals.insert(candidate);
-        candidate += 1;
-    }
-    let place = |ordinal: u32| {
-        let name = format!("{}-{ordinal}", object.name());
-        let before = had.get(&ordinal).and_then(|place| place.address);
-        let container = container_name(object, &name);
-        let taken = |address| addresses::taken(&observed.work, &container, &network, address);
-        let address = match subnet {
-            Some(subnet) => Some(addresses::address(subnet, addresses::FIRST + ordinal, before, taken)),
-            None => before.filter(|_| silent),
-        };
-        RedisPlace { name, ordinal, host: HOME.into(), address, port: PORT }
-    };
-    ordinals.into_iter().map(place).collect()
-}
-
-/// Members to remove because the spec asks for fewer: the highest ordinals.
-pub fn leaving(places: &[RedisPlace], wanted: u32) -> BTreeSet<&str> {
-    places.iter().skip(wanted as usize).map(|place| place.name.as_str()).collect()
+/// Members to remove: one that another takes the place of, and because the spec asks for fewer the highest ordinals.
+pub fn leaving<'p>(places: &'p [RedisPlace], wanted: u32, replacement: Option<&Replacement>) -> BTreeSet<&'p str> {
+    let pair = |name: &str| replacement.is_some_and(|one| one.member == name || one.by == name);
+    let surplus = places.len().saturating_sub(wanted as usize + usize::from(replacement.is_some()));
+    let names = places.iter().rev().map(|place| place.name.as_str());
+    let replaced = names.clone().filter(|name| replacement.is_some_and(|one| one.member == *name));
+    names.filter(|name| !pair(name)).take(surplus).chain(replaced).collect()
 }
 
 /// What the members share.
@@ -83,13 +43,16 @@ fn common<'a>(object: &'a RedisCluster, observed: &'a Observed, network: &'a Net
 
 /// The desired container of a member.
 fn member(object: &RedisCluster, observed: &Observed, place: &RedisPlace) -> Member {
+    let place = &places::wanted(object, observed, place);
+    let on_host = place.network == Network::Host;
     let binary = observed.hosts.get(&place.host).and_then(|host| host.binary.as_deref());
     Member {
         name: place.name.clone(),
         host: place.host.clone(),
         labels: object.owner().member_labels(&place.name),
         container: container_name(object, &place.name),
-        // Its address comes from the network.
+        on_host,
+        // Its address comes from the network, or with its ports from reservations.
         spec: binary.filter(|_| place.address.is_some()).map(|binary| container_spec(object, place, binary)),
     }
 }
@@ -99,9 +62,17 @@ pub fn steps(object: &RedisCluster, observed: &Observed, decisions: &ClusterDeci
     let network = network(object);
     let members: Vec<Member> = decisions.members.iter().map(|place| member(object, observed, place)).collect();
     let common = common(object, observed, &network);
-    let mut steps = converge::removals(&common, &members);
+    // On several hosts the volume of a member that is no more stays: it was on a host that was silent, or drained.
+    let volumes = if decisions.network.is_bridge() { common.volumes } else { Volumes::Kept };
+    let mut steps = converge::removals(&Common { volumes, ..self::common(object, observed, &network) }, &members);
     // A container is no server: that one starts by an order only. One is replaced at a time; the plan chooses.
-    let may = |_: &str, deed: &Deed| matches!(deed, Deed::Start | Deed::Restart | Deed::Remake);
+    let taken = |name: &str| observed.links.get(name).is_some_and(|link| link.live() && link.report.port_taken);
+    let may = |name: &str, deed: &Deed| match deed {
+        Deed::Start | Deed::Restart | Deed::Remake => true,
+        // Its server does not run, so nothing is lost by another port.
+        Deed::Replace => taken(name),
+        Deed::ReplaceStopped => false,
+    };
     steps.extend(containers(&common, &members, may));
     steps.into_iter().map(Step::Docker).collect()
 }
@@ -122,8 +93,10 @@ pub fn due(view: &View, observed: &Observed, seen: &Seen) -> Option<Step> {
     })
 }
 
-/// Removes everything: containers, then the data if the object says so, then the network.
-pub fn teardown(object: &RedisCluster, observed: &Observed) -> Option<(Vec<DockerStep>, bool)> {
+/// Removes everything: containers, then the data if the object says so, then the network. A person's word that a host is out of
+/// service frees the object from it.
+pub fn teardown(object: &RedisCluster, observed: &Observed) -> (Vec<DockerStep>, bool) {
     let network = network(object);
-    converge::teardown(&common(object, observed, &network), "the RedisCluster is deleted")
+    let hosts = reachable(&observed.hosts, &observed.declared);
+    converge::teardown(&Common { hosts: &hosts, ..common(object, observed, &network) }, "the RedisCluster is deleted")
 }

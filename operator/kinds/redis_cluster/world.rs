@@ -61,6 +61,11 @@ pub struct World {
     /// A migration ends after this many steps, each time.
     pub crash: Option<u32>,
     ids: u32,
+    /// The hosts of the members, in turn; empty: one host.
+    pub hosts: Vec<&'static str>,
+    /// Hosts that are drained or restarted soon, and those that a person gave up.
+    pub closed: BTreeSet<String>,
+    pub lost: BTreeSet<String>,
 }
 
 pub fn address(ordinal: u32) -> Address {
@@ -72,7 +77,9 @@ impl World {
         let spec = serde_saphyr::from_str(&format!("image: redis:7\n{spec}")).unwrap();
         let object = RedisCluster::new("c", spec);
         let (decisions, places) = Default::default();
-        Self { object, decisions, places, ms: 0, log: vec![], durable: true, crash: None, ids: 0 }
+        let (hosts, closed, lost) = Default::default();
+        let (log, durable, crash) = (vec![], true, None);
+        Self { object, decisions, places, ms: 0, log, durable, crash, ids: 0, hosts, closed, lost }
     }
 
     pub fn spec(&mut self, change: impl Fn(&mut crate::api::redis_cluster::RedisClusterSpec)) {
@@ -109,19 +116,38 @@ impl World {
             ordinals.insert(next);
             next += 1;
         }
+        let host = |ordinal: u32| match self.hosts.len() {
+            0 => "local",
+            count => self.hosts[(ordinal as usize - 1) % count],
+        };
         let place = |ordinal: u32| RedisPlace {
             name: format!("c-{ordinal}"),
             ordinal,
-            host: "local".into(),
+            host: host(ordinal).into(),
+            network: crate::api::placement::Network::Bridge,
             address: Some(address(ordinal).ip),
             port: PORT,
+            bus_port: None,
         };
-        self.decisions.members = ordinals.into_iter().map(place).collect();
+        let had = std::mem::take(&mut self.decisions.members);
+        let had = |ordinal: u32| had.iter().find(|one| one.ordinal == ordinal).cloned();
+        self.decisions.members =
+            ordinals.into_iter().map(|ordinal| had(ordinal).unwrap_or_else(|| place(ordinal))).collect();
         for place in &self.decisions.members {
             self.places.entry(place.name.clone()).or_default();
         }
         let names: BTreeSet<&String> = self.decisions.members.iter().map(|place| &place.name).collect();
         self.places.retain(|name, _| names.contains(name));
+    }
+
+    /// One member more, on the next host.
+    pub fn add(&mut self, ordinal: u32) {
+        let host = self.hosts[(ordinal as usize - 1) % self.hosts.len()].to_owned();
+        let before = self.decisions.members[0].clone();
+        let place =
+            RedisPlace { name: format!("c-{ordinal}"), ordinal, host, address: Some(address(ordinal).ip), ..before };
+        self.places.entry(place.name.clone()).or_default();
+        self.decisions.members.push(place);
     }
 
     fn report(&self, name: &str) -> Report {
@@ -171,7 +197,9 @@ impl World {
             })
             .collect();
         let leaving = match self.decisions.stage {
-            ClusterStage::Steady => leaving(&self.decisions.members, self.object.spec.members()),
+            ClusterStage::Steady => {
+                leaving(&self.decisions.members, self.object.spec.members(), self.decisions.replacement.as_ref())
+            }
             _ => BTreeSet::new(),
         };
         let member = |place| {
@@ -180,6 +208,8 @@ impl World {
                 place,
                 container: None,
                 container_known: false,
+                out_of_service: self.lost.contains(&place.host),
+                host_closes: self.closed.contains(&place.host),
                 link: links.get(&place.name),
                 record: self.decisions.nodes.iter().find(|node| node.member == place.name),
                 leaving: leaving.contains(place.name.as_str()),
@@ -381,7 +411,7 @@ impl World {
         };
         let majority = owners(self, true) * 2 > owners(self, false);
         let peer = match act {
-            Act::Meet(to) => {
+            Act::Meet(to) | Act::MeetAt { to, .. } => {
                 self.places.values().filter_map(|place| place.up.clone()).find(|redis| redis.address == Some(*to))
             }
             _ => None,
@@ -397,7 +427,7 @@ impl World {
         match act {
             Act::Epoch(epoch) => me.epoch = *epoch,
             Act::AddSlots(from, to) => me.slots.extend(*from..=*to),
-            Act::Meet(_) => {
+            Act::Meet(_) | Act::MeetAt { .. } => {
                 if let Some(mut peer) = peer {
                     me.known.insert(peer.id.clone(), known(&peer, peer.address));
                     peer.known.insert(me.id.clone(), known(me, me.address));

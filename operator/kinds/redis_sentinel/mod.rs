@@ -16,14 +16,17 @@ use crate::api::endpoints::private_network;
 use crate::api::failure::{Class, Failure};
 use crate::api::labels::Owner;
 use crate::api::object::Object as _;
+use crate::api::port_reservation::PortReservation;
 use crate::api::redis_sentinel::{RedisDecisions, RedisPlace, RedisSentinel, RedisSentinelStatus};
 use crate::engine::hosts::Hosts;
 use crate::kinds::certificates::authority::{self, Authorities, Authority};
 use crate::kinds::certificates::due::{CertificatesSeen, Due};
-use crate::kinds::containers::{Docker, DockerSeen, DockerStep, HOME, Needs, WorkSeen, container_name};
+use crate::kinds::containers::{Docker, DockerSeen, DockerStep, Needs, WorkSeen, container_name};
 use crate::kinds::host_state;
+use crate::kinds::hosts::{self, DeclaredHosts};
 use crate::kinds::kept::Kept;
 use crate::kinds::links::{LinkSeen, Links};
+use crate::kinds::ports::{self, PortStep, Reserved};
 use crate::kinds::redis_certificates;
 use crate::runtime::{Concern, Keeper, Kind, Planned, Significance, Wake, Want, clock};
 use crate::store::objects::Objects;
@@ -31,6 +34,7 @@ use crate::store::{Clock, Error, Key};
 use crate::supervisor::redis::wire::{Act, Address, Command, Order, Report, Server, Watch};
 
 mod bounds;
+mod bridge;
 mod certificates;
 mod cut_off;
 mod decide;
@@ -39,6 +43,7 @@ mod loss;
 #[cfg(test)]
 mod model;
 mod orders;
+mod places;
 mod plan;
 mod promotion;
 #[cfg(test)]
@@ -105,24 +110,33 @@ impl Kind for RedisSentinelKind {
     type Step = Step;
 
     fn concerns() -> Vec<Concern> {
-        vec![Concern::referenced("secrets"), Concern::referenced(DockerHost::RESOURCE).only(host_state)]
+        vec![
+            Concern::referenced("secrets"),
+            Concern::all(DockerHost::RESOURCE).only(host_state),
+            Concern::all(PortReservation::RESOURCE).only(ports::claim),
+        ]
     }
 
     fn references(object: &RedisSentinel) -> Vec<Key> {
-        secrets::keys(object).chain([Key::new(DockerHost::RESOURCE, "", HOME)]).collect()
+        secrets::keys(object).collect()
     }
 
     async fn observe(&self, object: &RedisSentinel) -> Result<Observed, Failure> {
         let owner = object.owner();
         let networks = [network_name(object)].into();
         let needs = Needs { images: [object.spec.image.clone()].into(), networks, ..Default::default() };
-        let (hosts, authority) =
-            tokio::join!(self.docker.observe(&owner, workload::hosts(object), &needs), self.certificates(object),);
+        let (declared, reserved) = (hosts::read(&self.objects).await?, ports::read(&self.objects).await?);
+        let (hosts, authority) = tokio::join!(
+            self.docker.observe(&owner, places::hosts(object, &declared), &needs),
+            self.certificates(object),
+        );
         let authority = authority?;
         let secrets = secrets::read(&self.objects, object, authority.as_deref()).await?;
         self.links.keep(&self.docker.hosts, &owner, &hosts);
         let links = self.links.heard(&owner);
         Ok(Observed {
+            declared,
+            reserved,
             offsets: self.offsets(&owner, &links),
             links,
             calling: self.links.calling(&owner),
@@ -149,6 +163,7 @@ impl Kind for RedisSentinelKind {
                 let authority = self.certificates(object).await?;
                 secrets::ensure(&self.objects, &*self.clock, object, authority.as_deref(), facts).await
             }
+            Step::Port(step) => ports::act(&self.objects, step).await,
             Step::Docker(step) => self.docker.act(&object.owner(), step).await,
             Step::Order { member, order } => send(member, Command::Order((**order).clone())),
             Step::Watch { member, watch } => send(member, Command::Watch((**watch).clone())),
@@ -173,6 +188,10 @@ impl Kind for RedisSentinelKind {
 /// One snapshot of everything that the plan needs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Observed {
+    /// What the DockerHosts declare.
+    pub declared: DeclaredHosts,
+    /// The reserved ports.
+    pub reserved: Reserved,
     /// What was observed on the hosts of its members.
     pub hosts: BTreeMap<String, DockerSeen>,
     /// Background work on its containers that runs, or that failed.
@@ -197,6 +216,8 @@ pub struct Observed {
 pub enum Step {
     /// Generate missing passwords, and write the connection data into the application's Secret.
     EnsureSecrets(Facts),
+    /// Reserve or release a port of a host.
+    Port(PortStep),
     /// One change of the certificates.
     Certificates(Due),
     /// A step on its containers, volumes or network.
@@ -218,6 +239,7 @@ impl fmt::Display for Step {
         match self {
             Self::EnsureSecrets(_) => write!(f, "write the Secrets"),
             Self::Certificates(due) => due.fmt(f),
+            Self::Port(step) => step.fmt(f),
             Self::Docker(step) => step.fmt(f),
             Self::Order { member, order } => write!(f, "order {member}: {order}"),
             Self::Watch { member, watch } => match watch.monitor {
@@ -254,6 +276,7 @@ impl Significance for Step {
             Self::Act { act: Act::Reset { .. }, .. } => Some("Forgetting"),
             Self::Act { .. }
             | Self::EnsureSecrets(_)
+            | Self::Port(_)
             | Self::Order { .. }
             | Self::Watch { .. }
             | Self::SendCredentials { .. } => None,
@@ -270,6 +293,7 @@ impl Significance for Step {
             | Self::SendCredentials { member }
             | Self::Restart { member, .. } => Some(member),
             Self::EnsureSecrets(_) | Self::Certificates(_) => Some("Secrets"),
+            Self::Port(_) => Some("ports"),
         }
     }
 }

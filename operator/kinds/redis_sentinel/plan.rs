@@ -5,12 +5,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::decide::{self, Decided, Told};
-use super::definition::Part;
 use super::view::{Member, View};
 use super::{
-    Observed, Step, certificates, container_name, cut_off, orders, promotion, sentinels, status, workload, yielding,
+    Observed, Step, certificates, container_name, cut_off, orders, places, promotion, sentinels, status, workload,
+    yielding,
 };
 use crate::api::conditions;
+use crate::api::placement::Replacement;
 use crate::api::postgres_status::ClusterPhase;
 use crate::api::redis_sentinel::{
     ChangePhase, RedisDecisions, RedisPlace, RedisSentinel, RedisSentinelStatus, RedisStage, RedisSwitchoverStatus,
@@ -30,6 +31,9 @@ const DEGRADED: Duration = Duration::from_secs(2);
 /// Time that a failover may take before dead containers are started too.
 const ALONE: Duration = Duration::from_secs(1);
 
+/// Wait before the switchover away from a host is tried again.
+const AGAIN: Duration = Duration::from_secs(30);
+
 /// The plan of a RedisSentinel.
 pub fn plan(
     object: &RedisSentinel,
@@ -45,14 +49,20 @@ pub fn plan(
     let mut before = status.decisions.clone().unwrap_or_else(begin);
     let paused = want == Want::Paused;
     let missing = observed.secrets.problem.clone().map(|why| ("SecretNotFound", why));
+    let (mut port_steps, mut misplaced) = (Vec::new(), None);
     if !paused && (missing.is_none() || before.stage != RedisStage::New) {
-        before.members = workload::places(object, observed, &before, Part::Data);
-        before.sentinels = workload::places(object, observed, &before, Part::Sentinel);
+        let placed = places::placed(&view(object, observed, &before, now), observed);
+        // On several hosts nothing is placed before every host was asked for data of an earlier object of this name.
+        let first = before.stage == RedisStage::New && !placed.decisions.network.is_bridge();
+        if !first || unknown(observed, &view(object, observed, &before, now)).is_none() {
+            (before, port_steps, misplaced) = (placed.decisions, placed.steps, placed.problem);
+        }
     }
     let view = view(object, observed, &before, now);
     let mut decisions = before.clone();
     let mut steps = Vec::new();
-    let mut blocker = unknown(observed).or(missing);
+    let unknown = unknown(observed, &view);
+    let mut blocker = unknown.clone().or(missing);
     // Just after the operator's own start a missing report means nothing.
     let calling = observed.calling && !paused;
     if !paused && !calling && (blocker.is_none() || before.stage != RedisStage::New) {
@@ -66,6 +76,7 @@ pub fn plan(
         steps.extend(acts.map(|(member, id, act)| Step::Act { member, id, act }));
         steps.extend(orders::orders(&view, &decisions, &observed.secrets.hash));
         steps.extend(maintenance);
+        steps.extend(port_steps);
         steps.extend(secrets(observed, &decisions));
         let (seen, holdings) = (observed.certificates.as_ref(), certificates::holdings(&view));
         steps.extend(seen.and_then(|seen| due::due(object, &holdings, seen, now)).map(Step::Certificates));
@@ -74,8 +85,9 @@ pub fn plan(
     }
     if !calling || status.conditions.is_empty() {
         status::render(&view, observed, &mut status, &decisions, blocker, paused);
+        status::places(&view, &mut status, misplaced);
     }
-    let requeue = requeue(&status, &before, &decisions, &steps).or_else(|| unknown(observed).map(|_| DEGRADED));
+    let requeue = requeue(&status, &before, &decisions, &steps).or_else(|| unknown.map(|_| DEGRADED));
     let requeue = requeue.or(calling.then_some(SOON));
     status.decisions = Some(decisions);
     Plan { status, steps, requeue, finished: false }
@@ -123,14 +135,21 @@ fn maintain(view: &View, observed: &Observed) -> (Decided, Option<Step>) {
         let blocker = Some(("CutOff", cut_off::message(view, best, lacks)));
         return (Decided { blocker, ..asked }, None);
     }
+    let can = |name: &str| decide::cannot_switch_to(view, name).is_none();
+    if let Some((request, to)) =
+        places::leaves_its_host(view, observed, can).filter(|(asks, _)| !just_tried(view, asks))
+    {
+        return (decide::switch_over(view, request, &to), None);
+    }
     let master = view.before.master.as_deref();
     let staying = |one: &&Member| !one.leaving;
     let knows = |one: &Member| one.sentinel().is_some_and(|seen| sentinels::knows_all(view, seen));
     let whole = view.sentinels.iter().filter(staying).all(knows)
-        && view.members.iter().filter(staying).all(|one| one.name() == master.unwrap_or_default() || synced(view, one));
+        && view.members.iter().filter(staying).all(|one| Some(one.name()) == master || view.follows(one.name()));
     if let Some(leaves) = view.members.iter().chain(&view.sentinels).find(|one| one.leaving) {
-        // One at a time, and only while all that stays is well; the next one when this one is forgotten.
-        let now = whole && sentinels::all_stale(view).is_empty();
+        // One at a time, and only while all that stays is well; the next one when this one is forgotten. One that does not answer
+        // is not waited for: while it is wanted and down, no Sentinel forgets anything.
+        let now = whole && (sentinels::all_stale(view).is_empty() || leaves.live().is_none());
         return (if now { without(view, leaves.name()) } else { asked }, None);
     }
     let pending = view.members.iter().any(|one| one.serving().is_none_or(|seen| seen.config_pending));
@@ -166,9 +185,11 @@ fn replacement(view: &View, observed: &Observed, member: &Member) -> Option<Step
     (!refuses || matches!(step, Step::Docker(_))).then_some(step)
 }
 
-fn synced(view: &View, member: &Member) -> bool {
-    let link = member.serving().and_then(|seen| seen.link.as_ref());
-    link.is_some_and(|link| link.up && Some(link.master) == view.master().and_then(Member::address))
+/// Whether this switchover was tried a short time ago, and the master stayed.
+fn just_tried(view: &View, request: &str) -> bool {
+    let last = last_switchover(view).filter(|last| last.request == request && last.refused.is_some());
+    let began = last.and_then(|last| last.result.as_ref()).map(|result| result.detected_at);
+    began.is_some_and(|began| view.now.duration_since(began).unsigned_abs() < AGAIN)
 }
 
 /// Starts or refuses a switchover that the annotation requests.
@@ -195,16 +216,19 @@ fn last_switchover<'a>(view: &View<'a>) -> Option<&'a RedisSwitchoverStatus> {
 fn view<'a>(object: &'a RedisSentinel, observed: &'a Observed, before: &'a RedisDecisions, now: Timestamp) -> View<'a> {
     let spec = &object.spec;
     let new = before.stage == RedisStage::New;
-    let leaves = |places: &'a [RedisPlace], wanted: u32| {
-        if new { Default::default() } else { workload::leaving(places, wanted, before.master.as_deref()) }
+    let leaves = |places: &'a [RedisPlace], wanted: u32, replacement: Option<&'a Replacement>| match new {
+        true => Default::default(),
+        false => workload::leaving(places, wanted, replacement, before.master.as_deref()),
     };
-    let (data, watchers) = (leaves(&before.members, spec.replicas), leaves(&before.sentinels, spec.sentinels));
+    let data = leaves(&before.members, spec.replicas, before.replacement.as_ref());
+    let watchers = leaves(&before.sentinels, spec.sentinels, before.sentinel_replacement.as_ref());
     let member = |place: &'a RedisPlace| {
         let host = observed.hosts.get(&place.host);
         Member {
             place,
             container: host.and_then(|host| host.container(&container_name(object, &place.name))),
             container_known: host.is_some_and(|host| host.containers.known().is_some()),
+            out_of_service: observed.declared.get(&place.host).is_some_and(|host| host.lost),
             link: observed.links.get(&place.name),
             offset: observed.offsets.get(&place.name).copied(),
             leaving: data.contains(place.name.as_str()) || watchers.contains(place.name.as_str()),
@@ -225,8 +249,15 @@ fn writable(view: &View) -> bool {
     seen.is_some_and(|seen| seen.role == Some(Role::Master) && seen.writable == Some(true))
 }
 
-fn unknown(observed: &Observed) -> Option<(&'static str, String)> {
-    let why = observed.hosts.values().find_map(DockerSeen::silence)?;
+/// A host that does not answer, if that matters: one with a member that stays; and for a new object every one that may have data
+/// of an earlier object of this name.
+fn unknown(observed: &Observed, view: &View) -> Option<(&'static str, String)> {
+    let lost = |host: &str| observed.declared.get(host).is_some_and(|host| host.lost);
+    let all = || view.members.iter().chain(&view.sentinels);
+    let stays = |host: &str| all().any(|one| one.place.host == host && !one.leaving);
+    let new = view.before.stage == RedisStage::New;
+    let matter = observed.hosts.iter().filter(|(host, _)| if new { !lost(host) } else { stays(host) });
+    let why = matter.map(|(_, seen)| seen).find_map(DockerSeen::silence)?;
     Some(("HostUnreachable", why.to_owned()))
 }
 
@@ -270,11 +301,12 @@ fn teardown(
     mut status: RedisSentinelStatus,
     now: Timestamp,
 ) -> Plan<Step, RedisSentinelStatus> {
-    let (steps, finished) = workload::teardown(object, observed).unwrap_or_default();
+    let (steps, finished) = workload::teardown(object, observed);
     status.phase = ClusterPhase::Deleting;
     // Balancers that route here leave everything unchanged until the object is gone.
     status.endpoint_set = None;
-    if let Some((reason, message)) = unknown(observed) {
+    let silent = observed.hosts.values().find_map(DockerSeen::silence).filter(|_| !finished);
+    if let Some((reason, message)) = silent.map(|why| ("HostUnreachable", why.to_owned())) {
         let verdict = conditions::no(reason, message);
         conditions::set(&mut status.conditions, "Ready", verdict, status.observed_generation, now);
     }

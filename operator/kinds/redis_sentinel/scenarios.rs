@@ -6,6 +6,7 @@ use expect_test::{Expect, expect};
 
 use super::world::{Ablation, World};
 
+mod hosts;
 mod losses;
 mod switchovers;
 

@@ -177,6 +177,17 @@ pub fn knows_all(view: &View, seen: &SentinelSeen) -> bool {
         && sentinels.into_iter().all(|one| Some(one) == own || peers.contains(&one))
 }
 
+/// Whether this Sentinel knows the master, and it and every other one that answers and stays know each other.
+pub fn is_known(view: &View, name: &str) -> bool {
+    let all: Vec<_> = view.watching().collect();
+    let Some((own, seen, _)) = all.iter().find(|(member, ..)| member.name() == name) else { return false };
+    let knows = |seen: &SentinelSeen, other: &Member| {
+        seen.sentinels.iter().any(|one| !one.down && Some(one.address) == other.address())
+    };
+    let mut others = all.iter().filter(|(member, ..)| member.name() != name && !member.leaving);
+    others.all(|(other, theirs, _)| knows(theirs, own) && knows(seen, other))
+}
+
 /// Whether a Sentinel may forget now: nothing is down, nothing changes, and all that stays is known to all.
 pub fn safe(view: &View) -> bool {
     let before = view.before;

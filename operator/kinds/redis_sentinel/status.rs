@@ -8,6 +8,7 @@ use super::view::{Member, View};
 use super::{Observed, network_name};
 use crate::api::conditions::{no, set, yes};
 use crate::api::endpoints::{Endpoint, EndpointRole, EndpointSet, EndpointState};
+use crate::api::placement::Network;
 use crate::api::postgres_status::ClusterPhase;
 use crate::api::redis_sentinel::{
     RedisDecisions, RedisEndpoints, RedisMemberStatus, RedisRole, RedisSentinelStatus, RedisStage, RedisState,
@@ -16,6 +17,7 @@ use crate::api::redis_sentinel::{
 use crate::engine::ContainerState;
 use crate::kinds::certificates::due;
 use crate::kinds::containers;
+use crate::kinds::redis_places::{self, PLACEMENT, UNENCRYPTED};
 use crate::kinds::redis_reports::absent_state;
 use crate::supervisor::redis::wire::{Report, Role, Server};
 
@@ -118,6 +120,43 @@ pub fn render(
     status.certificates = due::status(view.object, seen).or(status.certificates.take());
     let (reason, message) = due::problem(&holdings(view), seen, view.now).unwrap_or_default();
     tell(view, status, CERTIFICATES, reason, message);
+}
+
+/// What is told about the places of the members, and how many losses are tolerated now. `problem`: why a member has no place, or
+/// stays in one that it should leave.
+pub fn places(view: &View, status: &mut RedisSentinelStatus, problem: Option<(&'static str, String)>) {
+    let spec = &view.object.spec;
+    let ready = |name: &str| status.members.iter().any(|one| one.name == name && serves(one));
+    let data: Vec<&Member> = view.members.iter().filter(|one| ready(one.name())).collect();
+    let watching = |name: &str| status.sentinels.iter().any(|one| one.name == name && one.quorum_ok);
+    let watchers: Vec<&Member> = view.sentinels.iter().filter(|one| watching(one.name())).collect();
+    // Enough data members for writes, and a majority of Sentinels that also is a quorum.
+    let spare_data = count(data.len()).saturating_sub(1 + spec.min_replicas_to_write());
+    let needed = (view.voters() / 2 + 1).max(spec.quorum() as usize);
+    let spare_watchers = count(watchers.len().saturating_sub(needed));
+    let groups = [(spare_data, on(&data)), (spare_watchers, on(&watchers))];
+    status.tolerated_losses = Some(redis_places::tolerated(&groups));
+    let on_hosts = view.before.network == Network::Host;
+    let shared = || {
+        let [(data, of_data), (watchers, of_watchers)] = &groups;
+        let elections = redis_places::fateful(*watchers, of_watchers)
+            .map(|(host, number)| format!("the loss of host {host} stops elections: it has {number} of the Sentinels"));
+        let writes = redis_places::fateful(*data, of_data)
+            .map(|(host, number)| format!("the loss of host {host} stops writes: it has {number} of the data members"));
+        Some(("SharedFate", elections.or(writes)?))
+    };
+    let (reason, message) = problem.or_else(|| shared().filter(|_| on_hosts)).unwrap_or_default();
+    tell(view, status, PLACEMENT, reason, message);
+    let open = "data, passwords and the words of the Sentinels pass between hosts without encryption: from clients and replicas to \
+                the data members, and between Sentinels and members; set spec.tls.enabled: true, or use a network that \
+                nobody else reads";
+    let open = if on_hosts && !spec.tls.enabled { open.to_owned() } else { String::new() };
+    tell(view, status, UNENCRYPTED, "TlsOff", open);
+}
+
+/// The hosts of these members.
+fn on<'a>(members: &[&Member<'a>]) -> Vec<&'a str> {
+    members.iter().map(|one| one.place.host.as_str()).collect()
 }
 
 /// A condition for as long as there is something to tell.
@@ -336,8 +375,11 @@ fn endpoint_set(view: &View, decisions: &RedisDecisions, status: &RedisSentinelS
         if !leads || status.endpoints.replicas.is_empty() {
             roles.insert(EndpointRole::Replica);
         }
+        // One that another takes the place of serves until that one does.
+        let by = decisions.replacement.as_ref().filter(|one| one.member == member.name()).map(|one| &one.by);
+        let needed = by.is_some_and(|by| !view.follows(by));
         let state = match shown.state {
-            _ if member.leaving && !leads => EndpointState::Leaving,
+            _ if member.leaving && !leads && !needed => EndpointState::Leaving,
             // A master that refuses writes for a moment stays the writer: its sessions are not cut for that.
             RedisState::Running | RedisState::ReadOnly if leads && !failing => EndpointState::Serving,
             RedisState::Synced if !leads => EndpointState::Serving,
@@ -345,6 +387,7 @@ fn endpoint_set(view: &View, decisions: &RedisDecisions, status: &RedisSentinelS
             _ => EndpointState::Out,
         };
         Endpoint {
+            published: Vec::new(),
             name: member.name().to_owned(),
             host: member.place.host.clone(),
             address: member.place.address,
@@ -353,8 +396,10 @@ fn endpoint_set(view: &View, decisions: &RedisDecisions, status: &RedisSentinelS
             state,
         }
     };
+    // Addresses of hosts are reached from everywhere. Members on a Docker network keep its name until the last has left it.
+    let on_hosts = view.members.iter().all(|member| member.place.network == Network::Host);
     EndpointSet {
-        network: network_name(view.object),
+        network: if on_hosts { String::new() } else { network_name(view.object) },
         epoch: decisions.epoch,
         endpoints: view.members.iter().zip(&status.members).map(endpoint).collect(),
     }

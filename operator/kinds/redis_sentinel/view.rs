@@ -17,11 +17,13 @@ pub struct Member<'a> {
     pub container: Option<&'a ContainerSeen>,
     /// The containers of its host are known.
     pub container_known: bool,
+    /// A person says that its host is out of service.
+    pub out_of_service: bool,
     /// The link to its supervisor.
     pub link: Option<&'a LinkSeen<Report>>,
     /// The offset that it last reported, and how many milliseconds ago, if it was heard.
     pub offset: Option<(u64, u64)>,
-    /// The spec asks for fewer, and this one is removed.
+    /// The spec asks for fewer, or another one takes its place: this one is removed.
     pub leaving: bool,
 }
 
@@ -74,7 +76,7 @@ impl<'a> Member<'a> {
             });
         }
         if !self.container_known {
-            return None;
+            return self.out_of_service.then(|| format!("host {} is out of service", self.place.host));
         }
         match self.container.map(|container| container.state) {
             None => Some("its container is gone".into()),
@@ -108,6 +110,12 @@ impl<'a> View<'a> {
     /// The data member with this address.
     pub fn at(&self, address: Address) -> Option<&Member<'a>> {
         self.members.iter().find(|member| member.address() == Some(address))
+    }
+
+    /// Whether this data member has the master's data and follows it.
+    pub fn follows(&self, name: &str) -> bool {
+        let link = self.member(name).and_then(Member::serving).and_then(|seen| seen.link.as_ref());
+        link.is_some_and(|link| link.up && Some(link.master) == self.master().and_then(Member::address))
     }
 
     /// The recorded master.

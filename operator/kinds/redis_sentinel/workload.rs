@@ -1,91 +1,36 @@
 //! Decides the members: the host and address of each, its container, and when the container may be changed. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::definition::{self, Part, container_spec};
 use super::view::View;
-use super::{Observed, Step, container_name, network_name};
+use super::{Observed, Step, container_name, network_name, places};
 use crate::api::object::Object as _;
-use crate::api::redis_sentinel::{RedisDecisions, RedisPlace, RedisSentinel, RedisStage};
+use crate::api::placement::{Network, Replacement};
+use crate::api::redis_sentinel::{RedisDecisions, RedisPlace, RedisSentinel};
 use crate::engine::NetworkSpec;
-use crate::kinds::addresses;
-use crate::kinds::containers::converge::{self, Common};
-use crate::kinds::containers::{Deed, DockerStep, HOME, Member, converge as containers};
-use crate::supervisor::redis::wire::{PORT, SENTINEL_PORT};
-
-/// Offset of the Sentinels' addresses in the subnet. Each member has a few addresses to try, 32 apart.
-const SENTINELS: u32 = addresses::FIRST + 12;
-/// Most ordinals that are adopted from volumes.
-const ADOPTED: u32 = 9;
-
-/// The hosts of the members, and the one that new members are placed on.
-pub fn hosts(object: &RedisSentinel) -> BTreeSet<String> {
-    let decisions = object.status.iter().filter_map(|status| status.decisions.as_ref());
-    let places = decisions.flat_map(|decisions| decisions.members.iter().chain(&decisions.sentinels));
-    places.map(|place| place.host.clone()).chain([HOME.to_owned()]).collect()
-}
+use crate::kinds::containers::converge::{self, Common, Volumes};
+use crate::kinds::containers::{Deed, DockerStep, Member, converge as containers};
+use crate::kinds::places::reachable;
 
 /// The network of the object.
 pub fn network(object: &RedisSentinel) -> NetworkSpec {
     NetworkSpec { name: network_name(object), labels: object.owner().labels(), internal: false }
 }
 
-/// The name of a data member or a Sentinel.
-fn name(object: &RedisSentinel, part: Part, ordinal: u32) -> String {
-    match part {
-        Part::Data => format!("{}-{ordinal}", object.name()),
-        Part::Sentinel => format!("{}-sentinel-{ordinal}", object.name()),
-    }
-}
-
-/// The members of one kind: those that there are, and enough for the spec; before the first decision also every data member
-/// whose volume exists.
-pub fn places(object: &RedisSentinel, observed: &Observed, before: &RedisDecisions, part: Part) -> Vec<RedisPlace> {
-    let (had, wanted) = match part {
-        Part::Data => (&before.members, object.spec.replicas),
-        Part::Sentinel => (&before.sentinels, object.spec.sentinels),
-    };
-    let network = network_name(object);
-    let subnet = addresses::subnet(&observed.hosts, &network);
-    // The network is unknown now: every member keeps its address.
-    let silent = observed.hosts.get(HOME).is_none_or(|host| host.networks.known().is_none());
-    let before_by: BTreeMap<u32, &RedisPlace> = had.iter().map(|place| (place.ordinal, place)).collect();
-    let mut ordinals: BTreeSet<u32> = before_by.keys().copied().collect();
-    if before.stage == RedisStage::New && part == Part::Data {
-        let volumes = observed.hosts.values().filter_map(|host| host.volumes.known()).flatten();
-        let ordinal = |volume: &String| -> Option<u32> {
-            volume.strip_prefix(&container_name(object, object.name()))?.strip_prefix('-')?.parse().ok()
-        };
-        ordinals.extend(volumes.filter_map(ordinal).filter(|ordinal| (1..=ADOPTED).contains(ordinal)));
-    }
-    let mut candidate = 1;
-    while ordinals.len() < wanted as usize {
-        ordinals.insert(candidate);
-        candidate += 1;
-    }
-    let place = |ordinal: u32| {
-        let name = name(object, part, ordinal);
-        let before = before_by.get(&ordinal).and_then(|place| place.address);
-        let (first, port) = match part {
-            Part::Data => (addresses::FIRST, PORT),
-            Part::Sentinel => (SENTINELS, SENTINEL_PORT),
-        };
-        let container = container_name(object, &name);
-        let taken = |address| addresses::taken(&observed.work, &container, &network, address);
-        let address = match subnet {
-            Some(subnet) => Some(addresses::address(subnet, first + ordinal, before, taken)),
-            None => before.filter(|_| silent),
-        };
-        RedisPlace { name, ordinal, host: HOME.into(), address, port }
-    };
-    ordinals.into_iter().map(place).collect()
-}
-
-/// Members to remove because the spec asks for fewer: the highest ordinals, never the master.
-pub fn leaving<'p>(places: &'p [RedisPlace], wanted: u32, master: Option<&str>) -> BTreeSet<&'p str> {
-    let surplus = places.len().saturating_sub(wanted as usize);
-    let others = places.iter().rev().filter(|place| Some(place.name.as_str()) != master);
-    others.take(surplus).map(|place| place.name.as_str()).collect()
+/// Members to remove, never the master: one that another takes the place of, and because the spec asks for fewer the highest
+/// ordinals.
+pub fn leaving<'p>(
+    places: &'p [RedisPlace],
+    wanted: u32,
+    replacement: Option<&'p Replacement>,
+    master: Option<&str>,
+) -> BTreeSet<&'p str> {
+    let pair = |name: &str| replacement.is_some_and(|one| one.member == name || one.by == name);
+    let surplus = places.len().saturating_sub(wanted as usize + usize::from(replacement.is_some()));
+    let names = places.iter().rev().map(|place| place.name.as_str()).filter(|name| Some(*name) != master);
+    let replaced = names.clone().filter(|name| replacement.is_some_and(|one| one.member == *name));
+    names.filter(|name| !pair(name)).take(surplus).chain(replaced).collect()
 }
 
 /// What the members share.
@@ -103,13 +48,16 @@ pub fn common<'a>(object: &'a RedisSentinel, observed: &'a Observed, network: &'
 
 /// The desired container of a member.
 pub fn member(object: &RedisSentinel, observed: &Observed, place: &RedisPlace, part: Part) -> Member {
+    let place = &places::wanted(object, observed, place, part);
+    let on_host = place.network == Network::Host;
     let binary = observed.hosts.get(&place.host).and_then(|host| host.binary.as_deref());
     Member {
         name: place.name.clone(),
         host: place.host.clone(),
         labels: object.owner().member_labels(&place.name),
         container: container_name(object, &place.name),
-        // Its address comes from the network.
+        on_host,
+        // Its address comes from the network, or with its port from a reservation.
         spec: binary.filter(|_| place.address.is_some()).map(|binary| container_spec(object, place, part, binary)),
     }
 }
@@ -125,8 +73,13 @@ fn members(object: &RedisSentinel, observed: &Observed, decisions: &RedisDecisio
 pub fn steps(object: &RedisSentinel, observed: &Observed, decisions: &RedisDecisions, restart_dead: bool) -> Vec<Step> {
     let (network, members) = (network(object), members(object, observed, decisions));
     let common = common(object, observed, &network);
-    let mut steps = converge::removals(&common, &members);
-    steps.extend(containers(&common, &members, |_, deed| match deed {
+    // On several hosts the volume of a member that is no more stays: it was on a host that was silent, or drained.
+    let volumes = if decisions.network.is_bridge() { common.volumes } else { Volumes::Kept };
+    let mut steps = converge::removals(&Common { volumes, ..self::common(object, observed, &network) }, &members);
+    let taken = |name: &str| observed.links.get(name).is_some_and(|link| link.live() && link.report.port_taken);
+    steps.extend(containers(&common, &members, |name, deed| match deed {
+        // Its server does not run, so nothing is lost by another port.
+        Deed::Replace if taken(name) => true,
         Deed::Start => true,
         Deed::Restart | Deed::Remake => restart_dead,
         // One at a time, the master last; the plan chooses.
@@ -155,8 +108,11 @@ pub fn due(view: &View, observed: &Observed, name: &str) -> Option<Step> {
     })
 }
 
-/// Removes everything: containers, then the data if the object says so, then the network.
-pub fn teardown(object: &RedisSentinel, observed: &Observed) -> Option<(Vec<DockerStep>, bool)> {
+/// Removes everything: containers, then the data if the object says so, then the network. A person's word that a host is out of
+/// service frees the object from it.
+pub fn teardown(object: &RedisSentinel, observed: &Observed) -> (Vec<DockerStep>, bool) {
     let network = network(object);
-    converge::teardown(&common(object, observed, &network), "the RedisSentinel is deleted")
+    let hosts = reachable(&observed.hosts, &observed.declared);
+    let common = Common { hosts: &hosts, ..common(object, observed, &network) };
+    converge::teardown(&common, "the RedisSentinel is deleted")
 }

@@ -136,6 +136,8 @@ fn each_role_on_each_route() {
         deployments.apps/scale                              G--      GUP      GUP      GUP
         dockerhosts.evenkeel.dev                            GLW----- GLW----- GLW----- GLWCUPDX
         dockerhosts.evenkeel.dev/status                     G--      G--      G--      GUP
+        portreservations.evenkeel.dev                       -------- -------- -------- GLWCUPDX
+        portreservations.evenkeel.dev/status                ---      ---      ---      GUP
         postgresclusters.evenkeel.dev                       GLW----- GLWCUPDX GLWCUPDX GLWCUPDX
         postgresclusters.evenkeel.dev/status                G--      G--      G--      GUP
         loadbalancers.evenkeel.dev                          GLW----- GLWCUPDX GLWCUPDX GLWCUPDX

@@ -31,6 +31,7 @@ fn follower() -> Follow {
     Follow {
         leader: "db-1".into(),
         address: "172.30.0.2".into(),
+        port: 5432,
         secure: None,
         slot: "evenkeel_1".into(),
         slots: Vec::new(),
@@ -41,7 +42,8 @@ fn follower() -> Follow {
 }
 
 fn follow_config() -> Config {
-    let upstream = Upstream { source: Source::Plain("172.30.0.2".into()), slot: "evenkeel_1".into() };
+    let upstream =
+        Upstream { source: Source::Plain { address: "172.30.0.2".into(), port: 5432 }, slot: "evenkeel_1".into() };
     Config { gate: Gate::Open, upstream: Some(upstream), commit: Rule::never(), ..Config::default() }
 }
 

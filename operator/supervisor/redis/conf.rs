@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::api::hash::short_hash;
+use crate::supervisor::listen::Listen;
 use crate::supervisor::redis::place::CERTIFICATES;
-use crate::supervisor::redis::wire::{ADMIN, Address, Config, Credentials, PORT, REPLICATION, SENTINEL, Tls};
+use crate::supervisor::redis::wire::{ADMIN, Address, Config, Credentials, REPLICATION, SENTINEL, Tls};
 
 /// What replicas may do.
 const REPLICA: &[&str] = &["+psync", "+replconf", "+ping"];
@@ -107,14 +108,30 @@ pub fn files(tls: &Tls, folder: &Path) -> [(&'static str, String); 3] {
 
 /// The directives by which the one port of a server has TLS or has it not; they change together. `had`: it has it now, so that
 /// it must be switched off. A server that was built without TLS knows only `port`.
-pub fn ports(config: &Config, had: bool) -> BTreeMap<String, String> {
-    let port = PORT.to_string();
+pub fn ports(config: &Config, had: bool, port: u16) -> BTreeMap<String, String> {
+    let port = port.to_string();
     let all: &[(&str, &str)] = match (config.tls, had) {
         (true, _) => &[("port", "0"), ("tls-auth-clients", "optional"), (TLS_PORT, &port), ("tls-replication", "yes")],
         (false, true) => &[("port", &port), (TLS_PORT, "0"), ("tls-replication", "no")],
         (false, false) => &[("port", &port)],
     };
     all.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+/// The addresses where a server on the network of its host listens; `None`: everywhere in its container.
+pub fn bind(listen: Listen) -> Option<String> {
+    // No other address of the host is its business.
+    listen.address.map(|address| format!("{address} 127.0.0.1"))
+}
+
+/// Directives of a Redis Cluster's node on the network of its host: there its second port does not follow from the first.
+pub fn node(listen: Listen, tls: bool) -> Vec<(&'static str, String)> {
+    let Some(bus) = listen.address.and(listen.bus).map(|bus| bus.to_string()) else { return Vec::new() };
+    let port = listen.port.to_string();
+    // Who asks without TLS is told the port without TLS, which there is not.
+    let tls = tls.then(|| ("cluster-announce-tls-port", port.clone()));
+    let all = [("cluster-port", bus.clone()), ("cluster-announce-bus-port", bus), ("cluster-announce-port", port)];
+    all.into_iter().chain(tls).collect()
 }
 
 /// The directive of a server's certificate.
@@ -134,11 +151,12 @@ pub fn render(
     live: &BTreeMap<String, String>,
     credentials: &Credentials,
     (data, socket): (&Path, &Path),
+    listen: Listen,
     master: Option<Address>,
 ) -> String {
-    let (plain, secure) = if config.tls { (0, PORT) } else { (PORT, 0) };
+    let (plain, secure) = if config.tls { (0, listen.port) } else { (listen.port, 0) };
     let mut fixed: Vec<(&str, String)> = vec![
-        ("bind", "* -::*".to_owned()),
+        ("bind", bind(listen).unwrap_or_else(|| "* -::*".to_owned())),
         ("protected-mode", "no".to_owned()),
         ("port", plain.to_string()),
         ("unixsocket", socket.display().to_string()),
@@ -227,8 +245,10 @@ mod tests {
         let mut live = ours(config, credentials, "/c".as_ref());
         live.extend(directives.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let master = Some(Address { ip: [10, 0, 0, 2].into(), port: 6379 });
-        render(config, &live, credentials, ("/data/redis".as_ref(), "/s".as_ref()), master)
+        render(config, &live, credentials, ("/data/redis".as_ref(), "/s".as_ref()), LISTEN, master)
     }
+
+    const LISTEN: Listen = Listen { address: None, port: 6379, bus: None };
 
     fn expect(text: &str, lines: &[&str]) {
         for line in lines {
@@ -255,6 +275,29 @@ mod tests {
         assert!(!["Admin1", "Sent1", "abc\n"].iter().any(|secret| text.contains(secret)), "{text}");
     }
 
+    #[test]
+    fn on_the_network_of_a_host_a_server_listens_at_its_own_address_and_port_only() {
+        let listen = Listen { address: Some([10, 99, 0, 11].into()), port: 20431, bus: None };
+        let text = |tls| {
+            let (config, live) = (Config { tls, ..config() }, BTreeMap::new());
+            render(&config, &live, &credentials(), ("/data/redis".as_ref(), "/s".as_ref()), listen, None)
+        };
+        expect(&text(false), &["bind 10.99.0.11 127.0.0.1", "port \"20431\""]);
+        expect(&text(true), &["bind 10.99.0.11 127.0.0.1", "port \"0\"", "tls-port \"20431\""]);
+    }
+
+    #[test]
+    fn a_node_on_the_network_of_a_host_announces_both_of_its_ports() {
+        let told = |bus, tls| {
+            let all = node(Listen { address: Some([10, 99, 0, 11].into()), port: 20431, bus }, tls);
+            all.into_iter().map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ")
+        };
+        assert_eq!(told(None, true), "");
+        let both = "cluster-port 21000, cluster-announce-bus-port 21000, cluster-announce-port 20431";
+        assert_eq!(told(Some(21000), false), both);
+        assert_eq!(told(Some(21000), true), format!("{both}, cluster-announce-tls-port 20431"));
+    }
+
     /// Regression 363: `save ""`, by which snapshots are off, was written as `save` without a value, which ends the server.
     #[test]
     fn an_empty_value_is_written_as_one() {
@@ -277,7 +320,7 @@ mod tests {
     #[test]
     fn the_port_with_tls_and_the_one_without_change_in_one_command() {
         let told = |tls, had| {
-            let ports = ports(&Config { tls, ..config() }, had).into_iter();
+            let ports = ports(&Config { tls, ..config() }, had, 6379).into_iter();
             ports.map(|(name, value)| format!("{name} {value}")).collect::<Vec<_>>().join(", ")
         };
         assert_eq!(told(true, false), "port 0, tls-auth-clients optional, tls-port 6379, tls-replication yes");

@@ -7,6 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use redis::aio::MultiplexedConnection;
 use redis::{RedisError, RedisResult, Value, cmd};
 
+use crate::supervisor::listen;
 use crate::supervisor::redis::client::{self, within};
 use crate::supervisor::redis::conf;
 use crate::supervisor::redis::info::{self, Info};
@@ -14,7 +15,7 @@ use crate::supervisor::redis::kept;
 use crate::supervisor::redis::log;
 use crate::supervisor::redis::shell::{HURRY_MS, PATIENCE, Process, Proof, Shell, key, listen, pause_writes};
 use crate::supervisor::redis::state::{Act, Pause};
-use crate::supervisor::redis::wire::{Address, Position, Role, Task};
+use crate::supervisor::redis::wire::{Address, PORT, Position, Role, Task};
 use crate::supervisor::shell::boottime_ms;
 
 impl Shell {
@@ -52,6 +53,10 @@ impl Shell {
         let order = self.durable.order.clone().ok_or("there is no order")?;
         let login = self.login().ok_or("there are no passwords")?;
         let file = |doing: &'static str| move |error: std::io::Error| format!("{doing}: {error}");
+        let at = listen::listen_or(PORT);
+        let free = listen::check(at);
+        self.problems.port_taken = matches!(free, Err(listen::Error::Taken { .. }));
+        free.map_err(|error| error.to_string())?;
         kept::tidy(&self.place).map_err(file("removing unfinished files"))?;
         let mut live = self.wanted();
         if let Some(good) = self.durable.good.as_ref().filter(|_| self.fallback) {
@@ -76,7 +81,7 @@ impl Shell {
         }
         let (data, socket, path) =
             (self.place.data(), self.place.socket(), self.place.configuration().join("redis.conf"));
-        let text = conf::render(&order.config, &live, &login.0, (&data, &socket), master);
+        let text = conf::render(&order.config, &live, &login.0, (&data, &socket), at, master);
         let theirs = self.place.theirs();
         theirs.remove(&socket).map_err(file("removing the old socket"))?;
         theirs.write(&path, &text).map_err(file("writing redis.conf"))?;

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::supervisor::listen::listen_or;
 use crate::supervisor::process::is_stopped;
 use crate::supervisor::redis::conf;
 use crate::supervisor::redis::next;
 use crate::supervisor::redis::shell::{AT_START, LONGEST, MOVING_REPORT_MS, REPORT_MS, Shell, TEXTS, key};
 use crate::supervisor::redis::state::{CUT_S, Pause, Seen};
 use crate::supervisor::redis::wire::{
-    ALONE_MS, Credentials, HUNG_MS, Link, Order, RedisSeen, Report, Role, Server, Task, significant,
+    ALONE_MS, Credentials, HUNG_MS, Link, Order, PORT, RedisSeen, Report, Role, Server, Task, significant,
 };
 use crate::supervisor::shell::boottime_ms;
 
@@ -79,7 +80,7 @@ impl Shell {
         wanted.extend(conf::ours(&order.config, credentials, &self.place.configuration()));
         wanted.insert("replica-priority".to_owned(), self.priority(order).to_string());
         let has = self.process.as_ref().is_some_and(|process| process.applied.contains_key(conf::TLS_PORT));
-        wanted.extend(conf::ports(&order.config, has));
+        wanted.extend(conf::ports(&order.config, has, listen_or(PORT).port));
         wanted
     }
 
@@ -146,6 +147,7 @@ impl Shell {
             disk_free: self.place.disk_free(),
             problem: first.cloned().or(waits).or_else(|| self.not_writable()),
             terminating: self.terminating,
+            port_taken: self.problems.port_taken,
             ..Report::default()
         }
     }

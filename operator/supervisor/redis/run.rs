@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use crate::api::chain::chain;
 use crate::supervisor::control;
 use crate::supervisor::durable;
+use crate::supervisor::listen;
 use crate::supervisor::process::Reaper;
 use crate::supervisor::redis::place::Place;
 use crate::supervisor::redis::shell::Shell;
@@ -37,6 +38,7 @@ async fn serve(identity: Identity) -> Result<(), Box<dyn std::error::Error + Sen
     if std::process::id() != 1 {
         return Err("`evenkeel supervisor-redis` must be PID 1 of its container (no --init, no --pid=host)".into());
     }
+    listen::set(identity.listen);
     // A file of the server's user is used with its rights, and those are not root's groups.
     nix::unistd::setgroups(&[])?;
     let place = Place::find()?;

@@ -144,6 +144,8 @@ pub struct Problems {
     pub ended: Option<String>,
     /// The server does not start with the directives of the order.
     pub start: Option<String>,
+    /// Another program of the host listens on the server's port.
+    pub port_taken: bool,
 }
 
 /// The supervisor of one data member.

@@ -281,6 +281,8 @@ pub struct Report {
     pub problem: Option<String>,
     /// SIGTERM was received: the container is stopping.
     pub terminating: bool,
+    /// Another program of the host listens on its port.
+    pub port_taken: bool,
 }
 
 /// The state of a server process.

@@ -386,6 +386,8 @@ impl World {
             daemon: Some(testing::daemon()),
         };
         Observed {
+            declared: Default::default(),
+            reserved: Default::default(),
             proven_ms: links
                 .iter()
                 .filter_map(|(name, link)| Some((name.clone(), link.report.proof.as_ref()?.proven_ms?)))
@@ -403,11 +405,16 @@ impl World {
 
     fn perform_step(&mut self, step: &Step) {
         match step {
-            Step::EnsureSecrets { host } => {
-                self.secrets =
-                    SecretsSeen { source_problem: None, complete: true, hash: "h".into(), host: host.clone() };
+            Step::EnsureSecrets { host, port } => {
+                self.secrets = SecretsSeen {
+                    source_problem: None,
+                    complete: true,
+                    hash: "h".into(),
+                    host: host.clone(),
+                    port: port.clone(),
+                };
             }
-            Step::Certificates(_) => {}
+            Step::Certificates(_) | Step::Port(_) => {}
             Step::Docker(step) => self.perform_by_docker(step),
             Step::AskImage { host, image } => {
                 let heard = Heard { value: Some(self.image_libraries.clone()), silent_ms: 0, state: Standing::Done };

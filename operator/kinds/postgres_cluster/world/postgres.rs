@@ -165,15 +165,15 @@ impl World {
     fn admits(&self, name: &str, source: &Source) -> Option<String> {
         let peer = |one: &Box| one.spec.chosen.networks.first().and_then(|to| to.address);
         let there = |one: &&Box| match source {
-            Source::Plain(address) => one.spec.address.is_some_and(|at| at.to_string() == *address),
-            Source::Secure { name, address } => one.spec.hostname == *name && peer(one) == Some(*address),
+            Source::Plain { address, .. } => one.spec.address.is_some_and(|at| at.to_string() == *address),
+            Source::Secure { name, address, .. } => one.spec.hostname == *name && peer(one) == Some(*address),
         };
         let other = self.boxes.values().find(there)?;
         let access = other.process.applied.as_ref().and_then(|applied| applied.access.as_ref());
         let from = &self.boxes[name];
         let admitted = match (source, access) {
-            (Source::Plain(_), None) => true,
-            (Source::Plain(_), Some(access)) => from.spec.address.is_some_and(|at| access.plain.contains(&at)),
+            (Source::Plain { .. }, None) => true,
+            (Source::Plain { .. }, Some(access)) => from.spec.address.is_some_and(|at| access.plain.contains(&at)),
             (Source::Secure { .. }, access) => {
                 access.zip(peer(from)).is_some_and(|(access, at)| access.secure.contains(&at))
             }

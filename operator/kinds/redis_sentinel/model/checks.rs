@@ -172,10 +172,10 @@ macro_rules! runs {
 }
 
 runs! {
-    deaths_in_a_failover: trail(died(false)), DEATHS, (1, 1, 1), 2, 2_178, ["on request"];
-    a_bad_network_in_a_failover: trail(died(true)), NETWORK, (1, 0, 1), 2, 4_253, ["on request", "returns"];
-    anything_in_a_switchover: trail(switched()), ALL, (1, 1, 1), 2, 7_429, [];
-    anything_while_the_master_stands_still: trail(paused()), ALL, (1, 1, 1), 2, 1_592, ["adopted"];
-    anything_while_no_sentinel_reaches_the_master: trail(unwatched()), ALL, (1, 1, 1), 2, 4_408, ["adopted"];
-    anything_after_all_died: trail(all_died()), ALL, (1, 0, 1), 2, 3_872, ["all died"];
+    deaths_in_a_failover: trail(died(false)), DEATHS, (1, 1, 1), 2, 2_173, ["on request"];
+    a_bad_network_in_a_failover: trail(died(true)), NETWORK, (1, 0, 1), 2, 4_261, ["on request", "returns"];
+    anything_in_a_switchover: trail(switched()), ALL, (1, 1, 1), 2, 7_418, [];
+    anything_while_the_master_stands_still: trail(paused()), ALL, (1, 1, 1), 2, 1_585, ["adopted"];
+    anything_while_no_sentinel_reaches_the_master: trail(unwatched()), ALL, (1, 1, 1), 2, 4_393, ["adopted"];
+    anything_after_all_died: trail(all_died()), ALL, (1, 0, 1), 2, 3_876, ["all died"];
 }

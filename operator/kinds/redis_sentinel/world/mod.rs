@@ -11,15 +11,20 @@ use super::{Observed, SecretsSeen, Step, container_name};
 use crate::api::labels;
 use crate::api::object::Object as _;
 use crate::api::redis_sentinel::{RedisDecisions, RedisSentinel, RedisSentinelSpec, RedisSentinelStatus};
-use crate::engine::{ConnectionSeen, ContainerSeen, ContainerSpec, ContainerState, ImageSeen, NetworkSeen};
-use crate::kinds::containers::{DockerSeen, DockerStep, HOME, testing};
+use crate::engine::{
+    ConnectionSeen, ContainerSeen, ContainerSpec, ContainerState, HOST_NETWORK, ImageSeen, NetworkSeen,
+};
+use crate::kinds::containers::{DockerSeen, DockerStep, testing};
 use crate::kinds::fact::Fact;
+use crate::kinds::hosts::DeclaredHosts;
 use crate::kinds::links::LinkSeen;
+use crate::kinds::ports::Reserved;
 use crate::supervisor::redis::wire::{Act, Address, Command, PORT, Report, SENTINEL_PORT};
 
 mod clients;
 mod data;
 mod faults;
+mod hosts;
 mod sentinel;
 
 pub use data::{Data, DataDisk};
@@ -82,6 +87,11 @@ pub struct World {
     /// The network, by its number; each one that is made has another subnet if `subnet` was changed.
     pub network: Option<u32>,
     pub subnet: u8,
+    /// What several hosts declare, their ports, those without power, and the host of each container; empty: one host.
+    pub declared: DeclaredHosts,
+    pub reserved: Reserved,
+    pub off: BTreeSet<String>,
+    places: BTreeMap<String, String>,
     image: bool,
     binary: bool,
     pub secrets: SecretsSeen,
@@ -138,6 +148,10 @@ impl World {
             disks: BTreeMap::new(),
             network: None,
             subnet: 30,
+            declared: BTreeMap::new(),
+            reserved: BTreeMap::new(),
+            off: BTreeSet::new(),
+            places: BTreeMap::new(),
             image: true,
             binary: false,
             secrets: SecretsSeen::default(),
@@ -340,9 +354,9 @@ impl World {
             let subnet = ([172, self.subnet, 0, 0].into(), 16);
             (name.clone(), NetworkSeen { name, id: id.to_string(), ours: true, subnet })
         };
-        let host = DockerSeen {
-            containers: Fact::Known(self.boxes.iter().map(seen).collect()),
-            volumes: Fact::Known(self.disks.keys().cloned().collect()),
+        let host = |here: &dyn Fn(&str) -> bool| DockerSeen {
+            containers: Fact::Known(self.boxes.iter().filter(|(name, _)| here(name)).map(seen).collect()),
+            volumes: Fact::Known(self.disks.keys().filter(|name| here(name)).cloned().collect()),
             foreign: Fact::Known(BTreeSet::new()),
             networks: Fact::Known(self.network.map(network).into_iter().collect()),
             images: Fact::Known(
@@ -353,7 +367,9 @@ impl World {
         };
         let age = |(member, (offset, at)): (&String, &(u64, u64))| (member.clone(), (*offset, self.ms - at));
         Observed {
-            hosts: BTreeMap::from([(HOME.to_owned(), host)]),
+            declared: self.declared.clone(),
+            reserved: self.reserved.clone(),
+            hosts: self.seen(host),
             work: BTreeMap::new(),
             links,
             offsets: self.offsets.iter().map(age).collect(),
@@ -370,6 +386,7 @@ impl World {
                 let (hash, facts) = (CREDENTIALS.to_owned(), Some(facts.clone()));
                 self.secrets = SecretsSeen { problem: None, complete: true, hash, facts };
             }
+            Step::Port(step) => self.reserve(step),
             Step::Certificates(_) => {}
             Step::Docker(step) => self.perform_by_docker(step),
             Step::Order { member, order } => self.command(member, Command::Order((**order).clone())),
@@ -400,8 +417,12 @@ impl World {
                 self.made += 1;
                 self.network = Some(self.made);
             }
-            DockerStep::EnsureVolume { spec, .. } => drop(self.disks.entry(spec.name.clone()).or_default()),
-            DockerStep::Create { spec, .. } => {
+            DockerStep::EnsureVolume { host, spec, .. } => {
+                self.places.insert(spec.name.clone(), host.clone());
+                self.disks.entry(spec.name.clone()).or_default();
+            }
+            DockerStep::Create { host, spec, .. } => {
+                self.places.insert(spec.name.clone(), host.clone());
                 self.made += 1;
                 let at = self.network.zip(spec.address);
                 let one = Box {
@@ -511,6 +532,9 @@ impl World {
 
     pub fn address(&self, name: &str) -> Option<Address> {
         let one = self.boxes.get(name)?;
+        if one.spec.network == HOST_NETWORK {
+            return Self::listens(one);
+        }
         let (_, ip) = one.at.filter(|(network, _)| Some(*network) == self.network)?;
         Some(Address { ip, port: if is_sentinel(name) { SENTINEL_PORT } else { PORT } })
     }

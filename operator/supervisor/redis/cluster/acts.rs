@@ -29,6 +29,7 @@ pub async fn perform(
         Act::Epoch(epoch) => cluster("SET-CONFIG-EPOCH").arg(*epoch).to_owned(),
         Act::AddSlots(from, to) => cluster("ADDSLOTSRANGE").arg(*from).arg(*to).to_owned(),
         Act::Meet(to) => cluster("MEET").arg(to.ip.to_string()).arg(to.port).arg(BUS_PORT).to_owned(),
+        Act::MeetAt { to, bus } => cluster("MEET").arg(to.ip.to_string()).arg(to.port).arg(*bus).to_owned(),
         Act::Replicate(master) => cluster("REPLICATE").arg(master).to_owned(),
         Act::Failover { force: true } => cluster("FAILOVER").arg("FORCE").to_owned(),
         Act::Failover { force: false } => cluster("FAILOVER"),

@@ -14,7 +14,7 @@ use crate::supervisor::redis::cluster::shell::{CREDENTIALS, Shell};
 use crate::supervisor::redis::cluster::wire;
 use crate::supervisor::redis::place::Place;
 use crate::supervisor::run::Identity;
-use crate::supervisor::{control, durable};
+use crate::supervisor::{control, durable, listen};
 
 /// Runs as PID 1 until SIGTERM.
 pub async fn run(identity: Identity) -> ExitCode {
@@ -32,6 +32,7 @@ async fn serve(identity: Identity) -> Result<(), Box<dyn std::error::Error + Sen
     if std::process::id() != 1 {
         return Err("`evenkeel supervisor-cluster` must be PID 1 of its container (no --init, no --pid=host)".into());
     }
+    listen::set(identity.listen);
     // A file of the server's user is used with its rights, and those are not root's groups.
     nix::unistd::setgroups(&[])?;
     let place = Place::find()?;

@@ -18,6 +18,7 @@ use crate::api::chain::chain;
 use crate::api::redis_settings;
 use crate::api::sync::lock;
 use crate::supervisor::durable;
+use crate::supervisor::listen;
 use crate::supervisor::process::{Reaper, describe};
 use crate::supervisor::redis::client;
 use crate::supervisor::redis::cluster::next::{self, Seen, Step};
@@ -28,7 +29,7 @@ use crate::supervisor::redis::info::Info;
 use crate::supervisor::redis::kept::{self, Kept, OnDisk};
 use crate::supervisor::redis::log::pass_on;
 use crate::supervisor::redis::place::Place;
-use crate::supervisor::redis::wire::{Answer, Config, Credentials, HUNG_MS, Server};
+use crate::supervisor::redis::wire::{Answer, Config, Credentials, HUNG_MS, PORT, Server};
 use crate::supervisor::shell::{boottime_ms, new_id};
 
 /// Interval of polls, and while something changes, in milliseconds.
@@ -112,6 +113,8 @@ pub struct Shell {
     answer: Option<Answer>,
     restart: bool,
     terminating: bool,
+    /// Another program of the host listens on one of its ports.
+    port_taken: bool,
     problem: Option<String>,
     poll_at: u64,
     hurry_until: u64,
@@ -149,6 +152,7 @@ impl Shell {
             answer: None,
             restart: false,
             terminating: false,
+            port_taken: false,
             problem: None,
             poll_at: 0,
             hurry_until: 0,
@@ -290,6 +294,7 @@ impl Shell {
             disk_free: self.place.disk_free(),
             problem: self.refused.as_ref().map(|(_, words)| words.clone()).or(self.problem.clone()),
             terminating: self.terminating,
+            port_taken: self.port_taken,
         };
         let (last, at) = &self.reported;
         if now.saturating_sub(*at) < REPORT_MS && significant(&report) == significant(last) {
@@ -429,6 +434,10 @@ impl Shell {
             return Ok(());
         };
         let words = |what: &str, error: std::io::Error| format!("{what}: {error}");
+        let at = listen::listen_or(PORT);
+        let free = listen::check(at);
+        self.port_taken = matches!(free, Err(listen::Error::Taken { .. }));
+        free.map_err(|error| error.to_string())?;
         if !self.persistent() {
             kept::forget(&self.place).map_err(|error| words("removing what an earlier server has left", error))?;
         }
@@ -449,11 +458,12 @@ impl Shell {
         if let Some(announce) = order.config.announce {
             live.insert("cluster-announce-ip".to_owned(), announce.ip.to_string());
         }
+        live.extend(conf::node(at, order.config.tls).into_iter().map(|(name, value)| (name.to_owned(), value)));
         if let Some(tls) = credentials.tls.as_ref().filter(|_| order.config.tls) {
             let written = self.place.write_certificates(tls, &conf::prefix(&tls.hash));
             written.map_err(|error| words("writing the certificates", error))?;
         }
-        let text = conf::render(&order.config, &live, &credentials, (&data, &socket), None);
+        let text = conf::render(&order.config, &live, &credentials, (&data, &socket), at, None);
         let file = folder.join("redis.conf");
         self.place.theirs().write(&file, &text).map_err(|error| words("writing redis.conf", error))?;
         let mut command = self.place.server();

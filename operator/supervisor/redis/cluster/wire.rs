@@ -82,6 +82,13 @@ pub enum Act {
     AddSlots(u16, u16),
     /// `CLUSTER MEET`.
     Meet(Address),
+    /// The same of a node whose second port does not follow from the first.
+    MeetAt {
+        /// Its address.
+        to: Address,
+        /// Its second port.
+        bus: u16,
+    },
     /// `CLUSTER REPLICATE` of the node with this id.
     Replicate(String),
     /// `CLUSTER FAILOVER`.
@@ -113,7 +120,7 @@ impl std::fmt::Display for Act {
         match self {
             Self::Epoch(epoch) => write!(f, "begin with epoch {epoch}"),
             Self::AddSlots(from, to) => write!(f, "serve slots {from}-{to}"),
-            Self::Meet(address) => write!(f, "meet {address}"),
+            Self::Meet(address) | Self::MeetAt { to: address, .. } => write!(f, "meet {address}"),
             Self::Replicate(master) => write!(f, "replicate {}", short(master)),
             Self::Failover { force: true } => write!(f, "take over from its dead master"),
             Self::Failover { force: false } => write!(f, "take over from its master"),
@@ -180,6 +187,8 @@ pub struct Report {
     pub problem: Option<String>,
     /// SIGTERM was received: the container is stopping.
     pub terminating: bool,
+    /// Another program of the host listens on one of its ports.
+    pub port_taken: bool,
 }
 
 /// A node, as it knows the cluster.

@@ -5,7 +5,9 @@
 use std::path::Path;
 
 use crate::api::hash::short_hash;
-use crate::supervisor::redis::wire::{ADMIN, Address, Credentials, SENTINEL, SENTINEL_PORT, Watch};
+use crate::supervisor::listen::Listen;
+use crate::supervisor::redis::conf::bind;
+use crate::supervisor::redis::wire::{ADMIN, Address, Credentials, SENTINEL, Watch};
 
 /// What the Sentinels may do with each other.
 const PEER: &[&str] = &[
@@ -120,8 +122,8 @@ pub fn render(watch: &Watch, monitor: Address, credentials: &Credentials, folder
 
 /// What is given at each start: these win over the file, so that a file of an older version has them too. No secret is here.
 /// `certificates` is the folder of `ca.pem`, `cert.pem` and `key.pem`.
-pub fn arguments(tls: bool, socket: &Path, certificates: &Path) -> Vec<String> {
-    let (plain, secure) = if tls { (0, SENTINEL_PORT) } else { (SENTINEL_PORT, 0) };
+pub fn arguments(tls: bool, listen: Listen, socket: &Path, certificates: &Path) -> Vec<String> {
+    let (plain, secure) = if tls { (0, listen.port) } else { (listen.port, 0) };
     let mut pairs = vec![
         ("port", plain.to_string()),
         ("protected-mode", "no".to_owned()),
@@ -141,7 +143,9 @@ pub fn arguments(tls: bool, socket: &Path, certificates: &Path) -> Vec<String> {
     }
     pairs.push(("tls-replication", if tls { "yes" } else { "no" }.to_owned()));
     let words = pairs.into_iter().flat_map(|(name, value)| [format!("--{name}"), value]);
-    ["--sentinel".to_owned()].into_iter().chain(words).collect()
+    let bind = bind(listen).map(|bind| format!("--bind {bind}"));
+    let bind: Vec<String> = bind.iter().flat_map(|words| words.split(' ')).map(str::to_owned).collect();
+    ["--sentinel".to_owned()].into_iter().chain(words).chain(bind).collect()
 }
 
 #[cfg(test)]
@@ -213,12 +217,17 @@ mod tests {
 
     #[test]
     fn with_tls_there_is_no_plain_port() {
-        let tls = arguments(true, "/s".as_ref(), "/c".as_ref()).join(" ");
+        let listen = Listen { address: None, port: 26379, bus: None };
+        let tls = arguments(true, listen, "/s".as_ref(), "/c".as_ref()).join(" ");
         assert!(
             tls.starts_with("--sentinel --port 0 ") && tls.contains("--tls-port 26379 --tls-ca-cert-file /c/ca.pem")
         );
-        let plain = arguments(false, "/s".as_ref(), "/c".as_ref()).join(" ");
+        let plain = arguments(false, listen, "/s".as_ref(), "/c".as_ref()).join(" ");
         assert!(plain.contains("--port 26379 ") && plain.contains("--tls-port 0 --tls-replication no"));
+        assert!(!plain.contains("--bind"));
+        let listen = Listen { address: Some([10, 99, 0, 11].into()), port: 20031, bus: None };
+        let on_host = arguments(true, listen, "/s".as_ref(), "/c".as_ref()).join(" ");
+        assert!(on_host.contains("--tls-port 20031 ") && on_host.ends_with(" --bind 10.99.0.11 127.0.0.1"));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::api::chain::chain;
 use crate::supervisor::durable;
+use crate::supervisor::listen;
 use crate::supervisor::process::{Reaper, describe};
 use crate::supervisor::redis::log::pass_on;
 use crate::supervisor::redis::place::Place;
@@ -25,7 +26,7 @@ use crate::supervisor::redis::sentinel::next;
 use crate::supervisor::redis::sentinel::state::{Change, Durable, Seen, Step};
 use crate::supervisor::redis::sentinel::view::View;
 use crate::supervisor::redis::wire::{
-    Act, Address, Answer, Command, Credentials, Report, SentinelSeen, Server, Watch, significant,
+    Act, Address, Answer, Command, Credentials, Report, SENTINEL_PORT, SentinelSeen, Server, Watch, significant,
 };
 use crate::supervisor::shell::{boottime_ms, new_id};
 
@@ -60,6 +61,9 @@ pub enum Failure {
     /// The order or the credentials.
     #[error(transparent)]
     Unusable(#[from] conf::Unusable),
+    /// The port is not free.
+    #[error(transparent)]
+    Listen(#[from] listen::Error),
     /// The volume.
     #[error(transparent)]
     Durable(#[from] durable::Error),
@@ -116,6 +120,8 @@ struct Problems {
     login: Option<String>,
     act: Option<String>,
     ended: Option<String>,
+    /// Another program of the host listens on the Sentinel's port.
+    port_taken: bool,
 }
 
 /// The supervisor of one Sentinel.
@@ -402,6 +408,7 @@ impl Shell {
             disk_free: self.place.disk_free(),
             problem: first.cloned().or(waits),
             terminating: self.terminating,
+            port_taken: self.problems.port_taken,
             ..Report::default()
         }
     }
@@ -483,6 +490,10 @@ impl Shell {
     }
 
     fn start(&mut self) -> Result<(), Failure> {
+        let at = listen::listen_or(SENTINEL_PORT);
+        let free = listen::check(at);
+        self.problems.port_taken = matches!(free, Err(listen::Error::Taken { .. }));
+        free?;
         let (wanted, with) = (self.certificates(), self.watch().is_some_and(|watch| watch.tls));
         let tls = self.known.last().and_then(|known| known.tls.clone()).filter(|_| with);
         if let Some(tls) = &tls {
@@ -490,7 +501,7 @@ impl Shell {
         }
         let mut command = self.place.server();
         command.arg(self.folder.file());
-        command.args(conf::arguments(with, &self.place.socket(), &self.place.configuration()));
+        command.args(conf::arguments(with, at, &self.place.socket(), &self.place.configuration()));
         let child = self.reaper.spawn(command, None)?;
         pass_on(child.output, |_| {});
         self.process = Some(Process {

@@ -1,0 +1,90 @@
+"""Runs the lab's scenarios: `suite.py BINARY [--quick] [WORDS...]`, those whose name contains one of the words.
+
+Each scenario gets a whole lab of three Docker hosts; after it everything is healed, and nothing may be on two hosts under
+one identity. Prints one line a scenario and ends with `N passed, N failed`. What tells why one failed is kept under
+target/lab/. Everything that was made is removed.
+"""
+
+import functools
+import pathlib
+import shutil
+import signal
+import sys
+
+TESTS = pathlib.Path(__file__).resolve().parents[1]
+sys.path[1:1] = [str(TESTS / "e2e"), str(TESTS / "chaos")]
+
+import scenarios_deployment
+import scenarios_lab
+import scenarios_postgres
+import scenarios_redis
+import scenarios_web
+from harness import ROOT, Failed
+from lab import Lab
+from runner import attempt, chosen
+
+SAVED = ROOT / "target" / "lab"
+SCENARIOS = [
+    *scenarios_lab.SCENARIOS,
+    *scenarios_deployment.SCENARIOS,
+    *scenarios_web.SCENARIOS,
+    *scenarios_postgres.SCENARIOS,
+    *scenarios_redis.SCENARIOS,
+]
+QUICK = [*scenarios_lab.SCENARIOS, *scenarios_deployment.SCENARIOS, *scenarios_postgres.QUICK]
+
+
+def healed(scenario):
+    """The scenario, and then the lab as it was before."""
+
+    @functools.wraps(scenario)
+    def whole(lab):
+        note = scenario(lab)
+        lab.heal()
+        lab.nothing_twice()
+        return note
+
+    return whole
+
+
+def run(binary, scenarios):
+    """Runs the scenarios in one lab. Returns (passed, failed)."""
+    passed = failed = 0
+    lab = Lab(binary)
+    try:
+        lab.begin()
+        print("a lab of 3 hosts: " + ", ".join(f"{what} after {took:.1f} s" for what, took in lab.took.items()), flush=True)
+        for scenario in scenarios:
+            if attempt(lab, healed(scenario), SAVED):
+                passed += 1
+                continue
+            failed += 1
+            try:
+                lab.clear()
+            except Failed as problem:
+                # A broken lab would fail every later scenario; they get a new one.
+                print(f"     the lab did not recover ({problem}); making a new one", flush=True)
+                lab.stop()
+                lab = Lab(binary)
+                lab.begin()
+    finally:
+        lab.stop()
+    return passed, failed
+
+
+def main():
+    """Runs the suite and exits 1 when a scenario failed."""
+    words = [word for word in sys.argv[2:] if word != "--quick"]
+    if len(sys.argv) < 2:
+        sys.exit("usage: suite.py BINARY [--quick] [WORDS...]")
+    # A SIGTERM also cleans up.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    shutil.rmtree(SAVED, ignore_errors=True)
+    scenarios = chosen(words, QUICK if "--quick" in sys.argv else SCENARIOS)
+    passed, failed = run(sys.argv[1], scenarios)
+    print(f"{passed} passed, {failed} failed", flush=True)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
