@@ -153,7 +153,9 @@ class Clients:
         try:
             if error is None:
                 self.cluster.whole()
-                self.workload.everywhere(self.cluster.uri(), 30)
+                # Members may have been replaced since the clients began.
+                self.uri = self.workload.uri = self.cluster.uri()
+                self.workload.everywhere(self.uri, 30)
         finally:
             self.workload.stop()
             for writer in filter(None, [self.far_writer, *self.far_probes]):
