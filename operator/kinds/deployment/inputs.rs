@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::blueprint;
 use crate::api::endpoints::private_network;
@@ -69,6 +69,17 @@ pub const DATABASES: [(&str, &str); 3] = [
     (RedisCluster::KIND, RedisCluster::RESOURCE),
 ];
 
+/// The part of a database that matters to the pods that use its Secret.
+pub fn joined(database: &Value) -> Value {
+    json!([database["metadata"]["uid"], network_of_endpoints(database)])
+}
+
+/// The network of the endpoints of a database, as it tells balancers: empty if its members are on their hosts' networks, null if
+/// it has told nothing yet.
+pub fn network_of_endpoints(database: &Value) -> &Value {
+    &database["status"]["endpointSet"]["network"]
+}
+
 /// Reads the Secrets and ConfigMaps that exist.
 pub async fn read(objects: &Objects, namespace: &str, used: BTreeSet<InputRef>) -> Result<Inputs, Error> {
     let mut known = BTreeMap::new();
@@ -91,7 +102,9 @@ pub async fn read(objects: &Objects, namespace: &str, used: BTreeSet<InputRef>) 
             }
             // Anybody who writes a Secret can name an owner, but nobody chooses the uid of a cluster.
             let is_it = |one: &&Value| ["name", "uid"].iter().all(|field| one["metadata"][field] == owner[field]);
-            let name = clusters.get(kind).into_iter().flatten().find(is_it);
+            // Members on their hosts' networks are reached by the addresses in the Secret.
+            let bridged = |one: &&Value| network_of_endpoints(one) != "";
+            let name = clusters.get(kind).into_iter().flatten().find(is_it).filter(bridged);
             let name = name.and_then(|one| one["metadata"]["name"].as_str());
             network = network.or(name.and_then(|name| private_network(kind, namespace, name)));
         }
@@ -104,8 +117,6 @@ pub async fn read(objects: &Objects, namespace: &str, used: BTreeSet<InputRef>) 
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::sync::Arc;
-
-    use serde_json::json;
 
     use super::*;
     use crate::kinds::containers::inputs::secret;
@@ -131,6 +142,24 @@ mod tests {
             told.insert(name, inputs.0[&secret(name)].network.clone());
         }
         assert_eq!(told, BTreeMap::from([("real", Some("here.db".to_owned())), ("forged", None)]));
+    }
+
+    /// Regression 406: on a single host, a pod that used the Secret of a database on the host's network waited for ever for a
+    /// Docker network that nobody makes.
+    #[tokio::test]
+    async fn a_secret_of_a_database_on_its_hosts_networks_joins_no_network() {
+        let clock = Arc::new(TestClock::still(jiff::Timestamp::UNIX_EPOCH));
+        let objects = Objects::new(Arc::new(MemoryStore::default()), clock);
+        let key = Key::new(PostgresCluster::RESOURCE, "here", "db");
+        let mut cluster = objects.create(&key, json!({"metadata": {"name": "db", "namespace": "here"}})).await.unwrap();
+        let owner = json!({"kind": "PostgresCluster", "name": "db", "uid": cluster["metadata"]["uid"]});
+        let metadata = json!({"name": "db-app", "namespace": "here", "ownerReferences": [owner]});
+        let app = json!({"kind": "Secret", "metadata": metadata});
+        objects.create(&Key::new("secrets", "here", "db-app"), app).await.unwrap();
+        cluster["status"] = json!({"endpointSet": {"network": ""}});
+        objects.update_status(&key, cluster).await.unwrap();
+        let inputs = read(&objects, "here", [secret("db-app")].into()).await.unwrap();
+        assert_eq!(inputs.0[&secret("db-app")].network, None);
     }
 
     /// Regression 331: a pod that used the Secret of a RedisSentinel was on no network of it, so it reached neither members nor

@@ -84,7 +84,7 @@ impl Kind for DeploymentKind {
 
     fn concerns() -> Vec<Concern> {
         let databases = inputs::DATABASES.map(|(_, resource)| resource);
-        let databases = databases.map(|one| Concern::all(one).only(|cluster| cluster["metadata"]["uid"].clone()));
+        let databases = databases.map(|one| Concern::all(one).only(inputs::joined));
         let others = [
             Concern::referenced("secrets"),
             Concern::referenced("configmaps"),
