@@ -18,6 +18,10 @@ use super::ports::{self, PortStep, Reserved};
 use crate::api::placement::{Network, NetworkMode, Placement, ReplaceAfter, Replacement, ReplacementCause};
 use crate::api::port_reservation::PortOwner;
 
+/// The highest ordinal that is adopted from the name of a volume. Ordinals are not used again, so they grow; a volume beyond this
+/// was not made by Evenkeel.
+const ADOPTED: u32 = 9_999;
+
 /// The place of a member, as a kind records it.
 pub trait Place: Clone {
     /// A new one on the network of its host, without an address.
@@ -218,7 +222,8 @@ impl<P: Place> Placed<P> {
         let Group { members, last_ordinal, .. } = &mut self.group;
         if let Some(adopted) = rules.adopted {
             for (host, seen) in ground.hosts {
-                for ordinal in seen.volumes.known().into_iter().flatten().filter_map(|one| adopted(one)) {
+                let found = seen.volumes.known().into_iter().flatten().filter_map(|one| adopted(one));
+                for ordinal in found.filter(|ordinal| (1..=ADOPTED).contains(ordinal)) {
                     if !members.iter().any(|place| place.ordinal() == ordinal) {
                         members.push(P::new((rules.name)(ordinal), ordinal, host.clone()));
                     }

@@ -11,15 +11,17 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::Value;
 
+use crate::api::docker_host::DockerHost;
 use crate::api::failure::Failure;
 use crate::api::labels;
 use crate::api::object::Object as _;
 use crate::api::port_reservation::{PortReservation, PortReservationSpec, PortReservationStatus};
 use crate::engine::hosts::Hosts;
 use crate::kinds::fact::Fact;
+use crate::kinds::ports::{self, PortStep};
 use crate::runtime::{Kind, Planned, Significance, Want};
 use crate::store::Key;
-use crate::store::objects::{Objects, Preconditions};
+use crate::store::objects::Objects;
 
 /// The kind of PortReservation objects.
 pub struct PortReservationKind {
@@ -74,7 +76,7 @@ impl Kind for PortReservationKind {
         let PortReservationSpec { host, owner, member, .. } = &object.spec;
         let key = Key::new(&owner.resource, &owner.namespace, &owner.name);
         let there: Option<Value> = self.objects.get(&key).await?;
-        let host_key = Key::new(crate::api::docker_host::DockerHost::RESOURCE, "", host);
+        let host_key = Key::new(DockerHost::RESOURCE, "", host);
         let forgotten = self.objects.get::<Value>(&host_key).await?.is_none();
         let listed = match self.hosts.get(host) {
             Ok(engine) => engine.list_containers(&owner.owner()).await,
@@ -93,10 +95,8 @@ impl Kind for PortReservationKind {
     async fn act(&self, object: &PortReservation, step: &Step) -> Result<(), Failure> {
         match step {
             Step::Release => {
-                let key = Key::new(Self::RESOURCE, "", object.name());
-                let only_if = Preconditions { uid: object.metadata.uid.clone(), revision: None };
-                self.objects.delete(&key, &only_if).await?;
-                Ok(())
+                let PortReservationSpec { host, port, owner, .. } = object.spec.clone();
+                ports::act(&self.objects, &PortStep::Release { host, port, uid: owner.uid }).await
             }
         }
     }

@@ -110,7 +110,7 @@ pub fn placed(object: &PostgresCluster, observed: &Observed, before: &Decisions,
     };
     let (members, replacement) = (before.members.clone(), before.replacement.clone());
     let group = Group { members, last_ordinal: before.last_ordinal, replacement };
-    // The members that it gets count too.
+    // Of a member that is still on the Docker network.
     let bridging = |place: &mut MemberPlace| {
         let own = Decisions { members: vec![place.clone()], ..before.clone() };
         let there = bridge::bridged(object, observed, &own).into_iter().find(|one| one.name == place.name);
