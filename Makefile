@@ -67,6 +67,7 @@ deny-advisories: ## Known vulnerabilities and yanked versions among the dependen
 
 unit: images ## Cargo's tests, including those on a real Docker Engine
 	@scripts/ensure-sshd.sh
+	@scripts/ensure-etcd.sh
 	@$(BUILD) test --no-run
 	EVENKEEL_TEST_DOCKER=1 $(CARGO) test --locked
 
@@ -93,10 +94,12 @@ chaos-short: images ## The chaos tests for a minute and a half, as in `make test
 	tests/chaos/run.sh $(DEBUG) --minutes 1.5 --parallel 2 --seed 1
 
 lab: images ## Several Docker hosts on this machine: hosts without power, cut networks, lost engines (BINARY=path ONLY="words")
+	@scripts/ensure-etcd.sh
 	@$(if $(BINARY),,$(BUILD) build)
 	tests/lab/run.sh $(or $(BINARY),$(DEBUG)) $(ONLY)
 
 lab-quick: images ## The lab's short part
+	@scripts/ensure-etcd.sh
 	@$(if $(BINARY),,$(BUILD) build)
 	tests/lab/run.sh $(or $(BINARY),$(DEBUG)) --quick
 

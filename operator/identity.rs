@@ -14,6 +14,7 @@ pub const FILES: &[&str] = &[
     "api/libraries.rs",
     "api/lsn.rs",
     "api/postgres_settings.rs",
+    "api/reach.rs",
     "api/redis_settings.rs",
     "api/sync.rs",
     "cli/logging.rs",

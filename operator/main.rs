@@ -11,8 +11,8 @@ use evenkeel::api;
 use evenkeel::cli::error::{EXIT_CODES, Error};
 use evenkeel::cli::session::{Connection, Session};
 use evenkeel::cli::{
-    about, apply, delete, describe, events, exec, get, host, logs, operator, preview, rollouts, scale, secrets,
-    switchover, token, up, wait,
+    about, apply, cluster, delete, describe, events, exec, get, host, logs, operator, preview, rollouts, scale,
+    secrets, switchover, token, up, wait,
 };
 use evenkeel::runtime::clock::{Clock as _, SystemClock};
 
@@ -59,6 +59,7 @@ enum Client {
     Scale(scale::Args),
     Host(host::Args),
     Token(token::Args),
+    Cluster(cluster::Args),
 }
 
 fn main() -> ExitCode {
@@ -119,6 +120,7 @@ async fn ask(verb: Client, session: &mut Session<'_>) -> Result<(), Error> {
         Client::Scale(args) => scale::run(args, session).await,
         Client::Host(args) => host::run(args, session).await,
         Client::Token(args) => token::run(args, session).await,
+        Client::Cluster(args) => cluster::run(args, session).await,
     }
 }
 

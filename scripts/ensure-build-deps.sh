@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
 # Installs prerequisites of building and testing that a machine with only a Rust toolchain
-# lacks: a C compiler and libc (the binary is linked statically), Python. With `c++`: its compiler too, for fuzzing.
+# lacks: a C compiler and libc (the binary is linked statically), the compiler of etcd's protocol, Python. With `c++`: its
+# compiler too, for fuzzing.
 set -euo pipefail
 
 missing=()
 command -v cc >/dev/null || missing+=(gcc)
 [ -e /usr/include/stdio.h ] || missing+=(libc6-dev)
 command -v pkg-config >/dev/null || missing+=(pkg-config)
+command -v protoc >/dev/null || missing+=(protobuf-compiler)
+[ -e /usr/include/google/protobuf/descriptor.proto ] || missing+=(libprotobuf-dev)
 command -v python3 >/dev/null || missing+=(python3)
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
 [ "${1:-}" != c++ ] || command -v c++ >/dev/null || missing+=(g++)

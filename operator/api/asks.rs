@@ -55,13 +55,10 @@ impl Asks {
     /// Of a LoadBalancer.
     pub fn of_balancer(object: &LoadBalancer) -> Self {
         let spec = &object.spec;
+        // The address of any host.
+        let address = if spec.binds_to_host() { "0.0.0.0" } else { &spec.bind_address };
         let frontends = spec.frontends.iter().enumerate().filter_map(|(at, one)| {
-            Some(HostPorts::new(
-                format!("spec.frontends[{at}].hostPort"),
-                &spec.bind_address,
-                one.host_port?,
-                spec.replicas,
-            ))
+            Some(HostPorts::new(format!("spec.frontends[{at}].hostPort"), address, one.host_port?, spec.replicas))
         });
         let stats = spec.stats.iter().filter_map(|stats| {
             Some(HostPorts::new("spec.stats.hostPort", "127.0.0.1", stats.host_port?, spec.replicas))

@@ -121,6 +121,20 @@ pub struct Decisions {
     /// The evictions that were handled last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evicted: Option<String>,
+    /// The hosts that turned out not to have a path of a `hostPath` volume.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub missing: BTreeMap<String, MissingPath>,
+}
+
+/// A path that a host turned out not to have.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MissingPath {
+    /// The path.
+    pub path: String,
+    /// When Docker said so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
 }
 
 /// One revision of the template.

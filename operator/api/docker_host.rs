@@ -1,6 +1,6 @@
 //! DockerHost: a Docker engine that managed containers may run on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -12,6 +12,7 @@ use serde_json::Value;
 pub use super::docker_endpoint::Endpoint;
 use super::invalid::Invalid;
 pub use super::port_range::PortRange;
+use super::reach::Reach;
 
 /// The name of the DockerHost for this machine's own engine.
 pub const LOCAL: &str = "local";
@@ -35,6 +36,7 @@ pub const LOCAL: &str = "local";
     printcolumn = r#"{"name":"Containers","type":"integer","jsonPath":".status.containers"}"#,
     printcolumn = r#"{"name":"Address","type":"string","jsonPath":".spec.address","priority":1}"#,
     printcolumn = r#"{"name":"Drained","type":"string","jsonPath":".status.conditions[?(@.type==\"Drained\")].status","priority":1}"#,
+    printcolumn = r#"{"name":"PeersUnreachable","type":"string","jsonPath":".status.conditions[?(@.type==\"PeersUnreachable\")].status","priority":1}"#,
     printcolumn = r#"{"name":"Unschedulable","type":"boolean","jsonPath":".spec.unschedulable","priority":1}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
@@ -167,9 +169,22 @@ pub struct DockerHostStatus {
     /// CPUs and memory of the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capacity: Option<Capacity>,
+    /// The kernel's boot id, as its agent last told; another one after each boot.
+    #[serde(default, rename = "bootID", skip_serializing_if = "Option::is_none")]
+    pub boot_id: Option<String>,
+    /// Whether it can connect to the other hosts, by host: `ok`, `refused` or `timeout`, as its agent last found. A host that is
+    /// not here is not known.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub reach: BTreeMap<String, Reach>,
+    /// Ports of `portRange` at which something listens that has no PortReservation, as its agent last found. They are not
+    /// reserved.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "set"))]
+    pub foreign_ports: BTreeSet<u16>,
     /// `Ready`: the engine answers, is the one that was here before, and its version is supported. `IdentityChanged`: another
     /// engine answers. `ClockSkewed`: its clock differs by more than a second. `Drained`: what `drain` or `maintenance` asked
-    /// for is done.
+    /// for is done. `PeersUnreachable`: it cannot connect to other hosts. `ForeignListeners`: something without a reservation
+    /// has ports of its range. `AgentUnavailable`: its agent does not report.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -42,6 +42,10 @@ pub struct PortReservationSpec {
     /// `true`: another program of the host listens there. The port stays reserved, so that nobody tries it again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub foreign: bool,
+    /// `true`: a person named the port. Once it is released and its container is gone, it may be reserved at once: clients of
+    /// such a port expect whoever has it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub named: bool,
 }
 
 /// The object that has a port.

@@ -254,10 +254,6 @@ pub struct Decisions {
     /// on one host must never be used on another.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub last_ordinal: u32,
-    /// Hosts of members that do not answer, with the time since when.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(with = "BTreeMap<String, String>")]
-    pub silent_hosts: BTreeMap<String, Timestamp>,
     /// A member that another one takes the place of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replacement: Option<Replacement>,

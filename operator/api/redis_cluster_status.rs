@@ -1,7 +1,5 @@
 //! The status of a RedisCluster: what was observed, and what was decided.
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use schemars::JsonSchema;
@@ -133,10 +131,6 @@ pub struct ClusterDecisions {
     /// The highest ordinal that a member ever had; 0 on a Docker network, where ordinals are used again.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub last_ordinal: u32,
-    /// Hosts of members that do not answer, with the time since when.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(with = "BTreeMap<String, String>")]
-    pub silent_hosts: BTreeMap<String, Timestamp>,
     /// A member that another one takes the place of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replacement: Option<Replacement>,

@@ -1,6 +1,5 @@
 //! The status of a RedisSentinel: what was observed, and what was decided.
 
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use jiff::Timestamp;
@@ -263,10 +262,6 @@ pub struct RedisDecisions {
     /// The same of the Sentinels.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub last_sentinel_ordinal: u32,
-    /// Hosts of members that do not answer, with the time since when.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(with = "BTreeMap<String, String>")]
-    pub silent_hosts: BTreeMap<String, Timestamp>,
     /// A data member that another one takes the place of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replacement: Option<Replacement>,

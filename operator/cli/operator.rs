@@ -2,29 +2,36 @@
 //! Wiring only: it decides nothing, and no other file imports so many rooms.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{Stream, StreamExt as _, stream};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use rustls::pki_types::ServerName;
 use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::datadir::{self, DataDir};
 use super::error::Error;
+use super::etcd;
+use super::join;
 use super::logging;
+use crate::api::chain::chain;
 use crate::api::docker_host::{DockerHost, LOCAL};
 use crate::api::failure::{Class, Failure};
+use crate::api::join::{Bundle, ETCD, KEYS};
 use crate::api::labels;
 use crate::api::pod_security::Level;
+use crate::api::sync::lock;
 use crate::engine::docker::OwnBinary;
 use crate::engine::hosts::{Hosts, local_endpoint};
-use crate::engine::{self, ContainerSeen, Engine};
+use crate::engine::{self, ContainerSeen, Engine, EventHint};
 use crate::kinds::deployment::DeploymentKind;
 use crate::kinds::docker_host::{DockerHostKind, local_host, register};
 use crate::kinds::load_balancer::LoadBalancerKind;
@@ -32,11 +39,15 @@ use crate::kinds::port_reservation::PortReservationKind;
 use crate::kinds::postgres_cluster::PostgresClusterKind;
 use crate::kinds::redis_cluster::RedisClusterKind;
 use crate::kinds::redis_sentinel::RedisSentinelKind;
-use crate::runtime::{Clock, Kind, Manager, SystemClock, janitor};
+use crate::runtime::{Clock, Kind, Manager, SystemClock, janitor, leadership};
 use crate::server::containers::{self, Connection, Containers, Place};
 use crate::server::doors::Doors;
 use crate::server::{self, audit, identity};
-use crate::store::{self, Key, KeyFiles, Objects, SqliteStore};
+use crate::store::etcd::EtcdConfig;
+use crate::store::import::import;
+use crate::store::{
+    self, Candidate, EtcdStore, Key, KeyFiles, Leadership, Leases, Objects, Seal, SoleLeader, SqliteStore, Store,
+};
 
 /// Grace at shutdown for reconciles and requests under way (controllers limit themselves to 10 s).
 const GRACE: Duration = Duration::from_secs(15);
@@ -44,6 +55,9 @@ const GRACE: Duration = Duration::from_secs(15);
 const FILES: u64 = 8192;
 /// Timeout for connecting to a port of a pod on this machine.
 const CONNECT: Duration = Duration::from_secs(5);
+
+/// Most hints that wait for the manager; more are lost, and then it looks at everything.
+const HINTS: usize = 1024;
 
 /// Name of the systemd credential with the keys.
 const CREDENTIAL: &str = "evenkeel.kek";
@@ -59,6 +73,15 @@ pub struct Args {
     /// Address that the API listens on
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7443")]
     pub listen: SocketAddr,
+    /// Addresses or names, without a port, by which other machines reach the API; they are in its certificate
+    #[arg(long, value_name = "ADDRESS,...", value_delimiter = ',', value_parser = host)]
+    pub advertise: Vec<ServerName<'static>>,
+    /// The etcd that this operator shares with others
+    #[command(flatten)]
+    pub shared: etcd::Args,
+    /// The operators that this one joins
+    #[command(flatten)]
+    pub join: join::Args,
     /// `all`: the audit log has reads, too. `required`: nothing is changed that the audit log cannot record
     #[arg(long, value_name = "RULE,...", value_delimiter = ',')]
     pub audit: Vec<audit::Rule>,
@@ -72,6 +95,11 @@ impl Args {
     pub fn data_dir(&self) -> PathBuf {
         self.home.dir()
     }
+}
+
+/// An address or a name of a machine.
+fn host(text: &str) -> Result<ServerName<'static>, String> {
+    ServerName::try_from(text.to_owned()).map_err(|_| "this is no address and no name of a machine".to_owned())
 }
 
 /// The data directory and its keys.
@@ -170,7 +198,8 @@ pub struct Running {
     pub kubeconfig: PathBuf,
     shutdown: CancellationToken,
     parts: JoinSet<Part>,
-    store: Arc<SqliteStore>,
+    /// The store of the only operator, which is closed at the end.
+    file: Option<Arc<SqliteStore>>,
     // Released last.
     _data_dir: DataDir,
 }
@@ -196,7 +225,9 @@ impl Running {
             tracing::warn!("something was not finished in time; it is repeated at the next start");
             self.parts.shutdown().await;
         }
-        self.store.close().await;
+        if let Some(file) = self.file {
+            file.close().await;
+        }
         tracing::info!("stopped; the containers keep running");
     }
 }
@@ -206,28 +237,47 @@ pub async fn start(args: &Args) -> Result<Running, Error> {
     let path = args.data_dir();
     let data_dir = DataDir::claim(&path)?;
     raise_files();
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    join::join(&args.join, &path, &args.shared.node(), |bundle| usable(args, bundle, &clock)).await?;
+    let config = args.shared.config(&path)?;
     let doors = Doors::open(args.listen, &datadir::sockets(&path)).await;
     let mut doors = doors.map_err(|source| Error::Io { doing: format!("listen on {}", args.listen), source })?;
     let (address, closed) = (doors.address, doors.closed.clone());
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let identity = identity::prepare(&path, address, clock.as_ref())
+    let identity = identity::prepare(&path, address, &args.advertise, clock.as_ref())
         .map_err(failed(|| format!("cannot prepare keys and kubeconfig in {}", path.display())))?;
     doors.audit = Some(audit::Audit::open(&path, args.audit.clone(), clock.clone()));
     let kubeconfig = identity.kubeconfig.clone();
     let seal = args.home.keys().read_or_make().map_err(failed(|| "cannot read the keys of the Secrets".to_owned()))?;
-    let file = args.home.store();
-    let opened = SqliteStore::open(&file, seal).await;
-    let store = Arc::new(opened.map_err(failed(|| format!("cannot open the store {}", file.display())))?);
-    let objects = Objects::new(store.clone(), clock.clone());
+    let opened = match config {
+        Some(config) => {
+            let opened = Opened::etcd(&config, seal.clone(), &clock).await?;
+            take_over(&args.home.store(), seal, &*opened.store).await?;
+            etcd::keep(&path, &config)?;
+            opened
+        }
+        None => Opened::file(&args.home.store(), seal, &clock).await?,
+    };
+    let objects = Objects::new(opened.store, clock.clone());
     let hosts = Arc::new(Hosts::new(Arc::new(OwnBinary::running())).below(path.join("run")));
     register_hosts(&hosts, &objects).await.map_err(failed(|| "cannot read the Docker hosts".to_owned()))?;
     let shutdown = CancellationToken::new();
     let mut parts = JoinSet::new();
-    let manager = Arc::new(manager(&hosts, &objects, &clock));
-    let (reconciling, hints, stop) = (manager.clone(), hosts.events(), shutdown.clone());
+    let leader = Arc::new(Leader::new(&hosts, &objects, &clock));
+    let reached = identity.authority.reached().unwrap_or_else(|| address.to_string());
+    let who = Candidate { node: args.shared.node(), address: reached };
+    let nodes = nodes(opened.leases.clone(), who.node.clone());
+    let (leading, following) = (leader.clone(), leader.clone());
+    let (leases, stop) = (opened.leases, shutdown.clone());
     parts.spawn(async move {
-        reconciling.run(hints, stop).await;
-        ("the manager", Ok(()))
+        let lead = |leadership: &Leadership, stop| leading.clone().lead(leadership, stop);
+        leadership::run(leases, who, stop, lead).await;
+        ("the leadership", Ok(()))
+    });
+    // Every operator knows its hosts, so that one that begins to lead need not ask them first.
+    let (hints, stop) = (hosts.events(), shutdown.clone());
+    parts.spawn(async move {
+        stop.run_until_cancelled(following.follow(hints)).await;
+        ("the mirror of the hosts", Ok(()))
     });
     let (registering, stop) = (register::follow(hosts.clone(), objects.clone()), shutdown.clone());
     parts.spawn(async move {
@@ -235,23 +285,149 @@ pub async fn start(args: &Args) -> Result<Running, Error> {
         ("the registration of hosts", Ok(()))
     });
     let planner: server::Planner = Arc::new(move |object| {
-        let manager = manager.clone();
+        let manager = leader.manager();
         Box::pin(async move { manager.preview(object).await })
-    });
-    let sweeping = janitor::run(objects.clone(), shutdown.clone());
-    parts.spawn(async {
-        sweeping.await;
-        ("the janitor", Ok(()))
     });
     let containers: Arc<dyn Containers> = Arc::new(EngineContainers(hosts));
     let behind = server::Behind {
         planner: Some(planner),
         containers: Some(containers),
         default_level: args.default_pod_security,
+        nodes: Some(nodes),
     };
     let serving = server::run(doors, identity, objects, clock, behind, shutdown.clone());
     parts.spawn(async { ("the API", serving.await.map_err(failed(|| "the API stopped".to_owned()))) });
-    Ok(Running { address, closed, kubeconfig, shutdown, parts, store, _data_dir: data_dir })
+    Ok(Running { address, closed, kubeconfig, shutdown, parts, file: opened.file, _data_dir: data_dir })
+}
+
+/// Opens the store of the operators that this node joins, with what it got from them: their etcd must be reached from here,
+/// and the keys must open the Secrets.
+async fn usable(args: &Args, bundle: Bundle, clock: &Arc<dyn Clock>) -> Result<(), Error> {
+    let unfit = |why: &str| Error::Failed(format!("this node was let in, but {why}; nothing was written"));
+    let seal = args.home.keys().joining(bundle.text(KEYS)).map_err(|error| unfit(&chain(&error)))?;
+    let config = match args.shared.named()? {
+        Some(named) => named,
+        None => etcd::parse(bundle.text(ETCD).unwrap_or_default()).map_err(|error| unfit(&chain(&error)))?,
+    };
+    let opened = Opened::etcd(&config, seal, clock).await.map_err(|error| unfit(&chain(&error)))?;
+    let secrets = opened.store.list_of(&["secrets"], None).await;
+    secrets.map(drop).map_err(|error| unfit(&format!("cannot read the store: {}", chain(&error))))
+}
+
+/// The nodes whose operators are known to run: this one, and the one that leads.
+fn nodes(leases: Arc<dyn Leases>, own: String) -> server::Nodes {
+    Arc::new(move || {
+        let (leases, own) = (leases.clone(), own.clone());
+        Box::pin(
+            async move { Ok(leases.leader().await?.map(|leader| leader.who.node).into_iter().chain([own]).collect()) },
+        )
+    })
+}
+
+/// The opened store, and the way to leadership over it.
+struct Opened {
+    store: Arc<dyn Store>,
+    leases: Arc<dyn Leases>,
+    file: Option<Arc<SqliteStore>>,
+}
+
+impl Opened {
+    /// A file of this operator alone.
+    async fn file(path: &Path, seal: Seal, clock: &Arc<dyn Clock>) -> Result<Self, Error> {
+        let opened = SqliteStore::open(path, seal).await;
+        let file = Arc::new(opened.map_err(failed(|| format!("cannot open the store {}", path.display())))?);
+        let leases = Arc::new(SoleLeader::new(file.clone(), clock.clone()));
+        Ok(Self { store: file.clone(), leases, file: Some(file) })
+    }
+
+    /// An etcd that several operators share.
+    async fn etcd(config: &EtcdConfig, seal: Seal, clock: &Arc<dyn Clock>) -> Result<Self, Error> {
+        let opened = EtcdStore::open(config, seal, clock.clone()).await;
+        let store = opened.map_err(failed(|| format!("cannot open the store in {}", config.endpoints.join(", "))))?;
+        let leases = Arc::new(store.leases());
+        Ok(Self { store: Arc::new(store), leases, file: None })
+    }
+}
+
+/// Takes the objects of this machine's own store, if it has one, over into a shared one, and keeps its file under another name.
+async fn take_over(file: &Path, seal: Seal, store: &dyn Store) -> Result<(), Error> {
+    if !file.exists() {
+        return Ok(());
+    }
+    let doing = || format!("cannot take the objects of {} over into etcd", file.display());
+    let old = SqliteStore::open(file, seal).await.map_err(failed(doing))?;
+    let copied = import(&old, store).await.map_err(failed(doing))?;
+    old.close().await;
+    let kept = file.with_extension("db.imported");
+    let renamed = std::fs::rename(file, &kept);
+    renamed
+        .map_err(|source| Error::Io { doing: format!("rename {} to {}", file.display(), kept.display()), source })?;
+    tracing::info!(objects = copied, kept = %kept.display(), "the objects of this machine's store are in etcd now");
+    Ok(())
+}
+
+/// What runs while this operator leads, and what it needs for that.
+struct Leader {
+    hosts: Arc<Hosts>,
+    clock: Arc<dyn Clock>,
+    /// Hints of the hosts, to the manager that runs.
+    hints: broadcast::Sender<EventHint>,
+    /// The manager of this leadership.
+    leading: Mutex<Option<Arc<Manager>>>,
+    /// Plans while another operator leads. It never runs.
+    other: Arc<Manager>,
+}
+
+impl Leader {
+    fn new(hosts: &Arc<Hosts>, objects: &Objects, clock: &Arc<dyn Clock>) -> Self {
+        let other = Arc::new(manager(hosts, objects, clock));
+        let (hints, leading) = (broadcast::Sender::new(HINTS), Mutex::default());
+        Self { hosts: hosts.clone(), clock: clock.clone(), hints, leading, other }
+    }
+
+    /// The manager that can plan now.
+    fn manager(&self) -> Arc<Manager> {
+        lock(&self.leading).clone().unwrap_or_else(|| self.other.clone())
+    }
+
+    /// Passes on what the hosts say, for ever.
+    async fn follow(self: Arc<Self>, mut hints: impl Stream<Item = EventHint> + Unpin) {
+        while let Some(hint) = hints.next().await {
+            // An error means that this operator does not lead.
+            let _ = self.hints.send(hint);
+        }
+    }
+
+    /// Reconciles and sweeps for this leadership until `stop`. Everything is made anew for each leadership, so that nothing
+    /// of an earlier one goes on.
+    fn lead(self: Arc<Self>, leadership: &Leadership, stop: CancellationToken) -> impl Future<Output = ()> + use<> {
+        let objects = Objects::led(leadership, self.clock.clone());
+        let tenure = leadership.tenure().clone();
+        let hosts = Arc::new(self.hosts.permitted(Arc::new(move || tenure.leads())));
+        let manager = Arc::new(manager(&hosts, &objects, &self.clock));
+        let hints = stream::unfold(self.hints.subscribe(), |mut hints| async {
+            match hints.recv().await {
+                Ok(hint) => Some((hint, hints)),
+                Err(RecvError::Lagged(_)) => Some((None, hints)),
+                Err(RecvError::Closed) => None,
+            }
+        });
+        async move {
+            *lock(&self.leading) = Some(manager.clone());
+            let _ends = Ends(&self.leading);
+            hosts.greet().await;
+            tokio::join!(manager.run(hints, stop.clone()), janitor::run(objects, stop));
+        }
+    }
+}
+
+/// Takes the manager of a leadership away at its end.
+struct Ends<'a>(&'a Mutex<Option<Arc<Manager>>>);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        *lock(self.0) = None;
+    }
 }
 
 /// The error of a part of the operator.
@@ -291,7 +467,7 @@ async fn register_hosts(hosts: &Hosts, objects: &Objects) -> Result<(), store::E
 fn manager(hosts: &Arc<Hosts>, objects: &Objects, clock: &Arc<dyn Clock>) -> Manager {
     let mut manager = Manager::new(objects.clone(), clock.clone());
     let wake = manager.wake();
-    manager.add(DockerHostKind::new(hosts.clone(), objects.clone()));
+    manager.add(DockerHostKind::new(hosts.clone(), objects.clone(), wake.clone()));
     manager.add(PortReservationKind::new(hosts.clone(), objects.clone()));
     manager.add(PostgresClusterKind::new(hosts.clone(), objects.clone(), clock.clone(), wake.clone()));
     manager.add(RedisSentinelKind::new(hosts.clone(), objects.clone(), clock.clone(), wake.clone()));

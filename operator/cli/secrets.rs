@@ -2,6 +2,7 @@
 
 use super::datadir::DataDir;
 use super::error::Error;
+use super::etcd;
 use super::operator::{Home, failed};
 use crate::store::SqliteStore;
 
@@ -30,6 +31,12 @@ pub async fn run(args: &Args, out: &mut (dyn std::io::Write + Send)) -> Result<(
     let Args { verb, home } = args;
     let (keys, file) = (home.keys(), home.store());
     let doing = || format!("cannot do that with the Secrets in {}", file.display());
+    if etcd::is_kept(&home.dir()) {
+        return Err(Error::Failed(format!(
+            "the Secrets of {} are in an etcd that several operators share; their keys cannot be changed by this verb",
+            home.dir().display()
+        )));
+    }
     if !file.exists() {
         return Err(Error::Failed(format!("there is no store {}; name the folder with --data-dir", file.display())));
     }

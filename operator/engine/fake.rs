@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Attachment, ConnectionSeen, ContainerSeen, ContainerSpec, ContainerState, Conversation, Daemon, Engine, Error,
-    EventHint, Everything, ExecResult, File, HostInfo, Identity, ImageSeen, LogOptions, Mount, NetworkSeen,
-    NetworkSpec, Output, Outputs, RegistryLogin, VolumeSpec,
+    EventHint, Everything, ExecResult, File, HostInfo, Identity, ImageSeen, LogOptions, Mount, MountSource,
+    NetworkSeen, NetworkSpec, Output, Outputs, RegistryLogin, VolumeSpec,
 };
 use crate::api::labels::Owner;
 use crate::api::sync::lock;
@@ -95,6 +95,8 @@ pub struct World {
     pub registry_hangs: bool,
     /// The images that a pull finds; `None`: every image.
     pub registry: Option<BTreeSet<String>>,
+    /// Paths that the host does not have.
+    pub missing_paths: BTreeSet<String>,
     /// Whether the host is down: every verb fails as unreachable.
     pub away: bool,
     /// Whether lists get no response and time out after 10 s.
@@ -520,6 +522,15 @@ impl Engine for FakeEngine {
             if spec.mounts.iter().any(foreign) {
                 let message = "a volume of that name belongs to someone else";
                 return Err(Error::conflict(&self.host, "create_container", message));
+            }
+            for mount in &spec.mounts {
+                if let MountSource::Bind(path) = &mount.source
+                    && world.missing_paths.contains(path)
+                {
+                    let message =
+                        format!("invalid mount config for type \"bind\": bind source path does not exist: {path}");
+                    return Err(Error::refused(&self.host, "create_container", message));
+                }
             }
             world.made += 1;
             let mut made = FakeContainer {

@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
+use futures::future::join_all;
 use futures::{Stream, StreamExt as _, stream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use super::docker::{DockerEngine, Keys, OwnBinary, sweep};
-use super::mirror::{Glance, Mirror};
+use super::mirror::{Glance, Mirror, Permit};
 use super::{Engine, Error, EventHint};
 use crate::api::docker_host::{Endpoint, LOCAL};
 
@@ -18,15 +20,19 @@ use crate::api::docker_host::{Endpoint, LOCAL};
 const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 /// Length of the queue; when it is full, the engines wait.
 const QUEUE: usize = 256;
+/// Limit of the answer to [`Hosts::greet`].
+const GREETING: Duration = Duration::from_millis(300);
 
 /// The engines by DockerHost name.
 pub struct Hosts {
     binary: Arc<OwnBinary>,
     /// Folder for what connections keep on this machine.
     run: PathBuf,
-    known: RwLock<Known>,
+    known: Arc<RwLock<Known>>,
     /// Counts registrations; readers of events follow it.
     version: watch::Sender<u64>,
+    /// Whether the engines may be changed; `None`: always.
+    permit: Option<Permit>,
 }
 
 #[derive(Default)]
@@ -47,7 +53,13 @@ struct Registered {
 impl Hosts {
     /// An empty set. `binary` is injected into each host.
     pub fn new(binary: Arc<OwnBinary>) -> Self {
-        Self { binary, run: std::env::temp_dir(), known: RwLock::default(), version: watch::Sender::new(0) }
+        Self { binary, run: std::env::temp_dir(), known: Arc::default(), version: watch::Sender::new(0), permit: None }
+    }
+
+    /// The same hosts for somebody who may change the engines only as long as the permit says so.
+    pub fn permitted(&self, permit: Permit) -> Self {
+        let (binary, run, known) = (self.binary.clone(), self.run.clone(), self.known.clone());
+        Self { binary, run, known, version: self.version.clone(), permit: Some(permit) }
     }
 
     /// Puts what connections keep on this machine below this folder; what a killed operator left there is removed.
@@ -118,7 +130,10 @@ impl Hosts {
     pub fn get(&self, name: &str) -> Result<Arc<dyn Engine>, Error> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(registered) = known.engines.get(name) {
-            return Ok(registered.engine.clone());
+            return Ok(match &self.permit {
+                Some(permit) => Arc::new(registered.engine.permitted(permit.clone())),
+                None => registered.engine.clone(),
+            });
         }
         let doing = "looking it up";
         if let Some(why) = known.waiting.get(name) {
@@ -127,6 +142,15 @@ impl Hosts {
         let names: Vec<_> = known.engines.keys().chain(known.waiting.keys()).cloned().collect();
         let message = format!("no DockerHost of that name is declared (there are: {})", names.join(", "));
         Err(Error::not_found(name, doing, message))
+    }
+
+    /// Asks all hosts at once whether they answer, for a moment: what begins now need not wait for those that do not.
+    pub async fn greet(&self) {
+        let all: Vec<_> = {
+            let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+            known.engines.values().map(|registered| registered.engine.clone()).collect()
+        };
+        join_all(all.iter().map(|engine| engine.greet(GREETING))).await;
     }
 
     /// What is known of a registered host, without asking it.

@@ -78,7 +78,12 @@ pub struct Mirror {
     late: Arc<Notify>,
     /// One question about the engine itself at a time.
     asking: Arc<tokio::sync::Mutex<()>>,
+    /// Whether the engine may be changed; `None`: always.
+    permit: Option<Permit>,
 }
+
+/// Says whether whoever has an engine may change something there now.
+pub type Permit = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// What is known of a host without asking it.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -100,8 +105,25 @@ pub struct Glance {
 impl Mirror {
     /// The mirror of this engine, whose host has the name `host`.
     pub fn new(host: &str, inner: Arc<dyn Engine>) -> Self {
-        let (state, hangs, late, asking) = Default::default();
-        Self { inner, host: host.into(), state, hangs, late, asking }
+        let (state, hangs, late, asking, permit) = Default::default();
+        Self { inner, host: host.into(), state, hangs, late, asking, permit }
+    }
+
+    /// The same mirror for somebody who may change the engine only as long as the permit says so.
+    pub fn permitted(&self, permit: Permit) -> Self {
+        Self { permit: Some(permit), ..self.clone() }
+    }
+
+    /// Fails unless the engine may be changed now. It is asked right before each change: between a decision and its step a
+    /// process may have stood still for a long time.
+    pub(super) fn may_change(&self) -> Result<(), Error> {
+        match &self.permit {
+            Some(permit) if !permit() => {
+                let why = "this operator does not lead any more";
+                Err(Error::unreachable(&self.host, "changing something", why))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Number of kept entries, for tests of the memory.
@@ -245,6 +267,13 @@ impl Mirror {
         error
     }
 
+    /// Asks whether the host answers; if not within this time, readers are not made to find that out.
+    pub async fn greet(&self, limit: Duration) {
+        if timeout(limit, self.inner.ping()).await.is_err() {
+            self.hung();
+        }
+    }
+
     /// A list of an owner's containers or volumes, from memory if known.
     async fn owned<T: Clone>(
         &self,
@@ -304,6 +333,7 @@ impl Mirror {
         deed: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
         self.recognise().await?;
+        self.may_change()?;
         outdate(&mut lock(&self.state));
         let _after = Outdates { state: &self.state, outdate };
         deed.await

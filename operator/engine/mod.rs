@@ -37,6 +37,10 @@ pub const BINARY_DIR: &str = "/evenkeel";
 /// Path of this program in a managed container.
 pub const BINARY: &str = "/evenkeel/evenkeel";
 
+/// An image without a file, for a container that runs nothing but this program. [`Engine::pull_image`] makes it on the host: no
+/// registry has it.
+pub const EMPTY_IMAGE: &str = "evenkeel.dev/empty:1";
+
 /// The network of [`ContainerSpec::network`] that is the host's own: the container has the host's addresses and ports.
 pub const HOST_NETWORK: &str = "host";
 

@@ -92,6 +92,8 @@ fn observed(object: &PostgresCluster) -> Observed {
     Observed {
         declared: Default::default(),
         reserved: Default::default(),
+        waited: Default::default(),
+        silent: Default::default(),
         hosts: [(HOME.to_owned(), host)].into(),
         work: BTreeMap::new(),
         libraries: BTreeMap::new(),

@@ -194,6 +194,6 @@ async fn a_host_declares_the_secret_of_its_certificate() {
             "tls": {"secretName": "certificate", "secretNamespace": "there"},
         },
     });
-    let make = |hosts, objects, _, _| DockerHostKind::new(hosts, objects);
+    let make = |hosts, objects, _, wake| DockerHostKind::new(hosts, objects, wake);
     assert_eq!(reads(make, object).await, ["secrets/there/certificate"]);
 }

@@ -1,10 +1,11 @@
-//! What the DockerHosts declare, as the planners of kinds that live on several hosts need it.
+//! What the DockerHosts declare, and what their agents have found, as the planners of kinds that live on several hosts need it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use crate::api::docker_host::{DockerHost, PortRange};
 use crate::api::object::Object as _;
+use crate::api::reach::Reach;
 use crate::store::Error;
 use crate::store::objects::Objects;
 
@@ -30,11 +31,15 @@ pub struct Declared {
     pub maintained: bool,
     /// A person says that it is off and stays off.
     pub lost: bool,
+    /// Ports of its range at which something listens that has no reservation, as far as it is known.
+    pub foreign: BTreeSet<u16>,
+    /// Whether it reaches other hosts, as far as it is known.
+    pub reach: BTreeMap<String, Reach>,
 }
 
 impl From<&DockerHost> for Declared {
     fn from(host: &DockerHost) -> Self {
-        let spec = &host.spec;
+        let (spec, status) = (&host.spec, host.status.as_ref());
         Self {
             address: spec.address,
             ports: spec.port_range,
@@ -44,6 +49,8 @@ impl From<&DockerHost> for Declared {
             drains: spec.drain,
             maintained: spec.maintenance,
             lost: spec.out_of_service,
+            foreign: status.map(|status| status.foreign_ports.clone()).unwrap_or_default(),
+            reach: status.map(|status| status.reach.clone()).unwrap_or_default(),
         }
     }
 }
@@ -52,4 +59,13 @@ impl From<&DockerHost> for Declared {
 pub async fn read(objects: &Objects) -> Result<DeclaredHosts, Error> {
     let (all, _) = objects.list::<DockerHost>(DockerHost::RESOURCE, None).await?;
     Ok(all.iter().map(|host| (host.name().to_owned(), Declared::from(host))).collect())
+}
+
+/// Whether one of two hosts is known not to reach the other one.
+pub fn apart(declared: &DeclaredHosts, one: &str, other: &str) -> bool {
+    let cut = |from: &str, to: &str| {
+        let reach = declared.get(from).and_then(|host| host.reach.get(to));
+        reach.is_some_and(|reach| *reach != Reach::Ok)
+    };
+    cut(one, other) || cut(other, one)
 }

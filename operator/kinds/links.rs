@@ -18,6 +18,8 @@ use crate::engine::{ContainerSeen, ContainerState, Engine};
 use crate::kinds::containers::DockerSeen;
 use crate::runtime::companions::{Companions, Voice, Wake};
 use crate::runtime::{Keeper, clock};
+use crate::store::{Objects, Tenure};
+use crate::supervisor::fence::Hello;
 
 /// A member that sent no report for this many milliseconds is suspected dead.
 pub const SUSPECT_MS: u64 = 3_000;
@@ -74,6 +76,7 @@ impl<R> LinkSeen<R> {
 pub struct Links<S: Speech> {
     began: Instant,
     links: Companions<LinkId, Said<S>>,
+    tenure: Option<Tenure>,
 }
 
 impl<S: Speech> Keeper for Links<S> {
@@ -118,8 +121,9 @@ impl<S: Speech> Clone for Said<S> {
 
 impl<S: Speech> Links<S> {
     /// No links yet; `wake` is called with every object that has news.
-    pub fn new(wake: Wake) -> Self {
-        Self { began: clock::instant(), links: Companions::new(wake) }
+    /// Commands are sent as long as the operator leads whose objects these are.
+    pub fn new(wake: Wake, objects: &Objects) -> Self {
+        Self { began: clock::instant(), links: Companions::new(wake), tenure: objects.tenure().cloned() }
     }
 
     /// Keeps exactly the links to the running containers of an object. Where the containers of a host are unknown,
@@ -137,7 +141,8 @@ impl<S: Speech> Links<S> {
                 let Some(member) = one.labels.get(labels::MEMBER).cloned() else { continue };
                 let (engine, container) = (engine.clone(), one.name.clone());
                 let id = LinkId { host: host.clone(), container: one.id.clone() };
-                self.links.ensure(owner, id, |voice| Conversation { engine, container, member, voice }.run());
+                let tenure = self.tenure.clone();
+                self.links.ensure(owner, id, |voice| Conversation { engine, container, member, tenure, voice }.run());
             }
         }
     }
@@ -158,9 +163,14 @@ impl<S: Speech> Links<S> {
         said.filter_map(|said| Some((said.member, said.refused?))).collect()
     }
 
+    /// This operator has just started.
+    pub fn young(&self) -> bool {
+        self.began.elapsed() < Duration::from_millis(SUSPECT_MS)
+    }
+
     /// This operator has just started, and a member of this object has sent no report yet.
     pub fn calling(&self, owner: &Owner) -> bool {
-        self.began.elapsed() < Duration::from_millis(SUSPECT_MS)
+        self.young()
             && self.links.heard(owner).into_values().any(|heard| heard.value.and_then(|said| said.report).is_none())
     }
 
@@ -227,6 +237,7 @@ struct Conversation<S: Speech> {
     engine: Arc<dyn Engine>,
     container: String,
     member: String,
+    tenure: Option<Tenure>,
     voice: Voice<LinkId, Said<S>>,
 }
 
@@ -268,6 +279,13 @@ impl<S: Speech> Conversation<S> {
         }
     }
 
+    /// Invariant: no command leaves an operator that does not lead any more. The leader's confirmation that a supervisor
+    /// gets is younger than the lease, so it ends before a later operator may have given the primary up.
+    fn leads(&self) -> Result<(), End> {
+        let over = self.tenure.as_ref().is_some_and(|tenure| !tenure.leads());
+        if over { Err(End::Broken("this operator does not lead any more".to_owned())) } else { Ok(()) }
+    }
+
     async fn once(
         &self,
         commands: &mpsc::Sender<S::Command>,
@@ -277,6 +295,10 @@ impl<S: Speech> Conversation<S> {
         let address = format!("unix:{}", S::SOCKET);
         let stream = self.engine.dial(&self.container, &address).await?;
         let (reader, mut writer) = tokio::io::split(stream);
+        // A supervisor that has heard of a later leadership ends this conversation.
+        if let Some(epoch) = self.tenure.as_ref().map(Tenure::epoch).filter(|epoch| *epoch > 0) {
+            send(&mut writer, &Hello { epoch }).await?;
+        }
         let mut reader = BufReader::new(reader);
         let mut line = Vec::new();
         let silence = Duration::from_millis(SUSPECT_MS);
@@ -287,11 +309,13 @@ impl<S: Speech> Conversation<S> {
                 biased;
                 command = inbox.recv() => {
                     let Some(command) = command else { return Ok(()) };
+                    self.leads()?;
                     send(&mut writer, &command).await?;
                 }
                 () = sleep_until(beat), if S::KEEPALIVE.is_some() => {
                     beat = clock::instant() + BEAT;
                     if let Some(keepalive) = S::KEEPALIVE {
+                        self.leads()?;
                         send(&mut writer, &keepalive()).await?;
                     }
                 }
@@ -365,6 +389,8 @@ mod tests {
     use super::*;
     use crate::engine::fake::FakeEngine;
     use crate::engine::{ContainerSpec, NetworkSpec};
+    use crate::runtime::SystemClock;
+    use crate::store::MemoryStore;
 
     const LINE: usize = 256 << 10;
 
@@ -449,12 +475,14 @@ mod tests {
         });
         let woken = Arc::new(AtomicU32::new(0));
         let count = woken.clone();
-        let links = Links::<Texts>::new(Wake::new(move |_| {
+        let objects = Objects::new(Arc::new(MemoryStore::new()), Arc::new(SystemClock));
+        let wake = Wake::new(move |_| {
             count.fetch_add(1, Ordering::SeqCst);
-        }));
+        });
+        let links = Links::<Texts>::new(wake, &objects);
         let id = LinkId { host: "local".into(), container: "1".into() };
         let (engine, container, member) = (Arc::new(engine), "a".to_owned(), "a".to_owned());
-        links.links.ensure(&owner, id, |voice| Conversation { engine, container, member, voice }.run());
+        links.links.ensure(&owner, id, |voice| Conversation { engine, container, member, tenure: None, voice }.run());
         let began = clock::instant();
         for _ in 0..8 {
             assert_eq!(heard.recv().await.unwrap(), "\"here\"");

@@ -28,12 +28,17 @@ pub mod redis_places;
 pub mod redis_reports;
 pub mod redis_sentinel;
 pub mod silence;
+pub mod unknown;
+pub mod waits;
 
 pub use namespace_network::{network_of, network_spec};
 
 use serde_json::{Value, json};
 
-/// The part of a DockerHost that matters to a kind with containers on it: spec, deletion, and whether it answers.
+/// The part of a DockerHost that matters to a kind with containers on it: spec, deletion, whether it answers, and what its agent
+/// has found.
 pub fn host_state(host: &Value) -> Value {
-    json!([host["spec"], host["metadata"]["deletionTimestamp"], host["status"]["reachable"]])
+    let status = &host["status"];
+    let found = [&status["reachable"], &status["reach"], &status["foreignPorts"]];
+    json!([host["spec"], host["metadata"]["deletionTimestamp"], found])
 }

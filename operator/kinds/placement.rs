@@ -15,6 +15,8 @@ pub struct Candidate<'a> {
     pub answers: bool,
     /// How many members of the same object it has.
     pub own: usize,
+    /// It is known not to reach the host of another member with data, or not to be reached from there.
+    pub apart: bool,
 }
 
 /// What the new member needs.
@@ -34,6 +36,7 @@ pub fn fits(candidate: &Candidate, wants: &Wants) -> bool {
     let selected = wants.selector.into_iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
     candidate.host.open
         && candidate.answers
+        && !candidate.apart
         && selected
         && (!wants.address || candidate.host.address.is_some())
         && (!wants.alone || candidate.own == 0)
@@ -61,6 +64,10 @@ pub fn nowhere(candidates: &[Candidate], wants: &Wants) -> String {
     if wants.address && bare > 0 {
         text += &format!(", {bare} without spec.address");
     }
+    let apart = count(&|one| one.apart);
+    if apart > 0 {
+        text += &format!(", {apart} cut off from the hosts of other members");
+    }
     if wants.alone {
         text += &format!(", {} with a member already", count(&|one| one.own > 0));
     }
@@ -77,7 +84,7 @@ mod tests {
     }
 
     fn candidate<'a>(name: &'a str, host: &'a Declared, own: usize) -> Candidate<'a> {
-        Candidate { name, host, answers: true, own }
+        Candidate { name, host, answers: true, own, apart: false }
     }
 
     #[test]
@@ -106,6 +113,17 @@ mod tests {
                 1;
         }
         assert!(on.values().all(|count| (70..130).contains(count)), "{on:?}");
+    }
+
+    #[test]
+    fn a_host_that_does_not_reach_those_of_the_other_members_is_not_chosen() {
+        let (a, b) = (host("a"), host("b"));
+        let hosts = [Candidate { apart: true, ..candidate("a", &a, 0) }, candidate("b", &b, 1)];
+        assert_eq!(choose(&hosts, &Wants::default(), "x"), Some("b"));
+        let wants = Wants { alone: true, ..Wants::default() };
+        assert_eq!(choose(&hosts, &wants, "x"), None);
+        expect_test::expect!["no host will take it: 2 declared, 0 closed, 0 not answering, 1 cut off from the hosts of other members, 1 with a member already"]
+            .assert_eq(&nowhere(&hosts, &wants));
     }
 
     #[test]

@@ -9,10 +9,9 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use jiff::Timestamp;
-
 use super::containers::{DockerSeen, HOME};
-use super::hosts::{Declared, DeclaredHosts};
+use super::hosts::{Declared, DeclaredHosts, apart};
+use super::loss::{self, Silent};
 use super::placement::{self, Candidate, Wants};
 use super::ports::{self, PortStep, Reserved};
 use crate::api::placement::{Network, NetworkMode, Placement, ReplaceAfter, Replacement, ReplacementCause};
@@ -52,14 +51,12 @@ pub struct Ground<'a> {
     pub reserved: &'a Reserved,
     /// What was observed on the hosts.
     pub hosts: &'a BTreeMap<String, DockerSeen>,
-    /// Hosts of members that do not answer, with the time since when.
-    pub silent: &'a BTreeMap<String, Timestamp>,
+    /// Hosts of members that do not answer, with the time that this operator has waited.
+    pub silent: &'a Silent,
     /// The object, as its reservations name it.
     pub owner: PortOwner,
     /// The name of the container of a member.
     pub container: &'a dyn Fn(&str) -> String,
-    /// The time.
-    pub now: Timestamp,
 }
 
 /// The ordinal of the member that has a volume of this name.
@@ -137,18 +134,14 @@ pub fn network(placement: &Placement, declared: &DeclaredHosts, before: Network,
     }
 }
 
-/// Since when the hosts of members are silent. `live`: the supervisor of a member answers, so that its host does.
+/// The silent hosts without those from which the supervisor of a member answers. `live`: that of this member does.
 pub fn silent<'p, P: Place + 'p>(
-    before: &BTreeMap<String, Timestamp>,
+    silent: &Silent,
     members: impl Iterator<Item = &'p P> + Clone,
-    hosts: &BTreeMap<String, DockerSeen>,
     live: impl Fn(&str) -> bool,
-    now: Timestamp,
-) -> BTreeMap<String, Timestamp> {
-    let mut silent: BTreeSet<&str> = members.clone().map(Place::host).collect();
-    silent.retain(|host| hosts.get(*host).is_none_or(|seen| seen.containers.known().is_none()));
-    silent.retain(|host| !members.clone().any(|place| place.host() == *host && live(place.name())));
-    silent.into_iter().map(|host| (host.to_owned(), before.get(host).copied().unwrap_or(now))).collect()
+) -> Silent {
+    let heard = |host: &str| members.clone().any(|place| place.host() == host && live(place.name()));
+    silent.iter().filter(|(host, _)| !heard(host)).map(|(host, waited)| (host.clone(), *waited)).collect()
 }
 
 /// Places the members of a group on the hosts' networks. `bridged` gives a member that is still on a Docker network its address
@@ -205,13 +198,18 @@ pub fn leaves_its_host<P: Place>(
     Some((request, others.map(|place| place.name().to_owned()).collect()))
 }
 
-/// The hosts as candidates for one more member of these.
-fn candidates<'a, P: Place>(ground: &Ground<'a>, members: &[P]) -> Vec<Candidate<'a>> {
+/// The hosts as candidates for one more member of these, which maybe takes the place of one that leaves.
+fn candidates<'a, P: Place>(ground: &Ground<'a>, members: &[P], leaver: Option<&str>) -> Vec<Candidate<'a>> {
+    let answers = |host: &str| ground.hosts.get(host).is_some_and(|seen| seen.containers.known().is_some());
+    // A host that is dead is not reached either, and that must not stop the replacement of what it had.
+    let alive = |host: &str| answers(host) && ground.declared.get(host).is_some_and(|host| !host.lost);
+    let others = || members.iter().filter(|place| Some(place.name()) != leaver && alive(place.host()));
     let candidate = |(name, host): (&'a String, &'a Declared)| Candidate {
         name,
         host,
-        answers: ground.hosts.get(name).is_some_and(|seen| seen.containers.known().is_some()),
+        answers: answers(name),
         own: members.iter().filter(|place| place.host() == name).count(),
+        apart: others().any(|place| apart(ground.declared, name, place.host())),
     };
     ground.declared.iter().map(candidate).collect()
 }
@@ -237,7 +235,7 @@ impl<P: Place> Placed<P> {
         }
         let replaced = usize::from(self.group.replacement.is_some());
         while self.group.members.len() < rules.wanted + replaced {
-            if !self.add(ground, rules, false) {
+            if !self.add(ground, rules, false, None) {
                 return;
             }
         }
@@ -248,10 +246,11 @@ impl<P: Place> Placed<P> {
         self.group.members.iter().any(|place| place.network().is_bridge())
     }
 
-    /// Adds a member on the host that is best for it; `alone`: only on a host without another one.
-    fn add(&mut self, ground: &Ground, rules: &Rules, alone: bool) -> bool {
+    /// Adds a member on the host that is best for it; `alone`: only on a host without another one. `leaver`: the member whose
+    /// place it takes.
+    fn add(&mut self, ground: &Ground, rules: &Rules, alone: bool, leaver: Option<&str>) -> bool {
         let Group { members, last_ordinal, .. } = &mut self.group;
-        let candidates = candidates(ground, members);
+        let candidates = candidates(ground, members, leaver);
         let selector = Some(&ground.placement.node_selector);
         let wants = Wants { selector, address: true, alone: alone || rules.alone };
         match placement::choose(&candidates, &wants, &ground.owner.uid) {
@@ -278,8 +277,14 @@ impl<P: Place> Placed<P> {
             self.group.replacement = None;
             return;
         };
-        let stays = !holds(ground, &self.group.members, old, cause);
-        if stays && !(rules.ready)(&by) && (rules.ready)(&member) {
+        let holds = holds(ground, &self.group.members, old, cause);
+        // A leader leaves only if it has to switch over first; another one that became the leader meanwhile stays.
+        let yields = holds && !matches!(cause, ReplacementCause::SharedHost | ReplacementCause::NotNeeded);
+        let stays = match (rules.leads)(&member) {
+            true => !yields,
+            false => !holds && !(rules.ready)(&by) && (rules.ready)(&member),
+        };
+        if stays {
             let cause = ReplacementCause::NotNeeded;
             self.group.replacement = Some(Replacement { member: by, by: member, cause });
         }
@@ -294,7 +299,7 @@ impl<P: Place> Placed<P> {
         let (member, why) = (leaver.name().to_owned(), in_words(leaver.host(), cause));
         let shares = cause == ReplacementCause::SharedHost;
         let before = self.group.clone();
-        if self.add(ground, rules, shares) {
+        if self.add(ground, rules, shares, Some(&member)) {
             let by = self.group.members.last().map(|place| place.name().to_owned()).unwrap_or_default();
             self.group.replacement = Some(Replacement { member, by, cause });
         } else {
@@ -366,10 +371,11 @@ fn holds<P: Place>(ground: &Ground, members: &[P], place: &P, cause: Replacement
         ReplacementCause::OutOfService => declared.is_some_and(|host| host.lost),
         ReplacementCause::HostSilent => match ground.placement.replace_after.unwrap_or_default() {
             ReplaceAfter::Never => false,
-            ReplaceAfter::Time(after) => ground
-                .silent
-                .get(place.host())
-                .is_some_and(|since| ground.now.duration_since(*since).unsigned_abs() >= after.get()),
+            // Of hosts that fell silent together nothing is replaced: this operator may be the one that is cut off.
+            ReplaceAfter::Time(after) => {
+                let waited = ground.silent.get(place.host()).is_some_and(|waited| *waited >= after.get());
+                waited && !loss::judge(ground.declared, ground.silent).many.contains(place.host())
+            }
         },
         ReplacementCause::Drain => declared.is_some_and(|host| host.drains),
         ReplacementCause::SharedHost => {

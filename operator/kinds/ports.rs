@@ -96,7 +96,7 @@ pub fn held(reserved: &Reserved, owner: &PortOwner, member: &str, purpose: &str,
 }
 
 /// A port for a member that has none: `fixed`, if a person named one, else the first free one of the
-/// host's range, from a place that depends on the owner. So the members of one object have the same port on different hosts
+/// host's range at which nothing listens, from a place that depends on the owner. So the members of one object have the same port on different hosts
 /// where they can, and a port is used again as late as possible. `Err`: why there is none.
 pub fn reserve(
     reserved: &Reserved,
@@ -124,12 +124,22 @@ pub fn reserve(
                 u32::from_str_radix(&short_hash(format!("{}/{purpose}", owner.uid), 7), 16).unwrap_or_default() % count;
             let port =
                 |offset: u32| u16::try_from(u32::from(range.first) + (start + offset) % count).unwrap_or(range.first);
-            let free = (0..count).map(port).find(|port| taken(*port).is_none());
-            free.ok_or_else(|| format!("every port of host {host} from {} to {} is reserved", range.first, range.last))?
+            let free = |port: &u16| taken(*port).is_none() && !declared.foreign.contains(port);
+            (0..count).map(port).find(free).ok_or_else(|| {
+                format!("every port of host {host} from {} to {} is reserved or in use", range.first, range.last)
+            })?
         }
     };
     let (member, purpose, host) = (member.to_owned(), purpose.to_owned(), host.to_owned());
-    Ok(PortReservationSpec { host, port, owner: owner.clone(), member, purpose, foreign: false })
+    Ok(PortReservationSpec {
+        host,
+        port,
+        owner: owner.clone(),
+        member,
+        purpose,
+        foreign: false,
+        named: fixed.is_some(),
+    })
 }
 
 /// Adds a wish to what is reserved, so that no other wish of the same plan gets the same port.

@@ -20,6 +20,11 @@ impl Clock for SystemClock {
         Timestamp::now()
     }
 
+    fn boot(&self) -> Duration {
+        let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).expect("Linux has CLOCK_BOOTTIME");
+        time.into()
+    }
+
     fn random(&self) -> u64 {
         rand::rng().next_u64()
     }
@@ -36,13 +41,15 @@ pub struct TestClock {
 #[derive(Debug)]
 struct TestState {
     now: Timestamp,
+    /// By how much the clock was advanced, in all.
+    advanced: Duration,
     seed: u64,
 }
 
 impl TestClock {
     /// Stands at `start` until [`TestClock::advance`] is called.
     pub fn still(start: Timestamp) -> Self {
-        Self { state: Mutex::new(TestState { now: start, seed: 0 }), follows: None }
+        Self { state: Mutex::new(TestState { now: start, advanced: Duration::ZERO, seed: 0 }), follows: None }
     }
 
     /// Shows `start` now and runs with tokio's time, which tests can pause.
@@ -56,17 +63,27 @@ impl TestClock {
         self
     }
 
+    /// What tokio's time has added.
+    fn run(&self) -> Duration {
+        self.follows.map_or(Duration::ZERO, |start| start.elapsed())
+    }
+
     /// Moves the clock forward.
     pub fn advance(&self, by: Duration) {
         let mut state = lock(&self.state);
         state.now = later(state.now, by);
+        state.advanced += by;
     }
 }
 
 impl Clock for TestClock {
     fn now(&self) -> Timestamp {
         let now = lock(&self.state).now;
-        later(now, self.follows.map_or(Duration::ZERO, |start| start.elapsed()))
+        later(now, self.run())
+    }
+
+    fn boot(&self) -> Duration {
+        lock(&self.state).advanced + self.run()
     }
 
     /// SplitMix64: every draw is different, and the same in every run.
@@ -106,6 +123,15 @@ mod tests {
         assert_eq!(clock.now(), Timestamp::UNIX_EPOCH);
         clock.advance(Duration::from_millis(1500));
         assert_eq!(clock.now().to_string(), "1970-01-01T00:00:01.5Z");
+    }
+
+    #[test]
+    fn the_boot_clock_moves_with_the_other_and_begins_at_no_date() {
+        let clock = TestClock::still(Timestamp::MIN);
+        clock.advance(Duration::from_secs(3));
+        assert_eq!(clock.boot(), Duration::from_secs(3));
+        let (one, other) = (SystemClock.boot(), SystemClock.boot());
+        assert!(Duration::ZERO < one && one <= other, "{one:?} {other:?}");
     }
 
     #[tokio::test(start_paused = true)]

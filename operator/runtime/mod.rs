@@ -10,6 +10,7 @@ pub mod finalizer;
 mod inbox;
 pub mod janitor;
 mod lanes;
+pub mod leadership;
 pub mod manager;
 pub mod metrics;
 pub mod queue;

@@ -22,6 +22,10 @@ use crate::store::{Key, Objects, rules};
 /// Lanes of one object that run concurrently: enough to keep a Docker Engine busy, few enough to leave room
 /// for other objects.
 const LANES: usize = 8;
+/// An observation that takes longer is logged.
+const SLOW: Duration = Duration::from_millis(500);
+/// No step begins with less time of the lease than this.
+const ENOUGH: Duration = Duration::from_millis(300);
 /// Reason of the Event for a failed step.
 const STEP_FAILED: &str = "StepFailed";
 /// Reason of the Event for a stored object that is invalid for its kind.
@@ -57,7 +61,11 @@ impl<K: Kind> Reconciler<'_, K> {
             Gate::Keep | Gate::TearDown => {}
         }
         let object = self.read(&value)?;
+        let begun = clock::instant();
         let observed = self.kind.observe(&object).await?;
+        if begun.elapsed() > SLOW {
+            tracing::debug!(took = ?begun.elapsed(), "observing is slow");
+        }
         let plan = self.kind.plan(&object, &observed, object.want(), self.clock.now());
         self.carry_out(key, value, object, plan).await
     }
@@ -132,6 +140,10 @@ impl<K: Kind> Reconciler<'_, K> {
         lane: Vec<&'s K::Step>,
     ) -> Option<(&'s K::Step, Failure)> {
         for step in lane {
+            // Invariant: no step begins when another operator may lead. A process that stood still learns it here.
+            if self.objects.tenure().is_some_and(|tenure| tenure.left() < ENOUGH) {
+                return Some((step, Failure::new(Class::Conflict, "this operator does not lead any more")));
+            }
             let start = clock::instant();
             match self.kind.act(object, step).await {
                 Ok(()) => self.step_done(about, step, start.elapsed()),

@@ -240,6 +240,9 @@ mod tests {
         fn now(&self) -> Timestamp {
             self.0 + self.1.elapsed()
         }
+        fn boot(&self) -> std::time::Duration {
+            self.1.elapsed()
+        }
         fn random(&self) -> u64 {
             0
         }

@@ -1,5 +1,5 @@
-//! Credentials beside Tokens: certificates of users, and a new token of the administrator. Only who may do everything may
-//! make them.
+//! Credentials beside Tokens: certificates of users, a new token of the administrator, and what nodes join with. Only who may
+//! do everything may make them; a node that joins has a token for that alone.
 
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
@@ -7,10 +7,11 @@ use jiff::SignedDuration;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::authz::attributes::Attributes;
+use super::authz::attributes::{Attributes, JOINS};
 use super::status::Refusal;
-use super::{Server, tokens, view};
+use super::{Server, joining, tokens, view};
 use crate::api::chain::chain;
+use crate::api::join::{JOIN, JOIN_TOKENS};
 use crate::api::token::subject_problems;
 
 /// POST: a kubeconfig with a certificate; the body is a [`Wanted`].
@@ -22,6 +23,8 @@ const ADMIN_TOKEN: &str = "/evenkeel/v1/admintoken";
 pub enum Credential {
     Certificate,
     AdminToken,
+    JoinToken,
+    Join,
 }
 
 /// Whose certificate, and for how long.
@@ -40,6 +43,8 @@ impl Credential {
         match path {
             CERTIFICATES if method == Method::POST => Some(Self::Certificate),
             ADMIN_TOKEN if method == Method::POST => Some(Self::AdminToken),
+            JOIN_TOKENS if method == Method::POST => Some(Self::JoinToken),
+            JOIN if method == Method::POST => Some(Self::Join),
             _ => None,
         }
     }
@@ -48,7 +53,8 @@ impl Credential {
     pub fn attributes(&self) -> Attributes {
         let resource = match self {
             Self::Certificate => "clientcertificates",
-            Self::AdminToken => "tokens",
+            Self::AdminToken | Self::JoinToken => "tokens",
+            Self::Join => JOINS,
         };
         Attributes {
             verb: "create".to_owned(),
@@ -83,6 +89,8 @@ impl Credential {
                 rotated.map_err(|error| failed(&error))?;
                 json!({"kubeconfig": server.authority.kubeconfig()})
             }
+            Self::JoinToken => json!(joining::token(server, body).await?),
+            Self::Join => json!(joining::bundle(server, body).await?),
         };
         Ok(view::answer(StatusCode::CREATED, &made, &[]))
     }

@@ -1,6 +1,8 @@
 //! The identity of the server and of its administrator: CA, server certificate and admin token under `DIR/pki`, and the
 //! kubeconfig with them; and the CA that signs the certificates of other users.
 
+pub mod shared;
+
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -63,6 +65,7 @@ pub struct Authority {
     pki: Pki,
     kubeconfig: PathBuf,
     listen: SocketAddr,
+    advertised: Option<String>,
     ca: String,
     client_key: KeyPair,
     /// One replaces the administrator's token at a time.
@@ -105,6 +108,22 @@ impl Authority {
         &self.kubeconfig
     }
 
+    /// The certificate of the CA of servers, DER.
+    pub fn ca(&self) -> Result<CertificateDer<'static>, Error> {
+        self.pki.der(&self.ca)
+    }
+
+    /// Where other machines reach the server, `ADDRESS:PORT`: the advertised address, else that it listens on; `None` on
+    /// loopback and where it listens on all addresses and none is advertised.
+    pub fn reached(&self) -> Option<String> {
+        let (listen, port) = (self.listen.ip(), self.listen.port());
+        match &self.advertised {
+            Some(name) if name.contains(':') => Some(format!("[{name}]:{port}")),
+            Some(name) => Some(format!("{name}:{port}")),
+            None => (!listen.is_unspecified() && !listen.is_loopback()).then(|| self.listen.to_string()),
+        }
+    }
+
     /// A kubeconfig with a new key and certificate of a user.
     pub fn issue(&self, user: &str, groups: &[String], now: Timestamp, end: Timestamp) -> Result<Value, Error> {
         let key = KeyPair::generate()?;
@@ -123,7 +142,12 @@ impl Authority {
             "client-certificate-data": STANDARD.encode(certificate.pem()),
             "client-key-data": STANDARD.encode(key.serialize_pem()),
         });
-        Ok(kubeconfig_of(&self.ca, user, &user_of, self.listen))
+        // It is for other machines.
+        let mut kubeconfig = kubeconfig_of(&self.ca, user, &user_of, self.listen);
+        if let Some(address) = self.reached() {
+            kubeconfig["clusters"][0]["cluster"]["server"] = format!("https://{address}").into();
+        }
+        Ok(kubeconfig)
     }
 }
 
@@ -157,27 +181,36 @@ pub enum Error {
 }
 
 /// Reads the identity under `dir`, creates what is missing or about to expire, and writes `dir/kubeconfig`
-/// for `listen`.
-pub fn prepare(dir: &Path, listen: SocketAddr, clock: &dyn Clock) -> Result<Identity, Error> {
+/// for `listen`. `advertise` are the addresses and names that other machines reach the server by, the most usual first.
+pub fn prepare(
+    dir: &Path,
+    listen: SocketAddr,
+    advertise: &[ServerName<'static>],
+    clock: &dyn Clock,
+) -> Result<Identity, Error> {
     let pki = Pki { dir: dir.join("pki") };
     private_folder(dir)?;
     private_folder(&pki.dir)?;
     let now = clock.now();
     let ca_key = pki.key("ca.key")?;
     let ca = pki.ca(CA, &ca_key, now)?;
-    let (certificate, key) = pki.server(&ca, ca_key, &addresses(listen), now)?;
+    let (certificate, key) = pki.server(&ca, ca_key, &addresses(listen, advertise), now)?;
     let client_key = pki.key("client-ca.key")?;
     let verifier = client_verifier(&pki, &pki.ca(CLIENT_CA, &client_key, now)?)?;
     let token = pki.token(clock)?;
 
     let kubeconfig = dir.join("kubeconfig");
     write_private(&kubeconfig, &yaml(&kubeconfig_of(&ca, "admin", &json!({"token": token}), listen)))?;
+    let advertised = advertise.first().map(|name| name.to_str().into_owned());
+    // A node that joins finds in the chain the CA that its token names.
+    let chain = vec![certificate, pki.der(&ca)?];
     let tls = rustls::ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map(|builder| builder.with_client_cert_verifier(verifier))
-        .and_then(|builder| builder.with_single_cert(vec![certificate], key))
+        .and_then(|builder| builder.with_single_cert(chain, key))
         .map_err(|error| pki.damaged("server.key", &error))?;
-    let authority = Authority { pki, kubeconfig: kubeconfig.clone(), listen, ca, client_key, turn: Mutex::default() };
+    let (kept, turn) = (kubeconfig.clone(), Mutex::default());
+    let authority = Authority { pki, kubeconfig: kept, listen, advertised, ca, client_key, turn };
     Ok(Identity { tls: Arc::new(tls), admin: authority.admin(now)?, authority, kubeconfig })
 }
 
@@ -201,13 +234,20 @@ fn provider() -> Arc<CryptoProvider> {
 }
 
 /// Every address under which clients may reach the server.
-fn addresses(listen: SocketAddr) -> Vec<SanType> {
+fn addresses(listen: SocketAddr, advertise: &[ServerName<'static>]) -> Vec<SanType> {
     let mut addresses: Vec<IpAddr> = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
     if !listen.ip().is_unspecified() && !addresses.contains(&listen.ip()) {
         addresses.push(listen.ip());
     }
-    let name = "localhost".try_into().expect("an ASCII name");
-    addresses.into_iter().map(SanType::IpAddress).chain([SanType::DnsName(name)]).collect()
+    let mut names = vec!["localhost".to_owned()];
+    for one in advertise {
+        match one {
+            ServerName::IpAddress(address) => addresses.push(IpAddr::from(*address)),
+            other => names.push(other.to_str().into_owned()),
+        }
+    }
+    let names = names.into_iter().map(|name| SanType::DnsName(name.try_into().expect("a host name is ASCII")));
+    addresses.into_iter().map(SanType::IpAddress).chain(names).collect()
 }
 
 /// The folder with keys and certificates.
@@ -241,6 +281,11 @@ impl Pki {
         Ok(pem)
     }
 
+    /// The CA's certificate as DER.
+    fn der(&self, ca: &str) -> Result<CertificateDer<'static>, Error> {
+        CertificateDer::from_pem_slice(ca.as_bytes()).map_err(|error| self.damaged("ca.crt", &error))
+    }
+
     /// The server's certificate and key: the existing ones unless they expire soon, else new ones.
     fn server(
         &self,
@@ -252,7 +297,7 @@ impl Pki {
         let key = self.key("server.key")?;
         let key_der = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes())
             .map_err(|error| self.damaged("server.key", &error))?;
-        let ca_der = CertificateDer::from_pem_slice(ca.as_bytes()).map_err(|error| self.damaged("ca.crt", &error))?;
+        let ca_der = self.der(ca)?;
         if let Some(pem) = self.read("server.crt")?
             && let Ok(certificate) = CertificateDer::from_pem_slice(pem.as_bytes())
             && serves(&certificate, &key, ca_der, names, now + DAY * RENEW_DAYS)
@@ -394,6 +439,9 @@ mod tests {
         fn now(&self) -> Timestamp {
             Timestamp::from_second(self.0.load(Ordering::Relaxed)).unwrap()
         }
+        fn boot(&self) -> std::time::Duration {
+            std::time::Duration::ZERO
+        }
         fn random(&self) -> u64 {
             self.1.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)
         }
@@ -411,7 +459,7 @@ mod tests {
             Self { dir: tempfile::tempdir().unwrap(), clock: At(START.into(), 1.into()) }
         }
         fn prepare(&self, listen: &str) -> Result<Identity, Error> {
-            prepare(self.dir.path(), listen.parse().unwrap(), &self.clock)
+            prepare(self.dir.path(), listen.parse().unwrap(), &[], &self.clock)
         }
         fn read(&self, name: &str) -> String {
             fs::read_to_string(self.dir.path().join(name)).unwrap()
@@ -473,6 +521,26 @@ mod tests {
         assert!(home.read("kubeconfig").contains("https://10.1.2.3:7443"));
         home.prepare("0.0.0.0:7444").unwrap();
         assert!(home.read("kubeconfig").contains("https://127.0.0.1:7444"));
+    }
+
+    /// Regression 449: an operator that listened on all addresses had a certificate for loopback only, so no other machine could
+    /// verify it. It names the advertised addresses, and kubeconfigs for other machines do, too.
+    #[test]
+    fn an_advertised_address_is_in_the_certificate_and_in_kubeconfigs_for_others() {
+        let home = Home::new();
+        let advertise = ["10.1.2.3", "one.example"].map(|name| ServerName::try_from(name.to_owned()).unwrap());
+        let prepare =
+            |advertise: &[_]| prepare(home.dir.path(), "0.0.0.0:7443".parse().unwrap(), advertise, &home.clock);
+        assert_eq!(prepare(&[]).unwrap().authority.reached(), None, "nobody knows where");
+        let authority = prepare(&advertise).unwrap().authority;
+        assert_eq!(authority.reached().as_deref(), Some("10.1.2.3:7443"));
+        let der = CertificateDer::from_pem_slice(home.read("pki/server.crt").as_bytes()).unwrap();
+        let key = KeyPair::from_pem(&home.read("pki/server.key")).unwrap();
+        let names = addresses("127.0.0.1:7443".parse().unwrap(), &advertise);
+        assert!(serves(&der, &key, authority.ca().unwrap(), &names, home.clock.now()));
+        let of_user = authority.issue("jane", &[], home.clock.now(), home.clock.now() + DAY).unwrap();
+        assert_eq!(of_user["clusters"][0]["cluster"]["server"], "https://10.1.2.3:7443");
+        assert!(home.read("kubeconfig").contains("https://127.0.0.1:7443"), "the administrator's is for this machine");
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub mod exec;
 pub mod fields;
 mod holder;
 pub mod identity;
+mod joining;
 pub mod limits;
 pub mod logs;
 pub mod metadata;
@@ -73,6 +74,9 @@ use identity::{Authority, Identity};
 /// Plans an object without acting, for `evenkeel plan`; the server itself imports no planner.
 pub type Planner = Arc<dyn Fn(serde_json::Value) -> BoxFuture<'static, serde_json::Value> + Send + Sync>;
 
+/// The names of this node and of the one that leads.
+pub type Nodes = Arc<dyn Fn() -> BoxFuture<'static, Result<Vec<String>, store::Error>> + Send + Sync>;
+
 /// Grace for the last lines of the audit log.
 const DRAIN_TIME: Duration = Duration::from_secs(1);
 /// What the API has from the rest of the operator besides the objects; in tests it may have nothing.
@@ -84,6 +88,8 @@ pub struct Behind {
     pub containers: Option<Arc<dyn Containers>>,
     /// The Pod Security level of a new namespace that names none.
     pub default_level: Level,
+    /// The nodes whose operators are known to run.
+    pub nodes: Option<Nodes>,
 }
 
 /// The dependencies of every request.
@@ -97,6 +103,7 @@ pub struct Server {
     planner: Option<Planner>,
     /// The Pod Security level of a new namespace that names none.
     default_level: Level,
+    nodes: Option<Nodes>,
     /// Locked while an object that takes names in Docker is created.
     claims: tokio::sync::Mutex<()>,
     limits: limits::Limits,
@@ -128,13 +135,14 @@ pub async fn run(
     let (authority, stop) = (identity.authority, shutdown.clone());
     let access = Access::start(objects.clone(), identity.admin).await?;
     let (claims, limits) = Default::default();
-    let Behind { planner, containers, default_level } = behind;
+    let Behind { planner, containers, default_level, nodes } = behind;
     let server = Arc::new(Server {
         objects,
         clock,
         containers,
         planner,
         default_level,
+        nodes,
         claims,
         limits,
         audit,

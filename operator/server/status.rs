@@ -211,12 +211,14 @@ impl Refusal {
                 Self::invalid(resource, name, vec![Cause::invalid("", problem.clone())])
             }
             Error::Busy { .. } => Self::too_many_requests(error.to_string()),
+            Error::NoQuorum { .. } | Error::Full | Error::Deposed { .. } => Self::unavailable(error.to_string()),
             Error::View { instead, .. } => Self::not_allowed(*instead),
             Error::Backend { .. }
             | Error::InUse { .. }
             | Error::KeyMissing { .. }
             | Error::Tampered { .. }
-            | Error::Newer { .. } => Self::internal(chain(error)),
+            | Error::Newer { .. }
+            | Error::Setup { .. } => Self::internal(chain(error)),
         }
     }
 

@@ -296,7 +296,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let clock: &dyn Clock = &crate::runtime::SystemClock;
-        let config = identity::prepare(dir.path(), address, clock).unwrap().tls;
+        let config = identity::prepare(dir.path(), address, &[], clock).unwrap().tls;
         let stop = CancellationToken::new();
         let serving = tokio::spawn(accept(2, Listener::Tcp(listener, config), Router::new(), stop.clone()));
         let mut silent = Vec::new();

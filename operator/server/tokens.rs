@@ -3,17 +3,17 @@
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use jiff::{SignedDuration, Timestamp};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::authn::tokens::{HASHES, hash, secret, shown, token};
-use super::body;
 use super::params::Effect;
 use super::request::Request;
 use super::status::{Cause, Refusal};
+use super::{Server, body};
 use crate::api::object::Object as _;
 use crate::api::resource::Resource;
 use crate::api::token::Token;
-use crate::store::{Key, rules};
+use crate::store::{self, Key, rules};
 
 /// Longest life of a token or certificate.
 pub const LONGEST: SignedDuration = SignedDuration::from_hours(366 * 24);
@@ -38,17 +38,22 @@ pub async fn serve(request: Request<'_>, method: &Method) -> Result<Response, Re
     }
     let (mut object, warnings) = request.created().await?;
     if request.params.effect()? == Effect::Store {
-        let secret = secret(&*request.server.clock);
-        let uid = rules::uid_of(&object).unwrap_or_default().to_owned();
-        let owner = json!({
-            "apiVersion": object["apiVersion"], "kind": Token::KIND, "name": object["metadata"]["name"], "uid": uid,
-        });
-        let kept = json!({"metadata": {"ownerReferences": [owner]}, "sha256": shown(&hash(&secret))});
-        let kept = request.server.objects.create(&Key::new(HASHES, "", &uid), kept).await;
-        kept.map_err(|error| request.store_refusal(&error))?;
-        object["status"] = json!({"token": token(&uid, &secret)});
+        let made = bearer(request.server, &object).await.map_err(|error| request.store_refusal(&error))?;
+        object["status"] = json!({"token": made});
     }
     Ok(request.object(StatusCode::CREATED, object, &warnings))
+}
+
+/// Draws the secret of a new Token and keeps its hash; returns the bearer token.
+pub async fn bearer(server: &Server, object: &Value) -> Result<String, store::Error> {
+    let secret = secret(&*server.clock);
+    let uid = rules::uid_of(object).unwrap_or_default();
+    let owner = json!({
+        "apiVersion": object["apiVersion"], "kind": Token::KIND, "name": object["metadata"]["name"], "uid": uid,
+    });
+    let kept = json!({"metadata": {"ownerReferences": [owner]}, "sha256": shown(&hash(&secret))});
+    server.objects.create(&Key::new(HASHES, "", uid), kept).await?;
+    Ok(token(uid, &secret))
 }
 
 /// What is wrong with a life that ends then, if anything is.

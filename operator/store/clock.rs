@@ -1,12 +1,17 @@
 //! Time and random numbers as a trait, and values drawn from it: uids, name suffixes, passwords. The
 //! implementations are in `runtime/clock.rs`.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 
 /// Time and random numbers: the machine's in production, a seed's in tests.
 pub trait Clock: Send + Sync + 'static {
     /// The time of day.
     fn now(&self) -> Timestamp;
+    /// The time since this machine started. It goes on while the machine is suspended, and nobody can set it: for the
+    /// deadlines of a lease. Says nothing to another machine.
+    fn boot(&self) -> Duration;
     /// 64 random bits; unpredictable in production.
     fn random(&self) -> u64;
 }

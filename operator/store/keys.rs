@@ -38,6 +38,11 @@ pub enum Error {
         #[source]
         source: KeyError,
     },
+    /// The operators that a node joins keep their keys in a file of the user's.
+    #[error(
+        "the operators there seal Secrets with a key file of their own; give this node the same file by --encryption-key-file"
+    )]
+    NotSent,
     /// The keys are in a file that this program does not write.
     #[error(
         "the keys are in {0}: put a new key on its first line (head -c 32 /dev/urandom | base64), keep the others, and restart the operator; it seals everything with the new key when it starts, and then you can remove the others"
@@ -66,8 +71,17 @@ impl KeyFiles {
 
     /// Reads the keys. Keys of the own file still open when a file is given, so that it can be given at any time.
     pub fn read(&self) -> Result<Seal, Error> {
+        self.read_with(read(&self.own))
+    }
+
+    /// The keys of a node that joins and will have this text in its own file.
+    pub fn joining(&self, own: Option<&str>) -> Result<Seal, Error> {
+        self.read_with(own.map(str::to_owned).ok_or(Error::NotSent))
+    }
+
+    fn read_with(&self, own: Result<String, Error>) -> Result<Seal, Error> {
         let given = self.given.as_deref().map(|path| read(path).and_then(|text| parse(path, &text)));
-        let own = match read(&self.own) {
+        let own = match own {
             missing if given.is_some() && is_missing(&missing) => None,
             text => Some(parse(&self.own, &text?)?),
         };
@@ -100,7 +114,11 @@ fn read(path: &Path) -> Result<String, Error> {
 }
 
 fn is_missing(text: &Result<String, Error>) -> bool {
-    matches!(text, Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound)
+    match text {
+        Err(Error::File { source, .. }) => source.kind() == io::ErrorKind::NotFound,
+        Err(Error::NotSent) => true,
+        _ => false,
+    }
 }
 
 fn parse(path: &Path, text: &str) -> Result<Seal, Error> {

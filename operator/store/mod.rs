@@ -1,14 +1,17 @@
-//! Versioned objects: compare-and-set, list and watch. The only room with SQL for objects.
+//! Versioned objects: compare-and-set, list and watch. The only room with SQL for objects, and the only one with etcd.
 //!
-//! One monotonic revision counts every write of every resource; an object's
+//! One revision grows with every write of every resource (on etcd also by other things); an object's
 //! `metadata.resourceVersion` is the revision that wrote it. [`Store`] is the
 //! raw contract (one suite, `tests/it/store_contract.rs`, runs on every
 //! implementation); [`objects`] adds the Kubernetes rules on top.
 
 pub mod clock;
+pub mod etcd;
 pub mod events;
 mod garbage;
+pub mod import;
 pub mod keys;
+pub mod leases;
 pub mod memory;
 pub mod objects;
 pub mod private_file;
@@ -29,7 +32,9 @@ use crate::api::failure::{Class, Classify};
 use crate::api::object::Object;
 
 pub use clock::Clock;
+pub use etcd::EtcdStore;
 pub use keys::KeyFiles;
+pub use leases::{Candidate, Leader, Leadership, Leases, SoleLeader, Tenure};
 pub use memory::MemoryStore;
 pub use objects::Objects;
 pub use seal::Seal;
@@ -125,6 +130,7 @@ pub trait Store: Send + Sync + 'static {
     /// number found, not on the size of the store.
     async fn owned_by(&self, uid: &str) -> Result<Vec<(Key, Value)>, Error>;
     /// Writes `value` with the new revision as `metadata.resourceVersion`, if `expect` holds. Returns the new value.
+    /// A failure that is not about the object ([`Error::NoQuorum`], [`Error::Backend`]) leaves open whether it is written.
     async fn put(&self, key: &Key, expect: Expect, value: Value) -> Result<Value, Error>;
     /// Removes the object if it is at `revision`. Returns the last value; its `resourceVersion` is the
     /// revision of the deletion.
@@ -135,7 +141,8 @@ pub trait Store: Send + Sync + 'static {
     }
     /// Like [`Store::watch`], for several resources, ordered by revision.
     async fn watch_of(&self, resources: &[&str], namespace: Option<&str>, since: u64) -> Result<Watch, Error>;
-    /// The revision of the last write; 0 before the first.
+    /// A revision that has every write that was answered before: that of the last write, or a later one. A new SQLite
+    /// store is at 0.
     async fn revision(&self) -> Result<u64, Error>;
     /// Every object of every resource, ordered by key: for the sweep and for copies. The cost grows with the
     /// size of the store.
@@ -252,6 +259,31 @@ pub enum Error {
         /// The operation that waited.
         doing: &'static str,
     },
+    /// No majority of the store's members can be reached: nothing can be read or written, and nothing is known.
+    #[error("the store has no quorum: {told}; nothing can be read or changed until a majority is back ({doing})")]
+    NoQuorum {
+        /// The failed operation.
+        doing: &'static str,
+        /// What was found when the members were asked.
+        told: String,
+    },
+    /// The database is full and accepts no more writes.
+    #[error(
+        "the store is full: etcd has raised its alarm NOSPACE and accepts no writes; compact and defragment it, or raise its --quota-backend-bytes, then run: etcdctl alarm disarm"
+    )]
+    Full,
+    /// Another operator leads: a write of a leadership that is over is not performed.
+    #[error("this operator does not lead any more (epoch {epoch}); the write was not performed")]
+    Deposed {
+        /// The epoch of the leadership that is over.
+        epoch: u64,
+    },
+    /// The store cannot be used as it is set up.
+    #[error("the store cannot be used: {problem}")]
+    Setup {
+        /// What is wrong, and what to do.
+        problem: String,
+    },
     /// The underlying database failed (disk full, file removed, I/O).
     #[error("store: {doing}")]
     Backend {
@@ -273,8 +305,15 @@ impl Classify for Error {
             | Self::InUse { .. }
             | Self::KeyMissing { .. }
             | Self::Tampered { .. }
-            | Self::Newer { .. } => Class::Terminal,
-            Self::Compacted { .. } | Self::Future { .. } | Self::Busy { .. } | Self::Backend { .. } => Class::Transient,
+            | Self::Newer { .. }
+            | Self::Setup { .. } => Class::Terminal,
+            Self::Compacted { .. }
+            | Self::Future { .. }
+            | Self::Busy { .. }
+            | Self::NoQuorum { .. }
+            | Self::Full
+            | Self::Deposed { .. }
+            | Self::Backend { .. } => Class::Transient,
         }
     }
 }

@@ -6,7 +6,7 @@ use serde::Deserializer;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Clock, Error, Expect, Key, Store, Watch, clock, revision_of, rules};
+use super::{Clock, Error, Expect, Key, Leadership, Store, Tenure, Watch, clock, revision_of, rules};
 
 /// Attempts of a write without a resourceVersion while others write the same object.
 const ATTEMPTS: usize = 5;
@@ -18,6 +18,7 @@ const SUFFIX: usize = 5;
 pub struct Objects {
     pub(super) store: Arc<dyn Store>,
     pub(super) clock: Arc<dyn Clock>,
+    tenure: Option<Tenure>,
 }
 
 /// The part of an object that a write changes.
@@ -56,7 +57,18 @@ impl std::fmt::Debug for Objects {
 impl Objects {
     /// Objects in `store`, with times from `clock`.
     pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
-        Self { store, clock }
+        Self { store, clock, tenure: None }
+    }
+
+    /// Objects as the operator of this leadership sees and writes them: its writes are refused when that is over.
+    pub fn led(leadership: &Leadership, clock: Arc<dyn Clock>) -> Self {
+        let (store, tenure) = (leadership.store().clone(), Some(leadership.tenure().clone()));
+        Self { store, clock, tenure }
+    }
+
+    /// How long the operator that uses them leads; `None`: it is the only one, or leads nobody.
+    pub fn tenure(&self) -> Option<&Tenure> {
+        self.tenure.as_ref()
     }
 
     /// The underlying store, for operations without rules: revisions, compaction.

@@ -95,6 +95,11 @@ impl Seal {
         format!("{FORMAT}{}:{}", kek.id, BASE64.encode([nonce.as_slice(), &head, &body].concat()))
     }
 
+    /// A stored text, sealed anew with the first key.
+    pub(super) fn renewed(&self, at: &Key, stored: &str) -> Result<String, Error> {
+        Ok(self.seal(at, self.open(at, stored)?.into_owned()))
+    }
+
     /// The JSON in a stored text. A text that a version before has stored is not sealed.
     pub(super) fn open<'a>(&self, at: &Key, stored: &'a str) -> Result<Cow<'a, str>, Error> {
         let Some((id, sealed)) = parts(stored) else { return Ok(stored.into()) };

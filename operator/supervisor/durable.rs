@@ -63,19 +63,27 @@ pub fn lock(own: &Path) -> Result<Flock<File>, Error> {
 
 /// The last saved state; the default if there is none.
 pub fn load<Durable: DeserializeOwned + Default>(own: &Path) -> Result<Durable, Error> {
-    let path = own.join(FILE);
-    match std::fs::read(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Durable::default()),
-        Err(source) => Err(Error::File { doing: "reading", path, source }),
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| Error::Content { path, source }),
+    load_file(&own.join(FILE))
+}
+
+/// What was last saved in another file of promises; the default if there is none.
+pub fn load_file<T: DeserializeOwned + Default>(path: &Path) -> Result<T, Error> {
+    match std::fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(T::default()),
+        Err(source) => Err(file("reading", path)(source)),
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| Error::Content { path: path.into(), source }),
     }
 }
 
 /// Saves; after it returns, a power failure cannot undo it.
 pub fn save(own: &Path, durable: &impl Serialize) -> Result<(), Error> {
-    let path = own.join(FILE);
-    let bytes = serde_json::to_vec(durable).map_err(|source| Error::Content { path: path.clone(), source })?;
-    write(&path, &bytes).map_err(file("writing", &path))
+    save_file(&own.join(FILE), durable)
+}
+
+/// Saves another file of promises in the same way.
+pub fn save_file(path: &Path, kept: &impl Serialize) -> Result<(), Error> {
+    let bytes = serde_json::to_vec(kept).map_err(|source| Error::Content { path: path.into(), source })?;
+    write(path, &bytes).map_err(file("writing", path))
 }
 
 /// What is saved in another JSON file, if that is usable.

@@ -4,6 +4,7 @@
 //! - [`wire`]: the messages between operator and supervisor.
 //! - [`state`]: inputs and outputs of decisions; [`next`] (with `rejoin`): every decision, pure; [`report`]:
 //!   renders the report.
+//! - [`agent`]: no database, but the one container that tells what a host's network is like.
 //! - [`run`]: the loop; observes (`poll`), takes a `snapshot`, calls `next`, performs (`perform`), reports.
 //! - `proof`: whether a new client can write now; `collations`: what sorts text here.
 //! - The other files have one task each: files (`place`, `theirs`, `durable`, `secrets`, `tls`, `conf`, `configure`,
@@ -11,6 +12,7 @@
 //!   processes (`process`, `authenticating`, `tools`, `jobs`, `server_log`),
 //!   connections to the local server (`sql`, `identify`) and from the operator (`control`).
 
+pub mod agent;
 mod authenticating;
 mod collations;
 pub mod conf;
@@ -18,6 +20,7 @@ mod configure;
 mod control;
 mod dry_start;
 mod durable;
+pub mod fence;
 pub(crate) mod identify;
 mod jobs;
 mod leftovers;

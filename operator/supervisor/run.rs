@@ -12,6 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::collations::{self, Counted};
 use super::control;
 use super::durable;
+use super::fence::Fence;
 use super::jobs::chain;
 use super::listen::{self, Listen};
 use super::next;
@@ -64,6 +65,7 @@ async fn serve(identity: Identity) -> Result<(), Fatal> {
     let place = Place::find()?;
     place.prepare()?;
     let lock = durable::lock(&place.own())?;
+    let fence = Fence::load(&place.own())?;
     let durable = durable::load(&place.own())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -76,7 +78,7 @@ async fn serve(identity: Identity) -> Result<(), Fatal> {
     tracing::info!(member = %shell.member, boot = %shell.boot, promised = shell.durable.promised, "supervisor begins");
     // The first turn comes before the socket, so that the first report is complete.
     shell.turn().await;
-    tokio::spawn(control::serve(control::bind(wire::SOCKET.as_ref())?, said, seen));
+    tokio::spawn(control::serve(control::bind(wire::SOCKET.as_ref())?, fence, said, seen));
     loop {
         let after = shell.turn().await;
         shell.notice_jump(boottime_ms(), false);

@@ -28,6 +28,7 @@ FOR_CERTAIN = (
 )
 WRITERS, KEYS_EACH, READERS = 4, 2, 2
 WRITE_PAUSE, READ_PAUSE, PROBE_PAUSE = 0.02, 0.1, 0.05  # seconds between two requests of one client
+ROUND = 5.0  # seconds after which a client without a connection reads the URI again
 ANSWER = 1.0  # time-out of the server's answer, in seconds
 OVERLAP = 20  # places before the verified one that are read again
 
@@ -40,7 +41,6 @@ class Client:
 
     def __init__(self, workload):
         self.workload = workload
-        self.hosts = client.hosts_of(workload.uri, "read-write")
         self.connection = self.host = None
         self.stopping = threading.Event()
         self.thread = threading.Thread(target=self.run, daemon=True)
@@ -51,7 +51,9 @@ class Client:
         while not self.stopping.is_set():
             try:
                 if self.connection is None:
-                    self.connection, self.host = client.race(self.hosts, float("inf"), self.stopping)
+                    # Members may have been replaced since.
+                    hosts = client.hosts_of(self.workload.uri, "read-write")
+                    self.connection, self.host = client.race(hosts, time.monotonic() + ROUND, self.stopping)
                 usable = self.act()
             except (psycopg2.Error, client.Silent):
                 usable = False

@@ -86,14 +86,17 @@ class Operator:
         self.data = pathlib.Path(folder) / "data"
         self.log = pathlib.Path(folder) / "operator.log"
         self.port = free_port()
+        self.address = "127.0.0.1"  # that its API listens on
         self.process = None
+        self.options = []  # more words after `operator`
         self.env = {"EVENKEEL_KUBECONFIG": str(self.data / "kubeconfig"), "NO_COLOR": "1"}
 
     def start(self):
         """Starts it and waits until it serves requests."""
         with open(self.log, "a", encoding="utf-8") as log:
+            listen = f"{self.address}:{self.port}"
             self.process = subprocess.Popen(
-                [*self.command, "operator", "--data-dir", str(self.data), "--listen", f"127.0.0.1:{self.port}"],
+                [*self.command, "operator", "--data-dir", str(self.data), "--listen", listen, *self.options],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,

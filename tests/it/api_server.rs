@@ -55,7 +55,9 @@ impl Api {
         let dir = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let clock = Arc::new(SystemClock);
-        let identity = identity::prepare(dir.path(), listener.local_addr().unwrap(), &*clock).unwrap();
+        let identity =
+            identity::prepare(dir.path(), listener.local_addr().unwrap(), &["127.0.0.1".try_into().unwrap()], &*clock)
+                .unwrap();
         let text = std::fs::read_to_string(&identity.kubeconfig).unwrap();
         let kubeconfig: Value = serde_saphyr::from_str(&text).unwrap();
         let objects = Objects::new(Arc::new(store), clock.clone());
@@ -87,6 +89,11 @@ impl Api {
             serving: Some(serving),
             _dir: dir,
         }
+    }
+
+    /// The data directory.
+    pub fn dir(&self) -> &std::path::Path {
+        self._dir.path()
     }
 
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {

@@ -57,7 +57,7 @@ impl CliBench {
         let folder = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let clock = Arc::new(SystemClock);
-        let identity = identity::prepare(folder.path(), listener.local_addr().unwrap(), &*clock).unwrap();
+        let identity = identity::prepare(folder.path(), listener.local_addr().unwrap(), &[], &*clock).unwrap();
         let objects = Objects::new(Arc::new(MemoryStore::new()), clock.clone());
         let stop = CancellationToken::new();
         let planner: server::Planner = Arc::new(|object| {
@@ -72,7 +72,7 @@ impl CliBench {
             identity,
             objects.clone(),
             clock,
-            server::Behind { planner: Some(planner), containers, default_level: Level::Baseline },
+            server::Behind { planner: Some(planner), containers, default_level: Level::Baseline, nodes: None },
             stop.clone(),
         );
         tokio::spawn(async move { run.await.unwrap() });

@@ -19,6 +19,9 @@ fn args(dir: &Path) -> Args {
     Args {
         home: Home { data_dir: Some(dir.to_owned()), encryption_key_file: None },
         listen: "127.0.0.1:0".parse().unwrap(),
+        advertise: Vec::new(),
+        shared: Default::default(),
+        join: Default::default(),
         audit: Vec::new(),
         default_pod_security: Default::default(),
     }
@@ -56,6 +59,36 @@ async fn one_operator_owns_a_data_directory_and_a_second_is_told_who() {
         }
     };
     timeout(PATIENCE, again).await.unwrap();
+}
+
+/// One machine becomes the first of several: its objects are in etcd under their uids, and its own file is kept aside.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_objects_of_a_single_operator_are_taken_over_into_etcd() {
+    let Some(bench) = crate::etcd::shared("the_objects_of_a_single_operator").await else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (dir, manifest) = (folder.path().join("data"), folder.path().join("map.yaml"));
+    std::fs::write(&manifest, "{apiVersion: v1, kind: ConfigMap, metadata: {name: kept}, data: {a: b}}").unwrap();
+    let running = operator::start(&args(&dir)).await.unwrap();
+    let ask = |running: &operator::Running, words: &str| {
+        let words = format!("--kubeconfig {} {words}", running.kubeconfig.display());
+        async move { run(&words).await.1 }
+    };
+    ask(&running, &format!("apply -f {}", manifest.display())).await;
+    let uid_of = |text: String| serde_json::from_str::<serde_json::Value>(&text).unwrap()["metadata"]["uid"].clone();
+    let get = "get configmap kept -o json";
+    let uid = uid_of(ask(&running, get).await);
+    assert!(uid.is_string(), "{uid}");
+    timeout(PATIENCE, running.stop()).await.unwrap();
+
+    let (etcd_endpoints, etcd_prefix) = (bench.config(0).endpoints, bench.prefix().to_owned());
+    let shared = evenkeel::cli::etcd::Args { etcd_endpoints, etcd_prefix, ..Default::default() };
+    let several = Args { shared, ..args(&dir) };
+    for _ in 0..2 {
+        let running = operator::start(&several).await.unwrap();
+        assert_eq!(uid_of(ask(&running, get).await), uid);
+        timeout(PATIENCE, running.stop()).await.unwrap();
+        assert!(!dir.join("store.db").exists() && dir.join("store.db.imported").exists());
+    }
 }
 
 /// Regression 161: an operator whose port another process had bound ended at once, and so nobody failed over a database.
@@ -100,6 +133,49 @@ async fn an_operator_whose_port_is_taken_does_its_work() {
         async { while ask(&dir.join("kubeconfig"), "get dh -o name").await.1 != "dockerhost.evenkeel.dev/local\n" {} };
     timeout(PATIENCE, opened).await.unwrap();
     timeout(PATIENCE, running.stop()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_node_that_cannot_join_says_why_and_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let token = format!("EK1{}.CANARY", "0".repeat(64));
+    let join = async |dir: &str, words: String| {
+        run(&format!("operator --listen 127.0.0.1:0 --data-dir {}/{dir} --join {words}", folder.path().display())).await
+    };
+    let (code, _, err) = join("new", format!("127.0.0.1:1 --token {token}")).await;
+    assert!(
+        code == 1 && err.contains("cannot join 127.0.0.1:1; nothing was sent: it cannot be reached"),
+        "{code} {err}"
+    );
+    let (code, _, err) = join("new", "127.0.0.1:1".to_owned()).await;
+    assert!(code == 2 && err.contains("--join wants a token"), "{code} {err}");
+    let (code, _, err) = join("new", "127.0.0.1:1 --token CANARY".to_owned()).await;
+    assert!(code == 2 && err.contains("this is no join token") && !err.contains("CANARY"), "{code} {err}");
+    let names = |dir: &str| {
+        let names = std::fs::read_dir(folder.path().join(dir)).unwrap().map(|one| one.unwrap().file_name());
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(names("new"), ["operator.lock"]);
+    std::fs::create_dir(folder.path().join("old")).unwrap();
+    for name in ["operator.lock", "store.db"] {
+        std::fs::write(folder.path().join("old").join(name), "").unwrap();
+    }
+    let (code, _, err) = join("old", format!("127.0.0.1:1 --token {token}")).await;
+    assert!(code == 1 && err.contains("has a store of its own (store.db)"), "{code} {err}");
+    assert_eq!(names("old").len(), 2);
+}
+
+/// Regression 454: `secrets rotate-keys` on a data directory that had an old store.db beside the settings of etcd forgot the key
+/// that sealed the Secrets in etcd.
+#[tokio::test]
+async fn the_keys_of_secrets_in_etcd_are_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("pki")).unwrap();
+    for name in ["store.db", "pki/etcd.json"] {
+        std::fs::write(folder.path().join(name), "").unwrap();
+    }
+    let (code, _, err) = run(&format!("secrets rotate-keys --data-dir {}", folder.path().display())).await;
+    assert!(code == 1 && err.contains("are in an etcd that several operators share"), "{code} {err}");
 }
 
 #[tokio::test]

@@ -35,7 +35,7 @@ impl House {
         let socket = dir.path().join("api.sock");
         let doors = Doors::open("127.0.0.1:0".parse().unwrap(), std::slice::from_ref(&socket)).await.unwrap();
         let (address, clock) = (doors.address, Arc::new(SystemClock));
-        let identity = identity::prepare(dir.path(), address, &*clock).unwrap();
+        let identity = identity::prepare(dir.path(), address, &[], &*clock).unwrap();
         let token = std::fs::read_to_string(dir.path().join("pki/token")).unwrap().trim().to_owned();
         let objects = Objects::new(Arc::new(MemoryStore::new()), clock.clone());
         let stop = CancellationToken::new();

@@ -164,7 +164,11 @@ class Host(PrivateEngine):
     # Its containers
 
     def containers(self, *filters, running=False):
-        """Names of managed containers, running or not."""
+        """Names of the containers of objects, running or not; the agent belongs to the host itself."""
+        return [name for name in self.managed(*filters, running=running) if not name.startswith("evenkeel-agent.")]
+
+    def managed(self, *filters, running=False):
+        """Names of all managed containers, running or not."""
         labels = [part for one in ("evenkeel.dev/kind", *filters) for part in ("--filter", f"label={one}")]
         return self.docker("ps", *([] if running else ["-a"]), "--format", "{{.Names}}", *labels).split()
 

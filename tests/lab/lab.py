@@ -176,8 +176,7 @@ class Lab:
                 host.start()
         for name in list(self.network.off):
             self.network.join(name)
-        if self.operator.process.poll() is not None:
-            self.operator.start()
+        self.revive()
         wait_until("all hosts are Ready again", self.all_ready, 60)
 
     def clear(self):
@@ -211,6 +210,15 @@ class Lab:
 
         wait_until("nothing is on two hosts under one identity", look, timeout)
 
+    def revive(self):
+        """Starts the operator if it has ended."""
+        if self.operator.process.poll() is not None:
+            self.operator.start()
+
+    def logs(self):
+        """{name: log} of the operators."""
+        return {"operator": self.operator.log}
+
     def save(self, folder):
         """Saves the evidence of a failed scenario."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -220,7 +228,8 @@ class Lab:
         for kind in (*KINDS, "dockerhosts", "portreservations"):
             text = self.operator.cli_result("get", kind, "-A", "-o", "yaml")[1]
             (folder / f"{kind}.yaml").write_text(text, encoding="utf-8")
-        (folder / "operator.log").write_bytes(self.operator.log.read_bytes()[-2_000_000:])
+        for name, log in self.logs().items():
+            (folder / f"{name}.log").write_bytes(log.read_bytes()[-2_000_000:])
         for host in self.hosts.values():
             log = host.log.read_bytes()[-200_000:]
             (folder / f"dockerd-{host.name}.log").write_bytes(log)
@@ -228,6 +237,6 @@ class Lab:
                 continue
             listed = host.docker("ps", "-a", "--no-trunc", check=False)
             (folder / f"containers-{host.name}.txt").write_text(listed, encoding="utf-8")
-            for container in host.containers():
+            for container in host.managed():
                 text = run("sh", "-c", f"docker -H {host.endpoint} logs -t --tail 2000 {container} 2>&1", check=False)
                 (folder / f"{host.name}-{container}.log").write_text(text, encoding="utf-8")

@@ -14,24 +14,37 @@ import sys
 TESTS = pathlib.Path(__file__).resolve().parents[1]
 sys.path[1:1] = [str(TESTS / "e2e"), str(TESTS / "chaos")]
 
+import scenarios_agent
 import scenarios_deployment
+import scenarios_drain
 import scenarios_lab
+import scenarios_operators
 import scenarios_postgres
 import scenarios_redis
 import scenarios_web
 from harness import ROOT, Failed
 from lab import Lab
 from runner import attempt, chosen
+from shared import SharedLab
 
 SAVED = ROOT / "target" / "lab"
 SCENARIOS = [
     *scenarios_lab.SCENARIOS,
+    *scenarios_agent.SCENARIOS,
     *scenarios_deployment.SCENARIOS,
     *scenarios_web.SCENARIOS,
+    *scenarios_drain.SCENARIOS,
     *scenarios_postgres.SCENARIOS,
     *scenarios_redis.SCENARIOS,
 ]
-QUICK = [*scenarios_lab.SCENARIOS, *scenarios_deployment.SCENARIOS, *scenarios_postgres.QUICK]
+QUICK = [
+    *scenarios_lab.SCENARIOS,
+    *scenarios_agent.SCENARIOS[:2],
+    *scenarios_deployment.SCENARIOS,
+    *scenarios_postgres.QUICK,
+]
+# The scenarios of each kind of lab, and its quick ones.
+LABS = [(Lab, SCENARIOS, QUICK), (SharedLab, scenarios_operators.SCENARIOS, scenarios_operators.SCENARIOS[:1])]
 
 
 def healed(scenario):
@@ -47,10 +60,12 @@ def healed(scenario):
     return whole
 
 
-def run(binary, scenarios):
-    """Runs the scenarios in one lab. Returns (passed, failed)."""
+def run(binary, kind, scenarios):
+    """Runs the scenarios in one lab of this kind. Returns (passed, failed)."""
     passed = failed = 0
-    lab = Lab(binary)
+    if not scenarios:
+        return passed, failed
+    lab = kind(binary)
     try:
         lab.begin()
         print("a lab of 3 hosts: " + ", ".join(f"{what} after {took:.1f} s" for what, took in lab.took.items()), flush=True)
@@ -65,7 +80,7 @@ def run(binary, scenarios):
                 # A broken lab would fail every later scenario; they get a new one.
                 print(f"     the lab did not recover ({problem}); making a new one", flush=True)
                 lab.stop()
-                lab = Lab(binary)
+                lab = kind(binary)
                 lab.begin()
     finally:
         lab.stop()
@@ -80,8 +95,11 @@ def main():
     # A SIGTERM also cleans up.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     shutil.rmtree(SAVED, ignore_errors=True)
-    scenarios = chosen(words, QUICK if "--quick" in sys.argv else SCENARIOS)
-    passed, failed = run(sys.argv[1], scenarios)
+    quick = "--quick" in sys.argv
+    passed = failed = 0
+    for kind, all_of_it, short in LABS:
+        results = run(sys.argv[1], kind, chosen(words, short if quick else all_of_it))
+        passed, failed = passed + results[0], failed + results[1]
     print(f"{passed} passed, {failed} failed", flush=True)
     sys.exit(1 if failed else 0)
 

@@ -51,7 +51,7 @@ pub struct LoadBalancerSpec {
     /// The hosts that balancers may be on.
     #[serde(default, skip_serializing_if = "Placement::is_default")]
     pub placement: Placement,
-    /// Address of the Docker host on which host ports are published.
+    /// Address on which host ports are published; `Host`: `spec.address` of the DockerHost that a balancer is on.
     #[serde(default = "loopback")]
     pub bind_address: String,
     /// Limits of each balancer. Default: it may use all that the Docker host has.

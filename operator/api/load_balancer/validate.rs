@@ -23,8 +23,9 @@ impl LoadBalancerSpec {
         if let Some(problem) = self.image.as_deref().and_then(image_problem) {
             problems.add("spec.image", problem);
         }
-        if self.bind_address.parse::<IpAddr>().is_err() {
-            problems.add("spec.bindAddress", format!("{:?} is not an IP address", self.bind_address));
+        if !self.binds_to_host() && self.bind_address.parse::<IpAddr>().is_err() {
+            let why = format!("{:?} is not an IP address, and not the word Host", self.bind_address);
+            problems.add("spec.bindAddress", why);
         }
         if self.frontends.is_empty() {
             problems.add("spec.frontends", "must hold at least one");
@@ -48,6 +49,11 @@ impl LoadBalancerSpec {
             self.backend(&format!("spec.backends[{at}]"), backend, &mut problems);
         }
         problems.0
+    }
+
+    /// Host ports are published on the address of each balancer's own host.
+    pub fn binds_to_host(&self) -> bool {
+        self.bind_address == "Host"
     }
 
     /// Ports in the container and on the host must be unique.
@@ -324,7 +330,7 @@ stats: {port: 81}
             expect![[r#"
                 spec.replicas: is 12, must be from 1 to 9
                 spec.image: "Nginx:" is not an image reference such as postgres:15: the tag has characters that a tag cannot have
-                spec.bindAddress: "here" is not an IP address
+                spec.bindAddress: "here" is not an IP address, and not the word Host
                 spec.frontends[1].port: 80 is the port of spec.frontends[0] already
                 spec.frontends[1].hostPort: hostPort + replicas - 1 must be from 1 to 65535
                 spec.stats.port: 81 is the port of spec.frontends[2] already

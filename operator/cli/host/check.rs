@@ -43,6 +43,12 @@ pub(super) fn findings(object: &Value, all: &[Value]) -> Findings {
     if let Some(skewed) = condition(object, "ClockSkewed").filter(|one| one["status"] == "True") {
         found.problems.push(message(skewed));
     }
+    if let Some(cut) = condition(object, "PeersUnreachable") {
+        found.problems.push(message(cut));
+    }
+    for kind in ["ForeignListeners", "AgentUnavailable"] {
+        found.remarks.extend(condition(object, kind).map(message));
+    }
     if let Some(insecure) = condition(object, "InsecureTransport").filter(|one| one["status"] == "True") {
         found.remarks.push(message(insecure));
     }
@@ -156,17 +162,23 @@ mod tests {
             {"type": "Ready", "status": "False", "reason": "AuthenticationFailed", "message": "the key is refused"},
             {"type": "ClockSkewed", "status": "True", "message": "its clock is 5 s behind"},
             {"type": "Drained", "status": "False", "message": "still there: pod default/web-1"},
+            {"type": "PeersUnreachable", "status": "True", "message": "it cannot connect to west"},
+            {"type": "ForeignListeners", "status": "True", "message": "something listens at TCP 20100"},
+            {"type": "AgentUnavailable", "status": "True", "message": "its agent does not report"},
         ]);
         let mut twin = host("west", "A");
         twin["spec"]["address"] = "10.0.0.7".into();
         expect_test::expect![[r#"
             fact: east at tcp://east:2376, Docker Engine 29.0 (API 1.52), 4 CPUs, 8.0 GiB, 3 managed containers, last answered at 2026-01-01T00:00:00Z
+            remark: something listens at TCP 20100
+            remark: its agent does not report
             remark: still there: pod default/web-1
             remark: it takes no new containers (evenkeel host uncordon east)
             remark: it is being drained (evenkeel host undrain east)
             remark: it has no spec.address: objects that span several hosts do not use it
             problem: the key is refused (AuthenticationFailed)
             problem: its clock is 5 s behind
+            problem: it cannot connect to west
             problem: it is the same engine as DockerHost west: what runs there would be placed and counted twice; delete one of them
         "#]].assert_eq(&told(&bad, &[bad.clone(), twin]));
     }

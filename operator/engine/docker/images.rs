@@ -1,16 +1,18 @@
-//! Images: look them up, and pull them with progress in the log.
+//! Images: look them up, pull them with progress in the log, and make the empty one.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bollard::auth::DockerCredentials;
+use bollard::body_full;
 use bollard::models::CreateImageInfo;
 use bollard::query_parameters::{CreateImageOptionsBuilder, ListImagesOptions};
-use futures::StreamExt as _;
+use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::time::MissedTickBehavior;
 
-use super::super::{Error, ImageSeen, RegistryLogin};
+use super::super::{EMPTY_IMAGE, Error, ImageSeen, RegistryLogin};
 use super::{ANSWER, DockerEngine, classify};
 use crate::api::sync::lock;
 
@@ -18,6 +20,8 @@ use crate::api::sync::lock;
 const SILENCE: Duration = Duration::from_secs(120);
 /// Interval of the log summary of a running pull.
 const SUMMARY: Duration = Duration::from_secs(5);
+/// A tar archive without a file.
+const EMPTY: [u8; 1024] = [0; 1024];
 
 /// The running pulls on one host: one at a time for each image.
 #[derive(Default)]
@@ -67,10 +71,26 @@ impl DockerEngine {
     pub(super) async fn image_pulled(&self, image: &str, login: Option<&RegistryLogin>) -> Result<(), Error> {
         let lock = self.pulls.lock(image);
         let _one_pull_at_a_time = lock.lock().await;
+        if image == EMPTY_IMAGE {
+            return self.empty_made().await;
+        }
         if !is_reference(image) {
             return Err(Error::refused(&self.host, pulling(image), "that is not an image reference"));
         }
         self.pull(image, login).await
+    }
+
+    /// Makes [`EMPTY_IMAGE`] of an archive without a file.
+    async fn empty_made(&self) -> Result<(), Error> {
+        let doing = "making the empty image";
+        let (repository, tag) = EMPTY_IMAGE.rsplit_once(':').unwrap_or((EMPTY_IMAGE, "latest"));
+        let options = CreateImageOptionsBuilder::default().from_src("-").repo(repository).tag(tag).build();
+        let archive = body_full(Bytes::from_static(&EMPTY));
+        let reports = self.client(doing).await?.create_image(Some(options), Some(archive), None);
+        match tokio::time::timeout(SILENCE, reports.try_collect::<Vec<_>>()).await {
+            Ok(made) => made.map(drop).map_err(|error| classify::classify(&self.host, doing, error)),
+            Err(_) => Err(Error::unreachable(&self.host, doing, format!("no answer within {} s", SILENCE.as_secs()))),
+        }
     }
 
     async fn pull(&self, image: &str, login: Option<&RegistryLogin>) -> Result<(), Error> {

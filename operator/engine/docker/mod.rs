@@ -47,6 +47,11 @@ use crate::api::sync::lock;
 /// Time-out of a small request; an engine on a healthy host answers in milliseconds.
 const ANSWER: Duration = Duration::from_secs(10);
 
+/// A request that takes longer than this is accompanied by pings, each with this limit.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Pings in a row without an answer that end a request.
+const MISSED: u32 = 2;
+
 /// One Docker host, reached through its API. Clones share connection, caches and locks.
 #[derive(Clone)]
 pub struct DockerEngine {
@@ -130,7 +135,13 @@ impl DockerEngine {
             let client = self.client(doing).await?;
             request(client).await.map_err(|error| classify::classify(&self.host, doing, error))
         });
-        match answered.await {
+        let answered = tokio::select! {
+            answered = answered => answered,
+            () = self.falls_silent() => {
+                return Err(Error::unreachable(&self.host, doing, "it stopped answering".to_owned()));
+            }
+        };
+        match answered {
             Ok(Err(error)) => Err(self.transport.explained(doing, error).await),
             Ok(answer) => {
                 self.transport.works();
@@ -138,6 +149,18 @@ impl DockerEngine {
                 answer
             }
             Err(_) => Err(Error::unreachable(&self.host, doing, format!("no answer within {} s", limit.as_secs()))),
+        }
+    }
+
+    /// Resolves when a host that is busy with a request answers nothing else either, so that nobody waits for the time-out of a
+    /// request to a host that has just died.
+    async fn falls_silent(&self) {
+        let mut missed = 0;
+        while missed < MISSED {
+            tokio::time::sleep(if missed == 0 { PATIENCE } else { Duration::ZERO }).await;
+            let Some(client) = self.client.get() else { continue };
+            let answered = tokio::time::timeout(PATIENCE, client.ping()).await.is_ok_and(|answer| answer.is_ok());
+            missed = if answered { 0 } else { missed + 1 };
         }
     }
 }

@@ -123,6 +123,7 @@ impl Engine for Mirror {
 
     async fn ensure_binary(&self, image: &str) -> Result<String, Error> {
         self.recognise().await?;
+        self.may_change()?;
         self.inner.ensure_binary(image).await
     }
 
@@ -171,16 +172,19 @@ impl Engine for Mirror {
 
     async fn signal_container(&self, name: &str, signal: &str) -> Result<(), Error> {
         self.recognise().await?;
+        self.may_change()?;
         self.inner.signal_container(name, signal).await
     }
 
     async fn put_files(&self, container: &str, directory: &str, files: &[File]) -> Result<(), Error> {
         self.recognise().await?;
+        self.may_change()?;
         self.inner.put_files(container, directory, files).await
     }
 
     async fn exec(&self, container: &str, command: &[String], limit: Duration) -> Result<ExecResult, Error> {
         self.recognise().await?;
+        self.may_change()?;
         self.inner.exec(container, command, limit).await
     }
 

@@ -56,14 +56,14 @@ pub fn container_name(object: &impl Object, member: &str) -> String {
     format!("{}.{member}", object.namespace())
 }
 
-/// One member: a container, and a volume of the same name.
+/// One member: a container, and mostly a volume of the same name.
 pub struct Member {
     /// Its name.
     pub name: String,
     /// The host that it runs on.
     pub host: String,
-    /// Labels of its volume.
-    pub labels: BTreeMap<String, String>,
+    /// Labels of its volume; `None`: it has none.
+    pub volume: Option<BTreeMap<String, String>>,
     /// The name of its container and of its volume.
     pub container: String,
     /// It is on its host's network and needs none of Docker's.
@@ -170,8 +170,8 @@ fn make(common: &Common, seen: &DockerSeen, volumes: &BTreeSet<String>, member: 
         return Vec::new();
     }
     let mut steps = Vec::new();
-    if !volumes.contains(container) {
-        let spec = VolumeSpec { name: container.clone(), labels: member.labels.clone() };
+    if let Some(labels) = member.volume.clone().filter(|_| !volumes.contains(container)) {
+        let spec = VolumeSpec { name: container.clone(), labels };
         steps.push(DockerStep::EnsureVolume { host: host.clone(), member: name.clone(), spec });
     }
     steps.push(DockerStep::create(host, name, &spec, &[], None));
@@ -398,7 +398,7 @@ mod tests {
         let member = Member {
             name: "db-1".into(),
             host: "local".into(),
-            labels: BTreeMap::new(),
+            volume: Some(BTreeMap::new()),
             container: "db-1".into(),
             on_host: false,
             spec: Some(spec),

@@ -179,7 +179,7 @@ fn member(object: &Ensemble, observed: &Observed, name: String) -> Member {
         stop_timeout_seconds: GRACE as i64,
         ..Default::default()
     });
-    Member { name, host: HOME.into(), labels, container, on_host: false, spec }
+    Member { name, host: HOME.into(), volume: Some(labels), container, on_host: false, spec }
 }
 
 fn plan(object: &Ensemble, observed: &Observed, want: Want, now: Timestamp) -> Plan<Step, Status> {

@@ -2,7 +2,8 @@
 //!
 //! `observe` takes one snapshot: Docker's lists, the probes' results, the balancers. `plan` decides: `revisions.rs`
 //! chooses the revision, `rollout.rs` the number of pods of each revision, `placement.rs` the host, `published.rs` the ports
-//! that other hosts reach, `pods.rs` the next steps of each pod, `status.rs` the text for people. Its steps are those of
+//! that other hosts reach, `pods.rs` the next steps of each pod, `refused.rs` what a refusal of Docker means, `status.rs` the
+//! text for people. Its steps are those of
 //! `kinds::containers` and of `kinds::ports`.
 
 mod blueprint;
@@ -16,6 +17,7 @@ mod pods;
 mod probe;
 mod prober;
 mod published;
+mod refused;
 mod revisions;
 mod rollout;
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::core::v1::PodSpec;
 
+use super::context::PlanContext;
 use super::{HostSeen, Observed, blueprint, claims, published};
 use crate::api::deployment::{Decisions, Deployment, Pod};
 use crate::engine::ImageSeen;
@@ -23,6 +24,7 @@ fn candidates<'a>(observed: &'a Observed, pods: &[Pod], spec: &PodSpec) -> Vec<C
         host: &host.declared,
         answers: host.docker.containers.known().is_some(),
         own: pods.iter().filter(counts).filter(|pod| pod.host == *name).count(),
+        apart: false,
     };
     observed.hosts.iter().map(candidate).collect()
 }
@@ -34,10 +36,21 @@ pub fn eligible<'a>(observed: &'a Observed, spec: &PodSpec) -> Vec<&'a str> {
     all.iter().filter(|one| fits(one, &wants)).map(|one| one.name).collect()
 }
 
+/// Why a pod cannot be on a host without a path that it mounts, while there is another host that may have it.
+pub fn lacks(context: &PlanContext, host: &str, spec: &PodSpec) -> Option<String> {
+    let missing = &context.before.decisions.as_ref()?.missing;
+    let path = &missing.get(host)?.path;
+    let other = eligible(context.observed, spec).into_iter().any(|other| !missing.contains_key(other));
+    other.then(|| format!("host {host} has no {path}"))
+}
+
 /// The host for one more pod; `Err`: why there is none, as text for people.
 pub fn choose(object: &Deployment, observed: &Observed, d: &Decisions, spec: &PodSpec) -> Result<String, String> {
     let mut all = candidates(observed, &d.pods, spec);
     let wants = wants(observed, spec);
+    if all.iter().any(|one| fits(one, &wants) && !d.missing.contains_key(one.name)) {
+        all.retain(|one| !d.missing.contains_key(one.name));
+    }
     if let Some(home) = d.home.as_deref().filter(|_| blueprint::single_writer(spec)) {
         // The volume cannot move to another host. If its host is off, only one that was given the same volume will do.
         let given = |host: &str| {

@@ -11,7 +11,7 @@ use super::pods::{self, Next, View};
 use super::revisions;
 use super::rollout::{self, Standings};
 use super::status::Rollout;
-use super::{Observed, Step, blueprint, claims, placement, published, status};
+use super::{Observed, Step, blueprint, claims, placement, published, refused, status};
 use crate::api::deployment::{Decisions, Deployment, DeploymentStatus, EVICT_ANNOTATION, Pod};
 use crate::api::labels;
 use crate::api::object::Object as _;
@@ -49,6 +49,7 @@ pub fn plan(object: &Deployment, observed: &Observed, want: Want, now: Timestamp
     };
     let limits = rollout::limits(object, &spec);
     remember_home(observed, &spec, &mut d);
+    refused::forget(&mut d, &spec, now);
     rollout::take_back(&standings, limits.replicas, &back, &mut d, now);
     let rollout = progress(context, &standings, limits.replicas, &mut d);
     evict(object, &mut d, now);

@@ -193,7 +193,8 @@ impl View<'_> {
 
     /// Why it cannot stay where it is, if so.
     fn moves(&self, pod: &Pod) -> Option<String> {
-        published::moves(self.context.observed, pod)
+        let published = published::moves(self.context.observed, pod);
+        published.or_else(|| placement::lacks(self.context, &pod.host, &self.spec))
     }
 
     /// Its readiness; records since when it is ready, and whether it is given up. `lost`: its host is lost.

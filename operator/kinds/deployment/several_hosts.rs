@@ -307,3 +307,35 @@ async fn a_failed_pull_where_no_pod_is_any_more_is_no_trouble() {
     world.declare("h1", "drain", json!(true)).await;
     assert_eq!(on(&world.settled().await), BTreeMap::from([("h2".to_owned(), 1)]));
 }
+
+/// Regression 411: a pod whose `hostPath` its host did not have was tried there for ever, beside a host that had it.
+#[tokio::test(start_paused = true)]
+async fn pods_move_to_a_host_that_has_the_path_that_they_mount_and_the_other_is_named() {
+    let world = World::new(&["h1", "h2"]).await;
+    let paths = |host: &str, missing: &[&str]| {
+        let missing = missing.iter().map(|path| (*path).to_owned()).collect();
+        world.engines[host].world(|world| world.missing_paths = missing);
+    };
+    paths("h1", &["/srv/app"]);
+    let mut mounting = spec(2, "web:1");
+    let pod = &mut mounting["template"]["spec"];
+    pod["volumes"] = json!([{"name": "app", "hostPath": {"path": "/srv/app"}}]);
+    pod["containers"][0]["volumeMounts"] = json!([{"name": "app", "mountPath": "/app"}]);
+    world.apply(mounting.clone()).await;
+    let status = world.settled().await;
+    assert_eq!(on(&status), BTreeMap::from([("h2".to_owned(), 2)]));
+    let told = |status: &DeploymentStatus| {
+        let missing = status.conditions.iter().find(|one| one.type_ == "HostPathMissing");
+        missing.map(|one| one.message.clone()).unwrap_or_default()
+    };
+    assert!(told(&status).starts_with("host h1 has no /srv/app; pods are placed on hosts that have it"), "{status:#?}");
+    // Where no host has it, the pods wait, and start as soon as one has.
+    paths("h2", &["/srv/other"]);
+    paths("h1", &["/srv/other"]);
+    mounting["template"]["spec"]["volumes"][0]["hostPath"]["path"] = json!("/srv/other");
+    world.apply(mounting).await;
+    world.until("told", |status| told(status).contains("host h1 has no /srv/other, host h2 has no /srv/other")).await;
+    paths("h1", &[]);
+    let status = world.settled().await;
+    assert!(on(&status).contains_key("h1"), "{status:#?}");
+}

@@ -8,9 +8,9 @@ use k8s_openapi::api::core::v1::PodSpec;
 
 use super::context::PlanContext;
 use super::rollout::{self, Limits};
-use super::{Step, blueprint, claims, placement, revisions};
+use super::{Step, blueprint, claims, placement, refused, revisions};
 use crate::api::conditions::{Verdict, no, set, unknown, yes};
-use crate::api::deployment::{Decisions, Deployment, DeploymentPhase, DeploymentStatus, Pod, Stop};
+use crate::api::deployment::{Decisions, Deployment, DeploymentPhase, DeploymentStatus, MissingPath};
 use crate::api::endpoints::{Endpoint, EndpointSet, EndpointState, PublishedPort};
 use crate::api::failure::{Class, Failure};
 use crate::api::load_balancer::ServerState;
@@ -22,6 +22,8 @@ use crate::kinds::network_of;
 
 /// The condition of a Deployment with a claim that is not the namespace's own volume.
 const FOREIGN: &str = "ForeignVolume";
+/// The condition of a Deployment with a `hostPath` that some hosts do not have.
+const MISSING: &str = "HostPathMissing";
 
 /// The state of the rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +96,10 @@ pub fn render(context: &PlanContext, d: Decisions, pods: Vec<PodSeen>, rollout: 
     match claims::warning(object, context.observed, &d) {
         Some(why) => set(&mut status.conditions, FOREIGN, yes("DockerVolumeByName", why), generation, now),
         None => status.conditions.retain(|condition| condition.type_ != FOREIGN),
+    }
+    match refused::warning(&d) {
+        Some(why) => set(&mut status.conditions, MISSING, yes("NotOnEveryHost", why), generation, now),
+        None => status.conditions.retain(|condition| condition.type_ != MISSING),
     }
     status.decisions = Some(d);
     status
@@ -221,7 +227,14 @@ fn progressing(status: &DeploymentStatus, d: &Decisions, rollout: Rollout, limit
 pub fn step_failed(mut status: DeploymentStatus, step: &Step, failure: &Failure, now: Timestamp) -> DeploymentStatus {
     let generation = status.observed_generation;
     if failure.class != Class::Conflict || matches!(step, Step::Docker(DockerStep::Start { .. })) {
-        set(&mut status.conditions, "Degraded", yes("StepFailed", format!("{step}: {failure}")), generation, now);
+        let why = refused::in_words(&failure.to_string());
+        set(&mut status.conditions, "Degraded", yes("StepFailed", format!("{step}: {why}")), generation, now);
+    }
+    if let Step::Docker(DockerStep::Create { host, .. }) = step
+        && let Some(path) = refused::missing_path(&failure.message)
+        && let Some(d) = &mut status.decisions
+    {
+        d.missing.insert(host.clone(), MissingPath { path: path.to_owned(), since: Some(now) });
     }
     let Step::Docker(DockerStep::Start { member: pod, container, .. }) = step else { return status };
     // Docker did not answer, so it is unknown whether the container runs.
@@ -235,47 +248,8 @@ pub fn step_failed(mut status: DeploymentStatus, step: &Step, failure: &Failure,
         restarts.next_try = now.saturating_add(super::pods::wait_after(restarts.failures)).ok();
         restarts.failures += 1;
         restarts.stuck = true;
-        restarts.why = Some(failure.to_string());
-        give_way(known, &failure.message, now);
+        restarts.why = Some(refused::in_words(&failure.to_string()));
+        refused::give_way(known, &failure.message, now);
     }
     status
-}
-
-/// A pod whose reserved port another program has is replaced by one with another port.
-fn give_way(pod: &mut Pod, why: &str, now: Timestamp) {
-    let refused = ["port is already allocated", "address already in use"].iter().any(|words| why.contains(words));
-    let named = |port: u16| {
-        let ends = |rest: &str| !rest.starts_with(|next: char| next.is_ascii_digit());
-        why.match_indices(&format!(":{port}")).any(|(at, found)| ends(&why[at + found.len()..]))
-    };
-    let taken = pod.ports.values().map(|at| at.port()).find(|port| refused && named(*port));
-    if let Some(port) = taken.filter(|_| pod.stop.is_none()) {
-        pod.taken = Some(port);
-        let why = format!("port {port} of host {} is taken by another program", pod.host);
-        pod.stop = Some(Stop { since: Some(now), why, drained_at: None });
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    /// Regression 336: a port that another program of the host had taken was tried again and again. The port stays reserved as
-    /// foreign, and another pod with another port takes over.
-    #[test]
-    fn a_pod_whose_reserved_port_is_taken_gives_way() {
-        let told = |why: &str| {
-            let ports = [(8052, "192.0.2.1:20001".parse().unwrap())].into();
-            let mut pod = Pod { name: "web-1".into(), host: "h1".into(), ports, ..Default::default() };
-            give_way(&mut pod, why, Timestamp::UNIX_EPOCH);
-            (pod.taken, pod.stop.map(|stop| stop.why).unwrap_or_default())
-        };
-        let taken = (Some(20_001), "port 20001 of host h1 is taken by another program".to_owned());
-        assert_eq!(told("Bind for 192.0.2.1:20001 failed: port is already allocated"), taken);
-        assert_eq!(told("listen tcp4 192.0.2.1:20001: bind: address already in use"), taken);
-        let other = (None, String::new());
-        assert_eq!(told("Bind for 192.0.2.1:200012 failed: port is already allocated"), other);
-        assert_eq!(told("listen tcp4 192.0.2.1:20001: bind: cannot assign requested address"), other);
-    }
 }

@@ -1,9 +1,11 @@
-//! Registers and forgets engines, and accepts another engine at a host's endpoint.
+//! Registers and forgets engines, accepts another engine at a host's endpoint, and performs the steps of an agent.
 
-use super::{DockerHostKind, Step, register};
+use super::{DockerHostKind, Step, agent, register};
 use crate::api::docker_host::DockerHost;
 use crate::api::failure::Failure;
 use crate::api::object::Object as _;
+use crate::kinds::ports;
+use crate::supervisor::agent::wire::Command;
 
 /// Performs `step`; the failure names the failed operation.
 pub async fn act(controller: &DockerHostKind, object: &DockerHost, step: &Step) -> Result<(), Failure> {
@@ -17,5 +19,10 @@ pub async fn act(controller: &DockerHostKind, object: &DockerHost, step: &Step) 
             controller.hosts.forget(object.name());
             Ok(())
         }
+        Step::Port(step) => ports::act(&controller.objects, step).await,
+        Step::Docker(step) => controller.docker.act(&object.owner(), step).await,
+        Step::Order(order) => controller.links.send(&object.owner(), agent::AGENT, Command::Order((**order).clone())),
+        // Its Event is all.
+        Step::Rebooted { .. } => Ok(()),
     }
 }

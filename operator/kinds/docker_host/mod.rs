@@ -1,13 +1,18 @@
 //! DockerHost: keeps the registered engines in sync with the objects, and reports whether each answers.
 //!
 //! The object's endpoint and keys are registered under its name; then the mirror of the host asks the engine and tells what
-//! it knows. Nothing on the host is changed. Deleting the object makes the operator forget the host; its containers keep
-//! running.
+//! it knows. Deleting the object makes the operator forget the host; its containers keep running.
+//!
+//! While several hosts have an address, each has an agent (`agent.rs`): the one thing that this kind makes on a host. What it
+//! finds is told (`found.rs`), and decides nothing here.
 
 mod act;
+mod agent;
+mod found;
 mod observe;
 mod plan;
 pub mod register;
+mod speech;
 
 pub use plan::plan;
 
@@ -17,26 +22,38 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde_json::{Value, json};
 
 use crate::api::docker_host::{DockerHost, DockerHostSpec, DockerHostStatus, Endpoint, LOCAL, is_plain};
 use crate::api::failure::Failure;
 use crate::api::labels::Owner;
+use crate::api::object::Object as _;
+use crate::api::port_reservation::{PortOwner, PortReservation};
 use crate::engine::docker::Keys;
 use crate::engine::hosts::Hosts;
 use crate::engine::{HostInfo, Trouble};
-use crate::runtime::{Concern, Kind, Planned, Significance, Want};
+use crate::kinds::containers::{Docker, DockerSeen, DockerStep, WorkSeen};
+use crate::kinds::hosts::Declared;
+use crate::kinds::links::{LinkSeen, Links};
+use crate::kinds::ports::{self, PortStep, Reserved};
+use crate::runtime::{Concern, Keeper, Kind, Planned, Significance, Wake, Want};
 use crate::store::{Key, Objects};
+use crate::supervisor::agent::wire::{Order, Report};
 
 /// The kind of DockerHost objects.
 pub struct DockerHostKind {
     hosts: Arc<Hosts>,
     objects: Objects,
+    docker: Docker,
+    links: Links<speech::AgentSpeech>,
 }
 
 impl DockerHostKind {
-    /// Keeps `hosts` in sync with the objects; reads keys from Secrets.
-    pub fn new(hosts: Arc<Hosts>, objects: Objects) -> Self {
-        Self { hosts, objects }
+    /// Keeps `hosts` in sync with the objects; reads keys from Secrets. `wake` is called with a host whose agent has news.
+    pub fn new(hosts: Arc<Hosts>, objects: Objects, wake: Wake) -> Self {
+        let docker = Docker::new(hosts.clone(), objects.clone(), wake.clone());
+        let links = Links::new(wake, &objects);
+        Self { hosts, objects, docker, links }
     }
 }
 
@@ -63,6 +80,38 @@ pub struct Observed {
     pub containers: Option<BTreeMap<Owner, usize>>,
     /// What must leave it before it is restarted; only read during maintenance.
     pub leaders: BTreeSet<String>,
+    /// Its agent, and what that is about.
+    pub agent: AgentSeen,
+}
+
+/// What is observed of the agent of a host.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct AgentSeen {
+    /// The DockerHosts that are not being deleted, if this host has an address.
+    pub hosts: BTreeMap<String, HostSeen>,
+    /// The reserved ports.
+    pub reserved: Reserved,
+    /// What its host has of it, by the host's name; nothing while nobody needs to know.
+    pub docker: BTreeMap<String, DockerSeen>,
+    /// Background work on its container.
+    pub work: WorkSeen,
+    /// The link to it.
+    pub link: Option<LinkSeen<Report>>,
+    /// Why its last report was refused.
+    pub refused: Option<String>,
+    /// This operator has just started, so that the links are new.
+    pub young: bool,
+}
+
+/// A DockerHost, as the agents see it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HostSeen {
+    /// What it declares.
+    pub declared: Declared,
+    /// How reservations name it.
+    pub owner: PortOwner,
+    /// Its agent is heard, and listens for its peers.
+    pub listens: bool,
 }
 
 /// The registration under the object's name, compared with the object.
@@ -93,7 +142,7 @@ pub enum Answer {
 
 /// One step.
 #[allow(missing_docs)]
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Step {
     /// Use the engine at this endpoint under the object's name.
     Register { host: String, endpoint: String },
@@ -101,6 +150,14 @@ pub enum Step {
     Accept { host: String, engine: String },
     /// Stop using it.
     Forget { host: String },
+    /// Reserve or release the port of its agent.
+    Port(PortStep),
+    /// A step on the container of its agent.
+    Docker(DockerStep),
+    /// Tell its agent what to look at.
+    Order(Box<Order>),
+    /// Tell people that it was booted.
+    Rebooted { host: String, boot: String, before: String },
 }
 
 impl fmt::Display for Step {
@@ -109,6 +166,12 @@ impl fmt::Display for Step {
             Self::Register { host, endpoint } => write!(f, "register Docker host {host} at {endpoint}"),
             Self::Accept { host, engine } => write!(f, "accept engine {engine} as Docker host {host}"),
             Self::Forget { host } => write!(f, "forget Docker host {host}"),
+            Self::Port(step) => step.fmt(f),
+            Self::Docker(step) => step.fmt(f),
+            Self::Order(order) => write!(f, "let its agent watch {} peers", order.peers.len()),
+            Self::Rebooted { host, boot, before } => {
+                write!(f, "Docker host {host} was booted: its boot id is {boot} and was {before}")
+            }
         }
     }
 }
@@ -118,9 +181,39 @@ impl Significance for Step {
         match self {
             Self::Register { .. } => Some("Registered"),
             Self::Accept { .. } => Some("Accepted"),
-            Self::Forget { .. } => None,
+            Self::Rebooted { .. } => Some("Rebooted"),
+            Self::Port(step) => step.event_reason(),
+            Self::Docker(step) => step.event_reason(),
+            Self::Forget { .. } | Self::Order(_) => None,
         }
     }
+
+    fn failure_reason(&self) -> &'static str {
+        match self {
+            Self::Docker(step) => step.failure_reason(),
+            _ => "StepFailed",
+        }
+    }
+
+    fn lane(&self) -> Option<&str> {
+        match self {
+            Self::Docker(step) => step.lane(),
+            Self::Port(_) => Some("ports"),
+            Self::Order(_) => Some(agent::AGENT),
+            Self::Register { .. } | Self::Accept { .. } | Self::Forget { .. } | Self::Rebooted { .. } => None,
+        }
+    }
+}
+
+/// The part of a DockerHost that matters to the agents of the others.
+fn peer(host: &Value) -> Value {
+    let (metadata, spec) = (&host["metadata"], &host["spec"]);
+    json!([metadata["uid"], metadata["deletionTimestamp"], spec["address"], spec["portRange"], spec["outOfService"]])
+}
+
+/// The host of a PortReservation.
+fn host_of(reservation: &Value) -> Vec<String> {
+    reservation["spec"]["host"].as_str().map(str::to_owned).into_iter().collect()
 }
 
 impl Kind for DockerHostKind {
@@ -130,7 +223,11 @@ impl Kind for DockerHostKind {
     type Step = Step;
 
     fn concerns() -> Vec<Concern> {
-        vec![Concern::referenced("secrets")]
+        vec![
+            Concern::referenced("secrets"),
+            Concern::all(Self::RESOURCE).only(peer),
+            Concern::named_in(PortReservation::RESOURCE, host_of).only(ports::claim),
+        ]
     }
 
     fn references(object: &DockerHost) -> Vec<Key> {
@@ -151,6 +248,10 @@ impl Kind for DockerHostKind {
 
     fn step_failed(&self, status: Self::Status, step: &Step, failure: &Failure, now: Timestamp) -> Self::Status {
         plan::failed(status, step, failure, now)
+    }
+
+    fn companions(&self) -> Vec<&dyn Keeper> {
+        vec![&self.docker.work, &self.links]
     }
 }
 

@@ -1,17 +1,22 @@
-//! Observes a host: its registration, and what the mirror knows of it. Asks the host nothing, so a silent host delays no
-//! reconcile.
+//! Observes a host: its registration, what the mirror knows of it, and its agent. A host that does not answer is asked nothing,
+//! so it delays no reconcile.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::{Answer, DockerHostKind, Observed, Registration, register};
+use super::{AgentSeen, Answer, DockerHostKind, HostSeen, Observed, Registration, agent, register};
 use crate::api::docker_host::DockerHost;
 use crate::api::endpoints::EndpointRole;
 use crate::api::failure::Failure;
 use crate::api::object::Object as _;
+use crate::engine::EMPTY_IMAGE;
 use crate::engine::mirror::Glance;
+use crate::kinds::containers::Needs;
+use crate::kinds::hosts::Declared;
+use crate::kinds::ports;
 use crate::store::Objects;
+use crate::supervisor::agent::wire::Listening;
 
 /// The kinds whose objects have endpoints, and whether all of them must leave a host that is restarted or only the
 /// primary.
@@ -37,7 +42,54 @@ pub async fn observe(controller: &DockerHostKind, object: &DockerHost) -> Result
         false => BTreeSet::new(),
     };
     let Glance { heard, clock, containers, .. } = glance.clone();
-    Ok(Observed { registration, answer: answer(glance), heard, clock, containers, leaders })
+    let answer = answer(glance);
+    let has_agent = containers.as_ref().is_some_and(|all| all.contains_key(&object.owner()));
+    let agent = agent(controller, object, matches!(answer, Answer::Info(_)), has_agent).await?;
+    Ok(Observed { registration, answer, heard, clock, containers, leaders, agent })
+}
+
+/// Reads what the agent of a host is about: nothing, if the host has no address and is not being deleted. `has_agent`: a container
+/// of one was listed.
+async fn agent(
+    controller: &DockerHostKind,
+    object: &DockerHost,
+    answers: bool,
+    has_agent: bool,
+) -> Result<AgentSeen, Failure> {
+    let owner = object.owner();
+    let stays = object.metadata.deletion_timestamp.is_none();
+    if object.spec.address.is_none() && !has_agent && stays {
+        return Ok(AgentSeen::default());
+    }
+    let (all, _) = controller.objects.list::<DockerHost>(DockerHost::RESOURCE, None).await?;
+    let declared = all.iter().filter(|host| host.metadata.deletion_timestamp.is_none());
+    let hosts = declared.map(|host| (host.name().to_owned(), seen(controller, host))).collect();
+    let reserved = ports::read(&controller.objects).await?;
+    let docker = match answers {
+        true => {
+            let needs = Needs { images: [EMPTY_IMAGE.to_owned()].into(), ..Default::default() };
+            controller.docker.observe(&owner, [object.name().to_owned()], &needs).await
+        }
+        false => BTreeMap::new(),
+    };
+    if answers {
+        controller.links.keep(&controller.hosts, &owner, &docker);
+    }
+    Ok(AgentSeen {
+        hosts,
+        reserved,
+        docker,
+        work: controller.docker.work.heard(&owner),
+        link: controller.links.heard(&owner).remove(agent::AGENT),
+        refused: controller.links.refused(&owner).remove(agent::AGENT),
+        young: controller.links.young(),
+    })
+}
+
+fn seen(controller: &DockerHostKind, host: &DockerHost) -> HostSeen {
+    let link = controller.links.heard(&host.owner()).remove(agent::AGENT);
+    let listens = link.is_some_and(|link| link.live() && link.report.listening == Listening::Yes);
+    HostSeen { declared: Declared::from(host), owner: ports::owner_of(host), listens }
 }
 
 fn answer(glance: Glance) -> Answer {

@@ -5,14 +5,14 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{Answer, DockerHostKind, Observed, Registration, Step, register};
+use super::{Answer, DockerHostKind, Observed, Registration, Step, agent, found, register};
 use crate::api::conditions::{Status, Verdict, no, set, unknown, yes};
 use crate::api::docker_host::{Capacity, DockerHost, DockerHostStatus, is_plain};
 use crate::api::failure::Failure;
 use crate::api::labels::Owner;
 use crate::api::object::Object as _;
 use crate::engine::HostInfo;
-use crate::runtime::{Plan, Planned, Want};
+use crate::runtime::{Plan, Planned, Significance as _, Want};
 
 /// Time until a healthy host is looked at again; changes wake it sooner.
 const CALM: Duration = Duration::from_secs(30);
@@ -28,8 +28,6 @@ const SAME: SignedDuration = SignedDuration::from_secs(2);
 const SKEWED: f64 = 1.0;
 /// Change of an offset that is only the resolution of a measurement, in seconds.
 const STEADY: f64 = 0.2;
-/// Most names in a message.
-const NAMES: usize = 5;
 const READY: &str = "Ready";
 const INSECURE: &str = "InsecureTransport";
 const IDENTITY: &str = "IdentityChanged";
@@ -89,6 +87,14 @@ pub fn plan(object: &DockerHost, observed: &Observed, want: Want, now: Timestamp
     };
     let stranger = status.found_engine_id.as_ref().map(|found| yes("AnotherEngine", changed(object, found)));
     let ready = out_of_service(object, &status, ready);
+    let rebooted = found::record(object, &observed.agent, &mut status);
+    let mut no_port = None;
+    if want == Want::Present && status.reachable {
+        let (more, problem) = agent::steps(object, &observed.agent);
+        steps.extend(rebooted.into_iter().chain(more));
+        no_port = problem;
+    }
+    let found = found::verdicts(object, &observed.agent, &status, no_port);
     let conditions = [
         (READY, Some(ready)),
         (IDENTITY, stranger),
@@ -96,7 +102,7 @@ pub fn plan(object: &DockerHost, observed: &Observed, want: Want, now: Timestamp
         (DRAINED, drained(object, observed)),
         (INSECURE, plain(object)),
     ];
-    for (kind, verdict) in conditions {
+    for (kind, verdict) in conditions.into_iter().chain(found) {
         let generation = status.observed_generation.unwrap_or_default();
         match verdict {
             Some(verdict) => set(&mut status.conditions, kind, verdict, generation, now),
@@ -189,14 +195,16 @@ fn drained(object: &DockerHost, observed: &Observed) -> Option<Verdict> {
         return Some(unknown("NotListed", "what is there has not been listed yet"));
     };
     let left: Vec<String> = match object.spec.drain {
-        true => containers.iter().map(|(owner, count)| of(owner, *count)).collect(),
+        // Its agent stays as long as it is declared.
+        true => containers
+            .iter()
+            .filter(|(owner, _)| **owner != object.owner())
+            .map(|(owner, count)| of(owner, *count))
+            .collect(),
         false => observed.leaders.iter().cloned().collect(),
     };
     if !left.is_empty() {
-        let more = left.len().saturating_sub(NAMES);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        let names = left.into_iter().take(NAMES).collect::<Vec<_>>().join(", ");
-        return Some(no("Remaining", format!("still there: {names}{more}")));
+        return Some(no("Remaining", format!("still there: {}", found::some(&left))));
     }
     Some(match object.spec.drain {
         true => yes("Empty", "nothing of Evenkeel is left there: it can be taken out of service"),
@@ -210,13 +218,19 @@ fn of(owner: &Owner, count: usize) -> String {
     format!("{kind} {namespace}/{name} ({count} {containers})")
 }
 
-/// For an object that is being deleted: forgets the engine; then the object can be removed.
+/// For an object that is being deleted: removes the agent, if the host answers, and forgets the engine; then the object can be
+/// removed.
 fn leaving(
     object: &DockerHost,
     mut status: DockerHostStatus,
     observed: &Observed,
     now: Timestamp,
 ) -> Planned<DockerHostKind> {
+    let (steps, gone) = agent::teardown(object, &observed.agent);
+    if matches!(observed.answer, Answer::Info(_)) && !gone {
+        set_ready(&mut status, no("Terminating", "its agent is removed"), now);
+        return Plan { status, steps, requeue: Some(ALERT), finished: false };
+    }
     let registered = !matches!(observed.registration, Registration::Absent);
     // An impossible endpoint may have been possible before: forgetting an absent engine once is harmless.
     let forgotten =
@@ -231,7 +245,18 @@ fn leaving(
 
 /// Records in the status that a step failed.
 pub(super) fn failed(mut status: DockerHostStatus, step: &Step, failure: &Failure, now: Timestamp) -> DockerHostStatus {
-    set_ready(&mut status, no("StepFailed", format!("{step}: {failure}")), now);
+    let message = format!("{step}: {failure}");
+    match step {
+        Step::Register { .. } | Step::Accept { .. } | Step::Forget { .. } => {
+            set_ready(&mut status, no("StepFailed", message), now);
+        }
+        // A host without its agent is as good as any other.
+        Step::Port(_) | Step::Docker(_) | Step::Order(_) | Step::Rebooted { .. } => {
+            let generation = status.observed_generation.unwrap_or_default();
+            let verdict = yes(step.failure_reason(), format!("could not {message}; it is tried again"));
+            set(&mut status.conditions, found::AGENT, verdict, generation, now);
+        }
+    }
     status
 }
 

@@ -5,6 +5,7 @@ use super::links::{ContainerRef, SESSIONS};
 use super::{LoadBalancer, LoadBalancerKind, Step, configure, secrets, seen};
 use crate::api::failure::{Class, Failure};
 use crate::api::object::Object as _;
+use crate::kinds::ports;
 
 /// Performs `step`; the failure names the failed operation.
 pub async fn act(controller: &LoadBalancerKind, object: &LoadBalancer, step: &Step) -> Result<(), Failure> {
@@ -15,6 +16,7 @@ pub async fn act(controller: &LoadBalancerKind, object: &LoadBalancer, step: &St
     };
     match step {
         Step::EnsureStats => secrets::ensure(controller, object).await,
+        Step::Port(step) => ports::act(&controller.objects, step).await,
         Step::Docker(step) => controller.docker.act(&object.owner(), step).await,
         Step::Tell { container, commands, old } => tell(&at(container)?, commands, old).await,
         Step::Write { container, config, files, runs } => configure::write(&at(container)?, config, files, *runs).await,

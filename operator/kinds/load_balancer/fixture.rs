@@ -20,6 +20,7 @@ use crate::api::object::Object as _;
 use crate::engine::{Attachment, ConnectionSeen, ContainerSeen, ContainerSpec, ContainerState, ImageSeen, NetworkSeen};
 use crate::kinds::containers::{DockerSeen, DockerStep, HOME, testing};
 use crate::kinds::hosts::Declared;
+use crate::kinds::ports::{self, PortStep};
 use crate::runtime::Plan;
 
 /// A time, in seconds.
@@ -75,6 +76,7 @@ impl World {
                 HOME.to_owned(),
                 Declared { open: true, domain: HOME.into(), ..Default::default() },
             )]),
+            reserved: BTreeMap::new(),
             silent: BTreeMap::new(),
             work: BTreeMap::new(),
             balancers: BTreeMap::new(),
@@ -266,6 +268,10 @@ impl World {
             }
             Step::Docker(step) => self.perform_by_docker(step),
             Step::EnsureStats => {}
+            Step::Port(PortStep::Reserve(spec)) => ports::note(&mut self.observed.reserved, spec),
+            Step::Port(PortStep::Release { host, port, .. } | PortStep::Foreign { host, port }) => {
+                self.observed.reserved.remove(&(host.clone(), *port));
+            }
         }
     }
 

@@ -18,6 +18,7 @@ use crate::api::endpoints::Routable;
 use crate::api::failure::Failure;
 use crate::api::load_balancer::{LoadBalancer, LoadBalancerStatus, TargetObject};
 use crate::api::object::Object as _;
+use crate::api::port_reservation::PortReservation;
 use crate::api::postgres_cluster::PostgresCluster;
 use crate::api::redis_sentinel::RedisSentinel;
 use crate::engine::hosts::Hosts;
@@ -28,6 +29,7 @@ use crate::kinds::fact::Fact;
 use crate::kinds::host_state;
 use crate::kinds::hosts::DeclaredHosts;
 use crate::kinds::loss::Silent;
+use crate::kinds::ports::{self, PortStep, Reserved};
 use crate::kinds::silence::Silence;
 use crate::runtime::companions::Companions;
 use crate::runtime::{Concern, Keeper, Kind, Planned, Significance, Wake, Want};
@@ -53,6 +55,7 @@ pub mod places;
 pub mod plan;
 #[cfg(test)]
 mod properties;
+mod published;
 pub mod render;
 pub mod routing;
 #[cfg(test)]
@@ -107,6 +110,7 @@ impl Kind for LoadBalancerKind {
         vec![
             Concern::referenced("secrets"),
             Concern::all(DockerHost::RESOURCE).only(host_state),
+            Concern::all(PortReservation::RESOURCE).only(ports::claim),
             Concern::referenced(Deployment::RESOURCE).only(observe::endpoints),
             Concern::referenced(PostgresCluster::RESOURCE).only(observe::endpoints),
             Concern::referenced(RedisSentinel::RESOURCE).only(observe::endpoints),
@@ -141,6 +145,8 @@ pub struct Observed {
     pub hosts: BTreeMap<String, DockerSeen>,
     /// What the DockerHosts declare.
     pub declared: DeclaredHosts,
+    /// The reserved ports.
+    pub reserved: Reserved,
     /// The hosts that do not answer.
     pub silent: Silent,
     /// Background work on its containers that runs, or that failed.
@@ -254,6 +260,8 @@ pub enum Step {
     EnsureStats,
     /// A step on its containers, volumes or network.
     Docker(DockerStep),
+    /// A step on a reserved port.
+    Port(PortStep),
     /// Change servers of a running balancer through its runtime socket; in `old`, the processes from before a reload, only
     /// sessions are cut.
     Tell { container: String, commands: Vec<Command>, old: Vec<u32> },
@@ -276,6 +284,7 @@ impl fmt::Display for Step {
         match self {
             Self::EnsureStats => write!(f, "write the Secret of the stats page"),
             Self::Docker(step) => step.fmt(f),
+            Self::Port(step) => step.fmt(f),
             Self::Tell { container, commands, .. } => {
                 write!(f, "tell {container}: ")?;
                 for (at, command) in commands.iter().enumerate() {
@@ -315,6 +324,7 @@ impl Significance for Step {
     fn event_reason(&self) -> Option<&'static str> {
         match self {
             Self::Docker(step) => step.event_reason(),
+            Self::Port(step) => step.event_reason(),
             Self::End { .. } => Some("OldProcessesEnded"),
             Self::Reload { .. } => Some("Reloading"),
             Self::Refuse { .. } => Some("ConfigRefused"),
@@ -326,6 +336,7 @@ impl Significance for Step {
     fn lane(&self) -> Option<&str> {
         match self {
             Self::Docker(step) => step.lane(),
+            Self::Port(_) => Some("ports"),
             Self::Tell { container, .. }
             | Self::Write { container, .. }
             | Self::End { container, .. }

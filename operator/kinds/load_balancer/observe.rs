@@ -17,7 +17,7 @@ use crate::api::object::Object as _;
 use crate::api::sync::lock;
 use crate::engine::{ContainerSeen, ContainerState};
 use crate::kinds::containers::DockerSeen;
-use crate::kinds::hosts;
+use crate::kinds::{hosts, ports};
 use crate::store::Key;
 
 /// Lists the nginx processes that only finish their open connections. The match starts at the beginning of the command
@@ -27,6 +27,7 @@ const OLD_NGINX: &str = r#"for p in /proc/[0-9]*/cmdline; do case "$(tr '\0' ' '
 /// Reads the whole snapshot.
 pub async fn observe(controller: &LoadBalancerKind, object: &LoadBalancer) -> Result<Observed, Failure> {
     let declared = hosts::read(&controller.objects).await?;
+    let reserved = ports::read(&controller.objects).await?;
     let targets = targets(controller, object).await?;
     let certificates = secrets::certificates(&controller.objects, object).await?;
     let stats_password = match object.spec.stats {
@@ -55,6 +56,7 @@ pub async fn observe(controller: &LoadBalancerKind, object: &LoadBalancer) -> Re
         silent: controller.silence.note(&hosts),
         hosts,
         declared,
+        reserved,
         targets,
         certificates,
         stats_password,

@@ -131,12 +131,13 @@ impl Choice<'_> {
         let counts = |host: &&Declared| selected(host) && (host.open || host.drains || host.maintained);
         let hosts = observed.declared.values().filter(counts).count().max(1);
         let most = (object.spec.replicas as usize).div_ceil(hosts);
-        let wants = Wants { selector: Some(selector), address: false, alone: most == 1 };
+        let wants = Wants { selector: Some(selector), address: object.spec.binds_to_host(), alone: most == 1 };
         let candidate = |(host, declared)| Candidate {
             name: String::as_str(host),
             host: declared,
             answers: observed.hosts.get(host).is_some_and(|seen| seen.containers.known().is_some()),
             own: others.values().filter(|other| **other == host).count(),
+            apart: false,
         };
         let all: Vec<_> = observed.declared.iter().map(candidate).filter(|one| most == 1 || one.own < most).collect();
         let salt = format!("{}/{name}", object.metadata.uid.as_deref().unwrap_or_default());

@@ -9,7 +9,9 @@ use super::inputs::{Inputs, certificate_file, certificate_secrets};
 use super::places::{self, Place};
 use super::routing::{self, ResolvedBackend, Servers};
 use super::seen::{Admin, Answer};
-use super::{Balancer, LoadBalancer, LoadBalancerKind, Observed, Step, diff, render, stages, status, workload};
+use super::{
+    Balancer, LoadBalancer, LoadBalancerKind, Observed, Step, diff, published, render, stages, status, workload,
+};
 use crate::api::conditions;
 use crate::api::load_balancer::{BalancerDecisions, BalancerPhase, LoadBalancerStatus};
 use crate::engine::{ContainerState, File};
@@ -58,7 +60,7 @@ pub fn plan(object: &LoadBalancer, observed: &Observed, want: Want, now: Timesta
         last_reload,
         now,
     };
-    let mut steps = Vec::new();
+    let (mut steps, no_port) = published::reserve(object, observed, &context.places);
     if waits {
         steps.push(Step::EnsureStats);
     }
@@ -85,7 +87,7 @@ pub fn plan(object: &LoadBalancer, observed: &Observed, want: Want, now: Timesta
     if paused {
         (d, steps) = (before, Vec::new());
     }
-    status::render(&context, &mut status, &d, reloading || !steps.is_empty());
+    status::render(&context, &mut status, &d, &no_port, reloading || !steps.is_empty());
     status.decisions = Some(d);
     if paused {
         status.phase = BalancerPhase::Paused;

@@ -238,6 +238,7 @@ fn balancers_leave_a_drained_host_last_and_only_if_others_serve() {
     check(
         &format!("{told}{}", world.told()).replace(&host, "HOST"),
         expect![[r#"
+            release port 8080 of HOST
             tell default.edge-2: web/web-a maint, cut web/web-a, forget web/web-a, web/web-b maint, cut web/web-b, forget web/web-b, web/web-c is at 10.1.0.1:8052, check web/web-c, web/web-c drain
             write the servers into the configuration of default.edge-2
             remove container default.edge-1: scaled down
@@ -287,4 +288,70 @@ fn a_balancer_of_a_version_without_a_record_stays_where_it_was() {
     });
     world.plan();
     assert_eq!(places(&world), "edge-1 local\nedge-2 local\n");
+}
+
+/// A port that a person named is reserved like the ports that Evenkeel chooses, and no container is made while another member
+/// has it.
+#[test]
+fn a_balancer_reserves_its_host_ports_and_waits_for_one_that_somebody_else_has() {
+    let mut world = World::on_hosts(TWO, &["h1", "h2"]);
+    pods(&mut world, &[]);
+    let mut other = crate::api::port_reservation::PortReservationSpec {
+        host: "h1".into(),
+        port: 8080,
+        owner: crate::kinds::ports::owner_of(&world.object),
+        member: "db-1".into(),
+        purpose: "postgres".into(),
+        foreign: false,
+        named: true,
+    };
+    (other.owner.kind, other.owner.name, other.owner.uid) = ("PostgresCluster".into(), "db".into(), "2".into());
+    crate::kinds::ports::note(&mut world.observed.reserved, &other);
+    let mut told = world.settle();
+    world.plan();
+    told += &world.told();
+    world.observed.reserved.remove(&("h1".into(), 8080));
+    told += "It is free now.\n";
+    told += &world.settle();
+    check(
+        &told,
+        expect![[r#"
+            reserve port 8080 of h2 for edge-1
+            create volume default.edge-1 on h2
+            create container default.edge-1 on h2
+            start container default.edge-1
+            give default.edge-1 configuration 26c1737ee4e8
+            reload default.edge-1 with configuration 26c1737ee4e8
+            keep the configuration of default.edge-1 as the last good one
+            Degraded 1/1
+            web: 
+            Ready=False BalancersNotReady: 1 of 2 balancers balance
+            Degraded=True PortConflict: edge-2: port 8080 of host h1 is reserved for db-1 of PostgresCluster db
+            Progressing=True BalancersNotReady: 1 of 2 balancers balance
+            It is free now.
+            reserve port 8080 of h1 for edge-2
+            create volume default.edge-2 on h1
+            create container default.edge-2 on h1
+            start container default.edge-2
+            give default.edge-2 configuration 26c1737ee4e8
+            reload default.edge-2 with configuration 26c1737ee4e8
+            keep the configuration of default.edge-2 as the last good one
+        "#]],
+    );
+}
+
+#[test]
+fn a_balancer_that_binds_to_its_host_publishes_on_the_address_of_that_host_and_goes_to_no_host_without_one() {
+    let mut world = World::on_hosts(TWO, &["h1", "h2", "h3"]);
+    pods(&mut world, &[]);
+    world.object.spec.bind_address = "Host".into();
+    world.observed.declared.get_mut("h1").unwrap().address = None;
+    world.settle();
+    let decisions = world.object.status.clone().unwrap().decisions.unwrap();
+    let published = |place| super::published::ports(&world.object, &world.observed, place).unwrap();
+    let places = super::places::members(&world.object, &decisions.places);
+    let mut at: Vec<_> =
+        places.iter().flat_map(published).map(|(address, port, _)| format!("{address}:{port}")).collect();
+    at.sort();
+    assert_eq!(at, ["192.0.2.2:8080", "192.0.2.3:8080"]);
 }

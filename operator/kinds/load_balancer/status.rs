@@ -8,7 +8,7 @@ use super::places::Place;
 use super::render::{BOOTSTRAP, dialect};
 use super::routing::{Intent, Server};
 use super::seen::{Admin, Answer, Health};
-use super::{Balancer, text, workload};
+use super::{Balancer, published, text, workload};
 use crate::api::conditions::{Status, Verdict, no, set, yes};
 use crate::api::load_balancer::{
     BackendSeen, BalancerDecisions, BalancerPhase, LoadBalancerStatus, ServerSeen, ServerState, Target, split_address,
@@ -21,7 +21,14 @@ use crate::kinds::loss::{DRAIN_BLOCKED, MANY_SILENT};
 use crate::kinds::network_of;
 
 /// Fills in the part of the status that no planner reads back.
-pub fn render(context: &PlanContext, status: &mut LoadBalancerStatus, d: &BalancerDecisions, busy: bool) {
+/// `no_port`: by its balancer, why a host port is not to be had.
+pub fn render(
+    context: &PlanContext,
+    status: &mut LoadBalancerStatus,
+    d: &BalancerDecisions,
+    no_port: &[(String, String)],
+    busy: bool,
+) {
     let object = context.object;
     let generation = object.metadata.generation.unwrap_or_default();
     status.observed_generation = generation;
@@ -47,7 +54,13 @@ pub fn render(context: &PlanContext, status: &mut LoadBalancerStatus, d: &Balanc
         })
     };
     let nowhere = || context.decided.nowhere.iter().next().map(|(name, why)| no("NoHost", format!("{name}: {why}")));
-    let wrong = wrong.or(problem).or_else(lost).or_else(nowhere);
+    let taken = || no_port.first().map(|(name, why)| no("PortConflict", format!("{name}: {why}")));
+    let unbound = || {
+        let why = |place| published::ports(object, context.observed, place).err();
+        let found = context.places.iter().filter(|place| place.host.is_some()).find_map(|one| Some((one, why(one)?)));
+        found.map(|(place, why)| no("NoAddress", format!("{}: {why}", place.member)))
+    };
+    let wrong = wrong.or(problem).or_else(lost).or_else(taken).or_else(unbound).or_else(nowhere);
     let wanted = object.spec.replicas;
     let missing = format!("{} of {wanted} balancers balance", status.ready_replicas);
     let whole = status.ready_replicas == wanted;

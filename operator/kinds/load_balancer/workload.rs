@@ -1,13 +1,12 @@
 //! Decides the containers of a LoadBalancer: their specs, and the steps that create them. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
 
 use super::dialect::Dialect;
 use super::names::{CONFIG_DIR, RUN_DIR};
 use super::places::Place;
 use super::render::dialect;
-use super::{LoadBalancer, Observed, Step, Targets};
+use super::{LoadBalancer, Observed, Step, Targets, published};
 use crate::api::endpoints::EndpointSet;
 use crate::api::labels;
 use crate::api::object::Object as _;
@@ -58,13 +57,6 @@ pub fn container_spec(
     let (member, name) = (place.member.clone(), place.container.clone());
     let spec = &object.spec;
     let dialect = dialect(spec.engine);
-    let local = IpAddr::from(Ipv4Addr::LOCALHOST);
-    let address = spec.bind_address.parse().unwrap_or(local);
-    let listened = spec.frontends.iter().filter_map(|one| Some((address, one.host_port?, one.port)));
-    let stats = spec.stats.iter().filter_map(|stats| Some((local, stats.host_port?, stats.port)));
-    let published = |(address, first, inside): (IpAddr, u16, u16)| {
-        Some((address, u16::try_from(u32::from(first) + place.above).ok()?, inside))
-    };
     Some(ContainerSpec {
         hostname: member.clone(),
         image: spec.image().into(),
@@ -80,7 +72,7 @@ pub fn container_spec(
         network: network_of(object.namespace()),
         networks,
         aliases: vec![object.name().into(), member],
-        ports: listened.chain(stats).filter_map(published).collect(),
+        ports: published::ports(object, observed, place).ok()?,
         stop_timeout_seconds: STOP_SECONDS,
         // Docker restarts it even while the operator is down.
         restart: true,
@@ -142,10 +134,14 @@ fn wanted(object: &LoadBalancer, observed: &Observed, place: &Place) -> Option<M
     // While the network of a database is missing, the balancers that exist stay as they are.
     let known = docker.and_then(|docker| docker.networks.known());
     let there = |network: &String| known.is_some_and(|known| known.contains_key(network));
-    let waits = seen.is_some() && !networks(object, &observed.targets, Some(&host)).iter().all(there);
+    let waits = match seen {
+        Some(_) => !networks(object, &observed.targets, Some(&host)).iter().all(there),
+        None => !published::reserved(object, observed, place),
+    };
     let spec = binary.filter(|_| !waits).and_then(|binary| container_spec(object, observed, place, binary));
     let (name, container) = (place.member.clone(), place.container.clone());
-    Some(Member { labels: object.owner().member_labels(&name), name, host, container, on_host: false, spec })
+    let volume = Some(object.owner().member_labels(&name));
+    Some(Member { volume, name, host, container, on_host: false, spec })
 }
 
 /// What is wrong with the network of a running balancer.

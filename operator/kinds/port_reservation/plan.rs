@@ -33,7 +33,8 @@ pub fn plan(object: &PortReservation, observed: &Observed, want: Want, now: Time
         }
         (Want::Absent, Fact::Known(false)) => {
             let released = object.metadata.deletion_timestamp.as_ref().map(|time| time.0);
-            let left = released.and_then(|at| QUARANTINE.checked_sub(now.duration_since(at).unsigned_abs()));
+            let quarantine = if spec.named { Duration::ZERO } else { QUARANTINE };
+            let left = released.and_then(|at| quarantine.checked_sub(now.duration_since(at).unsigned_abs()));
             finished = left.is_none_or(|left| left.is_zero());
             no("Quarantined", "the port is released; it may be reserved again one hour after that")
         }
@@ -62,7 +63,7 @@ mod tests {
     }
 
     /// The reason of the condition, the steps, and whether the port is free, `age` seconds after its release if it is released.
-    fn told(age: Option<i64>, owned: bool, used: Fact<bool>, forgotten: bool) -> String {
+    fn told(age: Option<i64>, owned: bool, used: Fact<bool>, forgotten: bool, named: bool) -> String {
         let owner = PortOwner {
             kind: "PostgresCluster".into(),
             resource: "postgresclusters.evenkeel.dev".into(),
@@ -71,7 +72,8 @@ mod tests {
             uid: "1".into(),
         };
         let (member, purpose) = ("db-1".into(), "postgres".into());
-        let spec = PortReservationSpec { host: "h1".into(), port: 20_001, owner, member, purpose, foreign: false };
+        let spec =
+            PortReservationSpec { host: "h1".into(), port: 20_001, owner, member, purpose, foreign: false, named };
         let mut object = PortReservation::new("h1.20001", spec);
         object.metadata.deletion_timestamp = age.map(|_| Time(at(1000)));
         let want = if age.is_some() { Want::Absent } else { Want::Present };
@@ -84,15 +86,18 @@ mod tests {
     fn a_port_is_free_only_an_hour_after_its_release_and_only_once_its_container_is_seen_gone() {
         let silent = || Fact::Unknown("Docker host h1 does not answer".into());
         let told = [
-            told(None, true, Fact::Known(true), false),
-            told(None, false, Fact::Known(false), false),
-            told(Some(10), false, Fact::Known(true), false),
-            told(Some(10), true, Fact::Known(false), false),
-            told(Some(3599), true, Fact::Known(false), false),
-            told(Some(3600), true, Fact::Known(false), false),
-            told(Some(9999), true, Fact::Known(true), false),
-            told(Some(9999), true, silent(), false),
-            told(Some(10), true, silent(), true),
+            told(None, true, Fact::Known(true), false, false),
+            told(None, false, Fact::Known(false), false, false),
+            told(Some(10), false, Fact::Known(true), false, false),
+            told(Some(10), true, Fact::Known(false), false, false),
+            told(Some(3599), true, Fact::Known(false), false, false),
+            told(Some(3600), true, Fact::Known(false), false, false),
+            told(Some(9999), true, Fact::Known(true), false, false),
+            told(Some(9999), true, silent(), false, false),
+            told(Some(10), true, silent(), true, false),
+            // A person named it: clients of that port expect whoever has it.
+            told(Some(0), true, Fact::Known(false), false, true),
+            told(Some(0), true, Fact::Known(true), false, true),
         ];
         expect_test::expect![[r#"
             Reserved [] free: false
@@ -104,6 +109,8 @@ mod tests {
             StillUsed [] free: false
             HostUnreachable [] free: false
             Released [] free: true
+            Quarantined [] free: true
+            StillUsed [] free: false
         "#]]
         .assert_eq(&told.concat());
     }

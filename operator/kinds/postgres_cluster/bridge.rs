@@ -20,7 +20,7 @@ pub fn bridged(object: &PostgresCluster, observed: &Observed, decisions: &Decisi
     let before: BTreeMap<u32, &MemberPlace> = decisions.members.iter().map(|place| (place.ordinal, place)).collect();
     let mut ordinals: BTreeSet<u32> = decisions.members.iter().map(|place| place.ordinal).collect();
     if decisions.stage == Stage::New {
-        let known = observed.hosts.values().filter_map(|host| host.volumes.known()).flatten();
+        let known = observed.hosts.get(HOME).and_then(|host| host.volumes.known()).into_iter().flatten();
         ordinals.extend(known.filter_map(|volume| ordinal_of(object, volume)));
     }
     let mut candidate = 1;

@@ -26,7 +26,10 @@ use crate::kinds::host_state;
 use crate::kinds::hosts::DeclaredHosts;
 use crate::kinds::kept::Kept;
 use crate::kinds::links::{self, Links};
+use crate::kinds::loss::Silent;
 use crate::kinds::ports::{self, PortStep, Reserved};
+use crate::kinds::silence::Silence;
+use crate::kinds::waits::{Waited, Waits};
 use crate::runtime::companions::Companions;
 use crate::runtime::{Concern, Keeper, Kind, Planned, Significance, Wake, Want};
 use crate::store::objects::Objects;
@@ -82,6 +85,10 @@ pub struct PostgresClusterKind {
     libraries: Companions<collations::ImageOn, Libraries>,
     /// The certificates that were verified.
     authorities: Authorities,
+    /// Since when hosts do not answer.
+    silence: Silence,
+    /// Since when this operator has known of what is recorded.
+    waits: Waits,
 }
 
 impl PostgresClusterKind {
@@ -89,8 +96,9 @@ impl PostgresClusterKind {
     pub fn new(hosts: Arc<Hosts>, objects: Objects, clock: Arc<dyn Clock>, wake: Wake) -> Self {
         let docker = Docker::new(hosts, objects.clone(), wake.clone());
         let libraries = Companions::new(wake.clone());
-        let (links, proofs) = (Links::new(wake), Kept::default());
-        Self { docker, objects, clock, links, proofs, libraries, authorities: Authorities::default() }
+        let (links, proofs) = (Links::new(wake, &objects), Kept::default());
+        let (authorities, silence, waits) = Default::default();
+        Self { docker, objects, clock, links, proofs, libraries, authorities, silence, waits }
     }
 }
 
@@ -120,8 +128,10 @@ impl Kind for PostgresClusterKind {
         plan::plan(object, observed, want, now)
     }
 
-    /// A refused decision is a fault of Evenkeel: it is logged once, when the condition appears or changes.
+    /// What was recorded is waited for from now. A refused decision is a fault of Evenkeel: it is logged once, when the condition
+    /// appears or changes.
     fn recorded(&self, before: &PostgresCluster, status: &PostgresClusterStatus) {
+        self.waits.note(&before.owner(), observe::moments(Some(status)));
         let told = before.status.as_ref().and_then(plan::violation);
         if let Some(message) = plan::violation(status).filter(|message| told != Some(*message)) {
             tracing::error!(cluster = before.name(), "{message}");
@@ -133,7 +143,7 @@ impl Kind for PostgresClusterKind {
     }
 
     fn companions(&self) -> Vec<&dyn Keeper> {
-        vec![&self.docker.work, &self.links, &self.proofs, &self.libraries, &self.authorities]
+        vec![&self.docker.work, &self.links, &self.proofs, &self.libraries, &self.authorities, &self.waits]
     }
 }
 
@@ -144,6 +154,10 @@ pub struct Observed {
     pub declared: DeclaredHosts,
     /// The reserved ports.
     pub reserved: Reserved,
+    /// How long this operator has known of the recorded moments.
+    pub waited: Waited,
+    /// The hosts that do not answer.
+    pub silent: Silent,
     /// What was observed on the hosts of its members.
     pub hosts: BTreeMap<String, DockerSeen>,
     /// Background work on its containers that runs, or that failed.

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use super::{LinkSeen, Observed, PostgresClusterKind, collations, network_name, peers_network_name, places, secrets};
 use crate::api::failure::Failure;
 use crate::api::labels::Owner;
 use crate::api::object::Object as _;
-use crate::api::postgres_cluster::PostgresCluster;
+use crate::api::postgres_cluster::{PostgresCluster, PostgresClusterStatus};
 use crate::kinds::containers::Needs;
 use crate::kinds::{hosts, ports};
 use crate::runtime::clock;
@@ -41,10 +43,18 @@ pub async fn observe(controller: &PostgresClusterKind, object: &PostgresCluster)
         refused: controller.links.refused(&owner),
         work: controller.docker.work.heard(&owner),
         libraries: controller.libraries.heard(&owner),
+        waited: controller.waits.note(&owner, moments(object.status.as_ref())),
+        silent: controller.silence.note(&hosts),
         hosts,
         secrets,
         certificates: Some(authority.seen()),
     })
+}
+
+/// The recorded moments that decisions wait from.
+pub(super) fn moments(status: Option<&PostgresClusterStatus>) -> Vec<Timestamp> {
+    let decisions = status.iter().filter_map(|status| status.decisions.as_ref());
+    decisions.flat_map(|one| one.absent.values().copied().chain([one.since])).collect()
 }
 
 /// Milliseconds since each member last proved that a new client can write; `heard` are its last reports.

@@ -3,8 +3,6 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use jiff::Timestamp;
-
 use super::{Observed, Step, bridge, container_name};
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::{Decisions, MemberPlace, Network, NetworkMode, PostgresCluster, Replacement, Stage};
@@ -71,11 +69,16 @@ pub fn hosts(object: &PostgresCluster, declared: &DeclaredHosts) -> BTreeSet<Str
     places::hosts(members, declared, spread)
 }
 
+/// The network of the members.
+pub fn network(object: &PostgresCluster, observed: &Observed, before: &Decisions) -> Network {
+    let new = before.stage == Stage::New && before.members.is_empty();
+    places::network(&object.spec.placement, &observed.declared, before.network, new)
+}
+
 /// Places the members.
-pub fn placed(object: &PostgresCluster, observed: &Observed, before: &Decisions, now: Timestamp) -> Placed {
+pub fn placed(object: &PostgresCluster, observed: &Observed, before: &Decisions) -> Placed {
     let new = before.stage == Stage::New;
-    let network =
-        places::network(&object.spec.placement, &observed.declared, before.network, new && before.members.is_empty());
+    let network = network(object, observed, before);
     let mut decisions = Decisions { network, ..before.clone() };
     if network.is_bridge() {
         decisions.members = bridge::bridged(object, observed, before);
@@ -83,17 +86,15 @@ pub fn placed(object: &PostgresCluster, observed: &Observed, before: &Decisions,
     }
     let link = |name: &str| observed.links.get(name).filter(|link| link.live());
     let members = before.members.iter();
-    decisions.silent_hosts =
-        places::silent(&before.silent_hosts, members, &observed.hosts, |name| link(name).is_some(), now);
+    let silent = places::silent(&observed.silent, members, |name| link(name).is_some());
     let ground = Ground {
         placement: &object.spec.placement,
         declared: &observed.declared,
         reserved: &observed.reserved,
         hosts: &observed.hosts,
-        silent: &decisions.silent_hosts,
+        silent: &silent,
         owner: ports::owner_of(object),
         container: &|member| container_name(object, member),
-        now,
     };
     let adopted = |volume: &str| bridge::ordinal_of(object, volume);
     let rules = Rules {
@@ -146,10 +147,10 @@ pub fn leaves_its_host(observed: &Observed, decisions: &Decisions) -> Option<(St
     places::leaves_its_host(&observed.declared, &decisions.members, &leader.member)
 }
 
-/// The member that leaves because the one that takes its place is a voter by now.
+/// The member that leaves because the one that takes its place votes, or leads, by now.
 pub fn replaced(decisions: &Decisions) -> Option<&str> {
     let Replacement { member, by, .. } = decisions.replacement.as_ref()?;
-    (votes(decisions, by) && !decisions.is_leader(member)).then_some(member.as_str())
+    ((votes(decisions, by) || decisions.is_leader(by)) && !decisions.is_leader(member)).then_some(member.as_str())
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use super::decided::{Blocker, Decided, Told};
 use super::view::{ClusterView, Member};
 use super::{
-    Observed, Step, certificates, collations, container_name, invariants, orders, places, promotion, protocol, status,
-    upgrade, workload,
+    Observed, Step, bridge, certificates, collations, container_name, invariants, orders, places, promotion, protocol,
+    status, upgrade, workload,
 };
 use crate::api::conditions;
 use crate::api::postgres_cluster::{
@@ -21,6 +21,8 @@ use crate::api::switchover::{self, Request};
 use crate::engine::ContainerState;
 use crate::kinds::certificates::due;
 use crate::kinds::containers::{DockerSeen, Work, replace};
+use crate::kinds::places::Adopted;
+use crate::kinds::unknown;
 use crate::runtime::{Plan, Want};
 use crate::supervisor::wire::{Order, Postgres, Report};
 
@@ -51,9 +53,9 @@ pub fn plan(
     let paused = want == Want::Paused;
     let missing_secret = observed.secrets.source_problem.as_deref().map(|why| Blocker::new("SecretNotFound", why));
     let (mut port_steps, mut misplaced) = (Vec::new(), None);
-    let mut blocker = unknown(observed, &before);
+    let mut blocker = unknown(object, observed, &before);
     if !paused && (missing_secret.is_none() && blocker.is_none() || before.stage != Stage::New) {
-        let placed = places::placed(object, observed, &before, now);
+        let placed = places::placed(object, observed, &before);
         (before, port_steps, misplaced) = (placed.decisions, placed.steps, placed.problem);
     }
     let view = view(object, observed, &before, now);
@@ -80,7 +82,7 @@ pub fn plan(
         let seen = observed.certificates.as_ref();
         let holdings = certificates::holdings(&view);
         steps.extend(seen.and_then(|seen| due::due(object, &holdings, seen, now)).map(Step::Certificates));
-        let restart_dead = restart_dead(&status, &decisions, now);
+        let restart_dead = restart_dead(&status, &decisions, view.age(decisions.since));
         steps.extend(workload::steps(object, observed, &decisions, restart_dead, waits));
         let (ask, held) = held.map(|held| (held.ask, held.blocker)).unwrap_or_default();
         steps.extend(ask);
@@ -96,7 +98,7 @@ pub fn plan(
     upgrade::tell(object, observed, &before.members, &mut status, now);
     status::refusals(&observed.refused, &mut status, now);
     let requeue =
-        requeue(&status, &before, &decisions, &steps).or_else(|| unknown(observed, &before).map(|_| DEGRADED));
+        requeue(&status, &before, &decisions, &steps).or_else(|| unknown(object, observed, &before).map(|_| DEGRADED));
     let requeue = requeue.or(calling.then_some(SOON));
     status.decisions = Some(decisions);
     Plan { status, steps, requeue, finished: false }
@@ -155,35 +157,28 @@ fn view<'a>(
             lost: workload::lost(object, observed, place),
         }
     };
-    ClusterView { object, before, members: before.members.iter().map(member).collect(), now }
+    ClusterView { object, before, members: before.members.iter().map(member).collect(), waited: &observed.waited, now }
 }
 
-/// A host that does not answer, if that matters: one with a member; and for a new cluster every one that may have data of an
-/// earlier cluster of this name.
-fn unknown(observed: &Observed, before: &Decisions) -> Option<Blocker> {
-    let lost = |host: &str| observed.declared.get(host).is_some_and(|host| host.lost);
+/// What stops decisions: a host that matters and does not answer, or data whose place is not clear.
+fn unknown(object: &PostgresCluster, observed: &Observed, before: &Decisions) -> Option<Blocker> {
+    let adopted = |volume: &str| bridge::ordinal_of(object, volume);
+    let network = places::network(object, observed, before);
+    let new = (before.stage == Stage::New).then_some((&adopted as Adopted, network));
     let has_member = |host: &str| before.members.iter().any(|place| place.host == host);
-    let new = before.stage == Stage::New;
-    let silent = observed.hosts.iter().filter(|(host, _)| if new { !lost(host) } else { has_member(host) });
-    let (host, why) = silent.filter_map(|(host, seen)| Some((host, seen.silence()?))).next()?;
-    let mut why = why.to_owned();
-    if new && observed.hosts.len() > 1 {
-        why += &format!(
-            "; it may have data of an earlier cluster of this name, so nothing is made. If it never comes back, run: evenkeel host lost {host}"
-        );
-    }
-    Some(Blocker::new("HostUnreachable", why))
+    let unknown = unknown::unknown(&observed.hosts, &observed.declared, new, has_member);
+    unknown.map(|(reason, why)| Blocker::new(reason, why))
 }
 
 /// Dead containers are restarted (or recreated) unless an election runs that may succeed without them.
-fn restart_dead(status: &PostgresClusterStatus, decisions: &Decisions, now: Timestamp) -> bool {
+fn restart_dead(status: &PostgresClusterStatus, decisions: &Decisions, age: Duration) -> bool {
     let promoting = match decisions.stage {
         Stage::New => false,
         Stage::Electing | Stage::Establishing => true,
         // The gate was not observed open yet: nothing slow may come before that.
         Stage::Steady => status.last_failover.as_ref().is_some_and(|failover| failover.outage.is_none()),
     };
-    !promoting || now.duration_since(decisions.since).unsigned_abs() >= ELECTION_ALONE
+    !promoting || age >= ELECTION_ALONE
 }
 
 /// Maintenance of a healthy cluster: a requested switchover, then changes that need a restart. One instance at a time,

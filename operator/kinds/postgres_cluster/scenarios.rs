@@ -8,6 +8,7 @@ use crate::api::labels;
 use crate::supervisor::wire::Notice;
 
 mod networks;
+mod operators;
 mod peers;
 
 const THREE: &str = "{image: 'postgres:15', instances: 3}";

@@ -11,6 +11,7 @@ use crate::api::lsn::Lsn;
 use crate::api::postgres_cluster::{Decisions, DurabilityMode, MemberPlace, PostgresCluster, Stage, Voter};
 use crate::engine::{ContainerSeen, ContainerState};
 use crate::kinds::links::SUSPECT_MS;
+use crate::kinds::waits::{self, Waited};
 use crate::supervisor::wire::{Data, Leading, Order, Postgres, Report, Task};
 
 /// A member and everything that was observed of it.
@@ -99,6 +100,8 @@ pub struct ClusterView<'a> {
     pub before: &'a Decisions,
     /// Its members, by ordinal.
     pub members: Vec<Member<'a>>,
+    /// How long this operator has known of the recorded moments.
+    pub waited: &'a Waited,
     /// Now.
     pub now: Timestamp,
 }
@@ -123,8 +126,9 @@ impl<'a> ClusterView<'a> {
         self.object.spec.durability.mode == DurabilityMode::Preferred
     }
 
+    /// How long this operator has known that something is so since then. Never a difference of two clocks (I11).
     pub(super) fn age(&self, since: Timestamp) -> Duration {
-        self.now.duration_since(since).unsigned_abs()
+        waits::waited(self.waited, since)
     }
 
     /// The leader's member and its health.
@@ -171,6 +175,17 @@ impl<'a> ClusterView<'a> {
     pub(super) fn able(&self) -> Vec<&'a Voter> {
         let able = |voter: &&Voter| self.member(&voter.member).is_some_and(|member| member.able(voter));
         self.before.election.voters.iter().filter(able).collect()
+    }
+
+    /// For how long every voter that could promise has received nothing from the leader, as they say. One whose receiver has
+    /// ended has given the leader up. Asynchronous clusters go by what the operator itself has heard.
+    pub(super) fn voters_quiet_ms(&self) -> u64 {
+        let quiet = |voter: &Voter| {
+            let report = self.member(&voter.member)?.live().filter(|report| report.postgres == Postgres::Standby)?;
+            Some(report.receiver.as_ref().map_or(u64::MAX, |receiver| receiver.quiet_ms))
+        };
+        let all = self.able().into_iter().map(|voter| quiet(voter).unwrap_or(0));
+        all.min().filter(|_| self.before.election.w > 0).unwrap_or(0)
     }
 
     /// A voter still receives WAL from the leader: the leader lives, although the operator cannot reach it.

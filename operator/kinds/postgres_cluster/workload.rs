@@ -92,7 +92,7 @@ pub fn member(object: &PostgresCluster, observed: &Observed, place: &MemberPlace
     Member {
         name: place.name.clone(),
         host: place.host.clone(),
-        labels: object.owner().member_labels(&place.name),
+        volume: Some(object.owner().member_labels(&place.name)),
         container: container_name(object, &place.name),
         on_host,
         // Its address comes from the network, its port from a reservation.

@@ -26,7 +26,7 @@ pub fn bridged(object: &RedisCluster, observed: &Observed, before: &ClusterDecis
     let had: BTreeMap<u32, &RedisPlace> = before.members.iter().map(|place| (place.ordinal, place)).collect();
     let mut ordinals: BTreeSet<u32> = had.keys().copied().collect();
     if before.stage == ClusterStage::New {
-        let volumes = observed.hosts.values().filter_map(|host| host.volumes.known()).flatten();
+        let volumes = observed.hosts.get(HOME).and_then(|host| host.volumes.known()).into_iter().flatten();
         ordinals.extend(
             volumes.filter_map(|volume| ordinal_of(object, volume)).filter(|ordinal| (1..=ADOPTED).contains(ordinal)),
         );

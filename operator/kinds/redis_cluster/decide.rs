@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::view::{Member, View};
 use crate::api::redis_cluster::{ClusterDecisions, ClusterFailover, ClusterMigration, ClusterNode, ClusterStage};
+use crate::kinds::waits;
 use crate::supervisor::redis::cluster::wire::{Act, BATCH, Known, SLOTS, Start};
 use crate::supervisor::redis::wire::{Link, Server};
 
@@ -273,9 +274,11 @@ pub fn start(view: &View, member: &Member) -> Start {
     if view.slots.at(id).is_empty() {
         return Start::Yield;
     }
-    let waits = view.before.failover.as_ref().is_some_and(|failover| {
-        view.now.duration_since(failover.detected_at).unsigned_abs() < PATIENCE || !report.has_data
-    });
+    let waits = view
+        .before
+        .failover
+        .as_ref()
+        .is_some_and(|failover| waits::waited(view.waited, failover.detected_at) < PATIENCE || !report.has_data);
     if heir(view, id).is_some() && (waits || view.before.failover.is_none()) {
         return Start::No;
     }

@@ -23,8 +23,11 @@ use crate::kinds::containers::{Docker, DockerSeen, DockerStep, Needs, WorkSeen, 
 use crate::kinds::host_state;
 use crate::kinds::hosts::{self, DeclaredHosts};
 use crate::kinds::links::{LinkSeen, Links};
+use crate::kinds::loss::Silent;
 use crate::kinds::ports::{self, PortStep, Reserved};
 use crate::kinds::redis_certificates;
+use crate::kinds::silence::Silence;
+use crate::kinds::waits::{Waited, Waits};
 use crate::runtime::{Concern, Keeper, Kind, Planned, Significance, Wake, Want};
 use crate::store::objects::Objects;
 use crate::store::{Clock, Error, Key};
@@ -60,14 +63,33 @@ pub struct RedisClusterKind {
     links: Links<bounds::ClusterSpeech>,
     /// The certificates that were verified.
     authorities: Authorities,
+    /// Since when hosts do not answer.
+    silence: Silence,
+    /// Since when this operator has known of what is recorded.
+    waits: Waits,
 }
 
 impl RedisClusterKind {
     /// The kind over these hosts and objects; `wake` is called with an object whose supervisors have news.
     pub fn new(hosts: Arc<Hosts>, objects: Objects, clock: Arc<dyn Clock>, wake: Wake) -> Self {
         let docker = Docker::new(hosts, objects.clone(), wake.clone());
-        Self { docker, objects, clock, links: Links::new(wake), authorities: Authorities::default() }
+        let links = Links::new(wake, &objects);
+        Self {
+            docker,
+            objects,
+            clock,
+            links,
+            authorities: Authorities::default(),
+            silence: Silence::default(),
+            waits: Waits::default(),
+        }
     }
+}
+
+/// The recorded moments that decisions wait from.
+fn moments(object: &RedisCluster) -> Vec<Timestamp> {
+    let decisions = object.status.iter().filter_map(|status| status.decisions.as_ref());
+    decisions.filter_map(|one| one.failover.as_ref()).map(|failover| failover.detected_at).collect()
 }
 
 impl RedisClusterKind {
@@ -115,6 +137,8 @@ impl Kind for RedisClusterKind {
             calling: self.links.calling(&owner),
             refused: self.links.refused(&owner),
             work: self.docker.work.heard(&owner),
+            waited: self.waits.note(&owner, moments(object)),
+            silent: self.silence.note(&hosts),
             hosts,
             secrets,
             certificates: authority.as_deref().map(Authority::seen),
@@ -153,7 +177,7 @@ impl Kind for RedisClusterKind {
     }
 
     fn companions(&self) -> Vec<&dyn Keeper> {
-        vec![&self.docker.work, &self.links, &self.authorities]
+        vec![&self.docker.work, &self.links, &self.authorities, &self.waits]
     }
 }
 
@@ -164,6 +188,10 @@ pub struct Observed {
     pub declared: DeclaredHosts,
     /// The reserved ports.
     pub reserved: Reserved,
+    /// How long this operator has known of the recorded moments.
+    pub waited: Waited,
+    /// The hosts that do not answer.
+    pub silent: Silent,
     /// What was observed on the hosts of its members.
     pub hosts: BTreeMap<String, DockerSeen>,
     /// Background work on its containers that runs, or that failed.

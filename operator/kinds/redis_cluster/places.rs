@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::view::View;
 use super::{Observed, Step, bridge, container_name, decide};
 use crate::api::object::Object as _;
-use crate::api::placement::NetworkMode;
+use crate::api::placement::{Network, NetworkMode};
 use crate::api::redis_cluster::{ClusterDecisions, ClusterStage, RedisCluster};
 use crate::api::redis_status::RedisPlace;
 use crate::kinds::hosts::DeclaredHosts;
@@ -35,12 +35,17 @@ pub fn hosts(object: &RedisCluster, declared: &DeclaredHosts) -> BTreeSet<String
     places::hosts(members, declared, spread)
 }
 
+/// The network of the members.
+pub fn network(object: &RedisCluster, observed: &Observed, before: &ClusterDecisions) -> Network {
+    let new = before.stage == ClusterStage::New && before.members.is_empty();
+    places::network(&object.spec.placement, &observed.declared, before.network, new)
+}
+
 /// Places the members. `view`: by the places of before.
 pub fn placed(view: &View, observed: &Observed) -> Placed {
     let (object, before) = (view.object, view.before);
     let new = before.stage == ClusterStage::New;
-    let first = new && before.members.is_empty();
-    let network = places::network(&object.spec.placement, &observed.declared, before.network, first);
+    let network = network(object, observed, before);
     let mut decisions = ClusterDecisions { network, ..before.clone() };
     if network.is_bridge() {
         decisions.members = bridge::bridged(object, observed, before);
@@ -48,17 +53,15 @@ pub fn placed(view: &View, observed: &Observed) -> Placed {
     }
     let link = |name: &str| observed.links.get(name).filter(|link| link.live());
     let live = |name: &str| link(name).is_some();
-    decisions.silent_hosts =
-        places::silent(&before.silent_hosts, before.members.iter(), &observed.hosts, live, view.now);
+    let silent = places::silent(&observed.silent, before.members.iter(), live);
     let ground = Ground {
         placement: &object.spec.placement,
         declared: &observed.declared,
         reserved: &observed.reserved,
         hosts: &observed.hosts,
-        silent: &decisions.silent_hosts,
+        silent: &silent,
         owner: ports::owner_of(object),
         container: &|member| container_name(object, member),
-        now: view.now,
     };
     let adopted = |volume: &str| bridge::ordinal_of(object, volume);
     let rules = Rules {

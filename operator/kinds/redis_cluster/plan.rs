@@ -6,13 +6,15 @@ use jiff::Timestamp;
 
 use super::decide::{self, Decided};
 use super::view::{Member, Slots, View};
-use super::{Facts, Observed, Step, certificates, container_name, places, status, workload};
+use super::{Facts, Observed, Step, bridge, certificates, container_name, places, status, workload};
 use crate::api::conditions;
 use crate::api::postgres_status::ClusterPhase;
 use crate::api::redis_cluster::{ClusterDecisions, ClusterStage, RedisCluster, RedisClusterStatus};
 use crate::api::redis_sentinel::Persistence;
 use crate::kinds::certificates::due;
 use crate::kinds::containers::{DockerSeen, Work};
+use crate::kinds::places::Adopted;
+use crate::kinds::unknown;
 use crate::runtime::{Plan, Want};
 use crate::supervisor::redis::cluster::wire::{Act, Order, Start};
 use crate::supervisor::redis::wire::{Config, Server};
@@ -35,18 +37,15 @@ pub fn plan(object: &RedisCluster, observed: &Observed, want: Want, now: Timesta
     let paused = want == Want::Paused;
     let missing = observed.secrets.problem.clone().map(|why| ("SecretNotFound", why));
     let (mut port_steps, mut misplaced) = (Vec::new(), None);
-    if !paused && (missing.is_none() || before.stage != ClusterStage::New) {
+    let unknown = unknown(observed, &view(object, observed, &before, now));
+    if !paused && (missing.is_none() && unknown.is_none() || before.stage != ClusterStage::New) {
         let placed = places::placed(&view(object, observed, &before, now), observed);
-        // On several hosts nothing is placed before every host was asked for data of an earlier object of this name.
-        let first = before.stage == ClusterStage::New && !placed.decisions.network.is_bridge();
-        if !first || unknown(observed, &view(object, observed, &before, now)).is_none() {
-            (before, port_steps, misplaced) = (placed.decisions, placed.steps, placed.problem);
-        }
+        (before, port_steps, misplaced) = (placed.decisions, placed.steps, placed.problem);
     }
     let view = view(object, observed, &before, now);
     let mut decisions = before.clone();
     let mut steps = Vec::new();
-    let mut blocker = unknown(observed, &view).or(missing);
+    let mut blocker = unknown.or(missing);
     // Just after the operator's own start a missing report means nothing.
     let calling = observed.calling && !paused;
     if !paused && !calling && (blocker.is_none() || before.stage != ClusterStage::New) {
@@ -187,18 +186,16 @@ pub fn view<'a>(
     let members: Vec<Member> = before.members.iter().map(member).collect();
     let nodes: Vec<_> = members.iter().filter_map(Member::node).collect();
     let slots = Slots::of(nodes.into_iter());
-    View { object, before, members, slots, now }
+    View { object, before, members, slots, waited: &observed.waited, now }
 }
 
-/// A host that does not answer, if that matters: one with a member that stays; and for a new object every one that may have data
-/// of an earlier object of this name.
+/// What stops decisions: a host that matters and does not answer, or data whose place is not clear.
 fn unknown(observed: &Observed, view: &View) -> Option<(&'static str, String)> {
-    let lost = |host: &str| observed.declared.get(host).is_some_and(|host| host.lost);
+    let adopted = |volume: &str| bridge::ordinal_of(view.object, volume);
+    let network = places::network(view.object, observed, view.before);
+    let new = (view.before.stage == ClusterStage::New).then_some((&adopted as Adopted, network));
     let stays = |host: &str| view.members.iter().any(|one| one.place.host == host && !one.leaving);
-    let new = view.before.stage == ClusterStage::New;
-    let matter = observed.hosts.iter().filter(|(host, _)| if new { !lost(host) } else { stays(host) });
-    let why = matter.map(|(_, seen)| seen).find_map(DockerSeen::silence)?;
-    Some(("HostUnreachable", why.to_owned()))
+    unknown::unknown(&observed.hosts, &observed.declared, new, stays)
 }
 
 /// The step that corrects the Secret for applications, if needed.

@@ -8,6 +8,7 @@ use crate::api::redis_cluster::{ClusterDecisions, ClusterNode, RedisCluster};
 use crate::api::redis_status::RedisPlace;
 use crate::engine::{ContainerSeen, ContainerState};
 use crate::kinds::links::LinkSeen;
+use crate::kinds::waits::Waited;
 use crate::supervisor::redis::cluster::wire::{Address, Known, Node, Report, SLOTS};
 use crate::supervisor::redis::wire::Server;
 
@@ -110,6 +111,8 @@ pub struct View<'a> {
     pub members: Vec<Member<'a>>,
     /// Who owns which slots.
     pub slots: Slots,
+    /// How long this operator has known of the recorded moments.
+    pub waited: &'a Waited,
     /// Now.
     pub now: Timestamp,
 }

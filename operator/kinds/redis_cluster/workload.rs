@@ -49,7 +49,7 @@ fn member(object: &RedisCluster, observed: &Observed, place: &RedisPlace) -> Mem
     Member {
         name: place.name.clone(),
         host: place.host.clone(),
-        labels: object.owner().member_labels(&place.name),
+        volume: Some(object.owner().member_labels(&place.name)),
         container: container_name(object, &place.name),
         on_host,
         // Its address comes from the network, or with its ports from reservations.

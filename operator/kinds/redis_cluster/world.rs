@@ -10,6 +10,7 @@ use super::workload::leaving;
 use crate::api::redis_cluster::{ClusterDecisions, ClusterStage, RedisCluster};
 use crate::api::redis_status::RedisPlace;
 use crate::kinds::links::LinkSeen;
+use crate::kinds::waits;
 use crate::supervisor::redis::cluster::wire::{Act, Address, Known, Node, PORT, Report, SLOTS, Start};
 use crate::supervisor::redis::wire::{Link, Server};
 
@@ -218,7 +219,9 @@ impl World {
         let members: Vec<Member> = self.decisions.members.iter().map(member).collect();
         let slots = Slots::of(members.iter().filter_map(Member::node).collect::<Vec<_>>().into_iter());
         let now = Timestamp::from_millisecond(self.ms).unwrap();
-        let view = View { object: &self.object, before: &self.decisions, members, slots, now };
+        let failover = self.decisions.failover.as_ref().map(|failover| failover.detected_at);
+        let waited = &waits::by_the_clock(now, failover);
+        let view = View { object: &self.object, before: &self.decisions, members, slots, waited, now };
         let stopped = |one: &&Member| one.live().is_some_and(|report| report.server == Server::Stopped);
         let may = |one: &Member| match self.decisions.stage {
             ClusterStage::New => Start::No,

@@ -40,7 +40,7 @@ pub fn bridged(object: &RedisSentinel, observed: &Observed, before: &RedisDecisi
     let before_by: BTreeMap<u32, &RedisPlace> = had.iter().map(|place| (place.ordinal, place)).collect();
     let mut ordinals: BTreeSet<u32> = before_by.keys().copied().collect();
     if before.stage == RedisStage::New && part == Part::Data {
-        let volumes = observed.hosts.values().filter_map(|host| host.volumes.known()).flatten();
+        let volumes = observed.hosts.get(HOME).and_then(|host| host.volumes.known()).into_iter().flatten();
         let found = volumes.filter_map(|volume| ordinal_of(object, volume));
         ordinals.extend(found.filter(|ordinal| (1..=ADOPTED).contains(ordinal)));
     }

@@ -5,8 +5,6 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
-
 use super::loss::last_offset;
 use super::view::{Member, View, position};
 use crate::api::redis_sentinel::{ChangePhase, Persistence, RedisChange, RedisDecisions, RedisStage};
@@ -361,7 +359,7 @@ fn failing(view: &View, change: &RedisChange) -> Decided {
             let preferred = candidates
                 .iter()
                 .all(|member| member.serving().is_some_and(|seen| seen.priority == priority(change, member.name())));
-            if preferred || past(view.now, change.since, PREFER_FAILOVER) {
+            if preferred || view.past(change.since, PREFER_FAILOVER) {
                 let told = vec![Told::Step("prefer the replica with the newest data")];
                 return ask_again(
                     view,
@@ -395,14 +393,14 @@ fn gather(view: &View, change: &RedisChange) -> Decided {
         begin(view, gathering, Vec::new()).blocked("NoMaster", message)
     };
     // A Sentinel that was told may still promote: the old master must not start beside that.
-    if change.phase != ChangePhase::Gathering && change.attempt > 0 && !past(view.now, change.since, PROMOTE) {
+    if change.phase != ChangePhase::Gathering && change.attempt > 0 && !view.past(change.since, PROMOTE) {
         return Decided::unchanged(before)
             .blocked("NoMaster", "a Sentinel was asked to promote a replica, and none is left");
     }
     let silent: Vec<&str> = view.members.iter().filter(|one| one.redis().is_none()).map(Member::name).collect();
     let Some(newest) = newest(view) else { return waits("no member answers".to_owned()) };
     let has_data = newest.redis().is_some_and(|seen| seen.has_data);
-    let patient = change.phase != ChangePhase::Gathering || !past(view.now, change.since, GATHER);
+    let patient = change.phase != ChangePhase::Gathering || !view.past(change.since, GATHER);
     // Invariant: a member without data never becomes master while another has data, or was not asked.
     if !silent.is_empty() && (patient || !has_data) {
         let silent = silent.join(", ");
@@ -472,7 +470,7 @@ fn ask_again(view: &View, decided: Decided) -> Decided {
     let act = |change: &RedisChange| Act::Failover { from, fresh: change.to_is_preferred(view) };
     // One that fails over by itself, or still does what it was asked, promotes, too.
     let busy = view.watching().find(|(_, _, master)| master.failing_over);
-    if change.attempt > 0 && !past(view.now, change.since, patience) {
+    if change.attempt > 0 && !view.past(change.since, patience) {
         // Level-triggered: until it answers, it is told again; it does each request once.
         let again = (answer.is_none() && busy.is_none()).then(|| (change.asked.clone(), id, act(change)));
         return Decided { act: again, ..decided };
@@ -513,10 +511,6 @@ impl RedisChange {
         let offsets: Vec<u64> = candidates(view).iter().filter_map(|one| Some(one.serving()?.offset)).collect();
         self.request.is_none() && offsets.iter().any(|offset| offset != &offsets[0])
     }
-}
-
-fn past(now: Timestamp, since: Timestamp, time: Duration) -> bool {
-    now.duration_since(since) >= jiff::SignedDuration::try_from(time).unwrap_or(jiff::SignedDuration::MAX)
 }
 
 /// Why a switchover to this member (empty: any) is not possible now.
@@ -622,7 +616,7 @@ fn switching(view: &View, change: &RedisChange) -> Decided {
                     told,
                 );
             }
-            if past(view.now, change.since, PREFER_SWITCHOVER) {
+            if view.past(change.since, PREFER_SWITCHOVER) {
                 return give_up("the Sentinels did not learn which replica is preferred within 12 s");
             }
             unchanged
@@ -643,7 +637,7 @@ fn switching(view: &View, change: &RedisChange) -> Decided {
                     let change = RedisChange { phase: ChangePhase::Promoting, offset, ..change.clone() };
                     ask_again(view, begin(view, change, told))
                 }
-                _ if past(view.now, change.since, PAUSE) => {
+                _ if view.past(change.since, PAUSE) => {
                     give_up("the replicas did not receive everything within 5 s; writes go on at the old master")
                 }
                 _ => unchanged,
@@ -661,7 +655,7 @@ fn switching(view: &View, change: &RedisChange) -> Decided {
                 () if !busy && !view.threatened() => {
                     give_up("the Sentinels cannot promote another; writes go on at the old master")
                 }
-                () if past(view.now, change.since, patience) => {
+                () if view.past(change.since, patience) => {
                     give_up("the Sentinels promoted nobody; writes go on at the old master")
                 }
                 () => unchanged,
@@ -674,7 +668,7 @@ fn switching(view: &View, change: &RedisChange) -> Decided {
             let refused = answer.and_then(|answer| answer.refused.as_deref());
             // Writes go on at the old master only when no Sentinel can still promote another.
             let idle = view.watching().all(|(_, _, master)| !master.failing_over);
-            let waited = change.attempt > 0 && past(view.now, change.since, PROMOTE);
+            let waited = change.attempt > 0 && view.past(change.since, PROMOTE);
             match (answer, refused) {
                 (_, Some(why)) if change.attempt >= 6 && idle => give_up(why),
                 (Some(_), None) if waited && idle => {

@@ -26,8 +26,11 @@ use crate::kinds::host_state;
 use crate::kinds::hosts::{self, DeclaredHosts};
 use crate::kinds::kept::Kept;
 use crate::kinds::links::{LinkSeen, Links};
+use crate::kinds::loss::Silent;
 use crate::kinds::ports::{self, PortStep, Reserved};
 use crate::kinds::redis_certificates;
+use crate::kinds::silence::Silence;
+use crate::kinds::waits::{Waited, Waits};
 use crate::runtime::{Concern, Keeper, Kind, Planned, Significance, Wake, Want, clock};
 use crate::store::objects::Objects;
 use crate::store::{Clock, Error, Key};
@@ -71,15 +74,38 @@ pub struct RedisSentinelKind {
     offsets: Kept<(u64, Instant)>,
     /// The certificates that were verified.
     authorities: Authorities,
+    /// Since when hosts do not answer.
+    silence: Silence,
+    /// Since when this operator has known of what is recorded.
+    waits: Waits,
 }
 
 impl RedisSentinelKind {
     /// The kind over these hosts and objects; `wake` is called with an object whose supervisors have news.
     pub fn new(hosts: Arc<Hosts>, objects: Objects, clock: Arc<dyn Clock>, wake: Wake) -> Self {
         let docker = Docker::new(hosts, objects.clone(), wake.clone());
-        let (links, offsets) = (Links::new(wake), Kept::default());
-        Self { docker, objects, clock, links, offsets, authorities: Authorities::default() }
+        let (links, offsets) = (Links::new(wake, &objects), Kept::default());
+        Self {
+            docker,
+            objects,
+            clock,
+            links,
+            offsets,
+            authorities: Authorities::default(),
+            silence: Silence::default(),
+            waits: Waits::default(),
+        }
     }
+}
+
+/// The recorded moments that decisions wait from.
+fn moments(object: &RedisSentinel) -> Vec<Timestamp> {
+    let decisions = object.status.iter().filter_map(|status| status.decisions.as_ref());
+    let of = |one: &RedisDecisions| {
+        let change = one.change.as_ref().map(|change| change.since);
+        [Some(one.since), change, one.reset.as_ref().map(|reset| reset.since)]
+    };
+    decisions.flat_map(of).flatten().collect()
 }
 
 impl RedisSentinelKind {
@@ -142,6 +168,8 @@ impl Kind for RedisSentinelKind {
             calling: self.links.calling(&owner),
             refused: self.links.refused(&owner),
             work: self.docker.work.heard(&owner),
+            waited: self.waits.note(&owner, moments(object)),
+            silent: self.silence.note(&hosts),
             hosts,
             secrets,
             certificates: authority.as_deref().map(Authority::seen),
@@ -181,7 +209,7 @@ impl Kind for RedisSentinelKind {
     }
 
     fn companions(&self) -> Vec<&dyn Keeper> {
-        vec![&self.docker.work, &self.links, &self.offsets, &self.authorities]
+        vec![&self.docker.work, &self.links, &self.offsets, &self.authorities, &self.waits]
     }
 }
 
@@ -192,6 +220,10 @@ pub struct Observed {
     pub declared: DeclaredHosts,
     /// The reserved ports.
     pub reserved: Reserved,
+    /// How long this operator has known of the recorded moments.
+    pub waited: Waited,
+    /// The hosts that do not answer.
+    pub silent: Silent,
     /// What was observed on the hosts of its members.
     pub hosts: BTreeMap<String, DockerSeen>,
     /// Background work on its containers that runs, or that failed.

@@ -1,16 +1,15 @@
 //! Decides on which hosts the data members and the Sentinels live: what a RedisSentinel says to the mechanism that places members
 //! for all kinds. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use jiff::Timestamp;
+use std::collections::BTreeSet;
 
 use super::definition::Part;
 use super::view::View;
 use super::{Observed, Step, bridge, container_name, sentinels};
-use crate::api::placement::NetworkMode;
+use crate::api::placement::{Network, NetworkMode};
 use crate::api::redis_sentinel::{RedisDecisions, RedisPlace, RedisSentinel, RedisStage};
 use crate::kinds::hosts::DeclaredHosts;
+use crate::kinds::loss::Silent;
 use crate::kinds::places::{self, Ground, Group, Rules};
 use crate::kinds::ports;
 
@@ -41,19 +40,24 @@ pub fn hosts(object: &RedisSentinel, declared: &DeclaredHosts) -> BTreeSet<Strin
     places::hosts(places.map(|place| place.host.clone()), declared, spread)
 }
 
+/// The network of the members.
+pub fn network(object: &RedisSentinel, observed: &Observed, before: &RedisDecisions) -> Network {
+    let new = before.stage == RedisStage::New && before.members.is_empty() && before.sentinels.is_empty();
+    places::network(&object.spec.placement, &observed.declared, before.network, new)
+}
+
 /// Places the members. `view`: by the places of before.
 pub fn placed(view: &View, observed: &Observed) -> Placed {
     let (object, before) = (view.object, view.before);
     let new = before.stage == RedisStage::New;
-    let none = before.members.is_empty() && before.sentinels.is_empty();
-    let network = places::network(&object.spec.placement, &observed.declared, before.network, new && none);
+    let network = network(object, observed, before);
     let mut decisions = RedisDecisions { network, ..before.clone() };
     if network.is_bridge() {
         decisions.members = bridge::bridged(object, observed, before, Part::Data);
         decisions.sentinels = bridge::bridged(object, observed, before, Part::Sentinel);
         return Placed { decisions, steps: Vec::new(), problem: None };
     }
-    let silent = silent(observed, before, view.now);
+    let silent = silent(observed, before);
     let ground = Ground {
         placement: &object.spec.placement,
         declared: &observed.declared,
@@ -62,7 +66,6 @@ pub fn placed(view: &View, observed: &Observed) -> Placed {
         silent: &silent,
         owner: ports::owner_of(object),
         container: &|member| container_name(object, member),
-        now: view.now,
     };
     let (mut steps, mut problem) = (Vec::new(), None);
     for part in [Part::Data, Part::Sentinel] {
@@ -115,14 +118,13 @@ pub fn placed(view: &View, observed: &Observed) -> Placed {
         }
     }
     steps.extend(places::released(&ground, decisions.members.iter().chain(&decisions.sentinels)));
-    decisions.silent_hosts = silent;
     Placed { decisions, steps: steps.into_iter().map(Step::Port).collect(), problem }
 }
 
-fn silent(observed: &Observed, before: &RedisDecisions, now: Timestamp) -> BTreeMap<String, Timestamp> {
+fn silent(observed: &Observed, before: &RedisDecisions) -> Silent {
     let live = |name: &str| observed.links.get(name).is_some_and(|link| link.live());
     let members = before.members.iter().chain(&before.sentinels);
-    places::silent(&before.silent_hosts, members, &observed.hosts, live, now)
+    places::silent(&observed.silent, members, live)
 }
 
 /// The member as its container has to be: on its host's network as soon as it has a port there.

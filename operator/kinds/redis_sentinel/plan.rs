@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use super::decide::{self, Decided, Told};
 use super::view::{Member, View};
 use super::{
-    Observed, Step, certificates, container_name, cut_off, orders, places, promotion, sentinels, status, workload,
-    yielding,
+    Observed, Step, bridge, certificates, container_name, cut_off, orders, places, promotion, sentinels, status,
+    workload, yielding,
 };
 use crate::api::conditions;
 use crate::api::placement::Replacement;
@@ -19,6 +19,8 @@ use crate::api::redis_sentinel::{
 use crate::api::switchover::{self, Request};
 use crate::kinds::certificates::due;
 use crate::kinds::containers::{DockerSeen, Work};
+use crate::kinds::places::Adopted;
+use crate::kinds::unknown;
 use crate::runtime::{Plan, Want};
 use crate::supervisor::redis::wire::Role;
 
@@ -50,18 +52,14 @@ pub fn plan(
     let paused = want == Want::Paused;
     let missing = observed.secrets.problem.clone().map(|why| ("SecretNotFound", why));
     let (mut port_steps, mut misplaced) = (Vec::new(), None);
-    if !paused && (missing.is_none() || before.stage != RedisStage::New) {
+    let unknown = unknown(observed, &view(object, observed, &before, now));
+    if !paused && (missing.is_none() && unknown.is_none() || before.stage != RedisStage::New) {
         let placed = places::placed(&view(object, observed, &before, now), observed);
-        // On several hosts nothing is placed before every host was asked for data of an earlier object of this name.
-        let first = before.stage == RedisStage::New && !placed.decisions.network.is_bridge();
-        if !first || unknown(observed, &view(object, observed, &before, now)).is_none() {
-            (before, port_steps, misplaced) = (placed.decisions, placed.steps, placed.problem);
-        }
+        (before, port_steps, misplaced) = (placed.decisions, placed.steps, placed.problem);
     }
     let view = view(object, observed, &before, now);
     let mut decisions = before.clone();
     let mut steps = Vec::new();
-    let unknown = unknown(observed, &view);
     let mut blocker = unknown.clone().or(missing);
     // Just after the operator's own start a missing report means nothing.
     let calling = observed.calling && !paused;
@@ -80,7 +78,7 @@ pub fn plan(
         steps.extend(secrets(observed, &decisions));
         let (seen, holdings) = (observed.certificates.as_ref(), certificates::holdings(&view));
         steps.extend(seen.and_then(|seen| due::due(object, &holdings, seen, now)).map(Step::Certificates));
-        steps.extend(workload::steps(object, observed, &decisions, restart_dead(&decisions, now)));
+        steps.extend(workload::steps(object, observed, &decisions, restart_dead(&view, &decisions)));
         blocker = blocker.or(decided.blocker);
     }
     if !calling || status.conditions.is_empty() {
@@ -239,6 +237,7 @@ fn view<'a>(object: &'a RedisSentinel, observed: &'a Observed, before: &'a Redis
         before,
         members: before.members.iter().map(member).collect(),
         sentinels: before.sentinels.iter().map(member).collect(),
+        waited: &observed.waited,
         now,
     }
 }
@@ -249,22 +248,20 @@ fn writable(view: &View) -> bool {
     seen.is_some_and(|seen| seen.role == Some(Role::Master) && seen.writable == Some(true))
 }
 
-/// A host that does not answer, if that matters: one with a member that stays; and for a new object every one that may have data
-/// of an earlier object of this name.
+/// What stops decisions: a host that matters and does not answer, or data whose place is not clear.
 fn unknown(observed: &Observed, view: &View) -> Option<(&'static str, String)> {
-    let lost = |host: &str| observed.declared.get(host).is_some_and(|host| host.lost);
-    let all = || view.members.iter().chain(&view.sentinels);
-    let stays = |host: &str| all().any(|one| one.place.host == host && !one.leaving);
-    let new = view.before.stage == RedisStage::New;
-    let matter = observed.hosts.iter().filter(|(host, _)| if new { !lost(host) } else { stays(host) });
-    let why = matter.map(|(_, seen)| seen).find_map(DockerSeen::silence)?;
-    Some(("HostUnreachable", why.to_owned()))
+    let adopted = |volume: &str| bridge::ordinal_of(view.object, volume);
+    let network = places::network(view.object, observed, view.before);
+    let new = (view.before.stage == RedisStage::New).then_some((&adopted as Adopted, network));
+    let stays =
+        |host: &str| view.members.iter().chain(&view.sentinels).any(|one| one.place.host == host && !one.leaving);
+    unknown::unknown(&observed.hosts, &observed.declared, new, stays)
 }
 
 /// Dead containers are restarted (or recreated) unless a failover runs that may succeed without them.
-fn restart_dead(decisions: &RedisDecisions, now: Timestamp) -> bool {
+fn restart_dead(view: &View, decisions: &RedisDecisions) -> bool {
     let Some(change) = &decisions.change else { return true };
-    change.phase == ChangePhase::Gathering || now.duration_since(change.since).unsigned_abs() >= ALONE
+    change.phase == ChangePhase::Gathering || view.past(change.since, ALONE)
 }
 
 /// The step that corrects the Secret for applications, if needed.

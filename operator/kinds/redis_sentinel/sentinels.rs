@@ -127,7 +127,7 @@ pub fn forget(view: &View, decisions: &RedisDecisions) -> (Option<RedisReset>, O
     // One that leaves is not waited for.
     let stays = |name: &str| view.sentinels.iter().any(|one| !one.leaving && one.name() == name);
     let running = decisions.reset.clone().filter(|reset| stays(&reset.sentinel));
-    let past = |reset: &RedisReset, time: Duration| view.now.duration_since(reset.since).unsigned_abs() >= time;
+    let past = |reset: &RedisReset, time: Duration| view.past(reset.since, time);
     let keep: Vec<Address> = expected(view).into_iter().collect();
     let act =
         |reset: &RedisReset| Some((reset.sentinel.clone(), id(decisions, reset), Act::Reset { keep: keep.clone() }));

@@ -1,12 +1,14 @@
 //! The input of the decisions: the decisions before, the members, and what is known of each. Pure.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
 use crate::api::redis_sentinel::{RedisDecisions, RedisPlace, RedisSentinel};
 use crate::engine::{ContainerSeen, ContainerState};
 use crate::kinds::links::{LinkSeen, SUSPECT_MS};
+use crate::kinds::waits::{self, Waited};
 use crate::supervisor::redis::wire::{Address, MasterSeen, Position, RedisSeen, Report, Role, SentinelSeen, Server};
 
 /// A data member or a Sentinel, and everything that was observed of it.
@@ -97,11 +99,18 @@ pub struct View<'a> {
     pub members: Vec<Member<'a>>,
     /// The Sentinels, by ordinal.
     pub sentinels: Vec<Member<'a>>,
+    /// How long this operator has known of the recorded moments.
+    pub waited: &'a Waited,
     /// Now.
     pub now: Timestamp,
 }
 
 impl<'a> View<'a> {
+    /// Whether this operator has known for that time that something is so since then.
+    pub fn past(&self, since: Timestamp, time: Duration) -> bool {
+        waits::waited(self.waited, since) >= time
+    }
+
     /// The data member of this name.
     pub fn member(&self, name: &str) -> Option<&Member<'a>> {
         self.members.iter().find(|member| member.place.name == name)

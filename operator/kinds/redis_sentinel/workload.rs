@@ -54,7 +54,7 @@ pub fn member(object: &RedisSentinel, observed: &Observed, place: &RedisPlace, p
     Member {
         name: place.name.clone(),
         host: place.host.clone(),
-        labels: object.owner().member_labels(&place.name),
+        volume: Some(object.owner().member_labels(&place.name)),
         container: container_name(object, &place.name),
         on_host,
         // Its address comes from the network, or with its port from a reservation.

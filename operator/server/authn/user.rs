@@ -4,6 +4,8 @@ use jiff::Timestamp;
 
 /// The group whose members may do everything, always.
 pub const MASTERS: &str = "system:masters";
+/// The group of nodes that may join the operators; only `evenkeel cluster token` gives it.
+pub const JOINING: &str = "system:joining-nodes";
 /// The group of everyone who has shown who they are.
 pub const AUTHENTICATED: &str = "system:authenticated";
 
@@ -38,6 +40,11 @@ impl User {
     pub fn new(name: impl Into<String>, mut groups: Vec<String>, via: Via, expires: Option<Timestamp>) -> Self {
         groups.push(AUTHENTICATED.to_owned());
         Self { name: name.into(), groups, via, expires }
+    }
+
+    /// Whether it is a node that may join.
+    pub fn may_join(&self) -> bool {
+        self.groups.iter().any(|group| group == JOINING)
     }
 
     /// Whether the user may do everything, whatever the rules are.

@@ -11,7 +11,9 @@ use crate::server::routes::{Part, Route, Target};
 use crate::server::status::Refusal;
 
 /// Resources of Evenkeel whose writers decide who somebody is. Only who may do everything may write them.
-const IDENTITIES: [&str; 2] = ["tokens", "clientcertificates"];
+const IDENTITIES: [&str; 3] = ["tokens", "clientcertificates", JOINS];
+/// The keys of all operators, for a node that joins them.
+pub const JOINS: &str = "joins";
 /// The group of [`IDENTITIES`].
 const OURS: &str = "evenkeel.dev";
 
@@ -124,6 +126,11 @@ impl Attributes {
     pub fn gives_identity(&self) -> bool {
         let reads = matches!(self.verb.as_str(), "get" | "list" | "watch");
         self.group == OURS && IDENTITIES.contains(&self.resource.as_str()) && !reads
+    }
+
+    /// Whether a node joins the operators.
+    pub fn joins(&self) -> bool {
+        self.group == OURS && self.resource == JOINS && self.verb == "create"
     }
 
     /// Why the user may not do this, in the words of Kubernetes.

@@ -8,7 +8,7 @@ pub mod rules;
 #[cfg(test)]
 mod tests;
 
-use super::authn::user::User;
+use super::authn::user::{JOINING, User};
 use crate::api::rbac::Rule;
 use attributes::Attributes;
 use rules::Rules;
@@ -26,6 +26,9 @@ pub enum Verdict {
 pub fn allowed(rules: &Rules, user: &User, asked: &Attributes) -> Verdict {
     if user.is_master() {
         return Verdict::Allow("group system:masters".to_owned());
+    }
+    if asked.joins() && user.may_join() {
+        return Verdict::Allow(format!("group {JOINING}"));
     }
     let gives_identity = asked.gives_identity();
     let allows = |rule: &Rule| if gives_identity { is_everything(rule) } else { allows(rule, asked) };

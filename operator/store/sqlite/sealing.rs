@@ -19,8 +19,7 @@ const CLEAN: i64 = 1;
 
 /// Seals every Secret with the first key, unless it is already.
 pub(super) async fn settle(connection: &mut SqliteConnection, seal: &Seal) -> Result<(), Error> {
-    let renewed = |key: &Key, stored: &str| Ok(seal.seal(key, seal.open(key, stored)?.into_owned()));
-    let rows = rewrite(connection, &seal.prefix(), renewed).await?;
+    let rows = rewrite(connection, &seal.prefix(), |key, stored| seal.renewed(key, stored)).await?;
     if rows > 0 {
         tracing::info!(rows, key = seal.ids().first(), "Secrets were sealed in the store");
     }

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use crate::api::chain::chain;
 use crate::supervisor::control;
 use crate::supervisor::durable;
+use crate::supervisor::fence::Fence;
 use crate::supervisor::listen;
 use crate::supervisor::process::Reaper;
 use crate::supervisor::redis::place::Place;
@@ -45,6 +46,7 @@ async fn serve(identity: Identity) -> Result<(), Box<dyn std::error::Error + Sen
     place.prepare(&place.data())?;
     let own = place.own();
     let lock = durable::lock(&own)?;
+    let fence = Fence::load(&own)?;
     let durable = durable::load(&own)?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let reaper = Reaper::default();
@@ -56,7 +58,7 @@ async fn serve(identity: Identity) -> Result<(), Box<dyn std::error::Error + Sen
     tracing::info!(member = %identity.member, run = %shell.run(), "supervisor of Redis begins");
     // The first turn comes before the socket, so that the first report is complete.
     shell.turn().await;
-    tokio::spawn(control::serve(control::bind(wire::SOCKET.as_ref())?, said, seen));
+    tokio::spawn(control::serve(control::bind(wire::SOCKET.as_ref())?, fence, said, seen));
     let mut turned = boottime_ms();
     while let Some(pause) = shell.turn().await {
         let waits = boottime_ms();

@@ -40,8 +40,8 @@ fn at(second: i64) -> Timestamp {
 
 /// A registered host that answers like this.
 fn seen(answer: Answer) -> Observed {
-    let (heard, clock, containers, leaders) = (None, None, None, Default::default());
-    Observed { registration: Registration::Same, answer, heard, clock, containers, leaders }
+    let (heard, clock, containers, leaders, agent) = Default::default();
+    Observed { registration: Registration::Same, answer, heard, clock, containers, leaders, agent }
 }
 
 /// The plan as text.

@@ -1,12 +1,15 @@
 //! Tests of where members live: a small fleet of hosts, and what is decided turn by turn.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use expect_test::{Expect, expect};
 
 use super::super::workload;
 use super::*;
+use crate::api::placement::ReplacementCause;
 use crate::api::postgres_cluster::Voter;
+use crate::api::reach::Reach;
 use crate::engine::{ContainerSeen, ContainerState};
 use crate::kinds::containers::DockerSeen;
 use crate::kinds::fact::Fact;
@@ -19,7 +22,6 @@ struct Fleet {
     object: PostgresCluster,
     observed: Observed,
     decisions: Decisions,
-    now: Timestamp,
     /// Members that do not become voters.
     slow: BTreeSet<String>,
 }
@@ -28,6 +30,8 @@ fn nothing() -> Observed {
     Observed {
         declared: Default::default(),
         reserved: Default::default(),
+        waited: Default::default(),
+        silent: Default::default(),
         hosts: Default::default(),
         work: Default::default(),
         libraries: Default::default(),
@@ -61,8 +65,7 @@ impl Fleet {
         let mut fleet = Self {
             object,
             observed: nothing(),
-            decisions: super::super::protocol::begin(Timestamp::UNIX_EPOCH),
-            now: Timestamp::UNIX_EPOCH,
+            decisions: super::super::protocol::begin(jiff::Timestamp::UNIX_EPOCH),
             slow: BTreeSet::new(),
         };
         hosts.split_whitespace().for_each(|name| fleet.add_host(name));
@@ -81,19 +84,26 @@ impl Fleet {
         self.observed.declared.get_mut(name).unwrap()
     }
 
+    /// New connections from one host to another one get no answer.
+    fn cut(&mut self, from: &str, to: &str) {
+        self.host(from).reach.insert(to.into(), Reach::Timeout);
+    }
+
     fn silence(&mut self, host: &str) {
         *self.observed.hosts.get_mut(host).unwrap() = DockerSeen::unknown("it does not answer");
+        self.observed.silent.insert(host.into(), Duration::ZERO);
         let there: Vec<_> = self.decisions.members.iter().filter(|place| place.host == host).collect();
         there.iter().for_each(|place| drop(self.observed.links.remove(&place.name)));
     }
 
     fn returns(&mut self, host: &str) {
         self.observed.hosts.insert(host.into(), DockerSeen::nothing());
+        self.observed.silent.remove(host);
         self.run_containers();
     }
 
-    fn pass(&mut self, minutes: i64) {
-        self.now = self.now.checked_add(jiff::SignedDuration::from_mins(minutes)).unwrap();
+    fn pass(&mut self, minutes: u64) {
+        self.observed.silent.values_mut().for_each(|waited| *waited += Duration::from_secs(60 * minutes));
     }
 
     /// Plans until nothing changes; what is decided happens.
@@ -109,7 +119,7 @@ impl Fleet {
     }
 
     fn turn(&mut self) {
-        let placed = placed(&self.object, &self.observed, &self.decisions, self.now);
+        let placed = placed(&self.object, &self.observed, &self.decisions);
         self.decisions = placed.decisions;
         for step in placed.steps {
             match step {
@@ -168,7 +178,7 @@ impl Fleet {
     fn told(&self) -> String {
         let place = |place: &MemberPlace| format!("{}@{}:{}", place.name, place.host, place.port.unwrap_or_default());
         let members: Vec<_> = self.decisions.members.iter().map(place).collect();
-        let placed = placed(&self.object, &self.observed, &self.decisions, self.now);
+        let placed = placed(&self.object, &self.observed, &self.decisions);
         let problem = placed.problem.map(|(reason, text)| format!(" {reason}: {text}")).unwrap_or_default();
         let swap = self.decisions.replacement.as_ref();
         let swap = swap.map(|one| format!(" {} for {} ({:?})", one.by, one.member, one.cause)).unwrap_or_default();
@@ -249,6 +259,20 @@ fn a_silent_host_is_replaced_after_its_time_and_not_before() {
     "#]]);
 }
 
+/// Regression 306: every member of a silent host was replaced after `replaceAfter`, also when so many hosts were silent that the
+/// operator itself was cut off.
+#[test]
+fn nothing_is_replaced_while_many_hosts_are_silent_together() {
+    let mut fleet = Fleet::new("h1 h2 h3 h4 h5", "instances: 5");
+    fleet.settle();
+    let before = fleet.told();
+    let hosts: Vec<String> = fleet.decisions.members[1..3].iter().map(|place| place.host.clone()).collect();
+    hosts.iter().for_each(|host| fleet.silence(host));
+    fleet.pass(100);
+    fleet.settle();
+    assert_eq!(fleet.told(), before);
+}
+
 #[test]
 fn a_host_that_returns_before_the_new_member_votes_keeps_its_member() {
     let mut fleet = Fleet::new("h1 h2 h3", "instances: 3");
@@ -282,6 +306,89 @@ fn a_persons_word_replaces_a_member_at_once_and_never_is_a_cause() {
     fleet.settle().check(expect![[r#"
         Host db-1@h3:25469 db-3@h2:25469 db-4@h3:25470
     "#]]);
+}
+
+/// Regression 307 (campaign, drain during a failover): the member that another one was to take the place of became the leader, and
+/// then its host was not drained any more. A leader is never replaced and had no reason to switch over, so the cluster had one
+/// member too many for ever.
+#[test]
+fn a_member_that_became_the_leader_stays_when_its_host_need_not_be_left_any_more() {
+    let mut fleet = Fleet::new("h1 h2 h3", "instances: 3");
+    fleet.settle();
+    let (second, host) = (fleet.decisions.members[1].name.clone(), fleet.decisions.members[1].host.clone());
+    fleet.slow.insert("db-4".into());
+    (fleet.host(&host).drains, fleet.host(&host).open) = (true, false);
+    fleet.settle().check(expect![[r#"
+        Host db-1@h3:25469 db-2@h1:25469 db-3@h2:25469 db-4@h3:25470 db-4 for db-2 (Drain)
+    "#]]);
+    fleet.decisions.leader = Some(Voter { member: second.clone(), incarnation: second });
+    fleet.slow.clear();
+    (fleet.host(&host).drains, fleet.host(&host).open) = (false, true);
+    fleet.settle().check(expect![[r#"
+        Host db-1@h3:25469 db-2@h1:25469 db-3@h2:25469
+    "#]]);
+}
+
+/// Regression 309 (campaign, drain during a failover): the successor of a member was to leave again because that one leads now. It
+/// waited for a vote of the leader, who is no voter.
+#[test]
+fn a_member_leaves_for_one_that_leads() {
+    let voter = |name: &str| Voter { member: name.into(), incarnation: name.into() };
+    let mut decisions = super::super::protocol::begin(jiff::Timestamp::UNIX_EPOCH);
+    let (member, by) = ("db-4".to_owned(), "db-2".to_owned());
+    decisions.replacement = Some(Replacement { member, by, cause: ReplacementCause::NotNeeded });
+    decisions.election.voters = vec![voter("db-1"), voter("db-4")];
+    assert_eq!(replaced(&decisions), None);
+    decisions.leader = Some(voter("db-2"));
+    assert_eq!(replaced(&decisions), Some("db-4"));
+    decisions.leader = Some(voter("db-4"));
+    assert_eq!(replaced(&decisions), None, "a leader never leaves");
+}
+
+/// Regression 407: a member was placed on a host that those of the others did not reach. It never held a copy.
+#[test]
+fn members_avoid_a_host_that_does_not_reach_those_of_the_others() {
+    let mut fleet = Fleet::new("h1 h2 h3", "instances: 2");
+    fleet.settle().check(expect![[r#"
+        Host db-1@h3:25469 db-2@h1:25469
+    "#]]);
+    // One direction is enough, and what is not known changes nothing.
+    for (from, to) in [("h3", "h1"), ("h1", "h3")] {
+        let mut fleet = Fleet::new("h1 h2 h3", "instances: 2");
+        fleet.cut(from, to);
+        fleet.settle().check(expect![[r#"
+            Host db-1@h3:25469 db-2@h2:25469
+        "#]]);
+    }
+    // Members that exist stay.
+    fleet.cut("h3", "h1");
+    fleet.settle().check(expect![[r#"
+        Host db-1@h3:25469 db-2@h1:25469
+    "#]]);
+}
+
+/// Regression 408: a dead host is not reached by anybody. Its member was replaced nowhere if that counted, and the member of a
+/// drained host that is cut off could not leave it.
+#[test]
+fn a_host_that_is_left_or_dead_keeps_no_successor_away() {
+    let dead = |word: fn(&mut Fleet)| {
+        let mut fleet = Fleet::new("h1 h2 h3", "instances: 3");
+        fleet.settle();
+        for (from, to) in [("h3", "h1"), ("h2", "h1"), ("h1", "h2"), ("h1", "h3")] {
+            fleet.cut(from, to);
+        }
+        fleet.host("h1").open = false;
+        word(&mut fleet);
+        fleet.settle().told()
+    };
+    let left = "Host db-1@h3:25469 db-3@h2:25469 db-4@h3:25470\n";
+    assert_eq!(dead(|fleet| fleet.host("h1").drains = true), left);
+    assert_eq!(dead(|fleet| fleet.host("h1").lost = true), left);
+    let silent = dead(|fleet| {
+        fleet.silence("h1");
+        fleet.settle().pass(30);
+    });
+    assert_eq!(silent, left);
 }
 
 /// Regression 403: members were counted before it was seen that a replacement had ended, so that one more member was made, and

@@ -64,7 +64,11 @@ fn enough(election: &Quorum, voters: usize) -> bool {
 fn silent(view: &ClusterView, member: &Member) -> Decided {
     let before = view.before;
     let name = &member.place.name;
-    let silent_ms = member.link.map_or(u64::MAX, |link| link.silent_ms).min(view.age(before.since).as_millis() as u64);
+    let unheard_ms = member.link.map_or(u64::MAX, |link| link.silent_ms).min(view.age(before.since).as_millis() as u64);
+    // An operator that has just begun to lead, and finds the primary's host silent, need not wait again for what the standbys
+    // know already.
+    let found_silent = member.link.is_none() && !member.container_known;
+    let silent_ms = unheard_ms.max(if found_silent { view.voters_quiet_ms() } else { 0 });
     let paused = member.container.is_some_and(|container| container.state == ContainerState::Paused);
     let (able, needed) = (view.able().len(), promises_needed(&before.election));
     if lost_by_all(view, member) && able >= needed {

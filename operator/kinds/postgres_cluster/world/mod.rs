@@ -2,10 +2,12 @@
 //! between them. Every event is one method; `turn` calls them fairly, `model` in any order.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::collations::LibrariesSeen;
+use super::observe::moments;
 use super::plan::{plan, violation};
 use super::{LinkSeen, Observed, SecretsSeen, Step, container_name, network_name, peers_network_name};
 use crate::api::labels;
@@ -15,6 +17,7 @@ use crate::api::postgres_cluster::{PostgresCluster, PostgresClusterSpec, Postgre
 use crate::engine::{Attachment, ConnectionSeen, ContainerSeen, ContainerSpec, ContainerState, ImageSeen, NetworkSeen};
 use crate::kinds::containers::{DockerSeen, DockerStep, HOME, WorkSeen, testing};
 use crate::kinds::fact::Fact;
+use crate::kinds::waits::Waited;
 use crate::runtime::companions::{Heard, Standing};
 use crate::supervisor::next::{accept, next};
 use crate::supervisor::report::report;
@@ -76,6 +79,10 @@ pub struct Operator {
     pub read: Option<(PostgresCluster, u64)>,
     /// It has just started.
     pub young: bool,
+    /// When it first saw each recorded moment, in milliseconds of the world.
+    pub seen: BTreeMap<Timestamp, i64>,
+    /// What its clock is ahead of that of the others, in milliseconds.
+    pub ahead_ms: i64,
 }
 
 /// The volume with a binary whose supervisor speaks the wire format of the previous release.
@@ -94,6 +101,8 @@ pub struct World {
     /// The log, if one is kept.
     pub log: Option<Vec<String>>,
     pub ms: i64,
+    /// Docker does not answer.
+    pub hidden: bool,
     pub boxes: BTreeMap<String, Box>,
     pub disks: BTreeMap<String, Disk>,
     networks: BTreeSet<String>,
@@ -146,6 +155,7 @@ impl World {
             version: 1,
             log: Some(Vec::new()),
             ms: 0,
+            hidden: false,
             boxes: BTreeMap::new(),
             disks: BTreeMap::new(),
             networks: BTreeSet::new(),
@@ -311,14 +321,23 @@ impl World {
     }
 
     pub fn read(&mut self, operator: usize) {
+        self.note_moments(operator);
         self.operators[operator].read = Some((self.object.clone(), self.version));
+    }
+
+    /// The operator knows of what is recorded now.
+    fn note_moments(&mut self, operator: usize) {
+        let (ms, moments) = (self.ms, moments(self.object.status.as_ref()));
+        let seen = &mut self.operators[operator].seen;
+        let first = |since: Timestamp| (since, seen.get(&since).copied().unwrap_or(ms));
+        *seen = moments.into_iter().map(first).collect();
     }
 
     /// Observes, plans on the object that was read, records by compare-and-set, and performs the first `kept(n)` of its
     /// n steps.
     pub fn decide(&mut self, operator: usize, kept: impl Fn(usize) -> usize) -> Vec<String> {
         let Some((object, version)) = self.operators[operator].read.take() else { return Vec::new() };
-        let plan = plan(&object, &self.observe(operator), object.want(), self.now());
+        let plan = plan(&object, &self.observe(operator), object.want(), self.clock_of(operator));
         assert_eq!(violation(&plan.status), None);
         if object.status.as_ref() != Some(&plan.status) {
             if version != self.version {
@@ -326,6 +345,7 @@ impl World {
             }
             self.object.status = Some(plan.status);
             self.version += 1;
+            self.note_moments(operator);
         }
         let kept = kept(plan.steps.len());
         let done: Vec<_> = plan.steps.into_iter().take(kept).collect();
@@ -334,6 +354,17 @@ impl World {
             self.perform_step(step);
         }
         done.iter().filter(|step| !matches!(step, Step::Renew { .. })).map(ToString::to_string).collect()
+    }
+
+    /// The time that an operator's clock shows.
+    fn clock_of(&self, operator: usize) -> Timestamp {
+        let ahead = jiff::SignedDuration::from_millis(self.operators[operator].ahead_ms);
+        self.now().checked_add(ahead).unwrap_or_default()
+    }
+
+    fn waited(&self, operator: usize) -> Waited {
+        let passed = |first: i64| Duration::from_millis((self.ms - first).unsigned_abs());
+        self.operators[operator].seen.iter().map(|(since, first)| (*since, passed(*first))).collect()
     }
 
     fn observe(&self, operator: usize) -> Observed {
@@ -377,7 +408,10 @@ impl World {
         };
         let image = ImageSeen { id: format!("id of {}", self.object.spec.image), ..Default::default() };
         let host = DockerSeen {
-            containers: Fact::Known(self.boxes.iter().map(seen).collect()),
+            containers: match self.hidden {
+                true => Fact::Unknown("Docker does not answer".into()),
+                false => Fact::Known(self.boxes.iter().map(seen).collect()),
+            },
             volumes: Fact::Known(self.disks.keys().cloned().collect()),
             foreign: Fact::Known(std::collections::BTreeSet::new()),
             networks: Fact::Known(self.networks.iter().map(network).collect()),
@@ -392,6 +426,8 @@ impl World {
                 .iter()
                 .filter_map(|(name, link)| Some((name.clone(), link.report.proof.as_ref()?.proven_ms?)))
                 .collect(),
+            waited: self.waited(operator),
+            silent: Default::default(),
             hosts: BTreeMap::from([(HOME.to_owned(), host)]),
             work: self.work.clone(),
             libraries: self.libraries.clone(),
@@ -645,6 +681,7 @@ impl std::hash::Hash for World {
         self.hash_status(&self.object, state);
         for operator in &self.operators {
             operator.heard.hash(state);
+            operator.seen.values().for_each(|first| (self.ms - first).min(61_000).hash(state));
             if let Some((object, version)) = &operator.read {
                 (*version == self.version).hash(state);
                 self.hash_status(object, state);
@@ -657,15 +694,12 @@ impl World {
     fn hash_status<H: std::hash::Hasher>(&self, object: &PostgresCluster, state: &mut H) {
         use std::hash::Hash as _;
         let Some(status) = &object.status else { return };
-        let age = |since: Timestamp| (self.now().as_millisecond() - since.as_millisecond()).min(61_000);
         if let Some(d) = &status.decisions {
             (d.term, d.revision, d.stage, &d.leader, &d.served, &d.election, &d.commit, &d.next).hash(state);
             d.switchover.hash(state);
             d.unsettled.as_ref().map(|unsettled| &unsettled.old).hash(state);
-            (&d.members, &d.history, age(d.since)).hash(state);
-            for (incarnation, since) in &d.absent {
-                (incarnation, age(*since)).hash(state);
-            }
+            (&d.members, &d.history).hash(state);
+            d.absent.keys().for_each(|incarnation| incarnation.hash(state));
         }
         status.last_failover.as_ref().map(|story| (story.outage.is_none(), &story.possible_loss)).hash(state);
         status.last_switchover.as_ref().map(|last| (&last.request, last.refused.is_some())).hash(state);

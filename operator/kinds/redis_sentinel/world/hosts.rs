@@ -1,6 +1,7 @@
 //! Several hosts: what they declare, their ports, and what happens to a whole one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::{Box, Disk, World, is_sentinel};
 use crate::api::placement::Network;
@@ -8,6 +9,7 @@ use crate::engine::ContainerState;
 use crate::kinds::containers::{DockerSeen, HOME};
 use crate::kinds::fact::Fact;
 use crate::kinds::hosts::Declared;
+use crate::kinds::loss::Silent;
 use crate::kinds::ports::{PortStep, Reservation};
 use crate::supervisor::redis::wire::Address;
 
@@ -30,7 +32,7 @@ impl World {
             return BTreeMap::from([(HOME.to_owned(), seen(&|_| true))]);
         }
         let one = |host: &String| {
-            if self.off.contains(host) {
+            if self.off.contains_key(host) {
                 return (host.clone(), DockerSeen::unknown(&format!("host {host} does not answer")));
             }
             let mut seen = seen(&|name| self.on(name) == *host);
@@ -81,8 +83,14 @@ impl World {
                 one.state = ContainerState::Exited;
             }
         }
-        self.off.insert(host.to_owned());
+        self.off.insert(host.to_owned(), self.ms);
         self.tell(format!("--- host {host} loses its power"));
+    }
+
+    /// How long each silent host has been silent.
+    pub fn silent(&self) -> Silent {
+        let waited = |(host, since): (&String, &u64)| (host.clone(), Duration::from_millis(self.ms - since));
+        self.off.iter().map(waited).collect()
     }
 
     /// It boots, and Docker starts its containers.

@@ -19,6 +19,7 @@ use crate::kinds::fact::Fact;
 use crate::kinds::hosts::DeclaredHosts;
 use crate::kinds::links::LinkSeen;
 use crate::kinds::ports::Reserved;
+use crate::kinds::waits;
 use crate::supervisor::redis::wire::{Act, Address, Command, PORT, Report, SENTINEL_PORT};
 
 mod clients;
@@ -90,7 +91,7 @@ pub struct World {
     /// What several hosts declare, their ports, those without power, and the host of each container; empty: one host.
     pub declared: DeclaredHosts,
     pub reserved: Reserved,
-    pub off: BTreeSet<String>,
+    pub off: BTreeMap<String, u64>,
     places: BTreeMap<String, String>,
     image: bool,
     binary: bool,
@@ -150,7 +151,7 @@ impl World {
             subnet: 30,
             declared: BTreeMap::new(),
             reserved: BTreeMap::new(),
-            off: BTreeSet::new(),
+            off: BTreeMap::new(),
             places: BTreeMap::new(),
             image: true,
             binary: false,
@@ -369,6 +370,8 @@ impl World {
         Observed {
             declared: self.declared.clone(),
             reserved: self.reserved.clone(),
+            waited: waits::by_the_clock(self.now(), super::moments(&self.object)),
+            silent: self.silent(),
             hosts: self.seen(host),
             work: BTreeMap::new(),
             links,

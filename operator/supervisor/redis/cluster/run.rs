@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::api::chain::chain;
+use crate::supervisor::fence::Fence;
 use crate::supervisor::process::Reaper;
 use crate::supervisor::redis::cluster::shell::{CREDENTIALS, Shell};
 use crate::supervisor::redis::cluster::wire;
@@ -39,6 +40,7 @@ async fn serve(identity: Identity) -> Result<(), Box<dyn std::error::Error + Sen
     place.prepare(&place.data())?;
     let own = place.own();
     let lock = durable::lock(&own)?;
+    let fence = Fence::load(&own)?;
     let kept = (durable::load(&own)?, durable::read(&own.join(CREDENTIALS)).unwrap_or_default());
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let reaper = Reaper::default();
@@ -50,7 +52,7 @@ async fn serve(identity: Identity) -> Result<(), Box<dyn std::error::Error + Sen
     tracing::info!(member = %identity.member, "supervisor of a Redis Cluster's member begins");
     // The first turn comes before the socket, so that the first report is complete.
     shell.turn().await;
-    tokio::spawn(control::serve(control::bind(wire::SOCKET.as_ref())?, said, seen));
+    tokio::spawn(control::serve(control::bind(wire::SOCKET.as_ref())?, fence, said, seen));
     while let Some(pause) = shell.turn().await {
         tokio::select! {
             biased;

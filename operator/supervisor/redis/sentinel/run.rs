@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 use crate::api::chain::chain;
 use crate::supervisor::control;
 use crate::supervisor::durable;
+use crate::supervisor::fence::Fence;
 use crate::supervisor::listen;
 use crate::supervisor::process::Reaper;
 use crate::supervisor::redis::place::Place;
@@ -41,6 +42,7 @@ async fn serve(identity: Identity) -> Result<(), Box<dyn std::error::Error + Sen
     place.prepare(&place.sentinel())?;
     let own = place.own();
     let lock = durable::lock(&own)?;
+    let fence = Fence::load(&own)?;
     let kept = (durable::load(&own)?, durable::read(&own.join(CREDENTIALS)).unwrap_or_default());
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let reaper = Reaper::default();
@@ -53,7 +55,7 @@ async fn serve(identity: Identity) -> Result<(), Box<dyn std::error::Error + Sen
     tracing::info!(member = %identity.member, "supervisor of a Sentinel begins");
     // The first turn comes before the socket, so that the first report is complete.
     shell.turn().await;
-    tokio::spawn(control::serve(control::bind(wire::SOCKET.as_ref())?, said, seen));
+    tokio::spawn(control::serve(control::bind(wire::SOCKET.as_ref())?, fence, said, seen));
     while let Some(pause) = shell.turn().await {
         tokio::select! {
             biased;

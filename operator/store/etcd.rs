@@ -1,0 +1,452 @@
+//! The store on etcd: several operators over one cluster of members. Every read asks etcd, so that none is stale.
+//!
+//! No cache: what an operator decides by must be true for the whole cluster, and only a linearizable read is. `owned_by` reads
+//! marks (`!owners/UID/…`), which are written in the same transaction as the object that names the owner.
+
+use std::sync::Arc;
+
+use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::events::EVENTS;
+use super::seal::SEALED;
+use super::{Clock, Error, Expect, Key, Listed, Seal, Store, Watch, revision_of, rules, stamp};
+
+mod compaction;
+mod failures;
+mod feed;
+mod layout;
+mod leadership;
+mod members;
+mod passing;
+mod tail;
+mod versions;
+
+pub use compaction::Turn;
+use failures::{Failure, Kind};
+use layout::{Layout, Span};
+pub use leadership::EtcdLeases;
+pub use members::EtcdTls;
+use members::{Members, Repeat, Services};
+use passing::Passing;
+
+/// Objects in one answer of a list.
+const PAGE: i64 = 500;
+/// Largest object, as it is stored: a request to etcd may have 1.5 MiB, with the keys and conditions of the transaction.
+const LARGEST: usize = 1_500_000;
+/// Most owners of an object: a transaction of etcd may have 128 operations.
+const OWNERS: usize = 100;
+/// Owned objects that are read at once.
+const AT_ONCE: usize = 16;
+
+/// The address of a cluster of etcd, and how to speak with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EtcdConfig {
+    /// Addresses of the members, such as `https://10.0.0.1:2379`.
+    pub endpoints: Vec<String>,
+    /// What all keys begin with; two installations in one etcd have different ones.
+    pub prefix: String,
+    /// Files of mutual TLS; `None`: plain connections, for loopback.
+    pub tls: Option<EtcdTls>,
+}
+
+impl EtcdConfig {
+    /// The prefix of an installation that has an etcd of its own.
+    pub const PREFIX: &str = "/evenkeel";
+}
+
+/// A [`Store`] on etcd. Open it with [`EtcdStore::open`]. Cheap to clone.
+#[derive(Clone)]
+pub struct EtcdStore {
+    shared: Arc<Shared>,
+    /// The epoch of the leadership that this value writes for.
+    fence: Option<u64>,
+}
+
+struct Shared {
+    members: Arc<Members>,
+    layout: Layout,
+    seal: Seal,
+    clock: Arc<dyn Clock>,
+    passing: Passing,
+    /// The probe of the members, and compaction.
+    _tasks: [AbortOnDropHandle<()>; 2],
+}
+
+impl EtcdStore {
+    /// Opens the store in a cluster. Secrets are sealed with these keys. It needs one member that answers, not a quorum.
+    /// Refuses versions of etcd that lose writes.
+    pub async fn open(config: &EtcdConfig, seal: Seal, clock: Arc<dyn Clock>) -> Result<Self, Error> {
+        let members = Members::new(&config.endpoints, config.tls.clone()).await?;
+        members.check_versions().await?;
+        let layout = Layout::new(&config.prefix);
+        let probe = Members::probe(Arc::downgrade(&members), layout.nothing().start);
+        let compaction = compaction::run(Arc::downgrade(&members), layout.compaction());
+        let tasks = [tokio::spawn(probe), tokio::spawn(compaction)].map(AbortOnDropHandle::new);
+        let shared = Shared { members, layout, seal, clock, passing: Passing::default(), _tasks: tasks };
+        Ok(Self { shared: Arc::new(shared), fence: None })
+    }
+
+    /// The way to leadership over this store.
+    pub fn leases(&self) -> EtcdLeases {
+        EtcdLeases::new(self.clone())
+    }
+
+    /// Takes a turn at compacting: forgets what is older than the turn before, unless another operator does. The store does
+    /// it by itself every ten minutes.
+    pub async fn take_turn(&self, last: Turn) -> Result<Turn, Error> {
+        match compaction::take(&self.shared.members, &self.shared.layout.compaction(), last).await {
+            Ok(turn) => Ok(turn),
+            Err(failure) => Err(self.explained("compacting", failure).await),
+        }
+    }
+
+    /// Seals every Secret with the first key that is not yet; returns how many that were. For the leading operator, when all
+    /// operators have this key.
+    pub async fn reseal(&self) -> Result<usize, Error> {
+        let (found, _) = self.range(&self.shared.layout.of(SEALED, None), None).await?;
+        let (prefix, mut sealed) = (self.shared.seal.prefix(), 0);
+        for kv in found.iter().filter(|kv| !kv.value().starts_with(prefix.as_bytes())) {
+            let Some(key) = self.shared.layout.parse(kv.key()) else { continue };
+            let text = self.shared.seal.renewed(&key, stored_text(&key, kv)?)?;
+            let is_same = Compare::mod_revision(kv.key(), CompareOp::Equal, kv.mod_revision());
+            match self.transact(kv.key(), is_same, vec![TxnOp::put(kv.key(), text, None)]).await {
+                // One that was written meanwhile is sealed by that.
+                Ok(outcome) => sealed += usize::from(outcome.is_ok()),
+                Err(Failed::Store(error)) => return Err(error),
+                Err(Failed::Call(failure)) => return Err(self.explained("sealing a Secret", failure).await),
+            }
+        }
+        Ok(sealed)
+    }
+
+    /// The same store, whose writes are refused with [`Error::Deposed`] unless the leader has this epoch.
+    fn fenced(&self, epoch: u64) -> Self {
+        Self { shared: self.shared.clone(), fence: Some(epoch) }
+    }
+
+    /// A request that reads.
+    async fn read<T, F>(&self, doing: &'static str, request: impl Fn(Services) -> F + Send + Sync) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, etcd_client::Error>> + Send,
+    {
+        match self.shared.members.call(Repeat::Harmless, request).await {
+            Ok(answer) => Ok(answer),
+            Err(failure) => Err(self.explained(doing, failure).await),
+        }
+    }
+
+    async fn explained(&self, doing: &'static str, failure: Failure) -> Error {
+        self.shared.members.explained(doing, failure).await
+    }
+
+    /// The keys of a span with their values at one revision (`None`: now), and that revision.
+    async fn range(&self, span: &Span, at: Option<u64>) -> Result<(Vec<KeyValue>, u64), Error> {
+        let (mut found, mut start, mut limit, mut pinned) = (Vec::new(), span.start.clone(), PAGE, at);
+        loop {
+            let options = GetOptions::new().with_range(span.end.clone()).with_limit(limit);
+            let options = options.with_revision(pinned.map_or(0, signed));
+            let request = |mut services: Services| {
+                let (start, options) = (start.clone(), options.clone());
+                async move { services.kv.get(start, Some(options)).await }
+            };
+            let mut page = match self.shared.members.call(Repeat::Harmless, request).await {
+                Ok(page) => page,
+                // A page of large objects.
+                Err(failure) if failure.kind == Kind::AnswerTooLarge && limit > 1 => {
+                    limit /= 4;
+                    limit = limit.max(1);
+                    continue;
+                }
+                Err(failure) => return Err(self.outside(failure, pinned.unwrap_or_default()).await),
+            };
+            let revision = pinned.unwrap_or_else(|| page.header().map_or(0, |header| unsigned(header.revision())));
+            pinned = Some(revision);
+            let more = page.more();
+            found.append(&mut page.take_kvs());
+            match found.last() {
+                Some(last) if more => start = layout::next(last.key()),
+                _ => return Ok((found, revision)),
+            }
+        }
+    }
+
+    /// A failure of a read at this revision: it may be none that can be read.
+    async fn outside(&self, failure: Failure, since: u64) -> Error {
+        let newest = match failure.kind {
+            Kind::Future | Kind::Compacted => self.revision().await,
+            _ => return self.explained("reading", failure).await,
+        };
+        match (failure.kind, newest) {
+            (_, Err(error)) => error,
+            (Kind::Future, Ok(newest)) => Error::Future { since, newest },
+            (_, Ok(newest)) => {
+                let oldest = tail::oldest(&self.shared, since).await;
+                Error::Compacted { since, oldest: oldest.unwrap_or(since + 1).min(newest) }
+            }
+        }
+    }
+
+    /// Refuses a revision that cannot be watched or read from.
+    async fn check_since(&self, since: u64) -> Result<(), Error> {
+        // Nothing was written at revision 1, and 0 means "now" to etcd.
+        self.range(&self.shared.layout.nothing(), Some(since.max(1))).await.map(|_| ()).map_err(|error| match error {
+            Error::Compacted { oldest, .. } => Error::Compacted { since, oldest },
+            Error::Future { newest, .. } => Error::Future { since, newest },
+            error => error,
+        })
+    }
+
+    /// Performs `writes` if the conditions and the fence hold. Returns the new revision, or, if they do not hold, the
+    /// revision that the object has (`None`: it does not exist).
+    async fn transact(
+        &self,
+        at: &[u8],
+        condition: Compare,
+        writes: Vec<TxnOp>,
+    ) -> Result<Result<u64, Option<u64>>, Failed> {
+        let leader = self.shared.layout.leader();
+        let mut conditions = vec![condition];
+        conditions
+            .extend(self.fence.map(|epoch| Compare::create_revision(leader.clone(), CompareOp::Equal, signed(epoch))));
+        let look = |key: &[u8]| TxnOp::get(key, Some(GetOptions::new().with_keys_only()));
+        let txn = Txn::new().when(conditions).and_then(writes).or_else(vec![look(at), look(&leader)]);
+        let request = |mut services: Services| {
+            let txn = txn.clone();
+            async move { services.kv.txn(txn).await }
+        };
+        let answer = self.shared.members.call(Repeat::IfUnsent, request).await.map_err(Failed::Call)?;
+        if answer.succeeded() {
+            return Ok(Ok(answer.header().map_or(0, |header| unsigned(header.revision()))));
+        }
+        let mut seen = answer.op_responses().into_iter().map(|response| match response {
+            TxnOpResponse::Get(found) => found.kvs().first().cloned(),
+            _ => None,
+        });
+        let (object, leader) = (seen.next().flatten(), seen.next().flatten());
+        if let Some(epoch) = self.fence
+            && leader.is_none_or(|leader| unsigned(leader.create_revision()) != epoch)
+        {
+            return Err(Failed::Store(Error::Deposed { epoch }));
+        }
+        Ok(Err(object.map(|object| unsigned(object.mod_revision()))))
+    }
+
+    /// The operations that write a value and the marks of its owners.
+    fn writes(&self, key: &Key, at: &[u8], text: String, owners: &[String], lease: Option<i64>) -> Vec<TxnOp> {
+        let options = lease.map(|lease| PutOptions::new().with_lease(lease));
+        let marks = owners.iter().map(|owner| {
+            let mark = self.shared.layout.mark(owner, key);
+            let options = lease.map(|lease| PutOptions::new().with_lease(lease));
+            let is_new = Compare::create_revision(mark.clone(), CompareOp::Equal, 0);
+            // Written once, and not with every write of the object.
+            TxnOp::txn(Txn::new().when(vec![is_new]).and_then(vec![TxnOp::put(mark, "", options)]))
+        });
+        std::iter::once(TxnOp::put(at, text, options)).chain(marks).collect()
+    }
+}
+
+/// Why a transaction was not performed.
+enum Failed {
+    Call(Failure),
+    Store(Error),
+}
+
+impl Shared {
+    /// The object in a key; `None`: the key has none.
+    fn object(&self, kv: &KeyValue) -> Result<Option<(Key, Value)>, Error> {
+        let Some(key) = self.layout.parse(kv.key()) else { return Ok(None) };
+        let text = self.seal.open(&key, stored_text(&key, kv)?)?;
+        let value = serde_json::from_str(&text).map_err(|error| unreadable(&key, &error))?;
+        let value = stamp(&key, value, unsigned(kv.mod_revision()))?;
+        Ok(Some((key, value)))
+    }
+}
+
+#[async_trait::async_trait]
+impl Store for EtcdStore {
+    async fn get(&self, key: &Key) -> Result<Option<Value>, Error> {
+        let at = self.shared.layout.object(key)?;
+        let request = |mut services: Services| {
+            let at = at.clone();
+            async move { services.kv.get(at, None).await }
+        };
+        let found = self.read("reading", request).await?;
+        let object = found.kvs().first().map(|kv| self.shared.object(kv)).transpose()?;
+        Ok(object.flatten().map(|(_, value)| value))
+    }
+
+    async fn list_at(&self, resources: &[&str], namespace: Option<&str>, at: Option<u64>) -> Result<Listed, Error> {
+        let (mut objects, mut pinned) = (Vec::new(), at);
+        let mut resources = resources.to_vec();
+        resources.sort_unstable();
+        resources.dedup();
+        for resource in resources {
+            // The first one pins the revision of the others.
+            let (found, revision) = self.range(&self.shared.layout.of(resource, namespace), pinned).await?;
+            pinned = Some(revision);
+            for kv in &found {
+                objects.extend(self.shared.object(kv)?.map(|(key, value)| (key, Arc::new(value))));
+            }
+        }
+        let revision = match pinned {
+            Some(revision) => revision,
+            None => self.revision().await?,
+        };
+        // etcd orders `a-b/` before `a/`.
+        objects.sort_by(|one, other| one.0.cmp(&other.0));
+        Ok((objects, revision))
+    }
+
+    async fn owned_by(&self, uid: &str) -> Result<Vec<(Key, Value)>, Error> {
+        let (marks, _) = self.range(&self.shared.layout.owned(uid), None).await?;
+        let keys = marks.iter().filter_map(|mark| self.shared.layout.marked(uid, mark.key()));
+        let read = |key: Key| async move { Ok::<_, Error>((self.get(&key).await?, key)) };
+        let objects: Vec<_> = stream::iter(keys.collect::<Vec<_>>()).map(read).buffered(AT_ONCE).try_collect().await?;
+        // The mark of an owner that is not named any more stays: the object itself says who its owners are.
+        let owned = objects.into_iter().filter_map(|(value, key)| Some((key, value?)));
+        let mut owned: Vec<_> = owned.filter(|(_, value)| rules::owners(value).contains(&uid)).collect();
+        owned.sort_by(|one, other| one.0.cmp(&other.0));
+        Ok(owned)
+    }
+
+    async fn put(&self, key: &Key, expect: Expect, value: Value) -> Result<Value, Error> {
+        let malformed = |problem: String| Error::Malformed { key: key.clone(), problem };
+        // The revision is not known yet; it is added when the object is read.
+        let mut value = stamp(key, value, 0)?;
+        if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.remove("resourceVersion");
+        }
+        let at = self.shared.layout.object(key)?;
+        let text = self.shared.seal.seal(key, value.to_string());
+        if text.len() > LARGEST {
+            let problem = format!("it has {} bytes; the store holds objects of up to {LARGEST} bytes", text.len());
+            return Err(malformed(problem));
+        }
+        let mut owners: Vec<String> = rules::owners(&value).into_iter().map(str::to_owned).collect();
+        owners.sort_unstable();
+        owners.dedup();
+        if owners.len() > OWNERS {
+            return Err(malformed(format!(
+                "it has {} owners; the store holds objects with up to {OWNERS}",
+                owners.len()
+            )));
+        }
+        // To etcd a revision of 0 means that there is no such key.
+        if expect == Expect::Revision(0) {
+            return Err(refused(key, expect, self.get(key).await?.as_ref().and_then(revision_of)));
+        }
+        let mut attempts = 0;
+        let outcome = loop {
+            attempts += 1;
+            let lease = match key.resource == EVENTS {
+                true => Some(self.shared.passing.lease(&self.shared.members, &*self.shared.clock).await?),
+                false => None,
+            };
+            let condition = match expect {
+                Expect::Absent => Compare::create_revision(at.clone(), CompareOp::Equal, 0),
+                Expect::Revision(expected) => Compare::mod_revision(at.clone(), CompareOp::Equal, signed(expected)),
+            };
+            let writes = self.writes(key, &at, text.clone(), &owners, lease);
+            match self.transact(&at, condition, writes).await {
+                Err(Failed::Call(failure)) if failure.kind == Kind::LeaseGone && attempts == 1 => {
+                    self.shared.passing.forget();
+                }
+                outcome => break outcome,
+            }
+        };
+        match outcome {
+            Ok(Ok(revision)) => stamp(key, value, revision),
+            Ok(Err(found)) => Err(refused(key, expect, found)),
+            Err(Failed::Store(error)) => Err(error),
+            Err(Failed::Call(failure)) if failure.kind == Kind::TooLarge => {
+                Err(malformed("etcd refuses it as too large".to_owned()))
+            }
+            Err(Failed::Call(failure)) => Err(self.explained("writing", failure).await),
+        }
+    }
+
+    async fn delete(&self, key: &Key, revision: u64) -> Result<Value, Error> {
+        let expect = Expect::Revision(revision);
+        let old = self.get(key).await?;
+        let (at, found) = (self.shared.layout.object(key)?, old.as_ref().and_then(revision_of));
+        let Some(old) = old.filter(|_| found == Some(revision)) else { return Err(refused(key, expect, found)) };
+        let mut writes = vec![TxnOp::delete(at.clone(), None)];
+        let mut marks: Vec<_> = rules::owners(&old).iter().map(|owner| self.shared.layout.mark(owner, key)).collect();
+        marks.sort_unstable();
+        marks.dedup();
+        writes.extend(marks.into_iter().map(|mark| TxnOp::delete(mark, None)));
+        let condition = Compare::mod_revision(at.clone(), CompareOp::Equal, signed(revision));
+        match self.transact(&at, condition, writes).await {
+            Ok(Ok(revision)) => stamp(key, old, revision),
+            Ok(Err(found)) => Err(refused(key, expect, found)),
+            Err(Failed::Store(error)) => Err(error),
+            Err(Failed::Call(failure)) => Err(self.explained("deleting", failure).await),
+        }
+    }
+
+    async fn watch_of(&self, resources: &[&str], namespace: Option<&str>, since: u64) -> Result<Watch, Error> {
+        self.check_since(since).await?;
+        let resources = resources.iter().map(|&resource| resource.to_owned()).collect();
+        Ok(tail::start(self.shared.clone(), resources, namespace.map(str::to_owned), since))
+    }
+
+    async fn revision(&self) -> Result<u64, Error> {
+        let key = self.shared.layout.nothing().start;
+        let request = |mut services: Services| {
+            let key = key.clone();
+            async move { services.kv.get(key, None).await }
+        };
+        let answer = self.read("reading the revision", request).await?;
+        Ok(answer.header().map_or(0, |header| unsigned(header.revision())))
+    }
+
+    async fn all(&self) -> Result<Vec<(Key, Arc<Value>)>, Error> {
+        let (found, _) = self.range(&self.shared.layout.objects(), None).await?;
+        let mut objects = Vec::with_capacity(found.len());
+        for kv in &found {
+            objects.extend(self.shared.object(kv)?.map(|(key, value)| (key, Arc::new(value))));
+        }
+        objects.sort_by(|one, other| one.0.cmp(&other.0));
+        Ok(objects)
+    }
+
+    async fn compact(&self, through: u64) -> Result<(), Error> {
+        let through = through.min(self.revision().await?);
+        match compaction::compact(&self.shared.members, through).await {
+            Ok(()) => Ok(()),
+            Err(failure) => Err(self.explained("compacting", failure).await),
+        }
+    }
+}
+
+fn stored_text<'a>(key: &Key, kv: &'a KeyValue) -> Result<&'a str, Error> {
+    std::str::from_utf8(kv.value()).map_err(|error| unreadable(key, &error))
+}
+
+fn unreadable(key: &Key, error: &dyn std::error::Error) -> Error {
+    Error::Backend { doing: "understanding a stored object", source: format!("{key}: {error}").into() }
+}
+
+/// Why a write was not performed whose condition did not hold.
+fn refused(key: &Key, expect: Expect, found: Option<u64>) -> Error {
+    let key = key.clone();
+    match (expect, found) {
+        (Expect::Absent, _) => Error::AlreadyExists { key },
+        (Expect::Revision(_), None) => Error::NotFound { key },
+        (Expect::Revision(expected), found) => Error::Conflict { key, expected, found },
+    }
+}
+
+/// A revision in etcd's type; a larger one becomes the largest.
+fn signed(revision: u64) -> i64 {
+    i64::try_from(revision).unwrap_or(i64::MAX)
+}
+
+/// A revision of etcd; they count up from 1.
+fn unsigned(revision: i64) -> u64 {
+    revision.unsigned_abs()
+}
