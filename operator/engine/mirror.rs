@@ -231,7 +231,7 @@ impl Mirror {
     async fn watch<T>(&self, read: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         match timeout(HANG, read).await {
             Ok(outcome) => self.judged(outcome),
-            Err(_) => Err(self.hung()),
+            Err(_) => Err(self.hung(HANG)),
         }
     }
 
@@ -255,8 +255,8 @@ impl Mirror {
     }
 
     /// Records that the host hangs; returns the error of the read that found it.
-    fn hung(&self) -> Error {
-        let message = format!("no answer within {} s", HANG.as_secs());
+    fn hung(&self, waited: Duration) -> Error {
+        let message = format!("no answer within {} s", waited.as_secs_f64());
         let error = Error::unreachable(&self.host, "reading what is there", message);
         let mut state = lock(&self.state);
         state.trouble = Some(error.cause());
@@ -270,7 +270,7 @@ impl Mirror {
     /// Asks whether the host answers; if not within this time, readers are not made to find that out.
     pub async fn greet(&self, limit: Duration) {
         if timeout(limit, self.inner.ping()).await.is_err() {
-            self.hung();
+            self.hung(limit);
         }
     }
 
@@ -351,7 +351,7 @@ impl Mirror {
             () = sleep(HANG) => match timeout(HANG, self.inner.ping()).await {
                 Ok(Ok(())) => list.await,
                 Ok(Err(error)) => Err(error),
-                Err(_) => return Err(self.hung()),
+                Err(_) => return Err(self.hung(HANG)),
             },
         };
         let listed = self.judged(outcome)?;

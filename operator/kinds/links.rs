@@ -279,8 +279,8 @@ impl<S: Speech> Conversation<S> {
         }
     }
 
-    /// Invariant: no command leaves an operator that does not lead any more. The leader's confirmation that a supervisor
-    /// gets is younger than the lease, so it ends before a later operator may have given the primary up.
+    /// Invariant: no command leaves an operator that does not lead any more. So a confirmation of the primary was sent before
+    /// the lease ended, and is over before a later operator may have given that primary up.
     fn leads(&self) -> Result<(), End> {
         let over = self.tenure.as_ref().is_some_and(|tenure| !tenure.leads());
         if over { Err(End::Broken("this operator does not lead any more".to_owned())) } else { Ok(()) }

@@ -95,9 +95,9 @@ pub fn held(reserved: &Reserved, owner: &PortOwner, member: &str, purpose: &str,
     reserved.values().find(ours).map(|one| one.spec.port)
 }
 
-/// A port for a member that has none: `fixed`, if a person named one, else the first free one of the
-/// host's range at which nothing listens, from a place that depends on the owner. So the members of one object have the same port on different hosts
-/// where they can, and a port is used again as late as possible. `Err`: why there is none.
+/// A port for a member that has none: `fixed`, if a person named one, else the first free one of the host's range at which
+/// nothing listens, from a place that depends on the owner. So the members of one object have the same port on different
+/// hosts where they can, and a port is used again as late as possible. `Err`: why there is none.
 pub fn reserve(
     reserved: &Reserved,
     owner: &PortOwner,

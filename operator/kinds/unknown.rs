@@ -10,7 +10,7 @@ use crate::api::placement::Network;
 
 /// What stops decisions about an object: a host that matters and does not answer. Of a new object (`new` tells the ordinal of the
 /// member that has a volume of this name) every host matters, because it may have data of an earlier object of this name; and
-/// data that is on two hosts, or on another host than the only one that may have members (`bridge`), stops it too: no choice
+/// data that is on two hosts, or on another host than the only one that may have members on a Docker network, stops it too: no choice
 /// between them is safe. `stays`: this host has a member that stays.
 pub fn unknown(
     hosts: &BTreeMap<String, DockerSeen>,
@@ -37,10 +37,10 @@ pub fn unknown(
         }
     }
     found.into_iter().find_map(|(volume, on)| {
-        let (places, it) = (on.join(" and "), "keep the one that has the newest data, and remove or rename the others");
+        let (places, advice) = (on.join(" and "), "keep the one that has the newest data, and remove the others on their hosts with: docker volume rm");
         match (on.as_slice(), network) {
             ([_, _, ..], _) => {
-                Some(("DataOnTwoHosts", format!("volume {volume} is on hosts {places}, so nothing is made: {it}")))
+                Some(("DataOnTwoHosts", format!("volume {volume} is on hosts {places}, so nothing is made: {advice} {volume}")))
             }
             ([host], Network::Bridge) if *host != HOME => Some((
                 "DataOnAnotherHost",
@@ -86,7 +86,7 @@ mod tests {
         let two: &[(&str, Option<&[&str]>)] = &[("a", Some(&["n.db-1"])), ("b", Some(&["n.db-1", "n.db-2"]))];
         assert_eq!(
             told(two, &[], Some(Network::Host)),
-            "DataOnTwoHosts: volume n.db-1 is on hosts a and b, so nothing is made: keep the one that has the newest data, and remove or rename the others"
+            "DataOnTwoHosts: volume n.db-1 is on hosts a and b, so nothing is made: keep the one that has the newest data, and remove the others on their hosts with: docker volume rm n.db-1"
         );
         let one: &[(&str, Option<&[&str]>)] = &[("a", Some(&["n.db-1"])), ("b", Some(&["n.db-2", "other"]))];
         assert_eq!(told(one, &[], Some(Network::Host)), "");
