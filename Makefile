@@ -17,7 +17,7 @@ PARALLEL ?= 2
 SEED ?=
 KIND ?= postgres
 DEEPER ?= 1
-PREVIOUS ?= 97709ba
+PREVIOUS ?= c6a138f
 SECONDS ?= 60
 FILE ?=
 BINARY ?=
@@ -28,7 +28,7 @@ BUILD = env -u MAKEFLAGS -u MFLAGS scripts/build.sh
 FMT = $(CARGO) fmt --check
 LINT = $(BUILD) clippy --all-targets -- -D warnings
 
-.PHONY: help demo test deps static fmt lint deny deny-advisories fuzz upgrade unit e2e model-deep chaos chaos-short lab lab-quick bench-failover bench-idle bench-hosts bench-rollout bench-heal bench-hang bench-balancer bench-siege bench-redis bench-redis-cluster images crds clean
+.PHONY: help demo test deps static fmt lint deny deny-advisories fuzz upgrade unit e2e model-deep chaos chaos-short lab lab-quick bench-failover bench-idle bench-hosts bench-operators bench-rollout bench-heal bench-hang bench-balancer bench-siege bench-redis bench-redis-cluster images operator-image deb crds clean
 
 help: ## This list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -115,6 +115,13 @@ bench-hosts: deps ## What 100 simulated Docker hosts of 100 containers cost the 
 	$(CARGO) build --release --locked
 	PYTHONDONTWRITEBYTECODE=1 $$(scripts/ensure-python.sh) tests/bench/hosts.py $(RELEASE) $(SECONDS_IDLE)
 
+bench-operators: images ## What three operators over etcd cost beside Patroni, and how fast their API is
+	@scripts/ensure-etcd.sh
+	@scripts/ensure-lab.sh
+	@scripts/ensure-patroni.sh
+	$(CARGO) build --release --locked
+	PYTHONDONTWRITEBYTECODE=1 $$(scripts/ensure-python.sh) tests/bench/operators.py $(RELEASE) $(SECONDS_IDLE)
+
 bench-rollout: images ## Failed requests while replicas and balancers change under load (REQUESTS=20000 per row)
 	@scripts/ensure-load-tools.sh
 	$(CARGO) build --release --locked
@@ -147,6 +154,15 @@ bench-redis-cluster: images ## Killed masters and moved slots of a RedisCluster 
 images: deps ## Images for tests and demo: pulled, or built if no registry answers
 	@scripts/ensure-images.sh postgres:15 haproxy:2.6 nginx:1.22 redis:7 valkey/valkey:8
 	@scripts/ensure-test-images.sh
+
+deb: ## Debian package of the release build, or of BINARY=path, into target/deb
+	@$(if $(BINARY),,$(BUILD) build --release)
+	@scripts/deb.sh $(or $(BINARY),$(RELEASE)) target/deb
+
+operator-image: deps ## Image evenkeel:latest of the release build, or of BINARY=path; deploy/compose.yaml runs it
+	@$(if $(BINARY),,$(BUILD) build --release)
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && cp $(or $(BINARY),$(RELEASE)) "$$folder/evenkeel" \
+	    && DOCKER_BUILDKIT=0 docker build -q -t evenkeel:latest -f deploy/container/Dockerfile "$$folder"
 
 crds: ## Generates crds/ from the types (a test compares them)
 	UPDATE_CRDS=1 $(CARGO) test --locked --test it crds

@@ -7,6 +7,7 @@
 //! - [`store`]: versioned objects with compare-and-set, list and watch.
 //! - [`runtime`]: the reconcile loop; knows no kind and no Docker.
 //! - [`engine`]: Docker hosts; the only room that imports bollard.
+//! - [`etcd`]: the member of etcd that a node runs, where Evenkeel manages it.
 //! - [`supervisor`]: PID 1 in a database container; only it changes the role of its PostgreSQL.
 //! - [`kinds`]: one folder per kind: observe, plan, act.
 //! - [`server`]: the Kubernetes API over the store; no decisions.
@@ -20,6 +21,7 @@ pub const CONTAINER_IDENTITY: &str = env!("EVENKEEL_CONTAINER_IDENTITY");
 pub mod api;
 pub mod cli;
 pub mod engine;
+pub mod etcd;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub(crate) mod kinds;

@@ -82,6 +82,13 @@ fn main() -> ExitCode {
 fn run(connection: Connection, verb: Verb) -> Result<(), Error> {
     let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
     match verb {
+        Verb::Client(Client::Cluster(args)) => match args.local() {
+            Ok(local) => block_on_current_thread(local.run(&mut out)),
+            Err(args) => {
+                let mut session = connection.open(now, &mut out, &mut err)?;
+                block_on_current_thread(cluster::run(args, &mut session))
+            }
+        },
         Verb::Client(verb) => block_on_current_thread(ask(verb, &mut connection.open(now, &mut out, &mut err)?)),
         Verb::Kubeconfig(args) => match args.create() {
             Ok(args) => {
@@ -105,6 +112,12 @@ fn run(connection: Connection, verb: Verb) -> Result<(), Error> {
 }
 
 async fn ask(verb: Client, session: &mut Session<'_>) -> Result<(), Error> {
+    let done = perform(verb, session).await;
+    session.warn(&session.client.warnings())?;
+    done
+}
+
+async fn perform(verb: Client, session: &mut Session<'_>) -> Result<(), Error> {
     match verb {
         Client::Apply(args) => apply::run(args, session).await,
         Client::Get(args) => get::run(args, session).await,

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Ensures the tests' own images, which are in no registry: evenkeel-test/web:1
-# and :2 (a web application that answers with its version) and
-# evenkeel-test/busybox:1 (only a static busybox).
+# and :2 (a web application that answers with its version),
+# evenkeel-test/busybox:1 (only a static busybox) and evenkeel-test/etcd:3.4
+# (the distribution's etcd).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 sources=$(cat tests/images/web/* | sha256sum | cut -c1-16)
@@ -18,6 +19,8 @@ for version in 1 2; do
     --build-arg "VERSION=$version" -t "evenkeel-test/web:$version" tests/images/web >"$log" 2>&1 || { cat "$log" >&2; exit 1; }
   echo "Built evenkeel-test/web:$version."
 done
+
+deploy/images/build.sh evenkeel-test/etcd:3.4 tests/images
 
 if ! docker image inspect evenkeel-test/busybox:1 >/dev/null 2>&1; then
   work=$(mktemp -d)

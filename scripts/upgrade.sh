@@ -14,4 +14,8 @@ fi
 scripts/build.sh build
 scripts/ensure-kubectl.sh
 export PYTHONDONTWRITEBYTECODE=1
-exec "$(scripts/ensure-python.sh)" tests/e2e/upgrade.py "$old/evenkeel" "target/$triple/debug/evenkeel"
+python=$(scripts/ensure-python.sh)
+"$python" tests/e2e/upgrade.py "$old/evenkeel" "target/$triple/debug/evenkeel"
+scripts/ensure-lab.sh
+scripts/ensure-etcd.sh
+exec "$python" tests/lab/upgrade.py "$old/evenkeel" "target/$triple/debug/evenkeel"

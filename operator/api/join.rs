@@ -17,10 +17,18 @@ pub const ETCD: &str = "etcd.json";
 pub const CA: &str = "ca.crt";
 /// The keys of the Secrets.
 pub const KEYS: &str = "secrets.key";
+/// The reason of a refusal that ends by itself: another node is joining.
+pub const BUSY: &str = "AnotherNodeJoins";
+/// The certificate of the CA of an etcd that Evenkeel manages.
+pub const ETCD_CA: &str = "etcd-ca.crt";
+/// The key of that CA.
+pub const ETCD_CA_KEY: &str = "etcd-ca.key";
 /// The files that every operator over one store has in its folder `pki`.
-pub const FILES: [&str; 8] = [CA, "ca.key", "client-ca.crt", "client-ca.key", "token", "token.old", KEYS, ETCD];
-/// Those of [`FILES`] that may be missing: no token was replaced yet, or the keys of the Secrets are in a file of the user's.
-const OPTIONAL: [&str; 2] = ["token.old", KEYS];
+pub const FILES: [&str; 10] =
+    [CA, "ca.key", "client-ca.crt", "client-ca.key", "token", "token.old", KEYS, ETCD, ETCD_CA, ETCD_CA_KEY];
+/// Those of [`FILES`] that may be missing: no token was replaced yet, the keys of the Secrets are in a file of the user's, or etcd is
+/// not managed by Evenkeel.
+const OPTIONAL: [&str; 4] = ["token.old", KEYS, ETCD_CA, ETCD_CA_KEY];
 /// The start of every token; the number is that of its form.
 const PREFIX: &str = "EK1";
 
@@ -105,6 +113,9 @@ pub struct Made {
 pub struct Joining {
     /// Its name.
     pub node: String,
+    /// Where its member of etcd will be reached by the others. `None`: it asks for the files alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
 }
 
 /// What every operator over one store has: the text of each of [`FILES`]. No `Debug`: almost all of it is secret.
@@ -112,6 +123,9 @@ pub struct Joining {
 pub struct Bundle {
     /// The texts by the names of the files.
     pub files: BTreeMap<String, String>,
+    /// The members of etcd with the one that was added, as etcd takes them: `NAME=URL,...`. Only for who asked with a `peer`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub members: Option<String>,
 }
 
 impl Bundle {
@@ -167,8 +181,10 @@ mod tests {
 
     #[test]
     fn a_bundle_has_all_files_and_no_others() {
-        let bundle =
-            |names: &[&str]| Bundle { files: names.iter().map(|n| ((*n).to_owned(), String::new())).collect() };
+        let bundle = |names: &[&str]| Bundle {
+            files: names.iter().map(|n| ((*n).to_owned(), String::new())).collect(),
+            members: None,
+        };
         assert_eq!(bundle(&FILES).problem(), None);
         assert_eq!(bundle(&FILES[1..]).problem().unwrap(), "it sent no ca.crt");
         let odd = [&FILES[..], &["../etc/passwd"]].concat();

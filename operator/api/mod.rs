@@ -3,6 +3,7 @@
 pub mod asks;
 pub mod chain;
 pub mod claims;
+pub mod cluster;
 pub mod conditions;
 pub mod core;
 pub mod deployment;

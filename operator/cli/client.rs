@@ -2,6 +2,7 @@
 //! Decides nothing.
 
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use reqwest::{Method, StatusCode, Url};
@@ -10,6 +11,7 @@ use serde_json::Value;
 use super::discovery::{Catalog, Resource};
 use super::error::{Error, Refusal};
 use super::kubeconfig::{Kubeconfig, UNIX};
+use crate::api::sync::lock;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time-out of every request except watches. It is generous because writes wait for a durable commit, perhaps
@@ -37,6 +39,8 @@ pub struct Client {
     patient: reqwest::Client,
     url: String,
     kubeconfig: Kubeconfig,
+    /// What the server has warned of in the first answer to a read that had warnings.
+    warned: Arc<Mutex<Vec<String>>>,
 }
 
 /// The server's response to a write.
@@ -91,7 +95,7 @@ impl Client {
         let patient = builder().build().map_err(unusable)?;
         // HTTP needs a name for the server; nothing is looked up.
         let url = if socket.is_some() { "http://localhost".to_owned() } else { kubeconfig.server.clone() };
-        Ok(Self { http, patient, url, kubeconfig })
+        Ok(Self { http, patient, url, kubeconfig, warned: Arc::default() })
     }
 
     /// The kubeconfig this client uses.
@@ -102,7 +106,18 @@ impl Client {
     /// GETs a JSON document.
     pub async fn get(&self, path: &str, query: &Query<'_>, accept: &str) -> Result<Value, Error> {
         let request = self.request(Method::GET, path, query)?.header("Accept", accept).timeout(REQUEST_TIMEOUT);
-        Ok(self.answer(request).await?.body)
+        let Answer { body, warnings, .. } = self.answer(request).await?;
+        let mut warned = lock(&self.warned);
+        // A verb reads several times, and one warning is enough.
+        if warned.is_empty() {
+            *warned = warnings;
+        }
+        Ok(body)
+    }
+
+    /// What the server has warned of when something was read.
+    pub fn warnings(&self) -> Vec<String> {
+        std::mem::take(&mut lock(&self.warned))
     }
 
     /// GETs one object; `None` if it is not there.

@@ -1,5 +1,14 @@
 //! `evenkeel cluster`: what concerns several operators over one store.
 
+mod backup;
+mod leave;
+mod remove;
+mod reset;
+mod restore;
+mod status;
+mod stopped;
+
+use std::io::Write;
 use std::time::Duration;
 
 use serde_json::json;
@@ -8,7 +17,7 @@ use super::error::Error;
 use super::session::{Session, duration};
 use crate::api::join::{JOIN_TOKENS, Made, Wanted};
 
-/// Lets further nodes join the operators.
+/// Shows, adds and removes the nodes of several operators.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -23,11 +32,71 @@ enum Verb {
         #[arg(long, value_parser = duration, default_value = "24h", value_name = "TIME")]
         ttl: Duration,
     },
+    /// Prints the nodes, what their members of etcd do, and how many nodes may be lost now
+    Status {
+        /// Output format
+        #[arg(short, long, value_enum, default_value = "table", value_name = "FORMAT")]
+        output: status::Format,
+    },
+    /// Removes a node, for example one that is lost, and prints what is left to do there
+    Remove(remove::Args),
+    /// Makes a cluster of this one node, when a majority of the others is lost for good; its operator must be stopped
+    Reset(reset::Args),
+    /// Writes a copy of the store of the running operators into a file
+    Backup(backup::Args),
+    /// Writes the objects of a backup or a snapshot into an empty store; the operators must be stopped
+    Restore(restore::Args),
+    /// Takes all objects out of etcd into a store of this node's operator alone; the operators must be stopped
+    Leave(leave::Args),
 }
 
-/// Runs the verb.
+/// A verb that works on this machine, without an operator.
+pub enum Local {
+    /// `reset`
+    Reset(reset::Args),
+    /// `restore`
+    Restore(restore::Args),
+    /// `leave`
+    Leave(leave::Args),
+}
+
+impl Args {
+    /// The verb, if it works on this machine without an operator.
+    pub fn local(self) -> Result<Local, Self> {
+        match self.verb {
+            Verb::Reset(args) => Ok(Local::Reset(args)),
+            Verb::Restore(args) => Ok(Local::Restore(args)),
+            Verb::Leave(args) => Ok(Local::Leave(args)),
+            verb => Err(Self { verb }),
+        }
+    }
+}
+
+impl Local {
+    /// Runs the verb.
+    pub async fn run(&self, out: &mut (dyn Write + Send)) -> Result<(), Error> {
+        match self {
+            Self::Reset(args) => reset::run(args, out).await,
+            Self::Restore(args) => restore::run(args, out).await,
+            Self::Leave(args) => leave::run(args, out).await,
+        }
+    }
+}
+
+/// Runs a verb that asks an operator.
 pub async fn run(args: Args, session: &mut Session<'_>) -> Result<(), Error> {
-    let Verb::Token { ttl } = args.verb;
+    match args.verb {
+        Verb::Token { ttl } => token(ttl, session).await,
+        Verb::Status { output } => status::run(output, session).await,
+        Verb::Remove(args) => remove::run(args, session).await,
+        Verb::Backup(args) => backup::run(&args, session).await,
+        Verb::Reset(args) => reset::run(&args, session.out).await,
+        Verb::Restore(args) => restore::run(&args, session.out).await,
+        Verb::Leave(args) => leave::run(&args, session.out).await,
+    }
+}
+
+async fn token(ttl: Duration, session: &mut Session<'_>) -> Result<(), Error> {
     let seconds = ttl.as_secs().try_into().map_err(|_| Error::Usage("--ttl: at most a year".to_owned()))?;
     let answer = session.client.post(JOIN_TOKENS, &[], &json!(Wanted { seconds })).await?;
     let made = serde_json::from_value(answer.body);

@@ -1,6 +1,6 @@
 //! The operator's data directory: its path, its permissions, and the lock that allows one operator at a time.
 
-use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
+use std::fs::{DirBuilder, DirEntry, File, OpenOptions, Permissions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -44,7 +44,9 @@ impl DataDir {
         let io = |doing: String| move |source| Error::Io { doing, source };
         let file = path.join(LOCK);
         // A folder with foreign files is refused, because its mode would become 0700.
-        let foreign = path.read_dir().is_ok_and(|mut entries| entries.next().is_some()) && !file.exists();
+        // One that only has `pki` is a backup of that, which somebody has brought back.
+        let is_foreign = |entry: std::io::Result<DirEntry>| entry.is_ok_and(|entry| entry.file_name() != "pki");
+        let foreign = path.read_dir().is_ok_and(|mut entries| entries.any(is_foreign)) && !file.exists();
         if foreign {
             return Err(Error::Failed(format!(
                 "{} is neither empty nor an operator's data directory; choose another --data-dir",

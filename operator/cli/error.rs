@@ -126,6 +126,11 @@ impl Error {
     }
 }
 
+/// The error of a part of the operator.
+pub fn failed<E: std::error::Error + Send + Sync + 'static>(doing: impl Fn() -> String) -> impl Fn(E) -> Error {
+    move |source| Error::Operator { doing: doing(), source: Box::new(source) }
+}
+
 /// The server's Status, prepared for display.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {

@@ -38,18 +38,7 @@ impl Args {
         if let Some(named) = self.named()? {
             return Ok(Some(named));
         }
-        let path = file(dir);
-        match std::fs::read_to_string(&path) {
-            Ok(text) => parse(&text).map(Some).map_err(|source| Error::Operator {
-                doing: format!(
-                    "{} is damaged; start the operator with --etcd-endpoints to write it anew",
-                    path.display()
-                ),
-                source: source.into(),
-            }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(Error::Io { doing: format!("read {}", path.display()), source }),
-        }
+        kept(dir)
     }
 
     /// The etcd, if one is named.
@@ -67,13 +56,31 @@ impl Args {
                 return Err(Error::Failed(missing.to_owned()));
             }
         };
-        Ok(Some(EtcdConfig { endpoints: self.etcd_endpoints.clone(), prefix: self.etcd_prefix.clone(), tls }))
+        Ok(Some(EtcdConfig {
+            endpoints: self.etcd_endpoints.clone(),
+            prefix: self.etcd_prefix.clone(),
+            tls,
+            managed: false,
+        }))
     }
 
     /// The name of this machine.
     pub fn node(&self) -> String {
         let own = || rustix::system::uname().nodename().to_str().ok().map(str::to_owned);
         self.node.clone().or_else(own).unwrap_or_else(|| "operator".to_owned())
+    }
+}
+
+/// The etcd that a data directory remembers, if it does.
+pub fn kept(dir: &Path) -> Result<Option<EtcdConfig>, Error> {
+    let path = file(dir);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => parse(&text).map(Some).map_err(|source| Error::Operator {
+            doing: format!("{} is damaged; start the operator with --etcd-endpoints to write it anew", path.display()),
+            source: source.into(),
+        }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Error::Io { doing: format!("read {}", path.display()), source }),
     }
 }
 

@@ -19,11 +19,16 @@ use super::client::Client;
 use super::error::{Error, Refusal};
 use super::kubeconfig::Kubeconfig;
 use crate::api::core::DEFAULT_NAMESPACE;
-use crate::api::join::{Bundle, CA, ETCD, JOIN, JoinToken, Joining};
+use crate::api::join::{BUSY, Bundle, CA, ETCD, JOIN, JoinToken, Joining};
+use crate::runtime::clock::instant;
 use crate::server::identity::shared;
 
 /// Time-out of the connection and of its TLS handshake.
 const CONNECT: Duration = Duration::from_secs(5);
+/// Pause before this node asks again while another one joins.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How long it waits for that one.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The operators to join.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -110,13 +115,13 @@ impl Found {
     }
 }
 
-/// Joins, if that is wanted and not done. `try_out` opens the store with what was received; nothing is written before it
-/// succeeds.
-pub async fn join<F: Future<Output = Result<(), Error>>>(
+/// Joins, if that is wanted and not done. `complete` tries out what was received, and adds what is this node's own; nothing is
+/// written before it succeeds.
+pub async fn join<F: Future<Output = Result<Bundle, Error>>>(
     args: &Args,
     dir: &Path,
     node: &str,
-    try_out: impl FnOnce(Bundle) -> F,
+    complete: impl FnOnce(Bundle, Asking) -> F,
 ) -> Result<(), Error> {
     let Some(address) = &args.join else { return Ok(()) };
     let token = args.token()?;
@@ -138,13 +143,8 @@ pub async fn join<F: Future<Output = Result<(), Error>>>(
         doing: format!("cannot join {address}; nothing was sent"),
         source: source.into(),
     })?;
-    let bundle = ask(address, &ca, &token, node).await?;
-    if let Some(problem) = bundle.problem() {
-        return Err(Error::Failed(format!(
-            "cannot join {address}: {problem}; install the same version of evenkeel here"
-        )));
-    }
-    try_out(bundle.clone()).await?;
+    let asking = Asking::new(address, &ca, &token, node)?;
+    let bundle = complete(asking.ask(None).await?, asking).await?;
     shared::install(dir, &bundle).map_err(|source| Error::Operator {
         doing: format!("cannot keep what {address} sent"),
         source: source.into(),
@@ -153,29 +153,65 @@ pub async fn join<F: Future<Output = Result<(), Error>>>(
     Ok(())
 }
 
-/// Asks for what all operators have.
-async fn ask(address: &str, ca: &CertificateDer<'_>, token: &JoinToken, node: &str) -> Result<Bundle, Error> {
-    let client = Client::new(Kubeconfig {
-        path: PathBuf::new(),
-        server: format!("https://{address}"),
-        certificate_authority: Some(pem(ca).into_bytes()),
-        token: Some(token.secret().to_owned()),
-        client_certificate: None,
-        namespace: DEFAULT_NAMESPACE.to_owned(),
-    })?;
-    let answer = client.post(JOIN, &[], &json!(Joining { node: node.to_owned() })).await.map_err(|error| match error {
-        Error::Refused(Refusal { code: 401 | 403, .. }) => Error::Failed(format!(
-            "cannot join {address}: the operator there does not accept the token; it is wrong, expired or revoked. Make \
-             another one there with `evenkeel cluster token`"
-        )),
-        Error::Refused(refusal) => Error::Failed(format!("cannot join {address}: {}", refusal.message)),
-        Error::Unreachable { source, .. } => {
-            Error::Operator { doing: format!("cannot join {address}: the connection was lost"), source }
+/// The way to an operator that was verified, and what this node asks it with.
+pub struct Asking {
+    client: Client,
+    address: String,
+    node: String,
+}
+
+impl Asking {
+    fn new(address: &str, ca: &CertificateDer<'_>, token: &JoinToken, node: &str) -> Result<Self, Error> {
+        let client = Client::new(Kubeconfig {
+            path: PathBuf::new(),
+            server: format!("https://{address}"),
+            certificate_authority: Some(pem(ca).into_bytes()),
+            token: Some(token.secret().to_owned()),
+            client_certificate: None,
+            namespace: DEFAULT_NAMESPACE.to_owned(),
+        })?;
+        Ok(Self { client, address: address.to_owned(), node: node.to_owned() })
+    }
+
+    /// Asks for what all operators have. With the URL of this node's member of etcd, that is added first; while another node
+    /// joins, this waits for it.
+    pub async fn ask(&self, peer: Option<String>) -> Result<Bundle, Error> {
+        let address = &self.address;
+        let body = json!(Joining { node: self.node.clone(), peer });
+        let patience = instant() + PATIENCE;
+        let mut told = String::new();
+        let answer = loop {
+            match self.client.post(JOIN, &[], &body).await {
+                Err(Error::Refused(refusal)) if refusal.reason == BUSY && instant() < patience => {
+                    if told != refusal.message {
+                        tracing::info!("waiting: {}", refusal.message);
+                        told = refusal.message;
+                    }
+                    tokio::time::sleep(AGAIN).await;
+                }
+                answer => break answer,
+            }
+        };
+        let answer = answer.map_err(|error| match error {
+            Error::Refused(Refusal { code: 401 | 403, .. }) => Error::Failed(format!(
+                "cannot join {address}: the operator there does not accept the token; it is wrong, expired or revoked. Make \
+                 another one there with `evenkeel cluster token`"
+            )),
+            Error::Refused(refusal) => Error::Failed(format!("cannot join {address}: {}", refusal.message)),
+            Error::Unreachable { source, .. } => {
+                Error::Operator { doing: format!("cannot join {address}: the connection was lost"), source }
+            }
+            other => other,
+        })?;
+        let bundle: Bundle = serde_json::from_value(answer.body)
+            .map_err(|_| Error::Failed(format!("cannot join {address}: it does not answer as an operator does")))?;
+        match bundle.problem() {
+            Some(problem) => Err(Error::Failed(format!(
+                "cannot join {address}: {problem}; install the same version of evenkeel here"
+            ))),
+            None => Ok(bundle),
         }
-        other => other,
-    })?;
-    serde_json::from_value(answer.body)
-        .map_err(|_| Error::Failed(format!("cannot join {address}: it does not answer as an operator does")))
+    }
 }
 
 /// Why the operator at an address is not asked.

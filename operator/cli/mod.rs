@@ -21,6 +21,7 @@ pub mod join;
 pub mod kubeconfig;
 pub mod logging;
 pub mod logs;
+pub mod managed;
 pub mod manifest;
 pub mod operator;
 pub mod preview;

@@ -1,64 +1,54 @@
 //! `evenkeel operator`: starts the store, hosts, controllers and the API, and stops them in order.
 //! Wiring only: it decides nothing, and no other file imports so many rooms.
 
-use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+mod containers;
+mod leader;
+mod opened;
+mod snapshots;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{Stream, StreamExt as _, stream};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustls::pki_types::ServerName;
 use serde_json::json;
-use tokio::net::TcpStream;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use self::containers::EngineContainers;
+use self::leader::Leader;
+use self::opened::{Opened, take_over};
 use super::datadir::{self, DataDir};
-use super::error::Error;
+use super::error::{Error, failed};
 use super::etcd;
 use super::join;
 use super::logging;
+use super::managed::{self, Start};
 use crate::api::chain::chain;
-use crate::api::docker_host::{DockerHost, LOCAL};
-use crate::api::failure::{Class, Failure};
+use crate::api::cluster::NodeInfo;
+use crate::api::docker_host::DockerHost;
 use crate::api::join::{Bundle, ETCD, KEYS};
-use crate::api::labels;
 use crate::api::pod_security::Level;
-use crate::api::sync::lock;
 use crate::engine::docker::OwnBinary;
 use crate::engine::hosts::{Hosts, local_endpoint};
-use crate::engine::{self, ContainerSeen, Engine, EventHint};
-use crate::kinds::deployment::DeploymentKind;
 use crate::kinds::docker_host::{DockerHostKind, local_host, register};
-use crate::kinds::load_balancer::LoadBalancerKind;
-use crate::kinds::port_reservation::PortReservationKind;
-use crate::kinds::postgres_cluster::PostgresClusterKind;
-use crate::kinds::redis_cluster::RedisClusterKind;
-use crate::kinds::redis_sentinel::RedisSentinelKind;
-use crate::runtime::{Clock, Kind, Manager, SystemClock, janitor, leadership};
-use crate::server::containers::{self, Connection, Containers, Place};
+use crate::runtime::{Clock, Kind, SystemClock, leadership};
+use crate::server::cluster::Cluster;
+use crate::server::containers::Containers;
 use crate::server::doors::Doors;
 use crate::server::{self, audit, identity};
-use crate::store::etcd::EtcdConfig;
-use crate::store::import::import;
-use crate::store::{
-    self, Candidate, EtcdStore, Key, KeyFiles, Leadership, Leases, Objects, Seal, SoleLeader, SqliteStore, Store,
-};
+use crate::store::etcd::{AnnounceError, EtcdConfig, EtcdNodes};
+use crate::store::snapshots::Snapshots;
+use crate::store::{self, Candidate, Key, KeyFiles, Leadership, Objects, SqliteStore, generation};
 
 /// Grace at shutdown for reconciles and requests under way (controllers limit themselves to 10 s).
 const GRACE: Duration = Duration::from_secs(15);
 /// Limit of open files that this process sets itself.
 const FILES: u64 = 8192;
-/// Timeout for connecting to a port of a pod on this machine.
-const CONNECT: Duration = Duration::from_secs(5);
-
-/// Most hints that wait for the manager; more are lost, and then it looks at everything.
-const HINTS: usize = 1024;
-
 /// Name of the systemd credential with the keys.
 const CREDENTIAL: &str = "evenkeel.kek";
 
@@ -82,6 +72,9 @@ pub struct Args {
     /// The operators that this one joins
     #[command(flatten)]
     pub join: join::Args,
+    /// The etcd that Evenkeel manages
+    #[command(flatten)]
+    pub managed: managed::Args,
     /// `all`: the audit log has reads, too. `required`: nothing is changed that the audit log cannot record
     #[arg(long, value_name = "RULE,...", value_delimiter = ',')]
     pub audit: Vec<audit::Rule>,
@@ -139,7 +132,13 @@ pub fn run(args: &Args) -> Result<(), Error> {
     logging::init("info");
     runtime()?.block_on(async {
         let mut signals = Signals::new()?;
-        let mut running = start(args).await?;
+        let mut running = tokio::select! {
+            started = start(args) => started?,
+            name = signals.next() => {
+                tracing::info!("{name} before the operator had started; the next start goes on");
+                return Ok(());
+            }
+        };
         if running.closed.is_none() {
             tracing::info!(address = %running.address, kubeconfig = %running.kubeconfig.display(), "serving");
         }
@@ -238,8 +237,36 @@ pub async fn start(args: &Args) -> Result<Running, Error> {
     let data_dir = DataDir::claim(&path)?;
     raise_files();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    join::join(&args.join, &path, &args.shared.node(), |bundle| usable(args, bundle, &clock)).await?;
-    let config = args.shared.config(&path)?;
+    let starting = Start {
+        args: &args.managed,
+        dir: &path,
+        named: args.shared.node.as_deref(),
+        node: args.shared.node(),
+        address: managed::address(args.listen, &args.advertise),
+        prefix: &args.shared.etcd_prefix,
+        clock: clock.clone(),
+    };
+    starting.begin().await?;
+    let complete = async |bundle, asking| {
+        let try_out = |bundle, config| usable(args, bundle, config, &clock);
+        starting.complete(bundle, &asking, try_out).await
+    };
+    join::join(&args.join, &path, &starting.node, complete).await?;
+    let mut managed = starting.open().await?;
+    let config = match &managed {
+        Some(_) if !args.shared.etcd_endpoints.is_empty() => {
+            return Err(Error::Usage("--etcd-endpoints: the etcd of this node is managed by Evenkeel".to_owned()));
+        }
+        Some(managed) => Some(managed.config()?),
+        None => args.shared.config(&path)?,
+    };
+    if managed.is_none() && config.as_ref().is_some_and(|config| config.managed) {
+        return Err(Error::Failed(format!(
+            "pki/etcd-member.json is missing in {}: put it back from a copy of pki/, or remove this node from its cluster and join again",
+            path.display()
+        )));
+    }
+    let node = managed.as_ref().map_or(starting.node.clone(), |managed| managed.node().to_owned());
     let doors = Doors::open(args.listen, &datadir::sockets(&path)).await;
     let mut doors = doors.map_err(|source| Error::Io { doing: format!("listen on {}", args.listen), source })?;
     let (address, closed) = (doors.address, doors.closed.clone());
@@ -251,21 +278,55 @@ pub async fn start(args: &Args) -> Result<Running, Error> {
     let opened = match config {
         Some(config) => {
             let opened = Opened::etcd(&config, seal.clone(), &clock).await?;
-            take_over(&args.home.store(), seal, &*opened.store).await?;
-            etcd::keep(&path, &config)?;
+            if let Some(store) = &opened.etcd {
+                take_over((&args.home.store(), &path), seal.clone(), store, &clock).await?;
+            }
+            match &mut managed {
+                Some(managed) => managed.served()?,
+                None => etcd::keep(&path, &config)?,
+            }
             opened
         }
-        None => Opened::file(&args.home.store(), seal, &clock).await?,
+        None => Opened::file(&args.home.store(), seal.clone(), &clock).await?,
     };
+    let generation = opened.store.generation().await.map_err(failed(|| "cannot use the store".to_owned()))?;
+    generation::note(&path, generation)
+        .map_err(|source| Error::Io { doing: "note the generation".to_owned(), source })?;
+    let snapshots = Arc::new(Snapshots::new(opened.store.clone(), seal, &path));
     let objects = Objects::new(opened.store, clock.clone());
     let hosts = Arc::new(Hosts::new(Arc::new(OwnBinary::running())).below(path.join("run")));
-    register_hosts(&hosts, &objects).await.map_err(failed(|| "cannot read the Docker hosts".to_owned()))?;
+    register_hosts(&hosts, &objects, managed.is_some())
+        .await
+        .map_err(failed(|| "cannot read the Docker hosts".to_owned()))?;
     let shutdown = CancellationToken::new();
     let mut parts = JoinSet::new();
     let leader = Arc::new(Leader::new(&hosts, &objects, &clock));
     let reached = identity.authority.reached().unwrap_or_else(|| address.to_string());
-    let who = Candidate { node: args.shared.node(), address: reached };
-    let nodes = nodes(opened.leases.clone(), who.node.clone());
+    let who = Candidate { node: node.clone(), address: reached.clone() };
+    let cluster = opened.etcd.as_ref().map(|store| Cluster {
+        node: node.clone(),
+        managed: managed.is_some(),
+        members: store.cluster(),
+        nodes: store.nodes(),
+        leases: opened.leases.clone(),
+    });
+    if let Some(store) = &opened.etcd {
+        let me = NodeInfo {
+            name: node,
+            address: reached,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: clock.now().to_string(),
+        };
+        let announcing = announced(store.nodes(), me, shutdown.clone()).await?;
+        parts.spawn(async move { ("the name of this node", announcing.await) });
+        if let Some(managed) = managed {
+            let (looking, stop) = (managed.keep(store.cluster()), shutdown.clone());
+            parts.spawn(async move {
+                let ended = stop.run_until_cancelled(looking).await;
+                ("this node's member of etcd", ended.map_or(Ok(()), Err))
+            });
+        }
+    }
     let (leading, following) = (leader.clone(), leader.clone());
     let (leases, stop) = (opened.leases, shutdown.clone());
     parts.spawn(async move {
@@ -284,6 +345,11 @@ pub async fn start(args: &Args) -> Result<Running, Error> {
         stop.run_until_cancelled(registering).await;
         ("the registration of hosts", Ok(()))
     });
+    let (writing, stop) = (snapshots::write(snapshots.clone(), objects.clone(), clock.clone()), shutdown.clone());
+    parts.spawn(async move {
+        stop.run_until_cancelled(writing).await;
+        ("the snapshots of the store", Ok(()))
+    });
     let planner: server::Planner = Arc::new(move |object| {
         let manager = leader.manager();
         Box::pin(async move { manager.preview(object).await })
@@ -293,7 +359,8 @@ pub async fn start(args: &Args) -> Result<Running, Error> {
         planner: Some(planner),
         containers: Some(containers),
         default_level: args.default_pod_security,
-        nodes: Some(nodes),
+        cluster,
+        snapshots: Some(snapshots),
     };
     let serving = server::run(doors, identity, objects, clock, behind, shutdown.clone());
     parts.spawn(async { ("the API", serving.await.map_err(failed(|| "the API stopped".to_owned()))) });
@@ -302,10 +369,10 @@ pub async fn start(args: &Args) -> Result<Running, Error> {
 
 /// Opens the store of the operators that this node joins, with what it got from them: their etcd must be reached from here,
 /// and the keys must open the Secrets.
-async fn usable(args: &Args, bundle: Bundle, clock: &Arc<dyn Clock>) -> Result<(), Error> {
+async fn usable(args: &Args, bundle: Bundle, managed: Option<EtcdConfig>, clock: &Arc<dyn Clock>) -> Result<(), Error> {
     let unfit = |why: &str| Error::Failed(format!("this node was let in, but {why}; nothing was written"));
     let seal = args.home.keys().joining(bundle.text(KEYS)).map_err(|error| unfit(&chain(&error)))?;
-    let config = match args.shared.named()? {
+    let config = match managed.map_or_else(|| args.shared.named(), |config| Ok(Some(config)))? {
         Some(named) => named,
         None => etcd::parse(bundle.text(ETCD).unwrap_or_default()).map_err(|error| unfit(&chain(&error)))?,
     };
@@ -314,125 +381,26 @@ async fn usable(args: &Args, bundle: Bundle, clock: &Arc<dyn Clock>) -> Result<(
     secrets.map(drop).map_err(|error| unfit(&format!("cannot read the store: {}", chain(&error))))
 }
 
-/// The nodes whose operators are known to run: this one, and the one that leads.
-fn nodes(leases: Arc<dyn Leases>, own: String) -> server::Nodes {
-    Arc::new(move || {
-        let (leases, own) = (leases.clone(), own.clone());
-        Box::pin(
-            async move { Ok(leases.leader().await?.map(|leader| leader.who.node).into_iter().chain([own]).collect()) },
-        )
+/// Tells the others of this node, and keeps telling them. An error: another operator has its name.
+async fn announced(
+    nodes: EtcdNodes,
+    me: NodeInfo,
+    shutdown: CancellationToken,
+) -> Result<impl Future<Output = Result<(), Error>>, Error> {
+    let taken = |error: AnnounceError| Error::Failed(error.to_string());
+    let lease = match nodes.announce(&me).await {
+        Ok(lease) => Some(lease),
+        Err(error @ AnnounceError::Taken { .. }) => return Err(taken(error)),
+        // It is told when the store answers.
+        Err(AnnounceError::Store(_)) => None,
+    };
+    Ok(async move {
+        let ended = shutdown.run_until_cancelled(nodes.keep(&me, lease)).await;
+        if ended.is_none() {
+            nodes.leave(&me.name).await;
+        }
+        ended.map_or(Ok(()), |error| Err(taken(error)))
     })
-}
-
-/// The opened store, and the way to leadership over it.
-struct Opened {
-    store: Arc<dyn Store>,
-    leases: Arc<dyn Leases>,
-    file: Option<Arc<SqliteStore>>,
-}
-
-impl Opened {
-    /// A file of this operator alone.
-    async fn file(path: &Path, seal: Seal, clock: &Arc<dyn Clock>) -> Result<Self, Error> {
-        let opened = SqliteStore::open(path, seal).await;
-        let file = Arc::new(opened.map_err(failed(|| format!("cannot open the store {}", path.display())))?);
-        let leases = Arc::new(SoleLeader::new(file.clone(), clock.clone()));
-        Ok(Self { store: file.clone(), leases, file: Some(file) })
-    }
-
-    /// An etcd that several operators share.
-    async fn etcd(config: &EtcdConfig, seal: Seal, clock: &Arc<dyn Clock>) -> Result<Self, Error> {
-        let opened = EtcdStore::open(config, seal, clock.clone()).await;
-        let store = opened.map_err(failed(|| format!("cannot open the store in {}", config.endpoints.join(", "))))?;
-        let leases = Arc::new(store.leases());
-        Ok(Self { store: Arc::new(store), leases, file: None })
-    }
-}
-
-/// Takes the objects of this machine's own store, if it has one, over into a shared one, and keeps its file under another name.
-async fn take_over(file: &Path, seal: Seal, store: &dyn Store) -> Result<(), Error> {
-    if !file.exists() {
-        return Ok(());
-    }
-    let doing = || format!("cannot take the objects of {} over into etcd", file.display());
-    let old = SqliteStore::open(file, seal).await.map_err(failed(doing))?;
-    let copied = import(&old, store).await.map_err(failed(doing))?;
-    old.close().await;
-    let kept = file.with_extension("db.imported");
-    let renamed = std::fs::rename(file, &kept);
-    renamed
-        .map_err(|source| Error::Io { doing: format!("rename {} to {}", file.display(), kept.display()), source })?;
-    tracing::info!(objects = copied, kept = %kept.display(), "the objects of this machine's store are in etcd now");
-    Ok(())
-}
-
-/// What runs while this operator leads, and what it needs for that.
-struct Leader {
-    hosts: Arc<Hosts>,
-    clock: Arc<dyn Clock>,
-    /// Hints of the hosts, to the manager that runs.
-    hints: broadcast::Sender<EventHint>,
-    /// The manager of this leadership.
-    leading: Mutex<Option<Arc<Manager>>>,
-    /// Plans while another operator leads. It never runs.
-    other: Arc<Manager>,
-}
-
-impl Leader {
-    fn new(hosts: &Arc<Hosts>, objects: &Objects, clock: &Arc<dyn Clock>) -> Self {
-        let other = Arc::new(manager(hosts, objects, clock));
-        let (hints, leading) = (broadcast::Sender::new(HINTS), Mutex::default());
-        Self { hosts: hosts.clone(), clock: clock.clone(), hints, leading, other }
-    }
-
-    /// The manager that can plan now.
-    fn manager(&self) -> Arc<Manager> {
-        lock(&self.leading).clone().unwrap_or_else(|| self.other.clone())
-    }
-
-    /// Passes on what the hosts say, for ever.
-    async fn follow(self: Arc<Self>, mut hints: impl Stream<Item = EventHint> + Unpin) {
-        while let Some(hint) = hints.next().await {
-            // An error means that this operator does not lead.
-            let _ = self.hints.send(hint);
-        }
-    }
-
-    /// Reconciles and sweeps for this leadership until `stop`. Everything is made anew for each leadership, so that nothing
-    /// of an earlier one goes on.
-    fn lead(self: Arc<Self>, leadership: &Leadership, stop: CancellationToken) -> impl Future<Output = ()> + use<> {
-        let objects = Objects::led(leadership, self.clock.clone());
-        let tenure = leadership.tenure().clone();
-        let hosts = Arc::new(self.hosts.permitted(Arc::new(move || tenure.leads())));
-        let manager = Arc::new(manager(&hosts, &objects, &self.clock));
-        let hints = stream::unfold(self.hints.subscribe(), |mut hints| async {
-            match hints.recv().await {
-                Ok(hint) => Some((hint, hints)),
-                Err(RecvError::Lagged(_)) => Some((None, hints)),
-                Err(RecvError::Closed) => None,
-            }
-        });
-        async move {
-            *lock(&self.leading) = Some(manager.clone());
-            let _ends = Ends(&self.leading);
-            hosts.greet().await;
-            tokio::join!(manager.run(hints, stop.clone()), janitor::run(objects, stop));
-        }
-    }
-}
-
-/// Takes the manager of a leadership away at its end.
-struct Ends<'a>(&'a Mutex<Option<Arc<Manager>>>);
-
-impl Drop for Ends<'_> {
-    fn drop(&mut self) {
-        *lock(self.0) = None;
-    }
-}
-
-/// The error of a part of the operator.
-pub fn failed<E: std::error::Error + Send + Sync + 'static>(doing: impl Fn() -> String) -> impl Fn(E) -> Error {
-    move |source| Error::Operator { doing: doing(), source: Box::new(source) }
 }
 
 /// Allows as many open files as the system lets this process have: each connection of the API is one, and Docker and the
@@ -445,11 +413,14 @@ fn raise_files() {
     }
 }
 
-/// Creates a DockerHost for this machine's engine if there is none, and registers the existing hosts before any
+/// Creates a DockerHost for this machine's engine if there is none and no other operator would take it for its own machine's, and
+/// registers the existing hosts before any
 /// controller runs. What cannot be registered is unknown to the controllers, and its own one reports the problem.
-async fn register_hosts(hosts: &Hosts, objects: &Objects) -> Result<(), store::Error> {
+async fn register_hosts(hosts: &Hosts, objects: &Objects, is_one_of_several: bool) -> Result<(), store::Error> {
     let (declared, _) = objects.list::<DockerHost>(DockerHostKind::RESOURCE, None).await?;
-    if declared.is_empty() {
+    if declared.is_empty() && is_one_of_several {
+        tracing::warn!("no Docker host; declare each by an address that all nodes reach: evenkeel host add");
+    } else if declared.is_empty() {
         match local_endpoint() {
             Ok(endpoint) => {
                 let local = local_host(&endpoint);
@@ -461,131 +432,4 @@ async fn register_hosts(hosts: &Hosts, objects: &Objects) -> Result<(), store::E
         }
     }
     register::all(hosts, objects).await
-}
-
-/// The manager of all kinds, over these hosts and objects.
-fn manager(hosts: &Arc<Hosts>, objects: &Objects, clock: &Arc<dyn Clock>) -> Manager {
-    let mut manager = Manager::new(objects.clone(), clock.clone());
-    let wake = manager.wake();
-    manager.add(DockerHostKind::new(hosts.clone(), objects.clone(), wake.clone()));
-    manager.add(PortReservationKind::new(hosts.clone(), objects.clone()));
-    manager.add(PostgresClusterKind::new(hosts.clone(), objects.clone(), clock.clone(), wake.clone()));
-    manager.add(RedisSentinelKind::new(hosts.clone(), objects.clone(), clock.clone(), wake.clone()));
-    manager.add(RedisClusterKind::new(hosts.clone(), objects.clone(), clock.clone(), wake.clone()));
-    manager.add(DeploymentKind::new(hosts.clone(), objects.clone(), wake.clone()));
-    manager.add(LoadBalancerKind::new(hosts.clone(), objects.clone(), clock.clone(), wake));
-    manager
-}
-
-/// Gives the server access to containers through the engines.
-struct EngineContainers(Arc<Hosts>);
-
-impl EngineContainers {
-    /// The engine of a place and the container there, if it belongs to the pod that it is said to be of: a status alone
-    /// opens no container.
-    async fn enter(&self, place: &Place) -> Result<(Arc<dyn Engine>, ContainerSeen), Failure> {
-        let engine = self.0.get(&place.host)?;
-        let seen = engine.list_containers(&place.owner).await?;
-        let found = entered(&seen, place).cloned().ok_or_else(|| {
-            let message = format!("no container {} of pod {} is on host {}", place.container, place.pod, place.host);
-            Failure::new(Class::NotFound, message)
-        })?;
-        Ok((engine, found))
-    }
-}
-
-/// The container that is meant, among those of the pod's owner.
-fn entered<'a>(seen: &'a [ContainerSeen], place: &Place) -> Option<&'a ContainerSeen> {
-    let is_meant = |one: &&ContainerSeen| one.id == place.container || one.name == place.container;
-    seen.iter().filter(is_meant).find(|one| one.labels.get(labels::MEMBER) == Some(&place.pod))
-}
-
-#[async_trait::async_trait]
-impl Containers for EngineContainers {
-    async fn logs(&self, place: &Place, options: containers::LogOptions) -> Result<containers::Outputs, Failure> {
-        let containers::LogOptions { follow, tail, since, timestamps, previous } = options;
-        let options = engine::LogOptions { follow, tail, since, timestamps, previous };
-        let (engine, container) = self.enter(place).await?;
-        Ok(outputs(engine.logs(&container.id, &options).await?))
-    }
-
-    async fn exec(&self, place: &Place, command: &containers::Command) -> Result<containers::Session, Failure> {
-        let containers::Command { words, stdin, tty } = command.clone();
-        let request = engine::ExecRequest { command: words, stdin, tty };
-        let (engine, container) = self.enter(place).await?;
-        let engine::ExecSession { id, output, input } = engine.exec_attached(&container.id, &request).await?;
-        Ok(containers::Session { id, output: outputs(output), input })
-    }
-
-    async fn resize(&self, place: &Place, id: &str, size: (u16, u16)) -> Result<(), Failure> {
-        Ok(self.0.get(&place.host)?.exec_resize(id, size).await?)
-    }
-
-    async fn code(&self, place: &Place, id: &str) -> Result<Option<i64>, Failure> {
-        Ok(self.0.get(&place.host)?.exec_code(id).await?)
-    }
-
-    async fn connect(&self, place: &Place, address: Option<IpAddr>, port: u16) -> Result<Connection, Failure> {
-        let (engine, container) = self.enter(place).await?;
-        // The networks of this machine's own engine can be reached as they are; others by a process in the container.
-        let mut said = None;
-        if let Some(address) = address.filter(|_| place.host == LOCAL) {
-            match timeout(CONNECT, TcpStream::connect((address, port))).await {
-                Ok(Ok(stream)) => {
-                    let (read, write) = stream.into_split();
-                    return Ok(Connection { read: Box::pin(read), write: Box::pin(write) });
-                }
-                Ok(Err(error)) => said = Some(error.to_string()),
-                Err(_) => said = Some(format!("no answer within {} s", CONNECT.as_secs())),
-            }
-        }
-        // A port that only the pod itself can reach; a container without a probe does not have Evenkeel's binary.
-        let dialed = engine.dial(&container.id, &format!("tcp:127.0.0.1:{port}")).await;
-        let stream = dialed.map_err(|error| match said {
-            Some(said) => Failure::new(Class::Transient, format!("port {port} of the pod: {said}")),
-            None => error.into(),
-        })?;
-        let (read, write) = tokio::io::split(stream);
-        Ok(Connection { read: Box::pin(read), write: Box::pin(write) })
-    }
-}
-
-fn outputs(outputs: engine::Outputs) -> containers::Outputs {
-    outputs
-        .map(|piece| match piece {
-            Ok(engine::Output::Stdout(bytes)) => Ok(containers::Output::Stdout(bytes)),
-            Ok(engine::Output::Stderr(bytes)) => Ok(containers::Output::Stderr(bytes)),
-            Err(error) => Err(error.into()),
-        })
-        .boxed()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::api::labels::Owner;
-
-    /// Regression 175: `exec`, `logs` and `port-forward` entered whatever container a status named, also one that Evenkeel has
-    /// not made. The engine is asked first whether the container is of that pod.
-    #[test]
-    fn only_a_container_of_the_pod_is_entered() {
-        let owner = Owner { kind: "Deployment".into(), namespace: "n".into(), name: "web".into() };
-        let one = |id: &str, pod: &str| ContainerSeen {
-            id: id.to_owned(),
-            name: format!("n.{pod}"),
-            labels: owner.member_labels(pod),
-            state: engine::ContainerState::Running,
-            image: "i".to_owned(),
-            networks: Default::default(),
-            exit_code: None,
-        };
-        let seen = [one("a1", "web-1"), one("b2", "web-2")];
-        let enter = |container: &str| {
-            let (host, pod) = (LOCAL.to_owned(), "web-1".to_owned());
-            let place = Place { host, container: container.to_owned(), owner: owner.clone(), pod };
-            entered(&seen, &place).map(|one| one.id.clone())
-        };
-        assert_eq!((enter("a1"), enter("n.web-1")), (Some("a1".to_owned()), Some("a1".to_owned())));
-        assert_eq!((enter("b2"), enter("somebody-elses")), (None, None));
-    }
 }

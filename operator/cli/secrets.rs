@@ -1,9 +1,9 @@
 //! `evenkeel secrets`: the keys that seal Secrets in the store. Works on the data directory, not on the API.
 
 use super::datadir::DataDir;
-use super::error::Error;
+use super::error::{Error, failed};
 use super::etcd;
-use super::operator::{Home, failed};
+use super::operator::Home;
 use crate::store::SqliteStore;
 
 /// Shows and changes how Secrets are sealed in the data directory.

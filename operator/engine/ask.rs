@@ -1,4 +1,4 @@
-//! Asks an image by which libraries it sorts text: runs two of its programs once, in a container of their own without
+//! Asks an image, for example by which libraries it sorts text: runs programs of it once, in a container of their own without
 //! network, without rights and without volumes of others. Decides nothing.
 
 use std::time::Duration;
@@ -18,22 +18,35 @@ const KEPT: usize = 16 * 1024;
 
 /// The libraries of the image with this ID on this host; `asker` is the object that asks.
 pub async fn libraries(engine: &dyn Engine, host: &str, asker: &Owner, image: &str) -> Result<Libraries, Error> {
-    let spec = question(asker, image);
+    let said = said(engine, host, asker, image, &ASK).await?;
+    let refused = |why: String| Error::refused(host, format!("asking image {image} for its libraries"), why);
+    Libraries::read(&said).ok_or_else(|| refused("neither getconf nor ldd in it says which C library it has".into()))
+}
+
+/// What these words print, run in the image on this host; `asker` is who asks.
+pub async fn said(
+    engine: &dyn Engine,
+    host: &str,
+    asker: &Owner,
+    image: &str,
+    words: &[&str],
+) -> Result<String, Error> {
+    let spec = question(asker, image, words);
     // One that an earlier operator left behind.
     engine.remove_container(&spec.name).await?;
     let answer = tokio::time::timeout(LIMIT, answer(engine, &spec)).await;
     engine.remove_container(&spec.name).await?;
-    let refused = |why: String| Error::refused(host, format!("asking image {image} for its libraries"), why);
-    let said = answer.map_err(|_| refused(format!("no answer within {} s", LIMIT.as_secs())))??;
-    Libraries::read(&said).ok_or_else(|| refused("neither getconf nor ldd in it says which C library it has".into()))
+    let late =
+        || Error::refused(host, format!("asking image {image}"), format!("no answer within {} s", LIMIT.as_secs()));
+    answer.map_err(|_| late())?
 }
 
-fn question(asker: &Owner, image: &str) -> ContainerSpec {
+fn question(asker: &Owner, image: &str, words: &[&str]) -> ContainerSpec {
     let name = format!("evenkeel-ask.{}.{}", asker.namespace, asker.name);
     ContainerSpec {
         hostname: "question".into(),
         image: image.to_owned(),
-        entrypoint: ASK.map(str::to_owned).to_vec(),
+        entrypoint: words.iter().map(|&word| word.to_owned()).collect(),
         labels: Owner { kind: KIND.to_owned(), ..asker.clone() }.labels(),
         network: "none".into(),
         user: Some("65534:65534".into()),

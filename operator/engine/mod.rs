@@ -17,6 +17,7 @@ pub mod fake;
 mod hash;
 pub mod hosts;
 mod instant;
+pub mod log_bound;
 pub mod mirror;
 
 use std::collections::BTreeMap;

@@ -95,6 +95,12 @@ pub fn held(reserved: &Reserved, owner: &PortOwner, member: &str, purpose: &str,
     reserved.values().find(ours).map(|one| one.spec.port)
 }
 
+/// Whether the member has this port of the host.
+pub fn holds(reserved: &Reserved, owner: &PortOwner, member: &str, host: &str, port: u16) -> bool {
+    let found = reserved.get(&(host.to_owned(), port)).filter(|one| !one.released);
+    found.is_some_and(|one| one.spec.owner == *owner && one.spec.member == member)
+}
+
 /// A port for a member that has none: `fixed`, if a person named one, else the first free one of the host's range at which
 /// nothing listens, from a place that depends on the owner. So the members of one object have the same port on different
 /// hosts where they can, and a port is used again as late as possible. `Err`: why there is none.

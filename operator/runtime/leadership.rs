@@ -82,7 +82,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_leads_after_the_other_and_nobody_leads_twice_at_once() {
-        let leases: Arc<dyn Leases> = Arc::new(SoleLeader::new(Arc::new(MemoryStore::new()), Arc::new(SystemClock)));
+        let leases: Arc<dyn Leases> = Arc::new(SoleLeader::new(Arc::new(MemoryStore::new()), Arc::new(SystemClock), 0));
         let told: Arc<Mutex<Vec<String>>> = Arc::default();
         let start = |name: &'static str| {
             let (shutdown, told) = (CancellationToken::new(), told.clone());

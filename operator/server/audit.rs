@@ -172,7 +172,10 @@ impl Asked {
             return false;
         }
         let refused = matches!(self.code, Some(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN));
-        let inner = self.attributes.as_ref().is_some_and(|one| one.resource == "secrets" || enters(one));
+        let inner = self.attributes.as_ref().is_some_and(|one| {
+            // A copy of the store has all of them.
+            matches!(one.resource.as_str(), "secrets" | "storebackups") || enters(one)
+        });
         refused || inner || !matches!(self.method, Method::GET | Method::HEAD)
     }
 
@@ -321,6 +324,7 @@ mod tests {
         for (method, verb, resource, code) in [
             (Method::GET, "get", "configmaps", Some(200)),
             (Method::GET, "watch", "secrets", Some(200)),
+            (Method::GET, "get", "storebackups", Some(200)),
             (Method::POST, "create", "configmaps", Some(201)),
             (Method::GET, "get", "configmaps", Some(403)),
             (Method::POST, "create", "configmaps", Some(429)),
@@ -345,6 +349,7 @@ mod tests {
             told,
             [
                 "watch ResponseStarted 200",
+                "get ResponseComplete 200",
                 "create ResponseComplete 201",
                 "get ResponseComplete 403",
                 "create ResponseComplete null"

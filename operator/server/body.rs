@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, header};
 use futures::StreamExt as _;
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 use serde_saphyr::options::DuplicateKeyPolicy;
 use tokio::time::timeout;
@@ -199,6 +199,14 @@ impl<'de> Visitor<'de> for Reading<'_> {
         }
         Ok(read.into())
     }
+}
+
+/// A body as a value.
+pub fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    serde_json::from_slice(body).map_err(|error| {
+        let at = format!("line {}, column {}", error.line(), error.column());
+        Refusal::bad_request(format!("the body has not the fields that it must have; wrong at {at}"))
+    })
 }
 
 #[cfg(test)]

@@ -24,7 +24,9 @@ use super::routes::{self, Part, Route, Target};
 use super::status::Refusal;
 use super::tls::Guest;
 use super::view::{self, View};
-use super::{Server, body, deletion, discovery, eviction, exec, logs, openapi_v2, port_forward, tokens, watch};
+use super::{
+    Server, body, cluster, deletion, discovery, eviction, exec, logs, openapi_v2, port_forward, tokens, watch,
+};
 use crate::api::chain::chain;
 use crate::runtime::clock::instant;
 
@@ -95,6 +97,11 @@ async fn dispatch(server: &Server, request: axum::extract::Request, asked: &mut 
         authorize(server, asked, &user, credential.attributes())?;
         recorded(server, asked).await?;
         return credential.make(server, &body::read(body).await?).await;
+    }
+    if let Some(ask) = cluster::Ask::asked(&parts.method, parts.uri.path()) {
+        authorize(server, asked, &user, ask.attributes())?;
+        recorded(server, asked).await?;
+        return ask.answer(server, &body::read(body).await?).await;
     }
     let params = Params::parse(&parts.uri)?;
     let attributes = Attributes::of(&route, &parts.method, &params, parts.uri.path());

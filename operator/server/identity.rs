@@ -1,6 +1,7 @@
 //! The identity of the server and of its administrator: CA, server certificate and admin token under `DIR/pki`, and the
 //! kubeconfig with them; and the CA that signs the certificates of other users.
 
+pub mod etcd;
 pub mod shared;
 
 use std::fs;
@@ -433,7 +434,7 @@ mod tests {
 
     use super::*;
 
-    struct At(AtomicI64, AtomicU64);
+    pub struct At(AtomicI64, AtomicU64);
 
     impl Clock for At {
         fn now(&self) -> Timestamp {
@@ -449,22 +450,25 @@ mod tests {
 
     const START: i64 = 1_800_000_000;
 
-    struct Home {
+    pub struct Home {
         dir: tempfile::TempDir,
-        clock: At,
+        pub clock: At,
     }
 
     impl Home {
-        fn new() -> Self {
+        pub fn new() -> Self {
             Self { dir: tempfile::tempdir().unwrap(), clock: At(START.into(), 1.into()) }
         }
         fn prepare(&self, listen: &str) -> Result<Identity, Error> {
             prepare(self.dir.path(), listen.parse().unwrap(), &[], &self.clock)
         }
-        fn read(&self, name: &str) -> String {
+        pub fn path(&self) -> &Path {
+            self.dir.path()
+        }
+        pub fn read(&self, name: &str) -> String {
             fs::read_to_string(self.dir.path().join(name)).unwrap()
         }
-        fn sleep_days(&self, days: i64) {
+        pub fn sleep_days(&self, days: i64) {
             self.clock.0.fetch_add(days * 86400, Ordering::Relaxed);
         }
     }

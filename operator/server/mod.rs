@@ -9,6 +9,7 @@ pub mod authn;
 pub mod authz;
 pub mod body;
 mod claims;
+pub mod cluster;
 pub mod containers;
 mod credentials;
 pub mod deletion;
@@ -64,18 +65,17 @@ use tokio_util::sync::CancellationToken;
 use crate::api::core::DEFAULT_NAMESPACE;
 use crate::api::pod_security::Level;
 use crate::store::events::{NewEvent, Severity};
+use crate::store::snapshots::Snapshots;
 use crate::store::{self, Clock, Objects, Views};
 use access::Access;
 use audit::Audit;
+use cluster::Cluster;
 use containers::Containers;
 use doors::Doors;
 use identity::{Authority, Identity};
 
 /// Plans an object without acting, for `evenkeel plan`; the server itself imports no planner.
 pub type Planner = Arc<dyn Fn(serde_json::Value) -> BoxFuture<'static, serde_json::Value> + Send + Sync>;
-
-/// The names of this node and of the one that leads.
-pub type Nodes = Arc<dyn Fn() -> BoxFuture<'static, Result<Vec<String>, store::Error>> + Send + Sync>;
 
 /// Grace for the last lines of the audit log.
 const DRAIN_TIME: Duration = Duration::from_secs(1);
@@ -88,8 +88,10 @@ pub struct Behind {
     pub containers: Option<Arc<dyn Containers>>,
     /// The Pod Security level of a new namespace that names none.
     pub default_level: Level,
-    /// The nodes whose operators are known to run.
-    pub nodes: Option<Nodes>,
+    /// The other operators, if there may be some.
+    pub cluster: Option<Cluster>,
+    /// Copies of the store.
+    pub snapshots: Option<Arc<Snapshots>>,
 }
 
 /// The dependencies of every request.
@@ -103,7 +105,8 @@ pub struct Server {
     planner: Option<Planner>,
     /// The Pod Security level of a new namespace that names none.
     default_level: Level,
-    nodes: Option<Nodes>,
+    cluster: Option<Cluster>,
+    snapshots: Option<Arc<Snapshots>>,
     /// Locked while an object that takes names in Docker is created.
     claims: tokio::sync::Mutex<()>,
     limits: limits::Limits,
@@ -135,14 +138,15 @@ pub async fn run(
     let (authority, stop) = (identity.authority, shutdown.clone());
     let access = Access::start(objects.clone(), identity.admin).await?;
     let (claims, limits) = Default::default();
-    let Behind { planner, containers, default_level, nodes } = behind;
+    let Behind { planner, containers, default_level, cluster, snapshots } = behind;
     let server = Arc::new(Server {
         objects,
         clock,
         containers,
         planner,
         default_level,
-        nodes,
+        cluster,
+        snapshots,
         claims,
         limits,
         audit,
@@ -188,12 +192,16 @@ pub async fn run(
 /// Tells why the port is closed.
 async fn port_is_closed(server: &Server, why: String) {
     let message = format!("the API is closed, everything else runs: {why}");
+    warn(&server.objects, server.clock.now(), "PortClosed", message).await;
+}
+
+/// Tells a problem of the operator itself, in the log and as an Event of the default namespace.
+pub async fn warn(objects: &Objects, at: jiff::Timestamp, reason: &str, message: String) {
     tracing::error!("{message}");
-    let at = server.clock.now();
-    let event = NewEvent { severity: Severity::Warning, reason: "PortClosed".to_owned(), message, at };
+    let event = NewEvent { severity: Severity::Warning, reason: reason.to_owned(), message, at };
     let told = async {
-        if let Some(namespace) = server.objects.store().get(&namespaces::key(DEFAULT_NAMESPACE)).await? {
-            server.objects.record_event(&namespace, &event).await?;
+        if let Some(namespace) = objects.store().get(&namespaces::key(DEFAULT_NAMESPACE)).await? {
+            objects.record_event(&namespace, &event).await?;
         }
         Ok::<_, store::Error>(())
     };

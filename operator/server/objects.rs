@@ -1,6 +1,6 @@
 //! Objects over HTTP: read, create, replace, patch, delete. The rules of the store are not repeated here.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -17,11 +17,17 @@ use super::request::{Request, WriteError};
 use super::selectors::Selector;
 use super::status::{Cause, MODIFIED, Refusal};
 use super::validate;
+use super::view::warned;
 use super::{claims, namespaces, routes, scale};
 use crate::api::resource::Resource;
 use crate::api::sync::lock;
 use crate::store::objects::Part;
-use crate::store::{self, Key, clock, revision_of, rules};
+use crate::store::{self, Key, Store, clock, revision_of, rules};
+
+/// The object at a key in a store.
+async fn get(store: Arc<dyn Store>, key: Key) -> Result<Option<Value>, store::Error> {
+    store.get(&key).await
+}
 
 /// Attempts of an apply while others create or delete the object.
 const ATTEMPTS: usize = 3;
@@ -38,20 +44,23 @@ enum Record {
 impl Request<'_> {
     pub(super) async fn get(&self) -> Result<Response, Refusal> {
         let key = self.key();
-        let found = self.server.objects.get::<Value>(&key).await.map_err(|error| self.store_refusal(&error))?;
+        let found = self.look(|store: Arc<dyn Store>| get(store, key.clone())).await;
+        let (found, warnings) = found.map_err(|error| self.store_refusal(&error))?;
         let object = found.ok_or_else(|| Refusal::not_found(self.target.resource, &key.name))?;
-        Ok(self.part(StatusCode::OK, object, &[]))
+        Ok(self.part(StatusCode::OK, object, &warnings))
     }
 
     pub(super) async fn list(&self) -> Result<Response, Refusal> {
         let page = Page::read(&self.params)?;
         let selector = self.params.selector(self.target.resource)?;
-        let (objects, revision) = self.listed(&selector, &page).await?;
+        let listed = self.look(|store| self.listed_in(store, &selector, &page)).await;
+        let ((objects, revision), warnings) = listed.map_err(|error| self.list_refusal(&error, &page))?;
         if let Some(since) = self.params.revision()?.filter(|since| *since > revision) {
             return Err(self.store_refusal(&store::Error::Future { since, newest: revision }));
         }
         let (objects, metadata) = page.cut(objects, revision, selector == Selector::default());
-        Ok(self.view.list(self.target.resource, objects, metadata, self.server.clock.now()))
+        let list = self.view.list(self.target.resource, objects, metadata, self.server.clock.now());
+        Ok(warned(list, &warnings))
     }
 
     pub(super) async fn create(&self) -> Result<Response, Refusal> {

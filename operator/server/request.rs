@@ -17,7 +17,7 @@ use super::table::Headings;
 use super::tls::Guest;
 use super::view::{View, answer};
 use super::{Server, scale};
-use crate::store::{self, Key};
+use crate::store::{self, Key, Store};
 
 /// One request for objects.
 pub struct Request<'a> {
@@ -70,15 +70,51 @@ impl Request<'_> {
 
     /// The objects that match the selector and the path at the revision of a page, and that revision.
     pub async fn listed(&self, selector: &Selector, page: &Page) -> Result<(Vec<Arc<Value>>, u64), Refusal> {
+        let listed = self.listed_in(self.server.objects.store().clone(), selector, page).await;
+        listed.map_err(|error| self.list_refusal(&error, page))
+    }
+
+    /// The same, of a store.
+    pub async fn listed_in(
+        &self,
+        store: Arc<dyn Store>,
+        selector: &Selector,
+        page: &Page,
+    ) -> Result<(Vec<Arc<Value>>, u64), store::Error> {
         let resource = self.target.resource.qualified();
+        let (objects, revision) = store.list_at(&[&resource], self.target.namespace.as_deref(), page.at).await?;
+        let objects = objects.into_iter().map(|(_, object)| object).filter(|object| selector.matches(object));
+        Ok((objects.collect(), revision))
+    }
+
+    /// Why nothing was listed, as a response.
+    pub fn list_refusal(&self, error: &store::Error, page: &Page) -> Refusal {
+        page.refusal(error).unwrap_or_else(|| self.store_refusal(error))
+    }
+
+    /// Reads for somebody who looks. While the store has no majority that would tell what is newest, this is what one of its
+    /// replicas has, with a warning that says so.
+    pub async fn look<T, F>(&self, read: impl Fn(Arc<dyn Store>) -> F) -> Result<(T, Vec<String>), store::Error>
+    where
+        F: Future<Output = Result<T, store::Error>>,
+    {
         let store = self.server.objects.store();
-        let listed = store.list_at(&[&resource], self.target.namespace.as_deref(), page.at).await;
-        let refused = |error| page.refusal(&error).unwrap_or_else(|| self.store_refusal(&error));
-        let (objects, revision) = listed.map_err(refused)?;
-        Ok((
-            objects.into_iter().map(|(_, object)| object).filter(|object| selector.matches(object)).collect(),
-            revision,
-        ))
+        let error = match read(store.clone()).await {
+            Err(error @ store::Error::NoQuorum { .. }) => error,
+            answer => return Ok((answer?, Vec::new())),
+        };
+        let Some((replica, age)) = store.replica() else { return Err(error) };
+        match read(replica).await {
+            Ok(found) => Ok((
+                found,
+                vec![format!(
+                    "the store has no quorum: this is what one member of it has, and a majority was last heard from {} s ago; \
+                 nothing can be changed until a majority is back",
+                    age.as_secs()
+                )],
+            )),
+            Err(_) => Err(error),
+        }
     }
 
     /// The store's key of the target; a collection has an empty name.

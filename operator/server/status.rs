@@ -218,6 +218,7 @@ impl Refusal {
             | Error::KeyMissing { .. }
             | Error::Tampered { .. }
             | Error::Newer { .. }
+            | Error::Damaged { .. }
             | Error::Setup { .. } => Self::internal(chain(error)),
         }
     }

@@ -125,7 +125,11 @@ impl View {
 
 /// A JSON response, with warnings for the client in `Warning` headers.
 pub fn answer(code: StatusCode, body: &Value, warnings: &[String]) -> Response {
-    let mut response = (code, axum::Json(body)).into_response();
+    warned((code, axum::Json(body)).into_response(), warnings)
+}
+
+/// The response with warnings for the client in `Warning` headers.
+pub fn warned(mut response: Response, warnings: &[String]) -> Response {
     for warning in warnings {
         let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"");
         if let Ok(value) = format!("299 - \"{quoted}\"").parse() {

@@ -1,9 +1,11 @@
-//! The store on etcd: several operators over one cluster of members. Every read asks etcd, so that none is stale.
+//! The store on etcd: several operators over one cluster of members. Every read asks a majority, so that none is stale; only for
+//! people who look while there is none, one member may answer ([`Store::replica`]).
 //!
 //! No cache: what an operator decides by must be true for the whole cluster, and only a linearizable read is. `owned_by` reads
 //! marks (`!owners/UID/…`), which are written in the same transaction as the object that names the owner.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -14,23 +16,31 @@ use tokio_util::task::AbortOnDropHandle;
 use super::events::EVENTS;
 use super::seal::SEALED;
 use super::{Clock, Error, Expect, Key, Listed, Seal, Store, Watch, revision_of, rules, stamp};
+use crate::api::sync::lock;
 
+mod apart;
+mod cluster;
 mod compaction;
 mod failures;
 mod feed;
+mod generation;
 mod layout;
 mod leadership;
 mod members;
+mod nodes;
 mod passing;
 mod tail;
 mod versions;
 
+pub use cluster::{ChangeError, EtcdCluster, version_problem};
 pub use compaction::Turn;
 use failures::{Failure, Kind};
+pub use generation::Closed;
 use layout::{Layout, Span};
 pub use leadership::EtcdLeases;
 pub use members::EtcdTls;
 use members::{Members, Repeat, Services};
+pub use nodes::{AnnounceError, EtcdNodes};
 use passing::Passing;
 
 /// Objects in one answer of a list.
@@ -51,6 +61,9 @@ pub struct EtcdConfig {
     pub prefix: String,
     /// Files of mutual TLS; `None`: plain connections, for loopback.
     pub tls: Option<EtcdTls>,
+    /// Evenkeel manages it: the files of TLS are those of each node.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub managed: bool,
 }
 
 impl EtcdConfig {
@@ -62,8 +75,17 @@ impl EtcdConfig {
 #[derive(Clone)]
 pub struct EtcdStore {
     shared: Arc<Shared>,
-    /// The epoch of the leadership that this value writes for.
-    fence: Option<u64>,
+    /// The leadership that this value writes for.
+    fence: Option<Fence>,
+    /// Any member may answer a read by itself, with what it has. Then nothing is written.
+    by_one: bool,
+}
+
+/// A leadership: the revision that the leader's key was made at, and its epoch.
+#[derive(Debug, Clone, Copy)]
+struct Fence {
+    revision: u64,
+    epoch: u64,
 }
 
 struct Shared {
@@ -72,6 +94,8 @@ struct Shared {
     seal: Seal,
     clock: Arc<dyn Clock>,
     passing: Passing,
+    /// When a majority has last answered a read, by the boot clock.
+    heard: Mutex<Duration>,
     /// The probe of the members, and compaction.
     _tasks: [AbortOnDropHandle<()>; 2],
 }
@@ -86,8 +110,9 @@ impl EtcdStore {
         let probe = Members::probe(Arc::downgrade(&members), layout.nothing().start);
         let compaction = compaction::run(Arc::downgrade(&members), layout.compaction());
         let tasks = [tokio::spawn(probe), tokio::spawn(compaction)].map(AbortOnDropHandle::new);
-        let shared = Shared { members, layout, seal, clock, passing: Passing::default(), _tasks: tasks };
-        Ok(Self { shared: Arc::new(shared), fence: None })
+        let heard = Mutex::new(clock.boot());
+        let shared = Shared { members, layout, seal, clock, passing: Passing::default(), heard, _tasks: tasks };
+        Ok(Self { shared: Arc::new(shared), fence: None, by_one: false })
     }
 
     /// The way to leadership over this store.
@@ -123,9 +148,15 @@ impl EtcdStore {
         Ok(sealed)
     }
 
-    /// The same store, whose writes are refused with [`Error::Deposed`] unless the leader has this epoch.
-    fn fenced(&self, epoch: u64) -> Self {
-        Self { shared: self.shared.clone(), fence: Some(epoch) }
+    /// The same store, whose writes are refused with [`Error::Deposed`] unless this leadership goes on.
+    fn fenced(&self, fence: Fence) -> Self {
+        Self { shared: self.shared.clone(), fence: Some(fence), by_one: false }
+    }
+
+    /// How a read asks.
+    fn options(&self) -> GetOptions {
+        let options = GetOptions::new();
+        if self.by_one { options.with_serializable() } else { options }
     }
 
     /// A request that reads.
@@ -134,9 +165,17 @@ impl EtcdStore {
         F: Future<Output = Result<T, etcd_client::Error>> + Send,
     {
         match self.shared.members.call(Repeat::Harmless, request).await {
-            Ok(answer) => Ok(answer),
+            Ok(answer) => Ok(self.heard(answer)),
             Err(failure) => Err(self.explained(doing, failure).await),
         }
+    }
+
+    /// Notes the answer of a majority.
+    fn heard<T>(&self, answer: T) -> T {
+        if !self.by_one {
+            *lock(&self.shared.heard) = self.shared.clock.boot();
+        }
+        answer
     }
 
     async fn explained(&self, doing: &'static str, failure: Failure) -> Error {
@@ -147,14 +186,14 @@ impl EtcdStore {
     async fn range(&self, span: &Span, at: Option<u64>) -> Result<(Vec<KeyValue>, u64), Error> {
         let (mut found, mut start, mut limit, mut pinned) = (Vec::new(), span.start.clone(), PAGE, at);
         loop {
-            let options = GetOptions::new().with_range(span.end.clone()).with_limit(limit);
+            let options = self.options().with_range(span.end.clone()).with_limit(limit);
             let options = options.with_revision(pinned.map_or(0, signed));
             let request = |mut services: Services| {
                 let (start, options) = (start.clone(), options.clone());
                 async move { services.kv.get(start, Some(options)).await }
             };
             let mut page = match self.shared.members.call(Repeat::Harmless, request).await {
-                Ok(page) => page,
+                Ok(page) => self.heard(page),
                 // A page of large objects.
                 Err(failure) if failure.kind == Kind::AnswerTooLarge && limit > 1 => {
                     limit /= 4;
@@ -208,10 +247,14 @@ impl EtcdStore {
         condition: Compare,
         writes: Vec<TxnOp>,
     ) -> Result<Result<u64, Option<u64>>, Failed> {
+        if self.by_one {
+            return Err(Failed::Store(Error::Setup { problem: "what one member has is only to be read".to_owned() }));
+        }
         let leader = self.shared.layout.leader();
         let mut conditions = vec![condition];
-        conditions
-            .extend(self.fence.map(|epoch| Compare::create_revision(leader.clone(), CompareOp::Equal, signed(epoch))));
+        conditions.extend(
+            self.fence.map(|fence| Compare::create_revision(leader.clone(), CompareOp::Equal, signed(fence.revision))),
+        );
         let look = |key: &[u8]| TxnOp::get(key, Some(GetOptions::new().with_keys_only()));
         let txn = Txn::new().when(conditions).and_then(writes).or_else(vec![look(at), look(&leader)]);
         let request = |mut services: Services| {
@@ -227,10 +270,10 @@ impl EtcdStore {
             _ => None,
         });
         let (object, leader) = (seen.next().flatten(), seen.next().flatten());
-        if let Some(epoch) = self.fence
-            && leader.is_none_or(|leader| unsigned(leader.create_revision()) != epoch)
+        if let Some(fence) = self.fence
+            && leader.is_none_or(|leader| unsigned(leader.create_revision()) != fence.revision)
         {
-            return Err(Failed::Store(Error::Deposed { epoch }));
+            return Err(Failed::Store(Error::Deposed { epoch: fence.epoch }));
         }
         Ok(Err(object.map(|object| unsigned(object.mod_revision()))))
     }
@@ -271,8 +314,8 @@ impl Store for EtcdStore {
     async fn get(&self, key: &Key) -> Result<Option<Value>, Error> {
         let at = self.shared.layout.object(key)?;
         let request = |mut services: Services| {
-            let at = at.clone();
-            async move { services.kv.get(at, None).await }
+            let (at, options) = (at.clone(), self.options());
+            async move { services.kv.get(at, Some(options)).await }
         };
         let found = self.read("reading", request).await?;
         let object = found.kvs().first().map(|kv| self.shared.object(kv)).transpose()?;
@@ -397,8 +440,8 @@ impl Store for EtcdStore {
     async fn revision(&self) -> Result<u64, Error> {
         let key = self.shared.layout.nothing().start;
         let request = |mut services: Services| {
-            let key = key.clone();
-            async move { services.kv.get(key, None).await }
+            let (key, options) = (key.clone(), self.options());
+            async move { services.kv.get(key, Some(options)).await }
         };
         let answer = self.read("reading the revision", request).await?;
         Ok(answer.header().map_or(0, |header| unsigned(header.revision())))
@@ -414,12 +457,21 @@ impl Store for EtcdStore {
         Ok(objects)
     }
 
+    async fn generation(&self) -> Result<u64, Error> {
+        self.origin().await?.0.open()
+    }
+
     async fn compact(&self, through: u64) -> Result<(), Error> {
         let through = through.min(self.revision().await?);
         match compaction::compact(&self.shared.members, through).await {
             Ok(()) => Ok(()),
             Err(failure) => Err(self.explained("compacting", failure).await),
         }
+    }
+
+    fn replica(&self) -> Option<(Arc<dyn Store>, Duration)> {
+        let one = Self { shared: self.shared.clone(), fence: None, by_one: true };
+        Some((Arc::new(one), self.shared.clock.boot().saturating_sub(*lock(&self.shared.heard))))
     }
 }
 

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::generation::epoch;
 use super::{Clock, Error, Store};
 
 /// An operator that leads, or wants to.
@@ -52,8 +53,8 @@ pub struct Tenure {
 }
 
 impl Tenure {
-    /// The epoch, for commands to others: they refuse one that is lower than one they have seen. 0: there is one operator
-    /// only.
+    /// The epoch, for commands to others: they refuse one that is lower than one they have seen. 0: there was never more than
+    /// one operator.
     pub fn epoch(&self) -> u64 {
         self.epoch
     }
@@ -167,13 +168,15 @@ impl std::fmt::Debug for Leadership {
 pub struct SoleLeader {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
+    /// 0 over a store whose objects never came from another one: then nothing is said.
+    epoch: u64,
     holder: watch::Sender<Option<Candidate>>,
 }
 
 impl SoleLeader {
-    /// Leadership over a store of one process.
-    pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
-        Self { store, clock, holder: watch::Sender::new(None) }
+    /// Leadership over a store of one process, of this generation.
+    pub fn new(store: Arc<dyn Store>, clock: Arc<dyn Clock>, generation: u64) -> Self {
+        Self { store, clock, epoch: epoch(generation, 0), holder: watch::Sender::new(None) }
     }
 }
 
@@ -196,11 +199,11 @@ impl Leases for SoleLeader {
             Box::pin(async { Ok(()) })
         });
         let deadline = watch::Sender::new(Duration::MAX);
-        Ok(Some(Leadership::new(0, self.clock.clone(), deadline, self.store.clone(), release, None)))
+        Ok(Some(Leadership::new(self.epoch, self.clock.clone(), deadline, self.store.clone(), release, None)))
     }
 
     async fn leader(&self) -> Result<Option<Leader>, Error> {
-        Ok(self.holder.borrow().clone().map(|who| Leader { who, epoch: 0 }))
+        Ok(self.holder.borrow().clone().map(|who| Leader { who, epoch: self.epoch }))
     }
 
     async fn vacant(&self) -> Result<(), Error> {
@@ -243,7 +246,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_only_operator_leads_until_it_releases() {
-        let leases = SoleLeader::new(Arc::new(MemoryStore::new()), hand(0));
+        let leases = SoleLeader::new(Arc::new(MemoryStore::new()), hand(0), 0);
         assert_eq!((leases.leader().await.unwrap(), leases.vacant().now_or_never().is_some()), (None, true));
         let held = leases.acquire(&who("a")).await.unwrap().unwrap();
         assert_eq!(leases.leader().await.unwrap(), Some(Leader { who: who("a"), epoch: 0 }));
@@ -271,9 +274,16 @@ mod tests {
         tenure.ended().await;
     }
 
+    /// Regression 476: supervisors that had heard an operator over etcd refused a single one for ever: it had no epoch.
+    #[tokio::test]
+    async fn the_only_operator_has_an_epoch_when_its_objects_came_from_another_store() {
+        let leases = SoleLeader::new(Arc::new(MemoryStore::new()), hand(0), 3);
+        assert_eq!(leases.acquire(&who("a")).await.unwrap().unwrap().tenure().epoch(), epoch(3, 0));
+    }
+
     #[tokio::test]
     async fn a_leadership_that_is_dropped_leads_no_more() {
-        let leases = SoleLeader::new(Arc::new(MemoryStore::new()), hand(0));
+        let leases = SoleLeader::new(Arc::new(MemoryStore::new()), hand(0), 0);
         let held = leases.acquire(&who("a")).await.unwrap().unwrap();
         let tenure = held.tenure().clone();
         drop(held);

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod etcd;
 pub mod events;
 mod garbage;
+pub mod generation;
 pub mod import;
 pub mod keys;
 pub mod leases;
@@ -17,6 +18,7 @@ pub mod objects;
 pub mod private_file;
 pub mod rules;
 pub mod seal;
+pub mod snapshots;
 pub mod sqlite;
 mod state;
 pub mod views;
@@ -24,6 +26,7 @@ pub mod views;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::Stream;
 use serde_json::Value;
@@ -147,9 +150,18 @@ pub trait Store: Send + Sync + 'static {
     /// Every object of every resource, ordered by key: for the sweep and for copies. The cost grows with the
     /// size of the store.
     async fn all(&self) -> Result<Vec<(Key, Arc<Value>)>, Error>;
+    /// How often the objects went over into another store before they came into this one.
+    async fn generation(&self) -> Result<u64, Error> {
+        Ok(0)
+    }
     /// Drops the changes up to and including `through`; a watch from an earlier revision then fails with
     /// [`Error::Compacted`].
     async fn compact(&self, through: u64) -> Result<(), Error>;
+    /// The store as one of its replicas has it, and how long ago a majority was last heard from: for people who look while there
+    /// is no majority. Never to decide by. `None`: there is one replica only.
+    fn replica(&self) -> Option<(Arc<dyn Store>, Duration)> {
+        None
+    }
 }
 
 /// Why the store refused or failed.
@@ -253,6 +265,12 @@ pub enum Error {
         /// The version of its tables.
         version: i64,
     },
+    /// A file is no store, or not a whole one.
+    #[error("it is damaged, or no store of evenkeel's: {problem}")]
+    Damaged {
+        /// What is wrong with it.
+        problem: String,
+    },
     /// No connection to the database became free in time.
     #[error("the store is busy with other requests ({doing}); try again")]
     Busy {
@@ -306,6 +324,7 @@ impl Classify for Error {
             | Self::KeyMissing { .. }
             | Self::Tampered { .. }
             | Self::Newer { .. }
+            | Self::Damaged { .. }
             | Self::Setup { .. } => Class::Terminal,
             Self::Compacted { .. }
             | Self::Future { .. }

@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// Writes a file of mode 0600.
-pub fn write(path: &Path, text: &str) -> io::Result<()> {
+pub fn write(path: &Path, text: impl AsRef<[u8]>) -> io::Result<()> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".new");
     let beside = PathBuf::from(beside);
@@ -17,7 +17,7 @@ pub fn write(path: &Path, text: &str) -> io::Result<()> {
         return Err(error);
     }
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all())?;
+    file.write_all(text.as_ref()).and_then(|()| file.sync_all())?;
     fs::rename(&beside, path)?;
     // The name must be durable too: values that are sealed with a key are, when its file is written.
     sync(path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))

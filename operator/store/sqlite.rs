@@ -23,9 +23,11 @@ use super::{Change, Error, Expect, Key, Listed, Seal, Store, WINDOW, Watch, revi
 use crate::api::sync::lock as locked;
 
 mod sealing;
+mod snapshot;
 mod tail;
 mod writer;
 
+pub use snapshot::Snapshot;
 use tail::Tail;
 use writer::{Deed, Write, Writer};
 
@@ -46,6 +48,7 @@ pub struct SqliteStore {
     /// What the file holds. The writer changes it after each commit.
     state: Arc<Mutex<State>>,
     seal: Seal,
+    generation: u64,
     readers: SqlitePool,
     writes: mpsc::Sender<Write>,
     changes: broadcast::Sender<Arc<Change>>,
@@ -66,6 +69,7 @@ impl SqliteStore {
             error => backend("bringing its tables up to date")(error),
         })?;
         sealing::settle(&mut connection, &seal).await?;
+        let generation = snapshot::generation(&mut connection).await?;
         let again = writing(&options);
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
@@ -80,7 +84,7 @@ impl SqliteStore {
         let writer = Writer::new((connection, again), seal.clone(), changes.clone(), window, lock).await?;
         let state = writer.state();
         tokio::spawn(writer.run(queue));
-        Ok(Self { state, seal, readers, writes, changes })
+        Ok(Self { state, seal, generation, readers, writes, changes })
     }
 
     /// Writes every Secret of the closed store at `path` in plain, so that the version before can open it; returns how
@@ -193,6 +197,10 @@ impl Store for SqliteStore {
         Ok(locked(&self.state).all())
     }
 
+    async fn generation(&self) -> Result<u64, Error> {
+        Ok(self.generation)
+    }
+
     async fn compact(&self, through: u64) -> Result<(), Error> {
         self.write(Deed::Compact { through }).await.map(|_| ())
     }
@@ -200,11 +208,12 @@ impl Store for SqliteStore {
 
 /// Statements that create the tables, by version and name. A released one never changes: each file keeps its checksum.
 /// They are listed by hand, because sqlx's macro that reads the folder would compile all of sqlx a second time.
-const MIGRATIONS: [(i64, &str, &str); 4] = [
+const MIGRATIONS: [(i64, &str, &str); 5] = [
     (1, "objects", include_str!("migrations/0001_objects.sql")),
     (2, "owners", include_str!("migrations/0002_owners.sql")),
     (3, "owners_in_memory", include_str!("migrations/0003_owners_in_memory.sql")),
     (4, "sealed", include_str!("migrations/0004_sealed.sql")),
+    (5, "origin", include_str!("migrations/0005_origin.sql")),
 ];
 
 fn migrations() -> Migrator {

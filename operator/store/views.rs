@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
 use serde_json::Value;
@@ -95,6 +96,15 @@ impl Views {
 
 #[async_trait::async_trait]
 impl Store for Views {
+    fn replica(&self) -> Option<(Arc<dyn Store>, Duration)> {
+        let (inner, age) = self.inner.replica()?;
+        Some((Arc::new(Self::new(inner)), age))
+    }
+
+    async fn generation(&self) -> Result<u64, Error> {
+        self.inner.generation().await
+    }
+
     async fn get(&self, key: &Key) -> Result<Option<Value>, Error> {
         let Some(view) = view(&key.resource) else { return self.inner.get(key).await };
         let (shown, _) = self.shown(&key.resource, view, Some(&key.namespace), None).await?;

@@ -72,7 +72,7 @@ impl CliBench {
             identity,
             objects.clone(),
             clock,
-            server::Behind { planner: Some(planner), containers, default_level: Level::Baseline, nodes: None },
+            server::Behind { planner: Some(planner), containers, default_level: Level::Baseline, ..Default::default() },
             stop.clone(),
         );
         tokio::spawn(async move { run.await.unwrap() });

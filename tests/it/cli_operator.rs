@@ -22,6 +22,7 @@ fn args(dir: &Path) -> Args {
         advertise: Vec::new(),
         shared: Default::default(),
         join: Default::default(),
+        managed: Default::default(),
         audit: Vec::new(),
         default_pod_security: Default::default(),
     }

@@ -90,7 +90,7 @@ impl Bench {
     /// How to reach these members, the given ones first.
     pub(crate) fn config(&self, first: usize) -> EtcdConfig {
         let endpoints = (0..MEMBERS).map(|at| CLUSTER.members[(first + at) % MEMBERS].url());
-        EtcdConfig { endpoints: endpoints.collect(), prefix: self.prefix.clone(), tls: None }
+        EtcdConfig { endpoints: endpoints.collect(), prefix: self.prefix.clone(), tls: None, managed: false }
     }
 
     /// A store that asks this member first.
@@ -173,7 +173,8 @@ impl Solo {
 
     /// A store in it, as soon as it answers.
     pub(crate) async fn store(&self, tls: Option<EtcdTls>) -> EtcdStore {
-        let config = EtcdConfig { endpoints: vec![self.url()], prefix: EtcdConfig::PREFIX.to_owned(), tls };
+        let config =
+            EtcdConfig { endpoints: vec![self.url()], prefix: EtcdConfig::PREFIX.to_owned(), tls, managed: false };
         let mut opened = None;
         until(async || {
             opened = EtcdStore::open(&config, seal(), Arc::new(SystemClock)).await.ok();

@@ -149,6 +149,11 @@ async fn without_a_quorum_every_call_says_so_within_two_seconds_and_all_goes_on_
         let text = error.to_string();
         assert!(text.starts_with("the store has no quorum: 1 of 3 members of etcd can be reached"), "{call}: {text}");
     }
+    // A person can look at what the last member has; nobody can write there.
+    let (replica, age) = store.replica().unwrap();
+    assert_eq!(replica.get(&key("first")).await.unwrap().as_ref().and_then(revision_of), Some(first));
+    assert_eq!(replica.list("toys", None).await.unwrap().0.len(), 1);
+    assert!(age > Duration::from_secs(1) && replica.delete(&key("first"), first).await.is_err(), "{age:?}");
     bench.kill(0);
     let text = store.get(&key("first")).await.unwrap_err().to_string();
     assert!(text.starts_with("the store has no quorum: no member of etcd answers here (http://127.0.0.1:"), "{text}");

@@ -241,7 +241,7 @@ async fn with_mutual_tls_only_the_right_certificates_get_through() {
     let store = solo.store(Some(right)).await;
     store.put(&Key::new("toys", "n", "a"), Expect::Absent, object("x")).await.unwrap();
     for (wrong, why) in [(tls(&other_ca, leaf(&issuer)), "invalid peer certificate"), (tls(&ca, leaf(&other)), "")] {
-        let config = EtcdConfig { endpoints: vec![solo.url()], prefix: "/x".into(), tls: Some(wrong) };
+        let config = EtcdConfig { endpoints: vec![solo.url()], prefix: "/x".into(), tls: Some(wrong), managed: false };
         let error = EtcdStore::open(&config, etcd::seal(), Arc::new(SystemClock)).await.err().unwrap().to_string();
         println!("{error}");
         assert!(error.starts_with("the store has no quorum: no member of etcd answers here"), "{error}");

@@ -52,7 +52,7 @@ async fn only_a_valid_join_token_gives_the_files_and_it_gives_nothing_else() {
     let given = ask(&api, token.secret(), JOIN).await;
     let bundle: Bundle = serde_json::from_value(given.body).unwrap();
     assert_eq!((given.code, bundle.problem()), (201, None));
-    assert_eq!(bundle.files.len(), FILES.len() - 1, "no token was replaced yet");
+    assert_eq!(bundle.files.len(), FILES.len() - 3, "no token was replaced yet, and etcd is not managed");
 
     let wrong = format!("{}x", token.secret());
     assert_eq!((ask(&api, &wrong, JOIN).await.code, ask(&api, "", JOIN).await.code), (401, 401));
@@ -91,7 +91,7 @@ async fn an_operator_with_a_store_of_its_own_has_nothing_to_join() {
     let refused = api.post(JOIN_TOKENS, &json!({"seconds": 60})).await;
     assert_eq!(refused.code, 409);
     let words = refused.body["message"].as_str().unwrap();
-    assert!(words.contains("start it with --etcd-endpoints first"), "{words}");
+    assert!(words.contains("start it with --cluster-init or --etcd-endpoints first"), "{words}");
     let bad = api.post(JOIN_TOKENS, &json!({"seconds": 0})).await;
     assert_eq!(bad.code, 422, "{}", bad.body);
 }
@@ -100,8 +100,8 @@ async fn an_operator_with_a_store_of_its_own_has_nothing_to_join() {
 async fn join_with(api: &Api, token: &str, dir: &Path, works: bool) -> Result<(), String> {
     let address = api.url.trim_start_matches("https://").to_owned();
     let args = Args { join: Some(address), token: Some(token.into()), token_file: None };
-    let tried = join::join(&args, dir, "b", |_| async move {
-        if works { Ok(()) } else { Err(Error::Failed("etcd cannot be reached".to_owned())) }
+    let tried = join::join(&args, dir, "b", |bundle, _| async move {
+        if works { Ok(bundle) } else { Err(Error::Failed("etcd cannot be reached".to_owned())) }
     });
     tried.await.map_err(|error| error.report())
 }

@@ -10,9 +10,13 @@ use std::process::Command;
 fn the_service_is_started_for_ever_and_confined() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/systemd/evenkeel.service");
     let unit = std::fs::read_to_string(&file).unwrap();
-    for line in
-        ["StartLimitIntervalSec=0", "Restart=always", "CapabilityBoundingSet=", "SystemCallFilter=@system-service"]
-    {
+    for line in [
+        "StartLimitIntervalSec=0",
+        "Restart=always",
+        "MemoryMax=1G",
+        "CapabilityBoundingSet=",
+        "SystemCallFilter=@system-service",
+    ] {
         assert!(unit.lines().any(|found| found == line), "{line} is missing");
     }
     // Where there is no systemd, the lines above have to do.

@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 mod identity;
 
 /// The rooms that each room may import.
-const ARROWS: [(&str, &[&str]); 8] = [
+const ARROWS: [(&str, &[&str]); 9] = [
     ("api", &[]),
     ("store", &["api"]),
     ("runtime", &["api", "store"]),
     ("engine", &["api"]),
+    ("etcd", &["api", "engine"]),
     ("supervisor", &["api"]),
     ("kinds", &["api", "store", "runtime", "engine", "supervisor"]),
     ("server", &["api", "store", "runtime"]),
@@ -21,7 +22,26 @@ const ARROWS: [(&str, &[&str]); 8] = [
 ];
 
 /// Files that wire the rooms together and may import them all.
-const WIRING: [&str; 6] = ["main.rs", "inside.rs", "cli/operator.rs", "cli/secrets.rs", "cli/etcd.rs", "cli/join.rs"];
+const WIRING: [&str; 18] = [
+    "main.rs",
+    "inside.rs",
+    "cli/operator.rs",
+    "cli/operator/containers.rs",
+    "cli/operator/leader.rs",
+    "cli/operator/opened.rs",
+    "cli/operator/snapshots.rs",
+    "cli/secrets.rs",
+    "cli/etcd.rs",
+    "cli/join.rs",
+    "cli/cluster/backup.rs",
+    "cli/cluster/leave.rs",
+    "cli/cluster/reset.rs",
+    "cli/cluster/restore.rs",
+    "cli/cluster/stopped.rs",
+    "cli/managed.rs",
+    "cli/managed/kept.rs",
+    "cli/managed/running.rs",
+];
 
 /// Files of `kinds` that decide and must say "Pure." in their header.
 const DECIDERS: [&str; 3] = ["plan.rs", "status.rs", "workload.rs"];

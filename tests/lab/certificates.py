@@ -6,19 +6,21 @@ import pathlib
 
 from harness import run
 
-DAYS = "2"
+DAYS = "3"
 
 
 class Certificates:
     """All files are in `folder`, which only root may read."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, before=()):
+        """`before`: words in front of each command of openssl."""
+        self.before = before
         self.folder = pathlib.Path(folder)
         self.folder.mkdir(mode=0o700)
         os.chmod(self.folder, 0o700)
         key = self.key("ca")
         subject = ("-subj", "/CN=lab", "-days", DAYS, "-addext", "keyUsage=critical,keyCertSign,cRLSign")
-        run("openssl", "req", "-x509", "-new", "-key", key, *subject, "-out", self.path("ca.crt"))
+        run(*self.before, "openssl", "req", "-x509", "-new", "-key", key, *subject, "-out", self.path("ca.crt"))
 
     def path(self, name):
         """The path of a file."""
@@ -27,7 +29,7 @@ class Certificates:
     def key(self, name):
         """A new private key; its path."""
         path = self.path(f"{name}.key")
-        run("openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", path)
+        run(*self.before, "openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", path)
         return path
 
     def issue(self, name, usage, address=None):
@@ -36,10 +38,10 @@ class Certificates:
         lines = [f"extendedKeyUsage={usage}Auth", "keyUsage=critical,digitalSignature"]
         lines += [f"subjectAltName=IP:{address}"] if address else []
         extensions.write_text("\n".join(lines), encoding="ascii")
-        run("openssl", "req", "-new", "-key", self.key(name), "-subj", f"/CN={name}", "-out", request)
+        run(*self.before, "openssl", "req", "-new", "-key", self.key(name), "-subj", f"/CN={name}", "-out", request)
         signer = ("-CA", self.path("ca.crt"), "-CAkey", self.path("ca.key"), "-CAcreateserial")
         given = ("-in", request, "-days", DAYS, "-extfile", str(extensions), "-out", self.path(f"{name}.crt"))
-        run("openssl", "x509", "-req", *signer, *given)
+        run(*self.before, "openssl", "x509", "-req", *signer, *given)
 
     def settings(self, name):
         """Keys of a daemon.json: only clients with a certificate of this authority are served."""

@@ -36,6 +36,7 @@ class Lab:
         self.names = names
         self.hosts = {}
         self.operator = self.images = self.certificates = None
+        self.openssl = ()  # words in front of openssl
         self.origin = os.open("/proc/self/ns/net", os.O_RDONLY)
         self.took = {}
 
@@ -55,7 +56,7 @@ class Lab:
         began = time.monotonic()
         self.folder.mkdir(mode=0o700)
         self.network.begin()
-        self.certificates = Certificates(self.folder / "pki")
+        self.certificates = Certificates(self.folder / "pki", self.openssl)
         for name in self.names:
             self.certificates.issue(name, "server", self.network.nodes[name])
         self.certificates.issue("operator", "client")

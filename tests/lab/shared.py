@@ -56,10 +56,16 @@ class Member:
 class SharedLab(Lab):
     """Hosts, each with Docker, an operator and a member of etcd."""
 
+    member = Member
+
     def __init__(self, binary, hosts=3, name="evenkeel-lab"):
         super().__init__(binary, hosts, name)
         self.operators, self.members = {}, {}
         self.away = set()  # hosts that no command goes to, because they are cut off or frozen
+
+    def env(self, name):
+        """Variables of an operator beside what it needs."""
+        return {}
 
     @property
     def endpoints(self):
@@ -69,7 +75,7 @@ class SharedLab(Lab):
     def start_operator(self):
         """Starts etcd and the operators, and declares the hosts. `operator` is any that lives."""
         for name in self.names:
-            self.members[name] = Member(self, name)
+            self.members[name] = self.member(self, name)
             self.members[name].start()
         wait_until("etcd has a leader", self.etcd_leader, 30)
         joins = []
@@ -77,7 +83,7 @@ class SharedLab(Lab):
             folder = self.folder / f"operator-{name}"
             folder.mkdir(mode=0o700)
             one = self.operators[name] = Operator(self.binary, folder, within(self.network.netns(name)))
-            one.env |= {"DOCKER_HOST": "tcp://192.0.2.1:2376", "DOCKER_TLS_VERIFY": "1"}
+            one.env |= {"DOCKER_HOST": "tcp://192.0.2.1:2376", "DOCKER_TLS_VERIFY": "1", **self.env(name)}
             one.address = self.network.nodes[name]
             one.options = ["--node", name]
             if joins:

@@ -18,12 +18,15 @@ import scenarios_agent
 import scenarios_deployment
 import scenarios_drain
 import scenarios_lab
+import scenarios_managed
 import scenarios_operators
 import scenarios_postgres
 import scenarios_redis
+import scenarios_restore
 import scenarios_web
 from harness import ROOT, Failed
 from lab import Lab
+from managed import ManagedLab
 from runner import attempt, chosen
 from shared import SharedLab
 
@@ -44,7 +47,11 @@ QUICK = [
     *scenarios_postgres.QUICK,
 ]
 # The scenarios of each kind of lab, and its quick ones.
-LABS = [(Lab, SCENARIOS, QUICK), (SharedLab, scenarios_operators.SCENARIOS, scenarios_operators.SCENARIOS[:1])]
+LABS = [
+    (Lab, SCENARIOS, QUICK),
+    (SharedLab, [*scenarios_operators.SCENARIOS, *scenarios_restore.SCENARIOS], scenarios_operators.SCENARIOS[:1]),
+    (ManagedLab, scenarios_managed.SCENARIOS, scenarios_managed.SCENARIOS[:1]),
+]
 
 
 def healed(scenario):

@@ -1,15 +1,10 @@
-//! Bounds of containers: the resources that an object declares, and the log. Pure.
+//! Bounds of containers: the resources that an object declares. Pure.
 
 use crate::api::resources::Resources;
-use crate::engine::{ContainerSpec, Daemon};
+use crate::engine::ContainerSpec;
 
 /// CPU shares of one CPU, as Docker counts them.
 const SHARES: i64 = 1024;
-
-/// The log driver that keeps everything in one file for ever, unless it is told otherwise.
-const UNBOUNDED: &str = "json-file";
-/// Most bytes of one log file, and most files of one container: 100 MB, as much as Docker's driver `local` keeps.
-const OPTIONS: [(&str, &str); 2] = [("max-size", "20m"), ("max-file", "5")];
 
 /// A spec with these resources and nothing else.
 pub fn limits(resources: &Resources) -> ContainerSpec {
@@ -19,37 +14,5 @@ pub fn limits(resources: &Resources) -> ContainerSpec {
         cpu_shares: resources.requested_milli_cpus().map(|milli| (milli * SHARES / 1000).max(2)),
         pids_limit: resources.pids(),
         ..Default::default()
-    }
-}
-
-/// The spec with a bound on the container's log. Only `json-file` has none of its own: `local` and `journald` have, and
-/// the other drivers send the log elsewhere; they know other options or none.
-pub fn bounded(spec: &ContainerSpec, daemon: &Daemon) -> ContainerSpec {
-    let mut spec = spec.clone();
-    if daemon.log_driver == UNBOUNDED {
-        spec.chosen.log_options = OPTIONS.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-    }
-    spec
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::kinds::containers::testing::daemon;
-
-    /// Regression 90: Docker's `json-file` driver has no bound of its own, and no container was made with one. The log of
-    /// a database that ran for months filled the disk of its host.
-    #[test]
-    fn a_log_is_bounded_where_the_driver_does_not_bound_it_and_the_hash_stays() {
-        let spec = ContainerSpec { name: "db-1".into(), ..Default::default() };
-        let options = |driver: &str| {
-            let bounded = bounded(&spec, &Daemon { log_driver: driver.into(), ..daemon() });
-            assert_eq!(bounded.hash(), spec.hash());
-            bounded.chosen.log_options.into_iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>()
-        };
-        assert_eq!(options("json-file"), ["max-file=5", "max-size=20m"]);
-        for other in ["local", "journald", "syslog", "none"] {
-            assert_eq!(options(other), Vec::<String>::new(), "{other}");
-        }
     }
 }

@@ -4,12 +4,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::bounds::bounded;
 use super::networks::{self, Wrong};
 use super::{DockerSeen, DockerStep, Work, WorkSeen};
 use crate::api::labels;
 use crate::api::object::Object;
 use crate::api::postgres_cluster::ReclaimPolicy;
+use crate::engine::log_bound::bounded;
 use crate::engine::{ContainerSeen, ContainerSpec, ContainerState, NetworkSeen, NetworkSpec, VolumeSpec};
 use crate::runtime::companions::due;
 

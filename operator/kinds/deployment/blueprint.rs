@@ -88,8 +88,13 @@ pub fn forbids_surge(spec: &PodSpec) -> Option<&'static str> {
 
 /// Whether the template publishes a port on its host.
 pub fn has_host_port(spec: &PodSpec) -> bool {
-    let mut ports = spec.containers.iter().flat_map(|container| container.ports.iter().flatten());
-    ports.any(|port| port.host_port.is_some_and(|port| port != 0))
+    host_ports(spec).next().is_some()
+}
+
+/// The ports of its host that the template names.
+pub fn host_ports(spec: &PodSpec) -> impl Iterator<Item = u16> {
+    let ports = spec.containers.iter().flat_map(|container| container.ports.iter().flatten());
+    ports.filter_map(|port| u16::try_from(port.host_port?).ok().filter(|port| *port != 0))
 }
 
 /// Whether the template has a volume that only one pod may write.

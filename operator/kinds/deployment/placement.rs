@@ -67,6 +67,10 @@ pub fn choose(object: &Deployment, observed: &Observed, d: &Decisions, spec: &Po
             false => format!("its volume is on host {home}, which takes no pod now"),
         });
     }
+    let free = |one: &Candidate| !published::is_taken(object, observed, spec, one.name);
+    if all.iter().any(|one| fits(one, &wants) && free(one)) {
+        all.retain(free);
+    }
     let reason = || match wants.alone && all.iter().any(|one| one.host.open && one.answers) {
         true => "a host port can be held by one pod a host; every host that would do has one".to_owned(),
         false => nowhere(&all, &wants),

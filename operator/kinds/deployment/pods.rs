@@ -15,8 +15,8 @@ use crate::api::labels;
 use crate::api::load_balancer::ServerState;
 use crate::api::object::Object as _;
 use crate::api::pod::{PodContainer, PodContainerState, PodPhase, PodSeen};
+use crate::engine::log_bound::bounded;
 use crate::engine::{ContainerSeen, ContainerState};
-use crate::kinds::containers::bounds::bounded;
 use crate::kinds::containers::converge::runs;
 use crate::kinds::containers::networks::{self, Wrong};
 use crate::kinds::containers::{DockerStep, Fill, PreStop, Work};
@@ -345,7 +345,9 @@ impl View<'_> {
             return Some(note(PodPhase::CreateContainerConfigError, missing));
         }
         let docker = self.context.observed.docker(&pod.host)?;
-        if let Some(port) = published::lacking(self.context.observed, pod).first() {
+        let PlanContext { object, observed, .. } = self.context;
+        let named = published::unreserved(object, observed, pod, &self.spec);
+        if let Some(port) = named.or_else(|| published::lacking(observed, pod).first().copied()) {
             let message = pod.no_port.clone().unwrap_or_else(|| format!("reserving a port of {} for {port}", pod.host));
             return Some(note(PodPhase::ContainerCreating, message));
         }

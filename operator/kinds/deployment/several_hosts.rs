@@ -13,6 +13,8 @@ use crate::api::deployment::DeploymentStatus;
 use crate::api::endpoints::EndpointSet;
 use crate::engine::ContainerState;
 use crate::kinds::ports;
+use crate::store::Key;
+use crate::store::objects::Part;
 
 /// Hosts `h1`, `h2`, … with the addresses 192.0.2.1, 192.0.2.2, …
 async fn hosts(count: usize) -> World {
@@ -338,4 +340,50 @@ async fn pods_move_to_a_host_that_has_the_path_that_they_mount_and_the_other_is_
     paths("h1", &[]);
     let status = world.settled().await;
     assert!(on(&status).contains_key("h1"), "{status:#?}");
+}
+
+/// Regression 310: a `hostPort` of pods was reserved by nobody, so a database could get the same port of the host, and whoever
+/// came second was tried there for ever.
+#[tokio::test(start_paused = true)]
+async fn a_host_port_is_reserved_and_pods_keep_off_hosts_where_another_object_has_it() {
+    let world = hosts(2).await;
+    let taken = |host: &str| {
+        let owner =
+            json!({"kind": "RedisSentinel", "resource": "r", "namespace": "default", "name": "cache", "uid": "1"});
+        json!({
+            "apiVersion": "evenkeel.dev/v1alpha1", "kind": "PortReservation", "metadata": {},
+            "spec": {"host": host, "port": 8080, "owner": owner, "member": "cache-1", "purpose": "redis"},
+        })
+    };
+    let reserve = async |host: &str| {
+        let key = Key::new("portreservations.evenkeel.dev", "", &format!("{host}.8080"));
+        world.objects.create(&key, taken(host)).await.unwrap();
+    };
+    reserve("h1").await;
+    let ported = |replicas: u32, image: &str| {
+        let mut spec = spec(replicas, image);
+        spec["template"]["spec"]["containers"][0]["ports"] = json!([{"containerPort": 80, "hostPort": 8080}]);
+        spec
+    };
+    world.apply(ported(1, "web:1")).await;
+    assert_eq!(on(&world.settled().await), BTreeMap::from([("h2".to_owned(), 1)]));
+    let all = ports::read(&world.objects).await.unwrap();
+    let ours = &all[&("h2".to_owned(), 8080)].spec;
+    assert_eq!((ours.owner.name.as_str(), ours.purpose.as_str(), ours.named), ("web", "hostPort", true));
+    // The port goes from pod to pod, once the container of the first is seen gone.
+    world.apply(ported(1, "web:2")).await;
+    let waits = |status: &DeploymentStatus| status.pods.iter().find_map(|pod| pod.message.clone()).unwrap_or_default();
+    world.until("waits", |status| waits(status).contains("is reserved for web-")).await;
+    let key = Key::new("portreservations.evenkeel.dev", "", "h2.8080");
+    let change = |mut value: Value| {
+        value["metadata"]["finalizers"] = json!([]);
+        Ok::<_, crate::store::Error>(value)
+    };
+    world.objects.modify(&key, Part::Main, change).await.unwrap();
+    world.until("rolled out", |status| status.phase == "Healthy" && status.updated_replicas == 1).await;
+    // A second pod waits for the other host, and says for whom.
+    world.apply(ported(2, "web:2")).await;
+    let status = world.until("waits", |status| waits(status).contains("cache")).await;
+    assert_eq!(waits(&status), "port 8080 of host h1 is reserved for cache-1 of RedisSentinel cache");
+    assert_eq!(world.running(), 1);
 }

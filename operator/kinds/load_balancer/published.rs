@@ -44,7 +44,7 @@ pub fn reserve(object: &LoadBalancer, observed: &Observed, places: &[Place]) -> 
         };
         for (_, port, inside) in ports(object, observed, place).unwrap_or_default() {
             wanted.insert((host, port, place.member.as_str()));
-            if holds(observed, object, place, port) {
+            if ports::holds(&observed.reserved, &owner, &place.member, host, port) {
                 continue;
             }
             let purpose = inside.to_string();
@@ -61,13 +61,9 @@ pub fn reserve(object: &LoadBalancer, observed: &Observed, places: &[Place]) -> 
 
 /// Whether every port that the balancer publishes is its own.
 pub fn reserved(object: &LoadBalancer, observed: &Observed, place: &Place) -> bool {
-    let addressed = place.host.as_ref().and_then(|host| observed.declared.get(host)?.address).is_some();
-    let published = ports(object, observed, place);
-    published.is_ok_and(|all| !addressed || all.iter().all(|(_, port, _)| holds(observed, object, place, *port)))
-}
-
-fn holds(observed: &Observed, object: &LoadBalancer, place: &Place, port: u16) -> bool {
-    let key = (place.host.clone().unwrap_or_default(), port);
-    let found = observed.reserved.get(&key).filter(|one| !one.released);
-    found.is_some_and(|one| one.spec.owner == ports::owner_of(object) && one.spec.member == place.member)
+    let Some(host) = place.host.as_deref() else { return ports(object, observed, place).is_ok() };
+    let addressed = observed.declared.get(host).is_some_and(|declared| declared.address.is_some());
+    let owner = ports::owner_of(object);
+    let holds = |port: u16| ports::holds(&observed.reserved, &owner, &place.member, host, port);
+    ports(object, observed, place).is_ok_and(|all| !addressed || all.iter().all(|(_, port, _)| holds(*port)))
 }

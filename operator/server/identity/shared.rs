@@ -18,7 +18,7 @@ impl Authority {
         if self.pki.read(ETCD)?.is_none() {
             return Ok(None);
         }
-        let mut bundle = Bundle { files: Default::default() };
+        let mut bundle = Bundle { files: Default::default(), members: None };
         for name in FILES {
             if let Some(text) = self.pki.read(name)? {
                 bundle.files.insert(name.to_owned(), text);
@@ -93,7 +93,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         prepare(dir.path(), "10.0.0.1:7443".parse().unwrap(), &[], &SystemClock).unwrap();
         let ca = fs::read_to_string(dir.path().join("pki/ca.key")).unwrap();
-        let bundle = Bundle { files: [("ca.key".to_owned(), "another".to_owned())].into() };
+        let bundle = Bundle { files: [("ca.key".to_owned(), "another".to_owned())].into(), members: None };
         assert!(install(dir.path(), &bundle).is_err());
         assert_eq!(fs::read_to_string(dir.path().join("pki/ca.key")).unwrap(), ca);
     }

@@ -54,6 +54,11 @@ impl Failure {
         Self { kind: Kind::Unknown, cause: Cause("etcd did not answer in time".to_owned()) }
     }
 
+    /// Whether etcd's words contain these.
+    pub(super) fn says(&self, words: &str) -> bool {
+        self.cause.0.contains(words)
+    }
+
     /// The failure as an error of the store.
     pub(super) fn error(self, doing: &'static str) -> Error {
         match self.kind {

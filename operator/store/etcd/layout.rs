@@ -85,9 +85,25 @@ impl Layout {
         format!("{}!leader", self.root).into_bytes()
     }
 
+    /// The key of a node whose operator runs.
+    pub(super) fn node(&self, name: &str) -> Vec<u8> {
+        format!("{}!node/{name}", self.root).into_bytes()
+    }
+
+    /// The keys of all nodes whose operators run.
+    pub(super) fn nodes(&self) -> Span {
+        let prefix = format!("{}!node/", self.root);
+        Span { end: after(&prefix), start: prefix.into_bytes() }
+    }
+
     /// The key that says who compacts next, and up to where.
     pub(super) fn compaction(&self) -> Vec<u8> {
         format!("{}!compaction", self.root).into_bytes()
+    }
+
+    /// The key that says how often the objects went over into another store.
+    pub(super) fn generation(&self) -> Vec<u8> {
+        format!("{}!generation", self.root).into_bytes()
     }
 
     /// A key that nobody writes: a read of it asks for the revision alone.
@@ -186,7 +202,7 @@ mod tests {
     #[test]
     fn keys_of_the_store_itself_are_no_objects() {
         let key = Key::new("toys", "n", "x");
-        let own = [layout().leader(), layout().compaction(), layout().nothing().start, layout().mark("uid", &key)];
+        let own = [layout().leader(), layout().generation(), layout().nothing().start, layout().mark("uid", &key)];
         for own in own {
             assert!(layout().parse(&own).is_none() && !has(&layout().objects(), &own), "{}", text(&own));
         }

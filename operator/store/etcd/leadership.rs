@@ -14,7 +14,8 @@ use super::failures::{Failure, Kind};
 use super::feed::Feed;
 use super::layout::{Span, next};
 use super::members::{Members, Repeat, Services};
-use super::{EtcdStore, unsigned};
+use super::{EtcdStore, Fence, apart, signed, unsigned};
+use crate::store::generation::epoch;
 use crate::store::leases::{Candidate, Leader, Leadership, Leases, Release};
 use crate::store::{Clock, Error};
 
@@ -56,20 +57,22 @@ impl EtcdLeases {
         Ok((found.kvs().first().cloned(), revision))
     }
 
-    /// Writes the leader's key under this lease if there is none. Returns the epoch, or `None`: another one was faster.
-    async fn write(&self, lease: i64, who: &Candidate) -> Result<Option<u64>, Failure> {
+    /// Writes the leader's key under this lease if there is none, and the key of the generation is as it was seen. Returns the
+    /// revision, or `None`: another one was faster.
+    async fn write(&self, lease: i64, who: &Candidate, seen: u64) -> Result<Option<u64>, Failure> {
         let key = self.store.shared.layout.leader();
         let value = serde_json::json!(who).to_string();
         let is_free = Compare::create_revision(key.clone(), CompareOp::Equal, 0);
         let write = TxnOp::put(key, value, Some(PutOptions::new().with_lease(lease)));
-        let txn = Txn::new().when(vec![is_free]).and_then(vec![write]);
+        let is_seen = Compare::mod_revision(self.store.shared.layout.generation(), CompareOp::Equal, signed(seen));
+        let txn = Txn::new().when(vec![is_free, is_seen]).and_then(vec![write]);
         let request = |mut services: Services| {
             let txn = txn.clone();
             async move { services.kv.txn(txn).await }
         };
         let answer = self.members().call(Repeat::IfUnsent, request).await?;
-        let epoch = answer.header().map_or(0, |header| unsigned(header.revision()));
-        Ok(answer.succeeded().then_some(epoch))
+        let revision = answer.header().map_or(0, |header| unsigned(header.revision()));
+        Ok(answer.succeeded().then_some(revision))
     }
 }
 
@@ -79,6 +82,8 @@ impl Leases for EtcdLeases {
         if self.key().await?.0.is_some() {
             return Ok(None);
         }
+        let (origin, seen) = self.store.origin().await?;
+        let generation = origin.open()?;
         let asked = self.clock().boot();
         let request = |mut services: Services| async move { services.lease.grant(TTL, None).await };
         // A lease that nobody keeps is gone after two seconds.
@@ -86,8 +91,8 @@ impl Leases for EtcdLeases {
             Ok(granted) => granted,
             Err(failure) => return Err(self.store.explained("asking for the lease of the leader", failure).await),
         };
-        let epoch = match self.write(granted.id(), who).await {
-            Ok(Some(epoch)) => epoch,
+        let revision = match self.write(granted.id(), who, seen).await {
+            Ok(Some(revision)) => revision,
             refused => {
                 // The key may be written although the answer did not come.
                 let given_back = revoke(self.members(), granted.id()).await;
@@ -103,11 +108,18 @@ impl Leases for EtcdLeases {
             clock: self.clock().clone(),
             lease: granted.id(),
             key: self.store.shared.layout.leader(),
-            epoch,
+            revision,
             seconds: granted.ttl(),
             deadline: deadline.clone(),
         };
-        let renewal = AbortOnDropHandle::new(tokio::spawn(renewal.run()));
+        let (members, address) = (self.members().clone(), who.address.clone());
+        let renewal = AbortOnDropHandle::new(tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                () = renewal.run() => {}
+                () = apart::keep(&members, &address) => {}
+            }
+        }));
         let (members, lease) = (self.members().clone(), granted.id());
         let release: Release = Box::new(move || {
             Box::pin(async move {
@@ -117,7 +129,8 @@ impl Leases for EtcdLeases {
                 }
             })
         });
-        let store = Arc::new(self.store.fenced(epoch));
+        let epoch = epoch(generation, revision);
+        let store = Arc::new(self.store.fenced(Fence { revision, epoch }));
         Ok(Some(Leadership::new(epoch, self.clock().clone(), deadline, store, release, Some(renewal))))
     }
 
@@ -125,7 +138,8 @@ impl Leases for EtcdLeases {
         let Some(kv) = self.key().await?.0 else { return Ok(None) };
         let who = serde_json::from_slice(kv.value())
             .map_err(|source| Error::Backend { doing: "reading who leads", source: Box::new(source) })?;
-        Ok(Some(Leader { who, epoch: unsigned(kv.create_revision()) }))
+        let (origin, _) = self.store.origin().await?;
+        Ok(Some(Leader { who, epoch: epoch(origin.generation, unsigned(kv.create_revision())) }))
     }
 
     async fn vacant(&self) -> Result<(), Error> {
@@ -153,9 +167,9 @@ struct Renewal {
     members: Arc<Members>,
     clock: Arc<dyn Clock>,
     lease: i64,
-    /// The leader's key, and the epoch that it has while this operator leads.
+    /// The leader's key, and the revision that it was made at while this operator leads.
     key: Vec<u8>,
-    epoch: u64,
+    revision: u64,
     /// How long etcd keeps it after a renewal.
     seconds: i64,
     deadline: watch::Sender<Duration>,
@@ -201,7 +215,7 @@ impl Renewal {
         };
         let failure = match timeout(patience, asked).await {
             Ok(Ok(found)) => {
-                return Ok(found.kvs().first().is_some_and(|kv| unsigned(kv.create_revision()) == self.epoch));
+                return Ok(found.kvs().first().is_some_and(|kv| unsigned(kv.create_revision()) == self.revision));
             }
             Ok(Err(error)) => Failure::from(error),
             Err(_) => Failure::silence(),

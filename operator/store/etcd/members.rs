@@ -2,12 +2,12 @@
 
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use etcd_client::{
-    Certificate, Client, ConnectOptions, GetOptions, Identity, KvClient, LeaseClient, MaintenanceClient, TlsOptions,
-    WatchClient,
+    Certificate, Client, ClusterClient, ConnectOptions, GetOptions, Identity, KvClient, LeaseClient, MaintenanceClient,
+    TlsOptions, WatchClient,
 };
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
@@ -60,6 +60,7 @@ pub(super) struct Services {
     pub(super) lease: LeaseClient,
     pub(super) watch: WatchClient,
     pub(super) maintenance: MaintenanceClient,
+    pub(super) cluster: ClusterClient,
 }
 
 /// Two connections: a large list on one must not delay what the other carries.
@@ -75,13 +76,34 @@ struct Member {
     connections: Mutex<Connections>,
 }
 
-/// The members, and which of them is asked now.
+/// What a member says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct MemberSeen {
+    /// Its place in the list of members.
+    pub(super) at: usize,
+    pub(super) url: String,
+    pub(super) id: u64,
+    /// Who leads, as it knows; 0: nobody.
+    pub(super) leader: u64,
+    /// It does not vote yet.
+    pub(super) learner: bool,
+    /// Its last entry of etcd's log.
+    pub(super) index: u64,
+}
+
+/// The members, and which of them is asked now. Members come and go while they are used.
 pub(super) struct Members {
-    list: Vec<Member>,
+    known: RwLock<Known>,
     current: AtomicUsize,
-    tls: Option<EtcdTls>,
     /// Counts how often a member was left; streams over it end then.
     left: watch::Sender<u64>,
+}
+
+/// What is known of the members; each answer to a change is a whole new one.
+#[derive(Clone)]
+struct Known {
+    list: Arc<Vec<Arc<Member>>>,
+    tls: Option<EtcdTls>,
 }
 
 /// Whether a request may reach etcd twice.
@@ -96,17 +118,49 @@ pub(super) enum Repeat {
 impl Members {
     /// Connects when the first request is made.
     pub(super) async fn new(endpoints: &[String], tls: Option<EtcdTls>) -> Result<Arc<Self>, Error> {
-        if endpoints.is_empty() {
-            return Err(Error::Setup { problem: "no address of etcd is given".to_owned() });
+        let list = Arc::new(join_members(endpoints, tls.as_ref(), &[]).await?);
+        let known = RwLock::new(Known { list, tls });
+        Ok(Arc::new(Self { known, current: AtomicUsize::new(0), left: watch::Sender::new(0) }))
+    }
+
+    /// From now on these are the members, reached with these files. Connections to members that stay are kept, unless the
+    /// files are others.
+    pub(super) async fn renew(&self, endpoints: &[String], tls: Option<EtcdTls>) -> Result<(), Error> {
+        let Known { list, tls: before } = self.known();
+        let same = before == tls;
+        if same && list.iter().map(|member| &member.url).eq(endpoints) {
+            return Ok(());
         }
-        let mut list = Vec::new();
-        for url in endpoints {
-            let connections = connect(url, tls.as_ref()).await;
-            let connections = connections
-                .map_err(|failure| Error::Setup { problem: format!("{url} cannot be used: {}", failure.cause) })?;
-            list.push(Member { url: url.clone(), connections: Mutex::new(connections) });
+        let kept: &[Arc<Member>] = if same { &list } else { &[] };
+        let new = join_members(endpoints, tls.as_ref(), kept).await?;
+        let asked = list.get(self.current.load(Ordering::Relaxed)).map(|member| member.url.clone());
+        let at = new.iter().position(|member| Some(&member.url) == asked.as_ref());
+        *self.known.write().unwrap_or_else(PoisonError::into_inner) = Known { list: Arc::new(new), tls };
+        self.current.store(at.unwrap_or(0), Ordering::Relaxed);
+        if at.is_none() || !same {
+            self.left.send_modify(|count| *count += 1);
         }
-        Ok(Arc::new(Self { list, current: AtomicUsize::new(0), tls, left: watch::Sender::new(0) }))
+        Ok(())
+    }
+
+    /// The addresses of the members.
+    pub(super) fn endpoints(&self) -> Vec<String> {
+        self.known().list.iter().map(|member| member.url.clone()).collect()
+    }
+
+    /// The files of the connections.
+    pub(super) fn tls(&self) -> Option<EtcdTls> {
+        self.known().tls
+    }
+
+    fn known(&self) -> Known {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The member at this place. Places may change; there is at least one member.
+    fn member(&self, at: usize) -> Arc<Member> {
+        let list = self.known().list;
+        list[at % list.len()].clone()
     }
 
     /// Asks one member after the other until one answers or the deadline is over.
@@ -121,7 +175,7 @@ impl Members {
         let attempts = async {
             loop {
                 let at = self.current.load(Ordering::Relaxed);
-                let services = self.list[at].calls();
+                let services = self.member(at).calls();
                 let answer = match repeat {
                     Repeat::Harmless => timeout(ATTEMPT, request(services)).await,
                     // The deadline of the whole call is its limit.
@@ -159,24 +213,38 @@ impl Members {
         if !matches!(failure.kind, Kind::Unsent | Kind::NoLeader | Kind::Unknown) {
             return failure.error(doing);
         }
-        let asked = join_all((0..self.list.len()).map(|at| self.leader_known_to(at))).await;
+        let list = self.known().list;
+        let asked = join_all(list.iter().map(|member| member.knows_leader())).await;
         let answers = asked.iter().filter(|answer| answer.is_ok()).count();
         let told = if let (0, Some(Err(why))) = (answers, asked.first()) {
-            let urls: Vec<&str> = self.list.iter().map(|member| member.url.as_str()).collect();
+            let urls: Vec<&str> = list.iter().map(|member| member.url.as_str()).collect();
             format!("no member of etcd answers here ({}): {}", urls.join(", "), why.cause)
         } else if !asked.iter().any(|answer| matches!(answer, Ok(true))) {
-            format!("{answers} of {} members of etcd can be reached, and no leader is known there", self.list.len())
+            format!("{answers} of {} members of etcd can be reached, and no leader is known there", list.len())
         } else {
             return failure.error(doing);
         };
         Error::NoQuorum { doing, told }
     }
 
-    /// Whether a member knows a leader.
-    async fn leader_known_to(&self, at: usize) -> Result<bool, Failure> {
-        let mut services = self.list[at].calls();
-        match timeout(DIAGNOSIS, services.maintenance.status()).await {
-            Ok(status) => Ok(status?.leader() != 0),
+    /// What each member that answers says of itself.
+    pub(super) async fn seen(&self) -> Vec<MemberSeen> {
+        let list = self.known().list;
+        let asked = join_all(list.iter().enumerate().map(|(at, member)| async move {
+            let mut services = member.calls();
+            let status = timeout(DIAGNOSIS, services.maintenance.status()).await.ok()?.ok()?;
+            let (id, url) = (status.header()?.member_id(), member.url.clone());
+            let (leader, learner, index) = (status.leader(), status.is_learner(), status.raft_index());
+            Some(MemberSeen { at, url, id, leader, learner, index })
+        }));
+        asked.await.into_iter().flatten().collect()
+    }
+
+    /// Lets the leader of etcd, which is this member, give its place to another one.
+    pub(super) async fn move_leader(&self, at: usize, to: u64) -> Result<(), Failure> {
+        let mut services = self.member(at).calls();
+        match timeout(ANSWER, services.maintenance.move_leader(to)).await {
+            Ok(moved) => Ok(moved.map(|_| ())?),
             Err(_) => Err(Failure::silence()),
         }
     }
@@ -185,18 +253,19 @@ impl Members {
     pub(super) fn streams(&self) -> (usize, Services, watch::Receiver<u64>) {
         let left = self.left.subscribe();
         let at = self.current.load(Ordering::Relaxed);
-        (at, lock(&self.list[at].connections).streams.clone(), left)
+        (at, lock(&self.member(at).connections).streams.clone(), left)
     }
 
     /// Turns from this member to the next one, with new connections: the old ones may be dead without knowing it.
     pub(super) async fn leave(&self, at: usize) {
-        let next = (at + 1) % self.list.len();
+        let known = self.known();
+        let next = (at + 1) % known.list.len();
         if self.current.compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed).is_err() {
             return;
         }
-        let member = &self.list[at];
+        let member = &known.list[at % known.list.len()];
         tracing::debug!(member = %member.url, "a member of etcd gives no good answer; the next one is asked");
-        if let Ok(connections) = connect(&member.url, self.tls.as_ref()).await {
+        if let Ok(connections) = connect(&member.url, known.tls.as_ref()).await {
             *lock(&member.connections) = connections;
         }
         self.left.send_modify(|count| *count += 1);
@@ -204,7 +273,8 @@ impl Members {
 
     /// Asks each member for its version. Refuses the cluster if one loses writes, or if none answers.
     pub(super) async fn check_versions(&self) -> Result<(), Error> {
-        let asked = join_all(self.list.iter().map(|member| async move {
+        let list = self.known().list;
+        let asked = join_all(list.iter().map(|member| async move {
             let mut services = member.calls();
             let status = timeout(ANSWER, services.maintenance.status()).await.ok()?.ok()?;
             Some((member, status.version().to_owned()))
@@ -244,8 +314,46 @@ impl Member {
     fn calls(&self) -> Services {
         lock(&self.connections).calls.clone()
     }
+
+    /// Whether it knows a leader.
+    async fn knows_leader(&self) -> Result<bool, Failure> {
+        let mut services = self.calls();
+        match timeout(DIAGNOSIS, services.maintenance.status()).await {
+            Ok(status) => Ok(status?.leader() != 0),
+            Err(_) => Err(Failure::silence()),
+        }
+    }
 }
 
+/// The members at these addresses; those that are kept have their connections.
+async fn join_members(
+    endpoints: &[String],
+    tls: Option<&EtcdTls>,
+    kept: &[Arc<Member>],
+) -> Result<Vec<Arc<Member>>, Error> {
+    if endpoints.is_empty() {
+        return Err(Error::Setup { problem: "no address of etcd is given".to_owned() });
+    }
+    let mut list = Vec::new();
+    for url in endpoints {
+        if let Some(member) = kept.iter().find(|member| member.url == *url) {
+            list.push(member.clone());
+            continue;
+        }
+        let connections = connect(url, tls).await;
+        let connections = connections
+            .map_err(|failure| Error::Setup { problem: format!("{url} cannot be used: {}", failure.cause) })?;
+        list.push(Arc::new(Member { url: url.clone(), connections: Mutex::new(connections) }));
+    }
+    Ok(list)
+}
+
+/// The services of the member at this address, beside those in use.
+pub(super) async fn services_of(url: &str, tls: Option<&EtcdTls>) -> Result<Services, Failure> {
+    Ok(connect(url, tls).await?.calls)
+}
+
+/// Connections to one member.
 async fn connect(url: &str, tls: Option<&EtcdTls>) -> Result<Connections, Failure> {
     let mut options = ConnectOptions::new().with_connect_timeout(CONNECT).with_keep_alive_while_idle(false);
     options = options.with_keep_alive(PING.0, PING.1);
@@ -265,5 +373,6 @@ fn services(client: &Client) -> Services {
         lease: client.lease_client(),
         watch: client.watch_client().max_decoding_message_size(MESSAGE),
         maintenance: client.maintenance_client(),
+        cluster: client.cluster_client(),
     }
 }

@@ -15,7 +15,7 @@ const COLUMNS: [(&str, &str); 3] = [("objects", "value"), ("changes", "old"), ("
 /// Number of rows that are read at once.
 const PAGE: usize = 100;
 /// `user_version` of a file in which no byte from before the last rewriting is left; 0 before that.
-const CLEAN: i64 = 1;
+pub(super) const CLEAN: i64 = 1;
 
 /// Seals every Secret with the first key, unless it is already.
 pub(super) async fn settle(connection: &mut SqliteConnection, seal: &Seal) -> Result<(), Error> {
@@ -29,7 +29,9 @@ pub(super) async fn settle(connection: &mut SqliteConnection, seal: &Seal) -> Re
 /// Writes every Secret in plain and takes the file back to the tables of the version before.
 pub(super) async fn undo(connection: &mut SqliteConnection, seal: &Seal) -> Result<u64, Error> {
     let rows = rewrite(connection, "{", |key, stored| Ok(seal.open(key, stored)?.into_owned())).await?;
-    for statement in ["PRAGMA user_version = 0", "DELETE FROM _sqlx_migrations WHERE version = 4"] {
+    for statement in
+        ["PRAGMA user_version = 0", "DROP TABLE origin", "DELETE FROM _sqlx_migrations WHERE version IN (4, 5)"]
+    {
         let done = sqlx::query(statement).execute(&mut *connection).await;
         done.map_err(backend("taking its tables back"))?;
     }
