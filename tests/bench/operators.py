@@ -12,14 +12,13 @@ import pathlib
 import re
 import ssl
 import statistics
-import subprocess
 import sys
 import time
 
 sys.path[1:1] = [str(pathlib.Path(__file__).resolve().parents[1] / name) for name in ("lab", "e2e", "chaos")]
 
 from cluster import LabCluster
-from harness import ROOT, run
+from harness import ROOT
 from idle import cpu_seconds, resident_mib
 from objects import Deployment
 from shared import SharedLab
