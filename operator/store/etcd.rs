@@ -164,18 +164,23 @@ impl EtcdStore {
     where
         F: Future<Output = Result<T, etcd_client::Error>> + Send,
     {
-        match self.shared.members.call(Repeat::Harmless, request).await {
-            Ok(answer) => Ok(self.heard(answer)),
+        match self.asked(request).await {
+            Ok(answer) => Ok(answer),
             Err(failure) => Err(self.explained(doing, failure).await),
         }
     }
 
-    /// Notes the answer of a majority.
-    fn heard<T>(&self, answer: T) -> T {
-        if !self.by_one {
-            *lock(&self.shared.heard) = self.shared.clock.boot();
+    /// The answer to a read: of a majority, whose moment is noted, or of one member.
+    async fn asked<T, F>(&self, request: impl Fn(Services) -> F + Send + Sync) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, etcd_client::Error>> + Send,
+    {
+        if self.by_one {
+            return self.shared.members.any(request).await;
         }
-        answer
+        let answer = self.shared.members.call(Repeat::Harmless, request).await?;
+        *lock(&self.shared.heard) = self.shared.clock.boot();
+        Ok(answer)
     }
 
     async fn explained(&self, doing: &'static str, failure: Failure) -> Error {
@@ -192,8 +197,8 @@ impl EtcdStore {
                 let (start, options) = (start.clone(), options.clone());
                 async move { services.kv.get(start, Some(options)).await }
             };
-            let mut page = match self.shared.members.call(Repeat::Harmless, request).await {
-                Ok(page) => self.heard(page),
+            let mut page = match self.asked(request).await {
+                Ok(page) => page,
                 // A page of large objects.
                 Err(failure) if failure.kind == Kind::AnswerTooLarge && limit > 1 => {
                     limit /= 4;

@@ -54,6 +54,16 @@ impl Failure {
         Self { kind: Kind::Unknown, cause: Cause("etcd did not answer in time".to_owned()) }
     }
 
+    /// Whether it says something about the request, not about a member.
+    pub(super) fn is_of_the_request(&self) -> bool {
+        !matches!(self.kind, Kind::Unsent | Kind::NoLeader | Kind::Unknown)
+    }
+
+    /// Of the failures of two members the one that says more.
+    pub(super) fn or(self, other: Self) -> Self {
+        if self.is_of_the_request() { self } else { other }
+    }
+
     /// Whether etcd's words contain these.
     pub(super) fn says(&self, words: &str) -> bool {
         self.cause.0.contains(words)

@@ -9,7 +9,9 @@ use etcd_client::{
     Certificate, Client, ClusterClient, ConnectOptions, GetOptions, Identity, KvClient, LeaseClient, MaintenanceClient,
     TlsOptions, WatchClient,
 };
+use futures::StreamExt as _;
 use futures::future::join_all;
+use futures::stream::FuturesUnordered;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -208,9 +210,29 @@ impl Members {
         }
     }
 
+    /// Asks all members at once and takes the first good answer: for a read of what one member has. It leaves the choice of
+    /// the member alone, which turns from one to the next as long as there is no quorum.
+    pub(super) async fn any<T, F>(&self, request: impl Fn(Services) -> F + Send + Sync) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, etcd_client::Error>> + Send,
+    {
+        let list = self.known().list;
+        let mut asked: FuturesUnordered<_> =
+            list.iter().map(|member| timeout(ANSWER, request(member.calls()))).collect();
+        let mut failed = Failure::silence();
+        while let Some(answer) = asked.next().await {
+            match answer {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(error)) => failed = failed.or(error.into()),
+                Err(_) => {}
+            }
+        }
+        Err(failed)
+    }
+
     /// The failure of a call as an error; one that a missing quorum explains says so.
     pub(super) async fn explained(&self, doing: &'static str, failure: Failure) -> Error {
-        if !matches!(failure.kind, Kind::Unsent | Kind::NoLeader | Kind::Unknown) {
+        if failure.is_of_the_request() {
             return failure.error(doing);
         }
         let list = self.known().list;
