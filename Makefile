@@ -115,8 +115,9 @@ bench-hosts: deps ## What 100 simulated Docker hosts of 100 containers cost the 
 	$(CARGO) build --release --locked
 	PYTHONDONTWRITEBYTECODE=1 $$(scripts/ensure-python.sh) tests/bench/hosts.py $(RELEASE) $(SECONDS_IDLE)
 
-bench-operators: images ## What three operators over etcd cost, and how fast their API is
+bench-operators: images ## What three operators over etcd cost, also beside Patroni, and how fast their API is
 	@scripts/ensure-etcd.sh
+	@scripts/ensure-patroni.sh
 	@scripts/ensure-lab.sh
 	$(CARGO) build --release --locked
 	PYTHONDONTWRITEBYTECODE=1 $$(scripts/ensure-python.sh) tests/bench/operators.py $(RELEASE) $(SECONDS_IDLE)

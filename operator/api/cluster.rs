@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 pub const CLUSTER: &str = "/evenkeel/v1/cluster";
 /// The path of the API that removes a node: POST of a [`Removal`], the answer is a [`Removed`].
 pub const REMOVE: &str = "/evenkeel/v1/cluster/remove";
+/// The path of the API that removes a node whose files others may have, and ends the tokens that it knows: POST of a [`Removal`], the
+/// answer is a [`Removed`].
+pub const REMOVE_STOLEN: &str = "/evenkeel/v1/cluster/removestolen";
 /// The path of the API that gives a copy of the store: GET, the answer is a file of SQLite.
 pub const BACKUP: &str = "/evenkeel/v1/cluster/backup";
 /// Port of a member of etcd for clients.
@@ -128,12 +131,15 @@ pub struct Removal {
 pub struct Removed {
     /// Its name.
     pub node: String,
-    /// Where its member of etcd was.
+    /// Where its member of etcd was; empty where Evenkeel does not manage etcd.
     pub peer: String,
     /// Whether its operator is known to run.
     pub runs: bool,
     /// What [`ClusterStatus::verdict`] says of those that remain.
     pub verdict: String,
+    /// The names of the join tokens that were revoked, if the node was stolen.
+    #[serde(default)]
+    pub revoked: Vec<String>,
 }
 
 /// The members that vote, and how many of them answer.

@@ -178,6 +178,9 @@ pub struct Pod {
     /// Ready without interruption since this time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ready_since: Option<Timestamp>,
+    /// It was ready for `minReadySeconds` since then.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub proven: bool,
     /// All its containers were created once.
     pub made: bool,
     /// Where other hosts reach it, by the port of its containers.

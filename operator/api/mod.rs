@@ -33,6 +33,7 @@ pub mod postgres_settings;
 pub mod postgres_status;
 pub mod postgres_tls;
 pub mod quantity;
+pub mod rate;
 pub mod rbac;
 pub mod reach;
 pub mod redis_cluster;

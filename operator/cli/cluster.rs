@@ -3,10 +3,11 @@
 mod backup;
 mod leave;
 mod remove;
+mod renew_keys;
 mod reset;
 mod restore;
 mod status;
-mod stopped;
+pub(super) mod stopped;
 
 use std::io::Write;
 use std::time::Duration;
@@ -48,6 +49,8 @@ enum Verb {
     Restore(restore::Args),
     /// Takes all objects out of etcd into a store of this node's operator alone; the operators must be stopped
     Leave(leave::Args),
+    /// Makes new keys for everything that a stolen node knows, on the node that goes on; the operators must be stopped
+    RenewKeys(renew_keys::Args),
 }
 
 /// A verb that works on this machine, without an operator.
@@ -58,6 +61,8 @@ pub enum Local {
     Restore(restore::Args),
     /// `leave`
     Leave(leave::Args),
+    /// `renew-keys`
+    RenewKeys(renew_keys::Args),
 }
 
 impl Args {
@@ -67,6 +72,7 @@ impl Args {
             Verb::Reset(args) => Ok(Local::Reset(args)),
             Verb::Restore(args) => Ok(Local::Restore(args)),
             Verb::Leave(args) => Ok(Local::Leave(args)),
+            Verb::RenewKeys(args) => Ok(Local::RenewKeys(args)),
             verb => Err(Self { verb }),
         }
     }
@@ -79,6 +85,7 @@ impl Local {
             Self::Reset(args) => reset::run(args, out).await,
             Self::Restore(args) => restore::run(args, out).await,
             Self::Leave(args) => leave::run(args, out).await,
+            Self::RenewKeys(args) => renew_keys::run(args, out).await,
         }
     }
 }
@@ -93,6 +100,7 @@ pub async fn run(args: Args, session: &mut Session<'_>) -> Result<(), Error> {
         Verb::Reset(args) => reset::run(&args, session.out).await,
         Verb::Restore(args) => restore::run(&args, session.out).await,
         Verb::Leave(args) => leave::run(&args, session.out).await,
+        Verb::RenewKeys(args) => renew_keys::run(&args, session.out).await,
     }
 }
 

@@ -169,6 +169,7 @@ impl Asking {
             token: Some(token.secret().to_owned()),
             client_certificate: None,
             namespace: DEFAULT_NAMESPACE.to_owned(),
+            others: Vec::new(),
         })?;
         Ok(Self { client, address: address.to_owned(), node: node.to_owned() })
     }

@@ -23,10 +23,20 @@ pub struct Kubeconfig {
     pub client_certificate: Option<Vec<u8>>,
     /// The namespace used when none is given.
     pub namespace: String,
+    /// The further servers of the same cluster, which are asked when this one cannot be reached. They have no others.
+    pub others: Vec<Kubeconfig>,
 }
 
 /// What servers on a unix socket start with, as in `unix:///run/evenkeel/api.sock`.
 pub const UNIX: &str = "unix://";
+
+impl Kubeconfig {
+    /// All its servers, each without others.
+    fn flat(mut self) -> Vec<Self> {
+        let others = std::mem::take(&mut self.others);
+        std::iter::once(self).chain(others).collect()
+    }
+}
 
 /// The server to talk to: that of the kubeconfig, or, for root who names none, the unix socket of the operator here.
 pub fn find(flag: Option<&Path>, variable: impl Fn(&str) -> Option<String>) -> Result<Kubeconfig, Error> {
@@ -38,8 +48,10 @@ pub fn find(flag: Option<&Path>, variable: impl Fn(&str) -> Option<String>) -> R
         Some(path) => {
             let server = format!("{UNIX}{}", path.display());
             let namespace = DEFAULT_NAMESPACE.to_owned();
+            // Without an operator behind the socket, others may answer.
+            let others = load(&default.join("kubeconfig")).map(Kubeconfig::flat).unwrap_or_default();
             let (certificate_authority, token, client_certificate) = (None, None, None);
-            Ok(Kubeconfig { path, server, certificate_authority, token, client_certificate, namespace })
+            Ok(Kubeconfig { path, server, certificate_authority, token, client_certificate, namespace, others })
         }
         None => load(&path),
     }
@@ -85,9 +97,12 @@ pub fn load(path: &Path) -> Result<Kubeconfig, Error> {
         None => file.contexts.first(),
     };
     let context = &context.ok_or_else(|| broken("has no current context"))?.context;
-    let cluster = file.clusters.into_iter().find(|cluster| cluster.name == context.cluster);
-    let cluster = cluster.ok_or_else(|| broken(&format!("has no cluster {:?}", context.cluster)))?.cluster;
-    let user = file.users.into_iter().find(|user| user.name == context.user).map(|user| user.user).unwrap_or_default();
+    let cluster = file.clusters.iter().find(|cluster| cluster.name == context.cluster);
+    let cluster = &cluster.ok_or_else(|| broken(&format!("has no cluster {:?}", context.cluster)))?.cluster;
+    let others = file.servers_beside(cluster, &context.user);
+    let user = file.users.iter().find(|user| user.name == context.user);
+    let user = user.map(|user| user.user.clone()).unwrap_or_default();
+    let cluster = cluster.clone();
     // Relative paths are relative to the kubeconfig file, as in kubectl.
     let beside = |name: PathBuf| path.parent().map_or_else(|| name.clone(), |folder| folder.join(&name));
     let read = |name: PathBuf| {
@@ -114,8 +129,9 @@ pub fn load(path: &Path) -> Result<Kubeconfig, Error> {
     let certificate = part("client-certificate-data", user.client_certificate_data, user.client_certificate)?;
     let key = part("client-key-data", user.client_key_data, user.client_key)?;
     let client_certificate = certificate.zip(key).map(|(certificate, key)| [certificate, b"\n".to_vec(), key].concat());
-    Ok(Kubeconfig {
+    let found = Kubeconfig {
         client_certificate,
+        others: Vec::new(),
         path: path.to_owned(),
         server: cluster.server.trim_end_matches('/').to_owned(),
         certificate_authority,
@@ -125,7 +141,9 @@ pub fn load(path: &Path) -> Result<Kubeconfig, Error> {
             .clone()
             .filter(|name| !name.is_empty())
             .unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned()),
-    })
+    };
+    let others = others.into_iter().map(|server| Kubeconfig { server, ..found.clone() }).collect();
+    Ok(Kubeconfig { others, ..found })
 }
 
 fn decode(data: &str) -> Option<Vec<u8>> {
@@ -143,6 +161,30 @@ struct File {
     clusters: Vec<NamedCluster>,
     #[serde(default)]
     users: Vec<NamedUser>,
+}
+
+impl File {
+    /// The other servers that this user has contexts for and that are trusted by the same CA: those of the other operators over one
+    /// store. A credential is sent to no other server.
+    fn servers_beside(&self, cluster: &Cluster, user: &str) -> Vec<String> {
+        let same = |other: &Cluster| {
+            let same_data = other.certificate_authority_data == cluster.certificate_authority_data;
+            let same_file = other.certificate_authority == cluster.certificate_authority;
+            let has_ca = cluster.certificate_authority_data.is_some() || cluster.certificate_authority.is_some();
+            has_ca && same_data && same_file && other.server.starts_with("https://")
+        };
+        let named = |context: &NamedContext| {
+            let cluster = self.clusters.iter().find(|cluster| cluster.name == context.context.cluster)?;
+            Some(&cluster.cluster).filter(|cluster| context.context.user == user && same(cluster))
+        };
+        let mut servers: Vec<String> = Vec::new();
+        for other in self.contexts.iter().filter_map(named).map(|cluster| cluster.server.trim_end_matches('/')) {
+            if other != cluster.server.trim_end_matches('/') && !servers.iter().any(|known| known == other) {
+                servers.push(other.to_owned());
+            }
+        }
+        servers
+    }
 }
 
 #[derive(Deserialize)]
@@ -164,7 +206,7 @@ struct NamedCluster {
     cluster: Cluster,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Clone)]
 struct Cluster {
     server: String,
     #[serde(rename = "certificate-authority-data")]
@@ -179,7 +221,7 @@ struct NamedUser {
     user: User,
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Default, Clone)]
 #[serde(rename_all = "kebab-case")]
 struct User {
     token: Option<String>,

@@ -162,10 +162,35 @@ impl Start<'_> {
             member.image.clone_from(image);
             kept::write(self.dir, &member)?;
         }
+        if !act::is_here(member.address) {
+            member = self.moved(member)?;
+        }
         let engine = local_engine(self.dir)?;
         let mut managed = Managed::new(self.dir, member, engine, self.prefix, self.clock.clone())?;
         managed.joins_in().await?;
         Ok(Some(managed))
+    }
+
+    /// This node's member at the address that the machine has now. The others are told when the member runs there.
+    fn moved(&self, member: Member) -> Result<Member, Error> {
+        let old = member.address;
+        let refused = |why: String| {
+            Error::Failed(format!("the address of this node, {old}, is no address of this machine any more: {why}"))
+        };
+        let new = self.address.clone().map_err(refused)?;
+        if !member.ran {
+            let node = &member.node;
+            return Err(refused(format!(
+                "it has never run, so remove it (`evenkeel cluster remove {node}` on another node) and join with an empty data directory"
+            )));
+        }
+        if let Some(problem) = act::port_problem(new) {
+            return Err(refused(problem));
+        }
+        tracing::warn!(%old, %new, "this node has another address now");
+        let member = member.at(new);
+        kept::write(self.dir, &member)?;
+        Ok(member)
     }
 
     /// Whether a member of etcd can be made here; its address.

@@ -295,7 +295,7 @@ pub async fn start(args: &Args) -> Result<Running, Error> {
     let snapshots = Arc::new(Snapshots::new(opened.store.clone(), seal, &path));
     let objects = Objects::new(opened.store, clock.clone());
     let hosts = Arc::new(Hosts::new(Arc::new(OwnBinary::running())).below(path.join("run")));
-    register_hosts(&hosts, &objects, managed.is_some())
+    register_hosts(&hosts, &objects, opened.etcd.is_some())
         .await
         .map_err(failed(|| "cannot read the Docker hosts".to_owned()))?;
     let shutdown = CancellationToken::new();
@@ -308,6 +308,7 @@ pub async fn start(args: &Args) -> Result<Running, Error> {
         managed: managed.is_some(),
         members: store.cluster(),
         nodes: store.nodes(),
+        administrator: store.administrator().into(),
         leases: opened.leases.clone(),
     });
     if let Some(store) = &opened.etcd {

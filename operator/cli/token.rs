@@ -43,8 +43,12 @@ enum Verb {
         #[arg(required = true)]
         names: Vec<String>,
     },
-    /// Replaces the administrator's token in the operator's data directory; the one before is valid for another hour
-    Rotate,
+    /// Replaces the administrator's token at every operator over this store; the one before is valid for another hour
+    Rotate {
+        /// The one before is refused at once: whoever has a copy of an old kubeconfig needs the new one
+        #[arg(long)]
+        revoke_old: bool,
+    },
 }
 
 /// Runs the verb.
@@ -90,10 +94,12 @@ pub async fn run(args: Args, session: &mut Session<'_>) -> Result<(), Error> {
                 writeln!(session.out, "token {name} revoked")?;
             }
         }
-        Verb::Rotate => {
-            let answer = session.client.post("/evenkeel/v1/admintoken", &[], &json!({})).await?;
+        Verb::Rotate { revoke_old } => {
+            let answer = session.client.post("/evenkeel/v1/admintoken", &[], &json!({"revokeOld": revoke_old})).await?;
             let kubeconfig = render::cell(&answer.body["kubeconfig"]);
-            writeln!(session.out, "the new token is in {kubeconfig}; the one before is valid for another hour")?;
+            let everywhere = if answer.body["shared"] == true { ", and in that of every other node" } else { "" };
+            let old = if revoke_old { "refused from now on" } else { "valid for another hour" };
+            writeln!(session.out, "the new token is in {kubeconfig}{everywhere}; the one before is {old}")?;
         }
     }
     Ok(())

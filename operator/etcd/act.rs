@@ -17,7 +17,9 @@ use crate::engine::{ContainerSpec, Engine, Error, LogOptions, Output, ask};
 const LINES: u64 = 30;
 /// Limit of reading them.
 const READ: Duration = Duration::from_secs(2);
-/// Bytes of a line that are shown.
+/// Most bytes of them.
+const MOST: usize = 64 << 10;
+/// Characters of a line that are shown.
 const SHOWN: usize = 400;
 
 /// What is there of a node's member.
@@ -66,6 +68,12 @@ pub async fn stop(engine: &dyn Engine) -> Result<(), Error> {
     engine.stop_container(NAME, Duration::from_secs(10)).await
 }
 
+/// Whether this machine has an address.
+pub fn is_here(address: IpAddr) -> bool {
+    let bound = TcpListener::bind((address, 0));
+    !bound.is_err_and(|error| error.kind() == std::io::ErrorKind::AddrNotAvailable)
+}
+
 /// Why etcd cannot listen on this address, if it cannot.
 pub fn port_problem(address: IpAddr) -> Option<String> {
     [CLIENT_PORT, PEER_PORT].into_iter().find_map(|port| match TcpListener::bind((address, port)) {
@@ -88,11 +96,19 @@ pub async fn complaint(engine: &dyn Engine) -> Option<String> {
         let mut output = engine.logs(NAME, &options).await.ok()?;
         while let Some(Ok(Output::Stdout(piece) | Output::Stderr(piece))) = output.next().await {
             said.extend_from_slice(&piece);
+            // The last ones count.
+            let over = said.len().saturating_sub(MOST);
+            said.drain(..over);
         }
         Some(String::from_utf8_lossy(&said).into_owned())
     };
     let said = timeout(READ, read).await.ok()??;
-    worst(&said).map(|line| line.chars().take(SHOWN).collect())
+    worst(&said).map(shown)
+}
+
+/// A line of a log as people see it: not too long, and nothing in it that a terminal would obey.
+fn shown(line: &str) -> String {
+    line.chars().filter(|letter| !letter.is_control()).take(SHOWN).collect()
 }
 
 /// The last line of a log that complains.
@@ -125,6 +141,7 @@ mod tests {
         );
         assert_eq!(port_problem([127, 99, 0, 8].into()), None);
         assert!(port_problem([203, 0, 113, 7].into()).unwrap().contains("no address of this machine"));
+        assert!(is_here(address) && !is_here([203, 0, 113, 7].into()));
     }
 
     /// Whatever step an operator was killed before, the next one finishes what it began, and then there is nothing to do.
@@ -152,6 +169,13 @@ mod tests {
                 assert!(made.files.values().any(|file| file.path.ends_with("etcd.key") && file.mode == 0o600));
             });
         }
+    }
+
+    /// Regression 314: a line of etcd's log went to the terminal as it was, and whatever reached that log could steer the terminal.
+    #[test]
+    fn a_line_of_a_log_steers_no_terminal() {
+        assert_eq!(shown("\u{1b}[2J\u{9b}31mred\u{7}\r"), "[2J31mred");
+        assert_eq!(shown(&"x".repeat(SHOWN + 1)).len(), SHOWN);
     }
 
     #[test]

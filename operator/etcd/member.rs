@@ -65,6 +65,12 @@ impl Member {
         }
     }
 
+    /// The same member at another address.
+    pub fn at(self, address: IpAddr) -> Self {
+        let initial = self.initial.replace(&self.peer_url(), &peer_url(address));
+        Self { address, initial, ..self }
+    }
+
     /// Its URL for clients.
     pub fn client_url(&self) -> String {
         client_url(self.address)
@@ -106,6 +112,11 @@ mod tests {
         let one = of([10, 0, 0, 1]);
         assert_eq!(one.client_url(), "https://10.0.0.1:2379");
         assert_eq!(one.initial, "one=https://10.0.0.1:2380");
+        let moved = one.clone().at([10, 0, 0, 9].into());
+        assert_eq!(
+            (moved.initial.as_str(), moved.node, moved.cluster),
+            ("one=https://10.0.0.9:2380", one.node, one.cluster)
+        );
         assert_eq!(client_url(std::net::Ipv6Addr::LOCALHOST.into()), "https://[::1]:2379");
     }
 }

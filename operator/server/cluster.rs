@@ -1,5 +1,5 @@
-//! The nodes of several operators over one etcd: shows them, removes one, and gives a copy of the store. What may be removed is decided in
-//! `api/cluster.rs`.
+//! The nodes of several operators over one etcd: shows them, removes one, and gives a copy of the store. What may be removed is
+//! decided in `api/cluster.rs`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,14 +8,15 @@ use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use serde_json::json;
 
+use super::administrator::{self, Shared};
 use super::authz::attributes::Attributes;
 use super::body::parsed;
 use super::status::Refusal;
-use super::{Server, view};
+use super::{Server, tokens, view};
 use crate::api::chain::chain;
 use crate::api::cluster::{
-    BACKUP, CLUSTER, ClusterStatus, MemberStatus, NodeStatus, REMOVE, Removal, Removed, Unremovable, named, removable,
-    verdict,
+    BACKUP, CLUSTER, ClusterStatus, MemberStatus, NodeStatus, REMOVE, REMOVE_STOLEN, Removal, Removed, Unremovable,
+    named, removable, verdict,
 };
 use crate::store::Leases;
 use crate::store::etcd::{ChangeError, EtcdCluster, EtcdNodes};
@@ -30,6 +31,8 @@ pub struct Cluster {
     pub members: EtcdCluster,
     /// The operators that run.
     pub nodes: EtcdNodes,
+    /// The administrator's token of all operators.
+    pub administrator: Shared,
     /// Who leads.
     pub leases: Arc<dyn Leases>,
 }
@@ -62,11 +65,10 @@ impl Cluster {
         Ok(ClusterStatus { managed: self.managed, tolerates, verdict, nodes: rows.into_values().collect(), problem })
     }
 
-    async fn remove(&self, removal: &Removal) -> Result<Removed, Refusal> {
+    /// Removes a node. `stolen`: others may have its files, so the tokens that it knows end first.
+    async fn remove(&self, server: &Server, removal: &Removal, stolen: bool) -> Result<Removed, Refusal> {
         if !self.managed {
-            return Err(conflict(
-                "etcd is not managed by Evenkeel: remove its member with etcdctl, and stop the operator there",
-            ));
+            return self.forget(server, removal, stolen).await;
         }
         let (members, nodes) = tokio::join!(self.members.survey(), self.nodes.list());
         let members = members.map_err(|error| Refusal::unavailable(chain(&error)))?;
@@ -77,6 +79,7 @@ impl Cluster {
             }
             Err(refused) => return Err(conflict(refused.to_string())),
         };
+        let revoked = if stolen { end_tokens(server).await? } else { Vec::new() };
         self.members.remove(&target.id).await.map_err(refusal)?;
         // Another machine may have its name at once.
         self.nodes.leave(&target.name).await;
@@ -87,8 +90,36 @@ impl Cluster {
             peer: target.peer.clone(),
             runs: nodes.is_ok_and(|nodes| nodes.iter().any(|node| node.name == target.name)),
             verdict: verdict(&rest).1,
+            revoked,
         })
     }
+
+    /// Forgets the operator of a stolen node over an etcd of the user's, whose members Evenkeel does not change.
+    async fn forget(&self, server: &Server, removal: &Removal, stolen: bool) -> Result<Removed, Refusal> {
+        if !stolen {
+            return Err(conflict(
+                "etcd is not managed by Evenkeel: remove its member with etcdctl, and stop the operator there",
+            ));
+        }
+        if removal.node == self.node {
+            return Err(conflict(Unremovable::Itself(self.node.clone()).to_string()));
+        }
+        let nodes = self.nodes.list().await.map_err(|error| Refusal::unavailable(chain(&error)))?;
+        let revoked = end_tokens(server).await?;
+        self.nodes.leave(&removal.node).await;
+        let runs = nodes.iter().any(|node| node.name == removal.node);
+        let verdict = "remove its member of etcd, if it has one, with etcdctl".to_owned();
+        Ok(Removed { node: removal.node.clone(), peer: String::new(), runs, verdict, revoked })
+    }
+}
+
+/// Ends the tokens that every node knows: revokes those to join with, whose names it returns, and replaces the administrator's.
+async fn end_tokens(server: &Server) -> Result<Vec<String>, Refusal> {
+    let doing = "not all of its tokens were ended, and the node was not removed; run the same command again";
+    let failed = |error: &dyn std::error::Error| Refusal::unavailable(format!("{doing}: {}", chain(error)));
+    let revoked = tokens::revoke_joining(server).await.map_err(|error| failed(&error))?;
+    administrator::rotate(server, true).await.map_err(|error| failed(&error))?;
+    Ok(revoked)
 }
 
 /// What is asked about the cluster.
@@ -97,6 +128,8 @@ pub enum Ask {
     Status,
     /// To remove one.
     Remove,
+    /// To remove one whose files others may have.
+    RemoveStolen,
     /// A copy of the store.
     Backup,
 }
@@ -107,6 +140,7 @@ impl Ask {
         match path {
             CLUSTER if method == Method::GET => Some(Self::Status),
             REMOVE if method == Method::POST => Some(Self::Remove),
+            REMOVE_STOLEN if method == Method::POST => Some(Self::RemoveStolen),
             BACKUP if method == Method::GET => Some(Self::Backup),
             _ => None,
         }
@@ -117,6 +151,8 @@ impl Ask {
         let (verb, resource) = match self {
             Self::Status => ("get", "clusternodes"),
             Self::Remove => ("delete", "clusternodes"),
+            // It replaces the administrator's token.
+            Self::RemoveStolen => ("create", "tokens"),
             Self::Backup => ("get", "storebackups"),
         };
         Attributes {
@@ -136,7 +172,8 @@ impl Ask {
         let alone = || conflict("this operator has its store in a file and is the only one: there is no cluster");
         let cluster = server.cluster.as_ref().ok_or_else(alone)?;
         let answer = match self {
-            Self::Remove => json!(cluster.remove(&parsed(body)?).await?),
+            Self::Remove => json!(cluster.remove(server, &parsed(body)?, false).await?),
+            Self::RemoveStolen => json!(cluster.remove(server, &parsed(body)?, true).await?),
             _ => json!(cluster.status().await?),
         };
         Ok(view::answer(StatusCode::OK, &answer, &[]))

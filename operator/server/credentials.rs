@@ -8,15 +8,16 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::authz::attributes::{Attributes, JOINS};
+use super::body::parsed;
 use super::status::Refusal;
-use super::{Server, joining, tokens, view};
+use super::{Server, administrator, joining, tokens, view};
 use crate::api::chain::chain;
 use crate::api::join::{JOIN, JOIN_TOKENS};
 use crate::api::token::subject_problems;
 
 /// POST: a kubeconfig with a certificate; the body is a [`Wanted`].
 const CERTIFICATES: &str = "/evenkeel/v1/clientcertificates";
-/// POST: the administrator's token is replaced, in the files of the operator.
+/// POST: the administrator's token is replaced, at every operator over this store; the body is a [`Rotation`].
 const ADMIN_TOKEN: &str = "/evenkeel/v1/admintoken";
 
 /// A credential that is asked for.
@@ -35,6 +36,15 @@ struct Wanted {
     #[serde(default)]
     groups: Vec<String>,
     seconds: u32,
+}
+
+/// How the administrator's token is replaced.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Rotation {
+    /// The one before is refused from now on, and not after an hour.
+    #[serde(default)]
+    revoke_old: bool,
 }
 
 impl Credential {
@@ -85,9 +95,9 @@ impl Credential {
                 server.authority.issue(&wanted.user, &wanted.groups, now, end).map_err(|error| failed(&error))?
             }
             Self::AdminToken => {
-                let rotated = server.authority.rotate(&*server.clock, |admin| server.access.set_admin(admin));
-                rotated.map_err(|error| failed(&error))?;
-                json!({"kubeconfig": server.authority.kubeconfig()})
+                let Rotation { revoke_old } = parsed(body)?;
+                administrator::rotate(server, revoke_old).await.map_err(|error| failed(&error))?;
+                json!({"kubeconfig": server.authority.kubeconfig(), "shared": server.cluster.is_some()})
             }
             Self::JoinToken => json!(joining::token(server, body).await?),
             Self::Join => json!(joining::bundle(server, body).await?),

@@ -1,7 +1,9 @@
 //! The identity of the server and of its administrator: CA, server certificate and admin token under `DIR/pki`, and the
 //! kubeconfig with them; and the CA that signs the certificates of other users.
 
+pub mod administrator;
 pub mod etcd;
+pub mod kubeconfig;
 pub mod shared;
 
 use std::fs;
@@ -28,8 +30,10 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use serde_json::{Value, json};
 
+use self::administrator::{Admin, AdminToken};
+use self::kubeconfig::{Nodes, Servers};
 use super::authn::certificate::SEPARATOR;
-use super::authn::tokens::{Hash, hash, parsed, secret, shown};
+use super::authn::tokens::secret;
 use crate::api::sync::lock;
 use crate::store::{Clock, private_file};
 
@@ -38,16 +42,13 @@ const CA_DAYS: i32 = 3650;
 const SERVER_DAYS: i32 = 365;
 /// A server certificate is renewed when it expires within this many days.
 const RENEW_DAYS: i32 = 30;
-/// How long a token of the administrator stays valid after a newer one has replaced it.
-const OLD_TOKEN: SignedDuration = SignedDuration::from_hours(1);
 /// The file with the hashes of replaced tokens and their ends.
 const OLD: &str = "token.old";
+/// The file with the operators over the same store, as they were last known.
+const NODES: &str = "nodes.json";
 /// The CA of the server's certificate, and that of users' certificates. Neither accepts what the other has signed.
 const CA: &str = "evenkeel-ca";
 const CLIENT_CA: &str = "evenkeel-client-ca";
-
-/// Tokens of the administrator, each with its end if a newer one has replaced it.
-type Admin = Vec<(Hash, Option<Timestamp>)>;
 
 /// TLS configuration, token and kubeconfig of the server.
 pub struct Identity {
@@ -69,39 +70,57 @@ pub struct Authority {
     advertised: Option<String>,
     ca: String,
     client_key: KeyPair,
-    /// One replaces the administrator's token at a time.
-    turn: Mutex<()>,
+    /// The operators over the same store; who writes the kubeconfig holds it.
+    nodes: Mutex<Nodes>,
 }
 
 impl Authority {
-    /// The administrator's tokens: that in `pki/token`, and those that it has replaced within the last hour, with their end.
-    pub fn admin(&self, now: Timestamp) -> Result<Admin, Error> {
-        let current = self.pki.read("token")?.map(|text| (hash(text.trim()), None));
-        let old = self.pki.read(OLD)?.unwrap_or_default();
-        let old = old.lines().filter_map(|line| {
-            let (hash, end) = line.split_once(' ')?;
-            Some((parsed(hash)?, Some(end.parse::<Timestamp>().ok()?)))
-        });
-        Ok(current.into_iter().chain(old.filter(|(_, end)| end.is_some_and(|end| now < end))).collect())
+    /// The administrator's token, as the files have it.
+    pub fn admin_token(&self) -> Result<AdminToken, Error> {
+        let (current, old) = (self.pki.read("token")?, self.pki.read(OLD)?);
+        Ok(AdminToken::parse(&current.unwrap_or_default(), &old.unwrap_or_default()))
     }
 
-    /// Replaces the administrator's token, also in the kubeconfig; the one before stays valid for an hour. `tell` gets the
-    /// tokens that are valid now.
-    pub fn rotate(&self, clock: &dyn Clock, tell: impl FnOnce(Admin)) -> Result<(), Error> {
-        let _turn = lock(&self.turn);
-        let now = clock.now();
-        let replaced = self
-            .admin(now)?
-            .into_iter()
-            .map(|(hash, end)| format!("{} {}\n", shown(&hash), end.unwrap_or(now + OLD_TOKEN)));
-        // In this order: whatever is interrupted, the token in the kubeconfig is valid.
-        self.pki.write(OLD, &replaced.collect::<String>())?;
-        let token = secret(clock);
-        self.pki.write("token", &token)?;
-        let kubeconfig = kubeconfig_of(&self.ca, "admin", &json!({"token": token}), self.listen);
-        write_private(&self.kubeconfig, &yaml(&kubeconfig))?;
-        tell(self.admin(now)?);
+    /// Replaces the administrator's token, also in the kubeconfig, by what `next` makes of it. `tell` gets it while no other one is
+    /// written.
+    pub fn replace_admin_token(
+        &self,
+        next: impl FnOnce(AdminToken) -> AdminToken,
+        tell: impl FnOnce(&AdminToken),
+    ) -> Result<(), Error> {
+        let nodes = lock(&self.nodes);
+        let before = self.admin_token()?;
+        let token = next(before.clone());
+        if token != before {
+            // In this order: whatever is interrupted, the token in the kubeconfig is valid unless the old one was revoked.
+            self.pki.write(OLD, &token.old())?;
+            self.pki.write("token", token.secret())?;
+            self.write_kubeconfig(token.secret(), &nodes)?;
+        }
+        tell(&token);
         Ok(())
+    }
+
+    /// From now on these are the operators over this store, also in the kubeconfig. Whether they were others before.
+    pub fn set_nodes(&self, nodes: &Nodes) -> Result<bool, Error> {
+        let mut known = lock(&self.nodes);
+        if *known == *nodes {
+            return Ok(false);
+        }
+        self.pki.write(NODES, &json!(nodes).to_string())?;
+        self.write_kubeconfig(self.admin_token()?.secret(), nodes)?;
+        known.clone_from(nodes);
+        Ok(true)
+    }
+
+    /// The operators over this store, as they were last known.
+    pub fn nodes(&self) -> Nodes {
+        lock(&self.nodes).clone()
+    }
+
+    fn write_kubeconfig(&self, token: &str, nodes: &Nodes) -> Result<(), Error> {
+        let servers = Servers { ca: &self.ca, listen: self.listen, nodes };
+        write_private(&self.kubeconfig, &yaml(&servers.kubeconfig("admin", &json!({"token": token}))))
     }
 
     /// Where the administrator's kubeconfig is.
@@ -144,7 +163,9 @@ impl Authority {
             "client-key-data": STANDARD.encode(key.serialize_pem()),
         });
         // It is for other machines.
-        let mut kubeconfig = kubeconfig_of(&self.ca, user, &user_of, self.listen);
+        let nodes = self.nodes();
+        let servers = Servers { ca: &self.ca, listen: self.listen, nodes: &nodes };
+        let mut kubeconfig = servers.kubeconfig(user, &user_of);
         if let Some(address) = self.reached() {
             kubeconfig["clusters"][0]["cluster"]["server"] = format!("https://{address}").into();
         }
@@ -201,7 +222,6 @@ pub fn prepare(
     let token = pki.token(clock)?;
 
     let kubeconfig = dir.join("kubeconfig");
-    write_private(&kubeconfig, &yaml(&kubeconfig_of(&ca, "admin", &json!({"token": token}), listen)))?;
     let advertised = advertise.first().map(|name| name.to_str().into_owned());
     // A node that joins finds in the chain the CA that its token names.
     let chain = vec![certificate, pki.der(&ca)?];
@@ -210,9 +230,13 @@ pub fn prepare(
         .map(|builder| builder.with_client_cert_verifier(verifier))
         .and_then(|builder| builder.with_single_cert(chain, key))
         .map_err(|error| pki.damaged("server.key", &error))?;
-    let (kept, turn) = (kubeconfig.clone(), Mutex::default());
-    let authority = Authority { pki, kubeconfig: kept, listen, advertised, ca, client_key, turn };
-    Ok(Identity { tls: Arc::new(tls), admin: authority.admin(now)?, authority, kubeconfig })
+    // What nobody can read is written anew when the other operators are known.
+    let nodes: Nodes = serde_json::from_str(&pki.read(NODES)?.unwrap_or_default()).unwrap_or_default();
+    let (kept, known) = (kubeconfig.clone(), Mutex::default());
+    let authority = Authority { pki, kubeconfig: kept, listen, advertised, ca, client_key, nodes: known };
+    authority.write_kubeconfig(&token, &nodes)?;
+    *lock(&authority.nodes) = nodes;
+    Ok(Identity { tls: Arc::new(tls), admin: authority.admin_token()?.valid(now), authority, kubeconfig })
 }
 
 /// Accepts certificates of this CA, and clients without any.
@@ -394,28 +418,6 @@ fn valid(params: &mut CertificateParams, now: Timestamp, days: i32) {
     params.not_after = date(now + DAY * days);
 }
 
-fn kubeconfig_of(ca: &str, name: &str, user: &Value, listen: SocketAddr) -> Value {
-    let ip = match listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    let server = format!("https://{}", SocketAddr::new(ip, listen.port()));
-    json!({
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "evenkeel", "cluster": {
-            "server": server,
-            "certificate-authority-data": STANDARD.encode(ca),
-        }}],
-        "users": [{"name": name, "user": user}],
-        "contexts": [{"name": "evenkeel", "context": {
-            "cluster": "evenkeel", "user": name, "namespace": crate::api::core::DEFAULT_NAMESPACE,
-        }}],
-        "current-context": "evenkeel",
-    })
-}
-
 /// Creates the folder with mode 0700, or sets that mode.
 fn private_folder(path: &Path) -> Result<(), Error> {
     let failed = |doing| move |source| Error::File { doing, path: path.to_owned(), source };
@@ -433,6 +435,7 @@ mod tests {
     use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
     use super::*;
+    use crate::server::authn::tokens::hash;
 
     pub struct At(AtomicI64, AtomicU64);
 
@@ -553,14 +556,16 @@ mod tests {
         let authority = home.prepare("127.0.0.1:7443").unwrap().authority;
         let first = home.read("pki/token");
         let now = home.clock.now();
-        authority.rotate(&home.clock, |admin| assert_eq!(admin.len(), 2)).unwrap();
+        let next = |before: AdminToken| before.replaced_by(secret(&home.clock), now, false);
+        authority.replace_admin_token(next, |token| assert_eq!(token.valid(now).len(), 2)).unwrap();
         let second = home.read("pki/token");
         assert!(first != second && home.read("kubeconfig").contains(&second), "the kubeconfig has the new one");
         // A restart knows both.
         let authority = home.prepare("127.0.0.1:7443").unwrap().authority;
-        let both = vec![(hash(&second), None), (hash(&first), Some(now + OLD_TOKEN))];
-        assert_eq!(authority.admin(now).unwrap(), both);
-        assert_eq!(authority.admin(now + OLD_TOKEN).unwrap(), both[..1]);
+        let hour = SignedDuration::from_hours(1);
+        let both = vec![(hash(&second), None), (hash(&first), Some(now + hour))];
+        let token = authority.admin_token().unwrap();
+        assert_eq!((token.valid(now), token.valid(now + hour)), (both.clone(), both[..1].to_vec()));
         assert!(!home.read("pki/token.old").contains(&first), "only its hash is kept");
     }
 
@@ -589,19 +594,20 @@ mod tests {
     fn two_who_replace_the_administrators_token_at_once_leave_one_that_is_valid() {
         let home = Home::new();
         let authority = home.prepare("127.0.0.1:7443").unwrap().authority;
-        let told = Mutex::default();
+        let (told, now) = (Mutex::default(), home.clock.now());
+        let next = |before: AdminToken| before.replaced_by(secret(&home.clock), now, false);
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..25 {
-                        authority.rotate(&home.clock, |admin| *lock(&told) = admin).unwrap();
+                        authority.replace_admin_token(next, |token| *lock(&told) = token.valid(now)).unwrap();
                     }
                 });
             }
         });
         let token = home.read("pki/token");
         assert!(home.read("kubeconfig").contains(&token));
-        assert_eq!(lock(&told).first(), Some(&(hash(&token), None)));
+        assert_eq!(lock(&told).first().copied(), Some((hash(&token), None)));
     }
 
     #[test]

@@ -4,12 +4,12 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::status::Refusal;
+use crate::api::rate::Rate;
 use crate::api::sync::lock;
 
 /// Requests of a user.
@@ -43,11 +43,6 @@ pub enum Stream {
     Session,
 }
 
-struct Rate {
-    a_second: u32,
-    at_once: u32,
-}
-
 struct Account {
     /// When everything that was asked so far is paid.
     paid: Instant,
@@ -78,18 +73,12 @@ impl Limits {
     /// Takes one request; 429 if the caller sends too many.
     pub fn admit(&self, caller: &Caller, now: Instant) -> Result<(), Refusal> {
         let rate = if matches!(caller, Caller::User(_)) { USER } else { STRANGER };
-        let price = Duration::from_secs(1) / rate.a_second;
-        self.account(caller, now, |account| {
-            let paid = account.paid.max(now) + price;
-            if paid - now > price * rate.at_once {
-                let Rate { a_second, at_once } = rate;
-                return Err(Refusal::too_many_requests(format!(
-                    "too many requests: at most {a_second} a second, and {at_once} at once"
-                )));
-            }
-            account.paid = paid;
-            Ok(())
-        })
+        if self.account(caller, now, |account| rate.admits(&mut account.paid, now)) {
+            return Ok(());
+        }
+        let Rate { a_second, at_once } = rate;
+        let told = format!("too many requests: at most {a_second} a second, and {at_once} at once");
+        Err(Refusal::too_many_requests(told))
     }
 
     /// Takes one stream until the permit is dropped; 429 if the user has too many.
@@ -125,6 +114,8 @@ impl Limits {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use std::time::Duration;
+
     use crate::runtime::clock::instant;
 
     fn user(name: &str) -> Caller {

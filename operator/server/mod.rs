@@ -2,6 +2,7 @@
 //! decisions.
 
 pub mod access;
+pub mod administrator;
 mod admission;
 pub mod apply;
 pub mod audit;
@@ -26,6 +27,7 @@ pub mod limits;
 pub mod logs;
 pub mod metadata;
 pub mod namespaces;
+mod nodes;
 pub mod objects;
 pub mod openapi;
 pub mod openapi_v2;
@@ -154,9 +156,19 @@ pub async fn run(
         authority,
         stop,
     });
+    if let Some(cluster) = &server.cluster
+        && let Err(error) = administrator::follow(&server, &cluster.administrator).await
+    {
+        tracing::warn!(error = %crate::api::chain::chain(&error), "the administrator's token is that of the files");
+    }
     let following = tokio::spawn({
         let (server, stop) = (server.clone(), shutdown.clone());
         async move { server.access.follow(stop).await }
+    });
+    let naming = tokio::spawn({
+        let (server, stop) = (server.clone(), shutdown.clone());
+        let work = async move { tokio::join!(nodes::keep(&server), administrator::keep(&server)) };
+        async move { stop.run_until_cancelled(work).await }
     });
     let router = Router::new().fallback(dispatch::answer).with_state(server.clone());
     let port = async {
@@ -181,6 +193,7 @@ pub async fn run(
     // The tasks have the same token; a panic in one has been logged.
     let _ = emptying.await;
     let _ = following.await;
+    let _ = naming.await;
     drop((router, server));
     if let Some(writing) = writing {
         // It ends after the last line, unless a request goes on.

@@ -24,11 +24,6 @@ use crate::api::sync::lock;
 use crate::store::objects::Part;
 use crate::store::{self, Key, Store, clock, revision_of, rules};
 
-/// The object at a key in a store.
-async fn get(store: Arc<dyn Store>, key: Key) -> Result<Option<Value>, store::Error> {
-    store.get(&key).await
-}
-
 /// Attempts of an apply while others create or delete the object.
 const ATTEMPTS: usize = 3;
 
@@ -39,6 +34,11 @@ enum Record {
     Update,
     /// An apply, which has recorded itself.
     Apply,
+}
+
+/// The object at a key in a store.
+async fn get(store: Arc<dyn Store>, key: Key) -> Result<Option<Value>, store::Error> {
+    store.get(&key).await
 }
 
 impl Request<'_> {

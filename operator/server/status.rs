@@ -211,7 +211,9 @@ impl Refusal {
                 Self::invalid(resource, name, vec![Cause::invalid("", problem.clone())])
             }
             Error::Busy { .. } => Self::too_many_requests(error.to_string()),
-            Error::NoQuorum { .. } | Error::Full | Error::Deposed { .. } => Self::unavailable(error.to_string()),
+            Error::NoQuorum { .. } | Error::Full | Error::Deposed { .. } | Error::Led => {
+                Self::unavailable(error.to_string())
+            }
             Error::View { instead, .. } => Self::not_allowed(*instead),
             Error::Backend { .. }
             | Error::InUse { .. }

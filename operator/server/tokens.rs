@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::authn::tokens::{HASHES, hash, secret, shown, token};
+use super::authn::user::JOINING;
 use super::params::Effect;
 use super::request::Request;
 use super::status::{Cause, Refusal};
@@ -13,6 +14,7 @@ use super::{Server, body};
 use crate::api::object::Object as _;
 use crate::api::resource::Resource;
 use crate::api::token::Token;
+use crate::store::objects::Preconditions;
 use crate::store::{self, Key, rules};
 
 /// Longest life of a token or certificate.
@@ -54,6 +56,22 @@ pub async fn bearer(server: &Server, object: &Value) -> Result<String, store::Er
     let kept = json!({"metadata": {"ownerReferences": [owner]}, "sha256": shown(&hash(&secret))});
     server.objects.create(&Key::new(HASHES, "", uid), kept).await?;
     Ok(token(uid, &secret))
+}
+
+/// Revokes every token that nodes join with; their names.
+pub async fn revoke_joining(server: &Server) -> Result<Vec<String>, store::Error> {
+    let (tokens, _) = server.objects.list::<Token>(Token::RESOURCE, None).await?;
+    let joining = tokens.into_iter().filter(|token| token.spec.groups.iter().any(|group| group == JOINING));
+    let mut revoked = Vec::new();
+    for name in joining.filter_map(|token| token.metadata.name) {
+        match server.objects.delete(&Key::new(Token::RESOURCE, "", &name), &Preconditions::default()).await {
+            Ok(_) => revoked.push(name),
+            Err(store::Error::NotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    server.access.refresh().await?;
+    Ok(revoked)
 }
 
 /// What is wrong with a life that ends then, if anything is.

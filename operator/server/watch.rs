@@ -39,7 +39,10 @@ pub async fn serve(request: Request<'_>) -> Result<Response, Refusal> {
     }
     let (initial, since) = match options.from {
         WatchFrom::Revision(since) => (Vec::new(), since),
-        WatchFrom::Now => (Vec::new(), request.listed(&selector, &Page::default()).await?.1),
+        WatchFrom::Now => {
+            let revision = request.server.objects.store().revision().await;
+            (Vec::new(), revision.map_err(|error| request.store_refusal(&error))?)
+        }
         WatchFrom::Snapshot | WatchFrom::MarkedSnapshot => request.listed(&selector, &Page::default()).await?,
     };
     let namespace = request.target.namespace.as_deref();

@@ -1,9 +1,12 @@
 //! The store on etcd: several operators over one cluster of members. Every read asks a majority, so that none is stale; only for
 //! people who look while there is none, one member may answer ([`Store::replica`]).
 //!
-//! No cache: what an operator decides by must be true for the whole cluster, and only a linearizable read is. `owned_by` reads
-//! marks (`!owners/UID/…`), which are written in the same transaction as the object that names the owner.
+//! No cache: what an operator decides by must be true for the whole cluster, and only a linearizable read is. Lists that are asked
+//! for at the same moment are read once (`together.rs`), and readers that watch the same objects share one watch of etcd
+//! (`tails.rs`). `owned_by` reads marks (`!owners/UID/…`), which are written in the same transaction as the object that names the
+//! owner.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,10 +17,11 @@ use serde_json::Value;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::events::EVENTS;
-use super::seal::SEALED;
+use super::seal::{SEALED, key_id};
 use super::{Clock, Error, Expect, Key, Listed, Seal, Store, Watch, revision_of, rules, stamp};
 use crate::api::sync::lock;
 
+mod administrator;
 mod apart;
 mod cluster;
 mod compaction;
@@ -29,9 +33,13 @@ mod leadership;
 mod members;
 mod nodes;
 mod passing;
+mod reads;
 mod tail;
+mod tails;
+mod together;
 mod versions;
 
+pub use administrator::{Administrator, EtcdAdministrator};
 pub use cluster::{ChangeError, EtcdCluster, version_problem};
 pub use compaction::Turn;
 use failures::{Failure, Kind};
@@ -42,9 +50,9 @@ pub use members::EtcdTls;
 use members::{Members, Repeat, Services};
 pub use nodes::{AnnounceError, EtcdNodes};
 use passing::Passing;
+use tails::Tails;
+use together::Together;
 
-/// Objects in one answer of a list.
-const PAGE: i64 = 500;
 /// Largest object, as it is stored: a request to etcd may have 1.5 MiB, with the keys and conditions of the transaction.
 const LARGEST: usize = 1_500_000;
 /// Most owners of an object: a transaction of etcd may have 128 operations.
@@ -94,6 +102,8 @@ struct Shared {
     seal: Seal,
     clock: Arc<dyn Clock>,
     passing: Passing,
+    together: Arc<Together>,
+    tails: Tails,
     /// When a majority has last answered a read, by the boot clock.
     heard: Mutex<Duration>,
     /// The probe of the members, and compaction.
@@ -111,7 +121,8 @@ impl EtcdStore {
         let compaction = compaction::run(Arc::downgrade(&members), layout.compaction());
         let tasks = [tokio::spawn(probe), tokio::spawn(compaction)].map(AbortOnDropHandle::new);
         let heard = Mutex::new(clock.boot());
-        let shared = Shared { members, layout, seal, clock, passing: Passing::default(), heard, _tasks: tasks };
+        let (passing, together, tails) = (Passing::default(), Arc::default(), Tails::default());
+        let shared = Shared { members, layout, seal, clock, passing, together, tails, heard, _tasks: tasks };
         Ok(Self { shared: Arc::new(shared), fence: None, by_one: false })
     }
 
@@ -129,14 +140,12 @@ impl EtcdStore {
         }
     }
 
-    /// Seals every Secret with the first key that is not yet; returns how many that were. For the leading operator, when all
-    /// operators have this key.
+    /// Seals everything with the first key that is not yet; returns how much that was. When all operators have this key, or none
+    /// runs.
     pub async fn reseal(&self) -> Result<usize, Error> {
-        let (found, _) = self.range(&self.shared.layout.of(SEALED, None), None).await?;
         let (prefix, mut sealed) = (self.shared.seal.prefix(), 0);
-        for kv in found.iter().filter(|kv| !kv.value().starts_with(prefix.as_bytes())) {
-            let Some(key) = self.shared.layout.parse(kv.key()) else { continue };
-            let text = self.shared.seal.renewed(&key, stored_text(&key, kv)?)?;
+        for (key, kv) in self.sealable().await?.iter().filter(|(_, kv)| !kv.value().starts_with(prefix.as_bytes())) {
+            let text = self.shared.seal.renewed(key, stored_text(key, kv)?)?;
             let is_same = Compare::mod_revision(kv.key(), CompareOp::Equal, kv.mod_revision());
             match self.transact(kv.key(), is_same, vec![TxnOp::put(kv.key(), text, None)]).await {
                 // One that was written meanwhile is sealed by that.
@@ -148,100 +157,31 @@ impl EtcdStore {
         Ok(sealed)
     }
 
+    /// How many values each key seals, by its id; of those that are not sealed, the id is empty.
+    pub async fn sealed(&self) -> Result<BTreeMap<String, u64>, Error> {
+        let mut counts = BTreeMap::new();
+        for (key, kv) in self.sealable().await? {
+            *counts.entry(key_id(stored_text(&key, &kv)?).unwrap_or_default().to_owned()).or_default() += 1u64;
+        }
+        Ok(counts)
+    }
+
+    /// What is sealed, or should be, as it is stored: the Secrets, and the administrator's token.
+    async fn sealable(&self) -> Result<Vec<(Key, KeyValue)>, Error> {
+        let (secrets, _) = self.range(&self.shared.layout.of(SEALED, None), None).await?;
+        let own = self.shared.layout.administrator();
+        let (token, _) = self.range(&Span { end: layout::next(&own), start: own }, None).await?;
+        let secrets = secrets.into_iter().filter_map(|kv| Some((self.shared.layout.parse(kv.key())?, kv)));
+        Ok(secrets.chain(token.into_iter().map(|kv| (administrator::name(), kv))).collect())
+    }
+
     /// The same store, whose writes are refused with [`Error::Deposed`] unless this leadership goes on.
     fn fenced(&self, fence: Fence) -> Self {
         Self { shared: self.shared.clone(), fence: Some(fence), by_one: false }
     }
 
-    /// How a read asks.
-    fn options(&self) -> GetOptions {
-        let options = GetOptions::new();
-        if self.by_one { options.with_serializable() } else { options }
-    }
-
-    /// A request that reads.
-    async fn read<T, F>(&self, doing: &'static str, request: impl Fn(Services) -> F + Send + Sync) -> Result<T, Error>
-    where
-        F: Future<Output = Result<T, etcd_client::Error>> + Send,
-    {
-        match self.asked(request).await {
-            Ok(answer) => Ok(answer),
-            Err(failure) => Err(self.explained(doing, failure).await),
-        }
-    }
-
-    /// The answer to a read: of a majority, whose moment is noted, or of one member.
-    async fn asked<T, F>(&self, request: impl Fn(Services) -> F + Send + Sync) -> Result<T, Failure>
-    where
-        F: Future<Output = Result<T, etcd_client::Error>> + Send,
-    {
-        if self.by_one {
-            return self.shared.members.any(request).await;
-        }
-        let answer = self.shared.members.call(Repeat::Harmless, request).await?;
-        *lock(&self.shared.heard) = self.shared.clock.boot();
-        Ok(answer)
-    }
-
     async fn explained(&self, doing: &'static str, failure: Failure) -> Error {
         self.shared.members.explained(doing, failure).await
-    }
-
-    /// The keys of a span with their values at one revision (`None`: now), and that revision.
-    async fn range(&self, span: &Span, at: Option<u64>) -> Result<(Vec<KeyValue>, u64), Error> {
-        let (mut found, mut start, mut limit, mut pinned) = (Vec::new(), span.start.clone(), PAGE, at);
-        loop {
-            let options = self.options().with_range(span.end.clone()).with_limit(limit);
-            let options = options.with_revision(pinned.map_or(0, signed));
-            let request = |mut services: Services| {
-                let (start, options) = (start.clone(), options.clone());
-                async move { services.kv.get(start, Some(options)).await }
-            };
-            let mut page = match self.asked(request).await {
-                Ok(page) => page,
-                // A page of large objects.
-                Err(failure) if failure.kind == Kind::AnswerTooLarge && limit > 1 => {
-                    limit /= 4;
-                    limit = limit.max(1);
-                    continue;
-                }
-                Err(failure) => return Err(self.outside(failure, pinned.unwrap_or_default()).await),
-            };
-            let revision = pinned.unwrap_or_else(|| page.header().map_or(0, |header| unsigned(header.revision())));
-            pinned = Some(revision);
-            let more = page.more();
-            found.append(&mut page.take_kvs());
-            match found.last() {
-                Some(last) if more => start = layout::next(last.key()),
-                _ => return Ok((found, revision)),
-            }
-        }
-    }
-
-    /// A failure of a read at this revision: it may be none that can be read.
-    async fn outside(&self, failure: Failure, since: u64) -> Error {
-        let newest = match failure.kind {
-            Kind::Future | Kind::Compacted => self.revision().await,
-            _ => return self.explained("reading", failure).await,
-        };
-        match (failure.kind, newest) {
-            (_, Err(error)) => error,
-            (Kind::Future, Ok(newest)) => Error::Future { since, newest },
-            (_, Ok(newest)) => {
-                let oldest = tail::oldest(&self.shared, since).await;
-                Error::Compacted { since, oldest: oldest.unwrap_or(since + 1).min(newest) }
-            }
-        }
-    }
-
-    /// Refuses a revision that cannot be watched or read from.
-    async fn check_since(&self, since: u64) -> Result<(), Error> {
-        // Nothing was written at revision 1, and 0 means "now" to etcd.
-        self.range(&self.shared.layout.nothing(), Some(since.max(1))).await.map(|_| ()).map_err(|error| match error {
-            Error::Compacted { oldest, .. } => Error::Compacted { since, oldest },
-            Error::Future { newest, .. } => Error::Future { since, newest },
-            error => error,
-        })
     }
 
     /// Performs `writes` if the conditions and the fence hold. Returns the new revision, or, if they do not hold, the
@@ -328,25 +268,19 @@ impl Store for EtcdStore {
     }
 
     async fn list_at(&self, resources: &[&str], namespace: Option<&str>, at: Option<u64>) -> Result<Listed, Error> {
-        let (mut objects, mut pinned) = (Vec::new(), at);
-        let mut resources = resources.to_vec();
+        let mut resources: Vec<String> = resources.iter().map(|resource| (*resource).to_owned()).collect();
         resources.sort_unstable();
         resources.dedup();
-        for resource in resources {
-            // The first one pins the revision of the others.
-            let (found, revision) = self.range(&self.shared.layout.of(resource, namespace), pinned).await?;
-            pinned = Some(revision);
-            for kv in &found {
-                objects.extend(self.shared.object(kv)?.map(|(key, value)| (key, Arc::new(value))));
-            }
+        // An operator that leads waits for nobody else's list.
+        if at.is_some() || self.by_one || self.fence.is_some() {
+            return self.list_alone(&resources, namespace, at).await;
         }
-        let revision = match pinned {
-            Some(revision) => revision,
-            None => self.revision().await?,
+        let asked = (resources, namespace.map(str::to_owned));
+        let read = || {
+            let (store, (resources, namespace)) = (self.clone(), asked.clone());
+            async move { store.list_alone(&resources, namespace.as_deref(), None).await }
         };
-        // etcd orders `a-b/` before `a/`.
-        objects.sort_by(|one, other| one.0.cmp(&other.0));
-        Ok((objects, revision))
+        self.shared.together.list(asked.clone(), read).await
     }
 
     async fn owned_by(&self, uid: &str) -> Result<Vec<(Key, Value)>, Error> {
@@ -439,7 +373,7 @@ impl Store for EtcdStore {
     async fn watch_of(&self, resources: &[&str], namespace: Option<&str>, since: u64) -> Result<Watch, Error> {
         self.check_since(since).await?;
         let resources = resources.iter().map(|&resource| resource.to_owned()).collect();
-        Ok(tail::start(self.shared.clone(), resources, namespace.map(str::to_owned), since))
+        Ok(tails::start(&self.shared, (resources, namespace.map(str::to_owned)), since))
     }
 
     async fn revision(&self) -> Result<u64, Error> {

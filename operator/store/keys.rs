@@ -89,6 +89,11 @@ impl KeyFiles {
         Ok(all.reduce(Seal::and).expect("one of them was read"))
     }
 
+    /// Whether this program makes new keys; else they are in a file of the user's.
+    pub fn renews(&self) -> bool {
+        self.given.is_none()
+    }
+
     /// Puts a new key on the first line of the own file; the others still open.
     pub fn renew(&self) -> Result<(), Error> {
         match &self.given {

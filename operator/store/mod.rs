@@ -296,6 +296,9 @@ pub enum Error {
         /// The epoch of the leadership that is over.
         epoch: u64,
     },
+    /// The operation needs that no operator leads, and one does.
+    #[error("an operator leads over this store; stop all operators first")]
+    Led,
     /// The store cannot be used as it is set up.
     #[error("the store cannot be used: {problem}")]
     Setup {
@@ -332,6 +335,7 @@ impl Classify for Error {
             | Self::NoQuorum { .. }
             | Self::Full
             | Self::Deposed { .. }
+            | Self::Led
             | Self::Backend { .. } => Class::Transient,
         }
     }

@@ -2,7 +2,7 @@
 
 A lab of three hosts with an operator and a member of etcd on each, one settled PostgresCluster and a Deployment: CPU and memory
 of each operator and member, and the writes of etcd per second; then a list of 2,000 small objects, and 300 watchers, a hundred
-at each operator.
+at each operator. Before that, for comparison, three Patronis over an etcd of three members, settled as well.
 Writes target/bench/operators.md and operators.json.
 """
 
@@ -18,12 +18,15 @@ import time
 sys.path[1:1] = [str(pathlib.Path(__file__).resolve().parents[1] / name) for name in ("lab", "e2e", "chaos")]
 
 from cluster import LabCluster
-from harness import ROOT
+from harness import ROOT, Failed
 from idle import cpu_seconds, resident_mib
 from objects import Deployment
+from patroni_peer import DEFAULTS, Patroni
 from shared import SharedLab
 
 OBJECTS, WATCHERS, ROUNDS = 2000, 100, 20
+AT_ONCE = 20  # connections that are opened at once to an operator: it lets 64 of one address come without a word from them
+LATE = 5  # seconds after which an event does not come any more
 SETTLE = 60  # seconds until everything counts as settled
 PATH = "/api/v1/namespaces/default/configmaps"
 
@@ -61,9 +64,13 @@ class Api:
         self.token = re.search(r"token: (\S+)", text).group(1)
         self.context = ssl.create_default_context(cafile=operator.data / "pki" / "ca.crt")
 
-    async def ask(self, method, path, body=None):
-        """Sends a request; returns (reader, writer) behind the headers of its answer."""
-        reader, writer = await asyncio.open_connection(self.host, self.port, ssl=self.context, limit=1 << 26)
+    async def open(self):
+        """A connection."""
+        return await asyncio.open_connection(self.host, self.port, ssl=self.context, limit=1 << 26)
+
+    async def ask(self, connection, method, path, body=None):
+        """Sends a request over a connection; returns the headers of its answer, which is read to their end."""
+        reader, writer = connection
         data = json.dumps(body).encode() if body is not None else b""
         lines = [f"{method} {path} HTTP/1.1", f"Host: {self.host}", f"Authorization: Bearer {self.token}"]
         lines += ["Content-Type: application/json", f"Content-Length: {len(data)}", "", ""]
@@ -71,24 +78,20 @@ class Api:
         await writer.drain()
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         if not re.match(r"HTTP/1.1 2", head):
-            raise RuntimeError(f"{method} {path}: {head.splitlines()[0]} {(await reader.read(1000)).decode(errors='replace')}")
-        return reader, writer, head
+            raise Failed(f"{method} {path}: {head.splitlines()[0]} {(await reader.read(1000)).decode(errors='replace')}")
+        return head
 
-    async def whole(self, method, path, body=None):
-        """Sends a request and reads the whole answer."""
-        reader, writer, head = await self.ask(method, path, body)
-        length = re.search(r"content-length: (\d+)", head, re.I)
-        if length:
-            data = await reader.readexactly(int(length.group(1)))
-        else:
-            data = b""
-            while not data.endswith(b"\r\n0\r\n\r\n"):
-                piece = await reader.read(1 << 20)
-                if not piece:
-                    break
-                data += piece
-        writer.close()
-        return data
+    async def whole(self, connection, method, path, body=None):
+        """Sends a request over a connection and reads the whole answer."""
+        head = await self.ask(connection, method, path, body)
+        reader = connection[0]
+        if length := re.search(r"content-length: (\d+)", head, re.I):
+            return await reader.readexactly(int(length.group(1)))
+        pieces = []
+        while size := int(await reader.readline(), 16):
+            pieces.append((await reader.readexactly(size + 2))[:-2])
+        await reader.readline()
+        return b"".join(pieces)
 
 
 def config_map(name, value="1"):
@@ -98,50 +101,86 @@ def config_map(name, value="1"):
 
 async def lists(api):
     """Seconds of each list of all objects."""
-    for start in range(0, OBJECTS, 20):
-        await asyncio.gather(*(api.whole("POST", PATH, config_map(f"o-{start + one}")) for one in range(20)))
+    connections = [await api.open() for _ in range(AT_ONCE)]
+
+    async def fill(number):
+        for one in range(number, OBJECTS, AT_ONCE):
+            await api.whole(connections[number], "POST", PATH, config_map(f"o-{one}"))
+
+    await asyncio.gather(*map(fill, range(AT_ONCE)))
     took = []
     for _ in range(ROUNDS):
         began = time.perf_counter()
-        data = await api.whole("GET", PATH)
+        data = await api.whole(connections[0], "GET", PATH)
         took.append(time.perf_counter() - began)
     assert data.count(b'"name":"o-') == OBJECTS, data[:200]
+    for _, writer in connections:
+        writer.close()
     return took
+
+
+class Watchers:
+    """Many watches of one object at each operator, and how long after a moment each of them got an event."""
+
+    def __init__(self):
+        self.took, self.moment, self.wanted, self.all = [], 0.0, 0, asyncio.Event()
+        self.tasks, self.connections = [], []
+
+    async def open(self, api):
+        """One more."""
+        connection = await api.open()
+        await api.ask(connection, "GET", f"{PATH}?watch=true&fieldSelector=metadata.name=watched")
+        self.connections.append(connection)
+        self.tasks.append(asyncio.create_task(self.watch(connection[0])))
+
+    async def watch(self, reader):
+        """Notes each event; the first one is the object as it was."""
+        while line := await reader.readline():
+            if b'"MODIFIED"' in line:
+                self.took.append(time.perf_counter() - self.moment)
+                if len(self.took) == self.wanted:
+                    self.all.set()
+
+    async def round(self, write):
+        """Makes a change, and waits until all have its event."""
+        self.all.clear()
+        before = len(self.took)
+        self.wanted, self.moment = before + len(self.tasks), time.perf_counter()
+        await write
+        try:
+            await asyncio.wait_for(self.all.wait(), LATE)
+        except asyncio.TimeoutError as late:
+            got, ended = len(self.took) - before, sum(task.done() for task in self.tasks)
+            raise Failed(f"{got} of {len(self.tasks)} events came within {LATE} s; {ended} watches ended") from late
+
+    def close(self):
+        """Ends all."""
+        for task in self.tasks:
+            task.cancel()
+        for _, writer in self.connections:
+            writer.close()
 
 
 async def watches(apis):
-    """Seconds from the beginning of a write to its event, at each watcher of each operator."""
-    seen = asyncio.Queue()
+    """Seconds until all watches are open; from the beginning of each write to its answer; and to its event, at each watcher of each
+    operator."""
+    await apis[0].whole(await apis[0].open(), "POST", PATH, config_map("watched", "none"))
+    watchers, began = Watchers(), time.perf_counter()
+    for _ in range(0, WATCHERS, AT_ONCE):
+        await asyncio.gather(*(watchers.open(api) for api in apis for _ in range(AT_ONCE)))
+    opened = time.perf_counter() - began
+    connections, answered = [await api.open() for api in apis], []
 
-    async def watch(api):
-        reader, writer, _ = await api.ask("GET", f"{PATH}?watch=true&fieldSelector=metadata.name=watched")
-        await seen.put(None)
-        while True:
-            line = await reader.readline()
-            if not line:
-                return writer.close()  # it is held until then: without a holder the connection ends
-            if value := re.search(rb'"at":"([0-9.]+)"', line):
-                await seen.put(time.perf_counter() - float(value.group(1)))
+    async def write(number):
+        at = number % len(apis)
+        await apis[at].whole(connections[at], "PUT", f"{PATH}/watched", config_map("watched", f"{number}"))
+        answered.append(time.perf_counter() - watchers.moment)
 
-    await apis[0].whole("POST", PATH, config_map("watched", "none"))
-    tasks = [asyncio.create_task(watch(api)) for api in apis for _ in range(WATCHERS)]
-    for _ in tasks:
-        await seen.get()
-    took, missed = [], 0
     for number in range(ROUNDS):
-        await apis[number % len(apis)].whole("PUT", f"{PATH}/watched", config_map("watched", f"{time.perf_counter()}"))
-        for _ in tasks:
-            try:
-                took.append(await asyncio.wait_for(seen.get(), 5))
-            except asyncio.TimeoutError:
-                missed += 1
-                break
+        await watchers.round(write(number))
         await asyncio.sleep(0.2)
-    for task in tasks:
-        task.cancel()
-    if missed:
-        print(f"in {missed} of {ROUNDS} rounds an event did not come within 5 s; {sum(task.done() for task in tasks)} watches ended")
-    return took
+    watchers.close()
+    return opened, answered, watchers.took
 
 
 def milliseconds(values):
@@ -155,6 +194,9 @@ def main():
     binary, seconds = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 60
     lab = SharedLab(binary, name="evenkeel-bench-lab")
     try:
+        with Patroni() as patroni:
+            time.sleep(SETTLE)
+            peers = idle(patroni.groups, seconds)
         lab.begin()
         LabCluster(lab, "bench-db").apply()
         Deployment(lab.operator, "bench-web", 3).apply()
@@ -166,25 +208,28 @@ def main():
         writes = {"log": (after[0] - before[0]) / seconds, "revisions": (after[1] - before[1]) / seconds}
         leads = lab.leader()[0]
         apis = [Api(one) for one in lab.operators.values()]
-        took = {"list": asyncio.run(lists(apis[0])), "watch": asyncio.run(watches(apis))}
+        listed = asyncio.run(lists(apis[0]))
+        opened, answered, told = asyncio.run(watches(apis))
         sizes = {name: resident_mib(pid) for name, pid in processes(lab).items()}
     finally:
         lab.stop()
     lines = ["| process | % of a core | resident MiB |", "|---|---|---|"]
-    lines += [f"| {row['process']} | {row['cpu']:.2f} | {row['rss']:.1f} |" for row in rows]
+    lines += [f"| {row['process']} | {row['cpu']:.2f} | {row['rss']:.1f} |" for row in rows + peers]
     lines += [
         "",
+        f"Patroni and its etcd run without Docker, each with one PostgreSQL, by Patroni's defaults: {DEFAULTS}.",
         f"{leads} led. etcd: {writes['log']:.2f} entries of its log a second, {writes['revisions']:.2f} revisions.",
-        f"List of {OBJECTS} objects: {milliseconds(took['list'])}. From the beginning of a write to its event, "
-        f"{3 * WATCHERS} watchers at three operators: {milliseconds(took['watch'])}.",
+        f"List of {OBJECTS} objects: {milliseconds(listed)}.",
+        f"{3 * WATCHERS} watchers at three operators: all began within {opened:.2f} s; from the beginning of a write to its event: "
+        f"{milliseconds(told)}; to its answer: {milliseconds(answered)}.",
         "Resident MiB after that: " + ", ".join(f"{name} {size:.1f}" for name, size in sizes.items()),
     ]
     text = "\n".join(lines) + "\n"
     out = ROOT / "target" / "bench"
     out.mkdir(parents=True, exist_ok=True)
     (out / "operators.md").write_text(text, encoding="utf-8")
-    told = {"rows": rows, "writes": writes, **took}
-    (out / "operators.json").write_text(json.dumps(told), encoding="utf-8")
+    measured = {"rows": rows, "patroni": peers, "writes": writes, "list": listed, "opened": opened, "write": answered, "watch": told}
+    (out / "operators.json").write_text(json.dumps(measured), encoding="utf-8")
     print(text)
 
 

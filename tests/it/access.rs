@@ -3,6 +3,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use evenkeel::api::cluster::REMOVE_STOLEN;
 use evenkeel::api::registry;
 use evenkeel::runtime::clock::{Clock as _, SystemClock};
 use evenkeel::store::Key;
@@ -171,6 +172,7 @@ async fn a_token_is_shown_once_and_made_only_by_who_may_do_everything() {
         (TOKENS, token("same", &[])),
         ("/evenkeel/v1/clientcertificates", json!({"user": "x", "seconds": 60})),
         ("/evenkeel/v1/admintoken", json!({})),
+        (REMOVE_STOLEN, json!({"node": "x"})),
     ] {
         assert_eq!(ask(&api, &secret, Method::POST, path, &body).await.code, 403, "{path}");
     }

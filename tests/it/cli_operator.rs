@@ -15,7 +15,8 @@ use tokio::time::timeout;
 /// Time-out of everything in these tests.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-fn args(dir: &Path) -> Args {
+/// The options of an operator on a free port of loopback.
+pub fn args(dir: &Path) -> Args {
     Args {
         home: Home { data_dir: Some(dir.to_owned()), encryption_key_file: None },
         listen: "127.0.0.1:0".parse().unwrap(),
@@ -36,7 +37,8 @@ fn evenkeel(words: &str) -> Command {
     command
 }
 
-async fn run(words: &str) -> (i32, String, String) {
+/// Runs the binary: its exit code, and what it wrote on stdout and stderr.
+pub async fn run(words: &str) -> (i32, String, String) {
     let output = timeout(PATIENCE, evenkeel(words).output()).await.unwrap().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
@@ -169,14 +171,18 @@ async fn a_node_that_cannot_join_says_why_and_changes_nothing() {
 /// Regression 454: `secrets rotate-keys` on a data directory that had an old store.db beside the settings of etcd forgot the key
 /// that sealed the Secrets in etcd.
 #[tokio::test]
-async fn the_keys_of_secrets_in_etcd_are_left_alone() {
+async fn a_store_in_a_file_beside_the_settings_of_etcd_is_not_taken_for_the_store() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("pki")).unwrap();
-    for name in ["store.db", "pki/etcd.json"] {
-        std::fs::write(folder.path().join(name), "").unwrap();
+    let settings = r#"{"endpoints": ["http://127.0.0.1:1"], "prefix": "/a", "tls": null}"#;
+    let key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    for (name, text) in [("store.db", ""), ("operator.lock", ""), ("pki/etcd.json", settings), ("pki/secrets.key", key)]
+    {
+        std::fs::write(folder.path().join(name), text).unwrap();
     }
     let (code, _, err) = run(&format!("secrets rotate-keys --data-dir {}", folder.path().display())).await;
-    assert!(code == 1 && err.contains("are in an etcd that several operators share"), "{code} {err}");
+    assert!(code == 1 && err.contains("no member of etcd answers here"), "{code} {err}");
+    assert_eq!(std::fs::read_to_string(folder.path().join("pki/secrets.key")).unwrap(), key);
 }
 
 #[tokio::test]

@@ -173,6 +173,35 @@ async fn a_full_etcd_says_so_and_takes_writes_again_when_its_alarm_is_off() {
     assert!(store.leases().acquire(&who).await.unwrap().is_some());
 }
 
+/// Readers of the same objects share one watch of etcd. One of them that takes nothing holds up nobody, and misses nothing.
+#[tokio::test]
+async fn a_reader_that_takes_nothing_holds_up_no_other_reader_of_the_same_objects_and_gets_all_later() {
+    let Some(bench) = etcd::shared("a_reader_that_takes_nothing").await else { return };
+    let store = bench.store().await;
+    let since = store.revision().await.unwrap();
+    let mut slow = store.watch("toys", None, since).await.unwrap();
+    let mut quick = store.watch("toys", None, since).await.unwrap();
+    // Together they are more than may wait for a reader.
+    let (text, mut written) = ("x".repeat(500_000), Vec::new());
+    for index in 0..24 {
+        let key = Key::new("toys", "n", &index.to_string());
+        let value = store.put(&key, Expect::Absent, object(&text)).await.unwrap();
+        written.push(revision_of(&value).unwrap());
+        assert_eq!(quick.next().await.unwrap().unwrap().revision, written[index]);
+    }
+    let mut late = store.watch("toys", None, written[20]).await.unwrap();
+    for revision in &written[21..] {
+        assert_eq!(late.next().await.unwrap().unwrap().revision, *revision);
+    }
+    for revision in &written {
+        assert_eq!(slow.next().await.unwrap().unwrap().revision, *revision);
+    }
+    let last = store.put(&Key::new("toys", "n", "last"), Expect::Absent, object("x")).await.unwrap();
+    for watch in [&mut slow, &mut quick, &mut late] {
+        assert_eq!(Some(watch.next().await.unwrap().unwrap().revision), revision_of(&last));
+    }
+}
+
 /// A watch that has nothing to tell learns from etcd's notices how far the store is: what is compacted meanwhile is nothing
 /// that it missed.
 #[tokio::test]

@@ -22,7 +22,7 @@ const ARROWS: [(&str, &[&str]); 9] = [
 ];
 
 /// Files that wire the rooms together and may import them all.
-const WIRING: [&str; 18] = [
+const WIRING: [&str; 19] = [
     "main.rs",
     "inside.rs",
     "cli/operator.rs",
@@ -35,6 +35,7 @@ const WIRING: [&str; 18] = [
     "cli/join.rs",
     "cli/cluster/backup.rs",
     "cli/cluster/leave.rs",
+    "cli/cluster/renew_keys.rs",
     "cli/cluster/reset.rs",
     "cli/cluster/restore.rs",
     "cli/cluster/stopped.rs",

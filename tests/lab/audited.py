@@ -5,12 +5,13 @@ import subprocess
 from collections import defaultdict
 from datetime import datetime, timedelta
 
-from faults_operators import WEB, OperatorsRound
+from faults_operators import OperatorsRound
 from harness import Failed, run
 from objects import Deployment
 from shared import Member, SharedLab
 
 FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
+WEB = "campaign-web"  # a Deployment that gives the operators something to do in each round
 DISK = "400M"  # of each member of etcd
 STEP = re.compile(r"^(\S+) +(?:INFO|DEBUG) .*reconcile.*evenkeel::runtime::reconcile: (.*?) took=([0-9.]+)(ns|µs|ms|s)")
 UNITS = {"ns": 1e-9, "µs": 1e-6, "ms": 1e-3, "s": 1}
@@ -52,7 +53,7 @@ class Audited(SharedLab):
         if clocks:
             self.openssl = ("faketime", "1 day ago")
         self.ends = []  # of the faults of this round
-        self.replicas = 3
+        self.web = None
         self.read = defaultdict(int)  # bytes of each log that were audited
         self.led = []  # (moment, epoch, operator)
         self.counts = {"steps": 0, "leaderships": 0, "on their way": 0}
@@ -66,7 +67,8 @@ class Audited(SharedLab):
     def start_operator(self):
         """Starts everything with all steps in the logs, and makes the Deployment of the rounds."""
         super().start_operator()
-        Deployment(self.operator, WEB, self.replicas).apply()
+        self.web = Deployment(self.operator, WEB, 3)
+        self.web.apply()
 
     def heal(self):
         """Ends the faults of operators and etcd, too."""

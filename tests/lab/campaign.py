@@ -41,9 +41,8 @@ class Hosts(Lab):
 def play(lab, cluster, clients, draw, name):
     """One round. Returns what was measured."""
     one = lab.round(lab, cluster, draw)
-    began = time.monotonic()
     one.begin(name)
-    stands = draw.uniform(3, 15)
+    began, stands = one.moment, draw.uniform(3, 15)
     time.sleep(max(0, began + stands - time.monotonic()))
     one.end()
     clients.go_on(60)

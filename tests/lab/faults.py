@@ -2,7 +2,8 @@
 
 import time
 
-HELPERS = ("any_host", "declare", "begin", "end", "web", "freeze", "drop")  # methods of a round that are no faults
+HELPERS = ("any_host", "declare", "begin", "end", "freeze", "drop")  # methods of a round that are no faults
+
 
 class Round:
     """One fault: what it does to the lab. Everything is ended by `end`."""
@@ -12,9 +13,11 @@ class Round:
         primary, standbys = cluster.roles()
         self.primary, self.standbys = primary, standbys
         self.undo = []
+        self.moment = 0.0  # when the fault began
 
     def begin(self, name):
         """Begins the fault of this name."""
+        self.moment = time.monotonic()
         faults_of(type(self))[name](self)
 
     def end(self):

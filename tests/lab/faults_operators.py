@@ -6,9 +6,7 @@ import time
 
 from faults import Round
 from harness import wait_until
-from objects import Deployment
 
-WEB = "campaign-web"  # a Deployment that gives the operators something to do in each round
 MINUTE = 60  # seconds without a quorum of etcd, or of a frozen leader, in the long rounds
 ETCD, DOCKER = 2379, 2376
 
@@ -24,26 +22,14 @@ class OperatorsRound(Round):
 
     def begin(self, name):
         """Changes the number of pods, and begins the fault a moment later."""
-        self.web().scale(self.draw.choice([2, 3, 4, 5, 6]))
+        self.lab.web.scale(self.draw.choice([2, 3, 4, 5, 6]))
         time.sleep(self.draw.uniform(0, 0.5))
         super().begin(name)
 
     def end(self):
         """Ends the fault; the pods are as many as wanted again."""
         super().end()
-        self.web().settled(120)
-
-    def web(self):
-        """The Deployment, as it was applied last."""
-        web = Deployment(self.lab.operator, WEB, self.lab.replicas)
-        scale = web.scale
-
-        def remembered(replicas):
-            self.lab.replicas = replicas
-            return scale(replicas)
-
-        web.scale = remembered
-        return web
+        self.lab.web.settled(120)
 
     # Operators
 
@@ -139,3 +125,18 @@ class OperatorsRound(Round):
         rest = [node for node in (*self.others, "c1", "c2", "op") if node not in side]
         self.lab.away.add(self.leader)
         self.lab.network.cut_both(side, rest)
+
+    def primarys_host_leads_all_without_power(self):
+        """The primary's host loses its power, with the operator that leads; etcd is led where the operators keep its leader."""
+        self.lab.move_leadership(self.primary)
+        apart = lambda: self.lab.etcd_leader() not in (None, self.primary)  # noqa: E731
+        wait_until("etcd is led on another host", apart, 30)
+        self.moment = time.monotonic()
+        self.lab.power_off(self.primary)
+
+    def primarys_host_leads_etcd_too_without_power(self):
+        """The same, with the leader of etcd: the moment before an operator that has just begun to lead moves it."""
+        self.lab.move_leadership(self.primary)
+        self.lab.move_etcd(self.primary)
+        self.moment = time.monotonic()
+        self.lab.power_off(self.primary)

@@ -1,7 +1,7 @@
 """A lab in which Evenkeel manages etcd: every host has an operator and its member of etcd, as a container of its Docker."""
 
 import json
-import time
+from pathlib import Path
 
 from harness import Failed, Operator, wait_until
 from lab import IMAGES, SECRET
@@ -20,14 +20,11 @@ class ManagedLab(SharedLab):
         return super().begin(images)
 
     def start_operator(self):
-        """Begins a cluster on the first host and lets the others join it. `took` has the seconds of each."""
+        """Begins a cluster on the first host and lets the others join it."""
         self.operator = Living(self)
         for name in self.names:
             self.operators[name] = self.made(name)
-        first, *others = self.names
-        self.took["cluster-init"] = self.started(first, "--cluster-init")
-        for name in others:
-            self.took[f"join of {name}"] = self.started(name, *self.join(self.operators[first]))
+        self.share(self.names[0])
         self.apply(self.certificates.secret(SECRET, "operator"))
         for host in self.hosts.values():
             self.declare(host)
@@ -45,14 +42,45 @@ class ManagedLab(SharedLab):
         one.options = ["--node", name]
         return one
 
+    @property
+    def first_options(self):
+        """It runs etcd."""
+        return ["--cluster-init"]
+
     def started(self, name, *options):
-        """Starts an operator with these options, and from then on without them; the seconds that it took to serve."""
-        one = self.operators[name]
-        one.options = ["--node", name, "--etcd-image", ETCD_IMAGE, *options]
-        began = time.monotonic()
-        one.start()
-        one.options = ["--node", name]
-        return time.monotonic() - began
+        """As in any lab; its etcd is of the image on the hosts."""
+        return super().started(name, "--etcd-image", ETCD_IMAGE, *options)
+
+    def lose_etcd(self):
+        """Nothing of etcd is left on any host."""
+        for name in self.names:
+            self.remove_etcd(name)
+
+    def remove_etcd(self, name):
+        """Removes the member of a host with its data."""
+        self.hosts[name].docker("rm", "-f", CONTAINER, check=False)
+        self.hosts[name].docker("volume", "rm", CONTAINER, check=False)
+
+    def lose_data(self, name):
+        """The operator of a host, which does not run, loses its data directory."""
+        self.operators[name] = self.made(name)
+
+    def prepare_restore(self, first):
+        """Only the key of the Secrets is kept of the first host's data directory."""
+        key = Path("pki", "secrets.key")
+        kept = (self.operators[first].data / key).read_bytes()
+        self.lose_data(first)
+        file = self.operators[first].data / key
+        file.parent.mkdir(mode=0o700, parents=True)
+        file.touch(mode=0o600)
+        file.write_bytes(kept)
+
+    def start_restored(self, first):
+        """A new etcd begins on the first host; the others are wiped and join."""
+        for name in self.names:
+            if name != first:
+                self.lose_data(name)
+        self.share(first)
 
     def status(self):
         """What `cluster status` says."""
@@ -69,10 +97,8 @@ class ManagedLab(SharedLab):
 
     def wipe(self, name):
         """What `cluster remove` and `cluster reset` say is to be done on a machine: no etcd, no data directory."""
-        host = self.hosts[name]
-        host.docker("rm", "-f", CONTAINER, check=False)
-        host.docker("volume", "rm", CONTAINER, check=False)
-        self.operators[name] = self.made(name)
+        self.remove_etcd(name)
+        self.lose_data(name)
 
     def etcd_leader(self):
         """The host whose member leads etcd."""

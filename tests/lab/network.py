@@ -80,6 +80,24 @@ class Network:
         run("ip", "-n", self.router, "-batch", "-", text="\n".join(lines))
         run("ip", "-n", netns, "-batch", "-", text="\n".join(inside))
 
+    def renumber(self, node, address):
+        """Gives a node another address; the one that it had is gone."""
+        netns, former = self.netns(node), self.nodes[node]
+        routes = [
+            f"route add blackhole {address}/32 metric 4096",
+            f"route add {address}/32 dev {node}",
+            f"route del {former}/32 dev {node}",
+            f"route del blackhole {former}/32 metric 4096",
+        ]
+        inside = [
+            f"addr add {address}/32 dev eth0",
+            f"route replace default via {GATEWAY} src {address}",
+            f"addr del {former}/32 dev eth0",
+        ]
+        run("ip", "-n", self.router, "-batch", "-", text="\n".join(routes))
+        run("ip", "-n", netns, "-batch", "-", text="\n".join(inside))
+        self.nodes[node] = address
+
     def unplug(self, node):
         """Removes the namespace of a node, in which no process may be left, with all that it had: bridges, rules, sockets."""
         run("ip", "-n", self.router, "link", "del", node, check=False)

@@ -1,5 +1,6 @@
 """An etcd that Evenkeel manages: nodes are killed, lost, removed and join again; a majority is lost for good."""
 
+import shutil
 import subprocess
 import time
 
@@ -7,6 +8,7 @@ from checks import expect
 from cluster import Clients, LabCluster
 from harness import Failed, wait_until
 from managed import CONTAINER, ETCD_IMAGE
+from shared import SharedLab
 
 GAP = 8.0  # seconds without a leading operator after the member of etcd beside it was killed, on a busy machine
 LOST = 12.0  # and after the host of everything that leads has lost its power
@@ -16,7 +18,7 @@ def a_killed_etcd_is_started_again_and_the_others_go_on(lab):
     """The member of etcd beside the operator that leads is killed by `docker kill`: Docker itself leaves it dead."""
     wait_until("one node may be lost", lab.redundant, 30)
     host = lab.hosts[lab.leader()[0]]
-    move_etcd(lab, host.name)
+    lab.move_etcd(host.name)
     began = time.monotonic()
     host.docker("kill", CONTAINER)
     wait_until("an operator leads", lambda: lab.leader() is not None, 20, poll=0.05)
@@ -32,7 +34,7 @@ def the_node_with_the_leaders_of_everything_is_lost_and_comes_back(lab):
     """The host with the operator that leads and the leader of etcd loses its power; later it boots, and its etcd with it."""
     wait_until("one node may be lost", lab.redundant, 30)
     old = lab.leader()
-    move_etcd(lab, old[0])
+    lab.move_etcd(old[0])
     began = time.monotonic()
     lab.power_off(old[0])
     _, took = lab.leads_after(old)
@@ -42,16 +44,6 @@ def the_node_with_the_leaders_of_everything_is_lost_and_comes_back(lab):
     wait_until("one node may be lost again", lab.redundant, 60)
     expect(took < LOST, f"another operator led after {took:.2f} s")
     return f"another operator led after {took:.2f} s, with the time of the kill itself"
-
-
-def move_etcd(lab, name):
-    """Makes the member of this host the leader of etcd."""
-    leader = lab.etcd_leader()
-    if leader == name:
-        return
-    wanted = next(one["etcd"]["id"] for one in lab.status()["nodes"] if one["name"] == name)
-    lab.etcdctl_at(f"https://{lab.network.nodes[leader]}:2379", "move-leader", wanted)
-    wait_until(f"{name} leads etcd", lambda: lab.etcd_leader() == name, 10)
 
 
 def wrong_input_changes_nothing(lab):
@@ -163,6 +155,83 @@ def two_of_three_nodes_are_lost_for_good_and_the_last_one_is_reset(lab):
     return f"served {alone:.1f} s after the reset began"
 
 
+def a_node_has_another_address_after_a_restart(lab):
+    """The address of a machine changes while its operator is stopped; then it gets the old one again."""
+    wait_until("one node may be lost", lab.redundant, 30)
+    name = lab.names[-1]
+    one, former = lab.operators[name], lab.network.nodes[name]
+    took = []
+    for address in (former.rsplit(".", 1)[0] + ".77", former):
+        one.stop()
+        lab.network.renumber(name, address)
+        code, said = one.cli_result("operator", "--data-dir", str(one.data), "--listen", "127.0.0.1:7999", "--node", name)
+        expect(code == 1 and "is no address of this machine any more" in said, f"{code} {said}")
+        one.address = address
+        began = time.monotonic()
+        one.start()
+        wait_until("one node may be lost again", lab.redundant, 60)
+        took.append(time.monotonic() - began)
+        peers = {node["name"]: node["etcd"]["peer"] for node in lab.status()["nodes"]}
+        expect(peers[name] == f"https://{address}:2380", f"the members are {peers}")
+        for other in lab.operators.values():
+            wait_until("kubeconfigs name it", lambda file=other.data / "kubeconfig": f"{address}:" in file.read_text(), 15)
+    return f"redundant {max(took):.1f} s after the start at the other address"
+
+
+def a_stolen_node_is_shut_out_by_new_keys(lab):
+    """Somebody has the files of a node: it is removed, the keys are renewed, and its files are refused by etcd and by the API."""
+    wait_until("one node may be lost", lab.redundant, 30)
+    first, *others = lab.names
+    one, stolen, files = lab.operators[first], lab.operators[others[-1]], lab.folder / "stolen"
+    shutil.copytree(stolen.data / "pki", files)
+    etcd = f"https://{lab.network.nodes[first]}:2379"
+    thief = (f"--cacert={files}/etcd-ca.crt", f"--cert={files}/etcd.crt", f"--key={files}/etcd.key")
+
+    def removed():
+        code, said = one.cli_result("cluster", "remove", others[-1], "--stolen")
+        waits = code == 4 and "has joined just now" in said
+        expect(waits or "evenkeel cluster renew-keys --yes" in said, f"{code} {said}")
+        return code == 0
+
+    wait_until("it is removed", removed, 30)
+    wait_until("its operator ends", lambda: stolen.process.poll() is not None, 30)
+    SharedLab.etcdctl_at(lab, etcd, *thief, "member", "list")
+    began = time.monotonic()
+    for operator in lab.operators.values():
+        if operator.process.poll() is None:
+            operator.stop()
+
+    def renewed():
+        code, said = one.cli_result("cluster", "renew-keys", "--yes", "--data-dir", str(one.data))
+        expect(code == 0 or "operators run over this store" in said, f"{code} {said}")
+        return code == 0
+
+    wait_until("the keys are renewed", renewed, 20)
+    for words in (("rm", "-f", CONTAINER), ("volume", "rm", CONTAINER)):
+        lab.hosts[first].docker(*words)
+    lab.started(first, "--cluster-init")
+    served = time.monotonic() - began
+    for name in others:
+        lab.wipe(name)
+        lab.started(name, *lab.join(one))
+    wait_until("one node may be lost again", lab.redundant, 60)
+    own = one.data / "pki"
+    # The thief knows the new CA, which is no secret.
+    for authority in (files, own):
+        try:
+            SharedLab.etcdctl_at(lab, etcd, f"--cacert={authority}/etcd-ca.crt", *thief[1:], "member", "list")
+        except Failed:
+            continue
+        raise Failed(f"etcd lets the certificate of the stolen node in, with the CA in {authority}")
+    kubeconfig = (one.data / "kubeconfig").read_text(encoding="utf-8")
+    token = (own / "token").read_text(encoding="utf-8").strip()
+    forged = lab.folder / "forged"
+    forged.write_text(kubeconfig.replace(token, (files / "token").read_text(encoding="utf-8").strip()), encoding="utf-8")
+    code, said = one.cli_result("get", "secrets", "--kubeconfig", str(forged))
+    expect(code == 1 and "expired or revoked" in said, f"{code} {said}")
+    return f"served {served:.1f} s after the stop of all operators"
+
+
 def reset(operator, *words):
     """`cluster reset` on the data directory of an operator: (exit code, all output)."""
     return operator.cli_result("cluster", "reset", "--data-dir", str(operator.data), *words)
@@ -173,5 +242,7 @@ SCENARIOS = [
     the_node_with_the_leaders_of_everything_is_lost_and_comes_back,
     wrong_input_changes_nothing,
     a_lost_node_is_removed_and_a_new_one_joins_in_its_place,
+    a_node_has_another_address_after_a_restart,
+    a_stolen_node_is_shut_out_by_new_keys,
     two_of_three_nodes_are_lost_for_good_and_the_last_one_is_reset,
 ]

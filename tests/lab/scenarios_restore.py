@@ -1,6 +1,5 @@
 """The operators' store is lost or moved: a restore from a backup, and the way from several operators to one and back."""
 
-import shutil
 import time
 
 import client
@@ -18,16 +17,6 @@ def containers(cluster):
     return {host: set(ids) for host, ids in cluster.started().items()}
 
 
-def lose_etcd(lab):
-    """Ends all members of etcd, removes their data, and starts them as a new cluster."""
-    for member in lab.members.values():
-        member.kill()
-        shutil.rmtree(member.folder / "data")
-    for member in lab.members.values():
-        member.start()
-    wait_until("the new etcd has a leader", lab.etcd_leader, 30)
-
-
 def stop_operators(lab):
     """Stops all operators; the databases are alone."""
     for one in lab.operators.values():
@@ -43,16 +32,16 @@ def fail_over(cluster, clients):
     cluster.whole()
 
 
-def without_operators(lab, cluster, clients, work):
-    """Does the work while no operator runs, which the database may not notice; then they adopt it. Returns the longest times
-    without writes of both."""
+def without_operators(lab, cluster, clients, work, start):
+    """Does the work while no operator runs, which the database may not notice; then they start and adopt it. Returns the longest
+    times without writes of both."""
     before = containers(cluster)
     began = time.monotonic()
     stop_operators(lab)
     work()
     back = time.monotonic()
     away = client.longest_gap(sorted(write["ack"] for write in clients.writes(False)), began)
-    lab.revive()
+    start()
     wait_until("an operator leads", lab.leader, 30)
     cluster.whole(180)
     adopted = clients.outage(back)
@@ -66,19 +55,22 @@ def all_of_etcd_is_lost_and_the_store_is_restored_from_an_older_backup(lab):
     cluster = database(lab)
     backup = str(lab.folder / "backup.db")
     lab.operator.cli("cluster", "backup", backup)
-    first = lab.operators[lab.names[0]]
+    name = lab.names[0]
 
     def work():
+        first = lab.operators[name]
         code, told = first.cli_result("cluster", "restore", backup, "--data-dir", str(first.data))
         expect(code == 1 and "objects; nothing was changed" in told, f"an etcd with objects: {code} {told}")
-        lose_etcd(lab)
+        lab.lose_etcd()
+        lab.prepare_restore(name)
+        first = lab.operators[name]
         told = first.cli("cluster", "restore", backup, "--data-dir", str(first.data), "--dry-run")
         expect("postgresclusters.evenkeel.dev" in told and "secrets" in told, told)
         first.cli("cluster", "restore", backup, "--data-dir", str(first.data))
 
     with Clients(cluster, far=True) as clients:
         fail_over(cluster, clients)
-        away, adopted = without_operators(lab, cluster, clients, work)
+        away, adopted = without_operators(lab, cluster, clients, work, lambda: lab.start_restored(name))
         fail_over(cluster, clients)
     return f"longest time without writes: {away:.2f} s without operators, {adopted:.2f} s in the adoption"
 
@@ -95,11 +87,6 @@ def from_three_operators_to_one_and_to_three_again(lab):
         code, told = refused_to_start(lab, others[0])
         expect(code == 1 and "cluster leave" in told, f"an operator over the etcd that was left: {code} {told}")
 
-    def come_back():
-        lose_etcd(lab)
-        for name in others:
-            shutil.rmtree(lab.operators[name].data)
-
     with Clients(cluster, far=True) as clients:
         before, began = containers(cluster), time.monotonic()
         stop_operators(lab)
@@ -111,15 +98,10 @@ def from_three_operators_to_one_and_to_three_again(lab):
         fail_over(cluster, clients)
         before = containers(cluster)
         one.stop()
-        come_back()
-        one.options = ["--node", alone, "--etcd-endpoints", lab.endpoints]
-        one.start()
-        joins = lab.join(one)
-        one.options = ["--node", alone]
+        lab.lose_etcd()
         for name in others:
-            lab.operators[name].options = ["--node", name, *joins]
-            lab.operators[name].start()
-            lab.operators[name].options = ["--node", name]
+            lab.lose_data(name)
+        lab.share(alone)
         lab.away.clear()
         wait_until("an operator leads", lab.leader, 30)
         cluster.whole(180)

@@ -2,12 +2,13 @@
 
 import base64
 import json
+import shutil
 import subprocess
 import time
 
 from harness import Failed, Operator, run, wait_until
 from lab import SECRET, Lab
-from private_engine import within
+from private_engine import remove_folder, within
 
 PREFIX = "/evenkeel/v1/"
 LEADER = PREFIX + "!leader"
@@ -41,6 +42,8 @@ class Member:
             # For machines in one room.
             "heartbeat-interval": 50,
             "election-timeout": 500,
+            # The default of 3.5: a member that comes back makes no election.
+            "pre-vote": "true",
         }
         words = [f"--{name}={value}" for name, value in options.items()]
         with open(self.folder / ETCD_LOG, "a", encoding="utf-8") as log:
@@ -78,27 +81,40 @@ class SharedLab(Lab):
             self.members[name] = self.member(self, name)
             self.members[name].start()
         wait_until("etcd has a leader", self.etcd_leader, 30)
-        joins = []
         for name in self.names:
             folder = self.folder / f"operator-{name}"
             folder.mkdir(mode=0o700)
             one = self.operators[name] = Operator(self.binary, folder, within(self.network.netns(name)))
             one.env |= {"DOCKER_HOST": "tcp://192.0.2.1:2376", "DOCKER_TLS_VERIFY": "1", **self.env(name)}
             one.address = self.network.nodes[name]
-            one.options = ["--node", name]
-            if joins:
-                one.options += joins
-            else:
-                one.options += ["--etcd-endpoints", self.endpoints]
-            one.start()
-            joins = joins or self.join(one)
-            # The settings of etcd are in the data directory now; no operator needs another one, or etcd's addresses, to start.
-            one.options = ["--node", name]
+        self.share(self.names[0])
         self.operator = Living(self)
         self.apply(self.certificates.secret(SECRET, "operator"))
         for host in self.hosts.values():
             self.declare(host)
         wait_until("all hosts are Ready", self.all_ready, 30)
+
+    @property
+    def first_options(self):
+        """What the operator is told that begins to share a store."""
+        return ["--etcd-endpoints", self.endpoints]
+
+    def share(self, first):
+        """The operator of this host begins to share a store, and the others join it."""
+        self.took[f"start of {first}"] = self.started(first, *self.first_options)
+        for name in self.names:
+            if name != first:
+                self.took[f"join of {name}"] = self.started(name, *self.join(self.operators[first]))
+
+    def started(self, name, *options):
+        """Starts an operator with these options, and from then on without them; the seconds that it took to serve."""
+        one = self.operators[name]
+        one.options = ["--node", name, *options]
+        began = time.monotonic()
+        one.start()
+        # What it was told is in its data directory now.
+        one.options = ["--node", name]
+        return time.monotonic() - began
 
     def join(self, one):
         """What the next operators are told, so that they join this one."""
@@ -106,6 +122,26 @@ class SharedLab(Lab):
         file.touch(mode=0o600)
         file.write_text(one.cli("cluster", "token"), encoding="utf-8")
         return ["--join", f"{one.address}:{one.port}", "--token-file", str(file)]
+
+    def lose_etcd(self):
+        """All members of etcd end and lose their data; an empty etcd takes their place."""
+        for member in self.members.values():
+            member.kill()
+            shutil.rmtree(member.folder / "data")
+        for member in self.members.values():
+            member.start()
+        wait_until("the new etcd has a leader", self.etcd_leader, 30)
+
+    def lose_data(self, name):
+        """The operator of a host, which does not run, loses its data directory."""
+        remove_folder(self.operators[name].data)
+
+    def prepare_restore(self, _first):
+        """What has to be done on the first host before the store is restored there, but for an empty etcd: nothing."""
+
+    def start_restored(self, _first):
+        """Starts the operators after the store was restored on the first host."""
+        self.revive()
 
     def power_off(self, name):
         """Takes the power of a host, with everything that runs there."""
@@ -153,6 +189,19 @@ class SharedLab(Lab):
         """What a member of etcd says of itself."""
         return json.loads(self.etcdctl_at(endpoint, "endpoint", "status", "-w", "json"))[0]["Status"]
 
+    def move_etcd(self, name):
+        """Makes the member of this host the leader of etcd; an operator that leads there moves it away again, some time later."""
+
+        def look():
+            leader = self.etcd_leader()
+            if leader not in (None, name):
+                wanted = self.etcd_status(f"http://{self.network.nodes[name]}:2379")["header"]["member_id"]
+                self.etcdctl_at(f"http://{self.network.nodes[leader]}:2379", "move-leader", format(wanted, "x"))
+                leader = self.etcd_leader()
+            return leader == name
+
+        wait_until(f"{name} leads etcd", look, 20)
+
     def leader(self):
         """(the host whose operator leads, its epoch); None while nobody does."""
         told = json.loads(self.etcdctl("get", LEADER, "-w", "json"))
@@ -160,6 +209,19 @@ class SharedLab(Lab):
         if not found:
             return None
         return json.loads(base64.b64decode(found[0]["value"]))["node"], found[0]["create_revision"]
+
+    def move_leadership(self, name):
+        """Makes the operator of this host lead: each other one that leads is stopped and started again."""
+
+        def look():
+            lead = self.leader()
+            if lead and lead[0] != name:
+                self.operators[lead[0]].stop()
+                lead = self.leads_after(lead)
+                self.revive()
+            return lead and lead[0] == name
+
+        wait_until(f"the operator of {name} leads", look, 60)
 
     def leads_after(self, old, within_seconds=20):
         """Waits until another leadership has begun; returns (the host, the seconds since now)."""

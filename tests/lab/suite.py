@@ -1,10 +1,11 @@
-"""Runs the lab's scenarios: `suite.py BINARY [--quick] [WORDS...]`, those whose name contains one of the words.
+"""Runs the lab's scenarios: `suite.py BINARY [--quick] [--name LAB] [WORDS...]`, those whose name contains one of the words.
 
 Each scenario gets a whole lab of three Docker hosts; after it everything is healed, and nothing may be on two hosts under
 one identity. Prints one line a scenario and ends with `N passed, N failed`. What tells why one failed is kept under
 target/lab/. Everything that was made is removed.
 """
 
+import argparse
 import functools
 import pathlib
 import shutil
@@ -22,6 +23,7 @@ import scenarios_managed
 import scenarios_operators
 import scenarios_postgres
 import scenarios_redis
+import scenarios_redis_operators
 import scenarios_restore
 import scenarios_web
 from harness import ROOT, Failed
@@ -49,8 +51,12 @@ QUICK = [
 # The scenarios of each kind of lab, and its quick ones.
 LABS = [
     (Lab, SCENARIOS, QUICK),
-    (SharedLab, [*scenarios_operators.SCENARIOS, *scenarios_restore.SCENARIOS], scenarios_operators.SCENARIOS[:1]),
-    (ManagedLab, scenarios_managed.SCENARIOS, scenarios_managed.SCENARIOS[:1]),
+    (
+        SharedLab,
+        [*scenarios_operators.SCENARIOS, *scenarios_redis_operators.SCENARIOS, *scenarios_restore.SCENARIOS],
+        scenarios_operators.SCENARIOS[:1],
+    ),
+    (ManagedLab, [*scenarios_managed.SCENARIOS, *scenarios_restore.SCENARIOS], scenarios_managed.SCENARIOS[:1]),
 ]
 
 
@@ -67,12 +73,12 @@ def healed(scenario):
     return whole
 
 
-def run(binary, kind, scenarios):
-    """Runs the scenarios in one lab of this kind. Returns (passed, failed)."""
+def run(make, scenarios):
+    """Runs the scenarios in one lab that this makes. Returns (passed, failed)."""
     passed = failed = 0
     if not scenarios:
         return passed, failed
-    lab = kind(binary)
+    lab = make()
     try:
         lab.begin()
         print("a lab of 3 hosts: " + ", ".join(f"{what} after {took:.1f} s" for what, took in lab.took.items()), flush=True)
@@ -87,7 +93,7 @@ def run(binary, kind, scenarios):
                 # A broken lab would fail every later scenario; they get a new one.
                 print(f"     the lab did not recover ({problem}); making a new one", flush=True)
                 lab.stop()
-                lab = kind(binary)
+                lab = make()
                 lab.begin()
     finally:
         lab.stop()
@@ -96,16 +102,18 @@ def run(binary, kind, scenarios):
 
 def main():
     """Runs the suite and exits 1 when a scenario failed."""
-    words = [word for word in sys.argv[2:] if word != "--quick"]
-    if len(sys.argv) < 2:
-        sys.exit("usage: suite.py BINARY [--quick] [WORDS...]")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("binary")
+    parser.add_argument("words", nargs="*", help="words of names of scenarios")
+    parser.add_argument("--quick", action="store_true", help="only the short part")
+    parser.add_argument("--name", default="evenkeel-lab", help="name of the lab")
+    args = parser.parse_intermixed_args()
     # A SIGTERM also cleans up.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     shutil.rmtree(SAVED, ignore_errors=True)
-    quick = "--quick" in sys.argv
     passed = failed = 0
     for kind, all_of_it, short in LABS:
-        results = run(sys.argv[1], kind, chosen(words, short if quick else all_of_it))
+        results = run(functools.partial(kind, args.binary, name=args.name), chosen(args.words, short if args.quick else all_of_it))
         passed, failed = passed + results[0], failed + results[1]
     print(f"{passed} passed, {failed} failed", flush=True)
     sys.exit(1 if failed else 0)

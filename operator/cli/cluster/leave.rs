@@ -23,21 +23,56 @@ pub struct Args {
     home: Home,
 }
 
-/// Takes all objects out.
+/// What was taken out.
+pub(super) struct Taken {
+    /// How many objects; `None`: an earlier call took them.
+    count: Option<usize>,
+    /// Whether Evenkeel manages the etcd that was left.
+    managed: bool,
+}
+
+/// Takes all objects out, and says what is left to do.
 pub async fn run(args: &Args, out: &mut (dyn Write + Send)) -> Result<(), Error> {
     let (home, dir) = (&args.home, args.home.dir());
-    let doing = || "cannot take the objects out of etcd".to_owned();
-    if aside(&dir, ETCD).exists() && !etcd::is_kept(&dir) && kept::read(&dir)?.is_some() {
-        // It was interrupted at its last step.
-        put_aside(&dir, kept::FILE)?;
-        writeln!(out, "the objects are in {}; start the operator here", home.store().display())?;
-        return Ok(());
-    }
-    if !etcd::is_kept(&dir) {
+    if !is_to_do(&dir)? {
         return Err(Error::Failed(format!(
             "the operator of {} shares no etcd with others; name another data directory by --data-dir",
             dir.display()
         )));
+    }
+    let taken = take_out(home).await?;
+    let count = taken.count.map_or_else(|| "the".to_owned(), |count| count.to_string());
+    writeln!(out, "{count} objects are in {}; start the operator here", home.store().display())?;
+    let etcd = match taken.managed {
+        true => "on every machine, also this one: docker rm -f evenkeel-etcd; docker volume rm evenkeel-etcd",
+        false => "etcd is not needed any more; to share a store again, begin with an empty one",
+    };
+    writeln!(out, "Remove the data directories of the other nodes, and do not start their operators again; {etcd}")?;
+    Ok(())
+}
+
+/// Whether this data directory shares an etcd, or an earlier call was interrupted.
+pub(super) fn is_to_do(dir: &Path) -> Result<bool, Error> {
+    Ok(etcd::is_kept(dir) || is_interrupted(dir)?)
+}
+
+/// Whether this data directory has left an etcd.
+pub(super) fn is_done(dir: &Path) -> bool {
+    aside(dir, ETCD).exists() && !etcd::is_kept(dir)
+}
+
+/// Whether an earlier call ended before its last step.
+fn is_interrupted(dir: &Path) -> Result<bool, Error> {
+    Ok(is_done(dir) && kept::read(dir)?.is_some())
+}
+
+/// Takes all objects out into the file of a store, and puts the settings of etcd aside.
+pub(super) async fn take_out(home: &Home) -> Result<Taken, Error> {
+    let dir = home.dir();
+    let doing = || "cannot take the objects out of etcd".to_owned();
+    if is_interrupted(&dir)? {
+        put_aside(&dir, kept::FILE)?;
+        return Ok(Taken { count: None, managed: true });
     }
     let seal = stopped::keys(home)?;
     let _claimed = DataDir::claim(&dir)?;
@@ -61,13 +96,7 @@ pub async fn run(args: &Args, out: &mut (dyn Write + Send)) -> Result<(), Error>
     // Without it the store is the file.
     put_aside(&dir, ETCD)?;
     put_aside(&dir, kept::FILE)?;
-    writeln!(out, "{count} objects are in {}, generation {next}; start the operator here", file.display())?;
-    let etcd = match member {
-        Some(_) => "on every machine, also this one: docker rm -f evenkeel-etcd; docker volume rm evenkeel-etcd",
-        None => "etcd is not needed any more; to share a store again, begin with an empty one",
-    };
-    writeln!(out, "Remove the data directories of the other nodes, and do not start their operators again; {etcd}")?;
-    Ok(())
+    Ok(Taken { count: Some(count), managed: member.is_some() })
 }
 
 fn aside(dir: &Path, name: &str) -> PathBuf {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::stopped;
+use crate::api::failure::{Class, Classify as _};
 use crate::cli::datadir::DataDir;
 use crate::cli::error::{Error, failed};
 use crate::cli::managed::running::Managed;
@@ -80,9 +81,9 @@ async fn raise(home: &Home) -> Result<(), Error> {
     let before = etcd.generation().await.map_err(failed(doing))?;
     let next = generation::next(before, &dir).map_err(failed(doing))?;
     let patience = instant() + PATIENCE;
-    // The lease of the last leader may go on for a moment.
     while let Err(error) = etcd.reopen(next).await {
-        if instant() >= patience {
+        // The lease of the last leader may go on for a moment, or etcd has just started.
+        if error.class() != Class::Transient || instant() >= patience {
             return Err(failed(doing)(error));
         }
         sleep(PAUSE).await;

@@ -53,7 +53,11 @@ impl Managed {
     ) -> Result<Self, Error> {
         let first =
             || EtcdConfig { endpoints: vec![member.client_url()], prefix: prefix.to_owned(), tls: None, managed: true };
-        let config = etcd::kept(dir)?.unwrap_or_else(first);
+        let mut config = etcd::kept(dir)?.unwrap_or_else(first);
+        // The node may have another address than at the start before.
+        if !config.endpoints.contains(&member.client_url()) {
+            config.endpoints.insert(0, member.client_url());
+        }
         Ok(Self { dir: dir.to_owned(), member, engine, clock, config })
     }
 
@@ -220,8 +224,15 @@ impl Managed {
     /// removed.
     async fn votes(&self, cluster: &EtcdCluster) -> Result<Option<Vec<String>>, Error> {
         let list = cluster.agreed().await.map_err(failed(|| "the members are not known".to_owned()))?;
-        let own = list.iter().find(|member| member.peer == self.member.peer_url());
-        let Some(own) = own else { return Err(self.removed()) };
+        let peer = self.member.peer_url();
+        let named = || list.iter().find(|member| self.member.ran && member.name == self.member.node);
+        let Some(own) = list.iter().find(|member| member.peer == peer).or_else(named) else {
+            return Err(self.removed());
+        };
+        if own.peer != peer {
+            let told = cluster.set_peer(&own.id, &peer).await;
+            told.map_err(failed(|| "the others cannot be told its new address".to_owned()))?;
+        }
         if !own.voter && !cluster.promote(&own.id).await.map_err(failed(|| "it cannot be promoted".to_owned()))? {
             return Ok(None);
         }

@@ -8,6 +8,8 @@
 
 mod blueprint;
 mod claims;
+#[cfg(test)]
+mod clocks;
 mod context;
 mod inputs;
 mod observe;
@@ -56,6 +58,7 @@ use crate::kinds::hosts::{Declared, DeclaredHosts};
 use crate::kinds::loss::{self, Losses, Silent};
 use crate::kinds::ports::{self, PortStep, Reserved};
 use crate::kinds::silence::Silence;
+use crate::kinds::waits::{Waited, Waits};
 use crate::runtime::{Concern, Keeper, Kind, Planned, Significance, Wake, Want};
 use crate::store::Key;
 use crate::store::objects::Objects;
@@ -66,6 +69,7 @@ pub struct DeploymentKind {
     objects: Objects,
     prober: prober::Prober,
     silence: Silence,
+    waits: Waits,
 }
 
 impl DeploymentKind {
@@ -73,8 +77,8 @@ impl DeploymentKind {
     /// changed.
     pub fn new(hosts: Arc<Hosts>, objects: Objects, wake: Wake) -> Self {
         let prober = prober::Prober::new(hosts.clone(), wake.clone());
-        let silence = Silence::default();
-        Self { docker: Docker::new(hosts, objects.clone(), wake), objects, prober, silence }
+        let (silence, waits) = Default::default();
+        Self { docker: Docker::new(hosts, objects.clone(), wake), objects, prober, silence, waits }
     }
 }
 
@@ -110,6 +114,11 @@ impl Kind for DeploymentKind {
         plan::plan(object, observed, want, now)
     }
 
+    /// What was recorded is waited for from now.
+    fn recorded(&self, before: &Deployment, status: &DeploymentStatus) {
+        self.waits.note(&before.owner(), observe::moments(Some(status)));
+    }
+
     async fn act(&self, object: &Deployment, step: &Step) -> Result<(), Failure> {
         match step {
             Step::Docker(step) => self.docker.act(&object.owner(), step).await,
@@ -122,7 +131,7 @@ impl Kind for DeploymentKind {
     }
 
     fn companions(&self) -> Vec<&dyn Keeper> {
-        vec![&self.docker.work, &self.prober.probes]
+        vec![&self.docker.work, &self.prober.probes, &self.waits]
     }
 }
 
@@ -191,6 +200,8 @@ pub struct Observed {
     pub level: Level,
     /// The hosts that do not answer.
     pub silent: Silent,
+    /// How long this operator has known of the recorded moments.
+    pub waited: Waited,
     /// The reserved ports of all hosts.
     pub reserved: Reserved,
     /// The ports of its containers that LoadBalancers route to.

@@ -4,12 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PodSpec;
 use serde_json::{Value, json};
 
 use super::{BalancerSeen, DeploymentKind, HostSeen, Observed, blueprint, claims, inputs};
 use crate::api::core::NAMESPACES;
-use crate::api::deployment::{Deployment, Revision};
+use crate::api::deployment::{Deployment, DeploymentStatus, Pod, Revision};
 use crate::api::docker_host::{DockerHost, DockerHostSpec};
 use crate::api::failure::Failure;
 use crate::api::load_balancer::{Backend, LoadBalancer, ServerState};
@@ -48,11 +49,23 @@ pub(super) async fn observe(controller: &DeploymentKind, object: &Deployment) ->
         work: controller.docker.work.heard(&owner),
         balancers: all.iter().filter_map(|balancer| routed(balancer, object.name())).collect(),
         routed: all.iter().flat_map(|balancer| ports_to(balancer, object.name())).collect(),
+        waited: controller.waits.note(&owner, moments(object.status.as_ref())),
         silent: controller.silence.note(hosts.iter().map(|(name, host)| (name, &host.docker))),
         reserved: ports::read(&controller.objects).await?,
         level: Level::enforced(namespace.as_ref()),
         hosts,
     })
+}
+
+/// The recorded moments that decisions wait from.
+pub(super) fn moments(status: Option<&DeploymentStatus>) -> Vec<Timestamp> {
+    let Some(d) = status.and_then(|status| status.decisions.as_ref()) else { return Vec::new() };
+    let of_pod = |pod: &Pod| {
+        let restarts = pod.restarts.values().flat_map(|one| [one.last, one.next_try]);
+        restarts.chain([pod.ready_since, pod.stop.as_ref().and_then(|stop| stop.since)]).collect::<Vec<_>>()
+    };
+    let missing = d.missing.values().map(|missing| missing.since);
+    d.pods.iter().flat_map(of_pod).chain(missing).chain([d.progressed_at]).flatten().collect()
 }
 
 /// The volumes of a host that its DockerHost gives to this namespace.

@@ -49,7 +49,7 @@ pub fn plan(object: &Deployment, observed: &Observed, want: Want, now: Timestamp
     };
     let limits = rollout::limits(object, &spec);
     remember_home(observed, &spec, &mut d);
-    refused::forget(&mut d, &spec, now);
+    refused::forget(&mut d, &spec, &observed.waited);
     rollout::take_back(&standings, limits.replicas, &back, &mut d, now);
     let rollout = progress(context, &standings, limits.replicas, &mut d);
     evict(object, &mut d, now);
@@ -160,7 +160,7 @@ fn progress(context: &PlanContext, standings: &Standings, replicas: usize, d: &m
         return Rollout::Paused;
     }
     d.progressed_at = d.progressed_at.or(Some(now));
-    let left = revisions::time_left(object, d, now);
+    let left = revisions::time_left(context, d);
     if !left.is_zero() {
         return Rollout::Within(left);
     }

@@ -3,11 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 
 use super::blueprint::{Blueprint, Outside, Part, docker_name, grace_seconds, pod_spec};
-use super::context::PlanContext;
+use super::context::{PlanContext, wait_after};
 use super::rollout::Standing;
 use super::{Observed, blueprint, claims, placement, published};
 use crate::api::deployment::{Pod, Restarts, Revision};
@@ -25,10 +24,8 @@ use crate::kinds::network_of;
 use crate::runtime::companions::due;
 use crate::runtime::sooner;
 
-/// Back-off before a container that keeps ending is restarted: first and longest wait, in seconds.
-const BACKOFF: (i64, i64) = (10, 300);
 /// A container that ran this long does not count as one that keeps ending.
-const GOOD: SignedDuration = SignedDuration::from_mins(10);
+const GOOD: Duration = Duration::from_mins(10);
 /// Seconds on top of the balancers' drain time; then a pod is stopped even if they do not report it drained.
 const DRAIN_MARGIN_SECONDS: u64 = 10;
 
@@ -205,9 +202,10 @@ impl View<'_> {
         pod.given_up |= lost && certain;
         let ready = self.ready() && pod.stop.is_none() && !pod.given_up;
         pod.ready_since = if ready { pod.ready_since.or(Some(now)) } else { None };
+        pod.proven = pod.ready_since.is_some_and(|since| pod.proven || self.context.proven(since));
         Standing {
             ready,
-            available: self.context.available(&pod.name, pod.ready_since),
+            available: self.context.available(&pod.name, pod.proven),
             lost: pod.given_up,
             moves: self.moves(pod),
             restarts: pod.restarts.values().map(|restarts| restarts.count).sum(),
@@ -286,7 +284,7 @@ impl View<'_> {
     /// Whether no running balancer sends it anything any more, or the drain time is over.
     fn free(&self, pod: &Pod) -> bool {
         let Some(stop) = &pod.stop else { return false };
-        let waited = stop.since.map(|since| self.context.now.duration_since(since).unsigned_abs()).unwrap_or_default();
+        let waited = stop.since.map(|since| self.context.waited(since)).unwrap_or_default();
         self.context.observed.balancers.iter().all(|balancer| {
             let patience = Duration::from_secs(balancer.drain_seconds + DRAIN_MARGIN_SECONDS);
             let drained = balancer.servers.get(&pod.name).is_some_and(|state| *state == ServerState::Drained);
@@ -450,7 +448,7 @@ impl View<'_> {
             None if lacks => {}
             None => self.make(pod, part, again, next),
             Some((ContainerState::Created, _)) => {
-                match pod.restarts.get(&part.name).and_then(|restarts| self.waits(restarts)) {
+                match pod.restarts.get(&part.name).and_then(|restarts| self.context.until_next_try(restarts)) {
                     Some(wait) => next.look_within(wait),
                     None => self.fill_and_start(pod, part, None, next),
                 }
@@ -463,12 +461,6 @@ impl View<'_> {
             }
             Some((ContainerState::Exited, container)) => self.ended(pod, part, container, next),
         }
-    }
-
-    /// The wait until the container may be restarted.
-    fn waits(&self, restarts: &Restarts) -> Option<Duration> {
-        let at = restarts.next_try.filter(|at| *at > self.context.now)?;
-        Some(at.duration_since(self.context.now).unsigned_abs())
     }
 
     /// A running container: it is stopped if its liveness or startup probe failed.
@@ -496,14 +488,14 @@ impl View<'_> {
         let now = self.context.now;
         let restarts = pod.restarts.entry(part.name.clone()).or_default();
         if restarts.next_try.is_none() {
-            if restarts.last.is_none_or(|last| now.duration_since(last) >= GOOD) {
+            if restarts.last.is_none_or(|last| self.context.waited(last) >= GOOD) {
                 restarts.failures = 0;
             }
             restarts.next_try = Some(now.saturating_add(wait_after(restarts.failures)).unwrap_or(now));
             restarts.failures += 1;
             restarts.why = Some(ended_in_words(container.exit_code));
         }
-        if let Some(wait) = self.waits(restarts) {
+        if let Some(wait) = self.context.until_next_try(restarts) {
             return next.look_within(wait);
         }
         *restarts = Restarts { count: restarts.count + 1, last: Some(now), next_try: None, ..restarts.clone() };
@@ -555,8 +547,8 @@ impl View<'_> {
         let waiting = pod
             .restarts
             .values()
-            .filter_map(|restarts| Some((restarts.next_try.filter(|at| *at > self.context.now)?, restarts)));
-        let waiting = waiting.min_by_key(|(at, _)| *at);
+            .filter_map(|restarts| Some((self.context.until_next_try(restarts)?, restarts.next_try?, restarts)));
+        let waiting = waiting.min_by_key(|(left, _, _)| *left);
         let ready = self.ready() && pod.stop.is_none() && !pod.given_up;
         let (phase, message) = if let Some(why) = unknown {
             (PodPhase::Unknown, Some(why))
@@ -567,7 +559,7 @@ impl View<'_> {
             (PodPhase::Terminating, Some(stop.why.clone() + &paused.unwrap_or_default()))
         } else if let Some(note) = &next.note {
             (note.phase, Some(note.message.clone()))
-        } else if let Some((at, restarts)) = &waiting {
+        } else if let Some((_, at, restarts)) = &waiting {
             let why = restarts.why.as_deref().unwrap_or_default();
             (PodPhase::CrashLoopBackOff, Some(format!("{why}; next try at {at}")))
         } else if containers.iter().any(|container| container.state == PodContainerState::Running) {
@@ -586,7 +578,7 @@ impl View<'_> {
             created_at: pod.created_at,
             ready_since: pod.ready_since,
             restarts: pod.restarts.values().map(|restarts| restarts.count).sum(),
-            next_try: waiting.map(|(at, _)| at),
+            next_try: waiting.map(|(_, at, _)| at),
             message,
             containers: if self.seen.is_none() {
                 self.before.map(|before| before.containers.clone()).unwrap_or_default()
@@ -639,14 +631,6 @@ impl View<'_> {
             init,
             restarts: restarts.map(|restarts| restarts.count).unwrap_or_default(),
         }
-    }
-}
-
-/// The wait before the next start after this many ends in a row; zero after the first.
-pub fn wait_after(failures: u32) -> SignedDuration {
-    match failures {
-        0 => SignedDuration::ZERO,
-        more => SignedDuration::from_secs(BACKOFF.0.saturating_mul(1 << (more - 1).min(10)).min(BACKOFF.1)),
     }
 }
 

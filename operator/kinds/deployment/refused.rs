@@ -1,14 +1,17 @@
 //! What it means for a pod, and for the choice of its host, that Docker refuses to make or to start its container. Pure.
 
-use jiff::{SignedDuration, Timestamp};
+use std::time::Duration;
+
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PodSpec;
 
 use crate::api::deployment::{Decisions, Pod, Stop};
+use crate::kinds::waits::{self, Waited};
 
 /// Docker's words before a path that its host does not have.
 const MISSING: &str = "bind source path does not exist: ";
 /// A host that had no such path is asked again after this time.
-const AGAIN: SignedDuration = SignedDuration::from_mins(10);
+const AGAIN: Duration = Duration::from_mins(10);
 
 /// The refusal, and what to do about it if that is known.
 pub fn in_words(why: &str) -> String {
@@ -39,12 +42,12 @@ pub fn missing_path(why: &str) -> Option<&str> {
 }
 
 /// Forgets missing paths that the pods do not need any more, that exist, or that may exist by now.
-pub fn forget(d: &mut Decisions, spec: &PodSpec, now: Timestamp) {
+pub fn forget(d: &mut Decisions, spec: &PodSpec, waited: &Waited) {
     let volumes = || spec.volumes.iter().flatten().filter_map(|volume| volume.host_path.as_ref());
     let (pods, target) = (&d.pods, &d.target);
     let made = |host: &str| pods.iter().any(|pod| pod.host == host && pod.hash == *target && pod.made);
     d.missing.retain(|host, missing| {
-        let fresh = missing.since.is_some_and(|since| now.duration_since(since) < AGAIN);
+        let fresh = missing.since.is_some_and(|since| waits::waited(waited, since) < AGAIN);
         fresh && !made(host) && volumes().any(|volume| volume.path == missing.path)
     });
 }
@@ -109,10 +112,11 @@ mod tests {
             let spec = serde_json::json!({"containers": [], "volumes": [{"name": "a", "hostPath": {"path": path}}]});
             serde_json::from_value::<PodSpec>(spec).unwrap()
         };
-        let left = |seconds: i64, path: &str| {
-            let missing = MissingPath { path: "/srv/app".into(), since: Some(Timestamp::UNIX_EPOCH) };
+        let left = |seconds: u64, path: &str| {
+            let since = Timestamp::UNIX_EPOCH;
+            let missing = MissingPath { path: "/srv/app".into(), since: Some(since) };
             let mut d = Decisions { missing: [("h1".to_owned(), missing)].into(), ..Default::default() };
-            forget(&mut d, &volumes(path), Timestamp::from_second(seconds).unwrap());
+            forget(&mut d, &volumes(path), &[(since, Duration::from_secs(seconds))].into());
             warning(&d).unwrap_or_default()
         };
         assert!(left(599, "/srv/app").starts_with("host h1 has no /srv/app; pods are placed on hosts that have it"));

@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 
+use super::context::PlanContext;
 use super::inputs::Input;
 use super::{Observed, blueprint, placement};
 use crate::api::deployment::{
@@ -184,10 +185,10 @@ pub fn image_trouble(observed: &Observed, d: &Decisions) -> Option<String> {
 }
 
 /// The time left until the deadline of a rollout, counted from its last progress; zero when it has passed.
-pub fn time_left(object: &Deployment, d: &Decisions, now: Timestamp) -> Duration {
-    let deadline = object.spec.progress_deadline_seconds.unwrap_or(DEADLINE_SECONDS);
+pub fn time_left(context: &PlanContext, d: &Decisions) -> Duration {
+    let deadline = context.object.spec.progress_deadline_seconds.unwrap_or(DEADLINE_SECONDS);
     let deadline = Duration::from_secs(u64::try_from(deadline).unwrap_or_default());
-    let since = d.progressed_at.map(|at| now.duration_since(at).unsigned_abs()).unwrap_or_default();
+    let since = d.progressed_at.map(|at| context.waited(at)).unwrap_or_default();
     deadline.saturating_sub(since)
 }
 

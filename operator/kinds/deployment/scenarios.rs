@@ -133,7 +133,8 @@ async fn an_image_that_cannot_be_had_leaves_the_old_pods_and_is_given_up_after_i
     assert_eq!(status.updated_replicas, 2);
 }
 
-fn balancer(states: serde_json::Value) -> serde_json::Value {
+/// A LoadBalancer that routes to the Deployment, with these states of its servers.
+pub fn balancer(states: serde_json::Value) -> serde_json::Value {
     json!({
         "apiVersion": "evenkeel.dev/v1alpha1",
         "kind": "LoadBalancer",

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::PodSpec;
 
 use super::context::PlanContext;
 use super::rollout::{self, Limits};
-use super::{Step, blueprint, claims, placement, refused, revisions};
+use super::{Step, blueprint, claims, context, placement, refused, revisions};
 use crate::api::conditions::{Verdict, no, set, unknown, yes};
 use crate::api::deployment::{Decisions, Deployment, DeploymentPhase, DeploymentStatus, MissingPath};
 use crate::api::endpoints::{Endpoint, EndpointSet, EndpointState, PublishedPort};
@@ -63,7 +63,9 @@ pub fn render(context: &PlanContext, d: Decisions, pods: Vec<PodSeen>, rollout: 
     status.replicas = count(&|_| true);
     status.updated_replicas = count(&|pod| pod.revision == target);
     status.ready_replicas = count(&|pod| pod.ready);
-    status.available_replicas = count(&|pod| pod.ready && context.available(&pod.name, pod.ready_since));
+    let proven = proven(&d);
+    status.available_replicas =
+        count(&|pod| pod.ready && context.available(&pod.name, proven.contains(pod.name.as_str())));
     status.unavailable_replicas = (wanted - status.available_replicas).max(0);
     let (away, generation) = (status.unavailable_replicas, status.observed_generation);
     let spec = revisions::of(&d, &d.target).map(blueprint::pod_spec).unwrap_or_default();
@@ -107,8 +109,9 @@ pub fn render(context: &PlanContext, d: Decisions, pods: Vec<PodSeen>, rollout: 
 
 /// The endpoints of the pods. The object that routes to them names the port; no pod is the only writer.
 fn endpoint_set(context: &PlanContext, d: &Decisions, pods: &[PodSeen]) -> EndpointSet {
-    let (object, given_up) = (context.object, given_up(d));
-    let serves = |pod: &&PodSeen| pod.ready && !pod.terminating && context.available(&pod.name, pod.ready_since);
+    let (object, given_up, proven) = (context.object, given_up(d), proven(d));
+    let available = |name: &str| context.available(name, proven.contains(name));
+    let serves = |pod: &&PodSeen| pod.ready && !pod.terminating && available(&pod.name);
     let wanted = usize::try_from(object.spec.replicas.unwrap_or(1)).unwrap_or_default();
     let replaced = pods.iter().filter(serves).count() >= wanted;
     let published = |name: &str| -> Vec<PublishedPort> {
@@ -132,6 +135,11 @@ fn endpoint_set(context: &PlanContext, d: &Decisions, pods: &[PodSeen]) -> Endpo
     };
     let network = network_of(object.namespace());
     EndpointSet { network, epoch: 0, endpoints: pods.iter().map(endpoint).collect() }
+}
+
+/// The names of the pods that were ready for `minReadySeconds`.
+fn proven(d: &Decisions) -> BTreeSet<&str> {
+    d.pods.iter().filter(|pod| pod.proven).map(|pod| pod.name.as_str()).collect()
 }
 
 /// The names of the pods that were given up.
@@ -245,7 +253,7 @@ pub fn step_failed(mut status: DeploymentStatus, step: &Step, failure: &Failure,
     for known in pods.filter(|known| known.name == *pod) {
         let name = container.rsplit('.').next().unwrap_or_default().to_owned();
         let restarts = known.restarts.entry(name).or_default();
-        restarts.next_try = now.saturating_add(super::pods::wait_after(restarts.failures)).ok();
+        restarts.next_try = now.saturating_add(context::wait_after(restarts.failures)).ok();
         restarts.failures += 1;
         restarts.stuck = true;
         restarts.why = Some(refused::in_words(&failure.to_string()));

@@ -125,6 +125,16 @@ fn tell(status: &mut DockerHostStatus, info: &HostInfo) {
 /// What people must know when another engine answers.
 fn changed(object: &DockerHost, found: &str) -> String {
     let known = object.status.as_ref().and_then(|status| status.engine_id.as_deref()).unwrap_or("another");
+    if object.spec.endpoint.starts_with("unix://") {
+        return format!(
+            "another engine answers at {}: its ID is {found}, and it was {known}. To each of several operators over one store, a socket \
+             is that of its own machine, and another operator may lead now: give the host an endpoint that all of them reach (ssh:// \
+             or tcp://). Nothing there is believed or changed. Only if this machine's Docker has a new data root, and what the old one \
+             had is gone for good: evenkeel host accept {}",
+            object.spec.endpoint,
+            object.name()
+        );
+    }
     format!(
         "another engine answers at {}: its ID is {found}, and it was {known}. The host was reinstalled, its Docker has a new \
          data root, or another machine has its address. Nothing there is believed or changed. If it is right, and what the \

@@ -198,9 +198,7 @@ fn a_configuration_of_nginx_reads_like_this() {
     let backends = routing::resolve(&world.object, &world.observed, &mut d, world.now);
     let servers = backends
         .iter()
-        .map(|one| {
-            (one.backend.name.clone(), routing::at_balancer(one, "local", false, &Default::default(), world.now))
-        })
+        .map(|one| (one.backend.name.clone(), routing::at_balancer(one, "local", false, &Default::default())))
         .collect();
     let certificates = [("cert".to_owned(), "c0ffee".to_owned())].into();
     let inputs = Inputs::new(&world.object, &certificates, Some("secret"));

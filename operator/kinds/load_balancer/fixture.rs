@@ -10,8 +10,8 @@ use super::diff::{Command, Verb};
 use super::places::{self, Place};
 use super::seen::{Admin, Answer, AtBalancer, Health};
 use super::{
-    Balancer, Certificate, ConfigFiles, Fact, Hidden, LoadBalancer, Observed, Refusal, Signalled, Step, plan, text,
-    workload,
+    Balancer, Certificate, ConfigFiles, Fact, Hidden, LoadBalancer, Observed, Refusal, Signalled, Step, observe, plan,
+    text, workload,
 };
 use crate::api::endpoints::{Endpoint, EndpointRole, EndpointSet, EndpointState, Routable, RoutableStatus};
 use crate::api::labels;
@@ -21,6 +21,7 @@ use crate::engine::{Attachment, ConnectionSeen, ContainerSeen, ContainerSpec, Co
 use crate::kinds::containers::{DockerSeen, DockerStep, HOME, testing};
 use crate::kinds::hosts::Declared;
 use crate::kinds::ports::{self, PortStep};
+use crate::kinds::waits;
 use crate::runtime::Plan;
 
 /// A time, in seconds.
@@ -78,6 +79,7 @@ impl World {
             )]),
             reserved: BTreeMap::new(),
             silent: BTreeMap::new(),
+            waited: BTreeMap::new(),
             work: BTreeMap::new(),
             balancers: BTreeMap::new(),
             targets: BTreeMap::new(),
@@ -198,6 +200,8 @@ impl World {
 
     /// Plans once and records the status; performs no step.
     pub fn plan(&mut self) -> Plan<Step, LoadBalancerStatus> {
+        let moments = observe::moments(self.object.status.as_ref());
+        self.observed.waited = waits::by_the_clock(self.now, moments);
         let plan = plan::plan(&self.object, &self.observed, self.object.want(), self.now);
         self.object.status = Some(plan.status.clone());
         plan

@@ -31,6 +31,7 @@ use crate::kinds::hosts::DeclaredHosts;
 use crate::kinds::loss::Silent;
 use crate::kinds::ports::{self, PortStep, Reserved};
 use crate::kinds::silence::Silence;
+use crate::kinds::waits::{Waited, Waits};
 use crate::runtime::companions::Companions;
 use crate::runtime::{Concern, Keeper, Kind, Planned, Significance, Wake, Want};
 use crate::store::objects::Objects;
@@ -84,13 +85,15 @@ pub struct LoadBalancerKind {
     clock: Arc<dyn Clock>,
     links: Companions<LinkId, Arc<Link>>,
     silence: Silence,
+    waits: Waits,
 }
 
 impl LoadBalancerKind {
     /// The kind over these hosts and objects; `wake` is called with a LoadBalancer when its work has ended.
     pub fn new(hosts: Arc<Hosts>, objects: Objects, clock: Arc<dyn Clock>, wake: Wake) -> Self {
         let docker = Docker::new(hosts, objects.clone(), wake.clone());
-        Self { docker, objects, clock, links: Companions::new(wake), silence: Silence::default() }
+        let (silence, waits) = Default::default();
+        Self { docker, objects, clock, links: Companions::new(wake), silence, waits }
     }
 
     /// A balancer's container with its link.
@@ -129,12 +132,17 @@ impl Kind for LoadBalancerKind {
         plan::plan(object, observed, want, now)
     }
 
+    /// What was recorded is waited for from now.
+    fn recorded(&self, before: &LoadBalancer, status: &LoadBalancerStatus) {
+        self.waits.note(&before.owner(), observe::moments(Some(status)));
+    }
+
     async fn act(&self, object: &LoadBalancer, step: &Step) -> Result<(), Failure> {
         act::act(self, object, step).await
     }
 
     fn companions(&self) -> Vec<&dyn Keeper> {
-        vec![&self.docker.work, &self.links]
+        vec![&self.docker.work, &self.links, &self.waits]
     }
 }
 
@@ -149,6 +157,8 @@ pub struct Observed {
     pub reserved: Reserved,
     /// The hosts that do not answer.
     pub silent: Silent,
+    /// How long this operator has known of the recorded moments.
+    pub waited: Waited,
     /// Background work on its containers that runs, or that failed.
     pub work: WorkSeen,
     /// The running balancers, by container name.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::future::join_all;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::dialect::Protocol;
@@ -13,11 +14,12 @@ use super::seen::{self, Answer};
 use super::{Balancer, Hidden, LoadBalancer, LoadBalancerKind, Observed, Targets, configure, secrets, workload};
 use crate::api::failure::Failure;
 use crate::api::labels;
+use crate::api::load_balancer::LoadBalancerStatus;
 use crate::api::object::Object as _;
 use crate::api::sync::lock;
 use crate::engine::{ContainerSeen, ContainerState};
 use crate::kinds::containers::DockerSeen;
-use crate::kinds::{hosts, ports};
+use crate::kinds::{hosts, ports, waits};
 use crate::store::Key;
 
 /// Lists the nginx processes that only finish their open connections. The match starts at the beginning of the command
@@ -54,6 +56,7 @@ pub async fn observe(controller: &LoadBalancerKind, object: &LoadBalancer) -> Re
         balancers: balancers.into_iter().flatten().collect(),
         work: controller.docker.work.heard(&owner),
         silent: controller.silence.note(&hosts),
+        waited: controller.waits.note(&owner, moments(object.status.as_ref())),
         hosts,
         declared,
         reserved,
@@ -61,6 +64,12 @@ pub async fn observe(controller: &LoadBalancerKind, object: &LoadBalancer) -> Re
         certificates,
         stats_password,
     })
+}
+
+/// The recorded moments that decisions wait from.
+pub(super) fn moments(status: Option<&LoadBalancerStatus>) -> Vec<Timestamp> {
+    let Some(d) = status.and_then(|status| status.decisions.as_ref()) else { return Vec::new() };
+    d.leaving.values().copied().chain(d.last_reload).collect()
 }
 
 /// Whether the record has this balancer on this host, or nowhere.
@@ -138,7 +147,8 @@ async fn old_nginx(controller: &LoadBalancerKind, object: &LoadBalancer, at: &Co
     // This needs a `docker exec`. Long after the last reload there are no old processes.
     let longest = object.spec.reload_timeout().get();
     let last = object.status.as_ref().and_then(|status| status.decisions.as_ref()?.last_reload);
-    let since = last.map(|last| controller.clock.now().duration_since(last).unsigned_abs());
+    let waited = controller.waits.note(&object.owner(), moments(object.status.as_ref()));
+    let since = last.map(|last| waits::waited(&waited, last));
     if since.is_none_or(|since| since > longest + Duration::from_secs(10)) {
         return Ok(String::new());
     }

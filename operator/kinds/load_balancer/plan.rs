@@ -139,8 +139,7 @@ fn balancer_plan(context: &PlanContext, container: &str, balancer: &Balancer) ->
 
 /// The desired servers of each backend at a balancer on this host.
 fn servers(context: &PlanContext, host: &str, live: bool, answer: &Answer) -> Servers {
-    let of =
-        |one: &ResolvedBackend| (one.backend.name.clone(), routing::at_balancer(one, host, live, answer, context.now));
+    let of = |one: &ResolvedBackend| (one.backend.name.clone(), routing::at_balancer(one, host, live, answer));
     context.backends.iter().map(of).collect()
 }
 

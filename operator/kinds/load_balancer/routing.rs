@@ -11,6 +11,7 @@ use super::seen::{Admin, Answer, AtBalancer, Health};
 use super::{LoadBalancer, Observed};
 use crate::api::endpoints::{Endpoint, EndpointRole, EndpointSet, EndpointState, Routable};
 use crate::api::load_balancer::{Backend, BalancerDecisions, Target, TargetObject, Writer};
+use crate::kinds::waits::{self, Waited};
 
 /// The desired state of a server at one balancer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,8 +36,8 @@ pub type Servers = BTreeMap<String, Vec<DesiredServer>>;
 pub enum Intent {
     /// New connections.
     Serve,
-    /// No new connections; open ones are closed at this time.
-    Leave(Timestamp),
+    /// No new connections; `late`: open ones are closed.
+    Leave { late: bool },
     /// No connections.
     Out,
     /// Unchanged, because the state of the server is unknown.
@@ -67,7 +68,7 @@ impl Server {
         match (&self.host, self.published) {
             (Some(own), Some((address, port))) if own != host => (Some(address), Some(port), self.intent),
             (Some(own), None) if own != host => {
-                let leaves = matches!(self.intent, Intent::Leave(_));
+                let leaves = matches!(self.intent, Intent::Leave { .. });
                 (None, None, if leaves { self.intent } else { Intent::Out })
             }
             _ => (self.address, Some(self.port), self.intent),
@@ -104,7 +105,9 @@ pub fn resolve<'a>(
             let target = backend.target()?;
             let named = target.object()?;
             let (servers, problem) = match endpoints(backend, &named, observed.targets.get(&named)) {
-                Ok(set) => (set.map(|set| servers(backend, target, set, &before, decisions, now)), None),
+                Ok(set) => {
+                    (set.map(|set| servers(backend, target, set, &before, decisions, &observed.waited, now)), None)
+                }
                 Err(problem) => (None, Some(problem)),
             };
             let leaving = if servers.is_none() { remember(backend, &before, decisions) } else { Vec::new() };
@@ -146,6 +149,7 @@ fn servers(
     set: &EndpointSet,
     before: &BalancerDecisions,
     decisions: &mut BalancerDecisions,
+    waited: &Waited,
     now: Timestamp,
 ) -> Vec<Server> {
     let server = |endpoint: &Endpoint| {
@@ -157,7 +161,7 @@ fn servers(
                 let key = format!("{}/{}", backend.name, endpoint.name);
                 let since = before.leaving.get(&key).copied().unwrap_or(now);
                 decisions.leaving.insert(key, since);
-                Intent::Leave(since.checked_add(backend.drain_timeout.get()).unwrap_or(Timestamp::MAX))
+                Intent::Leave { late: waits::waited(waited, since) >= backend.drain_timeout.get() }
             }
             // A writer in state Unknown is neither removed nor opened.
             EndpointState::Unknown if backend.one_writer() => match before.writers.get(&backend.name) {
@@ -196,13 +200,7 @@ fn remember(backend: &Backend, before: &BalancerDecisions, decisions: &mut Balan
 }
 
 /// The desired servers of a backend at a balancer on this host with this answer. `live`: its engine checks and drains servers.
-pub fn at_balancer(
-    resolved: &ResolvedBackend,
-    host: &str,
-    live: bool,
-    answer: &Answer,
-    now: Timestamp,
-) -> Vec<DesiredServer> {
+pub fn at_balancer(resolved: &ResolvedBackend, host: &str, live: bool, answer: &Answer) -> Vec<DesiredServer> {
     let backend = resolved.backend;
     let Some(servers) = &resolved.servers else {
         return answer.of(&backend.name).filter_map(|(name, seen)| as_it_is(resolved, name, seen)).collect();
@@ -222,11 +220,11 @@ pub fn at_balancer(
             // Its health was checked at another address.
             (Intent::Serve, Some(_)) if moved => (Admin::Maint, false),
             (Intent::Serve, seen) => (admit(seen, checked && !alone), false),
-            (Intent::Leave(until), Some(seen)) => leave(seen, live, until <= now),
+            (Intent::Leave { late }, Some(seen)) => leave(seen, live, late),
             (Intent::Keep, Some(seen)) => (seen.admin, false),
             (Intent::Out, Some(_)) => (Admin::Maint, backend.one_writer()),
             (Intent::Out | Intent::Keep, None) if backend.is_database() => (Admin::Maint, false),
-            (Intent::Leave(_) | Intent::Out | Intent::Keep, None) => return None,
+            (Intent::Leave { .. } | Intent::Out | Intent::Keep, None) => return None,
         };
         Some(DesiredServer { name: server.name.clone(), address, port, admin, cut })
     };

@@ -11,6 +11,7 @@ use super::render::{self, BOOTSTRAP, Config};
 use super::routing::Servers;
 use super::seen::Answer;
 use super::{Balancer, ConfigFiles, Step, text};
+use crate::kinds::waits;
 
 /// Time-out of a reload: a balancer that does not answer with the new configuration by then has not taken it up.
 const TAKE_UP: Duration = Duration::from_secs(10);
@@ -46,7 +47,7 @@ pub fn next(
     let signalled = balancer.signalled.as_ref().filter(|signalled| signalled.hash == config.hash);
     // A clock that was set back neither ends a wait nor makes it longer.
     let waited = signalled.map(|signalled| since(context, signalled.at).unwrap_or_default());
-    let reloaded = context.last_reload.and_then(|last| since(context, last));
+    let reloaded = context.last_reload.map(|last| waits::waited(&context.observed.waited, last));
     let gap = reloaded.map_or(Duration::ZERO, |since| gap.saturating_sub(since));
     match (written, runs) {
         (false, true) => now(vec![write(context, &container, config, true)]),

@@ -296,8 +296,8 @@ fn state(backend: &str, server: &Server, balancers: &[Option<&Answer>], database
     let known: Vec<_> = balancers.iter().flatten().map(|answer| answer.server(backend, &server.name)).collect();
     let busy = known.iter().flatten().any(|seen| seen.admin == Admin::Ready || seen.sessions > 0);
     match server.intent {
-        Intent::Leave(_) if busy => ServerState::Draining,
-        Intent::Leave(_) => ServerState::Drained,
+        Intent::Leave { .. } if busy => ServerState::Draining,
+        Intent::Leave { .. } => ServerState::Drained,
         _ if known.iter().flatten().any(|seen| seen.admin != Admin::Maint && seen.health == Health::Down) => {
             ServerState::Down
         }

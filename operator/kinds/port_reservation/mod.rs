@@ -7,6 +7,7 @@ mod plan;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -19,7 +20,8 @@ use crate::api::port_reservation::{PortReservation, PortReservationSpec, PortRes
 use crate::engine::hosts::Hosts;
 use crate::kinds::fact::Fact;
 use crate::kinds::ports::{self, PortStep};
-use crate::runtime::{Kind, Planned, Significance, Want};
+use crate::kinds::waits::Waits;
+use crate::runtime::{Keeper, Kind, Planned, Significance, Want};
 use crate::store::Key;
 use crate::store::objects::Objects;
 
@@ -27,12 +29,13 @@ use crate::store::objects::Objects;
 pub struct PortReservationKind {
     hosts: Arc<Hosts>,
     objects: Objects,
+    waits: Waits,
 }
 
 impl PortReservationKind {
     /// The kind over these hosts and objects.
     pub fn new(hosts: Arc<Hosts>, objects: Objects) -> Self {
-        Self { hosts, objects }
+        Self { hosts, objects, waits: Waits::default() }
     }
 }
 
@@ -45,6 +48,8 @@ pub struct Observed {
     pub forgotten: bool,
     /// A container of the member is on the host.
     pub used: Fact<bool>,
+    /// How long this operator has known that the port is released.
+    pub released: Option<Duration>,
 }
 
 /// One step.
@@ -85,11 +90,17 @@ impl Kind for PortReservationKind {
         let has = |label: Option<&String>| label == Some(member);
         let used = listed.map(|all| all.iter().any(|one| has(one.labels.get(labels::MEMBER)))).into();
         let owned = there.is_some_and(|there| there["metadata"]["uid"] == *owner.uid);
-        Ok(Observed { owned, forgotten, used })
+        let at = object.metadata.deletion_timestamp.as_ref().map(|time| time.0);
+        let released = self.waits.note(&object.owner(), at).into_values().next();
+        Ok(Observed { owned, forgotten, used, released })
     }
 
     fn plan(&self, object: &PortReservation, observed: &Observed, want: Want, now: Timestamp) -> Planned<Self> {
         plan::plan(object, observed, want, now)
+    }
+
+    fn companions(&self) -> Vec<&dyn Keeper> {
+        vec![&self.waits]
     }
 
     async fn act(&self, object: &PortReservation, step: &Step) -> Result<(), Failure> {

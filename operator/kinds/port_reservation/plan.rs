@@ -10,7 +10,7 @@ use crate::api::port_reservation::PortReservation;
 use crate::kinds::fact::Fact;
 use crate::runtime::{Plan, Planned, Want};
 
-/// Time from the release of a port to its next use. A client or a standby that still connects to its old place must not reach
+/// Time from the release of a port to its next use, counted by the operator that leads. A client or a standby that still connects to its old place must not reach
 /// another database there.
 pub const QUARANTINE: Duration = Duration::from_secs(3600);
 /// Poll interval.
@@ -32,10 +32,8 @@ pub fn plan(object: &PortReservation, observed: &Observed, want: Want, now: Time
             no("StillUsed", format!("the container of {} is still on {}", spec.member, spec.host))
         }
         (Want::Absent, Fact::Known(false)) => {
-            let released = object.metadata.deletion_timestamp.as_ref().map(|time| time.0);
             let quarantine = if spec.named { Duration::ZERO } else { QUARANTINE };
-            let left = released.and_then(|at| quarantine.checked_sub(now.duration_since(at).unsigned_abs()));
-            finished = left.is_none_or(|left| left.is_zero());
+            finished = observed.released.is_some_and(|since| since >= quarantine);
             no("Quarantined", "the port is released; it may be reserved again one hour after that")
         }
         (_, _) if !observed.owned => {
@@ -77,7 +75,8 @@ mod tests {
         let mut object = PortReservation::new("h1.20001", spec);
         object.metadata.deletion_timestamp = age.map(|_| Time(at(1000)));
         let want = if age.is_some() { Want::Absent } else { Want::Present };
-        let plan = plan(&object, &Observed { owned, forgotten, used }, want, at(1000 + age.unwrap_or_default()));
+        let released = age.map(|age| Duration::from_secs(age.unsigned_abs()));
+        let plan = plan(&object, &Observed { owned, forgotten, used, released }, want, at(1000));
         let steps: Vec<_> = plan.steps.iter().map(ToString::to_string).collect();
         format!("{} {steps:?} free: {}\n", plan.status.conditions[0].reason, plan.finished)
     }

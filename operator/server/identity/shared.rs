@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 
 use super::{Authority, Error, private_file, private_folder, write_private};
-use crate::api::join::{Bundle, ETCD, FILES};
+use crate::api::join::{Bundle, CA, ETCD, ETCD_CA, ETCD_CA_KEY, FILES};
 
 /// The folder that the files are written into first.
 const NEW: &str = "pki.new";
@@ -14,7 +14,7 @@ const NEW: &str = "pki.new";
 impl Authority {
     /// The files that every operator has; `None` if this one shares its store with nobody.
     pub fn bundle(&self) -> Result<Option<Bundle>, Error> {
-        let _turn = crate::api::sync::lock(&self.turn);
+        let _turn = crate::api::sync::lock(&self.nodes);
         if self.pki.read(ETCD)?.is_none() {
             return Ok(None);
         }
@@ -46,6 +46,36 @@ pub fn install(dir: &Path, bundle: &Bundle) -> Result<(), Error> {
     }
     fs::rename(&new, &pki).map_err(failed("write", &pki))?;
     private_file::sync(dir).map_err(failed("write", dir))
+}
+
+/// What each operator makes anew if it is missing: all of its keys and certificates but that of the Secrets, and its token.
+const RENEWED: [&str; 13] = [
+    "token",
+    "token.old",
+    "nodes.json",
+    "ca.key",
+    CA,
+    "client-ca.key",
+    "client-ca.crt",
+    "server.key",
+    "server.crt",
+    ETCD_CA_KEY,
+    ETCD_CA,
+    "etcd.key",
+    "etcd.crt",
+];
+
+/// Removes the identity of a stopped operator: the next start makes another one. A key goes before its certificate: after an
+/// interruption, none of the old keys is taken for a new one.
+pub fn remove(dir: &Path) -> Result<(), Error> {
+    for name in RENEWED {
+        let path = dir.join("pki").join(name);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            removed => removed.map_err(|source| Error::File { doing: "remove", path, source })?,
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

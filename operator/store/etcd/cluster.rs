@@ -1,9 +1,10 @@
 //! The members of etcd as a cluster: who they are and how they do; adding, promoting and removing one.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{DeleteOptions, GetOptions, Member, MemberAddOptions};
+use etcd_client::{DeleteOptions, GetOptions, Member, MemberAddOptions, StatusResponse};
 use futures::future::join_all;
 use tokio::time::timeout;
 
@@ -23,6 +24,14 @@ pub struct EtcdCluster {
     members: Arc<Members>,
 }
 
+/// A member that was asked how it does.
+pub(super) struct Reached {
+    /// What it says of itself.
+    pub(super) member: MemberStatus,
+    /// The address where it has answered, if it has.
+    pub(super) url: Option<String>,
+}
+
 /// Why a member was not added, promoted or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum ChangeError {
@@ -34,8 +43,11 @@ pub enum ChangeError {
         /// The address of that one.
         learner: String,
     },
-    /// etcd adds none as long as it has not heard of all members for some seconds.
-    #[error("etcd adds no member while another one is down or has joined just now; see `evenkeel cluster status`")]
+    /// etcd changes its members only when it has heard of all others for some seconds.
+    #[error(
+        "etcd adds and removes no member while another one is down or has joined just now; see `evenkeel cluster status`, and try \
+         again in some seconds"
+    )]
     Unsettled,
     /// A member has run at this address before.
     #[error(
@@ -119,30 +131,51 @@ impl EtcdCluster {
 
     /// The members, each asked how it does.
     pub async fn survey(&self) -> Result<Vec<MemberStatus>, Error> {
-        let (mut list, tls) = (self.list().await?, self.members.tls());
-        let asked = join_all(list.iter().map(|member| {
-            let (url, tls) = (member.client.clone(), tls.clone());
+        Ok(self.reached().await?.into_iter().map(|one| one.member).collect())
+    }
+
+    /// The same, with the address where each has answered: one that is configured here, or the one that etcd knows.
+    pub(super) async fn reached(&self) -> Result<Vec<Reached>, Error> {
+        let (list, tls) = (self.list().await?, self.members.tls());
+        let mut urls = self.endpoints();
+        urls.extend(list.iter().filter_map(|member| member.client.clone()));
+        let mut known = BTreeSet::new();
+        urls.retain(|url| known.insert(url.clone()));
+        let asked = urls.into_iter().map(|url| {
+            let tls = tls.clone();
             async move {
-                let mut services = members::services_of(&url?, tls.as_ref()).await.ok()?;
-                timeout(STATUS, services.maintenance.status()).await.ok()?.ok()
+                let mut services = members::services_of(&url, tls.as_ref()).await.ok()?;
+                Some((url, timeout(STATUS, services.maintenance.status()).await.ok()?.ok()?))
             }
-        }))
-        .await;
-        let newest = asked.iter().flatten().map(|status| status.raft_index()).max().unwrap_or_default();
-        for (member, status) in list.iter_mut().zip(asked) {
-            let Some(status) = status else { continue };
+        });
+        let asked: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
+        let newest = asked.iter().map(|(_, status)| status.raft_index()).max().unwrap_or_default();
+        let with = |mut member: MemberStatus| {
+            let id = |status: &StatusResponse| status.header().map_or(0, |header| header.member_id());
+            let Some((url, status)) = asked.iter().find(|(_, status)| hex(id(status)) == member.id) else {
+                return Reached { member, url: None };
+            };
             member.version = Some(status.version().to_owned());
             member.db_size = Some(status.db_size());
             member.lag = Some(newest.saturating_sub(status.raft_applied_index()));
-            let id = status.header().map_or(0, |header| header.member_id());
             member.role = match (status.leader(), member.role) {
                 (_, role @ (Role::Learner | Role::Joining)) => role,
                 (0, _) => Role::Down,
-                (leader, _) if leader == id => Role::Leader,
+                (leader, _) if leader == id(status) => Role::Leader,
                 _ => Role::Follower,
             };
+            Reached { member, url: Some(url.clone()) }
+        };
+        Ok(list.into_iter().map(with).collect())
+    }
+
+    /// Lets the leader of etcd, which answers at this address, give its place to the member with this ID.
+    pub(super) async fn move_leader(&self, url: &str, to: &str) -> Result<(), Failure> {
+        let mut services = members::services_of(url, self.members.tls().as_ref()).await?;
+        match timeout(STATUS, services.maintenance.move_leader(number(to))).await {
+            Ok(moved) => Ok(moved.map(|_| ())?),
+            Err(_) => Err(Failure::silence()),
         }
-        Ok(list)
     }
 
     /// Adds the member at this address as a learner, or finds it if it was added and has never run. Returns its ID and all
@@ -174,6 +207,17 @@ impl EtcdCluster {
         Ok((hex(id), added.member_list().iter().map(unasked).collect()))
     }
 
+    /// From now on the other members reach this one at this address.
+    pub async fn set_peer(&self, id: &str, peer: &str) -> Result<(), ChangeError> {
+        let id = number(id);
+        let request =
+            |mut services: Services| async move { services.cluster.member_update(id, [peer.to_owned()]).await };
+        match self.members.call(Repeat::Harmless, request).await {
+            Ok(_) => Ok(()),
+            Err(failure) => Err(self.failed("changing the address of a member of etcd", failure).await),
+        }
+    }
+
     /// Makes a learner a member that votes. `false`: it has not caught up yet.
     pub async fn promote(&self, id: &str) -> Result<bool, ChangeError> {
         let id = number(id);
@@ -193,6 +237,7 @@ impl EtcdCluster {
         match self.members.call(Repeat::IfUnsent, request).await {
             Ok(_) => Ok(()),
             Err(failure) if failure.says("member not found") => Ok(()),
+            Err(failure) if failure.says("unhealthy cluster") => Err(ChangeError::Unsettled),
             Err(failure) => Err(self.failed("removing a member of etcd", failure).await),
         }
     }

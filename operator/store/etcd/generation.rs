@@ -101,9 +101,7 @@ impl EtcdStore {
         };
         match self.shared.members.call(Repeat::IfUnsent, request).await {
             Ok(answer) if answer.succeeded() => Ok(()),
-            Ok(_) => {
-                Err(Error::Setup { problem: "an operator leads over this store; stop all operators first".to_owned() })
-            }
+            Ok(_) => Err(Error::Led),
             Err(failure) => Err(self.explained("writing its generation", failure).await),
         }
     }

@@ -106,6 +106,11 @@ impl Layout {
         format!("{}!generation", self.root).into_bytes()
     }
 
+    /// The key of the administrator's token.
+    pub(super) fn administrator(&self) -> Vec<u8> {
+        format!("{}!administrator", self.root).into_bytes()
+    }
+
     /// A key that nobody writes: a read of it asks for the revision alone.
     pub(super) fn nothing(&self) -> Span {
         let start = format!("{}!nothing", self.root).into_bytes();
@@ -202,7 +207,13 @@ mod tests {
     #[test]
     fn keys_of_the_store_itself_are_no_objects() {
         let key = Key::new("toys", "n", "x");
-        let own = [layout().leader(), layout().generation(), layout().nothing().start, layout().mark("uid", &key)];
+        let own = [
+            layout().leader(),
+            layout().generation(),
+            layout().administrator(),
+            layout().nothing().start,
+            layout().mark("uid", &key),
+        ];
         for own in own {
             assert!(layout().parse(&own).is_none() && !has(&layout().objects(), &own), "{}", text(&own));
         }

@@ -112,12 +112,12 @@ impl Leases for EtcdLeases {
             seconds: granted.ttl(),
             deadline: deadline.clone(),
         };
-        let (members, address) = (self.members().clone(), who.address.clone());
+        let (cluster, address) = (self.store.cluster(), who.address.clone());
         let renewal = AbortOnDropHandle::new(tokio::spawn(async move {
             tokio::select! {
                 biased;
                 () = renewal.run() => {}
-                () = apart::keep(&members, &address) => {}
+                () = apart::keep(&cluster, &address) => {}
             }
         }));
         let (members, lease) = (self.members().clone(), granted.id());

@@ -78,21 +78,6 @@ struct Member {
     connections: Mutex<Connections>,
 }
 
-/// What a member says of itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct MemberSeen {
-    /// Its place in the list of members.
-    pub(super) at: usize,
-    pub(super) url: String,
-    pub(super) id: u64,
-    /// Who leads, as it knows; 0: nobody.
-    pub(super) leader: u64,
-    /// It does not vote yet.
-    pub(super) learner: bool,
-    /// Its last entry of etcd's log.
-    pub(super) index: u64,
-}
-
 /// The members, and which of them is asked now. Members come and go while they are used.
 pub(super) struct Members {
     known: RwLock<Known>,
@@ -247,28 +232,6 @@ impl Members {
             return failure.error(doing);
         };
         Error::NoQuorum { doing, told }
-    }
-
-    /// What each member that answers says of itself.
-    pub(super) async fn seen(&self) -> Vec<MemberSeen> {
-        let list = self.known().list;
-        let asked = join_all(list.iter().enumerate().map(|(at, member)| async move {
-            let mut services = member.calls();
-            let status = timeout(DIAGNOSIS, services.maintenance.status()).await.ok()?.ok()?;
-            let (id, url) = (status.header()?.member_id(), member.url.clone());
-            let (leader, learner, index) = (status.leader(), status.is_learner(), status.raft_index());
-            Some(MemberSeen { at, url, id, leader, learner, index })
-        }));
-        asked.await.into_iter().flatten().collect()
-    }
-
-    /// Lets the leader of etcd, which is this member, give its place to another one.
-    pub(super) async fn move_leader(&self, at: usize, to: u64) -> Result<(), Failure> {
-        let mut services = self.member(at).calls();
-        match timeout(ANSWER, services.maintenance.move_leader(to)).await {
-            Ok(moved) => Ok(moved.map(|_| ())?),
-            Err(_) => Err(Failure::silence()),
-        }
     }
 
     /// The member that streams go to, a connection to it, and what is told when it is left.

@@ -18,25 +18,37 @@ use super::{Shared, signed};
 use crate::store::{Change, Error, Watch};
 
 /// What may wait for a reader, in bytes.
-const WAITING: u32 = 8 << 20;
+pub(super) const WAITING: u32 = 8 << 20;
 /// What a change costs besides its objects, so that small ones are not too many.
 const EACH: usize = 32 << 10;
 /// Limit of asking for the oldest revision.
 const OLDEST: Duration = Duration::from_secs(2);
 
+/// What is watched: resources and a namespace.
+pub(super) type Watched = (Vec<String>, Option<String>);
+
 type Item = (Result<Change, Error>, OwnedSemaphorePermit);
 
-/// Starts a watch from this revision, which can be watched from.
-pub(super) fn start(shared: Arc<Shared>, resources: Vec<String>, namespace: Option<String>, since: u64) -> Watch {
+/// Starts a watch of one reader from this revision, which can be watched from.
+pub(super) fn start(shared: Arc<Shared>, watched: &Watched, since: u64) -> Watch {
     let (changes, queue) = mpsc::unbounded_channel();
-    let span = shared.layout.around(&resources, namespace.as_deref());
-    let feed = Feed::new(shared.members.clone(), span, since);
-    let pump = Pump { shared, resources, namespace, feed, changes, room: Arc::new(Semaphore::new(WAITING as usize)) };
-    let task = AbortOnDropHandle::new(tokio::spawn(pump.run()));
+    let pump = Pump::new(shared, watched, since);
+    let task = AbortOnDropHandle::new(tokio::spawn(pump.run(changes, Arc::new(Semaphore::new(WAITING as usize)))));
     Box::pin(stream::unfold((queue, task), |(mut queue, task)| async {
         let (change, _room): Item = queue.recv().await?;
         Some((change, (queue, task)))
     }))
+}
+
+/// Gives every change after this revision to `tell`, with the bytes that it takes, until the watch fails; returns why.
+pub(super) async fn follow(shared: Arc<Shared>, watched: Watched, since: u64, tell: impl Fn(Change, u32)) -> Error {
+    let mut pump = Pump::new(shared, &watched, since);
+    loop {
+        match pump.next().await {
+            (Ok(change), cost) => tell(change, cost),
+            (Err(error), _) => return error,
+        }
+    }
 }
 
 /// The oldest revision that can be read, asked for because `since` is older; `None`: etcd does not say it.
@@ -58,16 +70,19 @@ pub(super) async fn oldest(shared: &Shared, since: u64) -> Option<u64> {
 
 struct Pump {
     shared: Arc<Shared>,
-    resources: Vec<String>,
-    namespace: Option<String>,
+    watched: Watched,
     feed: Feed,
-    changes: mpsc::UnboundedSender<Item>,
-    room: Arc<Semaphore>,
 }
 
 impl Pump {
-    /// Runs until the reader is gone or the watch has failed.
-    async fn run(mut self) {
+    fn new(shared: Arc<Shared>, watched: &Watched, since: u64) -> Self {
+        let span = shared.layout.around(&watched.0, watched.1.as_deref());
+        let feed = Feed::new(shared.members.clone(), span, since);
+        Self { shared, watched: watched.clone(), feed }
+    }
+
+    /// The next change, and the bytes that it takes; or why there is none any more.
+    async fn next(&mut self) -> (Result<Change, Error>, u32) {
         loop {
             let (told, cost) = match self.feed.next().await {
                 Ok(event) => {
@@ -76,28 +91,37 @@ impl Pump {
                 }
                 Err(error) => (Err(error), 1),
             };
-            let Some(change) = told.transpose() else { continue };
+            if let Some(change) = told.transpose() {
+                return (change, cost);
+            }
+        }
+    }
+
+    /// Gives the changes to one reader, until it is gone or the watch has failed.
+    async fn run(mut self, changes: mpsc::UnboundedSender<Item>, room: Arc<Semaphore>) {
+        loop {
+            let (change, cost) = self.next().await;
             let is_last = change.is_err();
-            let Some(room) = self.room(cost).await else { return };
-            if self.changes.send((change, room)).is_err() || is_last {
+            let Some(room) = self.room(&room, cost).await else { return };
+            if changes.send((change, room)).is_err() || is_last {
                 return;
             }
         }
     }
 
     /// Room for a change of this size. While there is none, the watch of etcd is closed.
-    async fn room(&mut self, cost: u32) -> Option<OwnedSemaphorePermit> {
-        if let Ok(room) = self.room.clone().try_acquire_many_owned(cost) {
+    async fn room(&mut self, room: &Arc<Semaphore>, cost: u32) -> Option<OwnedSemaphorePermit> {
+        if let Ok(room) = room.clone().try_acquire_many_owned(cost) {
             return Some(room);
         }
         self.feed.pause();
-        self.room.clone().acquire_many_owned(cost).await.ok()
+        room.clone().acquire_many_owned(cost).await.ok()
     }
 
     /// The event as a change; `None`: it concerns nothing that is watched.
     fn change(&self, event: Event) -> Result<Option<Change>, Error> {
         let Some(key) = self.shared.layout.parse(&event.key) else { return Ok(None) };
-        if !layout::wanted(&key, &self.resources, self.namespace.as_deref()) {
+        if !layout::wanted(&key, &self.watched.0, self.watched.1.as_deref()) {
             return Ok(None);
         }
         let revision = event.revision;

@@ -251,6 +251,17 @@ fn another_engine_is_not_used_until_a_person_accepts_it() {
     assert!(plan(&host, &stranger, Want::Paused, at(10)).steps.is_empty());
 }
 
+/// Regression 315: two operators over an etcd of the user's had the host `local` that the first one had made by itself. When the
+/// second one led, it was told that the host was reinstalled, and to accept the Docker of its own machine.
+#[test]
+fn a_socket_where_another_engine_answers_may_be_that_of_another_operator() {
+    let mut host = host();
+    host.spec.endpoint = "unix:///var/run/docker.sock".into();
+    let host = with_status(host, &seen(info()));
+    let told = shown(&host, &seen(Answer::Stranger("9XYZ:two".into())), 10);
+    assert!(told.contains("a socket is that of its own machine") && told.contains("ssh:// or tcp://"), "{told}");
+}
+
 #[test]
 fn a_clock_that_differs_by_more_than_a_second_is_told_and_small_changes_are_not_written() {
     let read = |time: i64, age: u64| Observed { clock: Some((at(time), Duration::from_secs(age))), ..seen(info()) };
