@@ -43,7 +43,7 @@ use crate::server::doors::Doors;
 use crate::server::{self, audit, identity};
 use crate::store::etcd::{AnnounceError, EtcdConfig, EtcdNodes};
 use crate::store::snapshots::Snapshots;
-use crate::store::{self, Candidate, Key, KeyFiles, Leadership, Objects, SqliteStore, generation};
+use crate::store::{self, Candidate, Key, KeyFiles, Leadership, Objects, SqliteStore, generation, patiently};
 
 /// Grace at shutdown for reconciles and requests under way (controllers limit themselves to 10 s).
 const GRACE: Duration = Duration::from_secs(15);
@@ -289,13 +289,14 @@ pub async fn start(args: &Args) -> Result<Running, Error> {
         }
         None => Opened::file(&args.home.store(), seal.clone(), &clock).await?,
     };
-    let generation = opened.store.generation().await.map_err(failed(|| "cannot use the store".to_owned()))?;
+    let generation = patiently(|| opened.store.generation()).await;
+    let generation = generation.map_err(failed(|| "cannot use the store".to_owned()))?;
     generation::note(&path, generation)
         .map_err(|source| Error::Io { doing: "note the generation".to_owned(), source })?;
     let snapshots = Arc::new(Snapshots::new(opened.store.clone(), seal, &path));
     let objects = Objects::new(opened.store, clock.clone());
     let hosts = Arc::new(Hosts::new(Arc::new(OwnBinary::running())).below(path.join("run")));
-    register_hosts(&hosts, &objects, opened.etcd.is_some())
+    patiently(|| register_hosts(&hosts, &objects, opened.etcd.is_some()))
         .await
         .map_err(failed(|| "cannot read the Docker hosts".to_owned()))?;
     let shutdown = CancellationToken::new();

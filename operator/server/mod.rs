@@ -74,6 +74,7 @@ use audit::Audit;
 use cluster::Cluster;
 use containers::Containers;
 use doors::Doors;
+use identity::administrator::Admin;
 use identity::{Authority, Identity};
 
 /// Plans an object without acting, for `evenkeel plan`; the server itself imports no planner.
@@ -133,12 +134,13 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), store::Error> {
     let objects = Objects::new(Arc::new(Views::new(objects.store().clone())), clock.clone());
-    namespaces::prepare(&objects).await?;
+    let prepared = store::patiently(|| prepare(&objects, &identity.admin));
+    let Some(prepared) = shutdown.run_until_cancelled(prepared).await else { return Ok(()) };
+    let access = prepared?;
     let emptying = tokio::spawn(namespaces::keep_emptying(objects.clone(), shutdown.clone()));
     let Doors { address, tcp, unix, audit, .. } = doors;
     let (audit, writing) = audit.map(|(audit, writing)| (Arc::new(audit), writing)).unzip();
     let (authority, stop) = (identity.authority, shutdown.clone());
-    let access = Access::start(objects.clone(), identity.admin).await?;
     let (claims, limits) = Default::default();
     let Behind { planner, containers, default_level, cluster, snapshots } = behind;
     let server = Arc::new(Server {
@@ -200,6 +202,12 @@ pub async fn run(
         let _ = timeout(DRAIN_TIME, writing).await;
     }
     Ok(())
+}
+
+/// Makes what every request needs, and reads who may do what.
+async fn prepare(objects: &Objects, admin: &Admin) -> Result<Access, store::Error> {
+    namespaces::prepare(objects).await?;
+    Access::start(objects.clone(), admin.clone()).await
 }
 
 /// Tells why the port is closed.

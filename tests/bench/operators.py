@@ -27,6 +27,7 @@ from shared import SharedLab
 OBJECTS, WATCHERS, ROUNDS = 2000, 100, 20
 AT_ONCE = 20  # connections that are opened at once to an operator: it lets 64 of one address come without a word from them
 LATE = 5  # seconds after which an event does not come any more
+A_SECOND = 300  # objects made a second: the server has a limit of 400 requests
 SETTLE = 60  # seconds until everything counts as settled
 PATH = "/api/v1/namespaces/default/configmaps"
 
@@ -106,6 +107,7 @@ async def lists(api):
     async def fill(number):
         for one in range(number, OBJECTS, AT_ONCE):
             await api.whole(connections[number], "POST", PATH, config_map(f"o-{one}"))
+            await asyncio.sleep(AT_ONCE / A_SECOND)
 
     await asyncio.gather(*map(fill, range(AT_ONCE)))
     took = []
