@@ -1,4 +1,5 @@
-//! A Deployment whose next operator has another clock: no wait ends early and none lasts longer than it says.
+//! A Deployment whose next operator has another clock: no drain ends early, no available pod is counted as unavailable, and no wait
+//! lasts longer than it says.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
