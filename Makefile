@@ -67,6 +67,7 @@ deny-advisories: ## Known vulnerabilities and yanked versions among the dependen
 
 unit: images ## Cargo's tests, including those on a real Docker Engine
 	@scripts/ensure-sshd.sh
+	@scripts/ensure-s3-servers.sh
 	@scripts/ensure-etcd.sh
 	@$(BUILD) test --no-run
 	EVENKEEL_TEST_DOCKER=1 $(CARGO) test --locked

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// Files and folders under `operator/` that run in containers.
 pub const FILES: &[&str] = &[
+    "api/backup_id.rs",
     "api/chain.rs",
     "api/hash.rs",
     "api/libraries.rs",
@@ -17,6 +18,7 @@ pub const FILES: &[&str] = &[
     "api/reach.rs",
     "api/redis_settings.rs",
     "api/sync.rs",
+    "archive",
     "cli/logging.rs",
     "engine/bridge.rs",
     "inside.rs",
@@ -28,12 +30,15 @@ const TESTS: &[&str] = &["tests.rs", "released.rs"];
 
 /// The crates that those files use. `a/b`: only the dependency `b` of `a` runs there.
 pub const CRATES: &[&str] = &[
+    "async-trait",
     "base64",
     "bytes",
     "fallible-iterator",
     "futures",
     "hmac",
+    "jiff",
     "nix",
+    "object_store",
     "postgres-protocol",
     "redis",
     "ring",
@@ -45,6 +50,7 @@ pub const CRATES: &[&str] = &[
     "sqlx/sqlx-core",
     "sqlx/sqlx-postgres",
     "stringprep",
+    "tar",
     "thiserror",
     "tokio",
     "tokio-rustls",
@@ -52,6 +58,8 @@ pub const CRATES: &[&str] = &[
     "tracing",
     "tracing-subscriber",
     "uuid",
+    "webpki-root-certs",
+    "zstd",
 ];
 
 /// The files of [`FILES`] below this `operator/`, in order, each with its code.

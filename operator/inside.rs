@@ -1,4 +1,5 @@
-//! The verbs that run inside containers: supervisor of a database, agent of a host, pause of a pod's sandbox, exec probe, bridge of one connection.
+//! The verbs that run inside containers: supervisor of a database, agent of a host, pause of a pod's sandbox, exec probe, bridge
+//! of one connection, what PostgreSQL runs for each WAL file.
 //!
 //! Separate from the other verbs, because a change of anything that this file imports rolls the databases
 //! (`identity.rs`).
@@ -9,6 +10,7 @@ use std::time::Duration;
 use evenkeel::cli::logging;
 use evenkeel::engine::bridge;
 use evenkeel::supervisor::agent;
+use evenkeel::supervisor::archiving::ask;
 use evenkeel::supervisor::pause;
 use evenkeel::supervisor::probe;
 use evenkeel::supervisor::redis::{self, cluster, sentinel};
@@ -24,6 +26,9 @@ pub fn run(arguments: &[String]) -> Option<ExitCode> {
         ["probe", milliseconds, "--", ref command @ ..] => {
             Some(probe::run(Duration::from_millis(milliseconds.parse().ok()?), command))
         }
+        // Run by PostgreSQL, for each WAL file.
+        ["wal-push", file] => Some(ask::push(file)),
+        ["wal-fetch", file, to] => Some(ask::fetch(file, to)),
         ["agent", "--listen", at] => Some(supervise("agent", Some(at), agent::run::run)),
         ["supervisor", "--member", member] => Some(supervise(member, None, run::run)),
         ["supervisor", "--member", member, "--listen", at] => Some(supervise(member, Some(at), run::run)),

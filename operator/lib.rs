@@ -6,6 +6,7 @@
 //! - [`api`]: the kinds: spec, status, validation; plain data, no I/O.
 //! - [`store`]: versioned objects with compare-and-set, list and watch.
 //! - [`runtime`]: the reconcile loop; knows no kind and no Docker.
+//! - [`archive`]: backups and WAL in an object store: names, client, catalog, what may be deleted or restored.
 //! - [`engine`]: Docker hosts; the only room that imports bollard.
 //! - [`etcd`]: the member of etcd that a node runs, where Evenkeel manages it.
 //! - [`supervisor`]: PID 1 in a database container; only it changes the role of its PostgreSQL.
@@ -19,6 +20,7 @@
 pub const CONTAINER_IDENTITY: &str = env!("EVENKEEL_CONTAINER_IDENTITY");
 
 pub mod api;
+pub mod archive;
 pub mod cli;
 pub mod engine;
 pub mod etcd;

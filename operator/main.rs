@@ -11,7 +11,7 @@ use evenkeel::api;
 use evenkeel::cli::error::{EXIT_CODES, Error};
 use evenkeel::cli::session::{Connection, Session};
 use evenkeel::cli::{
-    about, apply, cluster, delete, describe, events, exec, get, host, logs, operator, preview, rollouts, scale,
+    about, apply, backup, cluster, delete, describe, events, exec, get, host, logs, operator, preview, rollouts, scale,
     secrets, switchover, token, up, wait,
 };
 use evenkeel::runtime::clock::{Clock as _, SystemClock};
@@ -51,6 +51,7 @@ enum Client {
     Delete(delete::Args),
     Plan(preview::Args),
     Switchover(switchover::Args),
+    Backup(backup::Args),
     Events(events::Args),
     Wait(wait::Args),
     Logs(logs::Args),
@@ -125,6 +126,7 @@ async fn perform(verb: Client, session: &mut Session<'_>) -> Result<(), Error> {
         Client::Delete(args) => delete::run(args, session).await,
         Client::Plan(args) => preview::run(args, session).await,
         Client::Switchover(args) => switchover::run(args, session).await,
+        Client::Backup(args) => backup::run(args, session).await,
         Client::Events(args) => events::run(args, session).await,
         Client::Wait(args) => wait::run(args, session).await,
         Client::Logs(args) => logs::run(args, session).await,

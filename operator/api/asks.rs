@@ -19,6 +19,8 @@ pub struct Asks {
     pub ports: Vec<HostPorts>,
     /// Settings that load or run code of the author's choice in its servers: path and value.
     pub code: BTreeSet<(String, String)>,
+    /// Directories of the host that its containers write to: path of the field and directory. Those of `pod` are not among them.
+    pub directories: BTreeSet<(String, String)>,
 }
 
 impl Asks {
@@ -38,7 +40,7 @@ impl Asks {
                 }
             }
         }
-        Self { pod: Some(pod), ports: published, code: BTreeSet::new() }
+        Self { pod: Some(pod), ports: published, ..Self::default() }
     }
 
     /// Of a PostgresCluster.
@@ -49,7 +51,13 @@ impl Asks {
             expose.map(|one| HostPorts::new("spec.expose.hostPort", &one.bind_address, one.host_port, spec.instances));
         let code = spec.parameters.iter().filter(|(name, value)| postgres_settings::runs_code(name, value));
         let code = code.map(|(name, value)| (format!("spec.parameters[{name}]"), value.clone()));
-        Self { pod: None, ports: port.collect(), code: code.collect() }
+        let own = spec.backup.iter().map(|backup| ("spec.backup", &backup.store));
+        let recovery = spec.bootstrap.recovery.iter().filter_map(|recovery| recovery.source.store.as_ref());
+        let stores = own.chain(recovery.map(|store| ("spec.bootstrap.recovery.source", store)));
+        let directories = stores.filter_map(|(path, store)| {
+            Some((format!("{path}.store.directory"), store.directory.as_ref()?.path.clone()))
+        });
+        Self { pod: None, ports: port.collect(), code: code.collect(), directories: directories.collect() }
     }
 
     /// Of a LoadBalancer.
@@ -63,6 +71,6 @@ impl Asks {
         let stats = spec.stats.iter().filter_map(|stats| {
             Some(HostPorts::new("spec.stats.hostPort", "127.0.0.1", stats.host_port?, spec.replicas))
         });
-        Self { pod: None, ports: frontends.chain(stats).collect(), code: BTreeSet::new() }
+        Self { ports: frontends.chain(stats).collect(), ..Self::default() }
     }
 }

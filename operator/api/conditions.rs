@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
+use super::backup::BaseBackupStatus;
 use super::deployment::DeploymentStatus;
 use super::docker_host::DockerHostStatus;
 use super::load_balancer::LoadBalancerStatus;
@@ -10,6 +11,7 @@ use super::port_reservation::PortReservationStatus;
 use super::postgres_cluster::PostgresClusterStatus;
 use super::redis_cluster::RedisClusterStatus;
 use super::redis_sentinel::RedisSentinelStatus;
+use super::scheduled_backup::ScheduledBackupStatus;
 
 /// The status of a condition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +107,26 @@ impl Conditions for DeploymentStatus {
 }
 
 impl Conditions for PostgresClusterStatus {
+    fn generation(&self) -> i64 {
+        self.observed_generation
+    }
+
+    fn conditions(&mut self) -> &mut Vec<Condition> {
+        &mut self.conditions
+    }
+}
+
+impl Conditions for BaseBackupStatus {
+    fn generation(&self) -> i64 {
+        self.observed_generation
+    }
+
+    fn conditions(&mut self) -> &mut Vec<Condition> {
+        &mut self.conditions
+    }
+}
+
+impl Conditions for ScheduledBackupStatus {
     fn generation(&self) -> i64 {
         self.observed_generation
     }

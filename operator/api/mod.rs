@@ -1,6 +1,9 @@
 //! The kinds: spec, status, defaults, validation. Plain data; no I/O, no clock.
 
 pub mod asks;
+pub mod backup;
+pub mod backup_id;
+pub mod backup_store;
 pub mod chain;
 pub mod claims;
 pub mod cluster;
@@ -27,6 +30,8 @@ pub mod pod;
 pub mod pod_security;
 pub mod port_range;
 pub mod port_reservation;
+pub mod postgres_backup;
+pub mod postgres_bootstrap;
 pub mod postgres_cluster;
 pub mod postgres_memory;
 pub mod postgres_settings;
@@ -45,6 +50,8 @@ pub mod redis_status;
 pub mod registry;
 pub mod resource;
 pub mod resources;
+pub mod schedule;
+pub mod scheduled_backup;
 pub mod secret;
 pub mod subset;
 pub mod switchover;

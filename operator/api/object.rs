@@ -2,6 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use super::backup::Backup;
 use super::deployment::Deployment;
 use super::docker_host::DockerHost;
 use super::labels::Owner;
@@ -10,6 +11,7 @@ use super::port_reservation::PortReservation;
 use super::postgres_cluster::PostgresCluster;
 use super::redis_cluster::RedisCluster;
 use super::redis_sentinel::RedisSentinel;
+use super::scheduled_backup::ScheduledBackup;
 use super::token::Token;
 
 /// Pauses the reconciliation of an object while its value is `paused`.
@@ -81,6 +83,24 @@ impl Object for Deployment {
 impl Object for PostgresCluster {
     const KIND: &'static str = "PostgresCluster";
     const RESOURCE: &'static str = "postgresclusters.evenkeel.dev";
+
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+}
+
+impl Object for Backup {
+    const KIND: &'static str = "Backup";
+    const RESOURCE: &'static str = "backups.evenkeel.dev";
+
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+}
+
+impl Object for ScheduledBackup {
+    const KIND: &'static str = "ScheduledBackup";
+    const RESOURCE: &'static str = "scheduledbackups.evenkeel.dev";
 
     fn metadata(&self) -> &ObjectMeta {
         &self.metadata

@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::invalid::Invalid;
 pub use super::placement::*;
+use super::postgres_backup::BackupSpec;
+use super::postgres_bootstrap::Bootstrap;
 pub use super::postgres_status::*;
-use super::postgres_tls::{SecretRef, Tls};
+use super::postgres_tls::Tls;
 use super::resources::{self, Resources};
 use super::{postgres_memory, postgres_settings, quantity};
 
@@ -83,6 +85,9 @@ pub struct PostgresClusterSpec {
     /// Publishes the instances on ports of the Docker host; without it they are reachable only on their Docker network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expose: Option<Expose>,
+    /// Where WAL and base backups go. Default: nowhere; only the volumes have the data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<BackupSpec>,
 }
 
 fn one() -> u32 {
@@ -147,50 +152,6 @@ pub enum DurabilityMode {
     Async,
 }
 
-/// How the first data directory is created.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Bootstrap {
-    /// A new, empty cluster.
-    #[serde(default)]
-    pub initdb: Initdb,
-}
-
-/// A new cluster with one database and its owner.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct Initdb {
-    /// The application's database.
-    #[schemars(length(min = 1, max = 63))]
-    pub database: String,
-    /// Its owner, a role with LOGIN.
-    #[schemars(length(min = 1, max = 63))]
-    pub owner: String,
-    /// A Secret with the keys `username` and `password` for the owner. Without it a password is generated.
-    /// In both cases the Secret `NAME-app` has the connection data.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub secret: Option<SecretRef>,
-    /// Server encoding.
-    pub encoding: String,
-    /// Locale (LC_COLLATE and LC_CTYPE).
-    pub locale: String,
-    /// Page checksums.
-    pub data_checksums: bool,
-}
-
-impl Default for Initdb {
-    fn default() -> Self {
-        Self {
-            database: "app".into(),
-            owner: "app".into(),
-            secret: None,
-            encoding: "UTF8".into(),
-            locale: "C.UTF-8".into(),
-            data_checksums: true,
-        }
-    }
-}
-
 /// What happens to the data volumes.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -241,8 +202,8 @@ impl PostgresClusterSpec {
         quantity::whole(&self.shm_size.as_ref()?.0).ok()
     }
 
-    /// Every problem that the schema cannot express.
-    pub fn validate(&self) -> Vec<Invalid> {
+    /// Every problem that the schema cannot express. `name`: that of the cluster.
+    pub fn validate(&self, name: Option<&str>) -> Vec<Invalid> {
         let mut problems = Vec::new();
         if self.instances == 0 || self.instances > 9 {
             problems.push(Invalid::new("spec.instances", format!("is {}, must be from 1 to 9", self.instances)));
@@ -259,22 +220,8 @@ impl PostgresClusterSpec {
         }
         let shared_buffers = self.parameters.get("shared_buffers").map(String::as_str);
         problems.extend(postgres_memory::problems(&self.resources, self.shm_size.as_ref(), shared_buffers));
-        let initdb = &self.bootstrap.initdb;
-        for (field, name) in [("database", &initdb.database), ("owner", &initdb.owner)] {
-            if name.is_empty() || name.len() > 63 || name.contains(char::is_control) {
-                problems.push(Invalid::new(
-                    format!("spec.bootstrap.initdb.{field}"),
-                    "must be a PostgreSQL name of 1 to 63 bytes without control characters",
-                ));
-            }
-            let reserved = ["postgres", "public", "none"].contains(&name.as_str());
-            if field == "owner" && (reserved || name.starts_with("evenkeel") || name.starts_with("pg_")) {
-                problems.push(Invalid::new(
-                    "spec.bootstrap.initdb.owner",
-                    format!("{name:?} is reserved; choose another role name"),
-                ));
-            }
-        }
+        problems.extend(self.bootstrap.problems(name));
+        problems.extend(self.backup.iter().flat_map(BackupSpec::problems));
         if let Some(expose) = &self.expose {
             if u32::from(expose.host_port).saturating_add(self.instances) > 65536 {
                 problems.push(Invalid::new("spec.expose.hostPort", "hostPort + instances - 1 must not be above 65535"));
@@ -356,14 +303,14 @@ mod tests {
 
     fn problems(yaml: &str) -> Vec<String> {
         let spec: PostgresClusterSpec = serde_saphyr::from_str(yaml).unwrap_or_else(|e| panic!("{e}"));
-        spec.validate().iter().map(ToString::to_string).collect()
+        spec.validate(None).iter().map(ToString::to_string).collect()
     }
 
     #[test]
     fn a_plain_cluster_is_accepted_and_waits_for_one_standby() {
         let spec: PostgresClusterSpec =
             serde_saphyr::from_str("{image: 'postgres:15', instances: 3}").unwrap_or_else(|e| panic!("{e}"));
-        assert_eq!(spec.validate(), vec![]);
+        assert_eq!(spec.validate(None), vec![]);
         assert_eq!(spec.synchronous_replicas(), 1);
     }
 
@@ -371,7 +318,7 @@ mod tests {
     fn a_single_instance_waits_for_nobody() {
         let spec: PostgresClusterSpec =
             serde_saphyr::from_str("{image: 'postgres:15'}").unwrap_or_else(|e| panic!("{e}"));
-        assert_eq!((spec.validate(), spec.synchronous_replicas()), (vec![], 0));
+        assert_eq!((spec.validate(None), spec.synchronous_replicas()), (vec![], 0));
     }
 
     #[test]

@@ -63,8 +63,14 @@ pub const RULES: &[(&str, Rule)] = &[
     ("allow_in_place_tablespaces", Rule::Harmful("makes tablespaces that a copy of the data directory does not have")),
     ("allow_system_table_mods", Rule::Harmful(HIDES_DAMAGE)),
     ("archive_cleanup_command", Rule::Refused),
-    ("archive_command", Rule::Code(&[])),
-    ("archive_library", Rule::Code(&[])),
+    // Asks the supervisor, who brings the file into the archive, or says that there is none.
+    ("archive_command", Rule::Ours("/evenkeel/evenkeel wal-push %f")),
+    ("archive_library", Rule::Refused),
+    // Every instance keeps its WAL until it is in the archive: what a dead primary had not archived its successor has. A change
+    // of it needs a restart, so it is the same with and without an archive.
+    ("archive_mode", Rule::Ours("always")),
+    // The supervisor ends segments: PostgreSQL would do it for the supervisor's own writes alone.
+    ("archive_timeout", Rule::Ours("0")),
     ("cluster_name", Rule::Computed),
     ("config_file", Rule::Refused),
     ("data_directory", Rule::Refused),
@@ -140,6 +146,7 @@ pub const RULES: &[(&str, Rule)] = &[
     ("ssl_min_protocol_version", Rule::OneOf(&["TLSv1.2", "TLSv1.3"])),
     ("ssl_passphrase_command", Rule::Refused),
     ("ssl_passphrase_command_supports_reload", Rule::Refused),
+    ("summarize_wal", Rule::Refused),
     ("synchronous_commit", Rule::Ours("on")),
     ("synchronous_standby_names", Rule::Computed),
     // A dead peer is detected within these limits.
@@ -188,7 +195,7 @@ pub fn lowered_on_primary_first(name: &str) -> bool {
 /// Whether a bad value of a setting can be accepted by a reload and refused later, by a new session or the next start. A
 /// setting that needs a restart is always of this kind and is not asked for here.
 pub fn judged_by_a_start(name: &str) -> bool {
-    name.starts_with("ssl") || name == "archive_library" || name.ends_with("_preload_libraries")
+    name.starts_with("ssl") || name.ends_with("_preload_libraries")
 }
 
 /// Settings with the name of a file, relative to the data directory, and PostgreSQL's default.
@@ -292,10 +299,10 @@ mod tests {
     #[test]
     fn a_setting_that_runs_code_is_told_from_one_that_loads_a_known_library() {
         assert!(
-            runs_code("archive_command", "curl evil") && runs_code("shared_preload_libraries", "pg_prewarm, $libdir/x")
+            runs_code("dynamic_library_path", "/tmp") && runs_code("shared_preload_libraries", "pg_prewarm, $libdir/x")
         );
         assert!(!runs_code("shared_preload_libraries", "pg_stat_statements, 'auto_explain'"));
-        assert!(!runs_code("archive_command", "") && !runs_code("work_mem", "64MB"));
+        assert!(!runs_code("dynamic_library_path", "") && !runs_code("work_mem", "64MB"));
     }
 
     #[test]

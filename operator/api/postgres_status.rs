@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::endpoints::EndpointSet;
 use super::lsn::Fork;
 use super::placement::{Network, Replacement, ToleratedLosses};
+use super::postgres_backup::BackupStatus;
 use super::postgres_settings;
 use super::postgres_tls::CertificatesStatus;
 use super::words::words;
@@ -52,6 +53,9 @@ pub struct PostgresClusterStatus {
     /// The certificates of the instances.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificates: Option<CertificatesStatus>,
+    /// The archive of WAL and base backups; absent without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backup: Option<BackupStatus>,
     /// `Ready`, `Progressing`, `Degraded`, each with its reason.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -152,6 +156,8 @@ words! {
         Recovering = "recovering",
         /// Its data directory is being rewound to the primary's history.
         Rewinding = "rewinding",
+        /// Its data directory is being recovered from an archive.
+        Restoring = "restoring",
         /// It is the primary and takes writes.
         Running = "running",
         /// It is a primary that admits no clients.
@@ -260,6 +266,9 @@ pub struct Decisions {
     /// PostgreSQL's system identifier, once the cluster is initialised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub system_identifier: Option<String>,
+    /// The folder of its archive in the store; decided once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<String>,
     /// The member that has, or is getting, the grant of the current term.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leader: Option<Voter>,

@@ -28,6 +28,17 @@ pub fn whole(text: &str) -> Result<i64, String> {
     milli(text).map(|milli| (milli as u64).div_ceil(1000) as i64)
 }
 
+/// A number of bytes for people, with two or more digits: `1.2Gi`, `140Mi`, `512`.
+pub fn shown(bytes: u64) -> String {
+    let units = [("Ti", 40), ("Gi", 30), ("Mi", 20), ("Ki", 10)];
+    let Some((unit, bits)) = units.into_iter().find(|(_, bits)| bytes >> bits > 0) else { return bytes.to_string() };
+    let (whole, rest) = (bytes >> bits, bytes & ((1 << bits) - 1));
+    match (rest * 10) >> bits {
+        tenth if whole < 10 && tenth > 0 => format!("{whole}.{tenth}{unit}"),
+        _ => format!("{whole}{unit}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -41,6 +52,8 @@ mod tests {
         assert_eq!(whole("1.5Gi"), Ok(3 << 29));
         assert_eq!(whole("1G"), Ok(1_000_000_000));
         assert_eq!(whole("1500m"), Ok(2));
+        let shown = [0, 1023, 1024, 3 << 29, 140 << 20, u64::MAX].map(shown);
+        assert_eq!(shown, ["0", "1023", "1Ki", "1.5Gi", "140Mi", "16777215Ti"]);
         for wrong in ["", "a", "1 Gi", "10b", "-1", "0", "1.2.3"] {
             assert!(milli(wrong).is_err(), "{wrong}");
         }

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::asks::Asks;
+use super::backup::{self, Backup};
 use super::claims::Claim;
 use super::core;
 use super::deployment_rules;
@@ -16,11 +17,13 @@ use super::docker_host::{self, DockerHost};
 use super::invalid::Invalid;
 use super::load_balancer::LoadBalancer;
 use super::port_reservation::PortReservation;
+use super::postgres_bootstrap;
 use super::postgres_cluster::PostgresCluster;
 use super::rbac;
 use super::redis_cluster::{self, RedisCluster};
 use super::redis_sentinel::{self, RedisSentinel};
 use super::resource::{Cell, Column, Resource, age_column, name_of, with_metadata};
+use super::scheduled_backup::{self, ScheduledBackup};
 use super::token::Token;
 use super::views;
 
@@ -44,7 +47,13 @@ static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
         custom::<PortReservation>(|port| port.spec.validate(port.metadata.name.as_deref().unwrap_or_default())),
         Resource {
             asks: |object| asks(object, Asks::of_cluster),
-            ..with_members(custom::<PostgresCluster>(|cluster| cluster.spec.validate()))
+            validate_change: postgres_bootstrap::change_problems,
+            ..with_members(custom::<PostgresCluster>(|cluster| cluster.spec.validate(cluster.metadata.name.as_deref())))
+        },
+        Resource { validate_change: backup::change_problems, ..custom::<Backup>(|backup| backup.spec.validate()) },
+        Resource {
+            validate_new: scheduled_backup::name_problems,
+            ..custom::<ScheduledBackup>(|schedule| schedule.spec.validate())
         },
         Resource {
             asks: |object| asks(object, Asks::of_balancer),

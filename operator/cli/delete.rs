@@ -106,16 +106,17 @@ async fn ask(doomed: &Doomed, session: &mut Session<'_>) -> Result<String, Error
     Ok(uid.unwrap_or_default().to_owned())
 }
 
-/// Waits until the object with this uid is gone; a new object with the same name does not count.
+/// Waits until the object with this uid is gone; a new object with the same name does not count. It is followed from the state
+/// that was read. (Regression 319: it was followed from whatever there was later. One that went in between, as a Backup does within
+/// milliseconds, was waited for until the time-out.)
 async fn gone(doomed: &Doomed, uid: &str, session: &Session<'_>) -> Result<(), Error> {
     let other = |object: &Value| !uid.is_empty() && object["metadata"]["uid"] != *uid;
-    let mut follow = Follow::object(&session.client, &doomed.resource, &doomed.namespace, &doomed.name);
     loop {
-        match session.client.object(&doomed.resource, &doomed.namespace, &doomed.name).await? {
-            None => return Ok(()),
-            Some(object) if other(&object) => return Ok(()),
-            Some(_) => {}
-        }
+        let read = session.client.object(&doomed.resource, &doomed.namespace, &doomed.name).await?;
+        let Some(object) = read.filter(|object| !other(object)) else { return Ok(()) };
+        let since = object["metadata"]["resourceVersion"].as_str().unwrap_or_default();
+        let mut follow =
+            Follow::object(&session.client, &doomed.resource, &doomed.namespace, &doomed.name).since(since);
         loop {
             match follow.next().await? {
                 Event::Changed(object) if !other(&object) => {}

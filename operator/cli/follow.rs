@@ -58,6 +58,11 @@ impl<'a> Follow<'a> {
         Self::new(client, resource.path(Some(namespace), None), &[("fieldSelector", &selector)], JSON, "")
     }
 
+    /// The same from this resourceVersion on.
+    pub fn since(self, resource_version: &str) -> Self {
+        Self { since: resource_version.to_owned(), ..self }
+    }
+
     /// The next event. Fails only if the server stays unreachable or refuses.
     pub async fn next(&mut self) -> Result<Event, Error> {
         loop {

@@ -4,6 +4,7 @@
 
 pub mod about;
 pub mod apply;
+pub mod backup;
 pub mod client;
 pub mod cluster;
 pub mod datadir;

@@ -151,8 +151,10 @@ pub(super) async fn until(
     last: &mut Option<Value>,
     session: &Session<'_>,
 ) -> Result<(), Error> {
-    let mut follow = Follow::object(&session.client, resource, &session.namespace, name);
     *last = session.client.object(resource, &session.namespace, name).await?;
+    // From the state that was read (regression 319): one that goes before the watch begins sends no event in it.
+    let since = last.as_ref().and_then(|object| object["metadata"]["resourceVersion"].as_str()).unwrap_or_default();
+    let mut follow = Follow::object(&session.client, resource, &session.namespace, name).since(since);
     if last.is_none() && *goal != Goal::Delete {
         return Err(Error::NotFound(format!("{} {name:?} not found", resource.label())));
     }

@@ -12,8 +12,8 @@ use crate::engine::{ConnectionSeen, ContainerSeen, ContainerState, ImageSeen, Ne
 use crate::kinds::certificates::due::{CaSeen, CertificatesSeen};
 use crate::kinds::containers::{DockerSeen, HOME, container_name};
 use crate::kinds::fact::Fact;
-use crate::kinds::postgres_cluster::bounds::{LINE, bounded};
 use crate::kinds::postgres_cluster::{LinkSeen, Observed, SecretsSeen, network_name, peers_network_name, plan};
+use crate::kinds::postgres_reports::{LINE, bounded};
 use crate::supervisor::wire::Report;
 
 /// A healthy cluster with three instances.
@@ -102,6 +102,7 @@ fn observed(object: &PostgresCluster) -> Observed {
         calling: false,
         refused: BTreeMap::new(),
         secrets: SecretsSeen { complete: true, hash: "h".into(), ..SecretsSeen::default() },
+        archives: Default::default(),
         certificates: Some(CertificatesSeen {
             ca: Ok(Some(ca)),
             server: None,

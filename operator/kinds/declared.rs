@@ -5,12 +5,14 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
+use super::backup::BackupKind;
 use super::deployment::DeploymentKind;
 use super::docker_host::DockerHostKind;
 use super::load_balancer::LoadBalancerKind;
 use super::postgres_cluster::PostgresClusterKind;
 use super::redis_cluster::RedisClusterKind;
 use super::redis_sentinel::RedisSentinelKind;
+use super::scheduled_backup::ScheduledBackupKind;
 use crate::engine::docker::OwnBinary;
 use crate::engine::fake::FakeEngine;
 use crate::engine::hosts::Hosts;
@@ -109,6 +111,23 @@ async fn a_cluster_declares_its_secrets() {
     for secret in ["db-app", "db-internal", "given"] {
         assert!(reads.contains(&format!("secrets/here/{secret}")), "{secret} in {reads:?}");
     }
+}
+
+#[tokio::test]
+async fn a_backup_declares_its_cluster_and_a_schedule_only_lists() {
+    let object = json!({
+        "apiVersion": "evenkeel.dev/v1alpha1", "kind": "Backup",
+        "metadata": {"name": "today", "namespace": "here"}, "spec": {"cluster": {"name": "db"}},
+    });
+    let make = |hosts, objects, _, wake| BackupKind::new(hosts, objects, wake);
+    assert_eq!(reads(make, object).await, ["postgresclusters.evenkeel.dev/here/db"]);
+    let object = json!({
+        "apiVersion": "evenkeel.dev/v1alpha1", "kind": "ScheduledBackup",
+        "metadata": {"name": "daily", "namespace": "here"},
+        "spec": {"cluster": {"name": "db"}, "schedule": "0 3 * * *"},
+    });
+    let make = |_, objects, _, _| ScheduledBackupKind::new(objects);
+    assert!(reads(make, object).await.is_empty());
 }
 
 #[tokio::test]

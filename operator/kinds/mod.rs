@@ -1,6 +1,7 @@
 //! One folder per kind: observe reads, plan decides, act performs. Kinds never import each other.
 
 pub mod addresses;
+pub mod backup;
 pub mod certificates;
 pub mod containers;
 #[cfg(test)]
@@ -21,12 +22,14 @@ pub mod places;
 pub mod port_reservation;
 pub mod ports;
 pub mod postgres_cluster;
+pub mod postgres_reports;
 pub mod redis_certificates;
 pub mod redis_cluster;
 pub mod redis_passwords;
 pub mod redis_places;
 pub mod redis_reports;
 pub mod redis_sentinel;
+pub mod scheduled_backup;
 pub mod silence;
 pub mod unknown;
 pub mod waits;

@@ -1,4 +1,5 @@
-//! What the namespace of an object lets it do on a host: Pod Security, host ports, code in servers. Only what is new or changed
+//! What the namespace of an object lets it do on a host: Pod Security, host ports, code in servers,
+//! directories of the host. Only what is new or changed
 //! is judged: a stored object that was allowed before can still be scaled, labelled and deleted.
 
 use axum::http::StatusCode;
@@ -84,6 +85,11 @@ impl Policy {
             let code: Vec<_> = asks.code.difference(&before.code).map(|(path, _)| path.as_str()).collect();
             if level > Level::Privileged && !code.is_empty() {
                 found.push(format!("code in the server ({} must not load or run it)", code.join(", ")));
+            }
+            let directories: Vec<_> =
+                asks.directories.difference(&before.directories).map(|(path, _)| path.as_str()).collect();
+            if level > Level::Privileged && !directories.is_empty() {
+                found.push(format!("directories of the host ({} must not name one)", directories.join(", ")));
             }
             (!found.is_empty()).then(|| format!("violate PodSecurity \"{level}:latest\": {}", found.join(", ")))
         };
@@ -179,8 +185,8 @@ mod tests {
 
     #[test]
     fn a_cluster_is_judged_by_its_ports_and_its_code_when_they_change() {
-        let cluster = |command: &str, port: u16| {
-            let spec = json!({"image": "postgres:15", "instances": 2, "parameters": {"archive_command": command},
+        let cluster = |libraries: &str, port: u16| {
+            let spec = json!({"image": "postgres:15", "instances": 2, "parameters": {"dynamic_library_path": libraries},
                               "expose": {"hostPort": port, "bindAddress": "127.0.0.1"}});
             json!({"metadata": {"name": "db"}, "spec": spec})
         };
@@ -188,17 +194,39 @@ mod tests {
             let kind = ("evenkeel.dev/v1alpha1", "PostgresCluster");
             judged(&policy(Level::Baseline, Level::Baseline), kind, old, new)
         };
-        let old = cluster("copy", 9000);
+        let old = cluster("/tmp", 9000);
         assert_eq!(judge(Some(&old), &old), "");
         assert!(
-            judge(None, &old).contains("code in the server (spec.parameters[archive_command] must not load or run it)")
+            judge(None, &old)
+                .contains("code in the server (spec.parameters[dynamic_library_path] must not load or run it)")
         );
         assert!(
             judge(None, &cluster("", 9000))
                 .ends_with("spec.expose.hostPort: host port 9000 is not in annotation evenkeel.dev/host-ports")
         );
         assert_eq!(judge(None, &cluster("", 15998)), "");
-        assert!(judge(Some(&old), &cluster("copy", 15999)).contains("host port 16000"));
+        assert!(judge(Some(&old), &cluster("/tmp", 15999)).contains("host port 16000"));
+    }
+
+    /// Regression 369: a store in a directory of the host is mounted with its files into containers that the author of the
+    /// PostgresCluster commands. Pod Security forbids that in most namespaces, and nobody asked it.
+    #[test]
+    fn a_store_in_a_directory_of_the_host_needs_a_privileged_namespace() {
+        let cluster = |path: &str| {
+            let store = json!({"directory": {"path": path}});
+            let source = json!({"store": store, "path": "a/b"});
+            let spec = json!({"image": "postgres:15", "backup": {"store": store},
+                              "bootstrap": {"recovery": {"source": source}}});
+            json!({"metadata": {"name": "db"}, "spec": spec})
+        };
+        let judge = |level: Level, old: Option<&Value>| {
+            judged(&policy(level, level), ("evenkeel.dev/v1alpha1", "PostgresCluster"), old, &cluster("/etc"))
+        };
+        let told = judge(Level::Baseline, Some(&cluster("/srv/backups")));
+        let fields = "spec.backup.store.directory, spec.bootstrap.recovery.source.store.directory";
+        assert!(told.ends_with(&format!("directories of the host ({fields} must not name one)")), "{told}");
+        assert_eq!(judge(Level::Baseline, Some(&cluster("/etc"))), "");
+        assert_eq!(judge(Level::Privileged, None), "");
     }
 
     #[test]

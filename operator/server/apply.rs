@@ -484,6 +484,21 @@ mod tests {
         }
     }
 
+    /// Regression 318: a manager dropped an optional mapping (`spec.backup`), and the default that had been filled into it stayed
+    /// behind: the apply was refused, because a required field of the mapping was missing.
+    #[test]
+    fn defaults_go_with_the_mapping_that_they_were_filled_into() {
+        let resource = registry::find("evenkeel.dev", "v1alpha1", "postgresclusters").unwrap();
+        let of = |expose: Value| json!({"metadata": {"name": "x", "uid": "u"}, "spec": {"image": "postgres:15", "expose": expose}});
+        let applied = |object: &Value, wanted: Value| writer("a", resource).apply(object, &wanted, false).unwrap();
+        let mut object = applied(&json!({"metadata": {"name": "x"}}), of(json!({"hostPort": 5000})));
+        object["spec"]["expose"]["bindAddress"] = json!("127.0.0.1");
+        assert_eq!(applied(&object, of(Value::Null))["spec"].get("expose"), None);
+        // What is no default was somebody's wish.
+        object["spec"]["expose"]["bindAddress"] = json!("127.0.0.2");
+        assert_eq!(applied(&object, of(Value::Null))["spec"]["expose"], json!({"bindAddress": "127.0.0.2"}));
+    }
+
     /// Regression 45: lists were one value, so two managers could not each have an environment variable or a container; and
     /// an apply owned the defaults, so the same apply after `kubectl scale` scaled back.
     #[test]

@@ -321,6 +321,7 @@ fn goes(schema: &Value, value: &mut Value, before: &Fields, kept: Option<&Fields
     let empty =
         |value: &Value| value.as_object().is_some_and(Map::is_empty) || value.as_array().is_some_and(Vec::is_empty);
     let was_empty = empty(value);
+    let before_fields = value.as_object().map(Map::len);
     match value {
         Value::Object(fields) => fields.retain(|name, child| {
             let segment = format!("f:{name}");
@@ -341,7 +342,19 @@ fn goes(schema: &Value, value: &mut Value, before: &Fields, kept: Option<&Fields
         }
         _ => {}
     }
-    !was_empty && empty(value) && kept.is_none_or(|kept| !kept.member)
+    // Nobody owns defaults. They go with the mapping that they were filled into.
+    let lost_fields = before_fields > value.as_object().map(Map::len);
+    let emptied = empty(value) || kept.is_none() && lost_fields && are_defaults(schema, value);
+    !was_empty && emptied && kept.is_none_or(|kept| !kept.member)
+}
+
+/// Whether a mapping has nothing but defaults.
+fn are_defaults(schema: &Value, value: &Value) -> bool {
+    let default = |(name, value): (&String, &Value)| {
+        shape::child(schema, name)
+            .is_some_and(|schema| schema.get("default") == Some(value) || are_defaults(schema, value))
+    };
+    value.as_object().is_some_and(|fields| fields.iter().all(default))
 }
 
 #[cfg(test)]

@@ -136,15 +136,7 @@ mod tests {
                     "name": "db"
                   },
                   "spec": {
-                    "bootstrap": {
-                      "initdb": {
-                        "dataChecksums": true,
-                        "database": "app",
-                        "encoding": "UTF8",
-                        "locale": "C.UTF-8",
-                        "owner": "app"
-                      }
-                    },
+                    "bootstrap": {},
                     "durability": {
                       "mode": "required"
                     },

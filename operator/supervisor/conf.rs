@@ -250,6 +250,9 @@ mod tests {
         let (none, nothing) = (BTreeMap::new(), BTreeMap::new());
         expect![[r#"
             # Written by evenkeel; changed by the object's spec.parameters, not here.
+            archive_command = '/evenkeel/evenkeel wal-push %f'
+            archive_mode = 'always'
+            archive_timeout = '0'
             cluster_name = 'db-1'
             evenkeel.generation = '3'
             fsync = 'on'
@@ -350,7 +353,7 @@ mod tests {
             let spec = serde_json::json!({"image": "postgres:15", "parameters": settings});
             let spec: PostgresClusterSpec = serde_json::from_value(spec).expect("a spec");
             let refused = spec
-                .validate()
+                .validate(None)
                 .iter()
                 .any(|problem| problem.to_string().starts_with(&format!("spec.parameters[{name}]")));
             let conditional = matches!(postgres_settings::rule(name), Some(Rule::StandbyMinimum { .. }));

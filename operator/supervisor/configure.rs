@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 
+use super::clock::{boottime, boottime_ms};
 use super::conf::{self, Facts};
 use super::dry_start::{Judge, blamed};
 use super::durable;
@@ -15,7 +16,7 @@ use super::identify;
 use super::jobs::Site;
 use super::listen;
 use super::perform::{After, Done, IDLE_MS, STEP, words};
-use super::shell::{Note, Shell, boottime, boottime_ms};
+use super::shell::{Note, Shell};
 use super::sql;
 use super::state::{Config, Gate, Judged, Settings, Upstream};
 use super::tls;
@@ -131,7 +132,7 @@ impl Shell {
         const EMPTY: &str = "# Evenkeel keeps this file empty: settings belong into the object's spec.parameters.\n";
         let path = self.place.pgdata().join("postgresql.auto.conf");
         let theirs = self.place.theirs();
-        if theirs.text(&path) == EMPTY {
+        if theirs.text(&path) == EMPTY || theirs.is_gone(&self.place.pgdata()) {
             return Ok(());
         }
         theirs.write(&path, EMPTY).map_err(|error| format!("writing {}: {error}", path.display()))

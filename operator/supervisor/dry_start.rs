@@ -117,11 +117,6 @@ impl Judge {
                 settings.insert(name.to_owned(), file);
             }
         }
-        if let Some(library) = settings.get("archive_library").filter(|library| !library.is_empty()).cloned() {
-            // Nothing is archived here, so a session loads it.
-            let preload = settings.entry("session_preload_libraries".to_owned()).or_default();
-            *preload = if preload.is_empty() { library } else { format!("{preload},{library}") };
-        }
         let (config, minima) = (Config { settings, ..Config::default() }, BTreeMap::new());
         let facts = Facts {
             member: &self.member,

@@ -124,6 +124,7 @@ mod tests {
             task: Task::Prepare,
             settings: [("work_mem".into(), "8MB".into())].into(),
             access: None,
+            archive: None,
         };
         let durable = Durable {
             timeline_terms: [(1, 7)].into(),

@@ -51,7 +51,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    fn new(words: String) -> Self {
+    pub(super) fn new(words: String) -> Self {
         // libpq's messages when it gets no connection.
         let unreached = ["connection to server", "could not connect", "could not translate host name"]
             .iter()
@@ -59,7 +59,7 @@ impl Failure {
         Self { words, spoiled: false, unreached }
     }
 
-    fn io(doing: &str, path: &Path, error: &std::io::Error) -> Self {
+    pub(super) fn io(doing: &str, path: &Path, error: &std::io::Error) -> Self {
         Self::new(format!("{doing} {}: {error}", path.display()))
     }
 }
@@ -172,7 +172,7 @@ impl Site {
     }
 
     /// A single-user server with statements on its stdin; it first recovers a crashed directory.
-    async fn single(
+    pub(super) async fn single(
         &self,
         data: &Path,
         database: &str,
@@ -189,7 +189,7 @@ impl Site {
     }
 
     /// An empty directory for the new data.
-    async fn clear_new(&self) -> Result<std::path::PathBuf, Failure> {
+    pub(super) async fn clear_new(&self) -> Result<std::path::PathBuf, Failure> {
         let new = self.place.pgdata_new();
         remove_tree(&new).await?;
         let made = self.place.directory(&new, self.place.uid, 0o700);
@@ -227,7 +227,7 @@ impl Site {
     }
 
     /// Syncs a directory to disk: one call for the whole file system, whereas the tools would fsync each file.
-    async fn sync_all(&self, directory: &Path) -> Result<(), Failure> {
+    pub(super) async fn sync_all(&self, directory: &Path) -> Result<(), Failure> {
         let opened = File::open(directory).map_err(|error| Failure::io("opening", directory, &error))?;
         let synced = tokio::task::spawn_blocking(move || nix::unistd::syncfs(opened)).await;
         match synced {
@@ -238,7 +238,7 @@ impl Site {
     }
 
     /// Replaces the old directory by the new one, after the new one is on disk.
-    async fn swap_in(&self, new: &Path) -> Result<(), Failure> {
+    pub(super) async fn swap_in(&self, new: &Path) -> Result<(), Failure> {
         self.sync_all(new).await?;
         let pgdata = self.place.pgdata();
         remove_tree(&pgdata).await?;

@@ -6,6 +6,7 @@
 //!   renders the report.
 //! - [`agent`]: no database, but the one container that tells what a host's network is like.
 //! - [`run`]: the loop; observes (`poll`), takes a `snapshot`, calls `next`, performs (`perform`), reports.
+//! - [`archiving`]: brings WAL into the archive, beside the loop.
 //! - `proof`: whether a new client can write now; `collations`: what sorts text here.
 //! - The other files have one task each: files (`place`, `theirs`, `durable`, `secrets`, `tls`, `conf`, `configure`,
 //!   `dry_start`, `leftovers`),
@@ -13,7 +14,12 @@
 //!   connections to the local server (`sql`, `identify`) and from the operator (`control`).
 
 pub mod agent;
+pub mod archiving;
 mod authenticating;
+mod backing_up;
+pub mod backup;
+mod backups;
+pub(crate) mod clock;
 mod collations;
 pub mod conf;
 mod configure;
@@ -37,6 +43,7 @@ mod prove;
 pub mod redis;
 mod rejoin;
 pub mod report;
+pub mod restore;
 pub mod run;
 pub mod secrets;
 mod server_log;
@@ -47,4 +54,5 @@ pub mod state;
 mod theirs;
 pub mod tls;
 pub(crate) mod tools;
+mod walsender;
 pub mod wire;

@@ -215,7 +215,12 @@ fn lead(seen: &Seen, remembered: Remembered, term: u64, lead: &Lead, settings: S
     let shut = Config { commit: lead.commit.clone(), gate: Gate::Shut, upstream: None, settings, access };
     match (seen.postgres, seen.data) {
         (Postgres::Stopped, Data::None) => match &lead.init {
-            Some(init) if seen.job_due => Act::InitDb(init.clone()),
+            // What the data is recovered from may arrive after the order. Nothing else is made instead.
+            Some(_) if lead.recovery.is_some() && !seen.has_source => Act::Wait,
+            Some(init) if seen.job_due => match &lead.recovery {
+                Some(recovery) => Act::Recovery(recovery.clone()),
+                None => Act::InitDb(init.clone()),
+            },
             _ => Act::Wait,
         },
         (Postgres::Stopped, Data::Primary) => {

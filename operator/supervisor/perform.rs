@@ -5,19 +5,24 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
+use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::archiving::ask;
 use super::authenticating::{Authenticating, authenticating};
+use super::clock::{boottime, boottime_ms, new_id};
 use super::jobs::{self, Made, Site, chain};
 use super::listen::{self, listen};
 use super::poll::sweep;
 use super::process;
+use super::restore::Restore;
 use super::secrets::Secrets;
-use super::shell::{Note, Postmaster, Run, Shell, Stop, Stopping, Work, boottime, boottime_ms, new_id};
+use super::shell::{Note, Postmaster, Run, Shell, Stop, Stopping, Work};
 use super::sql::{self, SLOT_PREFIX, Session};
 use super::state::{Act, Config, Durable};
 use super::wire::JobKind;
 use super::{durable, leftovers, place, server_log, tls, tools};
+use crate::archive::store::Store;
 
 /// What the loop does after an act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,6 +117,31 @@ impl Shell {
         match act {
             Act::Wait | Act::Poll | Act::Exit => Ok(After::Again),
             Act::InitDb(init) => self.begin(JobKind::Init, BTreeMap::new(), |site| site.init(init)),
+            Act::Recovery(recovery) => {
+                let source = self.archives.as_ref().and_then(|archives| archives.source.clone());
+                let source = source.ok_or("what opens the archive has not arrived yet")?;
+                let store = Store::open_archive(&source).map_err(words)?;
+                let reading = self.archiver.as_ref().ok_or("there is no socket for a recovery")?.reads();
+                // A library may be needed to replay its own WAL. Other settings are judged when there is a directory.
+                let asked = self.durable.order.as_ref().map(|order| order.settings.clone()).unwrap_or_default();
+                let settings = asked.into_iter().filter(|(name, _)| name == "shared_preload_libraries").collect();
+                self.configure(&Config { settings, ..Config::default() }, &BTreeMap::new())?;
+                let configuration = Some(self.place.configuration().join("postgresql.conf"));
+                let command = ask::RESTORE_COMMAND.to_owned();
+                self.begin(JobKind::Restore, BTreeMap::new(), |site| async move {
+                    let progress = watch::Sender::default();
+                    let restore = Restore { store, recovery, command, configuration };
+                    let restored = site.restore(restore, &|fetcher| reading.from(fetcher), &progress).await?;
+                    tracing::info!(
+                        backup = restored.backup,
+                        timeline = restored.timeline,
+                        left = %restored.left.1,
+                        last_commit = restored.last_commit,
+                        "recovered from the archive"
+                    );
+                    Ok(Made::New)
+                })
+            }
             Act::Clone(follow) => {
                 self.lose_slots();
                 self.begin(JobKind::Clone, follow.timeline_terms.clone(), |site| site.clone_leader(follow))
@@ -230,7 +260,7 @@ impl Shell {
         // The marker is on disk before the first byte changes. A directory that a base backup must replace is
         // unusable even while it is still complete.
         match kind {
-            JobKind::Init | JobKind::Recover => {}
+            JobKind::Init | JobKind::Recover | JobKind::Restore => {}
             JobKind::Clone => self
                 .save(Durable { unfinished: Some(kind), incarnation: None, rewound: None, ..self.durable.clone() })
                 .map_err(words)?,
@@ -281,7 +311,7 @@ impl Shell {
         match failure {
             None => {
                 tracing::info!(?kind, "job done");
-                self.server.fresh = kind == JobKind::Init;
+                self.server.fresh = matches!(kind, JobKind::Init | JobKind::Restore);
                 self.job = None;
             }
             Some(failure) => {
@@ -402,12 +432,17 @@ impl Shell {
 
     /// Sends the signal for a stop.
     pub fn signal_stop(&mut self, how: Stop, now: u64) -> After {
-        let Some(postmaster) = &mut self.server.postmaster else { return After::Again };
         let signal = match how {
             Stop::Fast => Signal::SIGINT,
             Stop::Immediate => Signal::SIGQUIT,
             Stop::Kill => Signal::SIGKILL,
         };
+        self.cut_backup("the server of this instance is being stopped");
+        let Some(postmaster) = &mut self.server.postmaster else { return After::Again };
+        // First: who waits for the store holds up the stop.
+        if let Some(archiver) = &self.archiver {
+            archiver.stopping();
+        }
         tracing::info!(?how, "postgres is stopped");
         // If it is already gone, that is fine.
         let _ = kill(postmaster.pid, signal);
@@ -423,6 +458,7 @@ impl Shell {
     /// Handles the end of the postmaster; all its processes were killed when it was reaped.
     pub fn postmaster_ended(&mut self, status: nix::sys::wait::WaitStatus) {
         let Some(postmaster) = self.server.postmaster.take() else { return };
+        self.cut_backup("the server of this instance ended");
         let now = boottime_ms();
         let how = process::describe(status);
         tracing::info!(run = %self.server.run.id, status = %how, asked = postmaster.stopping.is_some(), "postgres ended");

@@ -81,6 +81,11 @@ impl Place {
         make().map_err(|source| Error::Prepare { path: path.to_owned(), source })
     }
 
+    /// Makes the server's user the owner of a socket of the supervisor, so that it may connect.
+    pub fn hand_over(&self, socket: &Path) -> std::io::Result<()> {
+        std::os::unix::fs::chown(socket, Some(self.uid.as_raw()), None)
+    }
+
     /// Access to files with the rights of the server's user.
     pub fn theirs(&self) -> Theirs {
         Theirs { uid: self.uid, gid: self.gid }

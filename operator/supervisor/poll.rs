@@ -2,18 +2,20 @@
 
 use tokio_util::task::AbortOnDropHandle;
 
+use super::clock::boottime;
 use super::conf;
 use super::identify;
 use super::jobs::chain;
 use super::place::Place;
 use super::process;
-use super::shell::{Note, Postmaster, Reply, Shell, Stop, boottime};
+use super::shell::{Note, Postmaster, Reply, Shell, Stop};
 use super::snapshot::{self, live_timeline};
 use super::sql::{self, Poll, Session};
 use super::state::{Durable, Gate};
 use super::tools;
 use super::wire::{CONFIRMATION_MS, Data, Task};
-use crate::api::lsn::{Fork, Lsn};
+use crate::api::lsn::Fork;
+use crate::archive::history::History;
 
 /// Interval between polls of a steady server, in milliseconds.
 const STEADY_MS: u64 = 500;
@@ -112,6 +114,7 @@ impl Shell {
         let run = &mut self.server.run;
         let Some(postmaster) = self.server.postmaster.as_mut().filter(|_| run.polling.is_none()) else { return };
         run.polls += 1;
+        run.own_asked = run.proving.own();
         let (session, notes, id) = (postmaster.session.take(), self.notes.clone(), (run.id.clone(), run.polls));
         let asked = async move {
             let mut session = match session {
@@ -149,6 +152,7 @@ impl Shell {
     /// Polls the server; a failed poll keeps the last result, whose confirmations age.
     pub async fn poll(&mut self, now: u64) {
         self.server.run.polling = None;
+        self.server.run.own_asked = self.server.run.proving.own();
         let result = self.try_poll().await;
         self.poll_ended(result, now);
     }
@@ -186,7 +190,7 @@ impl Shell {
         };
         let poll = session.poll().await.map_err(|error| chain(&error))?;
         self.identify(&poll).await?;
-        self.take_poll(poll, super::shell::boottime_ms());
+        self.take_poll(poll, super::clock::boottime_ms());
         Ok(())
     }
 
@@ -231,6 +235,7 @@ impl Shell {
             }
         }
         self.notice_override(&poll);
+        self.server.run.own = self.server.run.own_asked;
         self.server.run.poll = Some(poll);
     }
 
@@ -333,18 +338,11 @@ fn is_ready(place: &Place, postmaster: &Postmaster) -> bool {
     pid == Some(postmaster.pid.as_raw()) && lines.nth(6) == Some("ready")
 }
 
-/// The history of a timeline: the earlier ones and where each ended.
+/// The history of a timeline: the earlier ones and where each ended. None if the file is not PostgreSQL's.
 fn history(place: &Place, timeline: u32) -> Vec<Fork> {
-    parse_history(&place.theirs().text(&place.pgdata().join(format!("pg_wal/{timeline:08X}.history"))))
-}
-
-fn parse_history(text: &str) -> Vec<Fork> {
-    let fork = |line: &str| {
-        let mut words = line.split_whitespace();
-        let timeline = words.next()?.parse().ok()?;
-        Some(Fork { timeline, ended_at: words.next()?.parse::<Lsn>().ok()? })
-    };
-    text.lines().filter_map(fork).collect()
+    let text = place.theirs().text(&place.pgdata().join(format!("pg_wal/{timeline:08X}.history")));
+    let history = History::parse(timeline, &text).unwrap_or_default();
+    history.ancestors.into_iter().map(|(timeline, ended_at)| Fork { timeline, ended_at }).collect()
 }
 
 /// Kills every process of the server's user: the postmaster they belonged to is gone.
@@ -373,12 +371,5 @@ mod tests {
         assert_eq!((shell.operator.renewed, shell.server.down.read), (None, false));
         shell.observe(now).await;
         assert!(shell.server.down.read);
-    }
-
-    #[test]
-    fn a_history_file_says_where_each_timeline_ended() {
-        let text = "1\t0/3000148\tno recovery target specified\n\n2\t0/50001C0\tno recovery target specified\n";
-        let forks = [(1, 0x300_0148), (2, 0x500_01C0)].map(|(timeline, at)| Fork { timeline, ended_at: Lsn(at) });
-        assert_eq!(parse_history(text), forks);
     }
 }

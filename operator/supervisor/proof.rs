@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use nix::unistd::Pid;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::clock::wall_seconds;
 use super::wire::Proof;
 use crate::api::lsn::Lsn;
 
@@ -36,6 +37,21 @@ pub struct Proving {
     refused: Option<String>,
     attempt: Option<Attempt>,
     next_at: u64,
+    /// Attempts that committed.
+    committed: u64,
+    /// Seconds since 1970 when the last of them began.
+    committed_at: Option<i64>,
+}
+
+/// The supervisor's own transactions in a run: each proof is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Own {
+    /// Those that committed.
+    pub committed: u64,
+    /// Seconds since 1970 when the last of them began.
+    pub committed_at: Option<i64>,
+    /// One more may have begun.
+    pub under_way: bool,
 }
 
 /// Attempts in a row without an answer.
@@ -45,6 +61,8 @@ struct Attempt {
     since: u64,
     /// Time when the current one began.
     begun: u64,
+    /// The same in seconds since 1970.
+    begun_at: i64,
     /// The current one has a session.
     connected: Arc<AtomicBool>,
     /// Times that the postmaster had run when the current one began.
@@ -91,6 +109,7 @@ impl Proving {
         self.attempt = Some(Attempt {
             since: last.as_ref().map_or(now, |last| last.since),
             begun: now,
+            begun_at: wall_seconds(),
             connected,
             postmaster: switches(pid),
             postmaster_still: false,
@@ -125,12 +144,21 @@ impl Proving {
 
     /// The attempt ended: a proof, or the words of a refusal.
     pub fn end(&mut self, result: Result<(), String>, now: u64) {
-        self.attempt = None;
+        let ended = self.attempt.take();
+        if result.is_ok() {
+            self.committed += 1;
+            self.committed_at = ended.map(|attempt| attempt.begun_at).or(self.committed_at);
+        }
         self.next_at = now + INTERVAL_MS;
         match result {
             Ok(()) => (self.proven_at, self.refused) = (Some(now), None),
             Err(words) => self.refused = Some(words),
         }
+    }
+
+    /// The supervisor's own transactions up to now.
+    pub fn own(&self) -> Own {
+        Own { committed: self.committed, committed_at: self.committed_at, under_way: self.attempt.is_some() }
     }
 
     /// Whether the loop may wait for an answer of the server: just after a proof, or when an answer has been missing for so
@@ -250,6 +278,7 @@ mod tests {
         Attempt {
             since: 0,
             begun: 0,
+            begun_at: 0,
             connected: Arc::new(AtomicBool::new(connected)),
             postmaster: Some(5),
             postmaster_still: false,

@@ -187,6 +187,6 @@ fn rewind_given_up(seen: &Seen) -> bool {
     seen.job.as_ref().is_some_and(|job| match job.kind {
         JobKind::Clone => true,
         JobKind::Recover | JobKind::Rewind => job.failures >= REWINDS_BEFORE_CLONE,
-        JobKind::Init => false,
+        JobKind::Init | JobKind::Restore => false,
     })
 }

@@ -41,6 +41,10 @@ pub fn report(seen: &Seen) -> Report {
         credentials: seen.credentials.clone(),
         tls: seen.tls.clone(),
         secures: true,
+        archives: true,
+        archives_held: seen.archives_held.clone(),
+        archive: seen.archive.clone(),
+        backup: seen.backup.clone(),
         tls_problem: seen.tls_problem.clone(),
         port_taken: seen.port_taken,
         disk_free: seen.disk_free,
@@ -83,7 +87,14 @@ mod tests {
         let durable = Durable {
             incarnation: Some("5f0c".into()),
             promised: 4,
-            order: Some(Order { term: 4, revision: 1, task, settings: Default::default(), access: None }),
+            order: Some(Order {
+                term: 4,
+                revision: 1,
+                task,
+                settings: Default::default(),
+                access: None,
+                archive: None,
+            }),
             ..Durable::default()
         };
         let postgres = if server.primary { Postgres::Primary } else { Postgres::Standby };
@@ -95,6 +106,7 @@ mod tests {
         let rule = Rule { count, names: names.iter().map(|name| (*name).to_owned()).collect() };
         Task::Lead(Lead {
             init: None,
+            recovery: None,
             commit: rule.clone(),
             confirm: rule,
             slots: Vec::new(),

@@ -9,6 +9,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::archiving::decide::{self, Written};
+use super::archiving::{Archiver, Pulse, ask};
+use super::clock::{boottime, boottime_ms};
 use super::collations::{self, Counted};
 use super::control;
 use super::durable;
@@ -22,10 +25,11 @@ use super::poll::{HURRY_MS, sweep};
 use super::process::{self, Reaper};
 use super::report::report;
 use super::secrets::Secrets;
-use super::shell::{Note, Shell, boottime, boottime_ms};
+use super::shell::{Note, Shell};
 use super::snapshot::snapshot;
-use super::state::{Act, Seen};
-use super::wire::{self, Command, Credentials, Order, Task, significant};
+use super::state::{Act, Remembered, Seen};
+use super::wire::{self, Archives, Command, Credentials, Order, Task, significant};
+use crate::archive::names::WalFile;
 
 /// Interval of reports when nothing significant changes, in milliseconds.
 const REPORT_MS: u64 = 1_000;
@@ -76,6 +80,9 @@ async fn serve(identity: Identity) -> Result<(), Fatal> {
     let (said, mut commands) = mpsc::channel(64);
     let mut shell = Shell::new((place, lock), reaper, identity.member, durable, (reports, notes));
     tracing::info!(member = %shell.member, boot = %shell.boot, promised = shell.durable.promised, "supervisor begins");
+    let archiver = Archiver::start(shell.place.clone(), ask::SOCKET.as_ref())?;
+    archiver.archives(shell.archives.clone());
+    shell.archiver = Some(archiver);
     // The first turn comes before the socket, so that the first report is complete.
     shell.turn().await;
     tokio::spawn(control::serve(control::bind(wire::SOCKET.as_ref())?, fence, said, seen));
@@ -143,6 +150,7 @@ impl Shell {
         let (act, remembered) = next::next(&seen);
         self.server.run.barrier_passed_once = remembered.barrier_passed_once;
         self.server.run.confirmed_at = remembered.confirmed_ms.map(|ms| now.saturating_sub(ms));
+        self.tell_archiver(&seen, remembered);
         if act != Act::Wait && act != Act::Poll {
             tracing::trace!(?act, "next");
         }
@@ -216,11 +224,48 @@ impl Shell {
             }
             Command::Restart { run } if run == self.server.run.id => self.server.run.restart_asked = true,
             Command::Restart { .. } => {}
+            Command::Archives(archives) => self.take_archives(*archives),
+            Command::Backup(order) => self.order_backup(order),
+            Command::SwitchWal { past } => {
+                if let Some(archiver) = &self.archiver {
+                    archiver.switch_past(past);
+                }
+            }
             // It counts from the time of our report, so that a message that was delayed for long confirms nothing.
             Command::Renew { term, clock_ms } if clock_ms <= now => {
                 self.operator.renewed = self.operator.renewed.max(Some((term, clock_ms)))
             }
             Command::Renew { .. } => {}
+        }
+    }
+
+    /// The archiver learns what this turn decided before the act, which may stop the server.
+    fn tell_archiver(&self, seen: &Seen, remembered: Remembered) {
+        let Some(archiver) = &self.archiver else { return };
+        archiver.guard(decide::guard(seen, remembered, self.server.details.segment_size));
+        let run = &self.server.run;
+        let pulse = run.poll.as_ref().filter(|poll| !poll.recovery).and_then(|poll| {
+            let Ok(WalFile::Segment(segment)) = poll.segment.as_deref()?.parse() else { return None };
+            let (own, proving) = (run.own.committed, run.own.under_way);
+            let written = Written { next_xid: poll.next_xid, own, proving, segment };
+            Some(Pulse { written, lsn: poll.lsn, committed_at: run.own.committed_at })
+        });
+        archiver.written(pulse);
+    }
+
+    fn take_archives(&mut self, archives: Archives) {
+        if self.archives.as_deref() == Some(&archives) {
+            return;
+        }
+        let path = self.place.own().join(Archives::FILE);
+        let saved = serde_json::to_vec(&archives).map_err(std::io::Error::from);
+        if let Err(error) = saved.and_then(|bytes| durable::write(&path, &bytes)) {
+            self.problems.act = Some(format!("saving what opens the archive: {error}"));
+            return;
+        }
+        self.archives = Some(Arc::new(archives));
+        if let Some(archiver) = &self.archiver {
+            archiver.archives(self.archives.clone());
         }
     }
 
@@ -253,6 +298,9 @@ impl Shell {
         tracing::info!(term = order.term, task = order.task.name(), saved_ms, "order");
         self.problems.refused = None;
         self.server.ordered_since_stop |= new_term;
+        if new_term || new_task {
+            self.cut_backup("this instance got another order");
+        }
         if !matches!(order.task, Task::Lead(_)) {
             // Nobody but a leader writes.
             self.server.run.app_task = None;

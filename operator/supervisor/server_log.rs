@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::shell::{Note, boottime_ms};
+use super::clock::boottime_ms;
+use super::shell::Note;
 
 /// Bytes of the server's log that are forwarded at once; a longer line is split.
 const LONGEST_LINE: u64 = 16 << 10;

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use nix::fcntl::Flock;
 use nix::sys::wait::WaitStatus;
@@ -12,35 +11,22 @@ use nix::unistd::Pid;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::archiving::Archiver;
+use super::backing_up::BackingUp;
+use super::clock::{boottime_ms, new_id};
 use super::collations::{Counted, Counting};
+use super::durable;
 use super::jobs::{self, Made};
 use super::place::Place;
 use super::process::Reaper;
-use super::proof::Proving;
+use super::proof::{Own, Proving};
 use super::secrets::Secrets;
 use super::sql::{Details, Poll, Session};
 use super::state::{Config, Durable, Gate, Judged};
 use super::tools::Control;
-use super::wire::{JobKind, Postgres, Report, Tls};
+use super::wire::{Archives, JobKind, Postgres, Report, Tls};
 use crate::api::libraries::Libraries;
 use crate::api::lsn::{Fork, Lsn};
-
-/// CLOCK_BOOTTIME: continues during `docker pause` and a suspended machine.
-pub fn boottime() -> Duration {
-    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).expect("Linux has CLOCK_BOOTTIME");
-    time.into()
-}
-
-/// [`boottime`] in milliseconds.
-pub fn boottime_ms() -> u64 {
-    u64::try_from(boottime().as_millis()).unwrap_or(u64::MAX)
-}
-
-/// A new identity; the only random value in the supervisor.
-#[allow(clippy::disallowed_methods)]
-pub fn new_id() -> String {
-    uuid::Uuid::new_v4().to_string()
-}
 
 /// A message from a background task.
 #[derive(Debug)]
@@ -133,6 +119,10 @@ pub struct Run {
     pub applied: Option<Config>,
     /// The last poll.
     pub poll: Option<Poll>,
+    /// The supervisor's own transactions before the last poll was asked for.
+    pub own: Own,
+    /// The same for a poll whose answer is awaited.
+    pub own_asked: Own,
     /// The timeline that a standby reported at this position.
     pub identified: Option<(Lsn, u32)>,
     /// History of this timeline.
@@ -407,6 +397,12 @@ pub struct Shell {
     pub problems: Problems,
     /// SIGTERM was received.
     pub terminating: bool,
+    /// Brings WAL into the archive; `None`: tests, which have no socket for it.
+    pub archiver: Option<Archiver>,
+    /// The base backup that runs, or ran last.
+    pub backup: Option<BackingUp>,
+    /// The archives, once they were received.
+    pub archives: Option<Arc<Archives>>,
     /// The channel for messages from background tasks.
     pub notes: mpsc::Sender<Note>,
 }
@@ -428,6 +424,9 @@ impl Shell {
             member,
             boot,
             secrets: Secrets::load(&place.own()),
+            archiver: None,
+            backup: None,
+            archives: durable::read(&place.own().join(Archives::FILE)).map(Arc::new),
             lock,
             reaper,
             durable,

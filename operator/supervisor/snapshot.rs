@@ -1,6 +1,7 @@
 //! Computes the [`Seen`] that `next` decides on from the shell's memory. Checks a few file names and the free
 //! disk space, queries no server.
 
+use super::backing_up::BackingUp;
 use super::leftovers;
 use super::place::Place;
 use super::shell::{Postmaster, Run, Shell};
@@ -92,6 +93,10 @@ pub fn snapshot(shell: &Shell, now: u64) -> Seen {
         disk_free: shell.place.disk_free(),
         proof: proof(run, now),
         collations: run.counting.known(shell.server.libraries.as_ref()),
+        archives_held: shell.archives.as_ref().map(|archives| archives.hash.clone()),
+        has_source: shell.archives.as_ref().is_some_and(|archives| archives.source.is_some()),
+        archive: shell.archiver.as_ref().and_then(|archiver| archiver.state(now)),
+        backup: shell.backup.as_ref().map(BackingUp::state),
         problem: shell.problems.in_words(postgres),
     }
 }
@@ -273,6 +278,7 @@ mod tests {
             conninfo: String::new(),
             receivers: 0,
             startup: None,
+            next_xid: 0,
             sessions: 0,
             proof_waits: false,
             stream: None,

@@ -94,6 +94,9 @@ pub struct Poll {
     pub receivers: u32,
     /// Wait event of the startup process.
     pub startup: Option<String>,
+    /// The next transaction ID.
+    #[serde(default)]
+    pub next_xid: u64,
     /// Sessions of clients.
     pub sessions: u32,
     /// The session that proves that clients can write waits for standbys: its commit is on the disk here.
@@ -153,6 +156,7 @@ SELECT json_build_object(
   'lsn', CASE WHEN r.recovery THEN coalesce(greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()), '0/0')
               ELSE pg_current_wal_flush_lsn() END,
   'segment', CASE WHEN NOT r.recovery THEN pg_walfile_name(pg_current_wal_lsn()) END,
+  'nextXid', pg_snapshot_xmax(pg_current_snapshot())::text::bigint,
   'controlTimeline', (SELECT timeline_id FROM pg_control_checkpoint()),
   'generation', current_setting('evenkeel.generation', true),
   'names', current_setting('synchronous_standby_names'),
@@ -187,6 +191,9 @@ pub struct Details {
     pub pending_restart: Vec<String>,
     /// Refused settings, with the server's message.
     pub setting_errors: Vec<String>,
+    /// Bytes of a WAL segment.
+    #[serde(default)]
+    pub segment_size: u64,
     /// Of a primary: its tablespaces outside the data volume, each with its directory.
     pub tablespaces: Vec<String>,
 }
@@ -195,6 +202,7 @@ const DETAILS: &str = r"
 SELECT json_build_object(
   'systemIdentifier', (SELECT system_identifier::text FROM pg_control_system()),
   'version', current_setting('server_version'),
+  'segmentSize', (SELECT setting::bigint FROM pg_settings WHERE name = 'wal_segment_size'),
   'pendingRestart', coalesce((SELECT json_agg(name ORDER BY name) FROM pg_settings WHERE pending_restart), '[]'),
   'settingErrors', coalesce((SELECT json_agg(coalesce(name || ': ', '') || error ORDER BY name)
                    FROM pg_file_settings WHERE error IS NOT NULL AND (name IS NULL
@@ -332,6 +340,11 @@ impl Session {
             .await
     }
 
+    /// Ends the WAL segment that is being written.
+    pub async fn switch_wal(&mut self) -> Result<(), Error> {
+        self.execute(LONG, "ending a WAL segment", "SELECT pg_switch_wal()".into()).await
+    }
+
     /// Runs a checkpoint with the time-out `limit`.
     pub async fn checkpoint(&mut self, limit: Duration) -> Result<(), Error> {
         self.execute(limit, "writing a checkpoint", "CHECKPOINT".into()).await
@@ -448,6 +461,18 @@ pub fn bootstrap() -> String {
          GRANT EXECUTE ON FUNCTION pg_stat_file(text, boolean) TO {REPLICATION_ROLE};\n\
          GRANT EXECUTE ON FUNCTION pg_read_binary_file(text) TO {REPLICATION_ROLE};\n\
          GRANT EXECUTE ON FUNCTION pg_read_binary_file(text, bigint, bigint, boolean) TO {REPLICATION_ROLE};\n"
+    )
+}
+
+/// Statements for a cluster that was restored: it may have these roles already, or others of their names. Each is tried, and what
+/// exists already is no error. Their passwords are forgotten: they were those of another time.
+pub fn bootstrap_again() -> String {
+    format!(
+        "{}ALTER ROLE {ROLE} SUPERUSER LOGIN PASSWORD NULL VALID UNTIL 'infinity' CONNECTION LIMIT -1;\n\
+         ALTER ROLE {REPLICATION_ROLE} NOSUPERUSER REPLICATION LOGIN PASSWORD NULL VALID UNTIL 'infinity' CONNECTION LIMIT -1;\n\
+         ALTER ROLE {ROLE} RESET ALL;\n\
+         ALTER ROLE {REPLICATION_ROLE} RESET ALL;\n",
+        bootstrap()
     )
 }
 

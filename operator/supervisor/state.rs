@@ -8,9 +8,11 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 use super::wire::{
-    Access, Collations, Data, Follow, Init, Job, JobKind, Notice, Order, Postgres, Proof, Receiver, Replica, Rule,
+    Access, ArchiveState, BackupState, Collations, Data, Follow, Init, Job, JobKind, Notice, Order, Postgres, Proof,
+    Receiver, Replica, Rule,
 };
 use crate::api::lsn::{Fork, Lsn};
+use crate::archive::target::Recovery;
 
 /// The user's PostgreSQL settings, by name.
 pub type Settings = BTreeMap<String, String>;
@@ -266,6 +268,14 @@ pub struct Seen {
     pub proof: Option<Proof>,
     /// What sorts text here.
     pub collations: Collations,
+    /// [`super::wire::Archives::hash`] of what is held.
+    pub archives_held: Option<String>,
+    /// What opens the archive to recover from has been received.
+    pub has_source: bool,
+    /// The state of the archive, if the order names one.
+    pub archive: Option<ArchiveState>,
+    /// The base backup that runs or ran last.
+    pub backup: Option<BackupState>,
     /// The current problem, as text.
     pub problem: Option<String>,
 }
@@ -295,6 +305,8 @@ pub enum Act {
     Poll,
     /// Run initdb (job).
     InitDb(Init),
+    /// Recover a new directory from the source archive (job).
+    Recovery(Recovery),
     /// Clone the leader into a new directory with a new incarnation (job).
     Clone(Follow),
     /// Run crash recovery of the old directory, so that the end of its WAL is known (job).
@@ -358,6 +370,7 @@ impl fmt::Display for Act {
             Self::Wait => "wait",
             Self::Poll => "poll",
             Self::InitDb(_) => "initdb",
+            Self::Recovery(_) => "recovery from the archive",
             Self::Clone(_) => "clone",
             Self::Recover => "recover",
             Self::RecordWalEnd(_) => "record WAL end",

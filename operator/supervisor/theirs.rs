@@ -51,14 +51,19 @@ impl Theirs {
 
     /// The content of a regular file of at most 1 MiB. A pipe or a device is an error and holds nothing up.
     pub fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        self.read_at_most(path, BYTES)
+    }
+
+    /// The same of a file of at most `most` bytes.
+    pub fn read_at_most(&self, path: &Path, most: u64) -> io::Result<Vec<u8>> {
         self.with_rights(|| {
             let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK | O_NOCTTY).open(path)?;
             if !file.metadata()?.is_file() {
                 return Err(io::Error::other("not a regular file"));
             }
             let mut content = Vec::new();
-            match file.take(BYTES + 1).read_to_end(&mut content)? as u64 > BYTES {
-                true => Err(io::Error::other("larger than 1 MiB")),
+            match file.take(most.saturating_add(1)).read_to_end(&mut content)? as u64 > most {
+                true => Err(io::Error::other(format!("larger than {} MiB", most >> 20))),
                 false => Ok(content),
             }
         })
@@ -93,8 +98,14 @@ impl Theirs {
 
     /// Names in a folder; none if it cannot be read.
     pub fn names(&self, folder: &Path) -> Vec<OsString> {
+        self.names_ending(folder, "", NAMES)
+    }
+
+    /// Names in a folder that end so, at most `most` of them; none if it cannot be read.
+    pub fn names_ending(&self, folder: &Path, end: &str, most: usize) -> Vec<OsString> {
         let names = self.with_rights(|| {
-            Ok(fs::read_dir(folder)?.flatten().take(NAMES).map(|entry| entry.file_name()).collect::<Vec<_>>())
+            let names = fs::read_dir(folder)?.flatten().map(|entry| entry.file_name());
+            Ok(names.filter(|name| name.as_encoded_bytes().ends_with(end.as_bytes())).take(most).collect::<Vec<_>>())
         });
         names.unwrap_or_default()
     }

@@ -19,6 +19,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::libraries::Libraries;
 use crate::api::lsn::{Fork, Lsn};
+use crate::archive::target::Recovery;
+
+pub use self::archive::*;
+
+mod archive;
 
 /// The supervisor's socket inside its container.
 pub const SOCKET: &str = "/run/evenkeel/supervisor.sock";
@@ -54,6 +59,18 @@ pub enum Command {
         /// [`Report::clock_ms`] of that report.
         clock_ms: u64,
     },
+    /// Where WAL and backups go, and where a recovery reads from. Kept in memory and in a file of mode 0600, never sent back.
+    /// Only for a supervisor that has reported [`Report::archives`].
+    Archives(Box<Archives>),
+    /// The base backup to take; `None`: none, and one that runs is cut off. Only for a supervisor that has reported
+    /// [`Report::archives`].
+    Backup(Option<BackupOrder>),
+    /// The leader switches to a new WAL segment, if the current one begins at or before this position: a base backup needs its
+    /// WAL in the archive. Only for a supervisor that has reported [`Report::archives`].
+    SwitchWal {
+        /// The end of that base backup.
+        past: Lsn,
+    },
 }
 
 /// What an instance must do. Carries its term: an order below the promise is refused.
@@ -73,6 +90,10 @@ pub struct Order {
     /// the previous release: every address of its networks may replicate with the password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access: Option<Access>,
+    /// The folder of its archive in the store: WAL is kept until it is there. Only for a supervisor that has reported
+    /// [`Report::archives`]. Absent: nothing is archived.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<String>,
 }
 
 /// Who may connect to a server over the network: the lines of `pg_hba.conf`, besides the gate.
@@ -166,6 +187,9 @@ pub struct Lead {
     /// Only for a cluster that never existed: initdb is allowed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<Init>,
+    /// Instead of initdb: recover the data directory from the archive [`Archives::source`]. Only with `init`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<Recovery>,
     /// Acknowledgements that a commit needs.
     pub commit: Rule,
     /// Confirmations that the open gate needs.
@@ -377,6 +401,18 @@ pub struct Report {
     /// It understands [`Order::access`] and [`Follow::secure`]. Absent in reports of version 0.1.0.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub secures: bool,
+    /// It understands [`Command::Archives`], [`Command::Backup`] and [`Order::archive`]. Absent in reports of version 0.1.0.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub archives: bool,
+    /// [`Archives::hash`] of what it holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub archives_held: Option<String>,
+    /// The state of its archive, if the order names one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub archive: Option<ArchiveState>,
+    /// The base backup that runs or ran last in this boot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backup: Option<BackupState>,
     /// The server could not be started, because another program of the host has its port.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub port_taken: bool,
@@ -402,6 +438,8 @@ const QUIET_MS: u64 = 3_000;
 /// Free disk is rounded to steps of 256 MiB, the lag of a replica to steps of 16 MiB.
 const DISK_FREE_BITS: u32 = 28;
 const LAG_BITS: u32 = 24;
+/// The age of WAL that is not archived is rounded to steps of 65 s.
+const LAG_MS_BITS: u32 = 16;
 
 /// The report without the fields that change all the time. A change of the result is sent, and handled, at once.
 pub fn significant(report: &Report) -> Report {
@@ -411,6 +449,15 @@ pub fn significant(report: &Report) -> Report {
     }
     if let Some(receiver) = &mut rest.receiver {
         receiver.quiet_ms = u64::from(receiver.quiet_ms >= QUIET_MS);
+    }
+    if let Some(archive) = &mut rest.archive {
+        archive.last = None;
+        (archive.waiting, archive.waiting_bytes) = (0, archive.waiting_bytes >> DISK_FREE_BITS);
+        archive.lag_ms >>= LAG_MS_BITS;
+        archive.catalog.iter_mut().for_each(|catalog| catalog.last_point = None);
+    }
+    if let Some(backup) = &mut rest.backup {
+        (backup.bytes, backup.stored) = (0, 0);
     }
     if let Some(proof) = &mut rest.proof {
         proof.proven_ms = proof.proven_ms.map(|_| 0);
@@ -607,6 +654,8 @@ pub enum JobKind {
     Recover,
     /// pg_rewind of the old one.
     Rewind,
+    /// Recovery of a new one from an archive.
+    Restore,
 }
 
 #[cfg(test)]

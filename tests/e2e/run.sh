@@ -9,6 +9,7 @@ scripts/ensure-docker.sh
 scripts/ensure-images.sh postgres:15 haproxy:2.6 nginx:1.22 redis:7 valkey/valkey:8
 scripts/ensure-test-images.sh
 scripts/ensure-kubectl.sh
+scripts/ensure-s3-servers.sh
 python=$(scripts/ensure-python.sh 5)
 export PYTHONDONTWRITEBYTECODE=1
 # First test the checker itself.

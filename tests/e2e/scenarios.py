@@ -6,6 +6,7 @@ return a note for the report.
 """
 
 import scenarios_attack
+import scenarios_backup
 import scenarios_changes
 import scenarios_cluster
 import scenarios_edges
@@ -27,5 +28,6 @@ SCENARIOS = [
     *scenarios_edges.SCENARIOS,
     *scenarios_secrets.SCENARIOS,
     *scenarios_failures.SCENARIOS,
+    *scenarios_backup.SCENARIOS,
     *scenarios_changes.SCENARIOS,
 ]

@@ -12,7 +12,8 @@ use evenkeel::cli::client::Client;
 use evenkeel::cli::error::Error;
 use evenkeel::cli::session::Session;
 use evenkeel::cli::{
-    apply, delete, describe, events, exec, get, host, kubeconfig, logs, preview, rollouts, scale, switchover, wait,
+    apply, backup, delete, describe, events, exec, get, host, kubeconfig, logs, preview, rollouts, scale, switchover,
+    wait,
 };
 use evenkeel::runtime::clock::{Clock as _, SystemClock};
 use evenkeel::server::containers::{
@@ -140,6 +141,7 @@ async fn typed(verb: &str, words: &str, session: &mut Session<'_>) -> Result<(),
         "delete" => delete::run(line(words), session).await,
         "events" => events::run(line(words), session).await,
         "plan" => preview::run(line(words), session).await,
+        "backup" => backup::run(line(words), session).await,
         "switchover" => switchover::run(line(words), session).await,
         "wait" => wait::run(line(words), session).await,
         "logs" => logs::run(line(words), session).await,

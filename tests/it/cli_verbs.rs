@@ -68,7 +68,7 @@ async fn one_bad_document_keeps_all_from_being_sent_if_it_cannot_be_read() {
     bench.file(&format!("{CLUSTER}---\napiVersion: evenkeel.dev/v1\nkind: PostgresClutser\nmetadata: {{name: x}}\n"));
     bench.session(expect![[r#"
         $ apply -f FILE
-        error: db.yaml:9:7: the server has no kind "evenkeel.dev/v1 PostgresClutser"; it has dockerhosts, portreservations, postgresclusters, loadbalancers, redissentinels, redisclusters, tokens, namespaces, secrets, configmaps, events, nodes, services, pods, replicasets, deployments, leases, roles, rolebindings, clusterroles, clusterrolebindings, customresourcedefinitions
+        error: db.yaml:9:7: the server has no kind "evenkeel.dev/v1 PostgresClutser"; it has dockerhosts, portreservations, postgresclusters, backups, scheduledbackups, loadbalancers, redissentinels, redisclusters, tokens, namespaces, secrets, configmaps, events, nodes, services, pods, replicasets, deployments, leases, roles, rolebindings, clusterroles, clusterrolebindings, customresourcedefinitions
         exit code 4
         $ get pg
         no objects found in namespace default
@@ -197,7 +197,7 @@ async fn get_prints_tables_names_and_whole_objects() {
     show(
         "get pigs",
         expect![[r#"
-            error: the server has no kind "pigs"; it has dockerhosts, portreservations, postgresclusters, loadbalancers, redissentinels, redisclusters, tokens, namespaces, secrets, configmaps, events, nodes, services, pods, replicasets, deployments, leases, roles, rolebindings, clusterroles, clusterrolebindings, customresourcedefinitions
+            error: the server has no kind "pigs"; it has dockerhosts, portreservations, postgresclusters, backups, scheduledbackups, loadbalancers, redissentinels, redisclusters, tokens, namespaces, secrets, configmaps, events, nodes, services, pods, replicasets, deployments, leases, roles, rolebindings, clusterroles, clusterrolebindings, customresourcedefinitions
             exit code 3
         "#]],
     )
@@ -363,6 +363,61 @@ async fn switchover_asks_by_annotation_and_says_how_it_went() {
         exit code 3
     "#]])
         .await;
+}
+
+#[tokio::test]
+async fn backup_creates_a_backup_and_follows_it_to_its_end() {
+    let bench = CliBench::new().await;
+    bench.file(CLUSTER);
+    bench.run("apply -f FILE").await;
+    // Ends each Backup: one that is called `bad` without success.
+    let operator = async {
+        let mut watch = bench.objects.watch("backups.evenkeel.dev", None, 0).await.unwrap();
+        while let Some(change) = watch.next().await {
+            let change = change.unwrap();
+            let object = change.new.unwrap();
+            if object["status"]["phase"].is_string() {
+                continue;
+            }
+            let status = match change.key.name.as_str() {
+                "bad" => json!({"phase": "Failed", "message": "3 attempts failed", "progress": "3%"}),
+                _ => json!({"phase": "Completed", "message": "400Mi, stored as 100Mi in 4 s", "progress": "100%"}),
+            };
+            let with = |mut object: Value| {
+                object["status"] = status.clone();
+                Ok::<_, evenkeel::store::Error>(object)
+            };
+            bench.objects.modify(&change.key, Part::Status, with).await.unwrap();
+        }
+    };
+    let verbs = async {
+        let good = bench.run("backup db --wait --name good").await;
+        let expected = "backup/good created\nbackup/good: 400Mi, stored as 100Mi in 4 s\n";
+        assert!(good.starts_with(expected), "{good}");
+        let bad = bench.run("backup db --wait --name bad").await;
+        assert!(bad.ends_with("error: backup/bad failed: 3 attempts failed\nexit code 1\n"), "{bad}");
+        bench
+            .session(expect![[r#"
+                $ backup db --name good
+                error: backups.evenkeel.dev "good" already exists
+                exit code 4
+                $ backup nope
+                error: no PostgresCluster "nope" in namespace default
+                exit code 3
+            "#]])
+            .await;
+        expect![[r#"
+            NAME CLUSTER STATUS PROGRESS AGE
+            bad db Failed 3% AGE
+            good db Completed 100% AGE
+        "#]]
+        .assert_eq(&ageless(&bench.run("get backups").await));
+        assert!(bench.run("backup db").await.starts_with("backup/db-20"));
+    };
+    tokio::select! {
+        () = operator => panic!("the watch ended"),
+        () = verbs => {}
+    }
 }
 
 /// Regression 346: `switchover` found no RedisSentinel.

@@ -48,7 +48,7 @@ pub(crate) async fn alone(test: &str) -> Option<Bench> {
     Some(Bench::new(Turn::Alone(TURN.write().await)).await)
 }
 
-fn wanted(test: &str) -> bool {
+pub(crate) fn wanted(test: &str) -> bool {
     let wanted = std::env::var("EVENKEEL_TEST_DOCKER").as_deref() == Ok("1");
     if !wanted {
         println!("{test}: skipped, EVENKEEL_TEST_DOCKER=1 is not set");
@@ -294,6 +294,6 @@ fn is_installed(program: &str) -> bool {
     std::env::split_paths(&path).any(|folder| Path::new(&folder).join(program).exists())
 }
 
-fn port() -> u16 {
+pub(crate) fn port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

@@ -8,6 +8,7 @@ mod api_pods;
 mod api_policy;
 mod api_server;
 mod api_streams;
+mod archive_store;
 mod builds;
 mod circles;
 mod cli;

@@ -42,6 +42,7 @@ impl Member {
             task,
             settings: [("max_connections".into(), "60".into())].into(),
             access: None,
+            archive: None,
         }));
     }
 
@@ -126,6 +127,7 @@ fn lead(init: bool, count: u32, names: &[&str], slots: &[&str], open: bool) -> T
     let init = init.then(|| Init { encoding: "UTF8".into(), locale: "C.UTF-8".into(), data_checksums: true });
     Task::Lead(Lead {
         init,
+        recovery: None,
         commit: Rule { count, names: owned(names) },
         confirm: Rule { count: 0, names: Vec::new() },
         slots: owned(slots),
@@ -277,6 +279,7 @@ fn a_leader_survives_bad_settings_meddling_crashes_and_restarts_and_fences_itsel
         task: open_lead(&second, false),
         settings: settings.clone(),
         access: None,
+        archive: None,
     }));
     let report = one.wait("refusals", |report| report.setting_errors.len() == 2 && !report.pending_restart.is_empty());
     println!("{:?}", report.setting_errors);
@@ -334,7 +337,14 @@ fn a_leader_survives_bad_settings_meddling_crashes_and_restarts_and_fences_itsel
     });
 
     println!("-- after a pause nothing is confirmed, so nobody is served");
-    one.say(&Command::Order(Order { term: 1, revision: 0, task: open_lead(&second, true), settings, access: None }));
+    one.say(&Command::Order(Order {
+        term: 1,
+        revision: 0,
+        task: open_lead(&second, true),
+        settings,
+        access: None,
+        archive: None,
+    }));
     one.wait("a confirmed lead", |report| report.leading.as_ref().is_some_and(|leading| leading.confirmed));
     docker(&["pause", &one.container]);
     // Longer than half of a confirmation's life.
@@ -372,7 +382,14 @@ fn settings_that_kill_later_are_found_before_the_server_gets_them() {
     one.say(&credentials_with(Some(tls)));
     let order = |settings: &[(&str, &str)]| {
         let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Command::Order(Order { term: 1, revision: 0, task: lead(true, 0, &[], &[], true), settings, access: None })
+        Command::Order(Order {
+            term: 1,
+            revision: 0,
+            task: lead(true, 0, &[], &[], true),
+            settings,
+            access: None,
+            archive: None,
+        })
     };
     one.say(&order(&[("max_connections", "60")]));
     let begun =

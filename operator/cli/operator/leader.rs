@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::sync::lock;
 use crate::engine::EventHint;
 use crate::engine::hosts::Hosts;
+use crate::kinds::backup::BackupKind;
 use crate::kinds::deployment::DeploymentKind;
 use crate::kinds::docker_host::DockerHostKind;
 use crate::kinds::load_balancer::LoadBalancerKind;
@@ -17,6 +18,7 @@ use crate::kinds::port_reservation::PortReservationKind;
 use crate::kinds::postgres_cluster::PostgresClusterKind;
 use crate::kinds::redis_cluster::RedisClusterKind;
 use crate::kinds::redis_sentinel::RedisSentinelKind;
+use crate::kinds::scheduled_backup::ScheduledBackupKind;
 use crate::runtime::{Clock, Manager, janitor};
 use crate::store::{Leadership, Objects};
 
@@ -95,6 +97,8 @@ fn manager(hosts: &Arc<Hosts>, objects: &Objects, clock: &Arc<dyn Clock>) -> Man
     manager.add(DockerHostKind::new(hosts.clone(), objects.clone(), wake.clone()));
     manager.add(PortReservationKind::new(hosts.clone(), objects.clone()));
     manager.add(PostgresClusterKind::new(hosts.clone(), objects.clone(), clock.clone(), wake.clone()));
+    manager.add(BackupKind::new(hosts.clone(), objects.clone(), wake.clone()));
+    manager.add(ScheduledBackupKind::new(objects.clone()));
     manager.add(RedisSentinelKind::new(hosts.clone(), objects.clone(), clock.clone(), wake.clone()));
     manager.add(RedisClusterKind::new(hosts.clone(), objects.clone(), clock.clone(), wake.clone()));
     manager.add(DeploymentKind::new(hosts.clone(), objects.clone(), wake.clone()));

@@ -1,6 +1,6 @@
 //! Performs one step: one call each, no policy. A step that is already done is a success.
 
-use super::{PostgresClusterKind, RESOURCE, Step, secrets};
+use super::{PostgresClusterKind, RESOURCE, Step, secrets, stores};
 use crate::api::failure::{Class, Failure};
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::PostgresCluster;
@@ -39,6 +39,11 @@ pub async fn act(controller: &PostgresClusterKind, object: &PostgresCluster, ste
                     )
                 })?;
             send(member, Command::Credentials(credentials))
+        }
+        Step::SendArchives { member } => {
+            let archives = stores::archives(&controller.objects, object).await?;
+            let archives = archives.map_err(|(_, message)| Failure::new(Class::Transient, message))?;
+            send(member, Command::Archives(Box::new(archives)))
         }
         Step::RestartPostgres { member, run, .. } => send(member, Command::Restart { run: run.clone() }),
         Step::Renew { member, term, clock_ms } => send(member, Command::Renew { term: *term, clock_ms: *clock_ms }),

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::{container_name, network_name};
+use super::{container_name, network_name, stores};
+use crate::api::backup_store::BackupStore;
 use crate::api::labels;
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::{MemberPlace, Network, PostgresCluster};
 use crate::api::postgres_memory::default_shm;
-use crate::engine::{Chosen, ContainerSpec, Daemon, HOST_NETWORK, Security};
+use crate::engine::{Chosen, ContainerSpec, Daemon, HOST_NETWORK, Mount, MountSource, Security};
 use crate::kinds::containers::bounds::limits;
 use crate::supervisor::wire;
 
@@ -38,6 +39,18 @@ pub fn chosen(object: &PostgresCluster, daemon: &Daemon) -> Chosen {
     }
 }
 
+/// The directories of the host that have archives: its own, and the one that it is recovered from.
+fn directories(object: &PostgresCluster) -> Vec<Mount> {
+    let own = object.spec.backup.as_ref().map(|backup| (&backup.store, stores::OWN, false));
+    let source = object.spec.bootstrap.recovery.as_ref().and_then(|recovery| recovery.source.store.as_ref());
+    let stores = own.into_iter().chain(source.map(|store| (store, stores::SOURCE, true)));
+    let mount = |(store, path, read_only): (&BackupStore, &str, bool)| {
+        let source = MountSource::Bind(store.directory.as_ref()?.path.clone());
+        Some(Mount { source, path: path.to_owned(), read_only })
+    };
+    stores.filter_map(mount).collect()
+}
+
 /// The desired container of a member, without what is chosen for it.
 pub fn container_spec(object: &PostgresCluster, place: &MemberPlace, binary: &str) -> ContainerSpec {
     let name = container_name(object, &place.name);
@@ -65,6 +78,7 @@ pub fn container_spec(object: &PostgresCluster, place: &MemberPlace, binary: &st
             .chain([(labels::BINARY.into(), binary.into())])
             .collect(),
         volumes: vec![(name.clone(), wire::VOLUME.into(), false), (binary.into(), "/evenkeel".into(), true)],
+        mounts: directories(object),
         tmpfs: BTreeMap::from([("/run/evenkeel".into(), "mode=0755,size=16m".into())]),
         network: if on_host { HOST_NETWORK.into() } else { network_name(object) },
         address: place.address.filter(|_| !on_host),

@@ -28,6 +28,7 @@ use crate::kinds::kept::Kept;
 use crate::kinds::links::{self, Links};
 use crate::kinds::loss::Silent;
 use crate::kinds::ports::{self, PortStep, Reserved};
+use crate::kinds::postgres_reports::PostgresSpeech;
 use crate::kinds::silence::Silence;
 use crate::kinds::waits::{Waited, Waits};
 use crate::runtime::companions::Companions;
@@ -37,7 +38,7 @@ use crate::store::{Clock, Key};
 use crate::supervisor::wire::{Order, Report};
 
 mod act;
-pub mod bounds;
+mod archive;
 mod bridge;
 mod certificates;
 mod collations;
@@ -64,6 +65,8 @@ mod secrets;
 #[cfg(test)]
 mod simulation;
 mod status;
+mod stores;
+mod target;
 mod upgrade;
 mod view;
 pub mod workload;
@@ -78,7 +81,7 @@ pub struct PostgresClusterKind {
     docker: Docker,
     objects: Objects,
     clock: Arc<dyn Clock>,
-    links: Links<bounds::PostgresSpeech>,
+    links: Links<PostgresSpeech>,
     /// When a new session last wrote to each member.
     proofs: Kept<Instant>,
     /// The libraries of images that were asked for.
@@ -111,13 +114,15 @@ impl Kind for PostgresClusterKind {
     fn concerns() -> Vec<Concern> {
         vec![
             Concern::referenced("secrets"),
+            // What a cluster is recovered from.
+            Concern::referenced(RESOURCE),
             Concern::all(DockerHost::RESOURCE).only(host_state),
             Concern::all(PortReservation::RESOURCE).only(ports::claim),
         ]
     }
 
     fn references(object: &PostgresCluster) -> Vec<Key> {
-        secrets::keys(object).collect()
+        secrets::keys(object).chain(stores::keys(object)).chain(stores::source_cluster(object)).collect()
     }
 
     async fn observe(&self, object: &PostgresCluster) -> Result<Observed, Failure> {
@@ -174,6 +179,8 @@ pub struct Observed {
     pub refused: BTreeMap<String, String>,
     /// The cluster's Secrets.
     pub secrets: SecretsSeen,
+    /// What opens its archives.
+    pub archives: ArchivesSeen,
     /// Its certificates; `None`: not looked at.
     pub certificates: Option<CertificatesSeen>,
 }
@@ -196,6 +203,15 @@ pub struct SecretsSeen {
     pub port: String,
 }
 
+/// What opens the archives of a cluster, without its values.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ArchivesSeen {
+    /// Hash of what the supervisors must hold; empty if that is nothing, `None` if it is not known.
+    pub hash: Option<String>,
+    /// Why it is not known: the reason and the message of a condition.
+    pub problem: Option<(&'static str, String)>,
+}
+
 /// One step. All are idempotent; `Display` is the log line, the Event, the dry run and the test's expectation.
 #[allow(missing_docs)]
 #[derive(Debug, Clone, PartialEq)]
@@ -215,6 +231,8 @@ pub enum Step {
     Order { member: String, order: Box<Order> },
     /// Send an instance the cluster's passwords.
     SendCredentials { member: String },
+    /// Send an instance what opens the cluster's archives.
+    SendArchives { member: String },
     /// Restart the postmaster of an instance, if this `run` is still its current one.
     RestartPostgres { member: String, run: String, why: String },
     /// Renew the leader's grant, because too few of its voters can confirm it; `clock_ms` is its clock in the report
@@ -232,6 +250,7 @@ impl fmt::Display for Step {
             Self::AskImage { host, image } => write!(f, "ask image {image} on {host} by which libraries it sorts text"),
             Self::Order { member, order } => write!(f, "order {member}: {order}"),
             Self::SendCredentials { member } => write!(f, "give {member} its credentials"),
+            Self::SendArchives { member } => write!(f, "give {member} what opens the archive"),
             Self::RestartPostgres { member, why, .. } => write!(f, "restart PostgreSQL of {member}: {why}"),
             Self::Renew { member, term, .. } => write!(f, "confirm {member} as leader of term {term}"),
         }
@@ -253,9 +272,11 @@ impl Significance for Step {
             Self::Order { order, .. } => order.event_reason(),
             Self::Certificates(due) => due.event_reason(),
             Self::Port(step) => step.event_reason(),
-            Self::EnsureSecrets { .. } | Self::AskImage { .. } | Self::SendCredentials { .. } | Self::Renew { .. } => {
-                None
-            }
+            Self::EnsureSecrets { .. }
+            | Self::AskImage { .. }
+            | Self::SendCredentials { .. }
+            | Self::SendArchives { .. }
+            | Self::Renew { .. } => None,
         }
     }
 
@@ -265,6 +286,7 @@ impl Significance for Step {
             Self::Docker(step) => step.lane(),
             Self::Order { member, .. }
             | Self::SendCredentials { member }
+            | Self::SendArchives { member }
             | Self::RestartPostgres { member, .. }
             | Self::Renew { member, .. } => Some(member),
             Self::AskImage { host, .. } => Some(host),

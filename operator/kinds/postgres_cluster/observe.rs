@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{LinkSeen, Observed, PostgresClusterKind, collations, network_name, peers_network_name, places, secrets};
+use super::{
+    LinkSeen, Observed, PostgresClusterKind, collations, network_name, peers_network_name, places, secrets, stores,
+};
 use crate::api::failure::Failure;
 use crate::api::labels::Owner;
 use crate::api::object::Object as _;
@@ -47,6 +49,7 @@ pub async fn observe(controller: &PostgresClusterKind, object: &PostgresCluster)
         silent: controller.silence.note(&hosts),
         hosts,
         secrets,
+        archives: stores::read(&controller.objects, object).await?,
         certificates: Some(authority.seen()),
     })
 }

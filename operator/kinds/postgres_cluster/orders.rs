@@ -9,12 +9,13 @@ use super::quorum::{commit_rule, confirm_rule, confirmations_needed};
 use super::view::{ClusterView, LastLeader, Member};
 use crate::api::postgres_cluster::{Decisions, MemberPlace, Network, Stage};
 use crate::api::postgres_tls::ClientTls;
+use crate::archive::target::Recovery;
 use crate::supervisor::wire::{Access, Data, Follow, Init, Lead, Lineage, Order, Postgres, Report, Task};
 
 /// The part of the decisions that orders follow from, besides the spec and what is observed.
 pub fn basis(decisions: &Decisions) -> impl PartialEq + '_ {
-    let Decisions { term, stage, leader, election, commit, next, .. } = decisions;
-    (term, stage, leader, election, commit, next)
+    let Decisions { term, stage, leader, election, commit, next, archive, .. } = decisions;
+    (term, stage, leader, election, commit, next, archive)
 }
 
 /// `after`, with a new revision if its orders differ.
@@ -34,7 +35,9 @@ pub fn orders(view: &ClusterView, decisions: &Decisions, credentials: &str) -> V
         let Some(task) = task(view, decisions, member, report) else { continue };
         let Decisions { term, revision, .. } = *decisions;
         let access = report.secures.then(|| access(view));
-        let order = Order { term, revision, task, settings: view.object.spec.parameters.clone(), access };
+        let settings = view.object.spec.parameters.clone();
+        let archive = decisions.archive.clone().filter(|_| report.archives);
+        let order = Order { term, revision, task, settings, access, archive };
         // A new revision alone matters only in a leader's order.
         let same = |known: &Order| Order { revision: order.revision, ..known.clone() } == order;
         let told = match &order.task {
@@ -95,10 +98,16 @@ fn slots(view: &ClusterView, name: &str) -> Vec<String> {
 }
 
 fn lead(view: &ClusterView, decisions: &Decisions, name: &str) -> Lead {
-    let initdb = &view.object.spec.bootstrap.initdb;
-    let init = decisions.system_identifier.is_none().then(|| Init {
-        encoding: initdb.encoding.clone(),
-        locale: initdb.locale.clone(),
+    let bootstrap = &view.object.spec.bootstrap;
+    let initdb = bootstrap.initdb();
+    let recovery = bootstrap.recovery.as_ref().map(|declared| Recovery::try_from(&declared.target));
+    let restores = view.member(name).and_then(Member::live).is_some_and(|report| report.archives);
+    // Never a new, empty cluster in place of one that is to be recovered: not by a supervisor that would only run initdb, and not
+    // for a target that is not understood.
+    let may_begin = recovery.as_ref().is_none_or(|recovery| recovery.is_ok() && restores);
+    let init = (decisions.system_identifier.is_none() && may_begin).then_some(Init {
+        encoding: initdb.encoding,
+        locale: initdb.locale,
         data_checksums: initdb.data_checksums,
     });
     let (commit, election) = match &decisions.next {
@@ -106,12 +115,13 @@ fn lead(view: &ClusterView, decisions: &Decisions, name: &str) -> Lead {
         None => (commit_rule(&decisions.commit), &decisions.election),
     };
     Lead {
+        recovery: recovery.and_then(Result::ok).filter(|_| init.is_some()),
         init,
         commit,
         confirm: confirm_rule(election),
         slots: slots(view, name),
-        database: initdb.database.clone(),
-        owner: initdb.owner.clone(),
+        database: bootstrap.database().to_owned(),
+        owner: bootstrap.owner().to_owned(),
         // I8: never before it is recorded that the new quorum acknowledged.
         open: decisions.stage == Stage::Steady,
     }

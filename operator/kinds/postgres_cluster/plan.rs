@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use super::decided::{Blocker, Decided, Told};
 use super::view::{ClusterView, Member};
 use super::{
-    Observed, Step, bridge, certificates, collations, container_name, invariants, orders, places, promotion, protocol,
-    status, upgrade, workload,
+    Observed, Step, archive, bridge, certificates, collations, container_name, invariants, orders, places, promotion,
+    protocol, status, upgrade, workload,
 };
 use crate::api::conditions;
 use crate::api::postgres_cluster::{
@@ -52,6 +52,7 @@ pub fn plan(
     let mut before = status.decisions.clone().unwrap_or_else(|| protocol::begin(now));
     let paused = want == Want::Paused;
     let missing_secret = observed.secrets.source_problem.as_deref().map(|why| Blocker::new("SecretNotFound", why));
+    let missing_secret = missing_secret.or_else(|| archive::no_source(object, &before, &observed.archives));
     let (mut port_steps, mut misplaced) = (Vec::new(), None);
     let mut blocker = unknown(object, observed, &before);
     if !paused && (missing_secret.is_none() && blocker.is_none() || before.stage != Stage::New) {
@@ -67,7 +68,8 @@ pub fn plan(
     } else if blocker.is_none() || before.stage != Stage::New {
         let held = collations::held(&view, observed);
         let waits = held.is_some() || !workload::has_peers_network(object, observed);
-        let (decided, maintenance) = decide(&view, observed, blocker.is_none(), waits);
+        let (mut decided, maintenance) = decide(&view, observed, blocker.is_none(), waits);
+        decided.decisions.archive = archive::path(&view, &decided.decisions);
         promotion::record(&mut status, &before, &decided, now);
         decisions = orders::revised(&before, decided.decisions);
         let broken = invariants::violations(&before, &decisions);
@@ -77,6 +79,7 @@ pub fn plan(
         steps.extend(maintenance);
         steps.extend(orders::orders(&view, &decisions, &observed.secrets.hash));
         steps.extend(orders::renewal(&view, &decisions));
+        steps.extend(archive::steps(&view, &observed.archives));
         steps.extend(port_steps);
         steps.extend(workload::secrets(observed, &decisions));
         let seen = observed.certificates.as_ref();
@@ -94,6 +97,7 @@ pub fn plan(
         status::render(&view, &mut status, &decisions, blocker, paused, &observed.work);
         status::certificates(&view, &mut status, observed.certificates.as_ref());
         status::places(&view, &mut status, misplaced);
+        archive::render(&view, &mut status, &decisions, &observed.archives);
     }
     upgrade::tell(object, observed, &before.members, &mut status, now);
     status::refusals(&observed.refused, &mut status, now);

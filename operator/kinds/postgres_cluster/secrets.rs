@@ -32,7 +32,7 @@ fn internal(object: &PostgresCluster) -> Key {
 
 /// The Secret that the user named for the owner's password, if any.
 fn given(object: &PostgresCluster) -> Option<Key> {
-    object.spec.bootstrap.initdb.secret.as_ref().map(|named| Key::beside(object, "secrets", &named.name))
+    object.spec.bootstrap.secret().map(|named| Key::beside(object, "secrets", &named.name))
 }
 
 /// The keys of all Secrets that are read for a cluster.
@@ -58,15 +58,16 @@ pub async fn read(objects: &Objects, object: &PostgresCluster, authority: &Autho
 
 /// The owner's password from the user's Secret, if one is named; or the problem with that Secret.
 async fn source(objects: &Objects, object: &PostgresCluster) -> Result<Result<Option<String>, String>, Error> {
-    let initdb = &object.spec.bootstrap.initdb;
+    let bootstrap = &object.spec.bootstrap;
     let Some(key) = given(object) else { return Ok(Ok(None)) };
-    let (path, name, owner) = ("spec.bootstrap.initdb.secret", &key.name, &initdb.owner);
+    let (part, name, owner) = (bootstrap.path(), &key.name, bootstrap.owner());
+    let path = format!("{part}.secret");
     let Some(secret) = objects.get::<Value>(&key).await? else {
         let keys = "create it with the keys username and password";
         return Ok(Err(format!("{path} names Secret {name}, which does not exist: {keys}")));
     };
     if let Some(username) = text(&secret, "username").filter(|username| username != owner) {
-        let declared = format!("spec.bootstrap.initdb.owner is {owner}");
+        let declared = format!("{part}.owner is {owner}");
         return Ok(Err(format!("{path}: username in Secret {name} is {username}, but {declared}")));
     }
     Ok(match text(&secret, "password").filter(|password| !password.is_empty()) {
@@ -125,11 +126,12 @@ fn fields(
     (host, port): (&str, &str),
     ca: Option<String>,
 ) -> Vec<(&'static str, String)> {
-    let initdb = &object.spec.bootstrap.initdb;
+    let bootstrap = &object.spec.bootstrap;
     let uri = |hosts: Vec<&str>, more: &str| {
         let ports = port.split(',').cycle();
         let hosts: Vec<_> = hosts.into_iter().zip(ports).map(|(host, port)| format!("{host}:{port}")).collect();
-        let (owner, password, database) = (percent(&initdb.owner), percent(password), percent(&initdb.database));
+        let (owner, password, database) =
+            (percent(bootstrap.owner()), percent(password), percent(bootstrap.database()));
         format!("postgresql://{owner}:{password}@{}/{database}?target_session_attrs=read-write{more}", hosts.join(","))
     };
     let (addresses, names): (Vec<&str>, Vec<String>) = (host.split(',').collect(), member_names(object));
@@ -144,9 +146,9 @@ fn fields(
         ClientTls::Required => uri(addresses, "&sslmode=verify-full"),
     };
     let mut fields = vec![
-        ("username", initdb.owner.clone()),
+        ("username", bootstrap.owner().to_owned()),
         ("password", password.to_owned()),
-        ("dbname", initdb.database.clone()),
+        ("dbname", bootstrap.database().to_owned()),
         ("host", host.to_owned()),
         ("port", port.to_owned()),
         ("uri", uri),

@@ -331,6 +331,7 @@ fn state(report: &Report, leads: bool, streaming: bool) -> (InstanceRole, Instan
         JobKind::Clone => InstanceState::Cloning,
         JobKind::Recover => InstanceState::Recovering,
         JobKind::Rewind => InstanceState::Rewinding,
+        JobKind::Restore => InstanceState::Restoring,
     });
     match (report.postgres, job) {
         (_, Some(job)) => (InstanceRole::None, job),

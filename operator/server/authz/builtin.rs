@@ -27,6 +27,8 @@ const SEEN_APPS: &[&str] = &[
 ];
 /// What `view` reads of Evenkeel's kinds.
 const SEEN_OURS: &[&str] = &[
+    "backups",
+    "backups/status",
     "dockerhosts",
     "dockerhosts/status",
     "loadbalancers",
@@ -37,6 +39,8 @@ const SEEN_OURS: &[&str] = &[
     "redisclusters/status",
     "redissentinels",
     "redissentinels/status",
+    "scheduledbackups",
+    "scheduledbackups/status",
 ];
 
 fn rule(verbs: &[&str], groups: &[&str], resources: &[&str]) -> Rule {
@@ -66,7 +70,11 @@ fn edit() -> Vec<Rule> {
         rule(CHANGE, CORE, &["configmaps", "events", "pods", "secrets", "services"]),
         rule(CREATE, CORE, &["pods/attach", "pods/eviction", "pods/exec", "pods/portforward"]),
         rule(CHANGE, APPS, &["deployments", "deployments/scale", "replicasets", "replicasets/scale"]),
-        rule(CHANGE, OURS, &["loadbalancers", "postgresclusters", "redisclusters", "redissentinels"]),
+        rule(
+            CHANGE,
+            OURS,
+            &["backups", "loadbalancers", "postgresclusters", "redisclusters", "redissentinels", "scheduledbackups"],
+        ),
         rule(CHANGE, &["coordination.k8s.io"], &["leases"]),
     ]);
     rules

@@ -140,6 +140,10 @@ fn each_role_on_each_route() {
         portreservations.evenkeel.dev/status                ---      ---      ---      GUP
         postgresclusters.evenkeel.dev                       GLW----- GLWCUPDX GLWCUPDX GLWCUPDX
         postgresclusters.evenkeel.dev/status                G--      G--      G--      GUP
+        backups.evenkeel.dev                                GLW----- GLWCUPDX GLWCUPDX GLWCUPDX
+        backups.evenkeel.dev/status                         G--      G--      G--      GUP
+        scheduledbackups.evenkeel.dev                       GLW----- GLWCUPDX GLWCUPDX GLWCUPDX
+        scheduledbackups.evenkeel.dev/status                G--      G--      G--      GUP
         loadbalancers.evenkeel.dev                          GLW----- GLWCUPDX GLWCUPDX GLWCUPDX
         loadbalancers.evenkeel.dev/status                   G--      G--      G--      GUP
         redissentinels.evenkeel.dev                         GLW----- GLWCUPDX GLWCUPDX GLWCUPDX

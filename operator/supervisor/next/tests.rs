@@ -8,7 +8,7 @@ use crate::supervisor::wire::{Follow, JobKind, Lineage, Replica};
 const TERM: u64 = 5;
 
 fn order(task: Task) -> Durable {
-    let order = Order { term: TERM, revision: 3, task, settings: Settings::new(), access: None };
+    let order = Order { term: TERM, revision: 3, task, settings: Settings::new(), access: None, archive: None };
     Durable { incarnation: Some("me".into()), promised: TERM, order: Some(order), ..Durable::default() }
 }
 
@@ -16,6 +16,7 @@ fn leader(open: bool) -> Lead {
     let rule = Rule { count: 1, names: vec!["a".into(), "b".into()] };
     Lead {
         init: None,
+        recovery: None,
         commit: rule.clone(),
         confirm: rule,
         slots: vec!["evenkeel_2".into()],
@@ -241,6 +242,7 @@ fn an_older_revision_of_the_same_term_is_refused() {
         task: Task::Lead(leader(true)),
         settings: Settings::new(),
         access: None,
+        archive: None,
     };
     assert!(matches!(accept(&durable, &of(2), None), Err(Refused::Backwards { .. })));
     assert!(accept(&durable, &of(3), None).is_ok());
@@ -292,7 +294,8 @@ fn an_old_primary_writes_down_where_it_ended_before_it_follows() {
         // From an earlier time as primary.
         seen.durable.former_wal_end = Some(Fork { timeline: 1, ended_at: Lsn(7) });
         assert_eq!(next(&seen).0, Act::RecordWalEnd(Fork { timeline: 2, ended_at: Lsn(end) }));
-        let of = |task| Order { term: TERM + 1, revision: 0, task, settings: Settings::new(), access: None };
+        let of =
+            |task| Order { term: TERM + 1, revision: 0, task, settings: Settings::new(), access: None, archive: None };
         let left = |task| accept(&seen.durable, &of(task), None).map(|durable| durable.former_wal_end.is_some());
         assert_eq!((left(Task::Prepare), left(Task::Lead(leader(false)))), (Ok(true), Ok(false)));
     }
@@ -386,7 +389,11 @@ fn a_replay_that_somebody_paused_goes_on_where_a_promise_waits_for_it_and_stays_
 fn an_order_below_the_promise_or_backwards_is_refused() {
     let durable = order(Task::Lead(leader(false)));
     let of = |term, task| {
-        accept(&durable, &Order { term, revision: 3, task, settings: Settings::new(), access: None }, None)
+        accept(
+            &durable,
+            &Order { term, revision: 3, task, settings: Settings::new(), access: None, archive: None },
+            None,
+        )
     };
     assert!(matches!(of(TERM - 1, Task::Prepare), Err(Refused::OldTerm { .. })));
     assert!(matches!(of(TERM, Task::Prepare), Err(Refused::Backwards { .. })));
@@ -399,8 +406,14 @@ fn an_order_below_the_promise_or_backwards_is_refused() {
 /// leader's. Now a grant records its own term for the timeline that it begins.
 #[test]
 fn a_timeline_that_was_foreseen_and_never_began_belongs_to_the_grant_that_begins_it() {
-    let lead =
-        |term| Order { term, revision: 1, task: Task::Lead(leader(false)), settings: Settings::new(), access: None };
+    let lead = |term| Order {
+        term,
+        revision: 1,
+        task: Task::Lead(leader(false)),
+        settings: Settings::new(),
+        access: None,
+        archive: None,
+    };
     let first = accept(&Durable::default(), &lead(2), Some(1)).expect("a newer term is accepted");
     assert_eq!(first.timeline_terms, [(2, 2)].into());
     let second = accept(&first, &lead(3), Some(1)).expect("a newer term is accepted");

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 
-use crate::supervisor::shell::boottime_ms;
+use crate::supervisor::clock::boottime_ms;
 
 /// Bytes of a line that are forwarded at once; a longer line is split.
 const LONGEST_LINE: u64 = 4 << 10;

@@ -7,6 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use redis::aio::MultiplexedConnection;
 use redis::{RedisError, RedisResult, Value, cmd};
 
+use crate::supervisor::clock::boottime_ms;
 use crate::supervisor::listen;
 use crate::supervisor::redis::client::{self, within};
 use crate::supervisor::redis::conf;
@@ -16,7 +17,6 @@ use crate::supervisor::redis::log;
 use crate::supervisor::redis::shell::{HURRY_MS, PATIENCE, Process, Proof, Shell, key, listen, pause_writes};
 use crate::supervisor::redis::state::{Act, Pause};
 use crate::supervisor::redis::wire::{Address, PORT, Position, Role, Task};
-use crate::supervisor::shell::boottime_ms;
 
 impl Shell {
     /// Whether the supervisor ends. The error is what the report says.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::supervisor::clock::boottime_ms;
 use crate::supervisor::listen::listen_or;
 use crate::supervisor::process::is_stopped;
 use crate::supervisor::redis::conf;
@@ -12,7 +13,6 @@ use crate::supervisor::redis::state::{CUT_S, Pause, Seen};
 use crate::supervisor::redis::wire::{
     ALONE_MS, Credentials, HUNG_MS, Link, Order, PORT, RedisSeen, Report, Role, Server, Task, significant,
 };
-use crate::supervisor::shell::boottime_ms;
 
 impl Shell {
     pub fn role(&self) -> Option<Role> {

@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::api::chain::chain;
+use crate::supervisor::clock::boottime_ms;
 use crate::supervisor::control;
 use crate::supervisor::durable;
 use crate::supervisor::fence::Fence;
@@ -18,7 +19,6 @@ use crate::supervisor::redis::place::Place;
 use crate::supervisor::redis::shell::Shell;
 use crate::supervisor::redis::wire;
 use crate::supervisor::run::Identity;
-use crate::supervisor::shell::boottime_ms;
 
 /// A pause that was this much longer than asked for: the container stood still. In milliseconds.
 const JUMP_MS: u64 = 2_000;

@@ -16,6 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::api::chain::chain;
 use crate::api::sync::lock;
+use crate::supervisor::clock::{boottime_ms, new_id};
 use crate::supervisor::durable;
 use crate::supervisor::process::{Reaper, describe};
 use crate::supervisor::redis::alone;
@@ -29,7 +30,6 @@ use crate::supervisor::redis::state::{Act, Durable, Named, Pause, Said, Seen};
 use crate::supervisor::redis::wire::{
     ADMIN, Address, Command, Credentials, Order, Position, Report, Role, Server, Task,
 };
-use crate::supervisor::shell::{boottime_ms, new_id};
 
 /// Intervals of polls in milliseconds: at rest; while the data moves; after a change, and for how long.
 const STEADY_MS: u64 = 500;

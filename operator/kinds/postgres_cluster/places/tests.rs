@@ -40,6 +40,7 @@ fn nothing() -> Observed {
         calling: false,
         refused: Default::default(),
         secrets: Default::default(),
+        archives: Default::default(),
         certificates: None,
     }
 }

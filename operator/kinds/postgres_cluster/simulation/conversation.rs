@@ -129,6 +129,9 @@ impl Talk {
             Command::Credentials(_) => format!("credentials for {}", self.container),
             Command::Restart { run } => format!("restart run {run} of {}", self.container),
             Command::Renew { term, .. } => format!("renew term {term} of {}", self.container),
+            Command::Archives(_) | Command::Backup(_) | Command::SwitchWal { .. } => {
+                format!("about the archive to {}", self.container)
+            }
         };
         let idle = matches!(command, Command::Renew { .. });
         // No caller waits for the answer to a command, so it is sent even if the operator dies at this effect.

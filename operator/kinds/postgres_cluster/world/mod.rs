@@ -435,6 +435,7 @@ impl World {
             calling: self.operators[operator].young,
             refused: BTreeMap::new(),
             secrets: self.secrets.clone(),
+            archives: Default::default(),
             certificates: None,
         }
     }
@@ -450,7 +451,7 @@ impl World {
                     port: port.clone(),
                 };
             }
-            Step::Certificates(_) | Step::Port(_) => {}
+            Step::Certificates(_) | Step::Port(_) | Step::SendArchives { .. } => {}
             Step::Docker(step) => self.perform_by_docker(step),
             Step::AskImage { host, image } => {
                 let heard = Heard { value: Some(self.image_libraries.clone()), silent_ms: 0, state: Standing::Done };
@@ -566,6 +567,8 @@ impl World {
                 }
             }
             Command::Credentials(_) => process.credentials = true,
+            // No archive is modelled.
+            Command::Archives(_) | Command::Backup(_) | Command::SwitchWal { .. } => {}
         }
     }
 

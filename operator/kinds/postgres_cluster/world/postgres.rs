@@ -33,7 +33,7 @@ impl World {
         let (Some(one), Some(disk)) = (self.boxes.get_mut(name), self.disks.get_mut(name)) else { return };
         let process = &mut one.process;
         match act {
-            Act::Wait | Act::Poll | Act::Exit => {}
+            Act::Wait | Act::Poll | Act::Exit | Act::Recovery(_) => {}
             Act::InitDb(_) => {
                 disk.durable.incarnation = Some(incarnation);
                 disk.data = Data::Primary;

@@ -17,6 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::api::chain::chain;
 use crate::api::redis_settings;
 use crate::api::sync::lock;
+use crate::supervisor::clock::{boottime_ms, new_id};
 use crate::supervisor::durable;
 use crate::supervisor::listen;
 use crate::supervisor::process::{Reaper, describe};
@@ -30,7 +31,6 @@ use crate::supervisor::redis::kept::{self, Kept, OnDisk};
 use crate::supervisor::redis::log::pass_on;
 use crate::supervisor::redis::place::Place;
 use crate::supervisor::redis::wire::{Answer, Config, Credentials, HUNG_MS, PORT, Server};
-use crate::supervisor::shell::{boottime_ms, new_id};
 
 /// Interval of polls, and while something changes, in milliseconds.
 const REST_MS: u64 = 500;

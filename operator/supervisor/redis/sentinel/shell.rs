@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::api::chain::chain;
+use crate::supervisor::clock::{boottime_ms, new_id};
 use crate::supervisor::durable;
 use crate::supervisor::listen;
 use crate::supervisor::process::{Reaper, describe};
@@ -28,7 +29,6 @@ use crate::supervisor::redis::sentinel::view::View;
 use crate::supervisor::redis::wire::{
     Act, Address, Answer, Command, Credentials, Report, SENTINEL_PORT, SentinelSeen, Server, Watch, significant,
 };
-use crate::supervisor::shell::{boottime_ms, new_id};
 
 /// Interval of polls and of reports when nothing happens, in milliseconds.
 const STEADY_MS: u64 = 1_000;

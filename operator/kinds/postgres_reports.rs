@@ -1,4 +1,4 @@
-//! Bounds of a supervisor's report: a container that was taken over fills neither the store nor a status. Pure.
+//! Bounds of the report of a supervisor of PostgreSQL: a container that was taken over fills neither the store nor a status. Pure.
 
 use crate::kinds::links::Speech;
 use crate::supervisor::wire::{self, Command, Notice, Report, SOCKET};
@@ -58,11 +58,13 @@ pub fn bounded(mut report: Report) -> Result<Report, String> {
     report.pending_restart.truncate(TEXTS);
     report.setting_errors.truncate(TEXTS);
     report.notices.truncate(Notice::TYPES.len());
+    let catalogs = report.archive.iter_mut().filter_map(|archive| archive.catalog.as_mut());
+    catalogs.for_each(|catalog| catalog.gaps.truncate(TEXTS));
     let ids =
         [&report.incarnation, &report.system_identifier, &report.server_version, &report.credentials, &report.tls];
     let names = [&report.boot, &report.run].into_iter().chain(ids.into_iter().flatten()).chain(standbys(&report));
     let names = names.chain(report.receiver.iter().map(|receiver| &receiver.from)).chain(&report.pending_restart);
-    let names = names.chain(report.notices.iter().map(|notice| &notice.type_));
+    let names = names.chain(report.notices.iter().map(|notice| &notice.type_)).chain(archive::names(&report));
     let libraries = report.collations.iter().filter_map(|collations| collations.libraries.as_ref());
     let mut names = names.chain(libraries.flat_map(|found| [Some(&found.libc), found.icu.as_ref()]).flatten());
     let wrong = names.any(|name| name.len() > NAME || name.contains(char::is_control));
@@ -82,7 +84,8 @@ pub fn bounded(mut report: Report) -> Result<Report, String> {
     });
     let notices = report.notices.iter_mut().map(|notice| &mut notice.message);
     let texts = report.problem.iter_mut().chain(&mut report.tls_problem).chain(&mut report.setting_errors);
-    texts.chain(job).chain(proof).chain(collations).chain(notices).for_each(cut);
+    let archive = archive::texts(&mut report.archive, &mut report.backup);
+    texts.chain(job).chain(proof).chain(collations).chain(notices).chain(archive).for_each(cut);
     Ok(report)
 }
 
@@ -92,6 +95,38 @@ fn standbys(report: &Report) -> impl Iterator<Item = &String> {
         let voters = leading.commit.iter().flat_map(|rule| &rule.names);
         voters.chain(leading.replicas.iter().map(|replica| &replica.incarnation))
     })
+}
+
+/// The archive and the base backup of a report.
+mod archive {
+    use crate::supervisor::wire::{ArchiveState, BackupState, Report};
+
+    /// What a decision or a status compares.
+    pub fn names(report: &Report) -> impl Iterator<Item = &String> {
+        let archive = report.archive.iter().flat_map(|archive| {
+            let catalog = archive.catalog.iter().flat_map(|catalog| catalog.last_backup.iter().chain(&catalog.gaps));
+            let last = archive.last.iter().map(|(segment, _)| segment);
+            [&archive.path]
+                .into_iter()
+                .chain(last)
+                .chain(archive.problem.iter().map(|problem| &problem.reason))
+                .chain(catalog)
+        });
+        let backup = report.backup.iter().flat_map(|backup| {
+            let span = backup.span.iter().flat_map(|span| [&span.begin_wal, &span.end_wal]);
+            [&backup.id].into_iter().chain(span)
+        });
+        archive.chain(backup).chain(&report.archives_held)
+    }
+
+    /// What is for people.
+    pub fn texts<'a>(
+        archive: &'a mut Option<ArchiveState>,
+        backup: &'a mut Option<BackupState>,
+    ) -> impl Iterator<Item = &'a mut String> {
+        let problem = archive.iter_mut().filter_map(|archive| archive.problem.as_mut());
+        problem.map(|problem| &mut problem.message).chain(backup.iter_mut().filter_map(|backup| backup.error.as_mut()))
+    }
 }
 
 fn cut(text: &mut String) {
@@ -115,14 +150,16 @@ mod tests {
     use crate::api::libraries::Libraries;
     use crate::api::lsn::{Fork, Lsn};
     use crate::supervisor::wire::{
-        Collations, Data, Job, JobKind, Leading, Order, Postgres, Promise, Proof, Receiver, Replica, Rule, Sorted, Task,
+        ArchiveProblem, ArchiveState, BackupPhase, BackupSpan, BackupState, CatalogState, Collations, Data, Job,
+        JobKind, Leading, Order, Postgres, Promise, Proof, Receiver, Replica, Rule, Sorted, Task,
     };
 
     /// A report with something in every field. A new field must be named here.
     fn full() -> Report {
         let word = || "word".to_owned();
         let fork = Fork { timeline: 1, ended_at: Lsn(1) };
-        let order = Order { term: 1, revision: 1, task: Task::Prepare, settings: BTreeMap::new(), access: None };
+        let order =
+            Order { term: 1, revision: 1, task: Task::Prepare, settings: BTreeMap::new(), access: None, archive: None };
         Report {
             boot: word(),
             clock_ms: 1,
@@ -167,6 +204,37 @@ mod tests {
             tls: Some(word()),
             tls_problem: Some(word()),
             secures: true,
+            archives: true,
+            archives_held: Some(word()),
+            archive: Some(ArchiveState {
+                path: word(),
+                conditional_put: Some(true),
+                pushes: true,
+                last: Some((word(), 1)),
+                waiting: 1,
+                waiting_bytes: 1,
+                lag_ms: 1,
+                problem: Some(ArchiveProblem { reason: word(), message: word() }),
+                catalog: Some(CatalogState {
+                    backups: 1,
+                    last_backup: Some(word()),
+                    first_point: Some(1),
+                    last_point: Some(1),
+                    gaps: vec![word()],
+                }),
+            }),
+            backup: Some(BackupState {
+                id: word(),
+                attempt: 1,
+                phase: BackupPhase::Running,
+                error: Some(word()),
+                bytes: 1,
+                total: 1,
+                stored: 1,
+                started_at: 1,
+                stopped_at: Some(1),
+                span: Some(BackupSpan { timeline: 1, begin: Lsn(1), end: Lsn(1), begin_wal: word(), end_wal: word() }),
+            }),
             port_taken: true,
             disk_free: 1,
             proof: Some(Proof { proven_ms: Some(1), failing: Some(word()), hung: true }),
@@ -227,6 +295,9 @@ mod tests {
             cut.push(at);
         }
         expect_test::expect![[r#"
+            /archive/catalog/gaps
+            /archive/problem/message
+            /backup/error
             /collations/problem
             /collations/sorted/databases/0
             /collations/sorted/databases
@@ -241,6 +312,15 @@ mod tests {
             /tlsProblem"#]]
         .assert_eq(&cut.join("\n"));
         expect_test::expect![[r#"
+            /archive/catalog/gaps/0
+            /archive/catalog/lastBackup
+            /archive/last/0
+            /archive/path
+            /archive/problem/reason
+            /archivesHeld
+            /backup/id
+            /backup/span/beginWal
+            /backup/span/endWal
             /begun
             /boot
             /collations/libraries/icu

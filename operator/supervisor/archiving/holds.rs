@@ -1,0 +1,127 @@
+//! What the archive holds: the leader lists it for the status, and deletes what nobody keeps any more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::api::sync::lock;
+use crate::archive::catalog::{Catalog, Latest};
+use crate::archive::retention::{self, Policy};
+use crate::archive::store::{Error, Store};
+use crate::archive::survey::{INFO_FILE, LATEST, each_key, survey};
+use crate::supervisor::archiving::Shared;
+use crate::supervisor::archiving::decide::Guard;
+use crate::supervisor::clock::{boottime_ms, wall_seconds};
+use crate::supervisor::wire::{CatalogState, Retention};
+
+/// Time between two short looks: the base backups, and how far the WAL reaches.
+const EACH: Duration = Duration::from_secs(30);
+/// Time between two lists of everything, in milliseconds; a new base backup, or one that is gone, asks for it at once.
+const WHOLE_MS: u64 = 600_000;
+/// A base backup without `backup.info` may be running for so long after it began.
+const LONGEST: SignedDuration = SignedDuration::from_hours(7 * 24);
+/// Most objects that are deleted at once; the rest is for the next list.
+const MOST: usize = 5_000;
+/// Most bytes of `latest.json`.
+const SMALL: u64 = 4096;
+
+/// What is known from earlier looks.
+#[derive(Default)]
+struct Before {
+    archive: Option<String>,
+    backups: Vec<String>,
+    listed_at: u64,
+}
+
+/// Looks for ever, while this instance leads.
+pub async fn run(shared: Arc<Shared>) {
+    let mut guard = shared.guard.subscribe();
+    let mut before = Before::default();
+    loop {
+        let granted = guard.borrow_and_update().clone();
+        if granted.grant().is_none() {
+            if guard.changed().await.is_err() {
+                return;
+            }
+            continue;
+        }
+        if let Err(error) = look(&shared, &granted, &mut before).await {
+            // The pushes tell what is wrong with the store.
+            tracing::debug!(problem = %error, "what the archive holds is not known");
+        }
+        tokio::time::sleep(EACH).await;
+    }
+}
+
+async fn look(shared: &Shared, guard: &Guard, before: &mut Before) -> Result<(), Error> {
+    let Some(access) = shared.archives.borrow().clone() else { return Ok(()) };
+    let Some(own) = access.own.as_ref().filter(|own| Some(&own.path) == guard.archive.as_ref()) else { return Ok(()) };
+    let store = Store::open_archive(own)?;
+    let mut files = Vec::new();
+    each_key(&store, "base", |key| files.push(key.to_owned())).await?;
+    let backups: Vec<String> = files.iter().filter(|key| key.ends_with(INFO_FILE)).cloned().collect();
+    let now = boottime_ms();
+    let same = before.archive.as_ref() == Some(&own.path) && before.backups == backups;
+    if !same || now.saturating_sub(before.listed_at) >= WHOLE_MS {
+        let catalog = survey(&store).await?;
+        *before = Before { archive: Some(own.path.clone()), backups, listed_at: now };
+        lock(&shared.known).catalog = Some(state(&catalog));
+        if let Some(retention) = access.retention {
+            expire(shared, guard, &store, (&catalog, &files), retention).await?;
+        }
+        return Ok(());
+    }
+    let latest = store.get(LATEST, SMALL).await?.and_then(|text| serde_json::from_slice::<Latest>(&text).ok());
+    if let (Some(latest), Some(catalog)) = (latest, &mut lock(&shared.known).catalog) {
+        catalog.last_point = Some(latest.time.as_second());
+    }
+    Ok(())
+}
+
+/// I18: one deleter, the confirmed leader, and an explicit list from a fresh survey: nothing goes that a base backup needs which
+/// stays, or may be running.
+async fn expire(
+    shared: &Shared,
+    guard: &Guard,
+    store: &Store,
+    (catalog, files): (&Catalog, &[String]),
+    retention: Retention,
+) -> Result<(), Error> {
+    let now = Timestamp::from_second(wall_seconds()).unwrap_or_default();
+    let recent = |id: &String| {
+        let begun =
+            jiff::civil::DateTime::strptime("%Y%m%dT%H%M%S", id).ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok()?;
+        Some(now.duration_since(begun.timestamp()) < LONGEST)
+    };
+    let running = catalog.running.iter().map(|intent| &intent.id).filter(|id| recent(id).unwrap_or(true));
+    let policy = Policy {
+        window: Some(SignedDuration::from_secs(retention.window_seconds.into())),
+        minimum: usize::try_from(retention.minimum).unwrap_or(usize::MAX),
+        running: running.cloned().collect(),
+        limit: MOST,
+        ..Policy::default()
+    };
+    for batch in retention::plan(catalog, files, &policy, now) {
+        if shared.guard.borrow().grant() != guard.grant() {
+            return Ok(());
+        }
+        tracing::info!(
+            what = batch.what,
+            objects = batch.keys.len(),
+            "deleted from the archive: it is older than the retention"
+        );
+        store.delete(&batch.keys).await?;
+    }
+    Ok(())
+}
+
+fn state(catalog: &Catalog) -> CatalogState {
+    CatalogState {
+        backups: catalog.backups.len() as u64,
+        last_backup: catalog.backups.last().map(|backup| backup.id.clone()),
+        first_point: catalog.first_point().map(|at| at.as_second()),
+        last_point: catalog.latest.map(|latest| latest.time.as_second()),
+        gaps: catalog.gaps(),
+    }
+}
