@@ -1,11 +1,13 @@
 //! The socket where the programs that PostgreSQL runs for WAL files ask: one question a connection, one answer.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
 
 use crate::archive::names::WalFile;
 use crate::supervisor::archiving::ask::NOT_NOW;
@@ -16,6 +18,8 @@ use crate::supervisor::place::Place;
 
 /// Most bytes of a question.
 const QUESTION: u64 = 512;
+/// Limit of concurrent questions: an archiver asks one at a time, a recovery too. Further ones wait.
+const QUESTIONS: usize = 32;
 /// Time to ask it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -28,7 +32,9 @@ pub fn bind(path: &Path, place: &Place) -> std::io::Result<UnixListener> {
 
 /// Answers for ever.
 pub async fn serve(listener: UnixListener, door: Door) {
+    let free = Arc::new(Semaphore::new(QUESTIONS));
     loop {
+        let Ok(permit) = free.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
                 let door = door.clone();
@@ -36,6 +42,7 @@ pub async fn serve(listener: UnixListener, door: Door) {
                     if let Err(error) = answer(stream, door).await {
                         tracing::debug!(%error, "a question about a WAL file was not answered");
                     }
+                    drop(permit);
                 });
             }
             Err(error) => {

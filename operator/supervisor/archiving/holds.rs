@@ -67,7 +67,12 @@ async fn look(shared: &Shared, guard: &Guard, before: &mut Before) -> Result<(),
         let catalog = survey(&store).await?;
         *before = Before { archive: Some(own.path.clone()), backups, listed_at: now };
         lock(&shared.known).catalog = Some(state(&catalog));
-        if let Some(retention) = access.retention {
+        // The pushes have found that this cluster owns the archive, and nobody else writes there.
+        let owns = {
+            let known = lock(&shared.known);
+            known.problem.is_none() && known.conditional_put.is_some()
+        };
+        if let Some(retention) = access.retention.filter(|_| owns) {
             expire(shared, guard, &store, (&catalog, &files), retention).await?;
         }
         return Ok(());

@@ -61,6 +61,9 @@ enum Error {
     /// Another leader writes there.
     #[error("{0}")]
     Conflict(String),
+    /// The operator has sent what opens another archive, or nothing.
+    #[error("what opens the archive has not arrived yet; the operator sends it")]
+    Unopened,
     /// It does not lead any more.
     #[error("this instance does not lead any more")]
     NotLeading,
@@ -72,6 +75,7 @@ impl Error {
             Self::Store(error) => error.kind.reason(),
             Self::Read { .. } | Self::Wrong(_) => "WalUnreadable",
             Self::Conflict(_) => "ArchiveConflict",
+            Self::Unopened => "NotOpened",
             Self::NotLeading => return None,
         };
         Some(ArchiveProblem { reason: reason.to_owned(), message: chain(self) })
@@ -115,7 +119,6 @@ pub async fn run(shared: Arc<Shared>) {
         let begun = boottime_ms();
         let pushed = async {
             let leader = Leader::open(&shared, granted, access).await?;
-            shared.problem(None);
             leader.push_all().await
         };
         let Err(error) = pushed.await;
@@ -152,7 +155,7 @@ impl<'a> Leader<'a> {
     /// Finds out what the store can, and that this cluster owns the archive; claims the timelines and stores their histories.
     async fn open(shared: &'a Arc<Shared>, guard: Guard, archives: Arc<Archives>) -> Result<Self, Error> {
         let own = archives.own.as_ref().filter(|own| Some(&own.path) == guard.archive.as_ref());
-        let own = own.ok_or_else(|| Error::Conflict("what opens the archive has not arrived yet".into()))?;
+        let own = own.ok_or(Error::Unopened)?;
         let store = Store::open_archive(own)?;
         let probe = store.probe(&new_id()).await?;
         lock(&shared.known).conditional_put = Some(probe.conditional);
@@ -280,6 +283,8 @@ impl<'a> Leader<'a> {
                 }
             }
             if waiting.is_empty() {
+                // Everything is there, and the store was just asked.
+                self.shared.problem(None);
                 tokio::select! {
                     biased;
                     () = self.shared.offered.notified() => {}
@@ -300,6 +305,7 @@ impl<'a> Leader<'a> {
             if let Some(error) = failed {
                 return Err(error);
             }
+            self.shared.problem(None);
         }
     }
 
