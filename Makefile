@@ -28,7 +28,7 @@ BUILD = env -u MAKEFLAGS -u MFLAGS scripts/build.sh
 FMT = $(CARGO) fmt --check
 LINT = $(BUILD) clippy --all-targets -- -D warnings
 
-.PHONY: help demo test deps static fmt lint deny deny-advisories fuzz upgrade unit e2e model-deep chaos chaos-short lab lab-quick bench-failover bench-idle bench-hosts bench-operators bench-rollout bench-heal bench-hang bench-balancer bench-siege bench-redis bench-redis-cluster images operator-image deb crds clean
+.PHONY: help demo test deps static fmt lint deny deny-advisories fuzz upgrade unit e2e model-deep chaos chaos-short lab lab-quick bench-failover bench-idle bench-hosts bench-operators bench-rollout bench-heal bench-hang bench-balancer bench-siege bench-redis bench-redis-cluster bench-backup images operator-image deb crds clean
 
 help: ## This list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -151,6 +151,11 @@ bench-redis: images ## Write outage and lost writes of a Redis Sentinel client, 
 bench-redis-cluster: images ## Killed masters and moved slots of a RedisCluster under a cluster client (ROUNDS=10)
 	$(CARGO) build --release --locked
 	PYTHONDONTWRITEBYTECODE=1 $$(scripts/ensure-python.sh 5) tests/bench/redis_cluster.py $(RELEASE) $(ROUNDS)
+
+bench-backup: images ## WAL archive, base backups and recoveries, compared with pg_basebackup, pgBackRest and archive_mode=on of the same run; faults (ROUNDS=10, ONLY="gaps latency")
+	@scripts/ensure-s3-servers.sh
+	$(CARGO) build --release --locked
+	PYTHONDONTWRITEBYTECODE=1 $$(scripts/ensure-python.sh) tests/bench/backup.py $(RELEASE) $(ROUNDS) $(ONLY)
 
 images: deps ## Images for tests and demo: pulled, or built if no registry answers
 	@scripts/ensure-images.sh postgres:15 haproxy:2.6 nginx:1.22 redis:7 valkey/valkey:8

@@ -11,8 +11,8 @@ use evenkeel::api;
 use evenkeel::cli::error::{EXIT_CODES, Error};
 use evenkeel::cli::session::{Connection, Session};
 use evenkeel::cli::{
-    about, apply, backup, cluster, delete, describe, events, exec, get, host, logs, operator, preview, rollouts, scale,
-    secrets, switchover, token, up, wait,
+    about, apply, backup, backups, cluster, delete, describe, events, exec, get, host, logs, operator, preview,
+    restore, restore_dump, rollouts, scale, secrets, switchover, token, up, verify, wait,
 };
 use evenkeel::runtime::clock::{Clock as _, SystemClock};
 
@@ -52,6 +52,10 @@ enum Client {
     Plan(preview::Args),
     Switchover(switchover::Args),
     Backup(backup::Args),
+    Backups(backups::Args),
+    Restore(restore::Args),
+    Verify(verify::Args),
+    RestoreDump(restore_dump::Args),
     Events(events::Args),
     Wait(wait::Args),
     Logs(logs::Args),
@@ -127,6 +131,10 @@ async fn perform(verb: Client, session: &mut Session<'_>) -> Result<(), Error> {
         Client::Plan(args) => preview::run(args, session).await,
         Client::Switchover(args) => switchover::run(args, session).await,
         Client::Backup(args) => backup::run(args, session).await,
+        Client::Backups(args) => backups::run(args, session).await,
+        Client::Restore(args) => restore::run(args, session).await,
+        Client::Verify(args) => verify::run(args, session).await,
+        Client::RestoreDump(args) => restore_dump::run(args, session).await,
         Client::Events(args) => events::run(args, session).await,
         Client::Wait(args) => wait::run(args, session).await,
         Client::Logs(args) => logs::run(args, session).await,

@@ -1,4 +1,4 @@
-//! Backup: one base backup of a PostgresCluster.
+//! Backup: one base backup of a PostgresCluster, or one dump of a database.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -8,13 +8,20 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::duration::Span;
 use super::invalid::Invalid;
 use super::lsn::Lsn;
 use super::postgres_backup::{BackupTarget, rate_problem};
 use super::resources;
 use super::words::words;
 
+/// The request for a restore test of a Backup whose spec asks for it.
+const BY_SPEC: &str = "spec.verify";
+/// Asks for a restore test of a Backup that `status.verification` does not answer yet. Any value.
+pub const VERIFY_ANNOTATION: &str = "evenkeel.dev/verify";
+
 /// A base backup of a PostgresCluster: its data directory, stored in the archive of the cluster.
+/// A base backup of a PostgresCluster, which is its data directory, or a dump of one database; stored in the archive of the cluster.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "evenkeel.dev",
@@ -24,11 +31,13 @@ use super::words::words;
     namespaced,
     status = "BaseBackupStatus",
     derive = "PartialEq",
-    doc = "A base backup of a PostgresCluster. It is taken once, when the object is created.",
+    doc = "A base backup of a PostgresCluster, or a dump of one of its databases. It is taken once, when the object is created.",
     printcolumn = r#"{"name":"Cluster","type":"string","jsonPath":".spec.cluster.name"}"#,
     printcolumn = r#"{"name":"Status","type":"string","jsonPath":".status.phase"}"#,
     printcolumn = r#"{"name":"Progress","type":"string","jsonPath":".status.progress"}"#,
+    printcolumn = r#"{"name":"Verified","type":"date","jsonPath":".status.verified.at"}"#,
     printcolumn = r#"{"name":"ID","type":"string","jsonPath":".status.backupID","priority":1}"#,
+    printcolumn = r#"{"name":"Database","type":"string","jsonPath":".spec.database","priority":1}"#,
     printcolumn = r#"{"name":"Member","type":"string","jsonPath":".status.member","priority":1}"#,
     printcolumn = r#"{"name":"Message","type":"string","jsonPath":".status.message","priority":1}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
@@ -37,6 +46,12 @@ use super::words::words;
 pub struct BaseBackupSpec {
     /// The cluster.
     pub cluster: ClusterRef,
+    /// What is taken.
+    #[serde(default, skip_serializing_if = "BackupMethod::is_default")]
+    pub method: BackupMethod,
+    /// The database, with `method: dump`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<String>,
     /// Which instance is read. Default: `spec.backup.target` of the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<BackupTarget>,
@@ -44,6 +59,60 @@ pub struct BaseBackupSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "resources::amount")]
     pub max_rate: Option<Quantity>,
+    /// `true`: once it is complete, it is restored and checked in a throw-away cluster. At any time later, the annotation
+    /// `evenkeel.dev/verify` asks for that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub verify: bool,
+}
+
+/// What a Backup takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum BackupMethod {
+    /// The data directory. With the archived WAL every later time can be restored, into a new cluster.
+    #[default]
+    Base,
+    /// One database, by `pg_dump`: as of one moment, restored into any cluster of the same or a later version.
+    Dump,
+}
+
+impl BackupMethod {
+    /// Whether it is the default.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The problems with `spec.database` and `spec.verify` beside this method.
+    pub fn problems(self, database: Option<&str>, verify: bool) -> Vec<Invalid> {
+        let untested = verify && self == Self::Dump;
+        let message = "is for method base alone: a DatabaseRestore shows what is in a dump";
+        let untested = untested.then(|| Invalid::new("spec.verify", message));
+        self.database_problem(database).into_iter().chain(untested).collect()
+    }
+
+    fn database_problem(self, database: Option<&str>) -> Option<Invalid> {
+        let message = match (self, database) {
+            (Self::Base, None) => return None,
+            (Self::Base, Some(_)) => "is for method dump alone: a base backup has all databases".to_owned(),
+            (Self::Dump, None) => "is missing: method dump takes one database".to_owned(),
+            (Self::Dump, Some(name)) => database_problem(name)?,
+        };
+        Some(Invalid::new("spec.database", message))
+    }
+}
+
+/// Most bytes of the name of a database: the limit of PostgreSQL.
+const DATABASE: usize = 63;
+
+/// What is wrong with the name of a database.
+pub fn database_problem(name: &str) -> Option<String> {
+    match name {
+        "" => Some("must be the name of a database".to_owned()),
+        "template0" | "template1" => Some("must not be a template".to_owned()),
+        _ if name.len() > DATABASE => Some(format!("must have {DATABASE} bytes at most")),
+        _ if name.contains(char::is_control) => Some("must have no control characters".to_owned()),
+        _ => None,
+    }
 }
 
 /// A PostgresCluster in the same namespace.
@@ -55,7 +124,7 @@ pub struct ClusterRef {
     pub name: String,
 }
 
-/// The observed state of a base backup, and the decisions.
+/// The observed state of a base backup or dump, and the decisions.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct BaseBackupStatus {
@@ -101,6 +170,16 @@ pub struct BaseBackupStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub stopped_at: Option<Timestamp>,
+    /// The folder of the archive that it is in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub archive: Option<String>,
+    /// Of a dump: its data is as of this time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub snapshot_time: Option<Timestamp>,
+    /// Of a dump: its data is as of this position of the WAL.
+    #[serde(rename = "snapshotLSN", skip_serializing_if = "Option::is_none")]
+    pub snapshot_lsn: Option<Lsn>,
     /// The first WAL segment that it needs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub begin_wal: Option<String>,
@@ -116,19 +195,25 @@ pub struct BaseBackupStatus {
     /// The timeline of that WAL.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeline: Option<u32>,
-    /// Bytes of the data directory that were read.
+    /// Bytes that were read: of the data directory, or of the dump.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
     /// Bytes in the store, compressed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stored_bytes: Option<u64>,
-    /// The part of the data directory that was read, such as `62%`.
+    /// The part that was read, such as `62%`. Of a dump it is an estimate by the size of the database.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress: Option<String>,
     /// Bytes a second that were read on average, such as `140Mi/s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<String>,
-    /// `Completed`: it is in the archive with all WAL that it needs.
+    /// The restore test that runs, waits or ended last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verification: Option<Verification>,
+    /// The last restore test that it passed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verified: Option<Verified>,
+    /// `Completed`: it is in the archive with all WAL that it needs. `Verified`: it was restored and checked.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
 }
@@ -143,17 +228,109 @@ pub struct AttemptFailure {
     pub message: String,
 }
 
+/// A restore test: the backup is restored in a throw-away cluster, all WAL of the archive is replayed, and the data is checked.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Verification {
+    /// The value of the annotation `evenkeel.dev/verify` that this answers, or `spec.verify`.
+    pub request: String,
+    /// The state as one word.
+    pub phase: VerificationPhase,
+    /// How it ended.
+    #[serde(skip_serializing_if = "VerificationResult::is_open")]
+    pub result: VerificationResult,
+    /// What it does or waits for, or how it ended.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// The throw-away cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+    /// The UID of that, once it exists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
+    /// When it was decided to begin.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub started_at: Option<Timestamp>,
+    /// When it was last seen to go on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub progressed_at: Option<Timestamp>,
+    /// When it passed or failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub ended_at: Option<Timestamp>,
+}
+
+/// A restore test that was passed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Verified {
+    /// When.
+    #[schemars(with = "String")]
+    pub at: Timestamp,
+    /// Where the replay of the archive ended.
+    pub lsn: Lsn,
+    /// The time of the last transaction that was replayed; absent if there was none after the base backup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub last_commit: Option<Timestamp>,
+    /// From the decision to the end of the checks.
+    pub took: Span,
+}
+
 words! {
-    /// The state of a base backup.
+    /// The state of a restore test.
+    VerificationPhase {
+        /// It has not begun; the message says what it waits for.
+        #[default]
+        Pending = "Pending",
+        /// The throw-away cluster restores and checks.
+        Testing = "Testing",
+        /// It has ended, and the throw-away cluster is removed.
+        Removing = "Removing",
+        /// It is over.
+        Ended = "Ended",
+    }
+}
+
+impl VerificationPhase {
+    /// Whether there may be a throw-away cluster.
+    pub fn runs(self) -> bool {
+        matches!(self, Self::Testing | Self::Removing)
+    }
+}
+
+words! {
+    /// How a restore test ended.
+    VerificationResult {
+        /// It has not ended.
+        #[default]
+        Open = "Open",
+        /// The data was restored and has passed all checks.
+        Passed = "Passed",
+        /// It was not.
+        Failed = "Failed",
+    }
+}
+
+impl VerificationResult {
+    fn is_open(&self) -> bool {
+        *self == Self::Open
+    }
+}
+
+words! {
+    /// The state of a base backup or dump.
     BaseBackupPhase {
         /// It has not begun; the reason says what it waits for.
         #[default]
         Pending = "Pending",
-        /// The data directory is read and stored.
+        /// The data is read and stored.
         Running = "Running",
-        /// The data is stored; the WAL that it needs is not yet.
+        /// The data of a base backup is stored; the WAL that it needs is not yet.
         WaitingForWal = "WaitingForWal",
-        /// It is in the archive with all WAL that it needs.
+        /// It is in the archive, a base backup with all WAL that it needs.
         Completed = "Completed",
         /// It failed for good.
         Failed = "Failed",
@@ -172,7 +349,25 @@ impl BaseBackupSpec {
     pub fn validate(&self) -> Vec<Invalid> {
         let unnamed = self.cluster.name.is_empty();
         let unnamed = unnamed.then(|| Invalid::new("spec.cluster.name", "must be the name of a PostgresCluster"));
-        unnamed.into_iter().chain(rate_problem("spec.maxRate", self.max_rate.as_ref())).collect()
+        let database = self.method.problems(self.database.as_deref(), self.verify);
+        unnamed.into_iter().chain(database).chain(rate_problem("spec.maxRate", self.max_rate.as_ref())).collect()
+    }
+}
+
+impl Backup {
+    /// Whether a restore test of it runs, waits, or is asked for.
+    pub fn test_is_open(&self, status: &BaseBackupStatus) -> bool {
+        let runs = status.verification.as_ref().is_some_and(|test| test.phase != VerificationPhase::Ended);
+        status.phase.is_terminal() && (runs || self.test_request(status).is_some())
+    }
+
+    /// The request for a restore test that was not answered yet.
+    pub fn test_request(&self, status: &BaseBackupStatus) -> Option<&str> {
+        let last = status.verification.as_ref();
+        let by_spec = self.spec.verify && status.phase == BaseBackupPhase::Completed && last.is_none();
+        let annotation = self.metadata.annotations.as_ref().and_then(|all| all.get(VERIFY_ANNOTATION));
+        let wanted = annotation.map(String::as_str).or(by_spec.then_some(BY_SPEC))?;
+        last.is_none_or(|last| last.request != wanted).then_some(wanted)
     }
 }
 
@@ -202,6 +397,26 @@ mod tests {
             spec.maxRate: must be from 32Ki to 1Gi (bytes a second), or be left out
         "#]]
         .assert_eq(&problems("{cluster: {name: ''}, maxRate: 1k}"));
+    }
+
+    #[test]
+    fn a_dump_needs_a_database_and_a_base_backup_takes_none() {
+        let problem = |spec: &str| {
+            let spec: BaseBackupSpec = serde_saphyr::from_str(&format!("{{cluster: {{name: db}}, {spec}}}")).unwrap();
+            spec.validate().iter().map(|one| format!("{one}\n")).collect::<String>()
+        };
+        assert_eq!(problem("method: dump, database: app") + &problem("method: base"), "");
+        let long = format!("method: dump, database: {}", "x".repeat(64));
+        let wrong =
+            ["method: dump", "database: app", "method: dump, database: ''", "method: dump, database: template0", &long];
+        expect_test::expect![[r#"
+            spec.database: is missing: method dump takes one database
+            spec.database: is for method dump alone: a base backup has all databases
+            spec.database: must be the name of a database
+            spec.database: must not be a template
+            spec.database: must have 63 bytes at most
+        "#]]
+        .assert_eq(&wrong.map(problem).concat());
     }
 
     #[test]

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use super::backup::BaseBackupStatus;
+use super::database_restore::DatabaseRestoreStatus;
 use super::deployment::DeploymentStatus;
 use super::docker_host::DockerHostStatus;
 use super::load_balancer::LoadBalancerStatus;
@@ -117,6 +118,16 @@ impl Conditions for PostgresClusterStatus {
 }
 
 impl Conditions for BaseBackupStatus {
+    fn generation(&self) -> i64 {
+        self.observed_generation
+    }
+
+    fn conditions(&mut self) -> &mut Vec<Condition> {
+        &mut self.conditions
+    }
+}
+
+impl Conditions for DatabaseRestoreStatus {
     fn generation(&self) -> i64 {
         self.observed_generation
     }

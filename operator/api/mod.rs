@@ -1,5 +1,6 @@
 //! The kinds: spec, status, defaults, validation. Plain data; no I/O, no clock.
 
+pub mod archive_outlook;
 pub mod asks;
 pub mod backup;
 pub mod backup_id;
@@ -9,6 +10,7 @@ pub mod claims;
 pub mod cluster;
 pub mod conditions;
 pub mod core;
+pub mod database_restore;
 pub mod deployment;
 pub mod deployment_rules;
 pub mod docker_endpoint;
@@ -34,6 +36,7 @@ pub mod postgres_backup;
 pub mod postgres_bootstrap;
 pub mod postgres_cluster;
 pub mod postgres_memory;
+pub mod postgres_recovery;
 pub mod postgres_settings;
 pub mod postgres_status;
 pub mod postgres_tls;

@@ -3,6 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::backup::Backup;
+use super::database_restore::DatabaseRestore;
 use super::deployment::Deployment;
 use super::docker_host::DockerHost;
 use super::labels::Owner;
@@ -92,6 +93,15 @@ impl Object for PostgresCluster {
 impl Object for Backup {
     const KIND: &'static str = "Backup";
     const RESOURCE: &'static str = "backups.evenkeel.dev";
+
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+}
+
+impl Object for DatabaseRestore {
+    const KIND: &'static str = "DatabaseRestore";
+    const RESOURCE: &'static str = "databaserestores.evenkeel.dev";
 
     fn metadata(&self) -> &ObjectMeta {
         &self.metadata

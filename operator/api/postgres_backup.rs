@@ -14,6 +14,8 @@ use super::{quantity, resources};
 const MAX_AGES: (Span, Span) = (Span::seconds(1), Span::seconds(86_400));
 /// Shortest [`Retention::window`].
 const SHORTEST_WINDOW: Span = Span::seconds(86_400);
+/// Shortest [`VerifySpec::max_age`].
+const SHORTEST_TEST: Span = Span::seconds(3600);
 /// Lowest backlog limit in bytes: some segments must be able to wait.
 const LEAST_BACKLOG: i64 = 64 << 20;
 /// Lowest and highest rate in bytes a second: the limits of PostgreSQL.
@@ -38,6 +40,17 @@ pub struct BackupSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "resources::amount")]
     pub max_rate: Option<Quantity>,
+    /// How old the last passed restore test of a backup may be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<VerifySpec>,
+}
+
+/// What is expected of restore tests. The tests themselves are asked for by Backups and ScheduledBackups.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct VerifySpec {
+    /// The condition `RestoreTested` is False when no backup was restored and checked for so long, such as `8d`. At least 1h.
+    pub max_age: Span,
 }
 
 /// How WAL is archived.
@@ -47,16 +60,29 @@ pub struct WalSpec {
     /// Time that a commit waits for the archive at most while its WAL segment is not full: what the loss of all instances can
     /// cost. 1s to 1day.
     pub max_age: Span,
-    /// WAL that may wait for a store that does not answer, such as `20Gi`. Beyond it the oldest segments are given up, so that the
-    /// volumes do not become full: nothing in this gap can be restored, until the next base backup. Default: none is given up.
+    /// WAL that may wait for a store that does not answer, such as `20Gi`. Default: a quarter of the volume, as long as it has 1 GiB
+    /// left (a tenth, if it is smaller than 10 GiB).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "resources::amount")]
     pub backlog_limit: Option<Quantity>,
+    /// What happens beyond it.
+    pub on_backlog: OnBacklog,
+}
+
+/// What happens when more WAL waits for the store than may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub enum OnBacklog {
+    /// The oldest segments are given up, so that the volumes do not become full. Nothing in this gap can be restored; a base backup is
+    /// made as soon as the store answers again.
+    #[default]
+    GiveUp,
+    /// WAL is kept until the volume is full, and then the database stops.
+    KeepWal,
 }
 
 impl Default for WalSpec {
     fn default() -> Self {
-        Self { max_age: Span::seconds(60), backlog_limit: None }
+        Self { max_age: Span::seconds(60), backlog_limit: None, on_backlog: OnBacklog::default() }
     }
 }
 
@@ -71,13 +97,19 @@ impl WalSpec {
     }
 }
 
-/// Which backups are kept. All others are deleted from the store, with the WAL that only they need.
+/// Which base backups are kept: those that `window` needs, the newest `count`, and those that people keep by name. All others are
+/// deleted from the store, with the WAL that only they need. At least one of `window` and `count` is needed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Retention {
     /// Every time within this window before now can be restored, such as `14d`. At least 1d.
-    pub window: Span,
-    /// Number of the newest backups that are kept whatever their age. At least 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<Span>,
+    /// Number of the newest base backups that are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub count: Option<u32>,
+    /// Number of the newest base backups that are kept whatever their age. At least 1.
     #[serde(default = "minimum")]
     #[schemars(range(min = 1, max = 1000))]
     pub minimum: u32,
@@ -85,6 +117,36 @@ pub struct Retention {
 
 fn minimum() -> u32 {
     2
+}
+
+impl Retention {
+    /// [`Retention::window`] in seconds. 0: only the number of base backups counts.
+    pub fn window_seconds(&self) -> u32 {
+        self.window.map_or(0, |window| u32::try_from(window.get().as_secs()).unwrap_or(u32::MAX))
+    }
+
+    /// The newest base backups that are kept whatever their age.
+    pub fn newest(&self) -> u32 {
+        self.count.unwrap_or_default().max(self.minimum)
+    }
+
+    fn problems(&self) -> Vec<Invalid> {
+        const PATH: &str = "spec.backup.retention";
+        let mut problems = Vec::new();
+        if self.window.is_none() && self.count.is_none() {
+            problems.push(Invalid::new(PATH, "give at least one of window, count"));
+        }
+        if self.window.is_some_and(|window| window < SHORTEST_WINDOW) {
+            problems.push(Invalid::new(format!("{PATH}.window"), "a duration of at least 1d"));
+        }
+        for (field, number) in [("count", self.count), ("minimum", Some(self.minimum))] {
+            if let Some(number) = number.filter(|number| !(1..=1000).contains(number)) {
+                let message = format!("is {number}, must be from 1 to 1000");
+                problems.push(Invalid::new(format!("{PATH}.{field}"), message));
+            }
+        }
+        problems
+    }
 }
 
 /// Which instance is read for a base backup.
@@ -140,16 +202,12 @@ impl BackupSpec {
         } else if limit.is_some_and(|limit| limit.is_ok_and(|bytes| bytes < LEAST_BACKLOG)) {
             problems.push(Invalid::new("spec.backup.wal.backlogLimit", "must be at least 64Mi"));
         }
-        if let Some(retention) = &self.retention {
-            if retention.window < SHORTEST_WINDOW {
-                problems.push(Invalid::new("spec.backup.retention.window", "a duration of at least 1d"));
-            }
-            if !(1..=1000).contains(&retention.minimum) {
-                let message = format!("is {}, must be from 1 to 1000", retention.minimum);
-                problems.push(Invalid::new("spec.backup.retention.minimum", message));
-            }
-        }
+        problems.extend(self.retention.iter().flat_map(Retention::problems));
         problems.extend(rate_problem("spec.backup.maxRate", self.max_rate.as_ref()));
+        if let Some(verify) = self.verify.as_ref().filter(|verify| verify.max_age < SHORTEST_TEST) {
+            let message = format!("is {}, must be at least 1h", verify.max_age);
+            problems.push(Invalid::new("spec.backup.verify.maxAge", message));
+        }
         problems
     }
 }
@@ -186,9 +244,23 @@ pub struct BackupStatus {
     pub last_backup: Option<String>,
     /// Number of complete base backups.
     pub backups: u64,
+    /// The backup that was last restored and checked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_verified: Option<LastVerified>,
     /// Missing WAL segments, as ranges `FIRST-LAST`: what they hold cannot be restored.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub gaps: Vec<String>,
+}
+
+/// A backup that was restored and checked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LastVerified {
+    /// The Backup object.
+    pub backup: String,
+    /// When.
+    #[schemars(with = "String")]
+    pub at: Timestamp,
 }
 
 /// WAL that waits for the store.
@@ -217,8 +289,9 @@ mod tests {
         let plain = spec("");
         assert_eq!((plain.problems(), plain.wal.max_age, plain.retention.clone()), (vec![], Span::seconds(60), None));
         assert_eq!(plain.target, BackupTarget::PreferStandby);
-        let full =
-            spec("wal: {maxAge: 5m, backlogLimit: 20Gi}\nretention: {window: 14d}\ntarget: primary\nmaxRate: 50Mi");
+        let full = spec(
+            "wal: {maxAge: 5m, backlogLimit: 20Gi}\nretention: {window: 14d}\ntarget: primary\nmaxRate: 50Mi\nverify: {maxAge: 8d}",
+        );
         assert_eq!((full.problems(), full.retention.as_ref().unwrap().minimum), (vec![], 2));
         assert_eq!(full.wal.backlog_limit_bytes(), Some(20 << 30));
         assert_eq!(rate_bytes(full.max_rate.as_ref()), Some(50 << 20));
@@ -232,9 +305,10 @@ mod tests {
             spec.backup.retention.window: a duration of at least 1d
             spec.backup.retention.minimum: is 0, must be from 1 to 1000
             spec.backup.maxRate: must be from 32Ki to 1Gi (bytes a second), or be left out
+            spec.backup.verify.maxAge: is 59m, must be at least 1h
         "#]]
         .assert_eq(
-            &spec("wal: {maxAge: 500ms, backlogLimit: 1Mi}\nretention: {window: 0d, minimum: 0}\nmaxRate: 1")
+            &spec("wal: {maxAge: 500ms, backlogLimit: 1Mi}\nretention: {window: 0d, minimum: 0}\nmaxRate: 1\nverify: {maxAge: 59m}")
                 .problems()
                 .iter()
                 .map(|one| format!("{one}\n"))

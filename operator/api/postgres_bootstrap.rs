@@ -77,6 +77,10 @@ pub struct RecoverySpec {
     /// Where to stop. Default: at the end of the archive.
     #[serde(default, skip_serializing_if = "RecoveryTarget::is_default")]
     pub target: RecoveryTarget,
+    /// `true`: the data is used only if it passes its checks: the manifest of the base backup, the checksums of the pages, and
+    /// amcheck of all indexes and tables. They read everything once more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub verify: bool,
     /// The application's database in the backup, for the Secret `NAME-app`.
     #[serde(default = "app")]
     #[schemars(length(min = 1, max = 63))]
@@ -312,7 +316,7 @@ pub fn change_problems(old: &Value, new: &Value) -> Vec<Invalid> {
     let origin = |object: &Value| {
         let recovery = &object["spec"]["bootstrap"]["recovery"];
         let recovery = Option::<RecoverySpec>::deserialize(recovery).ok().flatten();
-        recovery.map(|recovery| (recovery.source, recovery.target))
+        recovery.map(|recovery| (recovery.source, recovery.target, recovery.verify))
     };
     let has_data = old["status"]["decisions"]["systemIdentifier"].is_string();
     let message = "immutable: the cluster has its data already; create another one to recover something else";
@@ -436,6 +440,8 @@ mod tests {
         let recovered = object(recovery("a", "app"), true);
         assert_eq!(told(&recovered, recovery("a", "other")), 0);
         assert_eq!((told(&recovered, recovery("b", "app")), told(&recovered, json!({}))), (1, 1));
+        let verified = json!({"recovery": {"source": {"cluster": "a"}, "verify": true}});
+        assert_eq!(told(&recovered, verified), 1);
         // What cannot be recovered can be corrected.
         assert_eq!(told(&object(recovery("a", "app"), false), recovery("b", "app")), 0);
     }

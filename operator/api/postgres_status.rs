@@ -12,6 +12,7 @@ use super::endpoints::EndpointSet;
 use super::lsn::Fork;
 use super::placement::{Network, Replacement, ToleratedLosses};
 use super::postgres_backup::BackupStatus;
+use super::postgres_recovery::RecoveryStatus;
 use super::postgres_settings;
 use super::postgres_tls::CertificatesStatus;
 use super::words::words;
@@ -53,6 +54,9 @@ pub struct PostgresClusterStatus {
     /// The certificates of the instances.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificates: Option<CertificatesStatus>,
+    /// The recovery from an archive that its data comes from, or will.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<RecoveryStatus>,
     /// The archive of WAL and base backups; absent without one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backup: Option<BackupStatus>,

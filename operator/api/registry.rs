@@ -12,6 +12,7 @@ use super::asks::Asks;
 use super::backup::{self, Backup};
 use super::claims::Claim;
 use super::core;
+use super::database_restore::{self, DatabaseRestore};
 use super::deployment_rules;
 use super::docker_host::{self, DockerHost};
 use super::invalid::Invalid;
@@ -54,6 +55,10 @@ static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
         Resource {
             validate_new: scheduled_backup::name_problems,
             ..custom::<ScheduledBackup>(|schedule| schedule.spec.validate())
+        },
+        Resource {
+            validate_change: database_restore::change_problems,
+            ..custom::<DatabaseRestore>(|restore| restore.spec.validate())
         },
         Resource {
             asks: |object| asks(object, Asks::of_balancer),

@@ -1,4 +1,4 @@
-//! ScheduledBackup: base backups of a PostgresCluster at fixed times.
+//! ScheduledBackup: base backups of a PostgresCluster, or dumps of a database, at fixed times.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::backup::ClusterRef;
+use super::backup::{BackupMethod, ClusterRef};
 use super::duration::Span;
 use super::invalid::Invalid;
 use super::postgres_backup::BackupTarget;
@@ -41,6 +41,12 @@ const LONGEST_NAME: usize = 63;
 pub struct ScheduledBackupSpec {
     /// The cluster.
     pub cluster: ClusterRef,
+    /// What is taken.
+    #[serde(default, skip_serializing_if = "BackupMethod::is_default")]
+    pub method: BackupMethod,
+    /// The database, with `method: dump`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<String>,
     /// When: minute, hour, day, month, weekday, as in a crontab, such as `30 2 * * *`; or `@daily` and the like.
     pub schedule: String,
     /// The time zone of the schedule, such as `Europe/Berlin`.
@@ -63,6 +69,9 @@ pub struct ScheduledBackupSpec {
     /// Which instance is read. Default: `spec.backup.target` of the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<BackupTarget>,
+    /// `true`: each backup is restored and checked once it is complete.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub verify: bool,
 }
 
 fn utc() -> String {
@@ -116,6 +125,7 @@ impl ScheduledBackupSpec {
         if self.cluster.name.is_empty() {
             problems.push(Invalid::new("spec.cluster.name", "must be the name of a PostgresCluster"));
         }
+        problems.extend(self.method.problems(self.database.as_deref(), self.verify));
         // Both may be wrong, and both are told.
         let schedule = Schedule::parse(&self.schedule, "Etc/UTC").err();
         let zone = Schedule::parse("@daily", &self.time_zone).err();
@@ -156,11 +166,12 @@ mod tests {
     #[test]
     fn every_problem_of_a_schedule_is_told_with_its_path() {
         let spec: ScheduledBackupSpec = serde_saphyr::from_str(
-            "{cluster: {name: ''}, schedule: 0 0 0 * * *, timeZone: EST5X, startingDeadline: 1s, historyLimit: 0}",
+            "{cluster: {name: ''}, database: app, schedule: 0 0 0 * * *, timeZone: EST5X, startingDeadline: 1s, historyLimit: 0}",
         )
         .unwrap();
         expect_test::expect![[r#"
             spec.cluster.name: must be the name of a PostgresCluster
+            spec.database: is for method dump alone: a base backup has all databases
             spec.schedule: six fields; this takes five (minute hour day month weekday), did you mean "0 0 * * *"?
             spec.timeZone: not an IANA time zone, such as Etc/UTC or Europe/Berlin
             spec.startingDeadline: is 1s, must be at least 1m

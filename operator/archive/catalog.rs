@@ -1,6 +1,6 @@
 //! What an archive holds, made from the lists of its keys and the texts of its small objects. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -50,6 +50,8 @@ pub struct Catalog {
     pub backups: Vec<BackupInfo>,
     /// Those that were begun and are not complete.
     pub running: Vec<Intent>,
+    /// IDs of base backups that people keep, whatever the retention says.
+    pub kept: BTreeSet<String>,
     /// Bytes of a segment; 0 if there is no backup that tells it.
     pub segment_size: u64,
     /// The segments of each timeline, as numbers in ascending ranges.
@@ -151,9 +153,22 @@ impl Catalog {
 
     /// The gaps in the WAL of the lineage that counts, from its oldest backup on, as `FIRST-LAST`.
     pub fn gaps(&self) -> Vec<String> {
+        self.gaps_from(|mut backups| backups.next())
+    }
+
+    /// The first of them after the newest backup: nothing after it can be restored.
+    pub fn cut(&self) -> Option<String> {
+        self.gaps_from(|backups| backups.last()).into_iter().next()
+    }
+
+    fn gaps_from<'a>(
+        &'a self,
+        choose: impl FnOnce(Box<dyn Iterator<Item = &'a BackupInfo> + '_>) -> Option<&'a BackupInfo>,
+    ) -> Vec<String> {
         let Some(lineage) = self.newest_timeline().and_then(|newest| self.lineage(newest)) else { return Vec::new() };
-        let oldest = self.backups.iter().find_map(|info| Some((info, self.legs_from(info, &lineage)?)));
-        let Some((info, legs)) = oldest else { return Vec::new() };
+        let counts = self.backups.iter().filter(|info| self.legs_from(info, &lineage).is_some());
+        let chosen = choose(Box::new(counts)).and_then(|info| Some((info, self.legs_from(info, &lineage)?)));
+        let Some((info, legs)) = chosen else { return Vec::new() };
         let size = self.segment_size.max(1);
         let (mut at, mut gaps) = (info.lsn.0.0 / size, Vec::new());
         for (timeline, end) in legs {
@@ -222,6 +237,10 @@ mod tests {
         );
         let reach = catalog.reaches(Lsn(2 * SIZE), &[(1, None)]);
         assert_eq!((reach.end, reach.missing.to_string()), (Lsn(6 * SIZE), "000000010000000000000006".into()));
+        assert_eq!(catalog.cut().as_deref(), Some("000000010000000000000006-000000010000000000000007"));
+        let healed = [backup(1, 1, (2, 3), 100), backup(2, 1, (11, 11), 200)];
+        let healed = Catalog { backups: healed.into(), ..catalog };
+        assert_eq!((healed.gaps().len(), healed.cut()), (2, None));
     }
 
     #[test]

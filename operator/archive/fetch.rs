@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 
+use crate::api::chain::chain;
 use crate::api::sync::lock;
 use crate::archive::history::HISTORY;
 use crate::archive::names::{Segment, WalFile, history_key};
@@ -30,12 +31,13 @@ pub struct Fetcher {
     segment_size: u64,
     system_identifier: u64,
     ahead: Arc<Mutex<BTreeMap<Segment, Read>>>,
+    failure: Arc<Mutex<Option<String>>>,
 }
 
 impl Fetcher {
     /// Of this archive. The system identifier is that of its cluster.
     pub fn new(store: Store, segment_size: u64, system_identifier: u64) -> Self {
-        Self { store, segment_size, system_identifier, ahead: Arc::default() }
+        Self { store, segment_size, system_identifier, ahead: Arc::default(), failure: Arc::default() }
     }
 
     /// The content of a file; `None` if the archive does not have it, which for PostgreSQL is the end of the way. An error is
@@ -51,9 +53,19 @@ impl Fetcher {
                     tracing::warn!(reason = %error, "a WAL file cannot be read now");
                     tokio::time::sleep(Duration::from_secs(*seconds)).await;
                 }
-                (found, _) => return found,
+                (found, _) => {
+                    if let Err(error) = &found {
+                        *lock(&self.failure) = Some(chain(error));
+                    }
+                    return found;
+                }
             }
         }
+    }
+
+    /// Why a file could not be read. PostgreSQL only says that its command failed.
+    pub fn failure(&self) -> Option<String> {
+        lock(&self.failure).clone()
     }
 
     async fn once(&self, file: WalFile) -> Result<Option<Bytes>, Error> {
@@ -194,5 +206,20 @@ mod tests {
         assert!(said(&[&good[..], &[0]].concat()).await.starts_with("it cannot be decompressed to 1048576 bytes"));
         store.put(&wal(1).key(), Bytes::from_static(b"no frame")).await.unwrap();
         assert!(fetcher.fetch(WalFile::Segment(wal(1))).await.is_err());
+    }
+
+    /// Regression 500: the status of a recovery from an archive with a damaged segment only had PostgreSQL's words, "could not restore
+    /// file ...: command not executable". Which object is damaged was in the log of the supervisor alone.
+    #[tokio::test]
+    async fn a_recovery_can_tell_which_object_of_the_archive_is_damaged() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_str().unwrap().to_owned();
+        let store = Store::open(&StoreAccess { hash: String::new(), store: Where::Directory { path } }).unwrap();
+        let fetcher = Fetcher::new(store.clone(), SIZE, 7);
+        assert_eq!((fetcher.fetch(WalFile::Segment(wal(1))).await, fetcher.failure()), (Ok(None), None));
+        store.put(&wal(1).key(), Bytes::from_static(b"no frame")).await.unwrap();
+        assert!(fetcher.clone().fetch(WalFile::Segment(wal(1))).await.is_err());
+        let told = fetcher.failure().unwrap();
+        assert!(told.contains(&wal(1).key()), "{told}");
     }
 }

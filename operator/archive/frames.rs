@@ -53,11 +53,23 @@ impl Index {
     /// The index of an object, read from a store. `Broken` if it is none; `NotFound` if there is none.
     pub async fn load(store: &Store, key: &str) -> Result<Self, Error> {
         let text = store.get(key, INDEX).await?.ok_or_else(|| store.missing(key))?;
-        let index: Self =
-            serde_json::from_slice(&text).map_err(|error| store.broken(key, &format!("no index: {error}")))?;
+        Self::parse(&text).map_err(|said| store.broken(key, &said))
+    }
+
+    /// The same of an index with this SHA-256; `Broken` if it has another.
+    pub async fn load_checked(store: &Store, key: &str, sha256: &str) -> Result<Self, Error> {
+        let text = store.get(key, INDEX).await?.ok_or_else(|| store.missing(key))?;
+        match short_hash(&text, 64) == sha256 {
+            true => Self::parse(&text).map_err(|said| store.broken(key, &said)),
+            false => Err(store.broken(key, "it has another content than was written")),
+        }
+    }
+
+    fn parse(text: &[u8]) -> Result<Self, String> {
+        let index: Self = serde_json::from_slice(text).map_err(|error| format!("no index: {error}"))?;
         match index.is_whole() {
             true => Ok(index),
-            false => Err(store.broken(key, "its frames do not follow one another")),
+            false => Err("its frames do not follow one another".to_owned()),
         }
     }
 

@@ -6,6 +6,7 @@
 
 pub mod access;
 pub mod catalog;
+pub mod dumps;
 pub mod fetch;
 pub mod frames;
 pub mod history;

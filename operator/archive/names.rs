@@ -122,6 +122,11 @@ pub fn history_key(timeline: u32) -> String {
     format!("wals/{timeline:08X}.history")
 }
 
+/// The key of a gap: of segments that are given up.
+pub fn gap_key(first: Segment, last: Segment) -> String {
+    format!("gaps/{first}-{last}.json")
+}
+
 /// The segment with this key, if it is one.
 pub fn segment_of_key(key: &str) -> Option<Segment> {
     let (folder, file) = key.rsplit_once('/')?;

@@ -234,6 +234,21 @@ impl Plan {
         always.into_iter().chain(target).collect()
     }
 
+    /// Whether the way leads through this segment.
+    pub fn needs(&self, segment: Segment) -> bool {
+        let size = self.backup.segment_size.max(1);
+        let mut from = self.first.number(size);
+        for (timeline, end) in &self.path {
+            // The segment in which a timeline was left is whole on the next one.
+            let until = end.map_or(self.last.number(size) + 1, |end| end.0 / size);
+            if segment.timeline == *timeline {
+                return (from..until).contains(&segment.number(size));
+            }
+            from = until;
+        }
+        false
+    }
+
     /// Judges where a recovery has ended: `timeline` is the one that was left for a new one, at `end`.
     ///
     /// # Errors
@@ -288,6 +303,16 @@ mod tests {
             }
             Err(impossible) => impossible.to_string(),
         }
+    }
+
+    #[test]
+    fn the_way_leads_through_the_segments_of_each_timeline_until_it_is_left() {
+        let plan = plan(&two_timelines(), &to(Target::Xid(9))).unwrap();
+        let needed = |timeline: u32| {
+            let numbers = 0..30;
+            numbers.filter(|number| plan.needs(Segment::at(timeline, Lsn(number * SIZE), SIZE))).collect::<Vec<_>>()
+        };
+        assert_eq!((needed(1), needed(2), needed(3)), ((2..12).collect(), (12..21).collect(), Vec::new()));
     }
 
     #[test]

@@ -4,24 +4,32 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::archive::catalog::Catalog;
+use crate::api::backup_id::began;
+use crate::archive::catalog::{Catalog, Intent};
 use crate::archive::info::BackupInfo;
 use crate::archive::names::{Segment, base_key};
 use crate::archive::survey::{INFO_FILE, INTENT_FILE};
 
-/// What to keep.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// A base backup or dump that is not complete may be running for so long after it began.
+pub const LONGEST: SignedDuration = SignedDuration::from_hours(7 * 24);
+
+/// What to keep, besides what people keep by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
-    /// Every moment of this length before now must stay restorable; `None`: for ever.
-    pub window: Option<SignedDuration>,
+    /// Every moment of this length before now must stay restorable.
+    pub window: SignedDuration,
     /// Backups to keep at least, whatever their age. One is always kept.
     pub minimum: usize,
-    /// IDs that people keep.
-    pub keep: BTreeSet<String>,
-    /// IDs of the backups that may be running now.
-    pub running: BTreeSet<String>,
     /// Keys to delete at most; what is left is for the next time.
     pub limit: usize,
+}
+
+impl Policy {
+    /// The policy of a retention; `limit`: keys to delete at most.
+    pub fn new(window_seconds: u32, newest: u32, limit: usize) -> Self {
+        let minimum = usize::try_from(newest).unwrap_or(usize::MAX);
+        Self { window: SignedDuration::from_secs(window_seconds.into()), minimum, limit }
+    }
 }
 
 /// Keys that may be deleted in any order, after those of all batches before.
@@ -45,12 +53,13 @@ pub fn plan(catalog: &Catalog, files: &[String], policy: &Policy, now: Timestamp
     let counts = |info: &&BackupInfo| catalog.legs_from(info, &lineage).is_some();
     let good: Vec<&BackupInfo> = catalog.backups.iter().filter(counts).collect();
     let kept = kept(catalog, &good, policy, now);
+    let runs = |intent: &Intent| began(&intent.id).is_none_or(|began| now.duration_since(began) < LONGEST);
     for info in catalog.backups.iter().filter(|info| !kept.contains(info.id.as_str())) {
         let info_key = base_key(&info.id, INFO_FILE);
         batches.push(Batch { what: format!("backup {}", info.id), keys: vec![info_key.clone()] });
         batches.extend(rest(files, &info.id, &format!("data of backup {}", info.id)));
     }
-    for intent in catalog.running.iter().filter(|intent| !policy.running.contains(&intent.id)) {
+    for intent in catalog.running.iter().filter(|intent| !runs(intent)) {
         let complete = catalog.backups.iter().any(|info| info.id == intent.id);
         let what = format!("what is left of the attempt at backup {}", intent.id);
         match complete {
@@ -62,8 +71,8 @@ pub fn plan(catalog: &Catalog, files: &[String], policy: &Policy, now: Timestamp
             }
         }
     }
-    batches.extend(wal(catalog, &kept, &good, policy));
-    let mut left = if policy.limit == 0 { usize::MAX } else { policy.limit };
+    batches.extend(wal(catalog, (&kept, &good), runs, policy.limit));
+    let mut left = policy.limit;
     batches.retain_mut(|batch| {
         batch.keys.truncate(left);
         left -= batch.keys.len();
@@ -73,9 +82,8 @@ pub fn plan(catalog: &Catalog, files: &[String], policy: &Policy, now: Timestamp
 }
 
 /// The IDs of the backups that stay.
-fn kept<'a>(catalog: &'a Catalog, good: &[&'a BackupInfo], policy: &'a Policy, now: Timestamp) -> BTreeSet<&'a str> {
-    let cut = policy.window.and_then(|window| now.checked_sub(window).ok());
-    let Some(cut) = cut else { return catalog.backups.iter().map(|info| info.id.as_str()).collect() };
+fn kept<'a>(catalog: &'a Catalog, good: &[&'a BackupInfo], policy: &Policy, now: Timestamp) -> BTreeSet<&'a str> {
+    let cut = now.checked_sub(policy.window).unwrap_or(Timestamp::MIN);
     // The beginning of the window is restored from the newest backup that had ended then.
     let base = good.iter().filter(|info| info.time.1 <= cut).map(|info| info.lsn.1).max();
     let least = good.len().saturating_sub(policy.minimum.max(1));
@@ -83,7 +91,7 @@ fn kept<'a>(catalog: &'a Catalog, good: &[&'a BackupInfo], policy: &'a Policy, n
         .iter()
         .enumerate()
         .filter(|(at, info)| *at >= least || info.time.1 > cut || base.is_some_and(|base| info.lsn.1 >= base));
-    let recent = catalog.backups.iter().filter(|info| info.time.1 > cut || policy.keep.contains(&info.id));
+    let recent = catalog.backups.iter().filter(|info| info.time.1 > cut || catalog.kept.contains(&info.id));
     by_rule.map(|(_, info)| info.id.as_str()).chain(recent.map(|info| info.id.as_str())).collect()
 }
 
@@ -96,7 +104,12 @@ fn rest(files: &[String], id: &str, what: &str) -> Option<Batch> {
 }
 
 /// The segments that no backup which stays, or runs, could need.
-fn wal(catalog: &Catalog, kept: &BTreeSet<&str>, good: &[&BackupInfo], policy: &Policy) -> Vec<Batch> {
+fn wal(
+    catalog: &Catalog,
+    (kept, good): (&BTreeSet<&str>, &[&BackupInfo]),
+    runs: impl Fn(&Intent) -> bool,
+    limit: usize,
+) -> Vec<Batch> {
     let size = catalog.segment_size.max(1);
     // From where each timeline's WAL is needed by those that began on it.
     let mut begins: BTreeMap<u32, u64> = BTreeMap::new();
@@ -111,7 +124,7 @@ fn wal(catalog: &Catalog, kept: &BTreeSet<&str>, good: &[&BackupInfo], policy: &
         match (intent.timeline, intent.begin) {
             (Some(timeline), Some(begin)) => need(timeline, begin.0 / size),
             // It has just begun: where is not known. One that is given up is deleted before this.
-            _ if policy.running.contains(&intent.id) => return Vec::new(),
+            _ if runs(intent) => return Vec::new(),
             _ => {}
         }
     }
@@ -127,7 +140,6 @@ fn wal(catalog: &Catalog, kept: &BTreeSet<&str>, good: &[&BackupInfo], policy: &
         let until = from.unwrap_or(u64::MAX);
         let numbers = ranges.iter().flat_map(|(first, last)| *first..=*last).take_while(|number| *number < until);
         let segment = |number: u64| Segment::at(*timeline, crate::api::lsn::Lsn(number * size), size).key();
-        let limit = if policy.limit == 0 { usize::MAX } else { policy.limit };
         let keys: Vec<String> = numbers.take(limit).map(segment).collect();
         batches.push(Batch { what: format!("WAL of timeline {timeline}"), keys });
     }
@@ -149,14 +161,14 @@ mod tests {
     }
 
     fn policy(seconds: i64, minimum: usize) -> Policy {
-        Policy { window: Some(SignedDuration::from_secs(seconds)), minimum, ..Policy::default() }
+        Policy { window: SignedDuration::from_secs(seconds), minimum, limit: usize::MAX }
     }
 
     /// Segments are shortened to `TIMELINE/NUMBER`, backups to their number.
     fn told(catalog: &Catalog, policy: &Policy, now: i64) -> String {
         let short = |key: &String| match crate::archive::names::segment_of_key(key) {
             Some(segment) => format!("{}/{}", segment.timeline, segment.number(SIZE)),
-            None => key.trim_start_matches("base/20261128T00000").to_owned(),
+            None => key.trim_start_matches("base/20261128T00000").trim_start_matches("base/20270115T09000").to_owned(),
         };
         let batches = plan(catalog, &files(catalog), policy, at(now));
         batches
@@ -177,15 +189,15 @@ mod tests {
         // The window begins at 250: it is restored from the backup that ended at 200.
         assert_eq!(told(&four(), &policy(200, 1), 450), "1/backup.info; 1/data.tar.zst 1/frames.json; 1/1 1/2 1/3");
         assert_eq!(told(&four(), &policy(351, 1), 450), "1/1", "none had ended before the window");
-        assert_eq!(told(&four(), &Policy::default(), 450), "1/1");
+        assert_eq!(told(&four(), &policy(i64::MAX, 1), 450), "1/1");
     }
 
     #[test]
     fn the_minimum_and_what_people_keep_stay_whatever_their_age() {
         assert_eq!(told(&four(), &policy(10, 3), 9_000), "1/backup.info; 1/data.tar.zst 1/frames.json; 1/1 1/2 1/3");
-        let kept = Policy { keep: ["20261128T000002".to_owned()].into(), ..policy(10, 0) };
+        let kept = Catalog { kept: ["20261128T000002".to_owned()].into(), ..four() };
         assert_eq!(
-            told(&four(), &kept, 9_000),
+            told(&kept, &policy(10, 0), 9_000),
             "1/backup.info; 1/data.tar.zst 1/frames.json; 3/backup.info; 3/data.tar.zst 3/frames.json; 1/1 1/2 1/3"
         );
         let one = catalog(vec![backup(1, 1, (2, 2), 100)], &[(1, (1, 3))], &[], &[]);
@@ -197,15 +209,15 @@ mod tests {
     fn a_running_backup_keeps_its_wal_and_an_abandoned_one_goes() {
         let mut catalog = four();
         let intent = |id: &str, begin| Intent { id: id.into(), timeline: Some(1), begin, ..Intent::default() };
-        catalog.running = vec![intent("20261128T000009", Some(Lsn(3 * SIZE)))];
-        let running = Policy { running: ["20261128T000009".to_owned()].into(), ..policy(10, 1) };
+        catalog.running = vec![intent("20270115T090009", Some(Lsn(3 * SIZE)))];
         let backups =
             (1..4).map(|n| format!("{n}/backup.info; {n}/data.tar.zst {n}/frames.json; ")).collect::<String>();
-        assert_eq!(told(&catalog, &running, 9_000), format!("{backups}1/1 1/2"));
+        assert_eq!(told(&catalog, &policy(10, 1), 9_000), format!("{backups}1/1 1/2"));
         catalog.running[0].begin = None;
-        assert_eq!(told(&catalog, &running, 9_000), backups.trim_end_matches("; "), "where it begins is not known yet");
+        let unknown = told(&catalog, &policy(10, 1), 9_000);
+        assert_eq!(unknown, backups.trim_end_matches("; "), "where it begins is not known yet");
         assert_eq!(
-            told(&catalog, &policy(10, 1), 9_000),
+            told(&catalog, &policy(10, 1), 9_000 + 7 * 86_400),
             format!("{backups}9/data.tar.zst 9/frames.json; 9/.running; 1/1 1/2 1/3 1/4 1/5 1/6 1/7")
         );
         // One that was completed and whose intent stayed.

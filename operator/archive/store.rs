@@ -26,6 +26,8 @@ pub use crate::archive::store::upload::Upload;
 const LIMIT: Duration = Duration::from_secs(30);
 /// Deletions and uploads of parts at the same time.
 const PARALLEL: usize = 8;
+/// Folders of one level that are looked into.
+const FOLDERS: usize = 1_000;
 /// Bytes of an object that is compared: no WAL segment and no small object is larger.
 const COMPARED: u64 = 1 << 30;
 
@@ -326,6 +328,25 @@ impl Store {
         }
         found.sort();
         found.truncate(limit);
+        Ok(found)
+    }
+
+    /// The folders so many levels below this one, in order.
+    pub async fn folders(&self, levels: usize) -> Result<Vec<String>, Error> {
+        let mut found = vec![String::new()];
+        for _ in 0..levels {
+            let mut deeper = Vec::new();
+            for folder in found {
+                let (doing, prefix) = (format!("listing {folder}"), Path::from(format!("{}/{folder}", self.base)));
+                let listed = within(&self.speaker, &doing, self.quick.list_with_delimiter(Some(&prefix))).await?;
+                let listed = listed.map_err(|error| self.speaker.explain(&doing, &error))?;
+                let names = listed.common_prefixes.iter().filter_map(|path| path.filename().map(str::to_owned));
+                let parent = if folder.is_empty() { folder } else { format!("{folder}/") };
+                deeper.extend(names.map(|name| format!("{parent}{name}")).take(FOLDERS));
+            }
+            found = deeper;
+        }
+        found.sort();
         Ok(found)
     }
 

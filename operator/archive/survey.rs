@@ -1,12 +1,14 @@
 //! Reads what an archive holds: lists and small objects.
 
+use std::collections::BTreeMap;
+
 use futures::{StreamExt, TryStreamExt};
 
 use crate::archive::catalog::{Catalog, Intent};
 use crate::archive::history::{HISTORY, History};
 use crate::archive::info::{BackupInfo, INFO};
 use crate::archive::names::{self, Segment};
-use crate::archive::store::{Error, Store};
+use crate::archive::store::{Error, Listed, Store};
 
 /// Objects of an archive at most: 16 TiB of WAL.
 const OBJECTS: usize = 4_000_000;
@@ -14,10 +16,16 @@ const OBJECTS: usize = 4_000_000;
 const PAGE: usize = 10_000;
 /// Small objects that are read at the same time.
 const PARALLEL: usize = 8;
+/// The data directory of a base backup, as a compressed tar in frames; and their index.
+pub const DATA_FILE: &str = "data.tar.zst";
+/// See [`DATA_FILE`].
+pub const FRAMES_FILE: &str = "frames.json";
 /// The file of a base backup that says that it is complete, and that it was begun.
 pub const INFO_FILE: &str = "backup.info";
 /// See [`INFO_FILE`].
 pub const INTENT_FILE: &str = ".running";
+/// It is kept whatever the retention says; barman's file of this meaning.
+pub const KEEP_FILE: &str = "annotations/keep";
 /// The key of [`crate::archive::catalog::Latest`].
 pub const LATEST: &str = "latest.json";
 
@@ -25,11 +33,12 @@ pub const LATEST: &str = "latest.json";
 pub async fn survey(store: &Store) -> Result<Catalog, Error> {
     let mut catalog = Catalog::default();
     let (mut infos, mut intents) = (Vec::new(), Vec::new());
-    each_key(store, "base", |key| {
-        let Some((id, file)) = key.strip_prefix("base/").and_then(|rest| rest.split_once('/')) else { return };
+    each_object(store, "base", |found| {
+        let Some((id, file)) = found.key.strip_prefix("base/").and_then(|rest| rest.split_once('/')) else { return };
         match file {
             INFO_FILE => infos.push(id.to_owned()),
             INTENT_FILE => intents.push(id.to_owned()),
+            KEEP_FILE => drop(catalog.kept.insert(id.to_owned())),
             _ => {}
         }
     })
@@ -44,11 +53,11 @@ pub async fn survey(store: &Store) -> Result<Catalog, Error> {
         let intent: Intent = serde_json::from_str(&text).unwrap_or_default();
         catalog.running.push(Intent { id, ..intent });
     }
-    each_key(store, "timelines", |key| catalog.add_key(key)).await?;
+    each_object(store, "timelines", |found| catalog.add_key(&found.key)).await?;
     let mut timelines = Vec::new();
-    each_key(store, "wals", |key| match names::history_of_key(key) {
+    each_object(store, "wals", |found| match names::history_of_key(&found.key) {
         Some(timeline) => timelines.push(timeline),
-        None => catalog.add_key(key),
+        None => catalog.add_key(&found.key),
     })
     .await?;
     for (timeline, text) in texts(store, &timelines, |timeline| names::history_key(*timeline), HISTORY).await? {
@@ -62,12 +71,19 @@ pub async fn survey(store: &Store) -> Result<Catalog, Error> {
     Ok(catalog)
 }
 
-/// All keys of a folder, in their order.
-pub async fn each_key(store: &Store, folder: &str, mut each: impl FnMut(&str)) -> Result<(), Error> {
+/// The terms in which each timeline was begun, ascending, as far as anyone has claimed it.
+pub async fn claims(store: &Store) -> Result<BTreeMap<u32, Vec<u64>>, Error> {
+    let mut catalog = Catalog::default();
+    each_object(store, "timelines", |found| catalog.add_key(&found.key)).await?;
+    Ok(catalog.claims)
+}
+
+/// All objects of a folder, in the order of their keys.
+pub async fn each_object(store: &Store, folder: &str, mut each: impl FnMut(&Listed)) -> Result<(), Error> {
     let mut after: Option<String> = None;
     for _ in 0..OBJECTS / PAGE {
         let page = store.list(folder, after.as_deref(), PAGE).await?;
-        page.iter().for_each(|object| each(&object.key));
+        page.iter().for_each(&mut each);
         match page.last() {
             Some(last) if page.len() == PAGE => after = Some(last.key.clone()),
             _ => return Ok(()),
@@ -163,14 +179,16 @@ mod tests {
                 (wal(1, 2).key(), String::new()),
                 (names::history_key(2), "1\t0/300000\tx".into()),
                 (names::claim_key(2, 7), "{}".into()),
+                (names::base_key(&info.id, KEEP_FILE), "full".into()),
                 (LATEST.into(), r#"{"lsn":"0/2FFFFF","time":"2026-11-28T01:00:00Z"}"#.into()),
             ],
         )
         .await;
         let catalog = survey(&store).await.unwrap();
-        assert_eq!((catalog.backups.as_slice(), &catalog.wal[&1]), (&[info][..], &vec![(1, 2)]));
+        assert_eq!((catalog.backups.as_slice(), &catalog.wal[&1]), (&[info.clone()][..], &vec![(1, 2)]));
         assert_eq!(catalog.problems, ["base/20261128T000002/backup.info: its status is \"FAILED\""]);
         assert_eq!((catalog.running[0].attempt, catalog.running[0].begin), (2, Some(Lsn(0x20_0028))));
+        assert_eq!(catalog.kept, [info.id].into());
         assert_eq!((catalog.histories.len(), catalog.newest_timeline()), (1, Some(2)));
         assert_eq!(catalog.latest.unwrap().lsn, Lsn(0x2F_FFFF));
     }

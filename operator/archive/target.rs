@@ -38,4 +38,7 @@ pub struct Recovery {
     /// The timeline to end on; `None`: that of the lineage of the highest term.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeline: Option<u32>,
+    /// Check the data by all means that there are, and use it only if it passes.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub verify: bool,
 }

@@ -2,14 +2,11 @@
 
 use std::path::PathBuf;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::error::Error;
 use super::session::Session;
-use super::{apply, discovery, render};
-
-/// Path of plans on the server: POST `{"object": {...}}`, response `{"phase", "steps": [...], "requeue"}`.
-pub const PATH: &str = "/evenkeel/v1/plan";
+use super::{apply, discovery, outlook, render, restore};
 
 /// Shows what the operator would do now.
 #[derive(Debug, clap::Args)]
@@ -48,8 +45,15 @@ pub async fn run(args: Args, session: &mut Session<'_>) -> Result<(), Error> {
 }
 
 async fn show(label: &str, object: &Value, session: &mut Session<'_>) -> Result<(), Error> {
-    let plan = session.client.post(PATH, &[], &json!({"object": object})).await?.body;
+    let plan = outlook::plan(object, session).await?;
     write!(session.out, "{}", text(label, &plan))?;
+    let seen = outlook::archives(&plan);
+    for what in seen.own.iter().flat_map(|own| &own.deletes) {
+        writeln!(session.out, "     retention deletes {what}")?;
+    }
+    if let Some(recovery) = &seen.recovery {
+        write!(session.out, "{}", restore::indented(recovery))?;
+    }
     Ok(())
 }
 

@@ -103,6 +103,7 @@ fn observed(object: &PostgresCluster) -> Observed {
         refused: BTreeMap::new(),
         secrets: SecretsSeen { complete: true, hash: "h".into(), ..SecretsSeen::default() },
         archives: Default::default(),
+        backups: None,
         certificates: Some(CertificatesSeen {
             ca: Ok(Some(ca)),
             server: None,

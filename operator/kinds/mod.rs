@@ -1,9 +1,11 @@
 //! One folder per kind: observe reads, plan decides, act performs. Kinds never import each other.
 
 pub mod addresses;
+pub mod attempts;
 pub mod backup;
 pub mod certificates;
 pub mod containers;
+pub mod database_restore;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod declared;
@@ -31,6 +33,7 @@ pub mod redis_reports;
 pub mod redis_sentinel;
 pub mod scheduled_backup;
 pub mod silence;
+pub mod stores;
 pub mod unknown;
 pub mod waits;
 

@@ -41,7 +41,8 @@ const TERM: u64 = 1 << 53;
 pub fn bounded(mut report: Report) -> Result<Report, String> {
     let leading = report.leading.as_ref();
     let history = leading.map_or(0, |leading| leading.history.len());
-    if report.timeline_terms.len().max(history) > MANY {
+    let path = report.recovery.as_ref().map_or(0, |recovery| recovery.path.len());
+    if report.timeline_terms.len().max(history).max(path) > MANY {
         return Err(format!("it has more than {MANY} timelines"));
     }
     if standbys(&report).count() > MANY {
@@ -84,8 +85,13 @@ pub fn bounded(mut report: Report) -> Result<Report, String> {
     });
     let notices = report.notices.iter_mut().map(|notice| &mut notice.message);
     let texts = report.problem.iter_mut().chain(&mut report.tls_problem).chain(&mut report.setting_errors);
-    let archive = archive::texts(&mut report.archive, &mut report.backup);
-    texts.chain(job).chain(proof).chain(collations).chain(notices).chain(archive).for_each(cut);
+    if let Some(recovery) = &mut report.recovery {
+        recovery.checks.truncate(TEXTS);
+        recovery.unchecked.truncate(TEXTS);
+    }
+    let archive = archive::texts(&mut report.archive, report.backup.iter_mut().chain(&mut report.restore));
+    let recovery = archive::recovery_texts(&mut report.recovery);
+    texts.chain(job).chain(proof).chain(collations).chain(notices).chain(archive).chain(recovery).for_each(cut);
     Ok(report)
 }
 
@@ -97,14 +103,17 @@ fn standbys(report: &Report) -> impl Iterator<Item = &String> {
     })
 }
 
-/// The archive and the base backup of a report.
+/// The archive, the backup and the restore of a report.
 mod archive {
-    use crate::supervisor::wire::{ArchiveState, BackupState, Report};
+    use crate::supervisor::wire::{ArchiveState, BackupState, RecoveryState, Report};
 
     /// What a decision or a status compares.
     pub fn names(report: &Report) -> impl Iterator<Item = &String> {
         let archive = report.archive.iter().flat_map(|archive| {
-            let catalog = archive.catalog.iter().flat_map(|catalog| catalog.last_backup.iter().chain(&catalog.gaps));
+            let catalog = archive
+                .catalog
+                .iter()
+                .flat_map(|catalog| catalog.last_backup.iter().chain(&catalog.gaps).chain(&catalog.cut));
             let last = archive.last.iter().map(|(segment, _)| segment);
             [&archive.path]
                 .into_iter()
@@ -112,20 +121,32 @@ mod archive {
                 .chain(archive.problem.iter().map(|problem| &problem.reason))
                 .chain(catalog)
         });
-        let backup = report.backup.iter().flat_map(|backup| {
+        let backup = report.backup.iter().chain(&report.restore).flat_map(|backup| {
             let span = backup.span.iter().flat_map(|span| [&span.begin_wal, &span.end_wal]);
             [&backup.id].into_iter().chain(span)
         });
-        archive.chain(backup).chain(&report.archives_held)
+        let recovery = report.recovery.iter().flat_map(|recovery| {
+            let names = [&recovery.backup, &recovery.last_wal].into_iter();
+            names.chain(&recovery.wal)
+        });
+        archive.chain(backup).chain(recovery).chain(&report.archives_held)
+    }
+
+    /// What is for people of a recovery.
+    pub fn recovery_texts(recovery: &mut Option<RecoveryState>) -> impl Iterator<Item = &mut String> {
+        recovery.iter_mut().flat_map(|recovery| {
+            let texts = [&mut recovery.doing].into_iter().chain(&mut recovery.error);
+            texts.chain(&mut recovery.checks).chain(&mut recovery.unchecked)
+        })
     }
 
     /// What is for people.
     pub fn texts<'a>(
         archive: &'a mut Option<ArchiveState>,
-        backup: &'a mut Option<BackupState>,
+        work: impl Iterator<Item = &'a mut BackupState>,
     ) -> impl Iterator<Item = &'a mut String> {
         let problem = archive.iter_mut().filter_map(|archive| archive.problem.as_mut());
-        problem.map(|problem| &mut problem.message).chain(backup.iter_mut().filter_map(|backup| backup.error.as_mut()))
+        problem.map(|problem| &mut problem.message).chain(work.filter_map(|work| work.error.as_mut()))
     }
 }
 
@@ -151,7 +172,8 @@ mod tests {
     use crate::api::lsn::{Fork, Lsn};
     use crate::supervisor::wire::{
         ArchiveProblem, ArchiveState, BackupPhase, BackupSpan, BackupState, CatalogState, Collations, Data, Job,
-        JobKind, Leading, Order, Postgres, Promise, Proof, Receiver, Replica, Rule, Sorted, Task,
+        JobKind, Leading, Order, Postgres, Promise, Proof, Reached, Receiver, RecoveryPart, RecoveryState, Replica,
+        Rule, Snapshot, Sorted, Task,
     };
 
     /// A report with something in every field. A new field must be named here.
@@ -160,6 +182,20 @@ mod tests {
         let fork = Fork { timeline: 1, ended_at: Lsn(1) };
         let order =
             Order { term: 1, revision: 1, task: Task::Prepare, settings: BTreeMap::new(), access: None, archive: None };
+        let work = || BackupState {
+            id: word(),
+            attempt: 1,
+            phase: BackupPhase::Running,
+            error: Some(word()),
+            lasting: true,
+            bytes: 1,
+            total: 1,
+            stored: 1,
+            started_at: 1,
+            stopped_at: Some(1),
+            span: Some(BackupSpan { timeline: 1, begin: Lsn(1), end: Lsn(1), begin_wal: word(), end_wal: word() }),
+            snapshot: Some(Snapshot { lsn: Lsn(1), time: 1 }),
+        };
         Report {
             boot: word(),
             clock_ms: 1,
@@ -221,19 +257,29 @@ mod tests {
                     first_point: Some(1),
                     last_point: Some(1),
                     gaps: vec![word()],
+                    cut: Some(word()),
                 }),
             }),
-            backup: Some(BackupState {
-                id: word(),
-                attempt: 1,
-                phase: BackupPhase::Running,
+            backup: Some(work()),
+            restore: Some(work()),
+            recovery: Some(RecoveryState {
+                phase: RecoveryPart::Checking,
+                failures: 1,
+                interruptions: 1,
                 error: Some(word()),
+                backup: word(),
+                path: vec![1],
                 bytes: 1,
                 total: 1,
-                stored: 1,
+                wal: Some(word()),
+                last_wal: word(),
+                doing: word(),
+                steps: 1,
+                reached: Some(Reached { lsn: Lsn(1), timeline: 1, last_commit: Some(jiff::Timestamp::UNIX_EPOCH) }),
+                checks: vec![word()],
+                unchecked: vec![word()],
                 started_at: 1,
                 stopped_at: Some(1),
-                span: Some(BackupSpan { timeline: 1, begin: Lsn(1), end: Lsn(1), begin_wal: word(), end_wal: word() }),
             }),
             port_taken: true,
             disk_free: 1,
@@ -307,11 +353,19 @@ mod tests {
             /pendingRestart
             /problem
             /proof/failing
+            /recovery/checks/0
+            /recovery/checks
+            /recovery/doing
+            /recovery/error
+            /recovery/unchecked/0
+            /recovery/unchecked
+            /restore/error
             /settingErrors/0
             /settingErrors
             /tlsProblem"#]]
         .assert_eq(&cut.join("\n"));
         expect_test::expect![[r#"
+            /archive/catalog/cut
             /archive/catalog/gaps/0
             /archive/catalog/lastBackup
             /archive/last/0
@@ -335,6 +389,13 @@ mod tests {
             /notices/0/type
             /pendingRestart/0
             /receiver/from
+            /recovery/backup
+            /recovery/lastWal
+            /recovery/path
+            /recovery/wal
+            /restore/id
+            /restore/span/beginWal
+            /restore/span/endWal
             /run
             /serverVersion
             /systemIdentifier

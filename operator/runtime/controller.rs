@@ -89,7 +89,8 @@ impl<K: Kind> Drive for Controller<K> {
             let plan = self.kind.plan(&object, &observed, object.want(), self.clock.now());
             let steps: Vec<String> = plan.steps.iter().map(ToString::to_string).collect();
             let requeue = plan.requeue.map(|after| after.as_secs_f64());
-            Ok(json!({"status": plan.status, "steps": steps, "requeueSeconds": requeue}))
+            let outlook = self.kind.outlook(&object).await.map_err(|failure| failure.message)?;
+            Ok(json!({"status": plan.status, "steps": steps, "requeueSeconds": requeue, "outlook": outlook}))
         }
         .boxed()
     }

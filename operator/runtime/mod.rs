@@ -25,6 +25,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::api::conditions::{self, Conditions};
 use crate::api::failure::Failure;
@@ -99,6 +100,11 @@ pub trait Kind: Sized + Send + Sync + 'static {
         let message = format!("could not {step}: {failure}; it is tried again");
         conditions::step_failed(status, step.failure_reason(), message, now)
     }
+    /// What else people may want to know of this object beside its plan, such as what its archive holds: an object of JSON, for the
+    /// command line. No decision follows from it, so it may read more than a snapshot.
+    fn outlook(&self, _object: &Self::Object) -> impl Future<Output = Result<Value, Failure>> + Send {
+        async { Ok(Value::Null) }
+    }
     /// The parts of this kind that keep something in memory per object; it is dropped once the object is gone, or its
     /// teardown is done.
     fn companions(&self) -> Vec<&dyn Keeper> {
@@ -110,6 +116,11 @@ pub trait Kind: Sized + Send + Sync + 'static {
 pub trait Significance {
     /// `Some(reason)` (a CamelCase word) if the step is worth an Event on the object; `None` for routine steps.
     fn event_reason(&self) -> Option<&'static str>;
+
+    /// Whether that Event is a warning.
+    fn warns(&self) -> bool {
+        false
+    }
 
     /// The reason (a CamelCase word) of the conditions when the step failed.
     fn failure_reason(&self) -> &'static str {

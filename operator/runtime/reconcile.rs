@@ -161,7 +161,8 @@ impl<K: Kind> Reconciler<'_, K> {
         match step.event_reason() {
             Some(reason) => {
                 tracing::info!(?took, "{step}");
-                self.event(about, Severity::Normal, reason, step.to_string());
+                let severity = if step.warns() { Severity::Warning } else { Severity::Normal };
+                self.event(about, severity, reason, step.to_string());
             }
             None => tracing::debug!(?took, "{step}"),
         }

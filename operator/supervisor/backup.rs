@@ -11,6 +11,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+use super::beside::Trouble;
 use super::walsender::{self, Part, Request, Walsender};
 use super::wire::{BackupOrder, BackupPhase, BackupSpan, BackupState};
 use crate::api::chain::chain;
@@ -20,13 +21,9 @@ use crate::archive::frames::{Index, Writer};
 use crate::archive::info::{BackupInfo, INFO};
 use crate::archive::names::{SEGMENT_SIZES, Segment, base_key, history_key, is_backup_id};
 use crate::archive::store::{self, Put, Store};
-use crate::archive::survey::{INFO_FILE, INTENT_FILE, first_missing};
+use crate::archive::survey::{DATA_FILE, FRAMES_FILE, INFO_FILE, INTENT_FILE, first_missing};
 use crate::archive::tarball::{self, Damaged, Members};
 
-/// The data of a base backup.
-pub const DATA: &str = "data.tar.zst";
-/// The index of its frames.
-pub const FRAMES: &str = "frames.json";
 /// The manifest, which the archive has as its last member too.
 const MANIFEST: &str = "backup_manifest";
 /// A larger manifest, that of 400,000 files, is left out: it would have to be kept in memory.
@@ -104,36 +101,19 @@ pub enum Error {
 }
 
 impl Backup {
-    /// Takes it. `progress` gets its state again and again, also that of its failure. When the returned future is dropped,
-    /// the session and the upload end; `.running` stays in the store then, for retention to find what was left.
-    pub async fn take(self, progress: &watch::Sender<BackupState>) -> Result<BackupState, Error> {
-        progress.send_replace(BackupState {
-            id: self.order.id.clone(),
-            attempt: self.order.attempt,
-            started_at: (self.now)().as_second(),
-            ..BackupState::default()
-        });
-        let taken = self.run(progress).await;
-        let error = taken.as_ref().err().map(|error| chain(error));
-        progress.send_modify(|state| {
-            state.phase = if error.is_some() { BackupPhase::Failed } else { BackupPhase::Completed };
-            state.error.clone_from(&error);
-            state.stopped_at = Some((self.now)().as_second());
-        });
-        match taken {
-            Ok(()) => Ok(progress.borrow().clone()),
-            Err(error) => {
-                // What remains is found by retention, if the store does not answer now.
-                let left = match error {
-                    Error::Taken(_) => &[INTENT_FILE][..],
-                    Error::Overtaken(_) => &[],
-                    _ => &[DATA, FRAMES, INTENT_FILE],
-                };
-                let keys: Vec<String> = left.iter().map(|file| self.key(file)).collect();
-                let _ = self.store.delete(&keys).await;
-                Err(error)
-            }
-        }
+    /// Takes it. `progress` gets how far it is. When the returned future is dropped, the session and the upload end; `.running`
+    /// stays in the store then, for retention to find what was left.
+    pub async fn take(self, progress: &watch::Sender<BackupState>) -> Result<(), Trouble> {
+        let Err(error) = self.run(progress).await else { return Ok(()) };
+        // What remains is found by retention, if the store does not answer now.
+        let left = match error {
+            Error::Taken(_) => &[INTENT_FILE][..],
+            Error::Overtaken(_) => &[],
+            _ => &[DATA_FILE, FRAMES_FILE, INTENT_FILE],
+        };
+        let keys: Vec<String> = left.iter().map(|file| self.key(file)).collect();
+        let _ = self.store.delete(&keys).await;
+        Err(Trouble { words: chain(&error), lasting: matches!(error, Error::Tablespaces(_)) })
     }
 
     fn key(&self, file: &str) -> String {
@@ -152,7 +132,7 @@ impl Backup {
         let mut session = Walsender::open(&self.socket).await?;
         let server = Server::ask(&mut session).await?;
         let (index, span) = self.copy(session, &server, progress).await?;
-        self.store.put(&self.key(FRAMES), index.render()).await?;
+        self.store.put(&self.key(FRAMES_FILE), index.render()).await?;
         progress.send_modify(|state| state.phase = BackupPhase::WaitingForWal);
         self.wal_is_there(&span, server.segment_size).await?;
         self.not_overtaken().await?;
@@ -227,7 +207,7 @@ impl Backup {
                     }
                     self.intend(Some((timeline, lsn))).await?;
                     progress.send_modify(|state| state.total = size);
-                    writer = Some(Writer::new(self.store.upload(&self.key(DATA), size).await?));
+                    writer = Some(Writer::new(self.store.upload(&self.key(DATA_FILE), size).await?));
                     begin = Some((lsn, timeline));
                 }
                 Part::Tar(bytes) => {

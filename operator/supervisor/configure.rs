@@ -13,7 +13,6 @@ use super::conf::{self, Facts};
 use super::dry_start::{Judge, blamed};
 use super::durable;
 use super::identify;
-use super::jobs::Site;
 use super::listen;
 use super::perform::{After, Done, IDLE_MS, STEP, words};
 use super::shell::{Note, Shell};
@@ -78,7 +77,7 @@ impl Shell {
 
     fn judge(&self, asked: Settings, start: bool) -> Judge {
         let in_force = self.server.judged.as_ref().map(|judged| judged.accepted.clone()).unwrap_or_default();
-        let site = Site { place: self.place.clone(), reaper: self.reaper.clone() };
+        let site = self.site();
         Judge { site, member: self.member.clone(), in_force, asked, start, ssl: self.server.tls.is_some() }
     }
 

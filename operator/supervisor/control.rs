@@ -44,19 +44,32 @@ pub async fn serve<Command: DeserializeOwned + Send + 'static>(
     reports: watch::Receiver<Arc<str>>,
 ) {
     let fence = Arc::new(fence);
-    let free = Arc::new(Semaphore::new(CONVERSATIONS));
+    accept_all(listener, CONVERSATIONS, |stream| {
+        let (fence, commands, reports) = (fence.clone(), commands.clone(), reports.clone());
+        async move { converse(stream, &fence, commands, reports).await }
+    })
+    .await;
+}
+
+/// Accepts connections for ever, and answers so many at the same time. Further ones wait.
+pub async fn accept_all<A: Future<Output = ()> + Send + 'static>(
+    listener: UnixListener,
+    at_once: usize,
+    answer: impl Fn(UnixStream) -> A,
+) {
+    let free = Arc::new(Semaphore::new(at_once));
     loop {
         let Ok(permit) = free.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let (fence, commands, reports) = (fence.clone(), commands.clone(), reports.clone());
+                let answered = answer(stream);
                 tokio::spawn(async move {
-                    converse(stream, &fence, commands, reports).await;
+                    answered.await;
                     drop(permit);
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "accepting a conversation");
+                tracing::warn!(%error, "accepting a connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
-use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::archiving::ask;
@@ -16,6 +15,7 @@ use super::listen::{self, listen};
 use super::poll::sweep;
 use super::process;
 use super::restore::Restore;
+use super::restoring;
 use super::secrets::Secrets;
 use super::shell::{Note, Postmaster, Run, Shell, Stop, Stopping, Work};
 use super::sql::{self, SLOT_PREFIX, Session};
@@ -128,17 +128,11 @@ impl Shell {
                 self.configure(&Config { settings, ..Config::default() }, &BTreeMap::new())?;
                 let configuration = Some(self.place.configuration().join("postgresql.conf"));
                 let command = ask::RESTORE_COMMAND.to_owned();
+                let progress = restoring::begin(&self.place, self.recovery.as_ref()).map_err(words)?;
+                self.recovery = Some(progress.clone());
                 self.begin(JobKind::Restore, BTreeMap::new(), |site| async move {
-                    let progress = watch::Sender::default();
                     let restore = Restore { store, recovery, command, configuration };
-                    let restored = site.restore(restore, &|fetcher| reading.from(fetcher), &progress).await?;
-                    tracing::info!(
-                        backup = restored.backup,
-                        timeline = restored.timeline,
-                        left = %restored.left.1,
-                        last_commit = restored.last_commit,
-                        "recovered from the archive"
-                    );
+                    restoring::run(site, restore, &|fetcher| reading.from(fetcher), &progress).await?;
                     Ok(Made::New)
                 })
             }
@@ -277,7 +271,7 @@ impl Shell {
         let error = last.and_then(|work| work.error);
         self.job = Some(Work { kind, running: true, error, failures, tries, due: 0, timeline_terms });
         tracing::info!(?kind, "job begins");
-        let job = job(Site { place: self.place.clone(), reaper: self.reaper.clone() });
+        let job = job(self.site());
         let notes = self.notes.clone();
         tokio::spawn(async move {
             // The loop exists as long as the process.
@@ -312,6 +306,9 @@ impl Shell {
             None => {
                 tracing::info!(?kind, "job done");
                 self.server.fresh = matches!(kind, JobKind::Init | JobKind::Restore);
+                if matches!(kind, JobKind::Init | JobKind::Clone) {
+                    restoring::forget(&self.place, &mut self.recovery);
+                }
                 self.job = None;
             }
             Some(failure) => {
@@ -437,7 +434,7 @@ impl Shell {
             Stop::Immediate => Signal::SIGQUIT,
             Stop::Kill => Signal::SIGKILL,
         };
-        self.cut_backup("the server of this instance is being stopped");
+        self.cut_off("the server of this instance is being stopped");
         let Some(postmaster) = &mut self.server.postmaster else { return After::Again };
         // First: who waits for the store holds up the stop.
         if let Some(archiver) = &self.archiver {
@@ -458,7 +455,7 @@ impl Shell {
     /// Handles the end of the postmaster; all its processes were killed when it was reaped.
     pub fn postmaster_ended(&mut self, status: nix::sys::wait::WaitStatus) {
         let Some(postmaster) = self.server.postmaster.take() else { return };
-        self.cut_backup("the server of this instance ended");
+        self.cut_off("the server of this instance ended");
         let now = boottime_ms();
         let how = process::describe(status);
         tracing::info!(run = %self.server.run.id, status = %how, asked = postmaster.stopping.is_some(), "postgres ended");
@@ -562,7 +559,13 @@ impl Shell {
             if !for_stop {
                 tokio::time::sleep(jobs::CLIENTS_FIRST).await;
             }
-            let written = async { Session::open().await?.checkpoint(limit).await }.await;
+            let written = async {
+                let mut session = Session::open().await?;
+                // A checkpoint late in a segment prepares the file of the next one, which the stop begins.
+                let filled = if for_stop { session.fill_segment().await } else { Ok(()) };
+                session.checkpoint(limit).await.and(filled)
+            };
+            let written = written.await;
             let error = written.err().map(|error| chain(&error));
             // The loop exists as long as the process.
             let _ = notes.send(Note::Checkpoint { run, for_stop, error }).await;

@@ -167,7 +167,13 @@ impl Place {
 
     /// Bytes free on the volume; 0 if unknown.
     pub fn disk_free(&self) -> u64 {
-        nix::sys::statvfs::statvfs(&self.volume).map_or(0, |fs| fs.blocks_available() * fs.fragment_size())
+        self.volume_bytes().map_or(0, |(_, free)| free)
+    }
+
+    /// The size of the volume in bytes, and what is free of it for users; `None`: it does not say.
+    pub fn volume_bytes(&self) -> Option<(u64, u64)> {
+        let fs = nix::sys::statvfs::statvfs(&self.volume).ok()?;
+        Some((fs.blocks() * fs.fragment_size(), fs.blocks_available() * fs.fragment_size()))
     }
 }
 

@@ -22,7 +22,7 @@ pub struct Child {
     pub pid: Pid,
     /// Resolves when it has ended.
     pub exit: oneshot::Receiver<WaitStatus>,
-    /// Its stdout and stderr.
+    /// Its stdout and stderr; of one with data, its stderr.
     pub output: OwnedFd,
 }
 
@@ -44,11 +44,23 @@ impl Reaper {
         let (output, stdout) = io::pipe()?;
         let stderr = stdout.try_clone()?;
         command.stdout(Stdio::from(stdout)).stderr(Stdio::from(stderr));
+        self.start(command, output.into(), then_kill)
+    }
+
+    /// Starts a child whose stdout is data: a pipe of its own, beside the output with stderr alone.
+    pub fn spawn_for_data(&self, mut command: Command) -> io::Result<(Child, OwnedFd)> {
+        let (output, stderr) = io::pipe()?;
+        let (data, stdout) = io::pipe()?;
+        command.stdout(Stdio::from(stdout)).stderr(Stdio::from(stderr));
+        Ok((self.start(command, output.into(), None)?, data.into()))
+    }
+
+    fn start(&self, mut command: Command, output: OwnedFd, then_kill: Option<Uid>) -> io::Result<Child> {
         // Registered before it can be reaped: both happen on the runtime's one thread.
         let pid = command.spawn()?.id().cast_signed();
         let (tell, exit) = oneshot::channel();
         lock(&self.0).insert(pid, Waiting { tell, then_kill });
-        Ok(Child { pid: Pid::from_raw(pid), exit, output: output.into() })
+        Ok(Child { pid: Pid::from_raw(pid), exit, output })
     }
 
     /// Reaps all processes that have ended.
@@ -136,6 +148,16 @@ pub async fn none_left_of(uid: Uid, reaper: &Reaper) -> bool {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     false
+}
+
+/// Processor time of the processes of a user, in ticks: unlike lines, every program that works has it.
+pub fn worked(uid: Uid) -> u64 {
+    let ticks = |pid: Pid| -> Option<u64> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let mut fields = stat.rsplit(") ").next()?.split(' ').skip(11);
+        Some(fields.next()?.parse::<u64>().ok()?.saturating_add(fields.next()?.parse().ok()?))
+    };
+    all_of(uid).into_iter().filter_map(ticks).fold(0, u64::saturating_add)
 }
 
 /// The living processes of a user.

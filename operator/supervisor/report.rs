@@ -45,6 +45,8 @@ pub fn report(seen: &Seen) -> Report {
         archives_held: seen.archives_held.clone(),
         archive: seen.archive.clone(),
         backup: seen.backup.clone(),
+        restore: seen.restore.clone(),
+        recovery: seen.recovery.clone(),
         tls_problem: seen.tls_problem.clone(),
         port_taken: seen.port_taken,
         disk_free: seen.disk_free,

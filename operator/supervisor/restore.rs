@@ -1,21 +1,21 @@
-//! The job that makes a data directory from an archive: download, recovery by PostgreSQL, promotion, roles.
+//! The job that makes a data directory from an archive: download, recovery by PostgreSQL, promotion, roles. If it is asked for, the
+//! data is checked on the way (`checks.rs`).
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
+use jiff::Timestamp;
 use nix::sys::wait::WaitStatus;
-use nix::unistd::Pid;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
 
-use super::backup::{DATA, FRAMES};
 use super::jobs::{Failure, Site, chain};
-use super::process::{self, Child};
-use super::{durable, sql, tools};
+use super::running::{Lost, Running, last};
+use super::wire::{Reached, RecoveryPart, RecoveryState};
+use super::{durable, process, sql, tools};
 use crate::api::lsn::Lsn;
 use crate::archive::fetch::Fetcher;
 use crate::archive::frames::{Index, Reader};
@@ -23,17 +23,13 @@ use crate::archive::history::History;
 use crate::archive::names::base_key;
 use crate::archive::recovery::{self, Plan};
 use crate::archive::store::{self, Store};
-use crate::archive::survey::survey;
+use crate::archive::survey::{DATA_FILE, FRAMES_FILE, survey};
 use crate::archive::target::Recovery;
 
-/// Time-out of the server's stop after the recovery: it writes a checkpoint.
-const STOP: Duration = Duration::from_secs(600);
 /// Time-out of `postgres --version`.
 const VERSION: Duration = Duration::from_secs(10);
-/// Lines of the server kept for a message.
-const KEPT: usize = 40;
-/// Bytes of a line of the server at most.
-const LINE: usize = 4096;
+
+mod checks;
 
 /// Inputs of a restore.
 #[derive(Debug, Clone)]
@@ -49,32 +45,6 @@ pub struct Restore {
     pub configuration: Option<PathBuf>,
 }
 
-/// How far a restore is.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Progress {
-    /// The base backup.
-    pub backup: String,
-    /// Bytes of the data directory written, and in all.
-    pub bytes: (u64, u64),
-    /// The segment that was replayed last.
-    pub wal: Option<String>,
-    /// The last segment that is expected.
-    pub last: String,
-}
-
-/// What a restore has made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Restored {
-    /// The base backup.
-    pub backup: String,
-    /// The timeline that was left, and where.
-    pub left: (u32, Lsn),
-    /// The new timeline.
-    pub timeline: u32,
-    /// PostgreSQL's words about the last transaction, if it said any.
-    pub last_commit: Option<String>,
-}
-
 impl Failure {
     /// A failure of the store or the plan says nothing about the old directory.
     fn of(error: &dyn std::error::Error) -> Self {
@@ -88,6 +58,26 @@ impl From<store::Error> for Failure {
     }
 }
 
+impl From<Lost> for Failure {
+    fn from(lost: Lost) -> Self {
+        Self::of(&lost)
+    }
+}
+
+/// The restore goes on.
+fn goes_on(progress: &watch::Sender<RecoveryState>) {
+    progress.send_modify(|state| state.steps += 1);
+}
+
+/// A part of the restore begins.
+fn begin(progress: &watch::Sender<RecoveryState>, phase: RecoveryPart) {
+    progress.send_modify(|state| {
+        state.phase = phase;
+        state.doing.clear();
+        state.steps += 1;
+    });
+}
+
 /// What is asked for while the recovery runs: given to who answers the command.
 pub type Serve<'a> = &'a (dyn Fn(Fetcher) + Sync);
 
@@ -98,17 +88,17 @@ impl Site {
         self,
         restore: Restore,
         serve: Serve<'_>,
-        progress: &watch::Sender<Progress>,
-    ) -> Result<Restored, Failure> {
+        progress: &watch::Sender<RecoveryState>,
+    ) -> Result<(), Failure> {
         let catalog = survey(&restore.store).await?;
         let plan = recovery::plan(&catalog, &restore.recovery).map_err(|error| Failure::of(&error))?;
         self.is_same_major(&plan).await?;
-        let index = Index::load(&restore.store, &base_key(&plan.backup.id, FRAMES)).await?;
-        progress.send_replace(Progress {
-            backup: plan.backup.id.clone(),
-            bytes: (0, index.size),
-            wal: None,
-            last: plan.last.to_string(),
+        let index = Index::load(&restore.store, &base_key(&plan.backup.id, FRAMES_FILE)).await?;
+        progress.send_modify(|state| {
+            state.backup.clone_from(&plan.backup.id);
+            state.path = plan.path.iter().map(|(timeline, _)| *timeline).collect();
+            (state.bytes, state.total) = (0, index.size);
+            (state.wal, state.last_wal) = (None, plan.last.to_string());
         });
         let new = self.clear_new().await?;
         let free = self.place.disk_free();
@@ -116,19 +106,41 @@ impl Site {
             let (needed, free) = (index.size >> 20, free >> 20);
             return Err(Failure::new(format!("the base backup has {needed} MiB, and the volume has {free} MiB free")));
         }
+        begin(progress, RecoveryPart::Downloading);
         self.download(&restore.store, &plan, index, &new, progress).await?;
-        serve(Fetcher::new(
+        let verify = restore.recovery.verify;
+        if verify {
+            begin(progress, RecoveryPart::Checking);
+            self.check_manifest(&new, progress).await?;
+        }
+        begin(progress, RecoveryPart::Replaying);
+        let fetcher = Fetcher::new(
             restore.store.clone(),
             plan.backup.segment_size,
             plan.backup.system_identifier.parse().map_err(|_| {
                 Failure::new(format!("the backup has the system identifier {:?}", plan.backup.system_identifier))
             })?,
-        ));
-        let last_commit = self.recover_from_archive(&restore, &plan, &new, progress).await?;
+        );
+        serve(fetcher.clone());
+        let recovered = self.recover_from_archive(&restore, &plan, &new, progress).await;
+        let last_commit = recovered.map_err(|failure| match fetcher.failure() {
+            Some(why) => Failure { words: format!("{why}; {}", failure.words), ..failure },
+            None => failure,
+        })?;
         let (timeline, left) = self.where_it_ended(&plan, &new).await?;
+        let reached = Reached { lsn: left.1, timeline: left.0, last_commit };
+        progress.send_modify(|state| state.reached = Some(reached));
+        if verify {
+            begin(progress, RecoveryPart::Checking);
+            self.check_pages(&new, progress).await?;
+        }
         self.make_roles(&new).await?;
+        if verify {
+            self.check_structures(&new, restore.configuration.as_deref(), progress).await?;
+        }
         self.swap_in(&new).await?;
-        Ok(Restored { backup: plan.backup.id, left, timeline, last_commit })
+        tracing::info!(backup = plan.backup.id, timeline, left = %left.1, "recovered from the archive");
+        Ok(())
     }
 
     /// A data directory is of one major version.
@@ -153,7 +165,7 @@ impl Site {
         plan: &Plan,
         index: Index,
         new: &Path,
-        progress: &watch::Sender<Progress>,
+        progress: &watch::Sender<RecoveryState>,
     ) -> Result<(), Failure> {
         let mut command = self.place.tool("/bin/tar");
         command.args(["-x", "-f", "-", "-C"]).arg(new);
@@ -161,15 +173,18 @@ impl Site {
         command.stdin(Stdio::from(stdin));
         let unpack = |error: std::io::Error| Failure::io("unpacking into", new, &error);
         let mut input = pipe::Sender::from_owned_fd(input.into()).map_err(unpack)?;
-        let mut running = Running::start(self, command).map_err(unpack)?;
-        let mut frames = Reader::new(store.clone(), &base_key(&plan.backup.id, DATA), index);
+        let mut running = Running::start(&self.reaper, command).map_err(unpack)?;
+        let mut frames = Reader::new(store.clone(), &base_key(&plan.backup.id, DATA_FILE), index);
         let mut written = Ok(());
         while let Some(content) = frames.next().await? {
             written = input.write_all(&content).await;
             if written.is_err() {
                 break;
             }
-            progress.send_modify(|progress| progress.bytes.0 += content.len() as u64);
+            progress.send_modify(|state| {
+                state.bytes += content.len() as u64;
+                state.steps += 1;
+            });
         }
         drop(input);
         let (status, lines) = running.end(|_| false).await?;
@@ -186,8 +201,8 @@ impl Site {
         restore: &Restore,
         plan: &Plan,
         new: &Path,
-        progress: &watch::Sender<Progress>,
-    ) -> Result<Option<String>, Failure> {
+        progress: &watch::Sender<RecoveryState>,
+    ) -> Result<Option<Timestamp>, Failure> {
         let theirs = self.place.theirs();
         for (name, wanted) in [("standby.signal", false), ("recovery.signal", true)] {
             let path = new.join(name);
@@ -224,18 +239,23 @@ impl Site {
             command.arg("-c").arg(format!("{name}={value}"));
         }
         let start = |error: std::io::Error| Failure::io("starting the recovery of", new, &error);
-        let mut running = Running::start(self, command).map_err(start)?;
+        let mut running = Running::start(&self.reaper, command).map_err(start)?;
         let mut last_commit = None;
         let (status, lines) = running
-            .end(|line| {
-                if let Some(segment) = restored(line) {
-                    progress.send_modify(|progress| progress.wal = Some(segment.to_owned()));
-                }
-                if let Some((_, time)) = line.split_once("last completed transaction was at log time ") {
-                    last_commit = Some(time.to_owned());
-                }
-                line.contains("database system is ready to accept connections")
-            })
+            .end_watched(
+                self.place.uid,
+                || goes_on(progress),
+                |line| {
+                    if let Some(segment) = restored(line) {
+                        progress.send_modify(|state| {
+                            state.wal = Some(segment.to_owned());
+                            state.steps += 1;
+                        });
+                    }
+                    last_commit = committed(line).or(last_commit);
+                    line.contains("database system is ready to accept connections")
+                },
+            )
             .await?;
         super::jobs::remove_tree(&sockets).await?;
         match status {
@@ -284,7 +304,7 @@ impl Site {
 }
 
 /// Settings of every recovery.
-const ALWAYS: [(&str, &str); 17] = [
+const ALWAYS: [(&str, &str); 18] = [
     // A hot standby would refuse smaller settings than those of the server that was backed up.
     ("hot_standby", "off"),
     ("archive_mode", "off"),
@@ -304,93 +324,19 @@ const ALWAYS: [(&str, &str); 17] = [
     ("log_min_messages", "warning"),
     ("lc_messages", "C"),
     ("log_timezone", "UTC"),
+    // The time of the last transaction is told in this one.
+    ("timezone", "UTC"),
 ];
-
-/// A child whose lines are read. It is killed when this is dropped before its end.
-struct Running {
-    pid: Pid,
-    child: Option<Child>,
-    /// It was told to stop.
-    stopped: bool,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if self.child.is_some() {
-            process::kill_with_children(self.pid);
-        }
-    }
-}
-
-impl Running {
-    fn start(site: &Site, command: Command) -> std::io::Result<Self> {
-        let child = site.reaper.spawn(command, None)?;
-        Ok(Self { pid: child.pid, child: Some(child), stopped: false })
-    }
-
-    /// Reads its lines until it ends. When `enough` says so of a line, it is told to stop.
-    async fn end(&mut self, enough: impl FnMut(&str) -> bool) -> Result<(WaitStatus, Vec<String>), Failure> {
-        let lost = |error: std::io::Error| Failure::new(format!("the output of a program was lost: {error}"));
-        let Some(child) = &mut self.child else { return Err(lost(std::io::ErrorKind::NotFound.into())) };
-        let output = child.output.try_clone().map_err(lost)?;
-        let mut reader = BufReader::new(pipe::Receiver::from_owned_fd(output).map_err(lost)?);
-        let mut lines = Vec::new();
-        if read_until(&mut reader, &mut lines, enough).await.map_err(lost)? {
-            self.stopped = true;
-            // Without a session it stops at once. If it has ended already, that is seen below.
-            let _ = kill(self.pid, Signal::SIGINT);
-            let stop = tokio::time::timeout(STOP, read_until(&mut reader, &mut lines, |_| false)).await;
-            stop.map_err(|_| Failure::new(format!("PostgreSQL did not stop within {STOP:?}")))?.map_err(lost)?;
-        }
-        let status = (&mut child.exit).await.map_err(|_| lost(std::io::ErrorKind::BrokenPipe.into()))?;
-        self.child = None;
-        Ok((status, lines))
-    }
-}
-
-/// Reads lines up to one that is enough; false if there was none. Keeps the last ones.
-async fn read_until(
-    reader: &mut BufReader<pipe::Receiver>,
-    lines: &mut Vec<String>,
-    mut enough: impl FnMut(&str) -> bool,
-) -> std::io::Result<bool> {
-    let mut line = Vec::new();
-    while read_line(reader, &mut line).await? {
-        let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-        line.clear();
-        let last = enough(&text);
-        if lines.len() == KEPT {
-            lines.remove(0);
-        }
-        lines.push(text);
-        if last {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// Reads one line, or its beginning if it is long; false at the end.
-async fn read_line(reader: &mut BufReader<pipe::Receiver>, line: &mut Vec<u8>) -> std::io::Result<bool> {
-    loop {
-        let bytes = reader.fill_buf().await?;
-        if bytes.is_empty() {
-            return Ok(!line.is_empty());
-        }
-        let end = bytes.iter().position(|byte| *byte == b'\n');
-        let length = end.map_or(bytes.len(), |end| end + 1);
-        let room = LINE.saturating_sub(line.len()).min(length);
-        line.extend_from_slice(&bytes[..room]);
-        reader.consume(length);
-        if end.is_some() {
-            return Ok(true);
-        }
-    }
-}
 
 /// `restored log file "000000010000000000000016" from archive`: the name.
 fn restored(line: &str) -> Option<&str> {
     line.split_once("restored log file \"")?.1.split_once('"').map(|(name, _)| name)
+}
+
+/// `last completed transaction was at log time 2026-11-28 03:14:15.123456+00`: the time.
+fn committed(line: &str) -> Option<Timestamp> {
+    let (_, time) = line.split_once("last completed transaction was at log time ")?;
+    time.trim().strip_suffix("+00").and_then(|time| format!("{time}Z").parse().ok())
 }
 
 /// `postgres (PostgreSQL) 15.18 (Debian ...)`: 15.
@@ -398,16 +344,6 @@ fn major(version: &str) -> Option<u32> {
     let number = version.split_whitespace().nth(2)?;
     let digits = number.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(number.len());
     number[..digits].parse().ok()
-}
-
-/// The lines that say why: those of errors, else the last ones.
-fn last(lines: &[String]) -> String {
-    let why = |line: &&String| ["FATAL:", "PANIC:", "ERROR:"].iter().any(|word| line.contains(word));
-    let mut kept: Vec<&str> = lines.iter().filter(why).map(String::as_str).collect();
-    if kept.is_empty() {
-        kept = lines.iter().rev().take(3).rev().map(String::as_str).collect();
-    }
-    kept[kept.len().saturating_sub(3)..].join("; ")
 }
 
 #[cfg(test)]

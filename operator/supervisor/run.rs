@@ -145,6 +145,7 @@ impl Shell {
         let now = boottime_ms();
         self.prove(now);
         self.count(now);
+        self.sweep_restores(now);
         let seen = snapshot(self, now);
         self.publish(&seen, now);
         let (act, remembered) = next::next(&seen);
@@ -226,6 +227,7 @@ impl Shell {
             Command::Restart { .. } => {}
             Command::Archives(archives) => self.take_archives(*archives),
             Command::Backup(order) => self.order_backup(order),
+            Command::RestoreDump(order) => self.order_restore(order.map(|order| *order)),
             Command::SwitchWal { past } => {
                 if let Some(archiver) = &self.archiver {
                     archiver.switch_past(past);
@@ -242,8 +244,9 @@ impl Shell {
     /// The archiver learns what this turn decided before the act, which may stop the server.
     fn tell_archiver(&self, seen: &Seen, remembered: Remembered) {
         let Some(archiver) = &self.archiver else { return };
-        archiver.guard(decide::guard(seen, remembered, self.server.details.segment_size));
         let run = &self.server.run;
+        let barrier = run.poll.as_ref().is_some_and(|poll| poll.barrier);
+        archiver.guard(decide::guard(seen, remembered, self.server.details.segment_size, barrier));
         let pulse = run.poll.as_ref().filter(|poll| !poll.recovery).and_then(|poll| {
             let Ok(WalFile::Segment(segment)) = poll.segment.as_deref()?.parse() else { return None };
             let (own, proving) = (run.own.committed, run.own.under_way);
@@ -299,7 +302,7 @@ impl Shell {
         self.problems.refused = None;
         self.server.ordered_since_stop |= new_term;
         if new_term || new_task {
-            self.cut_backup("this instance got another order");
+            self.cut_off("this instance got another order");
         }
         if !matches!(order.task, Task::Lead(_)) {
             // Nobody but a leader writes.

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::archiving::Archiver;
-use super::backing_up::BackingUp;
+use super::beside::{Beside, Sweep};
 use super::clock::{boottime_ms, new_id};
 use super::collations::{Counted, Counting};
 use super::durable;
@@ -20,11 +20,12 @@ use super::jobs::{self, Made};
 use super::place::Place;
 use super::process::Reaper;
 use super::proof::{Own, Proving};
+use super::restoring;
 use super::secrets::Secrets;
 use super::sql::{Details, Poll, Session};
 use super::state::{Config, Durable, Gate, Judged};
 use super::tools::Control;
-use super::wire::{Archives, JobKind, Postgres, Report, Tls};
+use super::wire::{Archives, JobKind, Postgres, RecoveryState, Report, Tls};
 use crate::api::libraries::Libraries;
 use crate::api::lsn::{Fork, Lsn};
 
@@ -175,6 +176,8 @@ pub struct Run {
     pub app_missing: Option<String>,
     /// Hash of the certificates that this server has loaded.
     pub tls: Option<String>,
+    /// Databases of restores that were cut off are dropped.
+    pub sweep: Sweep,
 }
 
 /// Delay of background work after the gate opened, in milliseconds: the first clients get the disk alone.
@@ -399,8 +402,12 @@ pub struct Shell {
     pub terminating: bool,
     /// Brings WAL into the archive; `None`: tests, which have no socket for it.
     pub archiver: Option<Archiver>,
-    /// The base backup that runs, or ran last.
-    pub backup: Option<BackingUp>,
+    /// The recovery that made the data directory, or that runs or failed.
+    pub recovery: Option<watch::Sender<RecoveryState>>,
+    /// The base backup or dump that runs, or ran last.
+    pub backup: Option<Beside>,
+    /// The restore of a dump that runs, or ran last.
+    pub restore: Option<Beside>,
     /// The archives, once they were received.
     pub archives: Option<Arc<Archives>>,
     /// The channel for messages from background tasks.
@@ -426,6 +433,8 @@ impl Shell {
             secrets: Secrets::load(&place.own()),
             archiver: None,
             backup: None,
+            recovery: restoring::load(&place),
+            restore: None,
             archives: durable::read(&place.own().join(Archives::FILE)).map(Arc::new),
             lock,
             reaper,

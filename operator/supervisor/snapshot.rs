@@ -1,7 +1,7 @@
 //! Computes the [`Seen`] that `next` decides on from the shell's memory. Checks a few file names and the free
 //! disk space, queries no server.
 
-use super::backing_up::BackingUp;
+use super::beside::Beside;
 use super::leftovers;
 use super::place::Place;
 use super::shell::{Postmaster, Run, Shell};
@@ -96,7 +96,9 @@ pub fn snapshot(shell: &Shell, now: u64) -> Seen {
         archives_held: shell.archives.as_ref().map(|archives| archives.hash.clone()),
         has_source: shell.archives.as_ref().is_some_and(|archives| archives.source.is_some()),
         archive: shell.archiver.as_ref().and_then(|archiver| archiver.state(now)),
-        backup: shell.backup.as_ref().map(BackingUp::state),
+        recovery: shell.recovery.as_ref().map(|state| state.borrow().clone()),
+        backup: shell.backup.as_ref().map(Beside::state),
+        restore: shell.restore.as_ref().map(Beside::state),
         problem: shell.problems.in_words(postgres),
     }
 }
@@ -278,6 +280,7 @@ mod tests {
             conninfo: String::new(),
             receivers: 0,
             startup: None,
+            barrier: false,
             next_xid: 0,
             sessions: 0,
             proof_waits: false,

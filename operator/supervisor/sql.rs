@@ -14,6 +14,8 @@ use crate::api::chain::chain;
 use crate::api::lsn::Lsn;
 use crate::api::postgres_settings::SOCKETS;
 
+pub mod dumps;
+
 /// The supervisor's own role; it can connect only by the unix socket.
 pub const ROLE: &str = "evenkeel";
 /// Prefix of the slots that Evenkeel manages.
@@ -23,6 +25,9 @@ pub const SLOT_PREFIX: &str = "evenkeel_";
 const SHORT: Duration = Duration::from_secs(1);
 /// Time-out of a statement that writes or creates files.
 const LONG: Duration = Duration::from_secs(5);
+/// Bytes of one record of [`Session::fill_segment`], and what it spares for the commits until the server is stopped.
+const PIECE: u32 = 64 << 10;
+const SPARED: u32 = 512 << 10;
 /// Time-out of CREATE DATABASE, which copies the template.
 const CREATE: Duration = Duration::from_secs(60);
 
@@ -94,6 +99,9 @@ pub struct Poll {
     pub receivers: u32,
     /// Wait event of the startup process.
     pub startup: Option<String>,
+    /// A process waits until every other one has noticed something, such as that a database was dropped.
+    #[serde(default)]
+    pub barrier: bool,
     /// The next transaction ID.
     #[serde(default)]
     pub next_xid: u64,
@@ -161,7 +169,7 @@ SELECT json_build_object(
   'generation', current_setting('evenkeel.generation', true),
   'names', current_setting('synchronous_standby_names'),
   'conninfo', current_setting('primary_conninfo'),
-  'receivers', a.receivers, 'startup', a.startup, 'sessions', a.sessions, 'proofWaits', a.proof_waits,
+  'receivers', a.receivers, 'startup', a.startup, 'barrier', a.barrier, 'sessions', a.sessions, 'proofWaits', a.proof_waits,
   'stream', (SELECT json_build_object('status', status, 'timeline', coalesce(received_tli, 0), 'host', sender_host)
              FROM pg_stat_wal_receiver),
   'replicas', coalesce((SELECT json_agg(json_build_object('pid', pid, 'name', application_name,
@@ -173,6 +181,7 @@ SELECT json_build_object(
 )::text
 FROM (SELECT count(*) FILTER (WHERE backend_type = 'walreceiver') AS receivers,
              max(wait_event) FILTER (WHERE backend_type = 'startup') AS startup,
+             count(*) FILTER (WHERE wait_event = 'ProcSignalBarrier') > 0 AS barrier,
              count(*) FILTER (WHERE wait_event = 'SyncRep' AND application_name = 'evenkeel proof') > 0 AS proof_waits,
              count(*) FILTER (WHERE backend_type = 'client backend'
                AND coalesce(usename, '') NOT IN ('evenkeel', 'evenkeel_replication')) AS sessions
@@ -343,6 +352,20 @@ impl Session {
     /// Ends the WAL segment that is being written.
     pub async fn switch_wal(&mut self) -> Result<(), Error> {
         self.execute(LONG, "ending a WAL segment", "SELECT pg_switch_wal()".into()).await
+    }
+
+    /// Fills the WAL segment that is being written, but for [`SPARED`], and flushes it. A server that archives ends its segment when
+    /// it is stopped, and its standbys must receive all of it: what is filled before is not sent while nobody is served.
+    pub async fn fill_segment(&mut self) -> Result<(), Error> {
+        // A page of 8 KiB has a header, and a record, too.
+        let sql = format!(
+            "SELECT count(pg_logical_emit_message(false, 'evenkeel', repeat(' ', {PIECE}))) FROM pg_settings, \
+             generate_series(1, (setting::bigint - pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0') % setting::bigint \
+             - {SPARED})::bigint / ({PIECE} + {PIECE} / 128)) WHERE name = 'wal_segment_size'"
+        );
+        self.execute(LONG, "filling a WAL segment", sql).await?;
+        let flush = "SELECT pg_logical_emit_message(true, 'evenkeel', '')";
+        self.execute(LONG, "flushing a WAL segment", flush.into()).await
     }
 
     /// Runs a checkpoint with the time-out `limit`.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::wire::{
     Access, ArchiveState, BackupState, Collations, Data, Follow, Init, Job, JobKind, Notice, Order, Postgres, Proof,
-    Receiver, Replica, Rule,
+    Receiver, RecoveryState, Replica, Rule,
 };
 use crate::api::lsn::{Fork, Lsn};
 use crate::archive::target::Recovery;
@@ -274,8 +274,12 @@ pub struct Seen {
     pub has_source: bool,
     /// The state of the archive, if the order names one.
     pub archive: Option<ArchiveState>,
-    /// The base backup that runs or ran last.
+    /// The base backup or dump that runs or ran last.
     pub backup: Option<BackupState>,
+    /// The recovery from an archive that runs, or that made the data directory.
+    pub recovery: Option<RecoveryState>,
+    /// The restore of a dump that runs or ran last.
+    pub restore: Option<BackupState>,
     /// The current problem, as text.
     pub problem: Option<String>,
 }
@@ -343,7 +347,8 @@ pub enum Act {
     SetBarrier,
     /// Checkpoint in the background.
     Checkpoint,
-    /// Checkpoint with a time-out while clients are still served, so that the shutdown checkpoint is short.
+    /// Checkpoint with a time-out, and a WAL segment that is filled, while clients are still served: so that the shutdown checkpoint
+    /// is short, and standbys have little left to receive.
     CheckpointForStop,
     /// Stop fast: standbys get all WAL. Immediate if that takes too long.
     StopFast,

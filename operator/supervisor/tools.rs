@@ -104,6 +104,8 @@ pub struct Control {
     pub minima: BTreeMap<String, u64>,
     /// Bytes per WAL segment.
     pub segment: u64,
+    /// Pages have checksums.
+    pub checksums: bool,
 }
 
 /// Reads the control file of a data directory.
@@ -132,6 +134,7 @@ pub fn parse_control(text: &str) -> Control {
         }),
         minima: standby_minima().filter_map(|(name, _)| minimum(name)).collect(),
         segment: number("Bytes per WAL segment"),
+        checksums: number("Data page checksum version") > 0,
     }
 }
 
@@ -202,7 +205,8 @@ mod tests {
              Latest checkpoint's TimeLineID:       2\n\
              Minimum recovery ending location:     0/0\n\
              max_connections setting:              200\n\
-             Bytes per WAL segment:                16777216\n",
+             Bytes per WAL segment:                16777216\n\
+             Data page checksum version:           1\n",
         );
         let expected = Control {
             system_identifier: "7412".into(),
@@ -211,6 +215,7 @@ mod tests {
             standby_end: None,
             minima: [("max_connections".into(), 200)].into(),
             segment: 16 << 20,
+            checksums: true,
         };
         assert_eq!(control, expected);
     }

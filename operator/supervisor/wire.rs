@@ -62,9 +62,12 @@ pub enum Command {
     /// Where WAL and backups go, and where a recovery reads from. Kept in memory and in a file of mode 0600, never sent back.
     /// Only for a supervisor that has reported [`Report::archives`].
     Archives(Box<Archives>),
-    /// The base backup to take; `None`: none, and one that runs is cut off. Only for a supervisor that has reported
+    /// The base backup or dump to take; `None`: none, and one that runs is cut off. Only for a supervisor that has reported
     /// [`Report::archives`].
     Backup(Option<BackupOrder>),
+    /// The dump to restore into a new database; `None`: none, and a restore that runs is cut off. Only for a leader that has
+    /// reported [`Report::archives`].
+    RestoreDump(Option<Box<RestoreOrder>>),
     /// The leader switches to a new WAL segment, if the current one begins at or before this position: a base backup needs its
     /// WAL in the archive. Only for a supervisor that has reported [`Report::archives`].
     SwitchWal {
@@ -410,9 +413,15 @@ pub struct Report {
     /// The state of its archive, if the order names one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub archive: Option<ArchiveState>,
-    /// The base backup that runs or ran last in this boot.
+    /// The base backup or dump that runs or ran last in this boot.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backup: Option<BackupState>,
+    /// The recovery from an archive that runs, or that made the data directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<RecoveryState>,
+    /// The restore of a dump that runs or ran last in this boot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restore: Option<BackupState>,
     /// The server could not be started, because another program of the host has its port.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub port_taken: bool,
@@ -456,8 +465,12 @@ pub fn significant(report: &Report) -> Report {
         archive.lag_ms >>= LAG_MS_BITS;
         archive.catalog.iter_mut().for_each(|catalog| catalog.last_point = None);
     }
-    if let Some(backup) = &mut rest.backup {
+    for backup in rest.backup.iter_mut().chain(&mut rest.restore) {
         (backup.bytes, backup.stored) = (0, 0);
+    }
+    if let Some(recovery) = &mut rest.recovery {
+        (recovery.bytes, recovery.steps, recovery.wal) = (0, 0, None);
+        recovery.doing.clear();
     }
     if let Some(proof) = &mut rest.proof {
         proof.proven_ms = proof.proven_ms.map(|_| 0);

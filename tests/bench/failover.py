@@ -1,5 +1,6 @@
-"""Client-seen write outage of failovers and switchovers, beside the floor of the same run: `failover.py BINARY [ROUNDS]`.
+"""Client-seen write outage of failovers and switchovers, beside the floor of the same run: `failover.py BINARY [ROUNDS [BEFORE]]`.
 
+BEFORE: another binary (of an earlier version), measured in turn with the first in the same run.
 Writes target/bench/failover.md and failover.json. Exits 1 when an acknowledged
 write was lost.
 """
@@ -88,6 +89,7 @@ def table(results):
         "floor container": "floor: container killed, promoted by hand",
         "floor postmaster": "floor: postmaster killed, promoted by hand",
     }
+    names |= {f"before {kind}": f"the version before: {names[kind]}" for kind in KINDS}
     for key, name in names.items():
         if key not in results:
             continue
@@ -99,23 +101,24 @@ def table(results):
     return "\n".join(lines) + "\n"
 
 
-def rounds_of(cluster, pair, count):
+def rounds_of(clusters, pair, count):
     """Measures every kind in turn, `count` times, so that a slow minute of the machine affects all of them."""
     found = {}
     for number in range(1, count + 1):
         for kind in ("container", "postmaster"):
             found.setdefault(f"floor {kind}", []).append(pair.round(kind))
-        for kind in KINDS if cluster else ():
-            found.setdefault(kind, []).append(measure(cluster, kind, number))
+        for kind in KINDS:
+            for prefix, cluster in clusters.items():
+                found.setdefault(f"{prefix}{kind}", []).append(measure(cluster, kind, number))
         line = ", ".join(f"{kind} {rounds[-1][0]:.2f}" for kind, rounds in found.items())
         print(f"round {number} of {count}: {line}", flush=True)
     return found
 
 
-def bring_up(binary):
+def bring_up(binary, name=CLUSTER):
     """An operator with a settled cluster of three instances."""
     operator = harness.start_operator(binary)
-    cluster = harness.Cluster(operator, CLUSTER, IMAGE)
+    cluster = harness.Cluster(operator, name, IMAGE)
     cluster.clean()
     cluster.apply()
     cluster.settled(180)
@@ -140,17 +143,19 @@ def keep(name, results, text):
 def main():
     """Runs the benchmark. BINARY `-` measures only the floor."""
     if len(sys.argv) < 2:
-        sys.exit("usage: failover.py BINARY [ROUNDS]")
+        sys.exit("usage: failover.py BINARY [ROUNDS [BEFORE]]")
     count = int(sys.argv[2]) if len(sys.argv) > 2 else 10
-    pair = operator = cluster = None
+    pair, clusters = None, {}
     try:
         pair = floor.Pair(IMAGE)
         if sys.argv[1] != "-":
-            operator, cluster = bring_up(sys.argv[1])
-        results = {kind: summary(rounds) for kind, rounds in rounds_of(cluster, pair, count).items()}
+            clusters[""] = bring_up(sys.argv[1])[1]
+        if len(sys.argv) > 3:
+            clusters["before "] = bring_up(sys.argv[3], f"{CLUSTER}-before")[1]
+        results = {kind: summary(rounds) for kind, rounds in rounds_of(clusters, pair, count).items()}
     finally:
-        if operator:
-            harness.discard(operator)
+        for cluster in clusters.values():
+            harness.discard(cluster.operator)
             cluster.clean()
         if pair:
             pair.remove()

@@ -275,15 +275,15 @@ class Cluster:
         data = json.loads(self.operator.cli("get", "secret", f"{self.name}-app", "-o", "json"))["data"]
         return {key: base64.b64decode(value).decode() for key, value in data.items()}
 
-    def uri(self):
-        """A URI of all instances from the endpoints in the status, with the Secret's credentials."""
+    def uri(self, database=None):
+        """A URI of all instances from the endpoints in the status, with the Secret's credentials; of another database if wanted."""
         endpoints = self.status().get("endpoints", {})
         hosts = sorted(endpoints.get("readWrite", []) + endpoints.get("readOnly", []))
         if not hosts:
             raise Failed(f"{self.name} has no endpoints")
         secret = self.secret()
         user, password = quote(secret["username"], safe=""), quote(secret["password"], safe="")
-        return f"postgresql://{user}:{password}@{','.join(hosts)}/{secret['dbname']}?target_session_attrs=read-write"
+        return f"postgresql://{user}:{password}@{','.join(hosts)}/{database or secret['dbname']}?target_session_attrs=read-write"
 
     def clean(self):
         """Removes everything that belongs to it with Docker only, whatever the operator does."""

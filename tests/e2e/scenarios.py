@@ -6,6 +6,7 @@ return a note for the report.
 """
 
 import scenarios_attack
+import scenarios_archive
 import scenarios_backup
 import scenarios_changes
 import scenarios_cluster
@@ -29,5 +30,6 @@ SCENARIOS = [
     *scenarios_secrets.SCENARIOS,
     *scenarios_failures.SCENARIOS,
     *scenarios_backup.SCENARIOS,
+    *scenarios_archive.SCENARIOS,
     *scenarios_changes.SCENARIOS,
 ]

@@ -130,6 +130,45 @@ def a_dead_store_lengthens_no_switchover_and_what_waited_gets_there_later(cluste
         cluster.operator.cli_result("delete", "secret", "e2e-s3")
 
 
+def a_database_is_dropped_while_the_store_is_dead_and_a_failover_after_it_succeeds(cluster):
+    """Regression 413. The servers' archivers wait for a frozen store; a database is dropped, and then the primary dies."""
+    server = s3.Server("backups")
+    try:
+        s3.apply_secret(cluster.operator, "e2e-s3")
+        cluster.settled()
+        cluster.apply(backup={"store": server.store("e2e-s3"), "wal": {"maxAge": "1s"}})
+        archiving(cluster)
+        primary = cluster.container(cluster.primary)
+
+        def asked(statement):
+            began = time.monotonic()
+            docker("exec", "-u", "postgres", primary, "psql", "-XAtc", statement)
+            return time.monotonic() - began
+
+        asked("CREATE DATABASE dropped")
+        os.kill(server.process.pid, signal.SIGSTOP)
+        asked("SELECT pg_logical_emit_message(true, 'e2e', repeat('x', 6000000))")
+        members = [cluster.container(one["name"]) for one in cluster.status()["instances"]]
+        wait_until("all archivers wait", lambda: all("wal-push" in docker("top", one) for one in members), 30)
+        took = asked("DROP DATABASE dropped")
+        expect(took < 5, f"DROP DATABASE took {took:.1f} s")
+        with Writes(cluster, "dropped") as writes:
+            writes.go_on(10)
+            moment = time.monotonic()
+            docker("kill", primary)
+            writes.go_on(10)
+            cluster.settled()
+        expect(writes.outage(moment) <= 6, f"an outage of {writes.outage(moment):.1f} s")
+        os.kill(server.process.pid, signal.SIGCONT)
+        archiving(cluster)
+        return f"dropped in {took:.2f} s, outage {writes.outage(moment):.2f} s"
+    finally:
+        cluster.spec.pop("backup", None)
+        cluster.apply()
+        server.stop()
+        cluster.operator.cli_result("delete", "secret", "e2e-s3")
+
+
 def backed_up(cluster, name):
     """Takes a base backup by the command line; its status."""
     cluster.operator.cli("backup", cluster.name, "--name", name, "--wait", timeout=180)
@@ -214,7 +253,9 @@ def a_base_backup_with_the_archive_brings_back_every_moment_also_over_a_failover
             ("latest", {}, 30),
         ]:
             began = time.monotonic()
-            found, _ = recovered(cluster, f"e2e-{name}", target)
+            found, restored = recovered(cluster, f"e2e-{name}", target)
+            recovery = restored["recovery"]
+            expect(recovery["phase"] == "Completed" and "lastCommit" in recovery["reached"], f"recovery is {recovery}")
             expect(found == list(range(1, last + 1)), f"recovered to {target}: {found}, and not 1 to {last}")
             notes.append(f"{name} {time.monotonic() - began:.1f} s")
         return f"{taken['bytes'] >> 20} MiB in {taken['storedBytes'] >> 20} MiB; " + ", ".join(notes)
@@ -226,8 +267,212 @@ def a_base_backup_with_the_archive_brings_back_every_moment_also_over_a_failover
         cluster.operator.cli_result("delete", "secret", "e2e-s3")
 
 
+def verify(cluster, name):
+    """Asks for a restore test and waits for it: why it failed, or None."""
+    try:
+        cluster.operator.cli("verify", name, "--wait", timeout=300)
+    except Failed as failed:
+        return str(failed)
+    return None
+
+
+def restore_tested(cluster, status, reason):
+    """Waits for the condition RestoreTested of the cluster; the status of its archive then."""
+
+    def look():
+        conditions = {one["type"]: one for one in cluster.status().get("conditions", [])}
+        found = conditions.get("RestoreTested", {})
+        if (found.get("status"), found.get("reason")) != (status, reason):
+            raise Failed(f"RestoreTested is {found}")
+        return cluster.status()["backup"]
+
+    return wait_until(f"RestoreTested is {status}/{reason}", look, 30)
+
+
+def a_backup_is_proven_by_a_restore_and_what_is_damaged_is_found(cluster):
+    """Restore tests of a good backup, of one with a flipped bit in the store, and of one with an index that lacks a row."""
+    server = s3.Server("backups")
+    names = ["e2e-good", "e2e-deleted", "e2e-flipped", "e2e-lacking"]
+    try:
+        s3.apply_secret(cluster.operator, "e2e-s3")
+        cluster.settled()
+        backup = {"store": server.store("e2e-s3", "prod"), "wal": {"maxAge": "2s"}, "verify": {"maxAge": "1h"}}
+        cluster.apply(backup=backup)
+        archive = "prod/" + archiving(cluster)["archive"]
+        restore_tested(cluster, "False", "NeverTested")
+        with psycopg2.connect(cluster.uri()) as session, session.cursor() as cursor:
+            cursor.execute("DROP TABLE IF EXISTS numbered")
+        commits(cluster.uri(), range(1, 100))
+        backed_up(cluster, "e2e-good")
+        commits(cluster.uri(), range(100, 120))
+        archived_up_to(cluster, server, archive)
+        began = time.monotonic()
+        why = verify(cluster, "e2e-good")
+        took = time.monotonic() - began
+        expect(why is None, f"the restore test of a good backup failed: {why}")
+        status = json.loads(cluster.operator.cli("get", "backup", "e2e-good", "-o", "json"))["status"]
+        condition = {one["type"]: one for one in status["conditions"]}["Verified"]
+        expect(condition["status"] == "True", f"Verified is {condition}")
+        for word in ("manifest", "page checksums", "amcheck"):
+            expect(word in condition["message"], f"Verified says {condition['message']}")
+        expect("lastCommit" in status["verified"], f"verified is {status['verified']}")
+        code, said = cluster.operator.cli_result("get", "postgrescluster", "e2e-good-verify")
+        expect(code != 0, f"the throw-away cluster is still there: {said}")
+        filters = ("--filter", "name=e2e-good-verify")
+        left = docker("ps", "-aq", *filters) + docker("volume", "ls", "-q", *filters)
+        expect(not left.strip(), f"the throw-away cluster has left {left}")
+        last = restore_tested(cluster, "True", "Verified")["lastVerified"]
+        expect(last["backup"] == "e2e-good", f"lastVerified is {last}")
+
+        # A Backup that is deleted in the middle of its test takes the throw-away cluster along.
+        backed_up(cluster, "e2e-deleted")
+        cluster.operator.cli("verify", "e2e-deleted")
+        throw_away = ("get", "postgrescluster", "e2e-deleted-verify")
+        wait_until("the throw-away cluster exists", lambda: cluster.operator.cli_result(*throw_away)[0] == 0, 30)
+        cluster.operator.cli("delete", "backup", "e2e-deleted")
+        wait_until("the throw-away cluster is gone", lambda: cluster.operator.cli_result(*throw_away)[0] != 0, 60)
+
+        flipped = backed_up(cluster, "e2e-flipped")
+        key = f"{archive}/base/{flipped['backupID']}/data.tar.zst"
+        data = bytearray(server.get(key))
+        data[len(data) // 2] ^= 1
+        server.put(key, bytes(data))
+        why = verify(cluster, "e2e-flipped")
+        expect(why and "data.tar.zst" in why and "another content than was written" in why, f"a flipped bit: {why}")
+        restore_tested(cluster, "False", "RestoreFailed")
+
+        # Every page has a right checksum, and the index lacks a row.
+        ready = "UPDATE pg_index SET indisready = {0} WHERE indexrelid = 'numbered_pkey'::regclass"
+        statements = [ready.format("false"), "INSERT INTO numbered VALUES (-1)", ready.format("true")]
+        container = cluster.container(cluster.settled()["primary"])
+        commands = [part for statement in statements for part in ("-c", statement)]
+        docker("exec", "-u", "postgres", container, "psql", "-XAtq", *commands, cluster.secret()["dbname"])
+        backed_up(cluster, "e2e-lacking")
+        why = verify(cluster, "e2e-lacking")
+        expect(why and "amcheck" in why and "numbered_pkey" in why, f"an index that lacks a row: {why}")
+        return f"verified in {took:.1f} s: {condition['message']}"
+    finally:
+        with psycopg2.connect(cluster.uri()) as session, session.cursor() as cursor:
+            cursor.execute("DROP TABLE IF EXISTS numbered")
+        for name in names:
+            cluster.operator.cli_result("delete", "backup", name)
+def numbered(cluster, count):
+    """Fills a table of that many rows, some 1 KiB each, of which little can be compressed."""
+    with psycopg2.connect(cluster.uri()) as session, session.cursor() as cursor:
+        cursor.execute("DROP TABLE IF EXISTS dumped")
+        cursor.execute(
+            "CREATE TABLE dumped AS SELECT n, (SELECT string_agg(md5(random()::text || n || i), '') FROM generate_series(1, 32) i)"
+            " AS text FROM generate_series(1, %s) n",
+            (count,),
+        )
+
+
+def checksum(cluster, database):
+    """How many rows the table has, and a hash of all of them."""
+    with psycopg2.connect(cluster.uri(database)) as session, session.cursor() as cursor:
+        cursor.execute("SELECT count(*), md5(string_agg(n || text, '' ORDER BY n)) FROM dumped")
+        return cursor.fetchone()
+
+
+def databases(cluster):
+    """The names of all databases."""
+    with psycopg2.connect(cluster.uri()) as session, session.cursor() as cursor:
+        cursor.execute("SELECT datname FROM pg_database")
+        return {row[0] for row in cursor.fetchall()}
+
+
+def one(cluster, kind, name):
+    """An object's status; empty if it has none."""
+    return json.loads(cluster.operator.cli("get", kind, name, "-o", "json")).get("status") or {}
+
+
+def a_dropped_table_comes_back_from_a_dump_beside_and_a_damaged_dump_makes_no_database(cluster):
+    """A dump by the command line, a dropped table, its restore into another database; one flipped bit; a killed primary."""
+    server = s3.Server("backups")
+    try:
+        s3.apply_secret(cluster.operator, "e2e-s3")
+        cluster.settled()
+        cluster.apply(backup={"store": server.store("e2e-s3", "prod")})
+        archive = "prod/" + archiving(cluster)["archive"]
+        numbered(cluster, 20_000)
+        known = checksum(cluster, "awx")
+        cluster.operator.cli("backup", cluster.name, "--database", "awx", "--name", "e2e-dump", "--wait", timeout=180)
+        taken = one(cluster, "backup", "e2e-dump")
+        expect(taken["member"] != cluster.primary, f"the dump was taken of the primary {taken['member']}")
+        with psycopg2.connect(cluster.uri()) as session, session.cursor() as cursor:
+            cursor.execute("DROP TABLE dumped")
+        restore = ["restore-dump", cluster.name, "--dump", "e2e-dump", "--wait", "--timeout", "60s"]
+        code, out = cluster.operator.cli_result(*restore, "--name", "e2e-over")
+        expect(code == 1 and "nothing is overwritten" in out, f"a restore over the database: {code} {out}")
+        began = time.monotonic()
+        cluster.operator.cli(*restore, "--database", "awx_old", "--name", "e2e-beside", timeout=90)
+        took = time.monotonic() - began
+        expect(checksum(cluster, "awx_old") == known, f"restored {checksum(cluster, 'awx_old')} and not {known}")
+
+        key = f"{archive}/dumps/{taken['backupID']}/awx.dump.zst"
+        good = server.get(key)
+        bad = bytearray(good)
+        bad[len(bad) // 2] ^= 1
+        server.put(key, bytes(bad))
+        code, out = cluster.operator.cli_result(*restore, "--database", "awx_bad", "--name", "e2e-bad")
+        expect(code == 1 and "has another content than was written" in out, f"a flipped bit: {code} {out}")
+        server.put(key, good)
+        left = databases(cluster)
+        expect(not {name for name in left if name == "awx_bad" or "evenkeel" in name}, f"databases are left: {left}")
+
+        # The primary dies while it is dumped, slowly: the attempt is made again elsewhere.
+        numbered(cluster, 20_000)
+        known = checksum(cluster, "awx")
+        slow = {
+            "apiVersion": "evenkeel.dev/v1alpha1",
+            "kind": "Backup",
+            "metadata": {"name": "e2e-slow"},
+            "spec": {
+                "cluster": {"name": cluster.name},
+                "method": "dump",
+                "database": "awx",
+                "target": "primary",
+                "maxRate": "1Mi",
+            },
+        }
+        cluster.operator.cli("apply", "-f", "-", text=json.dumps(slow))
+        wait_until("the dump runs", lambda: one(cluster, "backup", "e2e-slow").get("bytes", 0) > 0, 30)
+        first = one(cluster, "backup", "e2e-slow")
+        # As a restore leaves it that a failover cuts off.
+        unfinished = 'CREATE DATABASE "evenkeel_restore_5f0c01aa_7" CONNECTION LIMIT 0'
+        docker("exec", "-u", "postgres", cluster.container(first["member"]), "psql", "-XAtc", unfinished)
+        docker("kill", cluster.container(first["member"]))
+        wait_until("a second attempt", lambda: one(cluster, "backup", "e2e-slow")["attempt"] == 2, 90)
+        wait_until("it is complete", lambda: one(cluster, "backup", "e2e-slow")["phase"] == "Completed", 120)
+        second = one(cluster, "backup", "e2e-slow")
+        expect(second["backupID"] != first["backupID"], f"both attempts are {second['backupID']}")
+        infos = [key.split("/")[-2] for key in server.keys(archive) if key.endswith("/dump.json")]
+        expect(sorted(infos) == [taken["backupID"], second["backupID"]], f"dumps in the archive: {infos}")
+        cluster.settled()
+        left = {name for name in databases(cluster) if "evenkeel" in name}
+        expect(not left, f"the new primary has not dropped {left}")
+        restore = ["restore-dump", cluster.name, "--dump", "e2e-slow", "--database", "awx_new", "--name", "e2e-new"]
+        cluster.operator.cli(*restore, "--wait", timeout=90)
+        expect(checksum(cluster, "awx_new") == known, "the dump of the second attempt has other rows")
+        return f"{taken['bytes'] >> 20} MiB in {taken['storedBytes'] >> 20} MiB, restored in {took:.1f} s"
+    finally:
+        for kind, names in [
+            ("backup", ["e2e-dump", "e2e-slow"]),
+            ("databaserestore", ["e2e-over", "e2e-beside", "e2e-bad", "e2e-new"]),
+        ]:
+            for name in names:
+                cluster.operator.cli_result("delete", kind, name)
+        cluster.spec.pop("backup", None)
+        cluster.apply()
+        server.stop()
+        cluster.operator.cli_result("delete", "secret", "e2e-s3")
+
+
 SCENARIOS = [
     all_wal_gets_into_the_archive_also_that_which_a_dead_primary_had_not_archived,
     a_dead_store_lengthens_no_switchover_and_what_waited_gets_there_later,
+    a_database_is_dropped_while_the_store_is_dead_and_a_failover_after_it_succeeds,
     a_base_backup_with_the_archive_brings_back_every_moment_also_over_a_failover,
+    a_backup_is_proven_by_a_restore_and_what_is_damaged_is_found,
+    a_dropped_table_comes_back_from_a_dump_beside_and_a_damaged_dump_makes_no_database,
 ]

@@ -12,8 +12,8 @@ use evenkeel::cli::client::Client;
 use evenkeel::cli::error::Error;
 use evenkeel::cli::session::Session;
 use evenkeel::cli::{
-    apply, backup, delete, describe, events, exec, get, host, kubeconfig, logs, preview, rollouts, scale, switchover,
-    wait,
+    apply, backup, delete, describe, events, exec, get, host, kubeconfig, logs, preview, restore_dump, rollouts, scale,
+    switchover, wait,
 };
 use evenkeel::runtime::clock::{Clock as _, SystemClock};
 use evenkeel::server::containers::{
@@ -142,6 +142,7 @@ async fn typed(verb: &str, words: &str, session: &mut Session<'_>) -> Result<(),
         "events" => events::run(line(words), session).await,
         "plan" => preview::run(line(words), session).await,
         "backup" => backup::run(line(words), session).await,
+        "restore-dump" => restore_dump::run(line(words), session).await,
         "switchover" => switchover::run(line(words), session).await,
         "wait" => wait::run(line(words), session).await,
         "logs" => logs::run(line(words), session).await,

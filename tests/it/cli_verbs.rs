@@ -68,7 +68,7 @@ async fn one_bad_document_keeps_all_from_being_sent_if_it_cannot_be_read() {
     bench.file(&format!("{CLUSTER}---\napiVersion: evenkeel.dev/v1\nkind: PostgresClutser\nmetadata: {{name: x}}\n"));
     bench.session(expect![[r#"
         $ apply -f FILE
-        error: db.yaml:9:7: the server has no kind "evenkeel.dev/v1 PostgresClutser"; it has dockerhosts, portreservations, postgresclusters, backups, scheduledbackups, loadbalancers, redissentinels, redisclusters, tokens, namespaces, secrets, configmaps, events, nodes, services, pods, replicasets, deployments, leases, roles, rolebindings, clusterroles, clusterrolebindings, customresourcedefinitions
+        error: db.yaml:9:7: the server has no kind "evenkeel.dev/v1 PostgresClutser"; it has dockerhosts, portreservations, postgresclusters, backups, scheduledbackups, databaserestores, loadbalancers, redissentinels, redisclusters, tokens, namespaces, secrets, configmaps, events, nodes, services, pods, replicasets, deployments, leases, roles, rolebindings, clusterroles, clusterrolebindings, customresourcedefinitions
         exit code 4
         $ get pg
         no objects found in namespace default
@@ -197,7 +197,7 @@ async fn get_prints_tables_names_and_whole_objects() {
     show(
         "get pigs",
         expect![[r#"
-            error: the server has no kind "pigs"; it has dockerhosts, portreservations, postgresclusters, backups, scheduledbackups, loadbalancers, redissentinels, redisclusters, tokens, namespaces, secrets, configmaps, events, nodes, services, pods, replicasets, deployments, leases, roles, rolebindings, clusterroles, clusterrolebindings, customresourcedefinitions
+            error: the server has no kind "pigs"; it has dockerhosts, portreservations, postgresclusters, backups, scheduledbackups, databaserestores, loadbalancers, redissentinels, redisclusters, tokens, namespaces, secrets, configmaps, events, nodes, services, pods, replicasets, deployments, leases, roles, rolebindings, clusterroles, clusterrolebindings, customresourcedefinitions
             exit code 3
         "#]],
     )
@@ -407,12 +407,37 @@ async fn backup_creates_a_backup_and_follows_it_to_its_end() {
             "#]])
             .await;
         expect![[r#"
-            NAME CLUSTER STATUS PROGRESS AGE
-            bad db Failed 3% AGE
-            good db Completed 100% AGE
+            NAME CLUSTER STATUS PROGRESS VERIFIED AGE
+            bad db Failed 3% <unknown> AGE
+            good db Completed 100% <unknown> AGE
         "#]]
         .assert_eq(&ageless(&bench.run("get backups").await));
         assert!(bench.run("backup db").await.starts_with("backup/db-20"));
+        bench.run("backup db --database app --name dump").await;
+        let key = Key { resource: "backups.evenkeel.dev".into(), namespace: "default".into(), name: "dump".into() };
+        let spec = bench.objects.get::<Value>(&key).await.unwrap().unwrap()["spec"].clone();
+        assert_eq!(spec, json!({"cluster": {"name": "db"}, "method": "dump", "database": "app"}));
+        bench
+            .session(expect![[r#"
+                $ restore-dump db --dump dump --database app_old --owner app --name back
+                databaserestore/back created
+                $ restore-dump db --dump good
+                error: backup/good is a base backup: a new cluster with spec.bootstrap.recovery begins with its data
+                exit code 2
+                $ restore-dump db --dump nope
+                error: no Backup "nope" in namespace default
+                exit code 3
+                $ restore-dump db --dump dump --database template0 --name wrong
+                error: DatabaseRestore.evenkeel.dev "wrong" is invalid
+                  spec.database: Invalid value: must not be a template
+                exit code 4
+            "#]])
+            .await;
+        let key = Key { resource: "databaserestores.evenkeel.dev".into(), name: "back".into(), ..key };
+        let spec = bench.objects.get::<Value>(&key).await.unwrap().unwrap()["spec"].clone();
+        let wanted =
+            json!({"cluster": {"name": "db"}, "from": {"backup": "dump"}, "database": "app_old", "owner": "app"});
+        assert_eq!(spec, wanted);
     };
     tokio::select! {
         () = operator => panic!("the watch ended"),

@@ -11,6 +11,7 @@ use crate::api::sync::lock;
 use crate::engine::EventHint;
 use crate::engine::hosts::Hosts;
 use crate::kinds::backup::BackupKind;
+use crate::kinds::database_restore::DatabaseRestoreKind;
 use crate::kinds::deployment::DeploymentKind;
 use crate::kinds::docker_host::DockerHostKind;
 use crate::kinds::load_balancer::LoadBalancerKind;
@@ -99,6 +100,7 @@ fn manager(hosts: &Arc<Hosts>, objects: &Objects, clock: &Arc<dyn Clock>) -> Man
     manager.add(PostgresClusterKind::new(hosts.clone(), objects.clone(), clock.clone(), wake.clone()));
     manager.add(BackupKind::new(hosts.clone(), objects.clone(), wake.clone()));
     manager.add(ScheduledBackupKind::new(objects.clone()));
+    manager.add(DatabaseRestoreKind::new(hosts.clone(), objects.clone(), wake.clone()));
     manager.add(RedisSentinelKind::new(hosts.clone(), objects.clone(), clock.clone(), wake.clone()));
     manager.add(RedisClusterKind::new(hosts.clone(), objects.clone(), clock.clone(), wake.clone()));
     manager.add(DeploymentKind::new(hosts.clone(), objects.clone(), wake.clone()));

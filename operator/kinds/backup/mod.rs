@@ -1,7 +1,8 @@
-//! Backup: one base backup of a PostgresCluster, taken by the supervisor of one of its members.
+//! Backup: one base backup of a PostgresCluster, or one dump of a database, taken by the supervisor of one of its members.
 //!
 //! `observe` reads the cluster, the other Backups of it, and what its supervisors say; `plan` chooses the member, records the
-//! attempt and follows it; `act` sends a command. The supervisor carries the bytes.
+//! attempt and follows it; `act` sends a command. The supervisor carries the bytes. What was asked to be tested is restored by a
+//! PostgresCluster that `verify` creates, follows and removes.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,21 +11,22 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::api::backup::{AttemptFailure, Backup, BaseBackupStatus};
+use crate::api::backup::{AttemptFailure, Backup, BaseBackupStatus, VerificationResult};
 use crate::api::conditions::{self, no};
 use crate::api::failure::Failure;
 use crate::api::lsn::Lsn;
 use crate::api::object::{Object as _, RECONCILE_ANNOTATION};
 use crate::api::postgres_cluster::PostgresCluster;
 use crate::engine::hosts::Hosts;
+use crate::kinds::attempts::{LinkSeen, Other};
 use crate::kinds::containers::Docker;
-use crate::kinds::links::{self, Links};
+use crate::kinds::links::Links;
 use crate::kinds::postgres_reports::PostgresSpeech;
 use crate::kinds::waits::{Waited, Waits};
 use crate::runtime::{Concern, Keeper, Kind, Planned, Significance, Wake, Want};
 use crate::store::Key;
 use crate::store::objects::Objects;
-use crate::supervisor::wire::{BackupOrder, Command, Report};
+use crate::supervisor::wire::{BackupOrder, Command};
 
 mod act;
 mod observe;
@@ -32,6 +34,10 @@ mod plan;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod scenarios;
+mod verify;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod verify_scenarios;
 
 /// The kind of Backup objects.
 pub struct BackupKind {
@@ -51,9 +57,6 @@ impl BackupKind {
     }
 }
 
-/// The state of a link to a supervisor.
-pub type LinkSeen = links::LinkSeen<Report>;
-
 /// One snapshot of everything that the plan of a Backup needs.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Observed {
@@ -61,52 +64,50 @@ pub struct Observed {
     pub cluster: Option<PostgresCluster>,
     /// The other Backups of the cluster.
     pub others: Vec<Other>,
+    /// Their restore tests.
+    pub tests: Vec<Other>,
+    /// The cluster that has the name of the throw-away one; `None`: there is none, or no test.
+    pub test: Option<PostgresCluster>,
     /// The link to the supervisor of each member of the cluster, by member name. None before it is this Backup's turn.
     pub links: BTreeMap<String, LinkSeen>,
     /// How long this operator has known of the recorded moments.
     pub waited: Waited,
 }
 
-/// Another Backup of the same cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Other {
-    /// Its name.
-    pub name: String,
-    /// When it was created.
-    pub created: Option<Timestamp>,
-    /// It has ended.
-    pub ended: bool,
-    /// A member was chosen for it, and it has not ended.
-    pub runs: bool,
-    /// It is paused by annotation.
-    pub paused: bool,
-    /// The ID of its last attempt.
-    pub backup_id: Option<String>,
-}
-
 /// One step.
 #[allow(missing_docs)]
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
-    /// Tell a member to take the base backup.
+    /// Tell a member to take the base backup or dump.
     Start { member: String, order: BackupOrder },
-    /// Tell a member to cut off the base backup that it takes.
+    /// Tell a member to cut off what it takes.
     CutOff { member: String, id: String },
     /// Tell the primary to switch to a new WAL segment, so that the end of a base backup comes into the archive.
     SwitchWal { member: String, past: Lsn },
     /// Tell people that it has ended.
     Tell { completed: bool, message: String },
+    /// Create the throw-away cluster of a restore test; one of this name is left as it is.
+    CreateTest { name: String, cluster: Box<Value> },
+    /// Remove it.
+    RemoveTest { name: String, uid: Option<String> },
+    /// Tell people how the restore test ended.
+    Tested { passed: bool, message: String },
 }
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Start { member, order } => {
-                write!(f, "take base backup {} of {member}, attempt {}", order.id, order.attempt)
-            }
-            Self::CutOff { member, id } => write!(f, "cut off base backup {id} of {member}"),
+            Self::Start { member, order } => match &order.dump {
+                None => write!(f, "take base backup {} of {member}, attempt {}", order.id, order.attempt),
+                Some(database) => {
+                    write!(f, "dump database {database} of {member} as {}, attempt {}", order.id, order.attempt)
+                }
+            },
+            Self::CutOff { member, id } => write!(f, "cut off backup {id} of {member}"),
             Self::SwitchWal { member, past } => write!(f, "switch the WAL of {member} past {past}"),
-            Self::Tell { message, .. } => f.write_str(message),
+            Self::CreateTest { name, .. } => write!(f, "create PostgresCluster {name}, which restores it"),
+            Self::RemoveTest { name, .. } => write!(f, "remove PostgresCluster {name}"),
+            Self::Tell { message, .. } | Self::Tested { message, .. } => f.write_str(message),
         }
     }
 }
@@ -118,15 +119,22 @@ impl Significance for Step {
             Self::Start { .. } => Some("BackupStarted"),
             Self::Tell { completed: true, .. } => Some("BackupCompleted"),
             Self::Tell { completed: false, .. } => Some("BackupFailed"),
-            Self::CutOff { .. } | Self::SwitchWal { .. } => None,
+            Self::Tested { passed: true, .. } => Some("BackupVerified"),
+            Self::Tested { passed: false, .. } => Some("VerifyFailed"),
+            Self::CutOff { .. } | Self::SwitchWal { .. } | Self::CreateTest { .. } | Self::RemoveTest { .. } => None,
         }
+    }
+
+    fn warns(&self) -> bool {
+        matches!(self, Self::Tell { completed: false, .. } | Self::Tested { passed: false, .. })
     }
 
     /// Members are independent of each other: one that cannot be reached delays no other.
     fn lane(&self) -> Option<&str> {
         match self {
             Self::Start { member, .. } | Self::CutOff { member, .. } | Self::SwitchWal { member, .. } => Some(member),
-            Self::Tell { .. } => Some("people"),
+            Self::CreateTest { .. } | Self::RemoveTest { .. } => Some("test"),
+            Self::Tell { .. } | Self::Tested { .. } => Some("people"),
         }
     }
 }
@@ -145,7 +153,7 @@ impl Kind for BackupKind {
     }
 
     fn references(object: &Backup) -> Vec<Key> {
-        vec![observe::cluster_key(object)]
+        vec![observe::cluster_key(object), observe::test_key(object)]
     }
 
     async fn observe(&self, object: &Backup) -> Result<Observed, Failure> {
@@ -161,7 +169,7 @@ impl Kind for BackupKind {
     }
 
     async fn act(&self, object: &Backup, step: &Step) -> Result<(), Failure> {
-        act::act(self, object, step)
+        act::act(self, object, step).await
     }
 
     fn step_failed(
@@ -172,9 +180,22 @@ impl Kind for BackupKind {
         now: Timestamp,
     ) -> BaseBackupStatus {
         let message = format!("could not {step}: {failure}; it is tried again");
-        let mut status = BaseBackupStatus { message: message.clone(), ..status };
-        let verdict = no(step.failure_reason(), message);
-        conditions::set(&mut status.conditions, plan::COMPLETED, verdict, status.observed_generation, now);
+        let (mut status, verdict) = (status, no(step.failure_reason(), message.clone()));
+        let condition = match (step, &mut status.verification) {
+            (Step::CreateTest { .. } | Step::RemoveTest { .. } | Step::Tested { .. }, Some(test)) => {
+                test.message = message;
+                // How a test ended is not changed by what comes after.
+                if test.result != VerificationResult::Open {
+                    return status;
+                }
+                verify::VERIFIED
+            }
+            _ => {
+                status.message = message;
+                plan::COMPLETED
+            }
+        };
+        conditions::set(&mut status.conditions, condition, verdict, status.observed_generation, now);
         status
     }
 
@@ -189,13 +210,16 @@ fn cluster_part(cluster: &Value) -> Value {
     let instances = status["instances"].as_array().into_iter().flatten();
     let instances: Vec<_> = instances.map(|one| json!([one["name"], one["role"], one["state"]])).collect();
     let decided = ["archive", "leader", "stage", "term", "members"].map(|field| &decisions[field]);
-    json!([cluster["spec"]["backup"], cluster["metadata"]["deletionTimestamp"], decided, instances])
+    // Of a throw-away cluster.
+    let test = json!([status["recovery"], status["phase"]]);
+    json!([cluster["spec"]["backup"], cluster["metadata"]["deletionTimestamp"], decided, instances, test])
 }
 
 /// The part of a Backup that decides whose turn it is.
 fn turn_part(backup: &Value) -> Value {
     let paused = &backup["metadata"]["annotations"][RECONCILE_ANNOTATION];
-    json!([backup["spec"]["cluster"], backup["status"]["phase"], paused])
+    let status = &backup["status"];
+    json!([backup["spec"]["cluster"], status["phase"], status["verification"]["phase"], paused])
 }
 
 /// What a supervisor is told for this step; `None`: nothing.
@@ -204,7 +228,7 @@ fn command(step: &Step) -> Option<(&str, Command)> {
         Step::Start { member, order } => Some((member, Command::Backup(Some(order.clone())))),
         Step::CutOff { member, .. } => Some((member, Command::Backup(None))),
         Step::SwitchWal { member, past } => Some((member, Command::SwitchWal { past: *past })),
-        Step::Tell { .. } => None,
+        Step::Tell { .. } | Step::CreateTest { .. } | Step::RemoveTest { .. } | Step::Tested { .. } => None,
     }
 }
 

@@ -3,49 +3,39 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 
-use super::{BackupKind, LinkSeen, Observed, Other, Step, failure};
-use crate::api::backup::{Backup, BaseBackupPhase, BaseBackupStatus};
+use super::{BackupKind, Observed, Step, failure, verify};
+use crate::api::backup::{Backup, BackupMethod, BaseBackupPhase, BaseBackupStatus};
+use crate::api::backup_id::backup_id;
 use crate::api::conditions::{self, no, yes};
 use crate::api::object::Object as _;
 use crate::api::postgres_backup::{BackupSpec, BackupTarget, rate_bytes};
 use crate::api::postgres_cluster::{Decisions, InstanceRole, InstanceState, PostgresCluster, Stage};
 use crate::api::quantity::shown;
+use crate::kinds::attempts::{
+    self, ATTEMPTS, Attempt, Ending, LinkSeen, Other, PATIENCE, POLLS, Standing, pause, percent, rate, took,
+};
 use crate::kinds::waits::waited;
 use crate::runtime::{Plan, Planned, Want};
 use crate::supervisor::wire::{BackupOrder, BackupPhase, BackupState};
 
 /// The condition of a Backup.
 pub const COMPLETED: &str = "Completed";
-/// Attempts before a Backup fails.
-const ATTEMPTS: u32 = 3;
-/// A member that has not answered for this long, or is not there for this long, is given up.
-const SILENCE: Duration = Duration::from_secs(30);
-/// An attempt without progress for this long is given up: nothing more is read or stored, or its WAL does not come. That is a
-/// little more than the supervisor waits for its WAL, whose own error says more.
-const PATIENCE: Duration = Duration::from_secs(630);
-/// Time from the first failed attempt to the next one, and from every later one: a member may be lost, and a store away.
-const RETRIES: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
 /// Supervisors answer within this time, so that a standby is not passed over because the primary answers faster.
 const CALL: Duration = Duration::from_secs(5);
-/// Poll intervals: while supervisors are called, while a backup runs, and while it cannot.
-const POLLS: (Duration, Duration, Duration) =
-    (Duration::from_millis(250), Duration::from_secs(2), Duration::from_secs(10));
 
 /// Whether a Backup may run now, as far as the others of its cluster are concerned.
 pub fn may_run(object: &Backup, others: &[Other]) -> bool {
     blocker(object, others).is_none()
 }
 
-/// The other Backup that this one waits for: the one that runs, or the oldest one that has not ended.
+/// The other Backup that this one waits for.
 fn blocker<'a>(object: &Backup, others: &'a [Other]) -> Option<&'a Other> {
     if object.status.as_ref().is_some_and(|status| status.member.is_some()) {
         return None;
     }
-    let own = (object.metadata.creation_timestamp.as_ref().map(|time| time.0), object.name());
-    let before = |other: &&Other| other.runs || !other.paused && (other.created, other.name.as_str()) < own;
-    others.iter().filter(|other| !other.ended).filter(before).min_by_key(|one| (!one.runs, one.created, &one.name))
+    let created = object.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    attempts::blocker(created, object.name(), others)
 }
 
 /// Pure: what to record about the Backup, and what to tell the supervisors.
@@ -55,12 +45,12 @@ pub fn plan(object: &Backup, observed: &Observed, want: Want, now: Timestamp) ->
         return tear_down(object, observed, before);
     }
     if before.phase.is_terminal() {
-        return Plan { status: before, steps: Vec::new(), requeue: None, finished: false };
+        return verify::plan(object, observed, want, now);
     }
     let status = BaseBackupStatus { observed_generation: object.metadata.generation.unwrap_or_default(), ..before };
     let mut planner = Planner { object, observed, now, status, steps: Vec::new(), requeue: POLLS.2 };
     if want == Want::Paused {
-        planner.say("Paused", "reconciliation is paused by annotation; a base backup that runs goes on");
+        planner.say("Paused", "reconciliation is paused by annotation; a backup that runs goes on");
     } else {
         if let Some(member) = planner.status.member.clone() {
             planner.follow(&member);
@@ -74,34 +64,39 @@ pub fn plan(object: &Backup, observed: &Observed, want: Want, now: Timestamp) ->
 
 /// Cuts off what runs, for a Backup that is being deleted. What is in the archive stays there.
 fn tear_down(object: &Backup, observed: &Observed, status: BaseBackupStatus) -> Planned<BackupKind> {
-    let done = |status, steps| Plan { status, steps, requeue: None, finished: true };
-    let Some(member) = status.member.clone().filter(|_| !status.phase.is_terminal()) else {
-        return done(status, Vec::new());
-    };
-    let deleted = object.metadata.deletion_timestamp.as_ref().map(|time| time.0);
-    let Some(link) = observed.links.get(&member).filter(|link| link.live()) else {
-        // A supervisor that never hears of this completes the backup: it is in the archive then, and retention counts it.
-        let finished = deleted.is_some_and(|deleted| waited(&observed.waited, deleted) >= SILENCE);
-        return Plan { status, steps: Vec::new(), requeue: Some(POLLS.1), finished };
-    };
+    let member = status.member.clone().filter(|_| !status.phase.is_terminal());
+    let deleted = object.metadata.deletion_timestamp.as_ref().map(|time| waited(&observed.waited, time.0));
+    let ending = member.as_ref().map(|member| {
+        attempt(member, &status, Duration::ZERO, None).ending(&observed.links, deleted.unwrap_or_default())
+    });
     let id = status.backup_id.clone().unwrap_or_default();
-    let cut_off = vec![Step::CutOff { member, id }];
-    match ours(link, &status) {
-        Some(state) if is_running(state) => Plan { status, steps: cut_off, requeue: Some(POLLS.0), finished: false },
-        // It may just have been told.
-        None if status.boot.is_none() && !link.report.backup.as_ref().is_some_and(is_running) => done(status, cut_off),
-        _ => done(status, Vec::new()),
+    let cut_off = |member: Option<String>| member.map(|member| Step::CutOff { member, id }).into_iter().collect();
+    match ending {
+        None | Some(Ending::Done) => Plan { status, steps: Vec::new(), requeue: None, finished: true },
+        // One that is completed is in the archive, and retention counts it.
+        Some(Ending::Waits) => Plan { status, steps: Vec::new(), requeue: Some(POLLS.1), finished: false },
+        Some(Ending::CutOff { last }) => {
+            Plan { status, steps: cut_off(member), requeue: (!last).then_some(POLLS.0), finished: last }
+        }
     }
 }
 
-/// What the supervisor says about the current attempt.
-fn ours<'a>(link: &'a LinkSeen, status: &BaseBackupStatus) -> Option<&'a BackupState> {
-    let id = status.backup_id.as_deref()?;
-    link.report.backup.as_ref().filter(|state| state.id == id && state.attempt == status.attempt)
-}
-
-fn is_running(state: &BackupState) -> bool {
-    matches!(state.phase, BackupPhase::Running | BackupPhase::WaitingForWal)
+/// The attempt that the status records.
+fn attempt<'a>(
+    member: &'a str,
+    status: &'a BaseBackupStatus,
+    still: Duration,
+    moved: Option<&'static str>,
+) -> Attempt<'a> {
+    Attempt {
+        member,
+        id: status.backup_id.as_deref().unwrap_or_default(),
+        number: status.attempt,
+        boot: status.boot.as_deref(),
+        still,
+        moved,
+        of: |report| report.backup.as_ref(),
+    }
 }
 
 fn decisions(cluster: Option<&PostgresCluster>) -> Option<&Decisions> {
@@ -136,7 +131,10 @@ impl Planner<'_> {
         };
         let generation = self.status.observed_generation;
         conditions::set(&mut self.status.conditions, COMPLETED, verdict, generation, self.now);
-        let requeue = (!self.status.phase.is_terminal()).then_some(self.requeue);
+        let ended = self.status.phase.is_terminal();
+        // A restore test may be due.
+        let requeue = if ended { POLLS.0 } else { self.requeue };
+        let requeue = (!ended || self.object.test_is_open(&self.status)).then_some(requeue);
         Plan { status: self.status, steps: self.steps, requeue, finished: false }
     }
 
@@ -148,37 +146,16 @@ impl Planner<'_> {
     /// Follows the attempt on this member.
     fn follow(&mut self, member: &str) {
         self.requeue = POLLS.1;
-        let Some(link) = self.observed.links.get(member) else {
-            match self.still() >= SILENCE {
-                true => self.fail(member, "its container is gone"),
-                false => self.say("MemberSilent", format!("the supervisor of {member} has not answered yet")),
+        match attempt(member, &self.status, self.still(), self.moved(member)).standing(&self.observed.links) {
+            Standing::Silent(why) => self.say("MemberSilent", why),
+            Standing::Lost(why) => self.fail(member, &why, false),
+            Standing::Due => self.start(member),
+            Standing::Runs(state) => self.progress(member, state),
+            Standing::Completed(state) => self.complete(member, state),
+            Standing::Failed(state) => {
+                let error = state.error.as_deref().unwrap_or("its supervisor gives no reason");
+                self.fail(member, error, state.lasting);
             }
-            return;
-        };
-        if Duration::from_millis(link.silent_ms) >= SILENCE {
-            return self.fail(member, "its supervisor has not answered for 30 s");
-        }
-        if !link.live() {
-            return self.say("MemberSilent", format!("the supervisor of {member} does not answer"));
-        }
-        match ours(link, &self.status) {
-            Some(state) => match state.phase {
-                BackupPhase::Completed => self.complete(member, state),
-                BackupPhase::Failed => {
-                    let error = state.error.as_deref().unwrap_or("its supervisor gives no reason");
-                    self.fail(member, error);
-                }
-                BackupPhase::Running | BackupPhase::WaitingForWal => self.progress(member, link, state),
-            },
-            None => match (&self.status.boot, self.moved(member)) {
-                (Some(boot), _) if *boot != link.report.boot => self.fail(member, "its supervisor was started again"),
-                (Some(_), _) => self.fail(member, "its supervisor does not take it any more"),
-                (None, Some(why)) => self.fail(member, why),
-                (None, None) if self.still() >= SILENCE => {
-                    self.fail(member, "its supervisor did not begin within 30 s")
-                }
-                (None, None) => self.start(member),
-            },
         }
     }
 
@@ -195,10 +172,10 @@ impl Planner<'_> {
         }
     }
 
-    fn progress(&mut self, member: &str, link: &LinkSeen, state: &BackupState) {
+    fn progress(&mut self, member: &str, state: &BackupState) {
         let before = (self.status.phase, self.status.bytes, self.status.stored_bytes);
         self.note(state);
-        self.status.boot = Some(link.report.boot.clone());
+        self.status.boot = self.observed.links.get(member).map(|link| link.report.boot.clone());
         self.status.phase = match state.phase {
             BackupPhase::WaitingForWal => BaseBackupPhase::WaitingForWal,
             _ => BaseBackupPhase::Running,
@@ -213,10 +190,11 @@ impl Planner<'_> {
                     true => "the WAL that it needs did not come into the archive within 10 min",
                     false => "nothing more was read or stored for 10 min",
                 },
+                false,
             );
         }
         if let Some(why) = self.moved(member) {
-            return self.fail(member, why);
+            return self.fail(member, why, false);
         }
         if waits {
             self.status.progress = Some("100%".into());
@@ -224,13 +202,25 @@ impl Planner<'_> {
             self.switch_wal(state);
             return;
         }
-        let percent = (u128::from(state.bytes) * 100).checked_div(u128::from(state.total)).unwrap_or_default().min(99);
+        let percent = percent(state);
         self.status.progress = Some(format!("{percent}%"));
         let passed = self.status.started_at.map(|started| self.now.duration_since(started).as_secs());
         self.status.rate = rate(state.bytes, passed);
         let at = self.status.rate.as_ref().map(|rate| format!(", {rate}")).unwrap_or_default();
-        let of = if state.total > 0 { format!(": {percent}% of {}", shown(state.total)) } else { String::new() };
-        self.say("Running", format!("reading {member}{of}{at}"));
+        let message = match (&self.object.spec.database, state.total) {
+            (None, 0) => format!("reading {member}{at}"),
+            (None, total) => format!("reading {member}: {percent}% of {}{at}", shown(total)),
+            (Some(database), 0) => format!("dumping {database} of {member}{at}"),
+            // How large the dump becomes is not known: the database has indexes, too.
+            (Some(database), total) => {
+                format!(
+                    "dumping {database} of {member}: {} so far of a database of {}{at}",
+                    shown(state.bytes),
+                    shown(total)
+                )
+            }
+        };
+        self.say("Running", message);
     }
 
     /// What is known of the attempt, as its supervisor says.
@@ -242,6 +232,9 @@ impl Planner<'_> {
             (status.begin_wal, status.end_wal) = (Some(span.begin_wal.clone()), Some(span.end_wal.clone()));
             (status.begin_lsn, status.end_lsn) = (Some(span.begin), Some(span.end));
             status.timeline = Some(span.timeline);
+        }
+        if let Some(of) = &state.snapshot {
+            (status.snapshot_lsn, status.snapshot_time) = (Some(of.lsn), Timestamp::from_second(of.time).ok());
         }
     }
 
@@ -262,19 +255,22 @@ impl Planner<'_> {
         status.phase = BaseBackupPhase::Completed;
         status.stopped_at = state.stopped_at.and_then(|at| Timestamp::from_second(at).ok()).or(Some(self.now));
         status.progress = Some("100%".into());
-        let took = state.stopped_at.map(|stopped| stopped.saturating_sub(state.started_at));
+        let took = took(state);
         status.rate = rate(state.bytes, took);
         let took = took.filter(|took| *took > 0).map(|took| format!(" in {took} s")).unwrap_or_default();
         let (bytes, stored) = (shown(state.bytes), shown(state.stored));
-        let message = format!("base backup {} of {member} is complete: {bytes}, stored as {stored}{took}", state.id);
+        let what = match &self.object.spec.database {
+            None => format!("base backup {}", state.id),
+            Some(database) => format!("dump {} of {database}", state.id),
+        };
+        let message = format!("{what} of {member} is complete: {bytes}, stored as {stored}{took}");
         self.say("Completed", message.clone());
         self.steps.push(Step::Tell { completed: true, message });
     }
 
-    /// The attempt failed: the next one follows, unless this was the last one.
-    fn fail(&mut self, member: &str, why: &str) {
-        let link = self.observed.links.get(member).filter(|link| link.live());
-        if link.and_then(|link| ours(link, &self.status)).is_some_and(is_running) {
+    /// The attempt failed: the next one follows, unless this was the last one, or the failure is `lasting`.
+    fn fail(&mut self, member: &str, why: &str, lasting: bool) {
+        if attempt(member, &self.status, Duration::ZERO, None).runs(&self.observed.links) {
             let id = self.status.backup_id.clone().unwrap_or_default();
             self.steps.push(Step::CutOff { member: member.to_owned(), id });
         }
@@ -284,13 +280,17 @@ impl Planner<'_> {
         (status.started_at, status.bytes, status.stored_bytes) = (None, None, None);
         (status.progress, status.rate, status.timeline) = (None, None, None);
         (status.begin_wal, status.end_wal, status.begin_lsn, status.end_lsn) = (None, None, None, None);
+        (status.snapshot_lsn, status.snapshot_time) = (None, None);
         (status.phase, status.progressed_at) = (BaseBackupPhase::Pending, Some(self.now));
         status.last_failure = Some(failure(member, why));
-        if attempt < ATTEMPTS {
+        if attempt < ATTEMPTS && !lasting {
             return self.say("Retrying", format!("attempt {attempt} of {ATTEMPTS} on {member} failed: {why}"));
         }
         (self.status.phase, self.status.stopped_at) = (BaseBackupPhase::Failed, Some(self.now));
-        let message = format!("{ATTEMPTS} attempts failed, the last one on {member}: {why}");
+        let message = match lasting {
+            true => format!("it failed on {member}, and would again: {why}"),
+            false => format!("{ATTEMPTS} attempts failed, the last one on {member}: {why}"),
+        };
         self.say("AttemptsFailed", message.clone());
         self.steps.push(Step::Tell { completed: false, message });
     }
@@ -316,17 +316,13 @@ impl Planner<'_> {
         }
         let since = *self.status.progressed_at.get_or_insert(self.now);
         let known = waited(&self.observed.waited, since);
-        let pause = match self.status.attempt {
-            0 => Duration::ZERO,
-            1 => RETRIES.0,
-            _ => RETRIES.1,
-        };
+        let pause = pause(self.status.attempt);
         if known < pause {
             self.requeue = pause.saturating_sub(known).min(POLLS.2);
             return;
         }
         match self.choose(cluster, decisions, backup, known < CALL) {
-            Ok(chosen) => self.decide(chosen, decisions.term),
+            Ok(chosen) => self.decide(chosen, decisions),
             Err((reason, message)) => self.say(reason, message),
         }
     }
@@ -350,7 +346,12 @@ impl Planner<'_> {
         let standbys = standbys.into_iter().map(|(_, name)| name);
         let standbys = standbys.filter(|_| self.object.spec.target.unwrap_or(backup.target) != BackupTarget::Primary);
         let leader = decisions.leader_name().filter(|_| decisions.stage == Stage::Steady);
-        let wanted: Vec<&str> = standbys.chain(leader).collect();
+        // The replay of WAL may cancel a dump on a standby again and again; nothing cancels it on the primary.
+        let primary_first = self.object.spec.method == BackupMethod::Dump && self.status.attempt > 0;
+        let wanted: Vec<&str> = match primary_first {
+            true => leader.into_iter().chain(standbys).collect(),
+            false => standbys.chain(leader).collect(),
+        };
         if calling && wanted.iter().any(|name| !self.observed.links.contains_key(*name)) {
             self.requeue = POLLS.0;
             return Err(("CallingMembers", "the supervisors of the cluster have not all answered yet".into()));
@@ -366,23 +367,21 @@ impl Planner<'_> {
         Ok(Chosen { name: (*name).to_owned(), of_primary: decisions.is_leader(name) })
     }
 
-    /// Why a member cannot take a base backup.
+    /// Why a member cannot take a backup.
     fn unfit(&self, name: &str) -> Option<String> {
-        let link = self.observed.links.get(name).filter(|link| link.live());
-        let Some(link) = link else { return Some(format!("the supervisor of {name} does not answer")) };
-        match (link.report.archives, &link.report.archives_held) {
-            (false, _) => Some(format!("the supervisor of {name} is of a version without backups")),
-            (true, None) => Some(format!("{name} does not know the store yet")),
-            (true, Some(_)) => None,
-        }
+        let held = |link: &LinkSeen| link.report.archives_held.is_some();
+        let unknown = || format!("{name} does not know the store yet");
+        let links = &self.observed.links;
+        attempts::unfit(links, name).or_else(|| (!links.get(name).is_some_and(held)).then(unknown))
     }
 
-    fn decide(&mut self, chosen: Chosen, term: u64) {
+    fn decide(&mut self, chosen: Chosen, decisions: &Decisions) {
         let Chosen { name, of_primary } = chosen;
         self.status.attempt += 1;
         self.status.backup_id = Some(self.new_id());
         self.status.member = Some(name.clone());
-        (self.status.term, self.status.of_primary) = (Some(term), of_primary);
+        (self.status.term, self.status.of_primary) = (Some(decisions.term), of_primary);
+        self.status.archive.clone_from(&decisions.archive);
         self.status.progressed_at = Some(self.now);
         self.requeue = POLLS.1;
         self.start(&name);
@@ -394,8 +393,10 @@ impl Planner<'_> {
         let own = self.object.spec.max_rate.as_ref();
         let max_rate = rate_bytes(own.or(cluster.and_then(|backup| backup.max_rate.as_ref())));
         let id = self.status.backup_id.clone().unwrap_or_default();
-        let order = BackupOrder { id, attempt: self.status.attempt, max_rate };
-        self.say("Starting", format!("{member} is told to take a base backup"));
+        let dump = self.object.spec.database.clone();
+        let what = dump.as_ref().map_or("take a base backup".to_owned(), |database| format!("dump {database}"));
+        let order = BackupOrder { id, attempt: self.status.attempt, max_rate, dump };
+        self.say("Starting", format!("{member} is told to {what}"));
         self.steps.push(Step::Start { member: member.to_owned(), order });
     }
 
@@ -405,10 +406,7 @@ impl Planner<'_> {
             let others = self.observed.others.iter().filter_map(|other| other.backup_id.as_deref());
             others.chain(self.status.backup_id.as_deref()).any(|other| other == id)
         };
-        let id = |second: i64| {
-            let at = Timestamp::from_second(second).unwrap_or(self.now);
-            at.to_zoned(TimeZone::UTC).strftime("%Y%m%dT%H%M%S").to_string()
-        };
+        let id = |second: i64| backup_id(Timestamp::from_second(second).unwrap_or(self.now));
         let mut second = self.now.as_second();
         // Each of the others takes one at most, and the attempt before.
         for _ in 0..self.observed.others.len() + 2 {
@@ -419,10 +417,4 @@ impl Planner<'_> {
         }
         id(second)
     }
-}
-
-/// Bytes a second, for people.
-fn rate(bytes: u64, seconds: Option<i64>) -> Option<String> {
-    let seconds = u64::try_from(seconds?).ok().filter(|seconds| *seconds > 0)?;
-    Some(format!("{}/s", shown(bytes / seconds)))
 }

@@ -14,7 +14,7 @@ use crate::api::lsn::Lsn;
 use crate::api::postgres_cluster::PostgresCluster;
 use crate::kinds::waits::by_the_clock;
 use crate::runtime::Want;
-use crate::supervisor::wire::{BackupPhase, BackupSpan, BackupState, Report};
+use crate::supervisor::wire::{BackupPhase, BackupSpan, BackupState, Report, Snapshot};
 
 /// A cluster of three, db-1 the primary, and a Backup of it.
 struct World {
@@ -26,7 +26,7 @@ struct World {
     told: String,
 }
 
-fn at(second: i64) -> Timestamp {
+pub(super) fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_790_000_000 + second).unwrap()
 }
 
@@ -105,6 +105,7 @@ impl World {
             started_at: status.started_at.map_or(now, Timestamp::as_second),
             stopped_at: ended.then_some(now),
             span,
+            ..BackupState::default()
         });
         self
     }
@@ -116,7 +117,7 @@ impl World {
     }
 }
 
-fn cluster() -> PostgresCluster {
+pub(super) fn cluster() -> PostgresCluster {
     let member = |ordinal: u32| json!({"name": format!("db-{ordinal}"), "ordinal": ordinal, "host": "local"});
     let instance = |ordinal: u32, role: &str, state: &str, lag: u64| json!({"name": format!("db-{ordinal}"), "host": "local", "role": role, "state": state, "lag": lag});
     let decisions = json!({
@@ -173,6 +174,7 @@ fn the_standby_with_the_least_lag_is_read_and_the_primary_ends_the_segment() {
           "progressedAt": "2026-09-21T14:13:23Z",
           "startedAt": "2026-09-21T14:13:20Z",
           "stoppedAt": "2026-09-21T14:13:25Z",
+          "archive": "default.db/74-5f0c01aa",
           "beginWal": "000000030000000000000002",
           "endWal": "000000030000000000000002",
           "beginLSN": "0/2000028",
@@ -240,17 +242,17 @@ fn what_a_backup_waits_for_is_always_said() {
         world.observed.others[2].ended = true;
     });
     expect![[r#"
-          0 Pending ClusterNotFound: PostgresCluster db does not exist in this namespace
-          0 Pending ClusterNotFound: PostgresCluster db does not exist in this namespace
-          0 Pending NoBackupStore: PostgresCluster db has no spec.backup: say where backups go
-          0 Pending ArchiveNotReady: PostgresCluster db has no archive in its store yet
-          0 Pending AnotherBackupRuns: Backup yesterday of this cluster comes first
-          0 Pending AnotherBackupRuns: Backup later of this cluster runs
-          0 Pending CallingMembers: the supervisors of the cluster have not all answered yet
-          0 Pending Paused: reconciliation is paused by annotation; a base backup that runs goes on
-          0 Pending NoMember: no instance can be read: db-3 does not know the store yet; the supervisor of db-2 is of a version without backups; the supervisor of db-1 does not answer
-          0 Pending Starting: db-3 is told to take a base backup
-            -> take base backup 20260921T141320 of db-3, attempt 1
+        0 Pending ClusterNotFound: PostgresCluster db does not exist in this namespace
+        0 Pending ClusterNotFound: PostgresCluster db does not exist in this namespace
+        0 Pending NoBackupStore: PostgresCluster db has no spec.backup: say where backups go
+        0 Pending ArchiveNotReady: PostgresCluster db has no archive in its store yet
+        0 Pending AnotherBackupRuns: Backup yesterday of this cluster comes first
+        0 Pending AnotherBackupRuns: Backup later of this cluster runs
+        0 Pending CallingMembers: the supervisors of the cluster have not all answered yet
+        0 Pending Paused: reconciliation is paused by annotation; a backup that runs goes on
+        0 Pending NoMember: no instance can be read: db-3 does not know the store yet; the supervisor of db-2 is of a version without backups; the supervisor of db-1 does not answer
+        0 Pending Starting: db-3 is told to take a base backup
+          -> take base backup 20260921T141320 of db-3, attempt 1
     "#]]
     .assert_eq(&told);
 }
@@ -295,7 +297,7 @@ fn an_attempt_that_is_lost_moves_to_another_member_three_times_at_most() {
           -> take base backup 20260921T141333 of db-2, attempt 2
         14 Running Running: reading db-2: 0% of 400Mi, 1Mi/s
         15 Pending Retrying: attempt 2 of 3 on db-2 failed: it became the primary
-          -> cut off base backup 20260921T141333 of db-2
+          -> cut off backup 20260921T141333 of db-2
         314 Pending Retrying: attempt 2 of 3 on db-2 failed: it became the primary
         315 Pending Starting: db-3 is told to take a base backup
           -> take base backup 20260921T141835 of db-3, attempt 3
@@ -345,13 +347,13 @@ fn an_attempt_without_progress_is_cut_off() {
         1 Running Running: reading db-1: 0% of 400Mi, 1Mi/s
         630 Running Running: reading db-1: 0% of 400Mi, 1.6Ki/s
         631 Pending Retrying: attempt 1 of 3 on db-1 failed: nothing more was read or stored for 10 min
-          -> cut off base backup 20260921T141320 of db-1
+          -> cut off backup 20260921T141320 of db-1
         641 Pending Starting: db-1 is told to take a base backup
           -> take base backup 20260921T142401 of db-1, attempt 2
         642 WaitingForWal WaitingForWal: the data of db-1 is stored; the WAL that it needs is not yet
           -> switch the WAL of db-1 past 0/2000100
         1272 Pending Retrying: attempt 2 of 3 on db-1 failed: the WAL that it needs did not come into the archive within 10 min
-          -> cut off base backup 20260921T142401 of db-1
+          -> cut off backup 20260921T142401 of db-1
     "#]]
     .assert_eq(&world.told);
 }
@@ -382,9 +384,9 @@ fn deleting_a_backup_cuts_it_off_and_leaves_a_complete_one() {
     world.report("db-3", BackupPhase::Failed, 1 << 20).look(1);
     assert!(world.finished);
     expect![[r#"
-          1 Running Running: reading db-3: 0% of 400Mi, 1Mi/s
-            -> cut off base backup 20260921T141320 of db-3
-          2 Running Running: reading db-3: 0% of 400Mi, 1Mi/s
+        1 Running Running: reading db-3: 0% of 400Mi, 1Mi/s
+          -> cut off backup 20260921T141320 of db-3
+        2 Running Running: reading db-3: 0% of 400Mi, 1Mi/s
     "#]]
     .assert_eq(&world.told);
     // One that cannot be told is not waited for for ever.
@@ -411,11 +413,52 @@ fn a_paused_backup_decides_nothing_and_goes_on_later() {
     world.want = Want::Present;
     world.look(1);
     expect![[r#"
-          0 Pending Starting: db-3 is told to take a base backup
-            -> take base backup 20260921T141320 of db-3, attempt 1
-          1 Running Running: reading db-3: 0% of 400Mi, 1Mi/s
-          2 Running Paused: reconciliation is paused by annotation; a base backup that runs goes on
-          3 Completed Completed: base backup 20260921T141320 of db-3 is complete: 400Mi, stored as 100Mi in 1 s
+        0 Pending Starting: db-3 is told to take a base backup
+          -> take base backup 20260921T141320 of db-3, attempt 1
+        1 Running Running: reading db-3: 0% of 400Mi, 1Mi/s
+        2 Running Paused: reconciliation is paused by annotation; a backup that runs goes on
+        3 Completed Completed: base backup 20260921T141320 of db-3 is complete: 400Mi, stored as 100Mi in 1 s
+    "#]]
+    .assert_eq(&world.told);
+}
+
+#[test]
+fn a_dump_is_told_as_one_and_waits_for_no_wal() {
+    let mut world = World::new("method: dump\ndatabase: app");
+    world.look(0).report("db-3", BackupPhase::Running, 0).look(0);
+    world.report("db-3", BackupPhase::Running, 100 << 20).look(2);
+    world.report("db-3", BackupPhase::Completed, 300 << 20);
+    let state = world.link("db-3").report.backup.as_mut().unwrap();
+    (state.span, state.snapshot) = (None, Some(Snapshot { lsn: Lsn(0x200_0100), time: at(0).as_second() }));
+    world.look(1);
+    expect![[r#"
+        0 Pending Starting: db-3 is told to dump app
+          -> dump database app of db-3 as 20260921T141320, attempt 1
+        0 Running Running: dumping app of db-3: 0 so far of a database of 400Mi
+        2 Running Running: dumping app of db-3: 100Mi so far of a database of 400Mi, 50Mi/s
+        3 Completed Completed: dump 20260921T141320 of app of db-3 is complete: 300Mi, stored as 75Mi in 2 s
+    "#]]
+    .assert_eq(&world.told);
+    let status = world.object.status.unwrap();
+    assert_eq!((status.snapshot_lsn, status.snapshot_time, status.end_lsn), (Some(Lsn(0x200_0100)), Some(at(0)), None));
+    assert_eq!(status.archive.as_deref(), Some("default.db/74-5f0c01aa"));
+}
+
+/// The replay of WAL cancels a long query of a standby; on the primary nothing does.
+#[test]
+fn a_dump_that_failed_on_a_standby_is_taken_of_the_primary_next() {
+    let mut world = World::new("method: dump\ndatabase: app");
+    world.look(0).report("db-3", BackupPhase::Failed, 0).look(1).look(10);
+    world.report("db-1", BackupPhase::Failed, 0);
+    world.link("db-1").report.backup.as_mut().unwrap().lasting = true;
+    world.look(1);
+    expect![[r#"
+        0 Pending Starting: db-3 is told to dump app
+          -> dump database app of db-3 as 20260921T141320, attempt 1
+        1 Pending Retrying: attempt 1 of 3 on db-3 failed: the store answers 503
+        11 Pending Starting: db-1 is told to dump app
+          -> dump database app of db-1 as 20260921T141331, attempt 2
+        12 Failed AttemptsFailed: it failed on db-1, and would again: the store answers 503
     "#]]
     .assert_eq(&world.told);
 }

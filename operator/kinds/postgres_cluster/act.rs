@@ -1,12 +1,16 @@
 //! Performs one step: one call each, no policy. A step that is already done is a success.
 
+use serde_json::json;
+
 use super::{PostgresClusterKind, RESOURCE, Step, secrets, stores};
+use crate::api::backup::Backup;
 use crate::api::failure::{Class, Failure};
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::PostgresCluster;
 use crate::engine::ask;
 use crate::kinds::certificates::authority::{self, Authority};
 use crate::kinds::ports;
+use crate::store::{Error, Key};
 use crate::supervisor::wire::Command;
 
 /// Performs `step`; the failure names the failed operation.
@@ -44,6 +48,16 @@ pub async fn act(controller: &PostgresClusterKind, object: &PostgresCluster, ste
             let archives = stores::archives(&controller.objects, object).await?;
             let archives = archives.map_err(|(_, message)| Failure::new(Class::Transient, message))?;
             send(member, Command::Archives(Box::new(archives)))
+        }
+        Step::BackUp { name, .. } => {
+            let backup = json!({
+                "apiVersion": "evenkeel.dev/v1alpha1", "kind": Backup::KIND, "metadata": {},
+                "spec": {"cluster": {"name": object.name()}},
+            });
+            match controller.objects.create(&Key::beside(object, Backup::RESOURCE, name), backup).await {
+                Ok(_) | Err(Error::AlreadyExists { .. }) => Ok(()),
+                Err(error) => Err(error.into()),
+            }
         }
         Step::RestartPostgres { member, run, .. } => send(member, Command::Restart { run: run.clone() }),
         Step::Renew { member, term, clock_ms } => send(member, Command::Renew { term: *term, clock_ms: *clock_ms }),

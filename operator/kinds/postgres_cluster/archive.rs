@@ -4,7 +4,7 @@
 
 use super::decided::Blocker;
 use super::view::{ClusterView, Member};
-use super::{ArchivesSeen, Step};
+use super::{ArchivesSeen, BackupsSeen, Step};
 use crate::api::conditions::{Verdict, no, set, unknown, yes};
 use crate::api::object::Object as _;
 use crate::api::postgres_backup::{Backlog, BackupStatus};
@@ -24,10 +24,13 @@ const LAGGING: u64 = 3;
 /// an object that was deleted and made again may have the volumes of another. Once decided it stays.
 pub fn path(view: &ClusterView, decisions: &Decisions) -> Option<String> {
     let object = view.object;
-    let system_identifier = decisions.system_identifier.as_deref().filter(|_| object.spec.backup.is_some())?;
+    object.spec.backup.as_ref()?;
+    // While an adoption does not know the system identifier yet, what the instances remember holds: WAL that is not archived must
+    // not be forgotten meanwhile.
+    let system_identifier = decisions.system_identifier.as_deref();
     let of_this_data = |path: &&String| {
         let folder = path.rsplit('/').next().unwrap_or_default();
-        folder.split('-').next() == Some(system_identifier)
+        system_identifier.is_none() || folder.split('-').next() == system_identifier
     };
     let decided = decisions.archive.as_ref().filter(of_this_data);
     // The record was lost: an instance still has it.
@@ -36,7 +39,7 @@ pub fn path(view: &ClusterView, decisions: &Decisions) -> Option<String> {
         let known = orders.filter_map(|order| Some((order.term, order.archive.as_ref().filter(of_this_data)?)));
         known.max().map(|(_, path)| path.clone())
     };
-    decided.cloned().or_else(adopted).or_else(|| Some(new(object, system_identifier)))
+    decided.cloned().or_else(adopted).or_else(|| Some(new(object, system_identifier?)))
 }
 
 fn new(object: &PostgresCluster, system_identifier: &str) -> String {
@@ -65,6 +68,26 @@ pub fn steps(view: &ClusterView, seen: &ArchivesSeen) -> Vec<Step> {
     members.map(|member| Step::SendArchives { member: member.place.name.clone() }).collect()
 }
 
+/// The base backup that is made after a gap: nothing after it can be restored before. It is made once.
+pub fn after_gap(view: &ClusterView, decisions: &Decisions, seen: Option<&BackupsSeen>) -> Option<Step> {
+    let state = state(view, decisions).filter(|state| state.pushes && state.problem.is_none())?;
+    let gap = state.catalog.as_ref()?.cut.clone()?;
+    let name = gap_backup(view.object.name(), &gap);
+    (!seen?.names.contains(&name)).then_some(Step::BackUp { name, gap })
+}
+
+/// The name of the Backup that is made after a gap `FIRST-LAST`.
+fn gap_backup(cluster: &str, gap: &str) -> String {
+    let first = gap.split('-').next().unwrap_or_default();
+    format!("{cluster}-gap-{}", first.to_lowercase())
+}
+
+/// What the leader says of the archive.
+fn state<'a>(view: &'a ClusterView, decisions: &Decisions) -> Option<&'a ArchiveState> {
+    let leader = decisions.leader_name().and_then(|name| view.member(name)?.live())?;
+    leader.archive.as_ref().filter(|state| decisions.archive.as_ref() == Some(&state.path))
+}
+
 /// `status.backup`, and the condition `ArchiveHealthy`.
 pub fn render(view: &ClusterView, status: &mut PostgresClusterStatus, decisions: &Decisions, seen: &ArchivesSeen) {
     let Some(spec) = &view.object.spec.backup else {
@@ -72,9 +95,7 @@ pub fn render(view: &ClusterView, status: &mut PostgresClusterStatus, decisions:
         return status.conditions.retain(|condition| condition.type_ != ARCHIVE_HEALTHY);
     };
     let leader = decisions.leader_name().and_then(|name| view.member(name)?.live());
-    let state = leader
-        .and_then(|report| report.archive.as_ref())
-        .filter(|state| decisions.archive.as_ref() == Some(&state.path));
+    let state = state(view, decisions);
     if let Some(path) = &decisions.archive {
         let mut told = status.backup.take().filter(|told| told.archive == *path).unwrap_or_default();
         told.archive.clone_from(path);
@@ -90,7 +111,7 @@ pub fn render(view: &ClusterView, status: &mut PostgresClusterStatus, decisions:
             "SupervisorOutdated",
             "the supervisor of the primary is of an older version and archives nothing: let the update replace its container",
         ),
-        (None, _, Some(state)) => health(state, max_age_ms),
+        (None, _, Some(state)) => health(view.object.name(), state, max_age_ms),
         (None, _, None) => unknown("NotKnown", "the primary has not said how its archive is"),
     };
     set(&mut status.conditions, ARCHIVE_HEALTHY, verdict, status.observed_generation, view.now);
@@ -116,7 +137,7 @@ fn tell(view: &ClusterView, told: &mut BackupStatus, state: &ArchiveState) {
 }
 
 /// By the age of the oldest WAL that is not in the archive, and not by the last error.
-fn health(state: &ArchiveState, max_age_ms: u64) -> Verdict {
+fn health(cluster: &str, state: &ArchiveState, max_age_ms: u64) -> Verdict {
     let lag = state.lag_ms / 1_000;
     let lags = state.lag_ms > LAGGING * max_age_ms.max(10_000);
     match &state.problem {
@@ -129,11 +150,12 @@ fn health(state: &ArchiveState, max_age_ms: u64) -> Verdict {
                 state.waiting
             ),
         ),
-        None => match state.catalog.iter().flat_map(|catalog| &catalog.gaps).next() {
+        None => match state.catalog.as_ref().and_then(|catalog| catalog.cut.as_ref()) {
             Some(gap) => no(
                 "ArchiveGap",
                 format!(
-                    "WAL {gap} is missing in the archive: nothing between it and the next base backup can be restored"
+                    "WAL {gap} is missing in the archive: nothing after it can be restored until there is another base backup; Backup {} is to make it",
+                    gap_backup(cluster, gap)
                 ),
             ),
             None if state.conditional_put == Some(false) => yes(
@@ -151,7 +173,7 @@ mod tests {
     use crate::supervisor::wire::{ArchiveProblem, CatalogState};
 
     fn shown(state: ArchiveState) -> String {
-        let Verdict { status, reason, message } = health(&state, 60_000);
+        let Verdict { status, reason, message } = health("db", &state, 60_000);
         format!("{} {reason}: {message}\n", status.as_str())
     }
 
@@ -161,14 +183,16 @@ mod tests {
     fn an_archive_is_as_healthy_as_its_oldest_unarchived_wal_is_young() {
         let pushes = || ArchiveState { pushes: true, ..ArchiveState::default() };
         let problem = ArchiveProblem { reason: "StoreDenied".into(), message: "writing x in s3://b: 403".into() };
-        let gaps = Some(CatalogState { gaps: vec!["A-B".into()], ..CatalogState::default() });
+        let healed = CatalogState { gaps: vec!["A-B".into()], ..CatalogState::default() };
+        let cut = CatalogState { cut: Some("A-B".into()), ..healed.clone() };
         let told = [
             ArchiveState::default(),
             pushes(),
             ArchiveState { conditional_put: Some(false), ..pushes() },
             ArchiveState { waiting: 3, lag_ms: 200_000, ..pushes() },
             ArchiveState { lag_ms: 5_000, problem: Some(problem), ..pushes() },
-            ArchiveState { catalog: gaps, ..pushes() },
+            ArchiveState { catalog: Some(cut), ..pushes() },
+            ArchiveState { catalog: Some(healed), ..pushes() },
         ];
         expect_test::expect![[r#"
             Unknown NotPushing: the primary serves nobody yet, so it archives nothing
@@ -176,9 +200,16 @@ mod tests {
             True Archiving: WAL is archived; this store ignores conditional writes, so two clusters that write to one archive are noticed late
             False Lagging: 3 WAL segments wait, the oldest for 200 s: the store or the way to it is too slow
             False StoreDenied: writing x in s3://b: 403; WAL has waited for 5 s
-            False ArchiveGap: WAL A-B is missing in the archive: nothing between it and the next base backup can be restored
+            False ArchiveGap: WAL A-B is missing in the archive: nothing after it can be restored until there is another base backup; Backup db-gap-a is to make it
+            True Archiving: WAL is archived
         "#]]
         .assert_eq(&told.into_iter().map(shown).collect::<String>());
+    }
+
+    #[test]
+    fn the_base_backup_after_a_gap_is_named_after_the_gap_so_that_it_is_made_once() {
+        let gap = "00000001000000000000000A-00000001000000000000001F";
+        assert_eq!(gap_backup("db", gap), "db-gap-00000001000000000000000a");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::api::postgres_cluster::{MemberPlace, Network, PostgresCluster};
 use crate::api::postgres_memory::default_shm;
 use crate::engine::{Chosen, ContainerSpec, Daemon, HOST_NETWORK, Mount, MountSource, Security};
 use crate::kinds::containers::bounds::limits;
+use crate::kinds::stores::OWN;
 use crate::supervisor::wire;
 
 /// The size of `/dev/shm` in the hash of a container for which none is declared. It is that of the first release, so that
@@ -41,7 +42,7 @@ pub fn chosen(object: &PostgresCluster, daemon: &Daemon) -> Chosen {
 
 /// The directories of the host that have archives: its own, and the one that it is recovered from.
 fn directories(object: &PostgresCluster) -> Vec<Mount> {
-    let own = object.spec.backup.as_ref().map(|backup| (&backup.store, stores::OWN, false));
+    let own = object.spec.backup.as_ref().map(|backup| (&backup.store, OWN, false));
     let source = object.spec.bootstrap.recovery.as_ref().and_then(|recovery| recovery.source.store.as_ref());
     let stores = own.into_iter().chain(source.map(|store| (store, stores::SOURCE, true)));
     let mount = |(store, path, read_only): (&BackupStore, &str, bool)| {

@@ -4,13 +4,15 @@
 //! `workload.rs`, the protocol in `protocol/` with its arithmetic in `quorum.rs`, the text for people in `status.rs`
 //! and `promotion.rs`), `act` performs. The protocol and its invariants: `docs/protocol.md`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use crate::api::backup::Backup;
 use crate::api::docker_host::DockerHost;
 use crate::api::endpoints::private_network;
 use crate::api::failure::Failure;
@@ -53,11 +55,14 @@ mod loss;
 mod model;
 mod observe;
 mod orders;
+mod outlook;
 mod places;
 pub mod plan;
 mod promotion;
 mod protocol;
 pub mod quorum;
+mod recovery;
+mod restore_tests;
 mod routing;
 #[cfg(test)]
 mod scenarios;
@@ -118,6 +123,7 @@ impl Kind for PostgresClusterKind {
             Concern::referenced(RESOURCE),
             Concern::all(DockerHost::RESOURCE).only(host_state),
             Concern::all(PortReservation::RESOURCE).only(ports::claim),
+            Concern::named_in(Backup::RESOURCE, restore_tests::cluster_of).only(restore_tests::part),
         ]
     }
 
@@ -145,6 +151,10 @@ impl Kind for PostgresClusterKind {
 
     async fn act(&self, object: &PostgresCluster, step: &Step) -> Result<(), Failure> {
         act::act(self, object, step).await
+    }
+
+    async fn outlook(&self, object: &PostgresCluster) -> Result<Value, Failure> {
+        Ok(json!(outlook::outlook(&self.objects, object, self.clock.now()).await?))
     }
 
     fn companions(&self) -> Vec<&dyn Keeper> {
@@ -181,8 +191,32 @@ pub struct Observed {
     pub secrets: SecretsSeen,
     /// What opens its archives.
     pub archives: ArchivesSeen,
+    /// Its Backups; `None`: not looked at.
+    pub backups: Option<BackupsSeen>,
     /// Its certificates; `None`: not looked at.
     pub certificates: Option<CertificatesSeen>,
+}
+
+/// The Backups of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BackupsSeen {
+    /// Their names.
+    pub names: BTreeSet<String>,
+    /// Their restore tests that have ended.
+    pub tests: Vec<RestoreTest>,
+}
+
+/// A restore test of a Backup of the cluster, which has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoreTest {
+    /// The Backup.
+    pub backup: String,
+    /// When it ended.
+    pub at: Timestamp,
+    /// Why it failed; `None`: it passed.
+    pub failure: Option<String>,
+    /// When the Backup last passed one.
+    pub passed_at: Option<Timestamp>,
 }
 
 /// The state of a link to a supervisor.
@@ -233,6 +267,8 @@ pub enum Step {
     SendCredentials { member: String },
     /// Send an instance what opens the cluster's archives.
     SendArchives { member: String },
+    /// Create a Backup, because the archive lacks WAL after the last base backup; one of this name is left as it is.
+    BackUp { name: String, gap: String },
     /// Restart the postmaster of an instance, if this `run` is still its current one.
     RestartPostgres { member: String, run: String, why: String },
     /// Renew the leader's grant, because too few of its voters can confirm it; `clock_ms` is its clock in the report
@@ -251,6 +287,7 @@ impl fmt::Display for Step {
             Self::Order { member, order } => write!(f, "order {member}: {order}"),
             Self::SendCredentials { member } => write!(f, "give {member} its credentials"),
             Self::SendArchives { member } => write!(f, "give {member} what opens the archive"),
+            Self::BackUp { name, gap } => write!(f, "create Backup {name}: WAL {gap} is missing in the archive"),
             Self::RestartPostgres { member, why, .. } => write!(f, "restart PostgreSQL of {member}: {why}"),
             Self::Renew { member, term, .. } => write!(f, "confirm {member} as leader of term {term}"),
         }
@@ -269,6 +306,7 @@ impl Significance for Step {
         match self {
             Self::Docker(step) => step.event_reason(),
             Self::RestartPostgres { .. } => Some("Restarting"),
+            Self::BackUp { .. } => Some("BackupCreated"),
             Self::Order { order, .. } => order.event_reason(),
             Self::Certificates(due) => due.event_reason(),
             Self::Port(step) => step.event_reason(),
@@ -292,6 +330,7 @@ impl Significance for Step {
             Self::AskImage { host, .. } => Some(host),
             Self::EnsureSecrets { .. } | Self::Certificates(_) => Some("Secrets"),
             Self::Port(_) => Some("ports"),
+            Self::BackUp { name, .. } => Some(name),
         }
     }
 }

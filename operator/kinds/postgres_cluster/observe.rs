@@ -6,7 +6,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{
-    LinkSeen, Observed, PostgresClusterKind, collations, network_name, peers_network_name, places, secrets, stores,
+    LinkSeen, Observed, PostgresClusterKind, collations, network_name, peers_network_name, places, restore_tests,
+    secrets, stores,
 };
 use crate::api::failure::Failure;
 use crate::api::labels::Owner;
@@ -50,6 +51,7 @@ pub async fn observe(controller: &PostgresClusterKind, object: &PostgresCluster)
         hosts,
         secrets,
         archives: stores::read(&controller.objects, object).await?,
+        backups: restore_tests::read(&controller.objects, object).await?,
         certificates: Some(authority.seen()),
     })
 }

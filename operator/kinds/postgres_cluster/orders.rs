@@ -100,7 +100,10 @@ fn slots(view: &ClusterView, name: &str) -> Vec<String> {
 fn lead(view: &ClusterView, decisions: &Decisions, name: &str) -> Lead {
     let bootstrap = &view.object.spec.bootstrap;
     let initdb = bootstrap.initdb();
-    let recovery = bootstrap.recovery.as_ref().map(|declared| Recovery::try_from(&declared.target));
+    let recovery = bootstrap.recovery.as_ref().map(|declared| {
+        let verify = declared.verify;
+        Recovery::try_from(&declared.target).map(|target| Recovery { verify, ..target })
+    });
     let restores = view.member(name).and_then(Member::live).is_some_and(|report| report.archives);
     // Never a new, empty cluster in place of one that is to be recovered: not by a supervisor that would only run initdb, and not
     // for a target that is not understood.

@@ -9,7 +9,7 @@ use super::decided::{Blocker, Decided, Told};
 use super::view::{ClusterView, Member};
 use super::{
     Observed, Step, archive, bridge, certificates, collations, container_name, invariants, orders, places, promotion,
-    protocol, status, upgrade, workload,
+    protocol, recovery, restore_tests, status, upgrade, workload,
 };
 use crate::api::conditions;
 use crate::api::postgres_cluster::{
@@ -80,6 +80,7 @@ pub fn plan(
         steps.extend(orders::orders(&view, &decisions, &observed.secrets.hash));
         steps.extend(orders::renewal(&view, &decisions));
         steps.extend(archive::steps(&view, &observed.archives));
+        steps.extend(archive::after_gap(&view, &decisions, observed.backups.as_ref()));
         steps.extend(port_steps);
         steps.extend(workload::secrets(observed, &decisions));
         let seen = observed.certificates.as_ref();
@@ -98,6 +99,8 @@ pub fn plan(
         status::certificates(&view, &mut status, observed.certificates.as_ref());
         status::places(&view, &mut status, misplaced);
         archive::render(&view, &mut status, &decisions, &observed.archives);
+        recovery::render(&view, &mut status);
+        restore_tests::render(&view, &mut status, observed.backups.as_ref());
     }
     upgrade::tell(object, observed, &before.members, &mut status, now);
     status::refusals(&observed.refused, &mut status, now);

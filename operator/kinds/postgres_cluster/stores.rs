@@ -1,33 +1,24 @@
 //! What opens the archives of a cluster, from its spec and the Secrets that it names. The values are sent to supervisors and shown
 //! nowhere.
 
-use serde_json::Value;
-
 use super::{ArchivesSeen, RESOURCE};
-use crate::api::backup_store::{BackupStore, S3Store};
 use crate::api::hash::short_hash_of_parts;
+use crate::api::postgres_backup::OnBacklog;
 use crate::api::postgres_cluster::PostgresCluster;
-use crate::api::secret::text;
-use crate::archive::access::{ArchiveAccess, S3, Store, StoreAccess};
+use crate::archive::access::ArchiveAccess;
+use crate::kinds::stores::{self, OWN, Problem, access};
 use crate::store::objects::Objects;
 use crate::store::{Error, Key};
 use crate::supervisor::wire::{Archives, Retention};
 
-/// Where a directory with the cluster's archive is mounted in the containers.
-pub const OWN: &str = "/evenkeel-archive";
-/// Where one is mounted that the cluster is recovered from.
+/// Where a directory is mounted in the containers that the cluster is recovered from.
 pub const SOURCE: &str = "/evenkeel-source";
-
-/// Why an archive cannot be opened: the reason and the message of a condition.
-type Problem = (&'static str, String);
 
 /// The Secrets that the stores of a cluster name.
 pub fn keys(object: &PostgresCluster) -> Vec<Key> {
     let own = object.spec.backup.as_ref().map(|backup| &backup.store);
     let source = object.spec.bootstrap.recovery.as_ref().and_then(|recovery| recovery.source.store.as_ref());
-    let buckets = own.into_iter().chain(source).filter_map(|store| store.s3.as_ref());
-    let names = buckets.flat_map(|s3| [Some(&s3.credentials.secret_name), s3.ca_secret_name.as_ref()]).flatten();
-    names.map(|name| Key::beside(object, "secrets", name)).collect()
+    own.into_iter().chain(source).flat_map(|store| stores::keys(object, store)).collect()
 }
 
 /// The hash of what the supervisors must hold, without its values.
@@ -49,10 +40,11 @@ pub async fn archives(objects: &Objects, object: &PostgresCluster) -> Result<Res
         archives.own = Some(ArchiveAccess { access, path });
         archives.max_age_ms = spec.wal.max_age.as_millis();
         archives.backlog_limit = spec.wal.backlog_limit_bytes();
-        archives.retention = spec.retention.as_ref().map(|kept| Retention {
-            window_seconds: u32::try_from(kept.window.get().as_secs()).unwrap_or(u32::MAX),
-            minimum: kept.minimum,
-        });
+        archives.keep_wal = spec.wal.on_backlog == OnBacklog::KeepWal;
+        archives.retention = spec
+            .retention
+            .as_ref()
+            .map(|kept| Retention { window_seconds: kept.window_seconds(), minimum: kept.newest() });
     }
     if is_new(object) && object.spec.bootstrap.recovery.is_some() {
         archives.source = match source(objects, object).await? {
@@ -68,12 +60,12 @@ pub async fn archives(objects: &Objects, object: &PostgresCluster) -> Result<Res
 }
 
 /// The folder of a cluster's archive.
-fn archive(object: &PostgresCluster) -> Option<String> {
+pub fn archive(object: &PostgresCluster) -> Option<String> {
     object.status.as_ref()?.decisions.as_ref()?.archive.clone()
 }
 
 /// Whether the cluster has no data yet, so that its source is needed.
-fn is_new(object: &PostgresCluster) -> bool {
+pub fn is_new(object: &PostgresCluster) -> bool {
     let decisions = object.status.as_ref().and_then(|status| status.decisions.as_ref());
     decisions.is_none_or(|decisions| decisions.system_identifier.is_none())
 }
@@ -114,62 +106,4 @@ async fn source(objects: &Objects, object: &PostgresCluster) -> Result<Result<Op
     };
     let access = access(objects, object, (&store, SOURCE), &store_at).await?;
     Ok(access.map(|access| Some(ArchiveAccess { access, path })))
-}
-
-/// What opens a store; or why that is not known. A directory is mounted at the path beside it.
-async fn access(
-    objects: &Objects,
-    object: &PostgresCluster,
-    (store, mounted): (&BackupStore, &str),
-    path: &str,
-) -> Result<Result<StoreAccess, Problem>, Error> {
-    let store = match (&store.s3, &store.directory) {
-        (Some(s3), _) => match bucket(objects, object, s3, path).await? {
-            Ok(s3) => Store::S3(s3),
-            Err(problem) => return Ok(Err(problem)),
-        },
-        (None, _) => Store::Directory { path: mounted.to_owned() },
-    };
-    let hash = short_hash_of_parts([&serde_json::to_string(&store).unwrap_or_default()], 16);
-    Ok(Ok(StoreAccess { hash, store }))
-}
-
-async fn bucket(
-    objects: &Objects,
-    object: &PostgresCluster,
-    s3: &S3Store,
-    path: &str,
-) -> Result<Result<S3, Problem>, Error> {
-    let secret = async |name: &str| objects.get::<Value>(&Key::beside(object, "secrets", name)).await;
-    let name = &s3.credentials.secret_name;
-    let missing = |at: &str, name: &str, what: &str| {
-        ("SecretNotFound", format!("{path}.s3.{at} names Secret {name}, which {what}"))
-    };
-    let at = "credentials.secretName";
-    let Some(found) = secret(name).await? else {
-        let what = "does not exist: create it with the keys accessKeyId and secretAccessKey";
-        return Ok(Err(missing(at, name, what)));
-    };
-    let value = |key: &str| text(&found, key).filter(|value| !value.is_empty());
-    let (Some(access_key_id), Some(secret_access_key)) = (value("accessKeyId"), value("secretAccessKey")) else {
-        return Ok(Err(missing(at, name, "lacks the key accessKeyId or secretAccessKey")));
-    };
-    let ca = match &s3.ca_secret_name {
-        None => None,
-        Some(name) => match secret(name).await?.as_ref().and_then(|found| text(found, "ca.crt")) {
-            None => return Ok(Err(missing("caSecretName", name, "does not exist or lacks the key ca.crt"))),
-            ca => ca,
-        },
-    };
-    Ok(Ok(S3 {
-        bucket: s3.bucket.clone(),
-        prefix: s3.prefix.clone(),
-        endpoint: s3.endpoint.clone(),
-        region: s3.region.clone(),
-        path_style: s3.path_style(),
-        access_key_id,
-        secret_access_key,
-        session_token: value("sessionToken"),
-        ca,
-    }))
 }

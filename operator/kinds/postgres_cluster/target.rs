@@ -24,6 +24,7 @@ impl TryFrom<&RecoveryTarget> for Recovery {
             target,
             exclusive: declared.exclusive,
             timeline: declared.timeline_number()?,
+            verify: false,
         })
     }
 }

@@ -40,6 +40,8 @@ pub struct BackupSeen {
     pub ours: bool,
     /// It has ended.
     pub ended: bool,
+    /// It is to be restored in a test, which has not ended.
+    pub in_test: bool,
 }
 
 /// One step.
@@ -83,7 +85,9 @@ impl Kind for ScheduledBackupKind {
     type Step = Step;
 
     fn concerns() -> Vec<Concern> {
-        let part = |backup: &Value| json!([backup["metadata"]["name"], backup["status"]["phase"]]);
+        let part = |backup: &Value| {
+            json!([backup["metadata"]["name"], backup["status"]["phase"], backup["status"]["verification"]["phase"],])
+        };
         vec![Concern::named_in(Backup::RESOURCE, schedule_of).only(part)]
     }
 
@@ -127,14 +131,24 @@ fn seen(object: &ScheduledBackup, backup: &Backup) -> BackupSeen {
         created: backup.metadata.creation_timestamp.as_ref().map(|time| time.0),
         ours: label.is_some_and(|label| label == object.name()),
         ended: backup.status.as_ref().is_some_and(|status| status.phase.is_terminal()),
+        in_test: backup.status.as_ref().is_some_and(|status| backup.test_is_open(status)),
     }
 }
 
 /// The Backup that it creates.
 fn backup(object: &ScheduledBackup) -> Value {
     let mut spec = json!({"cluster": object.spec.cluster});
+    if !object.spec.method.is_default() {
+        spec["method"] = json!(object.spec.method);
+    }
+    if let Some(database) = &object.spec.database {
+        spec["database"] = json!(database);
+    }
     if let Some(target) = object.spec.target {
         spec["target"] = json!(target);
+    }
+    if object.spec.verify {
+        spec["verify"] = json!(true);
     }
     json!({
         "apiVersion": "evenkeel.dev/v1alpha1", "kind": Backup::KIND,

@@ -121,7 +121,7 @@ fn serve(
 
 /// The oldest ended Backups of this schedule above the limit.
 fn too_many(observed: &[BackupSeen], limit: u32) -> impl Iterator<Item = Step> {
-    let mut ended: Vec<_> = observed.iter().filter(|backup| backup.ours && backup.ended).collect();
+    let mut ended: Vec<_> = observed.iter().filter(|backup| backup.ours && backup.ended && !backup.in_test).collect();
     ended.sort_by_key(|backup| (backup.created, &backup.name));
     let excess = ended.len().saturating_sub(limit as usize);
     ended.truncate(excess);
@@ -172,6 +172,7 @@ mod tests {
                             created: Some(at(time)),
                             ours: true,
                             ended: false,
+                            in_test: false,
                         }),
                         Step::Forget { name, .. } => self.backups.retain(|backup| backup.name != *name),
                     }
@@ -284,11 +285,16 @@ mod tests {
         let names: Vec<_> = world.backups.iter().map(|backup| backup.name.as_str()).collect();
         assert_eq!(names, ["daily-202611040300", "daily-202611050300"]);
         // One of somebody else is never removed, and is no reason to wait.
-        let other = BackupSeen { name: "mine".into(), uid: None, created: None, ours: false, ended: false };
+        let other =
+            BackupSeen { name: "mine".into(), uid: None, created: None, ours: false, ended: false, in_test: false };
         world.backups.push(other);
         world.look("06T03:00:00");
-        let names: Vec<_> = world.backups.iter().map(|backup| backup.name.as_str()).collect();
-        assert_eq!(names, ["daily-202611040300", "daily-202611050300", "mine", "daily-202611060300"]);
+        let names = |world: &World| world.backups.iter().map(|backup| backup.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&world), ["daily-202611040300", "daily-202611050300", "mine", "daily-202611060300"]);
+        // The throw-away cluster of a restore test would go with it.
+        world.backups.iter_mut().for_each(|backup| (backup.ended, backup.in_test) = (true, true));
+        world.look("07T03:00:00");
+        assert_eq!(names(&world).len(), 5);
     }
 
     #[test]

@@ -29,6 +29,8 @@ const SEEN_APPS: &[&str] = &[
 const SEEN_OURS: &[&str] = &[
     "backups",
     "backups/status",
+    "databaserestores",
+    "databaserestores/status",
     "dockerhosts",
     "dockerhosts/status",
     "loadbalancers",
@@ -73,7 +75,15 @@ fn edit() -> Vec<Rule> {
         rule(
             CHANGE,
             OURS,
-            &["backups", "loadbalancers", "postgresclusters", "redisclusters", "redissentinels", "scheduledbackups"],
+            &[
+                "backups",
+                "databaserestores",
+                "loadbalancers",
+                "postgresclusters",
+                "redisclusters",
+                "redissentinels",
+                "scheduledbackups",
+            ],
         ),
         rule(CHANGE, &["coordination.k8s.io"], &["leases"]),
     ]);

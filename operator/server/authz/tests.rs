@@ -144,6 +144,8 @@ fn each_role_on_each_route() {
         backups.evenkeel.dev/status                         G--      G--      G--      GUP
         scheduledbackups.evenkeel.dev                       GLW----- GLWCUPDX GLWCUPDX GLWCUPDX
         scheduledbackups.evenkeel.dev/status                G--      G--      G--      GUP
+        databaserestores.evenkeel.dev                       GLW----- GLWCUPDX GLWCUPDX GLWCUPDX
+        databaserestores.evenkeel.dev/status                G--      G--      G--      GUP
         loadbalancers.evenkeel.dev                          GLW----- GLWCUPDX GLWCUPDX GLWCUPDX
         loadbalancers.evenkeel.dev/status                   G--      G--      G--      GUP
         redissentinels.evenkeel.dev                         GLW----- GLWCUPDX GLWCUPDX GLWCUPDX

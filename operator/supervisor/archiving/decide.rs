@@ -10,13 +10,15 @@ use crate::api::lsn::{Fork, Lsn};
 use crate::archive::names::{Segment, WalFile};
 use crate::supervisor::next;
 use crate::supervisor::state::{Remembered, Seen};
-use crate::supervisor::wire::{Postgres, Task};
+use crate::supervisor::wire::{Archives, Postgres, Task};
 
 /// What the archiver must know of the instance, from one snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Guard {
     /// The server is being stopped, or is down.
     pub stopping: bool,
+    /// A process of the server waits for all others, also for the archiver, which notices nothing while its command runs.
+    pub barrier: bool,
     /// There is an order, so it is known whether there is an archive.
     pub ordered: bool,
     /// The folder of the archive; `None`: nothing is archived.
@@ -46,8 +48,8 @@ pub struct Lineage {
     pub terms: BTreeMap<u32, u64>,
 }
 
-/// The guard of a snapshot. `remembered`: what the decision of this turn added.
-pub fn guard(seen: &Seen, remembered: Remembered, segment_size: u64) -> Guard {
+/// The guard of a snapshot. `remembered`: what the decision of this turn added; `barrier`: [`Guard::barrier`].
+pub fn guard(seen: &Seen, remembered: Remembered, segment_size: u64, barrier: bool) -> Guard {
     let order = seen.durable.order.as_ref();
     let running = matches!(seen.postgres, Postgres::Primary | Postgres::Standby);
     let terms = seen.durable.timeline_terms.clone();
@@ -69,6 +71,7 @@ pub fn guard(seen: &Seen, remembered: Remembered, segment_size: u64) -> Guard {
     }
     Guard {
         stopping: seen.terminating || !running && seen.postgres != Postgres::Starting,
+        barrier,
         ordered: order.is_some(),
         archive: order.and_then(|order| order.archive.clone()),
         leads: leads && !seen.terminating,
@@ -89,7 +92,7 @@ fn with(seen: &Seen, remembered: Remembered) -> Seen {
 pub enum Answer {
     /// It may forget the file.
     Done,
-    /// Not now, and the server must not wait: it is being stopped.
+    /// Not now, and the server must not wait: it is being stopped, or waits for the archiver itself.
     Stopping,
     /// It waits.
     Wait,
@@ -100,8 +103,8 @@ pub fn answer(guard: &Guard, file: WalFile, stored: bool) -> Answer {
     if stored {
         return Answer::Done;
     }
-    if guard.stopping {
-        // A dead store never lengthens a stop: the file stays, and is offered again.
+    if guard.stopping || guard.barrier {
+        // A dead store never lengthens a stop, nor the replay on a standby: the file stays, and is offered again.
         return Answer::Stopping;
     }
     match guard.archive {
@@ -172,6 +175,42 @@ pub fn conflict(began: Option<u64>, claims: &[u64]) -> Conflict {
         Some(other) => Conflict::Orphan(other),
         None => Conflict::Damaged,
     }
+}
+
+/// The volume of the data directory, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Volume {
+    /// All of it.
+    pub size: u64,
+    /// What the server's user may still write.
+    pub free: u64,
+    /// All WAL segments on it, also those that wait for nothing.
+    pub wal: u64,
+}
+
+/// Segments that may wait however full the volume is: a store that answers takes them soon.
+const LEAST: u64 = 16;
+
+/// Bytes of WAL that may wait for the store; `None`: any number. Without a declared limit it is a quarter of the volume. Some of
+/// the volume stays free: a server that cannot write WAL stops.
+pub fn backlog_limit(archives: &Archives, volume: Volume, segment_size: u64) -> Option<u64> {
+    let spared = (1 << 30).min(volume.size / 10);
+    // WAL that was given up is there until the next checkpoint. It counts, so that another look gives up no more.
+    let room = (volume.free + volume.wal).saturating_sub(spared).max(LEAST * segment_size);
+    let declared = archives.backlog_limit.unwrap_or(volume.size / 4);
+    (!archives.keep_wal).then(|| declared.min(room))
+}
+
+/// Neighbouring segments of one timeline, as ranges.
+pub fn ranges(segments: &BTreeSet<Segment>, size: u64) -> Vec<(Segment, Segment)> {
+    let mut ranges: Vec<(Segment, Segment)> = Vec::new();
+    for segment in segments {
+        match ranges.last_mut() {
+            Some((_, last)) if last.next(size) == *segment => *last = *segment,
+            _ => ranges.push((*segment, *segment)),
+        }
+    }
+    ranges
 }
 
 /// Segments that a leader pushes together, at most: those beyond them are pushed later.
@@ -257,6 +296,42 @@ mod tests {
         name.parse().unwrap()
     }
 
+    #[test]
+    fn the_backlog_is_a_quarter_of_the_volume_and_leaves_some_of_it_free() {
+        const GIB: u64 = 1 << 30;
+        let mib = |archives: &Archives, size, free, wal| {
+            backlog_limit(archives, Volume { size, free, wal }, 16 * MIB).map(|bytes| bytes / MIB)
+        };
+        let default = Archives::default();
+        assert_eq!(mib(&default, 100 * GIB, 50 * GIB, GIB), Some(25 * 1024));
+        // A server that has 5 GiB of WAL and 2 GiB left: all but 1 GiB of these 7.
+        assert_eq!(mib(&default, 100 * GIB, 2 * GIB, 5 * GIB), Some(6 * 1024));
+        // What was given up is still there; nothing more is given up for that.
+        assert_eq!(mib(&default, 100 * GIB, GIB / 2, 6 * GIB), Some(5 * 1024 + 512));
+        assert_eq!(mib(&default, 100 * GIB, 0, 64 * MIB), Some(256), "a few segments may always wait");
+        assert_eq!(mib(&default, 4 * GIB, 2 * GIB, 0), Some(1024));
+        let declared = Archives { backlog_limit: Some(3 * GIB), ..default.clone() };
+        assert_eq!(mib(&declared, 100 * GIB, 50 * GIB, GIB), Some(3 * 1024));
+        assert_eq!(mib(&declared, 100 * GIB, GIB, GIB), Some(1024), "a full volume is worse than a gap");
+        assert_eq!(mib(&Archives { keep_wal: true, ..default }, 100 * GIB, 0, 0), None);
+    }
+
+    #[test]
+    fn neighbours_are_one_range_and_timelines_are_not_mixed() {
+        let names = [
+            "0000000100000000000000FE",
+            "0000000100000000000000FF",
+            "000000010000000100000000",
+            "000000020000000100000001",
+        ];
+        let found = ranges(&names.map(segment).into(), 16 * MIB);
+        let shown: Vec<_> = found.iter().map(|(first, last)| format!("{first}-{last}")).collect();
+        assert_eq!(
+            shown,
+            ["0000000100000000000000FE-000000010000000100000000", "000000020000000100000001-000000020000000100000001"]
+        );
+    }
+
     fn segment(name: &str) -> Segment {
         match file(name) {
             WalFile::Segment(segment) => segment,
@@ -297,7 +372,7 @@ mod tests {
     #[test]
     fn only_a_confirmed_leader_whose_barrier_was_passed_pushes() {
         let passed = Remembered { barrier_passed_once: true, confirmed_ms: Some(0) };
-        let grant = |seen: &Seen, remembered| guard(seen, remembered, 4 * MIB).grant().map(|(_, term)| term);
+        let grant = |seen: &Seen, remembered| guard(seen, remembered, 4 * MIB, false).grant().map(|(_, term)| term);
         assert_eq!(grant(&leader(true), passed), Some(4));
         assert_eq!(grant(&leader(true), Remembered { barrier_passed_once: false, ..passed }), None);
         assert_eq!(grant(&leader(false), passed), None);
@@ -313,7 +388,7 @@ mod tests {
     #[test]
     fn the_servers_archiver_waits_until_the_segment_is_stored_but_never_while_the_server_stops() {
         let passed = Remembered { barrier_passed_once: true, confirmed_ms: Some(0) };
-        let leads = guard(&leader(true), passed, 4 * MIB);
+        let leads = guard(&leader(true), passed, 4 * MIB, false);
         let now = file("000000020000000000000001");
         assert_eq!(answer(&leads, now, false), Answer::Wait);
         assert_eq!(answer(&leads, now, true), Answer::Done);
@@ -323,11 +398,22 @@ mod tests {
         assert_eq!(answer(&Guard { archive: None, ordered: false, ..leads }, now, false), Answer::Wait);
     }
 
+    /// Regression 413: a standby that replayed DROP DATABASE waited for its archiver to notice it, the archiver for its command, and the
+    /// command for a primary to push. When the primary died then, no standby could promise, and the cluster had no failover.
+    #[test]
+    fn the_servers_archiver_is_sent_away_when_the_server_waits_for_it_and_pushes_go_on() {
+        let passed = Remembered { barrier_passed_once: true, confirmed_ms: Some(0) };
+        let leads = guard(&leader(true), passed, 4 * MIB, true);
+        let now = file("000000020000000000000001");
+        assert_eq!((answer(&leads, now, false), answer(&leads, now, true)), (Answer::Stopping, Answer::Done));
+        assert_eq!(leads.grant().map(|(_, term)| term), Some(4));
+    }
+
     /// A standby marks the segment in which its leader changed as complete under its old name. No lineage has that segment.
     #[test]
     fn what_is_on_no_lineage_is_not_waited_for() {
         let passed = Remembered { barrier_passed_once: true, confirmed_ms: Some(0) };
-        let leads = guard(&leader(true), passed, 4 * MIB);
+        let leads = guard(&leader(true), passed, 4 * MIB, false);
         let needs = |name: &str| leads.needs(file(name));
         assert_eq!(needs("000000010000000000000000"), Some(true));
         assert_eq!(needs("000000010000000000000001"), Some(false), "the fork is within it");

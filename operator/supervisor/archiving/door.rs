@@ -1,13 +1,11 @@
 //! The socket where the programs that PostgreSQL runs for WAL files ask: one question a connection, one answer.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
 
 use crate::archive::names::WalFile;
 use crate::supervisor::archiving::ask::NOT_NOW;
@@ -32,25 +30,15 @@ pub fn bind(path: &Path, place: &Place) -> std::io::Result<UnixListener> {
 
 /// Answers for ever.
 pub async fn serve(listener: UnixListener, door: Door) {
-    let free = Arc::new(Semaphore::new(QUESTIONS));
-    loop {
-        let Ok(permit) = free.clone().acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let door = door.clone();
-                tokio::spawn(async move {
-                    if let Err(error) = answer(stream, door).await {
-                        tracing::debug!(%error, "a question about a WAL file was not answered");
-                    }
-                    drop(permit);
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "accepting a question about a WAL file");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+    control::accept_all(listener, QUESTIONS, |stream| {
+        let door = door.clone();
+        async move {
+            if let Err(error) = answer(stream, door).await {
+                tracing::debug!(%error, "a question about a WAL file was not answered");
             }
         }
-    }
+    })
+    .await;
 }
 
 async fn answer(stream: UnixStream, door: Door) -> std::io::Result<()> {

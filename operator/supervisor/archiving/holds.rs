@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use crate::api::sync::lock;
 use crate::archive::catalog::{Catalog, Latest};
-use crate::archive::retention::{self, Policy};
+use crate::archive::dumps;
+use crate::archive::retention::{self, Batch, Policy};
 use crate::archive::store::{Error, Store};
-use crate::archive::survey::{INFO_FILE, LATEST, each_key, survey};
+use crate::archive::survey::{INFO_FILE, LATEST, each_object, survey};
 use crate::supervisor::archiving::Shared;
 use crate::supervisor::archiving::decide::Guard;
 use crate::supervisor::clock::{boottime_ms, wall_seconds};
@@ -17,10 +18,8 @@ use crate::supervisor::wire::{CatalogState, Retention};
 
 /// Time between two short looks: the base backups, and how far the WAL reaches.
 const EACH: Duration = Duration::from_secs(30);
-/// Time between two lists of everything, in milliseconds; a new base backup, or one that is gone, asks for it at once.
+/// Time between two lists of everything, in milliseconds; a new base backup, or one that is gone, or a new gap asks for it at once.
 const WHOLE_MS: u64 = 600_000;
-/// A base backup without `backup.info` may be running for so long after it began.
-const LONGEST: SignedDuration = SignedDuration::from_hours(7 * 24);
 /// Most objects that are deleted at once; the rest is for the next list.
 const MOST: usize = 5_000;
 /// Most bytes of `latest.json`.
@@ -31,6 +30,7 @@ const SMALL: u64 = 4096;
 struct Before {
     archive: Option<String>,
     backups: Vec<String>,
+    begun: u64,
     listed_at: u64,
 }
 
@@ -59,13 +59,14 @@ async fn look(shared: &Shared, guard: &Guard, before: &mut Before) -> Result<(),
     let Some(own) = access.own.as_ref().filter(|own| Some(&own.path) == guard.archive.as_ref()) else { return Ok(()) };
     let store = Store::open_archive(own)?;
     let mut files = Vec::new();
-    each_key(&store, "base", |key| files.push(key.to_owned())).await?;
+    each_object(&store, "base", |found| files.push(found.key.clone())).await?;
     let backups: Vec<String> = files.iter().filter(|key| key.ends_with(INFO_FILE)).cloned().collect();
     let now = boottime_ms();
-    let same = before.archive.as_ref() == Some(&own.path) && before.backups == backups;
+    let begun = lock(&shared.known).begun;
+    let same = before.archive.as_ref() == Some(&own.path) && before.backups == backups && before.begun == begun;
     if !same || now.saturating_sub(before.listed_at) >= WHOLE_MS {
         let catalog = survey(&store).await?;
-        *before = Before { archive: Some(own.path.clone()), backups, listed_at: now };
+        *before = Before { archive: Some(own.path.clone()), backups, begun, listed_at: now };
         lock(&shared.known).catalog = Some(state(&catalog));
         // The pushes have found that this cluster owns the archive, and nobody else writes there.
         let owns = {
@@ -74,6 +75,7 @@ async fn look(shared: &Shared, guard: &Guard, before: &mut Before) -> Result<(),
         };
         if let Some(retention) = access.retention.filter(|_| owns) {
             expire(shared, guard, &store, (&catalog, &files), retention).await?;
+            expire_dumps(shared, guard, &store, retention).await?;
         }
         return Ok(());
     }
@@ -94,20 +96,22 @@ async fn expire(
     retention: Retention,
 ) -> Result<(), Error> {
     let now = Timestamp::from_second(wall_seconds()).unwrap_or_default();
-    let recent = |id: &String| {
-        let begun =
-            jiff::civil::DateTime::strptime("%Y%m%dT%H%M%S", id).ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok()?;
-        Some(now.duration_since(begun.timestamp()) < LONGEST)
-    };
-    let running = catalog.running.iter().map(|intent| &intent.id).filter(|id| recent(id).unwrap_or(true));
-    let policy = Policy {
-        window: Some(SignedDuration::from_secs(retention.window_seconds.into())),
-        minimum: usize::try_from(retention.minimum).unwrap_or(usize::MAX),
-        running: running.cloned().collect(),
-        limit: MOST,
-        ..Policy::default()
-    };
-    for batch in retention::plan(catalog, files, &policy, now) {
+    let policy = Policy::new(retention.window_seconds, retention.minimum, MOST);
+    delete(shared, guard, store, retention::plan(catalog, files, &policy, now)).await
+}
+
+/// The same for dumps, which need nothing but themselves.
+async fn expire_dumps(shared: &Shared, guard: &Guard, store: &Store, retention: Retention) -> Result<(), Error> {
+    let mut files = Vec::new();
+    each_object(store, dumps::FOLDER, |found| files.push(found.key.clone())).await?;
+    let policy = Policy::new(retention.window_seconds, retention.minimum, MOST);
+    let now = Timestamp::from_second(wall_seconds()).unwrap_or_default();
+    delete(shared, guard, store, dumps::expired(&files, &policy, now)).await
+}
+
+/// Deletes these, in their order, as long as this instance is the one that may.
+async fn delete(shared: &Shared, guard: &Guard, store: &Store, batches: Vec<Batch>) -> Result<(), Error> {
+    for batch in batches {
         if shared.guard.borrow().grant() != guard.grant() {
             return Ok(());
         }
@@ -128,5 +132,6 @@ fn state(catalog: &Catalog) -> CatalogState {
         first_point: catalog.first_point().map(|at| at.as_second()),
         last_point: catalog.latest.map(|latest| latest.time.as_second()),
         gaps: catalog.gaps(),
+        cut: catalog.cut(),
     }
 }

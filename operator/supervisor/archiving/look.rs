@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::archive::names::{self, Segment, WalFile};
 use crate::archive::store::{Error, Store};
+use crate::archive::survey::claims;
 use crate::supervisor::archiving::decide::{Guard, is_passed};
 use crate::supervisor::archiving::{Shared, survey};
 
@@ -60,15 +61,10 @@ async fn look(shared: &Arc<Shared>, guard: &Guard, passed: &mut BTreeSet<Segment
     }
     let store = Store::open_archive(own)?;
     // I16: a segment of that name on another lineage is not this one's.
-    let mut claimed = BTreeMap::<u32, u64>::new();
-    for listed in store.list("timelines", None, MOST).await? {
-        if let Some((timeline, term)) = names::claim_of_key(&listed.key) {
-            let last = claimed.entry(timeline).or_default();
-            *last = term.max(*last);
-        }
-    }
-    let ours = |timeline: u32| match (claimed.get(&timeline), lineage.began(timeline)) {
-        (Some(claim), Some(began)) => *claim == began,
+    let claimed = claims(&store).await?;
+    let last = |timeline: u32| claimed.get(&timeline).and_then(|terms| terms.last().copied());
+    let ours = |timeline: u32| match (last(timeline), lineage.began(timeline)) {
+        (Some(claim), Some(began)) => claim == began,
         // What is older than records has no claims.
         (None, None) => true,
         _ => false,

@@ -18,7 +18,7 @@ use crate::api::chain::chain;
 use crate::api::lsn::Lsn;
 use crate::api::sync::lock;
 use crate::archive::fetch::Fetcher;
-use crate::archive::names::WalFile;
+use crate::archive::names::{Segment, WalFile};
 use crate::supervisor::archiving::decide::{Answer, Guard, Written, answer};
 use crate::supervisor::clock::boottime_ms;
 use crate::supervisor::place::Place;
@@ -80,6 +80,10 @@ struct Known {
     waiting_bytes: u64,
     problem: Option<ArchiveProblem>,
     catalog: Option<CatalogState>,
+    /// Segments that were given up and not recorded as missing in the store yet.
+    given_up: BTreeSet<Segment>,
+    /// How often the archive began anew: it was made, or gaps were recorded.
+    begun: u64,
     unarchived_since: Option<u64>,
     /// From then to then, in seconds since 1970, nobody but the supervisor committed anything; all before is in complete segments.
     quiet: Option<(i64, i64)>,
@@ -246,6 +250,14 @@ impl Shared {
     /// A file is in the store, or nobody waits for it any more.
     fn done(&self, name: &str) {
         self.done.send_if_modified(|done| done.insert(name.to_owned()));
+    }
+
+    /// A file is given up: the archive never gets it.
+    fn given_up(&self, name: &str) {
+        if let Ok(WalFile::Segment(segment)) = name.parse() {
+            lock(&self.known).given_up.insert(segment);
+        }
+        self.done(name);
     }
 
     /// What is wrong now; `None`: nothing.

@@ -1,6 +1,5 @@
 //! What a leader does: claims its timelines in the store, and brings its WAL there.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,9 +13,9 @@ use crate::api::sync::lock;
 use crate::archive::catalog::Latest;
 use crate::archive::names::{self, Segment, WalFile};
 use crate::archive::store::{Error as StoreError, Put, Store};
-use crate::archive::survey::LATEST;
+use crate::archive::survey::{LATEST, claims};
 use crate::archive::wal;
-use crate::supervisor::archiving::decide::{Conflict, Guard, conflict};
+use crate::supervisor::archiving::decide::{Conflict, Guard, conflict, ranges};
 use crate::supervisor::archiving::{Shared, survey};
 use crate::supervisor::clock::{boottime_ms, new_id, wall_seconds};
 use crate::supervisor::sql::Session;
@@ -36,8 +35,9 @@ const SAMPLED: i64 = 1;
 const SAMPLES: usize = 20_000;
 /// Time-out of the checkpoint with which a new archive begins.
 const CHECKPOINT: Duration = Duration::from_secs(300);
-/// Most claims that are read, and most bytes of a file that is no segment.
-const CLAIMS: usize = 10_000;
+/// The reason of a gap: too much WAL waited for the store.
+const BACKLOG: &str = "backlogLimit";
+/// Most bytes of a file that is no segment.
 const SMALL: u64 = 1 << 20;
 
 /// Why nothing is pushed.
@@ -96,6 +96,15 @@ struct Owner {
 struct Claim {
     timeline: u32,
     begun: u64,
+}
+
+/// WAL that the archive never gets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Gap {
+    first: String,
+    last: String,
+    reason: String,
 }
 
 /// Pushes for ever, whenever this instance may.
@@ -163,20 +172,23 @@ impl<'a> Leader<'a> {
         let new = leader.own().await?;
         leader.claim().await?;
         if new {
-            leader.begin();
+            tracing::info!(archive = leader.guard.archive.as_deref().unwrap_or_default(), "a new archive begins");
+            leader.checkpoint();
         }
         Ok(leader)
     }
 
-    /// A base backup of a standby begins at the last checkpoint of its primary. The first one must find one whose WAL is archived.
-    fn begin(&self) {
-        tracing::info!(archive = self.guard.archive.as_deref().unwrap_or_default(), "a new archive begins");
+    /// A base backup of a standby begins at the last checkpoint of its primary. The first one of an archive, or after a gap, must find
+    /// one whose WAL is archived from there on. Then what the archive holds is looked at again.
+    fn checkpoint(&self) {
+        let shared = self.shared.clone();
         // Beside the pushes, which go on meanwhile.
-        tokio::spawn(async {
+        tokio::spawn(async move {
             let checkpoint = async { Session::open().await?.checkpoint(CHECKPOINT).await };
             if let Err(error) = checkpoint.await {
-                tracing::warn!(problem = %chain(&error), "no checkpoint: the first base backup may have to be made again");
+                tracing::warn!(problem = %chain(&error), "no checkpoint: the next base backup may have to be made again");
             }
+            lock(&shared.known).begun += 1;
         });
     }
 
@@ -206,22 +218,11 @@ impl<'a> Leader<'a> {
         Ok(self.store.put_new(key, bytes.into(), &[], same).await?)
     }
 
-    /// The terms in which each timeline was begun, as far as anyone has claimed it.
-    async fn claims(&self) -> Result<BTreeMap<u32, Vec<u64>>, Error> {
-        let mut claims: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
-        for listed in self.store.list("timelines", None, CLAIMS).await? {
-            if let Some((timeline, term)) = names::claim_of_key(&listed.key) {
-                claims.entry(timeline).or_default().push(term);
-            }
-        }
-        Ok(claims)
-    }
-
     /// I17: nothing of a lineage is replaced by one of a lower term. Each history is stored, too, not only what the server offers:
     /// it may have offered it to a leader that is gone.
     async fn claim(&self) -> Result<(), Error> {
         let Some(lineage) = &self.guard.lineage else { return Err(Error::NotLeading) };
-        let claims = self.claims().await?;
+        let claims = claims(&self.store).await?;
         for timeline in lineage.timelines() {
             let began = lineage.began(timeline);
             let known = claims.get(&timeline).map_or(&[][..], Vec::as_slice);
@@ -251,6 +252,7 @@ impl<'a> Leader<'a> {
             let quiet = lock(&self.shared.known).quiet;
             let waiting = survey::scan(self.shared).await;
             self.granted()?;
+            self.record_gaps().await?;
             if let Some(pulse) = *self.shared.written.borrow()
                 && let Some(at) = pulse.committed_at
                 && samples.last().is_none_or(|(last, _)| *last + SAMPLED <= at)
@@ -307,6 +309,20 @@ impl<'a> Leader<'a> {
             }
             self.shared.problem(None);
         }
+    }
+
+    /// Writes down what was given up, so that people and tools find it in the store.
+    async fn record_gaps(&self) -> Result<(), Error> {
+        let given_up = lock(&self.shared.known).given_up.clone();
+        for (first, last) in ranges(&given_up, self.guard.segment_size) {
+            let gap = Gap { first: first.to_string(), last: last.to_string(), reason: BACKLOG.to_owned() };
+            self.put_json(&names::gap_key(first, last), &gap).await?;
+            lock(&self.shared.known).given_up.retain(|segment| !(first..=last).contains(segment));
+        }
+        if !given_up.is_empty() {
+            self.checkpoint();
+        }
+        Ok(())
     }
 
     /// The position up to which the archive has everything.
@@ -389,7 +405,7 @@ impl<'a> Leader<'a> {
         if self.store.put_new(key, bytes.clone(), &metadata, same).await? != Put::Other {
             return Ok(());
         }
-        let claims = self.claims().await?.remove(&timeline).unwrap_or_default();
+        let claims = claims(&self.store).await?.remove(&timeline).unwrap_or_default();
         match conflict(began, &claims) {
             Conflict::Orphan(term) => {
                 let Some(there) = self.store.head(key).await? else { return Err(Error::NotLeading) };

@@ -1,19 +1,24 @@
 //! Which WAL files wait for the store, and which of them are given up because there are too many.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::api::sync::lock;
 use crate::archive::names::WalFile;
 use crate::supervisor::archiving::Shared;
+use crate::supervisor::archiving::decide::{Volume, backlog_limit};
 use crate::supervisor::clock::boottime_ms;
 
 /// Time between two looks while something waits, or may.
 const EACH: Duration = Duration::from_secs(1);
+/// Fewer segments than this are never too many.
+const FEW: usize = 4;
 /// Most files that are looked at; with segments of 4 MiB these are 400 GB.
 const MOST: usize = 100_000;
 /// The folder with a file for each WAL file that waits, and its ending.
+const WAL: &str = "pg_wal";
 const FOLDER: &str = "pg_wal/archive_status";
 const READY: &str = ".ready";
 /// The ending of a history.
@@ -37,6 +42,23 @@ pub async fn run(shared: Arc<Shared>) {
             () = tokio::time::sleep(EACH) => {}
         }
     }
+}
+
+/// How many segments may wait.
+async fn kept(shared: &Arc<Shared>, segment_size: u64) -> usize {
+    let Some(archives) = shared.archives.borrow().clone() else { return usize::MAX };
+    let place = shared.place.clone();
+    let seen = tokio::task::spawn_blocking(move || {
+        let wal = place.theirs().names_ending(&place.pgdata().join(WAL), "", MOST);
+        let is_segment =
+            |name: &&OsString| name.to_str().is_some_and(|name| matches!(name.parse(), Ok(WalFile::Segment(_))));
+        let segments = wal.iter().filter(is_segment).count() as u64;
+        let (size, free) = place.volume_bytes()?;
+        Some(Volume { size, free, wal: segments.saturating_mul(segment_size) })
+    });
+    let Ok(Some(volume)) = seen.await else { return usize::MAX };
+    let limit = backlog_limit(&archives, volume, segment_size).and_then(|bytes| bytes.checked_div(segment_size));
+    usize::try_from(limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX).max(1)
 }
 
 /// The files that wait and are needed, in the order in which they are pushed: histories first, then by timeline and position.
@@ -64,15 +86,17 @@ pub async fn scan(shared: &Arc<Shared>) -> Vec<String> {
         }
     }
     waiting.sort_by_key(|name| !name.ends_with(HISTORY));
-    let limit = shared.archives.borrow().as_ref().and_then(|archives| archives.backlog_limit);
-    let kept = limit.and_then(|bytes| bytes.checked_div(guard.segment_size)).unwrap_or(u64::MAX);
-    let kept = usize::try_from(kept.max(1)).unwrap_or(usize::MAX);
     // Histories are few and small, and no recovery goes past a missing one.
     let histories = waiting.partition_point(|name| name.ends_with(HISTORY));
-    let too_many = (waiting.len() - histories).saturating_sub(kept);
-    for name in waiting.drain(histories..histories + too_many) {
-        tracing::warn!(segment = %name, "WAL is given up: too much waits for the store; the archive has a gap");
-        shared.done(&name);
+    let too_many = match waiting.len() - histories {
+        few if few < FEW => 0,
+        many => many.saturating_sub(kept(shared, guard.segment_size).await),
+    };
+    let given_up: Vec<String> = waiting.drain(histories..histories + too_many).collect();
+    if let (Some(first), Some(last)) = (given_up.first(), given_up.last()) {
+        let segments = given_up.len();
+        tracing::warn!(segments, first, last, "WAL is given up: too much waits for the store; the archive has a gap");
+        given_up.iter().for_each(|name| shared.given_up(name));
     }
     let now = boottime_ms();
     let mut known = lock(&shared.known);

@@ -9,17 +9,14 @@ use std::process::Command as Process;
 use bytes::Bytes;
 
 use super::*;
-use crate::api::postgres_settings::SOCKETS;
 use crate::archive::access::{Store as Where, StoreAccess};
 use crate::archive::names::{Segment, WalFile};
 use crate::archive::target::Target;
 use crate::supervisor::backup::Backup;
-use crate::supervisor::place::Place;
-use crate::supervisor::process::Reaper;
-use crate::supervisor::wire::{BackupOrder, BackupPhase, BackupState, Init};
+use crate::supervisor::inside::{in_container, query, serve, site, stop};
+use crate::supervisor::process::Child;
+use crate::supervisor::wire::{BackupOrder, BackupState, Init};
 
-/// Set in the container.
-const INSIDE: &str = "EVENKEEL_TEST_INSIDE";
 const ARCHIVE: &str = "/archive/default.db";
 const ID: &str = "20261128T010000";
 /// Puts a WAL file where the archive has it.
@@ -45,6 +42,9 @@ fn the_servers_lines_tell_how_far_it_is_and_why_it_ended() {
     let lines = lines.map(str::to_owned);
     assert_eq!(last(&lines), "FATAL:  could not restore file \"00000002.history\"");
     assert_eq!(last(&lines[..1]), "LOG:  a");
+    let line = "LOG:  last completed transaction was at log time 2026-11-28 03:14:15.123456+00";
+    assert_eq!(committed(line), Some("2026-11-28T03:14:15.123456Z".parse().unwrap()));
+    assert_eq!((committed("LOG:  redo done"), committed(&line.replace("+00", " CET"))), (None, None));
 }
 
 #[test]
@@ -56,25 +56,8 @@ fn the_major_version_of_the_image_is_read() {
 
 #[test]
 fn a_backup_is_restored_exactly_up_to_what_was_asked_for() {
-    if std::env::var_os(INSIDE).is_some() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(inside());
-        return;
-    }
-    if std::env::var("EVENKEEL_TEST_DOCKER").as_deref() != Ok("1") {
-        println!("a_backup_is_restored: skipped, EVENKEEL_TEST_DOCKER=1 is not set");
-        return;
-    }
-    // The test is a static program, as the supervisor is.
-    let this = format!("{}:/test:ro", std::env::current_exe().unwrap().display());
     let name = "supervisor::restore::tests::a_backup_is_restored_exactly_up_to_what_was_asked_for";
-    let run = Process::new("docker")
-        .args(["run", "--rm", "-v", &this, "-e", &format!("{INSIDE}=1"), "--entrypoint", "/test", "postgres:15"])
-        .args(["--exact", name, "--nocapture"])
-        .output()
-        .unwrap();
-    let said = format!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
-    assert!(run.status.success() && said.contains("restores are right"), "{said}");
+    in_container(name, inside);
 }
 
 struct Inside {
@@ -91,19 +74,16 @@ struct Commit {
 }
 
 async fn inside() {
-    let reaper = Reaper::default();
-    tokio::spawn(reaper.clone().run());
-    let place = Place::find().unwrap();
-    place.prepare().unwrap();
+    let site = site();
     std::fs::create_dir_all(ARCHIVE).unwrap();
-    std::os::unix::fs::chown(ARCHIVE, Some(place.uid.as_raw()), None).unwrap();
+    std::os::unix::fs::chown(ARCHIVE, Some(site.place.uid.as_raw()), None).unwrap();
     std::fs::write("/tmp/push.sh", PUSH).unwrap();
     std::fs::set_permissions("/tmp/push.sh", std::fs::Permissions::from_mode(0o755)).unwrap();
     for pipe in ["/tmp/ask", "/tmp/answer"] {
         assert!(Process::new("mkfifo").args(["-m", "666", pipe]).status().is_ok());
     }
     let access = StoreAccess { hash: String::new(), store: Where::Directory { path: "/archive".into() } };
-    let inside = Inside { site: Site { place, reaper }, store: Store::open(&access).unwrap().at("default.db") };
+    let inside = Inside { site, store: Store::open(&access).unwrap().at("default.db") };
     let init = Init { encoding: "UTF8".into(), locale: "C.UTF-8".into(), data_checksums: true };
     inside.site.clone().init(init).await.unwrap();
     let server = inside.serve().await;
@@ -113,7 +93,7 @@ async fn inside() {
         commits.push(inside.commit(number).await);
     }
     let state = inside.back_up().await;
-    assert_eq!((state.phase, state.span.as_ref().map(|span| span.timeline)), (BackupPhase::Completed, Some(1)));
+    assert_eq!(state.span.as_ref().map(|span| span.timeline), Some(1));
     for number in 4..=20 {
         commits.push(inside.commit(number).await);
         if number % 4 == 0 {
@@ -123,7 +103,7 @@ async fn inside() {
     inside.sql("SELECT pg_create_restore_point('here')").await;
     commits.push(inside.commit(21).await);
     // It archives everything before it ends.
-    inside.stop(server).await;
+    stop(server).await;
 
     let at = |number: u32| commits.iter().find(|commit| commit.number == number).unwrap();
     let none = Recovery::default();
@@ -139,8 +119,22 @@ async fn inside() {
         let recovery = Recovery { target: target.clone(), exclusive, ..none.clone() };
         let restored = inside.restore(recovery, &Answer::Honest).await.unwrap();
         assert_eq!(inside.rows().await, expected, "{target:?} {restored:?}");
-        assert_eq!((restored.backup.as_str(), restored.left.0, restored.timeline), (ID, 1, 2), "{target:?}");
+        let reached = restored.reached.as_ref().unwrap();
+        assert_eq!((restored.backup.as_str(), reached.timeline, inside.timeline().await), (ID, 1, 2), "{target:?}");
+        assert_eq!((restored.bytes, &restored.path), (restored.total, &vec![1]), "{target:?}");
+        if target == Target::Time(at(15).time) {
+            assert!(reached.last_commit.is_some_and(|commit| commit <= at(15).time), "{reached:?}");
+        }
+        assert_eq!(restored.checks, Vec::<String>::new());
     }
+    let verify = Recovery { verify: true, ..none.clone() };
+    let restored = inside.restore(verify.clone(), &Answer::Honest).await.unwrap();
+    assert_eq!(inside.rows().await, 21);
+    assert_eq!(
+        (restored.checks, restored.unchecked),
+        (vec!["manifest", "checksums", "amcheck"].into_iter().map(str::to_owned).collect(), vec![])
+    );
+    inside.finds_damage().await;
 
     // A server that was restored goes on, on a timeline of its own in the same archive.
     let back = Recovery { target: Target::Xid(at(9).xid), ..none.clone() };
@@ -150,10 +144,15 @@ async fn inside() {
     inside.store.put("wals/00000002.history", history.into()).await.unwrap();
     let server = inside.serve().await;
     inside.commit(30).await;
-    inside.stop(server).await;
+    stop(server).await;
     for (timeline, expected, left) in [(None, 10, 2), (Some(1), 21, 1)] {
         let restored = inside.restore(Recovery { timeline, ..none.clone() }, &Answer::Honest).await.unwrap();
-        assert_eq!((inside.rows().await, restored.left.0, restored.timeline), (expected, left, 3), "{restored:?}");
+        let reached = restored.reached.as_ref().unwrap();
+        assert_eq!(
+            (inside.rows().await, reached.timeline, inside.timeline().await),
+            (expected, left, 3),
+            "{restored:?}"
+        );
     }
 
     let none = Recovery { timeline: Some(1), ..none };
@@ -170,7 +169,7 @@ async fn inside() {
     let words = refused(Recovery { target: Target::Xid(99_999), ..none.clone() }, &Answer::Honest).await;
     assert!(words.contains("recovery ended before configured recovery target was reached"), "{words}");
     // One changed bit in the store.
-    let path = format!("{ARCHIVE}/base/{ID}/{DATA}");
+    let path = format!("{ARCHIVE}/base/{ID}/{DATA_FILE}");
     let mut data = std::fs::read(&path).unwrap();
     let middle = data.len() / 2;
     data[middle] ^= 1;
@@ -178,7 +177,6 @@ async fn inside() {
     let words = refused(none, &Answer::Honest).await;
     assert!(words.contains("has another content than was written"), "{words}");
     assert_eq!(inside.rows().await, 21, "what was there stays until a restore is complete");
-    println!("restores are right");
 }
 
 /// How `restore_command` is answered.
@@ -190,42 +188,22 @@ enum Answer {
     Hides(Lsn),
 }
 
+impl Site {
+    /// Statements in a single-user server, one a line; none of them may fail.
+    async fn single_file(self, statements: File) -> String {
+        let said = self.single(&self.place.pgdata(), "postgres", Stdio::from(statements), None).await.unwrap();
+        assert!(!said.contains("ERROR:"), "{said}");
+        said
+    }
+}
+
 impl Inside {
     async fn serve(&self) -> Child {
-        let Site { place, reaper } = &self.site;
-        place.write_configuration("test_hba.conf", "local all,replication all trust\n").unwrap();
-        let mut command = place.tool("postgres");
-        command.arg("-D").arg(place.pgdata());
-        let hba = place.configuration().join("test_hba.conf").display().to_string();
-        for (name, value) in [
-            ("hba_file", hba.as_str()),
-            ("listen_addresses", ""),
-            ("unix_socket_directories", SOCKETS),
-            ("archive_mode", "on"),
-            ("archive_command", "/tmp/push.sh %p %f"),
-        ] {
-            command.arg("-c").arg(format!("{name}={value}"));
-        }
-        let mut child = reaper.spawn(command, None).unwrap();
-        let mut output = pipe::Receiver::from_owned_fd(child.output.try_clone().unwrap()).unwrap();
-        tokio::spawn(async move { tokio::io::copy(&mut output, &mut tokio::io::stderr()).await });
-        tokio::select! {
-            biased;
-            ended = &mut child.exit => panic!("{ended:?}"),
-            opened = sql::first_session(Path::new(SOCKETS)) => opened.unwrap(),
-        }
-        child
-    }
-
-    async fn stop(&self, server: Child) {
-        kill(server.pid, Signal::SIGINT).unwrap();
-        assert!(matches!(server.exit.await, Ok(WaitStatus::Exited(_, 0))));
+        serve(&self.site, &[("archive_mode", "on"), ("archive_command", "/tmp/push.sh %p %f")]).await
     }
 
     async fn sql(&self, statement: &str) -> String {
-        let mut command = self.site.place.tool("psql");
-        command.args(["-h", SOCKETS, "-U", "postgres", "-XAtqc", statement]);
-        tools::run(&self.site.reaper, command).await.unwrap().trim().to_owned()
+        query(&self.site, "postgres", statement).await
     }
 
     async fn commit(&self, number: u32) -> Commit {
@@ -242,14 +220,15 @@ impl Inside {
     async fn back_up(&self) -> BackupState {
         let backup = Backup {
             store: self.store.clone(),
-            order: BackupOrder { id: ID.into(), attempt: 1, max_rate: None },
+            order: BackupOrder { id: ID.into(), attempt: 1, max_rate: None, dump: None },
             archive: "default.db".into(),
             member: "db-1".into(),
             socket: sql::socket(),
             now: jiff::Timestamp::now,
         };
         let (progress, _) = watch::channel(BackupState::default());
-        backup.take(&progress).await.unwrap()
+        backup.take(&progress).await.unwrap();
+        progress.borrow().clone()
     }
 
     /// Rows of the table in the data directory, which no server uses.
@@ -260,9 +239,49 @@ impl Inside {
         said.split_once("n = \"").unwrap().1.split_once('"').unwrap().0.parse().unwrap()
     }
 
-    async fn restore(&self, recovery: Recovery, answer: &Answer) -> Result<Restored, Failure> {
+    async fn timeline(&self) -> u32 {
+        tools::control(&self.site.place, &self.site.reaper).await.unwrap().timeline
+    }
+
+    /// What each check finds in the data directory, which no server uses.
+    async fn finds_damage(&self) {
+        let (data, progress) = (self.site.place.pgdata(), watch::Sender::default());
+        let statement = |text: &str| {
+            std::fs::write("/tmp/damage.sql", text).unwrap();
+            self.site.clone().single_file(File::open("/tmp/damage.sql").unwrap())
+        };
+        // A database whose name looks like an option, and settings of the users that would stop the checks.
+        statement("CREATE DATABASE \"-x\"\nALTER DATABASE postgres SET default_transaction_read_only = on\n").await;
+        statement("ALTER DATABASE postgres SET search_path = nowhere\nCREATE INDEX commits_n ON commits (number)\n")
+            .await;
+        self.site.check_structures(&data, None, &progress).await.unwrap();
+        // Rows that an index does not have.
+        let ready = |ready: bool| {
+            format!("UPDATE pg_index SET indisready = {ready} WHERE indexrelid = 'public.commits_n'::regclass\n")
+        };
+        let rows = "INSERT INTO public.commits VALUES (1000)\n";
+        statement(&format!("SET default_transaction_read_only = off\n{}{rows}{}", ready(false), ready(true))).await;
+        let words = self.site.check_structures(&data, None, &progress).await.unwrap_err().words;
+        assert!(words.starts_with("amcheck of database postgres: ERROR:  heap tuple"), "{words}");
+        assert!(words.contains("lacks matching index tuple within index \"commits_n\""), "{words}");
+        statement("SET default_transaction_read_only = off\nREINDEX INDEX public.commits_n\n").await;
+        self.site.check_structures(&data, None, &progress).await.unwrap();
+        self.site.check_pages(&data, &progress).await.unwrap();
+        // One changed bit in a table, with the checksum and without it.
+        let said = statement("SELECT pg_relation_filepath('public.commits') AS path\n").await;
+        let path = said.split_once("path = \"").unwrap().1.split_once('"').unwrap().0.to_owned();
+        let mut table = std::fs::read(data.join(&path)).unwrap();
+        table[8191] ^= 1;
+        std::fs::write(data.join(&path), &table).unwrap();
+        let words = self.site.check_pages(&data, &progress).await.unwrap_err().words;
+        assert!(words.starts_with("pages have wrong checksums: ") && words.contains(&path), "{words}");
+        let words = self.site.check_structures(&data, None, &progress).await.unwrap_err().words;
+        assert!(words.contains("invalid page in block 0 of relation"), "{words}");
+    }
+
+    async fn restore(&self, recovery: Recovery, answer: &Answer) -> Result<RecoveryState, Failure> {
         let restore = Restore { store: self.store.clone(), recovery, command: ASK.to_owned(), configuration: None };
-        let (progress, _) = watch::channel(Progress::default());
+        let (progress, _) = watch::channel(RecoveryState::default());
         let (given, mut taken) = tokio::sync::mpsc::unbounded_channel();
         let answering = async {
             let fetcher: Fetcher = taken.recv().await.unwrap();
@@ -287,7 +306,7 @@ impl Inside {
         let site = self.site.clone();
         let restored = tokio::select! {
             biased;
-            restored = site.restore(restore, &serve, &progress) => restored,
+            restored = site.restore(restore, &serve, &progress) => restored.map(|()| progress.borrow().clone()),
             () = answering => panic!("nobody asks"),
         };
         // Ends the reader of the pipe.

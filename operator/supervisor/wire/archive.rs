@@ -1,5 +1,6 @@
-//! The part of the messages that is about the archive and base backups. Plain data, compatible like [`super`].
+//! The part of the messages that is about the archive, base backups and dumps. Plain data, compatible like [`super`].
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::api::lsn::Lsn;
@@ -19,8 +20,10 @@ pub struct Archives {
     pub max_age_ms: u64,
     /// What is deleted from the archive; `None`: nothing.
     pub retention: Option<Retention>,
-    /// Bytes of WAL that may wait for the store; beyond them the oldest segments are given up. `None`: none is.
+    /// Bytes of WAL that may wait for the store; beyond them the oldest segments are given up. `None`: a quarter of the volume.
     pub backlog_limit: Option<u64>,
+    /// No WAL is given up, even if the volume becomes full.
+    pub keep_wal: bool,
 }
 
 /// What stays in the archive.
@@ -38,7 +41,7 @@ impl Archives {
     pub const FILE: &str = "archives.json";
 }
 
-/// A base backup to take.
+/// A base backup or a dump to take.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase", default)]
 pub struct BackupOrder {
@@ -48,6 +51,27 @@ pub struct BackupOrder {
     pub attempt: u32,
     /// Bytes a second to read at most; `None`: no limit.
     pub max_rate: Option<u64>,
+    /// The database to dump; `None`: a base backup is taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dump: Option<String>,
+}
+
+/// A dump to restore into a new database of the leader.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Hash)]
+#[serde(rename_all = "camelCase")]
+pub struct RestoreOrder {
+    /// UID of the object.
+    pub id: String,
+    /// Counts the attempts of the object; an attempt that failed is not repeated by the supervisor.
+    pub attempt: u32,
+    /// The archive with the dump.
+    pub source: ArchiveAccess,
+    /// The ID of the dump.
+    pub dump: String,
+    /// The new database.
+    pub database: String,
+    /// The role that everything in it belongs to; `None`: as in the dump.
+    pub owner: Option<String>,
 }
 
 /// The state of the archive, as one instance sees it. Only a leader whose order is open pushes.
@@ -98,23 +122,28 @@ pub struct CatalogState {
     pub last_point: Option<i64>,
     /// Missing WAL segments, as ranges `FIRST-LAST`.
     pub gaps: Vec<String>,
+    /// The first gap after the newest base backup: without another one nothing after it can be restored.
+    pub cut: Option<String>,
 }
 
-/// A base backup, running or ended.
+/// A base backup, a dump, or the restore of a dump, running or ended.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase", default)]
 pub struct BackupState {
-    /// [`BackupOrder::id`].
+    /// [`BackupOrder::id`], or [`RestoreOrder::id`].
     pub id: String,
-    /// [`BackupOrder::attempt`].
+    /// The attempt of the order.
     pub attempt: u32,
     /// How far it is.
     pub phase: BackupPhase,
     /// Why it failed.
     pub error: Option<String>,
-    /// Bytes of the data directory read.
+    /// Another attempt would fail as well.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub lasting: bool,
+    /// Bytes read: of the data directory, or of the dump.
     pub bytes: u64,
-    /// Bytes that are expected in all.
+    /// Bytes that are expected in all. For a dump that is the size of the database, which also has indexes.
     pub total: u64,
     /// Bytes in the store, compressed.
     pub stored: u64,
@@ -122,8 +151,21 @@ pub struct BackupState {
     pub started_at: i64,
     /// Seconds since 1970 when it ended.
     pub stopped_at: Option<i64>,
-    /// Known once the data was read.
+    /// Of a base backup, once the data was read.
     pub span: Option<BackupSpan>,
+    /// Of a dump, once it has begun.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<Snapshot>,
+}
+
+/// What a dump is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Hash)]
+#[serde(rename_all = "camelCase")]
+pub struct Snapshot {
+    /// The data is as of this position.
+    pub lsn: Lsn,
+    /// The time of that, in seconds since 1970.
+    pub time: i64,
 }
 
 /// The WAL that a base backup needs.
@@ -142,17 +184,95 @@ pub struct BackupSpan {
     pub end_wal: String,
 }
 
-/// The phases of a base backup.
+/// The phases of a base backup. A dump and a restore have all but [`BackupPhase::WaitingForWal`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase")]
 pub enum BackupPhase {
-    /// The data directory is read and stored.
+    /// The data is read and stored.
     #[default]
     Running,
     /// The data is stored; the WAL that it needs is not yet.
     WaitingForWal,
-    /// It is complete: its `backup.info` is written.
+    /// It is complete: its `backup.info` or `dump.json` is written, or the restored database has its name.
     Completed,
     /// It failed.
+    Failed,
+}
+
+/// A recovery from an archive, running or ended.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, Hash)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RecoveryState {
+    /// What it does.
+    pub phase: RecoveryPart,
+    /// Attempts that failed so far, without those that did not reach the store.
+    pub failures: u32,
+    /// Attempts that ended with the container.
+    pub interruptions: u32,
+    /// Why the last attempt failed.
+    pub error: Option<String>,
+    /// ID of the base backup; empty: not chosen yet.
+    pub backup: String,
+    /// The timelines on the way, from that of the base backup on.
+    pub path: Vec<u32>,
+    /// Bytes of the base backup written.
+    pub bytes: u64,
+    /// Bytes of it in all.
+    pub total: u64,
+    /// The WAL segment that was replayed last.
+    pub wal: Option<String>,
+    /// The last one on the way.
+    pub last_wal: String,
+    /// What is checked now, for people.
+    pub doing: String,
+    /// Grows whenever anything goes on: bytes, segments, or the work of a program that says nothing.
+    pub steps: u64,
+    /// Where the replay ended.
+    pub reached: Option<Reached>,
+    /// The checks that were passed.
+    pub checks: Vec<String>,
+    /// Why others were not made.
+    pub unchecked: Vec<String>,
+    /// Seconds since 1970 when the current attempt began.
+    pub started_at: i64,
+    /// Seconds since 1970 when it ended.
+    pub stopped_at: Option<i64>,
+}
+
+impl RecoveryState {
+    /// Its file in the supervisor's folder: as it began, or as it ended.
+    pub const FILE: &str = "restore.json";
+}
+
+/// Where a replay ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Hash)]
+#[serde(rename_all = "camelCase")]
+pub struct Reached {
+    /// The position.
+    pub lsn: Lsn,
+    /// The timeline of the archive that it is on.
+    pub timeline: u32,
+    /// The time of the last transaction that was replayed, if there was one.
+    pub last_commit: Option<Timestamp>,
+}
+
+/// The phases of a recovery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, Hash)]
+#[serde(rename_all = "camelCase")]
+pub enum RecoveryPart {
+    /// The archive is listed, and the way is chosen.
+    #[default]
+    Preparing,
+    /// The base backup is downloaded.
+    Downloading,
+    /// The data is checked.
+    Checking,
+    /// WAL is replayed.
+    Replaying,
+    /// The data directory is in its place.
+    Completed,
+    /// The store was not reached; it is tried again.
+    Retrying,
+    /// It failed; it is tried again.
     Failed,
 }

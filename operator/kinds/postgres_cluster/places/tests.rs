@@ -41,6 +41,7 @@ fn nothing() -> Observed {
         refused: Default::default(),
         secrets: Default::default(),
         archives: Default::default(),
+        backups: None,
         certificates: None,
     }
 }

@@ -61,7 +61,8 @@ fn promoting(view: &ClusterView, name: &str, report: &Report) -> Decided {
     Decided { decisions, told: Vec::new(), blocker: Some(blocker) }
 }
 
-/// The first leader gets its incarnation, and the cluster its system identifier, once the data directory is made.
+/// The first leader gets its incarnation, and the cluster its system identifier, once the data directory is made. An adopted
+/// cluster whose volumes did not tell the identifier gets it as soon as its primary runs.
 fn identified(before: &Decisions, report: &Report) -> Decisions {
     let nameless = before.leader.as_ref().filter(|leader| leader.incarnation.is_empty());
     match (nameless, &report.incarnation, &report.system_identifier) {
@@ -70,6 +71,9 @@ fn identified(before: &Decisions, report: &Report) -> Decisions {
             system_identifier: Some(system.clone()),
             ..before.clone()
         },
+        (None, _, Some(system)) if before.system_identifier.is_none() => {
+            Decisions { system_identifier: Some(system.clone()), ..before.clone() }
+        }
         _ => before.clone(),
     }
 }

@@ -436,6 +436,7 @@ impl World {
             refused: BTreeMap::new(),
             secrets: self.secrets.clone(),
             archives: Default::default(),
+            backups: None,
             certificates: None,
         }
     }
@@ -451,7 +452,7 @@ impl World {
                     port: port.clone(),
                 };
             }
-            Step::Certificates(_) | Step::Port(_) | Step::SendArchives { .. } => {}
+            Step::Certificates(_) | Step::Port(_) | Step::SendArchives { .. } | Step::BackUp { .. } => {}
             Step::Docker(step) => self.perform_by_docker(step),
             Step::AskImage { host, image } => {
                 let heard = Heard { value: Some(self.image_libraries.clone()), silent_ms: 0, state: Standing::Done };
@@ -568,7 +569,7 @@ impl World {
             }
             Command::Credentials(_) => process.credentials = true,
             // No archive is modelled.
-            Command::Archives(_) | Command::Backup(_) | Command::SwitchWal { .. } => {}
+            Command::Archives(_) | Command::Backup(_) | Command::RestoreDump(_) | Command::SwitchWal { .. } => {}
         }
     }
 
