@@ -80,7 +80,7 @@ struct Known {
     waiting_bytes: u64,
     problem: Option<ArchiveProblem>,
     catalog: Option<CatalogState>,
-    /// Segments that were given up and not recorded as missing in the store yet.
+    /// Segments that this instance gave up as the leader, and has not recorded as missing in the store yet.
     given_up: BTreeSet<Segment>,
     /// How often the archive began anew: it was made, or gaps were recorded.
     begun: u64,
@@ -252,9 +252,11 @@ impl Shared {
         self.done.send_if_modified(|done| done.insert(name.to_owned()));
     }
 
-    /// A file is given up: the archive never gets it.
+    /// A file is given up: this instance does not bring it into the archive any more.
     fn given_up(&self, name: &str) {
-        if let Ok(WalFile::Segment(segment)) = name.parse() {
+        let leads = self.guard.borrow().grant().is_some();
+        // What a standby gives up may be in the archive by its leader: only that one knows of a gap.
+        if let (true, Ok(WalFile::Segment(segment))) = (leads, name.parse()) {
             lock(&self.known).given_up.insert(segment);
         }
         self.done(name);
