@@ -1,5 +1,6 @@
 """An S3 server that nobody here wrote (moto), where containers reach it, and what is in its bucket."""
 
+import ipaddress
 import json
 import subprocess
 import urllib.parse
@@ -21,7 +22,9 @@ XML = "{http://s3.amazonaws.com/doc/2006-03-01/}"
 
 def gateway():
     """The address of this machine on Docker's default network: containers of every network reach it."""
-    return harness.docker("network", "inspect", "bridge", "-f", "{{(index .IPAM.Config 0).Gateway}}").strip()
+    config = json.loads(harness.docker("network", "inspect", "bridge", "-f", "{{json (index .IPAM.Config 0)}}"))
+    # Some versions of Docker do not show the gateway of a network that has had no container yet: it is the first address.
+    return config.get("Gateway") or str(next(ipaddress.ip_network(config["Subnet"]).hosts()))
 
 
 class Server:

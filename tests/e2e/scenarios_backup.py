@@ -131,7 +131,8 @@ def a_dead_store_lengthens_no_switchover_and_what_waited_gets_there_later(cluste
 
 
 def a_database_is_dropped_while_the_store_is_dead_and_a_failover_after_it_succeeds(cluster):
-    """Regression 413. The servers' archivers wait for a frozen store; a database is dropped, and then the primary dies."""
+    """Regressions 413 and 414. The servers' archivers wait for a frozen store; a database is dropped, and then a standby dies, which
+    has to replay that before it lets anybody in, and after it the primary."""
     server = s3.Server("backups")
     try:
         s3.apply_secret(cluster.operator, "e2e-s3")
@@ -147,11 +148,19 @@ def a_database_is_dropped_while_the_store_is_dead_and_a_failover_after_it_succee
 
         asked("CREATE DATABASE dropped")
         os.kill(server.process.pid, signal.SIGSTOP)
-        asked("SELECT pg_logical_emit_message(true, 'e2e', repeat('x', 6000000))")
+        asked("SELECT pg_logical_emit_message(true, 'e2e', repeat('x', 60000000))")
         members = [cluster.container(one["name"]) for one in cluster.status()["instances"]]
         wait_until("all archivers wait", lambda: all("wal-push" in docker("top", one) for one in members), 30)
         took = asked("DROP DATABASE dropped")
         expect(took < 5, f"DROP DATABASE took {took:.1f} s")
+        standby = next(one for one in members if one != primary)
+        there = ("psql", "-XAtc", "SELECT count(*) FROM pg_database WHERE datname = 'dropped'")
+        wait_until("the standby has no such database", lambda: docker("exec", "-u", "postgres", standby, *there).strip() == "0", 60)
+        began = time.monotonic()
+        docker("kill", standby)
+        wait_until("the standby answers", lambda: docker("exec", standby, "pg_isready", "-q") == "", 60)
+        returned = time.monotonic() - began
+        cluster.settled()
         with Writes(cluster, "dropped") as writes:
             writes.go_on(10)
             moment = time.monotonic()
@@ -161,7 +170,7 @@ def a_database_is_dropped_while_the_store_is_dead_and_a_failover_after_it_succee
         expect(writes.outage(moment) <= 6, f"an outage of {writes.outage(moment):.1f} s")
         os.kill(server.process.pid, signal.SIGCONT)
         archiving(cluster)
-        return f"dropped in {took:.2f} s, outage {writes.outage(moment):.2f} s"
+        return f"dropped in {took:.2f} s, a standby back after {returned:.1f} s, outage {writes.outage(moment):.2f} s"
     finally:
         cluster.spec.pop("backup", None)
         cluster.apply()

@@ -4,9 +4,12 @@ Prints one line a scenario and ends with `N passed, N failed`. What tells why on
 failed is kept under target/e2e/. Everything made in Docker is removed.
 """
 
+import fcntl
+import pathlib
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 
@@ -99,15 +102,24 @@ def run(binary, words):
     return passed + beside.passed, failed + beside.failed
 
 
+def alone():
+    """Waits until no other run of the suite uses this engine: their objects have the same names. Keep what it returns."""
+    lock = open(pathlib.Path(tempfile.gettempdir()) / "evenkeel-e2e.lock", "w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return lock
+
+
 def main():
     """Runs the suite and exits 1 when a scenario failed."""
     if len(sys.argv) < 2:
         sys.exit("usage: suite.py BINARY [WORDS...]")
+    lock = alone()
     # A SIGTERM also cleans up.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     shutil.rmtree(SAVED, ignore_errors=True)
     passed, failed = run(sys.argv[1], sys.argv[2:])
     print(f"{passed} passed, {failed} failed", flush=True)
+    lock.close()
     sys.exit(1 if failed else 0)
 
 

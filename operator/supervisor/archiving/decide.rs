@@ -17,6 +17,8 @@ use crate::supervisor::wire::{Archives, Postgres, Task};
 pub struct Guard {
     /// The server is being stopped, or is down.
     pub stopping: bool,
+    /// The server starts: nobody can ask it yet what its processes wait for.
+    pub starting: bool,
     /// A process of the server waits for all others, also for the archiver, which notices nothing while its command runs.
     pub barrier: bool,
     /// There is an order, so it is known whether there is an archive.
@@ -71,6 +73,7 @@ pub fn guard(seen: &Seen, remembered: Remembered, segment_size: u64, barrier: bo
     }
     Guard {
         stopping: seen.terminating || !running && seen.postgres != Postgres::Starting,
+        starting: seen.postgres == Postgres::Starting,
         barrier,
         ordered: order.is_some(),
         archive: order.and_then(|order| order.archive.clone()),
@@ -96,6 +99,8 @@ pub enum Answer {
     Stopping,
     /// It waits.
     Wait,
+    /// It waits, and is sent away soon: the server may be waiting for it.
+    Briefly,
 }
 
 /// The answer about a file; `stored`: it is in the store.
@@ -109,9 +114,10 @@ pub fn answer(guard: &Guard, file: WalFile, stored: bool) -> Answer {
     }
     match guard.archive {
         None if guard.ordered => Answer::Done,
-        None => Answer::Wait,
         Some(_) if guard.needs(file) == Some(false) => Answer::Done,
-        Some(_) => Answer::Wait,
+        // A server that replays DROP DATABASE before it lets anybody in cannot show its barrier.
+        _ if guard.starting => Answer::Briefly,
+        _ => Answer::Wait,
     }
 }
 
@@ -407,6 +413,18 @@ mod tests {
         let now = file("000000020000000000000001");
         assert_eq!((answer(&leads, now, false), answer(&leads, now, true)), (Answer::Stopping, Answer::Done));
         assert_eq!(leads.grant().map(|(_, term)| term), Some(4));
+    }
+
+    /// Regression 414: a standby that started, and had to replay DROP DATABASE before it let anybody in, waited for its archiver as in
+    /// 413, and no poll could show that. It stayed "starting" for as long as the store was away.
+    #[test]
+    fn the_archiver_of_a_server_that_starts_does_not_wait_for_long() {
+        let passed = Remembered { barrier_passed_once: true, confirmed_ms: Some(0) };
+        let starts = guard(&Seen { postgres: Postgres::Starting, ..leader(true) }, passed, 4 * MIB, false);
+        let now = file("000000020000000000000001");
+        assert_eq!((answer(&starts, now, false), answer(&starts, now, true)), (Answer::Briefly, Answer::Done));
+        let unordered = Guard { archive: None, ordered: false, ..starts };
+        assert_eq!(answer(&unordered, now, false), Answer::Briefly);
     }
 
     /// A standby marks the segment in which its leader changed as complete under its old name. No lineage has that segment.

@@ -49,7 +49,7 @@ async fn answer(stream: UnixStream, door: Door) -> std::io::Result<()> {
     let (code, content) = match parse(&line) {
         Some(Question::Push(file)) => match door.pushed(&file).await {
             Answer::Done => (0, Bytes::new()),
-            Answer::Stopping | Answer::Wait => (NOT_NOW, Bytes::new()),
+            Answer::Stopping | Answer::Wait | Answer::Briefly => (NOT_NOW, Bytes::new()),
         },
         Some(Question::Fetch(file)) => door.fetched(file).await,
         None => (NOT_NOW, Bytes::new()),

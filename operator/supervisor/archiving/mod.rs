@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
@@ -32,6 +33,9 @@ mod look;
 mod push;
 mod survey;
 mod switch;
+
+/// How long a question waits while the server starts.
+const BRIEFLY: Duration = Duration::from_secs(1);
 
 /// The archiver of one supervisor. Dropping it ends its work.
 #[derive(Debug)]
@@ -215,16 +219,20 @@ impl Door {
         let Ok(file) = name.parse() else { return Answer::Stopping };
         let (mut guard, mut done) = (self.0.guard.subscribe(), self.0.done.subscribe());
         self.0.offered.notify_waiters();
+        let mut soon = std::pin::pin!(tokio::time::sleep(BRIEFLY));
         loop {
+            let briefly;
             let stored = done.borrow_and_update().contains(name);
             match answer(&guard.borrow_and_update(), file, stored) {
-                Answer::Wait => {}
+                Answer::Wait => briefly = false,
+                Answer::Briefly => briefly = true,
                 answer => return answer,
             }
             let changed = tokio::select! {
                 biased;
                 changed = guard.changed() => changed,
                 changed = done.changed() => changed,
+                () = &mut soon, if briefly => return Answer::Stopping,
             };
             if changed.is_err() {
                 return Answer::Stopping;
