@@ -33,11 +33,15 @@ pub struct S3Store {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
     /// The region that requests are signed for.
-    #[serde(default = "region")]
+    #[serde(default = "S3Store::region")]
     pub region: String,
     /// `true`: the bucket is in the path of a request, and not in its host name. Default: `true` if there is an endpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path_style: Option<bool>,
+    /// A checksum that the server compares with each upload. A bucket with Object Lock takes none without it. Default: none, as some
+    /// stores refuse such requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checksum: Option<S3Checksum>,
     /// What opens the bucket.
     pub credentials: S3Credentials,
     /// A Secret whose key `ca.crt` has the CA certificates to trust, as PEM. Default: the public ones.
@@ -46,8 +50,12 @@ pub struct S3Store {
     pub ca_secret_name: Option<String>,
 }
 
-fn region() -> String {
-    "us-east-1".into()
+/// Checksums of uploads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum S3Checksum {
+    /// `x-amz-checksum-sha256`.
+    #[serde(rename = "SHA256")]
+    Sha256,
 }
 
 /// What opens a bucket.
@@ -68,6 +76,11 @@ pub struct DirectoryStore {
 }
 
 impl S3Store {
+    /// The default of [`S3Store::region`].
+    pub fn region() -> String {
+        "us-east-1".into()
+    }
+
     /// Whether the bucket is in the path of a request.
     pub fn path_style(&self) -> bool {
         self.path_style.unwrap_or(self.endpoint.is_some())

@@ -45,6 +45,8 @@ pub struct S3 {
     pub region: String,
     /// The bucket is in the path and not in the host's name.
     pub path_style: bool,
+    /// Uploads have a SHA-256 that the server compares.
+    pub sha256: bool,
     /// The access key.
     pub access_key_id: String,
     /// Its secret.

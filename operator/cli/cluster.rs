@@ -6,6 +6,7 @@ mod remove;
 mod renew_keys;
 mod reset;
 mod restore;
+mod snapshots;
 mod status;
 pub(super) mod stopped;
 
@@ -45,6 +46,8 @@ enum Verb {
     Reset(reset::Args),
     /// Writes a copy of the store of the running operators into a file
     Backup(backup::Args),
+    /// Lists the snapshots of the store that operators with --snapshot-store have stored
+    Snapshots(snapshots::Args),
     /// Writes the objects of a backup or a snapshot into an empty store; the operators must be stopped
     Restore(restore::Args),
     /// Takes all objects out of etcd into a store of this node's operator alone; the operators must be stopped
@@ -57,6 +60,8 @@ enum Verb {
 pub enum Local {
     /// `reset`
     Reset(reset::Args),
+    /// `snapshots`
+    Snapshots(snapshots::Args),
     /// `restore`
     Restore(restore::Args),
     /// `leave`
@@ -70,6 +75,7 @@ impl Args {
     pub fn local(self) -> Result<Local, Self> {
         match self.verb {
             Verb::Reset(args) => Ok(Local::Reset(args)),
+            Verb::Snapshots(args) => Ok(Local::Snapshots(args)),
             Verb::Restore(args) => Ok(Local::Restore(args)),
             Verb::Leave(args) => Ok(Local::Leave(args)),
             Verb::RenewKeys(args) => Ok(Local::RenewKeys(args)),
@@ -83,6 +89,7 @@ impl Local {
     pub async fn run(&self, out: &mut (dyn Write + Send)) -> Result<(), Error> {
         match self {
             Self::Reset(args) => reset::run(args, out).await,
+            Self::Snapshots(args) => snapshots::run(args, out).await,
             Self::Restore(args) => restore::run(args, out).await,
             Self::Leave(args) => leave::run(args, out).await,
             Self::RenewKeys(args) => renew_keys::run(args, out).await,
@@ -98,6 +105,7 @@ pub async fn run(args: Args, session: &mut Session<'_>) -> Result<(), Error> {
         Verb::Remove(args) => remove::run(args, session).await,
         Verb::Backup(args) => backup::run(&args, session).await,
         Verb::Reset(args) => reset::run(&args, session.out).await,
+        Verb::Snapshots(args) => snapshots::run(&args, session.out).await,
         Verb::Restore(args) => restore::run(&args, session.out).await,
         Verb::Leave(args) => leave::run(&args, session.out).await,
         Verb::RenewKeys(args) => renew_keys::run(&args, session.out).await,

@@ -37,6 +37,7 @@ pub mod rollouts;
 pub mod scale;
 pub mod secrets;
 pub mod session;
+pub mod snapshot_store;
 pub mod switchover;
 pub mod targets;
 pub mod terminal;

@@ -28,6 +28,7 @@ use super::etcd;
 use super::join;
 use super::logging;
 use super::managed::{self, Start};
+use super::snapshot_store::{self, SnapshotStore};
 use crate::api::chain::chain;
 use crate::api::cluster::NodeInfo;
 use crate::api::docker_host::DockerHost;
@@ -66,6 +67,9 @@ pub struct Args {
     /// Addresses or names, without a port, by which other machines reach the API; they are in its certificate
     #[arg(long, value_name = "ADDRESS,...", value_delimiter = ',', value_parser = host)]
     pub advertise: Vec<ServerName<'static>>,
+    /// Where the snapshots of the store are kept besides the data directory
+    #[command(flatten)]
+    pub snapshot_store: snapshot_store::Args,
     /// The etcd that this operator shares with others
     #[command(flatten)]
     pub shared: etcd::Args,
@@ -236,6 +240,9 @@ pub async fn start(args: &Args) -> Result<Running, Error> {
     let path = args.data_dir();
     let data_dir = DataDir::claim(&path)?;
     raise_files();
+    if let Some(file) = &args.snapshot_store.snapshot_store {
+        SnapshotStore::open(file)?;
+    }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let starting = Start {
         args: &args.managed,
@@ -347,9 +354,16 @@ pub async fn start(args: &Args) -> Result<Running, Error> {
         stop.run_until_cancelled(registering).await;
         ("the registration of hosts", Ok(()))
     });
-    let (writing, stop) = (snapshots::write(snapshots.clone(), objects.clone(), clock.clone()), shutdown.clone());
+    let (leader_here, stop) = (leader.clone(), shutdown.clone());
+    let writing = snapshots::Writing {
+        snapshots: snapshots.clone(),
+        store: args.snapshot_store.snapshot_store.clone(),
+        leads: Box::new(move || leader_here.leads()),
+        objects: objects.clone(),
+        clock: clock.clone(),
+    };
     parts.spawn(async move {
-        stop.run_until_cancelled(writing).await;
+        stop.run_until_cancelled(writing.run()).await;
         ("the snapshots of the store", Ok(()))
     });
     let planner: server::Planner = Arc::new(move |object| {

@@ -79,6 +79,7 @@ async fn bucket<O: Object>(
         endpoint: s3.endpoint.clone(),
         region: s3.region.clone(),
         path_style: s3.path_style(),
+        sha256: s3.checksum.is_some(),
         access_key_id,
         secret_access_key,
         session_token: value("sessionToken"),

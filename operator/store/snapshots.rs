@@ -13,6 +13,8 @@ use tokio::sync::Mutex;
 use super::sqlite::Snapshot;
 use super::{Error, Seal, Store};
 
+/// The end of all their names.
+pub const END: &str = ".db";
 /// The newest ones that are kept.
 const LAST: usize = 6;
 /// The last days of which one each is kept: the newest.
@@ -30,7 +32,7 @@ pub struct Snapshots {
 impl Snapshots {
     /// Snapshots of this store, in a folder of the data directory.
     pub fn new(store: Arc<dyn Store>, seal: Seal, data_dir: &Path) -> Self {
-        Self { store, seal, folder: data_dir.join("snapshots"), turn: Mutex::new(()) }
+        Self { store, seal, folder: folder(data_dir), turn: Mutex::new(()) }
     }
 
     /// Where they are.
@@ -58,6 +60,14 @@ impl Snapshots {
         Ok(Some(path))
     }
 
+    /// The newest one, with its name.
+    pub async fn newest(&self) -> Result<Option<(String, Vec<u8>)>, Error> {
+        let _turn = self.turn.lock().await;
+        let Some(name) = self.names()?.pop() else { return Ok(None) };
+        let bytes = tokio::fs::read(self.folder.join(&name)).await.map_err(failed("reading a snapshot"))?;
+        Ok(Some((name, bytes)))
+    }
+
     /// One as it would be written now, as the bytes of its file.
     pub async fn bytes(&self, now: Timestamp) -> Result<Vec<u8>, Error> {
         let _turn = self.turn.lock().await;
@@ -69,8 +79,7 @@ impl Snapshots {
     }
 
     async fn now(&self, now: Timestamp) -> Result<Snapshot, Error> {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.folder);
-        made.map_err(failed("making the folder of the snapshots"))?;
+        make(&self.folder).map_err(failed("making the folder of the snapshots"))?;
         Snapshot::of(&*self.store, self.store.generation().await?, now).await
     }
 
@@ -81,33 +90,43 @@ impl Snapshots {
             names.collect::<io::Result<Vec<_>>>()
         });
         let mut names = listed.map_err(failed("listing the snapshots"))?;
-        names.retain(|name| day(name).is_some());
+        names.retain(|name| parse(name).is_some_and(|(_, rest)| rest == END));
         names.sort();
         Ok(names)
     }
+}
+
+/// The folder of the snapshots in a data directory.
+pub fn folder(data_dir: &Path) -> PathBuf {
+    data_dir.join("snapshots")
+}
+
+/// Makes the folder, for its owner alone.
+pub fn make(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
 fn failed(doing: &'static str) -> impl Fn(io::Error) -> Error {
     move |source| Error::Backend { doing, source: Box::new(source) }
 }
 
-/// The day of a snapshot, as its name says; `None`: this is no name of one.
-fn day(name: &str) -> Option<&str> {
-    let time = name.strip_prefix("store-")?.strip_suffix("Z.db")?;
+/// The day of a snapshot, as its name says, and what follows the time; `None`: this is no name of one.
+pub fn parse(name: &str) -> Option<(&str, &str)> {
+    let (time, rest) = name.strip_prefix("store-")?.split_once('Z')?;
     let (day, clock) = time.split_once('T')?;
     let digits = |text: &str, count| text.len() == count && text.bytes().all(|byte| byte.is_ascii_digit());
-    (digits(day, 8) && digits(clock, 6)).then_some(day)
+    (digits(day, 8) && digits(clock, 6) && rest.ends_with(END)).then_some((day, rest))
 }
 
 /// Those of the snapshots, the oldest first, that are not kept.
-fn superseded(names: &[String]) -> Vec<&String> {
+pub fn superseded(names: &[String]) -> Vec<&String> {
     let mut days = BTreeSet::new();
     let mut old: Vec<_> = names
         .iter()
         .rev()
         .enumerate()
         .filter(|(place, name)| {
-            let is_newest_of_day = days.len() < DAYS && days.insert(day(name));
+            let is_newest_of_day = days.len() < DAYS && days.insert(parse(name).map(|(day, _)| day));
             *place >= LAST && !is_newest_of_day
         })
         .map(|(_, name)| name)

@@ -15,11 +15,12 @@ import scenarios_failures
 import scenarios_input
 import scenarios_redis
 import scenarios_secrets
+import scenarios_snapshots
 import scenarios_web
 
 # Those that measure no outage. `BESIDE` runs beside them, with an operator of its own.
 UNHURRIED = [*scenarios_input.SCENARIOS, *scenarios_web.SCENARIOS]
-BESIDE = scenarios_redis.BESIDE
+BESIDE = [*scenarios_redis.BESIDE, *scenarios_snapshots.BESIDE]
 
 SCENARIOS = [
     *UNHURRIED,

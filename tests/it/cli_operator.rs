@@ -24,6 +24,7 @@ pub fn args(dir: &Path) -> Args {
         shared: Default::default(),
         join: Default::default(),
         managed: Default::default(),
+        snapshot_store: Default::default(),
         audit: Vec::new(),
         default_pod_security: Default::default(),
     }

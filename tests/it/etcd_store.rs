@@ -233,7 +233,7 @@ async fn an_idle_watch_survives_compaction_and_the_loss_of_its_connection() {
 }
 
 /// An authority: its certificate, and what signs with it.
-fn authority(name: &str) -> (String, rcgen::Issuer<'static, rcgen::KeyPair>) {
+pub(crate) fn authority(name: &str) -> (String, rcgen::Issuer<'static, rcgen::KeyPair>) {
     let mut of = rcgen::CertificateParams::new(Vec::new()).unwrap();
     of.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     of.distinguished_name.push(rcgen::DnType::CommonName, name);
@@ -242,7 +242,7 @@ fn authority(name: &str) -> (String, rcgen::Issuer<'static, rcgen::KeyPair>) {
 }
 
 /// A certificate of loopback, and its key.
-fn leaf(issuer: &rcgen::Issuer<'static, rcgen::KeyPair>) -> (String, String) {
+pub(crate) fn leaf(issuer: &rcgen::Issuer<'static, rcgen::KeyPair>) -> (String, String) {
     let key = rcgen::KeyPair::generate().unwrap();
     let mut of = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
     of.extended_key_usages =

@@ -23,7 +23,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
 ];
 
 /// Files that wire the rooms together and may import them all.
-const WIRING: [&str; 19] = [
+const WIRING: [&str; 20] = [
     "main.rs",
     "inside.rs",
     "cli/operator.rs",
@@ -32,6 +32,7 @@ const WIRING: [&str; 19] = [
     "cli/operator/opened.rs",
     "cli/operator/snapshots.rs",
     "cli/secrets.rs",
+    "cli/snapshot_store.rs",
     "cli/etcd.rs",
     "cli/join.rs",
     "cli/cluster/backup.rs",

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::aws::{AmazonS3, AmazonS3Builder, Checksum};
 use object_store::local::LocalFileSystem;
 use object_store::{BackoffConfig, Certificate, ClientOptions, ObjectStore, RetryConfig};
 
@@ -120,6 +120,9 @@ fn builder(s3: &S3, endpoint: Option<&str>, speaker: &Speaker) -> Result<AmazonS
         .with_disable_bulk_delete(true)
         .with_client_options(options)
         .with_http_connector(Ranges::default());
+    if s3.sha256 {
+        builder = builder.with_checksum_algorithm(Checksum::SHA256);
+    }
     if let Some(token) = &s3.session_token {
         builder = builder.with_token(token);
     }

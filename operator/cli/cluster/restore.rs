@@ -1,21 +1,27 @@
 //! `evenkeel cluster restore`: writes the objects of a backup or a snapshot into an empty store. Works on the data directory of a
 //! stopped operator.
 
+use std::fs::DirBuilder;
 use std::io::Write;
-use std::path::PathBuf;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
 
 use super::stopped;
 use crate::cli::datadir::DataDir;
 use crate::cli::error::{Error, failed};
 use crate::cli::operator::Home;
-use crate::store::generation;
+use crate::cli::snapshot_store::{self, SnapshotStore};
 use crate::store::sqlite::Snapshot;
+use crate::store::{Seal, generation, private_file, snapshots};
 
 /// A restore.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The backup, or a file of `snapshots/` in a data directory
-    file: PathBuf,
+    /// The backup, or a file of `snapshots/` in a data directory; with --snapshot-store the name of a snapshot there [default: the newest]
+    #[arg(required_unless_present = "snapshot_store")]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    from: snapshot_store::Args,
     /// Only tells what is in the file, and whether the keys open it
     #[arg(long)]
     dry_run: bool,
@@ -26,17 +32,21 @@ pub struct Args {
 /// Restores the file.
 pub async fn run(args: &Args, out: &mut (dyn Write + Send)) -> Result<(), Error> {
     let (home, dir) = (&args.home, args.home.dir());
-    let doing = || format!("cannot restore {}", args.file.display());
-    if !args.file.exists() {
-        return Err(Error::Failed(format!("there is no file {}", args.file.display())));
+    let file = args.file.clone().unwrap_or_else(|| "the newest snapshot".into());
+    let doing = || format!("cannot restore {}", file.display());
+    if args.from.snapshot_store.is_none() && !file.exists() {
+        return Err(Error::Failed(format!("there is no file {}", file.display())));
     }
     let seal = stopped::keys(home)?;
-    let snapshot = Snapshot::read(&args.file, &seal).await.map_err(failed(doing))?;
+    let _claimed = if args.dry_run { None } else { Some(DataDir::claim(&dir)?) };
+    let snapshot = match &args.from.snapshot_store {
+        None => Snapshot::read(&file, &seal).await.map_err(failed(doing))?,
+        Some(store) => args.fetched(&SnapshotStore::open(store)?, (&dir, &seal), out).await?,
+    };
     write!(out, "{}", told(&snapshot))?;
     if args.dry_run {
         return Ok(());
     }
-    let _claimed = DataDir::claim(&dir)?;
     let next = generation::next(snapshot.generation, &dir).map_err(failed(doing))?;
     let target = match stopped::etcd(&dir, seal.clone()).await? {
         Some(etcd) => {
@@ -61,6 +71,42 @@ pub async fn run(args: &Args, out: &mut (dyn Write + Send)) -> Result<(), Error>
     generation::note(&dir, next).map_err(failed(doing))?;
     writeln!(out, "restored into {target}, generation {next}; start the operators")?;
     Ok(())
+}
+
+impl Args {
+    /// A snapshot of an object store. Its file goes among those that are written in `snapshots/` of the data directory; for a dry run
+    /// into a folder that is removed again.
+    async fn fetched(
+        &self,
+        store: &SnapshotStore,
+        (dir, seal): (&Path, &Seal),
+        out: &mut (dyn Write + Send),
+    ) -> Result<Snapshot, Error> {
+        let name = self.file.as_ref().map(|name| name.to_string_lossy().into_owned());
+        let chosen = store.choose(name.as_deref()).await?;
+        let bytes = store.get(&chosen).await?;
+        writeln!(out, "fetched {}, {} bytes", chosen.name, bytes.len())?;
+        let (folder, made) = match self.dry_run {
+            true => {
+                let folder = std::env::temp_dir().join(format!("evenkeel-restore-{}", std::process::id()));
+                // Others may write in its parent: one that is there already is not ours.
+                let made = DirBuilder::new().mode(0o700).create(&folder);
+                (folder, made)
+            }
+            false => (snapshots::folder(dir), snapshots::make(&snapshots::folder(dir))),
+        };
+        let file = folder.join(chosen.file());
+        let written = made.and_then(|()| private_file::write(&file, &bytes));
+        let read = match written {
+            Ok(()) => Snapshot::read(&file, seal).await.map_err(failed(|| format!("cannot restore {}", chosen.name))),
+            Err(source) => Err(Error::Io { doing: format!("write {}", file.display()), source }),
+        };
+        if self.dry_run {
+            // It has no Secret that could be read.
+            let _ = std::fs::remove_file(&file).and_then(|()| std::fs::remove_dir(&folder));
+        }
+        read
+    }
 }
 
 /// What people want to know of a file before they restore it.
@@ -92,7 +138,7 @@ mod tests {
         let file = folder.path().join("backup.db");
         Snapshot { objects, generation: 2, taken, content: None }.write(&file, &keys).await.unwrap();
         let home = Home { data_dir: Some(dir.clone()), encryption_key_file: None };
-        let mut args = Args { file, dry_run: true, home };
+        let mut args = Args { file: Some(file), from: Default::default(), dry_run: true, home };
         let mut out = Vec::new();
         run(&args, &mut out).await.unwrap();
         assert_eq!(String::from_utf8(out).unwrap(), "taken 2026-11-29T17:00:00Z, generation 2\n      1  secrets\n");
@@ -118,7 +164,10 @@ mod tests {
         let file = dir.path().join("backup.db");
         std::fs::write(&file, "x").unwrap();
         let home = Home { data_dir: Some(dir.path().join("data")), encryption_key_file: None };
-        let refused = run(&Args { file, dry_run: false, home }, &mut Vec::new()).await.unwrap_err().to_string();
+        let refused = run(&Args { file: Some(file), from: Default::default(), dry_run: false, home }, &mut Vec::new())
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(refused.contains("bring pki/ of a former data directory"), "{refused}");
         assert!(!dir.path().join("data").exists());
     }

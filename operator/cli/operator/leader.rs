@@ -51,6 +51,11 @@ impl Leader {
         lock(&self.leading).clone().unwrap_or_else(|| self.other.clone())
     }
 
+    /// Whether this operator leads.
+    pub fn leads(&self) -> bool {
+        lock(&self.leading).is_some()
+    }
+
     /// Passes on what the hosts say, for ever.
     pub async fn follow(self: Arc<Self>, mut hints: impl Stream<Item = EventHint> + Unpin) {
         while let Some(hint) = hints.next().await {

@@ -2,6 +2,8 @@
 //!
 //! It runs for the command line alone; no decision follows from it.
 
+use std::time::Duration;
+
 use super::stores;
 use crate::api::archive_outlook::{ArchiveOutlook, ArchiveView, BackupView, RecoveryView};
 use crate::api::chain::chain;
@@ -22,6 +24,8 @@ use crate::store::objects::Objects;
 
 /// Bytes that are read to measure the speed of the store.
 const SAMPLE: u64 = 4 << 20;
+/// Time for all that is read of one archive.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Why an archive in a directory is not read.
 const DIRECTORY: &str = "it is in a directory of the instances' hosts, which the operator does not read; status.backup of the cluster says what its primary sees there";
 
@@ -72,7 +76,7 @@ async fn holds(access: &ArchiveAccess, object: &PostgresCluster, now: jiff::Time
         }
         Ok::<_, String>((catalog, files, dumped))
     };
-    match read.await {
+    match bounded(read).await {
         Ok((catalog, files, dumped)) => {
             let retention = object.spec.backup.as_ref().and_then(|backup| backup.retention.as_ref());
             let deletes =
@@ -151,7 +155,13 @@ async fn recovers_from(access: &ArchiveAccess, object: &PostgresCluster) -> Reco
         }
     };
     let told = |problem: String| RecoveryView { problem: Some(problem), ..RecoveryView::default() };
-    RecoveryView { path: access.path.clone(), ..looked.await.unwrap_or_else(told) }
+    RecoveryView { path: access.path.clone(), ..bounded(looked).await.unwrap_or_else(told) }
+}
+
+/// A store that does not answer holds up nobody who waits for a plan.
+async fn bounded<T>(looking: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    let looked = tokio::time::timeout(PATIENCE, looking).await;
+    looked.unwrap_or_else(|_| Err(format!("the store was not read within {} s", PATIENCE.as_secs())))
 }
 
 /// What a plan reads, and how long that takes.

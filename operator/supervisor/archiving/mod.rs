@@ -221,13 +221,12 @@ impl Door {
         self.0.offered.notify_waiters();
         let mut soon = std::pin::pin!(tokio::time::sleep(BRIEFLY));
         loop {
-            let briefly;
             let stored = done.borrow_and_update().contains(name);
-            match answer(&guard.borrow_and_update(), file, stored) {
-                Answer::Wait => briefly = false,
-                Answer::Briefly => briefly = true,
+            let briefly = match answer(&guard.borrow_and_update(), file, stored) {
+                Answer::Wait => false,
+                Answer::Briefly => true,
                 answer => return answer,
-            }
+            };
             let changed = tokio::select! {
                 biased;
                 changed = guard.changed() => changed,
