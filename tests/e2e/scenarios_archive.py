@@ -85,4 +85,51 @@ def a_gap_is_told_and_closed_by_a_base_backup_and_a_restore_shows_its_way_first(
         operator.cli_result("delete", "secret", "e2e-s3")
 
 
-SCENARIOS = [a_gap_is_told_and_closed_by_a_base_backup_and_a_restore_shows_its_way_first]
+def two_clusters_of_one_name_have_an_archive_each_and_both_are_restored(cluster):
+    """A cluster is deleted with its data, and another one gets its name and its store; then both come back from there."""
+    server = s3.Server("backups")
+    operator = cluster.operator
+    twice, restored = Cluster(operator, "e2e-twice"), Cluster(operator, "e2e-restored")
+    try:
+        s3.apply_secret(operator, "e2e-s3")
+        archives = []
+        for numbers in (range(1, 6), range(100, 103)):
+            twice.spec = {"image": cluster.spec["image"], "instances": 1, "bootstrap": cluster.spec["bootstrap"]}
+            twice.apply(backup={"store": server.store("e2e-s3", "prod"), "wal": {"maxAge": "1s"}})
+            twice.settled()
+            archives.append(archiving(twice)["archive"])
+            commits(twice.uri(), numbers)
+            backed_up(twice, f"e2e-{numbers[0]}")
+            archived_up_to(twice, server, f"prod/{archives[-1]}")
+            if numbers[0] == 1:
+                before = set(server.keys(f"prod/{archives[0]}/"))
+                operator.cli("delete", "postgrescluster", twice.name)
+                twice.clean()
+        expect(archives[0] != archives[1], f"both have {archives[0]}")
+        lost = before - set(server.keys(f"prod/{archives[0]}/"))
+        expect(not lost, f"the second cluster has deleted {sorted(lost)}")
+        for archive, numbers in zip(archives, ([1, 2, 3, 4, 5], [100, 101, 102])):
+            source = {"store": server.store("e2e-s3", "prod"), "path": archive}
+            recovery = {"source": source, "database": "awx", "owner": "awx"}
+            restored.clean()
+            restored.spec = {"image": cluster.spec["image"], "instances": 1, "bootstrap": {"recovery": recovery}}
+            restored.apply()
+            restored.settled(120)
+            expect(rows(restored.uri()) == numbers, f"{archive} has {rows(restored.uri())}")
+            operator.cli("delete", "postgrescluster", restored.name)
+            restored.clean()
+        return ", ".join(archives)
+    finally:
+        for one in (twice, restored):
+            operator.cli_result("delete", "postgrescluster", one.name)
+            one.clean()
+        for name in ("e2e-1", "e2e-100"):
+            operator.cli_result("delete", "backup", name)
+        server.stop()
+        operator.cli_result("delete", "secret", "e2e-s3")
+
+
+SCENARIOS = [
+    a_gap_is_told_and_closed_by_a_base_backup_and_a_restore_shows_its_way_first,
+    two_clusters_of_one_name_have_an_archive_each_and_both_are_restored,
+]
