@@ -30,6 +30,7 @@ const TESTS: &[&str] = &["tests.rs", "released.rs"];
 
 /// The crates that those files use. `a/b`: only the dependency `b` of `a` runs there.
 pub const CRATES: &[&str] = &[
+    "age",
     "async-trait",
     "base64",
     "bytes",

@@ -1,4 +1,4 @@
-//! The verbs that run inside containers: supervisor of a database, agent of a host, pause of a pod's sandbox, exec probe, bridge
+//! The verbs that run inside containers: supervisor of a database, agent of a host, porter of a volume, pause of a pod's sandbox, exec probe, bridge
 //! of one connection, what PostgreSQL runs for each WAL file.
 //!
 //! Separate from the other verbs, because a change of anything that this file imports rolls the databases
@@ -12,6 +12,7 @@ use evenkeel::engine::bridge;
 use evenkeel::supervisor::agent;
 use evenkeel::supervisor::archiving::ask;
 use evenkeel::supervisor::pause;
+use evenkeel::supervisor::porter;
 use evenkeel::supervisor::probe;
 use evenkeel::supervisor::redis::{self, cluster, sentinel};
 use evenkeel::supervisor::run::{self, Identity};
@@ -30,6 +31,7 @@ pub fn run(arguments: &[String]) -> Option<ExitCode> {
         ["wal-push", file] => Some(ask::push(file)),
         ["wal-fetch", file, to] => Some(ask::fetch(file, to)),
         ["agent", "--listen", at] => Some(supervise("agent", Some(at), agent::run::run)),
+        ["porter"] => Some(supervise("porter", None, porter::run::run)),
         ["supervisor", "--member", member] => Some(supervise(member, None, run::run)),
         ["supervisor", "--member", member, "--listen", at] => Some(supervise(member, Some(at), run::run)),
         ["supervisor-redis", "--member", member] => Some(supervise(member, None, redis::run::run)),

@@ -1,4 +1,4 @@
-//! The fuzzer of every target of `operator/fuzzing/`: the environment names one, so that one program is linked, not 14.
+//! The fuzzer of every target of `operator/fuzzing/`: the environment names one, so that one program is linked, not 15.
 #![no_main]
 
 use std::sync::LazyLock;

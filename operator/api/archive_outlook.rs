@@ -61,6 +61,9 @@ pub struct BackupView {
     pub end: Lsn,
     /// People keep it, whatever the retention says.
     pub kept: bool,
+    /// The fingerprint of the key that it is encrypted for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_fingerprint: Option<String>,
 }
 
 /// How a recovery would go.

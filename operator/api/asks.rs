@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::PodSpec;
 
+use super::backup_store::BackupStore;
 use super::deployment::Deployment;
 use super::host_ports::HostPorts;
 use super::load_balancer::LoadBalancer;
 use super::postgres_cluster::PostgresCluster;
 use super::postgres_settings;
+use super::redis_sentinel::RedisSentinel;
 
 /// What an object asks.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -54,10 +56,16 @@ impl Asks {
         let own = spec.backup.iter().map(|backup| ("spec.backup", &backup.store));
         let recovery = spec.bootstrap.recovery.iter().filter_map(|recovery| recovery.source.store.as_ref());
         let stores = own.chain(recovery.map(|store| ("spec.bootstrap.recovery.source", store)));
-        let directories = stores.filter_map(|(path, store)| {
-            Some((format!("{path}.store.directory"), store.directory.as_ref()?.path.clone()))
-        });
-        Self { pod: None, ports: port.collect(), code: code.collect(), directories: directories.collect() }
+        Self { pod: None, ports: port.collect(), code: code.collect(), directories: directories(stores) }
+    }
+
+    /// Of a RedisSentinel.
+    pub fn of_redis(object: &RedisSentinel) -> Self {
+        let spec = &object.spec;
+        let own = spec.backup.iter().map(|backup| ("spec.backup", &backup.store));
+        let recovery = spec.bootstrap.recovery.iter().filter_map(|recovery| recovery.source.store.as_ref());
+        let stores = own.chain(recovery.map(|store| ("spec.bootstrap.recovery.source", store)));
+        Self { directories: directories(stores), ..Self::default() }
     }
 
     /// Of a LoadBalancer.
@@ -73,4 +81,12 @@ impl Asks {
         });
         Self { ports: frontends.chain(stats).collect(), ..Self::default() }
     }
+}
+
+/// The directories of the host among these stores; with each the path of what has it.
+fn directories<'a>(stores: impl Iterator<Item = (&'static str, &'a BackupStore)>) -> BTreeSet<(String, String)> {
+    let directory = |(path, store): (&'static str, &BackupStore)| {
+        Some((format!("{path}.store.directory"), store.directory.as_ref()?.path.clone()))
+    };
+    stores.filter_map(directory).collect()
 }

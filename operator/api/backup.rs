@@ -1,4 +1,4 @@
-//! Backup: one base backup of a PostgresCluster, or one dump of a database.
+//! Backup: one base backup of a PostgresCluster, one dump of a database, one snapshot of a RedisSentinel, or several objects together.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -8,11 +8,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use super::backup_method::{BackedUp, BackedUpKind, BackupMethod, database_problem};
+use super::backup_store::{BackupStore, Encryption};
 use super::duration::Span;
 use super::invalid::Invalid;
 use super::lsn::Lsn;
 use super::postgres_backup::{BackupTarget, rate_problem};
 use super::resources;
+use super::together::{Together, TogetherStatus};
 use super::words::words;
 
 /// The request for a restore test of a Backup whose spec asks for it.
@@ -20,8 +23,8 @@ const BY_SPEC: &str = "spec.verify";
 /// Asks for a restore test of a Backup that `status.verification` does not answer yet. Any value.
 pub const VERIFY_ANNOTATION: &str = "evenkeel.dev/verify";
 
-/// A base backup of a PostgresCluster: its data directory, stored in the archive of the cluster.
-/// A base backup of a PostgresCluster, which is its data directory, or a dump of one database; stored in the archive of the cluster.
+/// A base backup of a PostgresCluster, which is its data directory, a dump of one database, or a snapshot of a RedisSentinel; in the
+/// store of the cluster.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "evenkeel.dev",
@@ -31,7 +34,7 @@ pub const VERIFY_ANNOTATION: &str = "evenkeel.dev/verify";
     namespaced,
     status = "BaseBackupStatus",
     derive = "PartialEq",
-    doc = "A base backup of a PostgresCluster, or a dump of one of its databases. It is taken once, when the object is created.",
+    doc = "A base backup of a PostgresCluster, a dump of one of its databases, a snapshot of a RedisSentinel, or volumes of Deployments together with restore points. It is taken once, when the object is created.",
     printcolumn = r#"{"name":"Cluster","type":"string","jsonPath":".spec.cluster.name"}"#,
     printcolumn = r#"{"name":"Status","type":"string","jsonPath":".status.phase"}"#,
     printcolumn = r#"{"name":"Progress","type":"string","jsonPath":".status.progress"}"#,
@@ -44,11 +47,15 @@ pub const VERIFY_ANNOTATION: &str = "evenkeel.dev/verify";
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BaseBackupSpec {
-    /// The cluster.
-    pub cluster: ClusterRef,
-    /// What is taken.
-    #[serde(default, skip_serializing_if = "BackupMethod::is_default")]
-    pub method: BackupMethod,
+    /// The cluster. Instead of it: `together`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<BackedUp>,
+    /// Volumes of Deployments, and a restore point of each PostgresCluster, of one moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub together: Option<Together>,
+    /// What is taken. Default: `base` of a PostgresCluster, `rdb` of a RedisSentinel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<BackupMethod>,
     /// The database, with `method: dump`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub database: Option<String>,
@@ -63,65 +70,6 @@ pub struct BaseBackupSpec {
     /// `evenkeel.dev/verify` asks for that.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub verify: bool,
-}
-
-/// What a Backup takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum BackupMethod {
-    /// The data directory. With the archived WAL every later time can be restored, into a new cluster.
-    #[default]
-    Base,
-    /// One database, by `pg_dump`: as of one moment, restored into any cluster of the same or a later version.
-    Dump,
-}
-
-impl BackupMethod {
-    /// Whether it is the default.
-    pub fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
-
-    /// The problems with `spec.database` and `spec.verify` beside this method.
-    pub fn problems(self, database: Option<&str>, verify: bool) -> Vec<Invalid> {
-        let untested = verify && self == Self::Dump;
-        let message = "is for method base alone: a DatabaseRestore shows what is in a dump";
-        let untested = untested.then(|| Invalid::new("spec.verify", message));
-        self.database_problem(database).into_iter().chain(untested).collect()
-    }
-
-    fn database_problem(self, database: Option<&str>) -> Option<Invalid> {
-        let message = match (self, database) {
-            (Self::Base, None) => return None,
-            (Self::Base, Some(_)) => "is for method dump alone: a base backup has all databases".to_owned(),
-            (Self::Dump, None) => "is missing: method dump takes one database".to_owned(),
-            (Self::Dump, Some(name)) => database_problem(name)?,
-        };
-        Some(Invalid::new("spec.database", message))
-    }
-}
-
-/// Most bytes of the name of a database: the limit of PostgreSQL.
-const DATABASE: usize = 63;
-
-/// What is wrong with the name of a database.
-pub fn database_problem(name: &str) -> Option<String> {
-    match name {
-        "" => Some("must be the name of a database".to_owned()),
-        "template0" | "template1" => Some("must not be a template".to_owned()),
-        _ if name.len() > DATABASE => Some(format!("must have {DATABASE} bytes at most")),
-        _ if name.contains(char::is_control) => Some("must have no control characters".to_owned()),
-        _ => None,
-    }
-}
-
-/// A PostgresCluster in the same namespace.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ClusterRef {
-    /// Its name.
-    #[schemars(length(min = 1))]
-    pub name: String,
 }
 
 /// The observed state of a base backup or dump, and the decisions.
@@ -173,13 +121,31 @@ pub struct BaseBackupStatus {
     /// The folder of the archive that it is in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub archive: Option<String>,
-    /// Of a dump: its data is as of this time.
+    /// The store that it is in, as `spec.backup.store` said then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub store: Option<BackupStore>,
+    /// What it is encrypted with there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encryption>,
+    /// Of a dump or a snapshot: its data is as of this time.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub snapshot_time: Option<Timestamp>,
     /// Of a dump: its data is as of this position of the WAL.
     #[serde(rename = "snapshotLSN", skip_serializing_if = "Option::is_none")]
     pub snapshot_lsn: Option<Lsn>,
+    /// Of a snapshot of Redis: the version of the server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_version: Option<String>,
+    /// Of a snapshot of Redis: the history of the data, `master_replid`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replication_id: Option<String>,
+    /// Of a snapshot of Redis: its data is as of this position, `master_repl_offset`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replication_offset: Option<u64>,
+    /// Of a snapshot of Redis: keys in all databases, about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keys: Option<u64>,
     /// The first WAL segment that it needs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub begin_wal: Option<String>,
@@ -207,6 +173,9 @@ pub struct BaseBackupStatus {
     /// Bytes a second that were read on average, such as `140Mi/s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate: Option<String>,
+    /// Of a Backup with `together`: its volumes and restore points.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub together: Option<TogetherStatus>,
     /// The restore test that runs, waits or ended last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verification: Option<Verification>,
@@ -326,6 +295,14 @@ words! {
         /// It has not begun; the reason says what it waits for.
         #[default]
         Pending = "Pending",
+        /// Of a Backup with `together`: it is tried whether everything will be possible, while the pods run.
+        Preparing = "Preparing",
+        /// Of a Backup with `together`: the pods are being stopped.
+        Quiescing = "Quiescing",
+        /// Of a Backup with `together`: no pod runs; the volumes are copied and the restore points made.
+        Copying = "Copying",
+        /// Of a Backup with `together`: everything is copied, and the pods come back.
+        Releasing = "Releasing",
         /// The data is read and stored.
         Running = "Running",
         /// The data of a base backup is stored; the WAL that it needs is not yet.
@@ -344,17 +321,59 @@ impl BaseBackupPhase {
     }
 }
 
+/// The message about a field beside `together`.
+const WITH_TOGETHER: &str = "has no meaning with together";
+
+/// The problems with what is to be backed up: a cluster, or several objects together; and how.
+pub fn subject_problems(
+    subject: (Option<&BackedUp>, Option<&Together>),
+    (method, database, verify): (Option<BackupMethod>, Option<&str>, bool),
+    targeted: bool,
+) -> Vec<Invalid> {
+    let together = match subject {
+        (Some(cluster), None) => return cluster.problems(method, database, verify),
+        (None, Some(together)) => together,
+        _ => return vec![Invalid::new("spec", "give exactly one of cluster, together")],
+    };
+    let fields = [
+        ("spec.method", method.is_some()),
+        ("spec.database", database.is_some()),
+        ("spec.target", targeted),
+        ("spec.verify", verify),
+    ];
+    let meaningless = fields.into_iter().filter(|(_, given)| *given);
+    let meaningless = meaningless.map(|(path, _)| Invalid::new(path, WITH_TOGETHER));
+    together.problems().into_iter().chain(meaningless).collect()
+}
+
+/// What a Backup with `together` has for a cluster.
+static NO_CLUSTER: BackedUp = BackedUp { kind: BackedUpKind::PostgresCluster, name: String::new() };
+
 impl BaseBackupSpec {
     /// Every problem that the schema cannot express.
     pub fn validate(&self) -> Vec<Invalid> {
-        let unnamed = self.cluster.name.is_empty();
-        let unnamed = unnamed.then(|| Invalid::new("spec.cluster.name", "must be the name of a PostgresCluster"));
-        let database = self.method.problems(self.database.as_deref(), self.verify);
-        unnamed.into_iter().chain(database).chain(rate_problem("spec.maxRate", self.max_rate.as_ref())).collect()
+        let what = subject_problems(
+            (self.cluster.as_ref(), self.together.as_ref()),
+            (self.method, self.database.as_deref(), self.verify),
+            self.target.is_some(),
+        );
+        let rated = self.together.is_some() && self.max_rate.is_some();
+        let rated = rated.then(|| Invalid::new("spec.maxRate", WITH_TOGETHER));
+        what.into_iter().chain(rated).chain(rate_problem("spec.maxRate", self.max_rate.as_ref())).collect()
     }
 }
 
 impl Backup {
+    /// What it takes.
+    pub fn method(&self) -> BackupMethod {
+        self.cluster().method(self.spec.method)
+    }
+
+    /// The cluster; one without a name if it is of several objects.
+    pub fn cluster(&self) -> &BackedUp {
+        self.spec.cluster.as_ref().unwrap_or(&NO_CLUSTER)
+    }
+
     /// Whether a restore test of it runs, waits, or is asked for.
     pub fn test_is_open(&self, status: &BaseBackupStatus) -> bool {
         let runs = status.verification.as_ref().is_some_and(|test| test.phase != VerificationPhase::Ended);
@@ -417,6 +436,35 @@ mod tests {
             spec.database: must have 63 bytes at most
         "#]]
         .assert_eq(&wrong.map(problem).concat());
+    }
+
+    #[test]
+    fn each_kind_has_its_methods_and_a_snapshot_of_redis_is_the_default_of_one() {
+        let told = |kind: &str, more: &str| {
+            let yaml = format!("{{cluster: {{kind: {kind}, name: x}}, {more}}}");
+            let spec: BaseBackupSpec = serde_saphyr::from_str(&yaml).unwrap();
+            let problems: String = spec.validate().iter().map(|one| format!("{one}\n")).collect();
+            format!("{:?} {problems}", spec.cluster.unwrap().method(spec.method))
+        };
+        assert_eq!(told("PostgresCluster", "") + &told("RedisSentinel", ""), "Base Rdb ");
+        assert_eq!(told("RedisSentinel", "method: rdb, maxRate: 50Mi, target: primary"), "Rdb ");
+        expect_test::expect![[r#"
+            Base spec.method: base and dump are for a PostgresCluster: use rdb, or leave it out
+            Dump spec.method: base and dump are for a PostgresCluster: use rdb, or leave it out
+            Rdb spec.method: rdb is for a RedisSentinel: use base or dump
+            Rdb spec.database: is for method dump alone: a snapshot has all databases
+            spec.verify: is for method base alone: a new RedisSentinel shows what is in a snapshot
+        "#]]
+        .assert_eq(
+            &[
+                told("RedisSentinel", "method: base"),
+                told("RedisSentinel", "method: dump, database: app"),
+                told("PostgresCluster", "method: rdb"),
+                told("RedisSentinel", "database: app, verify: true"),
+            ]
+            .concat(),
+        );
+        assert!(serde_saphyr::from_str::<BaseBackupSpec>("cluster: {kind: Redis, name: x}").is_err());
     }
 
     #[test]

@@ -75,6 +75,16 @@ pub struct DirectoryStore {
     pub path: String,
 }
 
+/// What an archive is encrypted with, before it leaves a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Encryption {
+    /// A Secret with the key `identity`: lines `AGE-SECRET-KEY-1...`, as `age-keygen` writes them. The first is used for what is written,
+    /// all of them for what is read.
+    #[schemars(length(min = 1))]
+    pub secret_name: String,
+}
+
 impl S3Store {
     /// The default of [`S3Store::region`].
     pub fn region() -> String {

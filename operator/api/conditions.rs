@@ -13,6 +13,7 @@ use super::postgres_cluster::PostgresClusterStatus;
 use super::redis_cluster::RedisClusterStatus;
 use super::redis_sentinel::RedisSentinelStatus;
 use super::scheduled_backup::ScheduledBackupStatus;
+use super::volume_restore::VolumeRestoreStatus;
 
 /// The status of a condition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,6 +129,16 @@ impl Conditions for BaseBackupStatus {
 }
 
 impl Conditions for DatabaseRestoreStatus {
+    fn generation(&self) -> i64 {
+        self.observed_generation
+    }
+
+    fn conditions(&mut self) -> &mut Vec<Condition> {
+        &mut self.conditions
+    }
+}
+
+impl Conditions for VolumeRestoreStatus {
     fn generation(&self) -> i64 {
         self.observed_generation
     }

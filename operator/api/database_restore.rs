@@ -7,8 +7,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::backup::{AttemptFailure, ClusterRef, database_problem};
+use super::backup::{AttemptFailure, database_problem};
 use super::backup_id::{UNFINISHED, is_backup_id};
+use super::cluster_ref::ClusterRef;
 use super::invalid::Invalid;
 use super::words::words;
 

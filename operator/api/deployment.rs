@@ -60,12 +60,42 @@ pub struct DeploymentStatus {
     pub conditions: Vec<Condition>,
     /// The pods.
     pub pods: Vec<PodSeen>,
+    /// The Backup or VolumeRestore that lets it have no pods now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_by: Option<HeldBy>,
+    /// The volumes of its claims that only one pod may write.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<ClaimedVolume>,
     /// The endpoints, for load balancers that route to the pods.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint_set: Option<EndpointSet>,
     /// The planner's memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decisions: Option<Decisions>,
+}
+
+/// The object that lets a Deployment have no pods.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HeldBy {
+    /// `Backup` or `VolumeRestore`.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+}
+
+/// The volume of a claim.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClaimedVolume {
+    /// The claim.
+    pub claim: String,
+    /// The host that it is on.
+    pub host: String,
+    /// Docker's name of it.
+    pub volume: String,
 }
 
 words! {
@@ -86,6 +116,8 @@ words! {
         Degraded = "Degraded",
         /// The rollout made no progress before its deadline.
         Failed = "Failed",
+        /// A Backup or VolumeRestore lets it have no pods now.
+        Held = "Held",
         /// Reconciliation is paused by annotation.
         Paused = "Paused",
         /// The Deployment is being deleted.

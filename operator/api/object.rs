@@ -14,6 +14,7 @@ use super::redis_cluster::RedisCluster;
 use super::redis_sentinel::RedisSentinel;
 use super::scheduled_backup::ScheduledBackup;
 use super::token::Token;
+use super::volume_restore::VolumeRestore;
 
 /// Pauses the reconciliation of an object while its value is `paused`.
 pub const RECONCILE_ANNOTATION: &str = "evenkeel.dev/reconcile";
@@ -102,6 +103,15 @@ impl Object for Backup {
 impl Object for DatabaseRestore {
     const KIND: &'static str = "DatabaseRestore";
     const RESOURCE: &'static str = "databaserestores.evenkeel.dev";
+
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+}
+
+impl Object for VolumeRestore {
+    const KIND: &'static str = "VolumeRestore";
+    const RESOURCE: &'static str = "volumerestores.evenkeel.dev";
 
     fn metadata(&self) -> &ObjectMeta {
         &self.metadata

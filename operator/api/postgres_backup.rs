@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::backup_store::BackupStore;
+use super::backup_store::{BackupStore, Encryption};
 use super::duration::Span;
 use super::invalid::Invalid;
 use super::{quantity, resources};
@@ -27,6 +27,9 @@ const RATES: (i64, i64) = (32 << 10, 1 << 30);
 pub struct BackupSpec {
     /// The store. Each cluster has a folder of its own in it.
     pub store: BackupStore,
+    /// With what all data is encrypted before it goes there. Default: with nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encryption>,
     /// How WAL is archived.
     #[serde(default, skip_serializing_if = "WalSpec::is_default")]
     pub wal: WalSpec,
@@ -97,19 +100,19 @@ impl WalSpec {
     }
 }
 
-/// Which base backups are kept: those that `window` needs, the newest `count`, and those that people keep by name. All others are
+/// Which backups are kept: those that `window` needs, the newest `count`, and base backups that people keep by name. All others are
 /// deleted from the store, with the WAL that only they need. At least one of `window` and `count` is needed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Retention {
-    /// Every time within this window before now can be restored, such as `14d`. At least 1d.
+    /// Every time within this window before now can be restored, such as `14d`. At least 1d. Of a Redis: backups that are not older.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<Span>,
-    /// Number of the newest base backups that are kept.
+    /// Number of the newest backups that are kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub count: Option<u32>,
-    /// Number of the newest base backups that are kept whatever their age. At least 1.
+    /// Number of the newest backups that are kept whatever their age. At least 1.
     #[serde(default = "minimum")]
     #[schemars(range(min = 1, max = 1000))]
     pub minimum: u32,
@@ -130,7 +133,8 @@ impl Retention {
         self.count.unwrap_or_default().max(self.minimum)
     }
 
-    fn problems(&self) -> Vec<Invalid> {
+    /// Every problem; all paths begin with `spec.backup.retention`.
+    pub fn problems(&self) -> Vec<Invalid> {
         const PATH: &str = "spec.backup.retention";
         let mut problems = Vec::new();
         if self.window.is_none() && self.count.is_none() {
@@ -221,6 +225,9 @@ pub struct BackupStatus {
     /// Whether the store refuses to overwrite an object when it is asked to; absent until that was tried.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub conditional_put: Option<bool>,
+    /// The fingerprint of the key that is used to encrypt what the primary stores; absent: it is not encrypted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub age_fingerprint: Option<String>,
     /// The WAL segment that was archived last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_archived_wal: Option<String>,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::backup_id::is_backup_id;
-use super::backup_store::{BackupStore, is_relative};
+use super::backup_store::{BackupStore, Encryption, is_relative};
 use super::invalid::Invalid;
 use super::lsn::Lsn;
 use super::postgres_tls::SecretRef;
@@ -108,6 +108,9 @@ pub struct RecoverySource {
     /// The store that has the archive, where its cluster is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<BackupStore>,
+    /// What the archive in `store` is encrypted with. With `cluster` it is that of `spec.backup.encryption` there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encryption>,
     /// The folder of the archive in `store`, as `status.backup.archive` of its cluster said:
     /// `NAMESPACE.NAME/SYSTEM_IDENTIFIER-EPOCH`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -233,6 +236,11 @@ impl RecoverySource {
         }
         if self.cluster.as_deref() == Some("") {
             problems.push(Invalid::new(format!("{PATH}.cluster"), "must be the name of a PostgresCluster"));
+        }
+        if self.encryption.is_some() && self.store.is_none() {
+            let message =
+                "has no meaning without store: the archive of cluster is read with its own spec.backup.encryption";
+            problems.push(Invalid::new(format!("{PATH}.encryption"), message));
         }
         problems.extend(self.store.iter().flat_map(|store| store.problems(&format!("{PATH}.store"))));
         if self.path.as_deref().is_some_and(|path| !is_relative(path)) {
@@ -392,6 +400,12 @@ mod tests {
             problems("recovery: {source: {cluster: old, path: a/b}}"),
             "spec.bootstrap.recovery.source: give exactly one of cluster, store (with path)\n"
         );
+        let key = "encryption: {secretName: key}";
+        assert_eq!(problems(&format!("recovery: {{source: {{{store}, path: default.old/74-5f0c01aa, {key}}}}}")), "");
+        expect_test::expect![[r#"
+            spec.bootstrap.recovery.source.encryption: has no meaning without store: the archive of cluster is read with its own spec.backup.encryption
+        "#]]
+        .assert_eq(&problems(&format!("recovery: {{source: {{cluster: old, {key}}}}}")));
     }
 
     #[test]

@@ -104,6 +104,8 @@ words! {
         Pending = "Pending",
         /// The first primary is being created.
         Bootstrapping = "Bootstrapping",
+        /// The first data is restored from a backup.
+        Recovering = "Recovering",
         /// The primary takes writes and every instance is ready.
         Healthy = "Healthy",
         /// The primary takes writes; not every instance is ready.

@@ -12,6 +12,7 @@ use super::invalid::Invalid;
 use super::placement::Placement;
 use super::postgres_cluster::Storage;
 use super::postgres_tls::SecretRef;
+use super::redis_backup::{RedisBackupSpec, RedisBootstrap};
 pub use super::redis_directives::Persistence;
 use super::redis_directives::{self, Basis};
 pub use super::redis_status::*;
@@ -102,7 +103,16 @@ pub struct RedisSentinelSpec {
     /// TLS of all connections: clients, replication and Sentinels. Off by default.
     #[serde(default, skip_serializing_if = "RedisTls::is_default")]
     pub tls: RedisTls,
+    /// Where backups go. Default: nothing is stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<RedisBackupSpec>,
+    /// How the first data comes about. It cannot be changed.
+    #[serde(default, skip_serializing_if = "RedisBootstrap::is_default")]
+    pub bootstrap: RedisBootstrap,
 }
+
+/// Memory of a member below which a backup may not fit beside its data: a quarter of it is for what is not data.
+const BACKUP_MEMORY: i64 = 192 << 20;
 
 fn one() -> u32 {
     1
@@ -239,6 +249,13 @@ impl RedisSentinelSpec {
                 self.quorum()
             ));
         }
+        if self.backup.is_some() && self.resources.memory().is_some_and(|bytes| bytes < BACKUP_MEMORY) {
+            warnings.push(
+                "spec.resources.limits.memory is less than 192Mi: a backup takes some 40 MiB of it beside the data, and pages that \
+                 change while the server writes a snapshot count twice"
+                    .into(),
+            );
+        }
         if self.replicas == 1 {
             warnings.push("spec.replicas is 1: without a replica there is no failover, and no second copy".into());
         } else if self.min_replicas_to_write() == 0 {
@@ -301,12 +318,31 @@ impl RedisSentinelSpec {
         problems.extend(self.placement.validate());
         problems.extend(self.resources.problems("spec.resources"));
         problems.extend(redis_directives::problems(&self.basis()));
+        problems.extend(self.backup.iter().flat_map(RedisBackupSpec::problems));
+        problems.extend(self.bootstrap.problems());
+        if self.bootstrap.recovery.is_some() && self.keeps_nothing() {
+            let message = "needs data on disk, and nothing is kept there: restore with persistence aof or rdb, and set none when it is Ready";
+            problems.push(Invalid::new("spec.bootstrap.recovery", message));
+        }
         problems
+    }
+
+    /// Whether a server has nothing on disk.
+    fn keeps_nothing(&self) -> bool {
+        let directives = self.directives();
+        let is = |name: &str, values: &[&str]| {
+            directives.get(name).is_some_and(|value| values.contains(&value.trim().trim_matches('"')))
+        };
+        is("appendonly", &["no"]) && is("save", &[""])
     }
 
     /// Every problem with a change of `self` to `new`.
     fn change_problems(&self, new: &Self) -> Vec<Invalid> {
         let mut problems = Vec::new();
+        if self.bootstrap != new.bootstrap {
+            let message = "cannot be changed: the first data comes about once; make a new object";
+            problems.push(Invalid::new("spec.bootstrap", message));
+        }
         if self.master_name != new.master_name {
             let message = "cannot be changed: Sentinels and clients know the master by it; make a new object";
             problems.push(Invalid::new("spec.masterName", message));
@@ -385,15 +421,44 @@ mod tests {
             spec.quorum is 1: fewer than a majority of the Sentinels can begin a failover of a master that others reach
             minReplicasToWrite is 0: a master that is cut off takes writes until Sentinel or Evenkeel demotes it; these are lost
             spec.sentinels is 1: with fewer than 3, the loss of one Sentinel ends automatic failover
+            spec.resources.limits.memory is less than 192Mi: a backup takes some 40 MiB of it beside the data, and pages that change while the server writes a snapshot count twice
             spec.replicas is 1: without a replica there is no failover, and no second copy
         "#]]
         .assert_eq(
-            &[spec("sentinels: 4\nquorum: 1\nreplicas: 2").warnings(), spec("sentinels: 1\nreplicas: 1").warnings()]
+            &[spec("sentinels: 4\nquorum: 1\nreplicas: 2").warnings(), spec("sentinels: 1\nreplicas: 1\nresources: {limits: {memory: 128Mi}}\nbackup: {store: {directory: {path: /b}}}").warnings()]
                 .concat()
                 .iter()
                 .map(|one| format!("{one}\n"))
                 .collect::<String>(),
         );
+    }
+
+    #[test]
+    fn backups_and_a_restore_are_judged_with_their_paths() {
+        let store = "store: {directory: {path: /srv/backups}}";
+        let full = format!(
+            "backup: {{{store}, retention: {{count: 7}}, maxRate: 50Mi}}\nbootstrap: {{recovery: {{source: {{backup: b}}}}}}"
+        );
+        assert_eq!(problems(&full), "");
+        expect_test::expect![[r#"
+            spec.backup.store: give exactly one of s3, directory
+            spec.backup.retention: give at least one of window, count
+            spec.backup.maxRate: must be from 32Ki to 1Gi (bytes a second), or be left out
+            spec.bootstrap.recovery.source: give exactly one of backup, cluster, store (with path)
+            spec.bootstrap.recovery: needs data on disk, and nothing is kept there: restore with persistence aof or rdb, and set none when it is Ready
+        "#]]
+        .assert_eq(&problems(
+            "persistence: none\nbackup: {store: {}, retention: {}, maxRate: 1}\nbootstrap: {recovery: {source: {}}}",
+        ));
+        let unsaved = problems("persistence: rdb\nconfig: {save: ''}\nbootstrap: {recovery: {source: {backup: b}}}");
+        assert!(unsaved.contains("spec.bootstrap.recovery: needs data on disk"), "{unsaved}");
+        let told = |from, to| spec(from).change_problems(&spec(to)).into_iter().map(|one| one.path).collect::<Vec<_>>();
+        let restored = "bootstrap: {recovery: {source: {backup: b}}}";
+        assert_eq!(
+            (told(restored, ""), told("", restored)),
+            (vec!["spec.bootstrap".into()], vec!["spec.bootstrap".into()])
+        );
+        assert_eq!(told(restored, &format!("{restored}\npersistence: none")), Vec::<String>::new());
     }
 
     /// Regression 349: `databases` could be lowered. A server that finds data in a higher database does not start.

@@ -11,6 +11,7 @@ use super::endpoints::EndpointSet;
 use super::placement::{Network, Replacement, ToleratedLosses};
 use super::postgres_status::{ClusterPhase, TimedStep, is_zero};
 use super::postgres_tls::CertificatesStatus;
+use super::redis_backup::{RedisBackupStatus, RedisRecoveryDecision, RedisRecoveryStatus};
 use super::words::words;
 
 /// The observed state of a RedisSentinel, and the decisions.
@@ -59,6 +60,12 @@ pub struct RedisSentinelStatus {
     /// The last requested switchover.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_switchover: Option<RedisSwitchoverStatus>,
+    /// The restore that its first data comes from, or will.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<RedisRecoveryStatus>,
+    /// Where its backups are; absent without `spec.backup`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backup: Option<RedisBackupStatus>,
     /// `Ready`, `Progressing`, `Degraded`, each with its reason.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -286,6 +293,9 @@ pub struct RedisDecisions {
     /// The change of the Sentinels' memory that runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reset: Option<RedisReset>,
+    /// The member that restores the first data, before any server runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<RedisRecoveryDecision>,
     /// Time when the current stage or change began.
     #[schemars(with = "String")]
     pub since: Timestamp,

@@ -27,6 +27,7 @@ use super::resource::{Cell, Column, Resource, age_column, name_of, with_metadata
 use super::scheduled_backup::{self, ScheduledBackup};
 use super::token::Token;
 use super::views;
+use super::volume_restore::{self, VolumeRestore};
 
 /// Everything served, in the order of discovery.
 static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
@@ -61,6 +62,10 @@ static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
             ..custom::<DatabaseRestore>(|restore| restore.spec.validate())
         },
         Resource {
+            validate_change: volume_restore::change_problems,
+            ..custom::<VolumeRestore>(|restore| restore.spec.validate())
+        },
+        Resource {
             asks: |object| asks(object, Asks::of_balancer),
             ..with_members(custom::<LoadBalancer>(|balancer| balancer.spec.validate()))
         },
@@ -68,6 +73,7 @@ static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
             validate_new: |redis| name_problems(redis, LONGEST_NAME - "-sentinel".len()),
             validate_change: redis_sentinel::change_problems,
             claim: Some(Claim::MembersAndSentinels),
+            asks: |object| asks(object, Asks::of_redis),
             ..custom::<RedisSentinel>(|redis| redis.spec.validate())
         },
         Resource {

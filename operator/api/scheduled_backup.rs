@@ -1,4 +1,4 @@
-//! ScheduledBackup: base backups of a PostgresCluster, or dumps of a database, at fixed times.
+//! ScheduledBackup: backups of a PostgresCluster, of one of its databases, or of a RedisSentinel, at fixed times.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -7,18 +7,19 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::backup::{BackupMethod, ClusterRef};
+use super::backup::{BackedUp, BackupMethod, subject_problems};
 use super::duration::Span;
 use super::invalid::Invalid;
 use super::postgres_backup::BackupTarget;
 use super::schedule::{Schedule, ScheduleError};
+use super::together::Together;
 
 /// The label of a Backup with the name of the ScheduledBackup that created it.
 pub const SCHEDULE: &str = "evenkeel.dev/scheduled-backup";
 /// The longest name: it is the value of a label, which has up to 63 characters.
 const LONGEST_NAME: usize = 63;
 
-/// Creates Backups of a PostgresCluster at fixed times.
+/// Creates Backups of a PostgresCluster or RedisSentinel at fixed times.
 #[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "evenkeel.dev",
@@ -28,7 +29,7 @@ const LONGEST_NAME: usize = 63;
     namespaced,
     status = "ScheduledBackupStatus",
     derive = "PartialEq",
-    doc = "Creates Backups of a PostgresCluster at fixed times.",
+    doc = "Creates Backups of a PostgresCluster or RedisSentinel at fixed times.",
     printcolumn = r#"{"name":"Cluster","type":"string","jsonPath":".spec.cluster.name"}"#,
     printcolumn = r#"{"name":"Schedule","type":"string","jsonPath":".spec.schedule"}"#,
     printcolumn = r#"{"name":"Suspend","type":"boolean","jsonPath":".spec.suspend"}"#,
@@ -39,11 +40,15 @@ const LONGEST_NAME: usize = 63;
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ScheduledBackupSpec {
-    /// The cluster.
-    pub cluster: ClusterRef,
-    /// What is taken.
-    #[serde(default, skip_serializing_if = "BackupMethod::is_default")]
-    pub method: BackupMethod,
+    /// The cluster. Instead of it: `together`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<BackedUp>,
+    /// Volumes of Deployments, and a restore point of each PostgresCluster, of one moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub together: Option<Together>,
+    /// What is taken. Default: `base` of a PostgresCluster, `rdb` of a RedisSentinel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<BackupMethod>,
     /// The database, with `method: dump`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub database: Option<String>,
@@ -121,11 +126,11 @@ impl ScheduledBackupSpec {
 
     /// Every problem that the schema cannot express.
     pub fn validate(&self) -> Vec<Invalid> {
-        let mut problems = Vec::new();
-        if self.cluster.name.is_empty() {
-            problems.push(Invalid::new("spec.cluster.name", "must be the name of a PostgresCluster"));
-        }
-        problems.extend(self.method.problems(self.database.as_deref(), self.verify));
+        let mut problems = subject_problems(
+            (self.cluster.as_ref(), self.together.as_ref()),
+            (self.method, self.database.as_deref(), self.verify),
+            self.target.is_some(),
+        );
         // Both may be wrong, and both are told.
         let schedule = Schedule::parse(&self.schedule, "Etc/UTC").err();
         let zone = Schedule::parse("@daily", &self.time_zone).err();
@@ -161,6 +166,32 @@ mod tests {
             serde_saphyr::from_str("{cluster: {name: db}, schedule: '30 2 * * *'}").unwrap();
         assert_eq!((spec.validate(), spec.time_zone.as_str(), spec.history_limit), (vec![], "Etc/UTC", 10));
         assert_eq!((spec.starting_deadline, spec.immediate, spec.suspend), (Span::seconds(3600), false, false));
+    }
+
+    #[test]
+    fn a_schedule_is_of_a_cluster_or_of_several_objects() {
+        let problems = |what: &str| {
+            let spec: ScheduledBackupSpec = serde_saphyr::from_str(&format!("{{{what} schedule: '@daily'}}")).unwrap();
+            spec.validate().iter().map(|one| format!("{one}\n")).collect::<String>()
+        };
+        let store = "store: {s3: {bucket: backups, credentials: {secretName: s3}}}";
+        let together = format!("together: {{{store}, deployments: [{{name: web, claims: [files]}}]}},");
+        assert_eq!(problems(&together), "");
+        expect_test::expect![[r#"
+            spec: give exactly one of cluster, together
+            spec: give exactly one of cluster, together
+            spec.method: has no meaning with together
+            spec.verify: has no meaning with together
+        "#]]
+        .assert_eq(
+            &[
+                "".to_owned(),
+                format!("cluster: {{name: db}}, {together}"),
+                format!("{together} method: base, verify: true,"),
+            ]
+            .map(|what| problems(&what))
+            .concat(),
+        );
     }
 
     #[test]

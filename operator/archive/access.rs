@@ -10,6 +10,21 @@ pub struct StoreAccess {
     pub hash: String,
     /// The store.
     pub store: Store,
+    /// What the archives in it are encrypted with; `None`: with nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Identities>,
+}
+
+/// The private keys of an encrypted archive, one a line, as `age-keygen` writes them; see [`crate::archive::cipher`]. `Debug` shows
+/// none.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Hash)]
+#[serde(transparent)]
+pub struct Identities(pub String);
+
+impl std::fmt::Debug for Identities {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Identities(...)")
+    }
 }
 
 impl std::fmt::Debug for StoreAccess {

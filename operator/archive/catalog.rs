@@ -56,6 +56,10 @@ pub struct Catalog {
     pub segment_size: u64,
     /// The segments of each timeline, as numbers in ascending ranges.
     pub wal: BTreeMap<u32, Vec<Range>>,
+    /// Those of them that are encrypted.
+    pub sealed: BTreeMap<u32, Vec<Range>>,
+    /// Those that are there in both forms: timeline and number.
+    pub twice: BTreeSet<(u32, u64)>,
     /// The histories.
     pub histories: BTreeMap<u32, History>,
     /// The terms that began each timeline, ascending.
@@ -76,18 +80,28 @@ impl Catalog {
             if self.segment_size == 0 {
                 return;
             }
-            let number = segment.number(self.segment_size);
-            let ranges = self.wal.entry(segment.timeline).or_default();
-            match ranges.last_mut() {
-                Some((_, last)) if number == *last + 1 => *last = number,
-                Some((_, last)) if number <= *last => {}
-                _ => ranges.push((number, number)),
+            let (timeline, number) = (segment.timeline, segment.number(self.segment_size));
+            let is_new = add(self.wal.entry(timeline).or_default(), number);
+            if names::is_sealed(key) {
+                add(self.sealed.entry(timeline).or_default(), number);
+                if !is_new {
+                    self.twice.insert((timeline, number));
+                }
             }
         } else if let Some((timeline, term)) = names::claim_of_key(key) {
             let terms = self.claims.entry(timeline).or_default();
             terms.push(term);
             terms.sort_unstable();
         }
+    }
+
+    /// The keys of a segment.
+    pub fn keys(&self, timeline: u32, number: u64) -> impl Iterator<Item = String> {
+        let key = segment(timeline, number, self.segment_size.max(1)).key();
+        let ranges = self.sealed.get(&timeline).map(Vec::as_slice).unwrap_or_default();
+        let sealed = ranges.iter().any(|(first, last)| (*first..=*last).contains(&number));
+        let clear = !sealed || self.twice.contains(&(timeline, number));
+        clear.then(|| key.clone()).into_iter().chain(sealed.then(|| names::sealed(&key)))
     }
 
     /// Adds a base backup.
@@ -202,6 +216,16 @@ impl Catalog {
         let complete = reaches.iter().filter(|(_, reach)| reach.fork.is_none() && reach.end == farthest);
         complete.map(|(time, _)| *time).min()
     }
+}
+
+/// Adds a number to ranges that ascend; false if it is in the last one.
+fn add(ranges: &mut Vec<Range>, number: u64) -> bool {
+    match ranges.last_mut() {
+        Some((_, last)) if number == *last + 1 => *last = number,
+        Some((_, last)) if number <= *last => return false,
+        _ => ranges.push((number, number)),
+    }
+    true
 }
 
 /// How far the WAL goes.

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::backup_id::began;
 use crate::api::lsn::Lsn;
+use crate::archive::names::clear;
+use crate::archive::rdb;
 use crate::archive::retention::{Batch, LONGEST, Policy};
 
 /// The folder of all dumps.
@@ -15,6 +17,8 @@ pub const FOLDER: &str = "dumps";
 pub const INFO_FILE: &str = "dump.json";
 /// The index of the frames of its data.
 pub const FRAMES_FILE: &str = "frames.json";
+/// Of a dump that is encrypted: all of [`DumpInfo`], encrypted; [`INFO_FILE`] has only what names nothing of the database.
+pub const DETAILS_FILE: &str = "details.json";
 /// The roles and tablespaces of the server, as SQL and without passwords.
 pub const GLOBALS_FILE: &str = "globals.sql.zst";
 /// Bytes of a `dump.json` at most.
@@ -50,6 +54,7 @@ pub struct DumpInfo {
     /// The member that was read.
     pub member: String,
     /// The database.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub database: String,
     /// `server_version_num`.
     pub version: u32,
@@ -60,19 +65,25 @@ pub struct DumpInfo {
     /// When it was complete, by the clock of the member's host.
     pub ended: Timestamp,
     /// How the database sorts and stores text.
+    #[serde(default, skip_serializing_if = "Locale::is_unsaid")]
     pub locale: Locale,
     /// The role that owns the database.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub owner: String,
     /// The roles that own something in it, or have privileges there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub roles: Vec<String>,
     /// Bytes of the data.
     pub size: u64,
     /// Bytes of it in the store.
     pub stored: u64,
-    /// SHA-256 of `frames.json`, which has those of all frames.
+    /// SHA-256 of `frames.json`, which has those of all frames. If it is encrypted, of its content.
     pub frames_sha256: String,
     /// SHA-256 of the globals as they are stored.
     pub globals_sha256: String,
+    /// The fingerprint of the key that it is encrypted for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_fingerprint: Option<String>,
 }
 
 /// How a database sorts and stores text.
@@ -91,27 +102,59 @@ pub struct Locale {
     pub locale: Option<String>,
 }
 
+impl Locale {
+    fn is_unsaid(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 impl DumpInfo {
+    /// What anyone may read of it who can read the store: nothing that names a database or a role.
+    pub fn public(&self) -> Self {
+        let (database, owner) = (String::new(), String::new());
+        Self { database, owner, locale: Locale::default(), roles: Vec::new(), ..self.clone() }
+    }
+
     /// Major version of the server.
     pub fn major(&self) -> u32 {
         self.version / 10_000
     }
 }
 
-/// Decides which dumps to delete: those that are older than the window, but for so many of the newest of each database; one always
-/// stays. `files`: the keys below `dumps/`, as they were listed. A dump begins to vanish with its `dump.json`,
+/// Backups that each are whole in one folder, and need nothing else.
+#[derive(Debug, Clone, Copy)]
+pub struct Whole {
+    /// What one is called.
+    pub what: &'static str,
+    /// The folder of all.
+    pub folder: &'static str,
+    /// The file that makes one complete.
+    pub info: &'static str,
+    /// The ending of the file with the data.
+    pub data: &'static str,
+}
+
+/// Dumps of databases.
+pub const DUMPS: Whole = Whole { what: "dump", folder: FOLDER, info: INFO_FILE, data: DATA };
+/// Snapshots of Redis.
+pub const SNAPSHOTS: Whole =
+    Whole { what: "snapshot", folder: rdb::FOLDER, info: rdb::INFO_FILE, data: rdb::DATA_FILE };
+
+/// Decides which of them to delete: those that are older than the window, but for so many of the newest of each database; one always
+/// stays. `files`: the keys below the folder, as they were listed. One begins to vanish with the file that makes it complete,
 /// so one that is deleted in part is none.
-pub fn expired(files: &[String], policy: &Policy, now: Timestamp) -> Vec<Batch> {
+pub fn expired(whole: Whole, files: &[String], policy: &Policy, now: Timestamp) -> Vec<Batch> {
     let mut dumps: BTreeMap<&str, Vec<&String>> = BTreeMap::new();
     for key in files {
-        let Some((id, _)) = key.strip_prefix("dumps/").and_then(|rest| rest.split_once('/')) else { continue };
+        let below = key.strip_prefix(whole.folder).and_then(|rest| rest.strip_prefix('/'));
+        let Some((id, _)) = below.and_then(|rest| rest.split_once('/')) else { continue };
         dumps.entry(id).or_default().push(key);
     }
-    let is_info = |key: &&&String| key.ends_with("/dump.json");
+    let is_info = |key: &&&String| key.rsplit('/').next() == Some(whole.info);
     // By the name of the data, which is that of the database. Newest first.
     let mut complete: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (id, keys) in dumps.iter().rev().filter(|(_, keys)| keys.iter().any(|key| is_info(&key))) {
-        let data = keys.iter().filter_map(|key| key.rsplit('/').next()).find(|file| file.ends_with(DATA));
+        let data = keys.iter().filter_map(|key| clear(key).rsplit('/').next()).find(|file| file.ends_with(whole.data));
         complete.entry(data.unwrap_or_default()).or_default().push(id);
     }
     let newest: BTreeSet<&str> =
@@ -122,11 +165,12 @@ pub fn expired(files: &[String], policy: &Policy, now: Timestamp) -> Vec<Batch> 
         let (info, rest): (Vec<&String>, Vec<&String>) = keys.iter().partition(is_info);
         let goes = match info.is_empty() {
             true => older(id, LONGEST),
-            false => older(id, policy.window) && !newest.contains(id),
+            // Without a window the age of a complete one does not matter.
+            false => (policy.window.is_zero() || older(id, policy.window)) && !newest.contains(id),
         };
         if goes {
             for keys in [info, rest].into_iter().filter(|keys| !keys.is_empty()) {
-                let what = format!("dump {id}");
+                let what = format!("{} {id}", whole.what);
                 batches.push(Batch { what, keys: keys.into_iter().cloned().collect() });
             }
         }
@@ -167,7 +211,7 @@ mod tests {
     fn told(dumps: &[Vec<String>], minimum: usize) -> String {
         let policy = Policy { window: SignedDuration::from_hours(48), minimum, limit: usize::MAX };
         let short = |key: &String| key.trim_start_matches("dumps/202611").replace("T120000", "");
-        let batches = expired(&dumps.concat(), &policy, "2026-11-20T12:00:00Z".parse().unwrap());
+        let batches = expired(DUMPS, &dumps.concat(), &policy, "2026-11-20T12:00:00Z".parse().unwrap());
         batches
             .iter()
             .map(|batch| batch.keys.iter().map(short).collect::<Vec<_>>().join(" "))
@@ -184,6 +228,82 @@ mod tests {
         assert_eq!(told(&dumps, 2), first);
         assert_eq!(told(&dumps, 0), format!("{first}; {second}"), "the last one of a database stays");
         assert_eq!(told(&[dump(18, "app", true), dump(19, "app", true)], 1), "", "both are in the window");
+    }
+
+    #[test]
+    fn encrypted_dumps_of_a_database_count_with_the_others() {
+        let encrypted = |day| {
+            dump(day, "app", true).into_iter().map(|key| match key.ends_with(INFO_FILE) {
+                true => key,
+                false => crate::archive::names::sealed(&key),
+            })
+        };
+        let dumps = [dump(10, "app", true), encrypted(11).collect(), encrypted(12).collect()];
+        let first = "10/dump.json; 10/app.dump.zst 10/frames.json 10/globals.sql.zst";
+        assert_eq!(told(&dumps, 2), first);
+        assert!(
+            told(&dumps, 1).ends_with("11/dump.json; 11/app.dump.zst.age 11/frames.json.age 11/globals.sql.zst.age")
+        );
+    }
+
+    #[test]
+    fn what_anyone_may_read_of_an_encrypted_dump_names_nothing_of_the_database() {
+        let time: Timestamp = "2026-11-28T03:00:00Z".parse().unwrap();
+        let info = DumpInfo {
+            id: "20261128T030000".into(),
+            member: "db-2".into(),
+            database: "payroll".into(),
+            version: 150_018,
+            lsn: Lsn(1),
+            time,
+            ended: time,
+            locale: Locale { encoding: "UTF8".into(), ..Locale::default() },
+            owner: "anna".into(),
+            roles: vec!["boss".into()],
+            size: 2,
+            stored: 1,
+            frames_sha256: "f".into(),
+            globals_sha256: "g".into(),
+            age_fingerprint: Some("ad225781efede36c".into()),
+        };
+        let text = serde_json::to_string(&info.public()).unwrap();
+        assert_eq!(
+            text,
+            r#"{"id":"20261128T030000","member":"db-2","version":150018,"lsn":"0/1","time":"2026-11-28T03:00:00Z","ended":"2026-11-28T03:00:00Z","size":2,"stored":1,"framesSha256":"f","globalsSha256":"g","ageFingerprint":"ad225781efede36c"}"#
+        );
+        assert_eq!(serde_json::from_str::<DumpInfo>(&text).unwrap(), info.public());
+    }
+
+    #[test]
+    fn snapshots_of_redis_go_by_the_same_rule_and_the_last_complete_one_stays() {
+        let snapshot = |day: u32, complete: bool| {
+            let files = [rdb::DATA_FILE, rdb::FRAMES_FILE, rdb::INFO_FILE];
+            let id = format!("202611{day:02}T120000");
+            files[..if complete { 3 } else { 1 }].iter().map(|file| rdb::rdb_key(&id, file)).collect::<Vec<_>>()
+        };
+        let told = |snapshots: &[Vec<String>], minimum| {
+            let policy = Policy { window: SignedDuration::from_hours(48), minimum, limit: usize::MAX };
+            let batches = expired(SNAPSHOTS, &snapshots.concat(), &policy, "2026-11-20T12:00:00Z".parse().unwrap());
+            batches.iter().map(|batch| format!("{}\n", batch.keys.join(" "))).collect::<String>()
+        };
+        let all = [snapshot(1, true), snapshot(2, false), snapshot(3, true), snapshot(19, false)];
+        expect_test::expect![[r#"
+            rdb/20261101T120000/rdb.json
+            rdb/20261101T120000/dump.rdb.zst rdb/20261101T120000/frames.json
+            rdb/20261102T120000/dump.rdb.zst
+        "#]]
+        .assert_eq(&told(&all, 1));
+        assert_eq!(told(&all[2..], 1), "", "the last complete one, which is too old");
+    }
+
+    /// Regression 433: of two snapshots that were taken within a second, the first one stayed although only one was to be kept: it was not
+    /// older than no time at all.
+    #[test]
+    fn without_a_window_only_the_number_counts() {
+        let policy = Policy { window: SignedDuration::ZERO, minimum: 1, limit: usize::MAX };
+        let files = [dump(19, "app", true), dump(20, "app", true)].concat();
+        let batches = expired(DUMPS, &files, &policy, "2026-11-19T12:00:00Z".parse().unwrap());
+        assert_eq!(batches.iter().map(|batch| batch.what.as_str()).collect::<Vec<_>>(), ["dump 20261119T120000"; 2]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Gives a recovery the WAL files that PostgreSQL asks for, and reads ahead.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ pub struct Fetcher {
     store: Store,
     segment_size: u64,
     system_identifier: u64,
+    /// The form of the segment that was found last: the next one most likely has it, too.
+    sealed: Arc<AtomicBool>,
     ahead: Arc<Mutex<BTreeMap<Segment, Read>>>,
     failure: Arc<Mutex<Option<String>>>,
 }
@@ -37,14 +40,15 @@ pub struct Fetcher {
 impl Fetcher {
     /// Of this archive. The system identifier is that of its cluster.
     pub fn new(store: Store, segment_size: u64, system_identifier: u64) -> Self {
-        Self { store, segment_size, system_identifier, ahead: Arc::default(), failure: Arc::default() }
+        let sealed = Arc::new(AtomicBool::new(store.cipher().is_some()));
+        Self { store, segment_size, system_identifier, sealed, ahead: Arc::default(), failure: Arc::default() }
     }
 
     /// The content of a file; `None` if the archive does not have it, which for PostgreSQL is the end of the way. An error is
     /// no such end: the command has to exit with 126 then, and the recovery begins anew. So it is tried for minutes before.
     ///
     /// # Errors
-    /// `Broken`: the segment is not what its name says. Others as of [`Store::get`].
+    /// `Broken`: the segment is not what its name says. `KeyMissing`: it is encrypted for another key. Others as of [`Store::get`].
     pub async fn fetch(&self, file: WalFile) -> Result<Option<Bytes>, Error> {
         let mut pause = PAUSES.iter();
         loop {
@@ -115,7 +119,10 @@ impl Fetcher {
 
     async fn read(&self, segment: Segment) -> Result<Option<Bytes>, Error> {
         let key = segment.key();
-        let Some(compressed) = self.store.get(&key, self.segment_size + SLACK).await? else { return Ok(None) };
+        let first = self.sealed.load(Ordering::Relaxed);
+        let found = self.store.get_content(&key, self.segment_size + SLACK, first).await?;
+        let Some((compressed, sealed)) = found else { return Ok(None) };
+        self.sealed.store(sealed, Ordering::Relaxed);
         let (size, system_identifier) = (self.segment_size, self.system_identifier);
         let checked = tokio::task::spawn_blocking(move || unpack(&compressed, segment, size, system_identifier)).await;
         match checked {
@@ -139,7 +146,8 @@ fn unpack(compressed: &[u8], segment: Segment, size: u64, system_identifier: u64
 mod tests {
     use super::*;
     use crate::api::lsn::Lsn;
-    use crate::archive::access::{Store as Where, StoreAccess};
+    use crate::archive::access::{Identities, Store as Where, StoreAccess};
+    use crate::archive::tests::{ONE, TWO};
 
     const SIZE: u64 = 1 << 20;
 
@@ -167,7 +175,9 @@ mod tests {
     async fn segments_come_in_their_order_and_what_is_missing_is_no_error() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().to_str().unwrap().to_owned();
-        let store = Store::open(&StoreAccess { hash: String::new(), store: Where::Directory { path } }).unwrap();
+        let store =
+            Store::open(&StoreAccess { hash: String::new(), store: Where::Directory { path }, encryption: None })
+                .unwrap();
         // The first one was begun on the timeline before.
         for (number, timeline) in [(1, 1), (2, 2), (3, 2)] {
             put(&store, wal(number), &content(wal(number), timeline)).await;
@@ -191,7 +201,9 @@ mod tests {
     async fn a_file_that_is_not_the_segment_of_its_name_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().to_str().unwrap().to_owned();
-        let store = Store::open(&StoreAccess { hash: String::new(), store: Where::Directory { path } }).unwrap();
+        let store =
+            Store::open(&StoreAccess { hash: String::new(), store: Where::Directory { path }, encryption: None })
+                .unwrap();
         let fetcher = Fetcher::new(store.clone(), SIZE, 7);
         let said = async |content: &[u8]| {
             put(&store, wal(1), content).await;
@@ -208,13 +220,49 @@ mod tests {
         assert!(fetcher.fetch(WalFile::Segment(wal(1))).await.is_err());
     }
 
+    /// Encryption was switched on, its key was changed, and it was switched off again. An archive that is read without a key must not look
+    /// as if it ended there: PostgreSQL would end the recovery without an error.
+    #[tokio::test]
+    async fn segments_of_both_forms_are_read_and_one_without_its_key_is_an_error_and_no_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = |keys: Option<&str>| {
+            let store = Where::Directory { path: folder.path().to_str().unwrap().to_owned() };
+            let encryption = keys.map(|keys| Identities(keys.to_owned()));
+            Store::open(&StoreAccess { hash: String::new(), store, encryption }).unwrap()
+        };
+        for (number, keys) in [(1, None), (2, Some(ONE)), (3, Some(TWO)), (4, None)] {
+            let compressed = zstd::bulk::compress(&content(wal(number), 2), 1).unwrap();
+            store(keys).put_content(&wal(number).key(), compressed.into()).await.unwrap();
+        }
+        let both = format!("{TWO}\n{ONE}");
+        for keys in [Some(both.as_str()), Some(TWO), None] {
+            let fetcher = Fetcher::new(store(keys), SIZE, 7);
+            let mut told = Vec::new();
+            for number in 1..=5 {
+                told.push(match fetcher.fetch(WalFile::Segment(wal(number))).await {
+                    Ok(Some(found)) => (found == content(wal(number), 2)).to_string(),
+                    Ok(None) => "none".to_owned(),
+                    Err(error) => error.kind.reason().to_owned(),
+                });
+            }
+            let expected = match keys {
+                Some(TWO) => ["true", "KeyMissing", "true", "true", "none"],
+                Some(_) => ["true", "true", "true", "true", "none"],
+                None => ["true", "KeyMissing", "KeyMissing", "true", "none"],
+            };
+            assert_eq!(told, expected, "{keys:?}");
+        }
+    }
+
     /// Regression 500: the status of a recovery from an archive with a damaged segment only had PostgreSQL's words, "could not restore
     /// file ...: command not executable". Which object is damaged was in the log of the supervisor alone.
     #[tokio::test]
     async fn a_recovery_can_tell_which_object_of_the_archive_is_damaged() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().to_str().unwrap().to_owned();
-        let store = Store::open(&StoreAccess { hash: String::new(), store: Where::Directory { path } }).unwrap();
+        let store =
+            Store::open(&StoreAccess { hash: String::new(), store: Where::Directory { path }, encryption: None })
+                .unwrap();
         let fetcher = Fetcher::new(store.clone(), SIZE, 7);
         assert_eq!((fetcher.fetch(WalFile::Segment(wal(1))).await, fetcher.failure()), (Ok(None), None));
         store.put(&wal(1).key(), Bytes::from_static(b"no frame")).await.unwrap();

@@ -5,11 +5,18 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+use crate::api::hash::short_hash;
 use crate::api::lsn::Lsn;
 use crate::archive::names::{SEGMENT_SIZES, Segment};
 
 /// Bytes of a `backup.info` at most.
 pub const INFO: u64 = 1 << 20;
+/// The name of the fingerprint: that of a comment, for barman ends at a name that it does not know.
+const AGE_FINGERPRINT: &str = "# age_fingerprint";
+/// The first line: the hash of all others, which is a comment, too.
+const SHA256: &str = "# sha256=";
+/// Its digits.
+const DIGITS: usize = 64;
 /// The form of times.
 const TIME: &str = "%Y-%m-%d %H:%M:%S%.6f%:z";
 
@@ -36,6 +43,8 @@ pub struct BackupInfo {
     pub pgdata: String,
     /// The folder of the archive, which barman calls a server.
     pub server: String,
+    /// The fingerprint of the key that it is encrypted for.
+    pub age_fingerprint: Option<String>,
 }
 
 /// It is no `backup.info`.
@@ -96,7 +105,9 @@ impl BackupInfo {
             ("version", self.version.to_string()),
             ("xlog_segment_size", self.segment_size.to_string()),
         ];
-        lines.into_iter().map(|(key, value)| format!("{key}={}\n", value.replace(['\n', '\r'], " "))).collect()
+        let lines = self.age_fingerprint.iter().map(|key| (AGE_FINGERPRINT, key.clone())).chain(lines);
+        let text: String = lines.map(|(key, value)| format!("{key}={}\n", value.replace(['\n', '\r'], " "))).collect();
+        format!("{SHA256}{}\n{text}", short_hash(&text, DIGITS))
     }
 
     /// Reads the file of the backup with this ID; also one that barman-cloud has written.
@@ -105,6 +116,9 @@ impl BackupInfo {
     /// It is not of a complete backup, or a value that is needed is missing or impossible.
     pub fn parse(id: &str, text: &str) -> Result<Self, NotInfo> {
         let wrong = |what: String| NotInfo { id: id.to_owned(), what };
+        if is_changed(text) {
+            return Err(wrong("its content does not have the hash of its first line".to_owned()));
+        }
         let values: BTreeMap<&str, &str> = text
             .lines()
             .filter_map(|line| line.split_once('='))
@@ -140,6 +154,7 @@ impl BackupInfo {
             version: number32("version")?,
             pgdata: value("pgdata").unwrap_or_default().to_owned(),
             server: value("server_name").unwrap_or_default().to_owned(),
+            age_fingerprint: value(AGE_FINGERPRINT).ok().map(short),
         };
         let (smallest, largest) = SEGMENT_SIZES;
         if !info.segment_size.is_power_of_two() || !(smallest..=largest).contains(&info.segment_size) {
@@ -150,6 +165,14 @@ impl BackupInfo {
         }
         Ok(info)
     }
+}
+
+/// Whether the first line is a hash, of ours or damaged, and not that of the lines after it. The files of barman have none.
+fn is_changed(text: &str) -> bool {
+    let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
+    let is_hash = first.starts_with(SHA256)
+        || first.chars().count() == SHA256.len() + DIGITS && !first.starts_with("backup_label");
+    is_hash && first.strip_prefix(SHA256) != Some(&short_hash(rest, DIGITS))
 }
 
 fn short(text: &str) -> String {
@@ -175,12 +198,14 @@ mod tests {
             version: 150_018,
             pgdata: "/var/lib/postgresql/data/pgdata".into(),
             server: "7412-5f0c01aa".into(),
+            age_fingerprint: None,
         }
     }
 
     #[test]
     fn a_backup_is_told_in_the_words_of_barman_and_read_back() {
         expect![[r#"
+            # sha256=dac3a467bf2021b01e616c311bd54e89212bffc54f08ff714568cbf52b81de02
             backup_label=None
             begin_offset=40
             begin_time=2026-11-28 01:00:00.000000+00:00
@@ -211,14 +236,39 @@ mod tests {
         "#]]
         .assert_eq(&info().render());
         assert_eq!(BackupInfo::parse("20261128T010000", &info().render()), Ok(info()));
-        // barman leaves out a fraction of zero.
-        assert_eq!(BackupInfo::parse("20261128T010000", &info().render().replace(".000000", "")), Ok(info()));
+        // barman writes no hash, and leaves out a fraction of zero.
+        let theirs = info().render().split_once('\n').unwrap().1.replace(".000000", "");
+        assert_eq!(BackupInfo::parse("20261128T010000", &theirs), Ok(info()));
+    }
+
+    #[test]
+    fn every_changed_bit_is_found() {
+        let good = info().render().into_bytes();
+        for (at, bit) in (0..good.len()).flat_map(|at| (0..8).map(move |bit| (at, bit))) {
+            let mut changed = good.clone();
+            changed[at] ^= 1 << bit;
+            let read = BackupInfo::parse("20261128T010000", &String::from_utf8_lossy(&changed));
+            assert!(read.is_err(), "bit {bit} of byte {at}");
+        }
+    }
+
+    /// Regression 460: barman 3.19 ended with an error at the field `age_fingerprint`, as it does at any name that it does not know, and
+    /// listed no base backup of the archive any more. Comments it passes over.
+    #[test]
+    fn the_fingerprint_of_the_key_is_a_comment_for_barman() {
+        let encrypted = BackupInfo { age_fingerprint: Some("00c0ffee00c0ffee".into()), ..info() };
+        let after = |text: String| text.split_once('\n').unwrap().1.to_owned();
+        assert_eq!(
+            after(encrypted.render()),
+            format!("# age_fingerprint=00c0ffee00c0ffee\n{}", after(info().render()))
+        );
+        assert_eq!(BackupInfo::parse("20261128T010000", &encrypted.render()), Ok(encrypted));
     }
 
     #[test]
     fn what_is_no_complete_backup_is_refused() {
         let said = |from: &str, to: &str| {
-            let text = info().render().replace(from, to);
+            let text = info().render().split_once('\n').unwrap().1.replace(from, to);
             BackupInfo::parse("20261128T010000", &text).unwrap_err().to_string()
         };
         assert_eq!(said("status=DONE", "status=FAILED"), "base/20261128T010000/backup.info: its status is \"FAILED\"");

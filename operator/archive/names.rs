@@ -8,6 +8,10 @@ use crate::api::lsn::Lsn;
 
 /// The ending of a WAL segment in the archive.
 const COMPRESSED: &str = ".zst";
+/// The ending of an object that is encrypted.
+const SEALED: &str = ".age";
+/// The folder of [`fingerprint_key`].
+pub const KEYS: &str = "keys";
 /// Smallest and largest size of a WAL segment, in bytes; every size is a power of two.
 pub const SEGMENT_SIZES: (u64, u64) = (1 << 20, 1 << 30);
 
@@ -55,7 +59,7 @@ impl Segment {
         self.start(size).0 / size.max(1)
     }
 
-    /// Its key in an archive.
+    /// Its key in an archive, unless it is encrypted.
     pub fn key(&self) -> String {
         format!("{}/{self}{COMPRESSED}", self.folder())
     }
@@ -127,9 +131,29 @@ pub fn gap_key(first: Segment, last: Segment) -> String {
     format!("gaps/{first}-{last}.json")
 }
 
-/// The segment with this key, if it is one.
+/// The key of the same object if it is encrypted.
+pub fn sealed(key: &str) -> String {
+    format!("{key}{SEALED}")
+}
+
+/// Whether the object with this key is encrypted.
+pub fn is_sealed(key: &str) -> bool {
+    key.ends_with(SEALED)
+}
+
+/// The key of the same object if it is not encrypted.
+pub fn clear(key: &str) -> &str {
+    key.strip_suffix(SEALED).unwrap_or(key)
+}
+
+/// The key of the note that objects are encrypted for the key with this fingerprint.
+pub fn fingerprint_key(fingerprint: &str) -> String {
+    format!("{KEYS}/{fingerprint}.json")
+}
+
+/// The segment with this key, encrypted or not, if it is one.
 pub fn segment_of_key(key: &str) -> Option<Segment> {
-    let (folder, file) = key.rsplit_once('/')?;
+    let (folder, file) = clear(key).rsplit_once('/')?;
     match file.strip_suffix(COMPRESSED)?.parse().ok()? {
         WalFile::Segment(segment) if segment.folder() == folder => Some(segment),
         _ => None,
@@ -222,6 +246,11 @@ mod tests {
         assert_eq!(one.key(), "wals/000000020000000A/000000020000000A000000FF.zst");
         assert_eq!(segment_of_key(&one.key()), Some(one));
         assert_eq!(segment_of_key("wals/000000020000000B/000000020000000A000000FF.zst"), None);
+        let encrypted = sealed(&one.key());
+        assert_eq!(encrypted, "wals/000000020000000A/000000020000000A000000FF.zst.age");
+        assert_eq!((segment_of_key(&encrypted), clear(&encrypted)), (Some(one), one.key().as_str()));
+        assert!(is_sealed(&encrypted) && !is_sealed(&one.key()) && segment_of_key(&sealed(&encrypted)).is_none());
+        assert_eq!(history_of_key(&sealed(&history_key(2))), None, "a history is not encrypted");
         assert_eq!(history_of_key(&history_key(0x2A)), Some(0x2A));
         assert_eq!(claim_key(3, 7), "timelines/00000003-0000000000000007.json");
         assert_eq!(claim_of_key(&claim_key(3, 7)), Some((3, 7)));

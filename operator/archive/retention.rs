@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::api::backup_id::began;
 use crate::archive::catalog::{Catalog, Intent};
 use crate::archive::info::BackupInfo;
-use crate::archive::names::{Segment, base_key};
+use crate::archive::names::base_key;
 use crate::archive::survey::{INFO_FILE, INTENT_FILE};
 
 /// A base backup or dump that is not complete may be running for so long after it began.
@@ -139,8 +139,7 @@ fn wal(
         let from = lineage.iter().filter_map(|(leg, _)| begins.get(leg)).min().copied();
         let until = from.unwrap_or(u64::MAX);
         let numbers = ranges.iter().flat_map(|(first, last)| *first..=*last).take_while(|number| *number < until);
-        let segment = |number: u64| Segment::at(*timeline, crate::api::lsn::Lsn(number * size), size).key();
-        let keys: Vec<String> = numbers.take(limit).map(segment).collect();
+        let keys: Vec<String> = numbers.flat_map(|number| catalog.keys(*timeline, number)).take(limit).collect();
         batches.push(Batch { what: format!("WAL of timeline {timeline}"), keys });
     }
     batches
@@ -152,6 +151,7 @@ mod tests {
     use super::*;
     use crate::api::lsn::Lsn;
     use crate::archive::catalog::Intent;
+    use crate::archive::names::{Segment, sealed};
     use crate::archive::tests::{SIZE, at, backup, catalog};
 
     fn files(catalog: &Catalog) -> Vec<String> {
@@ -243,6 +243,22 @@ mod tests {
         // A history that is missing: nothing is known, and nothing goes.
         given_up.histories.clear();
         assert_eq!(told(&given_up, &policy(10, 1), 9_000), "");
+    }
+
+    /// Encryption was switched on at segment 3, which had been pushed already and was pushed again by the next leader.
+    #[test]
+    fn encrypted_segments_go_by_the_names_that_they_have() {
+        let mut catalog = Catalog { wal: [].into(), ..four() };
+        let segment = |number: u64| Segment::at(1, Lsn(number * SIZE), SIZE).key();
+        let keys = [segment(1), segment(2), segment(3), sealed(&segment(3)), sealed(&segment(4)), sealed(&segment(5))];
+        keys.iter().for_each(|key| catalog.add_key(key));
+        assert_eq!((catalog.wal[&1].clone(), catalog.sealed[&1].clone()), (vec![(1, 5)], vec![(3, 5)]));
+        let batches = plan(&catalog, &[], &policy(10, 1), at(9_000));
+        assert_eq!(batches.last().unwrap().keys, keys);
+        let mut files = files(&four());
+        files.push(base_key("20261128T000001", "data.tar.zst.age"));
+        let batches = plan(&four(), &files, &policy(200, 1), at(450));
+        assert_eq!(batches[1].keys.last().unwrap(), "base/20261128T000001/data.tar.zst.age");
     }
 
     #[test]

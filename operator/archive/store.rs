@@ -3,6 +3,7 @@
 mod failure;
 mod open;
 mod ranges;
+mod sealed;
 mod upload;
 
 use std::ops::Range;
@@ -18,6 +19,7 @@ use object_store::{
 };
 
 use crate::archive::access::{ArchiveAccess, StoreAccess};
+use crate::archive::cipher::{BadIdentities, Cipher};
 use crate::archive::store::failure::Speaker;
 pub use crate::archive::store::failure::{Error, Kind};
 pub use crate::archive::store::upload::Upload;
@@ -28,8 +30,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 const PARALLEL: usize = 8;
 /// Folders of one level that are looked into.
 const FOLDERS: usize = 1_000;
-/// Bytes of an object that is compared: no WAL segment and no small object is larger.
-const COMPARED: u64 = 1 << 30;
+/// Bytes of an object that is compared: no WAL segment, encrypted or not, and no small object is larger.
+const COMPARED: u64 = 2 << 30;
 
 /// A store, or the folder of one archive in it. A clone costs little.
 #[derive(Clone)]
@@ -41,6 +43,7 @@ pub struct Store {
     is_bucket: bool,
     probe: Probe,
     speaker: Speaker,
+    cipher: Option<Cipher>,
 }
 
 impl std::fmt::Debug for Store {
@@ -100,11 +103,15 @@ impl Store {
     /// Opens a store; connects to nothing.
     ///
     /// # Errors
-    /// `Config`: the settings are unusable. `NoBucket`: the directory does not exist.
+    /// `Config`: the settings are unusable, or the keys: nothing is written in the clear instead. `NoBucket`: the directory does not
+    /// exist.
     pub fn open(access: &StoreAccess) -> Result<Self, Error> {
-        let open::Opened { quick, patient, prefix, is_bucket, speaker } = open::open(&access.store)?;
+        let open::Opened { quick, patient, prefix, is_bucket, mut speaker } = open::open(&access.store)?;
         let base = prefix.trim_matches('/').to_owned();
-        Ok(Self { quick, patient, base, is_bucket, probe: Probe { conditional: true }, speaker })
+        let wrong = |bad: BadIdentities| speaker.fail(Kind::Config, "opening the store", format!("its keys: {bad}"));
+        let cipher = access.encryption.as_ref().map(Cipher::try_from).transpose().map_err(wrong)?;
+        speaker.secrets.extend(cipher.iter().flat_map(Cipher::secrets));
+        Ok(Self { quick, patient, base, is_bucket, probe: Probe { conditional: true }, speaker, cipher })
     }
 
     /// Opens the archive of a cluster. Errors as [`Store::open`].
@@ -370,12 +377,27 @@ impl Store {
         copied.map_err(|error| self.speaker.explain(&doing, &error))
     }
 
-    /// Begins an object that is uploaded while it is made; `expected` is about its bytes.
+    /// Begins an object with content that is uploaded while it is made; `expected` is about its bytes. Its key is
+    /// [`Store::content_key`].
     pub async fn upload(&self, key: &str, expected: u64) -> Result<Upload, Error> {
-        let (doing, path) = (format!("uploading {key}"), self.path(key));
+        self.begin(key, (expected, false)).await
+    }
+
+    /// The same with little memory, by one request at a time.
+    pub async fn upload_lean(&self, key: &str, expected: u64) -> Result<Upload, Error> {
+        self.begin(key, (expected, true)).await
+    }
+
+    async fn begin(&self, key: &str, size: (u64, bool)) -> Result<Upload, Error> {
+        let key = self.content_key(key);
+        let (doing, path) = (format!("uploading {key}"), self.path(&key));
         let begun = within(&self.speaker, &doing, self.patient.put_multipart(&path)).await?;
         let upload = begun.map_err(|error| self.speaker.explain(&doing, &error))?;
-        Ok(Upload::new(upload, self.speaker.clone(), doing, expected))
+        let upload = Upload::new(upload, self.speaker.clone(), doing, size);
+        match &self.cipher {
+            None => Ok(upload),
+            Some(cipher) => upload.sealed(cipher).await,
+        }
     }
 
     /// The failure that there is no such object.

@@ -154,7 +154,9 @@ mod tests {
 
     async fn store(folder: &std::path::Path, keys: &[(String, String)]) -> Store {
         let path = folder.to_str().unwrap().to_owned();
-        let store = Store::open(&StoreAccess { hash: String::new(), store: Where::Directory { path } }).unwrap();
+        let store =
+            Store::open(&StoreAccess { hash: String::new(), store: Where::Directory { path }, encryption: None })
+                .unwrap();
         for (key, text) in keys {
             store.put(key, Bytes::from(text.clone())).await.unwrap();
         }

@@ -1,4 +1,4 @@
-//! Catalogs for tests.
+//! Catalogs and keys for tests.
 #![allow(clippy::unwrap_used)]
 
 use jiff::Timestamp;
@@ -10,6 +10,10 @@ use crate::archive::info::BackupInfo;
 use crate::archive::names::{self, Segment};
 
 pub(crate) const SIZE: u64 = 1 << 20;
+/// Keys that everybody knows, as `age-keygen` of version 1.1.1 made them.
+pub(crate) const ONE: &str = "AGE-SECRET-KEY-1VXCGKQ9LF4U2DLYP3TCJA2PYRZX7TFWJ2AQVARYG7YDY3F5JA8JQM7NUL3";
+/// See [`ONE`].
+pub(crate) const TWO: &str = "AGE-SECRET-KEY-1F5K3XH5HQ3FAX7PK7AXCZK93U85WNM8RHA8G5A6D82NW7WESJ0HQ67G932";
 
 pub(crate) fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + seconds).unwrap()
@@ -28,6 +32,7 @@ pub(crate) fn backup(id: u32, timeline: u32, segments: Range, ended: i64) -> Bac
         version: 150_018,
         pgdata: "/data".into(),
         server: "a".into(),
+        age_fingerprint: None,
     }
 }
 

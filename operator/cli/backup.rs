@@ -1,4 +1,4 @@
-//! `evenkeel backup`: creates a Backup of a PostgresCluster, and follows it until it has ended.
+//! `evenkeel backup`: creates a Backup of a PostgresCluster or RedisSentinel, and follows it until it has ended.
 
 use serde_json::json;
 
@@ -6,10 +6,10 @@ use super::error::Error;
 use super::once::{self, Wait};
 use super::session::Session;
 
-/// Takes a base backup of a PostgresCluster, or a dump of one of its databases: creates a Backup object.
+/// Takes a base backup of a PostgresCluster, a dump of one of its databases, or a snapshot of a RedisSentinel: creates a Backup object.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The PostgresCluster
+    /// The PostgresCluster, or redissentinel/NAME
     cluster: String,
     /// Dump this database alone, instead of a base backup
     #[arg(long, value_name = "NAME")]
@@ -21,17 +21,28 @@ pub struct Args {
     wait: Wait,
 }
 
+/// The kinds that have backups.
+const POSTGRES: &str = "postgrescluster.evenkeel.dev";
+const REDIS: &str = "redissentinel.evenkeel.dev";
+
 /// Runs the verb.
 pub async fn run(args: Args, session: &mut Session<'_>) -> Result<(), Error> {
     let catalog = session.client.catalog().await?;
-    let (clusters, backups) =
-        (catalog.resolve("postgresclusters.evenkeel.dev")?, catalog.resolve("backups.evenkeel.dev")?.clone());
-    if session.client.object(clusters, &session.namespace, &args.cluster).await?.is_none() {
-        let message = format!("no PostgresCluster {:?} in namespace {}", args.cluster, session.namespace);
+    let (word, cluster) = args.cluster.split_once('/').unwrap_or((POSTGRES, &args.cluster));
+    let (kind, backups) = (catalog.resolve(word)?, catalog.resolve("backups.evenkeel.dev")?.clone());
+    if ![POSTGRES, REDIS].contains(&kind.label().as_str()) {
+        let message = format!("a {} has no backups: name a PostgresCluster, or redissentinel/NAME", kind.kind);
+        return Err(Error::Usage(message));
+    }
+    if session.client.object(kind, &session.namespace, cluster).await?.is_none() {
+        let message = format!("no {} {cluster:?} in namespace {}", kind.kind, session.namespace);
         return Err(Error::NotFound(message));
     }
-    let name = args.name.unwrap_or_else(|| once::default_name(&args.cluster, (session.now)()));
-    let mut spec = json!({"cluster": {"name": args.cluster}});
+    let name = args.name.unwrap_or_else(|| once::default_name(cluster, (session.now)()));
+    let mut spec = json!({"cluster": {"name": cluster}});
+    if kind.label() != POSTGRES {
+        spec["cluster"]["kind"] = json!(kind.kind);
+    }
     if let Some(database) = args.database {
         (spec["method"], spec["database"]) = (json!("dump"), json!(database));
     }

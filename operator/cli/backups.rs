@@ -55,20 +55,26 @@ pub fn text(cluster: &str, archive: &ArchiveView, now: Timestamp) -> String {
         return format!("{cluster}: {path}: {problem}\n");
     }
     let mut text = format!("{cluster}: {path}\n");
+    let is_encrypted = backups.iter().any(|one| one.age_fingerprint.is_some());
+    let mut titles = vec!["ID", "SIZE", "TIMELINE", "END", "KEPT", "AGE"];
+    titles.extend(is_encrypted.then_some("KEY"));
     let rows: Vec<Vec<String>> = backups
         .iter()
         .map(|one| {
             let kept = if one.kept { "yes" } else { "" };
             let age = render::age(&one.ended.to_string(), now);
-            [&one.id, &shown(one.size), &one.timeline.to_string(), &one.end.to_string(), kept, &age]
-                .map(|cell: &str| cell.to_owned())
-                .into()
+            let key = one.age_fingerprint.as_deref().unwrap_or("none");
+            [&one.id, &shown(one.size), &one.timeline.to_string(), &one.end.to_string(), kept, &age, key]
+                [..titles.len()]
+                .iter()
+                .map(|cell: &&str| (*cell).to_owned())
+                .collect()
         })
         .collect();
     if rows.is_empty() {
         text.push_str("  no complete base backup: nothing can be restored\n");
     } else {
-        text.push_str(&render::table("  ", &["ID", "SIZE", "TIMELINE", "END", "KEPT", "AGE"], &rows));
+        text.push_str(&render::table("  ", &titles, &rows));
     }
     let mut line = |what: &str, said: String| text.push_str(&format!("  {what}: {said}\n"));
     if let Some((first, last)) = first_point.as_ref().zip(last_point.as_ref()) {
@@ -97,6 +103,7 @@ mod tests {
             timeline: 2,
             end: "0/5000100".parse().unwrap(),
             kept,
+            age_fingerprint: None,
         };
         let archive = ArchiveView {
             path: "default.db/7412-5f0c01aa".into(),
@@ -119,6 +126,17 @@ mod tests {
               retention deletes: backup 20261101T030000 (base/20261101T030000/backup.info)
         "#]]
         .assert_eq(&text("db", &archive, at("2026-11-29T03:00:00Z")));
+        let mut backups = [backup("20261127T030000", false), backup("20261128T030000", false)];
+        backups[1].age_fingerprint = Some("ad225781efede36c".into());
+        let encrypted =
+            ArchiveView { path: "default.db/7412-5f0c01aa".into(), backups: backups.into(), ..ArchiveView::default() };
+        expect_test::expect![[r#"
+            db: default.db/7412-5f0c01aa
+              ID                SIZE   TIMELINE   END         KEPT   AGE   KEY
+              20261127T030000   32Mi   2          0/5000100          24h   none
+              20261128T030000   32Mi   2          0/5000100          24h   ad225781efede36c
+        "#]]
+        .assert_eq(&text("db", &encrypted, at("2026-11-29T03:00:00Z")));
         let empty = ArchiveView { path: "default.db/7412-5f0c01aa".into(), ..ArchiveView::default() };
         expect_test::expect![[r#"
             db: default.db/7412-5f0c01aa

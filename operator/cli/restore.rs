@@ -133,6 +133,9 @@ fn manifest(name: &str, source: &Value, target: Value) -> Value {
     if source["spec"]["backup"]["store"]["directory"].is_object() {
         recovery["source"] =
             json!({"store": source["spec"]["backup"]["store"], "path": source["status"]["backup"]["archive"]});
+        if source["spec"]["backup"]["encryption"].is_object() {
+            recovery["source"]["encryption"] = source["spec"]["backup"]["encryption"].clone();
+        }
     }
     for field in ["database", "owner", "secret"] {
         if !known[field].is_null() {
@@ -221,13 +224,23 @@ mod tests {
               instances: 3
         "#]]
         .assert_eq(&render::yaml(&manifest("new", &source, json!({"xid": 7}))).unwrap());
-        let directory = json!({
+        let mut directory = json!({
             "metadata": {"name": "db", "namespace": "prod"},
             "spec": {"backup": {"store": {"directory": {"path": "/srv"}}}},
             "status": {"backup": {"archive": "prod.db/7-5"}},
         });
         let recovery = manifest("new", &directory, json!({}))["spec"]["bootstrap"]["recovery"].clone();
-        assert_eq!(recovery, json!({"source": {"store": {"directory": {"path": "/srv"}}, "path": "prod.db/7-5"}}));
+        let mut source = json!({"store": {"directory": {"path": "/srv"}}, "path": "prod.db/7-5"});
+        assert_eq!(recovery, json!({"source": source}));
+        let encryption = json!({"secretName": "key"});
+        directory["spec"]["backup"]["encryption"] = encryption.clone();
+        source["encryption"] = encryption;
+        let recovery = manifest("new", &directory, json!({}))["spec"]["bootstrap"]["recovery"].clone();
+        assert_eq!(
+            recovery,
+            json!({"source": source}),
+            "a directory is mounted by its path, and read with the same keys"
+        );
     }
 
     #[test]

@@ -121,7 +121,7 @@ impl SnapshotStore {
             return Err(wrong(problems.join("; ")));
         }
         let ca = declared.s3.as_ref().and_then(|s3| s3.ca_file.as_deref()).map(read).transpose()?;
-        let access = StoreAccess { hash: String::new(), store: declared.place(ca) };
+        let access = StoreAccess { hash: String::new(), store: declared.place(ca), encryption: None };
         let store = Store::open(&access).map_err(|error| wrong(error.to_string()))?;
         Ok(Self { store: store.at(FOLDER) })
     }

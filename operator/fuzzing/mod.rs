@@ -11,7 +11,7 @@ mod supervisors;
 pub type Target = fn(&[u8]);
 
 /// All of them, by the name of the folder with their seeds, `fuzz/seeds/NAME`.
-pub const TARGETS: [(&str, Target); 14] = [
+pub const TARGETS: [(&str, Target); 15] = [
     ("admit_yaml", requests::admit_yaml),
     ("apply_managed_fields", requests::apply_managed_fields),
     ("balancer_answer", balancers::answer),
@@ -22,6 +22,7 @@ pub const TARGETS: [(&str, Target); 14] = [
     ("json_patch", requests::json_patch),
     ("params_selector", requests::params_selector),
     ("pg_backend_messages", supervisors::pg_backend_messages),
+    ("rdb_stream", supervisors::rdb_stream),
     ("report_line", databases::report_line),
     ("route", requests::route),
     ("strategic_merge", requests::strategic_merge),

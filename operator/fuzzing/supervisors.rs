@@ -7,6 +7,7 @@ use std::path::Path;
 use super::at_once;
 use crate::api::lsn::Lsn;
 use crate::api::postgres_settings::{Rule, problem, rule};
+use crate::archive::rdb::Checker;
 use crate::supervisor::conf::{Facts, postgresql_conf};
 use crate::supervisor::listen::Listen;
 use crate::supervisor::next::{accept, next};
@@ -120,4 +121,19 @@ pub(super) fn pg_backend_messages(bytes: &[u8]) {
     // What is no UTF-8 has up to three bytes for one.
     assert!(columns.iter().map(String::len).sum::<usize>() <= 3 * bytes.len());
     assert!(columns.len() <= bytes.len());
+}
+
+/// What a server sends as a snapshot is judged the same however it comes in pieces, and no text of it is long.
+pub(super) fn rdb_stream(bytes: &[u8]) {
+    let check = |piece: usize| {
+        let mut checker = Checker::default();
+        bytes.chunks(piece).for_each(|piece| checker.write(piece));
+        checker.finish()
+    };
+    let whole = check(bytes.len().max(1));
+    assert!([1, 5, 8, 100].map(check).iter().all(|other| *other == whole));
+    if let Ok(header) = whole {
+        assert!(header.server.chars().count() <= 100 && header.replid.chars().count() <= 100);
+        assert!(!header.server.contains(char::is_control));
+    }
 }

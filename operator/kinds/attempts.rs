@@ -8,7 +8,8 @@ use jiff::Timestamp;
 
 use crate::api::quantity::shown;
 use crate::kinds::links;
-use crate::supervisor::wire::{BackupPhase, BackupState, Report};
+use crate::supervisor::redis::wire::Report as RedisReport;
+use crate::supervisor::wire::{BackupPhase, BackupState, Report as PostgresReport};
 
 /// Attempts before an object fails.
 pub const ATTEMPTS: u32 = 3;
@@ -23,8 +24,75 @@ const RETRIES: (Duration, Duration) = (Duration::from_secs(10), Duration::from_s
 pub const POLLS: (Duration, Duration, Duration) =
     (Duration::from_millis(250), Duration::from_secs(2), Duration::from_secs(10));
 
+/// What the report of a supervisor, of whatever kind, says about such work.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Told {
+    /// New at each start of the supervisor.
+    pub boot: String,
+    /// It is of a version that does such work.
+    pub archives: bool,
+    /// The hash of what opens the store, once it has that.
+    pub archives_held: Option<String>,
+    /// Clients may connect to it.
+    pub gate_open: bool,
+    /// The backup that runs, or ran last.
+    pub backup: Option<BackupState>,
+    /// The restore that runs, or ran last.
+    pub restore: Option<BackupState>,
+    /// The restore point that was made last.
+    pub point: Option<BackupState>,
+}
+
+impl From<&PostgresReport> for Told {
+    fn from(report: &PostgresReport) -> Self {
+        Self {
+            boot: report.boot.clone(),
+            archives: report.archives,
+            archives_held: report.archives_held.clone(),
+            gate_open: report.gate_open,
+            backup: report.backup.clone(),
+            restore: report.restore.clone(),
+            point: report.point.clone(),
+        }
+    }
+}
+
+impl From<&RedisReport> for Told {
+    fn from(report: &RedisReport) -> Self {
+        Self {
+            boot: report.boot.clone(),
+            archives: report.archives,
+            archives_held: report.archives_held.clone(),
+            gate_open: report.redis.as_ref().is_some_and(|seen| seen.writable == Some(true)),
+            backup: report.backup.clone(),
+            restore: report.restore.clone(),
+            point: None,
+        }
+    }
+}
+
 /// The state of a link to a supervisor.
-pub type LinkSeen = links::LinkSeen<Report>;
+pub type LinkSeen = links::LinkSeen<Told>;
+
+/// What the links say about such work.
+pub fn told<R>(heard: &BTreeMap<String, links::LinkSeen<R>>) -> BTreeMap<String, LinkSeen>
+where
+    for<'r> Told: From<&'r R>,
+{
+    let of = |link: &links::LinkSeen<R>| LinkSeen {
+        report: Told::from(&link.report),
+        connected: link.connected,
+        silent_ms: link.silent_ms,
+    };
+    heard.iter().map(|(member, link)| (member.clone(), of(link))).collect()
+}
+
+/// The names in the state of work, which a decision or a status compares.
+pub fn names(work: &BackupState) -> impl Iterator<Item = &String> {
+    let span = work.span.iter().flat_map(|span| [&span.begin_wal, &span.end_wal]);
+    let rdb = work.rdb.iter().flat_map(|rdb| [&rdb.backup, &rdb.server, &rdb.replid]);
+    [&work.id].into_iter().chain(span).chain(rdb)
+}
 
 /// Another object of the same kind and cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,7 +142,7 @@ pub struct Attempt<'a> {
     /// Why the member is not what it was chosen for.
     pub moved: Option<&'static str>,
     /// Where a report has it.
-    pub of: fn(&Report) -> Option<&BackupState>,
+    pub of: fn(&Told) -> Option<&BackupState>,
 }
 
 /// What has become of an attempt.

@@ -13,6 +13,7 @@ use super::postgres_cluster::PostgresClusterKind;
 use super::redis_cluster::RedisClusterKind;
 use super::redis_sentinel::RedisSentinelKind;
 use super::scheduled_backup::ScheduledBackupKind;
+use super::volume_restore::VolumeRestoreKind;
 use crate::engine::docker::OwnBinary;
 use crate::engine::fake::FakeEngine;
 use crate::engine::hosts::Hosts;
@@ -128,6 +129,30 @@ async fn a_backup_declares_its_cluster_and_a_schedule_only_lists() {
     });
     let make = |_, objects, _, _| ScheduledBackupKind::new(objects);
     assert!(reads(make, object).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_backup_over_several_objects_and_a_volume_restore_declare_what_they_name() {
+    let store = json!({"s3": {"bucket": "backups", "credentials": {"secretName": "s3"}}});
+    let deployments = json!([{"name": "web", "claims": ["files"]}]);
+    let object = json!({
+        "apiVersion": "evenkeel.dev/v1alpha1", "kind": "Backup", "metadata": {"name": "today", "namespace": "here"},
+        "spec": {"together": {"store": store, "deployments": deployments, "clusters": [{"name": "db"}]}},
+    });
+    let make = |hosts, objects, _, wake| BackupKind::new(hosts, objects, wake);
+    assert_eq!(reads(make, object).await, ["postgresclusters.evenkeel.dev/here/db", "secrets/here/s3"]);
+    let object = json!({
+        "apiVersion": "evenkeel.dev/v1alpha1", "kind": "VolumeRestore", "metadata": {"name": "back", "namespace": "here"},
+        "spec": {"from": {"store": store, "path": "here.claim.files/volumes/1"}, "claim": "files"},
+    });
+    let make = |hosts, objects, _, wake| VolumeRestoreKind::new(hosts, objects, wake);
+    assert_eq!(reads(make, object).await, ["secrets/here/s3"]);
+    let object = json!({
+        "apiVersion": "evenkeel.dev/v1alpha1", "kind": "VolumeRestore", "metadata": {"name": "back", "namespace": "here"},
+        "spec": {"from": {"backup": "today"}, "claim": "files"},
+    });
+    let make = |hosts, objects, _, wake| VolumeRestoreKind::new(hosts, objects, wake);
+    assert_eq!(reads(make, object).await, ["backups.evenkeel.dev/here/today"]);
 }
 
 #[tokio::test]

@@ -89,7 +89,10 @@ pub fn bounded(mut report: Report) -> Result<Report, String> {
         recovery.checks.truncate(TEXTS);
         recovery.unchecked.truncate(TEXTS);
     }
-    let archive = archive::texts(&mut report.archive, report.backup.iter_mut().chain(&mut report.restore));
+    let archive = archive::texts(
+        &mut report.archive,
+        report.backup.iter_mut().chain(&mut report.restore).chain(&mut report.point),
+    );
     let recovery = archive::recovery_texts(&mut report.recovery);
     texts.chain(job).chain(proof).chain(collations).chain(notices).chain(archive).chain(recovery).for_each(cut);
     Ok(report)
@@ -105,6 +108,7 @@ fn standbys(report: &Report) -> impl Iterator<Item = &String> {
 
 /// The archive, the backup and the restore of a report.
 mod archive {
+    use crate::kinds::attempts;
     use crate::supervisor::wire::{ArchiveState, BackupState, RecoveryState, Report};
 
     /// What a decision or a status compares.
@@ -114,17 +118,14 @@ mod archive {
                 .catalog
                 .iter()
                 .flat_map(|catalog| catalog.last_backup.iter().chain(&catalog.gaps).chain(&catalog.cut));
-            let last = archive.last.iter().map(|(segment, _)| segment);
+            let last = archive.last.iter().map(|(segment, _)| segment).chain(&archive.age_fingerprint);
             [&archive.path]
                 .into_iter()
                 .chain(last)
                 .chain(archive.problem.iter().map(|problem| &problem.reason))
                 .chain(catalog)
         });
-        let backup = report.backup.iter().chain(&report.restore).flat_map(|backup| {
-            let span = backup.span.iter().flat_map(|span| [&span.begin_wal, &span.end_wal]);
-            [&backup.id].into_iter().chain(span)
-        });
+        let backup = report.backup.iter().chain(&report.restore).chain(&report.point).flat_map(attempts::names);
         let recovery = report.recovery.iter().flat_map(|recovery| {
             let names = [&recovery.backup, &recovery.last_wal].into_iter();
             names.chain(&recovery.wal)
@@ -172,8 +173,8 @@ mod tests {
     use crate::api::lsn::{Fork, Lsn};
     use crate::supervisor::wire::{
         ArchiveProblem, ArchiveState, BackupPhase, BackupSpan, BackupState, CatalogState, Collations, Data, Job,
-        JobKind, Leading, Order, Postgres, Promise, Proof, Reached, Receiver, RecoveryPart, RecoveryState, Replica,
-        Rule, Snapshot, Sorted, Task,
+        JobKind, Leading, Order, Postgres, Promise, Proof, RdbState, Reached, Receiver, RecoveryPart, RecoveryState,
+        Replica, Rule, Snapshot, Sorted, Task,
     };
 
     /// A report with something in every field. A new field must be named here.
@@ -195,6 +196,7 @@ mod tests {
             stopped_at: Some(1),
             span: Some(BackupSpan { timeline: 1, begin: Lsn(1), end: Lsn(1), begin_wal: word(), end_wal: word() }),
             snapshot: Some(Snapshot { lsn: Lsn(1), time: 1 }),
+            rdb: Some(RdbState { backup: word(), server: word(), replid: word(), offset: 1, time: 1, keys: 1 }),
         };
         Report {
             boot: word(),
@@ -245,6 +247,7 @@ mod tests {
             archive: Some(ArchiveState {
                 path: word(),
                 conditional_put: Some(true),
+                age_fingerprint: Some(word()),
                 pushes: true,
                 last: Some((word(), 1)),
                 waiting: 1,
@@ -262,6 +265,7 @@ mod tests {
             }),
             backup: Some(work()),
             restore: Some(work()),
+            point: Some(work()),
             recovery: Some(RecoveryState {
                 phase: RecoveryPart::Checking,
                 failures: 1,
@@ -351,6 +355,7 @@ mod tests {
             /notices/0/message
             /notices
             /pendingRestart
+            /point/error
             /problem
             /proof/failing
             /recovery/checks/0
@@ -365,6 +370,7 @@ mod tests {
             /tlsProblem"#]]
         .assert_eq(&cut.join("\n"));
         expect_test::expect![[r#"
+            /archive/ageFingerprint
             /archive/catalog/cut
             /archive/catalog/gaps/0
             /archive/catalog/lastBackup
@@ -373,6 +379,9 @@ mod tests {
             /archive/problem/reason
             /archivesHeld
             /backup/id
+            /backup/rdb/backup
+            /backup/rdb/replid
+            /backup/rdb/server
             /backup/span/beginWal
             /backup/span/endWal
             /begun
@@ -388,12 +397,21 @@ mod tests {
             /leading/replicas
             /notices/0/type
             /pendingRestart/0
+            /point/id
+            /point/rdb/backup
+            /point/rdb/replid
+            /point/rdb/server
+            /point/span/beginWal
+            /point/span/endWal
             /receiver/from
             /recovery/backup
             /recovery/lastWal
             /recovery/path
             /recovery/wal
             /restore/id
+            /restore/rdb/backup
+            /restore/rdb/replid
+            /restore/rdb/server
             /restore/span/beginWal
             /restore/span/endWal
             /run

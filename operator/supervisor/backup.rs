@@ -17,10 +17,11 @@ use super::wire::{BackupOrder, BackupPhase, BackupSpan, BackupState};
 use crate::api::chain::chain;
 use crate::api::lsn::Lsn;
 use crate::archive::catalog::Intent;
+use crate::archive::cipher::Cipher;
 use crate::archive::frames::{Index, Writer};
 use crate::archive::info::{BackupInfo, INFO};
 use crate::archive::names::{SEGMENT_SIZES, Segment, base_key, history_key, is_backup_id};
-use crate::archive::store::{self, Put, Store};
+use crate::archive::store::{self, Kind, Put, Store};
 use crate::archive::survey::{DATA_FILE, FRAMES_FILE, INFO_FILE, INTENT_FILE, first_missing};
 use crate::archive::tarball::{self, Damaged, Members};
 
@@ -111,7 +112,12 @@ impl Backup {
             Error::Overtaken(_) => &[],
             _ => &[DATA_FILE, FRAMES_FILE, INTENT_FILE],
         };
-        let keys: Vec<String> = left.iter().map(|file| self.key(file)).collect();
+        let content = |file: &str| matches!(file, DATA_FILE | FRAMES_FILE);
+        let key = |file: &&str| match content(file) {
+            true => self.store.content_key(&self.key(file)),
+            false => self.key(file),
+        };
+        let keys: Vec<String> = left.iter().map(key).collect();
         let _ = self.store.delete(&keys).await;
         Err(Trouble { words: chain(&error), lasting: matches!(error, Error::Tablespaces(_)) })
     }
@@ -132,9 +138,9 @@ impl Backup {
         let mut session = Walsender::open(&self.socket).await?;
         let server = Server::ask(&mut session).await?;
         let (index, span) = self.copy(session, &server, progress).await?;
-        self.store.put(&self.key(FRAMES_FILE), index.render()).await?;
+        self.store.put_content(&self.key(FRAMES_FILE), index.render()).await?;
         progress.send_modify(|state| state.phase = BackupPhase::WaitingForWal);
-        self.wal_is_there(&span, server.segment_size).await?;
+        wal_is_there(&self.store, &span, server.segment_size).await?;
         self.not_overtaken().await?;
         let info = BackupInfo {
             id: self.order.id.clone(),
@@ -147,6 +153,7 @@ impl Backup {
             version: server.version,
             pgdata: server.data,
             server: self.archive.rsplit('/').next().unwrap_or_default().to_owned(),
+            age_fingerprint: self.store.cipher().map(Cipher::fingerprint).map(str::to_owned),
         };
         let text = Bytes::from(info.render());
         match self.store.put_new(&self.key(INFO_FILE), text.clone(), &[], |found| found == text).await? {
@@ -256,54 +263,51 @@ impl Backup {
         });
         Ok((index, span))
     }
+}
 
-    /// Waits until the store has the segments of this span, and the history of its timeline.
-    async fn wal_is_there(&self, span: &BackupSpan, segment_size: u64) -> Result<(), Error> {
-        let mut first = Segment::at(span.timeline, span.begin, segment_size);
-        let last = Segment::before(span.timeline, span.end, segment_size);
-        let (mut missing, mut said) = (first.to_string(), "it is not there".to_owned());
-        let (mut passed, mut passed_at) = (0, first);
-        let wait = async {
-            loop {
-                match self.look(&mut first, last, segment_size).await {
-                    Ok(None) => return Ok(()),
-                    Ok(Some(file)) => {
-                        (missing, said) = (file, "it is not there".to_owned());
-                        // WAL goes into the archive in its order, but for the few segments that are pushed together.
-                        let later = self.store.list(&first.folder(), Some(&first.key()), 1).await;
-                        passed = if passed_at == first && later.is_ok_and(|later| !later.is_empty()) {
-                            passed + 1
-                        } else {
-                            0
-                        };
-                        passed_at = first;
-                        if passed >= PASSED {
-                            return Err(Error::Never { missing: missing.clone() });
-                        }
+/// Waits until the store has the segments of this span, and the history of its timeline.
+pub async fn wal_is_there(store: &Store, span: &BackupSpan, segment_size: u64) -> Result<(), Error> {
+    let mut first = Segment::at(span.timeline, span.begin, segment_size);
+    let last = Segment::before(span.timeline, span.end, segment_size);
+    let (mut missing, mut said) = (first.to_string(), "it is not there".to_owned());
+    let (mut passed, mut passed_at) = (0, first);
+    let wait = async {
+        loop {
+            match look(store, &mut first, last, segment_size).await {
+                Ok(None) => return Ok(()),
+                Ok(Some(file)) => {
+                    (missing, said) = (file, "it is not there".to_owned());
+                    // WAL goes into the archive in its order, but for the few segments that are pushed together.
+                    let later = store.list(&first.folder(), Some(&first.key()), 1).await;
+                    passed =
+                        if passed_at == first && later.is_ok_and(|later| !later.is_empty()) { passed + 1 } else { 0 };
+                    passed_at = first;
+                    if passed >= PASSED {
+                        return Err(Error::Never { missing: missing.clone() });
                     }
-                    Err(error) if error.kind == store::Kind::Unreachable => said = error.to_string(),
-                    Err(error) => return Err(Error::from(error)),
                 }
-                tokio::time::sleep(LOOK).await;
+                Err(error) if error.kind == Kind::Unreachable => said = error.to_string(),
+                Err(error) => return Err(Error::from(error)),
             }
-        };
-        let waited = tokio::time::timeout(WAL, wait).await;
-        waited.unwrap_or(Err(Error::Wal { missing, said }))
-    }
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    let waited = tokio::time::timeout(WAL, wait).await;
+    waited.unwrap_or(Err(Error::Wal { missing, said }))
+}
 
-    /// The name of a file that is missing. `first` advances past what is there.
-    async fn look(&self, first: &mut Segment, last: Segment, size: u64) -> Result<Option<String>, store::Error> {
-        if let Some(segment) = first_missing(&self.store, *first, last, size).await? {
-            *first = segment;
-            return Ok(Some(segment.to_string()));
-        }
-        *first = last;
-        let history = history_key(last.timeline);
-        if last.timeline > 1 && self.store.head(&history).await?.is_none() {
-            return Ok(Some(format!("{:08X}.history", last.timeline)));
-        }
-        Ok(None)
+/// The name of a file that is missing. `first` advances past what is there.
+async fn look(store: &Store, first: &mut Segment, last: Segment, size: u64) -> Result<Option<String>, store::Error> {
+    if let Some(segment) = first_missing(store, *first, last, size).await? {
+        *first = segment;
+        return Ok(Some(segment.to_string()));
     }
+    *first = last;
+    let history = history_key(last.timeline);
+    if last.timeline > 1 && store.head(&history).await?.is_none() {
+        return Ok(Some(format!("{:08X}.history", last.timeline)));
+    }
+    Ok(None)
 }
 
 /// The server tells of damaged pages by warnings, and refuses at the end.

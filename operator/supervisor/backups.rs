@@ -49,16 +49,17 @@ impl Shell {
     }
 
     /// The archive of this instance, and its folder; or why nothing can be taken now.
-    fn own_archive(&self) -> Result<(Store, String), String> {
+    pub fn own_archive(&self) -> Result<(Store, String), String> {
         let standing = self.durable.order.as_ref();
         let serves = standing.is_some_and(|order| matches!(order.task, Task::Lead(_) | Task::Follow(_)));
         if !serves || self.server.run.poll.is_none() || self.server.postmaster.is_none() {
             return Err("the server of this instance does not run as a primary or as a standby".to_owned());
         }
         let archive = standing.and_then(|order| order.archive.clone());
-        let own = self.archives.as_ref().and_then(|archives| archives.own.as_ref());
-        let (Some(archive), Some(own)) = (archive, own) else {
-            return Err("this instance has no archive yet".to_owned());
+        let own = self.archives.as_ref().and_then(|archives| archives.own());
+        let Some(archive) = archive else { return Err("this instance has no archive yet".to_owned()) };
+        let Some(own) = own else {
+            return Err("what opens the archive has not arrived; ArchiveHealthy of the cluster may say why".to_owned());
         };
         if own.path != archive {
             return Err("what opens the archive has not arrived yet".to_owned());
@@ -74,7 +75,7 @@ impl Shell {
 
     /// Ends what runs beside the loop: this instance gets another role, or its server stops.
     pub fn cut_off(&mut self, why: &str) {
-        for work in self.backup.iter_mut().chain(&mut self.restore) {
+        for work in self.backup.iter_mut().chain(&mut self.restore).chain(&mut self.point) {
             work.cut_off(why);
         }
     }

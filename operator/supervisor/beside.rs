@@ -1,4 +1,4 @@
-//! Long work beside the loop that was ordered, while it runs and afterwards: a base backup, a dump, the restore of a dump. It is
+//! Long work beside the loop that was ordered, while it runs and afterwards: a base backup, a dump, a snapshot, a restore. It is
 //! no job on the data directory: nothing of the loop, least of all a promotion, waits for it.
 
 use tokio::sync::watch;

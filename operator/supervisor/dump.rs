@@ -4,7 +4,6 @@
 //! the replay of WAL, in the server's words; the operator lets the primary take the next attempt.
 
 use std::process::Command;
-use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -14,9 +13,9 @@ use tokio::net::unix::pipe;
 use tokio::sync::watch;
 
 use super::beside::Trouble;
-use super::clock::boottime;
 use super::jobs::Site;
 use super::listen::listen;
+use super::pace::Pace;
 use super::process;
 use super::running::{Lost, Running, last};
 use super::sql::dumps::{Exported, NO_DATABASE, code};
@@ -25,7 +24,8 @@ use super::wire::{BackupOrder, BackupState, Snapshot};
 use crate::api::chain::chain;
 use crate::api::hash::short_hash;
 use crate::api::postgres_settings::SOCKETS;
-use crate::archive::dumps::{DumpInfo, FRAMES_FILE, GLOBALS_FILE, INFO_FILE, data_file, dump_key};
+use crate::archive::cipher::Cipher;
+use crate::archive::dumps::{DETAILS_FILE, DumpInfo, FRAMES_FILE, GLOBALS_FILE, INFO_FILE, data_file, dump_key};
 use crate::archive::frames::{Index, Writer};
 use crate::archive::names::is_backup_id;
 use crate::archive::store::{self, Put, Store};
@@ -102,7 +102,8 @@ impl Dump {
         if !matches!(error, Error::Taken(_) | Error::Id(_)) {
             // What remains is found by retention, if the store does not answer now.
             let data = data_file(&self.database);
-            let left = [data.as_str(), FRAMES_FILE, GLOBALS_FILE].map(|file| self.key(file));
+            let left = [data.as_str(), FRAMES_FILE, GLOBALS_FILE, DETAILS_FILE];
+            let left = left.map(|file| self.store.content_key(&self.key(file)));
             let _ = self.store.delete(&left).await;
         }
         Err(Trouble { words: chain(&error), lasting: matches!(error, Error::Missing(_)) })
@@ -132,11 +133,18 @@ impl Dump {
         drop(session);
         let globals = self.globals().await?;
         let frames = index.render();
+        let globals = self.store.put_content(&self.key(GLOBALS_FILE), globals).await?;
+        self.store.put_content(&self.key(FRAMES_FILE), frames.clone()).await?;
         let info = self.info(of, &index, &frames, &globals);
-        self.store.put(&self.key(GLOBALS_FILE), globals).await?;
-        self.store.put(&self.key(FRAMES_FILE), frames).await?;
         // Plain data always has a JSON form.
-        let text = Bytes::from(serde_json::to_vec_pretty(&info).unwrap_or_default());
+        let text = |info: &DumpInfo| Bytes::from(serde_json::to_vec_pretty(info).unwrap_or_default());
+        let text = match info.age_fingerprint {
+            None => text(&info),
+            Some(_) => {
+                self.store.put_content(&self.key(DETAILS_FILE), text(&info)).await?;
+                text(&info.public())
+            }
+        };
         match self.store.put_new(&self.key(INFO_FILE), text.clone(), &[], |found| found == text).await? {
             Put::Written | Put::Same => Ok(()),
             Put::Other => Err(Error::Taken(self.order.id.clone())),
@@ -165,22 +173,14 @@ impl Dump {
         writer: &mut Writer,
         progress: &watch::Sender<BackupState>,
     ) -> Result<(), Error> {
-        let (began, mut chunk) = (boottime(), vec![0; CHUNK]);
+        let (pace, mut chunk) = (Pace::new(self.order.max_rate), vec![0; CHUNK]);
         loop {
             let read = output.read(&mut chunk).await.map_err(|error| Error::Run("pg_dump", error))?;
             if read == 0 {
                 return Ok(());
             }
             writer.write(&chunk[..read]).await?;
-            let now = writer.progress();
-            progress.send_if_modified(|state| {
-                let steps = (state.bytes >> 23) != (now.0 >> 23);
-                (state.bytes, state.stored) = now;
-                steps
-            });
-            if let Some(rate) = self.order.max_rate {
-                tokio::time::sleep(due(now.0, rate).saturating_sub(boottime() - began)).await;
-            }
+            pace.keep(writer.progress(), progress).await;
         }
     }
 
@@ -223,13 +223,9 @@ impl Dump {
             stored: index.stored,
             frames_sha256: short_hash(frames, 64),
             globals_sha256: short_hash(globals, 64),
+            age_fingerprint: self.store.cipher().map(Cipher::fingerprint).map(str::to_owned),
         }
     }
-}
-
-/// The time from the begin after which so many bytes may have been read.
-fn due(bytes: u64, rate: u64) -> Duration {
-    Duration::from_millis((u128::from(bytes) * 1000 / u128::from(rate.max(1))).try_into().unwrap_or(u64::MAX))
 }
 
 /// A program of PostgreSQL that connects to the local server as its user does.
@@ -268,12 +264,6 @@ fn finished<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_rate_is_a_time_for_each_number_of_bytes() {
-        assert_eq!(due(100 << 20, 50 << 20), Duration::from_secs(2));
-        assert_eq!((due(1 << 20, 0) > Duration::ZERO, due(u64::MAX, 1)), (true, Duration::from_millis(u64::MAX)));
-    }
 
     #[test]
     fn the_name_of_a_database_is_no_connection_string() {

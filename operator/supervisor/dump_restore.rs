@@ -20,7 +20,7 @@ use super::sql::{self, Session};
 use super::wire::{BackupState, RestoreOrder};
 use crate::api::backup_id::UNFINISHED;
 use crate::api::chain::chain;
-use crate::archive::dumps::{DumpInfo, FRAMES_FILE, INFO, INFO_FILE, data_file, dump_key};
+use crate::archive::dumps::{DETAILS_FILE, DumpInfo, FRAMES_FILE, INFO, INFO_FILE, data_file, dump_key};
 use crate::archive::frames::{Index, Reader};
 use crate::archive::store::{self, Store};
 
@@ -86,7 +86,7 @@ impl Error {
     fn is_lasting(&self) -> bool {
         match self {
             Self::NoDump(_) | Self::Exists(_) | Self::Version(..) | Self::Roles(_) | Self::Owner(_) => true,
-            Self::Store(error) => error.kind == store::Kind::Broken,
+            Self::Store(error) => matches!(error.kind, store::Kind::Broken | store::Kind::KeyMissing),
             _ => false,
         }
     }
@@ -144,8 +144,16 @@ impl DumpRestore {
     async fn info(&self) -> Result<DumpInfo, Error> {
         let key = dump_key(&self.order.dump, INFO_FILE);
         let text = self.store.get(&key, INFO).await?.ok_or_else(|| Error::NoDump(self.order.dump.clone()))?;
-        let info: DumpInfo =
-            serde_json::from_slice(&text).map_err(|error| self.store.broken(&key, &format!("no dump: {error}")))?;
+        let parse = |key: &str, text: &[u8]| {
+            serde_json::from_slice(text).map_err(|error| self.store.broken(key, &format!("no dump: {error}")))
+        };
+        let mut info: DumpInfo = parse(&key, &text)?;
+        if let Some(fingerprint) = info.age_fingerprint.as_deref() {
+            self.store.opens(&key, Some(fingerprint))?;
+            let key = dump_key(&self.order.dump, DETAILS_FILE);
+            let details = self.store.get_content(&key, INFO, true).await?.ok_or_else(|| self.store.missing(&key))?;
+            info = parse(&key, &details.0)?;
+        }
         match info.id == self.order.dump {
             true => Ok(info),
             false => Err(self.store.broken(&key, &format!("it describes the dump {:?}", info.id)).into()),

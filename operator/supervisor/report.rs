@@ -46,6 +46,7 @@ pub fn report(seen: &Seen) -> Report {
         archive: seen.archive.clone(),
         backup: seen.backup.clone(),
         restore: seen.restore.clone(),
+        point: seen.point.clone(),
         recovery: seen.recovery.clone(),
         tls_problem: seen.tls_problem.clone(),
         port_taken: seen.port_taken,

@@ -23,7 +23,7 @@ use crate::archive::history::History;
 use crate::archive::names::base_key;
 use crate::archive::recovery::{self, Plan};
 use crate::archive::store::{self, Store};
-use crate::archive::survey::{DATA_FILE, FRAMES_FILE, survey};
+use crate::archive::survey::{DATA_FILE, FRAMES_FILE, INFO_FILE, survey};
 use crate::archive::target::Recovery;
 
 /// Time-out of `postgres --version`.
@@ -93,6 +93,8 @@ impl Site {
         let catalog = survey(&restore.store).await?;
         let plan = recovery::plan(&catalog, &restore.recovery).map_err(|error| Failure::of(&error))?;
         self.is_same_major(&plan).await?;
+        let info = base_key(&plan.backup.id, INFO_FILE);
+        restore.store.opens(&info, plan.backup.age_fingerprint.as_deref())?;
         let index = Index::load(&restore.store, &base_key(&plan.backup.id, FRAMES_FILE)).await?;
         progress.send_modify(|state| {
             state.backup.clone_from(&plan.backup.id);

@@ -228,6 +228,7 @@ impl Shell {
             Command::Archives(archives) => self.take_archives(*archives),
             Command::Backup(order) => self.order_backup(order),
             Command::RestoreDump(order) => self.order_restore(order.map(|order| *order)),
+            Command::RestorePoint(order) => self.order_point(order),
             Command::SwitchWal { past } => {
                 if let Some(archiver) = &self.archiver {
                     archiver.switch_past(past);
@@ -260,13 +261,24 @@ impl Shell {
         if self.archives.as_deref() == Some(&archives) {
             return;
         }
+        let keys = |archives: &Archives| archives.own().map(|own| own.access.encryption.clone());
+        if self.archives.as_deref().and_then(keys) != keys(&archives) {
+            // I21: what is written from now on is as it is wanted now, even if that cannot be saved.
+            self.hold_archives(None);
+            if let Some(backup) = &mut self.backup {
+                backup.cut_off("the encryption of the archive has changed");
+            }
+        }
         let path = self.place.own().join(Archives::FILE);
         let saved = serde_json::to_vec(&archives).map_err(std::io::Error::from);
-        if let Err(error) = saved.and_then(|bytes| durable::write(&path, &bytes)) {
-            self.problems.act = Some(format!("saving what opens the archive: {error}"));
-            return;
+        match saved.and_then(|bytes| durable::write(&path, &bytes)) {
+            Ok(()) => self.hold_archives(Some(Arc::new(archives))),
+            Err(error) => self.problems.act = Some(format!("saving what opens the archive: {error}")),
         }
-        self.archives = Some(Arc::new(archives));
+    }
+
+    fn hold_archives(&mut self, archives: Option<Arc<Archives>>) {
+        self.archives = archives;
         if let Some(archiver) = &self.archiver {
             archiver.archives(self.archives.clone());
         }

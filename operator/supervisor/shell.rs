@@ -408,6 +408,8 @@ pub struct Shell {
     pub backup: Option<Beside>,
     /// The restore of a dump that runs, or ran last.
     pub restore: Option<Beside>,
+    /// The restore point that was made last.
+    pub point: Option<Beside>,
     /// The archives, once they were received.
     pub archives: Option<Arc<Archives>>,
     /// The channel for messages from background tasks.
@@ -435,6 +437,7 @@ impl Shell {
             backup: None,
             recovery: restoring::load(&place),
             restore: None,
+            point: None,
             archives: durable::read(&place.own().join(Archives::FILE)).map(Arc::new),
             lock,
             reaper,

@@ -99,6 +99,7 @@ pub fn snapshot(shell: &Shell, now: u64) -> Seen {
         recovery: shell.recovery.as_ref().map(|state| state.borrow().clone()),
         backup: shell.backup.as_ref().map(Beside::state),
         restore: shell.restore.as_ref().map(Beside::state),
+        point: shell.point.as_ref().map(Beside::state),
         problem: shell.problems.in_words(postgres),
     }
 }

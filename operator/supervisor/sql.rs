@@ -15,6 +15,7 @@ use crate::api::lsn::Lsn;
 use crate::api::postgres_settings::SOCKETS;
 
 pub mod dumps;
+pub mod points;
 
 /// The supervisor's own role; it can connect only by the unix socket.
 pub const ROLE: &str = "evenkeel";

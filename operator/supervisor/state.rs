@@ -280,6 +280,8 @@ pub struct Seen {
     pub recovery: Option<RecoveryState>,
     /// The restore of a dump that runs or ran last.
     pub restore: Option<BackupState>,
+    /// The restore point that was made last.
+    pub point: Option<BackupState>,
     /// The current problem, as text.
     pub problem: Option<String>,
 }

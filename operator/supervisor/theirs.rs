@@ -86,6 +86,16 @@ impl Theirs {
         })
     }
 
+    /// Makes a new file of that user for writing; one that exists, or a link, is an error.
+    pub fn create(&self, path: &Path) -> io::Result<fs::File> {
+        self.with_rights(|| OpenOptions::new().create_new(true).write(true).mode(0o600).open(path))
+    }
+
+    /// Gives a file another name, also that of another file, which it replaces.
+    pub fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.with_rights(|| fs::rename(from, to))
+    }
+
     /// Removes a file or a link, if it exists.
     pub fn remove(&self, path: &Path) -> io::Result<()> {
         present(self.with_rights(|| fs::remove_file(path)))

@@ -74,6 +74,9 @@ pub enum Command {
         /// The end of that base backup.
         past: Lsn,
     },
+    /// The restore point to make; `None`: none, and the wait for one in the archive is cut off. Only for a leader that has
+    /// reported [`Report::archives`].
+    RestorePoint(Option<PointOrder>),
 }
 
 /// What an instance must do. Carries its term: an order below the promise is refused.
@@ -422,6 +425,10 @@ pub struct Report {
     /// The restore of a dump that runs or ran last in this boot.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restore: Option<BackupState>,
+    /// The restore point that was made last in this boot: [`BackupPhase::WaitingForWal`] once it is made, with its position, and
+    /// [`BackupPhase::Completed`] once the archive has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub point: Option<BackupState>,
     /// The server could not be started, because another program of the host has its port.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub port_taken: bool,
@@ -465,7 +472,7 @@ pub fn significant(report: &Report) -> Report {
         archive.lag_ms >>= LAG_MS_BITS;
         archive.catalog.iter_mut().for_each(|catalog| catalog.last_point = None);
     }
-    for backup in rest.backup.iter_mut().chain(&mut rest.restore) {
+    for backup in rest.backup.iter_mut().chain(&mut rest.restore).chain(&mut rest.point) {
         (backup.bytes, backup.stored) = (0, 0);
     }
     if let Some(recovery) = &mut rest.recovery {

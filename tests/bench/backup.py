@@ -13,6 +13,7 @@ import traceback
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
 
 import backup_base
+import backup_encryption
 import backup_faults
 import backup_wal
 import failover
@@ -26,6 +27,7 @@ PARTS = {
     "pitr": backup_faults.pitr,
     "faults": backup_faults.faults,
     "flips": backup_faults.flips,
+    "encryption": backup_encryption.encryption,
 }
 
 

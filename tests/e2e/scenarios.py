@@ -11,11 +11,14 @@ import scenarios_backup
 import scenarios_changes
 import scenarios_cluster
 import scenarios_edges
+import scenarios_encryption
 import scenarios_failures
 import scenarios_input
 import scenarios_redis
+import scenarios_redis_backup
 import scenarios_secrets
 import scenarios_snapshots
+import scenarios_together
 import scenarios_web
 
 # Those that measure no outage. `BESIDE` runs beside them, with an operator of its own.
@@ -31,6 +34,9 @@ SCENARIOS = [
     *scenarios_secrets.SCENARIOS,
     *scenarios_failures.SCENARIOS,
     *scenarios_backup.SCENARIOS,
+    *scenarios_encryption.SCENARIOS,
+    *scenarios_redis_backup.SCENARIOS,
+    *scenarios_together.SCENARIOS,
     *scenarios_archive.SCENARIOS,
     *scenarios_changes.SCENARIOS,
 ]

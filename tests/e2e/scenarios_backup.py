@@ -18,10 +18,10 @@ def segments(server, archive):
     """The segments in an archive: {timeline: sorted numbers}."""
     found = {}
     for key in server.keys(archive):
-        name = key.rsplit("/", 1)[-1].removesuffix(".zst")
+        name = key.rsplit("/", 1)[-1].removesuffix(".age").removesuffix(".zst")
         if "/wals/" in key and len(name) == 24:
             number = int(name[8:16], 16) * (2**32 // SEGMENT) + int(name[16:], 16)
-            found.setdefault(int(name[:8], 16), []).append(number)
+            found.setdefault(int(name[:8], 16), set()).add(number)
     return {timeline: sorted(numbers) for timeline, numbers in found.items()}
 
 
@@ -56,9 +56,8 @@ def archived_up_to(cluster, server, archive):
         wanted = cursor.fetchone()[0]
         cursor.execute("CREATE TABLE IF NOT EXISTS archived_marks (at timestamptz)")
         cursor.execute("INSERT INTO archived_marks VALUES (now())")
-    wait_until(
-        f"{wanted} is in the archive", lambda: any(key.endswith(f"/{wanted}.zst") for key in server.keys(archive)), 60
-    )
+    names = (f"/{wanted}.zst", f"/{wanted}.zst.age")
+    wait_until(f"{wanted} is in the archive", lambda: any(key.endswith(names) for key in server.keys(archive)), 60)
 
 
 def all_wal_gets_into_the_archive_also_that_which_a_dead_primary_had_not_archived(cluster):

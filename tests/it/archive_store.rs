@@ -117,7 +117,7 @@ impl Drop for Server {
 }
 
 fn open(s3: S3) -> Store {
-    Store::open(&StoreAccess { hash: String::new(), store: Kind::S3(s3) }).unwrap()
+    Store::open(&StoreAccess { hash: String::new(), store: Kind::S3(s3), encryption: None }).unwrap()
 }
 
 fn bytes(text: &'static str) -> Bytes {
@@ -160,7 +160,7 @@ async fn objects_come_and_go(store: &Store) {
     let piece: Vec<u8> = (0..=250_u8).cycle().take(5 << 20).collect();
     let mut upload = store.upload("base/1/data", 0).await.unwrap();
     for _ in 0..8 {
-        upload.write(&piece).await.unwrap();
+        upload.write(piece.clone().into()).await.unwrap();
     }
     assert_eq!(store.head("base/1/data").await, Ok(None));
     assert_eq!(upload.finish().await, Ok(40 << 20));

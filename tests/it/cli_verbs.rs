@@ -68,7 +68,7 @@ async fn one_bad_document_keeps_all_from_being_sent_if_it_cannot_be_read() {
     bench.file(&format!("{CLUSTER}---\napiVersion: evenkeel.dev/v1\nkind: PostgresClutser\nmetadata: {{name: x}}\n"));
     bench.session(expect![[r#"
         $ apply -f FILE
-        error: db.yaml:9:7: the server has no kind "evenkeel.dev/v1 PostgresClutser"; it has dockerhosts, portreservations, postgresclusters, backups, scheduledbackups, databaserestores, loadbalancers, redissentinels, redisclusters, tokens, namespaces, secrets, configmaps, events, nodes, services, pods, replicasets, deployments, leases, roles, rolebindings, clusterroles, clusterrolebindings, customresourcedefinitions
+        error: db.yaml:9:7: the server has no kind "evenkeel.dev/v1 PostgresClutser"; it has dockerhosts, portreservations, postgresclusters, backups, scheduledbackups, databaserestores, volumerestores, loadbalancers, redissentinels, redisclusters, tokens, namespaces, secrets, configmaps, events, nodes, services, pods, replicasets, deployments, leases, roles, rolebindings, clusterroles, clusterrolebindings, customresourcedefinitions
         exit code 4
         $ get pg
         no objects found in namespace default
@@ -197,7 +197,7 @@ async fn get_prints_tables_names_and_whole_objects() {
     show(
         "get pigs",
         expect![[r#"
-            error: the server has no kind "pigs"; it has dockerhosts, portreservations, postgresclusters, backups, scheduledbackups, databaserestores, loadbalancers, redissentinels, redisclusters, tokens, namespaces, secrets, configmaps, events, nodes, services, pods, replicasets, deployments, leases, roles, rolebindings, clusterroles, clusterrolebindings, customresourcedefinitions
+            error: the server has no kind "pigs"; it has dockerhosts, portreservations, postgresclusters, backups, scheduledbackups, databaserestores, volumerestores, loadbalancers, redissentinels, redisclusters, tokens, namespaces, secrets, configmaps, events, nodes, services, pods, replicasets, deployments, leases, roles, rolebindings, clusterroles, clusterrolebindings, customresourcedefinitions
             exit code 3
         "#]],
     )

@@ -24,6 +24,8 @@ pub enum Kind {
     Conflict,
     /// What is stored is damaged, or too large to be what it should be.
     Broken,
+    /// What is stored is encrypted, and its key was not given.
+    KeyMissing,
     /// The settings are unusable, or the store cannot do what is needed.
     Config,
 }
@@ -38,6 +40,7 @@ impl Kind {
             Self::NotFound => "ObjectNotFound",
             Self::Conflict => "ArchiveConflict",
             Self::Broken => "ObjectDamaged",
+            Self::KeyMissing => "KeyMissing",
             Self::Config => "StoreUnusable",
         }
     }
@@ -47,6 +50,7 @@ impl Kind {
             Self::Denied => "; check the credentials and what they allow",
             Self::NoBucket => "; create it, or correct its name",
             Self::Unreachable => "; it is tried again",
+            Self::KeyMissing => "; add its key to the Secret of the encryption, as another line",
             Self::NotFound | Self::Conflict | Self::Broken | Self::Config => "",
         }
     }

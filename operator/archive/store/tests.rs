@@ -6,7 +6,8 @@ use crate::archive::access;
 
 fn at(folder: &std::path::Path) -> Store {
     let path = folder.to_str().unwrap().to_owned();
-    Store::open(&StoreAccess { hash: String::new(), store: access::Store::Directory { path } }).unwrap()
+    Store::open(&StoreAccess { hash: String::new(), store: access::Store::Directory { path }, encryption: None })
+        .unwrap()
 }
 
 #[tokio::test]
@@ -47,8 +48,11 @@ async fn objects_are_listed_by_folder_in_the_order_of_their_keys() {
 
 #[tokio::test]
 async fn a_directory_that_does_not_exist_is_named() {
-    let access =
-        StoreAccess { hash: String::new(), store: access::Store::Directory { path: "/nowhere/backups".into() } };
+    let access = StoreAccess {
+        hash: String::new(),
+        store: access::Store::Directory { path: "/nowhere/backups".into() },
+        encryption: None,
+    };
     let error = Store::open(&access).unwrap_err();
     assert_eq!(error.kind, Kind::NoBucket);
     assert_eq!(
@@ -78,7 +82,7 @@ async fn an_upload_is_there_when_it_is_finished_and_nothing_is_left_of_one_that_
     let mut upload = store.upload("large", 0).await.unwrap();
     let piece: Vec<u8> = (0..=250_u8).cycle().take(5 << 20).collect();
     for _ in 0..8 {
-        upload.write(&piece).await.unwrap();
+        upload.write(piece.clone().into()).await.unwrap();
     }
     assert_eq!((upload.stored(), store.get("large", 1).await), (40 << 20, Ok(None)));
     assert_eq!(upload.finish().await, Ok(40 << 20));
@@ -86,7 +90,7 @@ async fn an_upload_is_there_when_it_is_finished_and_nothing_is_left_of_one_that_
     assert!(found.chunks(piece.len()).all(|chunk| chunk == piece) && found.len() == 40 << 20);
 
     let mut upload = store.upload("given-up", 0).await.unwrap();
-    upload.write(&vec![0; 20 << 20]).await.unwrap();
+    upload.write(vec![0; 20 << 20].into()).await.unwrap();
     drop(upload);
     let names = || std::fs::read_dir(folder.path()).unwrap().count();
     while names() > 1 {

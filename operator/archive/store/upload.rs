@@ -4,12 +4,13 @@ use bytes::{Bytes, BytesMut};
 use object_store::{MultipartUpload, PutPayload};
 use tokio::task::JoinSet;
 
+use crate::archive::cipher::{Cipher, Sealing};
 use crate::archive::store::failure::{Error, Kind, Speaker};
 
-/// Bytes of a part at least.
-const PART: u64 = 16 << 20;
-/// Bytes of parts that are uploaded at the same time.
-const IN_FLIGHT: u64 = 64 << 20;
+/// Bytes of a part at least, and of parts that are uploaded at the same time.
+const USUAL: (u64, u64) = (16 << 20, 64 << 20);
+/// The same where memory is scarce. A store takes parts of 5 MiB.
+const LEAN: (u64, u64) = (8 << 20, 8 << 20);
 /// A store takes 10,000 parts; expected sizes are wrong by less than half.
 const PARTS: u64 = 5_000;
 
@@ -26,13 +27,31 @@ pub struct Upload {
     parallel: usize,
     flying: JoinSet<Result<(), object_store::Error>>,
     stored: u64,
+    form: Form,
+}
+
+/// How the object is written.
+enum Form {
+    /// As it comes.
+    Clear,
+    /// Encrypted.
+    Sealed(Sealing),
+    /// Encrypted, until that failed or was cut off: nothing more is written.
+    Ended,
 }
 
 impl Upload {
-    /// Of an object of about `expected` bytes. Takes `max(80 MiB, expected / 5000)` of memory.
-    pub(crate) fn new(upload: Box<dyn MultipartUpload>, speaker: Speaker, doing: String, expected: u64) -> Self {
-        let size = (expected / PARTS).next_multiple_of(1 << 20).max(PART);
-        let parallel = usize::try_from(IN_FLIGHT / size).unwrap_or(0);
+    /// Of an object of about `expected` bytes. Takes `max(80 MiB, expected / 5000)` of memory, and if it is `lean`
+    /// `max(16 MiB, expected / 5000)`.
+    pub(crate) fn new(
+        upload: Box<dyn MultipartUpload>,
+        speaker: Speaker,
+        doing: String,
+        (expected, lean): (u64, bool),
+    ) -> Self {
+        let (part, in_flight) = if lean { LEAN } else { USUAL };
+        let size = (expected / PARTS).next_multiple_of(1 << 20).max(part);
+        let parallel = usize::try_from(in_flight / size).unwrap_or(0);
         Self {
             upload: Some(upload),
             speaker,
@@ -42,11 +61,45 @@ impl Upload {
             parallel,
             flying: JoinSet::new(),
             stored: 0,
+            form: Form::Clear,
         }
     }
 
-    /// Adds these bytes. Waits while the store is slower than its caller.
-    pub async fn write(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
+    /// The same, encrypted as one age file.
+    pub(crate) async fn sealed(mut self, cipher: &Cipher) -> Result<Self, Error> {
+        let mut sealing = cipher.sealing().map_err(|error| self.failed(Kind::Config, error.to_string()))?;
+        let header = sealing.write(&[]).map_err(|error| self.failed(Kind::Config, error.to_string()))?;
+        self.add(&header).await?;
+        self.form = Form::Sealed(sealing);
+        Ok(self)
+    }
+
+    /// Bytes of the object before its content, if it is encrypted.
+    pub fn header(&self) -> Option<u64> {
+        match &self.form {
+            Form::Sealed(sealing) => Some(sealing.header()),
+            Form::Clear | Form::Ended => None,
+        }
+    }
+
+    /// Adds this content. Waits while the store is slower than its caller.
+    pub async fn write(&mut self, content: Bytes) -> Result<(), Error> {
+        let mut sealing = match std::mem::replace(&mut self.form, Form::Ended) {
+            Form::Sealed(sealing) => sealing,
+            Form::Clear => {
+                self.form = Form::Clear;
+                return self.add(&content).await;
+            }
+            Form::Ended => return Err(self.ended()),
+        };
+        let work = tokio::task::spawn_blocking(move || sealing.write(&content).map(|sealed| (sealing, sealed)));
+        let done = work.await.map_err(|panic| self.failed(Kind::Config, panic.to_string()))?;
+        let (sealing, sealed) = done.map_err(|error| self.failed(Kind::Config, error.to_string()))?;
+        self.form = Form::Sealed(sealing);
+        self.add(&sealed).await
+    }
+
+    async fn add(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
         while !bytes.is_empty() {
             let (now, later) = bytes.split_at(bytes.len().min(self.size - self.part.len()));
             self.part.extend_from_slice(now);
@@ -65,6 +118,14 @@ impl Upload {
 
     /// The object exists with the success of this.
     pub async fn finish(mut self) -> Result<u64, Error> {
+        match std::mem::replace(&mut self.form, Form::Ended) {
+            Form::Clear => {}
+            Form::Sealed(sealing) => {
+                let end = sealing.finish().map_err(|error| self.failed(Kind::Config, error.to_string()))?;
+                self.add(&end).await?;
+            }
+            Form::Ended => return Err(self.ended()),
+        }
         if !self.part.is_empty() {
             self.send().await?;
         }

@@ -20,6 +20,7 @@ use crate::kinds::postgres_cluster::PostgresClusterKind;
 use crate::kinds::redis_cluster::RedisClusterKind;
 use crate::kinds::redis_sentinel::RedisSentinelKind;
 use crate::kinds::scheduled_backup::ScheduledBackupKind;
+use crate::kinds::volume_restore::VolumeRestoreKind;
 use crate::runtime::{Clock, Manager, janitor};
 use crate::store::{Leadership, Objects};
 
@@ -106,6 +107,7 @@ fn manager(hosts: &Arc<Hosts>, objects: &Objects, clock: &Arc<dyn Clock>) -> Man
     manager.add(BackupKind::new(hosts.clone(), objects.clone(), wake.clone()));
     manager.add(ScheduledBackupKind::new(objects.clone()));
     manager.add(DatabaseRestoreKind::new(hosts.clone(), objects.clone(), wake.clone()));
+    manager.add(VolumeRestoreKind::new(hosts.clone(), objects.clone(), wake.clone()));
     manager.add(RedisSentinelKind::new(hosts.clone(), objects.clone(), clock.clone(), wake.clone()));
     manager.add(RedisClusterKind::new(hosts.clone(), objects.clone(), clock.clone(), wake.clone()));
     manager.add(DeploymentKind::new(hosts.clone(), objects.clone(), wake.clone()));

@@ -4,18 +4,25 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use super::{BackupKind, Observed, plan, verify};
-use crate::api::backup::{Backup, BaseBackupStatus, VerificationPhase};
+use super::others::other;
+use super::source::Cluster;
+use super::{BackupKind, Observed, plan, together_seen, verify};
+use crate::api::backup::{BackedUpKind, Backup, BaseBackupStatus, VerificationPhase};
 use crate::api::failure::Failure;
-use crate::api::object::{Object as _, Want};
+use crate::api::object::Object as _;
 use crate::api::postgres_cluster::PostgresCluster;
-use crate::kinds::attempts::Other;
-use crate::kinds::containers::Needs;
+use crate::api::redis_sentinel::RedisSentinel;
+use crate::kinds::attempts::{self, LinkSeen, Other};
+use crate::kinds::containers::{DockerSeen, Needs};
 use crate::store::Key;
 
 /// The key of the cluster.
 pub fn cluster_key(object: &Backup) -> Key {
-    Key::beside(object, PostgresCluster::RESOURCE, &object.spec.cluster.name)
+    let resource = match object.cluster().kind {
+        BackedUpKind::PostgresCluster => PostgresCluster::RESOURCE,
+        BackedUpKind::RedisSentinel => RedisSentinel::RESOURCE,
+    };
+    Key::beside(object, resource, &object.cluster().name)
 }
 
 /// The key of the throw-away cluster of a restore test.
@@ -29,15 +36,20 @@ pub fn moments(object: &Backup, status: Option<&BaseBackupStatus>) -> Vec<Timest
     let created = object.metadata.creation_timestamp.as_ref().map(|time| time.0);
     let progressed = status.and_then(|status| status.progressed_at);
     let tested = status.and_then(|status| status.verification.as_ref()?.progressed_at);
-    [created, deleted, progressed, tested].into_iter().flatten().collect()
+    let released = status.and_then(|status| status.together.as_ref()?.released_at);
+    [created, deleted, progressed, tested, released].into_iter().flatten().collect()
 }
 
 /// Reads the whole snapshot; nothing for a Backup that has ended, and of which no restore test is open.
 pub async fn observe(controller: &BackupKind, object: &Backup) -> Result<Observed, Failure> {
     let owner = object.owner();
     let waited = controller.waits.note(&owner, moments(object, object.status.as_ref()));
+    if let Some(together) = &object.spec.together {
+        let together = Box::new(together_seen::observe(controller, object, together).await?);
+        return Ok(Observed { together: Some(together), waited, ..Observed::default() });
+    }
     if let Some(status) = object.status.as_ref().filter(|status| status.phase.is_terminal()) {
-        controller.links.keep(&controller.docker.hosts, &owner, &BTreeMap::new());
+        keep(controller, object, &BTreeMap::new());
         if !object.test_is_open(status) {
             return Ok(Observed { waited, ..Observed::default() });
         }
@@ -48,41 +60,45 @@ pub async fn observe(controller: &BackupKind, object: &Backup) -> Result<Observe
     }
     let (cluster, others) = surroundings(controller, object).await?;
     let others: Vec<Other> = others.iter().map(other).collect();
-    let decided = cluster.iter().filter_map(|cluster| cluster.status.as_ref()?.decisions.as_ref());
-    let members = decided.flat_map(|decisions| &decisions.members);
     // A supervisor holds only some conversations at once: those who wait for their turn have none.
-    let members = members.filter(|_| plan::may_run(object, &others));
-    let hosts: BTreeSet<String> = members.map(|member| member.host.clone()).collect();
+    let places = cluster.iter().flat_map(Cluster::places).filter(|_| plan::may_run(object, &others));
+    let hosts: BTreeSet<String> = places.map(|(_, host)| host.to_owned()).collect();
     let seen = match &cluster {
-        Some(cluster) => controller.docker.observe(&cluster.owner(), hosts, &Needs::default()).await,
+        Some(Cluster::Postgres(cluster)) => controller.docker.observe(&cluster.owner(), hosts, &Needs::default()).await,
+        Some(Cluster::Redis(redis)) => controller.docker.observe(&redis.owner(), hosts, &Needs::default()).await,
         None => BTreeMap::new(),
     };
-    controller.links.keep(&controller.docker.hosts, &owner, &seen);
-    Ok(Observed { cluster, others, links: controller.links.heard(&owner), waited, ..Observed::default() })
+    let links = keep(controller, object, &seen);
+    Ok(Observed { cluster, others, links, waited, ..Observed::default() })
+}
+
+/// Keeps the links to these containers alone; what their supervisors say.
+fn keep(controller: &BackupKind, object: &Backup, seen: &BTreeMap<String, DockerSeen>) -> BTreeMap<String, LinkSeen> {
+    let (owner, hosts) = (object.owner(), &controller.docker.hosts);
+    match object.cluster().kind {
+        BackedUpKind::PostgresCluster => {
+            controller.links.keep(hosts, &owner, seen);
+            attempts::told(&controller.links.heard(&owner))
+        }
+        BackedUpKind::RedisSentinel => {
+            controller.redis.keep(hosts, &owner, seen);
+            attempts::told(&controller.redis.heard(&owner))
+        }
+    }
 }
 
 /// The cluster, and the other Backups of it.
-async fn surroundings(
-    controller: &BackupKind,
-    object: &Backup,
-) -> Result<(Option<PostgresCluster>, Vec<Backup>), Failure> {
-    let cluster: Option<PostgresCluster> = controller.objects.get(&cluster_key(object)).await?;
+async fn surroundings(controller: &BackupKind, object: &Backup) -> Result<(Option<Cluster>, Vec<Backup>), Failure> {
+    let (objects, key) = (&controller.objects, cluster_key(object));
+    let cluster = match object.cluster().kind {
+        BackedUpKind::PostgresCluster => objects.get(&key).await?.map(|one| Cluster::Postgres(Box::new(one))),
+        BackedUpKind::RedisSentinel => objects.get(&key).await?.map(|one| Cluster::Redis(Box::new(one))),
+    };
     let (all, _) = controller.objects.list::<Backup>(Backup::RESOURCE, Some(object.namespace())).await?;
-    let same = |other: &&Backup| other.spec.cluster == object.spec.cluster && other.name() != object.name();
+    let same = |other: &&Backup| {
+        other.spec.cluster.is_some() && other.spec.cluster == object.spec.cluster && other.name() != object.name()
+    };
     Ok((cluster, all.iter().filter(same).cloned().collect()))
-}
-
-fn other(backup: &Backup) -> Other {
-    let status = backup.status.as_ref();
-    let ended = status.is_some_and(|status| status.phase.is_terminal());
-    Other {
-        name: backup.name().to_owned(),
-        created: backup.metadata.creation_timestamp.as_ref().map(|time| time.0),
-        ended,
-        runs: !ended && status.is_some_and(|status| status.member.is_some()),
-        paused: backup.want() == Want::Paused,
-        backup_id: status.and_then(|status| status.backup_id.clone()),
-    }
 }
 
 /// The restore test of another Backup.

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::source::{Cluster, Declared, Source, Words};
 use super::{BackupKind, Observed, Step, failure, verify};
-use crate::api::backup::{Backup, BackupMethod, BaseBackupPhase, BaseBackupStatus};
+use crate::api::backup::{BackedUpKind, Backup, BackupMethod, BaseBackupPhase, BaseBackupStatus};
 use crate::api::backup_id::backup_id;
 use crate::api::conditions::{self, no, yes};
 use crate::api::object::Object as _;
-use crate::api::postgres_backup::{BackupSpec, BackupTarget, rate_bytes};
-use crate::api::postgres_cluster::{Decisions, InstanceRole, InstanceState, PostgresCluster, Stage};
+use crate::api::postgres_backup::{BackupTarget, rate_bytes};
 use crate::api::quantity::shown;
 use crate::kinds::attempts::{
     self, ATTEMPTS, Attempt, Ending, LinkSeen, Other, PATIENCE, POLLS, Standing, pause, percent, rate, took,
@@ -99,10 +99,6 @@ fn attempt<'a>(
     }
 }
 
-fn decisions(cluster: Option<&PostgresCluster>) -> Option<&Decisions> {
-    cluster?.status.as_ref()?.decisions.as_ref()
-}
-
 /// The member to read.
 struct Chosen {
     name: String,
@@ -118,7 +114,16 @@ struct Planner<'a> {
     requeue: Duration,
 }
 
-impl Planner<'_> {
+impl<'a> Planner<'a> {
+    fn source(&self) -> Option<Source<'a>> {
+        let observed: &'a Observed = self.observed;
+        observed.cluster.as_ref().map(Cluster::source)
+    }
+
+    fn words(&self) -> Words {
+        Words::of(self.object.cluster().kind)
+    }
+
     fn say(&mut self, reason: &str, message: impl Into<String>) {
         (self.status.reason, self.status.message) = (reason.to_owned(), message.into());
     }
@@ -161,12 +166,13 @@ impl Planner<'_> {
 
     /// Why the member is not what it was chosen for.
     fn moved(&self, member: &str) -> Option<&'static str> {
-        let decisions = decisions(self.observed.cluster.as_ref())?;
-        match (self.status.of_primary, decisions.is_leader(member)) {
-            _ if !decisions.members.iter().any(|one| one.name == member) => {
-                Some("it is no member of the cluster any more")
-            }
+        let source = self.source().filter(|source| !source.members.is_empty())?;
+        let is_redis = self.object.cluster().kind == BackedUpKind::RedisSentinel;
+        match (self.status.of_primary, source.is_leader(member)) {
+            _ if !source.members.contains(&member) => Some("it is no member of the cluster any more"),
+            (true, false) if is_redis => Some("it is not the master any more"),
             (true, false) => Some("it is not the primary any more"),
+            (false, true) if is_redis => Some("it became the master"),
             (false, true) => Some("it became the primary"),
             _ => None,
         }
@@ -236,11 +242,16 @@ impl Planner<'_> {
         if let Some(of) = &state.snapshot {
             (status.snapshot_lsn, status.snapshot_time) = (Some(of.lsn), Timestamp::from_second(of.time).ok());
         }
+        if let Some(rdb) = &state.rdb {
+            status.snapshot_time = Timestamp::from_second(rdb.time).ok();
+            (status.server_version, status.keys) = (Some(rdb.server.clone()), Some(rdb.keys));
+            (status.replication_id, status.replication_offset) = (Some(rdb.replid.clone()), Some(rdb.offset));
+        }
     }
 
     /// Only the primary can end a WAL segment. It is told until the backup is complete; a second time it does nothing.
     fn switch_wal(&mut self, state: &BackupState) {
-        let leader = decisions(self.observed.cluster.as_ref()).and_then(Decisions::leader_name);
+        let leader = self.source().and_then(|source| source.leader);
         let link = leader.and_then(|leader| self.observed.links.get(leader)).filter(|link| link.live());
         if let (Some(leader), Some(link), Some(span)) = (leader, link, &state.span)
             && link.report.archives
@@ -259,9 +270,10 @@ impl Planner<'_> {
         status.rate = rate(state.bytes, took);
         let took = took.filter(|took| *took > 0).map(|took| format!(" in {took} s")).unwrap_or_default();
         let (bytes, stored) = (shown(state.bytes), shown(state.stored));
-        let what = match &self.object.spec.database {
-            None => format!("base backup {}", state.id),
-            Some(database) => format!("dump {} of {database}", state.id),
+        let what = match (&self.object.spec.database, self.object.method()) {
+            (Some(database), _) => format!("dump {} of {database}", state.id),
+            (None, BackupMethod::Rdb) => format!("snapshot {}", state.id),
+            (None, _) => format!("base backup {}", state.id),
         };
         let message = format!("{what} of {member} is complete: {bytes}, stored as {stored}{took}");
         self.say("Completed", message.clone());
@@ -281,6 +293,8 @@ impl Planner<'_> {
         (status.progress, status.rate, status.timeline) = (None, None, None);
         (status.begin_wal, status.end_wal, status.begin_lsn, status.end_lsn) = (None, None, None, None);
         (status.snapshot_lsn, status.snapshot_time) = (None, None);
+        (status.server_version, status.replication_id) = (None, None);
+        (status.replication_offset, status.keys) = (None, None);
         (status.phase, status.progressed_at) = (BaseBackupPhase::Pending, Some(self.now));
         status.last_failure = Some(failure(member, why));
         if attempt < ATTEMPTS && !lasting {
@@ -297,19 +311,16 @@ impl Planner<'_> {
 
     /// Decides the next attempt, or says what it waits for.
     fn begin(&mut self) {
-        let cluster = self.observed.cluster.as_ref().filter(|cluster| cluster.metadata.deletion_timestamp.is_none());
-        let name = &self.object.spec.cluster.name;
-        let Some(cluster) = cluster else {
-            return self.say("ClusterNotFound", format!("PostgresCluster {name} does not exist in this namespace"));
+        let (kind, name) = (self.words().kind, &self.object.cluster().name);
+        let Some(source) = self.source().filter(|source| source.lives) else {
+            return self.say("ClusterNotFound", format!("{kind} {name} does not exist in this namespace"));
         };
-        let Some(backup) = &cluster.spec.backup else {
-            return self
-                .say("NoBackupStore", format!("PostgresCluster {name} has no spec.backup: say where backups go"));
+        let Some(declared) = &source.declared else {
+            return self.say("NoBackupStore", format!("{kind} {name} has no spec.backup: say where backups go"));
         };
-        let decided = decisions(Some(cluster)).filter(|decisions| decisions.archive.is_some());
-        let Some(decisions) = decided else {
-            return self.say("ArchiveNotReady", format!("PostgresCluster {name} has no archive in its store yet"));
-        };
+        if source.archive.is_none() {
+            return self.say("ArchiveNotReady", format!("{kind} {name} has no archive in its store yet"));
+        }
         if let Some(other) = blocker(self.object, &self.observed.others) {
             let what = if other.runs { "runs" } else { "comes first" };
             return self.say("AnotherBackupRuns", format!("Backup {} of this cluster {what}", other.name));
@@ -321,8 +332,8 @@ impl Planner<'_> {
             self.requeue = pause.saturating_sub(known).min(POLLS.2);
             return;
         }
-        match self.choose(cluster, decisions, backup, known < CALL) {
-            Ok(chosen) => self.decide(chosen, decisions),
+        match self.choose(&source, declared, known < CALL) {
+            Ok(chosen) => self.decide(chosen, &source),
             Err((reason, message)) => self.say(reason, message),
         }
     }
@@ -331,23 +342,15 @@ impl Planner<'_> {
     /// if there is one. `calling`: those that have not answered yet are waited for.
     fn choose(
         &mut self,
-        cluster: &PostgresCluster,
-        decisions: &Decisions,
-        backup: &BackupSpec,
+        source: &Source<'_>,
+        declared: &Declared<'_>,
         calling: bool,
     ) -> Result<Chosen, (&'static str, String)> {
-        let instances = cluster.status.iter().flat_map(|status| &status.instances);
-        let mut standbys: Vec<_> = instances
-            .filter(|one| one.role == InstanceRole::Standby && one.state == InstanceState::Streaming)
-            .filter(|one| !decisions.is_leader(&one.name))
-            .map(|one| (one.lag_mib.unwrap_or_default(), one.name.as_str()))
-            .collect();
-        standbys.sort_unstable();
-        let standbys = standbys.into_iter().map(|(_, name)| name);
-        let standbys = standbys.filter(|_| self.object.spec.target.unwrap_or(backup.target) != BackupTarget::Primary);
-        let leader = decisions.leader_name().filter(|_| decisions.stage == Stage::Steady);
+        let copies = source.copies.iter().copied();
+        let standbys = copies.filter(|_| self.object.spec.target.unwrap_or(declared.target) != BackupTarget::Primary);
+        let leader = source.leader.filter(|_| source.leads);
         // The replay of WAL may cancel a dump on a standby again and again; nothing cancels it on the primary.
-        let primary_first = self.object.spec.method == BackupMethod::Dump && self.status.attempt > 0;
+        let primary_first = self.object.method() == BackupMethod::Dump && self.status.attempt > 0;
         let wanted: Vec<&str> = match primary_first {
             true => leader.into_iter().chain(standbys).collect(),
             false => standbys.chain(leader).collect(),
@@ -361,10 +364,11 @@ impl Planner<'_> {
         let last = self.status.last_failure.as_ref().map(|failure| failure.member.as_str());
         let other = fit.iter().find(|name| Some(**name) != last);
         let Some(name) = other.or(fit.first()) else {
-            let why = if unfit.is_empty() { "the cluster has no primary now".to_owned() } else { unfit.join("; ") };
-            return Err(("NoMember", format!("no instance can be read: {why}")));
+            let Words { member, leader, .. } = self.words();
+            let why = if unfit.is_empty() { format!("the cluster has no {leader} now") } else { unfit.join("; ") };
+            return Err(("NoMember", format!("no {member} can be read: {why}")));
         };
-        Ok(Chosen { name: (*name).to_owned(), of_primary: decisions.is_leader(name) })
+        Ok(Chosen { name: (*name).to_owned(), of_primary: source.is_leader(name) })
     }
 
     /// Why a member cannot take a backup.
@@ -375,13 +379,16 @@ impl Planner<'_> {
         attempts::unfit(links, name).or_else(|| (!links.get(name).is_some_and(held)).then(unknown))
     }
 
-    fn decide(&mut self, chosen: Chosen, decisions: &Decisions) {
+    fn decide(&mut self, chosen: Chosen, source: &Source<'_>) {
         let Chosen { name, of_primary } = chosen;
         self.status.attempt += 1;
         self.status.backup_id = Some(self.new_id());
         self.status.member = Some(name.clone());
-        (self.status.term, self.status.of_primary) = (Some(decisions.term), of_primary);
-        self.status.archive.clone_from(&decisions.archive);
+        (self.status.term, self.status.of_primary) = (Some(source.term), of_primary);
+        self.status.archive.clone_from(&source.archive);
+        let declared = source.declared.as_ref();
+        self.status.store = declared.map(|declared| declared.store.clone());
+        self.status.encryption = declared.and_then(|declared| declared.encryption.cloned());
         self.status.progressed_at = Some(self.now);
         self.requeue = POLLS.1;
         self.start(&name);
@@ -389,12 +396,16 @@ impl Planner<'_> {
 
     /// Tells the member to begin. It is told until it reports the attempt; a second time it does nothing.
     fn start(&mut self, member: &str) {
-        let cluster = self.observed.cluster.as_ref().and_then(|cluster| cluster.spec.backup.as_ref());
-        let own = self.object.spec.max_rate.as_ref();
-        let max_rate = rate_bytes(own.or(cluster.and_then(|backup| backup.max_rate.as_ref())));
+        let declared = self.source().and_then(|source| source.declared);
+        let own = rate_bytes(self.object.spec.max_rate.as_ref());
+        let max_rate = own.or(declared.and_then(|declared| declared.max_rate));
         let id = self.status.backup_id.clone().unwrap_or_default();
         let dump = self.object.spec.database.clone();
-        let what = dump.as_ref().map_or("take a base backup".to_owned(), |database| format!("dump {database}"));
+        let what = match (&dump, self.object.method()) {
+            (Some(database), _) => format!("dump {database}"),
+            (None, BackupMethod::Rdb) => "store a snapshot".to_owned(),
+            (None, _) => "take a base backup".to_owned(),
+        };
         let order = BackupOrder { id, attempt: self.status.attempt, max_rate, dump };
         self.say("Starting", format!("{member} is told to {what}"));
         self.steps.push(Step::Start { member: member.to_owned(), order });

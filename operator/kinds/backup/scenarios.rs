@@ -8,13 +8,17 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::json;
 
 use super::plan::plan;
+use super::source::Cluster;
 use super::{LinkSeen, Observed, Other, Step, observe};
 use crate::api::backup::{Backup, BaseBackupPhase};
 use crate::api::lsn::Lsn;
 use crate::api::postgres_cluster::PostgresCluster;
+use crate::kinds::attempts::Told;
 use crate::kinds::waits::by_the_clock;
 use crate::runtime::Want;
-use crate::supervisor::wire::{BackupPhase, BackupSpan, BackupState, Report, Snapshot};
+use crate::supervisor::wire::{BackupPhase, BackupSpan, BackupState, Snapshot};
+
+mod redis;
 
 /// A cluster of three, db-1 the primary, and a Backup of it.
 struct World {
@@ -35,7 +39,7 @@ impl World {
         let mut object =
             Backup::new("today", serde_saphyr::from_str(&format!("cluster: {{name: db}}\n{spec}")).unwrap());
         object.metadata.creation_timestamp = Some(Time(at(0)));
-        let observed = Observed { cluster: Some(cluster()), ..Observed::default() };
+        let observed = Observed { cluster: Some(Cluster::Postgres(Box::new(cluster()))), ..Observed::default() };
         let mut world =
             Self { object, observed, now: at(0), want: Want::Present, finished: false, told: String::new() };
         for member in ["db-1", "db-2", "db-3"] {
@@ -46,11 +50,11 @@ impl World {
 
     /// The supervisor of this member answers, and takes no base backup.
     fn answer(&mut self, member: &str) {
-        let report = Report {
+        let report = Told {
             boot: format!("boot of {member}"),
             archives: true,
             archives_held: Some("h".into()),
-            ..Report::default()
+            ..Told::default()
         };
         self.observed.links.insert(member.to_owned(), LinkSeen { report, connected: true, silent_ms: 0 });
     }
@@ -59,8 +63,15 @@ impl World {
         self.observed.links.get_mut(member).unwrap()
     }
 
+    fn postgres(&mut self) -> &mut PostgresCluster {
+        match self.observed.cluster.as_mut() {
+            Some(Cluster::Postgres(cluster)) => cluster,
+            _ => panic!("it is of a PostgresCluster"),
+        }
+    }
+
     fn lead(&mut self, member: &str, term: u64) {
-        let decisions = self.observed.cluster.as_mut().unwrap().status.as_mut().unwrap().decisions.as_mut().unwrap();
+        let decisions = self.postgres().status.as_mut().unwrap().decisions.as_mut().unwrap();
         decisions.leader.as_mut().unwrap().member = member.to_owned();
         decisions.term = term;
     }
@@ -148,7 +159,7 @@ fn the_standby_with_the_least_lag_is_read_and_the_primary_ends_the_segment() {
     world.report("db-3", BackupPhase::Completed, 400 << 20).look(1).look(10);
     expect![[r#"
         0 Pending Starting: db-3 is told to take a base backup
-          -> take base backup 20260921T141320 of db-3, attempt 1
+          -> take backup 20260921T141320 of db-3, attempt 1
         0 Running Running: reading db-3: 0% of 400Mi
         2 Running Running: reading db-3: 62% of 400Mi, 124Mi/s
         3 WaitingForWal WaitingForWal: the data of db-3 is stored; the WAL that it needs is not yet
@@ -175,6 +186,11 @@ fn the_standby_with_the_least_lag_is_read_and_the_primary_ends_the_segment() {
           "startedAt": "2026-09-21T14:13:20Z",
           "stoppedAt": "2026-09-21T14:13:25Z",
           "archive": "default.db/74-5f0c01aa",
+          "store": {
+            "directory": {
+              "path": "/srv/backups"
+            }
+          },
           "beginWal": "000000030000000000000002",
           "endWal": "000000030000000000000002",
           "beginLSN": "0/2000028",
@@ -221,9 +237,9 @@ fn what_a_backup_waits_for_is_always_said() {
         told += &world.told;
     };
     say(|world| world.observed.cluster = None);
-    say(|world| world.observed.cluster.as_mut().unwrap().metadata.deletion_timestamp = Some(Time(at(0))));
-    say(|world| world.observed.cluster.as_mut().unwrap().spec.backup = None);
-    say(|world| world.observed.cluster.as_mut().unwrap().status = None);
+    say(|world| world.postgres().metadata.deletion_timestamp = Some(Time(at(0))));
+    say(|world| world.postgres().spec.backup = None);
+    say(|world| world.postgres().status = None);
     say(|world| world.other("yesterday", -1, false));
     say(|world| world.other("later", 1, true));
     say(|world| drop(world.observed.links.remove("db-3")));
@@ -252,7 +268,7 @@ fn what_a_backup_waits_for_is_always_said() {
         0 Pending Paused: reconciliation is paused by annotation; a backup that runs goes on
         0 Pending NoMember: no instance can be read: db-3 does not know the store yet; the supervisor of db-2 is of a version without backups; the supervisor of db-1 does not answer
         0 Pending Starting: db-3 is told to take a base backup
-          -> take base backup 20260921T141320 of db-3, attempt 1
+          -> take backup 20260921T141320 of db-3, attempt 1
     "#]]
     .assert_eq(&told);
 }
@@ -264,10 +280,10 @@ fn a_standby_that_does_not_answer_is_waited_for_only_a_while() {
     world.observed.links.remove("db-3");
     world.look(0).look(4).look(1);
     expect![[r#"
-          0 Pending CallingMembers: the supervisors of the cluster have not all answered yet
-          4 Pending CallingMembers: the supervisors of the cluster have not all answered yet
-          5 Pending Starting: db-1 is told to take a base backup
-            -> take base backup 20260921T141325 of db-1, attempt 1
+        0 Pending CallingMembers: the supervisors of the cluster have not all answered yet
+        4 Pending CallingMembers: the supervisors of the cluster have not all answered yet
+        5 Pending Starting: db-1 is told to take a base backup
+          -> take backup 20260921T141325 of db-1, attempt 1
     "#]]
     .assert_eq(&world.told);
 }
@@ -289,18 +305,18 @@ fn an_attempt_that_is_lost_moves_to_another_member_three_times_at_most() {
     world.report("db-3", BackupPhase::Failed, 0).look(1).look(100);
     expect![[r#"
         0 Pending Starting: db-3 is told to take a base backup
-          -> take base backup 20260921T141320 of db-3, attempt 1
+          -> take backup 20260921T141320 of db-3, attempt 1
         1 Running Running: reading db-3: 0% of 400Mi, 1Mi/s
         2 Pending Retrying: attempt 1 of 3 on db-3 failed: its supervisor was started again
         7 Pending Retrying: attempt 1 of 3 on db-3 failed: its supervisor was started again
         13 Pending Starting: db-2 is told to take a base backup
-          -> take base backup 20260921T141333 of db-2, attempt 2
+          -> take backup 20260921T141333 of db-2, attempt 2
         14 Running Running: reading db-2: 0% of 400Mi, 1Mi/s
         15 Pending Retrying: attempt 2 of 3 on db-2 failed: it became the primary
           -> cut off backup 20260921T141333 of db-2
         314 Pending Retrying: attempt 2 of 3 on db-2 failed: it became the primary
         315 Pending Starting: db-3 is told to take a base backup
-          -> take base backup 20260921T141835 of db-3, attempt 3
+          -> take backup 20260921T141835 of db-3, attempt 3
         316 Failed AttemptsFailed: 3 attempts failed, the last one on db-3: the store answers 503
         416 Failed AttemptsFailed: 3 attempts failed, the last one on db-3: the store answers 503
     "#]]
@@ -323,12 +339,12 @@ fn a_member_that_is_gone_or_silent_is_given_up_after_half_a_minute() {
     world.look(10).look(20);
     expect![[r#"
         0 Pending Starting: db-3 is told to take a base backup
-          -> take base backup 20260921T141320 of db-3, attempt 1
+          -> take backup 20260921T141320 of db-3, attempt 1
         1 Running Running: reading db-3: 0% of 400Mi, 1Mi/s
         6 Running MemberSilent: the supervisor of db-3 does not answer
         31 Pending Retrying: attempt 1 of 3 on db-3 failed: its supervisor has not answered for 30 s
         41 Pending Starting: db-2 is told to take a base backup
-          -> take base backup 20260921T141401 of db-2, attempt 2
+          -> take backup 20260921T141401 of db-2, attempt 2
         42 Running Running: reading db-2: 0% of 400Mi, 1Mi/s
         52 Running MemberSilent: the supervisor of db-2 has not answered yet
         72 Pending Retrying: attempt 2 of 3 on db-2 failed: its container is gone
@@ -343,13 +359,13 @@ fn an_attempt_without_progress_is_cut_off() {
     world.look(10).report("db-1", BackupPhase::WaitingForWal, 400 << 20).look(1).look(630);
     expect![[r#"
         0 Pending Starting: db-1 is told to take a base backup
-          -> take base backup 20260921T141320 of db-1, attempt 1
+          -> take backup 20260921T141320 of db-1, attempt 1
         1 Running Running: reading db-1: 0% of 400Mi, 1Mi/s
         630 Running Running: reading db-1: 0% of 400Mi, 1.6Ki/s
         631 Pending Retrying: attempt 1 of 3 on db-1 failed: nothing more was read or stored for 10 min
           -> cut off backup 20260921T141320 of db-1
         641 Pending Starting: db-1 is told to take a base backup
-          -> take base backup 20260921T142401 of db-1, attempt 2
+          -> take backup 20260921T142401 of db-1, attempt 2
         642 WaitingForWal WaitingForWal: the data of db-1 is stored; the WAL that it needs is not yet
           -> switch the WAL of db-1 past 0/2000100
         1272 Pending Retrying: attempt 2 of 3 on db-1 failed: the WAL that it needs did not come into the archive within 10 min
@@ -414,7 +430,7 @@ fn a_paused_backup_decides_nothing_and_goes_on_later() {
     world.look(1);
     expect![[r#"
         0 Pending Starting: db-3 is told to take a base backup
-          -> take base backup 20260921T141320 of db-3, attempt 1
+          -> take backup 20260921T141320 of db-3, attempt 1
         1 Running Running: reading db-3: 0% of 400Mi, 1Mi/s
         2 Running Paused: reconciliation is paused by annotation; a backup that runs goes on
         3 Completed Completed: base backup 20260921T141320 of db-3 is complete: 400Mi, stored as 100Mi in 1 s

@@ -10,6 +10,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::source::Cluster;
 use super::{BackupKind, Observed, Step};
 use crate::api::backup::{
     Backup, BackupMethod, BaseBackupPhase, BaseBackupStatus, Verification, VerificationPhase, VerificationResult,
@@ -19,6 +20,7 @@ use crate::api::conditions::{self, no, yes};
 use crate::api::duration::Span;
 use crate::api::hash::short_hash;
 use crate::api::object::Object as _;
+use crate::api::postgres_backup::BackupSpec;
 use crate::api::postgres_cluster::{ClusterPhase, PostgresCluster};
 use crate::api::postgres_recovery::{RecoveryPhase, RecoveryStatus};
 use crate::kinds::attempts;
@@ -105,6 +107,11 @@ impl Planner<'_> {
         self.test.message = message.into();
     }
 
+    /// The cluster that was backed up.
+    fn cluster(&self) -> Option<&PostgresCluster> {
+        self.observed.cluster.as_ref().and_then(Cluster::postgres)
+    }
+
     /// The throw-away cluster, if it is that of this Backup.
     fn ours(&self) -> Option<&PostgresCluster> {
         self.observed.test.as_ref().filter(|test| is_of(test, self.object))
@@ -114,8 +121,12 @@ impl Planner<'_> {
     fn begin(&mut self) {
         self.requeue = POLLS.1;
         let name = cluster_name(self.object.name());
-        if self.object.spec.method == BackupMethod::Dump {
-            return self.fail("it is a dump: a DatabaseRestore shows what is in it");
+        match self.object.method() {
+            BackupMethod::Base => {}
+            BackupMethod::Dump => return self.fail("it is a dump: a DatabaseRestore shows what is in it"),
+            BackupMethod::Rdb => {
+                return self.fail("it is a snapshot of Redis: a new RedisSentinel shows what is in it");
+            }
         }
         if self.status.phase != BaseBackupPhase::Completed {
             return self.fail("the base backup failed, so there is nothing to restore");
@@ -130,7 +141,7 @@ impl Planner<'_> {
         if self.observed.test.is_some() {
             return self.fail(format!("PostgresCluster {name} exists and is not of this Backup: remove it"));
         }
-        if let Err(why) = throw_away(self.object, self.observed.cluster.as_ref()) {
+        if let Err(why) = throw_away(self.object, self.cluster()) {
             return self.fail(why);
         }
         let created = self.object.metadata.creation_timestamp.as_ref().map(|time| time.0);
@@ -147,7 +158,7 @@ impl Planner<'_> {
 
     /// Creates the throw-away cluster. It is repeated until that is seen; a second time it does nothing.
     fn create(&mut self) {
-        match throw_away(self.object, self.observed.cluster.as_ref()) {
+        match throw_away(self.object, self.cluster()) {
             Err(why) => self.fail(why),
             Ok(cluster) => {
                 let name = cluster_name(self.object.name());
@@ -269,9 +280,18 @@ fn is_of(test: &PostgresCluster, object: &Backup) -> bool {
     owners.map(|owner| Some(&owner.uid)).any(|uid| uid == object.metadata.uid.as_ref())
 }
 
+/// The archive of a cluster as the source of another one.
+fn source_of(backup: &BackupSpec, path: &str) -> Value {
+    let mut source = json!({"store": backup.store, "path": path});
+    if let Some(encryption) = &backup.encryption {
+        source["encryption"] = json!(encryption);
+    }
+    source
+}
+
 /// The throw-away cluster; or why there can be none.
 fn throw_away(object: &Backup, cluster: Option<&PostgresCluster>) -> Result<Value, String> {
-    let name = &object.spec.cluster.name;
+    let name = &object.cluster().name;
     let there = cluster.filter(|cluster| cluster.metadata.deletion_timestamp.is_none());
     let Some(cluster) = there else { return Err(format!("PostgresCluster {name} does not exist in this namespace")) };
     let decisions = cluster.status.as_ref().and_then(|status| status.decisions.as_ref());
@@ -290,7 +310,7 @@ fn throw_away(object: &Backup, cluster: Option<&PostgresCluster>) -> Result<Valu
         "parameters": parameters,
         "storage": {"reclaimPolicy": "Delete"},
         "bootstrap": {"recovery": {
-            "source": {"store": backup.store, "path": path},
+            "source": source_of(backup, path),
             "target": {"backupID": object.status.as_ref().and_then(|status| status.backup_id.as_ref())},
             "database": source.bootstrap.database(),
             "owner": source.bootstrap.owner(),

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::plan::plan;
 use super::scenarios::{at, cluster};
+use super::source::Cluster;
 use super::{Observed, Other, Step, observe, verify};
 use crate::api::backup::{Backup, BaseBackupPhase, BaseBackupStatus, VERIFY_ANNOTATION};
 use crate::api::postgres_cluster::PostgresCluster;
@@ -33,7 +34,7 @@ impl World {
         let id = Some("20260921T141320".into());
         let (phase, backup_id) = (BaseBackupPhase::Completed, id);
         object.status = Some(BaseBackupStatus { phase, backup_id, ..BaseBackupStatus::default() });
-        let observed = Observed { cluster: Some(cluster()), ..Observed::default() };
+        let observed = Observed { cluster: Some(Cluster::Postgres(Box::new(cluster()))), ..Observed::default() };
         Self { object, observed, now: at(0), want: Want::Present, told: String::new() }
     }
 
@@ -72,6 +73,13 @@ impl World {
         }
         self.object.status = Some(plan.status);
         self
+    }
+
+    fn postgres(&mut self) -> &mut PostgresCluster {
+        match self.observed.cluster.as_mut() {
+            Some(Cluster::Postgres(cluster)) => cluster,
+            _ => panic!("it is of a PostgresCluster"),
+        }
     }
 
     fn exists(&mut self, mut cluster: Value, uid: &str) {
@@ -168,7 +176,7 @@ fn a_backup_is_restored_in_a_throw_away_cluster_that_is_gone_afterwards() {
 #[test]
 fn the_throw_away_cluster_has_what_a_recovery_needs_and_nothing_that_others_use() {
     let mut world = World::new("verify: true");
-    let source = world.observed.cluster.as_mut().unwrap();
+    let source = world.postgres();
     source.spec = serde_saphyr::from_str(
         "image: postgres:15\ninstances: 3\nparameters: {shared_buffers: 8GB, shared_preload_libraries: timescaledb}\n\
          resources: {limits: {memory: 16Gi}}\nplacement: {nodeSelector: {disk: fast}}\nexpose: {hostPort: 5432}\n\
@@ -361,8 +369,8 @@ fn what_a_test_waits_for_is_always_said() {
     say(&|world| world.other(-1, false));
     say(&|world| world.other(1, false));
     say(&|world| world.observed.cluster = None);
-    say(&|world| world.observed.cluster.as_mut().unwrap().spec.backup = None);
-    say(&|world| world.observed.cluster.as_mut().unwrap().status = None);
+    say(&|world| world.postgres().spec.backup = None);
+    say(&|world| world.postgres().status = None);
     say(&|world| world.object.status.as_mut().unwrap().phase = BaseBackupPhase::Failed);
     say(&|world| world.want = Want::Paused);
     expect![[r#"

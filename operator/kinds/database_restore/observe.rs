@@ -6,15 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 
 use super::{DatabaseRestoreKind, Observed, plan};
-use crate::api::backup::Backup;
+use crate::api::backup::{BackedUpKind, Backup};
 use crate::api::database_restore::{DatabaseRestore, DatabaseRestoreStatus};
 use crate::api::failure::Failure;
 use crate::api::object::{Object as _, Want};
 use crate::api::postgres_cluster::PostgresCluster;
 use crate::archive::access::StoreAccess;
-use crate::kinds::attempts::Other;
+use crate::kinds::attempts::{self, Other};
 use crate::kinds::containers::Needs;
-use crate::kinds::stores::{self, OWN, Problem};
+use crate::kinds::stores::{self, Declared, OWN, Problem};
 use crate::store::objects::Objects;
 use crate::store::{Error, Key};
 
@@ -68,7 +68,8 @@ pub async fn observe(controller: &DatabaseRestoreKind, object: &DatabaseRestore)
         None => BTreeMap::new(),
     };
     controller.links.keep(&controller.docker.hosts, &owner, &seen);
-    Ok(Observed { cluster, backup, source, closed, others, links: controller.links.heard(&owner), waited })
+    let links = attempts::told(&controller.links.heard(&owner));
+    Ok(Observed { cluster, backup, source, closed, others, links, waited })
 }
 
 /// The Backup that it names, and the cluster whose archive has the dump.
@@ -83,7 +84,10 @@ pub async fn source(
     let from = &object.spec.from;
     let name = match (&from.backup, &backup) {
         (Some(_), None) => return Ok((None, None)),
-        (Some(_), Some(backup)) => &backup.spec.cluster.name,
+        (Some(_), Some(backup)) if backup.cluster().kind != BackedUpKind::PostgresCluster => {
+            return Ok((Some(backup.clone()), None));
+        }
+        (Some(_), Some(backup)) => &backup.cluster().name,
         (None, _) => from.cluster.as_ref().unwrap_or(&object.spec.cluster.name),
     };
     let source = objects.get(&cluster_key(object, name)).await?;
@@ -96,7 +100,9 @@ pub async fn access(objects: &Objects, cluster: &PostgresCluster) -> Result<Resu
         let message = format!("PostgresCluster {} has no spec.backup, so it has no dumps", cluster.name());
         return Ok(Err(("NoBackupStore", message)));
     };
-    stores::access(objects, cluster, (&backup.store, OWN), &format!("spec.backup.store of {}", cluster.name())).await
+    let path = format!("in PostgresCluster {}, spec.backup", cluster.name());
+    let (store, encryption) = (&backup.store, backup.encryption.as_ref());
+    stores::access(objects, cluster, Declared { store, mounted: OWN, encryption, path: &path }).await
 }
 
 fn other(restore: &DatabaseRestore) -> Other {

@@ -266,7 +266,7 @@ impl Planner<'_> {
                 return Err(("BackupNotFound", format!("Backup {name} does not exist in this namespace")));
             }
             (Some(name), Some(backup)) => {
-                if backup.spec.method != BackupMethod::Dump {
+                if backup.method() != BackupMethod::Dump {
                     let message = format!("Backup {name} is a base backup: recover it into a new cluster instead");
                     return Err(("NotADump", message));
                 }

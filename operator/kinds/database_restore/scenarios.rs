@@ -12,9 +12,10 @@ use super::{LinkSeen, Observed, Other, observe};
 use crate::api::backup::Backup;
 use crate::api::database_restore::DatabaseRestore;
 use crate::api::postgres_cluster::PostgresCluster;
+use crate::kinds::attempts::Told;
 use crate::kinds::waits::by_the_clock;
 use crate::runtime::Want;
-use crate::supervisor::wire::{BackupPhase, BackupState, Report};
+use crate::supervisor::wire::{BackupPhase, BackupState};
 
 /// A cluster of two, db-1 the primary, with a dump, and a restore of it.
 struct World {
@@ -77,7 +78,7 @@ impl World {
 
     /// The supervisor of this member answers, and restores nothing.
     fn answer(&mut self, member: &str) {
-        let report = Report { boot: format!("boot of {member}"), archives: true, gate_open: true, ..Report::default() };
+        let report = Told { boot: format!("boot of {member}"), archives: true, gate_open: true, ..Told::default() };
         self.observed.links.insert(member.to_owned(), LinkSeen { report, connected: true, silent_ms: 0 });
     }
 

@@ -11,27 +11,14 @@ use k8s_openapi::api::core::v1::PodSpec;
 use super::Observed;
 use crate::api::deployment::{Decisions, Deployment};
 use crate::api::docker_host::is_ours;
-use crate::api::labels::Owner;
 use crate::api::object::Object as _;
 use crate::api::pod_security::Level;
-
-/// Kind in the owner labels of a claim's volume; no object of that kind exists, so nothing removes it.
-const KIND: &str = "PersistentVolumeClaim";
+pub use crate::api::volume_claims::{owner, volume};
 
 /// The claims of a template.
 pub fn of(spec: &PodSpec) -> impl Iterator<Item = &str> {
     let volumes = spec.volumes.iter().flatten();
     volumes.filter_map(|volume| Some(volume.persistent_volume_claim.as_ref()?.claim_name.as_str()))
-}
-
-/// The Docker volume of a claim of the namespace.
-pub fn volume(namespace: &str, claim: &str) -> String {
-    format!("{namespace}.claim.{claim}")
-}
-
-/// The owner of that volume.
-pub fn owner(namespace: &str, claim: &str) -> Owner {
-    Owner { kind: KIND.into(), namespace: namespace.into(), name: claim.into() }
 }
 
 /// The claims that are not decided yet.

@@ -2,7 +2,7 @@
 //!
 //! `observe` takes one snapshot: Docker's lists, the probes' results, the balancers. `plan` decides: `revisions.rs`
 //! chooses the revision, `rollout.rs` the number of pods of each revision, `placement.rs` the host, `published.rs` the ports
-//! that other hosts reach, `pods.rs` the next steps of each pod, `refused.rs` what a refusal of Docker means, `status.rs` the
+//! that other hosts reach, `hold.rs` whether it may have pods now, `pods.rs` the next steps of each pod, `refused.rs` what a refusal of Docker means, `status.rs` the
 //! text for people. Its steps are those of
 //! `kinds::containers` and of `kinds::ports`.
 
@@ -11,6 +11,9 @@ mod claims;
 #[cfg(test)]
 mod clocks;
 mod context;
+mod hold;
+#[cfg(test)]
+mod holds;
 mod inputs;
 mod observe;
 mod placement;
@@ -41,8 +44,10 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+pub use self::hold::Holder;
 pub use self::inputs::Inputs;
 pub use self::probe::Probed;
+use crate::api::backup::Backup;
 use crate::api::core::NAMESPACES;
 use crate::api::deployment::{Deployment, DeploymentStatus};
 use crate::api::docker_host::DockerHost;
@@ -51,6 +56,7 @@ use crate::api::load_balancer::{LoadBalancer, ServerState};
 use crate::api::object::Object as _;
 use crate::api::pod_security::Level;
 use crate::api::port_reservation::PortReservation;
+use crate::api::volume_restore::VolumeRestore;
 use crate::engine::hosts::Hosts;
 use crate::kinds::containers::{Docker, DockerSeen, DockerStep, WorkSeen};
 use crate::kinds::host_state;
@@ -97,6 +103,8 @@ impl Kind for DeploymentKind {
             Concern::referenced(NAMESPACES),
             Concern::all(DockerHost::RESOURCE).only(host_state),
             Concern::named_in(PortReservation::RESOURCE, observe::reserved_for),
+            Concern::named_in(Backup::RESOURCE, observe::held_by).only(observe::hold),
+            Concern::all(VolumeRestore::RESOURCE).only(observe::fills),
             Concern::named_in(LoadBalancer::RESOURCE, observe::routed_to).only(observe::routes),
         ];
         databases.into_iter().chain(others).collect()
@@ -206,6 +214,8 @@ pub struct Observed {
     pub reserved: Reserved,
     /// The ports of its containers that LoadBalancers route to.
     pub routed: BTreeSet<u16>,
+    /// The Backups and VolumeRestores that may let it have no pods.
+    pub holders: Vec<Holder>,
 }
 
 impl Observed {

@@ -8,7 +8,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PodSpec;
 use serde_json::{Value, json};
 
-use super::{BalancerSeen, DeploymentKind, HostSeen, Observed, blueprint, claims, inputs};
+use super::{BalancerSeen, DeploymentKind, HostSeen, Observed, blueprint, claims, hold, inputs};
+use crate::api::backup::Backup;
 use crate::api::core::NAMESPACES;
 use crate::api::deployment::{Deployment, DeploymentStatus, Pod, Revision};
 use crate::api::docker_host::{DockerHost, DockerHostSpec};
@@ -16,6 +17,7 @@ use crate::api::failure::Failure;
 use crate::api::load_balancer::{Backend, LoadBalancer, ServerState};
 use crate::api::object::{Object as _, RECONCILE_ANNOTATION, Want};
 use crate::api::pod_security::Level;
+use crate::api::volume_restore::VolumeRestore;
 use crate::kinds::containers::{DockerSeen, InputRef, Needs};
 use crate::kinds::hosts::Declared;
 use crate::kinds::{network_of, ports};
@@ -43,7 +45,14 @@ pub(super) async fn observe(controller: &DeploymentKind, object: &Deployment) ->
     let hosts: BTreeMap<String, HostSeen> = declared.iter().map(host).collect();
     controller.prober.keep(object, &hosts);
     let (all, _) = controller.objects.list::<LoadBalancer>(LoadBalancer::RESOURCE, Some(object.namespace())).await?;
+    let (backups, _) = controller.objects.list::<Backup>(Backup::RESOURCE, Some(object.namespace())).await?;
+    let (restores, _) =
+        controller.objects.list::<VolumeRestore>(VolumeRestore::RESOURCE, Some(object.namespace())).await?;
+    let wanted = hold::claims_of(object);
+    let stopping = backups.iter().filter_map(|backup| hold::of_backup(backup, object.name()));
+    let filling = restores.iter().filter_map(|restore| hold::of_restore(restore, &wanted));
     Ok(Observed {
+        holders: stopping.chain(filling).collect(),
         inputs,
         probes: controller.prober.found(&owner),
         work: controller.docker.work.heard(&owner),
@@ -139,6 +148,29 @@ pub(super) fn reserved_for(reservation: &Value) -> Vec<String> {
     let owner = &reservation["spec"]["owner"];
     let key = || Some(format!("{}/{}", owner["namespace"].as_str()?, owner["name"].as_str()?));
     key().filter(|_| owner["kind"] == Deployment::KIND).into_iter().collect()
+}
+
+/// The Deployments whose pods a Backup stops.
+pub(super) fn held_by(backup: &Value) -> Vec<String> {
+    let named = backup["spec"]["together"]["deployments"].as_array().into_iter().flatten();
+    named.filter_map(|one| Some(one["name"].as_str()?.to_owned())).collect()
+}
+
+/// The part of a Backup that matters to these.
+pub(super) fn hold(backup: &Value) -> Value {
+    let (status, together) = (&backup["status"], &backup["status"]["together"]);
+    json!([backup["metadata"]["deletionTimestamp"], together["holds"], together["until"], is_over(&status["phase"])])
+}
+
+/// The part of a VolumeRestore that matters to the Deployments with its claim.
+pub(super) fn fills(restore: &Value) -> Value {
+    let status = &restore["status"];
+    let deleted = &restore["metadata"]["deletionTimestamp"];
+    json!([restore["spec"]["claim"], deleted, status["partial"], is_over(&status["phase"])])
+}
+
+fn is_over(phase: &Value) -> bool {
+    phase == "Completed" || phase == "Failed"
 }
 
 /// The ports that a LoadBalancer routes to at a Deployment.

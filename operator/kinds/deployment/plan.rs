@@ -11,7 +11,7 @@ use super::pods::{self, Next, View};
 use super::revisions;
 use super::rollout::{self, Standings};
 use super::status::Rollout;
-use super::{Observed, Step, blueprint, claims, placement, published, refused, status};
+use super::{Observed, Step, blueprint, claims, hold, placement, published, refused, status};
 use crate::api::deployment::{Decisions, Deployment, DeploymentStatus, EVICT_ANNOTATION, Pod};
 use crate::api::labels;
 use crate::api::object::Object as _;
@@ -47,11 +47,19 @@ pub fn plan(object: &Deployment, observed: &Observed, want: Want, now: Timestamp
     let Some(spec) = revisions::of(&d, &d.target).map(blueprint::pod_spec) else {
         return Plan { status: before, steps: Vec::new(), requeue: None, finished: deleting };
     };
-    let limits = rollout::limits(object, &spec);
+    let holder = hold::now(&observed.holders, &d, now).filter(|_| !deleting);
+    let limits = rollout::limits(object, &spec).held(holder.is_some());
     remember_home(observed, &spec, &mut d);
     refused::forget(&mut d, &spec, &observed.waited);
     rollout::take_back(&standings, limits.replicas, &back, &mut d, now);
-    let rollout = progress(context, &standings, limits.replicas, &mut d);
+    let rollout = match holder {
+        // Its deadline starts again afterwards.
+        Some(_) => {
+            (d.progressed_at, d.best) = (None, 0);
+            Rollout::Held
+        }
+        None => progress(context, &standings, limits.replicas, &mut d),
+    };
     evict(object, &mut d, now);
     let blocked = rollout::adjust(context, &standings, limits, &mut d);
     let ports = published::reserve(object, observed, &mut d);
@@ -93,6 +101,8 @@ pub fn plan(object: &Deployment, observed: &Observed, want: Want, now: Timestamp
     }
     let steps: Vec<Step> = ports.into_iter().chain(steps.into_iter().map(Step::Docker)).collect();
     let mut status = status::render(context, d, seen, rollout);
+    status::tell_of_hold(context, holder, &mut status);
+    again = sooner(again, holder.and_then(|holder| hold::left(holder, now)));
     status::tell_of_hosts(context, &losses, blocked, &mut status);
     let changing = status.decisions != before.decisions && steps.is_empty();
     let requeue = if changing { Some(AT_ONCE) } else { again };

@@ -28,6 +28,20 @@ pub struct Limits {
     pub stop_first: bool,
     /// The strategy is Recreate: all old pods must be removed first.
     pub recreate: bool,
+    /// Why a pod that is too many is stopped.
+    pub surplus: &'static str,
+}
+
+impl Limits {
+    /// Those of a Deployment that is to have no pods for a while.
+    pub fn held(self, held: bool) -> Self {
+        match held {
+            true => {
+                Self { replicas: 0, surplus: "a Backup or VolumeRestore lets the Deployment have no pods now", ..self }
+            }
+            false => self,
+        }
+    }
 }
 
 /// The readiness of a pod.
@@ -52,9 +66,9 @@ pub type Standings = BTreeMap<String, Standing>;
 pub fn limits(object: &Deployment, spec: &PodSpec) -> Limits {
     let deleting = object.metadata.deletion_timestamp.is_some();
     let replicas = if deleting { 0 } else { usize::try_from(object.spec.replicas.unwrap_or(1)).unwrap_or_default() };
-    let strategy = object.spec.strategy.clone().unwrap_or_default();
+    let (strategy, surplus) = (object.spec.strategy.clone().unwrap_or_default(), "scaled down");
     if strategy.type_.as_deref() == Some("Recreate") {
-        return Limits { replicas, surge: 0, unavailable: replicas, stop_first: true, recreate: true };
+        return Limits { replicas, surge: 0, unavailable: replicas, stop_first: true, recreate: true, surplus };
     }
     let rolling = strategy.rolling_update.unwrap_or_default();
     let whole = u32::try_from(replicas).unwrap_or(u32::MAX);
@@ -66,7 +80,7 @@ pub fn limits(object: &Deployment, spec: &PodSpec) -> Limits {
     let surge = if stop_first { 0 } else { surge };
     // Without a surge a rollout can progress only if one pod may be unavailable.
     let unavailable = if surge == 0 { away.max(1) } else { away };
-    Limits { replicas, surge, unavailable, stop_first, recreate: false }
+    Limits { replicas, surge, unavailable, stop_first, recreate: false, surplus }
 }
 
 /// Changes the pods by one decision towards the target revision. Returns why a pod that cannot stay where it is does not leave.
@@ -85,7 +99,7 @@ pub fn adjust(context: &PlanContext, standings: &Standings, limits: Limits, d: &
     let new = d.pods.iter().filter(lives).filter(is_new).count();
     let surplus = new.saturating_sub(limits.replicas);
     for name in dispensable(d.pods.iter().filter(lives).filter(is_new), &of, surplus) {
-        stop(d, &name, "scaled down", now);
+        stop(d, &name, limits.surplus, now);
     }
 
     // Old pods, while enough others are available: first the unavailable ones, then the available ones.

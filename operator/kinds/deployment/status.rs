@@ -8,9 +8,9 @@ use k8s_openapi::api::core::v1::PodSpec;
 
 use super::context::PlanContext;
 use super::rollout::{self, Limits};
-use super::{Step, blueprint, claims, context, placement, refused, revisions};
+use super::{Holder, Step, blueprint, claims, context, hold, placement, refused, revisions};
 use crate::api::conditions::{Verdict, no, set, unknown, yes};
-use crate::api::deployment::{Decisions, Deployment, DeploymentPhase, DeploymentStatus, MissingPath};
+use crate::api::deployment::{ClaimedVolume, Decisions, Deployment, DeploymentPhase, DeploymentStatus, MissingPath};
 use crate::api::endpoints::{Endpoint, EndpointSet, EndpointState, PublishedPort};
 use crate::api::failure::{Class, Failure};
 use crate::api::load_balancer::ServerState;
@@ -22,6 +22,8 @@ use crate::kinds::network_of;
 
 /// The condition of a Deployment with a claim that is not the namespace's own volume.
 const FOREIGN: &str = "ForeignVolume";
+/// The condition of a Deployment that a Backup or VolumeRestore lets have no pods.
+const HELD: &str = "Held";
 /// The condition of a Deployment with a `hostPath` that some hosts do not have.
 const MISSING: &str = "HostPathMissing";
 
@@ -38,6 +40,8 @@ pub enum Rollout {
     Exceeded,
     /// It is paused by `spec.paused`.
     Paused,
+    /// A Backup or VolumeRestore lets it have no pods now.
+    Held,
     /// The annotation pauses the whole object; no steps are performed.
     Halted,
 }
@@ -51,6 +55,9 @@ pub fn render(context: &PlanContext, d: Decisions, pods: Vec<PodSeen>, rollout: 
         conditions: before.conditions.clone(),
         ..Default::default()
     };
+    if rollout == Rollout::Halted {
+        status.held_by = before.held_by.clone();
+    }
     status.pods = if rollout == Rollout::Halted { before.pods.clone() } else { pods };
     status.endpoint_set = Some(endpoint_set(context, &d, &status.pods));
     let wanted = object.spec.replicas.unwrap_or(1);
@@ -69,6 +76,7 @@ pub fn render(context: &PlanContext, d: Decisions, pods: Vec<PodSeen>, rollout: 
     status.unavailable_replicas = (wanted - status.available_replicas).max(0);
     let (away, generation) = (status.unavailable_replicas, status.observed_generation);
     let spec = revisions::of(&d, &d.target).map(blueprint::pod_spec).unwrap_or_default();
+    status.volumes = volumes(context, &d, &spec);
     let limits = rollout::limits(object, &spec);
     let allowed = i32::try_from(limits.unavailable).unwrap_or(i32::MAX);
     let trouble = trouble(context, &d, &status.pods, &spec, rollout);
@@ -147,6 +155,35 @@ fn given_up(d: &Decisions) -> BTreeSet<&str> {
     d.pods.iter().filter(|pod| pod.given_up).map(|pod| pod.name.as_str()).collect()
 }
 
+/// Sets what exists only while the Deployment is to have no pods.
+pub fn tell_of_hold(context: &PlanContext, holder: Option<&Holder>, status: &mut DeploymentStatus) {
+    status.held_by = holder.map(|holder| holder.by.clone());
+    match holder {
+        Some(holder) => {
+            let verdict = yes(&holder.by.kind, hold::message(holder));
+            set(&mut status.conditions, HELD, verdict, status.observed_generation, context.now);
+        }
+        None => status.conditions.retain(|condition| condition.type_ != HELD),
+    }
+}
+
+/// The volumes of the claims that only one pod may write, once their host is known.
+fn volumes(context: &PlanContext, d: &Decisions, spec: &PodSpec) -> Vec<ClaimedVolume> {
+    let Some(host) = &d.home else { return Vec::new() };
+    let exact = claims::exact(context.observed, context.claims, host);
+    let claimed = spec.volumes.iter().flatten().filter_map(|volume| volume.persistent_volume_claim.as_ref());
+    let claimed = claimed.filter(|claim| claim.read_only != Some(true)).map(|claim| &claim.claim_name);
+    let volume = |claim: &String| ClaimedVolume {
+        claim: claim.clone(),
+        host: host.clone(),
+        volume: match exact.contains(claim) {
+            true => claim.clone(),
+            false => claims::volume(context.object.namespace(), claim),
+        },
+    };
+    claimed.map(volume).collect()
+}
+
 /// Sets the conditions that exist only while a host is silent or drained.
 pub fn tell_of_hosts(context: &PlanContext, losses: &Losses, blocked: Option<String>, status: &mut DeploymentStatus) {
     let concerned = status.pods.iter().any(|pod| losses.many.contains(&pod.host));
@@ -203,6 +240,7 @@ fn phase(object: &Deployment, status: &DeploymentStatus, rollout: Rollout, troub
     match rollout {
         Rollout::Halted => DeploymentPhase::Paused,
         Rollout::Exceeded => DeploymentPhase::Failed,
+        Rollout::Held => DeploymentPhase::Held,
         Rollout::Paused => DeploymentPhase::RolloutPaused,
         _ if troubled => DeploymentPhase::Degraded,
         Rollout::Within(_) => DeploymentPhase::RollingOut,
@@ -218,6 +256,7 @@ fn progressing(status: &DeploymentStatus, d: &Decisions, rollout: Rollout, limit
     let so_far = format!("revision {target}: {} of {} updated replicas are available", d.best, limits.replicas);
     match rollout {
         Rollout::Halted => no("ReconcilePaused", "nothing is done while the annotation says paused"),
+        Rollout::Held => unknown("Held", "it has no pods for a while; the condition Held says why"),
         Rollout::Paused => unknown("DeploymentPaused", "the rollout is paused"),
         Rollout::Exceeded => no("ProgressDeadlineExceeded", so_far),
         Rollout::Done | Rollout::Healing => yes("NewReplicaSetAvailable", so_far),

@@ -46,7 +46,8 @@ pub async fn act(controller: &PostgresClusterKind, object: &PostgresCluster, ste
         }
         Step::SendArchives { member } => {
             let archives = stores::archives(&controller.objects, object).await?;
-            let archives = archives.map_err(|(_, message)| Failure::new(Class::Transient, message))?;
+            let failed = |(_, message)| Failure::new(Class::Transient, message);
+            let archives = archives.or_else(|problem| stores::closed(object).ok_or(problem)).map_err(failed)?;
             send(member, Command::Archives(Box::new(archives)))
         }
         Step::BackUp { name, .. } => {

@@ -4,11 +4,12 @@
 
 use super::decided::Blocker;
 use super::view::{ClusterView, Member};
-use super::{ArchivesSeen, BackupsSeen, Step};
+use super::{BackupsSeen, Step};
 use crate::api::conditions::{Verdict, no, set, unknown, yes};
 use crate::api::object::Object as _;
 use crate::api::postgres_backup::{Backlog, BackupStatus};
 use crate::api::postgres_cluster::{Decisions, PostgresCluster, PostgresClusterStatus};
+use crate::kinds::stores::ArchivesSeen;
 use crate::supervisor::wire::ArchiveState;
 
 /// The condition.
@@ -124,6 +125,9 @@ fn tell(view: &ClusterView, told: &mut BackupStatus, state: &ArchiveState) {
         told.last_archived_wal = Some(segment.clone());
         let age = std::time::Duration::from_millis(*age_ms);
         told.archived_at = told.archived_at.filter(|_| !new).or_else(|| view.now.checked_sub(age).ok());
+    }
+    if state.pushes {
+        told.age_fingerprint.clone_from(&state.age_fingerprint);
     }
     told.backlog = Some(Backlog { segments: state.waiting, bytes: state.waiting_bytes });
     if let Some(catalog) = &state.catalog {

@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::{container_name, network_name, stores};
-use crate::api::backup_store::BackupStore;
+use super::{container_name, network_name};
 use crate::api::labels;
 use crate::api::object::Object as _;
 use crate::api::postgres_cluster::{MemberPlace, Network, PostgresCluster};
 use crate::api::postgres_memory::default_shm;
-use crate::engine::{Chosen, ContainerSpec, Daemon, HOST_NETWORK, Mount, MountSource, Security};
+use crate::engine::{Chosen, ContainerSpec, Daemon, HOST_NETWORK, Mount, Security};
 use crate::kinds::containers::bounds::limits;
-use crate::kinds::stores::OWN;
+use crate::kinds::stores::{self, OWN, SOURCE};
 use crate::supervisor::wire;
 
 /// The size of `/dev/shm` in the hash of a container for which none is declared. It is that of the first release, so that
@@ -44,12 +43,7 @@ pub fn chosen(object: &PostgresCluster, daemon: &Daemon) -> Chosen {
 fn directories(object: &PostgresCluster) -> Vec<Mount> {
     let own = object.spec.backup.as_ref().map(|backup| (&backup.store, OWN, false));
     let source = object.spec.bootstrap.recovery.as_ref().and_then(|recovery| recovery.source.store.as_ref());
-    let stores = own.into_iter().chain(source.map(|store| (store, stores::SOURCE, true)));
-    let mount = |(store, path, read_only): (&BackupStore, &str, bool)| {
-        let source = MountSource::Bind(store.directory.as_ref()?.path.clone());
-        Some(Mount { source, path: path.to_owned(), read_only })
-    };
-    stores.filter_map(mount).collect()
+    stores::mounts(own.into_iter().chain(source.map(|store| (store, SOURCE, true))))
 }
 
 /// The desired container of a member, without what is chosen for it.

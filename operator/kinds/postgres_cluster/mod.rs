@@ -32,6 +32,7 @@ use crate::kinds::loss::Silent;
 use crate::kinds::ports::{self, PortStep, Reserved};
 use crate::kinds::postgres_reports::PostgresSpeech;
 use crate::kinds::silence::Silence;
+use crate::kinds::stores::ArchivesSeen;
 use crate::kinds::waits::{Waited, Waits};
 use crate::runtime::companions::Companions;
 use crate::runtime::{Concern, Keeper, Kind, Planned, Significance, Wake, Want};
@@ -235,15 +236,6 @@ pub struct SecretsSeen {
     pub host: String,
     /// Its current `port`: one, or one for each address.
     pub port: String,
-}
-
-/// What opens the archives of a cluster, without its values.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct ArchivesSeen {
-    /// Hash of what the supervisors must hold; empty if that is nothing, `None` if it is not known.
-    pub hash: Option<String>,
-    /// Why it is not known: the reason and the message of a condition.
-    pub problem: Option<(&'static str, String)>,
 }
 
 /// One step. All are idempotent; `Display` is the log line, the Event, the dry run and the test's expectation.

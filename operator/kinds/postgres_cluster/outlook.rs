@@ -17,7 +17,7 @@ use crate::archive::names::{base_key, segment_of_key};
 use crate::archive::recovery::{self, Plan};
 use crate::archive::retention::{self, Policy};
 use crate::archive::store::{Error, Store};
-use crate::archive::survey::{DATA_FILE, FRAMES_FILE, each_object, survey};
+use crate::archive::survey::{DATA_FILE, FRAMES_FILE, INFO_FILE, each_object, survey};
 use crate::archive::target::Recovery;
 use crate::runtime::clock::instant;
 use crate::store::objects::Objects;
@@ -46,7 +46,7 @@ pub async fn outlook(
             return Ok(ArchiveOutlook { own: has_own.then_some(own), recovery: recovers.then_some(recovery) });
         }
     };
-    let own = match &archives.own {
+    let own = match archives.own() {
         Some(own) => Some(holds(own, object, now).await),
         None => None,
     };
@@ -96,6 +96,7 @@ fn view(catalog: &Catalog) -> ArchiveView {
         timeline: info.timeline,
         end: info.lsn.1,
         kept: catalog.kept.contains(&info.id),
+        age_fingerprint: info.age_fingerprint.clone(),
     });
     let complete = |id: &String| catalog.backups.iter().any(|info| info.id == *id);
     ArchiveView {
@@ -117,7 +118,8 @@ fn deletes(
     now: jiff::Timestamp,
 ) -> Vec<String> {
     let policy = Policy::new(declared.window_seconds(), declared.newest(), usize::MAX);
-    let batches = [retention::plan(catalog, files, &policy, now), dumps::expired(dumped, &policy, now)].concat();
+    let batches =
+        [retention::plan(catalog, files, &policy, now), dumps::expired(dumps::DUMPS, dumped, &policy, now)].concat();
     let sentence = |batch: &retention::Batch| match batch.keys.as_slice() {
         [] => None,
         [one] => Some(format!("{} ({one})", batch.what)),
@@ -179,10 +181,11 @@ async fn way(store: &Store, plan: &Plan) -> Result<RecoveryView, Error> {
         }
     })
     .await?;
+    store.opens(&base_key(&plan.backup.id, INFO_FILE), plan.backup.age_fingerprint.as_deref())?;
     let index = Index::load(store, &base_key(&plan.backup.id, FRAMES_FILE)).await?;
     let sample = index.stored.min(SAMPLE);
     let begun = instant();
-    store.get_range(&base_key(&plan.backup.id, DATA_FILE), 0..sample).await?;
+    store.get_range(&index.key(&base_key(&plan.backup.id, DATA_FILE)), 0..sample).await?;
     let speed = sample as f64 / begun.elapsed().as_secs_f64().max(0.001);
     let seconds = (index.stored + wal) as f64 / speed.max(1.0);
     Ok(RecoveryView {

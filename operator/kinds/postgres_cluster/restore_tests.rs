@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::view::ClusterView;
 use super::{BackupsSeen, RestoreTest};
-use crate::api::backup::{Backup, VerificationResult};
+use crate::api::backup::{BackedUp, BackedUpKind, Backup, VerificationResult};
 use crate::api::conditions::{Verdict, no, set, yes};
 use crate::api::duration::Span;
 use crate::api::object::Object as _;
@@ -37,9 +37,14 @@ pub async fn read(objects: &Objects, object: &PostgresCluster) -> Result<Option<
         return Ok(None);
     }
     let (all, _) = objects.list::<Backup>(Backup::RESOURCE, Some(object.namespace())).await?;
-    let ours = all.iter().filter(|backup| backup.spec.cluster.name == object.name());
+    let ours = all.iter().filter(|backup| is_of(backup.cluster(), object.name()));
     let names = ours.clone().map(|backup| backup.name().to_owned()).collect();
     Ok(Some(BackupsSeen { names, tests: ours.filter_map(ended).collect() }))
+}
+
+/// Whether a Backup is of the PostgresCluster of this name.
+fn is_of(cluster: &BackedUp, name: &str) -> bool {
+    cluster.kind == BackedUpKind::PostgresCluster && cluster.name == name
 }
 
 fn ended(backup: &Backup) -> Option<RestoreTest> {
@@ -94,6 +99,15 @@ fn verdict(seen: &[RestoreTest], verified: Option<&LastVerified>, max_age: Span,
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    /// Regression 430: a Backup of a RedisSentinel counted as one of the PostgresCluster of the same name. The refused restore test of
+    /// a snapshot made `RestoreTested` of that cluster False.
+    #[test]
+    fn a_backup_of_another_kind_with_the_same_name_says_nothing_of_a_cluster() {
+        let of = |kind| BackedUp { kind, name: "db".into() };
+        assert!(is_of(&of(BackedUpKind::PostgresCluster), "db") && !is_of(&of(BackedUpKind::PostgresCluster), "other"));
+        assert!(!is_of(&of(BackedUpKind::RedisSentinel), "db"));
+    }
 
     #[test]
     fn a_cluster_is_tested_while_its_last_test_passed_and_is_young() {

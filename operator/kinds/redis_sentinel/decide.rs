@@ -5,9 +5,11 @@
 
 use std::time::Duration;
 
+use super::decided::{Decided, Told};
 use super::loss::last_offset;
+use super::recovery;
 use super::view::{Member, View, position};
-use crate::api::redis_sentinel::{ChangePhase, Persistence, RedisChange, RedisDecisions, RedisStage};
+use crate::api::redis_sentinel::{ChangePhase, RedisChange, RedisDecisions, RedisStage};
 use crate::supervisor::redis::wire::{Act, Role, Server};
 
 /// Time for replicas to take over their priorities before a Sentinel is asked without waiting for that.
@@ -22,46 +24,6 @@ const AGAIN: Duration = Duration::from_millis(200);
 const PROMOTE: Duration = Duration::from_secs(10);
 /// Time to wait for the data of members that do not answer, before the newest of the others leads.
 const GATHER: Duration = Duration::from_secs(10);
-
-/// The decisions of one reconcile.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Decided {
-    /// The decisions to record.
-    pub decisions: RedisDecisions,
-    /// The act of a Sentinel that is due: its member name, the id of the request, and the act.
-    pub act: Option<(String, String, Act)>,
-    /// Why nothing can be done, as reason and message.
-    pub blocker: Option<(&'static str, String)>,
-    /// What happened to a promotion.
-    pub told: Vec<Told>,
-}
-
-/// What happened to a promotion; the status tells it.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Told {
-    /// One began, this many milliseconds ago. `request`: of a switchover.
-    Began { cause: String, from: String, request: Option<String>, ago_ms: u64 },
-    /// A step of it began.
-    Step(&'static str),
-    /// Another member is master. `lost`: bytes that the old one had and this one has not, if known, as the old one was heard
-    /// this many milliseconds before its end. `lives`: nothing proves that end.
-    Promoted { to: String, lost: Option<u64>, heard_ms: Option<u64>, lives: bool },
-    /// A switchover was refused, or given up.
-    Refused { request: String, why: String },
-    /// A failover ended, because the same master starts again, with what this persistence has kept.
-    Restarted(Persistence),
-}
-
-impl Decided {
-    /// Nothing changes.
-    pub fn unchanged(before: &RedisDecisions) -> Self {
-        Self { decisions: before.clone(), act: None, blocker: None, told: Vec::new() }
-    }
-
-    fn blocked(self, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { blocker: Some((reason, message.into())), ..self }
-    }
-}
 
 /// One decision.
 pub fn decide(view: &View) -> Decided {
@@ -87,7 +49,14 @@ fn found(view: &View) -> Decided {
         let message = format!("waiting for {}: the member with the newest data becomes master", silent.join(", "));
         return unchanged.blocked("Starting", message);
     }
-    let Some(newest) = newest(view) else { return unchanged };
+    let Some(mut newest) = newest(view) else { return unchanged };
+    // Invariant: of an object that is to be restored, no member leads without data but one that was restored.
+    if newest.redis().is_none_or(|seen| !seen.has_data) {
+        if let Some(recovering) = recovery::recover(view) {
+            return recovering;
+        }
+        newest = recovery::restored(view).unwrap_or(newest);
+    }
     let Some(report) = newest.live() else { return unchanged };
     let epochs = view.members.iter().filter_map(|one| one.redis()?.order.as_ref()).map(|order| order.epoch);
     let mut decisions = view.before.clone();

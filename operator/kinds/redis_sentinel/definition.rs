@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{container_name, network_name};
+use super::{container_name, network_name, stores};
 use crate::api::labels;
 use crate::api::object::Object as _;
 use crate::api::placement::Network;
@@ -56,6 +56,7 @@ pub fn container_spec(object: &RedisSentinel, place: &RedisPlace, part: Part, bi
             .chain([(labels::BINARY.into(), binary.into())])
             .collect(),
         volumes: vec![(name.clone(), wire::VOLUME.into(), false), (binary.into(), "/evenkeel".into(), true)],
+        mounts: if part == Part::Data { stores::directories(object) } else { Vec::new() },
         tmpfs: BTreeMap::from([("/run/evenkeel".into(), "mode=0755,size=16m".into())]),
         network: if on_host { HOST_NETWORK.into() } else { network_name(object) },
         address: place.address.filter(|_| !on_host),

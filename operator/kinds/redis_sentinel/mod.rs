@@ -11,6 +11,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
+use crate::api::backup::Backup;
 use crate::api::docker_host::DockerHost;
 use crate::api::endpoints::private_network;
 use crate::api::failure::{Class, Failure};
@@ -29,18 +30,20 @@ use crate::kinds::links::{LinkSeen, Links};
 use crate::kinds::loss::Silent;
 use crate::kinds::ports::{self, PortStep, Reserved};
 use crate::kinds::redis_certificates;
+use crate::kinds::sentinel_reports::RedisSpeech;
 use crate::kinds::silence::Silence;
+use crate::kinds::stores::ArchivesSeen;
 use crate::kinds::waits::{Waited, Waits};
 use crate::runtime::{Concern, Keeper, Kind, Planned, Significance, Wake, Want, clock};
 use crate::store::objects::Objects;
 use crate::store::{Clock, Error, Key};
-use crate::supervisor::redis::wire::{Act, Address, Command, Order, Report, Server, Watch};
+use crate::supervisor::redis::wire::{Act, Address, Command, Order, Report, RestoreOrder, Server, Watch};
 
-mod bounds;
 mod bridge;
 mod certificates;
 mod cut_off;
 mod decide;
+mod decided;
 mod definition;
 mod loss;
 #[cfg(test)]
@@ -49,6 +52,7 @@ mod orders;
 mod places;
 mod plan;
 mod promotion;
+mod recovery;
 #[cfg(test)]
 mod scenarios;
 mod secrets;
@@ -56,6 +60,7 @@ mod sentinels;
 #[cfg(test)]
 mod simulation;
 mod status;
+mod stores;
 mod view;
 mod workload;
 #[cfg(test)]
@@ -69,7 +74,7 @@ pub struct RedisSentinelKind {
     docker: Docker,
     objects: Objects,
     clock: Arc<dyn Clock>,
-    links: Links<bounds::RedisSpeech>,
+    links: Links<RedisSpeech>,
     /// The offset that each data member last reported, and when.
     offsets: Kept<(u64, Instant)>,
     /// The certificates that were verified.
@@ -103,7 +108,8 @@ fn moments(object: &RedisSentinel) -> Vec<Timestamp> {
     let decisions = object.status.iter().filter_map(|status| status.decisions.as_ref());
     let of = |one: &RedisDecisions| {
         let change = one.change.as_ref().map(|change| change.since);
-        [Some(one.since), change, one.reset.as_ref().map(|reset| reset.since)]
+        let restored = one.recovery.as_ref().map(|recovery| recovery.since);
+        [Some(one.since), change, one.reset.as_ref().map(|reset| reset.since), restored]
     };
     decisions.flat_map(of).flatten().collect()
 }
@@ -138,13 +144,16 @@ impl Kind for RedisSentinelKind {
     fn concerns() -> Vec<Concern> {
         vec![
             Concern::referenced("secrets"),
+            // What it is restored from.
+            Concern::referenced(Backup::RESOURCE),
+            Concern::referenced(Self::Object::RESOURCE),
             Concern::all(DockerHost::RESOURCE).only(host_state),
             Concern::all(PortReservation::RESOURCE).only(ports::claim),
         ]
     }
 
     fn references(object: &RedisSentinel) -> Vec<Key> {
-        secrets::keys(object).collect()
+        secrets::keys(object).chain(stores::keys(object)).collect()
     }
 
     async fn observe(&self, object: &RedisSentinel) -> Result<Observed, Failure> {
@@ -158,6 +167,7 @@ impl Kind for RedisSentinelKind {
         );
         let authority = authority?;
         let secrets = secrets::read(&self.objects, object, authority.as_deref()).await?;
+        let (archives, backup) = stores::read(&self.objects, object).await?;
         self.links.keep(&self.docker.hosts, &owner, &hosts);
         let links = self.links.heard(&owner);
         Ok(Observed {
@@ -172,6 +182,8 @@ impl Kind for RedisSentinelKind {
             silent: self.silence.note(&hosts),
             hosts,
             secrets,
+            archives,
+            backup,
             certificates: authority.as_deref().map(Authority::seen),
         })
     }
@@ -204,6 +216,16 @@ impl Kind for RedisSentinelKind {
                     })?;
                 send(member, Command::Credentials(credentials))
             }
+            Step::SendArchives { member } => {
+                let stores = stores::stores(&self.objects, object).await?;
+                let archives = match (stores, stores::closed(object)) {
+                    (Ok(stores), _) => stores.archives,
+                    (Err(_), Some(closed)) => closed,
+                    (Err((_, message)), None) => return Err(Failure::new(Class::Transient, message)),
+                };
+                send(member, Command::Archives(Box::new(archives)))
+            }
+            Step::Restore { member, order } => send(member, Command::Restore(order.clone())),
             Step::Restart { member, run, .. } => send(member, Command::Restart { run: run.clone() }),
         }
     }
@@ -238,6 +260,10 @@ pub struct Observed {
     pub refused: BTreeMap<String, String>,
     /// Its Secrets.
     pub secrets: SecretsSeen,
+    /// What opens its stores.
+    pub archives: ArchivesSeen,
+    /// The ID of the backup that it is restored from; `None`: the newest one, or none.
+    pub backup: Option<String>,
     /// Its certificates; `None` without TLS.
     pub certificates: Option<CertificatesSeen>,
 }
@@ -262,6 +288,10 @@ pub enum Step {
     Act { member: String, id: String, act: Act },
     /// Send a member the passwords.
     SendCredentials { member: String },
+    /// Send a data member what opens the stores.
+    SendArchives { member: String },
+    /// Let a data member make the first data from a backup.
+    Restore { member: String, order: RestoreOrder },
     /// Restart the server of a data member, if this `run` is still its current one.
     Restart { member: String, run: String, why: String },
 }
@@ -286,6 +316,11 @@ impl fmt::Display for Step {
                 write!(f, "let {member} forget members that do not exist any more")
             }
             Self::SendCredentials { member } => write!(f, "give {member} its credentials"),
+            Self::SendArchives { member } => write!(f, "give {member} what opens the store"),
+            Self::Restore { member, order } => match &order.backup {
+                Some(id) => write!(f, "let {member} restore backup {id}, attempt {}", order.attempt),
+                None => write!(f, "let {member} restore the newest backup, attempt {}", order.attempt),
+            },
             Self::Restart { member, why, .. } => write!(f, "restart the server of {member}: {why}"),
         }
     }
@@ -303,6 +338,7 @@ impl Significance for Step {
         match self {
             Self::Docker(step) => step.event_reason(),
             Self::Restart { .. } => Some("Restarting"),
+            Self::Restore { .. } => Some("Recovering"),
             Self::Certificates(due) => due.event_reason(),
             Self::Act { act: Act::Failover { .. }, .. } => Some("Promoting"),
             Self::Act { act: Act::Reset { .. }, .. } => Some("Forgetting"),
@@ -311,6 +347,7 @@ impl Significance for Step {
             | Self::Port(_)
             | Self::Order { .. }
             | Self::Watch { .. }
+            | Self::SendArchives { .. }
             | Self::SendCredentials { .. } => None,
         }
     }
@@ -323,6 +360,8 @@ impl Significance for Step {
             | Self::Watch { member, .. }
             | Self::Act { member, .. }
             | Self::SendCredentials { member }
+            | Self::SendArchives { member }
+            | Self::Restore { member, .. }
             | Self::Restart { member, .. } => Some(member),
             Self::EnsureSecrets(_) | Self::Certificates(_) => Some("Secrets"),
             Self::Port(_) => Some("ports"),

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::decide::{self, Decided, Told};
+use super::decide;
+use super::decided::{Decided, Told};
 use super::view::{Member, View};
 use super::{
-    Observed, Step, bridge, certificates, container_name, cut_off, orders, places, promotion, sentinels, status,
-    workload, yielding,
+    Observed, Step, bridge, certificates, container_name, cut_off, orders, places, promotion, recovery, sentinels,
+    status, workload, yielding,
 };
 use crate::api::conditions;
 use crate::api::placement::Replacement;
@@ -60,7 +61,8 @@ pub fn plan(
     let view = view(object, observed, &before, now);
     let mut decisions = before.clone();
     let mut steps = Vec::new();
-    let mut blocker = unknown.clone().or(missing);
+    let no_source = recovery::no_source(object, &before, &observed.archives);
+    let mut blocker = unknown.clone().or(missing).or(no_source);
     // Just after the operator's own start a missing report means nothing.
     let calling = observed.calling && !paused;
     if !paused && !calling && (blocker.is_none() || before.stage != RedisStage::New) {
@@ -72,6 +74,8 @@ pub fn plan(
         decisions = revised(&before, decided.decisions.clone());
         let acts = act.into_iter().chain(sentinels::announce(&view, &decisions));
         steps.extend(acts.map(|(member, id, act)| Step::Act { member, id, act }));
+        steps.extend(recovery::archives(&view, &observed.archives));
+        steps.extend(recovery::order(&view, &decisions, &observed.archives, observed.backup.as_ref()));
         steps.extend(orders::orders(&view, &decisions, &observed.secrets.hash));
         steps.extend(maintenance);
         steps.extend(port_steps);

@@ -3,7 +3,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::decide::{Decided, Told};
+use super::decided::{Decided, Told};
 use super::loss;
 use super::view::View;
 use crate::api::postgres_status::TimedStep;

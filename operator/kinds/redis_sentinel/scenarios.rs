@@ -8,6 +8,7 @@ use super::world::{Ablation, World};
 
 mod hosts;
 mod losses;
+mod restores;
 mod switchovers;
 
 /// A RedisSentinel that is healthy and has data.

@@ -3,13 +3,14 @@
 use std::collections::BTreeSet;
 
 use super::certificates::holdings;
-use super::sentinels;
 use super::view::{Member, View};
 use super::{Observed, network_name};
+use super::{recovery, sentinels};
 use crate::api::conditions::{no, set, yes};
 use crate::api::endpoints::{Endpoint, EndpointRole, EndpointSet, EndpointState};
 use crate::api::placement::Network;
 use crate::api::postgres_status::ClusterPhase;
+use crate::api::redis_backup::RedisBackupStatus;
 use crate::api::redis_sentinel::{
     RedisDecisions, RedisEndpoints, RedisMemberStatus, RedisRole, RedisSentinelStatus, RedisStage, RedisState,
     SentinelStatus,
@@ -25,6 +26,8 @@ use crate::supervisor::redis::wire::{Report, Role, Server};
 const REFUSED: &str = "ReportRefused";
 /// The condition of certificates with a problem.
 const CERTIFICATES: &str = "CertificateProblem";
+/// The condition of a store that cannot be opened.
+const STORE: &str = "BackupStoreProblem";
 /// The condition about a spec that is accepted and unwise.
 const WARNING: &str = "Warning";
 
@@ -54,6 +57,9 @@ pub fn render(
     status.endpoints = endpoints(view, status);
     status.endpoint_set = Some(endpoint_set(view, decisions, status));
     status.possible_loss = Some(possible_loss(view));
+    recovery::render(view, status, decisions);
+    let archive = spec.backup.as_ref().and_then(|backup| backup.archive(&view.object.metadata));
+    status.backup = archive.map(|archive| RedisBackupStatus { archive });
     let serving = decisions.stage == RedisStage::Steady && !status.endpoints.master.is_empty();
     let whole = status.ready_replicas == spec.replicas
         && status.members.len() == spec.replicas as usize
@@ -105,6 +111,8 @@ pub fn render(
     for (kind, condition) in [("Ready", ready), ("Progressing", progressing), ("Degraded", degraded)] {
         set(&mut status.conditions, kind, condition, status.observed_generation, view.now);
     }
+    let (reason, message) = observed.archives.problem.clone().unwrap_or_default();
+    tell(view, status, STORE, reason, message);
     let warnings = spec.warnings();
     tell(view, status, WARNING, "Unwise", warnings.join("; "));
     let told: Vec<String> = observed.refused.iter().map(|(member, why)| format!("{member}: {why}")).collect();
@@ -174,6 +182,7 @@ fn count(number: usize) -> u32 {
 fn phase(decisions: &RedisDecisions, serving: bool, whole: bool) -> ClusterPhase {
     let change = decisions.change.as_ref();
     match decisions.stage {
+        RedisStage::New if decisions.recovery.is_some() => ClusterPhase::Recovering,
         RedisStage::New => ClusterPhase::Pending,
         RedisStage::Founding => ClusterPhase::Bootstrapping,
         RedisStage::Steady if change.is_some_and(|change| change.request.is_some()) => ClusterPhase::SwitchingOver,

@@ -3,7 +3,8 @@
 
 use jiff::SignedDuration;
 
-use super::decide::{self, Decided, Told};
+use super::decide;
+use super::decided::{Decided, Told};
 use super::view::View;
 use crate::api::redis_sentinel::{ChangePhase, RedisChange};
 use crate::supervisor::redis::wire::Role;

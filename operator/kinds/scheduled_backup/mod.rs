@@ -137,9 +137,12 @@ fn seen(object: &ScheduledBackup, backup: &Backup) -> BackupSeen {
 
 /// The Backup that it creates.
 fn backup(object: &ScheduledBackup) -> Value {
-    let mut spec = json!({"cluster": object.spec.cluster});
-    if !object.spec.method.is_default() {
-        spec["method"] = json!(object.spec.method);
+    let mut spec = match (&object.spec.cluster, &object.spec.together) {
+        (_, Some(together)) => json!({"together": together}),
+        (cluster, None) => json!({"cluster": cluster}),
+    };
+    if let Some(method) = object.spec.method {
+        spec["method"] = json!(method);
     }
     if let Some(database) = &object.spec.database {
         spec["database"] = json!(database);

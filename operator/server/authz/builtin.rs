@@ -31,6 +31,8 @@ const SEEN_OURS: &[&str] = &[
     "backups/status",
     "databaserestores",
     "databaserestores/status",
+    "volumerestores",
+    "volumerestores/status",
     "dockerhosts",
     "dockerhosts/status",
     "loadbalancers",
@@ -78,6 +80,7 @@ fn edit() -> Vec<Rule> {
             &[
                 "backups",
                 "databaserestores",
+                "volumerestores",
                 "loadbalancers",
                 "postgresclusters",
                 "redisclusters",

@@ -146,6 +146,8 @@ fn each_role_on_each_route() {
         scheduledbackups.evenkeel.dev/status                G--      G--      G--      GUP
         databaserestores.evenkeel.dev                       GLW----- GLWCUPDX GLWCUPDX GLWCUPDX
         databaserestores.evenkeel.dev/status                G--      G--      G--      GUP
+        volumerestores.evenkeel.dev                         GLW----- GLWCUPDX GLWCUPDX GLWCUPDX
+        volumerestores.evenkeel.dev/status                  G--      G--      G--      GUP
         loadbalancers.evenkeel.dev                          GLW----- GLWCUPDX GLWCUPDX GLWCUPDX
         loadbalancers.evenkeel.dev/status                   G--      G--      G--      GUP
         redissentinels.evenkeel.dev                         GLW----- GLWCUPDX GLWCUPDX GLWCUPDX

@@ -56,7 +56,7 @@ pub async fn run(shared: Arc<Shared>) {
 
 async fn look(shared: &Shared, guard: &Guard, before: &mut Before) -> Result<(), Error> {
     let Some(access) = shared.archives.borrow().clone() else { return Ok(()) };
-    let Some(own) = access.own.as_ref().filter(|own| Some(&own.path) == guard.archive.as_ref()) else { return Ok(()) };
+    let Some(own) = access.own().filter(|own| Some(&own.path) == guard.archive.as_ref()) else { return Ok(()) };
     let store = Store::open_archive(own)?;
     let mut files = Vec::new();
     each_object(&store, "base", |found| files.push(found.key.clone())).await?;
@@ -106,7 +106,7 @@ async fn expire_dumps(shared: &Shared, guard: &Guard, store: &Store, retention: 
     each_object(store, dumps::FOLDER, |found| files.push(found.key.clone())).await?;
     let policy = Policy::new(retention.window_seconds, retention.minimum, MOST);
     let now = Timestamp::from_second(wall_seconds()).unwrap_or_default();
-    delete(shared, guard, store, dumps::expired(&files, &policy, now)).await
+    delete(shared, guard, store, dumps::expired(dumps::DUMPS, &files, &policy, now)).await
 }
 
 /// Deletes these, in their order, as long as this instance is the one that may.

@@ -55,7 +55,7 @@ pub async fn run(shared: Arc<Shared>) {
 async fn look(shared: &Arc<Shared>, guard: &Guard, passed: &mut BTreeSet<Segment>) -> Result<bool, Error> {
     let waiting = survey::scan(shared).await;
     let Some(access) = shared.archives.borrow().clone() else { return Ok(false) };
-    let (Some(own), Some(lineage)) = (&access.own, &guard.lineage) else { return Ok(false) };
+    let (Some(own), Some(lineage)) = (access.own(), &guard.lineage) else { return Ok(false) };
     if waiting.is_empty() || Some(&own.path) != guard.archive.as_ref() {
         return Ok(false);
     }
@@ -113,6 +113,5 @@ async fn look(shared: &Arc<Shared>, guard: &Guard, passed: &mut BTreeSet<Segment
 
 /// A key just before that of the segment.
 fn before(segment: &Segment) -> String {
-    let key = segment.key();
-    key.strip_suffix(".zst").unwrap_or(&key).to_owned()
+    format!("{}/{segment}", segment.folder())
 }

@@ -78,6 +78,7 @@ pub struct Pulse {
 #[derive(Debug, Default)]
 struct Known {
     conditional_put: Option<bool>,
+    age_fingerprint: Option<String>,
     last: Option<(String, u64)>,
     /// Files that wait, with the time when each was first seen.
     waiting: BTreeMap<String, u64>,
@@ -97,17 +98,7 @@ impl Archiver {
     /// Begins its work. `socket`: where the server's programs ask.
     pub fn start(place: Place, socket: &Path) -> std::io::Result<Self> {
         let listener = door::bind(socket, &place)?;
-        let shared = Arc::new(Shared {
-            place,
-            guard: watch::Sender::default(),
-            archives: watch::Sender::default(),
-            done: watch::Sender::default(),
-            written: watch::Sender::default(),
-            past: watch::Sender::default(),
-            offered: Notify::new(),
-            fetcher: Mutex::default(),
-            known: Mutex::default(),
-        });
+        let shared = Arc::new(Shared::new(place));
         let spawn =
             |task: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| AbortOnDropHandle::new(tokio::spawn(task));
         let tasks = vec![
@@ -172,6 +163,7 @@ impl Archiver {
         Some(ArchiveState {
             path,
             conditional_put: known.conditional_put,
+            age_fingerprint: known.age_fingerprint.clone().filter(|_| guard.grant().is_some()),
             pushes: guard.grant().is_some(),
             last: known.last.as_ref().map(|(name, at)| (name.clone(), age(at))),
             waiting: known.waiting.len() as u64,
@@ -254,6 +246,20 @@ impl Door {
 }
 
 impl Shared {
+    fn new(place: Place) -> Self {
+        Self {
+            place,
+            guard: watch::Sender::default(),
+            archives: watch::Sender::default(),
+            done: watch::Sender::default(),
+            written: watch::Sender::default(),
+            past: watch::Sender::default(),
+            offered: Notify::new(),
+            fetcher: Mutex::default(),
+            known: Mutex::default(),
+        }
+    }
+
     /// A file is in the store, or nobody waits for it any more.
     fn done(&self, name: &str) {
         self.done.send_if_modified(|done| done.insert(name.to_owned()));

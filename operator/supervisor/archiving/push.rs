@@ -1,4 +1,6 @@
-//! What a leader does: claims its timelines in the store, and brings its WAL there.
+//! What a leader does: claims its timelines in the store, and brings its WAL there (`put`).
+
+mod put;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,13 +13,14 @@ use crate::api::chain::chain;
 use crate::api::lsn::Lsn;
 use crate::api::sync::lock;
 use crate::archive::catalog::Latest;
+use crate::archive::cipher::Cipher;
 use crate::archive::names::{self, Segment, WalFile};
 use crate::archive::store::{Error as StoreError, Put, Store};
 use crate::archive::survey::{LATEST, claims};
 use crate::archive::wal;
 use crate::supervisor::archiving::decide::{Conflict, Guard, conflict, ranges};
 use crate::supervisor::archiving::{Shared, survey};
-use crate::supervisor::clock::{boottime_ms, new_id, wall_seconds};
+use crate::supervisor::clock::{boottime_ms, new_id};
 use crate::supervisor::sql::Session;
 use crate::supervisor::wire::{ArchiveProblem, Archives};
 
@@ -98,6 +101,13 @@ struct Claim {
     begun: u64,
 }
 
+/// Objects of the archive are encrypted for this key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Key {
+    age_fingerprint: String,
+}
+
 /// WAL that the archive never gets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -155,6 +165,18 @@ struct Leader<'a> {
     guard: Guard,
     archives: Arc<Archives>,
     store: Store,
+    /// The archive may have objects of the other form: encrypted ones, or others.
+    mixed: bool,
+}
+
+/// A file of a timeline for the archive.
+struct File {
+    /// Its key without encryption.
+    key: String,
+    timeline: u32,
+    /// Its content is that of the database.
+    content: Bytes,
+    is_sealed: bool,
 }
 
 /// Nothing: a leader pushes until an error ends it.
@@ -163,13 +185,18 @@ enum Never {}
 impl<'a> Leader<'a> {
     /// Finds out what the store can, and that this cluster owns the archive; claims the timelines and stores their histories.
     async fn open(shared: &'a Arc<Shared>, guard: Guard, archives: Arc<Archives>) -> Result<Self, Error> {
-        let own = archives.own.as_ref().filter(|own| Some(&own.path) == guard.archive.as_ref());
+        let own = archives.own().filter(|own| Some(&own.path) == guard.archive.as_ref());
         let own = own.ok_or(Error::Unopened)?;
         let store = Store::open_archive(own)?;
         let probe = store.probe(&new_id()).await?;
-        lock(&shared.known).conditional_put = Some(probe.conditional);
-        let leader = Self { shared, store: store.with(probe), guard, archives };
+        {
+            let mut known = lock(&shared.known);
+            known.conditional_put = Some(probe.conditional);
+            known.age_fingerprint = store.cipher().map(Cipher::fingerprint).map(str::to_owned);
+        }
+        let mut leader = Self { shared, store: store.with(probe), guard, archives, mixed: false };
         let new = leader.own().await?;
+        leader.mixed = leader.note_key().await?;
         leader.claim().await?;
         if new {
             tracing::info!(archive = leader.guard.archive.as_deref().unwrap_or_default(), "a new archive begins");
@@ -205,6 +232,19 @@ impl<'a> Leader<'a> {
                 "evenkeel.json in the archive names another cluster than the one with system identifier {}: give this cluster another prefix in spec.backup.store",
                 owner.system_identifier
             ))),
+        }
+    }
+
+    /// Notes for which keys objects are encrypted, before the first one is. Whether there may be objects of the other form.
+    async fn note_key(&self) -> Result<bool, Error> {
+        match self.store.cipher() {
+            Some(cipher) => {
+                let fingerprint = cipher.fingerprint();
+                let note = Key { age_fingerprint: fingerprint.to_owned() };
+                self.put_json(&names::fingerprint_key(fingerprint), &note).await?;
+                Ok(true)
+            }
+            None => Ok(!self.store.list(names::KEYS, None, 1).await?.is_empty()),
         }
     }
 
@@ -376,14 +416,17 @@ impl<'a> Leader<'a> {
         let failed = |source| Error::Read { name: name.to_owned(), source };
         let compressed = compressed.unwrap_or_else(|panic| Err(std::io::Error::other(panic))).map_err(failed)?;
         let same = |stored: &[u8]| wal::decompress(stored, size).is_ok_and(|stored| stored == *content);
-        self.put(&segment.key(), compressed.into(), segment.timeline, same).await
+        let (key, timeline) = (segment.key(), segment.timeline);
+        self.put(File { key, timeline, content: compressed.into(), is_sealed: true }, same).await
     }
 
-    /// A history, or the label of a base backup.
+    /// A history, or the label of a base backup. A history is not encrypted: the way over the timelines can be seen without a key, and
+    /// it has nothing of the data.
     async fn push_small(&self, name: &str, key: &str, timeline: u32) -> Result<(), Error> {
-        let content = self.read(name, SMALL).await?;
+        let content = Bytes::from(self.read(name, SMALL).await?);
         let same = |stored: &[u8]| stored == content;
-        self.put(key, content.clone().into(), timeline, same).await
+        let is_sealed = !matches!(name.parse(), Ok(WalFile::History(_)));
+        self.put(File { key: key.to_owned(), timeline, content: content.clone(), is_sealed }, same).await
     }
 
     async fn read(&self, name: &str, most: u64) -> Result<Vec<u8>, Error> {
@@ -392,34 +435,6 @@ impl<'a> Leader<'a> {
         let read = read.unwrap_or_else(|panic| Err(std::io::Error::other(panic)));
         read.map_err(|source| Error::Read { name: name.to_owned(), source })
     }
-
-    /// Puts a file of a timeline. One of an older lineage is kept elsewhere and gives way.
-    async fn put(&self, key: &str, bytes: Bytes, timeline: u32, same: impl Fn(&[u8]) -> bool) -> Result<(), Error> {
-        let began = self.guard.lineage.as_ref().and_then(|lineage| lineage.began(timeline));
-        let metadata = [
-            ("evenkeel-term", self.guard.term.to_string()),
-            ("evenkeel-begun", began.map_or(String::new(), |term| term.to_string())),
-            ("evenkeel-incarnation", self.guard.incarnation.clone()),
-            ("evenkeel-stored", wall_seconds().to_string()),
-        ];
-        if self.store.put_new(key, bytes.clone(), &metadata, same).await? != Put::Other {
-            return Ok(());
-        }
-        let claims = claims(&self.store).await?.remove(&timeline).unwrap_or_default();
-        match conflict(began, &claims) {
-            Conflict::Orphan(term) => {
-                let Some(there) = self.store.head(key).await? else { return Err(Error::NotLeading) };
-                tracing::warn!(key, term, "an object of a lineage that was given up is moved to orphans/");
-                self.store.copy(key, &names::orphan_key(key, term)).await?;
-                self.granted()?;
-                Ok(self.store.replace(key, bytes, &metadata, &there).await?)
-            }
-            Conflict::Deposed(term) => Err(deposed(timeline, term)),
-            Conflict::Damaged => Err(Error::Conflict(format!(
-                "{key} is in the archive with other content, and this very lineage put it there: one of the two is damaged; look at both, and move the one in the archive away"
-            ))),
-        }
-    }
 }
 
 fn deposed(timeline: u32, term: u64) -> Error {
@@ -427,3 +442,6 @@ fn deposed(timeline: u32, term: u64) -> Error {
         "timeline {timeline} in the archive was begun again in term {term}: another instance, or another copy of this cluster, writes to this archive; nothing is pushed"
     ))
 }
+
+#[cfg(test)]
+mod tests;

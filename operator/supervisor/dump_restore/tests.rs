@@ -32,7 +32,10 @@ async fn inside() {
     let site = site();
     std::fs::create_dir_all(ARCHIVE).unwrap();
     let store = Where::Directory { path: "/archive".into() };
-    let access = ArchiveAccess { access: StoreAccess { hash: String::new(), store }, path: "default.db".into() };
+    let access = ArchiveAccess {
+        access: StoreAccess { hash: String::new(), store, encryption: None },
+        path: "default.db".into(),
+    };
     let inside = Inside { site, access };
     let init = Init { encoding: "UTF8".into(), locale: "C.UTF-8".into(), data_checksums: true };
     inside.site.clone().init(init).await.unwrap();

@@ -80,7 +80,11 @@ pub fn read(text: &str) -> Info {
         second_replid: cut(word("master_replid2")),
         changes: number("rdb_changes_since_last_save"),
         link,
-        replicas: (0..REPLICAS).map_while(|n| replica(fields.get(format!("slave{n}").as_str())?)).collect(),
+        // A client that takes a snapshot is listed among them, with a path or no port.
+        replicas: (0..REPLICAS)
+            .map_while(|n| fields.get(format!("slave{n}").as_str()))
+            .filter_map(|line| replica(line).filter(|one| one.address.port > 0))
+            .collect(),
         keys: keys.fold(0, u64::saturating_add),
         usage: Usage {
             memory: number("used_memory"),
@@ -123,6 +127,17 @@ fn hundredths(ratio: &str) -> u32 {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    /// Regression 431: INFO lists a client that takes a snapshot among the replicas, with the path of the socket as its address. The
+    /// list was read up to the first line that is no address, so that the replicas after it were missing while a backup ran.
+    #[test]
+    fn a_client_that_takes_a_snapshot_hides_no_replica() {
+        let text = "role:master\r\nslave0:ip=/run/redis.sock,port=0,state=wait_bgsave,offset=0,lag=0\r\n\
+                    slave1:ip=127.0.0.1,port=0,state=send_bulk,offset=0,lag=0\r\n\
+                    slave2:ip=10.0.0.3,port=6379,state=online,offset=42,lag=1\r\n";
+        let replicas = read(text).replicas;
+        assert_eq!(replicas.iter().map(|one| one.address.to_string()).collect::<Vec<_>>(), ["10.0.0.3:6379"]);
+    }
 
     #[test]
     fn a_master_tells_its_replicas_and_what_it_uses() {

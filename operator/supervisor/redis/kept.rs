@@ -66,7 +66,8 @@ pub struct OnDisk {
     pub snapshot: bool,
 }
 
-const SNAPSHOT: &str = "dump.rdb";
+/// The file of a snapshot.
+pub const SNAPSHOT: &str = "dump.rdb";
 const LOG: &str = "appendonlydir";
 
 /// Looks at the files.

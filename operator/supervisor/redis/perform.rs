@@ -42,6 +42,7 @@ impl Shell {
     }
 
     fn signal(&mut self, signal: Signal) {
+        self.cut_off("the server of this member is being stopped");
         if let Some(process) = &mut self.process {
             // It may have ended meanwhile.
             let _ = kill(process.pid, signal);
@@ -53,6 +54,8 @@ impl Shell {
         let order = self.durable.order.clone().ok_or("there is no order")?;
         let login = self.login().ok_or("there are no passwords")?;
         let file = |doing: &'static str| move |error: std::io::Error| format!("{doing}: {error}");
+        // What it has made so far is not whole, and the file is removed below.
+        self.cut_off("the server of this member starts");
         let at = listen::listen_or(PORT);
         let free = listen::check(at);
         self.problems.port_taken = matches!(free, Err(listen::Error::Taken { .. }));

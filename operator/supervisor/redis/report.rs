@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::supervisor::beside::Beside;
 use crate::supervisor::clock::boottime_ms;
 use crate::supervisor::listen::listen_or;
 use crate::supervisor::process::is_stopped;
@@ -148,6 +149,10 @@ impl Shell {
             problem: first.cloned().or(waits).or_else(|| self.not_writable()),
             terminating: self.terminating,
             port_taken: self.problems.port_taken,
+            archives: true,
+            archives_held: self.archives.as_ref().map(|archives| archives.hash.clone()),
+            backup: self.backup.as_ref().map(Beside::state),
+            restore: self.restore.as_ref().map(Beside::state).or_else(|| self.restored.clone()),
             ..Report::default()
         }
     }

@@ -54,7 +54,7 @@ async fn serve(identity: Identity) -> Result<(), Box<dyn std::error::Error + Sen
     let (reports, seen) = watch::channel(Arc::from(""));
     let (notes, mut heard) = mpsc::channel(16);
     let (said, mut commands) = mpsc::channel(64);
-    let mut shell = Shell::new((place, lock), reaper, durable, (reports, notes));
+    let mut shell = Shell::new((place, lock), reaper, identity.member.clone(), durable, (reports, notes));
     tracing::info!(member = %identity.member, run = %shell.run(), "supervisor of Redis begins");
     // The first turn comes before the socket, so that the first report is complete.
     shell.turn().await;

@@ -16,6 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::api::chain::chain;
 use crate::api::sync::lock;
+use crate::supervisor::beside::Beside;
 use crate::supervisor::clock::{boottime_ms, new_id};
 use crate::supervisor::durable;
 use crate::supervisor::process::{Reaper, describe};
@@ -26,9 +27,10 @@ use crate::supervisor::redis::info::{self, Info};
 use crate::supervisor::redis::kept::{self, Kept};
 use crate::supervisor::redis::next;
 use crate::supervisor::redis::place::Place;
+use crate::supervisor::redis::restore;
 use crate::supervisor::redis::state::{Act, Durable, Named, Pause, Said, Seen};
 use crate::supervisor::redis::wire::{
-    ADMIN, Address, Command, Credentials, Order, Position, Report, Role, Server, Task,
+    ADMIN, Address, Archives, BackupState, Command, Credentials, Order, Position, Report, Role, Server, Task,
 };
 
 /// Intervals of polls in milliseconds: at rest; while the data moves; after a change, and for how long.
@@ -173,6 +175,17 @@ pub struct Shell {
     pub lifted: Option<String>,
     pub restart_asked: bool,
     pub terminating: bool,
+    /// The member's name.
+    pub member: String,
+    /// What opens the stores, once it was received.
+    pub archives: Option<Archives>,
+    /// The snapshot that is stored, or was last.
+    pub backup: Option<Beside>,
+    /// The role in which that began.
+    pub backup_of: Option<Role>,
+    /// The restore that runs, or ran last; and that which the data comes from, as of an earlier boot.
+    pub restore: Option<Beside>,
+    pub restored: Option<BackupState>,
     /// The next start is with the directives that were good.
     pub fallback: bool,
     pub named: Option<Named>,
@@ -197,11 +210,16 @@ impl Shell {
     pub fn new(
         (place, lock): (Place, Flock<File>),
         reaper: Reaper,
+        member: String,
         durable: Durable,
         (reports, notes): (watch::Sender<Arc<str>>, mpsc::Sender<Note>),
     ) -> Self {
         let kept = Kept::load(&place.own());
         let credentials = durable::read(&place.own().join(CREDENTIALS));
+        let archives = durable::read(&place.own().join(Archives::FILE));
+        let files = kept::on_disk(&place);
+        // It counts while there is what it made.
+        let restored = durable::read(&place.own().join(restore::FILE)).filter(|_| files.log || files.snapshot);
         let mut shell = Self {
             place,
             _lock: lock,
@@ -223,6 +241,12 @@ impl Shell {
             lifted: None,
             restart_asked: false,
             terminating: false,
+            member,
+            archives,
+            backup: None,
+            backup_of: None,
+            restore: None,
+            restored,
             fallback: false,
             named: None,
             hopeless_since: None,
@@ -251,6 +275,7 @@ impl Shell {
             self.look();
         }
         self.observe().await;
+        self.watch_work();
         self.prove();
         let seen = self.seen();
         self.ask(&seen);
@@ -303,7 +328,7 @@ impl Shell {
     // ---- Observe
 
     /// Looks at the files of a server that is down.
-    fn look(&mut self) {
+    pub fn look(&mut self) {
         let order = self.durable.order.as_ref();
         let files = kept::on_disk(&self.place);
         let nothing = order.is_some_and(|order| conf::keeps_nothing(&order.config.directives));
@@ -580,6 +605,9 @@ impl Shell {
                     Err(error) => self.problems.act = Some(format!("saving the passwords: {error}")),
                 }
             }
+            Command::Archives(archives) => self.take_archives(*archives),
+            Command::Backup(order) => self.order_backup(order),
+            Command::Restore(order) => self.order_restore(order),
             Command::Restart { run } => self.restart_asked |= run == self.run() && self.process.is_some(),
             Command::Credentials(_) | Command::Watch(_) | Command::Act { .. } | Command::Here => {}
         }
@@ -601,11 +629,15 @@ impl Shell {
         }
         let directives = |durable: &Durable| durable.order.as_ref().map(|order| order.config.directives.clone());
         let same = directives(&accepted) == directives(&self.durable);
+        let before = key(self.durable.order.as_ref());
         if let Err(error) = self.save(accepted) {
             self.problems.act = Some(format!("saving the order: {error}"));
             return;
         }
         tracing::info!(%order, revision = order.revision, run = %order.run, "order");
+        if key(self.durable.order.as_ref()) != before {
+            self.cut_off("this member has got another role");
+        }
         if !same {
             self.fallback = false;
         }
@@ -658,6 +690,7 @@ impl Shell {
         let words = describe(status);
         let lines: Vec<String> = lock(&process.lines).iter().cloned().collect();
         tracing::info!(status = %words, ready = process.ready, "the server has ended");
+        self.cut_off("the server of this member has ended");
         (self.untold, self.named, self.hopeless_since, self.doubt) = (true, None, None, false);
         (self.restart_asked, self.clocks.moved) = (false, false);
         self.ended_ms = process.ready.then(|| boottime_ms().saturating_sub(process.answered_at).max(1));
@@ -686,6 +719,7 @@ impl Shell {
     /// SIGTERM.
     pub fn terminate(&mut self) {
         tracing::info!("SIGTERM: going down");
+        self.cut_off("this member is being stopped");
         self.terminating = true;
     }
 }

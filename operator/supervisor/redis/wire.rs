@@ -9,6 +9,10 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::backups::*;
+
+mod backups;
+
 /// The supervisor's socket inside its container.
 pub const SOCKET: &str = "/run/evenkeel/supervisor.sock";
 /// Mount path of the data volume.
@@ -52,6 +56,14 @@ pub enum Command {
         /// [`Report::run`] of the server meant.
         run: String,
     },
+    /// Where backups go, and where the first data comes from. Kept in memory and in a file of mode 0600, never sent back. Only for a
+    /// data member that has reported [`Report::archives`].
+    Archives(Box<Archives>),
+    /// The snapshot to store; `None`: none, and one that runs is cut off. Only for a data member that has reported
+    /// [`Report::archives`].
+    Backup(Option<BackupOrder>),
+    /// The backup to make the first data from. Only for a data member that has reported [`Report::archives`].
+    Restore(RestoreOrder),
     /// The operator is there. The link sends it every second, so that a supervisor knows when it is alone.
     Here,
 }
@@ -283,6 +295,17 @@ pub struct Report {
     pub terminating: bool,
     /// Another program of the host listens on its port.
     pub port_taken: bool,
+    /// It is a data member that stores and restores backups.
+    pub archives: bool,
+    /// [`Archives::hash`] of what it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub archives_held: Option<String>,
+    /// The snapshot that is stored, or was last stored in this boot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backup: Option<BackupState>,
+    /// The restore that runs, or ran last in this boot, or that its data comes from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restore: Option<BackupState>,
 }
 
 /// The state of a server process.
@@ -518,6 +541,9 @@ const MEMORY_BITS: u32 = 24;
 /// The report without the fields that change all the time. A change of the result is sent, and handled, at once.
 pub fn significant(report: &Report) -> Report {
     let mut rest = Report { clock_ms: 0, disk_free: report.disk_free >> DISK_BITS, ..report.clone() };
+    for work in rest.backup.iter_mut().chain(&mut rest.restore) {
+        (work.bytes, work.stored) = (0, 0);
+    }
     if let Some(redis) = &mut rest.redis {
         // The end of a replica's data matters once its master is gone, and that of a master once its writes are paused.
         let ended = redis.paused.is_some() || redis.link.as_ref().is_some_and(|link| !link.up);

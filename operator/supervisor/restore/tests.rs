@@ -82,7 +82,8 @@ async fn inside() {
     for pipe in ["/tmp/ask", "/tmp/answer"] {
         assert!(Process::new("mkfifo").args(["-m", "666", pipe]).status().is_ok());
     }
-    let access = StoreAccess { hash: String::new(), store: Where::Directory { path: "/archive".into() } };
+    let access =
+        StoreAccess { hash: String::new(), store: Where::Directory { path: "/archive".into() }, encryption: None };
     let inside = Inside { site, store: Store::open(&access).unwrap().at("default.db") };
     let init = Init { encoding: "UTF8".into(), locale: "C.UTF-8".into(), data_checksums: true };
     inside.site.clone().init(init).await.unwrap();

@@ -12,8 +12,12 @@ use crate::archive::access::ArchiveAccess;
 pub struct Archives {
     /// Changes when any of the others changes; safe to show.
     pub hash: String,
-    /// Its own: WAL and backups go there.
+    /// Its own, if it is not encrypted; see [`Archives::own`].
     pub own: Option<ArchiveAccess>,
+    /// Its own, if it is encrypted. In a place of its own: a supervisor of a version that does not know it has no archive then, and
+    /// writes nothing in the clear.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encrypted: Option<ArchiveAccess>,
     /// The one that the first data directory is recovered from.
     pub source: Option<ArchiveAccess>,
     /// Milliseconds that a commit may wait for the archive while its segment fills; then the leader switches to a new segment.
@@ -39,6 +43,19 @@ pub struct Retention {
 impl Archives {
     /// Its file in the supervisor's folder, of mode 0600.
     pub const FILE: &str = "archives.json";
+
+    /// The archive of the cluster: WAL and backups go there.
+    pub fn own(&self) -> Option<&ArchiveAccess> {
+        self.encrypted.as_ref().or(self.own.as_ref())
+    }
+
+    /// The same archives with this one of the cluster.
+    pub fn with_own(self, own: ArchiveAccess) -> Self {
+        match own.access.encryption {
+            Some(_) => Self { own: None, encrypted: Some(own), ..self },
+            None => Self { own: Some(own), encrypted: None, ..self },
+        }
+    }
 }
 
 /// A base backup or a dump to take.
@@ -54,6 +71,18 @@ pub struct BackupOrder {
     /// The database to dump; `None`: a base backup is taken.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dump: Option<String>,
+}
+
+/// A restore point to make.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, Hash)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PointOrder {
+    /// The ID of the Backup.
+    pub id: String,
+    /// Counts the attempts of the Backup.
+    pub attempt: u32,
+    /// The name of the restore point: up to 63 bytes.
+    pub name: String,
 }
 
 /// A dump to restore into a new database of the leader.
@@ -82,6 +111,9 @@ pub struct ArchiveState {
     pub path: String,
     /// What was found out about the store; `None`: nothing yet.
     pub conditional_put: Option<bool>,
+    /// The fingerprint of the key that everything is encrypted for which this instance pushes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub age_fingerprint: Option<String>,
     /// This instance pushes now.
     pub pushes: bool,
     /// The segment that was archived last, and the milliseconds since then.
@@ -126,7 +158,7 @@ pub struct CatalogState {
     pub cut: Option<String>,
 }
 
-/// A base backup, a dump, or the restore of a dump, running or ended.
+/// A base backup, a dump, a snapshot of Redis, or the restore of a dump or snapshot, running or ended.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, Hash)]
 #[serde(rename_all = "camelCase", default)]
 pub struct BackupState {
@@ -156,6 +188,27 @@ pub struct BackupState {
     /// Of a dump, once it has begun.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<Snapshot>,
+    /// Of a snapshot of Redis, once it was read; of the restore of one, once it was chosen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rdb: Option<RdbState>,
+}
+
+/// A snapshot of Redis.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, Hash)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RdbState {
+    /// Its ID.
+    pub backup: String,
+    /// The version of the server that wrote it.
+    pub server: String,
+    /// The history of the data: `master_replid`.
+    pub replid: String,
+    /// The data is as of this position: `master_repl_offset`.
+    pub offset: u64,
+    /// The time of that, in seconds since 1970.
+    pub time: i64,
+    /// Keys in all databases, about.
+    pub keys: u64,
 }
 
 /// What a dump is of.

@@ -80,7 +80,11 @@ fn no_word_is_new_since_the_release_before() {
             },
             Command::Credentials(_) | Command::Restart { .. } | Command::Renew { .. } => {}
             // Only for supervisors that report that they archive.
-            Command::Archives(_) | Command::Backup(_) | Command::RestoreDump(_) | Command::SwitchWal { .. } => {}
+            Command::Archives(_)
+            | Command::Backup(_)
+            | Command::RestoreDump(_)
+            | Command::SwitchWal { .. }
+            | Command::RestorePoint(_) => {}
         }
     }
     for report in recorded("reports").iter().map(read::<Report>) {

@@ -129,7 +129,11 @@ impl Talk {
             Command::Credentials(_) => format!("credentials for {}", self.container),
             Command::Restart { run } => format!("restart run {run} of {}", self.container),
             Command::Renew { term, .. } => format!("renew term {term} of {}", self.container),
-            Command::Archives(_) | Command::Backup(_) | Command::RestoreDump(_) | Command::SwitchWal { .. } => {
+            Command::Archives(_)
+            | Command::Backup(_)
+            | Command::RestoreDump(_)
+            | Command::SwitchWal { .. }
+            | Command::RestorePoint(_) => {
                 format!("about the archive to {}", self.container)
             }
         };

@@ -569,7 +569,11 @@ impl World {
             }
             Command::Credentials(_) => process.credentials = true,
             // No archive is modelled.
-            Command::Archives(_) | Command::Backup(_) | Command::RestoreDump(_) | Command::SwitchWal { .. } => {}
+            Command::Archives(_)
+            | Command::Backup(_)
+            | Command::RestoreDump(_)
+            | Command::SwitchWal { .. }
+            | Command::RestorePoint(_) => {}
         }
     }
 

@@ -14,13 +14,14 @@ fn kept(state: &State, invariant: &str) -> bool {
 
 /// Every invariant with its name.
 pub fn invariants() -> Vec<Property<Setting>> {
-    let always: [(&'static str, Holds); 7] = [
+    let always: [(&'static str, Holds); 8] = [
         ("I3 a member without data never leads while another has data", |_, state| kept(state, "I3")),
         ("I4 one Sentinel at a time fails over on request", |_, state| kept(state, "I4")),
         ("I5 a switchover replaces no master that takes writes or has more", |_, state| kept(state, "I5")),
         ("I6 no Sentinel forgets while that is not safe", |_, state| kept(state, "I6")),
         ("I7 two masters take writes only until the Sentinels' word is heard", |_, state| kept(state, "I7")),
         ("I8 a failover on request loses nothing that a replica had", |_, state| kept(state, "I8")),
+        ("I10 who leads a restored object has the data of the backup", |_, state| kept(state, "I10")),
         ("I9 left in peace it becomes well", |_, state| state.healed != Some(false)),
     ];
     always.into_iter().map(|(name, holds)| Property::always(name, holds)).collect()

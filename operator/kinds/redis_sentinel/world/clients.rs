@@ -66,6 +66,14 @@ impl World {
         if let Some((name, ..)) = empty.filter(|_| had) {
             self.broken.insert(format!("I3 {} is an empty master, and another has data", Self::member(name)));
         }
+        let restores = self.object.spec.bootstrap.recovery.is_some();
+        let without = servers
+            .iter()
+            .filter(|(_, role, _)| restores && *role == Role::Master)
+            .find(|(name, ..)| self.redis(name).is_some_and(|server| !server.writes.starts_with(&self.stored.writes)));
+        if let Some((name, ..)) = without {
+            self.broken.insert(format!("I10 {} leads without the data of the backup", Self::member(name)));
+        }
         let two = self.masters().len() > 1;
         self.two_since = self.two_since.or(Some(self.ms)).filter(|_| two);
         if self.two_since.is_some_and(|since| self.ms - since > TWO_MS) {

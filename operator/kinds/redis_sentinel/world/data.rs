@@ -5,7 +5,8 @@ use crate::engine::ContainerState;
 use crate::supervisor::redis::next;
 use crate::supervisor::redis::state::{Act, Durable, Named, Pause, Said, Seen};
 use crate::supervisor::redis::wire::{
-    ALONE_MS, Address, Command, HUNG_MS, Link, Order, Position, RedisSeen, Replica, Report, Role, Server, Task,
+    ALONE_MS, Address, BackupState, Command, HUNG_MS, Link, Order, Position, RedisSeen, Replica, Report, Role, Server,
+    Task,
 };
 
 /// Time that a server needs to start.
@@ -32,6 +33,9 @@ pub struct Data {
     pub hopeless_since: Option<u64>,
     /// It stands still: nobody gets an answer.
     pub hung: bool,
+    /// What opens the stores, and the restore that runs, with its end.
+    pub held: Option<String>,
+    pub restore: Option<(BackupState, u64)>,
 }
 
 /// What is on its volume.
@@ -40,6 +44,8 @@ pub struct DataDisk {
     pub durable: Durable,
     pub position: Option<Position>,
     pub demoted: Option<Position>,
+    /// The restore that its data comes from.
+    pub restored: Option<BackupState>,
     /// Writes, oldest first.
     pub writes: Vec<u64>,
 }
@@ -135,6 +141,8 @@ impl World {
                 Err(why) => self.tell(format!("  {member}: {why}")),
             },
             Command::Restart { run: asked } => one.data.restart |= asked == run,
+            Command::Archives(archives) => one.data.held = Some(archives.hash),
+            Command::Restore(order) => self.restore_data(name, &order),
             _ => {}
         }
     }
@@ -182,6 +190,7 @@ impl World {
     }
 
     pub fn supervise_data(&mut self, name: &str) {
+        self.restore_goes_on(name);
         self.watch_server(name);
         self.ask_sentinels(name);
         for _ in 0..ACTS {
@@ -499,7 +508,17 @@ impl World {
             }
         };
         let tls = server.is_some_and(|server| server.tls).then(|| "certificates".to_owned());
-        Report { run: seen.run, server: seen.server, tls, redis: Some(redis), ..report }
+        let data = &self.boxes[name].data;
+        Report {
+            run: seen.run,
+            server: seen.server,
+            tls,
+            redis: Some(redis),
+            archives: true,
+            archives_held: data.held.clone(),
+            restore: data.restore.as_ref().map(|(state, _)| state.clone()).or(disk.data.restored),
+            ..report
+        }
     }
 
     /// Whether a master takes the write of a client now.

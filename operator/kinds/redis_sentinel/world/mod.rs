@@ -19,13 +19,15 @@ use crate::kinds::fact::Fact;
 use crate::kinds::hosts::DeclaredHosts;
 use crate::kinds::links::LinkSeen;
 use crate::kinds::ports::Reserved;
+use crate::kinds::stores::ArchivesSeen;
 use crate::kinds::waits;
-use crate::supervisor::redis::wire::{Act, Address, Command, PORT, Report, SENTINEL_PORT};
+use crate::supervisor::redis::wire::{Act, Address, Archives, Command, PORT, Report, SENTINEL_PORT};
 
 mod clients;
 mod data;
 mod faults;
 mod hosts;
+pub mod restore;
 mod sentinel;
 
 pub use data::{Data, DataDisk};
@@ -129,6 +131,9 @@ pub struct World {
     pub refuses: BTreeMap<String, String>,
     /// What the operator sends is in transit until it is delivered; otherwise it arrives at once.
     pub posts: bool,
+    /// What opens the stores, and the backup there.
+    pub archives: ArchivesSeen,
+    pub stored: restore::Stored,
     /// In transit: the member, and what is sent to it.
     pub letters: Vec<(String, Command)>,
 }
@@ -174,6 +179,8 @@ impl World {
             two_since: None,
             refuses: BTreeMap::new(),
             posts: false,
+            archives: ArchivesSeen { hash: Some(String::new()), problem: None },
+            stored: restore::Stored::default(),
             letters: Vec::new(),
         }
     }
@@ -379,6 +386,8 @@ impl World {
             calling: false,
             refused: BTreeMap::new(),
             secrets: self.secrets.clone(),
+            archives: self.archives.clone(),
+            backup: None,
             certificates: None,
         }
     }
@@ -408,6 +417,11 @@ impl World {
                     self.disks.entry(name).or_default().credentials = true;
                 }
             }
+            Step::SendArchives { member } => {
+                let hash = self.archives.hash.clone().unwrap_or_default();
+                self.command(member, Command::Archives(std::boxed::Box::new(Archives { hash, ..Archives::default() })));
+            }
+            Step::Restore { member, order } => self.command(member, Command::Restore(order.clone())),
             Step::Restart { member, run, .. } => self.command(member, Command::Restart { run: run.clone() }),
         }
     }
@@ -566,7 +580,7 @@ impl std::hash::Hash for World {
         for one in self.boxes.values() {
             (one.id, one.boot, one.state, one.at, &one.data, &one.watcher).hash(state);
         }
-        (&self.disks, self.network, &self.heard, &self.offsets, &self.letters).hash(state);
+        (&self.disks, self.network, &self.heard, &self.offsets, &self.letters, &self.stored).hash(state);
         (&self.cut, &self.isolated, &self.unwatched, &self.slow, &self.acknowledged, &self.broken).hash(state);
         (self.ms, self.two_since, self.next_write, self.away, self.object.metadata.annotations.is_some()).hash(state);
         let status = self.status();
@@ -576,6 +590,9 @@ impl std::hash::Hash for World {
             if let Some(change) = &d.change {
                 (&change.request, &change.to, &change.asked, change.attempt, change.phase as u8).hash(state);
                 change.since.as_millisecond().hash(state);
+            }
+            if let Some(recovery) = &d.recovery {
+                (&recovery.member, recovery.attempt, recovery.failed, recovery.since.as_millisecond()).hash(state);
             }
             if let Some(reset) = &d.reset {
                 (&reset.sentinel, reset.attempt, reset.since.as_millisecond()).hash(state);

@@ -137,6 +137,20 @@ pub struct Failover {
 }
 
 impl Watched {
+    /// Since when this Sentinel takes the master for down: it is silent, or has said for long that it is a replica. Both count for
+    /// its own failover and for what it answers others.
+    ///
+    /// Regression 432: only silence counted for the others. So a promoted master that came back as a replica, because it died before
+    /// the operator heard of its promotion, stayed one for ever in this world, and not in a real one.
+    pub fn down_since(&self, ms: u64) -> Option<u64> {
+        let silent = Some(self.master.ok_at + self.down_after).filter(|since| ms > *since);
+        let replica = || {
+            let since = self.master.role_since + self.down_after + 2 * INFO_MS;
+            Some(since).filter(|since| self.master.role == Some(Role::Replica) && ms > *since)
+        };
+        silent.or_else(replica)
+    }
+
     fn new(address: Address, watch: &Watch, ms: u64) -> Self {
         Self {
             address,
@@ -208,7 +222,7 @@ impl World {
                     address: watched.address,
                     config_epoch: watched.config_epoch,
                     quorum: watched.quorum,
-                    down: watched.master.down(ms, watched.down_after),
+                    down: watched.down_since(ms).is_some(),
                     failing_over: watched.failover.is_some(),
                     not_master: watched.master.role == Some(Role::Replica),
                 },
@@ -457,7 +471,7 @@ impl World {
     fn poll(&self, name: &str, sentinel: &mut Sentinel) {
         let Some(watched) = sentinel.master.as_mut() else { return };
         let ms = self.ms;
-        let hurried = watched.failover.is_some() || watched.master.down(ms, watched.down_after);
+        let hurried = watched.failover.is_some() || watched.down_since(ms).is_some();
         let ask = |address: Address, one: &mut Instance, every: u64| {
             let there = self.at(address).filter(|there| self.reaches(name, there));
             let Some((there, server)) = there.and_then(|there| Some((there.clone(), self.redis(&there)?))) else {
@@ -550,24 +564,22 @@ impl World {
         let Some(mut sentinel) = self.boxes[name].watcher.running().cloned() else { return };
         let (epoch, id) = (sentinel.epoch, sentinel.id.clone());
         let Some(watched) = sentinel.master.as_mut() else { return };
-        let down = watched.master.down(ms, watched.down_after)
-            || watched.master.role == Some(Role::Replica)
-                && ms - watched.master.role_since > watched.down_after + 2 * INFO_MS;
+        let down = watched.down_since(ms);
         match watched.failover.clone() {
-            None if down => {
+            None if down.is_some() => {
                 let agree = 1 + self
                     .peers(name, watched)
                     .filter(|(_, peer)| {
                         peer.master
                             .as_ref()
-                            .is_some_and(|one| one.address == watched.address && one.master.down(ms, one.down_after))
+                            .is_some_and(|one| one.address == watched.address && one.down_since(ms).is_some())
                     })
                     .count();
                 // Each waits up to a second, so that they do not all begin at once.
                 let jitter = 100 * (u64::from(id.bytes().last().unwrap_or(0)) % 10);
                 let due = match watched.tried_at {
                     Some(at) => ms - at > 2 * watched.failover_timeout + jitter,
-                    None => ms.saturating_sub(watched.master.ok_at) > watched.down_after + jitter,
+                    None => down.is_some_and(|since| ms - since > jitter),
                 };
                 if agree >= watched.quorum as usize && due {
                     let epoch = epoch + 1;
@@ -714,9 +726,9 @@ impl World {
 /// The replica that a Sentinel promotes: it answers, INFO of it is new, it may be promoted, and its link did not break long
 /// before the master was down. The lowest priority, then the highest offset.
 fn select(watched: &Watched, ms: u64) -> Option<Address> {
-    let master_down = watched.master.down(ms, watched.down_after);
-    let info_limit = if master_down { 5_000 } else { 30_000 };
-    let since_down = if master_down { ms - watched.master.ok_at - watched.down_after } else { 0 };
+    let master_down = watched.down_since(ms);
+    let info_limit = if master_down.is_some() { 5_000 } else { 30_000 };
+    let since_down = master_down.map_or(0, |since| ms - since);
     let fits = |one: &&(&Address, &Instance)| {
         let (_, one) = one;
         !one.down(ms, watched.down_after)
