@@ -188,6 +188,7 @@ impl SnapshotStore {
     }
 }
 
+/// The one of this name among all, of which the oldest is the first; without a name the newest.
 fn choose(mut all: Vec<Stored>, name: Option<&str>) -> Result<Stored, Error> {
     if let Some(name) = name {
         let found = all.into_iter().find(|one| one.name == name);
@@ -202,7 +203,6 @@ fn choose(mut all: Vec<Stored>, name: Option<&str>) -> Result<Stored, Error> {
             installations.join(", ")
         )));
     }
-    all.sort();
     all.pop().ok_or_else(|| Error::Failed("there is no snapshot in the store".to_owned()))
 }
 

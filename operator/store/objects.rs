@@ -99,6 +99,14 @@ impl Objects {
         self.store.watch(resource, namespace, since).await
     }
 
+    /// Creates an object; one of that name that is there already is left as it is.
+    pub async fn create_if_absent(&self, key: &Key, value: Value) -> Result<(), Error> {
+        match self.create(key, value).await {
+            Ok(_) | Err(Error::AlreadyExists { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Creates an object. If `key` has no name, the name is generated from `metadata.generateName`.
     pub async fn create(&self, key: &Key, value: Value) -> Result<Value, Error> {
         let prefix = value["metadata"]["generateName"].as_str().unwrap_or("").to_owned();

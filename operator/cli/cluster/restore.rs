@@ -32,8 +32,9 @@ pub struct Args {
 /// Restores the file.
 pub async fn run(args: &Args, out: &mut (dyn Write + Send)) -> Result<(), Error> {
     let (home, dir) = (&args.home, args.home.dir());
-    let file = args.file.clone().unwrap_or_else(|| "the newest snapshot".into());
-    let doing = || format!("cannot restore {}", file.display());
+    let file = args.file.clone().unwrap_or_default();
+    let named = args.file.as_ref().map_or_else(|| "the newest snapshot".to_owned(), |file| file.display().to_string());
+    let doing = || format!("cannot restore {named}");
     if args.from.snapshot_store.is_none() && !file.exists() {
         return Err(Error::Failed(format!("there is no file {}", file.display())));
     }

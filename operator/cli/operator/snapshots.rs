@@ -22,7 +22,7 @@ const INTERVAL: Duration = Duration::from_secs(600);
 /// Pause after one that could not be stored.
 const AGAIN: Duration = Duration::from_secs(60);
 
-/// Writes them for ever. One that cannot be written or stored is told to people, and the next one is tried.
+/// What writes and stores them. One that cannot be written or stored is told to people, and the next one is tried.
 pub struct Writing {
     /// What writes them.
     pub snapshots: Arc<Snapshots>,
@@ -37,7 +37,7 @@ pub struct Writing {
 }
 
 impl Writing {
-    /// Until it is dropped.
+    /// Does so until it is dropped.
     pub async fn run(self) {
         let (mut pause, mut stored) = (FIRST, None);
         loop {

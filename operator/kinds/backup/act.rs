@@ -16,11 +16,10 @@ use crate::supervisor::porter::wire::{Command, Order, Way};
 pub async fn act(controller: &BackupKind, object: &Backup, step: &Step) -> Result<(), Failure> {
     let key = |name: &str| Key::beside(object, PostgresCluster::RESOURCE, name);
     match step {
-        Step::CreateTest { name, cluster } => match controller.objects.create(&key(name), (**cluster).clone()).await {
+        Step::CreateTest { name, cluster } => {
             // One that is not of this Backup is seen by the next plan.
-            Ok(_) | Err(Error::AlreadyExists { .. }) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        },
+            return Ok(controller.objects.create_if_absent(&key(name), (**cluster).clone()).await?);
+        }
         Step::RemoveTest { name, uid } => {
             let only_if = Preconditions { uid: uid.clone(), revision: None };
             return match controller.objects.delete(&key(name), &only_if).await {

@@ -13,7 +13,7 @@ mod clocks;
 mod context;
 mod hold;
 #[cfg(test)]
-mod holds;
+mod hold_scenarios;
 mod inputs;
 mod observe;
 mod placement;

@@ -10,7 +10,7 @@ use crate::api::postgres_cluster::PostgresCluster;
 use crate::engine::ask;
 use crate::kinds::certificates::authority::{self, Authority};
 use crate::kinds::ports;
-use crate::store::{Error, Key};
+use crate::store::Key;
 use crate::supervisor::wire::Command;
 
 /// Performs `step`; the failure names the failed operation.
@@ -55,10 +55,8 @@ pub async fn act(controller: &PostgresClusterKind, object: &PostgresCluster, ste
                 "apiVersion": "evenkeel.dev/v1alpha1", "kind": Backup::KIND, "metadata": {},
                 "spec": {"cluster": {"name": object.name()}},
             });
-            match controller.objects.create(&Key::beside(object, Backup::RESOURCE, name), backup).await {
-                Ok(_) | Err(Error::AlreadyExists { .. }) => Ok(()),
-                Err(error) => Err(error.into()),
-            }
+            let key = Key::beside(object, Backup::RESOURCE, name);
+            Ok(controller.objects.create_if_absent(&key, backup).await?)
         }
         Step::RestartPostgres { member, run, .. } => send(member, Command::Restart { run: run.clone() }),
         Step::Renew { member, term, clock_ms } => send(member, Command::Renew { term: *term, clock_ms: *clock_ms }),

@@ -103,10 +103,7 @@ impl Kind for ScheduledBackupKind {
     async fn act(&self, object: &ScheduledBackup, step: &Step) -> Result<(), Failure> {
         let key = |name: &str| Key::beside(object, Backup::RESOURCE, name);
         match step {
-            Step::Create { name } => match self.objects.create(&key(name), backup(object)).await {
-                Ok(_) | Err(Error::AlreadyExists { .. }) => Ok(()),
-                Err(error) => Err(error.into()),
-            },
+            Step::Create { name } => Ok(self.objects.create_if_absent(&key(name), backup(object)).await?),
             Step::Forget { name, uid } => {
                 let only_if = Preconditions { uid: uid.clone(), revision: None };
                 match self.objects.delete(&key(name), &only_if).await {
